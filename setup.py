@@ -1,0 +1,59 @@
+"""Packaging; settings of ruff, pytest and pyright are in pyproject.toml."""
+
+import pathlib
+import re
+
+from setuptools import find_packages, setup
+
+_HERE = pathlib.Path(__file__).parent
+_VERSION = re.search(r'__version__ = "(.+)"', (_HERE / "mpafer_jax" / "__init__.py").read_text())[1]
+
+setup(
+    name="mpafer-jax",
+    version=_VERSION,
+    description="MPA-FER in JAX: prompt-tuning a frozen CLIP for facial expression recognition",
+    long_description=(_HERE / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    license_files=["LICENSE"],
+    python_requires=">=3.11",
+    packages=find_packages(include=["mpafer_jax", "mpafer_jax.*"]),
+    package_data={"mpafer_jax.hard_prompts": ["*.json"]},
+    # Lower bounds are what the tests ran with; upper bounds end where an interface may change.
+    install_requires=[
+        "absl-py>=2.1,<3",
+        "filelock>=3.13,<5",  # one process prepares a dataset, the others wait
+        "flax>=0.12,<0.13",
+        "grain>=0.2.18,<0.3",
+        "huggingface_hub>=1.31,<3",
+        "jax>=0.10,<0.11",
+        "ml_collections>=1.1,<2",
+        "ml_dtypes>=0.5,<1",
+        "numpy>=2,<3",
+        "optax>=0.2.8,<0.3",
+        "orbax-checkpoint>=0.12,<0.13",
+        "pillow>=11,<14",
+        "pydantic>=2.9,<3",  # types and bounds of the configuration
+        "safetensors>=0.5,<1",
+        "tensorboardX>=2.6.2,<3",  # TensorBoard's files without TensorFlow
+        "tensorflow-datasets>=4.9.9,<5",
+        "tokenizers>=0.22,<0.24",
+        "tqdm>=4.66,<5",
+        "transformers>=5,<6",
+    ],
+    extras_require={
+        "tpu": ["jax[tpu]>=0.10,<0.11"],
+        "cuda": ["jax[cuda13]>=0.10,<0.11"],
+        "test": [
+            "pyright[nodejs]>=1.1.414,<2",
+            "pytest>=9,<10",
+            "ruff>=0.17,<0.18",
+            "torch==2.13.0",  # the reference of the parity tests; nothing at run time needs it
+        ],
+    },
+    classifiers=[
+        "Intended Audience :: Science/Research",
+        "Programming Language :: Python :: 3",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+    ],
+)
