@@ -1,0 +1,244 @@
+"""Every field of a run: its meaning, its unit, and where its value comes from.
+
+Sources: (paper) MPA-FER, arXiv 2506.21017; (relative) what CoOp, MaPLe, PromptSRC, KgCoOp and VPT use where the paper
+is silent; (ours) our own choice, for a stated reason.
+
+The other files of this folder change a few fields each. All of them take the same optional arguments after a colon,
+several joined by commas, unknown ones refused:
+
+    --config=configs/rafdb.py:vit_l14,runlocal
+
+    vit_b32, vit_l14, vit_l14_336   another CLIP of OpenAI's (default: ViT-B/16)
+    bf16                            CLIP's weights and computation in bfloat16, for accelerators
+    no_validation                   train on the validation images too, choose nothing, report the last step
+    runlocal                        a minute on a laptop: few images, few steps, small batches
+"""
+
+from ml_collections import ConfigDict
+
+_CLIP_NAMES = {
+    "vit_b32": "openai/clip-vit-base-patch32",
+    "vit_l14": "openai/clip-vit-large-patch14",
+    "vit_l14_336": "openai/clip-vit-large-patch14-336",
+}
+_ARGUMENTS = (*_CLIP_NAMES, "bf16", "no_validation", "runlocal")
+
+
+def get_common() -> ConfigDict:
+    """The defaults that all configs start from."""
+    config = ConfigDict()
+    # Seed of initial prompts, data order, augmentation and the choice of prototype images. [ours]
+    config.seed = 0
+
+    config.clip = clip = ConfigDict()
+    # Name on the Hub, or a folder in the Hub's layout. [paper: ViT-B/16 and ViT-L/14]
+    clip.name = "openai/clip-vit-base-patch16"
+    # Branch, tag or commit of the Hub's repository; not read for a folder. [ours]
+    clip.revision = "main"
+    # Where the Hub's files are kept; empty: the Hub library's own cache (HF_HUB_CACHE, HF_HOME). [ours]
+    clip.cache_dir = ""
+    # Type of the frozen weights and of the towers' computation: float32 or bfloat16; prompts, features, losses and
+    # optimizer are float32 in either case. [ours]
+    clip.dtype = "float32"
+    # What the backward pass keeps of each layer: none (everything), dots (products without a batch axis), full
+    # (nothing but each layer's input: least memory, most time). The numbers do not change. [ours]
+    clip.remat = "dots"
+
+    config.ctx = ctx = ConfigDict()
+    # M, context vectors of a soft prompt. [paper]
+    ctx.num_ctx = 10
+    # Whether every class has its own context vectors; otherwise all share one set. [ours: shared; paper unclear]
+    ctx.class_specific = False
+    # Standard deviation of their initial values. [paper]
+    ctx.init_std = 0.02
+
+    config.visual_prompts = visual_prompts = ConfigDict()
+    # N_p, visual prompts a layer; 0 for none. [paper]
+    visual_prompts.num_prompts = 8
+    # Layers that get prompts, counted from 1; empty for all. [paper: all]
+    visual_prompts.layers = ()
+    # Whether layer 1's prompts pass CLIP's first normalisation (MaPLe's habit) or join after it. [ours: after]
+    visual_prompts.before_ln_pre = False
+    # Standard deviation of their initial values. [paper]
+    visual_prompts.init_std = 0.02
+
+    config.hard_prompts = hard_prompts = ConfigDict()
+    # Description bank for type 3: one that ships with the package, or the path of a JSON file. [ours]
+    hard_prompts.bank = "expressions"
+    # 1: a photo of [class]; 2: a photo of a person making a facial expression of [class]; 3: type 2 and the
+    # description. [paper: 3 is best]
+    hard_prompts.type = 3
+
+    config.head = head = ConfigDict()
+    # k, patches averaged for each class in the local score. [paper]
+    head.top_k = 16
+    # lambda, weight of the local score beside the global one; 0 leaves it out. [paper]
+    head.local_weight = 1.0
+    # Subtract each patch's mean over the classes before choosing the k patches. [relative; paper: no]
+    head.center_patch_scores = False
+
+    config.loss = loss = ConfigDict()
+    # beta, weight of the hard-soft alignment; 0 leaves it out, as for every weight here. [paper]
+    loss.beta = 1.0
+    # gamma, weight of the prototype alignment. [paper]
+    loss.gamma = 1.0
+    # Weight of the token-level term inside the hard-soft alignment. [paper: 1]
+    loss.token_weight = 1.0
+    # Weight of the prompt-level term inside the hard-soft alignment. [paper: 1]
+    loss.prompt_weight = 1.0
+    # Form of the token-level term: contrastive or l1. [paper: contrastive]
+    loss.token_distance = "contrastive"
+    # Form of the prompt-level term: contrastive or l1. [paper unclear: both readings exist]
+    loss.prompt_distance = "contrastive"
+    # tau of the contrastive forms. [ours: CLIP's own, 1 / 100]
+    loss.temperature = 0.01
+    # M of Eq. 7: cosine or l1. [ours: cosine; paper unclear]
+    loss.prototype_distance = "cosine"
+    # Share of each label that is spread evenly over the classes. [paper: none]
+    loss.label_smoothing = 0.0
+
+    config.prototypes = prototypes = ConfigDict()
+    # Training images of each class that make its prototype, drawn by seed; 0 for all. [ours; an ablation of the paper]
+    prototypes.images_per_class = 0
+    # Whether features are normalised before they are averaged. [ours: no; paper unclear]
+    prototypes.normalize = False
+
+    config.optimizer = optimizer = ConfigDict()
+    # sgd or adamw. [relative: CoOp, MaPLe, PromptSRC, KgCoOp use SGD; paper unknown]
+    optimizer.name = "sgd"
+    # Peak learning rate, reached after the warm-up, then cosine decay to 0. [relative: 2e-3 to 2.5e-3]
+    optimizer.learning_rate = 2.0e-3
+    # Ordered (pattern, factor) pairs: the first that matches a parameter's name scales its learning rate, 0 freezes
+    # it. Parameters are `ctx` and `visual_prompts`. [ours: 1 for both]
+    optimizer.lr_scales = (("ctx", 1.0), ("visual_prompts", 1.0))
+    # Momentum of SGD; b1 of AdamW. [relative]
+    optimizer.momentum = 0.9
+    # Weight decay. [relative: CoOp's 5e-4]
+    optimizer.weight_decay = 5.0e-4
+    # Updates of linear warm-up. [relative: about one epoch of few-shot data]
+    optimizer.warmup_steps = 50
+    # Largest global norm of the gradient, 0 for no limit. [ours]
+    optimizer.clip_norm = 0.0
+
+    config.data = data = ConfigDict()
+    # Which reader: rafdb, ferplus, affectnet or folder.
+    data.dataset = "folder"
+    # Folder with the dataset in its owner's layout (docs/datasets.md). Has to be given.
+    data.dir = ""
+    # Where the prepared copy goes; empty: `mpafer_tfds` inside data.dir. [ours]
+    data.prepared_dir = ""
+    # Classes to use, in this order, matched by name (synonyms count); empty: all of the dataset's, in its order.
+    data.class_names = ()
+    # How votes become labels, FERPlus only: majority_labelcsv, majority_csv, argmax, distribution; else owner.
+    data.label_rule = "owner"
+    # A picture that is missing or cannot be decoded: error, or skip (counted and logged).
+    data.on_bad_image = "error"
+    # The owner's splits to train on, joined.
+    data.train_splits = ("train",)
+    # The owner's split that chooses the checkpoint; empty: carve validation_fraction out of train.
+    data.validation_split = ""
+    # Share of train that is carved out for validation, class by class. [ours: so that the test split chooses nothing]
+    data.validation_fraction = 0.1
+    # The owner's split for the final numbers; empty: carve test_fraction out of train, or none.
+    data.test_split = "test"
+    # Share of train that is carved out for the test.
+    data.test_fraction = 0.0
+    # Seed of the carving; apart from `seed`, so that runs of several seeds share their splits. [ours]
+    data.split_seed = 0
+    # Training images of each class, drawn by split_seed; 0 for all. [few-shot experiments]
+    data.train_per_class = 0
+    # Images of each class in validation and test, drawn by split_seed; 0 for all. [to try things out]
+    data.eval_per_class = 0
+    # shuffle (each image once an epoch) or class_balanced (classes equally likely, with replacement; common on
+    # AffectNet, harmful on RAF-DB).
+    data.sampler = "shuffle"
+    # Mean and standard deviation of each colour, on the scale 0..1. [CLIP's]
+    data.mean = (0.48145466, 0.4578275, 0.40821073)
+    data.std = (0.26862954, 0.26130258, 0.27577711)
+    # Processes that decode and augment; 0: threads of this one. [ours]
+    data.num_workers = 0
+
+    data.augment = augment = ConfigDict()
+    # Share of the picture's area that a random crop keeps, (low, high); (1, 1) with crop_ratio (1, 1) for no crop.
+    # [relative: CoOp's is (0.08, 1), which loses the face's parts]
+    augment.crop_scale = (0.7, 1.0)
+    # Its width over its height, (low, high). [relative]
+    augment.crop_ratio = (0.75, 4.0 / 3.0)
+    # Probability of a mirror image. [relative]
+    augment.flip = 0.5
+    # Strength of brightness, contrast and saturation changes: factors in 1 +- this. [ours: off]
+    augment.brightness = 0.0
+    augment.contrast = 0.0
+    augment.saturation = 0.0
+    # Largest turn of the hue, in turns of the colour circle, at most 0.5. [ours: off]
+    augment.hue = 0.0
+    # Probability of erasing a rectangle. [relative: FER code's random erasing]
+    augment.erase = 0.25
+    # Share of the picture's area that it covers, (low, high). [relative]
+    augment.erase_scale = (0.02, 0.1)
+
+    config.train = train = ConfigDict()
+    # Images of one update, over all devices. [relative: 32 to 128]
+    train.batch_size = 64
+    # Parts into which each device's share of a batch is cut, one after the other, to save memory. Same update. [ours]
+    train.accumulate = 1
+    # Updates in all; 0: counted from num_epochs. Exactly one of the two is set.
+    train.num_steps = 0
+    # Passes over the training images. [relative: 20 to 50; paper unknown]
+    train.num_epochs = 30.0
+    # Updates between lines of training metrics. [ours]
+    train.log_every = 50
+    # Updates between evaluations on the validation split. [ours]
+    train.eval_every = 500
+    # Updates between checkpoints; every evaluation makes one too. [ours]
+    train.checkpoint_every = 500
+    # How many of the newest checkpoints are kept; the best is kept besides. [ours]
+    train.keep = 2
+    # A workdir or checkpoint whose prompts to start from, where they fit; empty: fresh prompts.
+    train.warm_start = ""
+
+    config.eval = evaluation = ConfigDict()
+    # Images at once, over all devices; also when prototypes are made.
+    evaluation.batch_size = 64
+    # What makes a checkpoint the best on validation: war (accuracy), uar (mean recall) or macro_f1. [relative: war]
+    evaluation.select_by = "war"
+    # --mode=eval: the checkpoint, a workdir or one step's folder; empty: the workdir's own.
+    evaluation.checkpoint = ""
+    # Which of a workdir's checkpoints --mode=eval and train.warm_start take: best or last.
+    evaluation.which = "best"
+    return config
+
+
+def apply_arguments(config: ConfigDict, arg: str | None) -> ConfigDict:
+    """Applies what stands after the colon of --config=configs/name.py:arguments, and locks the config.
+
+    Raises:
+      ValueError: an argument that does not exist; the message lists those that do.
+    """
+    names = [name for name in (arg or "").split(",") if name]
+    unknown = sorted(set(names) - set(_ARGUMENTS))
+    if unknown:
+        raise ValueError(f"unknown config arguments {', '.join(unknown)}; known are {', '.join(_ARGUMENTS)}")
+    clips = [name for name in names if name in _CLIP_NAMES]
+    if len(clips) > 1:
+        raise ValueError(f"config arguments {', '.join(clips)} name several CLIPs; give one")
+    for name in clips:
+        config.clip.name = _CLIP_NAMES[name]
+    if "bf16" in names:
+        config.clip.dtype = "bfloat16"
+    if "no_validation" in names:
+        if config.data.validation_split:
+            config.data.train_splits = (*config.data.train_splits, config.data.validation_split)
+        config.data.validation_split, config.data.validation_fraction = "", 0.0
+    if "runlocal" in names:
+        _run_local(config)
+    return config.lock()
+
+
+def _run_local(config: ConfigDict) -> None:
+    config.data.train_per_class = 16
+    config.data.eval_per_class = 8
+    config.train.batch_size = config.eval.batch_size = 8
+    config.train.num_steps, config.train.num_epochs = 20, 0.0
+    config.train.log_every = config.train.eval_every = config.train.checkpoint_every = 10
+    config.optimizer.warmup_steps = 2

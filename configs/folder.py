@@ -1,0 +1,23 @@
+"""Your own pictures: one folder per class, in train/ and test/ or all in one.
+
+    python -m mpafer_jax.main --config=configs/folder.py --workdir=runs/mine --config.data.dir=/data/faces
+
+With train/ and test/ (and validation/, if you name it in data.validation_split) the folders are the splits. With class
+folders only, carve the test out of them:
+
+    --config.data.test_split= --config.data.test_fraction=0.2
+
+Class names are the folders' names, in alphabetical order, and are what CLIP reads: call them `happiness`, not `3`.
+Descriptions exist for the eight basic expressions; for other classes write a bank (hard_prompts.bank) or set
+hard_prompts.type to 2.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import common
+
+
+def get_config(arg: str | None = None) -> ConfigDict:
+    config = common.get_common()
+    config.data.dataset = "folder"
+    return common.apply_arguments(config, arg)

@@ -1,0 +1,278 @@
+"""The types of a run's configuration.
+
+Values and their meaning (unit, source) live in `configs/`, as ml_collections records. This file says which fields
+exist, their types and their bounds, so that a typo or an impossible value stops a run before it starts, and so that
+the rest of the package reads a typed, frozen record instead of a dictionary.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Self
+
+import pydantic
+from ml_collections import config_dict
+from pydantic import Field
+
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+Probability = Annotated[float, Field(ge=0, le=1)]
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=0)]
+PositiveCount = Annotated[int, Field(ge=1)]
+Range = tuple[Positive, Positive]
+Rgb = tuple[Positive, Positive, Positive]
+
+LabelRule = Literal["owner", "majority_labelcsv", "majority_csv", "argmax", "distribution"]
+DatasetName = Literal["rafdb", "ferplus", "affectnet", "folder"]
+
+
+class ConfigError(ValueError):
+    """A configuration with an unknown, missing or impossible field; the message lists every one of them."""
+
+
+class _Section(pydantic.BaseModel):
+    model_config = pydantic.ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class ClipSection(_Section):
+    """Which CLIP is adapted, and in which form it computes."""
+
+    name: str
+    revision: str
+    cache_dir: str
+    dtype: Literal["float32", "bfloat16"]
+    remat: Literal["none", "dots", "full"]
+
+
+class CtxSection(_Section):
+    """The soft text prompts' context vectors."""
+
+    num_ctx: PositiveCount
+    class_specific: bool
+    init_std: Positive
+
+
+class VisualPromptsSection(_Section):
+    """The deep visual prompts."""
+
+    num_prompts: Count
+    layers: tuple[PositiveCount, ...]
+    before_ln_pre: bool
+    init_std: Positive
+
+
+class HardPromptsSection(_Section):
+    """The fixed texts that soft prompts are pulled towards."""
+
+    bank: str
+    type: Literal[1, 2, 3]
+
+
+class HeadSection(_Section):
+    """Global-local logits (Eq. 8-10)."""
+
+    top_k: PositiveCount
+    local_weight: NonNegative
+    center_patch_scores: bool
+
+
+class LossSection(_Section):
+    """Weights and distances of the loss (Eq. 1-4, 7, 11, 12)."""
+
+    beta: NonNegative
+    gamma: NonNegative
+    token_weight: NonNegative
+    prompt_weight: NonNegative
+    token_distance: Literal["contrastive", "l1"]
+    prompt_distance: Literal["contrastive", "l1"]
+    temperature: Positive
+    prototype_distance: Literal["cosine", "l1"]
+    label_smoothing: Fraction
+
+
+class PrototypesSection(_Section):
+    """Class prototypes (Eq. 6)."""
+
+    images_per_class: Count
+    normalize: bool
+
+
+class OptimizerSection(_Section):
+    """Optimizer and learning-rate schedule."""
+
+    name: Literal["sgd", "adamw"]
+    learning_rate: Positive
+    lr_scales: tuple[tuple[str, NonNegative], ...]
+    momentum: Fraction
+    weight_decay: NonNegative
+    warmup_steps: Count
+    clip_norm: NonNegative
+
+
+class AugmentSection(_Section):
+    """Changes to training pictures."""
+
+    crop_scale: Range
+    crop_ratio: Range
+    flip: Probability
+    brightness: Fraction
+    contrast: Fraction
+    saturation: Fraction
+    hue: Annotated[float, Field(ge=0, le=0.5)]
+    erase: Probability
+    erase_scale: Range
+
+    @pydantic.model_validator(mode="after")
+    def _ranges_ascend(self) -> Self:
+        for name in ("crop_scale", "crop_ratio", "erase_scale"):
+            low, high = getattr(self, name)
+            if low > high:
+                raise ValueError(f"{name} must be (low, high) with low <= high, found {(low, high)}")
+        for name in ("crop_scale", "erase_scale"):
+            if getattr(self, name)[1] > 1:
+                raise ValueError(
+                    f"{name} is a fraction of the picture's area, so at most 1, found {getattr(self, name)}"
+                )
+        return self
+
+
+class DataSection(_Section):
+    """Dataset, its splits and the way to the towers."""
+
+    dataset: DatasetName
+    dir: str
+    prepared_dir: str
+    class_names: tuple[str, ...]
+    label_rule: LabelRule
+    on_bad_image: Literal["error", "skip"]
+    train_splits: Annotated[tuple[str, ...], Field(min_length=1)]
+    validation_split: str
+    validation_fraction: Fraction
+    test_split: str
+    test_fraction: Fraction
+    split_seed: Count
+    train_per_class: Count
+    eval_per_class: Count
+    sampler: Literal["shuffle", "class_balanced"]
+    mean: Rgb
+    std: Rgb
+    num_workers: Count
+    augment: AugmentSection
+
+    @pydantic.model_validator(mode="after")
+    def _fields_agree(self) -> Self:
+        if not self.dir:
+            raise ValueError(
+                "dir is empty; give the dataset's folder, --config.data.dir=... (layouts: docs/datasets.md)"
+            )
+        held_out = [name for name in (self.validation_split, self.test_split) if name]
+        for name in held_out:
+            if name in self.train_splits:
+                raise ValueError(
+                    f"split {name!r} is in train_splits {self.train_splits} and would also be evaluated on"
+                )
+        if len(held_out) == 2 and held_out[0] == held_out[1]:
+            raise ValueError(
+                f"validation_split and test_split are both {held_out[0]!r}: the test split would select the "
+                "checkpoint; leave validation_split empty to carve validation from train"
+            )
+        for kind in ("validation", "test"):
+            if getattr(self, f"{kind}_split") and getattr(self, f"{kind}_fraction"):
+                raise ValueError(f"set {kind}_split or {kind}_fraction, not both (the fraction is carved from train)")
+        if len(set(self.class_names)) != len(self.class_names):
+            raise ValueError(f"class_names holds a name twice: {self.class_names}")
+        if (self.dataset == "ferplus") == (self.label_rule == "owner"):
+            raise ValueError(
+                f"label_rule {self.label_rule!r} does not go with dataset {self.dataset!r}: ferplus needs one of "
+                "majority_labelcsv, majority_csv, argmax, distribution; every other dataset 'owner'"
+            )
+        return self
+
+
+class TrainSection(_Section):
+    """Length and rhythm of training."""
+
+    batch_size: PositiveCount
+    accumulate: PositiveCount
+    num_steps: Count
+    num_epochs: NonNegative
+    log_every: PositiveCount
+    eval_every: PositiveCount
+    checkpoint_every: PositiveCount
+    keep: PositiveCount
+    warm_start: str
+
+    @pydantic.model_validator(mode="after")
+    def _length_is_given_once(self) -> Self:
+        if (self.num_steps > 0) == (self.num_epochs > 0):
+            raise ValueError(
+                f"set exactly one of num_steps and num_epochs above 0, found num_steps={self.num_steps}, "
+                f"num_epochs={self.num_epochs}"
+            )
+        if self.batch_size % self.accumulate:
+            raise ValueError(f"batch_size {self.batch_size} must be a multiple of accumulate {self.accumulate}")
+        return self
+
+
+class EvalSection(_Section):
+    """Evaluation and the choice of a checkpoint."""
+
+    batch_size: PositiveCount
+    select_by: Literal["war", "uar", "macro_f1"]
+    checkpoint: str
+    which: Literal["best", "last"]
+
+
+class Config(_Section):
+    """One run. `configs/common.py` says what each field means, in which unit, and where its value comes from."""
+
+    seed: Count
+    clip: ClipSection
+    ctx: CtxSection
+    visual_prompts: VisualPromptsSection
+    hard_prompts: HardPromptsSection
+    head: HeadSection
+    loss: LossSection
+    prototypes: PrototypesSection
+    optimizer: OptimizerSection
+    data: DataSection
+    train: TrainSection
+    eval: EvalSection
+
+    @classmethod
+    def from_config_dict(cls, config: config_dict.ConfigDict | Mapping[str, Any]) -> Config:
+        """Checks a config from `configs/` and freezes it.
+
+        Raises:
+          ConfigError: names every unknown, missing or impossible field, what was found and what is expected.
+        """
+        try:
+            return cls.model_validate(config.to_dict() if isinstance(config, config_dict.ConfigDict) else config)
+        except pydantic.ValidationError as error:
+            raise ConfigError(_explain(error)) from error
+
+    @classmethod
+    def from_json(cls, text: str) -> Config:
+        """Reads what `to_json` wrote. Raises ConfigError as `from_config_dict` does."""
+        try:
+            return cls.model_validate_json(text)
+        except pydantic.ValidationError as error:
+            raise ConfigError(_explain(error)) from error
+
+    def to_json(self) -> str:
+        """The record as indented JSON text."""
+        return json.dumps(self.model_dump(mode="json"), indent=2) + "\n"
+
+
+def _explain(error: pydantic.ValidationError) -> str:
+    lines = ["the configuration does not hold:"]
+    for item in error.errors():
+        place = "config." + ".".join(str(part) for part in item["loc"])
+        found = "" if item["type"] == "missing" or not item["loc"] else f" (found {item['input']!r})"
+        if item["type"] == "value_error":  # a rule over several fields: its message already says what was found
+            found = ""
+        lines.append(f"  {place}: {item['msg']}{found}")
+    lines.append("every field, its unit and its source: configs/common.py")
+    return "\n".join(lines)
