@@ -1,0 +1,155 @@
+"""MPA-FER: a frozen CLIP, the prompts that adapt it, and global-local logits."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from mpafer_jax.models import clip as clip_lib
+from mpafer_jax.models import prompts as prompts_lib
+
+Params = dict[str, Any]
+
+
+def global_local_logits(
+    image_features: jax.Array,
+    patch_features: jax.Array,
+    text_features: jax.Array,
+    *,
+    logit_scale: jax.Array | float,
+    top_k: int,
+    local_weight: float,
+    center_patch_scores: bool = False,
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """Logits from the whole image and from the patches that speak most for each class (MPA-FER Eq. 8-10).
+
+    logits_d = s * (cos(z^g, theta(t_d)) + lambda * S_local(d)), with S_local(d) the mean of cos(z^l_i, theta(t_d)) over
+    the k patches that score highest for class d. With a weight of 0 the patches cost nothing.
+
+    Args:
+      image_features: z^g [B, D].
+      patch_features: Z^l [B, N, D].
+      text_features: theta(t) [C, D]. None of the three needs to be normalised.
+      logit_scale: s.
+      top_k: k, between 1 and N.
+      local_weight: lambda.
+      center_patch_scores: choose the k patches after subtracting each patch's mean over the classes, so that patches
+        that are close to every text do not win everywhere; the scores that are averaged stay the plain ones.
+
+    Returns:
+      logits [B, C], and 'global_scores' [B, C]; with a weight above 0 also 'local_scores' [B, C], 'patch_scores'
+      [B, N, C] and 'top_patches' [B, C, k] (indices of the chosen patches, best first).
+
+    Raises:
+      ValueError: top_k is not between 1 and N.
+    """
+    texts = clip_lib.normalize(text_features)
+    global_scores = clip_lib.normalize(image_features) @ texts.T  # [B, C]
+    if not local_weight:
+        return logit_scale * global_scores, {"global_scores": global_scores}
+    num_patches = patch_features.shape[1]
+    if not 1 <= top_k <= num_patches:
+        raise ValueError(f"head.top_k must be between 1 and the {num_patches} patches of this CLIP, found {top_k}")
+    patch_scores = jnp.einsum("bnd,cd->bcn", clip_lib.normalize(patch_features), texts)
+    ranking = patch_scores
+    if center_patch_scores:
+        ranking = patch_scores - jnp.mean(patch_scores, axis=1, keepdims=True)
+    _, top_patches = jax.lax.top_k(jax.lax.stop_gradient(ranking), top_k)  # [B, C, k]
+    local_scores = jnp.mean(jnp.take_along_axis(patch_scores, top_patches, axis=2), axis=2)  # [B, C]
+    out = {
+        "global_scores": global_scores,
+        "local_scores": local_scores,
+        "patch_scores": jnp.swapaxes(patch_scores, 1, 2),
+        "top_patches": top_patches,
+    }
+    return logit_scale * (global_scores + local_weight * local_scores), out
+
+
+class MPAFER(nn.Module):
+    """The whole model. Its parameters are {'clip': frozen, 'prompts': trained}; see `variables`.
+
+    Attributes:
+      clip_config: shape of the CLIP.
+      prompt_shape: sizes of the prompts.
+      top_k, local_weight, center_patch_scores: see `global_local_logits`.
+      prompts_before_ln_pre: whether layer 1's visual prompts pass `ln_pre`.
+      dtype: type of the towers' computation; features, logits and losses are float32.
+      remat: what the backward pass may keep of each layer, see `clip.VisionTransformer`.
+    """
+
+    clip_config: clip_lib.ClipConfig
+    prompt_shape: prompts_lib.PromptShape
+    top_k: int = 16
+    local_weight: float = 1.0
+    center_patch_scores: bool = False
+    prompts_before_ln_pre: bool = False
+    dtype: Any = jnp.float32
+    remat: str = "none"
+
+    def setup(self) -> None:
+        """Creates the two halves under the names `clip` and `prompts`."""
+        self.clip = clip_lib.CLIP(self.clip_config, self.dtype, self.remat)
+        self.prompts = prompts_lib.Prompts(self.prompt_shape)
+
+    def embed(self, texts: prompts_lib.Texts) -> prompts_lib.TextEmbeddings:
+        """Token embeddings [C, L, W] of texts, from the frozen table."""
+        return prompts_lib.TextEmbeddings(self.clip.embed_tokens(texts.ids), texts.eos_positions, texts.content)
+
+    def encode_hard_prompts(self, texts: prompts_lib.TextEmbeddings) -> tuple[jax.Array, jax.Array]:
+        """Frozen texts: (theta(t*) [C, D], pooled token embeddings t* [C, W])."""
+        features, _ = self.clip.encode_embeddings(texts.embeddings, texts.eos_positions)
+        return features, prompts_lib.pool_tokens(texts)
+
+    def encode_soft_prompts(self, texts: prompts_lib.TextEmbeddings) -> tuple[jax.Array, jax.Array]:
+        """Texts with the learned context: (theta(t) [C, D], pooled token embeddings t [C, W])."""
+        ctx, _ = self.prompts()
+        return self.encode_hard_prompts(prompts_lib.insert_context(texts, ctx))
+
+    def encode_image(self, images: jax.Array) -> tuple[jax.Array, clip_lib.Outputs]:
+        """Image and patch features under the visual prompts; images [B, S, S, 3], normalised."""
+        _, visual_prompts = self.prompts()
+        return self.clip.encode_image(images, visual_prompts, prompts_before_ln_pre=self.prompts_before_ln_pre)
+
+    def encode_image_frozen(self, images: jax.Array) -> jax.Array:
+        """z^g [B, D] of CLIP as it came, without prompts: what class prototypes are made of (Eq. 6)."""
+        features, _ = self.clip.encode_image(images)
+        return features
+
+    def classify(self, images: jax.Array, text_features: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
+        """Logits [B, C] of images against text features [C, D], and every intermediate by name."""
+        _, image_out = self.encode_image(images)
+        logits, head_out = global_local_logits(
+            image_out["image_features"],
+            image_out["patch_features"],
+            text_features,
+            logit_scale=self.clip.temperature_scale(),
+            top_k=self.top_k,
+            local_weight=self.local_weight,
+            center_patch_scores=self.center_patch_scores,
+        )
+        return logits, {**image_out, **head_out}
+
+    def __call__(
+        self, images: jax.Array, soft_prompts: prompts_lib.TextEmbeddings
+    ) -> tuple[jax.Array, dict[str, jax.Array]]:
+        """One forward pass.
+
+        Args:
+          images: [B, S, S, 3] float, normalised.
+          soft_prompts: the embedded class prompts, context still missing.
+
+        Returns:
+          logits [B, C] and every intermediate by name, among them 'image_features' [B, D], 'patch_features' [B, N, D],
+          'text_features' [C, D] and 'token_features' [C, W].
+        """
+        text_features, token_features = self.encode_soft_prompts(soft_prompts)
+        logits, out = self.classify(images, text_features)
+        return logits, {**out, "text_features": text_features, "token_features": token_features}
+
+
+def variables(clip_params: Params, prompts: Params) -> dict[str, Params]:
+    """Joins the frozen and the trained half into what `MPAFER.apply` takes."""
+    return {"params": {"clip": clip_params, "prompts": prompts}}
