@@ -1,0 +1,28 @@
+"""Eight CPU devices for every test, and strict types where the code under test is ours."""
+
+import os
+
+# Before JAX is imported: the devices are made once.
+os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+os.environ["TF_CPP_MIN_LOG_LEVEL"] = "2"
+
+import jax
+import pytest
+
+
+@pytest.fixture
+def strict_promotion():
+    """Models and losses must say which types they mean; Optax itself relies on promotion, so this is not for steps."""
+    with jax.numpy_dtype_promotion("strict"), jax.numpy_rank_promotion("allow"):
+        yield
+
+
+@pytest.fixture(scope="session")
+def sample(tmp_path_factory):
+    """A few drawn faces in class folders, and a small CLIP with random weights."""
+    from mpafer_jax.tools.make_sample import write_sample
+
+    out = tmp_path_factory.mktemp("sample") / "sample"
+    write_sample(out, train_per_class=14, test_per_class=5, seed=0)
+    return out
