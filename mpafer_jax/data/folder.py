@@ -1,0 +1,128 @@
+"""Class folders: a picture's label is the name of the folder it lies in."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import tensorflow_datasets as tfds
+
+from mpafer_jax.data import records
+from mpafer_jax.data.builder import ExpressionBuilder
+from mpafer_jax.data.records import Counts, DataError, Record, SourceIndex
+from mpafer_jax.expressions import canonical_name
+
+IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})
+_SPLITS = {"train": "train", "val": "validation", "valid": "validation", "validation": "validation", "test": "test"}
+_LAYOUT = """\
+  train/<class>/*.jpg, and where you have them validation/<class>/*.jpg (or val, valid) and test/<class>/*.jpg
+or, without splits, all of it offered as the split "train":
+  <class>/*.jpg
+with pictures ending in """ + " ".join(sorted(IMAGE_SUFFIXES))
+
+
+class Folder(ExpressionBuilder, skip_registration=True):
+    """Pictures in class folders, with or without split folders above them."""
+
+    name = "folder"
+    VERSION = tfds.core.Version("1.0.0")
+
+
+def read(directory: Path) -> SourceIndex:
+    """Lists class folders.
+
+    Args:
+      directory: holds the split folders, or the class folders themselves.
+
+    Returns:
+      The classes in the order in which their folders sort, under their canonical names ("Happy" is "happiness"; see
+      `mpafer_jax.expressions`), pictures sorted by name. Files that are no pictures are counted as dropped.
+
+    Raises:
+      DataError: nothing there, two folders for one split, or two folders for one expression.
+    """
+    if not directory.is_dir():
+        raise records.missing(directory, _LAYOUT, "your own pictures")
+    split_folders = _split_folders(directory)
+    dropped: Counts = {}
+    pictures = {split: _list(path, split, dropped) for split, path in split_folders.items()}
+    folder_names = sorted({name for found in pictures.values() for name, paths in found.items() if paths})
+    without = sorted({name for found in pictures.values() for name in found} - set(folder_names))
+    labels = {name: label for label, name in enumerate(folder_names)}
+    class_names = _class_names(folder_names, directory)
+    splits = {
+        split: [
+            Record(f"{name}/{path.name}", records.ImageFile(path), labels[name])
+            for name, paths in found.items()
+            for path in paths
+        ]
+        for split, found in pictures.items()
+    }
+    if not folder_names:
+        raise records.missing(directory / "<class>" / "*.jpg", _LAYOUT, "your own pictures")
+    absent = {split: f"the folder {directory / split}" for split in _SPLITS.values()}
+    absent |= {split: f"pictures in {path}/<class>/" for split, path in split_folders.items()}
+    return SourceIndex(
+        dataset="folder",
+        label_rule="owner",
+        class_names=class_names,
+        source_labels=tuple(folder_names),
+        splits={split: found for split, found in splits.items() if found},
+        absent={split: place for split, place in absent.items() if not splits.get(split)},
+        dropped=dropped,
+        warnings=(
+            *(f"{directory}: the folder {name!r} holds no picture, so it is no class" for name in without),
+            *_number_warnings(folder_names, directory),
+        ),
+    )
+
+
+def _split_folders(directory: Path) -> dict[str, Path]:
+    found: dict[str, Path] = {}
+    for name, split in _SPLITS.items():
+        folder = directory / name
+        if folder.is_dir():
+            if split in found:
+                raise DataError(f"{found[split]} and {folder} both hold the split {split!r}; keep one of them")
+            found[split] = folder
+    return found or {"train": directory}
+
+
+def _list(directory: Path, split: str, dropped: Counts) -> dict[str, list[Path]]:
+    """Class folder -> its pictures, both in the order of their names."""
+    folders = sorted(path for path in directory.iterdir() if path.is_dir() and not path.name.startswith("."))
+    return {path.name: _pictures(path, split, dropped) for path in folders if path.name != records.PREPARED_FOLDER}
+
+
+def _pictures(folder: Path, split: str, dropped: Counts) -> list[Path]:
+    pictures: list[Path] = []
+    for path in sorted(folder.iterdir()):
+        if path.name.startswith("."):
+            continue
+        if path.is_dir():
+            records.count(dropped, split, "folder inside a class folder")
+        elif path.suffix.lower() in IMAGE_SUFFIXES:
+            pictures.append(path)
+        else:
+            records.count(dropped, split, f"no picture ({path.suffix or 'no suffix'})")
+    return pictures
+
+
+def _class_names(folder_names: list[str], directory: Path) -> tuple[str, ...]:
+    spelled: dict[str, str] = {}
+    for folder in folder_names:
+        name = canonical_name(folder)
+        if name in spelled:
+            raise DataError(f"{directory}: the folders {spelled[name]!r} and {folder!r} are one class, {name!r}")
+        spelled[name] = folder
+    return tuple(spelled)
+
+
+def _number_warnings(folder_names: list[str], directory: Path) -> tuple[str, ...]:
+    numbers = [name for name in folder_names if name.isdecimal()]
+    if not numbers:
+        return ()
+    example = ", ".join(f"'<expression>={name}'" for name in numbers[:2])
+    return (
+        f"{directory}: class folders {', '.join(numbers)} are numbers, which tell a text encoder nothing, and datasets "
+        f"number expressions differently; find out what each means and set config.data.class_names=({example}, ...)",
+    )

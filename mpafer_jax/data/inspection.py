@@ -1,0 +1,80 @@
+"""Opens every picture of a dataset once, completely: a file that only looks like a picture is found here."""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import hashlib
+import os
+from collections.abc import Generator, Sequence
+from concurrent import futures
+
+from PIL import UnidentifiedImageError
+
+from mpafer_jax.data.preprocess import decode_rgb
+from mpafer_jax.data.records import BadImageError, ImageSource
+
+_THREADS = min(16, (os.cpu_count() or 1) + 2)  # a little more than the cores: reading waits for the disk
+_AHEAD = 4 * _THREADS  # pictures in memory at once
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Inspected:
+    """A picture that decodes.
+
+    Attributes:
+      data: the encoded picture.
+      size: (width, height) in pixels.
+      pixel_hash: hex digest of the decoded RGB pixels and the size; equal for pixel-identical pictures.
+    """
+
+    data: bytes
+    size: tuple[int, int]
+    pixel_hash: str
+
+
+def inspect(image: ImageSource) -> Inspected:
+    """Reads and fully decodes one picture.
+
+    Raises:
+      BadImageError: it is missing or cannot be decoded; names it and says why.
+    """
+    try:
+        data = image.read()
+        pixels = decode_rgb(data)
+    except FileNotFoundError as error:
+        raise BadImageError(f"{image.place}: no such file") from error
+    except UnidentifiedImageError as error:
+        raise BadImageError(f"{image.place}: no picture in a format that Pillow knows") from error
+    # Decoders of broken files raise whatever their format's code runs into: OSError, SyntaxError, struct.error, ...
+    except Exception as error:
+        raise BadImageError(f"{image.place}: cannot be read as a picture ({error})") from error
+    digest = hashlib.blake2b(f"{pixels.width}x{pixels.height}".encode(), digest_size=16)
+    digest.update(pixels.tobytes())
+    return Inspected(data, pixels.size, digest.hexdigest())
+
+
+def inspect_all(images: Sequence[ImageSource]) -> Generator[Inspected | BadImageError]:
+    """Inspects pictures with several threads (decoding leaves Python's lock), in order, a bounded number in memory.
+
+    To be closed (`contextlib.closing`) where it may not be exhausted.
+    """
+    with futures.ThreadPoolExecutor(_THREADS) as pool:
+        waiting: collections.deque[futures.Future[Inspected | BadImageError]] = collections.deque()
+        try:
+            for image in images:
+                waiting.append(pool.submit(_inspect_or_error, image))
+                if len(waiting) > _AHEAD:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()
+
+
+def _inspect_or_error(image: ImageSource) -> Inspected | BadImageError:
+    try:
+        return inspect(image)
+    except BadImageError as error:
+        return error

@@ -1,0 +1,254 @@
+"""Batches from splits, with Grain. What a batch holds depends on (seed, step) alone.
+
+Position g = step * batch_size + i of the training stream is example `permutation(seed, g // n)[g % n]`, augmented with
+a generator keyed by (seed, g). So a run resumes from its step number, and the same global batch is cut into any number
+of processes or made by any number of workers.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import os
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any, Protocol, TypedDict, cast
+
+import grain
+import numpy as np
+import numpy.typing as npt
+from absl import flags
+
+from mpafer_jax.config import DataSection
+from mpafer_jax.data import preprocess
+from mpafer_jax.data.splits import Split
+
+# First word of every key, so that streams drawn from one seed stay apart.
+_ORDER, _SAMPLE, _AUGMENT = 0, 1, 2
+_MAX_THREADS = 16
+
+Indices = npt.NDArray[np.int64]
+
+
+class Batch(TypedDict):
+    """One process's share of a global batch: b = batch_size / process_count examples of C classes.
+
+    image: uint8[b, S, S, 3], RGB. label: int32[b]. label_distribution: float32[b, C]. mask: float32[b], 1 for an
+    example and 0 for padding. index: int32[b], position in the split.
+    """
+
+    image: npt.NDArray[np.uint8]
+    label: npt.NDArray[np.int32]
+    label_distribution: npt.NDArray[np.float32]
+    mask: npt.NDArray[np.float32]
+    index: npt.NDArray[np.int32]
+
+
+class Order(Protocol):
+    """Which example stands at a position of the training stream; can be sent to a worker process."""
+
+    def __call__(self, positions: Indices) -> Indices:
+        """Examples int64[k] at stream positions int64[k]."""
+        ...
+
+
+@functools.lru_cache(maxsize=4)
+def _permutation(seed: int, epoch: int, size: int) -> Indices:
+    return np.random.default_rng((_ORDER, seed, epoch)).permutation(size)
+
+
+@dataclasses.dataclass(frozen=True)
+class ShuffledOrder:
+    """Epochs without replacement, each in an order of its own."""
+
+    seed: int
+    size: int
+
+    def __call__(self, positions: Indices) -> Indices:
+        """Examples int64[k] at stream positions int64[k]."""
+        found = [_permutation(self.seed, int(g) // self.size, self.size)[int(g) % self.size] for g in positions]
+        return np.array(found, np.int64)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ClassBalancedOrder:
+    """With replacement, an example with probability proportional to 1 / (number of examples of its class)."""
+
+    seed: int
+    members: tuple[Indices, ...]  # the examples of each class that has any
+
+    def __call__(self, positions: Indices) -> Indices:
+        """Examples int64[k] at stream positions int64[k]."""
+        found: list[int] = []
+        for position in positions:
+            rng = np.random.default_rng((_SAMPLE, self.seed, int(position)))
+            members = self.members[rng.integers(len(self.members))]
+            found.append(int(members[rng.integers(len(members))]))
+        return np.array(found, np.int64)
+
+
+def train_order(labels: npt.NDArray[np.int32], sampler: str, seed: int) -> Order:
+    """The order of the training stream: "shuffle" or "class_balanced" (`config.data.sampler`)."""
+    if sampler == "shuffle":
+        return ShuffledOrder(seed, len(labels))
+    if sampler == "class_balanced":
+        return ClassBalancedOrder(seed, tuple(np.flatnonzero(labels == label) for label in np.unique(labels)))
+    raise ValueError(f"config.data.sampler: expected 'shuffle' or 'class_balanced', found {sampler!r}")
+
+
+def train_batches(
+    split: Split,
+    *,
+    section: DataSection,
+    image_size: int,
+    batch_size: int,
+    seed: int,
+    start_step: int,
+    num_steps: int,
+    process_index: int = 0,
+    process_count: int = 1,
+) -> Iterator[Batch]:
+    """The batches of steps `start_step` to `num_steps` - 1 of training, augmented.
+
+    Args:
+      split: what to train on.
+      section: `config.data`: sampler, augmentation, mean (its colour fills erased rectangles), num_workers.
+      image_size: side of the pictures in pixels.
+      batch_size: examples in a global batch.
+      seed: of order and augmentation.
+      start_step: the first step wanted; a resumed run passes its checkpoint's step.
+      num_steps: the length of the whole training.
+      process_index, process_count: this process gets the process_index-th of process_count equal, contiguous parts of
+        every global batch.
+
+    Yields:
+      Batches with a mask of ones. Closing the iterator (or exhausting it) ends its threads and worker processes.
+
+    Raises:
+      ValueError: batch_size is no multiple of process_count.
+    """
+    local = _local_positions(batch_size, process_index, process_count)
+    make = _TrainBatches(
+        split=_Examples.of(split),
+        order=train_order(split.labels, section.sampler, seed),
+        section=section,
+        image_size=image_size,
+        batch_size=batch_size,
+        seed=seed,
+        local=local,
+    )
+    return _iterate(make, start_step, num_steps, section.num_workers)
+
+
+def eval_batches(
+    split: Split,
+    *,
+    section: DataSection,
+    image_size: int,
+    batch_size: int,
+    process_index: int = 0,
+    process_count: int = 1,
+) -> Iterator[Batch]:
+    """Every example of a split once, in its order, resized without augmentation.
+
+    The last batch is filled up with example 0 under mask 0, so that all processes see the same number of equal
+    batches and every example counts once. Arguments and errors as in `train_batches`.
+    """
+    local = _local_positions(batch_size, process_index, process_count)
+    make = _EvalBatches(split=_Examples.of(split), image_size=image_size, batch_size=batch_size, local=local)
+    return _iterate(make, 0, num_eval_batches(len(split), batch_size), section.num_workers)
+
+
+def num_eval_batches(num_examples: int, batch_size: int) -> int:
+    """How many batches `eval_batches` yields."""
+    return -(-num_examples // batch_size)
+
+
+def _local_positions(batch_size: int, process_index: int, process_count: int) -> Indices:
+    if batch_size % process_count:
+        raise ValueError(f"the global batch of {batch_size} cannot be cut into {process_count} equal parts")
+    part = batch_size // process_count
+    return np.arange(process_index * part, (process_index + 1) * part)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Examples:
+    """The parts of a Split that a worker process needs; names and hashes would be copied to it for nothing."""
+
+    source: Any
+    labels: npt.NDArray[np.int32]
+    label_distributions: npt.NDArray[np.float32]
+
+    @classmethod
+    def of(cls, split: Split) -> _Examples:
+        return cls(split.source, split.labels, split.label_distributions)
+
+    def batch(self, indices: Indices, images: list[preprocess.Pixels], mask: npt.NDArray[np.bool_]) -> Batch:
+        return Batch(
+            image=np.stack(images),
+            label=self.labels[indices],
+            label_distribution=self.label_distributions[indices],
+            mask=mask.astype(np.float32),
+            index=indices.astype(np.int32),
+        )
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _TrainBatches:
+    split: _Examples
+    order: Order
+    section: DataSection
+    image_size: int
+    batch_size: int
+    seed: int
+    local: Indices
+
+    def __call__(self, step: int) -> Batch:
+        positions = step * self.batch_size + self.local
+        indices = self.order(positions)
+        red, green, blue = (round(255 * value) for value in self.section.mean)
+        images: list[preprocess.Pixels] = []
+        for position, index in zip(positions, indices, strict=True):
+            image = preprocess.decode_rgb(self.split.source[int(index)])
+            rng = np.random.default_rng((_AUGMENT, self.seed, int(position)))
+            images.append(preprocess.augment(image, rng, self.section.augment, self.image_size, (red, green, blue)))
+        return self.split.batch(indices, images, np.ones(len(indices), np.bool_))
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _EvalBatches:
+    split: _Examples
+    image_size: int
+    batch_size: int
+    local: Indices
+
+    def __call__(self, step: int) -> Batch:
+        positions = step * self.batch_size + self.local
+        mask = positions < len(self.split.labels)
+        indices = np.where(mask, positions, 0)
+        images: dict[int, preprocess.Pixels] = {}
+        for index in indices.tolist():
+            if index not in images:
+                decoded = preprocess.decode_rgb(self.split.source[index])
+                images[index] = np.asarray(preprocess.resize(decoded, self.image_size))
+        return self.split.batch(indices, [images[index] for index in indices.tolist()], mask)
+
+
+def _iterate(make: Callable[[int], Batch], start: int, stop: int, num_workers: int) -> Iterator[Batch]:
+    """Makes the batches of steps start to stop - 1 ahead of time, in order, in threads or in worker processes."""
+    # A whole batch is one element of Grain's dataset: the cut into workers then cannot change what is in it.
+    batches = grain.MapDataset.range(start, stop).map(make)
+    threads = 1 if num_workers else min(_MAX_THREADS, os.cpu_count() or 1)
+    dataset = batches.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads + 1))
+    if num_workers:
+        if not flags.FLAGS.is_parsed():
+            flags.FLAGS.mark_as_parsed()  # Grain's workers read flags even in a program that has none
+        # Through pipes, not shared memory: a little slower, but containers often have only 64 MB of the latter, and
+        # Grain keeps each worker's last batch there until the program ends.
+        no_shared_memory = grain.experimental.DatasetOptions(min_shm_size=sys.maxsize)
+        dataset = grain.experimental.WithOptionsIterDataset(dataset, no_shared_memory).mp_prefetch(
+            grain.MultiprocessingOptions(num_workers=num_workers, per_worker_buffer_size=2)
+        )
+    with contextlib.closing(cast(Any, iter(dataset))) as iterator:
+        yield from iterator

@@ -1,0 +1,206 @@
+"""Pictures on the host: decoding to RGB, the test-time resize, and the training augmentation (Pillow and NumPy).
+
+Every random function takes a `numpy.random.Generator`, so that the caller decides what a draw depends on; none keeps
+state. Nothing here needs JAX.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Callable
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageEnhance, ImageOps
+
+from mpafer_jax.config import AugmentSection
+
+Pixels = npt.NDArray[np.uint8]
+_ERASE_RATIO = (0.3, 1 / 0.3)  # width / height, as in the random erasing paper (arXiv:1708.04896)
+_ATTEMPTS = 10  # draws of a rectangle before giving up on one that fits
+
+
+class _Enhancer(Protocol):
+    def enhance(self, factor: float, /) -> Image.Image: ...
+
+
+def decode_rgb(data: bytes) -> Image.Image:
+    """Decodes an encoded picture (JPEG, PNG, WebP, BMP, TIFF, GIF: first frame) to upright RGB, 8 bits a channel.
+
+    A camera's EXIF orientation is applied; for everything else see `to_rgb`.
+
+    Raises:
+      OSError, SyntaxError, ValueError: the data is no picture, is cut short, or has a range that 8 bits cannot show.
+    """
+    with Image.open(io.BytesIO(data)) as image:
+        return to_rgb(ImageOps.exif_transpose(image))
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Any Pillow mode to RGB: grey is repeated, palettes are resolved, CMYK and the like converted.
+
+    16-bit grey is scaled to 8 bits (Pillow's own conversion would clip it), and transparency is laid over white, as a
+    viewer shows it, because the colours under transparent pixels are arbitrary.
+
+    Raises:
+      ValueError: floating point or 32-bit pictures, whose white point is unknown.
+    """
+    if image.mode.startswith("I;16") or image.mode == "I":
+        values = np.asarray(image).astype(np.int64)
+        if values.min() < 0 or values.max() > 0xFFFF:
+            raise ValueError(f"a 32-bit picture with values {values.min()}..{values.max()}: save it with 8 or 16 bits")
+        image = Image.fromarray(((values + 128) // 257).astype(np.uint8))
+    if image.mode == "F":
+        raise ValueError("a floating point picture has no fixed white: save it with 8 or 16 bits")
+    if image.has_transparency_data:
+        layer = image.convert("RGBA")
+        white = Image.new("RGBA", layer.size, (255, 255, 255, 255))
+        return Image.alpha_composite(white, layer).convert("RGB")
+    image.load()
+    return image.convert("RGB")
+
+
+def resize(image: Image.Image, size: int) -> Image.Image:
+    """Bicubic resize of the whole picture to size x size: faces are cropped already, so nothing is cut off."""
+    return image.resize((size, size), Image.Resampling.BICUBIC)
+
+
+def random_resized_crop(
+    image: Image.Image,
+    rng: np.random.Generator,
+    size: int,
+    scale: tuple[float, float],
+    ratio: tuple[float, float],
+) -> Image.Image:
+    """A random rectangle of the picture, resized (bicubic) to size x size.
+
+    Args:
+      image: RGB picture.
+      rng: source of the draws.
+      size: side of the result in pixels.
+      scale: range of the rectangle's area as a fraction of the picture's, drawn uniformly.
+      ratio: range of its width / height, drawn uniformly in the logarithm.
+
+    Returns:
+      The crop; where ten draws do not fit, the largest centred rectangle within `ratio`.
+    """
+    width, height = image.size
+    rectangle = _random_rectangle(rng, width, height, scale, ratio)
+    if rectangle is None:
+        w = min(width, max(1, round(height * ratio[1])))
+        h = min(height, max(1, round(width / ratio[0])))
+        rectangle = ((width - w) // 2, (height - h) // 2, w, h)
+    left, top, w, h = rectangle
+    # Cropped first: `resize(box=...)` would let the filter read pixels outside the rectangle.
+    return resize(image.crop((left, top, left + w, top + h)), size)
+
+
+def _random_rectangle(
+    rng: np.random.Generator, width: int, height: int, scale: tuple[float, float], ratio: tuple[float, float]
+) -> tuple[int, int, int, int] | None:
+    """(left, top, w, h): area uniform in `scale` of the whole, w / h log-uniform in `ratio`; None after ten misfits."""
+    for _ in range(_ATTEMPTS):
+        area = width * height * rng.uniform(*scale)
+        aspect = math.exp(rng.uniform(math.log(ratio[0]), math.log(ratio[1])))
+        w, h = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
+        if 0 < w <= width and 0 < h <= height:
+            return int(rng.integers(width - w + 1)), int(rng.integers(height - h + 1)), w, h
+    return None
+
+
+def flip(image: Image.Image, rng: np.random.Generator, probability: float) -> Image.Image:
+    """The picture mirrored left to right with the given probability."""
+    return ImageOps.mirror(image) if rng.random() < probability else image
+
+
+def color_jitter(
+    image: Image.Image,
+    rng: np.random.Generator,
+    brightness: float,
+    contrast: float,
+    saturation: float,
+    hue: float,
+) -> Image.Image:
+    """Random colour changes in random order.
+
+    Args:
+      image: RGB picture.
+      rng: source of the draws.
+      brightness, contrast, saturation: the factor is uniform in [1 - value, 1 + value]; 0 switches the change off.
+      hue: the shift is uniform in [-value, value] turns of the colour circle (at most 0.5); 0 switches it off.
+    """
+    enhancers: tuple[tuple[Callable[[Image.Image], _Enhancer], float], ...] = (
+        (ImageEnhance.Brightness, brightness),
+        (ImageEnhance.Contrast, contrast),
+        (ImageEnhance.Color, saturation),
+    )
+    order: list[int] = rng.permutation(len(enhancers) + 1).tolist()
+    for change in order:
+        if change < len(enhancers):
+            enhancer, strength = enhancers[change]
+            if strength:
+                image = enhancer(image).enhance(rng.uniform(1 - strength, 1 + strength))
+        elif hue:
+            image = _shift_hue(image, rng.uniform(-hue, hue))
+    return image
+
+
+def _shift_hue(image: Image.Image, turns: float) -> Image.Image:
+    h, s, v = image.convert("HSV").split()
+    shifted = (np.asarray(h).astype(np.int64) + round(turns * 255)) % 256
+    return Image.merge("HSV", (Image.fromarray(shifted.astype(np.uint8)), s, v)).convert("RGB")
+
+
+def random_erase(
+    pixels: Pixels,
+    rng: np.random.Generator,
+    probability: float,
+    scale: tuple[float, float],
+    fill: tuple[int, int, int],
+) -> Pixels:
+    """Paints a random rectangle over the picture with the given probability.
+
+    Args:
+      pixels: uint8[H, W, 3].
+      rng: source of the draws.
+      probability: of erasing at all.
+      scale: range of the rectangle's area as a fraction of the picture's, drawn uniformly.
+      fill: the colour; the mean of the normalisation makes it about 0 after it.
+
+    Returns:
+      uint8[H, W, 3]: a changed copy, or `pixels` itself where nothing is erased (also after ten rectangles that
+      do not fit).
+    """
+    if rng.random() >= probability:
+        return pixels
+    height, width = pixels.shape[:2]
+    rectangle = _random_rectangle(rng, width, height, scale, _ERASE_RATIO)
+    if rectangle is None:
+        return pixels
+    left, top, w, h = rectangle
+    erased = pixels.copy()
+    erased[top : top + h, left : left + w] = fill
+    return erased
+
+
+def augment(
+    image: Image.Image, rng: np.random.Generator, section: AugmentSection, size: int, fill: tuple[int, int, int]
+) -> Pixels:
+    """One training view: random resized crop, flip, colour jitter, random erasing.
+
+    Args:
+      image: RGB picture of any size.
+      rng: source of all draws.
+      section: the strengths, `config.data.augment`.
+      size: side of the result in pixels.
+      fill: colour of the erased rectangle.
+
+    Returns:
+      uint8[size, size, 3].
+    """
+    image = random_resized_crop(image, rng, size, section.crop_scale, section.crop_ratio)
+    image = flip(image, rng, section.flip)
+    image = color_jitter(image, rng, section.brightness, section.contrast, section.saturation, section.hue)
+    return random_erase(np.asarray(image), rng, section.erase, section.erase_scale, fill)

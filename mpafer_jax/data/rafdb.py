@@ -1,0 +1,78 @@
+"""RAF-DB, basic expressions (Li et al., CVPR 2017), in the layout in which its owners hand it out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import tensorflow_datasets as tfds
+
+from mpafer_jax.data import records
+from mpafer_jax.data.builder import ExpressionBuilder
+from mpafer_jax.data.records import DataError, Record, SourceIndex
+
+CLASS_NAMES = ("surprise", "fear", "disgust", "happiness", "sadness", "anger", "neutral")  # labels 1 to 7 of the list
+_SPLITS = {"train": "train", "test": "test"}  # prefix of a picture's name -> split; the list has no other mark
+_LIST = "EmoLabel/list_patition_label.txt"  # the owners' spelling
+_LAYOUT = """\
+  basic/EmoLabel/list_patition_label.txt     lines "train_00001.jpg 5" ... "test_0001.jpg 4"
+  basic/Image/aligned/train_00001_aligned.jpg ..."""
+_SOURCE = "its owners (http://www.whdeng.cn/RAF/model1.html, on request)"
+
+
+class RafDb(ExpressionBuilder, skip_registration=True):
+    """RAF-DB basic: aligned faces, 7 expressions, splits train and test."""
+
+    name = "rafdb"
+    VERSION = tfds.core.Version("1.0.0")
+
+
+def read(directory: Path) -> SourceIndex:
+    """Reads RAF-DB's label list.
+
+    Args:
+      directory: the folder that holds `basic`, or `basic` itself.
+
+    Returns:
+      Splits "train" and "test" (those that the list names), in the list's order.
+
+    Raises:
+      DataError: the list or the folder of aligned pictures is not there, or a line of the list does not hold
+        "name label" with a label from 1 to 7.
+    """
+    root = directory / "basic" if (directory / "basic").is_dir() else directory
+    list_path, pictures = root / _LIST, root / "Image" / "aligned"
+    for path in (list_path, pictures):
+        if not path.exists():
+            raise records.missing(path, _LAYOUT, _SOURCE)
+    splits: dict[str, list[Record]] = {}
+    seen: dict[str, int] = {}
+    for number, line in enumerate(list_path.read_text().splitlines(), start=1):
+        if not line.strip():
+            continue
+        name, split, label = _parse(line, f"{list_path} line {number}")
+        if name in seen:
+            raise DataError(f"{list_path} line {number}: {name} was on line {seen[name]} already; keep one of them")
+        seen[name] = number
+        image = records.ImageFile(pictures / f"{Path(name).stem}_aligned.jpg")
+        splits.setdefault(split, []).append(Record(name, image, label))
+    return SourceIndex(
+        dataset="rafdb",
+        label_rule="owner",
+        class_names=CLASS_NAMES,
+        source_labels=tuple(str(number) for number in range(1, len(CLASS_NAMES) + 1)),
+        splits={split: splits[split] for split in _SPLITS.values() if split in splits},
+        absent={s: f"lines {prefix}_*.jpg in {list_path}" for prefix, s in _SPLITS.items() if s not in splits},
+        dropped={},
+        expected_size=(100, 100),
+    )
+
+
+def _parse(line: str, place: str) -> tuple[str, str, int]:
+    fields = line.split()
+    split = _SPLITS.get(fields[0].partition("_")[0]) if len(fields) == 2 else None
+    if split is None or not fields[1].isdecimal() or not 1 <= int(fields[1]) <= len(CLASS_NAMES):
+        raise DataError(
+            f"{place}: found {line!r}, expected 'train_NNNNN.jpg LABEL' or 'test_NNNN.jpg LABEL' "
+            f"with a label from 1 to {len(CLASS_NAMES)}"
+        )
+    return fields[0], split, int(fields[1]) - 1

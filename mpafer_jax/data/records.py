@@ -1,0 +1,271 @@
+"""What a reader of an owner's layout returns: which pictures there are, where, and with which labels.
+
+Nothing here opens a picture: a `SourceIndex` is made from label files and folder listings alone, so it is quick to
+read, and a dataset whose pictures are broken can still be described (`mpafer_jax.tools.check_data`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from PIL import Image
+
+from mpafer_jax.data.preprocess import to_rgb
+from mpafer_jax.expressions import canonical_name
+
+# Preparation encodes a cropped face once more; at 95 the loss is below what a resize to 224 already does.
+CROP_JPEG_QUALITY = 95
+
+
+class DataError(ValueError):
+    """A dataset that cannot be read; the message names the file, what was found, what was expected, what to do."""
+
+
+class BadImageError(DataError):
+    """One picture that is missing or cannot be decoded; the message names it."""
+
+
+class ImageSource(Protocol):
+    """Where one encoded picture comes from."""
+
+    @property
+    def place(self) -> str:
+        """What an error message calls it: a file, or a row of a file."""
+        ...
+
+    def read(self) -> bytes:
+        """The encoded picture. Raises OSError or ValueError where there is none."""
+        ...
+
+    def stamp(self) -> str:
+        """Changes when the picture changes, without reading it: sizes for files, a digest for rows already read."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ImageFile:
+    """A picture that is a file of its own."""
+
+    path: Path
+
+    @property
+    def place(self) -> str:
+        """The file."""
+        return str(self.path)
+
+    def read(self) -> bytes:
+        """The file's bytes, as they are."""
+        return self.path.read_bytes()
+
+    def stamp(self) -> str:
+        """The file's size: a modification time would make every copied dataset look new."""
+        try:
+            return str(self.path.stat().st_size)
+        except OSError:
+            return "missing"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ImageCrop:
+    """A rectangle of a larger picture: `box` is (left, top, width, height) in pixels of the file as stored."""
+
+    path: Path
+    box: tuple[float, float, float, float]
+
+    @property
+    def place(self) -> str:
+        """The file and the rectangle."""
+        return f"{self.path} (face box left, top, width, height = {self.box})"
+
+    def read(self) -> bytes:
+        """The rectangle, cut to the picture and encoded as JPEG; ValueError where nothing of it is inside."""
+        with Image.open(self.path) as image:
+            # No EXIF rotation: the owners' boxes are in the coordinates of the stored pixels.
+            face = to_rgb(image)
+        left, top, width, height = self.box
+        box = (
+            max(0, round(left)),
+            max(0, round(top)),
+            min(face.width, round(left + width)),
+            min(face.height, round(top + height)),
+        )
+        if box[0] >= box[2] or box[1] >= box[3]:
+            raise ValueError(f"the face box lies outside the picture of {face.width}x{face.height} pixels")
+        buffer = io.BytesIO()
+        face.crop(box).save(buffer, "JPEG", quality=CROP_JPEG_QUALITY)
+        return buffer.getvalue()
+
+    def stamp(self) -> str:
+        """The file's size and the rectangle."""
+        return f"{ImageFile(self.path).stamp()} {self.box}"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class PixelRow:
+    """A square grey picture written out as decimal numbers, as in fer2013.csv: bytes `start` to `stop` of a file."""
+
+    path: Path
+    line: int
+    start: int
+    stop: int
+    side: int
+    digest: str
+
+    @property
+    def place(self) -> str:
+        """The file and its line."""
+        return f"{self.path} line {self.line}"
+
+    def read(self) -> bytes:
+        """The picture as PNG; ValueError where the row does not hold side * side numbers from 0 to 255."""
+        with self.path.open("rb") as file:
+            file.seek(self.start)
+            values = [int(value) for value in file.read(self.stop - self.start).split()]
+        if len(values) != self.side**2 or min(values) < 0 or max(values) > 255:
+            raise ValueError(f"expected {self.side**2} grey values from 0 to 255, found {len(values)} values")
+        buffer = io.BytesIO()
+        Image.fromarray(np.array(values, np.uint8).reshape(self.side, self.side)).save(buffer, "PNG")
+        return buffer.getvalue()
+
+    def stamp(self) -> str:
+        """The digest of the row's text."""
+        return self.digest
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Record:
+    """One labelled picture.
+
+    Attributes:
+      name: the owner's name of the picture.
+      image: where the encoded picture is.
+      label: index into the class names; -1 in `SourceIndex.left_out`.
+      label_distribution: one weight per class, summing to 1; None means all of it on `label`.
+    """
+
+    name: str
+    image: ImageSource
+    label: int
+    label_distribution: tuple[float, ...] | None = None
+
+
+PREPARED_FOLDER = "mpafer_tfds"  # inside the dataset's folder, unless config.data.prepared_dir says otherwise
+Counts = dict[str, dict[str, int]]
+
+
+@dataclasses.dataclass(frozen=True)
+class SourceIndex:
+    """A dataset as its owner's files describe it.
+
+    Attributes:
+      dataset: short name, e.g. "rafdb".
+      label_rule: how labels were made, e.g. "owner" or "majority_labelcsv".
+      class_names: in the order of the labels.
+      source_labels: for each class, how the owner's files spell it (a number, a column, a folder).
+      splits: records per split, in the owner's order; only splits that are there.
+      absent: for each split that the dataset could have and has not: what was looked for.
+      dropped: split -> reason -> number of examples left out.
+      left_out: per split, pictures that are there and not used (their label is -1); part of `dropped`, kept where
+        they are at hand, because a duplicate or a broken file among them is worth knowing.
+      expected_size: (width, height) in pixels of every picture, where the owner's release has only one.
+      warnings: what the user should know before trusting a number.
+    """
+
+    dataset: str
+    label_rule: str
+    class_names: tuple[str, ...]
+    source_labels: tuple[str, ...]
+    splits: Mapping[str, Sequence[Record]]
+    absent: Mapping[str, str]
+    dropped: Mapping[str, Mapping[str, int]]
+    left_out: Mapping[str, Sequence[Record]] = dataclasses.field(default_factory=dict[str, Sequence[Record]])
+    expected_size: tuple[int, int] | None = None
+    warnings: tuple[str, ...] = ()
+
+    def fingerprint(self, *extra: str) -> str:
+        """A hex digest over everything that decides what is prepared: names, labels and every picture's stamp."""
+        digest = hashlib.sha256()
+        for part in (self.dataset, self.label_rule, *self.class_names, *extra):
+            digest.update(part.encode() + b"\0")
+        for split, records in self.splits.items():
+            digest.update(f"\1{split}\0".encode())
+            for record in records:
+                weights = "" if record.label_distribution is None else repr(record.label_distribution)
+                line = f"{record.name}\0{record.image.stamp()}\0{record.label}\0{weights}\n"
+                digest.update(line.encode("utf-8", "surrogateescape"))
+        return digest.hexdigest()
+
+
+def count(dropped: Counts, split: str, reason: str) -> None:
+    """Adds one example to what `split` lost for `reason`."""
+    reasons = dropped.setdefault(split, {})
+    reasons[reason] = reasons.get(reason, 0) + 1
+
+
+def select_classes(index: SourceIndex, class_names: Sequence[str]) -> SourceIndex:
+    """The dataset with only the listed classes, in the listed order; the others' examples are dropped and counted.
+
+    Args:
+      index: what a reader returned.
+      class_names: each entry is a class of the dataset, matched by canonical name and kept as it is spelled here, or
+        `name=class`: the dataset's `class` (a folder "4", say) under the given name. Empty: all, in the owner's order.
+
+    Raises:
+      DataError: an entry names no class of the dataset, or two entries name the same one.
+    """
+    if not class_names:
+        return index
+    positions = {canonical_name(name): label for label, name in enumerate(index.class_names)}
+    chosen: dict[int, str] = {}  # the dataset's label -> the name in this run, in the listed order
+    for entry in class_names:
+        name, _, source = entry.partition("=")
+        label = positions.get(canonical_name(source or name))
+        if label is None or not name.strip():
+            raise DataError(
+                f"config.data.class_names: {entry!r} matches no class of {index.dataset}, which has "
+                f"{', '.join(index.class_names)}; write a class's name, or 'name=class' to give a class another name"
+            )
+        if label in chosen:
+            raise DataError(f"config.data.class_names: {entry!r} names {index.class_names[label]!r} a second time")
+        chosen[label] = name.strip()
+    new_label = {old: new for new, old in enumerate(chosen)}
+    dropped: Counts = {split: dict(reasons) for split, reasons in index.dropped.items()}
+    splits: dict[str, list[Record]] = {}
+    left_out = {split: list(index.left_out.get(split, ())) for split in index.splits}
+    for split, records in index.splits.items():
+        kept = splits.setdefault(split, [])
+        for record in records:
+            if record.label in new_label:
+                kept.append(_relabel(record, new_label))
+            else:
+                left_out[split].append(Record(record.name, record.image, -1))
+                count(dropped, split, f"class {index.class_names[record.label]} not in class_names")
+    return dataclasses.replace(
+        index,
+        class_names=tuple(chosen.values()),
+        source_labels=tuple(index.source_labels[old] for old in chosen),
+        splits=splits,
+        dropped=dropped,
+        left_out=left_out,
+    )
+
+
+def _relabel(record: Record, new_label: Mapping[int, int]) -> Record:
+    weights = record.label_distribution
+    if weights is not None:
+        kept = [weights[old] for old in new_label]
+        weights = tuple(weight / sum(kept) for weight in kept)
+    return dataclasses.replace(record, label=new_label[record.label], label_distribution=weights)
+
+
+def missing(what: Path, layout: str, source: str) -> DataError:
+    """The error for a layout that is not there: the path looked for, the tree expected, where the data comes from."""
+    return DataError(
+        f"{what} is not there.\nExpected under config.data.dir:\n{layout}\nGet it from {source}; see docs/datasets.md."
+    )

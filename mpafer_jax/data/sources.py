@@ -1,0 +1,54 @@
+"""Which reader and which builder belong to which `config.data.dataset`."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+from mpafer_jax.config import DataSection, DatasetName
+from mpafer_jax.data import affectnet, ferplus, folder, rafdb, records
+from mpafer_jax.data.builder import ExpressionBuilder
+from mpafer_jax.data.records import DataError, SourceIndex
+
+BUILDERS: dict[DatasetName, type[ExpressionBuilder]] = {
+    "rafdb": rafdb.RafDb,
+    "ferplus": ferplus.FerPlus,
+    "affectnet": affectnet.AffectNet,
+    "folder": folder.Folder,
+}
+
+
+def read_source(data: DataSection) -> SourceIndex:
+    """Reads the configured dataset's label files and selects the configured classes; opens no picture.
+
+    Raises:
+      DataError: config.data.dir is not set or does not hold the layout, or a class or label is impossible.
+    """
+    if not data.dir:
+        raise DataError(
+            f"config.data.dir is empty: set it to the folder that holds {data.dataset}; see docs/datasets.md"
+        )
+    directory = Path(data.dir).expanduser()
+    match data.dataset:
+        case "rafdb":
+            index = rafdb.read(directory)
+        case "ferplus":
+            index = ferplus.read(directory, data.label_rule)
+        case "affectnet":
+            index = affectnet.read(directory)
+        case "folder":
+            index = folder.read(directory)
+    index = records.select_classes(index, data.class_names)
+    empty = {
+        split: "examples of the listed classes, of which none is left" for split, r in index.splits.items() if not r
+    }
+    return dataclasses.replace(
+        index,
+        splits={split: found for split, found in index.splits.items() if found},
+        absent={**index.absent, **empty},
+    )
+
+
+def prepared_root(data: DataSection) -> Path:
+    """The folder for preparations: config.data.prepared_dir, or `mpafer_tfds` inside the dataset's folder."""
+    return Path(data.prepared_dir or Path(data.dir) / records.PREPARED_FOLDER).expanduser()

@@ -1,0 +1,250 @@
+"""A run's three splits: train, and what model selection and the final numbers are measured on.
+
+Where the owner has no validation split, one is carved out of train, so that choosing a checkpoint never looks at the
+test pictures.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import numpy.typing as npt
+from absl import logging
+
+from mpafer_jax.config import DataSection
+from mpafer_jax.data.builder import ExampleSource, Prepared, PreparedSplit, Summary, prepare
+from mpafer_jax.data.records import DataError, SourceIndex
+from mpafer_jax.data.sources import BUILDERS, prepared_root, read_source
+
+Indices = npt.NDArray[np.int64]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class EncodedImages:
+    """Random access to encoded pictures: a selection from several prepared splits, one after the other."""
+
+    sources: tuple[ExampleSource, ...]
+    rows: Indices  # int64[n, 2]: which source, which row of it
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> bytes:
+        source, row = (int(value) for value in self.rows[index])
+        return self.sources[source][row]["image"]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Split:
+    """Examples in a fixed order; pictures stay encoded on disk, the rest is in memory.
+
+    Attributes:
+      name: "train", "validation" or "test": the part it plays in the run.
+      source: encoded pictures by position.
+      labels: int32[n].
+      label_distributions: float32[n, C], each row sums to 1.
+      names: str[n], the owner's names.
+      pixel_hashes: str[n], equal for pixel-identical pictures.
+      class_names: C names, in the order of the labels.
+      fingerprint: hex digest of which pictures with which labels, in which order.
+    """
+
+    name: str
+    source: EncodedImages
+    labels: npt.NDArray[np.int32]
+    label_distributions: npt.NDArray[np.float32]
+    names: npt.NDArray[np.str_]
+    pixel_hashes: npt.NDArray[np.str_]
+    class_names: tuple[str, ...]
+    fingerprint: str
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def class_counts(self) -> npt.NDArray[np.int64]:
+        """int64[C]: examples per class."""
+        return np.bincount(self.labels, minlength=len(self.class_names)).astype(np.int64)
+
+    def take(self, indices: npt.NDArray[np.integer], name: str = "") -> Split:
+        """The examples at `indices`, in that order, as a split of its own."""
+        digest = hashlib.sha256(self.fingerprint.encode() + np.asarray(indices, np.int64).tobytes())
+        return dataclasses.replace(
+            self,
+            name=name or self.name,
+            source=EncodedImages(self.source.sources, self.source.rows[indices]),
+            labels=self.labels[indices],
+            label_distributions=self.label_distributions[indices],
+            names=self.names[indices],
+            pixel_hashes=self.pixel_hashes[indices],
+            fingerprint=digest.hexdigest(),
+        )
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Dataset:
+    """What a run trains and measures on.
+
+    Attributes:
+      summary: what was dropped or skipped when the dataset was read, and by which label rule.
+      description: the block of text that is logged: label rule, class order, counts per split and class.
+    """
+
+    train: Split
+    validation: Split | None
+    test: Split | None
+    class_names: tuple[str, ...]
+    summary: Summary
+    description: str
+
+
+def load_dataset(data: DataSection) -> Dataset:
+    """Opens the configured dataset (`config.data`), preparing it on first use, and logs what it holds.
+
+    Every process calls this; see `builder.prepare` for who prepares.
+
+    Raises:
+      DataError: the layout, a label, a class name or a split is not there, or a picture cannot be read; the message
+        names it.
+    """
+    index = read_source(data)
+    wanted = [*data.train_splits, *(name for name in (data.validation_split, data.test_split) if name)]
+    for name in wanted:
+        if name not in index.splits:
+            raise _absent(name, index)
+    for warning in index.warnings:
+        logging.warning("%s", warning)
+    prepared = prepare(BUILDERS[data.dataset], index, prepared_root(data), data.on_bad_image)
+    train = _concatenate([prepared.splits[name] for name in data.train_splits], "train", data.train_splits, prepared)
+    held_out: dict[str, Split | None] = {}
+    for part, name in (("validation", data.validation_split), ("test", data.test_split)):
+        held_out[part] = _concatenate([prepared.splits[name]], part, [name], prepared) if name else None
+    kept, test, validation = carve(
+        train.labels, train.pixel_hashes, (data.test_fraction, data.validation_fraction), data.split_seed
+    )
+    carved = {"validation": train.take(validation, "validation"), "test": train.take(test, "test")}
+    splits = {part: carved[part] if len(carved[part]) else held_out[part] for part in carved}
+    if len(kept) < len(train):
+        train = train.take(kept)
+    train = _limit(train, data.train_per_class, data.split_seed)
+    splits = {
+        part: None if split is None else _limit(split, data.eval_per_class, data.split_seed)
+        for part, split in splits.items()
+    }
+    description = _describe(data, prepared, train, splits)
+    logging.info("%s", description)
+    return Dataset(
+        train, splits["validation"], splits["test"], prepared.summary.class_names, prepared.summary, description
+    )
+
+
+def carve(
+    labels: npt.NDArray[np.int32], groups: npt.NDArray[np.str_], fractions: Sequence[float], seed: int
+) -> list[Indices]:
+    """Splits examples at random, class by class, without parting pictures that belong together.
+
+    Args:
+      labels: int32[n].
+      groups: str[n]; examples with equal entries (pixel-identical pictures) end up on the same side. A group whose
+        labels differ counts for the class of its first example.
+      fractions: the share of every class that each carved part gets, rounded, and at least one example (group) each
+        as long as train keeps one too; 0 carves nothing.
+      seed: the result is a pure function of all arguments.
+
+    Returns:
+      1 + len(fractions) ascending index arrays: what train keeps, then the parts.
+    """
+    members: dict[str, list[int]] = {}
+    for position, group in enumerate(groups.tolist()):
+        members.setdefault(group, []).append(position)
+    by_class: dict[int, list[list[int]]] = {}
+    for positions in members.values():
+        by_class.setdefault(int(labels[positions[0]]), []).append(positions)
+    parts: list[list[int]] = [[] for _ in (0, *fractions)]
+    for label, class_groups in sorted(by_class.items()):
+        total = sum(len(positions) for positions in class_groups)
+        order: list[int] = np.random.default_rng((seed, label)).permutation(len(class_groups)).tolist()
+        waiting = [class_groups[number] for number in order]
+        for part, fraction in enumerate(fractions, start=1):
+            target = max(1, round(fraction * total)) if fraction else 0
+            taken = 0
+            while taken < target and len(waiting) > 1:
+                positions = waiting.pop()
+                parts[part].extend(positions)
+                taken += len(positions)
+        for positions in waiting:
+            parts[0].extend(positions)
+    return [np.array(sorted(part), np.int64) for part in parts]
+
+
+def draw_per_class(labels: npt.NDArray[np.int32], number: int, seed: int) -> Indices:
+    """The ascending indices of `number` random examples of every class, or of all where a class has fewer.
+
+    The draw for a larger number contains the one for a smaller: few-shot runs of 4 and of 8 share 4 examples.
+    """
+    drawn: list[int] = []
+    for label in np.unique(labels):
+        members = np.flatnonzero(labels == label)
+        drawn.extend(np.random.default_rng((seed, int(label))).permutation(members)[:number].tolist())
+    return np.array(sorted(drawn), np.int64)
+
+
+def _limit(split: Split, per_class: int, seed: int) -> Split:
+    return split.take(draw_per_class(split.labels, per_class, seed)) if per_class else split
+
+
+def _absent(name: str, index: SourceIndex) -> DataError:
+    there = ", ".join(f"{split} ({len(found)})" for split, found in index.splits.items())
+    reason = f"; looked for {index.absent[name]}" if name in index.absent else ""
+    return DataError(
+        f"{index.dataset} has no split {name!r} here{reason}. Splits that are here: {there}. Set config.data."
+        "train_splits, validation_split and test_split to those ('' for none; validation_fraction and test_fraction "
+        "carve from train)."
+    )
+
+
+def _concatenate(parts: Sequence[PreparedSplit], name: str, origin: Sequence[str], prepared: Prepared) -> Split:
+    rows = [np.stack([np.full(len(p.labels), i), np.arange(len(p.labels))], axis=1) for i, p in enumerate(parts)]
+    digest = hashlib.sha256("\0".join([prepared.summary.fingerprint, *origin]).encode())
+    return Split(
+        name=name,
+        source=EncodedImages(tuple(part.source for part in parts), np.concatenate(rows).astype(np.int64)),
+        labels=np.concatenate([part.labels for part in parts]),
+        label_distributions=np.concatenate([part.label_distributions for part in parts]),
+        names=np.concatenate([part.names for part in parts]),
+        pixel_hashes=np.concatenate([part.pixel_hashes for part in parts]),
+        class_names=prepared.summary.class_names,
+        fingerprint=digest.hexdigest(),
+    )
+
+
+def _describe(data: DataSection, prepared: Prepared, train: Split, held_out: Mapping[str, Split | None]) -> str:
+    summary = prepared.summary
+    splits = {"train": train, **{part: split for part, split in held_out.items() if split is not None}}
+    origins = {
+        "train": " + ".join(data.train_splits),
+        "validation": data.validation_split or f"{data.validation_fraction:.0%} of train, seed {data.split_seed}",
+        "test": data.test_split or f"{data.test_fraction:.0%} of train, seed {data.split_seed}",
+    }
+    lines = [f"dataset {summary.dataset}, label rule {summary.label_rule}, prepared in {prepared.directory}"]
+    lines.append(f"  {'label class (owner)':<34}" + "".join(f"{part:>12}" for part in splits))
+    counts = {part: split.class_counts() for part, split in splits.items()}
+    for label, (name, source) in enumerate(zip(summary.class_names, summary.source_labels, strict=True)):
+        title = f"{label:>5} {name} ({source})"
+        lines.append(f"  {title:<34}" + "".join(f"{counts[part][label]:>12}" for part in splits))
+    lines.append(f"  {'total':<34}" + "".join(f"{len(split):>12}" for split in splits.values()))
+    limits = {part: data.train_per_class if part == "train" else data.eval_per_class for part in splits}
+    for part in splits:
+        limit = f", at most {limits[part]} of each class" if limits[part] else ""
+        lines.append(f"  {part}: {origins[part]}{limit}")
+    for split, reasons in summary.dropped.items():
+        lines += [f"  dropped from {split}: {number} {reason}" for reason, number in reasons.items()]
+    for split, messages in summary.skipped.items():
+        lines.append(f"  skipped in {split}: {len(messages)} pictures that cannot be read, first {messages[0]}")
+    for part, split in list(splits.items())[1:]:
+        shared = int(np.isin(split.pixel_hashes, train.pixel_hashes).sum())
+        if shared:
+            lines.append(f"  {shared} of the {part} pictures are pixel-identical to one in train")
+    return "\n".join(lines)

@@ -1,0 +1,150 @@
+"""Writes small datasets of noise pictures in the layouts of their owners."""
+
+from __future__ import annotations
+
+import csv
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from mpafer_jax.config import AugmentSection, DataSection
+
+FERPLUS = Path(
+    os.environ.get("MPAFER_FERPLUS_DIR", Path(__file__).resolve().parents[3] / "shared" / "data" / "ferplus")
+)
+
+
+def picture(seed: int, width: int = 12, height: int = 12, mode: str = "RGB") -> Image.Image:
+    channels = {"RGB": (3,), "L": ()}[mode]
+    values = np.random.default_rng(seed).integers(0, 256, (height, width, *channels))
+    return Image.fromarray(values.astype(np.uint8))
+
+
+def save(path: Path, image: Image.Image) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image.save(path)
+
+
+def write_rafdb(root: Path, labels: Mapping[str, int], final_newline: bool = True) -> None:
+    """`labels`: name in the list ("train_00001.jpg") -> label 1 to 7."""
+    lines = "\n".join(f"{name} {label}" for name, label in labels.items())
+    (root / "EmoLabel").mkdir(parents=True, exist_ok=True)
+    (root / "EmoLabel" / "list_patition_label.txt").write_text(lines + "\n" * final_newline)
+    for seed, name in enumerate(labels):
+        save(root / "Image" / "aligned" / f"{Path(name).stem}_aligned.jpg", picture(seed, 100, 100))
+
+
+def write_label_csv(folder: Path, votes: Mapping[str, Sequence[int]], first_seed: int = 0) -> None:
+    """FERPlus' folder layout: `votes` name -> ten counts."""
+    folder.mkdir(parents=True, exist_ok=True)
+    rows = [f'{name},"(0, 0, 48, 48)",{",".join(map(str, counts))}\n' for name, counts in votes.items()]
+    (folder / "label.csv").write_text("".join(rows))
+    for seed, name in enumerate(votes, start=first_seed):
+        save(folder / name, picture(seed, 48, 48, "L"))
+
+
+def write_fer2013new(root: Path, rows: Sequence[tuple[str, str, Sequence[int]]]) -> None:
+    """`fer2013new.csv`: rows of (usage, name, ten counts)."""
+    names = "neutral,happiness,surprise,sadness,anger,disgust,fear,contempt,unknown,NF"
+    lines = [f"{usage},{name},{','.join(map(str, counts))}" for usage, name, counts in rows]
+    root.mkdir(parents=True, exist_ok=True)
+    (root / "fer2013new.csv").write_text("\n".join([f"Usage,Image name,{names}", *lines]) + "\n")
+
+
+def write_fer2013(root: Path, rows: Sequence[tuple[str, Image.Image]], quoted: bool = False) -> None:
+    """`fer2013.csv`: rows of (usage, 48x48 grey picture)."""
+    quote = '"' if quoted else ""
+    lines = ["emotion,pixels,Usage"]
+    for usage, image in rows:
+        lines.append(f"0,{quote}{' '.join(map(str, np.asarray(image).ravel()))}{quote},{usage}")
+    (root / "fer2013.csv").write_text("\n".join(lines) + "\n")
+
+
+AFFECTNET_HEADER = (
+    "subDirectory_filePath,face_x,face_y,face_width,face_height,facial_landmarks,expression,valence,arousal"
+)
+
+
+def write_affectnet_csv(
+    root: Path, table: str, rows: Sequence[tuple[str, tuple[int, int, int, int], int]], header: bool
+) -> None:
+    """The csv release: rows of (file, face box, expression); pictures are 40x30."""
+    root.mkdir(parents=True, exist_ok=True)
+    with (root / table).open("w", newline="") as file:
+        writer = csv.writer(file)
+        if header:
+            file.write(AFFECTNET_HEADER + "\n")
+        for seed, (name, box, expression) in enumerate(rows):
+            writer.writerow([name, *box, "1;2;3;4", expression, 0.1, -0.2])
+            save(root / "Manually_Annotated_Images" / name, picture(seed, 40, 30))
+
+
+def write_affectnet_npy(root: Path, folder: str, expressions: Mapping[int, int]) -> None:
+    """The npy release; labels are string scalars, as in the owners' files."""
+    (root / folder / "annotations").mkdir(parents=True, exist_ok=True)
+    for number, expression in expressions.items():
+        np.save(root / folder / "annotations" / f"{number}_exp.npy", np.array(str(expression)))
+        np.save(root / folder / "annotations" / f"{number}_val.npy", np.array("0.5"))
+        save(root / folder / "images" / f"{number}.jpg", picture(number))
+
+
+def write_folders(root: Path, counts: Mapping[str, int], first_seed: int = 0, suffix: str = ".png") -> None:
+    """Class folders: `counts` folder -> number of pictures, all different."""
+    seed = first_seed
+    for name, number in counts.items():
+        for position in range(number):
+            save(root / name / f"{position:03d}{suffix}", picture(seed))
+            seed += 1
+
+
+NO_AUGMENT: dict[str, Any] = {
+    "crop_scale": (1.0, 1.0),
+    "crop_ratio": (1.0, 1.0),
+    "flip": 0.0,
+    "brightness": 0.0,
+    "contrast": 0.0,
+    "saturation": 0.0,
+    "hue": 0.0,
+    "erase": 0.0,
+    "erase_scale": (0.02, 0.1),
+}
+STRONG_AUGMENT: dict[str, Any] = NO_AUGMENT | {
+    "crop_scale": (0.3, 1.0),
+    "crop_ratio": (0.75, 1.33),
+    "flip": 0.5,
+    "brightness": 0.4,
+    "contrast": 0.4,
+    "saturation": 0.4,
+    "hue": 0.1,
+    "erase": 0.5,
+    "erase_scale": (0.1, 0.3),
+}
+
+
+def section(dataset: str, directory: Path, augment: Mapping[str, Any] = NO_AUGMENT, **changes: Any) -> DataSection:
+    values: dict[str, Any] = {
+        "dataset": dataset,
+        "dir": str(directory),
+        "prepared_dir": "",
+        "class_names": (),
+        "label_rule": "majority_labelcsv" if dataset == "ferplus" else "owner",
+        "on_bad_image": "error",
+        "train_splits": ("train",),
+        "validation_split": "",
+        "validation_fraction": 0.0,
+        "test_split": "",
+        "test_fraction": 0.0,
+        "split_seed": 0,
+        "train_per_class": 0,
+        "eval_per_class": 0,
+        "sampler": "shuffle",
+        "mean": (0.48145466, 0.4578275, 0.40821073),
+        "std": (0.26862954, 0.26130258, 0.27577711),
+        "num_workers": 0,
+        "augment": AugmentSection(**augment),
+    }
+    return DataSection(**(values | changes))

@@ -1,0 +1,169 @@
+"""Preparation: what is written, that it is written once and whole, and what happens to broken pictures."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from concurrent import futures
+from pathlib import Path
+
+import layouts
+import numpy as np
+import pytest
+
+from mpafer_jax.data import folder
+from mpafer_jax.data.builder import Prepared, prepare
+from mpafer_jax.data.records import BadImageError, DataError
+
+
+def prepare_folder(directory: Path, **options: str) -> Prepared:
+    return prepare(folder.Folder, folder.read(directory), directory / "mpafer_tfds", **options)
+
+
+def test_examples_come_back_encoded_and_in_order(tmp_path: Path) -> None:
+    layouts.write_folders(tmp_path / "train", {"happy": 12, "sad": 3})
+    layouts.write_folders(tmp_path / "test", {"sad": 2}, first_seed=50)
+    prepared = prepare_folder(tmp_path)
+    train = prepared.splits["train"]
+    assert train.labels.tolist() == [0] * 12 + [1] * 3
+    assert train.label_distributions.tolist() == [[1, 0]] * 12 + [[0, 1]] * 3
+    assert train.names.tolist() == [f"happy/{i:03d}.png" for i in range(12)] + [f"sad/{i:03d}.png" for i in range(3)]
+    assert len(set(train.pixel_hashes.tolist())) == 15
+    assert (len(train.source), len(prepared.splits["test"].source)) == (15, 2)
+    for position, name in enumerate(train.names.tolist()):
+        example = train.source[position]
+        assert example["image"] == (tmp_path / "train" / name).read_bytes()
+        assert (example["index"], example["name"].decode(), example["label"]) == (
+            position,
+            name,
+            train.labels[position],
+        )
+        np.testing.assert_array_equal(example["label_distribution"], train.label_distributions[position])
+    assert "tensorflow" not in sys.modules
+
+
+def test_a_second_call_opens_what_is_there(tmp_path: Path) -> None:
+    layouts.write_folders(tmp_path, {"happy": 2})
+    first = prepare_folder(tmp_path)
+    written = (first.directory / "summary.json").stat().st_mtime_ns
+    second = prepare_folder(tmp_path)
+    assert second.directory == first.directory
+    assert (second.directory / "summary.json").stat().st_mtime_ns == written
+    assert second.summary == first.summary
+
+
+def test_moved_data_is_not_prepared_again(tmp_path: Path) -> None:
+    layouts.write_folders(tmp_path / "old", {"happy": 2})
+    before = prepare_folder(tmp_path / "old").summary.fingerprint
+    (tmp_path / "old").rename(tmp_path / "new")
+    assert prepare_folder(tmp_path / "new").summary.fingerprint == before
+    assert len(list((tmp_path / "new" / "mpafer_tfds").glob("folder-*/folder"))) == 1
+
+
+def test_changed_sources_are_prepared_anew(tmp_path: Path) -> None:
+    layouts.write_folders(tmp_path, {"happy": 2, "sad": 1})
+    seen = {prepare_folder(tmp_path).directory}
+    layouts.save(tmp_path / "happy" / "000.png", layouts.picture(99, 30, 30))
+    seen.add(prepare_folder(tmp_path).directory)
+    (tmp_path / "sad" / "000.png").rename(tmp_path / "happy" / "000a.png")
+    layouts.write_folders(tmp_path, {"sad": 1}, first_seed=7)
+    changed = prepare_folder(tmp_path)
+    seen.add(changed.directory)
+    seen.add(prepare_folder(tmp_path, on_bad_image="skip").directory)
+    assert len(seen) == 4
+    assert changed.splits["train"].labels.tolist() == [0, 0, 0, 1]
+
+
+def break_pictures(root: Path) -> None:
+    data = (root / "happy" / "001.png").read_bytes()
+    (root / "happy" / "001.png").write_bytes(data[: len(data) // 2])
+    (root / "sad" / "000.png").write_text("no picture")
+
+
+def test_a_broken_picture_is_an_error_that_names_it(tmp_path: Path) -> None:
+    layouts.write_folders(tmp_path, {"happy": 3, "sad": 2})
+    break_pictures(tmp_path)
+    with pytest.raises(BadImageError, match=r"happy/001\.png: cannot be read as a picture") as error:
+        prepare_folder(tmp_path)
+    assert "config.data.on_bad_image='skip' leaves them out" in str(error.value)
+    assert list((tmp_path / "mpafer_tfds").glob("folder-*/folder/*")) == []
+
+
+def test_broken_pictures_can_be_skipped_and_are_counted(tmp_path: Path) -> None:
+    layouts.write_folders(tmp_path, {"happy": 3, "sad": 2})
+    break_pictures(tmp_path)
+    for _ in range(2):  # prepared, then read back
+        prepared = prepare_folder(tmp_path, on_bad_image="skip")
+        assert prepared.splits["train"].names.tolist() == ["happy/000.png", "happy/002.png", "sad/001.png"]
+        messages = prepared.summary.skipped["train"]
+        assert [message.partition(":")[0] for message in messages] == [
+            str(tmp_path / "happy" / "001.png"),
+            str(tmp_path / "sad" / "000.png"),
+        ]
+    assert [prepared.splits["train"].source[i]["index"] for i in range(3)] == [0, 1, 2]
+
+
+def test_a_split_without_a_good_picture_is_an_error(tmp_path: Path) -> None:
+    layouts.write_folders(tmp_path, {"happy": 1})
+    (tmp_path / "happy" / "000.png").write_text("no picture")
+    with pytest.raises(DataError, match="'train' of folder: none of its 1 pictures can be read"):
+        prepare_folder(tmp_path, on_bad_image="skip")
+
+
+def test_a_missing_picture_is_named(tmp_path: Path) -> None:
+    layouts.write_folders(tmp_path, {"happy": 2})
+    index = folder.read(tmp_path)
+    (tmp_path / "happy" / "001.png").unlink()
+    with pytest.raises(BadImageError, match=r"happy/001\.png: no such file"):
+        prepare(folder.Folder, index, tmp_path / "mpafer_tfds")
+
+
+def test_several_processes_prepare_once(tmp_path: Path) -> None:
+    layouts.write_folders(tmp_path, {"happy": 30})
+    command = [sys.executable, "-c", PREPARE, str(tmp_path)]
+    with futures.ThreadPoolExecutor(2) as pool:
+        runs = list(pool.map(lambda _: subprocess.run(command, capture_output=True, text=True), range(2)))
+    assert [run.returncode for run in runs] == [0, 0], runs
+    assert sorted(run.stderr.count("preparing folder") for run in runs) == [0, 1]
+    assert [run.stdout for run in runs] == ["30\n", "30\n"]
+
+
+PREPARE = """
+import pathlib, sys
+from absl import logging
+from mpafer_jax.data import folder
+from mpafer_jax.data.builder import prepare
+logging.set_verbosity("info")
+root = pathlib.Path(sys.argv[1])
+print(len(prepare(folder.Folder, folder.read(root), root / "mpafer_tfds").splits["train"].labels))
+"""
+
+
+def test_a_killed_preparation_leaves_nothing_that_looks_finished(tmp_path: Path) -> None:
+    layouts.write_folders(tmp_path, {"happy": 5})
+    os.mkfifo(tmp_path / "happy" / "zzz.png")  # reading it waits for ever: the preparation stands still in the middle
+    process = subprocess.Popen([sys.executable, "-c", PREPARE, str(tmp_path)])
+    prepared = tmp_path / "mpafer_tfds"
+    deadline = time.monotonic() + 60
+    while not list(prepared.glob("folder-*/folder/incomplete.*")):
+        assert time.monotonic() < deadline
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    (tmp_path / "happy" / "zzz.png").unlink()
+    layouts.save(tmp_path / "happy" / "zzz.png", layouts.picture(77))
+    left_over = list(prepared.glob("folder-*/folder/*"))
+    assert left_over
+    assert all(path.name.startswith("incomplete.") for path in left_over)
+    assert len(prepare_folder(tmp_path).splits["train"].labels) == 6
+
+
+def test_summary_is_readable_without_this_package(tmp_path: Path) -> None:
+    layouts.write_folders(tmp_path / "train", {"happy": 1})
+    (tmp_path / "train" / "happy" / "notes.txt").write_text("x")
+    summary = json.loads((prepare_folder(tmp_path).directory / "summary.json").read_text())
+    assert summary["class_names"] == ["happiness"]
+    assert summary["dropped"] == {"train": {"no picture (.txt)": 1}}

@@ -1,0 +1,129 @@
+"""check_data on sound, broken and duplicated data; the real FERPlus pictures where they are."""
+
+import runpy
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import layouts
+import pytest
+
+from mpafer_jax.tools import check_data
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def check(dataset: str, directory: Path, **changes: Any) -> tuple[str, str]:
+    report = check_data.check(layouts.section(dataset, directory, **changes))
+    return "\n".join(report.lines), "\n".join(report.attention)
+
+
+def rows(text: str) -> list[list[str]]:
+    return [line.split() for line in text.splitlines()]
+
+
+def test_a_sound_dataset(tmp_path: Path) -> None:
+    layouts.write_folders(tmp_path / "train", {"Happy": 3, "Sad": 1})
+    layouts.write_folders(tmp_path / "test", {"Sad": 2}, first_seed=9)
+    text, attention = check("folder", tmp_path, test_split="test")
+    assert attention == ""
+    assert ["0", "happiness", "(Happy)", "3", "(75.00%)", "0", "(", "0.00%)"] in rows(text)
+    assert ["1", "sadness", "(Sad)", "1", "(25.00%)", "2", "(100.00%)"] in rows(text)
+    assert "majority rate of train: 75.00% (happiness)" in text
+    assert "train: 12x12: 4" in text
+    assert "unreadable pictures: 0" in text
+    assert "test pictures that are also in train: 0" in text
+    assert not (tmp_path / "mpafer_tfds").exists()  # a check writes nothing
+
+
+def test_all_broken_pictures_are_listed(tmp_path: Path) -> None:
+    labels = {f"train_{i:05d}.jpg": 1 + i % 7 for i in range(1, 15)}
+    layouts.write_rafdb(tmp_path, labels)
+    pictures = tmp_path / "Image" / "aligned"
+    (pictures / "train_00002_aligned.jpg").unlink()
+    (pictures / "train_00005_aligned.jpg").write_bytes(b"")
+    data = (pictures / "train_00009_aligned.jpg").read_bytes()
+    (pictures / "train_00009_aligned.jpg").write_bytes(data[:-500])
+    layouts.save(pictures / "train_00011_aligned.jpg", layouts.picture(1, 64, 64))
+    text, attention = check("rafdb", tmp_path)
+    for number in ("00002", "00005", "00009"):
+        assert f"train: {pictures}/train_{number}_aligned.jpg: " in text
+    assert "unreadable pictures: 3" in text
+    assert "3 pictures that cannot be read" in attention
+    assert "1 picture not 100x100 as in the owner's release (train/train_00011.jpg)" in attention
+
+
+def test_duplicates_and_conflicts(tmp_path: Path) -> None:
+    layouts.write_folders(tmp_path / "train", {"happy": 2, "sad": 2})
+    shutil.copy(tmp_path / "train" / "happy" / "000.png", tmp_path / "train" / "happy" / "copy.png")
+    # The same pixels in another format are the same picture.
+    layouts.save(tmp_path / "train" / "sad" / "same.bmp", layouts.picture(1))
+    layouts.write_folders(tmp_path / "test", {"sad": 1, "happy": 1}, first_seed=2)
+    text, attention = check("folder", tmp_path, test_split="test")
+    assert (
+        "within train: 2 (train/happy/000.png = train/happy/copy.png, train/happy/001.png = train/sad/same.bmp)" in text
+    )
+    assert (
+        "1 picture with different labels within train (train/happy/001.png (happiness) = train/sad/same.bmp"
+        in attention
+    )
+    # Seeds 2 and 3 are train's two sad pictures; in test one of them is happy.
+    assert "test pictures that are also in train: 2" in text
+    assert "2 of them with a label on both sides" in text
+    assert "1 picture with different labels (train/sad/001.png (sadness) = test/happy/000.png (happiness))" in text
+    assert "2 pictures of test also in train" in attention
+
+
+def test_splits_and_classes_that_are_not_there(tmp_path: Path) -> None:
+    layouts.write_folders(tmp_path / "train", {"happy": 1})
+    layouts.write_folders(tmp_path / "test", {"sad": 1}, first_seed=5)
+    _, attention = check("folder", tmp_path, validation_split="validation", test_split="test")
+    assert (
+        f"the config names the split 'validation', which is not here (the folder {tmp_path / 'validation'})"
+        in attention
+    )
+    assert "classes without a training picture: sadness" in attention
+
+
+def test_pictures_without_a_label_count_among_duplicates(tmp_path: Path) -> None:
+    clear, unknown = (9, 0, 0, 0, 0, 0, 0, 0, 0, 0), (0, 0, 0, 0, 0, 0, 0, 0, 9, 0)
+    layouts.write_label_csv(tmp_path / "FER2013Train", {"fer0000000.png": clear, "fer0000001.png": unknown})
+    layouts.write_label_csv(tmp_path / "FER2013Valid", {"fer0000005.png": clear}, first_seed=1)
+    text, _ = check("ferplus", tmp_path)
+    assert "validation pictures that are also in train: 1 (validation/fer0000005.png)" in text
+    assert "0 of them with a label on both sides" in text
+
+
+def command(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "mpafer_jax.tools.check_data", *arguments], cwd=ROOT, capture_output=True, text=True
+    )
+
+
+def test_the_command(tmp_path: Path) -> None:
+    layouts.write_folders(tmp_path / "train", {"happy": 2})
+    layouts.write_folders(tmp_path / "test", {"happy": 1}, first_seed=5)
+    good = command("--config=configs/folder.py", f"--config.data.dir={tmp_path}")
+    assert (good.returncode, good.stderr) == (0, "")
+    assert good.stdout.endswith("nothing needs attention\n")
+    (tmp_path / "test" / "happy" / "000.png").write_text("no picture")
+    bad = command("--config=configs/folder.py", f"--config.data.dir={tmp_path}")
+    assert (bad.returncode, bad.stderr) == (1, "")
+    assert bad.stdout.endswith("needs attention:\n  1 picture that cannot be read (listed above)\n")
+    absent = command("--config=configs/rafdb.py", f"--config.data.dir={tmp_path}")
+    assert (absent.returncode, absent.stderr) == (1, "")
+    assert "list_patition_label.txt is not there." in absent.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not (layouts.FERPLUS / "unpack.py").is_file(), reason="needs FERPlus; set MPAFER_FERPLUS_DIR")
+def test_real_ferplus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["unpack.py", str(tmp_path)])
+    runpy.run_path(str(layouts.FERPLUS / "unpack.py"), run_name="__main__")
+    text, attention = check("ferplus", tmp_path, validation_split="validation")
+    assert "validation pictures that are also in train: 279" in text
+    assert "279 pictures of validation also in train" in attention
+    assert "train: 48x48: 28558" in text
+    assert "unreadable pictures: 0" in text

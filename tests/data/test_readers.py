@@ -1,0 +1,199 @@
+"""RAF-DB, AffectNet and class folders: what the readers find, and what they say when they do not."""
+
+import io
+from collections import Counter
+from pathlib import Path
+
+import layouts
+import numpy as np
+import pytest
+from PIL import Image
+
+from mpafer_jax.data import affectnet, folder, rafdb, records
+from mpafer_jax.data.records import DataError
+
+RAF = {"train_00001.jpg": 5, "train_00002.jpg": 1, "test_0001.jpg": 7}
+
+
+@pytest.mark.parametrize("inside", ["", "basic"])
+@pytest.mark.parametrize("final_newline", [True, False])
+def test_rafdb(tmp_path: Path, inside: str, final_newline: bool) -> None:
+    layouts.write_rafdb(tmp_path / "basic", RAF, final_newline)
+    index = rafdb.read(tmp_path / inside)
+    names = {split: [(r.name, index.class_names[r.label]) for r in found] for split, found in index.splits.items()}
+    assert names == {
+        "train": [("train_00001.jpg", "sadness"), ("train_00002.jpg", "surprise")],
+        "test": [("test_0001.jpg", "neutral")],
+    }
+    assert (
+        index.splits["test"][0].image.read()
+        == (tmp_path / "basic" / "Image" / "aligned" / "test_0001_aligned.jpg").read_bytes()
+    )
+    assert dict(zip(index.source_labels, index.class_names, strict=True))["4"] == "happiness"
+
+
+@pytest.mark.parametrize(
+    "line", ["train_00003.jpg 8", "train_00003.jpg 0", "valid_1.jpg 3", "train_00003.jpg", "a b c"]
+)
+def test_rafdb_names_a_bad_line(tmp_path: Path, line: str) -> None:
+    layouts.write_rafdb(tmp_path, RAF)
+    with (tmp_path / "EmoLabel" / "list_patition_label.txt").open("a") as file:
+        file.write(line)
+    with pytest.raises(DataError, match=r"list_patition_label\.txt line 4: found '" + line):
+        rafdb.read(tmp_path)
+
+
+def test_rafdb_refuses_a_name_twice(tmp_path: Path) -> None:
+    layouts.write_rafdb(tmp_path, RAF)
+    with (tmp_path / "EmoLabel" / "list_patition_label.txt").open("a") as file:
+        file.write("train_00002.jpg 3\n")
+    with pytest.raises(DataError, match=r"line 4: train_00002.jpg was on line 2"):
+        rafdb.read(tmp_path)
+
+
+def test_rafdb_published_counts_have_the_published_names(tmp_path: Path) -> None:
+    """A list with the published number of every label gives the published number of every class."""
+    published = {"train": [1290, 281, 717, 4772, 1982, 705, 2524], "test": [329, 74, 160, 1185, 478, 162, 680]}
+    lines: list[str] = []
+    for prefix, counts in published.items():
+        labels = [label for label, count in enumerate(counts, start=1) for _ in range(count)]
+        lines += [f"{prefix}_{number:05d}.jpg {label}" for number, label in enumerate(labels)]
+    layouts.write_rafdb(tmp_path, {})
+    (tmp_path / "EmoLabel" / "list_patition_label.txt").write_text("\n".join(lines))
+    (tmp_path / "Image" / "aligned").mkdir(parents=True)
+    index = rafdb.read(tmp_path)
+    assert {split: len(found) for split, found in index.splits.items()} == {"train": 12271, "test": 3068}
+    train = Counter(index.class_names[record.label] for record in index.splits["train"])
+    assert (train["happiness"], train["neutral"], train["fear"], train["surprise"]) == (4772, 2524, 281, 1290)
+
+
+def test_rafdb_says_what_is_missing(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"list_patition_label\.txt is not there.\nExpected") as error:
+        rafdb.read(tmp_path)
+    assert "Image/aligned/train_00001_aligned.jpg" in str(error.value)
+    assert "docs/datasets.md" in str(error.value)
+
+
+@pytest.mark.parametrize("header", [True, False])
+def test_affectnet_csv(tmp_path: Path, header: bool) -> None:
+    rows = [
+        ("1/a.jpg", (5, 4, 20, 10), 1),
+        ("1/b.jpg", (0, 0, 10, 10), 8),
+        ("2/c.jpg", (-1, -1, -1, -1), 3),
+        ("2/d.jpg", (0, 0, 10, 10), 7),
+        ("2/e.jpg", (0, 0, 10, 10), 10),
+    ]
+    layouts.write_affectnet_csv(tmp_path, "training.csv", rows, header)
+    layouts.write_affectnet_csv(tmp_path, "validation.csv", [("3/f.jpg", (30, 20, 20, 20), 0)], header)
+    index = affectnet.read(tmp_path)
+    assert [(r.name, r.label) for r in index.splits["train"]] == [("1/a.jpg", 1), ("2/d.jpg", 7)]
+    assert [(r.name, r.label) for r in index.splits["test"]] == [("3/f.jpg", 0)]
+    assert index.dropped == {"train": {"none": 1, "no face box": 1, "no face": 1}}
+    face = Image.open(io.BytesIO(index.splits["train"][0].image.read()))
+    assert (face.format, face.size) == ("JPEG", (20, 10))
+    whole = Image.open(tmp_path / "Manually_Annotated_Images" / "1" / "a.jpg")
+    difference = np.asarray(face, np.int64) - np.asarray(whole.crop((5, 4, 25, 14)), np.int64)
+    assert np.abs(difference).mean() < 12  # noise survives JPEG badly; another rectangle differs by about 85
+    # A box over the border is cut to the picture (40x30).
+    assert Image.open(io.BytesIO(index.splits["test"][0].image.read())).size == (10, 10)
+
+
+def test_affectnet_npy(tmp_path: Path) -> None:
+    layouts.write_affectnet_npy(tmp_path, "train_set", {10: 6, 2: 0, 33: 7})
+    layouts.write_affectnet_npy(tmp_path, "val_set", {0: 3})
+    index = affectnet.read(tmp_path)
+    assert [(r.name, r.label) for r in index.splits["train"]] == [("2.jpg", 0), ("10.jpg", 6), ("33.jpg", 7)]
+    assert [(r.name, r.label) for r in index.splits["test"]] == [("0.jpg", 3)]
+    seven = records.select_classes(index, affectnet.CLASS_NAMES[:7])
+    assert [r.name for r in seven.splits["train"]] == ["2.jpg", "10.jpg"]
+    assert seven.dropped == {"train": {"class contempt not in class_names": 1}}
+
+
+def test_affectnet_npy_never_unpickles(tmp_path: Path) -> None:
+    layouts.write_affectnet_npy(tmp_path, "train_set", {1: 1})
+    np.save(tmp_path / "train_set" / "annotations" / "1_exp.npy", np.array({"a": 1}), allow_pickle=True)
+    with pytest.raises(DataError, match=r"1_exp\.npy: expected one label"):
+        affectnet.read(tmp_path)
+
+
+def test_affectnet_errors(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="train_set is not there"):
+        affectnet.read(tmp_path)
+    layouts.write_affectnet_csv(tmp_path, "training.csv", [("a.jpg", (0, 0, 9, 9), 11)], True)
+    with pytest.raises(DataError, match=r"training\.csv line 2: found the expression 11"):
+        affectnet.read(tmp_path)
+    (tmp_path / "training.csv").write_text("a.jpg,1,2\n")
+    with pytest.raises(DataError, match=r"training\.csv line 1: found \['a\.jpg', '1', '2'\], expected the columns"):
+        affectnet.read(tmp_path)
+    layouts.write_affectnet_npy(tmp_path, "train_set", {1: 1})
+    with pytest.raises(DataError, match="holds both releases"):
+        affectnet.read(tmp_path)
+
+
+def test_folders_with_splits(tmp_path: Path) -> None:
+    layouts.write_folders(tmp_path / "train", {"Sad": 2, "Happy": 1})
+    layouts.write_folders(tmp_path / "valid", {"Happy": 1}, suffix=".JPG")
+    (tmp_path / "train" / "Sad" / "Thumbs.db").write_text("no picture")
+    (tmp_path / "train" / "Sad" / ".hidden.png").write_text("ignored")
+    index = folder.read(tmp_path)
+    assert (index.class_names, index.source_labels) == (("happiness", "sadness"), ("Happy", "Sad"))
+    assert [(r.name, r.label) for r in index.splits["train"]] == [
+        ("Happy/000.png", 0),
+        ("Sad/000.png", 1),
+        ("Sad/001.png", 1),
+    ]
+    assert [r.name for r in index.splits["validation"]] == ["Happy/000.JPG"]
+    assert index.dropped == {"train": {"no picture (.db)": 1}}
+    assert index.absent == {"test": f"the folder {tmp_path / 'test'}"}
+    assert index.warnings == ()
+
+
+def test_flat_folders_leave_the_preparation_out(tmp_path: Path) -> None:
+    layouts.write_folders(tmp_path, {"b": 1, "a": 2})
+    layouts.write_folders(tmp_path, {records.PREPARED_FOLDER: 1})
+    (tmp_path / "empty").mkdir()
+    index = folder.read(tmp_path)
+    assert index.class_names == ("a", "b")
+    assert {split: len(found) for split, found in index.splits.items()} == {"train": 3}
+    assert index.warnings == (f"{tmp_path}: the folder 'empty' holds no picture, so it is no class",)
+
+
+def test_numbered_folders_warn_and_can_be_named(tmp_path: Path) -> None:
+    layouts.write_folders(tmp_path, {"1": 1, "4": 2, "7": 1})
+    index = folder.read(tmp_path)
+    assert "1, 4, 7 are numbers" in index.warnings[0]
+    named = records.select_classes(index, ("happiness=4", "surprise=1"))
+    assert (named.class_names, named.source_labels) == (("happiness", "surprise"), ("4", "1"))
+    assert [r.label for r in named.splits["train"]] == [1, 0, 0]
+    assert named.dropped == {"train": {"class 7 not in class_names": 1}}
+
+
+def test_folder_errors(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="nothing is not there"):
+        folder.read(tmp_path / "nothing")
+    with pytest.raises(DataError, match=r"<class>/\*\.jpg is not there"):
+        folder.read(tmp_path)
+    layouts.write_folders(tmp_path / "train", {"happy": 1, "Happiness": 1})
+    with pytest.raises(DataError, match="'Happiness' and 'happy' are one class, 'happiness'"):
+        folder.read(tmp_path)
+    layouts.write_folders(tmp_path / "val", {"happy": 1})
+    layouts.write_folders(tmp_path / "valid", {"happy": 1})
+    with pytest.raises(DataError, match="both hold the split 'validation'"):
+        folder.read(tmp_path)
+
+
+def test_class_selection_errors(tmp_path: Path) -> None:
+    layouts.write_rafdb(tmp_path, RAF)
+    index = rafdb.read(tmp_path)
+    with pytest.raises(DataError, match=r"'contempt' matches no class of rafdb, which has surprise, fear, disgust"):
+        records.select_classes(index, ("happy", "contempt"))
+    with pytest.raises(DataError, match="'joy' names 'happiness' a second time"):
+        records.select_classes(index, ("happy", "joy"))
+
+
+def test_selected_weights_are_shares_again() -> None:
+    record = records.Record("a", records.ImageFile(Path("a.png")), 2, (0.5, 0.25, 0.25))
+    index = records.SourceIndex("d", "distribution", ("x", "y", "z"), ("x", "y", "z"), {"train": [record]}, {}, {})
+    (selected,) = records.select_classes(index, ("z", "x")).splits["train"]
+    assert selected.label == 0
+    assert selected.label_distribution == pytest.approx((1 / 3, 2 / 3))

@@ -1,0 +1,151 @@
+from pathlib import Path
+
+import layouts
+import numpy as np
+import pytest
+
+from mpafer_jax.data import splits
+from mpafer_jax.data.records import DataError
+from mpafer_jax.data.splits import carve, draw_per_class, load_dataset
+
+
+def unique_groups(number: int) -> np.ndarray:
+    return np.array([f"g{i}" for i in range(number)])
+
+
+def test_carve_takes_its_share_of_every_class() -> None:
+    labels = np.repeat(np.arange(3, dtype=np.int32), [100, 50, 10])
+    kept, test, validation = carve(labels, unique_groups(160), (0.2, 0.1), seed=0)
+    assert np.bincount(labels[test]).tolist() == [20, 10, 2]
+    assert np.bincount(labels[validation]).tolist() == [10, 5, 1]
+    assert sorted([*kept, *test, *validation]) == list(range(160))
+    assert all((np.diff(part) > 0).all() for part in (kept, test, validation))
+
+
+def test_carve_is_a_function_of_the_seed() -> None:
+    labels = np.zeros(100, np.int32)
+    parts = [carve(labels, unique_groups(100), (0.1,), seed)[1].tolist() for seed in (0, 0, 1)]
+    assert parts[0] == parts[1] != parts[2]
+
+
+def test_small_classes_give_one_and_keep_one() -> None:
+    labels = np.array([0, 1, 1, 2, 2, 2], np.int32)
+    kept, test, validation = carve(labels, unique_groups(6), (0.1, 0.1), seed=3)
+    assert np.bincount(labels[kept], minlength=3).tolist() == [1, 1, 1]
+    assert np.bincount(labels[test], minlength=3).tolist() == [0, 1, 1]
+    assert np.bincount(labels[validation], minlength=3).tolist() == [0, 0, 1]
+
+
+def test_identical_pictures_stay_together() -> None:
+    groups = np.array([f"g{i % 25}" for i in range(100)])  # each picture four times
+    labels = np.zeros(100, np.int32)
+    for seed in range(20):
+        kept, part = carve(labels, groups, (0.3,), seed)
+        assert not set(groups[kept]) & set(groups[part])
+        assert 28 <= len(part) <= 32
+
+
+def test_no_fraction_carves_nothing() -> None:
+    kept, part = carve(np.zeros(5, np.int32), unique_groups(5), (0.0,), 0)
+    assert (kept.tolist(), part.tolist()) == ([0, 1, 2, 3, 4], [])
+
+
+def test_few_shots_are_nested() -> None:
+    labels = np.repeat(np.arange(2, dtype=np.int32), [20, 3])
+    four, eight = draw_per_class(labels, 4, seed=1), draw_per_class(labels, 8, seed=1)
+    assert np.bincount(labels[four]).tolist() == [4, 3]
+    assert np.bincount(labels[eight]).tolist() == [8, 3]
+    assert set(four) < set(eight)
+    assert set(four) != set(draw_per_class(labels, 4, seed=2))
+
+
+def write_ferplus(root: Path) -> None:
+    faces = {f"fer{i:07d}.png": tuple(10 * (column == i % 2) for column in range(10)) for i in range(8)}
+    layouts.write_label_csv(root / "FER2013Train", faces)
+    layouts.write_label_csv(root / "FER2013Valid", faces, first_seed=7)  # its first picture is Train's last
+
+
+def test_train_splits_are_joined_in_order(tmp_path: Path) -> None:
+    write_ferplus(tmp_path)
+    dataset = load_dataset(layouts.section("ferplus", tmp_path, train_splits=("train", "validation")))
+    assert len(dataset.train) == 16
+    assert (dataset.validation, dataset.test) == (None, None)
+    assert dataset.train.class_counts().tolist() == [8, 8, 0, 0, 0, 0, 0, 0]
+    assert dataset.train.source[9] == (tmp_path / "FER2013Valid" / "fer0000001.png").read_bytes()
+
+
+def test_description_says_what_was_loaded(tmp_path: Path) -> None:
+    write_ferplus(tmp_path)
+    dataset = load_dataset(
+        layouts.section("ferplus", tmp_path, validation_split="validation", test_fraction=0.25, train_per_class=2)
+    )
+    assert dataset.test is not None
+    assert (len(dataset.train), len(dataset.test)) == (4, 2)
+    text = dataset.description
+    assert "label rule majority_labelcsv" in text
+    assert ["0", "neutral", "(neutral)", "2", "4", "1"] in [line.split() for line in text.splitlines()]
+    assert "train: train, at most 2 of each class" in text
+    assert "test: 25% of train, seed 0" in text
+
+
+def test_description_counts_pictures_shared_with_train(tmp_path: Path) -> None:
+    write_ferplus(tmp_path)
+    dataset = load_dataset(layouts.section("ferplus", tmp_path, validation_split="validation"))
+    assert "1 of the validation pictures are pixel-identical to one in train" in dataset.description
+
+
+def test_carved_splits_hold_their_own_pictures(tmp_path: Path) -> None:
+    layouts.write_folders(tmp_path, {"happy": 10, "sad": 6})
+    dataset = load_dataset(layouts.section("folder", tmp_path, validation_fraction=0.2, test_fraction=0.2))
+    parts = {"train": dataset.train, "validation": dataset.validation, "test": dataset.test}
+    seen: set[str] = set()
+    for name, part in parts.items():
+        assert part is not None
+        assert part.name == name
+        for position in range(len(part)):
+            path = tmp_path / part.names[position]
+            assert part.source[position] == path.read_bytes()
+            assert path.parent.name == ("happy", "sad")[part.labels[position]]
+        seen |= set(part.names.tolist())
+    assert {name: len(part) for name, part in parts.items() if part} == {"train": 10, "validation": 3, "test": 3}
+    assert len(seen) == 16
+    assert len({part.fingerprint for part in parts.values() if part}) == 3
+
+
+def test_fingerprint_follows_the_choice_of_examples(tmp_path: Path) -> None:
+    layouts.write_folders(tmp_path, {"happy": 6})
+    seeds = [load_dataset(layouts.section("folder", tmp_path, test_fraction=0.5, split_seed=s)) for s in (0, 0, 1)]
+    assert seeds[0].train.fingerprint == seeds[1].train.fingerprint != seeds[2].train.fingerprint
+
+
+def test_class_names_are_selected_and_ordered(tmp_path: Path) -> None:
+    layouts.write_folders(tmp_path, {"angry": 1, "happy": 2, "sad": 3})
+    dataset = load_dataset(layouts.section("folder", tmp_path, class_names=("Sadness", "joy")))
+    assert dataset.class_names == ("Sadness", "joy")
+    assert dataset.train.class_counts().tolist() == [3, 2]
+    assert dataset.train.label_distributions.shape == (5, 2)
+    assert "dropped from train: 1 class anger not in class_names" in dataset.description
+
+
+def test_an_absent_split_is_an_error_that_lists_the_others(tmp_path: Path) -> None:
+    write_ferplus(tmp_path)
+    with pytest.raises(DataError, match=r"no split 'test' here; looked for .*FER2013Test/label\.csv") as error:
+        load_dataset(layouts.section("ferplus", tmp_path, test_split="test"))
+    assert "Splits that are here: train (8), validation (8)" in str(error.value)
+
+
+def test_vote_shares_reach_the_split(tmp_path: Path) -> None:
+    layouts.write_label_csv(tmp_path / "FER2013Train", {"fer0000000.png": (0, 6, 4, 0, 0, 0, 0, 0, 0, 0)})
+    train = load_dataset(layouts.section("ferplus", tmp_path, label_rule="distribution")).train
+    np.testing.assert_allclose(train.label_distributions, [[0, 0.6, 0.4, 0, 0, 0, 0, 0]], rtol=1e-6)
+    assert train.labels.tolist() == [1]
+
+
+def test_every_dataset_loads(tmp_path: Path) -> None:
+    layouts.write_rafdb(tmp_path / "rafdb", {"train_00001.jpg": 5, "test_0001.jpg": 7})
+    layouts.write_affectnet_npy(tmp_path / "affectnet", "train_set", {1: 6})
+    layouts.write_affectnet_npy(tmp_path / "affectnet", "val_set", {0: 7})
+    for name, labels in (("rafdb", (4, 6)), ("affectnet", (6, 7))):
+        dataset = splits.load_dataset(layouts.section(name, tmp_path / name, test_split="test"))
+        assert dataset.test is not None
+        assert (dataset.train.labels.tolist(), dataset.test.labels.tolist()) == ([labels[0]], [labels[1]])
