@@ -1,0 +1,98 @@
+"""The only file that knows of devices.
+
+Data parallelism by `jax.pmap`: the state and the frozen towers are replicated, the batch is split over the devices of
+all processes along one named axis. The state carries no device axis (in_axes and out_axes None).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar, cast
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from orbax.checkpoint import utils as ocp_utils
+
+AXIS = "batch"
+
+T = TypeVar("T")
+
+
+def replicate(tree: T) -> T:
+    """Puts a copy of every array on each local device.
+
+    A state must be put so before its first donation: a step that donates an array of a single device deletes it
+    before the other devices have their copy.
+    """
+    mesh = Mesh(np.array(cast(Any, jax.local_devices())), (AXIS,))
+    return cast(T, jax.device_put(tree, NamedSharding(mesh, PartitionSpec())))
+
+
+def shard_batch(batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Splits a process's part of a batch over its devices: [b, ...] -> [local devices, b / local devices, ...]."""
+    devices = jax.local_device_count()
+    return {name: value.reshape(devices, -1, *value.shape[1:]) for name, value in batch.items()}
+
+
+def check_batch_size(field: str, batch_size: int, parts: int = 1) -> None:
+    """Refuses a global batch that cannot be split evenly.
+
+    Args:
+      field: the config field, for the message.
+      batch_size: images over all processes.
+      parts: into how many equal parts each device's share is split again (gradient accumulation).
+
+    Raises:
+      ValueError: names the field and the next sizes that would do.
+    """
+    unit = jax.device_count() * parts
+    if batch_size % unit:
+        lower, upper = batch_size // unit * unit, (batch_size // unit + 1) * unit
+        raise ValueError(
+            f"config.{field} is {batch_size}, which {jax.device_count()} devices x {parts} part(s) cannot "
+            f"share evenly; use {upper}" + (f" or {lower}" if lower else "")
+        )
+
+
+def data_parallel(
+    function: Callable[..., T], *, replicated: int, donate: tuple[int, ...] = (), sharded: int = 1
+) -> Callable[..., T]:
+    """Runs a function on all devices at once, each with its part of the batch; compiled.
+
+    Args:
+      function: takes `replicated` replicated arguments, then `sharded` arguments that `shard_batch` split. It must
+        make its results equal on all devices (`sum_over_devices`).
+      replicated: how many arguments come first.
+      donate: the positions of arguments whose memory the results may take.
+      sharded: how many sharded arguments follow.
+    """
+    in_axes = (None,) * replicated + (0,) * sharded
+    return jax.pmap(function, axis_name=AXIS, in_axes=in_axes, out_axes=None, donate_argnums=donate)
+
+
+def sum_over_devices(tree: T) -> T:
+    """Sums every array over all devices; inside `data_parallel` only."""
+    return cast(T, jax.lax.psum(tree, AXIS))
+
+
+def num_devices() -> jax.Array:
+    """How many devices share the batch, [] float32; inside `data_parallel` only."""
+    return sum_over_devices(jnp.ones(()))
+
+
+def to_global(tree: T) -> T:
+    """Replicated local arrays as global ones, the form in which Orbax saves with several processes."""
+    if jax.process_count() == 1:
+        return tree
+    return cast(T, jax.tree.map(cast(Any, ocp_utils).fully_replicated_host_local_array_to_global_array, tree))
+
+
+def to_host(tree: T) -> T:
+    """The same tree with NumPy arrays in place of replicated ones."""
+
+    def local_copy(array: jax.Array) -> np.ndarray[Any, Any]:
+        return np.asarray(cast(Any, array.addressable_data(0)))
+
+    return cast(T, jax.tree.map(local_copy, tree))

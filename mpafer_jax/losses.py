@@ -1,0 +1,181 @@
+"""MPA-FER's losses, one pure function per equation.
+
+Each takes arrays and returns one value per example or per class; the caller reduces, over a batch and over devices.
+Nothing here knows of devices, modules or configs. Equations: MPA-FER (arXiv 2506.21017). Shapes: B images, C classes,
+D features.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from mpafer_jax.models.clip import normalize
+
+
+def contrastive_alignment(soft: jax.Array, hard: jax.Array, temperature: float) -> jax.Array:
+    """Hard-soft alignment by contrast: among all soft prompts, a hard prompt's own must be nearest (Eq. 1-4).
+
+    L(d) = -log [ exp(cos(t_d, t*_d) / tau) / sum_c exp(cos(t_c, t*_d) / tau) ]. With pooled token embeddings this is
+    L_ta, with the text tower's features it is the contrastive form of L_pa.
+
+    Args:
+      soft: t [C, D], learned.
+      hard: t* [C, D], fixed.
+      temperature: tau.
+
+    Returns:
+      [C], one value per hard prompt d; the equation's loss is their mean.
+    """
+    similarity = normalize(hard) @ normalize(soft).T / temperature  # [d, c]
+    return optax.softmax_cross_entropy_with_integer_labels(similarity, jnp.arange(similarity.shape[0]))
+
+
+def l1_alignment(soft: jax.Array, hard: jax.Array) -> jax.Array:
+    """Hard-soft alignment by distance: |t_c - t*_c|, on normalised features, since only directions reach the logits.
+
+    Args:
+      soft: t [C, D], learned.
+      hard: t* [C, D], fixed.
+
+    Returns:
+      [C], the L1 norm of each difference.
+    """
+    return jnp.sum(jnp.abs(normalize(soft) - normalize(hard)), axis=-1)
+
+
+def cosine_prototype_alignment(image_features: jax.Array, prototypes: jax.Array, labels: jax.Array) -> jax.Array:
+    """Prototype alignment 1 - cos(z^g_i, p_{y_i}) (Eq. 7 with M = cosine distance).
+
+    Args:
+      image_features: z^g [B, D].
+      prototypes: p [C, D].
+      labels: y [B] int.
+
+    Returns:
+      [B].
+    """
+    return 1 - jnp.sum(normalize(image_features) * normalize(prototypes)[labels], axis=-1)
+
+
+def l1_prototype_alignment(image_features: jax.Array, prototypes: jax.Array, labels: jax.Array) -> jax.Array:
+    """Prototype alignment |z^g_i - p_{y_i}| (Eq. 7 with M = L1); arguments as for the cosine form.
+
+    Returns:
+      [B], the mean absolute difference over the D features: a mean and not a sum, so that the weight gamma does not
+      depend on the width of the CLIP.
+    """
+    return jnp.mean(jnp.abs(image_features - prototypes[labels]), axis=-1)
+
+
+def cross_entropy(logits: jax.Array, targets: jax.Array, label_smoothing: float = 0.0) -> jax.Array:
+    """Cross-entropy of global-local logits, L_vt (Eq. 11).
+
+    Args:
+      logits: [B, C].
+      targets: [B, C], rows that sum to one: one-hot labels, or votes.
+      label_smoothing: this much of each target is spread evenly over the classes.
+
+    Returns:
+      [B].
+    """
+    return optax.softmax_cross_entropy(logits, optax.smooth_labels(targets, label_smoothing))
+
+
+@dataclasses.dataclass(frozen=True)
+class Objective:
+    """Which terms make up the loss, and how (Eq. 12): L = L_vt + beta (L_ta + L_pa) + gamma L_v.
+
+    A term whose weight is 0 is not computed.
+
+    Attributes:
+      beta: weight of the hard-soft alignment.
+      gamma: weight of the prototype alignment.
+      token_weight: weight of L_ta inside the hard-soft alignment.
+      prompt_weight: weight of L_pa inside it.
+      token_distance: 'contrastive' or 'l1'.
+      prompt_distance: 'contrastive' or 'l1'.
+      temperature: tau of the contrastive forms.
+      prototype_distance: 'cosine' or 'l1'.
+      label_smoothing: see `cross_entropy`.
+    """
+
+    beta: float = 1.0
+    gamma: float = 1.0
+    token_weight: float = 1.0
+    prompt_weight: float = 1.0
+    token_distance: str = "contrastive"
+    prompt_distance: str = "contrastive"
+    temperature: float = 0.01
+    prototype_distance: str = "cosine"
+    label_smoothing: float = 0.0
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """Weight of each term in the total, by name; terms that are switched off are left out."""
+        everything = {
+            "cross_entropy": 1.0,
+            "token_alignment": self.beta * self.token_weight,
+            "prompt_alignment": self.beta * self.prompt_weight,
+            "prototype_alignment": self.gamma,
+        }
+        return {name: weight for name, weight in everything.items() if weight}
+
+    def per_class_terms(
+        self,
+        *,
+        token_features: jax.Array,
+        text_features: jax.Array,
+        hard_token_features: jax.Array,
+        hard_text_features: jax.Array,
+    ) -> dict[str, jax.Array]:
+        """Terms with no batch axis, [C] each: they are the same for every image and on every device.
+
+        Args:
+          token_features: t [C, W], pooled token embeddings of the soft prompts.
+          text_features: theta(t) [C, D].
+          hard_token_features: t* [C, W].
+          hard_text_features: theta(t*) [C, D].
+        """
+        pairs = {
+            "token_alignment": (self.token_distance, token_features, hard_token_features),
+            "prompt_alignment": (self.prompt_distance, text_features, hard_text_features),
+        }
+        return {name: self._align(*pair) for name, pair in pairs.items() if name in self.weights}
+
+    def _align(self, distance: str, soft: jax.Array, hard: jax.Array) -> jax.Array:
+        if distance == "contrastive":
+            return contrastive_alignment(soft, hard, self.temperature)
+        return l1_alignment(soft, hard)
+
+    def per_example_terms(
+        self,
+        *,
+        logits: jax.Array,
+        targets: jax.Array,
+        image_features: jax.Array,
+        labels: jax.Array,
+        prototypes: jax.Array,
+    ) -> dict[str, jax.Array]:
+        """Terms with a batch axis, [B] each.
+
+        Args:
+          logits: [B, C].
+          targets: [B, C], rows that sum to one.
+          image_features: z^g [B, D] under the visual prompts.
+          labels: y [B] int.
+          prototypes: p [C, D].
+        """
+        terms = {"cross_entropy": cross_entropy(logits, targets, self.label_smoothing)}
+        if "prototype_alignment" in self.weights:
+            cosine = self.prototype_distance == "cosine"
+            align = cosine_prototype_alignment if cosine else l1_prototype_alignment
+            terms["prototype_alignment"] = align(image_features, prototypes, labels)
+        return terms
+
+    def total(self, terms: dict[str, jax.Array]) -> jax.Array:
+        """The loss (Eq. 12) from the value of each term, [] each."""
+        return sum((weight * terms[name] for name, weight in self.weights.items()), start=jnp.zeros(()))

@@ -1,0 +1,213 @@
+"""The compiled functions: training step, evaluation step, and the two that run once (text features, prototypes).
+
+The losses give values per example and per class; here they are reduced over the batch and over the devices, and
+differentiated with respect to the prompts alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar, cast
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from mpafer_jax import devices, losses
+from mpafer_jax.data.normalize import normalize as normalize_images
+from mpafer_jax.models.clip import Outputs
+from mpafer_jax.models.clip import normalize as normalize_features
+from mpafer_jax.models.mpafer import MPAFER, variables
+from mpafer_jax.state import Frozen, TrainState
+
+T = TypeVar("T")
+Params = dict[str, jax.Array]
+Batch = Mapping[str, jax.Array]
+Rgb = tuple[float, float, float]
+Metrics = dict[str, tuple[jax.Array, jax.Array]]  # name -> (sum, count), both over all devices
+TrainStep = Callable[[TrainState, Frozen, Any], tuple[TrainState, Metrics]]
+
+
+def make_train_step(
+    *,
+    model: MPAFER,
+    tx: optax.GradientTransformation,
+    objective: losses.Objective,
+    mean: Rgb,
+    std: Rgb,
+    accumulate: int = 1,
+) -> TrainStep:
+    """Compiles one update of the prompts.
+
+    Args:
+      model: the model.
+      tx: the update rule.
+      objective: the loss.
+      mean: CLIP's mean of each colour, on the scale 0..1.
+      std: likewise its standard deviation.
+      accumulate: into how many parts each device's share of the batch is split, one after the other, to save memory.
+        The update is that of the whole batch.
+
+    Returns:
+      step(state, frozen, batch) -> (state, metrics). `state` is donated. `batch` comes from `devices.shard_batch`:
+      image uint8 [.., S, S, 3], label int32, label_distribution float32 [.., C], mask float32. `metrics` maps the name
+      of every term, 'loss', 'accuracy' and 'grad_norm' to (sum, count).
+    """
+
+    def step(state: TrainState, frozen: Frozen, batch: Batch) -> tuple[TrainState, Metrics]:
+        return train_step_body(
+            state, frozen, batch, model=model, tx=tx, objective=objective, mean=mean, std=std, accumulate=accumulate
+        )
+
+    return devices.data_parallel(step, replicated=2, donate=(0,))
+
+
+def train_step_body(
+    state: TrainState,
+    frozen: Frozen,
+    batch: Batch,
+    *,
+    model: MPAFER,
+    tx: optax.GradientTransformation,
+    objective: losses.Objective,
+    mean: Rgb,
+    std: Rgb,
+    accumulate: int,
+) -> tuple[TrainState, Metrics]:
+    """One update as one device sees it; `make_train_step` says what goes in and out."""
+    examples = devices.sum_over_devices(jnp.sum(batch["mask"]))
+    # Terms without a batch axis are the same on every device and for every part: each adds its share of one whole,
+    # or a sum over devices would count them once per device.
+    share = 1 / (devices.num_devices() * accumulate)
+
+    def part_loss(params: Params, part: Batch) -> tuple[jax.Array, Metrics]:
+        images = normalize_images(part["image"], mean, std)
+        logits, out = _apply(model, frozen, params, images)
+        per_example, per_class = _terms(objective, frozen, part, logits, out)
+        example_sums = {name: jnp.sum(values * part["mask"]) for name, values in per_example.items()}
+        class_sums = {name: jnp.mean(values) * share for name, values in per_class.items()}
+        # Divided by the count of the whole batch, so that gradients of parts and devices simply add up.
+        loss = objective.total({**{name: value / examples for name, value in example_sums.items()}, **class_sums})
+        count = jnp.sum(part["mask"])
+        correct = jnp.sum((jnp.argmax(logits, axis=-1) == part["label"]) * part["mask"])
+        metrics = {name: (value, count) for name, value in {**example_sums, "accuracy": correct}.items()}
+        return loss, {**metrics, **{name: (value, share) for name, value in class_sums.items()}}
+
+    parts = {name: x.reshape(accumulate, -1, *x.shape[1:]) for name, x in batch.items()}  # [b, ..] -> [A, b / A, ..]
+    gradient = cast(Callable[[Params, Batch], tuple[Params, Metrics]], jax.grad(part_loss, has_aux=True))
+    grads, metrics = devices.sum_over_devices(_sum_over_parts(gradient, state.params, parts))
+    updates, opt_state = tx.update(grads, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    one = jnp.ones(())
+    loss = objective.total({name: metrics[name][0] / metrics[name][1] for name in objective.weights})
+    metrics = {**metrics, "loss": (loss, one), "grad_norm": (optax.tree.norm(grads), one)}
+    return TrainState(step=state.step + 1, params=cast(Params, params), opt_state=opt_state), metrics
+
+
+def _apply(model: MPAFER, frozen: Frozen, params: Params, images: jax.Array) -> tuple[jax.Array, Outputs]:
+    return cast(tuple[jax.Array, Outputs], model.apply(variables(frozen.clip, params), images, frozen.soft_prompts))
+
+
+def _terms(
+    objective: losses.Objective, frozen: Frozen, batch: Batch, logits: jax.Array, out: Outputs
+) -> tuple[Outputs, Outputs]:
+    """The loss's terms by name: those with one value per image [b], and those with one per class [C]."""
+    per_example = objective.per_example_terms(
+        logits=logits,
+        targets=batch["label_distribution"],
+        image_features=out["image_features"],
+        labels=batch["label"],
+        prototypes=frozen.prototypes,
+    )
+    per_class = objective.per_class_terms(
+        token_features=out["token_features"],
+        text_features=out["text_features"],
+        hard_token_features=frozen.hard_token_features,
+        hard_text_features=frozen.hard_text_features,
+    )
+    return per_example, per_class
+
+
+def _sum_over_parts(function: Callable[[Params, Batch], T], params: Params, parts: Batch) -> T:
+    """Adds up function(params, part) over the leading axis of `parts`, one part at a time."""
+    first = {name: x[0] for name, x in parts.items()}
+    zeros = jax.tree.map(cast(Any, jnp.zeros_like), jax.eval_shape(function, params, first))
+
+    def add(total: T, part: Batch) -> tuple[T, None]:
+        return jax.tree.map(jnp.add, total, function(params, part)), None
+
+    return jax.lax.scan(add, zeros, parts)[0]
+
+
+def make_eval_step(*, model: MPAFER, mean: Rgb, std: Rgb) -> Callable[[Params, Frozen, jax.Array, Any], Outputs]:
+    """Compiles the evaluation of one batch.
+
+    Args:
+      model: the model.
+      mean: CLIP's mean of each colour, on the scale 0..1.
+      std: likewise its standard deviation.
+
+    Returns:
+      step(params, frozen, text_features [C, D], batch) -> sums over the whole batch: 'confusion' [C, C] (rows are the
+      true classes), 'cross_entropy' [] and 'count' []. Examples with mask 0 count nowhere.
+    """
+
+    def step(params: Params, frozen: Frozen, text_features: jax.Array, batch: Batch) -> Outputs:
+        images = normalize_images(batch["image"], mean, std)
+        logits = _classify(model, frozen, params, images, text_features)
+        mask, classes = batch["mask"], logits.shape[-1]
+        true = jax.nn.one_hot(batch["label"], classes) * mask[:, None]  # [b, C]
+        predicted = jax.nn.one_hot(jnp.argmax(logits, axis=-1), classes)
+        per_example = losses.cross_entropy(logits, jax.nn.one_hot(batch["label"], classes))
+        sums = {"confusion": true.T @ predicted, "cross_entropy": jnp.sum(per_example * mask), "count": jnp.sum(mask)}
+        return devices.sum_over_devices(sums)
+
+    return devices.data_parallel(step, replicated=3)
+
+
+def _classify(model: MPAFER, frozen: Frozen, params: Params, images: jax.Array, text_features: jax.Array) -> jax.Array:
+    logits, _ = cast(
+        tuple[jax.Array, Outputs],
+        model.apply(variables(frozen.clip, params), images, text_features, method="classify"),
+    )
+    return logits
+
+
+def make_text_step(*, model: MPAFER) -> Callable[[Params, Frozen], jax.Array]:
+    """Compiles the encoding of the soft prompts, (params, frozen) -> theta(t) [C, D]: once per evaluation."""
+
+    def step(params: Params, frozen: Frozen) -> jax.Array:
+        features, _ = cast(
+            tuple[jax.Array, jax.Array],
+            model.apply(variables(frozen.clip, params), frozen.soft_prompts, method="encode_soft_prompts"),
+        )
+        return features
+
+    return jax.jit(step)
+
+
+def make_prototype_step(
+    *, model: MPAFER, num_classes: int, normalize: bool, mean: Rgb, std: Rgb
+) -> Callable[[dict[str, Any], Any], Outputs]:
+    """Compiles one batch's part of the class prototypes (Eq. 6).
+
+    Args:
+      model: the model, of which only the frozen image tower is used.
+      num_classes: C.
+      normalize: whether every z^g is normalised before it is summed.
+      mean: CLIP's mean of each colour, on the scale 0..1.
+      std: likewise its standard deviation.
+
+    Returns:
+      step(clip_params, batch) -> sums over the whole batch: 'sum' [C, D] of the features of each class, 'count' [C].
+    """
+
+    def step(clip_params: dict[str, Any], batch: Batch) -> Outputs:
+        images = normalize_images(batch["image"], mean, std)
+        features = cast(jax.Array, model.apply(variables(clip_params, {}), images, method="encode_image_frozen"))
+        if normalize:
+            features = normalize_features(features)
+        members = jax.nn.one_hot(batch["label"], num_classes) * batch["mask"][:, None]  # [b, C]
+        return devices.sum_over_devices({"sum": members.T @ features, "count": jnp.sum(members, axis=0)})
+
+    return devices.data_parallel(step, replicated=1)
