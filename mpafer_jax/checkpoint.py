@@ -1,0 +1,258 @@
+"""Checkpoints: Orbax folders that hold prompts, optimizer and a description of themselves.
+
+<workdir>/checkpoints/step_120/params        the prompts alone: all that prediction needs besides CLIP
+                               opt_state     what training needs besides to go on
+                               description   see `Description`
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import pathlib
+from collections.abc import Mapping
+from typing import Any, Literal, cast
+
+import jax.numpy as jnp
+import numpy as np
+import orbax.checkpoint as ocp
+import pydantic
+from orbax.checkpoint import checkpoint_managers
+
+import mpafer_jax
+from mpafer_jax import devices
+from mpafer_jax.config import Config
+from mpafer_jax.state import TrainState
+
+FOLDER = "checkpoints"
+_PREFIX = "step"
+_SELECTED = "selected"  # among the saved metrics: the value that chooses the best
+_PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint", "transformers", "numpy")
+
+Params = dict[str, Any]
+Which = Literal["best", "last"]
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that is not there or cannot be used; the message names it and says what to do."""
+
+
+class Description(pydantic.BaseModel):
+    """What a checkpoint says of itself, so that it can be used years later without its workdir.
+
+    Attributes:
+      config: the whole configuration of the run.
+      class_names: C names, in the order of the logits.
+      clip_name: the CLIP that the prompts were trained on, a Hub name or a folder.
+      clip_hash: hash of its content; prompts are meaningless on another.
+      hard_prompts: the fixed text of each class.
+      data: what was trained on: the dataset's name, label rule, splits and counts.
+      versions: of the packages that made it.
+    """
+
+    model_config = pydantic.ConfigDict(frozen=True, extra="forbid")
+
+    config: dict[str, Any]
+    class_names: tuple[str, ...]
+    clip_name: str
+    clip_hash: str
+    hard_prompts: tuple[str, ...]
+    data: dict[str, Any]
+    versions: dict[str, str]
+
+    def run_config(self) -> Config:
+        """The configuration as a typed record. Raises ConfigError where its fields are not today's."""
+        return Config.model_validate_json(pydantic.TypeAdapter(dict[str, Any]).dump_json(self.config))
+
+
+def package_versions() -> dict[str, str]:
+    """Versions of the packages that a result depends on."""
+    others = {name: importlib.metadata.version(name) for name in _PACKAGES}
+    return {"mpafer-jax": mpafer_jax.__version__, **others}
+
+
+def _open(folder: pathlib.Path, *, keep: int, clean: bool) -> Any:
+    best = checkpoint_managers.BestN(get_metric_fn=cast(Any, _rank), n=1)
+    options = ocp.CheckpointManagerOptions(
+        best_fn=cast(Any, _rank),
+        preservation_policy=checkpoint_managers.AnyPreservationPolicy([checkpoint_managers.LatestN(keep), best]),
+        step_prefix=_PREFIX,
+        cleanup_tmp_directories=clean,
+    )
+    handlers = {
+        "params": ocp.StandardCheckpointHandler(),
+        "opt_state": ocp.StandardCheckpointHandler(),
+        "description": ocp.JsonCheckpointHandler(),
+    }
+    return ocp.CheckpointManager(folder, options=options, item_handlers=cast(Any, handlers))
+
+
+def _rank(metrics: Mapping[str, float]) -> tuple[float, float]:
+    """Orders checkpoints: the best on validation highest, of equals the earliest."""
+    if _SELECTED in metrics:
+        return metrics[_SELECTED], -metrics["step"]
+    return -1.0, metrics["step"]  # saved between evaluations: below all that were evaluated
+
+
+def _best_step(manager: Any) -> int | None:
+    step = manager.best_step()
+    return step if step is not None and _SELECTED in manager.metrics(step) else None
+
+
+class Checkpoints:
+    """The checkpoints of one run: saved in the background, the newest few and the best one kept."""
+
+    def __init__(self, workdir: pathlib.Path, *, keep: int, select_by: str) -> None:
+        """Opens or creates the folder.
+
+        Args:
+          workdir: of the run.
+          keep: how many of the newest to keep; the best on validation is kept besides.
+          select_by: the validation metric that decides which is best; of equals, the earliest.
+        """
+        self._select_by = select_by
+        self._manager = _open((workdir / FOLDER).resolve(), keep=keep, clean=True)
+
+    def save(self, state: TrainState, description: Description, validation: Mapping[str, float] | None) -> None:
+        """Starts saving; `validation` holds the metrics of an evaluation at this very step, if there was one."""
+        step = int(devices.to_host(state.step))
+        metrics = {"step": step}
+        if validation is not None:
+            metrics |= {**validation, _SELECTED: validation[self._select_by]}
+        args = ocp.args.Composite(
+            params=ocp.args.StandardSave(devices.to_global(state.params)),
+            opt_state=ocp.args.StandardSave(devices.to_global(state.opt_state)),
+            description=ocp.args.JsonSave(description.model_dump(mode="json")),
+        )
+        self._manager.save(step, args=args, metrics=metrics)
+
+    def restore_latest(self, state: TrainState, description: Description) -> TrainState | None:
+        """The newest state, on the devices, or None where nothing was saved yet.
+
+        Args:
+          state: gives the structure.
+          description: of the run that wants to go on.
+
+        Raises:
+          CheckpointError: the CLIP or the training data are not those that the checkpoint was made with.
+        """
+        step = self._manager.latest_step()
+        if step is None:
+            return None
+        before = _restore_description(self._manager, step)
+        for what, there, here in (
+            ("CLIP's content hash", before.clip_hash, description.clip_hash),
+            ("the training data", before.data, description.data),
+        ):
+            if there != here:
+                raise CheckpointError(
+                    f"cannot go on after step {step}: {what} changed since it was saved (then {there}, now {here}); "
+                    "put the old files back, or start anew in another workdir"
+                )
+        host = devices.to_host(state)
+        args = ocp.args.Composite(
+            params=ocp.args.StandardRestore(host.params), opt_state=ocp.args.StandardRestore(host.opt_state)
+        )
+        restored = self._manager.restore(step, args=args)
+        return devices.replicate(TrainState(jnp.asarray(step, jnp.int32), restored["params"], restored["opt_state"]))
+
+    def best_step(self) -> int | None:
+        """The step that was best on validation, or None where no kept checkpoint was evaluated."""
+        return _best_step(self._manager)
+
+    def restore_params(self, step: int) -> Params:
+        """The prompts of a step, as NumPy arrays."""
+        return _restore_params(self._manager, step)
+
+    def wait(self) -> None:
+        """Returns when everything that was started is on disk."""
+        self._manager.wait_until_finished()
+
+    def close(self) -> None:
+        """Waits and lets go of the folder."""
+        self._manager.close()
+
+
+def load(path: str | pathlib.Path, which: Which) -> tuple[Params, Description, int]:
+    """Reads a checkpoint for prediction or a warm start.
+
+    Args:
+      path: a workdir, its `checkpoints` folder, or one `step_N` folder.
+      which: of several, the best on validation (the last where none was evaluated) or the last.
+
+    Returns:
+      The prompts as NumPy arrays, the description, the step.
+
+    Raises:
+      CheckpointError: there is none.
+    """
+    folder, step = _find(pathlib.Path(path))
+    manager = _open(folder, keep=1, clean=False)  # its owner may be saving: nothing is deleted here
+    try:
+        steps: list[int] = sorted(manager.all_steps())
+        if not steps or (step is not None and step not in steps):
+            raise CheckpointError(f"no finished checkpoint {'' if step is None else step} in {folder}; found {steps}")
+        if step is None:
+            best = _best_step(manager) if which == "best" else None
+            step = steps[-1] if best is None else best
+        return _restore_params(manager, step), _restore_description(manager, step), step
+    finally:
+        manager.close()
+
+
+def _find(path: pathlib.Path) -> tuple[pathlib.Path, int | None]:
+    if path.name.startswith(f"{_PREFIX}_") and path.name.removeprefix(f"{_PREFIX}_").isdigit() and path.is_dir():
+        return path.parent.resolve(), int(path.name.removeprefix(f"{_PREFIX}_"))
+    for folder in (path / FOLDER, path):
+        if folder.is_dir() and any(folder.glob(f"{_PREFIX}_*")):
+            return folder.resolve(), None
+    raise CheckpointError(
+        f"no checkpoint at {path}: expected a workdir with {FOLDER}/{_PREFIX}_N, that {FOLDER} folder, or one "
+        f"{_PREFIX}_N folder; train first, or correct the path"
+    )
+
+
+def _restore_params(manager: Any, step: int) -> Params:
+    meta = manager.item_metadata(step)["params"]
+    template = {name: np.empty(leaf.shape, leaf.dtype) for name, leaf in meta.items()}
+    return manager.restore(step, args=ocp.args.Composite(params=ocp.args.StandardRestore(template)))["params"]
+
+
+def _restore_description(manager: Any, step: int) -> Description:
+    restored = manager.restore(step, args=ocp.args.Composite(description=ocp.args.JsonRestore()))
+    return Description.model_validate(restored["description"])
+
+
+def warm_start(
+    fresh: Params, class_names: tuple[str, ...], saved: Params, saved_classes: tuple[str, ...]
+) -> tuple[Params, list[str]]:
+    """Takes from a checkpoint what fits another run: another dataset, other classes.
+
+    Args:
+      fresh: the new run's initial prompts.
+      class_names: the new run's classes.
+      saved: the checkpoint's prompts.
+      saved_classes: the checkpoint's classes.
+
+    Returns:
+      The prompts to start from, and for each parameter a line that says what was taken.
+    """
+    params = dict(fresh)
+    notes: list[str] = []
+    for name, value in fresh.items():
+        old = saved.get(name)
+        if old is None:
+            notes.append(f"{name}: not in the checkpoint, starts fresh")
+        elif name == "ctx" and old.ndim == value.ndim == 3 and old.shape[1:] == value.shape[1:]:
+            common = [c for c in class_names if c in saved_classes]
+            rows = jnp.asarray([class_names.index(c) for c in common], jnp.int32)
+            source = jnp.asarray(np.stack([old[saved_classes.index(c)] for c in common])) if common else None
+            params[name] = value if source is None else jnp.asarray(value).at[rows].set(source)
+            notes.append(f"{name}: taken for {', '.join(common) or 'no class'}; the others start fresh")
+        elif old.shape == value.shape:
+            params[name] = jnp.asarray(old)
+            notes.append(f"{name}: taken, shape {tuple(old.shape)}")
+        else:
+            notes.append(f"{name}: shape {tuple(old.shape)} does not fit {tuple(value.shape)}, starts fresh")
+    unused = sorted(set(saved) - set(fresh))
+    notes += [f"{name}: in the checkpoint, not used here" for name in unused]
+    return params, notes

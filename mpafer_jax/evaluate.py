@@ -1,0 +1,122 @@
+"""Evaluation of prompts on a split, and the command that evaluates a checkpoint on any configured dataset."""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+import numpy.typing as npt
+from absl import logging
+
+from mpafer_jax import checkpoint, devices, experiment, files, steps
+from mpafer_jax.config import Config
+from mpafer_jax.data import pipeline
+from mpafer_jax.data.splits import Split, load_dataset
+from mpafer_jax.evaluation import metrics as metrics_lib
+from mpafer_jax.expressions import map_classes
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluator:
+    """Evaluates prompts; compiled once, used for every split and step.
+
+    Attributes:
+      config: of the data and of the batch size.
+      run: the model.
+      text_step: (params, frozen) -> text features.
+      eval_step: see `steps.make_eval_step`.
+    """
+
+    config: Config
+    run: experiment.Experiment
+    text_step: Callable[..., jax.Array]
+    eval_step: Callable[..., dict[str, jax.Array]]
+
+    def __call__(self, params: dict[str, Any], split: Split) -> metrics_lib.ClassificationMetrics:
+        """Every image of the split once; classes are matched by name, images of classes unknown here are left out."""
+        to_model = map_classes(split.class_names, self.run.class_names)  # [dataset's classes] -> ours, or -1
+        _report_unknown(split, self.run.class_names, to_model)
+        text_features = devices.replicate(self.text_step(params, self.run.frozen))
+        classes = len(self.run.class_names)
+        confusion, loss = np.zeros((classes, classes)), 0.0
+        for batch in pipeline.eval_batches(
+            split,
+            section=self.config.data,
+            image_size=self.run.image_size,
+            batch_size=self.config.eval.batch_size,
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+        ):
+            label = to_model[batch["label"]]
+            mask = batch["mask"] * (label >= 0)
+            part = {"image": batch["image"], "label": np.maximum(label, 0), "mask": mask.astype(np.float32)}
+            sums = devices.to_host(self.eval_step(params, self.run.frozen, text_features, devices.shard_batch(part)))
+            confusion += sums["confusion"]
+            loss += float(sums["cross_entropy"])
+        return metrics_lib.from_confusion(confusion, loss, self.run.class_names)
+
+
+def make_evaluator(config: Config, run: experiment.Experiment) -> Evaluator:
+    """Compiles what an evaluation needs."""
+    devices.check_batch_size("eval.batch_size", config.eval.batch_size)
+    return Evaluator(
+        config=config,
+        run=run,
+        text_step=steps.make_text_step(model=run.model),
+        eval_step=steps.make_eval_step(model=run.model, mean=config.data.mean, std=config.data.std),
+    )
+
+
+def _report_unknown(split: Split, class_names: Sequence[str], to_model: npt.NDArray[np.int32]) -> None:
+    for name, index, count in zip(split.class_names, to_model, split.class_counts(), strict=True):
+        if index < 0 and count:
+            logging.warning(
+                "%s: %d images of %r are left out, the model's classes are %s", split.name, count, name, class_names
+            )
+
+
+def evaluate_checkpoint(config: Config, workdir: pathlib.Path) -> dict[str, Any]:
+    """Evaluates a checkpoint on the configured dataset's validation and test splits (`--mode=eval`).
+
+    Prompts, classes, hard prompts and the head come from the checkpoint's description; data, CLIP's place and the
+    batch size from the configuration. Writes `<workdir>/evaluation.json`.
+
+    Returns:
+      What was written.
+
+    Raises:
+      CheckpointError: no checkpoint, or one that was trained on another CLIP.
+    """
+    params, description, step = checkpoint.load(config.eval.checkpoint or workdir, config.eval.which)
+    trained = description.run_config()
+    merged = trained.model_copy(update={"clip": config.clip, "data": config.data, "eval": config.eval})
+    clip = experiment.load_frozen_clip(merged)
+    if clip.content_hash != description.clip_hash:
+        raise checkpoint.CheckpointError(
+            f"the checkpoint was trained on {description.clip_name}, hash {description.clip_hash[:16]}, but config.clip"
+            f".name is {config.clip.name}, hash {clip.content_hash[:16]}; prompts fit no other CLIP"
+        )
+    run = experiment.build_experiment(merged, description.class_names, clip)
+    evaluator = make_evaluator(merged, run)
+    dataset = load_dataset(config.data)
+    on_devices = devices.replicate(params)
+    result: dict[str, Any] = {
+        "checkpoint": str(config.eval.checkpoint or workdir),
+        "step": step,
+        "clip": {"name": clip.name, "hash": clip.content_hash},
+        "data": dataset.description.splitlines(),
+    }
+    for split in (dataset.validation, dataset.test):
+        if split is not None:
+            found = evaluator(on_devices, split)
+            logging.info(
+                "%s: WAR %.2f%% UAR %.2f%%, %d images", split.name, 100 * found.war, 100 * found.uar, found.count
+            )
+            result[split.name] = found.to_dict()
+    if jax.process_index() == 0:
+        files.write_json(workdir / "evaluation.json", result)
+    return result

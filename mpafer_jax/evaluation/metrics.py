@@ -1,0 +1,76 @@
+"""Classification metrics from a confusion matrix."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+
+@dataclasses.dataclass(frozen=True)
+class ClassificationMetrics:
+    """Metrics of one evaluation; every share is a fraction of 1.
+
+    Attributes:
+      war: weighted average recall, which is plain accuracy.
+      uar: unweighted average recall: the mean of the recalls of the classes that occur.
+      macro_f1: the mean F1 of the classes that occur.
+      cross_entropy: mean, in nats.
+      count: how many images.
+      recall: of each class by name; None for a class that does not occur.
+      confusion: [C][C] counts; rows are the true classes, columns the predicted ones.
+      class_names: C names, in the order of rows and columns.
+    """
+
+    war: float
+    uar: float
+    macro_f1: float
+    cross_entropy: float
+    count: int
+    recall: dict[str, float | None]
+    confusion: list[list[int]]
+    class_names: tuple[str, ...]
+
+    def scalars(self) -> dict[str, float]:
+        """The metrics that are one number, for curves and for choosing a checkpoint."""
+        return {"war": self.war, "uar": self.uar, "macro_f1": self.macro_f1, "cross_entropy": self.cross_entropy}
+
+    def to_dict(self) -> dict[str, Any]:
+        """All of them, ready for JSON."""
+        return {**dataclasses.asdict(self), "class_names": list(self.class_names)}
+
+
+def from_confusion(
+    confusion: npt.ArrayLike, cross_entropy_sum: float, class_names: Sequence[str]
+) -> ClassificationMetrics:
+    """Metrics from counts.
+
+    Args:
+      confusion: [C, C]; rows are the true classes.
+      cross_entropy_sum: over all images.
+      class_names: C names.
+
+    Raises:
+      ValueError: the matrix counts no image.
+    """
+    counts = np.rint(np.asarray(confusion, np.float64)).astype(np.int64)
+    total = int(counts.sum())
+    if not total:
+        raise ValueError(f"nothing was evaluated: no image of the classes {', '.join(class_names)}")
+    hits, support, predicted = np.diag(counts), counts.sum(axis=1), counts.sum(axis=0)
+    occurs = support > 0
+    recalls = hits[occurs] / support[occurs]
+    f1 = 2 * hits[occurs] / (support[occurs] + predicted[occurs])
+    return ClassificationMetrics(
+        war=float(hits.sum() / total),
+        uar=float(recalls.mean()),
+        macro_f1=float(f1.mean()),
+        cross_entropy=float(cross_entropy_sum / total),
+        count=total,
+        recall={name: float(h / n) if n else None for name, h, n in zip(class_names, hits, support, strict=True)},
+        confusion=counts.tolist(),
+        class_names=tuple(class_names),
+    )

@@ -1,0 +1,157 @@
+"""From a configuration to a model with everything that it reads and never changes."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+from absl import logging
+
+from mpafer_jax import devices
+from mpafer_jax.config import Config, ConfigError
+from mpafer_jax.hard_prompts.bank import load_bank
+from mpafer_jax.hard_prompts.templates import build_hard_prompts, prompt_name
+from mpafer_jax.losses import Objective
+from mpafer_jax.models import prompts as prompts_lib
+from mpafer_jax.models.clip import ClipConfig
+from mpafer_jax.models.mpafer import MPAFER, variables
+from mpafer_jax.state import Frozen
+from mpafer_jax.weights.load import PretrainedClip, load_clip
+from mpafer_jax.weights.tokenizer import load_tokenizer
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+    """A model ready to train or to evaluate.
+
+    Attributes:
+      model: the composition.
+      frozen: on all local devices; prototypes are zeros until `with_prototypes`.
+      class_names: C names, in the order of the logits.
+      hard_prompts: the fixed text of each class.
+      clip_name: where CLIP came from.
+      clip_hash: hash of its content.
+      image_size: side of the pictures in pixels.
+    """
+
+    model: MPAFER
+    frozen: Frozen
+    class_names: tuple[str, ...]
+    hard_prompts: tuple[str, ...]
+    clip_name: str
+    clip_hash: str
+    image_size: int
+
+    def with_prototypes(self, prototypes: jax.Array) -> Experiment:
+        """The same with class prototypes p [C, D]."""
+        frozen = dataclasses.replace(self.frozen, prototypes=devices.replicate(prototypes))
+        return dataclasses.replace(self, frozen=frozen)
+
+
+def prompt_shape(config: Config, clip: ClipConfig, num_classes: int) -> prompts_lib.PromptShape:
+    """Sizes of the trainable prompts for a CLIP and a number of classes."""
+    visual = config.visual_prompts
+    return prompts_lib.PromptShape(
+        num_ctx=config.ctx.num_ctx,
+        num_classes=num_classes if config.ctx.class_specific else 0,
+        text_width=clip.text.hidden_size,
+        ctx_std=config.ctx.init_std,
+        num_visual=visual.num_prompts,
+        visual_layers=visual.layers or tuple(range(1, clip.vision.num_layers + 1)),
+        num_layers=clip.vision.num_layers,
+        visual_width=clip.vision.hidden_size,
+        visual_std=visual.init_std,
+    )
+
+
+def make_model(config: Config, clip: ClipConfig, num_classes: int) -> MPAFER:
+    """The model of a configuration on a CLIP of a given shape; needs no weights.
+
+    Raises:
+      ConfigError: more patches are asked for than the CLIP has.
+    """
+    if config.head.local_weight and config.head.top_k > clip.vision.num_patches:
+        raise ConfigError(
+            f"config.head.top_k is {config.head.top_k}, this CLIP has {clip.vision.num_patches} patches "
+            f"({clip.vision.image_size} pixels, patches of {clip.vision.patch_size})"
+        )
+    return MPAFER(
+        clip_config=clip,
+        prompt_shape=prompt_shape(config, clip, num_classes),
+        top_k=config.head.top_k,
+        local_weight=config.head.local_weight,
+        center_patch_scores=config.head.center_patch_scores,
+        prompts_before_ln_pre=config.visual_prompts.before_ln_pre,
+        dtype=jnp.dtype(config.clip.dtype),
+        remat=config.clip.remat,
+    )
+
+
+def make_objective(config: Config) -> Objective:
+    """The loss of a configuration."""
+    loss = config.loss
+    return Objective(
+        beta=loss.beta,
+        gamma=loss.gamma,
+        token_weight=loss.token_weight,
+        prompt_weight=loss.prompt_weight,
+        token_distance=loss.token_distance,
+        prompt_distance=loss.prompt_distance,
+        temperature=loss.temperature,
+        prototype_distance=loss.prototype_distance,
+        label_smoothing=loss.label_smoothing,
+    )
+
+
+def load_frozen_clip(config: Config) -> PretrainedClip:
+    """Loads the configured CLIP and checks that pictures will be normalised as it was trained.
+
+    Raises:
+      ConfigError: the checkpoint's own mean or standard deviation differ from the configuration's.
+    """
+    section = config.clip
+    clip = load_clip(section.name, revision=section.revision, cache_dir=section.cache_dir, dtype=section.dtype)
+    for field, own in (("mean", clip.image_mean), ("std", clip.image_std)):
+        configured: tuple[float, float, float] = getattr(config.data, field)
+        if own is not None and max(abs(a - b) for a, b in zip(own, configured, strict=True)) > 1e-4:
+            raise ConfigError(
+                f"config.data.{field} is {configured}, but {section.name} was trained with {own} "
+                "(preprocessor_config.json); set the field to that"
+            )
+    return clip
+
+
+def build_experiment(config: Config, class_names: Sequence[str], clip: PretrainedClip) -> Experiment:
+    """Composes the model and encodes, once, every text that stays fixed."""
+    tokenizer = load_tokenizer(clip.tokenizer_folder)
+    positions = clip.config.text.max_position_embeddings
+    bank = load_bank(config.hard_prompts.bank) if config.hard_prompts.type == 3 else None
+    hard_prompts = build_hard_prompts(class_names, config.hard_prompts.type, bank)
+    hard = prompts_lib.tokenize(hard_prompts, tokenizer.encode, positions)
+    names = [prompt_name(name) for name in class_names]
+    soft = prompts_lib.tokenize_soft(names, tokenizer.encode, positions, config.ctx.num_ctx)
+    for name, text in zip(class_names, hard_prompts, strict=True):
+        logging.info("hard prompt of %s: %s", name, text)
+
+    model = make_model(config, clip.config, len(class_names))
+    params = jax.device_put(clip.params)
+    bound = model.bind(variables(params, {}))
+    hard_text_features, hard_token_features = bound.encode_hard_prompts(bound.embed(hard))
+    frozen = Frozen(
+        clip=params,
+        soft_prompts=bound.embed(soft),
+        hard_text_features=hard_text_features,
+        hard_token_features=hard_token_features,
+        prototypes=jnp.zeros((len(class_names), clip.config.projection_dim)),
+    )
+    return Experiment(
+        model=model,
+        frozen=devices.replicate(frozen),
+        class_names=tuple(class_names),
+        hard_prompts=tuple(hard_prompts),
+        clip_name=clip.name,
+        clip_hash=clip.content_hash,
+        image_size=clip.config.vision.image_size,
+    )

@@ -1,0 +1,124 @@
+"""Where numbers go while a run runs: JSON lines, TensorBoard events, and a progress line."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+import sys
+import time
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Any, Self
+
+import tensorboardX
+import tqdm
+from absl import logging
+
+from mpafer_jax import files
+
+
+class MetricWriter:
+    """Appends metrics to `metrics.jsonl` and to TensorBoard; a context manager."""
+
+    def __init__(self, workdir: pathlib.Path, *, first_step: int, enabled: bool) -> None:
+        """Opens the files; lines after `first_step`, which a stopped run left and a resumed one writes anew, go.
+
+        Args:
+          workdir: of the run.
+          first_step: how many updates were made before.
+          enabled: whether this process writes; otherwise every call does nothing.
+        """
+        self._stream = self._events = None
+        if not enabled:
+            return
+        path = workdir / "metrics.jsonl"
+        if path.is_file():
+            files.write_text(path, "".join(_lines_up_to(path, first_step)))
+        workdir.mkdir(parents=True, exist_ok=True)
+        self._stream = path.open("a", encoding="utf-8")
+        self._events = tensorboardX.SummaryWriter(
+            str(workdir / "tensorboard"), purge_step=first_step + 1 if first_step else None
+        )
+
+    def write(self, step: int, kind: str, metrics: Mapping[str, float]) -> None:
+        """Adds one line: `kind` is 'train' or the name of an evaluated split."""
+        if self._stream is None or self._events is None:
+            return
+        self._stream.write(json.dumps({"step": step, "kind": kind, **metrics}) + "\n")
+        self._stream.flush()
+        for name, value in metrics.items():
+            self._events.add_scalar(f"{kind}/{name}", value, step)
+        self._events.flush()
+
+    def __enter__(self) -> Self:
+        """Returns itself."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Closes the files, whatever happened."""
+        if self._stream is not None and self._events is not None:
+            self._stream.close()
+            self._events.close()
+
+
+def _lines_up_to(path: pathlib.Path, step: int) -> list[str]:
+    kept: list[str] = []
+    for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
+        try:
+            record: dict[str, Any] = json.loads(line)
+        except json.JSONDecodeError:  # the line that was being written when the run was killed
+            continue
+        if record["step"] <= step and line.endswith("\n"):
+            kept.append(line)
+    return kept
+
+
+class Progress:
+    """A bar on a terminal, log lines otherwise; both with rate and time left. A context manager."""
+
+    def __init__(self, *, first_step: int, num_steps: int, batch_size: int) -> None:
+        """Starts the clock.
+
+        Args:
+          first_step: how many updates were made before.
+          num_steps: updates in all.
+          batch_size: images a step, for the rate.
+        """
+        self._num_steps, self._batch_size = num_steps, batch_size
+        self._last_step, self._last_time = first_step, time.monotonic()
+        terminal = sys.stderr.isatty()
+        self._bar = tqdm.tqdm(total=num_steps, initial=first_step, unit="step", disable=not terminal)
+        self._log_lines = not terminal
+
+    def update(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Shows the metrics of the interval that ends at `step`."""
+        now = time.monotonic()
+        done, seconds = step - self._last_step, now - self._last_time
+        self._last_step, self._last_time = step, now
+        shown = " ".join(f"{name} {value:.4g}" for name, value in metrics.items())
+        self._bar.set_postfix_str(shown, refresh=False)
+        self._bar.update(done)
+        if self._log_lines:
+            rate = done / seconds if seconds else float("inf")
+            left = tqdm.tqdm.format_interval((self._num_steps - step) / rate)
+            logging.info(
+                "step %d/%d (%.0f%%) %s | %.1f images/s, %s left",
+                step,
+                self._num_steps,
+                100 * step / self._num_steps,
+                shown,
+                rate * self._batch_size,
+                left,
+            )
+
+    def __enter__(self) -> Self:
+        """Returns itself."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Ends the bar."""
+        self._bar.close()

@@ -1,0 +1,338 @@
+"""Training: `train_and_evaluate(config, workdir)`, a loop of named parts."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import pathlib
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any, cast
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from absl import logging
+
+from mpafer_jax import checkpoint, devices, evaluate, experiment, files, optim, prototypes, steps
+from mpafer_jax import workdir as workdir_lib
+from mpafer_jax.config import Config, ConfigError
+from mpafer_jax.data import pipeline
+from mpafer_jax.data.splits import Dataset, Split, load_dataset
+from mpafer_jax.metric_writer import MetricWriter, Progress
+from mpafer_jax.models.prompts import init_prompts
+from mpafer_jax.state import TrainState
+
+
+class NonFiniteError(ArithmeticError):
+    """A loss term became NaN or infinite; the message names the step and the terms."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """All that the loop reads."""
+
+    config: Config
+    workdir: pathlib.Path
+    num_steps: int
+    dataset: Dataset
+    experiment: experiment.Experiment
+    tx: optax.GradientTransformation
+    schedule: optax.Schedule
+    train_step: steps.TrainStep
+    evaluator: evaluate.Evaluator
+    description: checkpoint.Description
+
+    def logs(self, step: int) -> bool:
+        """Whether an interval of training metrics ends at this step; it does wherever the state is saved, so that a
+        resumed run writes the same lines."""
+        return step % self.config.train.log_every == 0 or self.saves(step)
+
+    def evaluates(self, step: int) -> bool:
+        """Whether the validation split is evaluated after this step."""
+        return self.dataset.validation is not None and self._at(step, self.config.train.eval_every)
+
+    def saves(self, step: int) -> bool:
+        """Whether the state is saved after this step."""
+        return self._at(step, self.config.train.checkpoint_every) or self.evaluates(step)
+
+    def _at(self, step: int, every: int) -> bool:
+        return step % every == 0 or step == self.num_steps
+
+
+def train_and_evaluate(config: Config, workdir: pathlib.Path) -> dict[str, Any]:
+    """Trains the prompts, evaluates the last and the best checkpoint, and leaves `summary.json`.
+
+    Run again with the same arguments it goes on where it stopped, and does nothing where it has ended.
+
+    Args:
+      config: see `configs/common.py`.
+      workdir: the run's folder; `workdir.py` says what lies in it.
+
+    Returns:
+      What `summary.json` holds.
+
+    Raises:
+      ConfigError: the configuration does not fit the workdir, the CLIP or the devices.
+      NonFiniteError: a loss term became NaN or infinite.
+    """
+    writes = jax.process_index() == 0
+    workdir_lib.claim(workdir, config, write=writes)
+    run = prepare(config, workdir)
+    with_checkpoints = checkpoint.Checkpoints(workdir, keep=config.train.keep, select_by=config.eval.select_by)
+    try:
+        state = start(run, with_checkpoints)
+        state = train(run, state, with_checkpoints)
+        with_checkpoints.wait()
+        summary = summarize(run, state, with_checkpoints)
+    finally:
+        with_checkpoints.close()
+    if writes:
+        files.write_json(workdir / "summary.json", summary)
+    return summary
+
+
+def prepare(config: Config, workdir: pathlib.Path) -> Run:
+    """Loads the data and CLIP, computes the prototypes, and compiles nothing yet."""
+    devices.check_batch_size("train.batch_size", config.train.batch_size, config.train.accumulate)
+    dataset = load_dataset(config.data)
+    clip = experiment.load_frozen_clip(config)
+    built = experiment.build_experiment(config, dataset.class_names, clip)
+    if config.loss.gamma:
+        built = built.with_prototypes(jnp.asarray(class_prototypes(config, workdir, dataset.train, built)))
+    num_steps = config.train.num_steps or round(config.train.num_epochs * len(dataset.train) / config.train.batch_size)
+    schedule = optim.make_schedule(
+        learning_rate=config.optimizer.learning_rate,
+        warmup_steps=config.optimizer.warmup_steps,
+        num_steps=num_steps,
+    )
+    tx = optim.make_optimizer(
+        jax.eval_shape(functools.partial(init_prompts, built.model.prompt_shape), jax.random.key(0)),
+        name=config.optimizer.name,
+        schedule=schedule,
+        lr_scales=config.optimizer.lr_scales,
+        momentum=config.optimizer.momentum,
+        weight_decay=config.optimizer.weight_decay,
+        clip_norm=config.optimizer.clip_norm,
+    )
+    train_step = steps.make_train_step(
+        model=built.model,
+        tx=tx,
+        objective=experiment.make_objective(config),
+        mean=config.data.mean,
+        std=config.data.std,
+        accumulate=config.train.accumulate,
+    )
+    return Run(
+        config=config,
+        workdir=workdir,
+        num_steps=num_steps,
+        dataset=dataset,
+        experiment=built,
+        tx=tx,
+        schedule=schedule,
+        train_step=train_step,
+        evaluator=evaluate.make_evaluator(config, built),
+        description=describe(config, dataset, built),
+    )
+
+
+def class_prototypes(
+    config: Config, workdir: pathlib.Path, split: Split, built: experiment.Experiment
+) -> np.ndarray[Any, Any]:
+    """p [C, D] of the training split, from the workdir's cache where it holds them."""
+    section, data = config.prototypes, config.data
+    chosen = prototypes.choose_images(split.labels, section.images_per_class, config.seed)
+    key = prototypes.cache_key(
+        clip=built.clip_hash,
+        dtype=config.clip.dtype,
+        data=split.fingerprint,
+        images_per_class=section.images_per_class,
+        seed=config.seed if section.images_per_class else None,
+        normalize=section.normalize,
+        mean=data.mean,
+        std=data.std,
+    )
+
+    def compute() -> np.ndarray[Any, Any]:
+        logging.info("prototypes: computing from %d of %d training images", len(chosen), len(split))
+        step = steps.make_prototype_step(
+            model=built.model,
+            num_classes=len(built.class_names),
+            normalize=section.normalize,
+            mean=data.mean,
+            std=data.std,
+        )
+        batches = pipeline.eval_batches(
+            split.take(chosen),
+            section=data,
+            image_size=built.image_size,
+            batch_size=config.eval.batch_size,
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+        )
+        return prototypes.mean_features(batches, built.frozen.clip, step, built.class_names)
+
+    path = workdir / f"prototypes-{key}.npy"
+    return prototypes.load_or_compute(path, compute, write=jax.process_index() == 0)
+
+
+def describe(config: Config, dataset: Dataset, built: experiment.Experiment) -> checkpoint.Description:
+    """What this run's checkpoints say of themselves."""
+    return checkpoint.Description(
+        config=config.model_dump(mode="json"),
+        class_names=built.class_names,
+        clip_name=built.clip_name,
+        clip_hash=built.clip_hash,
+        hard_prompts=built.hard_prompts,
+        data={
+            "dataset": config.data.dataset,
+            "label_rule": config.data.label_rule,
+            "train_fingerprint": dataset.train.fingerprint,
+            "counts": {split.name: split.class_counts().tolist() for split in _splits(dataset)},
+        },
+        versions=checkpoint.package_versions(),
+    )
+
+
+def _splits(dataset: Dataset) -> list[Split]:
+    return [split for split in (dataset.train, dataset.validation, dataset.test) if split is not None]
+
+
+def start(run: Run, checkpoints: checkpoint.Checkpoints) -> TrainState:
+    """The first state, in this order: this workdir's newest checkpoint; a named checkpoint; fresh prompts.
+
+    CLIP's own weights are not part of the state: they are loaded in every case.
+    """
+    params = init_prompts(run.experiment.model.prompt_shape, jax.random.key(run.config.seed))
+    state = TrainState(step=jnp.zeros((), jnp.int32), params=params, opt_state=run.tx.init(params))
+    restored = checkpoints.restore_latest(devices.replicate(state), run.description)
+    if restored is not None:
+        logging.info("resuming after step %d", int(restored.step))
+        return restored
+    if run.config.train.warm_start:
+        saved, description, step = checkpoint.load(run.config.train.warm_start, run.config.eval.which)
+        params, notes = checkpoint.warm_start(params, run.experiment.class_names, saved, description.class_names)
+        logging.info("warm start from %s, step %d:\n  %s", run.config.train.warm_start, step, "\n  ".join(notes))
+        state = TrainState(step=state.step, params=params, opt_state=run.tx.init(params))
+    for name, value in state.params.items():
+        logging.info("trained: %s %s, %d numbers", name, value.shape, value.size)
+    return devices.replicate(state)
+
+
+def train(run: Run, state: TrainState, checkpoints: checkpoint.Checkpoints) -> TrainState:
+    """The loop, from the state's step to the last."""
+    config, first_step = run.config.train, int(devices.to_host(state.step))
+    if first_step == run.num_steps:
+        return state
+    writes = jax.process_index() == 0
+    progress = Progress(first_step=first_step, num_steps=run.num_steps, batch_size=config.batch_size)
+    with MetricWriter(run.workdir, first_step=first_step, enabled=writes) as writer, progress:
+        interval: list[steps.Metrics] = []
+        for step, batch in enumerate(training_batches(run, first_step), start=first_step + 1):
+            state, metrics = run.train_step(state, run.experiment.frozen, batch)
+            interval.append(metrics)
+            if run.logs(step):
+                report_interval(run, step, interval, writer, progress)
+                interval = []
+            validation = None
+            if run.evaluates(step):
+                validation = evaluate_validation(run, step, state, writer)
+            if run.saves(step):
+                checkpoints.save(state, run.description, validation)
+    return state
+
+
+def training_batches(run: Run, first_step: int) -> Iterator[dict[str, np.ndarray[Any, Any]]]:
+    """This process's part of every batch from `first_step` on, split over its devices."""
+    batches = pipeline.train_batches(
+        run.dataset.train,
+        section=run.config.data,
+        image_size=run.experiment.image_size,
+        batch_size=run.config.train.batch_size,
+        seed=run.config.seed,
+        start_step=first_step,
+        num_steps=run.num_steps,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+    )
+    for batch in batches:
+        fields = ("image", "label", "label_distribution", "mask")
+        yield devices.shard_batch({name: batch[name] for name in fields})
+
+
+def report_interval(
+    run: Run, last_step: int, interval: list[steps.Metrics], writer: MetricWriter, progress: Progress
+) -> None:
+    """Fetches the metrics of the steps up to `last_step`, checks them, and writes their mean.
+
+    Raises:
+      NonFiniteError: names the first step and all its terms that are not finite.
+    """
+    fetched = devices.to_host(interval)
+    for offset, metrics in enumerate(fetched):
+        broken = {name: float(total) for name, (total, _) in metrics.items() if not np.isfinite(total)}
+        if broken:
+            step = last_step - len(fetched) + 1 + offset
+            raise NonFiniteError(
+                f"step {step}: not finite: {broken}; nothing was saved since. Lower optimizer.learning_rate, set "
+                "optimizer.clip_norm, or compute in float32 (clip.dtype)"
+            )
+    means = {
+        name: sum(float(m[name][0]) for m in fetched) / sum(float(m[name][1]) for m in fetched) for name in fetched[0]
+    }
+    writer.write(last_step, "train", {**means, "learning_rate": float(np.asarray(run.schedule(last_step - 1)))})
+    progress.update(last_step, {name: means[name] for name in ("loss", "accuracy")})
+
+
+def evaluate_validation(run: Run, step: int, state: TrainState, writer: MetricWriter) -> Mapping[str, float]:
+    """Evaluates and writes the metrics of the validation split."""
+    if run.dataset.validation is None:
+        raise ConfigError("there is no validation split to evaluate")
+    found = run.evaluator(state.params, run.dataset.validation)
+    writer.write(step, "validation", found.scalars())
+    logging.info("validation after step %d: WAR %.2f%% UAR %.2f%%", step, 100 * found.war, 100 * found.uar)
+    return found.scalars()
+
+
+def summarize(run: Run, state: TrainState, checkpoints: checkpoint.Checkpoints) -> dict[str, Any]:
+    """Evaluates the last and the best-on-validation prompts on every held-out split."""
+    best_step = checkpoints.best_step()
+    held_out = [split for split in (run.dataset.validation, run.dataset.test) if split is not None]
+    results: dict[str, Any] = {}
+    evaluated: dict[int, dict[str, Any]] = {}
+    for name, step in (("last", run.num_steps), ("best", best_step)):
+        if step is None:
+            continue
+        if step not in evaluated:
+            params = state.params if name == "last" else devices.replicate(checkpoints.restore_params(step))
+            evaluated[step] = {split.name: run.evaluator(params, split).to_dict() for split in held_out}
+        results[name] = {"step": step, **evaluated[step]}
+        for split in held_out:
+            found = evaluated[step][split.name]
+            logging.info(
+                "%s (step %d), %s: WAR %.2f%%, UAR %.2f%%, macro F1 %.2f%%, %d images",
+                name,
+                step,
+                split.name,
+                100 * found["war"],
+                100 * found["uar"],
+                100 * found["macro_f1"],
+                found["count"],
+            )
+    return {
+        **results,
+        "selected_by": f"validation {run.config.eval.select_by}"
+        if best_step is not None
+        else "nothing: last step only",
+        "num_steps": run.num_steps,
+        "seed": run.config.seed,
+        "trained_parameters": {name: int(value.size) for name, value in state.params.items()},
+        "class_names": list(run.experiment.class_names),
+        "clip": {"name": run.experiment.clip_name, "hash": run.experiment.clip_hash},
+        "data": run.dataset.description.splitlines(),
+        "versions": checkpoint.package_versions(),
+        "devices": [str(cast(Any, jax.devices()[0]).device_kind), jax.device_count()],
+        "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    }
