@@ -1,0 +1,120 @@
+"""The command as a user runs it: in processes of its own, killed, resumed, misused, on several devices."""
+
+import json
+import shutil
+import signal
+import subprocess
+import time
+
+import numpy as np
+import pytest
+
+from mpafer_jax import checkpoint
+from tests.end_to_end import runs
+
+
+def test_killed_and_resumed_equals_undisturbed_and_eight_devices_equal_one(sample, tmp_path):
+    steps = {"train.num_steps": 24}
+    undisturbed = runs.run(runs.command(sample, tmp_path / "undisturbed", **steps))
+    assert undisturbed.returncode == 0, undisturbed.stderr
+
+    arguments = runs.command(sample, tmp_path / "killed", **steps)
+    with subprocess.Popen(arguments, env=runs.environment(), stderr=subprocess.DEVNULL) as process:
+        deadline = time.monotonic() + 120
+        while not list((tmp_path / "killed" / "checkpoints").glob("step_[4-9]")):
+            assert time.monotonic() < deadline
+            assert process.poll() is None, "ended before it could be killed"
+            time.sleep(0.005)
+        process.send_signal(signal.SIGKILL)
+    assert not (tmp_path / "killed" / "summary.json").exists()
+    resumed = runs.run(arguments)
+    assert resumed.returncode == 0, resumed.stderr
+    assert "resuming after step" in resumed.stderr
+
+    eight = subprocess.run(
+        runs.command(sample, tmp_path / "eight", **steps),
+        env=runs.environment(devices=8),
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert eight.returncode == 0, eight.stderr
+
+    one, _, _ = checkpoint.load(tmp_path / "undisturbed", "last")
+    two, _, _ = checkpoint.load(tmp_path / "killed", "last")
+    three, _, _ = checkpoint.load(tmp_path / "eight", "last")
+    for name, value in one.items():
+        np.testing.assert_array_equal(value, two[name])
+        # AdamW divides by the gradient's size, so rounding grows over the steps.
+        np.testing.assert_allclose(value, three[name], atol=2e-3)
+    assert runs.metrics(tmp_path / "undisturbed") == runs.metrics(tmp_path / "killed")
+    for a, b in zip(runs.metrics(tmp_path / "undisturbed"), runs.metrics(tmp_path / "eight"), strict=True):
+        if a["kind"] == "train":
+            assert a["loss"] == pytest.approx(b["loss"], rel=1e-3)
+
+    evaluate_elsewhere(sample, tmp_path)
+
+
+def evaluate_elsewhere(sample, tmp_path):
+    """--mode=eval on a dataset with other names, another order, one class more and two fewer."""
+    for folder, name in (("happiness", "Happy"), ("anger", "angry"), ("sadness", "sad")):
+        shutil.copytree(sample / "faces" / "test" / folder, tmp_path / "other" / name)
+    shutil.copytree(sample / "faces" / "test" / "neutral", tmp_path / "other" / "confusion")
+    changes = {
+        "data.dir": str(tmp_path / "other"),
+        "data.test_split": "",
+        "data.test_fraction": 0.5,
+        "data.validation_fraction": 0.0,
+        "eval.checkpoint": str(tmp_path / "undisturbed"),
+    }
+    done = runs.run(runs.command(sample, tmp_path / "elsewhere", mode="eval", **changes))
+    assert done.returncode == 0, done.stderr
+    assert "2 images of 'confusion' are left out" in done.stderr
+    result = json.loads((tmp_path / "elsewhere" / "evaluation.json").read_text())
+    assert result["test"]["class_names"] == ["anger", "happiness", "neutral", "sadness", "surprise"]
+    np.testing.assert_array_equal(np.sum(result["test"]["confusion"], axis=1), [2, 2, 0, 2, 0])
+    assert result["test"]["recall"]["neutral"] is None
+
+
+def test_neither_tensorflow_nor_torch_is_needed(sample, tmp_path):
+    """The whole job with both made impossible to import."""
+    program = (
+        "import runpy, sys\n"
+        "sys.modules['torch'] = sys.modules['tensorflow'] = None\n"
+        "sys.argv = sys.argv[1:]\n"
+        "runpy.run_module('mpafer_jax.main', run_name='__main__', alter_sys=True)\n"
+    )
+    arguments = runs.command(sample, tmp_path / "run", **{"train.num_steps": 2, "optimizer.warmup_steps": 0})
+    done = runs.run([arguments[0], "-c", program, *arguments[2:]])
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "run" / "summary.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"data.dir": "/nowhere"}, "/nowhere"),
+        ({"head.top_k": 65}, "config.head.top_k is 65, this CLIP has 64 patches"),
+        ({"loss.temperature": 0.0}, "config.loss.temperature: Input should be greater than 0"),
+        ({"clip.name": "/no/such/clip"}, "/no/such/clip"),
+        ({"hard_prompts.bank": "poems"}, "hard_prompts.bank 'poems' is neither"),
+        ({"visual_prompts.layers": "(4,)"}, "must ascend within 1..3"),
+        ({"data.mean": "(0.5,0.5,0.5)"}, "was trained with"),
+        ({"train.warm_start": "/no/such/run"}, "no checkpoint at /no/such/run"),
+    ],
+)
+def test_mistakes_end_with_a_message_and_no_traceback(sample, tmp_path, changes, message):
+    done = runs.run(runs.command(sample, tmp_path / "run", **changes))
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_unknown_fields_and_arguments_are_refused(sample, tmp_path):
+    unknown = runs.run([*runs.command(sample, tmp_path / "run"), "--config.los.beta=0"])
+    assert unknown.returncode != 0
+    assert "los" in unknown.stderr
+    arguments = runs.command(sample, tmp_path / "run")
+    arguments[3] += ":vit_x"
+    assert "unknown config arguments vit_x" in runs.run(arguments).stderr

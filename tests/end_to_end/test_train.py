@@ -1,0 +1,247 @@
+"""The whole job on drawn faces and a random CLIP: what it leaves, resuming, refusing, stopping."""
+
+import json
+import pathlib
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mpafer_jax import checkpoint, train
+from mpafer_jax.config import ConfigError
+from tests.end_to_end import runs
+
+
+@pytest.fixture(scope="module")
+def finished(sample, tmp_path_factory):
+    """An undisturbed run: (workdir, summary)."""
+    workdir = tmp_path_factory.mktemp("finished")
+    return workdir, train.train_and_evaluate(runs.config(sample), workdir)
+
+
+def test_what_a_run_leaves(finished):
+    workdir, summary = finished
+    assert summary == runs.summary(workdir)
+    names = {path.name.split("-")[0] for path in workdir.iterdir()}
+    assert names == {"checkpoints", "config.json", "metrics.jsonl", "prototypes", "summary.json", "tensorboard"}
+    assert not list(workdir.rglob("*.tmp"))
+    lines = runs.metrics(workdir)
+    train_steps = [line["step"] for line in lines if line["kind"] == "train"]
+    assert train_steps == [2, 3, 4, 6, 8, 9, 10, 12]  # every 3, and wherever the state is saved
+    assert [line["step"] for line in lines if line["kind"] == "validation"] == [4, 8, 12]
+    terms = {"loss", "cross_entropy", "token_alignment", "prompt_alignment", "prototype_alignment"}
+    assert lines[0].keys() >= terms | {"accuracy", "grad_norm", "learning_rate"}
+    for line in lines:
+        if line["kind"] == "train":
+            total = sum(line[name] for name in terms - {"loss"})
+            assert line["loss"] == pytest.approx(total, rel=1e-5)
+
+
+def test_summary_counts_every_held_out_image_once(finished):
+    _, summary = finished
+    for which in ("last", "best"):
+        for split, count in (("validation", 15), ("test", 25)):
+            found = summary[which][split]
+            confusion = np.array(found["confusion"])
+            assert found["count"] == confusion.sum() == count
+            np.testing.assert_array_equal(confusion.sum(1), [count // 5] * 5)
+            assert found["war"] == pytest.approx(np.trace(confusion) / count)
+    assert summary["last"]["step"] == 12
+    assert summary["selected_by"] == "validation war"
+    by_step = {4: None, 8: None, 12: None}
+    workdir = finished[0]
+    for line in runs.metrics(workdir):
+        if line["kind"] == "validation":
+            by_step[line["step"]] = line["war"]
+    best = max(by_step.values())
+    assert summary["best"]["step"] == min(step for step, war in by_step.items() if war == best)
+
+
+def test_tensorboard_holds_the_same_numbers(finished):
+    workdir, _ = finished
+    from tensorboardX.proto.event_pb2 import Event
+
+    (events,) = (workdir / "tensorboard").iterdir()
+    data, found = events.read_bytes(), {}
+    while data:  # TFRecord: length, its checksum, the record, its checksum
+        length = int.from_bytes(data[:8], "little")
+        event = Event.FromString(data[12 : 12 + length])
+        data = data[16 + length :]
+        for value in event.summary.value:
+            found[(event.step, value.tag)] = value.simple_value
+    lines = runs.metrics(workdir)
+    expected = {
+        (line["step"], f"{line['kind']}/{name}"): value
+        for line in lines
+        for name, value in line.items()
+        if name not in ("step", "kind")
+    }
+    assert found.keys() == expected.keys()
+    assert found == pytest.approx(expected, rel=1e-5)
+
+
+def test_checkpoint_describes_itself(finished, sample):
+    workdir, summary = finished
+    params, description, step = checkpoint.load(workdir, "last")
+    assert step == 12
+    assert {name: value.shape for name, value in params.items()} == {"ctx": (10, 64), "visual_prompts": (3, 8, 64)}
+    assert description.run_config() == runs.config(sample)
+    assert description.class_names == ("anger", "happiness", "neutral", "sadness", "surprise")
+    assert description.clip_hash == summary["clip"]["hash"]
+    assert description.hard_prompts[1].startswith("a photo of a person making a facial expression of happiness, with ")
+    assert description.versions["jax"] == jax.__version__
+    # One step's folder and the checkpoints' folder are found as well.
+    again, _, four = checkpoint.load(workdir / "checkpoints" / "step_4", "best")
+    assert four == 4
+    assert not np.array_equal(again["ctx"], params["ctx"])
+
+
+def restored(workdir, step):
+    params, _, _ = checkpoint.load(pathlib.Path(workdir) / "checkpoints" / f"step_{step}", "last")
+    return params
+
+
+def test_resuming_is_exact_to_the_bit(finished, sample, tmp_path):
+    """A run that died after step 6 (its newest checkpoint) and had already logged more goes on to the same end."""
+    workdir, _ = finished
+    shutil.copytree(workdir, tmp_path / "run")
+    for step in (8, 10, 12):
+        shutil.rmtree(tmp_path / "run" / "checkpoints" / f"step_{step}")
+    (tmp_path / "run" / "summary.json").unlink()
+    with (tmp_path / "run" / "metrics.jsonl").open("a") as stream:
+        stream.write('{"step": 99, "kind": "tr')  # killed in the middle of a line
+    train.train_and_evaluate(runs.config(sample), tmp_path / "run")
+    for name, value in restored(workdir, 12).items():
+        np.testing.assert_array_equal(value, restored(tmp_path / "run", 12)[name])
+    assert runs.metrics(tmp_path / "run") == runs.metrics(workdir)
+    differing = {"finished"}
+    one, two = runs.summary(workdir), runs.summary(tmp_path / "run")
+    assert {k: v for k, v in one.items() if k not in differing} == {k: v for k, v in two.items() if k not in differing}
+
+
+def test_a_finished_run_is_not_trained_again(finished, sample, tmp_path):
+    workdir, summary = finished
+    shutil.copytree(workdir, tmp_path / "run")
+    again = train.train_and_evaluate(runs.config(sample), tmp_path / "run")
+    assert again["last"] == summary["last"]
+    assert runs.metrics(tmp_path / "run") == runs.metrics(workdir)
+
+
+def test_a_workdir_of_another_configuration_is_refused(finished, sample):
+    workdir, _ = finished
+    with pytest.raises(ConfigError, match=r"config\.head\.top_k: there 16, here 4\n.*give another --workdir"):
+        train.train_and_evaluate(runs.config(sample, **{"head.top_k": 4}), workdir)
+    # How a run is carried out may change: this one has ended, so it only evaluates.
+    train.train_and_evaluate(runs.config(sample, **{"data.num_workers": 0, "train.keep": 19}), workdir)
+
+
+def test_changed_data_is_refused(finished, sample, tmp_path):
+    workdir, _ = finished
+    shutil.copytree(workdir, tmp_path / "run")
+    shutil.copytree(sample / "faces", tmp_path / "faces", ignore=shutil.ignore_patterns("mpafer_tfds"))
+    moved = {"data.dir": str(tmp_path / "faces")}
+    train.train_and_evaluate(runs.config(sample, **moved), tmp_path / "run")  # moved, and the same
+    next((tmp_path / "faces" / "train" / "anger").iterdir()).unlink()
+    with pytest.raises(checkpoint.CheckpointError, match="cannot go on after step 12: the training data changed"):
+        train.train_and_evaluate(runs.config(sample, **moved), tmp_path / "run")
+
+
+def test_nan_stops_with_step_and_terms_and_saves_nothing(sample, tmp_path):
+    changes = {"optimizer.name": "sgd", "optimizer.learning_rate": 1e38, "train.checkpoint_every": 12}
+    changes |= {"train.eval_every": 12, "train.log_every": 12}
+    with pytest.raises(train.NonFiniteError, match=r"step [2-5]: not finite: .*'loss'"):
+        train.train_and_evaluate(runs.config(sample, **changes), tmp_path)
+    assert not list((tmp_path / "checkpoints").glob("step_*"))
+    assert not (tmp_path / "summary.json").exists()
+
+
+def test_warm_start_takes_what_fits(finished, sample, tmp_path, caplog):
+    workdir, _ = finished
+    two = {"data.class_names": ("surprise", "anger"), "train.warm_start": str(workdir), "eval.which": "last"}
+    small = {"train.num_steps": 1, "optimizer.warmup_steps": 0, "optimizer.learning_rate": 1e-12}
+    with caplog.at_level("INFO"):
+        train.train_and_evaluate(runs.config(sample, **two, **small), tmp_path / "one")
+    assert "ctx: taken, shape (10, 64)" in caplog.text
+    for name, value in restored(tmp_path / "one", 1).items():
+        np.testing.assert_allclose(value, restored(workdir, 12)[name], atol=1e-9)
+
+
+def test_warm_start_matches_classes_by_name_and_says_what_does_not_fit():
+    fresh = {"ctx": jnp.zeros((2, 4, 3)), "visual_prompts": jnp.zeros((1, 2, 3))}
+    saved = {"ctx": np.arange(36.0).reshape(3, 4, 3), "visual_prompts": np.ones((2, 2, 3)), "old": np.ones(1)}
+    params, notes = checkpoint.warm_start(fresh, ("fear", "joy"), saved, ("anger", "surprise", "fear"))
+    np.testing.assert_array_equal(params["ctx"][0], saved["ctx"][2])
+    np.testing.assert_array_equal(params["ctx"][1], 0)
+    np.testing.assert_array_equal(params["visual_prompts"], 0)
+    assert notes == [
+        "ctx: taken for fear; the others start fresh",
+        "visual_prompts: shape (2, 2, 3) does not fit (1, 2, 3), starts fresh",
+        "old: in the checkpoint, not used here",
+    ]
+
+
+def test_missing_checkpoint_says_what_was_expected(tmp_path):
+    with pytest.raises(checkpoint.CheckpointError, match=r"no checkpoint at .*expected a workdir"):
+        checkpoint.load(tmp_path, "best")
+
+
+def test_newest_and_best_are_kept(sample, tmp_path):
+    config = runs.config(sample, **{"train.keep": 1})
+    summary = train.train_and_evaluate(config, tmp_path)
+    kept = {int(path.name.removeprefix("step_")) for path in (tmp_path / "checkpoints").glob("step_*")}
+    assert kept == {12, summary["best"]["step"]}
+
+
+def test_without_validation_only_the_last_step_is_reported(sample, tmp_path):
+    changes = {"data.validation_fraction": 0.0, "train.num_steps": 2, "optimizer.warmup_steps": 0, "loss.gamma": 0.0}
+    summary = train.train_and_evaluate(runs.config(sample, **changes), tmp_path)
+    assert "best" not in summary
+    assert summary["selected_by"] == "nothing: last step only"
+    assert summary["last"].keys() == {"step", "test"}
+    assert not list(tmp_path.glob("prototypes-*"))  # gamma 0: nothing reads them
+    assert "prototype_alignment" not in runs.metrics(tmp_path)[0]
+
+
+@pytest.mark.parametrize(("optimizer", "limit"), [("sgd", 1.1e6), ("adamw", 3.5e6)])
+def test_checkpoint_sizes_of_the_largest_model(tmp_path, optimizer, limit):
+    """ViT-L/14, a context per class, 7 classes: prompts at most 1.1 MB, with the optimizer at most 3.5 MB."""
+    from mpafer_jax import optim
+    from mpafer_jax.models.prompts import PromptShape, init_prompts
+    from mpafer_jax.state import TrainState
+
+    shape = PromptShape(10, 7, 768, 0.02, 8, tuple(range(1, 25)), 24, 1024, 0.02)
+    params = init_prompts(shape, jax.random.key(0))
+    assert sum(value.size for value in params.values()) == 250_368
+    schedule = optim.make_schedule(learning_rate=1e-3, warmup_steps=1, num_steps=9)
+    tx = optim.make_optimizer(
+        params,
+        name=optimizer,
+        schedule=schedule,
+        lr_scales=((".*", 1.0),),
+        momentum=0.9,
+        weight_decay=0.0,
+        clip_norm=0.0,
+    )
+    noise = jax.tree.map(lambda x: jnp.asarray(np.random.default_rng(0).normal(size=x.shape), x.dtype), tx.init(params))
+    description = checkpoint.Description(
+        config={}, class_names=("a",) * 7, clip_name="c", clip_hash="h", hard_prompts=("t",) * 7, data={}, versions={}
+    )
+    checkpoints = checkpoint.Checkpoints(tmp_path, keep=1, select_by="war")
+    checkpoints.save(TrainState(jnp.asarray(1, jnp.int32), params, noise), description, None)
+    checkpoints.wait()
+    checkpoints.close()
+    folder = tmp_path / "checkpoints" / "step_1"
+
+    def size(path):
+        return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+
+    assert size(folder / "params") <= 1.1e6
+    assert size(folder) <= limit + 1.1e6 * (optimizer == "sgd")
+
+
+def test_json_is_strict(finished):
+    workdir, _ = finished
+    for name in ("summary.json", "config.json"):
+        json.loads((workdir / name).read_text(), parse_constant=pytest.fail)

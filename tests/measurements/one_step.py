@@ -1,0 +1,111 @@
+"""Time and peak memory of one training step and one evaluation step at a full CLIP's shape, with random weights.
+
+    python -m tests.measurements.one_step [--shape=vit_b16] [--batch=16] [--dtype=float32] [--remat=dots] [--repeats=5]
+
+Prints the seconds of the first call (compilation included), the median of the later ones, and the process's peak
+memory. No CLIP has to be there: the numbers do not depend on what the weights are.
+"""
+
+import resource
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from absl import app, flags
+
+from mpafer_jax import devices, losses, steps
+from mpafer_jax.models.clip import ClipConfig, TextConfig, VisionConfig
+from mpafer_jax.models.mpafer import MPAFER
+from mpafer_jax.models.prompts import PromptShape, TextEmbeddings, init_prompts
+from mpafer_jax.state import Frozen, TrainState
+from mpafer_jax.weights.random_clip import random_params
+
+_SHAPE = flags.DEFINE_enum("shape", "vit_b16", ["vit_b16", "vit_l14"], "Which CLIP.")
+_BATCH = flags.DEFINE_integer("batch", 16, "Images at once.")
+_DTYPE = flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "Of the towers.")
+_REMAT = flags.DEFINE_enum("remat", "dots", ["none", "dots", "full"], "What the backward pass keeps.")
+_REPEATS = flags.DEFINE_integer("repeats", 5, "Timed calls after the first.")
+
+SHAPES = {
+    "vit_b16": ClipConfig(
+        VisionConfig(768, 3072, 12, 12, 224, 16, "quick_gelu", 1e-5),
+        TextConfig(49408, 512, 2048, 12, 8, 77, 2, "quick_gelu", 1e-5),
+        512,
+    ),
+    "vit_l14": ClipConfig(
+        VisionConfig(1024, 4096, 24, 16, 224, 14, "quick_gelu", 1e-5),
+        TextConfig(49408, 768, 3072, 12, 12, 77, 2, "quick_gelu", 1e-5),
+        768,
+    ),
+}
+CLASSES, LENGTH = 7, 15  # ten context tokens, a class name, a full stop, start and end, one to spare
+MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+
+
+def main(_):
+    clip = SHAPES[_SHAPE.value]
+    vision, text = clip.vision, clip.text
+    layers = tuple(range(1, vision.num_layers + 1))
+    shape = PromptShape(10, 0, text.hidden_size, 0.02, 8, layers, vision.num_layers, vision.hidden_size, 0.02)
+    model = MPAFER(clip, shape, top_k=16, dtype=jnp.dtype(_DTYPE.value), remat=_REMAT.value)
+    params = jax.tree.map(lambda x: jnp.asarray(x, _DTYPE.value), random_params(clip))
+    embeddings = jnp.zeros((CLASSES, LENGTH, text.hidden_size), _DTYPE.value)
+    content = jnp.ones((CLASSES, LENGTH), bool)
+    frozen = devices.replicate(
+        Frozen(
+            clip=params,
+            soft_prompts=TextEmbeddings(embeddings, jnp.full(CLASSES, LENGTH - 1), content),
+            hard_text_features=jax.random.normal(jax.random.key(0), (CLASSES, clip.projection_dim)),
+            hard_token_features=jax.random.normal(jax.random.key(1), (CLASSES, text.hidden_size)),
+            prototypes=jax.random.normal(jax.random.key(2), (CLASSES, clip.projection_dim)),
+        )
+    )
+    del params
+    tx = optax.sgd(2e-3, momentum=0.9)
+    prompts = init_prompts(shape, jax.random.key(3))
+    state = devices.replicate(TrainState(jnp.zeros((), jnp.int32), prompts, tx.init(prompts)))
+    rng = np.random.default_rng(0)
+    label = rng.integers(0, CLASSES, _BATCH.value).astype(np.int32)
+    batch = devices.shard_batch(
+        {
+            "image": rng.integers(0, 256, (_BATCH.value, 224, 224, 3)).astype(np.uint8),
+            "label": label,
+            "label_distribution": np.eye(CLASSES, dtype=np.float32)[label],
+            "mask": np.ones(_BATCH.value, np.float32),
+        }
+    )
+    print(f"{_SHAPE.value}, batch {_BATCH.value}, {_DTYPE.value}, remat {_REMAT.value}, {jax.device_count()} device(s)")
+    train_step = steps.make_train_step(model=model, tx=tx, objective=losses.Objective(), mean=MEAN, std=STD)
+
+    def one_update():
+        nonlocal state
+        state, metrics = train_step(state, frozen, batch)
+        jax.block_until_ready(metrics)
+
+    report("train step", one_update)
+    eval_step = steps.make_eval_step(model=model, mean=MEAN, std=STD)
+    text_features = devices.replicate(steps.make_text_step(model=model)(state.params, frozen))
+    part = {name: batch[name] for name in ("image", "label", "mask")}
+    report("eval step", lambda: jax.block_until_ready(eval_step(state.params, frozen, text_features, part)))
+
+
+def report(name, call):
+    start = time.perf_counter()
+    call()
+    first = time.perf_counter() - start
+    seconds = []
+    for _ in range(_REPEATS.value):
+        start = time.perf_counter()
+        call()
+        seconds.append(time.perf_counter() - start)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    print(
+        f"{name}: first {first:.1f} s, then {np.median(seconds):.2f} s (median of {len(seconds)}, "
+        f"{min(seconds):.2f} to {max(seconds):.2f}), peak memory so far {peak:.2f} GiB"
+    )
+
+
+if __name__ == "__main__":
+    app.run(main)

@@ -1,0 +1,128 @@
+"""Trains a small CLIP a little on FERPlus' training faces, so that a run on real faces has towers to adapt.
+
+    python -m tests.measurements.pretrain_small_clip --data=FERPLUS --out=CLIP [--steps=4000]
+
+For measurements only: the towers see the labels of the same training faces (never those of another split), as class
+names inside the three types of hard prompts, so an accuracy reached on top says that the whole path works, and
+nothing about CLIP. What it writes is a folder in the Hub's layout.
+"""
+
+import pathlib
+import tempfile
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from absl import app, flags, logging
+
+from configs import ferplus
+from mpafer_jax import losses
+from mpafer_jax.config import Config
+from mpafer_jax.data.normalize import normalize as normalize_images
+from mpafer_jax.data.pipeline import train_batches
+from mpafer_jax.data.splits import load_dataset
+from mpafer_jax.hard_prompts.bank import load_bank
+from mpafer_jax.hard_prompts.templates import build_hard_prompts
+from mpafer_jax.models.clip import CLIP, ClipConfig, TextConfig, VisionConfig
+from mpafer_jax.models.mpafer import global_local_logits
+from mpafer_jax.models.prompts import tokenize
+from mpafer_jax.weights.export import save_clip
+from mpafer_jax.weights.random_clip import OPENAI_MEAN, OPENAI_STD, random_params
+from mpafer_jax.weights.tokenizer import train_tokenizer
+
+_DATA = flags.DEFINE_string("data", None, "FERPlus in its owners' layout.", required=True)
+_OUT = flags.DEFINE_string("out", None, "Folder to write.", required=True)
+_STEPS = flags.DEFINE_integer("steps", 4000, "Updates.")
+_BATCH = flags.DEFINE_integer("batch", 96, "Images of one update.")
+
+
+def main(_):
+    config = ferplus.get_config("no_validation")
+    with config.unlocked():
+        config.data.dir = _DATA.value
+        config.data.augment.crop_scale, config.data.augment.erase = (0.85, 1.0), 0.0
+        config.data.train_splits, config.data.test_split = ("train",), ""
+    data = Config.from_config_dict(config).data
+    split = load_dataset(data).train
+    bank = load_bank("expressions")
+    prompts = {kind: build_hard_prompts(split.class_names, kind, bank) for kind in (1, 2, 3)}
+    with tempfile.TemporaryDirectory() as tokenizer_folder:
+        tokenizer = train_tokenizer([text for texts in prompts.values() for text in texts], tokenizer_folder, 1500)
+        shape = ClipConfig(
+            vision=VisionConfig(128, 512, 4, 4, 48, 12, "quick_gelu", 1e-5),
+            text=TextConfig(tokenizer.vocab_size, 128, 512, 2, 4, 77, tokenizer.eos_id, "quick_gelu", 1e-5),
+            projection_dim=128,
+        )
+        texts = [tokenize(texts, tokenizer.encode, 77) for texts in prompts.values()]
+        params = train(shape, split, data, texts)
+        save_clip(
+            _OUT.value,
+            config=shape,
+            params=params,
+            tokenizer_folder=pathlib.Path(tokenizer_folder),
+            image_mean=OPENAI_MEAN,
+            image_std=OPENAI_STD,
+        )
+    logging.info("written: %s", _OUT.value)
+
+
+def train(shape, split, data, texts):
+    model = CLIP(shape)
+    # A linear classifier on all patch features side by side, thrown away at the end: without it the first hundreds of
+    # updates only learn how frequent each class is.
+    auxiliary = jnp.zeros((shape.vision.num_patches, shape.projection_dim, len(split.class_names)))
+    params = {**jax.device_put(random_params(shape, seed=0)), "auxiliary": auxiliary}
+    schedule = optax.warmup_cosine_decay_schedule(0.0, 1e-3, 50, _STEPS.value)
+    tx = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(schedule, weight_decay=0.05))
+
+    def loss_fn(params, images, labels, kind, other):
+        clip = {"params": {name: value for name, value in params.items() if name != "auxiliary"}}
+        _, out = model.apply(clip, images, method="encode_image")
+        text_features, other_features = (
+            model.apply(clip, t.ids, t.eos_positions, method="encode_text")[0] for t in (kind, other)
+        )
+        scale = jnp.minimum(jnp.exp(params["logit_scale"]), 100.0)
+        total = 0.0
+        # Half of the time the patches count, so that they come to mean something too.
+        for weight in (0.0, 1.0):
+            logits, _ = global_local_logits(
+                out["image_features"],
+                out["patch_features"],
+                text_features,
+                logit_scale=scale,
+                top_k=4,
+                local_weight=weight,
+            )
+            total += 0.5 * optax.softmax_cross_entropy(logits, labels).mean()
+        auxiliary = jnp.einsum("bnd,ndc->bc", out["patch_features"], params["auxiliary"]) / 8
+        total += optax.softmax_cross_entropy(auxiliary, labels).mean()
+        # The texts differ in a word or two: they are told apart first, and images can then follow.
+        total += losses.contrastive_alignment(text_features, other_features, 0.1).mean()
+        return total, jnp.mean(jnp.argmax(logits, -1) == jnp.argmax(labels, -1))
+
+    @jax.jit
+    def step(params, opt_state, batch, kind, other):
+        images = normalize_images(batch["image"], data.mean, data.std)
+        gradient = jax.value_and_grad(loss_fn, has_aux=True)
+        (loss, accuracy), grads = gradient(params, images, batch["label_distribution"], kind, other)
+        updates, opt_state = tx.update(grads, opt_state, params)
+        return optax.apply_updates(params, updates), opt_state, loss, accuracy
+
+    opt_state, seen = tx.init(params), []
+    batches = train_batches(
+        split, section=data, image_size=48, batch_size=_BATCH.value, seed=1, start_step=0, num_steps=_STEPS.value
+    )
+    for number, batch in enumerate(batches, start=1):
+        kind, other = texts[number % 3], texts[(number + 1) % 3]
+        params, opt_state, loss, accuracy = step(params, opt_state, dict(batch), kind, other)
+        seen.append((loss, accuracy))
+        if number % 50 == 0:
+            logging.info("step %d: loss %.3f, accuracy on the batches %.3f", number, *np.mean(seen, axis=0))
+            seen = []
+    del params["auxiliary"]
+    return jax.tree.map(np.asarray, params)
+
+
+if __name__ == "__main__":
+    app.run(main)

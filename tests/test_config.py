@@ -1,0 +1,121 @@
+"""Configs: all build, in every mode; each field is typed, commented and read; mistakes are named."""
+
+import ast
+import importlib
+import pathlib
+import re
+
+import pytest
+
+from configs import common, ferplus, rafdb
+from mpafer_jax import config as config_lib
+from mpafer_jax import evaluate, train
+from mpafer_jax.config import Config, ConfigError
+from tests.end_to_end import runs
+
+FOLDER = pathlib.Path(common.__file__).parent
+NAMES = sorted(path.stem for path in FOLDER.glob("*.py") if path.stem not in ("__init__", "common"))
+ARGUMENTS = [None, "runlocal", "no_validation", "vit_l14,bf16", "vit_b32,runlocal,no_validation", "vit_l14_336"]
+
+
+def build(name, arg=None, **changes):
+    values = importlib.import_module(f"configs.{name}").get_config(arg)
+    with values.unlocked():
+        values.update_from_flattened_dict({"data.dir": "somewhere", **changes})
+    return values
+
+
+def test_the_folder_holds_the_configs_of_the_documentation():
+    assert set(NAMES) >= {"rafdb", "ferplus", "affectnet7", "affectnet8", "folder"}
+
+
+@pytest.mark.parametrize("arg", ARGUMENTS)
+@pytest.mark.parametrize("name", NAMES)
+def test_every_config_builds_is_locked_and_survives_json(name, arg):
+    values = build(name, arg)
+    assert values.is_locked
+    config = Config.from_config_dict(values)
+    assert Config.from_json(config.to_json()) == config
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_config_starts_with_its_command(name):
+    text = (FOLDER / f"{name}.py").read_text()
+    assert f"python -m mpafer_jax.main --config=configs/{name}.py --workdir=" in ast.get_docstring(ast.parse(text))
+
+
+def test_arguments_are_strict():
+    for arg in ("vit_l15", "runlocal,fast"):
+        with pytest.raises(ValueError, match=r"unknown config arguments .*known are vit_b32"):
+            rafdb.get_config(arg)
+    with pytest.raises(ValueError, match="name several CLIPs"):
+        rafdb.get_config("vit_b32,vit_l14")
+
+
+def test_no_validation_trains_on_the_literatures_ferplus_splits():
+    data = ferplus.get_config("no_validation").data
+    assert data.train_splits == ("train", "validation")
+    assert (data.validation_split, data.validation_fraction) == ("", 0.0)
+
+
+def test_every_field_has_a_comment_above_it():
+    lines = (FOLDER / "common.py").read_text().splitlines()
+    assignments = [i for i, line in enumerate(lines) if re.match(r"    \w+\.\w+ = (?!\w+ = ConfigDict)", line)]
+    assert len(assignments) > 50
+    for i in assignments:
+        above = i - 1
+        while re.match(r"    \w+\.\w+ = ", lines[above]):  # fields that share a comment stand in one block
+            above -= 1
+        assert lines[above].startswith("    #"), f"configs/common.py:{i + 1} has no comment: {lines[i]}"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"data.dir": ""}, "dir is empty"),
+        ({"loss.beta": -1.0}, r"config\.loss\.beta: .*greater than or equal to 0 \(found -1\.0\)"),
+        ({"clip.dtype": "float16"}, r"config\.clip\.dtype: .*'float32' or 'bfloat16'"),
+        ({"train.num_steps": 5}, "exactly one of num_steps and num_epochs"),
+        ({"train.accumulate": 3}, "batch_size 64 must be a multiple of accumulate 3"),
+        ({"data.validation_split": "test", "data.validation_fraction": 0.0}, "the test split would select"),
+        ({"data.validation_split": "train", "data.validation_fraction": 0.0}, "would also be evaluated on"),
+        ({"data.validation_split": "validation"}, "validation_split or validation_fraction, not both"),
+        ({"data.label_rule": "argmax"}, "label_rule 'argmax' does not go with dataset 'rafdb'"),
+        ({"data.class_names": ("a", "a")}, "holds a name twice"),
+        ({"data.augment.crop_scale": (0.9, 0.5)}, "low <= high"),
+        ({"data.augment.erase_scale": (0.5, 1.5)}, "at most 1"),
+    ],
+)
+def test_impossible_values_are_named(changes, message):
+    with pytest.raises(ConfigError, match=message):
+        Config.from_config_dict(build("rafdb", **changes))
+
+
+def test_unknown_missing_and_mistyped_fields_are_all_listed_at_once():
+    values = build("rafdb").to_dict()
+    values["extra"] = 1
+    del values["head"]["top_k"]
+    values["ctx"]["num_ctx"] = "ten"
+    with pytest.raises(ConfigError) as error:
+        Config.from_config_dict(values)
+    for expected in ("config.extra: Extra", "config.head.top_k: Field required", "config.ctx.num_ctx: ", "'ten'"):
+        assert expected in str(error.value)
+
+
+def test_every_field_is_read(sample, tmp_path, monkeypatch):
+    """Records which fields a training run and an evaluation read; a field that neither reads has no business here."""
+    config = runs.config(sample, **{"train.num_steps": 2, "optimizer.warmup_steps": 0})
+    section = config_lib._Section
+    read = set()
+
+    def recording(self, name):
+        if name in type(self).model_fields:
+            read.add((type(self).__name__, name))
+        return object.__getattribute__(self, name)
+
+    monkeypatch.setattr(section, "__getattribute__", recording)
+    train.train_and_evaluate(config, tmp_path)
+    evaluate.evaluate_checkpoint(config, tmp_path)
+    monkeypatch.undo()
+    fields = {(kind.__name__, name) for kind in (Config, *section.__subclasses__()) for name in kind.model_fields}
+    assert fields - read == set()

@@ -1,0 +1,24 @@
+"""Metrics by hand."""
+
+import pytest
+
+from mpafer_jax.evaluation.metrics import from_confusion
+
+
+def test_by_hand():
+    # Rows are true: a 8 right of 10, b 1 right of 2, c never occurs but is predicted once.
+    found = from_confusion([[8, 1, 1], [1, 1, 0], [0, 0, 0]], 6.0, ("a", "b", "c"))
+    assert found.count == 12
+    assert found.war == pytest.approx(9 / 12)
+    assert found.uar == pytest.approx((0.8 + 0.5) / 2)
+    f1_a = 2 * 8 / (10 + 9)
+    f1_b = 2 * 1 / (2 + 2)
+    assert found.macro_f1 == pytest.approx((f1_a + f1_b) / 2)
+    assert found.cross_entropy == pytest.approx(0.5)
+    assert found.recall == {"a": 0.8, "b": 0.5, "c": None}
+    assert found.to_dict()["confusion"] == [[8, 1, 1], [1, 1, 0], [0, 0, 0]]
+
+
+def test_nothing_evaluated_is_an_error():
+    with pytest.raises(ValueError, match="no image of the classes a, b"):
+        from_confusion([[0, 0], [0, 0]], 0.0, ("a", "b"))

@@ -1,0 +1,90 @@
+"""A CLIP small enough to compile in a second, its random parameters, and batches for it."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mpafer_jax.models import clip as clip_lib
+from mpafer_jax.models import prompts as prompts_lib
+from mpafer_jax.models.mpafer import MPAFER
+from mpafer_jax.state import Frozen
+
+CLIP = clip_lib.ClipConfig(
+    vision=clip_lib.VisionConfig(32, 64, 3, 4, 32, 8, "quick_gelu", 1e-5),
+    text=clip_lib.TextConfig(100, 24, 48, 2, 4, 16, 99, "quick_gelu", 1e-5),
+    projection_dim=20,
+)
+CLASS_IDS = [[98, 7, 8, 99], [98, 9, 8, 99], [98, 10, 11, 8, 99]]  # "name ." of three classes, one of two words
+HARD_IDS = [[98, 1, 2, 7, 99], [98, 1, 2, 9, 12, 99], [98, 1, 2, 10, 11, 13, 99]]
+
+
+def shape(**changes) -> prompts_lib.PromptShape:
+    values = {
+        "num_ctx": 4,
+        "num_classes": 0,
+        "text_width": 24,
+        "ctx_std": 0.02,
+        "num_visual": 2,
+        "visual_layers": (1, 2, 3),
+        "num_layers": 3,
+        "visual_width": 32,
+        "visual_std": 0.02,
+    }
+    return prompts_lib.PromptShape(**{**values, **changes})
+
+
+@functools.cache
+def clip_params(seed: int = 0):
+    """Random parameters, biases and scales too, so that nothing passes because it multiplies by zero or one."""
+    model = clip_lib.CLIP(CLIP)
+    init = jax.jit(model.init)
+    fresh = init(jax.random.key(seed), jnp.zeros((1, 32, 32, 3)), jnp.zeros((1, 4), jnp.int32))["params"]
+    leaves, tree = jax.tree.flatten(fresh)
+    keys = jax.random.split(jax.random.key(seed + 1), len(leaves))
+    moved = [leaf + 0.1 * jax.random.normal(key, leaf.shape) for key, leaf in zip(keys, leaves, strict=True)]
+    params = jax.tree.unflatten(tree, moved)
+    params["logit_scale"] = jnp.asarray(np.log(20.0), jnp.float32)
+    return params
+
+
+def texts(rows) -> prompts_lib.Texts:
+    known = {str(i): ids for i, ids in enumerate(rows)}
+    return prompts_lib.tokenize(list(known), known.__getitem__, 16)
+
+
+def soft_texts(num_ctx: int = 4) -> prompts_lib.Texts:
+    known = {f"{i}.": ids for i, ids in enumerate(CLASS_IDS)}
+    return prompts_lib.tokenize_soft([str(i) for i in range(len(CLASS_IDS))], known.__getitem__, 16, num_ctx)
+
+
+def model(**changes) -> MPAFER:
+    values = {"clip_config": CLIP, "prompt_shape": shape(), "top_k": 5}
+    return MPAFER(**{**values, **changes})
+
+
+def frozen(the_model: MPAFER, seed: int = 0) -> Frozen:
+    params = clip_params(seed)
+    bound = the_model.bind({"params": {"clip": params, "prompts": {}}})
+    hard_text, hard_token = bound.encode_hard_prompts(bound.embed(texts(HARD_IDS)))
+    return Frozen(
+        clip=params,
+        soft_prompts=bound.embed(soft_texts(the_model.prompt_shape.num_ctx)),
+        hard_text_features=hard_text,
+        hard_token_features=hard_token,
+        prototypes=jax.random.normal(jax.random.key(5), (3, 20)),
+    )
+
+
+def batch(size: int = 16, seed: int = 0, masked: int = 0) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    label = rng.integers(0, 3, size).astype(np.int32)
+    mask = np.ones(size, np.float32)
+    mask[size - masked :] = 0
+    return {
+        "image": rng.integers(0, 256, (size, 32, 32, 3)).astype(np.uint8),
+        "label": label,
+        "label_distribution": np.eye(3, dtype=np.float32)[label],
+        "mask": mask,
+    }
