@@ -15,6 +15,8 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from orbax.checkpoint import utils as ocp_utils
 
+from mpafer_jax.config import ConfigError
+
 AXIS = "batch"
 
 T = TypeVar("T")
@@ -45,12 +47,12 @@ def check_batch_size(field: str, batch_size: int, parts: int = 1) -> None:
       parts: into how many equal parts each device's share is split again (gradient accumulation).
 
     Raises:
-      ValueError: names the field and the next sizes that would do.
+      ConfigError: names the field and the next sizes that would do.
     """
     unit = jax.device_count() * parts
     if batch_size % unit:
         lower, upper = batch_size // unit * unit, (batch_size // unit + 1) * unit
-        raise ValueError(
+        raise ConfigError(
             f"config.{field} is {batch_size}, which {jax.device_count()} devices x {parts} part(s) cannot "
             f"share evenly; use {upper}" + (f" or {lower}" if lower else "")
         )

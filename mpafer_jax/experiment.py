@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -105,14 +106,23 @@ def make_objective(config: Config) -> Objective:
     )
 
 
+@contextlib.contextmanager
+def _naming_the_field(name: str) -> Generator[None]:
+    try:
+        yield
+    except (OSError, ValueError, ModuleNotFoundError) as error:
+        raise ConfigError(f"config.clip.name is {name!r}: {error}") from error
+
+
 def load_frozen_clip(config: Config) -> PretrainedClip:
     """Loads the configured CLIP and checks that pictures will be normalised as it was trained.
 
     Raises:
-      ConfigError: the checkpoint's own mean or standard deviation differ from the configuration's.
+      ConfigError: it cannot be had or read, or its own mean or standard deviation differ from the configuration's.
     """
     section = config.clip
-    clip = load_clip(section.name, revision=section.revision, cache_dir=section.cache_dir, dtype=section.dtype)
+    with _naming_the_field(section.name):
+        clip = load_clip(section.name, revision=section.revision, cache_dir=section.cache_dir, dtype=section.dtype)
     for field, own in (("mean", clip.image_mean), ("std", clip.image_std)):
         configured: tuple[float, float, float] = getattr(config.data, field)
         if own is not None and max(abs(a - b) for a, b in zip(own, configured, strict=True)) > 1e-4:
@@ -125,7 +135,8 @@ def load_frozen_clip(config: Config) -> PretrainedClip:
 
 def build_experiment(config: Config, class_names: Sequence[str], clip: PretrainedClip) -> Experiment:
     """Composes the model and encodes, once, every text that stays fixed."""
-    tokenizer = load_tokenizer(clip.tokenizer_folder)
+    with _naming_the_field(clip.name):
+        tokenizer = load_tokenizer(clip.tokenizer_folder)
     positions = clip.config.text.max_position_embeddings
     bank = load_bank(config.hard_prompts.bank) if config.hard_prompts.type == 3 else None
     hard_prompts = build_hard_prompts(class_names, config.hard_prompts.type, bank)

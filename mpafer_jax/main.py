@@ -25,7 +25,14 @@ _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run: checkpoints,
 _MODE = flags.DEFINE_enum("mode", "train", ["train", "eval"], "Train and evaluate, or evaluate a checkpoint.")
 
 # Mistakes of the user's: the message says all there is to say, a traceback would bury it.
-_USER_ERRORS = (ConfigError, DataError, BankError, PromptError, checkpoint.CheckpointError, FileNotFoundError)
+_USER_ERRORS = (
+    ConfigError,
+    DataError,
+    BankError,
+    PromptError,
+    checkpoint.CheckpointError,
+    train.NonFiniteError,
+)
 
 
 def main(argv: Sequence[str]) -> None:

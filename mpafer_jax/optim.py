@@ -10,6 +10,8 @@ import jax
 import optax
 from absl import logging
 
+from mpafer_jax.config import ConfigError
+
 
 def make_schedule(*, learning_rate: float, warmup_steps: int, num_steps: int) -> optax.Schedule:
     """Linear warm-up, then cosine decay to zero at `num_steps`.
@@ -20,10 +22,10 @@ def make_schedule(*, learning_rate: float, warmup_steps: int, num_steps: int) ->
       num_steps: updates in all.
 
     Raises:
-      ValueError: the warm-up would not end before the run does.
+      ConfigError: the warm-up would not end before the run does.
     """
     if warmup_steps >= num_steps:
-        raise ValueError(
+        raise ConfigError(
             f"optimizer.warmup_steps is {warmup_steps}, which must be less than the run's {num_steps} steps"
         )
     warmup = optax.linear_schedule(learning_rate / (warmup_steps + 1), learning_rate, warmup_steps)
@@ -35,7 +37,7 @@ def match_patterns(params: Any, patterns: Sequence[str]) -> Any:
     """For each parameter the first pattern that matches its whole path ('ctx', 'visual_prompts').
 
     Raises:
-      ValueError: a parameter that no pattern matches.
+      ConfigError: a parameter that no pattern matches.
     """
 
     def first_match(path: Any, leaf: Any) -> str:
@@ -44,7 +46,7 @@ def match_patterns(params: Any, patterns: Sequence[str]) -> Any:
             if re.fullmatch(pattern, name):
                 logging.info("optimizer: %s %s is matched by %r", name, tuple(leaf.shape), pattern)
                 return pattern
-        raise ValueError(f"optimizer.lr_scales: no pattern of {list(patterns)} matches the parameter {name!r}")
+        raise ConfigError(f"optimizer.lr_scales: no pattern of {list(patterns)} matches the parameter {name!r}")
 
     return jax.tree_util.tree_map_with_path(first_match, params)
 

@@ -14,6 +14,7 @@ import numpy.typing as npt
 from absl import logging
 
 from mpafer_jax import devices, files
+from mpafer_jax.config import ConfigError
 from mpafer_jax.data.pipeline import Batch
 
 
@@ -48,7 +49,7 @@ def mean_features(
     """p_c [C, D]: the mean over all batches of the features that `steps.make_prototype_step` sums.
 
     Raises:
-      ValueError: a class without a single image, which has no prototype.
+      ConfigError: a class without a single image, which has no prototype.
     """
     total: Any = 0.0
     count: Any = 0.0
@@ -60,7 +61,7 @@ def mean_features(
         count = count + np.asarray(sums["count"], np.float64)
     empty = [name for name, n in zip(class_names, count, strict=True) if n == 0]
     if empty:
-        raise ValueError(
+        raise ConfigError(
             f"no training image shows {', '.join(empty)}, so there is no prototype; leave the class out of "
             "data.class_names or set loss.gamma to 0"
         )

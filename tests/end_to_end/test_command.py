@@ -1,5 +1,6 @@
 """The command as a user runs it: in processes of its own, killed, resumed, misused, on several devices."""
 
+import importlib.util
 import json
 import shutil
 import signal
@@ -78,10 +79,11 @@ def evaluate_elsewhere(sample, tmp_path):
 
 
 def test_neither_tensorflow_nor_torch_is_needed(sample, tmp_path):
-    """The whole job with both made impossible to import."""
+    """The whole job with PyTorch made impossible to import, in an environment without TensorFlow."""
+    assert importlib.util.find_spec("tensorflow") is None
     program = (
         "import runpy, sys\n"
-        "sys.modules['torch'] = sys.modules['tensorflow'] = None\n"
+        "sys.modules['torch'] = None\n"
         "sys.argv = sys.argv[1:]\n"
         "runpy.run_module('mpafer_jax.main', run_name='__main__', alter_sys=True)\n"
     )
@@ -97,7 +99,8 @@ def test_neither_tensorflow_nor_torch_is_needed(sample, tmp_path):
         ({"data.dir": "/nowhere"}, "/nowhere"),
         ({"head.top_k": 65}, "config.head.top_k is 65, this CLIP has 64 patches"),
         ({"loss.temperature": 0.0}, "config.loss.temperature: Input should be greater than 0"),
-        ({"clip.name": "/no/such/clip"}, "/no/such/clip"),
+        ({"clip.name": "/no/such/clip"}, "config.clip.name is '/no/such/clip': "),
+        ({"optimizer.warmup_steps": 12}, "optimizer.warmup_steps is 12, which must be less"),
         ({"hard_prompts.bank": "poems"}, "hard_prompts.bank 'poems' is neither"),
         ({"visual_prompts.layers": "(4,)"}, "must ascend within 1..3"),
         ({"data.mean": "(0.5,0.5,0.5)"}, "was trained with"),
