@@ -113,6 +113,13 @@ class Progress:
                 left,
             )
 
+    def note(self, text: str) -> None:
+        """Shows a line of its own, above the bar where there is one."""
+        if self._log_lines:
+            logging.info("%s", text)
+        else:
+            self._bar.write(text, file=sys.stderr)
+
     def __enter__(self) -> Self:
         """Returns itself."""
         return self

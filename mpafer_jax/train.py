@@ -17,7 +17,7 @@ from absl import logging
 
 from mpafer_jax import checkpoint, devices, evaluate, experiment, files, optim, prototypes, steps
 from mpafer_jax import workdir as workdir_lib
-from mpafer_jax.config import Config, ConfigError
+from mpafer_jax.config import Config
 from mpafer_jax.data import pipeline
 from mpafer_jax.data.splits import Dataset, Split, load_dataset
 from mpafer_jax.metric_writer import MetricWriter, Progress
@@ -237,8 +237,10 @@ def train(run: Run, state: TrainState, checkpoints: checkpoint.Checkpoints) -> T
                 report_interval(run, step, interval, writer, progress)
                 interval = []
             validation = None
-            if run.evaluates(step):
-                validation = evaluate_validation(run, step, state, writer)
+            if run.dataset.validation is not None and run.evaluates(step):
+                validation = run.evaluator(state.params, run.dataset.validation).scalars()
+                writer.write(step, "validation", validation)
+                progress.note(f"validation after step {step}: {_percentages(validation)}")
             if run.saves(step):
                 checkpoints.save(state, run.description, validation)
     return state
@@ -286,14 +288,9 @@ def report_interval(
     progress.update(last_step, {name: means[name] for name in ("loss", "accuracy")})
 
 
-def evaluate_validation(run: Run, step: int, state: TrainState, writer: MetricWriter) -> Mapping[str, float]:
-    """Evaluates and writes the metrics of the validation split."""
-    if run.dataset.validation is None:
-        raise ConfigError("there is no validation split to evaluate")
-    found = run.evaluator(state.params, run.dataset.validation)
-    writer.write(step, "validation", found.scalars())
-    logging.info("validation after step %d: WAR %.2f%% UAR %.2f%%", step, 100 * found.war, 100 * found.uar)
-    return found.scalars()
+def _percentages(metrics: Mapping[str, float]) -> str:
+    shown = (("WAR", "war"), ("UAR", "uar"), ("macro F1", "macro_f1"))
+    return ", ".join(f"{title} {100 * metrics[name]:.2f}%" for title, name in shown)
 
 
 def summarize(run: Run, state: TrainState, checkpoints: checkpoint.Checkpoints) -> dict[str, Any]:
@@ -311,16 +308,8 @@ def summarize(run: Run, state: TrainState, checkpoints: checkpoint.Checkpoints) 
         results[name] = {"step": step, **evaluated[step]}
         for split in held_out:
             found = evaluated[step][split.name]
-            logging.info(
-                "%s (step %d), %s: WAR %.2f%%, UAR %.2f%%, macro F1 %.2f%%, %d images",
-                name,
-                step,
-                split.name,
-                100 * found["war"],
-                100 * found["uar"],
-                100 * found["macro_f1"],
-                found["count"],
-            )
+            title = f"{name} (step {step}), {split.name}"
+            logging.info("%s: %s, %d images", title, _percentages(found), found["count"])
     return {
         **results,
         "selected_by": f"validation {run.config.eval.select_by}"
