@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import pathlib
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from typing import Any, cast
 
 import jax
@@ -64,7 +65,7 @@ class Run:
 def train_and_evaluate(config: Config, workdir: pathlib.Path) -> dict[str, Any]:
     """Trains the prompts, evaluates the last and the best checkpoint, and leaves `summary.json`.
 
-    Run again with the same arguments it goes on where it stopped, and does nothing where it has ended.
+    Run again with the same arguments it goes on where it stopped; where it has ended it only evaluates again.
 
     Args:
       config: see `configs/common.py`.
@@ -78,11 +79,13 @@ def train_and_evaluate(config: Config, workdir: pathlib.Path) -> dict[str, Any]:
       NonFiniteError: a loss term became NaN or infinite.
     """
     writes = jax.process_index() == 0
-    workdir_lib.claim(workdir, config, write=writes)
+    workdir_lib.check(workdir, config)
     run = prepare(config, workdir)
     with_checkpoints = checkpoint.Checkpoints(workdir, keep=config.train.keep, select_by=config.eval.select_by)
     try:
         state = start(run, with_checkpoints)
+        if writes:  # not earlier: a configuration that cannot run should not hold a folder
+            workdir_lib.claim(workdir, config)
         state = train(run, state, with_checkpoints)
         with_checkpoints.wait()
         summary = summarize(run, state, with_checkpoints)
@@ -228,9 +231,10 @@ def train(run: Run, state: TrainState, checkpoints: checkpoint.Checkpoints) -> T
         return state
     writes = jax.process_index() == 0
     progress = Progress(first_step=first_step, num_steps=run.num_steps, batch_size=config.batch_size)
-    with MetricWriter(run.workdir, first_step=first_step, enabled=writes) as writer, progress:
+    writer = MetricWriter(run.workdir, first_step=first_step, enabled=writes)
+    with writer, progress, contextlib.closing(training_batches(run, first_step)) as batches:
         interval: list[steps.Metrics] = []
-        for step, batch in enumerate(training_batches(run, first_step), start=first_step + 1):
+        for step, batch in enumerate(batches, start=first_step + 1):
             state, metrics = run.train_step(state, run.experiment.frozen, batch)
             interval.append(metrics)
             if run.logs(step):
@@ -246,7 +250,7 @@ def train(run: Run, state: TrainState, checkpoints: checkpoint.Checkpoints) -> T
     return state
 
 
-def training_batches(run: Run, first_step: int) -> Iterator[dict[str, np.ndarray[Any, Any]]]:
+def training_batches(run: Run, first_step: int) -> Generator[dict[str, np.ndarray[Any, Any]]]:
     """This process's part of every batch from `first_step` on, split over its devices."""
     batches = pipeline.train_batches(
         run.dataset.train,
@@ -259,8 +263,8 @@ def training_batches(run: Run, first_step: int) -> Iterator[dict[str, np.ndarray
         process_index=jax.process_index(),
         process_count=jax.process_count(),
     )
+    fields = ("image", "label", "label_distribution", "mask")
     for batch in batches:
-        fields = ("image", "label", "label_distribution", "mask")
         yield devices.shard_batch({name: batch[name] for name in fields})
 
 

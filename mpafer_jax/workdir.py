@@ -17,8 +17,21 @@ from typing import Any, cast
 from mpafer_jax import files
 from mpafer_jax.config import Config, ConfigError
 
-# Fields that change how a run is carried out, and not what comes out of it.
-FREE_FIELDS = frozenset({"data.num_workers", "data.dir", "data.prepared_dir", "clip.cache_dir", "train.keep"})
+_CONFIG = "config.json"
+
+# Fields that change how a run is carried out and not what comes out of it. A moved dataset or CLIP is recognised by its
+# content when a checkpoint is restored.
+FREE_FIELDS = frozenset(
+    {
+        "clip.name",
+        "clip.revision",
+        "clip.cache_dir",
+        "data.dir",
+        "data.prepared_dir",
+        "data.num_workers",
+        "train.keep",
+    }
+)
 
 
 def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -32,31 +45,30 @@ def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def claim(workdir: pathlib.Path, config: Config, *, write: bool) -> None:
-    """Makes a folder this run's, or checks that it already is.
-
-    Args:
-      workdir: created where it is missing.
-      config: of the run.
-      write: whether this process writes.
+def check(workdir: pathlib.Path, config: Config) -> None:
+    """Refuses a folder that belongs to another run.
 
     Raises:
-      ConfigError: the folder belongs to a run with another configuration; the message lists what differs.
+      ConfigError: its run has another configuration; the message lists what differs.
     """
-    path = workdir / "config.json"
-    if path.is_file():
-        before, now = flatten(json.loads(path.read_text(encoding="utf-8"))), flatten(json.loads(config.to_json()))
-        names = sorted((before.keys() | now.keys()) - FREE_FIELDS)
-        absent = "(no such field)"
-        differing = [
-            f"  config.{name}: there {before.get(name, absent)!r}, here {now.get(name, absent)!r}"
-            for name in names
-            if before.get(name, absent) != now.get(name, absent)
-        ]
-        if differing:
-            raise ConfigError(
-                f"{workdir} holds a run with another configuration:\n" + "\n".join(differing) + "\n"
-                "give another --workdir, or the same configuration to go on with that run"
-            )
-    elif write:
-        files.write_text(path, config.to_json())
+    path = workdir / _CONFIG
+    if not path.is_file():
+        return
+    before, now = flatten(json.loads(path.read_text(encoding="utf-8"))), flatten(json.loads(config.to_json()))
+    absent = "(no such field)"
+    differing = [
+        f"  config.{name}: there {before.get(name, absent)!r}, here {now.get(name, absent)!r}"
+        for name in sorted((before.keys() | now.keys()) - FREE_FIELDS)
+        if before.get(name, absent) != now.get(name, absent)
+    ]
+    if differing:
+        raise ConfigError(
+            f"{workdir} holds a run with another configuration:\n" + "\n".join(differing) + "\n"
+            "give another --workdir, or the same configuration to go on with that run"
+        )
+
+
+def claim(workdir: pathlib.Path, config: Config) -> None:
+    """Makes a folder this run's, created where it is missing; one that was claimed already stays as it is."""
+    if not (workdir / _CONFIG).is_file():
+        files.write_text(workdir / _CONFIG, config.to_json())

@@ -112,6 +112,7 @@ def test_mistakes_end_with_a_message_and_no_traceback(sample, tmp_path, changes,
     assert done.returncode == 2
     assert message in done.stderr
     assert "Traceback" not in done.stderr
+    assert not (tmp_path / "run" / "config.json").exists()  # corrected, the same folder can be used
 
 
 def test_unknown_fields_and_arguments_are_refused(sample, tmp_path):
