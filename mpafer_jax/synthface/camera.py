@@ -11,7 +11,7 @@ from PIL import Image, ImageFilter
 from mpafer_jax.synthface.canvas import Canvas
 from mpafer_jax.synthface.styles import Medium, Palette, Style
 
-Floats = npt.NDArray[np.float32]
+Floats = npt.NDArray[np.floating]
 _REFERENCE = 96  # pixels; a style's blur is meant for pictures of this side
 _GREY = np.array([0.299, 0.587, 0.114], np.float32)
 _PAPER, _PENCIL = 238.0, 40.0
@@ -74,6 +74,7 @@ def _recolour(pixels: Floats, palette: Palette) -> Floats:
     stops = _INFRARED
     if palette == "poster":
         stops = _POSTER
-        grey = np.floor(grey / 256 * 5) * 256 / 5 * 1.24
+        # Dark tones are spread first, or lines on dark skin would fall into the skin's own step.
+        grey = np.floor((grey / 256) ** 0.7 * len(stops)) * 255 / (len(stops) - 1)
     place = np.linspace(0, 255, len(stops))
     return np.stack([np.interp(grey, place, stops[:, channel]) for channel in range(3)], axis=2).astype(np.float32)

@@ -47,7 +47,7 @@ def render(face: Face, style: Style, size: int, rng: np.random.Generator) -> Ima
     head.cheeks(canvas, identity, muscles, lips.corners)
     head.chin(canvas, muscles)
     eyes.fold_lower_lid(canvas, identity, muscles)
-    mouth.shape_nose_skin(canvas, identity, 0.0, muscles)
+    mouth.shape_nose_skin(canvas, identity, face.scene, muscles)
     mouth.shape_mouth_skin(canvas, muscles, lips)
     head.finish_skin(canvas, face, style.medium, outline)
 

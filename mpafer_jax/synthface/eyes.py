@@ -48,7 +48,9 @@ def _draw_eye(canvas: Canvas, face: Face, muscles: Muscles, side: int) -> None:
     if open_share > 0.12:
         lid = np.stack([np.concatenate([x, x[::-1]]), np.concatenate([upper, lower[::-1]])], axis=1)
         canvas.fill(lid, mix(_WHITE, skin, 0.10))
-        shadow = np.stack([np.concatenate([x, x[::-1]]), np.concatenate([upper, np.minimum(upper + 0.022, lower)[::-1]])], 1)
+        shadow = np.stack(
+            [np.concatenate([x, x[::-1]]), np.concatenate([upper, np.minimum(upper + 0.022, lower)[::-1]])], 1
+        )
         canvas.fill(shadow, mix(_WHITE, darker(skin, 0.6), 0.45))
         centre = (middle + 0.05 * scene.gaze_x, -0.012 + 0.03 * scene.gaze_y)
         iris = EYE[identity.eye_colour]
@@ -66,8 +68,8 @@ def _draw_eye(canvas: Canvas, face: Face, muscles: Muscles, side: int) -> None:
     canvas.stroke(np.stack([x, lower + 0.004], axis=1), 0.012, darker(skin, 0.55), ink=0.6)
     if open_share < 0.4:  # lashes of a closed lid point down
         for place in (4, 7, 10, 12):
-            start = lash[place]
-            canvas.stroke(np.stack([start, start + (0.01 * _ACROSS[place], 0.02), start + (0.03 * _ACROSS[place], 0.04)]), 0.016, _LASH)
+            droop = np.outer((0.0, 0.5, 1.0), (0.025 * _ACROSS[place], 0.042))
+            canvas.stroke(lash[place] + droop, 0.016, _LASH)
 
 
 def _fold_lid(canvas: Canvas, identity: Identity, muscles: Muscles, side: int, x: Vector, upper: Vector) -> None:
@@ -79,7 +81,7 @@ def _fold_lid(canvas: Canvas, identity: Identity, muscles: Muscles, side: int, x
     crease = np.stack([x, base - height * (1 - 0.35 * _ACROSS**2)], axis=1)
     if closed > 0.1:
         lid = np.concatenate([crease, np.stack([x, upper], axis=1)[::-1]])
-        canvas.fill(lid, mix(skin, darker(skin, 0.78), 0.5))
+        canvas.fill(lid, mix(skin, (255, 232, 214), 0.14))
     canvas.stroke(crease[1:-1], 0.016, darker(skin, 0.62), ink=0.5)
 
 
@@ -100,9 +102,9 @@ def brow_line(identity: Identity, muscles: Muscles, side: int) -> Points:
     arch = {"straight": 0.0, "arched": 0.05, "rounded": 0.025}[identity.brow_shape]
     place = points((0.135, -0.272), (0.25, -0.296 - 0.4 * arch), (0.40, -0.30 - arch), (0.565, -0.245 - 0.2 * arch))
     place[:, 1] += close + 0.01 * cheek
-    place[:, 1] -= inner * np.array([0.145, 0.085, 0.03, 0.0])
-    place[:, 1] -= outer * np.array([0.0, 0.06, 0.125, 0.12])
-    place[:, 1] += lower * (1 - 0.55 * inner) * np.array([0.085, 0.07, 0.045, 0.02])
+    place[:, 1] -= inner * np.array([0.155, 0.09, 0.03, 0.0])
+    place[:, 1] -= outer * (1 - 0.5 * lower) * np.array([0.0, 0.06, 0.125, 0.12])
+    place[:, 1] += lower * (1 - 0.75 * inner) * np.array([0.085, 0.07, 0.045, 0.02])
     place[:, 0] -= lower * np.array([0.055, 0.05, 0.03, 0.01])
     place[:, 1] += nose * np.array([0.05, 0.04, 0.02, 0.0])
     place[:, 0] *= identity.eye_distance

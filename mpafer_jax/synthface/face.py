@@ -26,11 +26,13 @@ Beard = Literal["none", "stubble", "moustache", "goatee", "full"]
 Light = Literal["front", "left", "right", "top"]
 Background = Literal["plain", "gradient", "blurred", "stripes"]
 Occlusion = Literal["none", "hand", "scarf", "hair", "sunglasses", "cup", "bar"]
-Colour = Literal["white", "grey", "black", "red", "orange", "yellow", "green", "teal", "blue", "purple", "pink", "brown"]
+Colour = Literal[
+    "white", "grey", "black", "red", "orange", "yellow", "green", "teal", "blue", "purple", "pink", "brown"
+]
 
 SKIN: Mapping[SkinTone, Rgb] = {
-    "pale": (246, 219, 202),
-    "light": (234, 192, 166),
+    "pale": (236, 205, 187),
+    "light": (226, 184, 158),
     "olive": (212, 166, 128),
     "tan": (186, 134, 98),
     "brown": (142, 96, 68),
@@ -77,7 +79,8 @@ class Identity:
       width, jaw: of the head and of the lower face, relative to the average, 0.9 to 1.1.
       age: 0 (twenty) to 1 (eighty): resting wrinkles, drooping lids.
       freckles, lipstick, earrings: whether there are any.
-      brow_thickness, eye_size, eye_distance, nose_width, nose_length, mouth_width, lip_fullness: relative to the average.
+      brow_thickness, eye_size, eye_distance, nose_width, nose_length, mouth_width, lip_fullness: relative to the
+        average.
       The others: named kinds and colours.
     """
 
@@ -158,30 +161,26 @@ def sample_identity(rng: np.random.Generator) -> Identity:
     skin = choose(rng, dict.fromkeys(SKIN, 1.0))
     age = float(rng.beta(1.2, 1.8))
     lightness = 1.0 - list(SKIN).index(skin) / (len(SKIN) - 1)
-    hair_colour = choose(
-        rng,
-        {
-            "black": 1.0 + 2.0 * (1 - lightness),
-            "brown": 0.6 + 0.6 * lightness,
-            "blond": 1.2 * lightness**2,
-            "red": 0.7 * lightness**2,
-            "grey": 3.0 * max(0.0, age - 0.35),
-            "white": 4.0 * max(0.0, age - 0.6),
-        },
-    )
+    hair_colours: dict[HairColour, float] = {
+        "black": 1.0 + 2.0 * (1 - lightness),
+        "brown": 0.6 + 0.6 * lightness,
+        "blond": 1.2 * lightness**2,
+        "red": 0.7 * lightness**2,
+        "grey": 3.0 * max(0.0, age - 0.35),
+        "white": 4.0 * max(0.0, age - 0.6),
+    }
+    hair_colour = choose(rng, hair_colours)
     beard_free = bool(rng.random() < 0.6)
     long_hair = 1.0 if beard_free else 0.15
-    hair = choose(
-        rng,
-        {
-            "bald": 0.1 if beard_free else 0.5,
-            "short": 1.0,
-            "fringe": 0.6 * long_hair + 0.2,
-            "long": 1.0 * long_hair,
-            "curly": 0.6,
-            "ponytail": 0.5 * long_hair,
-        },
-    )
+    hair_styles: dict[HairStyle, float] = {
+        "bald": 0.1 if beard_free else 0.5,
+        "short": 1.0,
+        "fringe": 0.6 * long_hair + 0.2,
+        "long": 1.0 * long_hair,
+        "curly": 0.6,
+        "ponytail": 0.5 * long_hair,
+    }
+    hair = choose(rng, hair_styles)
     return Identity(
         head=choose(rng, {"oval": 1.5, "round": 1.0, "square": 1.0, "long": 0.8, "heart": 0.8}),
         width=_around(rng, 0.04, 0.9, 1.1),
@@ -227,9 +226,7 @@ def sample_scene(rng: np.random.Generator, occlusion: float = 0.1, pose: float =
       pose: spread of turns, position and size; 1 is that of faces that were detected and cut out, 0 none.
     """
     hidden = rng.random() < occlusion
-    kind: Occlusion = choose(
-        rng, {"hand": 1.2, "scarf": 0.4, "hair": 0.8, "sunglasses": 0.4, "cup": 0.7, "bar": 1.5}
-    )
+    kind: Occlusion = choose(rng, {"hand": 1.2, "scarf": 0.4, "hair": 0.8, "sunglasses": 0.4, "cup": 0.7, "bar": 1.5})
     side, height = rng.uniform(-1, 1, 2)
     return Scene(
         yaw=pose * _around(rng, 9.0, -24.0, 24.0, middle=0.0),

@@ -13,8 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from mpafer_jax.synthface.draw import render
-from mpafer_jax.synthface.expressions import FREQUENCIES, sample_units
-from mpafer_jax.synthface.face import Face, choose, sample_identity, sample_scene
+from mpafer_jax.synthface.expressions import FREQUENCIES, sample_random_units, sample_units
+from mpafer_jax.synthface.face import Face, Identity, Scene, choose, sample_identity, sample_scene
 from mpafer_jax.synthface.styles import Style
 
 # Counts changes of what is drawn for equal arguments; prepared datasets of another version are not opened.
@@ -56,13 +56,34 @@ def face_of(seed: int, split: str, index: int, style: Style, expressions: Sequen
       style: what it is drawn in; decides on occlusion and difficulty too.
       expressions: those that occur, at `FREQUENCIES`.
     """
-    code, person = zlib.crc32(split.encode()), index // PICTURES_PER_PERSON
-    identity = sample_identity(np.random.default_rng((seed, code, _IDENTITY, person)))
-    rng = np.random.default_rng((seed, code, _PICTURE, index))
+    identity, rng, stream = _person(seed, split, index)
     expression = choose(rng, {name: FREQUENCIES[name] for name in expressions})
     units = sample_units(expression, rng, style.difficulty)
-    face = Face(identity, units, sample_scene(rng, style.occlusion))
-    return Sample(expression, person, Job(face, style, (seed, code, _CAMERA, index)))
+    face = Face(identity, units, _scene(identity, style, rng))
+    return Sample(expression, index // PICTURES_PER_PERSON, Job(face, style, stream))
+
+
+def random_face_of(seed: int, split: str, index: int, style: Style) -> Job:
+    """As `face_of`, but with units drawn without any expression in mind (`sample_random_units`): for pre-training.
+
+    Splits of other names, `face_of`'s included, show other people.
+    """
+    identity, rng, stream = _person(seed, split, index)
+    return Job(Face(identity, sample_random_units(rng), _scene(identity, style, rng)), style, stream)
+
+
+def _person(seed: int, split: str, index: int) -> tuple[Identity, np.random.Generator, tuple[int, ...]]:
+    """Who is in a picture, what draws the rest of it, and the seed of its camera."""
+    code = zlib.crc32(split.encode())
+    identity = sample_identity(np.random.default_rng((seed, code, _IDENTITY, index // PICTURES_PER_PERSON)))
+    return identity, np.random.default_rng((seed, code, _PICTURE, index)), (seed, code, _CAMERA, index)
+
+
+def _scene(identity: Identity, style: Style, rng: np.random.Generator) -> Scene:
+    scene = sample_scene(rng, style.occlusion)
+    if scene.occlusion == "hair" and identity.hair == "bald":
+        return dataclasses.replace(scene, occlusion="bar")
+    return scene
 
 
 def render_all(jobs: Sequence[Job], size: int, processes: int = 0) -> npt.NDArray[np.uint8]:

@@ -43,16 +43,11 @@ class Frame:
           flat: 0: they turn with the face; 1: they stay where they are (what is behind the face's outline).
         """
         x, y = points[:, 0], points[:, 1]
-        depth = _DEPTH * np.sqrt(np.clip(1 - (x / 0.95) ** 2 - ((y - 0.05) / 1.4) ** 2, 0, 1)) + lift
-        turned = np.stack(
-            [
-                x * self._yaw[0] + depth * (1 - flat) * self._yaw[1],
-                y * self._pitch[0] + depth * (1 - flat) * self._pitch[1],
-            ],
-            axis=1,
-        )
-        if flat:
-            turned += flat * (points - points * (self._yaw[0], self._pitch[0]))
+        bulge = 1 - (x / 0.95) ** 2 - ((y - 0.05) / 1.4) ** 2
+        depth = (1 - flat) * (_DEPTH * np.sqrt(np.maximum(bulge, 0.0)) + lift)
+        turned = np.empty_like(points)
+        turned[:, 0] = x * (flat + (1 - flat) * self._yaw[0]) + depth * self._yaw[1]
+        turned[:, 1] = y * (flat + (1 - flat) * self._pitch[0]) + depth * self._pitch[1]
         pixels: Points = turned @ self._turn + self._origin
         return pixels
 
@@ -80,9 +75,7 @@ def _weights(controls: int, number: int, closed: bool) -> npt.NDArray[np.float64
     place = np.linspace(0, pieces, number, endpoint=not closed)
     first = np.minimum(place.astype(int), pieces - 1)
     t = place - first
-    basis = np.stack(
-        [-t + 2 * t**2 - t**3, 2 - 5 * t**2 + 3 * t**3, t + 4 * t**2 - 3 * t**3, -(t**2) + t**3], axis=1
-    )
+    basis = np.stack([-t + 2 * t**2 - t**3, 2 - 5 * t**2 + 3 * t**3, t + 4 * t**2 - 3 * t**3, -(t**2) + t**3], axis=1)
     weights = np.zeros((number, controls))
     for offset in range(-1, 3):
         index = first + offset
@@ -93,11 +86,14 @@ def _weights(controls: int, number: int, closed: bool) -> npt.NDArray[np.float64
 
 def ribbon(line: Points, widths: Vector) -> Points:
     """The outline of a stroke along `line` with a width at every point: float64[2 n, 2]."""
-    direction = np.gradient(line, axis=0)
-    length = np.sqrt((direction**2).sum(axis=1, keepdims=True)) + 1e-9
-    normal = np.stack([-direction[:, 1], direction[:, 0]], axis=1) / length
-    half = normal * widths[:, None] / 2
-    outline: Points = np.concatenate([line + half, (line - half)[::-1]])
+    direction = np.empty_like(line)
+    direction[1:-1] = line[2:] - line[:-2]
+    direction[0], direction[-1] = line[1] - line[0], line[-1] - line[-2]
+    x, y = direction[:, 0], direction[:, 1]
+    half = widths / (2 * np.sqrt(x * x + y * y) + 1e-9)
+    outline = np.empty((2 * len(line), 2))
+    outline[: len(line), 0], outline[: len(line), 1] = line[:, 0] - y * half, line[:, 1] + x * half
+    outline[len(line) :, 0], outline[len(line) :, 1] = (line[:, 0] + y * half)[::-1], (line[:, 1] - x * half)[::-1]
     return outline
 
 

@@ -1,7 +1,7 @@
 """Ways to depict: a medium (how the face is drawn) and a camera (what happens to the picture afterwards).
 
-`colour` is for pre-training, `paint` and `pastel` widen it; the others are shifts: the expression stays readable, the
-pixels' statistics do not.
+`colour` is for pre-training and `paint` widens it; the others are shifts: the expression stays readable, the pixels'
+statistics do not.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Style:
     name: str
     medium: Medium
     palette: Palette = "colour"
-    exposure: Range = (0.85, 1.15)
+    exposure: Range = (0.85, 1.1)
     contrast: Range = (0.85, 1.15)
     blur: Range = (0.0, 0.5)
     noise: Range = (0.0, 4.0)
@@ -45,16 +45,16 @@ class Style:
 
 
 _ALL = (
-    Style("colour", "photo", exposure=(0.75, 1.2), blur=(0.0, 0.7), noise=(0.0, 6.0), jpeg_quality=(50, 95)),
+    Style("colour", "photo", exposure=(0.75, 1.1), blur=(0.0, 0.7), noise=(0.0, 6.0), jpeg_quality=(50, 95)),
     Style("paint", "drawing", blur=(0.0, 0.5), noise=(0.0, 3.0)),
     Style(
         "grey",
         "photo",
         palette="grey",
-        exposure=(0.6, 1.2),
-        contrast=(0.5, 0.9),
+        exposure=(0.75, 1.15),
+        contrast=(0.6, 0.95),
         blur=(0.5, 1.0),
-        noise=(5.0, 12.0),
+        noise=(4.0, 9.0),
         jpeg_quality=(30, 70),
         occlusion=0.25,
     ),
