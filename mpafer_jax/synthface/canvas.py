@@ -13,10 +13,11 @@ import numpy.typing as npt
 from PIL import Image, ImageChops, ImageDraw, ImageFilter
 
 from mpafer_jax.synthface.face import Rgb
-from mpafer_jax.synthface.geometry import Frame, Points, Vector, ribbon, taper
+from mpafer_jax.synthface.geometry import Frame, Points, Vector, ribbon, spline, taper
 
 _LOW = 48  # side of the plane of soft blobs; they are much larger than its pixels
-_FLAT = 128
+_FLAT = 128  # relief of skin without folds: darker in a furrow, lighter beside it
+_FOLD_POINTS = 11  # on the curve of a fold
 # What a furrow multiplies red, green and blue with, and what its light edge adds: blood stays visible in folds.
 _FURROW = [[round(255 * min(1.0, value / _FLAT) ** power) for value in range(256)] for power in (0.85, 1.05, 1.1)]
 _EDGE = [[round(share * max(0, value - _FLAT)) for value in range(256)] for share in (0.85, 0.7, 0.6)]
@@ -30,10 +31,9 @@ class Canvas:
         self.frame = frame
         self.colour = Image.new("RGB", size)
         self.ink = Image.new("L", size)
-        self.relief = Image.new("L", size, _FLAT)
         self._colour = ImageDraw.Draw(self.colour)
         self._ink = ImageDraw.Draw(self.ink)
-        self._relief = ImageDraw.Draw(self.relief)
+        self._folds: list[tuple[Points, float, float, float]] = []
         self._blobs: dict[str, list[tuple[float, float, float, float, float]]] = {}
 
     def fill(
@@ -69,27 +69,51 @@ class Canvas:
         self._colour.polygon(xy, fill=colour)
         self._ink.polygon(xy, fill=round(255 * ink))
 
-    def fold(self, line: Points, amount: float, width: float = 0.03, lift: float = 0.0) -> None:
-        """A wrinkle: a dark furrow and the light edge below it. `amount` 0 (none) to 1 (deep)."""
-        if amount < 0.04:
+    def fold(self, control: Points, amount: float, width: float = 0.03, lift: float = 0.0) -> None:
+        """A wrinkle along the curve through `control`: a dark furrow and the light edge below it.
+
+        It shows once `emboss` has been called.
+
+        Args:
+          control: float64[n, 2].
+          amount: 0 (none) to 1 (deep).
+          width: of the furrow.
+          lift: see `Frame`.
+        """
+        if amount >= 0.04:
+            self._folds.append((spline(control, _FOLD_POINTS), min(amount, 1.0), width, lift))
+
+    def emboss(self) -> None:
+        """Presses the folds into what has been drawn so far."""
+        if not self._folds:
             return
-        amount = min(amount, 1.0)
-        pixels = self.frame(line, lift)
-        widths = (0.55 + 0.45 * amount) * width * self.frame.scale * taper(len(line))
-        depth = amount**0.8
-        # The light edge first, so that the furrow stays whole.
-        below = pixels + np.array([0.0, 0.75 * width * self.frame.scale])
-        self._relief.polygon(_flat(ribbon(below, widths)), fill=_FLAT + round(46 * depth))
-        xy = _flat(ribbon(pixels, widths))
-        self._relief.polygon(xy, fill=_FLAT - round(72 * depth))
-        self._ink.polygon(xy, fill=round(225 * depth))
+        lines = np.stack([line for line, *_ in self._folds])
+        amounts, widths, lifts = np.array([fold[1:] for fold in self._folds]).T
+        self._folds.clear()
+        pixels = self.frame(lines.reshape(-1, 2), np.repeat(lifts, _FOLD_POINTS)).reshape(lines.shape)
+        widths = widths[:, None] * self.frame.scale
+        breadths = (0.55 + 0.45 * amounts[:, None]) * widths * taper(_FOLD_POINTS)
+        below = pixels.copy()
+        below[..., 1] += 0.75 * widths
+        outlines = zip(ribbon(below, breadths).tolist(), ribbon(pixels, breadths).tolist(), strict=True)
+        relief = Image.new("L", self.colour.size, _FLAT)
+        draw = ImageDraw.Draw(relief)
+        for (edge, furrow), depth in zip(outlines, (amounts**0.8).tolist(), strict=True):
+            line = [tuple(xy) for xy in furrow]
+            draw.polygon([tuple(xy) for xy in edge], fill=_FLAT + round(46 * depth))  # first: the furrow stays whole
+            draw.polygon(line, fill=_FLAT - round(72 * depth))
+            self._ink.polygon(line, fill=round(225 * depth))
+        relief = relief.filter(ImageFilter.BoxBlur(0.004 * self.frame.side))
+        furrows = Image.merge("RGB", [relief.point(table) for table in _FURROW])
+        # Multiplying alone would hide folds on dark skin, so their light edges are added.
+        edges = Image.merge("RGB", [relief.point(table) for table in _EDGE])
+        self.colour = ImageChops.add(ImageChops.multiply(self.colour, furrows), edges)
+        self._colour = ImageDraw.Draw(self.colour)
 
     def blob(self, x: float, y: float, rx: float, ry: float, amount: float, plane: str = "shade") -> None:
         """A soft bump of light (`amount` above 0) or shade on the skin, rx and ry its standard deviations."""
         if amount:
-            (px, py) = self.frame(np.array([[x, y]]))[0]
-            scale = self.frame.scale
-            self._blobs.setdefault(plane, []).append((float(px), float(py), rx * scale, ry * scale, amount))
+            self._blobs.setdefault(plane, []).append((x, y, rx, ry, amount))
 
     def soft(self, plane: str = "shade") -> npt.NDArray[np.float64]:
         """The sum of a plane's blobs at low resolution: float64[48, 48]."""
@@ -97,10 +121,11 @@ class Canvas:
         if not found:
             return np.zeros((_LOW, _LOW))
         values = np.array(found)
+        at, spread = self.frame(values[:, :2]), values[:, 2:4] * self.frame.scale
         centre = (np.arange(_LOW) + 0.5) * self.frame.side / _LOW
-        across = np.exp(-0.5 * ((centre[None, :] - values[:, 0:1]) / values[:, 2:3]) ** 2)
-        down = np.exp(-0.5 * ((centre[None, :] - values[:, 1:2]) / values[:, 3:4]) ** 2)
-        total: npt.NDArray[np.float64] = (down * values[:, 4:5]).T @ across
+        across = np.exp(-0.5 * ((centre[None, :] - at[:, :1]) / spread[:, :1]) ** 2)
+        down = np.exp(-0.5 * ((centre[None, :] - at[:, 1:]) / spread[:, 1:]) ** 2)
+        total: npt.NDArray[np.float64] = (down * values[:, 4:]).T @ across
         return total
 
     def mask(self, *outlines: Points) -> Image.Image:
@@ -116,16 +141,6 @@ class Canvas:
         if isinstance(picture, Image.Image) and picture.size != self.colour.size:
             picture = picture.resize(self.colour.size, Image.Resampling.BICUBIC)
         self.colour.paste(picture, (0, 0) if isinstance(picture, Image.Image) else None, mask)
-
-    def emboss(self) -> None:
-        """Presses the folds drawn so far into the colours, and starts a flat relief."""
-        blurred = self.relief.filter(ImageFilter.BoxBlur(0.004 * self.frame.side))
-        furrows = Image.merge("RGB", [blurred.point(table) for table in _FURROW])
-        # Multiplying alone would hide folds on dark skin, so their light edges are added.
-        edges = Image.merge("RGB", [blurred.point(table) for table in _EDGE])
-        self.colour = ImageChops.add(ImageChops.multiply(self.colour, furrows), edges)
-        self._colour = ImageDraw.Draw(self.colour)
-        self.relief.paste(_FLAT, (0, 0, *self.relief.size))
 
 
 def mix(first: Rgb, second: Rgb, share: float) -> Rgb:

@@ -92,7 +92,7 @@ def fold_lower_lid(canvas: Canvas, identity: Identity, muscles: Muscles) -> None
         x = 0.34 * identity.eye_distance
         canvas.blob(side * x, 0.065, 0.10, 0.022, 0.16 * tight + 0.06 * muscles.on(6, side))
         line = points((x - 0.15, 0.05), (x - 0.04, 0.095), (x + 0.08, 0.09), (x + 0.17, 0.035))
-        canvas.fold(spline(line * (side, 1)), 0.85 * tight, 0.028)
+        canvas.fold(line * (side, 1), 0.85 * tight, 0.028)
 
 
 def brow_line(identity: Identity, muscles: Muscles, side: int) -> Points:

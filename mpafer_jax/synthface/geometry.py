@@ -85,15 +85,27 @@ def _weights(controls: int, number: int, closed: bool) -> npt.NDArray[np.float64
 
 
 def ribbon(line: Points, widths: Vector) -> Points:
-    """The outline of a stroke along `line` with a width at every point: float64[2 n, 2]."""
+    """The outline of a stroke along a line with a width at every point; of many at once, along leading axes.
+
+    Args:
+      line: float64[..., n, 2].
+      widths: float64[..., n].
+
+    Returns:
+      float64[..., 2 n, 2]: along one side of the stroke and back along the other.
+    """
+    number = line.shape[-2]
     direction = np.empty_like(line)
-    direction[1:-1] = line[2:] - line[:-2]
-    direction[0], direction[-1] = line[1] - line[0], line[-1] - line[-2]
-    x, y = direction[:, 0], direction[:, 1]
+    direction[..., 1:-1, :] = line[..., 2:, :] - line[..., :-2, :]
+    direction[..., 0, :] = line[..., 1, :] - line[..., 0, :]
+    direction[..., -1, :] = line[..., -1, :] - line[..., -2, :]
+    x, y = direction[..., 0], direction[..., 1]
     half = widths / (2 * np.sqrt(x * x + y * y) + 1e-9)
-    outline = np.empty((2 * len(line), 2))
-    outline[: len(line), 0], outline[: len(line), 1] = line[:, 0] - y * half, line[:, 1] + x * half
-    outline[len(line) :, 0], outline[len(line) :, 1] = (line[:, 0] + y * half)[::-1], (line[:, 1] - x * half)[::-1]
+    outline = np.empty((*line.shape[:-2], 2 * number, 2))
+    outline[..., :number, 0] = line[..., 0] - y * half
+    outline[..., :number, 1] = line[..., 1] + x * half
+    outline[..., number:, 0] = (line[..., 0] + y * half)[..., ::-1]
+    outline[..., number:, 1] = (line[..., 1] - x * half)[..., ::-1]
     return outline
 
 

@@ -116,11 +116,11 @@ def shape_skin(canvas: Canvas, identity: Identity, muscles: Muscles) -> None:
         canvas.blob(side * 0.60, 0.45, 0.12, 0.25, -0.08)
         canvas.blob(side * 0.45, 0.30, 0.15, 0.12, 0.32, "blush")
         canvas.blob(side * 0.30, 0.10, 0.11, 0.03, -0.05 - 0.06 * age)
-        canvas.fold(spline(points((side * 0.22, 0.10), (side * 0.30, 0.135), (side * 0.40, 0.12))), 0.35 * age, 0.02)
+        canvas.fold(points((side * 0.22, 0.10), (side * 0.30, 0.135), (side * 0.40, 0.12)), 0.35 * age, 0.02)
     canvas.blob(0, 0.30, 0.09, 0.08, 0.3, "blush")
     for row in range(3):
         y = -0.54 - 0.085 * row
-        line = spline(points((-0.38, y + 0.02), (-0.15, y), (0.15, y), (0.38, y + 0.02)))
+        line = points((-0.38, y + 0.02), (-0.15, y), (0.15, y), (0.38, y + 0.02))
         canvas.fold(line, 0.34 * max(0.0, age - 0.35 - 0.1 * row), 0.018)
 
 
@@ -133,21 +133,21 @@ def forehead(canvas: Canvas, muscles: Muscles) -> None:
         arch = 0.05 * inner * muscles.mean(4)
         if inner:
             line = points((-0.24, y + 0.03), (-0.10, y - 0.015 - arch), (0.10, y - 0.015 - arch), (0.24, y + 0.03))
-            canvas.fold(spline(line), 0.9 * fade * inner, 0.032)
+            canvas.fold(line, 0.9 * fade * inner, 0.032)
         for side in SIDES:
             outer = muscles.on(2, side)
             if outer:
                 line = points((0.18, y + 0.01), (0.34, y - 0.035), (0.52, y + 0.045))
-                canvas.fold(spline(line * (side, 1)), 0.85 * fade * outer, 0.032)
+                canvas.fold(line * (side, 1), 0.85 * fade * outer, 0.032)
     if inner:
         canvas.blob(0, -0.50, 0.12, 0.05, 0.10 * inner)
     if lower:
         for side in SIDES:
             amount = muscles.on(4, side)
             line = points((0.080, -0.45), (0.062, -0.34), (0.085, -0.22)) * (side, 1)
-            canvas.fold(spline(line), amount, 0.036)
+            canvas.fold(line, amount, 0.036)
             canvas.blob(side * 0.17, -0.40, 0.09, 0.06, -0.16 * amount)
-        canvas.fold(spline(points((0.0, -0.43), (-0.01, -0.34), (0.0, -0.26))), 0.5 * lower, 0.026)
+        canvas.fold(points((0.0, -0.43), (-0.01, -0.34), (0.0, -0.26)), 0.5 * lower, 0.026)
         canvas.blob(0, -0.38, 0.045, 0.09, 0.14 * lower)
 
 
@@ -168,11 +168,11 @@ def cheeks(canvas: Canvas, identity: Identity, muscles: Muscles, corners: Points
         if raised:
             below = points((0.20, 0.045), (0.32, 0.13), (0.46, 0.125), (0.57, 0.05))
             below[:, 0] += abs(eye) - 0.34
-            canvas.fold(spline(below * (side, 1)), 0.85 * raised, 0.032)
+            canvas.fold(below * (side, 1), 0.85 * raised, 0.032)
             for row, (dy, slope) in enumerate(((-0.085, -0.10), (-0.02, 0.0), (0.045, 0.09))):
                 start = abs(eye) + 0.225 + 0.01 * (row == 1)
                 feet = points((start, dy - 0.01), (start + 0.07, dy + 0.55 * slope), (start + 0.145, dy + slope))
-                canvas.fold(spline(feet * (side, 1)), 0.95 * raised, 0.028)
+                canvas.fold(feet * (side, 1), 0.95 * raised, 0.028)
         _nasolabial(canvas, identity, muscles, side, corner)
         if lip:
             canvas.blob(side * 0.24, 0.39, 0.05, 0.07, 0.13 * lip)
@@ -181,12 +181,12 @@ def cheeks(canvas: Canvas, identity: Identity, muscles: Muscles, corners: Points
         amount = muscles.mean(9)
         y = -0.16 + 0.075 * row
         line = points((-0.115, y + 0.045), (-0.05, y), (0.05, y), (0.115, y + 0.045))
-        canvas.fold(spline(line), amount * (1 - 0.12 * row), 0.03, lift=0.08)
+        canvas.fold(line, amount * (1 - 0.12 * row), 0.03, lift=0.08)
     for side in SIDES:
         amount = muscles.on(9, side)
         for row in range(2):
             line = points((0.13, -0.05 + 0.08 * row), (0.17, 0.0 + 0.08 * row), (0.19, 0.07 + 0.08 * row))
-            canvas.fold(spline(line * (side, 1)), 0.8 * amount, 0.026)
+            canvas.fold(line * (side, 1), 0.8 * amount, 0.026)
 
 
 def _nasolabial(canvas: Canvas, identity: Identity, muscles: Muscles, side: int, corner: Points) -> None:
@@ -201,21 +201,21 @@ def _nasolabial(canvas: Canvas, identity: Identity, muscles: Muscles, side: int,
     line = points((0.16 + 0.01 * lip, top), (0.5 * (0.16 + out) + bend, top + 0.40 * (y - top)), (out, y - 0.02))
     if not smile:
         line = np.concatenate([line, points((out - 0.01 + 0.02 * down, y + 0.06 + 0.05 * down))])
-    canvas.fold(spline(line * (side, 1)), amount, 0.026 + 0.014 * max(smile, lip))
+    canvas.fold(line * (side, 1), amount, 0.026 + 0.014 * max(smile, lip))
     if down:
         below = points((x + 0.05, y + 0.02), (x + 0.085, y + 0.10), (x + 0.07, y + 0.20))
-        canvas.fold(spline(below * (side, 1)), 0.9 * down, 0.03)
+        canvas.fold(below * (side, 1), 0.9 * down, 0.03)
         canvas.blob(side * (x + 0.0), y + 0.11, 0.06, 0.06, 0.09 * down)
     if dimple:
         near = x + 0.075
         pit = points((near - 0.01, y - 0.095), (near + 0.03, y), (near - 0.01, y + 0.095))
-        canvas.fold(spline(pit * (side, 1)), dimple, 0.044)
+        canvas.fold(pit * (side, 1), dimple, 0.044)
         canvas.blob(side * (near + 0.10), y, 0.05, 0.08, 0.12 * dimple)
     if stretch:
         for row in range(2):
             far = x + 0.07 + 0.055 * row
             line = points((far, y - 0.06), (far + 0.02, y + 0.03), (far, y + 0.12))
-            canvas.fold(spline(line * (side, 1)), 0.5 * stretch, 0.028)
+            canvas.fold(line * (side, 1), 0.5 * stretch, 0.028)
 
 
 def chin(canvas: Canvas, muscles: Muscles) -> None:
@@ -224,12 +224,10 @@ def chin(canvas: Canvas, muscles: Muscles) -> None:
     if not amount:
         return
     drop = muscles.jaw()
-    canvas.fold(spline(points((-0.17, 0.80 + drop), (0.0, 0.755 + drop), (0.17, 0.80 + drop))), amount, 0.034)
+    canvas.fold(points((-0.17, 0.80 + drop), (0.0, 0.755 + drop), (0.17, 0.80 + drop)), amount, 0.034)
     canvas.blob(0, 0.88 + drop, 0.11, 0.07, 0.12 * amount)
     for number in range(9):
         angle = 2.4 * number
         radius = 0.035 * math.sqrt(number)
         x, y = 1.25 * radius * math.cos(angle), 0.885 + drop + 0.8 * radius * math.sin(angle)
-        canvas.fold(
-            spline(points((x - 0.025, y + 0.008), (x, y - 0.008), (x + 0.025, y + 0.008))), 0.85 * amount, 0.022
-        )
+        canvas.fold(points((x - 0.025, y + 0.008), (x, y - 0.008), (x + 0.025, y + 0.008)), 0.85 * amount, 0.022)

@@ -145,11 +145,9 @@ def shape_mouth_skin(canvas: Canvas, muscles: Muscles, lips: Lips) -> None:
             x = abs(float(lips.x[-1])) + 0.03
             y = float(lips.upper[0] + lips.upper[-1]) / 2
             line = points((x, y - 0.05), (x + 0.025, y), (x, y + 0.05))
-            canvas.fold(spline(line * (side, 1)), 0.8 * pressed, 0.03)
+            canvas.fold(line * (side, 1), 0.8 * pressed, 0.03)
         below = middle_bottom + 0.065
-        canvas.fold(
-            spline(points((-0.17, below - 0.02), (0, below + 0.01), (0.17, below - 0.02))), 0.75 * pressed, 0.028
-        )
+        canvas.fold(points((-0.17, below - 0.02), (0, below + 0.01), (0.17, below - 0.02)), 0.75 * pressed, 0.028)
     if tight:
         for x in (-0.17, -0.085, 0.0, 0.085, 0.17):
             top = float(np.interp(x, lips.x, lips.top))
@@ -162,7 +160,7 @@ def shape_mouth_skin(canvas: Canvas, muscles: Muscles, lips: Lips) -> None:
     if lower:
         below = middle_bottom + 0.055
         canvas.fold(
-            spline(points((-0.20, below - 0.05), (-0.1, below), (0.1, below), (0.20, below - 0.05))), 0.55 * lower, 0.03
+            points((-0.20, below - 0.05), (-0.1, below), (0.1, below), (0.20, below - 0.05)), 0.55 * lower, 0.03
         )
 
 
