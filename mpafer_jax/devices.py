@@ -84,6 +84,19 @@ def num_devices() -> jax.Array:
     return sum_over_devices(jnp.ones(()))
 
 
+def gather_over_devices(tree: T) -> T:
+    """Joins every array's leading axis over all devices, [b, ..] -> [devices * b, ..], equal on all of them; inside
+    `data_parallel` only. The order is that of the devices, which need not be that of the processes' parts of a batch:
+    rows that must be told apart have to carry their position.
+    """
+    return cast(T, jax.lax.all_gather(tree, AXIS, tiled=True))
+
+
+def device_index() -> jax.Array:
+    """Which device this is, [] int32, in the order of `gather_over_devices`; inside `data_parallel` only."""
+    return jax.lax.axis_index(AXIS)
+
+
 def to_global(tree: T) -> T:
     """Replicated local arrays as global ones, the form in which Orbax saves with several processes."""
     if jax.process_count() == 1:

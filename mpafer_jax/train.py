@@ -21,13 +21,9 @@ from mpafer_jax import workdir as workdir_lib
 from mpafer_jax.config import Config
 from mpafer_jax.data import pipeline
 from mpafer_jax.data.splits import Dataset, Split, load_dataset
-from mpafer_jax.metric_writer import MetricWriter, Progress
+from mpafer_jax.metric_writer import MetricWriter, Progress, mean_metrics
 from mpafer_jax.models.prompts import init_prompts
 from mpafer_jax.state import TrainState
-
-
-class NonFiniteError(ArithmeticError):
-    """A loss term became NaN or infinite; the message names the step and the terms."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -276,18 +272,7 @@ def report_interval(
     Raises:
       NonFiniteError: names the first step and all its terms that are not finite.
     """
-    fetched = devices.to_host(interval)
-    for offset, metrics in enumerate(fetched):
-        broken = {name: float(total) for name, (total, _) in metrics.items() if not np.isfinite(total)}
-        if broken:
-            step = last_step - len(fetched) + 1 + offset
-            raise NonFiniteError(
-                f"step {step}: not finite: {broken}; nothing was saved since. Lower optimizer.learning_rate, set "
-                "optimizer.clip_norm, or compute in float32 (clip.dtype)"
-            )
-    means = {
-        name: sum(float(m[name][0]) for m in fetched) / sum(float(m[name][1]) for m in fetched) for name in fetched[0]
-    }
+    means = mean_metrics(devices.to_host(interval), last_step)
     writer.write(last_step, "train", {**means, "learning_rate": float(np.asarray(run.schedule(last_step - 1)))})
     progress.update(last_step, {name: means[name] for name in ("loss", "accuracy")})
 

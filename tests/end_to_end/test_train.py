@@ -11,6 +11,7 @@ import pytest
 
 from mpafer_jax import checkpoint, train
 from mpafer_jax.config import ConfigError
+from mpafer_jax.metric_writer import NonFiniteError
 from tests.end_to_end import runs
 
 
@@ -151,7 +152,7 @@ def test_changed_data_is_refused(finished, sample, tmp_path):
 def test_nan_stops_with_step_and_terms_and_saves_nothing(sample, tmp_path):
     changes = {"optimizer.name": "sgd", "optimizer.learning_rate": 1e38, "train.checkpoint_every": 12}
     changes |= {"train.eval_every": 12, "train.log_every": 12}
-    with pytest.raises(train.NonFiniteError, match=r"step [2-5]: not finite: .*'loss'"):
+    with pytest.raises(NonFiniteError, match=r"step [2-5]: not finite: .*'loss'"):
         train.train_and_evaluate(runs.config(sample, **changes), tmp_path)
     assert not list((tmp_path / "checkpoints").glob("step_*"))
     assert not (tmp_path / "summary.json").exists()
