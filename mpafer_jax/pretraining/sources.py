@@ -21,6 +21,8 @@ import tensorflow_datasets as tfds
 from mpafer_jax.data.preprocess import Pixels, decode_rgb
 from mpafer_jax.data.records import DataError
 from mpafer_jax.pretraining.config import DataSection
+from mpafer_jax.synthface import captioned
+from mpafer_jax.synthface import captions as captions_lib
 
 METADATA = "metadata.jsonl"
 
@@ -122,8 +124,13 @@ class _TfdsImages:
         return np.asarray(decode_rgb(self.source[index][self.feature]))
 
 
-def load_source(data: DataSection) -> CaptionedImages:
+def load_source(data: DataSection, image_size: int, folder: Path) -> CaptionedImages:
     """Opens the configured pictures.
+
+    Args:
+      data: which.
+      image_size: side in pixels at which faces are drawn; others are resized when they are read.
+      folder: where drawn faces are kept if `data.dir` is empty.
 
     Raises:
       DataError: the folder or dataset is not there or not of the form; the message names what was looked for.
@@ -134,9 +141,33 @@ def load_source(data: DataSection) -> CaptionedImages:
         case "tfds":
             return read_tfds(data)
         case "synthface":
-            from mpafer_jax.synthface.captioned import draw_captioned_faces
+            return draw_faces(data, image_size, Path(data.dir).expanduser() if data.dir else folder)
 
-            return draw_captioned_faces(data)
+
+def draw_faces(data: DataSection, image_size: int, folder: Path) -> CaptionedImages:
+    """Drawn faces with captions, and statements about their action units.
+
+    Raises:
+      DataError: there are no such styles, or no pictures to train on are left.
+    """
+    try:
+        styles = captioned.style_names(data.styles)
+    except ValueError as error:
+        raise DataError(f"config.{error}") from error
+    if data.pictures <= data.held_out:
+        raise DataError(f"config.data.pictures is {data.pictures}, of which data.held_out {data.held_out} leave none")
+    jobs = captioned.sample_jobs(data.pictures, styles, data.seed)
+    descriptions = captioned.describe(jobs, data.held_out, data.seed)
+    truth = np.stack([captions_lib.truth(job.face) for job in jobs])
+    said = captions_lib.statements()
+    digest = hashlib.sha256(repr((image_size, descriptions)).encode() + truth.tobytes())
+    return CaptionedImages(
+        pictures=captioned.draw(jobs, image_size, folder),
+        captions=descriptions,
+        statements=tuple(Statement(phrases.phrases, phrases.held_out) for phrases in said.values()),
+        truth=truth,
+        fingerprint=digest.hexdigest(),
+    )
 
 
 def read_folder(folder: Path) -> CaptionedImages:

@@ -29,7 +29,7 @@ from mpafer_jax.weights.export import save_clip
 from mpafer_jax.weights.random_clip import random_params
 from mpafer_jax.weights.tokenizer import Tokenizer
 
-CLIP_FOLDER, TOKENIZER_FOLDER = "clip", "tokenizer"
+CLIP_FOLDER, TOKENIZER_FOLDER, PICTURES_FOLDER = "clip", "tokenizer", "pictures"
 
 
 class PretrainDescription(checkpoint.Described):
@@ -114,7 +114,7 @@ def pretrain(config: PretrainConfig, workdir: pathlib.Path) -> dict[str, Any]:
 def prepare(config: PretrainConfig, workdir: pathlib.Path) -> Pretraining:
     """Opens the pictures, makes the vocabulary and encodes all captions."""
     devices.check_batch_size("train.batch_size", config.train.batch_size)
-    everything = load_source(config.data)
+    everything = load_source(config.data, config.model.image_size, workdir / PICTURES_FOLDER)
     split = len(everything) - config.data.held_out
     train_part, held_out = everything.cut(0, split), everything.cut(split, len(everything))
     positions = config.model.max_position_embeddings

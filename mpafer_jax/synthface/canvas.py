@@ -1,9 +1,9 @@
 """The planes that a face is drawn on, and the strokes and fills that parts are made of.
 
-    colour   RGB: what is seen
-    ink      L: contour lines and dark details, 0 to 255, for media that show lines
-    relief   L: fine folds of the skin, 128 flat, darker in a furrow and lighter beside it
-    shade    soft light and dark blobs of the skin, gathered and drawn at once at low resolution
+colour   RGB: what is seen
+ink      L: contour lines and dark details, 0 to 255, for media that show lines
+relief   L: fine folds of the skin, 128 flat, darker in a furrow and lighter beside it
+shade    soft light and dark blobs of the skin, gathered and drawn at once at low resolution
 """
 
 from __future__ import annotations
@@ -129,9 +129,7 @@ class Canvas:
 
 def mix(first: Rgb, second: Rgb, share: float) -> Rgb:
     """The colour `share` of the way from the first to the second."""
-    red, green, blue = (
-        max(0, min(255, round(a + share * (b - a)))) for a, b in zip(first, second, strict=True)
-    )
+    red, green, blue = (max(0, min(255, round(a + share * (b - a)))) for a, b in zip(first, second, strict=True))
     return red, green, blue
 
 

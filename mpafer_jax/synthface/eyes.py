@@ -48,7 +48,9 @@ def _draw_eye(canvas: Canvas, face: Face, muscles: Muscles, side: int) -> None:
     if open_share > 0.12:
         lid = np.stack([np.concatenate([x, x[::-1]]), np.concatenate([upper, lower[::-1]])], axis=1)
         canvas.fill(lid, mix(_WHITE, skin, 0.10))
-        shadow = np.stack([np.concatenate([x, x[::-1]]), np.concatenate([upper, np.minimum(upper + 0.022, lower)[::-1]])], 1)
+        shadow = np.stack(
+            [np.concatenate([x, x[::-1]]), np.concatenate([upper, np.minimum(upper + 0.022, lower)[::-1]])], 1
+        )
         canvas.fill(shadow, mix(_WHITE, darker(skin, 0.6), 0.45))
         centre = (middle + 0.05 * scene.gaze_x, -0.012 + 0.03 * scene.gaze_y)
         iris = EYE[identity.eye_colour]
@@ -67,7 +69,11 @@ def _draw_eye(canvas: Canvas, face: Face, muscles: Muscles, side: int) -> None:
     if open_share < 0.4:  # lashes of a closed lid point down
         for place in (4, 7, 10, 12):
             start = lash[place]
-            canvas.stroke(np.stack([start, start + (0.01 * _ACROSS[place], 0.02), start + (0.03 * _ACROSS[place], 0.04)]), 0.016, _LASH)
+            canvas.stroke(
+                np.stack([start, start + (0.01 * _ACROSS[place], 0.02), start + (0.03 * _ACROSS[place], 0.04)]),
+                0.016,
+                _LASH,
+            )
 
 
 def _fold_lid(canvas: Canvas, identity: Identity, muscles: Muscles, side: int, x: Vector, upper: Vector) -> None:

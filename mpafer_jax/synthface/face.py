@@ -26,7 +26,9 @@ Beard = Literal["none", "stubble", "moustache", "goatee", "full"]
 Light = Literal["front", "left", "right", "top"]
 Background = Literal["plain", "gradient", "blurred", "stripes"]
 Occlusion = Literal["none", "hand", "scarf", "hair", "sunglasses", "cup", "bar"]
-Colour = Literal["white", "grey", "black", "red", "orange", "yellow", "green", "teal", "blue", "purple", "pink", "brown"]
+Colour = Literal[
+    "white", "grey", "black", "red", "orange", "yellow", "green", "teal", "blue", "purple", "pink", "brown"
+]
 
 SKIN: Mapping[SkinTone, Rgb] = {
     "pale": (246, 219, 202),
@@ -227,9 +229,7 @@ def sample_scene(rng: np.random.Generator, occlusion: float = 0.1, pose: float =
       pose: spread of turns, position and size; 1 is that of faces that were detected and cut out, 0 none.
     """
     hidden = rng.random() < occlusion
-    kind: Occlusion = choose(
-        rng, {"hand": 1.2, "scarf": 0.4, "hair": 0.8, "sunglasses": 0.4, "cup": 0.7, "bar": 1.5}
-    )
+    kind: Occlusion = choose(rng, {"hand": 1.2, "scarf": 0.4, "hair": 0.8, "sunglasses": 0.4, "cup": 0.7, "bar": 1.5})
     side, height = rng.uniform(-1, 1, 2)
     return Scene(
         yaw=pose * _around(rng, 9.0, -24.0, 24.0, middle=0.0),

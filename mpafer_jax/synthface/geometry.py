@@ -80,9 +80,7 @@ def _weights(controls: int, number: int, closed: bool) -> npt.NDArray[np.float64
     place = np.linspace(0, pieces, number, endpoint=not closed)
     first = np.minimum(place.astype(int), pieces - 1)
     t = place - first
-    basis = np.stack(
-        [-t + 2 * t**2 - t**3, 2 - 5 * t**2 + 3 * t**3, t + 4 * t**2 - 3 * t**3, -(t**2) + t**3], axis=1
-    )
+    basis = np.stack([-t + 2 * t**2 - t**3, 2 - 5 * t**2 + 3 * t**3, t + 4 * t**2 - 3 * t**3, -(t**2) + t**3], axis=1)
     weights = np.zeros((number, controls))
     for offset in range(-1, 3):
         index = first + offset

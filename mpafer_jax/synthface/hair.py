@@ -45,16 +45,60 @@ def _hairline(identity: Identity) -> Points:
     w = identity.width
     match identity.hair:
         case "fringe":
-            return points((-0.73 * w, -0.05), (-0.66, -0.40), (-0.40, -0.51), (-0.1, -0.55), (0.25, -0.52), (0.52, -0.46), (0.67, -0.37), (0.73 * w, -0.05))
+            return points(
+                (-0.73 * w, -0.05),
+                (-0.66, -0.40),
+                (-0.40, -0.51),
+                (-0.1, -0.55),
+                (0.25, -0.52),
+                (0.52, -0.46),
+                (0.67, -0.37),
+                (0.73 * w, -0.05),
+            )
         case "long":
-            return points((-0.79 * w, 0.45), (-0.70, -0.15), (-0.56, -0.51), (-0.22, -0.76), (0.0, -0.83), (0.22, -0.76), (0.56, -0.51), (0.70, -0.15), (0.79 * w, 0.45))
+            return points(
+                (-0.79 * w, 0.45),
+                (-0.70, -0.15),
+                (-0.56, -0.51),
+                (-0.22, -0.76),
+                (0.0, -0.83),
+                (0.22, -0.76),
+                (0.56, -0.51),
+                (0.70, -0.15),
+                (0.79 * w, 0.45),
+            )
         case "curly":
-            return points((-0.73 * w, -0.15), (-0.65, -0.48), (-0.40, -0.66), (0.0, -0.71), (0.40, -0.66), (0.65, -0.48), (0.73 * w, -0.15))
+            return points(
+                (-0.73 * w, -0.15),
+                (-0.65, -0.48),
+                (-0.40, -0.66),
+                (0.0, -0.71),
+                (0.40, -0.66),
+                (0.65, -0.48),
+                (0.73 * w, -0.15),
+            )
         case "ponytail":
-            return points((-0.73 * w, -0.12), (-0.63, -0.51), (-0.35, -0.74), (0.0, -0.79), (0.35, -0.74), (0.63, -0.51), (0.73 * w, -0.12))
+            return points(
+                (-0.73 * w, -0.12),
+                (-0.63, -0.51),
+                (-0.35, -0.74),
+                (0.0, -0.79),
+                (0.35, -0.74),
+                (0.63, -0.51),
+                (0.73 * w, -0.12),
+            )
         case _:
             recede = 0.06 * identity.age
-            return points((-0.74 * w, -0.05), (-0.69, -0.40), (-0.52, -0.64 - recede), (-0.15, -0.73 - recede), (0.30, -0.71 - recede), (0.58, -0.61 - recede), (0.69, -0.40), (0.74 * w, -0.05))
+            return points(
+                (-0.74 * w, -0.05),
+                (-0.69, -0.40),
+                (-0.52, -0.64 - recede),
+                (-0.15, -0.73 - recede),
+                (0.30, -0.71 - recede),
+                (0.58, -0.61 - recede),
+                (0.69, -0.40),
+                (0.74 * w, -0.05),
+            )
 
 
 def draw_front(canvas: Canvas, identity: Identity) -> None:
@@ -73,7 +117,9 @@ def draw_front(canvas: Canvas, identity: Identity) -> None:
     if identity.hair == "curly":
         for number, (x, y, radius) in enumerate(_CURLS[2:-2]):
             tone = (light, shade, colour)[number % 3]
-            canvas.fill(ellipse(0.86 * x * w, 0.86 * y, 0.7 * radius, 0.7 * radius, 12), tone, ink=0.2, edge=0.6, flat=0.6)
+            canvas.fill(
+                ellipse(0.86 * x * w, 0.86 * y, 0.7 * radius, 0.7 * radius, 12), tone, ink=0.2, edge=0.6, flat=0.6
+            )
         return
     for number in range(7):
         share = -0.9 + 0.3 * number
@@ -108,9 +154,13 @@ def draw_beard(canvas: Canvas, identity: Identity, muscles: Muscles, lips: Lips,
         edge = lower[order]  # along the jaw from the right cheek to the left
         corners = lips.corners
         inner = points(
-            (edge[-1][0] + 0.12, edge[-1][1] + 0.12), (corners[0][0] - 0.12, corners[0][1] - 0.06),
-            (-0.16, float(lips.top[12]) - 0.10), (0.0, float(lips.top[12]) - 0.075), (0.16, float(lips.top[12]) - 0.10),
-            (corners[1][0] + 0.12, corners[1][1] - 0.06), (edge[0][0] - 0.12, edge[0][1] + 0.12),
+            (edge[-1][0] + 0.12, edge[-1][1] + 0.12),
+            (corners[0][0] - 0.12, corners[0][1] - 0.06),
+            (-0.16, float(lips.top[12]) - 0.10),
+            (0.0, float(lips.top[12]) - 0.075),
+            (0.16, float(lips.top[12]) - 0.10),
+            (corners[1][0] + 0.12, corners[1][1] - 0.06),
+            (edge[0][0] - 0.12, edge[0][1] + 0.12),
         )
         shape = np.concatenate([edge, spline(inner)])
         if kind == "full":
@@ -127,9 +177,18 @@ def draw_beard(canvas: Canvas, identity: Identity, muscles: Muscles, lips: Lips,
         top = float(lips.top[12])
         for side in SIDES:
             corner = lips.corners[(side + 1) // 2]
-            line = points((0.0, top - 0.045), (side * 0.15, top - 0.045), (float(corner[0]) + side * 0.02, 0.5 * float(corner[1]) + 0.5 * top))
+            line = points(
+                (0.0, top - 0.045),
+                (side * 0.15, top - 0.045),
+                (float(corner[0]) + side * 0.02, 0.5 * float(corner[1]) + 0.5 * top),
+            )
             canvas.stroke(spline(line), 0.085, mix(hair, skin, 0.06), ink=0.55, ends=(0.7, 0.2), lift=0.03)
     if kind == "goatee":
         y = float(lips.bottom[12]) + 0.06
         low = float(head[:, 1].max())
-        canvas.fill(spline(points((-0.16, y), (0.16, y), (0.15, low - 0.06), (0.0, low), (-0.15, low - 0.06)), closed=True), hair, ink=0.4, edge=0.4)
+        canvas.fill(
+            spline(points((-0.16, y), (0.16, y), (0.15, low - 0.06), (0.0, low), (-0.15, low - 0.06)), closed=True),
+            hair,
+            ink=0.4,
+            edge=0.4,
+        )

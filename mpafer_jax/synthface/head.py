@@ -48,7 +48,9 @@ def draw_behind(canvas: Canvas, face: Face) -> None:
     neck = points((-0.36, 0.6), (0.36, 0.6), (0.40, 1.2), (0.62, 1.5), (-0.62, 1.5), (-0.40, 1.2))
     canvas.fill(neck, darker(skin, 0.72), edge=0.5, flat=1)
     cloth = spline(points((-1.5, 1.6), (-1.2, 1.32), (-0.45, 1.14), (0.0, 1.34), (0.45, 1.14), (1.2, 1.32), (1.5, 1.6)))
-    canvas.fill(np.concatenate([cloth, points((1.6, 2.2), (-1.6, 2.2))]), COLOUR[scene.clothes_colour], edge=0.6, flat=1)
+    canvas.fill(
+        np.concatenate([cloth, points((1.6, 2.2), (-1.6, 2.2))]), COLOUR[scene.clothes_colour], edge=0.6, flat=1
+    )
     for side in SIDES:
         x = side * 0.735 * identity.width
         canvas.fill(ellipse(x, 0.10, 0.10, 0.19), darker(skin, 0.88), edge=0.7, flat=0.8)
@@ -70,14 +72,18 @@ def finish_skin(canvas: Canvas, face: Face, medium: Medium, head: Points) -> Non
     canvas.emboss()
 
 
-def _painted(base: tuple[int, int, int], shade: np.ndarray, blush: np.ndarray, medium: Medium, side: int) -> Image.Image:
+def _painted(
+    base: tuple[int, int, int], shade: np.ndarray, blush: np.ndarray, medium: Medium, side: int
+) -> Image.Image:
     tone = np.array(base, np.float64)
     if medium == "photo":
         rgb = tone * (1 + shade[..., None] * (0.9, 1.0, 1.08))
         rgb += np.maximum(shade, 0)[..., None] * (26, 24, 22)
         rgb += blush[..., None] * (34, -16, -10)
         return Image.fromarray(np.clip(rgb, 0, 255).astype(np.uint8))
-    large = Image.fromarray(np.clip(128 + 160 * shade, 0, 255).astype(np.uint8)).resize((side, side), Image.Resampling.BICUBIC)
+    large = Image.fromarray(np.clip(128 + 160 * shade, 0, 255).astype(np.uint8)).resize(
+        (side, side), Image.Resampling.BICUBIC
+    )
     steps = (mix(base, (60, 20, 40), 0.30), mix(base, (60, 20, 40), 0.12), base, mix(base, (255, 250, 240), 0.2))
     channels = [large.point([steps[(v > 84) + (v > 112) + (v > 152)][c] for v in range(256)]) for c in range(3)]
     return Image.merge("RGB", channels)
@@ -223,4 +229,6 @@ def chin(canvas: Canvas, muscles: Muscles) -> None:
         angle = 2.4 * number
         radius = 0.035 * math.sqrt(number)
         x, y = 1.25 * radius * math.cos(angle), 0.885 + drop + 0.8 * radius * math.sin(angle)
-        canvas.fold(spline(points((x - 0.025, y + 0.008), (x, y - 0.008), (x + 0.025, y + 0.008))), 0.85 * amount, 0.022)
+        canvas.fold(
+            spline(points((x - 0.025, y + 0.008), (x, y - 0.008), (x + 0.025, y + 0.008))), 0.85 * amount, 0.022
+        )

@@ -92,7 +92,9 @@ def draw_mouth(canvas: Canvas, face: Face, muscles: Muscles, lips: Lips) -> None
         _draw_teeth(canvas, muscles, lips)
     canvas.fill(_between(x, lips.top, lips.upper), darker(colour, 0.86), ink=0.12)
     canvas.fill(_between(x, lips.lower, lips.bottom), colour, ink=0.06)
-    shine = _between(x[7:18], (0.65 * lips.lower + 0.35 * lips.bottom)[7:18], (0.4 * lips.lower + 0.6 * lips.bottom)[7:18])
+    shine = _between(
+        x[7:18], (0.65 * lips.lower + 0.35 * lips.bottom)[7:18], (0.4 * lips.lower + 0.6 * lips.bottom)[7:18]
+    )
     canvas.fill(shine, mix(colour, (255, 236, 230), 0.25), ink=0.0)
     line = darker(mix(colour, (70, 20, 24), 0.45), 0.75)
     if gap.max() <= 0.012:
@@ -106,7 +108,11 @@ def draw_mouth(canvas: Canvas, face: Face, muscles: Muscles, lips: Lips) -> None
     for side, (cx, cy) in zip(SIDES, lips.corners.tolist(), strict=True):
         smile, down, dimple = muscles.on(12, side), muscles.on(15, side), muscles.on(14, side)
         rise = -0.035 * smile + 0.04 * down - 0.01 * dimple
-        tip = points((cx - side * 0.02, cy), (cx + side * 0.015, cy + 0.4 * rise), (cx + side * (0.03 + 0.02 * dimple), cy + rise))
+        tip = points(
+            (cx - side * 0.02, cy),
+            (cx + side * 0.015, cy + 0.4 * rise),
+            (cx + side * (0.03 + 0.02 * dimple), cy + rise),
+        )
         canvas.stroke(tip, 0.03 + 0.02 * dimple, line, ink=0.95, ends=(0.8, 0.3))
 
 
@@ -141,17 +147,23 @@ def shape_mouth_skin(canvas: Canvas, muscles: Muscles, lips: Lips) -> None:
             line = points((x, y - 0.05), (x + 0.025, y), (x, y + 0.05))
             canvas.fold(spline(line * (side, 1)), 0.8 * pressed, 0.03)
         below = middle_bottom + 0.065
-        canvas.fold(spline(points((-0.17, below - 0.02), (0, below + 0.01), (0.17, below - 0.02))), 0.75 * pressed, 0.028)
+        canvas.fold(
+            spline(points((-0.17, below - 0.02), (0, below + 0.01), (0.17, below - 0.02))), 0.75 * pressed, 0.028
+        )
     if tight:
         for x in (-0.17, -0.085, 0.0, 0.085, 0.17):
             top = float(np.interp(x, lips.x, lips.top))
             canvas.fold(points((x, top - 0.085), (0.97 * x, top - 0.05), (0.94 * x, top - 0.012)), 0.5 * tight, 0.02)
         below = middle_bottom + 0.04
         for x in (-0.13, -0.045, 0.045, 0.13):
-            canvas.fold(points((0.94 * x, below - 0.02), (0.97 * x, below + 0.015), (x, below + 0.05)), 0.4 * tight, 0.02)
+            canvas.fold(
+                points((0.94 * x, below - 0.02), (0.97 * x, below + 0.015), (x, below + 0.05)), 0.4 * tight, 0.02
+            )
     if lower:
         below = middle_bottom + 0.055
-        canvas.fold(spline(points((-0.20, below - 0.05), (-0.1, below), (0.1, below), (0.20, below - 0.05))), 0.55 * lower, 0.03)
+        canvas.fold(
+            spline(points((-0.20, below - 0.05), (-0.1, below), (0.1, below), (0.20, below - 0.05))), 0.55 * lower, 0.03
+        )
 
 
 def shape_nose_skin(canvas: Canvas, identity: Identity, scene_light: float, muscles: Muscles) -> None:
@@ -177,10 +189,21 @@ def draw_nose(canvas: Canvas, identity: Identity, muscles: Muscles) -> None:
     for side in SIDES:
         lift = 0.055 * muscles.on(9, side) + 0.025 * muscles.on(10, side)
         wide = 0.02 * muscles.on(9, side) + 0.01 * muscles.on(10, side)
-        wing = points((0.105, tip - 0.055), (0.155 + wide, tip - 0.01 - 0.5 * lift), (0.145 + wide, tip + 0.045 - lift), (0.105, tip + 0.05 - lift))
+        wing = points(
+            (0.105, tip - 0.055),
+            (0.155 + wide, tip - 0.01 - 0.5 * lift),
+            (0.145 + wide, tip + 0.045 - lift),
+            (0.105, tip + 0.05 - lift),
+        )
         wing[:, 0] *= width
         canvas.stroke(spline(wing * (side, 1)), 0.022, darker(skin, 0.62), ink=0.75, lift=0.06)
-        nostril = ellipse(side * 0.068 * width, tip + 0.045 - 0.35 * lift, 0.036 * width + 0.4 * wide, 0.019 + 0.006 * muscles.on(9, side), 12)
+        nostril = ellipse(
+            side * 0.068 * width,
+            tip + 0.045 - 0.35 * lift,
+            0.036 * width + 0.4 * wide,
+            0.019 + 0.006 * muscles.on(9, side),
+            12,
+        )
         canvas.fill(nostril, dark, ink=0.9, lift=0.1)
     base = spline(points((-0.03, tip + 0.055), (0.0, tip + 0.066), (0.03, tip + 0.055)))
     canvas.stroke(base, 0.014, darker(skin, 0.68), ink=0.5, lift=0.12)

@@ -26,7 +26,9 @@ def draw_background(canvas: Canvas, face: Face, rng: np.random.Generator) -> Non
             pass
         case "gradient":
             for row in range(_SMALL):
-                draw.line((0, row, _SMALL, row), fill=mix(mix(base, (255, 255, 255), 0.3), darker(base, 0.6), row / _SMALL))
+                draw.line(
+                    (0, row, _SMALL, row), fill=mix(mix(base, (255, 255, 255), 0.3), darker(base, 0.6), row / _SMALL)
+                )
         case "blurred":
             for _ in range(12):
                 x, y, radius = rng.uniform(0, _SMALL), rng.uniform(0, _SMALL), rng.uniform(1.5, 6)
@@ -59,24 +61,46 @@ def draw_occlusion(canvas: Canvas, face: Face) -> None:
             side = 1 if x > 0 else -1
             for number in range(3):
                 shift = 0.12 * number
-                strand = points((0.1 * side, -1.15), ((0.2 + shift) * side, -0.5), ((0.3 + shift) * side, 0.0), ((0.42 + shift) * side, 0.5))
-                canvas.stroke(spline(strand), 0.15, mix(hair, darker(hair, 0.7), 0.5 * (number % 2)), ink=0.55, ends=(0.5, 0.1), lift=0.1)
+                strand = points(
+                    (0.1 * side, -1.15),
+                    ((0.2 + shift) * side, -0.5),
+                    ((0.3 + shift) * side, 0.0),
+                    ((0.42 + shift) * side, 0.5),
+                )
+                canvas.stroke(
+                    spline(strand),
+                    0.15,
+                    mix(hair, darker(hair, 0.7), 0.5 * (number % 2)),
+                    ink=0.55,
+                    ends=(0.5, 0.1),
+                    lift=0.1,
+                )
         case "cup":
             cx, cy = 0.35 * x, 0.62 + 0.12 * y
             body = points((cx - 0.27, cy - 0.22), (cx + 0.27, cy - 0.22), (cx + 0.22, cy + 0.6), (cx - 0.22, cy + 0.6))
             canvas.fill(body, colour, ink=0.1, edge=1.0, lift=0.2)
-            canvas.fill(ellipse(cx, cy - 0.22, 0.27, 0.06), mix(colour, (255, 255, 255), 0.4), ink=0.05, edge=1.0, lift=0.2)
+            canvas.fill(
+                ellipse(cx, cy - 0.22, 0.27, 0.06), mix(colour, (255, 255, 255), 0.4), ink=0.05, edge=1.0, lift=0.2
+            )
             _draw_fingers(canvas, SKIN[identity.skin], cx + 0.22, cy + 0.25, math.pi)
         case "hand":
             side = 1 if x > 0 else -1
-            _draw_fingers(canvas, SKIN[identity.skin], 0.50 * side + 0.1 * x, 0.42 + 0.42 * y, math.pi if side > 0 else 0.0, 1.5)
+            _draw_fingers(
+                canvas, SKIN[identity.skin], 0.50 * side + 0.1 * x, 0.42 + 0.42 * y, math.pi if side > 0 else 0.0, 1.5
+            )
         case "bar":
             angle = math.pi * (x + y)
             along = np.array([math.cos(angle), math.sin(angle)])
             across = np.array([-along[1], along[0]])
             centre = np.array([0.55 * x, 0.1 + 0.6 * y])
-            body = np.stack([centre + 2 * along + 0.13 * across, centre - 2 * along + 0.13 * across,
-                             centre - 2 * along - 0.13 * across, centre + 2 * along - 0.13 * across])
+            body = np.stack(
+                [
+                    centre + 2 * along + 0.13 * across,
+                    centre - 2 * along + 0.13 * across,
+                    centre - 2 * along - 0.13 * across,
+                    centre + 2 * along - 0.13 * across,
+                ]
+            )
             canvas.fill(body, colour, ink=0.3, edge=1.0, flat=1)
 
 
