@@ -26,6 +26,16 @@ Rgb = tuple[Positive, Positive, Positive]
 
 LabelRule = Literal["owner", "majority_labelcsv", "majority_csv", "argmax", "distribution"]
 DatasetName = Literal["rafdb", "ferplus", "affectnet", "folder"]
+BaselineName = Literal[
+    "majority",
+    "zero_shot_type1",
+    "zero_shot_type2",
+    "zero_shot_type3",
+    "zero_shot_permuted",
+    "zero_shot_global_local",
+    "linear_probe",
+    "text_context",
+]
 
 
 class ConfigError(ValueError):
@@ -186,6 +196,7 @@ class DataSection(_Section):
     test_fraction: Fraction
     split_seed: Count
     train_per_class: Count
+    few_shot_seed: Count
     eval_per_class: Count
     sampler: Literal["shuffle", "class_balanced"]
     mean: Rgb
@@ -255,6 +266,13 @@ class EvalSection(_Section):
     select_by: Literal["war", "uar", "macro_f1"]
     checkpoint: str
     which: Literal["best", "last"]
+    baselines: tuple[BaselineName, ...]
+
+    @pydantic.model_validator(mode="after")
+    def _baselines_differ(self) -> Self:
+        if len(set(self.baselines)) != len(self.baselines):
+            raise ValueError(f"baselines holds a name twice: {self.baselines}")
+        return self
 
 
 class Config(_Section):

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-import math
 import pathlib
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from types import TracebackType
 from typing import Any, Self
 
@@ -16,34 +15,6 @@ import tqdm
 from absl import logging
 
 from mpafer_jax import files
-
-
-class NonFiniteError(ArithmeticError):
-    """A loss term became NaN or infinite; the message names the step and the terms."""
-
-
-def mean_metrics(interval: Sequence[Mapping[str, tuple[Any, Any]]], last_step: int) -> dict[str, float]:
-    """Means over an interval of steps, from each step's (sum, count) by name.
-
-    Args:
-      interval: the steps' metrics, on the host; every step has the same names.
-      last_step: the number of the last of them.
-
-    Raises:
-      NonFiniteError: names the first step and all its terms that are not finite.
-    """
-    for step, metrics in enumerate(interval, start=last_step - len(interval) + 1):
-        broken = {name: float(total) for name, (total, _) in metrics.items() if not math.isfinite(total)}
-        if broken:
-            raise NonFiniteError(
-                f"step {step}: not finite: {broken}; nothing was saved since. Lower optimizer.learning_rate, set "
-                "optimizer.clip_norm, or compute in float32 (clip.dtype)"
-            )
-    return {
-        name: sum(float(metrics[name][0]) for metrics in interval)
-        / sum(float(metrics[name][1]) for metrics in interval)
-        for name in interval[0]
-    }
 
 
 class MetricWriter:

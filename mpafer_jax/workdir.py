@@ -5,6 +5,7 @@ metrics.jsonl    one JSON object a line: step, and every metric of the interval 
 tensorboard/     the same as curves
 checkpoints/     see `checkpoint`
 prototypes-*.npy class prototypes, named by what they depend on
+results.md       a table of the baselines and this run
 summary.json     the result; it is there if, and only if, the run has ended
 """
 
@@ -19,8 +20,8 @@ from mpafer_jax.config import ConfigError, Record
 
 _CONFIG = "config.json"
 
-# Fields that change how a run is carried out and not what comes out of it. A moved dataset or CLIP is recognised by its
-# content when a checkpoint is restored.
+# Fields that change how a run is carried out, or what is measured beside it, and not what it trains. A moved dataset or
+# CLIP is recognised by its content when a checkpoint is restored.
 FREE_FIELDS = frozenset(
     {
         "clip.name",
@@ -30,6 +31,7 @@ FREE_FIELDS = frozenset(
         "data.prepared_dir",
         "data.num_workers",
         "train.keep",
+        "eval.baselines",
     }
 )
 

@@ -18,13 +18,14 @@ from absl import logging
 from mpafer_jax import checkpoint, devices, files, optim
 from mpafer_jax import workdir as workdir_lib
 from mpafer_jax.data import pipeline
-from mpafer_jax.metric_writer import MetricWriter, Progress, mean_metrics
+from mpafer_jax.metric_writer import MetricWriter, Progress
 from mpafer_jax.models.clip import CLIP, ClipConfig, TextConfig, VisionConfig
 from mpafer_jax.pretraining import batches, evaluation, steps
 from mpafer_jax.pretraining.config import PretrainConfig
 from mpafer_jax.pretraining.sources import CaptionedImages, load_source
 from mpafer_jax.pretraining.vocabulary import make_vocabulary
 from mpafer_jax.state import TrainState
+from mpafer_jax.steps import mean_metrics
 from mpafer_jax.weights.export import save_clip
 from mpafer_jax.weights.random_clip import random_params
 from mpafer_jax.weights.tokenizer import Tokenizer

@@ -16,10 +16,10 @@ from absl import app, flags, logging
 from mpafer_jax import checkpoint, command
 from mpafer_jax.config import ConfigError
 from mpafer_jax.data.records import DataError
-from mpafer_jax.metric_writer import NonFiniteError
 from mpafer_jax.models.prompts import PromptError
 from mpafer_jax.pretraining.config import PretrainConfig
 from mpafer_jax.pretraining.train import pretrain
+from mpafer_jax.steps import NonFiniteError
 
 _CONFIG = command.define_config()
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run: checkpoints, metrics, the CLIP.")
