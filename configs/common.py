@@ -145,8 +145,11 @@ def get_common() -> ConfigDict:
     data.test_fraction = 0.0
     # Seed of the carving; apart from `seed`, so that runs of several seeds share their splits. [ours]
     data.split_seed = 0
-    # Training images of each class, drawn by split_seed; 0 for all. [few-shot experiments]
+    # Training images of each class, drawn by few_shot_seed; 0 for all. [few-shot experiments]
     data.train_per_class = 0
+    # Seed of that draw; apart from split_seed, so that few-shot runs differ in what they train on and not in what they
+    # are measured on. [ours]
+    data.few_shot_seed = 0
     # Images of each class in validation and test, drawn by split_seed; 0 for all. [to try things out]
     data.eval_per_class = 0
     # shuffle (each image once an epoch) or class_balanced (classes equally likely, with replacement; common on
@@ -206,6 +209,15 @@ def get_common() -> ConfigDict:
     evaluation.checkpoint = ""
     # Which of a workdir's checkpoints --mode=eval and train.warm_start take: best or last.
     evaluation.which = "best"
+    # What to measure beside the method, on the same splits, from CLIP's frozen features; empty: nothing. Any of:
+    #   majority                the most frequent class of train, always
+    #   zero_shot_type1, 2, 3   CLIP's own zero-shot classification with the hard prompts of that type
+    #   zero_shot_permuted      type 3 with the descriptions permuted (by `seed`) so that no class keeps its own
+    #   zero_shot_global_local  the method's logits with the hard prompts as texts and no visual prompts
+    #   linear_probe            logistic regression on z^g, its L2 penalty chosen on validation
+    #   text_context            CoOp: the context alone, trained with the cross-entropy of the global logits
+    # --mode=eval does not compute them. [ours]
+    evaluation.baselines = ()
     return config
 
 

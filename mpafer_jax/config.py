@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 import pydantic
 from ml_collections import config_dict
@@ -26,14 +26,56 @@ Rgb = tuple[Positive, Positive, Positive]
 
 LabelRule = Literal["owner", "majority_labelcsv", "majority_csv", "argmax", "distribution"]
 DatasetName = Literal["rafdb", "ferplus", "affectnet", "folder"]
+BaselineName = Literal[
+    "majority",
+    "zero_shot_type1",
+    "zero_shot_type2",
+    "zero_shot_type3",
+    "zero_shot_permuted",
+    "zero_shot_global_local",
+    "linear_probe",
+    "text_context",
+]
 
 
 class ConfigError(ValueError):
     """A configuration with an unknown, missing or impossible field; the message lists every one of them."""
 
 
-class _Section(pydantic.BaseModel):
+class Record(pydantic.BaseModel):
+    """A frozen record with typed fields; unknown ones are errors."""
+
     model_config = pydantic.ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    documented_in: ClassVar[str] = "configs/common.py"
+
+    @classmethod
+    def from_config_dict(cls, config: config_dict.ConfigDict | Mapping[str, Any]) -> Self:
+        """Checks a config from `configs/` and freezes it.
+
+        Raises:
+          ConfigError: names every unknown, missing or impossible field, what was found and what is expected.
+        """
+        try:
+            return cls.model_validate(config.to_dict() if isinstance(config, config_dict.ConfigDict) else config)
+        except pydantic.ValidationError as error:
+            raise ConfigError(_explain(error, cls.documented_in)) from error
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """Reads what `to_json` wrote. Raises ConfigError as `from_config_dict` does."""
+        try:
+            return cls.model_validate_json(text)
+        except pydantic.ValidationError as error:
+            raise ConfigError(_explain(error, cls.documented_in)) from error
+
+    def to_json(self) -> str:
+        """The record as indented JSON text."""
+        return json.dumps(self.model_dump(mode="json"), indent=2) + "\n"
+
+
+class _Section(Record):
+    """A part of a run's configuration."""
 
 
 class ClipSection(_Section):
@@ -154,6 +196,7 @@ class DataSection(_Section):
     test_fraction: Fraction
     split_seed: Count
     train_per_class: Count
+    few_shot_seed: Count
     eval_per_class: Count
     sampler: Literal["shuffle", "class_balanced"]
     mean: Rgb
@@ -223,6 +266,13 @@ class EvalSection(_Section):
     select_by: Literal["war", "uar", "macro_f1"]
     checkpoint: str
     which: Literal["best", "last"]
+    baselines: tuple[BaselineName, ...]
+
+    @pydantic.model_validator(mode="after")
+    def _baselines_differ(self) -> Self:
+        if len(set(self.baselines)) != len(self.baselines):
+            raise ValueError(f"baselines holds a name twice: {self.baselines}")
+        return self
 
 
 class Config(_Section):
@@ -241,32 +291,8 @@ class Config(_Section):
     train: TrainSection
     eval: EvalSection
 
-    @classmethod
-    def from_config_dict(cls, config: config_dict.ConfigDict | Mapping[str, Any]) -> Config:
-        """Checks a config from `configs/` and freezes it.
 
-        Raises:
-          ConfigError: names every unknown, missing or impossible field, what was found and what is expected.
-        """
-        try:
-            return cls.model_validate(config.to_dict() if isinstance(config, config_dict.ConfigDict) else config)
-        except pydantic.ValidationError as error:
-            raise ConfigError(_explain(error)) from error
-
-    @classmethod
-    def from_json(cls, text: str) -> Config:
-        """Reads what `to_json` wrote. Raises ConfigError as `from_config_dict` does."""
-        try:
-            return cls.model_validate_json(text)
-        except pydantic.ValidationError as error:
-            raise ConfigError(_explain(error)) from error
-
-    def to_json(self) -> str:
-        """The record as indented JSON text."""
-        return json.dumps(self.model_dump(mode="json"), indent=2) + "\n"
-
-
-def _explain(error: pydantic.ValidationError) -> str:
+def _explain(error: pydantic.ValidationError, documented_in: str) -> str:
     lines = ["the configuration does not hold:"]
     for item in error.errors():
         place = "config." + ".".join(str(part) for part in item["loc"])
@@ -274,5 +300,5 @@ def _explain(error: pydantic.ValidationError) -> str:
         if item["type"] == "value_error":  # a rule over several fields: its message already says what was found
             found = ""
         lines.append(f"  {place}: {item['msg']}{found}")
-    lines.append("every field, its unit and its source: configs/common.py")
+    lines.append(f"every field, its unit and its source: {documented_in}")
     return "\n".join(lines)

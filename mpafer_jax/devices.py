@@ -79,9 +79,17 @@ def sum_over_devices(tree: T) -> T:
     return cast(T, jax.lax.psum(tree, AXIS))
 
 
-def num_devices() -> jax.Array:
-    """How many devices share the batch, [] float32; inside `data_parallel` only."""
-    return sum_over_devices(jnp.ones(()))
+def gather_over_devices(tree: T) -> T:
+    """Joins every array's leading axis over all devices, [b, ..] -> [devices * b, ..], equal on all of them; inside
+    `data_parallel` only. The order is that of the devices, which need not be that of the processes' parts of a batch:
+    rows that must be told apart have to carry their position.
+    """
+    return cast(T, jax.lax.all_gather(tree, AXIS, tiled=True))
+
+
+def device_index() -> jax.Array:
+    """Which device this is, [] int32, in the order of `gather_over_devices`; inside `data_parallel` only."""
+    return jax.lax.axis_index(AXIS)
 
 
 def to_global(tree: T) -> T:

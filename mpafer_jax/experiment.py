@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 from collections.abc import Generator, Sequence
 
 import jax
 import jax.numpy as jnp
+import optax
 from absl import logging
 
-from mpafer_jax import devices
+from mpafer_jax import devices, optim
 from mpafer_jax.config import Config, ConfigError
 from mpafer_jax.hard_prompts.bank import load_bank
 from mpafer_jax.hard_prompts.templates import build_hard_prompts, prompt_name
@@ -20,7 +22,7 @@ from mpafer_jax.models.clip import ClipConfig
 from mpafer_jax.models.mpafer import MPAFER, variables
 from mpafer_jax.state import Frozen
 from mpafer_jax.weights.load import PretrainedClip, load_clip
-from mpafer_jax.weights.tokenizer import load_tokenizer
+from mpafer_jax.weights.tokenizer import Tokenizer, load_tokenizer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,6 +37,7 @@ class Experiment:
       clip_name: where CLIP came from.
       clip_hash: hash of its content.
       image_size: side of the pictures in pixels.
+      tokenizer: of the CLIP.
     """
 
     model: MPAFER
@@ -44,11 +47,17 @@ class Experiment:
     clip_name: str
     clip_hash: str
     image_size: int
+    tokenizer: Tokenizer
 
     def with_prototypes(self, prototypes: jax.Array) -> Experiment:
         """The same with class prototypes p [C, D]."""
         frozen = dataclasses.replace(self.frozen, prototypes=devices.replicate(prototypes))
         return dataclasses.replace(self, frozen=frozen)
+
+    def without_visual_prompts(self) -> Experiment:
+        """The same with the image tower as it came; its prompts are the context alone."""
+        shape = dataclasses.replace(self.model.prompt_shape, num_visual=0)
+        return dataclasses.replace(self, model=self.model.clone(prompt_shape=shape))
 
 
 def prompt_shape(config: Config, clip: ClipConfig, num_classes: int) -> prompts_lib.PromptShape:
@@ -88,6 +97,30 @@ def make_model(config: Config, clip: ClipConfig, num_classes: int) -> MPAFER:
         dtype=jnp.dtype(config.clip.dtype),
         remat=config.clip.remat,
     )
+
+
+def make_optimizer(
+    config: Config, shape: prompts_lib.PromptShape, num_steps: int
+) -> tuple[optax.GradientTransformation, optax.Schedule]:
+    """The update rule of a configuration for prompts of a shape, and its learning rate by step.
+
+    Raises:
+      ConfigError: the warm-up is longer than the run, or a parameter has no learning rate.
+    """
+    section = config.optimizer
+    schedule = optim.make_schedule(
+        learning_rate=section.learning_rate, warmup_steps=section.warmup_steps, num_steps=num_steps
+    )
+    tx = optim.make_optimizer(
+        jax.eval_shape(functools.partial(prompts_lib.init_prompts, shape), jax.random.key(0)),
+        name=section.name,
+        schedule=schedule,
+        lr_scales=section.lr_scales,
+        momentum=section.momentum,
+        weight_decay=section.weight_decay,
+        clip_norm=section.clip_norm,
+    )
+    return tx, schedule
 
 
 def make_objective(config: Config) -> Objective:
@@ -165,4 +198,5 @@ def build_experiment(config: Config, class_names: Sequence[str], clip: Pretraine
         clip_name=clip.name,
         clip_hash=clip.content_hash,
         image_size=clip.config.vision.image_size,
+        tokenizer=tokenizer,
     )

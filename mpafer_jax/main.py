@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import jax
 from absl import app, flags, logging
 
-from mpafer_jax import checkpoint, command, evaluate, train
+from mpafer_jax import checkpoint, command, evaluate, steps, train
 from mpafer_jax.config import Config, ConfigError
 from mpafer_jax.data.records import DataError
 from mpafer_jax.hard_prompts.bank import BankError
@@ -31,7 +31,7 @@ _USER_ERRORS = (
     BankError,
     PromptError,
     checkpoint.CheckpointError,
-    train.NonFiniteError,
+    steps.NonFiniteError,
 )
 
 

@@ -1,4 +1,5 @@
-"""The compiled functions: training step, evaluation step, and the two that run once (text features, prototypes).
+"""The compiled functions: training step, evaluation step, and those that run once (text features, frozen image
+features, prototypes).
 
 The losses give values per example and per class; here they are reduced over the batch and over the devices, and
 differentiated with respect to the prompts alone.
@@ -6,11 +7,12 @@ differentiated with respect to the prompts alone.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar, cast
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from mpafer_jax import devices, losses
@@ -26,38 +28,64 @@ Batch = Mapping[str, jax.Array]
 Rgb = tuple[float, float, float]
 Metrics = dict[str, tuple[jax.Array, jax.Array]]  # name -> (sum, count), both over all devices
 TrainStep = Callable[[TrainState, Frozen, Any], tuple[TrainState, Metrics]]
+# (params, frozen, batch) -> logits [B, C] and every intermediate that the objective's terms read.
+Forward = Callable[[Params, Frozen, Batch], tuple[jax.Array, Outputs]]
+
+
+def forward_images(model: MPAFER, mean: Rgb, std: Rgb) -> Forward:
+    """The whole model on a batch's 'image' [B, S, S, 3] uint8; mean and std as in `make_train_step`."""
+
+    def forward(params: Params, frozen: Frozen, batch: Batch) -> tuple[jax.Array, Outputs]:
+        images = normalize_images(batch["image"], mean, std)
+        result = model.apply(variables(frozen.clip, params), images, frozen.soft_prompts)
+        return cast(tuple[jax.Array, Outputs], result)
+
+    return forward
+
+
+def forward_features(model: MPAFER) -> Forward:
+    """The text side alone, on a batch's 'image_features' z^g [B, D] of the un-prompted tower, global logits only.
+
+    It equals `forward_images` of a model without visual prompts and without local score, whose image features no
+    update changes; only 'patch_features' are missing.
+    """
+
+    def forward(params: Params, frozen: Frozen, batch: Batch) -> tuple[jax.Array, Outputs]:
+        both = variables(frozen.clip, params)
+        encoded = model.apply(both, frozen.soft_prompts, method="encode_soft_prompts")
+        text_features, token_features = cast(tuple[jax.Array, jax.Array], encoded)
+        image_features = batch["image_features"]
+        logits = cast(jax.Array, model.apply(both, image_features, text_features, method="classify_frozen"))
+        out = {"image_features": image_features, "text_features": text_features, "token_features": token_features}
+        return logits, out
+
+    return forward
 
 
 def make_train_step(
     *,
-    model: MPAFER,
+    forward: Forward,
     tx: optax.GradientTransformation,
     objective: losses.Objective,
-    mean: Rgb,
-    std: Rgb,
     accumulate: int = 1,
 ) -> TrainStep:
     """Compiles one update of the prompts.
 
     Args:
-      model: the model.
+      forward: from prompts and a batch to logits, `forward_images` or `forward_features`.
       tx: the update rule.
       objective: the loss.
-      mean: CLIP's mean of each colour, on the scale 0..1.
-      std: likewise its standard deviation.
       accumulate: into how many parts each device's share of the batch is split, one after the other, to save memory.
         The update is that of the whole batch.
 
     Returns:
       step(state, frozen, batch) -> (state, metrics). `state` is donated. `batch` comes from `devices.shard_batch`:
-      image uint8 [.., S, S, 3], label int32, label_distribution float32 [.., C], mask float32. `metrics` maps the name
-      of every term, 'loss', 'accuracy' and 'grad_norm' to (sum, count).
+      what `forward` reads, label int32, label_distribution float32 [.., C], mask float32. `metrics` maps the name of
+      every term, 'loss', 'accuracy' and 'grad_norm' to (sum, count).
     """
 
     def step(state: TrainState, frozen: Frozen, batch: Batch) -> tuple[TrainState, Metrics]:
-        return train_step_body(
-            state, frozen, batch, model=model, tx=tx, objective=objective, mean=mean, std=std, accumulate=accumulate
-        )
+        return train_step_body(state, frozen, batch, forward=forward, tx=tx, objective=objective, accumulate=accumulate)
 
     return devices.data_parallel(step, replicated=2, donate=(0,))
 
@@ -67,11 +95,9 @@ def train_step_body(
     frozen: Frozen,
     batch: Batch,
     *,
-    model: MPAFER,
+    forward: Forward,
     tx: optax.GradientTransformation,
     objective: losses.Objective,
-    mean: Rgb,
-    std: Rgb,
     accumulate: int,
 ) -> tuple[TrainState, Metrics]:
     """One update as one device sees it; `make_train_step` says what goes in and out."""
@@ -81,8 +107,7 @@ def train_step_body(
     share = 1 / (devices.num_devices() * accumulate)
 
     def part_loss(params: Params, part: Batch) -> tuple[jax.Array, Metrics]:
-        images = normalize_images(part["image"], mean, std)
-        logits, out = _apply(model, frozen, params, images)
+        logits, out = forward(params, frozen, part)
         per_example, per_class = _terms(objective, frozen, part, logits, out)
         example_sums = {name: jnp.sum(values * part["mask"]) for name, values in per_example.items()}
         class_sums = {name: jnp.mean(values) * share for name, values in per_class.items()}
@@ -102,10 +127,6 @@ def train_step_body(
     loss = objective.total({name: metrics[name][0] / metrics[name][1] for name in objective.weights})
     metrics = {**metrics, "loss": (loss, one), "grad_norm": (optax.tree.norm(grads), one)}
     return TrainState(step=state.step + 1, params=cast(Params, params), opt_state=opt_state), metrics
-
-
-def _apply(model: MPAFER, frozen: Frozen, params: Params, images: jax.Array) -> tuple[jax.Array, Outputs]:
-    return cast(tuple[jax.Array, Outputs], model.apply(variables(frozen.clip, params), images, frozen.soft_prompts))
 
 
 def _terms(
@@ -137,6 +158,38 @@ def _sum_over_parts(function: Callable[[Params, Batch], T], params: Params, part
         return jax.tree.map(jnp.add, total, function(params, part)), None
 
     return jax.lax.scan(add, zeros, parts)[0]
+
+
+class NonFiniteError(ArithmeticError):
+    """A loss term became NaN or infinite; the message names the step and the terms."""
+
+
+def check_finite(metrics: Sequence[Metrics], last_step: int) -> None:
+    """Refuses metrics that are not finite.
+
+    Args:
+      metrics: of consecutive steps, on the host.
+      last_step: the last of them.
+
+    Raises:
+      NonFiniteError: names the first such step and all its terms that are not finite.
+    """
+    for step, terms in enumerate(metrics, start=last_step - len(metrics) + 1):
+        broken = {name: float(total) for name, (total, _) in terms.items() if not np.isfinite(total)}
+        if broken:
+            raise NonFiniteError(
+                f"step {step}: not finite: {broken}; nothing was saved since. Lower optimizer.learning_rate, set "
+                "optimizer.clip_norm, or compute in float32 (clip.dtype)"
+            )
+
+
+def mean_metrics(metrics: Sequence[Metrics], last_step: int) -> dict[str, float]:
+    """Each metric's mean over consecutive steps, weighted by its counts; arguments and errors of `check_finite`."""
+    check_finite(metrics, last_step)
+    return {
+        name: sum(float(terms[name][0]) for terms in metrics) / sum(float(terms[name][1]) for terms in metrics)
+        for name in metrics[0]
+    }
 
 
 def make_eval_step(*, model: MPAFER, mean: Rgb, std: Rgb) -> Callable[[Params, Frozen, jax.Array, Any], Outputs]:
@@ -209,5 +262,26 @@ def make_prototype_step(
             features = normalize_features(features)
         members = jax.nn.one_hot(batch["label"], num_classes) * batch["mask"][:, None]  # [b, C]
         return devices.sum_over_devices({"sum": members.T @ features, "count": jnp.sum(members, axis=0)})
+
+    return devices.data_parallel(step, replicated=1)
+
+
+def make_feature_step(*, model: MPAFER, mean: Rgb, std: Rgb) -> Callable[[dict[str, Any], Any], Outputs]:
+    """Compiles the encoding of one batch by the frozen, un-prompted image tower.
+
+    Args:
+      model: the model, of which only the frozen image tower is used.
+      mean: CLIP's mean of each colour, on the scale 0..1.
+      std: likewise its standard deviation.
+
+    Returns:
+      step(clip_params, batch) -> of the whole batch, on every process: 'image_features' z^g [B, D], not normalised,
+      and the batch's own 'index' and 'mask' [B] in the same order, which need not be the batch's.
+    """
+
+    def step(clip_params: dict[str, Any], batch: Batch) -> Outputs:
+        images = normalize_images(batch["image"], mean, std)
+        features = cast(jax.Array, model.apply(variables(clip_params, {}), images, method="encode_image_frozen"))
+        return devices.gather_over_devices({"image_features": features, "index": batch["index"], "mask": batch["mask"]})
 
     return devices.data_parallel(step, replicated=1)

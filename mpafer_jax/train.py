@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import functools
 import pathlib
 import time
 from collections.abc import Generator, Mapping
@@ -16,18 +15,16 @@ import numpy as np
 import optax
 from absl import logging
 
-from mpafer_jax import checkpoint, devices, evaluate, experiment, files, optim, prototypes, steps
+from mpafer_jax import checkpoint, devices, evaluate, experiment, files, prototypes, steps
 from mpafer_jax import workdir as workdir_lib
+from mpafer_jax.baselines import compute as baselines
 from mpafer_jax.config import Config
 from mpafer_jax.data import pipeline
 from mpafer_jax.data.splits import Dataset, Split, load_dataset
+from mpafer_jax.evaluation import table as table_lib
 from mpafer_jax.metric_writer import MetricWriter, Progress
 from mpafer_jax.models.prompts import init_prompts
 from mpafer_jax.state import TrainState
-
-
-class NonFiniteError(ArithmeticError):
-    """A loss term became NaN or infinite; the message names the step and the terms."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,7 +60,7 @@ class Run:
 
 
 def train_and_evaluate(config: Config, workdir: pathlib.Path) -> dict[str, Any]:
-    """Trains the prompts, evaluates the last and the best checkpoint, and leaves `summary.json`.
+    """Trains the prompts, evaluates the last and the best checkpoint and the baselines, leaves `summary.json`.
 
     Run again with the same arguments it goes on where it stopped; where it has ended it only evaluates again.
 
@@ -76,14 +73,16 @@ def train_and_evaluate(config: Config, workdir: pathlib.Path) -> dict[str, Any]:
 
     Raises:
       ConfigError: the configuration does not fit the workdir, the CLIP or the devices.
-      NonFiniteError: a loss term became NaN or infinite.
+      steps.NonFiniteError: a loss term became NaN or infinite.
     """
+    started = time.monotonic()
     writes = jax.process_index() == 0
     workdir_lib.check(workdir, config)
     run = prepare(config, workdir)
     with_checkpoints = checkpoint.Checkpoints(workdir, keep=config.train.keep, select_by=config.eval.select_by)
     try:
         state = start(run, with_checkpoints)
+        first_step = int(devices.to_host(state.step))
         if writes:  # not earlier: a configuration that cannot run should not hold a folder
             workdir_lib.claim(workdir, config)
         state = train(run, state, with_checkpoints)
@@ -91,7 +90,12 @@ def train_and_evaluate(config: Config, workdir: pathlib.Path) -> dict[str, Any]:
         summary = summarize(run, state, with_checkpoints)
     finally:
         with_checkpoints.close()
+    summary["baselines"] = baselines.compute(config, run.dataset, run.experiment, run.num_steps)
+    summary["process"] = {"resumed_after_step": first_step, "wall_seconds": time.monotonic() - started}
+    table = table_lib.render(summary)
+    logging.info("the result:\n\n%s", table)
     if writes:
+        files.write_text(workdir / "results.md", table)
         files.write_json(workdir / "summary.json", summary)
     return summary
 
@@ -100,31 +104,17 @@ def prepare(config: Config, workdir: pathlib.Path) -> Run:
     """Loads the data and CLIP, computes the prototypes, and compiles nothing yet."""
     devices.check_batch_size("train.batch_size", config.train.batch_size, config.train.accumulate)
     dataset = load_dataset(config.data)
+    baselines.check(config, dataset)
     clip = experiment.load_frozen_clip(config)
     built = experiment.build_experiment(config, dataset.class_names, clip)
     if config.loss.gamma:
         built = built.with_prototypes(jnp.asarray(class_prototypes(config, workdir, dataset.train, built)))
     num_steps = config.train.num_steps or round(config.train.num_epochs * len(dataset.train) / config.train.batch_size)
-    schedule = optim.make_schedule(
-        learning_rate=config.optimizer.learning_rate,
-        warmup_steps=config.optimizer.warmup_steps,
-        num_steps=num_steps,
-    )
-    tx = optim.make_optimizer(
-        jax.eval_shape(functools.partial(init_prompts, built.model.prompt_shape), jax.random.key(0)),
-        name=config.optimizer.name,
-        schedule=schedule,
-        lr_scales=config.optimizer.lr_scales,
-        momentum=config.optimizer.momentum,
-        weight_decay=config.optimizer.weight_decay,
-        clip_norm=config.optimizer.clip_norm,
-    )
+    tx, schedule = experiment.make_optimizer(config, built.model.prompt_shape, num_steps)
     train_step = steps.make_train_step(
-        model=built.model,
+        forward=steps.forward_images(built.model, config.data.mean, config.data.std),
         tx=tx,
         objective=experiment.make_objective(config),
-        mean=config.data.mean,
-        std=config.data.std,
         accumulate=config.train.accumulate,
     )
     return Run(
@@ -274,20 +264,9 @@ def report_interval(
     """Fetches the metrics of the steps up to `last_step`, checks them, and writes their mean.
 
     Raises:
-      NonFiniteError: names the first step and all its terms that are not finite.
+      steps.NonFiniteError: names the first step and all its terms that are not finite.
     """
-    fetched = devices.to_host(interval)
-    for offset, metrics in enumerate(fetched):
-        broken = {name: float(total) for name, (total, _) in metrics.items() if not np.isfinite(total)}
-        if broken:
-            step = last_step - len(fetched) + 1 + offset
-            raise NonFiniteError(
-                f"step {step}: not finite: {broken}; nothing was saved since. Lower optimizer.learning_rate, set "
-                "optimizer.clip_norm, or compute in float32 (clip.dtype)"
-            )
-    means = {
-        name: sum(float(m[name][0]) for m in fetched) / sum(float(m[name][1]) for m in fetched) for name in fetched[0]
-    }
+    means = steps.mean_metrics(devices.to_host(interval), last_step)
     writer.write(last_step, "train", {**means, "learning_rate": float(np.asarray(run.schedule(last_step - 1)))})
     progress.update(last_step, {name: means[name] for name in ("loss", "accuracy")})
 

@@ -5,6 +5,7 @@ metrics.jsonl    one JSON object a line: step, and every metric of the interval 
 tensorboard/     the same as curves
 checkpoints/     see `checkpoint`
 prototypes-*.npy class prototypes, named by what they depend on
+results.md       a table of the baselines and this run
 summary.json     the result; it is there if, and only if, the run has ended
 """
 
@@ -15,12 +16,12 @@ import pathlib
 from typing import Any, cast
 
 from mpafer_jax import files
-from mpafer_jax.config import Config, ConfigError
+from mpafer_jax.config import ConfigError, Record
 
 _CONFIG = "config.json"
 
-# Fields that change how a run is carried out and not what comes out of it. A moved dataset or CLIP is recognised by its
-# content when a checkpoint is restored.
+# Fields that change how a run is carried out, or what is measured beside it, and not what it trains. A moved dataset or
+# CLIP is recognised by its content when a checkpoint is restored.
 FREE_FIELDS = frozenset(
     {
         "clip.name",
@@ -30,6 +31,7 @@ FREE_FIELDS = frozenset(
         "data.prepared_dir",
         "data.num_workers",
         "train.keep",
+        "eval.baselines",
     }
 )
 
@@ -45,7 +47,7 @@ def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def check(workdir: pathlib.Path, config: Config) -> None:
+def check(workdir: pathlib.Path, config: Record) -> None:
     """Refuses a folder that belongs to another run.
 
     Raises:
@@ -68,7 +70,7 @@ def check(workdir: pathlib.Path, config: Config) -> None:
         )
 
 
-def claim(workdir: pathlib.Path, config: Config) -> None:
+def claim(workdir: pathlib.Path, config: Record) -> None:
     """Makes a folder this run's, created where it is missing; one that was claimed already stays as it is."""
     if not (workdir / _CONFIG).is_file():
         files.write_text(workdir / _CONFIG, config.to_json())

@@ -16,6 +16,7 @@ MEAN, STD = (0.48, 0.46, 0.41), (0.27, 0.26, 0.28)
 TX = optax.sgd(0.1, momentum=0.9)
 OBJECTIVE = losses.Objective(temperature=0.1)
 MODEL = tiny.model()
+FORWARD = steps.forward_images(MODEL, MEAN, STD)
 
 
 def fresh_state():
@@ -29,7 +30,7 @@ def step_on(num_devices, state, batch, **changes):
     frozen = tiny.frozen(MODEL)  # outside of the trace
 
     def body(part):
-        options = {"model": MODEL, "tx": TX, "objective": OBJECTIVE, "mean": MEAN, "std": STD, "accumulate": 1}
+        options = {"forward": FORWARD, "tx": TX, "objective": OBJECTIVE, "accumulate": 1}
         return steps.train_step_body(state, frozen, part, **{**options, **changes})
 
     parts = {name: x.reshape(num_devices, -1, *x.shape[1:]) for name, x in batch.items()}
@@ -51,7 +52,7 @@ def on_one_device():
 
 
 def test_eight_real_devices_give_the_numbers_of_one(on_one_device):
-    step = steps.make_train_step(model=MODEL, tx=TX, objective=OBJECTIVE, mean=MEAN, std=STD)
+    step = steps.make_train_step(forward=FORWARD, tx=TX, objective=OBJECTIVE)
     frozen = devices.replicate(tiny.frozen(MODEL))
     state, metrics = step(devices.replicate(fresh_state()), frozen, devices.shard_batch(tiny.batch(masked=3)))
     assert jax.local_device_count() == 8

@@ -128,7 +128,7 @@ def load_dataset(data: DataSection) -> Dataset:
     splits = {part: carved[part] if len(carved[part]) else held_out[part] for part in carved}
     if len(kept) < len(train):
         train = train.take(kept)
-    train = _limit(train, data.train_per_class, data.split_seed)
+    train = _limit(train, data.train_per_class, data.few_shot_seed)
     splits = {
         part: None if split is None else _limit(split, data.eval_per_class, data.split_seed)
         for part, split in splits.items()
@@ -235,10 +235,11 @@ def _describe(data: DataSection, prepared: Prepared, train: Split, held_out: Map
         title = f"{label:>5} {name} ({source})"
         lines.append(f"  {title:<34}" + "".join(f"{counts[part][label]:>12}" for part in splits))
     lines.append(f"  {'total':<34}" + "".join(f"{len(split):>12}" for split in splits.values()))
-    limits = {part: data.train_per_class if part == "train" else data.eval_per_class for part in splits}
+    train_limit, limit = (data.train_per_class, data.few_shot_seed), (data.eval_per_class, data.split_seed)
     for part in splits:
-        limit = f", at most {limits[part]} of each class" if limits[part] else ""
-        lines.append(f"  {part}: {origins[part]}{limit}")
+        number, seed = train_limit if part == "train" else limit
+        limited = f", at most {number} of each class, seed {seed}" if number else ""
+        lines.append(f"  {part}: {origins[part]}{limited}")
     for split, reasons in summary.dropped.items():
         lines += [f"  dropped from {split}: {number} {reason}" for reason, number in reasons.items()]
     for split, messages in summary.skipped.items():

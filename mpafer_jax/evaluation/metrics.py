@@ -43,6 +43,27 @@ class ClassificationMetrics:
         return {**dataclasses.asdict(self), "class_names": list(self.class_names)}
 
 
+def from_logits(
+    logits: npt.ArrayLike, labels: npt.NDArray[np.integer], class_names: Sequence[str]
+) -> ClassificationMetrics:
+    """Metrics of a whole split at once.
+
+    Args:
+      logits: [n, C].
+      labels: int[n], the true classes.
+      class_names: C names.
+
+    Raises:
+      ValueError: n is 0.
+    """
+    scores = np.asarray(logits, np.float64)
+    confusion = np.zeros((len(class_names), len(class_names)))
+    np.add.at(confusion, (labels, scores.argmax(axis=1)), 1)
+    log_normalizer = np.logaddexp.reduce(scores, axis=1)
+    cross_entropy = float(np.sum(log_normalizer - scores[np.arange(len(labels)), labels]))
+    return from_confusion(confusion, cross_entropy, class_names)
+
+
 def from_confusion(
     confusion: npt.ArrayLike, cross_entropy_sum: float, class_names: Sequence[str]
 ) -> ClassificationMetrics:

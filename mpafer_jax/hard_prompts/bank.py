@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import importlib.resources
 import pathlib
+from collections.abc import Sequence
 from importlib.resources.abc import Traversable
 
+import numpy as np
 import pydantic
 
 from mpafer_jax.expressions import canonical_name
@@ -51,6 +53,35 @@ class Bank(pydantic.BaseModel):
                 "Name a bank file that has it in hard_prompts.bank, or set hard_prompts.type to 1 or 2, which need none"
             )
         return by_name[canonical_name(class_name)]
+
+
+def permuted(bank: Bank, class_names: Sequence[str], seed: int) -> Bank:
+    """A bank of the given classes in which every description belongs to another class than its own.
+
+    A control: what a model gains from descriptions beyond class names, it must lose with these.
+
+    Args:
+      bank: the descriptions.
+      class_names: C names, two at least.
+      seed: which of the permutations without a fixed point, all equally likely.
+
+    Raises:
+      BankError: the bank lacks a class, or there is only one class.
+    """
+    if len(class_names) < 2:
+        raise BankError(f"descriptions of one class cannot be permuted, found {list(class_names)}")
+    rng, own = np.random.default_rng(seed), np.arange(len(class_names))
+    order = rng.permutation(own)
+    while np.any(order == own):
+        order = rng.permutation(own)
+    donors: list[int] = order.tolist()
+    classes = {name: bank.description(class_names[donor]) for name, donor in zip(class_names, donors, strict=True)}
+    return Bank(
+        name=f"{bank.name}, permuted",
+        source=f"{bank.source}; permuted with seed {seed}",
+        question=bank.question,
+        classes=classes,
+    )
 
 
 def load_bank(name_or_path: str) -> Bank:

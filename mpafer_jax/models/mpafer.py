@@ -118,6 +118,18 @@ class MPAFER(nn.Module):
         features, _ = self.clip.encode_image(images)
         return features
 
+    def classify_frozen(self, image_features: jax.Array, text_features: jax.Array) -> jax.Array:
+        """CLIP's own logits s * cos(z^g, theta) [B, C] of image features that were computed before: [B, D], [C, D]."""
+        logits, _ = global_local_logits(
+            image_features,
+            image_features[:, None],  # not read: there is no local score
+            text_features,
+            logit_scale=self.clip.temperature_scale(),
+            top_k=1,
+            local_weight=0.0,
+        )
+        return logits
+
     def classify(self, images: jax.Array, text_features: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
         """Logits [B, C] of images against text features [C, D], and every intermediate by name."""
         _, image_out = self.encode_image(images)

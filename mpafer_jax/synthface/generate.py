@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mpafer_jax.synthface.draw import render
-from mpafer_jax.synthface.expressions import FREQUENCIES, sample_random_units, sample_units
+from mpafer_jax.synthface.expressions import FREQUENCIES, sample_units
 from mpafer_jax.synthface.face import Face, Identity, Scene, choose, sample_identity, sample_scene
 from mpafer_jax.synthface.styles import Style
 
@@ -61,15 +61,6 @@ def face_of(seed: int, split: str, index: int, style: Style, expressions: Sequen
     units = sample_units(expression, rng, style.difficulty)
     face = Face(identity, units, _scene(identity, style, rng))
     return Sample(expression, index // PICTURES_PER_PERSON, Job(face, style, stream))
-
-
-def random_face_of(seed: int, split: str, index: int, style: Style) -> Job:
-    """As `face_of`, but with units drawn without any expression in mind (`sample_random_units`): for pre-training.
-
-    Splits of other names, `face_of`'s included, show other people.
-    """
-    identity, rng, stream = _person(seed, split, index)
-    return Job(Face(identity, sample_random_units(rng), _scene(identity, style, rng)), style, stream)
 
 
 def _person(seed: int, split: str, index: int) -> tuple[Identity, np.random.Generator, tuple[int, ...]]:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mpafer_jax import checkpoint, train
+from mpafer_jax import checkpoint, steps, train
 from mpafer_jax.config import ConfigError
 from tests.end_to_end import runs
 
@@ -25,7 +25,15 @@ def test_what_a_run_leaves(finished):
     workdir, summary = finished
     assert summary == runs.summary(workdir)
     names = {path.name.split("-")[0] for path in workdir.iterdir()}
-    assert names == {"checkpoints", "config.json", "metrics.jsonl", "prototypes", "summary.json", "tensorboard"}
+    assert names == {
+        "checkpoints",
+        "config.json",
+        "metrics.jsonl",
+        "prototypes",
+        "results.md",
+        "summary.json",
+        "tensorboard",
+    }
     assert not list(workdir.rglob("*.tmp"))
     lines = runs.metrics(workdir)
     train_steps = [line["step"] for line in lines if line["kind"] == "train"]
@@ -116,7 +124,7 @@ def test_resuming_is_exact_to_the_bit(finished, sample, tmp_path):
     for name, value in restored(workdir, 12).items():
         np.testing.assert_array_equal(value, restored(tmp_path / "run", 12)[name])
     assert runs.metrics(tmp_path / "run") == runs.metrics(workdir)
-    differing = {"finished"}
+    differing = {"finished", "process"}
     one, two = runs.summary(workdir), runs.summary(tmp_path / "run")
     assert {k: v for k, v in one.items() if k not in differing} == {k: v for k, v in two.items() if k not in differing}
 
@@ -151,7 +159,7 @@ def test_changed_data_is_refused(finished, sample, tmp_path):
 def test_nan_stops_with_step_and_terms_and_saves_nothing(sample, tmp_path):
     changes = {"optimizer.name": "sgd", "optimizer.learning_rate": 1e38, "train.checkpoint_every": 12}
     changes |= {"train.eval_every": 12, "train.log_every": 12}
-    with pytest.raises(train.NonFiniteError, match=r"step [2-5]: not finite: .*'loss'"):
+    with pytest.raises(steps.NonFiniteError, match=r"step [2-5]: not finite: .*'loss'"):
         train.train_and_evaluate(runs.config(sample, **changes), tmp_path)
     assert not list((tmp_path / "checkpoints").glob("step_*"))
     assert not (tmp_path / "summary.json").exists()

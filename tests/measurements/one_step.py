@@ -77,7 +77,9 @@ def main(_):
         }
     )
     print(f"{_SHAPE.value}, batch {_BATCH.value}, {_DTYPE.value}, remat {_REMAT.value}, {jax.device_count()} device(s)")
-    train_step = steps.make_train_step(model=model, tx=tx, objective=losses.Objective(), mean=MEAN, std=STD)
+    train_step = steps.make_train_step(
+        forward=steps.forward_images(model, MEAN, STD), tx=tx, objective=losses.Objective()
+    )
 
     def one_update():
         nonlocal state

@@ -1,0 +1,148 @@
+"""The baselines of a run (`config.eval.baselines`), each measured on the run's own held-out splits."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from absl import logging
+
+from mpafer_jax import evaluate, experiment
+from mpafer_jax.baselines import linear_probe, text_context, zero_shot
+from mpafer_jax.baselines.features import FrozenFeatures, encode_splits
+from mpafer_jax.config import Config, ConfigError
+from mpafer_jax.data.splits import Dataset, Split
+from mpafer_jax.evaluation.metrics import ClassificationMetrics, from_confusion, from_logits
+from mpafer_jax.models.prompts import init_prompts
+
+Metrics = Mapping[str, ClassificationMetrics]  # by the split's name
+Result = tuple[Metrics, dict[str, Any]]  # and what else is worth knowing of a baseline
+_READ_FEATURES = (*zero_shot.NAMES, "linear_probe", "text_context")
+_TRAINED = ("linear_probe", "text_context")
+
+
+def check(config: Config, dataset: Dataset) -> None:
+    """Refuses, before anything is computed, what could not be computed after hours of training.
+
+    Raises:
+      ConfigError: a baseline lacks the split that it chooses on.
+      BankError: one lacks a class's description.
+    """
+    names = config.eval.baselines
+    if "linear_probe" in names and dataset.validation is None:
+        raise ConfigError(
+            "config.eval.baselines names linear_probe, whose penalty is chosen on validation, but there is no "
+            "validation split; set data.validation_split or data.validation_fraction, or leave linear_probe out"
+        )
+    for name in names:
+        if name in zero_shot.NAMES:
+            zero_shot.hard_prompts(name, config, dataset.class_names)
+
+
+def compute(config: Config, dataset: Dataset, built: experiment.Experiment, num_steps: int) -> dict[str, Any]:
+    """Every baseline that the configuration names.
+
+    The frozen features of train, validation and test are computed once for all of them.
+
+    Args:
+      config: of the run.
+      dataset: its splits; there is a held-out one.
+      built: its model.
+      num_steps: its length in updates, for baselines that are trained as it is.
+
+    Returns:
+      By the baseline's name: for each held-out split its 'war', 'uar' and 'macro_f1', and further what was chosen
+      ('l2', 'step') or read ('texts').
+    """
+    names = config.eval.baselines
+    held_out = [split for split in (dataset.validation, dataset.test) if split is not None]
+    if not names or not held_out:
+        return {}
+    features: dict[str, FrozenFeatures] = {}
+    if any(name in _READ_FEATURES for name in names):
+        trained = any(name in _TRAINED for name in names)
+        features = encode_splits(config, built, [*([dataset.train] if trained else []), *held_out])
+    texts = zero_shot.encode(
+        built, {n: zero_shot.hard_prompts(n, config, built.class_names) for n in names if n in zero_shot.NAMES}
+    )
+    computed: dict[str, Callable[[], Result]] = {
+        "majority": lambda: (majority(dataset.train, held_out), {}),
+        "zero_shot_global_local": lambda: (_zero_shot_global_local(config, built, held_out), {}),
+        "linear_probe": lambda: _linear_probe(config, built, features),
+        "text_context": lambda: _text_context(config, built, features, num_steps),
+        **{name: functools.partial(_zero_shot, built, texts, features) for name, texts in texts.items()},
+    }
+    results: dict[str, Any] = {}
+    for name in names:
+        metrics, details = computed[name]()
+        results[name] = {**{split: _scores(found) for split, found in metrics.items()}, **details}
+        shown = ", ".join(f"{split} WAR {100 * m.war:.2f}% UAR {100 * m.uar:.2f}%" for split, m in metrics.items())
+        logging.info("baseline %s: %s", name, shown)
+    return results
+
+
+def _scores(metrics: ClassificationMetrics) -> dict[str, float]:
+    return {"war": metrics.war, "uar": metrics.uar, "macro_f1": metrics.macro_f1}
+
+
+def majority(train: Split, held_out: Sequence[Split]) -> Metrics:
+    """Always the most frequent class of train; of equals, the first."""
+    answer = int(np.argmax(train.class_counts()))
+    results: dict[str, ClassificationMetrics] = {}
+    for split in held_out:
+        confusion = np.zeros((len(split.class_names),) * 2)
+        confusion[:, answer] = split.class_counts()
+        results[split.name] = from_confusion(confusion, 0.0, split.class_names)  # without logits there is no loss
+    return results
+
+
+def _held_out(features: Mapping[str, FrozenFeatures]) -> dict[str, FrozenFeatures]:
+    return {name: split for name, split in features.items() if name != "train"}
+
+
+def _zero_shot(
+    built: experiment.Experiment, texts: zero_shot.EncodedTexts, features: Mapping[str, FrozenFeatures]
+) -> Result:
+    metrics = {
+        split: from_logits(
+            zero_shot.frozen_logits(built, found.image_features, texts.features), found.labels, built.class_names
+        )
+        for split, found in _held_out(features).items()
+    }
+    return metrics, {"texts": list(texts.texts)}
+
+
+def _zero_shot_global_local(config: Config, built: experiment.Experiment, held_out: Sequence[Split]) -> Metrics:
+    """The run's own head on un-prompted features, with the hard prompts of `hard_prompts.type` as texts."""
+    bare = built.without_visual_prompts()
+
+    def hard_text_features(_: Any, frozen: Any) -> jax.Array:
+        return frozen.hard_text_features
+
+    evaluator = dataclasses.replace(evaluate.make_evaluator(config, bare), text_step=hard_text_features)
+    unread = init_prompts(
+        bare.model.prompt_shape, jax.random.key(0)
+    )  # the context, which these texts have no place for
+    return {split.name: evaluator(unread, split) for split in held_out}
+
+
+def _linear_probe(config: Config, built: experiment.Experiment, features: Mapping[str, FrozenFeatures]) -> Result:
+    probe = linear_probe.fit(
+        features["train"], features["validation"], built.class_names, select_by=config.eval.select_by
+    )
+    metrics = {
+        split: from_logits(probe.logits(found.image_features), found.labels, built.class_names)
+        for split, found in _held_out(features).items()
+    }
+    return metrics, {"l2": probe.l2}
+
+
+def _text_context(
+    config: Config, built: experiment.Experiment, features: Mapping[str, FrozenFeatures], num_steps: int
+) -> Result:
+    trained = text_context.train(config, built, features, num_steps)
+    return trained.metrics, {"step": trained.step}

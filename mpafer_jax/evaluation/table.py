@@ -1,0 +1,67 @@
+"""The table at the end of a run: its baselines and itself, on the same images."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+# Rows in the table's order, from what knows nothing to what is trained.
+BASELINE_TITLES = {
+    "majority": "majority class of train",
+    "zero_shot_type1": "zero-shot, prompts of type 1",
+    "zero_shot_type2": "zero-shot, prompts of type 2",
+    "zero_shot_type3": "zero-shot, prompts of type 3 (descriptions)",
+    "zero_shot_permuted": "zero-shot, type 3, descriptions permuted",
+    "zero_shot_global_local": "zero-shot, global-local logits",
+    "linear_probe": "linear probe on frozen features",
+    "text_context": "text context alone (CoOp)",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One line: a name, accuracy and mean recall as fractions of 1."""
+
+    title: str
+    war: float
+    uar: float
+
+
+def rows(summary: Mapping[str, Any], split: str) -> list[Row]:
+    """The table's lines from a run's summary (`summary.json`), measured on "test" or "validation"."""
+    chance = 1 / len(summary["class_names"])
+    found = [Row("chance", chance, chance)]
+    for name, title in BASELINE_TITLES.items():
+        if name in summary["baselines"]:
+            scores = summary["baselines"][name][split]
+            found.append(Row(title, scores["war"], scores["uar"]))
+    for name, title in (("last", "MPA-FER, last step"), ("best", "MPA-FER, best on validation")):
+        if name in summary:
+            scores = summary[name][split]
+            found.append(Row(f"{title} ({summary[name]['step']})", scores["war"], scores["uar"]))
+    return found
+
+
+def render(summary: Mapping[str, Any]) -> str:
+    """The whole table as Markdown, with a line that says on which images it was measured."""
+    split = next((name for name in ("test", "validation") if name in summary["last"]), None)
+    if split is None:
+        return "Nothing to compare: the run has no held-out split.\n"
+    measured = f"Measured on {summary['last'][split]['count']} {split} images"
+    if split == "validation":
+        measured += ", which also chose the checkpoint and the baselines' settings: there is no test split"
+    lines = [[row.title, f"{100 * row.war:.2f}", f"{100 * row.uar:.2f}"] for row in rows(summary, split)]
+    return markdown(("", "accuracy (WAR), %", "UAR, %"), lines) + f"\n{measured}.\n"
+
+
+def markdown(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    """A Markdown table that also reads well as plain text: the first column to the left, numbers to the right."""
+    widths = [max(3, *(len(line[i]) for line in (header, *lines))) for i in range(len(header))]
+
+    def row(cells: Sequence[str]) -> str:
+        padded = [cells[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(cells[1:], widths[1:], strict=True))]
+        return f"| {' | '.join(padded)} |\n"
+
+    rule = f"|{'-' * (widths[0] + 2)}|" + "".join(f"{'-' * (width + 1)}:|" for width in widths[1:]) + "\n"
+    return row(header) + rule + "".join(row(line) for line in lines)
