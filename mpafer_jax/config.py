@@ -25,7 +25,7 @@ Range = tuple[Positive, Positive]
 Rgb = tuple[Positive, Positive, Positive]
 
 LabelRule = Literal["owner", "majority_labelcsv", "majority_csv", "argmax", "distribution"]
-DatasetName = Literal["rafdb", "ferplus", "affectnet", "folder"]
+DatasetName = Literal["rafdb", "ferplus", "affectnet", "folder", "synthface"]
 BaselineName = Literal[
     "majority",
     "zero_shot_type1",
@@ -180,6 +180,17 @@ class AugmentSection(_Section):
         return self
 
 
+class SynthfaceSection(_Section):
+    """Faces that are drawn on first use; read only if they are the dataset."""
+
+    style: str
+    seed: Count
+    train: PositiveCount
+    validation: Count
+    test: Count
+    image_size: Annotated[int, Field(ge=32, le=224)]
+
+
 class DataSection(_Section):
     """Dataset, its splits and the way to the towers."""
 
@@ -203,10 +214,11 @@ class DataSection(_Section):
     std: Rgb
     num_workers: Count
     augment: AugmentSection
+    synthface: SynthfaceSection
 
     @pydantic.model_validator(mode="after")
     def _fields_agree(self) -> Self:
-        if not self.dir:
+        if not self.dir and self.dataset != "synthface":
             raise ValueError(
                 "dir is empty; give the dataset's folder, --config.data.dir=... (layouts: docs/datasets.md)"
             )

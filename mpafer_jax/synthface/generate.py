@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
-import multiprocessing
-import os
 import zlib
 from collections.abc import Sequence
-from concurrent import futures
 
 import numpy as np
 import numpy.typing as npt
 
+from mpafer_jax import processes as processes_lib
 from mpafer_jax.synthface.draw import render
 from mpafer_jax.synthface.expressions import FREQUENCIES, sample_units
-from mpafer_jax.synthface.face import Face, Identity, Scene, choose, sample_identity, sample_scene
+from mpafer_jax.synthface.face import Face, choose, sample_identity, sample_scene
 from mpafer_jax.synthface.styles import Style
 
 # Counts changes of what is drawn for equal arguments; prepared datasets of another version are not opened.
-VERSION = "1"
+VERSION = "2"
 PICTURES_PER_PERSON = 4
-_IDENTITY, _PICTURE, _CAMERA = range(3)  # streams of random numbers
+_IDENTITY, _EXPRESSION, _PICTURE, _CAMERA = range(4)  # streams of random numbers
 _CHUNK = 32  # jobs a process takes at once
 
 
@@ -46,6 +44,12 @@ class Sample:
     job: Job
 
 
+def expression_of(seed: int, split: str, index: int, expressions: Sequence[str] = tuple(FREQUENCIES)) -> str:
+    """The expression that `face_of` gives to a picture, without the rest of it."""
+    rng = np.random.default_rng((seed, zlib.crc32(split.encode()), _EXPRESSION, index))
+    return choose(rng, {name: FREQUENCIES[name] for name in expressions})
+
+
 def face_of(seed: int, split: str, index: int, style: Style, expressions: Sequence[str] = tuple(FREQUENCIES)) -> Sample:
     """The picture with a number in a split of a dataset; equal arguments give equal pictures.
 
@@ -56,25 +60,14 @@ def face_of(seed: int, split: str, index: int, style: Style, expressions: Sequen
       style: what it is drawn in; decides on occlusion and difficulty too.
       expressions: those that occur, at `FREQUENCIES`.
     """
-    identity, rng, stream = _person(seed, split, index)
-    expression = choose(rng, {name: FREQUENCIES[name] for name in expressions})
-    units = sample_units(expression, rng, style.difficulty)
-    face = Face(identity, units, _scene(identity, style, rng))
-    return Sample(expression, index // PICTURES_PER_PERSON, Job(face, style, stream))
-
-
-def _person(seed: int, split: str, index: int) -> tuple[Identity, np.random.Generator, tuple[int, ...]]:
-    """Who is in a picture, what draws the rest of it, and the seed of its camera."""
-    code = zlib.crc32(split.encode())
-    identity = sample_identity(np.random.default_rng((seed, code, _IDENTITY, index // PICTURES_PER_PERSON)))
-    return identity, np.random.default_rng((seed, code, _PICTURE, index)), (seed, code, _CAMERA, index)
-
-
-def _scene(identity: Identity, style: Style, rng: np.random.Generator) -> Scene:
-    scene = sample_scene(rng, style.occlusion)
+    code, person = zlib.crc32(split.encode()), index // PICTURES_PER_PERSON
+    identity = sample_identity(np.random.default_rng((seed, code, _IDENTITY, person)))
+    expression = expression_of(seed, split, index, expressions)
+    rng = np.random.default_rng((seed, code, _PICTURE, index))
+    units, scene = sample_units(expression, rng, style.difficulty), sample_scene(rng, style.occlusion)
     if scene.occlusion == "hair" and identity.hair == "bald":
-        return dataclasses.replace(scene, occlusion="bar")
-    return scene
+        scene = dataclasses.replace(scene, occlusion="bar")
+    return Sample(expression, person, Job(Face(identity, units, scene), style, (seed, code, _CAMERA, index)))
 
 
 def render_all(jobs: Sequence[Job], size: int, processes: int = 0) -> npt.NDArray[np.uint8]:
@@ -91,13 +84,12 @@ def render_all(jobs: Sequence[Job], size: int, processes: int = 0) -> npt.NDArra
     """
     result = np.empty((len(jobs), size, size, 3), np.uint8)
     chunks = [jobs[start : start + _CHUNK] for start in range(0, len(jobs), _CHUNK)]
-    processes = min(processes or len(os.sched_getaffinity(0)), len(chunks))
+    processes = min(processes or processes_lib.usable_cores(), len(chunks))
     if processes <= 1:
         for number, job in enumerate(jobs):
             result[number] = job.pixels(size)
         return result
-    # Spawned: a fork of a process in which JAX runs threads can hang.
-    with futures.ProcessPoolExecutor(processes, multiprocessing.get_context("spawn")) as pool:
+    with processes_lib.pool(processes) as pool:
         drawn = pool.map(_draw_chunk, chunks, [size] * len(chunks))
         for number, pixels in enumerate(drawn):
             result[number * _CHUNK : number * _CHUNK + len(pixels)] = pixels
