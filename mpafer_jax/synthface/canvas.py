@@ -15,12 +15,15 @@ from PIL import Image, ImageChops, ImageDraw, ImageFilter
 from mpafer_jax.synthface.face import Rgb
 from mpafer_jax.synthface.geometry import Frame, Points, Vector, ribbon, spline, taper
 
-_LOW = 48  # side of the plane of soft blobs; they are much larger than its pixels
+Plane = npt.NDArray[np.float64]  # [LOW, LOW]
+LOW = 48  # side of the plane of soft blobs; they are much larger than its pixels
 _FLAT = 128  # relief of skin without folds: darker in a furrow, lighter beside it
 _FOLD_POINTS = 11  # on the curve of a fold
 # What a furrow multiplies red, green and blue with, and what its light edge adds: blood stays visible in folds.
-_FURROW = [[round(255 * min(1.0, value / _FLAT) ** power) for value in range(256)] for power in (0.85, 1.05, 1.1)]
-_EDGE = [[round(share * max(0, value - _FLAT)) for value in range(256)] for share in (0.85, 0.7, 0.6)]
+# uint8[256, 3], looked up by relief.
+_HEIGHT = np.arange(256)[:, None] / _FLAT
+_FURROW = np.round(255 * np.minimum(_HEIGHT, 1.0) ** (0.85, 1.05, 1.1)).astype(np.uint8)
+_EDGE = np.round(_FLAT * np.maximum(_HEIGHT - 1, 0.0) * (0.85, 0.7, 0.6)).astype(np.uint8)
 
 
 class Canvas:
@@ -95,19 +98,18 @@ class Canvas:
         breadths = (0.55 + 0.45 * amounts[:, None]) * widths * taper(_FOLD_POINTS)
         below = pixels.copy()
         below[..., 1] += 0.75 * widths
-        outlines = zip(ribbon(below, breadths).tolist(), ribbon(pixels, breadths).tolist(), strict=True)
+        edges, furrows = (ribbon(line, breadths).reshape(len(lines), -1).tolist() for line in (below, pixels))
         relief = Image.new("L", self.colour.size, _FLAT)
         draw = ImageDraw.Draw(relief)
-        for (edge, furrow), depth in zip(outlines, (amounts**0.8).tolist(), strict=True):
-            line = [tuple(xy) for xy in furrow]
-            draw.polygon([tuple(xy) for xy in edge], fill=_FLAT + round(46 * depth))  # first: the furrow stays whole
-            draw.polygon(line, fill=_FLAT - round(72 * depth))
-            self._ink.polygon(line, fill=round(225 * depth))
+        for edge, furrow, depth in zip(edges, furrows, (amounts**0.8).tolist(), strict=True):
+            draw.polygon(edge, fill=_FLAT + round(46 * depth))  # first, so that the furrow stays whole
+            draw.polygon(furrow, fill=_FLAT - round(72 * depth))
+            self._ink.polygon(furrow, fill=round(225 * depth))
         relief = relief.filter(ImageFilter.BoxBlur(0.004 * self.frame.side))
-        furrows = Image.merge("RGB", [relief.point(table) for table in _FURROW])
+        height = np.asarray(relief)
         # Multiplying alone would hide folds on dark skin, so their light edges are added.
-        edges = Image.merge("RGB", [relief.point(table) for table in _EDGE])
-        self.colour = ImageChops.add(ImageChops.multiply(self.colour, furrows), edges)
+        pressed = ImageChops.multiply(self.colour, Image.fromarray(_FURROW[height]))
+        self.colour = ImageChops.add(pressed, Image.fromarray(_EDGE[height]))
         self._colour = ImageDraw.Draw(self.colour)
 
     def blob(self, x: float, y: float, rx: float, ry: float, amount: float, plane: str = "shade") -> None:
@@ -115,25 +117,23 @@ class Canvas:
         if amount:
             self._blobs.setdefault(plane, []).append((x, y, rx, ry, amount))
 
-    def soft(self, plane: str = "shade") -> npt.NDArray[np.float64]:
-        """The sum of a plane's blobs at low resolution: float64[48, 48]."""
+    def soft(self, plane: str = "shade") -> Plane:
+        """The sum of a plane's blobs at low resolution."""
         found = self._blobs.get(plane)
         if not found:
-            return np.zeros((_LOW, _LOW))
+            return np.zeros((LOW, LOW))
         values = np.array(found)
         at, spread = self.frame(values[:, :2]), values[:, 2:4] * self.frame.scale
-        centre = (np.arange(_LOW) + 0.5) * self.frame.side / _LOW
+        centre = (np.arange(LOW) + 0.5) * self.frame.side / LOW
         across = np.exp(-0.5 * ((centre[None, :] - at[:, :1]) / spread[:, :1]) ** 2)
         down = np.exp(-0.5 * ((centre[None, :] - at[:, 1:]) / spread[:, 1:]) ** 2)
-        total: npt.NDArray[np.float64] = (down * values[:, 4:]).T @ across
+        total: Plane = (down * values[:, 4:]).T @ across
         return total
 
-    def mask(self, *outlines: Points) -> Image.Image:
-        """Where any of the outlines (in pixels) is filled: L, 0 or 255."""
-        plane = Image.new("L", (self.frame.side, self.frame.side))
-        draw = ImageDraw.Draw(plane)
-        for outline in outlines:
-            draw.polygon(_flat(outline), fill=255)
+    def mask(self, outline: Points, strength: float = 1.0) -> Image.Image:
+        """L: `strength` of 255 inside an outline in pixels, 0 outside."""
+        plane = Image.new("L", self.colour.size)
+        ImageDraw.Draw(plane).polygon(_flat(outline), fill=round(255 * strength))
         return plane
 
     def paste(self, picture: Image.Image | Rgb, mask: Image.Image) -> None:

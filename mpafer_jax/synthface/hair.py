@@ -171,9 +171,8 @@ def draw_beard(canvas: Canvas, identity: Identity, muscles: Muscles, lips: Lips,
                 strand = points((float(x), y - 0.08), (0.97 * float(x), y), (0.9 * float(x), y + 0.10))
                 canvas.stroke(strand, 0.03, darker(hair, 0.86), ink=0.5)
         else:
-            mask = canvas.mask(canvas.frame(shape)).filter(ImageFilter.GaussianBlur(0.02 * canvas.frame.side))
-            mask = mask.point([round(0.28 * value) for value in range(256)])
-            canvas.paste(mix(hair, (40, 44, 52), 0.5), mask)
+            mask = canvas.mask(canvas.frame(shape), strength=0.28)
+            canvas.paste(mix(hair, (40, 44, 52), 0.5), mask.filter(ImageFilter.GaussianBlur(0.02 * canvas.frame.side)))
             return
     if kind in ("moustache", "full", "goatee"):
         top = float(lips.top[12])

@@ -7,8 +7,8 @@ import math
 import numpy as np
 from PIL import Image
 
-from mpafer_jax.synthface.canvas import Canvas, darker, mix
-from mpafer_jax.synthface.face import COLOUR, SKIN, Face, Identity, Scene
+from mpafer_jax.synthface.canvas import LOW, Canvas, Plane, darker, mix
+from mpafer_jax.synthface.face import COLOUR, SKIN, Face, Identity, Rgb, Scene
 from mpafer_jax.synthface.geometry import Points, ellipse, points, spline
 from mpafer_jax.synthface.muscles import SIDES, Muscles
 from mpafer_jax.synthface.styles import Medium
@@ -21,6 +21,7 @@ _SHAPES = {
     "long": (0.65, 0.68, 0.56, 0.25, 1.07),
     "heart": (0.71, 0.73, 0.54, 0.17, 1.02),
 }
+_TONE = np.digitize(np.arange(256), (85, 113, 153))  # which of four flat tones a level of light gets
 _LIGHT = {"front": (0.0, 0.1), "left": (-1.0, 0.15), "right": (1.0, 0.15), "top": (0.0, 1.0)}
 
 
@@ -67,34 +68,35 @@ def begin_skin(canvas: Canvas, identity: Identity, head: Points) -> None:
 
 def finish_skin(canvas: Canvas, face: Face, medium: Medium, head: Points) -> None:
     """Light, blush and folds, from everything that was gathered on the canvas."""
-    shade = canvas.soft() + _light(canvas, face.scene)
-    painted = _painted(SKIN[face.identity.skin], shade, canvas.soft("blush"), medium, canvas.frame.side)
+    base, shade = SKIN[face.identity.skin], canvas.soft() + _light(canvas, face.scene)
+    photo = medium == "photo"
+    painted = _shaded(base, shade, canvas.soft("blush")) if photo else _stepped(base, shade, canvas.frame.side)
     canvas.paste(painted, canvas.mask(canvas.frame(head)))
     canvas.emboss()
 
 
-def _painted(
-    base: tuple[int, int, int], shade: np.ndarray, blush: np.ndarray, medium: Medium, side: int
-) -> Image.Image:
-    tone = np.array(base, np.float64)
-    if medium == "photo":
-        rgb = tone * (1 + shade[..., None] * (0.9, 1.0, 1.08))
-        rgb += np.maximum(shade, 0)[..., None] * (14, 13, 12)
-        rgb += blush[..., None] * (24, -14, -9)
-        return Image.fromarray(np.clip(rgb, 0, 255).astype(np.uint8))
-    large = Image.fromarray(np.clip(128 + 160 * shade, 0, 255).astype(np.uint8)).resize(
-        (side, side), Image.Resampling.BICUBIC
-    )
-    steps = (mix(base, (60, 20, 40), 0.30), mix(base, (60, 20, 40), 0.12), base, mix(base, (255, 250, 240), 0.2))
-    channels = [large.point([steps[(v > 84) + (v > 112) + (v > 152)][c] for v in range(256)]) for c in range(3)]
-    return Image.merge("RGB", channels)
+def _shaded(base: Rgb, shade: Plane, blush: Plane) -> Image.Image:
+    """Skin with soft shading, at low resolution: shadows lose blue last, since blood shines through."""
+    rgb = np.array(base, np.float64) * (1 + shade[..., None] * (0.9, 1.0, 1.08))
+    rgb += np.maximum(shade, 0)[..., None] * (14, 13, 12)
+    rgb += blush[..., None] * (24, -14, -9)
+    return Image.fromarray(np.clip(rgb, 0, 255).astype(np.uint8))
 
 
-def _light(canvas: Canvas, scene: Scene) -> np.ndarray:
+def _stepped(base: Rgb, shade: Plane, side: int) -> Image.Image:
+    """Skin in four flat tones with sharp borders, at `side` pixels."""
+    levels = Image.fromarray(np.clip(128 + 160 * shade, 0, 255).astype(np.uint8))
+    levels = levels.resize((side, side), Image.Resampling.BICUBIC)
+    shadow = (60, 20, 40)
+    tones = (mix(base, shadow, 0.30), mix(base, shadow, 0.12), base, mix(base, (255, 250, 240), 0.2))
+    return Image.fromarray(np.array(tones, np.uint8)[_TONE[np.asarray(levels)]])
+
+
+def _light(canvas: Canvas, scene: Scene) -> Plane:
     """Light on an ellipsoid from the scene's direction, and the fall-off towards the outline."""
     side, scale = canvas.frame.side, canvas.frame.scale
     centre = canvas.frame(points((0.0, 0.0)))[0]
-    place = (np.arange(48) + 0.5) * side / 48
+    place = (np.arange(LOW) + 0.5) * side / LOW
     x = ((place - centre[0]) / scale / 0.8)[None, :]
     y = ((place - centre[1]) / scale / 1.1)[:, None]
     along_x, along_y = _LIGHT[scene.light]
