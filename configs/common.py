@@ -121,9 +121,10 @@ def get_common() -> ConfigDict:
     optimizer.clip_norm = 0.0
 
     config.data = data = ConfigDict()
-    # Which reader: rafdb, ferplus, affectnet or folder.
+    # Which reader: rafdb, ferplus, affectnet, folder, or synthface (faces drawn on first use).
     data.dataset = "folder"
-    # Folder with the dataset in its owner's layout (docs/datasets.md). Has to be given.
+    # Folder with the dataset in its owner's layout (docs/datasets.md). Has to be given, except for synthface: where
+    # drawn faces are kept, empty: `mpafer_jax/synthface` in $XDG_CACHE_HOME or ~/.cache.
     data.dir = ""
     # Where the prepared copy goes; empty: `mpafer_tfds` inside data.dir. [ours]
     data.prepared_dir = ""
@@ -179,6 +180,19 @@ def get_common() -> ConfigDict:
     augment.erase = 0.25
     # Share of the picture's area that it covers, (low, high). [relative]
     augment.erase_scale = (0.02, 0.1)
+
+    # Read only if dataset is synthface. [ours, all of them]
+    data.synthface = synthface = ConfigDict()
+    # How faces are drawn: colour, paint, grey, sketch, poster or infrared (mpafer_jax/synthface/styles.py).
+    synthface.style = "sketch"
+    # Seed of persons, expressions and scenes.
+    synthface.seed = 0
+    # Pictures in each split; no person is in two splits.
+    synthface.train = 2800
+    synthface.validation = 400
+    synthface.test = 1400
+    # Side of the pictures in pixels, 32 to 224.
+    synthface.image_size = 96
 
     config.train = train = ConfigDict()
     # Images of one update, over all devices. [relative: 32 to 128]

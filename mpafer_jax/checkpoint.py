@@ -7,10 +7,11 @@
 
 from __future__ import annotations
 
+import abc
 import importlib.metadata
 import pathlib
 from collections.abc import Mapping
-from typing import Any, Literal, cast
+from typing import Any, Literal, TypeVar, cast
 
 import jax.numpy as jnp
 import numpy as np
@@ -30,14 +31,25 @@ _PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint", "transformers", "numpy"
 
 Params = dict[str, Any]
 Which = Literal["best", "last"]
+D = TypeVar("D", bound="Described")
 
 
 class CheckpointError(ValueError):
     """A checkpoint that is not there or cannot be used; the message names it and says what to do."""
 
 
-class Description(pydantic.BaseModel):
-    """What a checkpoint says of itself, so that it can be used years later without its workdir.
+class Described(pydantic.BaseModel, abc.ABC):
+    """What a checkpoint says of itself, whatever was trained."""
+
+    model_config = pydantic.ConfigDict(frozen=True, extra="forbid")
+
+    @abc.abstractmethod
+    def unchanged(self) -> dict[str, Any]:
+        """What a run that goes on must find as it was: for each thing, its name and its value then."""
+
+
+class Description(Described):
+    """What a checkpoint of prompts says of itself, so that it can be used years later without its workdir.
 
     Attributes:
       config: the whole configuration of the run.
@@ -49,8 +61,6 @@ class Description(pydantic.BaseModel):
       versions: of the packages that made it.
     """
 
-    model_config = pydantic.ConfigDict(frozen=True, extra="forbid")
-
     config: dict[str, Any]
     class_names: tuple[str, ...]
     clip_name: str
@@ -58,6 +68,10 @@ class Description(pydantic.BaseModel):
     hard_prompts: tuple[str, ...]
     data: dict[str, Any]
     versions: dict[str, str]
+
+    def unchanged(self) -> dict[str, Any]:
+        """The CLIP's content and the training data."""
+        return {"CLIP's content hash": self.clip_hash, "the training data": self.data}
 
     def run_config(self) -> Config:
         """The configuration as a typed record. Raises ConfigError where its fields are not today's."""
@@ -112,7 +126,7 @@ class Checkpoints:
         self._select_by = select_by
         self._manager = _open((workdir / FOLDER).resolve(), keep=keep, clean=True)
 
-    def save(self, state: TrainState, description: Description, validation: Mapping[str, float] | None) -> None:
+    def save(self, state: TrainState, description: Described, validation: Mapping[str, float] | None) -> None:
         """Starts saving; `validation` holds the metrics of an evaluation at this very step, if there was one."""
         step = int(devices.to_host(state.step))
         metrics = {"step": step}
@@ -125,7 +139,7 @@ class Checkpoints:
         )
         self._manager.save(step, args=args, metrics=metrics)
 
-    def restore_latest(self, state: TrainState, description: Description) -> TrainState | None:
+    def restore_latest(self, state: TrainState, description: Described) -> TrainState | None:
         """The newest state, on the devices, or None where nothing was saved yet.
 
         Args:
@@ -133,16 +147,14 @@ class Checkpoints:
           description: of the run that wants to go on.
 
         Raises:
-          CheckpointError: the CLIP or the training data are not those that the checkpoint was made with.
+          CheckpointError: what the description calls unchanged is not what the checkpoint was made with.
         """
         step = self._manager.latest_step()
         if step is None:
             return None
-        before = _restore_description(self._manager, step)
-        for what, there, here in (
-            ("CLIP's content hash", before.clip_hash, description.clip_hash),
-            ("the training data", before.data, description.data),
-        ):
+        before = _restore_description(self._manager, step, type(description)).unchanged()
+        for what, here in description.unchanged().items():
+            there = before[what]
             if there != here:
                 raise CheckpointError(
                     f"cannot go on after step {step}: {what} changed since it was saved (then {there}, now {here}); "
@@ -194,7 +206,7 @@ def load(path: str | pathlib.Path, which: Which) -> tuple[Params, Description, i
         if step is None:
             best = _best_step(manager) if which == "best" else None
             step = steps[-1] if best is None else best
-        return _restore_params(manager, step), _restore_description(manager, step), step
+        return _restore_params(manager, step), _restore_description(manager, step, Description), step
     finally:
         manager.close()
 
@@ -217,9 +229,9 @@ def _restore_params(manager: Any, step: int) -> Params:
     return manager.restore(step, args=ocp.args.Composite(params=ocp.args.StandardRestore(template)))["params"]
 
 
-def _restore_description(manager: Any, step: int) -> Description:
+def _restore_description(manager: Any, step: int, kind: type[D]) -> D:
     restored = manager.restore(step, args=ocp.args.Composite(description=ocp.args.JsonRestore()))
-    return Description.model_validate(restored["description"])
+    return kind.model_validate(restored["description"])
 
 
 def warm_start(

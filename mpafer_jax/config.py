@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 import pydantic
 from ml_collections import config_dict
@@ -25,7 +25,7 @@ Range = tuple[Positive, Positive]
 Rgb = tuple[Positive, Positive, Positive]
 
 LabelRule = Literal["owner", "majority_labelcsv", "majority_csv", "argmax", "distribution"]
-DatasetName = Literal["rafdb", "ferplus", "affectnet", "folder"]
+DatasetName = Literal["rafdb", "ferplus", "affectnet", "folder", "synthface"]
 BaselineName = Literal[
     "majority",
     "zero_shot_type1",
@@ -42,8 +42,40 @@ class ConfigError(ValueError):
     """A configuration with an unknown, missing or impossible field; the message lists every one of them."""
 
 
-class _Section(pydantic.BaseModel):
+class Record(pydantic.BaseModel):
+    """A frozen record with typed fields; unknown ones are errors."""
+
     model_config = pydantic.ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    documented_in: ClassVar[str] = "configs/common.py"
+
+    @classmethod
+    def from_config_dict(cls, config: config_dict.ConfigDict | Mapping[str, Any]) -> Self:
+        """Checks a config from `configs/` and freezes it.
+
+        Raises:
+          ConfigError: names every unknown, missing or impossible field, what was found and what is expected.
+        """
+        try:
+            return cls.model_validate(config.to_dict() if isinstance(config, config_dict.ConfigDict) else config)
+        except pydantic.ValidationError as error:
+            raise ConfigError(_explain(error, cls.documented_in)) from error
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """Reads what `to_json` wrote. Raises ConfigError as `from_config_dict` does."""
+        try:
+            return cls.model_validate_json(text)
+        except pydantic.ValidationError as error:
+            raise ConfigError(_explain(error, cls.documented_in)) from error
+
+    def to_json(self) -> str:
+        """The record as indented JSON text."""
+        return json.dumps(self.model_dump(mode="json"), indent=2) + "\n"
+
+
+class _Section(Record):
+    """A part of a run's configuration."""
 
 
 class ClipSection(_Section):
@@ -148,6 +180,17 @@ class AugmentSection(_Section):
         return self
 
 
+class SynthfaceSection(_Section):
+    """Faces that are drawn on first use; read only if they are the dataset."""
+
+    style: str
+    seed: Count
+    train: PositiveCount
+    validation: Count
+    test: Count
+    image_size: Annotated[int, Field(ge=32, le=224)]
+
+
 class DataSection(_Section):
     """Dataset, its splits and the way to the towers."""
 
@@ -171,10 +214,11 @@ class DataSection(_Section):
     std: Rgb
     num_workers: Count
     augment: AugmentSection
+    synthface: SynthfaceSection
 
     @pydantic.model_validator(mode="after")
     def _fields_agree(self) -> Self:
-        if not self.dir:
+        if not self.dir and self.dataset != "synthface":
             raise ValueError(
                 "dir is empty; give the dataset's folder, --config.data.dir=... (layouts: docs/datasets.md)"
             )
@@ -259,32 +303,8 @@ class Config(_Section):
     train: TrainSection
     eval: EvalSection
 
-    @classmethod
-    def from_config_dict(cls, config: config_dict.ConfigDict | Mapping[str, Any]) -> Config:
-        """Checks a config from `configs/` and freezes it.
 
-        Raises:
-          ConfigError: names every unknown, missing or impossible field, what was found and what is expected.
-        """
-        try:
-            return cls.model_validate(config.to_dict() if isinstance(config, config_dict.ConfigDict) else config)
-        except pydantic.ValidationError as error:
-            raise ConfigError(_explain(error)) from error
-
-    @classmethod
-    def from_json(cls, text: str) -> Config:
-        """Reads what `to_json` wrote. Raises ConfigError as `from_config_dict` does."""
-        try:
-            return cls.model_validate_json(text)
-        except pydantic.ValidationError as error:
-            raise ConfigError(_explain(error)) from error
-
-    def to_json(self) -> str:
-        """The record as indented JSON text."""
-        return json.dumps(self.model_dump(mode="json"), indent=2) + "\n"
-
-
-def _explain(error: pydantic.ValidationError) -> str:
+def _explain(error: pydantic.ValidationError, documented_in: str) -> str:
     lines = ["the configuration does not hold:"]
     for item in error.errors():
         place = "config." + ".".join(str(part) for part in item["loc"])
@@ -292,5 +312,5 @@ def _explain(error: pydantic.ValidationError) -> str:
         if item["type"] == "value_error":  # a rule over several fields: its message already says what was found
             found = ""
         lines.append(f"  {place}: {item['msg']}{found}")
-    lines.append("every field, its unit and its source: configs/common.py")
+    lines.append(f"every field, its unit and its source: {documented_in}")
     return "\n".join(lines)

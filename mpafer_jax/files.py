@@ -10,6 +10,12 @@ from collections.abc import Generator
 from typing import Any
 
 
+def cache_directory() -> pathlib.Path:
+    """Where things are kept that can be made again: `mpafer_jax` in $XDG_CACHE_HOME, else in ~/.cache."""
+    root = os.environ.get("XDG_CACHE_HOME")
+    return (pathlib.Path(root) if root else pathlib.Path.home() / ".cache") / "mpafer_jax"
+
+
 @contextlib.contextmanager
 def replacing(path: pathlib.Path) -> Generator[pathlib.Path]:
     """Yields a temporary name beside `path`; what was written there becomes `path` if the block ends well."""

@@ -17,12 +17,12 @@ class TrainState:
 
     Attributes:
       step: [] int32, how many updates were made.
-      params: the prompts, {'ctx': .., 'visual_prompts': ..}, float32.
+      params: what is trained, float32: the prompts {'ctx': .., 'visual_prompts': ..}; in pre-training a whole CLIP.
       opt_state: the optimizer's state for them.
     """
 
     step: jax.Array
-    params: dict[str, jax.Array]
+    params: dict[str, Any]
     opt_state: optax.OptState
 
 

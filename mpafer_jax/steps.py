@@ -183,6 +183,15 @@ def check_finite(metrics: Sequence[Metrics], last_step: int) -> None:
             )
 
 
+def mean_metrics(metrics: Sequence[Metrics], last_step: int) -> dict[str, float]:
+    """Each metric's mean over consecutive steps, weighted by its counts; arguments and errors of `check_finite`."""
+    check_finite(metrics, last_step)
+    return {
+        name: sum(float(terms[name][0]) for terms in metrics) / sum(float(terms[name][1]) for terms in metrics)
+        for name in metrics[0]
+    }
+
+
 def make_eval_step(*, model: MPAFER, mean: Rgb, std: Rgb) -> Callable[[Params, Frozen, jax.Array, Any], Outputs]:
     """Compiles the evaluation of one batch.
 

@@ -266,11 +266,7 @@ def report_interval(
     Raises:
       steps.NonFiniteError: names the first step and all its terms that are not finite.
     """
-    fetched = devices.to_host(interval)
-    steps.check_finite(fetched, last_step)
-    means = {
-        name: sum(float(m[name][0]) for m in fetched) / sum(float(m[name][1]) for m in fetched) for name in fetched[0]
-    }
+    means = steps.mean_metrics(devices.to_host(interval), last_step)
     writer.write(last_step, "train", {**means, "learning_rate": float(np.asarray(run.schedule(last_step - 1)))})
     progress.update(last_step, {name: means[name] for name in ("loss", "accuracy")})
 

@@ -16,7 +16,7 @@ import pathlib
 from typing import Any, cast
 
 from mpafer_jax import files
-from mpafer_jax.config import Config, ConfigError
+from mpafer_jax.config import ConfigError, Record
 
 _CONFIG = "config.json"
 
@@ -47,7 +47,7 @@ def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def check(workdir: pathlib.Path, config: Config) -> None:
+def check(workdir: pathlib.Path, config: Record) -> None:
     """Refuses a folder that belongs to another run.
 
     Raises:
@@ -70,7 +70,7 @@ def check(workdir: pathlib.Path, config: Config) -> None:
         )
 
 
-def claim(workdir: pathlib.Path, config: Config) -> None:
+def claim(workdir: pathlib.Path, config: Record) -> None:
     """Makes a folder this run's, created where it is missing; one that was claimed already stays as it is."""
     if not (workdir / _CONFIG).is_file():
         files.write_text(workdir / _CONFIG, config.to_json())

@@ -21,6 +21,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Generator, Mapping
+from concurrent import futures
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -30,7 +31,7 @@ import numpy.typing as npt
 import tensorflow_datasets as tfds
 from absl import logging
 
-from mpafer_jax.data.inspection import inspect_all
+from mpafer_jax.data.inspection import inspect_all, workers
 from mpafer_jax.data.records import BadImageError, DataError, SourceIndex
 
 _EXAMPLES, _SUMMARY = "examples.npz", "summary.json"
@@ -93,10 +94,19 @@ class ExpressionBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True)
     # TFDS would look for download checksums beside the module, with a package it does not install on Python >= 3.9.
     code_path = None
 
-    def __init__(self, *, index: SourceIndex, on_bad_image: OnBadImage, fingerprint: str, data_dir: Path):
+    def __init__(
+        self,
+        *,
+        index: SourceIndex,
+        on_bad_image: OnBadImage,
+        fingerprint: str,
+        data_dir: Path,
+        pool: futures.Executor,
+    ):
         self._index = index
         self._on_bad_image: OnBadImage = on_bad_image
         self._fingerprint = fingerprint
+        self._pool = pool
         self._arrays: dict[str, npt.NDArray[Any]] = {}
         self._skipped: dict[str, list[str]] = {}
         super().__init__(data_dir=str(data_dir), file_format="array_record")
@@ -128,8 +138,8 @@ class ExpressionBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True)
         columns: dict[str, list[Any]] = {"labels": [], "label_distributions": [], "names": [], "pixel_hashes": []}
         skipped = self._skipped.setdefault(split, [])
         logged = time.monotonic()
-        # Closed here: left to the garbage collector, its threads would be joined wherever that happens to run.
-        with contextlib.closing(inspect_all([record.image for record in records])) as inspected:
+        # Closed here: left to the garbage collector, it would cancel what waits whenever that happens to run.
+        with contextlib.closing(inspect_all([record.image for record in records], self._pool)) as inspected:
             for number, (record, found) in enumerate(zip(records, inspected, strict=True)):
                 if time.monotonic() - logged > _PROGRESS_SECONDS:
                     logged = time.monotonic()
@@ -229,10 +239,16 @@ def _write(
         shutil.rmtree(left_over)
     total = sum(len(records) for records in index.splits.values())
     logging.info("preparing %s: %d pictures into %s, once", index.dataset, total, parent)
-    builder = builder_class(index=index, on_bad_image=on_bad_image, fingerprint=fingerprint, data_dir=parent)
     tfds.disable_progress_bar()
-    # TFDS announces a download on stdout; there is none, and stdout belongs to the command that called.
-    with tempfile.TemporaryDirectory(dir=parent.parent) as scratch, contextlib.redirect_stdout(io.StringIO()):
+    with (
+        workers(index.computed) as pool,
+        tempfile.TemporaryDirectory(dir=parent.parent) as scratch,
+        # TFDS announces a download on stdout; there is none, and stdout belongs to the command that called.
+        contextlib.redirect_stdout(io.StringIO()),
+    ):
+        builder = builder_class(
+            index=index, on_bad_image=on_bad_image, fingerprint=fingerprint, data_dir=parent, pool=pool
+        )
         try:
             builder.download_and_prepare(download_dir=scratch)
         except OSError as error:

@@ -11,6 +11,7 @@ from concurrent import futures
 
 from PIL import UnidentifiedImageError
 
+from mpafer_jax import processes
 from mpafer_jax.data.preprocess import decode_rgb
 from mpafer_jax.data.records import BadImageError, ImageSource
 
@@ -54,23 +55,30 @@ def inspect(image: ImageSource) -> Inspected:
     return Inspected(data, pixels.size, digest.hexdigest())
 
 
-def inspect_all(images: Sequence[ImageSource]) -> Generator[Inspected | BadImageError]:
-    """Inspects pictures with several threads (decoding leaves Python's lock), in order, a bounded number in memory.
+def workers(computed: bool) -> futures.Executor:
+    """What inspects pictures side by side: threads (decoding leaves Python's lock), or processes if they are computed.
+
+    To be used as a context.
+    """
+    return processes.pool() if computed else futures.ThreadPoolExecutor(_THREADS)
+
+
+def inspect_all(images: Sequence[ImageSource], pool: futures.Executor) -> Generator[Inspected | BadImageError]:
+    """Inspects pictures with the workers of a pool, in order, a bounded number in memory.
 
     To be closed (`contextlib.closing`) where it may not be exhausted.
     """
-    with futures.ThreadPoolExecutor(_THREADS) as pool:
-        waiting: collections.deque[futures.Future[Inspected | BadImageError]] = collections.deque()
-        try:
-            for image in images:
-                waiting.append(pool.submit(_inspect_or_error, image))
-                if len(waiting) > _AHEAD:
-                    yield waiting.popleft().result()
-            while waiting:
+    waiting: collections.deque[futures.Future[Inspected | BadImageError]] = collections.deque()
+    try:
+        for image in images:
+            waiting.append(pool.submit(_inspect_or_error, image))
+            if len(waiting) > _AHEAD:
                 yield waiting.popleft().result()
-        finally:
-            for future in waiting:
-                future.cancel()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        for future in waiting:
+            future.cancel()
 
 
 def _inspect_or_error(image: ImageSource) -> Inspected | BadImageError:

@@ -13,7 +13,7 @@ import functools
 import os
 import sys
 from collections.abc import Callable, Iterator
-from typing import Any, Protocol, TypedDict, cast
+from typing import Any, Protocol, TypedDict, TypeVar, cast
 
 import grain
 import numpy as np
@@ -29,6 +29,7 @@ _ORDER, _SAMPLE, _AUGMENT = 0, 1, 2
 _MAX_THREADS = 16
 
 Indices = npt.NDArray[np.int64]
+T = TypeVar("T")
 
 
 class Batch(TypedDict):
@@ -128,7 +129,7 @@ def train_batches(
     Raises:
       ValueError: batch_size is no multiple of process_count.
     """
-    local = _local_positions(batch_size, process_index, process_count)
+    local = local_positions(batch_size, process_index, process_count)
     make = _TrainBatches(
         split=_Examples.of(split),
         order=train_order(split.labels, section.sampler, seed),
@@ -138,7 +139,7 @@ def train_batches(
         seed=seed,
         local=local,
     )
-    return _iterate(make, start_step, num_steps, section.num_workers)
+    return iterate(make, start_step, num_steps, section.num_workers)
 
 
 def eval_batches(
@@ -155,9 +156,9 @@ def eval_batches(
     The last batch is filled up with example 0 under mask 0, so that all processes see the same number of equal
     batches and every example counts once. Arguments and errors as in `train_batches`.
     """
-    local = _local_positions(batch_size, process_index, process_count)
+    local = local_positions(batch_size, process_index, process_count)
     make = _EvalBatches(split=_Examples.of(split), image_size=image_size, batch_size=batch_size, local=local)
-    return _iterate(make, 0, num_eval_batches(len(split), batch_size), section.num_workers)
+    return iterate(make, 0, num_eval_batches(len(split), batch_size), section.num_workers)
 
 
 def num_eval_batches(num_examples: int, batch_size: int) -> int:
@@ -165,7 +166,8 @@ def num_eval_batches(num_examples: int, batch_size: int) -> int:
     return -(-num_examples // batch_size)
 
 
-def _local_positions(batch_size: int, process_index: int, process_count: int) -> Indices:
+def local_positions(batch_size: int, process_index: int, process_count: int) -> Indices:
+    """Which positions of a global batch are this process's; ValueError where it cannot be cut evenly."""
     if batch_size % process_count:
         raise ValueError(f"the global batch of {batch_size} cannot be cut into {process_count} equal parts")
     part = batch_size // process_count
@@ -235,7 +237,7 @@ class _EvalBatches:
         return self.split.batch(indices, [images[index] for index in indices.tolist()], mask)
 
 
-def _iterate(make: Callable[[int], Batch], start: int, stop: int, num_workers: int) -> Iterator[Batch]:
+def iterate(make: Callable[[int], T], start: int, stop: int, num_workers: int) -> Iterator[T]:
     """Makes the batches of steps start to stop - 1 ahead of time, in order, in threads or in worker processes."""
     # A whole batch is one element of Grain's dataset: the cut into workers then cannot change what is in it.
     batches = grain.MapDataset.range(start, stop).map(make)

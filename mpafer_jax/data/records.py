@@ -173,6 +173,7 @@ class SourceIndex:
       dropped: split -> reason -> number of examples left out.
       left_out: per split, pictures that are there and not used (their label is -1); part of `dropped`, kept where
         they are at hand, because a duplicate or a broken file among them is worth knowing.
+      computed: whether reading a picture computes it, so that processes and not threads are to share the work.
       expected_size: (width, height) in pixels of every picture, where the owner's release has only one.
       warnings: what the user should know before trusting a number.
     """
@@ -185,6 +186,7 @@ class SourceIndex:
     absent: Mapping[str, str]
     dropped: Mapping[str, Mapping[str, int]]
     left_out: Mapping[str, Sequence[Record]] = dataclasses.field(default_factory=dict[str, Sequence[Record]])
+    computed: bool = False
     expected_size: tuple[int, int] | None = None
     warnings: tuple[str, ...] = ()
 

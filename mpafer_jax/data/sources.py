@@ -5,8 +5,9 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
+from mpafer_jax import files
 from mpafer_jax.config import DataSection, DatasetName
-from mpafer_jax.data import affectnet, ferplus, folder, rafdb, records
+from mpafer_jax.data import affectnet, ferplus, folder, rafdb, records, synthface
 from mpafer_jax.data.builder import ExpressionBuilder
 from mpafer_jax.data.records import DataError, SourceIndex
 
@@ -15,6 +16,7 @@ BUILDERS: dict[DatasetName, type[ExpressionBuilder]] = {
     "ferplus": ferplus.FerPlus,
     "affectnet": affectnet.AffectNet,
     "folder": folder.Folder,
+    "synthface": synthface.SynthFace,
 }
 
 
@@ -24,7 +26,7 @@ def read_source(data: DataSection) -> SourceIndex:
     Raises:
       DataError: config.data.dir is not set or does not hold the layout, or a class or label is impossible.
     """
-    if not data.dir:
+    if not data.dir and data.dataset != "synthface":
         raise DataError(
             f"config.data.dir is empty: set it to the folder that holds {data.dataset}; see docs/datasets.md"
         )
@@ -38,6 +40,8 @@ def read_source(data: DataSection) -> SourceIndex:
             index = affectnet.read(directory)
         case "folder":
             index = folder.read(directory)
+        case "synthface":
+            index = synthface.read(data.synthface, data.class_names)
     index = records.select_classes(index, data.class_names)
     empty = {
         split: "examples of the listed classes, of which none is left" for split, r in index.splits.items() if not r
@@ -50,5 +54,9 @@ def read_source(data: DataSection) -> SourceIndex:
 
 
 def prepared_root(data: DataSection) -> Path:
-    """The folder for preparations: config.data.prepared_dir, or `mpafer_tfds` inside the dataset's folder."""
-    return Path(data.prepared_dir or Path(data.dir) / records.PREPARED_FOLDER).expanduser()
+    """The folder for preparations: config.data.prepared_dir, or `mpafer_tfds` inside the dataset's folder.
+
+    Drawn faces need no folder to be read from; if none is given, theirs is in the cache (`files.cache_directory`).
+    """
+    directory = data.dir or (files.cache_directory() / data.dataset)
+    return Path(data.prepared_dir or Path(directory) / records.PREPARED_FOLDER).expanduser()

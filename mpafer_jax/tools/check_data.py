@@ -19,12 +19,13 @@ import dataclasses
 import sys
 import time
 from collections.abc import Iterable, Sequence
+from concurrent import futures
 
 from absl import app, flags, logging
 
 from mpafer_jax import command
 from mpafer_jax.config import Config, ConfigError, DataSection
-from mpafer_jax.data.inspection import inspect_all
+from mpafer_jax.data.inspection import inspect_all, workers
 from mpafer_jax.data.records import BadImageError, DataError, Record, SourceIndex
 from mpafer_jax.data.sources import read_source
 
@@ -66,8 +67,10 @@ def check(data: DataSection) -> Report:
       DataError: its layout, a label or a class name does not hold, so that there is nothing to check.
     """
     index = read_source(data)
-    pictures = _open_all(index)
-    lines = [f"dataset {index.dataset} in {data.dir}, label rule {index.label_rule}", ""]
+    with workers(index.computed) as pool:
+        pictures = _open_all(index, pool)
+    place = f"in {data.dir}" if data.dataset != "synthface" else "drawn here"
+    lines = [f"dataset {index.dataset} {place}, label rule {index.label_rule}", ""]
     attention = list(index.warnings)
     for part in (_labels(index, data), _sizes(index, pictures), _broken(pictures), _duplicates(index, pictures)):
         lines += [*part.lines, ""]
@@ -75,14 +78,14 @@ def check(data: DataSection) -> Report:
     return Report(tuple(lines), tuple(attention))
 
 
-def _open_all(index: SourceIndex) -> _Pictures:
+def _open_all(index: SourceIndex, pool: futures.Executor) -> _Pictures:
     by_pixels: dict[str, list[_Picture]] = {}
     broken: dict[str, list[str]] = {}
     for split, labelled in index.splits.items():
         found = [*labelled, *index.left_out.get(split, ())]
         shown = time.monotonic()
         for number, (record, result) in enumerate(
-            zip(found, inspect_all([record.image for record in found]), strict=True)
+            zip(found, inspect_all([record.image for record in found], pool), strict=True)
         ):
             if time.monotonic() - shown > 10:
                 shown = time.monotonic()

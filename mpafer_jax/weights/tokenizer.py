@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,10 @@ class Tokenizer:
         """Ids of a text with SOS before and EOS behind, never truncated: how long a text may be is the model's say."""
         # Not verbose: transformers would warn of lengths that our callers check themselves.
         return list(self._tokenizer(text, truncation=False, padding=False, verbose=False)["input_ids"])
+
+    def encode_many(self, texts: Sequence[str]) -> list[list[int]]:
+        """The same for many texts at once, which is much faster than one by one."""
+        return [list(ids) for ids in self._tokenizer(list(texts), truncation=False, padding=False)["input_ids"]]
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text of ids, lower-cased as CLIP's vocabulary is, without SOS and EOS."""

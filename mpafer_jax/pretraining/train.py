@@ -1,0 +1,292 @@
+"""Contrastive image-text pre-training of a small CLIP: the loop, and what is written at its end."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import pathlib
+import time
+from collections.abc import Generator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from absl import logging
+
+from mpafer_jax import checkpoint, devices, files, optim
+from mpafer_jax import workdir as workdir_lib
+from mpafer_jax.data import pipeline
+from mpafer_jax.metric_writer import MetricWriter, Progress
+from mpafer_jax.models.clip import CLIP, ClipConfig, TextConfig, VisionConfig
+from mpafer_jax.pretraining import batches, evaluation, steps
+from mpafer_jax.pretraining.config import PretrainConfig
+from mpafer_jax.pretraining.sources import CaptionedImages, load_source
+from mpafer_jax.pretraining.vocabulary import make_vocabulary
+from mpafer_jax.state import TrainState
+from mpafer_jax.steps import mean_metrics
+from mpafer_jax.weights.export import save_clip
+from mpafer_jax.weights.random_clip import random_params
+from mpafer_jax.weights.tokenizer import Tokenizer
+
+CLIP_FOLDER, TOKENIZER_FOLDER, PICTURES_FOLDER = "clip", "tokenizer", "pictures"
+
+
+class PretrainDescription(checkpoint.Described):
+    """What a checkpoint of pre-training says of itself.
+
+    Attributes:
+      config: the whole configuration.
+      data: fingerprint of the pictures and captions.
+      vocab_size: number of tokens.
+      versions: of the packages that made it.
+    """
+
+    config: dict[str, Any]
+    data: str
+    vocab_size: int
+    versions: dict[str, str]
+
+    def unchanged(self) -> dict[str, Any]:
+        """The data and the vocabulary made of it."""
+        return {"the training data": self.data, "the vocabulary's size": self.vocab_size}
+
+
+@dataclasses.dataclass(frozen=True)
+class Pretraining:
+    """All that the loop reads."""
+
+    config: PretrainConfig
+    workdir: pathlib.Path
+    model: CLIP
+    train: CaptionedImages
+    held_out: CaptionedImages
+    tokenizer: Tokenizer
+    make_batch: batches.TrainBatches
+    statement_texts: batches.StatementTexts | None
+    evaluator: evaluation.Evaluator
+    description: PretrainDescription
+    schedule: optax.Schedule
+    tx: optax.GradientTransformation
+
+
+def pretrain(config: PretrainConfig, workdir: pathlib.Path) -> dict[str, Any]:
+    """Trains a CLIP and writes it to `<workdir>/clip` in the Hub's layout, with `summary.json` beside it.
+
+    Run again with the same arguments it goes on where it stopped.
+
+    Raises:
+      ConfigError: the configuration does not fit the workdir or the devices.
+      DataError: the pictures or captions are not there or not of the form.
+      NonFiniteError: a loss term became NaN or infinite.
+    """
+    workdir_lib.check(workdir, config)
+    run = prepare(config, workdir)
+    writes = jax.process_index() == 0
+    saved = checkpoint.Checkpoints(workdir, keep=config.train.keep, select_by="")
+    start = time.monotonic()
+    try:
+        state = first_state(run)
+        state = saved.restore_latest(devices.replicate(state), run.description) or devices.replicate(state)
+        if writes:
+            workdir_lib.claim(workdir, config)
+        state = train(run, state, saved)
+        saved.wait()
+    finally:
+        saved.close()
+    metrics = run.evaluator(devices.to_host(state.params)["clip"])
+    summary = {
+        "held_out": metrics,
+        "pictures": len(run.train),
+        "held_out_pictures": len(run.held_out),
+        "parameters": int(sum(x.size for x in jax.tree.leaves(state.params["clip"]))),
+        "hours_of_this_start": (time.monotonic() - start) / 3600,
+        "config": config.model_dump(mode="json"),
+        "data": run.description.data,
+        "versions": run.description.versions,
+    }
+    if writes:
+        write_clip(run, devices.to_host(state.params)["clip"])
+        files.write_json(workdir / "summary.json", summary)
+    return summary
+
+
+def prepare(config: PretrainConfig, workdir: pathlib.Path) -> Pretraining:
+    """Opens the pictures, makes the vocabulary and encodes all captions."""
+    devices.check_batch_size("train.batch_size", config.train.batch_size)
+    everything = load_source(config.data, config.model.image_size, workdir / PICTURES_FOLDER)
+    split = len(everything) - config.data.held_out
+    train_part, held_out = everything.cut(0, split), everything.cut(split, len(everything))
+    positions = config.model.max_position_embeddings
+    tokenizer = make_vocabulary(train_part, config, workdir / TOKENIZER_FOLDER)
+    model = CLIP(clip_config(config, tokenizer))
+    red, green, blue = (round(255 * value) for value in config.data.mean)
+    make_batch = batches.TrainBatches(
+        data=train_part,
+        captions=batches.CaptionTable.of(train_part.captions, tokenizer.encode_many, positions),
+        order=pipeline.ShuffledOrder(config.seed, len(train_part)),
+        augment=config.data.augment,
+        image_size=config.model.image_size,
+        batch_size=config.train.batch_size,
+        seed=config.seed,
+        local=pipeline.local_positions(config.train.batch_size, jax.process_index(), jax.process_count()),
+        fill=(red, green, blue),
+        token_noise=config.loss.token_noise,
+        vocab_size=tokenizer.vocab_size,
+    )
+    phrasings = [statement.phrasings for statement in train_part.statements]
+    texts = batches.CaptionTable.of(phrasings, tokenizer.encode_many, positions) if phrasings else None
+    schedule = optim.make_schedule(
+        learning_rate=config.optimizer.learning_rate,
+        warmup_steps=config.optimizer.warmup_steps,
+        num_steps=config.train.num_steps,
+    )
+    return Pretraining(
+        config=config,
+        workdir=workdir,
+        model=model,
+        train=train_part,
+        held_out=held_out,
+        tokenizer=tokenizer,
+        make_batch=make_batch,
+        statement_texts=None if texts is None else batches.StatementTexts(texts, config.seed),
+        evaluator=evaluation.make_evaluator(config, model, held_out, tokenizer),
+        description=PretrainDescription(
+            config=config.model_dump(mode="json"),
+            data=everything.fingerprint,
+            vocab_size=tokenizer.vocab_size,
+            versions=checkpoint.package_versions(),
+        ),
+        schedule=schedule,
+        tx=make_optimizer(config, schedule),
+    )
+
+
+def clip_config(config: PretrainConfig, tokenizer: Tokenizer) -> ClipConfig:
+    """The shape of the CLIP: a plain ViT and a plain text transformer, each MLP four times as wide as its tower."""
+    sizes, vision, text = config.model, config.model.vision, config.model.text
+    return ClipConfig(
+        vision=VisionConfig(
+            hidden_size=vision.hidden_size,
+            intermediate_size=4 * vision.hidden_size,
+            num_layers=vision.num_layers,
+            num_heads=vision.num_heads,
+            image_size=sizes.image_size,
+            patch_size=sizes.patch_size,
+            hidden_act="quick_gelu",
+            layer_norm_eps=1e-5,
+        ),
+        text=TextConfig(
+            vocab_size=tokenizer.vocab_size,
+            hidden_size=text.hidden_size,
+            intermediate_size=4 * text.hidden_size,
+            num_layers=text.num_layers,
+            num_heads=text.num_heads,
+            max_position_embeddings=sizes.max_position_embeddings,
+            eos_token_id=tokenizer.eos_id,
+            hidden_act="quick_gelu",
+            layer_norm_eps=1e-5,
+        ),
+        projection_dim=sizes.projection_dim,
+    )
+
+
+def make_optimizer(config: PretrainConfig, schedule: optax.Schedule) -> optax.GradientTransformation:
+    """AdamW behind a limit on the gradient's norm; matrices decay, biases, scales and single numbers do not."""
+    section = config.optimizer
+
+    def decays(params: Any) -> Any:
+        return jax.tree.map(_is_matrix, params)
+
+    adamw = optax.adamw(schedule, b2=0.98, eps=1e-6, weight_decay=section.weight_decay, mask=decays)
+    return optax.chain(optax.clip_by_global_norm(section.clip_norm), adamw) if section.clip_norm else adamw
+
+
+def _is_matrix(x: jax.Array) -> bool:
+    return x.ndim > 1
+
+
+def first_state(run: Pretraining) -> TrainState:
+    """A CLIP with random weights, the throw-away head beside it, and a fresh optimizer."""
+    params = {
+        "clip": jax.device_put(random_params(run.model.config, run.config.seed)),
+        "head": steps.init_head(run.model, len(run.train.statements)),
+    }
+    return TrainState(step=jnp.zeros((), jnp.int32), params=params, opt_state=run.tx.init(params))
+
+
+def _weights(run: Pretraining, *, alone: bool) -> steps.Weights:
+    loss, known = run.config.loss, bool(run.train.statements)
+    return steps.Weights(
+        contrastive=0.0 if alone else loss.contrastive,
+        statements=0.0 if alone or not known else loss.statements,
+        local_statements=0.0 if alone or not known else loss.local_statements,
+        attributes=loss.attributes if known else 0.0,
+    )
+
+
+def train(run: Pretraining, state: TrainState, saved: checkpoint.Checkpoints) -> TrainState:
+    """The loop, from the state's step to the last."""
+    config, first_step = run.config.train, int(devices.to_host(state.step))
+    train_steps = {alone: _make_step(run, alone=alone) for alone in (True, False)}
+    writes = jax.process_index() == 0
+    progress = Progress(first_step=first_step, num_steps=config.num_steps, batch_size=config.batch_size)
+    writer = MetricWriter(run.workdir, first_step=first_step, enabled=writes)
+    with writer, progress, contextlib.closing(_sharded_batches(run, first_step)) as made:
+        interval: list[Any] = []
+        for step, batch in enumerate(made, start=first_step + 1):
+            statements = run.statement_texts.draw(step) if run.statement_texts else {}
+            alone = step <= run.config.loss.attributes_alone_steps
+            state, metrics = train_steps[alone](state, statements, batch)
+            interval.append(metrics)
+            last, saves = step == config.num_steps, step % config.checkpoint_every == 0
+            # A stage's terms are its own: its last interval ends with it. So does one wherever the state is saved.
+            if step % config.log_every == 0 or last or saves or step == run.config.loss.attributes_alone_steps:
+                means = mean_metrics(devices.to_host(interval), step)
+                writer.write(step, "train", {**means, "learning_rate": float(np.asarray(run.schedule(step - 1)))})
+                progress.update(step, {name: value for name, value in means.items() if name != "grad_norm"})
+                interval = []
+            if step % config.eval_every == 0 or last:
+                held_out = run.evaluator(devices.to_host(state.params)["clip"])
+                writer.write(step, "held_out", held_out)
+                shown = ", ".join(f"{name} {value:.3f}" for name, value in held_out.items())
+                progress.note(f"held-out pictures after step {step}: {shown}")
+            if saves or last:
+                saved.save(state, run.description, None)
+    return state
+
+
+def _make_step(run: Pretraining, *, alone: bool) -> steps.Step:
+    return steps.make_train_step(
+        model=run.model,
+        tx=run.tx,
+        weights=_weights(run, alone=alone),
+        top_k=run.config.loss.top_k,
+        mean=run.config.data.mean,
+        std=run.config.data.std,
+    )
+
+
+def _sharded_batches(run: Pretraining, first_step: int) -> Generator[dict[str, Any]]:
+    made = pipeline.iterate(run.make_batch, first_step, run.config.train.num_steps, run.config.data.num_workers)
+    for batch in made:
+        yield devices.shard_batch(batch)
+
+
+def write_clip(run: Pretraining, params: dict[str, Any]) -> pathlib.Path:
+    """Writes the CLIP in the Hub's layout to `<workdir>/clip`, in place of what an earlier start left there."""
+    folder = run.workdir / CLIP_FOLDER
+    if folder.exists():
+        logging.info("%s is there already and stays as it is", folder)
+        return folder
+    save_clip(
+        folder,
+        config=run.model.config,
+        params=jax.tree.map(np.asarray, params),
+        tokenizer_folder=run.workdir / TOKENIZER_FOLDER,
+        image_mean=run.config.data.mean,
+        image_std=run.config.data.std,
+    )
+    logging.info("written: %s", folder)
+    return folder

@@ -1,0 +1,25 @@
+"""The vocabulary of a CLIP that is trained from scratch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from mpafer_jax.hard_prompts.bank import load_bank
+from mpafer_jax.hard_prompts.templates import build_hard_prompts
+from mpafer_jax.pretraining.config import PretrainConfig
+from mpafer_jax.pretraining.sources import CaptionedImages
+from mpafer_jax.weights.tokenizer import Tokenizer, train_tokenizer
+
+
+def make_vocabulary(data: CaptionedImages, config: PretrainConfig, folder: Path) -> Tokenizer:
+    """Learns a byte-pair vocabulary from the captions, and from the hard prompts of the configured banks.
+
+    The banks' words, the names of the classes among them, thus become tokens of their own instead of many pieces;
+    training never shows those that no caption holds, so they stay without a meaning.
+    """
+    texts = data.texts()
+    for name in config.model.vocabulary_banks:
+        bank = load_bank(name)
+        # As often as a frequent caption, or rare words would not be worth a token.
+        texts += 100 * [text for kind in (1, 2, 3) for text in build_hard_prompts(list(bank.classes), kind, bank)]
+    return train_tokenizer(texts, folder, config.model.vocab_size)

@@ -1,0 +1,65 @@
+"""The facial action units that the renderer knows.
+
+Numbers and names: Ekman, Friesen and Hager, Facial Action Coding System: The Manual (2002).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import numpy.typing as npt
+
+UNITS = (1, 2, 4, 5, 6, 7, 9, 10, 12, 14, 15, 16, 17, 20, 23, 24, 25, 26, 27, 43)
+NAMES: dict[int, str] = {
+    1: "inner brow raiser",
+    2: "outer brow raiser",
+    4: "brow lowerer",
+    5: "upper lid raiser",
+    6: "cheek raiser",
+    7: "lid tightener",
+    9: "nose wrinkler",
+    10: "upper lip raiser",
+    12: "lip corner puller",
+    14: "dimpler",
+    15: "lip corner depressor",
+    16: "lower lip depressor",
+    17: "chin raiser",
+    20: "lip stretcher",
+    23: "lip tightener",
+    24: "lip pressor",
+    25: "lips part",
+    26: "jaw drop",
+    27: "mouth stretch",
+    43: "eyes closed",
+}
+INDEX: dict[int, int] = {unit: row for row, unit in enumerate(UNITS)}
+
+# The jaw has no sides; the lips part along their whole length.
+ONE_SIDED = frozenset(UNITS) - {17, 24, 25, 26, 27}
+
+Intensities = npt.NDArray[np.float32]
+"""float32[len(UNITS), 2], 0 (relaxed) to 1 (as strong as it gets); columns: left and right side of the picture."""
+
+
+def intensities(active: Mapping[int, float | tuple[float, float]] | None = None) -> Intensities:
+    """Intensities from unit -> strength of both sides, or (left, right); every other unit is relaxed.
+
+    Raises:
+      ValueError: a unit that the renderer does not know, or a strength outside 0..1.
+    """
+    values = np.zeros((len(UNITS), 2), np.float32)
+    for unit, strength in (active or {}).items():
+        if unit not in INDEX:
+            raise ValueError(f"action unit {unit} is not one of {UNITS}")
+        values[INDEX[unit]] = strength
+    return checked(values)
+
+
+def checked(values: Intensities) -> Intensities:
+    """The array itself, if it holds intensities. Raises ValueError otherwise."""
+    if values.shape != (len(UNITS), 2):
+        raise ValueError(f"unit intensities have the shape {values.shape}, expected {(len(UNITS), 2)}")
+    if not ((values >= 0) & (values <= 1)).all():
+        raise ValueError(f"unit intensities must be in 0..1, found {values.min()} to {values.max()}")
+    return values

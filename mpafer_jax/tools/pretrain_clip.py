@@ -1,0 +1,44 @@
+"""Trains a small CLIP from scratch on pictures with captions and writes it in the Hub's layout.
+
+    python -m mpafer_jax.tools.pretrain_clip --config=configs/pretrain_tiny_clip.py --workdir=runs/tiny_clip
+
+Running the same command again resumes.
+"""
+
+from __future__ import annotations
+
+import pathlib
+import sys
+from collections.abc import Sequence
+
+from absl import app, flags, logging
+
+from mpafer_jax import checkpoint, command
+from mpafer_jax.config import ConfigError
+from mpafer_jax.data.records import DataError
+from mpafer_jax.models.prompts import PromptError
+from mpafer_jax.pretraining.config import PretrainConfig
+from mpafer_jax.pretraining.train import pretrain
+from mpafer_jax.steps import NonFiniteError
+
+_CONFIG = command.define_config()
+_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run: checkpoints, metrics, the CLIP.")
+
+
+def main(argv: Sequence[str]) -> None:
+    """Checks the configuration and runs it."""
+    if len(argv) > 1:
+        raise app.UsageError(f"unknown arguments: {argv[1:]}")
+    command.show_own_log_lines()
+    try:
+        summary = pretrain(PretrainConfig.from_config_dict(_CONFIG.value), pathlib.Path(str(_WORKDIR.value)))
+    except (ConfigError, DataError, PromptError, NonFiniteError, checkpoint.CheckpointError) as error:
+        logging.error("%s: %s", type(error).__name__, error)
+        sys.exit(2)
+    for name, value in summary["held_out"].items():
+        print(f"{name}: {value:.4f}")
+
+
+if __name__ == "__main__":
+    flags.mark_flags_as_required(["config", "workdir"])
+    app.run(main)
