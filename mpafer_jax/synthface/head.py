@@ -49,7 +49,8 @@ def draw_behind(canvas: Canvas, face: Face) -> None:
     neck = points((-0.36, 0.6), (0.36, 0.6), (0.40, 1.2), (0.62, 1.5), (-0.62, 1.5), (-0.40, 1.2))
     canvas.fill(neck, darker(skin, 0.72), edge=0.5, flat=1)
     canvas.fill(ellipse(0.0, 0.95, 0.37, 0.30), darker(skin, 0.56), edge=0.0, flat=1)
-    cloth = spline(points((-1.5, 1.6), (-1.2, 1.32), (-0.45, 1.14), (0.0, 1.34), (0.45, 1.14), (1.2, 1.32), (1.5, 1.6)))
+    right = [(0.5, 0.93), (1.0, 1.02), (1.5, 1.25)]
+    cloth = spline(points(*((-x, y) for x, y in right[::-1]), (0.0, 1.14), *right))
     canvas.fill(
         np.concatenate([cloth, points((1.6, 2.2), (-1.6, 2.2))]), COLOUR[scene.clothes_colour], edge=0.6, flat=1
     )

@@ -35,8 +35,8 @@ NAMES: dict[int, str] = {
 }
 INDEX: dict[int, int] = {unit: row for row, unit in enumerate(UNITS)}
 
-# The jaw has no sides; the lips part along their whole length.
-ONE_SIDED = frozenset(UNITS) - {17, 24, 25, 26, 27}
+# Jaw and chin have no sides, and the ring of muscle around the lips tightens, presses and parts them as a whole.
+ONE_SIDED = frozenset(UNITS) - {17, 23, 24, 25, 26, 27}
 
 Intensities = npt.NDArray[np.float32]
 """float32[len(UNITS), 2], 0 (relaxed) to 1 (as strong as it gets); columns: left and right side of the picture."""

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from mpafer_jax.config import AugmentSection, DataSection
+from mpafer_jax.config import AugmentSection, DataSection, SynthfaceSection
 
 FERPLUS = Path(
     os.environ.get("MPAFER_FERPLUS_DIR", Path(__file__).resolve().parents[3] / "shared" / "data" / "ferplus")
@@ -125,6 +125,16 @@ STRONG_AUGMENT: dict[str, Any] = NO_AUGMENT | {
 }
 
 
+SYNTHFACE: dict[str, Any] = {
+    "style": "colour",
+    "seed": 0,
+    "train": 40,
+    "validation": 12,
+    "test": 20,
+    "image_size": 32,
+}
+
+
 def section(dataset: str, directory: Path, augment: Mapping[str, Any] = NO_AUGMENT, **changes: Any) -> DataSection:
     values: dict[str, Any] = {
         "dataset": dataset,
@@ -147,5 +157,6 @@ def section(dataset: str, directory: Path, augment: Mapping[str, Any] = NO_AUGME
         "std": (0.26862954, 0.26130258, 0.27577711),
         "num_workers": 0,
         "augment": AugmentSection(**augment),
+        "synthface": SynthfaceSection(**SYNTHFACE),
     }
     return DataSection(**(values | changes))
