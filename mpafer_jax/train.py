@@ -90,8 +90,8 @@ def train_and_evaluate(config: Config, workdir: pathlib.Path) -> dict[str, Any]:
         summary = summarize(run, state, with_checkpoints)
     finally:
         with_checkpoints.close()
-    summary["baselines"] = baselines.compute(config, run.dataset, run.experiment, run.num_steps)
     summary["process"] = {"resumed_after_step": first_step, "wall_seconds": time.monotonic() - started}
+    summary["baselines"] = baselines.compute(config, run.dataset, run.experiment, run.num_steps)
     table = table_lib.render(summary)
     logging.info("the result:\n\n%s", table)
     if writes:

@@ -1,8 +1,11 @@
 """Metrics by hand."""
 
+import math
+
+import numpy as np
 import pytest
 
-from mpafer_jax.evaluation.metrics import from_confusion
+from mpafer_jax.evaluation.metrics import from_confusion, from_logits
 
 
 def test_by_hand():
@@ -17,6 +20,13 @@ def test_by_hand():
     assert found.cross_entropy == pytest.approx(0.5)
     assert found.recall == {"a": 0.8, "b": 0.5, "c": None}
     assert found.to_dict()["confusion"] == [[8, 1, 1], [1, 1, 0], [0, 0, 0]]
+
+
+def test_from_logits_by_hand():
+    logits = [[math.log(3), 0.0], [0.0, math.log(3)], [0.0, math.log(7)]]
+    found = from_logits(logits, np.array([0, 0, 1]), ("a", "b"))
+    assert found.confusion == [[1, 1], [0, 1]]
+    assert found.cross_entropy == pytest.approx(-(math.log(3 / 4) + math.log(1 / 4) + math.log(7 / 8)) / 3)
 
 
 def test_nothing_evaluated_is_an_error():

@@ -29,10 +29,15 @@ def check(config: Config, dataset: Dataset) -> None:
     """Refuses, before anything is computed, what could not be computed after hours of training.
 
     Raises:
-      ConfigError: a baseline lacks the split that it chooses on.
+      ConfigError: a baseline lacks the split that it chooses on, or all lack one to be measured on.
       BankError: one lacks a class's description.
     """
     names = config.eval.baselines
+    if names and dataset.validation is None and dataset.test is None:
+        raise ConfigError(
+            f"config.eval.baselines names {', '.join(names)}, but there is neither a validation nor a test split to "
+            "measure them on; set data.test_split or data.test_fraction, or leave eval.baselines empty"
+        )
     if "linear_probe" in names and dataset.validation is None:
         raise ConfigError(
             "config.eval.baselines names linear_probe, whose penalty is chosen on validation, but there is no "
@@ -50,7 +55,7 @@ def compute(config: Config, dataset: Dataset, built: experiment.Experiment, num_
 
     Args:
       config: of the run.
-      dataset: its splits; there is a held-out one.
+      dataset: its splits; `check` has accepted them.
       built: its model.
       num_steps: its length in updates, for baselines that are trained as it is.
 
@@ -60,7 +65,7 @@ def compute(config: Config, dataset: Dataset, built: experiment.Experiment, num_
     """
     names = config.eval.baselines
     held_out = [split for split in (dataset.validation, dataset.test) if split is not None]
-    if not names or not held_out:
+    if not names:
         return {}
     features: dict[str, FrozenFeatures] = {}
     if any(name in _READ_FEATURES for name in names):

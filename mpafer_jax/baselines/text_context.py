@@ -83,7 +83,7 @@ def train(
     interval: list[steps.Metrics] = []
     order = pipeline.train_order(features["train"].labels, config.data.sampler, config.seed)
     for step in range(1, num_steps + 1):
-        batch = devices.shard_batch(_batch(features["train"], order, step - 1, config.train.batch_size))
+        batch = devices.shard_batch(batch_of_step(features["train"], order, step - 1, config.train.batch_size))
         state, metrics = train_step(state, alone.frozen, batch)
         interval.append(metrics)
         if step % config.train.eval_every and step != num_steps:
@@ -99,7 +99,7 @@ def train(
     return best
 
 
-def _batch(
+def batch_of_step(
     split: FrozenFeatures, order: pipeline.Order, step: int, batch_size: int
 ) -> dict[str, np.ndarray[tuple[int, ...], np.dtype[np.generic]]]:
     """This process's part of the batch of a step: the images that the run beside it sees in that step."""

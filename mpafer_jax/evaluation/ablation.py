@@ -31,7 +31,8 @@ class Result:
       scores: 'war' and 'uar', fractions of 1.
       split: what they were measured on, "test" or "validation".
       checkpoint: "best" (on validation), or "last" where there was no validation split to choose on.
-      wall_seconds: of the process that ended the run; None for a baseline.
+      wall_seconds: of the run without its baselines; None for a baseline, and for a run that was interrupted, whose
+        last process knows only its own share.
     """
 
     images: str
@@ -73,7 +74,7 @@ class Line:
       difference: by metric, this row minus the full method, paired by seed; None where no seed is shared, and for the
         full method itself.
       paired_seeds: how many seeds the difference is over.
-      minutes: mean over the runs; None for baselines.
+      minutes: mean over the runs that know theirs.
     """
 
     images: str
@@ -99,9 +100,9 @@ def collect(root: pathlib.Path, variants: Sequence[str]) -> list[Result]:
 def _results(summary: Mapping[str, Any], images: str, variant: str, seed: int) -> list[Result]:
     checkpoint = "best" if "best" in summary else "last"
     split = "test" if "test" in summary[checkpoint] else "validation"
-    rows: dict[str, tuple[Mapping[str, float], float | None]] = {
-        variant: (summary[checkpoint][split], summary["process"]["wall_seconds"])
-    }
+    process = summary["process"]
+    seconds = None if process["resumed_after_step"] else process["wall_seconds"]
+    rows: dict[str, tuple[Mapping[str, float], float | None]] = {variant: (summary[checkpoint][split], seconds)}
     if variant == FULL:
         rows |= {name: (scores[split], None) for name, scores in summary["baselines"].items()}
     return [

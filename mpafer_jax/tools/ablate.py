@@ -3,23 +3,25 @@
     python -m mpafer_jax.tools.ablate --config=configs/quickstart.py --workdir=runs/ablation --shots=0,16
 
 Every run is an ordinary one, in `<workdir>/<images>/<variant>/seed_<n>`: it resumes, and one that has ended is not made
-again, so the same command goes on where it stopped, and `--only` can share the work between machines. A run that fails
-is reported and the others go on; the exit code is then 1. After every run `ablation.md` and `ablation.json` are written
-anew from all runs that have ended: mean and standard deviation over the seeds, and the difference to the full method,
-paired by seed.
+again. So the same command goes on where it stopped, and `--only` or `--seeds` share the work between machines. A run
+that fails is reported and the others go on; the exit code is then 1. After every run `ablation.md` and `ablation.json`
+are written anew from all runs that have ended: mean and standard deviation over the seeds, and the difference to the
+full method, paired by seed.
 
 What a seed changes: the initial prompts, the order and augmentation of the images, the choice of prototype images, the
 permutation of the descriptions, and with `--shots` which training images are drawn. What it does not change: the
-validation and test images (`data.split_seed`).
+validation and test images (`data.split_seed`), all of which are used whatever `--shots` says.
 
-`--shots` counts training images a class, 0 for all. The length of training is the configuration's: in steps it is the
-same for every number of images, in epochs it shrinks with them. The baselines are those of `eval.baselines`, computed
-once for each seed and number of images; the text context is a variant here, trained with augmentation like all others.
+`--shots` counts training images a class, 0 for all; by default it is the configuration's. The length of training is the
+configuration's too: in steps it is the same for every number of images, in epochs it shrinks with them. The baselines
+are those of `eval.baselines`, once for each seed and number of images; the text context is a variant here, trained with
+augmentation like all others.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import json
 import pathlib
 import sys
 from collections.abc import Mapping, Sequence
@@ -37,7 +39,7 @@ from mpafer_jax.evaluation.table import BASELINE_TITLES
 _CONFIG = command.define_config()
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the runs and of the table.")
 _SEEDS = flags.DEFINE_list("seeds", ["0", "1", "2"], "Seeds, with commas between them.")
-_SHOTS = flags.DEFINE_list("shots", ["0"], "Training images a class, with commas between them; 0 for all.")
+_SHOTS = flags.DEFINE_list("shots", [], "Training images a class, with commas between them, 0 for all.")
 _ONLY = flags.DEFINE_list("only", [], "Variants to run, with commas between them; none: all.")
 
 
@@ -124,8 +126,7 @@ def run_all(runs: Sequence[Planned], root: pathlib.Path) -> list[str]:
     for number, planned in enumerate(runs, start=1):
         folder = root / planned.name
         try:
-            if (folder / "summary.json").is_file():
-                workdir.check(folder, planned.config)
+            if _has_ended(folder, planned.config):
                 logging.info("run %d of %d, %s: has ended before", number, len(runs), planned.name)
                 continue
             logging.info("run %d of %d, %s", number, len(runs), planned.name)
@@ -138,6 +139,20 @@ def run_all(runs: Sequence[Planned], root: pathlib.Path) -> list[str]:
             jax.clear_caches()
         report(root)
     return failures
+
+
+def _has_ended(folder: pathlib.Path, config: Config) -> bool:
+    """Whether a run left its summary, with the baselines that are asked for.
+
+    Raises:
+      ConfigError: the folder holds a run with another configuration.
+    """
+    workdir.check(folder, config)
+    summary = folder / "summary.json"
+    if not summary.is_file():
+        return False
+    measured: dict[str, Any] = json.loads(summary.read_text(encoding="utf-8"))["baselines"]
+    return measured.keys() == set(config.eval.baselines)
 
 
 def report(root: pathlib.Path) -> str:
@@ -181,8 +196,9 @@ def main(argv: Sequence[str]) -> None:
     command.show_own_log_lines()
     root = pathlib.Path(str(_WORKDIR.value))
     try:
-        seeds, shots = _integers("seeds", _SEEDS.value or []), _integers("shots", _SHOTS.value or [])
         base = Config.from_config_dict(_CONFIG.value)
+        seeds = _integers("seeds", _SEEDS.value or [])
+        shots = _integers("shots", _SHOTS.value or [str(base.data.train_per_class)])
         runs = plan(base, _ONLY.value or list(VARIANTS), seeds, shots)
     except ConfigError as error:
         logging.error("%s", error)

@@ -118,6 +118,23 @@ def test_fingerprint_follows_the_choice_of_examples(tmp_path: Path) -> None:
     assert seeds[0].train.fingerprint == seeds[1].train.fingerprint != seeds[2].train.fingerprint
 
 
+def test_few_shot_draws_vary_by_a_seed_of_their_own(tmp_path: Path) -> None:
+    """Runs of several seeds train on other images and are measured on the same."""
+    layouts.write_folders(tmp_path, {"happy": 12, "sad": 12})
+    drawn = [
+        load_dataset(
+            layouts.section("folder", tmp_path, test_fraction=0.25, train_per_class=3, few_shot_seed=seed, **changes)
+        )
+        for seed, changes in ((0, {}), (1, {}), (1, {"split_seed": 1}))
+    ]
+    trained = [set(dataset.train.names.tolist()) for dataset in drawn]
+    assert [len(names) for names in trained] == [6, 6, 6]
+    assert trained[0] != trained[1]
+    tested = [dataset.test.names.tolist() for dataset in drawn if dataset.test is not None]
+    assert tested[0] == tested[1] != tested[2]
+    assert "train: train, at most 3 of each class, seed 1" in drawn[1].description
+
+
 def test_class_names_are_selected_and_ordered(tmp_path: Path) -> None:
     layouts.write_folders(tmp_path, {"angry": 1, "happy": 2, "sad": 3})
     dataset = load_dataset(layouts.section("folder", tmp_path, class_names=("Sadness", "joy")))
