@@ -54,12 +54,12 @@ def get_config() -> ConfigDict:
 
     # Strengths as in configs/common.py. Mirroring must not change what captions say.
     data.augment = augment = ConfigDict()
-    augment.crop_scale = (0.8, 1.0)
+    augment.crop_scale = (0.85, 1.0)
     augment.crop_ratio = (0.9, 1.1)
     augment.flip = 0.5
-    augment.brightness = 0.2
-    augment.contrast = 0.2
-    augment.saturation = 0.3
+    augment.brightness = 0.0
+    augment.contrast = 0.0
+    augment.saturation = 0.0
     augment.hue = 0.0
     augment.erase = 0.25
     augment.erase_scale = (0.02, 0.1)
@@ -74,7 +74,7 @@ def get_config() -> ConfigDict:
     # The same by a linear reading of all patches, which is thrown away at the end.
     loss.attributes = 5.0
     # So many first updates have that last term alone.
-    loss.attributes_alone_steps = 300
+    loss.attributes_alone_steps = 500
     # k, the patches that speak for a statement.
     loss.top_k = 4
     # Probability that a token of a caption is replaced by a random one.
@@ -82,7 +82,7 @@ def get_config() -> ConfigDict:
 
     config.optimizer = optimizer = ConfigDict()
     # Peak learning rate of AdamW, then cosine decay to 0.
-    optimizer.learning_rate = 1.5e-3
+    optimizer.learning_rate = 2e-3
     optimizer.weight_decay = 0.05
     # Updates of linear warm-up.
     optimizer.warmup_steps = 100
@@ -91,8 +91,8 @@ def get_config() -> ConfigDict:
 
     config.train = train = ConfigDict()
     # Pictures of one update, over all devices; each is told apart from all the others.
-    train.batch_size = 192
-    train.num_steps = 4000
+    train.batch_size = 128
+    train.num_steps = 4500
     # Updates between lines of metrics, evaluations on held-out pictures, and checkpoints.
     train.log_every = 50
     train.eval_every = 500

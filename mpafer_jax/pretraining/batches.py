@@ -64,8 +64,9 @@ class CaptionTable:
     @classmethod
     def of(cls, captions: Sequence[Sequence[str]], encode: EncodeMany, max_positions: int) -> CaptionTable:
         """Encodes every caption once."""
-        starts = np.cumsum([0, *(len(own) for own in captions)], dtype=np.int64)
-        return cls(tokenize_all([text for c in captions for text in c], encode, max_positions), starts)
+        counts = np.array([0, *(len(own) for own in captions)], np.int64)
+        starts = np.cumsum(counts, dtype=np.int64)
+        return cls(tokenize_all([text for own in captions for text in own], encode, max_positions), starts)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
@@ -69,9 +69,14 @@ class Evaluator:
         for start in range(0, total, _CHUNK):
             # The last chunk is filled up with its own last picture, so that one size is compiled.
             indices = [min(i, total - 1) for i in range(start, start + _CHUNK)]
-            pictures = [preprocess.resize(Image.fromarray(self.data.pictures[i]), self.image_size) for i in indices]
-            chunks.append(np.stack([np.asarray(picture) for picture in pictures]))
+            chunks.append(resized(self.data, indices, self.image_size))
         return chunks
+
+
+def resized(data: CaptionedImages, indices: Iterable[int], size: int) -> npt.NDArray[np.uint8]:
+    """uint8[k, size, size, 3]: the pictures at `indices`, without augmentation."""
+    pictures = [preprocess.resize(Image.fromarray(data.pictures[i]), size) for i in indices]
+    return np.stack([np.asarray(picture) for picture in pictures])
 
 
 def make_evaluator(config: PretrainConfig, model: CLIP, data: CaptionedImages, tokenizer: Tokenizer) -> Evaluator:

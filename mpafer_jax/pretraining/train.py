@@ -22,15 +22,16 @@ from mpafer_jax.metric_writer import MetricWriter, Progress
 from mpafer_jax.models.clip import CLIP, ClipConfig, TextConfig, VisionConfig
 from mpafer_jax.pretraining import batches, evaluation, steps
 from mpafer_jax.pretraining.config import PretrainConfig
+from mpafer_jax.pretraining.initial import initial_params, whiten_patches
 from mpafer_jax.pretraining.sources import CaptionedImages, load_source
 from mpafer_jax.pretraining.vocabulary import make_vocabulary
 from mpafer_jax.state import TrainState
 from mpafer_jax.steps import mean_metrics
 from mpafer_jax.weights.export import save_clip
-from mpafer_jax.weights.random_clip import random_params
 from mpafer_jax.weights.tokenizer import Tokenizer
 
 CLIP_FOLDER, TOKENIZER_FOLDER, PICTURES_FOLDER = "clip", "tokenizer", "pictures"
+_WHITENED = 512  # pictures that the patch embedding is whitened on: 32,768 patches of the small CLIP's
 
 
 class PretrainDescription(checkpoint.Described):
@@ -208,9 +209,17 @@ def _is_matrix(x: jax.Array) -> bool:
 
 
 def first_state(run: Pretraining) -> TrainState:
-    """A CLIP with random weights, the throw-away head beside it, and a fresh optimizer."""
+    """A CLIP with random weights behind a whitened patch embedding, the throw-away head, and a fresh optimizer."""
+    clip = initial_params(run.model.config, run.config.seed)
+    vision, data = run.model.config.vision, run.config.data
+    number = min(_WHITENED, len(run.train))
+    pictures = evaluation.resized(run.train, range(number), vision.image_size)
+    normalized = (pictures / np.float32(255) - np.array(data.mean, np.float32)) / np.array(data.std, np.float32)
+    clip["visual"]["patch_embedding"]["kernel"] = whiten_patches(
+        normalized, vision.patch_size, vision.hidden_size, run.config.seed
+    )
     params = {
-        "clip": jax.device_put(random_params(run.model.config, run.config.seed)),
+        "clip": jax.device_put(clip),
         "head": steps.init_head(run.model, len(run.train.statements)),
     }
     return TrainState(step=jnp.zeros((), jnp.int32), params=params, opt_state=run.tx.init(params))
