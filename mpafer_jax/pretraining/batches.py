@@ -112,7 +112,7 @@ class TrainBatches:
             rng = np.random.default_rng((_AUGMENT, self.seed, position))
             images.append(preprocess.augment(picture, rng, self.augment, self.image_size, self.fill))
             rng = np.random.default_rng((_CAPTION, self.seed, position))
-            rows.append(int(rng.integers(*self.captions.starts[index : index + 2])))
+            rows.append(int(rng.integers(int(self.captions.starts[index]), int(self.captions.starts[index + 1]))))
             ids.append(self._with_noise(rows[-1], rng))
         tokens = self.captions.tokens
         return {
