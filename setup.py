@@ -18,7 +18,11 @@ setup(
     license_files=["LICENSE"],
     python_requires=">=3.11",
     packages=find_packages(include=["mpafer_jax", "mpafer_jax.*"]),
-    package_data={"mpafer_jax.hard_prompts": ["*.json"]},
+    package_data={
+        "mpafer_jax.hard_prompts": ["*.json"],
+        "mpafer_jax.synthface": ["*.json"],
+        "mpafer_jax.weights": ["tiny_face_clip/*"],
+    },
     # Lower bounds are what the tests ran with; upper bounds end where an interface may change.
     install_requires=[
         "absl-py>=2.1,<3",

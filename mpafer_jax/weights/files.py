@@ -1,4 +1,4 @@
-"""Finds the files of a CLIP checkpoint: in a local folder, in the Hub's cache, or on the Hub.
+"""Finds the files of a CLIP checkpoint: in the package, in a local folder, in the Hub's cache, or on the Hub.
 
 Layout of a checkpoint (that of transformers): config.json; the weights as one file or as shards with an index; the
 tokenizer as vocab.json and merges.txt or as tokenizer.json; preprocessor_config.json for the pictures' mean and
@@ -28,6 +28,9 @@ WEIGHTS: tuple[tuple[str, FileKind], ...] = (
 )
 TOKENIZER = ("vocab.json", "merges.txt", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
 PREPROCESSOR = ("preprocessor_config.json", "processor_config.json")
+
+# CLIPs that ship with the package, by name; the Hub gives no new repository a name without its owner's.
+SHIPPED = {"tiny-face-clip": Path(__file__).resolve().parent / "tiny_face_clip"}
 
 _HOW_TO_PROVIDE = (
     "Give a folder that holds the checkpoint, or on a computer with a network run `hf download {name}` and copy its "
@@ -62,7 +65,7 @@ def find_files(name: str, *, revision: str = "main", cache_dir: str = "") -> Che
     A revision that is cached is taken as it is: whether the Hub's branch has moved since is not asked.
 
     Args:
-      name: a local folder, or a repository on the Hub such as 'openai/clip-vit-base-patch16'.
+      name: one of `SHIPPED`, a local folder, or a repository on the Hub such as 'openai/clip-vit-base-patch16'.
       revision: branch, tag or commit of a repository; a folder has none.
       cache_dir: the Hub's cache; '' for the environment's (HF_HUB_CACHE, HF_HOME, else the Hub's default).
 
@@ -74,7 +77,7 @@ def find_files(name: str, *, revision: str = "main", cache_dir: str = "") -> Che
       ModuleNotFoundError: the only weights are PyTorch's, and torch is not installed.
       ValueError: the index of a checkpoint in shards cannot be read.
     """
-    folder = Path(name).expanduser()
+    folder = SHIPPED.get(name) or Path(name).expanduser()
     if folder.is_dir():
         return _in_folder(folder, revision="")
     _check_repository_name(name)

@@ -43,12 +43,12 @@ class PretrainedClip:
 
 
 def load_clip(name: str, *, revision: str = "main", cache_dir: str = "", dtype: str = "float32") -> PretrainedClip:
-    """Loads a CLIP from a local folder or a repository on the Hub.
+    """Loads a CLIP that ships with the package, from a local folder, or from a repository on the Hub.
 
     No network is used where the Hub's cache holds the repository; see `files.find_files`.
 
     Args:
-      name: folder in the Hub's layout, or a repository such as 'openai/clip-vit-base-patch16'.
+      name: 'tiny-face-clip', a folder in the Hub's layout, or a repository such as 'openai/clip-vit-base-patch16'.
       revision: branch, tag or commit of a repository.
       cache_dir: the Hub's cache; '' for the environment's.
       dtype: type of the parameters, 'float32', 'bfloat16' or 'float16'; `logit_scale` is float32 whatever it says.
