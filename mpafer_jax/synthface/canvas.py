@@ -108,8 +108,8 @@ class Canvas:
         relief = relief.filter(ImageFilter.BoxBlur(0.004 * self.frame.side))
         height = np.asarray(relief)
         # Multiplying alone would hide folds on dark skin, so their light edges are added.
-        pressed = ImageChops.multiply(self.colour, Image.fromarray(_FURROW[height]))
-        self.colour = ImageChops.add(pressed, Image.fromarray(_EDGE[height]))
+        pressed = ImageChops.multiply(self.colour, Image.fromarray(_FURROW.take(height, axis=0)))
+        self.colour = ImageChops.add(pressed, Image.fromarray(_EDGE.take(height, axis=0)))
         self._colour = ImageDraw.Draw(self.colour)
 
     def blob(self, x: float, y: float, rx: float, ry: float, amount: float, plane: str = "shade") -> None:
