@@ -82,7 +82,7 @@ def get_config() -> ConfigDict:
 
     config.optimizer = optimizer = ConfigDict()
     # Peak learning rate of AdamW, then cosine decay to 0.
-    optimizer.learning_rate = 2e-3
+    optimizer.learning_rate = 2.5e-3
     optimizer.weight_decay = 0.05
     # Updates of linear warm-up.
     optimizer.warmup_steps = 100
@@ -92,7 +92,7 @@ def get_config() -> ConfigDict:
     config.train = train = ConfigDict()
     # Pictures of one update, over all devices; each is told apart from all the others.
     train.batch_size = 128
-    train.num_steps = 4500
+    train.num_steps = 3000
     # Updates between lines of metrics, evaluations on held-out pictures, and checkpoints.
     train.log_every = 50
     train.eval_every = 500
