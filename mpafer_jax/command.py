@@ -1,7 +1,8 @@
-"""What the package's commands share: the --config flag, and readable logs."""
+"""What the package's commands share: the --config flag, readable logs, and a start without PyTorch."""
 
 from __future__ import annotations
 
+import importlib
 import logging as python_logging
 import pathlib
 import sys
@@ -9,6 +10,8 @@ from typing import Any, cast
 
 from absl import flags, logging
 from ml_collections import config_flags
+
+from mpafer_jax.weights.hub_library import import_transformers
 
 _PACKAGE = pathlib.Path(__file__).resolve().parent
 
@@ -34,3 +37,22 @@ def show_own_log_lines() -> None:
         return own or record.levelno >= python_logging.WARNING or logging.get_verbosity() > logging.INFO
 
     logging.get_absl_handler().addFilter(is_wanted)
+
+
+def import_libraries_without_torch() -> None:
+    """Imports those of our libraries that import PyTorch wherever it is installed, and makes them take it for absent.
+
+    They do it for features that we do not use, and it costs seconds and hundreds of megabytes. For a process that is
+    ours alone, as a command is: a program that imports this package may want those features. PyTorch itself can still
+    be imported afterwards (pytorch_model.bin needs it).
+    """
+    modules = cast(dict[str, Any], sys.modules)
+    if "torch" in modules:
+        return
+    modules["torch"] = None  # Python's own mark of a module that cannot be imported
+    try:
+        importlib.import_module("tensorboardX")
+        transformers = import_transformers()
+        _ = transformers.CLIPConfig, transformers.CLIPTokenizer  # imported when looked up
+    finally:
+        del modules["torch"]

@@ -44,6 +44,7 @@ def main(argv: Sequence[str]) -> None:
     workdir = pathlib.Path(str(_WORKDIR.value))
     try:
         config = Config.from_config_dict(_CONFIG.value)
+        command.import_libraries_without_torch()
         if _MODE.value == "train":
             train.train_and_evaluate(config, workdir)
         else:

@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from types import TracebackType
 from typing import Any, Self
 
-import tensorboardX
 import tqdm
 from absl import logging
 
@@ -28,6 +27,8 @@ class MetricWriter:
           first_step: how many updates were made before.
           enabled: whether this process writes; otherwise every call does nothing.
         """
+        import tensorboardX  # here: it imports PyTorch where it can, which a command prevents first
+
         self._stream = self._events = None
         if not enabled:
             return

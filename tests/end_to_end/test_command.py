@@ -78,19 +78,27 @@ def evaluate_elsewhere(sample, tmp_path):
     assert result["test"]["recall"]["neutral"] is None
 
 
-def test_neither_tensorflow_nor_torch_is_needed(sample, tmp_path):
-    """The whole job with PyTorch made impossible to import, in an environment without TensorFlow."""
-    assert importlib.util.find_spec("tensorflow") is None
+@pytest.mark.parametrize("torch", ["absent", "installed"])
+def test_neither_tensorflow_nor_torch_is_imported(sample, tmp_path, torch):
+    """The whole job beside a TensorFlow that breaks whoever imports it, and a PyTorch that is there or is not."""
+    assert importlib.util.find_spec("torch") is not None
+    (tmp_path / "tensorflow").mkdir()
+    (tmp_path / "tensorflow" / "__init__.py").write_text("raise RuntimeError('TensorFlow was imported')")
     program = (
-        "import runpy, sys\n"
-        "sys.modules['torch'] = None\n"
+        "import atexit, runpy, sys\n"
+        f"sys.path.append({str(tmp_path)!r})\n"
+        f"if {torch == 'absent'}: sys.modules['torch'] = None\n"
         "sys.argv = sys.argv[1:]\n"
+        "atexit.register(lambda: print('torch:', sys.modules.get('torch')))\n"
         "runpy.run_module('mpafer_jax.main', run_name='__main__', alter_sys=True)\n"
     )
-    arguments = runs.command(sample, tmp_path / "run", **{"train.num_steps": 2, "optimizer.warmup_steps": 0})
+    # A dataset of its own, so that it is prepared here too.
+    changes = {"train.num_steps": 2, "optimizer.warmup_steps": 0, "data.prepared_dir": str(tmp_path / "prepared")}
+    arguments = runs.command(sample, tmp_path / "run", **changes)
     done = runs.run([arguments[0], "-c", program, *arguments[2:]])
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "run" / "summary.json").exists()
+    assert done.stdout.endswith("torch: None\n")
 
 
 @pytest.mark.parametrize(
