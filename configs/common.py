@@ -134,7 +134,7 @@ def get_common() -> ConfigDict:
     data.label_rule = "owner"
     # A picture that is missing or cannot be decoded: error, or skip (counted and logged).
     data.on_bad_image = "error"
-    # The owner's splits to train on, joined.
+    # The owner's splits to train on, joined; empty for --mode=eval on a dataset of which all is to be evaluated.
     data.train_splits = ("train",)
     # The owner's split that chooses the checkpoint; empty: carve validation_fraction out of train.
     data.validation_split = ""

@@ -200,7 +200,7 @@ class DataSection(_Section):
     class_names: tuple[str, ...]
     label_rule: LabelRule
     on_bad_image: Literal["error", "skip"]
-    train_splits: Annotated[tuple[str, ...], Field(min_length=1)]
+    train_splits: tuple[str, ...]
     validation_split: str
     validation_fraction: Fraction
     test_split: str

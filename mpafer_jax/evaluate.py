@@ -13,7 +13,7 @@ import numpy.typing as npt
 from absl import logging
 
 from mpafer_jax import checkpoint, devices, experiment, files, steps
-from mpafer_jax.config import Config
+from mpafer_jax.config import Config, ConfigError
 from mpafer_jax.data import pipeline
 from mpafer_jax.data.splits import Split, load_dataset
 from mpafer_jax.evaluation import metrics as metrics_lib
@@ -39,7 +39,7 @@ class Evaluator:
     def __call__(self, params: dict[str, Any], split: Split) -> metrics_lib.ClassificationMetrics:
         """Every image of the split once; classes are matched by name, images of classes unknown here are left out."""
         to_model = map_classes(split.class_names, self.run.class_names)  # [dataset's classes] -> ours, or -1
-        _report_unknown(split, self.run.class_names, to_model)
+        _check_classes(split, self.run.class_names, to_model)
         text_features = devices.replicate(self.text_step(params, self.run.frozen))
         classes = len(self.run.class_names)
         confusion, loss = np.zeros((classes, classes)), 0.0
@@ -71,12 +71,18 @@ def make_evaluator(config: Config, run: experiment.Experiment) -> Evaluator:
     )
 
 
-def _report_unknown(split: Split, class_names: Sequence[str], to_model: npt.NDArray[np.int32]) -> None:
+def _check_classes(split: Split, class_names: Sequence[str], to_model: npt.NDArray[np.int32]) -> None:
     for name, index, count in zip(split.class_names, to_model, split.class_counts(), strict=True):
         if index < 0 and count:
             logging.warning(
                 "%s: %d images of %r are left out, the model's classes are %s", split.name, count, name, class_names
             )
+    if not split.class_counts()[to_model >= 0].sum():
+        raise ConfigError(
+            f"nothing to evaluate in {split.name}: its classes are {', '.join(split.class_names)}, the model's are "
+            f"{', '.join(class_names)}; write class_names=('<the model's>=<the dataset's>', ...) where only the "
+            "spelling differs"
+        )
 
 
 def evaluate_checkpoint(config: Config, workdir: pathlib.Path) -> dict[str, Any]:
@@ -90,6 +96,7 @@ def evaluate_checkpoint(config: Config, workdir: pathlib.Path) -> dict[str, Any]
 
     Raises:
       CheckpointError: no checkpoint, or one that was trained on another CLIP.
+      ConfigError: no split to evaluate, or none of its classes is one of the checkpoint's.
     """
     params, description, step = checkpoint.load(config.eval.checkpoint or workdir, config.eval.which)
     trained = description.run_config()
@@ -103,6 +110,13 @@ def evaluate_checkpoint(config: Config, workdir: pathlib.Path) -> dict[str, Any]
     run = experiment.build_experiment(merged, description.class_names, clip)
     evaluator = make_evaluator(merged, run)
     dataset = load_dataset(config.data)
+    held_out = [split for split in (dataset.validation, dataset.test) if split is not None]
+    if not held_out:
+        raise ConfigError(
+            "nothing to evaluate: config.data names neither a validation nor a test split, nor a fraction that carves "
+            "one; to evaluate all pictures of a dataset without splits: --config.data.train_splits='()' "
+            "--config.data.test_split=train"
+        )
     on_devices = devices.replicate(params)
     result: dict[str, Any] = {
         "checkpoint": str(config.eval.checkpoint or workdir),
@@ -110,13 +124,10 @@ def evaluate_checkpoint(config: Config, workdir: pathlib.Path) -> dict[str, Any]
         "clip": {"name": clip.name, "hash": clip.content_hash},
         "data": dataset.description.splitlines(),
     }
-    for split in (dataset.validation, dataset.test):
-        if split is not None:
-            found = evaluator(on_devices, split)
-            logging.info(
-                "%s: WAR %.2f%% UAR %.2f%%, %d images", split.name, 100 * found.war, 100 * found.uar, found.count
-            )
-            result[split.name] = found.to_dict()
+    for split in held_out:
+        found = evaluator(on_devices, split)
+        logging.info("%s: WAR %.2f%% UAR %.2f%%, %d images", split.name, 100 * found.war, 100 * found.uar, found.count)
+        result[split.name] = found.to_dict()
     if jax.process_index() == 0:
         files.write_json(workdir / "evaluation.json", result)
     return result

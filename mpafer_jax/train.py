@@ -18,7 +18,7 @@ from absl import logging
 from mpafer_jax import checkpoint, devices, evaluate, experiment, files, prototypes, steps
 from mpafer_jax import workdir as workdir_lib
 from mpafer_jax.baselines import compute as baselines
-from mpafer_jax.config import Config
+from mpafer_jax.config import Config, ConfigError
 from mpafer_jax.data import pipeline
 from mpafer_jax.data.splits import Dataset, Split, load_dataset
 from mpafer_jax.evaluation import table as table_lib
@@ -104,6 +104,8 @@ def prepare(config: Config, workdir: pathlib.Path) -> Run:
     """Loads the data and CLIP, computes the prototypes, and compiles nothing yet."""
     devices.check_batch_size("train.batch_size", config.train.batch_size, config.train.accumulate)
     dataset = load_dataset(config.data)
+    if not len(dataset.train):
+        raise ConfigError("config.data.train_splits is empty, so there is nothing to train on")
     baselines.check(config, dataset)
     clip = experiment.load_frozen_clip(config)
     built = experiment.build_experiment(config, dataset.class_names, clip)
@@ -208,6 +210,15 @@ def start(run: Run, checkpoints: checkpoint.Checkpoints) -> TrainState:
         saved, description, step = checkpoint.load(run.config.train.warm_start, run.config.eval.which)
         params, notes = checkpoint.warm_start(params, run.experiment.class_names, saved, description.class_names)
         logging.info("warm start from %s, step %d:\n  %s", run.config.train.warm_start, step, "\n  ".join(notes))
+        if description.clip_hash != run.experiment.clip_hash:
+            logging.warning(
+                "%s was trained on another CLIP (%s, hash %s); on this one (hash %s) its prompts may be no better than "
+                "fresh ones",
+                run.config.train.warm_start,
+                description.clip_name,
+                description.clip_hash[:16],
+                run.experiment.clip_hash[:16],
+            )
         state = TrainState(step=state.step, params=params, opt_state=run.tx.init(params))
     for name, value in state.params.items():
         logging.info("trained: %s %s, %d numbers", name, value.shape, value.size)

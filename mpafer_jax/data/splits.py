@@ -114,10 +114,15 @@ def load_dataset(data: DataSection) -> Dataset:
     for name in wanted:
         if name not in index.splits:
             raise _absent(name, index)
+    if not wanted:
+        raise DataError("config.data names no split: train_splits, validation_split and test_split are all empty")
     for warning in index.warnings:
         logging.warning("%s", warning)
     prepared = prepare(BUILDERS[data.dataset], index, prepared_root(data), data.on_bad_image)
-    train = _concatenate([prepared.splits[name] for name in data.train_splits], "train", data.train_splits, prepared)
+    origin = data.train_splits or wanted[:1]
+    train = _concatenate([prepared.splits[name] for name in origin], "train", origin, prepared)
+    if not data.train_splits:
+        train = train.take(np.zeros(0, np.int64))
     held_out: dict[str, Split | None] = {}
     for part, name in (("validation", data.validation_split), ("test", data.test_split)):
         held_out[part] = _concatenate([prepared.splits[name]], part, [name], prepared) if name else None
@@ -200,8 +205,8 @@ def _absent(name: str, index: SourceIndex) -> DataError:
     reason = f"; looked for {index.absent[name]}" if name in index.absent else ""
     return DataError(
         f"{index.dataset} has no split {name!r} here{reason}. Splits that are here: {there}. Set config.data."
-        "train_splits, validation_split and test_split to those ('' for none; validation_fraction and test_fraction "
-        "carve from train)."
+        "train_splits, validation_split and test_split to those ('' for none, and () for train_splits, which "
+        "--mode=eval does not need; validation_fraction and test_fraction carve from train)."
     )
 
 
@@ -224,7 +229,7 @@ def _describe(data: DataSection, prepared: Prepared, train: Split, held_out: Map
     summary = prepared.summary
     splits = {"train": train, **{part: split for part, split in held_out.items() if split is not None}}
     origins = {
-        "train": " + ".join(data.train_splits),
+        "train": " + ".join(data.train_splits) or "nothing",
         "validation": data.validation_split or f"{data.validation_fraction:.0%} of train, seed {data.split_seed}",
         "test": data.test_split or f"{data.test_fraction:.0%} of train, seed {data.split_seed}",
     }

@@ -117,7 +117,7 @@ def _labels(index: SourceIndex, data: DataSection) -> Report:
             attention.append(f"the config names the split {split!r}, which is not here ({place})")
     trained = sum((counts[split] for split in data.train_splits if split in counts), collections.Counter[int]())
     untrained = [name for label, name in enumerate(index.class_names) if not trained[label]]
-    if untrained:
+    if untrained and data.train_splits:
         attention.append(f"classes without a training picture: {', '.join(untrained)}")
     return Report(tuple(lines), tuple(attention))
 
