@@ -51,8 +51,10 @@ def check(workdir: pathlib.Path, config: Record) -> None:
     """Refuses a folder that belongs to another run.
 
     Raises:
-      ConfigError: its run has another configuration; the message lists what differs.
+      ConfigError: it is a file, or its run has another configuration; the message lists what differs.
     """
+    if workdir.exists() and not workdir.is_dir():
+        raise ConfigError(f"--workdir={workdir} is a file, expected a folder or a name that is free")
     path = workdir / _CONFIG
     if not path.is_file():
         return

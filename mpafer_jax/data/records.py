@@ -6,6 +6,7 @@ read, and a dataset whose pictures are broken can still be described (`mpafer_ja
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import hashlib
 import io
@@ -236,6 +237,9 @@ def select_classes(index: SourceIndex, class_names: Sequence[str]) -> SourceInde
         if label in chosen:
             raise DataError(f"config.data.class_names: {entry!r} names {index.class_names[label]!r} a second time")
         chosen[label] = name.strip()
+    meant = collections.Counter(canonical_name(name) for name in chosen.values())
+    if twice := [name for name in chosen.values() if meant[canonical_name(name)] > 1]:
+        raise DataError(f"config.data.class_names: {', '.join(twice)} mean the same expression; classes have to differ")
     new_label = {old: new for new, old in enumerate(chosen)}
     dropped: Counts = {split: dict(reasons) for split, reasons in index.dropped.items()}
     splits: dict[str, list[Record]] = {}

@@ -189,6 +189,8 @@ def test_class_selection_errors(tmp_path: Path) -> None:
         records.select_classes(index, ("happy", "contempt"))
     with pytest.raises(DataError, match="'joy' names 'happiness' a second time"):
         records.select_classes(index, ("happy", "joy"))
+    with pytest.raises(DataError, match="happy, joy mean the same expression"):
+        records.select_classes(index, ("happy", "joy=anger"))
 
 
 def test_selected_weights_are_shares_again() -> None:

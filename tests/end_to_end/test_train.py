@@ -145,6 +145,12 @@ def test_a_workdir_of_another_configuration_is_refused(finished, sample):
     train.train_and_evaluate(runs.config(sample, **{"data.num_workers": 0, "train.keep": 19}), workdir)
 
 
+def test_a_file_is_no_workdir(sample, tmp_path):
+    (tmp_path / "run").write_text("")
+    with pytest.raises(ConfigError, match="run is a file, expected a folder"):
+        train.train_and_evaluate(runs.config(sample), tmp_path / "run")
+
+
 def test_changed_data_is_refused(finished, sample, tmp_path):
     workdir, _ = finished
     shutil.copytree(workdir, tmp_path / "run")
@@ -174,6 +180,15 @@ def test_warm_start_takes_what_fits(finished, sample, tmp_path, caplog):
     assert "ctx: taken, shape (10, 64)" in caplog.text
     for name, value in restored(tmp_path / "one", 1).items():
         np.testing.assert_allclose(value, restored(workdir, 12)[name], atol=1e-9)
+
+
+def test_warm_start_from_another_clip_is_warned_of(finished, sample, tmp_path, caplog):
+    shutil.copytree(sample / "clip", tmp_path / "clip")
+    with (tmp_path / "clip" / "config.json").open("a") as stream:
+        stream.write("\n")
+    changes = {"clip.name": str(tmp_path / "clip"), "train.warm_start": str(finished[0]), "train.num_steps": 1}
+    train.train_and_evaluate(runs.config(sample, **changes, **{"optimizer.warmup_steps": 0}), tmp_path / "run")
+    assert f"{finished[0]} was trained on another CLIP ({sample / 'clip'}, hash " in caplog.text
 
 
 def test_warm_start_matches_classes_by_name_and_says_what_does_not_fit():
@@ -210,6 +225,39 @@ def test_without_validation_only_the_last_step_is_reported(sample, tmp_path):
     assert summary["last"].keys() == {"step", "test"}
     assert not list(tmp_path.glob("prototypes-*"))  # gamma 0: nothing reads them
     assert "prototype_alignment" not in runs.metrics(tmp_path)[0]
+
+
+def test_32_images_are_learnt_by_heart_by_prompts_alone(sample, tmp_path):
+    still = {"crop_scale": (1.0, 1.0), "crop_ratio": (1.0, 1.0), "flip": 0.0, "erase": 0.0}
+    changes = {
+        **{f"data.augment.{name}": value for name, value in still.items()},
+        "data.class_names": ("anger", "happiness", "sadness", "surprise"),
+        "data.train_per_class": 8,
+        "data.validation_fraction": 0.0,
+        "data.test_split": "",
+        "train.batch_size": 32,
+        "train.num_steps": 200,
+        "train.log_every": 20,
+        "train.checkpoint_every": 200,
+    }
+    summary = train.train_and_evaluate(runs.config(sample, **changes), tmp_path)
+    assert summary["trained_parameters"] == {"ctx": 10 * 64, "visual_prompts": 3 * 8 * 64}
+    accuracy = [line["accuracy"] for line in runs.metrics(tmp_path)]
+    assert accuracy[0] < 0.7
+    assert accuracy[-1] > 0.95
+
+
+def test_bfloat16_towers_train_like_float32_ones(sample, tmp_path):
+    logged = {}
+    for dtype in ("float32", "bfloat16"):
+        changes = {"clip.dtype": dtype, "train.num_steps": 2, "optimizer.warmup_steps": 0, "train.log_every": 1}
+        # CPUs compute bfloat16 slowly: no more than the two updates.
+        changes |= {"data.validation_fraction": 0.0, "data.test_split": "", "loss.gamma": 0.0}
+        train.train_and_evaluate(runs.config(sample, **changes), tmp_path / dtype)
+        assert {value.dtype.name for value in restored(tmp_path / dtype, 2).values()} == {"float32"}
+        logged[dtype] = [line["loss"] for line in runs.metrics(tmp_path / dtype)]
+    np.testing.assert_allclose(logged["bfloat16"], logged["float32"], rtol=0.05)
+    assert logged["bfloat16"] != logged["float32"]
 
 
 @pytest.mark.parametrize(("optimizer", "limit"), [("sgd", 1.1e6), ("adamw", 3.5e6)])
