@@ -2,9 +2,10 @@
 
     python -m tests.measurements.pretrain_small_clip --data=FERPLUS --out=CLIP [--steps=4000]
 
-For measurements only: the towers see the labels of the same training faces (never those of another split), as class
-names inside the three types of hard prompts, so an accuracy reached on top says that the whole path works, and
-nothing about CLIP. What it writes is a folder in the Hub's layout.
+For measurements only: the towers see the labels of the same training faces (never those of another split), so an
+accuracy reached on top says that the whole path works, and nothing about CLIP. The captions are the bank's descriptions
+and never name an expression: a class name is a word that this CLIP has not read, which leaves prompts something to
+learn. What it writes is a folder in the Hub's layout.
 """
 
 import pathlib
@@ -37,6 +38,10 @@ _STEPS = flags.DEFINE_integer("steps", 4000, "Updates.")
 _BATCH = flags.DEFINE_integer("batch", 96, "Images of one update.")
 
 
+# Ways to say a description; every update sees two of them.
+CAPTIONS = ("a photo of a person with {}", "a face with {}", "{}")
+
+
 def main(_):
     config = ferplus.get_config("no_validation")
     with config.unlocked():
@@ -46,16 +51,17 @@ def main(_):
     data = Config.from_config_dict(config).data
     split = load_dataset(data).train
     bank = load_bank("expressions")
-    prompts = {kind: build_hard_prompts(split.class_names, kind, bank) for kind in (1, 2, 3)}
+    descriptions = [bank.description(name) for name in split.class_names]
+    captions = [[wording.format(text) for text in descriptions] for wording in CAPTIONS]
+    prompts = [build_hard_prompts(split.class_names, kind, bank) for kind in (1, 2, 3)]  # for their words
     with tempfile.TemporaryDirectory() as tokenizer_folder:
-        tokenizer = train_tokenizer([text for texts in prompts.values() for text in texts], tokenizer_folder, 1500)
+        tokenizer = train_tokenizer([t for texts in (*prompts, *captions) for t in texts], tokenizer_folder, 1500)
         shape = ClipConfig(
             vision=VisionConfig(128, 512, 4, 4, 48, 12, "quick_gelu", 1e-5),
             text=TextConfig(tokenizer.vocab_size, 128, 512, 2, 4, 77, tokenizer.eos_id, "quick_gelu", 1e-5),
             projection_dim=128,
         )
-        texts = [tokenize(texts, tokenizer.encode, 77) for texts in prompts.values()]
-        params = train(shape, split, data, texts)
+        params = train(shape, split, data, [tokenize(texts, tokenizer.encode, 77) for texts in captions])
         save_clip(
             _OUT.value,
             config=shape,
@@ -76,11 +82,11 @@ def train(shape, split, data, texts):
     schedule = optax.warmup_cosine_decay_schedule(0.0, 1e-3, 50, _STEPS.value)
     tx = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(schedule, weight_decay=0.05))
 
-    def loss_fn(params, images, labels, kind, other):
+    def loss_fn(params, images, labels, text, other):
         clip = {"params": {name: value for name, value in params.items() if name != "auxiliary"}}
         _, out = model.apply(clip, images, method="encode_image")
         text_features, other_features = (
-            model.apply(clip, t.ids, t.eos_positions, method="encode_text")[0] for t in (kind, other)
+            model.apply(clip, t.ids, t.eos_positions, method="encode_text")[0] for t in (text, other)
         )
         scale = jnp.minimum(jnp.exp(params["logit_scale"]), 100.0)
         total = 0.0
@@ -102,10 +108,10 @@ def train(shape, split, data, texts):
         return total, jnp.mean(jnp.argmax(logits, -1) == jnp.argmax(labels, -1))
 
     @jax.jit
-    def step(params, opt_state, batch, kind, other):
+    def step(params, opt_state, batch, text, other):
         images = normalize_images(batch["image"], data.mean, data.std)
         gradient = jax.value_and_grad(loss_fn, has_aux=True)
-        (loss, accuracy), grads = gradient(params, images, batch["label_distribution"], kind, other)
+        (loss, accuracy), grads = gradient(params, images, batch["label_distribution"], text, other)
         updates, opt_state = tx.update(grads, opt_state, params)
         return optax.apply_updates(params, updates), opt_state, loss, accuracy
 
@@ -114,8 +120,8 @@ def train(shape, split, data, texts):
         split, section=data, image_size=48, batch_size=_BATCH.value, seed=1, start_step=0, num_steps=_STEPS.value
     )
     for number, batch in enumerate(batches, start=1):
-        kind, other = texts[number % 3], texts[(number + 1) % 3]
-        params, opt_state, loss, accuracy = step(params, opt_state, dict(batch), kind, other)
+        text, other = (texts[(number + shift) % len(texts)] for shift in (0, 1))
+        params, opt_state, loss, accuracy = step(params, opt_state, dict(batch), text, other)
         seen.append((loss, accuracy))
         if number % 50 == 0:
             logging.info("step %d: loss %.3f, accuracy on the batches %.3f", number, *np.mean(seen, axis=0))
