@@ -92,6 +92,11 @@ def gather_over_devices(tree: T) -> T:
     return cast(T, jax.lax.all_gather(tree, AXIS, tiled=True))
 
 
+def num_devices() -> jax.Array:
+    """How many devices share the batch, [] float32; inside `data_parallel` only."""
+    return sum_over_devices(jnp.ones(()))
+
+
 def device_index() -> jax.Array:
     """Which device this is, [] int32, in the order of `gather_over_devices`; inside `data_parallel` only."""
     return jax.lax.axis_index(AXIS)

@@ -1,0 +1,54 @@
+"""A picture that shows what is in a dataset: one row of pictures for each class."""
+
+from __future__ import annotations
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont, ImageOps
+
+from mpafer_jax.config import DataSection
+from mpafer_jax.data.builder import prepare
+from mpafer_jax.data.preprocess import decode_rgb
+from mpafer_jax.data.records import DataError
+from mpafer_jax.data.sources import BUILDERS, prepared_root, read_source
+
+_PAPER, _TEXT, _FAINT = (255, 255, 255), (20, 20, 20), (120, 120, 120)
+
+
+def contact_sheet(data: DataSection, split: str, per_class: int, tile: int = 96, seed: int = 0) -> Image.Image:
+    """One row of pictures for each class, in the order of the labels.
+
+    Args:
+      data: the dataset.
+      split: the owner's split.
+      per_class: pictures in a row; fewer where the class has no more.
+      tile: side of a picture on the sheet in pixels; pictures keep their shape.
+      seed: of the choice of pictures.
+
+    Returns:
+      RGB, `tile` pixels high for each class.
+
+    Raises:
+      DataError: the dataset cannot be read, or has no such split.
+    """
+    prepared = prepare(BUILDERS[data.dataset], read_source(data), prepared_root(data), data.on_bad_image)
+    if split not in prepared.splits:
+        raise DataError(f"no split {split!r} to show; {data.dataset} has {', '.join(prepared.splits)}")
+    chosen, class_names = prepared.splits[split], prepared.summary.class_names
+    font = ImageFont.load_default(max(10, tile // 7))
+    counts = [int((chosen.labels == label).sum()) for label in range(len(class_names))]
+    margin = 12 + round(max(font.getlength(text) for text in (*class_names, *map(str, counts))))
+    sheet = Image.new("RGB", (margin + per_class * tile, len(class_names) * tile), _PAPER)
+    draw = ImageDraw.Draw(sheet)
+    for row, (name, number) in enumerate(zip(class_names, counts, strict=True)):
+        middle = round((row + 0.5) * tile)
+        draw.text((6, middle), name, _TEXT, font, anchor="ld")
+        draw.text((6, middle + 2), str(number), _FAINT, font, anchor="la")
+        rng = np.random.default_rng((seed, row))
+        shown = rng.permutation(np.flatnonzero(chosen.labels == row))[:per_class]
+        for column, index in enumerate(shown.tolist()):
+            picture = ImageOps.contain(
+                decode_rgb(chosen.source[index]["image"]), (tile, tile), Image.Resampling.BICUBIC
+            )
+            left, top = margin + column * tile, row * tile
+            sheet.paste(picture, (left + (tile - picture.width) // 2, top + (tile - picture.height) // 2))
+    return sheet

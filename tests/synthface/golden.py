@@ -1,0 +1,31 @@
+"""What the renderer's version draws, coarsely: mean colours of 12x12 pixels.
+
+    python -m tests.synthface.golden
+
+writes the fixture anew; do so when `generate.VERSION` is raised, and only then.
+"""
+
+import pathlib
+
+import numpy as np
+
+from mpafer_jax.synthface import generate
+from mpafer_jax.synthface.styles import STYLES
+
+FOLDER = pathlib.Path(__file__).parent / "fixtures"
+
+
+def path():
+    return FOLDER / f"coarse_pictures_{generate.VERSION}.npz"
+
+
+def coarse():
+    """uint8[styles * 3, 8, 8, 3]."""
+    jobs = [generate.face_of(5, "test", 8 * n, style).job for n in range(3) for style in STYLES.values()]
+    pictures = generate.render_all(jobs, 96, processes=1).astype(np.float64)
+    return pictures.reshape(len(jobs), 8, 12, 8, 12, 3).mean(axis=(2, 4)).round().astype(np.uint8)
+
+
+if __name__ == "__main__":
+    FOLDER.mkdir(exist_ok=True)
+    np.savez_compressed(path(), allow_pickle=False, pictures=coarse())
