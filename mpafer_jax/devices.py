@@ -79,11 +79,6 @@ def sum_over_devices(tree: T) -> T:
     return cast(T, jax.lax.psum(tree, AXIS))
 
 
-def num_devices() -> jax.Array:
-    """How many devices share the batch, [] float32; inside `data_parallel` only."""
-    return sum_over_devices(jnp.ones(()))
-
-
 def gather_over_devices(tree: T) -> T:
     """Joins every array's leading axis over all devices, [b, ..] -> [devices * b, ..], equal on all of them; inside
     `data_parallel` only. The order is that of the devices, which need not be that of the processes' parts of a batch:
