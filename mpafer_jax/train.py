@@ -315,6 +315,7 @@ def summarize(run: Run, state: TrainState, checkpoints: checkpoint.Checkpoints) 
         "class_names": list(run.experiment.class_names),
         "clip": {"name": run.experiment.clip_name, "hash": run.experiment.clip_hash},
         "data": run.dataset.description.splitlines(),
+        "fingerprints": {split.name: split.fingerprint for split in _splits(run.dataset)},
         "versions": checkpoint.package_versions(),
         "devices": [str(cast(Any, jax.devices()[0]).device_kind), jax.device_count()],
         "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),

@@ -17,7 +17,40 @@ import numpy as np
 from mpafer_jax.evaluation.table import BASELINE_TITLES, markdown
 
 FULL = "full"
+_HELD_OUT = ("validation", "test")
 _METRICS = ("war", "uar")
+
+
+class MixedRunsError(ValueError):
+    """Runs that cannot be compared; the message names two of them and what differs."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Basis:
+    """What runs must share to be compared: the CLIP, by its content's hash, and each held-out split, by fingerprint."""
+
+    clip: str
+    held_out: Mapping[str, str]
+
+    @classmethod
+    def of(cls, summary: Mapping[str, Any]) -> Basis:
+        """That of a finished run."""
+        prints: dict[str, str] = summary["fingerprints"]
+        return cls(summary["clip"]["hash"], {name: prints[name] for name in _HELD_OUT if name in prints})
+
+    def check(self, other: Basis, mine: str, others: str) -> None:
+        """Refuses another basis.
+
+        Raises:
+          MixedRunsError: names the two and what differs.
+        """
+        if self == other:
+            return
+        what = "CLIP" if self.clip != other.clip else "validation or test images"
+        raise MixedRunsError(
+            f"{mine} and {others} do not have the same {what}, so they cannot stand in one table; give another "
+            "--workdir, or remove the folders of the one that is out of date"
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,12 +120,19 @@ class Line:
 
 
 def collect(root: pathlib.Path, variants: Sequence[str]) -> list[Result]:
-    """Every finished run of the named variants under `root`, and the baselines of the full method's runs."""
+    """Every finished run of the named variants under `root`, and the baselines of the full method's runs.
+
+    Raises:
+      MixedRunsError: they do not share one CLIP, or not their held-out images.
+    """
     found: list[Result] = []
+    first: tuple[Basis, str] | None = None
     for path in sorted(root.glob("*/*/seed_*/summary.json")):
         images, variant, folder = path.parts[-4:-1]
         if variant in variants:
             summary: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+            first = first or (Basis.of(summary), str(path.parent))
+            first[0].check(Basis.of(summary), first[1], str(path.parent))
             found += _results(summary, images, variant, int(folder.removeprefix("seed_")))
     return found
 

@@ -31,8 +31,10 @@ import jax
 from absl import app, flags, logging
 from ml_collections import ConfigDict
 
-from mpafer_jax import command, files, train, workdir
+from mpafer_jax import command, experiment, files, train, workdir
 from mpafer_jax.config import Config, ConfigError
+from mpafer_jax.data.records import DataError
+from mpafer_jax.data.splits import load_dataset
 from mpafer_jax.evaluation import ablation
 from mpafer_jax.evaluation.table import BASELINE_TITLES
 
@@ -116,17 +118,28 @@ def _config(base: Config, variant: str, seed: int, shots: int) -> Config:
     return Config.from_config_dict(values)
 
 
-def run_all(runs: Sequence[Planned], root: pathlib.Path) -> list[str]:
+def load_basis(config: Config) -> ablation.Basis:
+    """What all runs will share; prepares the data, and fails here, before any run, where data or CLIP do not hold."""
+    dataset = load_dataset(config.data)
+    held_out = [split for split in (dataset.validation, dataset.test) if split is not None]
+    clip = experiment.load_frozen_clip(config)
+    return ablation.Basis(clip.content_hash, {split.name: split.fingerprint for split in held_out})
+
+
+def run_all(runs: Sequence[Planned], root: pathlib.Path, basis: ablation.Basis) -> list[str]:
     """Makes every run that has not ended yet, and the table after each.
 
     Returns:
       For each run that failed, its name and the error.
+
+    Raises:
+      MixedRunsError: `root` holds runs of another basis.
     """
     failures: list[str] = []
     for number, planned in enumerate(runs, start=1):
         folder = root / planned.name
         try:
-            if _has_ended(folder, planned.config):
+            if _has_ended(folder, planned.config, basis):
                 logging.info("run %d of %d, %s: has ended before", number, len(runs), planned.name)
                 continue
             logging.info("run %d of %d, %s", number, len(runs), planned.name)
@@ -141,18 +154,19 @@ def run_all(runs: Sequence[Planned], root: pathlib.Path) -> list[str]:
     return failures
 
 
-def _has_ended(folder: pathlib.Path, config: Config) -> bool:
+def _has_ended(folder: pathlib.Path, config: Config, basis: ablation.Basis) -> bool:
     """Whether a run left its summary, with the baselines that are asked for.
 
     Raises:
       ConfigError: the folder holds a run with another configuration.
+      MixedRunsError: it was made with another CLIP or measured on other images.
     """
     workdir.check(folder, config)
-    summary = folder / "summary.json"
-    if not summary.is_file():
+    if not (folder / "summary.json").is_file():
         return False
-    measured: dict[str, Any] = json.loads(summary.read_text(encoding="utf-8"))["baselines"]
-    return measured.keys() == set(config.eval.baselines)
+    summary: dict[str, Any] = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+    basis.check(ablation.Basis.of(summary), "what config.clip and config.data name now", str(folder))
+    return summary["baselines"].keys() == set(config.eval.baselines)
 
 
 def report(root: pathlib.Path) -> str:
@@ -200,12 +214,12 @@ def main(argv: Sequence[str]) -> None:
         seeds = _integers("seeds", _SEEDS.value or [])
         shots = _integers("shots", _SHOTS.value or [str(base.data.train_per_class)])
         runs = plan(base, _ONLY.value or list(VARIANTS), seeds, shots)
-    except ConfigError as error:
-        logging.error("%s", error)
+        keep_compiled_functions(root / "compilation_cache")
+        failures = run_all(runs, root, load_basis(base))
+        print(report(root))
+    except (ConfigError, DataError, ablation.MixedRunsError) as error:
+        logging.error("%s: %s", type(error).__name__, error)
         sys.exit(2)
-    keep_compiled_functions(root / "compilation_cache")
-    failures = run_all(runs, root)
-    print(report(root))
     for failure in failures:
         print(f"failed: {failure}", file=sys.stderr)
     sys.exit(1 if failures else 0)

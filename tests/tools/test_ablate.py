@@ -49,12 +49,14 @@ def test_mistakes_are_refused(sample, variants, seeds, message):
         ablate.plan(runs.config(sample), variants, seeds, [0])
 
 
-def write_summary(root, name, war, uar, *, baselines=None, best=True, seconds=60.0, resumed=0):
+def write_summary(root, name, war, uar, *, baselines=None, best=True, seconds=60.0, resumed=0, clip="c", test="t"):
     scores = {"test": {"war": war, "uar": uar}, "validation": {"war": 0.0, "uar": 0.0}}
     summary = {
         "last": {"test": {"war": 0.01, "uar": 0.01}} if best else scores,
         **({"best": scores} if best else {}),
         "baselines": baselines or {},
+        "clip": {"hash": clip},
+        "fingerprints": {"train": name, "validation": "v", "test": test},
         "process": {"wall_seconds": seconds, "resumed_after_step": resumed},
     }
     path = root / name / "summary.json"
@@ -107,6 +109,16 @@ def test_mean_spread_and_paired_difference_by_hand(tmp_path):
     assert len(json.loads((tmp_path / "ablation.json").read_text())["runs"]) == len(results)
 
 
+@pytest.mark.parametrize(("changes", "what"), [({"clip": "d"}, "CLIP"), ({"test": "u"}, "validation or test images")])
+def test_runs_that_cannot_be_compared_are_refused(tmp_path, changes, what):
+    write_summary(tmp_path, "all/full/seed_0", 0.5, 0.5)
+    write_summary(tmp_path, "16_per_class/full/seed_0", 0.5, 0.5)  # trained on other images, which is as it should be
+    ablate.report(tmp_path)
+    write_summary(tmp_path, "all/no_local/seed_0", 0.5, 0.5, **changes)
+    with pytest.raises(ablation.MixedRunsError, match=f"all/no_local/seed_0 do not have the same {what}"):
+        ablate.report(tmp_path)
+
+
 def test_a_difference_of_nothing_has_no_sign():
     assert ablation.Spread(-1e-9, 0.0).percent("+") == "+0.00 ± 0.00"
 
@@ -157,6 +169,14 @@ def test_the_command_goes_on_after_a_failure_and_resumes(sample, tmp_path):
     assert "zero-shot, prompts of type 1" in more.stdout
     measured = runs.summary(tmp_path / "ablation" / "4_per_class" / "full" / "seed_5")
     assert measured["best"] == stored["best"]
+
+    # A CLIP that was exchanged since is not passed off as the old one.
+    summary = runs.summary(tmp_path / "ablation" / "4_per_class" / "full" / "seed_0")
+    summary["clip"]["hash"] = "another"
+    (tmp_path / "ablation" / "4_per_class" / "full" / "seed_0" / "summary.json").write_text(json.dumps(summary))
+    exchanged = command(*flags)
+    assert exchanged.returncode == 2
+    assert "do not have the same CLIP" in exchanged.stderr
 
     # A finished run of another configuration is not taken for this one's.
     changes["loss.gamma"] = 2.0
