@@ -127,7 +127,7 @@ def mean_auc(scores: npt.NDArray[np.floating], truth: npt.NDArray[np.floating]) 
         positive, negative = score[known > 0.7], score[known < 0.3]
         if len(positive) and len(negative):
             negative = np.sort(negative)
-            below = np.searchsorted(negative, positive, side="left")
-            not_above = np.searchsorted(negative, positive, side="right")
-            areas.append(float(np.mean(below + not_above)) / (2 * len(negative)))
+            below: npt.NDArray[np.int64] = np.searchsorted(negative, positive, side="left")
+            not_above: npt.NDArray[np.int64] = np.searchsorted(negative, positive, side="right")
+            areas.append(float((below + not_above).mean()) / (2 * len(negative)))
     return float(np.mean(areas)) if areas else None

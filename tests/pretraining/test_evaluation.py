@@ -43,5 +43,3 @@ def test_retrieval_counts_within_full_pools():
     swapped = texts[[1, 0, 2, 3, 4, 5, 6]]
     assert retrieval(images, swapped, 3) == pytest.approx(4 / 6)  # the seventh fills no pool
     assert retrieval(images, swapped, 256) == pytest.approx(5 / 7)  # fewer pictures than a pool: all of them
-    crossed = texts[[3, 1, 2, 0, 4, 5, 6]]  # the right caption is in another pool, a wrong one is as near as any
-    assert retrieval(images, crossed, 3) < 1

@@ -94,8 +94,13 @@ def test_noise_is_not_blown_up():
     flat = np.repeat(rng.standard_normal((50, 1, 1, 3)), 8, axis=1).repeat(8, axis=2)  # a patch has one colour
     flat += 1e-6 * rng.standard_normal(flat.shape)
     kernel = whiten_patches(flat, patch_size=4, width=48, seed=0)
-    covariance = np.linalg.eigvalsh(np.cov(rng.permutation(flat.reshape(-1, 2, 4, 2, 4, 3).transpose(0, 1, 3, 2, 4, 5)
-                                                           .reshape(-1, 48)) @ kernel.reshape(48, 48), rowvar=False))
+    covariance = np.linalg.eigvalsh(
+        np.cov(
+            rng.permutation(flat.reshape(-1, 2, 4, 2, 4, 3).transpose(0, 1, 3, 2, 4, 5).reshape(-1, 48))
+            @ kernel.reshape(48, 48),
+            rowvar=False,
+        )
+    )
     np.testing.assert_allclose(covariance[-3:], 1, atol=1e-3)
     assert covariance[:-3].max() < 1e-6
 

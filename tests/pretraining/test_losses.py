@@ -59,7 +59,9 @@ def test_what_is_not_known_does_not_count():
         return losses.statements(scores, truth, jnp.float32(4.0), jnp.float32(0.5))
 
     def of_known(row, known):
-        return losses.statements(scores[row : row + 1, known], truth[row : row + 1, known], jnp.float32(4), jnp.float32(0.5))
+        return losses.statements(
+            scores[row : row + 1, known], truth[row : row + 1, known], jnp.float32(4), jnp.float32(0.5)
+        )
 
     found = loss(scores)
     np.testing.assert_allclose(found[0], of_known(0, np.array([0, 2]))[0], rtol=1e-6)

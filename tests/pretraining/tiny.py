@@ -71,7 +71,9 @@ def command(folder: Path, workdir: Path, **changes) -> list[str]:
     """The same run as a command."""
     flat: dict[str, object] = {}
     for name, value in {**CHANGES, "data.dir": str(folder), **changes}.items():
-        flat.update({f"{name}.{key}": inner for key, inner in value.items()} if isinstance(value, dict) else {name: value})
+        flat.update(
+            {f"{name}.{key}": inner for key, inner in value.items()} if isinstance(value, dict) else {name: value}
+        )
     tool, file = "mpafer_jax.tools.pretrain_clip", runs.ROOT / "configs" / "pretrain_tiny_clip.py"
     flags = [f"--config.{name}={value}" for name, value in flat.items()]
     return [sys.executable, "-m", tool, f"--config={file}", f"--workdir={workdir}", *flags]
