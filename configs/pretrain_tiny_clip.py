@@ -34,9 +34,10 @@ def get_config() -> ConfigDict:
     config.data = data = ConfigDict()
     # synthface (drawn here), folder (pictures and metadata.jsonl), or tfds (prepared as array_record).
     data.source = "synthface"
-    # Where drawn faces are kept (empty: the package's cache), the folder, or TFDS' data_dir.
+    # synthface: where drawn faces are kept (empty: 'pictures' in the workdir). folder: which. tfds: its data_dir.
     data.dir = ""
-    # tfds: 'dataset:version/split', and the names of the features with the picture and the caption(s).
+    # tfds: 'dataset:version/split', and the names of the features with the picture and the caption(s); one inside
+    # another is written with a slash, as in 'captions/text'.
     data.name = ""
     data.image_feature = "image"
     data.text_feature = "caption"

@@ -139,6 +139,11 @@ class Checkpoints:
         )
         self._manager.save(step, args=args, metrics=metrics)
 
+    def latest_description(self, kind: type[D]) -> D | None:
+        """What the newest checkpoint says of itself, or None where nothing was saved yet."""
+        step = self._manager.latest_step()
+        return None if step is None else _restore_description(self._manager, step, kind)
+
     def restore_latest(self, state: TrainState, description: Described) -> TrainState | None:
         """The newest state, on the devices, or None where nothing was saved yet.
 

@@ -2,6 +2,7 @@
 
 import ast
 import importlib
+import inspect
 import pathlib
 import re
 
@@ -12,10 +13,14 @@ from mpafer_jax import config as config_lib
 from mpafer_jax import evaluate, train
 from mpafer_jax.config import Config, ConfigError
 from mpafer_jax.data.sources import read_source
+from mpafer_jax.pretraining.config import PretrainConfig
 from tests.end_to_end import runs
 
 FOLDER = pathlib.Path(common.__file__).parent
-NAMES = sorted(path.stem for path in FOLDER.glob("*.py") if path.stem not in ("__init__", "common"))
+# Each belongs to the command that its name says; `common` is what the main command's share.
+FILES = sorted(path.stem for path in FOLDER.glob("*.py") if path.stem not in ("__init__", "common"))
+PRETRAINING = [name for name in FILES if name.startswith("pretrain_")]
+NAMES = [name for name in FILES if name not in PRETRAINING]
 ARGUMENTS = [None, "runlocal", "no_validation", "vit_l14,bf16", "vit_b32,runlocal,no_validation", "vit_l14_336"]
 
 
@@ -28,6 +33,7 @@ def build(name, arg=None, **changes):
 
 def test_the_folder_holds_the_configs_of_the_documentation():
     assert set(NAMES) >= {"rafdb", "ferplus", "affectnet7", "affectnet8", "folder"}
+    assert PRETRAINING == ["pretrain_tiny_clip"]
 
 
 @pytest.mark.parametrize("arg", ARGUMENTS)
@@ -45,6 +51,17 @@ def test_every_config_starts_with_its_command(name):
     assert f"python -m mpafer_jax.main --config=configs/{name}.py --workdir=" in ast.get_docstring(ast.parse(text))
 
 
+@pytest.mark.parametrize("name", PRETRAINING)
+def test_every_pretraining_config_builds_is_locked_and_names_its_command(name):
+    module = importlib.import_module(f"configs.{name}")
+    values = module.get_config()
+    assert values.is_locked
+    config = PretrainConfig.from_config_dict(values)
+    assert PretrainConfig.from_json(config.to_json()) == config
+    command = f"python -m mpafer_jax.tools.pretrain_clip --config=configs/{name}.py --workdir="
+    assert command in inspect.getdoc(module)
+
+
 def test_arguments_are_strict():
     for arg in ("vit_l15", "runlocal,fast"):
         with pytest.raises(ValueError, match=r"unknown config arguments .*known are vit_b32"):
@@ -59,15 +76,16 @@ def test_no_validation_trains_on_the_literatures_ferplus_splits():
     assert (data.validation_split, data.validation_fraction) == ("", 0.0)
 
 
-def test_every_field_has_a_comment_above_it():
-    lines = (FOLDER / "common.py").read_text().splitlines()
+@pytest.mark.parametrize(("name", "least"), [("common", 50), *((name, 30) for name in PRETRAINING)])
+def test_every_field_has_a_comment_above_it(name, least):
+    lines = (FOLDER / f"{name}.py").read_text().splitlines()
     assignments = [i for i, line in enumerate(lines) if re.match(r"    \w+\.\w+ = (?!\w+ = ConfigDict)", line)]
-    assert len(assignments) > 50
+    assert len(assignments) > least
     for i in assignments:
         above = i - 1
         while re.match(r"    \w+\.\w+ = ", lines[above]):  # fields that share a comment stand in one block
             above -= 1
-        assert lines[above].startswith("    #"), f"configs/common.py:{i + 1} has no comment: {lines[i]}"
+        assert lines[above].startswith("    #"), f"configs/{name}.py:{i + 1} has no comment: {lines[i]}"
 
 
 @pytest.mark.parametrize(
@@ -90,6 +108,45 @@ def test_every_field_has_a_comment_above_it():
 def test_impossible_values_are_named(changes, message):
     with pytest.raises(ConfigError, match=message):
         Config.from_config_dict(build("rafdb", **changes))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model.patch_size": 13}, "image_size 96 must be a multiple of patch_size 13"),
+        ({"model.text.num_heads": 5}, r"config\.model\.text: .*96 must be a multiple of num_heads 5"),
+        ({"loss.top_k": 65}, "loss.top_k is 65, a picture has 64 patches"),
+        ({"loss.attributes": 0.0}, "attributes_alone_steps is 500 with attributes 0"),
+        (
+            {
+                "loss.contrastive": 0.0,
+                "loss.statements": 0.0,
+                "loss.local_statements": 0.0,
+                "loss.attributes": 0.0,
+                "loss.attributes_alone_steps": 0,
+            },
+            "every weight is 0",
+        ),
+        ({"data.source": "photos"}, r"config\.data\.source: "),
+        ({"train.num_steps": 0}, r"config\.train\.num_steps: .*greater than or equal to 1"),
+    ],
+)
+def test_impossible_values_of_pretraining_are_named(changes, message):
+    values = importlib.import_module("configs.pretrain_tiny_clip").get_config()
+    with values.unlocked():
+        values.update_from_flattened_dict(changes)
+    with pytest.raises(ConfigError, match=message):
+        PretrainConfig.from_config_dict(values)
+
+
+def test_unknown_fields_of_pretraining_are_errors():
+    values = importlib.import_module("configs.pretrain_tiny_clip").get_config().to_dict()
+    values["los"] = {}
+    values["model"]["vision"]["depth"] = 3
+    with pytest.raises(ConfigError) as error:
+        PretrainConfig.from_config_dict(values)
+    for expected in ("config.los: Extra", "config.model.vision.depth: Extra", "configs/pretrain_tiny_clip.py"):
+        assert expected in str(error.value)
 
 
 def test_unknown_missing_and_mistyped_fields_are_all_listed_at_once():

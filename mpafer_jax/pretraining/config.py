@@ -35,6 +35,12 @@ class ModelSection(Record):
     vocabulary_banks: tuple[str, ...]
     max_position_embeddings: PositiveCount
 
+    @pydantic.model_validator(mode="after")
+    def _patches_fill_the_picture(self) -> Self:
+        if self.image_size % self.patch_size:
+            raise ValueError(f"image_size {self.image_size} must be a multiple of patch_size {self.patch_size}")
+        return self
+
 
 class DataSection(Record):
     """Pictures with captions."""
@@ -64,6 +70,17 @@ class LossSection(Record):
     attributes_alone_steps: Count
     top_k: PositiveCount
     token_noise: Fraction
+
+    @pydantic.model_validator(mode="after")
+    def _something_is_trained(self) -> Self:
+        if not (self.contrastive or self.statements or self.local_statements or self.attributes):
+            raise ValueError("every weight is 0, so that nothing would be trained; set one of them above 0")
+        if self.attributes_alone_steps and not self.attributes:
+            raise ValueError(
+                f"attributes_alone_steps is {self.attributes_alone_steps} with attributes 0: those updates would have "
+                "no loss; set attributes above 0, or attributes_alone_steps to 0"
+            )
+        return self
 
 
 class OptimizerSection(Record):
@@ -97,3 +114,10 @@ class PretrainConfig(Record):
     loss: LossSection
     optimizer: OptimizerSection
     train: TrainSection
+
+    @pydantic.model_validator(mode="after")
+    def _fits_the_patches(self) -> Self:
+        patches = (self.model.image_size // self.model.patch_size) ** 2
+        if self.loss.top_k > patches:
+            raise ValueError(f"loss.top_k is {self.loss.top_k}, a picture has {patches} patches")
+        return self

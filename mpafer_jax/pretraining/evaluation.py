@@ -113,6 +113,8 @@ def retrieval(images: npt.NDArray[np.floating], texts: npt.NDArray[np.floating],
 def mean_auc(scores: npt.NDArray[np.floating], truth: npt.NDArray[np.floating]) -> float | None:
     """Mean over statements of the area under the ROC curve, plainly true (> 0.7) against plainly false (< 0.3).
 
+    A pair with equal scores counts half, so that scores which say nothing give 1/2.
+
     Args:
       scores: [n, A].
       truth: [n, A] in 0..1, NaN where unknown.
@@ -124,7 +126,8 @@ def mean_auc(scores: npt.NDArray[np.floating], truth: npt.NDArray[np.floating]) 
     for score, known in zip(scores.T, truth.T, strict=True):
         positive, negative = score[known > 0.7], score[known < 0.3]
         if len(positive) and len(negative):
-            ranks = np.argsort(np.argsort(np.concatenate([positive, negative]))) + 1.0
-            rank_sum = ranks[: len(positive)].sum() - len(positive) * (len(positive) + 1) / 2
-            areas.append(float(rank_sum / (len(positive) * len(negative))))
+            negative = np.sort(negative)
+            below: npt.NDArray[np.int64] = np.searchsorted(negative, positive, side="left")
+            not_above: npt.NDArray[np.int64] = np.searchsorted(negative, positive, side="right")
+            areas.append(float((below + not_above).mean()) / (2 * len(negative)))
     return float(np.mean(areas)) if areas else None

@@ -57,7 +57,8 @@ def attributes(logits: jax.Array, truth: jax.Array) -> jax.Array:
 def masked_mean(values: jax.Array, truth: jax.Array) -> jax.Array:
     """[B]: the mean of values [B, A] over the entries whose truth is known (not NaN); 0 for a row without any."""
     known = ~jnp.isnan(truth)
-    return jnp.sum(jnp.where(known, values, 0), axis=-1) / jnp.maximum(jnp.sum(known, axis=-1), 1)
+    number = jnp.maximum(jnp.sum(known, axis=-1), 1).astype(values.dtype)
+    return jnp.sum(jnp.where(known, values, 0), axis=-1) / number
 
 
 def top_patch_scores(patch_features: jax.Array, text_features: jax.Array, top_k: int) -> jax.Array:

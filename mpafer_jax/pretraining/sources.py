@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Annotated, Any, Protocol, cast
 
 import numpy as np
 import numpy.typing as npt
+import pydantic
 import tensorflow_datasets as tfds
 
 from mpafer_jax.data.preprocess import Pixels, decode_rgb
@@ -25,6 +25,9 @@ from mpafer_jax.synthface import captioned
 from mpafer_jax.synthface import captions as captions_lib
 
 METADATA = "metadata.jsonl"
+
+_Text = Annotated[str, pydantic.Field(pattern=r"\S")]
+_Truth = Annotated[float, pydantic.Field(ge=0, le=1)]
 
 
 class Pictures(Protocol):
@@ -57,7 +60,7 @@ class CaptionedImages:
       captions: for each picture at least one.
       statements: A of them.
       truth: float32[n, A] in 0..1, how true each statement is of each picture; NaN where that is not known.
-      fingerprint: hex digest of all of it.
+      fingerprint: hex digest of the whole set that these are, or are a part of.
     """
 
     pictures: Pictures
@@ -81,7 +84,6 @@ class CaptionedImages:
             pictures=_Slice(self.pictures, start, stop),
             captions=self.captions[start:stop],
             truth=self.truth[start:stop],
-            fingerprint=f"{self.fingerprint}[{start}:{stop}]",
         )
 
 
@@ -121,11 +123,16 @@ class _TfdsImages:
         return len(self.source)
 
     def __getitem__(self, index: int, /) -> Pixels:
-        return np.asarray(decode_rgb(self.source[index][self.feature]))
+        try:
+            return np.asarray(decode_rgb(self.source[index][self.feature]))
+        except (OSError, SyntaxError, ValueError) as error:
+            raise DataError(
+                f"example {index} of the TFDS dataset: {self.feature!r} cannot be read as a picture ({error})"
+            ) from error
 
 
-def load_source(data: DataSection, image_size: int, folder: Path) -> CaptionedImages:
-    """Opens the configured pictures.
+def load_source(data: DataSection, image_size: int, folder: Path) -> tuple[CaptionedImages, CaptionedImages]:
+    """Opens the configured pictures: those to train on, and the last `data.held_out`, which are evaluated on.
 
     Args:
       data: which.
@@ -137,11 +144,23 @@ def load_source(data: DataSection, image_size: int, folder: Path) -> CaptionedIm
     """
     match data.source:
         case "folder":
-            return read_folder(Path(data.dir).expanduser())
+            everything = read_folder(Path(data.dir).expanduser())
         case "tfds":
-            return read_tfds(data)
+            everything = read_tfds(data)
         case "synthface":
-            return draw_faces(data, image_size, Path(data.dir).expanduser() if data.dir else folder)
+            everything = draw_faces(data, image_size, Path(data.dir).expanduser() if data.dir else folder)
+    check_held_out(data, len(everything))
+    split = len(everything) - data.held_out
+    return everything.cut(0, split), everything.cut(split, len(everything))
+
+
+def check_held_out(data: DataSection, pictures: int) -> None:
+    """Raises DataError if training would have no picture left."""
+    if pictures <= data.held_out:
+        raise DataError(
+            f"config.data.held_out is {data.held_out} of {pictures} pictures, which leaves none to train on; lower it, "
+            "or give more pictures"
+        )
 
 
 def draw_faces(data: DataSection, image_size: int, folder: Path) -> CaptionedImages:
@@ -154,8 +173,7 @@ def draw_faces(data: DataSection, image_size: int, folder: Path) -> CaptionedIma
         styles = captioned.style_names(data.styles)
     except ValueError as error:
         raise DataError(f"config.{error}") from error
-    if data.pictures <= data.held_out:
-        raise DataError(f"config.data.pictures is {data.pictures}, of which data.held_out {data.held_out} leave none")
+    check_held_out(data, data.pictures)
     jobs = captioned.sample_jobs(data.pictures, styles, data.seed)
     descriptions = captioned.describe(jobs, data.held_out, data.seed)
     truth = np.stack([captions_lib.truth(job.face) for job in jobs])
@@ -182,39 +200,59 @@ def read_folder(folder: Path) -> CaptionedImages:
             f"{path} is not there; expected one JSON object a line with file_name (relative to the folder) and text "
             "(a caption or a list of captions)"
         )
-    rows = [_parse_row(line, f"{path}:{n}") for n, line in enumerate(path.read_text("utf-8").splitlines(), 1) if line]
+    # Not `splitlines`, which would also cut at the rarer line ends that a caption may hold.
+    lines = path.read_text("utf-8").split("\n")
+    rows = [_parse_row(line, f"{path}:{number}") for number, line in enumerate(lines, 1) if line.strip()]
     if not rows:
         raise DataError(f"{path} is empty")
-    names = sorted({name for _, _, known in rows for name in known})
-    truth = np.array([[known.get(name, np.nan) for name in names] for _, _, known in rows], np.float32)
-    sizes = [_size(folder / file) for file, _, _ in rows]
+    names = sorted({name for row in rows for name in row.attributes})
+    truth = np.array([[row.attributes.get(name, np.nan) for name in names] for row in rows], np.float32)
+    sizes = [_size(folder / row.file_name, row.place) for row in rows]
+    content = [(row.file_name, row.captions, row.attributes, size) for row, size in zip(rows, sizes, strict=True)]
     return CaptionedImages(
-        pictures=_Files([folder / file for file, _, _ in rows]),
-        captions=[captions for _, captions, _ in rows],
+        pictures=_Files([folder / row.file_name for row in rows]),
+        captions=[row.captions for row in rows],
         statements=tuple(Statement((name,), (name,)) for name in names),
         truth=truth.reshape(len(rows), len(names)),
-        fingerprint=hashlib.sha256(repr((rows, sizes)).encode()).hexdigest(),
+        fingerprint=hashlib.sha256(repr(content).encode()).hexdigest(),
     )
 
 
-def _size(path: Path) -> int:
-    if not path.is_file():
-        raise DataError(f"{path.parent / METADATA} names {path.name}, which is not there")
-    return path.stat().st_size
+class _Line(pydantic.BaseModel):
+    """A line of the file; keys that are not named here are other programs' and stay unread, as in the Hub's layout."""
+
+    model_config = pydantic.ConfigDict(frozen=True, extra="ignore", strict=True)
+
+    file_name: Annotated[str, pydantic.Field(min_length=1)]
+    text: _Text | Annotated[tuple[_Text, ...], pydantic.Field(min_length=1)]
+    attributes: dict[_Text, bool | _Truth] = {}
 
 
-def _parse_row(line: str, place: str) -> tuple[str, tuple[str, ...], dict[str, float]]:
+@dataclasses.dataclass(frozen=True)
+class _Row:
+    file_name: str
+    captions: tuple[str, ...]
+    attributes: Mapping[str, float]
+    place: str  # file and line, for messages
+
+
+def _parse_row(line: str, place: str) -> _Row:
     try:
-        row = cast("dict[str, Any]", json.loads(line))
-        file, text = row["file_name"], row["text"]
-        captions = (text,) if isinstance(text, str) else tuple(cast("list[str]", text))
-        known = {str(name): float(value) for name, value in cast("dict[str, Any]", row.get("attributes", {})).items()}
-        is_text = [isinstance(value, str) for value in cast("tuple[object, ...]", (file, *captions))]
-        if not captions or not all(is_text) or not all(0 <= value <= 1 for value in known.values()):
-            raise ValueError("file_name must be a string, text one or several, attributes between 0 and 1")
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise DataError(f"{place}: expected an object with file_name and text: {error!r}") from error
-    return str(file), captions, known
+        read = _Line.model_validate_json(line)
+    except pydantic.ValidationError as error:
+        found = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'line'}: {e['msg']}" for e in error.errors())
+        raise DataError(
+            f"{place}: {found}. Expected a JSON object with file_name (a string), text (a caption or a list of "
+            "captions, none of them empty) and perhaps attributes (statement: true, false or a number from 0 to 1)"
+        ) from error
+    captions = (read.text,) if isinstance(read.text, str) else read.text
+    return _Row(read.file_name, captions, {name: float(value) for name, value in read.attributes.items()}, place)
+
+
+def _size(path: Path, place: str) -> int:
+    if not path.is_file():
+        raise DataError(f"{place} names the picture {path}, which is not there")
+    return path.stat().st_size
 
 
 def read_tfds(data: DataSection) -> CaptionedImages:
@@ -224,30 +262,64 @@ def read_tfds(data: DataSection) -> CaptionedImages:
       DataError: there is no such dataset prepared in `data.dir`, or it lacks a feature.
     """
     name, _, split = data.name.partition("/")
+    split = split or "train"
     try:
         builder: Any = tfds.builder(name, data_dir=data.dir)
-        decoders = {data.image_feature: tfds.decode.SkipDecoding()}
-        source = builder.as_data_source(split=split or "train", decoders=decoders)
-        first: Mapping[str, Any] = source[0]
+        known = _feature_names(builder.info.features)
     except Exception as error:  # TFDS raises many kinds
-        raise DataError(
-            f"TFDS dataset {name!r}, split {split or 'train'!r} cannot be opened in {data.dir}: {error}. Prepare it "
-            f"first (`tfds build {name} --file_format=array_record --data_dir={data.dir}`)"
-        ) from error
-    for feature in (data.image_feature, data.text_feature):
-        if feature not in first:
-            raise DataError(f"TFDS dataset {name!r} has no feature {feature!r}; it has {', '.join(first)}")
-    captions = [_captions(source[i][data.text_feature]) for i in range(len(source))]
+        raise _not_prepared(data, name, split, error) from error
+    for field, feature in (("image_feature", data.image_feature), ("text_feature", data.text_feature)):
+        if feature not in known:
+            raise DataError(
+                f"config.data.{field} is {feature!r}, which TFDS dataset {name!r} has not; it has {', '.join(known)}"
+            )
+    try:
+        source = builder.as_data_source(split=split, decoders={data.image_feature: tfds.decode.SkipDecoding()})
+        size = int(builder.info.splits[split].num_bytes)
+    except Exception as error:  # as above
+        raise _not_prepared(data, name, split, error) from error
+    captions = [_captions(source[i], i, data) for i in range(len(source))]
     return CaptionedImages(
         pictures=_TfdsImages(source, data.image_feature),
         captions=captions,
         statements=(),
         truth=np.zeros((len(captions), 0), np.float32),
-        fingerprint=hashlib.sha256(repr((data.name, captions)).encode()).hexdigest(),
+        fingerprint=hashlib.sha256(repr((data.name, size, captions)).encode()).hexdigest(),
     )
 
 
-def _captions(value: Any) -> tuple[str, ...]:
-    """One caption or several, as TFDS gives them: bytes, or an array of bytes."""
-    several = [value] if isinstance(value, bytes | str) else list(value)
+def _not_prepared(data: DataSection, name: str, split: str, error: Exception) -> DataError:
+    return DataError(
+        f"config.data.name is {data.name!r}: TFDS dataset {name!r}, split {split!r} cannot be opened in "
+        f"{data.dir!r}: {error}. Prepare it first (`tfds build {name} --file_format=array_record "
+        f"--data_dir={data.dir}`)"
+    )
+
+
+def _feature_names(features: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """Names of features, those inside others with a slash: 'captions', 'captions/text'."""
+    names: list[str] = []
+    for name, feature in features.items():
+        inner = getattr(feature, "feature", feature)  # of a sequence, what it is a sequence of
+        nested = isinstance(inner, Mapping)
+        names += [prefix + name]
+        names += _feature_names(cast("Mapping[str, Any]", inner), f"{prefix}{name}/") if nested else []
+    return names
+
+
+def _captions(example: Mapping[str, Any], index: int, data: DataSection) -> tuple[str, ...]:
+    """One caption or several, as TFDS gives them: bytes, or a sequence of bytes."""
+    value: Any = example
+    for name in data.text_feature.split("/"):
+        value = value[name]
+    several = cast("list[Any]", [value] if isinstance(value, bytes | str) else list(value) if _is_list(value) else [])
+    if not several or not all(isinstance(text, bytes | str) and text.strip() for text in several):
+        raise DataError(
+            f"config.data.text_feature is {data.text_feature!r}: example {index} of {data.name!r} has {value!r} there; "
+            "expected a caption or several, none of them empty"
+        )
     return tuple(text.decode("utf-8") if isinstance(text, bytes) else str(text) for text in several)
+
+
+def _is_list(value: Any) -> bool:
+    return isinstance(value, list | tuple | np.ndarray)

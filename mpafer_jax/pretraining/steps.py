@@ -82,8 +82,8 @@ def make_train_step(
         grads, sums = devices.sum_over_devices(gradient(state.params))
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
         params = cast(dict[str, Any], optax.apply_updates(state.params, updates))
-        scale = params["clip"]["logit_scale"]
-        params = {**params, "clip": {**params["clip"], "logit_scale": jnp.minimum(scale, jnp.log(MAX_LOGIT_SCALE))}}
+        scale = jnp.minimum(params["clip"]["logit_scale"], jnp.log(MAX_LOGIT_SCALE))
+        params = {**params, "clip": {**params["clip"], "logit_scale": scale}}
         metrics = {name: (value, count) for name, value in sums.items()}
         loss = sum(weight * sums[name] / count for name, weight in weights.active.items())
         one = jnp.ones(())

@@ -17,6 +17,7 @@ from absl import logging
 
 from mpafer_jax import checkpoint, devices, files, optim
 from mpafer_jax import workdir as workdir_lib
+from mpafer_jax.config import ConfigError
 from mpafer_jax.data import pipeline
 from mpafer_jax.metric_writer import MetricWriter, Progress
 from mpafer_jax.models.clip import CLIP, ClipConfig, TextConfig, VisionConfig
@@ -28,6 +29,7 @@ from mpafer_jax.pretraining.vocabulary import make_vocabulary
 from mpafer_jax.state import TrainState
 from mpafer_jax.steps import mean_metrics
 from mpafer_jax.weights.export import save_clip
+from mpafer_jax.weights.files import CONFIG
 from mpafer_jax.weights.tokenizer import Tokenizer
 
 CLIP_FOLDER, TOKENIZER_FOLDER, PICTURES_FOLDER = "clip", "tokenizer", "pictures"
@@ -42,16 +44,35 @@ class PretrainDescription(checkpoint.Described):
       data: fingerprint of the pictures and captions.
       vocab_size: number of tokens.
       versions: of the packages that made it.
+      hours: that it took, over all starts of the run; 0 in one that does not say.
     """
 
     config: dict[str, Any]
     data: str
     vocab_size: int
     versions: dict[str, str]
+    hours: float = 0.0
 
     def unchanged(self) -> dict[str, Any]:
         """The data and the vocabulary made of it."""
         return {"the training data": self.data, "the vocabulary's size": self.vocab_size}
+
+
+@dataclasses.dataclass(frozen=True)
+class Clock:
+    """How long the run has taken, over all its starts.
+
+    Attributes:
+      start: of this start, on the monotonic clock.
+      earlier: hours that the checkpoint had taken from which this start goes on. Work that a kill undid is not in it.
+    """
+
+    start: float
+    earlier: float
+
+    def hours(self) -> float:
+        """Hours till now."""
+        return self.earlier + (time.monotonic() - self.start) / 3600
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,9 +99,12 @@ def pretrain(config: PretrainConfig, workdir: pathlib.Path) -> dict[str, Any]:
     Run again with the same arguments it goes on where it stopped.
 
     Raises:
-      ConfigError: the configuration does not fit the workdir or the devices.
+      BankError: a bank of model.vocabulary_banks is not there.
+      CheckpointError: the pictures or captions changed since a checkpoint was saved.
+      ConfigError: the configuration does not fit the workdir, the devices or the pictures.
       DataError: the pictures or captions are not there or not of the form.
       NonFiniteError: a loss term became NaN or infinite.
+      PromptError: a caption has more tokens than the text tower has positions.
     """
     workdir_lib.check(workdir, config)
     run = prepare(config, workdir)
@@ -92,8 +116,10 @@ def pretrain(config: PretrainConfig, workdir: pathlib.Path) -> dict[str, Any]:
         state = saved.restore_latest(devices.replicate(state), run.description) or devices.replicate(state)
         if writes:
             workdir_lib.claim(workdir, config)
-        state = train(run, state, saved)
+        earlier = saved.latest_description(PretrainDescription)
+        state = train(run, state, saved, Clock(start, earlier.hours if earlier else 0.0))
         saved.wait()
+        described = saved.latest_description(PretrainDescription)
     finally:
         saved.close()
     metrics = run.evaluator(devices.to_host(state.params)["clip"])
@@ -102,7 +128,7 @@ def pretrain(config: PretrainConfig, workdir: pathlib.Path) -> dict[str, Any]:
         "pictures": len(run.train),
         "held_out_pictures": len(run.held_out),
         "parameters": int(sum(x.size for x in jax.tree.leaves(state.params["clip"]))),
-        "hours_of_this_start": (time.monotonic() - start) / 3600,
+        "hours": described.hours if described else 0.0,
         "config": config.model_dump(mode="json"),
         "data": run.description.data,
         "versions": run.description.versions,
@@ -116,9 +142,8 @@ def pretrain(config: PretrainConfig, workdir: pathlib.Path) -> dict[str, Any]:
 def prepare(config: PretrainConfig, workdir: pathlib.Path) -> Pretraining:
     """Opens the pictures, makes the vocabulary and encodes all captions."""
     devices.check_batch_size("train.batch_size", config.train.batch_size)
-    everything = load_source(config.data, config.model.image_size, workdir / PICTURES_FOLDER)
-    split = len(everything) - config.data.held_out
-    train_part, held_out = everything.cut(0, split), everything.cut(split, len(everything))
+    train_part, held_out = load_source(config.data, config.model.image_size, workdir / PICTURES_FOLDER)
+    _check_terms(config, train_part)
     positions = config.model.max_position_embeddings
     tokenizer = make_vocabulary(train_part, config, workdir / TOKENIZER_FOLDER)
     model = CLIP(clip_config(config, tokenizer))
@@ -155,12 +180,26 @@ def prepare(config: PretrainConfig, workdir: pathlib.Path) -> Pretraining:
         evaluator=evaluation.make_evaluator(config, model, held_out, tokenizer),
         description=PretrainDescription(
             config=config.model_dump(mode="json"),
-            data=everything.fingerprint,
+            data=train_part.fingerprint,
             vocab_size=tokenizer.vocab_size,
             versions=checkpoint.package_versions(),
         ),
         schedule=schedule,
         tx=make_optimizer(config, schedule),
+    )
+
+
+def _check_terms(config: PretrainConfig, data: CaptionedImages) -> None:
+    if data.statements:
+        return
+    if not config.loss.contrastive:
+        raise ConfigError(
+            "config.loss.contrastive is 0 and the pictures come without attributes, so that nothing would be trained; "
+            "give contrastive a weight, or the pictures attributes"
+        )
+    logging.info(
+        "the pictures come without attributes: the loss is the contrast alone, from the first update on "
+        "(loss.statements, local_statements, attributes and attributes_alone_steps do not apply)"
     )
 
 
@@ -235,10 +274,11 @@ def _weights(run: Pretraining, *, alone: bool) -> steps.Weights:
     )
 
 
-def train(run: Pretraining, state: TrainState, saved: checkpoint.Checkpoints) -> TrainState:
+def train(run: Pretraining, state: TrainState, saved: checkpoint.Checkpoints, clock: Clock) -> TrainState:
     """The loop, from the state's step to the last."""
     config, first_step = run.config.train, int(devices.to_host(state.step))
     train_steps = {alone: _make_step(run, alone=alone) for alone in (True, False)}
+    alone_steps = run.config.loss.attributes_alone_steps if run.train.statements else 0
     writes = jax.process_index() == 0
     progress = Progress(first_step=first_step, num_steps=config.num_steps, batch_size=config.batch_size)
     writer = MetricWriter(run.workdir, first_step=first_step, enabled=writes)
@@ -246,12 +286,11 @@ def train(run: Pretraining, state: TrainState, saved: checkpoint.Checkpoints) ->
         interval: list[Any] = []
         for step, batch in enumerate(made, start=first_step + 1):
             statements = run.statement_texts.draw(step) if run.statement_texts else {}
-            alone = step <= run.config.loss.attributes_alone_steps
-            state, metrics = train_steps[alone](state, statements, batch)
+            state, metrics = train_steps[step <= alone_steps](state, statements, batch)
             interval.append(metrics)
             last, saves = step == config.num_steps, step % config.checkpoint_every == 0
             # A stage's terms are its own: its last interval ends with it. So does one wherever the state is saved.
-            if step % config.log_every == 0 or last or saves or step == run.config.loss.attributes_alone_steps:
+            if step % config.log_every == 0 or last or saves or step == alone_steps:
                 means = mean_metrics(devices.to_host(interval), step)
                 writer.write(step, "train", {**means, "learning_rate": float(np.asarray(run.schedule(step - 1)))})
                 progress.update(step, {name: value for name, value in means.items() if name != "grad_norm"})
@@ -262,7 +301,7 @@ def train(run: Pretraining, state: TrainState, saved: checkpoint.Checkpoints) ->
                 shown = ", ".join(f"{name} {value:.3f}" for name, value in held_out.items())
                 progress.note(f"held-out pictures after step {step}: {shown}")
             if saves or last:
-                saved.save(state, run.description, None)
+                saved.save(state, run.description.model_copy(update={"hours": clock.hours()}), None)
     return state
 
 
@@ -284,9 +323,9 @@ def _sharded_batches(run: Pretraining, first_step: int) -> Generator[dict[str, A
 
 
 def write_clip(run: Pretraining, params: dict[str, Any]) -> pathlib.Path:
-    """Writes the CLIP in the Hub's layout to `<workdir>/clip`, in place of what an earlier start left there."""
+    """Writes the CLIP in the Hub's layout to `<workdir>/clip`; one that the finished run left there stays."""
     folder = run.workdir / CLIP_FOLDER
-    if folder.exists():
+    if (folder / CONFIG).is_file():  # it is written as a whole, and the workdir is this configuration's alone
         logging.info("%s is there already and stays as it is", folder)
         return folder
     save_clip(

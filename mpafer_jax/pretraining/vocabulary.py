@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from mpafer_jax.config import ConfigError
 from mpafer_jax.hard_prompts.bank import load_bank
 from mpafer_jax.hard_prompts.templates import build_hard_prompts
 from mpafer_jax.pretraining.config import PretrainConfig
@@ -16,10 +17,17 @@ def make_vocabulary(data: CaptionedImages, config: PretrainConfig, folder: Path)
 
     The banks' words, the names of the classes among them, thus become tokens of their own instead of many pieces;
     training never shows those that no caption holds, so they stay without a meaning.
+
+    Raises:
+      BankError: there is no such bank.
+      ConfigError: model.vocab_size is too small.
     """
     texts = data.texts()
     for name in config.model.vocabulary_banks:
         bank = load_bank(name)
         # As often as a frequent caption, or rare words would not be worth a token.
         texts += 100 * [text for kind in (1, 2, 3) for text in build_hard_prompts(list(bank.classes), kind, bank)]
-    return train_tokenizer(texts, folder, config.model.vocab_size)
+    try:
+        return train_tokenizer(texts, folder, config.model.vocab_size)
+    except ValueError as error:
+        raise ConfigError(f"config.model.{error}") from error

@@ -16,6 +16,7 @@ from absl import app, flags, logging
 from mpafer_jax import checkpoint, command
 from mpafer_jax.config import ConfigError
 from mpafer_jax.data.records import DataError
+from mpafer_jax.hard_prompts.bank import BankError
 from mpafer_jax.models.prompts import PromptError
 from mpafer_jax.pretraining.config import PretrainConfig
 from mpafer_jax.pretraining.train import pretrain
@@ -32,7 +33,7 @@ def main(argv: Sequence[str]) -> None:
     command.show_own_log_lines()
     try:
         summary = pretrain(PretrainConfig.from_config_dict(_CONFIG.value), pathlib.Path(str(_WORKDIR.value)))
-    except (ConfigError, DataError, PromptError, NonFiniteError, checkpoint.CheckpointError) as error:
+    except (ConfigError, DataError, BankError, PromptError, NonFiniteError, checkpoint.CheckpointError) as error:
         logging.error("%s: %s", type(error).__name__, error)
         sys.exit(2)
     for name, value in summary["held_out"].items():
