@@ -170,6 +170,13 @@ def test_the_command_goes_on_after_a_failure_and_resumes(sample, tmp_path):
     measured = runs.summary(tmp_path / "ablation" / "4_per_class" / "full" / "seed_5")
     assert measured["best"] == stored["best"]
 
+    # A finished run of another configuration is not taken for this one's.
+    changes["loss.gamma"] = 2.0
+    other = command(*flags)
+    assert other.returncode == 1
+    assert "config.loss.gamma: there 1.0, here 2.0" in other.stderr
+    del changes["loss.gamma"]
+
     # A CLIP that was exchanged since is not passed off as the old one.
     summary = runs.summary(tmp_path / "ablation" / "4_per_class" / "full" / "seed_0")
     summary["clip"]["hash"] = "another"
@@ -177,10 +184,4 @@ def test_the_command_goes_on_after_a_failure_and_resumes(sample, tmp_path):
     exchanged = command(*flags)
     assert exchanged.returncode == 2
     assert "do not have the same CLIP" in exchanged.stderr
-
-    # A finished run of another configuration is not taken for this one's.
-    changes["loss.gamma"] = 2.0
-    other = command(*flags)
-    assert other.returncode == 1
-    assert "config.loss.gamma: there 1.0, here 2.0" in other.stderr
     assert command("--seeds=0,x").returncode == 2
