@@ -84,6 +84,7 @@ def get_config() -> ConfigDict:
     config.optimizer = optimizer = ConfigDict()
     # Peak learning rate of AdamW, then cosine decay to 0.
     optimizer.learning_rate = 2.5e-3
+    # Share of the learning rate by which matrices shrink at every update.
     optimizer.weight_decay = 0.05
     # Updates of linear warm-up.
     optimizer.warmup_steps = 100

@@ -289,9 +289,10 @@ def read_tfds(data: DataSection) -> CaptionedImages:
 
 
 def _not_prepared(data: DataSection, name: str, split: str, error: Exception) -> DataError:
+    reason = str(error).partition("\n")[0]  # the lines after it list every dataset that TFDS knows
     return DataError(
         f"config.data.name is {data.name!r}: TFDS dataset {name!r}, split {split!r} cannot be opened in "
-        f"{data.dir!r}: {error}. Prepare it first (`tfds build {name} --file_format=array_record "
+        f"{data.dir!r}: {reason} Prepare it first (`tfds build {name} --file_format=array_record "
         f"--data_dir={data.dir}`)"
     )
 
@@ -301,9 +302,9 @@ def _feature_names(features: Mapping[str, Any], prefix: str = "") -> list[str]:
     names: list[str] = []
     for name, feature in features.items():
         inner = getattr(feature, "feature", feature)  # of a sequence, what it is a sequence of
-        nested = isinstance(inner, Mapping)
-        names += [prefix + name]
-        names += _feature_names(cast("Mapping[str, Any]", inner), f"{prefix}{name}/") if nested else []
+        names.append(prefix + name)
+        if isinstance(inner, tfds.features.FeaturesDict):
+            names += _feature_names(cast(Any, inner), f"{prefix}{name}/")
     return names
 
 
