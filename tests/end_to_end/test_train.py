@@ -100,6 +100,8 @@ def test_checkpoint_describes_itself(finished, sample):
     assert description.clip_hash == summary["clip"]["hash"]
     assert description.hard_prompts[1].startswith("a photo of a person making a facial expression of happiness, with ")
     assert description.versions["jax"] == jax.__version__
+    with pytest.raises(ConfigError, match=r"config\.epochs: Extra"):  # made by another version
+        description.model_copy(update={"config": {**description.config, "epochs": 3}}).run_config()
     # One step's folder and the checkpoints' folder are found as well.
     again, _, four = checkpoint.load(workdir / "checkpoints" / "step_4", "best")
     assert four == 4
@@ -149,6 +151,25 @@ def test_a_file_is_no_workdir(sample, tmp_path):
     (tmp_path / "run").write_text("")
     with pytest.raises(ConfigError, match="run is a file, expected a folder"):
         train.train_and_evaluate(runs.config(sample), tmp_path / "run")
+    (tmp_path / "damaged").mkdir()
+    (tmp_path / "damaged" / "config.json").write_text("{")
+    with pytest.raises(ConfigError, match=r"damaged/config.json is not JSON .*give another --workdir"):
+        train.train_and_evaluate(runs.config(sample), tmp_path / "damaged")
+
+
+@pytest.mark.parametrize("part", ["params", "opt_state", "description"])
+def test_a_damaged_checkpoint_is_named_with_those_that_are_left(finished, sample, tmp_path, part):
+    workdir, _ = finished
+    shutil.copytree(workdir, tmp_path / "run")
+    newest = tmp_path / "run" / "checkpoints" / "step_12"
+    for file in (newest / part).rglob("*"):
+        if file.is_file():
+            file.write_bytes(file.read_bytes()[:10])
+    with pytest.raises(checkpoint.CheckpointError, match=rf"{newest} cannot be read .*delete that folder .* 8, 10, 12"):
+        train.train_and_evaluate(runs.config(sample), tmp_path / "run")
+    if part != "opt_state":  # which prediction does not need
+        with pytest.raises(checkpoint.CheckpointError, match=f"{newest} cannot be read"):
+            checkpoint.load(newest, "last")
 
 
 def test_changed_data_is_refused(finished, sample, tmp_path):
