@@ -23,7 +23,7 @@ from orbax.checkpoint import checkpoint_managers
 
 import mpafer_jax
 from mpafer_jax import devices
-from mpafer_jax.config import Config
+from mpafer_jax.config import Config, ConfigError
 from mpafer_jax.state import TrainState
 
 FOLDER = "checkpoints"
@@ -75,9 +75,22 @@ class Description(Described):
         """The CLIP's content and the training data."""
         return {"CLIP's content hash": self.clip_hash, "the training data": self.data}
 
-    def run_config(self) -> Config:
-        """The configuration as a typed record. Raises ConfigError where its fields are not today's."""
-        return Config.from_json(json.dumps(self.config))
+    def applied_to(self, config: Config) -> Config:
+        """A configuration with this checkpoint's model in place of its own: the sections that shape prompts and logits.
+
+        All others are the caller's, so that a field that joined them since the checkpoint was made does no harm.
+
+        Raises:
+          CheckpointError: the fields of those sections are not today's.
+        """
+        sections = {name: self.config[name] for name in ("ctx", "visual_prompts", "head")}
+        try:
+            return Config.from_json(json.dumps({**config.model_dump(mode="json"), **sections}))
+        except ConfigError as error:
+            raise CheckpointError(
+                f"the checkpoint was made by mpafer-jax {self.versions['mpafer-jax']}, and this is "
+                f"{mpafer_jax.__version__}, which reads its configuration differently: {error}"
+            ) from error
 
 
 def package_versions() -> dict[str, str]:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from mpafer_jax import checkpoint, steps, train
-from mpafer_jax.config import ConfigError
+from mpafer_jax.config import Config, ConfigError
 from tests.end_to_end import runs
 
 
@@ -95,13 +95,11 @@ def test_checkpoint_describes_itself(finished, sample):
     params, description, step = checkpoint.load(workdir, "last")
     assert step == 12
     assert {name: value.shape for name, value in params.items()} == {"ctx": (10, 64), "visual_prompts": (3, 8, 64)}
-    assert description.run_config() == runs.config(sample)
+    assert Config.from_json(json.dumps(description.config)) == runs.config(sample)
     assert description.class_names == ("anger", "happiness", "neutral", "sadness", "surprise")
     assert description.clip_hash == summary["clip"]["hash"]
     assert description.hard_prompts[1].startswith("a photo of a person making a facial expression of happiness, with ")
     assert description.versions["jax"] == jax.__version__
-    with pytest.raises(ConfigError, match=r"config\.epochs: Extra"):  # made by another version
-        description.model_copy(update={"config": {**description.config, "epochs": 3}}).run_config()
     # One step's folder and the checkpoints' folder are found as well.
     again, _, four = checkpoint.load(workdir / "checkpoints" / "step_4", "best")
     assert four == 4
