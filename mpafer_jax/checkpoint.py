@@ -8,9 +8,11 @@
 from __future__ import annotations
 
 import abc
+import contextlib
 import importlib.metadata
+import json
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
 from typing import Any, Literal, TypeVar, cast
 
 import jax.numpy as jnp
@@ -21,7 +23,7 @@ from orbax.checkpoint import checkpoint_managers
 
 import mpafer_jax
 from mpafer_jax import devices
-from mpafer_jax.config import Config
+from mpafer_jax.config import Config, ConfigError
 from mpafer_jax.state import TrainState
 
 FOLDER = "checkpoints"
@@ -73,9 +75,22 @@ class Description(Described):
         """The CLIP's content and the training data."""
         return {"CLIP's content hash": self.clip_hash, "the training data": self.data}
 
-    def run_config(self) -> Config:
-        """The configuration as a typed record. Raises ConfigError where its fields are not today's."""
-        return Config.model_validate_json(pydantic.TypeAdapter(dict[str, Any]).dump_json(self.config))
+    def applied_to(self, config: Config) -> Config:
+        """A configuration with this checkpoint's model in place of its own: the sections that shape prompts and logits.
+
+        All others are the caller's, so that a field that joined them since the checkpoint was made does no harm.
+
+        Raises:
+          CheckpointError: the fields of those sections are not today's.
+        """
+        sections = {name: self.config[name] for name in ("ctx", "visual_prompts", "head")}
+        try:
+            return Config.from_json(json.dumps({**config.model_dump(mode="json"), **sections}))
+        except ConfigError as error:
+            raise CheckpointError(
+                f"the checkpoint was made by mpafer-jax {self.versions['mpafer-jax']}, and this is "
+                f"{mpafer_jax.__version__}, which reads its configuration differently: {error}"
+            ) from error
 
 
 def package_versions() -> dict[str, str]:
@@ -152,7 +167,8 @@ class Checkpoints:
           description: of the run that wants to go on.
 
         Raises:
-          CheckpointError: what the description calls unchanged is not what the checkpoint was made with.
+          CheckpointError: what the description calls unchanged is not what the checkpoint was made with, or its files
+            cannot be read.
         """
         step = self._manager.latest_step()
         if step is None:
@@ -169,7 +185,8 @@ class Checkpoints:
         args = ocp.args.Composite(
             params=ocp.args.StandardRestore(host.params), opt_state=ocp.args.StandardRestore(host.opt_state)
         )
-        restored = self._manager.restore(step, args=args)
+        with _naming_the_checkpoint(self._manager, step):
+            restored = self._manager.restore(step, args=args)
         return devices.replicate(TrainState(jnp.asarray(step, jnp.int32), restored["params"], restored["opt_state"]))
 
     def best_step(self) -> int | None:
@@ -200,7 +217,7 @@ def load(path: str | pathlib.Path, which: Which) -> tuple[Params, Description, i
       The prompts as NumPy arrays, the description, the step.
 
     Raises:
-      CheckpointError: there is none.
+      CheckpointError: there is none, or its files cannot be read.
     """
     folder, step = _find(pathlib.Path(path))
     manager = _open(folder, keep=1, clean=False)  # its owner may be saving: nothing is deleted here
@@ -229,14 +246,28 @@ def _find(path: pathlib.Path) -> tuple[pathlib.Path, int | None]:
 
 
 def _restore_params(manager: Any, step: int) -> Params:
-    meta = manager.item_metadata(step)["params"]
-    template = {name: np.empty(leaf.shape, leaf.dtype) for name, leaf in meta.items()}
-    return manager.restore(step, args=ocp.args.Composite(params=ocp.args.StandardRestore(template)))["params"]
+    with _naming_the_checkpoint(manager, step):
+        meta = manager.item_metadata(step)["params"]
+        template = {name: np.empty(leaf.shape, leaf.dtype) for name, leaf in meta.items()}
+        return manager.restore(step, args=ocp.args.Composite(params=ocp.args.StandardRestore(template)))["params"]
 
 
 def _restore_description(manager: Any, step: int, kind: type[D]) -> D:
-    restored = manager.restore(step, args=ocp.args.Composite(description=ocp.args.JsonRestore()))
-    return kind.model_validate(restored["description"])
+    with _naming_the_checkpoint(manager, step):
+        restored = manager.restore(step, args=ocp.args.Composite(description=ocp.args.JsonRestore()))
+        return kind.model_validate(restored["description"])
+
+
+@contextlib.contextmanager
+def _naming_the_checkpoint(manager: Any, step: int) -> Generator[None]:
+    try:
+        yield
+    except Exception as error:  # what damaged files raise in Orbax and TensorStore has no common base
+        folder, steps = manager.directory / f"{_PREFIX}_{step}", ", ".join(map(str, sorted(manager.all_steps())))
+        raise CheckpointError(
+            f"{folder} cannot be read ({type(error).__name__}: {error}). Copy it again from where it came, or delete "
+            f"that folder to use another checkpoint; there are those of the steps {steps}"
+        ) from error
 
 
 def warm_start(

@@ -57,7 +57,9 @@ class Record(pydantic.BaseModel):
           ConfigError: names every unknown, missing or impossible field, what was found and what is expected.
         """
         try:
-            return cls.model_validate(config.to_dict() if isinstance(config, config_dict.ConfigDict) else config)
+            return cls.model_validate(config if isinstance(config, Mapping) else config.to_dict())
+        except OSError as error:  # a file that --config could not read is reported when its content is asked for
+            raise ConfigError(f"--config: {error}") from error
         except pydantic.ValidationError as error:
             raise ConfigError(_explain(error, cls.documented_in)) from error
 

@@ -88,8 +88,8 @@ def _check_classes(split: Split, class_names: Sequence[str], to_model: npt.NDArr
 def evaluate_checkpoint(config: Config, workdir: pathlib.Path) -> dict[str, Any]:
     """Evaluates a checkpoint on the configured dataset's validation and test splits (`--mode=eval`).
 
-    Prompts, classes, hard prompts and the head come from the checkpoint's description; data, CLIP's place and the
-    batch size from the configuration. Writes `<workdir>/evaluation.json`.
+    Prompts, classes, hard prompts and the head come from the checkpoint; data, CLIP's place and the batch size from the
+    configuration. Writes `<workdir>/evaluation.json`.
 
     Returns:
       What was written.
@@ -99,16 +99,15 @@ def evaluate_checkpoint(config: Config, workdir: pathlib.Path) -> dict[str, Any]
       ConfigError: no split to evaluate, or none of its classes is one of the checkpoint's.
     """
     params, description, step = checkpoint.load(config.eval.checkpoint or workdir, config.eval.which)
-    trained = description.run_config()
-    merged = trained.model_copy(update={"clip": config.clip, "data": config.data, "eval": config.eval})
-    clip = experiment.load_frozen_clip(merged)
+    config = description.applied_to(config)
+    clip = experiment.load_frozen_clip(config)
     if clip.content_hash != description.clip_hash:
         raise checkpoint.CheckpointError(
             f"the checkpoint was trained on {description.clip_name}, hash {description.clip_hash[:16]}, but config.clip"
             f".name is {config.clip.name}, hash {clip.content_hash[:16]}; prompts fit no other CLIP"
         )
-    run = experiment.build_experiment(merged, description.class_names, clip)
-    evaluator = make_evaluator(merged, run)
+    run = experiment.build_experiment(config, description.class_names, clip, description.hard_prompts)
+    evaluator = make_evaluator(config, run)
     dataset = load_dataset(config.data)
     held_out = [split for split in (dataset.validation, dataset.test) if split is not None]
     if not held_out:

@@ -166,13 +166,23 @@ def load_frozen_clip(config: Config) -> PretrainedClip:
     return clip
 
 
-def build_experiment(config: Config, class_names: Sequence[str], clip: PretrainedClip) -> Experiment:
-    """Composes the model and encodes, once, every text that stays fixed."""
+def build_experiment(
+    config: Config, class_names: Sequence[str], clip: PretrainedClip, hard_prompts: Sequence[str] | None = None
+) -> Experiment:
+    """Composes the model and encodes, once, every text that stays fixed.
+
+    Args:
+      config: of the prompts and the head.
+      class_names: C names.
+      clip: the towers.
+      hard_prompts: C texts, those that a checkpoint was trained with; None to build them as `config` says.
+    """
     with _naming_the_field(clip.name):
         tokenizer = load_tokenizer(clip.tokenizer_folder)
     positions = clip.config.text.max_position_embeddings
-    bank = load_bank(config.hard_prompts.bank) if config.hard_prompts.type == 3 else None
-    hard_prompts = build_hard_prompts(class_names, config.hard_prompts.type, bank)
+    if hard_prompts is None:
+        bank = load_bank(config.hard_prompts.bank) if config.hard_prompts.type == 3 else None
+        hard_prompts = build_hard_prompts(class_names, config.hard_prompts.type, bank)
     hard = prompts_lib.tokenize(hard_prompts, tokenizer.encode, positions)
     names = [prompt_name(name) for name in class_names]
     soft = prompts_lib.tokenize_soft(names, tokenizer.encode, positions, config.ctx.num_ctx)

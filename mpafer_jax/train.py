@@ -106,6 +106,8 @@ def prepare(config: Config, workdir: pathlib.Path) -> Run:
     dataset = load_dataset(config.data)
     if not len(dataset.train):
         raise ConfigError("config.data.train_splits is empty, so there is nothing to train on")
+    if len(dataset.class_names) < 2:
+        raise ConfigError(f"one class {dataset.class_names} leaves nothing to tell apart; train on two or more")
     baselines.check(config, dataset)
     clip = experiment.load_frozen_clip(config)
     built = experiment.build_experiment(config, dataset.class_names, clip)

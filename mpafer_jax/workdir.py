@@ -51,14 +51,19 @@ def check(workdir: pathlib.Path, config: Record) -> None:
     """Refuses a folder that belongs to another run.
 
     Raises:
-      ConfigError: it is a file, or its run has another configuration; the message lists what differs.
+      ConfigError: it is a file, its config.json cannot be read, or its run has another configuration; the message
+        lists what differs.
     """
     if workdir.exists() and not workdir.is_dir():
         raise ConfigError(f"--workdir={workdir} is a file, expected a folder or a name that is free")
     path = workdir / _CONFIG
     if not path.is_file():
         return
-    before, now = flatten(json.loads(path.read_text(encoding="utf-8"))), flatten(json.loads(config.to_json()))
+    try:
+        before = flatten(json.loads(path.read_text(encoding="utf-8")))
+    except ValueError as error:
+        raise ConfigError(f"{path} is not JSON ({error}); put the run's own back, or give another --workdir") from error
+    now = flatten(json.loads(config.to_json()))
     absent = "(no such field)"
     differing = [
         f"  config.{name}: there {before.get(name, absent)!r}, here {now.get(name, absent)!r}"

@@ -113,6 +113,7 @@ def test_neither_tensorflow_nor_torch_is_imported(sample, tmp_path, torch):
         ({"visual_prompts.layers": "(4,)"}, "must ascend within 1..3"),
         ({"data.mean": "(0.5,0.5,0.5)"}, "was trained with"),
         ({"train.warm_start": "/no/such/run"}, "no checkpoint at /no/such/run"),
+        ({"data.class_names": "('anger',)"}, "one class ('anger',) leaves nothing to tell apart"),
     ],
 )
 def test_mistakes_end_with_a_message_and_no_traceback(sample, tmp_path, changes, message):
@@ -130,3 +131,7 @@ def test_unknown_fields_and_arguments_are_refused(sample, tmp_path):
     arguments = runs.command(sample, tmp_path / "run")
     arguments[3] += ":vit_x"
     assert "unknown config arguments vit_x" in runs.run(arguments).stderr
+    absent = runs.run([*arguments[:3], "--config=configs/absent.py", "--workdir=/nowhere"])
+    assert absent.returncode == 2
+    assert "No such file or directory: '" in absent.stderr
+    assert "configs/absent.py'" in absent.stderr

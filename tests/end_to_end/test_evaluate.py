@@ -1,11 +1,15 @@
-"""`--mode=eval`: all of a dataset, or nothing to evaluate. Classes matched by name: see test_command.py."""
+"""`--mode=eval`: all of a dataset, or nothing to evaluate; what comes from the checkpoint and what from the config.
 
+Classes matched by name: see test_command.py.
+"""
+
+import json
 import shutil
 
 import numpy as np
 import pytest
 
-from mpafer_jax import evaluate, train
+from mpafer_jax import checkpoint, evaluate, train
 from mpafer_jax.config import ConfigError
 from tests.end_to_end import runs
 
@@ -52,3 +56,29 @@ def test_no_class_in_common_is_an_error_that_lists_both(sample, trained, tmp_pat
     changes = {"data.dir": str(tmp_path / "flat"), "data.train_splits": (), "data.test_split": "train"}
     with pytest.raises(ConfigError, match=r"nothing to evaluate in test: its classes are boredom, .* anger, happiness"):
         evaluation(sample, trained, tmp_path, **changes)
+
+
+def test_the_model_comes_from_the_checkpoint_alone(sample, tmp_path):
+    """Another head, other prompts, and a description bank that is gone by then."""
+    content = {"name": "mine", "source": "me", "question": "how?"}
+    names = ("anger", "happiness", "neutral", "sadness", "surprise")
+    bank = tmp_path / "bank.json"
+    bank.write_text(json.dumps({**content, "classes": {name: f"{name} eyes" for name in names}}))
+    model = {"hard_prompts.bank": str(bank), "head.top_k": 3, "ctx.num_ctx": 4, "visual_prompts.layers": (2,)}
+    summary = train.train_and_evaluate(runs.config(sample, **SHORT, **model), tmp_path / "run")
+    bank.unlink()
+    result = evaluation(sample, tmp_path / "run", tmp_path)
+    assert result["test"] == summary["last"]["test"]
+
+
+def test_a_description_of_another_version(sample, trained):
+    config = runs.config(sample, **SHORT)
+    _, description, _ = checkpoint.load(trained, "last")
+
+    def with_config(**sections):
+        return description.model_copy(update={"config": {**description.config, **sections}})
+
+    # A field that no longer is, or was not yet, in a section that makes no difference to the logits.
+    assert with_config(train={"epochs": 3}, later={}).applied_to(config) == config
+    with pytest.raises(checkpoint.CheckpointError, match=r"made by mpafer-jax 0[\s\S]*config\.head\.k: Extra"):
+        with_config(head={**description.config["head"], "k": 3}).applied_to(config)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from mpafer_jax import checkpoint, steps, train
-from mpafer_jax.config import ConfigError
+from mpafer_jax.config import Config, ConfigError
 from tests.end_to_end import runs
 
 
@@ -95,7 +95,7 @@ def test_checkpoint_describes_itself(finished, sample):
     params, description, step = checkpoint.load(workdir, "last")
     assert step == 12
     assert {name: value.shape for name, value in params.items()} == {"ctx": (10, 64), "visual_prompts": (3, 8, 64)}
-    assert description.run_config() == runs.config(sample)
+    assert Config.from_json(json.dumps(description.config)) == runs.config(sample)
     assert description.class_names == ("anger", "happiness", "neutral", "sadness", "surprise")
     assert description.clip_hash == summary["clip"]["hash"]
     assert description.hard_prompts[1].startswith("a photo of a person making a facial expression of happiness, with ")
@@ -149,6 +149,25 @@ def test_a_file_is_no_workdir(sample, tmp_path):
     (tmp_path / "run").write_text("")
     with pytest.raises(ConfigError, match="run is a file, expected a folder"):
         train.train_and_evaluate(runs.config(sample), tmp_path / "run")
+    (tmp_path / "damaged").mkdir()
+    (tmp_path / "damaged" / "config.json").write_text("{")
+    with pytest.raises(ConfigError, match=r"damaged/config.json is not JSON .*give another --workdir"):
+        train.train_and_evaluate(runs.config(sample), tmp_path / "damaged")
+
+
+@pytest.mark.parametrize("part", ["params", "opt_state", "description"])
+def test_a_damaged_checkpoint_is_named_with_those_that_are_left(finished, sample, tmp_path, part):
+    workdir, _ = finished
+    shutil.copytree(workdir, tmp_path / "run")
+    newest = tmp_path / "run" / "checkpoints" / "step_12"
+    for file in (newest / part).rglob("*"):
+        if file.is_file():
+            file.write_bytes(file.read_bytes()[:10])
+    with pytest.raises(checkpoint.CheckpointError, match=rf"{newest} cannot be read .*delete that folder .* 8, 10, 12"):
+        train.train_and_evaluate(runs.config(sample), tmp_path / "run")
+    if part != "opt_state":  # which prediction does not need
+        with pytest.raises(checkpoint.CheckpointError, match=f"{newest} cannot be read"):
+            checkpoint.load(newest, "last")
 
 
 def test_changed_data_is_refused(finished, sample, tmp_path):
