@@ -1,7 +1,8 @@
-"""What the package's commands share: the --config flag, readable logs, and a start without PyTorch."""
+"""What the package's commands share: flags, readable logs, and a start without PyTorch."""
 
 from __future__ import annotations
 
+import functools
 import importlib
 import logging as python_logging
 import pathlib
@@ -16,6 +17,8 @@ from mpafer_jax.weights.hub_library import import_transformers
 _PACKAGE = pathlib.Path(__file__).resolve().parent
 
 
+# Flags are the process's: cached, so that a program (or a test) can import several commands.
+@functools.cache
 def define_config() -> flags.FlagHolder[Any]:
     """Defines --config=FILE[:arguments] and --config.field=value.
 
@@ -27,6 +30,12 @@ def define_config() -> flags.FlagHolder[Any]:
     return cast(Any, config_flags).DEFINE_config_file(
         "config", None, "A file of configs/, with optional arguments: configs/rafdb.py:vit_l14."
     )
+
+
+@functools.cache
+def define_workdir() -> flags.FlagHolder[Any]:
+    """Defines --workdir."""
+    return cast(Any, flags).DEFINE_string("workdir", None, "Folder of the run: checkpoints, metrics, results.")
 
 
 def show_own_log_lines() -> None:

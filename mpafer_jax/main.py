@@ -21,7 +21,7 @@ from mpafer_jax.hard_prompts.bank import BankError
 from mpafer_jax.models.prompts import PromptError
 
 _CONFIG = command.define_config()
-_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run: checkpoints, metrics, summary.")
+_WORKDIR = command.define_workdir()
 _MODE = flags.DEFINE_enum("mode", "train", ["train", "eval"], "Train and evaluate, or evaluate a checkpoint.")
 
 # Mistakes of the user's: the message says all there is to say, a traceback would bury it.

@@ -39,7 +39,7 @@ from mpafer_jax.evaluation import ablation
 from mpafer_jax.evaluation.table import BASELINE_TITLES
 
 _CONFIG = command.define_config()
-_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the runs and of the table.")
+_WORKDIR = command.define_workdir()
 _SEEDS = flags.DEFINE_list("seeds", ["0", "1", "2"], "Seeds, with commas between them.")
 _SHOTS = flags.DEFINE_list("shots", [], "Training images a class, with commas between them, 0 for all.")
 _ONLY = flags.DEFINE_list("only", [], "Variants to run, with commas between them; none: all.")

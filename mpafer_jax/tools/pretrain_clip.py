@@ -23,7 +23,7 @@ from mpafer_jax.pretraining.train import pretrain
 from mpafer_jax.steps import NonFiniteError
 
 _CONFIG = command.define_config()
-_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run: checkpoints, metrics, the CLIP.")
+_WORKDIR = command.define_workdir()
 
 
 def main(argv: Sequence[str]) -> None:
