@@ -8,8 +8,8 @@ or part out at a time, with all training pictures and with 16 of each class:
 
     python -m mpafer_jax.tools.ablate --config=configs/quickstart.py --workdir=runs/ablation --shots=0,16
 
-Settings were chosen on validation pictures of this style, drawn from other seeds. An accuracy on drawings says whether a
-method works, not how good it is on photographs.
+Settings were chosen on validation pictures of this style, drawn from other seeds. An accuracy on drawings says whether
+a method works, not how good it is on photographs.
 """
 
 from ml_collections import ConfigDict
