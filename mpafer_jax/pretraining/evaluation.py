@@ -127,6 +127,6 @@ def mean_auc(scores: npt.NDArray[np.floating], truth: npt.NDArray[np.floating]) 
         positive, negative = score[known > 0.7], score[known < 0.3]
         if len(positive) and len(negative):
             # [positives, negatives]: 1 where the true one scores higher, 1/2 where both score the same.
-            wins = (positive[:, None] > negative) + 0.5 * (positive[:, None] == negative)
+            wins: npt.NDArray[np.float64] = (positive[:, None] > negative) + 0.5 * (positive[:, None] == negative)
             areas.append(float(np.mean(wins)))
     return float(np.mean(areas)) if areas else None
