@@ -126,6 +126,7 @@ def mean_auc(scores: npt.NDArray[np.floating], truth: npt.NDArray[np.floating]) 
     for score, known in zip(scores.T, truth.T, strict=True):
         positive, negative = score[known > 0.7], score[known < 0.3]
         if len(positive) and len(negative):
-            higher, equal = positive[:, None] > negative, positive[:, None] == negative
-            areas.append(float(np.mean(higher) + np.mean(equal) / 2))
+            higher: npt.NDArray[np.bool_] = positive[:, None] > negative
+            equal: npt.NDArray[np.bool_] = positive[:, None] == negative
+            areas.append(float(higher.mean() + equal.mean() / 2))
     return float(np.mean(areas)) if areas else None
