@@ -35,7 +35,8 @@ def replicate(tree: T) -> T:
 def shard_batch(batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Splits a process's part of a batch over its devices: [b, ...] -> [local devices, b / local devices, ...]."""
     devices = jax.local_device_count()
-    return {name: value.reshape(devices, -1, *value.shape[1:]) for name, value in batch.items()}
+    # Not -1, which NumPy cannot work out for an array without elements.
+    return {name: value.reshape(devices, len(value) // devices, *value.shape[1:]) for name, value in batch.items()}
 
 
 def check_batch_size(field: str, batch_size: int, parts: int = 1) -> None:

@@ -23,6 +23,7 @@ from mpafer_jax.data.records import DataError
 from mpafer_jax.pretraining.config import DataSection
 from mpafer_jax.synthface import captioned
 from mpafer_jax.synthface import captions as captions_lib
+from mpafer_jax.synthface.draw import MAX_SIZE, MIN_SIZE
 
 METADATA = "metadata.jsonl"
 
@@ -167,12 +168,14 @@ def draw_faces(data: DataSection, image_size: int, folder: Path) -> CaptionedIma
     """Drawn faces with captions, and statements about their action units.
 
     Raises:
-      DataError: there are no such styles, or no pictures to train on are left.
+      DataError: there are no such styles, faces cannot be drawn so small or large, or none to train on are left.
     """
     try:
         styles = captioned.style_names(data.styles)
     except ValueError as error:
         raise DataError(f"config.{error}") from error
+    if not MIN_SIZE <= image_size <= MAX_SIZE:
+        raise DataError(f"config.model.image_size is {image_size}; faces are drawn at {MIN_SIZE} to {MAX_SIZE} pixels")
     check_held_out(data, data.pictures)
     jobs = captioned.sample_jobs(data.pictures, styles, data.seed)
     descriptions = captioned.describe(jobs, data.held_out, data.seed)

@@ -41,7 +41,12 @@ class Weights:
 
 
 def init_head(clip: CLIP, num_attributes: int) -> dict[str, jax.Array]:
-    """What is trained beside CLIP and thrown away: the reading of the patches, and the sigmoids' scales and biases."""
+    """What is trained beside CLIP and thrown away: the reading of the patches, and the sigmoids' scales and biases.
+
+    Nothing where there are no attributes: a checkpoint cannot hold arrays without elements.
+    """
+    if not num_attributes:
+        return {}
     patches, width = clip.config.vision.num_patches, clip.config.projection_dim
     return {
         "kernel": jnp.zeros((patches, width, num_attributes)),

@@ -100,4 +100,4 @@ def test_gradients_agree_with_finite_differences():
         (local, (patches, texts, jnp.float32(3.0), jnp.float32(-1.0))),
         (attributes, (random(3, 2, seed=4),)),
     ):
-        check_grads(function, arguments, order=1, modes=["rev"], atol=2e-2, rtol=2e-2, eps=1e-2)
+        check_grads(jax.jit(function), arguments, order=1, modes=["rev"], atol=2e-2, rtol=2e-2, eps=1e-2)

@@ -190,13 +190,14 @@ def test_a_tfds_dataset_of_another_form_is_named(prepared, changes, message):
 
 def faces(folder, **changes):
     values = {"source": "synthface", "dir": "", "pictures": 7, "styles": ("colour", "paint"), "held_out": 3}
-    return sources.load_source(section(folder, **{**values, **changes}), 24, folder)
+    size = changes.pop("size", 32)
+    return sources.load_source(section(folder, **{**values, **changes}), size, folder)
 
 
 def test_drawn_faces_are_drawn_once_and_kept(tmp_path):
     train, held_out = faces(tmp_path)
     assert (len(train), len(held_out)) == (4, 3)
-    assert train.pictures[0].shape == (24, 24, 3)
+    assert train.pictures[0].shape == (32, 32, 3)
     assert {len(own) for own in train.captions} == {4}
     assert {len(own) for own in held_out.captions} == {1}
     (kept,) = tmp_path.iterdir()
@@ -213,6 +214,7 @@ def test_drawn_faces_are_drawn_once_and_kept(tmp_path):
     [
         ({"styles": ("colour", "oil")}, r"config\.data\.styles is \('colour', 'oil'\); expected some of colour, paint"),
         ({"styles": ()}, r"config\.data\.styles is \(\); expected some of"),
+        ({"size": 24}, r"config\.model\.image_size is 24; faces are drawn at 32 to 224 pixels"),
         ({"pictures": 3}, r"config\.data\.held_out is 3 of 3 pictures"),
     ],
 )

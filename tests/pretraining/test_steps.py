@@ -1,6 +1,5 @@
 """One update: eight devices equal one, each term alone too; the first stage; the limit of the scale."""
 
-import functools
 import math
 
 import jax
@@ -51,7 +50,7 @@ STATEMENTS = texts([[98, 3, 99], [98, 4, 5, 99], [98, 6, 7, 8, 99]])
 def batch(size=16):
     rng = np.random.default_rng(0)
     rows = [[98, *rng.integers(1, 90, 5).tolist(), 99] for _ in range(size)]
-    rows[9] = rows[2]  # a caption that two pictures share, on different devices
+    rows[-1] = rows[2]  # a caption that two pictures share, on different devices
     ids = np.array(rows, np.int32)
     truth = rng.random((size, ATTRIBUTES)).astype(np.float32)
     truth[3, 1] = truth[5] = np.nan
@@ -64,48 +63,61 @@ def batch(size=16):
     }
 
 
-def on_one_device(monkeypatch):
-    """The same function of devices, told that there is one of them."""
-    one = jax.local_devices()[:1]
-    monkeypatch.setattr(jax, "local_devices", lambda: one)
-    monkeypatch.setattr(jax, "local_device_count", lambda: 1)
-    monkeypatch.setattr(jax, "pmap", functools.partial(jax.pmap, devices=one))
+def virtual(function, *, replicated, donate=(), sharded=1):
+    """`devices.data_parallel` without devices: the named axis is all that a step knows of them. Quick to compile."""
+    axes = (None,) * replicated + (0,) * sharded
+    return jax.jit(jax.vmap(function, axis_name=devices.AXIS, in_axes=axes, out_axes=None))
 
 
-def run(*terms, state=None, tx=TX):
-    step = make_step(*terms, tx=tx)
-    state = devices.replicate(first_state(tx) if state is None else state)
-    state, metrics = step(state, STATEMENTS, devices.shard_batch(batch()))
+def run(*terms, parts, monkeypatch, state=None, tx=TX):
+    """One update on so many virtual devices: the state on the host, and the metrics' means."""
+    with monkeypatch.context() as patch:
+        patch.setattr(devices, "data_parallel", virtual)
+        step = make_step(*terms, tx=tx)
+    cut = {name: value.reshape(parts, -1, *value.shape[1:]) for name, value in batch().items()}
+    return on_host(*step(first_state(tx) if state is None else state, STATEMENTS, cut))
+
+
+def on_host(state, metrics):
     means = {name: float(total[0]) / float(total[1]) for name, total in devices.to_host(metrics).items()}
     return devices.to_host(state), means
 
 
-@pytest.mark.parametrize("terms", [TERMS, *((name,) for name in TERMS)], ids="+".join)
-def test_eight_devices_equal_one(terms, monkeypatch):
-    assert jax.local_device_count() == 8
-    eight, eight_metrics = run(*terms)
-    with monkeypatch.context() as patch:
-        on_one_device(patch)
-        one, one_metrics = run(*terms)
-    expected = {"loss", "grad_norm", "logit_scale", *terms} | (
-        {"caption_accuracy"} if "contrastive" in terms else set()
-    )
-    assert set(one_metrics) == set(eight_metrics) == expected
+def assert_same(one, other):
+    (one_state, one_metrics), (other_state, other_metrics) = one, other
+    assert set(one_metrics) == set(other_metrics)
     for name, value in one_metrics.items():
-        assert eight_metrics[name] == pytest.approx(value, rel=1e-4, abs=1e-6), name
-    total = sum(getattr(weights(*terms), name) * one_metrics[name] for name in terms)
-    assert one_metrics["loss"] == pytest.approx(total, rel=1e-5)
-    before, after = flatten(first_state().params), flatten(eight.params)
-    for path, value in flatten(one.params).items():
-        np.testing.assert_allclose(after[path], value, rtol=1e-4, atol=2e-6, err_msg=path)
-    assert any(not np.array_equal(after[path], value) for path, value in before.items())
-    assert int(eight.step) == int(one.step) == 1
+        assert other_metrics[name] == pytest.approx(value, rel=1e-4, abs=1e-6), name
+    found = flatten(other_state.params)
+    for path, value in flatten(one_state.params).items():
+        np.testing.assert_allclose(found[path], value, rtol=1e-4, atol=2e-6, err_msg=path)
+    assert int(one_state.step) == int(other_state.step) == 1
 
 
-def test_the_first_stage_leaves_the_text_tower_as_it_is():
+def test_eight_real_devices_give_the_numbers_of_one(monkeypatch):
+    assert jax.local_device_count() == 8
+    step = make_step(*TERMS)
+    eight = on_host(*step(devices.replicate(first_state()), STATEMENTS, devices.shard_batch(batch())))
+    one = run(*TERMS, parts=1, monkeypatch=monkeypatch)
+    assert_same(one, eight)
+    before = flatten(first_state().params)
+    assert not [path for path, value in flatten(eight[0].params).items() if np.array_equal(value, before[path])]
+
+
+@pytest.mark.parametrize("term", TERMS)
+def test_each_term_alone_does_not_depend_on_the_number_of_devices(term, monkeypatch):
+    one, four = (run(term, parts=parts, monkeypatch=monkeypatch) for parts in (1, 4))
+    assert_same(one, four)
+    expected = {"loss", "grad_norm", "logit_scale", term} | ({"caption_accuracy"} if term == "contrastive" else set())
+    assert set(one[1]) == expected
+    assert one[1]["loss"] == pytest.approx(getattr(weights(term), term) * one[1][term], rel=1e-5)
+    assert one[1]["grad_norm"] > 0
+
+
+def test_the_first_stage_leaves_the_text_tower_as_it_is(monkeypatch):
     """Attributes are read from the patches: no gradient reaches the words, nor what joins both towers."""
     before = flatten(first_state().params)
-    state, _ = run("attributes")
+    state, _ = run("attributes", parts=1, monkeypatch=monkeypatch)
     changed = {path for path, value in flatten(state.params).items() if not np.array_equal(value, before[path])}
     assert not {path for path in changed if path.startswith(("clip/text/", "clip/logit_scale"))}
     assert {"head/kernel", "head/bias", "clip/visual/patch_embedding/kernel"} <= changed
@@ -113,7 +125,7 @@ def test_the_first_stage_leaves_the_text_tower_as_it_is():
 
 
 @pytest.mark.parametrize("start", [99.99, 30.0])
-def test_the_scale_grows_to_100_at_most(start):
+def test_the_scale_grows_to_100_at_most(start, monkeypatch):
     def push(params):
         return jax.tree.map(lambda x: 0 * x, params)
 
@@ -124,7 +136,8 @@ def test_the_scale_grows_to_100_at_most(start):
             state,
         ),
     )
-    state, metrics = run("contrastive", state=first_state(grow, logit_scale=jnp.float32(math.log(start))), tx=grow)
+    state = first_state(grow, logit_scale=jnp.float32(math.log(start)))
+    state, metrics = run("contrastive", parts=1, monkeypatch=monkeypatch, state=state, tx=grow)
     expected = min(100.0, start * math.exp(0.5))
     assert math.exp(float(state.params["clip"]["logit_scale"])) == pytest.approx(expected, rel=1e-5)
     assert metrics["logit_scale"] == pytest.approx(expected, rel=1e-5)

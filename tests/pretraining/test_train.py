@@ -166,7 +166,7 @@ def test_every_field_is_read(folder, tmp_path, monkeypatch):
     absent = {"source": "tfds", "name": "no_such_dataset"}
     monkeypatch.setattr(Record, "__getattribute__", recording)
     train.pretrain(config, tmp_path / "run")
-    train.load_source(config.data.model_copy(update=faces), 16, tmp_path)
+    train.load_source(config.data.model_copy(update=faces), 32, tmp_path)
     with pytest.raises(DataError):
         train.load_source(config.data.model_copy(update=absent), 16, tmp_path)
     monkeypatch.undo()
