@@ -101,7 +101,9 @@ def test_eight_real_devices_give_the_numbers_of_one(monkeypatch):
     one = run(*TERMS, parts=1, monkeypatch=monkeypatch)
     assert_same(one, eight)
     before = flatten(first_state().params)
-    assert not [path for path, value in flatten(eight[0].params).items() if np.array_equal(value, before[path])]
+    still = {path for path, value in flatten(eight[0].params).items() if np.array_equal(value, before[path])}
+    # A bias of the keys adds the same to all of a query's scores: its gradient is rounding alone.
+    assert not {path for path in still if not path.endswith("k_proj/bias")}
 
 
 @pytest.mark.parametrize("term", TERMS)
@@ -144,7 +146,7 @@ def test_the_scale_grows_to_100_at_most(start, monkeypatch):
 
 
 def test_features_for_evaluation_are_normalised_and_local_scores_are_top_patches():
-    params, images = tiny.clip_params(), batch(4)["image"]
+    params, images = tiny.clip_params(), batch()["image"][:4]
     encode_text = steps.make_text_step(model=MODEL)
     encode_image = steps.make_image_step(model=MODEL, top_k=16, mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4))
     statements = np.asarray(encode_text(params, STATEMENTS))
