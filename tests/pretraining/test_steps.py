@@ -157,6 +157,6 @@ def test_features_for_evaluation_are_normalised_and_local_scores_are_top_patches
     pixels = (images / np.float32(255) - np.array((0.5, 0.4, 0.3), np.float32)) / np.array((0.2, 0.3, 0.4), np.float32)
     _, out = MODEL.apply({"params": params}, pixels, method="encode_image")
     patches = np.asarray(out["patch_features"])
-    patches /= np.linalg.norm(patches, axis=-1, keepdims=True)
+    patches = patches / np.linalg.norm(patches, axis=-1, keepdims=True)
     # With k = N, all patches: the mean of their cosines.
     np.testing.assert_allclose(found["local"], (patches @ statements.T).mean(axis=1), atol=1e-5)
