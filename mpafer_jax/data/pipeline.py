@@ -25,7 +25,7 @@ from mpafer_jax.data import preprocess
 from mpafer_jax.data.splits import Split
 
 # First word of every key, so that streams drawn from one seed stay apart.
-_ORDER, _SAMPLE, _AUGMENT = 0, 1, 2
+_ORDER, _SAMPLE, AUGMENT = 0, 1, 2
 _MAX_THREADS = 16
 
 Indices = npt.NDArray[np.int64]
@@ -213,7 +213,7 @@ class _TrainBatches:
         images: list[preprocess.Pixels] = []
         for position, index in zip(positions, indices, strict=True):
             image = preprocess.decode_rgb(self.split.source[int(index)])
-            rng = np.random.default_rng((_AUGMENT, self.seed, int(position)))
+            rng = np.random.default_rng((AUGMENT, self.seed, int(position)))
             images.append(preprocess.augment(image, rng, self.section.augment, self.image_size, (red, green, blue)))
         return self.split.batch(indices, images, np.ones(len(indices), np.bool_))
 

@@ -18,7 +18,6 @@ from mpafer_jax.pretraining.sources import CaptionedImages
 
 # Further words of the keys of `data.pipeline`, so that streams drawn from one seed stay apart.
 _CAPTION, _PHRASING = 3, 4
-_AUGMENT = 2
 
 EncodeMany = Callable[[Sequence[str]], list[list[int]]]
 Arrays = dict[str, npt.NDArray[Any]]
@@ -109,7 +108,7 @@ class TrainBatches:
         ids: list[npt.NDArray[np.int32]] = []
         for position, index in zip(positions.tolist(), indices.tolist(), strict=True):
             picture = Image.fromarray(self.data.pictures[index])
-            rng = np.random.default_rng((_AUGMENT, self.seed, position))
+            rng = np.random.default_rng((pipeline.AUGMENT, self.seed, position))
             images.append(preprocess.augment(picture, rng, self.augment, self.image_size, self.fill))
             rng = np.random.default_rng((_CAPTION, self.seed, position))
             rows.append(int(rng.integers(int(self.captions.starts[index]), int(self.captions.starts[index + 1]))))

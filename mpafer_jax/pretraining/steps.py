@@ -128,15 +128,10 @@ def _term_sums(
             log_scale, bias = head[name]
             sums[name] = jnp.sum(losses.statements(score, batch["truth"], jnp.exp(log_scale), bias))
     if weights.attributes:
-        kernel = head["kernel"] / jnp.sqrt(kernel_fan_in(head["kernel"]))
+        kernel = head["kernel"] / jnp.sqrt(float(head["kernel"].shape[0]))  # N patches are added up
         logits = jnp.einsum("bnd,nda->ba", out["patch_features"], kernel) + head["bias"]
         sums["attributes"] = jnp.sum(losses.attributes(logits, batch["truth"]))
     return sums
-
-
-def kernel_fan_in(kernel: jax.Array) -> float:
-    """N, the number of patches that an attribute's reading of [N, D, A] adds up."""
-    return float(kernel.shape[0])
 
 
 def _encode_text(model: CLIP, clip: dict[str, Any], texts: Batch) -> jax.Array:
