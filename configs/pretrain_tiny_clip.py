@@ -83,7 +83,7 @@ def get_config() -> ConfigDict:
 
     config.optimizer = optimizer = ConfigDict()
     # Peak learning rate of Muon (the layers' matrices) and of AdamW (all else), then cosine decay to 0.
-    optimizer.learning_rate = 2.5e-3
+    optimizer.learning_rate = 5.0e-3
     # Share of the learning rate by which the layers' matrices shrink at every update.
     optimizer.weight_decay = 0.05
     # Updates of linear warm-up.
