@@ -101,7 +101,7 @@ def test_every_field_has_a_comment_above_it(name, least):
         ({"data.validation_split": "validation"}, "validation_split or validation_fraction, not both"),
         ({"data.label_rule": "argmax"}, "label_rule 'argmax' does not go with dataset 'rafdb'"),
         ({"data.class_names": ("a", "a")}, "holds a name twice"),
-        ({"hard_prompts.bank": ()}, r"config\.hard_prompts\.bank: .*at least 1 item"),
+        ({"hard_prompts.bank": ()}, r"config\.hard_prompts: .*bank is empty, expected at least one"),
         ({"hard_prompts.bank": ("a", "a")}, r"config\.hard_prompts: .*bank holds a name twice: \('a', 'a'\)"),
         ({"hard_prompts.granularity": ("ears",)}, r"config\.hard_prompts\.granularity\.0: .*'chin' \(found 'ears'\)"),
         ({"hard_prompts.granularity": ("nose", "nose")}, "granularity holds a name twice"),

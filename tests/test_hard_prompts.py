@@ -229,5 +229,5 @@ def test_one_text_per_class_is_encoded_to_the_bit_as_if_there_were_no_groups(enc
 
 def test_a_text_that_is_too_long_is_named():
     encoder = features.text_encoder(tiny.model(), {}, lambda text: [98, *[1] * len(text.split()), 99])
-    with pytest.raises(PromptError, match=r"4 of 4 prompts do not fit the 16 positions [\s\S]*27 tokens: 'a photo of"):
+    with pytest.raises(PromptError, match=r"4 of 4 prompts do not fit the 16 positions [\s\S]*35 tokens: 'a photo of"):
         features.encode_hard_prompts({"x": build_hard_prompts(["anger"], 3, BANK)}, encoder)
