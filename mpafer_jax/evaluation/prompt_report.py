@@ -1,0 +1,191 @@
+"""What a bank's texts are worth to a CLIP: lengths, how far apart they set the classes, zero-shot accuracy."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from mpafer_jax.baselines import zero_shot
+from mpafer_jax.baselines.features import FrozenFeatures
+from mpafer_jax.config import Config
+from mpafer_jax.evaluation.metrics import ClassificationMetrics, from_logits
+from mpafer_jax.experiment import Experiment
+from mpafer_jax.hard_prompts.bank import GRANULARITIES, Bank, PromptGranularity, load_banks, permuted
+from mpafer_jax.hard_prompts.templates import HardPrompts, build_hard_prompts, configured_hard_prompts
+
+CONFIGURED = "as configured"
+
+
+@dataclasses.dataclass(frozen=True)
+class Length:
+    """Tokens of one templated text, start and end included."""
+
+    class_name: str
+    granularity: PromptGranularity
+    tokens: int
+    text: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Pair:
+    """Two classes.
+
+    Attributes:
+      classes: their names.
+      cosine: of their features.
+      taken_for: shares of the first class's images that are taken for the second's, and the other way round; None for a
+        class without images.
+    """
+
+    classes: tuple[str, str]
+    cosine: float
+    taken_for: tuple[float | None, float | None]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class PromptSet:
+    """One choice of hard prompts, measured.
+
+    Attributes:
+      texts: of each class, how many.
+      similarity: float64[C, C], cosines of the classes' features.
+      metrics: of zero-shot classification.
+    """
+
+    texts: tuple[int, ...]
+    similarity: npt.NDArray[np.float64]
+    metrics: ClassificationMetrics
+
+    def pairs(self) -> list[Pair]:
+        """All pairs of classes, the most similar first."""
+        names, confusion = self.metrics.class_names, np.array(self.metrics.confusion)
+
+        def share(true: int, taken: int) -> float | None:
+            images = int(confusion[true].sum())
+            return float(confusion[true, taken] / images) if images else None
+
+        found = [
+            Pair((names[i], names[j]), float(self.similarity[i, j]), (share(i, j), share(j, i)))
+            for i in range(len(names))
+            for j in range(i + 1, len(names))
+        ]
+        return sorted(found, key=lambda pair: -pair.cosine)
+
+    def mean_cosine(self) -> float:
+        """Mean over the pairs of classes; the lower, the further apart the texts set them."""
+        return float(np.mean([pair.cosine for pair in self.pairs()]))
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class PromptReport:
+    """All that is measured.
+
+    Attributes:
+      class_names: C names.
+      lengths: of every text of the banks, and of the template alone.
+      budget: positions of the CLIP.
+      sets: by the choice's name, in the table's order.
+      absent: granularities of which the banks do not speak for every class, each with the classes.
+      split: name of the split, with the number of its images.
+    """
+
+    class_names: tuple[str, ...]
+    lengths: tuple[Length, ...]
+    budget: int
+    sets: Mapping[str, PromptSet]
+    absent: Mapping[str, tuple[str, ...]]
+    split: tuple[str, int]
+
+
+def prompt_sets(config: Config, class_names: Sequence[str]) -> dict[str, HardPrompts]:
+    """Every choice of hard prompts that the configured banks allow, by a name for the table.
+
+    Raises:
+      BankError: a bank is not there, or lacks a class.
+    """
+    bank = load_banks(config.hard_prompts.bank, 0)
+    full = complete_granularities(bank, class_names)
+    sets = {
+        CONFIGURED: configured_hard_prompts(config.hard_prompts, class_names),
+        "type 1": build_hard_prompts(class_names, 1, None),
+        "type 2": build_hard_prompts(class_names, 2, None),
+    }
+
+    def add(name: str, of: Bank, granularities: Sequence[PromptGranularity]) -> None:
+        for which, chosen in (("first text", of.first(1)), ("all texts", of)):
+            sets[f"{name}, {which}"] = build_hard_prompts(class_names, 3, chosen, granularities=granularities)
+
+    for granularity in full:
+        add(f"type 3, {granularity}", bank, [granularity])
+    other = permuted(bank, class_names, config.seed)
+    if len(full) > 1:
+        add("type 3, every granularity", bank, full)
+        add("permuted, every granularity", other, full)
+    if "holistic" in full:
+        add("permuted, holistic", other, ["holistic"])
+    return sets
+
+
+def complete_granularities(bank: Bank, class_names: Sequence[str]) -> list[PromptGranularity]:
+    """Those of which a bank speaks for every class. Raises BankError if it lacks a class."""
+    entries = [bank.entry(name) for name in class_names]
+    return [granularity for granularity in GRANULARITIES if all(entry.of(granularity) for entry in entries)]
+
+
+def count_tokens(config: Config, built: Experiment) -> tuple[Length, ...]:
+    """The lengths of every text of the configured banks for the classes, and of the template."""
+    bank = load_banks(config.hard_prompts.bank, 0)
+    names = built.class_names
+
+    def found() -> Iterator[Length]:
+        for granularity in ("template", *GRANULARITIES):
+            spoken = [n for n in names if granularity == "template" or bank.entry(n).of(granularity)]
+            prompts = build_hard_prompts(spoken, 3, bank, granularities=[granularity]) if spoken else None
+            for index, name in enumerate(spoken):
+                for text in prompts.of_class(index) if prompts else ():
+                    yield Length(name, granularity, len(built.tokenizer.encode(text)), text)
+
+    return tuple(found())
+
+
+def measure(config: Config, built: Experiment, features: FrozenFeatures, split_name: str) -> PromptReport:
+    """Measures every choice of hard prompts on images that were encoded before.
+
+    Raises:
+      BankError: a bank is not there, or lacks a class.
+      PromptError: a text does not fit the CLIP; the message names each with its length.
+    """
+    names = built.class_names
+    bank = load_banks(config.hard_prompts.bank, 0)
+    full = complete_granularities(bank, names)
+    absent = {
+        granularity: tuple(name for name in names if not bank.entry(name).of(granularity))
+        for granularity in GRANULARITIES
+        if granularity not in full
+    }
+    sets: dict[str, PromptSet] = {}
+    for name, encoded in zero_shot.encode(built, prompt_sets(config, names)).items():
+        logits = zero_shot.frozen_logits(built, features.image_features, encoded.features)
+        sets[name] = PromptSet(
+            texts=tuple(len(encoded.prompts.of_class(index)) for index in range(len(names))),
+            similarity=cosines(np.asarray(encoded.features)),
+            metrics=from_logits(logits, features.labels, names),
+        )
+    return PromptReport(
+        class_names=names,
+        lengths=count_tokens(config, built),
+        budget=built.model.clip_config.text.max_position_embeddings,
+        sets=sets,
+        absent=absent,
+        split=(split_name, len(features)),
+    )
+
+
+def cosines(features: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
+    """Cosines [C, C] of features [C, D] with each other."""
+    wide = features.astype(np.float64)
+    unit = wide / np.linalg.norm(wide, axis=1, keepdims=True)
+    return unit @ unit.T
