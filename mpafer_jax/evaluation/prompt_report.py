@@ -7,14 +7,15 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
+from absl import logging
 
 from mpafer_jax.baselines import zero_shot
 from mpafer_jax.baselines.features import FrozenFeatures
 from mpafer_jax.config import Config
 from mpafer_jax.evaluation.metrics import ClassificationMetrics, from_logits
 from mpafer_jax.experiment import Experiment
-from mpafer_jax.hard_prompts.bank import GRANULARITIES, Bank, PromptGranularity, load_banks, permuted
-from mpafer_jax.hard_prompts.templates import HardPrompts, build_hard_prompts, configured_hard_prompts
+from mpafer_jax.hard_prompts.bank import GRANULARITIES, Bank, BankError, PromptGranularity, load_banks, permuted
+from mpafer_jax.hard_prompts.templates import HardPrompts, build_hard_prompts, configured_hard_prompts, described
 
 CONFIGURED = "as configured"
 
@@ -106,8 +107,6 @@ def prompt_sets(config: Config, class_names: Sequence[str]) -> dict[str, HardPro
     Raises:
       BankError: a bank is not there, or lacks a class.
     """
-    bank = load_banks(config.hard_prompts.bank, 0)
-    full = complete_granularities(bank, class_names)
     sets = {
         CONFIGURED: configured_hard_prompts(config.hard_prompts, class_names),
         "type 1": build_hard_prompts(class_names, 1, None),
@@ -118,6 +117,10 @@ def prompt_sets(config: Config, class_names: Sequence[str]) -> dict[str, HardPro
         for which, chosen in (("first text", of.first(1)), ("all texts", of)):
             sets[f"{name}, {which}"] = build_hard_prompts(class_names, 3, chosen, granularities=granularities)
 
+    bank = configured_bank(config, class_names)
+    if bank is None:
+        return sets
+    full = complete_granularities(bank, class_names)
     for granularity in full:
         add(f"type 3, {granularity}", bank, [granularity])
     other = permuted(bank, class_names, config.seed)
@@ -129,6 +132,23 @@ def prompt_sets(config: Config, class_names: Sequence[str]) -> dict[str, HardPro
     return sets
 
 
+def configured_bank(config: Config, class_names: Sequence[str]) -> Bank | None:
+    """All that the configured banks say; None, with a warning, where types 1 and 2 do without what they lack.
+
+    Raises:
+      BankError: the type is 3, and a bank is not there, or lacks a class.
+    """
+    try:
+        bank = load_banks(config.hard_prompts.bank, 0)
+        complete_granularities(bank, class_names)
+    except BankError as error:
+        if config.hard_prompts.type == 3:
+            raise
+        logging.warning("no descriptions are measured: %s", error)
+        return None
+    return bank
+
+
 def complete_granularities(bank: Bank, class_names: Sequence[str]) -> list[PromptGranularity]:
     """Those of which a bank speaks for every class. Raises BankError if it lacks a class."""
     entries = [bank.entry(name) for name in class_names]
@@ -137,18 +157,19 @@ def complete_granularities(bank: Bank, class_names: Sequence[str]) -> list[Promp
 
 def count_tokens(config: Config, built: Experiment) -> tuple[Length, ...]:
     """The lengths of every text of the configured banks for the classes, and of the template."""
-    bank = load_banks(config.hard_prompts.bank, 0)
-    names = built.class_names
+    bank = configured_bank(config, built.class_names)
 
-    def found() -> Iterator[Length]:
-        for granularity in ("template", *GRANULARITIES):
-            spoken = [n for n in names if granularity == "template" or bank.entry(n).of(granularity)]
-            prompts = build_hard_prompts(spoken, 3, bank, granularities=[granularity]) if spoken else None
-            for index, name in enumerate(spoken):
-                for text in prompts.of_class(index) if prompts else ():
-                    yield Length(name, granularity, len(built.tokenizer.encode(text)), text)
+    def texts() -> Iterator[tuple[str, PromptGranularity, str]]:
+        for name, text in zip(
+            built.class_names, build_hard_prompts(built.class_names, 2, None).every_text(), strict=True
+        ):
+            yield name, "template", text
+        for granularity in GRANULARITIES if bank else ():
+            for name in built.class_names:
+                for said in bank.entry(name).of(granularity) if bank else ():
+                    yield name, granularity, described(name, said.text)
 
-    return tuple(found())
+    return tuple(Length(name, part, len(built.tokenizer.encode(text)), text) for name, part, text in texts())
 
 
 def measure(config: Config, built: Experiment, features: FrozenFeatures, split_name: str) -> PromptReport:
@@ -159,12 +180,10 @@ def measure(config: Config, built: Experiment, features: FrozenFeatures, split_n
       PromptError: a text does not fit the CLIP; the message names each with its length.
     """
     names = built.class_names
-    bank = load_banks(config.hard_prompts.bank, 0)
-    full = complete_granularities(bank, names)
-    absent = {
-        granularity: tuple(name for name in names if not bank.entry(name).of(granularity))
+    bank = configured_bank(config, names)
+    lacking = {
+        granularity: tuple(name for name in names if bank and not bank.entry(name).of(granularity))
         for granularity in GRANULARITIES
-        if granularity not in full
     }
     sets: dict[str, PromptSet] = {}
     for name, encoded in zero_shot.encode(built, prompt_sets(config, names)).items():
@@ -179,7 +198,7 @@ def measure(config: Config, built: Experiment, features: FrozenFeatures, split_n
         lengths=count_tokens(config, built),
         budget=built.model.clip_config.text.max_position_embeddings,
         sets=sets,
-        absent=absent,
+        absent={granularity: classes for granularity, classes in lacking.items() if classes},
         split=(split_name, len(features)),
     )
 

@@ -19,7 +19,7 @@ def reply(text="raised brows", units=(1, 2), *, whole=None, **changes):
 @pytest.mark.parametrize(
     "given",
     [
-        reply("  raised brows. ", (2, 1, 2)),
+        reply("  raised\u00a0 brows. ", (2, 1, 2)),
         reply(whole='```json\n{"descriptions": [{"text": "raised brows", "action_units": [1, 2]}]}\n```'),
         Reply('hm {?}</think>{"descriptions": [{"text": "raised brows", "action_units": [1, 2]}]} ok', "m", "text"),
         reply(cut_off=True),  # after the end of the JSON

@@ -60,6 +60,8 @@ def test_a_bank_is_asked_for_checked_and_usable(tmp_path):
     assert (bound["type"], bound["json_schema"]["strict"]) == ("json_schema", True)
     assert every_object_is_closed(bound["json_schema"]["schema"]) == 2
 
+    assert '        {"text": "' in out.read_text()
+    assert '", "action_units": [6, 12]},\n' in out.read_text()
     bank = load_bank(str(out))
     assert bank.name == "mine"
     said = bank.texts("happily surprised", "mouth")
@@ -118,8 +120,8 @@ def test_a_slow_server_is_asked_again(tmp_path):
 @pytest.mark.parametrize(
     ("action", "tries", "message"),
     [
-        (Fail(500, "out of memory", SOON), 3, r"500 - out of memory; asked 3 times \(--retries\)"),
-        (Fail(429, "slow down", {"Retry-After": "3600"}), 1, "429 - slow down"),
+        (Fail(500, "out of memory", SOON), 3, r"500 - out of memory; asked 3 times at most \(--retries\)"),
+        (Fail(429, "slow down", {"Retry-After": "3600"}), 1, "429 - slow down; .*; to be asked again in 3600 s"),
     ],
 )
 def test_failures_that_stay_end_the_run_and_keep_what_there_is(tmp_path, action, tries, message):

@@ -148,3 +148,9 @@ def test_a_bank_that_lacks_a_class_is_refused_before_anything_is_computed(sample
     config = runs.config(sample, **{"hard_prompts.bank": ("compound",)})
     with pytest.raises(BankError, match="has no class"):
         make_report(config, "validation")
+
+
+def test_types_that_need_no_bank_are_measured_without_one(sample, caplog):
+    config = runs.config(sample, **{"hard_prompts.bank": ("compound",), "hard_prompts.type": 2})
+    assert list(prompt_sets(config, NAMES)) == [CONFIGURED, "type 1", "type 2"]
+    assert "no descriptions are measured: the description bank 'compound' has no class 'anger'" in caplog.text

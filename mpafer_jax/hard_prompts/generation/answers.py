@@ -112,7 +112,7 @@ def _text_problems(text: str, expected: Expected) -> Iterator[str]:
     if not text:
         yield "is empty"
         return
-    if any(unicodedata.category(character).startswith(("C", "Zl", "Zp")) for character in text):
+    if not text.isprintable():
         yield "holds a line break or a control character"
         return
     if "<|" in text:
@@ -139,7 +139,11 @@ def _named_expressions(text: str, class_name: str) -> list[str]:
 
 
 def _tidied(description: _Description) -> _Description:
-    text = unicodedata.normalize("NFC", description.text).strip().rstrip(".").rstrip()
+    # No-break and other spaces are what models write for a space; a line break is not, and stays to be found.
+    text = "".join(
+        " " if unicodedata.category(c) == "Zs" else c for c in unicodedata.normalize("NFC", description.text)
+    )
+    text = " ".join(filter(None, text.split(" "))).rstrip(" .")
     return _Description(text=text, action_units=tuple(sorted(set(description.action_units))))
 
 

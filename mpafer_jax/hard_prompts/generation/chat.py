@@ -131,9 +131,7 @@ class ChatEndpoint:
                 )
                 self._format = answer_format
             return reply
-        raise RefusedError(
-            f"{self.endpoint} refuses the request for model {self.model!r}: {self._message(first)}"
-        ) from None
+        raise RefusedError(f"{self.endpoint} refuses the request for model {self.model!r}: {self._message(first)}")
 
     def _ask(self, messages: Sequence[Message], schema: dict[str, Any], answer_format: AnswerFormat) -> Reply:
         try:
@@ -190,7 +188,7 @@ class ChatEndpoint:
     def _explained(self, error: openai.APIError) -> RefusedError | UnavailableError:
         openai = self._openai
         said = f"{self.endpoint}: {self._message(error)}"
-        tries = f"asked {self._retries + 1} times (--retries)"
+        tries = f"asked {self._retries + 1} times at most (--retries)"
         if isinstance(error, openai.APITimeoutError):
             return UnavailableError(f"{self.endpoint}: no answer within {self._timeout:g} s (--timeout), {tries}")
         if isinstance(error, openai.APIConnectionError):
@@ -210,7 +208,8 @@ class ChatEndpoint:
         if isinstance(error, openai.APIStatusError):
             status = error.status_code
             if status >= 500 or status in (408, 409, 429):
-                return UnavailableError(f"{said}; {tries}")
+                wait = error.response.headers.get("retry-after")
+                return UnavailableError(f"{said}; {tries}" + (f"; to be asked again in {wait} s" if wait else ""))
             return RefusedError(said)
         return RefusedError(f"{said}: answered, but {_NOT_THE_PROTOCOL}")
 

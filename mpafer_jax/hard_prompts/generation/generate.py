@@ -9,6 +9,7 @@ import dataclasses
 import datetime
 import hashlib
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -181,7 +182,7 @@ def generate(wanted: Wanted, backend: Backend, budget: TokenBudget, out: Path, *
     if not failures:
         check_out(out, overwrite)  # it may have appeared since
         bank = _bank(out.stem, wanted, backend, budget, [found[question.key] for question in questions])
-        files.write_json(out, bank)
+        files.write_text(out, _rendered(bank))
         partial.remove()
     return Outcome(len(questions) - kept, kept, tuple(failures))
 
@@ -255,3 +256,14 @@ def _bank(
     }
     Bank.model_validate_json(json.dumps(bank))
     return bank
+
+
+def _rendered(bank: dict[str, Any]) -> str:
+    """Indented JSON with each text and its units on one line, since a person is to read it."""
+
+    def on_one_line(found: re.Match[str]) -> str:
+        units = ", ".join(re.findall(r"\d+", found["units"]))
+        return f'{{"text": {found["text"]}, "action_units": [{units}]}}'
+
+    text = r'\{\s+"text": (?P<text>".*"),\s+"action_units": \[(?P<units>[^\]]*)\]\s+\}'
+    return re.sub(text, on_one_line, json.dumps(bank, indent=2, ensure_ascii=False)) + "\n"
