@@ -42,7 +42,7 @@ def save_matrices(
     off_diagonal = ~np.eye(count, dtype=bool)
     values = np.concatenate([matrix[off_diagonal] for matrix in matrices.values()])
     low, high = float(values.min()), float(values.max())
-    columns = math.ceil(math.sqrt(len(matrices)))
+    columns = min(len(matrices), math.ceil(math.sqrt(1.5 * len(matrices))))  # pages are wider than high
     rows = math.ceil(len(matrices) / columns)
     side = 1.6 + 0.45 * count  # inches of a panel, names included
     figure: Any = Figure(figsize=(columns * side + 0.8, rows * side), layout="constrained", dpi=120)

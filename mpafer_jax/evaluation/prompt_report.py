@@ -9,15 +9,23 @@ import numpy as np
 import numpy.typing as npt
 from absl import logging
 
+from mpafer_jax import devices, experiment
 from mpafer_jax.baselines import zero_shot
-from mpafer_jax.baselines.features import FrozenFeatures
-from mpafer_jax.config import Config
+from mpafer_jax.baselines.features import encode_splits
+from mpafer_jax.config import Config, ConfigError
+from mpafer_jax.data.splits import load_dataset
 from mpafer_jax.evaluation.metrics import ClassificationMetrics, from_logits
 from mpafer_jax.experiment import Experiment
 from mpafer_jax.hard_prompts.bank import GRANULARITIES, Bank, BankError, PromptGranularity, load_banks, permuted
 from mpafer_jax.hard_prompts.templates import HardPrompts, build_hard_prompts, configured_hard_prompts, described
 
 CONFIGURED = "as configured"
+EVERY = "every granularity"
+
+
+def all_texts(what: str) -> str:
+    """The table's name for the mean of all descriptions of a granularity, or of EVERY."""
+    return f"type 3, {what}, all texts"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,6 +99,8 @@ class PromptReport:
       sets: by the choice's name, in the table's order.
       absent: granularities of which the banks do not speak for every class, each with the classes.
       split: name of the split, with the number of its images.
+      notes: what it was measured with, a line each.
+      dataset: what the images are, several lines.
     """
 
     class_names: tuple[str, ...]
@@ -99,6 +109,8 @@ class PromptReport:
     sets: Mapping[str, PromptSet]
     absent: Mapping[str, tuple[str, ...]]
     split: tuple[str, int]
+    notes: tuple[str, ...]
+    dataset: str
 
 
 def prompt_sets(config: Config, class_names: Sequence[str]) -> dict[str, HardPrompts]:
@@ -113,22 +125,28 @@ def prompt_sets(config: Config, class_names: Sequence[str]) -> dict[str, HardPro
         "type 2": build_hard_prompts(class_names, 2, None),
     }
 
-    def add(name: str, of: Bank, granularities: Sequence[PromptGranularity]) -> None:
-        for which, chosen in (("first text", of.first(1)), ("all texts", of)):
-            sets[f"{name}, {which}"] = build_hard_prompts(class_names, 3, chosen, granularities=granularities)
-
     bank = configured_bank(config, class_names)
     if bank is None:
         return sets
     full = complete_granularities(bank, class_names)
+    if not full:
+        logging.warning("no descriptions are measured: there is no granularity at which every class has a text")
+        return sets
+
+    def build(granularities: Sequence[PromptGranularity], of: Bank) -> HardPrompts:
+        return build_hard_prompts(class_names, 3, of, granularities=granularities)
+
     for granularity in full:
-        add(f"type 3, {granularity}", bank, [granularity])
+        sets[f"type 3, {granularity}, first text"] = build([granularity], bank.first(1))
+        sets[all_texts(granularity)] = build([granularity], bank)
+    sets[f"type 3, {EVERY}, first text"] = build(full, bank.first(1))
+    sets[all_texts(EVERY)] = build(full, bank)
     other = permuted(bank, class_names, config.seed)
-    if len(full) > 1:
-        add("type 3, every granularity", bank, full)
-        add("permuted, every granularity", other, full)
+    sets[f"permuted, {EVERY}, first text"] = build(full, other.first(1))
+    sets[f"permuted, {EVERY}, all texts"] = build(full, other)
     if "holistic" in full:
-        add("permuted, holistic", other, ["holistic"])
+        sets["permuted, holistic, first text"] = build(["holistic"], other.first(1))
+        sets["permuted, holistic, all texts"] = build(["holistic"], other)
     return sets
 
 
@@ -172,13 +190,30 @@ def count_tokens(config: Config, built: Experiment) -> tuple[Length, ...]:
     return tuple(Length(name, part, len(built.tokenizer.encode(text)), text) for name, part, text in texts())
 
 
-def measure(config: Config, built: Experiment, features: FrozenFeatures, split_name: str) -> PromptReport:
-    """Measures every choice of hard prompts on images that were encoded before.
+def make_report(config: Config, split_name: str) -> PromptReport:
+    """Measures every choice of hard prompts on the configured dataset.
+
+    Args:
+      config: of the data, the CLIP and the banks.
+      split_name: validation or test.
 
     Raises:
+      ConfigError: there is no such split, or the CLIP cannot be had.
+      DataError: the dataset does not hold.
       BankError: a bank is not there, or lacks a class.
       PromptError: a text does not fit the CLIP; the message names each with its length.
     """
+    devices.check_batch_size("eval.batch_size", config.eval.batch_size)
+    dataset = load_dataset(config.data)
+    split = dataset.validation if split_name == "validation" else dataset.test
+    if split is None:
+        raise ConfigError(
+            f"there is no {split_name} split to measure on; set data.{split_name}_split or "
+            f"data.{split_name}_fraction, or name the other with --split"
+        )
+    prompts = prompt_sets(config, dataset.class_names)  # what a bank lacks shows here, before anything is computed
+    built = experiment.build_experiment(config, dataset.class_names, experiment.load_frozen_clip(config))
+    features = encode_splits(config, built, [split])[split.name]
     names = built.class_names
     bank = configured_bank(config, names)
     lacking = {
@@ -186,7 +221,7 @@ def measure(config: Config, built: Experiment, features: FrozenFeatures, split_n
         for granularity in GRANULARITIES
     }
     sets: dict[str, PromptSet] = {}
-    for name, encoded in zero_shot.encode(built, prompt_sets(config, names)).items():
+    for name, encoded in zero_shot.encode(built, prompts).items():
         logits = zero_shot.frozen_logits(built, features.image_features, encoded.features)
         sets[name] = PromptSet(
             texts=tuple(len(encoded.prompts.of_class(index)) for index in range(len(names))),
@@ -200,6 +235,18 @@ def measure(config: Config, built: Experiment, features: FrozenFeatures, split_n
         sets=sets,
         absent={granularity: classes for granularity, classes in lacking.items() if classes},
         split=(split_name, len(features)),
+        notes=_notes(config, built),
+        dataset=dataset.description,
+    )
+
+
+def _notes(config: Config, built: Experiment) -> tuple[str, ...]:
+    section = config.hard_prompts
+    return (
+        f"CLIP: {built.clip_name}, content {built.clip_hash[:16]}",
+        f"banks: {', '.join(section.bank)}",
+        f"{CONFIGURED}: type {section.type}, granularity {'+'.join(section.granularity)}, paraphrases "
+        f"{section.paraphrases or 'all'}, combine {section.combine}",
     )
 
 

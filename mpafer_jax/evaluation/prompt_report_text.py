@@ -34,13 +34,11 @@ def accuracy_table(report: PromptReport) -> str:
     return markdown(header, lines)
 
 
-def render(report: PromptReport, title: str, notes: Sequence[str], pictures: Sequence[str] = ()) -> str:
+def render(report: PromptReport, pictures: Sequence[str] = ()) -> str:
     """The whole report as Markdown.
 
     Args:
       report: what was measured.
-      title: of the page.
-      notes: lines on what it was measured with.
       pictures: file names of pictures to show, relative to the page.
     """
     split, images = report.split
@@ -49,8 +47,9 @@ def render(report: PromptReport, title: str, notes: Sequence[str], pictures: Seq
         for granularity, names in report.absent.items()
     ]
     parts = [
-        f"# {title}",
-        "\n".join(f"- {note}" for note in (*notes, *absent)),
+        "# Hard prompts",
+        "\n".join(f"- {note}" for note in (*report.notes, *absent)),
+        f"```\n{report.dataset.strip()}\n```",
         "## Zero-shot",
         f"Measured on the {images} images of the {split} split, CLIP as it came. The features of a class's texts are "
         "averaged. Permuted: each class has another's descriptions, a control.",

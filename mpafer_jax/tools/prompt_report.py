@@ -22,60 +22,26 @@ from collections.abc import Sequence
 import jax
 from absl import app, flags, logging
 
-from mpafer_jax import command, devices, experiment, files
-from mpafer_jax.baselines.features import encode_splits
+from mpafer_jax import command, files
 from mpafer_jax.config import Config, ConfigError
 from mpafer_jax.data.records import DataError
-from mpafer_jax.data.splits import load_dataset
 from mpafer_jax.evaluation import prompt_report_text as text
 from mpafer_jax.evaluation.matrix_plot import check_installed, save_matrices
-from mpafer_jax.evaluation.prompt_report import CONFIGURED, PromptReport, measure, prompt_sets
-from mpafer_jax.hard_prompts.bank import BankError
+from mpafer_jax.evaluation.prompt_report import CONFIGURED, EVERY, PromptReport, all_texts, make_report
+from mpafer_jax.hard_prompts.bank import GRANULARITIES, BankError
 from mpafer_jax.models.prompts import PromptError
 
 _CONFIG = command.define_config()
 _OUT = flags.DEFINE_string("out", "", "Folder for the report and its pictures; empty: only print the table.")
 _SPLIT = flags.DEFINE_enum("split", "validation", ["validation", "test"], "Whose images to measure on.")
-_ALONE = "type 3, {}, all texts"
 
 
-def make_report(config: Config, split_name: str) -> tuple[PromptReport, tuple[str, ...]]:
-    """Measures, and says with what.
-
-    Raises:
-      ConfigError: there is no such split, or the CLIP cannot be had.
-      DataError: the dataset does not hold.
-      BankError: a bank is not there, or lacks a class.
-      PromptError: a text does not fit the CLIP.
-    """
-    devices.check_batch_size("eval.batch_size", config.eval.batch_size)
-    dataset = load_dataset(config.data)
-    split = dataset.validation if split_name == "validation" else dataset.test
-    if split is None:
-        raise ConfigError(
-            f"there is no {split_name} split to measure on; set data.{split_name}_split or "
-            f"data.{split_name}_fraction, or name the other with --split"
-        )
-    prompt_sets(config, dataset.class_names)  # what a bank lacks shows here, before anything is computed
-    built = experiment.build_experiment(config, dataset.class_names, experiment.load_frozen_clip(config))
-    features = encode_splits(config, built, [split])[split.name]
-    section = config.hard_prompts
-    notes = (
-        f"CLIP: {built.clip_name}, content {built.clip_hash[:16]}",
-        f"banks: {', '.join(section.bank)}",
-        f"{CONFIGURED}: type {section.type}, granularity {'+'.join(section.granularity)}, paraphrases "
-        f"{section.paraphrases or 'all'}, combine {section.combine}",
-        *dataset.description.splitlines(),
-    )
-    return measure(config, built, features, split_name), notes
-
-
-def write(report: PromptReport, notes: Sequence[str], out: pathlib.Path) -> None:
+def write(report: PromptReport, out: pathlib.Path) -> None:
     """Writes the report, its tables and its pictures into a folder."""
     alone = {
-        name: report.sets[_ALONE.format(name)].similarity
-        for name in dict.fromkeys(length.granularity for length in report.lengths)
-        if _ALONE.format(name) in report.sets
+        what: report.sets[all_texts(what)].similarity
+        for what in (*GRANULARITIES, EVERY)
+        if all_texts(what) in report.sets
     }
     pictures = {"similarity.png": {CONFIGURED: report.sets[CONFIGURED].similarity}}
     if alone:
@@ -84,7 +50,7 @@ def write(report: PromptReport, notes: Sequence[str], out: pathlib.Path) -> None
         save_matrices(out / name, matrices, report.class_names, "cosine of text features")
     files.write_text(out / "token_lengths.csv", text.lengths_csv(report))
     files.write_text(out / "similarity.csv", text.similarity_csv(report))
-    files.write_text(out / "report.md", text.render(report, "Hard prompts", notes, list(pictures)))
+    files.write_text(out / "report.md", text.render(report, list(pictures)))
 
 
 def main(argv: Sequence[str]) -> None:
@@ -97,9 +63,9 @@ def main(argv: Sequence[str]) -> None:
         command.import_libraries_without_torch()
         if _OUT.value:
             check_installed()
-        report, notes = make_report(config, str(_SPLIT.value))
+        report = make_report(config, str(_SPLIT.value))
         if _OUT.value and jax.process_index() == 0:
-            write(report, notes, pathlib.Path(_OUT.value))
+            write(report, pathlib.Path(_OUT.value))
     except (BankError, ConfigError, DataError, ModuleNotFoundError, PromptError) as error:
         logging.error("%s: %s", type(error).__name__, error)
         sys.exit(2)

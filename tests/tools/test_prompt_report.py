@@ -11,10 +11,17 @@ from PIL import Image
 from mpafer_jax.data.splits import load_dataset
 from mpafer_jax.evaluation import prompt_report_text
 from mpafer_jax.evaluation.metrics import from_confusion
-from mpafer_jax.evaluation.prompt_report import CONFIGURED, Length, PromptReport, PromptSet, cosines, prompt_sets
+from mpafer_jax.evaluation.prompt_report import (
+    CONFIGURED,
+    Length,
+    PromptReport,
+    PromptSet,
+    cosines,
+    make_report,
+    prompt_sets,
+)
 from mpafer_jax.hard_prompts.bank import GRANULARITIES, BankError, load_bank
 from mpafer_jax.hard_prompts.templates import described
-from mpafer_jax.tools.prompt_report import make_report
 from mpafer_jax.weights.tokenizer import load_tokenizer
 from tests.end_to_end import runs
 
@@ -27,7 +34,10 @@ def by_hand() -> PromptReport:
     lengths = [Length(name, "mouth", tokens, "x, y") for name, tokens in zip(NAMES, (9, 14, 11), strict=True)]
     lengths.append(Length("fear", "nose", 8, "z"))
     found = PromptSet((1, 1, 2), similarity, metrics)
-    return PromptReport(NAMES, tuple(lengths), 77, {CONFIGURED: found}, {"nose": ("anger", "boredom")}, ("test", 12))
+    absent = {"nose": ("anger", "boredom")}
+    return PromptReport(
+        NAMES, tuple(lengths), 77, {CONFIGURED: found}, absent, ("test", 12), ("CLIP: none",), "12 images"
+    )
 
 
 def test_cosines_and_pairs_by_hand():
@@ -41,7 +51,7 @@ def test_cosines_and_pairs_by_hand():
 
 
 def test_the_page_by_hand():
-    text = prompt_report_text.render(by_hand(), "Title", ("CLIP: none",), ("a.png",))
+    text = prompt_report_text.render(by_hand(), ("a.png",))
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if "|" in line]
     assert [CONFIGURED, "1-2", "75.00", "75.00", "0.796"] in [row[:5] for row in cells]
     assert ["anger / boredom", "0.600", "25.0", "no images"] in cells
@@ -49,6 +59,7 @@ def test_the_page_by_hand():
     assert ["anger", "9 / 9 / 9", "-"] in cells
     assert "Of the nose the banks say nothing for anger, boredom: left out." in text
     assert "](a.png)" in text
+    assert "- CLIP: none\n" in text
     assert prompt_report_text.lengths_csv(by_hand()).splitlines()[1] == 'anger,mouth,9,"x, y"'
 
 
