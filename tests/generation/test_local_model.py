@@ -83,10 +83,10 @@ def test_an_answer_that_does_not_end_is_cut_off_and_sampling_follows_the_seed(fo
 
 
 def test_models_that_cannot_be_asked(folder, tmp_path):
-    with pytest.raises(RefusedError, match="cannot be loaded as a text-generation model"):
+    with pytest.raises(RefusedError, match="cannot be asked: "):
         LocalModel(str(tmp_path), sampling=Sampling())
     for path in folder.iterdir():
         if "template" not in path.name:
             (tmp_path / path.name).write_bytes(path.read_bytes())
-    with pytest.raises(RefusedError, match="has no chat template"):
+    with pytest.raises(RefusedError, match="cannot be asked: it has no chat template"):
         LocalModel(str(tmp_path), sampling=Sampling())

@@ -60,6 +60,7 @@ def test_the_page_by_hand():
     assert "Of the nose the banks say nothing for anger, boredom: left out." in text
     assert "](a.png)" in text
     assert "- CLIP: none\n" in text
+    assert "```\n12 images\n```" in text
     assert prompt_report_text.lengths_csv(by_hand()).splitlines()[1] == 'anger,mouth,9,"x, y"'
 
 

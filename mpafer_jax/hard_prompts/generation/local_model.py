@@ -44,15 +44,16 @@ class LocalModel:
         self._device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         try:
             self._tokenizer = transformers.AutoTokenizer.from_pretrained(model)
+            if not self._tokenizer.chat_template:
+                raise ValueError(
+                    "it has no chat template, so it was not trained to answer; name an instruction-tuned one"
+                )
             loaded = transformers.AutoModelForCausalLM.from_pretrained(model, use_safetensors=True, dtype="auto")
         except (OSError, ValueError, KeyError) as error:
-            raise RefusedError(f"--model={model} cannot be loaded as a text-generation model: {error}") from error
+            raise RefusedError(f"--model={model} cannot be asked: {error}") from error
         self._model = loaded.to(self._device).eval()
-        if not self._tokenizer.chat_template:
-            raise RefusedError(
-                f"--model={model} has no chat template, so it was not trained to answer questions; name an instruction-"
-                "tuned model"
-            )
+        commit = getattr(loaded.config, "_commit_hash", None)
+        self._reported = f"{model}@{commit}" if commit else model
         logging.info("%s answers on %s", model, self._device)
 
     def reply(self, messages: Sequence[Message], schema: dict[str, Any]) -> Reply:
@@ -72,4 +73,4 @@ class LocalModel:
             )
         new = output[0, prompt["input_ids"].shape[1] :]
         text = str(self._tokenizer.decode(new, skip_special_tokens=True))
-        return Reply(text=text, model=self.model, answer_format="text", cut_off=len(new) >= limit)
+        return Reply(text=text, model=self._reported, answer_format="text", cut_off=len(new) >= limit)
