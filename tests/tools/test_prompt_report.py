@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from mpafer_jax.config import ConfigError
 from mpafer_jax.data.splits import load_dataset
 from mpafer_jax.evaluation import prompt_report_text
 from mpafer_jax.evaluation.metrics import from_confusion
@@ -142,18 +143,10 @@ def test_its_pictures_show_something(reported, sample):
     assert len([row for row in rows if row["hard_prompts"] == CONFIGURED]) == count * (count - 1) // 2
 
 
-def test_mistakes(sample):
-    command = [
-        sys.executable,
-        "-m",
-        "mpafer_jax.tools.prompt_report",
-        f"--config={runs.ROOT / 'configs' / 'sample.py'}",
-    ]
-    flags = [f"--config.data.dir={sample / 'faces'}", f"--config.clip.name={sample / 'clip'}"]
-    done = runs.run([*command, *flags])
-    assert done.returncode == 2
-    assert "no validation split to measure on; set data.validation_split" in done.stderr
-    assert "Traceback" not in done.stderr
+def test_without_the_split_there_is_nothing_to_measure_on(sample):
+    config = runs.config(sample, **{"data.validation_fraction": 0.0})
+    with pytest.raises(ConfigError, match=r"no validation split to measure on; set data.validation_split"):
+        make_report(config, "validation")
 
 
 def test_a_bank_that_lacks_a_class_is_refused_before_anything_is_computed(sample):
