@@ -48,7 +48,11 @@ setup(
     extras_require={
         "tpu": ["jax[tpu]>=0.10,<0.11"],
         "cuda": ["jax[cuda13]>=0.10,<0.11"],
+        "generate": ["openai>=3.54,<4"],  # asks servers for descriptions
+        "report": ["matplotlib>=3.11,<4"],  # pictures
         "test": [
+            "matplotlib>=3.11,<4",
+            "openai>=3.54,<4",
             "pyright[nodejs]>=1.1.414,<2",
             "pytest>=9,<10",
             "ruff>=0.17,<0.18",

@@ -38,11 +38,15 @@ def define_workdir() -> flags.FlagHolder[Any]:
     return cast(Any, flags).DEFINE_string("workdir", None, "Folder of the run: checkpoints, metrics, results.")
 
 
-def show_own_log_lines() -> None:
-    """Shows libraries' warnings, but their routine lines only with --verbosity=1: Orbax writes dozens a checkpoint."""
+def show_own_log_lines(*others: str) -> None:
+    """Shows libraries' warnings, but their routine lines only with --verbosity=1: Orbax writes dozens a checkpoint.
+
+    Args:
+      *others: names of libraries' loggers whose routine lines are shown too.
+    """
 
     def is_wanted(record: python_logging.LogRecord) -> bool:
-        own = pathlib.Path(record.pathname).is_relative_to(_PACKAGE)
+        own = record.name in others or pathlib.Path(record.pathname).is_relative_to(_PACKAGE)
         return own or record.levelno >= python_logging.WARNING or logging.get_verbosity() > logging.INFO
 
     logging.get_absl_handler().addFilter(is_wanted)
