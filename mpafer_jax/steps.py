@@ -27,6 +27,7 @@ Params = dict[str, jax.Array]
 Batch = Mapping[str, jax.Array]
 Rgb = tuple[float, float, float]
 Metrics = dict[str, tuple[jax.Array, jax.Array]]  # name -> (sum, count), both over all devices
+HostMetrics = Mapping[str, tuple[Any, Any]]  # the same on the host, as NumPy's or Python's numbers
 TrainStep = Callable[[TrainState, Frozen, Any], tuple[TrainState, Metrics]]
 # (params, frozen, batch) -> logits [B, C] and every intermediate that the objective's terms read.
 Forward = Callable[[Params, Frozen, Batch], tuple[jax.Array, Outputs]]
@@ -164,7 +165,7 @@ class NonFiniteError(ArithmeticError):
     """A loss term became NaN or infinite; the message names the step and the terms."""
 
 
-def check_finite(metrics: Sequence[Metrics], last_step: int) -> None:
+def check_finite(metrics: Sequence[HostMetrics], last_step: int) -> None:
     """Refuses metrics that are not finite.
 
     Args:
@@ -183,7 +184,7 @@ def check_finite(metrics: Sequence[Metrics], last_step: int) -> None:
             )
 
 
-def mean_metrics(metrics: Sequence[Metrics], last_step: int) -> dict[str, float]:
+def mean_metrics(metrics: Sequence[HostMetrics], last_step: int) -> dict[str, float]:
     """Each metric's mean over consecutive steps, weighted by its counts; arguments and errors of `check_finite`."""
     check_finite(metrics, last_step)
     return {
