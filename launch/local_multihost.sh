@@ -44,11 +44,8 @@ if [[ $dry_run ]]; then
 fi
 
 pids=()
-pass_on() {
-  kill "-$1" "${pids[@]}" 2>/dev/null || true
-}
-trap 'pass_on TERM' TERM
-trap 'pass_on INT' INT
+trap 'kill -TERM "${pids[@]}" 2>/dev/null || true' TERM
+trap 'kill -INT "${pids[@]}" 2>/dev/null || true' INT
 
 for ((i = 0; i < processes; i++)); do
   if ((i == 0)); then

@@ -207,16 +207,23 @@ def make_eval_step(*, model: MPAFER, mean: Rgb, std: Rgb) -> Callable[[Params, F
     """
 
     def step(params: Params, frozen: Frozen, text_features: jax.Array, batch: Batch) -> Outputs:
-        images = normalize_images(batch["image"], mean, std)
-        logits = _classify(model, frozen, params, images, text_features)
-        mask, classes = batch["mask"], logits.shape[-1]
-        true = jax.nn.one_hot(batch["label"], classes) * mask[:, None]  # [b, C]
-        predicted = jax.nn.one_hot(jnp.argmax(logits, axis=-1), classes)
-        per_example = losses.cross_entropy(logits, jax.nn.one_hot(batch["label"], classes))
-        sums = {"confusion": true.T @ predicted, "cross_entropy": jnp.sum(per_example * mask), "count": jnp.sum(mask)}
-        return devices.sum_over_devices(sums)
+        return eval_step_body(params, frozen, text_features, batch, model=model, mean=mean, std=std)
 
     return devices.data_parallel(step, replicated=3)
+
+
+def eval_step_body(
+    params: Params, frozen: Frozen, text_features: jax.Array, batch: Batch, *, model: MPAFER, mean: Rgb, std: Rgb
+) -> Outputs:
+    """The evaluation of one batch as one device sees it; `make_eval_step` says what goes in and out."""
+    images = normalize_images(batch["image"], mean, std)
+    logits = _classify(model, frozen, params, images, text_features)
+    mask, classes = batch["mask"], logits.shape[-1]
+    true = jax.nn.one_hot(batch["label"], classes) * mask[:, None]  # [b, C]
+    predicted = jax.nn.one_hot(jnp.argmax(logits, axis=-1), classes)
+    per_example = losses.cross_entropy(logits, jax.nn.one_hot(batch["label"], classes))
+    sums = {"confusion": true.T @ predicted, "cross_entropy": jnp.sum(per_example * mask), "count": jnp.sum(mask)}
+    return devices.sum_over_devices(sums)
 
 
 def _classify(model: MPAFER, frozen: Frozen, params: Params, images: jax.Array, text_features: jax.Array) -> jax.Array:

@@ -1,0 +1,137 @@
+"""Several processes on this machine: the same numbers as one, in one folder, stopped, resumed, ended together."""
+
+import shutil
+import signal
+import time
+
+import numpy as np
+import pytest
+
+from mpafer_jax import checkpoint, preemption, train
+from tests.end_to_end import runs
+from tests.multihost import layouts
+from tests.multihost.layouts import Layout
+
+# Validation after every save, lines between the saves, and a stop between two lines.
+RHYTHM = {"train.num_steps": 16, "train.eval_every": 8, "train.checkpoint_every": 8, "train.log_every": 3}
+TWO = Layout(2, 4)
+
+
+def wait_for(condition, process, seconds=240):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert process.poll() is None, layouts.finish(process)
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def lines_after(workdir, step):
+    path = workdir / "metrics.jsonl"
+    return path.is_file() and any(line["step"] >= step for line in complete_lines(path))
+
+
+def complete_lines(path):
+    import json
+
+    return [json.loads(line) for line in path.read_text().splitlines(keepends=True) if line.endswith("}\n")]
+
+
+@pytest.fixture(scope="module")
+def one_process(sample, tmp_path_factory):
+    """The reference: one process with the test's eight devices."""
+    workdir = tmp_path_factory.mktemp("one_process")
+    train.train_and_evaluate(runs.config(sample, **layouts.SGD, **RHYTHM), workdir)
+    return workdir
+
+
+def test_two_processes_stopped_and_resumed_equal_one(one_process, sample, tmp_path):
+    """SIGTERM to one of the two stops both after the same step; the command goes on; every number is the same."""
+    workdir = tmp_path / "two"
+    process = layouts.start(TWO, sample, workdir, **layouts.SGD, **RHYTHM)
+    wait_for(lambda: lines_after(workdir, 9), process)
+    process.send_signal(signal.SIGTERM)
+    code, errors = layouts.finish(process)
+    assert code == preemption.EXIT_CODE, errors
+    stopped = int(errors.split("stopped by SIGTERM after step ")[1].split()[0])
+    assert 9 <= stopped < 16
+    assert (workdir / "checkpoints" / f"step_{stopped}").is_dir()
+    assert not (workdir / "summary.json").exists()
+
+    errors = layouts.run(TWO, sample, workdir, **layouts.SGD, **RHYTHM)
+    assert f"resuming after step {stopped}" in errors
+    assert errors.count("the result:") == 1  # of process 0 alone
+    assert "[1] I" not in errors  # and so are all routine lines
+    assert [line["step"] for line in runs.metrics(workdir)] == [line["step"] for line in runs.metrics(one_process)]
+    found = layouts.difference(one_process, workdir)
+    assert found.pop("images evaluated") == found.pop("confusion") == 0
+    assert max(found.values()) < 1e-4, found
+    # What eight processes-worth of devices saved is restored by one: another number of devices and of processes.
+    restored, _, step = checkpoint.load(workdir, "last")
+    assert step == 16
+    assert {value.dtype for value in restored.values()} == {np.dtype("float32")}
+
+
+@pytest.mark.slow
+def test_all_layouts_give_the_same_numbers(sample, tmp_path):
+    changes = {**layouts.SGD, **layouts.EVERY_STEP, "train.num_steps": 20}
+    for layout in (Layout(1, 1), Layout(1, 8), Layout(2, 4), Layout(4, 2)):
+        layouts.run(layout, sample, tmp_path / str(layout), **changes)
+        found = layouts.difference(tmp_path / "1 device", tmp_path / str(layout))
+        assert found.pop("images evaluated") == found.pop("confusion") == 0
+        assert max(found.values()) < 1e-4, (str(layout), found)
+
+
+@pytest.mark.slow
+def test_two_processes_resume_to_the_bit_and_go_on_as_one(sample, tmp_path):
+    """Undisturbed; stopped in the middle; and begun by two processes, ended by one of another number of devices."""
+    undisturbed = tmp_path / "undisturbed"
+    layouts.run(TWO, sample, undisturbed, **RHYTHM)
+    half = tmp_path / "half"
+    process = layouts.start(TWO, sample, half, **RHYTHM)
+    wait_for(lambda: lines_after(half, 9), process)
+    process.send_signal(signal.SIGTERM)
+    assert layouts.finish(process)[0] == preemption.EXIT_CODE
+    shutil.copytree(half, tmp_path / "other")
+    layouts.run(TWO, sample, half, **RHYTHM)
+    for name, value in checkpoint.load(undisturbed, "last")[0].items():
+        np.testing.assert_array_equal(value, checkpoint.load(half, "last")[0][name])
+    assert runs.metrics(undisturbed) == runs.metrics(half)
+    layouts.run(Layout(1, 2), sample, tmp_path / "other", **RHYTHM)
+    for a, b in zip(runs.metrics(undisturbed), runs.metrics(tmp_path / "other"), strict=True):
+        assert a["kind"] != "train" or a["loss"] == pytest.approx(b["loss"], rel=1e-3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("victim", [0, 1])
+def test_when_one_process_dies_the_other_ends_within_a_minute(sample, tmp_path, victim):
+    endless = {"train.num_steps": 100_000, "train.eval_every": 100_000, "train.checkpoint_every": 1000}
+    process = layouts.start(Layout(2, 1), sample, tmp_path / "run", **endless)
+    wait_for(lambda: lines_after(tmp_path / "run", 3), process)
+    pids = children(process.pid)
+    assert len(pids) == 2
+    import os
+
+    os.kill(pids[victim], signal.SIGKILL)
+    killed = time.monotonic()
+    code, errors = layouts.finish(process, timeout=90)
+    assert time.monotonic() - killed < 60
+    assert code not in (0, preemption.EXIT_CODE), errors
+
+
+def children(pid):
+    """The Python processes below a process, in the order of their start."""
+    import pathlib
+
+    found = []
+    for path in sorted(pathlib.Path("/proc").glob("[0-9]*"), key=lambda path: int(path.name)):
+        try:
+            status, command = (path / "stat").read_text(), (path / "cmdline").read_text()
+        except OSError:  # it ended meanwhile
+            continue
+        if (
+            int(status.rpartition(")")[2].split()[1]) == pid
+            and "mpafer_jax.main" in command
+            and "local_multi" not in command
+        ):
+            found.append(int(path.name))
+    return found
