@@ -61,9 +61,8 @@ code=0
 left=("${pids[@]}")
 while ((${#left[@]})); do
   this=0
-  ended=
   wait -n -p ended "${left[@]}" || this=$?
-  [[ $ended ]] || continue # a signal interrupted the waiting
+  [[ ${ended-} ]] || continue # a signal interrupted the waiting
   remaining=()
   for pid in "${left[@]}"; do
     [[ $pid == "$ended" ]] || remaining+=("$pid")

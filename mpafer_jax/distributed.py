@@ -94,7 +94,8 @@ def find_cluster(
     given = {f"--{name}": str(value) for name, value in flags.items() if value is not None}
     if mode == "off":
         if given:
-            raise ClusterError(f"--distributed=off contradicts {', '.join(given)}; leave out one or the other")
+            there = ", ".join(f"{name}={value}" for name, value in given.items())
+            raise ClusterError(f"--distributed=off contradicts {there}; leave out one or the other")
         return None
     if given:
         return _explicit(given, [f"--{name}" for name in flags], "the flags")

@@ -151,6 +151,8 @@ def _frozen(config: Config, clip: ClipConfig, num_classes: int) -> Frozen:
     }
     # Start, context, a name of one token, full stop, end. Longer names add a position or two.
     length = config.ctx.num_ctx + 4
+    section = config.hard_prompts
+    groups = len(section.granularity) if section.type == 3 and section.combine == "separate" else 1
     per_class = functools.partial(_abstract, dtype=jnp.float32)
     return Frozen(
         clip=unflatten(flat),
@@ -159,7 +161,7 @@ def _frozen(config: Config, clip: ClipConfig, num_classes: int) -> Frozen:
             eos_positions=_abstract((num_classes,), jnp.int32),
             content=_abstract((num_classes, length), np.bool_),
         ),
-        hard_text_features=per_class((num_classes, clip.projection_dim)),
-        hard_token_features=per_class((num_classes, clip.text.hidden_size)),
+        hard_text_features=per_class((groups, num_classes, clip.projection_dim)),
+        hard_token_features=per_class((groups, num_classes, clip.text.hidden_size)),
         prototypes=per_class((num_classes, clip.projection_dim)),
     )
