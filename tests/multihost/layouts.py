@@ -6,6 +6,7 @@ trains 20 steps on 1 device, 8 devices, 2 processes x 4 and 4 processes x 2 with
 far losses, gradient norms, prompts, prototypes and evaluations are from those of one device.
 """
 
+import contextlib
 import dataclasses
 import pathlib
 import subprocess
@@ -33,21 +34,29 @@ class Layout:
         return devices if self.processes == 1 else f"{self.processes} processes x {self.devices}"
 
 
-def start(layout, sample, workdir, *, mode="train", **changes) -> subprocess.Popen:
-    """Starts the run; its standard error is a pipe."""
-    command = [str(LAUNCHER), str(layout.processes), *runs.command(sample, workdir, mode=mode, **changes)]
+@contextlib.contextmanager
+def running(layout, sample, workdir, **changes):
+    """The run as a process whose standard error is a pipe; it has ended when the block has, whatever happened."""
+    command = [str(LAUNCHER), str(layout.processes), *runs.command(sample, workdir, **changes)]
     environment = runs.environment(devices=layout.devices, JAX_LOCAL_CPU_DEVICES=str(layout.devices))
-    return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+    with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            yield process
+        finally:
+            if process.poll() is None:
+                process.terminate()
+                process.communicate()
 
 
-def finish(process, timeout=600) -> tuple[int, str]:
+def finish(process, timeout=900) -> tuple[int, str]:
     """(exit code, standard error)."""
     _, errors = process.communicate(timeout=timeout)
     return process.returncode, errors
 
 
-def run(layout, sample, workdir, **options) -> str:
-    code, errors = finish(start(layout, sample, workdir, **options))
+def run(layout, sample, workdir, **changes) -> str:
+    with running(layout, sample, workdir, **changes) as process:
+        code, errors = finish(process)
     assert code == 0, f"{layout}: exit code {code}\n{errors}"
     return errors
 
