@@ -9,8 +9,6 @@ import os
 from collections.abc import Generator, Sequence
 from concurrent import futures
 
-from PIL import UnidentifiedImageError
-
 from mpafer_jax import processes
 from mpafer_jax.data.preprocess import decode_rgb
 from mpafer_jax.data.records import BadImageError, ImageSource
@@ -45,11 +43,8 @@ def inspect(image: ImageSource) -> Inspected:
         pixels = decode_rgb(data)
     except FileNotFoundError as error:
         raise BadImageError(f"{image.place}: no such file") from error
-    except UnidentifiedImageError as error:
-        raise BadImageError(f"{image.place}: no picture in a format that Pillow knows") from error
-    # Decoders of broken files raise whatever their format's code runs into: OSError, SyntaxError, struct.error, ...
-    except Exception as error:
-        raise BadImageError(f"{image.place}: cannot be read as a picture ({error})") from error
+    except (OSError, ValueError) as error:  # ValueErrors are a source's own, PictureError among them
+        raise BadImageError(f"{image.place}: cannot be read as a picture: {error}") from error
     digest = hashlib.blake2b(f"{pixels.width}x{pixels.height}".encode(), digest_size=16)
     digest.update(pixels.tobytes())
     return Inspected(data, pixels.size, digest.hexdigest())
