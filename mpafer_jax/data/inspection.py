@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import collections
 import dataclasses
 import hashlib
 import os
@@ -63,17 +62,7 @@ def inspect_all(images: Sequence[ImageSource], pool: futures.Executor) -> Genera
 
     To be closed (`contextlib.closing`) where it may not be exhausted.
     """
-    waiting: collections.deque[futures.Future[Inspected | BadImageError]] = collections.deque()
-    try:
-        for image in images:
-            waiting.append(pool.submit(_inspect_or_error, image))
-            if len(waiting) > _AHEAD:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-    finally:
-        for future in waiting:
-            future.cancel()
+    return processes.map_in_order(pool, _inspect_or_error, images, _AHEAD)
 
 
 def _inspect_or_error(image: ImageSource) -> Inspected | BadImageError:

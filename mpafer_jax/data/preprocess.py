@@ -6,10 +6,11 @@ state. Nothing here needs JAX.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import math
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Protocol
 
@@ -72,10 +73,22 @@ def decode_rgb(data: bytes, *, upright: bool = True) -> Image.Image:
     """
     if not data:
         raise PictureError("the file is empty")
+    with _refusing_damage(), Image.open(io.BytesIO(data), formats=FORMATS) as image:
+        _check_size(image)
+        return to_rgb(ImageOps.exif_transpose(image) if upright else image)
+
+
+def upright_rgb(image: Image.Image) -> Image.Image:
+    """The same of a picture that a program opened with Pillow, which may not have been decoded yet."""
+    with _refusing_damage():
+        _check_size(image)
+        return to_rgb(ImageOps.exif_transpose(image))
+
+
+@contextlib.contextmanager
+def _refusing_damage() -> Generator[None]:
     try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            _check_size(image)
-            return to_rgb(ImageOps.exif_transpose(image) if upright else image)
+        yield
     except PictureError:
         raise
     except UnidentifiedImageError as error:
