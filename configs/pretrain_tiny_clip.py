@@ -27,7 +27,7 @@ def get_config() -> ConfigDict:
     # Tokens at most.
     model.vocab_size = 1500
     # Banks whose words the vocabulary shall know besides those of the captions.
-    model.vocabulary_banks = ("expressions",)
+    model.vocabulary_banks = ("expressions", "compound")
     # Tokens that a text may have.
     model.max_position_embeddings = 77
 
