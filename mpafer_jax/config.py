@@ -302,6 +302,14 @@ class EvalSection(_Section):
         return self
 
 
+class PredictSection(_Section):
+    """Predictions for a whole dataset."""
+
+    split: Literal["train", "validation", "test"]
+    images_per_part: PositiveCount
+    format: Literal["parquet", "csv"]
+
+
 class ModelSections(Record):
     """The sections of a configuration that decide what a model computes, whatever it was trained on and how."""
 
@@ -322,6 +330,7 @@ class Config(ModelSections, _Section):
     data: DataSection
     train: TrainSection
     eval: EvalSection
+    predict: PredictSection
 
 
 def _explain(error: pydantic.ValidationError, documented_in: str) -> str:

@@ -1,4 +1,4 @@
-"""The command: trains or evaluates one configuration.
+"""The command: trains, evaluates or predicts with one configuration.
 
     python -m mpafer_jax.main --config=configs/rafdb.py --workdir=runs/rafdb --config.data.dir=/data/RAF-DB
 
@@ -18,11 +18,14 @@ from mpafer_jax.config import Config, ConfigError
 from mpafer_jax.data.records import DataError
 from mpafer_jax.hard_prompts.bank import BankError
 from mpafer_jax.models.prompts import PromptError
+from mpafer_jax.prediction import bulk
 
 _CONFIG = command.define_config()
 _WORKDIR = command.define_workdir()
 _ = command.define_distributed()
-_MODE = flags.DEFINE_enum("mode", "train", ["train", "eval"], "Train and evaluate, or evaluate a checkpoint.")
+_MODE = flags.DEFINE_enum(
+    "mode", "train", ["train", "eval", "predict"], "Train and evaluate; evaluate a checkpoint; predict a split."
+)
 
 # Mistakes of the user's: the message says all there is to say, a traceback would bury it.
 _USER_ERRORS = (
@@ -48,8 +51,10 @@ def _run() -> None:
     command.import_libraries_without_torch()
     if _MODE.value == "train":
         train.train_and_evaluate(config, workdir)
-    else:
+    elif _MODE.value == "eval":
         evaluate.evaluate_checkpoint(config, workdir)
+    else:
+        bulk.predict_dataset(config, workdir)
 
 
 if __name__ == "__main__":

@@ -38,6 +38,9 @@ FREE_FIELDS = frozenset(
         "data.num_workers",
         "train.keep",
         "eval.baselines",
+        "predict.split",
+        "predict.images_per_part",
+        "predict.format",
     }
 )
 

@@ -24,7 +24,7 @@ from absl import app, flags
 
 from mpafer_jax import checkpoint, preemption
 from tests.end_to_end import runs
-from tests.multihost.layouts import LAUNCHER
+from tests.multihost.layouts import LAUNCHER, processes_of
 
 _OUT = flags.DEFINE_string("out", None, "Folder for the two runs.", required=True)
 _KILLS = flags.DEFINE_integer("kills", 20, "How often to kill.")
@@ -63,20 +63,6 @@ def finish(process):
         process.terminate()
         sys.exit(f"hangs: nothing ended within {_TIMEOUT} s")
     return process.returncode, errors
-
-
-def processes_of(launcher):
-    """The ids of the launcher's Python processes."""
-    found = []
-    for path in pathlib.Path("/proc").glob("[0-9]*"):
-        try:
-            parent = int((path / "stat").read_text().rpartition(")")[2].split()[1])
-            is_run = (path / "cmdline").read_bytes().split(b"\0")[1:3] == [b"-m", b"mpafer_jax.main"]
-        except (OSError, IndexError):  # it ended meanwhile
-            continue
-        if parent == launcher and is_run:
-            found.append(int(path.name))
-    return sorted(found)
 
 
 def last_step(workdir):

@@ -61,6 +61,20 @@ def run(layout, sample, workdir, **changes) -> str:
     return errors
 
 
+def processes_of(launcher) -> list[int]:
+    """The ids of a launcher's Python processes, in the order of their start."""
+    found = []
+    for path in pathlib.Path("/proc").glob("[0-9]*"):
+        try:
+            parent = int((path / "stat").read_text().rpartition(")")[2].split()[1])
+            is_run = (path / "cmdline").read_bytes().split(b"\0")[1:3] == [b"-m", b"mpafer_jax.main"]
+        except (OSError, IndexError):  # it ended meanwhile
+            continue
+        if parent == launcher and is_run:
+            found.append(int(path.name))
+    return sorted(found)
+
+
 def difference(a, b) -> dict[str, float]:
     """Largest difference of two finished runs, relative where numbers have a size of their own."""
     (one, _, _), (two, _, _) = checkpoint.load(a, "last"), checkpoint.load(b, "last")

@@ -1,16 +1,17 @@
 """Several processes on this machine: the same numbers as one, in one folder, stopped, resumed, ended together."""
 
 import os
-import pathlib
 import re
 import shutil
 import signal
 import time
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from mpafer_jax import checkpoint, preemption, train
+from mpafer_jax.prediction import bulk
 from tests.end_to_end import runs
 from tests.multihost import layouts
 from tests.multihost.layouts import Layout
@@ -64,10 +65,29 @@ def test_two_processes_stopped_and_resumed_equal_one(one_process, sample, tmp_pa
     found = layouts.difference(one_process, workdir)
     assert found.pop("images evaluated") == found.pop("confusion") == 0
     assert max(found.values()) < 1e-4, found
-    # What eight processes-worth of devices saved is restored by one: another number of devices and of processes.
-    restored, _, step = checkpoint.load(workdir, "last")
-    assert step == 16
-    assert {value.dtype for value in restored.values()} == {np.dtype("float32")}
+    predict_with_two_processes_what_one_predicts(sample, workdir)
+
+
+def predict_with_two_processes_what_one_predicts(sample, workdir):
+    """25 test images in parts of 7; one part is there already, and one process has to be enough for the rest too."""
+    parts = {"predict.images_per_part": 7}
+    config = runs.config(sample, **parts)
+    bulk.predict_dataset(config, workdir)
+    folder = workdir / "predictions"
+    paths = sorted(folder.glob("test-*.parquet"))
+    assert [path.name for path in paths] == [f"test-0000{part}-of-00004.parquet" for part in range(4)]
+    alone = [pq.read_table(path) for path in paths]
+    for path in paths[1:]:
+        path.unlink()
+    written = paths[0].stat().st_mtime_ns
+    layouts.run(TWO, sample, workdir, mode="predict", **parts)
+    assert sorted(folder.glob("test-*")) == paths
+    assert paths[0].stat().st_mtime_ns == written
+    for before, path in zip(alone, paths, strict=True):
+        after = pq.read_table(path)
+        assert before.select(["index", "file", "label"]) == after.select(["index", "file", "label"])
+        for name in before.column_names[4:]:
+            np.testing.assert_allclose(before[name].to_numpy(), after[name].to_numpy(), atol=1e-5)
 
 
 @pytest.mark.slow
@@ -106,27 +126,10 @@ def test_when_one_process_dies_the_other_ends_within_a_minute(sample, tmp_path, 
     endless = {"train.num_steps": 100_000, "train.eval_every": 100_000, "train.checkpoint_every": 1000}
     with layouts.running(Layout(2, 1), sample, tmp_path / "run", **endless) as process:
         wait_for(lambda: logged(tmp_path / "run", 3), process)
-        pids = children(process.pid)
+        pids = layouts.processes_of(process.pid)
         assert len(pids) == 2
         os.kill(pids[victim], signal.SIGKILL)
         killed = time.monotonic()
         code, errors = layouts.finish(process, timeout=90)
     assert time.monotonic() - killed < 60
     assert code not in (0, preemption.EXIT_CODE), errors
-
-
-def children(pid):
-    """The Python processes below a process, in the order of their start."""
-    found = []
-    for path in sorted(pathlib.Path("/proc").glob("[0-9]*"), key=lambda path: int(path.name)):
-        try:
-            status, command = (path / "stat").read_text(), (path / "cmdline").read_text()
-        except OSError:  # it ended meanwhile
-            continue
-        if (
-            int(status.rpartition(")")[2].split()[1]) == pid
-            and "mpafer_jax.main" in command
-            and "local_multi" not in command
-        ):
-            found.append(int(path.name))
-    return found
