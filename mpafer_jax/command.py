@@ -16,7 +16,8 @@ import jax
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from mpafer_jax import distributed, preemption
+from mpafer_jax import distributed, files, preemption
+from mpafer_jax.config import ConfigError
 from mpafer_jax.weights.hub_library import import_transformers
 
 _PACKAGE = pathlib.Path(__file__).resolve().parent
@@ -37,6 +38,18 @@ def define_config() -> flags.FlagHolder[Any]:
     return cast(Any, config_flags).DEFINE_config_file(
         "config", None, "A file of configs/, with optional arguments: configs/rafdb.py:vit_l14."
     )
+
+
+def workdir() -> pathlib.Path:
+    """The folder that --workdir names.
+
+    Raises:
+      ConfigError: it names no folder of this machine.
+    """
+    try:
+        return files.local_path(str(define_workdir().value), "--workdir")
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
 
 
 @functools.cache

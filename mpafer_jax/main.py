@@ -8,7 +8,6 @@ stays short, so that everything else can be imported and tested.
 
 from __future__ import annotations
 
-import pathlib
 from collections.abc import Sequence
 
 from absl import app, flags
@@ -21,8 +20,8 @@ from mpafer_jax.models.prompts import PromptError
 from mpafer_jax.prediction import bulk
 
 _CONFIG = command.define_config()
-_WORKDIR = command.define_workdir()
-_ = command.define_distributed()
+command.define_workdir()
+command.define_distributed()
 _MODE = flags.DEFINE_enum(
     "mode", "train", ["train", "eval", "predict"], "Train and evaluate; evaluate a checkpoint; predict a split."
 )
@@ -46,7 +45,7 @@ def main(argv: Sequence[str]) -> None:
 
 
 def _run() -> None:
-    workdir = pathlib.Path(str(_WORKDIR.value))
+    workdir = command.workdir()
     config = Config.from_config_dict(_CONFIG.value)
     command.import_libraries_without_torch()
     if _MODE.value == "train":

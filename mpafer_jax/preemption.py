@@ -19,8 +19,12 @@ from jax.experimental import multihost_utils
 EXIT_CODE = os.EX_TEMPFAIL
 
 
-class Preempted(Exception):  # noqa: N818 - nothing is wrong
-    """The run was asked to stop and did; the message says where it will go on."""
+class Preempted(BaseException):
+    """The run was asked to stop and did; the message says where it will go on.
+
+    Like KeyboardInterrupt no error: what catches every error (to go on with the next run, or to call a file damaged)
+    must not catch this.
+    """
 
 
 class Notice:

@@ -61,7 +61,7 @@ def test_predictions_of_something_else_are_refused(predicted):
     with pytest.raises(ConfigError, match=r"test.json says .* images_per_part there 10, here 5.*delete that folder"):
         bulk.predict_dataset(other, workdir)
     without = config.model_copy(update={"data": config.data.model_copy(update={"test_split": ""})})
-    with pytest.raises(ConfigError, match="predict.split is 'test', which the dataset does not have here"):
+    with pytest.raises(ConfigError, match=r"predict\.split is 'test', which the dataset does not have here"):
         bulk.predict_dataset(without, workdir)
 
 

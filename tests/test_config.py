@@ -93,6 +93,10 @@ def test_every_field_has_a_comment_above_it(name, least):
     ("changes", "message"),
     [
         ({"data.dir": ""}, "dir is empty"),
+        (
+            {"data.prepared_dir": "gs://bucket/x"},
+            "prepared_dir is 'gs://bucket/x': expected a folder .* Mount the bucket",
+        ),
         ({"loss.beta": -1.0}, r"config\.loss\.beta: .*greater than or equal to 0 \(found -1\.0\)"),
         ({"clip.dtype": "float16"}, r"config\.clip\.dtype: .*'float32' or 'bfloat16'"),
         ({"train.num_steps": 5}, "exactly one of num_steps and num_epochs"),
