@@ -12,6 +12,7 @@ import dataclasses
 import importlib.util
 import os
 import pathlib
+import socket
 import sys
 import time
 from collections.abc import Mapping
@@ -19,6 +20,7 @@ from typing import Any, Literal, NoReturn, TypeVar, cast
 
 import jax
 import numpy as np
+from absl import logging
 from jax.experimental import multihost_utils
 
 Mode = Literal["auto", "on", "off"]
@@ -129,12 +131,17 @@ def start(cluster: Cluster | None, *, timeout_seconds: int = 300) -> None:
       timeout_seconds: how long to wait for the others.
 
     Raises:
-      ClusterError: the others were not there in time, or JAX found no cluster.
+      ClusterError: process 0 cannot be reached in time, or JAX found no cluster. Where process 0 is there and another
+        is not, JAX itself ends the process (DEADLINE_EXCEEDED, exit code 134).
     """
     if cluster is None:
         return
     method = "deactivate" if cluster.coordinator_address else None  # what is given is complete: nothing to detect
+    which = f", process {cluster.process_id} of {cluster.num_processes}" if cluster.coordinator_address else ""
+    logging.info("waiting up to %d s for the other processes (%s%s)", timeout_seconds, cluster.source, which)
     try:
+        if cluster.coordinator_address and cluster.process_id:
+            _wait_for_coordinator(cluster.coordinator_address, timeout_seconds)
         jax.distributed.initialize(
             cluster.coordinator_address,
             cluster.num_processes,
@@ -145,18 +152,31 @@ def start(cluster: Cluster | None, *, timeout_seconds: int = 300) -> None:
             shutdown_timeout_seconds=SHUTDOWN_SECONDS,
         )
     except (RuntimeError, ValueError, OSError) as error:
-        which = f"process {cluster.process_id} of {cluster.num_processes}, coordinator {cluster.coordinator_address}: "
         raise ClusterError(
-            f"the processes did not find each other within {timeout_seconds} s ({cluster.source}; "
-            f"{which if cluster.coordinator_address else ''}{error}). See that every process was started, that the "
-            "coordinator's port is free there and open to the others, and that they agree on address and number; "
-            "--distributed=off runs this process alone"
+            f"the processes did not find each other within {timeout_seconds} s ({cluster.source}{which}: {error}). See "
+            "that every process was started, that the coordinator's port is free there and open to the others, and "
+            "that they agree on address and number; --distributed=off runs this process alone"
         ) from error
 
 
+def _wait_for_coordinator(address: str, timeout_seconds: int) -> None:
+    """Returns when somebody listens there; JAX's own waiting would end in an abort."""
+    host, _, port = address.rpartition(":")
+    deadline = time.monotonic() + timeout_seconds
+    while True:
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
+            return
+        except OSError as error:
+            if time.monotonic() > deadline:
+                raise OSError(f"nothing answers at {address}: {error}") from error
+            time.sleep(0.5)
+
+
 def is_first() -> bool:
-    """Whether this is process 0, the one that writes logs, tables and reports."""
-    return jax.process_index() == 0
+    """Whether this is process 0, the one that writes logs, tables and reports; so is one that has no others yet."""
+    # Asked first, since to ask JAX for the number would settle that there is one process.
+    return not jax.distributed.is_initialized() or jax.process_index() == 0
 
 
 def broadcast(tree: T) -> T:

@@ -1,5 +1,7 @@
 """How a process finds out whether it is one of many; what is half set is an error that says what is missing."""
 
+import socket
+
 import pytest
 
 from mpafer_jax import distributed
@@ -71,6 +73,14 @@ def test_schedulers_are_left_to_jax():
 def test_half_set_is_an_error(environment, options, message):
     with pytest.raises(ClusterError, match=message):
         find_cluster(environment, **options)
+
+
+def test_a_coordinator_that_does_not_answer_is_named():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"  # bound, and nobody listens
+        with pytest.raises(ClusterError, match=rf"process 1 of 2: nothing answers at {address}.*every process was"):
+            distributed.start(Cluster("the flags", address, 2, 1), timeout_seconds=0)
 
 
 def test_tpu_chips_are_looked_for_only_where_jax_would_use_them(tmp_path):

@@ -17,7 +17,7 @@ from tests.end_to_end import runs
 def stop(arguments, number, condition):
     """Starts a run, sends it a signal when the condition holds, and returns (exit code, logs)."""
     with subprocess.Popen(arguments, env=runs.environment(), stderr=subprocess.PIPE, text=True) as process:
-        deadline = time.monotonic() + 240
+        deadline = time.monotonic() + 900
         while not condition():
             assert time.monotonic() < deadline
             assert process.poll() is None, "ended before it could be stopped"
