@@ -6,7 +6,7 @@ all processes along one named axis. The state carries no device axis (in_axes an
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar, cast
 
 import jax
@@ -37,6 +37,17 @@ def shard_batch(batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     devices = jax.local_device_count()
     # Not -1, which NumPy cannot work out for an array without elements.
     return {name: value.reshape(devices, len(value) // devices, *value.shape[1:]) for name, value in batch.items()}
+
+
+def spread(rows: np.ndarray[Any, Any]) -> jax.Array:
+    """Puts an array on this process's devices, its leading axis cut evenly over them, or whole on each.
+
+    It is cut where it has a multiple of their number of rows. For functions under plain `jax.jit`, which then compute
+    in parallel, each device its rows.
+    """
+    mesh = Mesh(np.array(cast(Any, jax.local_devices())), (AXIS,))
+    spec = PartitionSpec(AXIS) if len(rows) % jax.local_device_count() == 0 else PartitionSpec()
+    return jax.device_put(rows, NamedSharding(mesh, spec))
 
 
 def check_batch_size(field: str, batch_size: int, parts: int = 1) -> None:
@@ -73,6 +84,21 @@ def data_parallel(
     """
     in_axes = (None,) * replicated + (0,) * sharded
     return jax.pmap(function, axis_name=AXIS, in_axes=in_axes, out_axes=None, donate_argnums=donate)
+
+
+def data_parallel_on(
+    mesh_devices: Sequence[Any], function: Callable[..., T], *, replicated: int, donate: tuple[int, ...] = ()
+) -> Any:
+    """`data_parallel` for devices that this process does not own, such as those of a described TPU slice.
+
+    The result can be traced, lowered and compiled, with one sharded argument whose leading axis is the whole batch's.
+    Each device runs the same function on the same shapes as under `data_parallel`.
+    """
+    mesh = Mesh(np.array(cast(Any, mesh_devices)), (AXIS,))
+    specs = (*(PartitionSpec(),) * replicated, PartitionSpec(AXIS))
+    # As in pmap, nobody checks that the results are equal on all devices.
+    mapped = jax.shard_map(function, mesh=mesh, in_specs=specs, out_specs=PartitionSpec(), check_vma=False)
+    return jax.jit(mapped, donate_argnums=donate)
 
 
 def sum_over_devices(tree: T) -> T:
