@@ -22,10 +22,11 @@ from mpafer_jax.data.normalize import normalize
 from mpafer_jax.data.preprocess import PictureError, Pixels
 from mpafer_jax.faces import Face, FaceCrop
 from mpafer_jax.hard_prompts.bank import Bank, load_bank
-from mpafer_jax.hard_prompts.templates import build_hard_prompts, prompt_name
+from mpafer_jax.hard_prompts.features import class_features, encode_hard_prompts, text_encoder
+from mpafer_jax.hard_prompts.templates import HardPrompts, build_hard_prompts, prompt_name
 from mpafer_jax.models.clip import Outputs
 from mpafer_jax.models.mpafer import MPAFER, variables
-from mpafer_jax.models.prompts import PromptShape, init_prompts, tokenize, tokenize_soft
+from mpafer_jax.models.prompts import PromptShape, init_prompts, tokenize_soft
 from mpafer_jax.prediction.inputs import ImageLike, Input, Picture, as_picture
 from mpafer_jax.prediction.results import Failure, NoFace, Prediction, Result, Source
 from mpafer_jax.weights.load import PretrainedClip, load_clip
@@ -45,7 +46,7 @@ class Predictor:
 
     Attributes:
       class_names: C names, in the order of logits and probabilities.
-      texts: what stands for each class: the hard prompts a checkpoint was trained with, or the zero-shot texts.
+      hard_prompts: the fixed texts of each class: those a checkpoint was trained with, or those of zero-shot.
       image_size: S, side in pixels to which pictures or faces are resized.
       grid: (rows, columns) of patches.
       model: the composition.
@@ -64,7 +65,7 @@ class Predictor:
         prompts: dict[str, Any],
         text_features: jax.Array,
         class_names: Sequence[str],
-        texts: Sequence[str],
+        hard_prompts: HardPrompts,
         tokenizer: Tokenizer,
         mean: Sequence[float],
         std: Sequence[float],
@@ -83,7 +84,7 @@ class Predictor:
         self.variables: dict[str, Any] = devices.replicate(variables(clip.params, prompts))
         self.text_features = devices.replicate(text_features)
         self.class_names = tuple(class_names)
-        self.texts = tuple(texts)
+        self.hard_prompts = hard_prompts
         self.tokenizer = tokenizer
         self.image_size = vision.image_size
         self.grid = (side, side)
@@ -138,7 +139,7 @@ class Predictor:
             prompts=params,
             text_features=text_features,
             class_names=description.class_names,
-            texts=description.hard_prompts,
+            hard_prompts=description.hard_prompts,
             tokenizer=tokenizer,
             mean=description.config["data"]["mean"],
             std=description.config["data"]["std"],
@@ -161,8 +162,8 @@ class Predictor:
         Args:
           clip: what `load_clip` takes, or what it returned.
           class_names: C names.
-          bank: descriptions (hard prompts of type 3), by name, path or as such; None for names alone (type 2), which
-            any class has.
+          bank: descriptions (hard prompts of type 3, the bank's first text of the whole face), by name, path or as
+            such; None for names alone (type 2), which any class has.
           top_k: k patches that make a class's local score; 0 for as large a share as the paper's 16 of 196.
           local_weight: lambda of the local score; 0 for CLIP's own zero-shot classification.
           batch_sizes: as in `from_checkpoint`.
@@ -178,9 +179,12 @@ class Predictor:
                 f"{loaded.name} has no preprocessor_config.json, so its pictures' mean and std are unknown"
             )
         descriptions = load_bank(bank) if isinstance(bank, str) else bank
-        texts = build_hard_prompts(class_names, 2 if descriptions is None else 3, descriptions)
+        hard_prompts = (
+            build_hard_prompts(class_names, 2, None)
+            if descriptions is None
+            else build_hard_prompts(class_names, 3, descriptions.first(1))
+        )
         tokenizer = load_tokenizer(loaded.tokenizer_folder)
-        tokens = tokenize(texts, tokenizer.encode, loaded.config.text.max_position_embeddings)
         num_patches = loaded.config.vision.num_patches
         model = MPAFER(
             clip_config=loaded.config,
@@ -191,15 +195,15 @@ class Predictor:
         if local_weight and model.top_k > num_patches:
             raise ValueError(f"top_k is {top_k}, {loaded.name} has {num_patches} patches")
         unread = init_prompts(model.prompt_shape, jax.random.key(0))  # these texts have no place for a context
-        bound = model.bind(variables(jax.device_put(loaded.params), unread))
-        text_features, _ = bound.encode_hard_prompts(bound.embed(tokens))
+        encoder = text_encoder(model, jax.device_put(loaded.params), tokenizer.encode)
+        text_features, _ = encode_hard_prompts({"own": hard_prompts}, encoder)["own"]
         return cls(
             model=model,
             clip=loaded,
             prompts=unread,
-            text_features=text_features,
+            text_features=class_features(text_features),
             class_names=class_names,
-            texts=texts,
+            hard_prompts=hard_prompts,
             tokenizer=tokenizer,
             mean=loaded.image_mean,
             std=loaded.image_std,
