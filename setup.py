@@ -50,8 +50,12 @@ setup(
         "tpu": ["jax[tpu]>=0.10,<0.11"],
         "cuda": ["jax[cuda13]>=0.10,<0.11"],
         "tpu-check": ["jax[tpu]>=0.10,<0.11"],  # the compiler for TPUs, on any Linux machine (tools/compile_check.py)
+        "generate": ["openai>=3.54,<4"],  # asks servers for descriptions
+        "report": ["matplotlib>=3.11,<4"],  # pictures
         "test": [
             "kubernetes-validate>=1.31,<2",  # schema of launch/gke_jobset.yaml
+            "matplotlib>=3.11,<4",
+            "openai>=3.54,<4",
             "pyright[nodejs]>=1.1.414,<2",
             "pytest>=9,<10",
             "pyyaml>=6,<7",

@@ -148,16 +148,20 @@ def refuse_arguments(argv: Sequence[str]) -> None:
         raise app.UsageError(f"unknown arguments: {argv[1:]}")
 
 
-def show_own_log_lines() -> None:
+def show_own_log_lines(*others: str) -> None:
     """Shows libraries' warnings, but their routine lines only with --verbosity=1: Orbax writes dozens a checkpoint.
 
     In a run of many processes routine lines are process 0's alone.
+
+    Args:
+      *others: names of libraries' loggers whose routine lines are shown too.
     """
 
     def is_wanted(record: python_logging.LogRecord) -> bool:
         if record.levelno >= python_logging.WARNING or logging.get_verbosity() > logging.INFO:
             return True
-        return pathlib.Path(record.pathname).is_relative_to(_PACKAGE) and distributed.is_first()
+        own = record.name in others or pathlib.Path(record.pathname).is_relative_to(_PACKAGE)
+        return own and distributed.is_first()
 
     logging.get_absl_handler().addFilter(is_wanted)
 
