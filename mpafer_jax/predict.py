@@ -25,22 +25,15 @@ from mpafer_jax.checkpoint import CheckpointError
 from mpafer_jax.evaluation import overlay
 from mpafer_jax.evaluation.explain import Explainer
 from mpafer_jax.expressions import CANONICAL_NAMES
-from mpafer_jax.faces import FaceFinder, import_opencv
+from mpafer_jax.faces import FaceFinder, check_margin, import_opencv
 from mpafer_jax.hard_prompts.bank import BankError
 from mpafer_jax.models.prompts import PromptError
 from mpafer_jax.prediction import media, tables
 from mpafer_jax.prediction.predictor import Cropper, Predictor
 from mpafer_jax.prediction.results import Failure, NoFace, Prediction, Result
+from mpafer_jax.weights.load import load_clip
 
-_USER_ERRORS = (
-    CheckpointError,
-    BankError,
-    PromptError,
-    media.InputError,
-    ModuleNotFoundError,
-    OSError,
-    ValueError,
-)
+_USER_ERRORS = (CheckpointError, BankError, PromptError, media.InputError, ModuleNotFoundError, OSError)
 _STATUS_READ_SOME, _STATUS_MISTAKE, _STATUS_INTERRUPTED = 1, 2, 130
 
 
@@ -52,6 +45,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Returns:
       The exit status.
+
+    Raises:
+      SystemExit: 2 where the arguments are wrong, as argparse does; 0 after --help.
     """
     arguments = _parser().parse_args(argv)
     try:
@@ -75,15 +71,20 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("checkpoint", help="a run's workdir, its checkpoints folder, or one step_N folder; with --zero_shot a CLIP")
     add("inputs", nargs="+", metavar="input", help="file, folder, pattern in quotes, video, or camera:0")
-    add("--out", type=Path, help="results: .csv, .jsonl or .parquet (default: a line each on the screen)")
+    add(
+        "--out",
+        type=_table,
+        metavar="FILE",
+        help="results: .csv, .jsonl or .parquet (default: lines on the screen)",
+    )
     add("--heatmaps", type=Path, metavar="DIR", help="explanations: a picture and a JSON file for each face")
     add("--bank", default="expressions", help="descriptions that heat maps rank and --zero_shot reads (name or path)")
     add("--faces", choices=("none", "detect"), default="none", help="none: every picture is a face (default)")
     add("--which_faces", choices=("largest", "all"), default="largest", help="of those detected")
-    add("--margin", type=float, default=0.2, help="around a detected face, as a fraction of its side (default 0.2)")
+    add("--margin", type=_margin, default=0.2, help="around a detected face, as a fraction of its side (default 0.2)")
     add("--no_align", action="store_true", help="do not turn detected faces upright by their eyes")
-    add("--stride", type=int, default=1, help="every so many frames of a video (default 1)")
-    add("--batch_size", type=int, default=32, help="pictures computed together (default 32)")
+    add("--stride", type=_positive, default=1, help="every so many frames of a video (default 1)")
+    add("--batch_size", type=_positive, default=32, help="pictures computed together (default 32)")
     add("--which", choices=("best", "last"), default="best", help="of a run's checkpoints")
     add("--clip", default="", help="where the checkpoint's CLIP is now, if not where it was")
     add("--zero_shot", action="store_true", help="no checkpoint: classify with a CLIP and descriptions alone")
@@ -91,11 +92,28 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _table(text: str) -> Path:
+    try:
+        tables.check_suffix(Path(text))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+    return Path(text)
+
+
+def _margin(text: str) -> float:
+    try:
+        return check_margin(float(text))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or not int(text):
+        raise argparse.ArgumentTypeError(f"expected a number from 1 on, found {text!r}")
+    return int(text)
+
+
 def _predict(arguments: argparse.Namespace) -> int:
-    if arguments.out is not None:
-        tables.check_suffix(arguments.out)
-    if arguments.stride < 1 or arguments.batch_size < 1:
-        raise ValueError("--stride and --batch_size must be 1 or more")
     found, counted = media.find(arguments.inputs), media.find(arguments.inputs)
     faces = _face_finder(arguments)
     total = media.count(counted, stride=arguments.stride)
@@ -131,7 +149,11 @@ def _predictor(arguments: argparse.Namespace) -> Predictor:
     sizes = sorted({1, min(8, arguments.batch_size), arguments.batch_size})
     if arguments.zero_shot:
         names = [name.strip() for name in arguments.class_names.split(",") if name.strip()]
-        return Predictor.zero_shot(arguments.checkpoint, names, arguments.bank, batch_sizes=sizes)
+        try:
+            clip = load_clip(arguments.checkpoint)
+        except ValueError as error:  # other errors say themselves that it is a CLIP that is missing
+            raise media.InputError(f"--zero_shot with {arguments.checkpoint}: {error}") from error
+        return Predictor.zero_shot(clip, names, arguments.bank, batch_sizes=sizes)
     return Predictor.from_checkpoint(
         arguments.checkpoint, which=arguments.which, clip=arguments.clip, batch_sizes=sizes
     )

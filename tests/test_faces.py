@@ -107,5 +107,5 @@ def test_what_is_missing_is_named(monkeypatch):
     monkeypatch.setattr(faces_lib.importlib, "import_module", lambda name: five)
     with pytest.raises(ModuleNotFoundError, match=r"OpenCV 5\.0\.0 has no cascades, versions 4\.10 to 4\.x have"):
         FaceFinder()
-    with pytest.raises(ValueError, match="margin is a fraction"):
+    with pytest.raises(ValueError, match="a margin is a fraction"):
         FaceFinder(margin=-0.5)

@@ -15,25 +15,21 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from mpafer_jax import checkpoint, devices, experiment, processes
+from mpafer_jax import checkpoint, devices, processes
 from mpafer_jax.data import preprocess
 from mpafer_jax.data.normalize import normalize
 from mpafer_jax.data.preprocess import PictureError, Pixels
 from mpafer_jax.faces import Face, FaceCrop
-from mpafer_jax.hard_prompts.bank import Bank, PromptGranularity, load_banks
-from mpafer_jax.hard_prompts.features import class_features, encode_hard_prompts, text_encoder
-from mpafer_jax.hard_prompts.templates import HardPrompts, build_hard_prompts, prompt_name
+from mpafer_jax.hard_prompts.bank import Bank, PromptGranularity
 from mpafer_jax.models.clip import Outputs
-from mpafer_jax.models.mpafer import MPAFER, variables
-from mpafer_jax.models.prompts import PromptShape, Texts, init_prompts, tokenize_soft
+from mpafer_jax.prediction import loading
 from mpafer_jax.prediction.batching import BATCH_SIZES, PaddedFunction
 from mpafer_jax.prediction.inputs import ImageLike, Input, Picture, as_picture
+from mpafer_jax.prediction.loading import ReadyModel
 from mpafer_jax.prediction.results import Failure, NoFace, Prediction, Result, Source
-from mpafer_jax.weights.load import PretrainedClip, load_clip
-from mpafer_jax.weights.tokenizer import Tokenizer, load_tokenizer
+from mpafer_jax.weights.load import PretrainedClip
 
 _THREADS = min(16, processes.usable_cores() + 2)  # a little more than the cores: reading waits for the disk
-_PAPER_TOP_K, _PAPER_PATCHES = 16, 196
 Cropper = Callable[[Image.Image], Sequence[FaceCrop]]
 
 
@@ -56,36 +52,24 @@ class Predictor:
       std: likewise its standard deviation.
     """
 
-    def __init__(
-        self,
-        *,
-        model: MPAFER,
-        clip: PretrainedClip,
-        prompts: dict[str, Any],
-        text_features: jax.Array,
-        class_names: Sequence[str],
-        hard_prompts: HardPrompts,
-        tokenizer: Tokenizer,
-        mean: Sequence[float],
-        std: Sequence[float],
-        batch_sizes: Sequence[int] = BATCH_SIZES,
-    ) -> None:
+    def __init__(self, ready: ReadyModel, *, batch_sizes: Sequence[int] = BATCH_SIZES) -> None:
         """Puts everything on the devices; compiles nothing yet.
+
+        Args:
+          ready: the model.
+          batch_sizes: to which batches are padded, ascending; the largest bounds the memory.
 
         Raises:
           ValueError: batch sizes that are no positive, ascending numbers.
         """
-        vision = clip.config.vision
+        vision = ready.model.clip_config.vision
         side = vision.image_size // vision.patch_size
-        self.model = model
-        self.variables: dict[str, Any] = devices.replicate(variables(clip.params, prompts))
-        self.text_features = devices.replicate(text_features)
-        self.class_names = tuple(class_names)
-        self.hard_prompts = hard_prompts
-        self.tokenizer = tokenizer
-        self.image_size = vision.image_size
-        self.grid = (side, side)
-        self.mean, self.std = _rgb(mean), _rgb(std)
+        self.model, self.tokenizer = ready.model, ready.tokenizer
+        self.class_names, self.hard_prompts = ready.class_names, ready.hard_prompts
+        self.mean, self.std = ready.mean, ready.std
+        self.image_size, self.grid = vision.image_size, (side, side)
+        self.variables = devices.replicate(ready.variables)
+        self.text_features = devices.replicate(ready.text_features)
         self._classify = PaddedFunction(
             self._forward, (self.variables, self.text_features), self.image_size, batch_sizes
         )
@@ -110,36 +94,7 @@ class Predictor:
         Raises:
           CheckpointError: no checkpoint, one of another version, or its CLIP is not there or is another.
         """
-        params, description, _ = checkpoint.load(os.fspath(path), which)
-        sections = description.model_sections()
-        name = clip or sections.clip.name
-        try:
-            loaded = load_clip(
-                name, revision=sections.clip.revision, cache_dir=sections.clip.cache_dir, dtype=sections.clip.dtype
-            )
-            tokenizer = load_tokenizer(loaded.tokenizer_folder)
-        except (OSError, ValueError, ModuleNotFoundError) as error:
-            raise checkpoint.CheckpointError(
-                f"{path}: its CLIP, {name!r}, cannot be loaded: {error}; name the place where it is now (clip=..., "
-                "--clip)"
-            ) from error
-        description.check_clip(name, loaded.content_hash)
-        model = experiment.make_model(sections, loaded.config, len(description.class_names)).clone(remat="none")
-        names = [prompt_name(name) for name in description.class_names]
-        positions = loaded.config.text.max_position_embeddings
-        soft = tokenize_soft(names, tokenizer.encode, positions, sections.ctx.num_ctx)
-        return cls(
-            model=model,
-            clip=loaded,
-            prompts=params,
-            text_features=_encode_soft_prompts(model, variables(loaded.params, params), soft),
-            class_names=description.class_names,
-            hard_prompts=description.hard_prompts,
-            tokenizer=tokenizer,
-            mean=description.config["data"]["mean"],
-            std=description.config["data"]["std"],
-            batch_sizes=batch_sizes,
-        )
+        return cls(loading.from_checkpoint(path, which, clip), batch_sizes=batch_sizes)
 
     @classmethod
     def zero_shot(
@@ -172,38 +127,16 @@ class Predictor:
           PromptError: a text does not fit the text tower.
           ValueError: the CLIP does not say how its pictures are normalised, or has fewer patches than `top_k`.
         """
-        loaded = load_clip(clip) if isinstance(clip, str) else clip
-        if loaded.image_mean is None or loaded.image_std is None:
-            raise ValueError(
-                f"{loaded.name} has no preprocessor_config.json, so its pictures' mean and std are unknown"
-            )
-        if isinstance(bank, str):
-            bank = load_banks((bank,), paraphrases)
-        hard_prompts = build_hard_prompts(class_names, 2 if bank is None else 3, bank, granularities=granularity)
-        tokenizer = load_tokenizer(loaded.tokenizer_folder)
-        num_patches = loaded.config.vision.num_patches
-        model = MPAFER(
-            clip_config=loaded.config,
-            prompt_shape=_no_prompts(loaded),
-            top_k=top_k or max(1, round(num_patches * _PAPER_TOP_K / _PAPER_PATCHES)),
+        ready = loading.zero_shot(
+            clip,
+            class_names,
+            bank,
+            granularity=granularity,
+            paraphrases=paraphrases,
+            top_k=top_k,
             local_weight=local_weight,
         )
-        if local_weight and model.top_k > num_patches:
-            raise ValueError(f"top_k is {top_k}, {loaded.name} has {num_patches} patches")
-        encoder = text_encoder(model, jax.device_put(loaded.params), tokenizer.encode)
-        text_features, _ = encode_hard_prompts({"own": hard_prompts}, encoder)["own"]
-        return cls(
-            model=model,
-            clip=loaded,
-            prompts=init_prompts(model.prompt_shape, jax.random.key(0)),  # these texts have no place for a context
-            text_features=class_features(text_features),
-            class_names=class_names,
-            hard_prompts=hard_prompts,
-            tokenizer=tokenizer,
-            mean=loaded.image_mean,
-            std=loaded.image_std,
-            batch_sizes=batch_sizes,
-        )
+        return cls(ready, batch_sizes=batch_sizes)
 
     @property
     def compiled_batch_sizes(self) -> tuple[int, ...]:
@@ -368,33 +301,3 @@ def _groups(prepared: Iterable[list[_Row]], limit: int) -> Generator[list[_Row]]
                 rows, crops = [], 0
     if rows:
         yield rows
-
-
-def _encode_soft_prompts(model: MPAFER, params: dict[str, Any], texts: Texts) -> jax.Array:
-    def encode(params: dict[str, Any], texts: Texts) -> jax.Array:
-        embedded = model.apply(params, texts, method="embed")
-        features, _ = cast(tuple[jax.Array, jax.Array], model.apply(params, embedded, method="encode_soft_prompts"))
-        return features
-
-    return cast(Callable[..., jax.Array], jax.jit(encode))(params, texts)
-
-
-def _rgb(values: Sequence[float]) -> tuple[float, float, float]:
-    red, green, blue = values
-    return (red, green, blue)
-
-
-def _no_prompts(clip: PretrainedClip) -> PromptShape:
-    """Of a model without visual prompts, whose context nothing reads."""
-    vision, text = clip.config.vision, clip.config.text
-    return PromptShape(
-        num_ctx=1,
-        num_classes=0,
-        text_width=text.hidden_size,
-        ctx_std=1.0,
-        num_visual=0,
-        visual_layers=(),
-        num_layers=vision.num_layers,
-        visual_width=vision.hidden_size,
-        visual_std=1.0,
-    )

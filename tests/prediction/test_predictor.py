@@ -124,7 +124,7 @@ def test_one_at_a_time_no_picture_is_taken_before_the_last_result_is_out(predict
 def test_what_fails_is_named(predictor, faces, tmp_path):
     with pytest.raises(PictureError, match=r"nobody\.png: no such file"):
         predictor.predict(tmp_path / "nobody.png")
-    with pytest.raises(PictureError, match="cannot be read|expected a file, found a folder"):
+    with pytest.raises(PictureError, match="expected a file, found a folder"):
         predictor.predict(tmp_path)
     with pytest.raises(PictureError, match="picture 1: the file is empty"):
         predictor.predict_batch([faces[0], b""])
@@ -216,7 +216,7 @@ def test_zero_shot_reads_a_bank_and_refuses_what_it_cannot_do(sample, faces):
     assert prediction.top_patches.shape == (2, 5)  # of 64 patches as many as 16 of 196
     with pytest.raises(BankError, match="has no class 'boredom'"):
         Predictor.zero_shot(clip, ("fear", "boredom"))
-    with pytest.raises(ValueError, match="top_k is 65, .* has 64 patches"):
+    with pytest.raises(ValueError, match=r"top_k is 65, .* has 64 patches"):
         Predictor.zero_shot(clip, ("fear", "anger"), None, top_k=65)
     with pytest.raises(PromptError, match="do not fit"):
         Predictor.zero_shot(clip, ("fear", "very " * 80), None)
