@@ -8,8 +8,8 @@ or part out at a time, with all training pictures and with 16 of each class:
 
     python -m mpafer_jax.tools.ablate --config=configs/quickstart.py --workdir=runs/ablation --shots=0,16
 
-Settings were chosen on other styles and seeds (docs/quickstart.md). An accuracy on drawings says whether a method works,
-not how good it is on photographs.
+Settings were chosen on other styles and seeds (docs/quickstart.md). An accuracy on drawings says whether a method
+works, not how good it is on photographs.
 """
 
 from ml_collections import ConfigDict
@@ -30,7 +30,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.head.top_k = 6
     # From relatives' SGD a small CLIP's prompts would hardly move. [ours]
     config.optimizer.name = "adamw"
-    config.optimizer.learning_rate = 0.03
+    config.optimizer.learning_rate = 0.1
     config.optimizer.weight_decay = 0.0
     config.optimizer.warmup_steps = 20
     config.optimizer.lr_scales = (("ctx", 0.3), ("visual_prompts", 1.0))
@@ -39,7 +39,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.data.augment.crop_ratio = (0.95, 1.05)
     config.data.augment.erase = 0.1
     # In steps and not in epochs, so that few-shot runs of the ablation are as long. [ours]
-    config.train.num_steps, config.train.num_epochs = 700, 0.0
+    config.train.num_steps, config.train.num_epochs = 600, 0.0
     config.train.eval_every = config.train.checkpoint_every = 100
     config.eval.batch_size = 200
     config.eval.baselines = (
