@@ -1,7 +1,8 @@
 """Ways to depict: a medium (how the face is drawn) and a camera (what happens to the picture afterwards).
 
-`colour` is for pre-training and `paint` widens it; the others are shifts: the expression stays readable, the pixels'
-statistics do not.
+`colour`, `paint` and `grey` are for pre-training; the others are shifts: the expression stays readable, the pixels'
+statistics do not. Settings may be chosen on `sketch`, `print`, `faint` and `neon`; `poster` and `infrared` are for
+results.
 """
 
 from __future__ import annotations
