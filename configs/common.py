@@ -193,7 +193,8 @@ def get_common() -> ConfigDict:
 
     # Read only if dataset is synthface. [ours, all of them]
     data.synthface = synthface = ConfigDict()
-    # How faces are drawn: colour, paint, grey, sketch, poster or infrared (mpafer_jax/synthface/styles.py).
+    # How faces are drawn: colour, paint, grey, sketch, print, faint, neon, poster or infrared; see
+    # mpafer_jax/synthface/styles.py.
     synthface.style = "sketch"
     # Seed of persons, expressions and scenes.
     synthface.seed = 0
@@ -229,9 +230,9 @@ def get_common() -> ConfigDict:
     evaluation.batch_size = 64
     # What makes a checkpoint the best on validation: war (accuracy), uar (mean recall) or macro_f1. [relative: war]
     evaluation.select_by = "war"
-    # --mode=eval: the checkpoint, a workdir or one step's folder; empty: the workdir's own.
+    # --mode=eval, --mode=predict: the checkpoint, a workdir or one step's folder; empty: the workdir's own.
     evaluation.checkpoint = ""
-    # Which of a workdir's checkpoints --mode=eval and train.warm_start take: best or last.
+    # Which of a workdir's checkpoints these modes and train.warm_start take: best or last.
     evaluation.which = "best"
     # What to measure beside the method, on the same splits, from CLIP's frozen features; empty: nothing. Any of:
     #   majority                the most frequent class of train, always
@@ -242,6 +243,16 @@ def get_common() -> ConfigDict:
     #   text_context            CoOp: the context alone, trained with the cross-entropy of the global logits
     # --mode=eval does not compute them. [ours]
     evaluation.baselines = ()
+
+    # Read by --mode=predict alone, beside data, eval.checkpoint, eval.which and eval.batch_size.
+    config.predict = predict = ConfigDict()
+    # Which part of the dataset, as the data section makes it: train, validation or test. [ours]
+    predict.split = "test"
+    # Pictures in one file of predictions. A run that is stopped goes on with the files that are missing, and processes
+    # share the files among them, so there should be several for each. [ours]
+    predict.images_per_part = 1000
+    # Of those files: parquet or csv. [ours]
+    predict.format = "parquet"
     return config
 
 

@@ -44,8 +44,8 @@ def get_config() -> ConfigDict:
     # Pictures at the end that training never sees; retrieval and statements are measured on them.
     data.held_out = 1024
     # synthface: pictures in all, held-out ones included; the styles, drawn evenly; the seed of the faces.
-    data.pictures = 24000
-    data.styles = ("colour", "paint")
+    data.pictures = 40000
+    data.styles = ("colour", "paint", "grey")
     data.seed = 1
     # Mean and standard deviation of each colour, on the scale 0..1. [CLIP's]
     data.mean = (0.48145466, 0.4578275, 0.40821073)
@@ -82,9 +82,9 @@ def get_config() -> ConfigDict:
     loss.token_noise = 0.05
 
     config.optimizer = optimizer = ConfigDict()
-    # Peak learning rate of AdamW, then cosine decay to 0.
-    optimizer.learning_rate = 2.5e-3
-    # Share of the learning rate by which matrices shrink at every update.
+    # Peak learning rate of Muon (the layers' matrices) and of AdamW (all else), then cosine decay to 0.
+    optimizer.learning_rate = 5.0e-3
+    # Share of the learning rate by which the layers' matrices shrink at every update.
     optimizer.weight_decay = 0.05
     # Updates of linear warm-up.
     optimizer.warmup_steps = 100
@@ -94,7 +94,7 @@ def get_config() -> ConfigDict:
     config.train = train = ConfigDict()
     # Pictures of one update, over all devices; each is told apart from all the others.
     train.batch_size = 128
-    train.num_steps = 3000
+    train.num_steps = 5000
     # Updates between lines of metrics, evaluations on held-out pictures, and checkpoints.
     train.log_every = 50
     train.eval_every = 500

@@ -84,7 +84,7 @@ class LossSection(Record):
 
 
 class OptimizerSection(Record):
-    """AdamW with warm-up and cosine decay."""
+    """Muon and AdamW with warm-up and cosine decay."""
 
     learning_rate: Positive
     weight_decay: NonNegative

@@ -181,7 +181,7 @@ def draw_faces(data: DataSection, image_size: int, folder: Path) -> CaptionedIma
     descriptions = captioned.describe(jobs, data.held_out, data.seed)
     truth = np.stack([captions_lib.truth(job.face) for job in jobs])
     said = captions_lib.statements()
-    digest = hashlib.sha256(repr((image_size, descriptions)).encode() + truth.tobytes())
+    digest = hashlib.sha256(repr((captioned.fingerprint(jobs, image_size), descriptions)).encode() + truth.tobytes())
     return CaptionedImages(
         pictures=captioned.draw(jobs, image_size, folder),
         captions=descriptions,

@@ -19,11 +19,13 @@ from mpafer_jax import checkpoint, devices, files, optim
 from mpafer_jax import workdir as workdir_lib
 from mpafer_jax.config import ConfigError
 from mpafer_jax.data import pipeline
+from mpafer_jax.data.normalize import normalize
 from mpafer_jax.metric_writer import MetricWriter, Progress
 from mpafer_jax.models.clip import CLIP, ClipConfig, TextConfig, VisionConfig
 from mpafer_jax.pretraining import batches, evaluation, steps
 from mpafer_jax.pretraining.config import PretrainConfig
 from mpafer_jax.pretraining.initial import initial_params, whiten_patches
+from mpafer_jax.pretraining.optimizer import make_optimizer
 from mpafer_jax.pretraining.sources import CaptionedImages, load_source
 from mpafer_jax.pretraining.vocabulary import make_vocabulary
 from mpafer_jax.state import TrainState
@@ -185,7 +187,7 @@ def prepare(config: PretrainConfig, workdir: pathlib.Path) -> Pretraining:
             versions=checkpoint.package_versions(),
         ),
         schedule=schedule,
-        tx=make_optimizer(config, schedule),
+        tx=make_optimizer(schedule, weight_decay=config.optimizer.weight_decay, clip_norm=config.optimizer.clip_norm),
     )
 
 
@@ -232,30 +234,17 @@ def clip_config(config: PretrainConfig, tokenizer: Tokenizer) -> ClipConfig:
     )
 
 
-def make_optimizer(config: PretrainConfig, schedule: optax.Schedule) -> optax.GradientTransformation:
-    """AdamW behind a limit on the gradient's norm; matrices decay, biases, scales and single numbers do not."""
-    section = config.optimizer
-
-    def decays(params: Any) -> Any:
-        return jax.tree.map(_is_matrix, params)
-
-    adamw = optax.adamw(schedule, b2=0.98, eps=1e-6, weight_decay=section.weight_decay, mask=decays)
-    return optax.chain(optax.clip_by_global_norm(section.clip_norm), adamw) if section.clip_norm else adamw
-
-
-def _is_matrix(x: jax.Array) -> bool:
-    return x.ndim > 1
-
-
 def first_state(run: Pretraining) -> TrainState:
     """A CLIP with random weights behind a whitened patch embedding, the throw-away head, and a fresh optimizer."""
     clip = initial_params(run.model.config, run.config.seed)
     vision, data = run.model.config.vision, run.config.data
     number = min(_WHITENED, len(run.train))
     pictures = evaluation.resized(run.train, range(number), vision.image_size)
-    normalized = (pictures / np.float32(255) - np.array(data.mean, np.float32)) / np.array(data.std, np.float32)
     clip["visual"]["patch_embedding"]["kernel"] = whiten_patches(
-        normalized, vision.patch_size, vision.hidden_size, run.config.seed
+        np.asarray(normalize(jnp.asarray(pictures), data.mean, data.std)),
+        vision.patch_size,
+        vision.hidden_size,
+        run.config.seed,
     )
     params = {
         "clip": jax.device_put(clip),
@@ -280,7 +269,7 @@ def train(run: Pretraining, state: TrainState, saved: checkpoint.Checkpoints, cl
     train_steps = {alone: _make_step(run, alone=alone) for alone in (True, False)}
     alone_steps = run.config.loss.attributes_alone_steps if run.train.statements else 0
     writes = jax.process_index() == 0
-    progress = Progress(first_step=first_step, num_steps=config.num_steps, batch_size=config.batch_size)
+    progress = Progress(first_step=first_step, num_steps=config.num_steps, batch_size=config.batch_size, enabled=writes)
     writer = MetricWriter(run.workdir, first_step=first_step, enabled=writes)
     with writer, progress, contextlib.closing(_sharded_batches(run, first_step)) as made:
         interval: list[Any] = []

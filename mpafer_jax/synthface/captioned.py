@@ -13,7 +13,7 @@ from absl import logging
 from mpafer_jax import files
 from mpafer_jax.synthface import captions
 from mpafer_jax.synthface.expressions import sample_random_units
-from mpafer_jax.synthface.face import Face, sample_identity, sample_scene
+from mpafer_jax.synthface.face import Face, sample_identity, sample_scene, suited
 from mpafer_jax.synthface.generate import VERSION, Job, render_all
 from mpafer_jax.synthface.styles import STYLES, Style
 
@@ -28,7 +28,8 @@ def sample_jobs(number: int, styles: Sequence[Style], seed: int) -> list[Job]:
     for index in range(number):
         rng = np.random.default_rng((seed, _CODE, _FACE, index))
         style = styles[int(rng.integers(len(styles)))]
-        face = Face(sample_identity(rng), sample_random_units(rng), sample_scene(rng, style.occlusion))
+        identity, units = sample_identity(rng), sample_random_units(rng)
+        face = Face(identity, units, suited(sample_scene(rng, style.occlusion), identity))
         jobs.append(Job(face, style, (seed, _CODE, _CAMERA, index)))
     return jobs
 
@@ -44,10 +45,15 @@ def describe(jobs: Sequence[Job], held_out: int, seed: int) -> list[tuple[str, .
     return described
 
 
+def fingerprint(jobs: Sequence[Job], size: int) -> str:
+    """Hex digest of all that the jobs' pictures follow from."""
+    drawn = [(job.style, job.seed, job.face.identity, job.face.scene, job.face.units.tolist()) for job in jobs]
+    return hashlib.sha256(repr((VERSION, size, drawn)).encode()).hexdigest()
+
+
 def draw(jobs: Sequence[Job], size: int, folder: Path) -> npt.NDArray[np.uint8]:
     """uint8[n, size, size, 3], drawn once and kept in `folder`; read from there as memory-mapped pages."""
-    key = hashlib.sha256(repr((VERSION, size, len(jobs), [(job.style, job.seed) for job in jobs])).encode())
-    path = folder / f"faces-{key.hexdigest()[:16]}.npy"
+    path = folder / f"faces-{fingerprint(jobs, size)[:16]}.npy"
     if not path.is_file():
         logging.info("drawing %d faces of %d pixels into %s, once", len(jobs), size, path)
         with files.replacing(path) as temporary, temporary.open("wb") as stream:

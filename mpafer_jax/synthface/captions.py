@@ -6,6 +6,7 @@ expression, or a word that stands for one: a CLIP trained on them knows how a fa
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import importlib.resources
 from collections.abc import Callable, Mapping, Sequence
@@ -65,15 +66,9 @@ _OCCLUSIONS = {
     "cup": ("a cup before the face",),
     "bar": ("a bar across the face", "a bar that hides a part of the face"),
 }
-# What these hide for certain; the others may hide anything or nothing.
-_HIDDEN: Mapping[str, Sequence[str]] = {
-    "scarf": (
-        *(str(unit) for unit in (10, 12, 14, 15, 16, 17, 20, 23, 24, 25, 26, 27)),
-        "mouth raised on one side",
-        "mouth at rest",
-    ),
-    "sunglasses": ("5", "7", "43", "lids droop", "eyes at rest"),
-}
+_MOUTH_UNITS = (10, 12, 14, 15, 16, 17, 20, 23, 24, 25, 26, 27)
+# The units that these hide for certain; the others may hide anything or nothing.
+_HIDDEN: Mapping[str, Sequence[int]] = {"scarf": _MOUTH_UNITS, "sunglasses": (5, 6, 7, 43)}
 _LIGHT = {
     "front": ("light from the front",),
     # Not which side: training pictures are mirrored.
@@ -106,21 +101,22 @@ def statements() -> dict[str, Phrases]:
     file = importlib.resources.files("mpafer_jax.synthface") / "phrases.json"
     found = _File.model_validate_json(file.read_text(encoding="utf-8"))
     units = {str(unit): found.units[unit] for unit in UNITS}
-    return units | {name: found.states[name] for name in (*_MOVING_STATES, *_RESTING_STATES)}
+    return units | {name: found.states[name] for name in _STATES}
 
 
 def truth(face: Face) -> npt.NDArray[np.float32]:
     """How true each statement is of a face, float32[A] in 0..1; NaN where what it speaks of is hidden."""
     values = _truth_of_units(face.units)
-    names = list(statements())
-    values[[names.index(name) for name in _HIDDEN.get(face.scene.occlusion, ())]] = np.nan
+    hidden = set(_HIDDEN.get(face.scene.occlusion, ()))
+    read = [*((unit,) for unit in UNITS), *(state.units for state in _STATES.values())]
+    values[[not hidden.isdisjoint(units) for units in read]] = np.nan
     return values
 
 
 def _truth_of_units(units: Intensities) -> npt.NDArray[np.float32]:
     strongest = units.max(axis=1)
     seen = _ramp(strongest)
-    states = [state(units) for state in (*_MOVING_STATES.values(), *_RESTING_STATES.values())]
+    states = [state.truth(units) for state in _STATES.values()]
     # A mouth that is pulled up on one side has no "corners pulled up"; half-shut lids are not closed eyes.
     seen[INDEX[12]] = _ramp(units[INDEX[12]].min()) if _uneven(units, 12) else seen[INDEX[12]]
     seen[INDEX[43]] = _ramp(np.float32(strongest[INDEX[43]] - 0.4))
@@ -146,17 +142,30 @@ def _uneven(units: Intensities, number: int) -> bool:
     return abs(float(left) - float(right)) > _ONE_SIDED
 
 
-_MOVING_STATES: Mapping[str, Callable[[Intensities], float]] = {
-    "both brow ends raised": lambda u: _level(u, 1, 2) * _rest(u, 4),
-    "inner ends up and drawn together": lambda u: _level(u, 1, 4),
-    "lids droop": lambda u: _level(u, 43) * float(u[INDEX[43]].max() < 0.75),
-    "mouth raised on one side": lambda u: _level(u, 12) * float(_uneven(u, 12)),
-}
-_RESTING_STATES: Mapping[str, Callable[[Intensities], float]] = {
-    "brows at rest": lambda u: _rest(u, 1, 2, 4),
-    "eyes at rest": lambda u: _rest(u, 5, 6, 7, 43),
-    "cheeks at rest": lambda u: _rest(u, 6, 9, 12, 14),
-    "mouth at rest": lambda u: _rest(u, 10, 12, 14, 15, 16, 17, 20, 23, 24, 25, 26, 27),
+@dataclasses.dataclass(frozen=True)
+class _State:
+    """A statement about several units: those that it reads, and how true it is of their intensities."""
+
+    units: tuple[int, ...]
+    truth: Callable[[Intensities], float]
+    resting: bool = False
+
+
+def _at_rest(*units: int) -> _State:
+    return _State(units, lambda u: _rest(u, *units), resting=True)
+
+
+_STATES: Mapping[str, _State] = {
+    "both brow ends raised": _State((1, 2, 4), lambda u: _level(u, 1, 2) * _rest(u, 4)),
+    "inner ends up and drawn together": _State((1, 4), lambda u: _level(u, 1, 4)),
+    "lids droop": _State((43,), lambda u: _level(u, 43) * float(u[INDEX[43]].max() < 0.75)),
+    "mouth raised on one side": _State((12,), lambda u: _level(u, 12) * float(_uneven(u, 12))),
+    "brows at rest": _at_rest(1, 2, 4),
+    "eyes at rest": _at_rest(5, 6, 7, 43),
+    "cheeks at rest": _at_rest(6, 9, 12, 14),
+    "nose at rest": _at_rest(9),
+    "chin at rest": _at_rest(17),
+    "mouth at rest": _at_rest(*_MOUTH_UNITS),
 }
 
 
@@ -171,8 +180,8 @@ def caption(face: Face, style: Style, rng: np.random.Generator, *, held_out: boo
     """
     said = list(statements().values())
     true = np.flatnonzero(truth(face) >= _SAID)
-    first_resting = len(UNITS) + len(_MOVING_STATES)
-    moving, resting = true[true < first_resting], true[true >= first_resting]
+    rests = np.array([False] * len(UNITS) + [state.resting for state in _STATES.values()])
+    moving, resting = true[~rests[true]], true[rests[true]]
     chosen = [*_some(moving, rng, 4), *_some(resting, rng, 1 if len(moving) else 3)]
     parts = [_pick(said[i].held_out if held_out else said[i].phrases, rng) for i in chosen]
     others = _surroundings(face.identity, face.scene, style)

@@ -248,5 +248,12 @@ def sample_scene(rng: np.random.Generator, occlusion: float = 0.1, pose: float =
     )
 
 
+def suited(scene: Scene, identity: Identity) -> Scene:
+    """The scene as it can be with a person: a bald head has no strand of hair before its face, but a bar."""
+    if scene.occlusion == "hair" and identity.hair == "bald":
+        return dataclasses.replace(scene, occlusion="bar")
+    return scene
+
+
 def _around(rng: np.random.Generator, spread: float, low: float, high: float, middle: float = 1.0) -> float:
     return float(np.clip(rng.normal(middle, spread), low, high))

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from mpafer_jax import processes as processes_lib
 from mpafer_jax.synthface.draw import render
 from mpafer_jax.synthface.expressions import FREQUENCIES, sample_units
-from mpafer_jax.synthface.face import Face, choose, sample_identity, sample_scene
+from mpafer_jax.synthface.face import Face, choose, sample_identity, sample_scene, suited
 from mpafer_jax.synthface.styles import Style
 
 # Counts changes of what is drawn for equal arguments; prepared datasets of another version are not opened.
@@ -65,9 +65,9 @@ def face_of(seed: int, split: str, index: int, style: Style, expressions: Sequen
     expression = expression_of(seed, split, index, expressions)
     rng = np.random.default_rng((seed, code, _PICTURE, index))
     units, scene = sample_units(expression, rng, style.difficulty), sample_scene(rng, style.occlusion)
-    if scene.occlusion == "hair" and identity.hair == "bald":
-        scene = dataclasses.replace(scene, occlusion="bar")
-    return Sample(expression, person, Job(Face(identity, units, scene), style, (seed, code, _CAMERA, index)))
+    return Sample(
+        expression, person, Job(Face(identity, units, suited(scene, identity)), style, (seed, code, _CAMERA, index))
+    )
 
 
 def render_all(jobs: Sequence[Job], size: int, processes: int = 0) -> npt.NDArray[np.uint8]:

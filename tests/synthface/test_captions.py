@@ -25,29 +25,8 @@ NOT_SHOWN = {
     "fold": "phrases say 'folds'",
     "below": "phrases say 'under'",
 }
-# Held-out wordings that are a part of a training phrase.
-CONTAINED = {"relaxed cheeks": "smooth, relaxed cheeks"}
-LITTLE = {
-    "a",
-    "all",
-    "and",
-    "are",
-    "is",
-    "not",
-    "the",
-    "of",
-    "that",
-    "or",
-    "nor",
-    "neither",
-    "to",
-    "in",
-    "on",
-    "at",
-    "with",
-    "into",
-    "them",
-}
+LITTLE = {"a", "all", "and", "are", "at", "in", "into", "is", "neither", "nor", "not", "of", "on", "or", "that", "the"}
+LITTLE |= {"them", "to", "with"}
 
 
 def words(text):
@@ -101,9 +80,7 @@ def test_nothing_names_an_expression(described):
 def test_held_out_wordings_are_never_used_in_training(described):
     training = [text for own in described[:-100] for text in own]
     everything = "\n".join([*training, *all_phrases()])
-    assert {phrase for phrase in all_held_out() if phrase in everything} == set(CONTAINED)
-    assert not set(all_held_out()) & set(all_phrases())
-    assert set(CONTAINED.values()) <= set(all_phrases())
+    assert not [phrase for phrase in all_held_out() if phrase in everything]
     held_out = "\n".join(text for own in described[-100:] for text in own)
     assert sum(phrase in held_out for phrase in all_held_out()) > 30
     assert all(len(own) == 1 for own in described[-100:])
@@ -120,7 +97,7 @@ def test_the_banks_words_are_learnt():
 def test_statements_are_the_units_and_then_the_states():
     names = list(captions.statements())
     assert names[: len(UNITS)] == [str(unit) for unit in UNITS]
-    assert names[len(UNITS) :] == [*captions._MOVING_STATES, *captions._RESTING_STATES]
+    assert names[len(UNITS) :] == list(captions._STATES)
     for said in captions.statements().values():
         assert len(said.phrases) >= 4
         assert len(said.held_out) >= 2
@@ -155,6 +132,8 @@ def test_truth_grows_with_the_intensity():
         ("brows at rest", {12: 0.8}, {2: 0.8}),
         ("eyes at rest", {12: 0.8}, {7: 0.8}),
         ("cheeks at rest", {4: 0.8}, {6: 0.8}),
+        ("nose at rest", {12: 0.8}, {9: 0.8}),
+        ("chin at rest", {26: 0.8}, {17: 0.8}),
         ("mouth at rest", {4: 0.8}, {26: 0.8}),
     ],
 )
@@ -163,10 +142,23 @@ def test_states_of_several_units(statement, true, false):
     assert truth(false)[statement] == 0
 
 
-@pytest.mark.parametrize("occlusion", ["scarf", "sunglasses"])
-def test_hidden_parts_are_unknown_and_unsaid(occlusion):
+@pytest.mark.parametrize(
+    ("occlusion", "hidden"),
+    [
+        (
+            "scarf",
+            {
+                *("10", "12", "14", "15", "16", "17", "20", "23", "24", "25", "26", "27"),
+                *("mouth raised on one side", "cheeks at rest", "mouth at rest", "chin at rest"),
+            },
+        ),
+        ("sunglasses", {"5", "6", "7", "43", "lids droop", "eyes at rest", "cheeks at rest"}),
+    ],
+)
+def test_hidden_parts_are_unknown_and_unsaid(occlusion, hidden):
+    """A statement about several units is unknown as soon as one of them cannot be seen."""
     everything = dict.fromkeys((1, 5, 7, 9, 12, 25), 0.9)
-    known, hidden = truth(everything), captions._HIDDEN[occlusion]
+    known = truth(everything)
     for name, value in truth(everything, occlusion=occlusion).items():
         if name in hidden:
             assert np.isnan(value), name
@@ -197,8 +189,9 @@ def test_captions_say_only_what_is_true(jobs):
 
 def test_a_relaxed_face_is_described_by_what_rests():
     rng = np.random.default_rng(0)
-    resting = [p for name in captions._RESTING_STATES for p in captions.statements()[name].phrases]
-    moving = [str(unit) for unit in UNITS] + list(captions._MOVING_STATES)
+    states = captions._STATES.items()
+    resting = [p for name, state in states if state.resting for p in captions.statements()[name].phrases]
+    moving = [str(unit) for unit in UNITS] + [name for name, state in states if not state.resting]
     active = [p for name in moving for p in captions.statements()[name].phrases]
     texts = [captions.caption(face(), STYLES["colour"], rng) for _ in range(50)]
     assert all(any(phrase in text for phrase in resting) for text in texts)
@@ -227,3 +220,26 @@ def test_what_surrounds_a_face_can_be_said():
         assert expected in text, expected
     assert "an orange background" in text
     assert "pencil lines" in text
+
+
+def test_the_fingerprint_covers_everything_that_is_drawn(jobs, monkeypatch):
+    first, *others = jobs[:3]
+    turned = dataclasses.replace(first.face, scene=dataclasses.replace(first.face.scene, yaw=1.0))
+    changed = [
+        jobs[:4],
+        [dataclasses.replace(first, seed=(0,)), *others],
+        [dataclasses.replace(first, style=STYLES["grey"]), *others],
+        [dataclasses.replace(first, face=turned), *others],
+    ]
+    digests = [captioned.fingerprint(own, 96) for own in (jobs[:3], *changed)]
+    digests.append(captioned.fingerprint(jobs[:3], 48))
+    monkeypatch.setattr(captioned, "VERSION", "another")
+    digests.append(captioned.fingerprint(jobs[:3], 96))
+    assert len(set(digests)) == 7
+
+
+def test_a_bald_head_is_never_behind_a_strand_of_hair(jobs):
+    assert [job for job in jobs if job.face.identity.hair == "bald"]
+    hidden = {job.face.identity.hair for job in jobs if job.face.scene.occlusion == "hair"}
+    assert hidden
+    assert "bald" not in hidden
