@@ -20,6 +20,7 @@ setup(
     packages=find_packages(include=["mpafer_jax", "mpafer_jax.*"]),
     package_data={
         "mpafer_jax.hard_prompts": ["*.json"],
+        "mpafer_jax.report": ["templates/*"],
         "mpafer_jax.synthface": ["*.json"],
         "mpafer_jax.weights": ["tiny_face_clip/*"],
     },
@@ -31,6 +32,8 @@ setup(
         "grain>=0.2.18,<0.3",
         "huggingface_hub>=1.31,<3",
         "jax>=0.10,<0.11",
+        "jinja2>=3.1.5,<4",  # the report's page
+        "matplotlib>=3.10,<4",
         "ml_collections>=1.1,<2",
         "ml_dtypes>=0.5,<1",
         "numpy>=2,<3",
@@ -39,6 +42,7 @@ setup(
         "pillow>=11,<14",
         "pydantic>=2.9,<3",  # types and bounds of the configuration
         "safetensors>=0.5,<1",
+        "scikit-learn>=1.6,<2",  # t-SNE
         "tensorboardX>=2.6.2,<3",  # TensorBoard's files without TensorFlow
         "tensorflow-datasets>=4.9.9,<5",
         "tokenizers>=0.22,<0.24",

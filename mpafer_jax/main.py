@@ -19,6 +19,7 @@ from mpafer_jax.config import Config, ConfigError
 from mpafer_jax.data.records import DataError
 from mpafer_jax.hard_prompts.bank import BankError
 from mpafer_jax.models.prompts import PromptError
+from mpafer_jax.report.contents import ReportError
 
 _CONFIG = command.define_config()
 _WORKDIR = command.define_workdir()
@@ -52,6 +53,9 @@ def main(argv: Sequence[str]) -> None:
     except _USER_ERRORS as error:
         logging.error("%s: %s", type(error).__name__, error)
         sys.exit(2)
+    except ReportError as error:
+        logging.exception("%s", error)
+        sys.exit(1)
 
 
 if __name__ == "__main__":
