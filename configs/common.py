@@ -64,11 +64,20 @@ def get_common() -> ConfigDict:
     visual_prompts.init_std = 0.02
 
     config.hard_prompts = hard_prompts = ConfigDict()
-    # Description bank for type 3: one that ships with the package, or the path of a JSON file. [ours]
-    hard_prompts.bank = "expressions"
+    # Description banks for type 3, their texts pooled: names of those that ship with the package (expressions,
+    # compound) or paths of JSON files. [ours]
+    hard_prompts.bank = ("expressions",)
     # 1: a photo of [class]; 2: a photo of a person making a facial expression of [class]; 3: type 2 and the
     # description. [paper: 3 is best]
     hard_prompts.type = 3
+    # What type 3 describes, one or several of: template (nothing, as type 2), holistic (the whole face), brows, eyes,
+    # nose, cheeks, mouth, chin; each description makes a text of its own. [paper: one description of the whole face]
+    hard_prompts.granularity = ("holistic",)
+    # Texts taken from each bank for every class and granularity, the file's first; 0 for all. [paper: one]
+    hard_prompts.paraphrases = 1
+    # How several texts of a class are aligned with: mean (by the mean of their normalised features) or separate (each
+    # granularity by a term of its own, the terms averaged; docs/hard_prompts.md). [ours; the same with one text]
+    hard_prompts.combine = "mean"
 
     config.head = head = ConfigDict()
     # k, patches averaged for each class in the local score. [paper]

@@ -24,6 +24,7 @@ from orbax.checkpoint import checkpoint_managers
 import mpafer_jax
 from mpafer_jax import devices
 from mpafer_jax.config import Config, ConfigError
+from mpafer_jax.hard_prompts.templates import HardPrompts
 from mpafer_jax.state import TrainState
 
 FOLDER = "checkpoints"
@@ -58,7 +59,7 @@ class Description(Described):
       class_names: C names, in the order of the logits.
       clip_name: the CLIP that the prompts were trained on, a Hub name or a folder.
       clip_hash: hash of its content; prompts are meaningless on another.
-      hard_prompts: the fixed text of each class.
+      hard_prompts: the fixed texts of each class.
       data: what was trained on: the dataset's name, label rule, splits and counts.
       versions: of the packages that made it.
     """
@@ -67,7 +68,7 @@ class Description(Described):
     class_names: tuple[str, ...]
     clip_name: str
     clip_hash: str
-    hard_prompts: tuple[str, ...]
+    hard_prompts: HardPrompts
     data: dict[str, Any]
     versions: dict[str, str]
 

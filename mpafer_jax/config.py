@@ -15,6 +15,8 @@ import pydantic
 from ml_collections import config_dict
 from pydantic import Field
 
+from mpafer_jax.hard_prompts.bank import Combine, PromptGranularity
+
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Probability = Annotated[float, Field(ge=0, le=1)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -110,8 +112,19 @@ class VisualPromptsSection(_Section):
 class HardPromptsSection(_Section):
     """The fixed texts that soft prompts are pulled towards."""
 
-    bank: str
+    bank: Annotated[tuple[str, ...], Field(min_length=1)]
     type: Literal[1, 2, 3]
+    granularity: Annotated[tuple[PromptGranularity, ...], Field(min_length=1)]
+    paraphrases: Count
+    combine: Combine
+
+    @pydantic.model_validator(mode="after")
+    def _names_differ(self) -> Self:
+        for field in ("bank", "granularity"):
+            names: tuple[str, ...] = getattr(self, field)
+            if len(set(names)) != len(names):
+                raise ValueError(f"{field} holds a name twice: {names}")
+        return self
 
 
 class HeadSection(_Section):

@@ -14,8 +14,8 @@ from absl import logging
 
 from mpafer_jax import devices, optim
 from mpafer_jax.config import Config, ConfigError
-from mpafer_jax.hard_prompts.bank import load_bank
-from mpafer_jax.hard_prompts.templates import build_hard_prompts, prompt_name
+from mpafer_jax.hard_prompts.features import encode_hard_prompts, text_encoder
+from mpafer_jax.hard_prompts.templates import HardPrompts, configured_hard_prompts, prompt_name
 from mpafer_jax.losses import Objective
 from mpafer_jax.models import prompts as prompts_lib
 from mpafer_jax.models.clip import ClipConfig
@@ -33,7 +33,7 @@ class Experiment:
       model: the composition.
       frozen: on all local devices; prototypes are zeros until `with_prototypes`.
       class_names: C names, in the order of the logits.
-      hard_prompts: the fixed text of each class.
+      hard_prompts: the fixed texts of each class.
       clip_name: where CLIP came from.
       clip_hash: hash of its content.
       image_size: side of the pictures in pixels.
@@ -43,7 +43,7 @@ class Experiment:
     model: MPAFER
     frozen: Frozen
     class_names: tuple[str, ...]
-    hard_prompts: tuple[str, ...]
+    hard_prompts: HardPrompts
     clip_name: str
     clip_hash: str
     image_size: int
@@ -167,7 +167,7 @@ def load_frozen_clip(config: Config) -> PretrainedClip:
 
 
 def build_experiment(
-    config: Config, class_names: Sequence[str], clip: PretrainedClip, hard_prompts: Sequence[str] | None = None
+    config: Config, class_names: Sequence[str], clip: PretrainedClip, hard_prompts: HardPrompts | None = None
 ) -> Experiment:
     """Composes the model and encodes, once, every text that stays fixed.
 
@@ -175,24 +175,28 @@ def build_experiment(
       config: of the prompts and the head.
       class_names: C names.
       clip: the towers.
-      hard_prompts: C texts, those that a checkpoint was trained with; None to build them as `config` says.
+      hard_prompts: those that a checkpoint was trained with; None to build them as `config` says.
+
+    Raises:
+      BankError: a bank is not there, or lacks a class.
+      PromptError: a text does not fit the CLIP.
     """
     with _naming_the_field(clip.name):
         tokenizer = load_tokenizer(clip.tokenizer_folder)
     positions = clip.config.text.max_position_embeddings
     if hard_prompts is None:
-        bank = load_bank(config.hard_prompts.bank) if config.hard_prompts.type == 3 else None
-        hard_prompts = build_hard_prompts(class_names, config.hard_prompts.type, bank)
-    hard = prompts_lib.tokenize(hard_prompts, tokenizer.encode, positions)
+        hard_prompts = configured_hard_prompts(config.hard_prompts, class_names)
     names = [prompt_name(name) for name in class_names]
     soft = prompts_lib.tokenize_soft(names, tokenizer.encode, positions, config.ctx.num_ctx)
-    for name, text in zip(class_names, hard_prompts, strict=True):
-        logging.info("hard prompt of %s: %s", name, text)
+    for index, name in enumerate(class_names):
+        for text in hard_prompts.of_class(index):
+            logging.info("hard prompt of %s: %s", name, text)
 
     model = make_model(config, clip.config, len(class_names))
     params = jax.device_put(clip.params)
     bound = model.bind(variables(params, {}))
-    hard_text_features, hard_token_features = bound.encode_hard_prompts(bound.embed(hard))
+    encoded = encode_hard_prompts({"own": hard_prompts}, text_encoder(model, params, tokenizer.encode))
+    hard_text_features, hard_token_features = encoded["own"]
     frozen = Frozen(
         clip=params,
         soft_prompts=bound.embed(soft),
@@ -204,7 +208,7 @@ def build_experiment(
         model=model,
         frozen=devices.replicate(frozen),
         class_names=tuple(class_names),
-        hard_prompts=tuple(hard_prompts),
+        hard_prompts=hard_prompts,
         clip_name=clip.name,
         clip_hash=clip.content_hash,
         image_size=clip.config.vision.image_size,

@@ -8,12 +8,16 @@ D features.
 from __future__ import annotations
 
 import dataclasses
+import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 import optax
 
 from mpafer_jax.models.clip import normalize
+
+Alignment = Callable[[jax.Array, jax.Array], jax.Array]  # soft [C, D], hard [C, D] -> [C]
 
 
 def contrastive_alignment(soft: jax.Array, hard: jax.Array, temperature: float) -> jax.Array:
@@ -45,6 +49,22 @@ def l1_alignment(soft: jax.Array, hard: jax.Array) -> jax.Array:
       [C], the L1 norm of each difference.
     """
     return jnp.sum(jnp.abs(normalize(soft) - normalize(hard)), axis=-1)
+
+
+def mean_over_groups(alignment: Alignment, soft: jax.Array, hard: jax.Array) -> jax.Array:
+    """Alignment with several groups of hard prompts: (1 / G) sum_g L(t, t*_g), each group a term of its own.
+
+    Classes are told apart within a group: mouths from mouths, brows from brows.
+
+    Args:
+      alignment: L, `contrastive_alignment` at some temperature or `l1_alignment`.
+      soft: t [C, D], learned.
+      hard: t* [G, C, D], fixed.
+
+    Returns:
+      [C].
+    """
+    return jnp.mean(jnp.stack([alignment(soft, group) for group in hard]), axis=0)
 
 
 def cosine_prototype_alignment(image_features: jax.Array, prototypes: jax.Array, labels: jax.Array) -> jax.Array:
@@ -137,19 +157,23 @@ class Objective:
         Args:
           token_features: t [C, W], pooled token embeddings of the soft prompts.
           text_features: theta(t) [C, D].
-          hard_token_features: t* [C, W].
-          hard_text_features: theta(t*) [C, D].
+          hard_token_features: t* [G, C, W], in G groups of hard prompts.
+          hard_text_features: theta(t*) [G, C, D].
         """
         pairs = {
             "token_alignment": (self.token_distance, token_features, hard_token_features),
             "prompt_alignment": (self.prompt_distance, text_features, hard_text_features),
         }
-        return {name: self._align(*pair) for name, pair in pairs.items() if name in self.weights}
+        return {
+            name: mean_over_groups(self._alignment(distance), soft, hard)
+            for name, (distance, soft, hard) in pairs.items()
+            if name in self.weights
+        }
 
-    def _align(self, distance: str, soft: jax.Array, hard: jax.Array) -> jax.Array:
+    def _alignment(self, distance: str) -> Alignment:
         if distance == "contrastive":
-            return contrastive_alignment(soft, hard, self.temperature)
-        return l1_alignment(soft, hard)
+            return functools.partial(contrastive_alignment, temperature=self.temperature)
+        return l1_alignment
 
     def per_example_terms(
         self,

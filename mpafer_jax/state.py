@@ -33,8 +33,8 @@ class Frozen:
     Attributes:
       clip: CLIP's parameters.
       soft_prompts: the class prompts, embedded once, with their context still missing.
-      hard_text_features: theta(t*) [C, D].
-      hard_token_features: t* [C, W].
+      hard_text_features: theta(t*) [G, C, D], in G groups of hard prompts.
+      hard_token_features: t* [G, C, W].
       prototypes: p [C, D]; zeros where no loss reads them.
     """
 

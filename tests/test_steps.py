@@ -99,8 +99,8 @@ def test_the_update_is_the_gradient_of_the_total_loss(on_one_device):
     def loss(params):
         logits, out = MODEL.apply(variables(frozen.clip, params), images, frozen.soft_prompts)
         cross = optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"]).mean()
-        token = losses.contrastive_alignment(out["token_features"], frozen.hard_token_features, 0.1).mean()
-        prompt = losses.contrastive_alignment(out["text_features"], frozen.hard_text_features, 0.1).mean()
+        token = losses.contrastive_alignment(out["token_features"], frozen.hard_token_features[0], 0.1).mean()
+        prompt = losses.contrastive_alignment(out["text_features"], frozen.hard_text_features[0], 0.1).mean()
         visual = losses.cosine_prototype_alignment(out["image_features"], frozen.prototypes, batch["label"]).mean()
         return cross + token + prompt + visual
 

@@ -71,8 +71,8 @@ def frozen(the_model: MPAFER, seed: int = 0) -> Frozen:
     return Frozen(
         clip=params,
         soft_prompts=bound.embed(soft_texts(the_model.prompt_shape.num_ctx)),
-        hard_text_features=hard_text,
-        hard_token_features=hard_token,
+        hard_text_features=hard_text[None],
+        hard_token_features=hard_token[None],
         prototypes=jax.random.normal(jax.random.key(5), (3, 20)),
     )
 

@@ -17,6 +17,7 @@ from mpafer_jax.baselines.features import FrozenFeatures, encode_splits
 from mpafer_jax.config import Config, ConfigError
 from mpafer_jax.data.splits import Dataset, Split
 from mpafer_jax.evaluation.metrics import ClassificationMetrics, from_confusion, from_logits
+from mpafer_jax.hard_prompts.features import class_features
 from mpafer_jax.models.prompts import init_prompts
 
 Metrics = Mapping[str, ClassificationMetrics]  # by the split's name
@@ -118,7 +119,8 @@ def _zero_shot(
         )
         for split, found in _held_out(features).items()
     }
-    return metrics, {"texts": list(texts.texts)}
+    of_class = [list(texts.prompts.of_class(index)) for index in range(len(built.class_names))]
+    return metrics, {"texts": dict(zip(built.class_names, of_class, strict=True))}
 
 
 def _zero_shot_global_local(config: Config, built: experiment.Experiment, held_out: Sequence[Split]) -> Metrics:
@@ -126,7 +128,7 @@ def _zero_shot_global_local(config: Config, built: experiment.Experiment, held_o
     bare = built.without_visual_prompts()
 
     def hard_text_features(_: Any, frozen: Any) -> jax.Array:
-        return frozen.hard_text_features
+        return class_features(frozen.hard_text_features)
 
     evaluator = dataclasses.replace(evaluate.make_evaluator(config, bare), text_step=hard_text_features)
     unread = init_prompts(

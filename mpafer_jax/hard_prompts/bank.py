@@ -1,7 +1,8 @@
-"""Description banks: what a language model, or a person, says each expression looks like.
+"""Description banks: what a person, or a language model, says each expression looks like.
 
-A bank is a JSON file with `name`, `source` (who wrote it, from what), `question` (what was asked) and `classes`, an
-object from class name to one description.
+A bank is a JSON file with `name`, `source` (who wrote it, from what), `question` (what was asked) and `classes`: by
+class name and granularity (the whole face, or one region) a list of texts, each with the facial action units whose
+traces it describes. docs/hard_prompts.md shows one.
 """
 
 from __future__ import annotations
@@ -10,11 +11,21 @@ import importlib.resources
 import pathlib
 from collections.abc import Sequence
 from importlib.resources.abc import Traversable
+from typing import Any, Literal, Self, get_args
 
 import numpy as np
 import pydantic
 
 from mpafer_jax.expressions import canonical_name
+from mpafer_jax.hard_prompts.provenance import Provenance
+
+Granularity = Literal["holistic", "brows", "eyes", "nose", "cheeks", "mouth", "chin"]
+GRANULARITIES: tuple[Granularity, ...] = get_args(Granularity)
+PromptGranularity = Literal["template"] | Granularity  # 'template': the class's name alone
+Combine = Literal["mean", "separate"]
+# Numbers of single movements in Ekman, Friesen and Hager, Facial Action Coding System: The Manual (2002): muscles of
+# the face, head (51-58) and eyes (61-66).
+ACTION_UNITS = frozenset({1, 2, *range(4, 40), *range(41, 47), *range(51, 59), *range(61, 67)})
 
 _SHIPPED = importlib.resources.files("mpafer_jax.hard_prompts")
 
@@ -23,30 +34,107 @@ class BankError(ValueError):
     """A bank that is not there, not of the format, or without a class; the message says which and what to do."""
 
 
-class Bank(pydantic.BaseModel):
+class _Part(pydantic.BaseModel):
+    # Strict by the types of its fields: of what a "before" validator returns, strict mode takes no list as a tuple.
+    model_config = pydantic.ConfigDict(frozen=True, extra="forbid")
+
+
+class BankText(_Part):
+    """One way to say what is seen; a plain string stands for a text without action units.
+
+    Attributes:
+      text: a noun phrase that can follow "a photo of a person ..., with".
+      action_units: numbers of the units whose traces it describes; none where what it describes is at rest.
+    """
+
+    text: pydantic.StrictStr
+    action_units: tuple[pydantic.StrictInt, ...] = ()
+
+    @pydantic.model_validator(mode="before")
+    @classmethod
+    def _from_string(cls, value: Any) -> Any:
+        return {"text": value} if isinstance(value, str) else value
+
+    @pydantic.field_validator("text")
+    @classmethod
+    def _is_one_line(cls, text: str) -> str:
+        if not text.strip() or text != text.strip() or not text.isprintable():
+            raise ValueError(f"expected one line of text without blanks around it, found {text!r}")
+        return text
+
+    @pydantic.field_validator("action_units")
+    @classmethod
+    def _units_exist(cls, units: tuple[int, ...]) -> tuple[int, ...]:
+        if unknown := sorted(set(units) - ACTION_UNITS):
+            raise ValueError(f"the Facial Action Coding System has no action units {unknown}")
+        return units
+
+
+class ClassTexts(_Part):
+    """What a bank says of one class, several wordings of each granularity; a plain string is one holistic text."""
+
+    holistic: tuple[BankText, ...] = ()
+    brows: tuple[BankText, ...] = ()
+    eyes: tuple[BankText, ...] = ()
+    nose: tuple[BankText, ...] = ()
+    cheeks: tuple[BankText, ...] = ()
+    mouth: tuple[BankText, ...] = ()
+    chin: tuple[BankText, ...] = ()
+
+    @pydantic.model_validator(mode="before")
+    @classmethod
+    def _from_string(cls, value: Any) -> Any:
+        return {"holistic": [value]} if isinstance(value, str) else value
+
+    @pydantic.model_validator(mode="after")
+    def _says_something(self) -> Self:
+        if not self.items():
+            raise ValueError(f"a class needs a text in at least one of {', '.join(GRANULARITIES)}")
+        return self
+
+    def of(self, granularity: Granularity) -> tuple[BankText, ...]:
+        """The texts of one granularity, in the file's order."""
+        return getattr(self, granularity)
+
+    def items(self) -> list[tuple[Granularity, BankText]]:
+        """Every text with its granularity."""
+        return [(granularity, text) for granularity in GRANULARITIES for text in self.of(granularity)]
+
+
+class Bank(_Part):
     """A checked description bank.
 
     Attributes:
       name: what it is called.
       source: who wrote it, from what.
-      question: what was asked.
-      classes: description by class name.
+      question: what was asked, with [class] for the class's name.
+      classes: what is said of each class, by its name.
+      provenance: of a bank that a language model wrote.
     """
 
-    model_config = pydantic.ConfigDict(frozen=True, extra="forbid", strict=True)
+    name: pydantic.StrictStr
+    source: pydantic.StrictStr
+    question: pydantic.StrictStr
+    classes: dict[str, ClassTexts]
+    provenance: Provenance | None = None
 
-    name: str
-    source: str
-    question: str
-    classes: dict[str, str]
+    @pydantic.field_validator("classes")
+    @classmethod
+    def _names_differ(cls, classes: dict[str, ClassTexts]) -> dict[str, ClassTexts]:
+        seen: dict[str, str] = {}
+        for name in classes:
+            other = seen.setdefault(canonical_name(name), name)
+            if other != name:
+                raise ValueError(f"the classes {other!r} and {name!r} are the same expression; put their texts in one")
+        return classes
 
-    def description(self, class_name: str) -> str:
-        """What the bank says of a class, which may be named by a synonym.
+    def entry(self, class_name: str) -> ClassTexts:
+        """All that the bank says of a class, which may be named by a synonym.
 
         Raises:
           BankError: the bank does not know the class.
         """
-        by_name = {canonical_name(name): text for name, text in self.classes.items()}
+        by_name = {canonical_name(name): texts for name, texts in self.classes.items()}
         if canonical_name(class_name) not in by_name:
             raise BankError(
                 f"the description bank {self.name!r} has no class {class_name!r}; it has {', '.join(self.classes)}. "
@@ -54,9 +142,63 @@ class Bank(pydantic.BaseModel):
             )
         return by_name[canonical_name(class_name)]
 
+    def texts(self, class_name: str, granularity: Granularity) -> tuple[BankText, ...]:
+        """What the bank says of a class at one granularity, one text at least.
+
+        Raises:
+          BankError: the bank does not know the class, or says nothing of it at that granularity.
+        """
+        entry = self.entry(class_name)
+        if not entry.of(granularity):
+            known = ", ".join(dict.fromkeys(name for name, _ in entry.items()))
+            raise BankError(
+                f"the description bank {self.name!r} says nothing of {granularity!r} for class {class_name!r}, only "
+                f"of {known}; choose among those in hard_prompts.granularity, or add texts to the bank's file"
+            )
+        return entry.of(granularity)
+
+    def first(self, paraphrases: int) -> Bank:
+        """The same with at most so many texts of each class and granularity, the file's first; 0 for all."""
+        if not paraphrases:
+            return self
+        cut = {
+            name: ClassTexts(**{granularity: entry.of(granularity)[:paraphrases] for granularity in GRANULARITIES})
+            for name, entry in self.classes.items()
+        }
+        return self.model_copy(update={"classes": cut})
+
+
+def pooled(banks: Sequence[Bank]) -> Bank:
+    """One bank with the texts of several, in their order; a class need not be in all of them.
+
+    Args:
+      banks: one at least; a single one comes back as it is.
+    """
+    if len(banks) == 1:
+        return banks[0]
+    names: dict[str, str] = {}  # as the first bank that has the class spells it
+    for bank in banks:
+        for name in bank.classes:
+            names.setdefault(canonical_name(name), name)
+    own = [{canonical_name(name): entry for name, entry in bank.classes.items()} for bank in banks]
+    classes = {
+        name: ClassTexts(
+            **{
+                granularity: tuple(t for entries in own if key in entries for t in entries[key].of(granularity))
+                for granularity in GRANULARITIES
+            }
+        )
+        for key, name in names.items()
+    }
+    name, source, question = (
+        joint.join(dict.fromkeys(getattr(bank, field) for bank in banks))
+        for field, joint in (("name", " + "), ("source", " | "), ("question", " | "))
+    )
+    return Bank(name=name, source=source, question=question, classes=classes)
+
 
 def permuted(bank: Bank, class_names: Sequence[str], seed: int) -> Bank:
-    """A bank of the given classes in which every description belongs to another class than its own.
+    """A bank of the given classes in which everything that is said of a class belongs to another one.
 
     A control: what a model gains from descriptions beyond class names, it must lose with these.
 
@@ -75,7 +217,7 @@ def permuted(bank: Bank, class_names: Sequence[str], seed: int) -> Bank:
     while np.any(order == own):
         order = rng.permutation(own)
     donors: list[int] = order.tolist()
-    classes = {name: bank.description(class_names[donor]) for name, donor in zip(class_names, donors, strict=True)}
+    classes = {name: bank.entry(class_names[donor]) for name, donor in zip(class_names, donors, strict=True)}
     return Bank(
         name=f"{bank.name}, permuted",
         source=f"{bank.source}; permuted with seed {seed}",
@@ -100,5 +242,14 @@ def load_bank(name_or_path: str) -> Bank:
         )
     try:
         return Bank.model_validate_json(file.read_text(encoding="utf-8"))
-    except pydantic.ValidationError as error:
-        raise BankError(f"{file} is not a description bank: {error}") from error
+    except ValueError as error:  # pydantic's, or of a file that is no UTF-8
+        raise BankError(f"{file} is not a description bank (docs/hard_prompts.md says what one is): {error}") from error
+
+
+def load_banks(names_or_paths: Sequence[str], paraphrases: int) -> Bank:
+    """Reads several banks as one: of each the first `paraphrases` texts per class and granularity (0: all), pooled.
+
+    Raises:
+      BankError: as for `load_bank`.
+    """
+    return pooled([load_bank(name).first(paraphrases) for name in names_or_paths])

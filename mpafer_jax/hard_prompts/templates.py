@@ -3,11 +3,61 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any, Self, cast
 
-from mpafer_jax.hard_prompts.bank import Bank
+import pydantic
+
+from mpafer_jax.config import HardPromptsSection
+from mpafer_jax.hard_prompts.bank import Bank, Combine, PromptGranularity, load_banks, permuted
 
 _PHOTO = "a photo of {}"
 _FACE = "a photo of a person making a facial expression of {}"
+
+
+class PromptGroup(pydantic.BaseModel):
+    """What one term of the alignment compares with.
+
+    Attributes:
+      name: the granularity, or several joined by '+'.
+      texts: for each of C classes its texts, one at least.
+    """
+
+    model_config = pydantic.ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    texts: tuple[tuple[str, ...], ...]
+
+
+class HardPrompts(pydantic.BaseModel):
+    """The hard prompts of C classes, as groups whose features are compared apart from each other."""
+
+    model_config = pydantic.ConfigDict(frozen=True, extra="forbid")
+
+    groups: tuple[PromptGroup, ...]
+
+    @pydantic.model_validator(mode="before")
+    @classmethod
+    def _from_one_text_per_class(cls, value: Any) -> Any:
+        # A plain list of one text per class, as the first checkpoints hold them.
+        if isinstance(value, (list, tuple)):
+            texts = [[text] for text in cast(Sequence[Any], value)]
+            return {"groups": [{"name": "text", "texts": texts}]}
+        return value
+
+    @pydantic.model_validator(mode="after")
+    def _every_group_has_every_class(self) -> Self:
+        counts = {len(group.texts) for group in self.groups}
+        if len(counts) != 1 or not all(texts for group in self.groups for texts in group.texts):
+            raise ValueError("hard prompts need at least one group, and in each of them a text for every class")
+        return self
+
+    def of_class(self, index: int) -> tuple[str, ...]:
+        """Every text of a class, in the order of the groups."""
+        return tuple(text for group in self.groups for text in group.texts[index])
+
+    def every_text(self) -> list[str]:
+        """All texts, each once, in the order of groups and classes."""
+        return list(dict.fromkeys(text for group in self.groups for texts in group.texts for text in texts))
 
 
 def prompt_name(class_name: str) -> str:
@@ -15,25 +65,79 @@ def prompt_name(class_name: str) -> str:
     return " ".join(class_name.replace("_", " ").split())
 
 
-def build_hard_prompts(class_names: Sequence[str], prompt_type: int, bank: Bank | None) -> list[str]:
-    """One text per class.
+def described(class_name: str, description: str) -> str:
+    """The hard prompt of type 3: the template of type 2 and what is seen."""
+    return f"{_FACE.format(prompt_name(class_name))}, with {description}"
+
+
+def build_hard_prompts(
+    class_names: Sequence[str],
+    prompt_type: int,
+    bank: Bank | None,
+    *,
+    granularities: Sequence[PromptGranularity] = ("holistic",),
+    combine: Combine = "mean",
+) -> HardPrompts:
+    """The texts of every class.
 
     Args:
       class_names: C names.
       prompt_type: 1 `a photo of [class]`, 2 `a photo of a person making a facial expression of [class]`, 3 type 2
-        followed by the bank's description of the class.
-      bank: read by type 3 only.
+        followed by the bank's descriptions of the class, each in a text of its own.
+      bank: read by type 3 only, as are the following.
+      granularities: which descriptions; 'template' is the text of type 2 as it is.
+      combine: 'mean' puts all texts of a class into one group, 'separate' makes a group of each granularity.
 
     Raises:
       ValueError: a type that does not exist, or type 3 without a bank.
-      BankError: the bank lacks a class.
+      BankError: the bank lacks a class, or a granularity of it.
     """
     if prompt_type not in (1, 2, 3) or (prompt_type == 3 and bank is None):
         raise ValueError(
             f"hard prompts are of type 1, 2 or 3, and type 3 needs a bank; found type {prompt_type}, {bank}"
         )
-    template = _PHOTO if prompt_type == 1 else _FACE
-    texts = [template.format(prompt_name(name)) for name in class_names]
-    if prompt_type == 3 and bank is not None:
-        texts = [f"{text}, with {bank.description(name)}" for text, name in zip(texts, class_names, strict=True)]
-    return texts
+    if prompt_type != 3 or bank is None:
+        template = _PHOTO if prompt_type == 1 else _FACE
+        granularities = ("template",)
+        found = [[(template.format(prompt_name(name)),) for name in class_names]]
+    else:
+        found = [[_texts(bank, name, granularity) for name in class_names] for granularity in granularities]
+    if combine == "separate":
+        named = zip(granularities, found, strict=True)
+        return HardPrompts(groups=tuple(PromptGroup(name=name, texts=tuple(texts)) for name, texts in named))
+    together = tuple(sum(texts, start=()) for texts in zip(*found, strict=True))
+    return HardPrompts(groups=(PromptGroup(name="+".join(granularities), texts=together),))
+
+
+def _texts(bank: Bank, class_name: str, granularity: PromptGranularity) -> tuple[str, ...]:
+    if granularity == "template":
+        return (_FACE.format(prompt_name(class_name)),)
+    return tuple(described(class_name, said.text) for said in bank.texts(class_name, granularity))
+
+
+def configured_hard_prompts(
+    section: HardPromptsSection, class_names: Sequence[str], *, permute_seed: int | None = None
+) -> HardPrompts:
+    """The hard prompts of a configuration.
+
+    Args:
+      section: which texts, and how they are grouped.
+      class_names: C names.
+      permute_seed: give every class another one's descriptions, see `bank.permuted`; read by type 3 only.
+
+    Raises:
+      BankError: there is no such bank, or it lacks a class or a granularity.
+    """
+    if section.type != 3:
+        return build_hard_prompts(class_names, section.type, None)
+    bank = load_banks(section.bank, section.paraphrases)
+    if permute_seed is not None:
+        bank = permuted(bank, class_names, permute_seed)
+    return build_hard_prompts(class_names, 3, bank, granularities=section.granularity, combine=section.combine)
+
+
+def every_prompt(bank: Bank) -> list[str]:
+    """Every text that hard prompts can hold with a bank, whatever their type and granularity."""
+    names = list(bank.classes)
+    templates = [text for kind in (1, 2) for text in build_hard_prompts(names, kind, None).every_text()]
+    return templates + [described(name, said.text) for name in names for _, said in bank.entry(name).items()]

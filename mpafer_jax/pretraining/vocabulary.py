@@ -6,7 +6,7 @@ from pathlib import Path
 
 from mpafer_jax.config import ConfigError
 from mpafer_jax.hard_prompts.bank import load_bank
-from mpafer_jax.hard_prompts.templates import build_hard_prompts
+from mpafer_jax.hard_prompts.templates import every_prompt
 from mpafer_jax.pretraining.config import PretrainConfig
 from mpafer_jax.pretraining.sources import CaptionedImages
 from mpafer_jax.weights.tokenizer import Tokenizer, train_tokenizer
@@ -24,9 +24,8 @@ def make_vocabulary(data: CaptionedImages, config: PretrainConfig, folder: Path)
     """
     texts = data.texts()
     for name in config.model.vocabulary_banks:
-        bank = load_bank(name)
         # As often as a frequent caption, or rare words would not be worth a token.
-        texts += 100 * [text for kind in (1, 2, 3) for text in build_hard_prompts(list(bank.classes), kind, bank)]
+        texts += 100 * every_prompt(load_bank(name))
     try:
         return train_tokenizer(texts, folder, config.model.vocab_size)
     except ValueError as error:

@@ -111,7 +111,7 @@ def write_sample(out: pathlib.Path, *, train_per_class: int, test_per_class: int
         raise FileExistsError(f"{out} is there already; name a folder that is not, or remove it")
     write_faces(out / "faces", {"train": train_per_class, "test": test_per_class}, seed)
     bank = load_bank("expressions")
-    texts = build_hard_prompts(list(bank.classes), 3, bank)
+    texts = build_hard_prompts(list(bank.classes), 3, bank.first(1)).every_text()
     write_random_clip(
         out / "clip",
         hidden=64,

@@ -84,7 +84,7 @@ def test_what_each_says(finished, prepared):
     _, dataset, _ = prepared
     assert found["majority"]["test"] == pytest.approx({"war": 0.2, "uar": 0.2, "macro_f1": 2 * 5 / (5 + 25) / 5})
     assert found["text_context"]["step"] in (4, 8, 12)
-    assert found["zero_shot_type1"]["texts"][0] == "a photo of anger"
+    assert found["zero_shot_type1"]["texts"]["anger"] == ["a photo of anger"]
     assert found["zero_shot_permuted"]["texts"] != found["zero_shot_type3"]["texts"]
     assert found["linear_probe"]["l2"] > 0
     assert len(dataset.test) == 25
@@ -93,7 +93,7 @@ def test_what_each_says(finished, prepared):
 def test_zero_shot_scores_equal_an_independent_computation(finished, prepared):
     _, dataset, built = prepared
     split = dataset.test
-    texts = np.asarray(built.frozen.hard_text_features)  # the configuration's hard prompts are of type 3
+    texts = np.asarray(built.frozen.hard_text_features[0])  # the configuration's hard prompts are of type 3
     features = np.asarray(directly(prepared, split, "encode_image_frozen"))
     cosine = features @ texts.T / np.linalg.norm(features, axis=1)[:, None] / np.linalg.norm(texts, axis=1)
     war = np.mean(cosine.argmax(1) == split.labels)

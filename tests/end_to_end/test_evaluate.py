@@ -64,7 +64,7 @@ def test_the_model_comes_from_the_checkpoint_alone(sample, tmp_path):
     names = ("anger", "happiness", "neutral", "sadness", "surprise")
     bank = tmp_path / "bank.json"
     bank.write_text(json.dumps({**content, "classes": {name: f"{name} eyes" for name in names}}))
-    model = {"hard_prompts.bank": str(bank), "head.top_k": 3, "ctx.num_ctx": 4, "visual_prompts.layers": (2,)}
+    model = {"hard_prompts.bank": (str(bank),), "head.top_k": 3, "ctx.num_ctx": 4, "visual_prompts.layers": (2,)}
     summary = train.train_and_evaluate(runs.config(sample, **SHORT, **model), tmp_path / "run")
     bank.unlink()
     result = evaluation(sample, tmp_path / "run", tmp_path)

@@ -98,7 +98,8 @@ def test_checkpoint_describes_itself(finished, sample):
     assert Config.from_json(json.dumps(description.config)) == runs.config(sample)
     assert description.class_names == ("anger", "happiness", "neutral", "sadness", "surprise")
     assert description.clip_hash == summary["clip"]["hash"]
-    assert description.hard_prompts[1].startswith("a photo of a person making a facial expression of happiness, with ")
+    (text,) = description.hard_prompts.of_class(1)
+    assert text.startswith("a photo of a person making a facial expression of happiness, with ")
     assert description.versions["jax"] == jax.__version__
     # One step's folder and the checkpoints' folder are found as well.
     again, _, four = checkpoint.load(workdir / "checkpoints" / "step_4", "best")

@@ -57,8 +57,8 @@ def main(_):
         Frozen(
             clip=params,
             soft_prompts=TextEmbeddings(embeddings, jnp.full(CLASSES, LENGTH - 1), content),
-            hard_text_features=jax.random.normal(jax.random.key(0), (CLASSES, clip.projection_dim)),
-            hard_token_features=jax.random.normal(jax.random.key(1), (CLASSES, text.hidden_size)),
+            hard_text_features=jax.random.normal(jax.random.key(0), (1, CLASSES, clip.projection_dim)),
+            hard_token_features=jax.random.normal(jax.random.key(1), (1, CLASSES, text.hidden_size)),
             prototypes=jax.random.normal(jax.random.key(2), (CLASSES, clip.projection_dim)),
         )
     )

@@ -8,6 +8,7 @@ and never name an expression: a class name is a word that this CLIP has not read
 learn. What it writes is a folder in the Hub's layout.
 """
 
+import itertools
 import pathlib
 import tempfile
 
@@ -24,7 +25,7 @@ from mpafer_jax.data.normalize import normalize as normalize_images
 from mpafer_jax.data.pipeline import train_batches
 from mpafer_jax.data.splits import load_dataset
 from mpafer_jax.hard_prompts.bank import load_bank
-from mpafer_jax.hard_prompts.templates import build_hard_prompts
+from mpafer_jax.hard_prompts.templates import every_prompt
 from mpafer_jax.models.clip import CLIP, ClipConfig, TextConfig, VisionConfig
 from mpafer_jax.models.mpafer import global_local_logits
 from mpafer_jax.models.prompts import tokenize
@@ -51,11 +52,11 @@ def main(_):
     data = Config.from_config_dict(config).data
     split = load_dataset(data).train
     bank = load_bank("expressions")
-    descriptions = [bank.description(name) for name in split.class_names]
+    descriptions = [bank.texts(name, "holistic")[0].text for name in split.class_names]
     captions = [[wording.format(text) for text in descriptions] for wording in CAPTIONS]
-    prompts = [build_hard_prompts(split.class_names, kind, bank) for kind in (1, 2, 3)]  # for their words
     with tempfile.TemporaryDirectory() as tokenizer_folder:
-        tokenizer = train_tokenizer([t for texts in (*prompts, *captions) for t in texts], tokenizer_folder, 1500)
+        texts = [*every_prompt(bank), *itertools.chain.from_iterable(captions)]
+        tokenizer = train_tokenizer(texts, tokenizer_folder, 1500)
         shape = ClipConfig(
             vision=VisionConfig(128, 512, 4, 4, 48, 12, "quick_gelu", 1e-5),
             text=TextConfig(tokenizer.vocab_size, 128, 512, 2, 4, 77, tokenizer.eos_id, "quick_gelu", 1e-5),

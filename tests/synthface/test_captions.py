@@ -21,8 +21,11 @@ NOT_SHOWN = {
     "flared": "the renderer knows no unit 38",
     "nostrils": "the same",
     "bares": "phrases say 'to bare' and 'bared'",
+    "pushes": "phrases say 'push' and 'pushed'",
+    "fold": "phrases say 'folds'",
+    "below": "phrases say 'under'",
 }
-LITTLE = {"a", "and", "the", "of", "that", "or", "nor", "neither", "to", "in", "on", "at", "with", "into", "them"}
+LITTLE = set("a all and are at in into is neither nor not of on or that the them to with".split())
 
 
 def words(text):
@@ -84,7 +87,8 @@ def test_held_out_wordings_are_never_used_in_training(described):
 
 def test_the_banks_words_are_learnt():
     known = {word for phrase in all_phrases() for word in words(phrase)}
-    missing = {word for text in load_bank("expressions").classes.values() for word in words(text)} - known - LITTLE
+    entries = load_bank("expressions").classes.values()
+    missing = {word for entry in entries for _, said in entry.items() for word in words(said.text)} - known - LITTLE
     assert missing - set(NOT_SHOWN) == set()
     assert set(NOT_SHOWN) <= missing  # an exception that is none any more has to go
 

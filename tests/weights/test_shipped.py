@@ -7,7 +7,7 @@ import pytest
 from transformers import CLIPModel, CLIPTokenizer
 
 from mpafer_jax.hard_prompts.bank import load_bank
-from mpafer_jax.hard_prompts.templates import build_hard_prompts
+from mpafer_jax.hard_prompts.templates import every_prompt
 from mpafer_jax.models.prompts import tokenize
 from mpafer_jax.weights.files import SHIPPED, find_files
 from mpafer_jax.weights.load import load_clip
@@ -16,8 +16,7 @@ from tests.weights import torch_clip
 from tests.weights.test_parity import assert_same, ours
 
 NAME = "tiny-face-clip"
-BANK = load_bank("expressions")
-PROMPTS = [text for kind in (1, 2, 3) for text in build_hard_prompts(list(BANK.classes), kind, BANK)]
+PROMPTS = every_prompt(load_bank("expressions"))
 
 
 @pytest.fixture(scope="module")
