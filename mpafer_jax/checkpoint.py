@@ -12,7 +12,7 @@ import contextlib
 import importlib.metadata
 import json
 import pathlib
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Iterable, Mapping
 from typing import Any, Literal, TypeVar, cast
 
 import jax.numpy as jnp
@@ -23,11 +23,12 @@ from orbax.checkpoint import checkpoint_managers
 
 import mpafer_jax
 from mpafer_jax import devices
-from mpafer_jax.config import Config, ConfigError
+from mpafer_jax.config import Config, ConfigError, ModelSections
 from mpafer_jax.hard_prompts.templates import HardPrompts
 from mpafer_jax.state import TrainState
 
 FOLDER = "checkpoints"
+_SHAPES_PROMPTS = ("ctx", "visual_prompts", "head")  # the sections that are a checkpoint's own wherever it is used
 _PREFIX = "step"
 _SELECTED = "selected"  # among the saved metrics: the value that chooses the best
 _PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint", "transformers", "numpy")
@@ -84,9 +85,37 @@ class Description(Described):
         Raises:
           CheckpointError: the fields of those sections are not today's.
         """
-        sections = {name: self.config[name] for name in ("ctx", "visual_prompts", "head")}
+        with self._naming_the_versions():
+            return Config.from_json(json.dumps({**config.model_dump(mode="json"), **self._sections(_SHAPES_PROMPTS)}))
+
+    def model_sections(self) -> ModelSections:
+        """All of its configuration that prediction needs; the rest may be another version's.
+
+        Raises:
+          CheckpointError: the fields of those sections are not today's.
+        """
+        with self._naming_the_versions():
+            return ModelSections.from_json(json.dumps(self._sections(ModelSections.model_fields)))
+
+    def check_clip(self, name: str, content_hash: str) -> None:
+        """Refuses a CLIP that the prompts were not trained on.
+
+        Raises:
+          CheckpointError: its hash is another.
+        """
+        if content_hash != self.clip_hash:
+            raise CheckpointError(
+                f"the checkpoint was trained on {self.clip_name}, hash {self.clip_hash[:16]}, but {name}, hash "
+                f"{content_hash[:16]}, was loaded; prompts fit no other CLIP"
+            )
+
+    def _sections(self, names: Iterable[str]) -> dict[str, Any]:
+        return {name: self.config[name] for name in names}
+
+    @contextlib.contextmanager
+    def _naming_the_versions(self) -> Generator[None]:
         try:
-            return Config.from_json(json.dumps({**config.model_dump(mode="json"), **sections}))
+            yield
         except ConfigError as error:
             raise CheckpointError(
                 f"the checkpoint was made by mpafer-jax {self.versions['mpafer-jax']}, and this is "

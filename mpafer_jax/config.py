@@ -303,15 +303,20 @@ class EvalSection(_Section):
         return self
 
 
-class Config(_Section):
-    """One run. `configs/common.py` says what each field means, in which unit, and where its value comes from."""
+class ModelSections(Record):
+    """The sections of a configuration that decide what a model computes, whatever it was trained on and how."""
 
-    seed: Count
     clip: ClipSection
     ctx: CtxSection
     visual_prompts: VisualPromptsSection
-    hard_prompts: HardPromptsSection
     head: HeadSection
+
+
+class Config(ModelSections, _Section):
+    """One run. `configs/common.py` says what each field means, in which unit, and where its value comes from."""
+
+    seed: Count
+    hard_prompts: HardPromptsSection
     loss: LossSection
     prototypes: PrototypesSection
     optimizer: OptimizerSection

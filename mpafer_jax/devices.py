@@ -39,6 +39,17 @@ def shard_batch(batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     return {name: value.reshape(devices, len(value) // devices, *value.shape[1:]) for name, value in batch.items()}
 
 
+def spread(rows: np.ndarray[Any, Any]) -> jax.Array:
+    """Puts an array on this process's devices, its leading axis cut evenly over them, or whole on each.
+
+    It is cut where it has a multiple of their number of rows. For functions under plain `jax.jit`, which then compute
+    in parallel, each device its rows.
+    """
+    mesh = Mesh(np.array(cast(Any, jax.local_devices())), (AXIS,))
+    spec = PartitionSpec(AXIS) if len(rows) % jax.local_device_count() == 0 else PartitionSpec()
+    return jax.device_put(rows, NamedSharding(mesh, spec))
+
+
 def check_batch_size(field: str, batch_size: int, parts: int = 1) -> None:
     """Refuses a global batch that cannot be split evenly.
 

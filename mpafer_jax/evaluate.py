@@ -104,11 +104,7 @@ def evaluate_checkpoint(config: Config, workdir: pathlib.Path) -> dict[str, Any]
     params, description, step = checkpoint.load(config.eval.checkpoint or workdir, config.eval.which)
     config = description.applied_to(config)
     clip = experiment.load_frozen_clip(config)
-    if clip.content_hash != description.clip_hash:
-        raise checkpoint.CheckpointError(
-            f"the checkpoint was trained on {description.clip_name}, hash {description.clip_hash[:16]}, but config.clip"
-            f".name is {config.clip.name}, hash {clip.content_hash[:16]}; prompts fit no other CLIP"
-        )
+    description.check_clip(f"config.clip.name {config.clip.name}", clip.content_hash)
     run = experiment.build_experiment(config, description.class_names, clip, description.hard_prompts)
     evaluator = make_evaluator(config, run)
     dataset = load_dataset(config.data)

@@ -13,7 +13,7 @@ import optax
 from absl import logging
 
 from mpafer_jax import devices, optim
-from mpafer_jax.config import Config, ConfigError
+from mpafer_jax.config import Config, ConfigError, ModelSections
 from mpafer_jax.hard_prompts.features import encode_hard_prompts, text_encoder
 from mpafer_jax.hard_prompts.templates import HardPrompts, configured_hard_prompts, prompt_name
 from mpafer_jax.losses import Objective
@@ -60,7 +60,7 @@ class Experiment:
         return dataclasses.replace(self, model=self.model.clone(prompt_shape=shape))
 
 
-def prompt_shape(config: Config, clip: ClipConfig, num_classes: int) -> prompts_lib.PromptShape:
+def prompt_shape(config: ModelSections, clip: ClipConfig, num_classes: int) -> prompts_lib.PromptShape:
     """Sizes of the trainable prompts for a CLIP and a number of classes."""
     visual = config.visual_prompts
     return prompts_lib.PromptShape(
@@ -76,7 +76,7 @@ def prompt_shape(config: Config, clip: ClipConfig, num_classes: int) -> prompts_
     )
 
 
-def make_model(config: Config, clip: ClipConfig, num_classes: int) -> MPAFER:
+def make_model(config: ModelSections, clip: ClipConfig, num_classes: int) -> MPAFER:
     """The model of a configuration on a CLIP of a given shape; needs no weights.
 
     Raises:

@@ -1,10 +1,16 @@
-"""Processes that share work which keeps a core busy."""
+"""Work that is shared by processes or threads."""
 
 from __future__ import annotations
 
+import collections
 import multiprocessing
 import os
+from collections.abc import Callable, Generator, Iterable
 from concurrent import futures
+from typing import TypeVar
+
+S = TypeVar("S")
+T = TypeVar("T")
 
 
 def usable_cores() -> int:
@@ -21,3 +27,22 @@ def pool(processes: int = 0) -> futures.ProcessPoolExecutor:
     so a script that starts a pool keeps its own work below `if __name__ == "__main__"`.
     """
     return futures.ProcessPoolExecutor(processes or usable_cores(), multiprocessing.get_context("spawn"))
+
+
+def map_in_order(pool: futures.Executor, function: Callable[[S], T], items: Iterable[S], ahead: int) -> Generator[T]:
+    """function(item) for every item, computed by a pool, in the items' order.
+
+    At most `ahead` items are taken before their result is wanted, so that any number of them needs no more memory.
+    To be closed (`contextlib.closing`) where it may not be exhausted.
+    """
+    waiting: collections.deque[futures.Future[T]] = collections.deque()
+    try:
+        for item in items:
+            waiting.append(pool.submit(function, item))
+            if len(waiting) > ahead:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        for future in waiting:
+            future.cancel()

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import collections
 import dataclasses
 import hashlib
 import os
 from collections.abc import Generator, Sequence
 from concurrent import futures
-
-from PIL import UnidentifiedImageError
 
 from mpafer_jax import processes
 from mpafer_jax.data.preprocess import decode_rgb
@@ -45,11 +42,8 @@ def inspect(image: ImageSource) -> Inspected:
         pixels = decode_rgb(data)
     except FileNotFoundError as error:
         raise BadImageError(f"{image.place}: no such file") from error
-    except UnidentifiedImageError as error:
-        raise BadImageError(f"{image.place}: no picture in a format that Pillow knows") from error
-    # Decoders of broken files raise whatever their format's code runs into: OSError, SyntaxError, struct.error, ...
-    except Exception as error:
-        raise BadImageError(f"{image.place}: cannot be read as a picture ({error})") from error
+    except (OSError, ValueError) as error:  # ValueErrors are a source's own, PictureError among them
+        raise BadImageError(f"{image.place}: cannot be read as a picture: {error}") from error
     digest = hashlib.blake2b(f"{pixels.width}x{pixels.height}".encode(), digest_size=16)
     digest.update(pixels.tobytes())
     return Inspected(data, pixels.size, digest.hexdigest())
@@ -68,17 +62,7 @@ def inspect_all(images: Sequence[ImageSource], pool: futures.Executor) -> Genera
 
     To be closed (`contextlib.closing`) where it may not be exhausted.
     """
-    waiting: collections.deque[futures.Future[Inspected | BadImageError]] = collections.deque()
-    try:
-        for image in images:
-            waiting.append(pool.submit(_inspect_or_error, image))
-            if len(waiting) > _AHEAD:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-    finally:
-        for future in waiting:
-            future.cancel()
+    return processes.map_in_order(pool, _inspect_or_error, images, _AHEAD)
 
 
 def _inspect_or_error(image: ImageSource) -> Inspected | BadImageError:

@@ -6,18 +6,27 @@ state. Nothing here needs JAX.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import math
-from collections.abc import Callable
+import stat
+from collections.abc import Callable, Generator
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageEnhance, ImageOps
+from PIL import Image, ImageEnhance, ImageOps, UnidentifiedImageError
 
 from mpafer_jax.config import AugmentSection
 
 Pixels = npt.NDArray[np.uint8]
+# Pillow reads more, some by starting other programs (EPS) or with decoders that few look at. JPEG stands for MPO too,
+# which is what many phones write under its name.
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM")
+# Pillow's own limit, above which it warns of a decompression bomb; a quarter of a gigabyte as RGB.
+MAX_PIXELS = 2**30 // 4 // 3
+MAX_BYTES = 2**28  # of a file: MAX_PIXELS uncompressed
 _ERASE_RATIO = (0.3, 1 / 0.3)  # width / height, as in the random erasing paper (arXiv:1708.04896)
 _ATTEMPTS = 10  # draws of a rectangle before giving up on one that fits
 
@@ -26,16 +35,79 @@ class _Enhancer(Protocol):
     def enhance(self, factor: float, /) -> Image.Image: ...
 
 
-def decode_rgb(data: bytes) -> Image.Image:
-    """Decodes an encoded picture (JPEG, PNG, WebP, BMP, TIFF, GIF: first frame) to upright RGB, 8 bits a channel.
+class PictureError(ValueError):
+    """Data that cannot be used as a picture; the message says why and what to do, its place is the caller's to add."""
 
-    A camera's EXIF orientation is applied; for everything else see `to_rgb`.
+
+def read_picture_file(path: Path) -> bytes:
+    """The bytes of a picture's file.
 
     Raises:
-      OSError, SyntaxError, ValueError: the data is no picture, is cut short, or has a range that 8 bits cannot show.
+      FileNotFoundError: there is none.
+      OSError: it cannot be read.
+      PictureError: it is no regular file (a pipe would wait for ever), or larger than any picture we decode.
     """
-    with Image.open(io.BytesIO(data)) as image:
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode):
+        raise PictureError("expected a file, found a folder, a device or a pipe")
+    if status.st_size > MAX_BYTES:
+        raise PictureError(
+            f"the file has {status.st_size / 2**20:.0f} MiB, pictures may have {MAX_BYTES // 2**20}; save it smaller"
+        )
+    return path.read_bytes()
+
+
+def decode_rgb(data: bytes, *, upright: bool = True) -> Image.Image:
+    """Decodes an encoded picture to RGB, 8 bits a channel: the one place where this package does.
+
+    The content decides on the format, not a file's name. Of an animated picture, or one of several pages, the first is
+    taken. For grey, palettes, CMYK, 16 bits and transparency see `to_rgb`.
+
+    Args:
+      data: a file's bytes, in one of `FORMATS`.
+      upright: whether a camera's EXIF orientation is applied.
+
+    Raises:
+      PictureError: the data is empty, of no such format, cut short or damaged, has more than `MAX_PIXELS`, or a range
+        that 8 bits cannot show.
+    """
+    if not data:
+        raise PictureError("the file is empty")
+    with _refusing_damage(), Image.open(io.BytesIO(data), formats=FORMATS) as image:
+        _check_size(image)
+        return to_rgb(ImageOps.exif_transpose(image) if upright else image)
+
+
+def upright_rgb(image: Image.Image) -> Image.Image:
+    """The same of a picture that a program opened with Pillow, which may not have been decoded yet."""
+    with _refusing_damage():
+        _check_size(image)
         return to_rgb(ImageOps.exif_transpose(image))
+
+
+@contextlib.contextmanager
+def _refusing_damage() -> Generator[None]:
+    try:
+        yield
+    except PictureError:
+        raise
+    except UnidentifiedImageError as error:
+        raise PictureError(f"not a picture in a format that is read ({', '.join(FORMATS)}); save it as PNG") from error
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:  # before ours, on opening
+        raise PictureError(f"more than {MAX_PIXELS} pixels; save it smaller") from error
+    except MemoryError as error:
+        raise PictureError("decoding it needs more memory than there is; save it smaller") from error
+    # Decoders of damaged data raise whatever their format's code runs into: OSError, SyntaxError, struct.error, ...
+    except Exception as error:
+        reason = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+        raise PictureError(f"cut short or damaged ({reason})") from error
+
+
+def _check_size(image: Image.Image) -> None:
+    if image.width * image.height > MAX_PIXELS:
+        raise PictureError(
+            f"{image.width}x{image.height} pixels, more than the {MAX_PIXELS} that are decoded; save it smaller"
+        )
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
@@ -45,15 +117,18 @@ def to_rgb(image: Image.Image) -> Image.Image:
     viewer shows it, because the colours under transparent pixels are arbitrary.
 
     Raises:
-      ValueError: floating point or 32-bit pictures, whose white point is unknown.
+      PictureError: floating point or 32-bit pictures, whose white point is unknown; more than `MAX_PIXELS`.
     """
+    _check_size(image)
     if image.mode.startswith("I;16") or image.mode == "I":
-        values = np.asarray(image).astype(np.int64)
+        values = np.asarray(image)
         if values.min() < 0 or values.max() > 0xFFFF:
-            raise ValueError(f"a 32-bit picture with values {values.min()}..{values.max()}: save it with 8 or 16 bits")
-        image = Image.fromarray(((values + 128) // 257).astype(np.uint8))
+            raise PictureError(
+                f"32 bits a pixel, with values {values.min()}..{values.max()}: save it with 8 or 16 bits"
+            )
+        image = Image.fromarray(((values.astype(np.uint32) + 128) // 257).astype(np.uint8))
     if image.mode == "F":
-        raise ValueError("a floating point picture has no fixed white: save it with 8 or 16 bits")
+        raise PictureError("a floating point picture has no fixed white: save it with 8 or 16 bits")
     if image.has_transparency_data:
         layer = image.convert("RGBA")
         white = Image.new("RGBA", layer.size, (255, 255, 255, 255))

@@ -17,7 +17,7 @@ from typing import Protocol
 import numpy as np
 from PIL import Image
 
-from mpafer_jax.data.preprocess import to_rgb
+from mpafer_jax.data.preprocess import decode_rgb, read_picture_file
 from mpafer_jax.expressions import canonical_name
 
 # Preparation encodes a cropped face once more; at 95 the loss is below what a resize to 224 already does.
@@ -62,7 +62,7 @@ class ImageFile:
 
     def read(self) -> bytes:
         """The file's bytes, as they are."""
-        return self.path.read_bytes()
+        return read_picture_file(self.path)
 
     def stamp(self) -> str:
         """The file's size: a modification time would make every copied dataset look new."""
@@ -86,9 +86,8 @@ class ImageCrop:
 
     def read(self) -> bytes:
         """The rectangle, cut to the picture and encoded as JPEG; ValueError where nothing of it is inside."""
-        with Image.open(self.path) as image:
-            # No EXIF rotation: the owners' boxes are in the coordinates of the stored pixels.
-            face = to_rgb(image)
+        # No EXIF rotation: the owners' boxes are in the coordinates of the stored pixels.
+        face = decode_rgb(read_picture_file(self.path), upright=False)
         left, top, width, height = self.box
         box = (
             max(0, round(left)),

@@ -18,7 +18,7 @@ import numpy.typing as npt
 import pydantic
 import tensorflow_datasets as tfds
 
-from mpafer_jax.data.preprocess import Pixels, decode_rgb
+from mpafer_jax.data.preprocess import PictureError, Pixels, decode_rgb, read_picture_file
 from mpafer_jax.data.records import DataError
 from mpafer_jax.pretraining.config import DataSection
 from mpafer_jax.synthface import captioned
@@ -110,9 +110,9 @@ class _Files:
 
     def __getitem__(self, index: int, /) -> Pixels:
         try:
-            return np.asarray(decode_rgb(self.paths[index].read_bytes()))
-        except (OSError, SyntaxError, ValueError) as error:
-            raise DataError(f"{self.paths[index]}: cannot be read as a picture ({error})") from error
+            return np.asarray(decode_rgb(read_picture_file(self.paths[index])))
+        except (OSError, PictureError) as error:
+            raise DataError(f"{self.paths[index]}: cannot be read as a picture: {error}") from error
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -126,9 +126,9 @@ class _TfdsImages:
     def __getitem__(self, index: int, /) -> Pixels:
         try:
             return np.asarray(decode_rgb(self.source[index][self.feature]))
-        except (OSError, SyntaxError, ValueError) as error:
+        except PictureError as error:
             raise DataError(
-                f"example {index} of the TFDS dataset: {self.feature!r} cannot be read as a picture ({error})"
+                f"example {index} of the TFDS dataset: {self.feature!r} cannot be read as a picture: {error}"
             ) from error
 
 

@@ -1,7 +1,6 @@
 """Preparation: what is written, that it is written once and whole, and what happens to broken pictures."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -139,12 +138,19 @@ logging.set_verbosity("info")
 root = pathlib.Path(sys.argv[1])
 print(len(prepare(folder.Folder, folder.read(root), root / "mpafer_tfds").splits["train"].labels))
 """
+# Reading this picture waits for ever, so that the preparation stands still in the middle.
+STAND_STILL = """
+import time
+from mpafer_jax.data import records
+read = records.ImageFile.read
+records.ImageFile.read = lambda image: time.sleep(3600) if image.path.name == "zzz.png" else read(image)
+"""
 
 
 def test_a_killed_preparation_leaves_nothing_that_looks_finished(tmp_path: Path) -> None:
     layouts.write_folders(tmp_path, {"happy": 5})
-    os.mkfifo(tmp_path / "happy" / "zzz.png")  # reading it waits for ever: the preparation stands still in the middle
-    process = subprocess.Popen([sys.executable, "-c", PREPARE, str(tmp_path)])
+    layouts.save(tmp_path / "happy" / "zzz.png", layouts.picture(77))
+    process = subprocess.Popen([sys.executable, "-c", STAND_STILL + PREPARE, str(tmp_path)])
     prepared = tmp_path / "mpafer_tfds"
     deadline = time.monotonic() + 60
     while not list(prepared.glob("folder-*/folder/incomplete.*")):
@@ -153,8 +159,6 @@ def test_a_killed_preparation_leaves_nothing_that_looks_finished(tmp_path: Path)
         time.sleep(0.05)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    (tmp_path / "happy" / "zzz.png").unlink()
-    layouts.save(tmp_path / "happy" / "zzz.png", layouts.picture(77))
     left_over = list(prepared.glob("folder-*/folder/*"))
     assert left_over
     assert all(path.name.startswith("incomplete.") for path in left_over)

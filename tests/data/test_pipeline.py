@@ -149,7 +149,7 @@ def test_a_broken_picture_in_a_thread_is_an_error(split: Split) -> None:
         def __getitem__(self, index: int) -> bytes:
             return b"no picture"
 
-    with pytest.raises(OSError, match="cannot identify image file"):
+    with pytest.raises(preprocess.PictureError, match="not a picture in a format that is read"):
         batches(dataclasses.replace(split, source=Broken()))  # type: ignore[arg-type]
 
 

@@ -1,0 +1,161 @@
+"""Faces in pictures: found by OpenCV's cascades, turned upright by the eyes, cut out with a margin.
+
+OpenCV comes with the extra `faces`. Its cascades (Viola and Jones, 2001) are old and quick, ship inside the package and
+need no network; they find frontal faces of people and little else. Anything that maps a picture to `FaceCrop`s can take
+their place.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import math
+import threading
+from typing import Any, Literal
+
+import numpy as np
+from PIL import Image
+
+Which = Literal["largest", "all"]
+_LONGEST_SIDE = 800  # pixels in which faces are looked for; larger pictures are reduced, which costs only tiny faces
+_SMALLEST_FACE = 1 / 16  # of that picture's shorter side
+_SCALE_STEP = 1.1  # between the sizes that are tried
+_NEIGHBORS = 5  # detections that must agree on a face
+_MOST_TILT = 30.0  # degrees; "eyes" that lie further apart in height are none
+_EYES_ABOVE = 0.6  # of the face's height from its top
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Face:
+    """Where a face is, in pixels of the upright picture.
+
+    Attributes:
+      left, top, width, height: the detector's box.
+      tilt: degrees by which it was turned upright, positive where the eye on the picture's right is lower; None where
+        no two eyes were found.
+    """
+
+    left: int
+    top: int
+    width: int
+    height: int
+    tilt: float | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Its attributes, ready for JSON."""
+        return dataclasses.asdict(self)
+
+
+@dataclasses.dataclass(frozen=True, slots=True, eq=False)
+class FaceCrop:
+    """A face and the square picture of it, RGB."""
+
+    face: Face
+    image: Image.Image
+
+
+def import_opencv() -> Any:
+    """OpenCV.
+
+    Raises:
+      ModuleNotFoundError: it is not installed, or is version 5, which has no cascades; says which extra brings it.
+    """
+    hint = "install it with: pip install 'mpafer-jax[faces]'"
+    try:
+        cv2 = importlib.import_module("cv2")
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(f"faces and videos need OpenCV; {hint}") from error
+    if not hasattr(cv2, "CascadeClassifier"):
+        raise ModuleNotFoundError(f"OpenCV {cv2.__version__} has no cascades, versions 4.10 to 4.x have; {hint}")
+    return cv2
+
+
+class FaceFinder:
+    """Finds faces with OpenCV's frontal cascade; may be called from several threads."""
+
+    def __init__(self, *, which: Which = "largest", margin: float = 0.2, align: bool = True) -> None:
+        """Loads the cascades.
+
+        Args:
+          which: the largest face alone, or all of them, from the left to the right.
+          margin: how much is added on each side of the detector's box, as a fraction of its side.
+          align: whether faces are turned so that the eyes, where two are found, lie level.
+
+        Raises:
+          ModuleNotFoundError: see `import_opencv`.
+          ValueError: a margin below -0.5 leaves nothing.
+        """
+        if not -0.5 < margin <= 4:
+            raise ValueError(f"margin is a fraction of the face's side, above -0.5 and at most 4, found {margin}")
+        self._cv2 = import_opencv()
+        self._which, self._margin, self._align = which, margin, align
+        self._cascades = threading.local()  # a cascade keeps the picture it works on
+        for name in ("frontalface_default", "eye"):  # damaged files are an error now and not in a thread
+            self._cascade(name)
+
+    def __call__(self, image: Image.Image) -> list[FaceCrop]:
+        """The faces of an upright RGB picture; none is an empty list."""
+        return [FaceCrop(face, crop(image, face, self._margin)) for face in self.find(image)]
+
+    def find(self, image: Image.Image) -> list[Face]:
+        """The same without the pictures."""
+        scale = min(1.0, _LONGEST_SIDE / max(image.size))
+        small = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
+        grey = np.asarray(image.convert("L").resize(small, Image.Resampling.BILINEAR))
+        smallest = max(20, round(min(small) * _SMALLEST_FACE))
+        found = self._cascade("frontalface_default").detectMultiScale(
+            self._cv2.equalizeHist(grey), _SCALE_STEP, _NEIGHBORS, minSize=(smallest, smallest)
+        )
+        boxes = [tuple(int(value) for value in box) for box in found]
+        if self._which == "largest":
+            boxes = sorted(boxes, key=lambda box: box[2] * box[3])[-1:]
+        faces: list[Face] = []
+        for left, top, width, height in sorted(boxes):
+            tilt = self._tilt(grey[top : top + height, left : left + width]) if self._align else None
+            faces.append(
+                Face(round(left / scale), round(top / scale), round(width / scale), round(height / scale), tilt)
+            )
+        return faces
+
+    def _tilt(self, grey: np.ndarray[Any, Any]) -> float | None:
+        """Degrees by which the line through the eyes falls to the right, or None where there are no two eyes."""
+        height, width = grey.shape
+        upper = np.ascontiguousarray(grey[: round(_EYES_ABOVE * height)])
+        found = self._cascade("eye").detectMultiScale(upper, _SCALE_STEP, _NEIGHBORS)
+        centers = [(float(x + w / 2), float(y + h / 2), int(w)) for x, y, w, h in found]
+        left = [eye for eye in centers if eye[0] < width / 2]
+        right = [eye for eye in centers if eye[0] >= width / 2]
+        if not left or not right:
+            return None
+        (x0, y0, _), (x1, y1, _) = (max(side, key=lambda eye: eye[2]) for side in (left, right))
+        tilt = math.degrees(math.atan2(y1 - y0, x1 - x0))
+        return tilt if x1 - x0 > width / 5 and abs(tilt) <= _MOST_TILT else None
+
+    def _cascade(self, name: str) -> Any:
+        if not hasattr(self._cascades, name):
+            path = f"{self._cv2.data.haarcascades}haarcascade_{name}.xml"
+            cascade = self._cv2.CascadeClassifier(path)
+            if cascade.empty():
+                raise FileNotFoundError(f"{path} is missing or damaged; install OpenCV again")
+            setattr(self._cascades, name, cascade)
+        return getattr(self._cascades, name)
+
+
+def crop(image: Image.Image, face: Face, margin: float) -> Image.Image:
+    """The square around a face, turned upright by its tilt about its centre; black where the picture ends.
+
+    Args:
+      image: RGB, upright.
+      face: where.
+      margin: added on each side, as a fraction of the box's longer side.
+    """
+    side = max(1, round(max(face.width, face.height) * (1 + 2 * margin)))
+    center_x, center_y = face.left + face.width / 2, face.top + face.height / 2
+    if not face.tilt:
+        left, top = round(center_x - side / 2), round(center_y - side / 2)
+        return image.crop((left, top, left + side, top + side))
+    # Pillow wants, for every pixel of the result, where it comes from.
+    cos, sin = math.cos(math.radians(face.tilt)), math.sin(math.radians(face.tilt))
+    half = side / 2
+    matrix = (cos, -sin, center_x - cos * half + sin * half, sin, cos, center_y - sin * half - cos * half)
+    return image.transform((side, side), Image.Transform.AFFINE, matrix, Image.Resampling.BICUBIC)

@@ -1,0 +1,148 @@
+"""What a picture's file may do to us: nothing but become RGB pixels or a PictureError that says why not."""
+
+import io
+import os
+import struct
+import warnings
+import zlib
+
+import layouts
+import numpy as np
+import pytest
+from PIL import Image
+
+from mpafer_jax.data import preprocess
+from mpafer_jax.data.inspection import inspect
+from mpafer_jax.data.preprocess import PictureError, decode_rgb, read_picture_file
+from mpafer_jax.data.records import BadImageError, ImageCrop, ImageFile
+
+
+def encoded(image: Image.Image, format: str, **options) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, format, **options)
+    return buffer.getvalue()
+
+
+def png_that_claims(width: int, height: int) -> bytes:
+    """A PNG of a few bytes whose header announces any size."""
+    data = encoded(Image.new("RGB", (4, 4)), "PNG")
+    header = b"IHDR" + struct.pack(">II", width, height) + data[24:29]
+    return data[:12] + header + struct.pack(">I", zlib.crc32(header)) + data[33:]
+
+
+@pytest.mark.parametrize(("width", "height"), [(10_000, 10_000), (50_000, 50_000), (2**31 - 1, 1)])
+def test_decompression_bombs_are_refused_before_they_are_decoded(width, height):
+    with pytest.raises(PictureError, match=rf"more than .*{preprocess.MAX_PIXELS}.*save it smaller"):
+        decode_rgb(png_that_claims(width, height))
+    with warnings.catch_warnings():  # as in a program that does not make errors of them
+        warnings.simplefilter("ignore")
+        with pytest.raises(PictureError, match=r"more than .*save it smaller"):
+            decode_rgb(png_that_claims(width, height))
+
+
+def test_large_files_folders_and_pipes_are_refused_unread(tmp_path, monkeypatch):
+    monkeypatch.setattr(preprocess, "MAX_BYTES", 2**20)
+    with (tmp_path / "large.jpg").open("wb") as file:
+        file.truncate(3 * 2**20)
+    with pytest.raises(PictureError, match="the file has 3 MiB, pictures may have 1"):
+        read_picture_file(tmp_path / "large.jpg")
+    os.mkfifo(tmp_path / "pipe.jpg")
+    for name in ("pipe.jpg", "."):
+        with pytest.raises(PictureError, match="expected a file, found a folder, a device or a pipe"):
+            read_picture_file(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"", "the file is empty"),
+        (b"no picture", r"not a picture in a format that is read \(JPEG, PNG"),
+        # Pillow would hand it to Ghostscript.
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\n", "not a picture in a format"),
+        (encoded(layouts.picture(0, 64, 64), "JPEG")[:600], "cut short or damaged"),
+    ],
+)
+def test_what_is_no_picture_is_refused_with_the_reason(tmp_path, data, message):
+    with pytest.raises(PictureError, match=message):
+        decode_rgb(data)
+    (tmp_path / "face.png").write_bytes(data)
+    with pytest.raises(BadImageError, match=rf"face\.png: cannot be read as a picture: .*{message}"):
+        inspect(ImageFile(tmp_path / "face.png"))
+    with pytest.raises(BadImageError, match=rf"face\.png \(face box .*: .*{message}"):
+        inspect(ImageCrop(tmp_path / "face.png", (0, 0, 4, 4)))
+
+
+def test_the_content_decides_and_not_the_name(tmp_path):
+    (tmp_path / "face.png").write_bytes(encoded(Image.new("RGB", (5, 4), (9, 9, 9)), "BMP"))
+    assert inspect(ImageFile(tmp_path / "face.png")).size == (5, 4)
+
+
+@pytest.mark.parametrize("format", ["GIF", "WEBP", "TIFF", "PNG"])
+def test_of_several_frames_the_first_is_taken(format):
+    frames = [Image.new("RGB", (8, 8), color) for color in ((250, 0, 0), (0, 250, 0))]
+    image = decode_rgb(encoded(frames[0], format, save_all=True, append_images=frames[1:]))
+    red, green, _ = image.getpixel((4, 4))
+    assert red > 200
+    assert green < 50
+
+
+def test_palettes_with_transparency():
+    palette = Image.new("RGB", (8, 8), (10, 20, 30)).quantize(4)
+    index = palette.getpixel((0, 0))
+    assert decode_rgb(encoded(palette, "PNG", transparency=index)).getpixel((0, 0)) == (255, 255, 255)
+    assert decode_rgb(encoded(palette, "GIF", transparency=index)).getpixel((0, 0)) == (255, 255, 255)
+
+
+def samples() -> dict[str, bytes]:
+    """One small picture of every format that is read, and of the odd modes."""
+    picture = layouts.picture(3, 24, 20)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    return {
+        "jpeg": encoded(picture, "JPEG", exif=exif),
+        "progressive": encoded(picture, "JPEG", progressive=True),
+        "cmyk": encoded(picture.convert("CMYK"), "JPEG"),
+        "png": encoded(picture, "PNG"),
+        "png16": encoded(Image.fromarray(np.arange(480, dtype=np.uint16).reshape(20, 24) * 100), "PNG"),
+        "palette": encoded(picture.quantize(16), "PNG", transparency=3),
+        "webp": encoded(picture, "WEBP"),
+        "gif": encoded(picture, "GIF", save_all=True, append_images=[layouts.picture(4, 24, 20)]),
+        "bmp": encoded(picture, "BMP"),
+        "tiff": encoded(picture, "TIFF", compression="tiff_lzw"),
+        "ppm": encoded(picture, "PPM"),
+    }
+
+
+def mutated(data: bytes, rng: np.random.Generator) -> bytes:
+    """Bytes changed, cut off, taken out or put in."""
+    position, length = int(rng.integers(len(data))), int(rng.integers(1, 16))
+    noise = rng.integers(0, 256, length).astype(np.uint8).tobytes()
+    kind = rng.integers(4)
+    if kind == 0:
+        return data[:position]
+    if kind == 1:
+        return data[:position] + data[position + length :]
+    if kind == 2:
+        return data[:position] + noise + data[position:]
+    # Half of these in the header, where sizes and types are told.
+    position = position if rng.random() < 0.5 else position % 64
+    return data[:position] + noise + data[position + length :]
+
+
+@pytest.mark.filterwarnings("ignore")  # Pillow warns of much that is odd; in a user's program it is not an error either
+def test_mutated_files_become_pixels_or_a_picture_error(monkeypatch):
+    monkeypatch.setattr(preprocess, "MAX_PIXELS", 2_000_000)  # the time that a damaged size may cost here
+    rng = np.random.default_rng(0)
+    outcomes = {"pixels": 0, "refused": 0}
+    for data in samples().values():
+        assert decode_rgb(data).mode == "RGB"
+        for _ in range(200):
+            try:
+                image = decode_rgb(mutated(data, rng))
+            except PictureError:
+                outcomes["refused"] += 1
+            else:
+                assert image.mode == "RGB"
+                assert image.width * image.height <= preprocess.MAX_PIXELS
+                outcomes["pixels"] += 1
+    assert min(outcomes.values()) > 200  # neither all harmless nor all hopeless
