@@ -79,7 +79,6 @@ def train_and_evaluate(config: Config, workdir: pathlib.Path) -> dict[str, Any]:
     """
     started = time.monotonic()
     writes = jax.process_index() == 0
-    predictions = workdir / workdir_lib.TRAINING_PREDICTIONS
     workdir_lib.check(workdir, config)
     run = prepare(config, workdir)
     with_checkpoints = checkpoint.Checkpoints(workdir, keep=config.train.keep, select_by=config.eval.select_by)
@@ -98,12 +97,12 @@ def train_and_evaluate(config: Config, workdir: pathlib.Path) -> dict[str, Any]:
     table = table_lib.render(summary)
     logging.info("the result:\n\n%s", table)
     if writes:
-        predictions.unlink(missing_ok=True)  # of an earlier summary
         files.write_text(workdir / "results.md", table)
         files.write_json(workdir / "summary.json", summary)
     if config.eval.report != "none":
         params, _, step = checkpoint.load(workdir, "best")
-        after_run.leave_report(run.evaluator, params, step, _held_out(run.dataset), predictions)
+        path = workdir / workdir_lib.TRAINING_PREDICTIONS
+        after_run.leave_report(run.evaluator, params, step, _held_out(run.dataset), path)
     return summary
 
 

@@ -34,6 +34,7 @@ class Predictions:
 
     Attributes:
       split: "test" or "validation".
+      fingerprint: of the split, see `data.splits.Split`.
       step: of the checkpoint.
       class_names: C names.
       names: str[n], the owner's names of the images.
@@ -48,6 +49,7 @@ class Predictions:
     """
 
     split: str
+    fingerprint: str
     step: int
     class_names: tuple[str, ...]
     names: npt.NDArray[np.str_]
@@ -88,7 +90,8 @@ class Predictions:
         except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
             raise PredictionsError(f"{path} cannot be read: {error}; run the evaluation again to write it") from error
         names = tuple(str(name) for name in values["class_names"])
-        return cls(**{**values, "split": str(values["split"]), "step": int(values["step"]), "class_names": names})
+        texts = {name: str(values[name]) for name in ("split", "fingerprint")}
+        return cls(**{**values, **texts, "step": int(values["step"]), "class_names": names})
 
 
 def predict(
@@ -129,6 +132,7 @@ def predict(
     indices = [found.index for found in mistakes]
     return Predictions(
         split=split.name,
+        fingerprint=split.fingerprint,
         step=step,
         class_names=built.class_names,
         names=split.names[known],

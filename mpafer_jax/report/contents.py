@@ -76,9 +76,12 @@ def read(workdir: pathlib.Path) -> Contents:
     if summary is not None:
         which = "best" if "best" in summary else "last"
         title = "best on validation" if which == "best" else "last step"
-        measurements += _measurement(workdir / TRAINING_PREDICTIONS, summary[which], title)
+        path = workdir / TRAINING_PREDICTIONS
+        measurements += _measurement(path, summary[which], summary["fingerprints"], title)
     if evaluation is not None:
-        measurements += _measurement(workdir / EVALUATION_PREDICTIONS, evaluation, f"{evaluation['checkpoint']}")
+        path = workdir / EVALUATION_PREDICTIONS
+        # Evaluations of version 0.1.0 have no fingerprints, and kept no predictions either.
+        measurements += _measurement(path, evaluation, evaluation.get("fingerprints", {}), evaluation["checkpoint"])
     return Contents(
         name=workdir.resolve().name,
         measurements=tuple(measurements),
@@ -94,26 +97,28 @@ def reported_split(found: Mapping[str, Any]) -> str | None:
     return next((name for name in ("test", "validation") if name in found), None)
 
 
-def _measurement(path: pathlib.Path, found: Mapping[str, Any], title: str) -> list[Measurement]:
+def _measurement(
+    path: pathlib.Path, found: Mapping[str, Any], fingerprints: Mapping[str, str], title: str
+) -> list[Measurement]:
     split = reported_split(found)
     if split is None:
         return []
     step = int(found["step"])
     name = f"{split} split, {title} (step {step})"
-    return [Measurement(name, split, step, found[split], _predictions(path, split, step))]
+    return [Measurement(name, split, step, found[split], _predictions(path, split, fingerprints.get(split), step))]
 
 
-def _predictions(path: pathlib.Path, split: str, step: int) -> Predictions | None:
+def _predictions(path: pathlib.Path, split: str, fingerprint: str | None, step: int) -> Predictions | None:
     if not path.is_file():
         return None
     try:
         stored = Predictions.load(path)
     except PredictionsError as error:
         raise ReportError(str(error)) from error
-    if (stored.split, stored.step) != (split, step):
+    if (stored.split, stored.fingerprint, stored.step) != (split, fingerprint, step):
         logging.warning(
-            "%s holds predictions of %s after step %d, the results are of %s after step %d; it is not used",
-            *(path, stored.split, stored.step, split, step),
+            "%s holds predictions of %s (%s) after step %d, the results are of %s (%s) after step %d; it is not used",
+            *(path, stored.split, stored.fingerprint[:8], stored.step, split, (fingerprint or "?")[:8], step),
         )
         return None
     return stored
