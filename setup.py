@@ -40,6 +40,7 @@ setup(
         "optax>=0.2.8,<0.3",
         "orbax-checkpoint>=0.12,<0.13",
         "pillow>=11,<14",
+        "pyarrow>=17,<28",  # Parquet; tensorflow-datasets needs it too
         "pydantic>=2.9,<3",  # types and bounds of the configuration
         "safetensors>=0.5,<1",
         "scikit-learn>=1.6,<2",  # t-SNE
@@ -49,10 +50,14 @@ setup(
         "tqdm>=4.66,<5",
         "transformers>=5,<6",
     ],
+    entry_points={"console_scripts": ["mpafer-predict=mpafer_jax.predict:run"]},
     extras_require={
+        # Detection of faces, and videos. Version 5 has no cascades.
+        "faces": ["opencv-python-headless>=4.10,<5"],
         "tpu": ["jax[tpu]>=0.10,<0.11"],
         "cuda": ["jax[cuda13]>=0.10,<0.11"],
         "test": [
+            "opencv-python-headless>=4.10,<5",
             "pyright[nodejs]>=1.1.414,<2",
             "pytest>=9,<10",
             "ruff>=0.17,<0.18",

@@ -70,6 +70,17 @@ def import_opencv() -> Any:
     return cv2
 
 
+def check_margin(margin: float) -> float:
+    """The margin, where it leaves something of a face and does not lose it.
+
+    Raises:
+      ValueError: it does not.
+    """
+    if not -0.5 < margin <= 4:
+        raise ValueError(f"a margin is a fraction of the face's side, above -0.5 and at most 4, found {margin}")
+    return margin
+
+
 class FaceFinder:
     """Finds faces with OpenCV's frontal cascade; may be called from several threads."""
 
@@ -83,10 +94,9 @@ class FaceFinder:
 
         Raises:
           ModuleNotFoundError: see `import_opencv`.
-          ValueError: a margin below -0.5 leaves nothing.
+          ValueError: see `check_margin`.
         """
-        if not -0.5 < margin <= 4:
-            raise ValueError(f"margin is a fraction of the face's side, above -0.5 and at most 4, found {margin}")
+        check_margin(margin)
         self._cv2 = import_opencv()
         self._which, self._margin, self._align = which, margin, align
         self._cascades = threading.local()  # a cascade keeps the picture it works on

@@ -8,10 +8,10 @@ import tensorflow_datasets as tfds
 
 from mpafer_jax.data import records
 from mpafer_jax.data.builder import ExpressionBuilder
+from mpafer_jax.data.preprocess import IMAGE_SUFFIXES
 from mpafer_jax.data.records import Counts, DataError, Record, SourceIndex
 from mpafer_jax.expressions import canonical_name
 
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})
 _SPLITS = {"train": "train", "val": "validation", "valid": "validation", "validation": "validation", "test": "test"}
 _LAYOUT = """\
   train/<class>/*.jpg, and where you have them validation/<class>/*.jpg (or val, valid) and test/<class>/*.jpg

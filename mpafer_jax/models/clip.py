@@ -148,8 +148,10 @@ class Attention(nn.Module):
         visible = self._visible(length, prompts, prompts_enabled)
         if visible is not None:
             scores = jnp.where(visible, scores, -jnp.inf)
-        weights = jax.nn.softmax(scores, axis=-1).astype(self.dtype)
-        mixed = jnp.einsum("bhqk,bhkd->bhqd", weights, v)
+        weights = jax.nn.softmax(scores, axis=-1)
+        # [B, L, L + N_p], the mean over the heads, for who asks for intermediates; computed for nobody else.
+        self.sow("intermediates", "attention", jnp.mean(weights, axis=1))
+        mixed = jnp.einsum("bhqk,bhkd->bhqd", weights.astype(self.dtype), v)
         mixed = jnp.swapaxes(mixed, 1, 2).reshape(batch, length, width)  # [B, H, L, d] -> [B, L, W]
         return nn.Dense(width, dtype=self.dtype, name="out_proj")(mixed)
 
@@ -223,7 +225,9 @@ class Block(nn.Module):
 def _blocks(config: VisionConfig | TextConfig, *, causal: bool, dtype: jnp.dtype, remat: str) -> Any:
     """The tower's K layers as one scanned module: a single compiled body instead of K."""
     block = Block if remat == "none" else nn.remat(Block, prevent_cse=False, policy=_REMAT_POLICIES[remat])
-    scanned = nn.scan(block, variable_axes={"params": 0}, split_rngs={"params": True}, length=config.num_layers)
+    scanned = nn.scan(
+        block, variable_axes={"params": 0, "intermediates": 0}, split_rngs={"params": True}, length=config.num_layers
+    )
     return scanned(
         num_heads=config.num_heads,
         intermediate_size=config.intermediate_size,

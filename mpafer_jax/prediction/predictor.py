@@ -6,7 +6,6 @@ import collections
 import contextlib
 import dataclasses
 import os
-import threading
 from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent import futures
 from typing import Any, cast
@@ -16,24 +15,21 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from mpafer_jax import checkpoint, devices, experiment, processes
+from mpafer_jax import checkpoint, devices, processes
 from mpafer_jax.data import preprocess
 from mpafer_jax.data.normalize import normalize
 from mpafer_jax.data.preprocess import PictureError, Pixels
 from mpafer_jax.faces import Face, FaceCrop
-from mpafer_jax.hard_prompts.bank import Bank, load_bank
-from mpafer_jax.hard_prompts.templates import build_hard_prompts, prompt_name
+from mpafer_jax.hard_prompts.bank import Bank, PromptGranularity
 from mpafer_jax.models.clip import Outputs
-from mpafer_jax.models.mpafer import MPAFER, variables
-from mpafer_jax.models.prompts import PromptShape, init_prompts, tokenize, tokenize_soft
+from mpafer_jax.prediction import loading
+from mpafer_jax.prediction.batching import BATCH_SIZES, PaddedFunction
 from mpafer_jax.prediction.inputs import ImageLike, Input, Picture, as_picture
+from mpafer_jax.prediction.loading import ReadyModel
 from mpafer_jax.prediction.results import Failure, NoFace, Prediction, Result, Source
-from mpafer_jax.weights.load import PretrainedClip, load_clip
-from mpafer_jax.weights.tokenizer import Tokenizer, load_tokenizer
+from mpafer_jax.weights.load import PretrainedClip
 
-BATCH_SIZES = (1, 8, 32)
 _THREADS = min(16, processes.usable_cores() + 2)  # a little more than the cores: reading waits for the disk
-_PAPER_TOP_K, _PAPER_PATCHES = 16, 196
 Cropper = Callable[[Image.Image], Sequence[FaceCrop]]
 
 
@@ -45,7 +41,7 @@ class Predictor:
 
     Attributes:
       class_names: C names, in the order of logits and probabilities.
-      texts: what stands for each class: the hard prompts a checkpoint was trained with, or the zero-shot texts.
+      hard_prompts: the texts a checkpoint was trained with, or of zero-shot classification.
       image_size: S, side in pixels to which pictures or faces are resized.
       grid: (rows, columns) of patches.
       model: the composition.
@@ -56,41 +52,27 @@ class Predictor:
       std: likewise its standard deviation.
     """
 
-    def __init__(
-        self,
-        *,
-        model: MPAFER,
-        clip: PretrainedClip,
-        prompts: dict[str, Any],
-        text_features: jax.Array,
-        class_names: Sequence[str],
-        texts: Sequence[str],
-        tokenizer: Tokenizer,
-        mean: Sequence[float],
-        std: Sequence[float],
-        batch_sizes: Sequence[int] = BATCH_SIZES,
-    ) -> None:
+    def __init__(self, ready: ReadyModel, *, batch_sizes: Sequence[int] = BATCH_SIZES) -> None:
         """Puts everything on the devices; compiles nothing yet.
+
+        Args:
+          ready: the model.
+          batch_sizes: to which batches are padded, ascending; the largest bounds the memory.
 
         Raises:
           ValueError: batch sizes that are no positive, ascending numbers.
         """
-        if not batch_sizes or min(batch_sizes) < 1 or list(batch_sizes) != sorted(set(batch_sizes)):
-            raise ValueError(f"batch_sizes must be positive and ascend, found {list(batch_sizes)}")
-        vision = clip.config.vision
+        vision = ready.model.clip_config.vision
         side = vision.image_size // vision.patch_size
-        self.model = model
-        self.variables: dict[str, Any] = devices.replicate(variables(clip.params, prompts))
-        self.text_features = devices.replicate(text_features)
-        self.class_names = tuple(class_names)
-        self.texts = tuple(texts)
-        self.tokenizer = tokenizer
-        self.image_size = vision.image_size
-        self.grid = (side, side)
-        self.mean, self.std = _rgb(mean), _rgb(std)
-        self._batch_sizes = tuple(batch_sizes)
-        self._compiled: dict[int, Callable[..., Outputs]] = {}
-        self._lock = threading.Lock()
+        self.model, self.tokenizer = ready.model, ready.tokenizer
+        self.class_names, self.hard_prompts = ready.class_names, ready.hard_prompts
+        self.mean, self.std = ready.mean, ready.std
+        self.image_size, self.grid = vision.image_size, (side, side)
+        self.variables = devices.replicate(ready.variables)
+        self.text_features = devices.replicate(ready.text_features)
+        self._classify = PaddedFunction(
+            self._forward, (self.variables, self.text_features), self.image_size, batch_sizes
+        )
 
     @classmethod
     def from_checkpoint(
@@ -112,38 +94,7 @@ class Predictor:
         Raises:
           CheckpointError: no checkpoint, one of another version, or its CLIP is not there or is another.
         """
-        params, description, _ = checkpoint.load(os.fspath(path), which)
-        sections = description.model_sections()
-        name = clip or sections.clip.name
-        try:
-            loaded = load_clip(
-                name, revision=sections.clip.revision, cache_dir=sections.clip.cache_dir, dtype=sections.clip.dtype
-            )
-            tokenizer = load_tokenizer(loaded.tokenizer_folder)
-        except (OSError, ValueError, ModuleNotFoundError) as error:
-            raise checkpoint.CheckpointError(
-                f"{path}: its CLIP, {name!r}, cannot be loaded: {error}; name the place where it is now (clip=..., "
-                "--clip)"
-            ) from error
-        description.check_clip(name, loaded.content_hash)
-        model = experiment.make_model(sections, loaded.config, len(description.class_names)).clone(remat="none")
-        names = [prompt_name(name) for name in description.class_names]
-        positions = loaded.config.text.max_position_embeddings
-        soft = tokenize_soft(names, tokenizer.encode, positions, sections.ctx.num_ctx)
-        bound = model.bind(variables(jax.device_put(loaded.params), jax.device_put(params)))
-        text_features, _ = bound.encode_soft_prompts(bound.embed(soft))
-        return cls(
-            model=model,
-            clip=loaded,
-            prompts=params,
-            text_features=text_features,
-            class_names=description.class_names,
-            texts=description.hard_prompts,
-            tokenizer=tokenizer,
-            mean=description.config["data"]["mean"],
-            std=description.config["data"]["std"],
-            batch_sizes=batch_sizes,
-        )
+        return cls(loading.from_checkpoint(path, which, clip), batch_sizes=batch_sizes)
 
     @classmethod
     def zero_shot(
@@ -152,6 +103,8 @@ class Predictor:
         class_names: Sequence[str],
         bank: str | Bank | None = "expressions",
         *,
+        granularity: Sequence[PromptGranularity] = ("holistic",),
+        paraphrases: int = 0,
         top_k: int = 0,
         local_weight: float = 1.0,
         batch_sizes: Sequence[int] = BATCH_SIZES,
@@ -163,6 +116,8 @@ class Predictor:
           class_names: C names.
           bank: descriptions (hard prompts of type 3), by name, path or as such; None for names alone (type 2), which
             any class has.
+          granularity: which of the bank's texts; a class's feature is the mean of all of its own.
+          paraphrases: how many of each, in the order of a bank that is given by name or path; 0 for all.
           top_k: k patches that make a class's local score; 0 for as large a share as the paper's 16 of 196.
           local_weight: lambda of the local score; 0 for CLIP's own zero-shot classification.
           batch_sizes: as in `from_checkpoint`.
@@ -172,44 +127,26 @@ class Predictor:
           PromptError: a text does not fit the text tower.
           ValueError: the CLIP does not say how its pictures are normalised, or has fewer patches than `top_k`.
         """
-        loaded = load_clip(clip) if isinstance(clip, str) else clip
-        if loaded.image_mean is None or loaded.image_std is None:
-            raise ValueError(
-                f"{loaded.name} has no preprocessor_config.json, so its pictures' mean and std are unknown"
-            )
-        descriptions = load_bank(bank) if isinstance(bank, str) else bank
-        texts = build_hard_prompts(class_names, 2 if descriptions is None else 3, descriptions)
-        tokenizer = load_tokenizer(loaded.tokenizer_folder)
-        tokens = tokenize(texts, tokenizer.encode, loaded.config.text.max_position_embeddings)
-        num_patches = loaded.config.vision.num_patches
-        model = MPAFER(
-            clip_config=loaded.config,
-            prompt_shape=_no_prompts(loaded),
-            top_k=top_k or max(1, round(num_patches * _PAPER_TOP_K / _PAPER_PATCHES)),
+        ready = loading.zero_shot(
+            clip,
+            class_names,
+            bank,
+            granularity=granularity,
+            paraphrases=paraphrases,
+            top_k=top_k,
             local_weight=local_weight,
         )
-        if local_weight and model.top_k > num_patches:
-            raise ValueError(f"top_k is {top_k}, {loaded.name} has {num_patches} patches")
-        unread = init_prompts(model.prompt_shape, jax.random.key(0))  # these texts have no place for a context
-        bound = model.bind(variables(jax.device_put(loaded.params), unread))
-        text_features, _ = bound.encode_hard_prompts(bound.embed(tokens))
-        return cls(
-            model=model,
-            clip=loaded,
-            prompts=unread,
-            text_features=text_features,
-            class_names=class_names,
-            texts=texts,
-            tokenizer=tokenizer,
-            mean=loaded.image_mean,
-            std=loaded.image_std,
-            batch_sizes=batch_sizes,
-        )
+        return cls(ready, batch_sizes=batch_sizes)
 
     @property
     def compiled_batch_sizes(self) -> tuple[int, ...]:
         """The sizes that were needed, and so compiled, until now."""
-        return tuple(sorted(self._compiled))
+        return self._classify.compiled
+
+    @property
+    def batch_sizes(self) -> tuple[int, ...]:
+        """To which batches are padded, ascending."""
+        return self._classify.sizes
 
     def predict(self, image: ImageLike) -> Prediction:
         """One picture, taken as it is: a face that fills it.
@@ -225,13 +162,7 @@ class Predictor:
         Raises:
           PictureError: one cannot be read; names it.
         """
-        predictions: list[Prediction] = []
-        for result in self.stream(images):
-            if not isinstance(result, Prediction):  # nobody looked for faces, so it is no NoFace
-                reason = result.reason if isinstance(result, Failure) else "no face"
-                raise PictureError(f"{result.source}: {reason}")
-            predictions.append(result)
-        return predictions
+        return [checked(result) for result in self.stream(images)]
 
     def stream(
         self,
@@ -259,9 +190,9 @@ class Predictor:
           TypeError, ValueError: an input can be no picture, whatever it holds; see `inputs.as_picture`.
           ValueError: a batch size that is not compiled.
         """
-        limit = batch_size or self._batch_sizes[-1]
-        if not 1 <= limit <= self._batch_sizes[-1]:
-            raise ValueError(f"batch_size must be 1 to {self._batch_sizes[-1]}, the largest compiled, found {limit}")
+        limit = batch_size or self.batch_sizes[-1]
+        if not 1 <= limit <= self.batch_sizes[-1]:
+            raise ValueError(f"batch_size must be 1 to {self.batch_sizes[-1]}, the largest compiled, found {limit}")
         in_flight, ahead = (1, limit) if limit > 1 else (0, 0)
 
         def prepare(picture: Picture | Failure) -> list[_Row]:
@@ -275,7 +206,7 @@ class Predictor:
             running: collections.deque[tuple[list[_Row], Outputs | None]] = collections.deque()
             for rows in _groups(prepared, limit):
                 pixels = [row.pixels for row in rows if isinstance(row, _Crop)]
-                running.append((rows, self._start(pixels) if pixels else None))
+                running.append((rows, self._classify.start(pixels) if pixels else None))
                 if len(running) > in_flight:  # one batch computes while the next is made ready
                     yield from self._finish(*running.popleft(), keep_pixels)
             while running:
@@ -299,34 +230,12 @@ class Predictor:
         return np.asarray(preprocess.resize(image, self.image_size))
 
     def logits(self, pixels: Pixels) -> npt.NDArray[np.float32]:
-        """Logits [n, C] of n pictures that have the model's size already, uint8[n, S, S, 3]."""
-        found = np.empty((len(pixels), len(self.class_names)), np.float32)
-        largest = self._batch_sizes[-1]
-        for start in range(0, len(pixels), largest):
-            part = pixels[start : start + largest]
-            found[start : start + len(part)] = np.asarray(self._start(part)["logits"])[: len(part)]
-        return found
+        """Logits [n, C] of n > 0 pictures that have the model's size already, uint8[n, S, S, 3]."""
+        return self._classify(pixels)["logits"]
 
     def warm_up(self) -> None:
         """Compiles all batch sizes now, for a service whose first answer must not wait."""
-        for size in self._batch_sizes:
-            self._executable(size)
-
-    def _start(self, pixels: Sequence[Pixels] | Pixels) -> Outputs:
-        """Starts computing a batch; JAX returns before it is done."""
-        size = next(size for size in self._batch_sizes if size >= len(pixels))
-        batch = np.zeros((size, self.image_size, self.image_size, 3), np.uint8)
-        batch[: len(pixels)] = pixels
-        return self._executable(size)(self.variables, self.text_features, devices.spread(batch))
-
-    def _executable(self, size: int) -> Callable[..., Outputs]:
-        with self._lock:  # of two threads that need a size, one compiles
-            if size not in self._compiled:
-                zeros = np.zeros((size, self.image_size, self.image_size, 3), np.uint8)
-                jitted: Any = jax.jit(self._forward)
-                lowered = jitted.lower(self.variables, self.text_features, devices.spread(zeros))
-                self._compiled[size] = lowered.compile()
-            return self._compiled[size]
+        self._classify.warm_up()
 
     def _forward(self, params: dict[str, Any], text_features: jax.Array, pixels: jax.Array) -> Outputs:
         images = normalize(pixels, self.mean, self.std)
@@ -356,6 +265,17 @@ class Predictor:
             position += 1
 
 
+def checked(result: Result) -> Prediction:
+    """A result that has to be a prediction.
+
+    Raises:
+      PictureError: the input could not be read, or holds no face; names it.
+    """
+    if isinstance(result, Prediction):
+        return result
+    raise PictureError(f"{result.source}: {result.reason if isinstance(result, Failure) else 'no face was found'}")
+
+
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
 class _Crop:
     """What the model is to see: uint8[S, S, 3]."""
@@ -381,24 +301,3 @@ def _groups(prepared: Iterable[list[_Row]], limit: int) -> Generator[list[_Row]]
                 rows, crops = [], 0
     if rows:
         yield rows
-
-
-def _rgb(values: Sequence[float]) -> tuple[float, float, float]:
-    red, green, blue = values
-    return (red, green, blue)
-
-
-def _no_prompts(clip: PretrainedClip) -> PromptShape:
-    """Of a model without visual prompts, whose context nothing reads."""
-    vision, text = clip.config.vision, clip.config.text
-    return PromptShape(
-        num_ctx=1,
-        num_classes=0,
-        text_width=text.hidden_size,
-        ctx_std=1.0,
-        num_visual=0,
-        visual_layers=(),
-        num_layers=vision.num_layers,
-        visual_width=vision.hidden_size,
-        visual_std=1.0,
-    )

@@ -1,0 +1,227 @@
+"""The command: expressions of photos, folders, videos or a camera.
+
+    python -m mpafer_jax.predict runs/rafdb photos/ --out=results.csv
+
+also installed as `mpafer-predict`; docs/predict.md shows more. Exit status 0: every input was predicted on (or holds no
+face); 1: some could not be read, the others are done; 2: nothing was done, the message says why.
+"""
+
+# argparse, and not absl's flags as the other commands: files and folders are arguments here, and the shell's patterns
+# make many of them.
+
+from __future__ import annotations
+
+import argparse
+import collections
+import contextlib
+import sys
+from collections.abc import Callable, Generator, Iterable, Sequence
+from pathlib import Path
+
+from tqdm import tqdm
+
+from mpafer_jax import command, files
+from mpafer_jax.checkpoint import CheckpointError
+from mpafer_jax.evaluation import overlay
+from mpafer_jax.evaluation.explain import Explainer
+from mpafer_jax.expressions import CANONICAL_NAMES
+from mpafer_jax.faces import FaceFinder, check_margin, import_opencv
+from mpafer_jax.hard_prompts.bank import BankError
+from mpafer_jax.models.prompts import PromptError
+from mpafer_jax.prediction import media, tables
+from mpafer_jax.prediction.predictor import Cropper, Predictor
+from mpafer_jax.prediction.results import Failure, NoFace, Prediction, Result
+from mpafer_jax.weights.load import load_clip
+
+_USER_ERRORS = (CheckpointError, BankError, PromptError, media.InputError, ModuleNotFoundError, OSError)
+_STATUS_READ_SOME, _STATUS_MISTAKE, _STATUS_INTERRUPTED = 1, 2, 130
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command.
+
+    Args:
+      argv: its arguments; None for the process's own.
+
+    Returns:
+      The exit status.
+
+    Raises:
+      SystemExit: 2 where the arguments are wrong, as argparse does; 0 after --help.
+    """
+    arguments = _parser().parse_args(argv)
+    try:
+        return _predict(arguments)
+    # Mistakes of the user's: the message says all there is to say, a traceback would bury it.
+    except _USER_ERRORS as error:
+        _say(f"{type(error).__name__}: {error}")
+        return _STATUS_MISTAKE
+
+
+def run() -> None:
+    """The entry point `mpafer-predict`, in a process of its own."""
+    command.import_libraries_without_torch()
+    sys.exit(main())
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="mpafer-predict", description="Facial expressions of photos, folders, videos or a camera."
+    )
+    add = parser.add_argument
+    add("checkpoint", help="a run's workdir, its checkpoints folder, or one step_N folder; with --zero_shot a CLIP")
+    add("inputs", nargs="+", metavar="input", help="file, folder, pattern in quotes, video, or camera:0")
+    add(
+        "--out",
+        type=_table,
+        metavar="FILE",
+        help="results: .csv, .jsonl or .parquet (default: lines on the screen)",
+    )
+    add("--heatmaps", type=Path, metavar="DIR", help="explanations: a picture and a JSON file for each face")
+    add("--bank", default="expressions", help="descriptions that heat maps rank and --zero_shot reads (name or path)")
+    add("--faces", choices=("none", "detect"), default="none", help="none: every picture is a face (default)")
+    add("--which_faces", choices=("largest", "all"), default="largest", help="of those detected")
+    add("--margin", type=_margin, default=0.2, help="around a detected face, as a fraction of its side (default 0.2)")
+    add("--no_align", action="store_true", help="do not turn detected faces upright by their eyes")
+    add("--stride", type=_positive, default=1, help="every so many frames of a video (default 1)")
+    add("--batch_size", type=_positive, default=32, help="pictures computed together (default 32)")
+    add("--which", choices=("best", "last"), default="best", help="of a run's checkpoints")
+    add("--clip", default="", help="where the checkpoint's CLIP is now, if not where it was")
+    add("--zero_shot", action="store_true", help="no checkpoint: classify with a CLIP and descriptions alone")
+    add("--class_names", default=",".join(CANONICAL_NAMES), help="for --zero_shot, joined by commas")
+    return parser
+
+
+def _table(text: str) -> Path:
+    try:
+        tables.check_suffix(Path(text))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+    return Path(text)
+
+
+def _margin(text: str) -> float:
+    try:
+        return check_margin(float(text))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or not int(text):
+        raise argparse.ArgumentTypeError(f"expected a number from 1 on, found {text!r}")
+    return int(text)
+
+
+def _predict(arguments: argparse.Namespace) -> int:
+    found, counted = media.find(arguments.inputs), media.find(arguments.inputs)
+    faces = _face_finder(arguments)
+    total = media.count(counted, stride=arguments.stride)
+    predictor = _predictor(arguments)
+    pictures = media.pictures(found, stride=arguments.stride)
+    live = total is None  # a camera's results must not wait for a batch
+    counts: collections.Counter[type] = collections.Counter()
+    interrupted = False
+    with contextlib.ExitStack() as stack:
+        sinks = [*_sinks(arguments, predictor, stack), _complain]
+        keep = arguments.heatmaps is not None
+        results = stack.enter_context(
+            contextlib.closing(predictor.stream(pictures, faces=faces, batch_size=1 if live else 0, keep_pixels=keep))
+        )
+        progress = stack.enter_context(_progress(results, total))
+        try:
+            for result in progress:
+                counts[type(result)] += 1
+                for sink in sinks:
+                    sink(result)
+        except KeyboardInterrupt:  # how a camera's run ends; what there is so far is kept
+            interrupted = True
+    _say(
+        f"{counts[Prediction]} predicted, {counts[NoFace]} without a face, {counts[Failure]} that could not be read"
+        + (f"; written to {arguments.out}" if arguments.out else "")
+    )
+    if interrupted and not live:
+        return _STATUS_INTERRUPTED
+    return _STATUS_READ_SOME if counts[Failure] else 0
+
+
+def _predictor(arguments: argparse.Namespace) -> Predictor:
+    sizes = sorted({1, min(8, arguments.batch_size), arguments.batch_size})
+    if arguments.zero_shot:
+        names = [name.strip() for name in arguments.class_names.split(",") if name.strip()]
+        try:
+            clip = load_clip(arguments.checkpoint)
+        except ValueError as error:  # other errors say themselves that it is a CLIP that is missing
+            raise media.InputError(f"--zero_shot with {arguments.checkpoint}: {error}") from error
+        return Predictor.zero_shot(clip, names, arguments.bank, batch_sizes=sizes)
+    return Predictor.from_checkpoint(
+        arguments.checkpoint, which=arguments.which, clip=arguments.clip, batch_sizes=sizes
+    )
+
+
+def _face_finder(arguments: argparse.Namespace) -> Cropper | None:
+    if arguments.faces == "none":
+        return None
+    import_opencv().setNumThreads(1)  # several pictures are looked at side by side already
+    return FaceFinder(which=arguments.which_faces, margin=arguments.margin, align=not arguments.no_align)
+
+
+def _sinks(
+    arguments: argparse.Namespace, predictor: Predictor, stack: contextlib.ExitStack
+) -> Generator[Callable[[Result], None]]:
+    """Where each result goes."""
+    if arguments.out is not None:
+        yield stack.enter_context(tables.open_table(arguments.out, predictor.class_names))
+    else:
+        yield _show
+    if arguments.heatmaps is not None:
+        yield HeatmapFolder(arguments.heatmaps, Explainer(predictor, arguments.bank))
+
+
+class HeatmapFolder:
+    """Writes what `overlay.sheet` draws, and the numbers behind it, for each prediction that it is given."""
+
+    def __init__(self, folder: Path, explainer: Explainer) -> None:
+        """Makes the folder where it is not there."""
+        self._folder, self._explainer = folder, explainer
+        self._last, self._face = -1, 0
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def __call__(self, result: Result) -> None:
+        """Writes `<index>[_face]_<file's name>.png` and `.json`; of what is no prediction nothing."""
+        if not isinstance(result, Prediction):
+            return
+        source = result.source
+        self._face = self._face + 1 if source.index == self._last else 0  # several faces of one picture
+        self._last = source.index
+        stem = Path(source.file).stem.replace(":", "_")
+        name = f"{source.index:06d}{f'_{self._face}' if self._face else ''}_{stem}"
+        (explanation,) = self._explainer.explain([result])
+        with files.replacing(self._folder / f"{name}.png") as temporary:
+            overlay.sheet(explanation).save(temporary, "PNG")
+        files.write_json(self._folder / f"{name}.json", explanation.to_dict())
+
+
+def _progress(results: Iterable[Result], total: int | None) -> tqdm[Result]:
+    # Nothing where nobody looks: a file of logs would fill with it.
+    return tqdm(results, total=total, unit=" pictures", disable=None, mininterval=0.5, smoothing=0.1)
+
+
+def _show(result: Result) -> None:
+    if isinstance(result, Prediction):
+        tqdm.write(f"{result.source}\t{result.expression}\t{100 * result.confidence:.1f}%")
+    elif isinstance(result, NoFace):
+        tqdm.write(f"{result.source}\tno face\t")
+
+
+def _complain(result: Result) -> None:
+    if isinstance(result, Failure):
+        _say(f"{result.source}: {result.reason}")
+
+
+def _say(text: str) -> None:
+    tqdm.write(text.encode("utf-8", "replace").decode(), file=sys.stderr)
+
+
+if __name__ == "__main__":
+    run()

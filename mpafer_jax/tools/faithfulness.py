@@ -1,0 +1,63 @@
+"""Measures how faithful heat maps are: deletion and insertion curves over a dataset's test split.
+
+    python -m mpafer_jax.tools.faithfulness --config=configs/quickstart.py --checkpoint=runs/quickstart \
+      --images=200 --curves=faithfulness.json
+
+Prints a table of the curves' areas, each map against a random one and one from the centre outwards, and writes the
+curves. Labels are not read: the curves follow the class that the model predicts. See docs/predict.md.
+"""
+
+from __future__ import annotations
+
+import pathlib
+import sys
+from collections.abc import Sequence
+
+import numpy as np
+from absl import app, flags
+
+from mpafer_jax import command, files
+from mpafer_jax.checkpoint import CheckpointError
+from mpafer_jax.config import Config, ConfigError
+from mpafer_jax.data.records import DataError
+from mpafer_jax.data.splits import load_dataset
+from mpafer_jax.evaluation import faithfulness
+from mpafer_jax.evaluation.explain import Explainer
+from mpafer_jax.prediction import Predictor
+
+_CONFIG = command.define_config()
+_CHECKPOINT = flags.DEFINE_string("checkpoint", None, "A workdir, its checkpoints folder, or one step_N folder.")
+_IMAGES = flags.DEFINE_integer("images", 200, "Pictures of the test split, drawn by --curves_seed; 0 for all.", 0)
+_STEPS = flags.DEFINE_integer("curve_steps", 16, "Parts in which patches are deleted and inserted.", lower_bound=2)
+_SEED = flags.DEFINE_integer("curves_seed", 0, "Seed of the pictures' choice and of the random maps.", lower_bound=0)
+_CURVES = flags.DEFINE_string("curves", "", "JSON file for the curves; empty: none.")
+
+
+def main(argv: Sequence[str]) -> None:
+    """Measures and prints."""
+    if len(argv) > 1:
+        raise app.UsageError(f"unknown arguments: {' '.join(argv[1:])}")
+    command.show_own_log_lines()
+    command.import_libraries_without_torch()
+    try:
+        config = Config.from_config_dict(_CONFIG.value)
+        predictor = Predictor.from_checkpoint(str(_CHECKPOINT.value))
+        test = load_dataset(config.data).test
+        if test is None:
+            raise ConfigError("config.data names no test split; set data.test_split or data.test_fraction")
+    except (CheckpointError, ConfigError, DataError) as error:
+        print(f"{type(error).__name__}: {error}")
+        sys.exit(2)
+    chosen = np.random.default_rng(_SEED.value).permutation(len(test))[: _IMAGES.value or None]
+    images = (test.source[int(index)] for index in sorted(chosen))
+    measured = faithfulness.measure(predictor, Explainer(predictor), images, steps=_STEPS.value, seed=_SEED.value)
+    summary = faithfulness.summarize(measured)
+    print(faithfulness.table(summary))
+    print(f"{len(chosen)} pictures of test, {_STEPS.value} steps; mean area under the curve ± standard error.")
+    if _CURVES.value:
+        files.write_json(pathlib.Path(_CURVES.value), {"images": len(chosen), "steps": _STEPS.value, "maps": summary})
+
+
+if __name__ == "__main__":
+    flags.mark_flags_as_required(["config", "checkpoint"])
+    app.run(main)
