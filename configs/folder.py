@@ -8,8 +8,9 @@ folders only, carve the test out of them:
     --config.data.test_split= --config.data.test_fraction=0.2
 
 Class names are the folders' names, in alphabetical order, and are what CLIP reads: call them `happiness`, not `3`.
-Descriptions exist for the eight basic expressions; for other classes write a bank (hard_prompts.bank) or set
-hard_prompts.type to 2.
+Descriptions exist for the eight basic expressions, and for RAF-DB's compound ones with
+--config.hard_prompts.bank=compound; for other classes write a bank (docs/hard_prompts.md) or set hard_prompts.type
+to 2.
 """
 
 from ml_collections import ConfigDict

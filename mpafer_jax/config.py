@@ -112,16 +112,18 @@ class VisualPromptsSection(_Section):
 class HardPromptsSection(_Section):
     """The fixed texts that soft prompts are pulled towards."""
 
-    bank: Annotated[tuple[str, ...], Field(min_length=1)]
+    bank: tuple[str, ...]
     type: Literal[1, 2, 3]
-    granularity: Annotated[tuple[PromptGranularity, ...], Field(min_length=1)]
+    granularity: tuple[PromptGranularity, ...]
     paraphrases: Count
     combine: Combine
 
     @pydantic.model_validator(mode="after")
-    def _names_differ(self) -> Self:
+    def _names_are_given_once(self) -> Self:
         for field in ("bank", "granularity"):
             names: tuple[str, ...] = getattr(self, field)
+            if not names:
+                raise ValueError(f"{field} is empty, expected at least one name")
             if len(set(names)) != len(names):
                 raise ValueError(f"{field} holds a name twice: {names}")
         return self

@@ -1,34 +1,57 @@
-"""Hard prompts: the three types, the bank, and their lengths under CLIP's vocabulary."""
+"""Hard prompts: the three types, granularities and their groups, mixed banks, and the features of several texts."""
 
 import json
-import os
-import pathlib
 
+import jax.numpy as jnp
+import numpy as np
 import pytest
 
-from mpafer_jax.expressions import CANONICAL_NAMES
-from mpafer_jax.hard_prompts.bank import BankError, load_bank
-from mpafer_jax.hard_prompts.templates import build_hard_prompts, prompt_name
-from mpafer_jax.models.prompts import tokenize
-from mpafer_jax.weights.tokenizer import load_tokenizer
+from mpafer_jax import checkpoint, experiment
+from mpafer_jax.hard_prompts import features
+from mpafer_jax.hard_prompts.bank import BankError, load_bank, load_banks, permuted
+from mpafer_jax.hard_prompts.templates import (
+    HardPrompts,
+    build_hard_prompts,
+    configured_hard_prompts,
+    every_prompt,
+    prompt_name,
+)
+from mpafer_jax.models.prompts import PromptError
+from tests import tiny
+from tests.end_to_end import runs
 
 BANK = load_bank("expressions")
-VOCABULARY = pathlib.Path(
-    os.environ.get("MPAFER_CLIP_BPE_DIR", pathlib.Path(__file__).parents[2] / "shared" / "data" / "clip_bpe")
-)
+FACE = "a photo of a person making a facial expression of {}"
+
+
+def texts(prompts):
+    """[class][text] of prompts with one group."""
+    (group,) = prompts.groups
+    return [list(own) for own in group.texts]
+
+
+def section(sample, **changes):
+    return runs.config(sample, **{f"hard_prompts.{name}": value for name, value in changes.items()}).hard_prompts
+
+
+def write_bank(path, classes, **more):
+    path.write_text(json.dumps({"name": path.stem, "source": "me", "question": "how?", "classes": classes, **more}))
+    return str(path)
 
 
 def test_the_three_types():
-    assert build_hard_prompts(["anger"], 1, None) == ["a photo of anger"]
-    assert build_hard_prompts(["anger"], 2, None) == ["a photo of a person making a facial expression of anger"]
-    (text,) = build_hard_prompts(["anger"], 3, BANK)
-    assert text == f"a photo of a person making a facial expression of anger, with {BANK.classes['anger']}"
+    assert texts(build_hard_prompts(["anger"], 1, None)) == [["a photo of anger"]]
+    assert texts(build_hard_prompts(["anger"], 2, None)) == [[FACE.format("anger")]]
+    found = texts(build_hard_prompts(["anger"], 3, BANK))
+    assert found == [[f"{FACE.format('anger')}, with {said.text}" for said in BANK.texts("anger", "holistic")]]
 
 
 def test_names_of_several_words_and_synonyms():
     assert prompt_name("happily_surprised") == "happily surprised"
-    (text,) = build_hard_prompts(["Happy"], 3, BANK)
-    assert text.startswith("a photo of a person making a facial expression of Happy, with lip corners pulled up")
+    ((text, *_),) = texts(build_hard_prompts(["Happy"], 3, BANK))
+    assert text.startswith(f"{FACE.format('Happy')}, with lip corners pulled up")
+    found = texts(build_hard_prompts(["Happily_Surprised"], 3, load_bank("compound")))
+    assert found[0][0].startswith(f"{FACE.format('Happily Surprised')}, with both brows raised high")
 
 
 @pytest.mark.parametrize("kind", [0, 4])
@@ -42,11 +65,62 @@ def test_type_3_needs_a_bank():
         build_hard_prompts(["anger"], 3, None)
 
 
-def test_the_bank_has_every_expression_once_and_never_names_one():
-    assert sorted(BANK.classes) == sorted(CANONICAL_NAMES)
-    assert len(set(BANK.classes.values())) == 8
-    for text in BANK.classes.values():
-        assert not any(name in text for name in CANONICAL_NAMES)
+def test_by_default_the_first_description_of_the_whole_face(sample):
+    """Results of runs without granularities stay what they were: this is the one text of a class they had."""
+    found = texts(configured_hard_prompts(section(sample), ["contempt", "neutral"]))
+    assert found == [
+        [
+            f"{FACE.format('contempt')}, with one lip corner tightened and raised on a single side of the face, a "
+            "slight dimple in that cheek, and eyes half closed or looking down"
+        ],
+        [
+            f"{FACE.format('neutral')}, with relaxed brows, a smooth forehead, calm open eyes, slack cheeks, and "
+            "closed lips that neither rise nor fall"
+        ],
+    ]
+
+
+def test_granularities_in_one_group_or_each_in_its_own(sample):
+    names = ["fear", "surprise"]
+    chosen = {"granularity": ("template", "mouth", "brows"), "paraphrases": 2}
+    expected = {
+        "template": [[FACE.format(name)] for name in names],
+        **{
+            region: [[f"{FACE.format(n)}, with {said.text}" for said in BANK.texts(n, region)[:2]] for n in names]
+            for region in ("mouth", "brows")
+        },
+    }
+    apart = configured_hard_prompts(section(sample, combine="separate", **chosen), names)
+    assert {group.name: [list(own) for own in group.texts] for group in apart.groups} == expected
+    assert [group.name for group in apart.groups] == list(expected)  # in the configuration's order
+    together = configured_hard_prompts(section(sample, combine="mean", **chosen), names)
+    assert together.groups[0].name == "template+mouth+brows"
+    assert texts(together) == [[*t, *m, *b] for t, m, b in zip(*expected.values(), strict=True)]
+    assert together.of_class(1) == apart.of_class(1) == tuple(texts(together)[1])
+    everything = configured_hard_prompts(section(sample, granularity=("eyes",), paraphrases=0), names)
+    assert [len(own) for own in texts(everything)] == [3, 3]
+
+
+def test_banks_are_mixed_and_a_class_need_not_be_in_all(sample, tmp_path):
+    mine = write_bank(
+        tmp_path / "mine.json", {"Boredom": "eyes half closed", "Angry": {"holistic": ["low brows", "hard eyes"]}}
+    )
+    mixed = section(sample, bank=("expressions", mine))
+    names = ["anger", "boredom", "fear"]
+    found = texts(configured_hard_prompts(mixed, names))
+    first = BANK.texts("anger", "holistic")[0].text
+    assert [text.partition(", with ")[2] for text in found[0]] == [first, "low brows"]  # one of each bank
+    assert found[1] == [f"{FACE.format('boredom')}, with eyes half closed"]
+    assert len(found[2]) == 1
+    compound = section(sample, bank=("expressions", "compound"))
+    assert len(configured_hard_prompts(compound, [*BANK.classes, *load_bank("compound").classes]).every_text()) == 19
+    pooled = load_banks(["expressions", mine], 0)
+    assert pooled.name == "expressions + mine"
+    assert len(pooled.texts("angry", "holistic")) == 6
+    with pytest.raises(
+        BankError, match=r"'expressions \+ mine' says nothing of 'chin' for class 'boredom', only of ho"
+    ):
+        configured_hard_prompts(section(sample, bank=("expressions", mine), granularity=("chin",)), names)
 
 
 def test_a_class_that_the_bank_lacks_is_named_with_what_to_do():
@@ -54,27 +128,106 @@ def test_a_class_that_the_bank_lacks_is_named_with_what_to_do():
         build_hard_prompts(["anger", "boredom"], 3, BANK)
 
 
-def test_a_bank_of_ones_own(tmp_path):
-    path = tmp_path / "mine.json"
-    content = {"name": "mine", "source": "me", "question": "how?", "classes": {"boredom": "half-closed eyes"}}
-    path.write_text(json.dumps(content))
-    assert build_hard_prompts(["boredom"], 3, load_bank(str(path)))[0].endswith("boredom, with half-closed eyes")
-    path.write_text(json.dumps({**content, "classes": ["boredom"]}))
-    with pytest.raises(BankError, match=r"mine.json is not a description bank: .*\n?classes"):
-        load_bank(str(path))
-    with pytest.raises(BankError, match=r"'nobody' is neither a file nor .*\(expressions\)"):
-        load_bank("nobody")
+def test_permuted_classes_get_everything_that_is_said_of_another(sample):
+    names = ["anger", "fear", "disgust"]
+    chosen = section(sample, granularity=("template", "eyes", "mouth"), combine="separate", paraphrases=0)
+    own, other = (configured_hard_prompts(chosen, names, permute_seed=seed) for seed in (None, 1))
+    assert own.groups[0] == other.groups[0]  # the template says the class's own name
+    donors = set()
+    for index, name in enumerate(names):
+        said = [text.partition(", with ")[2] for text in other.of_class(index)[1:]]
+        (donor,) = (n for n in names if said == [t.text for r in ("eyes", "mouth") for t in BANK.texts(n, r)])
+        assert donor != name
+        assert all(text.startswith(FACE.format(name)) for text in other.of_class(index))
+        donors.add(donor)
+    assert donors == set(names)
+    assert permuted(BANK, names, 1).entry("anger").items() != BANK.entry("anger").items()
 
 
-@pytest.mark.skipif(not VOCABULARY.is_dir(), reason=f"CLIP's vocabulary is not at {VOCABULARY} (MPAFER_CLIP_BPE_DIR)")
-def test_every_hard_prompt_fits_clips_77_positions():
-    tokenizer = load_tokenizer(VOCABULARY)
-    for kind in (1, 2, 3):
-        texts = tokenize(build_hard_prompts(list(CANONICAL_NAMES), kind, BANK), tokenizer.encode, 77)
-        assert texts.ids.shape[1] <= 50
-        assert (texts.ids.max(axis=1) == tokenizer.eos_id).all()
+def test_every_prompt_of_a_bank_holds_whatever_can_be_configured(sample):
+    everything = every_prompt(BANK)
+    assert len(set(everything)) == len(everything) == 8 * (2 + 4 + 6 * 3)
+    chosen = section(sample, granularity=("template", "holistic", "nose", "chin"), paraphrases=0)
+    assert set(configured_hard_prompts(chosen, list(BANK.classes)).every_text()) < set(everything)
 
 
-def test_they_fit_the_samples_vocabulary_too(sample):
-    tokenizer = load_tokenizer(sample / "clip")
-    tokenize(build_hard_prompts(list(CANONICAL_NAMES), 3, BANK), tokenizer.encode, 77)
+def test_a_checkpoints_description_keeps_the_groups_and_reads_one_text_per_class(sample):
+    chosen = section(sample, granularity=("brows", "mouth"), combine="separate", paraphrases=0)
+    prompts = configured_hard_prompts(chosen, ["anger", "fear"])
+    rest = {"config": {}, "class_names": ["a", "b"], "clip_name": "c", "clip_hash": "h", "data": {}, "versions": {}}
+    saved = checkpoint.Description(hard_prompts=prompts, **rest).model_dump(mode="json")
+    assert checkpoint.Description.model_validate(json.loads(json.dumps(saved))).hard_prompts == prompts
+    first = checkpoint.Description.model_validate({**rest, "hard_prompts": ["one", "two"]}).hard_prompts
+    assert texts(first) == [["one"], ["two"]]
+    for broken in ({"groups": []}, {"groups": [{"name": "x", "texts": [["a"], []]}]}):
+        with pytest.raises(ValueError, match="in each of them a text for every class"):
+            HardPrompts.model_validate(broken)
+
+
+def unit(x):
+    return np.asarray(x) / np.linalg.norm(x, axis=-1, keepdims=True)
+
+
+def test_the_mean_of_texts_by_hand():
+    rows = jnp.array([[3.0, 0.0], [0.0, 0.5], [4.0, 3.0], [0.0, -7.0]])
+    found = features.mean_of_texts(rows, [[2], [0, 1], [0, 2, 1]])
+    np.testing.assert_array_equal(found[0], [4, 3])  # one text: as it is
+    np.testing.assert_allclose(found[1], [np.sqrt(0.5), np.sqrt(0.5)], rtol=1e-6)  # lengths 3 and 0.5 weigh the same
+    np.testing.assert_allclose(found[2], unit([1 + 0.8, 0.6 + 1]), rtol=1e-6)
+
+
+def test_class_features_by_hand():
+    one = jnp.array([[[3.0, 4.0], [0.0, 2.0]]])
+    np.testing.assert_array_equal(features.class_features(one), one[0])
+    two = jnp.concatenate([one, jnp.array([[[0.0, 5.0], [1.0, 0.0]]])])
+    np.testing.assert_allclose(features.class_features(two), [[0.3, 0.9], [0.5, 0.5]], rtol=1e-6)
+
+
+@pytest.fixture(scope="module")
+def encoder(sample):
+    config = runs.config(sample)
+    built = experiment.build_experiment(config, ["anger", "fear"], experiment.load_frozen_clip(config))
+    return built, features.text_encoder(built.model, built.frozen.clip, built.tokenizer.encode)
+
+
+def test_groups_are_encoded_in_one_pass_and_each_text_once(sample, encoder):
+    built, real = encoder
+    passes = []
+
+    def counting(lines):
+        passes.append(lines)
+        return real(lines)
+
+    names = ["anger", "fear"]
+    chosen = {"granularity": ("template", "brows", "mouth"), "paraphrases": 2}
+    prompts = {
+        "apart": configured_hard_prompts(section(sample, combine="separate", **chosen), names),
+        "mean": configured_hard_prompts(section(sample, **chosen), names),
+        "own": built.hard_prompts,
+    }
+    found = features.encode_hard_prompts(prompts, counting)
+    assert [len(lines) for lines in passes] == [len(set(passes[0]))] == [2 * (1 + 2 + 2 + 1)]
+    for kind in (0, 1):  # joint features, pooled token embeddings
+        each = dict(zip(passes[0], np.asarray(real(passes[0])[kind]), strict=True))
+        for group, texts_of_group in enumerate(prompts["apart"].groups):
+            for index, own in enumerate(texts_of_group.texts):
+                expected = sum(unit(each[text]) for text in own)
+                np.testing.assert_allclose(
+                    unit(found["apart"][kind][group, index]), unit(expected), rtol=1e-4, atol=1e-6
+                )
+        expected = [sum(unit(each[text]) for text in prompts["mean"].of_class(index)) for index in (0, 1)]
+        np.testing.assert_allclose(found["mean"][kind][0], unit(expected), rtol=1e-4, atol=1e-6)
+
+
+def test_one_text_per_class_is_encoded_to_the_bit_as_if_there_were_no_groups(encoder):
+    built, real = encoder
+    assert built.frozen.hard_text_features.shape == (1, 2, 64)
+    text_features, token_features = real([built.hard_prompts.of_class(index)[0] for index in (0, 1)])
+    np.testing.assert_array_equal(built.frozen.hard_text_features[0], text_features)
+    np.testing.assert_array_equal(built.frozen.hard_token_features[0], token_features)
+
+
+def test_a_text_that_is_too_long_is_named():
+    encoder = features.text_encoder(tiny.model(), {}, lambda text: [98, *[1] * len(text.split()), 99])
+    with pytest.raises(PromptError, match=r"4 of 4 prompts do not fit the 16 positions [\s\S]*35 tokens: 'a photo of"):
+        features.encode_hard_prompts({"x": build_hard_prompts(["anger"], 3, BANK)}, encoder)

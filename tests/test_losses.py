@@ -39,6 +39,41 @@ def test_l1_alignment_by_hand():
     np.testing.assert_allclose(losses.l1_alignment(soft, hard), [0.6 + 1.8], rtol=1e-6)
 
 
+def test_groups_of_hard_prompts_by_hand():
+    # Soft prompts at 0 and 60 degrees; the hard ones of group 0 at 0 and 90, of group 1 at 60 and 0.
+    sixty = [0.5, np.sqrt(3) / 2]
+    soft = jnp.array([[2.0, 0.0], sixty], jnp.float32)
+    hard = jnp.array([[[3.0, 0.0], [0.0, 0.1]], [sixty, [1.0, 0.0]]], jnp.float32)
+    found = losses.Objective(temperature=0.5).per_class_terms(
+        token_features=soft, text_features=soft, hard_token_features=hard, hard_text_features=hard[1:]
+    )
+    first = [np.log1p(np.exp((0.5 - 1) / 0.5)), np.log1p(np.exp((0 - np.sqrt(3) / 2) / 0.5))]
+    second = [np.log1p(np.exp((1 - 0.5) / 0.5)), np.log1p(np.exp((1 - 0.5) / 0.5))]
+    np.testing.assert_allclose(found["token_alignment"], np.mean([first, second], axis=0), rtol=1e-5)
+    np.testing.assert_allclose(found["prompt_alignment"], second, rtol=1e-5)
+
+
+@pytest.mark.parametrize("distance", ["contrastive", "l1"])
+def test_equal_groups_are_as_one_and_their_order_does_not_matter(distance):
+    objective = losses.Objective(token_distance=distance, prompt_distance=distance, temperature=0.3)
+    alone = losses.contrastive_alignment if distance == "contrastive" else losses.l1_alignment
+    options = {"temperature": 0.3} if distance == "contrastive" else {}
+    soft, groups = random(3, 5), random(4, 3, 5, seed=1)
+
+    def terms(hard):
+        return objective.per_class_terms(
+            token_features=soft, text_features=soft, hard_token_features=hard, hard_text_features=hard
+        )
+
+    for name in ("token_alignment", "prompt_alignment"):
+        one = alone(soft, groups[0], **options)
+        np.testing.assert_array_equal(terms(groups[:1])[name], one)  # to the bit, as without groups
+        np.testing.assert_allclose(terms(jnp.stack([groups[0]] * 4))[name], one, rtol=1e-6)
+        np.testing.assert_allclose(terms(groups)[name], terms(groups[::-1])[name], rtol=1e-5)
+        assert not np.allclose(terms(groups)[name], one, rtol=1e-3)
+        assert terms(groups)[name].shape == (3,)
+
+
 def test_prototype_alignments_by_hand():
     features = jnp.array([[1.0, 0.0], [1.0, 1.0]])
     prototypes = jnp.array([[0.0, 2.0], [2.0, 2.0]])
@@ -173,8 +208,8 @@ def per_class(objective):
     return objective.per_class_terms(
         token_features=random(3, 5),
         text_features=random(3, 6, seed=1),
-        hard_token_features=random(3, 5, seed=2),
-        hard_text_features=random(3, 6, seed=3),
+        hard_token_features=random(1, 3, 5, seed=2),
+        hard_text_features=random(1, 3, 6, seed=3),
     )
 
 
@@ -217,9 +252,9 @@ def test_a_term_of_weight_zero_is_not_computed(changes, absent):
 def test_distances_are_chosen_by_name():
     objective = losses.Objective(token_distance="l1", prompt_distance="contrastive", prototype_distance="l1")
     terms = {**per_class(objective), **per_example(objective)}
-    np.testing.assert_allclose(terms["token_alignment"], losses.l1_alignment(random(3, 5), random(3, 5, seed=2)))
+    np.testing.assert_allclose(terms["token_alignment"], losses.l1_alignment(random(3, 5), random(1, 3, 5, seed=2)[0]))
     np.testing.assert_allclose(
-        terms["prompt_alignment"], losses.contrastive_alignment(random(3, 6, seed=1), random(3, 6, seed=3), 0.01)
+        terms["prompt_alignment"], losses.contrastive_alignment(random(3, 6, seed=1), random(1, 3, 6, seed=3)[0], 0.01)
     )
     np.testing.assert_allclose(
         terms["prototype_alignment"],

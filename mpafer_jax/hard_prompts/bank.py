@@ -21,7 +21,7 @@ from mpafer_jax.hard_prompts.provenance import Provenance
 
 Granularity = Literal["holistic", "brows", "eyes", "nose", "cheeks", "mouth", "chin"]
 GRANULARITIES: tuple[Granularity, ...] = get_args(Granularity)
-PromptGranularity = Literal["template"] | Granularity  # 'template': the class's name alone
+PromptGranularity = Literal["template", Granularity]  # 'template': the class's name alone
 Combine = Literal["mean", "separate"]
 # Numbers of single movements in Ekman, Friesen and Hager, Facial Action Coding System: The Manual (2002): muscles of
 # the face, head (51-58) and eyes (61-66).

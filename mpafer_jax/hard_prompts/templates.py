@@ -94,7 +94,8 @@ def build_hard_prompts(
     """
     if prompt_type not in (1, 2, 3) or (prompt_type == 3 and bank is None):
         raise ValueError(
-            f"hard prompts are of type 1, 2 or 3, and type 3 needs a bank; found type {prompt_type}, {bank}"
+            "hard prompts are of type 1, 2 or 3, and type 3 needs a bank; "
+            f"found type {prompt_type} and {'no bank' if bank is None else f'the bank {bank.name!r}'}"
         )
     if prompt_type != 3 or bank is None:
         template = _PHOTO if prompt_type == 1 else _FACE

@@ -59,14 +59,20 @@ def test_no_class_in_common_is_an_error_that_lists_both(sample, trained, tmp_pat
 
 
 def test_the_model_comes_from_the_checkpoint_alone(sample, tmp_path):
-    """Another head, other prompts, and a description bank that is gone by then."""
+    """Another head, other prompts, hard prompts in two groups, and a description bank that is gone by then."""
     content = {"name": "mine", "source": "me", "question": "how?"}
     names = ("anger", "happiness", "neutral", "sadness", "surprise")
     bank = tmp_path / "bank.json"
     bank.write_text(json.dumps({**content, "classes": {name: f"{name} eyes" for name in names}}))
-    model = {"hard_prompts.bank": (str(bank),), "head.top_k": 3, "ctx.num_ctx": 4, "visual_prompts.layers": (2,)}
+    groups = {"bank": (str(bank),), "granularity": ("template", "holistic"), "combine": "separate"}
+    model = {f"hard_prompts.{name}": value for name, value in groups.items()}
+    model |= {"head.top_k": 3, "ctx.num_ctx": 4, "visual_prompts.layers": (2,)}
     summary = train.train_and_evaluate(runs.config(sample, **SHORT, **model), tmp_path / "run")
     bank.unlink()
+    _, description, _ = checkpoint.load(tmp_path / "run", "last")
+    template = "a photo of a person making a facial expression of anger"
+    assert description.hard_prompts.of_class(0) == (template, f"{template}, with anger eyes")
+    assert [group.name for group in description.hard_prompts.groups] == ["template", "holistic"]
     result = evaluation(sample, tmp_path / "run", tmp_path)
     assert result["test"] == summary["last"]["test"]
 

@@ -25,7 +25,8 @@ NOT_SHOWN = {
     "fold": "phrases say 'folds'",
     "below": "phrases say 'under'",
 }
-LITTLE = set("a all and are at in into is neither nor not of on or that the them to with".split())
+LITTLE = {"a", "all", "and", "are", "at", "in", "into", "is", "neither", "nor", "not", "of", "on", "or", "that", "the"}
+LITTLE |= {"them", "to", "with"}
 
 
 def words(text):
