@@ -19,6 +19,7 @@ setup(
     python_requires=">=3.11",
     packages=find_packages(include=["mpafer_jax", "mpafer_jax.*"]),
     package_data={
+        "mpafer_jax.demo": ["templates/*"],
         "mpafer_jax.hard_prompts": ["*.json"],
         "mpafer_jax.report": ["templates/*"],
         "mpafer_jax.synthface": ["*.json"],
@@ -54,10 +55,15 @@ setup(
     extras_require={
         # Detection of faces, and videos. Version 5 has no cascades.
         "faces": ["opencv-python-headless>=4.10,<5"],
+        "demo": ["gradio>=6,<7", "opencv-python-headless>=4.10,<5"],
+        # What jax2onnx needs, which itself is installed apart (docs/export.md).
+        "onnx": ["onnx>=1.20,<2", "onnx-ir>=0.2,<2", "onnxruntime>=1.24,<2"],
         "tpu": ["jax[tpu]>=0.10,<0.11"],
         "cuda": ["jax[cuda13]>=0.10,<0.11"],
         "test": [
+            "gradio>=6,<7",
             "opencv-python-headless>=4.10,<5",
+            "playwright>=1.50,<2",  # drives Chromium, which is the system's
             "pyright[nodejs]>=1.1.414,<2",
             "pytest>=9,<10",
             "ruff>=0.17,<0.18",

@@ -24,8 +24,8 @@ from orbax.checkpoint import checkpoint_managers
 import mpafer_jax
 from mpafer_jax import devices
 from mpafer_jax.config import Config, ConfigError, ModelSections
-from mpafer_jax.hard_prompts.templates import HardPrompts
 from mpafer_jax.export.prompts import PROMPTS, PromptFileError, load_prompts
+from mpafer_jax.hard_prompts.templates import HardPrompts
 from mpafer_jax.state import TrainState
 
 FOLDER = "checkpoints"

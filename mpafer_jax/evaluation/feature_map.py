@@ -78,8 +78,8 @@ def _principal_components(features: npt.NDArray[np.float32]) -> Points:
     centered = features - features.mean(axis=0)
     _, _, directions = np.linalg.svd(centered, full_matrices=False)
     # The sign of a direction is arbitrary: fixed here, so that two runs draw the same map and not its mirror image.
-    directions = directions[:2] * np.where(directions[:2].sum(axis=1, keepdims=True) < 0, -1, 1)
-    return (centered @ directions.T).astype(np.float32)
+    signs = np.where(directions[:2].sum(axis=1, keepdims=True) < 0, -1, 1)
+    return np.asarray(centered @ (signs * directions[:2]).T, np.float32)
 
 
 def _start(points: Points) -> Points:

@@ -69,7 +69,7 @@ class Predictions:
 
     def save(self, path: pathlib.Path) -> None:
         """Writes a compressed .npz, whole or not at all."""
-        values = {field.name: np.asarray(getattr(self, field.name)) for field in dataclasses.fields(self)}
+        values: Any = {field.name: np.asarray(getattr(self, field.name)) for field in dataclasses.fields(self)}
         with files.replacing(path) as temporary, temporary.open("wb") as stream:
             np.savez_compressed(stream, **values)
 
@@ -90,8 +90,9 @@ class Predictions:
         except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
             raise PredictionsError(f"{path} cannot be read: {error}; run the evaluation again to write it") from error
         names = tuple(str(name) for name in values["class_names"])
-        texts = {name: str(values[name]) for name in ("split", "fingerprint")}
-        return cls(**{**values, **texts, "step": int(values["step"]), "class_names": names})
+        values |= {"split": str(values["split"]), "fingerprint": str(values["fingerprint"])}
+        values |= {"step": int(values["step"]), "class_names": names}
+        return cls(**values)
 
 
 def predict(

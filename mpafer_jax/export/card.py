@@ -26,14 +26,14 @@ print(predictor.predict("face.jpg").to_dict())
 """,
     "stablehlo": """\
 ```python
-import jax, numpy, safetensors.numpy
+import jax.export
+import safetensors.numpy
 
 program = jax.export.deserialize(bytearray(open("predictor.stablehlo", "rb").read()))
 {call}
 ```
 
-Pictures are uint8[{batch}, {size}, {size}, 3], RGB, faces that fill them, resized to {size} x {size} (bicubic, antialiased);
-normalisation is part of the program.
+{pictures}
 """,
     "onnx": """\
 ```python
@@ -43,18 +43,23 @@ session = onnxruntime.InferenceSession("predictor.onnx")
 logits, probabilities = session.run(["logits", "probabilities"], {{"pixels": pixels}})
 ```
 
-Pictures are uint8[{batch}, {size}, {size}, 3] as above.
+{pictures}
 """,
 }
+_PICTURES = """\
+Pictures are uint8[{batch}, {size}, {size}, 3], RGB, faces that fill them, resized to {size} x {size} (bicubic,
+antialiased); normalisation is part of the program."""
 _CALLS = {
-    True: 'outputs = program.call(safetensors.numpy.load_file("weights.safetensors"), pixels)',
+    True: """\
+weights = safetensors.numpy.load_file("weights.safetensors")
+outputs = program.call(weights, pixels)""",
     False: "outputs = program.call(pixels)",
 }
 _LIMITS = """\
 These are guesses at which of the listed expressions a face shows, not at what a person feels, thinks or intends: faces
 move for many reasons. They were learnt from the data named above, with its labels' errors and its share of ages, skins
-and lights, and are wrong most often where people differ from it. Do not use them to judge people; in some places, at work
-and in schools among them, the law forbids it.
+and lights, and are wrong most often where people differ from it. Do not use them to judge people; in some places, at
+work and in schools among them, the law forbids it.
 """
 
 
@@ -94,7 +99,8 @@ def write_card(
         ]
         lines += ["## Results\n", markdown(("split", "accuracy, %", "UAR, %", "images"), scores)]
     for form, check in checks.items():
-        use = _USE[form].format(folder=folder.name, call=_CALLS[bool(program.get("beside"))], **program)
+        pictures = _PICTURES.format(**program) if form != "prompts" else ""
+        use = _USE[form].format(folder=folder.name, call=_CALLS[bool(program.get("beside"))], pictures=pictures)
         lines += [f"## {_TITLES[form]}\n", use, f"{check.sentence()}\n"]
     lines += ["## Hard prompts\n", "The texts that the soft prompts were pulled towards.\n"]
     for index, name in enumerate(description.class_names):

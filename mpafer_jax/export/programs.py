@@ -6,6 +6,7 @@ The text side is folded away: texts were encoded before, and of CLIP only the im
 from __future__ import annotations
 
 import dataclasses
+import functools
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
@@ -18,12 +19,13 @@ import numpy.typing as npt
 from mpafer_jax import files
 from mpafer_jax.data.normalize import normalize
 from mpafer_jax.models.clip import Outputs
-from mpafer_jax.prediction import Predictor
+from mpafer_jax.prediction.loading import ReadyModel
+from mpafer_jax.weights.rules import flatten, unflatten
 
 PROGRAM = "predictor.stablehlo"
 WEIGHTS = "weights.safetensors"
 
-Weights = dict[str, Any]  # by dotted name
+Weights = dict[str, Any]  # by their paths, joined with '/'
 Pixels = npt.NDArray[np.uint8]
 
 
@@ -32,7 +34,7 @@ class Program:
     """A predictor as a pure function.
 
     Attributes:
-      weights: everything it reads besides the pictures, by dotted name.
+      weights: everything it reads besides the pictures, by their paths.
       call: (weights, uint8[B, S, S, 3]) -> 'logits' [B, C], 'probabilities' [B, C], and of a model with local score
         'patch_scores' [B, N, C].
       image_size: S.
@@ -43,28 +45,25 @@ class Program:
     image_size: int
 
 
-def program(predictor: Predictor) -> Program:
-    """Takes a predictor apart into a function and what it reads."""
-    params = cast(dict[str, Any], predictor.variables["params"])
+def program(ready: ReadyModel) -> Program:
+    """Takes a model apart into a function and what it reads."""
+    model, params = ready.model, cast(dict[str, Any], ready.variables["params"])
     clip = {name: value for name, value in params["clip"].items() if name != "text"}
     prompts = {name: value for name, value in params["prompts"].items() if name != "ctx"}
-    paths, tree = jax.tree_util.tree_flatten_with_path(
-        {"clip": clip, "prompts": prompts, "text_features": predictor.text_features}
-    )
-    names = [".".join(str(cast(Any, key).key) for key in path) for path, _ in paths]
+    read = {"clip": clip, "prompts": prompts, "text_features": ready.text_features}
+    weights = {name: np.asarray(value) for name, value in flatten(read).items()}
     ctx = np.zeros(params["prompts"]["ctx"].shape, np.float32)  # the module declares it; nothing reads it
 
     def call(weights: Weights, pixels: jax.Array) -> Outputs:
-        values = jax.tree_util.tree_unflatten(tree, [weights[name] for name in names])
+        values = unflatten(weights)
         variables = {"params": {"clip": values["clip"], "prompts": {**values["prompts"], "ctx": ctx}}}
-        images = normalize(pixels, predictor.mean, predictor.std)
-        result = predictor.model.apply(variables, images, values["text_features"], method="classify")
+        images = normalize(pixels, ready.mean, ready.std)
+        result = model.apply(variables, images, values["text_features"], method="classify")
         logits, out = cast(tuple[jax.Array, Outputs], result)
         local = {"patch_scores": out["patch_scores"]} if "patch_scores" in out else {}
         return {"logits": logits, "probabilities": jax.nn.softmax(logits, axis=-1), **local}
 
-    weights = {name: np.asarray(value) for name, (_, value) in zip(names, paths, strict=True)}
-    return Program(weights=weights, call=call, image_size=predictor.image_size)
+    return Program(weights=weights, call=call, image_size=model.clip_config.vision.image_size)
 
 
 def save_stablehlo(
@@ -86,12 +85,9 @@ def save_stablehlo(
 
     size = jax.export.symbolic_shape("batch")[0] if batch_size == 0 else batch_size
     pixels = jax.ShapeDtypeStruct((size, found.image_size, found.image_size, 3), np.uint8)
-    if weights_inside:
-        function: Any = jax.jit(lambda pixels: found.call(found.weights, pixels))
-        arguments: tuple[Any, ...] = (pixels,)
-    else:
-        function = jax.jit(found.call)
-        arguments = (jax.tree.map(lambda value: jax.ShapeDtypeStruct(value.shape, value.dtype), found.weights), pixels)
+    shapes = {name: jax.ShapeDtypeStruct(value.shape, value.dtype) for name, value in found.weights.items()}
+    function: Any = jax.jit(functools.partial(found.call, found.weights) if weights_inside else found.call)
+    arguments = (pixels,) if weights_inside else (shapes, pixels)
     data = jax.export.export(function, platforms=tuple(platforms))(*arguments).serialize()
     written = [folder / PROGRAM]
     with files.replacing(written[0]) as temporary:

@@ -9,7 +9,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import pathlib
 from typing import Any
 
@@ -66,6 +65,14 @@ def save_prompts(folder: pathlib.Path, params: Params, description: dict[str, An
     return path
 
 
+def _metadata(path: pathlib.Path) -> dict[str, str]:
+    import safetensors
+
+    opener: Any = safetensors.safe_open  # the only one of its functions that gives the header
+    with opener(path, "np") as opened:
+        return opened.metadata() or {}
+
+
 def load_prompts(folder: pathlib.Path) -> tuple[Params, Header]:
     """Reads what `save_prompts` wrote, checking the checksum where it lies beside the prompts.
 
@@ -86,9 +93,7 @@ def load_prompts(folder: pathlib.Path) -> tuple[Params, Header]:
             )
     try:
         params = safetensors.numpy.load(data)
-        with safetensors.safe_open(path, "np") as opened:  # the only one of its functions that gives the header
-            metadata = opened.metadata() or {}
-        header = Header.model_validate_json(metadata.get("mpafer", "null"))
+        header = Header.model_validate_json(_metadata(path).get("mpafer", "null"))
     except (safetensors.SafetensorError, pydantic.ValidationError) as error:
         raise PromptFileError(
             f"{path} is no file of prompts of this program ({error}); export the checkpoint again"

@@ -11,6 +11,7 @@ from typing import Any
 
 import jinja2
 import numpy as np
+from PIL import Image
 
 import mpafer_jax
 from mpafer_jax import files
@@ -220,12 +221,12 @@ def _mistakes(stored: Predictions) -> tuple[_Mistake, ...]:
     for row, position in enumerate(stored.mistakes[: len(stored.mistake_pixels)].tolist()):
         true, said = int(stored.labels[position]), int(probabilities[position].argmax())
         name, pixels = str(stored.names[position]), stored.mistake_pixels[row]
-        views = [(f"{name}, as the model saw it", pictures.data_uri(pixels))]
+        views = [(f"{name}, as the model saw it", pictures.data_uri(Image.fromarray(pixels)))]
         if row < len(stored.mistake_patch_scores):
-            scores = stored.mistake_patch_scores[row]
-            for word, index in (("said", said), ("true", true)):
-                drawn = pictures.overlay(pixels, scores, index, beside=(said, true))
-                views.append((f"what speaks for {stored.class_names[index]} ({word})", pictures.data_uri(drawn)))
+            maps = pictures.heat_maps(pixels, stored.mistake_patch_scores[row], (said, true))
+            for word, index, drawn in zip(("said", "true"), (said, true), maps, strict=True):
+                alt = f"where its patches speak for {stored.class_names[index]} ({word})"
+                views.append((alt, pictures.data_uri(drawn)))
         shown.append(
             _Mistake(
                 name=name,
@@ -285,7 +286,7 @@ class _Line:
 
 def _line(name: str, run: Contents, part: Measurement) -> _Line:
     stored = part.predictions
-    process = {} if run.summary is None else run.summary["process"]
+    process: Mapping[str, Any] = {} if run.summary is None else run.summary["process"]
     return _Line(
         run=name,
         title=part.title,

@@ -218,7 +218,8 @@ def _unit_axes(axes: Axes) -> None:
 def _plot(title: str, alt: str, draw: Callable[[Axes], None], size: tuple[float, float]) -> Plot:
     stream = io.StringIO()
     nothing: Any = dict.fromkeys(("Date", "Creator", "Format", "Type"))
-    with matplotlib.rc_context({**_STYLE, "svg.hashsalt": alt}):
+    style: Any = {**_STYLE, "svg.hashsalt": alt}  # ids depend on it: equal plots have equal ids, others have others
+    with matplotlib.rc_context(style):
         figure = Figure(figsize=size, layout="constrained")
         draw(figure.add_subplot())
         figure.savefig(stream, format="svg", transparent=True, metadata=nothing)

@@ -1,96 +1,109 @@
 """Exports a trained checkpoint: its prompts alone, or the whole predictor as a program.
 
     python -m mpafer_jax.tools.export runs/rafdb --to=prompts --out=exported
-    python -m mpafer_jax.tools.export runs/rafdb --to=prompts,stablehlo,onnx --out=exported
+    python -m mpafer_jax.tools.export runs/rafdb --to=prompts,stablehlo,onnx --batch_size=8 --out=exported
 
 prompts    one safetensors file of some hundred kilobytes, which is read wherever a workdir is
 stablehlo  pictures in, probabilities out, for any program that has JAX: neither Flax nor this package is needed
-onnx       the same for ONNX Runtime; needs the package jax2onnx (docs/export.md)
+onnx       the same for ONNX Runtime, for a fixed number of pictures; needs the package jax2onnx (docs/export.md)
 
-Every form is read back, compared with the checkpoint on drawn faces, and timed; beside them lies a card (README.md) that
-says what they are, with checksums. The checkpoint is a workdir, its `checkpoints` folder, or one `step_N` folder.
+Every form is read back, compared with the checkpoint on drawn faces, and timed; beside them lies a card (README.md)
+that says what they are, with checksums. The checkpoint is a workdir, its `checkpoints` folder, or one `step_N` folder.
 """
+
+# argparse, and not absl's flags: the checkpoint is an argument here.
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import json
-import pathlib
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, cast
 
 import jax
 import numpy as np
-from absl import app, flags
 
 from mpafer_jax import checkpoint, command
 from mpafer_jax.checkpoint import CheckpointError, Description
 from mpafer_jax.export import card, check, onnx, programs
 from mpafer_jax.export.prompts import save_prompts
-from mpafer_jax.prediction import Predictor
+from mpafer_jax.prediction import loading
 
-_TO = flags.DEFINE_list("to", ["prompts"], "Forms, with commas between them: prompts, stablehlo, onnx.")
-_OUT = flags.DEFINE_string("out", None, "Folder for the files.")
-_WHICH = flags.DEFINE_enum("which", "best", ["best", "last"], "Of a workdir's checkpoints.")
-_CLIP = flags.DEFINE_string("clip", "", "Where the CLIP is now, if no longer where the checkpoint says.")
-_BATCH_SIZE = flags.DEFINE_integer("batch_size", 0, "Pictures of one call of a program; 0: any number.", lower_bound=0)
-_PLATFORMS = flags.DEFINE_list("platforms", ["cpu", "cuda", "tpu"], "StableHLO: what it is to run on.")
-_WEIGHTS = flags.DEFINE_enum(
-    "weights", "beside", ["beside", "inside"], "StableHLO: weights in a file of their own, or in the program's."
-)
-_FORMS = ("prompts", "stablehlo", "onnx")
-_PRIVATE = (("data", "dir"), ("data", "prepared_dir"), ("clip", "cache_dir"))  # paths of this machine
+FORMS = ("prompts", "stablehlo", "onnx")
+_PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
+_PRIVATE = (("data", "dir"), ("data", "prepared_dir"), ("clip", "cache_dir"))  # folders of this machine
 _CHECKED = 8  # pictures
 
 
-class UsageError(ValueError):
-    """Flags that do not go together; the message says which."""
+def export(
+    path: str,
+    forms: Sequence[str],
+    out: Path,
+    *,
+    which: checkpoint.Which = "best",
+    clip: str = "",
+    batch_size: int = 0,
+    platforms: Sequence[str] = ("cpu", "cuda", "tpu"),
+    weights_inside: bool = False,
+) -> dict[str, check.Check]:
+    """Writes the forms and the card.
 
+    Args:
+      path: of the checkpoint, see `checkpoint.load`.
+      forms: of `FORMS`.
+      out: folder for the files, new or empty.
+      which: of several checkpoints.
+      clip: where the CLIP is now; '' for where the checkpoint says.
+      batch_size: pictures of one call of a program; 0 for any number.
+      platforms: on which StableHLO is to run.
+      weights_inside: whether StableHLO holds the weights itself.
 
-def export(path: str, forms: list[str], out: pathlib.Path) -> dict[str, check.Check]:
-    """Writes the forms and the card; returns how each compared.
+    Returns:
+      How each form compared.
 
     Raises:
       CheckpointError: no checkpoint, or its CLIP is not there.
       CheckError: a form does not give the checkpoint's numbers.
+      FileExistsError: the folder holds something.
       ModuleNotFoundError: the converter to ONNX is not installed.
+      ValueError: ONNX for any number of pictures, which the converter cannot do.
     """
-    params, description, step = checkpoint.load(path, cast(Any, _WHICH.value))
-    description = without_paths(description)
+    if "onnx" in forms:
+        if not batch_size:
+            raise ValueError("ONNX needs a fixed number of pictures in a call; give one, such as --batch_size=8")
+        onnx.import_packages()  # before anything is written
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise FileExistsError(f"{out} exists already; an export goes into a new or empty folder only")
+    params, description, step = checkpoint.load(path, which)
     checks: dict[str, check.Check] = {}
     details: dict[str, Any] = {}
     if "prompts" in forms:
-        save_prompts(out, params, description.model_dump(mode="json"), step)
+        save_prompts(out, params, without_paths(description).model_dump(mode="json"), step)
         checks["prompts"] = _check_prompts(out, params)
     if set(forms) - {"prompts"}:
-        onnx.check_installed("onnx" in forms)
-        predictor = Predictor.from_checkpoint(path, which=cast(Any, _WHICH.value), clip=str(_CLIP.value))
-        found, size = programs.program(predictor), int(_BATCH_SIZE.value or 0)
-        details = {"batch": size or "any number", "size": found.image_size, "beside": _WEIGHTS.value == "beside"}
+        found = programs.program(loading.from_checkpoint(path, which, clip))
+        details = {"batch": batch_size or "any number", "size": found.image_size, "beside": not weights_inside}
         readers: dict[str, Callable[[], check.Run]] = {}
         if "stablehlo" in forms:
             programs.save_stablehlo(
-                out,
-                found,
-                batch_size=size,
-                platforms=cast(list[str], _PLATFORMS.value),
-                weights_inside=_WEIGHTS.value == "inside",
+                out, found, batch_size=batch_size, platforms=platforms, weights_inside=weights_inside
             )
             readers["stablehlo"] = lambda: programs.load_stablehlo(out)
         if "onnx" in forms:
-            onnx.save_onnx(out, found, batch_size=size)
+            onnx.save_onnx(out, found, batch_size=batch_size)
             readers["onnx"] = lambda: onnx.load_onnx(out)
-        pixels = check.drawn_faces(size or _CHECKED, found.image_size)
-        reference = _reference(found)
+        pixels = check.drawn_faces(batch_size or _CHECKED, found.image_size)
+        reference, dtype = _compiled(found), description.config["clip"]["dtype"]
         for form, reader in readers.items():
-            dtype = description.config["clip"]["dtype"]
             checks[form] = check.compare(reader(), reference, pixels, dtype=dtype, device=_device())
     card.write_card(
         out,
         description=description,
         step=step,
-        results=_results(pathlib.Path(path), step),
+        results=_results(Path(path), step),
         checks=checks,
         checksums={file.name: _sha256(file) for file in sorted(out.iterdir()) if file.name != card.CARD},
         program=details,
@@ -106,15 +119,15 @@ def without_paths(description: Description) -> Description:
     return description.model_copy(update={"config": config})
 
 
-def _check_prompts(out: pathlib.Path, params: Mapping[str, Any]) -> check.Check:
+def _check_prompts(out: Path, params: Mapping[str, Any]) -> check.Check:
     again, _, _ = checkpoint.load(out, "best")
     if again.keys() != params.keys() or any(not np.array_equal(again[name], params[name]) for name in params):
         raise check.CheckError(f"the prompts in {out} are not the checkpoint's; the disk may be damaged")
     return check.Check(pictures=0)
 
 
-def _reference(found: programs.Program) -> check.Run:
-    """The predictor, compiled here."""
+def _compiled(found: programs.Program) -> check.Run:
+    """The predictor's own function, with its weights on the device."""
     call: Any = jax.jit(found.call)
     weights = jax.device_put(found.weights)
 
@@ -124,7 +137,7 @@ def _reference(found: programs.Program) -> check.Run:
     return run
 
 
-def _results(path: pathlib.Path, step: int) -> dict[str, Any] | None:
+def _results(path: Path, step: int) -> dict[str, Any] | None:
     """Of the workdir's summary, what was measured of this very checkpoint."""
     summary = path / "summary.json"
     if not summary.is_file():
@@ -140,34 +153,79 @@ def _device() -> str:
     return str(cast(Any, jax.devices()[0]).device_kind)
 
 
-def _sha256(file: pathlib.Path) -> str:
+def _sha256(file: Path) -> str:
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def main(argv: list[str]) -> None:
-    """Exports and says what was written and how it compared."""
-    if len(argv) != 2:
-        raise app.UsageError(f"name one checkpoint, found {argv[1:]}")
-    command.show_own_log_lines()
-    out, forms = pathlib.Path(str(_OUT.value)), [form.strip() for form in _TO.value or []]
+def main(argv: Sequence[str] | None = None) -> int:
+    """Exports, says what was written and how it compared; returns the exit status."""
+    arguments = _parser().parse_args(argv)
+    out: Path = arguments.out
     try:
-        if unknown := sorted(set(forms) - set(_FORMS)):
-            raise UsageError(f"--to names {', '.join(unknown)}; the forms are {', '.join(_FORMS)}")
-        command.import_libraries_without_torch()
-        checks = export(argv[1], forms, out)
-    except (UsageError, CheckpointError, ModuleNotFoundError) as error:
+        checks = export(
+            arguments.checkpoint,
+            arguments.to,
+            out,
+            which=arguments.which,
+            clip=arguments.clip,
+            batch_size=arguments.batch_size,
+            platforms=arguments.platforms,
+            weights_inside=arguments.weights == "inside",
+        )
+    except (CheckpointError, ModuleNotFoundError, FileExistsError, ValueError) as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
-        sys.exit(2)
+        return 2
     except check.CheckError as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
-        sys.exit(1)
+        return 1
     for form, found in checks.items():
         print(f"{form}: {found.sentence()}")
     for file in sorted(out.iterdir()):
         print(f"{file}  {file.stat().st_size:,} bytes")
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="mpafer_jax.tools.export", description="Exports a trained checkpoint.")
+    add = parser.add_argument
+    add("checkpoint", help="a run's workdir, its checkpoints folder, or one step_N folder")
+    add("--to", type=_several(FORMS), default=("prompts",), metavar="FORMS", help=f"of {', '.join(FORMS)}; with commas")
+    add("--out", type=Path, required=True, metavar="DIR", help="folder for the files, new or empty")
+    add("--which", choices=("best", "last"), default="best", help="of a run's checkpoints")
+    add("--clip", default="", help="where the checkpoint's CLIP is now, if not where it was")
+    add("--batch_size", type=_count, default=0, help="pictures of one call of a program; 0: any number (default)")
+    add(
+        "--platforms",
+        type=_several(_PLATFORMS),
+        default=("cpu", "cuda", "tpu"),
+        help="what StableHLO is to run on (default cpu,cuda,tpu)",
+    )
+    add(
+        "--weights",
+        choices=("beside", "inside"),
+        default="beside",
+        help="of StableHLO: in a file of their own (default), or in the program's",
+    )
+    return parser
+
+
+def _several(known: Sequence[str]) -> Callable[[str], tuple[str, ...]]:
+    def parse(text: str) -> tuple[str, ...]:
+        names = tuple(name.strip() for name in text.split(","))
+        if unknown := [name for name in names if name not in known]:
+            raise argparse.ArgumentTypeError(f"{', '.join(unknown)!r} is none of {', '.join(known)}")
+        return names
+
+    return parse
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"expected a number from 0 on, found {text!r}")
+    return int(text)
 
 
 if __name__ == "__main__":
-    flags.mark_flag_as_required("out")
-    app.run(main)
+    command.import_libraries_without_torch()
+    sys.exit(main())

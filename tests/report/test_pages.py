@@ -44,9 +44,9 @@ def test_a_runs_page_holds_its_numbers(finished):
         f"MPA-FER, last step ({summary['last']['step']})",
         f"MPA-FER, best on validation ({summary['best']['step']})",
     ]
-    titles = [element.text.split("\n")[0].strip() for element in page.all("figcaption")]
+    titles = [element.text.strip() for element in page.all("figcaption")]
     for title in ("Reliability", "Frozen CLIP", "With visual prompts", "Loss, all terms", "Token-level alignment"):
-        assert title in titles
+        assert len([found for found in titles if found.startswith(title)]) == 1
     metrics = {name for line in runs.metrics(workdir) for name in line} - {"step", "kind", "war"}
     curves = [element for element in page.all("svg") if "over the steps" in element.attributes["aria-label"]]
     assert len(curves) == len(metrics)

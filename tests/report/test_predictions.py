@@ -1,7 +1,6 @@
 """Stored predictions: the same numbers as the evaluation's, in order, without pickle."""
 
 import dataclasses
-import json
 
 import numpy as np
 import pytest
@@ -68,7 +67,7 @@ def test_damage_and_pickle_are_refused(stored, tmp_path):
     for name, content in contents.items():
         (tmp_path / name).write_bytes(content)
     np.savez(tmp_path / "other.npz", logits=stored.logits)
-    np.savez(tmp_path / "pickle.npz", **{**values, "names": np.array([json], dtype=object)}, allow_pickle=True)
+    np.savez(tmp_path / "pickle.npz", **{**values, "names": np.array([{"a": 1}], dtype=object)}, allow_pickle=True)
     for name in (*contents, "other.npz", "pickle.npz"):
         with pytest.raises(predictions.PredictionsError, match=f"{name} cannot be read: .*run the evaluation again"):
             predictions.Predictions.load(tmp_path / name)
