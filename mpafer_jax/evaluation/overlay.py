@@ -35,8 +35,8 @@ def heat_overlay(pixels: Pixels, heat: Floats, side: int = TILE, *, strength: fl
       strength: how much of the hottest patch's colour is the map's; the coldest keeps a third of it.
     """
     face = np.asarray(Image.fromarray(pixels).resize((side, side), Image.Resampling.BICUBIC), np.float32)
-    bytes_ = np.round(255 * np.clip(heat, 0, 1)).astype(np.uint8)
-    smooth = np.asarray(Image.fromarray(bytes_).resize((side, side), Image.Resampling.BILINEAR), np.float32) / 255
+    levels = np.round(255 * np.clip(heat, 0, 1)).astype(np.uint8)
+    smooth = np.asarray(Image.fromarray(levels).resize((side, side), Image.Resampling.BILINEAR), np.float32) / 255
     share = strength * (1 + 2 * smooth[..., None]) / 3
     return Image.fromarray(np.round(face * (1 - share) + colors(smooth) * share).astype(np.uint8))
 

@@ -69,7 +69,10 @@ def _expand(argument: str) -> Iterator[Medium]:
         yield _of_file(argument)
     else:
         for path in sorted(glob.iglob(argument, recursive=True)):  # noqa: PTH207 - a pattern may be absolute
-            yield from [_of_file(path)] if Path(path).is_file() else _of_folder(path)
+            if not Path(path).is_dir():
+                yield _of_file(path)
+            elif "**" not in argument:  # which names what is inside as well
+                yield from _of_folder(path)
 
 
 def _of_folder(folder: str) -> Iterator[Medium]:

@@ -50,6 +50,7 @@ def test_files_patterns_and_cameras(tmp_path):
     assert found(tmp_path / "**/x*.jpg") == [
         ("picture", str(tmp_path / name)) for name in ("sub/x3.jpg", "x1.jpg", "x2.jpg")
     ]
+    assert len(found(tmp_path / "**")) == 5
     assert found(tmp_path / "su*") == [("picture", str(tmp_path / "sub" / "x3.jpg"))]
     assert found("camera:1") == [("camera", "1")]
 
@@ -87,7 +88,7 @@ def test_what_is_no_video_or_ends_early_is_a_failure_in_its_place(tmp_path):
     first, *frames, ended, last = media.pictures(media.find([str(tmp_path)]))
     assert isinstance(first, Failure)
     assert first.reason == "OpenCV cannot open it as a video"
-    assert 10 < len(frames) < 30
+    assert 0 < len(frames) < 40
     assert isinstance(ended, Failure)
     assert ended.reason == f"it ended after {len(frames)} of 40 frames"
     assert last.source.index == len(frames) + 2
