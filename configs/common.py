@@ -229,9 +229,9 @@ def get_common() -> ConfigDict:
     evaluation.batch_size = 64
     # What makes a checkpoint the best on validation: war (accuracy), uar (mean recall) or macro_f1. [relative: war]
     evaluation.select_by = "war"
-    # --mode=eval: the checkpoint, a workdir or one step's folder; empty: the workdir's own.
+    # --mode=eval, --mode=predict: the checkpoint, a workdir or one step's folder; empty: the workdir's own.
     evaluation.checkpoint = ""
-    # Which of a workdir's checkpoints --mode=eval and train.warm_start take: best or last.
+    # Which of a workdir's checkpoints these modes and train.warm_start take: best or last.
     evaluation.which = "best"
     # What to measure beside the method, on the same splits, from CLIP's frozen features; empty: nothing. Any of:
     #   majority                the most frequent class of train, always
@@ -245,6 +245,16 @@ def get_common() -> ConfigDict:
     # What is left to look at, after training and after --mode=eval: full (predictions.npz and report.html), numbers
     # (the same without pictures of the dataset), none. [ours]
     evaluation.report = "full"
+
+    # Read by --mode=predict alone, beside data, eval.checkpoint, eval.which and eval.batch_size.
+    config.predict = predict = ConfigDict()
+    # Which part of the dataset, as the data section makes it: train, validation or test. [ours]
+    predict.split = "test"
+    # Pictures in one file of predictions. A run that is stopped goes on with the files that are missing, and processes
+    # share the files among them, so there should be several for each. [ours]
+    predict.images_per_part = 1000
+    # Of those files: parquet or csv. [ours]
+    predict.format = "parquet"
     return config
 
 

@@ -3,6 +3,7 @@
 <workdir>/checkpoints/step_120/params        the prompts alone: all that prediction needs besides CLIP
                                opt_state     what training needs besides to go on
                                description   see `Description`
+                               interval      metrics that wait for their line, only where a run was stopped: see `save`
 """
 
 from __future__ import annotations
@@ -12,17 +13,18 @@ import contextlib
 import importlib.metadata
 import json
 import pathlib
-from collections.abc import Generator, Iterable, Mapping
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from typing import Any, Literal, TypeVar, cast
 
 import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 import pydantic
+from absl import logging
 from orbax.checkpoint import checkpoint_managers
 
 import mpafer_jax
-from mpafer_jax import devices
+from mpafer_jax import devices, distributed
 from mpafer_jax.config import Config, ConfigError, ModelSections
 from mpafer_jax.export.prompts import PROMPTS, PromptFileError, load_prompts
 from mpafer_jax.hard_prompts.templates import HardPrompts
@@ -36,11 +38,17 @@ _PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint", "transformers", "numpy"
 
 Params = dict[str, Any]
 Which = Literal["best", "last"]
+# Metrics of one step on the host: name -> (sum, count).
+StepMetrics = Mapping[str, tuple[float, float]]
 D = TypeVar("D", bound="Described")
 
 
 class CheckpointError(ValueError):
     """A checkpoint that is not there or cannot be used; the message names it and says what to do."""
+
+
+class UnreadableError(CheckpointError):
+    """A checkpoint whose files are damaged or not of this program's form."""
 
 
 class Described(pydantic.BaseModel, abc.ABC):
@@ -142,6 +150,7 @@ def _open(folder: pathlib.Path, *, keep: int, clean: bool) -> Any:
         "params": ocp.StandardCheckpointHandler(),
         "opt_state": ocp.StandardCheckpointHandler(),
         "description": ocp.JsonCheckpointHandler(),
+        "interval": ocp.JsonCheckpointHandler(),
     }
     return ocp.CheckpointManager(folder, options=options, item_handlers=cast(Any, handlers))
 
@@ -172,38 +181,96 @@ class Checkpoints:
         self._select_by = select_by
         self._manager = _open((workdir / FOLDER).resolve(), keep=keep, clean=True)
 
-    def save(self, state: TrainState, description: Described, validation: Mapping[str, float] | None) -> None:
-        """Starts saving; `validation` holds the metrics of an evaluation at this very step, if there was one."""
+    def save(
+        self,
+        state: TrainState,
+        description: Described,
+        validation: Mapping[str, float] | None,
+        interval: Sequence[StepMetrics] = (),
+    ) -> None:
+        """Starts saving; all processes must call it.
+
+        Args:
+          state: what to save.
+          description: of the run.
+          validation: metrics of an evaluation at this very step, if there was one.
+          interval: metrics of the latest steps, one entry each, that no line of `metrics.jsonl` holds yet: of a run
+            that was asked to stop between two lines, so that it goes on to the same lines.
+
+        Raises:
+          CheckpointError: this one could not be begun, or the one before it not be written.
+        """
         step = int(devices.to_host(state.step))
         metrics = {"step": step}
         if validation is not None:
             metrics |= {**validation, _SELECTED: validation[self._select_by]}
-        args = ocp.args.Composite(
-            params=ocp.args.StandardSave(devices.to_global(state.params)),
-            opt_state=ocp.args.StandardSave(devices.to_global(state.opt_state)),
-            description=ocp.args.JsonSave(description.model_dump(mode="json")),
-        )
-        self._manager.save(step, args=args, metrics=metrics)
+        items = {
+            "params": ocp.args.StandardSave(devices.to_global(state.params)),
+            "opt_state": ocp.args.StandardSave(devices.to_global(state.opt_state)),
+            "description": ocp.args.JsonSave(description.model_dump(mode="json")),
+        }
+        if interval:
+            items["interval"] = ocp.args.JsonSave({"steps": [dict(metrics) for metrics in interval]})
+        with self._saying_what_is_left():
+            if not self._manager.save(step, args=ocp.args.Composite(**items), metrics=metrics):
+                raise RuntimeError(f"step {step} was to be saved, but step {self._manager.latest_step()} is there")
 
     def latest_description(self, kind: type[D]) -> D | None:
         """What the newest checkpoint says of itself, or None where nothing was saved yet."""
         step = self._manager.latest_step()
         return None if step is None else _restore_description(self._manager, step, kind)
 
+    def latest_interval(self) -> list[StepMetrics]:
+        """What the newest checkpoint was given as `interval`."""
+        step = self._manager.latest_step()
+        if step is None or not (self._manager.directory / f"{_PREFIX}_{step}" / "interval").exists():
+            return []
+        with _naming_the_checkpoint(self._manager, step):
+            args = ocp.args.Composite(interval=ocp.args.JsonRestore())
+            return self._manager.restore(step, args=args)["interval"]["steps"]
+
     def restore_latest(self, state: TrainState, description: Described) -> TrainState | None:
-        """The newest state, on the devices, or None where nothing was saved yet.
+        """The newest state that can be read, on the devices, or None where nothing was saved yet.
+
+        Newer checkpoints that cannot be read are warned of and moved to `unreadable-step_N`, out of the run's way. All
+        processes must call it.
 
         Args:
           state: gives the structure.
           description: of the run that wants to go on.
 
         Raises:
-          CheckpointError: what the description calls unchanged is not what the checkpoint was made with, or its files
-            cannot be read.
+          UnreadableError: there are checkpoints, and none can be read; all stay where they are.
+          CheckpointError: what the description calls unchanged is not what the checkpoint was made with.
         """
-        step = self._manager.latest_step()
-        if step is None:
-            return None
+        newest_error: UnreadableError | None = None
+        steps: list[int] = sorted(self._manager.all_steps(), reverse=True)
+        for number, step in enumerate(steps):
+            restored, error = None, None
+            try:
+                restored = self._restore(step, state, description)
+            except UnreadableError as unreadable:
+                error = unreadable
+            if distributed.all_agree(error is None) and restored is not None:
+                for damaged in steps[:number]:
+                    self._set_aside(damaged)
+                return restored
+            # Another process's file system may differ; this one's error then says nothing.
+            error = error or UnreadableError(f"step {step} cannot be read by another process of this run")
+            logging.warning("falling back from step %d: %s", step, error)
+            newest_error = newest_error or error
+        if newest_error is not None:
+            raise newest_error
+        return None
+
+    def _set_aside(self, step: int) -> None:
+        folder = self._manager.directory / f"{_PREFIX}_{step}"
+        if distributed.is_first():
+            folder.rename(folder.with_name(f"unreadable-{folder.name}"))
+        distributed.wait_for_all(f"set aside {step}")
+        self._manager.reload()
+
+    def _restore(self, step: int, state: TrainState, description: Described) -> TrainState:
         before = _restore_description(self._manager, step, type(description)).unchanged()
         for what, here in description.unchanged().items():
             there = before[what]
@@ -229,8 +296,22 @@ class Checkpoints:
         return _restore_params(self._manager, step)
 
     def wait(self) -> None:
-        """Returns when everything that was started is on disk."""
-        self._manager.wait_until_finished()
+        """Returns when everything that was started is on disk; raises CheckpointError where it cannot be."""
+        with self._saying_what_is_left():
+            self._manager.wait_until_finished()
+
+    @contextlib.contextmanager
+    def _saying_what_is_left(self) -> Generator[None]:
+        try:
+            yield
+        except Exception as error:  # what a full or failing disk raises in Orbax and TensorStore has no common base
+            folder: Any = self._manager.directory
+            finished = sorted(path.name for path in folder.glob(f"{_PREFIX}_*") if "tmp" not in path.name)
+            raise CheckpointError(
+                f"a checkpoint cannot be written in {folder} ({type(error).__name__}: {error}). Those written before "
+                f"are intact: {', '.join(finished) or 'none'}; make room there, or mend what is broken, and run the "
+                "same command again"
+            ) from error
 
     def close(self) -> None:
         """Waits and lets go of the folder."""
@@ -307,7 +388,7 @@ def _naming_the_checkpoint(manager: Any, step: int) -> Generator[None]:
         yield
     except Exception as error:  # what damaged files raise in Orbax and TensorStore has no common base
         folder, steps = manager.directory / f"{_PREFIX}_{step}", ", ".join(map(str, sorted(manager.all_steps())))
-        raise CheckpointError(
+        raise UnreadableError(
             f"{folder} cannot be read ({type(error).__name__}: {error}). Copy it again from where it came, or delete "
             f"that folder to use another checkpoint; there are those of the steps {steps}"
         ) from error

@@ -1,20 +1,28 @@
-"""What the package's commands share: flags, readable logs, and a start without PyTorch."""
+"""What the package's commands share: flags, readable logs, a start without PyTorch, and ends with an exit code."""
 
 from __future__ import annotations
 
+import errno
 import functools
 import importlib
 import logging as python_logging
+import os
 import pathlib
 import sys
-from typing import Any, cast
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, cast
 
-from absl import flags, logging
+import jax
+from absl import app, flags, logging
 from ml_collections import config_flags
 
+from mpafer_jax import distributed, files, preemption
+from mpafer_jax.config import ConfigError
 from mpafer_jax.weights.hub_library import import_transformers
 
 _PACKAGE = pathlib.Path(__file__).resolve().parent
+# Exit codes, beside 0 and `preemption.EXIT_CODE`.
+_FAILED, _MISTAKE = 1, 2
 
 
 # Flags are the process's: cached, so that a program (or a test) can import several commands.
@@ -32,18 +40,128 @@ def define_config() -> flags.FlagHolder[Any]:
     )
 
 
+def workdir() -> pathlib.Path:
+    """The folder that --workdir names.
+
+    Raises:
+      ConfigError: it names no folder of this machine.
+    """
+    try:
+        return files.local_path(str(define_workdir().value), "--workdir")
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+
+
 @functools.cache
 def define_workdir() -> flags.FlagHolder[Any]:
     """Defines --workdir."""
     return cast(Any, flags).DEFINE_string("workdir", None, "Folder of the run: checkpoints, metrics, results.")
 
 
-def show_own_log_lines() -> None:
-    """Shows libraries' warnings, but their routine lines only with --verbosity=1: Orbax writes dozens a checkpoint."""
+class DistributedFlags(NamedTuple):
+    """Flags of a run of several processes, see `distributed.find_cluster`."""
+
+    mode: flags.FlagHolder[Any]
+    coordinator_address: flags.FlagHolder[Any]
+    num_processes: flags.FlagHolder[Any]
+    process_id: flags.FlagHolder[Any]
+    timeout: flags.FlagHolder[Any]
+
+
+@functools.cache
+def define_distributed() -> DistributedFlags:
+    """Defines the flags of a run of several processes; a scheduler's variables make them unnecessary."""
+    typed = cast(Any, flags)
+    return DistributedFlags(
+        typed.DEFINE_enum(
+            "distributed",
+            "auto",
+            ["auto", "on", "off"],
+            "Several processes: as flags and environment say, as JAX detects it (and fail without), or just this one.",
+        ),
+        typed.DEFINE_string("coordinator_address", None, "host:port of process 0; with the next two."),
+        typed.DEFINE_integer("num_processes", None, "How many processes the run has."),
+        typed.DEFINE_integer("process_id", None, "Which of them this is, from 0."),
+        typed.DEFINE_integer("initialization_timeout", 300, "Seconds to wait for the other processes."),
+    )
+
+
+def start_processes() -> None:
+    """Joins the run's other processes, if flags or environment say that there are any, and logs who runs.
+
+    Raises:
+      ClusterError: see `distributed.find_cluster` and `distributed.start`.
+    """
+    values = define_distributed()
+    cluster = distributed.find_cluster(
+        os.environ,
+        mode=values.mode.value,
+        coordinator_address=values.coordinator_address.value,
+        num_processes=values.num_processes.value,
+        process_id=values.process_id.value,
+        tpu_machine=distributed.has_tpu_chips(os.environ),
+    )
+    distributed.start(cluster, timeout_seconds=values.timeout.value)
+    processes = f" in {jax.process_count()} processes ({cluster.source})" if cluster else ""
+    logging.info("devices: %d x %s%s", jax.device_count(), jax.default_backend(), processes)
+
+
+def run(job: Callable[[], None], mistakes: tuple[type[Exception], ...]) -> None:
+    """Runs a command's work, alone or as one of many processes, and ends the process if it fails.
+
+    Exit codes: 0 done; `preemption.EXIT_CODE` stopped in good order, run again to go on; 2 a mistake of the user's or
+    a full disk, which the message explains; 1 anything else, with a traceback. In a run of many a process also ends
+    with 134 (SIGABRT), by JAX, when another has died.
+
+    Args:
+      job: the work; the processes find each other before it.
+      mistakes: errors whose message says all there is to say, which a traceback would bury.
+    """
+    try:
+        start_processes()
+        job()
+    except preemption.Preempted as stopped:
+        logging.warning("%s (exit code %d)", stopped, preemption.EXIT_CODE)
+        sys.exit(preemption.EXIT_CODE)
+    except (*mistakes, distributed.ClusterError) as error:
+        logging.error("%s: %s", type(error).__name__, error)
+        distributed.leave(_MISTAKE)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            _fail(error)
+        logging.error("%s; make room there and run the same command again", error)
+        distributed.leave(_MISTAKE)
+    except Exception as error:
+        _fail(error)
+
+
+def _fail(error: Exception) -> None:
+    if jax.process_count() == 1:
+        raise error
+    logging.exception("process %d of %d ends: %s", jax.process_index(), jax.process_count(), error)
+    distributed.leave(_FAILED)
+
+
+def refuse_arguments(argv: Sequence[str]) -> None:
+    """Refuses what is left of a command line after its flags."""
+    if len(argv) > 1:
+        raise app.UsageError(f"unknown arguments: {argv[1:]}")
+
+
+def show_own_log_lines(*others: str) -> None:
+    """Shows libraries' warnings, but their routine lines only with --verbosity=1: Orbax writes dozens a checkpoint.
+
+    In a run of many processes routine lines are process 0's alone.
+
+    Args:
+      *others: names of libraries' loggers whose routine lines are shown too.
+    """
 
     def is_wanted(record: python_logging.LogRecord) -> bool:
-        own = pathlib.Path(record.pathname).is_relative_to(_PACKAGE)
-        return own or record.levelno >= python_logging.WARNING or logging.get_verbosity() > logging.INFO
+        if record.levelno >= python_logging.WARNING or logging.get_verbosity() > logging.INFO:
+            return True
+        own = record.name in others or pathlib.Path(record.pathname).is_relative_to(_PACKAGE)
+        return own and distributed.is_first()
 
     logging.get_absl_handler().addFilter(is_wanted)
 

@@ -15,6 +15,7 @@ import pydantic
 from ml_collections import config_dict
 from pydantic import Field
 
+from mpafer_jax import files
 from mpafer_jax.hard_prompts.bank import Combine, PromptGranularity
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
@@ -239,6 +240,8 @@ class DataSection(_Section):
             raise ValueError(
                 "dir is empty; give the dataset's folder, --config.data.dir=... (layouts: docs/datasets.md)"
             )
+        for field in ("dir", "prepared_dir"):
+            files.local_path(getattr(self, field), field)
         held_out = [name for name in (self.validation_split, self.test_split) if name]
         for name in held_out:
             if name in self.train_splits:
@@ -305,6 +308,14 @@ class EvalSection(_Section):
         return self
 
 
+class PredictSection(_Section):
+    """Predictions for a whole dataset."""
+
+    split: Literal["train", "validation", "test"]
+    images_per_part: PositiveCount
+    format: Literal["parquet", "csv"]
+
+
 class ModelSections(Record):
     """The sections of a configuration that decide what a model computes, whatever it was trained on and how."""
 
@@ -325,6 +336,7 @@ class Config(ModelSections, _Section):
     data: DataSection
     train: TrainSection
     eval: EvalSection
+    predict: PredictSection
 
 
 def _explain(error: pydantic.ValidationError, documented_in: str) -> str:

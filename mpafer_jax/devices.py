@@ -6,7 +6,7 @@ all processes along one named axis. The state carries no device axis (in_axes an
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar, cast
 
 import jax
@@ -84,6 +84,21 @@ def data_parallel(
     """
     in_axes = (None,) * replicated + (0,) * sharded
     return jax.pmap(function, axis_name=AXIS, in_axes=in_axes, out_axes=None, donate_argnums=donate)
+
+
+def data_parallel_on(
+    mesh_devices: Sequence[Any], function: Callable[..., T], *, replicated: int, donate: tuple[int, ...] = ()
+) -> Any:
+    """`data_parallel` for devices that this process does not own, such as those of a described TPU slice.
+
+    The result can be traced, lowered and compiled, with one sharded argument whose leading axis is the whole batch's.
+    Each device runs the same function on the same shapes as under `data_parallel`.
+    """
+    mesh = Mesh(np.array(cast(Any, mesh_devices)), (AXIS,))
+    specs = (*(PartitionSpec(),) * replicated, PartitionSpec(AXIS))
+    # As in pmap, nobody checks that the results are equal on all devices.
+    mapped = jax.shard_map(function, mesh=mesh, in_specs=specs, out_specs=PartitionSpec(), check_vma=False)
+    return jax.jit(mapped, donate_argnums=donate)
 
 
 def sum_over_devices(tree: T) -> T:

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from absl import logging
 
-from mpafer_jax import checkpoint, devices, experiment, files, steps
+from mpafer_jax import checkpoint, devices, distributed, experiment, files, steps
 from mpafer_jax import workdir as workdir_lib
 from mpafer_jax.config import Config, ConfigError
 from mpafer_jax.data import pipeline
@@ -129,7 +129,7 @@ def evaluate_checkpoint(config: Config, workdir: pathlib.Path) -> dict[str, Any]
         result[split.name] = found.to_dict()
     result |= circumstances()
     predictions = workdir / workdir_lib.EVALUATION_PREDICTIONS
-    if jax.process_index() == 0:
+    if distributed.is_first():
         predictions.unlink(missing_ok=True)  # of an earlier evaluation
         files.write_json(workdir / "evaluation.json", result)
     if config.eval.report != "none":

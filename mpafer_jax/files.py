@@ -16,6 +16,24 @@ def cache_directory() -> pathlib.Path:
     return (pathlib.Path(root) if root else pathlib.Path.home() / ".cache") / "mpafer_jax"
 
 
+def local_path(text: str, field: str) -> pathlib.Path:
+    """A folder or file by its name.
+
+    Args:
+      text: the name, as a flag or field gives it.
+      field: of which flag or field, for the message.
+
+    Raises:
+      ValueError: it is a URL, which as a name would mean a folder of this machine that is called "gs:".
+    """
+    if "://" in text:
+        raise ValueError(
+            f"{field} is {text!r}: expected a folder of this machine. Mount the bucket (gcsfuse, s3fs, or the cloud's "
+            "own driver) and name the folder, see launch/README.md"
+        )
+    return pathlib.Path(text)
+
+
 @contextlib.contextmanager
 def replacing(path: pathlib.Path) -> Generator[pathlib.Path]:
     """Yields a temporary name beside `path`; what was written there becomes `path` if the block ends well."""

@@ -79,22 +79,26 @@ def _lines_up_to(path: pathlib.Path, step: int) -> list[str]:
 class Progress:
     """A bar on a terminal, log lines otherwise; both with rate and time left. A context manager."""
 
-    def __init__(self, *, first_step: int, num_steps: int, batch_size: int) -> None:
+    def __init__(self, *, first_step: int, num_steps: int, batch_size: int, enabled: bool = True) -> None:
         """Starts the clock.
 
         Args:
           first_step: how many updates were made before.
           num_steps: updates in all.
           batch_size: images a step, for the rate.
+          enabled: whether this process shows anything; otherwise every call does nothing.
         """
         self._num_steps, self._batch_size = num_steps, batch_size
         self._last_step, self._last_time = first_step, time.monotonic()
-        terminal = sys.stderr.isatty()
+        self._enabled = enabled
+        terminal = enabled and sys.stderr.isatty()
         self._bar = tqdm.tqdm(total=num_steps, initial=first_step, unit="step", disable=not terminal)
         self._log_lines = not terminal
 
     def update(self, step: int, metrics: Mapping[str, float]) -> None:
         """Shows the metrics of the interval that ends at `step`."""
+        if not self._enabled:
+            return
         now = time.monotonic()
         done, seconds = step - self._last_step, now - self._last_time
         self._last_step, self._last_time = step, now
@@ -116,6 +120,8 @@ class Progress:
 
     def note(self, text: str) -> None:
         """Shows a line of its own, above the bar where there is one."""
+        if not self._enabled:
+            return
         if self._log_lines:
             logging.info("%s", text)
         else:

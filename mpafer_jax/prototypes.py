@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from absl import logging
 
-from mpafer_jax import devices, files
+from mpafer_jax import devices, distributed, files
 from mpafer_jax.config import ConfigError
 from mpafer_jax.data.pipeline import Batch
 
@@ -69,20 +69,27 @@ def mean_features(
 
 
 def load_or_compute(
-    path: pathlib.Path, compute: Callable[[], npt.NDArray[np.float32]], write: bool
+    path: pathlib.Path, compute: Callable[[], npt.NDArray[np.float32]], shape: tuple[int, int]
 ) -> npt.NDArray[np.float32]:
     """Reads prototypes from a file whose name holds their `cache_key`, or computes and stores them.
+
+    Only process 0 looks for the file and writes it, since all compute or none does: the processes do so together.
 
     Args:
       path: an .npy file; it is written under a temporary name first.
       compute: called where the file is not there, returns [C, D].
-      write: whether this process stores the result.
+      shape: (C, D).
     """
-    if path.is_file():
+    stored = np.zeros(shape, np.float32)
+    found = distributed.is_first() and path.is_file()
+    if found:
         logging.info("prototypes: read from %s", path)
-        return np.load(path, allow_pickle=False)
+        stored = np.load(path, allow_pickle=False)
+    found, stored = distributed.broadcast((np.asarray(found), stored))
+    if found:
+        return stored
     prototypes = compute()
-    if write:
+    if distributed.is_first():
         with files.replacing(path) as temporary, temporary.open("wb") as stream:
             np.save(stream, prototypes, allow_pickle=False)
         logging.info("prototypes: stored in %s", path)

@@ -27,6 +27,7 @@ Params = dict[str, jax.Array]
 Batch = Mapping[str, jax.Array]
 Rgb = tuple[float, float, float]
 Metrics = dict[str, tuple[jax.Array, jax.Array]]  # name -> (sum, count), both over all devices
+HostMetrics = Mapping[str, tuple[Any, Any]]  # the same on the host, as NumPy's or Python's numbers
 TrainStep = Callable[[TrainState, Frozen, Any], tuple[TrainState, Metrics]]
 # (params, frozen, batch) -> logits [B, C] and every intermediate that the objective's terms read.
 Forward = Callable[[Params, Frozen, Batch], tuple[jax.Array, Outputs]]
@@ -164,7 +165,7 @@ class NonFiniteError(ArithmeticError):
     """A loss term became NaN or infinite; the message names the step and the terms."""
 
 
-def check_finite(metrics: Sequence[Metrics], last_step: int) -> None:
+def check_finite(metrics: Sequence[HostMetrics], last_step: int) -> None:
     """Refuses metrics that are not finite.
 
     Args:
@@ -183,7 +184,7 @@ def check_finite(metrics: Sequence[Metrics], last_step: int) -> None:
             )
 
 
-def mean_metrics(metrics: Sequence[Metrics], last_step: int) -> dict[str, float]:
+def mean_metrics(metrics: Sequence[HostMetrics], last_step: int) -> dict[str, float]:
     """Each metric's mean over consecutive steps, weighted by its counts; arguments and errors of `check_finite`."""
     check_finite(metrics, last_step)
     return {
@@ -206,16 +207,23 @@ def make_eval_step(*, model: MPAFER, mean: Rgb, std: Rgb) -> Callable[[Params, F
     """
 
     def step(params: Params, frozen: Frozen, text_features: jax.Array, batch: Batch) -> Outputs:
-        images = normalize_images(batch["image"], mean, std)
-        logits = _classify(model, frozen, params, images, text_features)
-        mask, classes = batch["mask"], logits.shape[-1]
-        true = jax.nn.one_hot(batch["label"], classes) * mask[:, None]  # [b, C]
-        predicted = jax.nn.one_hot(jnp.argmax(logits, axis=-1), classes)
-        per_example = losses.cross_entropy(logits, jax.nn.one_hot(batch["label"], classes))
-        sums = {"confusion": true.T @ predicted, "cross_entropy": jnp.sum(per_example * mask), "count": jnp.sum(mask)}
-        return devices.sum_over_devices(sums)
+        return eval_step_body(params, frozen, text_features, batch, model=model, mean=mean, std=std)
 
     return devices.data_parallel(step, replicated=3)
+
+
+def eval_step_body(
+    params: Params, frozen: Frozen, text_features: jax.Array, batch: Batch, *, model: MPAFER, mean: Rgb, std: Rgb
+) -> Outputs:
+    """The evaluation of one batch as one device sees it; `make_eval_step` says what goes in and out."""
+    images = normalize_images(batch["image"], mean, std)
+    logits = _classify(model, frozen, params, images, text_features)
+    mask, classes = batch["mask"], logits.shape[-1]
+    true = jax.nn.one_hot(batch["label"], classes) * mask[:, None]  # [b, C]
+    predicted = jax.nn.one_hot(jnp.argmax(logits, axis=-1), classes)
+    per_example = losses.cross_entropy(logits, jax.nn.one_hot(batch["label"], classes))
+    sums = {"confusion": true.T @ predicted, "cross_entropy": jnp.sum(per_example * mask), "count": jnp.sum(mask)}
+    return devices.sum_over_devices(sums)
 
 
 def _classify(model: MPAFER, frozen: Frozen, params: Params, images: jax.Array, text_features: jax.Array) -> jax.Array:

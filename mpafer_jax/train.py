@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import pathlib
 import time
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -15,7 +15,17 @@ import numpy as np
 import optax
 from absl import logging
 
-from mpafer_jax import checkpoint, devices, evaluate, experiment, files, prototypes, steps
+from mpafer_jax import (
+    checkpoint,
+    devices,
+    distributed,
+    evaluate,
+    experiment,
+    files,
+    preemption,
+    prototypes,
+    steps,
+)
 from mpafer_jax import workdir as workdir_lib
 from mpafer_jax.baselines import compute as baselines
 from mpafer_jax.config import Config, ConfigError
@@ -73,21 +83,28 @@ def train_and_evaluate(config: Config, workdir: pathlib.Path) -> dict[str, Any]:
       What `summary.json` holds.
 
     Raises:
+      CheckpointError: a checkpoint cannot be written, or none of those that are there can be read.
       ConfigError: the configuration does not fit the workdir, the CLIP or the devices.
+      preemption.Preempted: SIGTERM came; the state is saved.
       steps.NonFiniteError: a loss term became NaN or infinite.
       ReportError: the run has ended and its numbers are written, but its report could not be made.
     """
+    with preemption.Notice() as notice:
+        return _train_and_evaluate(config, workdir, notice)
+
+
+def _train_and_evaluate(config: Config, workdir: pathlib.Path, notice: preemption.Notice) -> dict[str, Any]:
     started = time.monotonic()
-    writes = jax.process_index() == 0
     workdir_lib.check(workdir, config)
     run = prepare(config, workdir)
+    workdir_lib.check_shared(workdir)
     with_checkpoints = checkpoint.Checkpoints(workdir, keep=config.train.keep, select_by=config.eval.select_by)
     try:
         state = start(run, with_checkpoints)
         first_step = int(devices.to_host(state.step))
-        if writes:  # not earlier: a configuration that cannot run should not hold a folder
+        if distributed.is_first():  # not earlier: a configuration that cannot run should not hold a folder
             workdir_lib.claim(workdir, config)
-        state = train(run, state, with_checkpoints)
+        state = train(run, state, with_checkpoints, notice)
         with_checkpoints.wait()
         summary = summarize(run, state, with_checkpoints)
     finally:
@@ -96,7 +113,7 @@ def train_and_evaluate(config: Config, workdir: pathlib.Path) -> dict[str, Any]:
     summary["baselines"] = baselines.compute(config, run.dataset, run.experiment, run.num_steps)
     table = table_lib.render(summary)
     logging.info("the result:\n\n%s", table)
-    if writes:
+    if distributed.is_first():
         files.write_text(workdir / "results.md", table)
         files.write_json(workdir / "summary.json", summary)
     if config.eval.report != "none":
@@ -178,7 +195,8 @@ def class_prototypes(
         return prototypes.mean_features(batches, built.frozen.clip, step, built.class_names)
 
     path = workdir / f"prototypes-{key}.npy"
-    return prototypes.load_or_compute(path, compute, write=jax.process_index() == 0)
+    shape = (len(built.class_names), built.model.clip_config.projection_dim)
+    return prototypes.load_or_compute(path, compute, shape)
 
 
 def describe(config: Config, dataset: Dataset, built: experiment.Experiment) -> checkpoint.Description:
@@ -237,22 +255,29 @@ def start(run: Run, checkpoints: checkpoint.Checkpoints) -> TrainState:
     return devices.replicate(state)
 
 
-def train(run: Run, state: TrainState, checkpoints: checkpoint.Checkpoints) -> TrainState:
-    """The loop, from the state's step to the last."""
+def train(run: Run, state: TrainState, checkpoints: checkpoint.Checkpoints, notice: preemption.Notice) -> TrainState:
+    """The loop, from the state's step to the last.
+
+    Raises:
+      preemption.Preempted: it was asked to stop; the state is saved.
+    """
     config, first_step = run.config.train, int(devices.to_host(state.step))
     if first_step == run.num_steps:
         return state
-    writes = jax.process_index() == 0
-    progress = Progress(first_step=first_step, num_steps=run.num_steps, batch_size=config.batch_size)
+    writes = distributed.is_first()
+    progress = Progress(first_step=first_step, num_steps=run.num_steps, batch_size=config.batch_size, enabled=writes)
     writer = MetricWriter(run.workdir, first_step=first_step, enabled=writes)
     with writer, progress, contextlib.closing(training_batches(run, first_step)) as batches:
+        earlier = checkpoints.latest_interval()
         interval: list[steps.Metrics] = []
+        notice.start_steps(first_step)
         for step, batch in enumerate(batches, start=first_step + 1):
             state, metrics = run.train_step(state, run.experiment.frozen, batch)
             interval.append(metrics)
+            stopping = notice.reached(step)
             if run.logs(step):
-                report_interval(run, step, interval, writer, progress)
-                interval = []
+                report_interval(run, step, [*earlier, *devices.to_host(interval)], writer, progress)
+                earlier, interval = [], []
             validation = None
             if run.dataset.validation is not None and run.evaluates(step):
                 validation = run.evaluator(state.params, run.dataset.validation).scalars()
@@ -260,7 +285,26 @@ def train(run: Run, state: TrainState, checkpoints: checkpoint.Checkpoints) -> T
                 progress.note(f"validation after step {step}: {_percentages(validation)}")
             if run.saves(step):
                 checkpoints.save(state, run.description, validation)
+            if stopping and step < run.num_steps:
+                if not run.saves(step):
+                    save_between_lines(run, state, checkpoints, [*earlier, *devices.to_host(interval)])
+                checkpoints.wait()
+                raise preemption.Preempted(
+                    f"stopped by SIGTERM after step {step} of {run.num_steps}, which is saved in {run.workdir}; the "
+                    "same command goes on from there"
+                )
+        notice.end_steps()
     return state
+
+
+def save_between_lines(
+    run: Run, state: TrainState, checkpoints: checkpoint.Checkpoints, interval: Sequence[steps.HostMetrics]
+) -> None:
+    """Saves the state, and the metrics that would have been part of the next line of `metrics.jsonl`."""
+    step = int(devices.to_host(state.step))
+    steps.check_finite(interval, step)
+    numbers = [{name: (float(s), float(n)) for name, (s, n) in metrics.items()} for metrics in interval]
+    checkpoints.save(state, run.description, None, numbers)
 
 
 def training_batches(run: Run, first_step: int) -> Generator[dict[str, np.ndarray[Any, Any]]]:
@@ -282,14 +326,14 @@ def training_batches(run: Run, first_step: int) -> Generator[dict[str, np.ndarra
 
 
 def report_interval(
-    run: Run, last_step: int, interval: list[steps.Metrics], writer: MetricWriter, progress: Progress
+    run: Run, last_step: int, interval: Sequence[steps.HostMetrics], writer: MetricWriter, progress: Progress
 ) -> None:
-    """Fetches the metrics of the steps up to `last_step`, checks them, and writes their mean.
+    """Checks the metrics of the steps up to `last_step`, and writes their mean.
 
     Raises:
       steps.NonFiniteError: names the first step and all its terms that are not finite.
     """
-    means = steps.mean_metrics(devices.to_host(interval), last_step)
+    means = steps.mean_metrics(interval, last_step)
     writer.write(last_step, "train", {**means, "learning_rate": float(np.asarray(run.schedule(last_step - 1)))})
     progress.update(last_step, {name: means[name] for name in ("loss", "accuracy")})
 

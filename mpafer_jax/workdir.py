@@ -16,14 +16,20 @@ from __future__ import annotations
 
 import json
 import pathlib
+import secrets
+import time
 from typing import Any, cast
 
-from mpafer_jax import files
+import jax
+import numpy as np
+
+from mpafer_jax import distributed, files
 from mpafer_jax.config import ConfigError, Record
 
 _CONFIG = "config.json"
 TRAINING_PREDICTIONS = "predictions.npz"
 EVALUATION_PREDICTIONS = "evaluation_predictions.npz"
+_VISIBLE_SECONDS = 15  # after which a file that one host wrote shows on another; network file systems cache
 
 # Fields that change how a run is carried out, or what is measured beside it, and not what it trains. A moved dataset or
 # CLIP is recognised by its content when a checkpoint is restored.
@@ -38,6 +44,9 @@ FREE_FIELDS = frozenset(
         "train.keep",
         "eval.baselines",
         "eval.report",
+        "predict.split",
+        "predict.images_per_part",
+        "predict.format",
     }
 )
 
@@ -80,6 +89,37 @@ def check(workdir: pathlib.Path, config: Record) -> None:
         raise ConfigError(
             f"{workdir} holds a run with another configuration:\n" + "\n".join(differing) + "\n"
             "give another --workdir, or the same configuration to go on with that run"
+        )
+
+
+def check_shared(workdir: pathlib.Path) -> None:
+    """Refuses a run of several processes whose folders of this name are different ones.
+
+    Checkpoints are written by all processes into one folder. On disks of the hosts' own every save would wait for
+    files that never come.
+
+    Raises:
+      ConfigError: a process does not see what process 0 wrote.
+    """
+    if jax.process_count() == 1:
+        return
+    token = distributed.broadcast(np.frombuffer(secrets.token_bytes(8), np.uint8))
+    path = workdir / f".shared-{bytes(token).hex()}"
+    if distributed.is_first():
+        files.write_text(path, "")
+    distributed.wait_for_all("workdir probe written")
+    deadline = time.monotonic() + _VISIBLE_SECONDS
+    while not path.exists() and time.monotonic() < deadline:
+        time.sleep(0.2)
+    seen = path.exists()
+    shared = distributed.all_agree(seen)
+    if distributed.is_first():
+        path.unlink()
+    if not shared:
+        raise ConfigError(
+            f"--workdir={workdir} is not one folder for all processes of this run: a file that process 0 wrote there "
+            f"{'is seen here but not by another process' if seen else 'is not seen here'}; give a folder on a disk "
+            "that all hosts share"
         )
 
 

@@ -13,6 +13,7 @@ from mpafer_jax import config as config_lib
 from mpafer_jax import evaluate, train
 from mpafer_jax.config import Config, ConfigError
 from mpafer_jax.data.sources import read_source
+from mpafer_jax.prediction import bulk
 from mpafer_jax.pretraining.config import PretrainConfig
 from tests.end_to_end import runs
 
@@ -92,6 +93,10 @@ def test_every_field_has_a_comment_above_it(name, least):
     ("changes", "message"),
     [
         ({"data.dir": ""}, "dir is empty"),
+        (
+            {"data.prepared_dir": "gs://bucket/x"},
+            "prepared_dir is 'gs://bucket/x': expected a folder .* Mount the bucket",
+        ),
         ({"loss.beta": -1.0}, r"config\.loss\.beta: .*greater than or equal to 0 \(found -1\.0\)"),
         ({"clip.dtype": "float16"}, r"config\.clip\.dtype: .*'float32' or 'bfloat16'"),
         ({"train.num_steps": 5}, "exactly one of num_steps and num_epochs"),
@@ -180,6 +185,7 @@ def test_every_field_is_read(sample, tmp_path, monkeypatch):
     monkeypatch.setattr(section, "__getattribute__", recording)
     train.train_and_evaluate(config, tmp_path)
     evaluate.evaluate_checkpoint(config, tmp_path)
+    bulk.predict_dataset(config, tmp_path)
     read_source(config.data.model_copy(update={"dataset": "synthface"}))
     monkeypatch.undo()
     fields = {(kind.__name__, name) for kind in (Config, *section.__subclasses__()) for name in kind.model_fields}

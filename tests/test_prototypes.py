@@ -53,7 +53,7 @@ def test_cache_is_read_and_left_whole(tmp_path):
 
     path = tmp_path / "new" / "prototypes-x.npy"
     for _ in range(2):
-        np.testing.assert_array_equal(prototypes.load_or_compute(path, compute, write=True), np.ones((2, 3)))
+        np.testing.assert_array_equal(prototypes.load_or_compute(path, compute, (2, 3)), np.ones((2, 3)))
     assert calls == [1]
     assert [p.name for p in path.parent.iterdir()] == ["prototypes-x.npy"]
 

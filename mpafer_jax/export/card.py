@@ -25,6 +25,8 @@ print(predictor.predict("face.jpg").to_dict())
 `--mode=eval --config.eval.checkpoint={folder}` evaluates them, `--config.train.warm_start={folder}` starts from them.
 """,
     "stablehlo": """\
+Needs the packages jax, flatbuffers and safetensors.
+
 ```python
 import jax.export
 import safetensors.numpy

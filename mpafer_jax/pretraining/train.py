@@ -269,7 +269,7 @@ def train(run: Pretraining, state: TrainState, saved: checkpoint.Checkpoints, cl
     train_steps = {alone: _make_step(run, alone=alone) for alone in (True, False)}
     alone_steps = run.config.loss.attributes_alone_steps if run.train.statements else 0
     writes = jax.process_index() == 0
-    progress = Progress(first_step=first_step, num_steps=config.num_steps, batch_size=config.batch_size)
+    progress = Progress(first_step=first_step, num_steps=config.num_steps, batch_size=config.batch_size, enabled=writes)
     writer = MetricWriter(run.workdir, first_step=first_step, enabled=writes)
     with writer, progress, contextlib.closing(_sharded_batches(run, first_step)) as made:
         interval: list[Any] = []

@@ -7,10 +7,9 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-import jax
 from absl import logging
 
-from mpafer_jax import devices
+from mpafer_jax import devices, distributed
 from mpafer_jax.data.splits import Split
 from mpafer_jax.evaluate import Evaluator
 from mpafer_jax.evaluation.predictions import predict
@@ -42,9 +41,9 @@ def leave_report(
             config, on_devices = evaluator.config, devices.replicate(params)
             pictures = config.eval.report == "full"
             found = predict(config, evaluator.run, on_devices, split[name], step=step, pictures=pictures)
-            if jax.process_index() == 0:
+            if distributed.is_first():
                 found.save(path)
-        if jax.process_index() == 0:
+        if distributed.is_first():
             from mpafer_jax.report import pages  # here: Matplotlib takes a second
 
             page = pages.write_report(path.parent)

@@ -31,7 +31,7 @@ import jax
 from absl import app, flags, logging
 from ml_collections import ConfigDict
 
-from mpafer_jax import command, experiment, files, train, workdir
+from mpafer_jax import command, distributed, experiment, files, train, workdir
 from mpafer_jax.config import Config, ConfigError
 from mpafer_jax.data.records import DataError
 from mpafer_jax.data.splits import load_dataset
@@ -39,7 +39,8 @@ from mpafer_jax.evaluation import ablation
 from mpafer_jax.evaluation.table import BASELINE_TITLES
 
 _CONFIG = command.define_config()
-_WORKDIR = command.define_workdir()
+command.define_workdir()
+command.define_distributed()
 _SEEDS = flags.DEFINE_list("seeds", ["0", "1", "2"], "Seeds, with commas between them.")
 _SHOTS = flags.DEFINE_list("shots", [], "Training images a class, with commas between them, 0 for all.")
 _ONLY = flags.DEFINE_list("only", [], "Variants to run, with commas between them; none: all.")
@@ -206,21 +207,22 @@ def _integers(flag: str, values: Sequence[str]) -> list[int]:
 
 def main(argv: Sequence[str]) -> None:
     """Runs the command."""
-    if len(argv) > 1:
-        raise app.UsageError(f"unknown arguments: {argv[1:]}")
+    command.refuse_arguments(argv)
     command.show_own_log_lines()
-    root = pathlib.Path(str(_WORKDIR.value))
-    try:
-        base = Config.from_config_dict(_CONFIG.value)
-        seeds = _integers("seeds", _SEEDS.value or [])
-        shots = _integers("shots", _SHOTS.value or [str(base.data.train_per_class)])
-        runs = plan(base, _ONLY.value or list(VARIANTS), seeds, shots)
-        keep_compiled_functions(root / "compilation_cache")
-        failures = run_all(runs, root, load_basis(base))
-        print(report(root))
-    except (ConfigError, DataError, ablation.MixedRunsError) as error:
-        logging.error("%s: %s", type(error).__name__, error)
-        sys.exit(2)
+    command.run(_run, (ConfigError, DataError, ablation.MixedRunsError))
+
+
+def _run() -> None:
+    root = command.workdir()
+    base = Config.from_config_dict(_CONFIG.value)
+    seeds = _integers("seeds", _SEEDS.value or [])
+    shots = _integers("shots", _SHOTS.value or [str(base.data.train_per_class)])
+    runs = plan(base, _ONLY.value or list(VARIANTS), seeds, shots)
+    keep_compiled_functions(root / "compilation_cache")
+    failures = run_all(runs, root, load_basis(base))
+    text = report(root)
+    if distributed.is_first():
+        print(text)
     for failure in failures:
         print(f"failed: {failure}", file=sys.stderr)
     sys.exit(1 if failures else 0)

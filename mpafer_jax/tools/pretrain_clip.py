@@ -7,13 +7,11 @@ Running the same command again resumes.
 
 from __future__ import annotations
 
-import pathlib
-import sys
 from collections.abc import Sequence
 
-from absl import app, flags, logging
+from absl import app, flags
 
-from mpafer_jax import checkpoint, command
+from mpafer_jax import checkpoint, command, distributed
 from mpafer_jax.config import ConfigError
 from mpafer_jax.data.records import DataError
 from mpafer_jax.hard_prompts.bank import BankError
@@ -23,19 +21,21 @@ from mpafer_jax.pretraining.train import pretrain
 from mpafer_jax.steps import NonFiniteError
 
 _CONFIG = command.define_config()
-_WORKDIR = command.define_workdir()
+command.define_workdir()
+command.define_distributed()
 
 
 def main(argv: Sequence[str]) -> None:
     """Checks the configuration and runs it."""
-    if len(argv) > 1:
-        raise app.UsageError(f"unknown arguments: {argv[1:]}")
+    command.refuse_arguments(argv)
     command.show_own_log_lines()
-    try:
-        summary = pretrain(PretrainConfig.from_config_dict(_CONFIG.value), pathlib.Path(str(_WORKDIR.value)))
-    except (ConfigError, DataError, BankError, PromptError, NonFiniteError, checkpoint.CheckpointError) as error:
-        logging.error("%s: %s", type(error).__name__, error)
-        sys.exit(2)
+    command.run(_run, (ConfigError, DataError, BankError, PromptError, NonFiniteError, checkpoint.CheckpointError))
+
+
+def _run() -> None:
+    summary = pretrain(PretrainConfig.from_config_dict(_CONFIG.value), command.workdir())
+    if not distributed.is_first():
+        return
     for name, value in summary["held_out"].items():
         print(f"{name}: {value:.4f}")
 

@@ -10,24 +10,43 @@ import time
 import numpy as np
 import pytest
 
-from mpafer_jax import checkpoint
+from mpafer_jax import checkpoint, preemption
 from tests.end_to_end import runs
 
 
-def test_killed_and_resumed_equals_undisturbed_and_eight_devices_equal_one(sample, tmp_path):
-    steps = {"train.num_steps": 24}
+def stop(arguments, number, condition):
+    """Starts a run, sends it a signal when the condition holds, and returns (exit code, logs)."""
+    with subprocess.Popen(arguments, env=runs.environment(), stderr=subprocess.PIPE, text=True) as process:
+        deadline = time.monotonic() + 900
+        while not condition():
+            assert time.monotonic() < deadline
+            assert process.poll() is None, "ended before it could be stopped"
+            time.sleep(0.005)
+        process.send_signal(number)
+        _, errors = process.communicate()
+        return process.returncode, errors
+
+
+def test_stopped_killed_and_resumed_equals_undisturbed_and_eight_devices_equal_one(sample, tmp_path):
+    # Lines of metrics between the checkpoints, so that a stop comes between two lines.
+    steps = {"train.num_steps": 24, "train.log_every": 5, "train.eval_every": 8, "train.checkpoint_every": 8}
     undisturbed = runs.run(runs.command(sample, tmp_path / "undisturbed", **steps))
     assert undisturbed.returncode == 0, undisturbed.stderr
 
-    arguments = runs.command(sample, tmp_path / "killed", **steps)
-    with subprocess.Popen(arguments, env=runs.environment(), stderr=subprocess.DEVNULL) as process:
-        deadline = time.monotonic() + 120
-        while not list((tmp_path / "killed" / "checkpoints").glob("step_[4-9]")):
-            assert time.monotonic() < deadline
-            assert process.poll() is None, "ended before it could be killed"
-            time.sleep(0.005)
-        process.send_signal(signal.SIGKILL)
-    assert not (tmp_path / "killed" / "summary.json").exists()
+    workdir = tmp_path / "killed"
+    arguments = runs.command(sample, workdir, **steps)
+    metrics, checkpoints = workdir / "metrics.jsonl", workdir / "checkpoints"
+    code, errors = stop(arguments, signal.SIGTERM, lambda: metrics.is_file() and '"step": 5,' in metrics.read_text())
+    assert code == preemption.EXIT_CODE == 75
+    saved = int(errors.split("stopped by SIGTERM after step ")[1].split()[0])
+    assert f"of 24, which is saved in {workdir}; the same command goes on from there (exit code 75)" in errors
+    assert max(int(path.name.removeprefix("step_")) for path in checkpoints.glob("step_*")) == saved
+    assert not (workdir / "summary.json").exists()
+    later = {f"step_{step}" for step in (8, 16) if step > saved}
+    code, errors = stop(arguments, signal.SIGKILL, lambda: any((checkpoints / name).exists() for name in later))
+    assert f"resuming after step {saved}" in errors
+    assert code == -signal.SIGKILL
+    assert not (workdir / "summary.json").exists()
     resumed = runs.run(arguments)
     assert resumed.returncode == 0, resumed.stderr
     assert "resuming after step" in resumed.stderr

@@ -1,0 +1,182 @@
+#!/usr/bin/env bash
+# Runs the command on all hosts of a Cloud TPU slice, from creating it to fetching the results, over preemptions.
+#
+#   launch/tpu_vm.sh [options] ACTION [-- arguments of python -m mpafer_jax.main]
+#
+#   launch/tpu_vm.sh --name=fer --zone=us-west4-a --type=v5litepod-16 --version=v2-alpha-tpuv5-lite --spot \
+#     --workdir=/mnt/runs/rafdb --setup='sudo mkdir -p /mnt/runs && sudo gcsfuse --implicit-dirs BUCKET /mnt/runs' \
+#     run -- --config=configs/rafdb.py:bf16 --config.data.dir=/mnt/runs/RAF-DB --config.data.prepared_dir=/tmp/prepared
+#
+# Actions: up (create, or reuse what is there; a preempted slice is deleted and created anew), setup (copy this checkout,
+# install it), start (on all workers, in the background), wait (until all have ended; starts again after a preemption or
+# exit code 75), collect (the workdir, without checkpoints, into --out), run (all of these), delete.
+#
+# Options: --name, --zone, --project, --type, --version as gcloud's; --spot; --workdir, a folder on a disk that all hosts
+# share; --setup=COMMAND, run on every worker before the installation (mounting that disk); --out=FOLDER (default runs);
+# --command=COMMAND (default .venv/bin/python -m mpafer_jax.main); --poll=SECONDS (default 30); --dry-run prints the
+# commands and runs none. Ends with the run's exit code.
+set -euo pipefail
+
+usage() {
+  sed -n '2,19s/^# \{0,1\}//p' "$0" >&2
+  exit 2
+}
+
+fail() {
+  echo "tpu_vm.sh: $1" >&2
+  exit 2
+}
+
+name='' zone='' project='' type='' version='' spot='' workdir='' setup='' out=runs dry_run='' poll=30
+command='.venv/bin/python -m mpafer_jax.main'
+while [[ ${1-} == --?* ]]; do
+  case $1 in
+    --name=* | --zone=* | --project=* | --type=* | --version=* | --workdir=* | --setup=* | --out=* | --command=* | --poll=*)
+      variable=${1%%=*}
+      printf -v "${variable#--}" %s "${1#*=}"
+      ;;
+    --spot) spot=1 ;;
+    --dry-run) dry_run=1 ;;
+    *) fail "unknown option $1" ;;
+  esac
+  shift
+done
+action=${1-}
+[[ $action ]] || usage
+shift
+if [[ ${1-} == -- ]]; then shift; elif [[ $# -gt 0 ]]; then fail "unexpected $1; arguments of the run stand behind --"; fi
+[[ $name && $zone ]] || fail "--name and --zone are needed"
+[[ $workdir || $action =~ ^(up|setup|delete)$ ]] || fail "--workdir is needed, on a disk that all hosts share"
+
+checkout=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+where=("--zone=$zone")
+[[ -z $project ]] || where+=("--project=$project")
+readonly remote=mpafer-jax ended=run.exit
+
+tpu() { # one gcloud command on the slice
+  local words=(gcloud compute tpus tpu-vm "$1" "$name" "${where[@]}" "${@:2}")
+  if [[ $dry_run ]]; then
+    echo "${words[*]@Q}"
+  else
+    "${words[@]}"
+  fi
+}
+
+on_all() { # a shell command on every worker
+  tpu ssh --worker=all --command="$1"
+}
+
+state() {
+  [[ $dry_run ]] || gcloud compute tpus tpu-vm describe "$name" "${where[@]}" --format='value(state)' 2>/dev/null || true
+}
+
+create() {
+  [[ $type && $version ]] || fail "--type and --version are needed to create $name"
+  tpu create "--accelerator-type=$type" "--version=$version" ${spot:+--spot}
+}
+
+up() {
+  case $(state) in
+    READY) echo "tpu_vm.sh: $name is there and is used" >&2 ;;
+    '') create ;;
+    PREEMPTED | TERMINATED)
+      tpu delete --quiet
+      create
+      ;;
+    *) fail "$name is in state $(state), neither ready nor preempted; try again later, or delete it" ;;
+  esac
+}
+
+setup_workers() {
+  on_all "mkdir -p $remote"
+  # What git knows of, as it is now: no environments, no runs.
+  local archive
+  archive=$(mktemp --suffix=.tar.gz)
+  (cd "$checkout" && git ls-files -z | tar --null --files-from=- --create --gzip --file="$archive")
+  if [[ $dry_run ]]; then
+    echo "gcloud compute tpus tpu-vm scp CHECKOUT.tar.gz $name:$remote/checkout.tar.gz ${where[*]} --worker=all"
+  else
+    gcloud compute tpus tpu-vm scp "$archive" "$name:$remote/checkout.tar.gz" "${where[@]}" --worker=all
+  fi
+  rm -f "$archive"
+  on_all "cd $remote && tar xzf checkout.tar.gz${setup:+ && { $setup; \}} && python3 -m venv .venv && .venv/bin/pip install --quiet -e '.[tpu]'"
+}
+
+start() { # in the background, so that a lost connection ends nothing
+  local run="$command --workdir=${workdir@Q} ${*@Q}"
+  on_all "cd $remote && rm -f $ended && (nohup bash -c ${run@Q}' > run.log 2>&1; echo \$? > $ended' > /dev/null 2>&1 &)"
+}
+
+codes() { # the exit codes of the workers that have ended, one a line
+  on_all "cat $remote/$ended 2>/dev/null || true" 2>/dev/null | grep -E '^[0-9]+$' || true
+}
+
+workers() {
+  gcloud compute tpus tpu-vm describe "$name" "${where[@]}" --format='value(networkEndpoints[].ipAddress)' |
+    tr ';' '\n' | tr ',' '\n' | grep -c .
+}
+
+wait_for_end() {
+  if [[ $dry_run ]]; then
+    on_all "cat $remote/$ended"
+    return
+  fi
+  local number found
+  number=$(workers)
+  while sleep "$poll"; do
+    if [[ $(state) != READY ]]; then
+      echo "tpu_vm.sh: $name was preempted; creating it again, and going on" >&2
+      up
+      setup_workers
+      start "$@"
+      continue
+    fi
+    mapfile -t found < <(codes)
+    ((${#found[@]} >= number)) || continue
+    if [[ " ${found[*]} " == *" 75 "* ]]; then
+      echo "tpu_vm.sh: the run was asked to stop and saved; going on" >&2
+      start "$@"
+      continue
+    fi
+    for code in "${found[@]}"; do
+      if ((code)); then
+        echo "tpu_vm.sh: exit codes ${found[*]}; the end of each worker's log:" >&2
+        on_all "tail -n 20 $remote/run.log" >&2
+        return "$code"
+      fi
+    done
+    return 0
+  done
+}
+
+collect() {
+  mkdir -p "$out"
+  local pack="tar -C ${workdir@Q} --exclude=./checkpoints --exclude='./.shared-*' -czf - ."
+  if [[ $dry_run ]]; then
+    tpu ssh --worker=0 "--command=$pack"
+    echo "  > $out/$name.tar.gz"
+  else
+    tpu ssh --worker=0 "--command=$pack" > "$out/$name.tar.gz"
+    mkdir -p "$out/$name"
+    tar -C "$out/$name" -xzf "$out/$name.tar.gz"
+    rm "$out/$name.tar.gz"
+    echo "tpu_vm.sh: $out/$name holds what the run left; checkpoints are in $workdir" >&2
+  fi
+}
+
+case $action in
+  up) up ;;
+  setup) setup_workers ;;
+  start) start "$@" ;;
+  wait) wait_for_end "$@" ;;
+  collect) collect ;;
+  delete) tpu delete --quiet ;;
+  run)
+    up
+    setup_workers
+    start "$@"
+    wait_for_end "$@"
+    collect
+    ;;
+  *) fail "unknown action $action" ;;
+esac

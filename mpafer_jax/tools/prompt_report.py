@@ -1,0 +1,78 @@
+"""Reports on the hard prompts of a configuration, before anything is trained with them.
+
+    python -m mpafer_jax.tools.prompt_report --config=configs/quickstart.py --out=runs/prompts
+
+Prints zero-shot accuracy under the configured CLIP for every type and granularity that the configured banks have: each
+alone and all together, the first text of each class and the mean of all, and descriptions given to the wrong classes as
+a control. --out also gets `report.md` with token lengths, the cosines of the classes' features and the pairs that are
+hard to tell apart; pictures of these cosines; and the numbers behind them as CSV.
+
+Images are those of the validation split. A bank that is chosen by its accuracy on the test split can no longer be
+reported on it, so that is read only with --split=test.
+
+Exit code 0: done. 2: a mistake in the configuration, the data or a bank.
+"""
+
+from __future__ import annotations
+
+import pathlib
+import sys
+from collections.abc import Sequence
+
+import jax
+from absl import app, flags, logging
+
+from mpafer_jax import command, files
+from mpafer_jax.config import Config, ConfigError
+from mpafer_jax.data.records import DataError
+from mpafer_jax.evaluation import prompt_report_text as text
+from mpafer_jax.evaluation.matrix_plot import save_matrices
+from mpafer_jax.evaluation.prompt_report import CONFIGURED, EVERY, PromptReport, all_texts, make_report
+from mpafer_jax.hard_prompts.bank import GRANULARITIES, BankError
+from mpafer_jax.models.prompts import PromptError
+
+_CONFIG = command.define_config()
+_OUT = flags.DEFINE_string("out", "", "Folder for the report and its pictures; empty: only print the table.")
+_SPLIT = flags.DEFINE_enum("split", "validation", ["validation", "test"], "Whose images to measure on.")
+
+
+def write(report: PromptReport, out: pathlib.Path) -> None:
+    """Writes the report, its tables and its pictures into a folder."""
+    alone = {
+        what: report.sets[all_texts(what)].similarity
+        for what in (*GRANULARITIES, EVERY)
+        if all_texts(what) in report.sets
+    }
+    pictures = {"similarity.png": {CONFIGURED: report.sets[CONFIGURED].similarity}}
+    if alone:
+        pictures["similarity_by_granularity.png"] = alone
+    for name, matrices in pictures.items():
+        save_matrices(out / name, matrices, report.class_names, "cosine of text features")
+    files.write_text(out / "token_lengths.csv", text.lengths_csv(report))
+    files.write_text(out / "similarity.csv", text.similarity_csv(report))
+    files.write_text(out / "report.md", text.render(report, list(pictures)))
+
+
+def main(argv: Sequence[str]) -> None:
+    """Runs the command."""
+    if len(argv) > 1:
+        raise app.UsageError(f"unknown arguments: {argv[1:]}")
+    command.show_own_log_lines()
+    try:
+        config = Config.from_config_dict(_CONFIG.value)
+        command.import_libraries_without_torch()
+        report = make_report(config, str(_SPLIT.value))
+        if _OUT.value and jax.process_index() == 0:
+            write(report, pathlib.Path(_OUT.value))
+    except (BankError, ConfigError, DataError, PromptError) as error:
+        logging.error("%s: %s", type(error).__name__, error)
+        sys.exit(2)
+    print(text.accuracy_table(report), end="")
+    print(f"\nMeasured on the {report.split[1]} images of the {report.split[0]} split.")
+    if _OUT.value:
+        print(f"{_OUT.value}/report.md: lengths, cosines, classes that are hard to tell apart")
+
+
+if __name__ == "__main__":
+    flags.mark_flags_as_required(["config"])
+    app.run(main)

@@ -1,0 +1,151 @@
+"""Kills a run at random moments, again and again, and compares its end with that of an undisturbed one.
+
+    python -m tests.chaos --out=FOLDER [--kills=20] [--processes=1] [--seed=0]
+
+The run is of the quickstart's size: its CLIP, its faces, its batches; it saves every 20 of 100 steps. A kill comes at a
+random moment after the first step of each start: SIGKILL in most cases, also in the middle of a save, SIGTERM in one of
+four. Of several processes the signal goes to a random one, and the others end by themselves. Prints a line for each
+kill: the signal, which step had been logged, where the run went on, and how many steps were lost; SIGTERM must lose
+none, SIGKILL at most those between two checkpoints. At the end every parameter and every line of metrics must equal the
+undisturbed run's to the bit. Ends with exit code 1 where they do not.
+"""
+
+import os
+import pathlib
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+from absl import app, flags
+
+from mpafer_jax import checkpoint, preemption
+from tests.end_to_end import runs
+from tests.multihost.layouts import LAUNCHER, processes_of
+
+_OUT = flags.DEFINE_string("out", None, "Folder for the two runs.", required=True)
+_KILLS = flags.DEFINE_integer("kills", 20, "How often to kill.")
+_PROCESSES = flags.DEFINE_integer("processes", 1, "Processes of the run.")
+_SEED = flags.DEFINE_integer("seed", 0, "Of the moments and signals.")
+_EVERY = flags.DEFINE_integer("checkpoint_every", 20, "Steps between checkpoints.")
+_STEPS = flags.DEFINE_integer("num_steps", 100, "Steps in all.")
+_TIMEOUT = 900  # seconds for one start: nothing may hang
+
+
+def command(workdir):
+    changes = {
+        "train.num_steps": _STEPS.value,
+        "train.log_every": 7,  # lines seldom fall together with checkpoints
+        "train.eval_every": 2 * _EVERY.value,
+        "train.checkpoint_every": _EVERY.value,
+        "data.synthface.test": 200,
+        "eval.baselines": "()",
+        "data.prepared_dir": pathlib.Path(_OUT.value) / "prepared",
+    }
+    config = [f"--config={runs.ROOT / 'configs' / 'quickstart.py'}", f"--workdir={workdir}"]
+    fields = [f"--config.{name}={value}" for name, value in changes.items()]
+    return [str(LAUNCHER), str(_PROCESSES.value), sys.executable, "-m", "mpafer_jax.main", *config, *fields]
+
+
+def start(workdir):
+    cache = str(pathlib.Path(_OUT.value) / "compiled")
+    environment = runs.environment(JAX_COMPILATION_CACHE_DIR=cache, JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS="0")
+    return subprocess.Popen(command(workdir), env=environment, stderr=subprocess.PIPE, text=True)
+
+
+def finish(process):
+    try:
+        _, errors = process.communicate(timeout=_TIMEOUT)
+    except subprocess.TimeoutExpired:
+        process.terminate()
+        sys.exit(f"hangs: nothing ended within {_TIMEOUT} s")
+    return process.returncode, errors
+
+
+def last_step(workdir):
+    path = workdir / "metrics.jsonl"
+    steps = re.findall(r'^\{"step": (\d+), .*\}$', path.read_text(), re.M) if path.is_file() else []
+    return int(steps[-1]) if steps else 0
+
+
+def kill_once(workdir, moments, before):
+    """Starts the run, kills it, and returns (signal, exit code, logs), or None where it ended first."""
+    process = start(workdir)
+    while process.poll() is None and last_step(workdir) <= before:
+        time.sleep(0.01)
+    deadline = time.monotonic() + moments.expovariate(1 / 2.0)  # seconds: some steps, some saves
+    while process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.005)
+    number = moments.choice([signal.SIGKILL] * 3 + [signal.SIGTERM])
+    victims = processes_of(process.pid)
+    if process.poll() is not None or not victims:
+        code, errors = finish(process)
+        return None, code, errors
+    os.kill(moments.choice(victims), number)
+    code, errors = finish(process)
+    return number, code, errors
+
+
+def main(_):
+    out, moments = pathlib.Path(_OUT.value), random.Random(_SEED.value)
+    undisturbed, disturbed = out / "undisturbed", out / f"killed-{_SEED.value}"
+    code, errors = finish(start(undisturbed))
+    if code:
+        sys.exit(f"the undisturbed run failed with exit code {code}:\n{errors}")
+    kills, ends, worst, before = 0, 0, 0, 0
+    while kills < _KILLS.value:
+        number, code, errors = kill_once(disturbed, moments, before)
+        resumed = re.search(r"resuming after step (\d+)", errors)
+        reached = last_step(disturbed)
+        if number is None:
+            if code:
+                sys.exit(f"failed by itself with exit code {code}:\n{errors}")
+            # A finished run is begun anew, so that every kill hits one that trains.
+            check_equal(undisturbed, disturbed)
+            ends += 1
+            disturbed = out / f"killed-{_SEED.value}-{ends}"
+            before = 0
+            print(f"ended undisturbed and equal; going on in {disturbed.name}", flush=True)
+            continue
+        kills += 1
+        stopped = re.search(r"stopped by SIGTERM after step (\d+)", errors)
+        saved = newest(disturbed)
+        lost = max(0, reached - saved)
+        worst = max(worst, lost)
+        print(
+            f"kill {kills}: {signal.Signals(number).name}, exit code {code}, begun at step "
+            f"{resumed[1] if resumed else 0}, logged {reached}, saved {saved}, lost {lost}",
+            flush=True,
+        )
+        if number == signal.SIGTERM and code == preemption.EXIT_CODE and stopped and int(stopped[1]) != saved:
+            sys.exit(f"SIGTERM after step {stopped[1]}, but the newest checkpoint is of step {saved}")
+        if number == signal.SIGKILL and code == 0:
+            sys.exit("a killed run ended with exit code 0")
+        if lost > _EVERY.value:
+            sys.exit(f"{lost} steps were lost, more than the {_EVERY.value} between checkpoints")
+        before = saved
+    code, errors = finish(start(disturbed))
+    if code:
+        sys.exit(f"the last start failed with exit code {code}:\n{errors}")
+    check_equal(undisturbed, disturbed)
+    print(f"{kills} kills, at most {worst} steps lost; the end equals the undisturbed run's to the bit")
+
+
+def newest(workdir):
+    steps = [path.name.removeprefix("step_") for path in (workdir / "checkpoints").glob("step_*")]
+    return max((int(step) for step in steps if step.isdecimal()), default=0)
+
+
+def check_equal(one, two):
+    (a, _, step), (b, _, other) = checkpoint.load(one, "last"), checkpoint.load(two, "last")
+    assert step == other == _STEPS.value, (step, other)
+    for name, value in a.items():
+        np.testing.assert_array_equal(value, b[name])
+    assert runs.metrics(one) == runs.metrics(two)
+
+
+if __name__ == "__main__":
+    app.run(main)

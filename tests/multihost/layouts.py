@@ -1,0 +1,112 @@
+"""One run on several layouts of processes and devices, and what differs between them.
+
+    python -m tests.multihost.layouts --out=FOLDER
+
+trains 20 steps on 1 device, 8 devices, 2 processes x 4 and 4 processes x 2 with the same global batch, and prints how
+far losses, gradient norms, prompts, prototypes and evaluations are from those of one device.
+"""
+
+import contextlib
+import dataclasses
+import pathlib
+import subprocess
+
+import numpy as np
+from absl import app, flags
+
+from mpafer_jax import checkpoint
+from tests.end_to_end import runs
+
+LAUNCHER = runs.ROOT / "launch" / "local_multihost.sh"
+# SGD: an update is a multiple of the gradient, so that prompts show what the gradients were. AdamW divides by the
+# gradient's size, which makes rounding of tiny gradients as large as the update.
+SGD = {"optimizer.name": "sgd", "optimizer.learning_rate": 0.002}
+EVERY_STEP = {"train.log_every": 1}
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    processes: int
+    devices: int  # of each process
+
+    def __str__(self):
+        devices = f"{self.devices} device" + "s" * (self.devices > 1)
+        return devices if self.processes == 1 else f"{self.processes} processes x {self.devices}"
+
+
+@contextlib.contextmanager
+def running(layout, sample, workdir, **changes):
+    """The run as a process whose standard error is a pipe; it has ended when the block has, whatever happened."""
+    command = [str(LAUNCHER), str(layout.processes), *runs.command(sample, workdir, **changes)]
+    environment = runs.environment(devices=layout.devices, JAX_LOCAL_CPU_DEVICES=str(layout.devices))
+    with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            yield process
+        finally:
+            if process.poll() is None:
+                process.terminate()
+                process.communicate()
+
+
+def finish(process, timeout=900) -> tuple[int, str]:
+    """(exit code, standard error)."""
+    _, errors = process.communicate(timeout=timeout)
+    return process.returncode, errors
+
+
+def run(layout, sample, workdir, **changes) -> str:
+    with running(layout, sample, workdir, **changes) as process:
+        code, errors = finish(process)
+    assert code == 0, f"{layout}: exit code {code}\n{errors}"
+    return errors
+
+
+def processes_of(launcher) -> list[int]:
+    """The ids of a launcher's Python processes, in the order of their start."""
+    found = []
+    for path in pathlib.Path("/proc").glob("[0-9]*"):
+        try:
+            parent = int((path / "stat").read_text().rpartition(")")[2].split()[1])
+            is_run = (path / "cmdline").read_bytes().split(b"\0")[1:3] == [b"-m", b"mpafer_jax.main"]
+        except (OSError, IndexError):  # it ended meanwhile
+            continue
+        if parent == launcher and is_run:
+            found.append(int(path.name))
+    return sorted(found)
+
+
+def difference(a, b) -> dict[str, float]:
+    """Largest difference of two finished runs, relative where numbers have a size of their own."""
+    (one, _, _), (two, _, _) = checkpoint.load(a, "last"), checkpoint.load(b, "last")
+    lines = list(zip(runs.metrics(a), runs.metrics(b), strict=True))
+    train = [(x, y) for x, y in lines if x["kind"] == "train"]
+    found = {name: max(abs(x[name] - y[name]) / abs(x[name]) for x, y in train) for name in ("loss", "grad_norm")}
+    found["prompts"] = max(float(np.abs(one[name] - two[name]).max()) for name in one)
+    p, q = (np.load(next(pathlib.Path(run).glob("prototypes-*.npy"))) for run in (a, b))
+    found["prototypes"] = float(np.abs(p - q).max())
+    x, y = (np.array(runs.summary(run)["last"]["test"]["confusion"]) for run in (a, b))
+    found["images evaluated"] = float(abs(x.sum() - y.sum()))
+    found["confusion"] = float(np.abs(x - y).max())
+    return found
+
+
+def main(_):
+    from mpafer_jax.tools.make_sample import write_sample
+
+    out = pathlib.Path(_OUT.value)
+    if not (out / "sample").exists():
+        write_sample(out / "sample", train_per_class=14, test_per_class=5, seed=0)
+    names = None
+    for layout in (Layout(1, 1), Layout(1, 8), Layout(2, 4), Layout(4, 2)):
+        workdir = out / f"{layout.processes}x{layout.devices}"
+        run(layout, out / "sample", workdir, **SGD, **EVERY_STEP, **{"train.num_steps": 20})
+        found = difference(out / "1x1", workdir)
+        if names is None:
+            names = list(found)
+            print(f"| layout | {' | '.join(names)} |\n|---|{'---:|' * len(names)}")
+        print(f"| {layout} | {' | '.join(f'{found[name]:.1e}' for name in names)} |", flush=True)
+
+
+if __name__ == "__main__":
+    _OUT = flags.DEFINE_string("out", None, "Folder for the runs.", required=True)
+    app.run(main)

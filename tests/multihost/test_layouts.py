@@ -1,0 +1,135 @@
+"""Several processes on this machine: the same numbers as one, in one folder, stopped, resumed, ended together."""
+
+import os
+import re
+import shutil
+import signal
+import time
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from mpafer_jax import checkpoint, preemption, train
+from mpafer_jax.prediction import bulk
+from tests.end_to_end import runs
+from tests.multihost import layouts
+from tests.multihost.layouts import Layout
+
+# Validation after every save, lines between the saves, and a stop between two lines.
+RHYTHM = {"train.num_steps": 16, "train.eval_every": 8, "train.checkpoint_every": 8, "train.log_every": 3}
+TWO = Layout(2, 4)
+
+
+def wait_for(condition, process, seconds=900):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert process.poll() is None, layouts.finish(process)
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def logged(workdir, step):
+    """Whether a line of metrics of this step or a later one is there."""
+    path = workdir / "metrics.jsonl"
+    steps = re.findall(r'^\{"step": (\d+),.*\}$', path.read_text(), re.M) if path.is_file() else []
+    return any(int(found) >= step for found in steps)
+
+
+@pytest.fixture(scope="module")
+def one_process(sample, tmp_path_factory):
+    """The reference: one process with the test's eight devices."""
+    workdir = tmp_path_factory.mktemp("one_process")
+    train.train_and_evaluate(runs.config(sample, **layouts.SGD, **RHYTHM), workdir)
+    return workdir
+
+
+def test_two_processes_stopped_and_resumed_equal_one(one_process, sample, tmp_path):
+    """SIGTERM to one of the two stops both after the same step; the command goes on; every number is the same."""
+    workdir = tmp_path / "two"
+    with layouts.running(TWO, sample, workdir, **layouts.SGD, **RHYTHM) as process:
+        wait_for(lambda: logged(workdir, 9), process)
+        process.send_signal(signal.SIGTERM)
+        code, errors = layouts.finish(process)
+    assert code == preemption.EXIT_CODE, errors
+    stopped = int(errors.split("stopped by SIGTERM after step ")[1].split()[0])
+    assert 9 <= stopped < 16
+    assert (workdir / "checkpoints" / f"step_{stopped}").is_dir()
+    assert not (workdir / "summary.json").exists()
+
+    errors = layouts.run(TWO, sample, workdir, **layouts.SGD, **RHYTHM)
+    assert f"resuming after step {stopped}" in errors
+    assert errors.count("the result:") == 1  # of process 0 alone
+    assert "[1] I" not in errors  # and so are all routine lines
+    assert [line["step"] for line in runs.metrics(workdir)] == [line["step"] for line in runs.metrics(one_process)]
+    found = layouts.difference(one_process, workdir)
+    assert found.pop("images evaluated") == found.pop("confusion") == 0
+    assert max(found.values()) < 1e-4, found
+    predict_with_two_processes_what_one_predicts(sample, workdir)
+
+
+def predict_with_two_processes_what_one_predicts(sample, workdir):
+    """25 test images in parts of 7; one part is there already, and one process has to be enough for the rest too."""
+    parts = {"predict.images_per_part": 7}
+    config = runs.config(sample, **parts)
+    bulk.predict_dataset(config, workdir)
+    folder = workdir / "predictions"
+    paths = sorted(folder.glob("test-*.parquet"))
+    assert [path.name for path in paths] == [f"test-0000{part}-of-00004.parquet" for part in range(4)]
+    alone = [pq.read_table(path) for path in paths]
+    for path in paths[1:]:
+        path.unlink()
+    written = paths[0].stat().st_mtime_ns
+    layouts.run(TWO, sample, workdir, mode="predict", **parts)
+    assert sorted(folder.glob("test-*")) == paths
+    assert paths[0].stat().st_mtime_ns == written
+    for before, path in zip(alone, paths, strict=True):
+        after = pq.read_table(path)
+        assert before.select(["index", "file", "label"]) == after.select(["index", "file", "label"])
+        for name in before.column_names[4:]:
+            np.testing.assert_allclose(before[name].to_numpy(), after[name].to_numpy(), atol=1e-5)
+
+
+@pytest.mark.slow
+def test_all_layouts_give_the_same_numbers(sample, tmp_path):
+    changes = {**layouts.SGD, **layouts.EVERY_STEP, "train.num_steps": 20}
+    for layout in (Layout(1, 1), Layout(1, 8), Layout(2, 4), Layout(4, 2)):
+        layouts.run(layout, sample, tmp_path / str(layout), **changes)
+        found = layouts.difference(tmp_path / "1 device", tmp_path / str(layout))
+        assert found.pop("images evaluated") == found.pop("confusion") == 0
+        assert max(found.values()) < 1e-4, (str(layout), found)
+
+
+@pytest.mark.slow
+def test_two_processes_resume_to_the_bit_and_go_on_as_one(sample, tmp_path):
+    """Undisturbed; stopped in the middle; and begun by two processes, ended by one of another number of devices."""
+    undisturbed = tmp_path / "undisturbed"
+    layouts.run(TWO, sample, undisturbed, **RHYTHM)
+    half = tmp_path / "half"
+    with layouts.running(TWO, sample, half, **RHYTHM) as process:
+        wait_for(lambda: logged(half, 9), process)
+        process.send_signal(signal.SIGTERM)
+        assert layouts.finish(process)[0] == preemption.EXIT_CODE
+    shutil.copytree(half, tmp_path / "other")
+    layouts.run(TWO, sample, half, **RHYTHM)
+    for name, value in checkpoint.load(undisturbed, "last")[0].items():
+        np.testing.assert_array_equal(value, checkpoint.load(half, "last")[0][name])
+    assert runs.metrics(undisturbed) == runs.metrics(half)
+    layouts.run(Layout(1, 2), sample, tmp_path / "other", **RHYTHM)
+    for a, b in zip(runs.metrics(undisturbed), runs.metrics(tmp_path / "other"), strict=True):
+        assert a["kind"] != "train" or a["loss"] == pytest.approx(b["loss"], rel=1e-3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("victim", [0, 1])
+def test_when_one_process_dies_the_other_ends_within_a_minute(sample, tmp_path, victim):
+    endless = {"train.num_steps": 100_000, "train.eval_every": 100_000, "train.checkpoint_every": 1000}
+    with layouts.running(Layout(2, 1), sample, tmp_path / "run", **endless) as process:
+        wait_for(lambda: logged(tmp_path / "run", 3), process)
+        pids = layouts.processes_of(process.pid)
+        assert len(pids) == 2
+        os.kill(pids[victim], signal.SIGKILL)
+        killed = time.monotonic()
+        code, errors = layouts.finish(process, timeout=90)
+    assert time.monotonic() - killed < 60
+    assert code not in (0, preemption.EXIT_CODE), errors

@@ -1,0 +1,141 @@
+"""Checkpoints that are damaged, that find no room, and that carry metrics which wait for their line."""
+
+import logging
+import subprocess
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mpafer_jax import checkpoint
+from mpafer_jax.state import TrainState
+
+DESCRIPTION = checkpoint.Description(
+    config={}, class_names=("a", "b"), clip_name="c", clip_hash="h", hard_prompts=("t", "u"), data={}, versions={}
+)
+
+
+def state(step, size=100):
+    noise = np.random.default_rng(step).normal(size=size).astype(np.float32)
+    return TrainState(jnp.asarray(step, jnp.int32), {"ctx": jnp.asarray(noise)}, {"trace": jnp.asarray(-noise)})
+
+
+@pytest.fixture
+def opened(tmp_path):
+    """Opens checkpoints, any number of times, and closes them."""
+    all_opened = []
+
+    def open_(workdir=tmp_path, keep=20):
+        all_opened.append(checkpoint.Checkpoints(workdir, keep=keep, select_by="war"))
+        return all_opened[-1]
+
+    yield open_
+    for checkpoints in all_opened:
+        checkpoints.close()
+
+
+def save(checkpoints, steps, **options):
+    for step in steps:
+        checkpoints.save(state(step, **options), DESCRIPTION, None)
+    checkpoints.wait()
+
+
+def truncate(folder):
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    assert files
+    for file in files:
+        file.write_bytes(file.read_bytes()[:10])
+
+
+def test_damaged_checkpoints_are_passed_over_and_put_aside(opened, tmp_path, caplog):
+    save(opened(), [2, 4, 6, 8])
+    folder = tmp_path / "checkpoints"
+    for step, part in ((8, "params"), (6, "opt_state"), (4, "description")):
+        truncate(folder / f"step_{step}" / part)
+    checkpoints = opened()
+    with caplog.at_level(logging.WARNING):
+        restored = checkpoints.restore_latest(state(0), DESCRIPTION)
+    assert int(restored.step) == 2
+    np.testing.assert_array_equal(restored.params["ctx"], state(2).params["ctx"])
+    for step in (8, 6, 4):
+        assert f"falling back from step {step}: {folder}/step_{step} cannot be read" in caplog.text
+    save(checkpoints, [4, 6])  # the run goes on over the same steps
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "step_2",
+        "step_4",
+        "step_6",
+        "unreadable-step_4",
+        "unreadable-step_6",
+        "unreadable-step_8",
+    ]
+    assert int(opened().restore_latest(state(0), DESCRIPTION).step) == 6
+
+
+def test_a_flipped_bit_in_the_numbers_is_noticed(opened, tmp_path):
+    """Not only what a parser stumbles over: TensorStore's own checksums."""
+    save(opened(), [2, 4])
+    data = [path for path in (tmp_path / "checkpoints" / "step_4" / "params").rglob("d/*") if path.stat().st_size > 300]
+    assert data
+    for file in data:
+        content = bytearray(file.read_bytes())
+        content[len(content) // 2] ^= 0x10
+        file.write_bytes(content)
+    assert int(opened().restore_latest(state(0), DESCRIPTION).step) == 2
+
+
+def test_if_none_can_be_read_all_stay_and_the_newest_is_named(opened, tmp_path):
+    save(opened(), [2, 4])
+    folder = tmp_path / "checkpoints"
+    for step in (2, 4):
+        truncate(folder / f"step_{step}" / "params")
+    with pytest.raises(checkpoint.UnreadableError, match=rf"{folder}/step_4 cannot be read .* delete .* 2, 4"):
+        opened().restore_latest(state(0), DESCRIPTION)
+    assert sorted(path.name for path in folder.iterdir()) == ["step_2", "step_4"]
+
+
+def test_metrics_between_two_lines_come_back_exactly(opened):
+    third = float(np.float32(1 / 3))
+    checkpoints = opened()
+    checkpoints.save(state(1), DESCRIPTION, None, [{"loss": (third, 1.0)}, {"loss": (2.5, 16.0)}])
+    checkpoints.wait()
+    (one, two) = opened().latest_interval()
+    assert one["loss"][0] == third
+    assert tuple(two["loss"]) == (2.5, 16.0)
+    save(checkpoints, [2])
+    assert opened().latest_interval() == []
+
+
+def test_a_step_that_would_not_be_saved_is_an_error(opened):
+    checkpoints = opened()
+    save(checkpoints, [4])
+    with pytest.raises(checkpoint.CheckpointError, match="step 3 was to be saved, but step 4 is there"):
+        checkpoints.save(state(3), DESCRIPTION, None)
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A disk of 2 MB."""
+    path = tmp_path / "disk"
+    path.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(path)], capture_output=True, check=False
+    )
+    if mounted.returncode:
+        pytest.skip(f"a small disk cannot be mounted here: {mounted.stderr.decode().strip()}")
+    yield path
+    subprocess.run(["umount", str(path)], check=True)
+
+
+def test_a_full_disk_stops_with_an_error_and_the_older_checkpoints_intact(small_disk, opened):
+    checkpoints = opened(small_disk)
+    with pytest.raises(
+        checkpoint.CheckpointError, match=r"cannot be written in .*before are intact: step_2.*make room"
+    ):
+        save(checkpoints, range(2, 40, 2), size=50_000)
+    finished = sorted(
+        int(path.name[5:]) for path in (small_disk / "checkpoints").glob("step_*") if path.name[5:].isdigit()
+    )
+    assert finished
+    for step in finished:
+        params, _, _ = checkpoint.load(small_disk / "checkpoints" / f"step_{step}", "last")
+        np.testing.assert_array_equal(params["ctx"], state(step, size=50_000).params["ctx"])

@@ -1,0 +1,240 @@
+"""The launch scripts: what shellcheck and Kubernetes' schema say of them, their dry runs, and what they do when a run
+ends, is preempted or fails, with stand-ins for the clouds' own commands."""
+
+import os
+import pathlib
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import yaml
+
+from mpafer_jax import preemption
+
+LAUNCH = pathlib.Path(__file__).parents[1] / "launch"
+SCRIPTS = ["local_multihost.sh", "slurm.sbatch", "tpu_vm.sh"]
+
+
+def run(*command, path=None, **variables):
+    """The finished process; commands in the folder `path` come before all others."""
+    search = f"{path}:{os.environ['PATH']}" if path else os.environ["PATH"]
+    environment = {**os.environ, "PATH": search, **{name: str(value) for name, value in variables.items()}}
+    return subprocess.run(
+        [str(part) for part in command], env=environment, capture_output=True, text=True, timeout=60, check=False
+    )
+
+
+def script(path, text):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(f"#!/usr/bin/env bash\n{text}")
+    path.chmod(0o755)
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_shellcheck_finds_nothing(name):
+    # Beside this Python, where pip put it; it need not be on the path.
+    found = run(pathlib.Path(sys.executable).parent / "shellcheck", LAUNCH / name)
+    assert found.returncode == 0, found.stdout
+
+
+def test_local_dry_run_names_every_process():
+    done = run(LAUNCH / "local_multihost.sh", "--dry-run", 3, "echo", "a b", JAX_COORDINATOR_ADDRESS="127.0.0.1:7")
+    lines = done.stdout.splitlines()
+    assert len(lines) == 3
+    for index, line in enumerate(lines):
+        assert f"JAX_COORDINATOR_ADDRESS=127.0.0.1:7 JAX_NUM_PROCESSES=3 JAX_PROCESS_ID={index} 'echo' 'a b'" in line
+    assert run(LAUNCH / "local_multihost.sh", "many", "echo").returncode == 2
+
+
+def test_local_run_marks_lines_and_ends_with_the_first_failure(tmp_path):
+    script(tmp_path / "job", 'echo "I am $JAX_PROCESS_ID"; sleep 0.$JAX_PROCESS_ID; exit $((JAX_PROCESS_ID * 10))')
+    done = run(LAUNCH / "local_multihost.sh", 3, tmp_path / "job")
+    assert sorted(done.stdout.splitlines()) == ["I am 0", "[1] I am 1", "[2] I am 2"]
+    assert done.returncode == 10
+    assert run(LAUNCH / "local_multihost.sh", 2, "true").returncode == 0
+
+
+def test_local_run_passes_signals_on(tmp_path):
+    script(
+        tmp_path / "job", f'trap "exit {preemption.EXIT_CODE}" TERM; touch {tmp_path}/$JAX_PROCESS_ID; sleep 30 & wait'
+    )
+    with subprocess.Popen([LAUNCH / "local_multihost.sh", "2", tmp_path / "job"]) as process:
+        deadline = time.monotonic() + 30
+        while not all((tmp_path / name).exists() for name in "01"):
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == preemption.EXIT_CODE
+
+
+def test_slurm_dry_run():
+    done = run("bash", LAUNCH / "slurm.sbatch", "--dry-run", "--config=a b")
+    assert done.stdout.splitlines()[0] == "srun --kill-on-bad-exit=0 python -m mpafer_jax.main '--config=a b'"
+
+
+@pytest.mark.parametrize(("code", "requeued"), [(0, False), (2, False), (preemption.EXIT_CODE, True)])
+def test_slurm_queues_again_what_was_asked_to_stop(tmp_path, code, requeued):
+    script(tmp_path / "bin" / "srun", f'echo "srun $*"; exit {code}')
+    script(tmp_path / "bin" / "scontrol", 'echo "scontrol $*"')
+    done = run("bash", LAUNCH / "slurm.sbatch", "--config=x", path=tmp_path / "bin", SLURM_JOB_ID=42)
+    assert done.returncode == code
+    assert "srun --kill-on-bad-exit=0 python -m mpafer_jax.main --config=x" in done.stdout
+    assert ("scontrol requeue 42" in done.stdout) == requeued
+
+
+# Two workers, folders here: `create` makes them, `ssh` runs a command in each, `describe` tells their state.
+GCLOUD = r"""
+set -eu
+cloud=$CLOUD
+echo "$*" >> "$cloud/calls"
+verb=$4
+worker=all command= format=
+for word in "$@"; do
+  case $word in
+    --worker=*) worker=${word#*=} ;;
+    --command=*) command=${word#*=} ;;
+    --format=*) format=${word#*=} ;;
+  esac
+done
+case $verb in
+  describe)
+    [[ -d $cloud/0 ]] || exit 1
+    if [[ $format == *networkEndpoints* ]]; then echo "10.0.0.1;10.0.0.2"; else cat "$cloud/state"; fi
+    ;;
+  create) mkdir -p "$cloud/0" "$cloud/1" && echo READY > "$cloud/state" ;;
+  delete) rm -rf "$cloud/0" "$cloud/1" "$cloud/state" ;;
+  scp) for w in 0 1; do cp "$5" "$cloud/$w/${6#*:}"; done ;;
+  ssh)
+    [[ $worker == all ]] && worker='0 1'
+    for w in $worker; do (cd "$cloud/$w" && HOME=$PWD WORKER=$w bash -c "$command"); done
+    ;;
+esac
+"""
+
+
+@pytest.fixture
+def cloud(tmp_path):
+    """Runs tpu_vm.sh against a stand-in for gcloud; a worker's Python makes no environment."""
+    script(tmp_path / "bin" / "gcloud", GCLOUD)
+    script(
+        tmp_path / "bin" / "python3",
+        'mkdir -p .venv/bin; printf "#!/bin/sh\\n" > .venv/bin/pip; chmod +x .venv/bin/pip',
+    )
+
+    def start(action, job, *arguments, options=()):
+        script(tmp_path / "job", job)
+        fixed = ["--name=fer", "--zone=z", "--type=v5litepod-8", "--version=v2", "--poll=0.2"]
+        own = [f"--workdir={tmp_path / 'shared'}", f"--out={tmp_path / 'out'}", f"--command={tmp_path / 'job'}"]
+        return run(
+            LAUNCH / "tpu_vm.sh",
+            *fixed,
+            *own,
+            *options,
+            action,
+            "--",
+            *arguments,
+            path=tmp_path / "bin",
+            CLOUD=tmp_path,
+        )
+
+    return start
+
+
+WRITE = 'mkdir -p "$w"/checkpoints; echo "$WORKER" > "$w/of-$WORKER"; echo x > "$w/checkpoints/x"; '
+
+
+def test_tpu_run_copies_installs_runs_on_all_workers_and_collects(cloud, tmp_path):
+    job = f'w=${{1#--workdir=}}; {WRITE} ls > "$w/files-$WORKER"; printf "%s|" "$@" > "$w/arguments"'
+    done = cloud("run", job, "--config=a b", "--config.x=('y','z')", options=["--setup=touch mounted"])
+    assert done.returncode == 0, done.stderr
+    files = {path.name for path in (tmp_path / "out" / "fer").iterdir()}
+    assert files == {"of-0", "of-1", "files-0", "files-1", "arguments"}  # no checkpoints
+    copied = (tmp_path / "out" / "fer" / "files-1").read_text().split()
+    assert {"mpafer_jax", "setup.py", "mounted", ".venv"} - {".venv"} <= set(copied)
+    arguments = (tmp_path / "out" / "fer" / "arguments").read_text()
+    assert arguments == f"--workdir={tmp_path / 'shared'}|--config=a b|--config.x=('y','z')|"
+
+
+def test_tpu_run_goes_on_after_a_preemption_and_after_exit_code_75(cloud, tmp_path):
+    # First the slice is taken away, which leaves no exit code; then one worker stops in good order; then all is well.
+    job = (
+        f'w=${{1#--workdir=}}; {WRITE} echo . >> "$w/starts-$WORKER"; n=$(wc -l < "$w/starts-$WORKER")\n'
+        f"if ((n == 1)); then echo PREEMPTED > {tmp_path}/state; sleep 60; fi\n"
+        f"if ((n == 2 && WORKER == 1)); then exit {preemption.EXIT_CODE}; fi\n"
+    )
+    done = cloud("run", job)
+    assert done.returncode == 0, done.stderr
+    assert "was preempted; creating it again" in done.stderr
+    assert "asked to stop and saved; going on" in done.stderr
+    assert len((tmp_path / "shared" / "starts-0").read_text().splitlines()) == 3
+    verbs = [line.split()[3] for line in (tmp_path / "calls").read_text().splitlines()]
+    assert [verb for verb in verbs if verb in ("create", "delete")] == ["create", "delete", "create"]
+
+
+def test_tpu_run_ends_with_a_failures_code_and_shows_the_logs(cloud, tmp_path):
+    done = cloud("run", "echo out of luck; exit $((WORKER * 2))")
+    assert done.returncode == 2
+    assert "out of luck" in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_tpu_dry_run_runs_nothing(cloud, tmp_path):
+    done = cloud("run", "exit 1", "--config=x", options=["--dry-run", "--spot"])
+    assert done.returncode == 0, done.stderr
+    assert not (tmp_path / "calls").exists()
+    commands = [shlex.split(line) for line in done.stdout.splitlines() if line.startswith(("'gcloud'", "gcloud"))]
+    assert [words[4] for words in commands] == ["create", "ssh", "scp", "ssh", "ssh", "ssh", "ssh"]
+    assert "--spot" in commands[0]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["run"], "--name and --zone are needed"),
+        (["--name=a", "--zone=b", "run"], "--workdir is needed"),
+        (["--name=a", "--zone=b", "--tpu=x", "up"], "unknown option --tpu=x"),
+        (["--name=a", "--zone=b", "up", "--config=x"], "arguments of the run stand behind --"),
+        (["--name=a", "--zone=b", "fly"], "--workdir is needed"),
+    ],
+)
+def test_tpu_mistakes_are_named(arguments, message):
+    done = run(LAUNCH / "tpu_vm.sh", *arguments)
+    assert done.returncode == 2
+    assert message in done.stderr
+
+
+def test_jobset_is_a_valid_job_of_as_many_pods_as_hosts():
+    """Kubernetes' schema has no JobSet, which is an extension; the Job inside it is checked as such."""
+    import kubernetes_validate
+
+    jobset = yaml.safe_load((LAUNCH / "gke_jobset.yaml").read_text())
+    assert (jobset["apiVersion"], jobset["kind"]) == ("jobset.x-k8s.io/v1alpha2", "JobSet")
+    assert jobset["spec"].keys() == {"failurePolicy", "replicatedJobs"}
+    (replicated,) = jobset["spec"]["replicatedJobs"]
+    assert replicated.keys() == {"name", "replicas", "template"}
+    job = {"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "slice"}, **replicated["template"]}
+    kubernetes_validate.validate(job, kubernetes_validate.latest_version(), strict=True)
+
+    spec = job["spec"]
+    pod = spec["template"]["spec"]
+    chips = [int(size) for size in pod["nodeSelector"]["cloud.google.com/gke-tpu-topology"].split("x")]
+    (container,) = pod["containers"]
+    of_a_host = int(container["resources"]["limits"]["google.com/tpu"])
+    hosts = chips[0] * chips[1] // of_a_host
+    assert spec["parallelism"] == spec["completions"] == hosts
+    assert spec["completionMode"] == "Indexed"
+    assert spec["backoffLimit"] == 0  # JobSet restarts all pods together
+    assert container["command"] == ["python", "-m", "mpafer_jax.main"]
+    mounted = {mount["name"] for mount in container["volumeMounts"]}
+    assert mounted == {volume["name"] for volume in pod["volumes"]}
+
+
+def test_the_documentation_names_scripts_and_flags_that_exist():
+    text = (LAUNCH / "README.md").read_text()
+    for name in re.findall(r"launch/([\w.]+\.(?:sh|sbatch|yaml))", text):
+        assert (LAUNCH / name).is_file(), name
+    assert set(SCRIPTS) | {"gke_jobset.yaml"} <= set(re.findall(r"[\w]+\.(?:sh|sbatch|yaml)", text))
