@@ -19,7 +19,9 @@ setup(
     python_requires=">=3.11",
     packages=find_packages(include=["mpafer_jax", "mpafer_jax.*"]),
     package_data={
+        "mpafer_jax.demo": ["templates/*"],
         "mpafer_jax.hard_prompts": ["*.json"],
+        "mpafer_jax.report": ["templates/*"],
         "mpafer_jax.synthface": ["*.json"],
         "mpafer_jax.weights": ["tiny_face_clip/*"],
     },
@@ -27,10 +29,13 @@ setup(
     install_requires=[
         "absl-py>=2.1,<3",
         "filelock>=3.13,<5",  # one process prepares a dataset, the others wait
+        "flatbuffers>=24,<27",  # jax.export writes with it
         "flax>=0.12,<0.13",
         "grain>=0.2.18,<0.3",
         "huggingface_hub>=1.31,<3",
         "jax>=0.10,<0.11",
+        "jinja2>=3.1.5,<4",  # the report's page
+        "matplotlib>=3.10,<4",
         "ml_collections>=1.1,<2",
         "ml_dtypes>=0.5,<1",
         "numpy>=2,<3",
@@ -40,6 +45,7 @@ setup(
         "pyarrow>=18,<28",  # Parquet; tensorflow-datasets needs it too
         "pydantic>=2.9,<3",  # types and bounds of the configuration
         "safetensors>=0.5,<1",
+        "scikit-learn>=1.6,<2",  # t-SNE
         "tensorboardX>=2.6.2,<3",  # TensorBoard's files without TensorFlow
         "tensorflow-datasets>=4.9.9,<5",
         "tokenizers>=0.22,<0.24",
@@ -50,16 +56,19 @@ setup(
     extras_require={
         # Detection of faces, and videos. Version 5 has no cascades.
         "faces": ["opencv-python-headless>=4.10,<5"],
+        "demo": ["gradio>=6,<7", "opencv-python-headless>=4.10,<5"],
+        # What jax2onnx needs, which itself is installed apart (docs/export.md).
+        "onnx": ["onnx>=1.20,<2", "onnx-ir>=0.2,<2", "onnxruntime>=1.24,<2"],
         "tpu": ["jax[tpu]>=0.10,<0.11"],
         "cuda": ["jax[cuda13]>=0.10,<0.11"],
         "tpu-check": ["jax[tpu]>=0.10,<0.11"],  # the compiler for TPUs, on any Linux machine (tools/compile_check.py)
         "generate": ["openai>=3.54,<4"],  # asks servers for descriptions
-        "report": ["matplotlib>=3.11,<4"],  # pictures
         "test": [
+            "gradio>=6,<7",
             "kubernetes-validate>=1.31,<2",  # schema of launch/gke_jobset.yaml
-            "matplotlib>=3.11,<4",
             "openai>=3.54,<4",
             "opencv-python-headless>=4.10,<5",
+            "playwright>=1.50,<2",  # drives Chromium, which is the system's
             "pyright[nodejs]>=1.1.414,<2",
             "pytest>=9,<10",
             "pyyaml>=6,<7",

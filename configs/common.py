@@ -243,6 +243,9 @@ def get_common() -> ConfigDict:
     #   text_context            CoOp: the context alone, trained with the cross-entropy of the global logits
     # --mode=eval does not compute them. [ours]
     evaluation.baselines = ()
+    # What is left to look at, after training and after --mode=eval: full (predictions.npz and report.html), numbers
+    # (the same without pictures of the dataset), none. [ours]
+    evaluation.report = "full"
 
     # Read by --mode=predict alone, beside data, eval.checkpoint, eval.which and eval.batch_size.
     config.predict = predict = ConfigDict()

@@ -26,6 +26,7 @@ from orbax.checkpoint import checkpoint_managers
 import mpafer_jax
 from mpafer_jax import devices, distributed
 from mpafer_jax.config import Config, ConfigError, ModelSections
+from mpafer_jax.export.prompts import PROMPTS, PromptFileError, load_prompts
 from mpafer_jax.hard_prompts.templates import HardPrompts
 from mpafer_jax.state import TrainState
 
@@ -321,7 +322,7 @@ def load(path: str | pathlib.Path, which: Which) -> tuple[Params, Description, i
     """Reads a checkpoint for prediction or a warm start.
 
     Args:
-      path: a workdir, its `checkpoints` folder, or one `step_N` folder.
+      path: a workdir, its `checkpoints` folder, one `step_N` folder, or a folder of exported prompts.
       which: of several, the best on validation (the last where none was evaluated) or the last.
 
     Returns:
@@ -330,6 +331,8 @@ def load(path: str | pathlib.Path, which: Which) -> tuple[Params, Description, i
     Raises:
       CheckpointError: there is none, or its files cannot be read.
     """
+    if (pathlib.Path(path) / PROMPTS).is_file():
+        return _load_exported(pathlib.Path(path))
     folder, step = _find(pathlib.Path(path))
     manager = _open(folder, keep=1, clean=False)  # its owner may be saving: nothing is deleted here
     try:
@@ -344,6 +347,16 @@ def load(path: str | pathlib.Path, which: Which) -> tuple[Params, Description, i
         manager.close()
 
 
+def _load_exported(folder: pathlib.Path) -> tuple[Params, Description, int]:
+    try:
+        params, header = load_prompts(folder)
+        return params, Description.model_validate(header.description), header.step
+    except pydantic.ValidationError as error:
+        raise CheckpointError(f"{folder / PROMPTS} was written by another version: {error}") from error
+    except PromptFileError as error:
+        raise CheckpointError(str(error)) from error
+
+
 def _find(path: pathlib.Path) -> tuple[pathlib.Path, int | None]:
     if path.name.startswith(f"{_PREFIX}_") and path.name.removeprefix(f"{_PREFIX}_").isdigit() and path.is_dir():
         return path.parent.resolve(), int(path.name.removeprefix(f"{_PREFIX}_"))
@@ -351,8 +364,8 @@ def _find(path: pathlib.Path) -> tuple[pathlib.Path, int | None]:
         if folder.is_dir() and any(folder.glob(f"{_PREFIX}_*")):
             return folder.resolve(), None
     raise CheckpointError(
-        f"no checkpoint at {path}: expected a workdir with {FOLDER}/{_PREFIX}_N, that {FOLDER} folder, or one "
-        f"{_PREFIX}_N folder; train first, or correct the path"
+        f"no checkpoint at {path}: expected a workdir with {FOLDER}/{_PREFIX}_N, that {FOLDER} folder, one "
+        f"{_PREFIX}_N folder, or exported prompts ({PROMPTS}); train first, or correct the path"
     )
 
 

@@ -299,6 +299,7 @@ class EvalSection(_Section):
     checkpoint: str
     which: Literal["best", "last"]
     baselines: tuple[BaselineName, ...]
+    report: Literal["none", "numbers", "full"]
 
     @pydantic.model_validator(mode="after")
     def _baselines_differ(self) -> Self:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
+import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import jax
 import numpy as np
 import numpy.typing as npt
 from absl import logging
 
-from mpafer_jax import checkpoint, devices, experiment, files, steps
+from mpafer_jax import checkpoint, devices, distributed, experiment, files, steps
+from mpafer_jax import workdir as workdir_lib
 from mpafer_jax.config import Config, ConfigError
 from mpafer_jax.data import pipeline
 from mpafer_jax.data.splits import Split, load_dataset
@@ -89,7 +91,7 @@ def evaluate_checkpoint(config: Config, workdir: pathlib.Path) -> dict[str, Any]
     """Evaluates a checkpoint on the configured dataset's validation and test splits (`--mode=eval`).
 
     Prompts, classes, hard prompts and the head come from the checkpoint; data, CLIP's place and the batch size from the
-    configuration. Writes `<workdir>/evaluation.json`.
+    configuration. Writes `<workdir>/evaluation.json`, and what `eval.report` asks for.
 
     Returns:
       What was written.
@@ -97,6 +99,7 @@ def evaluate_checkpoint(config: Config, workdir: pathlib.Path) -> dict[str, Any]
     Raises:
       CheckpointError: no checkpoint, or one that was trained on another CLIP.
       ConfigError: no split to evaluate, or none of its classes is one of the checkpoint's.
+      ReportError: the numbers are written, but their report could not be made.
     """
     params, description, step = checkpoint.load(config.eval.checkpoint or workdir, config.eval.which)
     config = description.applied_to(config)
@@ -118,11 +121,28 @@ def evaluate_checkpoint(config: Config, workdir: pathlib.Path) -> dict[str, Any]
         "step": step,
         "clip": {"name": clip.name, "hash": clip.content_hash},
         "data": dataset.description.splitlines(),
+        "fingerprints": {split.name: split.fingerprint for split in held_out},
     }
     for split in held_out:
         found = evaluator(on_devices, split)
         logging.info("%s: WAR %.2f%% UAR %.2f%%, %d images", split.name, 100 * found.war, 100 * found.uar, found.count)
         result[split.name] = found.to_dict()
-    if jax.process_index() == 0:
+    result |= circumstances()
+    predictions = workdir / workdir_lib.EVALUATION_PREDICTIONS
+    if distributed.is_first():
+        predictions.unlink(missing_ok=True)  # of an earlier evaluation
         files.write_json(workdir / "evaluation.json", result)
+    if config.eval.report != "none":
+        from mpafer_jax.report import after_run  # here: it builds on this module
+
+        after_run.leave_report(evaluator, params, step, held_out, predictions)
     return result
+
+
+def circumstances() -> dict[str, Any]:
+    """With what a result was made, and when: 'versions', 'devices' (kind, number) and 'finished'."""
+    return {
+        "versions": checkpoint.package_versions(),
+        "devices": [str(cast(Any, jax.devices()[0]).device_kind), jax.device_count()],
+        "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    }

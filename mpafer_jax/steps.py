@@ -293,3 +293,33 @@ def make_feature_step(*, model: MPAFER, mean: Rgb, std: Rgb) -> Callable[[dict[s
         return devices.gather_over_devices({"image_features": features, "index": batch["index"], "mask": batch["mask"]})
 
     return devices.data_parallel(step, replicated=1)
+
+
+def make_prediction_step(*, model: MPAFER, mean: Rgb, std: Rgb) -> Callable[[Params, Frozen, jax.Array, Any], Outputs]:
+    """Compiles the prediction of one batch, with what explains it; arguments as for `make_eval_step`.
+
+    Returns:
+      step(params, frozen, text_features [C, D], batch) -> of the whole batch, on every process: 'logits' [B, C],
+      'image_features' and 'frozen_features' [B, D] (z^g with prompts and without, normalised), 'patch_scores' [B, N, C]
+      where the model has a local score, and the batch's own 'index' and 'mask' [B] in the same order, which need not
+      be the batch's.
+    """
+
+    def step(params: Params, frozen: Frozen, text_features: jax.Array, batch: Batch) -> Outputs:
+        images = normalize_images(batch["image"], mean, std)
+        prompted = model.apply(variables(frozen.clip, params), images, text_features, method="classify")
+        logits, out = cast(tuple[jax.Array, Outputs], prompted)
+        bare = cast(jax.Array, model.apply(variables(frozen.clip, {}), images, method="encode_image_frozen"))
+        local = {"patch_scores": out["patch_scores"]} if "patch_scores" in out else {}
+        return devices.gather_over_devices(
+            {
+                "logits": logits,
+                "image_features": normalize_features(out["image_features"]),
+                "frozen_features": normalize_features(bare),
+                "index": batch["index"],
+                "mask": batch["mask"],
+                **local,
+            }
+        )
+
+    return devices.data_parallel(step, replicated=3)

@@ -7,7 +7,7 @@ import dataclasses
 import pathlib
 import time
 from collections.abc import Generator, Mapping, Sequence
-from typing import Any, cast
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -34,6 +34,7 @@ from mpafer_jax.data.splits import Dataset, Split, load_dataset
 from mpafer_jax.evaluation import table as table_lib
 from mpafer_jax.metric_writer import MetricWriter, Progress
 from mpafer_jax.models.prompts import init_prompts
+from mpafer_jax.report import after_run
 from mpafer_jax.state import TrainState
 
 
@@ -86,6 +87,7 @@ def train_and_evaluate(config: Config, workdir: pathlib.Path) -> dict[str, Any]:
       ConfigError: the configuration does not fit the workdir, the CLIP or the devices.
       preemption.Preempted: SIGTERM came; the state is saved.
       steps.NonFiniteError: a loss term became NaN or infinite.
+      ReportError: the run has ended and its numbers are written, but its report could not be made.
     """
     with preemption.Notice() as notice:
         return _train_and_evaluate(config, workdir, notice)
@@ -114,6 +116,10 @@ def _train_and_evaluate(config: Config, workdir: pathlib.Path, notice: preemptio
     if distributed.is_first():
         files.write_text(workdir / "results.md", table)
         files.write_json(workdir / "summary.json", summary)
+    if config.eval.report != "none":
+        params, _, step = checkpoint.load(workdir, "best")
+        path = workdir / workdir_lib.TRAINING_PREDICTIONS
+        after_run.leave_report(run.evaluator, params, step, _held_out(run.dataset), path)
     return summary
 
 
@@ -212,7 +218,11 @@ def describe(config: Config, dataset: Dataset, built: experiment.Experiment) -> 
 
 
 def _splits(dataset: Dataset) -> list[Split]:
-    return [split for split in (dataset.train, dataset.validation, dataset.test) if split is not None]
+    return [dataset.train, *_held_out(dataset)]
+
+
+def _held_out(dataset: Dataset) -> list[Split]:
+    return [split for split in (dataset.validation, dataset.test) if split is not None]
 
 
 def start(run: Run, checkpoints: checkpoint.Checkpoints) -> TrainState:
@@ -336,7 +346,7 @@ def _percentages(metrics: Mapping[str, float]) -> str:
 def summarize(run: Run, state: TrainState, checkpoints: checkpoint.Checkpoints) -> dict[str, Any]:
     """Evaluates the last and the best-on-validation prompts on every held-out split."""
     best_step = checkpoints.best_step()
-    held_out = [split for split in (run.dataset.validation, run.dataset.test) if split is not None]
+    held_out = _held_out(run.dataset)
     results: dict[str, Any] = {}
     evaluated: dict[int, dict[str, Any]] = {}
     for name, step in (("last", run.num_steps), ("best", best_step)):
@@ -362,7 +372,5 @@ def summarize(run: Run, state: TrainState, checkpoints: checkpoint.Checkpoints) 
         "clip": {"name": run.experiment.clip_name, "hash": run.experiment.clip_hash},
         "data": run.dataset.description.splitlines(),
         "fingerprints": {split.name: split.fingerprint for split in _splits(run.dataset)},
-        "versions": checkpoint.package_versions(),
-        "devices": [str(cast(Any, jax.devices()[0]).device_kind), jax.device_count()],
-        "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        **evaluate.circumstances(),
     }

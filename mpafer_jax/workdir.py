@@ -7,6 +7,9 @@ checkpoints/     see `checkpoint`
 prototypes-*.npy class prototypes, named by what they depend on
 results.md       a table of the baselines and this run
 summary.json     the result; it is there if, and only if, the run has ended
+predictions.npz  what the reported checkpoint said of every held-out image (`evaluation.predictions`)
+evaluation.json, evaluation_predictions.npz   the same of --mode=eval
+report.html      all of it to look at
 """
 
 from __future__ import annotations
@@ -24,6 +27,8 @@ from mpafer_jax import distributed, files
 from mpafer_jax.config import ConfigError, Record
 
 _CONFIG = "config.json"
+TRAINING_PREDICTIONS = "predictions.npz"
+EVALUATION_PREDICTIONS = "evaluation_predictions.npz"
 _VISIBLE_SECONDS = 15  # after which a file that one host wrote shows on another; network file systems cache
 
 # Fields that change how a run is carried out, or what is measured beside it, and not what it trains. A moved dataset or
@@ -38,6 +43,7 @@ FREE_FIELDS = frozenset(
         "data.num_workers",
         "train.keep",
         "eval.baselines",
+        "eval.report",
         "predict.split",
         "predict.images_per_part",
         "predict.format",

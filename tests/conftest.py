@@ -26,3 +26,13 @@ def sample(tmp_path_factory):
     out = tmp_path_factory.mktemp("sample") / "sample"
     write_sample(out, train_per_class=14, test_per_class=5, seed=0)
     return out
+
+
+@pytest.fixture(scope="session")
+def finished(sample, tmp_path_factory):
+    """An undisturbed run on the sample, with its report: (workdir, summary). Not to be changed by a test."""
+    from mpafer_jax import train
+    from tests.end_to_end import runs
+
+    workdir = tmp_path_factory.mktemp("finished")
+    return workdir, train.train_and_evaluate(runs.config(sample, **{"eval.report": "full"}), workdir)

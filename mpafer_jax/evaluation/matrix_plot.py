@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,12 +11,6 @@ import numpy as np
 import numpy.typing as npt
 
 from mpafer_jax import files
-
-
-def check_installed() -> None:
-    """Fails before hours of computing instead of after. Raises ModuleNotFoundError where matplotlib is missing."""
-    if importlib.util.find_spec("matplotlib") is None:
-        raise ModuleNotFoundError("pictures need matplotlib: pip install 'mpafer-jax[report]'")
 
 
 def save_matrices(
@@ -30,11 +23,8 @@ def save_matrices(
       matrices: [C, C] each, by title.
       class_names: C names of rows and columns.
       label: what the colours mean.
-
-    Raises:
-      ModuleNotFoundError: matplotlib is not installed.
     """
-    check_installed()
+    # Here: it takes a second to import.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

@@ -114,6 +114,7 @@ def _config(base: Config, variant: str, seed: int, shots: int) -> Config:
             "data.few_shot_seed": seed,
             "data.train_per_class": shots,
             "eval.baselines": baselines,
+            "eval.report": "none",  # nobody reads a page for each of dozens of runs; tools.report compares some
         }
     )
     return Config.from_config_dict(values)

@@ -26,7 +26,7 @@ from mpafer_jax import command, files
 from mpafer_jax.config import Config, ConfigError
 from mpafer_jax.data.records import DataError
 from mpafer_jax.evaluation import prompt_report_text as text
-from mpafer_jax.evaluation.matrix_plot import check_installed, save_matrices
+from mpafer_jax.evaluation.matrix_plot import save_matrices
 from mpafer_jax.evaluation.prompt_report import CONFIGURED, EVERY, PromptReport, all_texts, make_report
 from mpafer_jax.hard_prompts.bank import GRANULARITIES, BankError
 from mpafer_jax.models.prompts import PromptError
@@ -61,12 +61,10 @@ def main(argv: Sequence[str]) -> None:
     try:
         config = Config.from_config_dict(_CONFIG.value)
         command.import_libraries_without_torch()
-        if _OUT.value:
-            check_installed()
         report = make_report(config, str(_SPLIT.value))
         if _OUT.value and jax.process_index() == 0:
             write(report, pathlib.Path(_OUT.value))
-    except (BankError, ConfigError, DataError, ModuleNotFoundError, PromptError) as error:
+    except (BankError, ConfigError, DataError, PromptError) as error:
         logging.error("%s: %s", type(error).__name__, error)
         sys.exit(2)
     print(text.accuracy_table(report), end="")

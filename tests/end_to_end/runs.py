@@ -20,6 +20,7 @@ CHANGES = {
     "eval.batch_size": 16,
     "optimizer.warmup_steps": 2,
     "data.validation_fraction": 0.2,
+    "eval.report": "none",
 }
 
 

@@ -88,8 +88,11 @@ def evaluate_elsewhere(sample, tmp_path):
         "data.validation_fraction": 0.0,
         "eval.checkpoint": str(tmp_path / "undisturbed"),
     }
-    done = runs.run(runs.command(sample, tmp_path / "elsewhere", mode="eval", **changes))
-    assert done.returncode == 0, done.stderr
+    (tmp_path / "elsewhere" / "report.html").mkdir(parents=True)  # so that the report alone fails
+    report = {"eval.report": "numbers"}
+    done = runs.run(runs.command(sample, tmp_path / "elsewhere", mode="eval", **changes, **report))
+    assert done.returncode == 1, done.stderr
+    assert "the numbers are written, but not the report: IsADirectoryError" in done.stderr
     assert "2 images of 'confusion' are left out" in done.stderr
     result = json.loads((tmp_path / "elsewhere" / "evaluation.json").read_text())
     assert result["test"]["class_names"] == ["anger", "happiness", "neutral", "sadness", "surprise"]

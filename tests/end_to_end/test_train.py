@@ -14,13 +14,6 @@ from mpafer_jax.config import Config, ConfigError
 from tests.end_to_end import runs
 
 
-@pytest.fixture(scope="module")
-def finished(sample, tmp_path_factory):
-    """An undisturbed run: (workdir, summary)."""
-    workdir = tmp_path_factory.mktemp("finished")
-    return workdir, train.train_and_evaluate(runs.config(sample), workdir)
-
-
 def test_what_a_run_leaves(finished):
     workdir, summary = finished
     assert summary == runs.summary(workdir)
@@ -29,7 +22,9 @@ def test_what_a_run_leaves(finished):
         "checkpoints",
         "config.json",
         "metrics.jsonl",
+        "predictions.npz",
         "prototypes",
+        "report.html",
         "results.md",
         "summary.json",
         "tensorboard",
@@ -95,7 +90,7 @@ def test_checkpoint_describes_itself(finished, sample):
     params, description, step = checkpoint.load(workdir, "last")
     assert step == 12
     assert {name: value.shape for name, value in params.items()} == {"ctx": (10, 64), "visual_prompts": (3, 8, 64)}
-    assert Config.from_json(json.dumps(description.config)) == runs.config(sample)
+    assert Config.from_json(json.dumps(description.config)) == runs.config(sample, **{"eval.report": "full"})
     assert description.class_names == ("anger", "happiness", "neutral", "sadness", "surprise")
     assert description.clip_hash == summary["clip"]["hash"]
     (text,) = description.hard_prompts.of_class(1)
@@ -138,12 +133,13 @@ def test_a_finished_run_is_not_trained_again(finished, sample, tmp_path):
     assert runs.metrics(tmp_path / "run") == runs.metrics(workdir)
 
 
-def test_a_workdir_of_another_configuration_is_refused(finished, sample):
+def test_a_workdir_of_another_configuration_is_refused(finished, sample, tmp_path):
     workdir, _ = finished
     with pytest.raises(ConfigError, match=r"config\.head\.top_k: there 16, here 4\n.*give another --workdir"):
         train.train_and_evaluate(runs.config(sample, **{"head.top_k": 4}), workdir)
     # How a run is carried out may change: this one has ended, so it only evaluates.
-    train.train_and_evaluate(runs.config(sample, **{"data.num_workers": 0, "train.keep": 19}), workdir)
+    shutil.copytree(workdir, tmp_path / "run")
+    train.train_and_evaluate(runs.config(sample, **{"data.num_workers": 0, "train.keep": 19}), tmp_path / "run")
 
 
 def test_a_file_is_no_workdir(sample, tmp_path):

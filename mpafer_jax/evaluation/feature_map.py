@@ -1,0 +1,87 @@
+"""Image features as a picture in two dimensions, and a number for what the picture seems to show."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Features = npt.NDArray[np.floating]
+Points = npt.NDArray[np.float32]
+
+MIN_IMAGES = 12  # fewer have no neighbourhoods worth a picture
+_PERPLEXITY = 30.0  # scikit-learn's default
+_ITERATIONS = 500  # half of its default: on a thousand points the second half moves nothing that is seen
+
+
+def embed_pair(before: Features, after: Features, seed: int = 0) -> tuple[Points, Points]:
+    """t-SNE of the same images' features before and after training, by cosine distance.
+
+    The second map starts from the first, so that what stays where it was has not changed much.
+
+    Args:
+      before: [n, D].
+      after: [n, D'], the same images in the same order.
+      seed: of the parts that are random.
+
+    Returns:
+      Points [n, 2] of either.
+
+    Raises:
+      ValueError: fewer than `MIN_IMAGES` images.
+    """
+    if len(before) < MIN_IMAGES:
+        raise ValueError(f"a map of features needs {MIN_IMAGES} images, found {len(before)}")
+    # Here: it takes a second to import, which no training should wait for.
+    tsne: Any = importlib.import_module("sklearn.manifold").TSNE
+    perplexity = min(_PERPLEXITY, (len(before) - 1) / 3)
+
+    def embed(features: Features, start: Points) -> Points:
+        fit = tsne(perplexity=perplexity, metric="cosine", init=start, max_iter=_ITERATIONS, random_state=seed)
+        return np.asarray(fit.fit_transform(_normalized(features)), np.float32)
+
+    first = embed(before, _start(_principal_components(_normalized(before))))
+    return first, embed(after, _start(first))
+
+
+def neighbour_agreement(features: Features, labels: npt.NDArray[np.integer], k: int = 10) -> float:
+    """The mean share of an image's k nearest neighbours, by cosine, that are of its class.
+
+    A map in two dimensions shows clusters that are not there and hides some that are; this is measured in all of them.
+
+    Args:
+      features: [n, D].
+      labels: int[n].
+      k: how many neighbours, fewer where there are fewer images.
+
+    Raises:
+      ValueError: fewer than two images.
+    """
+    if len(features) < 2:
+        raise ValueError(f"{len(features)} images have no neighbours")
+    unit = _normalized(features)
+    similarity = unit @ unit.T
+    np.fill_diagonal(similarity, -np.inf)
+    k = min(k, len(features) - 1)
+    nearest = np.argpartition(-similarity, k - 1, axis=1)[:, :k]
+    return float(np.mean(labels[nearest] == labels[:, None]))
+
+
+def _normalized(features: Features) -> npt.NDArray[np.float32]:
+    values = np.asarray(features, np.float32)
+    return values / np.maximum(np.linalg.norm(values, axis=1, keepdims=True), 1e-12)
+
+
+def _principal_components(features: npt.NDArray[np.float32]) -> Points:
+    centered = features - features.mean(axis=0)
+    _, _, directions = np.linalg.svd(centered, full_matrices=False)
+    # The sign of a direction is arbitrary: fixed here, so that two runs draw the same map and not its mirror image.
+    signs = np.where(directions[:2].sum(axis=1, keepdims=True) < 0, -1, 1)
+    return np.asarray(centered @ (signs * directions[:2]).T, np.float32)
+
+
+def _start(points: Points) -> Points:
+    """Small, as t-SNE wants its first positions."""
+    return (points / max(float(points.std()), 1e-12) * 1e-4).astype(np.float32)

@@ -1,0 +1,1 @@
+"""Trained models in forms that outlive their workdir: prompts alone, or the whole predictor as a program."""

@@ -1,0 +1,55 @@
+"""The last part of a training or an evaluation: predictions are kept, and the report is written."""
+
+from __future__ import annotations
+
+import pathlib
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from absl import logging
+
+from mpafer_jax import devices, distributed
+from mpafer_jax.data.splits import Split
+from mpafer_jax.evaluate import Evaluator
+from mpafer_jax.evaluation.predictions import predict
+from mpafer_jax.report.contents import ReportError, reported_split
+
+
+def leave_report(
+    evaluator: Evaluator, params: dict[str, Any], step: int, splits: Sequence[Split], path: pathlib.Path
+) -> None:
+    """Keeps what a checkpoint says of every image of the reported split, and writes `report.html` beside it.
+
+    Every process calls this, after the numbers are written; process 0 writes.
+
+    Args:
+      evaluator: of the model, with the run's configuration.
+      params: the checkpoint's prompts.
+      step: of the checkpoint.
+      splits: what was measured; of test and validation, test is reported.
+      path: of the predictions, in the workdir.
+
+    Raises:
+      ReportError: whatever went wrong, with what to do; the run's numbers are there.
+    """
+    split = {split.name: split for split in splits}
+    name = reported_split(split)
+    started = time.monotonic()
+    try:
+        if name is not None:
+            config, on_devices = evaluator.config, devices.replicate(params)
+            pictures = config.eval.report == "full"
+            found = predict(config, evaluator.run, on_devices, split[name], step=step, pictures=pictures)
+            if distributed.is_first():
+                found.save(path)
+        if distributed.is_first():
+            from mpafer_jax.report import pages  # here: Matplotlib takes a second
+
+            page = pages.write_report(path.parent)
+            logging.info("report: %s, made in %.1f s", page, time.monotonic() - started)
+    except Exception as error:  # a report must not take down what calls it with an error of its own kind
+        raise ReportError(
+            f"the numbers are written, but not the report: {type(error).__name__}: {error}. Put that right and run "
+            f"python -m mpafer_jax.tools.report {path.parent}, or choose eval.report=none"
+        ) from error

@@ -1,0 +1,66 @@
+"""A page for trying a model: drop a photo or use the camera.
+
+    python -m mpafer_jax.tools.demo runs/rafdb
+
+Needs the extras `demo` and, to find faces, `faces`. The page is served to this machine alone (127.0.0.1) unless --host
+says otherwise, loads nothing from anywhere, and reports to nobody. Exit status 2: it was not served, the message says
+why.
+"""
+
+# argparse, as the command for pictures: the checkpoint is an argument here.
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from mpafer_jax import command
+from mpafer_jax.checkpoint import CheckpointError
+from mpafer_jax.demo import page
+from mpafer_jax.demo.answer import Answerer
+from mpafer_jax.faces import FaceFinder
+from mpafer_jax.hard_prompts.bank import BankError
+from mpafer_jax.models.prompts import PromptError
+from mpafer_jax.prediction import Predictor
+
+_USER_ERRORS = (CheckpointError, BankError, PromptError, ModuleNotFoundError, OSError)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Serves the page until it is interrupted; returns the exit status."""
+    arguments = _parser().parse_args(argv)
+    try:
+        page.import_gradio()  # before a model is loaded for nothing
+        faces = FaceFinder() if arguments.faces == "detect" else None
+        predictor = Predictor.from_checkpoint(
+            arguments.checkpoint, which=arguments.which, clip=arguments.clip, batch_sizes=(1,)
+        )
+        answerer = Answerer(predictor, arguments.bank, faces)
+        answerer.warm_up()
+        blocks = page.build(answerer, finds_faces=faces is not None)
+        print(f"{page.serve(blocks, host=arguments.host, port=arguments.port)} (Ctrl-C ends it)", flush=True)
+        blocks.block_thread()
+    # Mistakes of the user's: the message says all there is to say, a traceback would bury it.
+    except _USER_ERRORS as error:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="mpafer_jax.tools.demo", description="A page for trying a model.")
+    add = parser.add_argument
+    add("checkpoint", help="a run's workdir, its checkpoints folder, one step_N folder, or exported prompts")
+    add("--which", choices=("best", "last"), default="best", help="of a run's checkpoints")
+    add("--clip", default="", help="where the checkpoint's CLIP is now, if not where it was")
+    add("--bank", default="expressions", help="descriptions that are ranked (name or path)")
+    add("--faces", choices=("detect", "none"), default="detect", help="none: every picture is a face")
+    add("--host", default="127.0.0.1", help="address to listen on; 0.0.0.0 lets everybody on the network in")
+    add("--port", type=int, default=0, help="of the address; 0: the first free one from 7860 on (default)")
+    return parser
+
+
+if __name__ == "__main__":
+    command.import_libraries_without_torch()
+    sys.exit(main())

@@ -1,0 +1,231 @@
+"""Exports a trained checkpoint: its prompts alone, or the whole predictor as a program.
+
+    python -m mpafer_jax.tools.export runs/rafdb --to=prompts --out=exported
+    python -m mpafer_jax.tools.export runs/rafdb --to=prompts,stablehlo,onnx --batch_size=8 --out=exported
+
+prompts    one safetensors file of some hundred kilobytes, which is read wherever a workdir is
+stablehlo  pictures in, probabilities out, for any program that has JAX: neither Flax nor this package is needed
+onnx       the same for ONNX Runtime, for a fixed number of pictures; needs the package jax2onnx (docs/export.md)
+
+Every form is read back, compared with the checkpoint on drawn faces, and timed; beside them lies a card (README.md)
+that says what they are, with checksums. The checkpoint is a workdir, its `checkpoints` folder, or one `step_N` folder.
+"""
+
+# argparse, and not absl's flags: the checkpoint is an argument here.
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import jax
+import numpy as np
+
+from mpafer_jax import checkpoint, command
+from mpafer_jax.checkpoint import CheckpointError, Description
+from mpafer_jax.export import card, check, onnx, programs
+from mpafer_jax.export.prompts import save_prompts
+from mpafer_jax.prediction import loading
+
+FORMS = ("prompts", "stablehlo", "onnx")
+_PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
+_PRIVATE = (("data", "dir"), ("data", "prepared_dir"), ("clip", "cache_dir"))  # folders of this machine
+_CHECKED = 8  # pictures
+
+
+def export(
+    path: str,
+    forms: Sequence[str],
+    out: Path,
+    *,
+    which: checkpoint.Which = "best",
+    clip: str = "",
+    batch_size: int = 0,
+    platforms: Sequence[str] = ("cpu", "cuda", "tpu"),
+    weights_inside: bool = False,
+) -> dict[str, check.Check]:
+    """Writes the forms and the card.
+
+    Args:
+      path: of the checkpoint, see `checkpoint.load`.
+      forms: of `FORMS`.
+      out: folder for the files, new or empty.
+      which: of several checkpoints.
+      clip: where the CLIP is now; '' for where the checkpoint says.
+      batch_size: pictures of one call of a program; 0 for any number.
+      platforms: on which StableHLO is to run.
+      weights_inside: whether StableHLO holds the weights itself.
+
+    Returns:
+      How each form compared.
+
+    Raises:
+      CheckpointError: no checkpoint, or its CLIP is not there.
+      CheckError: a form does not give the checkpoint's numbers.
+      FileExistsError: the folder holds something.
+      ModuleNotFoundError: the converter to ONNX is not installed.
+      ValueError: ONNX for any number of pictures, which the converter cannot do.
+    """
+    if "onnx" in forms:
+        if not batch_size:
+            raise ValueError("ONNX needs a fixed number of pictures in a call; give one, such as --batch_size=8")
+        onnx.import_packages()  # before anything is written
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise FileExistsError(f"{out} exists already; an export goes into a new or empty folder only")
+    params, description, step = checkpoint.load(path, which)
+    checks: dict[str, check.Check] = {}
+    details: dict[str, Any] = {}
+    if "prompts" in forms:
+        save_prompts(out, params, without_paths(description).model_dump(mode="json"), step)
+        checks["prompts"] = _check_prompts(out, params)
+    if set(forms) - {"prompts"}:
+        found = programs.program(loading.from_checkpoint(path, which, clip))
+        details = {"batch": batch_size or "any number", "size": found.image_size, "beside": not weights_inside}
+        readers: dict[str, Callable[[], check.Run]] = {}
+        if "stablehlo" in forms:
+            programs.save_stablehlo(
+                out, found, batch_size=batch_size, platforms=platforms, weights_inside=weights_inside
+            )
+            readers["stablehlo"] = lambda: programs.load_stablehlo(out)
+        if "onnx" in forms:
+            onnx.save_onnx(out, found, batch_size=batch_size)
+            readers["onnx"] = lambda: onnx.load_onnx(out)
+        pixels = check.drawn_faces(batch_size or _CHECKED, found.image_size)
+        reference, dtype = _compiled(found), description.config["clip"]["dtype"]
+        for form, reader in readers.items():
+            checks[form] = check.compare(reader(), reference, pixels, dtype=dtype, device=_device())
+    card.write_card(
+        out,
+        description=description,
+        step=step,
+        results=_results(Path(path), step),
+        checks=checks,
+        checksums={file.name: _sha256(file) for file in sorted(out.iterdir()) if file.name != card.CARD},
+        program=details,
+    )
+    return checks
+
+
+def without_paths(description: Description) -> Description:
+    """The description without the folders of the machine that trained: they help nobody else, and say too much."""
+    config = json.loads(json.dumps(description.config))
+    for section, field in _PRIVATE:
+        config[section][field] = ""
+    return description.model_copy(update={"config": config})
+
+
+def _check_prompts(out: Path, params: Mapping[str, Any]) -> check.Check:
+    again, _, _ = checkpoint.load(out, "best")
+    if again.keys() != params.keys() or any(not np.array_equal(again[name], params[name]) for name in params):
+        raise check.CheckError(f"the prompts in {out} are not the checkpoint's; the disk may be damaged")
+    return check.Check(pictures=0)
+
+
+def _compiled(found: programs.Program) -> check.Run:
+    """The predictor's own function, with its weights on the device."""
+    call: Any = jax.jit(found.call)
+    weights = jax.device_put(found.weights)
+
+    def run(pixels: check.Pixels) -> dict[str, Any]:
+        return {name: np.asarray(value) for name, value in call(weights, pixels).items()}
+
+    return run
+
+
+def _results(path: Path, step: int) -> dict[str, Any] | None:
+    """Of the workdir's summary, what was measured of this very checkpoint."""
+    summary = path / "summary.json"
+    if not summary.is_file():
+        return None
+    found: dict[str, Any] = json.loads(summary.read_text(encoding="utf-8"))
+    for which in ("best", "last"):
+        if which in found and found[which]["step"] == step:
+            return {split: found[which][split] for split in ("validation", "test") if split in found[which]}
+    return None
+
+
+def _device() -> str:
+    return str(cast(Any, jax.devices()[0]).device_kind)
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Exports, says what was written and how it compared; returns the exit status."""
+    arguments = _parser().parse_args(argv)
+    out: Path = arguments.out
+    try:
+        checks = export(
+            arguments.checkpoint,
+            arguments.to,
+            out,
+            which=arguments.which,
+            clip=arguments.clip,
+            batch_size=arguments.batch_size,
+            platforms=arguments.platforms,
+            weights_inside=arguments.weights == "inside",
+        )
+    except (CheckpointError, ModuleNotFoundError, FileExistsError, ValueError) as error:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        return 2
+    except check.CheckError as error:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        return 1
+    for form, found in checks.items():
+        print(f"{form}: {found.sentence()}")
+    for file in sorted(out.iterdir()):
+        print(f"{file}  {file.stat().st_size:,} bytes")
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="mpafer_jax.tools.export", description="Exports a trained checkpoint.")
+    add = parser.add_argument
+    add("checkpoint", help="a run's workdir, its checkpoints folder, or one step_N folder")
+    add("--to", type=_several(FORMS), default=("prompts",), metavar="FORMS", help=f"of {', '.join(FORMS)}; with commas")
+    add("--out", type=Path, required=True, metavar="DIR", help="folder for the files, new or empty")
+    add("--which", choices=("best", "last"), default="best", help="of a run's checkpoints")
+    add("--clip", default="", help="where the checkpoint's CLIP is now, if not where it was")
+    add("--batch_size", type=_count, default=0, help="pictures of one call of a program; 0: any number (default)")
+    add(
+        "--platforms",
+        type=_several(_PLATFORMS),
+        default=("cpu", "cuda", "tpu"),
+        help="what StableHLO is to run on (default cpu,cuda,tpu)",
+    )
+    add(
+        "--weights",
+        choices=("beside", "inside"),
+        default="beside",
+        help="of StableHLO: in a file of their own (default), or in the program's",
+    )
+    return parser
+
+
+def _several(known: Sequence[str]) -> Callable[[str], tuple[str, ...]]:
+    def parse(text: str) -> tuple[str, ...]:
+        names = tuple(name.strip() for name in text.split(","))
+        if unknown := [name for name in names if name not in known]:
+            raise argparse.ArgumentTypeError(f"{', '.join(unknown)!r} is none of {', '.join(known)}")
+        return names
+
+    return parse
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"expected a number from 0 on, found {text!r}")
+    return int(text)
+
+
+if __name__ == "__main__":
+    command.import_libraries_without_torch()
+    sys.exit(main())

@@ -1,0 +1,52 @@
+"""Makes a run's report anew, or compares several runs, from the files in their workdirs.
+
+    python -m mpafer_jax.tools.report runs/rafdb
+    python -m mpafer_jax.tools.report runs/rafdb runs/rafdb_no_prototypes --out=comparison.html
+
+One workdir: `report.html` in it, as training and evaluation leave it. Several: one page with their results, the fields
+in which their configurations differ, and their curves over each other. Needs neither the data nor the CLIP. Exit status
+2: nothing was written, the message says why.
+"""
+
+# argparse, and not absl's flags: workdirs are arguments here.
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from mpafer_jax.report import pages
+from mpafer_jax.report.contents import ReportError
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Writes the page and prints where it is; returns the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="mpafer_jax.tools.report", description="One run's report, or several compared."
+    )
+    parser.add_argument("workdirs", nargs="+", type=Path, metavar="workdir")
+    parser.add_argument("--out", type=Path, help="file of a comparison (default comparison.html)")
+    parser.add_argument(
+        "--nopictures", action="store_true", help="leave the dataset's pictures out of one run's report, to pass it on"
+    )
+    arguments = parser.parse_args(argv)
+    workdirs: list[Path] = arguments.workdirs
+    if len(workdirs) == 1 and arguments.out:
+        parser.error("--out is a comparison's; one run's report is report.html in its workdir")
+    try:
+        if len(workdirs) == 1:
+            out = pages.write_report(workdirs[0], with_pictures=not arguments.nopictures)
+        else:
+            out = arguments.out or Path("comparison.html")
+            pages.write_comparison(workdirs, out)
+    except ReportError as error:
+        print(f"ReportError: {error}", file=sys.stderr)
+        return 2
+    print(out)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

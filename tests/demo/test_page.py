@@ -1,0 +1,114 @@
+"""The page in a real browser, served by the command: what it shows, and that it asks nobody else.
+
+Chromium: see tests/browser.py.
+"""
+
+import contextlib
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mpafer_jax.faces import FaceFinder
+from mpafer_jax.prediction import Predictor
+from mpafer_jax.synthface.generate import face_of
+from mpafer_jax.synthface.styles import STYLES
+from tests import browser
+from tests.end_to_end import runs
+
+# Writes down every address that the server's process asks for or listens on.
+PROGRAM = """
+import json, runpy, sys
+log = open(sys.argv.pop(1), "a")
+def hook(event, arguments):
+    if event in ("socket.connect", "socket.sendto", "socket.bind", "socket.getaddrinfo"):
+        address = arguments[0] if event == "socket.getaddrinfo" else arguments[1]
+        host = address[0] if isinstance(address, tuple) else address
+        log.write(json.dumps([event, str(host)]) + "\\n")
+        log.flush()
+sys.addaudithook(hook)
+sys.argv = sys.argv[:]
+runpy.run_module("mpafer_jax.tools.demo", run_name="__main__", alter_sys=True)
+"""
+
+
+@pytest.fixture(scope="module")
+def photo(tmp_path_factory):
+    """A face that does not fill its picture, in the middle of nothing."""
+    face = face_of(0, "demo", 10, STYLES["colour"]).job.pixels(224)
+    image = Image.new("RGB", (480, 360), (200, 210, 220))
+    image.paste(Image.fromarray(face), (130, 70))
+    path = tmp_path_factory.mktemp("photo") / "photo.png"
+    image.save(path)
+    return path
+
+
+@contextlib.contextmanager
+def served(checkpoint, log):
+    arguments = [sys.executable, "-c", PROGRAM, str(log), str(checkpoint)]
+    environment = runs.environment(GRADIO_ANALYTICS_ENABLED="True")  # what a user may have set
+    with subprocess.Popen(
+        arguments, env=environment, cwd=runs.ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            line = process.stdout.readline()
+            if not line.startswith("http://127.0.0.1:"):
+                process.kill()
+                pytest.fail(f"the page was not served: {line} {process.stderr.read()}")
+            yield line.split()[0]
+        finally:
+            process.terminate()
+
+
+def test_a_photo_is_explained_and_nothing_leaves_the_machine(finished, photo, tmp_path):
+    predictor = Predictor.from_checkpoint(finished[0], batch_sizes=(1,))
+    (expected,) = predictor.stream([photo], faces=FaceFinder(), batch_size=1)
+    log = tmp_path / "addresses.jsonl"
+    with served(finished[0], log) as url, browser.page(url) as (page, seen):
+        page.set_default_timeout(60_000)
+        upload = page.locator("#photo input[type=file]")
+        upload.set_input_files(photo)
+        page.locator("#explanation img").first.wait_for()
+        shown = page.locator("#probabilities").inner_text()
+        for name, probability in zip(expected.class_names, expected.probabilities, strict=True):
+            assert f"{name} {100 * probability:.0f}%" in " ".join(shown.split())
+        maps = page.locator("#explanation img")
+        order = [expected.class_names[i] for i in np.argsort(-expected.probabilities, kind="stable")]
+        names = [maps.nth(i).get_attribute("alt") for i in range(maps.count())]
+        assert names == [f"Heat map of {name}" for name in order]
+        assert page.locator("#explanation .phrases li").count() == 8
+        assert page.locator("#note").inner_text().strip() == ""
+
+        page.get_by_label("The picture is a face that fills it").check()
+        whole = predictor.predict(photo)
+        top = f"{whole.expression} {100 * whole.confidence:.0f}%"
+        page.wait_for_function(
+            "top => document.querySelector('#probabilities').innerText.replace(/\\s+/g, ' ').includes(top)", arg=top
+        )
+
+        blank = tmp_path / "blank.png"
+        Image.new("RGB", (64, 64), (90, 90, 90)).save(blank)
+        page.get_by_label("The picture is a face that fills it").uncheck()
+        page.get_by_label("Clear").or_(page.get_by_label("Remove Image")).first.click()
+        upload.set_input_files(blank)
+        page.get_by_text("No face was found, so the whole picture was taken for one.").wait_for()
+
+        answer = page.request.get(url)
+        assert "connect-src 'self'" in answer.headers["content-security-policy"]
+        seen.check_only((url, "blob:", "data:"))
+    addresses = [json.loads(line) for line in log.read_text().splitlines()]
+    assert ["socket.bind", "127.0.0.1"] in addresses
+    assert {host for _, host in addresses} <= {"127.0.0.1", "localhost", "::1"}
+
+
+def test_what_is_missing_is_said(capsys, tmp_path, monkeypatch):
+    from mpafer_jax.tools import demo
+
+    assert demo.main([str(tmp_path)]) == 2
+    assert "no checkpoint at" in capsys.readouterr().err
+    monkeypatch.setitem(sys.modules, "gradio", None)
+    assert demo.main([str(tmp_path)]) == 2
+    assert "pip install 'mpafer-jax[demo]'" in capsys.readouterr().err

@@ -1,0 +1,172 @@
+"""Exports: read back to the same numbers, described truly, refused when they are not what they say."""
+
+import contextlib
+import hashlib
+import importlib.util
+import json
+import re
+
+import numpy as np
+import pytest
+
+from mpafer_jax import checkpoint
+from mpafer_jax.checkpoint import CheckpointError
+from mpafer_jax.export import check, prompts
+from mpafer_jax.prediction import Predictor
+from mpafer_jax.tools import export as command
+
+
+@pytest.fixture(scope="module")
+def expected(finished):
+    """Pictures, and what the predictor says of them."""
+    predictor = Predictor.from_checkpoint(finished[0], batch_sizes=(5,))
+    pixels = check.drawn_faces(5, predictor.image_size)
+    return pixels, predictor.logits(pixels)
+
+
+@pytest.fixture(scope="module")
+def exported(finished, tmp_path_factory):
+    """Prompts and a program for any number of pictures, its weights beside it."""
+    out = tmp_path_factory.mktemp("exported") / "model"
+    assert command.main([str(finished[0]), "--to=prompts,stablehlo", f"--out={out}"]) == 0
+    return out
+
+
+def test_what_is_written_and_its_checksums(exported, finished):
+    names = {file.name for file in exported.iterdir()}
+    assert names == {
+        "README.md",
+        "predictor.stablehlo",
+        "prompts.safetensors",
+        "prompts.safetensors.sha256",
+        "weights.safetensors",
+    }
+    text = (exported / "README.md").read_text()
+    for name in names - {"README.md"}:
+        assert f"| {name} | `{hashlib.sha256((exported / name).read_bytes()).hexdigest()}` |" in text
+    best = finished[1]["best"]
+    assert f"step {best['step']}" in text
+    assert re.search(
+        rf"\| test +\| +{100 * best['test']['war']:.2f} \| +{100 * best['test']['uar']:.2f} \| +25 \|", text
+    )
+    assert "bit for bit" in text
+    assert "differed by at most" in text
+
+
+def test_prompts_are_a_checkpoint(exported, finished):
+    params, description, step = checkpoint.load(exported, "last")
+    own, own_description, own_step = checkpoint.load(finished[0], "best")
+    assert step == own_step
+    assert params.keys() == own.keys()
+    for name, value in own.items():
+        np.testing.assert_array_equal(params[name], value)
+    assert description == command.without_paths(own_description)
+    assert own_description.config["data"]["dir"] not in (exported / "prompts.safetensors").read_bytes().decode(
+        "latin-1"
+    )
+    description.model_sections()
+
+
+def test_the_card_tells_how_to_run_the_program(exported, expected, monkeypatch):
+    """Its lines, run as they stand."""
+    snippet = re.search(r"## Program \(StableHLO\)\n\n```python\n(.*?)```", (exported / "README.md").read_text(), re.S)[
+        1
+    ]
+    monkeypatch.chdir(exported)
+    pixels, logits = expected
+    for number in (5, 2):  # any number of pictures
+        names = {"pixels": pixels[:number]}
+        exec(snippet, names)
+        np.testing.assert_allclose(names["outputs"]["logits"], logits[:number], rtol=1e-4, atol=1e-4)
+        np.testing.assert_allclose(np.sum(names["outputs"]["probabilities"], axis=1), 1.0, rtol=1e-5)
+        assert names["outputs"]["patch_scores"].shape == (number, 64, 5)
+
+
+def test_weights_inside_and_a_fixed_number_of_pictures(finished, expected, tmp_path):
+    from mpafer_jax.export import programs
+
+    out = tmp_path / "model"
+    arguments = ["--to=stablehlo", "--weights=inside", "--batch_size=5", "--platforms=cpu", f"--out={out}"]
+    assert command.main([str(finished[0]), *arguments]) == 0
+    assert {file.name for file in out.iterdir()} == {"README.md", "predictor.stablehlo"}
+    run = programs.load_stablehlo(out)
+    np.testing.assert_allclose(run(expected[0])["logits"], expected[1], rtol=1e-4, atol=1e-4)
+    with pytest.raises(ValueError, match=r"uint8\[5"):
+        run(expected[0][:2])
+
+
+@pytest.mark.skipif(importlib.util.find_spec("jax2onnx") is None, reason="jax2onnx is not installed (docs/export.md)")
+def test_onnx(finished, expected, tmp_path):
+    from mpafer_jax.export import onnx
+
+    assert command.main([str(finished[0]), "--to=onnx", "--batch_size=5", f"--out={tmp_path / 'model'}"]) == 0
+    found = onnx.load_onnx(tmp_path / "model")(expected[0])
+    np.testing.assert_allclose(found["logits"], expected[1], rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["{run}", "--to=torch"], "'torch' is none of prompts, stablehlo, onnx"),
+        (["{run}", "--to=onnx"], "ONNX needs a fixed number of pictures"),
+        (["/no/such/run"], "no checkpoint at /no/such/run"),
+        (["{run}", "--batch_size=-1"], "expected a number from 0 on"),
+        (["{run}", "--to=stablehlo", "--clip=/no/such/clip"], "its CLIP, '/no/such/clip', cannot be loaded"),
+    ],
+)
+def test_mistakes_end_with_a_message(finished, tmp_path, capsys, arguments, message):
+    arguments = [argument.format(run=finished[0]) for argument in arguments]
+    with contextlib.suppress(SystemExit):  # argparse's, of status 2 too
+        assert command.main([*arguments, f"--out={tmp_path / 'model'}"]) == 2
+    assert message in capsys.readouterr().err
+    assert not list(tmp_path.rglob("*.safetensors"))
+
+
+def test_a_folder_that_holds_something_is_left_alone(finished, exported, capsys):
+    before = {file: file.stat().st_mtime_ns for file in exported.iterdir()}
+    assert command.main([str(finished[0]), f"--out={exported}"]) == 2
+    assert "a new or empty folder only" in capsys.readouterr().err
+    assert {file: file.stat().st_mtime_ns for file in exported.iterdir()} == before
+
+
+def test_prompts_that_are_not_what_they_say_are_refused(exported, tmp_path):
+    data = (exported / prompts.PROMPTS).read_bytes()
+    changed = tmp_path / prompts.PROMPTS
+
+    def refuses(content, message, checksum=None):
+        changed.write_bytes(content)
+        (tmp_path / prompts.CHECKSUM).unlink(missing_ok=True)
+        if checksum is not None:
+            (tmp_path / prompts.CHECKSUM).write_text(checksum)
+        with pytest.raises(CheckpointError, match=message):
+            checkpoint.load(tmp_path, "best")
+
+    own = (exported / prompts.CHECKSUM).read_text()
+    refuses(data[:-4] + b"\0\0\0\1", r"has the SHA-256 .* beside it says", own)
+    refuses(data, r"beside it says nothing", "")
+    refuses(data[: len(data) // 2], "is no file of prompts of this program")
+    refuses(b"", "is no file of prompts of this program")
+    import safetensors.numpy
+
+    refuses(safetensors.numpy.save({"ctx": np.zeros(3)}), "is no file of prompts of this program")
+    header = json.dumps({"format": "mpafer-prompts-9", "step": 1, "description": {}})
+    refuses(safetensors.numpy.save({"ctx": np.zeros(3)}, {"mpafer": header}), "has the format 'mpafer-prompts-9'")
+    header = json.dumps({"format": "mpafer-prompts-1", "step": 1, "description": {}})
+    refuses(safetensors.numpy.save({"ctx": np.zeros(3)}, {"mpafer": header}), "was written by another version")
+    changed.write_bytes(data)  # without a checksum beside it, it is taken as it is
+    assert checkpoint.load(tmp_path, "best")[1].class_names == checkpoint.load(exported, "best")[1].class_names
+
+
+def test_a_program_that_says_something_else_is_an_error():
+    pixels = np.zeros((2, 4, 4, 3), np.uint8)
+
+    def says(first):
+        return lambda pixels: {"probabilities": np.array([[first, 1 - first], [0.5, 0.5]], np.float32)}
+
+    found = check.compare(says(0.7), says(0.7001), pixels, dtype="float32", device="cpu")
+    assert found.difference == pytest.approx(1e-4, rel=0.01)
+    assert found.milliseconds > 0
+    for wrong in (0.702, float("nan")):
+        with pytest.raises(check.CheckError, match="differ by"):
+            check.compare(says(wrong), says(0.7), pixels, dtype="float32", device="cpu")
+    check.compare(says(0.702), says(0.7), pixels, dtype="bfloat16", device="cpu")
