@@ -42,7 +42,7 @@ setup(
         "optax>=0.2.8,<0.3",
         "orbax-checkpoint>=0.12,<0.13",
         "pillow>=11,<14",
-        "pyarrow>=17,<28",  # Parquet; tensorflow-datasets needs it too
+        "pyarrow>=18,<28",  # Parquet; tensorflow-datasets needs it too
         "pydantic>=2.9,<3",  # types and bounds of the configuration
         "safetensors>=0.5,<1",
         "scikit-learn>=1.6,<2",  # t-SNE

@@ -193,7 +193,8 @@ def get_common() -> ConfigDict:
 
     # Read only if dataset is synthface. [ours, all of them]
     data.synthface = synthface = ConfigDict()
-    # How faces are drawn: colour, paint, grey, sketch, poster or infrared (mpafer_jax/synthface/styles.py).
+    # How faces are drawn: colour, paint, grey, sketch, print, faint, neon, poster or infrared; see
+    # mpafer_jax/synthface/styles.py.
     synthface.style = "sketch"
     # Seed of persons, expressions and scenes.
     synthface.seed = 0

@@ -136,7 +136,7 @@ def run(job: Callable[[], None], mistakes: tuple[type[Exception], ...]) -> None:
 
 
 def _fail(error: Exception) -> None:
-    if jax.process_count() == 1:
+    if not distributed.is_one_of_many():
         raise error
     logging.exception("process %d of %d ends: %s", jax.process_index(), jax.process_count(), error)
     distributed.leave(_FAILED)

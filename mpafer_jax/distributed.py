@@ -173,9 +173,14 @@ def _wait_for_coordinator(address: str, timeout_seconds: int) -> None:
             time.sleep(0.5)
 
 
+def is_one_of_many() -> bool:
+    """Whether this process has found others; not before `start`."""
+    # Asked first, since to ask JAX for the number would settle that there is one process, and take the devices.
+    return jax.distributed.is_initialized() and jax.process_count() > 1
+
+
 def is_first() -> bool:
     """Whether this is process 0, the one that writes logs, tables and reports; so is one that has no others yet."""
-    # Asked first, since to ask JAX for the number would settle that there is one process.
     return not jax.distributed.is_initialized() or jax.process_index() == 0
 
 
@@ -205,7 +210,7 @@ def leave(code: int) -> NoReturn:
     One of many ends at once: an orderly exit would wait a minute for the others, who wait for this one. They notice
     that it is gone, and end too, within `HEARTBEAT_SECONDS` and some seconds.
     """
-    if jax.process_count() == 1:
+    if not is_one_of_many():
         sys.exit(code)
     if is_first():
         time.sleep(_LAST_SECONDS)

@@ -285,7 +285,7 @@ def train(run: Run, state: TrainState, checkpoints: checkpoint.Checkpoints, noti
                 progress.note(f"validation after step {step}: {_percentages(validation)}")
             if run.saves(step):
                 checkpoints.save(state, run.description, validation)
-            if stopping and step < run.num_steps:
+            if stopping:
                 if not run.saves(step):
                     save_between_lines(run, state, checkpoints, [*earlier, *devices.to_host(interval)])
                 checkpoints.wait()

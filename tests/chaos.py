@@ -32,7 +32,7 @@ _PROCESSES = flags.DEFINE_integer("processes", 1, "Processes of the run.")
 _SEED = flags.DEFINE_integer("seed", 0, "Of the moments and signals.")
 _EVERY = flags.DEFINE_integer("checkpoint_every", 20, "Steps between checkpoints.")
 _STEPS = flags.DEFINE_integer("num_steps", 100, "Steps in all.")
-_TIMEOUT = 900  # seconds for one start: nothing may hang
+_TIMEOUT = flags.DEFINE_integer("timeout", 900, "Seconds for a start, and for an end: nothing may hang.")
 
 
 def command(workdir):
@@ -58,10 +58,11 @@ def start(workdir):
 
 def finish(process):
     try:
-        _, errors = process.communicate(timeout=_TIMEOUT)
+        _, errors = process.communicate(timeout=_TIMEOUT.value)
     except subprocess.TimeoutExpired:
         process.terminate()
-        sys.exit(f"hangs: nothing ended within {_TIMEOUT} s")
+        process.communicate()
+        sys.exit(f"hangs: no end within {_TIMEOUT.value} s")
     return process.returncode, errors
 
 
@@ -74,7 +75,11 @@ def last_step(workdir):
 def kill_once(workdir, moments, before):
     """Starts the run, kills it, and returns (signal, exit code, logs), or None where it ended first."""
     process = start(workdir)
+    begun = time.monotonic()
     while process.poll() is None and last_step(workdir) <= before:
+        if time.monotonic() - begun > _TIMEOUT.value:
+            process.terminate()
+            sys.exit(f"hangs: no step within {_TIMEOUT.value} s")
         time.sleep(0.01)
     deadline = time.monotonic() + moments.expovariate(1 / 2.0)  # seconds: some steps, some saves
     while process.poll() is None and time.monotonic() < deadline:

@@ -277,8 +277,9 @@ class _Program:
         for i in computation.instructions.values():
             kind = i.opcode.removesuffix("-start")
             if kind in _COLLECTIVES:
-                operands = (computation.instructions[o].shape for o in i.operands)
-                yield kind, times, sum(array_bytes(shape) for shape in operands)
+                operands = sum(array_bytes(computation.instructions[o].shape) for o in i.operands)
+                # On TPUs the sum may be of a wider type than what is summed.
+                yield kind, times, max(operands, array_bytes(i.shape)) if kind == "all-reduce" else operands
             elif i.opcode == "while":
                 yield from self.collectives(next(self._loop(i)), times * self._trips(computation, i))
             else:

@@ -1,7 +1,8 @@
 """Ways to depict: a medium (how the face is drawn) and a camera (what happens to the picture afterwards).
 
-`colour` is for pre-training and `paint` widens it; the others are shifts: the expression stays readable, the pixels'
-statistics do not.
+`colour`, `paint` and `grey` are for pre-training; the others are shifts: the expression stays readable, the pixels'
+statistics do not. Settings may be chosen on `sketch`, `print`, `faint` and `neon`; `poster` and `infrared` are for
+results.
 """
 
 from __future__ import annotations
@@ -59,6 +60,9 @@ _ALL = (
         occlusion=0.25,
     ),
     Style("sketch", "sketch", palette="grey", blur=(0.2, 0.8), noise=(4.0, 12.0), occlusion=0.25),
+    Style("print", "photo", palette="poster", blur=(0.0, 0.5), noise=(2.0, 8.0), occlusion=0.2),
+    Style("faint", "sketch", palette="grey", contrast=(0.3, 0.5), blur=(0.6, 1.2), noise=(14.0, 26.0), occlusion=0.25),
+    Style("neon", "sketch", palette="infrared", blur=(0.2, 0.8), noise=(4.0, 12.0), occlusion=0.2),
     Style("poster", "drawing", palette="poster", blur=(0.0, 0.5), noise=(2.0, 8.0), occlusion=0.2),
     Style("infrared", "photo", palette="infrared", blur=(0.3, 0.9), noise=(4.0, 10.0), occlusion=0.2),
 )

@@ -47,10 +47,13 @@ def test_attention_is_there_for_who_asks_and_changes_nothing():
     prompts = init_prompts(model.prompt_shape, jax.random.key(1))
     images = jax.random.normal(jax.random.key(2), (2, 32, 32, 3))
     both = variables(tiny.clip_params(), prompts)
-    (_, asked), state = jax.jit(lambda v, x: model.apply(v, x, method="encode_image", mutable=["intermediates"]))(
-        both, images
-    )
-    _, plain = jax.jit(lambda v, x: model.apply(v, x, method="encode_image"))(both, images)
+
+    @jax.jit  # both in one, which compiles once
+    def encode(params, images):
+        plain = model.apply(params, images, method="encode_image")
+        return plain, model.apply(params, images, method="encode_image", mutable=["intermediates"])
+
+    (_, plain), ((_, asked), state) = encode(both, images)
     (attention,) = state["intermediates"]["clip"]["visual"]["blocks"]["attn"]["attention"]
     assert attention.shape == (3, 2, 17, 17 + 2)
     np.testing.assert_allclose(attention.sum(axis=-1), 1, rtol=1e-5)
