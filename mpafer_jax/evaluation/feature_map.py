@@ -66,7 +66,8 @@ def neighbour_agreement(features: Features, labels: npt.NDArray[np.integer], k: 
     np.fill_diagonal(similarity, -np.inf)
     k = min(k, len(features) - 1)
     nearest = np.argpartition(-similarity, k - 1, axis=1)[:, :k]
-    return float(np.mean(labels[nearest] == labels[:, None]))
+    agree = np.equal(labels[nearest], labels[:, None])  # [n, k]
+    return float(agree.mean())
 
 
 def _normalized(features: Features) -> npt.NDArray[np.float32]:
@@ -78,8 +79,8 @@ def _principal_components(features: npt.NDArray[np.float32]) -> Points:
     centered = features - features.mean(axis=0)
     _, _, directions = np.linalg.svd(centered, full_matrices=False)
     # The sign of a direction is arbitrary: fixed here, so that two runs draw the same map and not its mirror image.
-    signs = np.where(directions[:2].sum(axis=1, keepdims=True) < 0, -1, 1)
-    return np.asarray(centered @ (signs * directions[:2]).T, np.float32)
+    signs = np.sign(directions[:2].sum(axis=1, keepdims=True) + 1e-12)
+    return (centered @ (signs * directions[:2]).T).astype(np.float32)
 
 
 def _start(points: Points) -> Points:

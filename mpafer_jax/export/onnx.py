@@ -7,7 +7,7 @@ import importlib
 import logging
 import pathlib
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.extend
@@ -60,7 +60,7 @@ def save_onnx(folder: pathlib.Path, found: Program, *, batch_size: int) -> pathl
 
     # The converter puts functions of its own in the place of some of JAX's while it traces, which Flax's scan does not
     # survive; so it gets what was traced before, where nothing is left to replace.
-    traced = jax.extend.core.jaxpr_as_fun(jax.make_jaxpr(outputs)(pixels))
+    traced = cast(Any, jax.extend.core).jaxpr_as_fun(jax.make_jaxpr(outputs)(pixels))
     model = converter.to_onnx(traced, [pixels], model_name="mpafer", input_names=[_INPUT], output_names=names)
     with files.replacing(folder / PROGRAM) as temporary:
         temporary.write_bytes(model.SerializeToString())
