@@ -82,7 +82,8 @@ class Predictions:
         """
         expected = {field.name for field in dataclasses.fields(cls)}
         try:
-            with np.load(path, allow_pickle=False) as stored:
+            # Opened here: of a file that is no archive NumPy leaves the closing to chance.
+            with path.open("rb") as stream, np.load(stream, allow_pickle=False) as stored:
                 found = set(stored.files)
                 if found != expected:
                     raise ValueError(f"it holds {', '.join(sorted(found))}; expected {', '.join(sorted(expected))}")

@@ -41,8 +41,12 @@ def test_all_pictures_of_a_dataset_without_splits(sample, trained, tmp_path):
 
 def test_a_dataset_of_which_only_the_test_split_is_here(sample, trained, tmp_path):
     shutil.copytree(sample / "faces" / "test", tmp_path / "other" / "test")
+    of_an_earlier_evaluation = tmp_path / "evaluated" / "evaluation_predictions.npz"
+    of_an_earlier_evaluation.parent.mkdir()
+    of_an_earlier_evaluation.touch()
     result = evaluation(sample, trained, tmp_path, **{"data.dir": str(tmp_path / "other"), "data.train_splits": ()})
     assert result["test"]["count"] == 25
+    assert not of_an_earlier_evaluation.exists()
 
 
 def test_nothing_to_evaluate_is_an_error(sample, trained, tmp_path):

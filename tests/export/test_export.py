@@ -69,9 +69,8 @@ def test_prompts_are_a_checkpoint(exported, finished):
 
 def test_the_card_tells_how_to_run_the_program(exported, expected, monkeypatch):
     """Its lines, run as they stand."""
-    snippet = re.search(r"## Program \(StableHLO\)\n\n```python\n(.*?)```", (exported / "README.md").read_text(), re.S)[
-        1
-    ]
+    section = (exported / "README.md").read_text().split("## Program (StableHLO)")[1]
+    snippet = re.search(r"```python\n(.*?)```", section, re.DOTALL)[1]
     monkeypatch.chdir(exported)
     pixels, logits = expected
     for number in (5, 2):  # any number of pictures
@@ -91,7 +90,7 @@ def test_weights_inside_and_a_fixed_number_of_pictures(finished, expected, tmp_p
     assert {file.name for file in out.iterdir()} == {"README.md", "predictor.stablehlo"}
     run = programs.load_stablehlo(out)
     np.testing.assert_allclose(run(expected[0])["logits"], expected[1], rtol=1e-4, atol=1e-4)
-    with pytest.raises(ValueError, match=r"uint8\[5"):
+    with pytest.raises(ValueError, match="expected same constant"):
         run(expected[0][:2])
 
 
