@@ -17,7 +17,7 @@ from tests.multihost import layouts
 from tests.multihost.layouts import Layout
 
 # Validation after every save, lines between the saves, and a stop between two lines.
-RHYTHM = {"train.num_steps": 16, "train.eval_every": 8, "train.checkpoint_every": 8, "train.log_every": 3}
+RHYTHM = {"train.num_steps": 24, "train.eval_every": 8, "train.checkpoint_every": 8, "train.log_every": 3}
 TWO = Layout(2, 4)
 
 
@@ -48,12 +48,12 @@ def test_two_processes_stopped_and_resumed_equal_one(one_process, sample, tmp_pa
     """SIGTERM to one of the two stops both after the same step; the command goes on; every number is the same."""
     workdir = tmp_path / "two"
     with layouts.running(TWO, sample, workdir, **layouts.SGD, **RHYTHM) as process:
-        wait_for(lambda: logged(workdir, 9), process)
+        wait_for(lambda: logged(workdir, 3), process)
         process.send_signal(signal.SIGTERM)
         code, errors = layouts.finish(process)
     assert code == preemption.EXIT_CODE, errors
     stopped = int(errors.split("stopped by SIGTERM after step ")[1].split()[0])
-    assert 9 <= stopped < 16
+    assert 3 <= stopped < 24  # the processes agree on a step, a few after the signal
     assert (workdir / "checkpoints" / f"step_{stopped}").is_dir()
     assert not (workdir / "summary.json").exists()
 

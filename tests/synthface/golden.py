@@ -2,7 +2,7 @@
 
     python -m tests.synthface.golden
 
-writes the fixture anew; do so when `generate.VERSION` is raised, and only then.
+writes the fixture anew; do so when `generate.VERSION` is raised or a style is added, and only then.
 """
 
 import pathlib
@@ -20,12 +20,15 @@ def path():
 
 
 def coarse():
-    """uint8[styles * 3, 8, 8, 3]."""
-    jobs = [generate.face_of(5, "test", 8 * n, style).job for n in range(3) for style in STYLES.values()]
-    pictures = generate.render_all(jobs, 96, processes=1).astype(np.float64)
-    return pictures.reshape(len(jobs), 8, 12, 8, 12, 3).mean(axis=(2, 4)).round().astype(np.uint8)
+    """For each style uint8[3, 8, 8, 3]."""
+    found = {}
+    for name, style in STYLES.items():
+        jobs = [generate.face_of(5, "test", 8 * n, style).job for n in range(3)]
+        pictures = generate.render_all(jobs, 96, processes=1).astype(np.float64)
+        found[name] = pictures.reshape(len(jobs), 8, 12, 8, 12, 3).mean(axis=(2, 4)).round().astype(np.uint8)
+    return found
 
 
 if __name__ == "__main__":
     FOLDER.mkdir(exist_ok=True)
-    np.savez_compressed(path(), allow_pickle=False, pictures=coarse())
+    np.savez_compressed(path(), allow_pickle=False, **coarse())
