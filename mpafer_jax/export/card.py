@@ -28,10 +28,12 @@ print(predictor.predict("face.jpg").to_dict())
 Needs the packages jax, flatbuffers and safetensors.
 
 ```python
+import pathlib
+
 import jax.export
 import safetensors.numpy
 
-program = jax.export.deserialize(bytearray(open("predictor.stablehlo", "rb").read()))
+program = jax.export.deserialize(bytearray(pathlib.Path("predictor.stablehlo").read_bytes()))
 {call}
 ```
 

@@ -16,7 +16,7 @@ from tests.weights import torch_clip
 from tests.weights.test_parity import assert_same, ours
 
 NAME = "tiny-face-clip"
-PROMPTS = every_prompt(load_bank("expressions"))
+PROMPTS = every_prompt(load_bank("expressions")) + every_prompt(load_bank("compound"))
 
 
 @pytest.fixture(scope="module")
