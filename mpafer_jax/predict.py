@@ -34,6 +34,7 @@ from mpafer_jax.prediction.results import Failure, NoFace, Prediction, Result
 from mpafer_jax.weights.load import load_clip
 
 _USER_ERRORS = (CheckpointError, BankError, PromptError, media.InputError, ModuleNotFoundError, OSError)
+_LONGEST_STEM = 100  # of a file's name, which becomes a part of others'
 _STATUS_READ_SOME, _STATUS_MISTAKE, _STATUS_INTERRUPTED = 1, 2, 130
 
 
@@ -194,7 +195,7 @@ class HeatmapFolder:
         source = result.source
         self._face = self._face + 1 if source.index == self._last else 0  # several faces of one picture
         self._last = source.index
-        stem = Path(source.file).stem.replace(":", "_")
+        stem = Path(source.file).stem.replace(":", "_")[:_LONGEST_STEM]
         name = f"{source.index:06d}{f'_{self._face}' if self._face else ''}_{stem}"
         (explanation,) = self._explainer.explain([result])
         with files.replacing(self._folder / f"{name}.png") as temporary:
@@ -209,9 +210,9 @@ def _progress(results: Iterable[Result], total: int | None) -> tqdm[Result]:
 
 def _show(result: Result) -> None:
     if isinstance(result, Prediction):
-        tqdm.write(f"{result.source}\t{result.expression}\t{100 * result.confidence:.1f}%")
+        tqdm.write(_printable(f"{result.source}\t{result.expression}\t{100 * result.confidence:.1f}%"))
     elif isinstance(result, NoFace):
-        tqdm.write(f"{result.source}\tno face\t")
+        tqdm.write(_printable(f"{result.source}\tno face\t"))
 
 
 def _complain(result: Result) -> None:
@@ -220,7 +221,11 @@ def _complain(result: Result) -> None:
 
 
 def _say(text: str) -> None:
-    tqdm.write(text.encode("utf-8", "replace").decode(), file=sys.stderr)
+    tqdm.write(_printable(text), file=sys.stderr)
+
+
+def _printable(text: str) -> str:
+    return text.encode("utf-8", "replace").decode()  # names of files need not be UTF-8
 
 
 if __name__ == "__main__":

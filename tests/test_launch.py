@@ -24,7 +24,7 @@ def run(*command, path=None, **variables):
     search = f"{path}:{os.environ['PATH']}" if path else os.environ["PATH"]
     environment = {**os.environ, "PATH": search, **{name: str(value) for name, value in variables.items()}}
     return subprocess.run(
-        [str(part) for part in command], env=environment, capture_output=True, text=True, timeout=60, check=False
+        [str(part) for part in command], env=environment, capture_output=True, text=True, timeout=300, check=False
     )
 
 
@@ -163,7 +163,11 @@ def test_tpu_run_goes_on_after_a_preemption_and_after_exit_code_75(cloud, tmp_pa
     # First the slice is taken away, which leaves no exit code; then one worker stops in good order; then all is well.
     job = (
         f'w=${{1#--workdir=}}; {WRITE} echo . >> "$w/starts-$WORKER"; n=$(wc -l < "$w/starts-$WORKER")\n'
-        f"if ((n == 1)); then echo PREEMPTED > {tmp_path}/state; sleep 60; fi\n"
+        "if ((n == 1 && WORKER == 0)); then\n"
+        '  until [[ -e "$w/starts-1" ]]; do sleep 0.05; done\n'
+        f"  echo PREEMPTED > {tmp_path}/state\n"
+        "fi\n"
+        "if ((n == 1)); then exec sleep 30; fi\n"
         f"if ((n == 2 && WORKER == 1)); then exit {preemption.EXIT_CODE}; fi\n"
     )
     done = cloud("run", job)

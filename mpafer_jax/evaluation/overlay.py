@@ -26,7 +26,7 @@ def colors(values: npt.NDArray[np.floating]) -> Pixels:
 
 
 def heat_overlay(pixels: Pixels, heat: Floats, side: int = TILE, *, strength: float = 0.6) -> Image.Image:
-    """A heat map laid over the picture that it is about.
+    """A heat map laid over the picture that it is about, whose own colours go: colour is heat.
 
     Args:
       pixels: uint8[S, S, 3].
@@ -34,11 +34,11 @@ def heat_overlay(pixels: Pixels, heat: Floats, side: int = TILE, *, strength: fl
       side: of the result in pixels.
       strength: how much of the hottest patch's colour is the map's; the coldest keeps a third of it.
     """
-    face = np.asarray(Image.fromarray(pixels).resize((side, side), Image.Resampling.BICUBIC), np.float32)
+    face = np.asarray(Image.fromarray(pixels).convert("L").resize((side, side), Image.Resampling.BICUBIC), np.float32)
     levels = np.round(255 * np.clip(heat, 0, 1)).astype(np.uint8)
     smooth = np.asarray(Image.fromarray(levels).resize((side, side), Image.Resampling.BILINEAR), np.float32) / 255
     share = strength * (1 + 2 * smooth[..., None]) / 3
-    return Image.fromarray(np.round(face * (1 - share) + colors(smooth) * share).astype(np.uint8))
+    return Image.fromarray(np.round(face[..., None] * (1 - share) + colors(smooth) * share).astype(np.uint8))
 
 
 def outline_patches(image: Image.Image, patches: npt.NDArray[np.integer], grid: tuple[int, int]) -> None:

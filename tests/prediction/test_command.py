@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import subprocess
 import sys
 
@@ -60,11 +61,18 @@ def test_every_format_says_the_same_and_a_broken_file_is_counted(trained, predic
     assert lines[0]["confidence"] == pytest.approx(expected.confidence, rel=1e-4)
 
 
-def test_without_a_file_a_line_each_is_shown(trained, faces, capsys):
-    assert run(trained, faces[0], faces[1]) == 0
+def test_without_a_file_a_line_each_is_shown(trained, faces, tmp_path, capsys):
+    odd = tmp_path / os.fsdecode(b"caf\xe9.png")  # a name that is no UTF-8
+    odd.write_bytes(faces[1].read_bytes())
+    assert run(trained, faces[0], odd) == 0
     first, second = capsys.readouterr().out.splitlines()
     assert first.startswith(f"{faces[0]}\t")
+    assert "caf?.png" in second
     assert second.endswith("%")
+    for suffix in ("csv", "jsonl", "parquet"):
+        assert run(trained, odd, f"--out={tmp_path / 'out'}.{suffix}") == 0
+    assert os.fsencode(odd) in (tmp_path / "out.csv").read_bytes()
+    assert json.loads((tmp_path / "out.jsonl").read_text())["file"] == str(odd)
 
 
 def test_detected_faces_have_boxes_and_a_landscape_has_no_expression(trained, tmp_path):
