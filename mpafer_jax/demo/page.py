@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
 import importlib
 import os
+import shutil
 import tempfile
 from pathlib import Path
 from typing import Any, cast
@@ -40,7 +42,9 @@ def import_gradio() -> Any:
     # Read when it is imported; what the user has set otherwise is overruled, since the page promises it.
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
-    os.environ.setdefault("GRADIO_TEMP_DIR", tempfile.mkdtemp(prefix="mpafer-demo-"))
+    if "GRADIO_TEMP_DIR" not in os.environ:  # where photos lie for a while
+        os.environ["GRADIO_TEMP_DIR"] = folder = tempfile.mkdtemp(prefix="mpafer-demo-")
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
     try:
         return importlib.import_module("gradio")
     except ModuleNotFoundError as error:

@@ -182,9 +182,9 @@ def _measured(part: Measurement, with_pictures: bool) -> _Measured:
         of=part,
         classes=_class_rows(part.metrics),
         calibration=calibration,
-        reliability=plots.reliability(calibration),
-        confidence=plots.confidences(calibration),
-        map=_map(stored),
+        reliability=plots.reliability(calibration, part.title),
+        confidence=plots.confidences(calibration, part.title),
+        map=_map(stored, part.title),
         mistakes=_mistakes(stored) if with_pictures else (),
     )
 
@@ -199,15 +199,15 @@ def _class_rows(metrics: Mapping[str, Any]) -> tuple[_ClassRow, ...]:
     return tuple(rows)
 
 
-def _map(stored: Predictions) -> _Map | None:
+def _map(stored: Predictions, place: str) -> _Map | None:
     if len(stored.mapped) < feature_map.MIN_IMAGES:
         return None
     labels = stored.labels[stored.mapped]
     before, after = feature_map.embed_pair(stored.features_before, stored.features_after)
     counts = np.bincount(labels).astype(np.float64)
     return _Map(
-        before=plots.feature_map("Frozen CLIP", before, labels, stored.class_names),
-        after=plots.feature_map("With visual prompts", after, labels, stored.class_names),
+        before=plots.feature_map("Frozen CLIP", before, labels, stored.class_names, place),
+        after=plots.feature_map("With visual prompts", after, labels, stored.class_names, place),
         agreement_before=feature_map.neighbour_agreement(stored.features_before, labels),
         agreement_after=feature_map.neighbour_agreement(stored.features_after, labels),
         agreement_chance=float(np.sum(counts * (counts - 1)) / (len(labels) * (len(labels) - 1))),

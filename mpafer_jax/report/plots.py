@@ -107,7 +107,7 @@ def curves(
     ends = "; ".join(_extent(name, line) for name, line in lines.items() if line)
     scale = ", logarithmic scale" if logarithmic else ""
     marked = "" if mark is None else f" The chosen checkpoint, step {mark}, is marked."
-    return _plot(title, f"{title} over the steps{scale}. {ends}.{marked}", draw, _SIZE)
+    return _plot(title, f"{title} over the steps{scale}. {ends}.{marked}", draw, _SIZE, title)
 
 
 def _extent(name: str, line: Mapping[int, float]) -> str:
@@ -115,8 +115,8 @@ def _extent(name: str, line: Mapping[int, float]) -> str:
     return f"{name}: {line[steps[0]]:.4g} at step {steps[0]}, {line[steps[-1]]:.4g} at step {steps[-1]}"
 
 
-def reliability(calibration: Calibration) -> Plot:
-    """Accuracy by confidence, against the diagonal on which they would agree."""
+def reliability(calibration: Calibration, place: str) -> Plot:
+    """Accuracy by confidence, against the diagonal on which they would agree; `place` as for `feature_map`."""
     bins = [part for part in calibration.bins if part.count]
 
     def draw(axes: Axes) -> None:
@@ -145,11 +145,11 @@ def reliability(calibration: Calibration) -> Plot:
         f"accuracy {calibration.accuracy:.1%}, expected calibration error {calibration.ece:.1%}. The table below has "
         "every bin."
     )
-    return _plot("Reliability", alt, draw, _SQUARE)
+    return _plot("Reliability", alt, draw, _SQUARE, place)
 
 
-def confidences(calibration: Calibration) -> Plot:
-    """How many images there are of each confidence."""
+def confidences(calibration: Calibration, place: str) -> Plot:
+    """How many images there are of each confidence; `place` as for `feature_map`."""
 
     def draw(axes: Axes) -> None:
         for part in calibration.bins:
@@ -167,11 +167,11 @@ def confidences(calibration: Calibration) -> Plot:
     total = sum(part.count for part in calibration.bins)
     above = sum(part.count for part in calibration.bins if part.low >= 0.8 - 1e-9)
     alt = f"Confidence of {total} predictions; {above} of them are above 80%. The table below has every bin."
-    return _plot("Confidence", alt, draw, _SQUARE)
+    return _plot("Confidence", alt, draw, _SQUARE, place)
 
 
 def feature_map(
-    title: str, points: npt.NDArray[np.floating], labels: npt.NDArray[np.integer], names: Sequence[str]
+    title: str, points: npt.NDArray[np.floating], labels: npt.NDArray[np.integer], names: Sequence[str], place: str
 ) -> Plot:
     """Images as points, by class: each class has its colour and its form.
 
@@ -180,6 +180,7 @@ def feature_map(
       points: [n, 2].
       labels: int[n].
       names: C class names.
+      place: where on the page it stands, for ids that no other plot has, were it equal.
     """
 
     def draw(axes: Axes) -> None:
@@ -201,7 +202,7 @@ def feature_map(
 
     counts = ", ".join(f"{name} {int(np.sum(labels == index))}" for index, name in enumerate(names))
     alt = f"{title}: {len(points)} images placed so that similar features are near each other ({counts})."
-    return _plot(title, alt, draw, _SQUARE)
+    return _plot(title, alt, draw, _SQUARE, place)
 
 
 def _legend_above(axes: Axes) -> None:
@@ -215,10 +216,11 @@ def _unit_axes(axes: Axes) -> None:
         axis.set_major_formatter(PercentFormatter(1, decimals=0))
 
 
-def _plot(title: str, alt: str, draw: Callable[[Axes], None], size: tuple[float, float]) -> Plot:
+def _plot(title: str, alt: str, draw: Callable[[Axes], None], size: tuple[float, float], place: str) -> Plot:
     stream = io.StringIO()
     nothing: Any = dict.fromkeys(("Date", "Creator", "Format", "Type"))
-    style: Any = {**_STYLE, "svg.hashsalt": alt}  # ids depend on it: equal plots have equal ids, others have others
+    # Ids are hashes of this and of what they name.
+    style: Any = {**_STYLE, "svg.hashsalt": f"{place}: {title}"}
     with matplotlib.rc_context(style):
         figure = Figure(figsize=size, layout="constrained")
         draw(figure.add_subplot())

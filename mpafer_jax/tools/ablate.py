@@ -15,7 +15,7 @@ validation and test images (`data.split_seed`), all of which are used whatever `
 `--shots` counts training images a class, 0 for all; by default it is the configuration's. The length of training is the
 configuration's too: in steps it is the same for every number of images, in epochs it shrinks with them. The baselines
 are those of `eval.baselines`, once for each seed and number of images; the text context is a variant here, trained with
-augmentation like all others.
+augmentation like all others. `eval.report` is none for every run; `tools.report` compares some of them.
 """
 
 from __future__ import annotations

@@ -66,6 +66,7 @@ class Page(html.parser.HTMLParser):
         """What holds for every page: nothing is fetched, everything has a name, every place in it exists."""
         ids = [element.attributes["id"] for element in self.elements if "id" in element.attributes]
         places = set(ids)
+        assert len(ids) == len(places), "an id twice"
         for element in self.elements:
             for name in ("src", "href", "xlink:href", "action", "data", "poster", "srcset"):
                 value = element.attributes.get(name)
