@@ -16,7 +16,6 @@ from absl import logging
 from mpafer_jax import checkpoint, devices, distributed, experiment, files, steps
 from mpafer_jax import workdir as workdir_lib
 from mpafer_jax.config import Config, ConfigError
-from mpafer_jax.data import pipeline
 from mpafer_jax.data.splits import Split, load_dataset
 from mpafer_jax.evaluation import metrics as metrics_lib
 from mpafer_jax.expressions import map_classes
@@ -45,14 +44,7 @@ class Evaluator:
         text_features = devices.replicate(self.text_step(params, self.run.frozen))
         classes = len(self.run.class_names)
         confusion, loss = np.zeros((classes, classes)), 0.0
-        for batch in pipeline.eval_batches(
-            split,
-            section=self.config.data,
-            image_size=self.run.image_size,
-            batch_size=self.config.eval.batch_size,
-            process_index=jax.process_index(),
-            process_count=jax.process_count(),
-        ):
+        for batch in experiment.eval_batches(self.config, self.run, split):
             label = to_model[batch["label"]]
             mask = batch["mask"] * (label >= 0)
             part = {"image": batch["image"], "label": np.maximum(label, 0), "mask": mask.astype(np.float32)}
@@ -108,7 +100,7 @@ def evaluate_checkpoint(config: Config, workdir: pathlib.Path) -> dict[str, Any]
     run = experiment.build_experiment(config, description.class_names, clip, description.hard_prompts)
     evaluator = make_evaluator(config, run)
     dataset = load_dataset(config.data)
-    held_out = [split for split in (dataset.validation, dataset.test) if split is not None]
+    held_out = dataset.held_out
     if not held_out:
         raise ConfigError(
             "nothing to evaluate: config.data names neither a validation nor a test split, nor a fraction that carves "

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +14,8 @@ from absl import logging
 
 from mpafer_jax import devices, optim
 from mpafer_jax.config import Config, ConfigError, ModelSections
+from mpafer_jax.data import pipeline
+from mpafer_jax.data.splits import Split
 from mpafer_jax.hard_prompts.features import encode_hard_prompts, text_encoder
 from mpafer_jax.hard_prompts.templates import HardPrompts, configured_hard_prompts, prompt_name
 from mpafer_jax.losses import Objective
@@ -58,6 +60,18 @@ class Experiment:
         """The same with the image tower as it came; its prompts are the context alone."""
         shape = dataclasses.replace(self.model.prompt_shape, num_visual=0)
         return dataclasses.replace(self, model=self.model.clone(prompt_shape=shape))
+
+
+def eval_batches(config: Config, built: Experiment, split: Split) -> Iterator[pipeline.Batch]:
+    """This process's part of the batches that hold every image of a split once, at the model's size."""
+    return pipeline.eval_batches(
+        split,
+        section=config.data,
+        image_size=built.image_size,
+        batch_size=config.eval.batch_size,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+    )
 
 
 def prompt_shape(config: ModelSections, clip: ClipConfig, num_classes: int) -> prompts_lib.PromptShape:

@@ -119,7 +119,7 @@ def _train_and_evaluate(config: Config, workdir: pathlib.Path, notice: preemptio
     if config.eval.report != "none":
         params, _, step = checkpoint.load(workdir, "best")
         path = workdir / workdir_lib.TRAINING_PREDICTIONS
-        after_run.leave_report(run.evaluator, params, step, _held_out(run.dataset), path)
+        after_run.leave_report(run.evaluator, params, step, run.dataset.held_out, path)
     return summary
 
 
@@ -184,14 +184,7 @@ def class_prototypes(
             mean=data.mean,
             std=data.std,
         )
-        batches = pipeline.eval_batches(
-            split.take(chosen),
-            section=data,
-            image_size=built.image_size,
-            batch_size=config.eval.batch_size,
-            process_index=jax.process_index(),
-            process_count=jax.process_count(),
-        )
+        batches = experiment.eval_batches(config, built, split.take(chosen))
         return prototypes.mean_features(batches, built.frozen.clip, step, built.class_names)
 
     path = workdir / f"prototypes-{key}.npy"
@@ -218,11 +211,7 @@ def describe(config: Config, dataset: Dataset, built: experiment.Experiment) -> 
 
 
 def _splits(dataset: Dataset) -> list[Split]:
-    return [dataset.train, *_held_out(dataset)]
-
-
-def _held_out(dataset: Dataset) -> list[Split]:
-    return [split for split in (dataset.validation, dataset.test) if split is not None]
+    return [dataset.train, *dataset.held_out]
 
 
 def start(run: Run, checkpoints: checkpoint.Checkpoints) -> TrainState:
@@ -346,7 +335,7 @@ def _percentages(metrics: Mapping[str, float]) -> str:
 def summarize(run: Run, state: TrainState, checkpoints: checkpoint.Checkpoints) -> dict[str, Any]:
     """Evaluates the last and the best-on-validation prompts on every held-out split."""
     best_step = checkpoints.best_step()
-    held_out = _held_out(run.dataset)
+    held_out = run.dataset.held_out
     results: dict[str, Any] = {}
     evaluated: dict[int, dict[str, Any]] = {}
     for name, step in (("last", run.num_steps), ("best", best_step)):

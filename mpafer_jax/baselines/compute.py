@@ -65,7 +65,7 @@ def compute(config: Config, dataset: Dataset, built: experiment.Experiment, num_
       ('l2', 'step') or read ('texts').
     """
     names = config.eval.baselines
-    held_out = [split for split in (dataset.validation, dataset.test) if split is not None]
+    held_out = dataset.held_out
     if not names:
         return {}
     features: dict[str, FrozenFeatures] = {}

@@ -6,14 +6,12 @@ import dataclasses
 import time
 from collections.abc import Sequence
 
-import jax
 import numpy as np
 import numpy.typing as npt
 from absl import logging
 
-from mpafer_jax import devices, steps
+from mpafer_jax import devices, experiment, steps
 from mpafer_jax.config import Config
-from mpafer_jax.data import pipeline
 from mpafer_jax.data.splits import Split
 from mpafer_jax.experiment import Experiment
 
@@ -44,14 +42,7 @@ def encode_splits(config: Config, built: Experiment, splits: Sequence[Split]) ->
         started = time.monotonic()
         # Every row is written: the batches hold each position once, and NaN would show one that was forgotten.
         features = np.full((len(split), built.model.clip_config.projection_dim), np.nan, np.float32)
-        for batch in pipeline.eval_batches(
-            split,
-            section=config.data,
-            image_size=built.image_size,
-            batch_size=config.eval.batch_size,
-            process_index=jax.process_index(),
-            process_count=jax.process_count(),
-        ):
+        for batch in experiment.eval_batches(config, built, split):
             part = {"image": batch["image"], "index": batch["index"], "mask": batch["mask"]}
             encoded = devices.to_host(step(built.frozen.clip, devices.shard_batch(part)))
             real = np.asarray(encoded["mask"]) > 0

@@ -99,6 +99,11 @@ class Dataset:
     summary: Summary
     description: str
 
+    @property
+    def held_out(self) -> list[Split]:
+        """The splits that nothing is trained on: validation and test, as far as there are any."""
+        return [split for split in (self.validation, self.test) if split is not None]
+
 
 def load_dataset(data: DataSection) -> Dataset:
     """Opens the configured dataset (`config.data`), preparing it on first use, and logs what it holds.

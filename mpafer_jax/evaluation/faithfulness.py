@@ -19,6 +19,7 @@ from PIL import Image, ImageFilter
 
 from mpafer_jax.data.preprocess import Pixels
 from mpafer_jax.evaluation.explain import Explainer, Explanation
+from mpafer_jax.evaluation.metrics import softmax
 from mpafer_jax.evaluation.table import markdown
 from mpafer_jax.prediction.predictor import Predictor, checked
 from mpafer_jax.prediction.results import Floats, Prediction
@@ -145,9 +146,7 @@ def measure(
             assert pixels is not None  # `explain` has read them
 
             def probability(changed: Pixels, top: int = top) -> Floats:
-                logits = predictor.logits(changed)
-                shifted = np.exp(logits - logits.max(axis=1, keepdims=True))
-                return shifted[:, top] / shifted.sum(axis=1)
+                return softmax(predictor.logits(changed))[:, top]
 
             for name, heat in maps_of(explanation, rng).items():
                 pair = curves(probability, pixels, heat, prediction.grid, (red, green, blue), steps)

@@ -95,3 +95,9 @@ def from_confusion(
         confusion=counts.tolist(),
         class_names=tuple(class_names),
     )
+
+
+def softmax(logits: npt.NDArray[np.floating]) -> npt.NDArray[Any]:
+    """Probabilities [n, C] of logits [n, C], in the logits' precision."""
+    shifted = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return shifted / shifted.sum(axis=1, keepdims=True)

@@ -7,14 +7,14 @@ import pathlib
 import zipfile
 from typing import Any
 
-import jax
 import numpy as np
 import numpy.typing as npt
 
-from mpafer_jax import devices, files, steps
+from mpafer_jax import devices, experiment, files, steps
 from mpafer_jax.config import Config
-from mpafer_jax.data import pipeline, preprocess
+from mpafer_jax.data import preprocess
 from mpafer_jax.data.splits import Split
+from mpafer_jax.evaluation.metrics import softmax
 from mpafer_jax.experiment import Experiment
 from mpafer_jax.expressions import map_classes
 
@@ -65,7 +65,7 @@ class Predictions:
     @property
     def probabilities(self) -> Floats:
         """float32[n, C]."""
-        return _softmax(self.logits)
+        return softmax(self.logits)
 
     def save(self, path: pathlib.Path) -> None:
         """Writes a compressed .npz, whole or not at all."""
@@ -117,14 +117,7 @@ def predict(
     collected = _Collected(labels, mapped)
     text_features = devices.replicate(steps.make_text_step(model=built.model)(params, built.frozen))
     run = steps.make_prediction_step(model=built.model, mean=config.data.mean, std=config.data.std)
-    for batch in pipeline.eval_batches(
-        split,
-        section=config.data,
-        image_size=built.image_size,
-        batch_size=config.eval.batch_size,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
-    ):
+    for batch in experiment.eval_batches(config, built, split):
         part = {"image": batch["image"], "index": batch["index"], "mask": batch["mask"]}
         collected.add(devices.to_host(run(params, built.frozen, text_features, devices.shard_batch(part))))
     position = np.full(len(split), -1, np.int32)  # in the split -> among the known
@@ -187,7 +180,7 @@ class _Collected:
 
     def add(self, batch: dict[str, Any]) -> None:
         """The gathered outputs of one batch; see `steps.make_prediction_step`."""
-        confidences = _softmax(batch["logits"]).max(axis=1)
+        confidences = softmax(batch["logits"]).max(axis=1)
         for row, index in enumerate(np.asarray(batch["index"]).tolist()):
             if not batch["mask"][row] or self.labels[index] < 0:
                 continue
@@ -204,8 +197,3 @@ class _Collected:
     def features(self) -> tuple[npt.NDArray[np.float16], npt.NDArray[np.float16]]:
         """Of the mapped images, before and after."""
         return np.stack([self._before[i] for i in self._row]), np.stack([self._after[i] for i in self._row])
-
-
-def _softmax(logits: Floats) -> Floats:
-    shifted = np.exp(logits - logits.max(axis=1, keepdims=True))
-    return shifted / shifted.sum(axis=1, keepdims=True)

@@ -29,6 +29,7 @@ from mpafer_jax import workdir as workdir_lib
 from mpafer_jax.config import Config, ConfigError
 from mpafer_jax.data import pipeline
 from mpafer_jax.data.splits import Split, load_dataset
+from mpafer_jax.evaluation.metrics import softmax
 from mpafer_jax.prediction.predictor import Predictor
 
 FOLDER = "predictions"
@@ -161,8 +162,7 @@ def _predict(
     ):
         real = int(batch["mask"].sum())
         logits = predictor.logits(batch["image"][:real]).astype(np.float64)
-        shifted = np.exp(logits - logits.max(axis=1, keepdims=True))
-        probabilities[filled : filled + real] = shifted / shifted.sum(axis=1, keepdims=True)
+        probabilities[filled : filled + real] = softmax(logits)
         filled += real
     named = {f"p_{name}": probabilities[:, column] for column, name in enumerate(predictor.class_names)}
     return {

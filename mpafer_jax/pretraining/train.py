@@ -15,7 +15,7 @@ import numpy as np
 import optax
 from absl import logging
 
-from mpafer_jax import checkpoint, devices, files, optim
+from mpafer_jax import checkpoint, devices, distributed, files, optim
 from mpafer_jax import workdir as workdir_lib
 from mpafer_jax.config import ConfigError
 from mpafer_jax.data import pipeline
@@ -110,7 +110,7 @@ def pretrain(config: PretrainConfig, workdir: pathlib.Path) -> dict[str, Any]:
     """
     workdir_lib.check(workdir, config)
     run = prepare(config, workdir)
-    writes = jax.process_index() == 0
+    writes = distributed.is_first()
     saved = checkpoint.Checkpoints(workdir, keep=config.train.keep, select_by="")
     start = time.monotonic()
     try:
@@ -268,7 +268,7 @@ def train(run: Pretraining, state: TrainState, saved: checkpoint.Checkpoints, cl
     config, first_step = run.config.train, int(devices.to_host(state.step))
     train_steps = {alone: _make_step(run, alone=alone) for alone in (True, False)}
     alone_steps = run.config.loss.attributes_alone_steps if run.train.statements else 0
-    writes = jax.process_index() == 0
+    writes = distributed.is_first()
     progress = Progress(first_step=first_step, num_steps=config.num_steps, batch_size=config.batch_size, enabled=writes)
     writer = MetricWriter(run.workdir, first_step=first_step, enabled=writes)
     with writer, progress, contextlib.closing(_sharded_batches(run, first_step)) as made:

@@ -123,9 +123,8 @@ def _config(base: Config, variant: str, seed: int, shots: int) -> Config:
 def load_basis(config: Config) -> ablation.Basis:
     """What all runs will share; prepares the data, and fails here, before any run, where data or CLIP do not hold."""
     dataset = load_dataset(config.data)
-    held_out = [split for split in (dataset.validation, dataset.test) if split is not None]
     clip = experiment.load_frozen_clip(config)
-    return ablation.Basis(clip.content_hash, {split.name: split.fingerprint for split in held_out})
+    return ablation.Basis(clip.content_hash, {split.name: split.fingerprint for split in dataset.held_out})
 
 
 def run_all(runs: Sequence[Planned], root: pathlib.Path, basis: ablation.Basis) -> list[str]:
@@ -181,7 +180,7 @@ def report(root: pathlib.Path) -> str:
         "Mean ± sample standard deviation over seeds; differences are paired by seed.",
     )
     text = ablation.render(lines, {name: variant.title for name, variant in VARIANTS.items()}, notes)
-    if jax.process_index() == 0:
+    if distributed.is_first():
         files.write_text(root / "ablation.md", text)
         runs = [dataclasses.asdict(result) for result in results]
         files.write_json(root / "ablation.json", {"lines": [dataclasses.asdict(line) for line in lines], "runs": runs})

@@ -114,8 +114,7 @@ def _budget(config: Config | None) -> TokenBudget:
 
 def main(argv: Sequence[str]) -> None:
     """Runs the command."""
-    if len(argv) > 1:
-        raise app.UsageError(f"unknown arguments: {argv[1:]}")
+    command.refuse_arguments(argv)
     command.show_own_log_lines(chat.RETRY_LOGGER)
     out = pathlib.Path(str(_OUT.value))
     go_on = f"usable answers are kept in {partial_path(out)}; the same command asks only for the rest"

@@ -19,10 +19,9 @@ import pathlib
 import sys
 from collections.abc import Sequence
 
-import jax
 from absl import app, flags, logging
 
-from mpafer_jax import command, files
+from mpafer_jax import command, distributed, files
 from mpafer_jax.config import Config, ConfigError
 from mpafer_jax.data.records import DataError
 from mpafer_jax.evaluation import prompt_report_text as text
@@ -55,14 +54,13 @@ def write(report: PromptReport, out: pathlib.Path) -> None:
 
 def main(argv: Sequence[str]) -> None:
     """Runs the command."""
-    if len(argv) > 1:
-        raise app.UsageError(f"unknown arguments: {argv[1:]}")
+    command.refuse_arguments(argv)
     command.show_own_log_lines()
     try:
         config = Config.from_config_dict(_CONFIG.value)
         command.import_libraries_without_torch()
         report = make_report(config, str(_SPLIT.value))
-        if _OUT.value and jax.process_index() == 0:
+        if _OUT.value and distributed.is_first():
             write(report, pathlib.Path(_OUT.value))
     except (BankError, ConfigError, DataError, PromptError) as error:
         logging.error("%s: %s", type(error).__name__, error)
