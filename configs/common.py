@@ -161,6 +161,11 @@ def get_common() -> ConfigDict:
     # Seed of that draw; apart from split_seed, so that few-shot runs differ in what they train on and not in what they
     # are measured on. [ours]
     data.few_shot_seed = 0
+    # Share of the training images of each class whose label is replaced by that of another class, drawn by
+    # label_noise_seed; validation and test keep theirs. [noise experiments, as in Self-Cure Network; 0: none]
+    data.label_noise = 0.0
+    # Seed of that draw; apart from the others, so that noise can vary alone or stay. [ours]
+    data.label_noise_seed = 0
     # Images of each class in validation and test, drawn by split_seed; 0 for all. [to try things out]
     data.eval_per_class = 0
     # shuffle (each image once an epoch) or class_balanced (classes equally likely, with replacement; common on

@@ -226,6 +226,8 @@ class DataSection(_Section):
     split_seed: Count
     train_per_class: Count
     few_shot_seed: Count
+    label_noise: Fraction
+    label_noise_seed: Count
     eval_per_class: Count
     sampler: Literal["shuffle", "class_balanced"]
     mean: Rgb

@@ -15,6 +15,7 @@ import numpy.typing as npt
 from absl import logging
 
 from mpafer_jax.config import DataSection
+from mpafer_jax.data import label_noise
 from mpafer_jax.data.builder import ExampleSource, Prepared, PreparedSplit, Summary, prepare
 from mpafer_jax.data.records import DataError, SourceIndex
 from mpafer_jax.data.sources import BUILDERS, prepared_root, read_source
@@ -82,6 +83,19 @@ class Split:
             fingerprint=digest.hexdigest(),
         )
 
+    def with_label_noise(self, fraction: float, seed: int) -> Split:
+        """The same pictures, a share of them under wrong labels; see `label_noise.replace_labels`."""
+        if not fraction:
+            return self
+        noisy = label_noise.replace_labels(self.labels, len(self.class_names), fraction, seed)
+        digest = hashlib.sha256(self.fingerprint.encode() + noisy.tobytes())
+        return dataclasses.replace(
+            self,
+            labels=noisy,
+            label_distributions=label_noise.move_weights(self.label_distributions, self.labels, noisy),
+            fingerprint=digest.hexdigest(),
+        )
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Dataset:
@@ -138,12 +152,13 @@ def load_dataset(data: DataSection) -> Dataset:
     splits = {part: carved[part] if len(carved[part]) else held_out[part] for part in carved}
     if len(kept) < len(train):
         train = train.take(kept)
-    train = _limit(train, data.train_per_class, data.few_shot_seed)
+    clean = _limit(train, data.train_per_class, data.few_shot_seed)
+    train = clean.with_label_noise(data.label_noise, data.label_noise_seed)
     splits = {
         part: None if split is None else _limit(split, data.eval_per_class, data.split_seed)
         for part, split in splits.items()
     }
-    description = _describe(data, prepared, train, splits)
+    description = _describe(data, prepared, train, splits, int((clean.labels != train.labels).sum()))
     logging.info("%s", description)
     return Dataset(
         train, splits["validation"], splits["test"], prepared.summary.class_names, prepared.summary, description
@@ -230,7 +245,9 @@ def _concatenate(parts: Sequence[PreparedSplit], name: str, origin: Sequence[str
     )
 
 
-def _describe(data: DataSection, prepared: Prepared, train: Split, held_out: Mapping[str, Split | None]) -> str:
+def _describe(
+    data: DataSection, prepared: Prepared, train: Split, held_out: Mapping[str, Split | None], mislabelled: int
+) -> str:
     summary = prepared.summary
     splits = {"train": train, **{part: split for part, split in held_out.items() if split is not None}}
     origins = {
@@ -250,6 +267,11 @@ def _describe(data: DataSection, prepared: Prepared, train: Split, held_out: Map
         number, seed = train_limit if part == "train" else limit
         limited = f", at most {number} of each class, seed {seed}" if number else ""
         lines.append(f"  {part}: {origins[part]}{limited}")
+    if data.label_noise:
+        lines.append(
+            f"  train: {mislabelled} of {len(train)} labels replaced by another class ({data.label_noise:.0%} of each "
+            f"class, seed {data.label_noise_seed}); the counts above are those of the replaced labels"
+        )
     for split, reasons in summary.dropped.items():
         lines += [f"  dropped from {split}: {number} {reason}" for reason, number in reasons.items()]
     for split, messages in summary.skipped.items():

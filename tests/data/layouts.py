@@ -151,6 +151,8 @@ def section(dataset: str, directory: Path, augment: Mapping[str, Any] = NO_AUGME
         "split_seed": 0,
         "train_per_class": 0,
         "few_shot_seed": 0,
+        "label_noise": 0.0,
+        "label_noise_seed": 0,
         "eval_per_class": 0,
         "sampler": "shuffle",
         "mean": (0.48145466, 0.4578275, 0.40821073),

@@ -1,0 +1,102 @@
+from pathlib import Path
+
+import layouts
+import numpy as np
+import pytest
+
+from mpafer_jax.config import Config, ConfigError
+from mpafer_jax.data.label_noise import move_weights, replace_labels
+from mpafer_jax.data.splits import load_dataset
+from tests.test_config import build
+
+LABELS = np.repeat(np.arange(4, dtype=np.int32), [100, 40, 15, 1])
+
+
+def replaced(fraction: float, seed: int = 0) -> np.ndarray:
+    return replace_labels(LABELS, 4, fraction, seed)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_exactly_its_share_of_every_class_is_replaced(seed: int) -> None:
+    changed = replaced(0.3, seed) != LABELS
+    assert [int(changed[label == LABELS].sum()) for label in range(4)] == [30, 12, 4, 0]
+
+
+def test_it_is_a_function_of_the_seed() -> None:
+    assert (replaced(0.3, 1) == replaced(0.3, 1)).all()
+    assert (replaced(0.3, 1) != replaced(0.3, 2)).any()
+    assert (replaced(0.0) == LABELS).all()
+
+
+def test_more_noise_keeps_what_less_noise_replaced() -> None:
+    less, more = replaced(0.1), replaced(0.3)
+    changed = less != LABELS
+    assert changed.sum() == 16
+    assert (more[changed] == less[changed]).all()
+
+
+def test_every_other_class_is_as_likely() -> None:
+    labels = np.full(60_000, 2, np.int32)
+    counts = np.bincount(replace_labels(labels, 4, 0.5, 7), minlength=4)
+    assert counts[2] == 30_000
+    assert np.abs(counts[[0, 1, 3]] - 10_000).max() < 5 * np.sqrt(30_000 * (1 / 3) * (2 / 3))  # five sigma
+
+
+def test_weights_change_places() -> None:
+    distributions = np.array([[0.6, 0.4, 0], [0, 1, 0], [0.5, 0.3, 0.2]], np.float32)
+    labels, noisy = np.array([0, 1, 0], np.int32), np.array([2, 0, 0], np.int32)
+    expected = np.array([[0, 0.4, 0.6], [1, 0, 0], [0.5, 0.3, 0.2]], np.float32)
+    np.testing.assert_array_equal(move_weights(distributions, labels, noisy), expected)
+
+
+def write(root: Path) -> None:
+    layouts.write_folders(root / "train", {"happy": 30, "sad": 20})
+    layouts.write_folders(root / "test", {"happy": 6, "sad": 4}, first_seed=100)
+
+
+def test_only_train_is_touched(tmp_path: Path) -> None:
+    write(tmp_path)
+    options = {"test_split": "test", "validation_fraction": 0.2}
+    clean = load_dataset(layouts.section("folder", tmp_path, **options))
+    noisy = load_dataset(layouts.section("folder", tmp_path, label_noise=0.25, label_noise_seed=3, **options))
+    for before, after in zip(clean.held_out, noisy.held_out, strict=True):
+        assert before.fingerprint == after.fingerprint
+        np.testing.assert_array_equal(before.labels, after.labels)
+    assert clean.train.names.tolist() == noisy.train.names.tolist()
+    assert (clean.train.labels != noisy.train.labels).sum() == 6 + 4
+    np.testing.assert_array_equal(noisy.train.label_distributions, np.eye(2, dtype=np.float32)[noisy.train.labels])
+    assert "train: 10 of 40 labels replaced by another class (25% of each class, seed 3)" in noisy.description
+
+
+def test_votes_follow_the_label(tmp_path: Path) -> None:
+    votes = {f"fer{i:07d}.png": (0, 6, 4, 0, 0, 0, 0, 0, 0, 0) for i in range(10)}
+    layouts.write_label_csv(tmp_path / "FER2013Train", votes)
+    train = load_dataset(layouts.section("ferplus", tmp_path, label_rule="distribution", label_noise=0.5)).train
+    assert (train.labels != 1).sum() == 5
+    np.testing.assert_allclose(train.label_distributions[np.arange(10), train.labels], 0.6)
+    np.testing.assert_allclose(train.label_distributions.sum(axis=1), 1, rtol=1e-6)
+
+
+def test_the_fingerprint_holds_it(tmp_path: Path) -> None:
+    write(tmp_path)
+    chosen = [(0.0, 0), (0.0, 1), (0.2, 0), (0.2, 1), (0.3, 0)]
+    prints = [
+        load_dataset(layouts.section("folder", tmp_path, label_noise=fraction, label_noise_seed=seed)).train.fingerprint
+        for fraction, seed in chosen
+    ]
+    assert prints[0] == prints[1]
+    assert len(set(prints)) == 4
+
+
+def test_few_shots_are_drawn_by_their_true_labels(tmp_path: Path) -> None:
+    write(tmp_path)
+    train = load_dataset(layouts.section("folder", tmp_path, train_per_class=8, label_noise=0.25)).train
+    true = np.array([name.startswith("sad") for name in train.names.tolist()])
+    assert true.sum() == 8
+    assert (train.labels != true).sum() == 4
+
+
+@pytest.mark.parametrize("value", [-0.1, 1.0])
+def test_a_share_that_is_none_is_refused(value: float) -> None:
+    with pytest.raises(ConfigError, match=r"config\.data\.label_noise"):
+        Config.from_config_dict(build("rafdb", **{"data.label_noise": value}))
