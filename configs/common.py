@@ -131,7 +131,8 @@ def get_common() -> ConfigDict:
     optimizer.clip_norm = 0.0
 
     config.data = data = ConfigDict()
-    # Which reader: rafdb, ferplus, affectnet, folder, or synthface (faces drawn on first use).
+    # Which reader: rafdb, rafdb_compound, ferplus, affectnet, fer2013, sfew, ckplus, jaffe, folder, or synthface (faces
+    # drawn on first use).
     data.dataset = "folder"
     # Folder with the dataset in its owner's layout (docs/datasets.md). Has to be given, except for synthface: where
     # drawn faces are kept, empty: `mpafer_jax/synthface` in $XDG_CACHE_HOME or ~/.cache.
@@ -148,7 +149,8 @@ def get_common() -> ConfigDict:
     data.train_splits = ("train",)
     # The owner's split that chooses the checkpoint; empty: carve validation_fraction out of train.
     data.validation_split = ""
-    # Share of train that is carved out for validation, class by class. [ours: so that the test split chooses nothing]
+    # Share of train that is carved out for validation, class by class, or person by person where the dataset says who
+    # is who. [ours: so that the test split chooses nothing]
     data.validation_fraction = 0.1
     # The owner's split for the final numbers; empty: carve test_fraction out of train, or none.
     data.test_split = "test"

@@ -28,7 +28,18 @@ Range = tuple[Positive, Positive]
 Rgb = tuple[Positive, Positive, Positive]
 
 LabelRule = Literal["owner", "majority_labelcsv", "majority_csv", "argmax", "distribution"]
-DatasetName = Literal["rafdb", "ferplus", "affectnet", "folder", "synthface"]
+DatasetName = Literal[
+    "rafdb",
+    "rafdb_compound",
+    "ferplus",
+    "affectnet",
+    "fer2013",
+    "sfew",
+    "ckplus",
+    "jaffe",
+    "folder",
+    "synthface",
+]
 BaselineName = Literal[
     "majority",
     "zero_shot_type1",

@@ -16,7 +16,7 @@ import numpy as np
 
 from mpafer_jax import devices, experiment, steps
 from mpafer_jax.config import Config, ConfigError
-from mpafer_jax.data import affectnet, ferplus, rafdb
+from mpafer_jax.data import affectnet, ckplus, fer2013, ferplus, jaffe, rafdb, sfew
 from mpafer_jax.expressions import CANONICAL_NAMES
 from mpafer_jax.models.clip import ClipConfig, TextConfig, VisionConfig
 from mpafer_jax.models.prompts import TextEmbeddings, init_prompts
@@ -45,8 +45,13 @@ OPENAI_CLIPS = {
 }
 _CLASSES = {
     "rafdb": rafdb.CLASS_NAMES,
+    "rafdb_compound": rafdb.COMPOUND_CLASS_NAMES,
     "ferplus": ferplus.CLASS_NAMES,
     "affectnet": affectnet.CLASS_NAMES,
+    "fer2013": fer2013.CLASS_NAMES,
+    "sfew": sfew.CLASS_NAMES,
+    "ckplus": ckplus.CLASS_NAMES,
+    "jaffe": jaffe.CLASS_NAMES,
     "synthface": CANONICAL_NAMES,
 }
 

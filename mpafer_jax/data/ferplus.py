@@ -23,7 +23,6 @@ from __future__ import annotations
 
 import csv
 import dataclasses
-import hashlib
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -31,7 +30,7 @@ from pathlib import Path
 import tensorflow_datasets as tfds
 
 from mpafer_jax.config import LabelRule
-from mpafer_jax.data import records
+from mpafer_jax.data import pixel_csv, records
 from mpafer_jax.data.builder import ExpressionBuilder
 from mpafer_jax.data.records import Counts, DataError, ImageSource, Record, SourceIndex
 
@@ -39,9 +38,7 @@ CLASS_NAMES = ("neutral", "happiness", "surprise", "sadness", "anger", "disgust"
 _COLUMNS = (*CLASS_NAMES, "unknown", "NF")
 _REASONS = {8: "unknown", 9: "not a face"}
 _FOLDERS = {"train": "FER2013Train", "validation": "FER2013Valid", "test": "FER2013Test"}
-_USAGES = {"Training": "train", "PublicTest": "validation", "PrivateTest": "test"}
 _VOTES_CSV, _PIXELS_CSV, _LABEL_CSV = "fer2013new.csv", "fer2013.csv", "label.csv"
-_SIDE = 48
 _LAYOUT = """\
   FER2013Train/fer0000000.png ... label.csv   (FER2013Valid, FER2013Test likewise, or all three inside data/)
   fer2013new.csv                              (for the rules majority_csv and argmax)
@@ -141,7 +138,7 @@ def read(directory: Path, rule: LabelRule) -> SourceIndex:
         votes = votes_of.get(split, [])
         pictures = _pictures(base / folder, votes, pixels.get(split, []), table.get(split, []), directory)
         if not votes:
-            usage = next(name for name, value in _USAGES.items() if value == split)
+            usage = next(name for name, value in pixel_csv.SPLITS.items() if value == split)
             absent[split] = str(label_path) if from_label_csv else f"rows of {usage} in {directory / _VOTES_CSV}"
         elif pictures is None:
             absent[split] = f"{base / folder}/*.png, or its rows in {directory / _PIXELS_CSV} and {_VOTES_CSV}"
@@ -162,7 +159,7 @@ def read(directory: Path, rule: LabelRule) -> SourceIndex:
         absent=absent,
         dropped=dropped,
         left_out=left_out,
-        expected_size=(_SIDE, _SIDE),
+        expected_size=(pixel_csv.SIDE, pixel_csv.SIDE),
     )
 
 
@@ -189,9 +186,11 @@ def read_votes_csv(path: Path) -> dict[str, list[Votes]]:
             raise DataError(f"{path}: the first line is {found}, expected the columns {header}")
         for row in rows:
             place = f"{path} line {rows.line_num}"
-            if not row or row[0] not in _USAGES:
-                raise DataError(f"{place}: found {row}, expected a row that starts with one of {', '.join(_USAGES)}")
-            splits.setdefault(_USAGES[row[0]], []).append(_votes(row[1:], place))
+            if not row or row[0] not in pixel_csv.SPLITS:
+                raise DataError(
+                    f"{place}: found {row}, expected a row that starts with one of {', '.join(pixel_csv.SPLITS)}"
+                )
+            splits.setdefault(pixel_csv.SPLITS[row[0]], []).append(_votes(row[1:], place))
     return splits
 
 
@@ -206,29 +205,10 @@ def _votes(row: Sequence[str], place: str) -> Votes:
 
 
 def _pixel_rows(path: Path) -> dict[str, list[ImageSource]]:
-    """Finds the rows of `fer2013.csv` (emotion,pixels,Usage) without turning 80 million numbers into Python objects."""
+    """The rows of `fer2013.csv`; its own labels are not FERPlus'."""
     splits: dict[str, list[ImageSource]] = {}
-    with path.open("rb") as file:
-        header = file.readline()
-        if header.strip() != b"emotion,pixels,Usage":
-            raise DataError(f"{path}: the first line is {header[:80]!r}, expected emotion,pixels,Usage")
-        position = len(header)
-        for number, line in enumerate(file, start=2):
-            first, last = line.find(b",") + 1, line.rfind(b",")
-            usage = line[last + 1 :].strip().decode("ascii", "replace")
-            if usage not in _USAGES or first > last:
-                raise DataError(f"{path} line {number}: ends in {usage!r}, expected one of {', '.join(_USAGES)}")
-            quoted = line[first:last].startswith(b'"')
-            row = records.PixelRow(
-                path=path,
-                line=number,
-                start=position + first + quoted,
-                stop=position + last - quoted,
-                side=_SIDE,
-                digest=hashlib.blake2b(line[first:last], digest_size=8).hexdigest(),
-            )
-            splits.setdefault(_USAGES[usage], []).append(row)
-            position += len(line)
+    for row in pixel_csv.read_rows(path):
+        splits.setdefault(row.split, []).append(row.image)
     return splits
 
 

@@ -90,21 +90,9 @@ def _split_folders(directory: Path) -> dict[str, Path]:
 def _list(directory: Path, split: str, dropped: Counts) -> dict[str, list[Path]]:
     """Class folder -> its pictures, both in the order of their names."""
     folders = sorted(path for path in directory.iterdir() if path.is_dir() and not path.name.startswith("."))
-    return {path.name: _pictures(path, split, dropped) for path in folders if path.name != records.PREPARED_FOLDER}
-
-
-def _pictures(folder: Path, split: str, dropped: Counts) -> list[Path]:
-    pictures: list[Path] = []
-    for path in sorted(folder.iterdir()):
-        if path.name.startswith("."):
-            continue
-        if path.is_dir():
-            records.count(dropped, split, "folder inside a class folder")
-        elif path.suffix.lower() in IMAGE_SUFFIXES:
-            pictures.append(path)
-        else:
-            records.count(dropped, split, f"no picture ({path.suffix or 'no suffix'})")
-    return pictures
+    return {
+        path.name: records.pictures_in(path, split, dropped) for path in folders if path.name != records.PREPARED_FOLDER
+    }
 
 
 def _class_names(folder_names: list[str], directory: Path) -> tuple[str, ...]:

@@ -17,7 +17,7 @@ from typing import Protocol
 import numpy as np
 from PIL import Image
 
-from mpafer_jax.data.preprocess import decode_rgb, read_picture_file
+from mpafer_jax.data.preprocess import IMAGE_SUFFIXES, decode_rgb, read_picture_file
 from mpafer_jax.expressions import canonical_name
 
 # Preparation encodes a cropped face once more; at 95 the loss is below what a resize to 224 already does.
@@ -147,12 +147,15 @@ class Record:
       image: where the encoded picture is.
       label: index into the class names; -1 in `SourceIndex.left_out`.
       label_distribution: one weight per class, summing to 1; None means all of it on `label`.
+      person: who is shown, as far as the owner's names say it; empty where they do not. Pictures of one person are
+        never parted by carving, and names with a person are unique in their split.
     """
 
     name: str
     image: ImageSource
     label: int
     label_distribution: tuple[float, ...] | None = None
+    person: str = ""
 
 
 PREPARED_FOLDER = "mpafer_tfds"  # inside the dataset's folder, unless config.data.prepared_dir says otherwise
@@ -208,6 +211,21 @@ def count(dropped: Counts, split: str, reason: str) -> None:
     """Adds one example to what `split` lost for `reason`."""
     reasons = dropped.setdefault(split, {})
     reasons[reason] = reasons.get(reason, 0) + 1
+
+
+def pictures_in(folder: Path, split: str, dropped: Counts) -> list[Path]:
+    """The pictures of a folder, sorted by name; none where there is no such folder. Other files are counted."""
+    pictures: list[Path] = []
+    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+        if path.name.startswith(".") or path.name == PREPARED_FOLDER:
+            continue
+        if path.is_dir():
+            count(dropped, split, "folder among pictures")
+        elif path.suffix.lower() in IMAGE_SUFFIXES:
+            pictures.append(path)
+        else:
+            count(dropped, split, f"no picture ({path.suffix or 'no suffix'})")
+    return pictures
 
 
 def select_classes(index: SourceIndex, class_names: Sequence[str]) -> SourceIndex:

@@ -7,14 +7,30 @@ from pathlib import Path
 
 from mpafer_jax import files
 from mpafer_jax.config import DataSection, DatasetName
-from mpafer_jax.data import affectnet, ferplus, folder, rafdb, records, synthface
+from mpafer_jax.data import (
+    affectnet,
+    ckplus,
+    fer2013,
+    ferplus,
+    folder,
+    jaffe,
+    rafdb,
+    records,
+    sfew,
+    synthface,
+)
 from mpafer_jax.data.builder import ExpressionBuilder
 from mpafer_jax.data.records import DataError, SourceIndex
 
 BUILDERS: dict[DatasetName, type[ExpressionBuilder]] = {
     "rafdb": rafdb.RafDb,
+    "rafdb_compound": rafdb.RafDbCompound,
     "ferplus": ferplus.FerPlus,
     "affectnet": affectnet.AffectNet,
+    "fer2013": fer2013.Fer2013,
+    "sfew": sfew.Sfew,
+    "ckplus": ckplus.CkPlus,
+    "jaffe": jaffe.Jaffe,
     "folder": folder.Folder,
     "synthface": synthface.SynthFace,
 }
@@ -34,10 +50,20 @@ def read_source(data: DataSection) -> SourceIndex:
     match data.dataset:
         case "rafdb":
             index = rafdb.read(directory)
+        case "rafdb_compound":
+            index = rafdb.read(directory, "compound")
         case "ferplus":
             index = ferplus.read(directory, data.label_rule)
         case "affectnet":
             index = affectnet.read(directory)
+        case "fer2013":
+            index = fer2013.read(directory)
+        case "sfew":
+            index = sfew.read(directory)
+        case "ckplus":
+            index = ckplus.read(directory)
+        case "jaffe":
+            index = jaffe.read(directory)
         case "folder":
             index = folder.read(directory)
         case "synthface":

@@ -15,12 +15,12 @@ import numpy.typing as npt
 from absl import logging
 
 from mpafer_jax.config import DataSection
-from mpafer_jax.data import label_noise
+from mpafer_jax.data import carving, label_noise
 from mpafer_jax.data.builder import ExampleSource, Prepared, PreparedSplit, Summary, prepare
 from mpafer_jax.data.records import DataError, SourceIndex
 from mpafer_jax.data.sources import BUILDERS, prepared_root, read_source
 
-Indices = npt.NDArray[np.int64]
+Indices = carving.Indices
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -145,9 +145,13 @@ def load_dataset(data: DataSection) -> Dataset:
     held_out: dict[str, Split | None] = {}
     for part, name in (("validation", data.validation_split), ("test", data.test_split)):
         held_out[part] = _concatenate([prepared.splits[name]], part, [name], prepared) if name else None
-    kept, test, validation = carve(
-        train.labels, train.pixel_hashes, (data.test_fraction, data.validation_fraction), data.split_seed
-    )
+    persons = _persons(index, origin, prepared) if data.train_splits else np.zeros(0, np.str_)
+    fractions = (data.test_fraction, data.validation_fraction)
+    if persons.any():
+        groups = carving.join_groups(persons, train.pixel_hashes)
+        kept, test, validation = carving.carve_groups(train.labels, groups, fractions, data.split_seed)
+    else:
+        kept, test, validation = carving.carve(train.labels, train.pixel_hashes, fractions, data.split_seed)
     carved = {"validation": train.take(validation, "validation"), "test": train.take(test, "test")}
     splits = {part: carved[part] if len(carved[part]) else held_out[part] for part in carved}
     if len(kept) < len(train):
@@ -158,66 +162,26 @@ def load_dataset(data: DataSection) -> Dataset:
         part: None if split is None else _limit(split, data.eval_per_class, data.split_seed)
         for part, split in splits.items()
     }
-    description = _describe(data, prepared, train, splits, int((clean.labels != train.labels).sum()))
+    description = _describe(
+        data, prepared, train, splits, int((clean.labels != train.labels).sum()), bool(persons.any())
+    )
     logging.info("%s", description)
     return Dataset(
         train, splits["validation"], splits["test"], prepared.summary.class_names, prepared.summary, description
     )
 
 
-def carve(
-    labels: npt.NDArray[np.int32], groups: npt.NDArray[np.str_], fractions: Sequence[float], seed: int
-) -> list[Indices]:
-    """Splits examples at random, class by class, without parting pictures that belong together.
-
-    Args:
-      labels: int32[n].
-      groups: str[n]; examples with equal entries (pixel-identical pictures) end up on the same side. A group whose
-        labels differ counts for the class of its first example.
-      fractions: the share of every class that each carved part gets, rounded, and at least one example (group) each
-        as long as train keeps one too; 0 carves nothing.
-      seed: the result is a pure function of all arguments.
-
-    Returns:
-      1 + len(fractions) ascending index arrays: what train keeps, then the parts.
-    """
-    members: dict[str, list[int]] = {}
-    for position, group in enumerate(groups.tolist()):
-        members.setdefault(group, []).append(position)
-    by_class: dict[int, list[list[int]]] = {}
-    for positions in members.values():
-        by_class.setdefault(int(labels[positions[0]]), []).append(positions)
-    parts: list[list[int]] = [[] for _ in (0, *fractions)]
-    for label, class_groups in sorted(by_class.items()):
-        total = sum(len(positions) for positions in class_groups)
-        order: list[int] = np.random.default_rng((seed, label)).permutation(len(class_groups)).tolist()
-        waiting = [class_groups[number] for number in order]
-        for part, fraction in enumerate(fractions, start=1):
-            target = max(1, round(fraction * total)) if fraction else 0
-            taken = 0
-            while taken < target and len(waiting) > 1:
-                positions = waiting.pop()
-                parts[part].extend(positions)
-                taken += len(positions)
-        for positions in waiting:
-            parts[0].extend(positions)
-    return [np.array(sorted(part), np.int64) for part in parts]
-
-
-def draw_per_class(labels: npt.NDArray[np.int32], number: int, seed: int) -> Indices:
-    """The ascending indices of `number` random examples of every class, or of all where a class has fewer.
-
-    The draw for a larger number contains the one for a smaller: few-shot runs of 4 and of 8 share 4 examples.
-    """
-    drawn: list[int] = []
-    for label in np.unique(labels):
-        members = np.flatnonzero(labels == label)
-        drawn.extend(np.random.default_rng((seed, int(label))).permutation(members)[:number].tolist())
-    return np.array(sorted(drawn), np.int64)
-
-
 def _limit(split: Split, per_class: int, seed: int) -> Split:
-    return split.take(draw_per_class(split.labels, per_class, seed)) if per_class else split
+    return split.take(carving.draw_per_class(split.labels, per_class, seed)) if per_class else split
+
+
+def _persons(index: SourceIndex, origin: Sequence[str], prepared: Prepared) -> npt.NDArray[np.str_]:
+    """str[n]: who is on each picture of the joined splits, empty where the owner's files do not say it."""
+    found: list[str] = []
+    for split in origin:
+        known = {record.name: record.person for record in index.splits[split]}
+        found += [known[name] for name in prepared.splits[split].names.tolist()]
+    return np.array(found, np.str_)
 
 
 def _absent(name: str, index: SourceIndex) -> DataError:
@@ -246,14 +210,21 @@ def _concatenate(parts: Sequence[PreparedSplit], name: str, origin: Sequence[str
 
 
 def _describe(
-    data: DataSection, prepared: Prepared, train: Split, held_out: Mapping[str, Split | None], mislabelled: int
+    data: DataSection,
+    prepared: Prepared,
+    train: Split,
+    held_out: Mapping[str, Split | None],
+    mislabelled: int,
+    by_person: bool,
 ) -> str:
     summary = prepared.summary
     splits = {"train": train, **{part: split for part, split in held_out.items() if split is not None}}
+    apart = ", no person on both sides" if by_person else ""
     origins = {
         "train": " + ".join(data.train_splits) or "nothing",
-        "validation": data.validation_split or f"{data.validation_fraction:.0%} of train, seed {data.split_seed}",
-        "test": data.test_split or f"{data.test_fraction:.0%} of train, seed {data.split_seed}",
+        "validation": data.validation_split
+        or f"{data.validation_fraction:.0%} of train, seed {data.split_seed}{apart}",
+        "test": data.test_split or f"{data.test_fraction:.0%} of train, seed {data.split_seed}{apart}",
     }
     lines = [f"dataset {summary.dataset}, label rule {summary.label_rule}, prepared in {prepared.directory}"]
     lines.append(f"  {'label class (owner)':<34}" + "".join(f"{part:>12}" for part in splits))

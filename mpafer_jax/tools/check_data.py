@@ -108,6 +108,10 @@ def _labels(index: SourceIndex, data: DataSection) -> Report:
     for split, count in counts.items():
         label, most = count.most_common(1)[0]
         lines.append(f"  majority rate of {split}: {most / count.total():.2%} ({index.class_names[label]})")
+    for split, listed in index.splits.items():
+        persons = {record.person for record in listed} - {""}
+        if persons:
+            lines.append(f"  {split} shows {len(persons)} persons (films, in SFEW), whom carving keeps whole")
     for split, reasons in index.dropped.items():
         lines += [f"  dropped from {split}: {number} {reason}" for reason, number in reasons.items()]
     lines += [f"  no split {split!r} here; looked for {place}" for split, place in index.absent.items()]

@@ -29,6 +29,36 @@ def save(path: Path, image: Image.Image) -> None:
     image.save(path)
 
 
+def write_sfew(root: Path, pictures: Sequence[str], first_seed: int = 0) -> None:
+    """One of SFEW's folders: `pictures` as "Angry/Airheads_000519240_00000005.png"."""
+    for seed, name in enumerate(pictures, start=first_seed):
+        save(root / name, picture(seed, 143, 181))
+
+
+def write_jaffe(root: Path, names: Sequence[str]) -> None:
+    """JAFFE: names as "KA.AN1.39"."""
+    for seed, name in enumerate(names):
+        save(root / f"{name}.tiff", picture(seed, 256, 256, "L"))
+
+
+def write_ckplus_sequence(
+    root: Path, person: str, sequence: str, frames: int, label: str = "", landmarks: bool = True, seed: int = 0
+) -> None:
+    """One sequence of CK+'s release, 64x48; `label` is the content of its file, empty for none."""
+    names = [f"{person}_{sequence}_{number:08d}" for number in range(1, frames + 1)]
+    for number, name in enumerate(names):
+        place = Path(person) / sequence
+        save(root / "cohn-kanade-images" / place / f"{name}.png", picture(1000 * seed + number, 64, 48, "L"))
+        if landmarks:
+            (root / "Landmarks" / place).mkdir(parents=True, exist_ok=True)
+            points = [(20, 10), (40, 10), (30, 30)]  # a face that is 20 pixels wide and high
+            lines = "".join(f"   {x:.7e}   {y:.7e}\n" for x, y in points)
+            (root / "Landmarks" / place / f"{name}_landmarks.txt").write_text(lines)
+    (root / "Emotion" / person / sequence).mkdir(parents=True, exist_ok=True)
+    if label:
+        (root / "Emotion" / person / sequence / f"{names[-1]}_emotion.txt").write_text(label)
+
+
 def write_rafdb(root: Path, labels: Mapping[str, int], final_newline: bool = True) -> None:
     """`labels`: name in the list ("train_00001.jpg") -> label 1 to 7."""
     lines = "\n".join(f"{name} {label}" for name, label in labels.items())
@@ -59,9 +89,13 @@ def write_fer2013(root: Path, rows: Sequence[tuple[str, Image.Image]], quoted: b
     """`fer2013.csv`: rows of (usage, 48x48 grey picture)."""
     quote = '"' if quoted else ""
     lines = ["emotion,pixels,Usage"]
-    for usage, image in rows:
-        lines.append(f"0,{quote}{' '.join(map(str, np.asarray(image).ravel()))}{quote},{usage}")
+    lines += [f"0,{quote}{numbers(image)}{quote},{usage}" for usage, image in rows]
     (root / "fer2013.csv").write_text("\n".join(lines) + "\n")
+
+
+def numbers(image: Image.Image) -> str:
+    """The pixels of a grey picture, written out."""
+    return " ".join(map(str, np.asarray(image).ravel()))
 
 
 AFFECTNET_HEADER = (

@@ -96,6 +96,12 @@ def test_pictures_without_a_label_count_among_duplicates(tmp_path: Path) -> None
     assert "0 of them with a label on both sides" in text
 
 
+def test_persons_are_counted(tmp_path: Path) -> None:
+    layouts.write_jaffe(tmp_path, ["KA.AN1.39", "KA.HA1.29", "YM.AN1.61"])
+    text, _ = check("jaffe", tmp_path)
+    assert "train shows 2 persons" in text
+
+
 def command(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "mpafer_jax.tools.check_data", *arguments], cwd=ROOT, capture_output=True, text=True

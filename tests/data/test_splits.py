@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 
 from mpafer_jax.data import splits
+from mpafer_jax.data.carving import carve, carve_groups, draw_per_class, join_groups
 from mpafer_jax.data.records import DataError
-from mpafer_jax.data.splits import carve, draw_per_class, load_dataset
+from mpafer_jax.data.splits import load_dataset
 
 
 def unique_groups(number: int) -> np.ndarray:
@@ -48,6 +49,45 @@ def test_identical_pictures_stay_together() -> None:
 def test_no_fraction_carves_nothing() -> None:
     kept, part = carve(np.zeros(5, np.int32), unique_groups(5), (0.0,), 0)
     assert (kept.tolist(), part.tolist()) == ([0, 1, 2, 3, 4], [])
+
+
+def test_groups_are_joined_through_either_column() -> None:
+    persons = np.array(["a", "a", "b", "b", "", "", "c"])
+    pixels = np.array(["1", "2", "2", "3", "4", "4", "5"])
+    groups = join_groups(persons, pixels).tolist()
+    assert groups[0] == groups[1] == groups[2] == groups[3]  # a and b share picture 2
+    assert groups[4] == groups[5]  # nobody's, the same picture
+    assert len(set(groups)) == 3
+
+
+def test_carved_groups_are_whole_and_keep_the_shares_of_the_classes() -> None:
+    rng = np.random.default_rng(0)
+    groups = np.repeat(np.arange(120).astype(str), rng.integers(1, 6, 120))
+    labels = rng.choice(3, len(groups), p=(0.6, 0.35, 0.05)).astype(np.int32)
+    seen: set[tuple[int, ...]] = set()
+    for seed in range(10):
+        kept, test, validation = carve_groups(labels, groups, (0.2, 0.1), seed)
+        assert sorted([*kept, *test, *validation]) == list(range(len(labels)))
+        of_parts = [set(groups[part].tolist()) for part in (kept, test, validation)]
+        assert len(of_parts[0] | of_parts[1] | of_parts[2]) == sum(map(len, of_parts)) == 120
+        for part, share in ((test, 0.2), (validation, 0.1)):
+            wanted = share * np.bincount(labels, minlength=3)
+            assert (np.abs(np.bincount(labels[part], minlength=3) - wanted) <= np.maximum(2, 0.2 * wanted)).all()
+        again = carve_groups(labels, groups, (0.2, 0.1), seed)
+        assert [part.tolist() for part in again] == [part.tolist() for part in (kept, test, validation)]
+        seen.add(tuple(test.tolist()))
+    assert len(seen) == 10
+
+
+def test_few_groups_give_one_and_keep_one() -> None:
+    labels = np.zeros(9, np.int32)
+    groups = np.repeat(["a", "b", "c"], 3)
+    kept, test, validation = carve_groups(labels, groups, (0.1, 0.1), seed=0)
+    assert (len(kept), len(test), len(validation)) == (3, 3, 3)
+    kept, test, validation = carve_groups(labels, np.repeat("a", 9), (0.5, 0.1), seed=0)
+    assert (len(kept), len(test), len(validation)) == (9, 0, 0)
+    kept, test, validation = carve_groups(labels, groups, (0.0, 0.4), seed=0)
+    assert (len(kept), len(test), len(validation)) == (6, 0, 3)
 
 
 def test_few_shots_are_nested() -> None:

@@ -1,0 +1,301 @@
+"""FER2013, SFEW, CK+, JAFFE and RAF-DB compound: what the readers find, and what they say when they do not."""
+
+import io
+from collections import Counter
+from pathlib import Path
+
+import layouts
+import numpy as np
+import pytest
+from PIL import Image
+
+from mpafer_jax.data import ckplus, fer2013, jaffe, rafdb, sfew
+from mpafer_jax.data.records import DataError, SourceIndex, select_classes
+from mpafer_jax.data.splits import load_dataset
+from mpafer_jax.hard_prompts.bank import load_bank
+
+
+def found(index: SourceIndex, split: str = "train") -> list[tuple[str, str, str]]:
+    return [(record.name, index.class_names[record.label], record.person) for record in index.splits[split]]
+
+
+# ---------------------------------------------------------------- FER2013
+
+FACES = [layouts.picture(seed, 48, 48, "L") for seed in range(4)]
+# The two tables in which Kaggle has handed it out, and a quoted one.
+TABLES = {
+    "fer2013.csv": ("emotion,pixels,Usage", "{emotion},{pixels},{usage}"),
+    "icml_face_data.csv": ("emotion, Usage, pixels", "{emotion},{usage},{pixels}"),
+    "fer2013.csv quoted": ("emotion,pixels,Usage", '{emotion},"{pixels}",{usage}'),
+}
+ROWS = [(0, "Training"), (6, "Training"), (3, "PublicTest"), (5, "PrivateTest")]
+
+
+@pytest.mark.parametrize("newline", ["\n", "\r\n"])
+@pytest.mark.parametrize("table", TABLES)
+def test_fer2013(tmp_path: Path, table: str, newline: str) -> None:
+    header, form = TABLES[table]
+    lines = [
+        form.format(emotion=emotion, usage=usage, pixels=layouts.numbers(face))
+        for (emotion, usage), face in zip(ROWS, FACES, strict=True)
+    ]
+    (tmp_path / table.split()[0]).write_bytes(newline.join([header, *lines, ""]).encode())
+    index = fer2013.read(tmp_path)
+    assert {split: found(index, split) for split in index.splits} == {
+        "train": [("line 2", "anger", ""), ("line 3", "neutral", "")],
+        "validation": [("line 4", "happiness", "")],
+        "test": [("line 5", "surprise", "")],
+    }
+    read = [record.image.read() for split in index.splits.values() for record in split]
+    for data, face in zip(read, FACES, strict=True):
+        np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(data))), np.asarray(face))
+
+
+def test_fer2013_published_counts_have_the_published_names(tmp_path: Path) -> None:
+    """A table with the published number of every label gives the published number of every class."""
+    published = {
+        "Training": [3995, 436, 4097, 7215, 4830, 3171, 4965],
+        "PublicTest": [467, 56, 496, 895, 653, 415, 607],
+        "PrivateTest": [491, 55, 528, 879, 594, 416, 626],
+    }
+    rows = [
+        f"{emotion},0 0,{usage}\n"
+        for usage, counts in published.items()
+        for emotion, count in enumerate(counts)
+        for _ in range(count)
+    ]
+    (tmp_path / "fer2013.csv").write_text("emotion,pixels,Usage\n" + "".join(rows))
+    index = fer2013.read(tmp_path)
+    assert {split: len(listed) for split, listed in index.splits.items()} == {
+        "train": 28709,
+        "validation": 3589,
+        "test": 3589,
+    }
+    train = Counter(name for _, name, _ in found(index))
+    assert (train["happiness"], train["disgust"], train["neutral"], train["sadness"]) == (7215, 436, 4965, 4830)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("emotion,pixels\n", "the first line is .* expected emotion,pixels,Usage"),
+        ("emotion,pixels,Usage\n7,1 2,Training\n", "line 2: the emotion is 7, expected 0 to 6"),
+        ("emotion,pixels,Usage\nhappy,1 2,Training\n", "line 2: the emotion is b'happy', expected a number"),
+        ("emotion,pixels,Usage\n1,1 2,Test\n", "line 2: the usage is 'Test', expected one of Training, PublicTest"),
+        ("emotion,pixels,Usage\n1,1 2\n", "line 2: found 2 columns, expected emotion, pixels, Usage"),
+    ],
+)
+def test_fer2013_errors(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(DataError, match=r"fer2013\.csv is not there"):
+        fer2013.read(tmp_path)
+    (tmp_path / "fer2013.csv").write_text(text)
+    with pytest.raises(DataError, match=message):
+        fer2013.read(tmp_path)
+    (tmp_path / "icml_face_data.csv").write_text(text)
+    with pytest.raises(DataError, match="which are one dataset; keep one"):
+        fer2013.read(tmp_path)
+
+
+# ---------------------------------------------------------------- SFEW
+
+
+@pytest.mark.parametrize(
+    ("train", "val"),
+    [
+        ("Train_Aligned_Faces", "Val_Aligned_Faces"),
+        ("Train/Train_Aligned_Faces", "Val/Val_Aligned_Faces_new"),
+    ],
+)
+def test_sfew(tmp_path: Path, train: str, val: str) -> None:
+    names = ["Sad/AlexEmma_012701000_00000070.png", "Angry/HarryPotter_Deathly_Hallows_1_005528520_00000026.png"]
+    layouts.write_sfew(tmp_path / train, names)
+    layouts.write_sfew(tmp_path / val, ["Neutral/21_012246400_00000087.png"], first_seed=9)
+    index = sfew.read(tmp_path)
+    assert found(index) == [(names[1], "anger", "HarryPotter_Deathly_Hallows_1"), (names[0], "sadness", "AlexEmma")]
+    assert found(index, "test") == [("Neutral/21_012246400_00000087.png", "neutral", "21")]
+    assert index.absent == {}
+
+
+def test_sfew_without_one_of_its_parts(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="Train_Aligned_Faces is not there"):
+        sfew.read(tmp_path)
+    layouts.write_sfew(tmp_path / "Val_Aligned_Faces", ["Fear/21_012246400_00000087.png"])
+    index = sfew.read(tmp_path)
+    assert list(index.splits) == ["test"]
+    assert "Train_Aligned_Faces/<class>/*.png or " in index.absent["train"]
+
+
+# ---------------------------------------------------------------- JAFFE
+
+POSES = ["AN1.39", "DI1.42", "FE1.45", "HA1.29", "NE1.26", "SA1.33", "SU1.36"]
+PERSONS = ["KA", "KL", "KM", "KR", "MK", "NA", "NM", "TM", "UY", "YM"]
+
+
+@pytest.mark.parametrize("inside", ["", "jaffe"])
+def test_jaffe(tmp_path: Path, inside: str) -> None:
+    layouts.write_jaffe(tmp_path / inside, ["YM.SU1.58", "KA.AN1.39"])
+    (tmp_path / inside / "README").write_text("x")
+    index = jaffe.read(tmp_path)
+    assert found(index) == [("KA.AN1.39.tiff", "anger", "KA"), ("YM.SU1.58.tiff", "surprise", "YM")]
+    assert index.dropped == {"train": {"no picture (no suffix)": 1}}
+    layouts.save(tmp_path / inside / "KA.XX1.39.tiff", layouts.picture(0))
+    with pytest.raises(DataError, match=r"KA\.XX1\.39\.tiff: expected a name like KA\.AN1\.39\.tiff"):
+        jaffe.read(tmp_path)
+
+
+def test_jaffe_is_carved_by_person(tmp_path: Path) -> None:
+    layouts.write_jaffe(tmp_path, [f"{person}.{pose}" for person in PERSONS for pose in POSES])
+    parts = set[frozenset[str]]()
+    for seed in range(4):
+        dataset = load_dataset(
+            layouts.section("jaffe", tmp_path, test_fraction=0.2, validation_fraction=0.1, split_seed=seed)
+        )
+        persons = [{name[:2] for name in split.names.tolist()} for split in (dataset.train, *dataset.held_out)]
+        assert sum(map(len, persons)) == len(set[str]().union(*persons)) == 10
+        assert [len(split) for split in (dataset.train, *dataset.held_out)] == [49, 7, 14]
+        assert dataset.held_out[1].class_counts().tolist() == [2] * 7
+        assert f"test: 20% of train, seed {seed}, no person on both sides" in dataset.description
+        parts.add(frozenset(persons[2]))
+    assert len(parts) > 1
+
+
+# ---------------------------------------------------------------- CK+
+
+
+def write_release(root: Path, landmarks: bool = True) -> None:
+    layouts.write_ckplus_sequence(root, "S010", "004", 4, "   7.0000000e+00\n", landmarks, seed=1)
+    layouts.write_ckplus_sequence(root, "S005", "001", 3, "   3.0000000e+00\n", landmarks, seed=2)
+    layouts.write_ckplus_sequence(root, "S005", "002", 2, "", landmarks, seed=3)
+    (root / "cohn-kanade-images" / "S005" / ".DS_Store").write_text("x")
+
+
+def test_ckplus_labels_belong_to_peaks_and_first_frames_are_neutral(tmp_path: Path) -> None:
+    write_release(tmp_path)
+    index = ckplus.read(tmp_path)
+    assert found(index) == [
+        ("S005_001_00000003.png", "disgust", "S005"),
+        ("S005_001_00000001.png", "neutral", "S005"),
+        ("S010_004_00000004.png", "surprise", "S010"),
+        ("S010_004_00000001.png", "neutral", "S010"),
+    ]
+    assert index.dropped == {"train": {"sequence without a label": 1}}
+    assert index.warnings == ()
+    without_neutral = select_classes(index, index.class_names[1:])
+    assert [record.name for record in without_neutral.splits["train"]] == [
+        "S005_001_00000003.png",
+        "S010_004_00000004.png",
+    ]
+
+
+def test_ckplus_faces_are_cut_out_by_their_landmarks(tmp_path: Path) -> None:
+    write_release(tmp_path)
+    image = ckplus.read(tmp_path).splits["train"][0].image
+    # Landmarks from (20, 10) to (40, 30): a square of 27 around the middle column, ending 1 pixel below the chin.
+    assert "(16, 4, 27, 27)" in image.place
+    assert Image.open(io.BytesIO(image.read())).size == (27, 27)
+
+
+def test_ckplus_without_landmarks_warns(tmp_path: Path) -> None:
+    write_release(tmp_path, landmarks=False)
+    index = ckplus.read(tmp_path)
+    assert "4 of 4 frames have no file in" in index.warnings[0]
+    frame = tmp_path / "cohn-kanade-images" / "S005" / "001" / "S005_001_00000003.png"
+    assert index.splits["train"][0].image.read() == frame.read_bytes()
+
+
+def test_ckplus_published_counts_have_the_published_names(tmp_path: Path) -> None:
+    published = {"1": 45, "2": 18, "3": 59, "4": 25, "5": 69, "6": 28, "7": 83}
+    labels = [label for label, count in published.items() for _ in range(count)]
+    for number, label in enumerate(labels):
+        person, sequence = f"S{number // 3:03d}", f"{number % 3:03d}"
+        frame = f"{person}_{sequence}_00000001"
+        for folder, name, text in (
+            ("cohn-kanade-images", f"{frame}.png", ""),
+            ("Emotion", f"{frame}_emotion.txt", f"   {label}.0000000e+00"),
+        ):
+            path = tmp_path / folder / person / sequence / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text)
+    index = select_classes(ckplus.read(tmp_path), ckplus.CLASS_NAMES[1:])
+    counts = Counter(name for _, name, _ in found(index))
+    assert (counts.total(), counts["happiness"], counts["contempt"], counts["surprise"]) == (327, 69, 18, 83)
+
+
+@pytest.mark.parametrize("label", ["0.0", "8.0", "2.5", "happy", ""])
+def test_ckplus_names_a_bad_label(tmp_path: Path, label: str) -> None:
+    write_release(tmp_path)
+    path = tmp_path / "Emotion" / "S005" / "001" / "S005_001_00000003_emotion.txt"
+    path.write_text(label)
+    with pytest.raises(DataError, match=rf"S005_001_00000003_emotion\.txt: found '{label}', expected one number"):
+        ckplus.read(tmp_path)
+
+
+def test_ckplus_refuses_what_is_incomplete_or_double(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="cohn-kanade-images is not there"):
+        ckplus.read(tmp_path)
+    write_release(tmp_path)
+    (tmp_path / "cohn-kanade-images" / "S005" / "001" / "S005_001_00000003.png").unlink()
+    with pytest.raises(DataError, match=r"labels the last frame of .*, and there is .*S005_001_00000002\.png; copy"):
+        ckplus.read(tmp_path)
+    landmarks = tmp_path / "Landmarks" / "S010" / "004" / "S010_004_00000004_landmarks.txt"
+    landmarks.write_text("1 2 3\n")
+    write_release(tmp_path / "other")
+    bad = tmp_path / "other" / "Landmarks" / "S005" / "001" / "S005_001_00000003_landmarks.txt"
+    bad.write_text("1 2\n3\n")
+    with pytest.raises(DataError, match=r"S005_001_00000003_landmarks\.txt: expected lines of two numbers"):
+        ckplus.read(tmp_path / "other")
+    (tmp_path / "ckextended.csv").write_text("emotion,pixels,Usage\n")
+    with pytest.raises(DataError, match=r"holds cohn-kanade-images and ckextended\.csv, which are one dataset"):
+        ckplus.read(tmp_path)
+
+
+@pytest.mark.parametrize("inside", ["", "CK+48"])
+def test_ckplus_class_folders(tmp_path: Path, inside: str) -> None:
+    for seed, name in enumerate(("anger/S010_004_00000017", "anger/S010_004_00000018", "happy/S011_006_00000011")):
+        layouts.save(tmp_path / inside / f"{name}.png", layouts.picture(seed, 48, 48, "L"))
+    index = ckplus.read(tmp_path)
+    assert found(index) == [
+        ("anger/S010_004_00000017.png", "anger", "S010"),
+        ("anger/S010_004_00000018.png", "anger", "S010"),
+        ("happy/S011_006_00000011.png", "happiness", "S011"),
+    ]
+    layouts.save(tmp_path / inside / "fear" / "face.png", layouts.picture(5, 48, 48, "L"))
+    with pytest.raises(DataError, match=r"face\.png: expected a name like S010_004_00000017\.png"):
+        ckplus.read(tmp_path)
+
+
+def test_ckplus_table_has_labels_of_its_own_and_warns(tmp_path: Path) -> None:
+    rows = [f"{emotion},{layouts.numbers(FACES[0])},Training" for emotion in range(8)]
+    (tmp_path / "ckextended.csv").write_text("\n".join(["emotion,pixels,Usage", *rows, ""]))
+    index = ckplus.read(tmp_path)
+    named = [name for _, name, _ in found(index)]
+    assert named == ["anger", "disgust", "fear", "happiness", "sadness", "surprise", "neutral", "contempt"]
+    assert dict(zip(index.source_labels, index.class_names, strict=True))["7"] == "contempt"
+    assert "does not say who is who" in index.warnings[0]
+    (tmp_path / "ckextended.csv").write_text("emotion,pixels,Usage\n8,1,Training\n")
+    with pytest.raises(DataError, match="line 2: the emotion is 8, expected 0 to 7"):
+        ckplus.read(tmp_path)
+
+
+# ---------------------------------------------------------------- RAF-DB compound
+
+
+def test_rafdb_compound(tmp_path: Path) -> None:
+    layouts.write_rafdb(tmp_path / "compound", {"train_0001.jpg": 1, "train_0002.jpg": 11, "test_0001.jpg": 8})
+    layouts.write_rafdb(tmp_path / "basic", {"train_00001.jpg": 5})
+    index = rafdb.read(tmp_path, "compound")
+    assert found(index) == [
+        ("train_0001.jpg", "happily surprised", ""),
+        ("train_0002.jpg", "disgustedly surprised", ""),
+    ]
+    assert found(index, "test") == [("test_0001.jpg", "fearfully surprised", "")]
+    assert index.dataset == "rafdb_compound"
+    assert [len(listed) for listed in rafdb.read(tmp_path).splits.values()] == [1]
+    with (tmp_path / "compound" / "EmoLabel" / "list_patition_label.txt").open("a") as file:
+        file.write("train_0003.jpg 12")
+    with pytest.raises(DataError, match="with a label from 1 to 11"):
+        rafdb.read(tmp_path, "compound")
+
+
+def test_rafdb_compound_has_a_description_of_every_class() -> None:
+    assert tuple(load_bank("compound").classes) == rafdb.COMPOUND_CLASS_NAMES
