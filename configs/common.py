@@ -156,6 +156,9 @@ def get_common() -> ConfigDict:
     data.test_split = "test"
     # Share of train that is carved out for the test.
     data.test_fraction = 0.0
+    # A file with a name of a picture a line that test_split is restricted to, such as the lists of occluded or turned
+    # faces (docs/datasets.md); empty: all of it.
+    data.test_subset = ""
     # Seed of the carving; apart from `seed`, so that runs of several seeds share their splits. [ours]
     data.split_seed = 0
     # Training images of each class, drawn by few_shot_seed; 0 for all. [few-shot experiments]

@@ -234,6 +234,7 @@ class DataSection(_Section):
     validation_fraction: Fraction
     test_split: str
     test_fraction: Fraction
+    test_subset: str
     split_seed: Count
     train_per_class: Count
     few_shot_seed: Count
@@ -253,8 +254,10 @@ class DataSection(_Section):
             raise ValueError(
                 "dir is empty; give the dataset's folder, --config.data.dir=... (layouts: docs/datasets.md)"
             )
-        for field in ("dir", "prepared_dir"):
+        for field in ("dir", "prepared_dir", "test_subset"):
             files.local_path(getattr(self, field), field)
+        if self.test_subset and not self.test_split:
+            raise ValueError(f"test_subset {self.test_subset!r} restricts the split of test_split, which is empty")
         held_out = [name for name in (self.validation_split, self.test_split) if name]
         for name in held_out:
             if name in self.train_splits:

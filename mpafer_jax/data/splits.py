@@ -9,13 +9,14 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 from absl import logging
 
 from mpafer_jax.config import DataSection
-from mpafer_jax.data import carving, label_noise
+from mpafer_jax.data import carving, label_noise, subset
 from mpafer_jax.data.builder import ExampleSource, Prepared, PreparedSplit, Summary, prepare
 from mpafer_jax.data.records import DataError, SourceIndex
 from mpafer_jax.data.sources import BUILDERS, prepared_root, read_source
@@ -145,11 +146,16 @@ def load_dataset(data: DataSection) -> Dataset:
     held_out: dict[str, Split | None] = {}
     for part, name in (("validation", data.validation_split), ("test", data.test_split)):
         held_out[part] = _concatenate([prepared.splits[name]], part, [name], prepared) if name else None
+    notes: list[str] = []
+    if data.test_subset and held_out["test"] is not None:
+        held_out["test"], note = _restrict(held_out["test"], data, index)
+        notes.append(note)
     persons = _persons(index, origin, prepared) if data.train_splits else np.zeros(0, np.str_)
     fractions = (data.test_fraction, data.validation_fraction)
     if persons.any():
         groups = carving.join_groups(persons, train.pixel_hashes)
         kept, test, validation = carving.carve_groups(train.labels, groups, fractions, data.split_seed)
+        notes += ["carved by person: no person is on both sides"] if any(fractions) else []
     else:
         kept, test, validation = carving.carve(train.labels, train.pixel_hashes, fractions, data.split_seed)
     carved = {"validation": train.take(validation, "validation"), "test": train.take(test, "test")}
@@ -158,17 +164,33 @@ def load_dataset(data: DataSection) -> Dataset:
         train = train.take(kept)
     clean = _limit(train, data.train_per_class, data.few_shot_seed)
     train = clean.with_label_noise(data.label_noise, data.label_noise_seed)
+    if data.label_noise:
+        notes.append(
+            f"train: {(clean.labels != train.labels).sum()} of {len(train)} labels replaced by another class "
+            f"({data.label_noise:.0%} of each class, seed {data.label_noise_seed}); the counts above are those of the "
+            "replaced labels"
+        )
     splits = {
         part: None if split is None else _limit(split, data.eval_per_class, data.split_seed)
         for part, split in splits.items()
     }
-    description = _describe(
-        data, prepared, train, splits, int((clean.labels != train.labels).sum()), bool(persons.any())
-    )
+    description = _describe(data, prepared, train, splits, notes)
     logging.info("%s", description)
     return Dataset(
         train, splits["validation"], splits["test"], prepared.summary.class_names, prepared.summary, description
     )
+
+
+def _restrict(test: Split, data: DataSection, index: SourceIndex) -> tuple[Split, str]:
+    """The test split without what `data.test_subset` does not list, and a line that says so."""
+    path = Path(data.test_subset).expanduser()
+    used = set(test.names.tolist())
+    listed = (*index.splits[data.test_split], *index.left_out.get(data.test_split, ()))
+    left_out = [record.name for record in listed if record.name not in used]
+    kept, absent = subset.select(path, test.names.tolist(), left_out)
+    note = f"test: restricted to {path.name}, {len(kept)} of {len(test)} pictures"
+    note += f"; {absent} others that it lists are left out (their class, label rule or picture)" if absent else ""
+    return test.take(kept), note
 
 
 def _limit(split: Split, per_class: int, seed: int) -> Split:
@@ -214,17 +236,14 @@ def _describe(
     prepared: Prepared,
     train: Split,
     held_out: Mapping[str, Split | None],
-    mislabelled: int,
-    by_person: bool,
+    notes: Sequence[str],
 ) -> str:
     summary = prepared.summary
     splits = {"train": train, **{part: split for part, split in held_out.items() if split is not None}}
-    apart = ", no person on both sides" if by_person else ""
     origins = {
         "train": " + ".join(data.train_splits) or "nothing",
-        "validation": data.validation_split
-        or f"{data.validation_fraction:.0%} of train, seed {data.split_seed}{apart}",
-        "test": data.test_split or f"{data.test_fraction:.0%} of train, seed {data.split_seed}{apart}",
+        "validation": data.validation_split or f"{data.validation_fraction:.0%} of train, seed {data.split_seed}",
+        "test": data.test_split or f"{data.test_fraction:.0%} of train, seed {data.split_seed}",
     }
     lines = [f"dataset {summary.dataset}, label rule {summary.label_rule}, prepared in {prepared.directory}"]
     lines.append(f"  {'label class (owner)':<34}" + "".join(f"{part:>12}" for part in splits))
@@ -238,11 +257,7 @@ def _describe(
         number, seed = train_limit if part == "train" else limit
         limited = f", at most {number} of each class, seed {seed}" if number else ""
         lines.append(f"  {part}: {origins[part]}{limited}")
-    if data.label_noise:
-        lines.append(
-            f"  train: {mislabelled} of {len(train)} labels replaced by another class ({data.label_noise:.0%} of each "
-            f"class, seed {data.label_noise_seed}); the counts above are those of the replaced labels"
-        )
+    lines += [f"  {note}" for note in notes]
     for split, reasons in summary.dropped.items():
         lines += [f"  dropped from {split}: {number} {reason}" for reason, number in reasons.items()]
     for split, messages in summary.skipped.items():

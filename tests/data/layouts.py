@@ -182,6 +182,7 @@ def section(dataset: str, directory: Path, augment: Mapping[str, Any] = NO_AUGME
         "validation_fraction": 0.0,
         "test_split": "",
         "test_fraction": 0.0,
+        "test_subset": "",
         "split_seed": 0,
         "train_per_class": 0,
         "few_shot_seed": 0,

@@ -1,0 +1,90 @@
+"""Lists of pictures that a test is restricted to, such as those with occluded or turned faces.
+
+The lists in use (Wang et al., Region Attention Networks, TIP 2020) name a picture in several ways, all of which are
+read, one picture a line:
+
+    test_0003_aligned 3 4                 RAF-DB: name, then label and kind of occlusion
+    0/test_0004_aligned.jpg               RAF-DB: class folder and file
+    val/0/bc9ad400...bc79/                AffectNet: a folder for each picture
+    0/83dac9d7...33ad9.jpg                AffectNet: class folder and file
+    7/3c028208...b67203/8.jpg             AffectNet: a crop of the picture
+    1_fer0034656.png 8 0                  FERPlus
+    0/fer0032226.jpg                      FERPlus, with another suffix
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Sequence
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+import numpy.typing as npt
+
+from mpafer_jax.data.records import DataError
+
+_KEY = re.compile(r"(?:\d_)?(?P<key>.+?)(?:_aligned)?(?:\.\w{3,4})?")
+
+
+def read_list(path: Path) -> list[str]:
+    """The lines of a list that are not empty.
+
+    Raises:
+      DataError: it cannot be read, or names nothing.
+    """
+    try:
+        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"config.data.test_subset: {path} cannot be read as a list of names ({error})") from error
+    entries = [line for line in lines if line]
+    if not entries:
+        raise DataError(f"config.data.test_subset: {path} is empty, expected a name of a picture a line")
+    return entries
+
+
+def select(path: Path, names: Sequence[str], left_out: Collection[str]) -> tuple[npt.NDArray[np.int64], int]:
+    """Finds a list's pictures in a split.
+
+    Args:
+      path: the list.
+      names: of the split's pictures; one that stands in a line as it is comes before any other reading of the line.
+      left_out: names of pictures that the split has and the run does not use (other classes, no agreement).
+
+    Returns:
+      Ascending positions in `names`, and how many listed pictures are among `left_out`. A picture that is listed twice
+      counts once.
+
+    Raises:
+      DataError: a line names no picture of the split, or several; the message says how many do, and which is first.
+    """
+    entries = read_list(path)
+    known = [*names, *left_out]
+    exact = {name: position for position, name in enumerate(known)}
+    by_key: dict[str, list[int]] = {}
+    for position, name in enumerate(known):
+        by_key.setdefault(_key(PurePosixPath(name).name), []).append(position)
+    found: set[int] = set()
+    unknown: list[str] = []
+    for entry in entries:
+        # The longest part of a path is the picture's name; a crop's number or a class is shorter.
+        longest = max(entry.split()[0].split("/"), key=len)
+        positions = [exact[entry]] if entry in exact else by_key.get(_key(longest), [])
+        if len(positions) == 1:
+            found.add(positions[0])
+        else:
+            unknown.append(entry)
+    if unknown:
+        raise DataError(
+            f"config.data.test_subset: {len(unknown)} of the {len(entries)} lines of {path} name no picture of the "
+            f"test split, or several; the first is {unknown[0]!r}, and the split's names are like {known[0]!r}. Lists "
+            "fit only the release that they were made for (AffectNet has other names in each)"
+        )
+    kept = np.array(sorted(position for position in found if position < len(names)), np.int64)
+    if not len(kept):
+        raise DataError(f"config.data.test_subset: all of the {len(found)} pictures that {path} names are left out")
+    return kept, len(found) - len(kept)
+
+
+def _key(name: str) -> str:
+    match = _KEY.fullmatch(name)
+    return match["key"] if match else name

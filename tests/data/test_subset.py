@@ -1,0 +1,133 @@
+"""Lists that restrict the test: every form that is in use, and what is said of lists that do not fit."""
+
+import os
+import re
+from pathlib import Path
+
+import layouts
+import numpy as np
+import pytest
+
+from mpafer_jax.config import Config, ConfigError
+from mpafer_jax.data import subset
+from mpafer_jax.data.records import DataError
+from mpafer_jax.data.splits import Dataset, load_dataset
+from tests.test_config import build
+
+# The published lists, as in https://github.com/kaiwang960112/Challenge-condition-FER-dataset.
+LISTS = Path(os.environ.get("MPAFER_RAN_LISTS", "no lists"))
+HASHES = [f"{number:056x}" for number in (7, 8, 9)]
+
+
+def write(path: Path, *lines: str) -> Path:
+    path.write_text("\n".join(lines))
+    return path
+
+
+def select(tmp_path: Path, names: list[str], *lines: str, left_out: tuple[str, ...] = ()) -> tuple[list[int], int]:
+    kept, absent = subset.select(write(tmp_path / "list.txt", *lines), names, left_out)
+    return kept.tolist(), absent
+
+
+RAF = ["test_0001.jpg", "test_0003.jpg", "test_0004.jpg"]
+AFFECTNET = [f"{number}/{name}.jpg" for number, name in enumerate(HASHES)]
+FERPLUS = ["fer0032226.png", "fer0034656.png"]
+
+
+@pytest.mark.parametrize(
+    ("names", "line", "expected"),
+    [
+        (RAF, "test_0003_aligned 3 4", 1),
+        (RAF, "0/test_0004_aligned.jpg", 2),
+        (RAF, "test_0001.jpg", 0),
+        (AFFECTNET, f"val/0/{HASHES[1]}/", 1),
+        (AFFECTNET, f"0/{HASHES[2]}.jpg", 2),
+        (AFFECTNET, f"7/{HASHES[0]}/8.jpg", 0),
+        (FERPLUS, "1_fer0034656.png 8 0", 1),
+        (FERPLUS, "0/fer0032226.jpg", 0),
+        (["happy/000.png", "sad/000.png"], "sad/000.png", 1),
+        (["a b/c d.png", "a b/e.png"], "a b/c d.png", 0),
+    ],
+)
+def test_every_form_of_a_line(tmp_path: Path, names: list[str], line: str, expected: int) -> None:
+    assert select(tmp_path, names, line) == ([expected], 0)
+
+
+def test_order_repetitions_and_pictures_that_are_left_out(tmp_path: Path) -> None:
+    lines = ("test_0004_aligned 3 4", "", "test_0001_aligned 3 4", "test_0009_aligned 1 1", "0/test_0004_aligned.jpg")
+    assert select(tmp_path, RAF, *lines, left_out=("test_0009.jpg",)) == ([0, 2], 1)
+
+
+def test_names_that_are_not_there_are_counted(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"2 of the 3 lines of .*list\.txt name no .* the first is 'test_0007_aligned"):
+        select(tmp_path, RAF, "test_0001_aligned 1 1", "test_0007_aligned 1 1", "test_0008_aligned 1 1")
+    # The crop's number is no name: the newer release of AffectNet numbers its pictures.
+    with pytest.raises(DataError, match="1 of the 1 lines"):
+        select(tmp_path, ["8.jpg", "9.jpg"], f"7/{HASHES[0]}/8.jpg")
+    with pytest.raises(DataError, match="or several"):
+        select(tmp_path, ["happy/000.png", "sad/000.png"], "000.png")
+    with pytest.raises(DataError, match=r"all of the 1 pictures that .* names are left out"):
+        select(tmp_path, RAF, "test_0009.jpg", left_out=("test_0009.jpg",))
+
+
+def test_a_list_that_cannot_be_read(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"nothing\.txt cannot be read as a list of names"):
+        subset.read_list(tmp_path / "nothing.txt")
+    with pytest.raises(DataError, match="is empty, expected a name"):
+        subset.read_list(write(tmp_path / "list.txt", "", " "))
+    (tmp_path / "picture.txt").write_bytes(b"\x89PNG\xff\xfe")
+    with pytest.raises(DataError, match=r"picture\.txt cannot be read as a list of names"):
+        subset.read_list(tmp_path / "picture.txt")
+
+
+def load(root: Path, **changes: object) -> Dataset:
+    return load_dataset(layouts.section("rafdb", root, test_split="test", **changes))
+
+
+def test_the_test_is_restricted_and_nothing_else(tmp_path: Path) -> None:
+    labels = {f"train_{number:05d}.jpg": 1 + number % 2 for number in range(6)}
+    labels |= {f"test_{number:04d}.jpg": 1 + number % 3 for number in range(6)}
+    layouts.write_rafdb(tmp_path, labels)
+    path = write(tmp_path / "occlusion.txt", "test_0005_aligned 2 1", "test_0001_aligned 1 3", "test_0002_aligned 2 3")
+    whole, part = load(tmp_path), load(tmp_path, test_subset=str(path))
+    assert whole.test is not None
+    assert part.test is not None
+    assert part.test.names.tolist() == ["test_0001.jpg", "test_0002.jpg", "test_0005.jpg"]
+    np.testing.assert_array_equal(part.test.labels, whole.test.labels[[1, 2, 5]])
+    assert part.test.source[2] == whole.test.source[5]
+    assert part.train.fingerprint == whole.train.fingerprint
+    assert part.test.fingerprint != whole.test.fingerprint
+    assert "test: restricted to occlusion.txt, 3 of 6 pictures\n" in part.description + "\n"
+    two = load(tmp_path, test_subset=str(path), class_names=("surprise", "fear"))
+    assert two.test is not None
+    assert two.test.names.tolist() == ["test_0001.jpg"]
+    assert "restricted to occlusion.txt, 1 of 4 pictures; 2 others that it lists are left out" in two.description
+
+
+def test_a_subset_of_no_split_is_refused() -> None:
+    changes = {"data.test_subset": "list.txt", "data.test_split": "", "data.test_fraction": 0.1}
+    with pytest.raises(ConfigError, match=r"test_subset 'list\.txt' restricts the split of test_split, which is empty"):
+        Config.from_config_dict(build("rafdb", **changes))
+
+
+@pytest.mark.skipif(not LISTS.is_dir(), reason="needs the published lists; set MPAFER_RAN_LISTS to a checkout of them")
+@pytest.mark.parametrize(
+    ("name", "form", "expected"),
+    [
+        ("RAF_DB_dir/rafdb_occlusion_list.txt", "test_{}.jpg", 734),
+        ("RAF_DB_dir/val_raf_db_list.txt", "test_{}.jpg", 1247),
+        ("RAF_DB_dir/val_raf_db_list_45.txt", "test_{}.jpg", 558),
+        ("AffectNet_dir/occlusion_affectnet_list.txt", "1/{}.jpg", 683),
+        ("AffectNet_dir/pose_30_affectnet_list.txt", "1/{}.jpg", 1944),
+        ("AffectNet_dir/pose_45_affectnet_list.txt", "1/{}.jpg", 983),
+        ("FERplus_dir/jianfei_occlusion_list.txt", "fer{}.png", 605),
+        ("FERplus_dir/pose_30_ferplus_list.txt", "fer{}.png", 1170),
+        ("FERplus_dir/pose_45_ferplus_list.txt", "fer{}.png", 633),
+    ],
+)
+def test_the_published_lists(name: str, form: str, expected: int) -> None:
+    identity = {"R": r"test_(\d{4})", "A": r"([0-9a-f]{30,})", "F": r"fer(\d{7})"}[name[0]]
+    identities = dict.fromkeys(re.findall(identity, (LISTS / name).read_text()))
+    names = [form.format(identity) for identity in (*identities, "9999999")]
+    kept, absent = subset.select(LISTS / name, names, ())
+    assert (kept.tolist(), absent) == (list(range(expected)), 0)
