@@ -50,7 +50,7 @@ class Worker:
         """
         self.name = name
         self._log = log.open("a", encoding="utf-8") if log else None
-        started = time.monotonic()
+        self._started = time.monotonic()
         self._process = subprocess.Popen(
             [
                 *(sys.executable, "-m", "mpafer_jax.benchmark.worker", name, str(folder)),
@@ -63,7 +63,11 @@ class Worker:
             env=_environment(cache),
         )
         self._read()
-        self.import_seconds = time.monotonic() - started
+        self.import_seconds = self.age()
+
+    def age(self) -> float:
+        """Seconds since the process was started."""
+        return time.monotonic() - self._started
 
     def ask(self, do: str, **details: Any) -> dict[str, Any]:
         """Asks a question of `worker.py` and waits for the answer.
