@@ -63,6 +63,8 @@ setup(
         "cuda": ["jax[cuda13]>=0.10,<0.11"],
         "tpu-check": ["jax[tpu]>=0.10,<0.11"],  # the compiler for TPUs, on any Linux machine (tools/compile_check.py)
         "generate": ["openai>=3.54,<4"],  # asks servers for descriptions
+        # The plain PyTorch way, which tools/benchmark.py measures against.
+        "bench": ["torch==2.13.0"],
         "test": [
             "gradio>=6,<7",
             "kubernetes-validate>=1.31,<2",  # schema of launch/gke_jobset.yaml
