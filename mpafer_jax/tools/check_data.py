@@ -212,8 +212,7 @@ def _first(items: Iterable[str]) -> str:
 
 def main(argv: Sequence[str]) -> None:
     """Prints the report on the configured dataset and exits with 0 or 1."""
-    if len(argv) > 1:
-        raise app.UsageError(f"unknown arguments: {' '.join(argv[1:])}")
+    command.refuse_arguments(argv)
     try:
         report = check(Config.from_config_dict(_CONFIG.value).data)
     except (ConfigError, DataError) as error:

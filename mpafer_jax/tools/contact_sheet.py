@@ -30,8 +30,7 @@ _SHEET_SEED = flags.DEFINE_integer("sheet_seed", 0, "Seed of the choice of pictu
 
 def main(argv: Sequence[str]) -> None:
     """Writes the sheet of the configured dataset."""
-    if len(argv) > 1:
-        raise app.UsageError(f"unknown arguments: {' '.join(argv[1:])}")
+    command.refuse_arguments(argv)
     command.show_own_log_lines()
     try:
         data = Config.from_config_dict(_CONFIG.value).data

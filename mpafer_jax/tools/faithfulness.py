@@ -35,8 +35,7 @@ _CURVES = flags.DEFINE_string("curves", "", "JSON file for the curves; empty: no
 
 def main(argv: Sequence[str]) -> None:
     """Measures and prints."""
-    if len(argv) > 1:
-        raise app.UsageError(f"unknown arguments: {' '.join(argv[1:])}")
+    command.refuse_arguments(argv)
     command.show_own_log_lines()
     command.import_libraries_without_torch()
     try:
