@@ -250,7 +250,7 @@ def _curves(found: Contents) -> list[plots.Plot]:
     lines: dict[str, dict[str, contents.Scalars]] = {}
     for kind, metrics in found.curves.items():
         for name, values in metrics.items():
-            lines.setdefault(_SAME.get(name, name), {})[kind] = values
+            lines.setdefault(_SAME.get(name, name), {other: {} for other in found.curves})[kind] = values
     mark = found.summary["best"]["step"] if found.summary is not None and "best" in found.summary else None
     return [plots.curves(_title(name), lines[name], mark=mark, shares=name in _SHARES) for name in _ordered(lines)]
 

@@ -31,7 +31,7 @@ _SIZE = (4.2, 2.7)
 _SQUARE = (4.2, 3.9)
 _STYLE: dict[str, Any] = {
     "svg.fonttype": "none",  # text stays text
-    "font.size": 9,
+    "font.size": 10,
     "text.color": _INK,
     "axes.labelcolor": _MUTED,
     "axes.edgecolor": _GRID,
@@ -73,7 +73,7 @@ def curves(
 
     Args:
       title: the metric.
-      lines: name -> step -> value; a line's place decides its colour.
+      lines: name -> step -> value; a line's place decides its colour, also where others are empty, which are not drawn.
       mark: a step to mark, that of the chosen checkpoint.
       shares: whether the values are fractions of 1, to be written in percent.
     """
@@ -82,6 +82,8 @@ def curves(
 
     def draw(axes: Axes) -> None:
         for index, (name, line) in enumerate(lines.items()):
+            if not line:
+                continue
             marker = "o" if len(line) < 30 else ""
             steps = list(line)
             axes.plot(
@@ -102,7 +104,7 @@ def curves(
         axes.set_xlabel("step")
         axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
         if len(lines) > 1:
-            axes.legend(loc="best", fontsize=8)
+            axes.legend(loc="best", fontsize=9)
 
     ends = "; ".join(_extent(name, line) for name, line in lines.items() if line)
     scale = ", logarithmic scale" if logarithmic else ""
@@ -198,7 +200,7 @@ def feature_map(
         axes.spines[["left", "bottom"]].set_visible(False)
         # Below the points: over them it would hide some wherever it stood.
         below: dict[str, Any] = {"loc": "upper center", "bbox_to_anchor": (0.5, 0.0), "ncols": 4, "markerscale": 1.8}
-        axes.legend(**below, fontsize=7.5, handletextpad=0.1, columnspacing=0.8)
+        axes.legend(**below, fontsize=9, handletextpad=0.1, columnspacing=0.8)
 
     counts = ", ".join(f"{name} {int(np.sum(labels == index))}" for index, name in enumerate(names))
     alt = f"{title}: {len(points)} images placed so that similar features are near each other ({counts})."
@@ -206,7 +208,7 @@ def feature_map(
 
 
 def _legend_above(axes: Axes) -> None:
-    axes.legend(loc="lower left", bbox_to_anchor=(-0.02, 1.0), ncols=3, fontsize=8, handlelength=1.4, columnspacing=1.2)
+    axes.legend(loc="lower left", bbox_to_anchor=(-0.02, 1.0), ncols=3, fontsize=9, handlelength=1.4, columnspacing=1.2)
 
 
 def _unit_axes(axes: Axes) -> None:
