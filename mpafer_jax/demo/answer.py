@@ -24,7 +24,8 @@ class Answer:
     """One face of a picture, explained.
 
     Attributes:
-      face: the picture, upright, reduced if it was large, with a frame around the face if one was found.
+      photo: the picture, upright, reduced if it was large, with a frame around the face if one was found.
+      face: where it was found in the picture as it came; None if the whole picture was taken for one.
       seen: the square that the model saw.
       probabilities: by class.
       heat_maps: by class, the likeliest first; none of a model without local score.
@@ -32,7 +33,8 @@ class Answer:
       note: what is to be known about it; empty if nothing is.
     """
 
-    face: Image.Image
+    photo: Image.Image
+    face: Face | None
     seen: Image.Image
     probabilities: dict[str, float]
     heat_maps: dict[str, Image.Image]
@@ -84,7 +86,8 @@ class Answerer:
             found = self._whole(picture)
         (explanation,) = self._explainer.explain([found])
         return Answer(
-            face=_framed(picture, found.face),
+            photo=_framed(picture, found.face),
+            face=found.face,
             seen=Image.fromarray(_pixels(found)).resize((overlay.TILE, overlay.TILE), Image.Resampling.BICUBIC),
             probabilities={n: float(p) for n, p in zip(found.class_names, found.probabilities, strict=True)},
             heat_maps=_heat_maps(explanation),

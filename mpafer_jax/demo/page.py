@@ -22,7 +22,8 @@ _KEPT = 60  # seconds after which Gradio deletes a picture that was shown
 _FONT = ["system-ui", "sans-serif"]  # by default Gradio's themes ask Google for theirs
 _REGIONS = {"holistic": "whole face"}
 _ABOUT = """\
-Drop a photo, paste one, or take one with the camera. It stays on this machine, and is deleted within minutes.
+Drop a photo, paste one, or take one with the camera. It goes to the program that serves this page and no further, and is
+deleted within minutes.
 
 What is shown is which of the listed expressions a face resembles, as a model guesses it, not what a person feels.
 """
@@ -64,13 +65,13 @@ def build(answerer: Answerer, *, finds_faces: bool) -> Any:
 
     def show(path: str | None, whole: bool) -> tuple[Any, ...]:
         if path is None:
-            return None, None, None, "", ""
+            return None, "", ""
         try:
             answer = answerer.answer(Path(path), whole=whole)
         except PictureError as error:
             raise gr.Error(f"This is no picture that can be read: {error}", print_exception=False) from error
         note = f"**{answer.note}**" if answer.note else ""
-        return answer.face, answer.seen, answer.probabilities, note, explanation(answer)
+        return answer.probabilities, note, explanation(answer)
 
     with gr.Blocks(title="MPA-FER", analytics_enabled=False, delete_cache=(_KEPT, _KEPT)) as page:
         gr.Markdown(f"# Facial expressions\n\n{_ABOUT}")
@@ -92,19 +93,16 @@ def build(answerer: Answerer, *, finds_faces: bool) -> Any:
                 probabilities = gr.Label(
                     label="Probabilities", num_top_classes=len(answerer.class_names), elem_id="probabilities"
                 )
-        with gr.Row():
-            shown: dict[str, Any] = {"interactive": False, "buttons": [], "height": 320}
-            face = gr.Image(label="The face", elem_id="face", **shown)
-            seen = gr.Image(label="What the model saw of it", elem_id="seen", **shown)
+        # Pictures too: Gradio's would have no alternative text, and leave files behind for a while.
         why = gr.HTML(elem_id="explanation")
-        outputs = [face, seen, probabilities, note, why]
+        outputs = [probabilities, note, why]
         for event in (picture.change, whole.change):
             event(show, [picture, whole], outputs, api_visibility="private")
     return page
 
 
 def explanation(answer: Answer) -> str:
-    """Heat maps and phrases as HTML."""
+    """The face, heat maps and phrases as HTML."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("mpafer_jax.demo"), autoescape=True, undefined=jinja2.StrictUndefined
     )
@@ -112,7 +110,13 @@ def explanation(answer: Answer) -> str:
         (data_uri(image, overlay.TILE), name, answer.probabilities[name]) for name, image in answer.heat_maps.items()
     ]
     phrases = [(text, name, _REGIONS.get(region, region), score) for text, name, region, score in answer.phrases]
-    return environment.get_template("explanation.html").render(heat_maps=maps, phrases=phrases)
+    return environment.get_template("explanation.html").render(
+        photo=data_uri(answer.photo, None),
+        found=answer.face is not None,
+        seen=data_uri(answer.seen, None),
+        heat_maps=maps,
+        phrases=phrases,
+    )
 
 
 def serve(page: Any, *, host: str, port: int) -> str:

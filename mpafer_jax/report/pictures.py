@@ -17,10 +17,12 @@ _SIDE = 160  # pixels of the page; twice that would double the file for a pictur
 _QUALITY = 85
 
 
-def data_uri(image: Image.Image, side: int = _SIDE) -> str:
-    """A square picture as a data URI, `side` pixels wide and high."""
+def data_uri(image: Image.Image, side: int | None = _SIDE) -> str:
+    """A square picture as a data URI, `side` pixels wide and high; any picture in its own size if that is None."""
+    if side is not None:
+        image = image.resize((side, side), Image.Resampling.BICUBIC)
     stream = io.BytesIO()
-    image.resize((side, side), Image.Resampling.BICUBIC).save(stream, "JPEG", quality=_QUALITY)
+    image.save(stream, "JPEG", quality=_QUALITY)
     return f"data:image/jpeg;base64,{base64.b64encode(stream.getvalue()).decode('ascii')}"
 
 

@@ -12,6 +12,7 @@ why.
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 from collections.abc import Sequence
 
@@ -28,7 +29,7 @@ _USER_ERRORS = (CheckpointError, BankError, PromptError, ModuleNotFoundError, OS
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Serves the page until it is interrupted; returns the exit status."""
+    """Serves the page until SIGINT or SIGTERM; returns the exit status."""
     arguments = _parser().parse_args(argv)
     try:
         page.import_gradio()  # before a model is loaded for nothing
@@ -63,4 +64,6 @@ def _parser() -> argparse.ArgumentParser:
 
 if __name__ == "__main__":
     command.import_libraries_without_torch()
+    # As Ctrl-C does: a process that is just killed leaves the photos of its last minute behind.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     sys.exit(main())

@@ -34,6 +34,10 @@ sys.argv = sys.argv[:]
 runpy.run_module("mpafer_jax.tools.demo", run_name="__main__", alter_sys=True)
 """
 
+# Buttons that a screen reader could say nothing of.
+WITHOUT_A_NAME = """[...document.querySelectorAll('button')].filter(button => button.checkVisibility() &&
+  !(button.ariaLabel || button.title || button.textContent.trim())).map(button => button.outerHTML)"""
+
 
 @pytest.fixture(scope="module")
 def photo(tmp_path_factory):
@@ -48,8 +52,12 @@ def photo(tmp_path_factory):
 
 @contextlib.contextmanager
 def served(checkpoint, log):
+    """Serves the page until the block ends; then nothing of what was shown may be left."""
     arguments = [sys.executable, "-c", PROGRAM, str(log), str(checkpoint)]
-    environment = runs.environment(GRADIO_ANALYTICS_ENABLED="True")  # what a user may have set
+    temporary = log.with_suffix(".tmp")
+    temporary.mkdir()
+    # The analytics are what a user may have set.
+    environment = runs.environment(GRADIO_ANALYTICS_ENABLED="True", TMPDIR=str(temporary))
     with subprocess.Popen(
         arguments, env=environment, cwd=runs.ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:
@@ -59,8 +67,11 @@ def served(checkpoint, log):
                 process.kill()
                 pytest.fail(f"the page was not served: {line} {process.stderr.read()}")
             yield line.split()[0]
+            assert list(temporary.rglob("*.png"))  # the photo, as long as it is shown
         finally:
             process.terminate()
+    assert process.returncode == 0
+    assert list(temporary.iterdir()) == []
 
 
 def test_a_photo_is_explained_and_nothing_leaves_the_machine(finished, photo, tmp_path):
@@ -71,11 +82,18 @@ def test_a_photo_is_explained_and_nothing_leaves_the_machine(finished, photo, tm
         page.set_default_timeout(60_000)
         upload = page.locator("#photo input[type=file]")
         upload.set_input_files(photo)
-        page.locator("#explanation img").first.wait_for()
+        page.locator("#explanation .maps img").first.wait_for()
         shown = page.locator("#probabilities").inner_text()
         for name, probability in zip(expected.class_names, expected.probabilities, strict=True):
             assert f"{name} {100 * probability:.0f}%" in " ".join(shown.split())
-        maps = page.locator("#explanation img")
+        faces = page.locator("#explanation .faces img")
+        assert [faces.nth(i).get_attribute("alt") for i in range(2)] == [
+            "The photo, with a frame around the face that was found",
+            "The face as the model saw it",
+        ]
+        assert faces.first.evaluate("image => [image.naturalWidth, image.naturalHeight]") == [480, 360]
+        assert page.evaluate(WITHOUT_A_NAME) == []
+        maps = page.locator("#explanation .maps img")
         order = [expected.class_names[i] for i in np.argsort(-expected.probabilities, kind="stable")]
         names = [maps.nth(i).get_attribute("alt") for i in range(maps.count())]
         assert names == [f"Heat map of {name}" for name in order]
