@@ -11,12 +11,11 @@ from typing import Any, cast
 
 import jax
 import jax.extend
-import numpy as np
 import numpy.typing as npt
 
 from mpafer_jax import files
 from mpafer_jax.data.preprocess import Pixels
-from mpafer_jax.export.programs import Program
+from mpafer_jax.export.programs import Program, pixels_shape
 
 PROGRAM = "predictor.onnx"
 _INPUT = "pixels"
@@ -29,8 +28,10 @@ def import_packages() -> tuple[Any, Any]:
     Raises:
       ModuleNotFoundError: one of them, or what it needs, is not installed; says how to.
     """
-    # It imports a plugin for each library that it knows, and shows a traceback for each that is not there.
-    logging.getLogger("jax2onnx").setLevel(logging.ERROR)
+    # It imports a plugin for each library that it knows, and shows a traceback for each that is not there; and warns of
+    # every intermediate value whose type it leaves for the reader to infer.
+    for name in ("jax2onnx", "onnx_ir"):
+        logging.getLogger(name).setLevel(logging.ERROR)
     try:
         converter, runtime = (importlib.import_module(name) for name in _PACKAGES)
     except ModuleNotFoundError as error:
@@ -47,10 +48,10 @@ def save_onnx(folder: pathlib.Path, found: Program, *, batch_size: int) -> pathl
     Args:
       folder: where; created if missing.
       found: what `programs.program` gave.
-      batch_size: pictures of one call.
+      batch_size: pictures of one call; 0 for any number.
     """
     converter, _ = import_packages()
-    pixels = jax.ShapeDtypeStruct((batch_size, found.image_size, found.image_size, 3), np.uint8)
+    pixels = pixels_shape(found, batch_size)
     call = functools.partial(found.call, found.weights)
     names = list(jax.eval_shape(call, pixels))
 

@@ -66,6 +66,12 @@ def program(ready: ReadyModel) -> Program:
     return Program(weights=weights, call=call, image_size=model.clip_config.vision.image_size)
 
 
+def pixels_shape(found: Program, batch_size: int) -> jax.ShapeDtypeStruct:
+    """uint8[B, S, S, 3], what a program is traced with; B is a symbol where `batch_size` is 0, for any number."""
+    size = batch_size or jax.export.symbolic_shape("batch")[0]
+    return jax.ShapeDtypeStruct((size, found.image_size, found.image_size, 3), np.uint8)
+
+
 def save_stablehlo(
     folder: pathlib.Path, found: Program, *, batch_size: int, platforms: Sequence[str], weights_inside: bool
 ) -> list[pathlib.Path]:
@@ -83,8 +89,7 @@ def save_stablehlo(
     """
     import safetensors.numpy
 
-    size = jax.export.symbolic_shape("batch")[0] if batch_size == 0 else batch_size
-    pixels = jax.ShapeDtypeStruct((size, found.image_size, found.image_size, 3), np.uint8)
+    pixels = pixels_shape(found, batch_size)
     shapes = {name: jax.ShapeDtypeStruct(value.shape, value.dtype) for name, value in found.weights.items()}
     function: Any = jax.jit(functools.partial(found.call, found.weights) if weights_inside else found.call)
     arguments = (pixels,) if weights_inside else (shapes, pixels)

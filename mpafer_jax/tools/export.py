@@ -1,11 +1,11 @@
 """Exports a trained checkpoint: its prompts alone, or the whole predictor as a program.
 
     python -m mpafer_jax.tools.export runs/rafdb --to=prompts --out=exported
-    python -m mpafer_jax.tools.export runs/rafdb --to=prompts,stablehlo,onnx --batch_size=8 --out=exported
+    python -m mpafer_jax.tools.export runs/rafdb --to=prompts,stablehlo,onnx --out=exported
 
 prompts    one safetensors file of some hundred kilobytes, which is read wherever a workdir is
 stablehlo  pictures in, probabilities out, for any program that has JAX: neither Flax nor this package is needed
-onnx       the same for ONNX Runtime, for a fixed number of pictures; needs the package jax2onnx (docs/export.md)
+onnx       the same for ONNX Runtime; needs the package jax2onnx (docs/export.md)
 
 Every form is read back, compared with the checkpoint on drawn faces, and timed; beside them lies a card (README.md)
 that says what they are, with checksums. The checkpoint is a workdir, its `checkpoints` folder, or one `step_N` folder.
@@ -69,11 +69,8 @@ def export(
       CheckError: a form does not give the checkpoint's numbers.
       FileExistsError: the folder holds something.
       ModuleNotFoundError: the converter to ONNX is not installed.
-      ValueError: ONNX for any number of pictures, which the converter cannot do.
     """
     if "onnx" in forms:
-        if not batch_size:
-            raise ValueError("ONNX needs a fixed number of pictures in a call; give one, such as --batch_size=8")
         onnx.import_packages()  # before anything is written
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise FileExistsError(f"{out} exists already; an export goes into a new or empty folder only")
@@ -173,7 +170,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             platforms=arguments.platforms,
             weights_inside=arguments.weights == "inside",
         )
-    except (CheckpointError, ModuleNotFoundError, FileExistsError, ValueError) as error:
+    except (CheckpointError, ModuleNotFoundError, FileExistsError) as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return 2
     except check.CheckError as error:
