@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from mpafer_jax import checkpoint, preemption, train
+from mpafer_jax.evaluation.predictions import Predictions
 from mpafer_jax.prediction import bulk
 from tests.end_to_end import runs
 from tests.multihost import layouts
@@ -18,6 +19,7 @@ from tests.multihost.layouts import Layout
 
 # Validation after every save, lines between the saves, and a stop between two lines.
 RHYTHM = {"train.num_steps": 24, "train.eval_every": 8, "train.checkpoint_every": 8, "train.log_every": 3}
+REPORTED = {**RHYTHM, "eval.report": "full"}
 TWO = Layout(2, 4)
 
 
@@ -40,14 +42,14 @@ def logged(workdir, step):
 def one_process(sample, tmp_path_factory):
     """The reference: one process with the test's eight devices."""
     workdir = tmp_path_factory.mktemp("one_process")
-    train.train_and_evaluate(runs.config(sample, **layouts.SGD, **RHYTHM), workdir)
+    train.train_and_evaluate(runs.config(sample, **layouts.SGD, **REPORTED), workdir)
     return workdir
 
 
 def test_two_processes_stopped_and_resumed_equal_one(one_process, sample, tmp_path):
     """SIGTERM to one of the two stops both after the same step; the command goes on; every number is the same."""
     workdir = tmp_path / "two"
-    with layouts.running(TWO, sample, workdir, **layouts.SGD, **RHYTHM) as process:
+    with layouts.running(TWO, sample, workdir, **layouts.SGD, **REPORTED) as process:
         wait_for(lambda: logged(workdir, 3), process)
         process.send_signal(signal.SIGTERM)
         code, errors = layouts.finish(process)
@@ -57,7 +59,7 @@ def test_two_processes_stopped_and_resumed_equal_one(one_process, sample, tmp_pa
     assert (workdir / "checkpoints" / f"step_{stopped}").is_dir()
     assert not (workdir / "summary.json").exists()
 
-    errors = layouts.run(TWO, sample, workdir, **layouts.SGD, **RHYTHM)
+    errors = layouts.run(TWO, sample, workdir, **layouts.SGD, **REPORTED)
     assert f"resuming after step {stopped}" in errors
     assert errors.count("the result:") == 1  # of process 0 alone
     routine = [line for line in errors.splitlines() if line.startswith("[1] I")]
@@ -66,7 +68,25 @@ def test_two_processes_stopped_and_resumed_equal_one(one_process, sample, tmp_pa
     found = layouts.difference(one_process, workdir)
     assert found.pop("images evaluated") == found.pop("confusion") == 0
     assert max(found.values()) < 1e-4, found
+    report_with_two_processes_what_one_reports(one_process, workdir, errors)
     predict_with_two_processes_what_one_predicts(sample, workdir)
+
+
+def report_with_two_processes_what_one_reports(one_process, workdir, errors):
+    """All 25 test images, each gathered from the process that had it, in one file and on one page."""
+    assert errors.count("report: ") == 1
+    one, two = (Predictions.load(path / "predictions.npz") for path in (one_process, workdir))
+    for name in ("step", "fingerprint"):
+        assert getattr(one, name) == getattr(two, name)
+    for name in ("names", "labels", "mapped", "mistakes", "mistake_pixels"):
+        np.testing.assert_array_equal(getattr(one, name), getattr(two, name))
+    assert len(two.names) == len(set(two.names)) == len(two.mapped) == 25
+    for name in ("logits", "features_before", "features_after", "mistake_patch_scores"):
+        np.testing.assert_allclose(getattr(one, name), getattr(two, name), atol=2e-3, err_msg=name)
+    assert (workdir / "report.html").stat().st_size > 0.9 * (one_process / "report.html").stat().st_size
+    # Nothing beside what one process leaves, as half-written files of a second writer would be.
+    files, others = ({path.name for path in folder.iterdir()} for folder in (one_process, workdir))
+    assert files == others
 
 
 def predict_with_two_processes_what_one_predicts(sample, workdir):

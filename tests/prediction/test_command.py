@@ -3,8 +3,10 @@
 import csv
 import json
 import os
+import shutil
 import subprocess
 import sys
+import sysconfig
 
 import numpy as np
 import pyarrow.parquet
@@ -151,9 +153,34 @@ def test_what_was_done_before_an_interruption_is_kept(trained, faces, tmp_path, 
     assert 1 < len((tmp_path / "out.csv").read_text().splitlines()) <= len(files) + 1
 
 
-def test_in_a_process_of_its_own(trained, faces):
+def test_a_camera_that_is_not_there_ends_with_a_message(trained, tmp_path, capfd, monkeypatch):
+    monkeypatch.setenv("OPENCV_LOG_LEVEL", "SILENT")
+    assert run(trained, "camera:99", f"--out={tmp_path / 'out.csv'}") == 1
+    said = capfd.readouterr().err
+    assert "camera:99: there is no such camera, or it is in use" in said
+    assert "0 predicted, 0 without a face, 1 that could not be read" in said
+    (row,) = csv.DictReader((tmp_path / "out.csv").read_text().splitlines())
+    assert (row["file"], row["status"]) == ("camera:99", "error")
+
+
+MODULE = [sys.executable, "-m", "mpafer_jax.predict"]
+INSTALLED = shutil.which("mpafer-predict", path=sysconfig.get_path("scripts"))
+
+
+@pytest.mark.parametrize(
+    "program",
+    [
+        MODULE,
+        pytest.param(
+            [INSTALLED],
+            marks=pytest.mark.skipif(INSTALLED is None, reason="mpafer-predict is not installed: pip install -e ."),
+        ),
+    ],
+    ids=["module", "installed"],
+)
+def test_in_a_process_of_its_own(program, trained, faces):
     done = subprocess.run(
-        [sys.executable, "-m", "mpafer_jax.predict", str(trained), str(faces[0])],
+        [*program, str(trained), str(faces[0])],
         env=runs.environment(),
         capture_output=True,
         text=True,

@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
+from mpafer_jax import distributed, evaluate
 from mpafer_jax.data import preprocess
 from mpafer_jax.data.splits import load_dataset
 from mpafer_jax.evaluation import metrics, predictions
@@ -51,6 +52,13 @@ def test_mistakes_are_the_most_confident_ones_with_their_pictures(stored, sample
     local = np.sort(stored.mistake_patch_scores, axis=1)[:, -16:].mean(axis=1)
     assert local.shape == (len(expected), 5)
     assert np.all(np.abs(local) <= 1)
+
+
+def test_other_processes_than_the_first_write_nothing(finished, sample, tmp_path, monkeypatch):
+    monkeypatch.setattr(distributed, "is_first", lambda: False)
+    config = runs.config(sample, **{"eval.checkpoint": str(finished[0]), "eval.report": "full"})
+    assert evaluate.evaluate_checkpoint(config, tmp_path)["test"]["count"] == 25
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_damage_and_pickle_are_refused(stored, tmp_path):
