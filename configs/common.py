@@ -86,6 +86,13 @@ def get_common() -> ConfigDict:
     head.local_weight = 1.0
     # Subtract each patch's mean over the classes before choosing the k patches. [relative; paper: no]
     head.center_patch_scores = False
+    # Weights of the patches in each class's local score, by how far the class differs there from neutral over the
+    # images that make prototypes: none (equal weights), features (the frozen CLIP's patch features), pictures (pixels).
+    # Needs a class that is neutral. [ours, after Facial Motion Prior Networks, Chen et al. 2019; paper: none]
+    head.motion_prior = "none"
+    # Share of a patch's weight that follows the difference, at least 0 and below 1; the rest is equal. [ours: of 0.5
+    # and 0.9 on drawn faces]
+    head.motion_strength = 0.9
 
     config.loss = loss = ConfigDict()
     # beta, weight of the hard-soft alignment; 0 leaves it out, as for every weight here. [paper]

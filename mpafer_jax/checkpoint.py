@@ -28,6 +28,7 @@ from mpafer_jax import devices, distributed
 from mpafer_jax.config import Config, ConfigError, ModelSections
 from mpafer_jax.export.prompts import PROMPTS, PromptFileError, load_prompts
 from mpafer_jax.hard_prompts.templates import HardPrompts
+from mpafer_jax.models.mpafer import PatchWeights
 from mpafer_jax.state import TrainState
 
 FOLDER = "checkpoints"
@@ -72,6 +73,7 @@ class Description(Described):
       hard_prompts: the fixed texts of each class.
       data: what was trained on: the dataset's name, label rule, splits and counts.
       versions: of the packages that made it.
+      patch_weights: of the local scores, C times N (`motion_prior`); None for equal ones.
     """
 
     config: dict[str, Any]
@@ -81,6 +83,7 @@ class Description(Described):
     hard_prompts: HardPrompts
     data: dict[str, Any]
     versions: dict[str, str]
+    patch_weights: PatchWeights | None = None
 
     def unchanged(self) -> dict[str, Any]:
         """The CLIP's content and the training data."""

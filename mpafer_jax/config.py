@@ -147,6 +147,8 @@ class HeadSection(_Section):
     top_k: PositiveCount
     local_weight: NonNegative
     center_patch_scores: bool
+    motion_prior: Literal["none", "features", "pictures"]
+    motion_strength: Fraction
 
 
 class LossSection(_Section):

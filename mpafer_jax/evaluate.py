@@ -98,6 +98,7 @@ def evaluate_checkpoint(config: Config, workdir: pathlib.Path) -> dict[str, Any]
     clip = experiment.load_frozen_clip(config)
     description.check_clip(f"config.clip.name {config.clip.name}", clip.content_hash)
     run = experiment.build_experiment(config, description.class_names, clip, description.hard_prompts)
+    run = run.with_patch_weights(description.patch_weights)
     evaluator = make_evaluator(config, run)
     dataset = load_dataset(config.data)
     held_out = dataset.held_out

@@ -21,7 +21,7 @@ from mpafer_jax.hard_prompts.templates import HardPrompts, configured_hard_promp
 from mpafer_jax.losses import Objective
 from mpafer_jax.models import prompts as prompts_lib
 from mpafer_jax.models.clip import ClipConfig
-from mpafer_jax.models.mpafer import MPAFER, variables
+from mpafer_jax.models.mpafer import MPAFER, PatchWeights, variables
 from mpafer_jax.state import Frozen
 from mpafer_jax.weights.load import PretrainedClip, load_clip
 from mpafer_jax.weights.tokenizer import Tokenizer, load_tokenizer
@@ -55,6 +55,10 @@ class Experiment:
         """The same with class prototypes p [C, D]."""
         frozen = dataclasses.replace(self.frozen, prototypes=devices.replicate(prototypes))
         return dataclasses.replace(self, frozen=frozen)
+
+    def with_patch_weights(self, weights: PatchWeights | None) -> Experiment:
+        """The same with weights [C, N] in the local scores, or None for equal ones."""
+        return dataclasses.replace(self, model=self.model.clone(patch_weights=weights))
 
     def without_visual_prompts(self) -> Experiment:
         """The same with the image tower as it came; its prompts are the context alone."""

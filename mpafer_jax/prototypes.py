@@ -83,7 +83,7 @@ def load_or_compute(
     stored = np.zeros(shape, np.float32)
     found = distributed.is_first() and path.is_file()
     if found:
-        logging.info("prototypes: read from %s", path)
+        logging.info("read from %s", path)
         stored = np.load(path, allow_pickle=False)
     found, stored = distributed.broadcast((np.asarray(found), stored))
     if found:
@@ -92,5 +92,5 @@ def load_or_compute(
     if distributed.is_first():
         with files.replacing(path) as temporary, temporary.open("wb") as stream:
             np.save(stream, prototypes, allow_pickle=False)
-        logging.info("prototypes: stored in %s", path)
+        logging.info("stored in %s", path)
     return prototypes

@@ -8,7 +8,7 @@ differentiated with respect to the prompts alone.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeVar, cast
+from typing import Any, Literal, TypeVar, cast
 
 import jax
 import jax.numpy as jnp
@@ -272,6 +272,56 @@ def make_prototype_step(
         return devices.sum_over_devices({"sum": members.T @ features, "count": jnp.sum(members, axis=0)})
 
     return devices.data_parallel(step, replicated=1)
+
+
+def make_patch_sum_step(
+    *, model: MPAFER, num_classes: int, of: Literal["features", "pictures"], mean: Rgb, std: Rgb
+) -> Callable[[dict[str, Any], Any], Outputs]:
+    """Compiles one batch's part of what a class's patches look like on average (`motion_prior`).
+
+    Args:
+      model: the model, of which only the frozen image tower is used.
+      num_classes: C.
+      of: what a patch is described by, K numbers: its feature z^l under the un-prompted tower, normalised (K = D), or
+        its pixels on the scale 0..1 (K = 3 P^2, P pixels its side).
+      mean: CLIP's mean of each colour, on the scale 0..1; read for features alone, as is `std`.
+      std: likewise its standard deviation.
+
+    Returns:
+      step(clip_params, batch) -> sums over the whole batch: 'sum' [C, N, K] of the descriptions of each class's patches
+      x, 'squares' [C, N] of |x|^2, 'count' [C].
+    """
+    patch_size = model.clip_config.vision.patch_size
+
+    def describe(clip_params: dict[str, Any], images: jax.Array) -> jax.Array:
+        if of == "pictures":
+            return split_into_patches(images.astype(jnp.float32) / 255, patch_size)
+        normalized = normalize_images(images, mean, std)
+        patches = model.apply(variables(clip_params, {}), normalized, method="encode_patches_frozen")
+        return normalize_features(cast(jax.Array, patches))
+
+    def step(clip_params: dict[str, Any], batch: Batch) -> Outputs:
+        described = describe(clip_params, batch["image"])  # [b, N, K]
+        members = jax.nn.one_hot(batch["label"], num_classes) * batch["mask"][:, None]  # [b, C]
+        return devices.sum_over_devices(
+            {
+                "sum": jnp.einsum("bc,bnk->cnk", members, described),
+                "squares": jnp.einsum("bc,bn->cn", members, jnp.sum(jnp.square(described), axis=-1)),
+                "count": jnp.sum(members, axis=0),
+            }
+        )
+
+    return devices.data_parallel(step, replicated=1)
+
+
+def split_into_patches(images: jax.Array, patch_size: int) -> jax.Array:
+    """Pictures [B, S, S, 3] -> patches [B, N, 3 P^2], in the order in which CLIP takes them: row by row."""
+    batch, size, _, colors = images.shape
+    side = size // patch_size
+    cut = images[:, : side * patch_size, : side * patch_size].reshape(
+        batch, side, patch_size, side, patch_size, colors
+    )  # [B, rows, P, columns, P, 3]
+    return jnp.swapaxes(cut, 2, 3).reshape(batch, side * side, patch_size * patch_size * colors)
 
 
 def make_feature_step(*, model: MPAFER, mean: Rgb, std: Rgb) -> Callable[[dict[str, Any], Any], Outputs]:

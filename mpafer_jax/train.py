@@ -22,6 +22,7 @@ from mpafer_jax import (
     evaluate,
     experiment,
     files,
+    motion_prior,
     preemption,
     prototypes,
     steps,
@@ -132,10 +133,13 @@ def prepare(config: Config, workdir: pathlib.Path) -> Run:
     if len(dataset.class_names) < 2:
         raise ConfigError(f"one class {dataset.class_names} leaves nothing to tell apart; train on two or more")
     baselines.check(config, dataset)
+    motion_prior.check(config, dataset.class_names)
     clip = experiment.load_frozen_clip(config)
     built = experiment.build_experiment(config, dataset.class_names, clip)
     if config.loss.gamma:
         built = built.with_prototypes(jnp.asarray(class_prototypes(config, workdir, dataset.train, built)))
+    if motion_prior.is_read(config):
+        built = built.with_patch_weights(motion_prior.patch_weights(config, workdir, dataset.train, built))
     num_steps = config.train.num_steps or round(config.train.num_epochs * len(dataset.train) / config.train.batch_size)
     tx, schedule = experiment.make_optimizer(config, built.model.prompt_shape, num_steps)
     train_step = steps.make_train_step(
@@ -207,6 +211,7 @@ def describe(config: Config, dataset: Dataset, built: experiment.Experiment) -> 
             "counts": {split.name: split.class_counts().tolist() for split in _splits(dataset)},
         },
         versions=checkpoint.package_versions(),
+        patch_weights=built.model.patch_weights,
     )
 
 

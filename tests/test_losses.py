@@ -165,6 +165,18 @@ FUNCTIONS = {
         )[0],
         (4, 7, 5),
     ),
+    "weighted patches": (
+        lambda x: global_local_logits(
+            random(4, 5),
+            x,
+            random(3, 5, seed=3),
+            logit_scale=2.0,
+            top_k=3,
+            local_weight=0.7,
+            patch_weights=jnp.exp(random(3, 7, seed=4)),
+        )[0],
+        (4, 7, 5),
+    ),
     "text": (
         lambda x: global_local_logits(
             random(4, 5), random(4, 7, 5, seed=2), x, logit_scale=2.0, top_k=3, local_weight=0.7

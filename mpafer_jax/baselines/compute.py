@@ -124,8 +124,11 @@ def _zero_shot(
 
 
 def _zero_shot_global_local(config: Config, built: experiment.Experiment, held_out: Sequence[Split]) -> Metrics:
-    """The run's own head on un-prompted features, with the hard prompts of `hard_prompts.type` as texts."""
-    bare = built.without_visual_prompts()
+    """The run's own head on un-prompted features, with the hard prompts of `hard_prompts.type` as texts.
+
+    Without the motion prior, which is made from training images and their labels.
+    """
+    bare = built.without_visual_prompts().with_patch_weights(None)
 
     def hard_text_features(_: Any, frozen: Any) -> jax.Array:
         return class_features(frozen.hard_text_features)

@@ -12,6 +12,7 @@ from mpafer_jax.models import clip as clip_lib
 from mpafer_jax.models import prompts as prompts_lib
 
 Params = dict[str, Any]
+PatchWeights = tuple[tuple[float, ...], ...]  # of C classes, N each; a tuple, since a module's attributes are hashed
 
 
 def global_local_logits(
@@ -23,11 +24,18 @@ def global_local_logits(
     top_k: int,
     local_weight: float,
     center_patch_scores: bool = False,
+    patch_weights: jax.Array | None = None,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """Logits from the whole image and from the patches that speak most for each class (MPA-FER Eq. 8-10).
 
     logits_d = s * (cos(z^g, theta(t_d)) + lambda * S_local(d)), with S_local(d) the mean of cos(z^l_i, theta(t_d)) over
     the k patches that score highest for class d. With a weight of 0 the patches cost nothing.
+
+    With patch weights w_{d,i} the k patches are those with the highest w_{d,i} * (r_{d,i} - min_j r_{d,j}), r what
+    ranks without: counted from the picture's lowest, so that weight speaks for a patch whatever the sign of its cosine.
+    S_local(d) is then the weighted mean of their cosines c, sum w c / sum w: on the global score's scale still, for
+    every class, however unequal its weights; a mean of w c would favour the classes whose weights lie on few patches.
+    Weights of 1 change nothing.
 
     Args:
       image_features: z^g [B, D].
@@ -38,6 +46,7 @@ def global_local_logits(
       local_weight: lambda.
       center_patch_scores: choose the k patches after subtracting each patch's mean over the classes, so that patches
         that are close to every text do not win everywhere; the scores that are averaged stay the plain ones.
+      patch_weights: w [C, N], positive, 1 on average (`motion_prior`); None for equal ones.
 
     Returns:
       logits [B, C], and 'global_scores' [B, C]; with a weight above 0 also 'local_scores' [B, C], 'patch_scores'
@@ -57,8 +66,15 @@ def global_local_logits(
     ranking = patch_scores
     if center_patch_scores:
         ranking = patch_scores - jnp.mean(patch_scores, axis=1, keepdims=True)
+    if patch_weights is not None:
+        # w * (c - min) + min, in the form that leaves c as it is, to the bit, where w is 1.
+        ranking = ranking + (patch_weights - 1) * (ranking - jnp.min(ranking, axis=2, keepdims=True))
     _, top_patches = jax.lax.top_k(jax.lax.stop_gradient(ranking), top_k)  # [B, C, k]
-    local_scores = jnp.mean(jnp.take_along_axis(patch_scores, top_patches, axis=2), axis=2)  # [B, C]
+    chosen = jnp.take_along_axis(patch_scores, top_patches, axis=2)  # [B, C, k]
+    if patch_weights is not None:
+        weights = jnp.take_along_axis(patch_weights[None], top_patches, axis=2)  # [1, C, N] -> [B, C, k]
+        chosen = chosen * (weights * (top_k / jnp.sum(weights, axis=2, keepdims=True)))
+    local_scores = jnp.mean(chosen, axis=2)  # [B, C]
     out = {
         "global_scores": global_scores,
         "local_scores": local_scores,
@@ -75,6 +91,7 @@ class MPAFER(nn.Module):
       clip_config: shape of the CLIP.
       prompt_shape: sizes of the prompts.
       top_k, local_weight, center_patch_scores: see `global_local_logits`.
+      patch_weights: see `global_local_logits`; constants of the model, as `top_k` is, and no parameters.
       prompts_before_ln_pre: whether layer 1's visual prompts pass `ln_pre`.
       dtype: type of the towers' computation; features, logits and losses are float32.
       remat: what the backward pass may keep of each layer, see `clip.VisionTransformer`.
@@ -85,6 +102,7 @@ class MPAFER(nn.Module):
     top_k: int = 16
     local_weight: float = 1.0
     center_patch_scores: bool = False
+    patch_weights: PatchWeights | None = None
     prompts_before_ln_pre: bool = False
     dtype: Any = jnp.float32
     remat: str = "none"
@@ -118,6 +136,11 @@ class MPAFER(nn.Module):
         features, _ = self.clip.encode_image(images)
         return features
 
+    def encode_patches_frozen(self, images: jax.Array) -> jax.Array:
+        """Z^l [B, N, D] of CLIP as it came, without prompts."""
+        _, out = self.clip.encode_image(images)
+        return out["patch_features"]
+
     def classify_frozen(self, image_features: jax.Array, text_features: jax.Array) -> jax.Array:
         """CLIP's own logits s * cos(z^g, theta) [B, C] of image features that were computed before: [B, D], [C, D]."""
         logits, _ = global_local_logits(
@@ -141,6 +164,7 @@ class MPAFER(nn.Module):
             top_k=self.top_k,
             local_weight=self.local_weight,
             center_patch_scores=self.center_patch_scores,
+            patch_weights=None if self.patch_weights is None else jnp.asarray(self.patch_weights, jnp.float32),
         )
         return logits, {**image_out, **head_out}
 

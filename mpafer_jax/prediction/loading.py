@@ -59,8 +59,9 @@ def from_checkpoint(path: str | os.PathLike[str], which: checkpoint.Which, clip:
             f"{path}: its CLIP, {name!r}, cannot be loaded: {error}; name the place where it is now (clip=..., --clip)"
         ) from error
     description.check_clip(name, loaded.content_hash)
+    model = experiment.make_model(sections, loaded.config, len(description.class_names))
     # What the backward pass may keep is no matter here.
-    model = experiment.make_model(sections, loaded.config, len(description.class_names)).clone(remat="none")
+    model = model.clone(remat="none", patch_weights=description.patch_weights)
     names = [prompt_name(name) for name in description.class_names]
     soft = tokenize_soft(names, tokenizer.encode, loaded.config.text.max_position_embeddings, sections.ctx.num_ctx)
     both = variables(loaded.params, params)

@@ -1,0 +1,47 @@
+"""Shows the facial-motion prior of a configuration's training images, before anything is trained with it.
+
+    python -m mpafer_jax.tools.motion_prior --config=configs/quickstart.py --out=motion_prior.png
+
+The picture has a column for each class: its mean face, and over it the weights of its patches in the local score, once
+from the frozen CLIP's patch features (`head.motion_prior=features`) and once from pixels (`pictures`), both at
+`head.motion_strength`. Prints how far each class is from neutral: the root mean square of its map.
+
+Exit code 0: done. 2: a mistake in the configuration or the data, or none of the classes is neutral.
+"""
+
+from __future__ import annotations
+
+import pathlib
+import sys
+from collections.abc import Sequence
+
+from absl import app, flags, logging
+
+from mpafer_jax import command
+from mpafer_jax.config import Config, ConfigError
+from mpafer_jax.data.records import DataError
+from mpafer_jax.evaluation.motion_sheet import write_motion_sheet
+from mpafer_jax.hard_prompts.bank import BankError
+
+_CONFIG = command.define_config()
+_OUT = flags.DEFINE_string("out", "motion_prior.png", "PNG file to write.")
+
+
+def main(argv: Sequence[str]) -> None:
+    """Runs the command."""
+    command.refuse_arguments(argv)
+    command.show_own_log_lines()
+    try:
+        config = Config.from_config_dict(_CONFIG.value)
+        command.import_libraries_without_torch()
+        table = write_motion_sheet(config, pathlib.Path(_OUT.value))
+    except (BankError, ConfigError, DataError) as error:
+        logging.error("%s: %s", type(error).__name__, error)
+        sys.exit(2)
+    print(table, end="")
+    print(f"\n{_OUT.value}: the mean faces and the weights over them")
+
+
+if __name__ == "__main__":
+    flags.mark_flags_as_required(["config"])
+    app.run(main)
