@@ -12,7 +12,10 @@ several joined by commas, unknown ones refused:
     bf16                            CLIP's weights and computation in bfloat16, for accelerators
     no_validation                   train on the validation images too, choose nothing, report the last step
     runlocal                        a minute on a laptop: few images, few steps, small batches
+    coop, vpt_deep, ivlp, kgcoop    another method in place of MPA-FER (docs/baselines.md), with what else is configured
 """
+
+from typing import Any
 
 from ml_collections import ConfigDict
 
@@ -21,7 +24,31 @@ _CLIP_NAMES = {
     "vit_l14": "openai/clip-vit-large-patch14",
     "vit_l14_336": "openai/clip-vit-large-patch14-336",
 }
-_ARGUMENTS = (*_CLIP_NAMES, "bf16", "no_validation", "runlocal")
+# Cross-entropy of the global logits and nothing else.
+_CROSS_ENTROPY: dict[str, Any] = {"loss.beta": 0.0, "loss.gamma": 0.0, "head.local_weight": 0.0}
+# Class texts that start as, or stay, "a photo of a [class]."
+_A_PHOTO: dict[str, Any] = {"ctx.num_ctx": 4, "ctx.class_specific": False, "ctx.init_text": "a photo of a"}
+# Methods as what they change of a configuration; docs/baselines.md has their sources.
+METHODS: dict[str, dict[str, Any]] = {
+    # Text context alone, the run's own in number and initial values.
+    "coop": {**_CROSS_ENTROPY, "visual_prompts.num_prompts": 0},
+    # Deep visual prompts alone, class texts fixed.
+    "vpt_deep": {**_CROSS_ENTROPY, **_A_PHOTO, "optimizer.lr_scales": (("ctx", 0.0), ("visual_prompts", 1.0))},
+    # Text context and deep visual prompts, independent of each other: MPA-FER's prompts without its losses and head.
+    "ivlp": _CROSS_ENTROPY,
+    # Text context, held near the fixed texts "a photo of [class]": L = L_ce + 8 (1 - cos(theta(t_c), theta(t*_c))).
+    "kgcoop": {
+        **_CROSS_ENTROPY,
+        **_A_PHOTO,
+        "visual_prompts.num_prompts": 0,
+        "hard_prompts.type": 1,
+        "loss.beta": 8.0,
+        "loss.token_weight": 0.0,
+        "loss.prompt_weight": 1.0,
+        "loss.prompt_distance": "cosine",
+    },
+}
+_ARGUMENTS = (*_CLIP_NAMES, "bf16", "no_validation", "runlocal", *METHODS)
 
 
 def get_common() -> ConfigDict:
@@ -52,6 +79,9 @@ def get_common() -> ConfigDict:
     ctx.class_specific = False
     # Standard deviation of their initial values. [paper]
     ctx.init_std = 0.02
+    # Words whose token embeddings they start from, of exactly num_ctx tokens (a photo of a: 4); empty: random values.
+    # [relative: CoOp's and KgCoOp's option; paper: random]
+    ctx.init_text = ""
 
     config.visual_prompts = visual_prompts = ConfigDict()
     # N_p, visual prompts a layer; 0 for none. [paper]
@@ -105,7 +135,7 @@ def get_common() -> ConfigDict:
     loss.prompt_weight = 1.0
     # Form of the token-level term: contrastive or l1. [paper: contrastive]
     loss.token_distance = "contrastive"
-    # Form of the prompt-level term: contrastive or l1. [paper unclear: both readings exist]
+    # Form of the prompt-level term: contrastive, l1, or cosine (KgCoOp's). [paper unclear: the first two exist]
     loss.prompt_distance = "contrastive"
     # tau of the contrastive forms. [ours: CLIP's own, 1 / 100]
     loss.temperature = 0.01
@@ -289,6 +319,11 @@ def apply_arguments(config: ConfigDict, arg: str | None) -> ConfigDict:
     clips = [name for name in names if name in _CLIP_NAMES]
     if len(clips) > 1:
         raise ValueError(f"config arguments {', '.join(clips)} name several CLIPs; give one")
+    methods = [name for name in names if name in METHODS]
+    if len(methods) > 1:
+        raise ValueError(f"config arguments {', '.join(methods)} name several methods; give one")
+    for name in methods:
+        config.update_from_flattened_dict(METHODS[name])
     for name in clips:
         config.clip.name = _CLIP_NAMES[name]
     if "bf16" in names:

@@ -109,6 +109,7 @@ class CtxSection(_Section):
 
     num_ctx: PositiveCount
     class_specific: bool
+    init_text: str
     init_std: Positive
 
 
@@ -159,7 +160,7 @@ class LossSection(_Section):
     token_weight: NonNegative
     prompt_weight: NonNegative
     token_distance: Literal["contrastive", "l1"]
-    prompt_distance: Literal["contrastive", "l1"]
+    prompt_distance: Literal["contrastive", "l1", "cosine"]
     temperature: Positive
     prototype_distance: Literal["cosine", "l1"]
     label_smoothing: Fraction

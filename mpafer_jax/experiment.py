@@ -117,6 +117,30 @@ def make_model(config: ModelSections, clip: ClipConfig, num_classes: int) -> MPA
     )
 
 
+def initial_prompts(config: Config, built: Experiment) -> dict[str, jax.Array]:
+    """Fresh prompts, as the configuration says.
+
+    Raises:
+      ConfigError: `ctx.init_text` has not `ctx.num_ctx` tokens.
+    """
+    params = prompts_lib.init_prompts(built.model.prompt_shape, jax.random.key(config.seed))
+    section = config.ctx
+    if not section.init_text:
+        return params
+    texts = prompts_lib.tokenize(
+        [section.init_text], built.tokenizer.encode, built.model.clip_config.text.max_position_embeddings
+    )
+    tokens = int(texts.eos_positions[0]) - 1  # between SOS and EOS
+    if tokens != section.num_ctx:
+        raise ConfigError(
+            f"config.ctx.init_text {section.init_text!r} has {tokens} tokens in {built.clip_name}, but config.ctx."
+            f"num_ctx is {section.num_ctx}; make them equal"
+        )
+    embedded = built.model.bind(variables(built.frozen.clip, params)).embed(texts)
+    words = embedded.embeddings[0, 1 : 1 + tokens].astype(params["ctx"].dtype)  # [M, W]
+    return {**params, "ctx": jnp.broadcast_to(words, params["ctx"].shape)}
+
+
 def make_optimizer(
     config: Config, shape: prompts_lib.PromptShape, num_steps: int
 ) -> tuple[optax.GradientTransformation, optax.Schedule]:

@@ -51,13 +51,28 @@ def l1_alignment(soft: jax.Array, hard: jax.Array) -> jax.Array:
     return jnp.sum(jnp.abs(normalize(soft) - normalize(hard)), axis=-1)
 
 
+def cosine_alignment(soft: jax.Array, hard: jax.Array) -> jax.Array:
+    """Hard-soft alignment by angle: 1 - cos(t_c, t*_c), half the squared distance of the normalised features.
+
+    KgCoOp's discrepancy between learned and fixed prompts (Yao et al., 2023).
+
+    Args:
+      soft: t [C, D], learned.
+      hard: t* [C, D], fixed.
+
+    Returns:
+      [C].
+    """
+    return 1 - jnp.sum(normalize(soft) * normalize(hard), axis=-1)
+
+
 def mean_over_groups(alignment: Alignment, soft: jax.Array, hard: jax.Array) -> jax.Array:
     """Alignment with several groups of hard prompts: (1 / G) sum_g L(t, t*_g), each group a term of its own.
 
     Classes are told apart within a group: mouths from mouths, brows from brows.
 
     Args:
-      alignment: L, `contrastive_alignment` at some temperature or `l1_alignment`.
+      alignment: L, `contrastive_alignment` at some temperature, `l1_alignment` or `cosine_alignment`.
       soft: t [C, D], learned.
       hard: t* [G, C, D], fixed.
 
@@ -117,7 +132,7 @@ class Objective:
       token_weight: weight of L_ta inside the hard-soft alignment.
       prompt_weight: weight of L_pa inside it.
       token_distance: 'contrastive' or 'l1'.
-      prompt_distance: 'contrastive' or 'l1'.
+      prompt_distance: 'contrastive', 'l1' or 'cosine'.
       temperature: tau of the contrastive forms.
       prototype_distance: 'cosine' or 'l1'.
       label_smoothing: see `cross_entropy`.
@@ -173,7 +188,7 @@ class Objective:
     def _alignment(self, distance: str) -> Alignment:
         if distance == "contrastive":
             return functools.partial(contrastive_alignment, temperature=self.temperature)
-        return l1_alignment
+        return cosine_alignment if distance == "cosine" else l1_alignment
 
     def per_example_terms(
         self,

@@ -34,7 +34,6 @@ from mpafer_jax.data import pipeline
 from mpafer_jax.data.splits import Dataset, Split, load_dataset
 from mpafer_jax.evaluation import table as table_lib
 from mpafer_jax.metric_writer import MetricWriter, Progress
-from mpafer_jax.models.prompts import init_prompts
 from mpafer_jax.report import after_run
 from mpafer_jax.state import TrainState
 
@@ -224,7 +223,7 @@ def start(run: Run, checkpoints: checkpoint.Checkpoints) -> TrainState:
 
     CLIP's own weights are not part of the state: they are loaded in every case.
     """
-    params = init_prompts(run.experiment.model.prompt_shape, jax.random.key(run.config.seed))
+    params = experiment.initial_prompts(run.config, run.experiment)
     state = TrainState(step=jnp.zeros((), jnp.int32), params=params, opt_state=run.tx.init(params))
     restored = checkpoints.restore_latest(devices.replicate(state), run.description)
     if restored is not None:

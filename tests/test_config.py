@@ -23,6 +23,7 @@ FILES = sorted(path.stem for path in FOLDER.glob("*.py") if path.stem not in ("_
 PRETRAINING = [name for name in FILES if name.startswith("pretrain_")]
 NAMES = [name for name in FILES if name not in PRETRAINING]
 ARGUMENTS = [None, "runlocal", "no_validation", "vit_l14,bf16", "vit_b32,runlocal,no_validation", "vit_l14_336"]
+ARGUMENTS += list(common.METHODS)
 
 
 def build(name, arg=None, **changes):

@@ -39,6 +39,15 @@ def test_l1_alignment_by_hand():
     np.testing.assert_allclose(losses.l1_alignment(soft, hard), [0.6 + 1.8], rtol=1e-6)
 
 
+def test_cosine_alignment_by_hand():
+    soft = jnp.array([[3.0, 4.0], [0.0, 2.0], [1.0, 0.0]])
+    hard = jnp.array([[0.0, -2.0], [0.0, 0.1], [1.0, 1.0]])
+    found = losses.cosine_alignment(soft, hard)
+    np.testing.assert_allclose(found, [1.8, 0.0, 1 - np.sqrt(0.5)], rtol=1e-5, atol=1e-6)
+    difference = soft / jnp.linalg.norm(soft, axis=1)[:, None] - hard / jnp.linalg.norm(hard, axis=1)[:, None]
+    np.testing.assert_allclose(found, jnp.sum(difference**2, axis=1) / 2, rtol=1e-5, atol=1e-6)
+
+
 def test_groups_of_hard_prompts_by_hand():
     # Soft prompts at 0 and 60 degrees; the hard ones of group 0 at 0 and 90, of group 1 at 60 and 0.
     sixty = [0.5, np.sqrt(3) / 2]
@@ -150,6 +159,7 @@ LABELS = jnp.array([0, 2, 1, 1])
 FUNCTIONS = {
     "contrastive": (lambda x: losses.contrastive_alignment(x, random(3, 5, seed=1), 0.5), (3, 5)),
     "l1": (lambda x: losses.l1_alignment(x, random(3, 5, seed=1)), (3, 5)),
+    "cosine": (lambda x: losses.cosine_alignment(x, random(3, 5, seed=1)), (3, 5)),
     "cosine prototype": (lambda x: losses.cosine_prototype_alignment(x, random(3, 5, seed=1), LABELS), (4, 5)),
     "l1 prototype": (lambda x: losses.l1_prototype_alignment(x, random(3, 5, seed=1), LABELS), (4, 5)),
     "cross-entropy": (lambda x: losses.cross_entropy(x, jax.nn.one_hot(LABELS, 3), 0.1), (4, 3)),
@@ -264,6 +274,8 @@ def test_a_term_of_weight_zero_is_not_computed(changes, absent):
 def test_distances_are_chosen_by_name():
     objective = losses.Objective(token_distance="l1", prompt_distance="contrastive", prototype_distance="l1")
     terms = {**per_class(objective), **per_example(objective)}
+    by_angle = per_class(losses.Objective(prompt_distance="cosine"))["prompt_alignment"]
+    np.testing.assert_allclose(by_angle, losses.cosine_alignment(random(3, 6, seed=1), random(1, 3, 6, seed=3)[0]))
     np.testing.assert_allclose(terms["token_alignment"], losses.l1_alignment(random(3, 5), random(1, 3, 5, seed=2)[0]))
     np.testing.assert_allclose(
         terms["prompt_alignment"], losses.contrastive_alignment(random(3, 6, seed=1), random(1, 3, 6, seed=3)[0], 0.01)

@@ -23,7 +23,6 @@ from mpafer_jax.config import Config
 from mpafer_jax.data import pipeline
 from mpafer_jax.evaluation.metrics import ClassificationMetrics, from_logits
 from mpafer_jax.losses import Objective
-from mpafer_jax.models.prompts import init_prompts
 from mpafer_jax.state import TrainState
 
 
@@ -68,7 +67,7 @@ def train(
         accumulate=config.train.accumulate,
     )
     text_step = steps.make_text_step(model=alone.model)
-    params = init_prompts(alone.model.prompt_shape, jax.random.key(config.seed))
+    params = experiment.initial_prompts(config, alone)
     state = devices.replicate(TrainState(jnp.zeros((), jnp.int32), params, tx.init(params)))
 
     def evaluate(params: dict[str, jax.Array]) -> dict[str, ClassificationMetrics]:
