@@ -24,7 +24,9 @@ Pixels = npt.NDArray[np.uint8]
 # Pillow reads more, some by starting other programs (EPS) or with decoders that few look at. JPEG stands for MPO too,
 # which is what many phones write under its name.
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM")
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})  # looked for in folders
+IMAGE_SUFFIXES = frozenset(  # looked for in folders
+    {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm"}
+)
 # Pillow's own limit, above which it warns of a decompression bomb; a quarter of a gigabyte as RGB.
 MAX_PIXELS = 2**30 // 4 // 3
 MAX_BYTES = 2**28  # of a file: MAX_PIXELS uncompressed

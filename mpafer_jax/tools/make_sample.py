@@ -17,6 +17,7 @@ import numpy as np
 from absl import app, flags
 from PIL import Image, ImageDraw
 
+from mpafer_jax import command
 from mpafer_jax.hard_prompts.bank import load_bank
 from mpafer_jax.hard_prompts.templates import build_hard_prompts
 from mpafer_jax.weights.random_clip import write_random_clip
@@ -128,7 +129,8 @@ def write_sample(out: pathlib.Path, *, train_per_class: int, test_per_class: int
 
 def main(argv: Sequence[str]) -> None:
     """Runs the command."""
-    if len(argv) > 1 or not _OUT.value:
+    command.refuse_arguments(argv)
+    if not _OUT.value:
         raise app.UsageError("usage: python -m mpafer_jax.tools.make_sample --out=FOLDER")
     out = pathlib.Path(_OUT.value)
     write_sample(out, train_per_class=_TRAIN.value, test_per_class=_TEST.value, seed=_SEED.value)

@@ -9,6 +9,7 @@ from typing import Any
 
 import layouts
 import pytest
+from absl import app
 
 from mpafer_jax.tools import check_data
 
@@ -18,6 +19,11 @@ ROOT = Path(__file__).resolve().parents[2]
 def check(dataset: str, directory: Path, **changes: Any) -> tuple[str, str]:
     report = check_data.check(layouts.section(dataset, directory, **changes))
     return "\n".join(report.lines), "\n".join(report.attention)
+
+
+def test_left_over_arguments_are_refused() -> None:
+    with pytest.raises(app.UsageError, match=r"unknown arguments: \['data'\]"):
+        check_data.main(["check_data", "data"])
 
 
 def rows(text: str) -> list[list[str]]:

@@ -34,9 +34,15 @@ def found(*arguments):
 
 
 def test_folders_are_listed_in_order_with_what_is_inside(tmp_path):
-    for name in ("b.jpg", "a.PNG", "notes.txt", ".hidden.jpg", "sub/c.mp4", ".cache/d.jpg", "aa/e.webp"):
+    for name in ("b.jpg", "a.PNG", "notes.txt", ".hidden.jpg", "sub/c.mp4", ".cache/d.jpg", "aa/e.webp", "aa/f.gif"):
         touch(tmp_path / name)
-    names = [("picture", "a.PNG"), ("picture", "b.jpg"), ("picture", "aa/e.webp"), ("video", "sub/c.mp4")]
+    names = [
+        ("picture", "a.PNG"),
+        ("picture", "b.jpg"),
+        ("picture", "aa/e.webp"),
+        ("picture", "aa/f.gif"),
+        ("video", "sub/c.mp4"),
+    ]
     assert found(tmp_path) == [(kind, str(tmp_path / name)) for kind, name in names]
 
 
