@@ -248,6 +248,7 @@ class DataSection(_Section):
     mean: Rgb
     std: Rgb
     num_workers: Count
+    cache_decoded: bool
     augment: AugmentSection
     synthface: SynthfaceSection
 

@@ -41,6 +41,7 @@ FREE_FIELDS = frozenset(
         "data.dir",
         "data.prepared_dir",
         "data.num_workers",
+        "data.cache_decoded",
         "train.keep",
         "eval.baselines",
         "eval.report",

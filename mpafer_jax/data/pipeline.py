@@ -22,7 +22,7 @@ from absl import flags
 
 from mpafer_jax.config import DataSection
 from mpafer_jax.data import preprocess
-from mpafer_jax.data.splits import Split
+from mpafer_jax.data.splits import EncodedImages, Split
 
 # First word of every key, so that streams drawn from one seed stay apart.
 _ORDER, _SAMPLE, AUGMENT = 0, 1, 2
@@ -178,7 +178,7 @@ def local_positions(batch_size: int, process_index: int, process_count: int) -> 
 class _Examples:
     """The parts of a Split that a worker process needs; names and hashes would be copied to it for nothing."""
 
-    source: Any
+    source: EncodedImages
     labels: npt.NDArray[np.int32]
     label_distributions: npt.NDArray[np.float32]
 
@@ -212,7 +212,7 @@ class _TrainBatches:
         red, green, blue = (round(255 * value) for value in self.section.mean)
         images: list[preprocess.Pixels] = []
         for position, index in zip(positions, indices, strict=True):
-            image = preprocess.decode_rgb(self.split.source[int(index)])
+            image = self.split.source.picture(int(index))
             rng = np.random.default_rng((AUGMENT, self.seed, int(position)))
             images.append(preprocess.augment(image, rng, self.section.augment, self.image_size, (red, green, blue)))
         return self.split.batch(indices, images, np.ones(len(indices), np.bool_))
@@ -232,8 +232,9 @@ class _EvalBatches:
         images: dict[int, preprocess.Pixels] = {}
         for index in indices.tolist():
             if index not in images:
-                decoded = preprocess.decode_rgb(self.split.source[index])
-                images[index] = np.asarray(preprocess.resize(decoded, self.image_size))
+                images[index] = preprocess.to_pixels(
+                    preprocess.resize(self.split.source.picture(index), self.image_size)
+                )
         return self.split.batch(indices, [images[index] for index in indices.tolist()], mask)
 
 

@@ -14,10 +14,12 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 from absl import logging
+from PIL import Image
 
 from mpafer_jax.config import DataSection
-from mpafer_jax.data import carving, label_noise, subset
-from mpafer_jax.data.builder import ExampleSource, Prepared, PreparedSplit, Summary, prepare
+from mpafer_jax.data import carving, label_noise, preprocess, subset
+from mpafer_jax.data.builder import ExampleSource, Prepared, Summary, prepare
+from mpafer_jax.data.decoded import DecodedImages, open_or_make
 from mpafer_jax.data.records import DataError, SourceIndex
 from mpafer_jax.data.sources import BUILDERS, prepared_root, read_source
 
@@ -26,10 +28,17 @@ Indices = carving.Indices
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class EncodedImages:
-    """Random access to encoded pictures: a selection from several prepared splits, one after the other."""
+    """Random access to encoded pictures: a selection from several prepared splits, one after the other.
+
+    Attributes:
+      sources: the prepared splits.
+      rows: int64[n, 2]: which source, which row of it.
+      decoded: the same splits decoded, or empty where they are kept encoded alone.
+    """
 
     sources: tuple[ExampleSource, ...]
-    rows: Indices  # int64[n, 2]: which source, which row of it
+    rows: Indices
+    decoded: tuple[DecodedImages, ...] = ()
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -37,6 +46,13 @@ class EncodedImages:
     def __getitem__(self, index: int) -> bytes:
         source, row = (int(value) for value in self.rows[index])
         return self.sources[source][row]["image"]
+
+    def picture(self, index: int) -> Image.Image:
+        """The picture decoded, grey or RGB (`preprocess.decode`)."""
+        if not self.decoded:
+            return preprocess.decode(self[index])
+        source, row = (int(value) for value in self.rows[index])
+        return self.decoded[source][row]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -76,7 +92,7 @@ class Split:
         return dataclasses.replace(
             self,
             name=name or self.name,
-            source=EncodedImages(self.source.sources, self.source.rows[indices]),
+            source=dataclasses.replace(self.source, rows=self.source.rows[indices]),
             labels=self.labels[indices],
             label_distributions=self.label_distributions[indices],
             names=self.names[indices],
@@ -140,12 +156,12 @@ def load_dataset(data: DataSection) -> Dataset:
         logging.warning("%s", warning)
     prepared = prepare(BUILDERS[data.dataset], index, prepared_root(data), data.on_bad_image)
     origin = data.train_splits or wanted[:1]
-    train = _concatenate([prepared.splits[name] for name in origin], "train", origin, prepared)
+    train = _concatenate(data, origin, "train", prepared)
     if not data.train_splits:
         train = train.take(np.zeros(0, np.int64))
     held_out: dict[str, Split | None] = {}
     for part, name in (("validation", data.validation_split), ("test", data.test_split)):
-        held_out[part] = _concatenate([prepared.splits[name]], part, [name], prepared) if name else None
+        held_out[part] = _concatenate(data, [name], part, prepared) if name else None
     notes: list[str] = []
     if data.test_subset and held_out["test"] is not None:
         held_out["test"], note = _restrict(held_out["test"], data, index)
@@ -216,12 +232,16 @@ def _absent(name: str, index: SourceIndex) -> DataError:
     )
 
 
-def _concatenate(parts: Sequence[PreparedSplit], name: str, origin: Sequence[str], prepared: Prepared) -> Split:
+def _concatenate(data: DataSection, origin: Sequence[str], name: str, prepared: Prepared) -> Split:
+    parts = [prepared.splits[split] for split in origin]
+    decoded: tuple[DecodedImages, ...] = ()
+    if data.cache_decoded:
+        decoded = tuple(open_or_make(prepared.directory, split, prepared.splits[split].source) for split in origin)
     rows = [np.stack([np.full(len(p.labels), i), np.arange(len(p.labels))], axis=1) for i, p in enumerate(parts)]
     digest = hashlib.sha256("\0".join([prepared.summary.fingerprint, *origin]).encode())
     return Split(
         name=name,
-        source=EncodedImages(tuple(part.source for part in parts), np.concatenate(rows).astype(np.int64)),
+        source=EncodedImages(tuple(part.source for part in parts), np.concatenate(rows).astype(np.int64), decoded),
         labels=np.concatenate([part.labels for part in parts]),
         label_distributions=np.concatenate([part.label_distributions for part in parts]),
         names=np.concatenate([part.names for part in parts]),

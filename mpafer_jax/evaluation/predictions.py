@@ -151,7 +151,7 @@ def _draw(known: npt.NDArray[np.int64], seed: int) -> npt.NDArray[np.int64]:
 def _pixels(split: Split, indices: list[int], size: int) -> npt.NDArray[np.uint8]:
     pixels = np.zeros((len(indices), size, size, 3), np.uint8)
     for row, index in enumerate(indices):
-        pixels[row] = np.asarray(preprocess.resize(preprocess.decode_rgb(split.source[index]), size))
+        pixels[row] = preprocess.to_pixels(preprocess.resize(split.source.picture(index), size))
     return pixels
 
 

@@ -193,6 +193,7 @@ def section(dataset: str, directory: Path, augment: Mapping[str, Any] = NO_AUGME
         "mean": (0.48145466, 0.4578275, 0.40821073),
         "std": (0.26862954, 0.26130258, 0.27577711),
         "num_workers": 0,
+        "cache_decoded": False,
         "augment": AugmentSection(**augment),
         "synthface": SynthfaceSection(**SYNTHFACE),
     }

@@ -146,11 +146,11 @@ def test_a_broken_picture_in_a_thread_is_an_error(split: Split) -> None:
         def __len__(self) -> int:
             return 23
 
-        def __getitem__(self, index: int) -> bytes:
-            return b"no picture"
+        def __getitem__(self, index: int) -> dict[str, bytes]:
+            return {"image": b"no picture"}
 
     with pytest.raises(preprocess.PictureError, match="not a picture in a format that is read"):
-        batches(dataclasses.replace(split, source=Broken()))  # type: ignore[arg-type]
+        batches(dataclasses.replace(split, source=dataclasses.replace(split.source, sources=(Broken(),))))
 
 
 def test_leaving_early_ends_the_threads(split: Split) -> None:

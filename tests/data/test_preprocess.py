@@ -34,6 +34,22 @@ def test_grey_and_palette() -> None:
     assert pixel(encoded(Image.new("1", (2, 2), 1))) == (255, 255, 255)
 
 
+def test_grey_pictures_pass_as_one_band_and_come_out_as_if_they_had_three() -> None:
+    grey = layouts.picture(0, 30, 20, "L")
+    assert preprocess.decode(encoded(grey)).mode == "L"
+    assert preprocess.decode(encoded(layouts.picture(0))).mode == "RGB"
+    three = Image.merge("RGB", (grey, grey, grey))
+    strong = AugmentSection(**layouts.STRONG_AUGMENT)
+    still = strong.model_copy(update=dict.fromkeys(("brightness", "contrast", "saturation", "hue"), 0.0))
+    for section in (strong, still):
+        for seed in range(5):
+            one, other = (
+                preprocess.augment(image, np.random.default_rng(seed), section, 16, (1, 2, 3)) for image in (grey, three)
+            )
+            np.testing.assert_array_equal(one, other)
+    np.testing.assert_array_equal(preprocess.to_pixels(preprocess.resize(grey, 8)), preprocess.resize(three, 8))
+
+
 def test_sixteen_bits_are_scaled_and_not_clipped() -> None:
     values = np.array([[0, 257 * 100], [65535, 300]], np.uint16)
     image = preprocess.decode_rgb(encoded(Image.fromarray(values)))

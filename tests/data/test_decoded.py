@@ -1,0 +1,140 @@
+"""The decoded copy: the same batches with and without it, made once, whole or not at all, mapped and not copied."""
+
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import layouts
+import numpy as np
+import pytest
+from PIL import Image
+
+from mpafer_jax.data import decoded, pipeline, preprocess
+from mpafer_jax.data.records import DataError
+from mpafer_jax.data.splits import Split, load_dataset
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Pictures of several sizes, some of them grey."""
+    root = tmp_path_factory.mktemp("folders")
+    for number in range(20):
+        mode = "L" if number % 3 == 0 else "RGB"
+        image = layouts.picture(number, 9 + number % 4, 11 + number % 3, mode)
+        layouts.save(root / "train" / f"class{number % 2}" / f"{number}.png", image)
+        layouts.save(root / "test" / f"class{number % 2}" / f"{number}.jpg", image)
+    return root
+
+
+def load(folders: Path, **changes: Any) -> tuple[Split, Split]:
+    section = layouts.section("folder", folders, test_split="test", **changes)
+    dataset = load_dataset(section)
+    assert dataset.test is not None
+    return dataset.train, dataset.test
+
+
+def streams(folders: Path, **changes: Any) -> list[pipeline.Batch]:
+    train, test = load(folders, **changes)
+    section = layouts.section("folder", folders, augment=layouts.STRONG_AUGMENT, **changes)
+    batches = pipeline.train_batches(
+        train, section=section, image_size=16, batch_size=6, seed=3, start_step=0, num_steps=8
+    )
+    return [*batches, *pipeline.eval_batches(test, section=section, image_size=16, batch_size=6)]
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_batches_are_the_same_with_and_without(folders: Path, num_workers: int) -> None:
+    for with_it, without in zip(
+        streams(folders, cache_decoded=True, num_workers=num_workers), streams(folders), strict=True
+    ):
+        for name, value in without.items():
+            np.testing.assert_array_equal(with_it[name], value)
+
+
+def test_every_picture_is_kept_as_it_is_decoded(folders: Path) -> None:
+    train, _ = load(folders, cache_decoded=True)
+    chosen = train.take(np.array([17, 3, 0]))
+    for index in range(3):
+        kept, expected = chosen.source.picture(index), preprocess.decode(chosen.source[index])
+        assert kept.mode == expected.mode
+        np.testing.assert_array_equal(kept, expected)
+    assert {train.source.picture(index).mode for index in range(20)} == {"L", "RGB"}
+
+
+def test_a_worker_is_sent_the_name_and_not_the_pictures(folders: Path) -> None:
+    train, _ = load(folders, cache_decoded=True)
+    train.source.picture(0)  # mapped here
+    assert len(pickle.dumps(train.source.decoded)) < 400
+
+
+def test_nothing_is_decoded_twice(folders: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    load(folders, cache_decoded=True)
+
+    def refuse(data: bytes) -> Image.Image:
+        raise AssertionError
+
+    monkeypatch.setattr(decoded, "decode", refuse)
+    monkeypatch.setattr(preprocess, "decode", refuse)
+    assert len(streams(folders, cache_decoded=True)) == 8 + 4
+
+
+def test_several_processes_decode_once(folders: Path, tmp_path: Path) -> None:
+    load(folders, prepared_dir=str(tmp_path))  # prepared, not decoded
+    program = """
+import sys
+import layouts
+from mpafer_jax.data.splits import load_dataset
+from absl import logging
+logging.set_verbosity("info")
+logging.use_absl_handler()
+dataset = load_dataset(layouts.section("folder", sys.argv[1], prepared_dir=sys.argv[2], cache_decoded=True))
+print(sum(sum(dataset.train.source.picture(i).getdata(0)) for i in range(20)))
+"""
+    command = [sys.executable, "-c", program, str(folders), str(tmp_path)]
+    running = [
+        subprocess.Popen(
+            command, cwd=Path(__file__).parent, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        for _ in range(3)
+    ]
+    results = [process.communicate(timeout=120) for process in running]
+    assert [process.returncode for process in running] == [0, 0, 0], results
+    assert len({out for out, _ in results}) == 1
+    assert sum(err.count("decoding 20 pictures") for _, err in results) == 1
+
+
+def test_what_was_interrupted_is_made_anew(folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    changes = {"prepared_dir": str(tmp_path), "cache_decoded": True}
+    real, calls = decoded.decode, []
+
+    def break_off(data: bytes) -> Image.Image:
+        calls.append(1)
+        if len(calls) > 10:
+            raise KeyboardInterrupt
+        return real(data)
+
+    monkeypatch.setattr(decoded, "decode", break_off)
+    with pytest.raises(KeyboardInterrupt):
+        load(folders, **changes)
+    assert not list(tmp_path.rglob("pixels.bin"))
+    monkeypatch.setattr(decoded, "decode", real)
+    (unfinished := next(tmp_path.rglob("decoded-*")) / "train.unfinished").mkdir()  # of one that was killed
+    (unfinished / "pixels.bin").write_bytes(b"half")
+    train, _ = load(folders, **changes)
+    np.testing.assert_array_equal(train.source.picture(19), preprocess.decode(train.source[19]))
+    assert not unfinished.exists()
+
+
+def test_a_folder_that_cannot_be_written_is_named(
+    folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load(folders, prepared_dir=str(tmp_path))
+
+    def refuse(self: Path, *arguments: Any, **options: Any) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "mkdir", refuse)  # the tests may run as root, whom no permission stops
+    with pytest.raises(DataError, match=r"config\.data\.cache_decoded: .*cannot be written.*prepared_dir"):
+        decoded.open_or_make(tmp_path, "train", [])  # type: ignore[arg-type]
