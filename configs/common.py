@@ -221,6 +221,9 @@ def get_common() -> ConfigDict:
     # Keep the pictures decoded too, in a memory-mapped file in the prepared folder (width x height x 3 bytes each, grey
     # ones a third). The batches are the same; docs/performance.md says what it gains. [ours: off]
     data.cache_decoded = False
+    # Where the frozen CLIP's features are kept, for prototypes and baselines of all runs on these pictures (4 x D bytes
+    # a picture); empty: `features` in the prepared folder. [ours]
+    data.features_dir = ""
 
     data.augment = augment = ConfigDict()
     # Share of the picture's area that a random crop keeps, (low, high); (1, 1) with crop_ratio (1, 1) for no crop.
@@ -260,6 +263,8 @@ def get_common() -> ConfigDict:
     train.batch_size = 64
     # Parts into which each device's share of a batch is cut, one after the other, to save memory. Same update. [ours]
     train.accumulate = 1
+    # Classes that the text tower encodes at once, to save memory where there are hundreds; 0: all. Same update. [ours]
+    train.text_chunk = 0
     # Updates in all; 0: counted from num_epochs. Exactly one of the two is set.
     train.num_steps = 0
     # Passes over the training images. [relative: 20 to 50; paper unknown]

@@ -249,6 +249,7 @@ class DataSection(_Section):
     std: Rgb
     num_workers: Count
     cache_decoded: bool
+    features_dir: str
     augment: AugmentSection
     synthface: SynthfaceSection
 
@@ -258,7 +259,7 @@ class DataSection(_Section):
             raise ValueError(
                 "dir is empty; give the dataset's folder, --config.data.dir=... (layouts: docs/datasets.md)"
             )
-        for field in ("dir", "prepared_dir", "test_subset"):
+        for field in ("dir", "prepared_dir", "features_dir", "test_subset"):
             files.local_path(getattr(self, field), field)
         if self.test_subset and not self.test_split:
             raise ValueError(f"test_subset {self.test_subset!r} restricts the split of test_split, which is empty")
@@ -291,6 +292,7 @@ class TrainSection(_Section):
 
     batch_size: PositiveCount
     accumulate: PositiveCount
+    text_chunk: Count
     num_steps: Count
     num_epochs: NonNegative
     log_every: PositiveCount

@@ -6,7 +6,9 @@ all processes along one named axis. The state carries no device axis (in_axes an
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import collections
+import contextlib
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from typing import Any, TypeVar, cast
 
 import jax
@@ -18,6 +20,7 @@ from orbax.checkpoint import utils as ocp_utils
 from mpafer_jax.config import ConfigError
 
 AXIS = "batch"
+_PREFETCHED = 2  # batches on the devices beside the one in use
 
 T = TypeVar("T")
 
@@ -37,6 +40,45 @@ def shard_batch(batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     devices = jax.local_device_count()
     # Not -1, which NumPy cannot work out for an array without elements.
     return {name: value.reshape(devices, len(value) // devices, *value.shape[1:]) for name, value in batch.items()}
+
+
+def prefetch(batches: Iterable[Mapping[str, np.ndarray]]) -> Generator[dict[str, jax.Array]]:
+    """Puts batches on the devices ahead of their use, so that one is moved while another is computed with.
+
+    Args:
+      batches: this process's parts; `shard_batch` cuts them. Closed with this generator if it is one.
+    """
+    mesh = Mesh(np.array(cast(Any, jax.local_devices())), (AXIS,))
+    sharding = NamedSharding(mesh, PartitionSpec(AXIS))
+    waiting: collections.deque[dict[str, jax.Array]] = collections.deque()
+    try:
+        for batch in batches:
+            waiting.append(jax.device_put(shard_batch(batch), sharding))
+            if len(waiting) > _PREFETCHED:
+                yield waiting.popleft()
+        while waiting:
+            yield waiting.popleft()
+    finally:
+        if isinstance(batches, Generator):
+            batches.close()
+
+
+def results(step: Callable[[Any], T], batches: Iterable[Mapping[str, np.ndarray]]) -> Generator[T]:
+    """step(batch) of every batch on the host, read while the next is computed.
+
+    Args:
+      step: a `data_parallel` function of one batch.
+      batches: as for `prefetch`.
+    """
+    before: T | None = None
+    with contextlib.closing(prefetch(batches)) as moved:
+        for batch in moved:
+            now = step(batch)
+            if before is not None:
+                yield to_host(before)
+            before = now
+    if before is not None:
+        yield to_host(before)
 
 
 def spread(rows: np.ndarray[Any, Any]) -> jax.Array:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import pathlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from typing import Any, cast
 
 import jax
@@ -44,14 +45,17 @@ class Evaluator:
         text_features = devices.replicate(self.text_step(params, self.run.frozen))
         classes = len(self.run.class_names)
         confusion, loss = np.zeros((classes, classes)), 0.0
-        for batch in experiment.eval_batches(self.config, self.run, split):
-            label = to_model[batch["label"]]
-            mask = batch["mask"] * (label >= 0)
-            part = {"image": batch["image"], "label": np.maximum(label, 0), "mask": mask.astype(np.float32)}
-            sums = devices.to_host(self.eval_step(params, self.run.frozen, text_features, devices.shard_batch(part)))
+        step = functools.partial(self.eval_step, params, self.run.frozen, text_features)
+        for sums in devices.results(step, self._batches(split, to_model)):
             confusion += sums["confusion"]
             loss += float(sums["cross_entropy"])
         return metrics_lib.from_confusion(confusion, loss, self.run.class_names)
+
+    def _batches(self, split: Split, to_model: npt.NDArray[np.int32]) -> Generator[dict[str, npt.NDArray[Any]]]:
+        for batch in experiment.eval_batches(self.config, self.run, split):
+            label = to_model[batch["label"]]
+            mask = batch["mask"] * (label >= 0)
+            yield {"image": batch["image"], "label": np.maximum(label, 0), "mask": mask.astype(np.float32)}
 
 
 def make_evaluator(config: Config, run: experiment.Experiment) -> Evaluator:

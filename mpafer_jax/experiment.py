@@ -141,6 +141,11 @@ def initial_prompts(config: Config, built: Experiment) -> dict[str, jax.Array]:
     return {**params, "ctx": jnp.broadcast_to(words, params["ctx"].shape)}
 
 
+def training_model(config: Config, model: MPAFER) -> MPAFER:
+    """The model as its training step computes it: the same numbers, for less memory where `train` asks for that."""
+    return model.clone(text_chunk=config.train.text_chunk)
+
+
 def make_optimizer(
     config: Config, shape: prompts_lib.PromptShape, num_steps: int
 ) -> tuple[optax.GradientTransformation, optax.Schedule]:

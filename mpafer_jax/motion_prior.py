@@ -29,7 +29,7 @@ import numpy as np
 import numpy.typing as npt
 from absl import logging
 
-from mpafer_jax import devices, prototypes, steps
+from mpafer_jax import devices, prototypes, steps, stored_array
 from mpafer_jax.config import Config, ConfigError
 from mpafer_jax.data.pipeline import Batch
 from mpafer_jax.data.splits import Split
@@ -109,7 +109,7 @@ def patch_means(
     for batch in batches:
         part = {"image": batch["image"], "label": batch["label"], "mask": batch["mask"]}
         sums = devices.to_host(step(clip_params, devices.shard_batch(part)))
-        # float64 on the host: see prototypes.mean_features.
+        # float64 on the host: adding thousands of float32 batches would lose digits with the order of the batches.
         totals = {name: total + np.asarray(sums[name], np.float64) for name, total in totals.items()}
     count: Floats = totals["count"]
     few = [f"{name} ({n:.0f})" for name, n in zip(class_names, count, strict=True) if n < 2]
@@ -184,7 +184,7 @@ def patch_weights(config: Config, workdir: pathlib.Path, split: Split, built: Ex
     source = cast(Source, config.head.motion_prior)
     neutral = neutral_class(built.class_names)
     images_per_class = config.prototypes.images_per_class
-    key = prototypes.cache_key(
+    key = stored_array.cache_key(
         clip=built.clip_hash,
         dtype=config.clip.dtype,
         data=split.fingerprint,
@@ -199,7 +199,7 @@ def patch_weights(config: Config, workdir: pathlib.Path, split: Split, built: Ex
         return motion(measure(config, built, split, source), neutral).astype(np.float32)
 
     shape = (len(built.class_names), built.model.clip_config.vision.num_patches)
-    maps = prototypes.load_or_compute(workdir / f"motion-{key}.npy", compute, shape)
+    maps = stored_array.load_or_compute(workdir / f"motion-{key}.npy", compute, shape)
     for index, name in enumerate(built.class_names):
         if index != neutral and not maps[index].any():
             logging.warning("motion prior: %s differs from neutral no more than images do anyway: equal weights", name)

@@ -1,5 +1,5 @@
 """The compiled functions: training step, evaluation step, and those that run once (text features, frozen image
-features, prototypes).
+features).
 
 The losses give values per example and per class; here they are reduced over the batch and over the devices, and
 differentiated with respect to the prompts alone.
@@ -245,33 +245,6 @@ def make_text_step(*, model: MPAFER) -> Callable[[Params, Frozen], jax.Array]:
         return features
 
     return jax.jit(step)
-
-
-def make_prototype_step(
-    *, model: MPAFER, num_classes: int, normalize: bool, mean: Rgb, std: Rgb
-) -> Callable[[dict[str, Any], Any], Outputs]:
-    """Compiles one batch's part of the class prototypes (Eq. 6).
-
-    Args:
-      model: the model, of which only the frozen image tower is used.
-      num_classes: C.
-      normalize: whether every z^g is normalised before it is summed.
-      mean: CLIP's mean of each colour, on the scale 0..1.
-      std: likewise its standard deviation.
-
-    Returns:
-      step(clip_params, batch) -> sums over the whole batch: 'sum' [C, D] of the features of each class, 'count' [C].
-    """
-
-    def step(clip_params: dict[str, Any], batch: Batch) -> Outputs:
-        images = normalize_images(batch["image"], mean, std)
-        features = cast(jax.Array, model.apply(variables(clip_params, {}), images, method="encode_image_frozen"))
-        if normalize:
-            features = normalize_features(features)
-        members = jax.nn.one_hot(batch["label"], num_classes) * batch["mask"][:, None]  # [b, C]
-        return devices.sum_over_devices({"sum": members.T @ features, "count": jnp.sum(members, axis=0)})
-
-    return devices.data_parallel(step, replicated=1)
 
 
 def make_patch_sum_step(

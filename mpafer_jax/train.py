@@ -29,6 +29,7 @@ from mpafer_jax import (
 )
 from mpafer_jax import workdir as workdir_lib
 from mpafer_jax.baselines import compute as baselines
+from mpafer_jax.baselines.features import encode_splits
 from mpafer_jax.config import Config, ConfigError
 from mpafer_jax.data import pipeline
 from mpafer_jax.data.splits import Dataset, Split, load_dataset
@@ -36,6 +37,8 @@ from mpafer_jax.evaluation import table as table_lib
 from mpafer_jax.metric_writer import MetricWriter, Progress
 from mpafer_jax.report import after_run
 from mpafer_jax.state import TrainState
+
+_AHEAD = 2  # steps that may wait for the devices
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,13 +139,13 @@ def prepare(config: Config, workdir: pathlib.Path) -> Run:
     clip = experiment.load_frozen_clip(config)
     built = experiment.build_experiment(config, dataset.class_names, clip)
     if config.loss.gamma:
-        built = built.with_prototypes(jnp.asarray(class_prototypes(config, workdir, dataset.train, built)))
+        built = built.with_prototypes(jnp.asarray(class_prototypes(config, dataset.train, built)))
     if motion_prior.is_read(config):
         built = built.with_patch_weights(motion_prior.patch_weights(config, workdir, dataset.train, built))
     num_steps = config.train.num_steps or round(config.train.num_epochs * len(dataset.train) / config.train.batch_size)
     tx, schedule = experiment.make_optimizer(config, built.model.prompt_shape, num_steps)
     train_step = steps.make_train_step(
-        forward=steps.forward_images(built.model, config.data.mean, config.data.std),
+        forward=steps.forward_images(experiment.training_model(config, built.model), config.data.mean, config.data.std),
         tx=tx,
         objective=experiment.make_objective(config),
         accumulate=config.train.accumulate,
@@ -161,38 +164,13 @@ def prepare(config: Config, workdir: pathlib.Path) -> Run:
     )
 
 
-def class_prototypes(
-    config: Config, workdir: pathlib.Path, split: Split, built: experiment.Experiment
-) -> np.ndarray[Any, Any]:
-    """p [C, D] of the training split, from the workdir's cache where it holds them."""
-    section, data = config.prototypes, config.data
+def class_prototypes(config: Config, split: Split, built: experiment.Experiment) -> np.ndarray[Any, Any]:
+    """p [C, D] of the training split, from the frozen features of its images (`feature_store`)."""
+    section = config.prototypes
     chosen = prototypes.choose_images(split.labels, section.images_per_class, config.seed)
-    key = prototypes.cache_key(
-        clip=built.clip_hash,
-        dtype=config.clip.dtype,
-        data=split.fingerprint,
-        images_per_class=section.images_per_class,
-        seed=config.seed if section.images_per_class else None,
-        normalize=section.normalize,
-        mean=data.mean,
-        std=data.std,
-    )
-
-    def compute() -> np.ndarray[Any, Any]:
-        logging.info("prototypes: computing from %d of %d training images", len(chosen), len(split))
-        step = steps.make_prototype_step(
-            model=built.model,
-            num_classes=len(built.class_names),
-            normalize=section.normalize,
-            mean=data.mean,
-            std=data.std,
-        )
-        batches = experiment.eval_batches(config, built, split.take(chosen))
-        return prototypes.mean_features(batches, built.frozen.clip, step, built.class_names)
-
-    path = workdir / f"prototypes-{key}.npy"
-    shape = (len(built.class_names), built.model.clip_config.projection_dim)
-    return prototypes.load_or_compute(path, compute, shape)
+    logging.info("prototypes: from %d of %d training images", len(chosen), len(split))
+    found = encode_splits(config, built, [split.take(chosen)])[split.name]
+    return prototypes.mean_features(found.image_features, found.labels, built.class_names, normalize=section.normalize)
 
 
 def describe(config: Config, dataset: Dataset, built: experiment.Experiment) -> checkpoint.Description:
@@ -267,6 +245,8 @@ def train(run: Run, state: TrainState, checkpoints: checkpoint.Checkpoints, noti
         for step, batch in enumerate(batches, start=first_step + 1):
             state, metrics = run.train_step(state, run.experiment.frozen, batch)
             interval.append(metrics)
+            if len(interval) > _AHEAD:  # else batches that wait for their step would fill the devices' memory
+                jax.block_until_ready(interval[-1 - _AHEAD])
             stopping = notice.reached(step)
             if run.logs(step):
                 report_interval(run, step, [*earlier, *devices.to_host(interval)], writer, progress)
@@ -300,8 +280,8 @@ def save_between_lines(
     checkpoints.save(state, run.description, None, numbers)
 
 
-def training_batches(run: Run, first_step: int) -> Generator[dict[str, np.ndarray[Any, Any]]]:
-    """This process's part of every batch from `first_step` on, split over its devices."""
+def training_batches(run: Run, first_step: int) -> Generator[dict[str, jax.Array]]:
+    """This process's part of every batch from `first_step` on, on its devices."""
     batches = pipeline.train_batches(
         run.dataset.train,
         section=run.config.data,
@@ -314,8 +294,7 @@ def training_batches(run: Run, first_step: int) -> Generator[dict[str, np.ndarra
         process_count=jax.process_count(),
     )
     fields = ("image", "label", "label_distribution", "mask")
-    for batch in batches:
-        yield devices.shard_batch({name: batch[name] for name in fields})
+    return devices.prefetch({name: batch[name] for name in fields} for batch in batches)
 
 
 def report_interval(

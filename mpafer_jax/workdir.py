@@ -4,7 +4,6 @@ config.json      the configuration; a run with another one is refused
 metrics.jsonl    one JSON object a line: step, and every metric of the interval or of an evaluation
 tensorboard/     the same as curves
 checkpoints/     see `checkpoint`
-prototypes-*.npy class prototypes, named by what they depend on
 results.md       a table of the baselines and this run
 summary.json     the result; it is there if, and only if, the run has ended
 predictions.npz  what the reported checkpoint said of every held-out image (`evaluation.predictions`)
@@ -42,6 +41,7 @@ FREE_FIELDS = frozenset(
         "data.prepared_dir",
         "data.num_workers",
         "data.cache_decoded",
+        "data.features_dir",
         "train.keep",
         "eval.baselines",
         "eval.report",

@@ -224,3 +224,22 @@ def test_activation_of_the_config_is_used():
     one, _ = clip_lib.CLIP(tiny.CLIP).apply(params, IMAGES, method="encode_image")
     two, _ = clip_lib.CLIP(other).apply(params, IMAGES, method="encode_image")
     assert float(jnp.abs(one - two).max()) > 1e-2
+
+
+@pytest.mark.parametrize("chunk", [1, 2, 3, 7])
+def test_text_chunks_change_no_number(chunk):
+    """3 classes in chunks of 1, of 2 (the last is filled up), and all at once."""
+    base, params = tiny.model(), tiny.clip_params()
+    prompts = prompts_lib.init_prompts(tiny.shape(), jax.random.key(3))
+    bound = base.bind({"params": {"clip": params, "prompts": {}}})
+    embedded = bound.embed(tiny.soft_texts())
+
+    def loss(prompts, model):
+        features, _ = model.apply(variables(params, prompts), embedded, method="encode_soft_prompts")
+        return jnp.sum(jnp.sin(features) * jnp.arange(60).reshape(3, 20)), features
+
+    (_, expected), wanted = jax.value_and_grad(loss, has_aux=True)(prompts, base)
+    (_, found), grads = jax.value_and_grad(loss, has_aux=True)(prompts, base.clone(text_chunk=chunk))
+    assert np.abs(wanted["ctx"]).max() > 0.1
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(grads["ctx"], wanted["ctx"], rtol=1e-4, atol=1e-4)

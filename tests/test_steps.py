@@ -131,22 +131,6 @@ def test_eval_step_counts_by_hand():
     np.testing.assert_allclose(sums["cross_entropy"], expected, rtol=1e-4)
 
 
-@pytest.mark.parametrize("normalize", [False, True])
-def test_prototype_step_sums_the_unprompted_features(normalize):
-    step = steps.make_prototype_step(model=MODEL, num_classes=3, normalize=normalize, mean=MEAN, std=STD)
-    frozen, batch = tiny.frozen(MODEL), tiny.batch(masked=2)
-    fed = {name: batch[name] for name in ("image", "label", "mask")}
-    sums = devices.to_host(step(devices.replicate(frozen.clip), devices.shard_batch(fed)))
-    images = jnp.asarray((batch["image"] / 255 - np.array(MEAN)) / np.array(STD), jnp.float32)
-    features = MODEL.apply(variables(frozen.clip, {}), images, method="encode_image_frozen")
-    if normalize:
-        features = features / np.linalg.norm(features, axis=-1, keepdims=True)
-    for label in range(3):
-        members = batch["label"][:14] == label
-        np.testing.assert_allclose(sums["sum"][label], features[:14][members].sum(0), rtol=1e-3, atol=1e-4)
-        assert sums["count"][label] == members.sum()
-
-
 def test_uneven_batches_are_refused_with_the_sizes_that_do():
     with pytest.raises(ValueError, match=r"config.train.batch_size is 20.*8 devices x 2.*use 32 or 16"):
         devices.check_batch_size("train.batch_size", 20, 2)

@@ -1,8 +1,9 @@
-"""Image features of the frozen, un-prompted CLIP: what every baseline reads, computed once."""
+"""Image features of the frozen, un-prompted CLIP: what prototypes and baselines read, computed once."""
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import time
 from collections.abc import Sequence
 
@@ -10,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from absl import logging
 
-from mpafer_jax import devices, experiment, steps
+from mpafer_jax import devices, experiment, feature_store, steps
 from mpafer_jax.config import Config
 from mpafer_jax.data.splits import Split
 from mpafer_jax.experiment import Experiment
@@ -35,19 +36,38 @@ class FrozenFeatures:
 
 
 def encode_splits(config: Config, built: Experiment, splits: Sequence[Split]) -> dict[str, FrozenFeatures]:
-    """The features of every image of every split, by the splits' names; each process gets all of them."""
-    step = steps.make_feature_step(model=built.model, mean=config.data.mean, std=config.data.std)
+    """The features of every image of every split, by the splits' names; each process gets all of them.
+
+    What the store holds (`feature_store`) is read, the rest is computed and stored.
+
+    Raises:
+      DataError: the store's file is damaged.
+    """
+    width = built.model.clip_config.projection_dim
+    store = feature_store.open_store(config, built.clip_hash, width)
     found: dict[str, FrozenFeatures] = {}
     for split in splits:
-        started = time.monotonic()
-        # Every row is written: the batches hold each position once, and NaN would show one that was forgotten.
-        features = np.full((len(split), built.model.clip_config.projection_dim), np.nan, np.float32)
-        for batch in experiment.eval_batches(config, built, split):
-            part = {"image": batch["image"], "index": batch["index"], "mask": batch["mask"]}
-            encoded = devices.to_host(step(built.frozen.clip, devices.shard_batch(part)))
-            real = np.asarray(encoded["mask"]) > 0
-            features[np.asarray(encoded["index"])[real]] = np.asarray(encoded["image_features"])[real]
+        known, features = store.find(split.pixel_hashes)
+        missing = np.flatnonzero(~known)
+        logging.info("frozen features of %s: %d of %d from %s", split.name, known.sum(), len(split), store.path)
+        if len(missing):
+            started = time.monotonic()
+            features[missing] = _encode(config, built, split.take(missing))
+            logging.info("frozen features: %d computed in %.1f s", len(missing), time.monotonic() - started)
+            store.add(split.pixel_hashes[missing], features[missing])
         found[split.name] = FrozenFeatures(features, split.labels, split.label_distributions)
-        seconds = time.monotonic() - started
-        logging.info("baselines: %d frozen features of %s in %.1f s", len(split), split.name, seconds)
     return found
+
+
+def _encode(config: Config, built: Experiment, split: Split) -> npt.NDArray[np.float32]:
+    step = steps.make_feature_step(model=built.model, mean=config.data.mean, std=config.data.std)
+    # Every row is written: the batches hold each position once, and NaN would show one that was forgotten.
+    features = np.full((len(split), built.model.clip_config.projection_dim), np.nan, np.float32)
+    parts = (
+        {"image": batch["image"], "index": batch["index"], "mask": batch["mask"]}
+        for batch in experiment.eval_batches(config, built, split)
+    )
+    for encoded in devices.results(functools.partial(step, built.frozen.clip), parts):
+        real = encoded["mask"] > 0
+        features[encoded["index"][real]] = encoded["image_features"][real]
+    return features

@@ -61,7 +61,7 @@ def train(
     alone = built.without_visual_prompts()
     tx, _ = experiment.make_optimizer(config, alone.model.prompt_shape, num_steps)
     train_step = steps.make_train_step(
-        forward=steps.forward_features(alone.model),
+        forward=steps.forward_features(experiment.training_model(config, alone.model)),
         tx=tx,
         objective=objective(config),
         accumulate=config.train.accumulate,

@@ -108,7 +108,7 @@ def train_step(config: Config, clip: ClipConfig, num_classes: int, on: Sequence[
     tx, _ = experiment.make_optimizer(config, model.prompt_shape, _NUM_STEPS)
     body = functools.partial(
         steps.train_step_body,
-        forward=steps.forward_images(model, config.data.mean, config.data.std),
+        forward=steps.forward_images(experiment.training_model(config, model), config.data.mean, config.data.std),
         tx=tx,
         objective=experiment.make_objective(config),
         accumulate=config.train.accumulate,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import pathlib
 import zipfile
 from typing import Any
@@ -117,9 +118,12 @@ def predict(
     collected = _Collected(labels, mapped)
     text_features = devices.replicate(steps.make_text_step(model=built.model)(params, built.frozen))
     run = steps.make_prediction_step(model=built.model, mean=config.data.mean, std=config.data.std)
-    for batch in experiment.eval_batches(config, built, split):
-        part = {"image": batch["image"], "index": batch["index"], "mask": batch["mask"]}
-        collected.add(devices.to_host(run(params, built.frozen, text_features, devices.shard_batch(part))))
+    parts = (
+        {"image": batch["image"], "index": batch["index"], "mask": batch["mask"]}
+        for batch in experiment.eval_batches(config, built, split)
+    )
+    for found in devices.results(functools.partial(run, params, built.frozen, text_features), parts):
+        collected.add(found)
     position = np.full(len(split), -1, np.int32)  # in the split -> among the known
     position[known] = np.arange(len(known))
     before, after = collected.features()

@@ -95,6 +95,8 @@ class MPAFER(nn.Module):
       prompts_before_ln_pre: whether layer 1's visual prompts pass `ln_pre`.
       dtype: type of the towers' computation; features, logits and losses are float32.
       remat: what the backward pass may keep of each layer, see `clip.VisionTransformer`.
+      text_chunk: texts that are encoded at once, 0 for all. With a chunk the backward pass encodes each chunk once more
+        and keeps nothing of it, so that memory does not grow with the number of classes.
     """
 
     clip_config: clip_lib.ClipConfig
@@ -106,6 +108,7 @@ class MPAFER(nn.Module):
     prompts_before_ln_pre: bool = False
     dtype: Any = jnp.float32
     remat: str = "none"
+    text_chunk: int = 0
 
     def setup(self) -> None:
         """Creates the two halves under the names `clip` and `prompts`."""
@@ -118,7 +121,10 @@ class MPAFER(nn.Module):
 
     def encode_hard_prompts(self, texts: prompts_lib.TextEmbeddings) -> tuple[jax.Array, jax.Array]:
         """Frozen texts: (theta(t*) [C, D], pooled token embeddings t* [C, W])."""
-        features, _ = self.clip.encode_embeddings(texts.embeddings, texts.eos_positions)
+        if 0 < self.text_chunk < len(texts.embeddings):
+            features = _encode_in_chunks(self.clip, texts, self.text_chunk)
+        else:
+            features, _ = self.clip.encode_embeddings(texts.embeddings, texts.eos_positions)
         return features, prompts_lib.pool_tokens(texts)
 
     def encode_soft_prompts(self, texts: prompts_lib.TextEmbeddings) -> tuple[jax.Array, jax.Array]:
@@ -184,6 +190,26 @@ class MPAFER(nn.Module):
         text_features, token_features = self.encode_soft_prompts(soft_prompts)
         logits, out = self.classify(images, text_features)
         return logits, {**out, "text_features": text_features, "token_features": token_features}
+
+
+def _encode_in_chunks(clip: clip_lib.CLIP, texts: prompts_lib.TextEmbeddings, size: int) -> jax.Array:
+    """theta [C, D] of texts, `size` of them at a time."""
+    classes = len(texts.embeddings)
+    chunks = -(-classes // size)
+
+    def cut(x: jax.Array) -> jax.Array:  # [C, ..] -> [chunks, size, ..], the last filled up with texts that are there
+        filled = jnp.concatenate([x, x[: chunks * size - classes]])
+        return filled.reshape(chunks, size, *x.shape[1:])
+
+    def encode(clip: clip_lib.CLIP, carry: tuple[()], chunk: tuple[jax.Array, jax.Array]) -> tuple[Any, jax.Array]:
+        features, _ = clip.encode_embeddings(*chunk)
+        return carry, features
+
+    scanned: Any = nn.scan(
+        nn.remat(encode, prevent_cse=False), variable_broadcast="params", split_rngs={"params": False}
+    )
+    _, features = scanned(clip, (), (cut(texts.embeddings), cut(texts.eos_positions)))
+    return features.reshape(chunks * size, -1)[:classes]  # [chunks, size, D] -> [C, D]
 
 
 def variables(clip_params: Params, prompts: Params) -> dict[str, Params]:

@@ -194,6 +194,7 @@ def section(dataset: str, directory: Path, augment: Mapping[str, Any] = NO_AUGME
         "std": (0.26862954, 0.26130258, 0.27577711),
         "num_workers": 0,
         "cache_decoded": False,
+        "features_dir": "",
         "augment": AugmentSection(**augment),
         "synthface": SynthfaceSection(**SYNTHFACE),
     }

@@ -94,9 +94,7 @@ print(sum(sum(dataset.train.source.picture(i).getdata(0)) for i in range(20)))
 """
     command = [sys.executable, "-c", program, str(folders), str(tmp_path)]
     running = [
-        subprocess.Popen(
-            command, cwd=Path(__file__).parent, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-        )
+        subprocess.Popen(command, cwd=Path(__file__).parent, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         for _ in range(3)
     ]
     results = [process.communicate(timeout=120) for process in running]

@@ -44,7 +44,8 @@ def test_grey_pictures_pass_as_one_band_and_come_out_as_if_they_had_three() -> N
     for section in (strong, still):
         for seed in range(5):
             one, other = (
-                preprocess.augment(image, np.random.default_rng(seed), section, 16, (1, 2, 3)) for image in (grey, three)
+                preprocess.augment(image, np.random.default_rng(seed), section, 16, (1, 2, 3))
+                for image in (grey, three)
             )
             np.testing.assert_array_equal(one, other)
     np.testing.assert_array_equal(preprocess.to_pixels(preprocess.resize(grey, 8)), preprocess.resize(three, 8))

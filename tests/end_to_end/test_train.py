@@ -23,7 +23,6 @@ def test_what_a_run_leaves(finished):
         "config.json",
         "metrics.jsonl",
         "predictions.npz",
-        "prototypes",
         "report.html",
         "results.md",
         "summary.json",
@@ -232,11 +231,12 @@ def test_newest_and_best_are_kept(sample, tmp_path):
 
 def test_without_validation_only_the_last_step_is_reported(sample, tmp_path):
     changes = {"data.validation_fraction": 0.0, "train.num_steps": 2, "optimizer.warmup_steps": 0, "loss.gamma": 0.0}
+    changes |= {"data.features_dir": str(tmp_path / "features")}
     summary = train.train_and_evaluate(runs.config(sample, **changes), tmp_path)
     assert "best" not in summary
     assert summary["selected_by"] == "nothing: last step only"
     assert summary["last"].keys() == {"step", "test"}
-    assert not list(tmp_path.glob("prototypes-*"))  # gamma 0: nothing reads them
+    assert not (tmp_path / "features").exists()  # gamma 0 and no baselines: nothing reads them
     assert "prototype_alignment" not in runs.metrics(tmp_path)[0]
 
 

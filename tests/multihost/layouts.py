@@ -3,7 +3,7 @@
     python -m tests.multihost.layouts --out=FOLDER
 
 trains 20 steps on 1 device, 8 devices, 2 processes x 4 and 4 processes x 2 with the same global batch, and prints how
-far losses, gradient norms, prompts, prototypes and evaluations are from those of one device.
+far losses, gradient norms, prompts, frozen features and evaluations are from those of one device.
 """
 
 import contextlib
@@ -37,6 +37,7 @@ class Layout:
 @contextlib.contextmanager
 def running(layout, sample, workdir, **changes):
     """The run as a process whose standard error is a pipe; it has ended when the block has, whatever happened."""
+    changes = {"data.features_dir": f"{workdir}/features", **changes}  # each layout computes its own
     command = [str(LAUNCHER), str(layout.processes), *runs.command(sample, workdir, **changes)]
     environment = runs.environment(devices=layout.devices, JAX_LOCAL_CPU_DEVICES=str(layout.devices))
     with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as process:
@@ -82,8 +83,9 @@ def difference(a, b) -> dict[str, float]:
     train = [(x, y) for x, y in lines if x["kind"] == "train"]
     found = {name: max(abs(x[name] - y[name]) / abs(x[name]) for x, y in train) for name in ("loss", "grad_norm")}
     found["prompts"] = max(float(np.abs(one[name] - two[name]).max()) for name in one)
-    p, q = (np.load(next(pathlib.Path(run).glob("prototypes-*.npy"))) for run in (a, b))
-    found["prototypes"] = float(np.abs(p - q).max())
+    p, q = (np.load(next(pathlib.Path(run).glob("features/*.npz"))) for run in (a, b))
+    assert p["hashes"].tolist() == q["hashes"].tolist()
+    found["features"] = float(np.abs(p["features"] - q["features"]).max())
     x, y = (np.array(runs.summary(run)["last"]["test"]["confusion"]) for run in (a, b))
     found["images evaluated"] = float(abs(x.sum() - y.sum()))
     found["confusion"] = float(np.abs(x - y).max())

@@ -42,7 +42,8 @@ def logged(workdir, step):
 def one_process(sample, tmp_path_factory):
     """The reference: one process with the test's eight devices."""
     workdir = tmp_path_factory.mktemp("one_process")
-    train.train_and_evaluate(runs.config(sample, **layouts.SGD, **REPORTED), workdir)
+    place = {"data.features_dir": str(workdir / "features")}
+    train.train_and_evaluate(runs.config(sample, **layouts.SGD, **REPORTED, **place), workdir)
     return workdir
 
 

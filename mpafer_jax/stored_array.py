@@ -1,0 +1,49 @@
+"""An array that is computed once and then read from a file whose name says what it depends on."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import pathlib
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from absl import logging
+
+from mpafer_jax import distributed, files
+
+
+def cache_key(**contents: Any) -> str:
+    """A short name for everything that an array depends on: CLIP's hash, data, seed, sizes."""
+    text = json.dumps(contents, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def load_or_compute(
+    path: pathlib.Path, compute: Callable[[], npt.NDArray[np.float32]], shape: tuple[int, ...]
+) -> npt.NDArray[np.float32]:
+    """Reads an array from a file whose name holds its `cache_key`, or computes and stores it.
+
+    Only process 0 looks for the file and writes it, since all compute or none does: the processes do so together.
+
+    Args:
+      path: an .npy file; it is written under a temporary name first.
+      compute: called where the file is not there.
+      shape: of the array.
+    """
+    stored = np.zeros(shape, np.float32)
+    found = distributed.is_first() and path.is_file()
+    if found:
+        logging.info("read from %s", path)
+        stored = np.load(path, allow_pickle=False)
+    found, stored = distributed.broadcast((np.asarray(found), stored))
+    if found:
+        return stored
+    computed = compute()
+    if distributed.is_first():
+        with files.replacing(path) as temporary, temporary.open("wb") as stream:
+            np.save(stream, computed, allow_pickle=False)
+        logging.info("stored in %s", path)
+    return computed
