@@ -103,6 +103,16 @@ class ClipSection(_Section):
     dtype: Literal["float32", "bfloat16"]
     remat: Literal["none", "dots", "full"]
 
+    @pydantic.field_validator("dtype", mode="before")
+    @classmethod
+    def _range_is_float32s(cls, dtype: object) -> object:
+        if dtype == "float16":
+            raise ValueError(
+                "float16 is not offered: it holds no number above 65504 and none below 6e-8, so that gradients vanish "
+                "unless the loss is scaled, which is not done here. Use bfloat16: as small, with float32's range"
+            )
+        return dtype
+
 
 class CtxSection(_Section):
     """The soft text prompts' context vectors."""

@@ -236,7 +236,7 @@ def test_text_chunks_change_no_number(chunk):
 
     def loss(prompts, model):
         features, _ = model.apply(variables(params, prompts), embedded, method="encode_soft_prompts")
-        return jnp.sum(jnp.sin(features) * jnp.arange(60).reshape(3, 20)), features
+        return jnp.sum(jnp.sin(features) * jnp.arange(60, dtype=jnp.float32).reshape(3, 20)), features
 
     (_, expected), wanted = jax.value_and_grad(loss, has_aux=True)(prompts, base)
     (_, found), grads = jax.value_and_grad(loss, has_aux=True)(prompts, base.clone(text_chunk=chunk))

@@ -1,0 +1,63 @@
+"""Measures how time and memory of a training step grow with batch, prompts, patches, classes and picture size.
+
+    python -m mpafer_jax.tools.benchmark_growth --config=configs/rafdb.py --config.data.dir=unused --out=growth
+
+A series varies one size and leaves the others; each point runs in a process of its own, on a CLIP with random weights.
+Writes growth.json, growth.md and growth.png to --out; series that are not asked for stay there as they were measured
+before. Of a machine that others use too, memory can be believed, times cannot.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from collections.abc import Sequence
+
+from absl import app, flags, logging
+
+from mpafer_jax import command, files
+from mpafer_jax.benchmark import growth, growth_plot
+from mpafer_jax.config import Config, ConfigError
+
+_CONFIG = command.define_config()
+_SERIES = flags.DEFINE_multi_enum("series", list(growth.SERIES), list(growth.SERIES), "Which series; may be repeated.")
+_CLIP = flags.DEFINE_enum("clip", "vit_s16", list(growth.TOWERS), "Shape of the CLIP.")
+_REPEATS = flags.DEFINE_integer("repeats", 5, "Steps that are timed at each point.", 1)
+_OUT = flags.DEFINE_string("out", None, "Folder for growth.json, growth.md and growth.png.")
+
+
+def main(argv: Sequence[str]) -> None:
+    """Measures and writes."""
+    command.refuse_arguments(argv)
+    command.show_own_log_lines()
+    out = files.local_path(str(_OUT.value), "--out")
+    path = out / "growth.json"
+    try:
+        config = Config.from_config_dict(_CONFIG.value)
+    except ConfigError as error:
+        print(error, file=sys.stderr)
+        sys.exit(2)
+    stored = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    found = {name: [growth.Measured.from_json(point) for point in points] for name, points in stored.items()}
+    for name in dict.fromkeys(_SERIES.value or []):
+        points: list[growth.Measured] = []
+        for point in growth.SERIES[name]:
+            try:
+                points.append(growth.measure(config, dataclasses.replace(point, clip=_CLIP.value), _REPEATS.value))
+            except growth.GrowthError as error:
+                print(error, file=sys.stderr)
+                sys.exit(1)
+            logging.info("%s: %s", name, points[-1])
+        found[name] = points
+        ordered = {known: found[known] for known in growth.SERIES if known in found}
+        values = {known: [dataclasses.asdict(point) for point in points] for known, points in ordered.items()}
+        files.write_json(path, values)
+        files.write_text(out / "growth.md", growth_plot.table(ordered))
+        growth_plot.plot(ordered, out / "growth.png")
+    print(growth_plot.table(found))
+
+
+if __name__ == "__main__":
+    flags.mark_flags_as_required(["config", "out"])
+    app.run(main)
