@@ -101,9 +101,17 @@ class Split:
         )
 
     def with_label_noise(self, fraction: float, seed: int) -> Split:
-        """The same pictures, a share of them under wrong labels; see `label_noise.replace_labels`."""
+        """The same pictures, a share of them under wrong labels; see `label_noise.replace_labels`.
+
+        Raises:
+          DataError: there is no other class.
+        """
         if not fraction:
             return self
+        if len(self.class_names) < 2:
+            raise DataError(
+                f"config.data.label_noise is {fraction}, but there is one class, {''.join(self.class_names)!r}"
+            )
         noisy = label_noise.replace_labels(self.labels, len(self.class_names), fraction, seed)
         digest = hashlib.sha256(self.fingerprint.encode() + noisy.tobytes())
         return dataclasses.replace(
@@ -162,30 +170,15 @@ def load_dataset(data: DataSection) -> Dataset:
     held_out: dict[str, Split | None] = {}
     for part, name in (("validation", data.validation_split), ("test", data.test_split)):
         held_out[part] = _concatenate(data, [name], part, prepared) if name else None
-    notes: list[str] = []
+    notes: list[str] = []  # lines of the description
     if data.test_subset and held_out["test"] is not None:
         held_out["test"], note = _restrict(held_out["test"], data, index)
         notes.append(note)
-    persons = _persons(index, origin, prepared) if data.train_splits else np.zeros(0, np.str_)
-    fractions = (data.test_fraction, data.validation_fraction)
-    if persons.any():
-        groups = carving.join_groups(persons, train.pixel_hashes)
-        kept, test, validation = carving.carve_groups(train.labels, groups, fractions, data.split_seed)
-        notes += ["carved by person: no person is on both sides"] if any(fractions) else []
-    else:
-        kept, test, validation = carving.carve(train.labels, train.pixel_hashes, fractions, data.split_seed)
-    carved = {"validation": train.take(validation, "validation"), "test": train.take(test, "test")}
+    train, carved, note = _carve(train, _persons(index, data.train_splits, prepared), data)
+    notes += note
     splits = {part: carved[part] if len(carved[part]) else held_out[part] for part in carved}
-    if len(kept) < len(train):
-        train = train.take(kept)
-    clean = _limit(train, data.train_per_class, data.few_shot_seed)
-    train = clean.with_label_noise(data.label_noise, data.label_noise_seed)
-    if data.label_noise:
-        notes.append(
-            f"train: {(clean.labels != train.labels).sum()} of {len(train)} labels replaced by another class "
-            f"({data.label_noise:.0%} of each class, seed {data.label_noise_seed}); the counts above are those of the "
-            "replaced labels"
-        )
+    train, note = _mislabel(_limit(train, data.train_per_class, data.few_shot_seed), data)
+    notes += note
     splits = {
         part: None if split is None else _limit(split, data.eval_per_class, data.split_seed)
         for part, split in splits.items()
@@ -195,6 +188,33 @@ def load_dataset(data: DataSection) -> Dataset:
     return Dataset(
         train, splits["validation"], splits["test"], prepared.summary.class_names, prepared.summary, description
     )
+
+
+def _carve(train: Split, persons: npt.NDArray[np.str_], data: DataSection) -> tuple[Split, dict[str, Split], list[str]]:
+    """What train keeps, "validation" and "test" carved out of it (empty where no fraction asks for them), and notes."""
+    fractions = (data.test_fraction, data.validation_fraction)
+    notes: list[str] = []
+    if persons.any():
+        groups = carving.join_groups(persons, train.pixel_hashes)
+        kept, test, validation = carving.carve_groups(train.labels, groups, fractions, data.split_seed)
+        notes += ["carved by person: no person is on both sides"] if any(fractions) else []
+    else:
+        kept, test, validation = carving.carve(train.labels, train.pixel_hashes, fractions, data.split_seed)
+    carved = {"validation": train.take(validation, "validation"), "test": train.take(test, "test")}
+    return train.take(kept) if len(kept) < len(train) else train, carved, notes
+
+
+def _mislabel(train: Split, data: DataSection) -> tuple[Split, list[str]]:
+    """Train with the label noise that is asked for, and notes."""
+    noisy = train.with_label_noise(data.label_noise, data.label_noise_seed)
+    if not data.label_noise:
+        return noisy, []
+    replaced = int((noisy.labels != train.labels).sum())
+    note = (
+        f"train: {replaced} of {len(train)} labels replaced by another class ({data.label_noise:.0%} of each class, "
+        f"seed {data.label_noise_seed}); the counts above are those of the replaced labels"
+    )
+    return noisy, [note]
 
 
 def _restrict(test: Split, data: DataSection, index: SourceIndex) -> tuple[Split, str]:

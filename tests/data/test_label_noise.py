@@ -6,6 +6,7 @@ import pytest
 
 from mpafer_jax.config import Config, ConfigError
 from mpafer_jax.data.label_noise import move_weights, replace_labels
+from mpafer_jax.data.records import DataError
 from mpafer_jax.data.splits import load_dataset
 from tests.test_config import build
 
@@ -94,6 +95,12 @@ def test_few_shots_are_drawn_by_their_true_labels(tmp_path: Path) -> None:
     true = np.array([name.startswith("sad") for name in train.names.tolist()])
     assert true.sum() == 8
     assert (train.labels != true).sum() == 4
+
+
+def test_one_class_leaves_no_other(tmp_path: Path) -> None:
+    layouts.write_folders(tmp_path, {"happy": 3})
+    with pytest.raises(DataError, match=r"label_noise is 0\.5, but there is one class, 'happiness'"):
+        load_dataset(layouts.section("folder", tmp_path, label_noise=0.5))
 
 
 @pytest.mark.parametrize("value", [-0.1, 1.0])
