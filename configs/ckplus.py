@@ -3,8 +3,7 @@
     python -m mpafer_jax.main --config=configs/ckplus.py --workdir=runs/ckplus --config.data.dir=/data/CK+
 
 The paper has no numbers on it; it serves as another dataset to evaluate on: all of it with
---config.data.train_splits='()' --config.data.test_split=train --config.data.test_fraction=0
---config.data.validation_fraction=0. The owners give no splits. To train on it, a fifth of the persons is held out for
+`--config=configs/ckplus.py:whole`. The owners give no splits. To train on it, a fifth of the persons is held out for
 the test and a tenth for choosing the checkpoint, by config.data.split_seed; published numbers are means over ten such
 divisions.
 """

@@ -11,6 +11,7 @@ several joined by commas, unknown ones refused:
     vit_b32, vit_l14, vit_l14_336   another CLIP of OpenAI's (default: ViT-B/16)
     bf16                            CLIP's weights and computation in bfloat16, for accelerators
     no_validation                   train on the validation images too, choose nothing, report the last step
+    whole                           for --mode=eval: evaluate on all of a dataset whose only split is "train"
     runlocal                        a minute on a laptop: few images, few steps, small batches
     coop, vpt_deep, ivlp, kgcoop    another method in place of MPA-FER (docs/baselines.md), with what else is configured
 """
@@ -48,7 +49,7 @@ METHODS: dict[str, dict[str, Any]] = {
         "loss.prompt_distance": "cosine",
     },
 }
-_ARGUMENTS = (*_CLIP_NAMES, "bf16", "no_validation", "runlocal", *METHODS)
+_ARGUMENTS = (*_CLIP_NAMES, "bf16", "no_validation", "whole", "runlocal", *METHODS)
 
 
 def get_common() -> ConfigDict:
@@ -289,6 +290,10 @@ def get_common() -> ConfigDict:
     evaluation.checkpoint = ""
     # Which of a workdir's checkpoints these modes and train.warm_start take: best or last.
     evaluation.which = "best"
+    # --mode=eval: the classes to choose among: checkpoint (those that it was trained on; images of others are left
+    # out), common (those of them that the dataset has), or dataset (the dataset's, trained on or not: what the learned
+    # context is worth for new classes; not with ctx.class_specific). [ours: checkpoint]
+    evaluation.classes = "checkpoint"
     # What to measure beside the method, on the same splits, from CLIP's frozen features; empty: nothing. Any of:
     #   majority                the most frequent class of train, always
     #   zero_shot_type1, 2, 3   CLIP's own zero-shot classification with the hard prompts of that type
@@ -340,6 +345,9 @@ def apply_arguments(config: ConfigDict, arg: str | None) -> ConfigDict:
         if config.data.validation_split:
             config.data.train_splits = (*config.data.train_splits, config.data.validation_split)
         config.data.validation_split, config.data.validation_fraction = "", 0.0
+    if "whole" in names:
+        config.data.train_splits, config.data.test_split = (), "train"
+        config.data.validation_split, config.data.validation_fraction, config.data.test_fraction = "", 0.0, 0.0
     if "runlocal" in names:
         _run_local(config)
     return config.lock()

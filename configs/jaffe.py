@@ -3,8 +3,7 @@
     python -m mpafer_jax.main --config=configs/jaffe.py --workdir=runs/jaffe --config.data.dir=/data/JAFFE
 
 The paper has no numbers on it; it serves as another dataset to evaluate on: all of it with
---config.data.train_splits='()' --config.data.test_split=train --config.data.test_fraction=0
---config.data.validation_fraction=0. The owners give no splits. To train on it, two persons are held out for the test
+`--config=configs/jaffe.py:whole`. The owners give no splits. To train on it, two persons are held out for the test
 and one for choosing the checkpoint, by config.data.split_seed.
 """
 

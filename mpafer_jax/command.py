@@ -9,6 +9,7 @@ import logging as python_logging
 import os
 import pathlib
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, cast
 
@@ -38,6 +39,28 @@ def define_config() -> flags.FlagHolder[Any]:
     return cast(Any, config_flags).DEFINE_config_file(
         "config", None, "A file of configs/, with optional arguments: configs/rafdb.py:vit_l14."
     )
+
+
+def read_config(words: Sequence[str]) -> Any:
+    """A configuration as --config=FILE[:arguments] and --config.field=value would give it.
+
+    Args:
+      words: the file, then `field=value` words.
+
+    Raises:
+      ConfigError: there is no such file, or no such field, or a value is of another type.
+    """
+    line = ["", f"--config={words[0]}", *(f"--config.{word}" for word in words[1:])]
+    own = flags.FlagValues()
+    define_config()  # for the import path
+    holder = cast(Any, config_flags).DEFINE_config_file("config", None, "", flag_values=own, sys_argv=line)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # of how the library imports the file
+            own(line)
+            return holder.value
+    except (flags.Error, OSError, AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ConfigError(f"{' '.join(words)}: {error}") from error
 
 
 def workdir() -> pathlib.Path:
@@ -140,6 +163,17 @@ def _fail(error: Exception) -> None:
         raise error
     logging.exception("process %d of %d ends: %s", jax.process_index(), jax.process_count(), error)
     distributed.leave(_FAILED)
+
+
+def whole_numbers(flag: str, values: Sequence[str]) -> list[int]:
+    """The numbers of a flag that takes several, with commas between them.
+
+    Raises:
+      ConfigError: there is none, or one is no whole number from 0.
+    """
+    if not values or not all(value.strip().isdigit() for value in values):
+        raise ConfigError(f"--{flag} takes whole numbers from 0 with commas between them, found {','.join(values)!r}")
+    return [int(value) for value in values]
 
 
 def refuse_arguments(argv: Sequence[str]) -> None:

@@ -40,6 +40,7 @@ DatasetName = Literal[
     "folder",
     "synthface",
 ]
+ClassChoice = Literal["checkpoint", "common", "dataset"]
 BaselineName = Literal[
     "majority",
     "zero_shot_type1",
@@ -330,6 +331,7 @@ class EvalSection(_Section):
     select_by: Literal["war", "uar", "macro_f1"]
     checkpoint: str
     which: Literal["best", "last"]
+    classes: ClassChoice
     baselines: tuple[BaselineName, ...]
     report: Literal["none", "numbers", "full"]
 

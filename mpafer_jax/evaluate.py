@@ -16,10 +16,12 @@ from absl import logging
 
 from mpafer_jax import checkpoint, devices, distributed, experiment, files, steps
 from mpafer_jax import workdir as workdir_lib
-from mpafer_jax.config import Config, ConfigError
+from mpafer_jax.config import ClassChoice, Config, ConfigError
 from mpafer_jax.data.splits import Split, load_dataset
 from mpafer_jax.evaluation import metrics as metrics_lib
 from mpafer_jax.expressions import map_classes
+from mpafer_jax.hard_prompts.templates import build_hard_prompts
+from mpafer_jax.weights.load import PretrainedClip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,17 +85,84 @@ def _check_classes(split: Split, class_names: Sequence[str], to_model: npt.NDArr
         )
 
 
+def choose_classes(choice: ClassChoice, trained: Sequence[str], found: Sequence[str]) -> tuple[str, ...]:
+    """The classes that an evaluation chooses among (`config.eval.classes`), as the checkpoint spells those it knows.
+
+    Args:
+      choice: "checkpoint", "common" or "dataset".
+      trained: the checkpoint's classes.
+      found: the dataset's classes.
+
+    Raises:
+      ConfigError: fewer than two are left.
+    """
+    position: list[int] = map_classes(found, trained).tolist()  # [dataset's classes] -> the checkpoint's, or -1
+    if choice == "checkpoint":
+        chosen = list(trained)
+    elif choice == "common":
+        chosen = [name for index, name in enumerate(trained) if index in position]
+    else:
+        chosen = [trained[index] if index >= 0 else name for name, index in zip(found, position, strict=True)]
+    if len(chosen) < 2:
+        raise ConfigError(
+            f"eval.classes={choice!r} leaves {', '.join(chosen) or 'no class'} to choose among: the checkpoint's "
+            f"classes are {', '.join(trained)}, the dataset's {', '.join(found)}"
+        )
+    return tuple(chosen)
+
+
+def experiment_of(
+    config: Config,
+    params: checkpoint.Params,
+    description: checkpoint.Description,
+    clip: PretrainedClip,
+    class_names: Sequence[str],
+) -> tuple[experiment.Experiment, checkpoint.Params]:
+    """A checkpoint's model for evaluation among some classes, and the prompts that go with it.
+
+    Args:
+      config: what `description.applied_to` returned.
+      params: the checkpoint's prompts.
+      description: of the checkpoint.
+      clip: the one that it was trained on.
+      class_names: of `choose_classes`.
+
+    Raises:
+      CheckpointError: a class is new, and every class has a context of its own.
+    """
+    weights = description.patch_weights
+    if tuple(class_names) == description.class_names:
+        run = experiment.build_experiment(config, class_names, clip, description.hard_prompts)
+        return run.with_patch_weights(weights), params
+    rows: list[int] = map_classes(class_names, description.class_names).tolist()
+    new = [name for name, row in zip(class_names, rows, strict=True) if row < 0]
+    if params["ctx"].ndim == 3:
+        if new:
+            raise checkpoint.CheckpointError(
+                f"the checkpoint has learned a context for each of its classes (ctx.class_specific), and none for "
+                f"{', '.join(new)}; only a context that all classes share (ctx.class_specific=False) goes with new ones"
+            )
+        params = {**params, "ctx": np.asarray(params["ctx"])[rows]}
+    # Training alone reads hard prompts, and new classes may have no descriptions.
+    unread = build_hard_prompts(class_names, 2, None)
+    if weights is not None and new:
+        logging.warning("no motion prior is known for %s: their patches weigh the same", ", ".join(new))
+    chosen = weights and tuple(weights[row] if row >= 0 else (1.0,) * len(weights[0]) for row in rows)
+    return experiment.build_experiment(config, class_names, clip, unread).with_patch_weights(chosen), params
+
+
 def evaluate_checkpoint(config: Config, workdir: pathlib.Path) -> dict[str, Any]:
     """Evaluates a checkpoint on the configured dataset's validation and test splits (`--mode=eval`).
 
-    Prompts, classes, hard prompts and the head come from the checkpoint; data, CLIP's place and the batch size from the
-    configuration. Writes `<workdir>/evaluation.json`, and what `eval.report` asks for.
+    Prompts, hard prompts and the head come from the checkpoint; data, CLIP's place and the batch size from the
+    configuration, which also says among which classes to choose (`eval.classes`). Writes `<workdir>/evaluation.json`,
+    and what `eval.report` asks for.
 
     Returns:
       What was written.
 
     Raises:
-      CheckpointError: no checkpoint, or one that was trained on another CLIP.
+      CheckpointError: no checkpoint, or one that was trained on another CLIP, or has no context for new classes.
       ConfigError: no split to evaluate, or none of its classes is one of the checkpoint's.
       ReportError: the numbers are written, but their report could not be made.
     """
@@ -101,10 +170,10 @@ def evaluate_checkpoint(config: Config, workdir: pathlib.Path) -> dict[str, Any]
     config = description.applied_to(config)
     clip = experiment.load_frozen_clip(config)
     description.check_clip(f"config.clip.name {config.clip.name}", clip.content_hash)
-    run = experiment.build_experiment(config, description.class_names, clip, description.hard_prompts)
-    run = run.with_patch_weights(description.patch_weights)
-    evaluator = make_evaluator(config, run)
     dataset = load_dataset(config.data)
+    classes = choose_classes(config.eval.classes, description.class_names, dataset.class_names)
+    run, params = experiment_of(config, params, description, clip, classes)
+    evaluator = make_evaluator(config, run)
     held_out = dataset.held_out
     if not held_out:
         raise ConfigError(
@@ -116,6 +185,7 @@ def evaluate_checkpoint(config: Config, workdir: pathlib.Path) -> dict[str, Any]
     result: dict[str, Any] = {
         "checkpoint": str(config.eval.checkpoint or workdir),
         "step": step,
+        "trained_classes": list(description.class_names),
         "clip": {"name": clip.name, "hash": clip.content_hash},
         "data": dataset.description.splitlines(),
         "fingerprints": {split.name: split.fingerprint for split in held_out},

@@ -203,14 +203,23 @@ def load_frozen_clip(config: Config) -> PretrainedClip:
     section = config.clip
     with _naming_the_field(section.name):
         clip = load_clip(section.name, revision=section.revision, cache_dir=section.cache_dir, dtype=section.dtype)
+    check_normalization(config, clip)
+    return clip
+
+
+def check_normalization(config: Config, clip: PretrainedClip) -> None:
+    """Checks that pictures will be normalised as a CLIP was trained.
+
+    Raises:
+      ConfigError: its own mean or standard deviation differ from the configuration's.
+    """
     for field, own in (("mean", clip.image_mean), ("std", clip.image_std)):
         configured: tuple[float, float, float] = getattr(config.data, field)
         if own is not None and max(abs(a - b) for a, b in zip(own, configured, strict=True)) > 1e-4:
             raise ConfigError(
-                f"config.data.{field} is {configured}, but {section.name} was trained with {own} "
+                f"config.data.{field} is {configured}, but {clip.name} was trained with {own} "
                 "(preprocessor_config.json); set the field to that"
             )
-    return clip
 
 
 def build_experiment(

@@ -43,6 +43,7 @@ FREE_FIELDS = frozenset(
         "data.cache_decoded",
         "data.features_dir",
         "train.keep",
+        "eval.classes",
         "eval.baselines",
         "eval.report",
         "predict.split",

@@ -8,7 +8,7 @@ import re
 
 import pytest
 
-from configs import common, ferplus, rafdb
+from configs import common, ferplus, jaffe, rafdb
 from mpafer_jax import config as config_lib
 from mpafer_jax import evaluate, train
 from mpafer_jax.config import Config, ConfigError
@@ -22,7 +22,15 @@ FOLDER = pathlib.Path(common.__file__).parent
 FILES = sorted(path.stem for path in FOLDER.glob("*.py") if path.stem not in ("__init__", "common"))
 PRETRAINING = [name for name in FILES if name.startswith("pretrain_")]
 NAMES = [name for name in FILES if name not in PRETRAINING]
-ARGUMENTS = [None, "runlocal", "no_validation", "vit_l14,bf16", "vit_b32,runlocal,no_validation", "vit_l14_336"]
+ARGUMENTS = [
+    None,
+    "runlocal",
+    "whole",
+    "no_validation",
+    "vit_l14,bf16",
+    "vit_b32,runlocal,no_validation",
+    "vit_l14_336",
+]
 ARGUMENTS += list(common.METHODS)
 
 
@@ -70,6 +78,12 @@ def test_arguments_are_strict():
             rafdb.get_config(arg)
     with pytest.raises(ValueError, match="name several CLIPs"):
         rafdb.get_config("vit_b32,vit_l14")
+
+
+def test_whole_evaluates_on_all_of_a_dataset_without_splits():
+    data = jaffe.get_config("whole").data
+    assert (data.train_splits, data.validation_split, data.test_split) == ((), "", "train")
+    assert (data.validation_fraction, data.test_fraction) == (0.0, 0.0)
 
 
 def test_no_validation_trains_on_the_literatures_ferplus_splits():

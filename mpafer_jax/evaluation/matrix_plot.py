@@ -13,6 +13,53 @@ import numpy.typing as npt
 from mpafer_jax import files
 
 
+def save_heat_map(
+    path: Path,
+    panels: Mapping[str, npt.NDArray[np.floating]],
+    row_names: Sequence[str],
+    column_names: Sequence[str],
+    *,
+    row_label: str,
+    column_label: str,
+    label: str,
+) -> None:
+    """Draws matrices of percentages side by side, every entry written out, on one scale of colours.
+
+    Args:
+      path: PNG file to write.
+      panels: [rows, columns] each, by title; NaN where nothing was measured.
+      row_names, column_names: of the entries.
+      row_label, column_label: what rows and columns are.
+      label: what the colours mean.
+    """
+    # Here: it takes a second to import.
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    width = 1.0 + 0.09 * max(map(len, row_names)) + 0.75 * len(column_names)
+    height = 1.3 + 0.05 * max(map(len, column_names)) + 0.5 * len(row_names)
+    figure: Any = Figure(figsize=(width * len(panels) + 0.9, height), layout="constrained", dpi=120)
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(1, len(panels), squeeze=False).ravel()
+    values = np.concatenate([matrix[np.isfinite(matrix)] for matrix in panels.values()])
+    low, high = float(values.min(initial=100)), float(values.max(initial=0))
+    image: Any = None
+    for panel, (title, matrix) in zip(axes, panels.items(), strict=True):
+        image = panel.imshow(matrix, cmap="viridis", vmin=low, vmax=max(high, low + 1e-6), aspect="auto")
+        panel.set_title(title, fontsize=10)
+        panel.set_xticks(range(len(column_names)), column_names, rotation=30, ha="right", fontsize=8)
+        panel.set_yticks(range(len(row_names)), row_names, fontsize=8)
+        panel.set_xlabel(column_label, fontsize=9)
+        for row, column in zip(*np.nonzero(np.isfinite(matrix)), strict=True):
+            value = float(matrix[row, column])
+            color = "white" if value < (low + high) / 2 else "black"
+            panel.text(column, row, f"{value:.1f}", ha="center", va="center", fontsize=8, color=color)
+    axes[0].set_ylabel(row_label, fontsize=9)
+    figure.colorbar(image, ax=axes.tolist(), label=label, shrink=0.8)
+    with files.replacing(path) as temporary:
+        figure.savefig(temporary, format="png")
+
+
 def save_matrices(
     path: Path, matrices: Mapping[str, npt.NDArray[np.floating]], class_names: Sequence[str], label: str
 ) -> None:

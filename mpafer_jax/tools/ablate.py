@@ -198,12 +198,6 @@ def keep_compiled_functions(folder: pathlib.Path) -> None:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 
 
-def _integers(flag: str, values: Sequence[str]) -> list[int]:
-    if not values or not all(value.strip().isdigit() for value in values):
-        raise ConfigError(f"--{flag} takes whole numbers from 0 with commas between them, found {','.join(values)!r}")
-    return [int(value) for value in values]
-
-
 def main(argv: Sequence[str]) -> None:
     """Runs the command."""
     command.refuse_arguments(argv)
@@ -214,8 +208,8 @@ def main(argv: Sequence[str]) -> None:
 def _run() -> None:
     root = command.workdir()
     base = Config.from_config_dict(_CONFIG.value)
-    seeds = _integers("seeds", _SEEDS.value or [])
-    shots = _integers("shots", _SHOTS.value or [str(base.data.train_per_class)])
+    seeds = command.whole_numbers("seeds", _SEEDS.value or [])
+    shots = command.whole_numbers("shots", _SHOTS.value or [str(base.data.train_per_class)])
     runs = plan(base, _ONLY.value or list(VARIANTS), seeds, shots)
     keep_compiled_functions(root / "compilation_cache")
     failures = run_all(runs, root, load_basis(base))

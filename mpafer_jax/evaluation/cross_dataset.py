@@ -1,0 +1,247 @@
+"""Checkpoints against datasets: each evaluated on each, classes matched by name.
+
+One cell of the matrix is one JSON file, written as soon as it is measured, so that a run that is stopped goes on with
+the cells that are missing. A cell is measured anew when prompts, images, classes or CLIP are not those that it names.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import json
+import pathlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from absl import logging
+
+from mpafer_jax import checkpoint, devices, distributed, evaluate, experiment, files, steps
+from mpafer_jax.config import ClassChoice, Config, ConfigError
+from mpafer_jax.data.splits import Split, load_dataset
+from mpafer_jax.evaluation.table import markdown
+from mpafer_jax.expressions import map_classes
+from mpafer_jax.models.mpafer import MPAFER
+from mpafer_jax.weights.load import PretrainedClip
+
+Rgb = tuple[float, float, float]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Trained:
+    """A row: a checkpoint, under the name that the matrix calls it."""
+
+    name: str
+    path: str
+    params: checkpoint.Params
+    description: checkpoint.Description
+    step: int
+
+    @classmethod
+    def load(cls, name: str, path: str, which: checkpoint.Which) -> Trained:
+        """Reads it. Raises CheckpointError as `checkpoint.load` does."""
+        params, description, step = checkpoint.load(path, which)
+        return cls(name, path, params, description, step)
+
+    @functools.cached_property
+    def digest(self) -> str:
+        """Hex digest of the prompts and of the patches' weights."""
+        digest = hashlib.sha256(repr(self.description.patch_weights).encode())
+        for name in sorted(self.params):
+            value = np.ascontiguousarray(self.params[name])
+            digest.update(f"{name} {value.shape} {value.dtype}\0".encode() + value.tobytes())
+        return digest.hexdigest()
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Target:
+    """A column: a split of a dataset, under the name that the matrix calls it, and the configuration that made it."""
+
+    name: str
+    config: Config
+    split: Split
+
+    @classmethod
+    def load(cls, name: str, config: Config) -> Target:
+        """Opens the dataset's test split, preparing it on first use.
+
+        Raises:
+          ConfigError: the configuration gives no test split.
+          DataError: see `load_dataset`.
+        """
+        split = load_dataset(config.data).test
+        if split is None:
+            raise ConfigError(
+                f"dataset {name}: its configuration gives no test split; set data.test_split or data.test_fraction, or "
+                "take the config argument `whole` for datasets that have none"
+            )
+        return cls(name, config, split)
+
+
+Cell = dict[str, Any]  # what a cell's file holds; see `Matrix`
+
+
+class Matrix:
+    """Measures cells. CLIPs, models and compiled steps are kept between them.
+
+    A cell holds 'checkpoint' and 'dataset' (names), 'war', 'uar', 'macro_f1', 'cross_entropy', 'count', 'recall' and
+    'confusion' among 'class_names'; 'dropped', images of classes that were not among them, by class; 'unknown',
+    the checkpoint's classes that the dataset has not; 'new', the dataset's that the checkpoint was not trained on, as
+    far as they were measured; and 'identity', what it depends on.
+    """
+
+    def __init__(self, folder: pathlib.Path, classes: ClassChoice) -> None:
+        """`folder` gets the cells' files; `classes` as in `config.eval.classes`."""
+        self._folder = folder
+        self._classes: ClassChoice = classes
+        self._clips: dict[tuple[str, ...], PretrainedClip] = {}
+        self._models: dict[tuple[str, tuple[str, ...]], tuple[experiment.Experiment, checkpoint.Params]] = {}
+        self._steps: dict[tuple[MPAFER, Rgb, Rgb], tuple[Callable[..., jax.Array], Callable[..., Any]]] = {}
+
+    def cell(self, trained: Trained, target: Target) -> Cell | None:
+        """The cell of a checkpoint and a dataset: read, where it was measured before, or measured and written.
+
+        Returns:
+          None, with a warning, where there are not two classes in common to tell apart.
+
+        Raises:
+          CheckpointError: the checkpoint does not go with its CLIP, or has no context for new classes.
+          ConfigError: CLIP cannot be loaded.
+        """
+        both = trained.description.class_names, target.split.class_names
+        try:
+            names = evaluate.choose_classes(self._classes, *both)
+            evaluate.choose_classes("dataset" if self._classes == "dataset" else "common", *both)
+        except ConfigError as error:
+            logging.warning("%s on %s: left out, %s", trained.name, target.name, error)
+            return None
+        identity = {
+            "prompts": trained.digest,
+            "clip": trained.description.clip_hash,
+            "model": trained.description.model_sections().model_dump(
+                mode="json", exclude={"clip": {"name", "revision", "cache_dir", "remat"}}
+            ),
+            "images": target.split.fingerprint,
+            "classes": list(names),
+        }
+        path = self._folder / "cells" / f"{trained.name}--{target.name}.json"
+        if path.is_file():
+            before: Cell = json.loads(path.read_text(encoding="utf-8"))
+            if before["identity"] == identity:
+                logging.info("%s on %s: measured before", trained.name, target.name)
+                return before
+        logging.info("%s on %s: %d images", trained.name, target.name, len(target.split))
+        cell = {
+            "checkpoint": trained.name,
+            "path": trained.path,
+            "step": trained.step,
+            "dataset": target.name,
+            **self._measure(trained, target, names),
+            "identity": identity,
+            **evaluate.circumstances(),
+        }
+        if distributed.is_first():
+            files.write_json(path, cell)
+        return cell
+
+    def _measure(self, trained: Trained, target: Target, names: tuple[str, ...]) -> dict[str, Any]:
+        run, params, config = self._model(trained, target.config, names)
+        text_step, eval_step = self._compiled(run.model, config)
+        devices.check_batch_size("eval.batch_size", config.eval.batch_size)
+        evaluator = evaluate.Evaluator(config, run, text_step, eval_step)
+        found = evaluator(devices.replicate(params), target.split)
+        split, known = target.split, map_classes(target.split.class_names, names)
+        counts = zip(split.class_names, known, split.class_counts().tolist(), strict=True)
+        back, old = (
+            map_classes(one, other)
+            for one, other in (
+                (trained.description.class_names, split.class_names),
+                (names, trained.description.class_names),
+            )
+        )
+        return {
+            **found.to_dict(),
+            "dropped": {name: count for name, index, count in counts if index < 0 and count},
+            "unknown": [n for n, at in zip(trained.description.class_names, back, strict=True) if at < 0],
+            "new": [name for name, index in zip(names, old, strict=True) if index < 0],
+        }
+
+    def _model(
+        self, trained: Trained, config: Config, names: tuple[str, ...]
+    ) -> tuple[experiment.Experiment, checkpoint.Params, Config]:
+        section = trained.description.model_sections().clip
+        config = trained.description.applied_to(config.model_copy(update={"clip": section}))
+        place = (section.name, section.revision, section.cache_dir, section.dtype)
+        if place not in self._clips:
+            self._clips[place] = experiment.load_frozen_clip(config)
+        clip = self._clips[place]
+        experiment.check_normalization(config, clip)
+        trained.description.check_clip(f"config.clip.name {section.name}", clip.content_hash)
+        key = (trained.digest, names)
+        if key not in self._models:
+            if any(digest != trained.digest for digest, _ in self._models):
+                self._models.clear()  # of another checkpoint: rows come one after the other
+            self._models[key] = evaluate.experiment_of(config, trained.params, trained.description, clip, names)
+        return *self._models[key], config
+
+    def _compiled(self, model: MPAFER, config: Config) -> tuple[Callable[..., jax.Array], Callable[..., Any]]:
+        # Models of one shape share steps; what differs in the classes' number is traced anew within them.
+        key = (model, config.data.mean, config.data.std)
+        if key not in self._steps:
+            self._steps[key] = (
+                steps.make_text_step(model=model),
+                steps.make_eval_step(model=model, mean=config.data.mean, std=config.data.std),
+            )
+        return self._steps[key]
+
+
+def render(cells: Sequence[Cell]) -> str:
+    """The matrix as Markdown: WAR and UAR in percent, then, for each cell, how many images and what was dropped.
+
+    Args:
+      cells: in any order; rows and columns come in the order of their first cells.
+    """
+    rows, columns, by_place = _places(cells)
+    text: list[str] = []
+    for metric, title in (("war", "Accuracy (WAR), %"), ("uar", "Mean recall (UAR), %")):
+        lines = [[row, *(_percent(by_place.get((row, column)), metric) for column in columns)] for row in rows]
+        text += [f"## {title}\n", markdown(("trained on \\ tested on", *columns), lines)]
+    details = [
+        [
+            f"{cell['checkpoint']} on {cell['dataset']}",
+            str(cell["count"]),
+            str(len(cell["class_names"])),
+            _listed(cell["dropped"]),
+            ", ".join(cell["unknown"]) or "-",
+        ]
+        for row in rows
+        for column in columns
+        if (cell := by_place.get((row, column))) is not None
+    ]
+    header = ("", "images", "classes", "images left out, by class", "classes that the dataset has not")
+    return "\n".join([*text, "## What was measured\n", markdown(header, details)])
+
+
+def arrays(cells: Sequence[Cell], metric: str) -> tuple[list[str], list[str], np.ndarray[Any, Any]]:
+    """Rows, columns, and a metric in percent [rows, columns], NaN where there is no cell."""
+    rows, columns, by_place = _places(cells)
+    values = np.full((len(rows), len(columns)), np.nan)
+    for (row, column), cell in by_place.items():
+        values[rows.index(row), columns.index(column)] = 100 * cell[metric]
+    return rows, columns, values
+
+
+def _places(cells: Sequence[Cell]) -> tuple[list[str], list[str], Mapping[tuple[str, str], Cell]]:
+    rows = list(dict.fromkeys(str(cell["checkpoint"]) for cell in cells))
+    columns = list(dict.fromkeys(str(cell["dataset"]) for cell in cells))
+    return rows, columns, {(str(cell["checkpoint"]), str(cell["dataset"])): cell for cell in cells}
+
+
+def _percent(cell: Cell | None, metric: str) -> str:
+    return "" if cell is None else f"{100 * cell[metric]:.2f}"
+
+
+def _listed(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{name} {count}" for name, count in counts.items()) or "-"
