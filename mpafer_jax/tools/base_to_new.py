@@ -1,0 +1,164 @@
+"""Base-to-new generalisation: trains on the first half of the classes, tests on either half among itself.
+
+    python -m mpafer_jax.tools.base_to_new --config=configs/rafdb.py --workdir=runs/base_to_new \
+      --config.data.dir=/data/RAF-DB --config.data.train_per_class=16 --seeds=0,1,2
+
+The classes are the dataset's, in its order, or those of `data.class_names` in theirs; the first half, rounded up, is
+trained on. The other half's names are put behind the learned context, which therefore has to be one that all classes
+share (`ctx.class_specific=False`). Beside it stands the same CLIP without training, under the configured hard prompts.
+
+Leaves `base_to_new.md` and `base_to_new.json`, and for each seed an ordinary run in `seed_N`. The same command goes on
+with what is missing. Exit code 2: a mistake, which the message explains.
+"""
+
+from __future__ import annotations
+
+import json
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+from absl import app, flags, logging
+from ml_collections import ConfigDict
+
+from mpafer_jax import checkpoint, command, devices, distributed, evaluate, experiment, files, train
+from mpafer_jax import workdir as workdir_lib
+from mpafer_jax.baselines import compute as baselines
+from mpafer_jax.config import Config, ConfigError
+from mpafer_jax.data.records import DataError
+from mpafer_jax.data.sources import read_source
+from mpafer_jax.data.splits import Dataset, Split, load_dataset
+from mpafer_jax.evaluation import base_to_new
+from mpafer_jax.hard_prompts.bank import BankError
+from mpafer_jax.models.prompts import PromptError
+
+_CONFIG = command.define_config()
+command.define_workdir()
+command.define_distributed()
+_SEEDS = flags.DEFINE_list("seeds", ["0"], "Seeds of the runs and of their few-shot draws.")
+METHODS = ("zero-shot CLIP", "MPA-FER")
+
+
+def halved(config: Config, seed: int) -> dict[str, Config]:
+    """The configurations of one seed: "base", which is trained, and "new", which is only evaluated on.
+
+    Raises:
+      ConfigError: the context is not shared, or the dataset has fewer than four classes.
+      DataError: the dataset cannot be read.
+    """
+    if config.ctx.class_specific:
+        raise ConfigError(
+            "config.ctx.class_specific is True: every class learns a context of its own, and new classes would have "
+            "none; set it to False"
+        )
+    # Entries as they are given, since one may name a class of the dataset otherwise ("happiness=4").
+    names = config.data.class_names or read_source(config.data).class_names
+    try:
+        halves = base_to_new.halve(names)
+    except ValueError as error:
+        raise ConfigError(f"config.data: {error}") from error
+    configs: dict[str, Config] = {}
+    for half, classes in zip(base_to_new.HALVES, halves, strict=True):
+        values = ConfigDict(config.model_dump())
+        values.update_from_flattened_dict(
+            {
+                "seed": seed,
+                "data.few_shot_seed": seed,
+                "data.class_names": classes,
+                "eval.classes": "dataset",
+                "eval.baselines": (_zero_shot(config),),
+                "eval.report": "none",
+            }
+        )
+        configs[half] = Config.from_config_dict(values)
+    return configs
+
+
+def _zero_shot(config: Config) -> str:
+    return f"zero_shot_type{config.hard_prompts.type}"
+
+
+def run_seed(configs: dict[str, Config], folder: pathlib.Path) -> dict[str, Any]:
+    """Trains on base and measures both halves, or reads what was measured before.
+
+    Returns:
+      'scores': method -> half -> 'war' and 'uar'; 'counts': half -> images; 'class_names'; 'split'; and 'identity',
+      what it depends on.
+
+    Raises:
+      ConfigError: the folder holds another run, or the configuration gives nothing to measure on.
+    """
+    dataset = load_dataset(configs["new"].data)
+    held_out = {split.name: split for split in dataset.held_out}
+    split = held_out.get("test", held_out.get("validation"))
+    if split is None:
+        raise ConfigError("config.data gives neither a validation nor a test split to measure on")
+    path = folder / "base_to_new.json"
+    workdir_lib.check(folder, configs["base"])
+    identity = {"new": split.fingerprint, "which": configs["base"].eval.which}
+    if path.is_file():
+        before: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        if before["identity"] == identity:
+            logging.info("%s: measured before", folder)
+            return before
+    summary = train.train_and_evaluate(configs["base"], folder)
+    found = summary["best" if "best" in summary and configs["base"].eval.which == "best" else "last"][split.name]
+    new, zero_shot_new = _measure_new(configs["new"], folder, dataset, split)
+    zero_shot = _zero_shot(configs["base"])
+    result = {
+        "scores": {
+            METHODS[0]: {"base": _two(summary["baselines"][zero_shot][split.name]), "new": _two(zero_shot_new)},
+            METHODS[1]: {"base": _two(found), "new": _two(new)},
+        },
+        "counts": {"base": found["count"], "new": new["count"]},
+        "class_names": [*summary["class_names"], *dataset.class_names],
+        "split": split.name,
+        "identity": identity,
+    }
+    if distributed.is_first():
+        files.write_json(path, result)
+    return result
+
+
+def _measure_new(
+    config: Config, folder: pathlib.Path, dataset: Dataset, split: Split
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The run's prompts, and CLIP without any, on the new classes."""
+    params, description, _ = checkpoint.load(folder, config.eval.which)
+    clip = experiment.load_frozen_clip(config)
+    names = evaluate.choose_classes("dataset", description.class_names, split.class_names)
+    run, params = evaluate.experiment_of(description.applied_to(config), params, description, clip, names)
+    found = evaluate.make_evaluator(config, run)(devices.replicate(params), split).to_dict()
+    untrained = baselines.compute(config, dataset, experiment.build_experiment(config, names, clip), num_steps=0)
+    return found, untrained[_zero_shot(config)][split.name]
+
+
+def _two(scores: dict[str, Any]) -> dict[str, float]:
+    return {name: scores[name] for name in ("war", "uar")}
+
+
+def main(argv: Sequence[str]) -> None:
+    """Runs the command."""
+    command.refuse_arguments(argv)
+    command.show_own_log_lines()
+    command.run(_run, (ConfigError, DataError, BankError, PromptError, checkpoint.CheckpointError))
+
+
+def _run() -> None:
+    root = command.workdir()
+    config = Config.from_config_dict(_CONFIG.value)
+    command.import_libraries_without_torch()
+    seeds = command.whole_numbers("seeds", _SEEDS.value or [])
+    results = [run_seed(halved(config, seed), root / f"seed_{seed}") for seed in seeds]
+    scores = {method: [result["scores"][method] for result in results] for method in METHODS}
+    first = results[0]
+    text = base_to_new.render(scores, first["class_names"], first["counts"], first["split"])
+    if distributed.is_first():
+        files.write_text(root / "base_to_new.md", text)
+        files.write_json(root / "base_to_new.json", dict(zip(map(str, seeds), results, strict=True)))
+        print(text)
+
+
+if __name__ == "__main__":
+    flags.mark_flags_as_required(["config", "workdir"])
+    app.run(main)
