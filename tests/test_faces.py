@@ -1,4 +1,4 @@
-"""Faces are found, chosen, turned upright and cut out: drawn ones, which OpenCV's cascades take for real, and real ones."""
+"""Faces are found, chosen, turned upright and cut out: drawn ones, which the cascades take for real, and real ones."""
 
 import types
 from concurrent import futures

@@ -22,8 +22,8 @@ _KEPT = 60  # seconds after which Gradio deletes a picture that was shown
 _FONT = ["system-ui", "sans-serif"]  # by default Gradio's themes ask Google for theirs
 _REGIONS = {"holistic": "whole face"}
 _ABOUT = """\
-Drop a photo, paste one, or take one with the camera. It goes to the program that serves this page and no further, and is
-deleted within minutes.
+Drop a photo, paste one, or take one with the camera. It goes to the program that serves this page and no further, and
+is deleted within minutes.
 
 What is shown is which of the listed expressions a face resembles, as a model guesses it, not what a person feels.
 """
