@@ -70,7 +70,8 @@ def served(checkpoint, log):
             assert list(temporary.rglob("*.png"))  # the photo, as long as it is shown
         finally:
             process.terminate()
-    assert process.returncode == 0
+            _, errors = process.communicate(timeout=60)  # which keeps the pipes open while it ends
+    assert process.returncode == 0, errors
     assert list(temporary.iterdir()) == []
 
 
