@@ -72,11 +72,19 @@ def last_step(workdir):
     return int(steps[-1]) if steps else 0
 
 
+def lines_file(workdir):
+    """Which file holds the lines: every start puts a new one there."""
+    path = workdir / "metrics.jsonl"
+    return path.stat().st_ino if path.is_file() else None
+
+
 def kill_once(workdir, moments, before):
     """Starts the run, kills it, and returns (signal, exit code, logs), or None where it ended first."""
+    earlier = lines_file(workdir)
     process = start(workdir)
     begun = time.monotonic()
-    while process.poll() is None and last_step(workdir) <= before:
+    # Lines that a killed start wrote after its checkpoint lie there until the next one takes the file over.
+    while process.poll() is None and (lines_file(workdir) == earlier or last_step(workdir) <= before):
         if time.monotonic() - begun > _TIMEOUT.value:
             process.terminate()
             sys.exit(f"hangs: no step within {_TIMEOUT.value} s")
