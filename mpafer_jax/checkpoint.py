@@ -24,7 +24,8 @@ from absl import logging
 from orbax.checkpoint import checkpoint_managers
 
 import mpafer_jax
-from mpafer_jax import devices, distributed
+from mpafer_jax import checkpoint_storage as storage
+from mpafer_jax import devices, distributed, files
 from mpafer_jax.config import Config, ConfigError, ModelSections
 from mpafer_jax.export.prompts import PROMPTS, PromptFileError, load_prompts
 from mpafer_jax.hard_prompts.templates import HardPrompts
@@ -143,19 +144,14 @@ def package_versions() -> dict[str, str]:
 
 def _open(folder: pathlib.Path, *, keep: int, clean: bool) -> Any:
     best = checkpoint_managers.BestN(get_metric_fn=cast(Any, _rank), n=1)
-    options = ocp.CheckpointManagerOptions(
-        best_fn=cast(Any, _rank),
-        preservation_policy=checkpoint_managers.AnyPreservationPolicy([checkpoint_managers.LatestN(keep), best]),
-        step_prefix=_PREFIX,
-        cleanup_tmp_directories=clean,
-    )
-    handlers = {
-        "params": ocp.StandardCheckpointHandler(),
-        "opt_state": ocp.StandardCheckpointHandler(),
-        "description": ocp.JsonCheckpointHandler(),
-        "interval": ocp.JsonCheckpointHandler(),
+    options = {
+        "best_fn": _rank,
+        "preservation_policy": checkpoint_managers.AnyPreservationPolicy([checkpoint_managers.LatestN(keep), best]),
+        "step_prefix": _PREFIX,
+        "cleanup_tmp_directories": clean,
     }
-    return ocp.CheckpointManager(folder, options=options, item_handlers=cast(Any, handlers))
+    others = {name: ocp.JsonCheckpointHandler() for name in ("description", "interval")}
+    return storage.open_manager(folder, ("params", "opt_state"), others, options)
 
 
 def _rank(metrics: Mapping[str, float]) -> tuple[float, float]:
@@ -182,7 +178,7 @@ class Checkpoints:
           select_by: the validation metric that decides which is best; of equals, the earliest.
         """
         self._select_by = select_by
-        self._manager = _open((workdir / FOLDER).resolve(), keep=keep, clean=True)
+        self._manager = _open(workdir / FOLDER, keep=keep, clean=True)
 
     def save(
         self,
@@ -208,8 +204,8 @@ class Checkpoints:
         if validation is not None:
             metrics |= {**validation, _SELECTED: validation[self._select_by]}
         items = {
-            "params": ocp.args.StandardSave(devices.to_global(state.params)),
-            "opt_state": ocp.args.StandardSave(devices.to_global(state.opt_state)),
+            "params": storage.save_arrays(self._manager, devices.to_global(state.params)),
+            "opt_state": storage.save_arrays(self._manager, devices.to_global(state.opt_state)),
             "description": ocp.args.JsonSave(description.model_dump(mode="json")),
         }
         if interval:
@@ -284,7 +280,8 @@ class Checkpoints:
                 )
         host = devices.to_host(state)
         args = ocp.args.Composite(
-            params=ocp.args.StandardRestore(host.params), opt_state=ocp.args.StandardRestore(host.opt_state)
+            params=storage.restore_arrays(self._manager, host.params),
+            opt_state=storage.restore_arrays(self._manager, host.opt_state),
         )
         with _naming_the_checkpoint(self._manager, step):
             restored = self._manager.restore(step, args=args)
@@ -325,7 +322,8 @@ def load(path: str | pathlib.Path, which: Which) -> tuple[Params, Description, i
     """Reads a checkpoint for prediction or a warm start.
 
     Args:
-      path: a workdir, its `checkpoints` folder, one `step_N` folder, or a folder of exported prompts.
+      path: a workdir, its `checkpoints` folder, one `step_N` folder, or a folder of exported prompts; on a disk or in
+        a bucket.
       which: of several, the best on validation (the last where none was evaluated) or the last.
 
     Returns:
@@ -334,9 +332,13 @@ def load(path: str | pathlib.Path, which: Which) -> tuple[Params, Description, i
     Raises:
       CheckpointError: there is none, or its files cannot be read.
     """
-    if (pathlib.Path(path) / PROMPTS).is_file():
-        return _load_exported(pathlib.Path(path))
-    folder, step = _find(pathlib.Path(path))
+    try:
+        place = files.any_path(path, "the checkpoint")
+    except ValueError as error:
+        raise CheckpointError(str(error)) from error
+    if (place / PROMPTS).is_file():
+        return _load_exported(place)
+    folder, step = _find(place)
     manager = _open(folder, keep=1, clean=False)  # its owner may be saving: nothing is deleted here
     try:
         steps: list[int] = sorted(manager.all_steps())
@@ -362,10 +364,10 @@ def _load_exported(folder: pathlib.Path) -> tuple[Params, Description, int]:
 
 def _find(path: pathlib.Path) -> tuple[pathlib.Path, int | None]:
     if path.name.startswith(f"{_PREFIX}_") and path.name.removeprefix(f"{_PREFIX}_").isdigit() and path.is_dir():
-        return path.parent.resolve(), int(path.name.removeprefix(f"{_PREFIX}_"))
+        return path.parent, int(path.name.removeprefix(f"{_PREFIX}_"))
     for folder in (path / FOLDER, path):
         if folder.is_dir() and any(folder.glob(f"{_PREFIX}_*")):
-            return folder.resolve(), None
+            return folder, None
     raise CheckpointError(
         f"no checkpoint at {path}: expected a workdir with {FOLDER}/{_PREFIX}_N, that {FOLDER} folder, one "
         f"{_PREFIX}_N folder, or exported prompts ({PROMPTS}); train first, or correct the path"
@@ -376,7 +378,8 @@ def _restore_params(manager: Any, step: int) -> Params:
     with _naming_the_checkpoint(manager, step):
         meta = manager.item_metadata(step)["params"]
         template = {name: np.empty(leaf.shape, leaf.dtype) for name, leaf in meta.items()}
-        return manager.restore(step, args=ocp.args.Composite(params=ocp.args.StandardRestore(template)))["params"]
+        args = ocp.args.Composite(params=storage.restore_arrays(manager, template))
+        return manager.restore(step, args=args)["params"]
 
 
 def _restore_description(manager: Any, step: int, kind: type[D]) -> D:

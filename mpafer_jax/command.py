@@ -63,14 +63,18 @@ def read_config(words: Sequence[str]) -> Any:
         raise ConfigError(f"{' '.join(words)}: {error}") from error
 
 
-def workdir() -> pathlib.Path:
-    """The folder that --workdir names.
+def workdir(*, local: bool = False) -> pathlib.Path:
+    """The folder that --workdir names, of this machine or in a bucket.
+
+    Args:
+      local: whether it has to be of this machine.
 
     Raises:
-      ConfigError: it names no folder of this machine.
+      ConfigError: it names none, or a kind of bucket for which a package is missing.
     """
+    find = files.local_path if local else files.any_path
     try:
-        return files.local_path(str(define_workdir().value), "--workdir")
+        return find(str(define_workdir().value), "--workdir")
     except ValueError as error:
         raise ConfigError(str(error)) from error
 

@@ -270,7 +270,8 @@ class DataSection(_Section):
             raise ValueError(
                 "dir is empty; give the dataset's folder, --config.data.dir=... (layouts: docs/datasets.md)"
             )
-        for field in ("dir", "prepared_dir", "features_dir", "test_subset"):
+        files.any_path(self.dir, "dir")
+        for field in ("prepared_dir", "features_dir", "test_subset"):
             files.local_path(getattr(self, field), field)
         if self.test_subset and not self.test_split:
             raise ValueError(f"test_subset {self.test_subset!r} restricts the split of test_split, which is empty")

@@ -1,13 +1,19 @@
-"""Files that are either there whole or not there."""
+"""Files, on this machine or in a bucket, that are either there whole or not there."""
 
 from __future__ import annotations
 
 import contextlib
+import functools
+import importlib.util
 import json
 import os
 import pathlib
+import tempfile
 from collections.abc import Generator
-from typing import Any
+from typing import Any, cast
+
+# Scheme of a bucket's URL -> the package through which fsspec reads it, and our extra that installs it.
+_BUCKETS = {"gs": ("gcsfs", "gcs"), "s3": ("s3fs", "s3")}
 
 
 def cache_directory() -> pathlib.Path:
@@ -17,7 +23,7 @@ def cache_directory() -> pathlib.Path:
 
 
 def local_path(text: str, field: str) -> pathlib.Path:
-    """A folder or file by its name.
+    """A folder or file of this machine by its name.
 
     Args:
       text: the name, as a flag or field gives it.
@@ -27,16 +33,70 @@ def local_path(text: str, field: str) -> pathlib.Path:
       ValueError: it is a URL, which as a name would mean a folder of this machine that is called "gs:".
     """
     if "://" in text:
-        raise ValueError(
-            f"{field} is {text!r}: expected a folder of this machine. Mount the bucket (gcsfuse, s3fs, or the cloud's "
-            "own driver) and name the folder, see launch/README.md"
-        )
+        raise ValueError(f"{field} is {text!r}: expected a folder of this machine, or a bucket that is mounted there")
     return pathlib.Path(text)
+
+
+def any_path(text: str | os.PathLike[str], field: str) -> pathlib.Path:
+    """A folder or file of this machine or in a bucket by its name: a plain one, gs://BUCKET/NAME or s3://BUCKET/NAME.
+
+    Args:
+      text: the name, as a flag, field or caller gives it.
+      field: of which flag or field, for the message.
+
+    Returns:
+      For a bucket an `etils.epath.Path`, which reads and writes as `pathlib.Path` does, but can neither be appended
+      to nor handed to what opens files by itself (`replacing` and `local_copy` give such a file).
+
+    Raises:
+      ValueError: another kind of URL, no bucket in it, or the package is missing that reads it.
+    """
+    name = os.fspath(text)
+    scheme, separator, rest = name.partition("://")
+    if not separator:
+        return pathlib.Path(text)
+    if scheme not in _BUCKETS or not rest.strip("/"):
+        raise ValueError(f"{field} is {name!r}: expected a folder, gs://BUCKET/NAME or s3://BUCKET/NAME")
+    package, extra = _BUCKETS[scheme]
+    if importlib.util.find_spec(package) is None:
+        raise ValueError(f"{field} is {name!r}, for which {package} is not installed: pip install -e '.[{extra}]'")
+    return _bucket_path(name)
+
+
+def _bucket_path(url: str) -> pathlib.Path:
+    from etils import epath
+
+    _keep_no_listings()
+    return cast(pathlib.Path, epath.Path(url.rstrip("/")))  # declared otherwise, with the same methods
+
+
+@functools.cache
+def _keep_no_listings() -> None:
+    """Makes fsspec ask the bucket each time: what another host has written meanwhile has to be seen."""
+    import fsspec
+
+    settings: dict[str, dict[str, Any]] = fsspec.config.conf
+    for scheme in _BUCKETS:
+        settings.setdefault(scheme, {}).setdefault("use_listings_cache", False)
+
+
+def in_bucket(path: str | os.PathLike[str]) -> bool:
+    """Whether a path is a bucket's URL."""
+    return "://" in os.fspath(path)
 
 
 @contextlib.contextmanager
 def replacing(path: pathlib.Path) -> Generator[pathlib.Path]:
-    """Yields a temporary name beside `path`; what was written there becomes `path` if the block ends well."""
+    """Yields a temporary file's name on this machine; what was written there becomes `path` if the block ends well.
+
+    On a disk it lies beside `path` and is renamed; in a bucket, where an object appears as a whole, it is copied.
+    """
+    if in_bucket(path):
+        with tempfile.TemporaryDirectory() as folder:
+            temporary = pathlib.Path(folder) / path.name
+            yield temporary
+            path.write_bytes(temporary.read_bytes())
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
@@ -44,6 +104,18 @@ def replacing(path: pathlib.Path) -> Generator[pathlib.Path]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def local_copy(path: pathlib.Path) -> Generator[pathlib.Path]:
+    """Yields a file with the content of `path` on this machine: `path` itself, or a copy of what is in a bucket."""
+    if not in_bucket(path):
+        yield path
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        copy = pathlib.Path(folder) / path.name
+        copy.write_bytes(path.read_bytes())
+        yield copy
 
 
 def write_text(path: pathlib.Path, text: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import pathlib
 import sys
+import tempfile
 import time
 from collections.abc import Mapping
 from types import TracebackType
@@ -15,9 +16,18 @@ from absl import logging
 
 from mpafer_jax import files
 
+_LINES, _EVENTS = "metrics.jsonl", "tensorboard"
+
+_COPY_SECONDS = 30.0  # between copies into a bucket, whose objects cannot be appended to
+
 
 class MetricWriter:
-    """Appends metrics to `metrics.jsonl` and to TensorBoard; a context manager."""
+    """Appends metrics to `metrics.jsonl` and to TensorBoard; a context manager.
+
+    For a workdir in a bucket both are written on this machine and copied there whole: now and then, when asked to, and
+    at the end. A run that is killed loses lines of steps that its next start makes anew, if what it asks for comes
+    before each checkpoint.
+    """
 
     def __init__(self, workdir: pathlib.Path, *, first_step: int, enabled: bool) -> None:
         """Opens the files; lines after `first_step`, which a stopped run left and a resumed one writes anew, go.
@@ -32,13 +42,15 @@ class MetricWriter:
         self._stream = self._events = None
         if not enabled:
             return
-        path = workdir / "metrics.jsonl"
-        if path.is_file():
-            files.write_text(path, "".join(_lines_up_to(path, first_step)))
-        workdir.mkdir(parents=True, exist_ok=True)
-        self._stream = path.open("a", encoding="utf-8")
+        kept = _lines_up_to(workdir / _LINES, first_step)
+        self._workdir, self._copies, self._copied = workdir, None, time.monotonic()
+        if files.in_bucket(workdir):
+            self._copies = tempfile.TemporaryDirectory()
+            workdir = pathlib.Path(self._copies.name)
+        files.write_text(workdir / _LINES, "".join(kept))
+        self._stream = (workdir / _LINES).open("a", encoding="utf-8")
         self._events = tensorboardX.SummaryWriter(
-            str(workdir / "tensorboard"), purge_step=first_step + 1 if first_step else None
+            str(workdir / _EVENTS), purge_step=first_step + 1 if first_step else None
         )
 
     def write(self, step: int, kind: str, metrics: Mapping[str, float]) -> None:
@@ -50,6 +62,17 @@ class MetricWriter:
         for name, value in metrics.items():
             self._events.add_scalar(f"{kind}/{name}", value, step)
         self._events.flush()
+        if time.monotonic() - self._copied > _COPY_SECONDS:
+            self.flush()
+
+    def flush(self) -> None:
+        """Puts what was written where the workdir is; to be called before a checkpoint is begun that continues it."""
+        if self._stream is None or self._copies is None:
+            return
+        here = pathlib.Path(self._copies.name)
+        for path in (here / _LINES, *(here / _EVENTS).iterdir()):
+            (self._workdir / path.relative_to(here)).write_bytes(path.read_bytes())
+        self._copied = time.monotonic()
 
     def __enter__(self) -> Self:
         """Returns itself."""
@@ -62,10 +85,15 @@ class MetricWriter:
         if self._stream is not None and self._events is not None:
             self._stream.close()
             self._events.close()
+            self.flush()
+            if self._copies is not None:
+                self._copies.cleanup()
 
 
 def _lines_up_to(path: pathlib.Path, step: int) -> list[str]:
     kept: list[str] = []
+    if not path.is_file():
+        return kept
     for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
         try:
             record: dict[str, Any] = json.loads(line)

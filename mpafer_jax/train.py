@@ -256,6 +256,8 @@ def train(run: Run, state: TrainState, checkpoints: checkpoint.Checkpoints, noti
                 validation = run.evaluator(state.params, run.dataset.validation).scalars()
                 writer.write(step, "validation", validation)
                 progress.note(f"validation after step {step}: {_percentages(validation)}")
+            if run.saves(step) or stopping:
+                writer.flush()
             if run.saves(step):
                 checkpoints.save(state, run.description, validation)
             if stopping:

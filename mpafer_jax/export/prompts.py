@@ -69,7 +69,7 @@ def _metadata(path: pathlib.Path) -> dict[str, str]:
     import safetensors
 
     opener: Any = safetensors.safe_open  # the only one of its functions that gives the header
-    with opener(path, "np") as opened:
+    with files.local_copy(path) as local, opener(local, "np") as opened:
         return opened.metadata() or {}
 
 

@@ -10,6 +10,7 @@ from typing import Any, cast
 
 from absl import logging
 
+from mpafer_jax import files
 from mpafer_jax.evaluation.predictions import Predictions, PredictionsError
 from mpafer_jax.workdir import EVALUATION_PREDICTIONS, TRAINING_PREDICTIONS, flatten
 
@@ -83,7 +84,7 @@ def read(workdir: pathlib.Path) -> Contents:
         # Evaluations of version 0.1.0 have no fingerprints, and kept no predictions either.
         measurements += _measurement(path, evaluation, evaluation.get("fingerprints", {}), evaluation["checkpoint"])
     return Contents(
-        name=workdir.resolve().name,
+        name=workdir.name if files.in_bucket(workdir) else workdir.resolve().name,
         measurements=tuple(measurements),
         summary=summary,
         evaluation=evaluation,

@@ -206,7 +206,7 @@ def main(argv: Sequence[str]) -> None:
 
 
 def _run() -> None:
-    root = command.workdir()
+    root = command.workdir(local=True)
     base = Config.from_config_dict(_CONFIG.value)
     seeds = command.whole_numbers("seeds", _SEEDS.value or [])
     shots = command.whole_numbers("shots", _SHOTS.value or [str(base.data.train_per_class)])

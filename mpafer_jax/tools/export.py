@@ -26,7 +26,7 @@ from typing import Any, cast
 import jax
 import numpy as np
 
-from mpafer_jax import checkpoint, command
+from mpafer_jax import checkpoint, command, files
 from mpafer_jax.checkpoint import CheckpointError, Description
 from mpafer_jax.export import card, check, onnx, programs
 from mpafer_jax.export.prompts import save_prompts
@@ -100,7 +100,7 @@ def export(
         out,
         description=description,
         step=step,
-        results=_results(Path(path), step),
+        results=_results(files.any_path(path, "the checkpoint"), step),
         checks=checks,
         checksums={file.name: _sha256(file) for file in sorted(out.iterdir()) if file.name != card.CARD},
         program=details,

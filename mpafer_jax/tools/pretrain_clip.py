@@ -33,7 +33,7 @@ def main(argv: Sequence[str]) -> None:
 
 
 def _run() -> None:
-    summary = pretrain(PretrainConfig.from_config_dict(_CONFIG.value), command.workdir())
+    summary = pretrain(PretrainConfig.from_config_dict(_CONFIG.value), command.workdir(local=True))
     if not distributed.is_first():
         return
     for name, value in summary["held_out"].items():

@@ -17,6 +17,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from mpafer_jax import files
 from mpafer_jax.report import pages
 from mpafer_jax.report.contents import ReportError
 
@@ -26,13 +27,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="mpafer_jax.tools.report", description="One run's report, or several compared."
     )
-    parser.add_argument("workdirs", nargs="+", type=Path, metavar="workdir")
+    parser.add_argument("workdirs", nargs="+", metavar="workdir")
     parser.add_argument("--out", type=Path, help="file of a comparison (default comparison.html)")
     parser.add_argument(
         "--nopictures", action="store_true", help="leave the dataset's pictures out of one run's report, to pass it on"
     )
     arguments = parser.parse_args(argv)
-    workdirs: list[Path] = arguments.workdirs
+    try:
+        workdirs = [files.any_path(name, "workdir") for name in arguments.workdirs]
+    except ValueError as error:
+        parser.error(str(error))
     if len(workdirs) == 1 and arguments.out:
         parser.error("--out is a comparison's; one run's report is report.html in its workdir")
     try:

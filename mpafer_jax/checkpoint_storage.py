@@ -1,0 +1,117 @@
+"""How Orbax is made to store arrays, which depends on where.
+
+On a disk and at gs:// its own handlers write them through TensorStore. At s3:// they cannot: Orbax knows how to lead
+TensorStore to a path of the machine and to gs://, and to nothing else. There a handler of ours writes them as one
+safetensors object through fsspec; the rest (which steps are kept, which is best, descriptions, markers) is Orbax's
+everywhere. A bucket's folder cannot be renamed, so a checkpoint in a bucket is whole when Orbax's marker is there.
+
+Orbax, "Checkpointing format" and "Custom handlers": https://orbax.readthedocs.io
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import pathlib
+from collections.abc import Mapping
+from typing import Any, cast
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+import safetensors.numpy
+from orbax.checkpoint import path as ocp_path
+
+from mpafer_jax import distributed, files
+
+_ARRAYS = "arrays.safetensors"
+
+
+class ArraysHandler(ocp.CheckpointHandler):
+    """Stores a tree of arrays that are the same on all processes as one safetensors object; process 0 writes it."""
+
+    def save(self, directory: Any, args: ArraysSave) -> None:
+        """Writes the tree `args.item`."""
+        if distributed.is_first():
+            arrays = {name: np.array(value, order="C") for name, value in _named(args.item)}
+            (directory / _ARRAYS).write_bytes(safetensors.numpy.save(arrays))
+
+    def restore(self, directory: Any, args: ArraysRestore | None = None) -> Any:
+        """Reads a tree of NumPy arrays with the structure of `args.item`.
+
+        Raises:
+          ValueError: an array is missing, or of another shape.
+        """
+        assert args is not None
+        arrays = self._read(directory)
+        leaves: list[Any] = []
+        for name, expected in _named(args.item):
+            found = arrays.get(name)
+            if found is None or found.shape != np.shape(expected):
+                there = "nothing" if found is None else f"shape {found.shape}"
+                raise ValueError(f"{directory / _ARRAYS}: expected {name} of shape {np.shape(expected)}, found {there}")
+            leaves.append(found)
+        return jax.tree.unflatten(jax.tree.structure(args.item), leaves)
+
+    def metadata(self, directory: Any) -> dict[str, Any]:
+        """Name -> array: of a dictionary of arrays, the only tree that is read without being known before."""
+        return self._read(directory)
+
+    def _read(self, directory: Any) -> dict[str, Any]:
+        return cast(dict[str, Any], safetensors.numpy.load((directory / _ARRAYS).read_bytes()))
+
+
+def _named(tree: Any) -> list[tuple[str, Any]]:
+    leaves: Any = jax.tree_util.tree_flatten_with_path(tree)[0]
+    return [(jax.tree_util.keystr(path, simple=True, separator="/"), leaf) for path, leaf in leaves]
+
+
+@ocp.args.register_with_handler(ArraysHandler, for_save=True)
+@dataclasses.dataclass
+class ArraysSave(ocp.args.CheckpointArgs):
+    """What `ArraysHandler` saves."""
+
+    item: Any
+
+
+@ocp.args.register_with_handler(ArraysHandler, for_restore=True)
+@dataclasses.dataclass
+class ArraysRestore(ocp.args.CheckpointArgs):
+    """The structure that `ArraysHandler` restores."""
+
+    item: Any
+
+
+def _is_s3(folder: os.PathLike[str]) -> bool:
+    return os.fspath(folder).startswith("s3://")
+
+
+def open_manager(
+    folder: pathlib.Path, arrays: tuple[str, ...], others: Mapping[str, Any], options: Mapping[str, Any]
+) -> Any:
+    """An Orbax manager of the checkpoints in a folder.
+
+    Args:
+      folder: on a disk or in a bucket.
+      arrays: names of the items that are trees of arrays.
+      others: the handlers of the other items, by name.
+      options: of `CheckpointManagerOptions`.
+    """
+    s3 = _is_s3(folder)
+    handlers = {name: ArraysHandler() if s3 else ocp.StandardCheckpointHandler() for name in arrays}
+    marked = {"temporary_path_class": ocp_path.atomicity.CommitFileTemporaryPath} if s3 else {}
+    return ocp.CheckpointManager(
+        folder if files.in_bucket(folder) else folder.resolve(),
+        options=ocp.CheckpointManagerOptions(**options, **marked),
+        item_handlers=cast(Any, {**handlers, **others}),
+    )
+
+
+def save_arrays(manager: Any, tree: Any) -> ocp.args.CheckpointArgs:
+    """The argument by which a manager saves a tree of arrays."""
+    return ArraysSave(jax.device_get(tree)) if _is_s3(manager.directory) else ocp.args.StandardSave(tree)
+
+
+def restore_arrays(manager: Any, template: Any) -> ocp.args.CheckpointArgs:
+    """The argument by which a manager restores a tree of arrays with this structure."""
+    return (ArraysRestore if _is_s3(manager.directory) else ocp.args.StandardRestore)(template)
