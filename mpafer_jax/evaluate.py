@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from absl import logging
 
-from mpafer_jax import checkpoint, devices, distributed, experiment, files, steps
+from mpafer_jax import checkpoint, devices, distributed, experiment, files, preemption, steps
 from mpafer_jax import workdir as workdir_lib
 from mpafer_jax.config import ClassChoice, Config, ConfigError
 from mpafer_jax.data.splits import Split, load_dataset
@@ -165,7 +165,13 @@ def evaluate_checkpoint(config: Config, workdir: pathlib.Path) -> dict[str, Any]
       CheckpointError: no checkpoint, or one that was trained on another CLIP, or has no context for new classes.
       ConfigError: no split to evaluate, or none of its classes is one of the checkpoint's.
       ReportError: the numbers are written, but their report could not be made.
+      preemption.Preempted: SIGTERM came; nothing is written, and the same command evaluates again.
     """
+    with preemption.Notice():
+        return _evaluate_checkpoint(config, workdir)
+
+
+def _evaluate_checkpoint(config: Config, workdir: pathlib.Path) -> dict[str, Any]:
     params, description, step = checkpoint.load(config.eval.checkpoint or workdir, config.eval.which)
     config = description.applied_to(config)
     clip = experiment.load_frozen_clip(config)

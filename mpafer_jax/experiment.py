@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import optax
 from absl import logging
 
-from mpafer_jax import devices, optim
+from mpafer_jax import devices, optim, preemption
 from mpafer_jax.config import Config, ConfigError, ModelSections
 from mpafer_jax.data import pipeline
 from mpafer_jax.data.splits import Split
@@ -67,15 +67,21 @@ class Experiment:
 
 
 def eval_batches(config: Config, built: Experiment, split: Split) -> Iterator[pipeline.Batch]:
-    """This process's part of the batches that hold every image of a split once, at the model's size."""
-    return pipeline.eval_batches(
+    """This process's part of the batches that hold every image of a split once, at the model's size.
+
+    Raises:
+      preemption.Preempted: before one of them, if the run was asked to stop.
+    """
+    for batch in pipeline.eval_batches(
         split,
         section=config.data,
         image_size=built.image_size,
         batch_size=config.eval.batch_size,
         process_index=jax.process_index(),
         process_count=jax.process_count(),
-    )
+    ):
+        preemption.check()
+        yield batch
 
 
 def prompt_shape(config: ModelSections, clip: ClipConfig, num_classes: int) -> prompts_lib.PromptShape:

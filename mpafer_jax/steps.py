@@ -184,6 +184,12 @@ def check_finite(metrics: Sequence[HostMetrics], last_step: int) -> None:
             )
 
 
+def to_numbers(metrics: Sequence[HostMetrics], last_step: int) -> list[dict[str, tuple[float, float]]]:
+    """The same as plain numbers, which JSON can hold; arguments and errors of `check_finite`."""
+    check_finite(metrics, last_step)
+    return [{name: (float(total), float(count)) for name, (total, count) in terms.items()} for terms in metrics]
+
+
 def mean_metrics(metrics: Sequence[HostMetrics], last_step: int) -> dict[str, float]:
     """Each metric's mean over consecutive steps, weighted by its counts; arguments and errors of `check_finite`."""
     check_finite(metrics, last_step)

@@ -241,13 +241,13 @@ def train(run: Run, state: TrainState, checkpoints: checkpoint.Checkpoints, noti
     with writer, progress, contextlib.closing(training_batches(run, first_step)) as batches:
         earlier = checkpoints.latest_interval()
         interval: list[steps.Metrics] = []
-        notice.start_steps(first_step)
+        notice.start_steps()
         for step, batch in enumerate(batches, start=first_step + 1):
             state, metrics = run.train_step(state, run.experiment.frozen, batch)
             interval.append(metrics)
             if len(interval) > _AHEAD:  # else batches that wait for their step would fill the devices' memory
                 jax.block_until_ready(interval[-1 - _AHEAD])
-            stopping = notice.reached(step)
+            stopping = notice.reached()
             if run.logs(step):
                 report_interval(run, step, [*earlier, *devices.to_host(interval)], writer, progress)
                 earlier, interval = [], []
@@ -264,10 +264,7 @@ def train(run: Run, state: TrainState, checkpoints: checkpoint.Checkpoints, noti
                 if not run.saves(step):
                     save_between_lines(run, state, checkpoints, [*earlier, *devices.to_host(interval)])
                 checkpoints.wait()
-                raise preemption.Preempted(
-                    f"stopped by SIGTERM after step {step} of {run.num_steps}, which is saved in {run.workdir}; the "
-                    "same command goes on from there"
-                )
+                raise preemption.stopped_after(step, run.num_steps, run.workdir)
         notice.end_steps()
     return state
 
@@ -276,9 +273,7 @@ def save_between_lines(
     run: Run, state: TrainState, checkpoints: checkpoint.Checkpoints, interval: Sequence[steps.HostMetrics]
 ) -> None:
     """Saves the state, and the metrics that would have been part of the next line of `metrics.jsonl`."""
-    step = int(devices.to_host(state.step))
-    steps.check_finite(interval, step)
-    numbers = [{name: (float(s), float(n)) for name, (s, n) in metrics.items()} for metrics in interval]
+    numbers = steps.to_numbers(interval, int(devices.to_host(state.step)))
     checkpoints.save(state, run.description, None, numbers)
 
 

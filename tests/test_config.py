@@ -110,7 +110,7 @@ def test_every_field_has_a_comment_above_it(name, least):
         ({"data.dir": ""}, "dir is empty"),
         (
             {"data.prepared_dir": "gs://bucket/x"},
-            "prepared_dir is 'gs://bucket/x': expected a folder .* Mount the bucket",
+            "prepared_dir is 'gs://bucket/x': expected a folder of this machine",
         ),
         ({"loss.beta": -1.0}, r"config\.loss\.beta: .*greater than or equal to 0 \(found -1\.0\)"),
         ({"clip.dtype": "float64"}, r"config\.clip\.dtype: .*'float32' or 'bfloat16'"),

@@ -9,6 +9,7 @@ from mpafer_jax import files
 from mpafer_jax.config import DataSection, DatasetName
 from mpafer_jax.data import (
     affectnet,
+    bucket,
     ckplus,
     fer2013,
     ferplus,
@@ -39,14 +40,17 @@ BUILDERS: dict[DatasetName, type[ExpressionBuilder]] = {
 def read_source(data: DataSection) -> SourceIndex:
     """Reads the configured dataset's label files and selects the configured classes; opens no picture.
 
+    A dataset in a bucket is fetched first.
+
     Raises:
-      DataError: config.data.dir is not set or does not hold the layout, or a class or label is impossible.
+      DataError: config.data.dir is not set, does not hold the layout or cannot be fetched, or a class or label is
+        impossible.
     """
     if not data.dir and data.dataset != "synthface":
         raise DataError(
             f"config.data.dir is empty: set it to the folder that holds {data.dataset}; see docs/datasets.md"
         )
-    directory = Path(data.dir).expanduser()
+    directory = bucket.fetch(data.dir) if files.in_bucket(data.dir) else Path(data.dir).expanduser()
     match data.dataset:
         case "rafdb":
             index = rafdb.read(directory)
@@ -80,9 +84,11 @@ def read_source(data: DataSection) -> SourceIndex:
 
 
 def prepared_root(data: DataSection) -> Path:
-    """The folder for preparations: config.data.prepared_dir, or `mpafer_tfds` inside the dataset's folder.
+    """The folder for preparations: config.data.prepared_dir, or `mpafer_tfds` inside the dataset's folder or its copy.
 
     Drawn faces need no folder to be read from; if none is given, theirs is in the cache (`files.cache_directory`).
     """
     directory = data.dir or (files.cache_directory() / data.dataset)
+    if files.in_bucket(directory):
+        directory = bucket.copy_of(data.dir)
     return Path(data.prepared_dir or Path(directory) / records.PREPARED_FOLDER).expanduser()

@@ -33,6 +33,7 @@ from mpafer_jax.evaluation.metrics import softmax
 from mpafer_jax.prediction.predictor import Predictor
 
 FOLDER = "predictions"
+_POLL_SECONDS = 0.5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,11 +87,11 @@ def predict_dataset(config: Config, workdir: pathlib.Path) -> None:
     Raises:
       CheckpointError: no checkpoint, or one that was trained on another CLIP.
       ConfigError: the split is not there, or the folder holds predictions of something else.
-      preemption.Preempted: SIGTERM came; the parts that are written stay.
+      preemption.Preempted: SIGTERM came; the parts that are written stay, those that were begun are begun anew.
     """
     devices.check_batch_size("eval.batch_size", config.eval.batch_size)
     workdir_lib.check_shared(workdir)
-    with preemption.Notice():
+    with preemption.Notice() as notice:
         path, which = config.eval.checkpoint or str(workdir), config.eval.which
         params, description, step = checkpoint.load(path, which)
         batch_size = config.eval.batch_size // jax.process_count()
@@ -110,17 +111,19 @@ def predict_dataset(config: Config, workdir: pathlib.Path) -> None:
         }
         _claim(parts.folder / f"{split.name}.json", subject)
         # What is left is shared evenly, so that no process waits for another for longer than a part takes.
-        todo = parts.missing()[jax.process_index() :: jax.process_count()].tolist()
+        missing: list[int] = parts.missing().tolist()
+        todo = missing[jax.process_index() :: jax.process_count()]
+        notice.start_clock()
         for done, part in enumerate(todo, start=1):
             started = time.monotonic()
             rows = parts.positions(part)
-            columns = _predict(predictor, split.take(np.array(rows)), rows, config, batch_size)
+            columns = _predict(predictor, split.take(np.array(rows)), rows, config, batch_size, notice)
             _write(parts.path(part), columns)
             rate = len(rows) / (time.monotonic() - started)
             logging.info(
                 "part %d of %d is written (%d of %d here), %.1f images/s", part, parts.number, done, len(todo), rate
             )
-        distributed.wait_for_all("predictions written")
+        _wait_for([parts.path(part) for part in missing], notice)
         logging.info("%d images of %s in %d parts: %s", len(split), split.name, parts.number, parts.folder)
 
 
@@ -151,8 +154,16 @@ def _claim(path: pathlib.Path, subject: dict[str, Any]) -> None:
         files.write_json(path, subject)
 
 
+def _wait_for(paths: list[pathlib.Path], notice: preemption.Notice) -> None:
+    """Returns when all parts are there: those of the other processes too."""
+    left = paths
+    while left := [path for path in left if not path.exists()]:
+        notice.check_clock()
+        time.sleep(_POLL_SECONDS)
+
+
 def _predict(
-    predictor: Predictor, split: Split, rows: range, config: Config, batch_size: int
+    predictor: Predictor, split: Split, rows: range, config: Config, batch_size: int, notice: preemption.Notice
 ) -> dict[str, np.ndarray[Any, Any] | list[str]]:
     """The columns of one part."""
     probabilities = np.empty((len(split), len(predictor.class_names)), np.float32)
@@ -160,6 +171,7 @@ def _predict(
     for batch in pipeline.eval_batches(
         split, section=config.data, image_size=predictor.image_size, batch_size=batch_size
     ):
+        notice.check_clock()
         real = int(batch["mask"].sum())
         logits = predictor.logits(batch["image"][:real]).astype(np.float64)
         probabilities[filled : filled + real] = softmax(logits)

@@ -15,7 +15,7 @@ import numpy as np
 import optax
 from absl import logging
 
-from mpafer_jax import checkpoint, devices, distributed, files, optim
+from mpafer_jax import checkpoint, devices, distributed, files, optim, preemption
 from mpafer_jax import workdir as workdir_lib
 from mpafer_jax.config import ConfigError
 from mpafer_jax.data import pipeline
@@ -29,7 +29,7 @@ from mpafer_jax.pretraining.optimizer import make_optimizer
 from mpafer_jax.pretraining.sources import CaptionedImages, load_source
 from mpafer_jax.pretraining.vocabulary import make_vocabulary
 from mpafer_jax.state import TrainState
-from mpafer_jax.steps import mean_metrics
+from mpafer_jax.steps import mean_metrics, to_numbers
 from mpafer_jax.weights.export import save_clip
 from mpafer_jax.weights.files import CONFIG
 from mpafer_jax.weights.tokenizer import Tokenizer
@@ -107,7 +107,13 @@ def pretrain(config: PretrainConfig, workdir: pathlib.Path) -> dict[str, Any]:
       DataError: the pictures or captions are not there or not of the form.
       NonFiniteError: a loss term became NaN or infinite.
       PromptError: a caption has more tokens than the text tower has positions.
+      preemption.Preempted: SIGTERM came; the state is saved.
     """
+    with preemption.Notice() as notice:
+        return _pretrain(config, workdir, notice)
+
+
+def _pretrain(config: PretrainConfig, workdir: pathlib.Path, notice: preemption.Notice) -> dict[str, Any]:
     workdir_lib.check(workdir, config)
     run = prepare(config, workdir)
     writes = distributed.is_first()
@@ -119,7 +125,8 @@ def pretrain(config: PretrainConfig, workdir: pathlib.Path) -> dict[str, Any]:
         if writes:
             workdir_lib.claim(workdir, config)
         earlier = saved.latest_description(PretrainDescription)
-        state = train(run, state, saved, Clock(start, earlier.hours if earlier else 0.0))
+        clock = Clock(start, earlier.hours if earlier else 0.0)
+        state = train(run, state, saved, clock, notice)
         saved.wait()
         described = saved.latest_description(PretrainDescription)
     finally:
@@ -263,8 +270,14 @@ def _weights(run: Pretraining, *, alone: bool) -> steps.Weights:
     )
 
 
-def train(run: Pretraining, state: TrainState, saved: checkpoint.Checkpoints, clock: Clock) -> TrainState:
-    """The loop, from the state's step to the last."""
+def train(
+    run: Pretraining, state: TrainState, saved: checkpoint.Checkpoints, clock: Clock, notice: preemption.Notice
+) -> TrainState:
+    """The loop, from the state's step to the last.
+
+    Raises:
+      preemption.Preempted: it was asked to stop; the state is saved.
+    """
     config, first_step = run.config.train, int(devices.to_host(state.step))
     train_steps = {alone: _make_step(run, alone=alone) for alone in (True, False)}
     alone_steps = run.config.loss.attributes_alone_steps if run.train.statements else 0
@@ -272,25 +285,34 @@ def train(run: Pretraining, state: TrainState, saved: checkpoint.Checkpoints, cl
     progress = Progress(first_step=first_step, num_steps=config.num_steps, batch_size=config.batch_size, enabled=writes)
     writer = MetricWriter(run.workdir, first_step=first_step, enabled=writes)
     with writer, progress, contextlib.closing(_sharded_batches(run, first_step)) as made:
+        earlier = saved.latest_interval()
         interval: list[Any] = []
+        notice.start_steps()
         for step, batch in enumerate(made, start=first_step + 1):
             statements = run.statement_texts.draw(step) if run.statement_texts else {}
             state, metrics = train_steps[step <= alone_steps](state, statements, batch)
             interval.append(metrics)
+            stopping = notice.reached()
             last, saves = step == config.num_steps, step % config.checkpoint_every == 0
             # A stage's terms are its own: its last interval ends with it. So does one wherever the state is saved.
             if step % config.log_every == 0 or last or saves or step == alone_steps:
-                means = mean_metrics(devices.to_host(interval), step)
+                means = mean_metrics([*earlier, *devices.to_host(interval)], step)
                 writer.write(step, "train", {**means, "learning_rate": float(np.asarray(run.schedule(step - 1)))})
                 progress.update(step, {name: value for name, value in means.items() if name != "grad_norm"})
-                interval = []
+                earlier, interval = [], []
             if step % config.eval_every == 0 or last:
                 held_out = run.evaluator(devices.to_host(state.params)["clip"])
                 writer.write(step, "held_out", held_out)
                 shown = ", ".join(f"{name} {value:.3f}" for name, value in held_out.items())
                 progress.note(f"held-out pictures after step {step}: {shown}")
-            if saves or last:
-                saved.save(state, run.description.model_copy(update={"hours": clock.hours()}), None)
+            if saves or last or stopping:
+                description = run.description.model_copy(update={"hours": clock.hours()})
+                waiting = to_numbers([*earlier, *devices.to_host(interval)], step)
+                saved.save(state, description, None, waiting)
+            if stopping:
+                saved.wait()
+                raise preemption.stopped_after(step, config.num_steps, run.workdir)
+        notice.end_steps()
     return state
 
 

@@ -8,6 +8,7 @@ far losses, gradient norms, prompts, frozen features and evaluations are from th
 
 import contextlib
 import dataclasses
+import os
 import pathlib
 import subprocess
 
@@ -74,6 +75,11 @@ def processes_of(launcher) -> list[int]:
         if parent == launcher and is_run:
             found.append(int(path.name))
     return sorted(found)
+
+
+def signal_last(launcher, number) -> None:
+    """Sends a signal to the last of a launcher's processes, and to no other."""
+    os.kill(processes_of(launcher)[-1], number)
 
 
 def difference(a, b) -> dict[str, float]:

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from transformers import CLIPModel, CLIPTokenizer
 
+from mpafer_jax import preemption
 from mpafer_jax.config import Record
 from mpafer_jax.data.records import DataError
 from mpafer_jax.hard_prompts.bank import BankError
@@ -85,6 +86,29 @@ def test_killed_and_resumed_equals_undisturbed(undisturbed, folder, tmp_path):
         np.testing.assert_array_equal(value, expected[path], err_msg=path)
     assert runs.metrics(tmp_path / "killed") == runs.metrics(undisturbed)
     assert runs.summary(tmp_path / "killed")["held_out"] == runs.summary(undisturbed)["held_out"]
+
+
+def test_stopped_by_sigterm_between_two_lines_and_resumed_equals_undisturbed(folder, tmp_path):
+    rhythm = {"train.num_steps": 150, "train.log_every": 7, "train.eval_every": 150, "train.checkpoint_every": 100}
+    arguments = tiny.command(folder, tmp_path / "stopped", **rhythm)
+    metrics = tmp_path / "stopped" / "metrics.jsonl"
+    with subprocess.Popen(arguments, env=runs.environment(), stderr=subprocess.PIPE, text=True) as process:
+        deadline = time.monotonic() + 240
+        while not (metrics.is_file() and '"step": 7,' in metrics.read_text()):
+            assert time.monotonic() < deadline
+            assert process.poll() is None, "ended before it could be stopped"
+            time.sleep(0.002)
+        process.send_signal(signal.SIGTERM)
+        _, errors = process.communicate()
+    assert process.returncode == preemption.EXIT_CODE, errors
+    step = int(errors.split("stopped by SIGTERM after step ")[1].split()[0])
+    assert [path.name for path in (tmp_path / "stopped" / "checkpoints").glob("step_*")] == [f"step_{step}"]
+    resumed, whole = runs.run(arguments), runs.run(tiny.command(folder, tmp_path / "whole", **rhythm))
+    assert resumed.returncode == whole.returncode == 0, resumed.stderr + whole.stderr
+    expected = params(tmp_path / "whole")
+    for path, value in params(tmp_path / "stopped").items():
+        np.testing.assert_array_equal(value, expected[path], err_msg=path)
+    assert runs.metrics(tmp_path / "stopped") == runs.metrics(tmp_path / "whole")
 
 
 def test_a_finished_run_stays_and_a_changed_dataset_is_refused(undisturbed, folder, tmp_path, caplog):

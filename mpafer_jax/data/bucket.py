@@ -1,0 +1,87 @@
+"""A dataset's folder in a bucket is copied to this machine, where readers and preparation take it as any other.
+
+The copy is kept in the cache (`files.cache_directory`) and brought up to date at every start: what the bucket has and
+it has not, or has in another size, is fetched; what the bucket no longer has is deleted.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import pathlib
+import time
+from typing import Any, cast
+
+import filelock
+from absl import logging
+
+from mpafer_jax import files
+from mpafer_jax.data.records import PREPARED_FOLDER, DataError
+
+_AT_ONCE = 256  # files of one request to fsspec, which fetches them side by side
+_PROGRESS_SECONDS = 10.0
+
+
+def copy_of(url: str) -> pathlib.Path:
+    """Where the copy of a bucket's folder is kept."""
+    url = url.rstrip("/")
+    digest = hashlib.sha256(url.encode()).hexdigest()[:16]
+    return files.cache_directory() / "datasets" / f"{url.rpartition('/')[2]}-{digest}"
+
+
+def fetch(url: str) -> pathlib.Path:
+    """Brings the copy of a bucket's folder up to date; of several processes on a machine one does it at a time.
+
+    Args:
+      url: gs://BUCKET/NAME or s3://BUCKET/NAME.
+
+    Returns:
+      The copy.
+
+    Raises:
+      DataError: there is nothing under that name, or it cannot be read.
+    """
+    copy = copy_of(url)
+    copy.parent.mkdir(parents=True, exist_ok=True)
+    with filelock.FileLock(f"{copy}.lock"):
+        try:
+            _update(url, copy)
+        except DataError:
+            raise
+        except Exception as error:  # what the packages behind fsspec raise has no common base
+            raise DataError(
+                f"config.data.dir is {url!r}, which cannot be fetched into {copy} ({type(error).__name__}: {error}); "
+                "see that the name is right, the credentials give access, and the disk has room"
+            ) from error
+    return copy
+
+
+def _update(url: str, copy: pathlib.Path) -> None:
+    import fsspec
+
+    opened = cast(Any, fsspec).core.url_to_fs(str(files.any_path(url, "config.data.dir")))
+    system, root = opened[0], str(opened[1])
+    there: dict[str, int] = {
+        name.removeprefix(f"{root}/"): int(info["size"])
+        for name, info in system.find(root, detail=True).items()
+        if not name.endswith("/") and not name.startswith(f"{root}/{PREPARED_FOLDER}/")
+    }
+    if not there:
+        raise DataError(f"config.data.dir is {url!r}: nothing is stored under that name")
+    here = {
+        path.relative_to(copy).as_posix(): path.stat().st_size
+        for path in copy.rglob("*")
+        if path.is_file() and not path.is_relative_to(copy / PREPARED_FOLDER)
+    }
+    for gone in here.keys() - there.keys():
+        (copy / gone).unlink()
+    new = sorted(name for name, size in there.items() if here.get(name) != size)
+    if not new:
+        return
+    logging.info("%s: %d of %d files are fetched into %s", url, len(new), len(there), copy)
+    said = time.monotonic()
+    for start in range(0, len(new), _AT_ONCE):
+        part = new[start : start + _AT_ONCE]
+        system.get([f"{root}/{name}" for name in part], [str(copy / name) for name in part])
+        if time.monotonic() - said > _PROGRESS_SECONDS:
+            said = time.monotonic()
+            logging.info("%s: %d of %d files are there", url, start + len(part), len(new))
