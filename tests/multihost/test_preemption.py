@@ -20,7 +20,7 @@ def many(tmp_path_factory):
     from mpafer_jax.tools.make_sample import write_sample
 
     out = tmp_path_factory.mktemp("many") / "sample"
-    write_sample(out, train_per_class=10, test_per_class=100, seed=0)
+    write_sample(out, train_per_class=10, test_per_class=400, seed=0)
     return out
 
 
@@ -61,13 +61,13 @@ def test_evaluations_end_between_two_batches(many, trained, tmp_path, layout):
     assert code == preemption.EXIT_CODE, errors
     assert not (tmp_path / "train" / "summary.json").exists()
     layouts.run(layout, many, tmp_path / "train", **training)
-    assert runs.summary(tmp_path / "train")["last"]["test"]["count"] == 500
+    assert runs.summary(tmp_path / "train")["last"]["test"]["count"] == 2000
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("layout", LAYOUTS, ids=str)
 def test_predictions_keep_their_parts_and_go_on(many, trained, tmp_path, layout):
-    changes = {"eval.checkpoint": str(trained), "eval.batch_size": 2, "predict.images_per_part": 1}
+    changes = {"eval.checkpoint": str(trained), "eval.batch_size": 2, "predict.images_per_part": 4}
     folder = tmp_path / "predictions"
     with layouts.running(layout, many, tmp_path, mode="predict", **changes) as process:
         wait_for(lambda: len(list(folder.glob("*.parquet"))) > 2, process)
@@ -80,4 +80,4 @@ def test_predictions_keep_their_parts_and_go_on(many, trained, tmp_path, layout)
     layouts.run(layout, many, tmp_path, mode="predict", **changes)
     assert {path: path.stat().st_mtime_ns for path in written} == written
     rows = [row for path in sorted(folder.glob("*.parquet")) for row in pq.read_table(path).to_pylist()]
-    assert [row["index"] for row in rows] == list(range(500))
+    assert [row["index"] for row in rows] == list(range(2000))
