@@ -172,8 +172,8 @@ def get_common() -> ConfigDict:
     # Which reader: rafdb, rafdb_compound, ferplus, affectnet, fer2013, sfew, ckplus, jaffe, folder, or synthface (faces
     # drawn on first use).
     data.dataset = "folder"
-    # Folder with the dataset in its owner's layout (docs/datasets.md), or its gs:// or s3:// URL, which is copied to this
-    # machine first. Has to be given, except for synthface: where drawn faces are kept, empty: `mpafer_jax/synthface` in
+    # Folder with the dataset in its owner's layout (docs/datasets.md), or its gs:// or s3:// URL, which is copied here
+    # first. Has to be given, except for synthface: where drawn faces are kept, empty: `mpafer_jax/synthface` in
     # $XDG_CACHE_HOME or ~/.cache.
     data.dir = ""
     # Where the prepared copy goes, on this machine; empty: `mpafer_tfds` inside data.dir or its copy. [ours]

@@ -291,9 +291,11 @@ class Checkpoints:
         """The step that was best on validation, or None where no kept checkpoint was evaluated."""
         return _best_step(self._manager)
 
-    def restore_params(self, step: int) -> Params:
-        """The prompts of a step, as NumPy arrays."""
-        return _restore_params(self._manager, step)
+    def restore_params(self, step: int, like: Params) -> Params:
+        """The prompts of a step, as NumPy arrays; `like` gives names, shapes and types."""
+        # Not `_restore_params`: in a bucket, Orbax takes items for unfinished when a process other than 0 asks a
+        # manager that has saved for their shapes.
+        return _restore_params_like(self._manager, step, like)
 
     def wait(self) -> None:
         """Returns when everything that was started is on disk; raises CheckpointError where it cannot be."""
@@ -376,8 +378,13 @@ def _find(path: pathlib.Path) -> tuple[pathlib.Path, int | None]:
 
 def _restore_params(manager: Any, step: int) -> Params:
     with _naming_the_checkpoint(manager, step):
-        meta = manager.item_metadata(step)["params"]
-        template = {name: np.empty(leaf.shape, leaf.dtype) for name, leaf in meta.items()}
+        like = dict(manager.item_metadata(step)["params"].items())
+    return _restore_params_like(manager, step, like)
+
+
+def _restore_params_like(manager: Any, step: int, like: Params) -> Params:
+    template = {name: np.empty(leaf.shape, leaf.dtype) for name, leaf in like.items()}
+    with _naming_the_checkpoint(manager, step):
         args = ocp.args.Composite(params=storage.restore_arrays(manager, template))
         return manager.restore(step, args=args)["params"]
 

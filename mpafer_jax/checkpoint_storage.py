@@ -51,7 +51,8 @@ class ArraysHandler(ocp.CheckpointHandler):
                 there = "nothing" if found is None else f"shape {found.shape}"
                 raise ValueError(f"{directory / _ARRAYS}: expected {name} of shape {np.shape(expected)}, found {there}")
             leaves.append(found)
-        return jax.tree.unflatten(jax.tree.structure(args.item), leaves)
+        structure: Any = jax.tree.structure(args.item)
+        return jax.tree.unflatten(structure, leaves)
 
     def metadata(self, directory: Any) -> dict[str, Any]:
         """Name -> array: of a dictionary of arrays, the only tree that is read without being known before."""
@@ -62,7 +63,7 @@ class ArraysHandler(ocp.CheckpointHandler):
 
 
 def _named(tree: Any) -> list[tuple[str, Any]]:
-    leaves: Any = jax.tree_util.tree_flatten_with_path(tree)[0]
+    leaves: list[tuple[Any, Any]] = cast(Any, jax.tree_util).tree_flatten_with_path(tree)[0]
     return [(jax.tree_util.keystr(path, simple=True, separator="/"), leaf) for path, leaf in leaves]
 
 
@@ -99,7 +100,7 @@ def open_manager(
     """
     s3 = _is_s3(folder)
     handlers = {name: ArraysHandler() if s3 else ocp.StandardCheckpointHandler() for name in arrays}
-    marked = {"temporary_path_class": ocp_path.atomicity.CommitFileTemporaryPath} if s3 else {}
+    marked: dict[str, Any] = {"temporary_path_class": ocp_path.atomicity.CommitFileTemporaryPath} if s3 else {}
     return ocp.CheckpointManager(
         folder if files.in_bucket(folder) else folder.resolve(),
         options=ocp.CheckpointManagerOptions(**options, **marked),

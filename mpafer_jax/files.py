@@ -75,7 +75,7 @@ def _keep_no_listings() -> None:
     """Makes fsspec ask the bucket each time: what another host has written meanwhile has to be seen."""
     import fsspec
 
-    settings: dict[str, dict[str, Any]] = fsspec.config.conf
+    settings: dict[str, dict[str, Any]] = cast(Any, fsspec).config.conf
     for scheme in _BUCKETS:
         settings.setdefault(scheme, {}).setdefault("use_listings_cache", False)
 
