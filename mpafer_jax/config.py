@@ -284,7 +284,8 @@ class DataSection(_Section):
         if len(held_out) == 2 and held_out[0] == held_out[1]:
             raise ValueError(
                 f"validation_split and test_split are both {held_out[0]!r}: the test split would select the "
-                "checkpoint; leave validation_split empty to carve validation from train"
+                "checkpoint; leave validation_split empty to carve validation from train, or, to let it do so openly, "
+                "set validation_split='' and validation_fraction=0 and eval.select_on_test_split=True"
             )
         for kind in ("validation", "test"):
             if getattr(self, f"{kind}_split") and getattr(self, f"{kind}_fraction"):
@@ -330,11 +331,12 @@ class EvalSection(_Section):
 
     batch_size: PositiveCount
     select_by: Literal["war", "uar", "macro_f1"]
+    select_on_test_split: bool
     checkpoint: str
     which: Literal["best", "last"]
     classes: ClassChoice
     baselines: tuple[BaselineName, ...]
-    report: Literal["none", "numbers", "full"]
+    report: Literal["none", "predictions", "numbers", "full"]
 
     @pydantic.model_validator(mode="after")
     def _baselines_differ(self) -> Self:
@@ -372,6 +374,20 @@ class Config(ModelSections, _Section):
     train: TrainSection
     eval: EvalSection
     predict: PredictSection
+
+    @pydantic.model_validator(mode="after")
+    def _one_split_selects(self) -> Self:
+        if self.eval.select_on_test_split:
+            if self.data.validation_split or self.data.validation_fraction:
+                raise ValueError(
+                    "eval.select_on_test_split is True, but there is a validation split to choose the checkpoint on "
+                    f"(data.validation_split={self.data.validation_split!r}, "
+                    f"validation_fraction={self.data.validation_fraction}); leave that field False, or give up the "
+                    "validation split (config argument no_validation)"
+                )
+            if not (self.data.test_split or self.data.test_fraction):
+                raise ValueError("eval.select_on_test_split is True, but data names no test split")
+        return self
 
 
 def _explain(error: pydantic.ValidationError, documented_in: str) -> str:

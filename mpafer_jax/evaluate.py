@@ -19,6 +19,7 @@ from mpafer_jax import workdir as workdir_lib
 from mpafer_jax.config import ClassChoice, Config, ConfigError
 from mpafer_jax.data.splits import Split, load_dataset
 from mpafer_jax.evaluation import metrics as metrics_lib
+from mpafer_jax.evaluation import protocol
 from mpafer_jax.expressions import map_classes
 from mpafer_jax.hard_prompts.templates import build_hard_prompts
 from mpafer_jax.weights.load import PretrainedClip
@@ -173,6 +174,10 @@ def evaluate_checkpoint(config: Config, workdir: pathlib.Path) -> dict[str, Any]
 
 def _evaluate_checkpoint(config: Config, workdir: pathlib.Path) -> dict[str, Any]:
     params, description, step = checkpoint.load(config.eval.checkpoint or workdir, config.eval.which)
+    # Checkpoints of versions before that field were not.
+    chosen_on_test = config.eval.which == "best" and bool(description.config["eval"].get("select_on_test_split"))
+    if chosen_on_test:
+        logging.warning("the checkpoint of %s: %s", description.data["dataset"], protocol.TEST_SELECTED)
     config = description.applied_to(config)
     clip = experiment.load_frozen_clip(config)
     description.check_clip(f"config.clip.name {config.clip.name}", clip.content_hash)
@@ -192,6 +197,7 @@ def _evaluate_checkpoint(config: Config, workdir: pathlib.Path) -> dict[str, Any
         "checkpoint": str(config.eval.checkpoint or workdir),
         "step": step,
         "trained_classes": list(description.class_names),
+        "chosen_on_test": chosen_on_test,
         "clip": {"name": clip.name, "hash": clip.content_hash},
         "data": dataset.description.splitlines(),
         "fingerprints": {split.name: split.fingerprint for split in held_out},

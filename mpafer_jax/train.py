@@ -33,6 +33,7 @@ from mpafer_jax.baselines.features import encode_splits
 from mpafer_jax.config import Config, ConfigError
 from mpafer_jax.data import pipeline
 from mpafer_jax.data.splits import Dataset, Split, load_dataset
+from mpafer_jax.evaluation import protocol
 from mpafer_jax.evaluation import table as table_lib
 from mpafer_jax.metric_writer import MetricWriter, Progress
 from mpafer_jax.report import after_run
@@ -61,9 +62,14 @@ class Run:
         resumed run writes the same lines."""
         return step % self.config.train.log_every == 0 or self.saves(step)
 
+    @property
+    def selecting(self) -> Split | None:
+        """The split that chooses the checkpoint: validation, unless the configuration asks openly for test."""
+        return self.dataset.test if self.config.eval.select_on_test_split else self.dataset.validation
+
     def evaluates(self, step: int) -> bool:
-        """Whether the validation split is evaluated after this step."""
-        return self.dataset.validation is not None and self._at(step, self.config.train.eval_every)
+        """Whether the split that chooses the checkpoint is evaluated after this step."""
+        return self.selecting is not None and self._at(step, self.config.train.eval_every)
 
     def saves(self, step: int) -> bool:
         """Whether the state is saved after this step."""
@@ -99,6 +105,8 @@ def train_and_evaluate(config: Config, workdir: pathlib.Path) -> dict[str, Any]:
 def _train_and_evaluate(config: Config, workdir: pathlib.Path, notice: preemption.Notice) -> dict[str, Any]:
     started = time.monotonic()
     workdir_lib.check(workdir, config)
+    if config.eval.select_on_test_split:
+        logging.warning("\n%s\n%s\n%s", "*" * 100, protocol.TEST_SELECTED, "*" * 100)
     run = prepare(config, workdir)
     workdir_lib.check_shared(workdir)
     with_checkpoints = checkpoint.Checkpoints(workdir, keep=config.train.keep, select_by=config.eval.select_by)
@@ -114,7 +122,8 @@ def _train_and_evaluate(config: Config, workdir: pathlib.Path, notice: preemptio
         with_checkpoints.close()
     summary["process"] = {"resumed_after_step": first_step, "wall_seconds": time.monotonic() - started}
     summary["baselines"] = baselines.compute(config, run.dataset, run.experiment, run.num_steps)
-    table = table_lib.render(summary)
+    described = protocol.items(summary, workdir_lib.flatten(config.model_dump()))
+    table = f"{table_lib.render(summary)}\n{protocol.to_markdown(described)}"
     logging.info("the result:\n\n%s", table)
     if distributed.is_first():
         files.write_text(workdir / "results.md", table)
@@ -251,15 +260,15 @@ def train(run: Run, state: TrainState, checkpoints: checkpoint.Checkpoints, noti
             if run.logs(step):
                 report_interval(run, step, [*earlier, *devices.to_host(interval)], writer, progress)
                 earlier, interval = [], []
-            validation = None
-            if run.dataset.validation is not None and run.evaluates(step):
-                validation = run.evaluator(state.params, run.dataset.validation).scalars()
-                writer.write(step, "validation", validation)
-                progress.note(f"validation after step {step}: {_percentages(validation)}")
+            selection = None
+            if run.selecting is not None and run.evaluates(step):
+                selection = run.evaluator(state.params, run.selecting).scalars()
+                writer.write(step, run.selecting.name, selection)
+                progress.note(f"{run.selecting.name} after step {step}: {_percentages(selection)}")
             if run.saves(step) or stopping:
                 writer.flush()
             if run.saves(step):
-                checkpoints.save(state, run.description, validation)
+                checkpoints.save(state, run.description, selection)
             if stopping:
                 if not run.saves(step):
                     save_between_lines(run, state, checkpoints, [*earlier, *devices.to_host(interval)])
@@ -313,7 +322,7 @@ def _percentages(metrics: Mapping[str, float]) -> str:
 
 
 def summarize(run: Run, state: TrainState, checkpoints: checkpoint.Checkpoints) -> dict[str, Any]:
-    """Evaluates the last and the best-on-validation prompts on every held-out split."""
+    """Evaluates the last prompts, and the best on the split that selects, on every held-out split."""
     best_step = checkpoints.best_step()
     held_out = run.dataset.held_out
     results: dict[str, Any] = {}
@@ -333,9 +342,9 @@ def summarize(run: Run, state: TrainState, checkpoints: checkpoint.Checkpoints) 
             logging.info("%s: %s, %d images", title, _percentages(found), found["count"])
     return {
         **results,
-        "selected_by": f"validation {run.config.eval.select_by}"
-        if best_step is not None
-        else "nothing: last step only",
+        "selected_by": "nothing: last step only"
+        if best_step is None or run.selecting is None
+        else f"{run.selecting.name} {run.config.eval.select_by}",
         "num_steps": run.num_steps,
         "seed": run.config.seed,
         "trained_parameters": {name: int(value.size) for name, value in state.params.items()},
@@ -343,5 +352,9 @@ def summarize(run: Run, state: TrainState, checkpoints: checkpoint.Checkpoints) 
         "clip": {"name": run.experiment.clip_name, "hash": run.experiment.clip_hash},
         "data": run.dataset.description.splitlines(),
         "fingerprints": {split.name: split.fingerprint for split in _splits(run.dataset)},
+        "counts": {
+            split.name: dict(zip(split.class_names, split.class_counts().tolist(), strict=True))
+            for split in _splits(run.dataset)
+        },
         **evaluate.circumstances(),
     }

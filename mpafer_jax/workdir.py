@@ -17,6 +17,7 @@ import json
 import pathlib
 import secrets
 import time
+from collections.abc import Collection
 from typing import Any, cast
 
 import jax
@@ -64,8 +65,14 @@ def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def check(workdir: pathlib.Path, config: Record) -> None:
+def check(workdir: pathlib.Path, config: Record, *, but: Collection[str] = (), may_lack: bool = False) -> None:
     """Refuses a folder that belongs to another run.
+
+    Args:
+      workdir: the folder.
+      config: of the run that wants it.
+      but: dotted names of fields that have to be there and equal whatever the other arguments and `FREE_FIELDS` say.
+      may_lack: whether the folder's run may lack fields, as one of an earlier version does.
 
     Raises:
       ConfigError: it is a file, its config.json cannot be read, or its run has another configuration; the message
@@ -82,9 +89,10 @@ def check(workdir: pathlib.Path, config: Record) -> None:
         raise ConfigError(f"{path} is not JSON ({error}); put the run's own back, or give another --workdir") from error
     now = flatten(json.loads(config.to_json()))
     absent = "(no such field)"
+    read = before.keys() if may_lack else before.keys() | now.keys()
     differing = [
         f"  config.{name}: there {before.get(name, absent)!r}, here {now.get(name, absent)!r}"
-        for name in sorted((before.keys() | now.keys()) - FREE_FIELDS)
+        for name in sorted((read - FREE_FIELDS).union(but))
         if before.get(name, absent) != now.get(name, absent)
     ]
     if differing:

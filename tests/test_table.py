@@ -3,7 +3,7 @@
 from typing import get_args
 
 from mpafer_jax import config
-from mpafer_jax.evaluation import table
+from mpafer_jax.evaluation import protocol, table
 
 
 def scores(war, uar, count=40):
@@ -20,6 +20,7 @@ def summary(*splits):
         "baselines": {"text_context": {**both(0.6, 0.55), "step": 3}, "majority": both(0.4, 0.25)},
         "last": {"step": 20, **both(0.7, 0.65)},
         "best": {"step": 10, **both(0.8, 0.75)},
+        "selected_by": "validation war",
     }
 
 
@@ -47,8 +48,16 @@ def test_without_a_test_split_it_says_so():
     assert "there is no test split" in text
 
 
+def test_a_checkpoint_that_the_test_split_chose_is_called_so():
+    values = {**summary("test"), "selected_by": "test war"}
+    text = table.render(values)
+    assert "| MPA-FER, best on test (10) " in text
+    assert text.endswith(f"Measured on 40 test images.\n\n**{protocol.TEST_SELECTED}**\n")
+    assert protocol.TEST_SELECTED not in table.render(summary("validation", "test"))
+
+
 def test_without_a_held_out_split_there_is_no_table():
-    text = table.render({"class_names": ["a"], "baselines": {}, "last": {"step": 3}})
+    text = table.render({"class_names": ["a"], "baselines": {}, "last": {"step": 3}, "selected_by": "nothing: last step only"})
     assert text == "Nothing to compare: the run has no held-out split.\n"
 
 

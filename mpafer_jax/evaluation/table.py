@@ -6,6 +6,8 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from mpafer_jax.evaluation import protocol
+
 # Rows in the table's order, from what knows nothing to what is trained.
 BASELINE_TITLES = {
     "majority": "majority class of train",
@@ -36,7 +38,8 @@ def rows(summary: Mapping[str, Any], split: str) -> list[Row]:
         if name in summary["baselines"]:
             scores = summary["baselines"][name][split]
             found.append(Row(title, scores["war"], scores["uar"]))
-    for name, title in (("last", "MPA-FER, last step"), ("best", "MPA-FER, best on validation")):
+    selected = f"MPA-FER, best on {protocol.selecting_split(summary)}"
+    for name, title in (("last", "MPA-FER, last step"), ("best", selected)):
         if name in summary:
             scores = summary[name][split]
             found.append(Row(f"{title} ({summary[name]['step']})", scores["war"], scores["uar"]))
@@ -45,14 +48,15 @@ def rows(summary: Mapping[str, Any], split: str) -> list[Row]:
 
 def render(summary: Mapping[str, Any]) -> str:
     """The whole table as Markdown, with a line that says on which images it was measured."""
-    split = next((name for name in ("test", "validation") if name in summary["last"]), None)
+    split = protocol.reported_split(summary["last"])
     if split is None:
         return "Nothing to compare: the run has no held-out split.\n"
     measured = f"Measured on {summary['last'][split]['count']} {split} images"
     if split == "validation":
         measured += ", which also chose the checkpoint and the baselines' settings: there is no test split"
     lines = [[row.title, f"{100 * row.war:.2f}", f"{100 * row.uar:.2f}"] for row in rows(summary, split)]
-    return markdown(("", "accuracy (WAR), %", "UAR, %"), lines) + f"\n{measured}.\n"
+    banner = f"\n**{protocol.TEST_SELECTED}**\n" if protocol.selecting_split(summary) == "test" else ""
+    return markdown(("", "accuracy (WAR), %", "UAR, %"), lines) + f"\n{measured}.\n{banner}"
 
 
 def markdown(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:

@@ -13,13 +13,15 @@ from mpafer_jax import devices, distributed
 from mpafer_jax.data.splits import Split
 from mpafer_jax.evaluate import Evaluator
 from mpafer_jax.evaluation.predictions import predict
-from mpafer_jax.report.contents import ReportError, reported_split
+from mpafer_jax.evaluation.protocol import reported_split
+from mpafer_jax.report.contents import ReportError
 
 
 def leave_report(
     evaluator: Evaluator, params: dict[str, Any], step: int, splits: Sequence[Split], path: pathlib.Path
 ) -> None:
-    """Keeps what a checkpoint says of every image of the reported split, and writes `report.html` beside it.
+    """Keeps what a checkpoint says of every image of the reported split, and writes `report.html` beside it, as far as
+    `config.eval.report` asks for it.
 
     Every process calls this, after the numbers are written; process 0 writes.
 
@@ -43,7 +45,7 @@ def leave_report(
             found = predict(config, evaluator.run, on_devices, split[name], step=step, pictures=pictures)
             if distributed.is_first():
                 found.save(path)
-        if distributed.is_first():
+        if distributed.is_first() and evaluator.config.eval.report != "predictions":
             from mpafer_jax.report import pages  # here: Matplotlib takes a second
 
             page = pages.write_report(path.parent)

@@ -12,6 +12,7 @@ from absl import logging
 
 from mpafer_jax import files
 from mpafer_jax.evaluation.predictions import Predictions, PredictionsError
+from mpafer_jax.evaluation.protocol import reported_split, selecting_split
 from mpafer_jax.workdir import EVALUATION_PREDICTIONS, TRAINING_PREDICTIONS, flatten
 
 Scalars = dict[int, float]  # step -> value
@@ -76,7 +77,7 @@ def read(workdir: pathlib.Path) -> Contents:
     measurements: list[Measurement] = []
     if summary is not None:
         which = "best" if "best" in summary else "last"
-        title = "best on validation" if which == "best" else "last step"
+        title = f"best on {selecting_split(summary)}" if which == "best" else "last step"
         path = workdir / TRAINING_PREDICTIONS
         measurements += _measurement(path, summary[which], summary["fingerprints"], title)
     if evaluation is not None:
@@ -91,11 +92,6 @@ def read(workdir: pathlib.Path) -> Contents:
         config=flatten(_json(workdir / "config.json") or {}),
         curves=_curves(workdir / "metrics.jsonl"),
     )
-
-
-def reported_split(found: Mapping[str, Any]) -> str | None:
-    """The split that is reported in detail: test, or validation where there is no test split."""
-    return next((name for name in ("test", "validation") if name in found), None)
 
 
 def _measurement(

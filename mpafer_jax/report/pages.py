@@ -15,7 +15,7 @@ from PIL import Image
 
 import mpafer_jax
 from mpafer_jax import files
-from mpafer_jax.evaluation import feature_map, table
+from mpafer_jax.evaluation import feature_map, protocol, table
 from mpafer_jax.evaluation.calibration import Calibration, calibrate
 from mpafer_jax.evaluation.predictions import Predictions
 from mpafer_jax.report import contents, pictures, plots
@@ -70,6 +70,7 @@ def write_report(workdir: pathlib.Path, *, with_pictures: bool = True) -> pathli
         "run.html",
         title=found.name,
         run=found,
+        banner=_banner(found),
         measurements=[_measured(part, with_pictures) for part in found.measurements],
         baselines=_baselines(found),
         curves=_curves(found),
@@ -240,9 +241,14 @@ def _mistakes(stored: Predictions) -> tuple[_Mistake, ...]:
     return tuple(shown)
 
 
+def _banner(found: Contents) -> str:
+    on_test = found.summary is not None and protocol.selecting_split(found.summary) == "test"
+    return protocol.TEST_SELECTED if on_test else ""
+
+
 def _baselines(found: Contents) -> list[table.Row]:
     summary = found.summary
-    split = None if summary is None else contents.reported_split(summary["last"])
+    split = None if summary is None else protocol.reported_split(summary["last"])
     return [] if summary is None or split is None else table.rows(summary, split)
 
 

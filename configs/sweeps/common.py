@@ -1,0 +1,67 @@
+"""What the sweeps share: which config they start from.
+
+The argument of a sweep file names a config of `configs/` and, after commas, that config's own arguments:
+
+    configs/sweeps/components.py:quickstart          drawn faces and the small CLIP, no download
+    configs/sweeps/components.py                     RAF-DB with ViT-B/16, as configs/rafdb.py
+    configs/sweeps/components.py:affectnet7,vit_l14  another dataset, another CLIP
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from mpafer_jax.sweeps.sweep import Point
+
+# The context alone, trained with the cross-entropy of the global logits: what CoOp is.
+TEXT_ONLY: Mapping[str, Any] = {
+    "loss.beta": 0.0,
+    "loss.gamma": 0.0,
+    "head.local_weight": 0.0,
+    "visual_prompts.num_prompts": 0,
+}
+# Baselines that are not trained, or in a second.
+UNTRAINED = (
+    "majority",
+    "zero_shot_type1",
+    "zero_shot_type2",
+    "zero_shot_type3",
+    "zero_shot_permuted",
+    "zero_shot_global_local",
+    "linear_probe",
+)
+
+
+def base(argument: str) -> str:
+    """The base config of a sweep's argument, as --config takes it."""
+    name, _, rest = (argument or "rafdb").partition(",")
+    return f"configs/{name}.py:{rest}" if rest else f"configs/{name}.py"
+
+
+def is_quickstart(argument: str) -> bool:
+    """Whether the base has the small CLIP: 4 layers, 64 patches, pictures of 96 pixels."""
+    return argument.partition(",")[0] == "quickstart"
+
+
+def along(
+    field: str, values: Sequence[float], default: float, title: str, *, table: str = "all", series: str = ""
+) -> tuple[Point, ...]:
+    """Points that differ in one number; that of the base is called 'full'.
+
+    Args:
+      field: by dotted name.
+      values: of the points.
+      default: the base's own value, one of `values`.
+      title: of a row, with {} for the value.
+      table, series: see `Point`.
+    """
+    return tuple(
+        Point(
+            name="full" if value == default else f"{field.rpartition('.')[2]}_{value}",
+            title=title.format(value),
+            changes={} if value == default else {field: value},
+            table=table,
+            series=series,
+            value=float(value),
+        )
+        for value in values
+    )

@@ -1,0 +1,39 @@
+"""Few training images: 1, 2, 4, 8 and 16 of each class.
+
+    python launch/sweep.py --sweep=configs/sweeps/few_shot.py:quickstart --workdir=runs/few_shot
+
+30 runs: 2 configurations, 5 numbers of images, 3 seeds. Which images those are is drawn by the seed, the more contain
+the fewer, and all of validation and test are used.
+"""
+
+from configs.sweeps import common
+from mpafer_jax.sweeps.sweep import Point, Sweep
+
+_SHOTS = (16, 8, 4, 2, 1)
+
+
+def get_sweep(argument: str) -> Sweep:
+    points: list[Point] = []
+    for shots in _SHOTS:
+        for name, title, changes in (
+            ("full", "full method", {}),
+            ("text_only", "text context alone (CoOp)", common.TEXT_ONLY),
+        ):
+            points.append(
+                Point(
+                    name,
+                    title,
+                    {**changes, "data.train_per_class": shots},
+                    table=f"{shots}_per_class",
+                    series=title,
+                    value=float(shots),
+                )
+            )
+    return Sweep(
+        title="Few training images",
+        base=common.base(argument),
+        points=tuple(points),
+        baselines=("zero_shot_type3", "linear_probe"),
+        tables={f"{shots}_per_class": f"{shots} of each class" for shots in _SHOTS},
+        axis="training images of each class",
+    )

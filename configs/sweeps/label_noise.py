@@ -1,0 +1,40 @@
+"""Wrong labels: 10, 20 and 30% of the training images have the label of another class.
+
+    python launch/sweep.py --sweep=configs/sweeps/label_noise.py:quickstart --workdir=runs/label_noise
+
+24 runs: 2 configurations, 4 shares, 3 seeds. Which labels are wrong is drawn by the seed, the more contain the fewer.
+The test images keep their labels, and so do those of validation, which choose the checkpoint.
+"""
+
+from configs.sweeps import common
+from mpafer_jax.sweeps.sweep import Point, Sweep
+
+_PERCENT = (0, 10, 20, 30)
+
+
+def get_sweep(argument: str) -> Sweep:
+    points: list[Point] = []
+    for percent in _PERCENT:
+        noise = {"data.label_noise": percent / 100} if percent else {}
+        for name, title, changes in (
+            ("full", "full method", {}),
+            ("text_only", "text context alone (CoOp)", common.TEXT_ONLY),
+        ):
+            points.append(
+                Point(
+                    name,
+                    title,
+                    {**changes, **noise},
+                    table=f"noise_{percent}",
+                    series=title,
+                    value=float(percent),
+                )
+            )
+    return Sweep(
+        title="Noisy labels",
+        base=common.base(argument),
+        points=tuple(points),
+        baselines=("zero_shot_type3", "linear_probe"),
+        tables={f"noise_{percent}": f"{percent}% of the training labels wrong" for percent in _PERCENT},
+        axis="wrong labels of the training images, %",
+    )

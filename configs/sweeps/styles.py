@@ -1,0 +1,30 @@
+"""Other styles of drawing, each further from what the small CLIP was trained on or nearer to it; quickstart only.
+
+    python launch/sweep.py --sweep=configs/sweeps/styles.py:quickstart --workdir=runs/styles
+
+36 runs: 2 configurations, 6 styles, 3 seeds. A run is trained and measured on faces of one style.
+"""
+
+from configs.sweeps import common
+from mpafer_jax.config import ConfigError
+from mpafer_jax.sweeps.sweep import Point, Sweep
+
+_STYLES = ("sketch", "print", "faint", "poster", "infrared", "neon")
+
+
+def get_sweep(argument: str) -> Sweep:
+    if not common.is_quickstart(argument):
+        raise ConfigError("styles are those of drawn faces; the argument is quickstart")
+    return Sweep(
+        title="Styles of drawing",
+        base=common.base(argument),
+        points=tuple(
+            Point(name, title, {**changes, "data.synthface.style": style}, table=style)
+            for style in _STYLES
+            for name, title, changes in (
+                ("full", "full method", {}),
+                ("text_only", "text context alone (CoOp)", common.TEXT_ONLY),
+            )
+        ),
+        baselines=("zero_shot_type3", "linear_probe"),
+    )

@@ -1,0 +1,167 @@
+"""Runs all configurations of a sweep over several seeds, and makes their table.
+
+    python launch/sweep.py --sweep=configs/sweeps/components.py:quickstart --workdir=runs/components
+    python launch/sweep.py --sweep=configs/sweeps/top_k.py:rafdb --workdir=runs/top_k --config.data.dir=/data/RAF-DB
+
+From the root of the checkout. Every run is an ordinary one of `python -m mpafer_jax.main`, in
+`<workdir>/<table>/<point>/seed_<n>`: what has ended is not made again, what was stopped goes on, what failed is tried
+again, so the same command goes on wherever it stopped. `--config.field=value` changes the base of all runs. After every
+run results.md, results.csv, results.tex and results.png are written anew (docs/experiments.md says how to read them).
+
+Exit codes: 0 all runs have ended; 75 stopped in good order, run again to go on; 1 runs failed, the others have ended;
+2 a mistake, which the message explains.
+"""
+
+# argparse, and not absl's flags: --config.field flags are passed on as they are.
+
+from __future__ import annotations
+
+import argparse
+import pathlib
+import shlex
+import subprocess
+import sys
+from collections.abc import Sequence
+
+import filelock
+from absl import flags, logging
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
+
+from mpafer_jax import files, preemption
+from mpafer_jax.config import ConfigError
+from mpafer_jax.evaluation.predictions import PredictionsError
+from mpafer_jax.sweeps import plan, report, reuse, runner, slurm, sweep
+from mpafer_jax.sweeps.collect import MixedRunsError
+
+_SLURM_SCRIPT = pathlib.Path("launch") / "slurm.sbatch"
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="launch/sweep.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--sweep", required=True, help="sweep file and its argument, as above")
+    parser.add_argument("--workdir", required=True, type=pathlib.Path, help="folder of the sweep")
+    parser.add_argument("--seeds", type=_integers, help="with commas between them (default: the sweep's, 0,1,2)")
+    parser.add_argument("--only", type=_names, default=[], help="points or tables to run, with commas between them")
+    parser.add_argument("--jobs", type=int, default=None, help="runs at once (default: 1; with --gpus one for each)")
+    parser.add_argument("--gpus", type=_names, default=[], help="numbers of GPUs, each of which gets a job to itself")
+    parser.add_argument("--retries", type=int, default=1, help="how often what failed is started again (default: 1)")
+    parser.add_argument("--reuse", type=_paths, default=[], help="folders of sweeps whose equal runs to take")
+    parser.add_argument("--dry_run", action="store_true", help="print the commands that are left to run, and run none")
+    parser.add_argument("--slurm", action="store_true", help="queue the runs as an array of Slurm jobs")
+    parser.add_argument("--sbatch", type=shlex.split, default=[], help="with --slurm: options of sbatch, as one word")
+    return parser
+
+
+def _integers(text: str) -> list[int]:
+    return [int(value) for value in text.split(",")]
+
+
+def _paths(text: str) -> list[pathlib.Path]:
+    return [pathlib.Path(name) for name in text.split(",")]
+
+
+def _names(text: str) -> list[str]:
+    return [name for name in text.split(",") if name]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command; returns the exit code."""
+    parser = _parser()
+    arguments, overrides = parser.parse_known_args(argv)
+    jobs = len(arguments.gpus) if arguments.gpus and arguments.jobs is None else arguments.jobs
+    if jobs is not None and jobs < 1:
+        parser.error(f"--jobs is {jobs}, expected 1 or more")
+    if arguments.gpus and jobs > len(arguments.gpus):
+        parser.error(f"--jobs is {jobs}, but --gpus names {len(arguments.gpus)}")
+    flags.FLAGS([parser.prog])  # absl logs as it should once its own flags are parsed
+    logging.use_absl_handler()
+    logging.set_verbosity(logging.INFO)
+    try:
+        return _run(arguments, overrides, jobs)
+    except (ConfigError, MixedRunsError, PredictionsError) as error:
+        logging.error("%s: %s", type(error).__name__, error)
+        return 2
+    except runner.Stopped as stopped:
+        logging.warning("%s (exit code %d)", stopped, preemption.EXIT_CODE)
+        return preemption.EXIT_CODE
+
+
+def _run(arguments: argparse.Namespace, overrides: list[str], jobs: int | None) -> int:
+    root: pathlib.Path = arguments.workdir
+    found = sweep.load(arguments.sweep)
+    runs = plan.plan(found, overrides, arguments.seeds or found.seeds, arguments.only)
+    left = [run for run in runs if not plan.has_ended(run, root / run.name)]
+    logging.info("%d runs, %d of them have ended before", len(runs), len(runs) - len(left))
+    if arguments.dry_run and not arguments.slurm:
+        for run in left:
+            print(shlex.join([sys.executable, "-m", "mpafer_jax.main", *run.command(root)]))
+        return 0
+    record = sweep.Record(arguments.sweep, plan.recorded(overrides), found)
+    if arguments.slurm:
+        return _queue(left, record, root, jobs or 0, arguments.sbatch, dry_run=arguments.dry_run)
+    record.write(root)
+    left = _reuse(left, root, arguments.reuse)
+    failures = _run_here(left, root, jobs or 1, arguments)
+    whole = report.read(root)
+    whole.write()
+    print(whole.text("markdown"))
+    for failure in failures:
+        print(f"failed: {failure.run.name}: {failure.reason}", file=sys.stderr)
+    return 1 if failures else 0
+
+
+def _reuse(runs: list[plan.Run], root: pathlib.Path, others: list[pathlib.Path]) -> list[plan.Run]:
+    left: list[plan.Run] = []
+    for run in runs:
+        found = None if (root / run.name).exists() else reuse.find(run, others)
+        if found is None:
+            left.append(run)
+        else:
+            reuse.take(found, root / run.name)
+            logging.info("%s: taken from %s", run.name, found)
+    return left
+
+
+def _run_here(
+    runs: list[plan.Run], root: pathlib.Path, jobs: int, arguments: argparse.Namespace
+) -> list[runner.Failure]:
+    lock = filelock.FileLock(root / ".lock")
+    try:
+        with lock.acquire(timeout=0):
+            return runner.run_all(
+                runs,
+                root,
+                jobs=jobs,
+                retries=arguments.retries,
+                gpus=arguments.gpus,
+                after_each=lambda _: report.read(root).write(),
+            )
+    except filelock.Timeout as error:
+        raise ConfigError(f"another launch/sweep.py is at work in {root}; wait until it ends") from error
+
+
+def _queue(
+    runs: list[plan.Run], record: sweep.Record, root: pathlib.Path, jobs: int, options: list[str], *, dry_run: bool
+) -> int:
+    if not runs:
+        print("nothing is left to run")
+        return 0
+    path, lines = slurm.arguments(runs, root)
+    command = slurm.sbatch_command(_SLURM_SCRIPT, path, len(runs), jobs, options)
+    print(shlex.join(command))
+    if dry_run:
+        print(f"with {path}:\n{lines}", end="")
+        return 0
+    record.write(root)
+    files.write_text(path, lines)
+    try:
+        return subprocess.run(command, env=runner.shared_environment(root), check=False).returncode
+    except FileNotFoundError as error:
+        raise ConfigError("there is no sbatch on this machine; --dry_run prints what would be queued") from error
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,79 @@
+"""How a result was made, so that it can be judged and made again: which split chose the checkpoint, on what it was
+measured, label rule, class order, counts, seed, CLIP, versions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+TEST_SELECTED = (
+    "THE TEST SPLIT CHOSE THE CHECKPOINT (config.eval.select_on_test_split): accuracy on it is better than on new "
+    "images, and is not to be compared with results whose checkpoint was chosen on other images."
+)
+
+
+def reported_split(found: Mapping[str, Any]) -> str | None:
+    """The split that is reported in detail: test, or validation where there is no test split."""
+    return next((name for name in ("test", "validation") if name in found), None)
+
+
+def selecting_split(summary: Mapping[str, Any]) -> str | None:
+    """The split that chose the best checkpoint of a run (`summary.json`): validation or test; None: nothing did."""
+    return str(summary["selected_by"]).split()[0] if "best" in summary else None
+
+
+def items(summary: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, str]:
+    """The protocol of a run: what -> how.
+
+    Args:
+      summary: its `summary.json`, which may be an earlier version's.
+      config: its fields by dotted name.
+    """
+    which = "best" if "best" in summary else "last"
+    by = str(summary["selected_by"])
+    split = reported_split(summary[which])
+    found = {"checkpoint": f"best by {by}" if which == "best" else "last step, nothing chosen"}
+    if split is not None:
+        measured = summary[which][split]
+        counts = [int(sum(row)) for row in measured["confusion"]]
+        classes = zip(measured["class_names"], counts, strict=True)
+        each = ", ".join(f"{name} {count}" for name, count in classes)
+        found["measured on"] = f"{split}, {measured['count']} images, in the order of the labels: {each}"
+    for name, classes in summary.get("counts", {}).items():
+        if name != split:
+            each = ", ".join(f"{label} {count}" for label, count in classes.items())
+            found[f"{name} images"] = f"{sum(classes.values())}: {each}"
+    clip = summary["clip"]
+    kind, number = summary["devices"]
+    return {
+        **found,
+        "dataset": f"{config['data.dataset']}, label rule {config['data.label_rule']}",
+        "seed": str(summary["seed"]),
+        "updates": str(summary["num_steps"]),
+        "CLIP": f"{clip['name']}, SHA-256 of its content {clip['hash'][:16]}",
+        "versions": ", ".join(f"{name} {version}" for name, version in summary["versions"].items()),
+        "devices": f"{number} x {kind}",
+    }
+
+
+def merge(protocols: Iterable[Mapping[str, str]]) -> dict[str, str]:
+    """One protocol of many runs: what all share as it is; what differs with all values that occur, and how often."""
+    merged: dict[str, dict[str, int]] = {}
+    total = 0
+    for protocol in protocols:
+        total += 1
+        for name, value in protocol.items():
+            counts = merged.setdefault(name, {})
+            counts[value] = counts.get(value, 0) + 1
+
+    def text(counts: Mapping[str, int]) -> str:
+        if list(counts.values()) == [total]:
+            return next(iter(counts))
+        return "; ".join(f"{value} ({count} of {total} runs)" for value, count in sorted(counts.items()))
+
+    return {name: text(counts) for name, counts in merged.items()}
+
+
+def to_markdown(protocol: Mapping[str, str]) -> str:
+    """As a list."""
+    return "".join(f"- {name}: {value}\n" for name, value in protocol.items())

@@ -1,0 +1,134 @@
+"""Reads the finished runs of a sweep's folder, and refuses to put into one table what cannot be compared."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from mpafer_jax.evaluation.predictions import Predictions
+from mpafer_jax.evaluation.protocol import reported_split
+from mpafer_jax.evaluation.table import BASELINE_TITLES
+from mpafer_jax.sweeps.sweep import Point, Sweep
+from mpafer_jax.workdir import TRAINING_PREDICTIONS, flatten
+
+METRICS = ("war", "uar")
+_HELD_OUT = ("validation", "test")
+
+
+class MixedRunsError(ValueError):
+    """Runs that cannot be compared; the message names two of them and what differs."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Result:
+    """One run, or one baseline of a run.
+
+    Attributes:
+      point: of the sweep.
+      baseline: name of the baseline, empty for the run itself.
+      seed: of the run.
+      scores: 'war' and 'uar', fractions of 1.
+      correct: bool[n], by image of the reported split; None where predictions were not kept.
+      summary: of the run.
+      config: of the run, by dotted name; fields that were added since are absent.
+    """
+
+    point: Point
+    baseline: str
+    seed: int
+    scores: Mapping[str, float]
+    correct: npt.NDArray[np.bool_] | None
+    summary: Mapping[str, Any]
+    config: Mapping[str, Any]
+
+    @property
+    def row(self) -> str:
+        """The row's name in its table."""
+        return self.baseline or self.point.name
+
+    @property
+    def title(self) -> str:
+        """The row's title."""
+        return BASELINE_TITLES[self.baseline] if self.baseline else self.point.title
+
+    @property
+    def seconds(self) -> float | None:
+        """Wall time without the baselines; None for a baseline, and for a run that was interrupted, whose last process
+        knows only its own share."""
+        process = self.summary["process"]
+        return None if self.baseline or process["resumed_after_step"] else float(process["wall_seconds"])
+
+
+def collect(root: pathlib.Path, sweep: Sweep) -> list[Result]:
+    """Every finished run of a sweep, in the order of its points, and the baselines of each.
+
+    Raises:
+      MixedRunsError: runs whose configurations do not say so have different CLIPs, held-out images, or ways to choose
+        their checkpoint.
+      PredictionsError: predictions are damaged.
+    """
+    found: list[Result] = []
+    firsts: dict[str, tuple[Any, str]] = {}
+    for point in sweep.points:
+        paths = sorted((root / point.key).glob("seed_*/summary.json"), key=lambda path: (len(path.parent.name), path))
+        for path in paths:
+            summary: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+            for key, value in _must_agree(point, summary).items():
+                first, name = firsts.setdefault(key, (value, str(path.parent)))
+                if first != value:
+                    raise MixedRunsError(
+                        f"{name} and {path.parent} do not have the same {key.partition(':')[0]}, so they cannot stand "
+                        "in one table; give another --workdir, or remove the folders of the one that is out of date"
+                    )
+            found += _results(path.parent, point, summary)
+    return found
+
+
+def _must_agree(point: Point, summary: Mapping[str, Any]) -> dict[str, Any]:
+    """What runs must share unless their points differ in the fields that decide it: name and those fields -> value."""
+    prints: dict[str, str] = summary["fingerprints"]
+    return {
+        f"CLIP:{point.changes_of('clip')}": summary["clip"]["hash"],
+        f"validation or test images:{point.held_out_changes}": {n: prints[n] for n in _HELD_OUT if n in prints},
+        f"way to choose the checkpoint:{point.changes_of('eval')}": summary["selected_by"],
+    }
+
+
+def _results(folder: pathlib.Path, point: Point, summary: Mapping[str, Any]) -> list[Result]:
+    config = flatten(json.loads((folder / "config.json").read_text(encoding="utf-8")))
+    reported = summary["best" if "best" in summary else "last"]
+    split = reported_split(reported)
+    if split is None:
+        raise MixedRunsError(f"{folder} was measured on no held-out split, so it has no place in a table")
+    scores: dict[str, Mapping[str, float]] = {"": reported[split]}
+    scores |= {name: summary["baselines"][name][split] for name in BASELINE_TITLES if name in summary["baselines"]}
+    seed = int(folder.name.removeprefix("seed_"))
+    correct = _correct(folder / TRAINING_PREDICTIONS, split, summary["fingerprints"][split], reported["step"])
+    return [
+        Result(
+            point=point,
+            baseline=name,
+            seed=seed,
+            scores={metric: float(values[metric]) for metric in METRICS},
+            correct=None if name else correct,
+            summary=summary,
+            config=config,
+        )
+        for name, values in scores.items()
+    ]
+
+
+def _correct(path: pathlib.Path, split: str, fingerprint: str, step: int) -> npt.NDArray[np.bool_] | None:
+    """Which images were classified correctly; None where predictions are not there or are of something else."""
+    if not path.is_file():
+        return None
+    stored = Predictions.load(path)
+    if (stored.split, stored.fingerprint, stored.step) != (split, fingerprint, step):
+        return None
+    return np.asarray(stored.logits.argmax(axis=1) == stored.labels)

@@ -1,0 +1,142 @@
+"""The page of all results: what was measured, and the commands for what was not."""
+
+from __future__ import annotations
+
+import pathlib
+from collections.abc import Iterable, Sequence
+
+from mpafer_jax import files
+from mpafer_jax.config import ConfigError
+from mpafer_jax.evaluation.protocol import to_markdown
+from mpafer_jax.sweeps import plot, sweep, tables
+from mpafer_jax.sweeps.report import Report
+from mpafer_jax.sweeps.sweep import Record, own_files, split_source
+
+_SWEEPS = pathlib.Path("configs/sweeps")
+_QUICKSTART = "quickstart"
+# The datasets of the paper's main table (sweep `backbones`), and what all other sweeps run on by default; where their
+# owners' folders are in the commands.
+_DATASETS = {
+    "rafdb": "/data/RAF-DB",
+    "ferplus": "/data/FERPlus",
+    "affectnet7": "/data/AffectNet",
+    "affectnet8": "/data/AffectNet",
+}
+_MAIN_TABLE, _DEFAULT_DATASET = "backbones", "rafdb"
+# The page's order; sweeps that are not named follow.
+_ORDER = ("components", "baselines", "prompt_types", "top_k", "num_visual_prompts", "visual_prompt_depth")
+
+_INTRODUCTION = """# Results
+
+Made by `python -m mpafer_jax.tools.results --page={page}` from the folders of the sweeps; not to be edited by hand.
+[experiments.md](experiments.md) says how to run a sweep. {explanation}
+"""
+_DRAWN = """## On drawn faces, with the small CLIP
+
+The quickstart's benchmark ([quickstart.md](quickstart.md)). An accuracy on drawings says whether a method works, not
+how good it is on photographs.
+"""
+_PHOTOGRAPHS = """## On photographs, with OpenAI's CLIP
+
+The paper's experiments. The datasets have to be asked for from their owners ([datasets.md](datasets.md)); cells are
+empty until a sweep has run. 'The paper, %' is the accuracy that the paper reports.
+"""
+_OTHERS = """## Other sweeps
+"""
+_WAITING = """### Not run yet
+"""
+
+
+def write(page: pathlib.Path, reports: Sequence[Report]) -> None:
+    """Writes the page, and the plots into `images/` beside it.
+
+    Raises:
+      ConfigError: the sweep files are not here, or two folders hold the same sweep.
+    """
+    if not _SWEEPS.is_dir():
+        raise ConfigError(f"there is no folder {_SWEEPS} here; run this from the root of the checkout")
+    by_source: dict[str, Report] = {}
+    for found in reports:
+        source = _normalized(found.record.source)
+        if source in by_source:
+            raise ConfigError(f"{by_source[source].root} and {found.root} hold the same sweep {source}; name one")
+        by_source[source] = found
+    explanation = tables.explanation("the table's first row, or to the one that is named so")
+    parts = [_INTRODUCTION.format(page=page, explanation=explanation)]
+    for heading, sources, shown in ((_DRAWN, _drawn(), ()), (_PHOTOGRAPHS, _photographs(), _main_table())):
+        found = {source: by_source.pop(source, None) for source in sources}
+        waiting = [source for source in sources if found[source] is None and source not in shown]
+        parts.append(heading)
+        parts += [_section(source, found[source], page) for source in sources if source not in waiting]
+        if waiting:
+            commands = "\n".join(f"# {_title(source)}\n{_command(source)}" for source in waiting)
+            parts.append(f"{_WAITING}\n```bash\n{commands}```\n")
+    if by_source:
+        parts += [_OTHERS, *(_section(source, found, page) for source, found in by_source.items())]
+    files.write_text(page, "\n".join(parts))
+
+
+def _normalized(source: str) -> str:
+    """A sweep's source with its default argument written out."""
+    path, argument = split_source(source)
+    return f"{path}:{argument or _DEFAULT_DATASET}"
+
+
+def _all(argument: str) -> Iterable[str]:
+    """The project's sweeps that take an argument."""
+    order = {name: place for place, name in enumerate(_ORDER)}
+    for path in sorted(own_files(_SWEEPS), key=lambda path: order.get(path.stem, len(order))):
+        source = f"{path}:{argument}"
+        try:
+            sweep.load(source)
+        except ConfigError:  # not made for such data
+            continue
+        yield source
+
+
+def _drawn() -> list[str]:
+    return list(_all(_QUICKSTART))
+
+
+def _main_table() -> list[str]:
+    return [f"{_SWEEPS / _MAIN_TABLE}.py:{dataset}" for dataset in _DATASETS]
+
+
+def _photographs() -> list[str]:
+    main = _main_table()
+    return [*main, *(source for source in _all(_DEFAULT_DATASET) if source not in main)]
+
+
+def _title(source: str, found: Report | None = None) -> str:
+    title = (found.record.sweep if found is not None else sweep.load(source)).title
+    argument = split_source(source)[1]
+    return title if argument.startswith(_QUICKSTART) else f"{title}: {argument}"
+
+
+def _command(source: str) -> str:
+    path, argument = split_source(source)
+    base = argument.partition(",")[0]
+    data = f" \\\n  --config.data.dir={_DATASETS[base]}" if base in _DATASETS else ""
+    folder = path.stem if base == _QUICKSTART else f"{path.stem}_{base}"
+    return f"python launch/sweep.py --sweep={source} --workdir=runs/{folder}{data}\n"
+
+
+def _section(source: str, found: Report | None, page: pathlib.Path) -> str:
+    """A sweep: its command, and its tables, empty or not."""
+    record = found.record if found is not None else Record(source, (), sweep.load(source))
+    if found is None:
+        found = Report(page.parent, record, [], tables.summarize(record.sweep, []), "")
+    parts = [f"### {_title(source, found)}\n", f"```bash\n{_command(source)}```\n", found.to_markdown(level=4)]
+    picture = page.parent / "images" / f"results_{record.name}.png"
+    if plot.write(picture, record.sweep, found.lines, found.results):
+        parts.append(f"![Accuracy over {record.sweep.axis}]({picture.relative_to(page.parent)})\n")
+    if found.results:
+        parts.append(_protocol(found))
+    return "\n".join(parts)
+
+
+def _protocol(found: Report) -> str:
+    runs = sum(not result.baseline for result in found.results)
+    minutes = found.minutes
+    time = "" if minutes is None else f", {minutes / 60:.1f} hours of wall time together"
+    return f"<details><summary>{runs} runs{time}; protocol</summary>\n\n{to_markdown(found.protocol)}\n</details>\n"

@@ -1,0 +1,203 @@
+"""Runs of a sweep on this machine: several at once, each a process of the main command, which resumes by itself."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import contextlib
+import dataclasses
+import os
+import pathlib
+import queue
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Generator, Mapping, Sequence
+from types import FrameType
+
+from absl import logging
+
+from mpafer_jax import preemption
+from mpafer_jax.sweeps.plan import Run
+
+LOG = "log.txt"
+_MISTAKE = 2  # the main command's exit code for what would only happen again
+_LAST_LINES = 15
+_MAIN = (sys.executable, "-m", "mpafer_jax.main")
+
+
+@dataclasses.dataclass(frozen=True)
+class Failure:
+    """A run that did not end well.
+
+    Attributes:
+      run: which.
+      reason: its exit code, and the last lines of its log.
+    """
+
+    run: Run
+    reason: str
+
+
+class Stopped(Exception):  # noqa: N818  not an error: it was asked for
+    """The sweep was asked to stop; its runs have saved and ended."""
+
+
+def shared_environment(root: pathlib.Path) -> dict[str, str]:
+    """Variables with which runs that compile the same functions (the seeds of a point) compile them once.
+
+    JAX's persistent cache, keyed by the whole program, the compiler and its options; JAX_COMPILATION_CACHE_DIR names
+    another place for it.
+    """
+    cache = {
+        "JAX_COMPILATION_CACHE_DIR": str((root / "compilation_cache").resolve()),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.1",
+    }
+    return {**cache, **os.environ}
+
+
+class _Processes:
+    """The processes that run now, so that all of them can be asked to stop."""
+
+    def __init__(self) -> None:
+        self.stopping = threading.Event()
+        self._lock = threading.Lock()
+        self._running: set[subprocess.Popen[bytes]] = set()
+
+    def run(self, command: Sequence[str], log: pathlib.Path, environment: Mapping[str, str]) -> int:
+        """A process's exit code; its output is appended to `log`."""
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with log.open("ab") as stream:
+            with self._lock:
+                if self.stopping.is_set():
+                    return preemption.EXIT_CODE
+                # In a group of its own: Ctrl-C in a terminal shall not kill it, but make this program ask it to stop.
+                process = subprocess.Popen(
+                    command, stdin=subprocess.DEVNULL, stdout=stream, stderr=stream, env=environment, process_group=0
+                )
+                self._running.add(process)
+            try:
+                return process.wait()
+            finally:
+                with self._lock:
+                    self._running.remove(process)
+
+    def stop(self) -> None:
+        """Asks all to save and end, and starts no other."""
+        with self._lock:
+            self.stopping.set()
+            for process in self._running:
+                process.terminate()
+
+    @contextlib.contextmanager
+    def stopped_by_signals(self) -> Generator[None]:
+        """SIGTERM and Ctrl-C stop the processes while this lasts."""
+
+        def asked(number: int, frame: FrameType | None) -> None:
+            logging.warning("asked to stop: waiting until what runs now has saved")
+            # In a thread, since the lock may be held by the code that this interrupts.
+            threading.Thread(target=self.stop).start()
+
+        before = {number: signal.signal(number, asked) for number in (signal.SIGTERM, signal.SIGINT)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+def run_all(
+    runs: Sequence[Run],
+    root: pathlib.Path,
+    *,
+    jobs: int,
+    retries: int,
+    gpus: Sequence[str] = (),
+    after_each: Callable[[Run], None],
+) -> list[Failure]:
+    """Makes runs, and goes on after those that fail.
+
+    Args:
+      runs: those to make, in this order.
+      root: the sweep's folder.
+      jobs: how many at once.
+      retries: how often a run that failed is started again. One that was stopped in good order always is, and one that
+        failed by a mistake in configuration or data never.
+      gpus: as in CUDA_VISIBLE_DEVICES: each job has one of them to itself; empty: jobs share what there is.
+      after_each: called, by one thread at a time, when a run has ended well.
+
+    Returns:
+      Those that failed.
+
+    Raises:
+      Stopped: SIGTERM or Ctrl-C came.
+    """
+    processes = _Processes()
+    environment = shared_environment(root)
+    slots: queue.SimpleQueue[Mapping[str, str]] = queue.SimpleQueue()
+    for slot in range(jobs):
+        slots.put({"CUDA_VISIBLE_DEVICES": gpus[slot]} if gpus else {})
+
+    def make(number: int, run: Run) -> Failure | None:
+        slot = slots.get()
+        try:
+            title = f"run {number} of {len(runs)}, {run.name}"
+            return _make(run, root, title, processes, {**environment, **slot}, retries)
+        finally:
+            slots.put(slot)
+
+    failures: list[Failure] = []
+    pool = concurrent.futures.ThreadPoolExecutor(jobs)
+    with processes.stopped_by_signals():
+        try:
+            waiting: dict[concurrent.futures.Future[Failure | None], Run] = {
+                pool.submit(make, number, run): run for number, run in enumerate(runs, start=1)
+            }
+            for future in concurrent.futures.as_completed(waiting):
+                failure = future.result()
+                if failure is not None:
+                    failures.append(failure)
+                elif not processes.stopping.is_set():
+                    after_each(waiting[future])
+        finally:  # also if a table cannot be made of what has ended: then the rest is not worth its time
+            if any(not future.done() for future in waiting):
+                processes.stop()
+            pool.shutdown(cancel_futures=True)
+    if processes.stopping.is_set():
+        raise Stopped("stopped; the same command goes on")
+    return failures
+
+
+def _make(
+    run: Run,
+    root: pathlib.Path,
+    title: str,
+    processes: _Processes,
+    environment: Mapping[str, str],
+    retries: int,
+) -> Failure | None:
+    folder = root / run.name
+    failed = 0
+    while not processes.stopping.is_set():
+        logging.info("%s: started, log in %s", title, folder / LOG)
+        started = time.monotonic()
+        code = processes.run([*_MAIN, *run.command(root)], folder / LOG, environment)
+        minutes = (time.monotonic() - started) / 60
+        if code == 0:
+            logging.info("%s: ended after %.1f minutes", title, minutes)
+            return None
+        if code == preemption.EXIT_CODE:
+            logging.info("%s: stopped after %.1f minutes", title, minutes)
+            continue
+        failed += 1
+        reason = f"exit code {code}; the end of {folder / LOG}:\n{_end(folder / LOG)}"
+        logging.warning("%s: failed after %.1f minutes, %s", title, minutes, reason)
+        if code == _MISTAKE or failed > retries:
+            return Failure(run, reason)
+    return None
+
+
+def _end(log: pathlib.Path) -> str:
+    lines = log.read_text(encoding="utf-8", errors="replace").splitlines()[-_LAST_LINES:]
+    return "\n".join(f"  {line}" for line in lines)

@@ -1,0 +1,54 @@
+"""Makes the tables of sweeps from the runs in their folders, or the page of all results.
+
+    python -m mpafer_jax.tools.results runs/components --baseline=text_only
+    python -m mpafer_jax.tools.results runs/components runs/top_k --format=latex
+    python -m mpafer_jax.tools.results --page=docs/results.md runs/*
+
+A sweep's folder is what `launch/sweep.py` leaves; results.md, results.csv, results.tex and results.png in it are
+written anew, and one of the first three is printed. docs/experiments.md says how to read them. With --page all sweeps
+stand on one page, in docs/ of a checkout and from its root: those that have run, and the commands of those that have
+not. Exit status 2: nothing was written, the message says why.
+"""
+
+# argparse, and not absl's flags: folders are arguments here.
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from mpafer_jax.config import ConfigError
+from mpafer_jax.evaluation.predictions import PredictionsError
+from mpafer_jax.sweeps import page, report
+from mpafer_jax.sweeps.collect import MixedRunsError
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Writes and prints tables, or writes the page; returns the exit status."""
+    parser = argparse.ArgumentParser(prog="mpafer_jax.tools.results", description="Tables of sweeps.")
+    parser.add_argument("folders", nargs="*", type=Path, metavar="folder", help="of sweeps")
+    parser.add_argument("--format", choices=list(report.FORMATS), default="markdown", help="what is printed")
+    parser.add_argument("--baseline", default="", help="row that the others are compared with (default: the sweep's)")
+    parser.add_argument("--page", type=Path, help="write all sweeps to this page instead")
+    arguments = parser.parse_args(argv)
+    if not arguments.folders and not arguments.page:
+        parser.error("name one sweep's folder or several")
+    try:
+        reports = [report.read(folder, arguments.baseline) for folder in arguments.folders]
+        if arguments.page:
+            page.write(arguments.page, reports)
+            print(arguments.page)
+            return 0
+    except (ConfigError, MixedRunsError, PredictionsError) as error:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        return 2
+    for found in reports:
+        found.write()
+        print(found.text(arguments.format))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
