@@ -6,7 +6,7 @@ Needs no dataset, no download and no accelerator. The faces are drawn on first u
 seen; the run ends with a table of what each way of using that CLIP reaches. The same over three seeds, leaving one loss
 or part out at a time, with all training pictures and with 16 of each class:
 
-    python -m mpafer_jax.tools.ablate --config=configs/quickstart.py --workdir=runs/ablation --shots=0,16
+    python launch/sweep.py --sweep=configs/sweeps/components.py:quickstart --workdir=runs/components
 
 Settings were chosen on other styles and seeds (docs/quickstart.md). An accuracy on drawings says whether a method
 works, not how good it is on photographs.
@@ -38,7 +38,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.data.augment.crop_scale = (0.9, 1.0)
     config.data.augment.crop_ratio = (0.95, 1.05)
     config.data.augment.erase = 0.1
-    # In steps and not in epochs, so that few-shot runs of the ablation are as long. [ours]
+    # In steps and not in epochs, so that few-shot runs are as long. [ours]
     config.train.num_steps, config.train.num_epochs = 600, 0.0
     config.train.eval_every = config.train.checkpoint_every = 100
     config.eval.batch_size = 200

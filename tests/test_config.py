@@ -122,6 +122,12 @@ def test_every_field_has_a_comment_above_it(name, least):
         ({"data.validation_split": "test", "data.validation_fraction": 0.0}, "the test split would select"),
         ({"data.validation_split": "train", "data.validation_fraction": 0.0}, "would also be evaluated on"),
         ({"data.validation_split": "validation"}, "validation_split or validation_fraction, not both"),
+        ({"data.label_noise": 1.0}, r"config\.data\.label_noise: .*less than 1"),
+        ({"eval.select_on_test_split": True}, r"there is a validation split .*validation_fraction=0\.1\)"),
+        (
+            {"eval.select_on_test_split": True, "data.validation_fraction": 0.0, "data.test_split": ""},
+            "select_on_test_split is True, but data names no test split",
+        ),
         ({"data.label_rule": "argmax"}, "label_rule 'argmax' does not go with dataset 'rafdb'"),
         ({"data.class_names": ("a", "a")}, "holds a name twice"),
         ({"hard_prompts.bank": ()}, r"config\.hard_prompts: .*bank is empty, expected at least one"),
@@ -191,8 +197,9 @@ def test_unknown_missing_and_mistyped_fields_are_all_listed_at_once():
 
 def test_every_field_is_read(sample, tmp_path, monkeypatch):
     """Records which fields a training run and an evaluation read; a field that neither reads has no business here."""
-    prior = {"head.motion_prior": "features"}  # whose strength nothing else reads
-    config = runs.config(sample, **{"train.num_steps": 2, "optimizer.warmup_steps": 0, **prior})
+    # What is read only where another field asks for it.
+    others = {"head.motion_prior": "features", "data.label_noise": 0.1}
+    config = runs.config(sample, **{"train.num_steps": 2, "optimizer.warmup_steps": 0, **others})
     section = config_lib._Section
     read = set()
 

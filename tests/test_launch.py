@@ -76,6 +76,16 @@ def test_slurm_dry_run():
     assert done.stdout.splitlines()[0] == "srun --kill-on-bad-exit=0 python -m mpafer_jax.main '--config=a b'"
 
 
+def test_slurm_array_takes_a_line_each(tmp_path):
+    (tmp_path / "lines").write_text("--config=a --workdir='x y'\n--config=b '--config.f=($HOME, `ls`)'\n")
+    script, flags = LAUNCH / "slurm.sbatch", ["--dry-run", f"--arguments-from={tmp_path / 'lines'}"]
+    first, second, third = (run("bash", script, *flags, SLURM_ARRAY_TASK_ID=task) for task in range(3))
+    assert first.stdout.splitlines()[0].endswith("mpafer_jax.main '--config=a' '--workdir=x y'")
+    assert second.stdout.splitlines()[0].endswith("mpafer_jax.main '--config=b' '--config.f=($HOME, `ls`)'")
+    assert third.returncode == 2
+    assert "has no line for task 2" in third.stderr
+
+
 @pytest.mark.parametrize(("code", "requeued"), [(0, False), (2, False), (preemption.EXIT_CODE, True)])
 def test_slurm_queues_again_what_was_asked_to_stop(tmp_path, code, requeued):
     script(tmp_path / "bin" / "srun", f'echo "srun $*"; exit {code}')

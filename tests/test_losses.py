@@ -272,10 +272,10 @@ def test_a_term_of_weight_zero_is_not_computed(changes, absent):
 
 
 def test_distances_are_chosen_by_name():
+    angle = per_class(losses.Objective(prompt_distance="cosine"))["prompt_alignment"]
+    np.testing.assert_allclose(angle, losses.cosine_alignment(random(3, 6, seed=1), random(1, 3, 6, seed=3)[0]))
     objective = losses.Objective(token_distance="l1", prompt_distance="contrastive", prototype_distance="l1")
     terms = {**per_class(objective), **per_example(objective)}
-    by_angle = per_class(losses.Objective(prompt_distance="cosine"))["prompt_alignment"]
-    np.testing.assert_allclose(by_angle, losses.cosine_alignment(random(3, 6, seed=1), random(1, 3, 6, seed=3)[0]))
     np.testing.assert_allclose(terms["token_alignment"], losses.l1_alignment(random(3, 5), random(1, 3, 5, seed=2)[0]))
     np.testing.assert_allclose(
         terms["prompt_alignment"], losses.contrastive_alignment(random(3, 6, seed=1), random(1, 3, 6, seed=3)[0], 0.01)

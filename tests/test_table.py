@@ -57,7 +57,8 @@ def test_a_checkpoint_that_the_test_split_chose_is_called_so():
 
 
 def test_without_a_held_out_split_there_is_no_table():
-    text = table.render({"class_names": ["a"], "baselines": {}, "last": {"step": 3}, "selected_by": "nothing: last step only"})
+    nothing = {"class_names": ["a"], "baselines": {}, "last": {"step": 3}, "selected_by": "nothing: last step only"}
+    text = table.render(nothing)
     assert text == "Nothing to compare: the run has no held-out split.\n"
 
 

@@ -2,7 +2,7 @@
 
     python launch/sweep.py --sweep=configs/sweeps/visual_prompt_depth.py:quickstart --workdir=runs/visual_prompt_depth
 
-12 runs: 4 configurations, 3 seeds.
+12 runs: 4 configurations, 3 seeds; 15 with a tower of 12 layers.
 """
 
 from configs.sweeps import common

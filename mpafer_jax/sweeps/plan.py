@@ -13,7 +13,7 @@ from ml_collections import config_flags
 
 from mpafer_jax import workdir
 from mpafer_jax.config import Config, ConfigError
-from mpafer_jax.sweeps.sweep import SEED_FIELDS, Point, Sweep
+from mpafer_jax.sweeps.sweep import SEED_FIELDS, Point, Sweep, load_module, split_source
 
 _PREFIX = "--config."
 # What sweeps set unless it is overridden: tables need what was said of each image, and nobody reads dozens of reports.
@@ -47,23 +47,28 @@ class Run:
         return [*self.arguments[:1], f"--workdir={root / self.name}", *self.arguments[1:]]
 
 
-def parse(arguments: Sequence[str]) -> Config:
+def parse(base: str, changes: Sequence[str]) -> Config:
     """The configuration that the main command would make of its arguments.
 
     Args:
-      arguments: --config=FILE[:arguments] first, then --config.field=value.
+      base: config file with its arguments, as --config takes it.
+      changes: --config.field=value.
 
     Raises:
-      ConfigError: a file or field that does not exist, or a value that does not hold.
+      ConfigError: a field that does not exist, or a value that does not hold.
     """
+    path, argument = split_source(base)
     values = flags.FlagValues()
-    argv = ["sweep", *arguments]
-    defined = cast(Any, config_flags).DEFINE_config_file("config", flag_values=values, sys_argv=argv)
+    argv = ["sweep", *changes]
     try:
+        config = load_module(path).get_config(argument or None)
+        defined = cast(Any, config_flags).DEFINE_config_dict("config", config, flag_values=values, sys_argv=argv)
         values(argv)
         return Config.from_config_dict(defined.value)
-    except (flags.Error, AttributeError, KeyError, TypeError, OSError) as error:
-        raise ConfigError(f"{' '.join(arguments)}: {error}") from error
+    except (flags.Error, AttributeError, KeyError, TypeError, OSError, ValueError) as error:
+        if isinstance(error, ConfigError):
+            raise
+        raise ConfigError(f"--config={base} {' '.join(changes)}: {error}") from error
 
 
 def plan(sweep: Sweep, overrides: Sequence[str], seeds: Sequence[int], only: Sequence[str] = ()) -> list[Run]:
@@ -90,16 +95,11 @@ def plan(sweep: Sweep, overrides: Sequence[str], seeds: Sequence[int], only: Seq
     for flag, values in (("only", only), ("seeds", seeds)):
         if len(set(values)) != len(values):
             raise ConfigError(f"--{flag} holds a value twice: {', '.join(map(str, values))}")
-    if not pathlib.Path(split_base(sweep.base)).is_file():
+    if not split_source(sweep.base)[0].is_file():
         raise ConfigError(f"the sweep's base {sweep.base} is not there; run this from the root of the checkout")
     overridden = _overridden(sweep, overrides)
     points = [point for point in sweep.points if not only or {point.name, point.table} & set(only)]
     return [_run(sweep, point, seed, overrides, overridden) for seed in seeds for point in points]
-
-
-def split_base(base: str) -> str:
-    """The file of a base config, without its arguments."""
-    return base.partition(":")[0]
 
 
 def _overridden(sweep: Sweep, overrides: Sequence[str]) -> set[str]:
@@ -107,7 +107,7 @@ def _overridden(sweep: Sweep, overrides: Sequence[str]) -> set[str]:
     for argument in overrides:
         if not argument.startswith(_PREFIX) or "=" not in argument:
             raise ConfigError(f"{argument} is no flag of this command, and no --config.field=value for all runs")
-    names = {argument.removeprefix(_PREFIX).partition("=")[0] for argument in overrides}
+    names = {_field(argument) for argument in overrides}
     for name in sorted(names & set(SEED_FIELDS)):
         raise ConfigError(f"{_PREFIX}{name} is what --seeds sets")
     for point in sweep.points:
@@ -121,12 +121,13 @@ def _run(sweep: Sweep, point: Point, seed: int, overrides: Sequence[str], overri
     if point.name != sweep.baseline or _BASELINES not in overridden:
         own[_BASELINES] = sweep.baselines if point.name == sweep.baseline else ()
     changes = {**own, **point.changes, **dict.fromkeys(SEED_FIELDS, seed)}
-    arguments = (
-        f"--config={sweep.base}",
-        *overrides,
-        *(f"{_PREFIX}{name}={_text(value)}" for name, value in changes.items()),
-    )
-    return Run(point, seed, arguments, parse(arguments))
+    others = [argument for argument in overrides if _field(argument) not in changes]
+    arguments = [*others, *(f"{_PREFIX}{name}={_text(value)}" for name, value in changes.items())]
+    return Run(point, seed, (f"--config={sweep.base}", *arguments), parse(sweep.base, arguments))
+
+
+def _field(argument: str) -> str:
+    return argument.removeprefix(_PREFIX).partition("=")[0]
 
 
 def _text(value: Any) -> str:
@@ -135,7 +136,7 @@ def _text(value: Any) -> str:
 
 def recorded(overrides: Sequence[str]) -> tuple[str, ...]:
     """Those overrides that can change a result, in the order of their names."""
-    return tuple(sorted(a for a in overrides if a.removeprefix(_PREFIX).partition("=")[0] not in workdir.FREE_FIELDS))
+    return tuple(sorted(argument for argument in overrides if _field(argument) not in workdir.FREE_FIELDS))
 
 
 def has_ended(run: Run, folder: pathlib.Path, but: Sequence[str] = ()) -> bool:

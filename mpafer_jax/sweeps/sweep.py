@@ -13,7 +13,7 @@ import pathlib
 import re
 from collections.abc import Iterator, Mapping
 from types import ModuleType
-from typing import Any, Self, cast
+from typing import Any, Self
 
 from mpafer_jax import files
 from mpafer_jax.config import ConfigError
@@ -218,7 +218,7 @@ def load(source: str) -> Sweep:
     path, argument = split_source(source)
     if not path.is_file():
         raise ConfigError(f"--sweep={source}: there is no file {path}; the project's own are {_names_of_own(path)}")
-    found = getattr(_module(path), "get_sweep", None)
+    found = getattr(load_module(path), "get_sweep", None)
     if not callable(found):
         raise ConfigError(f"--sweep={source}: {path} has no function get_sweep(argument)")
     try:
@@ -230,13 +230,17 @@ def load(source: str) -> Sweep:
     return sweep
 
 
-def _module(path: pathlib.Path) -> ModuleType:
-    # As a file and not as a module of a package: a sweep of the user's own may lie anywhere.
-    spec = importlib.util.spec_from_file_location(f"sweep_{path.stem}", path)
+def load_module(path: pathlib.Path) -> ModuleType:
+    """Runs a Python file, which may lie anywhere.
+
+    Raises:
+      ConfigError: it is none.
+    """
+    spec = importlib.util.spec_from_file_location(f"loaded_{path.stem}", path)
     if spec is None or spec.loader is None:
-        raise ConfigError(f"--sweep={path} is no Python file")
+        raise ConfigError(f"{path} is no Python file")
     module = importlib.util.module_from_spec(spec)
-    cast(Any, spec.loader).exec_module(module)
+    spec.loader.exec_module(module)
     return module
 
 

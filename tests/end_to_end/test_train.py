@@ -9,8 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mpafer_jax import checkpoint, steps, train
+from mpafer_jax import checkpoint, evaluate, experiment, steps, train
 from mpafer_jax.config import Config, ConfigError
+from mpafer_jax.evaluation import protocol
 from tests.end_to_end import runs
 
 
@@ -238,6 +239,36 @@ def test_without_validation_only_the_last_step_is_reported(sample, tmp_path):
     assert summary["last"].keys() == {"step", "test"}
     assert not (tmp_path / "features").exists()  # gamma 0 and no baselines: nothing reads them
     assert "prototype_alignment" not in runs.metrics(tmp_path)[0]
+
+
+def test_the_test_split_chooses_only_where_that_is_asked_for(sample, tmp_path, caplog):
+    changes = {"data.validation_fraction": 0.0, "eval.select_on_test_split": True, "train.num_steps": 8}
+    summary = train.train_and_evaluate(runs.config(sample, **changes), tmp_path)
+    assert summary["selected_by"] == "test war"
+    measured = {line["step"]: line["war"] for line in runs.metrics(tmp_path) if line["kind"] == "test"}
+    assert measured.keys() == {4, 8}
+    best = max(measured, key=lambda step: (measured[step], -step))
+    assert (summary["best"]["step"], summary["best"]["test"]["war"]) == (best, pytest.approx(measured[best]))
+    assert caplog.text.count(protocol.TEST_SELECTED) == 2  # before the run, and in its table
+    assert protocol.TEST_SELECTED in (tmp_path / "results.md").read_text()
+    evaluated = evaluate.evaluate_checkpoint(runs.config(sample, **changes), tmp_path)
+    assert evaluated["chosen_on_test"]
+
+
+def test_a_context_may_start_from_words(sample, tmp_path):
+    words = {"ctx.init_text": "a photo of a", "ctx.num_ctx": 4, "ctx.class_specific": True}
+    frozen = {"optimizer.lr_scales": (("ctx", 0.0), ("visual_prompts", 1.0)), "train.num_steps": 2}
+    config = runs.config(sample, **words, **frozen)
+    train.train_and_evaluate(config, tmp_path)
+    params, _, _ = checkpoint.load(tmp_path, "last")
+    run = train.prepare(config, tmp_path)
+    ids = run.experiment.tokenizer.encode("a photo of a")[1:-1]
+    table = run.experiment.frozen.clip["text"]["token_embedding"]["embedding"]
+    assert params["ctx"].shape[:2] == (5, 4)
+    for ctx in params["ctx"]:
+        np.testing.assert_array_equal(ctx, table[np.array(ids)])
+    with pytest.raises(ConfigError, match=r"init_text 'a photo of a' has 4 tokens .* num_ctx is 5; make them equal"):
+        experiment.initial_prompts(runs.config(sample, **{**words, "ctx.num_ctx": 5}), run.experiment)
 
 
 def test_32_images_are_learnt_by_heart_by_prompts_alone(sample, tmp_path):
