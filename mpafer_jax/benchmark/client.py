@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pathlib
@@ -78,10 +79,8 @@ class Worker:
         pipe = self._process.stdin
         if pipe is None:
             raise BenchmarkError(f"{self.name} was ended already")
-        try:
+        with contextlib.suppress(BrokenPipeError):  # it has ended; what it said last is read below
             print(json.dumps({"do": do, **details}), file=pipe, flush=True)
-        except BrokenPipeError:
-            pass  # it has ended; what it said last is read below
         return self._read()
 
     def seconds(self, measure: str, calls: int = 1) -> float:

@@ -11,7 +11,8 @@ import numpy as np
 import optax
 
 from mpafer_jax import devices, losses, steps
-from mpafer_jax.benchmark import measures, problem as problem_lib
+from mpafer_jax.benchmark import measures
+from mpafer_jax.benchmark import problem as problem_lib
 from mpafer_jax.benchmark.problem import Arrays, Problem
 from mpafer_jax.compilation.flops import count_flops
 from mpafer_jax.data.normalize import normalize

@@ -102,9 +102,7 @@ def run(setting: Setting, options: Options) -> Results:
         folder = pathlib.Path(name)
         problem = problem_lib.write(folder / "problem", setting)
         with contextlib.ExitStack() as stack:
-            workers = {
-                name: stack.enter_context(_start(name, problem, options, None)) for name in options.contenders
-            }
+            workers = {name: stack.enter_context(_start(name, problem, options, None)) for name in options.contenders}
             for worker in workers.values():
                 worker.ask("load")
             errors = check_equal({name: _outputs(worker, folder) for name, worker in workers.items()})

@@ -34,8 +34,8 @@ class Contender(Protocol):
         """Outputs, losses and the prompts' gradients at the initial prompts, of the very functions that are timed.
 
         'logits' [B, C], 'image_features' [B, D], 'patch_features' [B, N, D], 'text_features' [C, D], 'losses' [5]
-        (cross-entropy, token, prompt and prototype alignment, and their sum), 'gradient_ctx', 'gradient_visual_prompts',
-        'eval_cross_entropy' [] (the evaluation's mean). Afterwards the prompts are the initial ones again.
+        (cross-entropy, token, prompt and prototype alignment, and their sum), 'gradient_ctx',
+        'gradient_visual_prompts', 'eval_cross_entropy' [] (the evaluation's mean). Afterwards the prompts are the initial ones again.
         """
         ...
 

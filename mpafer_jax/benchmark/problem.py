@@ -148,9 +148,7 @@ def _draw(setting: Setting, config: ClipConfig) -> Arrays:
         "hard_token_features": normal(classes, config.text.hidden_size),
         "prototypes": normal(classes, config.projection_dim),
         "ctx": normal(setting.num_ctx, config.text.hidden_size, std=0.02),
-        "visual_prompts": normal(
-            config.vision.num_layers, setting.num_visual, config.vision.hidden_size, std=0.02
-        ),
+        "visual_prompts": normal(config.vision.num_layers, setting.num_visual, config.vision.hidden_size, std=0.02),
     }
 
 

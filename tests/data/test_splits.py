@@ -175,48 +175,6 @@ def test_few_shot_draws_vary_by_a_seed_of_their_own(tmp_path: Path) -> None:
     assert "train: train, at most 3 of each class, seed 1" in drawn[1].description
 
 
-def test_label_noise_exchanges_a_share_of_the_training_labels(tmp_path: Path) -> None:
-    layouts.write_folders(tmp_path, {"angry": 40, "happy": 30, "sad": 30})
-
-    def load(share: float, seed: int = 0) -> splits.Dataset:
-        noise = {"label_noise": share, "label_noise_seed": seed}
-        return load_dataset(layouts.section("folder", tmp_path, validation_fraction=0.1, test_fraction=0.1, **noise))
-
-    clean, few, many, other = load(0.0), load(0.1), load(0.3), load(0.3, seed=1)
-    wrong = [np.flatnonzero(noisy.train.labels != clean.train.labels).tolist() for noisy in (few, many, other)]
-    assert [len(found) for found in wrong] == [8, 24, 24]  # of 80
-    assert set(wrong[0]) < set(wrong[1]) != set(wrong[2])
-    np.testing.assert_array_equal(few.train.labels[wrong[0]], many.train.labels[wrong[0]])
-    assert {0, 1, 2} == set(many.train.labels[wrong[1]].tolist())
-    np.testing.assert_array_equal(many.train.label_distributions.argmax(axis=1), many.train.labels)
-    np.testing.assert_array_equal(many.train.names, clean.train.names)
-    # What is measured on keeps its labels.
-    for noisy in (few, many, other):
-        for one, two in zip(noisy.held_out, clean.held_out, strict=True):
-            assert one.fingerprint == two.fingerprint
-            np.testing.assert_array_equal(one.labels, two.labels)
-    assert len({dataset.train.fingerprint for dataset in (clean, few, many, other)}) == 4
-    assert load(0.3).train.fingerprint == many.train.fingerprint
-    assert "train: 24 of 80 labels exchanged for another class, seed 1" in other.description
-    assert "exchanged" not in clean.description
-
-
-def test_noisy_labels_are_any_other_class_equally_often(tmp_path: Path) -> None:
-    layouts.write_folders(tmp_path, {"angry": 1, "happy": 1, "sad": 1, "surprised": 1})
-    split = load_dataset(layouts.section("folder", tmp_path)).train.take(np.zeros(3000, np.int64))
-    counts = splits.with_label_noise(split, 0.6, seed=5).class_counts()
-    assert counts.tolist()[0] == 1200
-    # 1800 draws of three classes: 600 each, with a standard deviation of 20.
-    assert np.abs(counts[1:] - 600).max() < 80
-    np.testing.assert_array_equal(splits.with_label_noise(split, 0.6, seed=5).labels[:5].dtype, np.int32)
-
-
-def test_label_noise_needs_another_class(tmp_path: Path) -> None:
-    layouts.write_folders(tmp_path, {"happy": 4})
-    with pytest.raises(DataError, match=r"label_noise is 0\.5, but there is one class, 'happiness'"):
-        load_dataset(layouts.section("folder", tmp_path, label_noise=0.5))
-
-
 def test_class_names_are_selected_and_ordered(tmp_path: Path) -> None:
     layouts.write_folders(tmp_path, {"angry": 1, "happy": 2, "sad": 3})
     dataset = load_dataset(layouts.section("folder", tmp_path, class_names=("Sadness", "joy")))
