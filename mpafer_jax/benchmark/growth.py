@@ -7,6 +7,7 @@ random: neither decides how long a step takes.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import subprocess
 import sys
@@ -74,8 +75,8 @@ class Measured:
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Measured:
         """Reads what `dataclasses.asdict` gave."""
-        parts = {"point": Point(**values["point"]), "seconds": Spread(**values["seconds"])}
-        return cls(**{**values, **parts})
+        rest = {name: value for name, value in values.items() if name not in ("point", "seconds")}
+        return cls(point=Point(**values["point"]), seconds=Spread(**values["seconds"]), **rest)
 
 
 # (width, layers, heads, patch) of the image tower, then of the text tower (width, layers, heads), and D. ViT-S/16 has
@@ -127,8 +128,9 @@ def measure_here(config: Config, point: Point, repeats: int) -> Measured:
     """Measures a point in this process, on its first device."""
     step = shapes.train_step(configured(config, point), clip_config(point), point.classes, jax.local_devices()[:1])
     rng = np.random.default_rng(0)
-    state, frozen, batch = jax.tree.map(lambda leaf: _random(leaf, rng, point.classes), step.arguments)
-    batch = {**batch, "mask": jnp.ones_like(batch["mask"])}
+    fill = functools.partial(_random, rng=rng, classes=point.classes)
+    state, frozen, batch = cast(tuple[Any, Any, Any], jax.tree.map(fill, step.arguments))
+    batch = {**batch, "mask": np.ones(batch["mask"].shape, np.float32)}
     start = time.perf_counter()
     compiled = step.function.lower(state, frozen, batch).compile()
     compile_seconds = time.perf_counter() - start
