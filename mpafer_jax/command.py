@@ -72,9 +72,18 @@ def workdir(*, local: bool = False) -> pathlib.Path:
     Raises:
       ConfigError: it names none, or a kind of bucket for which a package is missing.
     """
+    return folder(str(define_workdir().value), "--workdir", local=local)
+
+
+def folder(text: str, flag: str, *, local: bool = True) -> pathlib.Path:
+    """The folder that a flag names, of this machine or (not `local`) in a bucket.
+
+    Raises:
+      ConfigError: it names none, or a kind of bucket for which a package is missing.
+    """
     find = files.local_path if local else files.any_path
     try:
-        return find(str(define_workdir().value), "--workdir")
+        return find(text, flag)
     except ValueError as error:
         raise ConfigError(str(error)) from error
 

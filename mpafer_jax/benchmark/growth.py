@@ -13,12 +13,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from mpafer_jax import files
 from mpafer_jax.benchmark.timing import Spread, peak_memory_bytes, time_block
 from mpafer_jax.compilation import shapes
 from mpafer_jax.config import Config
@@ -174,6 +176,17 @@ def measure(config: Config, point: Point, repeats: int) -> Measured:
     if ended.returncode:
         raise GrowthError(f"{point}: exit code {ended.returncode}\n{ended.stderr[-2000:]}")
     return Measured.from_json(json.loads(ended.stdout.splitlines()[-1]))
+
+
+def write(path: Path, found: Mapping[str, Sequence[Measured]]) -> None:
+    """Writes series as JSON."""
+    files.write_json(path, {name: [dataclasses.asdict(point) for point in points] for name, points in found.items()})
+
+
+def read(path: Path) -> dict[str, list[Measured]]:
+    """Reads what `write` wrote."""
+    stored = cast(dict[str, list[dict[str, Any]]], json.loads(path.read_text(encoding="utf-8")))
+    return {name: [Measured.from_json(point) for point in points] for name, points in stored.items()}
 
 
 def _answer(request: str) -> str:

@@ -10,7 +10,6 @@ before. Of a machine that others use too, memory can be believed, times cannot.
 from __future__ import annotations
 
 import dataclasses
-import json
 import sys
 from collections.abc import Sequence
 
@@ -31,15 +30,14 @@ def main(argv: Sequence[str]) -> None:
     """Measures and writes."""
     command.refuse_arguments(argv)
     command.show_own_log_lines()
-    out = files.local_path(str(_OUT.value), "--out")
-    path = out / "growth.json"
     try:
+        out = command.folder(str(_OUT.value), "--out")
         config = Config.from_config_dict(_CONFIG.value)
     except ConfigError as error:
         print(error, file=sys.stderr)
         sys.exit(2)
-    stored = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    found = {name: [growth.Measured.from_json(point) for point in points] for name, points in stored.items()}
+    path = out / "growth.json"
+    found = growth.read(path) if path.is_file() else {}
     for name in dict.fromkeys(_SERIES.value or []):
         points: list[growth.Measured] = []
         for point in growth.SERIES[name]:
@@ -51,8 +49,7 @@ def main(argv: Sequence[str]) -> None:
             logging.info("%s: %s", name, points[-1])
         found[name] = points
         ordered = {known: found[known] for known in growth.SERIES if known in found}
-        values = {known: [dataclasses.asdict(point) for point in points] for known, points in ordered.items()}
-        files.write_json(path, values)
+        growth.write(path, ordered)
         files.write_text(out / "growth.md", growth_plot.table(ordered))
         growth_plot.plot(ordered, out / "growth.png")
     print(growth_plot.table(found))

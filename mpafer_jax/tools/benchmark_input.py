@@ -90,11 +90,11 @@ def main(argv: Sequence[str]) -> None:
     command.refuse_arguments(argv)
     command.show_own_log_lines()
     try:
+        out = command.folder(str(_OUT.value), "--out")
         config = Config.from_config_dict(_CONFIG.value)
     except ConfigError as error:
         print(error, file=sys.stderr)
         sys.exit(2)
-    out = files.local_path(str(_OUT.value), "--out")
     found: dict[str, dict[str, Any]] = {}
     for kind in dict.fromkeys(_KINDS.value):
         with tempfile.TemporaryDirectory() as folder:

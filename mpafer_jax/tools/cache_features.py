@@ -19,7 +19,6 @@ Exit code 0: done. 2: a mistake in the configuration or the data.
 
 from __future__ import annotations
 
-import pathlib
 from collections.abc import Sequence
 
 from absl import app, flags
@@ -44,7 +43,8 @@ def main(argv: Sequence[str]) -> None:
     command.import_libraries_without_torch()
 
     def job() -> None:
-        feature_files.write(Config.from_config_dict(_CONFIG.value), _SPLITS.value, pathlib.Path(_OUT.value))
+        out = command.folder(str(_OUT.value), "--out")
+        feature_files.write(Config.from_config_dict(_CONFIG.value), _SPLITS.value, out)
 
     command.run(job, (ConfigError, DataError))
 

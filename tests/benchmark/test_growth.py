@@ -66,5 +66,5 @@ def test_what_is_written(tmp_path):
     assert cells == ["7", "1 (0.5 to 2)", "2", "700", "3.0"]
     growth_plot.plot(found, tmp_path / "growth.png")
     assert (tmp_path / "growth.png").read_bytes().startswith(b"\x89PNG")
-    point = found["remat"][0]
-    assert growth.Measured.from_json(dataclasses.asdict(point)) == point
+    growth.write(tmp_path / "growth.json", found)
+    assert growth.read(tmp_path / "growth.json") == found
