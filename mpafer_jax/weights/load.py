@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Iterator
+from concurrent import futures
 from pathlib import Path
 from typing import Any, cast
 
@@ -63,17 +64,19 @@ def load_clip(name: str, *, revision: str = "main", cache_dir: str = "", dtype: 
     files = find_files(name, revision=revision, cache_dir=cache_dir)
     config = read_config(files.config)
     image_mean, image_std = read_normalization(files.preprocessor) if files.preprocessor else (None, None)
-    params = to_params(
-        read_tensors(files.weights, files.kind),
-        config,
-        "flax" if files.kind == "flax" else "pytorch",
-        dtype=dtype,
-        source=str(files.weights[0] if len(files.weights) == 1 else files.folder),
-    )
+    with futures.ThreadPoolExecutor(1) as pool:
+        content_hash = pool.submit(hash_files, [files.config, *files.weights])  # as long as all the rest
+        params = to_params(
+            read_tensors(files.weights, files.kind),
+            config,
+            "flax" if files.kind == "flax" else "pytorch",
+            dtype=dtype,
+            source=str(files.weights[0] if len(files.weights) == 1 else files.folder),
+        )
     return PretrainedClip(
         name=name,
         revision=files.revision,
-        content_hash=hash_files([files.config, *files.weights]),
+        content_hash=content_hash.result(),
         config=config,
         params=params,
         image_mean=image_mean,
