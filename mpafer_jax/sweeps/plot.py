@@ -59,7 +59,7 @@ def write(path: pathlib.Path, sweep: Sweep, lines: Sequence[Line], results: Sequ
         axes.set_xscale("log")
     axes.xaxis.set_major_locator(FixedLocator(ticks))
     axes.xaxis.set_minor_locator(NullLocator())
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.xaxis.set_major_formatter(FuncFormatter(_plain))
     axes.set_xlabel(sweep.axis)
     axes.set_ylabel("accuracy, %")
     axes.grid(color="0.9")
@@ -69,3 +69,7 @@ def write(path: pathlib.Path, sweep: Sweep, lines: Sequence[Line], results: Sequ
     with files.replacing(path) as temporary:
         figure.savefig(temporary, format="png", metadata={"Software": None})
     return True
+
+
+def _plain(value: float, _: int | None) -> str:
+    return f"{value:g}"

@@ -150,10 +150,10 @@ def run_all(
     failures: list[Failure] = []
     pool = concurrent.futures.ThreadPoolExecutor(jobs)
     with processes.stopped_by_signals():
+        waiting: dict[concurrent.futures.Future[Failure | None], Run] = {}
         try:
-            waiting: dict[concurrent.futures.Future[Failure | None], Run] = {
-                pool.submit(make, number, run): run for number, run in enumerate(runs, start=1)
-            }
+            for number, run in enumerate(runs, start=1):
+                waiting[pool.submit(make, number, run)] = run
             for future in concurrent.futures.as_completed(waiting):
                 failure = future.result()
                 if failure is not None:

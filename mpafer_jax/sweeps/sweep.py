@@ -192,7 +192,8 @@ class Record:
             sweep: dict[str, Any] = values["sweep"]
             points = tuple(Point(**point) for point in sweep["points"])
             lists = {name: tuple(sweep[name]) for name in ("baselines", "notes", "seeds")}
-            whole = Sweep(**{**sweep, **lists, "points": points})
+            fields: dict[str, Any] = {**sweep, **lists, "points": points}
+            whole = Sweep(**fields)
             return cls(values["source"], tuple(values["overrides"]), whole)
         except (ValueError, KeyError, TypeError) as error:
             raise ConfigError(
