@@ -12,6 +12,7 @@ from mpafer_jax import files
 from mpafer_jax.benchmark.growth import Measured, varied
 from mpafer_jax.evaluation.table import markdown
 
+_COLUMNS = 3  # of panels, so that they can be read on a page
 _NAMES = {
     "batch_size": "images in a batch",
     "num_prompts": "visual prompts a layer",
@@ -49,33 +50,39 @@ def table(found: Mapping[str, Sequence[Measured]]) -> str:
 
 
 def plot(found: Mapping[str, Sequence[Measured]], path: Path) -> None:
-    """A PNG with a column for each size: seconds above, memory below."""
+    """A PNG with two panels for each size: seconds above, memory below."""
     fields = list(dict.fromkeys(varied(name) for name in found))
-    figure = Figure(figsize=(3.2 * len(fields), 5.2), layout="constrained")
-    axes: Any = figure.subplots(2, len(fields), squeeze=False, sharex="col")
-    for column, field in enumerate(fields):
+    columns = min(_COLUMNS, len(fields))
+    rows = -(-len(fields) // columns)
+    figure = Figure(figsize=(3.4 * columns, 4.8 * rows), layout="constrained")
+    panels: Any = figure.subplots(2 * rows, columns, squeeze=False)
+    for number, field in enumerate(fields):
+        pair = panels[2 * (number // columns) : 2 * (number // columns) + 2, number % columns]
         for name, points in found.items():
             if varied(name) == field:
-                _draw(axes[:, column], points, field, name.partition(", ")[2])
-        axes[1, column].set_xlabel(_NAMES[field])
-        for axis in axes[:, column]:
-            axis.set_ylim(bottom=0)
-            axis.grid(alpha=0.3)
-    axes[0, 0].set_ylabel("seconds a step")
-    axes[1, 0].set_ylabel("temporaries, GB")
+                _draw(pair, points, field, name.partition(", ")[2])
+        pair[0].set_ylabel("seconds a step")
+        pair[1].set_ylabel("temporaries, GB")
+        pair[1].set_xlabel(_NAMES[field])
+        for panel in pair:
+            panel.set_ylim(0, 1.1 * panel.get_ylim()[1])
+            panel.grid(alpha=0.3)
+    for panel in panels.flat[:]:
+        panel.set_visible(panel.has_data())
     with files.replacing(path) as temporary:
         figure.savefig(temporary, format="png", dpi=110)
 
 
-def _draw(axes: Any, points: Sequence[Measured], field: str, condition: str) -> None:
+def _draw(pair: Any, points: Sequence[Measured], field: str, condition: str) -> None:
     x = [getattr(m.point, field) for m in points]
     style: dict[str, Any] = {"marker": "o", "label": condition or "all at once"}
     if condition:
         style["linestyle"] = "--"
     if isinstance(x[0], str):
         style["linestyle"] = "none"
-        axes[0].margins(x=0.2)
-    axes[0].plot(x, [m.seconds.median for m in points], **style)
-    axes[1].plot(x, [m.temporaries / 1e9 for m in points], **style)
+        pair[0].margins(x=0.2)
+        pair[1].margins(x=0.2)
+    pair[0].plot(x, [m.seconds.median for m in points], **style)
+    pair[1].plot(x, [m.temporaries / 1e9 for m in points], **style)
     if condition:
-        axes[1].legend(fontsize="small")
+        pair[1].legend(fontsize="small")
