@@ -48,6 +48,7 @@ setup(
         "pydantic>=2.9,<3",  # types and bounds of the configuration
         "safetensors>=0.5,<1",
         "scikit-learn>=1.6,<2",  # t-SNE
+        "scipy>=1.14,<2",  # Student's t
         "tensorboardX>=2.6.2,<3",  # TensorBoard's files without TensorFlow
         "tensorflow-datasets>=4.9.9,<5",
         "tokenizers>=0.22,<0.24",

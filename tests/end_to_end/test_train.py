@@ -249,7 +249,7 @@ def test_the_test_split_chooses_only_where_that_is_asked_for(sample, tmp_path, c
     assert measured.keys() == {4, 8}
     best = max(measured, key=lambda step: (measured[step], -step))
     assert (summary["best"]["step"], summary["best"]["test"]["war"]) == (best, pytest.approx(measured[best]))
-    assert caplog.text.count(protocol.TEST_SELECTED) == 2  # before the run, and in its table
+    assert protocol.TEST_SELECTED in caplog.text
     assert protocol.TEST_SELECTED in (tmp_path / "results.md").read_text()
     evaluated = evaluate.evaluate_checkpoint(runs.config(sample, **changes), tmp_path)
     assert evaluated["chosen_on_test"]
@@ -257,7 +257,11 @@ def test_the_test_split_chooses_only_where_that_is_asked_for(sample, tmp_path, c
 
 def test_a_context_may_start_from_words(sample, tmp_path):
     words = {"ctx.init_text": "a photo of a", "ctx.num_ctx": 4, "ctx.class_specific": True}
-    frozen = {"optimizer.lr_scales": (("ctx", 0.0), ("visual_prompts", 1.0)), "train.num_steps": 2}
+    frozen = {
+        "optimizer.lr_scales": (("ctx", 0.0), ("visual_prompts", 1.0)),
+        "train.num_steps": 2,
+        "optimizer.warmup_steps": 0,
+    }
     config = runs.config(sample, **words, **frozen)
     train.train_and_evaluate(config, tmp_path)
     params, _, _ = checkpoint.load(tmp_path, "last")
