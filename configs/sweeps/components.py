@@ -2,7 +2,7 @@
 
     python launch/sweep.py --sweep=configs/sweeps/components.py:quickstart --workdir=runs/components
 
-36 runs: 10 configurations with all training images and 2 with 16 of each class, 3 seeds.
+42 runs: 12 configurations with all training images and 2 with 16 of each class, 3 seeds.
 """
 
 from configs.sweeps import common
@@ -42,6 +42,8 @@ def get_sweep(argument: str) -> Sweep:
             Point("text_only", "text context alone (CoOp)", common.TEXT_ONLY),
             Point("add_visual_prompts", "context + visual prompts", {**_NO_PROTOTYPES, **_NO_ALIGNMENT, **_NO_LOCAL}),
             Point("add_prototypes", "context + visual prompts + prototypes", {**_NO_ALIGNMENT, **_NO_LOCAL}),
+            Point("motion_features", "full, motion prior from features", {"head.motion_prior": "features"}),
+            Point("motion_pictures", "full, motion prior from pixels", {"head.motion_prior": "pictures"}),
             Point("full", "full method", few, table=f"{_SHOTS}_per_class"),
             Point("text_only", "text context alone (CoOp)", {**common.TEXT_ONLY, **few}, table=f"{_SHOTS}_per_class"),
         ),
