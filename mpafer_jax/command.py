@@ -88,18 +88,6 @@ def folder(text: str, flag: str, *, local: bool = True) -> pathlib.Path:
         raise ConfigError(str(error)) from error
 
 
-def folder(text: str, flag: str) -> pathlib.Path:
-    """The folder that a flag names.
-
-    Raises:
-      ConfigError: it names no folder of this machine.
-    """
-    try:
-        return files.local_path(text, flag)
-    except ValueError as error:
-        raise ConfigError(str(error)) from error
-
-
 @functools.cache
 def define_workdir() -> flags.FlagHolder[Any]:
     """Defines --workdir."""

@@ -35,7 +35,8 @@ class Contender(Protocol):
 
         'logits' [B, C], 'image_features' [B, D], 'patch_features' [B, N, D], 'text_features' [C, D], 'losses' [5]
         (cross-entropy, token, prompt and prototype alignment, and their sum), 'gradient_ctx',
-        'gradient_visual_prompts', 'eval_cross_entropy' [] (the evaluation's mean). Afterwards the prompts are the initial ones again.
+        'gradient_visual_prompts', 'eval_cross_entropy' [] (the evaluation's mean). Afterwards the prompts are the
+        initial ones again.
         """
         ...
 
