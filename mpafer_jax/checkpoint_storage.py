@@ -51,8 +51,7 @@ class ArraysHandler(ocp.CheckpointHandler):
                 there = "nothing" if found is None else f"shape {found.shape}"
                 raise ValueError(f"{directory / _ARRAYS}: expected {name} of shape {np.shape(expected)}, found {there}")
             leaves.append(found)
-        structure: Any = jax.tree.structure(args.item)
-        return jax.tree.unflatten(structure, leaves)
+        return jax.tree.unflatten(cast(Any, jax.tree.structure(args.item)), leaves)
 
     def metadata(self, directory: Any) -> dict[str, Any]:
         """Name -> array: of a dictionary of arrays, the only tree that is read without being known before."""

@@ -53,11 +53,11 @@ def motion_sheet(
     width, height, font = _TILE + _GAP, _TILE + _LINE + _GAP, ImageFont.load_default(13)
     sheet = Image.new("RGB", (_GAP + len(faces) * width, len(rows) * height), _PAPER)
     draw = ImageDraw.Draw(sheet)
-    for row, column in np.ndindex(len(rows), len(faces)):
-        heading, tile = rows[row][column]
-        left, top = _GAP + column * width, row * height
-        draw.text((left, top + 1), heading, _INK, font)
-        sheet.paste(tile, (left, top + _LINE))
+    for row, cells in enumerate(rows):
+        for column, (heading, tile) in enumerate(cells):
+            left, top = _GAP + column * width, row * height
+            draw.text((left, top + 1), heading, _INK, font)
+            sheet.paste(tile, (left, top + _LINE))
     return sheet
 
 
