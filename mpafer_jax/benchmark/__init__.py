@@ -1,5 +1,4 @@
 """How fast and how large: our steps against the plain PyTorch way. The command is `mpafer_jax.tools.benchmark`.
 
-`plain_torch.py` is the only file of the package that imports PyTorch's model, and only a worker process of the
-benchmark imports it.
+PyTorch is imported by `plain_torch.py` and `torch_contender.py` alone, and these by a worker process alone.
 """

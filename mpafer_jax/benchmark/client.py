@@ -79,7 +79,7 @@ class Worker:
         pipe = self._process.stdin
         if pipe is None:
             raise BenchmarkError(f"{self.name} was ended already")
-        with contextlib.suppress(BrokenPipeError):  # it has ended; what it said last is read below
+        with contextlib.suppress(BrokenPipeError):  # it has ended: what it said last is read below
             print(json.dumps({"do": do, **details}), file=pipe, flush=True)
         return self._read()
 

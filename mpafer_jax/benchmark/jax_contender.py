@@ -26,7 +26,13 @@ class JaxContender:
     """See `measures.Contender`."""
 
     def __init__(self, problem: Problem, *, remat: str) -> None:
-        """Loads the problem; `remat` as in `configs/common.py`."""
+        """Loads the problem; `remat` as in `configs/common.py`.
+
+        Raises:
+          ValueError: there are several devices, which plain PyTorch would not use.
+        """
+        if jax.device_count() > 1:
+            raise ValueError(f"found {jax.device_count()} devices, expected one: hide the others from this process")
         setting = problem.setting
         self._problem = problem
         self._objective = losses.Objective(temperature=setting.temperature)
@@ -78,7 +84,8 @@ class JaxContender:
             images = normalize(images, problem_lib.mean, problem_lib.std)
             return self._model.apply(variables(frozen.clip, params), images, frozen.soft_prompts)
 
-        logits, out = forward(self._state.params, self._frozen, arrays["images"])
+        result = cast(Any, forward)(self._state.params, self._frozen, arrays["images"])
+        logits, out = cast(tuple[jax.Array, dict[str, jax.Array]], result)
         sums = devices.to_host(self._evaluate(self._batch))
         features = {name: np.asarray(out[name]) for name in ("image_features", "patch_features")}
         return {
@@ -86,12 +93,12 @@ class JaxContender:
             **features,
             "text_features": np.asarray(self._text_features),
             "losses": np.array([metrics[name][0] / metrics[name][1] for name in measures.LOSSES], np.float32),
-            "eval_cross_entropy": np.float32(sums["cross_entropy"] / sums["count"]),
+            "eval_cross_entropy": np.asarray(sums["cross_entropy"] / sums["count"], np.float32),
             # After the first update SGD's trace is the gradient with the weight decay.
             **{f"gradient_{name}": trace[name] - decay * arrays[name] for name in trace},
         }
 
-    def calls(self) -> Mapping[str, Callable[[], None]]:
+    def calls(self) -> measures.Calls:
         """See `measures.Contender`."""
         one = {name: value[:, :1] for name, value in self._batch.items()}
         return {
@@ -150,7 +157,7 @@ class JaxContender:
     def _make_probe(self) -> Callable[[], None]:
         setting, arrays = self._problem.setting, self._problem.arrays
         classes, width = setting.num_classes, self._problem.clip_config.projection_dim
-        probe = devices.replicate({"weights": jnp.zeros((width, classes)), "bias": jnp.zeros(classes)})
+        probe: Any = devices.replicate({"weights": jnp.zeros((width, classes)), "bias": jnp.zeros(classes)})
 
         @jax.jit
         def step(probe: Any, clip_params: Any, images: Any, labels: Any) -> Any:
@@ -161,11 +168,11 @@ class JaxContender:
                 logits = features @ probe["weights"] + probe["bias"]
                 return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(logits, labels))
 
-            return jax.tree.map(lambda p, g: p - setting.learning_rate * g, probe, jax.grad(loss)(probe))
+            return optax.apply_updates(probe, optax.tree.scale(-setting.learning_rate, jax.grad(loss)(probe)))
 
         def call() -> None:
             nonlocal probe
-            probe = step(probe, self._frozen.clip, arrays["images"], arrays["labels"])
+            probe = cast(Any, step)(probe, self._frozen.clip, arrays["images"], arrays["labels"])
             jax.block_until_ready(probe)
 
         return call
@@ -200,7 +207,7 @@ def _texts(arrays: Arrays) -> Texts:
     """The class prompts trimmed to the longest, as a run has them: what follows the end changes nothing."""
     ends = arrays["eos_positions"]
     ids = arrays["ids"][:, : ends.max() + 1]
-    position = np.arange(ids.shape[1])
+    position = cast(np.ndarray[Any, Any], np.arange(ids.shape[1]))
     return Texts(jnp.asarray(ids), jnp.asarray(ends), jnp.asarray((position > 0) & (position < ends[:, None])))
 
 

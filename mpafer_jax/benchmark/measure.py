@@ -106,7 +106,7 @@ def run(setting: Setting, options: Options) -> Results:
             for worker in workers.values():
                 worker.ask("load")
             errors = check_equal({name: _outputs(worker, folder) for name, worker in workers.items()})
-            flops = workers["ours"].ask("flops")["flops"] if "ours" in workers else {}
+            flops: dict[str, float] = workers["ours"].ask("flops")["flops"] if "ours" in workers else {}
             seconds = {measure: _time(measure, workers, options) for measure in options.measures}
         starts = {name: _starts(name, problem, options, folder / name) for name in options.contenders}
     return Results(setting, seconds, starts, errors, flops)

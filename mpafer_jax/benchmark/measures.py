@@ -26,6 +26,9 @@ TITLES = {
     PRODUCT: "matrix product of an MLP's size",
 }
 
+LOSSES = ("cross_entropy", "token_alignment", "prompt_alignment", "prototype_alignment", "loss")
+Calls = Mapping[str, Callable[[], object]]
+
 
 class Contender(Protocol):
     """One way to compute the problem, loaded and ready; nothing is compiled before it is called."""
@@ -34,18 +37,14 @@ class Contender(Protocol):
         """Outputs, losses and the prompts' gradients at the initial prompts, of the very functions that are timed.
 
         'logits' [B, C], 'image_features' [B, D], 'patch_features' [B, N, D], 'text_features' [C, D], 'losses' [5]
-        (cross-entropy, token, prompt and prototype alignment, and their sum), 'gradient_ctx',
-        'gradient_visual_prompts', 'eval_cross_entropy' [] (the evaluation's mean). Afterwards the prompts are the
-        initial ones again.
+        (in the order of `LOSSES`), 'gradient_ctx', 'gradient_visual_prompts', 'eval_cross_entropy' [] (the
+        evaluation's mean). Afterwards the prompts are the initial ones again.
         """
         ...
 
-    def calls(self) -> Mapping[str, Callable[[], None]]:
+    def calls(self) -> Calls:
         """What can be timed, by the names of this file; each has finished its work when it returns."""
         ...
-
-
-LOSSES = ("cross_entropy", "token_alignment", "prompt_alignment", "prototype_alignment", "loss")
 
 
 def product_shape(problem: Problem) -> tuple[int, int, int]:

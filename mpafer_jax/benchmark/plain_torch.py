@@ -8,6 +8,8 @@ which transformers chooses by itself. It exists to be compared with, in speed an
 
 from __future__ import annotations
 
+from typing import Any, cast
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -18,6 +20,13 @@ from mpafer_jax.benchmark.problem import Arrays, Problem, mean, std
 
 class PlainMpaFer(nn.Module):
     """The whole model; trained are `ctx` [M, W] and `visual_prompts` [K, N_p, W]."""
+
+    token_prefix: torch.Tensor
+    token_suffix: torch.Tensor
+    eos_positions: torch.Tensor
+    hard_text_features: torch.Tensor
+    hard_token_features: torch.Tensor
+    prototypes: torch.Tensor
 
     def __init__(self, clip: CLIPModel, problem: Problem) -> None:
         super().__init__()
@@ -59,6 +68,10 @@ class PlainMpaFer(nn.Module):
             x = layer(x, attention_mask=None)[:, :length]
         features = self.clip.visual_projection(tower.post_layernorm(x))
         return features[:, 0], features[:, 1:]
+
+    def encode_images_frozen(self, images: torch.Tensor) -> torch.Tensor:
+        """z^g [B, D] without prompts, of normalised images [B, 3, S, S]."""
+        return cast(Any, self.clip).get_image_features(images).pooler_output
 
     def logits(
         self, image_features: torch.Tensor, patch_features: torch.Tensor, text_features: torch.Tensor

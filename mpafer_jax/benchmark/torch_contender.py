@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
@@ -30,10 +31,10 @@ class TorchContender:
         self._forward = self._wrap(self._model)
         self._classify = self._wrap(self._model.classify)
         self._encode_texts = self._wrap(self._model.encode_texts)
-        self._encode_frozen = self._wrap(lambda images: self._model.clip.get_image_features(images).pooler_output)
+        self._encode_frozen = self._wrap(self._model.encode_images_frozen)
         self._text_features: torch.Tensor | None = None
 
-    def _wrap(self, function: Callable) -> Callable:
+    def _wrap(self, function: Callable[..., Any]) -> Callable[..., Any]:
         return torch.compile(function) if self._compiled else function
 
     def check(self) -> Arrays:
@@ -57,16 +58,16 @@ class TorchContender:
             "patch_features": patch_features.numpy(),
             "text_features": text_features.numpy(),
             "losses": np.array([terms[name].item() for name in measures.LOSSES], np.float32),
-            "eval_cross_entropy": np.float32(self._evaluate(self._pixels, self._labels)[1]),
+            "eval_cross_entropy": np.array(self._evaluate(self._pixels, self._labels)[1], np.float32),
             **gradients,
         }
 
-    def calls(self) -> Mapping[str, Callable[[], None]]:
+    def calls(self) -> measures.Calls:
         """See `measures.Contender`."""
         return {
-            measures.TRAIN: lambda: self._train_step() and None,
-            measures.EVAL: lambda: self._evaluate(self._pixels, self._labels) and None,
-            measures.SINGLE: lambda: self._evaluate(self._pixels[:1], self._labels[:1]) and None,
+            measures.TRAIN: self._train_step,
+            measures.EVAL: lambda: self._evaluate(self._pixels, self._labels),
+            measures.SINGLE: lambda: self._evaluate(self._pixels[:1], self._labels[:1]),
             measures.TEXT: self._text_forward,
             measures.TEXT_TRAIN: self._text_gradient,
             measures.PROBE: self._make_probe(),

@@ -76,7 +76,7 @@ def _answer(load: Callable[[], Any], answers: TextIO) -> None:
     from mpafer_jax.benchmark import timing
 
     contender: Any = None
-    calls: dict[str, Callable[[], None]] = {}
+    calls: dict[str, Callable[[], object]] = {}
     for line in sys.stdin:
         question = json.loads(line)
         match question["do"]:
