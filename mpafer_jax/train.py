@@ -331,9 +331,9 @@ def summarize(run: Run, state: TrainState, checkpoints: checkpoint.Checkpoints) 
         if step is None:
             continue
         if step not in evaluated:
-            params = (
-                state.params if name == "last" else devices.replicate(checkpoints.restore_params(step, state.params))
-            )
+            params = state.params
+            if name == "best":
+                params = devices.replicate(checkpoints.restore_params(step, params))
             evaluated[step] = {split.name: run.evaluator(params, split).to_dict() for split in held_out}
         results[name] = {"step": step, **evaluated[step]}
         for split in held_out:
