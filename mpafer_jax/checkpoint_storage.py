@@ -51,7 +51,7 @@ class ArraysHandler(ocp.CheckpointHandler):
                 there = "nothing" if found is None else f"shape {found.shape}"
                 raise ValueError(f"{directory / _ARRAYS}: expected {name} of shape {np.shape(expected)}, found {there}")
             leaves.append(found)
-        return jax.tree.unflatten(cast(Any, jax.tree.structure(args.item)), leaves)
+        return cast(Any, jax.tree).unflatten(cast(Any, jax.tree).structure(args.item), leaves)
 
     def metadata(self, directory: Any) -> dict[str, Any]:
         """Name -> array: of a dictionary of arrays, the only tree that is read without being known before."""
@@ -86,6 +86,19 @@ def _is_s3(folder: os.PathLike[str]) -> bool:
     return os.fspath(folder).startswith("s3://")
 
 
+class _Manager(ocp.CheckpointManager):
+    """Orbax's, without its own question to JAX whether to stop.
+
+    Processes agree on a point by the highest number that any of them asked about (`preemption.Notice`). Orbax would ask
+    about the step at every save, a lower number, and the processes would agree on a point that all have passed.
+    """
+
+    def reached_preemption(self, step: int) -> bool:
+        """Never."""
+        del step
+        return False
+
+
 def open_manager(
     folder: pathlib.Path, arrays: tuple[str, ...], others: Mapping[str, Any], options: Mapping[str, Any]
 ) -> Any:
@@ -100,7 +113,7 @@ def open_manager(
     s3 = _is_s3(folder)
     handlers = {name: ArraysHandler() if s3 else ocp.StandardCheckpointHandler() for name in arrays}
     marked: dict[str, Any] = {"temporary_path_class": ocp_path.atomicity.CommitFileTemporaryPath} if s3 else {}
-    return ocp.CheckpointManager(
+    return _Manager(
         folder if files.in_bucket(folder) else folder.resolve(),
         options=ocp.CheckpointManagerOptions(**options, **marked),
         item_handlers=cast(Any, {**handlers, **others}),
