@@ -1,25 +1,56 @@
 """Servers on this machine that speak the protocols of Google's and Amazon's buckets, each with an empty `bucket`."""
 
 import contextlib
+import http
 import socket
 import subprocess
 import sys
+import threading
 import time
 
+from tests.end_to_end import runs
+
 SCHEMES = ("gs", "s3")
-_GS = """
-import sys
-from gcp_storage_emulator.server import create_server
-create_server("127.0.0.1", int(sys.argv[1]), in_memory=True, default_bucket="bucket").run()
-"""
-_S3 = """
-import sys
-import boto3, moto.server
-server = moto.server.ThreadedMotoServer("127.0.0.1", int(sys.argv[1]), verbose=False)
-server.start()
-boto3.client("s3").create_bucket(Bucket="bucket")
-server._thread.join()
-"""
+
+
+def serve_gs(port):
+    """gcp-storage-emulator, and what it lacks and TensorStore needs: generations, and writes on condition of one."""
+    from gcp_storage_emulator import exceptions
+    from gcp_storage_emulator.handlers import objects
+
+    download, insert = objects.download, objects.insert
+
+    def generation(storage, bucket, name):
+        try:
+            return storage.get_file_obj(bucket, name)["generation"]
+        except exceptions.NotFound:
+            return "0"
+
+    def download_with_generation(request, response, storage, *rest):
+        response["x-goog-generation"] = generation(storage, request.params["bucket_name"], request.params["object_id"])
+        return download(request, response, storage, *rest)
+
+    def insert_on_condition(request, response, storage, *rest):
+        expected, name = request.query.get("ifGenerationMatch"), request.query.get("name")
+        if expected and name and generation(storage, request.params["bucket_name"], name[0]) != expected[0]:
+            response.status = http.HTTPStatus.PRECONDITION_FAILED
+            return None
+        return insert(request, response, storage, *rest)
+
+    objects.download, objects.insert = download_with_generation, insert_on_condition
+    from gcp_storage_emulator import server  # its table of handlers is made now
+
+    server.create_server("127.0.0.1", port, in_memory=True, default_bucket="bucket").run()
+
+
+def serve_s3(port):
+    import boto3
+    import moto.server
+
+    server = moto.server.ThreadedMotoServer("127.0.0.1", port, verbose=False)
+    server.start()
+    boto3.client("s3").create_bucket(Bucket="bucket")
+    threading.Event().wait()
 
 
 def environment(scheme, port) -> dict[str, str]:
@@ -62,9 +93,9 @@ def serving(scheme, variables):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [sys.executable, "-c", {"gs": _GS, "s3": _S3}[scheme], str(port)]
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    with subprocess.Popen(command, env={**variables, **environment(scheme, port)}, **quiet) as server:
+    command = [sys.executable, "-m", "tests.multihost.buckets", scheme, str(port)]
+    options = {"cwd": runs.ROOT, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    with subprocess.Popen(command, env={**variables, **environment(scheme, port)}, **options) as server:
         try:
             deadline = time.monotonic() + 120
             while not answers(port):
@@ -74,3 +105,7 @@ def serving(scheme, variables):
             yield port
         finally:
             server.terminate()
+
+
+if __name__ == "__main__":
+    {"gs": serve_gs, "s3": serve_s3}[sys.argv[1]](int(sys.argv[2]))
