@@ -128,10 +128,12 @@ def configured(config: Config, point: Point) -> Config:
 
 def measure_here(config: Config, point: Point, repeats: int) -> Measured:
     """Measures a point in this process, on its first device."""
-    step = shapes.train_step(configured(config, point), clip_config(point), point.classes, jax.local_devices()[:1])
+    step = shapes.train_step(
+        configured(config, point), clip_config(point), point.classes, cast(Any, jax).local_devices()[:1]
+    )
     rng = np.random.default_rng(0)
     fill: Any = functools.partial(_random, rng=rng, classes=point.classes)
-    state, frozen, batch = cast(tuple[Any, Any, Any], jax.tree.map(fill, cast(Any, step).arguments))
+    state, frozen, batch = cast(tuple[Any, Any, Any], jax.tree.map(fill, step.arguments))
     batch = {**batch, "mask": np.ones(batch["mask"].shape, np.float32)}
     start = time.perf_counter()
     compiled = step.function.lower(state, frozen, batch).compile()
