@@ -67,7 +67,8 @@ class FeatureStore:
             rows = np.minimum(np.searchsorted(hashes, wanted), len(hashes) - 1)
             found = hashes[rows] == wanted
             features[found] = stored[rows[found]]
-        return distributed.broadcast((found, features))
+        found, features = distributed.broadcast((found, features))
+        return found, np.array(features)  # a copy that can be filled: what comes from another process is read-only
 
     def add(self, pixel_hashes: npt.NDArray[np.str_], features: Features) -> None:
         """Stores features float32[n, D] of pictures. Of a picture that is there already, what is there stays.
