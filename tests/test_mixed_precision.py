@@ -14,7 +14,7 @@ from mpafer_jax.config import Config
 from mpafer_jax.data.splits import load_dataset
 
 AGREEMENT = 0.995
-# Prompts that have hardly been trained leave classes closer together, so that rounding turns more faces.
+# No aim, but a guard against worse: 0.985 was found after so few steps, which misses AGREEMENT (docs/performance.md).
 EARLY_AGREEMENT = 0.97
 
 
