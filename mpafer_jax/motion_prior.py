@@ -20,6 +20,7 @@ others' maps: its evidence lies where they would move.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import pathlib
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Literal, cast
@@ -106,9 +107,8 @@ def patch_means(
       ConfigError: a class with fewer than two images, whose mean cannot be told from one face.
     """
     totals: dict[str, Any] = {"sum": 0.0, "squares": 0.0, "count": 0.0}
-    for batch in batches:
-        part = {"image": batch["image"], "label": batch["label"], "mask": batch["mask"]}
-        sums = devices.to_host(step(clip_params, devices.shard_batch(part)))
+    parts = ({name: batch[name] for name in ("image", "label", "mask")} for batch in batches)
+    for sums in devices.results(functools.partial(step, clip_params), parts):
         # float64 on the host: adding thousands of float32 batches would lose digits with the order of the batches.
         totals = {name: total + np.asarray(sums[name], np.float64) for name, total in totals.items()}
     count: Floats = totals["count"]

@@ -11,30 +11,31 @@ The names of classes mean nothing to the quickstart's CLIP: there KgCoOp's hard 
 its context starts as CoOp's does, and VPT-deep has texts that only tell the classes apart.
 """
 
+from typing import Any
+
+from configs.common import METHODS
 from configs.sweeps import common
 from mpafer_jax.sweeps.sweep import Point, Sweep
 
-_WORDS = {"ctx.init_text": "a photo of a", "ctx.num_ctx": 4}
+
+def _changes(method: str) -> dict[str, Any]:
+    """What a method changes, but for `ctx.class_specific`, which is the base's own for all rows."""
+    return {name: value for name, value in METHODS[method].items() if name != "ctx.class_specific"}
 
 
 def get_sweep(argument: str) -> Sweep:
-    by_angle = {"loss.beta": 8.0, "loss.token_weight": 0.0, "loss.prompt_distance": "cosine"}
-    start = {"hard_prompts.type": 3} if common.is_quickstart(argument) else {"hard_prompts.type": 1, **_WORDS}
-    visual_alone = {
-        **_WORDS,
-        "optimizer.lr_scales": (("ctx", 0.0), ("visual_prompts", 1.0)),
-        "loss.beta": 0.0,
-        "loss.gamma": 0.0,
-        "head.local_weight": 0.0,
-    }
+    kgcoop = _changes("kgcoop")
+    if common.is_quickstart(argument):
+        start = {name: value for name, value in kgcoop.items() if not name.startswith("ctx.")}
+        kgcoop = {**start, "hard_prompts.type": 3}
     return Sweep(
         title="Other ways to tune prompts",
         base=common.base(argument),
         points=(
             Point("full", "MPA-FER"),
-            Point("coop", "CoOp: text context alone", common.TEXT_ONLY),
-            Point("kgcoop", "KgCoOp: context held near hard prompts", {**common.TEXT_ONLY, **by_angle, **start}),
-            Point("vpt_deep", "VPT-deep: visual prompts alone", visual_alone),
+            Point("coop", "CoOp: text context alone", _changes("coop")),
+            Point("kgcoop", "KgCoOp: context held near hard prompts", kgcoop),
+            Point("vpt_deep", "VPT-deep: visual prompts alone", _changes("vpt_deep")),
         ),
         baselines=common.UNTRAINED,
     )

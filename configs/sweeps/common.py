@@ -10,15 +10,11 @@ The argument of a sweep file names a config of `configs/` and, after commas, tha
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from configs.common import METHODS
 from mpafer_jax.sweeps.sweep import Point
 
-# The context alone, trained with the cross-entropy of the global logits: what CoOp is.
-TEXT_ONLY: Mapping[str, Any] = {
-    "loss.beta": 0.0,
-    "loss.gamma": 0.0,
-    "head.local_weight": 0.0,
-    "visual_prompts.num_prompts": 0,
-}
+# The context alone, trained with the cross-entropy of the global logits.
+TEXT_ONLY: Mapping[str, Any] = METHODS["coop"]
 # Baselines that are not trained, or in a second.
 UNTRAINED = (
     "majority",
@@ -40,6 +36,23 @@ def base(argument: str) -> str:
 def is_quickstart(argument: str) -> bool:
     """Whether the base has the small CLIP: 4 layers, 64 patches, pictures of 96 pixels."""
     return argument.partition(",")[0] == "quickstart"
+
+
+def full_and_text_only(table: str, changes: Mapping[str, Any], value: float | None = None) -> tuple[Point, ...]:
+    """The full method and the text context alone, both with these changes, in one table.
+
+    Args:
+      table, value: see `Point`; with a value each of the two is a line of the plot.
+      changes: by dotted name.
+    """
+    methods: tuple[tuple[str, str, Mapping[str, Any]], ...] = (
+        ("full", "full method", {}),
+        ("text_only", "text context alone (CoOp)", TEXT_ONLY),
+    )
+    return tuple(
+        Point(name, title, {**own, **changes}, table, "" if value is None else title, value)
+        for name, title, own in methods
+    )
 
 
 def along(

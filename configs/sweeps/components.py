@@ -44,8 +44,7 @@ def get_sweep(argument: str) -> Sweep:
             Point("add_prototypes", "context + visual prompts + prototypes", {**_NO_ALIGNMENT, **_NO_LOCAL}),
             Point("motion_features", "full, motion prior from features", {"head.motion_prior": "features"}),
             Point("motion_pictures", "full, motion prior from pixels", {"head.motion_prior": "pictures"}),
-            Point("full", "full method", few, table=f"{_SHOTS}_per_class"),
-            Point("text_only", "text context alone (CoOp)", {**common.TEXT_ONLY, **few}, table=f"{_SHOTS}_per_class"),
+            *common.full_and_text_only(f"{_SHOTS}_per_class", few),
         ),
         notes=(_ORDER,) if common.is_quickstart(argument) else (_ORDER, _REPORTED),
     )

@@ -7,32 +7,20 @@ the fewer, and all of validation and test are used.
 """
 
 from configs.sweeps import common
-from mpafer_jax.sweeps.sweep import Point, Sweep
+from mpafer_jax.sweeps.sweep import Sweep
 
 _SHOTS = (16, 8, 4, 2, 1)
 
 
 def get_sweep(argument: str) -> Sweep:
-    points: list[Point] = []
-    for shots in _SHOTS:
-        for name, title, changes in (
-            ("full", "full method", {}),
-            ("text_only", "text context alone (CoOp)", common.TEXT_ONLY),
-        ):
-            points.append(
-                Point(
-                    name,
-                    title,
-                    {**changes, "data.train_per_class": shots},
-                    table=f"{shots}_per_class",
-                    series=title,
-                    value=float(shots),
-                )
-            )
     return Sweep(
         title="Few training images",
         base=common.base(argument),
-        points=tuple(points),
+        points=tuple(
+            point
+            for shots in _SHOTS
+            for point in common.full_and_text_only(f"{shots}_per_class", {"data.train_per_class": shots}, float(shots))
+        ),
         baselines=("zero_shot_type3", "linear_probe"),
         tables={f"{shots}_per_class": f"{shots} of each class" for shots in _SHOTS},
         axis="training images of each class",

@@ -7,33 +7,22 @@ The test images keep their labels, and so do those of validation, which choose t
 """
 
 from configs.sweeps import common
-from mpafer_jax.sweeps.sweep import Point, Sweep
+from mpafer_jax.sweeps.sweep import Sweep
 
 _PERCENT = (0, 10, 20, 30)
 
 
 def get_sweep(argument: str) -> Sweep:
-    points: list[Point] = []
-    for percent in _PERCENT:
-        noise = {"data.label_noise": percent / 100} if percent else {}
-        for name, title, changes in (
-            ("full", "full method", {}),
-            ("text_only", "text context alone (CoOp)", common.TEXT_ONLY),
-        ):
-            points.append(
-                Point(
-                    name,
-                    title,
-                    {**changes, **noise},
-                    table=f"noise_{percent}",
-                    series=title,
-                    value=float(percent),
-                )
-            )
     return Sweep(
         title="Noisy labels",
         base=common.base(argument),
-        points=tuple(points),
+        points=tuple(
+            point
+            for percent in _PERCENT
+            for point in common.full_and_text_only(
+                f"noise_{percent}", {"data.label_noise": percent / 100} if percent else {}, float(percent)
+            )
+        ),
         baselines=("zero_shot_type3", "linear_probe"),
         tables={f"noise_{percent}": f"{percent}% of the training labels wrong" for percent in _PERCENT},
         axis="wrong labels of the training images, %",

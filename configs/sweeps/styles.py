@@ -7,7 +7,7 @@
 
 from configs.sweeps import common
 from mpafer_jax.config import ConfigError
-from mpafer_jax.sweeps.sweep import Point, Sweep
+from mpafer_jax.sweeps.sweep import Sweep
 
 _STYLES = ("sketch", "print", "faint", "poster", "infrared", "neon")
 
@@ -19,12 +19,7 @@ def get_sweep(argument: str) -> Sweep:
         title="Styles of drawing",
         base=common.base(argument),
         points=tuple(
-            Point(name, title, {**changes, "data.synthface.style": style}, table=style)
-            for style in _STYLES
-            for name, title, changes in (
-                ("full", "full method", {}),
-                ("text_only", "text context alone (CoOp)", common.TEXT_ONLY),
-            )
+            point for style in _STYLES for point in common.full_and_text_only(style, {"data.synthface.style": style})
         ),
         baselines=("zero_shot_type3", "linear_probe"),
     )

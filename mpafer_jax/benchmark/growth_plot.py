@@ -67,7 +67,7 @@ def plot(found: Mapping[str, Sequence[Measured]], path: Path) -> None:
         for panel in pair:
             panel.set_ylim(0, 1.1 * panel.get_ylim()[1])
             panel.grid(alpha=0.3)
-    for panel in panels.flat[:]:
+    for panel in panels.flat:
         panel.set_visible(panel.has_data())
     with files.replacing(path) as temporary:
         figure.savefig(temporary, format="png", dpi=110)

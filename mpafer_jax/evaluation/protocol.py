@@ -17,6 +17,11 @@ def reported_split(found: Mapping[str, Any]) -> str | None:
     return next((name for name in ("test", "validation") if name in found), None)
 
 
+def reported_checkpoint(summary: Mapping[str, Any]) -> str:
+    """Which of a run's checkpoints is reported (`summary.json`): "best", or "last" where nothing chose one."""
+    return "best" if "best" in summary else "last"
+
+
 def selecting_split(summary: Mapping[str, Any]) -> str | None:
     """The split that chose the best checkpoint of a run (`summary.json`): validation or test; None: nothing did."""
     return str(summary["selected_by"]).split()[0] if "best" in summary else None
@@ -29,7 +34,7 @@ def items(summary: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, st
       summary: its `summary.json`, which may be an earlier version's.
       config: its fields by dotted name.
     """
-    which = "best" if "best" in summary else "last"
+    which = reported_checkpoint(summary)
     by = str(summary["selected_by"])
     split = reported_split(summary[which])
     found = {"checkpoint": f"best by {by}" if which == "best" else "last step, nothing chosen"}

@@ -12,7 +12,7 @@ from absl import logging
 
 from mpafer_jax import files
 from mpafer_jax.evaluation.predictions import Predictions, PredictionsError
-from mpafer_jax.evaluation.protocol import reported_split, selecting_split
+from mpafer_jax.evaluation.protocol import reported_checkpoint, reported_split, selecting_split
 from mpafer_jax.workdir import EVALUATION_PREDICTIONS, TRAINING_PREDICTIONS, flatten
 
 Scalars = dict[int, float]  # step -> value
@@ -76,7 +76,7 @@ def read(workdir: pathlib.Path) -> Contents:
         )
     measurements: list[Measurement] = []
     if summary is not None:
-        which = "best" if "best" in summary else "last"
+        which = reported_checkpoint(summary)
         title = f"best on {selecting_split(summary)}" if which == "best" else "last step"
         path = workdir / TRAINING_PREDICTIONS
         measurements += _measurement(path, summary[which], summary["fingerprints"], title)

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mpafer_jax.evaluation.predictions import Predictions
-from mpafer_jax.evaluation.protocol import reported_split
+from mpafer_jax.evaluation.protocol import reported_checkpoint, reported_split
 from mpafer_jax.evaluation.table import BASELINE_TITLES
 from mpafer_jax.sweeps.sweep import Point, Sweep
 from mpafer_jax.workdir import TRAINING_PREDICTIONS, flatten
@@ -102,7 +102,7 @@ def _must_agree(point: Point, summary: Mapping[str, Any]) -> dict[str, Any]:
 
 def _results(folder: pathlib.Path, point: Point, summary: Mapping[str, Any]) -> list[Result]:
     config = flatten(json.loads((folder / "config.json").read_text(encoding="utf-8")))
-    reported = summary["best" if "best" in summary else "last"]
+    reported = summary[reported_checkpoint(summary)]
     split = reported_split(reported)
     if split is None:
         raise MixedRunsError(f"{folder} was measured on no held-out split, so it has no place in a table")

@@ -6,14 +6,11 @@ import dataclasses
 import json
 import pathlib
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import Any
 
-from absl import flags
-from ml_collections import config_flags
-
-from mpafer_jax import workdir
+from mpafer_jax import command, workdir
 from mpafer_jax.config import Config, ConfigError
-from mpafer_jax.sweeps.sweep import SEED_FIELDS, Point, Sweep, load_module, split_source
+from mpafer_jax.sweeps.sweep import SEED_FIELDS, Point, Sweep, split_source
 
 _PREFIX = "--config."
 # What sweeps set unless it is overridden: tables need what was said of each image, and nobody reads dozens of reports.
@@ -57,18 +54,8 @@ def parse(base: str, changes: Sequence[str]) -> Config:
     Raises:
       ConfigError: a field that does not exist, or a value that does not hold.
     """
-    path, argument = split_source(base)
-    values = flags.FlagValues()
-    argv = ["sweep", *changes]
-    try:
-        config = load_module(path).get_config(argument or None)
-        defined = cast(Any, config_flags).DEFINE_config_dict("config", config, flag_values=values, sys_argv=argv)
-        values(argv)
-        return Config.from_config_dict(defined.value)
-    except (flags.Error, AttributeError, KeyError, TypeError, OSError, ValueError) as error:
-        if isinstance(error, ConfigError):
-            raise
-        raise ConfigError(f"--config={base} {' '.join(changes)}: {error}") from error
+    words = (change.removeprefix(_PREFIX) for change in changes)
+    return Config.from_config_dict(command.read_config([base, *words]))
 
 
 def plan(sweep: Sweep, overrides: Sequence[str], seeds: Sequence[int], only: Sequence[str] = ()) -> list[Run]:

@@ -29,6 +29,7 @@ from mpafer_jax.data.records import DataError
 from mpafer_jax.data.sources import read_source
 from mpafer_jax.data.splits import Dataset, Split, load_dataset
 from mpafer_jax.evaluation import base_to_new
+from mpafer_jax.evaluation.protocol import reported_checkpoint
 from mpafer_jax.hard_prompts.bank import BankError
 from mpafer_jax.models.prompts import PromptError
 
@@ -102,7 +103,8 @@ def run_seed(configs: dict[str, Config], folder: pathlib.Path) -> dict[str, Any]
             logging.info("%s: measured before", folder)
             return before
     summary = train.train_and_evaluate(configs["base"], folder)
-    found = summary["best" if "best" in summary and configs["base"].eval.which == "best" else "last"][split.name]
+    which = reported_checkpoint(summary) if configs["base"].eval.which == "best" else "last"
+    found = summary[which][split.name]
     new, zero_shot_new = _measure_new(configs["new"], folder, dataset, split)
     zero_shot = _zero_shot(configs["base"])
     result = {

@@ -16,7 +16,7 @@ import optax
 from absl import app, flags
 
 from mpafer_jax import devices, losses, steps
-from mpafer_jax.models.clip import ClipConfig, TextConfig, VisionConfig
+from mpafer_jax.benchmark.problem import CLIPS, mean, std
 from mpafer_jax.models.mpafer import MPAFER
 from mpafer_jax.models.prompts import PromptShape, TextEmbeddings, init_prompts
 from mpafer_jax.state import Frozen, TrainState
@@ -28,24 +28,11 @@ _DTYPE = flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "Of the 
 _REMAT = flags.DEFINE_enum("remat", "dots", ["none", "dots", "full"], "What the backward pass keeps.")
 _REPEATS = flags.DEFINE_integer("repeats", 5, "Timed calls after the first.")
 
-SHAPES = {
-    "vit_b16": ClipConfig(
-        VisionConfig(768, 3072, 12, 12, 224, 16, "quick_gelu", 1e-5),
-        TextConfig(49408, 512, 2048, 12, 8, 77, 2, "quick_gelu", 1e-5),
-        512,
-    ),
-    "vit_l14": ClipConfig(
-        VisionConfig(1024, 4096, 24, 16, 224, 14, "quick_gelu", 1e-5),
-        TextConfig(49408, 768, 3072, 12, 12, 77, 2, "quick_gelu", 1e-5),
-        768,
-    ),
-}
 CLASSES, LENGTH = 7, 15  # ten context tokens, a class name, a full stop, start and end, one to spare
-MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 
 
 def main(_):
-    clip = SHAPES[_SHAPE.value]
+    clip = CLIPS[_SHAPE.value]
     vision, text = clip.vision, clip.text
     layers = tuple(range(1, vision.num_layers + 1))
     shape = PromptShape(10, 0, text.hidden_size, 0.02, 8, layers, vision.num_layers, vision.hidden_size, 0.02)
@@ -78,7 +65,7 @@ def main(_):
     )
     print(f"{_SHAPE.value}, batch {_BATCH.value}, {_DTYPE.value}, remat {_REMAT.value}, {jax.device_count()} device(s)")
     train_step = steps.make_train_step(
-        forward=steps.forward_images(model, MEAN, STD), tx=tx, objective=losses.Objective()
+        forward=steps.forward_images(model, mean, std), tx=tx, objective=losses.Objective()
     )
 
     def one_update():
@@ -87,7 +74,7 @@ def main(_):
         jax.block_until_ready(metrics)
 
     report("train step", one_update)
-    eval_step = steps.make_eval_step(model=model, mean=MEAN, std=STD)
+    eval_step = steps.make_eval_step(model=model, mean=mean, std=std)
     text_features = devices.replicate(steps.make_text_step(model=model)(state.params, frozen))
     part = {name: batch[name] for name in ("image", "label", "mask")}
     report("eval step", lambda: jax.block_until_ready(eval_step(state.params, frozen, text_features, part)))
