@@ -34,6 +34,11 @@ from mpafer_jax.state import TrainState
 
 FOLDER = "checkpoints"
 _SHAPES_PROMPTS = ("ctx", "visual_prompts", "head")  # the sections that are a checkpoint's own wherever it is used
+# Fields that joined these sections after checkpoints had been made, each with the value that changes nothing.
+_JOINED: Mapping[str, Mapping[str, Any]] = {
+    "ctx": {"init_text": ""},
+    "head": {"motion_prior": "none", "motion_strength": 0.9},
+}
 _PREFIX = "step"
 _SELECTED = "selected"  # among the saved metrics: the value that chooses the best
 _PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint", "transformers", "numpy")
@@ -123,7 +128,7 @@ class Description(Described):
             )
 
     def _sections(self, names: Iterable[str]) -> dict[str, Any]:
-        return {name: self.config[name] for name in names}
+        return {name: {**_JOINED.get(name, {}), **self.config[name]} for name in names}
 
     @contextlib.contextmanager
     def _naming_the_versions(self) -> Generator[None]:

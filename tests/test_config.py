@@ -30,6 +30,8 @@ ARGUMENTS = [
     "vit_l14,bf16",
     "vit_b32,runlocal,no_validation",
     "vit_l14_336",
+    "tiny_clip",
+    "tiny_clip,coop",
 ]
 ARGUMENTS += list(common.METHODS)
 

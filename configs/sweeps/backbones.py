@@ -24,7 +24,7 @@ _REPORTED = {
 def get_sweep(argument: str) -> Sweep:
     if common.is_quickstart(argument):
         raise ConfigError("there is one small CLIP for drawn faces; name a dataset's config, as in :rafdb")
-    if "vit_" in argument:
+    if "vit_" in argument or "tiny_clip" in argument:
         raise ConfigError("the CLIP is what this sweep varies; leave it out of the argument")
     b16, l14 = _REPORTED.get(argument.partition(",")[0] or "rafdb", (None, None))
     return Sweep(

@@ -7,7 +7,7 @@
 CoOp: the context alone (Zhou et al., 2022). KgCoOp: the same from the words 'a photo of a', held near hard prompts of
 type 1 by their angle, with weight 8 (Yao et al., 2023). VPT-deep: visual prompts alone, the texts being 'a photo of a
 [class].' (Jia et al., 2022). All with the optimizer, length and augmentation of the base and not with their authors'.
-The names of classes mean nothing to the quickstart's CLIP: there KgCoOp's hard prompts are descriptions (type 3) and
+The names of classes mean nothing to the small CLIP: there KgCoOp's hard prompts are descriptions (type 3) and
 its context starts as CoOp's does, and VPT-deep has texts that only tell the classes apart.
 """
 
@@ -25,7 +25,7 @@ def _changes(method: str) -> dict[str, Any]:
 
 def get_sweep(argument: str) -> Sweep:
     kgcoop = _changes("kgcoop")
-    if common.is_quickstart(argument):
+    if common.has_tiny_clip(argument):
         start = {name: value for name, value in kgcoop.items() if not name.startswith("ctx.")}
         kgcoop = {**start, "hard_prompts.type": 3}
     return Sweep(

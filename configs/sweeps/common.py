@@ -5,6 +5,7 @@ The argument of a sweep file names a config of `configs/` and, after commas, tha
     configs/sweeps/components.py:quickstart          drawn faces and the small CLIP, no download
     configs/sweeps/components.py                     RAF-DB with ViT-B/16, as configs/rafdb.py
     configs/sweeps/components.py:affectnet7,vit_l14  another dataset, another CLIP
+    configs/sweeps/components.py:ferplus,tiny_clip   photographs and the small CLIP, no download of weights
 """
 
 from collections.abc import Mapping, Sequence
@@ -34,8 +35,13 @@ def base(argument: str) -> str:
 
 
 def is_quickstart(argument: str) -> bool:
-    """Whether the base has the small CLIP: 4 layers, 64 patches, pictures of 96 pixels."""
+    """Whether the base is of drawn faces."""
     return argument.partition(",")[0] == "quickstart"
+
+
+def has_tiny_clip(argument: str) -> bool:
+    """Whether the base has the small CLIP: 4 layers, 64 patches, pictures of 96 pixels."""
+    return is_quickstart(argument) or "tiny_clip" in argument.split(",")
 
 
 def full_and_text_only(table: str, changes: Mapping[str, Any], value: float | None = None) -> tuple[Point, ...]:

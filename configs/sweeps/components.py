@@ -46,5 +46,5 @@ def get_sweep(argument: str) -> Sweep:
             Point("motion_pictures", "full, motion prior from pixels", {"head.motion_prior": "pictures"}),
             *common.full_and_text_only(f"{_SHOTS}_per_class", few),
         ),
-        notes=(_ORDER,) if common.is_quickstart(argument) else (_ORDER, _REPORTED),
+        notes=(_ORDER,) if common.has_tiny_clip(argument) else (_ORDER, _REPORTED),
     )

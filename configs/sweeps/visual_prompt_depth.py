@@ -16,7 +16,7 @@ _QUICKSTART_DEPTHS = (1, 2, 3, 4)
 def get_sweep(argument: str) -> Sweep:
     if "vit_l14" in argument:
         raise ConfigError("depths here are of a tower of 12 layers, which ViT-L/14 has not; leave that argument out")
-    depths = _QUICKSTART_DEPTHS if common.is_quickstart(argument) else _DEPTHS
+    depths = _QUICKSTART_DEPTHS if common.has_tiny_clip(argument) else _DEPTHS
     return Sweep(
         title="Layers with visual prompts",
         base=common.base(argument),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pathlib
+import shlex
 from collections.abc import Iterable, Sequence
 
 from mpafer_jax import files
@@ -23,6 +24,7 @@ _DATASETS = {
     "affectnet8": "/data/AffectNet",
 }
 _MAIN_TABLE, _DEFAULT_DATASET = "backbones", "rafdb"
+_TINY_CLIP = "tiny_clip"
 # The page's order; sweeps that are not named follow.
 _ORDER = ("components", "baselines", "prompt_types", "top_k", "num_visual_prompts", "visual_prompt_depth")
 
@@ -40,6 +42,11 @@ _PHOTOGRAPHS = """## On photographs, with OpenAI's CLIP
 
 The paper's experiments. The datasets have to be asked for from their owners ([datasets.md](datasets.md)); cells are
 empty until a sweep has run. 'The paper, %' is the accuracy that the paper reports.
+"""
+_SMALL = """## On photographs, with the small CLIP
+
+Real faces, and the CLIP that ships with the package, which was trained on drawings and has never seen a photograph: what
+prompts bring where they have everything to bridge. Nothing here compares with the paper.
 """
 _OTHERS = """## Other sweeps
 """
@@ -63,7 +70,14 @@ def write(page: pathlib.Path, reports: Sequence[Report]) -> None:
         by_source[source] = found
     explanation = tables.explanation("the table's first row, or to the one that is named so")
     parts = [_INTRODUCTION.format(page=page, explanation=explanation)]
-    for heading, sources, shown in ((_DRAWN, _drawn(), ()), (_PHOTOGRAPHS, _photographs(), _main_table())):
+    small = [source for source in by_source if _TINY_CLIP in split_source(source)[1].split(",")]
+    for heading, sources, shown in (
+        (_DRAWN, _drawn(), ()),
+        (_SMALL, small, ()),
+        (_PHOTOGRAPHS, _photographs(), _main_table()),
+    ):
+        if not sources:
+            continue
         found = {source: by_source.pop(source, None) for source in sources}
         waiting = [source for source in sources if found[source] is None and source not in shown]
         parts.append(heading)
@@ -113,12 +127,13 @@ def _title(source: str, found: Report | None = None) -> str:
     return title if argument.startswith(_QUICKSTART) else f"{title}: {argument}"
 
 
-def _command(source: str) -> str:
+def _command(source: str, overrides: Sequence[str] = ()) -> str:
     path, argument = split_source(source)
     base = argument.partition(",")[0]
-    data = f" \\\n  --config.data.dir={_DATASETS[base]}" if base in _DATASETS else ""
-    folder = path.stem if base == _QUICKSTART else f"{path.stem}_{base}"
-    return f"python launch/sweep.py --sweep={source} --workdir=runs/{folder}{data}\n"
+    data = [f"--config.data.dir={_DATASETS[base]}"] if base in _DATASETS else []
+    folder = path.stem if argument == _QUICKSTART else "_".join([path.stem, *argument.split(",")])
+    flags = "".join(f" \\\n  {shlex.quote(flag)}" for flag in (*data, *overrides))
+    return f"python launch/sweep.py --sweep={source} --workdir=runs/{folder}{flags}\n"
 
 
 def _section(source: str, found: Report | None, page: pathlib.Path) -> str:
@@ -126,7 +141,7 @@ def _section(source: str, found: Report | None, page: pathlib.Path) -> str:
     record = found.record if found is not None else Record(source, (), sweep.load(source))
     if found is None:
         found = Report(page.parent, record, [], tables.summarize(record.sweep, []), "")
-    parts = [f"### {_title(source, found)}\n", f"```bash\n{_command(source)}```\n", found.to_markdown(level=4)]
+    parts = [f"### {_title(source, found)}\n", f"```bash\n{_command(source, record.overrides)}```\n", found.to_markdown(level=4)]
     picture = page.parent / "images" / f"results_{record.name}.png"
     if plot.write(picture, record.sweep, found.lines, found.results):
         parts.append(f"![Accuracy over {record.sweep.axis}]({picture.relative_to(page.parent)})\n")

@@ -130,7 +130,7 @@ def test_two_processes_stopped_and_resumed_equal_those_on_a_disk(home, sample, t
     put(sample / "faces", at(home, "dataset"))
     steps = {"train.num_steps": 60, "train.eval_every": 30, "train.checkpoint_every": 20, "eval.report": "numbers"}
     workdir, two = at(home, "run"), Layout(2, 1)
-    changes = {**steps, "data.dir": f"{home}/dataset"}
+    changes = {**steps, "data.dir": f"{home}/dataset", "data.features_dir": str(tmp_path / "features")}
     with layouts.running(two, sample, workdir, **changes) as process:
         wait_for(lambda: (workdir / "metrics.jsonl").is_file(), process)
         process.send_signal(signal.SIGTERM)

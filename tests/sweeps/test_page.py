@@ -30,10 +30,13 @@ def test_what_was_measured_and_the_commands_for_the_rest(tmp_path):
     made_of(tmp_path / "k", "configs/sweeps/top_k.py:quickstart")
     made_of(tmp_path / "b", "configs/sweeps/backbones.py:ferplus")
     made.record(tmp_path / "own", source="elsewhere/mine.py:quickstart")
+    small = "configs/sweeps/baselines.py:ferplus,tiny_clip"
+    held_out = ("data.test_split=validation", "data.validation_fraction=0.1", "data.validation_split=")
+    made.record(tmp_path / "s", sweep.load(small), small, tuple(f"--config.{change}" for change in held_out))
     out = tmp_path / "docs" / "results.md"
-    assert command.main([f"--page={out}", *(str(tmp_path / name) for name in ("k", "b", "own"))]) == 0
+    assert command.main([f"--page={out}", *(str(tmp_path / name) for name in ("k", "b", "own", "s"))]) == 0
     text = out.read_text()
-    drawn, rest = text.split("\n## On photographs")
+    drawn, small, rest = text.split("\n## On photographs")
     photographs, others = rest.split("\n## Other sweeps")
 
     assert re.search(r"\n### Patches of the local score\n.*\n\| k = 6 +\|    2 \| 55\.00 ± 7\.07", drawn, re.DOTALL)
@@ -45,6 +48,8 @@ def test_what_was_measured_and_the_commands_for_the_rest(tmp_path):
     assert re.search(r"\| ViT-L/14 +\|    0 \| +\| +\| +93\.74 \|", photographs)
     assert re.search(r"\| ViT-L/14 +\|    2 \| 55\.00.* 91\.81 \|", photographs)
     assert "### What it brings" in others
+    # With what its runs were given beside the folder of the data.
+    assert "ferplus_tiny_clip \\\n  --config.data.dir=/data/FERPlus \\\n  --config.data.test_split=validation" in small
 
     commands = re.findall(r"^python launch/sweep\.py (.*?[^\\])$", text.replace("\\\n", ""), re.MULTILINE)
     sources = [line.split()[0].removeprefix("--sweep=") for line in commands]
