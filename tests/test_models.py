@@ -196,16 +196,33 @@ def test_intermediates_are_named_and_consistent():
     np.testing.assert_allclose(logits, scale * (out["global_scores"] + out["local_scores"]), rtol=1e-5)
 
 
-def test_bfloat16_towers_give_float32_outputs_close_to_float32():
+def test_bfloat16_gives_float32_outputs_close_to_float32():
     params = jax.tree.map(lambda x: x.astype(jnp.bfloat16), tiny.clip_params())
     texts = tiny.texts(tiny.HARD_IDS)
     half = clip_lib.CLIP(tiny.CLIP, dtype=jnp.bfloat16)
     logits, out = half.apply({"params": params}, IMAGES, texts.ids)
     assert logits.dtype == out["image_features"].dtype == out["text_features"].dtype == jnp.float32
-    assert out["image_tokens"].dtype == jnp.bfloat16
+    assert out["image_tokens"].dtype == out["text_tokens"].dtype == jnp.float32
     full = clip_lib.CLIP(tiny.CLIP)
-    reference, _ = full.apply({"params": tiny.clip_params()}, IMAGES, texts.ids)
+    reference, expected = full.apply({"params": tiny.clip_params()}, IMAGES, texts.ids)
     np.testing.assert_allclose(logits, reference, atol=0.05 * float(jnp.abs(reference).max()))
+    assert not np.array_equal(out["image_features"], expected["image_features"])
+
+
+def test_bfloat16_is_the_image_towers_alone_and_rounds_no_residual_stream():
+    params, texts = {"params": tiny.clip_params()}, tiny.texts(tiny.HARD_IDS)
+    half, full = clip_lib.CLIP(tiny.CLIP, dtype=jnp.bfloat16), clip_lib.CLIP(tiny.CLIP)
+    one, other = (model.apply(params, texts.ids, method="encode_text") for model in (half, full))
+    jax.tree.map(np.testing.assert_array_equal, one, other)
+    # Layers that add nothing leave what the residual stream was to the last digit.
+    kernels = {**tiny.clip_params()}
+    visual = dict(kernels["visual"])
+    visual["blocks"] = jax.tree.map(jnp.zeros_like, visual["blocks"])
+    visual["patch_embedding"] = jax.tree.map(jnp.zeros_like, visual["patch_embedding"])
+    silent = {"params": {**kernels, "visual": visual}}
+    _, one = half.apply(silent, IMAGES, method="encode_image")
+    _, other = full.apply(silent, IMAGES, method="encode_image")
+    np.testing.assert_array_equal(one["tokens"], other["tokens"])
 
 
 def test_every_activation_is_what_its_name_says():

@@ -23,7 +23,7 @@ from mpafer_jax.models.prompts import TextEmbeddings, init_prompts
 from mpafer_jax.state import Frozen, TrainState
 from mpafer_jax.weights.files import find_files
 from mpafer_jax.weights.load import read_config
-from mpafer_jax.weights.rules import param_shapes, unflatten
+from mpafer_jax.weights.rules import param_shapes, param_type, unflatten
 
 _NUM_STEPS = 1000  # of the schedule; no shape depends on it
 
@@ -149,11 +149,7 @@ def _batch(size: int, clip: ClipConfig, num_classes: int) -> dict[str, Any]:
 
 
 def _frozen(config: Config, clip: ClipConfig, num_classes: int) -> Frozen:
-    dtype = jnp.dtype(config.clip.dtype)
-    flat = {
-        path: _abstract(shape, jnp.float32 if path.endswith("logit_scale") else dtype)
-        for path, shape in param_shapes(clip).items()
-    }
+    flat = {path: _abstract(shape, param_type(path, config.clip.dtype)) for path, shape in param_shapes(clip).items()}
     # Start, context, a name of one token, full stop, end. Longer names add a position or two.
     length = config.ctx.num_ctx + 4
     section = config.hard_prompts
@@ -162,7 +158,7 @@ def _frozen(config: Config, clip: ClipConfig, num_classes: int) -> Frozen:
     return Frozen(
         clip=unflatten(flat),
         soft_prompts=TextEmbeddings(
-            embeddings=_abstract((num_classes, length, clip.text.hidden_size), dtype),
+            embeddings=_abstract((num_classes, length, clip.text.hidden_size), jnp.float32),
             eos_positions=_abstract((num_classes,), jnp.int32),
             content=_abstract((num_classes, length), np.bool_),
         ),

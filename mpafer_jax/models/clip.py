@@ -9,6 +9,7 @@ prompts, K layers, W tower width, H heads, d = W / H, D joint embedding size.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -106,6 +107,21 @@ class DeepPrompts:
     enabled: jax.Array | None = None
 
 
+def _to_float32(
+    inputs: jax.Array, kernel: jax.Array, bias: jax.Array, *, dtype: jnp.dtype
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    return inputs.astype(dtype), kernel.astype(dtype), bias.astype(jnp.float32)
+
+
+# A dense layer whose result is float32 whatever the type of its product, which is summed in float32 anyway: what joins
+# the residual stream is not rounded before.
+_DenseToFloat32 = functools.partial(
+    nn.Dense,
+    dot_general=functools.partial(jax.lax.dot_general, preferred_element_type=jnp.float32),
+    promote_dtype=_to_float32,
+)
+
+
 class Attention(nn.Module):
     """Multi-head self-attention whose keys and values may be joined by prompts.
 
@@ -116,7 +132,7 @@ class Attention(nn.Module):
     Attributes:
       num_heads: H.
       causal: whether a position sees only itself and earlier ones.
-      dtype: type of the computation; the softmax is always float32.
+      dtype: type of the products; the softmax and the result are always float32.
     """
 
     num_heads: int
@@ -153,7 +169,7 @@ class Attention(nn.Module):
         self.sow("intermediates", "attention", jnp.mean(weights, axis=1))
         mixed = jnp.einsum("bhqk,bhkd->bhqd", weights.astype(self.dtype), v)
         mixed = jnp.swapaxes(mixed, 1, 2).reshape(batch, length, width)  # [B, H, L, d] -> [B, L, W]
-        return nn.Dense(width, dtype=self.dtype, name="out_proj")(mixed)
+        return _DenseToFloat32(width, dtype=self.dtype, name="out_proj")(mixed)
 
     def _visible(self, length: int, prompts: jax.Array | None, enabled: jax.Array | None) -> jax.Array | None:
         """Which keys each query sees, [L, L + N_p] bool, or None where every key is seen."""
@@ -167,7 +183,7 @@ class Attention(nn.Module):
 
 
 class Mlp(nn.Module):
-    """The two products of a layer: W -> intermediate_size -> W."""
+    """The two products of a layer: W -> intermediate_size -> W; types as in `Attention`."""
 
     intermediate_size: int
     hidden_act: str
@@ -177,11 +193,11 @@ class Mlp(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         """Maps x [B, L, W] to [B, L, W]."""
         hidden = nn.Dense(self.intermediate_size, dtype=self.dtype, name="fc1")(x)
-        return nn.Dense(x.shape[-1], dtype=self.dtype, name="fc2")(ACTIVATIONS[self.hidden_act](hidden))
+        return _DenseToFloat32(x.shape[-1], dtype=self.dtype, name="fc2")(ACTIVATIONS[self.hidden_act](hidden))
 
 
 class LayerNorm(nn.Module):
-    """Layer normalisation in float32, whatever the tower's type, as in OpenAI's code; the output has x's type.
+    """Layer normalisation in float32, whatever the tower's type, as in OpenAI's code; so is the output.
 
     Not `nn.LayerNorm`, which multiplies float32 by bfloat16 under strict type promotion, and whose fast variance
     E[x^2] - E[x]^2 loses digits on CLIP's few very large activations.
@@ -197,11 +213,15 @@ class LayerNorm(nn.Module):
         bias = self.param("bias", nn.initializers.zeros, width).astype(jnp.float32)
         centered = x.astype(jnp.float32) - jnp.mean(x, axis=-1, keepdims=True, dtype=jnp.float32)
         variance = jnp.mean(jnp.square(centered), axis=-1, keepdims=True)
-        return (centered * jax.lax.rsqrt(variance + self.epsilon) * scale + bias).astype(x.dtype)
+        return centered * jax.lax.rsqrt(variance + self.epsilon) * scale + bias
 
 
 class Block(nn.Module):
-    """One pre-norm transformer layer, in the form that `nn.scan` wants: (carry, input) -> (carry, None)."""
+    """One pre-norm transformer layer, in the form that `nn.scan` wants: (carry, input) -> (carry, None).
+
+    The residual stream is float32 whatever `dtype`, as under PyTorch's autocast: rounded to bfloat16 in every layer it
+    would lose what the layers add.
+    """
 
     num_heads: int
     intermediate_size: int
@@ -290,13 +310,13 @@ class VisionTransformer(nn.Module):
         size = self.config.image_size
         if images.shape[1:] != (size, size, 3):
             raise ValueError(f"images must be [B, {size}, {size}, 3] for this CLIP, found {list(images.shape)}")
-        patches = self.patch_embedding(images.astype(self.dtype))
+        patches = self.patch_embedding(images.astype(self.dtype)).astype(jnp.float32)
         patches = patches.reshape(images.shape[0], -1, self.config.hidden_size)  # [B, rows, cols, W] -> [B, N, W]
-        cls = jnp.broadcast_to(self.class_embedding.astype(self.dtype), (images.shape[0], 1, self.config.hidden_size))
-        x = jnp.concatenate([cls, patches], axis=1) + self.position_embedding.astype(self.dtype)  # [B, 1 + N, W]
+        cls = jnp.broadcast_to(self.class_embedding.astype(jnp.float32), (images.shape[0], 1, self.config.hidden_size))
+        x = jnp.concatenate([cls, patches], axis=1) + self.position_embedding.astype(jnp.float32)  # [B, 1 + N, W]
         x = self.ln_pre(x)
         if prompts is not None:
-            tokens = prompts.tokens.astype(self.dtype)
+            tokens = prompts.tokens.astype(jnp.float32)
             if prompts_before_ln_pre:
                 tokens = tokens.at[0].set(self.ln_pre(tokens[0]))
             prompts = DeepPrompts(tokens=tokens, enabled=prompts.enabled)
@@ -351,7 +371,7 @@ class TextTransformer(nn.Module):
         length, limit = embeddings.shape[1], self.config.max_position_embeddings
         if length > limit:
             raise ValueError(f"texts have {length} tokens, this CLIP has {limit} positions")
-        x = embeddings.astype(self.dtype) + self.position_embedding[:length].astype(self.dtype)
+        x = embeddings.astype(jnp.float32) + self.position_embedding[:length].astype(jnp.float32)
         tokens, _ = self.blocks(x, None)
         at_eos = jnp.take_along_axis(tokens, eos_positions[:, None, None], axis=1)[:, 0]  # [C, L, W] -> [C, W]
         features = self.projection(self.ln_final(at_eos)).astype(jnp.float32)
@@ -380,7 +400,8 @@ class CLIP(nn.Module):
 
     Attributes:
       config: the shape.
-      dtype: type of the towers' computation; features and logits are float32.
+      dtype: type of the image tower's products. The text tower computes in float32: it reads C texts and not B images,
+        and what a text's feature is off by is the same for all images.
       remat: what the backward pass may keep, see `VisionTransformer`.
     """
 
@@ -392,7 +413,7 @@ class CLIP(nn.Module):
         """Creates the towers under the names `visual` and `text`."""
         config, dtype = self.config, jnp.dtype(self.dtype)
         self.visual = VisionTransformer(config.vision, config.projection_dim, dtype, self.remat)
-        self.text = TextTransformer(config.text, config.projection_dim, dtype, self.remat)
+        self.text = TextTransformer(config.text, config.projection_dim, jnp.dtype(jnp.float32), self.remat)
         # 1 / 0.07 is CLIP's initial value; OpenAI's trained models end at 100.
         self.logit_scale = self.param("logit_scale", nn.initializers.constant(jnp.log(1 / 0.07)), ())
 

@@ -45,8 +45,8 @@ empty until a sweep has run. 'The paper, %' is the accuracy that the paper repor
 """
 _SMALL = """## On photographs, with the small CLIP
 
-Real faces, and the CLIP that ships with the package, which was trained on drawings and has never seen a photograph: what
-prompts bring where they have everything to bridge. Nothing here compares with the paper.
+Real faces, and the CLIP that ships with the package, which was trained on drawings and has never seen a photograph:
+what prompts bring where they have everything to bridge. Nothing here compares with the paper.
 """
 _OTHERS = """## Other sweeps
 """
@@ -141,7 +141,11 @@ def _section(source: str, found: Report | None, page: pathlib.Path) -> str:
     record = found.record if found is not None else Record(source, (), sweep.load(source))
     if found is None:
         found = Report(page.parent, record, [], tables.summarize(record.sweep, []), "")
-    parts = [f"### {_title(source, found)}\n", f"```bash\n{_command(source, record.overrides)}```\n", found.to_markdown(level=4)]
+    parts = [
+        f"### {_title(source, found)}\n",
+        f"```bash\n{_command(source, record.overrides)}```\n",
+        found.to_markdown(level=4),
+    ]
     picture = page.parent / "images" / f"results_{record.name}.png"
     if plot.write(picture, record.sweep, found.lines, found.results):
         parts.append(f"![Accuracy over {record.sweep.axis}]({picture.relative_to(page.parent)})\n")

@@ -52,7 +52,7 @@ def load_clip(name: str, *, revision: str = "main", cache_dir: str = "", dtype: 
       name: 'tiny-face-clip', a folder in the Hub's layout, or a repository such as 'openai/clip-vit-base-patch16'.
       revision: branch, tag or commit of a repository.
       cache_dir: the Hub's cache; '' for the environment's.
-      dtype: type of the parameters, 'float32', 'bfloat16' or 'float16'; `logit_scale` is float32 whatever it says.
+      dtype: type of the image tower's parameters, 'float32', 'bfloat16' or 'float16'; all others are float32.
 
     Raises:
       FileNotFoundError: something of the checkpoint is nowhere to be found.

@@ -37,9 +37,6 @@ DTYPES: dict[str, np.dtype[Any]] = {
 # Constants that old releases of transformers saved as buffers, in both formats: 0, 1, 2, ...
 IGNORED = ("*_model[./]embeddings[./]position_ids",)
 
-# A temperature is no weight: exp(logit_scale) is about 100 and bfloat16 keeps three digits of it.
-_ALWAYS_FLOAT32 = ("logit_scale",)
-
 _READABLE = ("float32", "float16", "bfloat16", "float64")
 
 
@@ -186,6 +183,15 @@ def unflatten(flat: Mapping[str, Any]) -> Params:
     return cast("Params", traverse_util.unflatten_dict(flat, sep="/"))
 
 
+def param_type(path: str, dtype: str) -> np.dtype[Any]:
+    """The type of one of our parameters where `dtype`, one of `DTYPES`, is asked for.
+
+    The text tower stays float32, as `CLIP` computes it. So does the temperature, which is no weight: exp(logit_scale)
+    is about 100 and bfloat16 keeps three digits of it.
+    """
+    return DTYPES["float32" if path == "logit_scale" or path.startswith("text/") else dtype]
+
+
 def param_shapes(config: ClipConfig) -> dict[str, tuple[int, ...]]:
     """The shape of each of our parameters by its path, with the axis of layers where they are stacked."""
     return {rule.path: ((_num_layers(rule, config),) if rule.stacked else ()) + rule.shape(config) for rule in RULES}
@@ -205,7 +211,7 @@ def to_params(
       tensors: every tensor of the checkpoint by its name in `source_format`; float32, float16, bfloat16 or float64.
       config: the shape that the checkpoint's config.json gives.
       source_format: 'pytorch' or 'flax', see the module's description.
-      dtype: type of the result, one of `DTYPES`; `logit_scale` is float32 whatever it says.
+      dtype: of the image tower, one of `DTYPES`; all else is float32, see `param_type`.
       source: what the tensors are called in errors, such as the file's path.
 
     Returns:
@@ -222,9 +228,8 @@ def to_params(
     flat: dict[str, Array] = {}
     copies: list[tuple[Array, Array]] = []
     for rule in RULES:
-        target = np.dtype(np.float32) if rule.path in _ALWAYS_FLOAT32 else DTYPES[dtype]
         names = rule.names(source_format, _num_layers(rule, config))
-        stack = np.empty((len(names), *rule.shape(config)), target)
+        stack = np.empty((len(names), *rule.shape(config)), param_type(rule.path, dtype))
         copies += [(stack[i, ...], rule.from_file(tensors[name], source_format)) for i, name in enumerate(names)]
         flat[rule.path] = stack if rule.stacked else stack[0, ...]
     with futures.ThreadPoolExecutor(usable_cores()) as pool:  # NumPy copies without holding Python's lock

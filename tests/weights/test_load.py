@@ -175,7 +175,7 @@ def test_bfloat16_file_and_bfloat16_parameters(folder, original, reference):
     torch_clip.model(reference.config).bfloat16().save_pretrained(folder)
     clip = load_clip(str(folder), dtype="bfloat16")
     assert clip.params["logit_scale"].dtype == np.float32
-    assert clip.params["text"]["projection"]["kernel"].dtype.name == "bfloat16"
+    assert clip.params["visual"]["projection"]["kernel"].dtype.name == "bfloat16"
     assert_equal_params(load_clip(str(folder)).params, load_clip(str(original)).params, rtol=2**-8)
 
 

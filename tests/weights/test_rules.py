@@ -45,10 +45,10 @@ def test_every_name_is_used_once():
 
 @pytest.mark.parametrize("stored", [np.float16, ml_dtypes.bfloat16, np.float64])
 @pytest.mark.parametrize("wanted", ["float32", "bfloat16", "float16"])
-def test_types_are_cast_and_the_temperature_stays_float32(tensors, stored, wanted):
+def test_the_image_towers_type_is_cast_and_all_else_is_float32(tensors, stored, wanted):
     params = flatten(to_params({k: v.astype(stored) for k, v in tensors.items()}, CONFIG, "pytorch", dtype=wanted))
-    assert params.pop("logit_scale").dtype == np.float32
-    assert {value.dtype.name for value in params.values()} == {wanted}
+    for path, value in params.items():
+        assert value.dtype.name == (wanted if path.startswith("visual/") else "float32"), path
     np.testing.assert_allclose(
         params["text/projection/kernel"].astype(np.float32), tensors["text_projection.weight"].T, rtol=1e-2
     )
