@@ -70,7 +70,9 @@ def compare(tmp_path, measured_on, **changes) -> dict[str, float]:
 
 def test_types_agree_on_a_short_run(tmp_path):
     small = {"data.synthface.train": 320, "data.synthface.validation": 40, "data.synthface.test": 400}
-    found = compare(tmp_path, {}, **small, **{"train.num_steps": 60, "train.eval_every": 60, "train.checkpoint_every": 60})
+    found = compare(
+        tmp_path, {}, **small, **{"train.num_steps": 60, "train.eval_every": 60, "train.checkpoint_every": 60}
+    )
     assert found["float32"] > 0.5  # the prompts are trained: chance is 0.125
     assert found["agreement"] >= EARLY_AGREEMENT
     # 400 faces: two runs whose accuracy is the same in truth differ by 0.025 or more in one case of three.
