@@ -9,7 +9,7 @@ several joined by commas, unknown ones refused:
     --config=configs/rafdb.py:vit_l14,runlocal
 
     vit_b32, vit_l14, vit_l14_336   another CLIP of OpenAI's (default: ViT-B/16)
-    bf16                            CLIP's weights and computation in bfloat16, for accelerators
+    bf16                            CLIP's image tower in bfloat16, for accelerators
     no_validation                   train on the validation images too, choose nothing, report the last step
     whole                           for --mode=eval: evaluate on all of a dataset whose only split is "train"
     tiny_clip                       the small CLIP that ships, with the quickstart's settings: any dataset, no download
@@ -91,8 +91,8 @@ def get_common() -> ConfigDict:
     clip.revision = "main"
     # Where the Hub's files are kept; empty: the Hub library's own cache (HF_HUB_CACHE, HF_HOME). [ours]
     clip.cache_dir = ""
-    # Type of the frozen weights and of the towers' computation: float32 or bfloat16; prompts, features, losses and
-    # optimizer are float32 in either case. [ours]
+    # Type of the image tower's frozen weights and products: float32 or bfloat16; its residual stream, the text tower,
+    # prompts, features, losses and optimizer are float32 in either case. [ours]
     clip.dtype = "float32"
     # What the backward pass keeps of each layer: none (everything), dots (products without a batch axis), full
     # (nothing but each layer's input: least memory, most time). The numbers do not change. [ours]
