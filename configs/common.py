@@ -91,9 +91,12 @@ def get_common() -> ConfigDict:
     clip.revision = "main"
     # Where the Hub's files are kept; empty: the Hub library's own cache (HF_HUB_CACHE, HF_HOME). [ours]
     clip.cache_dir = ""
-    # Type of the image tower's frozen weights and products: float32 or bfloat16; its residual stream, the text tower,
-    # prompts, features, losses and optimizer are float32 in either case. [ours]
+    # Type of the image tower's frozen weights and products: float32 or bfloat16; the text tower, prompts, features,
+    # losses and optimizer are float32 in either case. [ours]
     clip.dtype = "float32"
+    # Type of the image tower's residual stream: float32, or, with that dtype, bfloat16, which is less exact and faster
+    # where memory traffic is the limit (docs/performance.md). [ours]
+    clip.residual_dtype = "float32"
     # What the backward pass keeps of each layer: none (everything), dots (products without a batch axis), full
     # (nothing but each layer's input: least memory, most time). The numbers do not change. [ours]
     clip.remat = "dots"

@@ -36,6 +36,7 @@ FOLDER = "checkpoints"
 _SHAPES_PROMPTS = ("ctx", "visual_prompts", "head")  # the sections that are a checkpoint's own wherever it is used
 # Fields that joined these sections after checkpoints had been made, each with the value that changes nothing.
 _JOINED: Mapping[str, Mapping[str, Any]] = {
+    "clip": {"residual_dtype": "float32"},
     "ctx": {"init_text": ""},
     "head": {"motion_prior": "none", "motion_strength": 0.9},
 }

@@ -102,6 +102,7 @@ class ClipSection(_Section):
     revision: str
     cache_dir: str
     dtype: Literal["float32", "bfloat16"]
+    residual_dtype: Literal["float32", "bfloat16"]
     remat: Literal["none", "dots", "full"]
 
     @pydantic.field_validator("dtype", mode="before")
@@ -113,6 +114,14 @@ class ClipSection(_Section):
                 "unless the loss is scaled, which is not done here. Use bfloat16: as small, with float32's range"
             )
         return dtype
+
+    @pydantic.model_validator(mode="after")
+    def _residual_is_no_less_exact_for_nothing(self) -> Self:
+        if self.dtype == "float32" and self.residual_dtype != "float32":
+            raise ValueError(
+                "residual_dtype is bfloat16, which saves nothing with dtype float32; change both or neither"
+            )
+        return self
 
 
 class CtxSection(_Section):

@@ -119,6 +119,7 @@ def make_model(config: ModelSections, clip: ClipConfig, num_classes: int) -> MPA
         center_patch_scores=config.head.center_patch_scores,
         prompts_before_ln_pre=config.visual_prompts.before_ln_pre,
         dtype=jnp.dtype(config.clip.dtype),
+        residual_dtype=jnp.dtype(config.clip.residual_dtype),
         remat=config.clip.remat,
     )
 

@@ -126,6 +126,7 @@ def open_store(config: Config, clip_hash: str, width: int) -> FeatureStore:
     about = {
         "clip": clip_hash,
         "dtype": config.clip.dtype,
+        "residual_dtype": config.clip.residual_dtype,
         "mean": list(config.data.mean),
         "std": list(config.data.std),
         # Accelerators may multiply float32 with fewer bits.

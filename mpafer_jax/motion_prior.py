@@ -187,6 +187,7 @@ def patch_weights(config: Config, workdir: pathlib.Path, split: Split, built: Ex
     key = stored_array.cache_key(
         clip=built.clip_hash,
         dtype=config.clip.dtype,
+        residual_dtype=config.clip.residual_dtype,
         data=split.fingerprint,
         images_per_class=images_per_class,
         seed=config.seed if images_per_class else None,

@@ -118,6 +118,7 @@ def test_every_field_has_a_comment_above_it(name, least):
         ({"data.dir": "gs:///"}, "dir is 'gs:///': expected a folder"),
         ({"loss.beta": -1.0}, r"config\.loss\.beta: .*greater than or equal to 0 \(found -1\.0\)"),
         ({"clip.dtype": "float64"}, r"config\.clip\.dtype: .*'float32' or 'bfloat16'"),
+        ({"clip.residual_dtype": "bfloat16"}, "residual_dtype is bfloat16, which saves nothing with dtype float32"),
         ({"clip.dtype": "float16"}, r"config\.clip\.dtype: .*float16 is not offered: .*gradients vanish.*Use bfloat16"),
         ({"train.num_steps": 5}, "exactly one of num_steps and num_epochs"),
         ({"train.accumulate": 3}, "batch_size 64 must be a multiple of accumulate 3"),

@@ -91,10 +91,11 @@ def test_the_key_holds_what_the_numbers_depend_on(sample):
     changed = {
         path("d"),
         path(**{"clip.dtype": "bfloat16"}),
+        path(**{"clip.dtype": "bfloat16", "clip.residual_dtype": "bfloat16"}),
         path(**{"data.mean": (0.5, 0.5, 0.5)}),
         path(**{"data.std": (0.5, 0.5, 0.5)}),
     }
-    assert len(changed | {base}) == 5
+    assert len(changed | {base}) == 6
     same = [path(**change) for change in ({"seed": 5}, {"data.train_per_class": 3}, {"eval.batch_size": 32})]
     assert same == [base] * 3
     assert path(**{"data.features_dir": "/elsewhere"}) == feature_store.Path("/elsewhere") / base.name

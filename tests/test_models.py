@@ -223,6 +223,8 @@ def test_bfloat16_is_the_image_towers_alone_and_rounds_no_residual_stream():
     _, one = half.apply(silent, IMAGES, method="encode_image")
     _, other = full.apply(silent, IMAGES, method="encode_image")
     np.testing.assert_array_equal(one["tokens"], other["tokens"])
+    rounded, _ = clip_lib.CLIP(tiny.CLIP, jnp.bfloat16, jnp.bfloat16).apply(silent, IMAGES, method="encode_image")
+    assert not np.array_equal(rounded, one["image_features"])
 
 
 def test_every_activation_is_what_its_name_says():

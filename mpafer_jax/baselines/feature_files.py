@@ -38,7 +38,12 @@ def write(config: Config, names: Sequence[str], out: pathlib.Path) -> None:
     files.write_json(
         out / "features.json",
         {
-            "clip": {"name": clip.name, "hash": clip.content_hash, "dtype": config.clip.dtype},
+            "clip": {
+                "name": clip.name,
+                "hash": clip.content_hash,
+                "dtype": config.clip.dtype,
+                "residual_dtype": config.clip.residual_dtype,
+            },
             "class_names": list(dataset.class_names),
             "data": dataset.description.splitlines(),
             "fingerprints": {split.name: split.fingerprint for split in splits},

@@ -9,7 +9,6 @@ prompts, K layers, W tower width, H heads, d = W / H, D joint embedding size.
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -107,21 +106,6 @@ class DeepPrompts:
     enabled: jax.Array | None = None
 
 
-def _to_float32(
-    inputs: jax.Array, kernel: jax.Array, bias: jax.Array, *, dtype: jnp.dtype
-) -> tuple[jax.Array, jax.Array, jax.Array]:
-    return inputs.astype(dtype), kernel.astype(dtype), bias.astype(jnp.float32)
-
-
-# A dense layer whose result is float32 whatever the type of its product, which is summed in float32 anyway: what joins
-# the residual stream is not rounded before.
-_DenseToFloat32 = functools.partial(
-    nn.Dense,
-    dot_general=functools.partial(jax.lax.dot_general, preferred_element_type=jnp.float32),
-    promote_dtype=_to_float32,
-)
-
-
 class Attention(nn.Module):
     """Multi-head self-attention whose keys and values may be joined by prompts.
 
@@ -132,7 +116,7 @@ class Attention(nn.Module):
     Attributes:
       num_heads: H.
       causal: whether a position sees only itself and earlier ones.
-      dtype: type of the products; the softmax and the result are always float32.
+      dtype: type of the computation; the softmax is always float32.
     """
 
     num_heads: int
@@ -169,7 +153,7 @@ class Attention(nn.Module):
         self.sow("intermediates", "attention", jnp.mean(weights, axis=1))
         mixed = jnp.einsum("bhqk,bhkd->bhqd", weights.astype(self.dtype), v)
         mixed = jnp.swapaxes(mixed, 1, 2).reshape(batch, length, width)  # [B, H, L, d] -> [B, L, W]
-        return _DenseToFloat32(width, dtype=self.dtype, name="out_proj")(mixed)
+        return nn.Dense(width, dtype=self.dtype, name="out_proj")(mixed)
 
     def _visible(self, length: int, prompts: jax.Array | None, enabled: jax.Array | None) -> jax.Array | None:
         """Which keys each query sees, [L, L + N_p] bool, or None where every key is seen."""
@@ -183,7 +167,7 @@ class Attention(nn.Module):
 
 
 class Mlp(nn.Module):
-    """The two products of a layer: W -> intermediate_size -> W; types as in `Attention`."""
+    """The two products of a layer: W -> intermediate_size -> W."""
 
     intermediate_size: int
     hidden_act: str
@@ -193,7 +177,7 @@ class Mlp(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         """Maps x [B, L, W] to [B, L, W]."""
         hidden = nn.Dense(self.intermediate_size, dtype=self.dtype, name="fc1")(x)
-        return _DenseToFloat32(x.shape[-1], dtype=self.dtype, name="fc2")(ACTIVATIONS[self.hidden_act](hidden))
+        return nn.Dense(x.shape[-1], dtype=self.dtype, name="fc2")(ACTIVATIONS[self.hidden_act](hidden))
 
 
 class LayerNorm(nn.Module):
@@ -219,8 +203,7 @@ class LayerNorm(nn.Module):
 class Block(nn.Module):
     """One pre-norm transformer layer, in the form that `nn.scan` wants: (carry, input) -> (carry, None).
 
-    The residual stream is float32 whatever `dtype`, as under PyTorch's autocast: rounded to bfloat16 in every layer it
-    would lose what the layers add.
+    The residual stream x keeps its own type, whatever `dtype`.
     """
 
     num_heads: int
@@ -236,10 +219,10 @@ class Block(nn.Module):
         ln_1 = LayerNorm(epsilon=self.layer_norm_eps, name="ln_1")
         attn = Attention(self.num_heads, self.causal, self.dtype, name="attn")
         keys = () if prompts is None else (ln_1(prompts.tokens), prompts.enabled)
-        x = x + attn(ln_1(x), *keys)
+        x = x + attn(ln_1(x), *keys).astype(x.dtype)
         ln_2 = LayerNorm(epsilon=self.layer_norm_eps, name="ln_2")
         mlp = Mlp(self.intermediate_size, self.hidden_act, self.dtype, name="mlp")
-        return x + mlp(ln_2(x)), None
+        return x + mlp(ln_2(x)).astype(x.dtype), None
 
 
 def _blocks(config: VisionConfig | TextConfig, *, causal: bool, dtype: jnp.dtype, remat: str) -> Any:
@@ -265,13 +248,15 @@ class VisionTransformer(nn.Module):
     Attributes:
       config: its shape.
       projection_dim: D.
-      dtype: type of the computation.
+      dtype: type of the products.
+      residual_dtype: type of the residual stream.
       remat: 'none', 'dots' (keep only products without a batch axis) or 'full' (keep nothing but layer inputs).
     """
 
     config: VisionConfig
     projection_dim: int
     dtype: jnp.dtype
+    residual_dtype: jnp.dtype
     remat: str
 
     def setup(self) -> None:
@@ -314,11 +299,11 @@ class VisionTransformer(nn.Module):
         patches = patches.reshape(images.shape[0], -1, self.config.hidden_size)  # [B, rows, cols, W] -> [B, N, W]
         cls = jnp.broadcast_to(self.class_embedding.astype(jnp.float32), (images.shape[0], 1, self.config.hidden_size))
         x = jnp.concatenate([cls, patches], axis=1) + self.position_embedding.astype(jnp.float32)  # [B, 1 + N, W]
-        x = self.ln_pre(x)
+        x = self.ln_pre(x).astype(self.residual_dtype)
         if prompts is not None:
-            tokens = prompts.tokens.astype(jnp.float32)
+            tokens = prompts.tokens.astype(self.residual_dtype)
             if prompts_before_ln_pre:
-                tokens = tokens.at[0].set(self.ln_pre(tokens[0]))
+                tokens = tokens.at[0].set(self.ln_pre(tokens[0]).astype(self.residual_dtype))
             prompts = DeepPrompts(tokens=tokens, enabled=prompts.enabled)
         tokens, _ = self.blocks(x, prompts)
         features = self.projection(self.ln_post(tokens)).astype(jnp.float32)  # [B, 1 + N, D]
@@ -327,11 +312,10 @@ class VisionTransformer(nn.Module):
 
 
 class TextTransformer(nn.Module):
-    """CLIP's text tower; attributes as in `VisionTransformer`."""
+    """CLIP's text tower, in float32; attributes as in `VisionTransformer`."""
 
     config: TextConfig
     projection_dim: int
-    dtype: jnp.dtype
     remat: str
 
     def setup(self) -> None:
@@ -339,13 +323,13 @@ class TextTransformer(nn.Module):
         config = self.config
         normal = nn.initializers.normal
         self.token_embedding = nn.Embed(
-            config.vocab_size, config.hidden_size, dtype=self.dtype, embedding_init=normal(0.02)
+            config.vocab_size, config.hidden_size, dtype=jnp.float32, embedding_init=normal(0.02)
         )
         shape = (config.max_position_embeddings, config.hidden_size)
         self.position_embedding = self.param("position_embedding", normal(0.01), shape)
-        self.blocks = _blocks(config, causal=True, dtype=self.dtype, remat=self.remat)
+        self.blocks = _blocks(config, causal=True, dtype=jnp.dtype(jnp.float32), remat=self.remat)
         self.ln_final = LayerNorm(epsilon=config.layer_norm_eps)
-        self.projection = nn.Dense(self.projection_dim, use_bias=False, dtype=self.dtype)
+        self.projection = nn.Dense(self.projection_dim, use_bias=False, dtype=jnp.float32)
 
     def embed(self, ids: jax.Array) -> jax.Array:
         """Token embeddings [C, L, W] of ids [C, L], without positions."""
@@ -374,7 +358,7 @@ class TextTransformer(nn.Module):
         x = embeddings.astype(jnp.float32) + self.position_embedding[:length].astype(jnp.float32)
         tokens, _ = self.blocks(x, None)
         at_eos = jnp.take_along_axis(tokens, eos_positions[:, None, None], axis=1)[:, 0]  # [C, L, W] -> [C, W]
-        features = self.projection(self.ln_final(at_eos)).astype(jnp.float32)
+        features = self.projection(self.ln_final(at_eos))
         return features, {"text_features": features, "tokens": tokens}
 
 
@@ -402,18 +386,21 @@ class CLIP(nn.Module):
       config: the shape.
       dtype: type of the image tower's products. The text tower computes in float32: it reads C texts and not B images,
         and what a text's feature is off by is the same for all images.
+      residual_dtype: type of the image tower's residual stream. Rounded to bfloat16 after every layer it loses of what
+        the layers add; PyTorch's autocast keeps it in float32, too.
       remat: what the backward pass may keep, see `VisionTransformer`.
     """
 
     config: ClipConfig
     dtype: Any = jnp.float32
+    residual_dtype: Any = jnp.float32
     remat: str = "none"
 
     def setup(self) -> None:
         """Creates the towers under the names `visual` and `text`."""
-        config, dtype = self.config, jnp.dtype(self.dtype)
-        self.visual = VisionTransformer(config.vision, config.projection_dim, dtype, self.remat)
-        self.text = TextTransformer(config.text, config.projection_dim, jnp.dtype(jnp.float32), self.remat)
+        config, dtype, residual = self.config, jnp.dtype(self.dtype), jnp.dtype(self.residual_dtype)
+        self.visual = VisionTransformer(config.vision, config.projection_dim, dtype, residual, self.remat)
+        self.text = TextTransformer(config.text, config.projection_dim, self.remat)
         # 1 / 0.07 is CLIP's initial value; OpenAI's trained models end at 100.
         self.logit_scale = self.param("logit_scale", nn.initializers.constant(jnp.log(1 / 0.07)), ())
 

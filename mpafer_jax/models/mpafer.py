@@ -93,7 +93,7 @@ class MPAFER(nn.Module):
       top_k, local_weight, center_patch_scores: see `global_local_logits`.
       patch_weights: see `global_local_logits`; constants of the model, as `top_k` is, and no parameters.
       prompts_before_ln_pre: whether layer 1's visual prompts pass `ln_pre`.
-      dtype: type of the towers' computation; features, logits and losses are float32.
+      dtype, residual_dtype: of the image tower, see `clip.CLIP`; features, logits and losses are float32.
       remat: what the backward pass may keep of each layer, see `clip.VisionTransformer`.
       text_chunk: texts that are encoded at once, 0 for all. With a chunk the backward pass encodes each chunk once more
         and keeps nothing of it, so that memory does not grow with the number of classes.
@@ -107,12 +107,13 @@ class MPAFER(nn.Module):
     patch_weights: PatchWeights | None = None
     prompts_before_ln_pre: bool = False
     dtype: Any = jnp.float32
+    residual_dtype: Any = jnp.float32
     remat: str = "none"
     text_chunk: int = 0
 
     def setup(self) -> None:
         """Creates the two halves under the names `clip` and `prompts`."""
-        self.clip = clip_lib.CLIP(self.clip_config, self.dtype, self.remat)
+        self.clip = clip_lib.CLIP(self.clip_config, self.dtype, self.residual_dtype, self.remat)
         self.prompts = prompts_lib.Prompts(self.prompt_shape)
 
     def embed(self, texts: prompts_lib.Texts) -> prompts_lib.TextEmbeddings:

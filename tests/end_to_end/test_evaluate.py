@@ -91,10 +91,10 @@ def test_a_description_of_another_version(sample, trained):
     # A field that no longer is, or was not yet, in a section that makes no difference to the logits.
     assert with_config(train={"epochs": 3}, later={}).applied_to(config) == config
     # What the sections that do were before fields joined them.
-    joined = {"init_text", "motion_prior", "motion_strength"}
+    joined = {"residual_dtype", "init_text", "motion_prior", "motion_strength"}
     before = {
         section: {name: value for name, value in description.config[section].items() if name not in joined}
-        for section in ("ctx", "head")
+        for section in ("clip", "ctx", "head")
     }
     assert sum(map(len, before.values())) + len(joined) == sum(len(description.config[name]) for name in before)
     assert with_config(**before).applied_to(config) == config
