@@ -375,7 +375,7 @@ def apply_arguments(config: ConfigDict, arg: str | None) -> ConfigDict:
     for name in methods:
         config.update_from_flattened_dict(METHODS[name])
     if "bf16" in names:
-        config.clip.dtype = "bfloat16"
+        config.clip.dtype = config.clip.residual_dtype = "bfloat16"
     if "no_validation" in names:
         if config.data.validation_split:
             config.data.train_splits = (*config.data.train_splits, config.data.validation_split)
