@@ -16,8 +16,8 @@ from mpafer_jax.data.splits import load_dataset
 AGREEMENT = 0.995
 # Of 14,000 faces 0.995 has a standard error of 0.0006; of the quickstart's 1,400 it has 0.0019.
 MANY = {"data.synthface.test": 14000}
-# Prompts after few steps leave more faces between two expressions, and 400 faces are few: 0.9925 was found.
-EARLY_AGREEMENT = 0.98
+# Prompts after few steps leave more faces between two expressions, and 400 faces are few: 0.99 was found.
+EARLY_AGREEMENT = 0.975
 
 
 FLOAT32 = {"clip.dtype": "float32"}
@@ -82,8 +82,9 @@ def test_types_agree_on_a_short_run(tmp_path):
     )
     assert found["float32"] > 0.5  # the prompts are trained: chance is 0.125
     assert min(found["agreement"], found["agreement with a stream of float32"]) >= EARLY_AGREEMENT
-    # 400 faces: two runs whose accuracy is the same in truth differ by 0.025 or more in one case of three.
-    assert abs(found["float32"] - found["bfloat16"]) < 0.05
+    # 400 faces: two runs whose accuracy is the same in truth differ by 0.025 or more in one case of three, by three times
+    # that in one of 400.
+    assert abs(found["float32"] - found["bfloat16"]) < 0.075
 
 
 @pytest.mark.slow
