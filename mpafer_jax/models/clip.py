@@ -181,13 +181,14 @@ class Mlp(nn.Module):
 
 
 class LayerNorm(nn.Module):
-    """Layer normalisation in float32, whatever the tower's type, as in OpenAI's code; so is the output.
+    """Layer normalisation in float32, whatever the tower's type, as in OpenAI's code; the output has type `dtype`.
 
     Not `nn.LayerNorm`, which multiplies float32 by bfloat16 under strict type promotion, and whose fast variance
     E[x^2] - E[x]^2 loses digits on CLIP's few very large activations.
     """
 
     epsilon: float
+    dtype: jnp.dtype
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -197,7 +198,7 @@ class LayerNorm(nn.Module):
         bias = self.param("bias", nn.initializers.zeros, width).astype(jnp.float32)
         centered = x.astype(jnp.float32) - jnp.mean(x, axis=-1, keepdims=True, dtype=jnp.float32)
         variance = jnp.mean(jnp.square(centered), axis=-1, keepdims=True)
-        return centered * jax.lax.rsqrt(variance + self.epsilon) * scale + bias
+        return (centered * jax.lax.rsqrt(variance + self.epsilon) * scale + bias).astype(self.dtype)
 
 
 class Block(nn.Module):
@@ -216,11 +217,11 @@ class Block(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, prompts: DeepPrompts | None) -> tuple[jax.Array, None]:
         """Maps x [B, L, W] to [B, L, W]; `prompts` holds this layer's tokens [N_p, W] and enabled []."""
-        ln_1 = LayerNorm(epsilon=self.layer_norm_eps, name="ln_1")
+        ln_1 = LayerNorm(self.layer_norm_eps, self.dtype, name="ln_1")
         attn = Attention(self.num_heads, self.causal, self.dtype, name="attn")
         keys = () if prompts is None else (ln_1(prompts.tokens), prompts.enabled)
         x = x + attn(ln_1(x), *keys).astype(x.dtype)
-        ln_2 = LayerNorm(epsilon=self.layer_norm_eps, name="ln_2")
+        ln_2 = LayerNorm(self.layer_norm_eps, self.dtype, name="ln_2")
         mlp = Mlp(self.intermediate_size, self.hidden_act, self.dtype, name="mlp")
         return x + mlp(ln_2(x)).astype(x.dtype), None
 
@@ -269,9 +270,9 @@ class VisionTransformer(nn.Module):
         )
         shape = (1 + config.num_patches, width)
         self.position_embedding = self.param("position_embedding", nn.initializers.normal(width**-0.5), shape)
-        self.ln_pre = LayerNorm(epsilon=config.layer_norm_eps)
+        self.ln_pre = LayerNorm(config.layer_norm_eps, self.residual_dtype)
         self.blocks = _blocks(config, causal=False, dtype=self.dtype, remat=self.remat)
-        self.ln_post = LayerNorm(epsilon=config.layer_norm_eps)
+        self.ln_post = LayerNorm(config.layer_norm_eps, self.dtype)
         self.projection = nn.Dense(self.projection_dim, use_bias=False, dtype=self.dtype)
 
     def __call__(
@@ -299,11 +300,11 @@ class VisionTransformer(nn.Module):
         patches = patches.reshape(images.shape[0], -1, self.config.hidden_size)  # [B, rows, cols, W] -> [B, N, W]
         cls = jnp.broadcast_to(self.class_embedding.astype(jnp.float32), (images.shape[0], 1, self.config.hidden_size))
         x = jnp.concatenate([cls, patches], axis=1) + self.position_embedding.astype(jnp.float32)  # [B, 1 + N, W]
-        x = self.ln_pre(x).astype(self.residual_dtype)
+        x = self.ln_pre(x)
         if prompts is not None:
             tokens = prompts.tokens.astype(self.residual_dtype)
             if prompts_before_ln_pre:
-                tokens = tokens.at[0].set(self.ln_pre(tokens[0]).astype(self.residual_dtype))
+                tokens = tokens.at[0].set(self.ln_pre(tokens[0]))
             prompts = DeepPrompts(tokens=tokens, enabled=prompts.enabled)
         tokens, _ = self.blocks(x, prompts)
         features = self.projection(self.ln_post(tokens)).astype(jnp.float32)  # [B, 1 + N, D]
@@ -328,7 +329,7 @@ class TextTransformer(nn.Module):
         shape = (config.max_position_embeddings, config.hidden_size)
         self.position_embedding = self.param("position_embedding", normal(0.01), shape)
         self.blocks = _blocks(config, causal=True, dtype=jnp.dtype(jnp.float32), remat=self.remat)
-        self.ln_final = LayerNorm(epsilon=config.layer_norm_eps)
+        self.ln_final = LayerNorm(config.layer_norm_eps, jnp.dtype(jnp.float32))
         self.projection = nn.Dense(self.projection_dim, use_bias=False, dtype=jnp.float32)
 
     def embed(self, ids: jax.Array) -> jax.Array:
