@@ -82,8 +82,8 @@ def test_types_agree_on_a_short_run(tmp_path):
     )
     assert found["float32"] > 0.5  # the prompts are trained: chance is 0.125
     assert min(found["agreement"], found["agreement with a stream of float32"]) >= EARLY_AGREEMENT
-    # 400 faces: two runs whose accuracy is the same in truth differ by 0.025 or more in one case of three, by three times
-    # that in one of 400.
+    # 400 faces: two runs whose accuracy is the same in truth differ by 0.025 or more in one case of three, by three
+    # times that in one of 400.
     assert abs(found["float32"] - found["bfloat16"]) < 0.075
 
 
