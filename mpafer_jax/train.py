@@ -51,6 +51,7 @@ class Run:
     num_steps: int
     dataset: Dataset
     experiment: experiment.Experiment
+    fresh_prompts: dict[str, Any]
     tx: optax.GradientTransformation
     schedule: optax.Schedule
     train_step: steps.TrainStep
@@ -147,6 +148,8 @@ def prepare(config: Config, workdir: pathlib.Path) -> Run:
     motion_prior.check(config, dataset.class_names)
     clip = experiment.load_frozen_clip(config)
     built = experiment.build_experiment(config, dataset.class_names, clip)
+    # Here, as they may be refused, and what follows takes long; on the host, as steps take their arguments' memory.
+    fresh = jax.device_get(experiment.initial_prompts(config, built))
     if config.loss.gamma:
         built = built.with_prototypes(jnp.asarray(class_prototypes(config, dataset.train, built)))
     if motion_prior.is_read(config):
@@ -165,6 +168,7 @@ def prepare(config: Config, workdir: pathlib.Path) -> Run:
         num_steps=num_steps,
         dataset=dataset,
         experiment=built,
+        fresh_prompts=fresh,
         tx=tx,
         schedule=schedule,
         train_step=train_step,
@@ -210,7 +214,7 @@ def start(run: Run, checkpoints: checkpoint.Checkpoints) -> TrainState:
 
     CLIP's own weights are not part of the state: they are loaded in every case.
     """
-    params = experiment.initial_prompts(run.config, run.experiment)
+    params = run.fresh_prompts
     state = TrainState(step=jnp.zeros((), jnp.int32), params=params, opt_state=run.tx.init(params))
     restored = checkpoints.restore_latest(devices.replicate(state), run.description)
     if restored is not None:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mpafer_jax import checkpoint, evaluate, experiment, steps, train
+from mpafer_jax import checkpoint, evaluate, steps, train
 from mpafer_jax.config import Config, ConfigError
 from mpafer_jax.evaluation import protocol
 from tests.end_to_end import runs
@@ -272,7 +272,7 @@ def test_a_context_may_start_from_words(sample, tmp_path):
     for ctx in params["ctx"]:
         np.testing.assert_array_equal(ctx, table[np.array(ids)])
     with pytest.raises(ConfigError, match=r"init_text 'a photo of a' has 4 tokens .*num_ctx is 5; make them equal"):
-        experiment.initial_prompts(runs.config(sample, **{**words, "ctx.num_ctx": 5}), run.experiment)
+        train.prepare(runs.config(sample, **{**words, "ctx.num_ctx": 5}), tmp_path)
 
 
 def test_32_images_are_learnt_by_heart_by_prompts_alone(sample, tmp_path):
