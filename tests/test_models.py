@@ -11,6 +11,7 @@ import pytest
 from mpafer_jax.models import clip as clip_lib
 from mpafer_jax.models import prompts as prompts_lib
 from mpafer_jax.models.mpafer import variables
+from mpafer_jax.models.transformer import ACTIVATIONS
 from tests import tiny
 
 pytestmark = pytest.mark.usefixtures("strict_promotion")
@@ -230,11 +231,11 @@ def test_bfloat16_is_the_image_towers_alone_and_rounds_no_residual_stream():
 def test_every_activation_is_what_its_name_says():
     x = jnp.array([-2.0, -0.5, 0.0, 1.0, 3.0])
     exact = np.array([-0.04550026, -0.15426877, 0.0, 0.84134475, 2.9959502])
-    np.testing.assert_allclose(clip_lib.ACTIVATIONS["gelu"](x), exact, rtol=1e-5)
-    np.testing.assert_allclose(clip_lib.ACTIVATIONS["gelu_new"](x), exact, atol=1e-3)
-    np.testing.assert_allclose(clip_lib.ACTIVATIONS["quick_gelu"](x), x / (1 + np.exp(-1.702 * x)), rtol=1e-5)
-    np.testing.assert_allclose(clip_lib.ACTIVATIONS["silu"](x), x / (1 + np.exp(-x)), rtol=1e-5)
-    np.testing.assert_allclose(clip_lib.ACTIVATIONS["relu"](x), [0, 0, 0, 1, 3])
+    np.testing.assert_allclose(ACTIVATIONS["gelu"](x), exact, rtol=1e-5)
+    np.testing.assert_allclose(ACTIVATIONS["gelu_new"](x), exact, atol=1e-3)
+    np.testing.assert_allclose(ACTIVATIONS["quick_gelu"](x), x / (1 + np.exp(-1.702 * x)), rtol=1e-5)
+    np.testing.assert_allclose(ACTIVATIONS["silu"](x), x / (1 + np.exp(-x)), rtol=1e-5)
+    np.testing.assert_allclose(ACTIVATIONS["relu"](x), [0, 0, 0, 1, 3])
 
 
 def test_activation_of_the_config_is_used():

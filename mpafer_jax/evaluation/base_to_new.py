@@ -8,9 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from mpafer_jax.evaluation.statistics import Estimate, percent
 from mpafer_jax.evaluation.table import markdown
-from mpafer_jax.sweeps.statistics import Spread
-from mpafer_jax.sweeps.tables import percent
 
 HALVES = ("base", "new")
 # Method -> one entry a seed: half -> its 'war' and 'uar', fractions of 1.
@@ -53,7 +52,7 @@ def render(scores: Scores, class_names: Sequence[str], counts: Mapping[str, int]
         for metric in ("war", "uar"):
             both = [(one["base"][metric], one["new"][metric]) for one in seeds]
             columns = (*zip(*both, strict=True), [harmonic_mean(base, new) for base, new in both])
-            cells += [percent(Spread.of(column)) for column in columns]
+            cells += [percent(Estimate.of(column)) for column in columns]
         lines.append([method, *cells])
     header = ("", *(f"{name} {column}" for name in ("WAR", "UAR") for column in ("base", "new", "H")))
     runs = max(len(seeds) for seeds in scores.values())

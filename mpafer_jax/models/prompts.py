@@ -17,7 +17,7 @@ import numpy as np
 from flax import linen as nn
 from flax import struct
 
-from mpafer_jax.models.clip import DeepPrompts
+from mpafer_jax.models.transformer import DeepPrompts
 
 Encode = Callable[[str], list[int]]
 

@@ -12,8 +12,8 @@ import numpy.typing as npt
 
 from mpafer_jax.config import ConfigError
 from mpafer_jax.evaluation import table as table_lib
+from mpafer_jax.evaluation.statistics import Estimate, percent
 from mpafer_jax.sweeps.collect import METRICS, Result
-from mpafer_jax.sweeps.statistics import Spread
 from mpafer_jax.sweeps.sweep import Point, Sweep
 
 
@@ -40,9 +40,9 @@ class Line:
     row: str
     title: str
     seeds: tuple[int, ...]
-    scores: Mapping[str, Spread]
-    difference: Mapping[str, Spread]
-    by_image: Spread | None
+    scores: Mapping[str, Estimate]
+    difference: Mapping[str, Estimate]
+    by_image: Estimate | None
     minutes: float | None
     series: str
     value: float | None
@@ -82,8 +82,8 @@ def _line(point: Point | None, by_seed: Mapping[int, Result], against: Mapping[i
     paired = [seed for seed in seeds if seed in against]
     seconds = [found.seconds for found in by_seed.values() if found.seconds is not None]
 
-    def difference(metric: str) -> Spread:
-        return Spread.of([by_seed[seed].scores[metric] - against[seed].scores[metric] for seed in paired])
+    def difference(metric: str) -> Estimate:
+        return Estimate.of([by_seed[seed].scores[metric] - against[seed].scores[metric] for seed in paired])
 
     if point is None:
         own = by_seed[seeds[0]]
@@ -95,7 +95,7 @@ def _line(point: Point | None, by_seed: Mapping[int, Result], against: Mapping[i
         row=row,
         title=title,
         seeds=seeds,
-        scores={name: Spread.of([by_seed[seed].scores[name] for seed in seeds]) for name in METRICS if seeds},
+        scores={name: Estimate.of([by_seed[seed].scores[name] for seed in seeds]) for name in METRICS if seeds},
         difference={name: difference(name) for name in METRICS if paired},
         by_image=_by_image([(by_seed[seed].correct, against[seed].correct) for seed in paired]),
         minutes=sum(seconds) / len(seconds) / 60 if seconds else None,
@@ -105,30 +105,21 @@ def _line(point: Point | None, by_seed: Mapping[int, Result], against: Mapping[i
     )
 
 
-def _by_image(pairs: Sequence[tuple[npt.NDArray[np.bool_] | None, npt.NDArray[np.bool_] | None]]) -> Spread | None:
+def _by_image(pairs: Sequence[tuple[npt.NDArray[np.bool_] | None, npt.NDArray[np.bool_] | None]]) -> Estimate | None:
     differences = [one.astype(np.float64) - other for one, other in pairs if one is not None and other is not None]
     if not differences or len(differences) < len(pairs):
         return None
-    return Spread.of(np.mean(differences, axis=0))
+    return Estimate.of(np.mean(differences, axis=0))
 
 
-def percent(spread: Spread | None, sign: str = "") -> str:
-    """In percent, as "71.43 ± 0.52", with the sample standard deviation; `sign` "+" writes the mean's sign always."""
-    if spread is None:
+def _interval(estimate: Estimate | None) -> str:
+    if estimate is None or estimate.interval is None:
         return ""
-    tail = "" if spread.deviation is None else f" ± {100 * spread.deviation:.2f}"
-    mean = round(100 * spread.mean, 2) + 0.0  # + 0.0: a difference that rounds to -0.00 is none
-    return f"{mean:{sign}.2f}{tail}"
+    return "{:.2f} to {:.2f}".format(*(100 * end + 0.0 for end in estimate.interval))
 
 
-def _interval(spread: Spread | None) -> str:
-    if spread is None or spread.interval is None:
-        return ""
-    return "{:.2f} to {:.2f}".format(*(100 * end + 0.0 for end in spread.interval))
-
-
-def _p_value(spread: Spread | None) -> str:
-    p = None if spread is None else spread.p_value
+def _p_value(estimate: Estimate | None) -> str:
+    p = None if estimate is None else estimate.p_value
     return "" if p is None else "<0.001" if p < 0.001 else f"{p:.3f}"
 
 

@@ -9,7 +9,8 @@ from concurrent import futures
 from pathlib import Path
 from typing import Any, cast
 
-from mpafer_jax.models.clip import ACTIVATIONS, ClipConfig, TextConfig, VisionConfig
+from mpafer_jax.models.clip import ClipConfig, TextConfig, VisionConfig
+from mpafer_jax.models.transformer import ACTIVATIONS
 from mpafer_jax.weights.files import find_files
 from mpafer_jax.weights.hub_library import import_transformers
 from mpafer_jax.weights.read import hash_files, read_tensors

@@ -79,7 +79,7 @@ def write_random_clip(
       projection_dim: size of the joint space.
       max_position_embeddings: tokens that a text may have.
       vocab_size: tokens at most, at least 514; the texts may give fewer, and the tower has as many as they give.
-      hidden_act: activation, one of `models.clip.ACTIVATIONS`.
+      hidden_act: activation, one of `models.transformer.ACTIVATIONS`.
       eos_token_id: as config.json is to say; 2 as in OpenAI's (the end is the largest id), None for the real id.
       seed: of the weights.
       texts: what the tokenizer learns from.

@@ -11,9 +11,9 @@ import pytest
 from mpafer_jax.config import ConfigError
 from mpafer_jax.evaluation import protocol
 from mpafer_jax.evaluation.predictions import PredictionsError
+from mpafer_jax.evaluation.statistics import Estimate
 from mpafer_jax.sweeps import report, tables
 from mpafer_jax.sweeps.collect import MixedRunsError
-from mpafer_jax.sweeps.statistics import Spread
 from mpafer_jax.sweeps.sweep import Point
 from mpafer_jax.tools import results as command
 from tests.sweeps import made
@@ -46,17 +46,17 @@ def test_mean_spread_and_paired_difference_by_hand(tmp_path):
     ]
     full, no_local, probe, few = (found[key] for key in list(found) if key != ("few", "full"))
     assert full.seeds == (0, 1, 2)
-    assert full.scores["war"] == Spread(pytest.approx(0.8), pytest.approx(0.1), 3)
+    assert full.scores["war"] == Estimate(pytest.approx(0.8), pytest.approx(0.1), 3)
     assert full.difference == {}
     assert full.minutes == pytest.approx((1.0 + 2.0) / 2)
     assert no_local.seeds == (1, 2, 10)
     assert no_local.scores["war"].mean == pytest.approx((0.79 + 0.86 + 0.10) / 3)
     gap = no_local.difference["war"]
-    assert gap == Spread(pytest.approx((-0.01 - 0.04) / 2), pytest.approx(0.03 / np.sqrt(2)), 2)
+    assert gap == Estimate(pytest.approx((-0.01 - 0.04) / 2), pytest.approx(0.03 / np.sqrt(2)), 2)
     assert probe.title == "linear probe on frozen features"
-    assert probe.difference["war"] == Spread(pytest.approx(-0.1), pytest.approx(0, abs=1e-12), 3)
+    assert probe.difference["war"] == Estimate(pytest.approx(-0.1), pytest.approx(0, abs=1e-12), 3)
     assert probe.minutes is None
-    assert few.scores["war"] == Spread(0.5, None, 1)
+    assert few.scores["war"] == Estimate(0.5, None, 1)
     assert few.difference == {}
     assert found["few", "full"].seeds == ()
 
@@ -73,7 +73,7 @@ def test_the_test_over_images_is_of_each_images_mean_over_seeds(tmp_path):
         made.run(tmp_path, f"all/full/seed_{seed}", 0.8, correct=one)
         made.run(tmp_path, f"all/no_local/seed_{seed}", 0.6, correct=two if seed else ~one)
     # Differences: seed 0 (-1, -1, -1, -1, 1), seed 1 (0, 0, -1, 0, 0).
-    expected = Spread.of([-0.5, -0.5, -1.0, -0.5, 0.5])
+    expected = Estimate.of([-0.5, -0.5, -1.0, -0.5, 0.5])
     assert lines(tmp_path)["all", "no_local"].by_image == expected
     assert expected.count == 5
 
@@ -190,7 +190,7 @@ def test_without_a_choice_the_last_step_counts(tmp_path):
 
 
 def test_a_difference_of_nothing_has_no_sign():
-    assert tables.percent(Spread(-1e-9, 0.0, 2), "+") == "+0.00 ± 0.00"
+    assert tables.percent(Estimate(-1e-9, 0.0, 2), "+") == "+0.00 ± 0.00"
 
 
 def test_a_folder_that_is_no_sweeps_is_named(tmp_path, capsys):

@@ -13,8 +13,8 @@ CONFIDENCE = 0.95
 
 
 @dataclasses.dataclass(frozen=True)
-class Spread:
-    """Repeated measurements of one quantity.
+class Estimate:
+    """What repeated measurements of one quantity say of it.
 
     Attributes:
       mean: of all.
@@ -27,7 +27,7 @@ class Spread:
     count: int
 
     @classmethod
-    def of(cls, values: npt.ArrayLike) -> Spread:
+    def of(cls, values: npt.ArrayLike) -> Estimate:
         """Of at least one value."""
         array = np.asarray(values, np.float64)
         return cls(float(array.mean()), float(array.std(ddof=1)) if len(array) > 1 else None, len(array))
@@ -64,3 +64,12 @@ class Spread:
             return None
         t = self.mean / (cast(float, self.deviation) / self.count**0.5)
         return float(2 * cast(Any, stats).t.sf(abs(t), self.count - 1))
+
+
+def percent(estimate: Estimate | None, sign: str = "") -> str:
+    """In percent, as "71.43 ± 0.52", with the sample standard deviation; `sign` "+" writes the mean's sign always."""
+    if estimate is None:
+        return ""
+    tail = "" if estimate.deviation is None else f" ± {100 * estimate.deviation:.2f}"
+    mean = round(100 * estimate.mean, 2) + 0.0  # + 0.0: a difference that rounds to -0.00 is none
+    return f"{mean:{sign}.2f}{tail}"

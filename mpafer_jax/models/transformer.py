@@ -1,0 +1,178 @@
+"""The layers of CLIP's two towers in Flax linen, with room for deep visual prompts.
+
+Parameter names follow OpenAI's and the Hub's. Shapes in comments: B images or texts, L positions, N_p visual prompts,
+W tower width, H heads, d = W / H, K layers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from flax import struct
+
+
+def quick_gelu(x: jax.Array) -> jax.Array:
+    """OpenAI's approximation of GELU, x * sigmoid(1.702 x)."""
+    return x * jax.nn.sigmoid(1.702 * x)
+
+
+def _exact_gelu(x: jax.Array) -> jax.Array:
+    return jax.nn.gelu(x, approximate=False)
+
+
+def _tanh_gelu(x: jax.Array) -> jax.Array:
+    return jax.nn.gelu(x, approximate=True)
+
+
+# Keys are the values of `hidden_act` in the Hub's config.json.
+ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
+    "quick_gelu": quick_gelu,
+    "gelu": _exact_gelu,
+    "gelu_new": _tanh_gelu,
+    "gelu_pytorch_tanh": _tanh_gelu,
+    "relu": jax.nn.relu,
+    "silu": jax.nn.silu,
+}
+
+# What the backward pass may keep of each layer; measured trade-offs belong to the documentation, not here.
+REMAT_POLICIES: dict[str, Any] = {
+    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    "full": jax.checkpoint_policies.nothing_saveable,
+}
+
+
+@struct.dataclass
+class DeepPrompts:
+    """Visual prompts for every layer of the image tower.
+
+    Attributes:
+      tokens: [K, N_p, W], the prompts that enter each layer.
+      enabled: [K] bool, a layer with False attends to no prompt; None where every layer has prompts.
+    """
+
+    tokens: jax.Array
+    enabled: jax.Array | None = None
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention whose keys and values may be joined by prompts.
+
+    A prompt's output is thrown away at every layer (MPA-FER Eq. 5), so it never needs a query, and as it does not
+    depend on the image its key and value are computed once for the whole batch. The result for the other positions
+    is exactly that of concatenating the prompts to the sequence.
+
+    Attributes:
+      num_heads: H.
+      causal: whether a position sees only itself and earlier ones.
+      dtype: type of the computation; the softmax is always float32.
+    """
+
+    num_heads: int
+    causal: bool
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(
+        self, x: jax.Array, prompts: jax.Array | None = None, prompts_enabled: jax.Array | None = None
+    ) -> jax.Array:
+        """Maps x [B, L, W] to [B, L, W]; prompts [N_p, W] and prompts_enabled [] bool are optional."""
+        batch, length, width = x.shape
+        head_dim = width // self.num_heads
+
+        def project(name: str) -> nn.Dense:
+            return nn.Dense(width, dtype=self.dtype, name=name)
+
+        def heads(y: jax.Array) -> jax.Array:  # [..., L, W] -> [..., H, L, d]
+            return jnp.swapaxes(y.reshape(*y.shape[:-1], self.num_heads, head_dim), -3, -2)
+
+        query, key, value = project("q_proj"), project("k_proj"), project("v_proj")
+        q = heads(query(x)) * jnp.asarray(head_dim**-0.5, self.dtype)  # [B, H, L, d]
+        k, v = heads(key(x)), heads(value(x))
+        if prompts is not None:
+            shape = (batch, self.num_heads, prompts.shape[0], head_dim)
+            k = jnp.concatenate([k, jnp.broadcast_to(heads(key(prompts)), shape)], axis=2)  # [B, H, L + N_p, d]
+            v = jnp.concatenate([v, jnp.broadcast_to(heads(value(prompts)), shape)], axis=2)
+        scores = jnp.einsum("bhqd,bhkd->bhqk", q, k).astype(jnp.float32)
+        visible = self._visible(length, prompts, prompts_enabled)
+        if visible is not None:
+            scores = jnp.where(visible, scores, -jnp.inf)
+        weights = jax.nn.softmax(scores, axis=-1)
+        # [B, L, L + N_p], the mean over the heads, for who asks for intermediates; computed for nobody else.
+        self.sow("intermediates", "attention", jnp.mean(weights, axis=1))
+        mixed = jnp.einsum("bhqk,bhkd->bhqd", weights.astype(self.dtype), v)
+        mixed = jnp.swapaxes(mixed, 1, 2).reshape(batch, length, width)  # [B, H, L, d] -> [B, L, W]
+        return nn.Dense(width, dtype=self.dtype, name="out_proj")(mixed)
+
+    def _visible(self, length: int, prompts: jax.Array | None, enabled: jax.Array | None) -> jax.Array | None:
+        """Which keys each query sees, [L, L + N_p] bool, or None where every key is seen."""
+        if not self.causal and enabled is None:
+            return None
+        tokens = jnp.tri(length, dtype=bool) if self.causal else jnp.ones((length, length), bool)
+        if prompts is None:
+            return tokens
+        on = jnp.ones((), bool) if enabled is None else enabled
+        return jnp.concatenate([tokens, jnp.broadcast_to(on, (length, prompts.shape[0]))], axis=1)
+
+
+class Mlp(nn.Module):
+    """The two products of a layer: W -> intermediate_size -> W."""
+
+    intermediate_size: int
+    hidden_act: str
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Maps x [B, L, W] to [B, L, W]."""
+        hidden = nn.Dense(self.intermediate_size, dtype=self.dtype, name="fc1")(x)
+        return nn.Dense(x.shape[-1], dtype=self.dtype, name="fc2")(ACTIVATIONS[self.hidden_act](hidden))
+
+
+class LayerNorm(nn.Module):
+    """Layer normalisation in float32, whatever the tower's type, as in OpenAI's code; the output has type `dtype`.
+
+    Not `nn.LayerNorm`, which multiplies float32 by bfloat16 under strict type promotion, and whose fast variance
+    E[x^2] - E[x]^2 loses digits on CLIP's few very large activations.
+    """
+
+    epsilon: float
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Maps x [..., W] to [..., W]."""
+        width = x.shape[-1:]
+        scale = self.param("scale", nn.initializers.ones, width).astype(jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros, width).astype(jnp.float32)
+        centered = x.astype(jnp.float32) - jnp.mean(x, axis=-1, keepdims=True, dtype=jnp.float32)
+        variance = jnp.mean(jnp.square(centered), axis=-1, keepdims=True)
+        return (centered * jax.lax.rsqrt(variance + self.epsilon) * scale + bias).astype(self.dtype)
+
+
+class Block(nn.Module):
+    """One pre-norm transformer layer, in the form that `nn.scan` wants: (carry, input) -> (carry, None).
+
+    The residual stream x keeps its own type, whatever `dtype`.
+    """
+
+    num_heads: int
+    intermediate_size: int
+    hidden_act: str
+    layer_norm_eps: float
+    causal: bool
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x: jax.Array, prompts: DeepPrompts | None) -> tuple[jax.Array, None]:
+        """Maps x [B, L, W] to [B, L, W]; `prompts` holds this layer's tokens [N_p, W] and enabled []."""
+        ln_1 = LayerNorm(self.layer_norm_eps, self.dtype, name="ln_1")
+        attn = Attention(self.num_heads, self.causal, self.dtype, name="attn")
+        keys = () if prompts is None else (ln_1(prompts.tokens), prompts.enabled)
+        x = x + attn(ln_1(x), *keys).astype(x.dtype)
+        ln_2 = LayerNorm(self.layer_norm_eps, self.dtype, name="ln_2")
+        mlp = Mlp(self.intermediate_size, self.hidden_act, self.dtype, name="mlp")
+        return x + mlp(ln_2(x)).astype(x.dtype), None
