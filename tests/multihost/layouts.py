@@ -11,6 +11,7 @@ import dataclasses
 import os
 import pathlib
 import subprocess
+import sys
 
 import numpy as np
 from absl import app, flags
@@ -99,11 +100,10 @@ def difference(a, b) -> dict[str, float]:
 
 
 def main(_):
-    from mpafer_jax.tools.make_sample import write_sample
-
     out = pathlib.Path(_OUT.value)
-    if not (out / "sample").exists():
-        write_sample(out / "sample", train_per_class=14, test_per_class=5, seed=0)
+    if not (out / "sample").exists():  # by its command, which has flags of its own
+        words = [f"--out={out / 'sample'}", "--train_per_class=14", "--test_per_class=5"]
+        subprocess.run([sys.executable, "-m", "mpafer_jax.tools.make_sample", *words], check=True, stdout=sys.stderr)
     names = None
     for layout in (Layout(1, 1), Layout(1, 8), Layout(2, 4), Layout(4, 2)):
         workdir = out / f"{layout.processes}x{layout.devices}"
