@@ -23,6 +23,7 @@ import numpy as np
 from absl import app, flags
 
 from mpafer_jax import checkpoint, preemption
+from mpafer_jax import command as command_lib
 from tests.end_to_end import runs
 from tests.multihost.layouts import LAUNCHER, processes_of
 
@@ -103,6 +104,7 @@ def kill_once(workdir, moments, before):
 
 
 def main(_):
+    command_lib.show_own_log_lines()
     out, moments = pathlib.Path(_OUT.value), random.Random(_SEED.value)
     undisturbed, disturbed = out / "undisturbed", out / f"killed-{_SEED.value}"
     code, errors = finish(start(undisturbed))

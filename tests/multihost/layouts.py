@@ -17,6 +17,7 @@ import numpy as np
 from absl import app, flags
 
 from mpafer_jax import checkpoint
+from mpafer_jax import command as command_lib
 from tests.end_to_end import runs
 
 LAUNCHER = runs.ROOT / "launch" / "local_multihost.sh"
@@ -100,6 +101,7 @@ def difference(a, b) -> dict[str, float]:
 
 
 def main(_):
+    command_lib.show_own_log_lines()
     out = pathlib.Path(_OUT.value)
     if not (out / "sample").exists():  # by its command, which has flags of its own
         words = [f"--out={out / 'sample'}", "--train_per_class=14", "--test_per_class=5"]
