@@ -21,6 +21,7 @@ from absl import logging
 from mpafer_jax import checkpoint, devices, distributed, evaluate, experiment, files, steps
 from mpafer_jax.config import ClassChoice, Config, ConfigError
 from mpafer_jax.data.splits import Split, load_dataset
+from mpafer_jax.evaluation.statistics import Estimate, percent
 from mpafer_jax.evaluation.table import markdown
 from mpafer_jax.expressions import map_classes
 from mpafer_jax.models.mpafer import MPAFER
@@ -31,19 +32,20 @@ Rgb = tuple[float, float, float]
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Trained:
-    """A row: a checkpoint, under the name that the matrix calls it."""
+    """A checkpoint, under a name of its own, in the row that the matrix calls `row`; those of one row are its runs."""
 
     name: str
+    row: str
     path: str
     params: checkpoint.Params
     description: checkpoint.Description
     step: int
 
     @classmethod
-    def load(cls, name: str, path: str, which: checkpoint.Which) -> Trained:
+    def load(cls, name: str, row: str, path: str, which: checkpoint.Which) -> Trained:
         """Reads it. Raises CheckpointError as `checkpoint.load` does."""
         params, description, step = checkpoint.load(path, which)
-        return cls(name, path, params, description, step)
+        return cls(name, row, path, params, description, step)
 
     @functools.cached_property
     def digest(self) -> str:
@@ -86,8 +88,8 @@ Cell = dict[str, Any]  # what a cell's file holds; see `Matrix`
 class Matrix:
     """Measures cells. CLIPs, models and compiled steps are kept between them.
 
-    A cell holds 'checkpoint' and 'dataset' (names), 'war', 'uar', 'macro_f1', 'cross_entropy', 'count', 'recall' and
-    'confusion' among 'class_names'; 'dropped', images of classes that were not among them, by class; 'unknown',
+    A cell holds 'checkpoint', 'row' and 'dataset' (names), 'war', 'uar', 'macro_f1', 'cross_entropy', 'count', 'recall'
+    and 'confusion' among 'class_names'; 'dropped', images of classes that were not among them, by class; 'unknown',
     the checkpoint's classes that the dataset has not; 'new', the dataset's that the checkpoint was not trained on, as
     far as they were measured; and 'identity', what it depends on.
     """
@@ -131,10 +133,11 @@ class Matrix:
             before: Cell = json.loads(path.read_text(encoding="utf-8"))
             if before["identity"] == identity:
                 logging.info("%s on %s: measured before", trained.name, target.name)
-                return before
+                return {**before, "row": trained.row}
         logging.info("%s on %s: %d images", trained.name, target.name, len(target.split))
         cell = {
             "checkpoint": trained.name,
+            "row": trained.row,
             "path": trained.path,
             "step": trained.step,
             "dataset": target.name,
@@ -198,7 +201,9 @@ class Matrix:
 
 
 def render(cells: Sequence[Cell]) -> str:
-    """The matrix as Markdown: WAR and UAR in percent, then, for each cell, how many images and what was dropped.
+    """The matrix as Markdown: WAR and UAR in percent, then, for each place, how many images and what was dropped.
+
+    A place has a cell for each run of its row; of several the mean and the sample standard deviation are given.
 
     Args:
       cells: in any order; rows and columns come in the order of their first cells.
@@ -206,11 +211,14 @@ def render(cells: Sequence[Cell]) -> str:
     rows, columns, by_place = _places(cells)
     text: list[str] = []
     for metric, title in (("war", "Accuracy (WAR), %"), ("uar", "Mean recall (UAR), %")):
-        lines = [[row, *(_percent(by_place.get((row, column)), metric) for column in columns)] for row in rows]
+        lines = [
+            [row, *(percent(_estimate(by_place.get((row, column)), metric)) for column in columns)] for row in rows
+        ]
         text += [f"## {title}\n", markdown(("trained on \\ tested on", *columns), lines)]
     details = [
         [
-            f"{cell['checkpoint']} on {cell['dataset']}",
+            f"{row} on {column}",
+            str(len(found)),
             str(cell["count"]),
             str(len(cell["class_names"])),
             _listed(cell["dropped"]),
@@ -218,29 +226,33 @@ def render(cells: Sequence[Cell]) -> str:
         ]
         for row in rows
         for column in columns
-        if (cell := by_place.get((row, column))) is not None
+        if (found := by_place.get((row, column))) is not None
+        for cell in found[:1]  # runs of a row differ in their prompts alone
     ]
-    header = ("", "images", "classes", "images left out, by class", "classes that the dataset has not")
+    header = ("", "runs", "images", "classes", "images left out, by class", "classes that the dataset has not")
     return "\n".join([*text, "## What was measured\n", markdown(header, details)])
 
 
 def arrays(cells: Sequence[Cell], metric: str) -> tuple[list[str], list[str], np.ndarray[Any, Any]]:
-    """Rows, columns, and a metric in percent [rows, columns], NaN where there is no cell."""
+    """Rows, columns, and a metric's mean over runs in percent [rows, columns], NaN where there is no cell."""
     rows, columns, by_place = _places(cells)
     values = np.full((len(rows), len(columns)), np.nan)
-    for (row, column), cell in by_place.items():
-        values[rows.index(row), columns.index(column)] = 100 * cell[metric]
+    for (row, column), found in by_place.items():
+        values[rows.index(row), columns.index(column)] = 100 * float(np.mean([cell[metric] for cell in found]))
     return rows, columns, values
 
 
-def _places(cells: Sequence[Cell]) -> tuple[list[str], list[str], Mapping[tuple[str, str], Cell]]:
-    rows = list(dict.fromkeys(str(cell["checkpoint"]) for cell in cells))
+def _places(cells: Sequence[Cell]) -> tuple[list[str], list[str], Mapping[tuple[str, str], list[Cell]]]:
+    rows = list(dict.fromkeys(str(cell["row"]) for cell in cells))
     columns = list(dict.fromkeys(str(cell["dataset"]) for cell in cells))
-    return rows, columns, {(str(cell["checkpoint"]), str(cell["dataset"])): cell for cell in cells}
+    by_place: dict[tuple[str, str], list[Cell]] = {}
+    for cell in cells:
+        by_place.setdefault((str(cell["row"]), str(cell["dataset"])), []).append(cell)
+    return rows, columns, by_place
 
 
-def _percent(cell: Cell | None, metric: str) -> str:
-    return "" if cell is None else f"{100 * cell[metric]:.2f}"
+def _estimate(cells: Sequence[Cell] | None, metric: str) -> Estimate | None:
+    return None if cells is None else Estimate.of([cell[metric] for cell in cells])
 
 
 def _listed(counts: Mapping[str, int]) -> str:

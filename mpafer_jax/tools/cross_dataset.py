@@ -7,7 +7,8 @@
 
 The columns are the test splits of the datasets that the checkpoints were trained on, and those of --dataset. Classes
 are matched by name. By default a checkpoint chooses among the classes that it shares with the dataset
-(--classes=common), and images of others are left out and counted.
+(--classes=common), and images of others are left out and counted. Runs over several seeds are one row, with mean and
+sample standard deviation, where a checkpoint is given as --checkpoint='rafdb=runs/seeds/all/full/seed_*'.
 
 Leaves `matrix.md`, `matrix.json`, `matrix.png` and a file for each cell in the workdir. The same command goes on with
 the cells that are missing, or that are of other prompts or images. Exit code 2: a mistake, which the message explains.
@@ -34,7 +35,10 @@ from mpafer_jax.evaluation.matrix_plot import save_heat_map
 command.define_workdir()
 command.define_distributed()
 _CHECKPOINTS = flags.DEFINE_multi_string(
-    "checkpoint", [], "[name=]PATH of a workdir or checkpoint, once for each; the name is the folder's by default."
+    "checkpoint",
+    [],
+    "[name=]PATH of a workdir or checkpoint, once for each; the name is the folder's by default. name='PATH/seed_*' "
+    "makes one row of several runs.",
 )
 _DATASETS = flags.DEFINE_multi_string(
     "dataset", [], "name=FILE[:arguments] field=value ..., as after --config; once for each further dataset."
@@ -73,7 +77,17 @@ def load_checkpoints(texts: Sequence[str], which: Any) -> list[cross_dataset.Tra
     if not named:
         raise ConfigError("give at least one --checkpoint=WORKDIR")
     _refuse_twice("checkpoint", [name for name, _ in named])
-    return [cross_dataset.Trained.load(name, path, which) for name, path in named]
+    rows: list[cross_dataset.Trained] = []
+    for name, path in named:
+        if not any(sign in path for sign in "*?["):
+            rows.append(cross_dataset.Trained.load(name, name, path, which))
+            continue
+        pattern = files.any_path(path, "--checkpoint")
+        found = sorted(pattern.parent.glob(pattern.name))
+        if not found:
+            raise ConfigError(f"--checkpoint: there is no folder {path}")
+        rows += [cross_dataset.Trained.load(f"{name}.{one.name}", name, str(one), which) for one in found]
+    return rows
 
 
 def load_targets(
@@ -89,7 +103,7 @@ def load_targets(
     if own:
         for row in rows:
             try:
-                configured.append((row.name, Config.from_json(json.dumps(row.description.config))))
+                configured.append((row.row, Config.from_json(json.dumps(row.description.config))))
             except ConfigError as error:
                 raise ConfigError(
                     f"{row.path} was made by another version, so its dataset cannot be taken from it ({error}); name "

@@ -114,7 +114,7 @@ def test_what_was_measured_is_not_measured_again(loaded, matrix, tmp_path, monke
     assert measured == [("faces", "other")]
     # Other prompts under the same name, or other classes, are another cell.
     changed = {**rows[0].params, "ctx": rows[0].params["ctx"] + 1}
-    other = cross_dataset.Trained("faces", rows[0].path, changed, rows[0].description, rows[0].step)
+    other = cross_dataset.Trained("faces", "faces", rows[0].path, changed, rows[0].description, rows[0].step)
     again.cell(other, targets[1])
     cross_dataset.Matrix(folder, "checkpoint").cell(rows[0], targets[0])  # all five: the same classes
     assert measured == [("faces", "other")] * 2
@@ -143,36 +143,55 @@ def test_a_dataset_without_common_classes_leaves_its_cell_empty(sample, loaded, 
 
 def test_the_table_by_hand():
     def cell(checkpoint, dataset, war, uar, dropped, unknown):
-        names = {"checkpoint": checkpoint, "dataset": dataset, "class_names": ["a", "b", "c"]}
+        names = {"checkpoint": checkpoint, "row": checkpoint[0], "dataset": dataset, "class_names": ["a", "b", "c"]}
         return {**names, "war": war, "uar": uar, "count": 12, "dropped": dropped, "unknown": unknown}
 
-    cells = [cell("A", "A", 0.5, 0.25, {}, []), cell("B", "C", 0.75, 1 / 3, {"fear": 2}, ["neutral", "contempt"])]
+    cells = [
+        cell("A", "A", 0.5, 0.25, {}, []),
+        cell("B.1", "C", 0.75, 1 / 3, {"fear": 2}, ["neutral", "contempt"]),
+        cell("B.2", "C", 0.77, 1 / 3, {"fear": 2}, ["neutral", "contempt"]),
+    ]
     expected = """\
 ## Accuracy (WAR), %
 
-| trained on \\ tested on |     A |     C |
-|------------------------|------:|------:|
-| A                      | 50.00 |       |
-| B                      |       | 75.00 |
+| trained on \\ tested on |     A |            C |
+|------------------------|------:|-------------:|
+| A                      | 50.00 |              |
+| B                      |       | 76.00 ± 1.41 |
 
 ## Mean recall (UAR), %
 
-| trained on \\ tested on |     A |     C |
-|------------------------|------:|------:|
-| A                      | 25.00 |       |
-| B                      |       | 33.33 |
+| trained on \\ tested on |     A |            C |
+|------------------------|------:|-------------:|
+| A                      | 25.00 |              |
+| B                      |       | 33.33 ± 0.00 |
 
 ## What was measured
 
-|        | images | classes | images left out, by class | classes that the dataset has not |
-|--------|-------:|--------:|--------------------------:|---------------------------------:|
-| A on A |     12 |       3 |                         - |                                - |
-| B on C |     12 |       3 |                    fear 2 |                neutral, contempt |
+|        | runs | images | classes | images left out, by class | classes that the dataset has not |
+|--------|-----:|-------:|--------:|--------------------------:|---------------------------------:|
+| A on A |    1 |     12 |       3 |                         - |                                - |
+| B on C |    2 |     12 |       3 |                    fear 2 |                neutral, contempt |
 """
     assert cross_dataset.render(cells) == expected
     rows, columns, war = cross_dataset.arrays(cells, "war")
     assert (rows, columns) == (["A", "B"], ["A", "C"])
-    np.testing.assert_array_equal(war, [[50, np.nan], [np.nan, 75]])
+    np.testing.assert_allclose(war, [[50, np.nan], [np.nan, 76]])
+
+
+def test_runs_of_several_seeds_are_one_row(trained, tmp_path):
+    root, _ = trained
+    for seed in (0, 1):
+        shutil.copytree(root / "faces", tmp_path / f"seed_{seed}")
+    rows = tool.load_checkpoints([f"faces={tmp_path}/seed_*", str(root / "drawn")], "best")
+    assert [(row.name, row.row) for row in rows] == [
+        ("faces.seed_0", "faces"),
+        ("faces.seed_1", "faces"),
+        ("drawn", "drawn"),
+    ]
+    assert [target.name for target in tool.load_targets(rows, [], own=True, batch_size=0)] == ["faces", "drawn"]
+    with pytest.raises(ConfigError, match=r"--checkpoint: there is no folder .*/none_\*"):
+        tool.load_checkpoints([f"faces={tmp_path}/none_*"], "best")
 
 
 def test_names():
