@@ -21,10 +21,35 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-_CLIP_NAMES = {
-    "vit_b32": "openai/clip-vit-base-patch32",
-    "vit_l14": "openai/clip-vit-large-patch14",
-    "vit_l14_336": "openai/clip-vit-large-patch14-336",
+# Other CLIPs than the default, as what they change of a configuration.
+CLIPS: dict[str, dict[str, Any]] = {
+    "vit_b32": {"clip.name": "openai/clip-vit-base-patch32"},
+    "vit_l14": {"clip.name": "openai/clip-vit-large-patch14"},
+    "vit_l14_336": {"clip.name": "openai/clip-vit-large-patch14-336"},
+    # The one that ships with the package, and what suits it; docs/quickstart.md says how the settings were chosen.
+    "tiny_clip": {
+        "clip.name": "tiny-face-clip",
+        # The names of the expressions mean nothing to this CLIP, so each class learns words of its own. [ours]
+        "ctx.class_specific": True,
+        # Of 64 patches; the paper's 16 are of 196.
+        "head.top_k": 6,
+        # From relatives' SGD a small CLIP's prompts would hardly move. [ours]
+        "optimizer.name": "adamw",
+        "optimizer.learning_rate": 0.1,
+        "optimizer.weight_decay": 0.0,
+        "optimizer.warmup_steps": 20,
+        "optimizer.lr_scales": (("ctx", 0.3), ("visual_prompts", 1.0)),
+        # A small CLIP underfits what stronger changes leave of a picture. [ours]
+        "data.augment.crop_scale": (0.9, 1.0),
+        "data.augment.crop_ratio": (0.95, 1.05),
+        "data.augment.erase": 0.1,
+        # In steps and not in epochs, so that few-shot runs are as long. [ours]
+        "train.num_steps": 600,
+        "train.num_epochs": 0.0,
+        "train.eval_every": 100,
+        "train.checkpoint_every": 100,
+        "eval.batch_size": 200,
+    },
 }
 # Cross-entropy of the global logits and nothing else.
 _CROSS_ENTROPY: dict[str, Any] = {"loss.beta": 0.0, "loss.gamma": 0.0, "head.local_weight": 0.0}
@@ -50,31 +75,7 @@ METHODS: dict[str, dict[str, Any]] = {
         "loss.prompt_distance": "cosine",
     },
 }
-# The CLIP that ships with the package, and what suits it; docs/quickstart.md says how the settings were chosen.
-_TINY_CLIP: dict[str, Any] = {
-    "clip.name": "tiny-face-clip",
-    # The names of the expressions mean nothing to this CLIP, so each class learns words of its own. [ours]
-    "ctx.class_specific": True,
-    # Of 64 patches; the paper's 16 are of 196.
-    "head.top_k": 6,
-    # From relatives' SGD a small CLIP's prompts would hardly move. [ours]
-    "optimizer.name": "adamw",
-    "optimizer.learning_rate": 0.1,
-    "optimizer.weight_decay": 0.0,
-    "optimizer.warmup_steps": 20,
-    "optimizer.lr_scales": (("ctx", 0.3), ("visual_prompts", 1.0)),
-    # A small CLIP underfits what stronger changes leave of a picture. [ours]
-    "data.augment.crop_scale": (0.9, 1.0),
-    "data.augment.crop_ratio": (0.95, 1.05),
-    "data.augment.erase": 0.1,
-    # In steps and not in epochs, so that few-shot runs are as long. [ours]
-    "train.num_steps": 600,
-    "train.num_epochs": 0.0,
-    "train.eval_every": 100,
-    "train.checkpoint_every": 100,
-    "eval.batch_size": 200,
-}
-_ARGUMENTS = (*_CLIP_NAMES, "tiny_clip", "bf16", "no_validation", "whole", "runlocal", *METHODS)
+_ARGUMENTS = (*CLIPS, "bf16", "no_validation", "whole", "runlocal", *METHODS)
 
 
 def get_common() -> ConfigDict:
@@ -361,19 +362,14 @@ def apply_arguments(config: ConfigDict, arg: str | None) -> ConfigDict:
     unknown = sorted(set(names) - set(_ARGUMENTS))
     if unknown:
         raise ValueError(f"unknown config arguments {', '.join(unknown)}; known are {', '.join(_ARGUMENTS)}")
-    clips = [name for name in names if name in (*_CLIP_NAMES, "tiny_clip")]
+    clips = [name for name in names if name in CLIPS]
     if len(clips) > 1:
         raise ValueError(f"config arguments {', '.join(clips)} name several CLIPs; give one")
     methods = [name for name in names if name in METHODS]
     if len(methods) > 1:
         raise ValueError(f"config arguments {', '.join(methods)} name several methods; give one")
-    for name in clips:
-        if name == "tiny_clip":
-            use_tiny_clip(config)
-        else:
-            config.clip.name = _CLIP_NAMES[name]
-    for name in methods:
-        config.update_from_flattened_dict(METHODS[name])
+    for changes in (*(CLIPS[name] for name in clips), *(METHODS[name] for name in methods)):
+        config.update_from_flattened_dict(changes)
     if "bf16" in names:
         config.clip.dtype = config.clip.residual_dtype = "bfloat16"
     if "no_validation" in names:
@@ -386,11 +382,6 @@ def apply_arguments(config: ConfigDict, arg: str | None) -> ConfigDict:
     if "runlocal" in names:
         _run_local(config)
     return config.lock()
-
-
-def use_tiny_clip(config: ConfigDict) -> None:
-    """Takes the small CLIP that ships with the package, and the settings that suit it."""
-    config.update_from_flattened_dict(_TINY_CLIP)
 
 
 def _run_local(config: ConfigDict) -> None:

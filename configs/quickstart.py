@@ -19,7 +19,7 @@ from configs import common
 
 def get_config(arg: str | None = None) -> ConfigDict:
     config = common.get_common()
-    common.use_tiny_clip(config)
+    config.update_from_flattened_dict(common.CLIPS["tiny_clip"])
     config.data.dataset = "synthface"
     # A style that the CLIP was not trained on, and that no setting was chosen on.
     config.data.synthface.style, config.data.synthface.seed = "poster", 3

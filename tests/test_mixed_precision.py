@@ -19,7 +19,6 @@ MANY = {"data.synthface.test": 14000}
 # Prompts after few steps leave more faces between two expressions, and 400 faces are few: 0.99 was found.
 EARLY_AGREEMENT = 0.975
 
-
 FLOAT32 = {"clip.dtype": "float32"}
 BFLOAT16 = {"clip.dtype": "bfloat16", "clip.residual_dtype": "bfloat16"}
 FLOAT32_STREAM = {"clip.dtype": "bfloat16"}

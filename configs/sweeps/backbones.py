@@ -8,6 +8,7 @@
 9 runs: 3 configurations, 3 seeds. This is the paper's main table.
 """
 
+from configs.common import CLIPS
 from configs.sweeps import common
 from mpafer_jax.config import ConfigError
 from mpafer_jax.sweeps.sweep import Point, Sweep
@@ -24,7 +25,7 @@ _REPORTED = {
 def get_sweep(argument: str) -> Sweep:
     if common.is_quickstart(argument):
         raise ConfigError("there is one small CLIP for drawn faces; name a dataset's config, as in :rafdb")
-    if "vit_" in argument or "tiny_clip" in argument:
+    if CLIPS.keys() & argument.split(","):
         raise ConfigError("the CLIP is what this sweep varies; leave it out of the argument")
     b16, l14 = _REPORTED.get(argument.partition(",")[0] or "rafdb", (None, None))
     return Sweep(

@@ -11,7 +11,7 @@ import pytest
 from mpafer_jax.config import ConfigError
 from mpafer_jax.evaluation import protocol
 from mpafer_jax.evaluation.predictions import PredictionsError
-from mpafer_jax.evaluation.statistics import Estimate
+from mpafer_jax.evaluation.statistics import Estimate, percent
 from mpafer_jax.sweeps import report, tables
 from mpafer_jax.sweeps.collect import MixedRunsError
 from mpafer_jax.sweeps.sweep import Point
@@ -190,7 +190,7 @@ def test_without_a_choice_the_last_step_counts(tmp_path):
 
 
 def test_a_difference_of_nothing_has_no_sign():
-    assert tables.percent(Estimate(-1e-9, 0.0, 2), "+") == "+0.00 ± 0.00"
+    assert percent(Estimate(-1e-9, 0.0, 2), "+") == "+0.00 ± 0.00"
 
 
 def test_a_folder_that_is_no_sweeps_is_named(tmp_path, capsys):
