@@ -12,7 +12,7 @@ from mpafer_jax.config import ConfigError
 from mpafer_jax.evaluation import protocol
 from mpafer_jax.evaluation.predictions import PredictionsError
 from mpafer_jax.evaluation.statistics import Estimate, percent
-from mpafer_jax.sweeps import report, tables
+from mpafer_jax.sweeps import report
 from mpafer_jax.sweeps.collect import MixedRunsError
 from mpafer_jax.sweeps.sweep import Point
 from mpafer_jax.tools import results as command
