@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -19,10 +19,29 @@ from mpafer_jax.workdir import TRAINING_PREDICTIONS, flatten
 
 METRICS = ("war", "uar")
 _HELD_OUT = ("validation", "test")
+_SUMMARY = "summary.json"
 
 
 class MixedRunsError(ValueError):
     """Runs that cannot be compared; the message names two of them and what differs."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class FinishedRun:
+    """What tables read of a run.
+
+    Attributes:
+      name: its folder, below the sweep's: TABLE/POINT/seed_N.
+      config: its `config.json`.
+      summary: its `summary.json`.
+      correct: bool[n], which images of the reported split were classified correctly; None where predictions were not
+        kept.
+    """
+
+    name: str
+    config: Mapping[str, Any]
+    summary: Mapping[str, Any]
+    correct: npt.NDArray[np.bool_] | None
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -65,28 +84,56 @@ class Result:
         return None if self.baseline or process["resumed_after_step"] else float(process["wall_seconds"])
 
 
-def collect(root: pathlib.Path, sweep: Sweep) -> list[Result]:
-    """Every finished run of a sweep, in the order of its points, and the baselines of each.
+def read_runs(root: pathlib.Path, sweep: Sweep) -> list[FinishedRun]:
+    """Every finished run in a sweep's folder, in the order of its points, and by seed.
+
+    Raises:
+      MixedRunsError: a run was measured on no held-out split.
+      PredictionsError: predictions are damaged.
+    """
+    found: list[FinishedRun] = []
+    for point in sweep.points:
+        paths = sorted((root / point.key).glob("seed_*/summary.json"), key=lambda path: (len(path.parent.name), path))
+        found += [_read_run(path.parent, f"{point.key}/{path.parent.name}") for path in paths]
+    return found
+
+
+def _read_run(folder: pathlib.Path, name: str) -> FinishedRun:
+    config, summary = (json.loads((folder / file).read_text(encoding="utf-8")) for file in ("config.json", _SUMMARY))
+    reported = summary[reported_checkpoint(summary)]
+    split = reported_split(reported)
+    if split is None:
+        raise MixedRunsError(f"{folder} was measured on no held-out split, so it has no place in a table")
+    correct = _correct(folder / TRAINING_PREDICTIONS, split, summary["fingerprints"][split], reported["step"])
+    return FinishedRun(name, config, summary, correct)
+
+
+def results(sweep: Sweep, runs: Iterable[FinishedRun], place: pathlib.Path) -> list[Result]:
+    """The runs, and the baselines of each.
+
+    Args:
+      sweep: what they are runs of.
+      runs: in the order of its points.
+      place: where they lie, for messages.
 
     Raises:
       MixedRunsError: runs whose configurations do not say so have different CLIPs, held-out images, or ways to choose
         their checkpoint.
-      PredictionsError: predictions are damaged.
     """
+    points = {point.key: point for point in sweep.points}
     found: list[Result] = []
     firsts: dict[str, tuple[Any, str]] = {}
-    for point in sweep.points:
-        paths = sorted((root / point.key).glob("seed_*/summary.json"), key=lambda path: (len(path.parent.name), path))
-        for path in paths:
-            summary: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-            for key, value in _must_agree(point, summary).items():
-                first, name = firsts.setdefault(key, (value, str(path.parent)))
-                if first != value:
-                    raise MixedRunsError(
-                        f"{name} and {path.parent} do not have the same {key.partition(':')[0]}, so they cannot stand "
-                        "in one table; give another --workdir, or remove the folders of the one that is out of date"
-                    )
-            found += _results(path.parent, point, summary)
+    for run in runs:
+        point = points[run.name.rpartition("/")[0]]
+        for key, value in _must_agree(point, run.summary).items():
+            first, name = firsts.setdefault(key, (value, run.name))
+            if first != value:
+                raise MixedRunsError(
+                    f"{place / name} and {place / run.name} do not have the same {key.partition(':')[0]}, so they "
+                    "cannot stand in one table; give another --workdir, or remove the folders of the one that is out "
+                    "of date"
+                )
+        found += _results(run, point)
     return found
 
 
@@ -100,24 +147,21 @@ def _must_agree(point: Point, summary: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _results(folder: pathlib.Path, point: Point, summary: Mapping[str, Any]) -> list[Result]:
-    config = flatten(json.loads((folder / "config.json").read_text(encoding="utf-8")))
-    reported = summary[reported_checkpoint(summary)]
-    split = reported_split(reported)
-    if split is None:
-        raise MixedRunsError(f"{folder} was measured on no held-out split, so it has no place in a table")
+def _results(run: FinishedRun, point: Point) -> list[Result]:
+    reported = run.summary[reported_checkpoint(run.summary)]
+    split = str(reported_split(reported))
+    baselines = run.summary["baselines"]
     scores: dict[str, Mapping[str, float]] = {"": reported[split]}
-    scores |= {name: summary["baselines"][name][split] for name in BASELINE_TITLES if name in summary["baselines"]}
-    seed = int(folder.name.removeprefix("seed_"))
-    correct = _correct(folder / TRAINING_PREDICTIONS, split, summary["fingerprints"][split], reported["step"])
+    scores |= {name: baselines[name][split] for name in BASELINE_TITLES if name in baselines}
+    config = flatten(dict(run.config))
     return [
         Result(
             point=point,
             baseline=name,
-            seed=seed,
+            seed=int(run.name.rpartition("_")[2]),
             scores={metric: float(values[metric]) for metric in METRICS},
-            correct=None if name else correct,
-            summary=summary,
+            correct=None if name else run.correct,
+            summary=run.summary,
             config=config,
         )
         for name, values in scores.items()

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from mpafer_jax import files
 from mpafer_jax.config import ConfigError
 from mpafer_jax.evaluation.protocol import to_markdown
-from mpafer_jax.sweeps import plot, sweep, tables
+from mpafer_jax.sweeps import plot, published, report, sweep, tables
 from mpafer_jax.sweeps.report import Report
 from mpafer_jax.sweeps.sweep import Record, own_files, split_source
 
@@ -30,8 +30,9 @@ _ORDER = ("components", "baselines", "prompt_types", "top_k", "num_visual_prompt
 
 _INTRODUCTION = """# Results
 
-Made by `python -m mpafer_jax.tools.results --page={page}` from the folders of the sweeps; not to be edited by hand.
-[experiments.md](experiments.md) says how to run a sweep. {explanation}
+Made by `python -m mpafer_jax.tools.results --page={page}` from what is published in [{folder}/]({folder}): every run's
+configuration, confusion matrices and correct images. Not to be edited by hand. [experiments.md](experiments.md) says
+how to run a sweep. {explanation}
 """
 _DRAWN = """## On drawn faces, with the small CLIP
 
@@ -55,21 +56,36 @@ _WAITING = """### Not run yet
 
 
 def write(page: pathlib.Path, reports: Sequence[Report]) -> None:
-    """Writes the page, and the plots into `images/` beside it.
+    """Publishes sweeps, and writes the page of all that are published, with its plots in `images/` beside it.
+
+    A sweep is published as a file in a folder beside the page, which has the page's name (`published`), and takes the
+    place of what was there of it.
+
+    Args:
+      page: the page.
+      reports: the sweeps to publish.
 
     Raises:
-      ConfigError: the sweep files are not here, or two folders hold the same sweep.
+      ConfigError: the sweep files are not here, two reports are of the same sweep, or a published file cannot be read.
+      MixedRunsError: see `collect`.
     """
     if not _SWEEPS.is_dir():
         raise ConfigError(f"there is no folder {_SWEEPS} here; run this from the root of the checkout")
-    by_source: dict[str, Report] = {}
+    own: dict[str, Report] = {}
     for found in reports:
-        source = _normalized(found.record.source)
-        if source in by_source:
-            raise ConfigError(f"{by_source[source].root} and {found.root} hold the same sweep {source}; name one")
-        by_source[source] = found
+        first = own.setdefault(_normalized(found.record.source), found)
+        if first is not found:
+            raise ConfigError(f"{first.root} and {found.root} hold the same sweep {found.record.source}; name one")
+    folder = page.with_suffix("")
+    for source, found in own.items():
+        published.write(folder / f"{sweep.name_of(source)}{published.SUFFIX}", found.record, found.runs)
+    everything = [report.read(path) for path in sorted(folder.glob(f"*{published.SUFFIX}"))]
+    files.write_text(page, _text(page, {_normalized(found.record.source): found for found in everything}))
+
+
+def _text(page: pathlib.Path, by_source: dict[str, Report]) -> str:
     explanation = tables.explanation("the table's first row, or to the one that is named so")
-    parts = [_INTRODUCTION.format(page=page, explanation=explanation)]
+    parts = [_INTRODUCTION.format(page=page, folder=page.stem, explanation=explanation)]
     small = [source for source in by_source if _TINY_CLIP in split_source(source)[1].split(",")]
     for heading, sources, shown in (
         (_DRAWN, _drawn(), ()),
@@ -87,7 +103,7 @@ def write(page: pathlib.Path, reports: Sequence[Report]) -> None:
             parts.append(f"{_WAITING}\n```bash\n{commands}```\n")
     if by_source:
         parts += [_OTHERS, *(_section(source, found, page) for source, found in by_source.items())]
-    files.write_text(page, "\n".join(parts))
+    return "\n".join(parts)
 
 
 def _normalized(source: str) -> str:
@@ -140,13 +156,13 @@ def _section(source: str, found: Report | None, page: pathlib.Path) -> str:
     """A sweep: its command, and its tables, empty or not."""
     record = found.record if found is not None else Record(source, (), sweep.load(source))
     if found is None:
-        found = Report(page.parent, record, [], tables.summarize(record.sweep, []), "")
+        found = report.make(page, record, [])
     parts = [
         f"### {_title(source, found)}\n",
         f"```bash\n{_command(source, record.overrides)}```\n",
         found.to_markdown(level=4),
     ]
-    picture = page.parent / "images" / f"results_{record.name}.png"
+    picture = page.parent / "images" / f"results_{sweep.name_of(source)}.png"
     if plot.write(picture, record.sweep, found.lines, found.results):
         parts.append(f"![Accuracy over {record.sweep.axis}]({picture.relative_to(page.parent)})\n")
     if found.results:

@@ -7,8 +7,8 @@ import pathlib
 
 from mpafer_jax import files
 from mpafer_jax.evaluation import protocol
-from mpafer_jax.sweeps import plot, tables
-from mpafer_jax.sweeps.collect import Result, collect
+from mpafer_jax.sweeps import collect, plot, published, tables
+from mpafer_jax.sweeps.collect import FinishedRun, Result
 from mpafer_jax.sweeps.sweep import Record
 from mpafer_jax.sweeps.tables import Line
 
@@ -21,15 +21,17 @@ class Report:
     """All that is known of a sweep.
 
     Attributes:
-      root: its folder.
+      root: its folder, or its published file.
       record: what it is.
-      results: of its runs and their baselines.
+      runs: those that have ended.
+      results: of these runs and their baselines.
       lines: of its tables.
       baseline: name of the row that the others are compared with; empty: the sweep's.
     """
 
     root: pathlib.Path
     record: Record
+    runs: list[FinishedRun]
     results: list[Result]
     lines: list[Line]
     baseline: str
@@ -89,13 +91,22 @@ def read(root: pathlib.Path, baseline: str = "") -> Report:
     """Reads the runs of a sweep that have ended.
 
     Args:
-      root: its folder.
+      root: its folder, or its published file.
       baseline: see `Report`.
 
     Raises:
-      ConfigError: the folder is no sweep's, or has no such row.
+      ConfigError: there is no sweep, or it has no such row.
       MixedRunsError, PredictionsError: see `collect`.
     """
-    record = Record.read(root)
-    results = collect(root, record.sweep)
-    return Report(root, record, results, tables.summarize(record.sweep, results, baseline), baseline)
+    if root.suffix == published.SUFFIX:
+        record, runs = published.read(root)
+    else:
+        record = Record.read(root)
+        runs = collect.read_runs(root, record.sweep)
+    return make(root, record, runs, baseline)
+
+
+def make(root: pathlib.Path, record: Record, runs: list[FinishedRun], baseline: str = "") -> Report:
+    """The report of runs that have been read; arguments and errors as for `read`."""
+    results = collect.results(record.sweep, runs, root)
+    return Report(root, record, runs, results, tables.summarize(record.sweep, results, baseline), baseline)

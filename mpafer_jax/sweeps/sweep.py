@@ -148,12 +148,6 @@ class Record:
     overrides: tuple[str, ...]
     sweep: Sweep
 
-    @property
-    def name(self) -> str:
-        """The sweep file's name and its argument: components, components_quickstart."""
-        path, argument = split_source(self.source)
-        return "_".join([path.stem, *re.findall(r"[A-Za-z0-9]+", argument)])
-
     def write(self, root: pathlib.Path) -> None:
         """Leaves it in the sweep's folder.
 
@@ -188,23 +182,36 @@ class Record:
                 f"{root} is no sweep's folder: {path} cannot be read ({error.strerror}); launch/sweep.py writes it"
             ) from error
         try:
-            values: dict[str, Any] = json.loads(text)
-            sweep: dict[str, Any] = values["sweep"]
-            points = tuple(Point(**point) for point in sweep["points"])
-            lists = {name: tuple(sweep[name]) for name in ("baselines", "notes", "seeds")}
-            fields: dict[str, Any] = {**sweep, **lists, "points": points}
-            whole = Sweep(**fields)
-            return cls(values["source"], tuple(values["overrides"]), whole)
+            return cls.from_json(json.loads(text))
         except (ValueError, KeyError, TypeError) as error:
             raise ConfigError(
                 f"{path} cannot be read ({type(error).__name__}: {error}); run launch/sweep.py again to write it anew"
             ) from error
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Self:
+        """From the JSON form, `dataclasses.asdict`.
+
+        Raises:
+          ValueError, KeyError, TypeError: it is none.
+        """
+        sweep: dict[str, Any] = values["sweep"]
+        points = tuple(Point(**point) for point in sweep["points"])
+        lists = {name: tuple(sweep[name]) for name in ("baselines", "notes", "seeds")}
+        fields: dict[str, Any] = {**sweep, **lists, "points": points}
+        return cls(values["source"], tuple(values["overrides"]), Sweep(**fields))
 
 
 def split_source(source: str) -> tuple[pathlib.Path, str]:
     """'configs/sweeps/top_k.py:quickstart' -> its path and its argument."""
     path, _, argument = source.partition(":")
     return pathlib.Path(path), argument
+
+
+def name_of(source: str) -> str:
+    """A name for files: the sweep file's and its argument, as in components, components_quickstart."""
+    path, argument = split_source(source)
+    return "_".join([path.stem, *re.findall(r"[A-Za-z0-9]+", argument)])
 
 
 def load(source: str) -> Sweep:

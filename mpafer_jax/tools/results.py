@@ -5,9 +5,12 @@
     python -m mpafer_jax.tools.results --page=docs/results.md runs/*
 
 A sweep's folder is what `launch/sweep.py` leaves; results.md, results.csv, results.tex and results.png in it are
-written anew, and one of the first three is printed. docs/experiments.md says how to read them. With --page all sweeps
-stand on one page, in docs/ of a checkout and from its root: those that have run, and the commands of those that have
-not. Exit status 2: nothing was written, the message says why.
+written anew, and one of the first three is printed. docs/experiments.md says how to read them.
+
+With --page, from the root of a checkout, what has run in the folders is published as a file each in a folder beside the
+page, docs/results/, and the page is made of all files there, with the commands of the sweeps that have not run. Such a
+file can be named in place of a sweep's folder: then its tables are printed. Exit status 2: nothing was written, the
+message says why.
 """
 
 # argparse, and not absl's flags: folders are arguments here.
@@ -28,10 +31,10 @@ from mpafer_jax.sweeps.collect import MixedRunsError
 def main(argv: Sequence[str] | None = None) -> int:
     """Writes and prints tables, or writes the page; returns the exit status."""
     parser = argparse.ArgumentParser(prog="mpafer_jax.tools.results", description="Tables of sweeps.")
-    parser.add_argument("folders", nargs="*", type=Path, metavar="folder", help="of sweeps")
+    parser.add_argument("folders", nargs="*", type=Path, metavar="folder", help="of sweeps, or published files")
     parser.add_argument("--format", choices=list(report.FORMATS), default="markdown", help="what is printed")
     parser.add_argument("--baseline", default="", help="row that the others are compared with (default: the sweep's)")
-    parser.add_argument("--page", type=Path, help="write all sweeps to this page instead")
+    parser.add_argument("--page", type=Path, help="publish them instead, and write this page of all")
     arguments = parser.parse_args(argv)
     if not arguments.folders and not arguments.page:
         parser.error("name one sweep's folder or several")
@@ -45,7 +48,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return 2
     for found in reports:
-        found.write()
+        if found.root.is_dir():
+            found.write()
         print(found.text(arguments.format))
     return 0
 

@@ -22,7 +22,7 @@ SWEEP = Sweep(
     tables={"all": "All training images"},
     axis="patches",
 )
-CONFIG = {"data": {"dataset": "folder", "label_rule": "owner"}}
+CONFIG = {"data": {"dataset": "folder", "label_rule": "owner", "dir": "/somewhere/here"}}
 
 
 def record(root, sweep=SWEEP, source="configs/sweeps/mine.py:quickstart", overrides=()):

@@ -1,12 +1,14 @@
 """The page of all results: measured sweeps as tables, the others as commands that can be run."""
 
+import pathlib
 import re
 import shlex
+import shutil
 
 import pytest
 
 from mpafer_jax.config import ConfigError
-from mpafer_jax.sweeps import page, plan, report, sweep
+from mpafer_jax.sweeps import page, plan, published, report, sweep
 from mpafer_jax.tools import results as command
 from tests.end_to_end import runs
 from tests.sweeps import made
@@ -74,3 +76,78 @@ def test_it_needs_the_checkout(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ConfigError, match="no folder configs/sweeps here; run this from the root"):
         page.write(tmp_path / "page.md", [])
+
+
+def test_a_page_is_made_of_what_was_published(tmp_path):
+    root, page_path = tmp_path / "k", tmp_path / "docs" / "results.md"
+    source = "configs/sweeps/top_k.py:quickstart"
+    found = sweep.load(source)
+    made.record(root, found, source)
+    hits = [True] * 6 + [False] * 4
+    for point in found.points:
+        made.run(root, f"{point.key}/seed_0", 0.6, correct=hits if point.name == "full" else hits[::-1])
+        made.run(root, f"{point.key}/seed_1", 0.7)
+    page.write(page_path, [report.read(root)])
+    text = page_path.read_text()
+    one = tmp_path / "docs" / "results" / "top_k_quickstart.jsonl"
+    assert "[results/](results)" in text
+
+    # The file holds all that the tables need, and takes the folder's place.
+    assert report.read(one).text("csv") == report.read(root).text("csv")
+    shutil.rmtree(root)
+    page_path.unlink()
+    page.write(page_path, [])
+    assert page_path.read_text() == text
+
+    # What is published later takes its place; other sweeps stay.
+    made_of(tmp_path / "b", "configs/sweeps/backbones.py:ferplus")
+    made_of(tmp_path / "k", source)
+    page.write(page_path, [report.read(tmp_path / name) for name in "bk"])
+    assert sorted(path.name for path in one.parent.iterdir()) == ["backbones_ferplus.jsonl", one.name]
+    assert re.search(r"\| k = 6 +\|    2 \| 55\.00 ", page_path.read_text())
+
+
+def test_published_predictions_tell_images_apart(tmp_path):
+    made.record(tmp_path / "s")
+    for seed in (0, 1):
+        made.run(tmp_path / "s", f"all/full/seed_{seed}", 0.7, correct=[True] * 7 + [False] * 3)
+        made.run(tmp_path / "s", f"all/no_local/seed_{seed}", 0.5, correct=[False] * 5 + [True] * 5)
+    before = report.read(tmp_path / "s")
+    published.write(tmp_path / "s.jsonl", before.record, before.runs)
+    after = report.read(tmp_path / "s.jsonl")
+    assert after.record == before.record
+    assert [line.by_image for line in after.lines] == [line.by_image for line in before.lines]
+    assert any(line.by_image is not None for line in after.lines)
+    assert dict(after.runs[0].config) == {"data.dataset": "folder", "data.label_rule": "owner"}  # no folder of a machine
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [("", "ValueError: not enough values"), ("{", "JSONDecodeError"), ('{"source": "a"}', "KeyError: 'sweep'")],
+)
+def test_a_damaged_published_file_is_named(tmp_path, text, found):
+    path = tmp_path / "top_k.jsonl"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=f"top_k.jsonl holds no sweep's results .{found}"):
+        report.read(path)
+    with pytest.raises(ConfigError, match=r"missing\.jsonl cannot be read .No such file"):
+        report.read(tmp_path / "missing.jsonl")
+
+
+def test_a_published_files_tables_are_printed(tmp_path, capsys):
+    made.record(tmp_path / "s")
+    made.run(tmp_path / "s", "all/full/seed_0", 0.7)
+    found = report.read(tmp_path / "s")
+    published.write(tmp_path / "s.jsonl", found.record, found.runs)
+    before = sorted(tmp_path.rglob("*"))
+    assert command.main([str(tmp_path / "s.jsonl"), "--format=csv"]) == 0
+    assert capsys.readouterr().out == found.text("csv") + "\n"
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_the_projects_page_is_that_of_its_published_files(tmp_path, monkeypatch):
+    shutil.copytree(runs.ROOT / "configs", tmp_path / "configs")
+    shutil.copytree(runs.ROOT / "docs" / "results", tmp_path / "docs" / "results")
+    monkeypatch.chdir(tmp_path)
+    page.write(pathlib.Path("docs/results.md"), [])
+    assert pathlib.Path("docs/results.md").read_text() == (runs.ROOT / "docs" / "results.md").read_text()

@@ -1,0 +1,63 @@
+"""A sweep's results as one file of text, to be kept where the folders of its runs are not: beside a page of results.
+
+JSON lines. The first is the sweep's record; each other one is a finished run: its name, configuration (by dotted name,
+without folders and what else changes no result), `summary.json`, and which images of the reported split were classified
+correctly: a 1 or 0 for each in the split's order, or null.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import pathlib
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+
+from mpafer_jax import files
+from mpafer_jax.config import ConfigError
+from mpafer_jax.sweeps.collect import FinishedRun
+from mpafer_jax.sweeps.sweep import Record
+from mpafer_jax.workdir import FREE_FIELDS, flatten
+
+SUFFIX = ".jsonl"
+
+
+def write(path: pathlib.Path, record: Record, runs: Iterable[FinishedRun]) -> None:
+    """Writes the file.
+
+    Args:
+      path: its name, which ends on `SUFFIX`.
+      record: of the sweep.
+      runs: those that have ended.
+    """
+    lines: list[dict[str, Any]] = [dataclasses.asdict(record)]
+    for run in runs:
+        config = {name: value for name, value in flatten(dict(run.config)).items() if name not in FREE_FIELDS}
+        correct = None if run.correct is None else "".join("01"[right] for right in run.correct.tolist())
+        lines.append({"name": run.name, "config": config, "summary": run.summary, "correct": correct})
+    files.write_text(path, "".join(json.dumps(line, separators=(",", ":")) + "\n" for line in lines))
+
+
+def read(path: pathlib.Path) -> tuple[Record, list[FinishedRun]]:
+    """Reads what `write` left.
+
+    Raises:
+      ConfigError: it cannot be read.
+    """
+    try:
+        first, *others = (json.loads(line) for line in path.read_text(encoding="utf-8").splitlines())
+        return Record.from_json(first), [_run(**line) for line in others]
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read ({error.strerror})") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise ConfigError(
+            f"{path} holds no sweep's results ({type(error).__name__}: {error}); "
+            "python -m mpafer_jax.tools.results --page writes such files"
+        ) from error
+
+
+def _run(name: str, config: dict[str, Any], summary: dict[str, Any], correct: str | None) -> FinishedRun:
+    right = None if correct is None else np.array([digit == "1" for digit in correct], np.bool_)
+    return FinishedRun(name, config, summary, right)
