@@ -29,6 +29,8 @@ from mpafer_jax.weights.load import PretrainedClip
 
 Rgb = tuple[float, float, float]
 
+MATRIX = "matrix.json"
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Trained:
@@ -81,6 +83,12 @@ class Target:
             )
         return cls(name, config, split)
 
+
+_CHOSEN_AMONG: dict[ClassChoice, str] = {
+    "common": "Chosen among the classes that checkpoint and dataset share.",
+    "checkpoint": "Chosen among all of the checkpoint's classes.",
+    "dataset": "Chosen among all of the dataset's classes, trained on or not.",
+}
 
 Cell = dict[str, Any]  # what a cell's file holds; see `Matrix`
 
@@ -200,21 +208,24 @@ class Matrix:
         return self._steps[key]
 
 
-def render(cells: Sequence[Cell]) -> str:
+def render(cells: Sequence[Cell], classes: ClassChoice, level: int = 2) -> str:
     """The matrix as Markdown: WAR and UAR in percent, then, for each place, how many images and what was dropped.
 
     A place has a cell for each run of its row; of several the mean and the sample standard deviation are given.
 
     Args:
       cells: in any order; rows and columns come in the order of their first cells.
+      classes: among which was chosen.
+      level: of the headings.
     """
+    heading = "#" * level
     rows, columns, by_place = _places(cells)
     text: list[str] = []
     for metric, title in (("war", "Accuracy (WAR), %"), ("uar", "Mean recall (UAR), %")):
         lines = [
             [row, *(percent(_estimate(by_place.get((row, column)), metric)) for column in columns)] for row in rows
         ]
-        text += [f"## {title}\n", markdown(("trained on \\ tested on", *columns), lines)]
+        text += [f"{heading} {title}\n", markdown(("trained on \\ tested on", *columns), lines)]
     details = [
         [
             f"{row} on {column}",
@@ -230,7 +241,8 @@ def render(cells: Sequence[Cell]) -> str:
         for cell in found[:1]  # runs of a row differ in their prompts alone
     ]
     header = ("", "runs", "images", "classes", "images left out, by class", "classes that the dataset has not")
-    return "\n".join([*text, "## What was measured\n", markdown(header, details)])
+    measured = f"{heading} What was measured\n"
+    return "\n".join([*text, measured, markdown(header, details), f"{_CHOSEN_AMONG[classes]}\n"])
 
 
 def arrays(cells: Sequence[Cell], metric: str) -> tuple[list[str], list[str], np.ndarray[Any, Any]]:

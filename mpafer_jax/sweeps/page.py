@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import pathlib
 import shlex
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 from mpafer_jax import files
 from mpafer_jax.config import ConfigError
+from mpafer_jax.evaluation import cross_dataset
 from mpafer_jax.evaluation.protocol import to_markdown
 from mpafer_jax.sweeps import plot, published, report, sweep, tables
 from mpafer_jax.sweeps.report import Report
@@ -51,19 +54,26 @@ what prompts bring where they have everything to bridge. Nothing here compares w
 """
 _OTHERS = """## Other sweeps
 """
+_MATRICES = """## Trained on one dataset, tested on others
+
+Mean ± sample standard deviation over the runs of a row; [generalization.md](generalization.md) says how such a matrix
+is made.
+"""
+_MATRIX_SUFFIX = ".json"
 _WAITING = """### Not run yet
 """
 
 
-def write(page: pathlib.Path, reports: Sequence[Report]) -> None:
+def write(page: pathlib.Path, reports: Sequence[Report], matrices: Sequence[pathlib.Path] = ()) -> None:
     """Publishes sweeps, and writes the page of all that are published, with its plots in `images/` beside it.
 
-    A sweep is published as a file in a folder beside the page, which has the page's name (`published`), and takes the
-    place of what was there of it.
+    Each is published as a file in a folder beside the page, which has the page's name, and takes the place of what was
+    there of it: a sweep as `published` writes it, a matrix as its `matrix.json`, without the folders of its runs.
 
     Args:
       page: the page.
       reports: the sweeps to publish.
+      matrices: folders of `tools.cross_dataset`, published under their own names.
 
     Raises:
       ConfigError: the sweep files are not here, two reports are of the same sweep, or a published file cannot be read.
@@ -79,11 +89,36 @@ def write(page: pathlib.Path, reports: Sequence[Report]) -> None:
     folder = page.with_suffix("")
     for source, found in own.items():
         published.write(folder / f"{sweep.name_of(source)}{published.SUFFIX}", found.record, found.runs)
+    for matrix in matrices:
+        values = _read_matrix(matrix / cross_dataset.MATRIX)
+        cells = [{name: value for name, value in cell.items() if name != "path"} for cell in values["cells"]]
+        files.write_json(folder / f"{matrix.name}{_MATRIX_SUFFIX}", {**values, "cells": cells})
     everything = [report.read(path) for path in sorted(folder.glob(f"*{published.SUFFIX}"))]
-    files.write_text(page, _text(page, {_normalized(found.record.source): found for found in everything}))
+    parts = _sweeps(page, {_normalized(found.record.source): found for found in everything})
+    paths = sorted(folder.glob(f"*{_MATRIX_SUFFIX}"))
+    parts += [_MATRICES, *(_matrix(path) for path in paths)] if paths else []
+    files.write_text(page, "\n".join(parts))
 
 
-def _text(page: pathlib.Path, by_source: dict[str, Report]) -> str:
+def _matrix(path: pathlib.Path) -> str:
+    values = _read_matrix(path)
+    flags = " \\\n  ".join(shlex.quote(flag) for flag in values["flags"])
+    command = f"```bash\npython -m mpafer_jax.tools.cross_dataset {flags}\n```\n"
+    return "\n".join([f"### {path.stem}\n", command, cross_dataset.render(values["cells"], values["classes"], level=4)])
+
+
+def _read_matrix(path: pathlib.Path) -> dict[str, Any]:
+    try:
+        values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        return {name: values[name] for name in ("flags", "classes", "cells")}
+    except (ValueError, KeyError, TypeError) as error:
+        raise ConfigError(
+            f"{path} holds no matrix ({type(error).__name__}: {error}); run the command of "
+            "mpafer_jax.tools.cross_dataset that made it again, which keeps what was measured"
+        ) from error
+
+
+def _sweeps(page: pathlib.Path, by_source: dict[str, Report]) -> list[str]:
     explanation = tables.explanation("the table's first row, or to the one that is named so")
     parts = [_INTRODUCTION.format(page=page, folder=page.stem, explanation=explanation)]
     small = [source for source in by_source if _TINY_CLIP in split_source(source)[1].split(",")]
@@ -103,7 +138,7 @@ def _text(page: pathlib.Path, by_source: dict[str, Report]) -> str:
             parts.append(f"{_WAITING}\n```bash\n{commands}```\n")
     if by_source:
         parts += [_OTHERS, *(_section(source, found, page) for source, found in by_source.items())]
-    return "\n".join(parts)
+    return parts
 
 
 def _normalized(source: str) -> str:

@@ -20,6 +20,7 @@ import json
 import pathlib
 import re
 import shlex
+import sys
 from collections.abc import Sequence
 from typing import Any, cast
 
@@ -27,7 +28,7 @@ from absl import app, flags, logging
 
 from mpafer_jax import command, distributed, files
 from mpafer_jax.checkpoint import CheckpointError
-from mpafer_jax.config import Config, ConfigError
+from mpafer_jax.config import ClassChoice, Config, ConfigError
 from mpafer_jax.data.records import DataError
 from mpafer_jax.evaluation import cross_dataset
 from mpafer_jax.evaluation.matrix_plot import save_heat_map
@@ -144,16 +145,15 @@ def _refuse_twice(flag: str, names: Sequence[str]) -> None:
         raise ConfigError(f"--{flag}: {', '.join(twice)} is the name of more than one; give name=...")
 
 
-def write(cells: Sequence[cross_dataset.Cell], workdir: pathlib.Path, classes: str) -> str:
+def write(
+    cells: Sequence[cross_dataset.Cell], workdir: pathlib.Path, classes: ClassChoice, flags_given: Sequence[str]
+) -> str:
     """Writes the matrix as Markdown, JSON and a picture; returns the Markdown."""
-    meaning = {
-        "common": "Chosen among the classes that checkpoint and dataset share.",
-        "checkpoint": "Chosen among all of the checkpoint's classes.",
-        "dataset": "Chosen among all of the dataset's classes, trained on or not.",
-    }
-    text = f"{cross_dataset.render(cells)}\n{meaning[classes]}\n"
+    text = cross_dataset.render(cells, classes)
     files.write_text(workdir / "matrix.md", text)
-    files.write_json(workdir / "matrix.json", {"classes": classes, "cells": list(cells)})
+    files.write_json(
+        workdir / cross_dataset.MATRIX, {"flags": list(flags_given), "classes": classes, "cells": list(cells)}
+    )
     rows, columns, war = cross_dataset.arrays(cells, "war")
     save_heat_map(
         workdir / "matrix.png",
@@ -179,7 +179,8 @@ def _run() -> None:
     command.import_libraries_without_torch()
     rows = load_checkpoints(_CHECKPOINTS.value, _WHICH.value)
     targets = load_targets(rows, _DATASETS.value, own=_OWN.value, batch_size=_BATCH.value)
-    matrix = cross_dataset.Matrix(workdir, cast(Any, _CLASSES.value))
+    classes = cast(ClassChoice, _CLASSES.value)
+    matrix = cross_dataset.Matrix(workdir, classes)
     cells: list[cross_dataset.Cell] = []
     for row in rows:
         for target in targets:
@@ -188,7 +189,7 @@ def _run() -> None:
     if not cells:
         raise ConfigError("no checkpoint shares two classes with any of the datasets, so nothing was measured")
     if distributed.is_first():
-        print(write(cells, workdir, str(_CLASSES.value)))
+        print(write(cells, workdir, classes, sys.argv[1:]))
 
 
 if __name__ == "__main__":

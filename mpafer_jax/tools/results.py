@@ -8,9 +8,9 @@ A sweep's folder is what `launch/sweep.py` leaves; results.md, results.csv, resu
 written anew, and one of the first three is printed. docs/experiments.md says how to read them.
 
 With --page, from the root of a checkout, what has run in the folders is published as a file each in a folder beside the
-page, docs/results/, and the page is made of all files there, with the commands of the sweeps that have not run. Such a
-file can be named in place of a sweep's folder: then its tables are printed. Exit status 2: nothing was written, the
-message says why.
+page, docs/results/, and the page is made of all files there, with the commands of the sweeps that have not run; folders
+of `mpafer_jax.tools.cross_dataset` can be among those named. A sweep's file can be named in place of its folder: then
+its tables are printed. Exit status 2: nothing was written, the message says why.
 """
 
 # argparse, and not absl's flags: folders are arguments here.
@@ -23,6 +23,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mpafer_jax.config import ConfigError
+from mpafer_jax.evaluation import cross_dataset
 from mpafer_jax.evaluation.predictions import PredictionsError
 from mpafer_jax.sweeps import page, report
 from mpafer_jax.sweeps.collect import MixedRunsError
@@ -38,10 +39,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     if not arguments.folders and not arguments.page:
         parser.error("name one sweep's folder or several")
+    folders: list[Path] = arguments.folders
+    matrices = [folder for folder in folders if arguments.page and (folder / cross_dataset.MATRIX).is_file()]
     try:
-        reports = [report.read(folder, arguments.baseline) for folder in arguments.folders]
+        reports = [report.read(folder, arguments.baseline) for folder in folders if folder not in matrices]
         if arguments.page:
-            page.write(arguments.page, reports)
+            page.write(arguments.page, reports, matrices)
             print(arguments.page)
             return 0
     except (ConfigError, MixedRunsError, PredictionsError) as error:

@@ -172,8 +172,13 @@ def test_the_table_by_hand():
 |--------|-----:|-------:|--------:|--------------------------:|---------------------------------:|
 | A on A |    1 |     12 |       3 |                         - |                                - |
 | B on C |    2 |     12 |       3 |                    fear 2 |                neutral, contempt |
+
+Chosen among the classes that checkpoint and dataset share.
 """
-    assert cross_dataset.render(cells) == expected
+    assert cross_dataset.render(cells, "common") == expected
+    deeper = cross_dataset.render(cells, "dataset", level=4)
+    assert deeper.startswith("#### Accuracy")
+    assert deeper.endswith("Chosen among all of the dataset's classes, trained on or not.\n")
     rows, columns, war = cross_dataset.arrays(cells, "war")
     assert (rows, columns) == (["A", "B"], ["A", "C"])
     np.testing.assert_allclose(war, [[50, np.nan], [np.nan, 76]])
@@ -241,6 +246,7 @@ def test_the_command(sample, trained, tmp_path):
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == (tmp_path / "matrix" / "matrix.md").read_text().strip()
     written = json.loads((tmp_path / "matrix" / "matrix.json").read_text())
+    assert written["flags"] == command[3:]
     assert [(cell["checkpoint"], cell["dataset"]) for cell in written["cells"]] == [
         (row, column) for row in ("faces", "drawn") for column in ("faces", "drawn", "whole")
     ]
