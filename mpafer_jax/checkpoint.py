@@ -2,18 +2,15 @@
 
 <workdir>/checkpoints/step_120/params        the prompts alone: all that prediction needs besides CLIP
                                opt_state     what training needs besides to go on
-                               description   see `Description`
+                               description   see `checkpoint_description.Description`
                                interval      metrics that wait for their line, only where a run was stopped: see `save`
 """
 
 from __future__ import annotations
 
-import abc
 import contextlib
-import importlib.metadata
-import json
 import pathlib
-from collections.abc import Generator, Iterable, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from typing import Any, Literal, TypeVar, cast
 
 import jax.numpy as jnp
@@ -23,129 +20,25 @@ import pydantic
 from absl import logging
 from orbax.checkpoint import checkpoint_managers
 
-import mpafer_jax
 from mpafer_jax import checkpoint_storage as storage
 from mpafer_jax import devices, distributed, files
-from mpafer_jax.config import Config, ConfigError, ModelSections
+from mpafer_jax.checkpoint_description import CheckpointError, Described, Description
 from mpafer_jax.export.prompts import PROMPTS, PromptFileError, load_prompts
-from mpafer_jax.hard_prompts.templates import HardPrompts
-from mpafer_jax.models.mpafer import PatchWeights
 from mpafer_jax.state import TrainState
 
 FOLDER = "checkpoints"
-_SHAPES_PROMPTS = ("ctx", "visual_prompts", "head")  # the sections that are a checkpoint's own wherever it is used
-# Fields that joined these sections after checkpoints had been made, each with the value that changes nothing.
-_JOINED: Mapping[str, Mapping[str, Any]] = {
-    "clip": {"residual_dtype": "float32"},
-    "ctx": {"init_text": ""},
-    "head": {"motion_prior": "none", "motion_strength": 0.9},
-}
 _PREFIX = "step"
 _SELECTED = "selected"  # among the saved metrics: the value that chooses the best
-_PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint", "transformers", "numpy")
 
 Params = dict[str, Any]
 Which = Literal["best", "last"]
 # Metrics of one step on the host: name -> (sum, count).
 StepMetrics = Mapping[str, tuple[float, float]]
-D = TypeVar("D", bound="Described")
-
-
-class CheckpointError(ValueError):
-    """A checkpoint that is not there or cannot be used; the message names it and says what to do."""
+D = TypeVar("D", bound=Described)
 
 
 class UnreadableError(CheckpointError):
     """A checkpoint whose files are damaged or not of this program's form."""
-
-
-class Described(pydantic.BaseModel, abc.ABC):
-    """What a checkpoint says of itself, whatever was trained."""
-
-    model_config = pydantic.ConfigDict(frozen=True, extra="forbid")
-
-    @abc.abstractmethod
-    def unchanged(self) -> dict[str, Any]:
-        """What a run that goes on must find as it was: for each thing, its name and its value then."""
-
-
-class Description(Described):
-    """What a checkpoint of prompts says of itself, so that it can be used years later without its workdir.
-
-    Attributes:
-      config: the whole configuration of the run.
-      class_names: C names, in the order of the logits.
-      clip_name: the CLIP that the prompts were trained on, a Hub name or a folder.
-      clip_hash: hash of its content; prompts are meaningless on another.
-      hard_prompts: the fixed texts of each class.
-      data: what was trained on: the dataset's name, label rule, splits and counts.
-      versions: of the packages that made it.
-      patch_weights: of the local scores, C times N (`motion_prior`); None for equal ones.
-    """
-
-    config: dict[str, Any]
-    class_names: tuple[str, ...]
-    clip_name: str
-    clip_hash: str
-    hard_prompts: HardPrompts
-    data: dict[str, Any]
-    versions: dict[str, str]
-    patch_weights: PatchWeights | None = None
-
-    def unchanged(self) -> dict[str, Any]:
-        """The CLIP's content and the training data."""
-        return {"CLIP's content hash": self.clip_hash, "the training data": self.data}
-
-    def applied_to(self, config: Config) -> Config:
-        """A configuration with this checkpoint's model in place of its own: the sections that shape prompts and logits.
-
-        All others are the caller's, so that a field that joined them since the checkpoint was made does no harm.
-
-        Raises:
-          CheckpointError: the fields of those sections are not today's.
-        """
-        with self._naming_the_versions():
-            return Config.from_json(json.dumps({**config.model_dump(mode="json"), **self._sections(_SHAPES_PROMPTS)}))
-
-    def model_sections(self) -> ModelSections:
-        """All of its configuration that prediction needs; the rest may be another version's.
-
-        Raises:
-          CheckpointError: the fields of those sections are not today's.
-        """
-        with self._naming_the_versions():
-            return ModelSections.from_json(json.dumps(self._sections(ModelSections.model_fields)))
-
-    def check_clip(self, name: str, content_hash: str) -> None:
-        """Refuses a CLIP that the prompts were not trained on.
-
-        Raises:
-          CheckpointError: its hash is another.
-        """
-        if content_hash != self.clip_hash:
-            raise CheckpointError(
-                f"the checkpoint was trained on {self.clip_name}, hash {self.clip_hash[:16]}, but {name}, hash "
-                f"{content_hash[:16]}, was loaded; prompts fit no other CLIP"
-            )
-
-    def _sections(self, names: Iterable[str]) -> dict[str, Any]:
-        return {name: {**_JOINED.get(name, {}), **self.config[name]} for name in names}
-
-    @contextlib.contextmanager
-    def _naming_the_versions(self) -> Generator[None]:
-        try:
-            yield
-        except ConfigError as error:
-            raise CheckpointError(
-                f"the checkpoint was made by mpafer-jax {self.versions['mpafer-jax']}, and this is "
-                f"{mpafer_jax.__version__}, which reads its configuration differently: {error}"
-            ) from error
-
-
-def package_versions() -> dict[str, str]:
-    """Versions of the packages that a result depends on."""
-    others = {name: importlib.metadata.version(name) for name in _PACKAGES}
-    return {"mpafer-jax": mpafer_jax.__version__, **others}
 
 
 def _open(folder: pathlib.Path, *, keep: int, clean: bool) -> Any:

@@ -16,6 +16,7 @@ from absl import logging
 
 from mpafer_jax import checkpoint, devices, distributed, experiment, files, preemption, steps
 from mpafer_jax import workdir as workdir_lib
+from mpafer_jax.checkpoint_description import Description, package_versions
 from mpafer_jax.config import ClassChoice, Config, ConfigError
 from mpafer_jax.data.splits import Split, load_dataset
 from mpafer_jax.evaluation import metrics as metrics_lib
@@ -115,7 +116,7 @@ def choose_classes(choice: ClassChoice, trained: Sequence[str], found: Sequence[
 def experiment_of(
     config: Config,
     params: checkpoint.Params,
-    description: checkpoint.Description,
+    description: Description,
     clip: PretrainedClip,
     class_names: Sequence[str],
 ) -> tuple[experiment.Experiment, checkpoint.Params]:
@@ -221,7 +222,7 @@ def _evaluate_checkpoint(config: Config, workdir: pathlib.Path) -> dict[str, Any
 def circumstances() -> dict[str, Any]:
     """With what a result was made, and when: 'versions', 'devices' (kind, number) and 'finished'."""
     return {
-        "versions": checkpoint.package_versions(),
+        "versions": package_versions(),
         "devices": [str(cast(Any, jax.devices()[0]).device_kind), jax.device_count()],
         "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }

@@ -30,6 +30,7 @@ from mpafer_jax import (
 from mpafer_jax import workdir as workdir_lib
 from mpafer_jax.baselines import compute as baselines
 from mpafer_jax.baselines.features import encode_splits
+from mpafer_jax.checkpoint_description import Description, package_versions
 from mpafer_jax.config import Config, ConfigError
 from mpafer_jax.data import pipeline
 from mpafer_jax.data.splits import Dataset, Split, load_dataset
@@ -56,7 +57,7 @@ class Run:
     schedule: optax.Schedule
     train_step: steps.TrainStep
     evaluator: evaluate.Evaluator
-    description: checkpoint.Description
+    description: Description
 
     def logs(self, step: int) -> bool:
         """Whether an interval of training metrics ends at this step; it does wherever the state is saved, so that a
@@ -186,9 +187,9 @@ def class_prototypes(config: Config, split: Split, built: experiment.Experiment)
     return prototypes.mean_features(found.image_features, found.labels, built.class_names, normalize=section.normalize)
 
 
-def describe(config: Config, dataset: Dataset, built: experiment.Experiment) -> checkpoint.Description:
+def describe(config: Config, dataset: Dataset, built: experiment.Experiment) -> Description:
     """What this run's checkpoints say of themselves."""
-    return checkpoint.Description(
+    return Description(
         config=config.model_dump(mode="json"),
         class_names=built.class_names,
         clip_name=built.clip_name,
@@ -200,7 +201,7 @@ def describe(config: Config, dataset: Dataset, built: experiment.Experiment) -> 
             "train_fingerprint": dataset.train.fingerprint,
             "counts": {split.name: split.class_counts().tolist() for split in _splits(dataset)},
         },
-        versions=checkpoint.package_versions(),
+        versions=package_versions(),
         patch_weights=built.model.patch_weights,
     )
 

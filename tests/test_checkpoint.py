@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from mpafer_jax import checkpoint
+from mpafer_jax.checkpoint_description import Description
 from mpafer_jax.state import TrainState
 
-DESCRIPTION = checkpoint.Description(
+DESCRIPTION = Description(
     config={}, class_names=("a", "b"), clip_name="c", clip_hash="h", hard_prompts=("t", "u"), data={}, versions={}
 )
 

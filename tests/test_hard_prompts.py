@@ -6,7 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mpafer_jax import checkpoint, experiment
+from mpafer_jax import experiment
+from mpafer_jax.checkpoint_description import Description
 from mpafer_jax.hard_prompts import features
 from mpafer_jax.hard_prompts.bank import BankError, load_bank, load_banks, permuted
 from mpafer_jax.hard_prompts.templates import (
@@ -155,9 +156,9 @@ def test_a_checkpoints_description_keeps_the_groups_and_reads_one_text_per_class
     chosen = section(sample, granularity=("brows", "mouth"), combine="separate", paraphrases=0)
     prompts = configured_hard_prompts(chosen, ["anger", "fear"])
     rest = {"config": {}, "class_names": ["a", "b"], "clip_name": "c", "clip_hash": "h", "data": {}, "versions": {}}
-    saved = checkpoint.Description(hard_prompts=prompts, **rest).model_dump(mode="json")
-    assert checkpoint.Description.model_validate(json.loads(json.dumps(saved))).hard_prompts == prompts
-    first = checkpoint.Description.model_validate({**rest, "hard_prompts": ["one", "two"]}).hard_prompts
+    saved = Description(hard_prompts=prompts, **rest).model_dump(mode="json")
+    assert Description.model_validate(json.loads(json.dumps(saved))).hard_prompts == prompts
+    first = Description.model_validate({**rest, "hard_prompts": ["one", "two"]}).hard_prompts
     assert texts(first) == [["one"], ["two"]]
     for broken in ({"groups": []}, {"groups": [{"name": "x", "texts": [["a"], []]}]}):
         with pytest.raises(ValueError, match="in each of them a text for every class"):

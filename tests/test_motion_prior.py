@@ -11,6 +11,7 @@ from PIL import Image
 
 from mpafer_jax import checkpoint, evaluate, experiment, motion_prior, steps, train
 from mpafer_jax.baselines import compute as baselines
+from mpafer_jax.checkpoint_description import Description
 from mpafer_jax.config import ConfigError
 from mpafer_jax.data.preprocess import decode_rgb
 from mpafer_jax.data.splits import load_dataset
@@ -261,7 +262,7 @@ def test_a_checkpoint_from_before_the_prior_has_none(finished):
     _, description, _ = checkpoint.load(finished[0], "last")
     values = json.loads(description.model_dump_json())
     assert values.pop("patch_weights") is None
-    assert checkpoint.Description.model_validate(values) == description
+    assert Description.model_validate(values) == description
 
 
 def test_nothing_is_computed_where_nothing_reads_it(sample, tmp_path):

@@ -19,6 +19,7 @@ import numpy as np
 from absl import logging
 
 from mpafer_jax import checkpoint, devices, distributed, evaluate, experiment, files, steps
+from mpafer_jax.checkpoint_description import Description
 from mpafer_jax.config import ClassChoice, Config, ConfigError
 from mpafer_jax.data.splits import Split, load_dataset
 from mpafer_jax.evaluation.statistics import Estimate, percent
@@ -40,7 +41,7 @@ class Trained:
     row: str
     path: str
     params: checkpoint.Params
-    description: checkpoint.Description
+    description: Description
     step: int
 
     @classmethod

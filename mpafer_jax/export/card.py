@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mpafer_jax import files
-from mpafer_jax.checkpoint import Description
+from mpafer_jax.checkpoint_description import Description
 from mpafer_jax.evaluation.table import markdown
 from mpafer_jax.export.check import Check
 

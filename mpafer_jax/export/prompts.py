@@ -34,7 +34,7 @@ class Header(pydantic.BaseModel):
     Attributes:
       format: of the header.
       step: of the checkpoint.
-      description: `checkpoint.Description`, as a dictionary.
+      description: `checkpoint_description.Description`, as a dictionary.
     """
 
     model_config = pydantic.ConfigDict(extra="forbid")
@@ -50,7 +50,7 @@ def save_prompts(folder: pathlib.Path, params: Params, description: dict[str, An
     Args:
       folder: where; created if missing.
       params: the prompts, arrays by name.
-      description: `checkpoint.Description` as a dictionary.
+      description: `checkpoint_description.Description` as a dictionary.
       step: of the checkpoint.
     """
     import safetensors.numpy

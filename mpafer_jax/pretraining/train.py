@@ -17,6 +17,7 @@ from absl import logging
 
 from mpafer_jax import checkpoint, devices, distributed, files, optim, preemption
 from mpafer_jax import workdir as workdir_lib
+from mpafer_jax.checkpoint_description import Described, package_versions
 from mpafer_jax.config import ConfigError
 from mpafer_jax.data import pipeline
 from mpafer_jax.data.normalize import normalize
@@ -38,7 +39,7 @@ CLIP_FOLDER, TOKENIZER_FOLDER, PICTURES_FOLDER = "clip", "tokenizer", "pictures"
 _WHITENED = 512  # pictures that the patch embedding is whitened on: 32,768 patches of the small CLIP's
 
 
-class PretrainDescription(checkpoint.Described):
+class PretrainDescription(Described):
     """What a checkpoint of pre-training says of itself.
 
     Attributes:
@@ -191,7 +192,7 @@ def prepare(config: PretrainConfig, workdir: pathlib.Path) -> Pretraining:
             config=config.model_dump(mode="json"),
             data=train_part.fingerprint,
             vocab_size=tokenizer.vocab_size,
-            versions=checkpoint.package_versions(),
+            versions=package_versions(),
         ),
         schedule=schedule,
         tx=make_optimizer(schedule, weight_decay=config.optimizer.weight_decay, clip_norm=config.optimizer.clip_norm),

@@ -27,7 +27,8 @@ import jax
 import numpy as np
 
 from mpafer_jax import checkpoint, command, files
-from mpafer_jax.checkpoint import CheckpointError, Description
+from mpafer_jax.checkpoint import CheckpointError
+from mpafer_jax.checkpoint_description import Description
 from mpafer_jax.export import card, check, onnx, programs
 from mpafer_jax.export.prompts import save_prompts
 from mpafer_jax.prediction import loading

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from mpafer_jax import checkpoint, evaluate, steps, train
+from mpafer_jax.checkpoint_description import Description
 from mpafer_jax.config import Config, ConfigError
 from mpafer_jax.evaluation import protocol
 from tests.end_to_end import runs
@@ -329,7 +330,7 @@ def test_checkpoint_sizes_of_the_largest_model(tmp_path, optimizer, limit):
         clip_norm=0.0,
     )
     noise = jax.tree.map(lambda x: jnp.asarray(np.random.default_rng(0).normal(size=x.shape), x.dtype), tx.init(params))
-    description = checkpoint.Description(
+    description = Description(
         config={}, class_names=("a",) * 7, clip_name="c", clip_hash="h", hard_prompts=("t",) * 7, data={}, versions={}
     )
     checkpoints = checkpoint.Checkpoints(tmp_path, keep=1, select_by="war")
