@@ -347,6 +347,7 @@ def summarize(run: Run, state: TrainState, checkpoints: checkpoint.Checkpoints) 
             logging.info("%s: %s, %d images", title, _percentages(found), found["count"])
     return {
         **results,
+        "method": protocol.method_name(workdir_lib.flatten(run.config.model_dump())),
         "selected_by": "nothing: last step only"
         if best_step is None or run.selecting is None
         else f"{run.selecting.name} {run.config.eval.select_by}",

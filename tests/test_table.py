@@ -35,6 +35,18 @@ def test_rows_from_chance_to_the_method():
     ]
 
 
+def test_a_run_is_called_what_it_is():
+    whole = {"visual_prompts.num_prompts": 8, "loss.beta": 1.0, "loss.gamma": 0.5, "head.local_weight": 1.0}
+    assert protocol.method_name(whole) == "MPA-FER"
+    for part in whole:
+        assert protocol.method_name({**whole, part: 0}) == "tuned prompts"
+    values = {**summary("test"), "method": "tuned prompts"}
+    assert [row.title for row in table.rows(values, "test") if row.own] == [
+        "tuned prompts, last step (20)",
+        "tuned prompts, best on validation (10)",
+    ]
+
+
 def test_rendered():
     lines = table.render(summary("validation", "test")).splitlines()
     assert len({len(line) for line in lines[:7]}) == 1  # aligned as plain text

@@ -11,6 +11,9 @@ TEST_SELECTED = (
     "images, and is not to be compared with results whose checkpoint was chosen on other images."
 )
 
+# Fields that switch a part of the method off where they are 0.
+_PARTS = ("visual_prompts.num_prompts", "loss.beta", "loss.gamma", "head.local_weight")
+
 
 def reported_split(found: Mapping[str, Any]) -> str | None:
     """The split that is reported in detail: test, or validation where there is no test split."""
@@ -25,6 +28,15 @@ def reported_checkpoint(summary: Mapping[str, Any]) -> str:
 def selecting_split(summary: Mapping[str, Any]) -> str | None:
     """The split that chose the best checkpoint of a run (`summary.json`): validation or test; None: nothing did."""
     return str(summary["selected_by"]).split()[0] if "best" in summary else None
+
+
+def method_name(config: Mapping[str, Any]) -> str:
+    """What a table calls a run: MPA-FER where all of its parts are on, "tuned prompts" for another method or part of it.
+
+    Args:
+      config: the run's fields by dotted name.
+    """
+    return "MPA-FER" if all(config[part] for part in _PARTS) else "tuned prompts"
 
 
 def items(summary: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, str]:

@@ -23,26 +23,29 @@ BASELINE_TITLES = {
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """One line: a name, accuracy and mean recall as fractions of 1."""
+    """One line: a name, accuracy and mean recall as fractions of 1, and whether it is the run's own, no baseline."""
 
     title: str
     war: float
     uar: float
+    own: bool = False
 
 
 def rows(summary: Mapping[str, Any], split: str) -> list[Row]:
-    """The table's lines from a run's summary (`summary.json`), measured on "test" or "validation"."""
+    """The table's lines from a run's summary (`summary.json`, maybe an earlier version's, which names no method),
+    measured on "test" or "validation"."""
+    method = summary.get("method", "MPA-FER")
     chance = 1 / len(summary["class_names"])
     found = [Row("chance", chance, chance)]
     for name, title in BASELINE_TITLES.items():
         if name in summary["baselines"]:
             scores = summary["baselines"][name][split]
             found.append(Row(title, scores["war"], scores["uar"]))
-    selected = f"MPA-FER, best on {protocol.selecting_split(summary)}"
-    for name, title in (("last", "MPA-FER, last step"), ("best", selected)):
+    selected = f"best on {protocol.selecting_split(summary)}"
+    for name, title in (("last", "last step"), ("best", selected)):
         if name in summary:
             scores = summary[name][split]
-            found.append(Row(f"{title} ({summary[name]['step']})", scores["war"], scores["uar"]))
+            found.append(Row(f"{method}, {title} ({summary[name]['step']})", scores["war"], scores["uar"], own=True))
     return found
 
 

@@ -8,8 +8,10 @@ from typing import Any
 
 from mpafer_jax import files
 from mpafer_jax.checkpoint_description import Description
+from mpafer_jax.evaluation.protocol import method_name
 from mpafer_jax.evaluation.table import markdown
 from mpafer_jax.export.check import Check
+from mpafer_jax.workdir import flatten
 
 CARD = "README.md"
 
@@ -89,7 +91,9 @@ def write_card(
       program: 'batch', 'size' and 'beside' (whether weights lie beside the program).
     """
     names = ", ".join(description.class_names)
-    lines = [f"# MPA-FER, {len(description.class_names)} facial expressions\n", f"Classes, in this order: {names}.\n"]
+    method = method_name(flatten(description.config))
+    title = f"# Facial expressions by {method}: {len(description.class_names)} classes\n"
+    lines = [title, f"Classes, in this order: {names}.\n"]
     facts = [
         ["CLIP", f"{description.clip_name}, content hash {description.clip_hash}"],
         ["trained on", f"{description.data['dataset']}, label rule {description.data['label_rule']}"],

@@ -37,7 +37,6 @@ _CONFIG = command.define_config()
 command.define_workdir()
 command.define_distributed()
 _SEEDS = flags.DEFINE_list("seeds", ["0"], "Seeds of the runs and of their few-shot draws.")
-METHODS = ("zero-shot CLIP", "MPA-FER")
 
 
 def halved(config: Config, seed: int) -> dict[str, Config]:
@@ -109,8 +108,8 @@ def run_seed(configs: dict[str, Config], folder: pathlib.Path) -> dict[str, Any]
     zero_shot = _zero_shot(configs["base"])
     result = {
         "scores": {
-            METHODS[0]: {"base": _two(summary["baselines"][zero_shot][split.name]), "new": _two(zero_shot_new)},
-            METHODS[1]: {"base": _two(found), "new": _two(new)},
+            "zero-shot CLIP": {"base": _two(summary["baselines"][zero_shot][split.name]), "new": _two(zero_shot_new)},
+            summary["method"]: {"base": _two(found), "new": _two(new)},
         },
         "counts": {"base": found["count"], "new": new["count"]},
         "class_names": [*summary["class_names"], *dataset.class_names],
@@ -152,8 +151,8 @@ def _run() -> None:
     command.import_libraries_without_torch()
     seeds = command.whole_numbers("seeds", _SEEDS.value or [])
     results = [run_seed(halved(config, seed), root / f"seed_{seed}") for seed in seeds]
-    scores = {method: [result["scores"][method] for result in results] for method in METHODS}
     first = results[0]
+    scores = {method: [result["scores"][method] for result in results] for method in first["scores"]}
     text = base_to_new.render(scores, first["class_names"], first["counts"], first["split"])
     if distributed.is_first():
         files.write_text(root / "base_to_new.md", text)
