@@ -31,7 +31,7 @@ def selecting_split(summary: Mapping[str, Any]) -> str | None:
 
 
 def method_name(config: Mapping[str, Any]) -> str:
-    """What a table calls a run: MPA-FER where all of its parts are on, "tuned prompts" for another method or part of it.
+    """What a table calls a run: MPA-FER where all of its parts are on, else "tuned prompts".
 
     Args:
       config: the run's fields by dotted name.
