@@ -1,8 +1,8 @@
 """A sweep's results as one file of text, to be kept where the folders of its runs are not: beside a page of results.
 
 JSON lines. The first is the sweep's record; each other one is a finished run: its name, configuration (by dotted name,
-without folders and what else changes no result), `summary.json`, and which images of the reported split were classified
-correctly: a 1 or 0 for each in the split's order, or null.
+without what changes no result), `summary.json`, and which images of the reported split were classified correctly: a 1
+or 0 for each in the split's order, or null. Folders of the machine that made the runs are left out.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from mpafer_jax.sweeps.sweep import Record
 from mpafer_jax.workdir import FREE_FIELDS, flatten
 
 SUFFIX = ".jsonl"
+_NAMES_FOLDERS = "data"  # of a summary; its counts and fingerprints say the rest
 
 
 def write(path: pathlib.Path, record: Record, runs: Iterable[FinishedRun]) -> None:
@@ -35,8 +36,9 @@ def write(path: pathlib.Path, record: Record, runs: Iterable[FinishedRun]) -> No
     lines: list[dict[str, Any]] = [dataclasses.asdict(record)]
     for run in runs:
         config = {name: value for name, value in flatten(dict(run.config)).items() if name not in FREE_FIELDS}
+        summary = {name: value for name, value in run.summary.items() if name != _NAMES_FOLDERS}
         correct = None if run.correct is None else "".join("01"[right] for right in run.correct.tolist())
-        lines.append({"name": run.name, "config": config, "summary": run.summary, "correct": correct})
+        lines.append({"name": run.name, "config": config, "summary": summary, "correct": correct})
     files.write_text(path, "".join(json.dumps(line, separators=(",", ":")) + "\n" for line in lines))
 
 

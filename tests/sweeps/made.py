@@ -46,6 +46,8 @@ def summary(war, uar, *, seed=0, clip="c", test="t", selected_by="validation war
         **({} if selected_by.startswith("nothing") else {"best": {"step": 10, **measured}}),
         "selected_by": selected_by,
         "class_names": ["a", "b"],
+        "data": ["dataset folder, prepared in /somewhere/here/prepared"],
+        "counts": {"train": {"a": 7, "b": 3}},
         "seed": seed,
         "num_steps": 20,
         "baselines": baselines or {},
