@@ -43,6 +43,16 @@ class FinishedRun:
     summary: Mapping[str, Any]
     correct: npt.NDArray[np.bool_] | None
 
+    @property
+    def key(self) -> str:
+        """Of its point."""
+        return self.name.rpartition("/")[0]
+
+    @property
+    def seed(self) -> int:
+        """Its seed."""
+        return int(self.name.rpartition("_")[2])
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Result:
@@ -124,7 +134,7 @@ def results(sweep: Sweep, runs: Iterable[FinishedRun], place: pathlib.Path) -> l
     found: list[Result] = []
     firsts: dict[str, tuple[Any, str]] = {}
     for run in runs:
-        point = points[run.name.rpartition("/")[0]]
+        point = points[run.key]
         for key, value in _must_agree(point, run.summary).items():
             first, name = firsts.setdefault(key, (value, run.name))
             if first != value:
@@ -158,7 +168,7 @@ def _results(run: FinishedRun, point: Point) -> list[Result]:
         Result(
             point=point,
             baseline=name,
-            seed=int(run.name.rpartition("_")[2]),
+            seed=run.seed,
             scores={metric: float(values[metric]) for metric in METRICS},
             correct=None if name else run.correct,
             summary=run.summary,

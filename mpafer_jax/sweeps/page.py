@@ -67,8 +67,9 @@ _WAITING = """### Not run yet
 def write(page: pathlib.Path, reports: Sequence[Report], matrices: Sequence[pathlib.Path] = ()) -> None:
     """Publishes sweeps, and writes the page of all that are published, with its plots in `images/` beside it.
 
-    Each is published as a file in a folder beside the page, which has the page's name, and takes the place of what was
-    there of it: a sweep as `published` writes it, a matrix as its `matrix.json`, without the folders of its runs.
+    Each is published as a file in a folder beside the page, which has the page's name: a sweep's runs beside those that
+    are there of it (`published.publish`), a matrix in place of the one that was there, as its `matrix.json` without the
+    folders of its runs.
 
     Args:
       page: the page.
@@ -88,7 +89,7 @@ def write(page: pathlib.Path, reports: Sequence[Report], matrices: Sequence[path
             raise ConfigError(f"{first.root} and {found.root} hold the same sweep {found.record.source}; name one")
     folder = page.with_suffix("")
     for source, found in own.items():
-        published.write(folder / f"{sweep.name_of(source)}{published.SUFFIX}", found.record, found.runs)
+        published.publish(folder / f"{sweep.name_of(source)}{published.SUFFIX}", found.record, found.runs)
     for matrix in matrices:
         values = _read_matrix(matrix / cross_dataset.MATRIX)
         cells = [{name: value for name, value in cell.items() if name != "path"} for cell in values["cells"]]

@@ -25,6 +25,35 @@ SUFFIX = ".jsonl"
 _NAMES_FOLDERS = "data"  # of a summary; its counts and fingerprints say the rest
 
 
+def publish(path: pathlib.Path, record: Record, runs: Iterable[FinishedRun]) -> None:
+    """Puts runs into the file, beside those of the same sweep that are there: other seeds, made elsewhere or before.
+
+    A run takes the place of one of its name. What is there of points that were otherwise then is dropped.
+
+    Args:
+      path: the file, which ends on `SUFFIX`; it need not be there.
+      record: of the sweep.
+      runs: those that have ended.
+
+    Raises:
+      ConfigError: the file is there and cannot be read.
+    """
+    now = _settings(record)
+    merged: dict[str, FinishedRun] = {}
+    if path.is_file():
+        before, old = read(path)
+        then = _settings(before)
+        merged = {run.name: run for run in old if now.get(run.key) == then[run.key]}
+    merged |= {run.name: run for run in runs}
+    order = list(now)
+    write(path, record, sorted(merged.values(), key=lambda run: (order.index(run.key), run.seed)))
+
+
+def _settings(record: Record) -> dict[str, Any]:
+    """Point -> all that makes its configuration, but the seed."""
+    return {point.key: (record.sweep.base, record.overrides, point.changes) for point in record.sweep.points}
+
+
 def write(path: pathlib.Path, record: Record, runs: Iterable[FinishedRun]) -> None:
     """Writes the file.
 

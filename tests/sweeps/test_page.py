@@ -1,5 +1,6 @@
 """The page of all results: measured sweeps as tables, the others as commands that can be run."""
 
+import dataclasses
 import json
 import pathlib
 import re
@@ -106,6 +107,31 @@ def test_a_page_is_made_of_what_was_published(tmp_path):
     page.write(page_path, [report.read(tmp_path / name) for name in "bk"])
     assert sorted(path.name for path in one.parent.iterdir()) == ["backbones_ferplus.jsonl", one.name]
     assert re.search(r"\| k = 6 +\|    2 \| 55\.00 ", page_path.read_text())
+
+
+def test_runs_join_those_of_the_same_sweep(tmp_path):
+    path = tmp_path / "mine.jsonl"
+
+    def add(name, sweep, overrides=(), **wars):
+        made.record(tmp_path / name, sweep, overrides=overrides)
+        for key, war in wars.items():
+            made.run(tmp_path / name, f"all/{key}", war)
+        found = report.read(tmp_path / name)
+        published.publish(path, found.record, found.runs)
+        return [(run.name, run.summary["best"]["test"]["war"]) for run in report.read(path).runs]
+
+    assert add("a", made.SWEEP) == []
+    first = add("b", made.SWEEP, **{"full/seed_0": 0.1, "full/seed_10": 0.2, "no_local/seed_0": 0.3})
+    assert first == [("all/full/seed_0", 0.1), ("all/full/seed_10", 0.2), ("all/no_local/seed_0", 0.3)]
+    # Another seed joins them, one that is there is replaced.
+    second = add("c", made.SWEEP, **{"full/seed_2": 0.4, "no_local/seed_0": 0.5})
+    assert second == [("all/full/seed_0", 0.1), ("all/full/seed_2", 0.4), first[1], ("all/no_local/seed_0", 0.5)]
+    # A point that is another now loses its runs, other settings of all lose everything.
+    full, no_local, *others = made.SWEEP.points
+    other = dataclasses.replace(no_local, changes={"head.local_weight": 0.5})
+    changed = dataclasses.replace(made.SWEEP, points=(full, other, *others), notes=("new",))
+    assert add("d", changed) == second[:3]
+    assert add("e", changed, ("--config.train.num_steps=3",), **{"full/seed_1": 0.6}) == [("all/full/seed_1", 0.6)]
 
 
 def test_published_predictions_tell_images_apart(tmp_path):

@@ -133,7 +133,7 @@ def test_a_record_comes_back_and_keeps_its_folder(tmp_path):
     record.write(tmp_path)
     record.write(tmp_path)
     assert Record.read(tmp_path) == record
-    assert record.name == "a_quickstart"
+    assert sweep.name_of(record.source) == "a_quickstart"
     with pytest.raises(ConfigError, match=r"holds a sweep: there configs/sweeps/a.*here b\.py; give another --workdir"):
         dataclasses.replace(record, source="b.py").write(tmp_path)
     with pytest.raises(ConfigError, match=r"a sweep with other settings: there \['--config.loss.beta=0.5'\], here"):
