@@ -68,7 +68,7 @@ def write(page: pathlib.Path, reports: Sequence[Report], matrices: Sequence[path
     """Publishes sweeps, and writes the page of all that are published, with its plots in `images/` beside it.
 
     Each is published as a file in a folder beside the page, which has the page's name: a sweep's runs beside those that
-    are there of it (`published.publish`), a matrix in place of the one that was there, as its `matrix.json` without the
+    are there of it (`published.joined`), a matrix in place of the one that was there, as its `matrix.json` without the
     folders of its runs.
 
     Args:
@@ -89,7 +89,10 @@ def write(page: pathlib.Path, reports: Sequence[Report], matrices: Sequence[path
             raise ConfigError(f"{first.root} and {found.root} hold the same sweep {found.record.source}; name one")
     folder = page.with_suffix("")
     for source, found in own.items():
-        published.publish(folder / f"{sweep.name_of(source)}{published.SUFFIX}", found.record, found.runs)
+        path = folder / f"{sweep.name_of(source)}{published.SUFFIX}"
+        # Read as a report first: runs that cannot stand in one table are refused before anything is written.
+        whole = report.make(path, found.record, published.joined(path, found.record, found.runs))
+        published.write(path, whole.record, whole.runs)
     for matrix in matrices:
         values = _read_matrix(matrix / cross_dataset.MATRIX)
         cells = [{name: value for name, value in cell.items() if name != "path"} for cell in values["cells"]]

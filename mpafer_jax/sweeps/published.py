@@ -25,8 +25,8 @@ SUFFIX = ".jsonl"
 _NAMES_FOLDERS = "data"  # of a summary; its counts and fingerprints say the rest
 
 
-def publish(path: pathlib.Path, record: Record, runs: Iterable[FinishedRun]) -> None:
-    """Puts runs into the file, beside those of the same sweep that are there: other seeds, made elsewhere or before.
+def joined(path: pathlib.Path, record: Record, runs: Iterable[FinishedRun]) -> list[FinishedRun]:
+    """Runs, and those of the same sweep that are in a file: other seeds, made elsewhere or before.
 
     A run takes the place of one of its name. What is there of points that were otherwise then is dropped.
 
@@ -34,6 +34,9 @@ def publish(path: pathlib.Path, record: Record, runs: Iterable[FinishedRun]) -> 
       path: the file, which ends on `SUFFIX`; it need not be there.
       record: of the sweep.
       runs: those that have ended.
+
+    Returns:
+      All of them, in the order of the sweep's points, and by seed.
 
     Raises:
       ConfigError: the file is there and cannot be read.
@@ -46,7 +49,7 @@ def publish(path: pathlib.Path, record: Record, runs: Iterable[FinishedRun]) -> 
         merged = {run.name: run for run in old if now.get(run.key) == then[run.key]}
     merged |= {run.name: run for run in runs}
     order = list(now)
-    write(path, record, sorted(merged.values(), key=lambda run: (order.index(run.key), run.seed)))
+    return sorted(merged.values(), key=lambda run: (order.index(run.key), run.seed))
 
 
 def _settings(record: Record) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import pytest
 
 from mpafer_jax.config import ConfigError
 from mpafer_jax.sweeps import page, plan, published, report, sweep
+from mpafer_jax.sweeps.collect import MixedRunsError
 from mpafer_jax.tools import results as command
 from tests.end_to_end import runs
 from tests.sweeps import made
@@ -117,7 +118,7 @@ def test_runs_join_those_of_the_same_sweep(tmp_path):
         for key, war in wars.items():
             made.run(tmp_path / name, f"all/{key}", war)
         found = report.read(tmp_path / name)
-        published.publish(path, found.record, found.runs)
+        published.write(path, found.record, published.joined(path, found.record, found.runs))
         return [(run.name, run.summary["best"]["test"]["war"]) for run in report.read(path).runs]
 
     assert add("a", made.SWEEP) == []
@@ -132,6 +133,18 @@ def test_runs_join_those_of_the_same_sweep(tmp_path):
     changed = dataclasses.replace(made.SWEEP, points=(full, other, *others), notes=("new",))
     assert add("d", changed) == second[:3]
     assert add("e", changed, ("--config.train.num_steps=3",), **{"full/seed_1": 0.6}) == [("all/full/seed_1", 0.6)]
+
+
+def test_what_cannot_join_leaves_what_is_published(tmp_path):
+    source, out = "configs/sweeps/top_k.py:quickstart", tmp_path / "docs" / "results.md"
+    for name, clip in (("a", "c"), ("b", "other")):
+        made.record(tmp_path / name, sweep.load(source), source)
+        made.run(tmp_path / name, f"all/full/seed_{len(clip)}", 0.5, clip=clip)
+    page.write(out, [report.read(tmp_path / "a")])
+    before = {path: path.read_text() for path in out.parent.rglob("*.*") if path.suffix != ".png"}
+    with pytest.raises(MixedRunsError, match="all/full/seed_5 do not have the same CLIP"):
+        page.write(out, [report.read(tmp_path / "b")])
+    assert {path: path.read_text() for path in before} == before
 
 
 def test_published_predictions_tell_images_apart(tmp_path):
