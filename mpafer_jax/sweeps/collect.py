@@ -39,7 +39,7 @@ class FinishedRun:
     """
 
     name: str
-    config: Mapping[str, Any]
+    config: dict[str, Any]
     summary: Mapping[str, Any]
     correct: npt.NDArray[np.bool_] | None
 
@@ -110,12 +110,18 @@ def read_runs(root: pathlib.Path, sweep: Sweep) -> list[FinishedRun]:
 
 def _read_run(folder: pathlib.Path, name: str) -> FinishedRun:
     config, summary = (json.loads((folder / file).read_text(encoding="utf-8")) for file in ("config.json", _SUMMARY))
+    reported, split = _reported(summary, folder)
+    correct = _correct(folder / TRAINING_PREDICTIONS, split, summary["fingerprints"][split], reported["step"])
+    return FinishedRun(name, config, summary, correct)
+
+
+def _reported(summary: Mapping[str, Any], place: pathlib.Path) -> tuple[Mapping[str, Any], str]:
+    """The checkpoint of a run that is reported, and the split."""
     reported = summary[reported_checkpoint(summary)]
     split = reported_split(reported)
     if split is None:
-        raise MixedRunsError(f"{folder} was measured on no held-out split, so it has no place in a table")
-    correct = _correct(folder / TRAINING_PREDICTIONS, split, summary["fingerprints"][split], reported["step"])
-    return FinishedRun(name, config, summary, correct)
+        raise MixedRunsError(f"{place} was measured on no held-out split, so it has no place in a table")
+    return reported, split
 
 
 def results(sweep: Sweep, runs: Iterable[FinishedRun], place: pathlib.Path) -> list[Result]:
@@ -127,8 +133,8 @@ def results(sweep: Sweep, runs: Iterable[FinishedRun], place: pathlib.Path) -> l
       place: where they lie, for messages.
 
     Raises:
-      MixedRunsError: runs whose configurations do not say so have different CLIPs, held-out images, or ways to choose
-        their checkpoint.
+      MixedRunsError: a run was measured on no held-out split, or runs whose configurations do not say so have
+        different CLIPs, held-out images, or ways to choose their checkpoint.
     """
     points = {point.key: point for point in sweep.points}
     found: list[Result] = []
@@ -143,7 +149,7 @@ def results(sweep: Sweep, runs: Iterable[FinishedRun], place: pathlib.Path) -> l
                     "cannot stand in one table; give another --workdir, or remove the folders of the one that is out "
                     "of date"
                 )
-        found += _results(run, point)
+        found += _results(run, point, place)
     return found
 
 
@@ -157,13 +163,12 @@ def _must_agree(point: Point, summary: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _results(run: FinishedRun, point: Point) -> list[Result]:
-    reported = run.summary[reported_checkpoint(run.summary)]
-    split = str(reported_split(reported))
+def _results(run: FinishedRun, point: Point, place: pathlib.Path) -> list[Result]:
+    reported, split = _reported(run.summary, place / run.name)
     baselines = run.summary["baselines"]
     scores: dict[str, Mapping[str, float]] = {"": reported[split]}
     scores |= {name: baselines[name][split] for name in BASELINE_TITLES if name in baselines}
-    config = flatten(dict(run.config))
+    config = flatten(run.config)
     return [
         Result(
             point=point,

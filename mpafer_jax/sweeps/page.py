@@ -186,7 +186,7 @@ def _command(source: str, overrides: Sequence[str] = ()) -> str:
     path, argument = split_source(source)
     base = argument.partition(",")[0]
     data = [f"--config.data.dir={_DATASETS[base]}"] if base in _DATASETS else []
-    folder = path.stem if argument == _QUICKSTART else "_".join([path.stem, *argument.split(",")])
+    folder = path.stem if argument == _QUICKSTART else sweep.name_of(source)
     flags = "".join(f" \\\n  {shlex.quote(flag)}" for flag in (*data, *overrides))
     return f"python launch/sweep.py --sweep={source} --workdir=runs/{folder}{flags}\n"
 

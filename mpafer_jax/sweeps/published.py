@@ -1,8 +1,8 @@
 """A sweep's results as one file of text, to be kept where the folders of its runs are not: beside a page of results.
 
 JSON lines. The first is the sweep's record; each other one is a finished run: its name, configuration (by dotted name,
-without what changes no result), `summary.json`, and which images of the reported split were classified correctly: a 1
-or 0 for each in the split's order, or null. Folders of the machine that made the runs are left out.
+without what changes no result, as where the data lie), `summary.json` (without the lines that name folders), and which
+images of the reported split were classified correctly: a 1 or 0 for each in the split's order, or null.
 """
 
 from __future__ import annotations
@@ -48,8 +48,8 @@ def joined(path: pathlib.Path, record: Record, runs: Iterable[FinishedRun]) -> l
         then = _settings(before)
         merged = {run.name: run for run in old if now.get(run.key) == then[run.key]}
     merged |= {run.name: run for run in runs}
-    order = list(now)
-    return sorted(merged.values(), key=lambda run: (order.index(run.key), run.seed))
+    order = {key: place for place, key in enumerate(now)}
+    return sorted(merged.values(), key=lambda run: (order[run.key], run.seed))
 
 
 def _settings(record: Record) -> dict[str, Any]:
@@ -67,7 +67,7 @@ def write(path: pathlib.Path, record: Record, runs: Iterable[FinishedRun]) -> No
     """
     lines: list[dict[str, Any]] = [dataclasses.asdict(record)]
     for run in runs:
-        config = {name: value for name, value in flatten(dict(run.config)).items() if name not in FREE_FIELDS}
+        config = {name: value for name, value in flatten(run.config).items() if name not in FREE_FIELDS}
         summary = {name: value for name, value in run.summary.items() if name != _NAMES_FOLDERS}
         correct = None if run.correct is None else "".join("01"[right] for right in run.correct.tolist())
         lines.append({"name": run.name, "config": config, "summary": summary, "correct": correct})
