@@ -46,7 +46,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--seeds", type=_integers, help="with commas between them (default: the sweep's, 0,1,2)")
     parser.add_argument("--only", type=_names, default=[], help="points or tables to run, with commas between them")
     parser.add_argument("--jobs", type=int, default=None, help="runs at once (default: 1; with --gpus one for each)")
-    parser.add_argument("--gpus", type=_names, default=[], help="numbers of GPUs, each of which gets a job to itself")
+    parser.add_argument("--gpus", type=_names, default=[], help="numbers of GPUs; a job runs on one of them")
     parser.add_argument("--retries", type=int, default=1, help="how often what failed is started again (default: 1)")
     parser.add_argument("--reuse", type=_paths, default=[], help="folders of sweeps whose equal runs to take")
     parser.add_argument("--dry_run", action="store_true", help="print the commands that are left to run, and run none")
@@ -74,8 +74,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     jobs = len(arguments.gpus) if arguments.gpus and arguments.jobs is None else arguments.jobs
     if jobs is not None and jobs < 1:
         parser.error(f"--jobs is {jobs}, expected 1 or more")
-    if arguments.gpus and jobs > len(arguments.gpus):
-        parser.error(f"--jobs is {jobs}, but --gpus names {len(arguments.gpus)}")
     flags.FLAGS([parser.prog])  # absl logs as it should once its own flags are parsed
     logging.use_absl_handler()
     logging.set_verbosity(logging.INFO)

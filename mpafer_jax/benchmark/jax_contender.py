@@ -11,7 +11,7 @@ import numpy as np
 import optax
 
 from mpafer_jax import devices, losses, steps
-from mpafer_jax.benchmark import measures
+from mpafer_jax.benchmark import measures, timing
 from mpafer_jax.benchmark import problem as problem_lib
 from mpafer_jax.benchmark.problem import Arrays, Problem
 from mpafer_jax.compilation.flops import count_flops
@@ -34,6 +34,9 @@ class JaxContender:
         if jax.device_count() > 1:
             raise ValueError(f"found {jax.device_count()} devices, expected one: hide the others from this process")
         setting = problem.setting
+        exact = setting.precision == "float32"
+        jax.config.update("jax_default_matmul_precision", "float32" if exact else "tensorfloat32")
+        self._dtype = jnp.bfloat16 if setting.precision == "bfloat16" else jnp.float32
         self._problem = problem
         self._objective = losses.Objective(temperature=setting.temperature)
         self._tx = optax.chain(
@@ -41,7 +44,14 @@ class JaxContender:
             optax.sgd(setting.learning_rate, momentum=setting.momentum),
         )
         clip = load_clip(str(problem.clip_folder))
-        self._model = MPAFER(clip.config, _prompt_shape(problem), top_k=setting.top_k, remat=remat)
+        self._model = MPAFER(
+            clip.config,
+            _prompt_shape(problem),
+            top_k=setting.top_k,
+            dtype=self._dtype,
+            residual_dtype=self._dtype,
+            remat=remat,
+        )
         self._frozen = self._make_frozen(clip.params)
         del clip
         self._state = self._fresh_state()
@@ -71,6 +81,17 @@ class JaxContender:
     def _fresh_state(self) -> TrainState:
         prompts = {name: jnp.asarray(self._problem.arrays[name]) for name in ("ctx", "visual_prompts")}
         return devices.replicate(TrainState(jnp.zeros((), jnp.int32), prompts, self._tx.init(prompts)))
+
+    @property
+    def device(self) -> str:
+        """See `measures.Contender`."""
+        return "cpu" if jax.default_backend() == "cpu" else _device().device_kind
+
+    def peak_memory(self) -> int:
+        """See `measures.Contender`."""
+        if self.device == "cpu":
+            return timing.peak_memory_bytes()
+        return int(_device().memory_stats()["peak_bytes_in_use"])
 
     def check(self) -> Arrays:
         """See `measures.Contender`."""
@@ -179,9 +200,15 @@ class JaxContender:
 
     def _make_product(self) -> Callable[[], None]:
         rows, inner, columns = measures.product_shape(self._problem)
-        left, right = jnp.ones((rows, inner)), jnp.ones((inner, columns))
+        keys = jax.random.split(jax.random.key(0))
+        left = jax.random.normal(keys[0], (rows, inner), self._dtype)
+        right = jax.random.normal(keys[1], (inner, columns), self._dtype)
         product = jax.jit(jnp.matmul)
         return lambda: _finish(product(left, right))
+
+
+def _device() -> Any:
+    return cast(Any, jax.devices()[0])
 
 
 def _finish(result: Any) -> None:

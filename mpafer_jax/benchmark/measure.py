@@ -17,7 +17,8 @@ from mpafer_jax.benchmark import problem as problem_lib
 from mpafer_jax.benchmark.client import BenchmarkError, Worker
 from mpafer_jax.benchmark.problem import Arrays, Problem, Setting
 
-TOLERANCE = 1e-4
+# How far contenders may differ, relative to an output's largest entry, by what they compute in (`problem.PRECISIONS`).
+TOLERANCES = {"float32": 1e-4, "tf32": 1e-1, "bfloat16": 3e-1}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,7 +30,7 @@ class Start:
       ready: the CLIP is loaded and the first step can be called.
       first_step: the first training step is done.
       step: what a later training step takes.
-      peak_memory: bytes, after a few training steps.
+      peak_memory: bytes, after a few training steps, as `measures.Contender.peak_memory`.
     """
 
     imported: float
@@ -50,6 +51,7 @@ class Results:
 
     Attributes:
       setting: the problem's sizes.
+      device: what all computed on, as `measures.Contender.device`.
       seconds: by measure and contender, mean seconds of a call in each turn.
       starts: by contender, "cold" and "warm" (compiled functions kept by an earlier process), each time it was tried.
       errors: by contender, the largest error of each output against our own, relative to its largest entry.
@@ -57,6 +59,7 @@ class Results:
     """
 
     setting: Setting
+    device: str
     seconds: Mapping[str, Mapping[str, Sequence[float]]]
     starts: Mapping[str, Mapping[str, Sequence[Start]]]
     errors: Mapping[str, Mapping[str, float]]
@@ -103,13 +106,21 @@ def run(setting: Setting, options: Options) -> Results:
         problem = problem_lib.write(folder / "problem", setting)
         with contextlib.ExitStack() as stack:
             workers = {name: stack.enter_context(_start(name, problem, options, None)) for name in options.contenders}
-            for worker in workers.values():
-                worker.ask("load")
-            errors = check_equal({name: _outputs(worker, folder) for name, worker in workers.items()})
+            device = _same_device({name: worker.ask("load")["device"] for name, worker in workers.items()})
+            outputs = {name: _outputs(worker, folder) for name, worker in workers.items()}
+            errors = check_equal(outputs, TOLERANCES[setting.precision])
             flops: dict[str, float] = workers["ours"].ask("flops")["flops"] if "ours" in workers else {}
             seconds = {measure: _time(measure, workers, options) for measure in options.measures}
         starts = {name: _starts(name, problem, options, folder / name) for name in options.contenders}
-    return Results(setting, seconds, starts, errors, flops)
+    return Results(setting, device, seconds, starts, errors, flops)
+
+
+def _same_device(found: Mapping[str, str]) -> str:
+    (first, *others) = set(found.values())
+    if others:
+        each = ", ".join(f"{name} on {device}" for name, device in found.items())
+        raise BenchmarkError(f"nothing was timed, as not all compute on the same device: {each}")
+    return first
 
 
 def _start(name: str, problem: Problem, options: Options, cache: pathlib.Path | None) -> Worker:
@@ -123,14 +134,15 @@ def _outputs(worker: Worker, folder: pathlib.Path) -> Arrays:
         return dict(stored)
 
 
-def check_equal(outputs: Mapping[str, Arrays]) -> dict[str, dict[str, float]]:
+def check_equal(outputs: Mapping[str, Arrays], tolerance: float) -> dict[str, dict[str, float]]:
     """The largest differences of all contenders from the first, each relative to the output's largest entry.
 
     Args:
       outputs: by contender, what `Contender.check` returned.
+      tolerance: how large they may be.
 
     Raises:
-      BenchmarkError: one is above `TOLERANCE` or not finite; the message names all of them.
+      BenchmarkError: one is above the tolerance or not finite; the message names all of them.
     """
     (reference_name, reference), *others = outputs.items()
     errors = {name: {key: _error(found[key], reference[key]) for key in reference} for name, found in others}
@@ -138,11 +150,11 @@ def check_equal(outputs: Mapping[str, Arrays]) -> dict[str, dict[str, float]]:
         f"{name}'s {key} by {error:.1e}"
         for name, of in errors.items()
         for key, error in of.items()
-        if not error <= TOLERANCE
+        if not error <= tolerance
     ]
     if wrong:
         raise BenchmarkError(
-            f"nothing was timed, as not everything is equal to {reference_name}'s within {TOLERANCE} of the largest "
+            f"nothing was timed, as not everything is equal to {reference_name}'s within {tolerance} of the largest "
             f"entry: {', '.join(wrong)}. A gradient may differ by itself where two patches' scores are all but equal, "
             "and one or the other is among the best; another --seed tells"
         )

@@ -33,6 +33,15 @@ Calls = Mapping[str, Callable[[], object]]
 class Contender(Protocol):
     """One way to compute the problem, loaded and ready; nothing is compiled before it is called."""
 
+    @property
+    def device(self) -> str:
+        """What it computes on: "cpu", or the accelerator's name."""
+        ...
+
+    def peak_memory(self) -> int:
+        """Bytes that were held at once: by the process on a CPU, on the device otherwise."""
+        ...
+
     def check(self) -> Arrays:
         """Outputs, losses and the prompts' gradients at the initial prompts, of the very functions that are timed.
 

@@ -53,7 +53,7 @@ class PlainMpaFer(nn.Module):
         x = tower.encoder(inputs_embeds=x, attention_mask=None, is_causal=True).last_hidden_state
         x = tower.final_layer_norm(x)
         features = self.clip.text_projection(x[torch.arange(classes), self.eos_positions])
-        position = torch.arange(embeddings.shape[1])
+        position = torch.arange(embeddings.shape[1], device=embeddings.device)
         content = (position > 0) & (position < self.eos_positions[:, None])  # [C, 77]
         tokens = (embeddings * content[:, :, None]).sum(dim=1) / content.sum(dim=1, keepdim=True)
         return features, tokens
@@ -92,7 +92,7 @@ class PlainMpaFer(nn.Module):
 
     def _contrast(self, soft: torch.Tensor, hard: torch.Tensor) -> torch.Tensor:
         similarity = F.normalize(hard, dim=-1) @ F.normalize(soft, dim=-1).T / self.temperature
-        return F.cross_entropy(similarity, torch.arange(len(hard)))
+        return F.cross_entropy(similarity, torch.arange(len(hard), device=hard.device))
 
     def classify(self, images: torch.Tensor, text_features: torch.Tensor) -> torch.Tensor:
         """Logits [B, C] of images against texts that were encoded before."""
@@ -110,12 +110,12 @@ class PlainMpaFer(nn.Module):
             **self.alignment(text_features, tokens),
             "prototype_alignment": (1 - cosine).mean(),
         }
-        return logits, {**terms, "loss": sum(terms.values(), start=torch.zeros(()))}
+        return logits, {**terms, "loss": torch.stack(list(terms.values())).sum()}
 
 
-def load(problem: Problem) -> PlainMpaFer:
-    """The model with the problem's CLIP and prompts."""
-    return PlainMpaFer(CLIPModel.from_pretrained(str(problem.clip_folder)), problem)
+def load(problem: Problem, device: torch.device) -> PlainMpaFer:
+    """The model with the problem's CLIP and prompts, on the device."""
+    return PlainMpaFer(CLIPModel.from_pretrained(str(problem.clip_folder)), problem).to(device)
 
 
 def make_optimizer(model: PlainMpaFer, problem: Problem) -> torch.optim.SGD:

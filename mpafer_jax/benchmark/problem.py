@@ -21,6 +21,9 @@ from mpafer_jax.weights.tokenizer import train_tokenizer
 
 Arrays = dict[str, np.ndarray[Any, Any]]
 
+# What products are computed in, by what `Setting.precision` names.
+PRECISIONS = ("float32", "tf32", "bfloat16")
+
 _SMALL_VOCABULARY = 600
 # OpenAI's ViT-B/16 and ViT-L/14, and one that compiles in a second.
 CLIPS = {
@@ -55,6 +58,9 @@ class Setting:
       top_k: k, patches that the local score averages.
       temperature: tau of the alignments.
       learning_rate, momentum, weight_decay: of SGD.
+      precision: one of `PRECISIONS`. "float32": all of float32's digits; "tf32": float32 numbers whose products a GPU
+        may round to TensorFloat-32 (on other devices the same as float32); "bfloat16": `:bf16` of our configs and
+        PyTorch's autocast, and TensorFloat-32 for what stays float32.
       seed: of weights, pictures, labels and prompts.
     """
 
@@ -68,6 +74,7 @@ class Setting:
     learning_rate: float = 2e-3
     momentum: float = 0.9
     weight_decay: float = 5e-4
+    precision: str = "float32"
     seed: int = 0
 
 

@@ -18,8 +18,8 @@ def render(results: Results) -> str:
     """All tables of one problem, each with a line that says what it shows."""
     setting = results.setting
     parts = [
-        f"CLIP {setting.clip}, float32, batch {setting.batch_size}, {setting.num_classes} classes, "
-        f"{setting.num_visual} visual prompts a layer.",
+        f"CLIP {setting.clip}, {setting.precision}, batch {setting.batch_size}, {setting.num_classes} classes, "
+        f"{setting.num_visual} visual prompts a layer, on {results.device}.",
         _times(results),
     ]
     if results.flops:

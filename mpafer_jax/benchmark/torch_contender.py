@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -9,7 +10,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from mpafer_jax.benchmark import measures, plain_torch
+from mpafer_jax.benchmark import measures, plain_torch, timing
 from mpafer_jax.benchmark.problem import Arrays, Problem
 
 
@@ -24,10 +25,14 @@ class TorchContender:
           compiled: whether the functions pass through `torch.compile`.
         """
         self._problem, self._compiled = problem, compiled
-        self._model = plain_torch.load(problem)
+        self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        rounded = problem.setting.precision != "float32"
+        torch.set_float32_matmul_precision("high" if rounded else "highest")
+        torch.backends.cudnn.allow_tf32 = rounded
+        self._model = plain_torch.load(problem, self._device)
         self._optimizer = plain_torch.make_optimizer(self._model, problem)
-        self._pixels = plain_torch.to_pixels(problem.arrays)
-        self._labels = torch.from_numpy(problem.arrays["labels"].astype("int64"))
+        self._pixels = plain_torch.to_pixels(problem.arrays).to(self._device)
+        self._labels = torch.from_numpy(problem.arrays["labels"].astype("int64")).to(self._device)
         self._forward = self._wrap(self._model)
         self._classify = self._wrap(self._model.classify)
         self._encode_texts = self._wrap(self._model.encode_texts)
@@ -35,14 +40,34 @@ class TorchContender:
         self._text_features: torch.Tensor | None = None
 
     def _wrap(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        return torch.compile(function) if self._compiled else function
+        @functools.wraps(function)
+        def cast(*arguments: torch.Tensor) -> Any:
+            with self._autocast():
+                return function(*arguments)
+
+        return torch.compile(cast) if self._compiled else cast
+
+    def _autocast(self) -> torch.autocast:
+        lower = self._problem.setting.precision == "bfloat16"
+        return torch.autocast(self._device.type, torch.bfloat16, enabled=lower)
+
+    @property
+    def device(self) -> str:
+        """See `measures.Contender`."""
+        return "cpu" if self._device.type == "cpu" else torch.cuda.get_device_name(self._device)
+
+    def peak_memory(self) -> int:
+        """See `measures.Contender`."""
+        if self._device.type == "cpu":
+            return timing.peak_memory_bytes()
+        return torch.cuda.max_memory_allocated(self._device)
 
     def check(self) -> Arrays:
         """See `measures.Contender`."""
         logits, terms = self._train_step()
         decay, arrays = self._problem.setting.weight_decay, self._problem.arrays
         gradients = {  # after the first update SGD's buffer is the gradient with the weight decay
-            f"gradient_{name}": self._optimizer.state[getattr(self._model, name)]["momentum_buffer"].numpy()
+            f"gradient_{name}": _array(self._optimizer.state[getattr(self._model, name)]["momentum_buffer"])
             - decay * arrays[name]
             for name in ("ctx", "visual_prompts")
         }
@@ -50,13 +75,14 @@ class TorchContender:
             for name in ("ctx", "visual_prompts"):
                 getattr(self._model, name).copy_(torch.from_numpy(arrays[name]))
             self._optimizer = plain_torch.make_optimizer(self._model, self._problem)
-            image_features, patch_features = self._model.encode_images(self._pixels)
-            text_features, _ = self._model.encode_texts()
+            with self._autocast():
+                image_features, patch_features = self._model.encode_images(self._pixels)
+                text_features, _ = self._model.encode_texts()
         return {
-            "logits": logits.detach().numpy(),
-            "image_features": image_features.numpy(),
-            "patch_features": patch_features.numpy(),
-            "text_features": text_features.numpy(),
+            "logits": _array(logits),
+            "image_features": _array(image_features),
+            "patch_features": _array(patch_features),
+            "text_features": _array(text_features),
             "losses": np.array([terms[name].item() for name in measures.LOSSES], np.float32),
             "eval_cross_entropy": np.array(self._evaluate(self._pixels, self._labels)[1], np.float32),
             **gradients,
@@ -94,30 +120,45 @@ class TorchContender:
     @torch.no_grad()
     def _text_forward(self) -> None:
         self._encode_texts()
+        self._finish()
 
     def _text_gradient(self) -> None:
         terms = self._model.alignment(*self._encode_texts())
         torch.autograd.grad(terms["token_alignment"] + terms["prompt_alignment"], self._model.ctx)
+        self._finish()
 
     def _make_probe(self) -> Callable[[], None]:
-        probe = torch.nn.Linear(self._problem.clip_config.projection_dim, self._problem.setting.num_classes)
-        optimizer = torch.optim.SGD(probe.parameters(), lr=self._problem.setting.learning_rate)
+        setting = self._problem.setting
+        probe = torch.nn.Linear(self._problem.clip_config.projection_dim, setting.num_classes, device=self._device)
+        optimizer = torch.optim.SGD(probe.parameters(), lr=setting.learning_rate)
 
         def step() -> None:
             with torch.no_grad():
                 features = self._encode_frozen(self._pixels)
             optimizer.zero_grad()
-            F.cross_entropy(probe(features), self._labels).backward()
+            F.cross_entropy(probe(features.float()), self._labels).backward()
             optimizer.step()
+            self._finish()
 
         return step
 
     def _make_product(self) -> Callable[[], None]:
         rows, inner, columns = measures.product_shape(self._problem)
-        left, right = torch.ones(rows, inner), torch.ones(columns, inner)
+        dtype = torch.bfloat16 if self._problem.setting.precision == "bfloat16" else torch.float32
+        left, right = (torch.randn(size, inner).to(self._device, dtype) for size in (rows, columns))
 
         @torch.no_grad()
         def product() -> None:
             F.linear(left, right)
+            self._finish()
 
         return product
+
+    def _finish(self) -> None:
+        """Waits for what the device was given; a CPU has done it already."""
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
+
+
+def _array(tensor: torch.Tensor) -> np.ndarray[Any, Any]:
+    return tensor.detach().float().cpu().numpy()

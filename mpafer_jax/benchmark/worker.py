@@ -83,7 +83,7 @@ def _answer(load: Callable[[], Any], answers: TextIO) -> None:
             case "load":
                 contender = load()
                 calls = dict(contender.calls())
-                answer = {"measures": list(calls)}
+                answer = {"device": contender.device}
             case "check":
                 import numpy as np
 
@@ -94,7 +94,7 @@ def _answer(load: Callable[[], Any], answers: TextIO) -> None:
             case "flops":
                 answer = {"flops": contender.flops()}
             case "peak_memory":
-                answer = {"bytes": timing.peak_memory_bytes()}
+                answer = {"bytes": contender.peak_memory()}
             case unknown:
                 raise ValueError(f"unknown question {unknown!r}")
         _say(answers, answer)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import concurrent.futures
 import contextlib
 import dataclasses
+import math
 import os
 import pathlib
 import queue
@@ -25,6 +26,9 @@ LOG = "log.txt"
 _MISTAKE = 2  # the main command's exit code for what would only happen again
 _LAST_LINES = 15
 _MAIN = (sys.executable, "-m", "mpafer_jax.main")
+# How much of a GPU's memory a process of JAX takes at its start, and the variables with which a user may have said so.
+_MEMORY = ("XLA_CLIENT_MEM_FRACTION", "XLA_PYTHON_CLIENT_MEM_FRACTION", "XLA_PYTHON_CLIENT_PREALLOCATE")
+_SHARED_MEMORY = 0.9  # what all jobs of one GPU take; their CUDA contexts need some besides
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,7 +128,8 @@ def run_all(
       jobs: how many at once.
       retries: how often a run that failed is started again. One that was stopped in good order always is, and one that
         failed by a mistake in configuration or data never.
-      gpus: as in CUDA_VISIBLE_DEVICES: each job has one of them to itself; empty: jobs share what there is.
+      gpus: as in CUDA_VISIBLE_DEVICES: each job runs on one of them, where it finds an equal share of the memory if
+        there are more jobs than GPUs; empty: jobs share what there is.
       after_each: called, by one thread at a time, when a run has ended well.
 
     Returns:
@@ -136,8 +141,8 @@ def run_all(
     processes = _Processes()
     environment = shared_environment(root)
     slots: queue.SimpleQueue[Mapping[str, str]] = queue.SimpleQueue()
-    for slot in range(jobs):
-        slots.put({"CUDA_VISIBLE_DEVICES": gpus[slot]} if gpus else {})
+    for slot in _slots(jobs, gpus):
+        slots.put(slot)
 
     def make(number: int, run: Run) -> Failure | None:
         slot = slots.get()
@@ -167,6 +172,14 @@ def run_all(
     if processes.stopping.is_set():
         raise Stopped("stopped; the same command goes on")
     return failures
+
+
+def _slots(jobs: int, gpus: Sequence[str]) -> list[Mapping[str, str]]:
+    """Variables of each job. JAX's process takes most of a GPU's memory at its start, unless it is told its share."""
+    sharing = math.ceil(jobs / len(gpus)) if gpus else jobs
+    told = any(name in os.environ for name in _MEMORY)
+    memory = {_MEMORY[0]: f"{_SHARED_MEMORY / sharing:.3f}"} if sharing > 1 and not told else {}
+    return [{**memory, **({"CUDA_VISIBLE_DEVICES": gpus[slot % len(gpus)]} if gpus else {})} for slot in range(jobs)]
 
 
 def _make(

@@ -22,13 +22,16 @@ from absl import app, flags
 from mpafer_jax import command, files
 from mpafer_jax.benchmark import measure, measures, report
 from mpafer_jax.benchmark.client import BenchmarkError
-from mpafer_jax.benchmark.problem import CLIPS, Setting
+from mpafer_jax.benchmark.problem import CLIPS, PRECISIONS, Setting
 from mpafer_jax.benchmark.worker import CONTENDERS
 
 _CLIP = flags.DEFINE_enum("clip", "vit_b16", list(CLIPS), "Shape of the CLIP.")
 _BATCHES = flags.DEFINE_list("batch_sizes", ["16"], "Images at once; several for one table each.")
 _CLASSES = flags.DEFINE_integer("num_classes", 7, "Classes.", 2)
 _TOP_K = flags.DEFINE_integer("top_k", 16, "Patches of the local score.", 1)
+_PRECISION = flags.DEFINE_enum(
+    "precision", "float32", PRECISIONS, "What products are computed in; bfloat16 as with the configs' :bf16."
+)
 _CONTENDERS = flags.DEFINE_multi_enum("contender", list(CONTENDERS), list(CONTENDERS), "Who is measured.")
 _MEASURES = flags.DEFINE_multi_enum("measure", list(measures.TITLES), list(measures.TITLES), "What is measured.")
 _REPEATS = flags.DEFINE_integer("repeats", 7, "Turns.", 1)
@@ -78,6 +81,7 @@ def run(out: pathlib.Path) -> tuple[str, list[dict[str, object]]]:
             batch_size=int(batch_size),
             num_classes=_CLASSES.value,
             top_k=_TOP_K.value,
+            precision=_PRECISION.value,
             seed=_SEED.value,
         )
         found.append(measure.run(setting, options))

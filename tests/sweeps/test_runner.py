@@ -17,7 +17,8 @@ from tests.end_to_end import runs
 STAND_IN = """
 import os, pathlib, signal, sys, time
 folder = pathlib.Path(next(a for a in sys.argv if a.startswith("--workdir=")).partition("=")[2])
-print("started with", os.environ.get("CUDA_VISIBLE_DEVICES"), os.environ["JAX_COMPILATION_CACHE_DIR"])
+names = ("CUDA_VISIBLE_DEVICES", "JAX_COMPILATION_CACHE_DIR", "XLA_CLIENT_MEM_FRACTION")
+print("started with", *(os.environ.get(name) for name in names))
 codes = folder / "codes"
 if codes.exists():
     first, *rest = codes.read_text().split()
@@ -85,6 +86,27 @@ def test_jobs_have_a_gpu_each_and_share_what_was_compiled(planned, tmp_path):
     logs = [(tmp_path / "all" / name / "seed_0" / "log.txt").read_text() for name in "abc"]
     assert {line.split()[2] for line in logs} == {"4", "6"}
     assert {line.split()[3] for line in logs} == {str(tmp_path / "compilation_cache")}
+    assert {line.split()[4] for line in logs} == {"None"}  # the whole memory of its GPU
+
+
+@pytest.mark.parametrize(
+    ("gpus", "set_before", "expected"),
+    [
+        (["4", "6"], {}, {("4", "0.450"), ("6", "0.450")}),
+        ([], {}, {("None", "0.300")}),
+        ([], {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}, {("None", "None")}),
+    ],
+)
+def test_jobs_of_one_gpu_share_its_memory(planned, tmp_path, monkeypatch, gpus, set_before, expected):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    for name, value in set_before.items():
+        monkeypatch.setenv(name, value)
+    codes(tmp_path, a="0", b="0", c="0")
+    make(planned, tmp_path, jobs=3, gpus=gpus)
+    logs = [(tmp_path / "all" / name / "seed_0" / "log.txt").read_text() for name in "abc"]
+    found = {(line.split()[2], line.split()[4]) for line in logs}
+    assert found <= expected
+    assert {memory for _, memory in found} == {memory for _, memory in expected}
 
 
 def test_asked_to_stop_it_stops_its_runs_and_starts_no_other(planned, tmp_path):
