@@ -18,6 +18,7 @@ from mpafer_jax.benchmark.client import BenchmarkError, Worker
 from mpafer_jax.benchmark.problem import Arrays, Problem, Setting
 
 # How far contenders may differ, relative to an output's largest entry, by what they compute in (`problem.PRECISIONS`).
+# Rounded products need room: the contrast divides by a temperature of 0.01, and which patches are the best can change.
 TOLERANCES = {"float32": 1e-4, "tf32": 1e-1, "bfloat16": 3e-1}
 
 
@@ -106,7 +107,7 @@ def run(setting: Setting, options: Options) -> Results:
         problem = problem_lib.write(folder / "problem", setting)
         with contextlib.ExitStack() as stack:
             workers = {name: stack.enter_context(_start(name, problem, options, None)) for name in options.contenders}
-            device = _same_device({name: worker.ask("load")["device"] for name, worker in workers.items()})
+            device = same_device({name: worker.ask("load")["device"] for name, worker in workers.items()})
             outputs = {name: _outputs(worker, folder) for name, worker in workers.items()}
             errors = check_equal(outputs, TOLERANCES[setting.precision])
             flops: dict[str, float] = workers["ours"].ask("flops")["flops"] if "ours" in workers else {}
@@ -115,7 +116,15 @@ def run(setting: Setting, options: Options) -> Results:
     return Results(setting, device, seconds, starts, errors, flops)
 
 
-def _same_device(found: Mapping[str, str]) -> str:
+def same_device(found: Mapping[str, str]) -> str:
+    """What all contenders compute on.
+
+    Args:
+      found: by contender, its `device`.
+
+    Raises:
+      BenchmarkError: they differ.
+    """
     (first, *others) = set(found.values())
     if others:
         each = ", ".join(f"{name} on {device}" for name, device in found.items())

@@ -90,6 +90,23 @@ def test_other_numbers_are_refused(tmp_path, folder):
         measure.check_equal(outputs, 1e-4)
 
 
+def test_in_bfloat16_both_round_and_agree(tmp_path, folder):
+    """Products are rounded by both, which the same weights in float32 show, and not so much that they disagree."""
+    problem.write(tmp_path / "rounded", dataclasses.replace(SETTING, precision="bfloat16"))
+    exact = check("plain", folder, tmp_path / "exact.npz")
+    rounded = {name: check(name, tmp_path / "rounded", tmp_path / f"{name}.npz") for name in ("ours", "plain")}
+    measure.check_equal(rounded, measure.TOLERANCES["bfloat16"])
+    for name, outputs in rounded.items():
+        (errors,) = measure.check_equal({"exact": exact, name: outputs}, measure.TOLERANCES["bfloat16"]).values()
+        assert errors["patch_features"] > 1e-3, name
+
+
+def test_different_devices_are_not_compared():
+    assert measure.same_device({"ours": "cpu", "plain": "cpu"}) == "cpu"
+    with pytest.raises(BenchmarkError, match="not all compute on the same device: ours on cpu, plain on a GPU"):
+        measure.same_device({"ours": "cpu", "plain": "a GPU"})
+
+
 def test_a_contender_that_fails_says_why(tmp_path, folder):
     log = tmp_path / "log"
     with Worker("plain", folder, remat="dots", threads=1, log=log) as worker:
