@@ -17,7 +17,7 @@ import jax
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from mpafer_jax import distributed, files, preemption
+from mpafer_jax import devices, distributed, files, preemption
 from mpafer_jax.config import ConfigError
 from mpafer_jax.weights.hub_library import import_transformers
 
@@ -140,6 +140,11 @@ def start_processes() -> None:
     distributed.start(cluster, timeout_seconds=values.timeout.value)
     processes = f" in {jax.process_count()} processes ({cluster.source})" if cluster else ""
     logging.info("devices: %d x %s%s", jax.device_count(), jax.default_backend(), processes)
+    if devices.matmul_precision() == "default":
+        logging.info(
+            "products of float32 numbers are rounded as JAX does by default here; JAX_DEFAULT_MATMUL_PRECISION=float32 "
+            "keeps all digits, as a CPU does"
+        )
 
 
 def run(job: Callable[[], None], mistakes: tuple[type[Exception], ...]) -> None:

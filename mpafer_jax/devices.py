@@ -156,6 +156,16 @@ def gather_over_devices(tree: T) -> T:
     return cast(T, jax.lax.all_gather(tree, AXIS, tiled=True))
 
 
+def matmul_precision() -> str:
+    """What products of float32 numbers are computed in, unless they say so themselves: JAX's name for it, as "float32".
+
+    "default" is what JAX does on the device if nothing else is asked for: GPUs round to TensorFloat-32 where they have
+    it, TPUs to bfloat16. A CPU keeps all digits, which is called "float32" here.
+    """
+    chosen = str(cast(Any, jax.config).jax_default_matmul_precision or "default")
+    return "float32" if jax.default_backend() == "cpu" and chosen == "default" else chosen
+
+
 def num_devices() -> jax.Array:
     """How many devices share the batch, [] float32; inside `data_parallel` only."""
     return sum_over_devices(jnp.ones(()))

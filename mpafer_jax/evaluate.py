@@ -220,9 +220,10 @@ def _evaluate_checkpoint(config: Config, workdir: pathlib.Path) -> dict[str, Any
 
 
 def circumstances() -> dict[str, Any]:
-    """With what a result was made, and when: 'versions', 'devices' (kind, number) and 'finished'."""
+    """With what a result was made, and when: 'versions', 'devices' (kind, number), 'matmul_precision', 'finished'."""
     return {
         "versions": package_versions(),
         "devices": [str(cast(Any, jax.devices()[0]).device_kind), jax.device_count()],
+        "matmul_precision": devices.matmul_precision(),
         "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }

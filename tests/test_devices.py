@@ -51,3 +51,14 @@ def test_results_are_those_of_the_step_one_by_one():
     assert [float(value) for value in devices.results(step, numbers([], closed))] == [32.0 * n for n in range(6)]
     assert closed == [True]
     assert list(devices.results(step, [])) == []
+
+
+def test_the_name_of_what_products_are_computed_in():
+    assert devices.matmul_precision() == "float32"  # a CPU
+    with jax.default_matmul_precision("tensorfloat32"):
+        assert devices.matmul_precision() == "tensorfloat32"
+    jax.config.update("jax_default_matmul_precision", "default")
+    try:
+        assert devices.matmul_precision() == "float32"
+    finally:
+        jax.config.update("jax_default_matmul_precision", None)

@@ -11,6 +11,9 @@ TEST_SELECTED = (
     "images, and is not to be compared with results whose checkpoint was chosen on other images."
 )
 
+_PRODUCTS = {
+    "default": "rounded as JAX does by default on this device (TensorFloat-32 on GPUs that have it, bfloat16 on TPUs)"
+}
 # Fields that switch a part of the method off where they are 0.
 _PARTS = ("visual_prompts.num_prompts", "loss.beta", "loss.gamma", "head.local_weight")
 
@@ -62,6 +65,10 @@ def items(summary: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, st
             found[f"{name} images"] = f"{sum(classes.values())}: {each}"
     clip = summary["clip"]
     kind, number = summary["devices"]
+    products = {}
+    if "matmul_precision" in summary:  # earlier versions' say nothing
+        precision = str(summary["matmul_precision"])
+        products = {"products of float32 numbers": _PRODUCTS.get(precision, precision)}
     return {
         **found,
         "dataset": f"{config['data.dataset']}, label rule {config['data.label_rule']}",
@@ -70,6 +77,7 @@ def items(summary: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, st
         "CLIP": f"{clip['name']}, SHA-256 of its content {clip['hash'][:16]}",
         "versions": ", ".join(f"{name} {version}" for name, version in summary["versions"].items()),
         "devices": f"{number} x {kind}",
+        **products,
     }
 
 

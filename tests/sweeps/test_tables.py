@@ -183,6 +183,15 @@ def test_a_choice_on_the_test_split_is_shouted_in_every_table(tmp_path):
     assert "- checkpoint: best by test war" in whole.text("markdown")
 
 
+def test_the_protocol_says_what_products_were_rounded_to():
+    config = {"data.dataset": "d", "data.label_rule": "owner"}
+    made_on = {**made.summary(0.5, 0.5), "devices": ["a GPU", 1]}
+    name = "products of float32 numbers"
+    assert name not in protocol.items(made_on, config)  # written by an earlier version
+    assert "TensorFloat-32" in protocol.items({**made_on, "matmul_precision": "default"}, config)[name]
+    assert protocol.items({**made_on, "matmul_precision": "float32"}, config)[name] == "float32"
+
+
 def test_without_a_choice_the_last_step_counts(tmp_path):
     made.record(tmp_path)
     made.run(tmp_path, "all/full/seed_0", 0.8, selected_by="nothing: last step only")
