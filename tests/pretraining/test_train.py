@@ -69,6 +69,7 @@ def test_what_a_run_leaves(undisturbed, folder):
     assert [line["step"] for line in runs.metrics(undisturbed) if line["kind"] == "held_out"] == [5, 10]
 
 
+@pytest.mark.slow
 def test_killed_and_resumed_equals_undisturbed(undisturbed, folder, tmp_path):
     arguments = tiny.command(folder, tmp_path / "killed")
     with subprocess.Popen(arguments, env=runs.environment(), stderr=subprocess.DEVNULL) as process:
@@ -129,6 +130,7 @@ def test_a_finished_run_stays_and_a_changed_dataset_is_refused(undisturbed, fold
         train.pretrain(tiny.config(folder, **{"loss.top_k": 3}), tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_eight_devices_give_the_losses_of_one(undisturbed, folder, tmp_path):
     assert jax.local_device_count() == 8
     train.pretrain(tiny.config(folder), tmp_path)
