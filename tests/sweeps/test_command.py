@@ -31,8 +31,9 @@ def get_sweep(argument):
 
 
 @pytest.fixture
-def command(sample, tmp_path):
+def command(sample, tmp_path, monkeypatch):
     """Runs launch/sweep.py on the sample: arguments -> the finished process."""
+    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)  # a sweep's own is tested
     (tmp_path / "two.py").write_text(TEXT)
     changes = {**runs.CHANGES, "train.num_steps": 2, "optimizer.warmup_steps": 0, "data.train_per_class": 4}
     del changes["eval.report"]
