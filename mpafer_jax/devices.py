@@ -166,6 +166,11 @@ def matmul_precision() -> str:
     return "float32" if jax.default_backend() == "cpu" and chosen == "default" else chosen
 
 
+def kind() -> str:
+    """What the first device is, as its driver names it: "cpu", "NVIDIA H100 80GB HBM3", "TPU v5 lite"."""
+    return str(cast(Any, jax.devices()[0]).device_kind)
+
+
 def num_devices() -> jax.Array:
     """How many devices share the batch, [] float32; inside `data_parallel` only."""
     return sum_over_devices(jnp.ones(()))

@@ -7,7 +7,7 @@ import functools
 import pathlib
 import time
 from collections.abc import Callable, Generator, Sequence
-from typing import Any, cast
+from typing import Any
 
 import jax
 import numpy as np
@@ -223,7 +223,7 @@ def circumstances() -> dict[str, Any]:
     """With what a result was made, and when: 'versions', 'devices' (kind, number), 'matmul_precision', 'finished'."""
     return {
         "versions": package_versions(),
-        "devices": [str(cast(Any, jax.devices()[0]).device_kind), jax.device_count()],
+        "devices": [devices.kind(), jax.device_count()],
         "matmul_precision": devices.matmul_precision(),
         "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }

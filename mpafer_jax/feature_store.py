@@ -18,7 +18,7 @@ import hashlib
 import json
 import zipfile
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import filelock
 import jax
@@ -26,7 +26,7 @@ import numpy as np
 import numpy.typing as npt
 from absl import logging
 
-from mpafer_jax import distributed, files
+from mpafer_jax import devices, distributed, files
 from mpafer_jax.config import Config
 from mpafer_jax.data.records import DataError
 from mpafer_jax.data.sources import prepared_root
@@ -131,7 +131,7 @@ def open_store(config: Config, clip_hash: str, width: int) -> FeatureStore:
         "std": list(config.data.std),
         # Accelerators may multiply float32 with fewer bits.
         "platform": jax.default_backend(),
-        "matmul_precision": str(cast(Any, jax.config).jax_default_matmul_precision),
+        "matmul_precision": devices.matmul_precision(),
         "version": _VERSION,
     }
     key = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:16]

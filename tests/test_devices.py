@@ -62,3 +62,7 @@ def test_the_name_of_what_products_are_computed_in():
         assert devices.matmul_precision() == "float32"
     finally:
         jax.config.update("jax_default_matmul_precision", None)
+
+
+def test_the_device_is_named_as_its_driver_does():
+    assert devices.kind() == jax.devices()[0].device_kind == "cpu"

@@ -85,13 +85,13 @@ class JaxContender:
     @property
     def device(self) -> str:
         """See `measures.Contender`."""
-        return "cpu" if jax.default_backend() == "cpu" else _device().device_kind
+        return "cpu" if jax.default_backend() == "cpu" else devices.kind()
 
     def peak_memory(self) -> int:
         """See `measures.Contender`."""
         if self.device == "cpu":
             return timing.peak_memory_bytes()
-        return int(_device().memory_stats()["peak_bytes_in_use"])
+        return int(cast(Any, jax.devices()[0]).memory_stats()["peak_bytes_in_use"])
 
     def check(self) -> Arrays:
         """See `measures.Contender`."""
@@ -205,10 +205,6 @@ class JaxContender:
         right = jax.random.normal(keys[1], (inner, columns), self._dtype)
         product = jax.jit(jnp.matmul)
         return lambda: _finish(product(left, right))
-
-
-def _device() -> Any:
-    return cast(Any, jax.devices()[0])
 
 
 def _finish(result: Any) -> None:

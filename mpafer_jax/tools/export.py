@@ -21,12 +21,12 @@ import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import jax
 import numpy as np
 
-from mpafer_jax import checkpoint, command, files
+from mpafer_jax import checkpoint, command, devices, files
 from mpafer_jax.checkpoint import CheckpointError
 from mpafer_jax.checkpoint_description import Description
 from mpafer_jax.export import card, check, onnx, programs
@@ -96,7 +96,7 @@ def export(
         pixels = check.drawn_faces(batch_size or _CHECKED, found.image_size)
         reference, dtype = _compiled(found), description.config["clip"]["dtype"]
         for form, reader in readers.items():
-            checks[form] = check.compare(reader(), reference, pixels, dtype=dtype, device=_device())
+            checks[form] = check.compare(reader(), reference, pixels, dtype=dtype, device=devices.kind())
     card.write_card(
         out,
         description=description,
@@ -145,10 +145,6 @@ def _results(path: Path, step: int) -> dict[str, Any] | None:
         if which in found and found[which]["step"] == step:
             return {split: found[which][split] for split in ("validation", "test") if split in found[which]}
     return None
-
-
-def _device() -> str:
-    return str(cast(Any, jax.devices()[0]).device_kind)
 
 
 def _sha256(file: Path) -> str:
