@@ -23,7 +23,9 @@ from orbax.checkpoint import checkpoint_managers
 from mpafer_jax import checkpoint_storage as storage
 from mpafer_jax import devices, distributed, files
 from mpafer_jax.checkpoint_description import CheckpointError, Described, Description
+from mpafer_jax.config import ConfigError
 from mpafer_jax.export.prompts import PROMPTS, PromptFileError, load_prompts
+from mpafer_jax.expressions import map_classes
 from mpafer_jax.state import TrainState
 
 FOLDER = "checkpoints"
@@ -171,7 +173,7 @@ class Checkpoints:
     def _restore(self, step: int, state: TrainState, description: Described) -> TrainState:
         before = _restore_description(self._manager, step, type(description)).unchanged()
         for what, here in description.unchanged().items():
-            there = before[what]
+            there = before.get(what)
             if there != here:
                 raise CheckpointError(
                     f"cannot go on after step {step}: {what} changed since it was saved (then {there}, now {here}); "
@@ -307,31 +309,46 @@ def _naming_the_checkpoint(manager: Any, step: int) -> Generator[None]:
 
 
 def warm_start(
-    fresh: Params, class_names: tuple[str, ...], saved: Params, saved_classes: tuple[str, ...]
+    fresh: Params, description: Description, saved: Params, saved_description: Description
 ) -> tuple[Params, list[str]]:
     """Takes from a checkpoint what fits another run: another dataset, other classes.
 
     Args:
       fresh: the new run's initial prompts.
-      class_names: the new run's classes.
+      description: of the new run.
       saved: the checkpoint's prompts.
-      saved_classes: the checkpoint's classes.
+      saved_description: the checkpoint's.
 
     Returns:
-      The prompts to start from, and for each parameter a line that says what was taken.
+      The prompts to start from, and for each parameter a line that says what was taken. Classes are the same where
+      they are the same expression (`expressions.map_classes`).
+
+    Raises:
+      ConfigError: two classes of one side are the same expression.
     """
     params = dict(fresh)
     notes: list[str] = []
+    class_names = description.class_names
+    try:
+        rows_of_saved = map_classes(class_names, saved_description.class_names)
+    except ValueError as error:
+        raise ConfigError(f"config.train.warm_start: the classes cannot be matched: {error}") from error
     for name, value in fresh.items():
         old = saved.get(name)
         if old is None:
             notes.append(f"{name}: not in the checkpoint, starts fresh")
         elif name == "ctx" and old.ndim == value.ndim == 3 and old.shape[1:] == value.shape[1:]:
-            common = [c for c in class_names if c in saved_classes]
-            rows = jnp.asarray([class_names.index(c) for c in common], jnp.int32)
-            source = jnp.asarray(np.stack([old[saved_classes.index(c)] for c in common])) if common else None
-            params[name] = value if source is None else jnp.asarray(value).at[rows].set(source)
-            notes.append(f"{name}: taken for {', '.join(common) or 'no class'}; the others start fresh")
+            rows = np.flatnonzero(rows_of_saved >= 0)
+            params[name] = jnp.asarray(value).at[rows].set(old[rows_of_saved[rows]])
+            taken = ", ".join(class_names[row] for row in rows)
+            notes.append(f"{name}: taken for {taken or 'no class'}; the others start fresh")
+        elif (
+            name == "visual_prompts"
+            and len(old) == len(value)
+            and _layers(description, value) != _layers(saved_description, old)
+        ):
+            layers, saved_layers = _layers(description, value), _layers(saved_description, old)
+            notes.append(f"{name}: of the layers {saved_layers}, not {layers}, starts fresh")
         elif old.shape == value.shape:
             params[name] = jnp.asarray(old)
             notes.append(f"{name}: taken, shape {tuple(old.shape)}")
@@ -340,3 +357,7 @@ def warm_start(
     unused = sorted(set(saved) - set(fresh))
     notes += [f"{name}: in the checkpoint, not used here" for name in unused]
     return params, notes
+
+
+def _layers(description: Description, visual_prompts: Any) -> list[int]:
+    return list(description.config["visual_prompts"]["layers"]) or list(range(1, len(visual_prompts) + 1))

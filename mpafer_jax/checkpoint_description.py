@@ -64,8 +64,9 @@ class Description(Described):
     patch_weights: PatchWeights | None = None
 
     def unchanged(self) -> dict[str, Any]:
-        """The CLIP's content and the training data."""
-        return {"CLIP's content hash": self.clip_hash, "the training data": self.data}
+        """The CLIP's content, the training data, and the hard prompts of each class, which a bank's path only names."""
+        texts = {f"hard prompts of {name}": self.hard_prompts.of_class(i) for i, name in enumerate(self.class_names)}
+        return {"CLIP's content hash": self.clip_hash, "the training data": self.data, **texts}
 
     def applied_to(self, config: Config) -> Config:
         """A configuration with this checkpoint's model in place of its own: the sections that shape prompts and logits.

@@ -26,7 +26,8 @@ def make_schedule(*, learning_rate: float, warmup_steps: int, num_steps: int) ->
     """
     if warmup_steps >= num_steps:
         raise ConfigError(
-            f"optimizer.warmup_steps is {warmup_steps}, which must be less than the run's {num_steps} steps"
+            f"optimizer.warmup_steps is {warmup_steps}, which must be less than the run's {num_steps} steps; lower it, "
+            "or train longer (train.num_epochs, or train.num_steps with num_epochs 0)"
         )
     warmup = optax.linear_schedule(learning_rate / (warmup_steps + 1), learning_rate, warmup_steps)
     decay = optax.cosine_decay_schedule(learning_rate, num_steps - warmup_steps)

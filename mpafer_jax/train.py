@@ -140,6 +140,7 @@ def _train_and_evaluate(config: Config, workdir: pathlib.Path, notice: preemptio
 def prepare(config: Config, workdir: pathlib.Path) -> Run:
     """Loads the data and CLIP, computes the prototypes, and compiles nothing yet."""
     devices.check_batch_size("train.batch_size", config.train.batch_size, config.train.accumulate)
+    devices.check_batch_size("eval.batch_size", config.eval.batch_size)
     dataset = load_dataset(config.data)
     if not len(dataset.train):
         raise ConfigError("config.data.train_splits is empty, so there is nothing to train on")
@@ -151,12 +152,12 @@ def prepare(config: Config, workdir: pathlib.Path) -> Run:
     built = experiment.build_experiment(config, dataset.class_names, clip)
     # Here, as they may be refused, and what follows takes long; on the host, as steps take their arguments' memory.
     fresh = jax.device_get(experiment.initial_prompts(config, built))
+    num_steps = config.train.num_steps or round(config.train.num_epochs * len(dataset.train) / config.train.batch_size)
+    tx, schedule = experiment.make_optimizer(config, built.model.prompt_shape, num_steps)
     if config.loss.gamma:
         built = built.with_prototypes(jnp.asarray(class_prototypes(config, dataset.train, built)))
     if motion_prior.is_read(config):
         built = built.with_patch_weights(motion_prior.patch_weights(config, workdir, dataset.train, built))
-    num_steps = config.train.num_steps or round(config.train.num_epochs * len(dataset.train) / config.train.batch_size)
-    tx, schedule = experiment.make_optimizer(config, built.model.prompt_shape, num_steps)
     train_step = steps.make_train_step(
         forward=steps.forward_images(experiment.training_model(config, built.model), config.data.mean, config.data.std),
         tx=tx,
@@ -223,7 +224,7 @@ def start(run: Run, checkpoints: checkpoint.Checkpoints) -> TrainState:
         return restored
     if run.config.train.warm_start:
         saved, description, step = checkpoint.load(run.config.train.warm_start, run.config.eval.which)
-        params, notes = checkpoint.warm_start(params, run.experiment.class_names, saved, description.class_names)
+        params, notes = checkpoint.warm_start(params, run.description, saved, description)
         logging.info("warm start from %s, step %d:\n  %s", run.config.train.warm_start, step, "\n  ".join(notes))
         if description.clip_hash != run.experiment.clip_hash:
             logging.warning(

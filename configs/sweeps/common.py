@@ -44,6 +44,18 @@ def has_tiny_clip(argument: str) -> bool:
     return is_quickstart(argument) or "tiny_clip" in argument.split(",")
 
 
+def few_images(argument: str, per_class: int) -> Mapping[str, Any]:
+    """Changes that leave so many training images of each class, and updates enough to learn from them.
+
+    Args:
+      argument: the sweep's. Configs with the small CLIP count updates already; the others count epochs, of which the
+        usual number would be a handful of updates here (30 epochs of 7 images make 3), fewer than the warm-up.
+      per_class: images of each class.
+    """
+    longer = {"train.num_steps": 600, "train.num_epochs": 0.0, "train.eval_every": 100, "train.checkpoint_every": 100}
+    return {"data.train_per_class": per_class, **({} if has_tiny_clip(argument) else longer)}  # [ours]
+
+
 def full_and_text_only(table: str, changes: Mapping[str, Any], value: float | None = None) -> tuple[Point, ...]:
     """The full method and the text context alone, both with these changes, in one table.
 

@@ -25,7 +25,6 @@ _REPORTED = (
 
 
 def get_sweep(argument: str) -> Sweep:
-    few = {"data.train_per_class": _SHOTS}
     return Sweep(
         title="What each part brings",
         base=common.base(argument),
@@ -44,7 +43,7 @@ def get_sweep(argument: str) -> Sweep:
             Point("add_prototypes", "context + visual prompts + prototypes", {**_NO_ALIGNMENT, **_NO_LOCAL}),
             Point("motion_features", "full, motion prior from features", {"head.motion_prior": "features"}),
             Point("motion_pictures", "full, motion prior from pixels", {"head.motion_prior": "pictures"}),
-            *common.full_and_text_only(f"{_SHOTS}_per_class", few),
+            *common.full_and_text_only(f"{_SHOTS}_per_class", common.few_images(argument, _SHOTS)),
         ),
         notes=(_ORDER,) if common.has_tiny_clip(argument) else (_ORDER, _REPORTED),
     )

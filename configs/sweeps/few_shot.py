@@ -19,7 +19,9 @@ def get_sweep(argument: str) -> Sweep:
         points=tuple(
             point
             for shots in _SHOTS
-            for point in common.full_and_text_only(f"{shots}_per_class", {"data.train_per_class": shots}, float(shots))
+            for point in common.full_and_text_only(
+                f"{shots}_per_class", common.few_images(argument, shots), float(shots)
+            )
         ),
         baselines=("zero_shot_type3", "linear_probe"),
         tables={f"{shots}_per_class": f"{shots} of each class" for shots in _SHOTS},

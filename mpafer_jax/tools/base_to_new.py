@@ -1,7 +1,8 @@
 """Base-to-new generalisation: trains on the first half of the classes, tests on either half among itself.
 
     python -m mpafer_jax.tools.base_to_new --config=configs/rafdb.py --workdir=runs/base_to_new \
-      --config.data.dir=/data/RAF-DB --config.data.train_per_class=16 --seeds=0,1,2
+      --config.data.dir=/data/RAF-DB --config.data.train_per_class=16 --config.train.num_steps=600 \
+      --config.train.num_epochs=0 --seeds=0,1,2
 
 The classes are the dataset's, in its order, or those of `data.class_names` in theirs; the first half, rounded up, is
 trained on. The other half's names are put behind the learned context, which therefore has to be one that all classes

@@ -176,6 +176,23 @@ def test_changed_data_is_refused(finished, sample, tmp_path):
         train.train_and_evaluate(runs.config(sample, **moved), tmp_path / "run")
 
 
+def test_changed_hard_prompts_are_refused(sample, tmp_path):
+    """A configuration holds only where a bank lies, so a run that goes on must look at what it says."""
+    shipped = json.loads((runs.ROOT / "mpafer_jax" / "hard_prompts" / "expressions.json").read_text())
+    bank = tmp_path / "bank.json"
+    bank.write_text(json.dumps(shipped))
+    config = runs.config(
+        sample, **{"hard_prompts.bank": (str(bank),), "train.num_steps": 1, "optimizer.warmup_steps": 0}
+    )
+    train.train_and_evaluate(config, tmp_path / "run")
+    shipped["classes"]["anger"] = {**shipped["classes"]["anger"], "holistic": ["a face that shouts"]}
+    bank.write_text(json.dumps(shipped))
+    with pytest.raises(
+        checkpoint.CheckpointError, match=r"hard prompts of anger changed since it was saved .* that shouts"
+    ):
+        train.train_and_evaluate(config, tmp_path / "run")
+
+
 def test_nan_stops_with_step_and_terms_and_saves_nothing(sample, tmp_path):
     changes = {"optimizer.name": "sgd", "optimizer.learning_rate": 1e38, "train.checkpoint_every": 12}
     changes |= {"train.eval_every": 12, "train.log_every": 12}
@@ -205,18 +222,37 @@ def test_warm_start_from_another_clip_is_warned_of(finished, sample, tmp_path, c
     assert f"{finished[0]} was trained on another CLIP ({sample / 'clip'}, hash " in caplog.text
 
 
-def test_warm_start_matches_classes_by_name_and_says_what_does_not_fit():
-    fresh = {"ctx": jnp.zeros((2, 4, 3)), "visual_prompts": jnp.zeros((1, 2, 3))}
+def described(*class_names, layers=()) -> checkpoint.Description:
+    return checkpoint.Description.model_construct(
+        class_names=class_names, config={"visual_prompts": {"layers": list(layers)}}
+    )
+
+
+def test_warm_start_matches_classes_by_expression_and_says_what_does_not_fit():
+    fresh = {"ctx": jnp.zeros((3, 4, 3)), "visual_prompts": jnp.zeros((1, 2, 3))}
     saved = {"ctx": np.arange(36.0).reshape(3, 4, 3), "visual_prompts": np.ones((2, 2, 3)), "old": np.ones(1)}
-    params, notes = checkpoint.warm_start(fresh, ("fear", "joy"), saved, ("anger", "surprise", "fear"))
+    names, saved_names = ("Fearful", "joy", "sad"), ("anger", "sadness", "fear")
+    params, notes = checkpoint.warm_start(fresh, described(*names), saved, described(*saved_names))
     np.testing.assert_array_equal(params["ctx"][0], saved["ctx"][2])
     np.testing.assert_array_equal(params["ctx"][1], 0)
+    np.testing.assert_array_equal(params["ctx"][2], saved["ctx"][1])
     np.testing.assert_array_equal(params["visual_prompts"], 0)
     assert notes == [
-        "ctx: taken for fear; the others start fresh",
+        "ctx: taken for Fearful, sad; the others start fresh",
         "visual_prompts: shape (2, 2, 3) does not fit (1, 2, 3), starts fresh",
         "old: in the checkpoint, not used here",
     ]
+    with pytest.raises(ConfigError, match=r"config\.train\.warm_start: .*'joy' and 'happy' are the same"):
+        checkpoint.warm_start(fresh, described("joy", "happy"), saved, described(*saved_names))
+
+
+@pytest.mark.parametrize(("layers", "saved_layers", "taken"), [((1, 2), (), 1), ((), (1, 2), 1), ((2, 3), (), 0)])
+def test_warm_start_takes_visual_prompts_for_the_layers_that_they_were_trained_in(layers, saved_layers, taken):
+    fresh, saved = {"visual_prompts": jnp.zeros((2, 1, 3))}, {"visual_prompts": np.ones((2, 1, 3))}
+    here, there = described("joy", layers=layers), described("joy", layers=saved_layers)
+    params, notes = checkpoint.warm_start(fresh, here, saved, there)
+    np.testing.assert_array_equal(params["visual_prompts"], taken)
+    assert ("of the layers [1, 2], not [2, 3], starts fresh" in notes[0]) == (not taken)
 
 
 def test_missing_checkpoint_says_what_was_expected(tmp_path):

@@ -8,6 +8,7 @@ import re
 
 import pytest
 
+from mpafer_jax import optim
 from mpafer_jax.config import ConfigError
 from mpafer_jax.sweeps import plan, sweep
 from mpafer_jax.sweeps.sweep import Point, Record, Sweep
@@ -62,6 +63,19 @@ def test_every_sweep_plans_for_drawn_faces_and_for_photographs(name):
 def test_every_sweep_starts_with_its_command(name):
     text = (FOLDER / f"{name}.py").read_text()
     assert f"python launch/sweep.py --sweep=configs/sweeps/{name}.py:" in ast.get_docstring(ast.parse(text))
+
+
+@pytest.mark.parametrize("name", ["few_shot", "components"])
+def test_runs_on_few_photographs_are_longer_than_their_warm_up(name):
+    found = load(name, "rafdb")
+    few = [run.config for run in plan.plan(found, ["--config.data.dir=/data"], [0])]
+    few = [config for config in few if config.data.train_per_class]
+    assert few
+    for config in few:
+        steps = config.train.num_steps
+        schedule = optim.make_schedule(learning_rate=1.0, warmup_steps=config.optimizer.warmup_steps, num_steps=steps)
+        assert schedule(config.optimizer.warmup_steps) == 1.0
+        assert config.train.eval_every < steps
 
 
 def test_the_papers_axes_are_there():
