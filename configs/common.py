@@ -177,7 +177,7 @@ def get_common() -> ConfigDict:
     config.prototypes = prototypes = ConfigDict()
     # Training images of each class that make its prototype, drawn by seed; 0 for all. [ours; an ablation of the paper]
     prototypes.images_per_class = 0
-    # Whether features are normalised before they are averaged. [ours: no; paper unclear]
+    # Whether features are normalised before they are averaged; not with l1. [ours: no; paper unclear]
     prototypes.normalize = False
 
     config.optimizer = optimizer = ConfigDict()

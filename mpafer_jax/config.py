@@ -385,6 +385,16 @@ class Config(ModelSections, _Section):
     predict: PredictSection
 
     @pydantic.model_validator(mode="after")
+    def _prototypes_fit_their_distance(self) -> Self:
+        if self.prototypes.normalize and self.loss.prototype_distance == "l1":
+            raise ValueError(
+                "prototypes.normalize is True with loss.prototype_distance 'l1', which compares image features as they "
+                "are: means of normalised features are shorter, and the loss would mostly measure length; set one of "
+                "the two otherwise ('cosine', False)"
+            )
+        return self
+
+    @pydantic.model_validator(mode="after")
     def _one_split_selects(self) -> Self:
         if self.eval.select_on_test_split:
             if self.data.validation_split or self.data.validation_fraction:

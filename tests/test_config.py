@@ -126,6 +126,10 @@ def test_every_field_has_a_comment_above_it(name, least):
         ({"data.validation_split": "train", "data.validation_fraction": 0.0}, "would also be evaluated on"),
         ({"data.validation_split": "validation"}, "validation_split or validation_fraction, not both"),
         ({"data.label_noise": 1.0}, r"config\.data\.label_noise: .*less than 1"),
+        (
+            {"prototypes.normalize": True, "loss.prototype_distance": "l1"},
+            "normalize is True with .*'l1', which compares",
+        ),
         ({"eval.select_on_test_split": True}, r"there is a validation split .*validation_fraction=0\.1\)"),
         (
             {"eval.select_on_test_split": True, "data.validation_fraction": 0.0, "data.test_split": ""},
