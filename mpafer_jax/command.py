@@ -11,7 +11,7 @@ import pathlib
 import sys
 import warnings
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple, NoReturn, cast
 
 import jax
 from absl import app, flags, logging
@@ -147,6 +147,24 @@ def start_processes() -> None:
         )
 
 
+def start(main: Callable[[Sequence[str]], None]) -> None:
+    """Parses the flags and runs a command's `main`; mistakes in them end with a message and exit code 2."""
+    app.run(main, flags_parser=_parse_flags)
+
+
+def _parse_flags(arguments: Sequence[str]) -> Sequence[str]:
+    try:
+        return cast(Any, flags.FLAGS)(arguments)
+    # The others are of config files, and of fields that they have not.
+    except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
+        _refuse(str(error))
+
+
+def _refuse(message: str) -> NoReturn:
+    sys.stderr.write(f"{message}\n--help lists the flags\n")
+    sys.exit(_MISTAKE)
+
+
 def run(job: Callable[[], None], mistakes: tuple[type[Exception], ...]) -> None:
     """Runs a command's work, alone or as one of many processes, and ends the process if it fails.
 
@@ -197,7 +215,7 @@ def whole_numbers(flag: str, values: Sequence[str]) -> list[int]:
 def refuse_arguments(argv: Sequence[str]) -> None:
     """Refuses what is left of a command line after its flags."""
     if len(argv) > 1:
-        raise app.UsageError(f"unknown arguments: {argv[1:]}")
+        _refuse(f"unknown arguments: {argv[1:]}")
 
 
 def show_own_log_lines(*others: str) -> None:

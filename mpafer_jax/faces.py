@@ -60,7 +60,7 @@ def import_opencv() -> Any:
     Raises:
       ModuleNotFoundError: it is not installed, or is version 5, which has no cascades; says which extra brings it.
     """
-    hint = "install it with: pip install 'mpafer-jax[faces]'"
+    hint = "install it with: pip install -e '.[faces]'"
     try:
         cv2 = importlib.import_module("cv2")
     except ModuleNotFoundError as error:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from absl import app, flags
+from absl import flags
 
 from mpafer_jax import checkpoint, command, evaluate, steps, train
 from mpafer_jax.config import Config, ConfigError
@@ -58,4 +58,4 @@ def _run() -> None:
 
 if __name__ == "__main__":
     flags.mark_flags_as_required(["config", "workdir"])
-    app.run(main)
+    command.start(main)

@@ -49,9 +49,7 @@ def import_gradio() -> Any:
     try:
         return importlib.import_module("gradio")
     except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            f"the page needs {error.name}; install it with: pip install 'mpafer-jax[demo]'"
-        ) from error
+        raise ModuleNotFoundError(f"the page needs {error.name}; install it with: pip install -e '.[demo]'") from error
 
 
 def build(answerer: Answerer, *, finds_faces: bool) -> Any:

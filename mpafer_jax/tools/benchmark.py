@@ -17,7 +17,7 @@ import pathlib
 import sys
 from collections.abc import Sequence
 
-from absl import app, flags
+from absl import flags
 
 from mpafer_jax import command, files
 from mpafer_jax.benchmark import measure, measures, report
@@ -93,4 +93,4 @@ def run(out: pathlib.Path) -> tuple[str, list[dict[str, object]]]:
 
 if __name__ == "__main__":
     flags.mark_flag_as_required("out")
-    app.run(main)
+    command.start(main)

@@ -21,7 +21,7 @@ import time
 from collections.abc import Iterable, Sequence
 from concurrent import futures
 
-from absl import app, flags, logging
+from absl import flags, logging
 
 from mpafer_jax import command
 from mpafer_jax.config import Config, ConfigError, DataSection
@@ -227,4 +227,4 @@ def main(argv: Sequence[str]) -> None:
 
 if __name__ == "__main__":
     flags.mark_flag_as_required("config")
-    app.run(main)
+    command.start(main)

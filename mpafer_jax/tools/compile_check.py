@@ -19,7 +19,7 @@ import sys
 import time
 from collections.abc import Sequence
 
-from absl import app, flags, logging
+from absl import flags, logging
 
 from mpafer_jax import command
 from mpafer_jax.compilation import shapes
@@ -196,4 +196,4 @@ def _with_images(config: Config, size: int) -> Config:
 
 if __name__ == "__main__":
     flags.mark_flag_as_required("config")
-    app.run(main)
+    command.start(main)

@@ -24,7 +24,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any, cast
 
-from absl import app, flags, logging
+from absl import flags, logging
 
 from mpafer_jax import command, distributed, files
 from mpafer_jax.checkpoint import CheckpointError
@@ -194,4 +194,4 @@ def _run() -> None:
 
 if __name__ == "__main__":
     flags.mark_flags_as_required(["workdir"])
-    app.run(main)
+    command.start(main)

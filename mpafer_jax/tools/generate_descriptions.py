@@ -27,7 +27,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any, cast
 
-from absl import app, flags, logging
+from absl import flags, logging
 
 from mpafer_jax import command
 from mpafer_jax.config import Config, ConfigError
@@ -145,4 +145,4 @@ def main(argv: Sequence[str]) -> None:
 
 if __name__ == "__main__":
     flags.mark_flags_as_required(["model", "out"])
-    app.run(main)
+    command.start(main)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from absl import app, flags
+from absl import flags
 
 from mpafer_jax import checkpoint, command, distributed
 from mpafer_jax.config import ConfigError
@@ -42,4 +42,4 @@ def _run() -> None:
 
 if __name__ == "__main__":
     flags.mark_flags_as_required(["config", "workdir"])
-    app.run(main)
+    command.start(main)

@@ -130,4 +130,4 @@ def test_what_is_missing_is_said(capsys, tmp_path, monkeypatch):
     assert "no checkpoint at" in capsys.readouterr().err
     monkeypatch.setitem(sys.modules, "gradio", None)
     assert demo.main([str(tmp_path)]) == 2
-    assert "pip install 'mpafer-jax[demo]'" in capsys.readouterr().err
+    assert "pip install -e '.[demo]'" in capsys.readouterr().err

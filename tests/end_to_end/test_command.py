@@ -147,12 +147,20 @@ def test_mistakes_end_with_a_message_and_no_traceback(sample, tmp_path, changes,
 
 
 def test_unknown_fields_and_arguments_are_refused(sample, tmp_path):
-    unknown = runs.run([*runs.command(sample, tmp_path / "run"), "--config.los.beta=0"])
-    assert unknown.returncode != 0
-    assert "los" in unknown.stderr
+    for flag, message in (
+        ("--config.los.beta=0", "los"),
+        ("--config.loss.beta=much", "could not convert string to float: 'much'"),
+        ("--made=eval", "Unknown command line flag 'made'"),
+    ):
+        unknown = runs.run([*runs.command(sample, tmp_path / "run"), flag])
+        assert unknown.returncode == 2
+        assert message in unknown.stderr
+        assert "Traceback" not in unknown.stderr
     arguments = runs.command(sample, tmp_path / "run")
     arguments[3] += ":vit_x"
-    assert "unknown config arguments vit_x" in runs.run(arguments).stderr
+    unknown = runs.run(arguments)
+    assert unknown.returncode == 2
+    assert "unknown config arguments vit_x" in unknown.stderr
     absent = runs.run([*arguments[:3], "--config=configs/absent.py", "--workdir=/nowhere"])
     assert absent.returncode == 2
     assert "No such file or directory: '" in absent.stderr

@@ -86,7 +86,7 @@ class ChatEndpoint:
             import openai
         except ModuleNotFoundError as error:
             raise ModuleNotFoundError(
-                "asking an endpoint needs the openai client: pip install 'mpafer-jax[generate]'"
+                "asking an endpoint needs the openai client: pip install -e '.[generate]'"
             ) from error
         self.endpoint = endpoint
         self.model = model
