@@ -10,6 +10,7 @@ occur more than once (equal in every decoded pixel), within and across splits, w
 Exit code 0: nothing to report. 1: something needs attention, listed at the end: the dataset or a split that the config
 names is not there, class folders that are numbers or empty, a class without training pictures, unreadable pictures,
 sizes other than the owner's, pictures that occur in several splits, or one picture with different labels in one split.
+2: a mistake in the flags; configs/common.py documents the fields of --config.
 """
 
 from __future__ import annotations
