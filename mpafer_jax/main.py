@@ -2,9 +2,9 @@
 
     python -m mpafer_jax.main --config=configs/rafdb.py --workdir=runs/rafdb --config.data.dir=/data/RAF-DB
 
---config.FIELD=VALUE sets any field; configs/common.py documents all of them. --workdir is the run's folder, in which the
-same command resumes. `command.run` lists the exit codes, launch/ starts it on many hosts. This file stays short, so that
-everything else can be imported and tested.
+--config.FIELD=VALUE sets any field; configs/common.py documents all of them. --workdir is the run's folder, in which
+the same command resumes. `command.run` lists the exit codes, launch/ starts it on many hosts. This file stays short, so
+that everything else can be imported and tested.
 """
 
 from __future__ import annotations

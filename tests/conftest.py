@@ -10,6 +10,21 @@ os.environ["TF_CPP_MIN_LOG_LEVEL"] = "2"
 import jax
 import pytest
 
+# Minutes each: first, since processes that share the files would wait at the end for whoever begins one last.
+_LONG = (
+    "tests/sweeps/test_command.py",
+    "tests/end_to_end/test_command.py",
+    "tests/multihost/test_layouts.py",
+    "tests/pretraining/test_train.py",
+    "tests/pretraining/test_steps.py",
+    "tests/test_mixed_precision.py",
+    "tests/benchmark/test_benchmark.py",
+)
+
+
+def pytest_collection_modifyitems(items):
+    items.sort(key=lambda item: item.location[0] not in _LONG)
+
 
 @pytest.fixture
 def strict_promotion():

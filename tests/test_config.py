@@ -5,6 +5,7 @@ import importlib
 import inspect
 import pathlib
 import re
+import sys
 
 import pytest
 
@@ -203,15 +204,18 @@ def test_unknown_missing_and_mistyped_fields_are_all_listed_at_once():
 
 
 def test_every_field_is_read(sample, tmp_path, monkeypatch):
-    """Records which fields a training run and an evaluation read; a field that neither reads has no business here."""
+    """Records which fields a training run and an evaluation read; a field that neither reads has no business here.
+
+    What config.py reads to check a value does not count.
+    """
     # What is read only where another field asks for it.
-    others = {"head.motion_prior": "features", "data.label_noise": 0.1}
-    config = runs.config(sample, **{"train.num_steps": 2, "optimizer.warmup_steps": 0, **others})
+    others = {"head.motion_prior": "features", "data.label_noise": 0.1, "train.num_steps": 0, "train.num_epochs": 0.5}
+    config = runs.config(sample, **{"optimizer.warmup_steps": 0, **others})
     section = config_lib._Section
     read = set()
 
     def recording(self, name):
-        if name in type(self).model_fields:
+        if name in type(self).model_fields and sys._getframe(1).f_code.co_filename != config_lib.__file__:
             read.add((type(self).__name__, name))
         return object.__getattribute__(self, name)
 

@@ -1,6 +1,7 @@
 """bfloat16 against float32: the shipped CLIP on drawn faces, with prompts that were trained on them."""
 
 import functools
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -68,6 +69,8 @@ def compare(tmp_path, measured_on, **changes) -> dict[str, float]:
     exact, *others = (
         logits(config(tmp_path, **changes, **dtypes), prompts, test) for dtypes in (FLOAT32, BFLOAT16, FLOAT32_STREAM)
     )
+    # Were a type not read, logits would be equal to the bit.
+    assert not any(np.array_equal(one, other) for one, other in itertools.combinations((exact, *others), 2))
     agreement = [float(np.mean(exact.argmax(1) == other.argmax(1))) for other in others]
     found = {**reached, "agreement": agreement[0], "agreement with a stream of float32": agreement[1]}
     print(found)

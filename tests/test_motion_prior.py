@@ -16,6 +16,7 @@ from mpafer_jax.config import ConfigError
 from mpafer_jax.data.preprocess import decode_rgb
 from mpafer_jax.data.splits import load_dataset
 from mpafer_jax.evaluation.motion_sheet import mean_faces, motion_sheet, write_motion_sheet
+from mpafer_jax.evaluation.overlay import heat_overlay
 from mpafer_jax.models.clip import normalize
 from mpafer_jax.models.mpafer import global_local_logits, variables
 from mpafer_jax.motion_prior import PatchMeans
@@ -211,11 +212,19 @@ def test_a_configurations_picture_and_table(sample, planted, tmp_path):
 
 def test_the_sheet_has_a_column_for_each_class_and_a_row_for_each_map():
     faces = np.full((3, 16, 16, 3), 128, np.uint8)
+    faces[2] = 7
     weights = np.ones((3, 4))
     weights[1] = [0, 2, 2, 0]
     one, two = (motion_sheet(faces, dict.fromkeys(names, weights), ("a", "b", "c")) for names in (("x",), ("x", "y")))
-    assert two.height > one.height
-    assert one.width == two.width
+    assert one.size == (6 + 3 * 150, 2 * 168)
+    assert two.size == (6 + 3 * 150, 3 * 168)
+    pixels = np.asarray(two)
+    third = pixels[18 : 18 + 144, 6 + 2 * 150 : 6 + 2 * 150 + 144]
+    assert np.all(third == 7)
+    for row in (1, 2):
+        top = row * 168 + 18
+        tile = heat_overlay(faces[1], np.array([[0, 1], [1, 0]], np.float32), 144)
+        np.testing.assert_array_equal(pixels[top : top + 144, 6 + 150 : 6 + 150 + 144], np.asarray(tile))
 
 
 @pytest.fixture(scope="module")

@@ -69,7 +69,8 @@ def test_traffic_of_a_compiled_program(scanned):
     assert traffic.unknown_loops == 0
     # Forwards every layer writes its output, backwards it is read; both often, neither a whole stack for each layer.
     activations = 4 * LAYERS * ROWS * WIDTH
-    assert 2 * activations < traffic.memory_bytes < 40 * activations
+    # (Were bodies of loops counted once, it would be 11 of them.)
+    assert 20 * activations < traffic.memory_bytes < 40 * activations
 
 
 PROGRAM = """HloModule test

@@ -148,7 +148,7 @@ def test_mistakes_end_with_a_message_and_no_traceback(sample, tmp_path, changes,
 
 def test_unknown_fields_and_arguments_are_refused(sample, tmp_path):
     for flag, message in (
-        ("--config.los.beta=0", "los"),
+        ("--config.los.beta=0", 'Did you mean "loss" instead of "los"?'),
         ("--config.loss.beta=much", "could not convert string to float: 'much'"),
         ("--made=eval", "Unknown command line flag 'made'"),
     ):

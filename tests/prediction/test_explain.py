@@ -141,7 +141,31 @@ def test_heat_lies_where_the_patch_is():
 def test_a_sheet_shows_every_class(explained):
     _, explanations = explained
     sheet = overlay.sheet(explanations[0])
-    tiles = 1 + 5 + 1
     assert sheet.width == 5 * (overlay.TILE + 8) + 8
-    assert sheet.height > (tiles // 5) * overlay.TILE
-    assert len(np.unique(np.asarray(sheet).reshape(-1, 3), axis=0)) > 500
+    prediction = explanations[0].prediction
+    heats = overlay.scaled(explanations[0].contrast_maps)
+    face = Image.fromarray(prediction.pixels).resize((overlay.TILE, overlay.TILE), Image.Resampling.BICUBIC)
+    tiles = [face]
+    for index in np.argsort(-prediction.probabilities, kind="stable"):
+        tiles.append(overlay.heat_overlay(prediction.pixels, heats[index]))
+        overlay.outline_patches(tiles[-1], prediction.top_patches[index], prediction.grid)
+    tiles.append(overlay.heat_overlay(prediction.pixels, overlay.scaled(explanations[0].rollout)))
+    assert len(tiles) == 1 + 5 + 1
+    places = [place(sheet, tile) for tile in tiles]
+    assert [left for left, _ in places] == [8 + column * (overlay.TILE + 8) for column in (0, 1, 2, 3, 4, 0, 1)]
+    assert [top for _, top in places[:5]] == [8] * 5
+    assert places[5][1] == places[6][1] > 8 + overlay.TILE
+
+
+def place(sheet, tile) -> tuple[int, int]:
+    """Where a tile lies in a sheet: (left, top)."""
+    whole, part = np.asarray(sheet), np.asarray(tile)
+    lefts = range(8, sheet.width - tile.width, tile.width + 8)
+    tops = range(8, sheet.height - tile.height)
+    (found,) = [
+        (left, top)
+        for left in lefts
+        for top in tops
+        if np.array_equal(whole[top : top + tile.height, left : left + tile.width], part)
+    ]
+    return found

@@ -9,6 +9,7 @@ from mpafer_jax import distributed, evaluate
 from mpafer_jax.data import preprocess
 from mpafer_jax.data.splits import load_dataset
 from mpafer_jax.evaluation import metrics, predictions
+from mpafer_jax.prediction import Predictor
 from tests.end_to_end import runs
 
 
@@ -37,7 +38,7 @@ def test_features_are_of_both_towers(stored):
     assert np.abs(stored.features_before - stored.features_after).max() > 0.01
 
 
-def test_mistakes_are_the_most_confident_ones_with_their_pictures(stored, sample):
+def test_mistakes_are_the_most_confident_ones_with_their_pictures(finished, stored, sample):
     wrong = np.flatnonzero(stored.logits.argmax(axis=1) != stored.labels)
     confidence = stored.probabilities.max(axis=1)
     expected = wrong[np.argsort(-confidence[wrong], kind="stable")][: predictions.MAX_MISTAKES]
@@ -48,10 +49,12 @@ def test_mistakes_are_the_most_confident_ones_with_their_pictures(stored, sample
     for row, position in enumerate(stored.mistakes[:3]):
         seen = preprocess.resize(preprocess.decode_rgb(split.source[int(position)]), size)
         np.testing.assert_array_equal(stored.mistake_pixels[row], np.asarray(seen))
-    # The local score is the mean of the best 16 patches: with the global one it gives the logits back, up to scale.
-    local = np.sort(stored.mistake_patch_scores, axis=1)[:, -16:].mean(axis=1)
-    assert local.shape == (len(expected), 5)
-    assert np.all(np.abs(local) <= 1)
+    predictor = Predictor.from_checkpoint(finished[0])
+    for position, scores in zip(stored.mistakes, stored.mistake_patch_scores, strict=True):
+        (found,) = predictor.stream([preprocess.decode_rgb(split.source[int(position)])])
+        np.testing.assert_allclose(scores, found.patch_scores, atol=1e-4)
+    spread = np.ptp(stored.mistake_patch_scores, axis=0).max(axis=0)
+    assert np.all(spread > 1e-2)  # another image's scores would show
 
 
 def test_other_processes_than_the_first_write_nothing(finished, sample, tmp_path, monkeypatch):
