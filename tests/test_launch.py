@@ -76,6 +76,19 @@ def test_slurm_dry_run():
     assert done.stdout.splitlines()[0] == "srun --kill-on-bad-exit=0 python -m mpafer_jax.main '--config=a b'"
 
 
+def test_slurm_gives_each_process_the_cores_of_the_job(tmp_path, monkeypatch):
+    for name in ("SLURM_CPUS_PER_TASK", "SRUN_CPUS_PER_TASK"):
+        monkeypatch.delenv(name, raising=False)
+    script(tmp_path / "srun", 'echo "cores: ${SRUN_CPUS_PER_TASK-as srun likes}"')
+
+    def cores(**variables):
+        return run("bash", LAUNCH / "slurm.sbatch", "--config=x", path=tmp_path, **variables).stdout
+
+    assert cores(SLURM_CPUS_PER_TASK=8) == "cores: 8\n"
+    assert cores(SLURM_CPUS_PER_TASK=8, SRUN_CPUS_PER_TASK=4) == "cores: 4\n"
+    assert cores() == "cores: as srun likes\n"
+
+
 def test_slurm_array_takes_a_line_each(tmp_path):
     (tmp_path / "lines").write_text("--config=a --workdir='x y'\n--config=b '--config.f=($HOME, `ls`)'\n")
     script, flags = LAUNCH / "slurm.sbatch", ["--dry-run", f"--arguments-from={tmp_path / 'lines'}"]
