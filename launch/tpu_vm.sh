@@ -51,7 +51,7 @@ if [[ ${1-} == -- ]]; then shift; elif [[ $# -gt 0 ]]; then fail "unexpected $1;
 checkout=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 where=("--zone=$zone")
 [[ -z $project ]] || where+=("--project=$project")
-readonly remote=mpafer-jax ended=run.exit
+readonly remote=mpafer-jax ended=run.exit tries=20
 
 tpu() { # one gcloud command on the slice
   local words=(gcloud compute tpus tpu-vm "$1" "$name" "${where[@]}" "${@:2}")
@@ -66,8 +66,28 @@ on_all() { # a shell command on every worker
   tpu ssh --worker=all --command="$1"
 }
 
+# A field of the slice; empty where there is no slice, which only gcloud's NOT_FOUND says. What cannot be asked just now
+# (no connection, a token that has run out) is asked again: taken for a preemption, it would start a second run beside
+# the one that goes on.
+describe() {
+  local errors answer try
+  errors=$(mktemp)
+  for ((try = 1; try <= tries; try++)); do
+    answer=$(gcloud compute tpus tpu-vm describe "$name" "${where[@]}" "--format=value($1)" 2> "$errors") || true
+    if [[ $answer ]] || grep -q NOT_FOUND "$errors"; then
+      rm -f "$errors"
+      [[ -z $answer ]] || echo "$answer"
+      return
+    fi
+    echo "tpu_vm.sh: gcloud does not tell the state of $name ($try of $tries): $(tail -n 1 "$errors")" >&2
+    sleep "$poll"
+  done
+  rm -f "$errors"
+  fail "gcloud did not tell the state of $name $tries times (its message stands above); a run goes on meanwhile, and the action wait takes it up again"
+}
+
 state() {
-  [[ $dry_run ]] || gcloud compute tpus tpu-vm describe "$name" "${where[@]}" --format='value(state)' 2>/dev/null || true
+  [[ $dry_run ]] || describe state
 }
 
 create() {
@@ -76,14 +96,16 @@ create() {
 }
 
 up() {
-  case $(state) in
+  local found
+  found=$(state)
+  case $found in
     READY) echo "tpu_vm.sh: $name is there and is used" >&2 ;;
     '') create ;;
     PREEMPTED | TERMINATED)
       tpu delete --quiet
       create
       ;;
-    *) fail "$name is in state $(state), neither ready nor preempted; try again later, or delete it" ;;
+    *) fail "$name is in state $found, neither ready nor preempted; try again later, or delete it" ;;
   esac
 }
 
@@ -112,8 +134,7 @@ codes() { # the exit codes of the workers that have ended, one a line
 }
 
 workers() {
-  gcloud compute tpus tpu-vm describe "$name" "${where[@]}" --format='value(networkEndpoints[].ipAddress)' |
-    tr ';' '\n' | tr ',' '\n' | grep -c .
+  describe 'networkEndpoints[].ipAddress' | tr ';' '\n' | tr ',' '\n' | grep -c .
 }
 
 wait_for_end() {
@@ -121,16 +142,21 @@ wait_for_end() {
     on_all "cat $remote/$ended"
     return
   fi
-  local number found
-  number=$(workers)
+  local number='' now found
   while sleep "$poll"; do
-    if [[ $(state) != READY ]]; then
-      echo "tpu_vm.sh: $name was preempted; creating it again, and going on" >&2
-      up
-      setup_workers
-      start "$@"
-      continue
-    fi
+    now=$(state)
+    case $now in
+      READY) ;;
+      '' | PREEMPTED | TERMINATED)
+        echo "tpu_vm.sh: $name was preempted; creating it again, and going on" >&2
+        up
+        setup_workers
+        start "$@"
+        continue
+        ;;
+      *) fail "$name is in state $now, neither ready nor preempted; wait again later, or delete it" ;;
+    esac
+    [[ $number ]] || number=$(workers)
     mapfile -t found < <(codes)
     ((${#found[@]} >= number)) || continue
     if [[ " ${found[*]} " == *" 75 "* ]]; then

@@ -109,7 +109,8 @@ def test_slurm_queues_again_what_was_asked_to_stop(tmp_path, code, requeued):
     assert ("scontrol requeue 42" in done.stdout) == requeued
 
 
-# Two workers, folders here: `create` makes them, `ssh` runs a command in each, `describe` tells their state.
+# Two workers, folders here: `create` makes them, `ssh` runs a command in each, `describe` tells their state, but fails
+# as often as the file `outage` says.
 GCLOUD = r"""
 set -eu
 cloud=$CLOUD
@@ -125,7 +126,16 @@ for word in "$@"; do
 done
 case $verb in
   describe)
-    [[ -d $cloud/0 ]] || exit 1
+    left=$(cat "$cloud/outage" 2>/dev/null || echo 0)
+    if ((left)); then
+      echo $((left - 1)) > "$cloud/outage"
+      echo "ERROR: (gcloud.compute.tpus.tpu-vm.describe) UNAVAILABLE: try again" >&2
+      exit 1
+    fi
+    if [[ ! -d $cloud/0 ]]; then
+      echo "ERROR: (gcloud.compute.tpus.tpu-vm.describe) NOT_FOUND: Resource 'nodes/fer' was not found" >&2
+      exit 1
+    fi
     if [[ $format == *networkEndpoints* ]]; then echo "10.0.0.1;10.0.0.2"; else cat "$cloud/state"; fi
     ;;
   create) mkdir -p "$cloud/0" "$cloud/1" && echo READY > "$cloud/state" ;;
@@ -198,8 +208,47 @@ def test_tpu_run_goes_on_after_a_preemption_and_after_exit_code_75(cloud, tmp_pa
     assert "was preempted; creating it again" in done.stderr
     assert "asked to stop and saved; going on" in done.stderr
     assert len((tmp_path / "shared" / "starts-0").read_text().splitlines()) == 3
+    assert created_and_deleted(tmp_path) == ["create", "delete", "create"]
+
+
+def created_and_deleted(tmp_path):
     verbs = [line.split()[3] for line in (tmp_path / "calls").read_text().splitlines()]
-    assert [verb for verb in verbs if verb in ("create", "delete")] == ["create", "delete", "create"]
+    return [verb for verb in verbs if verb in ("create", "delete")]
+
+
+def test_tpu_run_goes_on_while_gcloud_cannot_be_asked(cloud, tmp_path):
+    # Worker 0 breaks the connection, and both end when it is there again.
+    job = (
+        f'w=${{1#--workdir=}}; {WRITE} echo . >> "$w/starts-$WORKER"\n'
+        f"if ((WORKER == 0)); then echo 3 > {tmp_path}/outage; fi\n"
+        f"until [[ $(cat {tmp_path}/outage) == 0 ]]; do sleep 0.05; done"
+    )
+    done = cloud("run", job)
+    assert done.returncode == 0, done.stderr
+    assert "gcloud does not tell the state of fer (3 of 20): ERROR: " in done.stderr
+    assert "preempted" not in done.stderr
+    assert created_and_deleted(tmp_path) == ["create"]
+    for worker in (0, 1):
+        assert (tmp_path / "shared" / f"starts-{worker}").read_text() == ".\n"
+
+
+@pytest.mark.parametrize("action", ["up", "wait"])
+def test_tpu_creates_nothing_where_gcloud_can_never_be_asked(cloud, tmp_path, action):
+    cloud("up", "")
+    (tmp_path / "outage").write_text("1000")
+    done = cloud(action, "", options=["--poll=0.01"])
+    assert done.returncode == 2
+    assert "gcloud did not tell the state of fer 20 times" in done.stderr
+    assert created_and_deleted(tmp_path) == ["create"]
+
+
+def test_tpu_wait_leaves_a_slice_alone_that_is_neither_ready_nor_preempted(cloud, tmp_path):
+    cloud("up", "")
+    (tmp_path / "state").write_text("REPAIRING")
+    done = cloud("wait", "")
+    assert done.returncode == 2
+    assert "fer is in state REPAIRING, neither ready nor preempted" in done.stderr
+    assert created_and_deleted(tmp_path) == ["create"]
 
 
 def test_tpu_run_ends_with_a_failures_code_and_shows_the_logs(cloud, tmp_path):
