@@ -97,11 +97,12 @@ def _run(arguments: argparse.Namespace, overrides: list[str], jobs: int | None) 
         for run in left:
             print(shlex.join([sys.executable, "-m", "mpafer_jax.main", *run.command(root)]))
         return 0
-    record = sweep.Record(arguments.sweep, plan.recorded(overrides), found)
-    if arguments.slurm:
-        return _queue(left, record, root, jobs or 0, arguments.sbatch, dry_run=arguments.dry_run)
-    record.write(root)
+    if arguments.dry_run:
+        return _show_array(left, root, jobs or 0, arguments.sbatch)
+    sweep.Record(arguments.sweep, plan.recorded(overrides), found).write(root)
     left = _reuse(left, root, arguments.reuse)
+    if arguments.slurm:
+        return _queue(left, root, jobs or 0, arguments.sbatch)
     failures = _run_here(left, root, jobs or 1, arguments)
     whole = report.read(root)
     whole.write()
@@ -141,24 +142,35 @@ def _run_here(
         raise ConfigError(f"another launch/sweep.py is at work in {root}; wait until it ends") from error
 
 
-def _queue(
-    runs: list[plan.Run], record: sweep.Record, root: pathlib.Path, jobs: int, options: list[str], *, dry_run: bool
-) -> int:
+def _show_array(runs: list[plan.Run], root: pathlib.Path, jobs: int, options: list[str]) -> int:
     if not runs:
         print("nothing is left to run")
         return 0
     path, lines = slurm.arguments(runs, root)
+    print(shlex.join(slurm.sbatch_command(_SLURM_SCRIPT, path, len(runs), jobs, options)))
+    print(f"with {path}:\n{lines}", end="")
+    return 0
+
+
+def _queue(runs: list[plan.Run], root: pathlib.Path, jobs: int, options: list[str]) -> int:
+    if not runs:
+        print("nothing is left to run")
+        return 0
+    slurm.refuse_waiting(runs, root)
+    path, lines = slurm.arguments(runs, root)
+    files.write_text(path, lines)
     command = slurm.sbatch_command(_SLURM_SCRIPT, path, len(runs), jobs, options)
     print(shlex.join(command))
-    if dry_run:
-        print(f"with {path}:\n{lines}", end="")
-        return 0
-    record.write(root)
-    files.write_text(path, lines)
     try:
-        return subprocess.run(command, env=runner.shared_environment(root), check=False).returncode
+        queued = subprocess.run(
+            command, env=runner.shared_environment(root), stdout=subprocess.PIPE, text=True, check=False
+        )
     except FileNotFoundError as error:
         raise ConfigError("there is no sbatch on this machine; --dry_run prints what would be queued") from error
+    print(queued.stdout, end="")
+    if queued.returncode == 0:
+        slurm.remember(queued.stdout, runs, path)
+    return queued.returncode
 
 
 if __name__ == "__main__":

@@ -99,6 +99,9 @@ def test_runs_fail_are_resumed_and_reused(command, sample, tmp_path):
     assert other.returncode == 0, other.stderr
     assert other.stderr.count(": taken from ") == 2
     assert other.stdout == text + "\n"
+    queued = command("--slurm", "--seeds=0", f"--reuse={root}", workdir="queued")
+    assert (queued.returncode, queued.stdout) == (0, "nothing is left to run\n"), queued.stderr
+    assert runs.summary(tmp_path / "queued" / "all" / "full" / "seed_0") == stored
 
     # Another configuration has no place in this folder.
     changed = command("--seeds=0", steps=3)
@@ -134,13 +137,44 @@ def test_stopped_it_goes_on(command, tmp_path):
     assert not (folder / "summary.json").exists()
 
 
+def stand_in(tmp_path, name, text):
+    """A command of Slurm's in tmp_path/bin."""
+    (tmp_path / "bin").mkdir(exist_ok=True)
+    (tmp_path / "bin" / name).write_text(f"#!/bin/sh\n{text}\n")
+    (tmp_path / "bin" / name).chmod(0o755)
+
+
+def test_what_a_job_is_still_to_make_is_not_queued_again(command, tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
+    stand_in(tmp_path, "sbatch", "echo a line of this site; echo 42")
+    stand_in(tmp_path, "squeue", 'echo "$*" >> "$(dirname "$0")/asked"; cat "$(dirname "$0")/waiting"')
+    asked, waiting = tmp_path / "bin" / "asked", tmp_path / "bin" / "waiting"
+    flags = ["--slurm", "--seeds=0"]  # tasks 0: full, 1: bare
+    assert command(*flags).returncode == 0
+    assert not asked.exists()
+
+    waiting.write_text("1\n")
+    again = command(*flags)
+    assert again.returncode == 2
+    assert "job 42 is still to make 1 of these runs (all/bare/seed_0 first)" in again.stderr
+    assert asked.read_text() == "--jobs=42 --array --noheader --format=%K\n"
+    assert command(*flags, "--only=full").returncode == 0  # that task has ended, without a result
+    stand_in(tmp_path, "squeue", "echo slurm_load_jobs error: Invalid job id specified >&2; exit 1")
+    assert command(*flags).returncode == 0  # forgotten, so long ago has it ended
+
+    stand_in(tmp_path, "squeue", "echo Unable to contact slurm controller >&2; exit 1")
+    unknown = command(*flags)
+    assert unknown.returncode == 2
+    assert "whether job 42 has ended is not known: squeue --jobs=42 " in unknown.stderr
+
+
 def test_an_array_of_slurm_jobs(command, tmp_path, monkeypatch):
     root = tmp_path / "sweep"
     flags = ["--slurm", "--jobs=3", "--sbatch=--gpus-per-node=1 --nodes=1", "--seeds=0"]
     dry = command(*flags, "--dry_run")
     assert dry.returncode == 0, dry.stderr
     first, _, *lines = dry.stdout.splitlines()
-    assert first.startswith("sbatch --array=0-1%3 ")
+    assert first.startswith("sbatch --parsable --array=0-1%3 ")
     assert " --gpus-per-node=1 --nodes=1 launch/slurm.sbatch --arguments-from=" in first
     assert len(lines) == 2
     assert not root.exists()
@@ -149,15 +183,13 @@ def test_an_array_of_slurm_jobs(command, tmp_path, monkeypatch):
     assert missing.returncode == 2
     assert "there is no sbatch on this machine; --dry_run prints" in missing.stderr
 
-    (tmp_path / "bin").mkdir()
-    sbatch = tmp_path / "bin" / "sbatch"
-    sbatch.write_text('#!/bin/sh\necho "$JAX_COMPILATION_CACHE_DIR" "$@" > "$(dirname "$0")/called"\n')
-    sbatch.chmod(0o755)
+    stand_in(tmp_path, "sbatch", 'echo "$JAX_COMPILATION_CACHE_DIR" "$@" > "$(dirname "$0")/called"; echo 42')
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
     queued = command(*flags)
     assert queued.returncode == 0, queued.stderr
+    assert queued.stdout.splitlines()[-1] == "42"
     called = (tmp_path / "bin" / "called").read_text()
-    assert called.startswith(f"{root / 'compilation_cache'} --array=0-1%3 ")
+    assert called.startswith(f"{root / 'compilation_cache'} --parsable --array=0-1%3 ")
     path = called.split("--arguments-from=")[1].strip()
     # Each task's own line becomes the arguments of the main command.
     started = subprocess.run(
