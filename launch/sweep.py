@@ -42,7 +42,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="launch/sweep.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--sweep", required=True, help="sweep file and its argument, as above")
-    parser.add_argument("--workdir", required=True, type=pathlib.Path, help="folder of the sweep")
+    parser.add_argument("--workdir", required=True, type=files.path_argument("--workdir"), help="folder of the sweep")
     parser.add_argument("--seeds", type=_integers, help="with commas between them (default: the sweep's, 0,1,2)")
     parser.add_argument("--only", type=_names, default=[], help="points or tables to run, with commas between them")
     parser.add_argument("--jobs", type=int, default=None, help="runs at once (default: 1; with --gpus one for each)")
@@ -60,7 +60,7 @@ def _integers(text: str) -> list[int]:
 
 
 def _paths(text: str) -> list[pathlib.Path]:
-    return [pathlib.Path(name) for name in text.split(",")]
+    return [files.path_argument("--reuse")(name) for name in text.split(",")]
 
 
 def _names(text: str) -> list[str]:

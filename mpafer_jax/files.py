@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import functools
 import importlib.util
@@ -9,7 +10,7 @@ import json
 import os
 import pathlib
 import tempfile
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from typing import Any, cast
 
 # Scheme of a bucket's URL -> the package through which fsspec reads it, and our extra that installs it.
@@ -33,8 +34,26 @@ def local_path(text: str, field: str) -> pathlib.Path:
       ValueError: it is a URL, which as a name would mean a folder of this machine that is called "gs:".
     """
     if "://" in text:
-        raise ValueError(f"{field} is {text!r}: expected a folder of this machine, or a bucket that is mounted there")
+        raise ValueError(
+            f"{field} is {text!r}: expected a file or folder of this machine, where a bucket can be mounted"
+        )
     return pathlib.Path(text)
+
+
+def path_argument(flag: str) -> Callable[[str], pathlib.Path]:
+    """`local_path` as argparse's `type`: a URL ends the command with exit code 2.
+
+    Args:
+      flag: of which flag, for the message.
+    """
+
+    def parse(text: str) -> pathlib.Path:
+        try:
+            return local_path(text, flag)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error)) from error
+
+    return parse
 
 
 def any_path(text: str | os.PathLike[str], field: str) -> pathlib.Path:

@@ -78,7 +78,12 @@ def _parser() -> argparse.ArgumentParser:
         metavar="FILE",
         help="results: .csv, .jsonl or .parquet (default: lines on the screen)",
     )
-    add("--heatmaps", type=Path, metavar="DIR", help="explanations: a picture and a JSON file for each face")
+    add(
+        "--heatmaps",
+        type=files.path_argument("--heatmaps"),
+        metavar="DIR",
+        help="explanations: a picture and a JSON file for each face",
+    )
     add("--bank", default="expressions", help="descriptions that heat maps rank and --zero_shot reads (name or path)")
     add("--faces", choices=("none", "detect"), default="none", help="none: every picture is a face (default)")
     add("--which_faces", choices=("largest", "all"), default="largest", help="of those detected")
@@ -94,11 +99,12 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _table(text: str) -> Path:
+    path = files.path_argument("--out")(text)
     try:
-        tables.check_suffix(Path(text))
+        tables.check_suffix(path)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from error
-    return Path(text)
+    return path
 
 
 def _margin(text: str) -> float:

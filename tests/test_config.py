@@ -113,7 +113,7 @@ def test_every_field_has_a_comment_above_it(name, least):
         ({"data.dir": ""}, "dir is empty"),
         (
             {"data.prepared_dir": "gs://bucket/x"},
-            "prepared_dir is 'gs://bucket/x': expected a folder of this machine",
+            "prepared_dir is 'gs://bucket/x': expected a file or folder of this machine",
         ),
         ({"data.dir": "az://bucket/x"}, "dir is 'az://bucket/x': expected a folder, gs://BUCKET/NAME or s3://BUCKET/N"),
         ({"data.dir": "gs:///"}, "dir is 'gs:///': expected a folder"),

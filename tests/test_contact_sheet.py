@@ -74,5 +74,5 @@ def test_the_command(data, tmp_path):
         assert sheet.height == 3 * 32
     assert f"{out}: " in done.stdout
     failed: subprocess.CompletedProcess = runs.run([*command, f"--config.data.dir={tmp_path}/no", f"--out={out}"])
-    assert failed.returncode == 1
+    assert failed.returncode == 2
     assert "is not there" in failed.stdout

@@ -1,11 +1,17 @@
 """Names of files and folders: which are of this machine, which in a bucket, and which are refused."""
 
+import importlib
 import importlib.util
 import pathlib
+import sys
 
 import pytest
 
 from mpafer_jax import files
+from tests.end_to_end import runs
+
+CONFIG = f"--config={runs.ROOT / 'configs' / 'sample.py'}"
+URL = "gs://bucket/name.csv"
 
 
 def test_plain_names_are_of_this_machine(tmp_path):
@@ -27,3 +33,52 @@ def test_folders_are_renamed(tmp_path):
     (tmp_path / "a" / "b").mkdir(parents=True)
     files.rename_folder(tmp_path / "a", "c")
     assert [path.name for path in tmp_path.rglob("*")] == ["c", "b"]
+
+
+EXPECTED = f"{URL!r}: expected a file or folder of this machine, where a bucket can be mounted"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["benchmark", f"--out={URL}"],
+        ["contact_sheet", CONFIG, f"--out={URL}"],
+        ["faithfulness", CONFIG, "--checkpoint=run", f"--curves={URL}"],
+        ["generate_descriptions", "--model=m", f"--out={URL}"],
+        ["make_sample", f"--out={URL}"],
+        ["motion_prior", CONFIG, f"--out={URL}"],
+        ["prompt_report", CONFIG, f"--out={URL}"],
+    ],
+    ids=lambda words: words[0],
+)
+def test_tools_refuse_to_write_into_a_bucket(words, tmp_path):
+    if words[0] == "benchmark":
+        pytest.importorskip("torch", reason="the extra `bench` is not installed")
+    done = runs.run([sys.executable, "-m", f"mpafer_jax.tools.{words[0]}", *words[1:]], cwd=tmp_path)
+    assert done.returncode == 2, done.stderr
+    assert EXPECTED in done.stdout + done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("module", "words"),
+    [
+        ("mpafer_jax.predict", ["run", "faces", f"--out={URL}"]),
+        ("mpafer_jax.predict", ["run", "faces", f"--heatmaps={URL}"]),
+        ("mpafer_jax.tools.export", ["run", f"--out={URL}"]),
+        ("mpafer_jax.tools.report", ["run", "other", f"--out={URL}"]),
+        ("mpafer_jax.tools.results", [f"--page={URL}"]),
+        ("mpafer_jax.tools.results", [URL]),
+        ("launch.sweep", ["--sweep=configs/sweeps/seeds.py:sample", "--dry_run", f"--workdir={URL}"]),
+        ("launch.sweep", ["--sweep=configs/sweeps/seeds.py:sample", "--workdir=runs/x", f"--reuse={URL}"]),
+    ],
+    ids=lambda value: value.rpartition(".")[2] if isinstance(value, str) else value[-1].partition("=")[0],
+)
+def test_commands_refuse_to_write_into_a_bucket(module, words, tmp_path, monkeypatch, capsys):
+    main = importlib.import_module(module).main
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as ended:
+        main(words)
+    assert ended.value.code == 2
+    assert EXPECTED in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())

@@ -24,6 +24,7 @@ from mpafer_jax.benchmark import measure, measures, report
 from mpafer_jax.benchmark.client import BenchmarkError
 from mpafer_jax.benchmark.problem import CLIPS, PRECISIONS, Setting
 from mpafer_jax.benchmark.worker import CONTENDERS
+from mpafer_jax.config import ConfigError
 
 _CLIP = flags.DEFINE_enum("clip", "vit_b16", list(CLIPS), "Shape of the CLIP.")
 _BATCHES = flags.DEFINE_list("batch_sizes", ["16"], "Images at once; several for one table each.")
@@ -50,7 +51,11 @@ def main(argv: Sequence[str]) -> None:
     if "plain" in _CONTENDERS.value and importlib.util.find_spec("torch") is None:
         print("the plain PyTorch way needs PyTorch: pip install -e '.[bench]'", file=sys.stderr)
         sys.exit(2)
-    out = files.local_path(str(_OUT.value), "--out")
+    try:
+        out = command.folder(str(_OUT.value), "--out")
+    except ConfigError as error:
+        print(error, file=sys.stderr)
+        sys.exit(2)
     out.mkdir(parents=True, exist_ok=True)
     try:
         text, results = run(out)

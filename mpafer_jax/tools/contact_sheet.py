@@ -9,7 +9,6 @@ many pictures the split has of it.
 
 from __future__ import annotations
 
-import pathlib
 import sys
 from collections.abc import Sequence
 
@@ -33,12 +32,12 @@ def main(argv: Sequence[str]) -> None:
     command.refuse_arguments(argv)
     command.show_own_log_lines()
     try:
+        out = command.folder(str(_OUT.value), "--out")
         data = Config.from_config_dict(_CONFIG.value).data
         sheet = contact_sheet(data, _SPLIT.value, _PER_CLASS.value, _TILE.value, _SHEET_SEED.value)
     except (ConfigError, DataError) as error:
         print(error)
-        sys.exit(1)
-    out = pathlib.Path(str(_OUT.value))
+        sys.exit(2)
     with files.replacing(out) as temporary:
         sheet.save(temporary, "PNG")
     print(f"{out}: {sheet.width}x{sheet.height} pixels")

@@ -185,7 +185,8 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("checkpoint", help="a run's workdir, its checkpoints folder, or one step_N folder")
     add("--to", type=_several(FORMS), default=("prompts",), metavar="FORMS", help=f"of {', '.join(FORMS)}; with commas")
-    add("--out", type=Path, required=True, metavar="DIR", help="folder for the files, new or empty")
+    out = files.path_argument("--out")
+    add("--out", type=out, required=True, metavar="DIR", help="folder for the files, new or empty")
     add("--which", choices=("best", "last"), default="best", help="of a run's checkpoints")
     add("--clip", default="", help="where the checkpoint's CLIP is now, if not where it was")
     add("--batch_size", type=_count, default=0, help="pictures of one call of a program; 0: any number (default)")

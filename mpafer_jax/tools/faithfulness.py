@@ -9,7 +9,6 @@ curves. Labels are not read: the curves follow the class that the model predicts
 
 from __future__ import annotations
 
-import pathlib
 import sys
 from collections.abc import Sequence
 
@@ -39,6 +38,7 @@ def main(argv: Sequence[str]) -> None:
     command.show_own_log_lines()
     command.import_libraries_without_torch()
     try:
+        curves = command.folder(str(_CURVES.value), "--curves") if _CURVES.value else None
         config = Config.from_config_dict(_CONFIG.value)
         predictor = Predictor.from_checkpoint(str(_CHECKPOINT.value))
         test = load_dataset(config.data).test
@@ -53,8 +53,8 @@ def main(argv: Sequence[str]) -> None:
     summary = faithfulness.summarize(measured)
     print(faithfulness.table(summary))
     print(f"{len(chosen)} pictures of test, {_STEPS.value} steps; mean area under the curve ± standard error.")
-    if _CURVES.value:
-        files.write_json(pathlib.Path(_CURVES.value), {"images": len(chosen), "steps": _STEPS.value, "maps": summary})
+    if curves:
+        files.write_json(curves, {"images": len(chosen), "steps": _STEPS.value, "maps": summary})
 
 
 if __name__ == "__main__":

@@ -22,7 +22,6 @@ goes on. 2: a mistake in the flags, or the server refuses the request; nothing w
 from __future__ import annotations
 
 import os
-import pathlib
 import sys
 from collections.abc import Sequence
 from typing import Any, cast
@@ -116,7 +115,11 @@ def main(argv: Sequence[str]) -> None:
     """Runs the command."""
     command.refuse_arguments(argv)
     command.show_own_log_lines(chat.RETRY_LOGGER)
-    out = pathlib.Path(str(_OUT.value))
+    try:
+        out = command.folder(str(_OUT.value), "--out")
+    except ConfigError as error:
+        logging.error("%s", error)
+        sys.exit(2)
     go_on = f"usable answers are kept in {partial_path(out)}; the same command asks only for the rest"
     try:
         check_out(out, bool(_OVERWRITE.value))

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
+import sys
 from collections.abc import Sequence
 
 import numpy as np
@@ -18,6 +19,7 @@ from absl import app, flags
 from PIL import Image, ImageDraw
 
 from mpafer_jax import command
+from mpafer_jax.config import ConfigError
 from mpafer_jax.hard_prompts.bank import load_bank
 from mpafer_jax.hard_prompts.templates import build_hard_prompts
 from mpafer_jax.weights.random_clip import write_random_clip
@@ -132,7 +134,11 @@ def main(argv: Sequence[str]) -> None:
     command.refuse_arguments(argv)
     if not _OUT.value:
         raise app.UsageError("usage: python -m mpafer_jax.tools.make_sample --out=FOLDER")
-    out = pathlib.Path(_OUT.value)
+    try:
+        out = command.folder(str(_OUT.value), "--out")
+    except ConfigError as error:
+        print(error, file=sys.stderr)
+        sys.exit(2)
     write_sample(out, train_per_class=_TRAIN.value, test_per_class=_TEST.value, seed=_SEED.value)
     print(f"{out}/faces: drawn faces, {len(EXPRESSIONS)} expressions; {out}/clip: a CLIP with random weights")
 

@@ -11,7 +11,6 @@ Exit code 0: done. 2: a mistake in the configuration or the data, or none of the
 
 from __future__ import annotations
 
-import pathlib
 import sys
 from collections.abc import Sequence
 
@@ -32,14 +31,15 @@ def main(argv: Sequence[str]) -> None:
     command.refuse_arguments(argv)
     command.show_own_log_lines()
     try:
+        out = command.folder(str(_OUT.value), "--out")
         config = Config.from_config_dict(_CONFIG.value)
         command.import_libraries_without_torch()
-        table = write_motion_sheet(config, pathlib.Path(_OUT.value))
+        table = write_motion_sheet(config, out)
     except (BankError, ConfigError, DataError) as error:
         logging.error("%s: %s", type(error).__name__, error)
         sys.exit(2)
     print(table, end="")
-    print(f"\n{_OUT.value}: the mean faces and the weights over them")
+    print(f"\n{out}: the mean faces and the weights over them")
 
 
 if __name__ == "__main__":

@@ -57,18 +57,19 @@ def main(argv: Sequence[str]) -> None:
     command.refuse_arguments(argv)
     command.show_own_log_lines()
     try:
+        out = command.folder(str(_OUT.value), "--out") if _OUT.value else None
         config = Config.from_config_dict(_CONFIG.value)
         command.import_libraries_without_torch()
         report = make_report(config, str(_SPLIT.value))
-        if _OUT.value and distributed.is_first():
-            write(report, pathlib.Path(_OUT.value))
+        if out and distributed.is_first():
+            write(report, out)
     except (BankError, ConfigError, DataError, PromptError) as error:
         logging.error("%s: %s", type(error).__name__, error)
         sys.exit(2)
     print(text.accuracy_table(report), end="")
     print(f"\nMeasured on the {report.split[1]} images of the {report.split[0]} split.")
-    if _OUT.value:
-        print(f"{_OUT.value}/report.md: lengths, cosines, classes that are hard to tell apart")
+    if out:
+        print(f"{out}/report.md: lengths, cosines, classes that are hard to tell apart")
 
 
 if __name__ == "__main__":

@@ -28,7 +28,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         prog="mpafer_jax.tools.report", description="One run's report, or several compared."
     )
     parser.add_argument("workdirs", nargs="+", metavar="workdir")
-    parser.add_argument("--out", type=Path, help="file of a comparison (default comparison.html)")
+    parser.add_argument(
+        "--out", type=files.path_argument("--out"), help="file of a comparison (default comparison.html)"
+    )
     parser.add_argument(
         "--nopictures", action="store_true", help="leave the dataset's pictures out of one run's report, to pass it on"
     )

@@ -22,6 +22,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from mpafer_jax import files
 from mpafer_jax.config import ConfigError
 from mpafer_jax.evaluation import cross_dataset
 from mpafer_jax.evaluation.predictions import PredictionsError
@@ -32,10 +33,13 @@ from mpafer_jax.sweeps.collect import MixedRunsError
 def main(argv: Sequence[str] | None = None) -> int:
     """Writes and prints tables, or writes the page; returns the exit status."""
     parser = argparse.ArgumentParser(prog="mpafer_jax.tools.results", description="Tables of sweeps.")
-    parser.add_argument("folders", nargs="*", type=Path, metavar="folder", help="of sweeps, or published files")
+    local = files.path_argument
+    parser.add_argument(
+        "folders", nargs="*", type=local("folder"), metavar="folder", help="of sweeps, or published files"
+    )
     parser.add_argument("--format", choices=list(report.FORMATS), default="markdown", help="what is printed")
     parser.add_argument("--baseline", default="", help="row that the others are compared with (default: the sweep's)")
-    parser.add_argument("--page", type=Path, help="publish them instead, and write this page of all")
+    parser.add_argument("--page", type=local("--page"), help="publish them instead, and write this page of all")
     arguments = parser.parse_args(argv)
     if not arguments.folders and not arguments.page:
         parser.error("name one sweep's folder or several")
