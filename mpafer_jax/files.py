@@ -27,7 +27,7 @@ def local_path(text: str, field: str) -> pathlib.Path:
     """A folder or file of this machine by its name.
 
     Args:
-      text: the name, as a flag or field gives it.
+      text: the name, as a flag or field gives it; `~` is the home, as in a shell, which does not see it in `--flag=~`.
       field: of which flag or field, for the message.
 
     Raises:
@@ -37,7 +37,12 @@ def local_path(text: str, field: str) -> pathlib.Path:
         raise ValueError(
             f"{field} is {text!r}: expected a file or folder of this machine, where a bucket can be mounted"
         )
-    return pathlib.Path(text)
+    return _home_expanded(text)
+
+
+def _home_expanded(name: str) -> pathlib.Path:
+    # Not Path.expanduser, which raises for a name such as "~old" that belongs to no user.
+    return pathlib.Path(os.path.expanduser(name))  # noqa: PTH111
 
 
 def path_argument(flag: str) -> Callable[[str], pathlib.Path]:
@@ -60,7 +65,7 @@ def any_path(text: str | os.PathLike[str], field: str) -> pathlib.Path:
     """A folder or file of this machine or in a bucket by its name: a plain one, gs://BUCKET/NAME or s3://BUCKET/NAME.
 
     Args:
-      text: the name, as a flag, field or caller gives it.
+      text: the name, as a flag, field or caller gives it; `~` as in `local_path`.
       field: of which flag or field, for the message.
 
     Returns:
@@ -73,7 +78,7 @@ def any_path(text: str | os.PathLike[str], field: str) -> pathlib.Path:
     name = os.fspath(text)
     scheme, separator, rest = name.partition("://")
     if not separator:
-        return pathlib.Path(text)
+        return _home_expanded(name)
     if scheme not in _BUCKETS or not rest.strip("/"):
         raise ValueError(f"{field} is {name!r}: expected a folder, gs://BUCKET/NAME or s3://BUCKET/NAME")
     package, extra = _BUCKETS[scheme]

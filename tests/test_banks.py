@@ -264,3 +264,11 @@ def test_texts_of_a_bank_cannot_change():
 def test_one_class_cannot_be_permuted():
     with pytest.raises(BankError, match="one class cannot be permuted"):
         permuted(BANKS["expressions"], ("anger",), 0)
+
+
+def test_the_path_of_a_bank_may_be_in_the_home(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    bank = load_bank(write(tmp_path / "mine.json"))
+    assert load_bank("~/mine.json") == bank
+    with pytest.raises(BankError, match=r"hard_prompts\.bank is 'gs://bucket/mine.json': expected a file"):
+        load_bank("gs://bucket/mine.json")

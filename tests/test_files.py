@@ -35,6 +35,15 @@ def test_folders_are_renamed(tmp_path):
     assert [path.name for path in tmp_path.rglob("*")] == ["c", "b"]
 
 
+def test_a_tilde_is_the_home(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for find in (files.any_path, files.local_path, lambda name, flag: files.path_argument(flag)(name)):
+        assert find("~/runs/a", "--workdir") == tmp_path / "runs" / "a"
+        assert find("~", "--workdir") == tmp_path
+        assert find("runs/~", "--workdir") == pathlib.Path("runs/~")
+        assert find("~nobody of that name", "--workdir") == pathlib.Path("~nobody of that name")
+
+
 EXPECTED = f"{URL!r}: expected a file or folder of this machine, where a bucket can be mounted"
 
 

@@ -8,7 +8,6 @@ traces it describes. docs/hard_prompts.md shows one.
 from __future__ import annotations
 
 import importlib.resources
-import pathlib
 from collections.abc import Sequence
 from importlib.resources.abc import Traversable
 from typing import Any, Literal, Self, get_args
@@ -16,6 +15,7 @@ from typing import Any, Literal, Self, get_args
 import numpy as np
 import pydantic
 
+from mpafer_jax import files
 from mpafer_jax.expressions import canonical_name
 from mpafer_jax.hard_prompts.provenance import Provenance
 
@@ -233,7 +233,10 @@ def load_bank(name_or_path: str) -> Bank:
       BankError: there is no such bank, or it does not hold what a bank must.
     """
     shipped = _SHIPPED / f"{name_or_path}.json"
-    file: Traversable = shipped if shipped.is_file() else pathlib.Path(name_or_path)
+    try:
+        file: Traversable = shipped if shipped.is_file() else files.local_path(name_or_path, "hard_prompts.bank")
+    except ValueError as error:
+        raise BankError(str(error)) from error
     if not file.is_file():
         known = sorted(item.name.removesuffix(".json") for item in _SHIPPED.iterdir() if item.name.endswith(".json"))
         raise BankError(
