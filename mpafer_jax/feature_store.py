@@ -13,7 +13,6 @@ depend on. A file that is deleted is made again.
 from __future__ import annotations
 
 import dataclasses
-import errno
 import hashlib
 import json
 import zipfile
@@ -88,7 +87,7 @@ class FeatureStore:
                     about = np.array(json.dumps(self.about))
                     np.savez(stream, allow_pickle=False, hashes=hashes, features=stored, about=about)
         except OSError as error:
-            if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+            if not files.is_not_writable(error):
                 raise
             logging.warning(
                 "features are not kept: %s cannot be written (%s); config.data.features_dir names another folder",

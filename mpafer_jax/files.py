@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import errno
 import functools
 import importlib.util
 import json
@@ -140,6 +141,11 @@ def local_copy(path: pathlib.Path) -> Generator[pathlib.Path]:
         copy = pathlib.Path(folder) / path.name
         copy.write_bytes(path.read_bytes())
         yield copy
+
+
+def is_not_writable(error: OSError) -> bool:
+    """Whether an error says that a place is not to be written to, by permissions or as mounted (read-only)."""
+    return error.errno in (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
 def rename_folder(folder: pathlib.Path, name: str) -> None:

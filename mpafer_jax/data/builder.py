@@ -31,6 +31,7 @@ import numpy.typing as npt
 import tensorflow_datasets as tfds
 from absl import logging
 
+from mpafer_jax import files
 from mpafer_jax.data.inspection import inspect_all, workers
 from mpafer_jax.data.records import BadImageError, DataError, SourceIndex
 
@@ -221,7 +222,9 @@ def prepare(
         with filelock.FileLock(root / f"{parent.name}.lock"):
             if not directory.is_dir():
                 _write(builder_class, index, parent, on_bad_image, fingerprint)
-    except PermissionError as error:
+    except OSError as error:
+        if not files.is_not_writable(error):
+            raise
         raise DataError(
             f"{root} cannot be written ({error}); set config.data.prepared_dir to a folder that can"
         ) from error

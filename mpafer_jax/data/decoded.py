@@ -26,7 +26,7 @@ import PIL
 from absl import logging
 from PIL import Image, features
 
-from mpafer_jax import processes
+from mpafer_jax import files, processes
 from mpafer_jax.data.builder import ExampleSource
 from mpafer_jax.data.preprocess import decode
 from mpafer_jax.data.records import DataError
@@ -80,7 +80,9 @@ def open_or_make(prepared: Path, split: str, source: ExampleSource) -> DecodedIm
             with filelock.FileLock(folder.parent / f"{split}.lock"):
                 if not folder.is_dir():
                     _write(folder, source)
-        except PermissionError as error:
+        except OSError as error:
+            if not files.is_not_writable(error):
+                raise
             raise DataError(
                 f"config.data.cache_decoded: {prepared} cannot be written ({error}); switch it off, or set "
                 "config.data.prepared_dir to a folder that can"

@@ -1,5 +1,7 @@
 """The decoded copy: the same batches with and without it, made once, whole or not at all, mapped and not copied."""
 
+import errno
+import os
 import pickle
 import subprocess
 import sys
@@ -125,14 +127,31 @@ def test_what_was_interrupted_is_made_anew(folders: Path, tmp_path: Path, monkey
     assert not unfinished.exists()
 
 
+@pytest.mark.parametrize("code", [errno.EACCES, errno.EPERM, errno.EROFS])
 def test_a_folder_that_cannot_be_written_is_named(
-    folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    code: int, folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     load(folders, prepared_dir=str(tmp_path))
 
     def refuse(self: Path, *arguments: Any, **options: Any) -> None:
-        raise PermissionError(13, "Permission denied")
+        raise OSError(code, os.strerror(code))
 
-    monkeypatch.setattr(Path, "mkdir", refuse)  # the tests may run as root, whom no permission stops
+    # The tests may run as root, whom no permission stops, and cannot mount a disk.
+    monkeypatch.setattr(Path, "mkdir", refuse)
     with pytest.raises(DataError, match=r"config\.data\.cache_decoded: .*cannot be written.*prepared_dir"):
         decoded.open_or_make(tmp_path, "train", [])  # type: ignore[arg-type]
+    with pytest.raises(DataError, match=r"elsewhere cannot be written .*set config\.data\.prepared_dir"):
+        load(folders, prepared_dir=str(tmp_path / "elsewhere"))
+
+
+def test_other_errors_of_a_disk_stay_what_they_are(
+    folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(self: Path, *arguments: Any, **options: Any) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(Path, "mkdir", fail)
+    with pytest.raises(OSError, match="Input/output error"):
+        decoded.open_or_make(tmp_path, "train", [])  # type: ignore[arg-type]
+    with pytest.raises(OSError, match="Input/output error"):
+        load(folders, prepared_dir=str(tmp_path / "elsewhere"))
