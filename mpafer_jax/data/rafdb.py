@@ -57,11 +57,15 @@ def read(directory: Path, expressions: Expressions = "basic") -> SourceIndex:
       Splits "train" and "test" (those that the list names), in the list's order.
 
     Raises:
-      DataError: the list or the folder of aligned pictures is not there, or a line of the list does not hold
-        "name label" with a label of that set.
+      DataError: the list or the folder of aligned pictures is not there, a line of the list does not hold
+        "name label" with a label of that set, or the folder is the other set's.
     """
     class_names = CLASS_NAMES if expressions == "basic" else COMPOUND_CLASS_NAMES
     root = directory / expressions if (directory / expressions).is_dir() else directory
+    other: Expressions = "compound" if expressions == "basic" else "basic"
+    # Labels 1 to 7 are labels of either set, so only the folder's name and what is above 7 tell them apart.
+    if root.resolve().name.lower() == other:
+        raise _other_set(f"{directory} is the folder of the {other} set", expressions)
     list_path, pictures = root / _LIST, root / "Image" / "aligned"
     for path in (list_path, pictures):
         if not path.exists():
@@ -77,6 +81,13 @@ def read(directory: Path, expressions: Expressions = "basic") -> SourceIndex:
         seen[name] = number
         image = records.ImageFile(pictures / f"{Path(name).stem}_aligned.jpg")
         splits.setdefault(split, []).append(Record(name, image, label))
+    highest = max((record.label + 1 for listed in splits.values() for record in listed), default=0)
+    if expressions == "compound" and 0 < highest <= len(CLASS_NAMES):
+        raise _other_set(
+            f"{list_path} has no label above {highest}, as the list of the basic set and not of the compound one, "
+            f"whose labels are 1 to {len(class_names)}",
+            expressions,
+        )
     return SourceIndex(
         dataset="rafdb" if expressions == "basic" else "rafdb_compound",
         label_rule="owner",
@@ -86,6 +97,15 @@ def read(directory: Path, expressions: Expressions = "basic") -> SourceIndex:
         absent={s: f"lines {prefix}_*.jpg in {list_path}" for prefix, s in _SPLITS.items() if s not in splits},
         dropped={},
         expected_size=(100, 100),
+    )
+
+
+def _other_set(found: str, expressions: Expressions) -> DataError:
+    name = {"basic": "rafdb", "compound": "rafdb_compound"}
+    other = "compound" if expressions == "basic" else "basic"
+    return DataError(
+        f"{found}; set config.data.dir to the folder that holds {expressions!r}, or to that folder itself, or take the "
+        f"{other} set with --config=configs/{name[other]}.py"
     )
 
 

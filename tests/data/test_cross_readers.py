@@ -297,5 +297,21 @@ def test_rafdb_compound(tmp_path: Path) -> None:
         rafdb.read(tmp_path, "compound")
 
 
+@pytest.mark.parametrize(("wanted", "there"), [("compound", "basic"), ("basic", "compound")])
+def test_rafdb_refuses_the_folder_of_the_other_set(tmp_path: Path, wanted: rafdb.Expressions, there: str) -> None:
+    layouts.write_rafdb(tmp_path / there, {"train_00001.jpg": 5, "test_0001.jpg": 7})  # labels of either set
+    (tmp_path / "link").symlink_to(tmp_path / there)
+    for directory in (tmp_path / there, tmp_path / "link"):
+        with pytest.raises(DataError, match=f"is the folder of the {there} set; .* that holds '{wanted}'"):
+            rafdb.read(directory, wanted)
+
+
+def test_rafdb_compound_refuses_a_list_of_the_basic_set_under_another_name(tmp_path: Path) -> None:
+    layouts.write_rafdb(tmp_path, {"train_00001.jpg": 5, "test_0001.jpg": 7})
+    with pytest.raises(DataError, match=r"no label above 7, .*the basic set with --config=configs/rafdb\.py"):
+        rafdb.read(tmp_path, "compound")
+    assert len(rafdb.read(tmp_path).splits["train"]) == 1
+
+
 def test_rafdb_compound_has_a_description_of_every_class() -> None:
     assert tuple(load_bank("compound").classes) == rafdb.COMPOUND_CLASS_NAMES
