@@ -11,7 +11,7 @@ several joined by commas, unknown ones refused:
     vit_b32, vit_l14, vit_l14_336   another CLIP of OpenAI's (default: ViT-B/16)
     bf16                            CLIP's image tower in bfloat16, for accelerators
     no_validation                   train on the validation images too, choose nothing, report the last step
-    whole                           for --mode=eval: evaluate on all of a dataset whose only split is "train"
+    whole                           for --mode=eval: evaluate on all of a dataset, its splits joined
     tiny_clip                       the small CLIP that ships, with the quickstart's settings: any dataset, no download
     runlocal                        a minute on a laptop: few images, few steps, small batches
     coop, vpt_deep, ivlp, kgcoop    another method in place of MPA-FER (docs/baselines.md), with what else is configured
@@ -220,7 +220,8 @@ def get_common() -> ConfigDict:
     # Share of train that is carved out for validation, class by class, or person by person where the dataset says who
     # is who. [ours: so that the test split chooses nothing]
     data.validation_fraction = 0.1
-    # The owner's split for the final numbers; empty: carve test_fraction out of train, or none.
+    # The owner's split for the final numbers; empty: carve test_fraction out of train, or none; all: all splits that
+    # there are, joined, where nothing is trained on (train_splits empty).
     data.test_split = "test"
     # Share of train that is carved out for the test.
     data.test_fraction = 0.0
@@ -377,7 +378,7 @@ def apply_arguments(config: ConfigDict, arg: str | None) -> ConfigDict:
             config.data.train_splits = (*config.data.train_splits, config.data.validation_split)
         config.data.validation_split, config.data.validation_fraction = "", 0.0
     if "whole" in names:
-        config.data.train_splits, config.data.test_split = (), "train"
+        config.data.train_splits, config.data.test_split = (), "all"
         config.data.validation_split, config.data.validation_fraction, config.data.test_fraction = "", 0.0, 0.0
     if "runlocal" in names:
         _run_local(config)

@@ -26,6 +26,7 @@ Count = Annotated[int, Field(ge=0)]
 PositiveCount = Annotated[int, Field(ge=1)]
 Range = tuple[Positive, Positive]
 Rgb = tuple[Positive, Positive, Positive]
+ALL_SPLITS = "all"  # as data.test_split: whatever splits the dataset has, joined; no reader calls one so
 
 LabelRule = Literal["owner", "majority_labelcsv", "majority_csv", "argmax", "distribution"]
 DatasetName = Literal[
@@ -284,6 +285,12 @@ class DataSection(_Section):
             files.local_path(getattr(self, field), field)
         if self.test_subset and not self.test_split:
             raise ValueError(f"test_subset {self.test_subset!r} restricts the split of test_split, which is empty")
+        if self.test_split == ALL_SPLITS and (self.train_splits or self.validation_split or self.test_subset):
+            raise ValueError(
+                f"test_split {ALL_SPLITS!r} means every split that the dataset has, so train_splits has to be (), "
+                f"validation_split '' and test_subset '', found {self.train_splits}, {self.validation_split!r} and "
+                f"{self.test_subset!r} (the config argument `whole` sets all of them)"
+            )
         held_out = [name for name in (self.validation_split, self.test_split) if name]
         for name in held_out:
             if name in self.train_splits:

@@ -190,8 +190,8 @@ def _evaluate_checkpoint(config: Config, workdir: pathlib.Path) -> dict[str, Any
     if not held_out:
         raise ConfigError(
             "nothing to evaluate: config.data names neither a validation nor a test split, nor a fraction that carves "
-            "one; to evaluate all pictures of a dataset without splits: --config.data.train_splits='()' "
-            "--config.data.test_split=train"
+            "one; to evaluate all pictures of a dataset: --config.data.train_splits='()' "
+            "--config.data.test_split=all"
         )
     on_devices = devices.replicate(params)
     result: dict[str, Any] = {

@@ -83,9 +83,9 @@ def test_arguments_are_strict():
         rafdb.get_config("vit_b32,vit_l14")
 
 
-def test_whole_evaluates_on_all_of_a_dataset_without_splits():
+def test_whole_evaluates_on_all_of_a_dataset():
     data = jaffe.get_config("whole").data
-    assert (data.train_splits, data.validation_split, data.test_split) == ((), "", "train")
+    assert (data.train_splits, data.validation_split, data.test_split) == ((), "", "all")
     assert (data.validation_fraction, data.test_fraction) == (0.0, 0.0)
 
 
@@ -126,6 +126,7 @@ def test_every_field_has_a_comment_above_it(name, least):
         ({"data.validation_split": "test", "data.validation_fraction": 0.0}, "the test split would select"),
         ({"data.validation_split": "train", "data.validation_fraction": 0.0}, "would also be evaluated on"),
         ({"data.validation_split": "validation"}, "validation_split or validation_fraction, not both"),
+        ({"data.test_split": "all"}, r"test_split 'all' means every split .*train_splits has to be \(\), .*'train'"),
         ({"data.label_noise": 1.0}, r"config\.data\.label_noise: .*less than 1"),
         (
             {"prototypes.normalize": True, "loss.prototype_distance": "l1"},

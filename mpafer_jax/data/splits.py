@@ -16,7 +16,7 @@ import numpy.typing as npt
 from absl import logging
 from PIL import Image
 
-from mpafer_jax.config import DataSection
+from mpafer_jax.config import ALL_SPLITS, DataSection
 from mpafer_jax.data import carving, label_noise, preprocess, subset
 from mpafer_jax.data.builder import ExampleSource, Prepared, Summary, prepare
 from mpafer_jax.data.decoded import DecodedImages, open_or_make
@@ -154,7 +154,8 @@ def load_dataset(data: DataSection) -> Dataset:
         names it.
     """
     index = read_source(data)
-    wanted = [*data.train_splits, *(name for name in (data.validation_split, data.test_split) if name)]
+    origins = _held_out_origins(data, index)
+    wanted = [*data.train_splits, *(name for names in origins.values() for name in names)]
     for name in wanted:
         if name not in index.splits:
             raise _absent(name, index)
@@ -168,8 +169,8 @@ def load_dataset(data: DataSection) -> Dataset:
     if not data.train_splits:
         train = train.take(np.zeros(0, np.int64))
     held_out: dict[str, Split | None] = {}
-    for part, name in (("validation", data.validation_split), ("test", data.test_split)):
-        held_out[part] = _concatenate(data, [name], part, prepared) if name else None
+    for part, names in origins.items():
+        held_out[part] = _concatenate(data, names, part, prepared) if names else None
     notes: list[str] = []  # lines of the description
     if data.test_subset and held_out["test"] is not None:
         held_out["test"], note = _restrict(held_out["test"], data, index)
@@ -183,11 +184,20 @@ def load_dataset(data: DataSection) -> Dataset:
         part: None if split is None else _limit(split, data.eval_per_class, data.split_seed)
         for part, split in splits.items()
     }
-    description = _describe(data, prepared, train, splits, notes)
+    description = _describe(data, origins, prepared, train, splits, notes)
     logging.info("%s", description)
     return Dataset(
         train, splits["validation"], splits["test"], prepared.summary.class_names, prepared.summary, description
     )
+
+
+def _held_out_origins(data: DataSection, index: SourceIndex) -> dict[str, tuple[str, ...]]:
+    """The owner's splits of "validation" and "test"; none where it is carved, or there is none."""
+    everything = tuple(index.splits) or (ALL_SPLITS,)
+    return {
+        "validation": (data.validation_split,) if data.validation_split else (),
+        "test": everything if data.test_split == ALL_SPLITS else (data.test_split,) if data.test_split else (),
+    }
 
 
 def _carve(train: Split, persons: npt.NDArray[np.str_], data: DataSection) -> tuple[Split, dict[str, Split], list[str]]:
@@ -273,6 +283,7 @@ def _concatenate(data: DataSection, origin: Sequence[str], name: str, prepared: 
 
 def _describe(
     data: DataSection,
+    owners: Mapping[str, Sequence[str]],
     prepared: Prepared,
     train: Split,
     held_out: Mapping[str, Split | None],
@@ -282,8 +293,9 @@ def _describe(
     splits = {"train": train, **{part: split for part, split in held_out.items() if split is not None}}
     origins = {
         "train": " + ".join(data.train_splits) or "nothing",
-        "validation": data.validation_split or f"{data.validation_fraction:.0%} of train, seed {data.split_seed}",
-        "test": data.test_split or f"{data.test_fraction:.0%} of train, seed {data.split_seed}",
+        "validation": " + ".join(owners["validation"])
+        or f"{data.validation_fraction:.0%} of train, seed {data.split_seed}",
+        "test": " + ".join(owners["test"]) or f"{data.test_fraction:.0%} of train, seed {data.split_seed}",
     }
     lines = [f"dataset {summary.dataset}, label rule {summary.label_rule}, prepared in {prepared.directory}"]
     lines.append(f"  {'label class (owner)':<34}" + "".join(f"{part:>12}" for part in splits))

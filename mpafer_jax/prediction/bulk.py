@@ -133,8 +133,8 @@ def _find_split(config: Config) -> Split:
     if split is None or not len(split):
         raise ConfigError(
             f"config.predict.split is {config.predict.split!r}, which the dataset does not have here; set config."
-            "data.train_splits, validation_split and test_split (data.test_split=train takes all of a dataset without "
-            "splits)"
+            "data.train_splits, validation_split and test_split (data.train_splits=() and data.test_split=all take "
+            "all of a dataset)"
         )
     return split
 

@@ -25,7 +25,7 @@ from concurrent import futures
 from absl import flags, logging
 
 from mpafer_jax import command
-from mpafer_jax.config import Config, ConfigError, DataSection
+from mpafer_jax.config import ALL_SPLITS, Config, ConfigError, DataSection
 from mpafer_jax.data.inspection import inspect_all, workers
 from mpafer_jax.data.records import BadImageError, DataError, Record, SourceIndex
 from mpafer_jax.data.sources import read_source
@@ -117,7 +117,7 @@ def _labels(index: SourceIndex, data: DataSection) -> Report:
         lines += [f"  dropped from {split}: {number} {reason}" for reason, number in reasons.items()]
     lines += [f"  no split {split!r} here; looked for {place}" for split, place in index.absent.items()]
     for split in (*data.train_splits, data.validation_split, data.test_split):
-        if split and split not in index.splits:
+        if split and split != ALL_SPLITS and split not in index.splits:
             place = index.absent.get(split, "no such split in this dataset")
             attention.append(f"the config names the split {split!r}, which is not here ({place})")
     trained = sum((counts[split] for split in data.train_splits if split in counts), collections.Counter[int]())

@@ -206,3 +206,18 @@ def test_every_dataset_loads(tmp_path: Path) -> None:
         dataset = splits.load_dataset(layouts.section(name, tmp_path / name, test_split="test"))
         assert dataset.test is not None
         assert (dataset.train.labels.tolist(), dataset.test.labels.tolist()) == ([labels[0]], [labels[1]])
+
+
+def test_all_splits_are_joined(tmp_path: Path) -> None:
+    for seed, (folder, number) in enumerate({"train": 3, "val": 2, "test": 4}.items()):
+        layouts.write_folders(tmp_path / folder, {"happy": number, "sad": 1}, first_seed=10 * seed)
+    section = layouts.section("folder", tmp_path, train_splits=(), test_split="all")
+    dataset = splits.load_dataset(section)
+    assert dataset.test is not None
+    assert (len(dataset.train), dataset.validation, dataset.test.class_counts().tolist()) == (0, None, [9, 3])
+    assert "test: train + validation + test" in dataset.description
+    hashes = [set(dataset.test.pixel_hashes[part].tolist()) for part in (slice(0, 4), slice(4, 7), slice(7, 12))]
+    for part, found in zip(("train", "validation", "test"), hashes, strict=True):
+        alone = splits.load_dataset(section.model_copy(update={"test_split": part})).test
+        assert alone is not None
+        assert set(alone.pixel_hashes.tolist()) == found
