@@ -45,8 +45,8 @@ def find(arguments: Sequence[str]) -> Generator[Medium]:
 
     Args:
       arguments: files; folders, of which all pictures and videos are taken, in the order of their names, and the same
-        of folders inside; patterns (`faces/**/*.jpg`); `camera:0`. A file whose name does not end like a video's is
-        taken for a picture, whatever its name.
+        of folders inside, through links too but none twice; patterns (`faces/**/*.jpg`); `camera:0`. A file whose name
+        does not end like a video's is taken for a picture, whatever its name.
 
     Raises:
       InputError: lists arguments that name nothing; before anything is yielded.
@@ -76,7 +76,13 @@ def _expand(argument: str) -> Iterator[Medium]:
 
 
 def _of_folder(folder: str) -> Iterator[Medium]:
-    for parent, folders, files in os.walk(folder):
+    seen: set[str] = set()  # links can lead back to where the walk has been
+    for parent, folders, files in os.walk(folder, followlinks=True):
+        real = os.path.realpath(parent)
+        if real in seen:
+            folders.clear()
+            continue
+        seen.add(real)
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(files):
             if not name.startswith(".") and Path(name).suffix.lower() in IMAGE_SUFFIXES | VIDEO_SUFFIXES:

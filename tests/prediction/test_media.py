@@ -46,6 +46,16 @@ def test_folders_are_listed_in_order_with_what_is_inside(tmp_path):
     assert found(tmp_path) == [(kind, str(tmp_path / name)) for kind, name in names]
 
 
+def test_links_to_folders_are_followed_and_end(tmp_path):
+    for name in ("faces/a.jpg", "faces/sub/b.jpg", "elsewhere/c.jpg"):
+        touch(tmp_path / name)
+    faces = tmp_path / "faces"
+    (faces / "linked").symlink_to(tmp_path / "elsewhere")
+    (faces / "sub" / "back").symlink_to(faces)
+    (tmp_path / "elsewhere" / "itself").symlink_to(tmp_path / "elsewhere")
+    assert found(faces) == [("picture", str(faces / name)) for name in ("a.jpg", "linked/c.jpg", "sub/b.jpg")]
+
+
 def test_files_patterns_and_cameras(tmp_path):
     for name in ("x1.jpg", "x2.jpg", "[odd].jpg", "face.dat", "sub/x3.jpg"):
         touch(tmp_path / name)
