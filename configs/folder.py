@@ -2,8 +2,12 @@
 
     python -m mpafer_jax.main --config=configs/folder.py --workdir=runs/mine --config.data.dir=/data/faces
 
-With train/ and test/ (and validation/, if you name it in data.validation_split) the folders are the splits. With class
-folders only, carve the test out of them:
+With train/ and test/ the folders are the splits, and a tenth of train is held out to choose the checkpoint. To choose
+it on val/ (or validation/) instead:
+
+    --config.data.validation_split=validation --config.data.validation_fraction=0
+
+With class folders only, carve the test out of them:
 
     --config.data.test_split= --config.data.test_fraction=0.2
 

@@ -161,7 +161,7 @@ def load_dataset(data: DataSection) -> Dataset:
             raise _absent(name, index)
     if not wanted:
         raise DataError("config.data names no split: train_splits, validation_split and test_split are all empty")
-    for warning in index.warnings:
+    for warning in (*index.warnings, *_unused_validation(data, index, wanted)):
         logging.warning("%s", warning)
     prepared = prepare(BUILDERS[data.dataset], index, prepared_root(data), data.on_bad_image)
     origin = data.train_splits or wanted[:1]
@@ -198,6 +198,16 @@ def _held_out_origins(data: DataSection, index: SourceIndex) -> dict[str, tuple[
         "validation": (data.validation_split,) if data.validation_split else (),
         "test": everything if data.test_split == ALL_SPLITS else (data.test_split,) if data.test_split else (),
     }
+
+
+def _unused_validation(data: DataSection, index: SourceIndex, wanted: Sequence[str]) -> list[str]:
+    """A warning where the dataset brings validation pictures, which a run that trains leaves aside."""
+    if not data.train_splits or "validation" in wanted or "validation" not in index.splits:
+        return []
+    return [
+        f"the {len(index.splits['validation'])} pictures of the split 'validation' are not used; to choose the "
+        "checkpoint on them: --config.data.validation_split=validation --config.data.validation_fraction=0"
+    ]
 
 
 def _carve(train: Split, persons: npt.NDArray[np.str_], data: DataSection) -> tuple[Split, dict[str, Split], list[str]]:

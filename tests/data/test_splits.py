@@ -221,3 +221,16 @@ def test_all_splits_are_joined(tmp_path: Path) -> None:
         alone = splits.load_dataset(section.model_copy(update={"test_split": part})).test
         assert alone is not None
         assert set(alone.pixel_hashes.tolist()) == found
+
+
+def test_validation_pictures_that_are_not_used_are_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for seed, folder in enumerate(("train", "val")):
+        layouts.write_folders(tmp_path / folder, {"happy": 4, "sad": 4}, first_seed=10 * seed)
+    splits.load_dataset(layouts.section("folder", tmp_path, validation_split="validation"))
+    splits.load_dataset(layouts.section("folder", tmp_path, train_splits=(), test_split="train"))
+    assert "not used" not in caplog.text
+    dataset = splits.load_dataset(layouts.section("folder", tmp_path, validation_fraction=0.5))
+    assert dataset.validation is not None
+    assert len(dataset.validation) == 4
+    assert "the 8 pictures of the split 'validation' are not used" in caplog.text
+    assert "--config.data.validation_split=validation --config.data.validation_fraction=0" in caplog.text
