@@ -15,7 +15,7 @@ import sys
 from collections.abc import Sequence
 
 import numpy as np
-from absl import app, flags
+from absl import flags
 from PIL import Image, ImageDraw
 
 from mpafer_jax import command
@@ -24,7 +24,7 @@ from mpafer_jax.hard_prompts.bank import load_bank
 from mpafer_jax.hard_prompts.templates import build_hard_prompts
 from mpafer_jax.weights.random_clip import write_random_clip
 
-_OUT = flags.DEFINE_string("out", "", "Folder to make; must not exist yet.")
+_OUT = flags.DEFINE_string("out", None, "Folder to make; must not exist yet.")
 _TRAIN = flags.DEFINE_integer("train_per_class", 40, "Training pictures of each expression.", lower_bound=1)
 _TEST = flags.DEFINE_integer("test_per_class", 20, "Test pictures of each expression.", lower_bound=1)
 _SEED = flags.DEFINE_integer("seed", 0, "Seed of pictures and weights.", lower_bound=0)
@@ -132,16 +132,15 @@ def write_sample(out: pathlib.Path, *, train_per_class: int, test_per_class: int
 def main(argv: Sequence[str]) -> None:
     """Runs the command."""
     command.refuse_arguments(argv)
-    if not _OUT.value:
-        raise app.UsageError("usage: python -m mpafer_jax.tools.make_sample --out=FOLDER")
     try:
         out = command.folder(str(_OUT.value), "--out")
-    except ConfigError as error:
+        write_sample(out, train_per_class=_TRAIN.value, test_per_class=_TEST.value, seed=_SEED.value)
+    except (ConfigError, FileExistsError) as error:
         print(error, file=sys.stderr)
         sys.exit(2)
-    write_sample(out, train_per_class=_TRAIN.value, test_per_class=_TEST.value, seed=_SEED.value)
     print(f"{out}/faces: drawn faces, {len(EXPRESSIONS)} expressions; {out}/clip: a CLIP with random weights")
 
 
 if __name__ == "__main__":
+    flags.mark_flag_as_required("out")
     command.start(main)
