@@ -56,7 +56,8 @@ def program(ready: ReadyModel) -> Program:
 
     def call(weights: Weights, pixels: jax.Array) -> Outputs:
         values = unflatten(weights)
-        variables = {"params": {"clip": values["clip"], "prompts": {**values["prompts"], "ctx": ctx}}}
+        # Without visual prompts nothing is left of them: flattening drops a dictionary that is empty.
+        variables = {"params": {"clip": values["clip"], "prompts": {**values.get("prompts", {}), "ctx": ctx}}}
         images = normalize(pixels, ready.mean, ready.std)
         result = model.apply(variables, images, values["text_features"], method="classify")
         logits, out = cast(tuple[jax.Array, Outputs], result)

@@ -9,11 +9,17 @@ import re
 import numpy as np
 import pytest
 
-from mpafer_jax import checkpoint
+from configs.common import METHODS
+from mpafer_jax import checkpoint, train
 from mpafer_jax.checkpoint import CheckpointError
 from mpafer_jax.export import check, prompts
 from mpafer_jax.prediction import Predictor
 from mpafer_jax.tools import export as command
+from tests.end_to_end import runs
+
+ONNX = pytest.mark.skipif(
+    importlib.util.find_spec("jax2onnx") is None, reason="jax2onnx is not installed (docs/export.md)"
+)
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +100,7 @@ def test_weights_inside_and_a_fixed_number_of_pictures(finished, expected, tmp_p
         run(expected[0][:2])
 
 
-@pytest.mark.skipif(importlib.util.find_spec("jax2onnx") is None, reason="jax2onnx is not installed (docs/export.md)")
+@ONNX
 def test_onnx(finished, expected, tmp_path, capfd):
     from mpafer_jax.export import onnx
 
@@ -112,6 +118,44 @@ def test_onnx(finished, expected, tmp_path, capfd):
 
     with pytest.raises(onnxruntime.capi.onnxruntime_pybind11_state.InvalidArgument, match="Got: 2 Expected: 5"):
         run(pixels[:2])
+
+
+@pytest.fixture(scope="module")
+def text_only(sample, tmp_path_factory):
+    """A run without visual prompts and local score, pictures, and what its predictor says of them."""
+    workdir = tmp_path_factory.mktemp("text_only")
+    changes = {**METHODS["coop"], "train.num_steps": 2, "optimizer.warmup_steps": 0}
+    train.train_and_evaluate(runs.config(sample, **changes), workdir)
+    predictor = Predictor.from_checkpoint(workdir, batch_sizes=(5,))
+    pixels = check.drawn_faces(5, predictor.image_size)
+    return workdir, pixels, predictor.logits(pixels)
+
+
+@pytest.mark.parametrize(
+    ("form", "options", "numbers"),
+    [
+        ("prompts", [], (5,)),
+        ("stablehlo", ["--platforms=cpu"], (5, 2)),
+        ("stablehlo", ["--platforms=cpu", "--weights=inside", "--batch_size=5"], (5,)),
+        pytest.param("onnx", [], (5, 2), marks=ONNX),
+        pytest.param("onnx", ["--batch_size=5"], (5,), marks=ONNX),
+    ],
+)
+def test_a_model_without_visual_prompts_has_every_form(text_only, tmp_path, form, options, numbers):
+    from mpafer_jax.export import onnx, programs
+
+    workdir, pixels, logits = text_only
+    out = tmp_path / "model"
+    assert command.main([str(workdir), f"--to={form}", *options, f"--out={out}"]) == 0
+    if form == "prompts":
+        assert checkpoint.load(out, "best")[0].keys() == {"ctx"}
+        np.testing.assert_array_equal(Predictor.from_checkpoint(out, batch_sizes=(5,)).logits(pixels), logits)
+        return
+    run = programs.load_stablehlo(out) if form == "stablehlo" else onnx.load_onnx(out)
+    for number in numbers:
+        found = run(pixels[:number])
+        assert found.keys() == {"logits", "probabilities"}
+        np.testing.assert_allclose(found["logits"], logits[:number], rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize(
