@@ -7,6 +7,7 @@ the rest of the package reads a typed, frozen record instead of a dictionary.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal, Self
@@ -27,6 +28,20 @@ PositiveCount = Annotated[int, Field(ge=1)]
 Range = tuple[Positive, Positive]
 Rgb = tuple[Positive, Positive, Positive]
 ALL_SPLITS = "all"  # as data.test_split: whatever splits the dataset has, joined; no reader calls one so
+
+
+@dataclasses.dataclass(frozen=True)
+class Place:
+    """Marks a field whose value names a place on the machine of a run; `places` takes those out of what others read.
+
+    Attributes:
+      keeps: what says something elsewhere too: nothing, the last part of the path, or, as of a CLIP, a name on the Hub.
+    """
+
+    keeps: Literal["nothing", "last part", "hub name"]
+
+
+Folder = Annotated[str, Place("nothing")]
 
 LabelRule = Literal["owner", "majority_labelcsv", "majority_csv", "argmax", "distribution"]
 DatasetName = Literal[
@@ -99,9 +114,9 @@ class _Section(Record):
 class ClipSection(_Section):
     """Which CLIP is adapted, and in which form it computes."""
 
-    name: str
+    name: Annotated[str, Place("hub name")]
     revision: str
-    cache_dir: str
+    cache_dir: Folder
     dtype: Literal["float32", "bfloat16"]
     residual_dtype: Literal["float32", "bfloat16"]
     remat: Literal["none", "dots", "full"]
@@ -146,7 +161,7 @@ class VisualPromptsSection(_Section):
 class HardPromptsSection(_Section):
     """The fixed texts that soft prompts are pulled towards."""
 
-    bank: tuple[str, ...]
+    bank: Annotated[tuple[str, ...], Place("last part")]
     type: Literal[1, 2, 3]
     granularity: tuple[PromptGranularity, ...]
     paraphrases: Count
@@ -248,8 +263,8 @@ class DataSection(_Section):
     """Dataset, its splits and the way to the towers."""
 
     dataset: DatasetName
-    dir: str
-    prepared_dir: str
+    dir: Folder
+    prepared_dir: Folder
     class_names: tuple[str, ...]
     label_rule: LabelRule
     on_bad_image: Literal["error", "skip"]
@@ -258,7 +273,7 @@ class DataSection(_Section):
     validation_fraction: Fraction
     test_split: str
     test_fraction: Fraction
-    test_subset: str
+    test_subset: Annotated[str, Place("last part")]
     split_seed: Count
     train_per_class: Count
     few_shot_seed: Count
@@ -270,7 +285,7 @@ class DataSection(_Section):
     std: Rgb
     num_workers: Count
     cache_decoded: bool
-    features_dir: str
+    features_dir: Folder
     augment: AugmentSection
     synthface: SynthfaceSection
 
@@ -328,7 +343,7 @@ class TrainSection(_Section):
     eval_every: PositiveCount
     checkpoint_every: PositiveCount
     keep: PositiveCount
-    warm_start: str
+    warm_start: Annotated[str, Place("last part")]
 
     @pydantic.model_validator(mode="after")
     def _length_is_given_once(self) -> Self:
@@ -348,7 +363,7 @@ class EvalSection(_Section):
     batch_size: PositiveCount
     select_by: Literal["war", "uar", "macro_f1"]
     select_on_test_split: bool
-    checkpoint: str
+    checkpoint: Annotated[str, Place("last part")]
     which: Literal["best", "last"]
     classes: ClassChoice
     baselines: tuple[BaselineName, ...]

@@ -2,11 +2,13 @@
 
 JSON lines. The first is the sweep's record; each other one is a finished run: its name, configuration (by dotted name,
 without what changes no result, as where the data lie), `summary.json` (without the lines that name folders), and which
-images of the reported split were classified correctly: a 1 or 0 for each in the split's order, or null.
+images of the reported split were classified correctly: a 1 or 0 for each in the split's order, or null. All of it is
+without the places on the machine of the runs (`places`).
 """
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import json
 import pathlib
@@ -17,6 +19,7 @@ import numpy as np
 
 from mpafer_jax import files
 from mpafer_jax.config import ConfigError
+from mpafer_jax.places import PLACES, without_place, without_places
 from mpafer_jax.sweeps.collect import FinishedRun
 from mpafer_jax.sweeps.sweep import Record
 from mpafer_jax.workdir import FREE_FIELDS, flatten
@@ -53,8 +56,31 @@ def joined(path: pathlib.Path, record: Record, runs: Iterable[FinishedRun]) -> l
 
 
 def _settings(record: Record) -> dict[str, Any]:
-    """Point -> all that makes its configuration, but the seed."""
+    """Point -> all that makes its configuration, but the seed, as it is published."""
+    record = _without_places(record)
     return {point.key: (record.sweep.base, record.overrides, point.changes) for point in record.sweep.points}
+
+
+def _without_places(record: Record) -> Record:
+    points = tuple(
+        dataclasses.replace(point, changes=without_places(point.changes, told_apart=True))
+        for point in record.sweep.points
+    )
+    overrides = tuple(_override_without_place(override) for override in record.overrides)
+    return dataclasses.replace(record, overrides=overrides, sweep=dataclasses.replace(record.sweep, points=points))
+
+
+def _override_without_place(override: str) -> str:
+    flag, _, text = override.partition("=")
+    field = flag.removeprefix("--config.")
+    if field not in PLACES:
+        return override
+    try:
+        value: Any = ast.literal_eval(text)  # as several banks are given
+    except (ValueError, SyntaxError):
+        value = text
+    found = without_place(field, value)
+    return f"{flag}={found if isinstance(found, str) else repr(found)}"
 
 
 def write(path: pathlib.Path, record: Record, runs: Iterable[FinishedRun]) -> None:
@@ -65,10 +91,13 @@ def write(path: pathlib.Path, record: Record, runs: Iterable[FinishedRun]) -> No
       record: of the sweep.
       runs: those that have ended.
     """
-    lines: list[dict[str, Any]] = [dataclasses.asdict(record)]
+    lines: list[dict[str, Any]] = [dataclasses.asdict(_without_places(record))]
     for run in runs:
         config = {name: value for name, value in flatten(run.config).items() if name not in FREE_FIELDS}
+        config = without_places(config)
         summary = {name: value for name, value in run.summary.items() if name != _NAMES_FOLDERS}
+        clip = summary["clip"]
+        summary["clip"] = {**clip, "name": without_place("clip.name", clip["name"])}
         correct = None if run.correct is None else "".join("01"[right] for right in run.correct.tolist())
         lines.append({"name": run.name, "config": config, "summary": summary, "correct": correct})
     files.write_text(path, "".join(json.dumps(line, separators=(",", ":")) + "\n" for line in lines))

@@ -26,7 +26,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from mpafer_jax import checkpoint, command, devices, files
+from mpafer_jax import checkpoint, command, devices, files, places
 from mpafer_jax.checkpoint import CheckpointError
 from mpafer_jax.checkpoint_description import Description
 from mpafer_jax.export import card, check, onnx, programs
@@ -35,7 +35,6 @@ from mpafer_jax.prediction import loading
 
 FORMS = ("prompts", "stablehlo", "onnx")
 _PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
-_PRIVATE = (("data", "dir"), ("data", "prepared_dir"), ("clip", "cache_dir"))  # folders of this machine
 _CHECKED = 8  # pictures
 
 
@@ -76,10 +75,11 @@ def export(
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise FileExistsError(f"{out} exists already; an export goes into a new or empty folder only")
     params, description, step = checkpoint.load(path, which)
+    description = without_places(description)
     checks: dict[str, check.Check] = {}
     details: dict[str, Any] = {}
     if "prompts" in forms:
-        save_prompts(out, params, without_paths(description).model_dump(mode="json"), step)
+        save_prompts(out, params, description.model_dump(mode="json"), step)
         checks["prompts"] = _check_prompts(out, params)
     if set(forms) - {"prompts"}:
         found = programs.program(loading.from_checkpoint(path, which, clip))
@@ -109,12 +109,14 @@ def export(
     return checks
 
 
-def without_paths(description: Description) -> Description:
-    """The description without the folders of the machine that trained: they help nobody else, and say too much."""
-    config = json.loads(json.dumps(description.config))
-    for section, field in _PRIVATE:
-        config[section][field] = ""
-    return description.model_copy(update={"config": config})
+def without_places(description: Description) -> Description:
+    """The description without the places of the machine that trained (`places`)."""
+    return description.model_copy(
+        update={
+            "config": places.without_places(description.config),
+            "clip_name": places.without_place("clip.name", description.clip_name),
+        }
+    )
 
 
 def _check_prompts(out: Path, params: Mapping[str, Any]) -> check.Check:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from configs.common import METHODS
-from mpafer_jax import checkpoint, train
+from mpafer_jax import checkpoint, places, train
 from mpafer_jax.checkpoint import CheckpointError
 from mpafer_jax.export import check, prompts
 from mpafer_jax.prediction import Predictor
@@ -66,11 +66,33 @@ def test_prompts_are_a_checkpoint(exported, finished):
     assert params.keys() == own.keys()
     for name, value in own.items():
         np.testing.assert_array_equal(params[name], value)
-    assert description == command.without_paths(own_description)
+    assert description == command.without_places(own_description)
     assert own_description.config["data"]["dir"] not in (exported / "prompts.safetensors").read_bytes().decode(
         "latin-1"
     )
     description.model_sections()
+
+
+def test_no_place_of_the_machine_is_in_any_file(sample, finished, tmp_path):
+    params, description, step = checkpoint.load(finished[0], "best")
+    config = json.loads(json.dumps(description.config))
+    for field in places.PLACES:
+        section, name = field.split(".")
+        place = f"/home/alice/{name}"
+        config[section][name] = [place] if isinstance(config[section][name], list) else place
+    changed = description.model_copy(update={"config": config, "clip_name": "/home/alice/clip"})
+    prompts.save_prompts(tmp_path / "trained", params, changed.model_dump(mode="json"), step)
+    out, forms = tmp_path / "out", "--to=prompts,stablehlo"
+    clip = f"--clip={sample / 'clip'}"
+    assert command.main([str(tmp_path / "trained"), forms, "--platforms=cpu", clip, f"--out={out}"]) == 0
+    assert b"alice" in (tmp_path / "trained" / prompts.PROMPTS).read_bytes()
+    for file in out.iterdir():
+        assert b"alice" not in file.read_bytes(), file
+        assert str(sample).encode() not in file.read_bytes(), file
+    # What says something elsewhere too is there.
+    _, left, _ = checkpoint.load(out, "best")
+    assert (left.clip_name, left.config["train"]["warm_start"]) == ("clip", "warm_start")
+    assert left.config["hard_prompts"]["bank"] == ["bank"]
 
 
 def test_the_card_tells_how_to_run_the_program(exported, expected, monkeypatch):
@@ -141,7 +163,7 @@ def text_only(sample, tmp_path_factory):
         pytest.param("onnx", ["--batch_size=5"], (5,), marks=ONNX),
     ],
 )
-def test_a_model_without_visual_prompts_has_every_form(text_only, tmp_path, form, options, numbers):
+def test_a_model_without_visual_prompts_has_every_form(sample, text_only, tmp_path, form, options, numbers):
     from mpafer_jax.export import onnx, programs
 
     workdir, pixels, logits = text_only
@@ -149,7 +171,8 @@ def test_a_model_without_visual_prompts_has_every_form(text_only, tmp_path, form
     assert command.main([str(workdir), f"--to={form}", *options, f"--out={out}"]) == 0
     if form == "prompts":
         assert checkpoint.load(out, "best")[0].keys() == {"ctx"}
-        np.testing.assert_array_equal(Predictor.from_checkpoint(out, batch_sizes=(5,)).logits(pixels), logits)
+        again = Predictor.from_checkpoint(out, batch_sizes=(5,), clip=str(sample / "clip"))
+        np.testing.assert_array_equal(again.logits(pixels), logits)
         return
     run = programs.load_stablehlo(out) if form == "stablehlo" else onnx.load_onnx(out)
     for number in numbers:

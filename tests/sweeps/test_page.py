@@ -9,6 +9,7 @@ import shutil
 
 import pytest
 
+from mpafer_jax import places
 from mpafer_jax.config import ConfigError
 from mpafer_jax.sweeps import page, plan, published, report, sweep
 from mpafer_jax.sweeps.collect import MixedRunsError
@@ -160,6 +161,41 @@ def test_published_predictions_tell_images_apart(tmp_path):
     assert any(line.by_image is not None for line in after.lines)
     assert after.runs[0].summary["counts"] == before.runs[0].summary["counts"]
     assert "/somewhere" not in (tmp_path / "s.jsonl").read_text()  # no folder of this machine
+
+
+def test_no_place_of_the_machine_is_published(sample, tmp_path):
+    full, no_local, *others = made.SWEEP.points
+    started = {"train.warm_start": "/home/alice/runs/one", "clip.name": "/home/alice/clip"}
+    elsewhere = {"data.dir": "/home/alice/faces", "hard_prompts.bank": ("/home/alice/bank.json", "expressions")}
+    points = (full, dataclasses.replace(no_local, changes=started), dataclasses.replace(others[0], changes=elsewhere))
+    own = dataclasses.replace(made.SWEEP, points=points)
+    overrides = ("--config.eval.checkpoint=/home/alice/x", "--config.hard_prompts.bank=('/home/alice/bank.json',)")
+    root, path = tmp_path / "s", tmp_path / "mine.jsonl"
+    made.record(root, own, overrides=overrides)
+    config = json.loads(runs.config(sample).to_json())
+    for field in places.PLACES:
+        section, name = field.split(".")
+        config[section][name] = ["/home/alice/a.json"] if field == "hard_prompts.bank" else f"/home/alice/{name}"
+    for point in points:
+        folder = root / point.key / "seed_0"
+        made.run(root, f"{point.key}/seed_0", 0.7)
+        (folder / "config.json").write_text(json.dumps(config))
+        summary = json.loads((folder / "summary.json").read_text())
+        summary["clip"]["name"] = "/home/alice/clip"
+        (folder / "summary.json").write_text(json.dumps(summary))
+    found = report.read(root)
+    published.write(path, found.record, found.runs)
+    assert "alice" not in path.read_text()
+    again = report.read(path)
+    assert again.text("csv") == found.text("csv")
+    assert again.record.overrides == ("--config.eval.checkpoint=x", "--config.hard_prompts.bank=('bank.json',)")
+    assert [point.changes for point in again.record.sweep.points[1:]] == [
+        {"train.warm_start": "one", "clip.name": "clip"},
+        {"data.dir": "faces", "hard_prompts.bank": ["bank.json", "expressions"]},
+    ]
+    assert again.runs[0].config["data.test_subset"] == "test_subset"
+    # The machine's own record still is that of the same sweep: another run joins those that are published.
+    assert len(published.joined(path, found.record, [])) == 3
 
 
 @pytest.mark.parametrize(
