@@ -68,6 +68,11 @@ class Description(Described):
         texts = {f"hard prompts of {name}": self.hard_prompts.of_class(i) for i, name in enumerate(self.class_names)}
         return {"CLIP's content hash": self.clip_hash, "the training data": self.data, **texts}
 
+    def chosen_on_test(self, which: str) -> bool:
+        """Whether the test split chose this checkpoint of its run: "best" of one that let it, and not "last"."""
+        # Runs of versions before that field did not.
+        return which == "best" and bool(self.config["eval"].get("select_on_test_split"))
+
     def applied_to(self, config: Config) -> Config:
         """A configuration with this checkpoint's model in place of its own: the sections that shape prompts and logits.
 

@@ -175,8 +175,7 @@ def evaluate_checkpoint(config: Config, workdir: pathlib.Path) -> dict[str, Any]
 
 def _evaluate_checkpoint(config: Config, workdir: pathlib.Path) -> dict[str, Any]:
     params, description, step = checkpoint.load(config.eval.checkpoint or workdir, config.eval.which)
-    # Checkpoints of versions before that field were not.
-    chosen_on_test = config.eval.which == "best" and bool(description.config["eval"].get("select_on_test_split"))
+    chosen_on_test = description.chosen_on_test(config.eval.which)
     if chosen_on_test:
         logging.warning("the checkpoint of %s: %s", description.data["dataset"], protocol.TEST_SELECTED)
     config = description.applied_to(config)

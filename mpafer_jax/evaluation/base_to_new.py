@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from mpafer_jax.evaluation.protocol import TEST_SELECTED
 from mpafer_jax.evaluation.statistics import Estimate, percent
 from mpafer_jax.evaluation.table import markdown
 
@@ -37,7 +38,9 @@ def harmonic_mean(base: float, new: float) -> float:
     return 2 * base * new / (base + new) if base and new else 0.0
 
 
-def render(scores: Scores, class_names: Sequence[str], counts: Mapping[str, int], split: str) -> str:
+def render(
+    scores: Scores, class_names: Sequence[str], counts: Mapping[str, int], split: str, *, chosen_on_test: bool
+) -> str:
     """The table as Markdown: for accuracy and mean recall the base, the new classes and their harmonic mean H.
 
     Args:
@@ -45,6 +48,7 @@ def render(scores: Scores, class_names: Sequence[str], counts: Mapping[str, int]
       class_names: all classes, in the order that was halved.
       counts: half -> its number of test images.
       split: what was measured on, "test" or "validation".
+      chosen_on_test: whether the test split of the base classes chose the checkpoint.
     """
     lines: list[list[str]] = []
     for method, seeds in scores.items():
@@ -59,4 +63,5 @@ def render(scores: Scores, class_names: Sequence[str], counts: Mapping[str, int]
     halves = zip(HALVES, halve(class_names), strict=True)
     named = "".join(f"- {half}: {', '.join(names)} ({counts[half]} {split} images)\n" for half, names in halves)
     over = f"; mean ± sample standard deviation over {runs} seeds" if runs > 1 else ""
-    return f"{markdown(header, lines)}\nPercent{over}. H: harmonic mean of base and new.\n\n{named}"
+    banner = f"\n**{TEST_SELECTED}**\n" if chosen_on_test else ""
+    return f"{markdown(header, lines)}\nPercent{over}. H: harmonic mean of base and new.\n{banner}\n{named}"

@@ -22,6 +22,7 @@ from mpafer_jax import checkpoint, devices, distributed, evaluate, experiment, f
 from mpafer_jax.checkpoint_description import Description
 from mpafer_jax.config import ClassChoice, Config, ConfigError
 from mpafer_jax.data.splits import Split, load_dataset
+from mpafer_jax.evaluation import protocol
 from mpafer_jax.evaluation.statistics import Estimate, percent
 from mpafer_jax.evaluation.table import markdown
 from mpafer_jax.expressions import map_classes
@@ -43,12 +44,13 @@ class Trained:
     params: checkpoint.Params
     description: Description
     step: int
+    chosen_on_test: bool  # whether its run's test split chose it
 
     @classmethod
     def load(cls, name: str, row: str, path: str, which: checkpoint.Which) -> Trained:
         """Reads it. Raises CheckpointError as `checkpoint.load` does."""
         params, description, step = checkpoint.load(path, which)
-        return cls(name, row, path, params, description, step)
+        return cls(name, row, path, params, description, step, description.chosen_on_test(which))
 
     @functools.cached_property
     def digest(self) -> str:
@@ -97,7 +99,8 @@ Cell = dict[str, Any]  # what a cell's file holds; see `Matrix`
 class Matrix:
     """Measures cells. CLIPs, models and compiled steps are kept between them.
 
-    A cell holds 'checkpoint', 'row' and 'dataset' (names), 'war', 'uar', 'macro_f1', 'cross_entropy', 'count', 'recall'
+    A cell holds 'checkpoint', 'row' and 'dataset' (names), 'chosen_on_test' (whether the checkpoint was, of its run's
+    test split; absent in files of earlier versions), 'war', 'uar', 'macro_f1', 'cross_entropy', 'count', 'recall'
     and 'confusion' among 'class_names'; 'dropped', images of classes that were not among them, by class; 'unknown',
     the checkpoint's classes that the dataset has not; 'new', the dataset's that the checkpoint was not trained on, as
     far as they were measured; and 'identity', what it depends on.
@@ -142,13 +145,14 @@ class Matrix:
             before: Cell = json.loads(path.read_text(encoding="utf-8"))
             if before["identity"] == identity:
                 logging.info("%s on %s: measured before", trained.name, target.name)
-                return {**before, "row": trained.row}
+                return {**before, "row": trained.row, "chosen_on_test": trained.chosen_on_test}
         logging.info("%s on %s: %d images", trained.name, target.name, len(target.split))
         cell = {
             "checkpoint": trained.name,
             "row": trained.row,
             "path": trained.path,
             "step": trained.step,
+            "chosen_on_test": trained.chosen_on_test,
             "dataset": target.name,
             **self._measure(trained, target, names),
             "identity": identity,
@@ -212,7 +216,8 @@ class Matrix:
 def render(cells: Sequence[Cell], classes: ClassChoice, level: int = 2) -> str:
     """The matrix as Markdown: WAR and UAR in percent, then, for each place, how many images and what was dropped.
 
-    A place has a cell for each run of its row; of several the mean and the sample standard deviation are given.
+    A place has a cell for each run of its row; of several the mean and the sample standard deviation are given. Rows
+    with a checkpoint that its test split chose are named first.
 
     Args:
       cells: in any order; rows and columns come in the order of their first cells.
@@ -221,7 +226,9 @@ def render(cells: Sequence[Cell], classes: ClassChoice, level: int = 2) -> str:
     """
     heading = "#" * level
     rows, columns, by_place = _places(cells)
-    text: list[str] = []
+    # What was published before the field was says nothing of it.
+    on_test = [row for row in rows if any(cell["row"] == row and cell.get("chosen_on_test") for cell in cells)]
+    text = [f"**Trained on {', '.join(on_test)}: {protocol.TEST_SELECTED}**\n"] if on_test else []
     for metric, title in (("war", "Accuracy (WAR), %"), ("uar", "Mean recall (UAR), %")):
         lines = [
             [row, *(percent(_estimate(by_place.get((row, column)), metric)) for column in columns)] for row in rows

@@ -8,7 +8,7 @@ from typing import Any
 
 from mpafer_jax import files
 from mpafer_jax.checkpoint_description import Description
-from mpafer_jax.evaluation.protocol import method_name
+from mpafer_jax.evaluation.protocol import TEST_SELECTED, method_name
 from mpafer_jax.evaluation.table import markdown
 from mpafer_jax.export.check import Check
 from mpafer_jax.workdir import flatten
@@ -75,6 +75,7 @@ def write_card(
     description: Description,
     step: int,
     results: Mapping[str, Any] | None,
+    chosen_on_test: bool,
     checks: Mapping[str, Check],
     checksums: Mapping[str, str],
     program: Mapping[str, Any],
@@ -86,6 +87,7 @@ def write_card(
       description: of the checkpoint.
       step: of the checkpoint.
       results: split -> its 'war', 'uar' and 'count', where they are known.
+      chosen_on_test: whether the test split chose the checkpoint.
       checks: form ("prompts", ..) -> how it compared when it was read back.
       checksums: file -> SHA-256.
       program: 'batch', 'size' and 'beside' (whether weights lie beside the program).
@@ -106,6 +108,8 @@ def write_card(
             [split, f"{100 * r['war']:.2f}", f"{100 * r['uar']:.2f}", str(r["count"])] for split, r in results.items()
         ]
         lines += ["## Results\n", markdown(("split", "accuracy, %", "UAR, %", "images"), scores)]
+    if chosen_on_test:
+        lines.append(f"**{TEST_SELECTED}**\n")
     for form, check in checks.items():
         pictures = _PICTURES.format(**program) if form != "prompts" else ""
         use = _USE[form].format(folder=folder.name, call=_CALLS[bool(program.get("beside"))], pictures=pictures)

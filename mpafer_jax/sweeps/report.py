@@ -75,10 +75,11 @@ class Report:
 
     def text(self, form: str) -> str:
         """In one of `FORMATS`."""
-        warnings = "".join(f"% {banner}\n" for banner in self.banners)
         if form == "markdown":
             return self._whole()
-        return tables.to_csv(self.lines) if form == "csv" else warnings + tables.to_latex(self.record.sweep, self.lines)
+        if form == "csv":
+            return tables.to_csv(self.lines)
+        return tables.to_latex(self.record.sweep, self.lines, self.banners)
 
     def write(self) -> None:
         """Writes it in all forms into the sweep's folder."""

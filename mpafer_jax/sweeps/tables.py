@@ -196,12 +196,20 @@ def to_csv(lines: Sequence[Line]) -> str:
 _LATEX = {"%": r"\%", "&": r"\&", "_": r"\_", "#": r"\#", "±": r"$\pm$", "<": "$<$", "^": r"\^{}"}
 
 
-def to_latex(sweep: Sweep, lines: Sequence[Line]) -> str:
-    """A tabular environment for each table, to be put into a paper that uses the package booktabs."""
+def to_latex(sweep: Sweep, lines: Sequence[Line], banners: Sequence[str]) -> str:
+    """A tabular environment for each table, to be put into a paper that uses the package booktabs.
+
+    Args:
+      sweep: whose tables they are.
+      lines: of `summarize`.
+      banners: what must not be overlooked; they are typeset below each table, as a comment is left behind there.
+    """
+
+    def escaped(text: str) -> str:
+        return "".join(_LATEX.get(character, character) for character in text)
 
     def row(cells: Sequence[str]) -> str:
-        escaped = ["".join(_LATEX.get(character, character) for character in cell) for cell in cells]
-        return " & ".join(escaped) + r" \\"
+        return " & ".join(map(escaped, cells)) + r" \\"
 
     text: list[str] = []
     for table in sweep.table_names():
@@ -214,6 +222,10 @@ def to_latex(sweep: Sweep, lines: Sequence[Line]) -> str:
             r"\midrule",
             *map(row, cells),
             r"\bottomrule",
+            *(
+                rf"\multicolumn{{{len(header)}}}{{p{{0.9\linewidth}}}}{{\textbf{{{escaped(banner)}}}}} \\"
+                for banner in banners
+            ),
             r"\end{tabular}",
             "",
         ]

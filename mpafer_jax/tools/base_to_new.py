@@ -83,8 +83,8 @@ def run_seed(configs: dict[str, Config], folder: pathlib.Path) -> dict[str, Any]
     """Trains on base and measures both halves, or reads what was measured before.
 
     Returns:
-      'scores': method -> half -> 'war' and 'uar'; 'counts': half -> images; 'class_names'; 'split'; and 'identity',
-      what it depends on.
+      'scores': method -> half -> 'war' and 'uar'; 'counts': half -> images; 'class_names'; 'split'; 'chosen_on_test',
+      whether the test split chose the checkpoint; and 'identity', what it depends on.
 
     Raises:
       ConfigError: the folder holds another run, or the configuration gives nothing to measure on.
@@ -96,14 +96,16 @@ def run_seed(configs: dict[str, Config], folder: pathlib.Path) -> dict[str, Any]
         raise ConfigError("config.data gives neither a validation nor a test split to measure on")
     path = folder / "base_to_new.json"
     workdir_lib.check(folder, configs["base"])
-    identity = {"new": split.fingerprint, "which": configs["base"].eval.which}
+    evaluation = configs["base"].eval
+    on_test = evaluation.which == "best" and evaluation.select_on_test_split
+    identity = {"new": split.fingerprint, "which": evaluation.which}
     if path.is_file():
         before: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         if before["identity"] == identity:
             logging.info("%s: measured before", folder)
-            return before
+            return {**before, "chosen_on_test": on_test}  # which files of earlier versions lack
     summary = train.train_and_evaluate(configs["base"], folder)
-    which = reported_checkpoint(summary) if configs["base"].eval.which == "best" else "last"
+    which = reported_checkpoint(summary) if evaluation.which == "best" else "last"
     found = summary[which][split.name]
     new, zero_shot_new = _measure_new(configs["new"], folder, dataset, split)
     zero_shot = _zero_shot(configs["base"])
@@ -115,6 +117,7 @@ def run_seed(configs: dict[str, Config], folder: pathlib.Path) -> dict[str, Any]
         "counts": {"base": found["count"], "new": new["count"]},
         "class_names": [*summary["class_names"], *dataset.class_names],
         "split": split.name,
+        "chosen_on_test": on_test,
         "identity": identity,
     }
     if distributed.is_first():
@@ -154,7 +157,9 @@ def _run() -> None:
     results = [run_seed(halved(config, seed), root / f"seed_{seed}") for seed in seeds]
     first = results[0]
     scores = {method: [result["scores"][method] for result in results] for method in first["scores"]}
-    text = base_to_new.render(scores, first["class_names"], first["counts"], first["split"])
+    text = base_to_new.render(
+        scores, first["class_names"], first["counts"], first["split"], chosen_on_test=first["chosen_on_test"]
+    )
     if distributed.is_first():
         files.write_text(root / "base_to_new.md", text)
         files.write_json(root / "base_to_new.json", dict(zip(map(str, seeds), results, strict=True)))

@@ -102,6 +102,7 @@ def export(
         description=description,
         step=step,
         results=_results(files.any_path(path, "the checkpoint"), step),
+        chosen_on_test=description.chosen_on_test(which),
         checks=checks,
         checksums={file.name: _sha256(file) for file in sorted(out.iterdir()) if file.name != card.CARD},
         program=details,

@@ -12,6 +12,7 @@ import pytest
 from configs.common import METHODS
 from mpafer_jax import checkpoint, places, train
 from mpafer_jax.checkpoint import CheckpointError
+from mpafer_jax.evaluation import protocol
 from mpafer_jax.export import check, prompts
 from mpafer_jax.prediction import Predictor
 from mpafer_jax.tools import export as command
@@ -93,6 +94,17 @@ def test_no_place_of_the_machine_is_in_any_file(sample, finished, tmp_path):
     _, left, _ = checkpoint.load(out, "best")
     assert (left.clip_name, left.config["train"]["warm_start"]) == ("clip", "warm_start")
     assert left.config["hard_prompts"]["bank"] == ["bank"]
+
+
+def test_the_card_says_that_the_test_split_chose(sample, tmp_path):
+    changes = {"data.validation_fraction": 0.0, "eval.select_on_test_split": True}
+    changes |= {"train.num_steps": 2, "optimizer.warmup_steps": 0}
+    train.train_and_evaluate(runs.config(sample, **changes), tmp_path / "run")
+    for which, said in (("best", 1), ("last", 0)):
+        out = tmp_path / which
+        assert command.main([str(tmp_path / "run"), f"--which={which}", f"--out={out}"]) == 0
+        results = (out / "README.md").read_text().split("## Results\n")[1].split("\n## ")[0]
+        assert results.count(f"**{protocol.TEST_SELECTED}**") == said
 
 
 def test_the_card_tells_how_to_run_the_program(exported, expected, monkeypatch):

@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import io
 import json
+import re
 
 import numpy as np
 import pytest
@@ -179,7 +180,19 @@ def test_a_choice_on_the_test_split_is_shouted_in_every_table(tmp_path):
     made.run(tmp_path, "all/full/seed_0", 0.8, selected_by="test war")
     whole = report.read(tmp_path)
     assert f"**{protocol.TEST_SELECTED}**" in whole.text("markdown")
-    assert whole.text("latex").startswith(f"% {protocol.TEST_SELECTED}")
+    shouted = protocol.TEST_SELECTED.replace("_", r"\_")
+    for tabular in re.findall(r"\\begin{tabular}.*?\\end{tabular}", whole.text("latex"), re.DOTALL):
+        columns = len(tabular.splitlines()[2].split(" & "))
+        note = rf"\multicolumn{{{columns}}}{{p{{0.9\linewidth}}}}{{\textbf{{{shouted}}}}} \\"
+        assert tabular.splitlines()[-2:] == [note, r"\end{tabular}"]
+    assert whole.text("latex").count(shouted) == len(made.SWEEP.table_names()) == 2
+    for name in ("chosen", "last"):
+        made.record(tmp_path / name)
+    made.run(tmp_path / "chosen", "all/full/seed_0", 0.8)
+    made.run(tmp_path / "last", "all/full/seed_0", 0.8, selected_by="nothing: last step only")
+    for name in ("chosen", "last"):
+        for form in ("markdown", "latex"):
+            assert "CHOSE" not in report.read(tmp_path / name).text(form)
     assert "- checkpoint: best by test war" in whole.text("markdown")
 
 

@@ -10,7 +10,8 @@ from mpafer_jax import checkpoint, evaluate, experiment, train, workdir
 from mpafer_jax.baselines import compute as baselines
 from mpafer_jax.checkpoint import CheckpointError
 from mpafer_jax.config import ConfigError
-from mpafer_jax.evaluation import base_to_new
+from mpafer_jax.data.splits import load_dataset
+from mpafer_jax.evaluation import base_to_new, protocol
 from mpafer_jax.tools import base_to_new as tool
 from tests.end_to_end import runs
 
@@ -37,7 +38,7 @@ def test_the_table_by_hand():
     scores = {"zero-shot CLIP": [one(0.4, 0.4), one(0.4, 0.4)], "MPA-FER": [one(0.6, 0.3), one(0.8, 0.2)]}
     # H of 0.6 and 0.3 is 0.4, of 0.8 and 0.2 is 0.32.
     assert (
-        base_to_new.render(scores, NAMES, {"base": 15, "new": 10}, "test")
+        base_to_new.render(scores, NAMES, {"base": 15, "new": 10}, "test", chosen_on_test=False)
         == """\
 |                |      WAR base |      WAR new |        WAR H |     UAR base |      UAR new |        UAR H |
 |----------------|--------------:|-------------:|-------------:|-------------:|-------------:|-------------:|
@@ -50,6 +51,23 @@ Percent; mean ± sample standard deviation over 2 seeds. H: harmonic mean of bas
 - new: sadness, surprise (10 test images)
 """
     )
+
+
+def test_a_choice_on_the_test_split_is_shouted():
+    one = {half: {"war": 0.5, "uar": 0.5} for half in base_to_new.HALVES}
+    text = base_to_new.render({"MPA-FER": [one]}, NAMES, {"base": 15, "new": 10}, "test", chosen_on_test=True)
+    assert f"\n\n**{protocol.TEST_SELECTED}**\n\n- base: anger" in text
+
+
+@pytest.mark.parametrize("which", ["best", "last"])
+def test_what_was_measured_before_says_who_chose(sample, tmp_path, which):
+    changes = {"data.validation_fraction": 0.0, "eval.select_on_test_split": True, "eval.which": which}
+    configs = tool.halved(runs.config(sample, **changes), 0)
+    workdir.claim(tmp_path, configs["base"])
+    fingerprint = load_dataset(configs["new"].data).test.fingerprint
+    before = {"scores": {}, "identity": {"new": fingerprint, "which": which}}
+    (tmp_path / "base_to_new.json").write_text(json.dumps(before))
+    assert tool.run_seed(configs, tmp_path) == {**before, "chosen_on_test": which == "best"}
 
 
 def test_each_half_has_its_own_classes_and_one_seed(sample):
@@ -115,6 +133,10 @@ def test_what_was_measured_is_not_measured_again(measured, monkeypatch):
     with pytest.raises(ConfigError, match="holds a run with another configuration"):
         tool.run_seed({**configs, "base": other}, folder)
     assert "eval.classes" in workdir.FREE_FIELDS
+    # A file of a version that did not say who chose.
+    before = {name: value for name, value in result.items() if name != "chosen_on_test"}
+    (folder / "base_to_new.json").write_text(json.dumps(before))
+    assert tool.run_seed(configs, folder) == result
 
 
 def test_a_context_for_each_class_has_none_for_new_ones(sample, tmp_path):

@@ -1,5 +1,6 @@
 """Checkpoints against datasets, on two drawn datasets of different classes, with runs of a few steps."""
 
+import dataclasses
 import json
 import shutil
 import subprocess
@@ -11,7 +12,7 @@ from PIL import Image
 
 from mpafer_jax import evaluate, train
 from mpafer_jax.config import ConfigError
-from mpafer_jax.evaluation import cross_dataset
+from mpafer_jax.evaluation import cross_dataset, protocol
 from mpafer_jax.evaluation.predictions import Predictions
 from mpafer_jax.tools import cross_dataset as tool
 from tests.end_to_end import runs
@@ -114,7 +115,7 @@ def test_what_was_measured_is_not_measured_again(loaded, matrix, tmp_path, monke
     assert measured == [("faces", "other")]
     # Other prompts under the same name, or other classes, are another cell.
     changed = {**rows[0].params, "ctx": rows[0].params["ctx"] + 1}
-    other = cross_dataset.Trained("faces", "faces", rows[0].path, changed, rows[0].description, rows[0].step)
+    other = dataclasses.replace(rows[0], params=changed)
     again.cell(other, targets[1])
     cross_dataset.Matrix(folder, "checkpoint").cell(rows[0], targets[0])  # all five: the same classes
     assert measured == [("faces", "other")] * 2
@@ -182,6 +183,30 @@ Chosen among the classes that checkpoint and dataset share.
     rows, columns, war = cross_dataset.arrays(cells, "war")
     assert (rows, columns) == (["A", "B"], ["A", "C"])
     np.testing.assert_allclose(war, [[50, np.nan], [np.nan, 76]])
+
+
+def test_rows_whose_checkpoint_the_test_split_chose_are_named(loaded, matrix, tmp_path):
+    _, _, cells = matrix
+    assert protocol.TEST_SELECTED not in cross_dataset.render(cells, "common")
+    assert not any(cell["chosen_on_test"] for cell in cells)
+    # As of a run with that field; the prompts are the same, and what was measured of them before is read.
+    rows, targets = loaded
+    config = rows[1].description.config
+    config = {**config, "eval": {**config["eval"], "select_on_test_split": True}}
+    description = rows[1].description.model_copy(update={"config": config})
+    assert (description.chosen_on_test("best"), description.chosen_on_test("last")) == (True, False)
+    chosen = dataclasses.replace(rows[1], description=description, chosen_on_test=description.chosen_on_test("best"))
+    shutil.copytree(matrix[0], tmp_path / "matrix")
+    measuring = cross_dataset.Matrix(tmp_path / "matrix", "common")
+    again = [measuring.cell(row, target) for row in (rows[0], chosen) for target in targets]
+    assert [cell["chosen_on_test"] for cell in again] == [False, False, True, True]
+    text = tool.write(again, tmp_path / "matrix", "common", [])
+    assert text.startswith(f"**Trained on other: {protocol.TEST_SELECTED}**\n\n## Accuracy")
+    written = json.loads((tmp_path / "matrix" / "matrix.json").read_text())
+    assert written["cells"] == again
+    # And a cell that is measured now.
+    (tmp_path / "matrix" / "cells" / "other--other.json").unlink()
+    assert measuring.cell(chosen, targets[1])["chosen_on_test"]
 
 
 def test_runs_of_several_seeds_are_one_row(trained, tmp_path):
