@@ -24,9 +24,11 @@ import jax
 import numpy as np
 
 from mpafer_jax import distributed, files
-from mpafer_jax.config import ConfigError, Record
+from mpafer_jax.config import ClipSection, ConfigError, Record
+from mpafer_jax.weights.load import local_content_hash
 
 _CONFIG = "config.json"
+SUMMARY = "summary.json"
 TRAINING_PREDICTIONS = "predictions.npz"
 EVALUATION_PREDICTIONS = "evaluation_predictions.npz"
 _VISIBLE_SECONDS = 15  # after which a file that one host wrote shows on another; network file systems cache
@@ -100,6 +102,42 @@ def check(workdir: pathlib.Path, config: Record, *, but: Collection[str] = (), m
             f"{workdir} holds a run with another configuration:\n" + "\n".join(differing) + "\n"
             "give another --workdir, or the same configuration to go on with that run"
         )
+
+
+def check_clip(workdir: pathlib.Path, clip: ClipSection) -> None:
+    """Refuses the result of a run on another CLIP, whose name `check` leaves free.
+
+    The same CLIP may have another name by now: where the names differ, the contents are compared.
+
+    Args:
+      workdir: of a run that has ended.
+      clip: the CLIP that its result should be of.
+
+    Raises:
+      ConfigError: it is another, or is not on this machine, so that it cannot be compared.
+    """
+    before = json.loads((workdir / _CONFIG).read_text(encoding="utf-8"))["clip"]
+    if (before["name"], before["revision"]) == (clip.name, clip.revision):
+        return
+    there = json.loads((workdir / SUMMARY).read_text(encoding="utf-8"))["clip"]["hash"]
+    try:
+        here = local_content_hash(clip.name, revision=clip.revision, cache_dir=clip.cache_dir)
+    except (OSError, ValueError, ModuleNotFoundError) as error:
+        raise ConfigError(f"config.clip.name is {clip.name!r}: {error}") from error
+    if here == there:
+        return
+    own = f"{before['name']!r}, revision {before['revision']!r}, hash {there[:16]}"
+    asked = f"{clip.name!r}, revision {clip.revision!r}"
+    if here is None:
+        raise ConfigError(
+            f"{workdir} holds the result of a run on the CLIP {own}. Whether config.clip, now {asked}, is the same "
+            "cannot be told, as it is not on this machine; download it first, name the CLIP as it was, or give another "
+            "--workdir"
+        )
+    raise ConfigError(
+        f"{workdir} holds the result of a run on another CLIP: there {own}, here {asked}, hash {here[:16]}; give "
+        "another --workdir, or the CLIP of that run"
+    )
 
 
 def check_shared(workdir: pathlib.Path) -> None:

@@ -137,11 +137,12 @@ def has_ended(run: Run, folder: pathlib.Path, but: Sequence[str] = ()) -> bool:
       but: fields that have to be equal although they usually need not.
 
     Raises:
-      ConfigError: the folder holds a run with another configuration.
+      ConfigError: the folder holds a run with another configuration, or on another CLIP.
     """
     workdir.check(folder, run.config, but=[*run.point.changes, *but], may_lack=True)
-    path = folder / "summary.json"
+    path = folder / workdir.SUMMARY
     if not path.is_file():
         return False
+    workdir.check_clip(folder, run.config.clip)
     baselines = json.loads(path.read_text(encoding="utf-8"))["baselines"]
     return baselines.keys() >= set(run.config.eval.baselines)

@@ -87,7 +87,8 @@ def run_seed(configs: dict[str, Config], folder: pathlib.Path) -> dict[str, Any]
       whether the test split chose the checkpoint; and 'identity', what it depends on.
 
     Raises:
-      ConfigError: the folder holds another run, or the configuration gives nothing to measure on.
+      ConfigError: the folder holds another run, or one on another CLIP; or the configuration gives nothing to measure
+        on.
     """
     dataset = load_dataset(configs["new"].data)
     held_out = {split.name: split for split in dataset.held_out}
@@ -102,6 +103,7 @@ def run_seed(configs: dict[str, Config], folder: pathlib.Path) -> dict[str, Any]
     if path.is_file():
         before: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         if before["identity"] == identity:
+            workdir_lib.check_clip(folder, configs["base"].clip)
             logging.info("%s: measured before", folder)
             return {**before, "chosen_on_test": on_test}  # which files of earlier versions lack
     summary = train.train_and_evaluate(configs["base"], folder)

@@ -77,15 +77,21 @@ def find_files(name: str, *, revision: str = "main", cache_dir: str = "") -> Che
       ModuleNotFoundError: the only weights are PyTorch's, and torch is not installed.
       ValueError: the index of a checkpoint in shards cannot be read.
     """
+    here = find_local_files(name, revision=revision, cache_dir=cache_dir)
+    if here is not None:
+        return here
+    snapshot = _download(name, revision, cache_dir)
+    return _in_folder(snapshot, revision=snapshot.name)
+
+
+def find_local_files(name: str, *, revision: str = "main", cache_dir: str = "") -> CheckpointFiles | None:
+    """As `find_files`, without the network: None for a repository that is not whole in the Hub's cache."""
     folder = SHIPPED.get(name) or Path(name).expanduser()
     if folder.is_dir():
         return _in_folder(folder, revision="")
     _check_repository_name(name)
     cached = _cached_snapshot(name, revision, cache_dir)
-    if cached is not None:
-        return _in_folder(cached, revision=cached.name)
-    snapshot = _download(name, revision, cache_dir)
-    return _in_folder(snapshot, revision=snapshot.name)
+    return None if cached is None else _in_folder(cached, revision=cached.name)
 
 
 def file_names(folder: Path) -> set[str]:

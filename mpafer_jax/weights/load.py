@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 from collections.abc import Iterator
 from concurrent import futures
@@ -11,7 +12,7 @@ from typing import Any, cast
 
 from mpafer_jax.models.clip import ClipConfig, TextConfig, VisionConfig
 from mpafer_jax.models.transformer import ACTIVATIONS
-from mpafer_jax.weights.files import find_files
+from mpafer_jax.weights.files import find_files, find_local_files
 from mpafer_jax.weights.hub_library import import_transformers
 from mpafer_jax.weights.read import hash_files, read_tensors
 from mpafer_jax.weights.rules import DTYPES, Params, to_params
@@ -84,6 +85,17 @@ def load_clip(name: str, *, revision: str = "main", cache_dir: str = "", dtype: 
         image_std=image_std,
         tokenizer_folder=files.folder,
     )
+
+
+@functools.cache  # a sweep asks of every one of its runs, and large files take seconds
+def local_content_hash(name: str, *, revision: str, cache_dir: str) -> str | None:
+    """A CLIP's `PretrainedClip.content_hash` without loading it, or None where it is not on this machine.
+
+    Raises:
+      FileNotFoundError, ModuleNotFoundError, ValueError: as for `load_clip`.
+    """
+    files = find_local_files(name, revision=revision, cache_dir=cache_dir)
+    return None if files is None else hash_files([files.config, *files.weights])
 
 
 def read_config(path: Path) -> ClipConfig:

@@ -1,12 +1,14 @@
 """From a sweep to configurations and arguments; what has ended, here and elsewhere."""
 
 import json
+import shutil
 
 import pytest
 
 from mpafer_jax.config import ConfigError
 from mpafer_jax.sweeps import plan, reuse
 from mpafer_jax.sweeps.sweep import Point, Sweep
+from mpafer_jax.weights.load import load_clip
 from mpafer_jax.workdir import flatten
 from tests.end_to_end import runs
 
@@ -127,6 +129,30 @@ def test_what_has_ended(tmp_path):
     assert plan.has_ended(full, tmp_path)
     (tmp_path / "summary.json").unlink()
     assert not plan.has_ended(full, tmp_path)
+
+
+def test_a_clip_of_another_name_is_told_by_its_content(sample, tmp_path):
+    shutil.copytree(sample / "clip", tmp_path / "moved")
+    shutil.copytree(sample / "clip", tmp_path / "other")
+    config = json.loads((sample / "clip" / "config.json").read_text())
+    (tmp_path / "other" / "config.json").write_text(json.dumps({**config, "unread": 1}))
+    own = load_clip(str(sample / "clip")).content_hash
+
+    def ended(name):
+        run = planned(f"--config.clip.name={name}")["all/full/seed_0"]
+        return plan.has_ended(run, tmp_path / "run")
+
+    finish(tmp_path / "run", planned(f"--config.clip.name={sample / 'clip'}")["all/full/seed_0"])
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    (tmp_path / "run" / "summary.json").write_text(json.dumps({**summary, "clip": {"hash": own}}))
+    assert ended(sample / "clip")
+    assert ended(tmp_path / "moved")
+    with pytest.raises(ConfigError, match=rf"run on another CLIP: there '{sample / 'clip'}', .*hash {own[:16]}, here"):
+        ended(tmp_path / "other")
+    with pytest.raises(ConfigError, match=r"now 'nobody/nothing', .* cannot be told, as it is not on this machine"):
+        ended("nobody/nothing")
+    with pytest.raises(ConfigError, match=r"config\.clip\.name is '/no/such/clip': .*there is no such folder"):
+        ended("/no/such/clip")
 
 
 def test_a_run_of_an_earlier_version_counts_unless_the_point_changes_what_it_lacks(tmp_path):

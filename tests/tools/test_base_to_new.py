@@ -1,6 +1,7 @@
 """Base-to-new: halves and means by hand, and a real run of a few steps on drawn faces."""
 
 import json
+import shutil
 import subprocess
 
 import numpy as np
@@ -120,7 +121,7 @@ def test_base_is_the_runs_own_number_and_new_that_of_an_evaluation(measured, tmp
         evaluate.evaluate_checkpoint(common, tmp_path)
 
 
-def test_what_was_measured_is_not_measured_again(measured, monkeypatch):
+def test_what_was_measured_is_not_measured_again(measured, tmp_path, monkeypatch):
     configs, folder, result = measured
 
     def never(*arguments, **options):
@@ -133,6 +134,22 @@ def test_what_was_measured_is_not_measured_again(measured, monkeypatch):
     with pytest.raises(ConfigError, match="holds a run with another configuration"):
         tool.run_seed({**configs, "base": other}, folder)
     assert "eval.classes" in workdir.FREE_FIELDS
+    # The same CLIP in another folder, and another CLIP.
+    clip = configs["base"].clip.name
+    shutil.copytree(clip, tmp_path / "moved")
+
+    def on(name):
+        section = configs["base"].clip.model_copy(update={"name": str(name)})
+        return {half: config.model_copy(update={"clip": section}) for half, config in configs.items()}
+
+    assert tool.run_seed(on(tmp_path / "moved"), folder) == result
+    shutil.copytree(clip, tmp_path / "other")
+    described = json.loads((tmp_path / "other" / "config.json").read_text())
+    (tmp_path / "other" / "config.json").write_text(json.dumps({**described, "unread": 1}))
+    with pytest.raises(
+        ConfigError, match=rf"holds the result of a run on another CLIP: there '{clip}'.* here '.*other'"
+    ):
+        tool.run_seed(on(tmp_path / "other"), folder)
     # A file of a version that did not say who chose.
     before = {name: value for name, value in result.items() if name != "chosen_on_test"}
     (folder / "base_to_new.json").write_text(json.dumps(before))
