@@ -14,14 +14,17 @@ from mpafer_jax.workdir import TRAINING_PREDICTIONS
 # All that tables read, and what a reader of the folder may want; checkpoints stay where they are.
 _COPIED = ("config.json", "results.md", "metrics.jsonl", TRAINING_PREDICTIONS)
 
+# Where data and CLIP lie does not hinder a run from going on, whose checkpoints know both by their content. Here no
+# content is read, so that the names alone tell two datasets of one kind, or two CLIPs, apart.
+_TOLD_APART = ("clip.name", "clip.revision", "data.dir")
+
 
 def find(run: Run, others: Sequence[pathlib.Path]) -> pathlib.Path | None:
     """The folder of a finished run with the same configuration, in the folders of other sweeps."""
     for other in others:
         for summary in sorted(other.glob(f"*/*/seed_{run.seed}/summary.json")):
             try:
-                # Names of CLIPs do not hinder a run from going on elsewhere, but here they tell two CLIPs apart.
-                if has_ended(run, summary.parent, but=("clip.name",)):
+                if has_ended(run, summary.parent, but=_TOLD_APART):
                     return summary.parent
             except ConfigError:
                 continue

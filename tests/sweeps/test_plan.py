@@ -171,8 +171,10 @@ def test_an_equal_run_of_another_sweep_is_found_and_taken(tmp_path):
     finish(other / "t" / "a" / "seed_3", found["all/no_local/seed_3"])
     finish(other / "t" / "b" / "seed_3", full, clip__name="another")  # free in a workdir, but another CLIP
     finish(other / "t" / "c" / "seed_0", found["all/full/seed_0"])
+    finish(other / "t" / "e" / "seed_3", full, data__dir="/another")  # another dataset of the same kind
+    finish(other / "t" / "f" / "seed_3", full, clip__revision="another")
     assert reuse.find(full, [other]) is None
-    finish(other / "t" / "d" / "seed_3", full, data__dir="/moved")
+    finish(other / "t" / "d" / "seed_3", full, data__prepared_dir="/moved")
     (other / "t" / "d" / "seed_3" / "checkpoints").mkdir()
     assert reuse.find(full, [tmp_path / "absent", other]) == other / "t" / "d" / "seed_3"
     reuse.take(other / "t" / "d" / "seed_3", tmp_path / "new")
