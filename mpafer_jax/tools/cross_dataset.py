@@ -54,14 +54,17 @@ _NAME = re.compile(r"[\w.+-]+")
 
 
 def parse_named(text: str, flag: str) -> tuple[str, str]:
-    """Cuts 'name=rest' in two; without a name it is that of the folder, or of the file without its suffix.
+    """Cuts 'name=rest' in two; without a name it is the last part of a checkpoint's path, or of a dataset's
+    configuration file without its suffix.
 
     Raises:
       ConfigError: the name cannot be a file's.
     """
     name, equals, rest = text.partition("=")
     if not equals or "/" in name or " " in name:
-        name, rest = pathlib.Path(text.split(" ")[0].partition(":")[0].rstrip("/")).stem, text
+        name, rest = pathlib.PurePath(text).name, text  # a folder's may hold dots and spaces, a bucket's URL a colon
+        if flag == "dataset":
+            name = pathlib.PurePath(text.split(" ")[0].partition(":")[0]).stem
     if not _NAME.fullmatch(name):
         raise ConfigError(f"--{flag}={text}: expected name=..., the name of letters, digits, '.', '_', '+' and '-'")
     return name, rest

@@ -227,6 +227,13 @@ def test_runs_of_several_seeds_are_one_row(trained, tmp_path):
 def test_names():
     assert tool.parse_named("runs/rafdb/", "checkpoint") == ("rafdb", "runs/rafdb/")
     assert tool.parse_named("raf=runs/a=b", "checkpoint") == ("raf", "runs/a=b")
+    for path, name in (("runs/beta_0.5", "beta_0.5"), ("gs://b/runs/rafdb", "rafdb"), ("gs://b/runs/rafdb/", "rafdb")):
+        assert tool.parse_named(path, "checkpoint") == (name, path)
+    assert tool.parse_named("beta=my runs/a b", "checkpoint") == ("beta", "my runs/a b")
+    assert tool.parse_named("my runs/rafdb", "checkpoint") == ("rafdb", "my runs/rafdb")
+    with pytest.raises(ConfigError, match="--checkpoint=runs/a b: expected name="):
+        tool.parse_named("runs/a b", "checkpoint")
+    assert tool.parse_named("configs/jaffe.v2.py", "dataset") == ("jaffe.v2", "configs/jaffe.v2.py")
     assert tool.parse_named("configs/jaffe.py:whole data.dir=/d", "dataset") == (
         "jaffe",
         "configs/jaffe.py:whole data.dir=/d",
