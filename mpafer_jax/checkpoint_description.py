@@ -17,6 +17,7 @@ from mpafer_jax.hard_prompts.templates import HardPrompts
 from mpafer_jax.models.mpafer import PatchWeights
 
 _SHAPES_PROMPTS = ("ctx", "visual_prompts", "head")  # the sections that are a checkpoint's own wherever it is used
+_NORMALIZES = ("mean", "std")  # of the data section
 # Fields that joined these sections after checkpoints had been made, each with the value that changes nothing.
 _JOINED: Mapping[str, Mapping[str, Any]] = {
     "clip": {"residual_dtype": "float32"},
@@ -74,15 +75,21 @@ class Description(Described):
         return which == "best" and bool(self.config["eval"].get("select_on_test_split"))
 
     def applied_to(self, config: Config) -> Config:
-        """A configuration with this checkpoint's model in place of its own: the sections that shape prompts and logits.
+        """A configuration with this checkpoint's model in place of its own: the sections that shape prompts and logits,
+        and how pictures are normalised, which not every CLIP says of itself.
 
-        All others are the caller's, so that a field that joined them since the checkpoint was made does no harm.
+        All else is the caller's, so that a field that joined it since the checkpoint was made does no harm.
 
         Raises:
           CheckpointError: the fields of those sections are not today's.
         """
         with self._naming_the_versions():
-            return Config.from_json(json.dumps({**config.model_dump(mode="json"), **self._sections(_SHAPES_PROMPTS)}))
+            values = {**config.model_dump(mode="json"), **self._sections(_SHAPES_PROMPTS)}
+            return Config.from_json(json.dumps({**values, "data": {**values["data"], **self.normalization()}}))
+
+    def normalization(self) -> dict[str, Any]:
+        """The fields of the data section that pictures were normalised with, 'mean' and 'std', three numbers each."""
+        return {name: self.config["data"][name] for name in _NORMALIZES}
 
     def model_sections(self) -> ModelSections:
         """All of its configuration that prediction needs; the rest may be another version's.

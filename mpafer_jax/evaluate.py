@@ -156,9 +156,9 @@ def experiment_of(
 def evaluate_checkpoint(config: Config, workdir: pathlib.Path) -> dict[str, Any]:
     """Evaluates a checkpoint on the configured dataset's validation and test splits (`--mode=eval`).
 
-    Prompts, hard prompts and the head come from the checkpoint; data, CLIP's place and the batch size from the
-    configuration, which also says among which classes to choose (`eval.classes`). Writes `<workdir>/evaluation.json`,
-    and what `eval.report` asks for.
+    Prompts, hard prompts, the head and the pictures' mean and std come from the checkpoint; data, CLIP's place and the
+    batch size from the configuration, which also says among which classes to choose (`eval.classes`). Writes
+    `<workdir>/evaluation.json`, and what `eval.report` asks for.
 
     Returns:
       What was written.

@@ -137,6 +137,7 @@ class Matrix:
             "model": trained.description.model_sections().model_dump(
                 mode="json", exclude={"clip": {"name", "revision", "cache_dir", "remat"}}
             ),
+            "normalization": trained.description.normalization(),
             "images": target.split.fingerprint,
             "classes": list(names),
         }

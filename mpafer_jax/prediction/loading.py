@@ -72,8 +72,8 @@ def from_checkpoint(path: str | os.PathLike[str], which: checkpoint.Which, clip:
         class_names=description.class_names,
         hard_prompts=description.hard_prompts,
         tokenizer=tokenizer,
-        mean=_rgb(description.config["data"]["mean"]),
-        std=_rgb(description.config["data"]["std"]),
+        mean=_rgb(description.normalization()["mean"]),
+        std=_rgb(description.normalization()["std"]),
     )
 
 

@@ -3,6 +3,7 @@
 Classes matched by name: see test_command.py.
 """
 
+import dataclasses
 import json
 import shutil
 
@@ -11,6 +12,7 @@ import pytest
 
 from mpafer_jax import checkpoint, evaluate, train
 from mpafer_jax.config import ConfigError
+from mpafer_jax.evaluation import cross_dataset
 from tests.end_to_end import runs
 
 SHORT = {"train.num_steps": 1, "optimizer.warmup_steps": 0}
@@ -79,6 +81,27 @@ def test_the_model_comes_from_the_checkpoint_alone(sample, tmp_path):
     assert [group.name for group in description.hard_prompts.groups] == ["template", "holistic"]
     result = evaluation(sample, tmp_path / "run", tmp_path)
     assert result["test"] == summary["last"]["test"]
+
+
+def test_pictures_are_normalised_as_the_checkpoint_was_trained(sample, tmp_path):
+    """On a CLIP that does not say how, under a configuration that says otherwise; in a matrix too."""
+    shutil.copytree(sample / "clip", tmp_path / "clip")
+    (tmp_path / "clip" / "preprocessor_config.json").unlink()
+    usual = {"clip.name": str(tmp_path / "clip")}
+    own = {**usual, "data.mean": (0.3, 0.5, 0.6), "data.std": (0.2, 0.3, 0.5)}
+    summary = train.train_and_evaluate(runs.config(sample, **SHORT, **own), tmp_path / "run")
+    expected = summary["last"]["test"]
+    assert evaluation(sample, tmp_path / "run", tmp_path, **usual)["test"] == expected
+
+    row = cross_dataset.Trained.load("run", "run", str(tmp_path / "run"), "last")
+    target = cross_dataset.Target.load("faces", runs.config(sample, **usual))
+    matrix = cross_dataset.Matrix(tmp_path / "matrix", "common")
+    cell = matrix.cell(row, target)
+    assert {field: cell[field] for field in expected} == expected
+    # The same prompts under another normalisation are another cell.
+    data = {**row.description.config["data"], "mean": [0.5, 0.5, 0.5]}
+    other = row.description.model_copy(update={"config": {**row.description.config, "data": data}})
+    assert matrix.cell(dataclasses.replace(row, description=other), target)["cross_entropy"] != cell["cross_entropy"]
 
 
 def test_a_description_of_another_version(sample, trained):
