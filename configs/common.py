@@ -334,7 +334,8 @@ def get_common() -> ConfigDict:
     #   zero_shot_permuted      type 3 with the descriptions permuted (by `seed`) so that no class keeps its own
     #   zero_shot_global_local  the method's logits with the hard prompts as texts and no visual prompts
     #   linear_probe            logistic regression on z^g, its L2 penalty chosen on validation
-    #   text_context            CoOp: the context alone, trained with the cross-entropy of the global logits
+    #   text_context            CoOp: the context alone, trained with the cross-entropy of the global logits; not beside
+    #                           a run that freezes it (vpt_deep leaves it out)
     # --mode=eval does not compute them. [ours]
     evaluation.baselines = ()
     # What is left to look at, after training and after --mode=eval: full (predictions.npz and report.html), numbers
@@ -371,6 +372,8 @@ def apply_arguments(config: ConfigDict, arg: str | None) -> ConfigDict:
         raise ValueError(f"config arguments {', '.join(methods)} name several methods; give one")
     for changes in (*(CLIPS[name] for name in clips), *(METHODS[name] for name in methods)):
         config.update_from_flattened_dict(changes)
+    if "vpt_deep" in methods:  # that baseline trains the context as the run beside it does, and this run freezes it
+        config.eval.baselines = tuple(name for name in config.eval.baselines if name != "text_context")
     if "bf16" in names:
         config.clip.dtype = config.clip.residual_dtype = "bfloat16"
     if "no_validation" in names:

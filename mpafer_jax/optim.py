@@ -34,6 +34,27 @@ def make_schedule(*, learning_rate: float, warmup_steps: int, num_steps: int) ->
     return optax.join_schedules([warmup, decay], [warmup_steps])
 
 
+def factor_of(name: str, lr_scales: Sequence[tuple[str, float]]) -> float:
+    """The factor of a parameter's learning rate, 0 where it is frozen.
+
+    Args:
+      name: its path ('ctx', 'visual_prompts').
+      lr_scales: see `make_optimizer`.
+
+    Raises:
+      ConfigError: no pattern matches it.
+    """
+    pattern = _first_match(name, [pattern for pattern, _ in lr_scales])
+    return dict(lr_scales)[pattern]
+
+
+def _first_match(name: str, patterns: Sequence[str]) -> str:
+    for pattern in patterns:
+        if re.fullmatch(pattern, name):
+            return pattern
+    raise ConfigError(f"optimizer.lr_scales: no pattern of {list(patterns)} matches the parameter {name!r}")
+
+
 def match_patterns(params: Any, patterns: Sequence[str]) -> Any:
     """For each parameter the first pattern that matches its whole path ('ctx', 'visual_prompts').
 
@@ -41,15 +62,13 @@ def match_patterns(params: Any, patterns: Sequence[str]) -> Any:
       ConfigError: a parameter that no pattern matches.
     """
 
-    def first_match(path: Any, leaf: Any) -> str:
+    def matching(path: Any, leaf: Any) -> str:
         name = jax.tree_util.keystr(path, simple=True, separator="/")
-        for pattern in patterns:
-            if re.fullmatch(pattern, name):
-                logging.info("optimizer: %s %s is matched by %r", name, tuple(leaf.shape), pattern)
-                return pattern
-        raise ConfigError(f"optimizer.lr_scales: no pattern of {list(patterns)} matches the parameter {name!r}")
+        pattern = _first_match(name, patterns)
+        logging.info("optimizer: %s %s is matched by %r", name, tuple(leaf.shape), pattern)
+        return pattern
 
-    return jax.tree_util.tree_map_with_path(first_match, params)
+    return jax.tree_util.tree_map_with_path(matching, params)
 
 
 def make_optimizer(

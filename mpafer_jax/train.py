@@ -23,6 +23,7 @@ from mpafer_jax import (
     experiment,
     files,
     motion_prior,
+    optim,
     preemption,
     prototypes,
     steps,
@@ -237,8 +238,13 @@ def start(run: Run, checkpoints: checkpoint.Checkpoints) -> TrainState:
             )
         state = TrainState(step=state.step, params=params, opt_state=run.tx.init(params))
     for name, value in state.params.items():
-        logging.info("trained: %s %s, %d numbers", name, value.shape, value.size)
+        fate = "trained" if _trains(run.config, name) else "frozen"
+        logging.info("%s: %s %s, %d numbers", fate, name, value.shape, value.size)
     return devices.replicate(state)
+
+
+def _trains(config: Config, parameter: str) -> bool:
+    return optim.factor_of(parameter, config.optimizer.lr_scales) > 0
 
 
 def train(run: Run, state: TrainState, checkpoints: checkpoint.Checkpoints, notice: preemption.Notice) -> TrainState:
@@ -354,7 +360,9 @@ def summarize(run: Run, state: TrainState, checkpoints: checkpoint.Checkpoints) 
         else f"{run.selecting.name} {run.config.eval.select_by}",
         "num_steps": run.num_steps,
         "seed": run.config.seed,
-        "trained_parameters": {name: int(value.size) for name, value in state.params.items()},
+        "trained_parameters": {
+            name: int(value.size) for name, value in state.params.items() if _trains(run.config, name)
+        },
         "class_names": list(run.experiment.class_names),
         "clip": {"name": run.experiment.clip_name, "hash": run.experiment.clip_hash},
         "data": run.dataset.description.splitlines(),

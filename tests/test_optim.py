@@ -67,6 +67,14 @@ def test_scales_and_freezing_by_first_match():
     np.testing.assert_array_equal(updates["ctx"], 0)
 
 
+def test_the_factor_of_one_parameter():
+    scales = (("visual_.*", 0.5), ("ctx", 0.0), (".*", 9.0))
+    found = {name: optim.factor_of(name, scales) for name in ("visual_prompts", "ctx", "ctx2")}
+    assert found == {"visual_prompts": 0.5, "ctx": 0.0, "ctx2": 9.0}
+    with pytest.raises(ValueError, match=r"no pattern of \['ctx'\] matches the parameter 'visual_prompts'"):
+        optim.factor_of("visual_prompts", (("ctx", 1.0),))
+
+
 def test_a_parameter_that_no_pattern_matches_is_an_error():
     with pytest.raises(ValueError, match=r"no pattern of .*'ctx'.* matches the parameter 'visual_prompts'"):
         make(lr_scales=(("ctx", 1.0), ("visual", 1.0)))

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from absl import logging
 
-from mpafer_jax import evaluate, experiment
+from mpafer_jax import evaluate, experiment, optim
 from mpafer_jax.baselines import linear_probe, text_context, zero_shot
 from mpafer_jax.baselines.features import FrozenFeatures, encode_splits
 from mpafer_jax.config import Config, ConfigError
@@ -30,7 +30,8 @@ def check(config: Config, dataset: Dataset) -> None:
     """Refuses, before anything is computed, what could not be computed after hours of training.
 
     Raises:
-      ConfigError: a baseline lacks the split that it chooses on, or all lack one to be measured on.
+      ConfigError: a baseline lacks the split that it chooses on, or all lack one to be measured on; or the context,
+        which one trains, is frozen.
       BankError: one lacks a class's description.
     """
     names = config.eval.baselines
@@ -43,6 +44,13 @@ def check(config: Config, dataset: Dataset) -> None:
         raise ConfigError(
             "config.eval.baselines names linear_probe, whose penalty is chosen on validation, but there is no "
             "validation split; set data.validation_split or data.validation_fraction, or leave linear_probe out"
+        )
+    # Refused, and not trained at some rate: which one suits a context, such a run does not say.
+    if "text_context" in names and not optim.factor_of("ctx", config.optimizer.lr_scales):
+        raise ConfigError(
+            "config.eval.baselines names text_context, which trains the context as the run beside it does, but "
+            f"config.optimizer.lr_scales {config.optimizer.lr_scales} freezes ctx there; leave text_context out, or "
+            "make it a run of its own (config argument coop)"
         )
     for name in names:
         if name in zero_shot.NAMES:

@@ -31,7 +31,8 @@ class Trained:
     """Context vectors and how they were chosen.
 
     Attributes:
-      step: after how many updates; the best on validation, or the last where there is no validation split.
+      step: after how many updates; the best on the split that chooses the checkpoint of the run beside it, or the last
+        where there is none.
       metrics: on every held-out split, by its name.
     """
 
@@ -78,6 +79,7 @@ def train(
             if name != "train"
         }
 
+    selecting = "test" if config.eval.select_on_test_split else "validation"
     best, best_score = Trained(0, {}), -1.0
     interval: list[steps.Metrics] = []
     order = pipeline.train_order(features["train"].labels, config.data.sampler, config.seed)
@@ -90,8 +92,8 @@ def train(
         steps.check_finite(devices.to_host(interval), step)
         interval = []
         found = evaluate(state.params)
-        # Without a validation split nothing is chosen: the last step stands.
-        score = found["validation"].scalars()[config.eval.select_by] if "validation" in found else float(step)
+        # Without that split nothing is chosen: the last step stands.
+        score = found[selecting].scalars()[config.eval.select_by] if selecting in found else float(step)
         if score > best_score:
             best, best_score = Trained(step, found), score
     logging.info("text context: step %d of %d", best.step, num_steps)

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from configs import common
+from configs import common, quickstart
 from configs import sample as sample_config
 from mpafer_jax import checkpoint, experiment, train
 from mpafer_jax.config import Config, ConfigError
@@ -60,7 +60,7 @@ def test_only_what_a_method_trains_moves_and_only_its_terms_are_summed(sample, t
     summary = train.train_and_evaluate(config, tmp_path / "run")
     after, _, _ = checkpoint.load(tmp_path / "run", "last")
     assert {name for name in after if not np.array_equal(after[name], before[name])} == PROMPTS[method]
-    assert summary["trained_parameters"].keys() == before.keys()
+    assert summary["trained_parameters"] == {name: before[name].size for name in PROMPTS[method]}
     expected = {"loss", "cross_entropy"} | ({"prompt_alignment"} if method == "kgcoop" else set())
     lines = [line for line in runs.metrics(tmp_path / "run") if line["kind"] == "train"]
     for line in lines:
@@ -72,6 +72,21 @@ def test_only_what_a_method_trains_moves_and_only_its_terms_are_summed(sample, t
         cosines = np.sum(unit(text_features(built, before)) * unit(fixed_features(built, "a photo of {}")), axis=1)
         assert lines[0]["prompt_alignment"] == pytest.approx(np.mean(1 - cosines), rel=1e-3)
         assert np.mean(1 - cosines) > 0.001
+
+
+def test_where_the_context_is_frozen_no_baseline_trains_one(sample, tmp_path):
+    named = {"eval.baselines": ("majority", "text_context")}
+    frozen = {**named, "optimizer.lr_scales": (("ctx", 0.0), (".*", 1.0))}
+    with pytest.raises(
+        ConfigError, match=r"names text_context, .*lr_scales \(\('ctx', 0\.0\), .* freezes ctx there; leave"
+    ):
+        train.prepare(runs.config(sample, **SHORT, **frozen), tmp_path)
+    train.prepare(runs.config(sample, **SHORT, **named), tmp_path)
+    usual = quickstart.get_config().eval.baselines
+    assert "text_context" in usual
+    assert quickstart.get_config("ivlp").eval.baselines == usual
+    left = tuple(name for name in usual if name != "text_context")
+    assert quickstart.get_config("vpt_deep").eval.baselines == left
 
 
 def test_visual_prompts_alone_classify_by_fixed_texts(sample):

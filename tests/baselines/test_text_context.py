@@ -106,6 +106,22 @@ def test_it_learns_and_leaves_the_run_beside_it_alone(planted):
     assert built.model.prompt_shape.num_visual == 8
 
 
+def test_the_test_split_chooses_where_it_chooses_for_the_run_beside_it(planted, sample):
+    """As validation would with the same images, on labels that training does not come nearer to."""
+    _, built, splits = planted
+    wrong = (splits["test"].labels + 1) % 5
+    test = FrozenFeatures(splits["test"].image_features, wrong, np.eye(5, dtype=np.float32)[wrong])
+    parts = {"train": splits["train"], "test": test}
+    changes = {"optimizer.learning_rate": 0.05, "train.eval_every": 5, "data.validation_fraction": 0.0}
+    usual = runs.config(sample, **changes)
+    assert text_context.train(usual, built, parts, 30).step == 30
+    expected = text_context.train(usual, built, {**parts, "validation": test}, 30)
+    assert expected.step < 30
+    found = text_context.train(runs.config(sample, **changes, **{"eval.select_on_test_split": True}), built, parts, 30)
+    assert found.step == expected.step
+    assert found.metrics["test"].to_dict() == expected.metrics["test"].to_dict()
+
+
 def test_without_validation_the_last_step_stands(planted):
     config, built, splits = planted
     trained = text_context.train(config, built, {name: splits[name] for name in ("train", "test")}, 30)
