@@ -239,6 +239,7 @@ def render(cells: Sequence[Cell], classes: ClassChoice, level: int = 2) -> str:
         [
             f"{row} on {column}",
             str(len(found)),
+            ", ".join(map(str, sorted({run["step"] for run in found}))),
             str(cell["count"]),
             str(len(cell["class_names"])),
             _listed(cell["dropped"]),
@@ -249,7 +250,15 @@ def render(cells: Sequence[Cell], classes: ClassChoice, level: int = 2) -> str:
         if (found := by_place.get((row, column))) is not None
         for cell in found[:1]  # runs of a row differ in their prompts alone
     ]
-    header = ("", "runs", "images", "classes", "images left out, by class", "classes that the dataset has not")
+    header = (
+        "",
+        "runs",
+        "after updates",
+        "images",
+        "classes",
+        "images left out, by class",
+        "classes that the dataset has not",
+    )
     measured = f"{heading} What was measured\n"
     return "\n".join([*text, measured, markdown(header, details), f"{_CHOSEN_AMONG[classes]}\n"])
 

@@ -143,14 +143,14 @@ def test_a_dataset_without_common_classes_leaves_its_cell_empty(sample, loaded, 
 
 
 def test_the_table_by_hand():
-    def cell(checkpoint, dataset, war, uar, dropped, unknown):
+    def cell(checkpoint, step, dataset, war, uar, dropped, unknown):
         names = {"checkpoint": checkpoint, "row": checkpoint[0], "dataset": dataset, "class_names": ["a", "b", "c"]}
-        return {**names, "war": war, "uar": uar, "count": 12, "dropped": dropped, "unknown": unknown}
+        return {**names, "step": step, "war": war, "uar": uar, "count": 12, "dropped": dropped, "unknown": unknown}
 
     cells = [
-        cell("A", "A", 0.5, 0.25, {}, []),
-        cell("B.1", "C", 0.75, 1 / 3, {"fear": 2}, ["neutral", "contempt"]),
-        cell("B.2", "C", 0.77, 1 / 3, {"fear": 2}, ["neutral", "contempt"]),
+        cell("A", 50, "A", 0.5, 0.25, {}, []),
+        cell("B.1", 300, "C", 0.75, 1 / 3, {"fear": 2}, ["neutral", "contempt"]),
+        cell("B.2", 200, "C", 0.77, 1 / 3, {"fear": 2}, ["neutral", "contempt"]),
     ]
     expected = """\
 ## Accuracy (WAR), %
@@ -169,10 +169,10 @@ def test_the_table_by_hand():
 
 ## What was measured
 
-|        | runs | images | classes | images left out, by class | classes that the dataset has not |
-|--------|-----:|-------:|--------:|--------------------------:|---------------------------------:|
-| A on A |    1 |     12 |       3 |                         - |                                - |
-| B on C |    2 |     12 |       3 |                    fear 2 |                neutral, contempt |
+|        | runs | after updates | images | classes | images left out, by class | classes that the dataset has not |
+|--------|-----:|--------------:|-------:|--------:|--------------------------:|---------------------------------:|
+| A on A |    1 |            50 |     12 |       3 |                         - |                                - |
+| B on C |    2 |      200, 300 |     12 |       3 |                    fear 2 |                neutral, contempt |
 
 Chosen among the classes that checkpoint and dataset share.
 """
