@@ -101,7 +101,7 @@ def test_what_is_missing_is_named(monkeypatch):
         raise ModuleNotFoundError(name)
 
     monkeypatch.setattr(faces_lib.importlib, "import_module", absent)
-    with pytest.raises(ModuleNotFoundError, match=r"need OpenCV; install it with: pip install 'mpafer-jax\[faces\]'"):
+    with pytest.raises(ModuleNotFoundError, match=r"need OpenCV; install it with: pip install -e '\.\[faces\]'"):
         FaceFinder()
     five = types.SimpleNamespace(__version__="5.0.0")
     monkeypatch.setattr(faces_lib.importlib, "import_module", lambda name: five)

@@ -261,7 +261,7 @@ def test_a_checkpoint_needs_no_training_images(sample, with_prior, finished, tmp
         result = evaluate.evaluate_checkpoint(runs.config(sample, **other), tmp_path / f"evaluated_{place}")
         assert result["step"] == step
         assert result["test"] == summary["best"]["test"]
-    predictor = Predictor.from_checkpoint(tmp_path / "exported", batch_sizes=(25,))
+    predictor = Predictor.from_checkpoint(tmp_path / "exported", clip=str(sample / "clip"), batch_sizes=(25,))
     files = sorted((sample / "faces" / "test").glob("*/*.png"))
     correct = [found.expression == file.parent.name for file, found in zip(files, predictor.stream(files), strict=True)]
     assert np.mean(correct) == pytest.approx(summary["best"]["test"]["war"])

@@ -226,6 +226,7 @@ def test_matrices_stand_on_the_page(tmp_path, capsys):
     out, folder = tmp_path / "docs" / "results.md", tmp_path / "styles"
     folder.mkdir()
     place = {"row": "poster", "dataset": "neon", "dropped": {}, "unknown": [], "class_names": ["a", "b"], "count": 10}
+    place["step"] = 300
     cells = [{**place, "path": f"/somewhere/{war}", "war": war, "uar": war} for war in (0.5, 0.6)]
     flags = ["--workdir=runs/styles", "--dataset=neon=configs/quickstart.py data.synthface.style=neon"]
     (folder / "matrix.json").write_text(json.dumps({"flags": flags, "classes": "common", "cells": cells}))
@@ -234,6 +235,7 @@ def test_matrices_stand_on_the_page(tmp_path, capsys):
     page.write(out, [])
     _, text = out.read_text().split("\n## Trained on one dataset, tested on others\n")
     assert re.search(r"^\| poster +\| 55\.00 ± 7\.07 \|$", text, re.MULTILINE)
+    assert re.search(r"^\| poster on neon +\| +2 \| +300 \| +10 \|", text, re.MULTILINE)
     (shown,) = re.findall(r"```bash\npython -m mpafer_jax\.tools\.cross_dataset (.*?)\n```", text, re.DOTALL)
     assert shlex.split(shown.replace("\\\n", "")) == flags
     assert "somewhere" not in (tmp_path / "docs" / "results" / "styles.json").read_text()
