@@ -328,35 +328,35 @@ def warm_start(
     """
     params = dict(fresh)
     notes: list[str] = []
-    class_names = description.class_names
-    try:
-        rows_of_saved = map_classes(class_names, saved_description.class_names)
-    except ValueError as error:
-        raise ConfigError(f"config.train.warm_start: the classes cannot be matched: {error}") from error
     for name, value in fresh.items():
         old = saved.get(name)
         if old is None:
             notes.append(f"{name}: not in the checkpoint, starts fresh")
         elif name == "ctx" and old.ndim == value.ndim == 3 and old.shape[1:] == value.shape[1:]:
-            rows = np.flatnonzero(rows_of_saved >= 0)
-            params[name] = jnp.asarray(value).at[rows].set(old[rows_of_saved[rows]])
-            taken = ", ".join(class_names[row] for row in rows)
+            rows, saved_rows = _common_classes(description.class_names, saved_description.class_names)
+            params[name] = jnp.asarray(value).at[np.array(rows, np.int32)].set(old[saved_rows])
+            taken = ", ".join(description.class_names[row] for row in rows)
             notes.append(f"{name}: taken for {taken or 'no class'}; the others start fresh")
-        elif (
-            name == "visual_prompts"
-            and len(old) == len(value)
-            and _layers(description, value) != _layers(saved_description, old)
-        ):
-            layers, saved_layers = _layers(description, value), _layers(saved_description, old)
-            notes.append(f"{name}: of the layers {saved_layers}, not {layers}, starts fresh")
-        elif old.shape == value.shape:
+        elif old.shape != value.shape:
+            notes.append(f"{name}: shape {tuple(old.shape)} does not fit {tuple(value.shape)}, starts fresh")
+        elif name == "visual_prompts" and (there := _layers(saved_description, old)) != _layers(description, value):
+            notes.append(f"{name}: of the layers {there}, not {_layers(description, value)}, starts fresh")
+        else:
             params[name] = jnp.asarray(old)
             notes.append(f"{name}: taken, shape {tuple(old.shape)}")
-        else:
-            notes.append(f"{name}: shape {tuple(old.shape)} does not fit {tuple(value.shape)}, starts fresh")
     unused = sorted(set(saved) - set(fresh))
     notes += [f"{name}: in the checkpoint, not used here" for name in unused]
     return params, notes
+
+
+def _common_classes(class_names: tuple[str, ...], saved_names: tuple[str, ...]) -> tuple[list[int], list[int]]:
+    """The classes that both have: their rows in the one order and, in the same sequence, in the other."""
+    try:
+        saved_rows = map_classes(class_names, saved_names)
+    except ValueError as error:
+        raise ConfigError(f"config.train.warm_start: the classes cannot be matched: {error}") from error
+    rows: list[int] = np.flatnonzero(saved_rows >= 0).tolist()
+    return rows, saved_rows[rows].tolist()
 
 
 def _layers(description: Description, visual_prompts: Any) -> list[int]:
