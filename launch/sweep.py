@@ -97,12 +97,11 @@ def _run(arguments: argparse.Namespace, overrides: list[str], jobs: int | None) 
         for run in left:
             print(shlex.join([sys.executable, "-m", "mpafer_jax.main", *run.command(root)]))
         return 0
-    if arguments.dry_run:
-        return _show_array(left, root, jobs or 0, arguments.sbatch)
-    sweep.Record(arguments.sweep, plan.recorded(overrides), found).write(root)
-    left = _reuse(left, root, arguments.reuse)
+    if not arguments.dry_run:
+        sweep.Record(arguments.sweep, plan.recorded(overrides), found).write(root)
+        left = _reuse(left, root, arguments.reuse)
     if arguments.slurm:
-        return _queue(left, root, jobs or 0, arguments.sbatch)
+        return _queue(left, root, jobs or 0, arguments.sbatch, dry_run=arguments.dry_run)
     failures = _run_here(left, root, jobs or 1, arguments)
     whole = report.read(root)
     whole.write()
@@ -142,24 +141,17 @@ def _run_here(
         raise ConfigError(f"another launch/sweep.py is at work in {root}; wait until it ends") from error
 
 
-def _show_array(runs: list[plan.Run], root: pathlib.Path, jobs: int, options: list[str]) -> int:
+def _queue(runs: list[plan.Run], root: pathlib.Path, jobs: int, options: list[str], *, dry_run: bool) -> int:
     if not runs:
         print("nothing is left to run")
         return 0
     path, lines = slurm.arguments(runs, root)
-    print(shlex.join(slurm.sbatch_command(_SLURM_SCRIPT, path, len(runs), jobs, options)))
-    print(f"with {path}:\n{lines}", end="")
-    return 0
-
-
-def _queue(runs: list[plan.Run], root: pathlib.Path, jobs: int, options: list[str]) -> int:
-    if not runs:
-        print("nothing is left to run")
+    command = slurm.sbatch_command(_SLURM_SCRIPT, path, len(runs), jobs, options)
+    if dry_run:
+        print(f"{shlex.join(command)}\nwith {path}:\n{lines}", end="")
         return 0
     slurm.refuse_waiting(runs, root)
-    path, lines = slurm.arguments(runs, root)
     files.write_text(path, lines)
-    command = slurm.sbatch_command(_SLURM_SCRIPT, path, len(runs), jobs, options)
     print(shlex.join(command))
     try:
         queued = subprocess.run(
