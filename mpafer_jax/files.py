@@ -3,19 +3,36 @@
 from __future__ import annotations
 
 import argparse
+import codecs
 import contextlib
 import errno
 import functools
 import importlib.util
+import io
 import json
 import os
 import pathlib
 import tempfile
 from collections.abc import Callable, Generator
-from typing import Any, cast
+from importlib.resources.abc import Traversable
+from typing import Any, TextIO, cast
 
 # Scheme of a bucket's URL -> the package through which fsspec reads it, and our extra that installs it.
 _BUCKETS = {"gs": ("gcsfs", "gcs"), "s3": ("s3fs", "s3")}
+
+
+# Longer marks first: UTF-32's begins as UTF-16's does.
+_OTHER_MARKS = {
+    codecs.BOM_UTF32_LE: "UTF-32",
+    codecs.BOM_UTF32_BE: "UTF-32",
+    codecs.BOM_UTF16_LE: "UTF-16",
+    codecs.BOM_UTF16_BE: "UTF-16",
+}
+_SAVE_AS_UTF8 = "save it as UTF-8 (an editor's 'Save as', a spreadsheet's 'CSV UTF-8')"
+
+
+class EncodingError(ValueError):
+    """A file that is no UTF-8 text; the message names it, and says what was found and what to do."""
 
 
 def cache_directory() -> pathlib.Path:
@@ -164,6 +181,58 @@ def _copy_objects(folder: pathlib.Path, target: pathlib.Path) -> None:
             _copy_objects(path, target / path.name)
         else:
             (target / path.name).write_bytes(path.read_bytes())
+
+
+@contextlib.contextmanager
+def open_text(path: pathlib.Path | Traversable, newline: str | None = None) -> Generator[TextIO]:
+    """Opens a text file that people made, for reading: UTF-8, with or without the byte order mark that Windows puts.
+
+    Args:
+      path: the file.
+      newline: as of `open`; "" for the csv module.
+
+    Raises:
+      EncodingError: on opening or on reading: it is not UTF-8.
+      OSError: it cannot be read.
+    """
+    with path.open("rb") as stream:
+        start = mark_length(stream.read(64), path)
+        stream.seek(start)
+        with io.TextIOWrapper(cast(Any, stream), encoding="utf-8", newline=newline) as text:
+            try:
+                yield text
+            except UnicodeDecodeError as error:
+                around = error.object[max(0, error.start - 20) : error.end + 20]
+                raise EncodingError(f"{path} is not UTF-8: it holds {around!r}; {_SAVE_AS_UTF8}") from error
+
+
+def mark_length(head: bytes, path: pathlib.Path | Traversable) -> int:
+    """How many bytes at the start of a file are UTF-8's byte order mark: 3, or 0.
+
+    Args:
+      head: the file's first bytes.
+      path: the file, for the message.
+
+    Raises:
+      EncodingError: they are those of another encoding.
+    """
+    for mark, encoding in _OTHER_MARKS.items():
+        if head.startswith(mark):
+            raise EncodingError(
+                f"{path} is not UTF-8: its first bytes are {mark.hex(' ')}, the mark of {encoding}; {_SAVE_AS_UTF8}"
+            )
+    if b"\0" in head:
+        raise EncodingError(
+            f"{path} is not UTF-8: it begins with {head[:20]!r}, as UTF-16 without a mark or a file that is no text; "
+            f"{_SAVE_AS_UTF8}"
+        )
+    return len(codecs.BOM_UTF8) if head.startswith(codecs.BOM_UTF8) else 0
+
+
+def read_text(path: pathlib.Path | Traversable) -> str:
+    """The content of a text file that people made; arguments and errors as in `open_text`."""
+    with open_text(path) as text:
+        return text.read()
 
 
 def write_text(path: pathlib.Path, text: str) -> None:

@@ -91,3 +91,32 @@ def test_commands_refuse_to_write_into_a_bucket(module, words, tmp_path, monkeyp
     assert ended.value.code == 2
     assert EXPECTED in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"])
+def test_text_is_utf8_with_or_without_a_byte_order_mark(mark, tmp_path):
+    path = tmp_path / "list.txt"
+    path.write_bytes(mark + "é\r\nb\n".encode())
+    assert files.read_text(path) == "é\nb\n"
+    with files.open_text(path, newline="") as text:
+        assert list(text) == ["é\r\n", "b\n"]
+    path.write_bytes(mark)
+    assert files.read_text(path) == ""
+
+
+@pytest.mark.parametrize(
+    ("data", "found"),
+    [
+        ("a.png".encode("utf-16"), "its first bytes are ff fe, the mark of UTF-16"),
+        (b"\xfe\xff\0a", "its first bytes are fe ff, the mark of UTF-16"),
+        ("a.png".encode("utf-32"), "its first bytes are ff fe 00 00, the mark of UTF-32"),
+        ("a.png".encode("utf-16-le"), r"it begins with b'a\\x00.\\x00p\\x00n\\x00g\\x00', as UTF-16 without a mark"),
+        ("1.png\ncafé.png\n".encode("latin-1"), r"it holds b'1.png\\ncaf\\xe9.png\\n'"),
+        (b"\xef\xbb\xbf" + b"a" * 100_000 + b"\xff", r"it holds b'a{20}\\xff'"),  # not in the first block
+    ],
+)
+def test_text_of_another_encoding_is_refused_with_what_was_found(data, found, tmp_path):
+    path = tmp_path / "list.txt"
+    path.write_bytes(data)
+    with pytest.raises(files.EncodingError, match=rf"list\.txt is not UTF-8: {found}.*save it as UTF-8"):
+        files.read_text(path)

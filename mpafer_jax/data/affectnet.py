@@ -10,7 +10,6 @@ a validation split for choosing checkpoints is to be carved from "train".
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -111,26 +110,25 @@ def _read_npy(folder: Path, split: str, dropped: Counts) -> Iterator[Record]:
 
 
 def _read_csv(table: Path, split: str, dropped: Counts) -> Iterator[Record]:
-    with table.open(newline="") as file:
-        rows = csv.reader(file)
-        columns = {name: position for position, name in enumerate(_COLUMNS)}
-        for row in rows:
-            if rows.line_num == 1 and _COLUMNS[0] in row:  # copies with and without a header are in use
-                columns = {name: position for position, name in enumerate(row)}
-                continue
-            place = f"{table} line {rows.line_num}"
-            try:
-                x, y, width, height = (float(row[columns[name]]) for name in _COLUMNS[1:5])
-                name, expression = row[columns["subDirectory_filePath"]], int(row[columns["expression"]])
-            except (KeyError, IndexError, ValueError) as error:
-                raise DataError(f"{place}: found {row!r}, expected the columns {', '.join(_COLUMNS)}") from error
-            if not _kept(expression, place, split, dropped):
-                continue
-            if width < 0:
-                records.count(dropped, split, "no face box")
-                continue
-            image = records.ImageCrop(table.parent / _PICTURES / name, (x, y, width, height))
-            yield Record(name, image, expression)
+    columns = {name: position for position, name in enumerate(_COLUMNS)}
+    for line, row in records.read_csv(table):
+        if line == 1 and _COLUMNS[0] in row:  # copies with and without a header are in use
+            columns = {name: position for position, name in enumerate(row)}
+            continue
+        place = f"{table} line {line}"
+        try:
+            x, y, width, height = (float(row[columns[name]]) for name in _COLUMNS[1:5])
+            name, expression = row[columns["subDirectory_filePath"]], int(row[columns["expression"]])
+        except (KeyError, IndexError, ValueError) as error:
+            raise DataError(f"{place}: found {row!r}, expected the columns {', '.join(_COLUMNS)}") from error
+        if not _kept(expression, place, split, dropped):
+            continue
+        if width < 0:
+            records.count(dropped, split, "no face box")
+            continue
+        name = records.listed_name(name)
+        image = records.ImageCrop(table.parent / _PICTURES / name, (x, y, width, height))
+        yield Record(name, image, expression)
 
 
 def _kept(expression: int, place: str, split: str, dropped: Counts) -> bool:

@@ -132,12 +132,13 @@ def _read_sequences(directory: Path, dropped: Counts) -> tuple[list[Record], tup
 
 
 def _label(path: Path) -> int:
+    text = records.read_text(path)
     try:
-        value = float(path.read_text())
+        value = float(text)
     except ValueError:
         value = -1.0
     if value not in range(1, len(CLASS_NAMES)):
-        raise DataError(f"{path}: found {path.read_text()[:40]!r}, expected one number from 1 to 7")
+        raise DataError(f"{path}: found {text[:40]!r}, expected one number from 1 to 7")
     return int(value)
 
 
@@ -147,10 +148,9 @@ def _face(directory: Path, frame: Path) -> tuple[ImageSource, bool]:
     path = directory / _LANDMARKS / relative.with_name(f"{frame.stem}_landmarks.txt")
     if not path.is_file():
         return records.ImageFile(frame), False
+    lines = records.read_text(path).split("\n")
     try:
-        points = np.array(
-            [[float(number) for number in line.split()] for line in path.read_text().split("\n") if line.strip()]
-        )
+        points = np.array([[float(number) for number in line.split()] for line in lines if line.strip()])
     except ValueError as error:
         raise DataError(f"{path}: expected lines of two numbers, x and y in pixels ({error})") from error
     if points.ndim != 2 or points.shape[1] != 2:

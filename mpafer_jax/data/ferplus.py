@@ -21,7 +21,6 @@ more than three.
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -170,27 +169,24 @@ def _read_label_csvs(base: Path) -> dict[str, list[Votes]]:
 
 def read_label_csv(path: Path) -> list[Votes]:
     """Reads a folder's `label.csv`: no header, columns name, face box (the whole picture), ten counts."""
-    with path.open(newline="") as file:
-        rows = csv.reader(file)
-        return [_votes(row[:1] + row[2:], f"{path} line {rows.line_num}") for row in rows if row]
+    return [_votes(row[:1] + row[2:], f"{path} line {line}") for line, row in records.read_csv(path) if row]
 
 
 def read_votes_csv(path: Path) -> dict[str, list[Votes]]:
     """Reads `fer2013new.csv`: per split its rows in order, those with an empty name included (they keep the place)."""
     header = ["Usage", "Image name", *_COLUMNS]
     splits: dict[str, list[Votes]] = {}
-    with path.open(newline="") as file:
-        rows = csv.reader(file)
-        found = next(rows, list[str]())
-        if found != header:
-            raise DataError(f"{path}: the first line is {found}, expected the columns {header}")
-        for row in rows:
-            place = f"{path} line {rows.line_num}"
-            if not row or row[0] not in pixel_csv.SPLITS:
-                raise DataError(
-                    f"{place}: found {row}, expected a row that starts with one of {', '.join(pixel_csv.SPLITS)}"
-                )
-            splits.setdefault(pixel_csv.SPLITS[row[0]], []).append(_votes(row[1:], place))
+    rows = records.read_csv(path)
+    _, found = next(rows, (0, list[str]()))
+    if found != header:
+        raise DataError(f"{path}: the first line is {found}, expected the columns {header}")
+    for line, row in rows:
+        place = f"{path} line {line}"
+        if not row or row[0] not in pixel_csv.SPLITS:
+            raise DataError(
+                f"{place}: found {row}, expected a row that starts with one of {', '.join(pixel_csv.SPLITS)}"
+            )
+        splits.setdefault(pixel_csv.SPLITS[row[0]], []).append(_votes(row[1:], place))
     return splits
 
 

@@ -7,6 +7,7 @@ import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 
+from mpafer_jax import files
 from mpafer_jax.data.records import DataError, PixelRow
 
 SIDE = 48
@@ -34,7 +35,11 @@ def read_rows(path: Path) -> Iterator[Row]:
     """
     with path.open("rb") as file:
         header = file.readline()
-        columns = [name.strip() for name in header.decode("ascii", "replace").split(",")]
+        try:
+            start = files.mark_length(header, path)
+        except files.EncodingError as error:
+            raise DataError(str(error)) from error
+        columns = [name.strip() for name in header[start:].decode("ascii", "replace").split(",")]
         if sorted(columns) != sorted(_COLUMNS):
             raise DataError(f"{path}: the first line is {header[:80]!r}, expected {','.join(_COLUMNS)}")
         places = [columns.index(name) for name in _COLUMNS]

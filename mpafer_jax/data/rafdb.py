@@ -72,7 +72,7 @@ def read(directory: Path, expressions: Expressions = "basic") -> SourceIndex:
             raise records.missing(path, _layout(expressions), _SOURCE)
     splits: dict[str, list[Record]] = {}
     seen: dict[str, int] = {}
-    for number, line in enumerate(list_path.read_text().splitlines(), start=1):
+    for number, line in enumerate(records.read_text(list_path).splitlines(), start=1):
         if not line.strip():
             continue
         name, split, label = _parse(line, f"{list_path} line {number}", len(class_names))

@@ -7,16 +7,18 @@ read, and a dataset whose pictures are broken can still be described (`mpafer_ja
 from __future__ import annotations
 
 import collections
+import csv
 import dataclasses
 import hashlib
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 from PIL import Image
 
+from mpafer_jax import files
 from mpafer_jax.data.preprocess import IMAGE_SUFFIXES, decode_rgb, read_picture_file
 from mpafer_jax.expressions import canonical_name
 
@@ -205,6 +207,49 @@ class SourceIndex:
                 line = f"{record.name}\0{record.image.stamp()}\0{record.label}\0{weights}\n"
                 digest.update(line.encode("utf-8", "surrogateescape"))
         return digest.hexdigest()
+
+
+def read_text(path: Path) -> str:
+    """The content of a label file, a list or the like, as `files.read_text` reads it.
+
+    Raises:
+      DataError: it cannot be read, or is not UTF-8.
+    """
+    try:
+        return files.read_text(path)
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    except files.EncodingError as error:
+        raise DataError(str(error)) from error
+
+
+def read_csv(path: Path) -> Iterator[tuple[int, list[str]]]:
+    """The rows of a table, each with the number of its line, without holding the table in memory.
+
+    Raises:
+      DataError: it cannot be read, is not UTF-8, or a line is none of a table.
+    """
+    try:
+        with files.open_text(path, newline="") as text:
+            rows = csv.reader(text)
+            try:
+                for row in rows:
+                    yield rows.line_num, row
+            except csv.Error as error:
+                raise DataError(f"{path} line {rows.line_num}: {error}; a quotation mark may be left open") from error
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    except files.EncodingError as error:
+        raise DataError(str(error)) from error
+
+
+def _unreadable(path: Path, error: OSError) -> DataError:
+    return DataError(f"{path} cannot be read ({error.strerror or error})")
+
+
+def listed_name(name: str) -> str:
+    """A file's name as a list gives it, with the slashes of paths here: lists made on Windows part folders by `\\`."""
+    return name.replace("\\", "/")
 
 
 def count(dropped: Counts, split: str, reason: str) -> None:

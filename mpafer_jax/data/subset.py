@@ -21,6 +21,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 import numpy.typing as npt
 
+from mpafer_jax.data import records
 from mpafer_jax.data.records import DataError
 
 _KEY = re.compile(r"(?:\d_)?(?P<key>.+?)(?:_aligned)?(?:\.\w{3,4})?")
@@ -33,10 +34,10 @@ def read_list(path: Path) -> list[str]:
       DataError: it cannot be read, or names nothing.
     """
     try:
-        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
-    except (OSError, UnicodeDecodeError) as error:
+        lines = [line.strip() for line in records.read_text(path).splitlines()]
+    except DataError as error:
         raise DataError(f"config.data.test_subset: {path} cannot be read as a list of names ({error})") from error
-    entries = [line for line in lines if line]
+    entries = [records.listed_name(line) for line in lines if line]
     if not entries:
         raise DataError(f"config.data.test_subset: {path} is empty, expected a name of a picture a line")
     return entries

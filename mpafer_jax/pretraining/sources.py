@@ -18,6 +18,7 @@ import numpy.typing as npt
 import pydantic
 import tensorflow_datasets as tfds
 
+from mpafer_jax.data import records
 from mpafer_jax.data.preprocess import PictureError, Pixels, decode_rgb, read_picture_file
 from mpafer_jax.data.records import DataError
 from mpafer_jax.pretraining.config import DataSection
@@ -204,7 +205,7 @@ def read_folder(folder: Path) -> CaptionedImages:
             "(a caption or a list of captions)"
         )
     # Not `splitlines`, which would also cut at the rarer line ends that a caption may hold.
-    lines = path.read_text("utf-8").split("\n")
+    lines = records.read_text(path).split("\n")
     rows = [_parse_row(line, f"{path}:{number}") for number, line in enumerate(lines, 1) if line.strip()]
     if not rows:
         raise DataError(f"{path} is empty")
@@ -249,7 +250,12 @@ def _parse_row(line: str, place: str) -> _Row:
             "captions, none of them empty) and perhaps attributes (statement: true, false or a number from 0 to 1)"
         ) from error
     captions = (read.text,) if isinstance(read.text, str) else read.text
-    return _Row(read.file_name, captions, {name: float(value) for name, value in read.attributes.items()}, place)
+    return _Row(
+        records.listed_name(read.file_name),
+        captions,
+        {name: float(value) for name, value in read.attributes.items()},
+        place,
+    )
 
 
 def _size(path: Path, place: str) -> int:

@@ -110,7 +110,7 @@ def read(path: pathlib.Path) -> tuple[Record, list[FinishedRun]]:
       ConfigError: it cannot be read.
     """
     try:
-        first, *others = (json.loads(line) for line in path.read_text(encoding="utf-8").splitlines())
+        first, *others = (json.loads(line) for line in files.read_text(path).splitlines())
         return Record.from_json(first), [_run(**line) for line in others]
     except OSError as error:
         raise ConfigError(f"{path} cannot be read ({error.strerror})") from error

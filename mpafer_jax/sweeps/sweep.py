@@ -176,11 +176,13 @@ class Record:
         """
         path = root / RECORD
         try:
-            text = path.read_text(encoding="utf-8")
+            text = files.read_text(path)
         except OSError as error:
             raise ConfigError(
                 f"{root} is no sweep's folder: {path} cannot be read ({error.strerror}); launch/sweep.py writes it"
             ) from error
+        except files.EncodingError as error:
+            raise ConfigError(str(error)) from error
         try:
             return cls.from_json(json.loads(text))
         except (ValueError, KeyError, TypeError) as error:

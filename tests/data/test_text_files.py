@@ -1,0 +1,120 @@
+"""Label files and lists as editors and spreadsheets of Windows save them."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import layouts
+import numpy as np
+import pytest
+
+from mpafer_jax.data import affectnet, ckplus, fer2013, ferplus, rafdb, records, subset
+from mpafer_jax.data.records import DataError, SourceIndex
+from mpafer_jax.pretraining.sources import read_folder
+
+VOTES = (9, 1, 0, 0, 0, 0, 0, 0, 0, 0)
+
+
+def write_affectnet(root: Path) -> None:
+    layouts.write_affectnet_csv(root, "training.csv", [("1/a.jpg", (0, 0, 20, 20), 1)], header=True)
+
+
+def write_affectnet_without_header(root: Path) -> None:
+    layouts.write_affectnet_csv(root, "training.csv", [("1/a.jpg", (0, 0, 20, 20), 1)], header=False)
+
+
+def write_affectnet_of_windows(root: Path) -> None:
+    write_affectnet(root)
+    table = root / "training.csv"
+    table.write_bytes(table.read_bytes().replace(b"1/a.jpg", b"1\\a.jpg"))
+
+
+def write_fer2013(root: Path) -> None:
+    layouts.write_fer2013(root, [("Training", layouts.picture(0, 48, 48, "L"))])
+
+
+def write_ferplus_votes(root: Path) -> None:
+    layouts.write_label_csv(root / "FER2013Train", {"fer0.png": VOTES})
+    layouts.write_fer2013new(root, [("Training", "fer0.png", VOTES)])
+    layouts.write_fer2013(root, [("Training", layouts.picture(0, 48, 48, "L"))])
+
+
+def write_metadata(root: Path, name: str = "in/1.png") -> None:
+    layouts.save(root / "in" / "1.png", layouts.picture(0))
+    (root / "metadata.jsonl").write_text(json.dumps({"file_name": name, "text": "a face"}) + "\n")
+
+
+def all_pictures(index: SourceIndex) -> list[Any]:
+    return [
+        (split, record.name, record.label, record.image.read())
+        for split, found in index.splits.items()
+        for record in found
+    ]
+
+
+def captioned(root: Path) -> list[Any]:
+    read = read_folder(root)
+    return [read.captions, read.pictures[0].tolist(), read.fingerprint]
+
+
+CASES: dict[str, tuple[Callable[[Path], None], Callable[[Path], list[Any]]]] = {
+    "affectnet": (write_affectnet, lambda root: all_pictures(affectnet.read(root))),
+    "affectnet without header": (write_affectnet_without_header, lambda root: all_pictures(affectnet.read(root))),
+    "affectnet of Windows": (write_affectnet_of_windows, lambda root: all_pictures(affectnet.read(root))),
+    "rafdb": (
+        lambda root: layouts.write_rafdb(root, {"train_00001.jpg": 5}),
+        lambda root: all_pictures(rafdb.read(root)),
+    ),
+    "fer2013": (write_fer2013, lambda root: all_pictures(fer2013.read(root))),
+    "ferplus label.csv": (write_ferplus_votes, lambda root: all_pictures(ferplus.read(root, "majority_labelcsv"))),
+    "ferplus votes": (write_ferplus_votes, lambda root: all_pictures(ferplus.read(root, "majority_csv"))),
+    "ckplus": (
+        lambda root: layouts.write_ckplus_sequence(root, "S005", "001", 3, "   3.0000000e+00\n"),
+        lambda root: all_pictures(ckplus.read(root)),
+    ),
+    "pretraining": (write_metadata, captioned),
+}
+
+
+def text_files(root: Path) -> list[Path]:
+    return [path for path in root.rglob("*") if path.suffix in (".csv", ".txt", ".jsonl")]
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_byte_order_mark_and_other_line_ends_change_nothing(case: str, tmp_path: Path) -> None:
+    write, read = CASES[case]
+    write(tmp_path)
+    expected = read(tmp_path)
+    assert expected
+    for path in text_files(tmp_path):
+        text = path.read_bytes().decode()
+        path.write_bytes(b"\xef\xbb\xbf" + text.replace("\r\n", "\n").replace("\n", "\r\n").encode())
+    assert read(tmp_path) == expected
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_another_encoding_is_named(case: str, tmp_path: Path) -> None:
+    write, read = CASES[case]
+    write(tmp_path)
+    for path in text_files(tmp_path):
+        path.write_bytes(path.read_bytes().decode().encode("utf-16"))
+    with pytest.raises(DataError, match=r"is not UTF-8: its first bytes are ff fe, the mark of UTF-16"):
+        read(tmp_path)
+
+
+def test_backslashes_part_folders(tmp_path: Path) -> None:
+    write_affectnet_of_windows(tmp_path / "affectnet")
+    (record,) = affectnet.read(tmp_path / "affectnet").splits["train"]
+    assert record.name == "1/a.jpg"
+    write_metadata(tmp_path / "captions", "in\\1.png")
+    np.testing.assert_array_equal(read_folder(tmp_path / "captions").pictures[0], layouts.picture(0))
+    (tmp_path / "list.txt").write_text("\ufeffanger\\1.png\n", encoding="utf-8")
+    assert subset.select(tmp_path / "list.txt", ["anger/1.png", "fear/1.png"], [])[0].tolist() == [0]
+
+
+def test_a_quotation_mark_that_is_left_open_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "training.csv"
+    path.write_text('"a.jpg,0\n' * 2 + "1" * 200_000)
+    with pytest.raises(DataError, match=r"training\.csv line 3: .*a quotation mark may be left open"):
+        list(records.read_csv(path))
