@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import jax
@@ -43,7 +43,7 @@ class Evaluator:
     text_step: Callable[..., jax.Array]
 
     def __call__(self, params: dict[str, Any]) -> dict[str, float]:
-        """'retrieval' (share of pictures whose own caption comes first among 256), and for the statements the mean
+        """'retrieval' (share of pictures for which a caption of their own comes first among 256), and for the statements the mean
         area under the ROC curve, 'statement_auc' by the whole picture and 'local_statement_auc' by its best patches.
         """
         texts = np.asarray(self.text_step(params, self.captions))
@@ -56,7 +56,7 @@ class Evaluator:
             np.concatenate([np.asarray(part[name]) for part in encoded])[: len(self.data)]
             for name in ("image_features", "local")
         )
-        result = {"retrieval": retrieval(images, texts, RETRIEVAL_POOL)}
+        result = {"retrieval": retrieval(images, texts, self.data.captions, RETRIEVAL_POOL)}
         if self.phrasings is not None:
             areas = {"statement_auc": mean_auc(images @ statements.T, self.data.truth)}
             areas["local_statement_auc"] = mean_auc(local, self.data.truth)
@@ -100,13 +100,28 @@ def make_evaluator(config: PretrainConfig, model: CLIP, data: CaptionedImages, t
     )
 
 
-def retrieval(images: npt.NDArray[np.floating], texts: npt.NDArray[np.floating], pool: int) -> float:
-    """Share of pictures whose own caption is nearest among `pool`; features [n, D] normalised, n cut to full pools."""
-    found: list[np.bool_] = []
+def retrieval(
+    images: npt.NDArray[np.floating],
+    texts: npt.NDArray[np.floating],
+    captions: Sequence[Sequence[str]],
+    pool: int,
+) -> float:
+    """Share of pictures for which the nearest caption of a pool says, word for word, what one of their own says.
+
+    By words and not by position, as in the contrastive loss: pictures may share a caption.
+
+    Args:
+      images: [n, D], normalised.
+      texts: [n, D], normalised: of the first caption of each picture.
+      captions: of each picture.
+      pool: how many pictures and first captions are compared; n is cut to full pools.
+    """
+    found: list[bool] = []
     size = min(pool, len(images))
     for start in range(0, len(images) // size * size, size):
         similarity = images[start : start + size] @ texts[start : start + size].T
-        found.extend(np.argmax(similarity, axis=1) == np.arange(size))
+        nearest: list[int] = (start + np.argmax(similarity, axis=1)).tolist()
+        found.extend(captions[near][0] in captions[start + i] for i, near in enumerate(nearest))
     return float(np.mean(found))
 
 

@@ -151,7 +151,8 @@ def _contrastive_sums(model: CLIP, clip: dict[str, Any], batch: Batch, image_fea
     to_text = losses.contrastive(image_features, all_texts, own, scale, same)
     to_image = losses.contrastive(texts, all_images, own, scale, same)
     similarity = normalize_features(image_features) @ normalize_features(all_texts).T
-    first = jnp.argmax(similarity, axis=-1) == own
+    # The caption that came first is right if it says the same: pictures may share one.
+    first = jnp.take_along_axis(same, jnp.argmax(similarity, axis=-1)[:, None], axis=-1)
     return {"contrastive": jnp.sum(to_text + to_image) / 2, "caption_accuracy": jnp.sum(first).astype(jnp.float32)}
 
 

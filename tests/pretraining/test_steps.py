@@ -69,12 +69,12 @@ def virtual(function, *, replicated, donate=(), sharded=1):
     return jax.jit(jax.vmap(function, axis_name=devices.AXIS, in_axes=axes, out_axes=None))
 
 
-def run(*terms, parts, monkeypatch, state=None, tx=TX):
+def run(*terms, parts, monkeypatch, state=None, tx=TX, data=None):
     """One update on so many virtual devices: the state on the host, and the metrics' means."""
     with monkeypatch.context() as patch:
         patch.setattr(devices, "data_parallel", virtual)
         step = make_step(*terms, tx=tx)
-    cut = {name: value.reshape(parts, -1, *value.shape[1:]) for name, value in batch().items()}
+    cut = {name: value.reshape(parts, -1, *value.shape[1:]) for name, value in (data or batch()).items()}
     return on_host(*step(first_state(tx) if state is None else state, STATEMENTS, cut))
 
 
@@ -143,6 +143,14 @@ def test_the_scale_grows_to_100_at_most(start, monkeypatch):
     expected = min(100.0, start * math.exp(0.5))
     assert math.exp(float(state.params["clip"]["logit_scale"])) == pytest.approx(expected, rel=1e-5)
     assert metrics["logit_scale"] == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_caption_that_pictures_share_is_right_for_each_of_them(monkeypatch):
+    """All captions are one: whichever comes first is right, where by position 1 picture of 16 at most would be."""
+    shared = batch()
+    shared |= {name: np.repeat(shared[name][:1], 16, axis=0) for name in ("ids", "eos_positions", "caption_hash")}
+    _, metrics = run("contrastive", parts=2, monkeypatch=monkeypatch, data=shared)
+    assert metrics["caption_accuracy"] == 1
 
 
 def test_features_for_evaluation_are_normalised_and_local_scores_are_top_patches():
