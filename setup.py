@@ -33,6 +33,7 @@ setup(
         "flatbuffers>=24,<27",  # jax.export writes with it
         "flax>=0.12,<0.13",
         "fsspec>=2025.3",  # named by the year; what reads buckets asks for its own
+        "ftfy>=6.1,<7",  # cleans texts as the tokenizer that CLIP was trained with
         "grain>=0.2.18,<0.3",
         "huggingface_hub>=1.31,<3",
         "jax>=0.10,<0.11",

@@ -193,6 +193,12 @@ def test_the_example_of_the_documentation_is_a_bank(tmp_path):
     assert bank.texts("interest", "holistic") == (BankText(text="raised brows and wide open eyes"),)
 
 
+def test_texts_of_a_bank_are_cleaned_and_keep_their_capitals(tmp_path):
+    said = "Wide\u00a0open eyes, \u201c\ufb01rm\u201d lips"
+    (text,) = load_bank(write(tmp_path / "mine.json", classes={"boredom": said})).texts("boredom", "holistic")
+    assert text.text == 'Wide open eyes, "firm" lips'
+
+
 def test_what_is_written_is_read_again(tmp_path):
     for bank in BANKS.values():
         (tmp_path / "again.json").write_text(bank.model_dump_json())

@@ -18,6 +18,7 @@ import pydantic
 from mpafer_jax import files
 from mpafer_jax.expressions import canonical_name
 from mpafer_jax.hard_prompts.provenance import Provenance
+from mpafer_jax.texts import clean_text, is_one_line
 
 Granularity = Literal["holistic", "brows", "eyes", "nose", "cheeks", "mouth", "chin"]
 GRANULARITIES: tuple[Granularity, ...] = get_args(Granularity)
@@ -43,7 +44,7 @@ class BankText(_Part):
     """One way to say what is seen; a plain string stands for a text without action units.
 
     Attributes:
-      text: a noun phrase that can follow "a photo of a person ..., with".
+      text: a noun phrase that can follow "a photo of a person ..., with"; kept as `texts.clean_text` makes it.
       action_units: numbers of the units whose traces it describes; none where what it describes is at rest.
     """
 
@@ -58,9 +59,9 @@ class BankText(_Part):
     @pydantic.field_validator("text")
     @classmethod
     def _is_one_line(cls, text: str) -> str:
-        if not text.strip() or text != text.strip() or not text.isprintable():
+        if not text.strip() or text != text.strip() or not is_one_line(text):
             raise ValueError(f"expected one line of text without blanks around it, found {text!r}")
-        return text
+        return clean_text(text)
 
     @pydantic.field_validator("action_units")
     @classmethod

@@ -25,7 +25,7 @@ Arrays = dict[str, npt.NDArray[Any]]
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class TokenTable:
-    """Many texts as token ids: ids int32[n, L], eos_positions int32[n], and a hash of each text uint32[n]."""
+    """Many texts as token ids: ids int32[n, L], eos_positions int32[n], and a hash of each text's ids uint32[n]."""
 
     ids: npt.NDArray[np.int32]
     eos_positions: npt.NDArray[np.int32]
@@ -49,7 +49,7 @@ def tokenize_all(texts: Sequence[str], encode: EncodeMany, max_positions: int) -
     for row, tokens in zip(ids, rows, strict=True):
         row[: len(tokens)] = tokens
     eos = np.array([len(tokens) - 1 for tokens in rows], np.int32)
-    hashes = np.array([zlib.crc32(text.encode()) for text in texts], np.uint32)
+    hashes = np.array([zlib.crc32(row.tobytes()) for row in ids], np.uint32)
     return TokenTable(ids, eos, hashes)
 
 

@@ -16,6 +16,7 @@ from mpafer_jax.models.clip import CLIP
 from mpafer_jax.pretraining import batches, steps
 from mpafer_jax.pretraining.config import PretrainConfig
 from mpafer_jax.pretraining.sources import CaptionedImages
+from mpafer_jax.texts import clean_text
 from mpafer_jax.weights.tokenizer import Tokenizer
 
 RETRIEVAL_POOL = 256  # captions among which a picture must find its own
@@ -43,8 +44,12 @@ class Evaluator:
     text_step: Callable[..., jax.Array]
 
     def __call__(self, params: dict[str, Any]) -> dict[str, float]:
-        """'retrieval' (share of pictures for which a caption of their own comes first among 256), and for the statements the mean
-        area under the ROC curve, 'statement_auc' by the whole picture and 'local_statement_auc' by its best patches.
+        """The measures of these parameters.
+
+        Returns:
+          'retrieval': share of pictures to which a caption of their own is the nearest of 256; and where there are
+          statements the mean area under the ROC curve, 'statement_auc' by the whole picture and
+          'local_statement_auc' by its best patches.
         """
         texts = np.asarray(self.text_step(params, self.captions))
         width = texts.shape[-1]
@@ -89,7 +94,7 @@ def make_evaluator(config: PretrainConfig, model: CLIP, data: CaptionedImages, t
         table = batches.tokenize_all(wordings, tokenizer.encode_many, positions)
         phrasings = {"ids": table.ids, "eos_positions": table.eos_positions}
     return Evaluator(
-        data=data,
+        data=dataclasses.replace(data, captions=[[clean_text(text).lower() for text in own] for own in data.captions]),
         captions={"ids": captions.ids, "eos_positions": captions.eos_positions},
         phrasings=phrasings,
         image_size=config.model.image_size,

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mpafer_jax.files import write_json, write_text
+from mpafer_jax.texts import clean_text
 from mpafer_jax.weights.files import TOKENIZER, file_names, has_tokenizer
 from mpafer_jax.weights.hub_library import import_transformers
 
@@ -18,6 +19,8 @@ _END_OF_WORD = "</w>"
 
 class Tokenizer:
     """Texts to token ids and back; make one with `load_tokenizer`.
+
+    Texts are cleaned and lower-cased as OpenAI's own tokenizer does (`texts.clean_text`), whatever the vocabulary.
 
     Attributes:
       sos_id: id of the token that every text starts with.
@@ -34,15 +37,20 @@ class Tokenizer:
     def encode(self, text: str) -> list[int]:
         """Ids of a text with SOS before and EOS behind, never truncated: how long a text may be is the model's say."""
         # Not verbose: transformers would warn of lengths that our callers check themselves.
-        return list(self._tokenizer(text, truncation=False, padding=False, verbose=False)["input_ids"])
+        return list(self._tokenizer(_normalized(text), truncation=False, padding=False, verbose=False)["input_ids"])
 
     def encode_many(self, texts: Sequence[str]) -> list[list[int]]:
         """The same for many texts at once, which is much faster than one by one."""
-        return [list(ids) for ids in self._tokenizer(list(texts), truncation=False, padding=False)["input_ids"]]
+        cleaned = [_normalized(text) for text in texts]
+        return [list(ids) for ids in self._tokenizer(cleaned, truncation=False, padding=False)["input_ids"]]
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text of ids, lower-cased as CLIP's vocabulary is, without SOS and EOS."""
         return str(self._tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False))
+
+
+def _normalized(text: str) -> str:
+    return clean_text(text).lower()
 
 
 def load_tokenizer(folder: Path | str) -> Tokenizer:
@@ -118,7 +126,7 @@ def _learn_merges(texts: Iterable[str], alphabet: list[str], count: int) -> list
     trainer: Any = BpeTrainer(
         vocab_size=count, initial_alphabet=alphabet, end_of_word_suffix=_END_OF_WORD, show_progress=False
     )
-    backend.train_from_iterator(texts, trainer)
+    backend.train_from_iterator(map(_normalized, texts), trainer)
     return [(left, right) for left, right in json.loads(backend.to_str())["model"]["merges"]]
 
 

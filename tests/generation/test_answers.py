@@ -30,6 +30,11 @@ def test_usable_answers(given):
     assert (found.text, found.action_units) == ("raised brows", (1, 2))
 
 
+def test_answers_are_kept_as_clip_is_to_read_them():
+    (found,) = read_answer(reply("the nose\u2019s bridge,\u2003\u201c\ufb01rm\u201d brows"), EXPECTED)
+    assert found.text == 'the nose\'s bridge, "firm" brows'
+
+
 @pytest.mark.parametrize(
     ("given", "problem"),
     [

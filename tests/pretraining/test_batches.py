@@ -11,6 +11,8 @@ from mpafer_jax.models.prompts import PromptError
 from mpafer_jax.pretraining import batches
 from mpafer_jax.pretraining.config import PretrainConfig
 from mpafer_jax.pretraining.sources import CaptionedImages
+from mpafer_jax.weights.files import SHIPPED
+from mpafer_jax.weights.tokenizer import load_tokenizer
 
 SIZE, NUMBER, VOCABULARY = 8, 20, 200
 SOS, EOS = VOCABULARY - 2, VOCABULARY - 1
@@ -92,6 +94,9 @@ def test_captions_belong_to_their_picture_and_each_is_drawn():
 def test_equal_captions_have_equal_hashes():
     table = batches.tokenize_all(["p1 w", "p2 w", "p1 w"], encode, 16)
     assert table.hashes[0] == table.hashes[2] != table.hashes[1]
+    # What counts is what the tower reads: capitals, spaces and typographic quotes make no other caption.
+    read = load_tokenizer(SHIPPED["tiny-face-clip"]).encode_many
+    assert len(set(batches.tokenize_all(["It's  a face", "it\u2019s a Face"], read, 77).hashes.tolist())) == 1
 
 
 def test_noise_spares_start_end_and_padding():

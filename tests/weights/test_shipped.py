@@ -9,6 +9,9 @@ from transformers import CLIPModel, CLIPTokenizer
 from mpafer_jax.hard_prompts.bank import load_bank
 from mpafer_jax.hard_prompts.templates import every_prompt
 from mpafer_jax.models.prompts import tokenize
+from mpafer_jax.synthface import captioned, captions
+from mpafer_jax.synthface.styles import STYLES
+from mpafer_jax.texts import clean_text
 from mpafer_jax.weights.files import SHIPPED, find_files
 from mpafer_jax.weights.load import load_clip
 from mpafer_jax.weights.tokenizer import load_tokenizer
@@ -63,6 +66,17 @@ def test_transformers_reads_it_to_the_same_features(clip):
     images = np.random.default_rng(0).normal(size=(2, size, size, 3)).astype(np.float32)
     expected = torch_clip.outputs(CLIPModel.from_pretrained(folder).eval(), images, ids)
     assert_same(ours(folder, images, ids), expected)
+
+
+def test_cleaning_changes_nothing_that_ships():
+    """Banks, templates, statements and captions of drawn faces: their tokens are those of the library alone."""
+    jobs = captioned.sample_jobs(200, list(STYLES.values()), 0)
+    said = [text for texts in captioned.describe(jobs, 100, 0) for text in texts]
+    said += [text for phrases in captions.statements().values() for text in (*phrases.phrases, *phrases.held_out)]
+    texts = PROMPTS + said
+    assert [clean_text(text) for text in texts] == texts
+    alone = CLIPTokenizer.from_pretrained(SHIPPED[NAME])
+    assert load_tokenizer(SHIPPED[NAME]).encode_many(texts) == alone(texts)["input_ids"]
 
 
 def test_the_paths_of_the_package_data_hold_it():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import unicodedata
 from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
@@ -14,6 +13,7 @@ from mpafer_jax.hard_prompts.bank import ACTION_UNITS, BankText
 from mpafer_jax.hard_prompts.generation.backends import Reply
 from mpafer_jax.hard_prompts.generation.lengths import TokenBudget
 from mpafer_jax.hard_prompts.templates import prompt_name
+from mpafer_jax.texts import clean_text, is_one_line
 
 _LEAD_INS = ("with ", "a photo ", "a person ", "the facial expression ", "a facial expression ")
 
@@ -65,7 +65,7 @@ class Expected:
 
 
 def read_answer(reply: Reply, expected: Expected) -> tuple[BankText, ...]:
-    """The descriptions in a reply, without spaces and a full stop at their ends and with units in order.
+    """The descriptions in a reply, cleaned, without a full stop at their ends, and with units in order.
 
     Raises:
       UnusableAnswerError: the reply is not of the form asked for, or its texts are not fit to be used.
@@ -139,11 +139,9 @@ def _named_expressions(text: str, class_name: str) -> list[str]:
 
 
 def _tidied(description: _Description) -> _Description:
-    # No-break and other spaces are what models write for a space; a line break is not, and stays to be found.
-    text = "".join(
-        " " if unicodedata.category(c) == "Zs" else c for c in unicodedata.normalize("NFC", description.text)
-    )
-    text = " ".join(filter(None, text.split(" "))).rstrip(" .")
+    # Cleaning would make a space of a line break, which has to be found.
+    text = clean_text(description.text) if is_one_line(description.text) else description.text
+    text = text.strip(" ").rstrip(" .")
     return _Description(text=text, action_units=tuple(sorted(set(description.action_units))))
 
 
