@@ -194,7 +194,7 @@ def get_common() -> ConfigDict:
     optimizer.weight_decay = 5.0e-4
     # Updates of linear warm-up. [relative: about one epoch of few-shot data]
     optimizer.warmup_steps = 50
-    # Largest global norm of the gradient, 0 for no limit. [ours]
+    # Largest norm of the gradient of all that is trained, 0 for no limit. [ours]
     optimizer.clip_norm = 0.0
 
     config.data = data = ConfigDict()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import jax
@@ -34,18 +34,18 @@ def make_schedule(*, learning_rate: float, warmup_steps: int, num_steps: int) ->
     return optax.join_schedules([warmup, decay], [warmup_steps])
 
 
-def factor_of(name: str, lr_scales: Sequence[tuple[str, float]]) -> float:
-    """The factor of a parameter's learning rate, 0 where it is frozen.
+def trained(names: Iterable[str], lr_scales: Sequence[tuple[str, float]]) -> tuple[str, ...]:
+    """Those of some parameters that are trained; the others, whose learning rate has the factor 0, are frozen.
 
     Args:
-      name: its path ('ctx', 'visual_prompts').
+      names: their paths ('ctx', 'visual_prompts').
       lr_scales: see `make_optimizer`.
 
     Raises:
-      ConfigError: no pattern matches it.
+      ConfigError: no pattern matches one of them.
     """
-    pattern = _first_match(name, [pattern for pattern, _ in lr_scales])
-    return dict(lr_scales)[pattern]
+    factors, patterns = dict(lr_scales), [pattern for pattern, _ in lr_scales]
+    return tuple(name for name in names if factors[_first_match(name, patterns)])
 
 
 def _first_match(name: str, patterns: Sequence[str]) -> str:
@@ -88,10 +88,14 @@ def make_optimizer(
       name: 'sgd' (weight decay added to the gradient, as in PyTorch) or 'adamw' (decoupled).
       schedule: learning rate by step.
       lr_scales: ordered (pattern, factor) pairs; the first that matches a parameter's path scales its learning rate,
-        0 leaves it as it is. Every parameter must be matched.
+        0 freezes it: it stays as it is, and nothing that is computed here, such as a norm, reads its gradient. Every
+        parameter must be matched.
       momentum: of SGD, or Adam's b1.
       weight_decay: see `name`.
-      clip_norm: largest global norm of the gradient, 0 for no limit.
+      clip_norm: largest norm of the gradient of all that is trained, 0 for no limit.
+
+    Raises:
+      ConfigError: a parameter that no pattern matches, or all are frozen.
     """
 
     def rule(scale: float) -> optax.GradientTransformation:
@@ -106,5 +110,17 @@ def make_optimizer(
         return optax.adamw(scaled, b1=momentum, weight_decay=weight_decay)
 
     labels = match_patterns(params, [pattern for pattern, _ in lr_scales])
+    factors = dict(lr_scales)
+    frozen = jax.tree.map(lambda pattern: not factors[pattern], labels)
+    if all(jax.tree.leaves(frozen)):
+        raise ConfigError(
+            f"optimizer.lr_scales {tuple(lr_scales)} freezes every parameter that there is, so that nothing would be "
+            "trained; give one of them a factor above 0"
+        )
     update = optax.partition({pattern: rule(scale) for pattern, scale in lr_scales}, labels)
-    return optax.chain(optax.clip_by_global_norm(clip_norm), update) if clip_norm else update
+    if not clip_norm:
+        return update
+    limit = optax.clip_by_global_norm(clip_norm)
+    if any(jax.tree.leaves(frozen)):
+        return optax.chain(optax.masked(optax.set_to_zero(), frozen), limit, update)
+    return optax.chain(limit, update)

@@ -7,7 +7,7 @@ differentiated with respect to the prompts alone.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Literal, TypeVar, cast
 
 import jax
@@ -69,6 +69,7 @@ def make_train_step(
     tx: optax.GradientTransformation,
     objective: losses.Objective,
     accumulate: int = 1,
+    trained: Collection[str] | None = None,
 ) -> TrainStep:
     """Compiles one update of the prompts.
 
@@ -78,6 +79,8 @@ def make_train_step(
       objective: the loss.
       accumulate: into how many parts each device's share of the batch is split, one after the other, to save memory.
         The update is that of the whole batch.
+      trained: names of the parameters that are trained (`optim.trained`), None for all. The gradient of any other is
+        not computed: `tx` is given zeros for it, and 'grad_norm' is without it.
 
     Returns:
       step(state, frozen, batch) -> (state, metrics). `state` is donated. `batch` comes from `devices.shard_batch`:
@@ -86,7 +89,9 @@ def make_train_step(
     """
 
     def step(state: TrainState, frozen: Frozen, batch: Batch) -> tuple[TrainState, Metrics]:
-        return train_step_body(state, frozen, batch, forward=forward, tx=tx, objective=objective, accumulate=accumulate)
+        return train_step_body(
+            state, frozen, batch, forward=forward, tx=tx, objective=objective, accumulate=accumulate, trained=trained
+        )
 
     return devices.data_parallel(step, replicated=2, donate=(0,))
 
@@ -100,6 +105,7 @@ def train_step_body(
     tx: optax.GradientTransformation,
     objective: losses.Objective,
     accumulate: int,
+    trained: Collection[str] | None = None,
 ) -> tuple[TrainState, Metrics]:
     """One update as one device sees it; `make_train_step` says what goes in and out."""
     examples = devices.sum_over_devices(jnp.sum(batch["mask"]))
@@ -108,6 +114,8 @@ def train_step_body(
     share = 1 / (devices.num_devices() * accumulate)
 
     def part_loss(params: Params, part: Batch) -> tuple[jax.Array, Metrics]:
+        if trained is not None:
+            params = {name: x if name in trained else jax.lax.stop_gradient(x) for name, x in params.items()}
         logits, out = forward(params, frozen, part)
         per_example, per_class = _terms(objective, frozen, part, logits, out)
         example_sums = {name: jnp.sum(values * part["mask"]) for name, values in per_example.items()}

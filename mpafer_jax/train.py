@@ -164,6 +164,7 @@ def prepare(config: Config, workdir: pathlib.Path) -> Run:
         tx=tx,
         objective=experiment.make_objective(config),
         accumulate=config.train.accumulate,
+        trained=optim.trained(fresh, config.optimizer.lr_scales),
     )
     return Run(
         config=config,
@@ -237,14 +238,11 @@ def start(run: Run, checkpoints: checkpoint.Checkpoints) -> TrainState:
                 run.experiment.clip_hash[:16],
             )
         state = TrainState(step=state.step, params=params, opt_state=run.tx.init(params))
+    trained = optim.trained(state.params, run.config.optimizer.lr_scales)
     for name, value in state.params.items():
-        fate = "trained" if _trains(run.config, name) else "frozen"
+        fate = "trained" if name in trained else "frozen"
         logging.info("%s: %s %s, %d numbers", fate, name, value.shape, value.size)
     return devices.replicate(state)
-
-
-def _trains(config: Config, parameter: str) -> bool:
-    return optim.factor_of(parameter, config.optimizer.lr_scales) > 0
 
 
 def train(run: Run, state: TrainState, checkpoints: checkpoint.Checkpoints, notice: preemption.Notice) -> TrainState:
@@ -361,7 +359,7 @@ def summarize(run: Run, state: TrainState, checkpoints: checkpoint.Checkpoints) 
         "num_steps": run.num_steps,
         "seed": run.config.seed,
         "trained_parameters": {
-            name: int(value.size) for name, value in state.params.items() if _trains(run.config, name)
+            name: int(state.params[name].size) for name in optim.trained(state.params, run.config.optimizer.lr_scales)
         },
         "class_names": list(run.experiment.class_names),
         "clip": {"name": run.experiment.clip_name, "hash": run.experiment.clip_hash},

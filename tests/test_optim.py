@@ -67,12 +67,16 @@ def test_scales_and_freezing_by_first_match():
     np.testing.assert_array_equal(updates["ctx"], 0)
 
 
-def test_the_factor_of_one_parameter():
+def test_which_parameters_are_trained():
     scales = (("visual_.*", 0.5), ("ctx", 0.0), (".*", 9.0))
-    found = {name: optim.factor_of(name, scales) for name in ("visual_prompts", "ctx", "ctx2")}
-    assert found == {"visual_prompts": 0.5, "ctx": 0.0, "ctx2": 9.0}
+    assert optim.trained(("visual_prompts", "ctx", "ctx2"), scales) == ("visual_prompts", "ctx2")
     with pytest.raises(ValueError, match=r"no pattern of \['ctx'\] matches the parameter 'visual_prompts'"):
-        optim.factor_of("visual_prompts", (("ctx", 1.0),))
+        optim.trained(["visual_prompts"], (("ctx", 1.0),))
+
+
+def test_a_run_in_which_nothing_is_trained_is_refused():
+    with pytest.raises(ValueError, match=r"lr_scales \(\('.\*', 0.0\),\) freezes every parameter"):
+        make(lr_scales=((".*", 0.0),))
 
 
 def test_a_parameter_that_no_pattern_matches_is_an_error():
@@ -84,3 +88,14 @@ def test_clipping_is_by_the_norm_over_all_parameters():
     updates = one_update(make(clip_norm=1.0))  # twelve ones: norm sqrt(12)
     np.testing.assert_allclose(updates["ctx"], -0.1 / np.sqrt(12), rtol=1e-5)
     np.testing.assert_allclose(updates["visual_prompts"], -0.1 / np.sqrt(12), rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
+def test_a_frozen_parameter_has_no_part_in_the_norm(name):
+    grads = {"ctx": jnp.full((2, 3), 1000.0), "visual_prompts": jnp.full((1, 2, 3), 0.2)}  # the latter's norm: 0.49
+    scales = (("ctx", 0.0), ("visual_prompts", 1.0))
+    limited, free = (one_update(make(name=name, clip_norm=norm, lr_scales=scales), grads) for norm in (0.5, 0.0))
+    np.testing.assert_array_equal(limited["visual_prompts"], free["visual_prompts"])
+    np.testing.assert_array_equal(limited["ctx"], 0)
+    clipped = one_update(make(clip_norm=0.1, lr_scales=scales), grads)["visual_prompts"]
+    np.testing.assert_allclose(clipped, -0.1 * 0.1 / np.sqrt(6), rtol=1e-5)

@@ -113,6 +113,18 @@ def test_the_update_is_the_gradient_of_the_total_loss(on_one_device):
     assert all(float(jnp.abs(g).max()) > 1e-4 for g in gradient.values())
 
 
+@pytest.mark.parametrize("name", ["ctx", "visual_prompts"])
+def test_what_is_frozen_has_no_gradient_and_no_part_in_its_norm(on_one_device, name):
+    moved, metrics = step_on(1, fresh_state(), tiny.batch(masked=3), trained=(name,))
+    start, whole = fresh_state().params, on_one_device[0].params
+    for other in start:
+        assert_close(moved.params[other], whole[other] if other == name else start[other])
+    gradient = (start[name] - whole[name]) / 0.1
+    assert means(metrics)["grad_norm"] == pytest.approx(float(jnp.linalg.norm(gradient)), rel=1e-3)
+    loss = means(on_one_device[1])["loss"]
+    assert means(metrics)["loss"] == pytest.approx(loss, rel=1e-6)
+
+
 def test_eval_step_counts_by_hand():
     step = steps.make_eval_step(model=MODEL, mean=MEAN, std=STD)
     params, frozen = init_prompts(MODEL.prompt_shape, jax.random.key(0)), tiny.frozen(MODEL)

@@ -46,7 +46,7 @@ def check(config: Config, dataset: Dataset) -> None:
             "validation split; set data.validation_split or data.validation_fraction, or leave linear_probe out"
         )
     # Refused, and not trained at some rate: which one suits a context, such a run does not say.
-    if "text_context" in names and not optim.factor_of("ctx", config.optimizer.lr_scales):
+    if "text_context" in names and not optim.trained(["ctx"], config.optimizer.lr_scales):
         raise ConfigError(
             "config.eval.baselines names text_context, which trains the context as the run beside it does, but "
             f"config.optimizer.lr_scales {config.optimizer.lr_scales} freezes ctx there; leave text_context out, or "

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mpafer_jax import devices, experiment, steps
+from mpafer_jax import devices, experiment, optim, steps
 from mpafer_jax.config import Config, ConfigError
 from mpafer_jax.data import affectnet, ckplus, fer2013, ferplus, jaffe, rafdb, sfew
 from mpafer_jax.expressions import CANONICAL_NAMES
@@ -105,6 +105,7 @@ def count_classes(config: Config, num_classes: int | None = None) -> int:
 def train_step(config: Config, clip: ClipConfig, num_classes: int, on: Sequence[Any]) -> AbstractStep:
     """One update on the given devices, as `steps.make_train_step` compiles it for those at hand."""
     model = experiment.make_model(config, clip, num_classes)
+    params = jax.eval_shape(functools.partial(init_prompts, model.prompt_shape), jax.random.key(0))
     tx, _ = experiment.make_optimizer(config, model.prompt_shape, _NUM_STEPS)
     body = functools.partial(
         steps.train_step_body,
@@ -112,8 +113,8 @@ def train_step(config: Config, clip: ClipConfig, num_classes: int, on: Sequence[
         tx=tx,
         objective=experiment.make_objective(config),
         accumulate=config.train.accumulate,
+        trained=optim.trained(params, config.optimizer.lr_scales),
     )
-    params = jax.eval_shape(functools.partial(init_prompts, model.prompt_shape), jax.random.key(0))
     state = TrainState(_abstract((), jnp.int32), params, jax.eval_shape(tx.init, params))
     batch = _batch(config.train.batch_size, clip, num_classes)
     frozen = _frozen(config, clip, num_classes)
