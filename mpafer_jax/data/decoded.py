@@ -31,7 +31,7 @@ from mpafer_jax.data.builder import ExampleSource
 from mpafer_jax.data.preprocess import decode
 from mpafer_jax.data.records import DataError
 
-_FORMAT = "1"  # of the two files
+_FORMAT = "2"  # of the two files, and of how `preprocess.decode` shows a picture
 _PIXELS, _PICTURES = "pixels.bin", "pictures.npz"
 
 

@@ -10,26 +10,41 @@ import contextlib
 import io
 import math
 import stat
+import zlib
 from collections.abc import Callable, Generator
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol, cast
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageEnhance, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageEnhance, ImageOps, UnidentifiedImageError, features
 
 from mpafer_jax.config import AugmentSection
 
 Pixels = npt.NDArray[np.uint8]
 # Pillow reads more, some by starting other programs (EPS) or with decoders that few look at. JPEG stands for MPO too,
 # which is what many phones write under its name.
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM")
-IMAGE_SUFFIXES = frozenset(  # looked for in folders
-    {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm"}
-)
+_HAS_AVIF = "avif" in features.get_supported_modules()
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM", *(("AVIF",) if _HAS_AVIF else ()))
+_SUFFIXES = {
+    "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo"),
+    "PNG": (".png", ".apng"),
+    "WEBP": (".webp",),
+    "BMP": (".bmp",),
+    "TIFF": (".tif", ".tiff"),
+    "GIF": (".gif",),
+    "PPM": (".ppm", ".pgm", ".pbm", ".pnm"),
+    "AVIF": (".avif",),
+}
+IMAGE_SUFFIXES = frozenset(suffix for name in FORMATS for suffix in _SUFFIXES[name])  # looked for in folders
 # Pillow's own limit, above which it warns of a decompression bomb; a quarter of a gigabyte as RGB.
 MAX_PIXELS = 2**30 // 4 // 3
 MAX_BYTES = 2**28  # of a file: MAX_PIXELS uncompressed
+_PNG = b"\x89PNG\r\n\x1a\n"
+_PNG_TEXTS = (b"tEXt", b"zTXt", b"iTXt", b"iCCP")  # kinds of chunks that pixels do not depend on
+# Numbers of TIFF's tags and of their values.
+_COMPRESSION, _PHOTOMETRIC, _BITS, _SAMPLE_FORMAT = 259, 262, 258, 339
+_UNCOMPRESSED, _WHITE_IS_ZERO, _YCBCR, _SIGNED = 1, 0, 6, 2
 _ERASE_RATIO = (0.3, 1 / 0.3)  # width / height, as in the random erasing paper (arXiv:1708.04896)
 _ATTEMPTS = 10  # draws of a rectangle before giving up on one that fits
 
@@ -65,21 +80,47 @@ def decode(data: bytes, *, upright: bool = True) -> Image.Image:
 
     The content decides on the format, not a file's name. Of an animated picture, or one of several pages, the first is
     taken. Grey stays grey, since one band is resized in a third of the time of three that are equal; for palettes,
-    CMYK, 16 bits and transparency see `to_rgb`.
+    CMYK, 16 bits and transparency see `to_rgb`. Texts and colour profiles of any length in a PNG do no harm.
 
     Args:
       data: a file's bytes, in one of `FORMATS`.
       upright: whether a camera's EXIF orientation is applied.
 
     Raises:
-      PictureError: the data is empty, of no such format, cut short or damaged, has more than `MAX_PIXELS`, or a range
-        that 8 bits cannot show.
+      PictureError: the data is empty, of no such format, cut short or damaged, has more than `MAX_PIXELS`, or is of a
+        kind of which it is not known what is black and what is white.
     """
     if not data:
         raise PictureError("the file is empty")
+    try:
+        return _decode(data, upright)
+    except PictureError:
+        # Pillow reads texts of up to a megabyte, so that a few bytes do not become gigabytes; without them it has no
+        # reason to refuse.
+        lean = _without_texts(data)
+        if lean is None:
+            raise
+    return _decode(lean, upright)
+
+
+def _decode(data: bytes, upright: bool) -> Image.Image:
     with _refusing_damage(), Image.open(io.BytesIO(data), formats=FORMATS) as image:
-        _check_size(image)
-        return _to_grey_or_rgb(ImageOps.exif_transpose(image) if upright else image)
+        return _to_grey_or_rgb(image, upright)
+
+
+def _without_texts(data: bytes) -> bytes | None:
+    """A PNG without its texts and colour profile, those aside that are damaged; None: it has none, or is no PNG."""
+    if not data.startswith(_PNG):
+        return None
+    kept, start = [_PNG], len(_PNG)
+    while start < len(data):
+        stop = start + 12 + int.from_bytes(data[start : start + 4], "big")
+        kind, chunk = data[start + 4 : start + 8], data[start:stop]
+        is_whole = len(chunk) == stop - start and zlib.crc32(chunk[4:-4]) == int.from_bytes(chunk[-4:], "big")
+        if kind not in _PNG_TEXTS or not is_whole:
+            kept.append(chunk)
+        start = stop
+    return b"".join(kept) if sum(map(len, kept)) < len(data) else None
 
 
 def decode_rgb(data: bytes, *, upright: bool = True) -> Image.Image:
@@ -90,8 +131,7 @@ def decode_rgb(data: bytes, *, upright: bool = True) -> Image.Image:
 def upright_rgb(image: Image.Image) -> Image.Image:
     """The same of a picture that a program opened with Pillow, which may not have been decoded yet."""
     with _refusing_damage():
-        _check_size(image)
-        return to_rgb(ImageOps.exif_transpose(image))
+        return _to_grey_or_rgb(image, upright=True).convert("RGB")
 
 
 @contextlib.contextmanager
@@ -101,7 +141,10 @@ def _refusing_damage() -> Generator[None]:
     except PictureError:
         raise
     except UnidentifiedImageError as error:
-        raise PictureError(f"not a picture in a format that is read ({', '.join(FORMATS)}); save it as PNG") from error
+        raise PictureError(
+            f"not a picture in a format that is read ({', '.join(FORMATS)}), or of a rare kind that is not; save it as "
+            "PNG with 8 bits a channel"
+        ) from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:  # before ours, on opening
         raise PictureError(f"more than {MAX_PIXELS} pixels; save it smaller") from error
     except MemoryError as error:
@@ -122,32 +165,68 @@ def _check_size(image: Image.Image) -> None:
 def to_rgb(image: Image.Image) -> Image.Image:
     """Any Pillow mode to RGB: grey is repeated, palettes are resolved, CMYK and the like converted.
 
-    16-bit grey is scaled to 8 bits (Pillow's own conversion would clip it), and transparency is laid over white, as a
-    viewer shows it, because the colours under transparent pixels are arbitrary.
+    12- and 16-bit grey is scaled to 8 bits (Pillow's own conversion would clip it), and transparency is laid over
+    white, as a viewer shows it, because the colours under transparent pixels are arbitrary.
 
     Raises:
-      PictureError: floating point or 32-bit pictures, whose white point is unknown; more than `MAX_PIXELS`.
+      PictureError: it is not known what is white: floating point, signed and 32-bit pictures, palettes that are not
+        there, YCbCr that was not compressed; or it has more than `MAX_PIXELS`.
     """
-    return _to_grey_or_rgb(image).convert("RGB")
+    return _to_grey_or_rgb(image, upright=False).convert("RGB")
 
 
-def _to_grey_or_rgb(image: Image.Image) -> Image.Image:
+def _to_grey_or_rgb(image: Image.Image, upright: bool) -> Image.Image:
     _check_size(image)
-    if image.mode.startswith("I;16") or image.mode == "I":
-        values = np.asarray(image)
-        if values.min() < 0 or values.max() > 0xFFFF:
-            raise PictureError(
-                f"32 bits a pixel, with values {values.min()}..{values.max()}: save it with 8 or 16 bits"
-            )
-        image = Image.fromarray(((values.astype(np.uint32) + 128) // 257).astype(np.uint8))
-    if image.mode == "F":
-        raise PictureError("a floating point picture has no fixed white: save it with 8 or 16 bits")
+    _refuse_unknown_white(image)
+    black, white = _black_and_white(image)  # of the file, which the turned copy does not know
+    if upright:
+        image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I"):
+        image = _scaled_to_bytes(image, black, white)
+    if image.mode == "La":
+        image = image.convert("LA")
     if image.has_transparency_data:
         layer = image.convert("RGBA")
         white = Image.new("RGBA", layer.size, (255, 255, 255, 255))
         return Image.alpha_composite(white, layer).convert("RGB")
     image.load()
     return image.copy() if image.mode == "L" else image.convert("RGB")
+
+
+def _tag(image: Image.Image, number: int) -> tuple[int, ...]:
+    """The values of a tag of a TIFF; none where there is no such tag."""
+    value: Any = cast(Any, image).tag_v2.get(number, ()) if image.format == "TIFF" else ()
+    return cast("tuple[int, ...]", value) if isinstance(value, tuple) else (value,)
+
+
+def _refuse_unknown_white(image: Image.Image) -> None:
+    save = "save it with 8 or 16 bits"
+    if image.mode == "F":
+        raise PictureError(f"a floating point picture has no fixed white: {save}")
+    if _SIGNED in _tag(image, _SAMPLE_FORMAT):
+        raise PictureError(f"signed numbers for pixels have no fixed black and white: {save}")
+    if image.mode == "I" and image.format not in ("PNG", "PPM"):  # there Pillow's name for 16 bits
+        raise PictureError(f"a picture of 32 bits a pixel has no fixed white: {save}")
+    if image.mode in ("P", "PA") and image.palette is None:
+        raise PictureError("the palette is not there, so that its colours are not known")
+    # Pillow takes it for RGB.
+    if _tag(image, _PHOTOMETRIC) == (_YCBCR,) and _tag(image, _COMPRESSION) == (_UNCOMPRESSED,) and image.mode != "L":
+        raise PictureError("a YCbCr picture that was not compressed is not read: save it as RGB")
+
+
+def _black_and_white(image: Image.Image) -> tuple[int, int]:
+    """Which values of a 12- or 16-bit grey picture are black and white."""
+    white = 0xFFF if _tag(image, _BITS) == (12,) else 0xFFFF
+    return (white, 0) if _tag(image, _PHOTOMETRIC) == (_WHITE_IS_ZERO,) else (0, white)
+
+
+def _scaled_to_bytes(image: Image.Image, black: int, white: int) -> Image.Image:
+    values = np.asarray(image)
+    above = (values if white else black - values).astype(np.uint32)
+    span = max(black, white)
+    grey = ((above * 255 + span // 2) // span).astype(np.uint8)
+    transparent = image.info.get("transparency")
+    return Image.fromarray(grey if transparent is None else np.where(values == transparent, np.uint8(255), grey))
 
 
 def to_pixels(image: Image.Image) -> Pixels:

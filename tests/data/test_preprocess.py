@@ -82,7 +82,7 @@ def test_exif_orientation_is_applied() -> None:
 def test_what_cannot_be_shown_in_eight_bits_is_refused() -> None:
     with pytest.raises(ValueError, match="floating point"):
         preprocess.decode_rgb(encoded(Image.fromarray(np.ones((2, 2), np.float32)), "TIFF"))
-    with pytest.raises(ValueError, match=r"values 0\.\.70000"):
+    with pytest.raises(ValueError, match="signed numbers"):
         preprocess.decode_rgb(encoded(Image.fromarray(np.array([[0, 70000]], np.int32)), "TIFF"))
 
 
