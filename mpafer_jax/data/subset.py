@@ -1,7 +1,8 @@
 """Lists of pictures that a test is restricted to, such as those with occluded or turned faces.
 
-The lists in use (Wang et al., Region Attention Networks, TIP 2020) name a picture in several ways, all of which are
-read, one picture a line:
+A line is a picture's name, as the dataset has it, and perhaps more after a space. Two other forms are read, counted
+and logged, where they fit one picture and no other: a name without its class folder or its suffix, and what the lists
+in use (Wang et al., Region Attention Networks, TIP 2020) call pictures that have an identity of their own:
 
     test_0003_aligned 3 4                 RAF-DB: name, then label and kind of occlusion
     0/test_0004_aligned.jpg               RAF-DB: class folder and file
@@ -20,11 +21,13 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 import numpy.typing as npt
+from absl import logging
 
 from mpafer_jax.data import records
 from mpafer_jax.data.records import DataError
 
-_KEY = re.compile(r"(?:\d_)?(?P<key>.+?)(?:_aligned)?(?:\.\w{3,4})?")
+# The part of a path that says which picture of RAF-DB, FERPlus or AffectNet it is, whatever stands around it.
+_IDENTITY = re.compile(r"(?:\d_)?(?P<key>test_\d{4}|fer\d{7}|[0-9a-f]{30,64})(?:_aligned)?(?:\.\w{3,4})?")
 
 
 def read_list(path: Path) -> list[str]:
@@ -61,19 +64,24 @@ def select(path: Path, names: Sequence[str], left_out: Collection[str]) -> tuple
     entries = read_list(path)
     known = [*names, *left_out]
     exact = {name: position for position, name in enumerate(known)}
-    by_key: dict[str, list[int]] = {}
+    other_forms: dict[str, set[int]] = {}
     for position, name in enumerate(known):
-        by_key.setdefault(_key(PurePosixPath(name).name), []).append(position)
+        for form in _other_forms(name):
+            other_forms.setdefault(form, set()).add(position)
     found: set[int] = set()
     unknown: list[str] = []
+    in_other_form: list[str] = []
     for entry in entries:
-        # The longest part of a path is the picture's name; a crop's number or a class is shorter.
-        longest = max(entry.split()[0].split("/"), key=len)
-        positions = [exact[entry]] if entry in exact else by_key.get(_key(longest), [])
-        if len(positions) == 1:
-            found.add(positions[0])
-        else:
-            unknown.append(entry)
+        word = entry.split()[0]
+        position = exact.get(entry, exact.get(word))
+        if position is None:
+            fitting = other_forms.get(_identity(word) or word, set[int]())
+            if len(fitting) != 1:
+                unknown.append(entry)
+                continue
+            (position,) = fitting
+            in_other_form.append(f"{entry!r} for {known[position]!r}")
+        found.add(position)
     if unknown:
         raise DataError(
             f"config.data.test_subset: {len(unknown)} of the {len(entries)} lines of {path} name no picture of the "
@@ -83,9 +91,25 @@ def select(path: Path, names: Sequence[str], left_out: Collection[str]) -> tuple
     kept = np.array(sorted(position for position in found if position < len(names)), np.int64)
     if not len(kept):
         raise DataError(f"config.data.test_subset: all of the {len(found)} pictures that {path} names are left out")
+    if in_other_form:
+        logging.info(
+            "config.data.test_subset: %d of the %d lines of %s name their picture in another form than the dataset, "
+            "the first is %s",
+            *(len(in_other_form), len(entries), path, in_other_form[0]),
+        )
     return kept, len(found) - len(kept)
 
 
-def _key(name: str) -> str:
-    match = _KEY.fullmatch(name)
-    return match["key"] if match else name
+def _other_forms(name: str) -> set[str]:
+    """What a line may call a picture beside its name: without folder, without suffix, and its identity."""
+    file = PurePosixPath(name)
+    forms = {file.name, file.stem, str(file.with_suffix(""))}
+    identity = _identity(name)
+    return {identity} if identity else forms
+
+
+def _identity(name: str) -> str:
+    """What tells a picture from every other of its dataset, in any form of its name; empty where there is none."""
+    matches = [_IDENTITY.fullmatch(part) for part in name.split("/")]
+    keys = {match["key"] for match in matches if match}
+    return keys.pop() if len(keys) == 1 else ""

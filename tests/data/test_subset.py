@@ -47,10 +47,39 @@ FERPLUS = ["fer0032226.png", "fer0034656.png"]
         (FERPLUS, "0/fer0032226.jpg", 0),
         (["happy/000.png", "sad/000.png"], "sad/000.png", 1),
         (["a b/c d.png", "a b/e.png"], "a b/c d.png", 0),
+        (["happy/000.png", "sad/001.png"], "001.png", 1),
+        (["happy/000.png", "sad/001.png"], "sad/001", 1),
+        (["happy/000.png", "sad/001.png"], "sad\\001.png 4", 1),
+        (["KA.AN1.39.tiff", "KA.AN1.3.tiff"], "KA.AN1.39", 0),
     ],
 )
 def test_every_form_of_a_line(tmp_path: Path, names: list[str], line: str, expected: int) -> None:
     assert select(tmp_path, names, line) == ([expected], 0)
+
+
+@pytest.mark.parametrize(
+    ("names", "line"),
+    [
+        (["happiness/2_anna.jpg", "anger/3_bob.jpg"], "1_anna.jpg"),
+        (["happiness/img_1.jpg", "anger/img_2.jpg"], "anger/img_1.jpg"),
+        (["happiness/img_1.jpg", "anger/img_2.jpg"], "0/img_1.jpg"),
+        (["happiness/img_1.jpg", "anger/img_2.jpg"], "happiness/img_1.png"),
+        (["happiness/img_1.jpg", "anger/img_2.jpg"], "happiness/img_1_aligned.jpg"),
+        (["8.jpg", "9.jpg"], "train/8.jpg"),
+        (["a/img.jpg", "a/img.png"], "a/img"),
+        (RAF, "0/train_0004_aligned.jpg"),
+    ],
+)
+def test_a_picture_that_is_not_listed_is_not_taken(tmp_path: Path, names: list[str], line: str) -> None:
+    with pytest.raises(DataError, match="1 of the 1 lines of"):
+        select(tmp_path, names, line)
+
+
+def test_other_forms_are_counted_and_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("INFO", logger="absl"):
+        select(tmp_path, RAF, "test_0001.jpg", "test_0003_aligned 3 4", "0/test_0004_aligned.jpg")
+    assert "2 of the 3 lines of" in caplog.text
+    assert "the first is 'test_0003_aligned 3 4' for 'test_0003.jpg'" in caplog.text
 
 
 def test_order_repetitions_and_pictures_that_are_left_out(tmp_path: Path) -> None:
