@@ -8,6 +8,7 @@ standard deviation, which transformers 5 may write into processor_config.json in
 from __future__ import annotations
 
 import dataclasses
+import functools
 import importlib.util
 import json
 from collections.abc import Callable, Collection
@@ -31,6 +32,8 @@ PREPROCESSOR = ("preprocessor_config.json", "processor_config.json")
 
 # CLIPs that ship with the package, by name; the Hub gives no new repository a name without its owner's.
 SHIPPED = {"tiny-face-clip": Path(__file__).resolve().parent / "tiny_face_clip"}
+
+_REACHED_SECONDS = 3.0  # within which the Hub has to answer
 
 _HOW_TO_PROVIDE = (
     "Give a folder that holds the checkpoint, or on a computer with a network run `hf download {name}` and copy its "
@@ -218,10 +221,21 @@ def _download(name: str, revision: str, cache_dir: str) -> Path:
     return config.parent
 
 
+@functools.cache  # of several files that are asked for, the first shows it
+def _reach(endpoint: str) -> None:
+    """Raises what the HTTP client raises where the Hub cannot be reached, at once.
+
+    The Hub's own library tries six times, which on a machine without a network takes 24 s for each file.
+    """
+    import huggingface_hub
+
+    huggingface_hub.get_session().head(endpoint, timeout=_REACHED_SECONDS)
+
+
 def _fetch(name: str, file: str, revision: str, cache_dir: str, *, only_ask: bool = False) -> Path | None:
     """The path of a repository's file in the cache, downloaded if need be; None if the repository has none.
 
-    With `only_ask` nothing is downloaded, and the path may not exist yet.
+    With `only_ask` nothing is downloaded, and the path may not exist yet. What the cache knows is not asked of the Hub.
     """
     import huggingface_hub
     from huggingface_hub.errors import (
@@ -238,7 +252,13 @@ def _fetch(name: str, file: str, revision: str, cache_dir: str, *, only_ask: boo
     cache = cache_dir or None
     constants = huggingface_hub.constants
     help_text = _HOW_TO_PROVIDE.format(name=name)
+    cached = huggingface_hub.try_to_load_from_cache(name, file, cache_dir=cache, revision=revision)
+    if cached is not None:  # else a path, or the library's mark of a file that the repository has not
+        return Path(cached) if isinstance(cached, str) else None
     try:
+        if constants.is_offline_mode():
+            raise OfflineModeIsEnabled("the environment variable HF_HUB_OFFLINE says that it is not to be asked")
+        _reach(constants.ENDPOINT)
         if only_ask:
             return Path(
                 huggingface_hub.hf_hub_download(name, file, revision=revision, cache_dir=cache, dry_run=True).local_path
