@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import os
+import re
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from typing import Any, TypeVar, cast
 
@@ -166,6 +168,27 @@ def matmul_precision() -> str:
     return "float32" if jax.default_backend() == "cpu" and chosen == "default" else chosen
 
 
+# Settings of JAX, usually off, that change numbers beside the matmul precision. Which generator draws is none of them:
+# `prompts.init_prompts` names its own.
+_SETTINGS = ("jax_enable_x64", "jax_disable_jit", "jax_disable_most_optimizations")
+# Flags of XLA that change no number: how many devices a CPU is taken for, what is written where, and how much memory is
+# used. Any other may.
+_HARMLESS = re.compile(
+    r"--xla_(force_host_platform_device_count|dump_\w*|hlo_profile|\w*(cache_dir|memory_fraction))(=.*)?"
+)
+
+
+def unusual_settings() -> dict[str, str]:
+    """Settings of JAX and XLA that change numbers, where they are not what they usually are: name -> value."""
+    values = cast(Any, jax.config).values
+    found = {name: "True" for name in _SETTINGS if values.get(name)}
+    for name in ("XLA_FLAGS", "LIBTPU_INIT_ARGS", "NVIDIA_TF32_OVERRIDE"):
+        flags = [flag for flag in os.environ.get(name, "").split() if not _HARMLESS.fullmatch(flag)]
+        if flags:
+            found[name] = " ".join(sorted(flags))
+    return found
+
+
 def kind() -> str:
     """What the first device is, as its driver names it: "cpu", "NVIDIA H100 80GB HBM3", "TPU v5 lite"."""
     return str(cast(Any, jax.devices()[0]).device_kind)
@@ -173,7 +196,7 @@ def kind() -> str:
 
 def num_devices() -> jax.Array:
     """How many devices share the batch, [] float32; inside `data_parallel` only."""
-    return sum_over_devices(jnp.ones(()))
+    return sum_over_devices(jnp.ones((), jnp.float32))
 
 
 def device_index() -> jax.Array:

@@ -219,10 +219,12 @@ def _evaluate_checkpoint(config: Config, workdir: pathlib.Path) -> dict[str, Any
 
 
 def circumstances() -> dict[str, Any]:
-    """With what a result was made, and when: 'versions', 'devices' (kind, number), 'matmul_precision', 'finished'."""
+    """With what a result was made, and when: 'versions', 'devices' (kind, number), 'matmul_precision', 'settings' (what
+    `devices.unusual_settings` says), 'finished'."""
     return {
         "versions": package_versions(),
         "devices": [devices.kind(), jax.device_count()],
         "matmul_precision": devices.matmul_precision(),
+        "settings": devices.unusual_settings(),
         "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }

@@ -130,7 +130,7 @@ def initial_prompts(config: Config, built: Experiment) -> dict[str, jax.Array]:
     Raises:
       ConfigError: `ctx.init_text` has not `ctx.num_ctx` tokens.
     """
-    params = prompts_lib.init_prompts(built.model.prompt_shape, jax.random.key(config.seed))
+    params = prompts_lib.init_prompts(built.model.prompt_shape, prompts_lib.seed_key(config.seed))
     section = config.ctx
     if not section.init_text:
         return params
@@ -166,7 +166,7 @@ def make_optimizer(
         learning_rate=section.learning_rate, warmup_steps=section.warmup_steps, num_steps=num_steps
     )
     tx = optim.make_optimizer(
-        jax.eval_shape(functools.partial(prompts_lib.init_prompts, shape), jax.random.key(0)),
+        jax.eval_shape(functools.partial(prompts_lib.init_prompts, shape), prompts_lib.seed_key(0)),
         name=section.name,
         schedule=schedule,
         lr_scales=section.lr_scales,
@@ -265,7 +265,7 @@ def build_experiment(
         soft_prompts=bound.embed(soft),
         hard_text_features=hard_text_features,
         hard_token_features=hard_token_features,
-        prototypes=jnp.zeros((len(class_names), clip.config.projection_dim)),
+        prototypes=jnp.zeros((len(class_names), clip.config.projection_dim), jnp.float32),
     )
     return Experiment(
         model=model,

@@ -122,7 +122,7 @@ def open_store(config: Config, clip_hash: str, width: int) -> FeatureStore:
       clip_hash: hash of the CLIP's content.
       width: D.
     """
-    about = {
+    about: dict[str, Any] = {
         "clip": clip_hash,
         "dtype": config.clip.dtype,
         "residual_dtype": config.clip.residual_dtype,
@@ -138,3 +138,5 @@ def open_store(config: Config, clip_hash: str, width: int) -> FeatureStore:
         Path(config.data.features_dir).expanduser() if config.data.features_dir else prepared_root(config.data) / FOLDER
     )
     return FeatureStore(folder / f"{clip_hash[:16]}-{key}.npz", width, about)
+    if settings := devices.unusual_settings():
+        about["settings"] = settings

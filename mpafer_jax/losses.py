@@ -217,4 +217,4 @@ class Objective:
 
     def total(self, terms: dict[str, jax.Array]) -> jax.Array:
         """The loss (Eq. 12) from the value of each term, [] each."""
-        return sum((weight * terms[name] for name, weight in self.weights.items()), start=jnp.zeros(()))
+        return sum((weight * terms[name] for name, weight in self.weights.items()), start=jnp.zeros((), jnp.float32))

@@ -8,7 +8,6 @@ from typing import Any
 
 import jax
 import optax
-from absl import logging
 
 from mpafer_jax.config import ConfigError
 
@@ -62,11 +61,9 @@ def match_patterns(params: Any, patterns: Sequence[str]) -> Any:
       ConfigError: a parameter that no pattern matches.
     """
 
-    def matching(path: Any, leaf: Any) -> str:
+    def matching(path: Any, _: Any) -> str:
         name = jax.tree_util.keystr(path, simple=True, separator="/")
-        pattern = _first_match(name, patterns)
-        logging.info("optimizer: %s %s is matched by %r", name, tuple(leaf.shape), pattern)
-        return pattern
+        return _first_match(name, patterns)
 
     return jax.tree_util.tree_map_with_path(matching, params)
 
@@ -111,7 +108,11 @@ def make_optimizer(
 
     labels = match_patterns(params, [pattern for pattern, _ in lr_scales])
     factors = dict(lr_scales)
-    frozen = jax.tree.map(lambda pattern: not factors[pattern], labels)
+
+    def is_frozen(pattern: str) -> bool:
+        return not factors[pattern]
+
+    frozen = jax.tree.map(is_frozen, labels)
     if all(jax.tree.leaves(frozen)):
         raise ConfigError(
             f"optimizer.lr_scales {tuple(lr_scales)} freezes every parameter that there is, so that nothing would be "

@@ -132,7 +132,7 @@ def train_step_body(
     grads, metrics = devices.sum_over_devices(_sum_over_parts(gradient, state.params, parts))
     updates, opt_state = tx.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
-    one = jnp.ones(())
+    one = jnp.ones((), jnp.float32)
     loss = objective.total({name: metrics[name][0] / metrics[name][1] for name in objective.weights})
     metrics = {**metrics, "loss": (loss, one), "grad_norm": (optax.tree.norm(grads), one)}
     return TrainState(step=state.step + 1, params=cast(Params, params), opt_state=opt_state), metrics
@@ -233,10 +233,14 @@ def eval_step_body(
     images = normalize_images(batch["image"], mean, std)
     logits = _classify(model, frozen, params, images, text_features)
     mask, classes = batch["mask"], logits.shape[-1]
-    true = jax.nn.one_hot(batch["label"], classes) * mask[:, None]  # [b, C]
-    predicted = jax.nn.one_hot(jnp.argmax(logits, axis=-1), classes)
-    per_example = losses.cross_entropy(logits, jax.nn.one_hot(batch["label"], classes))
-    sums = {"confusion": true.T @ predicted, "cross_entropy": jnp.sum(per_example * mask), "count": jnp.sum(mask)}
+    true = jax.nn.one_hot(batch["label"], classes, dtype=jnp.float32)  # [b, C]
+    predicted = jax.nn.one_hot(jnp.argmax(logits, axis=-1), classes, dtype=jnp.float32)
+    per_example = losses.cross_entropy(logits, true)
+    sums = {
+        "confusion": (true * mask[:, None]).T @ predicted,
+        "cross_entropy": jnp.sum(per_example * mask),
+        "count": jnp.sum(mask),
+    }
     return devices.sum_over_devices(sums)
 
 
@@ -289,7 +293,7 @@ def make_patch_sum_step(
 
     def step(clip_params: dict[str, Any], batch: Batch) -> Outputs:
         described = describe(clip_params, batch["image"])  # [b, N, K]
-        members = jax.nn.one_hot(batch["label"], num_classes) * batch["mask"][:, None]  # [b, C]
+        members = jax.nn.one_hot(batch["label"], num_classes, dtype=jnp.float32) * batch["mask"][:, None]  # [b, C]
         return devices.sum_over_devices(
             {
                 "sum": jnp.einsum("bc,bnk->cnk", members, described),

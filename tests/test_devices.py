@@ -64,5 +64,16 @@ def test_the_name_of_what_products_are_computed_in():
         jax.config.update("jax_default_matmul_precision", None)
 
 
+def test_settings_that_change_numbers_are_named_and_no_others(monkeypatch):
+    assert devices.unusual_settings() == {}  # not the number of devices, which this test run has set
+    monkeypatch.setenv("XLA_FLAGS", "--xla_force_host_platform_device_count=8 --xla_cpu_enable_fast_math=true")
+    monkeypatch.setenv("LIBTPU_INIT_ARGS", "")
+    with jax.enable_x64(True):
+        found = devices.unusual_settings()
+    assert found == {"jax_enable_x64": "True", "XLA_FLAGS": "--xla_cpu_enable_fast_math=true"}
+    monkeypatch.setenv("XLA_FLAGS", "--xla_dump_to=/tmp/x --xla_gpu_per_fusion_autotune_cache_dir=/tmp/y")
+    assert devices.unusual_settings() == {}
+
+
 def test_the_device_is_named_as_its_driver_does():
     assert devices.kind() == jax.devices()[0].device_kind == "cpu"

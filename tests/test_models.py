@@ -1,7 +1,9 @@
 """Towers and prompts: literal concatenation, trimming, layouts, types, limits. Parity with PyTorch: tests/weights."""
 
+import contextlib
 import dataclasses
 
+import flax
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -16,6 +18,7 @@ from tests import tiny
 
 pytestmark = pytest.mark.usefixtures("strict_promotion")
 
+GOLDEN = (0.001522849895991385, -0.03231491893529892, -0.03371544927358627)  # ctx of seed 0
 IMAGES = jax.random.normal(jax.random.key(1), (4, 32, 32, 3))
 
 
@@ -97,6 +100,34 @@ def test_without_visual_prompts_the_image_tower_is_the_frozen_one():
 
 def test_prompts_at_no_layer_change_nothing_and_unknown_layers_are_refused():
     assert prompts_lib.init_prompts(tiny.shape(visual_layers=()), jax.random.key(0)).keys() == {"ctx"}
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        contextlib.nullcontext(),
+        jax.enable_x64(True),
+        jax.threefry_partitionable(False),
+        jax.default_prng_impl("rbg"),
+        jax.default_prng_impl("unsafe_rbg"),
+        flax.config.temp_flip_flag("fix_rng_separator", True),
+    ],
+)
+def test_a_seed_gives_the_same_prompts_under_every_setting(setting):
+    shape = tiny.shape(text_width=8, visual_width=8)
+    with setting:
+        drawn = [prompts_lib.init_prompts(shape, key(0)) for key in (prompts_lib.seed_key, jax.random.key)]
+    for prompts in drawn:
+        assert {name: value.dtype for name, value in prompts.items()} == {"ctx": "float32", "visual_prompts": "float32"}
+        # Written down, so that a release of JAX or Flax that draws others is noticed.
+        np.testing.assert_allclose(prompts["ctx"][0, :3], GOLDEN, rtol=1e-5)
+        np.testing.assert_array_equal(prompts["visual_prompts"], drawn[0]["visual_prompts"])
+
+
+def test_the_last_32_bits_of_a_seed_count_in_64_bit_mode_too():
+    with jax.enable_x64(True):
+        words = jax.random.key_data(prompts_lib.seed_key(2**32 + 5))
+    np.testing.assert_array_equal(words, jax.random.key_data(jax.random.key(5)))
     for layers in [(4,), (0, 1), (2, 1), (1, 1)]:
         with pytest.raises(prompts_lib.PromptError, match=r"ascend within 1\.\.3.*found"):
             tiny.shape(visual_layers=layers)

@@ -113,6 +113,25 @@ def test_the_update_is_the_gradient_of_the_total_loss(on_one_device):
     assert all(float(jnp.abs(g).max()) > 1e-4 for g in gradient.values())
 
 
+def test_64_bit_mode_changes_no_type():
+    state, frozen = fresh_state(), tiny.frozen(MODEL)
+    parts = {name: x[None] for name, x in tiny.batch().items()}
+
+    def train(part):
+        return steps.train_step_body(state, frozen, part, forward=FORWARD, tx=TX, objective=OBJECTIVE, accumulate=1)
+
+    def evaluate(part):
+        text_features = jnp.zeros((3, 20), jnp.float32)
+        return steps.eval_step_body(state.params, frozen, text_features, part, model=MODEL, mean=MEAN, std=STD)
+
+    with jax.enable_x64(True):
+        (moved, metrics), sums = (
+            jax.eval_shape(jax.vmap(body, axis_name=devices.AXIS), parts) for body in (train, evaluate)
+        )
+    types = {leaf.dtype for leaf in jax.tree.leaves((moved.params, moved.opt_state, metrics, sums))}
+    assert types == {jnp.dtype("float32")}
+
+
 @pytest.mark.parametrize("name", ["ctx", "visual_prompts"])
 def test_what_is_frozen_has_no_gradient_and_no_part_in_its_norm(on_one_device, name):
     moved, metrics = step_on(1, fresh_state(), tiny.batch(masked=3), trained=(name,))

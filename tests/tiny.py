@@ -43,7 +43,9 @@ def clip_params(seed: int = 0):
     fresh = init(jax.random.key(seed), jnp.zeros((1, 32, 32, 3)), jnp.zeros((1, 4), jnp.int32))["params"]
     leaves, tree = jax.tree.flatten(fresh)
     keys = jax.random.split(jax.random.key(seed + 1), len(leaves))
-    moved = [leaf + 0.1 * jax.random.normal(key, leaf.shape) for key, leaf in zip(keys, leaves, strict=True)]
+    moved = [
+        leaf + 0.1 * jax.random.normal(key, leaf.shape, leaf.dtype) for key, leaf in zip(keys, leaves, strict=True)
+    ]
     params = jax.tree.unflatten(tree, moved)
     params["logit_scale"] = jnp.asarray(np.log(20.0), jnp.float32)
     return params
@@ -73,7 +75,7 @@ def frozen(the_model: MPAFER, seed: int = 0) -> Frozen:
         soft_prompts=bound.embed(soft_texts(the_model.prompt_shape.num_ctx)),
         hard_text_features=hard_text[None],
         hard_token_features=hard_token[None],
-        prototypes=jax.random.normal(jax.random.key(5), (3, 20)),
+        prototypes=jax.random.normal(jax.random.key(5), (3, 20), jnp.float32),
     )
 
 

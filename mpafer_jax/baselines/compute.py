@@ -18,7 +18,7 @@ from mpafer_jax.config import Config, ConfigError
 from mpafer_jax.data.splits import Dataset, Split
 from mpafer_jax.evaluation.metrics import ClassificationMetrics, from_confusion, from_logits
 from mpafer_jax.hard_prompts.features import class_features
-from mpafer_jax.models.prompts import init_prompts
+from mpafer_jax.models.prompts import init_prompts, seed_key
 
 Metrics = Mapping[str, ClassificationMetrics]  # by the split's name
 Result = tuple[Metrics, dict[str, Any]]  # and what else is worth knowing of a baseline
@@ -142,9 +142,8 @@ def _zero_shot_global_local(config: Config, built: experiment.Experiment, held_o
         return class_features(frozen.hard_text_features)
 
     evaluator = dataclasses.replace(evaluate.make_evaluator(config, bare), text_step=hard_text_features)
-    unread = init_prompts(
-        bare.model.prompt_shape, jax.random.key(0)
-    )  # the context, which these texts have no place for
+    # The context, which these texts have no place for.
+    unread = init_prompts(bare.model.prompt_shape, seed_key(0))
     return {split.name: evaluator(unread, split) for split in held_out}
 
 

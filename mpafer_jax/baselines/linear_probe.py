@@ -72,9 +72,10 @@ def fit(
     """
     mean, deviation = train.image_features.mean(axis=0), train.image_features.std(axis=0)
     scale = np.where(deviation > 0, deviation, np.float32(1))
-    standardised = jnp.asarray((train.image_features - mean) / scale)
-    targets = jnp.asarray(train.label_distributions)
-    params = {"weights": jnp.zeros((standardised.shape[1], len(class_names))), "bias": jnp.zeros(len(class_names))}
+    standardised = jnp.asarray((train.image_features - mean) / scale, jnp.float32)
+    targets = jnp.asarray(train.label_distributions, jnp.float32)
+    shapes = {"weights": (standardised.shape[1], len(class_names)), "bias": (len(class_names),)}
+    params = {name: jnp.zeros(shape, jnp.float32) for name, shape in shapes.items()}
     solve = cast(Callable[..., tuple[dict[str, jax.Array], jax.Array, jax.Array]], jax.jit(minimize))
     best: tuple[float, LinearProbe] | None = None
     for l2 in grid:
@@ -132,6 +133,6 @@ def minimize(
         gradient = largest(optax.tree.get(state, "grad"))  # at the new point: the line search has computed it
         return params, state, iterations + 1, jnp.asarray(gradient)
 
-    start = (params, solver.init(cast(Any, params)), jnp.zeros((), jnp.int32), jnp.asarray(jnp.inf))
+    start = (params, solver.init(cast(Any, params)), jnp.zeros((), jnp.int32), jnp.asarray(jnp.inf, jnp.float32))
     params, _, iterations, gradient = jax.lax.while_loop(goes_on, iterate, start)
     return params, iterations, gradient

@@ -19,7 +19,7 @@ from mpafer_jax.config import Config, ConfigError
 from mpafer_jax.data import affectnet, ckplus, fer2013, ferplus, jaffe, rafdb, sfew
 from mpafer_jax.expressions import CANONICAL_NAMES
 from mpafer_jax.models.clip import ClipConfig, TextConfig, VisionConfig
-from mpafer_jax.models.prompts import TextEmbeddings, init_prompts
+from mpafer_jax.models.prompts import TextEmbeddings, init_prompts, seed_key
 from mpafer_jax.state import Frozen, TrainState
 from mpafer_jax.weights.files import find_files
 from mpafer_jax.weights.load import read_config
@@ -105,7 +105,7 @@ def count_classes(config: Config, num_classes: int | None = None) -> int:
 def train_step(config: Config, clip: ClipConfig, num_classes: int, on: Sequence[Any]) -> AbstractStep:
     """One update on the given devices, as `steps.make_train_step` compiles it for those at hand."""
     model = experiment.make_model(config, clip, num_classes)
-    params = jax.eval_shape(functools.partial(init_prompts, model.prompt_shape), jax.random.key(0))
+    params = jax.eval_shape(functools.partial(init_prompts, model.prompt_shape), seed_key(0))
     tx, _ = experiment.make_optimizer(config, model.prompt_shape, _NUM_STEPS)
     body = functools.partial(
         steps.train_step_body,
@@ -126,7 +126,7 @@ def eval_step(config: Config, clip: ClipConfig, num_classes: int, on: Sequence[A
     """The evaluation of one batch on the given devices, as `steps.make_eval_step` compiles it."""
     model = experiment.make_model(config, clip, num_classes)
     body = functools.partial(steps.eval_step_body, model=model, mean=config.data.mean, std=config.data.std)
-    params = jax.eval_shape(functools.partial(init_prompts, model.prompt_shape), jax.random.key(0))
+    params = jax.eval_shape(functools.partial(init_prompts, model.prompt_shape), seed_key(0))
     batch = _batch(config.eval.batch_size, clip, num_classes)
     del batch["label_distribution"]
     text = _abstract((num_classes, clip.projection_dim), jnp.float32)

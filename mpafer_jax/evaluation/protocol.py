@@ -69,6 +69,8 @@ def items(summary: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, st
     if "matmul_precision" in summary:  # earlier versions' say nothing
         precision = str(summary["matmul_precision"])
         products = {"products of float32 numbers": _PRODUCTS.get(precision, precision)}
+    settings = summary.get("settings")  # as above
+    unusual = {"unusual settings": ", ".join(f"{name}={value}" for name, value in settings.items())} if settings else {}
     return {
         **found,
         "dataset": f"{config['data.dataset']}, label rule {config['data.label_rule']}",
@@ -78,6 +80,7 @@ def items(summary: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, st
         "versions": ", ".join(f"{name} {version}" for name, version in summary["versions"].items()),
         "devices": f"{number} x {kind}",
         **products,
+        **unusual,
     }
 
 

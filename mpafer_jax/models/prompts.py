@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import cast
+from typing import Any, cast
 
+import flax
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -20,6 +21,7 @@ from flax import struct
 from mpafer_jax.models.transformer import DeepPrompts
 
 Encode = Callable[[str], list[int]]
+_GENERATOR = "threefry2x32"
 
 
 class PromptError(ValueError):
@@ -159,6 +161,10 @@ class PromptShape:
             )
 
 
+def _normal(deviation: float) -> nn.initializers.Initializer:
+    return nn.initializers.normal(deviation, jnp.float32)  # without the type it would be float64 in JAX's 64-bit mode
+
+
 class Prompts(nn.Module):
     """All that is trained.
 
@@ -172,11 +178,11 @@ class Prompts(nn.Module):
         """The context vectors, and visual prompts for all K layers (disabled where a layer has none)."""
         s = self.shape
         classes = (s.num_classes,) if s.num_classes else ()
-        ctx = self.param("ctx", nn.initializers.normal(s.ctx_std), (*classes, s.num_ctx, s.text_width))
+        ctx = self.param("ctx", _normal(s.ctx_std), (*classes, s.num_ctx, s.text_width))
         if not s.num_visual or not s.visual_layers:
             return ctx, None
         shape = (len(s.visual_layers), s.num_visual, s.visual_width)
-        tokens = self.param("visual_prompts", nn.initializers.normal(s.visual_std), shape)
+        tokens = self.param("visual_prompts", _normal(s.visual_std), shape)
         if len(s.visual_layers) == s.num_layers:
             return ctx, DeepPrompts(tokens, None)
         chosen = np.array(s.visual_layers) - 1
@@ -184,6 +190,27 @@ class Prompts(nn.Module):
         return ctx, DeepPrompts(everywhere, jnp.zeros(s.num_layers, bool).at[chosen].set(True))
 
 
+def seed_key(seed: int) -> jax.Array:
+    """The key of a seed, whose last 32 bits count: `jax.random.key(seed)` as JAX makes it by default, whatever its
+    settings (jax_default_prng_impl, jax_enable_x64, jax_random_seed_offset) ask for."""
+    return _key(jnp.asarray([0, seed & 0xFFFFFFFF], jnp.uint32))
+
+
+def _key(words: jax.Array) -> jax.Array:
+    return cast(Any, jax.random).wrap_key_data(words, impl=_GENERATOR)
+
+
 def init_prompts(shape: PromptShape, key: jax.Array) -> dict[str, jax.Array]:
-    """Fresh prompts, N(0, std^2), float32: {'ctx': .., 'visual_prompts': ..}."""
-    return cast(dict[str, jax.Array], Prompts(shape).init(key)["params"])
+    """Fresh prompts, N(0, std^2), float32: {'ctx': .., 'visual_prompts': ..}.
+
+    The numbers are a matter of the key alone: the generator and its form are named here, since settings of JAX and Flax
+    would change them.
+
+    Args:
+      shape: their sizes.
+      key: of `seed_key`. One of JAX's other generators starts with the words of the key that `seed_key` makes of the
+        same seed, and these are read.
+    """
+    own = _key(cast(Any, jax.random).key_data(key)[:2])
+    with jax.threefry_partitionable(True), flax.config.temp_flip_flag("fix_rng_separator", False):
+        return cast(dict[str, jax.Array], Prompts(shape).init(own)["params"])

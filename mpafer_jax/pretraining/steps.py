@@ -49,11 +49,11 @@ def init_head(clip: CLIP, num_attributes: int) -> dict[str, jax.Array]:
         return {}
     patches, width = clip.config.vision.num_patches, clip.config.projection_dim
     return {
-        "kernel": jnp.zeros((patches, width, num_attributes)),
-        "bias": jnp.zeros(num_attributes),
+        "kernel": jnp.zeros((patches, width, num_attributes), jnp.float32),
+        "bias": jnp.zeros(num_attributes, jnp.float32),
         # Logits of about -2 at first: most statements are false of most pictures.
-        "statements": jnp.asarray([jnp.log(10.0), -2.0]),
-        "local_statements": jnp.asarray([jnp.log(10.0), -2.0]),
+        "statements": jnp.asarray([jnp.log(10.0), -2.0], jnp.float32),
+        "local_statements": jnp.asarray([jnp.log(10.0), -2.0], jnp.float32),
     }
 
 
@@ -81,7 +81,8 @@ def make_train_step(
         def loss_fn(params: dict[str, Any]) -> tuple[jax.Array, Outputs]:
             sums = _term_sums(model, params, statements, batch, weights=weights, top_k=top_k, mean=mean, std=std)
             # Divided by the count of the whole batch, so that gradients of devices simply add up.
-            return sum((weight * sums[name] / count for name, weight in weights.active.items()), jnp.zeros(())), sums
+            terms = (weight * sums[name] / count for name, weight in weights.active.items())
+            return sum(terms, jnp.zeros((), jnp.float32)), sums
 
         gradient = cast(Callable[[dict[str, Any]], tuple[Any, Outputs]], jax.grad(loss_fn, has_aux=True))
         grads, sums = devices.sum_over_devices(gradient(state.params))
@@ -91,7 +92,7 @@ def make_train_step(
         params = {**params, "clip": {**params["clip"], "logit_scale": scale}}
         metrics = {name: (value, count) for name, value in sums.items()}
         loss = sum(weight * sums[name] / count for name, weight in weights.active.items())
-        one = jnp.ones(())
+        one = jnp.ones((), jnp.float32)
         metrics |= {"loss": (jnp.asarray(loss), one), "grad_norm": (optax.tree.norm(grads), one)}
         metrics["logit_scale"] = (jnp.exp(scale), one)
         return TrainState(step=state.step + 1, params=params, opt_state=opt_state), metrics

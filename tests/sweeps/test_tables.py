@@ -205,6 +205,17 @@ def test_the_protocol_says_what_products_were_rounded_to():
     assert protocol.items({**made_on, "matmul_precision": "float32"}, config)[name] == "float32"
 
 
+def test_the_protocol_names_settings_only_where_they_are_unusual():
+    config, name = {"data.dataset": "d", "data.label_rule": "owner"}, "unusual settings"
+    summary = made.summary(0.5, 0.5)
+    usual = protocol.items({**summary, "settings": {}}, config)
+    assert name not in usual
+    assert name not in protocol.items(summary, config)  # written by an earlier version
+    found = protocol.items({**summary, "settings": {"jax_enable_x64": "True", "XLA_FLAGS": "--a --b"}}, config)
+    assert found[name] == "jax_enable_x64=True, XLA_FLAGS=--a --b"
+    assert protocol.merge([usual, found])[name].endswith("(1 of 2 runs)")
+
+
 def test_without_a_choice_the_last_step_counts(tmp_path):
     made.record(tmp_path)
     made.run(tmp_path, "all/full/seed_0", 0.8, selected_by="nothing: last step only")
