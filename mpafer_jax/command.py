@@ -19,6 +19,7 @@ from ml_collections import config_flags
 
 from mpafer_jax import devices, distributed, files, preemption
 from mpafer_jax.config import ConfigError
+from mpafer_jax.finite import NonFiniteError
 from mpafer_jax.weights.hub_library import import_transformers
 
 _PACKAGE = pathlib.Path(__file__).resolve().parent
@@ -174,7 +175,8 @@ def run(job: Callable[[], None], mistakes: tuple[type[Exception], ...]) -> None:
 
     Args:
       job: the work; the processes find each other before it.
-      mistakes: errors whose message says all there is to say, which a traceback would bury.
+      mistakes: errors whose message says all there is to say, which a traceback would bury; `NonFiniteError` is one
+        everywhere.
     """
     try:
         start_processes()
@@ -182,7 +184,7 @@ def run(job: Callable[[], None], mistakes: tuple[type[Exception], ...]) -> None:
     except preemption.Preempted as stopped:
         logging.warning("%s (exit code %d)", stopped, preemption.EXIT_CODE)
         sys.exit(preemption.EXIT_CODE)
-    except (*mistakes, distributed.ClusterError) as error:
+    except (*mistakes, distributed.ClusterError, NonFiniteError) as error:
         logging.error("%s: %s", type(error).__name__, error)
         distributed.leave(_MISTAKE)
     except OSError as error:

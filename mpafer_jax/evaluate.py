@@ -22,6 +22,7 @@ from mpafer_jax.data.splits import Split, load_dataset
 from mpafer_jax.evaluation import metrics as metrics_lib
 from mpafer_jax.evaluation import protocol
 from mpafer_jax.expressions import map_classes
+from mpafer_jax.finite import NonFiniteError
 from mpafer_jax.hard_prompts.templates import build_hard_prompts
 from mpafer_jax.weights.load import PretrainedClip
 
@@ -43,7 +44,12 @@ class Evaluator:
     eval_step: Callable[..., dict[str, jax.Array]]
 
     def __call__(self, params: dict[str, Any], split: Split) -> metrics_lib.ClassificationMetrics:
-        """Every image of the split once; classes are matched by name, images of classes unknown here are left out."""
+        """Every image of the split once; classes are matched by name, images of classes unknown here are left out.
+
+        Raises:
+          ConfigError: none is left.
+          NonFiniteError: logits are NaN or infinite.
+        """
         to_model = map_classes(split.class_names, self.run.class_names)  # [dataset's classes] -> ours, or -1
         _check_classes(split, self.run.class_names, to_model)
         text_features = devices.replicate(self.text_step(params, self.run.frozen))
@@ -53,7 +59,10 @@ class Evaluator:
         for sums in devices.results(step, self._batches(split, to_model)):
             confusion += sums["confusion"]
             loss += float(sums["cross_entropy"])
-        return metrics_lib.from_confusion(confusion, loss, self.run.class_names)
+        try:
+            return metrics_lib.from_confusion(confusion, loss, self.run.class_names)
+        except NonFiniteError as error:
+            raise NonFiniteError(f"{split.name}: {error}") from error
 
     def _batches(self, split: Split, to_model: npt.NDArray[np.int32]) -> Generator[dict[str, npt.NDArray[Any]]]:
         for batch in experiment.eval_batches(self.config, self.run, split):

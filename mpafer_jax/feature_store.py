@@ -29,6 +29,7 @@ from mpafer_jax import devices, distributed, files
 from mpafer_jax.config import Config
 from mpafer_jax.data.records import DataError
 from mpafer_jax.data.sources import prepared_root
+from mpafer_jax.finite import finite_rows
 
 # Of the tower and the preprocessing: a new number where a change of code changes features by more than rounding.
 _VERSION = 1
@@ -111,6 +112,10 @@ class FeatureStore:
                 f"{self.path} holds features {list(features.shape)} of {len(hashes)} pictures, expected "
                 f"[{len(hashes)}, {self.width}]; delete it, and they are computed anew"
             )
+        if not finite_rows(features).all():
+            raise DataError(
+                f"{self.path} holds features that are NaN or infinite; delete it, and they are computed anew"
+            )
         return hashes, features
 
 
@@ -133,10 +138,10 @@ def open_store(config: Config, clip_hash: str, width: int) -> FeatureStore:
         "matmul_precision": devices.matmul_precision(),
         "version": _VERSION,
     }
+    if settings := devices.unusual_settings():
+        about["settings"] = settings
     key = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:16]
     folder = (
         Path(config.data.features_dir).expanduser() if config.data.features_dir else prepared_root(config.data) / FOLDER
     )
     return FeatureStore(folder / f"{clip_hash[:16]}-{key}.npz", width, about)
-    if settings := devices.unusual_settings():
-        about["settings"] = settings

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 from absl import flags
 
-from mpafer_jax import checkpoint, command, evaluate, steps, train
+from mpafer_jax import checkpoint, command, evaluate, train
 from mpafer_jax.config import Config, ConfigError
 from mpafer_jax.data.records import DataError
 from mpafer_jax.hard_prompts.bank import BankError
@@ -34,7 +34,6 @@ _USER_ERRORS = (
     BankError,
     PromptError,
     checkpoint.CheckpointError,
-    steps.NonFiniteError,
 )
 
 

@@ -17,6 +17,7 @@ import optax
 
 from mpafer_jax import devices, losses
 from mpafer_jax.data.normalize import normalize as normalize_images
+from mpafer_jax.finite import NonFiniteError
 from mpafer_jax.models.clip import Outputs
 from mpafer_jax.models.clip import normalize as normalize_features
 from mpafer_jax.models.mpafer import MPAFER, variables
@@ -167,10 +168,6 @@ def _sum_over_parts(function: Callable[[Params, Batch], T], params: Params, part
         return jax.tree.map(jnp.add, total, function(params, part)), None
 
     return jax.lax.scan(add, zeros, parts)[0]
-
-
-class NonFiniteError(ArithmeticError):
-    """A loss term became NaN or infinite; the message names the step and the terms."""
 
 
 def check_finite(metrics: Sequence[HostMetrics], last_step: int) -> None:

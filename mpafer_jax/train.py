@@ -98,7 +98,7 @@ def train_and_evaluate(config: Config, workdir: pathlib.Path) -> dict[str, Any]:
       CheckpointError: a checkpoint cannot be written, or none of those that are there can be read.
       ConfigError: the configuration does not fit the workdir, the CLIP or the devices.
       preemption.Preempted: SIGTERM came; the state is saved.
-      steps.NonFiniteError: a loss term became NaN or infinite.
+      NonFiniteError: a loss term, a parameter, a feature or a logit became NaN or infinite.
       ReportError: the run has ended and its numbers are written, but its report could not be made.
     """
     with preemption.Notice() as notice:
@@ -319,7 +319,7 @@ def report_interval(
     """Checks the metrics of the steps up to `last_step`, and writes their mean.
 
     Raises:
-      steps.NonFiniteError: names the first step and all its terms that are not finite.
+      NonFiniteError: names the first step and all its terms that are not finite.
     """
     means = steps.mean_metrics(interval, last_step)
     writer.write(last_step, "train", {**means, "learning_rate": float(np.asarray(run.schedule(last_step - 1)))})

@@ -63,6 +63,12 @@ def test_a_damaged_file_is_named(tmp_path, content):
         kept.add(hashes(2), rows(2))
 
 
+def test_features_that_are_not_finite_are_not_taken(tmp_path):
+    store(tmp_path).add(hashes(1, 2), rows(1, np.nan))
+    with pytest.raises(DataError, match=r"x\.npz holds features that are NaN or infinite; delete it"):
+        store(tmp_path).find(hashes(1))
+
+
 def test_another_width_is_refused(tmp_path):
     store(tmp_path).add(hashes(1), rows(1))
     with pytest.raises(DataError, match=r"holds features \[1, 3\] of 1 pictures, expected \[1, 4\]"):

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from mpafer_jax.evaluation.metrics import from_confusion, from_logits
+from mpafer_jax.finite import NonFiniteError
 
 
 def test_by_hand():
@@ -20,6 +21,14 @@ def test_by_hand():
     assert found.cross_entropy == pytest.approx(0.5)
     assert found.recall == {"a": 0.8, "b": 0.5, "c": None}
     assert found.to_dict()["confusion"] == [[8, 1, 1], [1, 1, 0], [0, 0, 0]]
+
+
+def test_numbers_that_are_not_finite_are_no_class():
+    logits = np.array([[1.0, 0.0], [np.nan, 0.0], [np.inf, 0.0]])
+    with pytest.raises(NonFiniteError, match=r"logits of 2 of 3 images .* first those of image 1"):
+        from_logits(logits, np.array([0, 0, 0]), ("a", "b"))
+    with pytest.raises(NonFiniteError, match="the cross-entropy is nan"):
+        from_confusion([[1, 0], [0, 0]], math.nan, ("a", "b"))
 
 
 def test_from_logits_by_hand():

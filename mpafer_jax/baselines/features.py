@@ -15,6 +15,7 @@ from mpafer_jax import devices, experiment, feature_store, steps
 from mpafer_jax.config import Config
 from mpafer_jax.data.splits import Split
 from mpafer_jax.experiment import Experiment
+from mpafer_jax.finite import check_rows
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -42,6 +43,7 @@ def encode_splits(config: Config, built: Experiment, splits: Sequence[Split]) ->
 
     Raises:
       DataError: the store's file is damaged.
+      NonFiniteError: the CLIP's feature of an image is NaN or infinite.
     """
     width = built.model.clip_config.projection_dim
     store = feature_store.open_store(config, built.clip_hash, width)
@@ -70,4 +72,5 @@ def _encode(config: Config, built: Experiment, split: Split) -> npt.NDArray[np.f
     for encoded in devices.results(functools.partial(step, built.frozen.clip), parts):
         real = encoded["mask"] > 0
         features[encoded["index"][real]] = encoded["image_features"][real]
+    check_rows("frozen features", features, split.names)
     return features

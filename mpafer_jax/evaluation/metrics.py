@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from mpafer_jax.finite import NonFiniteError, check_rows
+
 
 @dataclasses.dataclass(frozen=True)
 class ClassificationMetrics:
@@ -54,9 +56,11 @@ def from_logits(
       class_names: C names.
 
     Raises:
+      NonFiniteError: a logit is NaN or infinite.
       ValueError: n is 0.
     """
     scores = np.asarray(logits, np.float64)
+    check_rows("logits", scores, [f"image {number}" for number in range(len(scores))])
     confusion = np.zeros((len(class_names), len(class_names)))
     np.add.at(confusion, (labels, scores.argmax(axis=1)), 1)
     log_normalizer = np.logaddexp.reduce(scores, axis=1)
@@ -75,8 +79,14 @@ def from_confusion(
       class_names: C names.
 
     Raises:
+      NonFiniteError: the cross-entropy is NaN or infinite, so that logits were.
       ValueError: the matrix counts no image.
     """
+    if not np.isfinite(cross_entropy_sum):
+        raise NonFiniteError(
+            f"the cross-entropy is {cross_entropy_sum}, so logits were NaN or infinite; compute in float32 "
+            "(clip.dtype), and see whether the checkpoint is of a run that went well"
+        )
     counts = np.rint(np.asarray(confusion, np.float64)).astype(np.int64)
     total = int(counts.sum())
     if not total:

@@ -18,6 +18,7 @@ from mpafer_jax.data.splits import Split
 from mpafer_jax.evaluation.metrics import softmax
 from mpafer_jax.experiment import Experiment
 from mpafer_jax.expressions import map_classes
+from mpafer_jax.finite import check_rows, not_finite
 
 MAX_MAPPED = 1000  # images whose features are kept: more make a map of them slower, not clearer
 MAX_MISTAKES = 12
@@ -94,6 +95,8 @@ class Predictions:
         names = tuple(str(name) for name in values["class_names"])
         values |= {"split": str(values["split"]), "fingerprint": str(values["fingerprint"])}
         values |= {"step": int(values["step"]), "class_names": names}
+        if broken := not_finite({"logits": values["logits"]}):
+            raise PredictionsError(f"{path} holds numbers that are NaN or infinite: {', '.join(broken)}")
         return cls(**values)
 
 
@@ -111,11 +114,14 @@ def predict(
       split: its images.
       step: of the checkpoint.
       pictures: whether to keep the most confident mistakes as pictures.
+
+    Raises:
+      NonFiniteError: the logits of an image are NaN or infinite.
     """
     labels = map_classes(split.class_names, built.class_names)[split.labels]
     known = np.flatnonzero(labels >= 0)
     mapped = _draw(known, config.seed)
-    collected = _Collected(labels, mapped)
+    collected = _Collected(labels, mapped, split.names)
     text_features = devices.replicate(steps.make_text_step(model=built.model)(params, built.frozen))
     run = steps.make_prediction_step(model=built.model, mean=config.data.mean, std=config.data.std)
     parts = (
@@ -174,8 +180,11 @@ def _patch_scores(mistakes: list[_Mistake], num_classes: int) -> Floats:
 class _Collected:
     """Outputs of batches, by the images' positions in the split."""
 
-    def __init__(self, labels: npt.NDArray[np.int32], mapped: npt.NDArray[np.int64]) -> None:
+    def __init__(
+        self, labels: npt.NDArray[np.int32], mapped: npt.NDArray[np.int64], names: npt.NDArray[np.str_]
+    ) -> None:
         self.labels = labels
+        self.names = names
         self.logits: dict[int, Floats] = {}
         self.mistakes: list[_Mistake] = []
         self._row = {int(index): row for row, index in enumerate(mapped)}
@@ -184,6 +193,8 @@ class _Collected:
 
     def add(self, batch: dict[str, Any]) -> None:
         """The gathered outputs of one batch; see `steps.make_prediction_step`."""
+        real = np.asarray(batch["mask"]) > 0
+        check_rows("logits", batch["logits"][real], self.names[np.asarray(batch["index"])[real]])
         confidences = softmax(batch["logits"]).max(axis=1)
         for row, index in enumerate(np.asarray(batch["index"]).tolist()):
             if not batch["mask"][row] or self.labels[index] < 0:

@@ -13,6 +13,7 @@ from PIL import Image
 
 from mpafer_jax.data import preprocess
 from mpafer_jax.data.preprocess import Pixels
+from mpafer_jax.finite import not_finite
 from mpafer_jax.synthface.draw import MAX_SIZE
 from mpafer_jax.synthface.generate import face_of
 from mpafer_jax.synthface.styles import STYLES
@@ -79,8 +80,13 @@ def compare(exported: Run, predictor: Run, pixels: Pixels, *, dtype: str, device
       CheckError: a probability differs by more than `TOLERANCES`, or is not finite.
     """
     expected, found = predictor(pixels)["probabilities"], exported(pixels)["probabilities"]
+    if broken := not_finite({"the predictor's": expected, "the exported program's": found}):
+        raise CheckError(
+            f"probabilities are NaN or infinite: {', '.join(broken)}; see whether the checkpoint is of a "
+            "run that went well"
+        )
     difference = float(np.max(np.abs(expected.astype(np.float64) - found)))
-    if not difference <= TOLERANCES[dtype]:  # also where it is NaN
+    if difference > TOLERANCES[dtype]:
         raise CheckError(
             f"the exported program's probabilities differ by {difference:.2e} from the predictor's, more than "
             f"{TOLERANCES[dtype]:.0e}; please report it with the versions of jax and of what was exported to"

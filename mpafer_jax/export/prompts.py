@@ -16,6 +16,7 @@ import numpy as np
 import pydantic
 
 from mpafer_jax import files
+from mpafer_jax.finite import not_finite
 
 PROMPTS = "prompts.safetensors"
 CHECKSUM = f"{PROMPTS}.sha256"
@@ -100,4 +101,6 @@ def load_prompts(folder: pathlib.Path) -> tuple[Params, Header]:
         ) from error
     if header.format != _FORMAT:
         raise PromptFileError(f"{path} has the format {header.format!r}; this version reads {_FORMAT!r}")
+    if broken := not_finite(params):
+        raise PromptFileError(f"{path} holds numbers that are NaN or infinite: {', '.join(broken)}")
     return params, header

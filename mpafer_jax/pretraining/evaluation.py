@@ -12,6 +12,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from mpafer_jax.data import preprocess
+from mpafer_jax.finite import NonFiniteError, not_finite
 from mpafer_jax.models.clip import CLIP
 from mpafer_jax.pretraining import batches, steps
 from mpafer_jax.pretraining.config import PretrainConfig
@@ -61,6 +62,9 @@ class Evaluator:
             np.concatenate([np.asarray(part[name]) for part in encoded])[: len(self.data)]
             for name in ("image_features", "local")
         )
+        together = {"images": images, "patches with statements": local, "captions": texts, "statements": statements}
+        if broken := not_finite(together):
+            raise NonFiniteError(f"features of held-out pictures or texts are NaN or infinite: {', '.join(broken)}")
         result = {"retrieval": retrieval(images, texts, self.data.captions, RETRIEVAL_POOL)}
         if self.phrasings is not None:
             areas = {"statement_auc": mean_auc(images @ statements.T, self.data.truth)}

@@ -106,7 +106,7 @@ def pretrain(config: PretrainConfig, workdir: pathlib.Path) -> dict[str, Any]:
       CheckpointError: the pictures or captions changed since a checkpoint was saved.
       ConfigError: the configuration does not fit the workdir, the devices or the pictures.
       DataError: the pictures or captions are not there or not of the form.
-      NonFiniteError: a loss term became NaN or infinite.
+      NonFiniteError: a loss term, a parameter or a feature became NaN or infinite.
       PromptError: a caption has more tokens than the text tower has positions.
       preemption.Preempted: SIGTERM came; the state is saved.
     """

@@ -18,7 +18,6 @@ from mpafer_jax.hard_prompts.bank import BankError
 from mpafer_jax.models.prompts import PromptError
 from mpafer_jax.pretraining.config import PretrainConfig
 from mpafer_jax.pretraining.train import pretrain
-from mpafer_jax.steps import NonFiniteError
 
 _CONFIG = command.define_config()
 command.define_workdir()
@@ -29,7 +28,7 @@ def main(argv: Sequence[str]) -> None:
     """Checks the configuration and runs it."""
     command.refuse_arguments(argv)
     command.show_own_log_lines()
-    command.run(_run, (ConfigError, DataError, BankError, PromptError, NonFiniteError, checkpoint.CheckpointError))
+    command.run(_run, (ConfigError, DataError, BankError, PromptError, checkpoint.CheckpointError))
 
 
 def _run() -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from mpafer_jax.files import write_json
+from mpafer_jax.finite import not_finite
 from mpafer_jax.models.clip import ClipConfig
 from mpafer_jax.weights.files import CONFIG
 from mpafer_jax.weights.hub_library import import_transformers
@@ -47,7 +48,8 @@ def save_clip(
     Raises:
       FileExistsError: the folder holds something already.
       FileNotFoundError: there is no tokenizer.
-      ValueError: parameters do not fit the configuration, or the tokenizer has more tokens than the text tower.
+      ValueError: parameters do not fit the configuration or are not finite, or the tokenizer has more tokens than the
+        text tower.
     """
     import safetensors.numpy
 
@@ -87,6 +89,7 @@ def _check_shapes(params: Params, config: ClipConfig) -> None:
         for path, shape in param_shapes(config).items()
         if np.shape(flat[path]) != shape
     ]
+    problems += [f"NaN or infinite numbers: {name}" for name in not_finite(flat)]
     if problems:
         raise ValueError("parameters do not fit the configuration:\n  " + "\n  ".join(problems))
 

@@ -99,6 +99,8 @@ _TABLE: dict[str, tuple[_Row, ...]] = {
 }
 
 _BAND = 32  # columns
+_OPENAIS = "visual.class_embedding"  # a name of OpenAI's form, which open_clip shares
+_SHOWN = 5  # names of tensors in a message
 
 
 @dataclasses.dataclass(frozen=True)
@@ -220,32 +222,46 @@ def to_params(
 
     Raises:
       ValueError: tensors are missing, unknown, of another shape than the config's or not of a floating type; the one
-        error names them all, with the shapes found and expected.
+        error names them all, with the shapes found and expected. Or some hold numbers that are NaN or infinite.
     """
     if dtype not in DTYPES:
         raise ValueError(f"dtype is {dtype!r}, expected one of {', '.join(DTYPES)}")
     _check(tensors, config, source_format, source)
     flat: dict[str, Array] = {}
     copies: list[tuple[Array, Array]] = []
+    copied: list[str] = []
     for rule in RULES:
         names = rule.names(source_format, _num_layers(rule, config))
         stack = np.empty((len(names), *rule.shape(config)), param_type(rule.path, dtype))
         copies += [(stack[i, ...], rule.from_file(tensors[name], source_format)) for i, name in enumerate(names)]
+        copied += names
         flat[rule.path] = stack if rule.stacked else stack[0, ...]
     with futures.ThreadPoolExecutor(usable_cores()) as pool:  # NumPy copies without holding Python's lock
-        for _ in pool.map(_copy, *zip(*copies, strict=True)):
-            pass
+        finite = list(pool.map(_copy, *zip(*copies, strict=True)))
+    if not all(finite):
+        broken = [name for name, is_finite in zip(copied, finite, strict=True) if not is_finite]
+        raise ValueError(
+            f"{source} holds numbers that are NaN or infinite{_as(dtype)}, in {len(broken)} tensor(s): "
+            f"{', '.join(broken[:_SHOWN])}{', ..' if len(broken) > _SHOWN else ''}. What made the file went wrong; "
+            "make, download or copy it again"
+        )
     return unflatten(flat)
 
 
-def _copy(target: Array, source: Array) -> None:
-    """target[...] = source. A transposed matrix goes in bands that fit the processor's cache, which takes half the
-    time."""
-    if target.ndim != 2 or source.flags.c_contiguous:
-        target[...] = source
-        return
-    for start in range(0, target.shape[1], _BAND):
-        target[:, start : start + _BAND] = source[:, start : start + _BAND]
+def _as(dtype: str) -> str:
+    return f" as {dtype}" if dtype == "float16" else ""  # the one type that cannot hold what the others can
+
+
+def _copy(target: Array, source: Array) -> bool:
+    """target[...] = source, and whether all of it is finite. A transposed matrix goes in bands that fit the processor's
+    cache, which takes half the time."""
+    with np.errstate(over="ignore"):  # what a smaller type cannot hold becomes infinite, which is reported
+        if target.ndim != 2 or source.flags.c_contiguous:
+            target[...] = source
+        else:
+            for start in range(0, target.shape[1], _BAND):
+                target[:, start : start + _BAND] = source[:, start : start + _BAND]
+    return bool(np.isfinite(target).all())
 
 
 def _check(tensors: Mapping[str, Array], config: ClipConfig, source_format: Format, source: str) -> None:

@@ -241,6 +241,9 @@ def test_prompts_that_are_not_what_they_say_are_refused(exported, tmp_path):
     refuses(safetensors.numpy.save({"ctx": np.zeros(3)}, {"mpafer": header}), "has the format 'mpafer-prompts-9'")
     header = json.dumps({"format": "mpafer-prompts-1", "step": 1, "description": {}})
     refuses(safetensors.numpy.save({"ctx": np.zeros(3)}, {"mpafer": header}), "was written by another version")
+    header = json.dumps({"format": "mpafer-prompts-1", "step": 1, "description": {}})
+    broken = safetensors.numpy.save({"ctx": np.array([0, np.nan])}, {"mpafer": header})
+    refuses(broken, r"holds numbers that are NaN or infinite: ctx \(1 of 2\)")
     changed.write_bytes(data)  # without a checksum beside it, it is taken as it is
     assert checkpoint.load(tmp_path, "best")[1].class_names == checkpoint.load(exported, "best")[1].class_names
 
@@ -254,7 +257,9 @@ def test_a_program_that_says_something_else_is_an_error():
     found = check.compare(says(0.7), says(0.7001), pixels, dtype="float32", device="cpu")
     assert found.difference == pytest.approx(1e-4, rel=0.01)
     assert found.milliseconds > 0
-    for wrong in (0.702, float("nan")):
-        with pytest.raises(check.CheckError, match="differ by"):
-            check.compare(says(wrong), says(0.7), pixels, dtype="float32", device="cpu")
+    with pytest.raises(check.CheckError, match="differ by"):
+        check.compare(says(0.702), says(0.7), pixels, dtype="float32", device="cpu")
+    for exported, predictor, whose in ((np.nan, 0.7, "the exported program's"), (0.7, np.inf, "the predictor's")):
+        with pytest.raises(check.CheckError, match=rf"NaN or infinite: {whose} \(2 of 4\)"):
+            check.compare(says(exported), says(predictor), pixels, dtype="float32", device="cpu")
     check.compare(says(0.702), says(0.7), pixels, dtype="bfloat16", device="cpu")

@@ -1,0 +1,56 @@
+"""Numbers that are NaN or infinite: found where they enter, and refused with their name.
+
+A comparison with NaN is false, so that argmax takes it for the first class, and a mean that it is part of is lost.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, cast
+
+import jax
+import numpy as np
+import numpy.typing as npt
+
+
+class NonFiniteError(ArithmeticError):
+    """Something computed is NaN or infinite; the message names it and says what to do."""
+
+
+def not_finite(tree: Any) -> list[str]:
+    """Which arrays of a tree (or one array) hold NaN or infinite numbers, and how many: 'ctx (3 of 5120)'."""
+    leaves: list[tuple[Any, Any]] = cast(Any, jax.tree_util).tree_flatten_with_path(tree)[0]
+    found: list[str] = []
+    for path, leaf in leaves:
+        array = np.asarray(leaf)
+        wrong = array.size - int(np.count_nonzero(np.isfinite(array)))
+        if wrong:
+            name = jax.tree_util.keystr(path, simple=True, separator="/")
+            found.append(f"{name} ({wrong} of {array.size})".lstrip())
+    return found
+
+
+def finite_rows(values: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
+    """[n]: whether all of values[i] are finite, for values [n, ..]."""
+    finite: npt.NDArray[np.bool_] = np.isfinite(values).reshape(len(values), -1)
+    return np.logical_and.reduce(finite, axis=1)
+
+
+def check_rows(what: str, values: npt.NDArray[Any], names: Sequence[Any] | npt.NDArray[Any]) -> None:
+    """Refuses numbers of images that are not finite.
+
+    Args:
+      what: what they are, for the message ("logits").
+      values: [n, ..], a row for each image.
+      names: n names of images.
+
+    Raises:
+      NonFiniteError: says of how many images, and names the first.
+    """
+    wrong = np.flatnonzero(~finite_rows(values))
+    if len(wrong):
+        raise NonFiniteError(
+            f"the {what} of {len(wrong)} of {len(values)} images are NaN or infinite, first those of "
+            f"{names[int(wrong[0])]}; compute in float32 (clip.dtype), and see whether the checkpoint is of a run that "
+            "went well"
+        )
