@@ -2,8 +2,10 @@
 
 <workdir>/checkpoints/step_120/params        the prompts alone: all that prediction needs besides CLIP
                                opt_state     what training needs besides to go on
-                               description   see `checkpoint_description.Description`
+                               description   see `checkpoint_description.Description`, and SHA-256 digests of all else
                                interval      metrics that wait for their line, only where a run was stopped: see `save`
+
+What is read is compared with the digests, so that no damage is taken for numbers or words.
 """
 
 from __future__ import annotations
@@ -23,18 +25,19 @@ from orbax.checkpoint import checkpoint_managers
 from mpafer_jax import checkpoint_storage as storage
 from mpafer_jax import devices, distributed, files
 from mpafer_jax.checkpoint_description import CheckpointError, Described, Description
-from mpafer_jax.config import ConfigError
 from mpafer_jax.export.prompts import PROMPTS, PromptFileError, load_prompts
-from mpafer_jax.expressions import map_classes
+from mpafer_jax.finite import NonFiniteError, not_finite
 from mpafer_jax.state import TrainState
 
 FOLDER = "checkpoints"
 _PREFIX = "step"
+_DIGESTS = "sha256"  # beside the description's own fields: of every array, the description and the interval
 _SELECTED = "selected"  # among the saved metrics: the value that chooses the best
 
 Params = dict[str, Any]
 Which = Literal["best", "last"]
 # Metrics of one step on the host: name -> (sum, count).
+Digests = dict[str, str]  # SHA-256 in hexadecimal by what it is of
 StepMetrics = Mapping[str, tuple[float, float]]
 D = TypeVar("D", bound=Described)
 
@@ -99,35 +102,43 @@ class Checkpoints:
 
         Raises:
           CheckpointError: this one could not be begun, or the one before it not be written.
+          NonFiniteError: a parameter or the optimizer's state is NaN or infinite.
         """
         step = int(devices.to_host(state.step))
+        arrays = devices.to_host({"params": state.params, "opt_state": state.opt_state})
+        if broken := not_finite(arrays):
+            raise NonFiniteError(
+                f"after step {step} numbers are NaN or infinite: {', '.join(broken)}; this step is not saved. Lower "
+                "optimizer.learning_rate, or set optimizer.clip_norm"
+            )
+        described = description.model_dump(mode="json")
+        waiting = {"steps": [dict(terms) for terms in interval]}
+        digests = {**storage.digests(arrays), "description": storage.json_digest(described)}
+        if interval:
+            digests["interval"] = storage.json_digest(waiting)
         metrics = {"step": step}
         if validation is not None:
             metrics |= {**validation, _SELECTED: validation[self._select_by]}
         items = {
             "params": storage.save_arrays(self._manager, devices.to_global(state.params)),
             "opt_state": storage.save_arrays(self._manager, devices.to_global(state.opt_state)),
-            "description": ocp.args.JsonSave(description.model_dump(mode="json")),
+            "description": ocp.args.JsonSave({**described, _DIGESTS: digests}),
         }
         if interval:
-            items["interval"] = ocp.args.JsonSave({"steps": [dict(metrics) for metrics in interval]})
+            items["interval"] = ocp.args.JsonSave(waiting)
         with self._saying_what_is_left():
-            if not self._manager.save(step, args=ocp.args.Composite(**items), metrics=metrics):
+            if not self._manager.save(step, args=ocp.args.Composite(**items), metrics=storage.sealed(metrics)):
                 raise RuntimeError(f"step {step} was to be saved, but step {self._manager.latest_step()} is there")
 
     def latest_description(self, kind: type[D]) -> D | None:
         """What the newest checkpoint says of itself, or None where nothing was saved yet."""
         step = self._manager.latest_step()
-        return None if step is None else _restore_description(self._manager, step, kind)
+        return None if step is None else _restore_description(self._manager, step, kind)[0]
 
     def latest_interval(self) -> list[StepMetrics]:
         """What the newest checkpoint was given as `interval`."""
         step = self._manager.latest_step()
-        if step is None or not (self._manager.directory / f"{_PREFIX}_{step}" / "interval").exists():
-            return []
-        with _naming_the_checkpoint(self._manager, step):
-            args = ocp.args.Composite(interval=ocp.args.JsonRestore())
-            return self._manager.restore(step, args=args)["interval"]["steps"]
+        return [] if step is None else _restore_interval(self._manager, step, _restore_digests(self._manager, step))
 
     def restore_latest(self, state: TrainState, description: Described) -> TrainState | None:
         """The newest state that can be read, on the devices, or None where nothing was saved yet.
@@ -171,7 +182,8 @@ class Checkpoints:
         self._manager.reload()
 
     def _restore(self, step: int, state: TrainState, description: Described) -> TrainState:
-        before = _restore_description(self._manager, step, type(description)).unchanged()
+        described, digests = _restore_description(self._manager, step, type(description))
+        before = described.unchanged()
         for what, here in description.unchanged().items():
             there = before.get(what)
             if there != here:
@@ -179,13 +191,9 @@ class Checkpoints:
                     f"cannot go on after step {step}: {what} changed since it was saved (then {there}, now {here}); "
                     "put the old files back, or start anew in another workdir"
                 )
+        _restore_interval(self._manager, step, digests)  # so that one that is damaged is noticed now
         host = devices.to_host(state)
-        args = ocp.args.Composite(
-            params=storage.restore_arrays(self._manager, host.params),
-            opt_state=storage.restore_arrays(self._manager, host.opt_state),
-        )
-        with _naming_the_checkpoint(self._manager, step):
-            restored = self._manager.restore(step, args=args)
+        restored = _restore_arrays(self._manager, step, {"params": host.params, "opt_state": host.opt_state}, digests)
         return devices.replicate(TrainState(jnp.asarray(step, jnp.int32), restored["params"], restored["opt_state"]))
 
     def best_step(self) -> int | None:
@@ -196,7 +204,7 @@ class Checkpoints:
         """The prompts of a step, as NumPy arrays; `like` gives names, shapes and types."""
         # Not `_restore_params`: in a bucket, Orbax takes items for unfinished when a process other than 0 asks a
         # manager that has saved for their shapes.
-        return _restore_params_like(self._manager, step, like)
+        return _restore_params_like(self._manager, step, like, _restore_digests(self._manager, step))
 
     def wait(self) -> None:
         """Returns when everything that was started is on disk; raises CheckpointError where it cannot be."""
@@ -221,19 +229,25 @@ class Checkpoints:
         self._manager.close()
 
 
+def is_begun(workdir: pathlib.Path) -> bool:
+    """Whether a run's folder holds checkpoints, so that the run goes on from them."""
+    return any((workdir / FOLDER).glob(f"{_PREFIX}_*"))
+
+
 def load(path: str | pathlib.Path, which: Which) -> tuple[Params, Description, int]:
     """Reads a checkpoint for prediction or a warm start.
 
     Args:
       path: a workdir, its `checkpoints` folder, one `step_N` folder, or a folder of exported prompts; on a disk or in
         a bucket.
-      which: of several, the best on validation (the last where none was evaluated) or the last.
+      which: of several, the best on validation (the last where none was evaluated) or the last. Where that one is
+        damaged, with a warning the newest that is not.
 
     Returns:
       The prompts as NumPy arrays, the description, the step.
 
     Raises:
-      CheckpointError: there is none, or its files cannot be read.
+      CheckpointError: there is none, or its files cannot be read: those of the step that `path` names, or of all.
     """
     try:
         place = files.any_path(path, "the checkpoint")
@@ -247,22 +261,49 @@ def load(path: str | pathlib.Path, which: Which) -> tuple[Params, Description, i
         steps: list[int] = sorted(manager.all_steps())
         if not steps or (step is not None and step not in steps):
             raise CheckpointError(f"no finished checkpoint {'' if step is None else step} in {folder}; found {steps}")
-        if step is None:
-            best = _best_step(manager) if which == "best" else None
-            step = steps[-1] if best is None else best
-        return _restore_params(manager, step), _restore_description(manager, step, Description), step
+        if step is not None:
+            return _load_step(manager, step)
+        best = _best_step(manager) if which == "best" else None
+        wanted = [*([] if best is None else [best]), *(other for other in reversed(steps) if other != best)]
+        first_error: UnreadableError | None = None
+        for candidate in wanted:
+            try:
+                return _load_step(manager, candidate)
+            except UnreadableError as error:
+                logging.warning("falling back from step %d: %s", candidate, error)
+                first_error = first_error or error
+        assert first_error is not None
+        raise first_error
     finally:
         manager.close()
+
+
+def _load_step(manager: Any, step: int) -> tuple[Params, Description, int]:
+    description, digests = _restore_description(manager, step, Description)
+    params = _restore_params(manager, step, digests)
+    with _naming_the_checkpoint(manager, step):
+        _check_types(params)
+    return params, description, step
+
+
+def _check_types(params: Params) -> None:
+    wrong = [f"{name}: found {value.dtype}" for name, value in params.items() if value.dtype != np.float32]
+    if wrong:
+        raise ValueError(f"prompts are not float32: {', '.join(wrong)}")
 
 
 def _load_exported(folder: pathlib.Path) -> tuple[Params, Description, int]:
     try:
         params, header = load_prompts(folder)
-        return params, Description.model_validate(header.description), header.step
+        description = Description.model_validate(header.description)
+        _check_types(params)
+        return params, description, header.step
     except pydantic.ValidationError as error:
         raise CheckpointError(f"{folder / PROMPTS} was written by another version: {error}") from error
     except PromptFileError as error:
         raise CheckpointError(str(error)) from error
+    except ValueError as error:
+        raise CheckpointError(f"{folder / PROMPTS}: {error}") from error
 
 
 def _find(path: pathlib.Path) -> tuple[pathlib.Path, int | None]:
@@ -277,23 +318,58 @@ def _find(path: pathlib.Path) -> tuple[pathlib.Path, int | None]:
     )
 
 
-def _restore_params(manager: Any, step: int) -> Params:
+def _restore_params(manager: Any, step: int, digests: Digests) -> Params:
     with _naming_the_checkpoint(manager, step):
         like = dict(manager.item_metadata(step)["params"].items())
-    return _restore_params_like(manager, step, like)
+    return _restore_params_like(manager, step, like, digests)
 
 
-def _restore_params_like(manager: Any, step: int, like: Params) -> Params:
+def _restore_params_like(manager: Any, step: int, like: Params, digests: Digests) -> Params:
     template = {name: np.empty(leaf.shape, leaf.dtype) for name, leaf in like.items()}
+    return _restore_arrays(manager, step, {"params": template}, digests)["params"]
+
+
+def _restore_arrays(manager: Any, step: int, templates: Mapping[str, Any], digests: Digests) -> dict[str, Any]:
     with _naming_the_checkpoint(manager, step):
-        args = ocp.args.Composite(params=storage.restore_arrays(manager, template))
-        return manager.restore(step, args=args)["params"]
+        restored = storage.restore_arrays(manager, step, templates)
+        _compare(digests, storage.digests(restored))
+        return restored
 
 
-def _restore_description(manager: Any, step: int, kind: type[D]) -> D:
+def _restore_interval(manager: Any, step: int, digests: Digests) -> list[StepMetrics]:
+    if "interval" not in digests and not (manager.directory / f"{_PREFIX}_{step}" / "interval").exists():
+        return []
+    with _naming_the_checkpoint(manager, step):
+        restored = manager.restore(step, args=ocp.args.Composite(interval=ocp.args.JsonRestore()))["interval"]
+        _compare(digests, {"interval": storage.json_digest(restored)})
+        return restored["steps"]
+
+
+def _restore_described(manager: Any, step: int) -> tuple[dict[str, Any], Digests]:
+    """The description as it is stored, and the digests; of an earlier version's checkpoint there are none."""
     with _naming_the_checkpoint(manager, step):
         restored = manager.restore(step, args=ocp.args.Composite(description=ocp.args.JsonRestore()))
-        return kind.model_validate(restored["description"])
+        described = dict(restored["description"])
+        digests: Digests = described.pop(_DIGESTS, {})
+        _compare(digests, {"description": storage.json_digest(described)})
+        return described, digests
+
+
+def _restore_digests(manager: Any, step: int) -> Digests:
+    return _restore_described(manager, step)[1]
+
+
+def _restore_description(manager: Any, step: int, kind: type[D]) -> tuple[D, Digests]:
+    described, digests = _restore_described(manager, step)
+    with _naming_the_checkpoint(manager, step):
+        return kind.model_validate(described), digests
+
+
+def _compare(saved: Digests, found: Digests) -> None:
+    """Raises ValueError where content is not what was saved; without digests there is nothing to compare with."""
+    changed = [name for name, digest in found.items() if saved and saved.get(name) != digest]
+    if changed:
+        raise ValueError(f"not what was saved, by its SHA-256: {', '.join(changed)}")
 
 
 @contextlib.contextmanager
@@ -306,58 +382,3 @@ def _naming_the_checkpoint(manager: Any, step: int) -> Generator[None]:
             f"{folder} cannot be read ({type(error).__name__}: {error}). Copy it again from where it came, or delete "
             f"that folder to use another checkpoint; there are those of the steps {steps}"
         ) from error
-
-
-def warm_start(
-    fresh: Params, description: Description, saved: Params, saved_description: Description
-) -> tuple[Params, list[str]]:
-    """Takes from a checkpoint what fits another run: another dataset, other classes.
-
-    Args:
-      fresh: the new run's initial prompts.
-      description: of the new run.
-      saved: the checkpoint's prompts.
-      saved_description: the checkpoint's.
-
-    Returns:
-      The prompts to start from, and for each parameter a line that says what was taken. Classes are the same where
-      they are the same expression (`expressions.map_classes`).
-
-    Raises:
-      ConfigError: two classes of one side are the same expression.
-    """
-    params = dict(fresh)
-    notes: list[str] = []
-    for name, value in fresh.items():
-        old = saved.get(name)
-        if old is None:
-            notes.append(f"{name}: not in the checkpoint, starts fresh")
-        elif name == "ctx" and old.ndim == value.ndim == 3 and old.shape[1:] == value.shape[1:]:
-            rows, saved_rows = _common_classes(description.class_names, saved_description.class_names)
-            params[name] = jnp.asarray(value).at[np.array(rows, np.int32)].set(old[saved_rows])
-            taken = ", ".join(description.class_names[row] for row in rows)
-            notes.append(f"{name}: taken for {taken or 'no class'}; the others start fresh")
-        elif old.shape != value.shape:
-            notes.append(f"{name}: shape {tuple(old.shape)} does not fit {tuple(value.shape)}, starts fresh")
-        elif name == "visual_prompts" and (there := _layers(saved_description, old)) != _layers(description, value):
-            notes.append(f"{name}: of the layers {there}, not {_layers(description, value)}, starts fresh")
-        else:
-            params[name] = jnp.asarray(old)
-            notes.append(f"{name}: taken, shape {tuple(old.shape)}")
-    unused = sorted(set(saved) - set(fresh))
-    notes += [f"{name}: in the checkpoint, not used here" for name in unused]
-    return params, notes
-
-
-def _common_classes(class_names: tuple[str, ...], saved_names: tuple[str, ...]) -> tuple[list[int], list[int]]:
-    """The classes that both have: their rows in the one order and, in the same sequence, in the other."""
-    try:
-        saved_rows = map_classes(class_names, saved_names)
-    except ValueError as error:
-        raise ConfigError(f"config.train.warm_start: the classes cannot be matched: {error}") from error
-    rows: list[int] = np.flatnonzero(saved_rows >= 0).tolist()
-    return rows, saved_rows[rows].tolist()
-
-
-def _layers(description: Description, visual_prompts: Any) -> list[int]:
-    return list(description.config["visual_prompts"]["layers"]) or list(range(1, len(visual_prompts) + 1))

@@ -11,8 +11,11 @@ Orbax, "Checkpointing format" and "Custom handlers": https://orbax.readthedocs.i
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import json
 import os
 import pathlib
+import zlib
 from collections.abc import Mapping
 from typing import Any, cast
 
@@ -20,11 +23,13 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 import safetensors.numpy
+from absl import logging
 from orbax.checkpoint import path as ocp_path
 
-from mpafer_jax import distributed, files
+from mpafer_jax import distributed, files, finite
 
 _ARRAYS = "arrays.safetensors"
+_SEAL = "crc32"  # among the metrics
 
 
 class ArraysHandler(ocp.CheckpointHandler):
@@ -87,11 +92,30 @@ def _is_s3(folder: os.PathLike[str]) -> bool:
 
 
 class _Manager(ocp.CheckpointManager):
-    """Orbax's, without its own question to JAX whether to stop.
+    """Orbax's, without its own question to JAX whether to stop, and indifferent to damaged metrics.
 
     Processes agree on a point by the highest number that any of them asked about (`preemption.Notice`). Orbax would ask
     about the step at every save, a lower number, and the processes would agree on a point that all have passed.
+
+    Orbax reads the metrics of all steps when it opens a folder: one damaged file would keep it shut.
     """
+
+    def metrics(self, step: int) -> dict[str, float]:
+        """What `sealed` made of a step's metrics; with a warning the step alone where they are not that any more."""
+        try:
+            found = dict(cast(Any, super().metrics(step)))
+            if found.pop(_SEAL, _seal(found)) != _seal(found) or found.get("step") != step:
+                raise ValueError("not what was saved, by its checksum")
+        except Exception as error:  # as for any damaged file
+            logging.warning(
+                "step %d in %s is not compared with others: its metrics cannot be read (%s: %s)",
+                step,
+                self.directory,
+                type(error).__name__,
+                error,
+            )
+            return {"step": step}
+        return found
 
     def reached_preemption(self, step: int) -> bool:
         """Never."""
@@ -125,6 +149,58 @@ def save_arrays(manager: Any, tree: Any) -> ocp.args.CheckpointArgs:
     return ArraysSave(jax.device_get(tree)) if _is_s3(manager.directory) else ocp.args.StandardSave(tree)
 
 
-def restore_arrays(manager: Any, template: Any) -> ocp.args.CheckpointArgs:
-    """The argument by which a manager restores a tree of arrays with this structure."""
-    return (ArraysRestore if _is_s3(manager.directory) else ocp.args.StandardRestore)(template)
+def restore_arrays(manager: Any, step: int, templates: Mapping[str, Any]) -> dict[str, Any]:
+    """Restores items that are trees of arrays.
+
+    Args:
+      manager: of the checkpoints.
+      step: which of them.
+      templates: by the item's name a tree of NumPy arrays with the structure, shapes and types that are expected.
+
+    Returns:
+      The trees by the items' names, of NumPy arrays.
+
+    Raises:
+      ValueError: an array is missing, is not expected, has another shape or type, or holds NaN or infinite numbers;
+        names every such array.
+      Exception: what Orbax and TensorStore raise where files are damaged, which has no common base.
+    """
+    kind = ArraysRestore if _is_s3(manager.directory) else ocp.args.StandardRestore
+    args = ocp.args.Composite(**{name: kind(template) for name, template in templates.items()})
+    restored = manager.restore(step, args=args)
+    trees = {name: restored[name] for name in templates}
+    # Orbax takes an array of another shape as it comes.
+    found, expected = ({name: _describe(leaf) for name, leaf in _named(tree)} for tree in (trees, dict(templates)))
+    problems = [
+        f"{name}: found {found.get(name, 'nothing')}, expected {expected.get(name, 'nothing')}"
+        for name in {**expected, **found}
+        if found.get(name) != expected.get(name)
+    ]
+    problems += [f"NaN or infinite numbers: {name}" for name in finite.not_finite(trees)]
+    if problems:
+        raise ValueError("; ".join(problems))
+    return trees
+
+
+def _describe(leaf: Any) -> str:
+    array = np.asarray(leaf)
+    return f"{array.dtype} {list(array.shape)}"
+
+
+def digests(tree: Any) -> dict[str, str]:
+    """SHA-256 of the content of each array of a tree, in hexadecimal, by the array's path."""
+    return {name: hashlib.sha256(np.asarray(leaf).tobytes()).hexdigest() for name, leaf in _named(tree)}
+
+
+def sealed(metrics: Mapping[str, float]) -> dict[str, float]:
+    """Metrics of a checkpoint, 'step' among them, with a checksum that the manager compares when it reads them."""
+    return {**metrics, _SEAL: _seal(metrics)}
+
+
+def _seal(metrics: Mapping[str, float]) -> int:
+    return zlib.crc32(json.dumps(metrics, sort_keys=True).encode())  # a number, as all metrics are
+
+
+def json_digest(value: Any) -> str:
+    """SHA-256 of a value that JSON can hold, in hexadecimal; the same for what is read back."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()

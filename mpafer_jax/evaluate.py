@@ -139,11 +139,13 @@ def experiment_of(
       class_names: of `choose_classes`.
 
     Raises:
-      CheckpointError: a class is new, and every class has a context of its own.
+      CheckpointError: a class is new, and every class has a context of its own; or the prompts do not have the shapes
+        that the description says.
     """
     weights = description.patch_weights
     if tuple(class_names) == description.class_names:
         run = experiment.build_experiment(config, class_names, clip, description.hard_prompts)
+        experiment.check_prompts(params, run.model)
         return run.with_patch_weights(weights), params
     rows: list[int] = map_classes(class_names, description.class_names).tolist()
     new = [name for name, row in zip(class_names, rows, strict=True) if row < 0]

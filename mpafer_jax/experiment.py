@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +14,7 @@ import optax
 from absl import logging
 
 from mpafer_jax import devices, optim, preemption
+from mpafer_jax.checkpoint_description import CheckpointError, Description
 from mpafer_jax.config import Config, ConfigError, ModelSections
 from mpafer_jax.data import pipeline
 from mpafer_jax.data.splits import Split
@@ -146,6 +148,27 @@ def initial_prompts(config: Config, built: Experiment) -> dict[str, jax.Array]:
     embedded = built.model.bind(variables(built.frozen.clip, params)).embed(texts)
     words = embedded.embeddings[0, 1 : 1 + tokens].astype(params["ctx"].dtype)  # [M, W]
     return {**params, "ctx": jnp.broadcast_to(words, params["ctx"].shape)}
+
+
+def check_prompts(params: Mapping[str, Any], model: MPAFER) -> None:
+    """Checks that a checkpoint's prompts are those of a model.
+
+    Raises:
+      CheckpointError: names each that has another shape or type, is missing or is not expected.
+    """
+    fresh = jax.eval_shape(functools.partial(prompts_lib.init_prompts, model.prompt_shape), prompts_lib.seed_key(0))
+    found, expected = (
+        {name: f"{x.dtype} {list(x.shape)}" for name, x in tree.items()} for tree in (dict(params), fresh)
+    )
+    wrong = [
+        f"{name}: found {found.get(name, 'nothing')}, expected {expected.get(name, 'nothing')}"
+        for name in {**expected, **found}
+        if found.get(name) != expected.get(name)
+    ]
+    if wrong:
+        raise CheckpointError(
+            f"the checkpoint's prompts are not those that its description asks for: {'; '.join(wrong)}"
+        )
 
 
 def training_model(config: Config, model: MPAFER) -> MPAFER:

@@ -27,6 +27,7 @@ from mpafer_jax import (
     preemption,
     prototypes,
     steps,
+    warm_start,
 )
 from mpafer_jax import workdir as workdir_lib
 from mpafer_jax.baselines import compute as baselines
@@ -226,7 +227,7 @@ def start(run: Run, checkpoints: checkpoint.Checkpoints) -> TrainState:
         return restored
     if run.config.train.warm_start:
         saved, description, step = checkpoint.load(run.config.train.warm_start, run.config.eval.which)
-        params, notes = checkpoint.warm_start(params, run.description, saved, description)
+        params, notes = warm_start.warm_start(params, run.description, saved, description)
         logging.info("warm start from %s, step %d:\n  %s", run.config.train.warm_start, step, "\n  ".join(notes))
         if description.clip_hash != run.experiment.clip_hash:
             logging.warning(

@@ -1,6 +1,8 @@
 """Checkpoints that are damaged, that find no room, and that carry metrics which wait for their line."""
 
+import json
 import logging
+import shutil
 import subprocess
 
 import jax.numpy as jnp
@@ -9,6 +11,7 @@ import pytest
 
 from mpafer_jax import checkpoint
 from mpafer_jax.checkpoint_description import Description
+from mpafer_jax.finite import NonFiniteError
 from mpafer_jax.state import TrainState
 
 DESCRIPTION = Description(
@@ -82,6 +85,108 @@ def test_a_flipped_bit_in_the_numbers_is_noticed(opened, tmp_path):
         content[len(content) // 2] ^= 0x10
         file.write_bytes(content)
     assert int(opened().restore_latest(state(0), DESCRIPTION).step) == 2
+
+
+def test_an_array_of_another_shape_or_type_is_named(opened):
+    save(opened(), [2], size=100)
+    with pytest.raises(checkpoint.UnreadableError, match=r"params/ctx: found float32 \[100\], expected float32 \[99\]"):
+        opened().restore_latest(state(0, size=99), DESCRIPTION)
+    like = state(0)
+    like = TrainState(like.step, {"ctx": like.params["ctx"].astype(jnp.bfloat16)}, like.opt_state)
+    with pytest.raises(checkpoint.UnreadableError, match="not what was saved, by its SHA-256: params/ctx"):
+        opened().restore_latest(like, DESCRIPTION)  # Orbax has made bfloat16 of it
+    wrong = {"ctx": np.zeros(7, np.float32)}
+    with pytest.raises(checkpoint.UnreadableError, match=r"params/ctx: found float32 \[100\], expected float32 \[7\]"):
+        opened().restore_params(2, wrong)
+
+
+def test_numbers_that_are_not_finite_are_not_saved(opened, tmp_path):
+    checkpoints = opened()
+    save(checkpoints, [2])
+    good = state(4)
+    for broken, name in (
+        (TrainState(good.step, {"ctx": good.params["ctx"].at[3].set(jnp.nan)}, good.opt_state), "params/ctx"),
+        (TrainState(good.step, good.params, {"trace": good.opt_state["trace"].at[3].set(jnp.inf)}), "opt_state/trace"),
+    ):
+        with pytest.raises(NonFiniteError, match=rf"after step 4 .*: {name} \(1 of 100\)"):
+            checkpoints.save(broken, DESCRIPTION, None)
+    assert [path.name for path in (tmp_path / "checkpoints").glob("step_*")] == ["step_2"]
+
+
+def test_an_earlier_versions_checkpoint_has_no_digests_and_is_read(opened, tmp_path):
+    save(opened(), [2])
+    folder = tmp_path / "checkpoints" / "step_2"
+    for item, name, added in (("description", "metadata", "sha256"), ("metrics", "metrics", "crc32")):
+        stored = json.loads((folder / item / name).read_text())
+        assert stored.pop(added)
+        (folder / item / name).write_text(json.dumps(stored))
+    assert int(opened().restore_latest(state(0), DESCRIPTION).step) == 2
+    assert checkpoint.load(tmp_path, "best")[2] == 2
+
+
+def damages(content, *, many):
+    """A file's content after each kind of damage; None: the file is gone."""
+    size = len(content)
+    positions = range(0, size, max(1, size // 60)) if many else [size // 2]
+    for position in positions:
+        changed = bytearray(content)
+        changed[position] ^= 0x11
+        yield f"byte {position}", bytes(changed)
+    yield "cut", content[: size // 2]
+    if many:
+        yield "emptied", b""
+        yield "deleted", None
+
+
+@pytest.mark.parametrize("many", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_no_damage_to_any_file_is_taken_for_a_checkpoint(tmp_path, many, monkeypatch):
+    """Whatever happens to a file of the newest checkpoint: its content comes back, or that of the one before it."""
+    whole = tmp_path / "whole"
+    saving = checkpoint.Checkpoints(whole, keep=5, select_by="war")
+    interval = [{"loss": (0.5, 1.0)}]
+    for step in (2, 4):
+        saving.save(state(step), DESCRIPTION, {"war": 0.5 + step / 100}, interval)
+    saving.wait()
+    saving.close()
+    warnings = []
+    monkeypatch.setattr(checkpoint.logging, "warning", lambda text, *values: warnings.append(text % values))
+    folder = whole / "checkpoints" / "step_4"
+    fell_back = set()
+    for file in sorted(path for path in folder.rglob("*") if path.is_file()):
+        item = file.relative_to(folder).parts[0]
+        for what, content in damages(file.read_bytes(), many=many):
+            workdir = tmp_path / "damaged"
+            shutil.rmtree(workdir, ignore_errors=True)
+            shutil.copytree(whole, workdir)
+            damaged = workdir / file.relative_to(whole)
+            damaged.unlink() if content is None else damaged.write_bytes(content)
+            case = f"{file.relative_to(folder)}: {what}"
+            for which in ("last", "best"):
+                warnings.clear()
+                params, description, step = checkpoint.load(workdir, which)
+                np.testing.assert_array_equal(params["ctx"], state(step).params["ctx"], err_msg=case)
+                assert description == DESCRIPTION, case
+                if step != 4:
+                    assert "step_4" in "".join(warnings) or "step 4" in "".join(warnings), case
+                    fell_back.add(item)
+            warnings.clear()
+            resuming = checkpoint.Checkpoints(workdir, keep=5, select_by="war")
+            try:
+                restored = resuming.restore_latest(state(0), DESCRIPTION)
+                expected = state(int(restored.step))
+                np.testing.assert_array_equal(restored.params["ctx"], expected.params["ctx"], err_msg=case)
+                np.testing.assert_array_equal(restored.opt_state["trace"], expected.opt_state["trace"], err_msg=case)
+                assert [{"loss": tuple(one["loss"])} for one in resuming.latest_interval()] == interval, case
+                if int(restored.step) != 4:
+                    assert "falling back from step 4: " in "".join(warnings), case
+                    assert (workdir / "checkpoints" / "unreadable-step_4").is_dir()
+                    fell_back.add(item)
+                resuming.save(state(6), DESCRIPTION, {"war": 0.1})
+                resuming.wait()
+                assert resuming.best_step() in (2, 4), case
+            finally:
+                resuming.close()
+    assert fell_back == {"description", "interval", "metrics", "opt_state", "params"}
 
 
 def test_if_none_can_be_read_all_stay_and_the_newest_is_named(opened, tmp_path):

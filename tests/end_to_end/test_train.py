@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mpafer_jax import checkpoint, evaluate, steps, train
+from mpafer_jax import checkpoint, evaluate, steps, train, warm_start
 from mpafer_jax.checkpoint_description import Description
 from mpafer_jax.config import Config, ConfigError
 from mpafer_jax.evaluation import protocol
@@ -232,7 +232,7 @@ def test_warm_start_matches_classes_by_expression_and_says_what_does_not_fit():
     fresh = {"ctx": jnp.zeros((3, 4, 3)), "visual_prompts": jnp.zeros((1, 2, 3))}
     saved = {"ctx": np.arange(36.0).reshape(3, 4, 3), "visual_prompts": np.ones((2, 2, 3)), "old": np.ones(1)}
     names, saved_names = ("Fearful", "joy", "sad"), ("anger", "sadness", "fear")
-    params, notes = checkpoint.warm_start(fresh, described(*names), saved, described(*saved_names))
+    params, notes = warm_start.warm_start(fresh, described(*names), saved, described(*saved_names))
     np.testing.assert_array_equal(params["ctx"][0], saved["ctx"][2])
     np.testing.assert_array_equal(params["ctx"][1], 0)
     np.testing.assert_array_equal(params["ctx"][2], saved["ctx"][1])
@@ -243,14 +243,14 @@ def test_warm_start_matches_classes_by_expression_and_says_what_does_not_fit():
         "old: in the checkpoint, not used here",
     ]
     with pytest.raises(ConfigError, match=r"config\.train\.warm_start: .*'joy' and 'happy' are the same"):
-        checkpoint.warm_start(fresh, described("joy", "happy"), saved, described(*saved_names))
+        warm_start.warm_start(fresh, described("joy", "happy"), saved, described(*saved_names))
 
 
 @pytest.mark.parametrize(("layers", "saved_layers", "taken"), [((1, 2), (), 1), ((), (1, 2), 1), ((2, 3), (), 0)])
 def test_warm_start_takes_visual_prompts_for_the_layers_that_they_were_trained_in(layers, saved_layers, taken):
     fresh, saved = {"visual_prompts": jnp.zeros((2, 1, 3))}, {"visual_prompts": np.ones((2, 1, 3))}
     here, there = described("joy", layers=layers), described("joy", layers=saved_layers)
-    params, notes = checkpoint.warm_start(fresh, here, saved, there)
+    params, notes = warm_start.warm_start(fresh, here, saved, there)
     np.testing.assert_array_equal(params["visual_prompts"], taken)
     assert ("of the layers [1, 2], not [2, 3], starts fresh" in notes[0]) == (not taken)
 
