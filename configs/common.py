@@ -85,7 +85,8 @@ def get_common() -> ConfigDict:
     config.seed = 0
 
     config.clip = clip = ConfigDict()
-    # Name on the Hub, a folder in the Hub's layout, or tiny-face-clip, which ships with the package. [paper: ViT-B/16
+    # Name on the Hub, a folder in the Hub's layout, or tiny-face-clip, which ships with the package. --mode=eval and
+    # predict take the CLIP that the checkpoint names, unless --config.clip.name says where it is now. [paper: ViT-B/16
     # and ViT-L/14]
     clip.name = "openai/clip-vit-base-patch16"
     # Branch, tag or commit of the Hub's repository; not read for a folder. [ours]

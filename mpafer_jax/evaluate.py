@@ -164,12 +164,17 @@ def experiment_of(
     return experiment.build_experiment(config, class_names, clip, unread).with_patch_weights(chosen), params
 
 
-def evaluate_checkpoint(config: Config, workdir: pathlib.Path) -> dict[str, Any]:
+def evaluate_checkpoint(config: Config, workdir: pathlib.Path, *, clip: str = "") -> dict[str, Any]:
     """Evaluates a checkpoint on the configured dataset's validation and test splits (`--mode=eval`).
 
-    Prompts, hard prompts, the head and the pictures' mean and std come from the checkpoint; data, CLIP's place and the
-    batch size from the configuration, which also says among which classes to choose (`eval.classes`). Writes
+    Prompts, hard prompts, the head, the CLIP and the pictures' mean and std come from the checkpoint; data, CLIP's type
+    and the batch size from the configuration, which also says among which classes to choose (`eval.classes`). Writes
     `<workdir>/evaluation.json`, and what `eval.report` asks for.
+
+    Args:
+      config: see `configs/common.py`.
+      workdir: where results are written; the checkpoint is its own where `eval.checkpoint` names none.
+      clip: the CLIP that the checkpoint was trained on, where that is no longer found under its name; '' for that name.
 
     Returns:
       What was written.
@@ -181,21 +186,17 @@ def evaluate_checkpoint(config: Config, workdir: pathlib.Path) -> dict[str, Any]
       preemption.Preempted: SIGTERM came; nothing is written, and the same command evaluates again.
     """
     with preemption.Notice():
-        return _evaluate_checkpoint(config, workdir)
+        return _evaluate_checkpoint(config, workdir, clip)
 
 
-def _evaluate_checkpoint(config: Config, workdir: pathlib.Path) -> dict[str, Any]:
+def _evaluate_checkpoint(config: Config, workdir: pathlib.Path, clip_name: str) -> dict[str, Any]:
+    devices.check_batch_size("eval.batch_size", config.eval.batch_size)
     params, description, step = checkpoint.load(config.eval.checkpoint or workdir, config.eval.which)
     chosen_on_test = description.chosen_on_test(config.eval.which)
     if chosen_on_test:
         logging.warning("the checkpoint of %s: %s", description.data["dataset"], protocol.TEST_SELECTED)
-    config = description.applied_to(config)
-    clip = experiment.load_frozen_clip(config)
-    description.check_clip(f"config.clip.name {config.clip.name}", clip.content_hash)
+    config, clip = experiment.load_checkpoints_clip(config, description, clip_name)
     dataset = load_dataset(config.data)
-    classes = choose_classes(config.eval.classes, description.class_names, dataset.class_names)
-    run, params = experiment_of(config, params, description, clip, classes)
-    evaluator = make_evaluator(config, run)
     held_out = dataset.held_out
     if not held_out:
         raise ConfigError(
@@ -203,6 +204,9 @@ def _evaluate_checkpoint(config: Config, workdir: pathlib.Path) -> dict[str, Any
             "one; to evaluate all pictures of a dataset: --config.data.train_splits='()' "
             "--config.data.test_split=all"
         )
+    classes = choose_classes(config.eval.classes, description.class_names, dataset.class_names)
+    run, params = experiment_of(config, params, description, clip, classes)
+    evaluator = make_evaluator(config, run)
     on_devices = devices.replicate(params)
     result: dict[str, Any] = {
         "checkpoint": str(config.eval.checkpoint or workdir),

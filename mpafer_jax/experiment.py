@@ -18,6 +18,7 @@ from mpafer_jax.checkpoint_description import CheckpointError, Description
 from mpafer_jax.config import Config, ConfigError, ModelSections
 from mpafer_jax.data import pipeline
 from mpafer_jax.data.splits import Split
+from mpafer_jax.hard_prompts.bank import load_banks
 from mpafer_jax.hard_prompts.features import encode_hard_prompts, text_encoder
 from mpafer_jax.hard_prompts.templates import HardPrompts, configured_hard_prompts, prompt_name
 from mpafer_jax.losses import Objective
@@ -217,21 +218,67 @@ def make_objective(config: Config) -> Objective:
 
 
 @contextlib.contextmanager
-def _naming_the_field(name: str) -> Generator[None]:
+def _naming_the_field(name: str, called: str = "config.clip.name is", advice: str = "") -> Generator[None]:
     try:
         yield
     except (OSError, ValueError, ModuleNotFoundError) as error:
-        raise ConfigError(f"config.clip.name is {name!r}: {error}") from error
+        raise ConfigError(f"{called} {name!r}: {error}{advice}") from error
 
 
-def load_frozen_clip(config: Config) -> PretrainedClip:
+def load_before_data(config: Config) -> PretrainedClip:
+    """Loads the configured CLIP, and refuses what can be refused without data, whose preparation may take long.
+
+    Raises:
+      BankError: a bank of descriptions that will be read is not there.
+      ConfigError: the CLIP cannot be had or does not suit the configuration.
+      PromptError: visual prompts are asked for in layers that it has not.
+    """
+    if config.hard_prompts.type == 3:
+        load_banks(config.hard_prompts.bank, config.hard_prompts.paraphrases)
+    clip = load_frozen_clip(config)
+    make_model(config, clip.config, num_classes=1)
+    return clip
+
+
+def load_checkpoints_clip(config: Config, description: Description, clip: str) -> tuple[Config, PretrainedClip]:
+    """The CLIP that a checkpoint was trained on, and the configuration with the checkpoint's model and that CLIP.
+
+    Args:
+      config: of all that is not the checkpoint's, see `Description.applied_to`.
+      description: of the checkpoint, which names its CLIP.
+      clip: the place of the same CLIP, where it is no longer found under that name; '' for that name.
+
+    Raises:
+      CheckpointError: it is another CLIP.
+      ConfigError: it cannot be had or read.
+    """
+    section, own = config.clip, description.model_sections().clip
+    place = {"name": clip} if clip else {"name": own.name, "revision": own.revision}
+    place["cache_dir"] = section.cache_dir or own.cache_dir
+    config = description.applied_to(config.model_copy(update={"clip": section.model_copy(update=place)}))
+    logging.info("CLIP: %s, %s", config.clip.name, "as --config.clip.name says" if clip else "as the checkpoint says")
+    if clip:
+        loaded = load_frozen_clip(config)
+    else:
+        advice = "; name the place where it is now (--config.clip.name=...)"
+        loaded = load_frozen_clip(config, "the checkpoint was trained on the CLIP", advice)
+    description.check_clip(config.clip.name, loaded.content_hash)
+    return config, loaded
+
+
+def load_frozen_clip(config: Config, called: str = "config.clip.name is", advice: str = "") -> PretrainedClip:
     """Loads the configured CLIP and checks that pictures will be normalised as it was trained.
+
+    Args:
+      config: of the CLIP and the normalisation.
+      called: what stands before the CLIP's name in the message where it cannot be had.
+      advice: what stands at that message's end.
 
     Raises:
       ConfigError: it cannot be had or read, or its own mean or standard deviation differ from the configuration's.
     """
     section = config.clip
-    with _naming_the_field(section.name):
+    with _naming_the_field(section.name, called, advice):
         clip = load_clip(section.name, revision=section.revision, cache_dir=section.cache_dir, dtype=section.dtype)
     check_normalization(config, clip)
     return clip

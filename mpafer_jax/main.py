@@ -10,8 +10,10 @@ that everything else can be imported and tested.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any, cast
 
 from absl import flags
+from ml_collections import config_flags
 
 from mpafer_jax import checkpoint, command, evaluate, train
 from mpafer_jax.config import Config, ConfigError
@@ -51,9 +53,15 @@ def _run() -> None:
     if _MODE.value == "train":
         train.train_and_evaluate(config, workdir)
     elif _MODE.value == "eval":
-        evaluate.evaluate_checkpoint(config, workdir)
+        evaluate.evaluate_checkpoint(config, workdir, clip=_named_clip())
     else:
-        bulk.predict_dataset(config, workdir)
+        bulk.predict_dataset(config, workdir, clip=_named_clip())
+
+
+def _named_clip() -> str:
+    """What --config.clip.name says, or '': a checkpoint's own CLIP is not to be replaced by a configuration's usual."""
+    given: dict[str, Any] = cast(Any, config_flags).get_override_values(flags.FLAGS["config"])
+    return str(given.get("clip.name", ""))
 
 
 if __name__ == "__main__":

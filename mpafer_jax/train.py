@@ -41,6 +41,7 @@ from mpafer_jax.evaluation import table as table_lib
 from mpafer_jax.metric_writer import MetricWriter, Progress
 from mpafer_jax.report import after_run
 from mpafer_jax.state import TrainState
+from mpafer_jax.weights.load import PretrainedClip
 
 _AHEAD = 2  # steps that may wait for the devices
 
@@ -140,9 +141,8 @@ def _train_and_evaluate(config: Config, workdir: pathlib.Path, notice: preemptio
 
 
 def prepare(config: Config, workdir: pathlib.Path) -> Run:
-    """Loads the data and CLIP, computes the prototypes, and compiles nothing yet."""
-    devices.check_batch_size("train.batch_size", config.train.batch_size, config.train.accumulate)
-    devices.check_batch_size("eval.batch_size", config.eval.batch_size)
+    """Loads CLIP and the data, computes the prototypes, and compiles nothing yet."""
+    clip = check_before_data(config, workdir)
     dataset = load_dataset(config.data)
     if not len(dataset.train):
         raise ConfigError("config.data.train_splits is empty, so there is nothing to train on")
@@ -150,7 +150,6 @@ def prepare(config: Config, workdir: pathlib.Path) -> Run:
         raise ConfigError(f"one class {dataset.class_names} leaves nothing to tell apart; train on two or more")
     baselines.check(config, dataset)
     motion_prior.check(config, dataset.class_names)
-    clip = experiment.load_frozen_clip(config)
     built = experiment.build_experiment(config, dataset.class_names, clip)
     # Here, as they may be refused, and what follows takes long; on the host, as steps take their arguments' memory.
     fresh = jax.device_get(experiment.initial_prompts(config, built))
@@ -180,6 +179,25 @@ def prepare(config: Config, workdir: pathlib.Path) -> Run:
         evaluator=evaluate.make_evaluator(config, built),
         description=describe(config, dataset, built),
     )
+
+
+def check_before_data(config: Config, workdir: pathlib.Path) -> PretrainedClip:
+    """Refuses what can be refused before data are prepared, which may take long; returns the CLIP.
+
+    Raises:
+      CheckpointError: the checkpoint to start from is not there.
+      BankError, ConfigError, PromptError: the configuration does not suit the devices, the CLIP or itself.
+    """
+    devices.check_batch_size("train.batch_size", config.train.batch_size, config.train.accumulate)
+    devices.check_batch_size("eval.batch_size", config.eval.batch_size)
+    if config.train.warm_start and not checkpoint.is_begun(workdir):
+        checkpoint.load(config.train.warm_start, config.eval.which)
+    baselines.check_banks(config)
+    clip = experiment.load_before_data(config)
+    # Of a run that is counted in epochs only the data tell the length; any that is long enough will do here.
+    num_steps = config.train.num_steps or config.optimizer.warmup_steps + 1
+    experiment.make_optimizer(config, experiment.prompt_shape(config, clip.config, num_classes=1), num_steps)
+    return clip
 
 
 def class_prototypes(config: Config, split: Split, built: experiment.Experiment) -> np.ndarray[Any, Any]:

@@ -17,6 +17,7 @@ from mpafer_jax.baselines.features import FrozenFeatures, encode_splits
 from mpafer_jax.config import Config, ConfigError
 from mpafer_jax.data.splits import Dataset, Split
 from mpafer_jax.evaluation.metrics import ClassificationMetrics, from_confusion, from_logits
+from mpafer_jax.hard_prompts.bank import load_banks
 from mpafer_jax.hard_prompts.features import class_features
 from mpafer_jax.models.prompts import init_prompts, seed_key
 
@@ -24,6 +25,16 @@ Metrics = Mapping[str, ClassificationMetrics]  # by the split's name
 Result = tuple[Metrics, dict[str, Any]]  # and what else is worth knowing of a baseline
 _READ_FEATURES = (*zero_shot.NAMES, "linear_probe", "text_context")
 _TRAINED = ("linear_probe", "text_context")
+
+
+def check_banks(config: Config) -> None:
+    """Refuses, before data are prepared, descriptions that are not there.
+
+    Raises:
+      BankError: a baseline reads a bank that is not there.
+    """
+    if any(zero_shot.reads_bank(name) for name in config.eval.baselines):
+        load_banks(config.hard_prompts.bank, config.hard_prompts.paraphrases)
 
 
 def check(config: Config, dataset: Dataset) -> None:

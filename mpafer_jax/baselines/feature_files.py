@@ -22,11 +22,11 @@ def write(config: Config, names: Sequence[str], out: pathlib.Path) -> None:
       DataError: the data cannot be read.
     """
     devices.check_batch_size("eval.batch_size", config.eval.batch_size)
+    clip = experiment.load_before_data(config)
     dataset = load_dataset(config.data)
     splits = [split for split in (dataset.train, *dataset.held_out) if len(split) and split.name in names]
     if not splits:
         raise ConfigError(f"config.data makes none of the splits {', '.join(names)}")
-    clip = experiment.load_frozen_clip(config)
     built = experiment.build_experiment(config, dataset.class_names, clip)
     features = encode_splits(config, built, splits)
     if not distributed.is_first():

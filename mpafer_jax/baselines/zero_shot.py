@@ -21,6 +21,11 @@ _PERMUTED = "zero_shot_permuted"
 NAMES = tuple(_TYPES)
 
 
+def reads_bank(name: str) -> bool:
+    """Whether a baseline of this name reads descriptions."""
+    return _TYPES.get(name) == 3
+
+
 def hard_prompts(name: str, config: Config, class_names: Sequence[str]) -> HardPrompts:
     """The texts of each class for one of NAMES; those of type 3 are the configured ones.
 

@@ -67,9 +67,9 @@ def write_motion_sheet(config: Config, out: pathlib.Path) -> str:
     Raises:
       BankError, ConfigError, DataError: see `experiment.build_experiment`, `motion_prior` and `data.splits`.
     """
+    clip = experiment.load_before_data(config)
     dataset = load_dataset(config.data)
     neutral = motion_prior.neutral_class(dataset.class_names)
-    clip = experiment.load_frozen_clip(config)
     built = experiment.build_experiment(config, dataset.class_names, clip)
     means = {
         source: motion_prior.measure(config, built, dataset.train, source) for source in get_args(motion_prior.Source)

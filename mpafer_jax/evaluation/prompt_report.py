@@ -204,6 +204,7 @@ def make_report(config: Config, split_name: str) -> PromptReport:
       PromptError: a text does not fit the CLIP; the message names each with its length.
     """
     devices.check_batch_size("eval.batch_size", config.eval.batch_size)
+    clip = experiment.load_before_data(config)
     dataset = load_dataset(config.data)
     split = dataset.validation if split_name == "validation" else dataset.test
     if split is None:
@@ -212,7 +213,7 @@ def make_report(config: Config, split_name: str) -> PromptReport:
             f"data.{split_name}_fraction, or name the other with --split"
         )
     prompts = prompt_sets(config, dataset.class_names)  # what a bank lacks shows here, before anything is computed
-    built = experiment.build_experiment(config, dataset.class_names, experiment.load_frozen_clip(config))
+    built = experiment.build_experiment(config, dataset.class_names, clip)
     features = encode_splits(config, built, [split])[split.name]
     names = built.class_names
     bank = configured_bank(config, names)

@@ -73,7 +73,7 @@ class Parts:
         return np.flatnonzero(distributed.broadcast(absent))
 
 
-def predict_dataset(config: Config, workdir: pathlib.Path) -> None:
+def predict_dataset(config: Config, workdir: pathlib.Path, *, clip: str = "") -> None:
     """Writes the predictions of `config.eval.checkpoint` for one split of the configured dataset.
 
     Each process computes parts of its own on its own devices, so that none waits for another. The columns: index
@@ -81,8 +81,9 @@ def predict_dataset(config: Config, workdir: pathlib.Path) -> None:
     p_<class>, the probability of each of the checkpoint's classes.
 
     Args:
-      config: `config.predict`; besides data, `eval.checkpoint`, `eval.which`, `eval.batch_size` and CLIP's place.
+      config: `config.predict`; besides data, `eval.checkpoint`, `eval.which` and `eval.batch_size`.
       workdir: where the folder of predictions is made.
+      clip: the CLIP that the checkpoint was trained on, where that is no longer found under its name; '' for that name.
 
     Raises:
       CheckpointError: no checkpoint, or one that was trained on another CLIP.
@@ -95,7 +96,7 @@ def predict_dataset(config: Config, workdir: pathlib.Path) -> None:
         path, which = config.eval.checkpoint or str(workdir), config.eval.which
         params, description, step = checkpoint.load(path, which)
         batch_size = config.eval.batch_size // jax.process_count()
-        predictor = Predictor.from_checkpoint(path, which=which, clip=config.clip.name, batch_sizes=(batch_size,))
+        predictor = Predictor.from_checkpoint(path, which=which, clip=clip, batch_sizes=(batch_size,))
         split = _find_split(config)
         section = config.predict
         parts = Parts(workdir / FOLDER, split.name, len(split), section.images_per_part, section.format)

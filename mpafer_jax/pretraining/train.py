@@ -21,6 +21,7 @@ from mpafer_jax.checkpoint_description import Described, package_versions
 from mpafer_jax.config import ConfigError
 from mpafer_jax.data import pipeline
 from mpafer_jax.data.normalize import normalize
+from mpafer_jax.hard_prompts.bank import load_bank
 from mpafer_jax.metric_writer import MetricWriter, Progress
 from mpafer_jax.models.clip import CLIP, ClipConfig, TextConfig, VisionConfig
 from mpafer_jax.pretraining import batches, evaluation, steps
@@ -152,6 +153,13 @@ def _pretrain(config: PretrainConfig, workdir: pathlib.Path, notice: preemption.
 def prepare(config: PretrainConfig, workdir: pathlib.Path) -> Pretraining:
     """Opens the pictures, makes the vocabulary and encodes all captions."""
     devices.check_batch_size("train.batch_size", config.train.batch_size)
+    schedule = optim.make_schedule(
+        learning_rate=config.optimizer.learning_rate,
+        warmup_steps=config.optimizer.warmup_steps,
+        num_steps=config.train.num_steps,
+    )
+    for name in config.model.vocabulary_banks:  # so that one which is not there shows before faces are drawn
+        load_bank(name)
     train_part, held_out = load_source(config.data, config.model.image_size, workdir / PICTURES_FOLDER)
     _check_terms(config, train_part)
     positions = config.model.max_position_embeddings
@@ -173,11 +181,6 @@ def prepare(config: PretrainConfig, workdir: pathlib.Path) -> Pretraining:
     )
     phrasings = [statement.phrasings for statement in train_part.statements]
     texts = batches.CaptionTable.of(phrasings, tokenizer.encode_many, positions) if phrasings else None
-    schedule = optim.make_schedule(
-        learning_rate=config.optimizer.learning_rate,
-        warmup_steps=config.optimizer.warmup_steps,
-        num_steps=config.train.num_steps,
-    )
     return Pretraining(
         config=config,
         workdir=workdir,

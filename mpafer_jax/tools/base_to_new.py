@@ -40,6 +40,9 @@ command.define_distributed()
 _SEEDS = flags.DEFINE_list("seeds", ["0"], "Seeds of the runs and of their few-shot draws.")
 
 
+_RESULT = "base_to_new.json"  # of a seed in its run's folder, and of all in the workdir
+
+
 def halved(config: Config, seed: int) -> dict[str, Config]:
     """The configurations of one seed: "base", which is trained, and "new", which is only evaluated on.
 
@@ -90,13 +93,13 @@ def run_seed(configs: dict[str, Config], folder: pathlib.Path) -> dict[str, Any]
       ConfigError: the folder holds another run, or one on another CLIP; or the configuration gives nothing to measure
         on.
     """
+    path = folder / _RESULT
+    workdir_lib.check(folder, configs["base"])
     dataset = load_dataset(configs["new"].data)
     held_out = {split.name: split for split in dataset.held_out}
     split = held_out.get("test", held_out.get("validation"))
     if split is None:
         raise ConfigError("config.data gives neither a validation nor a test split to measure on")
-    path = folder / "base_to_new.json"
-    workdir_lib.check(folder, configs["base"])
     evaluation = configs["base"].eval
     on_test = evaluation.which == "best" and evaluation.select_on_test_split
     identity = {"new": split.fingerprint, "which": evaluation.which}
@@ -156,6 +159,9 @@ def _run() -> None:
     config = Config.from_config_dict(_CONFIG.value)
     command.import_libraries_without_torch()
     seeds = command.whole_numbers("seeds", _SEEDS.value or [])
+    left = [seed for seed in seeds if not (root / f"seed_{seed}" / _RESULT).is_file()]
+    if left:
+        train.check_before_data(config, root / f"seed_{left[0]}")
     results = [run_seed(halved(config, seed), root / f"seed_{seed}") for seed in seeds]
     first = results[0]
     scores = {method: [result["scores"][method] for result in results] for method in first["scores"]}
@@ -164,7 +170,7 @@ def _run() -> None:
     )
     if distributed.is_first():
         files.write_text(root / "base_to_new.md", text)
-        files.write_json(root / "base_to_new.json", dict(zip(map(str, seeds), results, strict=True)))
+        files.write_json(root / _RESULT, dict(zip(map(str, seeds), results, strict=True)))
         print(text)
 
 

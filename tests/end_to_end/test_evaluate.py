@@ -11,8 +11,12 @@ import numpy as np
 import pytest
 
 from mpafer_jax import checkpoint, evaluate, train
+from mpafer_jax.baselines import feature_files
 from mpafer_jax.config import ConfigError
 from mpafer_jax.evaluation import cross_dataset
+from mpafer_jax.evaluation.motion_sheet import write_motion_sheet
+from mpafer_jax.evaluation.prompt_report import make_report
+from mpafer_jax.prediction import bulk
 from tests.end_to_end import runs
 
 SHORT = {"train.num_steps": 1, "optimizer.warmup_steps": 0}
@@ -28,6 +32,66 @@ def trained(sample, tmp_path_factory):
 def evaluation(sample, trained, tmp_path, **changes):
     config = runs.config(sample, **{"eval.checkpoint": str(trained), **changes})
     return evaluate.evaluate_checkpoint(config, tmp_path / "evaluated")
+
+
+def test_the_clip_is_the_one_that_the_checkpoint_names_unless_another_place_is_given(sample, trained, tmp_path, caplog):
+    usual = {"clip.name": "tiny-face-clip", "eval.checkpoint": str(trained)}  # another CLIP, the configuration's usual
+    config = runs.config(sample, **usual)
+    with caplog.at_level("INFO"):
+        result = evaluate.evaluate_checkpoint(config, tmp_path / "evaluated")
+    assert result["clip"]["name"] == str(sample / "clip")
+    assert f"CLIP: {sample / 'clip'}, as the checkpoint says" in caplog.text
+
+    shutil.copytree(sample / "clip", tmp_path / "moved")
+    moved = evaluate.evaluate_checkpoint(config, tmp_path / "evaluated", clip=str(tmp_path / "moved"))
+    assert moved["clip"] == {**result["clip"], "name": str(tmp_path / "moved")}
+    assert moved["test"] == result["test"]
+    with pytest.raises(checkpoint.CheckpointError, match=r"but tiny-face-clip, hash .*, was loaded"):
+        evaluate.evaluate_checkpoint(config, tmp_path / "evaluated", clip="tiny-face-clip")
+
+    train.train_and_evaluate(runs.config(sample, **SHORT, **{"clip.name": str(tmp_path / "moved")}), tmp_path / "run")
+    shutil.rmtree(tmp_path / "moved")
+    with pytest.raises(ConfigError, match=r"was trained on the CLIP '.*moved': [\s\S]*--config\.clip\.name="):
+        evaluation(sample, tmp_path / "run", tmp_path)
+    with pytest.raises(ConfigError, match=r"config\.clip\.name is '/no/such'"):
+        evaluate.evaluate_checkpoint(config, tmp_path / "evaluated", clip="/no/such")
+
+
+def test_mistakes_show_before_data_are_prepared(sample, trained, tmp_path):
+    """None of these has data; what is said is what else is wrong."""
+    nowhere = {"data.dir": "/nowhere"}
+    for changes, message in (
+        ({"clip.name": "/no/such/clip"}, r"config\.clip\.name is '/no/such/clip'"),
+        ({"head.top_k": 65}, r"top_k is 65, this CLIP has 64 patches"),
+        ({"data.mean": (0.5, 0.5, 0.5)}, "was trained with"),
+        ({"hard_prompts.bank": ("poems",)}, "hard_prompts.bank 'poems' is neither"),
+        ({"hard_prompts.type": 1, "eval.baselines": ("zero_shot_type3",), "hard_prompts.bank": ("poems",)}, "'poems'"),
+        ({"visual_prompts.layers": (4,)}, r"must ascend within 1\.\.3"),
+        ({"train.warm_start": "/no/such/run"}, "no checkpoint at /no/such/run"),
+        ({"optimizer.warmup_steps": 12}, r"warmup_steps is 12, which must be less"),
+        ({"optimizer.lr_scales": (("ctx", 1.0),)}, r"matches the parameter 'visual_prompts'"),
+        ({"train.batch_size": 15}, r"train\.batch_size is 15"),
+        ({"eval.batch_size": 15}, r"eval\.batch_size is 15"),
+    ):
+        with pytest.raises(ValueError, match=message):  # the base of all of these errors
+            train.train_and_evaluate(runs.config(sample, **nowhere, **changes), tmp_path / "run")
+    for changes, clip, message in (
+        ({"eval.checkpoint": "/no/such/run"}, "", "no checkpoint at /no/such/run"),
+        ({"eval.checkpoint": str(trained)}, "/no/such/clip", "CLIP '/no/such/clip': there is no such folder"),
+        ({"eval.checkpoint": str(trained), "eval.batch_size": 15}, "", r"eval\.batch_size is 15"),
+    ):
+        config = runs.config(sample, **nowhere, **changes)
+        for job in (evaluate.evaluate_checkpoint, bulk.predict_dataset):
+            with pytest.raises(ValueError, match=message):
+                job(config, tmp_path / "evaluated", clip=clip)
+    absent = runs.config(sample, **nowhere, **{"clip.name": "/no/such/clip"})
+    for job in (
+        lambda: write_motion_sheet(absent, tmp_path / "sheet.png"),
+        lambda: make_report(absent, "test"),
+        lambda: feature_files.write(absent, ["test"], tmp_path),
+    ):
+        with pytest.raises(ConfigError, match=r"config\.clip\.name is '/no/such/clip'"):
+            job()
 
 
 def test_all_pictures_of_a_dataset_without_splits(sample, trained, tmp_path):
