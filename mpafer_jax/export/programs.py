@@ -5,14 +5,16 @@ The text side is folded away: texts were encoded before, and of CLIP only the im
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import pathlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import Any, cast
 
 import jax
 import jax.export
+import jax.numpy as jnp
 import numpy as np
 import numpy.typing as npt
 
@@ -38,11 +40,13 @@ class Program:
       call: (weights, uint8[B, S, S, 3]) -> 'logits' [B, C], 'probabilities' [B, C], and of a model with local score
         'patch_scores' [B, N, C].
       image_size: S.
+      layer_norm_eps: of every layer normalisation in it.
     """
 
     weights: Weights
     call: Callable[[Weights, jax.Array], Outputs]
     image_size: int
+    layer_norm_eps: float = 1e-5
 
 
 def program(ready: ReadyModel) -> Program:
@@ -55,7 +59,7 @@ def program(ready: ReadyModel) -> Program:
     ctx = np.zeros(params["prompts"]["ctx"].shape, np.float32)  # the module declares it; nothing reads it
 
     def call(weights: Weights, pixels: jax.Array) -> Outputs:
-        values = unflatten(weights)
+        values = unflatten({name: jnp.asarray(value) for name, value in weights.items()})
         # Without visual prompts nothing is left of them: flattening drops a dictionary that is empty.
         variables = {"params": {"clip": values["clip"], "prompts": {**values.get("prompts", {}), "ctx": ctx}}}
         images = normalize(pixels, ready.mean, ready.std)
@@ -64,13 +68,28 @@ def program(ready: ReadyModel) -> Program:
         local = {"patch_scores": out["patch_scores"]} if "patch_scores" in out else {}
         return {"logits": logits, "probabilities": jax.nn.softmax(logits, axis=-1), **local}
 
-    return Program(weights=weights, call=call, image_size=model.clip_config.vision.image_size)
+    vision = model.clip_config.vision
+    return Program(weights, call, vision.image_size, vision.layer_norm_eps)
 
 
 def pixels_shape(found: Program, batch_size: int) -> jax.ShapeDtypeStruct:
     """uint8[B, S, S, 3], what a program is traced with; B is a symbol where `batch_size` is 0, for any number."""
     size = batch_size or jax.export.symbolic_shape("batch")[0]
     return jax.ShapeDtypeStruct((size, found.image_size, found.image_size, 3), np.uint8)
+
+
+_SOURCE_FILES = "jax_hlo_source_file_canonicalization_regex"  # what of the names of source files JAX leaves out
+
+
+@contextlib.contextmanager
+def _without_source_files() -> Generator[None]:
+    """JAX notes for every operation where in which source file it was called, with the folders of this machine."""
+    before: str | None = getattr(jax.config, _SOURCE_FILES)
+    jax.config.update(_SOURCE_FILES, "(?s).*")
+    try:
+        yield
+    finally:
+        jax.config.update(_SOURCE_FILES, before)
 
 
 def save_stablehlo(
@@ -94,7 +113,8 @@ def save_stablehlo(
     shapes = {name: jax.ShapeDtypeStruct(value.shape, value.dtype) for name, value in found.weights.items()}
     function: Any = jax.jit(functools.partial(found.call, found.weights) if weights_inside else found.call)
     arguments = (pixels,) if weights_inside else (shapes, pixels)
-    data = jax.export.export(function, platforms=tuple(platforms))(*arguments).serialize()
+    with _without_source_files():
+        data = jax.export.export(function, platforms=tuple(platforms))(*arguments).serialize()
     written = [folder / PROGRAM]
     with files.replacing(written[0]) as temporary:
         temporary.write_bytes(data)

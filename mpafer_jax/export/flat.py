@@ -1,0 +1,220 @@
+"""A traced function in the form that converters to other formats do well with: a plain row of operations.
+
+Our towers scan over stacked layers, of which a converter makes a loop over slices of stacked weights; JAX contracts any
+axes, of which it makes Einsum; and layer normalisation and softmax arrive as the dozen operations that they consist of.
+None of it is what a quantizer or the kernels of a runtime look for.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import itertools
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.core
+import jax.extend
+import jax.numpy as jnp
+import numpy as np
+
+_BODIES = {"jit": "jaxpr", "custom_jvp_call": "call_jaxpr"}  # of calls, by primitive
+
+
+@dataclasses.dataclass(frozen=True)
+class Known:
+    """A function that is looked for among the operations, and what is called in its place.
+
+    Attributes:
+      function: as the model computes it, of arrays alone.
+      shapes: from the shape of the first argument to those of all.
+      instead: takes the same arguments.
+    """
+
+    function: Callable[..., Any]
+    shapes: Callable[[tuple[Any, ...]], Sequence[tuple[Any, ...]]]
+    instead: Callable[..., Any]
+
+
+def flat(closed: Any, known: Sequence[Known] = ()) -> Callable[..., list[Any]]:
+    """The same function without loops and calls, with what depends on no argument computed, and products as matmul.
+
+    Args:
+      closed: what `jax.make_jaxpr` gave.
+      known: functions whose operations are taken for one.
+
+    Returns:
+      What takes the same arguments and returns the outputs in a list; to be traced in its turn.
+    """
+    steps: list[tuple[Sequence[Any], Sequence[Any], Callable[..., Sequence[Any]]]] = []  # inputs, outputs, call
+    rest = _needed(closed.jaxpr)
+    while rest:
+        found = next((match for one in known if (match := _match(one, rest))), None)
+        if found is None:
+            steps.append((rest[0].invars, rest[0].outvars, _call(rest[0], known)))
+            rest = rest[1:]
+        else:
+            steps.append(found[:3])
+            rest = rest[found[3] :]
+
+    def run(*arguments: Any) -> list[Any]:
+        values: dict[Any, Any] = dict(zip(closed.jaxpr.constvars, closed.consts, strict=True))
+        values |= dict(zip(closed.jaxpr.invars, arguments, strict=True))
+
+        def read(variable: Any) -> Any:
+            return variable.val if isinstance(variable, jax.extend.core.Literal) else values[variable]
+
+        for inputs, outputs, call in steps:
+            values |= dict(zip(outputs, call(*map(read, inputs)), strict=True))
+        return [read(variable) for variable in closed.jaxpr.outvars]
+
+    return run
+
+
+def _needed(jaxpr: Any) -> list[Any]:
+    """The equations on which an output depends."""
+    needed, found = set(map(id, jaxpr.outvars)), list[Any]()
+    for equation in reversed(jaxpr.eqns):
+        if any(id(variable) in needed for variable in equation.outvars):
+            needed |= set(map(id, equation.invars))
+            found.append(equation)
+    return found[::-1]
+
+
+def _match(
+    known: Known, equations: Sequence[Any]
+) -> tuple[list[Any], list[Any], Callable[..., Sequence[Any]], int] | None:
+    """Whether equations begin with a known function: its inputs, output, what is called instead, how many they are."""
+    first = equations[0].invars[:1]
+    if not first or isinstance(first[0], jax.extend.core.Literal):
+        return None
+    start = first[0].aval
+    if not start.shape or start.dtype != np.float32:
+        return None
+    shapes = [jax.ShapeDtypeStruct(shape, np.float32) for shape in known.shapes(start.shape)]
+    traced = jax.make_jaxpr(known.function)(*shapes)
+    wanted = traced.jaxpr
+    same: dict[Any, Any] = {}  # variable there -> here
+    for there, here in itertools.zip_longest(wanted.eqns, equations[: len(wanted.eqns)]):
+        if here is None or there.primitive is not here.primitive or there.params != here.params:
+            return None
+        for one, other in zip(there.invars, here.invars, strict=True):
+            if isinstance(one, jax.extend.core.Literal) or isinstance(other, jax.extend.core.Literal):
+                if getattr(one, "val", None) != getattr(other, "val", None):
+                    return None
+            elif same.setdefault(one, other) is not other or one.aval.shape != other.aval.shape:
+                return None
+        same |= dict(zip(there.outvars, here.outvars, strict=True))
+    inputs, (output,) = [same[variable] for variable in wanted.invars], wanted.outvars
+    inner = {id(variable) for equation in equations[: len(wanted.eqns)] for variable in equation.outvars}
+    inner.remove(id(same[output]))
+    if any(id(variable) in inner for equation in equations[len(wanted.eqns) :] for variable in equation.invars):
+        return None
+
+    def call(*values: Any) -> list[Any]:
+        return [known.instead(*values)] if _any_traced(values) else flat(traced)(*values)
+
+    return inputs, [same[output]], call, len(wanted.eqns)
+
+
+def _call(equation: Any, known: Sequence[Known]) -> Callable[..., Sequence[Any]]:
+    name, params = equation.primitive.name, equation.params
+    if name in _BODIES:
+        return flat(params[_BODIES[name]], known)
+    if name == "scan":
+        return functools.partial(_unrolled, params, flat(params["jaxpr"], known))
+    return functools.partial(_computed, equation)
+
+
+def _computed(equation: Any, *inputs: Any) -> Sequence[Any]:
+    def bound() -> Sequence[Any]:
+        found = equation.primitive.bind(*inputs, **equation.params)
+        return found if equation.primitive.multiple_results else [found]
+
+    if _is_constant(equation, inputs):
+        with jax.ensure_compile_time_eval():
+            return [np.asarray(value) for value in bound()]
+    product: Any = None
+    if equation.primitive is jax.lax.dot_general_p:
+        product = _matmul(inputs[0], inputs[1], equation.params["dimension_numbers"])
+    elif equation.primitive is jax.lax.conv_general_dilated_p:
+        product = _patches_matmul(inputs[0], inputs[1], equation.params)
+    return bound() if product is None else [product]
+
+
+def _any_traced(values: Sequence[Any]) -> bool:
+    return any(isinstance(value, jax.core.Tracer) for value in values)
+
+
+def _is_constant(equation: Any, inputs: Sequence[Any]) -> bool:
+    if _any_traced(inputs):
+        return False
+    shapes: list[tuple[Any, ...]] = [variable.aval.shape for variable in equation.outvars]
+    sizes: list[Any] = [math.prod(shape) for shape in shapes]
+    if not all(isinstance(size, int) for size in sizes):  # spread out over any number of pictures
+        return False
+    # What is only spread out over the pictures of a call would make the file grow.
+    return max(map(len, shapes)) <= 2 or sum(sizes) <= sum(np.size(value) for value in inputs)
+
+
+def _unrolled(params: Any, body: Callable[..., list[Any]], *inputs: Any) -> list[Any]:
+    """The steps of a scan, one after the other."""
+    if params["reverse"]:
+        raise NotImplementedError("a scan from the end")
+    consts, carried = params["num_consts"], params["num_consts"] + params["num_carry"]
+    carry, steps = list(inputs[consts:carried]), list[list[Any]]()
+    for step in range(params["length"]):
+        outputs = body(*inputs[:consts], *carry, *(value[step] for value in inputs[carried:]))
+        carry = outputs[: params["num_carry"]]
+        steps.append(outputs[params["num_carry"] :])
+    return [*carry, *(jnp.stack(values) for values in zip(*steps, strict=True))]
+
+
+def _matmul(left: Any, right: Any, dimension_numbers: Any) -> Any:
+    """A `dot_general` over one axis as a product of matrices, one of which may have its rows on several axes.
+
+    Returns:
+      The product, its axes those that both share, then left's, then right's; None where it is of another form.
+    """
+    ((left_shared, right_shared), (left_batch, right_batch)) = dimension_numbers
+    left_free = [axis for axis in range(left.ndim) if axis not in (*left_shared, *left_batch)]
+    right_free = [axis for axis in range(right.ndim) if axis not in (*right_shared, *right_batch)]
+    if len(left_shared) != 1 or not left_free or not right_free:
+        return None
+    if len(left_free) == 1 and len(right_free) > 1:
+        product = _matmul(right, left, ((right_shared, left_shared), (right_batch, left_batch)))
+        return None if product is None else jnp.moveaxis(product, -1, len(left_batch))
+    if len(right_free) > 1 or (left_batch and len(left_free) > 1):
+        return None
+    rows = _transposed(left, (*left_batch, *left_free, *left_shared))
+    columns = _transposed(right, (*right_batch, *right_shared, *right_free))
+    return jnp.matmul(rows, columns)
+
+
+def _transposed(value: Any, order: Sequence[int]) -> Any:
+    if list(order) == list(range(value.ndim)):
+        return value
+    library: Any = jnp if _any_traced([value]) else np
+    return library.transpose(value, order)
+
+
+def _patches_matmul(images: Any, kernel: Any, params: Any) -> Any:
+    """A convolution whose windows lie side by side, [B, S, S, 3] -> [B, rows, columns, W], as a product of matrices.
+
+    Returns:
+      The same; None for any other convolution.
+    """
+    height, width = kernel.shape[:2]
+    plain = jax.lax.conv_dimension_numbers(images.shape, kernel.shape, ("NHWC", "HWIO", "NHWC"))
+    touching = params["window_strides"] == (height, width) and all(pad == (0, 0) for pad in params["padding"])
+    undilated = params["lhs_dilation"] == params["rhs_dilation"] == (1, 1)
+    grouped = params["feature_group_count"] != 1 or params["batch_group_count"] != 1
+    if params["dimension_numbers"] != plain or not touching or not undilated or grouped:
+        return None
+    rows, columns = images.shape[1] // height, images.shape[2] // width
+    cut = images[:, : rows * height, : columns * width]
+    cut = cut.reshape(images.shape[0], rows, height, columns, width, -1)
+    patches = jnp.transpose(cut, (0, 1, 3, 2, 4, 5)).reshape(images.shape[0], rows, columns, -1)
+    return jnp.matmul(patches, np.reshape(kernel, (-1, kernel.shape[-1])))
