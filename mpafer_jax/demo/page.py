@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import atexit
+import functools
 import importlib
 import os
 import shutil
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import jinja2
 
 from mpafer_jax.data.preprocess import PictureError
+from mpafer_jax.demo import memory, photos
 from mpafer_jax.demo.answer import Answer, Answerer
+from mpafer_jax.demo.guard import Guard, Hosts
 from mpafer_jax.evaluation import overlay
 from mpafer_jax.report.pictures import data_uri
 
 _LARGEST_FILE = "32mb"
-_KEPT = 60  # seconds after which Gradio deletes a picture that was shown
+_KEPT = 60  # seconds after which a photo is deleted
+_SESSIONS = 16  # whose state Gradio keeps; the page has none
 _FONT = ["system-ui", "sans-serif"]  # by default Gradio's themes ask Google for theirs
 _REGIONS = {"holistic": "whole face"}
 _ABOUT = """\
@@ -27,11 +32,6 @@ is deleted within minutes.
 
 What is shown is which of the listed expressions a face resembles, as a model guesses it, not what a person feels.
 """
-# Whatever Gradio's pages name, a browser asks this server alone.
-_POLICY = (
-    "default-src 'self' blob: data: 'unsafe-inline' 'unsafe-eval'; connect-src 'self' blob: data: ws: wss:; "
-    "frame-ancestors 'self'; base-uri 'self'; form-action 'self'"
-)
 
 
 def import_gradio() -> Any:
@@ -43,13 +43,22 @@ def import_gradio() -> Any:
     # Read when it is imported; what the user has set otherwise is overruled, since the page promises it.
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
-    if "GRADIO_TEMP_DIR" not in os.environ:  # where photos lie for a while
-        os.environ["GRADIO_TEMP_DIR"] = folder = tempfile.mkdtemp(prefix="mpafer-demo-")
-        atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    os.environ["GRADIO_TEMP_DIR"] = str(_folder())
     try:
         return importlib.import_module("gradio")
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(f"the page needs {error.name}; install it with: pip install -e '.[demo]'") from error
+
+
+@functools.cache
+def _folder() -> Path:
+    """Where photos lie for a while: a folder of its own, in what GRADIO_TEMP_DIR names, which others may use too."""
+    parent = os.environ.get("GRADIO_TEMP_DIR") or None
+    if parent is not None:
+        Path(parent).mkdir(parents=True, exist_ok=True)
+    folder = tempfile.mkdtemp(prefix="mpafer-demo-", dir=parent)
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return Path(folder)
 
 
 def build(answerer: Answerer, *, finds_faces: bool) -> Any:
@@ -64,6 +73,8 @@ def build(answerer: Answerer, *, finds_faces: bool) -> Any:
     def show(path: str | None, whole: bool) -> tuple[Any, ...]:
         if path is None:
             return None, "", ""
+        if not Path(path).exists():
+            raise gr.Error("The photo was deleted already; send it again.", print_exception=False)
         try:
             answer = answerer.answer(Path(path), whole=whole)
         except PictureError as error:
@@ -71,7 +82,7 @@ def build(answerer: Answerer, *, finds_faces: bool) -> Any:
         note = f"**{answer.note}**" if answer.note else ""
         return answer.probabilities, note, explanation(answer)
 
-    with gr.Blocks(title="MPA-FER", analytics_enabled=False, delete_cache=(_KEPT, _KEPT)) as page:
+    with gr.Blocks(title="MPA-FER", analytics_enabled=False) as page:
         gr.Markdown(f"# Facial expressions\n\n{_ABOUT}")
         with gr.Row():
             with gr.Column():
@@ -117,19 +128,23 @@ def explanation(answer: Answer) -> str:
     )
 
 
-def serve(page: Any, *, host: str, port: int) -> str:
-    """Begins to serve the page, in a thread.
+def serve(page: Any, *, host: str, port: int, allowed_hosts: Sequence[str] = ()) -> str:
+    """Begins to serve the page, in a thread, and to delete photos, in another.
 
     Args:
       page: what `build` gave.
       host: the address to listen on; 127.0.0.1 keeps it on this machine.
       port: of the address; 0 for the first free one from 7860 on.
+      allowed_hosts: names, besides the host's own, under which browsers may reach it.
 
     Returns:
       Its address.
     """
     gr = import_gradio()
     middleware: Any = importlib.import_module("starlette.middleware").Middleware
+    guard = middleware(Guard, hosts=Hosts(host, allowed_hosts))
+    memory.return_large_blocks()
+    photos.delete_in_time(_folder(), lambda: _KEPT)
     found: tuple[Any, str, Any] = page.launch(
         server_name=host,
         server_port=port or None,
@@ -143,26 +158,10 @@ def serve(page: Any, *, host: str, port: int) -> str:
         enable_monitoring=False,
         footer_links=[],
         max_file_size=_LARGEST_FILE,
+        state_session_capacity=_SESSIONS,
         theme=gr.themes.Default(font=_FONT, font_mono=_FONT),
         css_paths=[Path(__file__).parent / "templates" / "page.css"],
-        app_kwargs={"middleware": [middleware(_Policy)], "docs_url": None, "redoc_url": None, "openapi_url": None},
+        app_kwargs={"middleware": [guard], "docs_url": None, "redoc_url": None, "openapi_url": None},
         prevent_thread_lock=True,
     )
     return found[1]
-
-
-class _Policy:
-    """ASGI middleware: every answer tells the browser to ask no other server."""
-
-    def __init__(self, app: Any) -> None:
-        self._app = app
-
-    async def __call__(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
-        async def with_policy(message: dict[str, Any]) -> None:
-            if message["type"] == "http.response.start":
-                headers = cast(list[tuple[bytes, bytes]], message.setdefault("headers", []))
-                headers.append((b"content-security-policy", _POLICY.encode("ascii")))
-                headers.append((b"referrer-policy", b"no-referrer"))
-            await send(message)
-
-        await self._app(scope, receive, with_policy if scope["type"] == "http" else send)

@@ -40,7 +40,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         answerer = Answerer(predictor, arguments.bank, faces)
         answerer.warm_up()
         blocks = page.build(answerer, finds_faces=faces is not None)
-        print(f"{page.serve(blocks, host=arguments.host, port=arguments.port)} (Ctrl-C ends it)", flush=True)
+        url = page.serve(blocks, host=arguments.host, port=arguments.port, allowed_hosts=arguments.allowed_hosts)
+        print(f"{url} (Ctrl-C ends it)", flush=True)
         blocks.block_thread()
     # Mistakes of the user's: the message says all there is to say, a traceback would bury it.
     except _USER_ERRORS as error:
@@ -58,6 +59,13 @@ def _parser() -> argparse.ArgumentParser:
     add("--bank", default="expressions", help="descriptions that are ranked (name or path)")
     add("--faces", choices=("detect", "none"), default="detect", help="none: every picture is a face")
     add("--host", default="127.0.0.1", help="address to listen on; 0.0.0.0 lets everybody on the network in")
+    add(
+        "--allowed_hosts",
+        type=lambda text: tuple(name.strip() for name in text.split(",") if name.strip()),
+        default=(),
+        metavar="NAMES",
+        help="names under which browsers reach it, besides the host's own, with commas (behind another server, say)",
+    )
     add("--port", type=int, default=0, help="of the address; 0: the first free one from 7860 on (default)")
     return parser
 

@@ -7,6 +7,8 @@ import contextlib
 import json
 import subprocess
 import sys
+import urllib.error
+import urllib.request
 
 import numpy as np
 import pytest
@@ -114,6 +116,11 @@ def test_a_photo_is_explained_and_nothing_leaves_the_machine(finished, photo, tm
         page.get_by_label("Clear").or_(page.get_by_label("Remove Image")).first.click()
         upload.set_input_files(blank)
         page.get_by_text("No face was found, so the whole picture was taken for one.").wait_for()
+
+        for headers in ({"Host": "rebound.example"}, {"Origin": "http://other.example"}):
+            request = urllib.request.Request(f"{url}config", headers=headers)
+            with pytest.raises(urllib.error.HTTPError, match="403"):
+                urllib.request.urlopen(request, timeout=60)
 
         answer = page.request.get(url)
         assert "connect-src 'self'" in answer.headers["content-security-policy"]
