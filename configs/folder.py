@@ -7,9 +7,9 @@ it on val/ (or validation/) instead:
 
     --config.data.validation_split=validation --config.data.validation_fraction=0
 
-With class folders only, carve the test out of them:
+Without test/, a fifth of train is carved out as the test. To carve another share:
 
-    --config.data.test_split= --config.data.test_fraction=0.2
+    --config.data.test_split= --config.data.test_fraction=0.1
 
 Class names are the folders' names, in alphabetical order, and are what CLIP reads: call them `happiness`, not `3`.
 Descriptions exist for the eight basic expressions, and for RAF-DB's compound ones with

@@ -142,10 +142,22 @@ def replacing(path: pathlib.Path) -> Generator[pathlib.Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
-        yield temporary
+        with naming(path):
+            yield temporary
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def naming(path: pathlib.Path) -> Generator[None]:
+    """Adds a name to an error of the block that has none, as errors of a write to a full disk have not."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is not None and error.filename is None:
+            error.filename = str(path)
+        raise
 
 
 @contextlib.contextmanager
@@ -158,6 +170,20 @@ def local_copy(path: pathlib.Path) -> Generator[pathlib.Path]:
         copy = pathlib.Path(folder) / path.name
         copy.write_bytes(path.read_bytes())
         yield copy
+
+
+_FULL = {number: os.strerror(number) for number in (errno.ENOSPC, errno.EDQUOT)}
+
+
+def is_full(error: OSError) -> bool:
+    """Whether an error says that a disk is full, or a user's share of it."""
+    return error.errno in _FULL
+
+
+def full_disk(error: BaseException, path: pathlib.Path) -> OSError | None:
+    """The error of a full disk that a library has told in words of its own; None where it is of something else."""
+    number = next((number for number, words in _FULL.items() if words in str(error)), None)
+    return None if number is None else OSError(number, _FULL[number], str(path))
 
 
 def is_not_writable(error: OSError) -> bool:
@@ -229,6 +255,15 @@ def mark_length(head: bytes, path: pathlib.Path | Traversable) -> int:
     return len(codecs.BOM_UTF8) if head.startswith(codecs.BOM_UTF8) else 0
 
 
+def is_utf8(name: str) -> bool:
+    """Whether a file's name was UTF-8 on the disk; Python keeps the bytes of others as lone surrogates."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def read_text(path: pathlib.Path | Traversable) -> str:
     """The content of a text file that people made; arguments and errors as in `open_text`."""
     with open_text(path) as text:
@@ -236,9 +271,9 @@ def read_text(path: pathlib.Path | Traversable) -> str:
 
 
 def write_text(path: pathlib.Path, text: str) -> None:
-    """Writes a text file as a whole."""
+    """Writes a text file as a whole; bytes of a file's name that are no UTF-8 become escapes, `\\udce9` for E9."""
     with replacing(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def write_json(path: pathlib.Path, value: Any) -> None:

@@ -167,7 +167,7 @@ class ExpressionBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True)
                         "image": io.BytesIO(found.data),  # encoded bytes in, encoded bytes out: no TensorFlow
                         "label": record.label,
                         "label_distribution": columns["label_distributions"][-1],
-                        "name": record.name,
+                        "name": record.name.encode("utf-8", "surrogateescape"),  # a file's name need not be UTF-8
                         "index": position,
                     },
                 )
@@ -211,6 +211,7 @@ def prepare(
     Raises:
       BadImageError: a picture is missing or cannot be decoded, and `on_bad_image` is "error".
       DataError: `root` cannot be written, or no picture of a split can be read.
+      OSError: the disk is full; nothing half-written stays, and a later call begins anew.
     """
     fingerprint = index.fingerprint(_FORMAT, str(builder_class.VERSION), on_bad_image)
     parent = root / f"{builder_class.name}-{fingerprint[:16]}"
@@ -219,7 +220,7 @@ def prepare(
         return _open(directory)
     try:
         root.mkdir(parents=True, exist_ok=True)
-        with filelock.FileLock(root / f"{parent.name}.lock"):
+        with files.naming(root), filelock.FileLock(root / f"{parent.name}.lock"):
             if not directory.is_dir():
                 _write(builder_class, index, parent, on_bad_image, fingerprint)
     except OSError as error:
@@ -258,6 +259,11 @@ def _write(
             # On a file system without locks another process may have been first; its result is as good.
             if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                 raise
+        except RuntimeError as error:  # of the writer of ArrayRecord
+            full = files.full_disk(error, parent)
+            if full is None:
+                raise
+            raise full from error
 
 
 def _open(directory: Path) -> Prepared:

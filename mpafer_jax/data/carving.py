@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 Indices = npt.NDArray[np.int64]
 _DRAWS = 16
+NO_TEST = "there is no test split"  # begins the line that says what is carved instead
 
 
 def carve(

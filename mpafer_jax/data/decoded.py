@@ -77,7 +77,7 @@ def open_or_make(prepared: Path, split: str, source: ExampleSource) -> DecodedIm
     if not folder.is_dir():
         try:
             folder.parent.mkdir(exist_ok=True)
-            with filelock.FileLock(folder.parent / f"{split}.lock"):
+            with files.naming(folder), filelock.FileLock(folder.parent / f"{split}.lock"):
                 if not folder.is_dir():
                     _write(folder, source)
         except OSError as error:

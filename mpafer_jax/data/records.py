@@ -11,6 +11,7 @@ import csv
 import dataclasses
 import hashlib
 import io
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
@@ -162,6 +163,10 @@ class Record:
 
 PREPARED_FOLDER = "mpafer_tfds"  # inside the dataset's folder, unless config.data.prepared_dir says otherwise
 Counts = dict[str, dict[str, int]]
+# Reasons in them.
+_NESTED, _BESIDE = "picture in a folder inside a class folder", "picture beside the class folders, in none of them"
+_NO_PICTURE = "no picture"
+_FILE_MANAGERS = (f"{_NO_PICTURE} (.db)", f"{_NO_PICTURE} (.ini)")  # Thumbs.db, desktop.ini
 
 
 @dataclasses.dataclass(frozen=True)
@@ -252,25 +257,52 @@ def listed_name(name: str) -> str:
     return name.replace("\\", "/")
 
 
-def count(dropped: Counts, split: str, reason: str) -> None:
-    """Adds one example to what `split` lost for `reason`."""
-    reasons = dropped.setdefault(split, {})
-    reasons[reason] = reasons.get(reason, 0) + 1
+def count(dropped: Counts, split: str, reason: str, number: int = 1) -> None:
+    """Adds examples, one by default, to what `split` lost for `reason`."""
+    if number:
+        reasons = dropped.setdefault(split, {})
+        reasons[reason] = reasons.get(reason, 0) + number
+
+
+def was_overlooked(reason: str) -> bool:
+    """Whether a reason in `SourceIndex.dropped` says that files are not where or what a reader looks for.
+
+    Other reasons are the owner's rules or the user's choice of classes. A file manager's own files do no harm.
+    """
+    return reason in (_NESTED, _BESIDE) or (reason.startswith(_NO_PICTURE) and reason not in _FILE_MANAGERS)
 
 
 def pictures_in(folder: Path, split: str, dropped: Counts) -> list[Path]:
-    """The pictures of a folder, sorted by name; none where there is no such folder. Other files are counted."""
+    """The pictures of a folder, sorted by name; none where there is no such folder.
+
+    Other files are counted, and so are the pictures of folders inside it, at any depth.
+    """
     pictures: list[Path] = []
     for path in sorted(folder.iterdir()) if folder.is_dir() else ():
         if path.name.startswith(".") or path.name == PREPARED_FOLDER:
             continue
         if path.is_dir():
-            count(dropped, split, "folder among pictures")
+            count(dropped, split, _NESTED, number_of_pictures(path))
         elif path.suffix.lower() in IMAGE_SUFFIXES:
             pictures.append(path)
         else:
-            count(dropped, split, f"no picture ({path.suffix or 'no suffix'})")
+            count(dropped, split, f"{_NO_PICTURE} ({path.suffix or 'no suffix'})")
     return pictures
+
+
+def count_beside(folder: Path, split: str, dropped: Counts) -> None:
+    """Counts the pictures that lie beside class folders, in none of them."""
+    beside = (path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
+    count(dropped, split, _BESIDE, sum(path.suffix.lower() in IMAGE_SUFFIXES for path in beside))
+
+
+def number_of_pictures(folder: Path) -> int:
+    """How many files in a folder, at any depth, are called as pictures are; those that are hidden do not count."""
+    number = 0
+    for _, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        number += sum(not name.startswith(".") and Path(name).suffix.lower() in IMAGE_SUFFIXES for name in names)
+    return number
 
 
 def select_classes(index: SourceIndex, class_names: Sequence[str]) -> SourceIndex:

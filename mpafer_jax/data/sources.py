@@ -50,7 +50,7 @@ def read_source(data: DataSection) -> SourceIndex:
         raise DataError(
             f"config.data.dir is empty: set it to the folder that holds {data.dataset}; see docs/datasets.md"
         )
-    directory = bucket.fetch(data.dir) if files.in_bucket(data.dir) else Path(data.dir).expanduser()
+    directory = bucket.fetch(data.dir) if files.in_bucket(data.dir) else files.local_path(data.dir, "config.data.dir")
     match data.dataset:
         case "rafdb":
             index = rafdb.read(directory)
@@ -69,7 +69,7 @@ def read_source(data: DataSection) -> SourceIndex:
         case "jaffe":
             index = jaffe.read(directory)
         case "folder":
-            index = folder.read(directory)
+            index = folder.read(directory, data.class_names)
         case "synthface":
             index = synthface.read(data.synthface, data.class_names)
     index = records.select_classes(index, data.class_names)
@@ -91,4 +91,6 @@ def prepared_root(data: DataSection) -> Path:
     directory = data.dir or (files.cache_directory() / data.dataset)
     if files.in_bucket(directory):
         directory = bucket.copy_of(data.dir)
-    return Path(data.prepared_dir or Path(directory) / records.PREPARED_FOLDER).expanduser()
+    return files.local_path(
+        data.prepared_dir or str(Path(directory) / records.PREPARED_FOLDER), "config.data.prepared_dir"
+    )

@@ -9,13 +9,14 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 from absl import logging
 from PIL import Image
 
+from mpafer_jax import files
 from mpafer_jax.config import ALL_SPLITS, DataSection
 from mpafer_jax.data import carving, label_noise, preprocess, subset
 from mpafer_jax.data.builder import ExampleSource, Prepared, Summary, prepare
@@ -24,6 +25,7 @@ from mpafer_jax.data.records import DataError, SourceIndex
 from mpafer_jax.data.sources import BUILDERS, prepared_root, read_source
 
 Indices = carving.Indices
+OWN_TEST_FRACTION = 0.2  # of class folders without a test split [ours]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -144,21 +146,30 @@ class Dataset:
         return [split for split in (self.validation, self.test) if split is not None]
 
 
-def load_dataset(data: DataSection) -> Dataset:
+def load_dataset(data: DataSection, *, without: Literal["validation", "test", ""] = "") -> Dataset:
     """Opens the configured dataset (`config.data`), preparing it on first use, and logs what it holds.
 
     Every process calls this; see `builder.prepare` for who prepares.
+
+    Args:
+      data: the configuration.
+      without: a part that the caller does not look at, so that the owner's split for it need not be there. What is
+        carved out of train stays the same.
 
     Raises:
       DataError: the layout, a label, a class name or a split is not there, or a picture cannot be read; the message
         names it.
     """
     index = read_source(data)
+    data, own_test = carve_missing_test(data, index)
+    if without:
+        unread = {f"{without}_split": "", **({"test_subset": ""} if without == "test" else {})}
+        data = data.model_copy(update=unread)
     origins = _held_out_origins(data, index)
     wanted = [*data.train_splits, *(name for names in origins.values() for name in names)]
     for name in wanted:
         if name not in index.splits:
-            raise _absent(name, index)
+            raise absent(name, index, data)
     if not wanted:
         raise DataError("config.data names no split: train_splits, validation_split and test_split are all empty")
     for warning in (*index.warnings, *_unused_validation(data, index, wanted)):
@@ -171,7 +182,7 @@ def load_dataset(data: DataSection) -> Dataset:
     held_out: dict[str, Split | None] = {}
     for part, names in origins.items():
         held_out[part] = _concatenate(data, names, part, prepared) if names else None
-    notes: list[str] = []  # lines of the description
+    notes = [own_test] if own_test else list[str]()  # lines of the description
     if data.test_subset and held_out["test"] is not None:
         held_out["test"], note = _restrict(held_out["test"], data, index)
         notes.append(note)
@@ -189,6 +200,28 @@ def load_dataset(data: DataSection) -> Dataset:
     return Dataset(
         train, splits["validation"], splits["test"], prepared.summary.class_names, prepared.summary, description
     )
+
+
+def carve_missing_test(data: DataSection, index: SourceIndex) -> tuple[DataSection, str]:
+    """Class folders of one's own without a test split get one out of train, as `data.test_fraction` would carve it.
+
+    Args:
+      data: the configuration.
+      index: what `read_source` found for it.
+
+    Returns:
+      The configuration to go by, and a line that says so; `data` itself and nothing where the test split is there, or
+      the dataset is one whose owners have divided it.
+    """
+    expected = data.dataset == "folder" and data.test_split == "test" and "train" in data.train_splits
+    if not expected or data.test_subset or "test" in index.splits or "train" not in index.splits:
+        return data, ""
+    note = (
+        f"{carving.NO_TEST}: {OWN_TEST_FRACTION:.0%} of train are carved out, class by class, seed {data.split_seed} "
+        f"(as --config.data.test_split= --config.data.test_fraction={OWN_TEST_FRACTION} does); who is on a picture is "
+        "not known, so one person may be on both sides"
+    )
+    return data.model_copy(update={"test_split": "", "test_fraction": OWN_TEST_FRACTION}), note
 
 
 def _held_out_origins(data: DataSection, index: SourceIndex) -> dict[str, tuple[str, ...]]:
@@ -239,7 +272,7 @@ def _mislabel(train: Split, data: DataSection) -> tuple[Split, list[str]]:
 
 def _restrict(test: Split, data: DataSection, index: SourceIndex) -> tuple[Split, str]:
     """The test split without what `data.test_subset` does not list, and a line that says so."""
-    path = Path(data.test_subset).expanduser()
+    path = files.local_path(data.test_subset, "config.data.test_subset")
     used = set(test.names.tolist())
     listed = (*index.splits[data.test_split], *index.left_out.get(data.test_split, ()))
     left_out = [record.name for record in listed if record.name not in used]
@@ -262,14 +295,29 @@ def _persons(index: SourceIndex, origin: Sequence[str], prepared: Prepared) -> n
     return np.array(found, np.str_)
 
 
-def _absent(name: str, index: SourceIndex) -> DataError:
+def absent(name: str, index: SourceIndex, data: DataSection) -> DataError:
+    """The error for a split that the config names and the dataset has not, with flags that do without it."""
     there = ", ".join(f"{split} ({len(found)})" for split, found in index.splits.items())
     reason = f"; looked for {index.absent[name]}" if name in index.absent else ""
     return DataError(
-        f"{index.dataset} has no split {name!r} here{reason}. Splits that are here: {there}. Set config.data."
-        "train_splits, validation_split and test_split to those ('' for none, and () for train_splits, which "
-        "--mode=eval does not need; validation_fraction and test_fraction carve from train)."
+        f"{index.dataset} has no split {name!r} here{reason}. Splits that are here: {there}. "
+        f"{_remedy(name, index, data)} (the config argument `whole` evaluates on all that is here)"
     )
+
+
+def _remedy(name: str, index: SourceIndex, data: DataSection) -> str:
+    first = next(iter(index.splits), "")
+    carved_test = f"--config.data.test_split= --config.data.test_fraction={OWN_TEST_FRACTION}"
+    if name == data.test_split:
+        instead, meaning = carved_test, f"{OWN_TEST_FRACTION:.0%} of train"
+    elif name == data.validation_split:
+        instead = "--config.data.validation_split= --config.data.validation_fraction=0.1"
+        meaning = "10% of train"
+    else:
+        instead, meaning = f"--config.data.train_splits=\"('{first}',)\"", f"{first!r} for train"
+        if first == data.test_split:
+            instead += f" {carved_test}"
+    return f"To take {meaning} instead, add\n  {instead}\n"
 
 
 def _concatenate(data: DataSection, origin: Sequence[str], name: str, prepared: Prepared) -> Split:

@@ -78,7 +78,7 @@ class Target:
           ConfigError: the configuration gives no test split.
           DataError: see `load_dataset`.
         """
-        split = load_dataset(config.data).test
+        split = load_dataset(config.data, without="validation").test
         if split is None:
             raise ConfigError(
                 f"dataset {name}: its configuration gives no test split; set data.test_split or data.test_fraction, or "

@@ -205,7 +205,7 @@ def make_report(config: Config, split_name: str) -> PromptReport:
     """
     devices.check_batch_size("eval.batch_size", config.eval.batch_size)
     clip = experiment.load_before_data(config)
-    dataset = load_dataset(config.data)
+    dataset = load_dataset(config.data, without="test" if split_name == "validation" else "validation")
     split = dataset.validation if split_name == "validation" else dataset.test
     if split is None:
         raise ConfigError(

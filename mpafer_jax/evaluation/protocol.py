@@ -6,6 +6,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from mpafer_jax.data.carving import NO_TEST
+
 TEST_SELECTED = (
     "THE TEST SPLIT CHOSE THE CHECKPOINT (config.eval.select_on_test_split): accuracy on it is better than on new "
     "images, and is not to be compared with results whose checkpoint was chosen on other images."
@@ -63,6 +65,8 @@ def items(summary: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, st
         if name != split:
             each = ", ".join(f"{label} {count}" for label, count in classes.items())
             found[f"{name} images"] = f"{sum(classes.values())}: {each}"
+    # Earlier versions' summaries have no lines on the data.
+    own_test = [line.strip() for line in summary.get("data", ()) if line.strip().startswith(NO_TEST)]
     clip = summary["clip"]
     kind, number = summary["devices"]
     products = {}
@@ -73,7 +77,7 @@ def items(summary: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, st
     unusual = {"unusual settings": ", ".join(f"{name}={value}" for name, value in settings.items())} if settings else {}
     return {
         **found,
-        "dataset": f"{config['data.dataset']}, label rule {config['data.label_rule']}",
+        "dataset": "; ".join([f"{config['data.dataset']}, label rule {config['data.label_rule']}", *own_test]),
         "seed": str(summary["seed"]),
         "updates": str(summary["num_steps"]),
         "CLIP": f"{clip['name']}, SHA-256 of its content {clip['hash'][:16]}",

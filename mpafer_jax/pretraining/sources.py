@@ -18,6 +18,7 @@ import numpy.typing as npt
 import pydantic
 import tensorflow_datasets as tfds
 
+from mpafer_jax import files
 from mpafer_jax.data import records
 from mpafer_jax.data.preprocess import PictureError, Pixels, decode_rgb, read_picture_file
 from mpafer_jax.data.records import DataError
@@ -146,11 +147,13 @@ def load_source(data: DataSection, image_size: int, folder: Path) -> tuple[Capti
     """
     match data.source:
         case "folder":
-            everything = read_folder(Path(data.dir).expanduser())
+            everything = read_folder(files.local_path(data.dir, "config.data.dir"))
         case "tfds":
             everything = read_tfds(data)
         case "synthface":
-            everything = draw_faces(data, image_size, Path(data.dir).expanduser() if data.dir else folder)
+            everything = draw_faces(
+                data, image_size, files.local_path(data.dir, "config.data.dir") if data.dir else folder
+            )
     check_held_out(data, len(everything))
     split = len(everything) - data.held_out
     return everything.cut(0, split), everything.cut(split, len(everything))

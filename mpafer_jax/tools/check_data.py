@@ -8,8 +8,9 @@ answering the most frequent class), what was dropped and why, picture sizes, unr
 occur more than once (equal in every decoded pixel), within and across splits, with equal or conflicting labels.
 
 Exit code 0: nothing to report. 1: something needs attention, listed at the end: the dataset or a split that the config
-names is not there, class folders that are numbers or empty, a class without training pictures, unreadable pictures,
-sizes other than the owner's, pictures that occur in several splits, or one picture with different labels in one split.
+names is not there, pictures and other files that are left out because of where they lie or what they are called, class
+folders that are numbers or empty, a class without training pictures, unreadable pictures, sizes other than the owner's,
+pictures that occur in several splits, or one picture with different labels in one split.
 2: a mistake in the flags; configs/common.py documents the fields of --config.
 """
 
@@ -26,9 +27,11 @@ from absl import flags, logging
 
 from mpafer_jax import command
 from mpafer_jax.config import ALL_SPLITS, Config, ConfigError, DataSection
+from mpafer_jax.data import records
 from mpafer_jax.data.inspection import inspect_all, workers
 from mpafer_jax.data.records import BadImageError, DataError, Record, SourceIndex
 from mpafer_jax.data.sources import read_source
+from mpafer_jax.data.splits import absent, carve_missing_test
 
 _CONFIG = command.define_config()
 _LISTED = 5  # examples printed of a long list of duplicates; broken pictures are always listed in full
@@ -68,10 +71,11 @@ def check(data: DataSection) -> Report:
       DataError: its layout, a label or a class name does not hold, so that there is nothing to check.
     """
     index = read_source(data)
+    data, own_test = carve_missing_test(data, index)
     with workers(index.computed) as pool:
         pictures = _open_all(index, pool)
     place = f"in {data.dir}" if data.dataset != "synthface" else "drawn here"
-    lines = [f"dataset {index.dataset} {place}, label rule {index.label_rule}", ""]
+    lines = [f"dataset {index.dataset} {place}, label rule {index.label_rule}", *filter(None, [own_test]), ""]
     attention = list(index.warnings)
     for part in (_labels(index, data), _sizes(index, pictures), _broken(pictures), _duplicates(index, pictures)):
         lines += [*part.lines, ""]
@@ -115,11 +119,12 @@ def _labels(index: SourceIndex, data: DataSection) -> Report:
             lines.append(f"  {split} shows {len(persons)} persons (films, in SFEW), whom carving keeps whole")
     for split, reasons in index.dropped.items():
         lines += [f"  dropped from {split}: {number} {reason}" for reason, number in reasons.items()]
+        overlooked = {reason: number for reason, number in reasons.items() if records.was_overlooked(reason)}
+        attention += [f"left out of {split}: {number} {reason}" for reason, number in overlooked.items()]
     lines += [f"  no split {split!r} here; looked for {place}" for split, place in index.absent.items()]
     for split in (*data.train_splits, data.validation_split, data.test_split):
         if split and split != ALL_SPLITS and split not in index.splits:
-            place = index.absent.get(split, "no such split in this dataset")
-            attention.append(f"the config names the split {split!r}, which is not here ({place})")
+            attention.append(str(absent(split, index, data)))
     trained = sum((counts[split] for split in data.train_splits if split in counts), collections.Counter[int]())
     untrained = [name for label, name in enumerate(index.class_names) if not trained[label]]
     if untrained and data.train_splits:
@@ -219,10 +224,9 @@ def main(argv: Sequence[str]) -> None:
     except (ConfigError, DataError) as error:
         print(error)
         sys.exit(1)
-    print("\n".join(report.lines))
-    print("needs attention:" if report.attention else "nothing needs attention")
-    for finding in report.attention:
-        print(f"  {finding}")
+    said = [*report.lines, "needs attention:" if report.attention else "nothing needs attention"]
+    said += [f"  {finding}" for finding in report.attention]
+    print("\n".join(said).encode(errors="backslashreplace").decode())  # names of files need not be UTF-8
     sys.exit(1 if report.attention else 0)
 
 

@@ -35,7 +35,7 @@ def main(argv: Sequence[str]) -> None:
         out = command.folder(str(_OUT.value), "--out")
         data = Config.from_config_dict(_CONFIG.value).data
         sheet = contact_sheet(data, _SPLIT.value, _PER_CLASS.value, _TILE.value, _SHEET_SEED.value)
-    except (ConfigError, DataError) as error:
+    except (ConfigError, DataError, OSError) as error:
         print(error)
         sys.exit(2)
     with files.replacing(out) as temporary:

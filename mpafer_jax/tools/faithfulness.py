@@ -41,7 +41,7 @@ def main(argv: Sequence[str]) -> None:
         curves = command.folder(str(_CURVES.value), "--curves") if _CURVES.value else None
         config = Config.from_config_dict(_CONFIG.value)
         predictor = Predictor.from_checkpoint(str(_CHECKPOINT.value))
-        test = load_dataset(config.data).test
+        test = load_dataset(config.data, without="validation").test
         if test is None:
             raise ConfigError("config.data names no test split; set data.test_split or data.test_fraction")
     except (CheckpointError, ConfigError, DataError) as error:

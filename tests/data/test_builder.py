@@ -1,6 +1,8 @@
 """Preparation: what is written, that it is written once and whole, and what happens to broken pictures."""
 
+import errno
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -171,3 +173,49 @@ def test_summary_is_readable_without_this_package(tmp_path: Path) -> None:
     summary = json.loads((prepare_folder(tmp_path).directory / "summary.json").read_text())
     assert summary["class_names"] == ["happiness"]
     assert summary["dropped"] == {"train": {"no picture (.txt)": 1}}
+
+
+def test_names_that_are_not_utf8_are_kept(tmp_path: Path) -> None:
+    layouts.write_folders(tmp_path, {"happy": 2})
+    strange = os.fsencode(tmp_path / "happy") + b"/caf\xe9.png"
+    os.rename(tmp_path / "happy" / "000.png", strange)  # noqa: PTH104
+    for _ in range(2):  # prepared, then read back
+        (split,) = prepare_folder(tmp_path).splits.values()
+        assert [os.fsencode(name) for name in split.names] == [b"happy/001.png", b"happy/caf\xe9.png"]
+        assert split.source[1]["name"] == b"happy/caf\xe9.png"
+
+
+class FullDisk:
+    """A picture whose reading stands for a disk that becomes full while the records are written."""
+
+    def __init__(self, error: Exception) -> None:
+        self.error: Exception | None = error
+
+    def fail_once(self, data: bytes) -> bytes:
+        error, self.error = self.error, None
+        if error:
+            raise error
+        return data
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, "No space left on device"),
+        RuntimeError("INTERNAL: array_record: write failed: No space left on device"),
+        RuntimeError("INTERNAL: Disk quota exceeded"),
+    ],
+)
+def test_a_full_disk_is_named_and_a_later_call_goes_on(
+    error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layouts.write_folders(tmp_path, {"happy": 3})
+    full = FullDisk(error)
+    save = np.savez
+    monkeypatch.setattr(np, "savez", lambda *given, **arrays: (full.fail_once(b""), save(*given, **arrays)))
+    with pytest.raises(OSError, match=rf"(No space left on device|Disk quota exceeded): '{tmp_path}/mpafer_tfds"):
+        prepare_folder(tmp_path)
+    assert [
+        path.name for path in (tmp_path / "mpafer_tfds").rglob("*") if path.is_file() and path.suffix != ".lock"
+    ] == []
+    assert len(prepare_folder(tmp_path).splits["train"].labels) == 3

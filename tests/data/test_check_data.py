@@ -1,5 +1,6 @@
 """check_data on sound, broken and duplicated data; the real FERPlus pictures where they are."""
 
+import os
 import runpy
 import shutil
 import subprocess
@@ -10,6 +11,7 @@ from typing import Any
 import layouts
 import pytest
 
+from mpafer_jax.data.records import DataError
 from mpafer_jax.tools import check_data
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -87,10 +89,60 @@ def test_splits_and_classes_that_are_not_there(tmp_path: Path) -> None:
     layouts.write_folders(tmp_path / "test", {"sad": 1}, first_seed=5)
     _, attention = check("folder", tmp_path, validation_split="validation", test_split="test")
     assert (
-        f"the config names the split 'validation', which is not here (the folder {tmp_path / 'validation'})"
-        in attention
-    )
+        f"folder has no split 'validation' here; looked for the folder {tmp_path / 'validation'}. Splits that are "
+        "here: train (1), test (1). To take 10% of train instead, add\n"
+        "  --config.data.validation_split= --config.data.validation_fraction=0.1\n"
+    ) in attention
     assert "classes without a training picture: sadness" in attention
+
+
+def test_what_is_left_out_needs_attention(tmp_path: Path) -> None:
+    layouts.write_folders(tmp_path / "train", {"happy": 3, "sad": 1, "sad/anna": 2, "sad/anna/old": 1, "sad/bob": 4})
+    layouts.write_folders(tmp_path / "test", {"happy": 1}, first_seed=50)
+    layouts.write_folders(tmp_path / "more", {"happy": 2}, first_seed=60)
+    layouts.save(tmp_path / "train" / "beside.png", layouts.picture(70))
+    for name in ("IMG_1.HEIC", "notes", "Thumbs.db", ".hidden.png"):
+        (tmp_path / "train" / "happy" / name).write_text("x")
+    text, attention = check("folder", tmp_path, test_split="test")
+    assert attention.splitlines() == [
+        f"{tmp_path}: 2 pictures in more, which is no split (train, val, valid, validation, test), are not read",
+        "left out of train: 1 picture beside the class folders, in none of them",
+        "left out of train: 1 no picture (.HEIC)",
+        "left out of train: 1 no picture (no suffix)",
+        "left out of train: 7 picture in a folder inside a class folder",
+    ]
+    assert "dropped from train: 1 no picture (.db)" in text
+    # Class choice is the user's own.
+    _, chosen = check("folder", tmp_path / "test", class_names=("happy",))
+    assert chosen == ""
+
+
+def test_numbered_folders_that_have_names_need_no_attention(tmp_path: Path) -> None:
+    layouts.write_folders(tmp_path, {"1": 2, "4": 2, "7": 2})
+    _, attention = check("folder", tmp_path, class_names=("happiness=4", "surprise=1"))
+    assert attention == ""
+    _, attention = check("folder", tmp_path, class_names=("happiness=4", "7"))
+    assert "class folders 7 are numbers" in attention
+
+
+def test_class_folders_without_a_test_split_get_one(tmp_path: Path) -> None:
+    layouts.write_folders(tmp_path, {"happy": 10, "sad": 5})
+    text, attention = check("folder", tmp_path, test_split="test")
+    assert attention == ""
+    assert "there is no test split: 20% of train are carved out, class by class, seed 0 (as --config.data." in text
+
+
+@pytest.mark.skipif(sys.platform == "darwin", reason="this file system takes UTF-8 names only")
+def test_names_that_are_not_utf8(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    layouts.write_folders(tmp_path / "train", {"happy": 2})
+    strange = os.fsdecode(os.fsencode(tmp_path / "train" / "happy") + b"/caf\xe9.png")
+    Path(strange).write_text("no picture")
+    text, attention = check("folder", tmp_path)
+    assert "1 picture that cannot be read" in attention
+    assert "caf\udce9.png: cannot be read as a picture" in text
+    Path(strange).parent.rename(os.fsdecode(os.fsencode(tmp_path / "train") + b"/tr\xe8s"))
+    with pytest.raises(DataError, match=r"the class folder 'tr\\udce8s' is not called in UTF-8; rename it"):
+        check("folder", tmp_path)
 
 
 def test_pictures_without_a_label_count_among_duplicates(tmp_path: Path) -> None:

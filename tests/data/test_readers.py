@@ -182,6 +182,13 @@ def test_folder_errors(tmp_path: Path) -> None:
         folder.read(tmp_path)
 
 
+@pytest.mark.parametrize("folders", [("images",), ("images", "labels"), ("Images",)])
+def test_folders_of_another_layout_are_no_classes(folders: tuple[str, ...], tmp_path: Path) -> None:
+    layouts.write_folders(tmp_path / "train", dict.fromkeys(folders, 2))
+    with pytest.raises(DataError, match=r"the pictures lie in [iI]mages.*which is no expression: their labels are in"):
+        folder.read(tmp_path)
+
+
 def test_class_selection_errors(tmp_path: Path) -> None:
     layouts.write_rafdb(tmp_path, RAF)
     index = rafdb.read(tmp_path)

@@ -1,3 +1,4 @@
+import shutil
 from pathlib import Path
 
 import layouts
@@ -234,3 +235,44 @@ def test_validation_pictures_that_are_not_used_are_warned_of(tmp_path: Path, cap
     assert len(dataset.validation) == 4
     assert "the 8 pictures of the split 'validation' are not used" in caplog.text
     assert "--config.data.validation_split=validation --config.data.validation_fraction=0" in caplog.text
+
+
+def test_class_folders_without_a_test_split_are_divided(tmp_path: Path) -> None:
+    layouts.write_folders(tmp_path, {"happy": 20, "sad": 10})
+    shutil.copy(tmp_path / "sad" / "000.png", tmp_path / "sad" / "same.png")  # stays on the side of its twin
+    parts = {"validation_fraction": 0.1, "split_seed": 3}
+    dataset = load_dataset(layouts.section("folder", tmp_path, test_split="test", **parts))
+    asked = load_dataset(layouts.section("folder", tmp_path, test_split="", test_fraction=0.2, **parts))
+    for found, expected in ((dataset.train, asked.train), (dataset.test, asked.test)):
+        assert found is not None
+        assert expected is not None
+        assert found.names.tolist() == expected.names.tolist()
+    assert dataset.test is not None
+    assert dataset.test.class_counts().tolist() in ([4, 2], [4, 3])
+    assert {"sad/000.png", "sad/same.png"} <= set(dataset.train.names) or {"sad/000.png", "sad/same.png"} <= set(
+        dataset.test.names
+    ) | set([] if dataset.validation is None else dataset.validation.names)
+    assert "there is no test split: 20% of train are carved out, class by class, seed 3" in dataset.description
+    assert "test: 20% of train, seed 3" in dataset.description
+    assert "there is no test split" not in asked.description
+
+
+def test_a_part_that_nobody_looks_at_need_not_be_there(tmp_path: Path) -> None:
+    labels = {f"train_{number:05d}.jpg": 1 + number % 2 for number in range(20)}
+    layouts.write_rafdb(tmp_path, labels)
+    section = layouts.section("rafdb", tmp_path, test_split="test", validation_fraction=0.1)
+    with pytest.raises(
+        DataError, match=r"no split 'test'.*\n  --config.data.test_split= --config.data.test_fraction=0.2"
+    ):
+        load_dataset(section)
+    dataset = load_dataset(section, without="test")
+    assert dataset.test is None
+    assert dataset.validation is not None
+    assert len(dataset.validation) == 2
+
+
+def test_other_missing_splits_come_with_a_line_to_paste(tmp_path: Path) -> None:
+    labels = {f"test_{number:04d}.jpg": 1 + number % 2 for number in range(4)}
+    layouts.write_rafdb(tmp_path, labels)
+    with pytest.raises(DataError, match=r"""--config.data.train_splits="\('test',\)" --config.data.test_split= """):
+        load_dataset(layouts.section("rafdb", tmp_path, test_split="test"))
