@@ -86,7 +86,6 @@ def build(answerer: Answerer, *, finds_faces: bool) -> Any:
         gr.Markdown(f"# Facial expressions\n\n{_ABOUT}")
         with gr.Row():
             with gr.Column():
-                # The file as it came: reading it is our own decoder's matter, which refuses bombs and damage.
                 picture = gr.Image(
                     label="Photo",
                     type="filepath",
@@ -96,6 +95,9 @@ def build(answerer: Answerer, *, finds_faces: bool) -> Any:
                     height=360,
                     elem_id="photo",
                 )
+                # The file as it came: reading it is our own decoder's matter, which refuses bombs and damage. Gradio's
+                # would read it too, and show where it lies to whoever sent what is no picture.
+                picture.preprocess = _path
                 whole = gr.Checkbox(label="The picture is a face that fills it", value=False, visible=finds_faces)
             with gr.Column():
                 note = gr.Markdown(elem_id="note")
@@ -108,6 +110,10 @@ def build(answerer: Answerer, *, finds_faces: bool) -> Any:
         for event in (picture.change, whole.change):
             event(show, [picture, whole], outputs, api_visibility="private")
     return page
+
+
+def _path(sent: Any) -> str | None:
+    return sent.path if sent else None
 
 
 def explanation(answer: Answer) -> str:

@@ -125,6 +125,12 @@ def test_a_photo_is_explained_and_nothing_leaves_the_machine(finished, photo, tm
         answer = page.request.get(url)
         assert "connect-src 'self'" in answer.headers["content-security-policy"]
         seen.check_only((url, "blob:", "data:"))
+
+        blank.write_bytes(b"no picture")
+        page.get_by_label("Clear").or_(page.get_by_label("Remove Image")).first.click()
+        upload.set_input_files(blank)
+        page.get_by_text("This is no picture that can be read").wait_for()
+        assert "mpafer-demo" not in page.locator("body").inner_text()  # where it lies
     addresses = [json.loads(line) for line in log.read_text().splitlines()]
     assert ["socket.bind", "127.0.0.1"] in addresses
     assert {host for _, host in addresses} <= {"127.0.0.1", "localhost", "::1"}
