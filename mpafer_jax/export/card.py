@@ -72,6 +72,7 @@ work and in schools among them, the law forbids it.
 def write_card(
     folder: pathlib.Path,
     *,
+    folder_name: str,
     description: Description,
     step: int,
     results: Mapping[str, Any] | None,
@@ -84,6 +85,7 @@ def write_card(
 
     Args:
       folder: of the exported files.
+      folder_name: what it will be called.
       description: of the checkpoint.
       step: of the checkpoint.
       results: split -> its 'war', 'uar' and 'count', where they are known.
@@ -112,7 +114,7 @@ def write_card(
         lines.append(f"**{TEST_SELECTED}**\n")
     for form, check in checks.items():
         pictures = _PICTURES.format(**program) if form != "prompts" else ""
-        use = _USE[form].format(folder=folder.name, call=_CALLS[bool(program.get("beside"))], pictures=pictures)
+        use = _USE[form].format(folder=folder_name, call=_CALLS[bool(program.get("beside"))], pictures=pictures)
         lines += [f"## {_TITLES[form]}\n", use, f"{check.sentence()}\n"]
     lines += ["## Hard prompts\n", "The texts that the soft prompts were pulled towards.\n"]
     for index, name in enumerate(description.class_names):

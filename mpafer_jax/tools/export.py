@@ -16,10 +16,12 @@ that says what they are, with checksums. The checkpoint is a workdir, its `check
 from __future__ import annotations
 
 import argparse
+import contextlib
 import hashlib
 import json
 import sys
-from collections.abc import Callable, Mapping, Sequence
+import tempfile
+from collections.abc import Callable, Generator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -78,36 +80,48 @@ def export(
     description = without_places(description)
     checks: dict[str, check.Check] = {}
     details: dict[str, Any] = {}
-    if "prompts" in forms:
-        save_prompts(out, params, description.model_dump(mode="json"), step)
-        checks["prompts"] = _check_prompts(out, params)
-    if set(forms) - {"prompts"}:
-        found = programs.program(loading.from_checkpoint(path, which, clip))
-        details = {"batch": batch_size or "any number", "size": found.image_size, "beside": not weights_inside}
-        readers: dict[str, Callable[[], check.Run]] = {}
-        if "stablehlo" in forms:
-            programs.save_stablehlo(
-                out, found, batch_size=batch_size, platforms=platforms, weights_inside=weights_inside
-            )
-            readers["stablehlo"] = lambda: programs.load_stablehlo(out)
-        if "onnx" in forms:
-            onnx.save_onnx(out, found, batch_size=batch_size)
-            readers["onnx"] = lambda: onnx.load_onnx(out)
-        pixels = check.drawn_faces(batch_size or _CHECKED, found.image_size)
-        reference, dtype = _compiled(found), description.config["clip"]["dtype"]
-        for form, reader in readers.items():
-            checks[form] = check.compare(reader(), reference, pixels, dtype=dtype, device=devices.kind())
-    card.write_card(
-        out,
-        description=description,
-        step=step,
-        results=_results(files.any_path(path, "the checkpoint"), step),
-        chosen_on_test=description.chosen_on_test(which),
-        checks=checks,
-        checksums={file.name: _sha256(file) for file in sorted(out.iterdir()) if file.name != card.CARD},
-        program=details,
-    )
+    with _whole(out) as folder:
+        if "prompts" in forms:
+            save_prompts(folder, params, description.model_dump(mode="json"), step)
+            checks["prompts"] = _check_prompts(folder, params)
+        if set(forms) - {"prompts"}:
+            found = programs.program(loading.from_checkpoint(path, which, clip))
+            details = {"batch": batch_size or "any number", "size": found.image_size, "beside": not weights_inside}
+            readers: dict[str, Callable[[], check.Run]] = {}
+            if "stablehlo" in forms:
+                programs.save_stablehlo(
+                    folder, found, batch_size=batch_size, platforms=platforms, weights_inside=weights_inside
+                )
+                readers["stablehlo"] = lambda: programs.load_stablehlo(folder)
+            if "onnx" in forms:
+                onnx.save_onnx(folder, found, batch_size=batch_size)
+                readers["onnx"] = lambda: onnx.load_onnx(folder)
+            pixels = check.drawn_faces(batch_size or _CHECKED, found.image_size)
+            reference, dtype = _compiled(found), description.config["clip"]["dtype"]
+            for form, reader in readers.items():
+                checks[form] = check.compare(reader(), reference, pixels, dtype=dtype, device=devices.kind())
+        card.write_card(
+            folder,
+            folder_name=out.name,
+            description=description,
+            step=step,
+            results=_results(files.any_path(path, "the checkpoint"), step),
+            chosen_on_test=description.chosen_on_test(which),
+            checks=checks,
+            checksums={file.name: _sha256(file) for file in sorted(folder.iterdir())},
+            program=details,
+        )
     return checks
+
+
+@contextlib.contextmanager
+def _whole(out: Path) -> Generator[Path]:
+    """Yields a folder in `out`, whose files become those of `out` if the block ends well, and are deleted if not."""
+    out.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".incomplete-", dir=out) as folder:
+        yield Path(folder)
+        for file in Path(folder).iterdir():
+            file.rename(out / file.name)
 
 
 def without_places(description: Description) -> Description:
@@ -170,7 +184,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             platforms=arguments.platforms,
             weights_inside=arguments.weights == "inside",
         )
-    except (CheckpointError, ModuleNotFoundError, FileExistsError) as error:
+    except (CheckpointError, ModuleNotFoundError, OSError) as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return 2
     except check.CheckError as error:

@@ -304,6 +304,14 @@ def test_a_folder_that_holds_something_is_left_alone(finished, exported, capsys)
     assert {file: file.stat().st_mtime_ns for file in exported.iterdir()} == before
 
 
+def test_of_an_export_that_fails_nothing_is_left(finished, tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(check.TOLERANCES, "float32", -1.0)
+    out = tmp_path / "model"
+    assert command.main([str(finished[0]), "--to=prompts,stablehlo", "--platforms=cpu", f"--out={out}"]) == 1
+    assert "differ by" in capsys.readouterr().err
+    assert list(out.iterdir()) == []  # so that the same command can be given again
+
+
 def test_prompts_that_are_not_what_they_say_are_refused(exported, tmp_path):
     data = (exported / prompts.PROMPTS).read_bytes()
     changed = tmp_path / prompts.PROMPTS
