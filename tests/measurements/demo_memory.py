@@ -98,6 +98,7 @@ def main() -> None:
                 seconds, started = time.monotonic() - started, time.monotonic()
                 print(f"{number} photos: {resident(server.pid)} MiB, {len(files)} files, {seconds:.0f} s", flush=True)
         server.send_signal(signal.SIGTERM)
+        server.communicate()
 
 
 if __name__ == "__main__":
