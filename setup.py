@@ -56,7 +56,7 @@ setup(
         "tqdm>=4.66,<5",
         "transformers>=5,<6",
     ],
-    entry_points={"console_scripts": ["mpafer-predict=mpafer_jax.predict:run"]},
+    entry_points={"console_scripts": ["mpafer-predict=mpafer_jax.entry_points:predict"]},
     extras_require={
         # Detection of faces, and videos. Version 5 has no cascades.
         "faces": ["opencv-python-headless>=4.10,<5"],

@@ -5,8 +5,8 @@
 #   launch/local_multihost.sh 2 python -m mpafer_jax.main --config=configs/sample.py --workdir=runs/two
 #
 # CPU only, unless JAX_PLATFORMS says otherwise; JAX_LOCAL_CPU_DEVICES (default 1) devices a process. Lines of all
-# processes but the first are marked with their number. SIGTERM and SIGINT are passed on. Ends with the exit code of the
-# process that failed first, after the others have ended too, or with 0.
+# processes but the first are marked with their number. SIGTERM is passed on, and Ctrl-C as SIGTERM. Ends with the exit
+# code of the process that failed first, after the others have ended too, or with 0.
 set -euo pipefail
 
 usage() {
@@ -44,8 +44,8 @@ if [[ $dry_run ]]; then
 fi
 
 pids=()
-trap 'kill -TERM "${pids[@]}" 2>/dev/null || true' TERM
-trap 'kill -INT "${pids[@]}" 2>/dev/null || true' INT
+# Ctrl-C too: of a script's processes in the background bash has it ignored.
+trap 'kill -TERM "${pids[@]}" 2>/dev/null || true' TERM INT
 
 for ((i = 0; i < processes; i++)); do
   if ((i == 0)); then

@@ -8,25 +8,31 @@ From the root of the checkout. Every run is an ordinary one of `python -m mpafer
 again, so the same command goes on wherever it stopped. `--config.field=value` changes the base of all runs. After every
 run results.md, results.csv, results.tex and results.png are written anew (docs/experiments.md says how to read them).
 
-Exit codes: 0 all runs have ended; 75 stopped in good order, run again to go on; 1 runs failed, the others have ended;
-2 a mistake, which the message explains.
+Exit codes: 0 all runs have ended; 75 stopped in good order (SIGTERM, Ctrl-C), run again to go on; 130 ended by Ctrl-C
+where no run had to save; 1 runs failed, the others have ended; 2 a mistake, which the message explains.
 """
 
 # argparse, and not absl's flags: --config.field flags are passed on as they are.
 
 from __future__ import annotations
 
-import argparse
 import pathlib
+import sys
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
+
+if __name__ == "__main__":  # before what takes seconds to import
+    from mpafer_jax import preemption
+
+    preemption.listen()
+
+import argparse
 import shlex
 import subprocess
-import sys
 from collections.abc import Sequence
 
 import filelock
 from absl import flags, logging
-
-sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
 from mpafer_jax import files, preemption
 from mpafer_jax.config import ConfigError
@@ -166,4 +172,5 @@ def _queue(runs: list[plan.Run], root: pathlib.Path, jobs: int, options: list[st
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    with preemption.ending():
+        sys.exit(main())

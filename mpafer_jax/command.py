@@ -150,7 +150,8 @@ def start_processes() -> None:
 
 def start(main: Callable[[Sequence[str]], None]) -> None:
     """Parses the flags and runs a command's `main`; mistakes in them end with a message and exit code 2."""
-    app.run(main, flags_parser=_parse_flags)
+    with preemption.ending():
+        app.run(main, flags_parser=_parse_flags)
 
 
 def _parse_flags(arguments: Sequence[str]) -> Sequence[str]:
@@ -169,9 +170,9 @@ def _refuse(message: str) -> NoReturn:
 def run(job: Callable[[], None], mistakes: tuple[type[Exception], ...]) -> None:
     """Runs a command's work, alone or as one of many processes, and ends the process if it fails.
 
-    Exit codes: 0 done; `preemption.EXIT_CODE` stopped in good order, run again to go on; 2 a mistake of the user's or
-    a full disk, which the message explains; 1 anything else, with a traceback. In a run of many a process also ends
-    with 134 (SIGABRT), by JAX, when another has died.
+    Exit codes: 0 done; `preemption.EXIT_CODE` stopped in good order, run again to go on; 130 ended by Ctrl-C where
+    there was nothing to save; 2 a mistake of the user's or a full disk, which the message explains; 1 anything else,
+    with a traceback. In a run of many a process also ends with 134 (SIGABRT), by JAX, when another has died.
 
     Args:
       job: the work; the processes find each other before it.
@@ -179,11 +180,9 @@ def run(job: Callable[[], None], mistakes: tuple[type[Exception], ...]) -> None:
         everywhere.
     """
     try:
-        start_processes()
-        job()
-    except preemption.Preempted as stopped:
-        logging.warning("%s (exit code %d)", stopped, preemption.EXIT_CODE)
-        sys.exit(preemption.EXIT_CODE)
+        with preemption.ending():
+            start_processes()
+            job()
     except (*mistakes, distributed.ClusterError, NonFiniteError) as error:
         logging.error("%s: %s", type(error).__name__, error)
         distributed.leave(_MISTAKE)

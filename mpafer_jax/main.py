@@ -9,6 +9,11 @@ that everything else can be imported and tested.
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # before what takes seconds to import
+    from mpafer_jax import preemption
+
+    preemption.listen()
+
 from collections.abc import Sequence
 from typing import Any, cast
 

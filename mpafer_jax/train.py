@@ -99,7 +99,7 @@ def train_and_evaluate(config: Config, workdir: pathlib.Path) -> dict[str, Any]:
     Raises:
       CheckpointError: a checkpoint cannot be written, or none of those that are there can be read.
       ConfigError: the configuration does not fit the workdir, the CLIP or the devices.
-      preemption.Preempted: SIGTERM came; the state is saved.
+      preemption.Preempted: it was asked to stop; the state is saved.
       NonFiniteError: a loss term, a parameter, a feature or a logit became NaN or infinite.
       ReportError: the run has ended and its numbers are written, but its report could not be made.
     """
@@ -121,7 +121,6 @@ def _train_and_evaluate(config: Config, workdir: pathlib.Path, notice: preemptio
         if distributed.is_first():  # not earlier: a configuration that cannot run should not hold a folder
             workdir_lib.claim(workdir, config)
         state = train(run, state, with_checkpoints, notice)
-        with_checkpoints.wait()
         summary = summarize(run, state, with_checkpoints)
     finally:
         with_checkpoints.close()
@@ -279,9 +278,9 @@ def train(run: Run, state: TrainState, checkpoints: checkpoint.Checkpoints, noti
     with writer, progress, contextlib.closing(training_batches(run, first_step)) as batches:
         earlier = checkpoints.latest_interval()
         interval: list[steps.Metrics] = []
-        notice.start_steps()
         for step, batch in enumerate(batches, start=first_step + 1):
             state, metrics = run.train_step(state, run.experiment.frozen, batch)
+            notice.start_steps()
             interval.append(metrics)
             if len(interval) > _AHEAD:  # else batches that wait for their step would fill the devices' memory
                 jax.block_until_ready(interval[-1 - _AHEAD])
@@ -303,6 +302,7 @@ def train(run: Run, state: TrainState, checkpoints: checkpoint.Checkpoints, noti
                     save_between_lines(run, state, checkpoints, [*earlier, *devices.to_host(interval)])
                 checkpoints.wait()
                 raise preemption.stopped_after(step, run.num_steps, run.workdir)
+        checkpoints.wait()
         notice.end_steps()
     return state
 

@@ -6,9 +6,15 @@ random: neither decides how long a step takes.
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # before what takes seconds to import
+    from mpafer_jax import preemption
+
+    preemption.listen()
+
 import dataclasses
 import functools
 import json
+import os
 import subprocess
 import sys
 import time
@@ -20,7 +26,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mpafer_jax import files
+from mpafer_jax import files, preemption
 from mpafer_jax.benchmark.timing import Spread, peak_memory_bytes, time_block
 from mpafer_jax.compilation import shapes
 from mpafer_jax.config import Config
@@ -174,7 +180,10 @@ def measure(config: Config, point: Point, repeats: int) -> Measured:
     """
     request = json.dumps({"config": config.to_json(), "point": dataclasses.asdict(point), "repeats": repeats})
     command = [sys.executable, "-m", "mpafer_jax.benchmark.growth"]
-    ended = subprocess.run(command, input=request, capture_output=True, text=True, check=False)
+    variables, pipe = preemption.ends_with_this(os.environ)
+    ended = subprocess.run(
+        command, input=request, capture_output=True, text=True, check=False, env=variables, pass_fds=pipe
+    )
     if ended.returncode:
         raise GrowthError(f"{point}: exit code {ended.returncode}\n{ended.stderr[-2000:]}")
     return Measured.from_json(json.loads(ended.stdout.splitlines()[-1]))

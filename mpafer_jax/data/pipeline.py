@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import itertools
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -20,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 from absl import flags
 
+from mpafer_jax import preemption, processes
 from mpafer_jax.config import DataSection
 from mpafer_jax.data import preprocess
 from mpafer_jax.data.splits import EncodedImages, Split
@@ -251,7 +253,16 @@ def iterate(make: Callable[[int], T], start: int, stop: int, num_workers: int) -
         # Grain keeps each worker's last batch there until the program ends.
         no_shared_memory = grain.experimental.DatasetOptions(min_shm_size=sys.maxsize)
         dataset = grain.experimental.WithOptionsIterDataset(dataset, no_shared_memory).mp_prefetch(
-            grain.MultiprocessingOptions(num_workers=num_workers, per_worker_buffer_size=2)
+            grain.MultiprocessingOptions(num_workers=num_workers, per_worker_buffer_size=2),
+            worker_init_fn=processes.end_with_parent,
         )
-    with contextlib.closing(cast(Any, iter(dataset))) as iterator:
+    iterator: Iterator[T] = iter(dataset)
+    try:
+        with processes.deaf() if num_workers else contextlib.nullcontext():
+            first = list(itertools.islice(iterator, 1))  # starts the workers
+        yield from first
         yield from iterator
+    finally:
+        # Else the process is about to end, and its workers with it; Grain would wait up to 25 s for each of them.
+        if not preemption.is_asked():
+            cast(Any, iterator).close()

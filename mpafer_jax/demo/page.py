@@ -61,6 +61,11 @@ def _folder() -> Path:
     return Path(folder)
 
 
+def forget() -> None:
+    """Deletes what of the visitors' photos lies on the disk."""
+    shutil.rmtree(_folder(), ignore_errors=True)
+
+
 def build(answerer: Answerer, *, finds_faces: bool) -> Any:
     """The page as Gradio blocks.
 

@@ -88,7 +88,7 @@ def predict_dataset(config: Config, workdir: pathlib.Path, *, clip: str = "") ->
     Raises:
       CheckpointError: no checkpoint, or one that was trained on another CLIP.
       ConfigError: the split is not there, or the folder holds predictions of something else.
-      preemption.Preempted: SIGTERM came; the parts that are written stay, those that were begun are begun anew.
+      preemption.Preempted: it was asked to stop; the parts that are written stay, those that were begun are begun anew.
     """
     devices.check_batch_size("eval.batch_size", config.eval.batch_size)
     workdir_lib.check_shared(workdir)

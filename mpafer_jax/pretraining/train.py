@@ -109,7 +109,7 @@ def pretrain(config: PretrainConfig, workdir: pathlib.Path) -> dict[str, Any]:
       DataError: the pictures or captions are not there or not of the form.
       NonFiniteError: a loss term, a parameter or a feature became NaN or infinite.
       PromptError: a caption has more tokens than the text tower has positions.
-      preemption.Preempted: SIGTERM came; the state is saved.
+      preemption.Preempted: it was asked to stop; the state is saved.
     """
     with preemption.Notice() as notice:
         return _pretrain(config, workdir, notice)
@@ -129,7 +129,6 @@ def _pretrain(config: PretrainConfig, workdir: pathlib.Path, notice: preemption.
         earlier = saved.latest_description(PretrainDescription)
         clock = Clock(start, earlier.hours if earlier else 0.0)
         state = train(run, state, saved, clock, notice)
-        saved.wait()
         described = saved.latest_description(PretrainDescription)
     finally:
         saved.close()
@@ -291,10 +290,10 @@ def train(
     with writer, progress, contextlib.closing(_sharded_batches(run, first_step)) as made:
         earlier = saved.latest_interval()
         interval: list[Any] = []
-        notice.start_steps()
         for step, batch in enumerate(made, start=first_step + 1):
             statements = run.statement_texts.draw(step) if run.statement_texts else {}
             state, metrics = train_steps[step <= alone_steps](state, statements, batch)
+            notice.start_steps()
             interval.append(metrics)
             stopping = notice.reached()
             last, saves = step == config.num_steps, step % config.checkpoint_every == 0
@@ -316,6 +315,7 @@ def train(
             if stopping:
                 saved.wait()
                 raise preemption.stopped_after(step, config.num_steps, run.workdir)
+        saved.wait()
         notice.end_steps()
     return state
 

@@ -9,13 +9,11 @@ import math
 import os
 import pathlib
 import queue
-import signal
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
-from types import FrameType
 
 from absl import logging
 
@@ -76,9 +74,16 @@ class _Processes:
             with self._lock:
                 if self.stopping.is_set():
                     return preemption.EXIT_CODE
-                # In a group of its own: Ctrl-C in a terminal shall not kill it, but make this program ask it to stop.
+                # In a group of its own: Ctrl-C in a terminal shall not reach it, but make this program ask it to stop.
+                variables, pipe = preemption.ends_with_this(environment)
                 process = subprocess.Popen(
-                    command, stdin=subprocess.DEVNULL, stdout=stream, stderr=stream, env=environment, process_group=0
+                    command,
+                    stdin=subprocess.DEVNULL,
+                    stdout=stream,
+                    stderr=stream,
+                    env=variables,
+                    process_group=0,
+                    pass_fds=pipe,
                 )
                 self._running.add(process)
             try:
@@ -94,21 +99,18 @@ class _Processes:
             for process in self._running:
                 process.terminate()
 
+    def kill(self) -> None:
+        """Ends all at once."""
+        for process in tuple(self._running):
+            process.kill()
+
     @contextlib.contextmanager
     def stopped_by_signals(self) -> Generator[None]:
         """SIGTERM and Ctrl-C stop the processes while this lasts."""
-
-        def asked(number: int, frame: FrameType | None) -> None:
-            logging.warning("asked to stop: waiting until what runs now has saved")
-            # In a thread, since the lock may be held by the code that this interrupts.
-            threading.Thread(target=self.stop).start()
-
-        before = {number: signal.signal(number, asked) for number in (signal.SIGTERM, signal.SIGINT)}
-        try:
+        with preemption.listening(), preemption.orderly(asked=self.stop, at_once=self.kill):
             yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
+            if self.stopping.is_set():
+                raise Stopped("stopped; the same command goes on")
 
 
 def run_all(
@@ -169,8 +171,6 @@ def run_all(
             if any(not future.done() for future in waiting):
                 processes.stop()
             pool.shutdown(cancel_futures=True)
-    if processes.stopping.is_set():
-        raise Stopped("stopped; the same command goes on")
     return failures
 
 

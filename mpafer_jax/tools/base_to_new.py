@@ -14,6 +14,11 @@ with what is missing. Exit code 2: a mistake, which the message explains.
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # before what takes seconds to import
+    from mpafer_jax import preemption
+
+    preemption.listen()
+
 import json
 import pathlib
 from collections.abc import Sequence

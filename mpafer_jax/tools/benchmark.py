@@ -11,6 +11,11 @@ machine that others use look at the quotients, not at the seconds.
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # before what takes seconds to import
+    from mpafer_jax import preemption
+
+    preemption.listen()
+
 import dataclasses
 import importlib.util
 import pathlib

@@ -9,6 +9,11 @@ before. Of a machine that others use too, memory can be believed, times cannot.
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # before what takes seconds to import
+    from mpafer_jax import preemption
+
+    preemption.listen()
+
 import dataclasses
 import sys
 from collections.abc import Sequence

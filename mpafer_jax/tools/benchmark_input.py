@@ -8,6 +8,11 @@ configuration's. Prints Markdown tables, and writes them and the numbers to --ou
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # before what takes seconds to import
+    from mpafer_jax import preemption
+
+    preemption.listen()
+
 import dataclasses
 import itertools
 import json

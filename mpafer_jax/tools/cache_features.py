@@ -19,6 +19,11 @@ Exit code 0: done. 2: a mistake in the configuration or the data.
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # before what takes seconds to import
+    from mpafer_jax import preemption
+
+    preemption.listen()
+
 from collections.abc import Sequence
 
 from absl import flags

@@ -16,6 +16,11 @@ pictures that occur in several splits, or one picture with different labels in o
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # before what takes seconds to import
+    from mpafer_jax import preemption
+
+    preemption.listen()
+
 import collections
 import dataclasses
 import sys

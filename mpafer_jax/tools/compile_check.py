@@ -14,6 +14,11 @@ Exit code 1 where a step does not fit the chip's memory.
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # before what takes seconds to import
+    from mpafer_jax import preemption
+
+    preemption.listen()
+
 import dataclasses
 import sys
 import time

@@ -16,6 +16,11 @@ the cells that are missing, or that are of other prompts or images. Exit code 2:
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # before what takes seconds to import
+    from mpafer_jax import preemption
+
+    preemption.listen()
+
 import json
 import pathlib
 import re

@@ -11,12 +11,17 @@ why.
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # before what takes seconds to import
+    from mpafer_jax import preemption
+
+    preemption.listen()
+
 import argparse
-import signal
+import contextlib
 import sys
 from collections.abc import Sequence
 
-from mpafer_jax import command
+from mpafer_jax import command, preemption
 from mpafer_jax.checkpoint import CheckpointError
 from mpafer_jax.demo import page
 from mpafer_jax.demo.answer import Answerer
@@ -40,9 +45,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         answerer = Answerer(predictor, arguments.bank, faces)
         answerer.warm_up()
         blocks = page.build(answerer, finds_faces=faces is not None)
-        url = page.serve(blocks, host=arguments.host, port=arguments.port, allowed_hosts=arguments.allowed_hosts)
-        print(f"{url} (Ctrl-C ends it)", flush=True)
-        blocks.block_thread()
+        with (
+            contextlib.suppress(preemption.Preempted),
+            preemption.listening(),
+            preemption.orderly(at_once=page.forget),
+        ):
+            url = page.serve(blocks, host=arguments.host, port=arguments.port, allowed_hosts=arguments.allowed_hosts)
+            print(f"{url} (Ctrl-C ends it)", flush=True)
+            preemption.wait()
+        blocks.close()
     # Mistakes of the user's: the message says all there is to say, a traceback would bury it.
     except _USER_ERRORS as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
@@ -72,6 +83,5 @@ def _parser() -> argparse.ArgumentParser:
 
 if __name__ == "__main__":
     command.import_libraries_without_torch()
-    # As Ctrl-C does: a process that is just killed leaves the photos of its last minute behind.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    sys.exit(main())
+    with preemption.ending():
+        sys.exit(main())

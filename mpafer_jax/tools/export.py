@@ -15,6 +15,11 @@ that says what they are, with checksums. The checkpoint is a workdir, its `check
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # before what takes seconds to import
+    from mpafer_jax import preemption
+
+    preemption.listen()
+
 import argparse
 import contextlib
 import hashlib
@@ -28,7 +33,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from mpafer_jax import checkpoint, command, devices, files, places
+from mpafer_jax import checkpoint, command, devices, files, places, preemption
 from mpafer_jax.checkpoint import CheckpointError
 from mpafer_jax.checkpoint_description import Description
 from mpafer_jax.export import card, check, onnx, programs
@@ -240,4 +245,5 @@ def _count(text: str) -> int:
 
 if __name__ == "__main__":
     command.import_libraries_without_torch()
-    sys.exit(main())
+    with preemption.ending():
+        sys.exit(main())

@@ -9,6 +9,11 @@ curves. Labels are not read: the curves follow the class that the model predicts
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # before what takes seconds to import
+    from mpafer_jax import preemption
+
+    preemption.listen()
+
 import sys
 from collections.abc import Sequence
 

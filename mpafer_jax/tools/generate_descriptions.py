@@ -21,6 +21,11 @@ goes on. 2: a mistake in the flags, or the server refuses the request; nothing w
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # before what takes seconds to import
+    from mpafer_jax import preemption
+
+    preemption.listen()
+
 import os
 import sys
 from collections.abc import Sequence
@@ -28,7 +33,7 @@ from typing import Any, cast
 
 from absl import flags, logging
 
-from mpafer_jax import command
+from mpafer_jax import command, preemption
 from mpafer_jax.config import Config, ConfigError
 from mpafer_jax.data.records import DataError
 from mpafer_jax.hard_prompts.bank import BankError
@@ -130,16 +135,14 @@ def main(argv: Sequence[str]) -> None:
             paraphrases=int(_PARAPHRASES.value or 0),
             corrections=int(_CORRECTIONS.value or 0),
         )
-        outcome = generate(wanted, _backend(), _budget(config), out, overwrite=bool(_OVERWRITE.value))
+        with preemption.advising(go_on):
+            outcome = generate(wanted, _backend(), _budget(config), out, overwrite=bool(_OVERWRITE.value))
     except _MISTAKES as error:
         logging.error("%s: %s", type(error).__name__, error)
         sys.exit(2)
     except UnavailableError as error:
         logging.error("%s\n%s", error, go_on)
         sys.exit(1)
-    except KeyboardInterrupt:
-        logging.error("stopped; %s", go_on)
-        sys.exit(130)
     if outcome.failures:
         logging.error("%s is not written:\n  %s\n%s", out, "\n  ".join(outcome.failures), go_on)
         sys.exit(1)

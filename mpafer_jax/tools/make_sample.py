@@ -9,6 +9,11 @@ weights are random, and the faces are a dozen strokes each.
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # before what takes seconds to import
+    from mpafer_jax import preemption
+
+    preemption.listen()
+
 import dataclasses
 import pathlib
 import sys

@@ -7,6 +7,11 @@ Running the same command again resumes.
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # before what takes seconds to import
+    from mpafer_jax import preemption
+
+    preemption.listen()
+
 from collections.abc import Sequence
 
 from absl import flags

@@ -15,6 +15,11 @@ Exit code 0: done. 2: a mistake in the configuration, the data or a bank.
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # before what takes seconds to import
+    from mpafer_jax import preemption
+
+    preemption.listen()
+
 import pathlib
 import sys
 from collections.abc import Sequence

@@ -12,12 +12,17 @@ in which their configurations differ, and their curves over each other. Needs ne
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # before what takes seconds to import
+    from mpafer_jax import preemption
+
+    preemption.listen()
+
 import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from mpafer_jax import files
+from mpafer_jax import files, preemption
 from mpafer_jax.report import pages
 from mpafer_jax.report.contents import ReportError
 
@@ -55,4 +60,5 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    with preemption.ending():
+        sys.exit(main())

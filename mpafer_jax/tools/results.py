@@ -17,12 +17,17 @@ its tables are printed. Exit status 2: nothing was written, the message says why
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # before what takes seconds to import
+    from mpafer_jax import preemption
+
+    preemption.listen()
+
 import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from mpafer_jax import files
+from mpafer_jax import files, preemption
 from mpafer_jax.config import ConfigError
 from mpafer_jax.evaluation import cross_dataset
 from mpafer_jax.evaluation.predictions import PredictionsError
@@ -62,4 +67,5 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    with preemption.ending():
+        sys.exit(main())
