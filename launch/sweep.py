@@ -27,14 +27,14 @@ if __name__ == "__main__":  # before what takes seconds to import
     preemption.listen()
 
 import argparse
+import contextlib
 import shlex
 import subprocess
 from collections.abc import Sequence
 
-import filelock
 from absl import flags, logging
 
-from mpafer_jax import files, preemption
+from mpafer_jax import files, locks, preemption
 from mpafer_jax.config import ConfigError
 from mpafer_jax.evaluation.predictions import PredictionsError
 from mpafer_jax.sweeps import plan, report, reuse, runner, slurm, sweep
@@ -103,14 +103,27 @@ def _run(arguments: argparse.Namespace, overrides: list[str], jobs: int | None) 
         for run in left:
             print(shlex.join([sys.executable, "-m", "mpafer_jax.main", *run.command(root)]))
         return 0
-    if not arguments.dry_run:
+    if arguments.dry_run:
+        return _queue(left, root, jobs or 0, arguments.sbatch, dry_run=True)
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(locks.hold(root / locks.RUN, root))
+        except locks.LockedError as error:
+            raise ConfigError(f"another launch/sweep.py is at work: {error}") from error
         sweep.Record(arguments.sweep, plan.recorded(overrides), found).write(root)
         left = _reuse(left, root, arguments.reuse)
-    if arguments.slurm:
-        return _queue(left, root, jobs or 0, arguments.sbatch, dry_run=arguments.dry_run)
-    failures = _run_here(left, root, jobs or 1, arguments)
-    whole = report.read(root)
-    whole.write()
+        if arguments.slurm:
+            return _queue(left, root, jobs or 0, arguments.sbatch, dry_run=False)
+        failures = runner.run_all(
+            left,
+            root,
+            jobs=jobs or 1,
+            retries=arguments.retries,
+            gpus=arguments.gpus,
+            after_each=lambda _: report.read(root).write(),
+        )
+        whole = report.read(root)
+        whole.write()
     print(whole.text("markdown"))
     for failure in failures:
         print(f"failed: {failure.run.name}: {failure.reason}", file=sys.stderr)
@@ -127,24 +140,6 @@ def _reuse(runs: list[plan.Run], root: pathlib.Path, others: list[pathlib.Path])
             reuse.take(found, root / run.name)
             logging.info("%s: taken from %s", run.name, found)
     return left
-
-
-def _run_here(
-    runs: list[plan.Run], root: pathlib.Path, jobs: int, arguments: argparse.Namespace
-) -> list[runner.Failure]:
-    lock = filelock.FileLock(root / ".lock")
-    try:
-        with lock.acquire(timeout=0):
-            return runner.run_all(
-                runs,
-                root,
-                jobs=jobs,
-                retries=arguments.retries,
-                gpus=arguments.gpus,
-                after_each=lambda _: report.read(root).write(),
-            )
-    except filelock.Timeout as error:
-        raise ConfigError(f"another launch/sweep.py is at work in {root}; wait until it ends") from error
 
 
 def _queue(runs: list[plan.Run], root: pathlib.Path, jobs: int, options: list[str], *, dry_run: bool) -> int:

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from absl import logging
 
-from mpafer_jax import checkpoint, devices, distributed, experiment, files, preemption, steps
+from mpafer_jax import checkpoint, devices, distributed, experiment, files, locks, preemption, steps
 from mpafer_jax import workdir as workdir_lib
 from mpafer_jax.checkpoint_description import Description, package_versions
 from mpafer_jax.config import ClassChoice, Config, ConfigError
@@ -217,19 +217,23 @@ def _evaluate_checkpoint(config: Config, workdir: pathlib.Path, clip_name: str) 
         "data": dataset.description.splitlines(),
         "fingerprints": {split.name: split.fingerprint for split in held_out},
     }
-    for split in held_out:
-        found = evaluator(on_devices, split)
-        logging.info("%s: WAR %.2f%% UAR %.2f%%, %d images", split.name, 100 * found.war, 100 * found.uar, found.count)
-        result[split.name] = found.to_dict()
-    result |= circumstances()
-    predictions = workdir / workdir_lib.EVALUATION_PREDICTIONS
-    if distributed.is_first():
-        predictions.unlink(missing_ok=True)  # of an earlier evaluation
-        files.write_json(workdir / "evaluation.json", result)
-    if config.eval.report != "none":
-        from mpafer_jax.report import after_run  # here: it builds on this module
+    # Not the lock of training, beside which its checkpoints may be evaluated.
+    with locks.hold_for_run(workdir / ".evaluation.lock", workdir / "evaluation.json"):
+        for split in held_out:
+            found = evaluator(on_devices, split)
+            logging.info(
+                "%s: WAR %.2f%% UAR %.2f%%, %d images", split.name, 100 * found.war, 100 * found.uar, found.count
+            )
+            result[split.name] = found.to_dict()
+        result |= circumstances()
+        predictions = workdir / workdir_lib.EVALUATION_PREDICTIONS
+        if distributed.is_first():
+            predictions.unlink(missing_ok=True)  # of an earlier evaluation
+            files.write_json(workdir / "evaluation.json", result)
+        if config.eval.report != "none":
+            from mpafer_jax.report import after_run  # here: it builds on this module
 
-        after_run.leave_report(evaluator, params, step, held_out, predictions)
+            after_run.leave_report(evaluator, params, step, held_out, predictions)
     return result
 
 

@@ -309,6 +309,26 @@ def advising(text: str) -> Generator[None]:
             listener.advice = before
 
 
+@contextlib.contextmanager
+def tidying(call: Callable[[], None]) -> Generator[None]:
+    """While this lasts, `call` is called before the process is ended without order, by another thread."""
+    listener = _Current.listener
+    if listener is None:
+        yield
+        return
+    listener.last.append(call)
+    try:
+        yield
+    finally:
+        listener.last.remove(call)
+
+
+def end_at_once() -> None:
+    """Ends a command from any thread, where going on would spoil what another process writes."""
+    if _Current.listener is not None:
+        _leave(1)
+
+
 def wait() -> None:
     """Returns when the process is asked to stop; in an `orderly` block."""
     while _Current.listener is not None and not _Current.listener.asked:

@@ -22,6 +22,7 @@ from mpafer_jax import (
     evaluate,
     experiment,
     files,
+    locks,
     motion_prior,
     optim,
     preemption,
@@ -110,10 +111,17 @@ def train_and_evaluate(config: Config, workdir: pathlib.Path) -> dict[str, Any]:
 def _train_and_evaluate(config: Config, workdir: pathlib.Path, notice: preemption.Notice) -> dict[str, Any]:
     started = time.monotonic()
     workdir_lib.check(workdir, config)
+    locks.refuse_if_held(workdir / locks.RUN, workdir)
     if config.eval.select_on_test_split:
         logging.warning("\n%s\n%s\n%s", "*" * 100, protocol.TEST_SELECTED, "*" * 100)
     run = prepare(config, workdir)
     workdir_lib.check_shared(workdir)
+    with locks.hold_for_run(workdir / locks.RUN, workdir):
+        return _run(run, notice, started)
+
+
+def _run(run: Run, notice: preemption.Notice, started: float) -> dict[str, Any]:
+    config, workdir = run.config, run.workdir
     with_checkpoints = checkpoint.Checkpoints(workdir, keep=config.train.keep, select_by=config.eval.select_by)
     try:
         state = start(run, with_checkpoints)

@@ -11,10 +11,9 @@ import pathlib
 import time
 from typing import Any, cast
 
-import filelock
 from absl import logging
 
-from mpafer_jax import files
+from mpafer_jax import files, locks
 from mpafer_jax.data.records import PREPARED_FOLDER, DataError
 
 _AT_ONCE = 256  # files of one request to fsspec, which fetches them side by side
@@ -42,7 +41,7 @@ def fetch(url: str) -> pathlib.Path:
     """
     copy = copy_of(url)
     copy.parent.mkdir(parents=True, exist_ok=True)
-    with filelock.FileLock(f"{copy}.lock"):
+    with locks.hold(copy.with_name(f"{copy.name}.lock"), copy, wait=True):
         try:
             _update(url, copy)
         except DataError:

@@ -25,13 +25,12 @@ from concurrent import futures
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-import filelock
 import numpy as np
 import numpy.typing as npt
 import tensorflow_datasets as tfds
 from absl import logging
 
-from mpafer_jax import files
+from mpafer_jax import files, locks, preemption
 from mpafer_jax.data.inspection import inspect_all, workers
 from mpafer_jax.data.records import BadImageError, DataError, SourceIndex
 
@@ -220,7 +219,7 @@ def prepare(
         return _open(directory)
     try:
         root.mkdir(parents=True, exist_ok=True)
-        with files.naming(root), filelock.FileLock(root / f"{parent.name}.lock"):
+        with preemption.orderly(), files.naming(root), locks.hold(root / f"{parent.name}.lock", parent, wait=True):
             if not directory.is_dir():
                 _write(builder_class, index, parent, on_bad_image, fingerprint)
     except OSError as error:

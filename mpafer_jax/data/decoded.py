@@ -19,14 +19,13 @@ from concurrent import futures
 from pathlib import Path
 from typing import Any, cast
 
-import filelock
 import numpy as np
 import numpy.typing as npt
 import PIL
 from absl import logging
 from PIL import Image, features
 
-from mpafer_jax import files, processes
+from mpafer_jax import files, locks, preemption, processes
 from mpafer_jax.data.builder import ExampleSource
 from mpafer_jax.data.preprocess import decode
 from mpafer_jax.data.records import DataError
@@ -77,7 +76,11 @@ def open_or_make(prepared: Path, split: str, source: ExampleSource) -> DecodedIm
     if not folder.is_dir():
         try:
             folder.parent.mkdir(exist_ok=True)
-            with files.naming(folder), filelock.FileLock(folder.parent / f"{split}.lock"):
+            with (
+                preemption.orderly(),
+                files.naming(folder),
+                locks.hold(folder.parent / f"{split}.lock", folder, wait=True),
+            ):
                 if not folder.is_dir():
                     _write(folder, source)
         except OSError as error:

@@ -11,6 +11,7 @@ their names give the pictures in the dataset's order.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import importlib
@@ -24,7 +25,7 @@ import numpy as np
 import numpy.typing as npt
 from absl import logging
 
-from mpafer_jax import checkpoint, devices, distributed, files, preemption
+from mpafer_jax import checkpoint, devices, distributed, files, locks, preemption
 from mpafer_jax import workdir as workdir_lib
 from mpafer_jax.config import Config, ConfigError
 from mpafer_jax.data import pipeline
@@ -92,7 +93,7 @@ def predict_dataset(config: Config, workdir: pathlib.Path, *, clip: str = "") ->
     """
     devices.check_batch_size("eval.batch_size", config.eval.batch_size)
     workdir_lib.check_shared(workdir)
-    with preemption.Notice() as notice:
+    with preemption.Notice() as notice, contextlib.ExitStack() as stack:
         path, which = config.eval.checkpoint or str(workdir), config.eval.which
         params, description, step = checkpoint.load(path, which)
         batch_size = config.eval.batch_size // jax.process_count()
@@ -114,6 +115,7 @@ def predict_dataset(config: Config, workdir: pathlib.Path, *, clip: str = "") ->
         # What is left is shared evenly, so that no process waits for another for longer than a part takes.
         missing: list[int] = parts.missing().tolist()
         todo = missing[jax.process_index() :: jax.process_count()]
+        stack.enter_context(locks.hold_for_run(parts.folder / f".{split.name}.lock", parts.folder))
         notice.start_clock()
         for done, part in enumerate(todo, start=1):
             started = time.monotonic()

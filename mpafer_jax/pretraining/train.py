@@ -15,7 +15,7 @@ import numpy as np
 import optax
 from absl import logging
 
-from mpafer_jax import checkpoint, devices, distributed, files, optim, preemption
+from mpafer_jax import checkpoint, devices, distributed, files, locks, optim, preemption
 from mpafer_jax import workdir as workdir_lib
 from mpafer_jax.checkpoint_description import Described, package_versions
 from mpafer_jax.config import ConfigError
@@ -117,7 +117,12 @@ def pretrain(config: PretrainConfig, workdir: pathlib.Path) -> dict[str, Any]:
 
 def _pretrain(config: PretrainConfig, workdir: pathlib.Path, notice: preemption.Notice) -> dict[str, Any]:
     workdir_lib.check(workdir, config)
-    run = prepare(config, workdir)
+    with locks.hold_for_run(workdir / locks.RUN, workdir):
+        return _run(prepare(config, workdir), notice)
+
+
+def _run(run: Pretraining, notice: preemption.Notice) -> dict[str, Any]:
+    config, workdir = run.config, run.workdir
     writes = distributed.is_first()
     saved = checkpoint.Checkpoints(workdir, keep=config.train.keep, select_by="")
     start = time.monotonic()
