@@ -17,6 +17,8 @@ from collections.abc import Callable, Generator
 from importlib.resources.abc import Traversable
 from typing import Any, TextIO, cast
 
+from mpafer_jax import preemption
+
 # Scheme of a bucket's URL -> the package through which fsspec reads it, and our extra that installs it.
 _BUCKETS = {"gs": ("gcsfs", "gcs"), "s3": ("s3fs", "s3")}
 
@@ -141,12 +143,13 @@ def replacing(path: pathlib.Path) -> Generator[pathlib.Path]:
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
-        with naming(path):
-            yield temporary
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with preemption.orderly():
+        try:
+            with naming(path):
+                yield temporary
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager

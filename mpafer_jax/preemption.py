@@ -56,6 +56,8 @@ class Preempted(BaseException):
         """Takes what to say, and the exit code of a command that this ends."""
         super().__init__(message)
         self.exit_code = exit_code
+        if _Current.listener is not None:
+            _Current.listener.stopping = True
 
 
 class _Current:
@@ -106,6 +108,7 @@ class _Listener:
         self.first: list[Callable[[], None]] = []  # called when it is asked
         self.last: list[Callable[[], None]] = []  # called before it ends without order
         self.advice = "the same command begins again, or goes on where it had saved"
+        self.stopping = False  # whether `Preempted` was raised: what ends the work is not stopped once more
         self.shared = False  # whether this is one of many processes
         self.lock = threading.RLock()
         self._time = 0.0
@@ -290,7 +293,8 @@ def orderly(
             listener.last = [call for call in listener.last if call not in last]
             listener.advice = before
             # Nobody else is there to stop it: this thread cannot, and the main one does not wait.
-            if listener.asked and not listener.orderly and not _in_main_thread():
+            unattended = not listener.orderly and not listener.stopping and not _in_main_thread()
+            if listener.asked and unattended:
                 listener.end(listener.asked, again=False)
     check_alone()
 
@@ -351,7 +355,7 @@ def check_alone() -> None:
     Training saves first (`Notice`), and many processes stop together: there this does nothing.
     """
     listener, notice = _Current.listener, _Current.notice
-    if listener is None or listener.asked is None or not _in_main_thread():
+    if listener is None or listener.asked is None or listener.stopping or not _in_main_thread():
         return
     if notice is not None and (notice.shared or notice.in_steps):
         return

@@ -16,6 +16,7 @@ from tests.end_to_end import runs
 BEGIN = """
 import hashlib, pathlib, signal, sys, time
 from mpafer_jax import preemption
+signal.signal(signal.SIGINT, signal.default_int_handler)  # which a suite in the background ignores
 preemption.listen()
 def ready():
     print("ready", flush=True)
@@ -23,15 +24,14 @@ with preemption.ending():
 """
 
 
-def start(body, **options):
+def start(body, begin=BEGIN, **options):
     """A program that listens, when it has said that it is ready."""
     process = subprocess.Popen(
-        [sys.executable, "-c", BEGIN + "".join(f"    {line}\n" for line in body.splitlines())],
+        [sys.executable, "-c", begin + "".join(f"    {line}\n" for line in body.splitlines())],
         env={**os.environ, "PYTHONPATH": str(runs.ROOT)},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a suite in the background ignores it
         **options,
     )
     assert process.stdout.readline() == "ready\n", process.stderr.read()
@@ -91,7 +91,8 @@ def test_a_signal_that_is_passed_on_twice_is_one_request():
 def test_without_a_request_nothing_changes_and_what_is_ignored_stays_so():
     assert end(start("ready()")) == (0, "", "")
     body = "ready(); time.sleep(0.5); print('went on')"
-    ignoring = start(f"signal.signal(signal.SIGINT, signal.SIG_IGN)\n{body}")
+    begin = BEGIN.replace("signal.default_int_handler", "signal.SIG_IGN")
+    ignoring = start(body, begin)
     assert end(ignoring, signal.SIGINT)[:2] == (0, "went on\n")
 
 
