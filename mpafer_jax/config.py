@@ -17,6 +17,7 @@ from ml_collections import config_dict
 from pydantic import Field
 
 from mpafer_jax import files
+from mpafer_jax.expressions import check_class_names
 from mpafer_jax.hard_prompts.bank import Combine, PromptGranularity
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
@@ -321,8 +322,7 @@ class DataSection(_Section):
         for kind in ("validation", "test"):
             if getattr(self, f"{kind}_split") and getattr(self, f"{kind}_fraction"):
                 raise ValueError(f"set {kind}_split or {kind}_fraction, not both (the fraction is carved from train)")
-        if len(set(self.class_names)) != len(self.class_names):
-            raise ValueError(f"class_names holds a name twice: {self.class_names}")
+        check_class_names(self.class_names, "class_names", at_least=0)
         if (self.dataset == "ferplus") == (self.label_rule == "owner"):
             raise ValueError(
                 f"label_rule {self.label_rule!r} does not go with dataset {self.dataset!r}: ferplus needs one of "

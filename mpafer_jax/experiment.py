@@ -312,14 +312,17 @@ def build_experiment(
 
     Raises:
       BankError: a bank is not there, or lacks a class.
-      PromptError: a text does not fit the CLIP.
+      PromptError: a text does not fit the CLIP, or it cannot tell two classes' names apart.
     """
     with _naming_the_field(clip.name):
         tokenizer = load_tokenizer(clip.tokenizer_folder)
     positions = clip.config.text.max_position_embeddings
+    new = hard_prompts is None
     if hard_prompts is None:
         hard_prompts = configured_hard_prompts(config.hard_prompts, class_names)
     names = [prompt_name(name) for name in class_names]
+    if new:
+        prompts_lib.check_names_differ(names, tokenizer.encode)
     soft = prompts_lib.tokenize_soft(names, tokenizer.encode, positions, config.ctx.num_ctx)
     for index, name in enumerate(class_names):
         for text in hard_prompts.of_class(index):

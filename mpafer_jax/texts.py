@@ -18,6 +18,11 @@ def clean_text(text: str) -> str:
     return " ".join(html.unescape(html.unescape(ftfy.fix_text(text))).split())
 
 
+def without_invisible(text: str) -> str:
+    """A text without what shows nothing: zero-width spaces and joiners, soft hyphens, marks of direction or order."""
+    return "".join(c for c in text if unicodedata.category(c) != "Cf" and not "\ufe00" <= c <= "\ufe0f")
+
+
 def is_one_line(text: str) -> bool:
     """Whether nothing in a text but its characters is to be seen: no line break, no control or invisible character.
 

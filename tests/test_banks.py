@@ -224,7 +224,7 @@ def test_what_is_written_is_read_again(tmp_path):
         ({"classes": {"boredom": ""}}, r"one line of text without blanks around it, found ''"),
         ({"classes": {"boredom": "two\nlines"}}, r"found 'two\\nlines'"),
         ({"classes": {"boredom": " eyes"}}, "found ' eyes'"),
-        ({"classes": {"Happy": "one", "joy": "two"}}, "'Happy' and 'joy' are the same expression"),
+        ({"classes": {"Happy": "one", "joy": "two"}}, "'Happy' and 'joy' are the same class, 'happiness'"),
         ({"provenance": {"model": "m"}}, r"provenance.date\n  Field required"),
     ],
 )

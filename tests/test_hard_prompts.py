@@ -125,8 +125,24 @@ def test_banks_are_mixed_and_a_class_need_not_be_in_all(sample, tmp_path):
 
 
 def test_a_class_that_the_bank_lacks_is_named_with_what_to_do():
-    with pytest.raises(BankError, match=r"no class 'boredom'; it has neutral, .*hard_prompts.type to 1 or 2"):
-        build_hard_prompts(["anger", "boredom"], 3, BANK)
+    with pytest.raises(BankError, match=r"no class 'boredom', 'calm'; it has neutral, .*hard_prompts.type to 1 or 2"):
+        build_hard_prompts(["anger", "boredom", "fear", "calm"], 3, BANK)
+    with pytest.raises(BankError, match="no class 'calm'"):
+        permuted(BANK, ["calm", "fear"], 0)
+    # By its name alone a class can be prompted without a bank.
+    assert len(build_hard_prompts(["boredom", "fear"], 3, BANK, granularities=("template",)).every_text()) == 2
+
+
+def test_everything_that_a_bank_lacks_is_named_at_once(tmp_path):
+    classes = {"boredom": {"eyes": ["shut"]}, "calm": {"nose": ["small"]}, "anger": {"eyes": ["e"], "nose": ["n"]}}
+    path = tmp_path / "mine.json"
+    path.write_text(json.dumps({"name": "mine", "source": "me", "question": "what?", "classes": classes}))
+    with pytest.raises(
+        BankError,
+        match="'mine' says nothing of 'nose' for class 'boredom', only of eyes; nothing of 'eyes' for class 'calm', "
+        "only of nose; choose",
+    ):
+        build_hard_prompts(["boredom", "calm", "anger"], 3, load_bank(str(path)), granularities=("nose", "eyes"))
 
 
 def test_permuted_classes_get_everything_that_is_said_of_another(sample):

@@ -12,7 +12,7 @@ from mpafer_jax.data import records
 from mpafer_jax.data.builder import ExpressionBuilder
 from mpafer_jax.data.preprocess import IMAGE_SUFFIXES
 from mpafer_jax.data.records import Counts, DataError, Record, SourceIndex
-from mpafer_jax.expressions import canonical_name
+from mpafer_jax.expressions import ClassNameError, canonical_name, check_class_names
 
 _SPLITS = {"train": "train", "val": "validation", "valid": "validation", "validation": "validation", "test": "test"}
 _NO_CLASSES = {"image", "images", "img", "imgs", "label", "labels", "annotations"}
@@ -109,15 +109,14 @@ def _list(directory: Path, split: str, dropped: Counts) -> dict[str, list[Path]]
 
 
 def _class_names(folder_names: list[str], directory: Path) -> tuple[str, ...]:
-    spelled: dict[str, str] = {}
     for folder in folder_names:
         if not files.is_utf8(folder):
             raise DataError(f"{directory}: the class folder {folder!r} is not called in UTF-8; rename it")
-        name = canonical_name(folder)
-        if name in spelled:
-            raise DataError(f"{directory}: the folders {spelled[name]!r} and {folder!r} are one class, {name!r}")
-        spelled[name] = folder
-    return tuple(spelled)
+    try:
+        check_class_names(folder_names, f"folders in {directory}", at_least=0)
+    except ClassNameError as error:
+        raise DataError(str(error)) from error
+    return tuple(canonical_name(name) for name in folder_names)
 
 
 def _beside_splits(directory: Path, split_folders: Mapping[str, Path]) -> tuple[str, ...]:

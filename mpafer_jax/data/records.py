@@ -6,7 +6,6 @@ read, and a dataset whose pictures are broken can still be described (`mpafer_ja
 
 from __future__ import annotations
 
-import collections
 import csv
 import dataclasses
 import hashlib
@@ -21,7 +20,7 @@ from PIL import Image
 
 from mpafer_jax import files
 from mpafer_jax.data.preprocess import IMAGE_SUFFIXES, decode_rgb, read_picture_file
-from mpafer_jax.expressions import canonical_name
+from mpafer_jax.expressions import ClassNameError, canonical_name, check_class_names
 
 # Preparation encodes a cropped face once more; at 95 the loss is below what a resize to 224 already does.
 CROP_JPEG_QUALITY = 95
@@ -311,29 +310,31 @@ def select_classes(index: SourceIndex, class_names: Sequence[str]) -> SourceInde
     Args:
       index: what a reader returned.
       class_names: each entry is a class of the dataset, matched by canonical name and kept as it is spelled here, or
-        `name=class`: the dataset's `class` (a folder "4", say) under the given name. Empty: all, in the owner's order.
+        `name=class`: the dataset's `class` (a folder "4", say) under the given name. An entry that as a whole is a
+        class of the dataset is that class, whatever it holds. Empty: all, in the owner's order.
 
     Raises:
-      DataError: an entry names no class of the dataset, or two entries name the same one.
+      DataError: an entry names no class of the dataset, or two entries name the same one, or are named the same.
     """
     if not class_names:
         return index
     positions = {canonical_name(name): label for label, name in enumerate(index.class_names)}
     chosen: dict[int, str] = {}  # the dataset's label -> the name in this run, in the listed order
     for entry in class_names:
-        name, _, source = entry.partition("=")
+        name, _, source = (entry, "", "") if canonical_name(entry) in positions else entry.partition("=")
         label = positions.get(canonical_name(source or name))
-        if label is None or not name.strip():
+        if label is None:
             raise DataError(
                 f"config.data.class_names: {entry!r} matches no class of {index.dataset}, which has "
                 f"{', '.join(index.class_names)}; write a class's name, or 'name=class' to give a class another name"
             )
         if label in chosen:
             raise DataError(f"config.data.class_names: {entry!r} names {index.class_names[label]!r} a second time")
-        chosen[label] = name.strip()
-    meant = collections.Counter(canonical_name(name) for name in chosen.values())
-    if twice := [name for name in chosen.values() if meant[canonical_name(name)] > 1]:
-        raise DataError(f"config.data.class_names: {', '.join(twice)} mean the same expression; classes have to differ")
+        chosen[label] = name
+    try:
+        names = check_class_names(tuple(chosen.values()), "config.data.class_names")
+    except ClassNameError as error:
+        raise DataError(str(error)) from error
     new_label = {old: new for new, old in enumerate(chosen)}
     dropped: Counts = {split: dict(reasons) for split, reasons in index.dropped.items()}
     splits: dict[str, list[Record]] = {}
@@ -348,7 +349,7 @@ def select_classes(index: SourceIndex, class_names: Sequence[str]) -> SourceInde
                 count(dropped, split, f"class {index.class_names[record.label]} not in class_names")
     return dataclasses.replace(
         index,
-        class_names=tuple(chosen.values()),
+        class_names=names,
         source_labels=tuple(index.source_labels[old] for old in chosen),
         splits=splits,
         dropped=dropped,

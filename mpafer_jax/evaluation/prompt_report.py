@@ -168,8 +168,8 @@ def configured_bank(config: Config, class_names: Sequence[str]) -> Bank | None:
 
 
 def complete_granularities(bank: Bank, class_names: Sequence[str]) -> list[PromptGranularity]:
-    """Those of which a bank speaks for every class. Raises BankError if it lacks a class."""
-    entries = [bank.entry(name) for name in class_names]
+    """Those of which a bank speaks for every class. Raises BankError if it lacks classes."""
+    entries = bank.entries(class_names)
     return [granularity for granularity in GRANULARITIES if all(entry.of(granularity) for entry in entries)]
 
 

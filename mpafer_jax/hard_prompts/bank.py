@@ -16,7 +16,7 @@ import numpy as np
 import pydantic
 
 from mpafer_jax import files
-from mpafer_jax.expressions import canonical_name
+from mpafer_jax.expressions import canonical_name, check_class_names
 from mpafer_jax.hard_prompts.provenance import Provenance
 from mpafer_jax.texts import clean_text, is_one_line
 
@@ -122,11 +122,7 @@ class Bank(_Part):
     @pydantic.field_validator("classes")
     @classmethod
     def _names_differ(cls, classes: dict[str, ClassTexts]) -> dict[str, ClassTexts]:
-        seen: dict[str, str] = {}
-        for name in classes:
-            other = seen.setdefault(canonical_name(name), name)
-            if other != name:
-                raise ValueError(f"the classes {other!r} and {name!r} are the same expression; put their texts in one")
+        check_class_names(tuple(classes), "a bank's classes")
         return classes
 
     def entry(self, class_name: str) -> ClassTexts:
@@ -135,13 +131,22 @@ class Bank(_Part):
         Raises:
           BankError: the bank does not know the class.
         """
+        return self.entries([class_name])[0]
+
+    def entries(self, class_names: Sequence[str]) -> list[ClassTexts]:
+        """All that the bank says of each class.
+
+        Raises:
+          BankError: the bank lacks classes; names all of them.
+        """
         by_name = {canonical_name(name): texts for name, texts in self.classes.items()}
-        if canonical_name(class_name) not in by_name:
+        if missing := [name for name in class_names if canonical_name(name) not in by_name]:
             raise BankError(
-                f"the description bank {self.name!r} has no class {class_name!r}; it has {', '.join(self.classes)}. "
-                "Name a bank file that has it in hard_prompts.bank, or set hard_prompts.type to 1 or 2, which need none"
+                f"the description bank {self.name!r} has no class {', '.join(map(repr, missing))}; it has "
+                f"{', '.join(self.classes)}. Name a bank file that has what is missing in hard_prompts.bank, or set "
+                "hard_prompts.type to 1 or 2, which need none"
             )
-        return by_name[canonical_name(class_name)]
+        return [by_name[canonical_name(name)] for name in class_names]
 
     def texts(self, class_name: str, granularity: Granularity) -> tuple[BankText, ...]:
         """What the bank says of a class at one granularity, one text at least.
@@ -149,14 +154,32 @@ class Bank(_Part):
         Raises:
           BankError: the bank does not know the class, or says nothing of it at that granularity.
         """
-        entry = self.entry(class_name)
-        if not entry.of(granularity):
-            known = ", ".join(dict.fromkeys(name for name, _ in entry.items()))
+        self.check([class_name], [granularity])
+        return self.entry(class_name).of(granularity)
+
+    def check(self, class_names: Sequence[str], granularities: Sequence[PromptGranularity]) -> None:
+        """Refuses a bank that does not say enough, with everything that it lacks in one message.
+
+        Args:
+          class_names: the classes that are wanted.
+          granularities: which descriptions of each; of 'template', the class's name alone, nothing is asked.
+
+        Raises:
+          BankError: the bank lacks classes, or granularities of some; names all of them.
+        """
+        wanted = [granularity for granularity in granularities if granularity != "template"]
+        if not wanted:
+            return
+        lacking: list[str] = []
+        for name, entry in zip(class_names, self.entries(class_names), strict=True):
+            if absent := [granularity for granularity in wanted if not entry.of(granularity)]:
+                known = ", ".join(dict.fromkeys(granularity for granularity, _ in entry.items()))
+                lacking.append(f"{', '.join(map(repr, absent))} for class {name!r}, only of {known}")
+        if lacking:
             raise BankError(
-                f"the description bank {self.name!r} says nothing of {granularity!r} for class {class_name!r}, only "
-                f"of {known}; choose among those in hard_prompts.granularity, or add texts to the bank's file"
+                f"the description bank {self.name!r} says nothing of {'; nothing of '.join(lacking)}; choose among "
+                "those in hard_prompts.granularity, or add texts to the bank's file"
             )
-        return entry.of(granularity)
 
     def first(self, paraphrases: int) -> Bank:
         """The same with at most so many texts of each class and granularity, the file's first; 0 for all."""
@@ -218,7 +241,8 @@ def permuted(bank: Bank, class_names: Sequence[str], seed: int) -> Bank:
     while np.any(order == own):
         order = rng.permutation(own)
     donors: list[int] = order.tolist()
-    classes = {name: bank.entry(class_names[donor]) for name, donor in zip(class_names, donors, strict=True)}
+    entries = bank.entries(class_names)
+    classes = {name: entries[donor] for name, donor in zip(class_names, donors, strict=True)}
     return Bank(
         name=f"{bank.name}, permuted",
         source=f"{bank.source}; permuted with seed {seed}",

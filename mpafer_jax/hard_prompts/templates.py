@@ -102,6 +102,7 @@ def build_hard_prompts(
         granularities = ("template",)
         found = [[(template.format(prompt_name(name)),) for name in class_names]]
     else:
+        bank.check(class_names, granularities)
         found = [[_texts(bank, name, granularity) for name in class_names] for granularity in granularities]
     if combine == "separate":
         named = zip(granularities, found, strict=True)

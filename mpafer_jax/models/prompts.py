@@ -85,6 +85,26 @@ def tokenize_soft(class_names: Sequence[str], encode: Encode, max_positions: int
     return _pad(rows, max_positions)
 
 
+def check_names_differ(class_names: Sequence[str], encode: Encode) -> None:
+    """Refuses classes that CLIP cannot tell apart, because its tokenizer makes the same of their names.
+
+    Args:
+      class_names: C names as they are to be read.
+      encode: as for `tokenize`.
+
+    Raises:
+      PromptError: two names have the same tokens; names both.
+    """
+    seen: dict[tuple[int, ...], str] = {}
+    for name in class_names:
+        other = seen.setdefault(tuple(encode(name)), name)
+        if other != name:
+            raise PromptError(
+                f"the classes {other!r} and {name!r} become the same tokens, so that CLIP cannot tell them apart; "
+                "give one of them another name"
+            )
+
+
 def _pad(rows: Sequence[tuple[str, list[int]]], max_positions: int) -> Texts:
     too_long = [f"{len(ids)} tokens: {text!r}" for text, ids in rows if len(ids) > max_positions]
     if too_long:

@@ -9,8 +9,9 @@ occur more than once (equal in every decoded pixel), within and across splits, w
 
 Exit code 0: nothing to report. 1: something needs attention, listed at the end: the dataset or a split that the config
 names is not there, pictures and other files that are left out because of where they lie or what they are called, class
-folders that are numbers or empty, a class without training pictures, unreadable pictures, sizes other than the owner's,
-pictures that occur in several splits, or one picture with different labels in one split.
+folders that are numbers or empty, a class without training pictures, classes of which the configured description banks
+say nothing, unreadable pictures, sizes other than the owner's, pictures that occur in several splits, or one picture
+with different labels in one split.
 2: a mistake in the flags; configs/common.py documents the fields of --config.
 """
 
@@ -31,12 +32,14 @@ from concurrent import futures
 from absl import flags, logging
 
 from mpafer_jax import command
-from mpafer_jax.config import ALL_SPLITS, Config, ConfigError, DataSection
+from mpafer_jax.config import ALL_SPLITS, Config, ConfigError, DataSection, HardPromptsSection
 from mpafer_jax.data import records
 from mpafer_jax.data.inspection import inspect_all, workers
 from mpafer_jax.data.records import BadImageError, DataError, Record, SourceIndex
 from mpafer_jax.data.sources import read_source
 from mpafer_jax.data.splits import absent, carve_missing_test
+from mpafer_jax.hard_prompts.bank import BankError
+from mpafer_jax.hard_prompts.templates import configured_hard_prompts
 
 _CONFIG = command.define_config()
 _LISTED = 5  # examples printed of a long list of duplicates; broken pictures are always listed in full
@@ -69,8 +72,8 @@ class _Pictures:
     broken: dict[str, list[str]]
 
 
-def check(data: DataSection) -> Report:
-    """Checks the configured dataset.
+def check(data: DataSection, hard_prompts: HardPromptsSection | None = None) -> Report:
+    """Checks the configured dataset, and whether the configured description banks speak of its classes.
 
     Raises:
       DataError: its layout, a label or a class name does not hold, so that there is nothing to check.
@@ -85,6 +88,11 @@ def check(data: DataSection) -> Report:
     for part in (_labels(index, data), _sizes(index, pictures), _broken(pictures), _duplicates(index, pictures)):
         lines += [*part.lines, ""]
         attention += part.attention
+    if hard_prompts is not None:
+        try:
+            configured_hard_prompts(hard_prompts, index.class_names)
+        except BankError as error:
+            attention.append(str(error))
     return Report(tuple(lines), tuple(attention))
 
 
@@ -225,7 +233,8 @@ def main(argv: Sequence[str]) -> None:
     """Prints the report on the configured dataset and exits with 0 or 1."""
     command.refuse_arguments(argv)
     try:
-        report = check(Config.from_config_dict(_CONFIG.value).data)
+        config = Config.from_config_dict(_CONFIG.value)
+        report = check(config.data, config.hard_prompts)
     except (ConfigError, DataError) as error:
         print(error)
         sys.exit(1)

@@ -176,6 +176,9 @@ def test_the_command(tmp_path: Path) -> None:
     bad = command("--config=configs/folder.py", f"--config.data.dir={tmp_path}")
     assert (bad.returncode, bad.stderr) == (1, "")
     assert bad.stdout.endswith("needs attention:\n  1 picture that cannot be read (listed above)\n")
+    layouts.write_folders(tmp_path / "train", {"calm": 1, "boredom": 1}, first_seed=9)
+    bad = command("--config=configs/folder.py", f"--config.data.dir={tmp_path}")
+    assert "the description bank 'expressions' has no class 'boredom', 'calm'; it has neutral" in bad.stdout
     absent = command("--config=configs/rafdb.py", f"--config.data.dir={tmp_path}")
     assert (absent.returncode, absent.stderr) == (1, "")
     assert "list_patition_label.txt is not there." in absent.stdout

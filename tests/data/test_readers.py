@@ -174,11 +174,26 @@ def test_folder_errors(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"<class>/\*\.jpg is not there"):
         folder.read(tmp_path)
     layouts.write_folders(tmp_path / "train", {"happy": 1, "Happiness": 1})
-    with pytest.raises(DataError, match="'Happiness' and 'happy' are one class, 'happiness'"):
+    with pytest.raises(DataError, match="'Happiness' and 'happy' are the same class, 'happiness'"):
         folder.read(tmp_path)
     layouts.write_folders(tmp_path / "val", {"happy": 1})
     layouts.write_folders(tmp_path / "valid", {"happy": 1})
     with pytest.raises(DataError, match="both hold the split 'validation'"):
+        folder.read(tmp_path)
+
+
+def test_a_class_whose_name_holds_an_equals_sign_is_found(tmp_path: Path) -> None:
+    layouts.write_folders(tmp_path, {"au12=5": 1, "b": 1, "c": 1})
+    index = records.select_classes(folder.read(tmp_path), ("b", "au12=5"))
+    assert index.class_names == ("b", "au12=5")
+    assert records.select_classes(folder.read(tmp_path), ("calm=au12=5", "c")).class_names == ("calm", "c")
+
+
+def test_folders_that_look_the_same_are_refused(tmp_path: Path) -> None:
+    layouts.write_folders(tmp_path, {"d\u00e9go\u00fbt": 1, "de\u0301gou\u0302t": 1})
+    with pytest.raises(
+        DataError, match=r"folders in .*: 'de\\u0301gou\\u0302t' and 'd\\xe9go\\xfbt' are the same class"
+    ):
         folder.read(tmp_path)
 
 
@@ -196,7 +211,7 @@ def test_class_selection_errors(tmp_path: Path) -> None:
         records.select_classes(index, ("happy", "contempt"))
     with pytest.raises(DataError, match="'joy' names 'happiness' a second time"):
         records.select_classes(index, ("happy", "joy"))
-    with pytest.raises(DataError, match="happy, joy mean the same expression"):
+    with pytest.raises(DataError, match="class_names: 'happy' and 'joy' are the same class"):
         records.select_classes(index, ("happy", "joy=anger"))
 
 

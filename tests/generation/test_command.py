@@ -103,7 +103,7 @@ def test_exit_codes(tmp_path):
     assert "the same command asks only for the rest" in busy.stderr
     mistaken = run(server, out, "--classes=fear,scared")
     assert mistaken.returncode == 2
-    assert "classes hold the same thing twice: fear in fear, scared" in mistaken.stderr
+    assert "classes: 'fear' and 'scared' are the same class, 'fear'" in mistaken.stderr
     assert "Traceback" not in busy.stderr + mistaken.stderr
 
 

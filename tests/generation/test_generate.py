@@ -304,8 +304,9 @@ def test_answers_are_kept_for_as_long_as_they_fit(tmp_path):
 
 def test_impossible_wishes():
     for names, granularities, message in (
-        ((), ("mouth",), r"classes must be names .*, found \[\]"),
-        (("fear", "Afraid"), ("mouth",), "classes hold the same thing twice: fear in fear, Afraid"),
+        ((), ("mouth",), "classes: found no class, expected at least 1; names with commas"),
+        (("fear", "Afraid"), ("mouth",), "classes: 'fear' and 'Afraid' are the same class, 'fear'"),
+        (("fear",), ("mouth", "mouth"), "granularities must be names .* each once, found"),
         (("fear",), ("mouth", "ears"), "granularities ears do not exist; they are holistic, brows"),
     ):
         with pytest.raises(GenerationError, match=message):

@@ -17,7 +17,7 @@ from typing import Any
 from absl import logging
 
 from mpafer_jax import __version__, files
-from mpafer_jax.expressions import canonical_name
+from mpafer_jax.expressions import ClassNameError, check_class_names
 from mpafer_jax.hard_prompts.bank import Bank
 from mpafer_jax.hard_prompts.generation import answers
 from mpafer_jax.hard_prompts.generation.answers import Expected, UnusableAnswerError
@@ -57,12 +57,14 @@ class Wanted:
         Raises:
           GenerationError: names what was found and what is expected.
         """
-        for what, values in (("classes", self.class_names), ("granularities", self.granularities)):
-            names = [canonical_name(value) for value in values]
-            if not names or not all(names):
-                raise GenerationError(f"{what} must be names with commas between them, found {list(values)}")
-            if twice := sorted({name for name in names if names.count(name) > 1}):
-                raise GenerationError(f"{what} hold the same thing twice: {', '.join(twice)} in {', '.join(values)}")
+        try:
+            check_class_names(self.class_names, "classes")
+        except ClassNameError as error:
+            raise GenerationError(f"{error}; names with commas between them") from error
+        if not self.granularities or len(set(self.granularities)) != len(self.granularities):
+            raise GenerationError(
+                f"granularities must be names with commas between them, each once, found {list(self.granularities)}"
+            )
         if unknown := [name for name in self.granularities if name not in QUESTIONS]:
             raise GenerationError(f"granularities {', '.join(unknown)} do not exist; they are {', '.join(QUESTIONS)}")
 
