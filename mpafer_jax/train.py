@@ -39,7 +39,7 @@ from mpafer_jax.data import pipeline
 from mpafer_jax.data.splits import Dataset, Split, load_dataset
 from mpafer_jax.evaluation import protocol
 from mpafer_jax.evaluation import table as table_lib
-from mpafer_jax.hard_prompts.templates import configured_hard_prompts
+from mpafer_jax.hard_prompts.templates import check_hard_prompts
 from mpafer_jax.metric_writer import MetricWriter, Progress
 from mpafer_jax.report import after_run
 from mpafer_jax.state import TrainState
@@ -156,8 +156,8 @@ def prepare(config: Config, workdir: pathlib.Path) -> Run:
         raise ConfigError("config.data.train_splits is empty, so there is nothing to train on")
     if len(dataset.class_names) < 2:
         raise ConfigError(f"one class {dataset.class_names} leaves nothing to tell apart; train on two or more")
-    # What a bank lacks shows before CLIP is loaded.
-    configured_hard_prompts(config.hard_prompts, dataset.class_names)
+    for warning in check_hard_prompts(config.hard_prompts, dataset.class_names):
+        logging.warning("%s", warning)
     baselines.check(config, dataset)
     motion_prior.check(config, dataset.class_names)
     built = experiment.build_experiment(config, dataset.class_names, clip)

@@ -13,6 +13,7 @@ from mpafer_jax.hard_prompts.bank import BankError, load_bank, load_banks, permu
 from mpafer_jax.hard_prompts.templates import (
     HardPrompts,
     build_hard_prompts,
+    check_hard_prompts,
     configured_hard_prompts,
     every_prompt,
     prompt_name,
@@ -143,6 +144,23 @@ def test_everything_that_a_bank_lacks_is_named_at_once(tmp_path):
         "only of nose; choose",
     ):
         build_hard_prompts(["boredom", "calm", "anger"], 3, load_bank(str(path)), granularities=("nose", "eyes"))
+
+
+def test_what_a_bank_says_of_several_classes_alike_is_a_warning(sample, tmp_path):
+    path = tmp_path / "mine.json"
+    classes = {"calm": ["a level mouth", "eyes half shut"], "boredom": ["Eyes half shut", "a yawn"], "anger": "a frown"}
+    classes = {name: {"holistic": [texts] if isinstance(texts, str) else texts} for name, texts in classes.items()}
+    content = json.dumps({"name": "mine", "source": "me", "question": "what?", "classes": classes})
+    path.write_text("\ufeff" + content, encoding="utf-8")  # as Windows saves it
+    chosen = section(sample, bank=(str(path),), paraphrases=0)
+    assert check_hard_prompts(chosen, ("Calm", "anger", "boredom")) == [
+        "the description bank 'mine' says 'eyes half shut' of Calm and boredom alike: only their names differ"
+    ]
+    assert check_hard_prompts(section(sample, bank=(str(path),), paraphrases=1), ("calm", "boredom")) == []
+    assert check_hard_prompts(section(sample), tuple(BANK.classes)) == []
+    assert check_hard_prompts(section(sample, type=2, bank=(str(path),)), ("calm", "joy")) == []
+    with pytest.raises(BankError, match="no class 'joy', 'fear'"):
+        check_hard_prompts(chosen, ("joy", "calm", "fear"))
 
 
 def test_permuted_classes_get_everything_that_is_said_of_another(sample):

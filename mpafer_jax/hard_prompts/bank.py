@@ -269,7 +269,7 @@ def load_bank(name_or_path: str) -> Bank:
             f"({', '.join(known)})"
         )
     try:
-        return Bank.model_validate_json(file.read_text(encoding="utf-8"))
+        return Bank.model_validate_json(files.read_text(file))
     except ValueError as error:  # pydantic's, or of a file that is no UTF-8
         raise BankError(f"{file} is not a description bank (docs/hard_prompts.md says what one is): {error}") from error
 

@@ -138,6 +138,32 @@ def configured_hard_prompts(
     return build_hard_prompts(class_names, 3, bank, granularities=section.granularity, combine=section.combine)
 
 
+def check_hard_prompts(section: HardPromptsSection, class_names: Sequence[str]) -> list[str]:
+    """Whether a configuration has hard prompts for some classes, known before any CLIP is loaded.
+
+    Returns:
+      Warnings: descriptions that a bank gives to several classes, which say nothing of how these differ.
+
+    Raises:
+      BankError: there is no such bank, or it lacks classes or granularities; names all of them.
+    """
+    configured_hard_prompts(section, class_names)
+    granularities = [granularity for granularity in section.granularity if granularity != "template"]
+    if section.type != 3 or not granularities:
+        return []
+    bank = load_banks(section.bank, section.paraphrases)
+    said: dict[str, list[str]] = {}
+    for name in class_names:
+        own = (text.text for granularity in granularities for text in bank.texts(name, granularity))
+        for text in dict.fromkeys(text.lower() for text in own):
+            said.setdefault(text, []).append(name)
+    return [
+        f"the description bank {bank.name!r} says {text!r} of {' and '.join(names)} alike: only their names differ"
+        for text, names in said.items()
+        if len(names) > 1
+    ]
+
+
 def every_prompt(bank: Bank) -> list[str]:
     """Every text that hard prompts can hold with a bank, whatever their type and granularity."""
     names = list(bank.classes)

@@ -39,7 +39,7 @@ from mpafer_jax.data.records import BadImageError, DataError, Record, SourceInde
 from mpafer_jax.data.sources import read_source
 from mpafer_jax.data.splits import absent, carve_missing_test
 from mpafer_jax.hard_prompts.bank import BankError
-from mpafer_jax.hard_prompts.templates import configured_hard_prompts
+from mpafer_jax.hard_prompts.templates import check_hard_prompts
 
 _CONFIG = command.define_config()
 _LISTED = 5  # examples printed of a long list of duplicates; broken pictures are always listed in full
@@ -90,7 +90,7 @@ def check(data: DataSection, hard_prompts: HardPromptsSection | None = None) -> 
         attention += part.attention
     if hard_prompts is not None:
         try:
-            configured_hard_prompts(hard_prompts, index.class_names)
+            attention += check_hard_prompts(hard_prompts, index.class_names)
         except BankError as error:
             attention.append(str(error))
     return Report(tuple(lines), tuple(attention))
