@@ -1,17 +1,22 @@
 """What a picture's file may do to us: nothing but become RGB pixels or a PictureError that says why not."""
 
 import io
+import json
 import os
 import struct
+import subprocess
+import sys
 import warnings
 import zlib
+from pathlib import Path
 
 import layouts
 import numpy as np
 import pytest
 from PIL import Image
 
-from mpafer_jax.data import preprocess
+from mpafer_jax.data import folder, preprocess
+from mpafer_jax.data.builder import prepare
 from mpafer_jax.data.inspection import inspect
 from mpafer_jax.data.preprocess import PictureError, decode_rgb, read_picture_file
 from mpafer_jax.data.records import BadImageError, ImageCrop, ImageFile
@@ -146,3 +151,29 @@ def test_mutated_files_become_pixels_or_a_picture_error(monkeypatch):
                 assert image.width * image.height <= preprocess.MAX_PIXELS
                 outcomes["pixels"] += 1
     assert min(outcomes.values()) > 200  # neither all harmless nor all hopeless
+
+
+@pytest.mark.slow
+def test_a_thousand_mutated_pictures_of_every_format_end_no_process():
+    """The process has 4 GiB of addresses, and says at its end what became of each."""
+    fuzz = [sys.executable, str(Path(__file__).with_name("fuzz.py")), "1000", "0"]
+    done = subprocess.run(fuzz, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert set(found["counts"]) == set(preprocess.FORMATS)
+    assert sum(sum(outcomes.values()) for outcomes in found["counts"].values()) == 1000
+    assert all(min(outcomes.values()) > 0 for outcomes in found["counts"].values()), found
+    assert found["peak"] < 2 * 2**30
+
+
+def test_mutated_pictures_are_all_counted_by_preparation(tmp_path):
+    rng = np.random.default_rng(0)
+    (tmp_path / "happy").mkdir()
+    for position, (name, data) in enumerate(samples().items()):
+        (tmp_path / "happy" / f"{position}_{name}.png").write_bytes(data)
+        for number in range(5):
+            (tmp_path / "happy" / f"{position}_{name}_{number}.png").write_bytes(mutated(data, rng))
+    prepared = prepare(folder.Folder, folder.read(tmp_path), tmp_path / "prepared", "skip")
+    kept, skipped = len(prepared.splits["train"].names), len(prepared.summary.skipped["train"])
+    assert kept + skipped == 6 * len(samples())
+    assert min(kept, skipped) > 10

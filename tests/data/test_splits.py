@@ -276,3 +276,41 @@ def test_other_missing_splits_come_with_a_line_to_paste(tmp_path: Path) -> None:
     layouts.write_rafdb(tmp_path, labels)
     with pytest.raises(DataError, match=r"""--config.data.train_splits="\('test',\)" --config.data.test_split= """):
         load_dataset(layouts.section("rafdb", tmp_path, test_split="test"))
+
+
+@pytest.mark.parametrize("place", ["[a] {b}*?", "~", "caf\xe9 \u8868\u60c5 %s"])
+def test_places_may_be_called_anything(place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    root = Path(place).expanduser()
+    layouts.write_folders(root / "train", {"happy [1]": 2, "sad": 2})
+    layouts.write_folders(root / "test", {"sad": 1}, first_seed=9)
+    (root / "list.txt").write_text("sad/000.png\n")
+    for _ in range(2):  # prepared and decoded, then opened
+        dataset = load_dataset(
+            layouts.section(
+                "folder",
+                f"{place}",
+                prepared_dir=f"{place}/prepared [x]",
+                test_split="test",
+                test_subset=f"{place}/list.txt",
+                cache_decoded=True,
+            )
+        )
+        assert dataset.test is not None
+        assert dataset.test.source[0] == (root / "test" / "sad" / "000.png").read_bytes()
+        assert len(dataset.train) == 4
+    assert (root / "prepared [x]").is_dir()
+
+
+def test_every_owners_layout_reads_in_a_place_with_brackets(tmp_path: Path) -> None:
+    place = tmp_path / "[a]*"
+    layouts.write_ckplus_sequence(place / "ck", "S005", "001", 3, "3.0\n")
+    layouts.write_label_csv(place / "fer" / "FER2013Train", {"fer0.png": (9, 0, 0, 0, 0, 0, 0, 0, 0, 0)})
+    layouts.write_affectnet_npy(place / "affectnet", "train_set", {1: 1})
+    layouts.write_jaffe(place / "jaffe", ["KA.AN1.39"])
+    layouts.write_sfew(place / "sfew", ["Train_Aligned_Faces/Angry/Airheads_000519240_00000005.png"])
+    for dataset, folder in {"ckplus": "ck", "ferplus": "fer", "affectnet": "affectnet"}.items():
+        assert len(load_dataset(layouts.section(dataset, place / folder)).train) in (1, 2)
+    for dataset in ("jaffe", "sfew"):
+        assert len(load_dataset(layouts.section(dataset, place / dataset)).train) == 1
