@@ -178,11 +178,6 @@ def local_copy(path: pathlib.Path) -> Generator[pathlib.Path]:
 _FULL = {number: os.strerror(number) for number in (errno.ENOSPC, errno.EDQUOT)}
 
 
-def is_full(error: OSError) -> bool:
-    """Whether an error says that a disk is full, or a user's share of it."""
-    return error.errno in _FULL
-
-
 def full_disk(error: BaseException, path: pathlib.Path) -> OSError | None:
     """The error of a full disk that a library has told in words of its own; None where it is of something else."""
     number = next((number for number, words in _FULL.items() if words in str(error)), None)

@@ -1,5 +1,6 @@
 """Names of files and folders: which are of this machine, which in a bucket, and which are refused."""
 
+import errno
 import importlib
 import importlib.util
 import pathlib
@@ -120,3 +121,19 @@ def test_text_of_another_encoding_is_refused_with_what_was_found(data, found, tm
     path.write_bytes(data)
     with pytest.raises(files.EncodingError, match=rf"list\.txt is not UTF-8: {found}.*save it as UTF-8"):
         files.read_text(path)
+
+
+def test_a_write_that_fails_names_the_file_and_leaves_nothing(tmp_path):
+    path = tmp_path / "table.csv"
+    path.write_text("before")
+
+    def write():
+        with files.replacing(path) as temporary, temporary.open("w") as stream:
+            stream.write("half")
+            raise OSError(errno.ENOSPC, "No space left on device")  # as a write raises it: without a name
+
+    with pytest.raises(OSError, match=r"No space left on device: '.*table\.csv'"):
+        write()
+    assert [(found.name, found.read_text()) for found in tmp_path.iterdir()] == [("table.csv", "before")]
+    files.write_text(path, "caf\udce9")  # a file's name that is no UTF-8
+    assert path.read_text(encoding="utf-8") == "caf\\udce9"

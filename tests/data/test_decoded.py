@@ -155,3 +155,20 @@ def test_other_errors_of_a_disk_stay_what_they_are(
         decoded.open_or_make(tmp_path, "train", [])  # type: ignore[arg-type]
     with pytest.raises(OSError, match="Input/output error"):
         load(folders, prepared_dir=str(tmp_path / "elsewhere"))
+
+
+def test_a_full_disk_is_named_and_a_later_call_goes_on(
+    folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load(folders, prepared_dir=str(tmp_path))
+
+    def fail(*arguments: Any, **options: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as full:
+        full.setattr(np, "savez", fail)
+        with pytest.raises(OSError, match=rf"No space left on device: '{tmp_path}.*train'"):
+            load(folders, prepared_dir=str(tmp_path), cache_decoded=True)
+    assert not list(tmp_path.rglob("pixels.bin"))
+    train, _ = load(folders, prepared_dir=str(tmp_path), cache_decoded=True)
+    assert train.source.picture(0).size == preprocess.decode(train.source[0]).size
