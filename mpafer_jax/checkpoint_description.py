@@ -34,7 +34,7 @@ class CheckpointError(ValueError):
 class Described(pydantic.BaseModel, abc.ABC):
     """What a checkpoint says of itself, whatever was trained."""
 
-    model_config = pydantic.ConfigDict(frozen=True, extra="forbid")
+    model_config = pydantic.ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     @abc.abstractmethod
     def unchanged(self) -> dict[str, Any]:

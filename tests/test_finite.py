@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from mpafer_jax import finite
+from mpafer_jax.checkpoint_description import Description
 
 NAN, INF = np.float32("nan"), np.float32("inf")
 
@@ -19,6 +20,14 @@ def test_arrays_are_named_by_their_paths_and_counted():
     assert finite.not_finite(tree) == ["ctx (2 of 4)", "state/1/0 (1 of 2)"]
     assert finite.not_finite(np.array(NAN)) == ["(1 of 1)"]
     assert finite.not_finite({"x": np.zeros((0, 3))}) == []
+
+
+def test_a_description_holds_no_weights_that_are_not_finite():
+    fields = {"config": {}, "class_names": ("a",), "clip_name": "c", "clip_hash": "h", "hard_prompts": ("t",)}
+    fields |= {"data": {}, "versions": {}}
+    Description.model_validate({**fields, "patch_weights": ((0.5, 1.5),)})
+    with pytest.raises(ValueError, match=r"patch_weights\.0\.1\n +Input should be a finite number"):
+        Description.model_validate({**fields, "patch_weights": ((0.5, np.nan),)})
 
 
 def test_rows_are_named_by_their_images():
