@@ -266,6 +266,12 @@ def _copy(target: Array, source: Array) -> bool:
 
 def _check(tensors: Mapping[str, Array], config: ClipConfig, source_format: Format, source: str) -> None:
     """Raises the one error of `to_params`."""
+    if any(name.endswith(_OPENAIS) for name in tensors):
+        raise ValueError(
+            f"{source} names its tensors as OpenAI's own program and open_clip do ({_OPENAIS}), which is not read; "
+            "expected are transformers' names (vision_model.., text_model..). The same CLIP in that form is on the Hub "
+            "(as openai/clip-vit-base-patch16 is), or transformers' convert_clip_original_pytorch_to_hf.py makes it"
+        )
     expected: dict[str, tuple[int, ...]] = {}
     for rule in RULES:
         shape = rule.to_file(np.broadcast_to(np.float32(0), rule.shape(config)), source_format).shape

@@ -214,6 +214,69 @@ def test_missing_tensor_is_named_with_its_file(folder):
         load_clip(str(folder))
 
 
+def test_weights_that_are_not_finite_are_named(folder):
+    path = folder / "model.safetensors"
+    tensors = load_file(path)
+    for name, value in (("visual_projection.weight", np.nan), ("text_model.encoder.layers.1.mlp.fc1.bias", -np.inf)):
+        tensors[name] = tensors[name].copy()
+        tensors[name].flat[1] = value
+    save_file(tensors, path)
+    with pytest.raises(
+        ValueError, match=r"model\.safetensors holds numbers that are NaN or infinite, in 2 tensor"
+    ) as e:
+        load_clip(str(folder))
+    assert "visual_projection.weight" in str(e.value)
+    assert "text_model.encoder.layers.1.mlp.fc1.bias" in str(e.value)
+
+
+def test_weights_too_large_for_their_type_are_refused(folder):
+    path = folder / "model.safetensors"
+    tensors = load_file(path)
+    tensors["visual_projection.weight"] = tensors["visual_projection.weight"] + np.float32(1e6)
+    save_file(tensors, path)
+    load_clip(str(folder), dtype="bfloat16")
+    with pytest.raises(ValueError, match=r"infinite as float16, in 1 tensor\(s\): visual_projection\.weight"):
+        load_clip(str(folder), dtype="float16")
+
+
+@pytest.mark.parametrize("prefix", ["module.", "model.", "clip.module."])
+def test_a_prefix_of_all_names_is_left_out(folder, original, prefix):
+    path = folder / "model.safetensors"
+    save_file({prefix + name: value for name, value in load_file(path).items()}, path)
+    assert_equal_params(load_clip(str(folder)).params, load_clip(str(original)).params)
+
+
+def test_a_prefix_of_some_names_is_an_error(folder):
+    path = folder / "model.safetensors"
+    tensors = {"clip." + name: value for name, value in load_file(path).items()}
+    save_file({**tensors, "classifier.weight": np.zeros((7, 10), np.float32)}, path)
+    with pytest.raises(ValueError, match=r"unknown: classifier\.weight \[7, 10\]"):
+        load_clip(str(folder))
+
+
+@pytest.mark.parametrize("under", ["state_dict", "model_state_dict", "model"])
+def test_a_bin_of_a_training_run_holds_the_tensors_as_one_entry(folder, original, reference, under):
+    (folder / "model.safetensors").unlink()
+    wrapped = {f"module.{name}": value for name, value in reference.state_dict().items()}
+    torch.save({under: wrapped, "epoch": 3, "optimizer": {"lr": 0.1}}, folder / "pytorch_model.bin")
+    assert_equal_params(load_clip(str(folder)).params, load_clip(str(original)).params)
+
+
+def test_a_bin_with_two_models_says_what_to_do(folder, reference):
+    (folder / "model.safetensors").unlink()
+    state = dict(reference.state_dict())
+    torch.save({"model": state, "state_dict": state}, folder / "pytorch_model.bin")
+    with pytest.raises(ValueError, match=r"model is a dict, expected a tensor; .* give the model's state_dict alone"):
+        load_clip(str(folder))
+
+
+def test_openais_own_names_are_told_from_damage(folder):
+    path = folder / "model.safetensors"
+    save_file({"visual.class_embedding": np.zeros(3, np.float32), "logit_scale": np.zeros((), np.float32)}, path)
+    with pytest.raises(ValueError, match=r"as OpenAI's own program and open_clip do .* is on the Hub"):
+        load_clip(str(folder))
+
+
 def test_omitted_fields_get_the_formats_defaults(folder):
     (folder / "config.json").write_text('{"model_type": "clip", "vision_config": {"patch_size": 16}}')
     config = read_config(folder / "config.json")
