@@ -24,7 +24,7 @@ from mpafer_jax import command, files
 from mpafer_jax.checkpoint import CheckpointError
 from mpafer_jax.evaluation import overlay
 from mpafer_jax.evaluation.explain import Explainer
-from mpafer_jax.expressions import CANONICAL_NAMES
+from mpafer_jax.expressions import CANONICAL_NAMES, ClassNameError, check_class_names
 from mpafer_jax.faces import FaceFinder, check_margin, import_opencv
 from mpafer_jax.hard_prompts.bank import BankError
 from mpafer_jax.models.prompts import PromptError
@@ -94,7 +94,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--which", choices=("best", "last"), default="best", help="of a run's checkpoints")
     add("--clip", default="", help="where the checkpoint's CLIP is now, if not where it was")
     add("--zero_shot", action="store_true", help="no checkpoint: classify with a CLIP and descriptions alone")
-    add("--class_names", default=",".join(CANONICAL_NAMES), help="for --zero_shot, joined by commas")
+    add("--class_names", type=_class_names, default=CANONICAL_NAMES, help="for --zero_shot, joined by commas")
     return parser
 
 
@@ -111,6 +111,13 @@ def _margin(text: str) -> float:
     try:
         return check_margin(float(text))
     except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def _class_names(text: str) -> tuple[str, ...]:
+    try:
+        return check_class_names(text.split(","), "the names between commas", at_least=2)
+    except ClassNameError as error:
         raise argparse.ArgumentTypeError(str(error)) from error
 
 
@@ -155,12 +162,11 @@ def _predict(arguments: argparse.Namespace) -> int:
 def _predictor(arguments: argparse.Namespace) -> Predictor:
     sizes = sorted({1, min(8, arguments.batch_size), arguments.batch_size})
     if arguments.zero_shot:
-        names = [name.strip() for name in arguments.class_names.split(",") if name.strip()]
         try:
             clip = load_clip(arguments.checkpoint)
         except ValueError as error:  # other errors say themselves that it is a CLIP that is missing
             raise media.InputError(f"--zero_shot with {arguments.checkpoint}: {error}") from error
-        return Predictor.zero_shot(clip, names, arguments.bank, batch_sizes=sizes)
+        return Predictor.zero_shot(clip, arguments.class_names, arguments.bank, batch_sizes=sizes)
     return Predictor.from_checkpoint(
         arguments.checkpoint, which=arguments.which, clip=arguments.clip, batch_sizes=sizes
     )

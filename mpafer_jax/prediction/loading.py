@@ -10,11 +10,12 @@ from typing import Any, cast
 import jax
 
 from mpafer_jax import checkpoint, experiment
+from mpafer_jax.expressions import check_class_names
 from mpafer_jax.hard_prompts.bank import Bank, PromptGranularity, load_banks
 from mpafer_jax.hard_prompts.features import class_features, encode_hard_prompts, text_encoder
 from mpafer_jax.hard_prompts.templates import HardPrompts, build_hard_prompts, prompt_name
 from mpafer_jax.models.mpafer import MPAFER, variables
-from mpafer_jax.models.prompts import PromptShape, Texts, init_prompts, tokenize_soft
+from mpafer_jax.models.prompts import PromptShape, Texts, check_names_differ, init_prompts, tokenize_soft
 from mpafer_jax.weights.load import PretrainedClip, load_clip
 from mpafer_jax.weights.tokenizer import Tokenizer, load_tokenizer
 
@@ -88,6 +89,7 @@ def zero_shot(
     local_weight: float,
 ) -> ReadyModel:
     """See `Predictor.zero_shot`."""
+    class_names = check_class_names(class_names, "class_names", at_least=2)
     loaded = load_clip(clip) if isinstance(clip, str) else clip
     if loaded.image_mean is None or loaded.image_std is None:
         raise ValueError(f"{loaded.name} has no preprocessor_config.json, so its pictures' mean and std are unknown")
@@ -95,6 +97,7 @@ def zero_shot(
         bank = load_banks((bank,), paraphrases)
     hard_prompts = build_hard_prompts(class_names, 2 if bank is None else 3, bank, granularities=granularity)
     tokenizer = load_tokenizer(loaded.tokenizer_folder)
+    check_names_differ([prompt_name(name) for name in class_names], tokenizer.encode)
     num_patches = loaded.config.vision.num_patches
     model = MPAFER(
         clip_config=loaded.config,
@@ -111,7 +114,7 @@ def zero_shot(
         model=model,
         variables=variables(loaded.params, unread),
         text_features=class_features(text_features),
-        class_names=tuple(class_names),
+        class_names=class_names,
         hard_prompts=hard_prompts,
         tokenizer=tokenizer,
         mean=loaded.image_mean,

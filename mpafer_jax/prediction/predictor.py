@@ -123,8 +123,9 @@ class Predictor:
           batch_sizes: as in `from_checkpoint`.
 
         Raises:
-          BankError: no such bank, or it lacks a class.
-          PromptError: a text does not fit the text tower.
+          BankError: no such bank, or it lacks classes.
+          PromptError: a text does not fit the text tower, or two names have the same tokens.
+          ClassNameError: fewer than two classes, an empty name, or two names of one class.
           ValueError: the CLIP does not say how its pictures are normalised, or has fewer patches than `top_k`.
         """
         ready = loading.zero_shot(

@@ -126,6 +126,9 @@ def test_mistakes_end_with_a_message(trained, faces, arguments, message, capsys)
         ("--stride=0", "argument --stride: expected a number from 1 on, found '0'"),
         ("--margin=9", "argument --margin: a margin is a fraction"),
         ("--margin=wide", "argument --margin: could not convert"),
+        ("--class_names=joy,,fear", "argument --class_names: the names between commas: '' is no name of a class"),
+        ("--class_names=joy,happy", "'joy' and 'happy' are the same class, 'happiness'"),
+        ("--class_names=joy", "found 'joy', expected at least 2"),
     ],
 )
 def test_wrong_values_of_options_are_refused(argument, message, capsys):

@@ -16,7 +16,7 @@ from PIL import Image
 from mpafer_jax import checkpoint, evaluate
 from mpafer_jax.data.normalize import normalize
 from mpafer_jax.data.preprocess import PictureError, resize
-from mpafer_jax.expressions import canonical_name
+from mpafer_jax.expressions import ClassNameError, canonical_name
 from mpafer_jax.hard_prompts.bank import BankError
 from mpafer_jax.models.clip import CLIP
 from mpafer_jax.models.prompts import PromptError, tokenize
@@ -214,8 +214,14 @@ def test_zero_shot_reads_a_bank_and_refuses_what_it_cannot_do(sample, faces):
     assert predictor.hard_prompts.of_class(1)[0].startswith("a photo of a person making a facial expression of Joy, ")
     prediction = predictor.predict(faces[0])
     assert prediction.top_patches.shape == (2, 5)  # of 64 patches as many as 16 of 196
-    with pytest.raises(BankError, match="has no class 'boredom'"):
-        Predictor.zero_shot(clip, ("fear", "boredom"))
+    with pytest.raises(BankError, match="has no class 'boredom', 'calm'; it has"):
+        Predictor.zero_shot(clip, ("fear", "boredom", "calm"))
+    with pytest.raises(ClassNameError, match="class_names: 'joy' and 'Happy' are the same class, 'happiness'"):
+        Predictor.zero_shot(clip, ("joy", "Happy"))
+    with pytest.raises(ClassNameError, match="class_names: found 'joy', expected at least 2"):
+        Predictor.zero_shot(clip, ("joy",))
+    with pytest.raises(PromptError, match="'level 12' and 'level 1 2' become the same tokens"):
+        Predictor.zero_shot(clip, ("level 12", "level 1 2"), None)
     with pytest.raises(ValueError, match=r"top_k is 65, .* has 64 patches"):
         Predictor.zero_shot(clip, ("fear", "anger"), None, top_k=65)
     with pytest.raises(PromptError, match="do not fit"):
