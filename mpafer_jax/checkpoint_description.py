@@ -13,7 +13,7 @@ import pydantic
 
 import mpafer_jax
 from mpafer_jax.config import Config, ConfigError, ModelSections
-from mpafer_jax.hard_prompts.templates import HardPrompts
+from mpafer_jax.hard_prompts.templates import HardPrompts, prompt_names
 from mpafer_jax.models.mpafer import PatchWeights
 
 _SHAPES_PROMPTS = ("ctx", "visual_prompts", "head")  # the sections that are a checkpoint's own wherever it is used
@@ -46,7 +46,7 @@ class Description(Described):
 
     Attributes:
       config: the whole configuration of the run.
-      class_names: C names, in the order of the logits.
+      class_names: C names, in the order of the logits, as they are printed.
       clip_name: the CLIP that the prompts were trained on, a Hub name or a folder.
       clip_hash: hash of its content; prompts are meaningless on another.
       hard_prompts: the fixed texts of each class.
@@ -63,6 +63,11 @@ class Description(Described):
     data: dict[str, Any]
     versions: dict[str, str]
     patch_weights: PatchWeights | None = None
+
+    @property
+    def prompt_names(self) -> tuple[str, ...]:
+        """What CLIP reads for each class."""
+        return prompt_names(self.class_names, as_spelled=bool(self.config["data"].get("class_names")))
 
     def unchanged(self) -> dict[str, Any]:
         """The CLIP's content, the training data, and the hard prompts of each class, which a bank's path only names."""

@@ -23,7 +23,7 @@ from mpafer_jax.evaluation import metrics as metrics_lib
 from mpafer_jax.evaluation import protocol
 from mpafer_jax.expressions import map_classes
 from mpafer_jax.finite import NonFiniteError
-from mpafer_jax.hard_prompts.templates import build_hard_prompts
+from mpafer_jax.hard_prompts.templates import build_hard_prompts, prompt_names
 from mpafer_jax.weights.load import PretrainedClip
 
 
@@ -143,8 +143,11 @@ def experiment_of(
         that the description says.
     """
     weights = description.patch_weights
+    known = dict(zip(description.class_names, description.prompt_names, strict=True))
+    configured = prompt_names(class_names, as_spelled=bool(config.data.class_names))
+    read = [known.get(name, otherwise) for name, otherwise in zip(class_names, configured, strict=True)]
     if tuple(class_names) == description.class_names:
-        run = experiment.build_experiment(config, class_names, clip, description.hard_prompts)
+        run = experiment.build_experiment(config, class_names, clip, description.hard_prompts, read)
         experiment.check_prompts(params, run.model)
         return run.with_patch_weights(weights), params
     rows: list[int] = map_classes(class_names, description.class_names).tolist()
@@ -157,11 +160,11 @@ def experiment_of(
             )
         params = {**params, "ctx": np.asarray(params["ctx"])[rows]}
     # Training alone reads hard prompts, and new classes may have no descriptions.
-    unread = build_hard_prompts(class_names, 2, None)
+    unread = build_hard_prompts(read, 2, None)
     if weights is not None and new:
         logging.warning("no motion prior is known for %s: their patches weigh the same", ", ".join(new))
     chosen = weights and tuple(weights[row] if row >= 0 else (1.0,) * len(weights[0]) for row in rows)
-    return experiment.build_experiment(config, class_names, clip, unread).with_patch_weights(chosen), params
+    return experiment.build_experiment(config, class_names, clip, unread, read).with_patch_weights(chosen), params
 
 
 def evaluate_checkpoint(config: Config, workdir: pathlib.Path, *, clip: str = "") -> dict[str, Any]:

@@ -20,7 +20,7 @@ from mpafer_jax.data import pipeline
 from mpafer_jax.data.splits import Split
 from mpafer_jax.hard_prompts.bank import load_banks
 from mpafer_jax.hard_prompts.features import encode_hard_prompts, text_encoder
-from mpafer_jax.hard_prompts.templates import HardPrompts, configured_hard_prompts, prompt_name
+from mpafer_jax.hard_prompts.templates import HardPrompts, configured_hard_prompts, prompt_names
 from mpafer_jax.losses import Objective
 from mpafer_jax.models import prompts as prompts_lib
 from mpafer_jax.models.clip import ClipConfig
@@ -300,15 +300,20 @@ def check_normalization(config: Config, clip: PretrainedClip) -> None:
 
 
 def build_experiment(
-    config: Config, class_names: Sequence[str], clip: PretrainedClip, hard_prompts: HardPrompts | None = None
+    config: Config,
+    class_names: Sequence[str],
+    clip: PretrainedClip,
+    hard_prompts: HardPrompts | None = None,
+    names_read: Sequence[str] | None = None,
 ) -> Experiment:
     """Composes the model and encodes, once, every text that stays fixed.
 
     Args:
       config: of the prompts and the head.
-      class_names: C names.
+      class_names: C names, as they are printed.
       clip: the towers.
       hard_prompts: those that a checkpoint was trained with; None to build them as `config` says.
+      names_read: what CLIP reads for each class; None for what `prompt_names` makes of the configured classes.
 
     Raises:
       BankError: a bank is not there, or lacks a class.
@@ -317,10 +322,10 @@ def build_experiment(
     with _naming_the_field(clip.name):
         tokenizer = load_tokenizer(clip.tokenizer_folder)
     positions = clip.config.text.max_position_embeddings
+    names = names_read or prompt_names(class_names, as_spelled=bool(config.data.class_names))
     new = hard_prompts is None
     if hard_prompts is None:
-        hard_prompts = configured_hard_prompts(config.hard_prompts, class_names)
-    names = [prompt_name(name) for name in class_names]
+        hard_prompts = configured_hard_prompts(config.hard_prompts, names)
     if new:
         prompts_lib.check_names_differ(names, tokenizer.encode)
     soft = prompts_lib.tokenize_soft(names, tokenizer.encode, positions, config.ctx.num_ctx)

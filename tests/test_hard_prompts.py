@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mpafer_jax import experiment
+from mpafer_jax import evaluate, experiment
 from mpafer_jax.checkpoint_description import Description
 from mpafer_jax.hard_prompts import features
 from mpafer_jax.hard_prompts.bank import BankError, load_bank, load_banks, permuted
@@ -17,6 +17,7 @@ from mpafer_jax.hard_prompts.templates import (
     configured_hard_prompts,
     every_prompt,
     prompt_name,
+    prompt_names,
 )
 from mpafer_jax.models.prompts import PromptError
 from tests import tiny
@@ -223,6 +224,37 @@ def encoder(sample):
     config = runs.config(sample)
     built = experiment.build_experiment(config, ["anger", "fear"], experiment.load_frozen_clip(config))
     return built, features.text_encoder(built.model, built.frozen.clip, built.tokenizer.encode)
+
+
+def test_names_that_a_dataset_brings_are_read_by_their_canonical_names_and_listed_ones_as_they_are_spelled():
+    names = ("Happy", "Deep_Thought", "fear")
+    assert prompt_names(names, as_spelled=False) == ("happiness", "deep thought", "fear")
+    assert prompt_names(names, as_spelled=True) == ("Happy", "Deep Thought", "fear")
+
+
+def test_a_folder_keeps_its_word_and_clip_reads_the_canonical_name(sample, encoder):
+    built, _ = encoder
+    config, clip = runs.config(sample), experiment.load_frozen_clip(runs.config(sample))
+    called = experiment.build_experiment(config, ["Angry", "scared"], clip)
+    assert called.class_names == ("Angry", "scared")
+    assert called.hard_prompts == built.hard_prompts
+    np.testing.assert_array_equal(called.frozen.soft_prompts.embeddings, built.frozen.soft_prompts.embeddings)
+    np.testing.assert_array_equal(called.frozen.hard_text_features, built.frozen.hard_text_features)
+    spelled = config.model_copy(
+        update={"data": config.data.model_copy(update={"class_names": ("Angry=anger", "scared=fear")})}
+    )
+    read = experiment.build_experiment(spelled, ["Angry", "scared"], clip)
+    assert read.hard_prompts.of_class(1)[0].startswith(FACE.format("scared"))
+    params = experiment.initial_prompts(config, built)
+    # A checkpoint goes by its own configuration, whichever evaluates it.
+    parts = {"clip_name": "", "clip_hash": "", "data": {}, "versions": {}, "class_names": read.class_names}
+    for made, expected in ((config, ("anger", "fear")), (spelled, ("Angry", "scared"))):
+        prompts = read.hard_prompts
+        saved = Description(config=made.model_dump(mode="json"), hard_prompts=prompts, **parts)
+        assert saved.prompt_names == expected
+        again, _ = evaluate.experiment_of(config, params, saved, clip, ("Angry", "scared"))
+        own = read if made is spelled else built
+        np.testing.assert_array_equal(again.frozen.soft_prompts.embeddings, own.frozen.soft_prompts.embeddings)
 
 
 def test_groups_are_encoded_in_one_pass_and_each_text_once(sample, encoder):

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from mpafer_jax.config import Config
 from mpafer_jax.experiment import Experiment
 from mpafer_jax.hard_prompts.features import class_features, encode_hard_prompts, text_encoder
-from mpafer_jax.hard_prompts.templates import HardPrompts, configured_hard_prompts
+from mpafer_jax.hard_prompts.templates import HardPrompts, configured_hard_prompts, prompt_names
 from mpafer_jax.models.mpafer import variables
 
 _TYPES = {"zero_shot_type1": 1, "zero_shot_type2": 2, "zero_shot_type3": 3, "zero_shot_permuted": 3}
@@ -33,7 +33,8 @@ def hard_prompts(name: str, config: Config, class_names: Sequence[str]) -> HardP
       BankError: type 3 is asked for, and the bank lacks a class.
     """
     section = config.hard_prompts.model_copy(update={"type": _TYPES[name]})
-    return configured_hard_prompts(section, class_names, permute_seed=config.seed if name == _PERMUTED else None)
+    read = prompt_names(class_names, as_spelled=bool(config.data.class_names))
+    return configured_hard_prompts(section, read, permute_seed=config.seed if name == _PERMUTED else None)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -12,7 +12,7 @@ from mpafer_jax.data import records
 from mpafer_jax.data.builder import ExpressionBuilder
 from mpafer_jax.data.preprocess import IMAGE_SUFFIXES
 from mpafer_jax.data.records import Counts, DataError, Record, SourceIndex
-from mpafer_jax.expressions import ClassNameError, canonical_name, check_class_names
+from mpafer_jax.expressions import ClassNameError, check_class_names
 
 _SPLITS = {"train": "train", "val": "validation", "valid": "validation", "validation": "validation", "test": "test"}
 _NO_CLASSES = {"image", "images", "img", "imgs", "label", "labels", "annotations"}
@@ -38,8 +38,8 @@ def read(directory: Path, chosen: Sequence[str] = ()) -> SourceIndex:
       chosen: config.data.class_names, which may have given numbered folders names.
 
     Returns:
-      The classes in the order in which their folders sort, under their canonical names ("Happy" is "happiness"; see
-      `mpafer_jax.expressions`), pictures sorted by name. Files that are no pictures are counted as dropped.
+      The classes in the order in which their folders sort and called as these are, pictures sorted by name. Files that
+      are no pictures are counted as dropped.
 
     Raises:
       DataError: nothing there, two folders for one split, two folders for one expression, folders that are those of
@@ -113,10 +113,9 @@ def _class_names(folder_names: list[str], directory: Path) -> tuple[str, ...]:
         if not files.is_utf8(folder):
             raise DataError(f"{directory}: the class folder {folder!r} is not called in UTF-8; rename it")
     try:
-        check_class_names(folder_names, f"folders in {directory}", at_least=0)
+        return check_class_names(folder_names, f"folders in {directory}", at_least=0)
     except ClassNameError as error:
         raise DataError(str(error)) from error
-    return tuple(canonical_name(name) for name in folder_names)
 
 
 def _beside_splits(directory: Path, split_folders: Mapping[str, Path]) -> tuple[str, ...]:

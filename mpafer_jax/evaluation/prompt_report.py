@@ -17,7 +17,13 @@ from mpafer_jax.data.splits import load_dataset
 from mpafer_jax.evaluation.metrics import ClassificationMetrics, from_logits
 from mpafer_jax.experiment import Experiment
 from mpafer_jax.hard_prompts.bank import GRANULARITIES, Bank, BankError, PromptGranularity, load_banks, permuted
-from mpafer_jax.hard_prompts.templates import HardPrompts, build_hard_prompts, configured_hard_prompts, described
+from mpafer_jax.hard_prompts.templates import (
+    HardPrompts,
+    build_hard_prompts,
+    configured_hard_prompts,
+    described,
+    prompt_names,
+)
 
 CONFIGURED = "as configured"
 EVERY = "every granularity"
@@ -119,6 +125,7 @@ def prompt_sets(config: Config, class_names: Sequence[str]) -> dict[str, HardPro
     Raises:
       BankError: a bank is not there, or lacks a class.
     """
+    class_names = prompt_names(class_names, as_spelled=bool(config.data.class_names))
     sets = {
         CONFIGURED: configured_hard_prompts(config.hard_prompts, class_names),
         "type 1": build_hard_prompts(class_names, 1, None),
@@ -178,14 +185,14 @@ def count_tokens(config: Config, built: Experiment) -> tuple[Length, ...]:
     bank = configured_bank(config, built.class_names)
 
     def texts() -> Iterator[tuple[str, PromptGranularity, str]]:
-        for name, text in zip(
-            built.class_names, build_hard_prompts(built.class_names, 2, None).every_text(), strict=True
-        ):
+        read = prompt_names(built.class_names, as_spelled=bool(config.data.class_names))
+        names = list(zip(built.class_names, read, strict=True))
+        for (name, _), text in zip(names, build_hard_prompts(read, 2, None).every_text(), strict=True):
             yield name, "template", text
         for granularity in GRANULARITIES if bank else ():
-            for name in built.class_names:
+            for name, as_read in names:
                 for said in bank.entry(name).of(granularity) if bank else ():
-                    yield name, granularity, described(name, said.text)
+                    yield name, granularity, described(as_read, said.text)
 
     return tuple(Length(name, part, len(built.tokenizer.encode(text)), text) for name, part, text in texts())
 

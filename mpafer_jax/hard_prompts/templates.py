@@ -8,6 +8,7 @@ from typing import Any, Self, cast
 import pydantic
 
 from mpafer_jax.config import HardPromptsSection
+from mpafer_jax.expressions import canonical_name
 from mpafer_jax.hard_prompts.bank import Bank, Combine, PromptGranularity, load_banks, permuted
 
 _PHOTO = "a photo of {}"
@@ -63,6 +64,17 @@ class HardPrompts(pydantic.BaseModel):
 def prompt_name(class_name: str) -> str:
     """A class name as it is read in a text: `happily_surprised` becomes 'happily surprised'."""
     return " ".join(class_name.replace("_", " ").split())
+
+
+def prompt_names(class_names: Sequence[str], *, as_spelled: bool) -> tuple[str, ...]:
+    """What CLIP reads for each class, which need not be what is printed: a folder "Happy" is read as 'happiness'.
+
+    Args:
+      class_names: C names as they are printed.
+      as_spelled: whether the configuration spells them (`data.class_names`), and so decides what is read. Names that a
+        dataset brings are read by their canonical names.
+    """
+    return tuple(prompt_name(name) if as_spelled else canonical_name(name) for name in class_names)
 
 
 def described(class_name: str, description: str) -> str:

@@ -63,7 +63,7 @@ def from_checkpoint(path: str | os.PathLike[str], which: checkpoint.Which, clip:
     model = experiment.make_model(sections, loaded.config, len(description.class_names))
     # What the backward pass may keep is no matter here.
     model = model.clone(remat="none", patch_weights=description.patch_weights)
-    names = [prompt_name(name) for name in description.class_names]
+    names = description.prompt_names
     soft = tokenize_soft(names, tokenizer.encode, loaded.config.text.max_position_embeddings, sections.ctx.num_ctx)
     both = variables(loaded.params, params)
     return ReadyModel(

@@ -37,6 +37,7 @@ from mpafer_jax.data.splits import Dataset, Split, load_dataset
 from mpafer_jax.evaluation import base_to_new
 from mpafer_jax.evaluation.protocol import reported_checkpoint
 from mpafer_jax.hard_prompts.bank import BankError
+from mpafer_jax.hard_prompts.templates import prompt_names
 from mpafer_jax.models.prompts import PromptError
 
 _CONFIG = command.define_config()
@@ -60,8 +61,9 @@ def halved(config: Config, seed: int) -> dict[str, Config]:
             "config.ctx.class_specific is True: every class learns a context of its own, and new classes would have "
             "none; set it to False"
         )
-    # Entries as they are given, since one may name a class of the dataset otherwise ("happiness=4").
-    names = config.data.class_names or read_source(config.data).class_names
+    # Entries as they are given, since one may name a class of the dataset otherwise ("happiness=4"); and what is
+    # listed is read as it is spelled, which names of folders are not.
+    names = config.data.class_names or prompt_names(read_source(config.data).class_names, as_spelled=False)
     try:
         halves = base_to_new.halve(names)
     except ValueError as error:

@@ -44,6 +44,7 @@ from mpafer_jax.hard_prompts.generation.lengths import TokenBudget, load_budget
 from mpafer_jax.hard_prompts.generation.local_model import LocalModel
 from mpafer_jax.hard_prompts.generation.questions import QUESTIONS
 from mpafer_jax.hard_prompts.provenance import AnswerFormat
+from mpafer_jax.hard_prompts.templates import prompt_names
 
 _CONFIG = command.define_config()
 _OUT = flags.DEFINE_string("out", None, "JSON file to write.")
@@ -102,7 +103,7 @@ def _classes(config: Config | None) -> tuple[str, ...]:
         raise GenerationError("name the classes, --classes=happiness,sadness, or a dataset's --config")
     from mpafer_jax.data.sources import read_source  # slow to import, and needed for datasets only
 
-    return read_source(config.data).class_names
+    return prompt_names(read_source(config.data).class_names, as_spelled=bool(config.data.class_names))
 
 
 def _budget(config: Config | None) -> TokenBudget:

@@ -171,7 +171,7 @@ def test_summary_is_readable_without_this_package(tmp_path: Path) -> None:
     layouts.write_folders(tmp_path / "train", {"happy": 1})
     (tmp_path / "train" / "happy" / "notes.txt").write_text("x")
     summary = json.loads((prepare_folder(tmp_path).directory / "summary.json").read_text())
-    assert summary["class_names"] == ["happiness"]
+    assert summary["class_names"] == ["happy"]
     assert summary["dropped"] == {"train": {"no picture (.txt)": 1}}
 
 

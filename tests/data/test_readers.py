@@ -136,7 +136,7 @@ def test_folders_with_splits(tmp_path: Path) -> None:
     (tmp_path / "train" / "Sad" / "Thumbs.db").write_text("no picture")
     (tmp_path / "train" / "Sad" / ".hidden.png").write_text("ignored")
     index = folder.read(tmp_path)
-    assert (index.class_names, index.source_labels) == (("happiness", "sadness"), ("Happy", "Sad"))
+    assert (index.class_names, index.source_labels) == (("Happy", "Sad"), ("Happy", "Sad"))
     assert [(r.name, r.label) for r in index.splits["train"]] == [
         ("Happy/000.png", 0),
         ("Sad/000.png", 1),

@@ -182,7 +182,7 @@ def test_class_names_are_selected_and_ordered(tmp_path: Path) -> None:
     assert dataset.class_names == ("Sadness", "joy")
     assert dataset.train.class_counts().tolist() == [3, 2]
     assert dataset.train.label_distributions.shape == (5, 2)
-    assert "dropped from train: 1 class anger not in class_names" in dataset.description
+    assert "dropped from train: 1 class angry not in class_names" in dataset.description
 
 
 def test_an_absent_split_is_an_error_that_lists_the_others(tmp_path: Path) -> None:

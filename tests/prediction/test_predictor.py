@@ -206,6 +206,17 @@ def test_zero_shot_without_patches_is_clips_own_classification(sample, faces):
     assert found[0].to_dict()["top_patches"] is None
 
 
+def test_words_of_folders_are_printed_and_canonical_names_read(trained, monkeypatch):
+    own = Predictor.from_checkpoint(trained, batch_sizes=(1,))
+    params, description, step = checkpoint.load(trained, "best")
+    words = ("Angry", "joy", "Neutral", "SAD", "surprised")
+    called = description.model_copy(update={"class_names": words})
+    monkeypatch.setattr(checkpoint, "load", lambda *_: (params, called, step))
+    other = Predictor.from_checkpoint(trained, batch_sizes=(1,))
+    assert other.class_names == words
+    np.testing.assert_array_equal(other.text_features, own.text_features)
+
+
 def test_zero_shot_reads_a_bank_and_refuses_what_it_cannot_do(sample, faces):
     clip = str(sample / "clip")
     predictor = Predictor.zero_shot(clip, ("fear", "Joy"), paraphrases=2, batch_sizes=(1,))
