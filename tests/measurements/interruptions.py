@@ -55,7 +55,7 @@ def config(*words, data):
 
 def commands(root):
     """The commands; {} is the folder of a try."""
-    data, run = root / "faces", root / "trained"
+    data, run = root / "sample" / "faces", root / "trained"
     main = ["-m", "mpafer_jax.main", *config(*_TINY, data=data)]
     sweep = ["launch/sweep.py", f"--sweep={root / 'sweep.py'}", "--workdir={}/sweep", *config(*_TINY, data=data)[1:]]
     predict = ["-m", "mpafer_jax.predict", str(run), *[str(data)] * 30, "--out={}/out.csv"]
@@ -80,17 +80,23 @@ def commands(root):
 
 def write_inputs(root):
     """A few drawn faces, a sweep of two runs, and a trained run."""
-    from mpafer_jax.tools.make_sample import write_faces
-
-    if not (root / "faces").exists():
-        write_faces(root / "faces", {"train": 4, "test": 2}, 0)
+    if not (root / "sample").exists():
+        counts = ("--train_per_class=4", "--test_per_class=2")
+        code, text, *_ = in_terminal(["-m", "mpafer_jax.tools.make_sample", f"--out={root / 'sample'}", *counts], None)
+        if code:
+            sys.exit(text)
     (root / "sweep.py").write_text(
         "from mpafer_jax.sweeps.sweep import Point, Sweep\n\n\n"
         "def get_sweep(argument=''):\n"
         f"    return Sweep('two runs', {_TINY[0]!r}, (Point('one', 'one'),), baseline='one', seeds=(0, 1))\n"
     )
     if not (root / "trained" / "summary.json").exists():
-        arguments = ["-m", "mpafer_jax.main", *config(*_TINY, data=root / "faces"), f"--workdir={root / 'trained'}"]
+        arguments = [
+            "-m",
+            "mpafer_jax.main",
+            *config(*_TINY, data=root / "sample" / "faces"),
+            f"--workdir={root / 'trained'}",
+        ]
         code, text, *_ = in_terminal(arguments, None)
         if code:
             sys.exit(text)
