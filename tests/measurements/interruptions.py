@@ -38,6 +38,7 @@ _TIMEOUT = flags.DEFINE_integer("timeout", 300, "Seconds that a command may take
 _TINY = (
     *("configs/folder.py:tiny_clip", "train.num_steps=12", "train.log_every=3", "train.eval_every=6"),
     *("train.checkpoint_every=3", "train.batch_size=4", "eval.batch_size=4", "eval.report=none"),
+    "optimizer.warmup_steps=2",
 )
 
 
