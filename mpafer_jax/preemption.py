@@ -176,12 +176,18 @@ class _Listener:
         """Ends the process without order, from any of its threads."""
         interrupted = 128 + number
         code = interrupted if again or number == signal.SIGINT else EXIT_CODE
-        how = "ended at once" if again else "stopped"
-        _side_by_side(lambda: _say(f"{how} by {_NAMES[number]}; {self.advice} (exit code {code})"), 1)
+        said = f"{'ended at once' if again else 'stopped'} by {_NAMES[number]}; {self.advice}"
+        if _Current.notice is not None and not again:
+            said = _at_no_step(_NAMES[number])
+        _side_by_side(lambda: _say(f"{said} (exit code {code})"), 1)
         for call in self.last:
             with contextlib.suppress(Exception):
                 call()
         _leave(code)
+
+
+def _at_no_step(cause: str) -> str:
+    return f"stopped by {cause} while no step was running; the same command goes on"
 
 
 def _do_nothing(number: int, frame: FrameType | None) -> None:
@@ -445,7 +451,7 @@ class Notice:
         """Raises `Preempted` if the run was asked to stop and is at no step; all processes call it equally often."""
         self._pass_point()
         if self._asked and not self.in_steps:
-            raise Preempted(f"stopped by {self.cause} while no step was running; the same command goes on")
+            raise Preempted(_at_no_step(self.cause))
 
     @property
     def cause(self) -> str:
