@@ -11,16 +11,23 @@ face); 1: some could not be read, the others are done; 2: nothing was done, the 
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # before what takes seconds to import
+    from mpafer_jax import preemption
+
+    preemption.listen()
+
 import argparse
 import collections
 import contextlib
+import hashlib
 import sys
 from collections.abc import Callable, Generator, Iterable, Sequence
 from pathlib import Path
 
+import numpy as np
 from tqdm import tqdm
 
-from mpafer_jax import command, files
+from mpafer_jax import command, files, preemption
 from mpafer_jax.checkpoint import CheckpointError
 from mpafer_jax.evaluation import overlay
 from mpafer_jax.evaluation.explain import Explainer
@@ -28,14 +35,24 @@ from mpafer_jax.expressions import CANONICAL_NAMES, ClassNameError, check_class_
 from mpafer_jax.faces import FaceFinder, check_margin, import_opencv
 from mpafer_jax.hard_prompts.bank import BankError
 from mpafer_jax.models.prompts import PromptError
-from mpafer_jax.prediction import media, tables
+from mpafer_jax.prediction import media, tables, unfinished
 from mpafer_jax.prediction.predictor import Cropper, Predictor
 from mpafer_jax.prediction.results import Failure, NoFace, Prediction, Result
 from mpafer_jax.weights.load import load_clip
 
-_USER_ERRORS = (CheckpointError, BankError, PromptError, media.InputError, ModuleNotFoundError, OSError)
+_USER_ERRORS = (
+    CheckpointError,
+    BankError,
+    PromptError,
+    media.InputError,
+    ModuleNotFoundError,
+    OSError,
+    unfinished.UnfinishedError,
+)
+_STATUSES: dict[type, str] = {Prediction: "ok", NoFace: "no_face", Failure: "error"}
+_NAMED = 5  # inputs by which a command is told from another
 _LONGEST_STEM = 100  # of a file's name, which becomes a part of others'
-_STATUS_READ_SOME, _STATUS_MISTAKE, _STATUS_INTERRUPTED = 1, 2, 130
+_STATUS_READ_SOME, _STATUS_MISTAKE = 1, 2
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -55,14 +72,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _predict(arguments)
     # Mistakes of the user's: the message says all there is to say, a traceback would bury it.
     except _USER_ERRORS as error:
-        _say(f"{type(error).__name__}: {error}")
+        _say("\n".join((f"{type(error).__name__}: {error}", *getattr(error, "__notes__", ()))))
         return _STATUS_MISTAKE
 
 
 def run() -> None:
     """The entry point `mpafer-predict`, in a process of its own."""
     command.import_libraries_without_torch()
-    sys.exit(main())
+    with preemption.ending():
+        sys.exit(main())
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -84,6 +102,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="DIR",
         help="explanations: a picture and a JSON file for each face",
     )
+    add("--overwrite", action="store_true", help="begin anew where results of a command that was stopped lie")
     add("--bank", default="expressions", help="descriptions that heat maps rank and --zero_shot reads (name or path)")
     add("--faces", choices=("none", "detect"), default="none", help="none: every picture is a face (default)")
     add("--which_faces", choices=("largest", "all"), default="largest", help="of those detected")
@@ -135,27 +154,43 @@ def _predict(arguments: argparse.Namespace) -> int:
     pictures = media.pictures(found, stride=arguments.stride)
     live = total is None  # a camera's results must not wait for a batch
     counts: collections.Counter[type] = collections.Counter()
-    interrupted = False
     with contextlib.ExitStack() as stack:
-        sinks = [*_sinks(arguments, predictor, stack), _complain]
+        table = _table_of(arguments, predictor, stack)
+        if table is not None:
+            pictures = table.left(pictures)
+            counts.update({kind: table.kept[status] for kind, status in _STATUSES.items()})
+            if before := table.kept.total():
+                _say(f"{before} results are there from before; going on behind them")
+            elif arguments.out.exists():
+                _say(f"{arguments.out} is there already, and is replaced at the end")
+        sinks = [*_sinks(arguments, predictor, table), _complain]
         keep = arguments.heatmaps is not None
         results = stack.enter_context(
             contextlib.closing(predictor.stream(pictures, faces=faces, batch_size=1 if live else 0, keep_pixels=keep))
         )
         progress = stack.enter_context(_progress(results, total))
+        # Ctrl-C is how a camera's run ends; what there is so far is kept.
+        stopped: KeyboardInterrupt | preemption.Preempted | None = None
         try:
-            for result in progress:
-                counts[type(result)] += 1
-                for sink in sinks:
-                    sink(result)
-        except KeyboardInterrupt:  # how a camera's run ends; what there is so far is kept
-            interrupted = True
+            with contextlib.ExitStack() as block:
+                for number, result in enumerate(progress):
+                    if not number:  # before, while programs are compiled, there is nothing to keep
+                        block.enter_context(preemption.orderly())
+                    counts[type(result)] += 1
+                    for sink in sinks:
+                        sink(result)
+        except (KeyboardInterrupt, preemption.Preempted) as asked:
+            stopped = asked
+            if table is not None and not live:
+                table.stop()
     _say(
         f"{counts[Prediction]} predicted, {counts[NoFace]} without a face, {counts[Failure]} that could not be read"
         + (f"; written to {arguments.out}" if arguments.out else "")
     )
-    if interrupted and not live:
-        return _STATUS_INTERRUPTED
+    if stopped and not live:
+        if arguments.out is not None:
+            _say("stopped before the end; the same command goes on with what is missing")
+        return stopped.exit_code if isinstance(stopped, preemption.Preempted) else preemption.INTERRUPTED
     return _STATUS_READ_SOME if counts[Failure] else 0
 
 
@@ -179,14 +214,34 @@ def _face_finder(arguments: argparse.Namespace) -> Cropper | None:
     return FaceFinder(which=arguments.which_faces, margin=arguments.margin, align=not arguments.no_align)
 
 
+def _table_of(arguments: argparse.Namespace, predictor: Predictor, stack: contextlib.ExitStack) -> tables.Table | None:
+    if arguments.out is None:
+        return None
+    given = {name: value for name, value in vars(arguments).items() if name not in ("out", "overwrite", "batch_size")}
+    prompts = np.asarray(predictor.text_features)
+    subject = {
+        **{name: str(value) if isinstance(value, Path) else value for name, value in given.items()},
+        "inputs": _in_short(arguments.inputs),
+        "classes": list(predictor.class_names),
+        "texts": hashlib.sha256(prompts.tobytes()).hexdigest()[:16],  # which prompts and which CLIP
+    }
+    opened = tables.open_table(arguments.out, predictor.class_names, subject, overwrite=arguments.overwrite)
+    return stack.enter_context(opened)
+
+
+def _in_short(names: Sequence[str]) -> list[str]:
+    """A few names as they are; of many the first, and what tells them from others."""
+    if len(names) <= _NAMED:
+        return list(names)
+    digest = hashlib.sha256("\0".join(names).encode("utf-8", "surrogateescape")).hexdigest()
+    return [*names[:_NAMED], f"and more, {len(names)} in all ({digest[:16]})"]
+
+
 def _sinks(
-    arguments: argparse.Namespace, predictor: Predictor, stack: contextlib.ExitStack
+    arguments: argparse.Namespace, predictor: Predictor, table: tables.Table | None
 ) -> Generator[Callable[[Result], None]]:
     """Where each result goes."""
-    if arguments.out is not None:
-        yield stack.enter_context(tables.open_table(arguments.out, predictor.class_names))
-    else:
-        yield _show
+    yield table or _show
     if arguments.heatmaps is not None:
         yield HeatmapFolder(arguments.heatmaps, Explainer(predictor, arguments.bank))
 

@@ -143,17 +143,63 @@ def test_zero_shot_needs_no_checkpoint(sample, faces, capsys):
     assert capsys.readouterr().out.split("\t")[1] in ("Joy", "anger")
 
 
-def test_what_was_done_before_an_interruption_is_kept(trained, faces, tmp_path, monkeypatch):
+@pytest.fixture
+def ending(monkeypatch):
+    """Makes the pictures end with an error."""
     real = predict.media.pictures
 
-    def interrupted(*arguments, **options):
-        yield from real(*arguments, **options)
-        raise KeyboardInterrupt
+    def end_with(error):
+        def pictures(*arguments, **options):
+            yield from real(*arguments, **options)
+            raise error
 
-    monkeypatch.setattr(predict.media, "pictures", interrupted)
+        monkeypatch.setattr(predict.media, "pictures", pictures)
+
+    return end_with
+
+
+@pytest.mark.parametrize("suffix", ["csv", "jsonl", "parquet"])
+def test_what_was_done_before_an_interruption_is_kept_and_gone_on_with(
+    trained, faces, tmp_path, ending, monkeypatch, capsys, suffix
+):
     files = faces * 2  # more than are taken ahead of the results
-    assert run(trained, *files, f"--out={tmp_path / 'out.csv'}") == 130
-    assert 1 < len((tmp_path / "out.csv").read_text().splitlines()) <= len(files) + 1
+    out, whole = tmp_path / f"out.{suffix}", tmp_path / f"whole.{suffix}"
+    ending(KeyboardInterrupt())
+    assert run(trained, *files, f"--out={out}") == 130
+    monkeypatch.undo()
+    before = rows_of(out)
+    assert 1 < len(before) < len(files)
+    assert "the same command goes on with what is missing" in capsys.readouterr().err
+    assert run(trained, *files[:-1], f"--out={out}") == 2
+    assert "results of another command: inputs there [" in capsys.readouterr().err
+    with (tmp_path / f"out.{suffix}.unfinished").open("a") as file:
+        file.write('{"torn": ')  # by a kill
+
+    assert run(trained, *files, f"--out={out}") == 0
+    assert f"{len(before) - 1} results are there from before" in capsys.readouterr().err
+    assert run(trained, *files, f"--out={whole}") == 0
+    assert rows_of(out) == rows_of(whole)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [out.name, whole.name]
+
+
+def rows_of(path):
+    if path.suffix == ".parquet":
+        return [(row["file"], row["index"], row["expression"]) for row in pyarrow.parquet.read_table(path).to_pylist()]
+    if path.suffix == ".jsonl":
+        return [(row["file"], row["expression"]) for row in map(json.loads, path.read_text().splitlines())]
+    with path.open(newline="") as file:
+        return [(row["file"], row["index"], row["expression"]) for row in csv.DictReader(file)]
+
+
+def test_an_error_in_the_middle_keeps_what_was_done_and_names_it(trained, faces, tmp_path, ending, capsys):
+    ending(OSError(28, "No space left on device"))
+    out = tmp_path / "out.csv"
+    assert run(trained, *faces * 2, f"--out={out}") == 2
+    said = capsys.readouterr().err
+    assert "No space left on device" in said
+    assert f"what was done until then is in {out}.unfinished; the same command goes on with it" in said
+    assert len((tmp_path / "out.csv.unfinished").read_text().splitlines()) > 2
+    assert not out.exists()
 
 
 def test_a_camera_that_is_not_there_ends_with_a_message(trained, tmp_path, capfd, monkeypatch):
