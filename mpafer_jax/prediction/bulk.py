@@ -176,7 +176,8 @@ def _predict(
     ):
         notice.check_clock()
         real = int(batch["mask"].sum())
-        logits = predictor.logits(batch["image"][:real]).astype(np.float64)
+        names = split.names[filled : filled + real].tolist()
+        logits = predictor.logits(batch["image"][:real], names).astype(np.float64)
         probabilities[filled : filled + real] = softmax(logits)
         filled += real
     named = {f"p_{name}": probabilities[:, column] for column, name in enumerate(predictor.class_names)}

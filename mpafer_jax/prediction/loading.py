@@ -15,7 +15,7 @@ from mpafer_jax.hard_prompts.bank import Bank, PromptGranularity, load_banks
 from mpafer_jax.hard_prompts.features import class_features, encode_hard_prompts, text_encoder
 from mpafer_jax.hard_prompts.templates import HardPrompts, build_hard_prompts, prompt_name
 from mpafer_jax.models.mpafer import MPAFER, variables
-from mpafer_jax.models.prompts import PromptShape, Texts, check_names_differ, init_prompts, tokenize_soft
+from mpafer_jax.models.prompts import PromptShape, Texts, check_names_differ, init_prompts, seed_key, tokenize_soft
 from mpafer_jax.weights.load import PretrainedClip, load_clip
 from mpafer_jax.weights.tokenizer import Tokenizer, load_tokenizer
 
@@ -63,6 +63,7 @@ def from_checkpoint(path: str | os.PathLike[str], which: checkpoint.Which, clip:
     model = experiment.make_model(sections, loaded.config, len(description.class_names))
     # What the backward pass may keep is no matter here.
     model = model.clone(remat="none", patch_weights=description.patch_weights)
+    experiment.check_prompts(params, model)
     names = description.prompt_names
     soft = tokenize_soft(names, tokenizer.encode, loaded.config.text.max_position_embeddings, sections.ctx.num_ctx)
     both = variables(loaded.params, params)
@@ -109,7 +110,7 @@ def zero_shot(
         raise ValueError(f"top_k is {top_k}, {loaded.name} has {num_patches} patches")
     encoder = text_encoder(model, jax.device_put(loaded.params), tokenizer.encode)
     text_features, _ = encode_hard_prompts({"own": hard_prompts}, encoder)["own"]
-    unread = init_prompts(model.prompt_shape, jax.random.key(0))  # these texts have no place for a context
+    unread = init_prompts(model.prompt_shape, seed_key(0))  # these texts have no place for a context
     return ReadyModel(
         model=model,
         variables=variables(loaded.params, unread),

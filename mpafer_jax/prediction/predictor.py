@@ -20,6 +20,7 @@ from mpafer_jax.data import preprocess
 from mpafer_jax.data.normalize import normalize
 from mpafer_jax.data.preprocess import PictureError, Pixels
 from mpafer_jax.faces import Face, FaceCrop
+from mpafer_jax.finite import check_rows, finite_rows
 from mpafer_jax.hard_prompts.bank import Bank, PromptGranularity
 from mpafer_jax.models.clip import Outputs
 from mpafer_jax.prediction import loading
@@ -30,6 +31,7 @@ from mpafer_jax.prediction.results import Failure, NoFace, Prediction, Result, S
 from mpafer_jax.weights.load import PretrainedClip
 
 _THREADS = min(16, processes.usable_cores() + 2)  # a little more than the cores: reading waits for the disk
+_NOT_FINITE = "the model's logits are NaN or infinite; see whether its checkpoint is of a run that went well"
 Cropper = Callable[[Image.Image], Sequence[FaceCrop]]
 
 
@@ -175,8 +177,8 @@ class Predictor:
     ) -> Generator[Result]:
         """Any number of pictures, in their order, with the same memory however many they are.
 
-        Pictures are read by threads while the devices compute. An input that cannot be read becomes a `Failure`, and
-        the rest goes on.
+        Pictures are read by threads while the devices compute. An input that cannot be read, or whose logits are NaN or
+        infinite, becomes a `Failure`, and the rest goes on.
 
         Args:
           images: paths, encoded pictures (bytes), Pillow pictures, arrays uint8[height, width, 3] in RGB order; an
@@ -230,9 +232,19 @@ class Predictor:
     def _resized(self, image: Image.Image) -> Pixels:
         return np.asarray(preprocess.resize(image, self.image_size))
 
-    def logits(self, pixels: Pixels) -> npt.NDArray[np.float32]:
-        """Logits [n, C] of n > 0 pictures that have the model's size already, uint8[n, S, S, 3]."""
-        return self._classify(pixels)["logits"]
+    def logits(self, pixels: Pixels, names: Sequence[str] = ()) -> npt.NDArray[np.float32]:
+        """Logits [n, C] of n > 0 pictures that have the model's size already.
+
+        Args:
+          pixels: uint8[n, S, S, 3].
+          names: of the pictures, for errors; empty to number them.
+
+        Raises:
+          NonFiniteError: those of a picture are NaN or infinite.
+        """
+        found = self._classify(pixels)["logits"]
+        check_rows("logits", found, names or [f"picture {number}" for number in range(len(found))])
+        return found
 
     def warm_up(self) -> None:
         """Compiles all batch sizes now, for a service whose first answer must not wait."""
@@ -247,10 +259,15 @@ class Predictor:
 
     def _finish(self, rows: list[_Row], outputs: Outputs | None, keep_pixels: bool) -> Generator[Result]:
         values = {name: np.asarray(value) for name, value in (outputs or {}).items()}
-        position = 0
+        finite = finite_rows(values["logits"]) if values else ()
+        position = -1
         for row in rows:
             if not isinstance(row, _Crop):
                 yield row
+                continue
+            position += 1
+            if not finite[position]:
+                yield Failure(row.source, _NOT_FINITE)
                 continue
             yield Prediction(
                 source=row.source,
@@ -263,7 +280,6 @@ class Predictor:
                 grid=self.grid,
                 pixels=row.pixels if keep_pixels else None,
             )
-            position += 1
 
 
 def checked(result: Result) -> Prediction:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
+import math
 from collections.abc import Iterator
 from concurrent import futures
 from pathlib import Path
@@ -182,8 +183,10 @@ def read_normalization(path: Path) -> tuple[Color, Color]:
     nested = raw.get("image_processor")
     fields = cast("dict[str, Any]", nested) if isinstance(nested, dict) else raw
     mean, std = _color(fields, "image_mean", path), _color(fields, "image_std", path)
-    if min(std) <= 0:
-        raise ValueError(f"{path}: image_std is {list(std)}, expected positive numbers")
+    if not all(map(math.isfinite, (*mean, *std))) or min(std) <= 0:
+        raise ValueError(
+            f"{path}: image_mean is {list(mean)}, image_std {list(std)}; expected finite numbers, the latter positive"
+        )
     return mean, std
 
 

@@ -13,14 +13,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mpafer_jax import checkpoint, evaluate
+from mpafer_jax import checkpoint, evaluate, experiment
 from mpafer_jax.data.normalize import normalize
 from mpafer_jax.data.preprocess import PictureError, resize
 from mpafer_jax.expressions import ClassNameError, canonical_name
+from mpafer_jax.finite import NonFiniteError
 from mpafer_jax.hard_prompts.bank import BankError
 from mpafer_jax.models.clip import CLIP
 from mpafer_jax.models.prompts import PromptError, tokenize
-from mpafer_jax.prediction import Failure, Prediction, Predictor
+from mpafer_jax.prediction import Failure, Prediction, Predictor, loading
 from mpafer_jax.weights.load import load_clip
 from tests.end_to_end import runs
 
@@ -50,6 +51,45 @@ def test_every_kind_of_input_is_the_same_picture(predictor, faces):
         np.testing.assert_allclose(found.logits, one_by_one[0].logits, rtol=1e-4, atol=1e-4)
     assert [found.source.file for found in one_by_one] == [str(path)] * 2 + ["picture 0", str(path), "picture 0"]
     assert [found.source.index for found in together] == [0, 1]
+
+
+def test_a_picture_whose_logits_are_not_finite_is_no_class(trained, faces):
+    ready = loading.from_checkpoint(trained, "best", "")
+    clip = ready.variables["params"]["clip"]
+    # Black is 0 with this mean, and stays finite under weights that everything else overflows with.
+    embedding = {"kernel": clip["visual"]["patch_embedding"]["kernel"] * np.float32(1e38)}
+    clip = {**clip, "visual": {**clip["visual"], "patch_embedding": embedding}}
+    params = {"params": {**ready.variables["params"], "clip": clip}}
+    broken = Predictor(dataclasses.replace(ready, variables=params, mean=(0.0, 0.0, 0.0)), batch_sizes=(1, 4))
+    black = np.zeros((64, 64, 3), np.uint8)
+    found = list(broken.stream([black, faces[0], black]))
+    assert [type(result) for result in found] == [Prediction, Failure, Prediction]
+    assert [result.source.index for result in found] == [0, 1, 2]
+    assert "logits are NaN or infinite" in found[1].reason
+    np.testing.assert_array_equal(found[0].logits, found[2].logits)
+    with pytest.raises(PictureError, match="logits are NaN or infinite"):
+        broken.predict(faces[0])
+    pixels = np.stack([np.zeros((broken.image_size, broken.image_size, 3), np.uint8)] * 2)
+    pixels[1] = 200
+    with pytest.raises(NonFiniteError, match=r"logits of 1 of 2 images are NaN or infinite, first those of b\.png"):
+        broken.logits(pixels, ["a.png", "b.png"])
+
+
+def test_prompts_of_another_shape_are_named(trained):
+    params, _, _ = checkpoint.load(trained, "best")
+    model = loading.from_checkpoint(trained, "best", "").model
+    experiment.check_prompts(params, model)
+    other = {
+        "ctx": params["ctx"][1:],
+        "visual_prompts": params["visual_prompts"].astype(np.float64),
+        "more": np.ones(2),
+    }
+    with pytest.raises(checkpoint.CheckpointError) as error:
+        experiment.check_prompts(other, model)
+    rows, width = params["ctx"].shape
+    assert f"ctx: found float32 [{rows - 1}, {width}], expected float32 [{rows}, {width}]" in str(error.value)
+    assert "visual_prompts: found float64" in str(error.value)
+    assert "more: found float64 [2], expected nothing" in str(error.value)
 
 
 def test_channels_are_red_green_blue_and_photos_upright(predictor, faces):

@@ -371,7 +371,9 @@ def test_mean_and_standard_deviation(folder, nested):
     [
         ({"image_mean": [0.5, 0.5]}, r"image_mean is \[0.5, 0.5\], expected three numbers"),
         ({"image_mean": [0.5, 0.5, 0.5]}, "image_std is None, expected three numbers"),
-        ({"image_mean": [0.5, 0.5, 0.5], "image_std": [1, 0, 1]}, "expected positive numbers"),
+        ({"image_mean": [0.5, 0.5, 0.5], "image_std": [1, 0, 1]}, "the latter positive"),
+        ({"image_mean": [0.5, 0.5, float("nan")], "image_std": [1, 1, 1]}, r"0.5, nan\].* expected finite numbers"),
+        ({"image_mean": [0.5, 0.5, 0.5], "image_std": [1, 1, float("inf")]}, "expected finite numbers"),
     ],
 )
 def test_bad_normalization_is_named(tmp_path, fields, message):
