@@ -141,7 +141,6 @@ def open_store(config: Config, clip_hash: str, width: int) -> FeatureStore:
     if settings := devices.unusual_settings():
         about["settings"] = settings
     key = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:16]
-    folder = (
-        Path(config.data.features_dir).expanduser() if config.data.features_dir else prepared_root(config.data) / FOLDER
-    )
+    own = config.data.features_dir
+    folder = files.home_expanded(own) if own else prepared_root(config.data) / FOLDER
     return FeatureStore(folder / f"{clip_hash[:16]}-{key}.npz", width, about)

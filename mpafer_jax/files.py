@@ -7,6 +7,7 @@ import codecs
 import contextlib
 import errno
 import functools
+import glob
 import importlib.util
 import io
 import json
@@ -57,10 +58,11 @@ def local_path(text: str, field: str) -> pathlib.Path:
         raise ValueError(
             f"{field} is {text!r}: expected a file or folder of this machine, where a bucket can be mounted"
         )
-    return _home_expanded(text)
+    return home_expanded(text)
 
 
-def _home_expanded(name: str) -> pathlib.Path:
+def home_expanded(name: str | os.PathLike[str]) -> pathlib.Path:
+    """A path in which a leading `~` is the home, as in a shell."""
     # Not Path.expanduser, which raises for a name such as "~old" that belongs to no user.
     return pathlib.Path(os.path.expanduser(name))  # noqa: PTH111
 
@@ -98,13 +100,34 @@ def any_path(text: str | os.PathLike[str], field: str) -> pathlib.Path:
     name = os.fspath(text)
     scheme, separator, rest = name.partition("://")
     if not separator:
-        return _home_expanded(name)
+        return home_expanded(name)
     if scheme not in _BUCKETS or not rest.strip("/"):
         raise ValueError(f"{field} is {name!r}: expected a folder, gs://BUCKET/NAME or s3://BUCKET/NAME")
     package, extra = _BUCKETS[scheme]
     if importlib.util.find_spec(package) is None:
         raise ValueError(f"{field} is {name!r}, for which {package} is not installed: pip install -e '.[{extra}]'")
     return _bucket_path(name)
+
+
+def is_pattern(path: pathlib.Path) -> bool:
+    """Whether a path has signs of a pattern (`*`, `?`, `[...]`), and nothing is there by that very name."""
+    return glob.has_magic(str(path)) and not path.exists()
+
+
+def matching(path: pathlib.Path) -> list[pathlib.Path]:
+    """The files and folders that match a pattern, in the order of their names; in a bucket its last part is one."""
+    if in_bucket(path):
+        return sorted(path.parent.glob(path.name))
+    return [pathlib.Path(found) for found in sorted(glob.iglob(pattern(str(path)), recursive=True))]  # noqa: PTH207
+
+
+def pattern(name: str) -> str:
+    """A pattern for `glob` in which the folders that are there by their very names stand for themselves."""
+    folder, rest = pathlib.Path(name), list[str]()
+    while not os.path.lexists(folder) and folder != folder.parent:
+        rest.insert(0, folder.name)
+        folder = folder.parent
+    return os.path.join(glob.escape(str(folder)), *rest)  # noqa: PTH118
 
 
 def _bucket_path(url: str) -> pathlib.Path:

@@ -45,6 +45,20 @@ def test_a_tilde_is_the_home(tmp_path, monkeypatch):
         assert find("~nobody of that name", "--workdir") == pathlib.Path("~nobody of that name")
 
 
+def test_what_is_there_by_its_name_is_no_pattern(tmp_path):
+    for name in ("run[v2]/seed_0", "run[v2]/seed_1", "runv/seed_0", "what?"):
+        (tmp_path / name).mkdir(parents=True)
+    odd = tmp_path / "run[v2]"
+    assert not files.is_pattern(odd)
+    assert not files.is_pattern(tmp_path / "what?")
+    assert not files.is_pattern(tmp_path / "absent")
+    assert files.is_pattern(odd / "seed_*")
+    assert files.matching(odd / "seed_*") == [odd / "seed_0", odd / "seed_1"]
+    assert files.matching(tmp_path / "run[v]/seed_*") == [tmp_path / "runv/seed_0"]
+    assert files.matching(tmp_path / "**/seed_1") == [odd / "seed_1"]
+    assert files.matching(tmp_path / "none_*") == []
+
+
 EXPECTED = f"{URL!r}: expected a file or folder of this machine, where a bucket can be mounted"
 
 

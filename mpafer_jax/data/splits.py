@@ -84,6 +84,10 @@ class Split:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def __repr__(self) -> str:
+        """Its name and size: the arrays would fill a screen."""
+        return f"<{type(self).__name__} {self.name}: {len(self):,} images of {len(self.class_names)} classes>"
+
     def class_counts(self) -> npt.NDArray[np.int64]:
         """int64[C]: examples per class."""
         return np.bincount(self.labels, minlength=len(self.class_names)).astype(np.int64)
@@ -137,8 +141,8 @@ class Dataset:
     validation: Split | None
     test: Split | None
     class_names: tuple[str, ...]
-    summary: Summary
-    description: str
+    summary: Summary = dataclasses.field(repr=False)
+    description: str = dataclasses.field(repr=False)
 
     @property
     def held_out(self) -> list[Split]:

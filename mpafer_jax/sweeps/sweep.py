@@ -207,7 +207,7 @@ class Record:
 def split_source(source: str) -> tuple[pathlib.Path, str]:
     """'configs/sweeps/top_k.py:quickstart' -> its path and its argument."""
     path, _, argument = source.partition(":")
-    return pathlib.Path(path), argument
+    return files.home_expanded(path), argument
 
 
 def name_of(source: str) -> str:

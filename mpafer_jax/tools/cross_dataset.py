@@ -88,11 +88,11 @@ def load_checkpoints(texts: Sequence[str], which: Any) -> list[cross_dataset.Tra
     _refuse_twice("checkpoint", [name for name, _ in named])
     rows: list[cross_dataset.Trained] = []
     for name, path in named:
-        if not any(sign in path for sign in "*?["):
+        place = command.folder(path, "--checkpoint", local=False)
+        if not files.is_pattern(place):
             rows.append(cross_dataset.Trained.load(name, name, path, which))
             continue
-        pattern = files.any_path(path, "--checkpoint")
-        found = sorted(pattern.parent.glob(pattern.name))
+        found = files.matching(place)
         if not found:
             raise ConfigError(f"--checkpoint: there is no folder {path}")
         rows += [cross_dataset.Trained.load(f"{name}.{one.name}", name, str(one), which) for one in found]

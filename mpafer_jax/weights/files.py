@@ -15,6 +15,8 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any, Literal, cast
 
+from mpafer_jax.files import home_expanded
+
 FileKind = Literal["safetensors", "flax", "pytorch"]
 
 CONFIG = "config.json"
@@ -83,18 +85,23 @@ def find_files(name: str, *, revision: str = "main", cache_dir: str = "") -> Che
     here = find_local_files(name, revision=revision, cache_dir=cache_dir)
     if here is not None:
         return here
-    snapshot = _download(name, revision, cache_dir)
+    snapshot = _download(name, revision, _cache(cache_dir))
     return _in_folder(snapshot, revision=snapshot.name)
 
 
 def find_local_files(name: str, *, revision: str = "main", cache_dir: str = "") -> CheckpointFiles | None:
     """As `find_files`, without the network: None for a repository that is not whole in the Hub's cache."""
-    folder = SHIPPED.get(name) or Path(name).expanduser()
+    cache_dir = _cache(cache_dir)
+    folder = SHIPPED.get(name) or home_expanded(name)
     if folder.is_dir():
         return _in_folder(folder, revision="")
     _check_repository_name(name)
     cached = _cached_snapshot(name, revision, cache_dir)
     return None if cached is None else _in_folder(cached, revision=cached.name)
+
+
+def _cache(cache_dir: str) -> str:
+    return str(home_expanded(cache_dir)) if cache_dir else ""
 
 
 def file_names(folder: Path) -> set[str]:

@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from mpafer_jax import evaluate, train
+from mpafer_jax.checkpoint import CheckpointError
 from mpafer_jax.config import ConfigError
 from mpafer_jax.evaluation import cross_dataset, protocol
 from mpafer_jax.evaluation.predictions import Predictions
@@ -220,6 +221,9 @@ def test_runs_of_several_seeds_are_one_row(trained, tmp_path):
         ("drawn", "drawn"),
     ]
     assert [target.name for target in tool.load_targets(rows, [], own=True, batch_size=0)] == ["faces", "drawn"]
+    (tmp_path / "run[v2]").mkdir()
+    with pytest.raises(CheckpointError, match=r"no checkpoint at .*run\[v2\]: the folder is empty"):
+        tool.load_checkpoints([f"a={tmp_path}/run[v2]"], "best")
     with pytest.raises(ConfigError, match=r"--checkpoint: there is no folder .*/none_\*"):
         tool.load_checkpoints([f"faces={tmp_path}/none_*"], "best")
 

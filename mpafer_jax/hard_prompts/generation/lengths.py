@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
+from mpafer_jax.files import home_expanded
 from mpafer_jax.hard_prompts.templates import described
 from mpafer_jax.weights.files import SHIPPED, file_names, find_files, has_tokenizer
 from mpafer_jax.weights.tokenizer import load_tokenizer
@@ -47,7 +48,7 @@ def load_budget(clip: str, tokens: int = 0, *, revision: str = "main", cache_dir
       FileNotFoundError: there is no such CLIP.
       ValueError: its files cannot be read, or `tokens` is more than it has positions.
     """
-    folder = SHIPPED.get(clip) or Path(clip).expanduser()
+    folder = SHIPPED.get(clip) or home_expanded(clip)
     if not (folder.is_dir() and has_tokenizer(file_names(folder))):
         folder = find_files(clip, revision=revision, cache_dir=cache_dir).folder
     tokenizer = load_tokenizer(folder)
