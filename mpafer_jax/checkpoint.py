@@ -27,6 +27,7 @@ from mpafer_jax import devices, distributed, files
 from mpafer_jax.checkpoint_description import CheckpointError, Described, Description
 from mpafer_jax.export.prompts import PROMPTS, PromptFileError, load_prompts
 from mpafer_jax.finite import NonFiniteError, not_finite
+from mpafer_jax.not_a_checkpoint import what_is_there
 from mpafer_jax.state import TrainState
 
 FOLDER = "checkpoints"
@@ -313,8 +314,8 @@ def _find(path: pathlib.Path) -> tuple[pathlib.Path, int | None]:
         if folder.is_dir() and any(folder.glob(f"{_PREFIX}_*")):
             return folder, None
     raise CheckpointError(
-        f"no checkpoint at {path}: expected a workdir with {FOLDER}/{_PREFIX}_N, that {FOLDER} folder, one "
-        f"{_PREFIX}_N folder, or exported prompts ({PROMPTS}); train first, or correct the path"
+        f"no checkpoint at {path}: {what_is_there(path, FOLDER)}. Expected a workdir with {FOLDER}/{_PREFIX}_N, that "
+        f"{FOLDER} folder, one {_PREFIX}_N folder, or exported prompts ({PROMPTS})"
     )
 
 
@@ -361,6 +362,12 @@ def _restore_digests(manager: Any, step: int) -> Digests:
 
 def _restore_description(manager: Any, step: int, kind: type[D]) -> tuple[D, Digests]:
     described, digests = _restore_described(manager, step)
+    if kind is Description and "vocab_size" in described:
+        raise CheckpointError(
+            f"{manager.directory} is of a CLIP's pretraining, which knows no expressions. Its CLIP is in "
+            f"{manager.directory.parent / 'clip'} once it has ended: predict with --zero_shot, or train prompts for it "
+            "(config.clip.name)"
+        )
     with _naming_the_checkpoint(manager, step):
         return kind.model_validate(described), digests
 

@@ -12,6 +12,7 @@ import pytest
 from mpafer_jax import checkpoint
 from mpafer_jax.checkpoint_description import Description
 from mpafer_jax.finite import NonFiniteError
+from mpafer_jax.pretraining.train import PretrainDescription
 from mpafer_jax.state import TrainState
 
 DESCRIPTION = Description(
@@ -247,3 +248,36 @@ def test_a_full_disk_stops_with_an_error_and_the_older_checkpoints_intact(small_
     for step in finished:
         params, _, _ = checkpoint.load(small_disk / "checkpoints" / f"step_{step}", "last")
         np.testing.assert_array_equal(params["ctx"], state(step, size=50_000).params["ctx"])
+
+
+@pytest.mark.parametrize(
+    ("files", "place", "message"),
+    [
+        ((), "run", "there is no such folder. Expected a workdir"),
+        ((), "clip-vit", "predicts with --zero_shot"),
+        (("photo.jpg",), "photo.jpg", "a file is there: give the folder"),
+        (("run/checkpoints/step_5/params/d",), "run/checkpoints/step_7", "no such folder, but step_5"),
+        (("run/checkpoints/step_5/params/d",), "run/checkpoints/step_5/params", r"give .*run/checkpoints/step_5\."),
+        (("c/config.json", "c/model.safetensors"), "c", "looks like a CLIP"),
+        (("e/predictor.onnx",), "e", "exported program"),
+        (("s/all/full/seed_0/checkpoints/step_5/x",), "s", r"such as .*s/all/full/seed_0\."),
+        (("r/config.json", "r/metrics.jsonl"), "r", "a run that has saved none yet"),
+        (("photos/a.JPG",), "photos", "the checkpoint is the first argument"),
+        (("other/notes.txt",), "other", "there is no checkpoint in that folder"),
+    ],
+)
+def test_where_no_checkpoint_is_the_message_says_what_is(tmp_path, files, place, message):
+    for name in files:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"")
+    with pytest.raises(checkpoint.CheckpointError, match=message):
+        checkpoint.load(tmp_path / place, "best")
+
+
+def test_a_checkpoint_of_pretraining_is_told_from_one_of_prompts(opened, tmp_path):
+    checkpoints = opened()
+    description = PretrainDescription(config={}, data="d", vocab_size=9, versions={}, hours=0.0)
+    checkpoints.save(state(2), description, None)
+    checkpoints.wait()
+    with pytest.raises(checkpoint.CheckpointError, match=r"is of a CLIP's pretraining.*/clip once it has ended"):
+        checkpoint.load(tmp_path, "best")

@@ -256,7 +256,7 @@ def test_warm_start_takes_visual_prompts_for_the_layers_that_they_were_trained_i
 
 
 def test_missing_checkpoint_says_what_was_expected(tmp_path):
-    with pytest.raises(checkpoint.CheckpointError, match=r"no checkpoint at .*expected a workdir"):
+    with pytest.raises(checkpoint.CheckpointError, match=r"no checkpoint at .*Expected a workdir"):
         checkpoint.load(tmp_path, "best")
 
 
