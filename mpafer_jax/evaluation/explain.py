@@ -86,6 +86,11 @@ class Explanation:
     prompt_share: float
     phrases: tuple[tuple[Phrase, float], ...]
 
+    def __repr__(self) -> str:
+        """The prediction and the nearest phrase."""
+        nearest = f"; nearest phrase: {self.phrases[0][0].text}" if self.phrases else ""
+        return f"<{type(self).__name__} of {self.prediction}{nearest}>"
+
     @property
     def class_maps(self) -> Floats | None:
         """The patches' scores with every class, float32[C, rows, columns]; None for a model without local score."""

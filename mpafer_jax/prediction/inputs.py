@@ -28,7 +28,7 @@ class Picture:
     """
 
     source: Source
-    content: Path | bytes | Image.Image | npt.NDArray[np.uint8]
+    content: Path | bytes | Image.Image | npt.NDArray[np.uint8] = dataclasses.field(repr=False)
 
     def read(self) -> Image.Image:
         """The picture, upright, RGB.

@@ -10,6 +10,7 @@ from typing import Any, cast
 import jax
 
 from mpafer_jax import checkpoint, experiment
+from mpafer_jax.checkpoint_description import TrainedOn
 from mpafer_jax.expressions import check_class_names
 from mpafer_jax.hard_prompts.bank import Bank, PromptGranularity, load_banks
 from mpafer_jax.hard_prompts.features import class_features, encode_hard_prompts, text_encoder
@@ -32,16 +33,18 @@ class ReadyModel:
       text_features: theta(t) [C, D].
       class_names: C names, in the order of the logits.
       hard_prompts: the texts a checkpoint was trained with, or of zero-shot classification.
+      trained_on: which images, if any, and which CLIP.
       tokenizer: of the CLIP.
       mean: CLIP's mean of each colour, on the scale 0..1.
       std: likewise its standard deviation.
     """
 
     model: MPAFER
-    variables: dict[str, Any]
-    text_features: jax.Array
+    variables: dict[str, Any] = dataclasses.field(repr=False)
+    text_features: jax.Array = dataclasses.field(repr=False)
     class_names: tuple[str, ...]
     hard_prompts: HardPrompts
+    trained_on: TrainedOn
     tokenizer: Tokenizer
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
@@ -73,6 +76,7 @@ def from_checkpoint(path: str | os.PathLike[str], which: checkpoint.Which, clip:
         text_features=_encode_soft_prompts(model, both, soft),
         class_names=description.class_names,
         hard_prompts=description.hard_prompts,
+        trained_on=description.trained_on,
         tokenizer=tokenizer,
         mean=_rgb(description.normalization()["mean"]),
         std=_rgb(description.normalization()["std"]),
@@ -117,6 +121,7 @@ def zero_shot(
         text_features=class_features(text_features),
         class_names=class_names,
         hard_prompts=hard_prompts,
+        trained_on=TrainedOn("", 0, loaded.name),
         tokenizer=tokenizer,
         mean=loaded.image_mean,
         std=loaded.image_std,

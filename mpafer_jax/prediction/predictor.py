@@ -44,6 +44,7 @@ class Predictor:
     Attributes:
       class_names: C names, in the order of logits and probabilities.
       hard_prompts: the texts a checkpoint was trained with, or of zero-shot classification.
+      trained_on: which images, if any, and which CLIP; its `warning` says what is out of reach.
       image_size: S, side in pixels to which pictures or faces are resized.
       grid: (rows, columns) of patches.
       model: the composition.
@@ -68,6 +69,7 @@ class Predictor:
         side = vision.image_size // vision.patch_size
         self.model, self.tokenizer = ready.model, ready.tokenizer
         self.class_names, self.hard_prompts = ready.class_names, ready.hard_prompts
+        self.trained_on = ready.trained_on
         self.mean, self.std = ready.mean, ready.std
         self.image_size, self.grid = vision.image_size, (side, side)
         self.variables = devices.replicate(ready.variables)
@@ -140,6 +142,10 @@ class Predictor:
             local_weight=local_weight,
         )
         return cls(ready, batch_sizes=batch_sizes)
+
+    def __repr__(self) -> str:
+        """Its classes and what it was trained on, in a line."""
+        return f"<{type(self).__name__} of {', '.join(self.class_names)}; {self.trained_on}>"
 
     @property
     def compiled_batch_sizes(self) -> tuple[int, ...]:
@@ -290,7 +296,7 @@ def checked(result: Result) -> Prediction:
     """
     if isinstance(result, Prediction):
         return result
-    raise PictureError(f"{result.source}: {result.reason if isinstance(result, Failure) else 'no face was found'}")
+    raise PictureError(str(result))
 
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)

@@ -31,12 +31,16 @@ class Source:
     seconds: float | None = None
 
     def __str__(self) -> str:
-        """The file, and in a video which frame."""
-        return self.file if self.frame is None else f"{self.file} frame {self.frame}"
+        """The file, and in a video which frame; characters that would move a cursor are escaped."""
+        name = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in self._utf8_file())
+        return name if self.frame is None else f"{name} frame {self.frame}"
 
     def to_dict(self) -> dict[str, Any]:
-        """Its attributes, ready for JSON."""
-        return {"file": self.file, "index": self.index, "frame": self.frame, "seconds": self.seconds}
+        """Its attributes, ready for JSON and UTF-8; bytes of a name that are not UTF-8 as in `caf\\xe9.jpg`."""
+        return {"file": self._utf8_file(), "index": self.index, "frame": self.frame, "seconds": self.seconds}
+
+    def _utf8_file(self) -> str:
+        return self.file.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -45,6 +49,10 @@ class Failure:
 
     source: Source
     reason: str
+
+    def __str__(self) -> str:
+        """The source and the reason."""
+        return f"{self.source}: {self.reason}"
 
     def to_dict(self) -> dict[str, Any]:
         """The source, status 'error' and the reason, ready for JSON."""
@@ -56,6 +64,10 @@ class NoFace:
     """A picture in which a face was looked for and none was found."""
 
     source: Source
+
+    def __str__(self) -> str:
+        """The source, and that no face was found."""
+        return f"{self.source}: no face was found"
 
     def to_dict(self) -> dict[str, Any]:
         """The source and status 'no_face', ready for JSON."""
@@ -90,6 +102,14 @@ class Prediction:
     top_patches: npt.NDArray[np.int32] | None
     grid: tuple[int, int]
     pixels: Pixels | None = None
+
+    def __str__(self) -> str:
+        """The source, the expression and its probability."""
+        return f"{self.source}: {self.expression}, {100 * self.confidence:.1f}%"
+
+    def __repr__(self) -> str:
+        """`str` in brackets: the arrays would fill a screen for each picture."""
+        return f"<{type(self).__name__} of {self}>"
 
     @property
     def top_index(self) -> int:

@@ -114,14 +114,13 @@ def open_table(
 @contextlib.contextmanager
 def _jsonl(path: Path, class_names: Sequence[str]) -> Generator[Write]:
     del class_names  # every line names them itself
-    with path.open("w", encoding="utf-8", errors="surrogateescape") as file:
+    with path.open("w", encoding="utf-8") as file:
         yield lambda values: print(json.dumps(values, allow_nan=False), file=file)
 
 
 @contextlib.contextmanager
 def _csv(path: Path, class_names: Sequence[str]) -> Generator[Write]:
-    # Names of files need not be UTF-8: such bytes come back as they were.
-    with path.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
+    with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, [*_COLUMNS, *(f"p_{name}" for name in class_names)])
         writer.writeheader()
         yield lambda values: writer.writerow(_row(values))
@@ -143,8 +142,7 @@ def _parquet(path: Path, class_names: Sequence[str]) -> Generator[Write]:
             rows.clear()
 
         def write(values: Values) -> None:
-            row = _row(values)
-            rows.append({**row, "file": row["file"].encode("utf-8", "replace").decode()})  # Parquet's texts are UTF-8
+            rows.append(_row(values))
             if len(rows) == _ROW_GROUP:
                 flush()
 

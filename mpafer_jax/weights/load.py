@@ -40,7 +40,7 @@ class PretrainedClip:
     revision: str
     content_hash: str
     config: ClipConfig
-    params: Params
+    params: Params = dataclasses.field(repr=False)
     image_mean: Color | None
     image_std: Color | None
     tokenizer_folder: Path

@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 from mpafer_jax import checkpoint, evaluate, experiment
+from mpafer_jax.checkpoint_description import TrainedOn
 from mpafer_jax.data.normalize import normalize
 from mpafer_jax.data.preprocess import PictureError, resize
 from mpafer_jax.expressions import ClassNameError, canonical_name
@@ -198,9 +199,27 @@ def test_a_prediction_says_what_it_rests_on(predictor, faces):
     assert values["confidence"] == max(values["probabilities"].values())
     assert list(values["logits"]) == list(values["top_patches"]) == list(predictor.class_names)
     assert values["face"] is None
+    assert str(prediction) == f"{faces[3]}: {prediction.expression}, {100 * prediction.confidence:.1f}%"
+    assert repr(prediction) == f"<Prediction of {prediction}>"  # no arrays
     assert prediction.pixels is None
     (kept,) = predictor.stream([faces[3]], keep_pixels=True)
     np.testing.assert_array_equal(kept.pixels, np.asarray(resize(Image.open(faces[3]).convert("RGB"), 64)))
+
+
+def test_a_predictor_says_what_it_was_trained_on(trained, predictor, sample):
+    seen = predictor.trained_on
+    train = sum(checkpoint.load(trained, "best")[1].data["counts"]["train"])
+    assert train > 0
+    assert (seen.dataset, seen.images, seen.clip) == ("folder", train, str(sample / "clip"))
+    assert str(seen) == f"trained on {train} images of folder; CLIP {sample / 'clip'}"
+    assert seen.warning == ""
+    assert repr(predictor) == f"<Predictor of {', '.join(predictor.class_names)}; {seen}>"
+    drawn = TrainedOn("synthface", 2800, "openai/clip-vit-base-patch16")
+    assert str(drawn) == "trained on 2,800 drawn faces of synthface; CLIP openai/clip-vit-base-patch16"
+    assert "cannot read photographs" in drawn.warning
+    untrained = TrainedOn("", 0, "tiny-face-clip")
+    assert str(untrained) == "not trained (zero-shot); CLIP tiny-face-clip"
+    assert "of no use for photographs" in untrained.warning
 
 
 def test_the_clip_may_have_moved_but_must_be_the_same(trained, sample, faces, predictor, tmp_path):
