@@ -128,6 +128,30 @@ def decode_rgb(data: bytes, *, upright: bool = True) -> Image.Image:
     return decode(data, upright=upright).convert("RGB")
 
 
+def decode_frames(path: Path, stride: int = 1) -> Generator[tuple[int, float, Image.Image]]:
+    """Every `stride`-th frame of an animated picture, decoded one after the other.
+
+    Args:
+      path: a file in one of `FORMATS`.
+      stride: of how many frames one is yielded, from the first on.
+
+    Yields:
+      A frame's number from 0, when it is shown in seconds from the start, and the frame, RGB.
+
+    Raises:
+      PictureError: see `decode`; a frame is damaged.
+    """
+    with _refusing_damage(), Image.open(path, formats=FORMATS) as image:
+        _check_size(image)
+        seconds = 0.0
+        for number in range(getattr(image, "n_frames", 1)):
+            image.seek(number)
+            image.load()  # which also reads how long the frame is shown
+            if number % stride == 0:
+                yield number, seconds, to_rgb(image)
+            seconds += float(image.info.get("duration", 0)) / 1000
+
+
 def upright_rgb(image: Image.Image) -> Image.Image:
     """The same of a picture that a program opened with Pillow, which may not have been decoded yet."""
     with _refusing_damage():

@@ -1,0 +1,148 @@
+"""What the first bytes of a file say it is, and how long a video's container says that the file is."""
+
+from __future__ import annotations
+
+import stat
+from pathlib import Path
+from typing import BinaryIO
+
+from PIL import Image
+
+from mpafer_jax.data.preprocess import FORMATS
+
+ANIMATED_SUFFIXES = frozenset({".gif", ".webp", ".png", ".apng", ".avif"})
+_ANIMATED_FORMATS = ("GIF", "WEBP", "PNG", "AVIF")
+_HEAD = 4096  # bytes that are looked at
+_VIDEO_HEADS = (
+    b"\x1a\x45\xdf\xa3",  # Matroska, WebM
+    b"\x30\x26\xb2\x75\x8e\x66\xcf\x11",  # ASF: WMV
+    b"FLV\x01",
+    b"OggS",
+    b"\x00\x00\x01\xba",  # MPEG program stream: MPG, VOB
+    b"\x00\x00\x01\xb3",  # MPEG video
+    b"\x06\x0e\x2b\x34\x02\x05\x01\x01",  # MXF
+    b".RMF",
+    b"YUV4MPEG2",
+)
+_MOVIE_BOXES = frozenset({b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip", b"moof", b"styp", b"sidx"})
+# Boxes that are passed over to the file's end besides; behind one of another type there may be anything.
+_OTHER_BOXES = frozenset({b"uuid", b"mfra", b"meta", b"udta", b"pnot", b"emsg", b"prft", b"ssix"})
+_STILL_BRANDS = (b"avif", b"avis", b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1")
+_PACKET, _SYNC = 188, 0x47  # of an MPEG transport stream
+
+
+def is_regular(path: Path) -> bool:
+    """Whether it is a file whose content lies there: opening a pipe would wait for a writer."""
+    try:
+        return stat.S_ISREG(path.stat().st_mode)
+    except (OSError, ValueError):
+        return False
+
+
+def holds_video(path: Path) -> bool:
+    """Whether a file begins like a video's container, whatever its name; False for what cannot be read."""
+    head = _head(path)
+    if head[4:8] in _MOVIE_BOXES:
+        return head[4:8] != b"ftyp" or head[8:12] not in _STILL_BRANDS
+    if head[:4] == b"RIFF":
+        return head[8:12] == b"AVI "
+    transport = any(
+        len(head) > start + 2 * step and {head[start], head[start + step], head[start + 2 * step]} == {_SYNC}
+        for start, step in ((0, _PACKET), (4, _PACKET + 4))
+    )
+    return transport or head.startswith(_VIDEO_HEADS)
+
+
+def num_frames(path: Path) -> int:
+    """Frames of an animated picture (GIF, WebP, PNG, AVIF); 1 of any other, and of what cannot be read."""
+    head = _head(path)
+    pixels = head.find(b"IDAT")
+    if head.startswith(b"\x89PNG"):
+        may_be = b"acTL" in head[: pixels if pixels > 0 else None]
+    elif head[:4] == b"RIFF":
+        may_be = head[8:16] == b"WEBPVP8X" and len(head) > 20 and bool(head[20] & 2)
+    else:
+        may_be = head[:4] == b"GIF8" or head[4:12] == b"ftypavis"
+    if not may_be:
+        return 1
+    try:
+        with Image.open(path, formats=[name for name in _ANIMATED_FORMATS if name in FORMATS]) as image:
+            return int(getattr(image, "n_frames", 1))
+    except Exception:  # damaged: reading its first frame will say how; decoders raise whatever they run into
+        return 1
+
+
+def missing_bytes(path: Path) -> int:
+    """How many bytes a video's file lacks of what its container (MP4, MOV, AVI, Matroska, WebM) says that it has.
+
+    0 where nothing is missing or the container does not say. Unlike the number of frames this is no estimate: where
+    a container does not count frames, OpenCV multiplies its duration, which may be that of the sound, by a mean rate.
+    """
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            head = file.read(12)
+            if head[:4] == b"\x1a\x45\xdf\xa3":
+                end = _end_of_matroska(file)
+            elif head[:4] == b"RIFF":
+                end = _end_of_riff(file, size)
+            else:
+                end = _end_of_boxes(file, size)
+    except (OSError, IndexError):
+        return 0
+    return max(0, end - size)
+
+
+def _head(path: Path) -> bytes:
+    if not is_regular(path):
+        return b""
+    try:
+        with path.open("rb") as file:
+            return file.read(_HEAD)
+    except OSError:
+        return b""
+
+
+def _end_of_riff(file: BinaryIO, size: int) -> int:
+    """The end of the last of an AVI's chunks, of which long ones have several."""
+    end = 0
+    while end < size:
+        file.seek(end)
+        head = file.read(8)
+        if head[:4] != b"RIFF" or len(head) < 8:
+            break
+        end += 8 + int.from_bytes(head[4:], "little")
+    return end
+
+
+def _end_of_boxes(file: BinaryIO, size: int) -> int:
+    """The end of the last box of an MP4 or MOV."""
+    end = 0
+    while end < size:
+        file.seek(end)
+        head = file.read(16)
+        if head[4:8] not in _MOVIE_BOXES | _OTHER_BOXES:
+            break
+        length = int.from_bytes(head[:4], "big")
+        if length == 1:
+            length = int.from_bytes(head[8:16], "big")
+        if length < 8:  # 0: to the end of the file
+            break
+        end += length
+    return end
+
+
+def _end_of_matroska(file: BinaryIO) -> int:
+    """The end of the segment, which holds everything; 0 where it was written without knowing it."""
+    end = 0
+    for identifier in (b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67"):
+        file.seek(end)
+        head = file.read(12)
+        if head[:4] != identifier or not head[4]:
+            return 0
+        length = 9 - head[4].bit_length()  # of the number: as many bytes as its first bit says
+        value = int.from_bytes(head[4 : 4 + length], "big") & ((1 << 7 * length) - 1)
+        if value == (1 << 7 * length) - 1:
+            return 0
+        end += 4 + length + value
+    return end
