@@ -34,7 +34,7 @@ from collections.abc import Sequence
 
 from absl import flags, logging
 
-from mpafer_jax import files, locks, preemption
+from mpafer_jax import files, locks, options, preemption
 from mpafer_jax.config import ConfigError
 from mpafer_jax.evaluation.predictions import PredictionsError
 from mpafer_jax.sweeps import plan, report, reuse, runner, slurm, sweep
@@ -77,6 +77,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns the exit code."""
     parser = _parser()
     arguments, overrides = parser.parse_known_args(argv)
+    here = "runs on this machine, and --slurm queues them"
+    options.refuse_idle(
+        parser, argv, dict.fromkeys(("--gpus", "--retries"), here) if arguments.slurm else {"--sbatch": "--slurm"}
+    )
     jobs = len(arguments.gpus) if arguments.gpus and arguments.jobs is None else arguments.jobs
     if jobs is not None and jobs < 1:
         parser.error(f"--jobs is {jobs}, expected 1 or more")

@@ -3,7 +3,8 @@
     python -m mpafer_jax.predict runs/rafdb photos/ --out=results.csv
 
 also installed as `mpafer-predict`; docs/predict.md shows more. Exit status 0: every input was predicted on (or holds no
-face); 1: some could not be read, the others are done; 2: nothing was done, the message says why.
+face); 1: some could not be read, the others are done; 2: nothing was done, the message says why. A folder's files that
+are neither pictures nor videos by their names are counted, and change nothing about it.
 """
 
 # argparse, and not absl's flags as the other commands: files and folders are arguments here, and the shell's patterns
@@ -27,7 +28,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from mpafer_jax import command, files, preemption
+from mpafer_jax import command, files, options, preemption
 from mpafer_jax.checkpoint import CheckpointError
 from mpafer_jax.evaluation import overlay
 from mpafer_jax.evaluation.explain import Explainer
@@ -67,7 +68,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     Raises:
       SystemExit: 2 where the arguments are wrong, as argparse does; 0 after --help.
     """
-    arguments = _parser().parse_args(argv)
+    parser = _parser()
+    arguments = parser.parse_args(argv)
+    options.refuse_idle(parser, argv, _idle(arguments))
     try:
         return _predict(arguments)
     # Mistakes of the user's: the message says all there is to say, a traceback would bury it.
@@ -117,6 +120,20 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _idle(arguments: argparse.Namespace) -> dict[str, str]:
+    """Options that do nothing beside the others, each with what it needs."""
+    found: dict[str, str] = {}
+    if arguments.faces == "none":
+        found |= dict.fromkeys(("--which_faces", "--margin", "--no_align"), "--faces=detect")
+    if arguments.zero_shot:
+        found |= dict.fromkeys(("--which", "--clip"), "a checkpoint, which --zero_shot has not")
+    else:
+        found["--class_names"] = "--zero_shot"
+        if arguments.heatmaps is None:
+            found["--bank"] = "--heatmaps or --zero_shot"
+    return found
+
+
 def _table(text: str) -> Path:
     path = files.path_argument("--out")(text)
     try:
@@ -147,10 +164,17 @@ def _positive(text: str) -> int:
 
 
 def _predict(arguments: argparse.Namespace) -> int:
-    found, counted = media.find(arguments.inputs), media.find(arguments.inputs)
+    written = [arguments.heatmaps] if arguments.heatmaps is not None else []
+    left_out = media.LeftOut()
+    found = media.find(arguments.inputs, but=written)
     faces = _face_finder(arguments)
-    total = media.count(counted, stride=arguments.stride)
     predictor = _predictor(arguments)
+    total = media.count(media.find(arguments.inputs, but=written, left_out=left_out), stride=arguments.stride)
+    _say(f"{arguments.checkpoint}: {predictor.trained_on}")
+    if predictor.trained_on.warning:
+        _say(f"WARNING: {predictor.trained_on.warning}")
+    if left_out:
+        _say(f"left out, as neither pictures nor videos by their names: {left_out}; to have them read, name them")
     pictures = media.pictures(found, stride=arguments.stride)
     live = total is None  # a camera's results must not wait for a batch
     counts: collections.Counter[type] = collections.Counter()
@@ -284,7 +308,7 @@ def _show(result: Result) -> None:
 
 def _complain(result: Result) -> None:
     if isinstance(result, Failure):
-        _say(f"{result.source}: {result.reason}")
+        _say(str(result))
 
 
 def _say(text: str) -> None:

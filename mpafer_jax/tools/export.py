@@ -33,7 +33,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from mpafer_jax import checkpoint, command, devices, files, places, preemption
+from mpafer_jax import checkpoint, command, devices, files, options, places, preemption
 from mpafer_jax.checkpoint import CheckpointError
 from mpafer_jax.checkpoint_description import Description
 from mpafer_jax.export import card, check, onnx, programs
@@ -176,7 +176,14 @@ def _sha256(file: Path) -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Exports, says what was written and how it compared; returns the exit status."""
-    arguments = _parser().parse_args(argv)
+    parser = _parser()
+    arguments = parser.parse_args(argv)
+    idle: dict[str, str] = {}
+    if "stablehlo" not in arguments.to:
+        idle |= dict.fromkeys(("--platforms", "--weights"), "--to=stablehlo")
+        if "onnx" not in arguments.to:
+            idle["--batch_size"] = "--to=stablehlo or --to=onnx"
+    options.refuse_idle(parser, argv, idle)
     out: Path = arguments.out
     try:
         checks = export(

@@ -78,6 +78,9 @@ def _backend() -> Backend:
     model = str(_MODEL.value)
     sampling = Sampling(_TEMPERATURE.value, _SEED.value, _MAX_TOKENS.value)
     if _BACKEND.value == "transformers":
+        of_a_server = (_ENDPOINT, _KEY_VARIABLE, _ANSWER_FORMAT, _TIMEOUT, _RETRIES)
+        if idle := [f"--{flag.name}" for flag in of_a_server if flag.present]:
+            raise GenerationError(f"{', '.join(idle)} would do nothing: --backend=transformers asks no server")
         return LocalModel(model, sampling=sampling)
     endpoint = _ENDPOINT.value or os.environ.get("OPENAI_BASE_URL", "")
     if not endpoint:

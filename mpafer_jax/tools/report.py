@@ -46,6 +46,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error(str(error))
     if len(workdirs) == 1 and arguments.out:
         parser.error("--out is a comparison's; one run's report is report.html in its workdir")
+    if len(workdirs) > 1 and arguments.nopictures:
+        parser.error("--nopictures is of one run's report; a comparison shows no pictures of the dataset")
     try:
         if len(workdirs) == 1:
             out = pages.write_report(workdirs[0], with_pictures=not arguments.nopictures)

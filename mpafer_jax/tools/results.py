@@ -27,7 +27,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from mpafer_jax import files, preemption
+from mpafer_jax import files, options, preemption
 from mpafer_jax.config import ConfigError
 from mpafer_jax.evaluation import cross_dataset
 from mpafer_jax.evaluation.predictions import PredictionsError
@@ -46,6 +46,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--baseline", default="", help="row that the others are compared with (default: the sweep's)")
     parser.add_argument("--page", type=local("--page"), help="publish them instead, and write this page of all")
     arguments = parser.parse_args(argv)
+    if arguments.page:
+        options.refuse_idle(parser, argv, {"--format": "tables that are printed, and --page writes them"})
     if not arguments.folders and not arguments.page:
         parser.error("name one sweep's folder or several")
     folders: list[Path] = arguments.folders
