@@ -35,6 +35,7 @@ _PREFIX = "step"
 _DIGESTS = "sha256"  # beside the description's own fields: of every array, the description and the interval
 _SELECTED = "selected"  # among the saved metrics: the value that chooses the best
 
+SEVERAL = "a folder of several checkpoints"  # what there is to choose from
 Params = dict[str, Any]
 Which = Literal["best", "last"]
 # Metrics of one step on the host: name -> (sum, count).
@@ -307,8 +308,21 @@ def _load_exported(folder: pathlib.Path) -> tuple[Params, Description, int]:
         raise CheckpointError(f"{folder / PROMPTS}: {error}") from error
 
 
+def holds_one(path: str | pathlib.Path) -> bool:
+    """Whether a place is one checkpoint, a `step_N` folder or exported prompts, so that there is none to choose."""
+    try:
+        place = files.any_path(path, "the checkpoint")
+    except ValueError:  # which `load` will say
+        return False
+    return _is_step(place) or (place / PROMPTS).is_file()
+
+
+def _is_step(path: pathlib.Path) -> bool:
+    return path.name.startswith(f"{_PREFIX}_") and path.name.removeprefix(f"{_PREFIX}_").isdigit() and path.is_dir()
+
+
 def _find(path: pathlib.Path) -> tuple[pathlib.Path, int | None]:
-    if path.name.startswith(f"{_PREFIX}_") and path.name.removeprefix(f"{_PREFIX}_").isdigit() and path.is_dir():
+    if _is_step(path):
         return path.parent, int(path.name.removeprefix(f"{_PREFIX}_"))
     for folder in (path / FOLDER, path):
         if folder.is_dir() and any(folder.glob(f"{_PREFIX}_*")):

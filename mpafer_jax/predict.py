@@ -28,7 +28,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from mpafer_jax import command, files, options, preemption
+from mpafer_jax import checkpoint, command, files, options, preemption
 from mpafer_jax.checkpoint import CheckpointError
 from mpafer_jax.evaluation import overlay
 from mpafer_jax.evaluation.explain import Explainer
@@ -128,6 +128,8 @@ def _idle(arguments: argparse.Namespace) -> dict[str, str]:
     if arguments.zero_shot:
         found |= dict.fromkeys(("--which", "--clip"), "a checkpoint, which --zero_shot has not")
     else:
+        if checkpoint.holds_one(arguments.checkpoint):
+            found["--which"] = checkpoint.SEVERAL
         found["--class_names"] = "--zero_shot"
         if arguments.heatmaps is None:
             found["--bank"] = "--heatmaps or --zero_shot"

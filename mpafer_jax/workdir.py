@@ -68,7 +68,7 @@ def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def check(workdir: pathlib.Path, config: Record, *, but: Collection[str] = (), may_lack: bool = False) -> None:
-    """Refuses a folder that belongs to another run.
+    """Refuses a folder that belongs to another run, or in which no checkpoint can be written.
 
     Args:
       workdir: the folder.
@@ -78,8 +78,14 @@ def check(workdir: pathlib.Path, config: Record, *, but: Collection[str] = (), m
 
     Raises:
       ConfigError: it is a file, its config.json cannot be read, or its run has another configuration; the message
-        lists what differs.
+        lists what differs. Or its path holds a sign of a pattern.
     """
+    # Orbax looks for what it has just written with `glob`, in a path in which it escapes nothing.
+    if signs := sorted(set("*?[").intersection(str(workdir if files.in_bucket(workdir) else workdir.resolve()))):
+        raise ConfigError(
+            f"--workdir={workdir}: its name, or that of a folder above it, holds {' and '.join(signs)}; checkpoints "
+            "written there could not be read again. Give another --workdir"
+        )
     if workdir.exists() and not workdir.is_dir():
         raise ConfigError(f"--workdir={workdir} is a file, expected a folder or a name that is free")
     path = workdir / _CONFIG

@@ -20,11 +20,16 @@ from tests.end_to_end import runs
         ("tools.export", ["run", "--out=o", "--weights=inside"], "--weights does nothing without --to=stablehlo"),
         ("tools.export", ["run", "--out=o", "--to=onnx", "--platforms=cpu"], "--platforms does nothing without"),
         ("tools.export", ["run", "--out=o", "--batch_size=0"], "--batch_size does nothing without --to=stablehlo or"),
+        ("predict", ["step_5", "in", "--which=last"], "--which does nothing without a folder of several checkpoints"),
+        ("tools.export", ["step_5", "--out=o", "--which=last"], "--which does nothing without a folder of several"),
+        ("tools.demo", ["step_5", "--which=last"], "--which does nothing without a folder of several checkpoints"),
         ("tools.results", ["sweep", "--page=p.md", "--format=csv"], "--format does nothing without tables"),
         ("tools.report", ["a", "b", "--nopictures"], "--nopictures is of one run's report"),
     ],
 )
-def test_options_that_would_do_nothing_are_refused(command, arguments, message, capsys):
+def test_options_that_would_do_nothing_are_refused(command, arguments, message, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "step_5").mkdir()
     with pytest.raises(SystemExit, match="2"):
         importlib.import_module(f"mpafer_jax.{command}").main(arguments)
     assert message in capsys.readouterr().err

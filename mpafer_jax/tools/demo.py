@@ -21,7 +21,7 @@ import contextlib
 import sys
 from collections.abc import Sequence
 
-from mpafer_jax import command, preemption
+from mpafer_jax import checkpoint, command, options, preemption
 from mpafer_jax.checkpoint import CheckpointError
 from mpafer_jax.demo import page
 from mpafer_jax.demo.answer import Answerer
@@ -35,7 +35,10 @@ _USER_ERRORS = (CheckpointError, BankError, PromptError, ModuleNotFoundError, OS
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Serves the page until SIGINT or SIGTERM; returns the exit status."""
-    arguments = _parser().parse_args(argv)
+    parser = _parser()
+    arguments = parser.parse_args(argv)
+    if checkpoint.holds_one(arguments.checkpoint):
+        options.refuse_idle(parser, argv, {"--which": checkpoint.SEVERAL})
     try:
         page.import_gradio()  # before a model is loaded for nothing
         faces = FaceFinder() if arguments.faces == "detect" else None

@@ -178,7 +178,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Exports, says what was written and how it compared; returns the exit status."""
     parser = _parser()
     arguments = parser.parse_args(argv)
-    idle: dict[str, str] = {}
+    idle: dict[str, str] = {"--which": checkpoint.SEVERAL} if checkpoint.holds_one(arguments.checkpoint) else {}
     if "stablehlo" not in arguments.to:
         idle |= dict.fromkeys(("--platforms", "--weights"), "--to=stablehlo")
         if "onnx" not in arguments.to:

@@ -145,6 +145,8 @@ def test_a_workdir_of_another_configuration_is_refused(finished, sample, tmp_pat
 
 def test_a_file_is_no_workdir(sample, tmp_path):
     (tmp_path / "run").write_text("")
+    with pytest.raises(ConfigError, match=r"above it, holds \[; checkpoints written there could not be read again"):
+        train.train_and_evaluate(runs.config(sample), tmp_path / "set[1]" / "run")
     with pytest.raises(ConfigError, match="run is a file, expected a folder"):
         train.train_and_evaluate(runs.config(sample), tmp_path / "run")
     (tmp_path / "damaged").mkdir()
