@@ -41,6 +41,7 @@ IMAGE_SUFFIXES = frozenset(suffix for name in FORMATS for suffix in _SUFFIXES[na
 MAX_PIXELS = 2**30 // 4 // 3
 MAX_BYTES = 2**28  # of a file: MAX_PIXELS uncompressed
 _PNG = b"\x89PNG\r\n\x1a\n"
+_HEIC = (b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis")  # brands
 _PNG_TEXTS = (b"tEXt", b"zTXt", b"iTXt", b"iCCP")  # kinds of chunks that pixels do not depend on
 # Numbers of TIFF's tags and of their values.
 _COMPRESSION, _PHOTOMETRIC, _BITS, _SAMPLE_FORMAT = 259, 262, 258, 339
@@ -92,6 +93,11 @@ def decode(data: bytes, *, upright: bool = True) -> Image.Image:
     """
     if not data:
         raise PictureError("the file is empty")
+    if data[4:8] == b"ftyp" and any(brand in data[8:48] for brand in _HEIC):
+        raise PictureError(
+            "HEIC, in which phones keep pictures, is not read: save it as JPEG (heif-convert, or export it from the "
+            "phone's or computer's picture program)"
+        )
     try:
         return _decode(data, upright)
     except PictureError:

@@ -59,6 +59,10 @@ def test_what_a_folder_holds_besides_is_counted_by_suffix_and_pictures_that_are_
         str(tmp_path / "a.jpg"),
         str(tmp_path / "photo.HEIC"),
     ]
+    *_, heic = media.pictures(media.find([str(tmp_path)]))
+    touch(tmp_path / "photo.HEIC", b"\0\0\0\x18ftypmif1\0\0\0\0mif1heic")
+    with pytest.raises(PictureError, match="HEIC, in which phones keep pictures, is not read: save it as JPEG"):
+        heic.read()
     assert left_out == {".txt": 2, ".db": 1, "no suffix": 1, ".ts": 1}
     assert str(left_out) == "5 files (.txt 2, no suffix 1, .db 1, .ts 1)"
     with pytest.raises(InputError, match=r"nothing to predict on: .*sub \(holds 1 file \(\.txt 1\)\); expected"):
