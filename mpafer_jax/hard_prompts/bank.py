@@ -167,7 +167,7 @@ class Bank(_Part):
         Raises:
           BankError: the bank lacks classes, or granularities of some; names all of them.
         """
-        wanted = [granularity for granularity in granularities if granularity != "template"]
+        wanted: list[Granularity] = [granularity for granularity in granularities if granularity != "template"]
         if not wanted:
             return
         lacking: list[str] = []

@@ -9,7 +9,7 @@ import pydantic
 
 from mpafer_jax.config import HardPromptsSection
 from mpafer_jax.expressions import canonical_name
-from mpafer_jax.hard_prompts.bank import Bank, Combine, PromptGranularity, load_banks, permuted
+from mpafer_jax.hard_prompts.bank import Bank, Combine, Granularity, PromptGranularity, load_banks, permuted
 
 _PHOTO = "a photo of {}"
 _FACE = "a photo of a person making a facial expression of {}"
@@ -160,7 +160,7 @@ def check_hard_prompts(section: HardPromptsSection, class_names: Sequence[str]) 
       BankError: there is no such bank, or it lacks classes or granularities; names all of them.
     """
     configured_hard_prompts(section, class_names)
-    granularities = [granularity for granularity in section.granularity if granularity != "template"]
+    granularities: list[Granularity] = [granularity for granularity in section.granularity if granularity != "template"]
     if section.type != 3 or not granularities:
         return []
     bank = load_banks(section.bank, section.paraphrases)
