@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import dataclasses
 import functools
 import importlib
 import os
@@ -14,6 +15,8 @@ from typing import Any
 
 import jinja2
 
+from mpafer_jax import places
+from mpafer_jax.checkpoint_description import TrainedOn
 from mpafer_jax.data.preprocess import PictureError
 from mpafer_jax.demo import memory, photos
 from mpafer_jax.demo.answer import Answer, Answerer
@@ -66,12 +69,13 @@ def forget() -> None:
     shutil.rmtree(_folder(), ignore_errors=True)
 
 
-def build(answerer: Answerer, *, finds_faces: bool) -> Any:
+def build(answerer: Answerer, *, finds_faces: bool, trained_on: TrainedOn | None = None) -> Any:
     """The page as Gradio blocks.
 
     Args:
       answerer: answers.
       finds_faces: whether it looks for faces, so that one may ask it not to.
+      trained_on: what the model has seen; None to say nothing of it.
     """
     gr = import_gradio()
 
@@ -89,6 +93,8 @@ def build(answerer: Answerer, *, finds_faces: bool) -> Any:
 
     with gr.Blocks(title="MPA-FER", analytics_enabled=False) as page:
         gr.Markdown(f"# Facial expressions\n\n{_ABOUT}")
+        if trained_on is not None:
+            gr.Markdown(model_line(trained_on), elem_id="model")
         with gr.Row():
             with gr.Column():
                 picture = gr.Image(
@@ -137,6 +143,13 @@ def explanation(answer: Answer) -> str:
         heat_maps=maps,
         phrases=phrases,
     )
+
+
+def model_line(trained_on: TrainedOn) -> str:
+    """What the model has seen, and what is out of its reach, as Markdown; a CLIP in a folder without its place."""
+    told = dataclasses.replace(trained_on, clip=places.without_place("clip.name", trained_on.clip))
+    warning = trained_on.warning
+    return f"The model: {told}." + (f"\n\n**{warning[0].upper()}{warning[1:]}.**" if warning else "")
 
 
 def serve(page: Any, *, host: str, port: int, allowed_hosts: Sequence[str] = ()) -> str:

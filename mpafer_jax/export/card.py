@@ -100,11 +100,14 @@ def write_card(
     lines = [title, f"Classes, in this order: {names}.\n"]
     facts = [
         ["CLIP", f"{description.clip_name}, content hash {description.clip_hash}"],
-        ["trained on", f"{description.data['dataset']}, label rule {description.data['label_rule']}"],
+        ["what it has seen", str(description.trained_on)],
+        ["label rule", description.data["label_rule"]],
         ["checkpoint", f"step {step}"],
         ["made with", ", ".join(f"{name} {version}" for name, version in description.versions.items())],
     ]
     lines.append(_table(("", ""), facts))
+    if warning := description.trained_on.warning:
+        lines.append(f"**{warning[0].upper()}{warning[1:]}.**\n")
     if results:
         scores = [
             [split, f"{100 * r['war']:.2f}", f"{100 * r['uar']:.2f}", str(r["count"])] for split, r in results.items()

@@ -47,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
         answerer = Answerer(predictor, arguments.bank, faces)
         answerer.warm_up()
-        blocks = page.build(answerer, finds_faces=faces is not None)
+        blocks = page.build(answerer, finds_faces=faces is not None, trained_on=predictor.trained_on)
         with (
             contextlib.suppress(preemption.Preempted),
             preemption.listening(),

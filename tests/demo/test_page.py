@@ -14,6 +14,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from mpafer_jax.checkpoint_description import TrainedOn
+from mpafer_jax.demo import page as page_lib
 from mpafer_jax.faces import FaceFinder
 from mpafer_jax.prediction import Predictor
 from mpafer_jax.synthface.generate import face_of
@@ -79,6 +81,7 @@ def served(checkpoint, log):
 
 def test_a_photo_is_explained_and_nothing_leaves_the_machine(finished, photo, tmp_path):
     predictor = Predictor.from_checkpoint(finished[0], batch_sizes=(1,))
+    clip = predictor.trained_on.clip  # a folder, which is nobody's business
     (expected,) = predictor.stream([photo], faces=FaceFinder(), batch_size=1)
     log = tmp_path / "addresses.jsonl"
     with served(finished[0], log) as url, browser.page(url) as (page, seen):
@@ -96,6 +99,7 @@ def test_a_photo_is_explained_and_nothing_leaves_the_machine(finished, photo, tm
         ]
         assert faces.first.evaluate("image => [image.naturalWidth, image.naturalHeight]") == [480, 360]
         assert page.evaluate(WITHOUT_A_NAME) == []
+        assert page.locator("#model").inner_text() == f"The model: {predictor.trained_on}.".replace(clip, "clip")
         maps = page.locator("#explanation .maps img")
         order = [expected.class_names[i] for i in np.argsort(-expected.probabilities, kind="stable")]
         names = [maps.nth(i).get_attribute("alt") for i in range(maps.count())]
@@ -134,6 +138,14 @@ def test_a_photo_is_explained_and_nothing_leaves_the_machine(finished, photo, tm
     addresses = [json.loads(line) for line in log.read_text().splitlines()]
     assert ["socket.bind", "127.0.0.1"] in addresses
     assert {host for _, host in addresses} <= {"127.0.0.1", "localhost", "::1"}
+
+
+def test_what_the_model_has_seen_is_said():
+    line = page_lib.model_line(TrainedOn("synthface", 2800, "/home/alice/clip"))
+    assert "trained on 2,800 drawn faces of synthface; CLIP clip." in line
+    assert "**It knows drawn faces only and cannot read photographs" in line
+    assert "alice" not in line
+    assert "**" not in page_lib.model_line(TrainedOn("rafdb", 12271, "openai/clip-vit-base-patch16"))
 
 
 def test_what_is_missing_is_said(capsys, tmp_path, monkeypatch):

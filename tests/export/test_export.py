@@ -22,7 +22,7 @@ from configs.common import METHODS
 from mpafer_jax import checkpoint, places, train
 from mpafer_jax.checkpoint import CheckpointError
 from mpafer_jax.evaluation import protocol
-from mpafer_jax.export import check, prompts
+from mpafer_jax.export import card, check, prompts
 from mpafer_jax.models import prompts as prompts_lib
 from mpafer_jax.prediction import Predictor, loading
 from mpafer_jax.tools import export as command
@@ -125,6 +125,19 @@ def test_the_card_says_that_the_test_split_chose(sample, tmp_path):
         assert command.main([str(tmp_path / "run"), f"--which={which}", f"--out={out}"]) == 0
         results = (out / "README.md").read_text().split("## Results\n")[1].split("\n## ")[0]
         assert results.count(f"**{protocol.TEST_SELECTED}**") == said
+
+
+def test_the_card_says_what_the_model_has_seen(exported, tmp_path):
+    _, description, step = checkpoint.load(exported, "best")
+    written = {"step": step, "results": None, "chosen_on_test": False, "checks": {}, "checksums": {}, "program": {}}
+    drawn = description.model_copy(update={"data": {**description.data, "dataset": "synthface"}})
+    card.write_card(tmp_path, folder_name="x", description=drawn, **written)
+    text = (tmp_path / card.CARD).read_text()
+    assert "drawn faces of synthface; CLIP clip |" in text
+    assert "**It knows drawn faces only and cannot read photographs" in text
+    text = (exported / card.CARD).read_text()
+    assert "photographs" not in text
+    assert re.search(r"trained on \d+ images of folder; CLIP clip \|", text)
 
 
 def test_the_card_tells_how_to_run_the_program(exported, expected, monkeypatch):
