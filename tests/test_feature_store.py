@@ -7,8 +7,9 @@ from concurrent import futures
 import numpy as np
 import pytest
 
-from mpafer_jax import experiment, feature_store, steps, train
+from mpafer_jax import experiment, feature_store, preemption, steps, train
 from mpafer_jax.baselines import feature_files
+from mpafer_jax.baselines import features as features_lib
 from mpafer_jax.baselines.features import encode_splits
 from mpafer_jax.data.records import DataError
 from mpafer_jax.data.splits import load_dataset
@@ -146,6 +147,34 @@ def test_features_are_computed_once_for_all_runs(sample, prepared, tmp_path, mon
     np.testing.assert_array_equal(again["test"].image_features, everything["test"].image_features)
     for name, split in fresh.items():
         np.testing.assert_allclose(everything[name].image_features, split.image_features, rtol=1e-4, atol=1e-5)
+
+
+def test_features_of_a_run_that_is_stopped_are_kept_part_by_part(sample, prepared, tmp_path, monkeypatch):
+    dataset, built = prepared
+    config = runs.config(sample, **{"data.features_dir": str(tmp_path)})
+    monkeypatch.setattr(features_lib, "_PART", 16)
+    monkeypatch.setattr(features_lib, "_KEEP_SECONDS", 0.0)
+    real, batches = steps.make_feature_step, []
+
+    def stopping(**options):
+        step = real(**options)
+
+        def stops(params, batch):
+            batches.append(batch)
+            if len(batches) == 3:
+                raise preemption.Preempted("stopped")
+            return step(params, batch)
+
+        return stops
+
+    monkeypatch.setattr(steps, "make_feature_step", stopping)
+    with pytest.raises(preemption.Preempted):
+        encode_splits(config, built, [dataset.train])
+    assert len(dataset.train) > 3 * 16
+    store = feature_store.open_store(config, built.clip_hash, built.model.clip_config.projection_dim)
+    assert store.find(dataset.train.pixel_hashes)[0].sum() == 32
+    encode_splits(config, built, [dataset.train])
+    assert len(batches) == 3 + -(-(len(dataset.train) - 32) // 16)
 
 
 def test_prototypes_are_the_class_means_of_the_frozen_features(sample, prepared, tmp_path):

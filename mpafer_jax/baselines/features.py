@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 import functools
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +17,10 @@ from mpafer_jax.config import Config
 from mpafer_jax.data.splits import Split
 from mpafer_jax.experiment import Experiment
 from mpafer_jax.finite import check_rows
+
+FeatureStep = Callable[[dict[str, Any], Any], Any]  # what `steps.make_feature_step` returns
+_PART = 8192  # images between which features may be stored
+_KEEP_SECONDS = 300.0  # and after how long they are: the file is written anew each time
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -39,7 +44,8 @@ class FrozenFeatures:
 def encode_splits(config: Config, built: Experiment, splits: Sequence[Split]) -> dict[str, FrozenFeatures]:
     """The features of every image of every split, by the splits' names; each process gets all of them.
 
-    What the store holds (`feature_store`) is read, the rest is computed and stored.
+    What the store holds (`feature_store`) is read, the rest is computed and stored: of a large dataset part by part, so
+    that a run that is stopped meanwhile goes on behind what it has computed.
 
     Raises:
       DataError: the store's file is damaged.
@@ -53,16 +59,22 @@ def encode_splits(config: Config, built: Experiment, splits: Sequence[Split]) ->
         missing = np.flatnonzero(~known)
         logging.info("frozen features of %s: %d of %d from %s", split.name, known.sum(), len(split), store.path)
         if len(missing):
-            started = time.monotonic()
-            features[missing] = _encode(config, built, split.take(missing))
+            started = kept = time.monotonic()
+            step = steps.make_feature_step(model=built.model, mean=config.data.mean, std=config.data.std)
+            waiting = list[int]()  # positions of features that are not in the store yet
+            size = config.eval.batch_size * max(1, _PART // config.eval.batch_size)
+            for part in np.split(missing, range(size, len(missing), size)):
+                features[part] = _encode(config, built, split.take(part), step)
+                waiting += part.tolist()
+                if part[-1] == missing[-1] or time.monotonic() - kept > _KEEP_SECONDS:
+                    store.add(split.pixel_hashes[waiting], features[waiting])
+                    waiting, kept = [], time.monotonic()
             logging.info("frozen features: %d computed in %.1f s", len(missing), time.monotonic() - started)
-            store.add(split.pixel_hashes[missing], features[missing])
         found[split.name] = FrozenFeatures(features, split.labels, split.label_distributions)
     return found
 
 
-def _encode(config: Config, built: Experiment, split: Split) -> npt.NDArray[np.float32]:
-    step = steps.make_feature_step(model=built.model, mean=config.data.mean, std=config.data.std)
+def _encode(config: Config, built: Experiment, split: Split, step: FeatureStep) -> npt.NDArray[np.float32]:
     # Every row is written: the batches hold each position once, and NaN would show one that was forgotten.
     features = np.full((len(split), built.model.clip_config.projection_dim), np.nan, np.float32)
     parts = (
