@@ -17,6 +17,7 @@ A second request ends the process at once, whatever it does.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import itertools
 import multiprocessing
@@ -117,6 +118,7 @@ class _Listener:
         # What a shell has set to be ignored, as it does for commands in the background, stays so.
         signals = [number for number in _NAMES if signal.getsignal(number) is not signal.SIG_IGN]
         self._before: dict[Any, Any] = {number: signal.signal(number, _do_nothing) for number in signals}
+        atexit.register(self._finished)
         self._wakeup = signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
         threading.Thread(target=self._watch, args=(_parent_pipe(),), name="stop", daemon=True).start()
         # Processes that are started from here on inherit this: what a terminal sends to all of them is this one's to
@@ -128,11 +130,17 @@ class _Listener:
 
     def close(self) -> None:
         """Leaves the signals as they were."""
+        atexit.unregister(self._finished)
         signal.set_wakeup_fd(self._wakeup)
         signal.pthread_sigmask(signal.SIG_SETMASK, self._mask)
         for number, handler in self._before.items():
             signal.signal(number, handler)
         os.close(self._writer)
+
+    def _finished(self) -> None:
+        """All is done but Python's own end, which undoes handlers: a signal would kill a command that has succeeded."""
+        for number in self._before:
+            signal.signal(number, signal.SIG_IGN)
 
     def _watch(self, parent: int | None) -> None:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, set(_NAMES))

@@ -96,6 +96,12 @@ def test_without_a_request_nothing_changes_and_what_is_ignored_stays_so():
     assert end(ignoring, signal.SIGINT)[:2] == (0, "went on\n")
 
 
+def test_a_signal_during_pythons_own_end_does_no_harm():
+    class_ = "class Slow:\n    def __del__(self):\n        ready(); time.sleep(1)\nslow = Slow()"
+    for number in (signal.SIGINT, signal.SIGTERM):
+        assert end(start(class_), number) == (0, "", "")
+
+
 def is_gone(pid):
     try:
         return pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
