@@ -47,13 +47,13 @@ setup(
         "pillow>=11,<14",
         "pyarrow>=18,<28",  # Parquet; tensorflow-datasets needs it too
         "pydantic>=2.9,<3",  # types and bounds of the configuration
+        "rich>=13.8,<16",  # bars and tables at a terminal; Flax needs it too
         "safetensors>=0.5,<1",
         "scikit-learn>=1.6,<2",  # t-SNE
         "scipy>=1.14,<2",  # Student's t
         "tensorboardX>=2.6.2,<3",  # TensorBoard's files without TensorFlow
         "tensorflow-datasets>=4.9.9,<5",
         "tokenizers>=0.22,<0.24",
-        "tqdm>=4.66,<5",
         "transformers>=5,<6",
     ],
     entry_points={"console_scripts": ["mpafer-predict=mpafer_jax.entry_points:predict"]},

@@ -17,6 +17,7 @@ several joined by commas, unknown ones refused:
     coop, vpt_deep, ivlp, kgcoop    another method in place of MPA-FER (docs/baselines.md), with what else is configured
 """
 
+import difflib
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -364,7 +365,9 @@ def apply_arguments(config: ConfigDict, arg: str | None) -> ConfigDict:
     names = [name for name in (arg or "").split(",") if name]
     unknown = sorted(set(names) - set(_ARGUMENTS))
     if unknown:
-        raise ValueError(f"unknown config arguments {', '.join(unknown)}; known are {', '.join(_ARGUMENTS)}")
+        near = difflib.get_close_matches(unknown[0], _ARGUMENTS, n=1)
+        meant = f"did you mean {near[0]}? Known" if near else "known"
+        raise ValueError(f"unknown config arguments {', '.join(unknown)}; {meant} are {', '.join(_ARGUMENTS)}")
     clips = [name for name in names if name in CLIPS]
     if len(clips) > 1:
         raise ValueError(f"config arguments {', '.join(clips)} name several CLIPs; give one")

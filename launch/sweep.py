@@ -32,9 +32,9 @@ import shlex
 import subprocess
 from collections.abc import Sequence
 
-from absl import flags, logging
+from absl import logging
 
-from mpafer_jax import files, locks, options, preemption
+from mpafer_jax import console, files, locks, options, preemption, usage
 from mpafer_jax.config import ConfigError
 from mpafer_jax.evaluation.predictions import PredictionsError
 from mpafer_jax.sweeps import plan, report, reuse, runner, slurm, sweep
@@ -43,10 +43,8 @@ from mpafer_jax.sweeps.collect import MixedRunsError
 _SLURM_SCRIPT = pathlib.Path("launch") / "slurm.sbatch"
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="launch/sweep.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def _parser() -> usage.Parser:
+    parser = usage.Parser(prog="python launch/sweep.py", description=__doc__ or "")
     parser.add_argument("--sweep", required=True, help="sweep file and its argument, as above")
     parser.add_argument("--workdir", required=True, type=files.path_argument("--workdir"), help="folder of the sweep")
     parser.add_argument("--seeds", type=_integers, help="with commas between them (default: the sweep's, 0,1,2)")
@@ -84,9 +82,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     jobs = len(arguments.gpus) if arguments.gpus and arguments.jobs is None else arguments.jobs
     if jobs is not None and jobs < 1:
         parser.error(f"--jobs is {jobs}, expected 1 or more")
-    flags.FLAGS([parser.prog])  # absl logs as it should once its own flags are parsed
-    logging.use_absl_handler()
-    logging.set_verbosity(logging.INFO)
+    with parser.console(arguments):
+        return _ended(arguments, overrides, jobs)
+
+
+def _ended(arguments: argparse.Namespace, overrides: list[str], jobs: int | None) -> int:
     try:
         return _run(arguments, overrides, jobs)
     except (ConfigError, MixedRunsError, PredictionsError) as error:
@@ -128,9 +128,10 @@ def _run(arguments: argparse.Namespace, overrides: list[str], jobs: int | None) 
         )
         whole = report.read(root)
         whole.write()
-    print(whole.text("markdown"))
+    console.markdown(whole.text("markdown"))
+    logging.info("the same as files: %s", ", ".join(str(root / name) for name in report.FORMATS.values()))
     for failure in failures:
-        print(f"failed: {failure.run.name}: {failure.reason}", file=sys.stderr)
+        logging.error("failed: %s: %s", failure.run.name, failure.reason)
     return 1 if failures else 0
 
 

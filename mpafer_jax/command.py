@@ -5,26 +5,26 @@ from __future__ import annotations
 import errno
 import functools
 import importlib
-import logging as python_logging
 import os
 import pathlib
 import sys
 import warnings
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, NoReturn, cast
+from typing import Any, NamedTuple, cast
 
 import jax
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from mpafer_jax import devices, distributed, files, preemption
+from mpafer_jax import console, devices, distributed, files, preemption, progress, usage
 from mpafer_jax.config import ConfigError
 from mpafer_jax.finite import NonFiniteError
 from mpafer_jax.weights.hub_library import import_transformers
 
 _PACKAGE = pathlib.Path(__file__).resolve().parent
 # Exit codes, beside 0 and `preemption.EXIT_CODE`.
-_FAILED, _MISTAKE = 1, 2
+_FAILED, _MISTAKE = 1, usage.MISTAKE
+_DISTRIBUTED = ("distributed", "coordinator_address", "num_processes", "process_id", "initialization_timeout")
 
 
 # Flags are the process's: cached, so that a program (or a test) can import several commands.
@@ -51,6 +51,8 @@ def read_config(words: Sequence[str]) -> Any:
     Raises:
       ConfigError: there is no such file, or no such field, or a value is of another type.
     """
+    if wrong := usage.config_file(words[0]):
+        raise ConfigError(wrong)
     line = ["", f"--config={words[0]}", *(f"--config.{word}" for word in words[1:])]
     own = flags.FlagValues()
     define_config()  # for the import path
@@ -61,7 +63,8 @@ def read_config(words: Sequence[str]) -> Any:
             own(line)
             return holder.value
     except (flags.Error, OSError, AttributeError, KeyError, TypeError, ValueError) as error:
-        raise ConfigError(f"{' '.join(words)}: {error}") from error
+        fields = [word.partition("=")[0] for word in words[1:]]
+        raise ConfigError(usage.config_error(words[0], fields, error)) from error
 
 
 def workdir(*, local: bool = False) -> pathlib.Path:
@@ -140,7 +143,8 @@ def start_processes() -> None:
     )
     distributed.start(cluster, timeout_seconds=values.timeout.value)
     processes = f" in {jax.process_count()} processes ({cluster.source})" if cluster else ""
-    logging.info("devices: %d x %s%s", jax.device_count(), jax.default_backend(), processes)
+    kind = "" if jax.default_backend() == "cpu" else f" ({devices.kind()})"
+    progress.fact("devices", f"{jax.device_count()} x {jax.default_backend()}{kind}{processes}")
     if devices.matmul_precision() == "default":
         logging.info(
             "products of float32 numbers are rounded as JAX does by default here; JAX_DEFAULT_MATMUL_PRECISION=float32 "
@@ -148,23 +152,63 @@ def start_processes() -> None:
         )
 
 
-def start(main: Callable[[Sequence[str]], None]) -> None:
-    """Parses the flags and runs a command's `main`; mistakes in them end with a message and exit code 2."""
+def start(main: Callable[[Sequence[str]], None], required: Sequence[str] = (), others: Sequence[str] = ()) -> None:
+    """Parses the flags and runs a command's `main`; mistakes in them end with a message and exit code 2.
+
+    Args:
+      main: takes what is left of the command line after its flags.
+      required: flags that have to be given.
+      others: names of libraries' loggers whose routine lines are shown too.
+    """
+    module = sys.modules[main.__module__]
+    log = define_log()
+
+    def shown(argv: Sequence[str]) -> None:
+        verbosity = int(cast(Any, flags.FLAGS).verbosity)
+        with console.Console(log=log.value, verbosity=verbosity, others=tuple(others)):
+            main(argv)
+
+    def parse(argv: Sequence[str]) -> Sequence[str]:
+        return _parse_flags(argv, module.__doc__ or "", required)
+
     with preemption.ending():
-        app.run(main, flags_parser=_parse_flags)
+        app.run(shown, flags_parser=parse)
 
 
-def _parse_flags(arguments: Sequence[str]) -> Sequence[str]:
+@functools.cache
+def define_log() -> flags.FlagHolder[Any]:
+    """Defines --log."""
+    return cast(Any, flags).DEFINE_enum("log", "auto", ["auto", "plain"], f"{usage.LOG}.")
+
+
+def _parse_flags(argv: Sequence[str], description: str, required: Sequence[str]) -> Sequence[str]:
+    words = ["--verbosity=1" if word == "-v" else word for word in argv[1:]]
+    usage.answer_help(words, description, _flag_groups(required), required)
+    config, fields = usage.config_words(words)
+    if config and (wrong := usage.config_file(config)):
+        usage.refuse(wrong)
     try:
-        return cast(Any, flags.FLAGS)(arguments)
+        rest = cast(Any, flags.FLAGS)([argv[0], *words])
     # The others are of config files, and of fields that they have not.
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
-        _refuse(str(error))
+        usage.refuse(usage.config_error(config, fields, error) if config else str(error).removeprefix("flag "))
+    for name in required:
+        flag = cast(Any, flags.FLAGS)[name]
+        if flag.value is None and not (name == "config" and config):
+            usage.refuse(f"--{name} is missing: {flag.help}")
+    return rest
 
 
-def _refuse(message: str) -> NoReturn:
-    sys.stderr.write(f"{message}\n--help lists the flags\n")
-    sys.exit(_MISTAKE)
+def _flag_groups(required: Sequence[str]) -> dict[str, list[str]]:
+    """Names of the running command's flags under the headings of its --help."""
+    known = cast(Any, flags.FLAGS)
+    first = [name for name in ("config", "workdir") if name in known]
+    own: list[str] = [flag.name for flag in known.get_flags_for_module(sys.argv[0])]
+    return {
+        "flags": list(dict.fromkeys([*first, *required, *own])),
+        "several processes": [name for name in _DISTRIBUTED if name in known],
+        usage.SHOWN: ["log", "verbosity"],
+    }
 
 
 def run(job: Callable[[], None], mistakes: tuple[type[Exception], ...]) -> None:
@@ -216,25 +260,7 @@ def whole_numbers(flag: str, values: Sequence[str]) -> list[int]:
 def refuse_arguments(argv: Sequence[str]) -> None:
     """Refuses what is left of a command line after its flags."""
     if len(argv) > 1:
-        _refuse(f"unknown arguments: {argv[1:]}")
-
-
-def show_own_log_lines(*others: str) -> None:
-    """Shows libraries' warnings, but their routine lines only with --verbosity=1: Orbax writes dozens a checkpoint.
-
-    In a run of many processes routine lines are process 0's alone.
-
-    Args:
-      *others: names of libraries' loggers whose routine lines are shown too.
-    """
-
-    def is_wanted(record: python_logging.LogRecord) -> bool:
-        if record.levelno >= python_logging.WARNING or logging.get_verbosity() > logging.INFO:
-            return True
-        own = record.name in others or pathlib.Path(record.pathname).is_relative_to(_PACKAGE)
-        return own and distributed.is_first()
-
-    logging.get_absl_handler().addFilter(is_wanted)
+        usage.refuse(f"unknown arguments: {' '.join(argv[1:])}")
 
 
 def import_libraries_without_torch() -> None:

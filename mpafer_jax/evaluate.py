@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import pathlib
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -21,6 +21,7 @@ from mpafer_jax.config import ClassChoice, Config, ConfigError
 from mpafer_jax.data.splits import Split, load_dataset
 from mpafer_jax.evaluation import metrics as metrics_lib
 from mpafer_jax.evaluation import protocol
+from mpafer_jax.evaluation import table as table_lib
 from mpafer_jax.expressions import map_classes
 from mpafer_jax.finite import NonFiniteError
 from mpafer_jax.hard_prompts.templates import build_hard_prompts, prompt_names
@@ -65,7 +66,7 @@ class Evaluator:
             raise NonFiniteError(f"{split.name}: {error}") from error
 
     def _batches(self, split: Split, to_model: npt.NDArray[np.int32]) -> Generator[dict[str, npt.NDArray[Any]]]:
-        for batch in experiment.eval_batches(self.config, self.run, split):
+        for batch in experiment.eval_batches(self.config, self.run, split, "evaluating on"):
             label = to_model[batch["label"]]
             mask = batch["mask"] * (label >= 0)
             yield {"image": batch["image"], "label": np.maximum(label, 0), "mask": mask.astype(np.float32)}
@@ -224,7 +225,7 @@ def _evaluate_checkpoint(config: Config, workdir: pathlib.Path, clip_name: str) 
     with locks.hold_for_run(workdir / ".evaluation.lock", workdir / "evaluation.json"):
         for split in held_out:
             found = evaluator(on_devices, split)
-            logging.info(
+            logging.debug(
                 "%s: WAR %.2f%% UAR %.2f%%, %d images", split.name, 100 * found.war, 100 * found.uar, found.count
             )
             result[split.name] = found.to_dict()
@@ -238,6 +239,16 @@ def _evaluate_checkpoint(config: Config, workdir: pathlib.Path, clip_name: str) 
 
             after_run.leave_report(evaluator, params, step, held_out, predictions)
     return result
+
+
+def table(result: Mapping[str, Any]) -> str:
+    """What `evaluate_checkpoint` returned as a Markdown table, in %."""
+    found = {name: result[name] for name in ("validation", "test") if name in result}
+    lines = [
+        [name, str(scores["count"]), *(f"{100 * scores[metric]:.2f}" for metric in ("war", "uar", "macro_f1"))]
+        for name, scores in found.items()
+    ]
+    return table_lib.markdown(("split", "images", "accuracy (WAR), %", "UAR, %", "macro F1, %"), lines)
 
 
 def circumstances() -> dict[str, Any]:

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import optax
 from absl import logging
 
-from mpafer_jax import devices, optim, preemption
+from mpafer_jax import devices, optim, preemption, progress
 from mpafer_jax.checkpoint_description import CheckpointError, Description
 from mpafer_jax.config import Config, ConfigError, ModelSections
 from mpafer_jax.data import pipeline
@@ -69,20 +69,27 @@ class Experiment:
         return dataclasses.replace(self, model=self.model.clone(prompt_shape=shape))
 
 
-def eval_batches(config: Config, built: Experiment, split: Split) -> Iterator[pipeline.Batch]:
+def eval_batches(config: Config, built: Experiment, split: Split, what: str) -> Iterator[pipeline.Batch]:
     """This process's part of the batches that hold every image of a split once, at the model's size.
+
+    Args:
+      config: of the data and of the batch size.
+      built: the model.
+      split: its images.
+      what: what is done with them, for who watches: "evaluating on".
 
     Raises:
       preemption.Preempted: before one of them, if the run was asked to stop.
     """
-    for batch in pipeline.eval_batches(
+    batches = pipeline.eval_batches(
         split,
         section=config.data,
         image_size=built.image_size,
         batch_size=config.eval.batch_size,
         process_index=jax.process_index(),
         process_count=jax.process_count(),
-    ):
+    )
+    for batch in progress.track(batches, f"{what} {split.name}", len(split), size=lambda _: config.eval.batch_size):
         preemption.check()
         yield batch
 
@@ -281,6 +288,8 @@ def load_frozen_clip(config: Config, called: str = "config.clip.name is", advice
     with _naming_the_field(section.name, called, advice):
         clip = load_clip(section.name, revision=section.revision, cache_dir=section.cache_dir, dtype=section.dtype)
     check_normalization(config, clip)
+    vision = clip.config.vision
+    progress.fact("CLIP", f"{clip.name}, {vision.image_size} pixels, {vision.num_patches} patches")
     return clip
 
 
@@ -331,12 +340,13 @@ def build_experiment(
     soft = prompts_lib.tokenize_soft(names, tokenizer.encode, positions, config.ctx.num_ctx)
     for index, name in enumerate(class_names):
         for text in hard_prompts.of_class(index):
-            logging.info("hard prompt of %s: %s", name, text)
+            logging.debug("hard prompt of %s: %s", name, text)
 
     model = make_model(config, clip.config, len(class_names))
     params = jax.device_put(clip.params)
     bound = model.bind(variables(params, {}))
-    encoded = encode_hard_prompts({"own": hard_prompts}, text_encoder(model, params, tokenizer.encode))
+    with progress.task("encoding the hard prompts"):
+        encoded = encode_hard_prompts({"own": hard_prompts}, text_encoder(model, params, tokenizer.encode))
     hard_text_features, hard_token_features = encoded["own"]
     frozen = Frozen(
         clip=params,

@@ -96,7 +96,7 @@ class FeatureStore:
                 error,
             )
         else:
-            logging.info("features: %d pictures now in %s", len(hashes), self.path)
+            logging.debug("features: %d pictures now in %s", len(hashes), self.path)
 
     def _read(self) -> tuple[Hashes, Features]:
         try:

@@ -1,11 +1,15 @@
-"""The command: trains, evaluates or predicts with one configuration.
+"""Trains prompts, evaluates them, or predicts with them, as one configuration says.
 
     python -m mpafer_jax.main --config=configs/rafdb.py --workdir=runs/rafdb --config.data.dir=/data/RAF-DB
 
---config.FIELD=VALUE sets any field; configs/common.py documents all of them. --workdir is the run's folder, in which
-the same command resumes. `command.run` lists the exit codes, launch/ starts it on many hosts. This file stays short, so
-that everything else can be imported and tested.
+The same command goes on wherever it was stopped. Results: the closing table on stdout, and in the workdir results.md,
+summary.json and report.html.
+
+Exit codes: 0 done; 75 stopped in good order, run again to go on; 2 a mistake or a full disk, which the message
+explains; 1 anything else.
 """
+
+# This file stays short, so that everything else can be imported and tested.
 
 from __future__ import annotations
 
@@ -14,18 +18,22 @@ if __name__ == "__main__":  # before what takes seconds to import
 
     preemption.listen()
 
+import pathlib
+import shlex
 from collections.abc import Sequence
 from typing import Any, cast
 
-from absl import flags
+from absl import flags, logging
 from ml_collections import config_flags
 
-from mpafer_jax import checkpoint, command, evaluate, train
+from mpafer_jax import checkpoint, command, console, distributed, evaluate, train
 from mpafer_jax.config import Config, ConfigError
 from mpafer_jax.data.records import DataError
+from mpafer_jax.evaluation import table
 from mpafer_jax.hard_prompts.bank import BankError
 from mpafer_jax.models.prompts import PromptError
 from mpafer_jax.prediction import bulk
+from mpafer_jax.workdir import EXAMPLES, REPORT
 
 _CONFIG = command.define_config()
 command.define_workdir()
@@ -47,8 +55,19 @@ _USER_ERRORS = (
 def main(argv: Sequence[str]) -> None:
     """Checks the configuration and runs it."""
     command.refuse_arguments(argv)
-    command.show_own_log_lines()
     command.run(_run, _USER_ERRORS)
+
+
+def _next_commands(config: Config, workdir: pathlib.Path) -> str:
+    """What to do with a run that has ended."""
+    examples = workdir / EXAMPLES
+    name = shlex.quote(str(workdir))
+    pictures = shlex.quote(str(examples)) if examples.is_dir() else "PICTURES"
+    lines = ["\nnext, for example:", f"  python -m mpafer_jax.predict {name} {pictures}"]
+    if config.eval.report in ("numbers", "full"):
+        lines.append(f"  python -m mpafer_jax.tools.report {name} ANOTHER_RUN    to compare")
+        lines.append(f"  open {workdir / REPORT} in a browser")
+    return "\n".join(lines)
 
 
 def _run() -> None:
@@ -56,9 +75,14 @@ def _run() -> None:
     config = Config.from_config_dict(_CONFIG.value)
     command.import_libraries_without_torch()
     if _MODE.value == "train":
-        train.train_and_evaluate(config, workdir)
+        summary = train.train_and_evaluate(config, workdir)
+        if distributed.is_first():
+            console.markdown(table.render(summary))
+            logging.info("%s", _next_commands(config, workdir))
     elif _MODE.value == "eval":
-        evaluate.evaluate_checkpoint(config, workdir, clip=_named_clip())
+        result = evaluate.evaluate_checkpoint(config, workdir, clip=_named_clip())
+        if distributed.is_first():
+            console.markdown(evaluate.table(result))
     else:
         bulk.predict_dataset(config, workdir, clip=_named_clip())
 
@@ -70,5 +94,4 @@ def _named_clip() -> str:
 
 
 if __name__ == "__main__":
-    flags.mark_flags_as_required(["config", "workdir"])
-    command.start(main)
+    command.start(main, required=["config", "workdir"])

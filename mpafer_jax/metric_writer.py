@@ -1,18 +1,14 @@
-"""Where numbers go while a run runs: JSON lines, TensorBoard events, and a progress line."""
+"""Where numbers go while a run runs: JSON lines and TensorBoard events."""
 
 from __future__ import annotations
 
 import json
 import pathlib
-import sys
 import tempfile
 import time
 from collections.abc import Mapping
 from types import TracebackType
 from typing import Any, Self
-
-import tqdm
-from absl import logging
 
 from mpafer_jax import files
 
@@ -102,65 +98,3 @@ def _lines_up_to(path: pathlib.Path, step: int) -> list[str]:
         if record["step"] <= step and line.endswith("\n"):
             kept.append(line)
     return kept
-
-
-class Progress:
-    """A bar on a terminal, log lines otherwise; both with rate and time left. A context manager."""
-
-    def __init__(self, *, first_step: int, num_steps: int, batch_size: int, enabled: bool = True) -> None:
-        """Starts the clock.
-
-        Args:
-          first_step: how many updates were made before.
-          num_steps: updates in all.
-          batch_size: images a step, for the rate.
-          enabled: whether this process shows anything; otherwise every call does nothing.
-        """
-        self._num_steps, self._batch_size = num_steps, batch_size
-        self._last_step, self._last_time = first_step, time.monotonic()
-        self._enabled = enabled
-        terminal = enabled and sys.stderr.isatty()
-        self._bar = tqdm.tqdm(total=num_steps, initial=first_step, unit="step", disable=not terminal)
-        self._log_lines = not terminal
-
-    def update(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Shows the metrics of the interval that ends at `step`."""
-        if not self._enabled:
-            return
-        now = time.monotonic()
-        done, seconds = step - self._last_step, now - self._last_time
-        self._last_step, self._last_time = step, now
-        shown = " ".join(f"{name} {value:.4g}" for name, value in metrics.items())
-        self._bar.set_postfix_str(shown, refresh=False)
-        self._bar.update(done)
-        if self._log_lines:
-            rate = done / seconds if seconds else float("inf")
-            left = tqdm.tqdm.format_interval((self._num_steps - step) / rate)
-            logging.info(
-                "step %d/%d (%.0f%%) %s | %.1f images/s, %s left",
-                step,
-                self._num_steps,
-                100 * step / self._num_steps,
-                shown,
-                rate * self._batch_size,
-                left,
-            )
-
-    def note(self, text: str) -> None:
-        """Shows a line of its own, above the bar where there is one."""
-        if not self._enabled:
-            return
-        if self._log_lines:
-            logging.info("%s", text)
-        else:
-            self._bar.write(text, file=sys.stderr)
-
-    def __enter__(self) -> Self:
-        """Returns itself."""
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Ends the bar."""
-        self._bar.close()

@@ -164,7 +164,7 @@ def measure(config: Config, built: Experiment, split: Split, source: Source) -> 
     if not len(split):
         raise ConfigError("config.data.train_splits is empty, so there are no faces to compare with neutral ones")
     chosen = prototypes.choose_images(split.labels, config.prototypes.images_per_class, config.seed)
-    logging.info("motion prior: computing from %d of %d training images", len(chosen), len(split))
+    logging.debug("motion prior: computing from %d of %d training images", len(chosen), len(split))
     step = steps.make_patch_sum_step(
         model=built.model,
         num_classes=len(built.class_names),
@@ -172,7 +172,8 @@ def measure(config: Config, built: Experiment, split: Split, source: Source) -> 
         mean=config.data.mean,
         std=config.data.std,
     )
-    return patch_means(eval_batches(config, built, split.take(chosen)), built.frozen.clip, step, built.class_names)
+    batches = eval_batches(config, built, split.take(chosen), "motion prior of")
+    return patch_means(batches, built.frozen.clip, step, built.class_names)
 
 
 def patch_weights(config: Config, workdir: pathlib.Path, split: Split, built: Experiment) -> PatchWeights:

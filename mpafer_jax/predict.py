@@ -21,14 +21,15 @@ import argparse
 import collections
 import contextlib
 import hashlib
+import itertools
 import sys
 from collections.abc import Callable, Generator, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
+from absl import logging
 
-from mpafer_jax import checkpoint, command, files, options, preemption
+from mpafer_jax import checkpoint, command, console, files, options, preemption, progress, usage
 from mpafer_jax.checkpoint import CheckpointError
 from mpafer_jax.evaluation import overlay
 from mpafer_jax.evaluation.explain import Explainer
@@ -52,6 +53,9 @@ _USER_ERRORS = (
 )
 _STATUSES: dict[type, str] = {Prediction: "ok", NoFace: "no_face", Failure: "error"}
 _NAMED = 5  # inputs by which a command is told from another
+_LOOKED_AT = 1000  # names of inputs, for the width of their column
+_NO_FACE = "no face"
+_SAME_RESULTS = ("out", "overwrite", "batch_size", "log", "verbosity")  # options that change no result
 _LONGEST_STEM = 100  # of a file's name, which becomes a part of others'
 _STATUS_READ_SOME, _STATUS_MISTAKE = 1, 2
 
@@ -71,11 +75,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = _parser()
     arguments = parser.parse_args(argv)
     options.refuse_idle(parser, argv, _idle(arguments))
+    with parser.console(arguments):
+        return _ended(arguments)
+
+
+def _ended(arguments: argparse.Namespace) -> int:
     try:
         return _predict(arguments)
     # Mistakes of the user's: the message says all there is to say, a traceback would bury it.
     except _USER_ERRORS as error:
-        _say("\n".join((f"{type(error).__name__}: {error}", *getattr(error, "__notes__", ()))))
+        logging.error("%s", "\n".join((f"{type(error).__name__}: {error}", *getattr(error, "__notes__", ()))))
         return _STATUS_MISTAKE
 
 
@@ -86,10 +95,8 @@ def run() -> None:
         sys.exit(main())
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="mpafer-predict", description="Facial expressions of photos, folders, videos or a camera."
-    )
+def _parser() -> usage.Parser:
+    parser = usage.Parser(prog="python -m mpafer_jax.predict", description=__doc__ or "")
     add = parser.add_argument
     add("checkpoint", help="a run's workdir, its checkpoints folder, or one step_N folder; with --zero_shot a CLIP")
     add("inputs", nargs="+", metavar="input", help="file, folder, pattern in quotes, video, or camera:0")
@@ -170,11 +177,12 @@ def _predict(arguments: argparse.Namespace) -> int:
     left_out = media.LeftOut()
     found = media.find(arguments.inputs, but=written)
     faces = _face_finder(arguments)
-    predictor = _predictor(arguments)
+    with progress.task("loading the model"):
+        predictor = _predictor(arguments)
     total = media.count(media.find(arguments.inputs, but=written, left_out=left_out), stride=arguments.stride)
     _say(f"{arguments.checkpoint}: {predictor.trained_on}")
     if predictor.trained_on.warning:
-        _say(f"WARNING: {predictor.trained_on.warning}")
+        logging.warning("%s", predictor.trained_on.warning)
     if left_out:
         _say(f"left out, as neither pictures nor videos by their names: {left_out}; to have them read, name them")
     pictures = media.pictures(found, stride=arguments.stride)
@@ -189,19 +197,21 @@ def _predict(arguments: argparse.Namespace) -> int:
                 _say(f"{before} results are there from before; going on behind them")
             elif arguments.out.exists():
                 _say(f"{arguments.out} is there already, and is replaced at the end")
-        sinks = [*_sinks(arguments, predictor, table), _complain]
+        longest = _longest(media.find(arguments.inputs))
+        sinks = [*_sinks(arguments, predictor, longest, table), _complain]
         keep = arguments.heatmaps is not None
         results = stack.enter_context(
             contextlib.closing(predictor.stream(pictures, faces=faces, batch_size=1 if live else 0, keep_pixels=keep))
         )
-        progress = stack.enter_context(_progress(results, total))
+        work = stack.enter_context(progress.task("predicting", total, "pictures"))
         # Ctrl-C is how a camera's run ends; what there is so far is kept.
         stopped: KeyboardInterrupt | preemption.Preempted | None = None
         try:
             with contextlib.ExitStack() as block:
-                for number, result in enumerate(progress):
+                for number, result in enumerate(results):
                     if not number:  # before, while programs are compiled, there is nothing to keep
                         block.enter_context(preemption.orderly())
+                    work.advance()
                     counts[type(result)] += 1
                     for sink in sinks:
                         sink(result)
@@ -243,7 +253,7 @@ def _face_finder(arguments: argparse.Namespace) -> Cropper | None:
 def _table_of(arguments: argparse.Namespace, predictor: Predictor, stack: contextlib.ExitStack) -> tables.Table | None:
     if arguments.out is None:
         return None
-    given = {name: value for name, value in vars(arguments).items() if name not in ("out", "overwrite", "batch_size")}
+    given = {name: value for name, value in vars(arguments).items() if name not in _SAME_RESULTS}
     prompts = np.asarray(predictor.text_features)
     subject = {
         **{name: str(value) if isinstance(value, Path) else value for name, value in given.items()},
@@ -263,11 +273,16 @@ def _in_short(names: Sequence[str]) -> list[str]:
     return [*names[:_NAMED], f"and more, {len(names)} in all ({digest[:16]})"]
 
 
+def _longest(found: Iterable[media.Medium]) -> int:
+    """Length of the longest name among the first inputs, which decides how wide their column is."""
+    return max((len(medium.path) for medium in itertools.islice(found, _LOOKED_AT)), default=0)
+
+
 def _sinks(
-    arguments: argparse.Namespace, predictor: Predictor, table: tables.Table | None
+    arguments: argparse.Namespace, predictor: Predictor, longest: int, table: tables.Table | None
 ) -> Generator[Callable[[Result], None]]:
     """Where each result goes."""
-    yield table or _show
+    yield table or _Lines(predictor.class_names, longest)
     if arguments.heatmaps is not None:
         yield HeatmapFolder(arguments.heatmaps, Explainer(predictor, arguments.bank))
 
@@ -296,29 +311,40 @@ class HeatmapFolder:
         files.write_json(self._folder / f"{name}.json", explanation.to_dict())
 
 
-def _progress(results: Iterable[Result], total: int | None) -> tqdm[Result]:
-    # Nothing where nobody looks: a file of logs would fill with it.
-    return tqdm(results, total=total, unit=" pictures", disable=None, mininterval=0.5, smoothing=0.1)
+class _Lines:
+    """Shows results on stdout: in columns where somebody looks at them, between tabs for programs."""
 
+    def __init__(self, class_names: Sequence[str], longest: int) -> None:
+        """Takes the widths of the columns.
 
-def _show(result: Result) -> None:
-    if isinstance(result, Prediction):
-        tqdm.write(_printable(f"{result.source}\t{result.expression}\t{100 * result.confidence:.1f}%"))
-    elif isinstance(result, NoFace):
-        tqdm.write(_printable(f"{result.source}\tno face\t"))
+        Args:
+          class_names: of the model.
+          longest: of the inputs' names, as far as they are known.
+        """
+        self._columns = console.is_looked_at()
+        self._answer = max(len(name) for name in (*class_names, _NO_FACE))
+        self._file = longest
+
+    def __call__(self, result: Result) -> None:
+        """Shows one."""
+        if isinstance(result, Failure):
+            return
+        file, answer, confidence = str(result.source), _NO_FACE, ""
+        if isinstance(result, Prediction):
+            answer, confidence = result.expression, f"{100 * result.confidence:.1f}%"
+        if self._columns:
+            console.line(f"{file:<{self._file}}  {answer:<{self._answer}}  {confidence:>6}".rstrip())
+        else:
+            console.line(f"{file}\t{answer}\t{confidence}")
 
 
 def _complain(result: Result) -> None:
     if isinstance(result, Failure):
-        _say(str(result))
+        logging.warning("%s", result)
 
 
 def _say(text: str) -> None:
-    tqdm.write(_printable(text), file=sys.stderr)
-
-
-def _printable(text: str) -> str:
-    return text.encode("utf-8", "replace").decode()  # names of files need not be UTF-8
+    logging.info("%s", text)
 
 
 if __name__ == "__main__":

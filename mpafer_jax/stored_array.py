@@ -56,7 +56,7 @@ def load_or_compute(
     stored = np.zeros(shape, np.float32)
     found = distributed.is_first() and path.is_file()
     if found:
-        logging.info("read from %s", path)
+        logging.debug("read from %s", path)
         stored = _read(path, shape)
     found, stored = distributed.broadcast((np.asarray(found), stored))
     if found:
@@ -67,5 +67,5 @@ def load_or_compute(
     if distributed.is_first():
         with files.replacing(path) as temporary, temporary.open("wb") as stream:
             np.save(stream, computed, allow_pickle=False)
-        logging.info("stored in %s", path)
+        logging.debug("stored in %s", path)
     return computed

@@ -26,6 +26,7 @@ from mpafer_jax import (
     motion_prior,
     optim,
     preemption,
+    progress,
     prototypes,
     steps,
     warm_start,
@@ -40,7 +41,7 @@ from mpafer_jax.data.splits import Dataset, Split, load_dataset
 from mpafer_jax.evaluation import protocol
 from mpafer_jax.evaluation import table as table_lib
 from mpafer_jax.hard_prompts.templates import check_hard_prompts
-from mpafer_jax.metric_writer import MetricWriter, Progress
+from mpafer_jax.metric_writer import MetricWriter
 from mpafer_jax.report import after_run
 from mpafer_jax.state import TrainState
 from mpafer_jax.weights.load import PretrainedClip
@@ -114,7 +115,7 @@ def _train_and_evaluate(config: Config, workdir: pathlib.Path, notice: preemptio
     workdir_lib.check(workdir, config)
     locks.refuse_if_held(workdir / locks.RUN, workdir)
     if config.eval.select_on_test_split:
-        logging.warning("\n%s\n%s\n%s", "*" * 100, protocol.TEST_SELECTED, "*" * 100)
+        logging.warning("%s", protocol.TEST_SELECTED)
     run = prepare(config, workdir)
     workdir_lib.check_shared(workdir)
     with locks.hold_for_run(workdir / locks.RUN, workdir):
@@ -127,6 +128,7 @@ def _run(run: Run, notice: preemption.Notice, started: float) -> dict[str, Any]:
     try:
         state = start(run, with_checkpoints)
         first_step = int(devices.to_host(state.step))
+        announce(run)
         if distributed.is_first():  # not earlier: a configuration that cannot run should not hold a folder
             workdir_lib.claim(workdir, config)
         state = train(run, state, with_checkpoints, notice)
@@ -136,10 +138,8 @@ def _run(run: Run, notice: preemption.Notice, started: float) -> dict[str, Any]:
     summary["process"] = {"resumed_after_step": first_step, "wall_seconds": time.monotonic() - started}
     summary["baselines"] = baselines.compute(config, run.dataset, run.experiment, run.num_steps)
     described = protocol.items(summary, workdir_lib.flatten(config.model_dump()))
-    table = f"{table_lib.render(summary)}\n{protocol.to_markdown(described)}"
-    logging.info("the result:\n\n%s", table)
     if distributed.is_first():
-        files.write_text(workdir / "results.md", table)
+        files.write_text(workdir / "results.md", f"{table_lib.render(summary)}\n{protocol.to_markdown(described)}")
         files.write_json(workdir / "summary.json", summary)
     if config.eval.report != "none":
         params, _, step = checkpoint.load(workdir, "best")
@@ -185,7 +185,7 @@ def prepare(config: Config, workdir: pathlib.Path) -> Run:
         fresh_prompts=fresh,
         tx=tx,
         schedule=schedule,
-        train_step=train_step,
+        train_step=progress.announcing(train_step, "compiling the training step"),
         evaluator=evaluate.make_evaluator(config, built),
         description=describe(config, dataset, built),
     )
@@ -214,7 +214,7 @@ def class_prototypes(config: Config, split: Split, built: experiment.Experiment)
     """p [C, D] of the training split, from the frozen features of its images (`feature_store`)."""
     section = config.prototypes
     chosen = prototypes.choose_images(split.labels, section.images_per_class, config.seed)
-    logging.info("prototypes: from %d of %d training images", len(chosen), len(split))
+    logging.debug("prototypes: from %d of %d training images", len(chosen), len(split))
     found = encode_splits(config, built, [split.take(chosen)])[split.name]
     return prototypes.mean_features(found.image_features, found.labels, built.class_names, normalize=section.normalize)
 
@@ -267,11 +267,21 @@ def start(run: Run, checkpoints: checkpoint.Checkpoints) -> TrainState:
                 run.experiment.clip_hash[:16],
             )
         state = TrainState(step=state.step, params=params, opt_state=run.tx.init(params))
-    trained = optim.trained(state.params, run.config.optimizer.lr_scales)
-    for name, value in state.params.items():
-        fate = "trained" if name in trained else "frozen"
-        logging.info("%s: %s %s, %d numbers", fate, name, value.shape, value.size)
     return devices.replicate(state)
+
+
+def announce(run: Run) -> None:
+    """Says what is trained, with what, and where."""
+    params = run.fresh_prompts
+    trained = optim.trained(params, run.config.optimizer.lr_scales)
+    for name, value in params.items():
+        fate = "trained" if name in trained else "frozen"
+        logging.debug("%s: %s %s, %d numbers", fate, name, value.shape, value.size)
+    shapes = ", ".join(f"{name} {' x '.join(map(str, params[name].shape))}" for name in params if name in trained)
+    number = sum(value.size for name, value in params.items() if name in trained)
+    progress.fact("trained", f"{number:,} numbers: {shapes}")
+    progress.fact("steps", f"{run.num_steps:,} of {run.config.train.batch_size} images")
+    progress.fact("workdir", str(run.workdir))
 
 
 def train(run: Run, state: TrainState, checkpoints: checkpoint.Checkpoints, notice: preemption.Notice) -> TrainState:
@@ -280,13 +290,13 @@ def train(run: Run, state: TrainState, checkpoints: checkpoint.Checkpoints, noti
     Raises:
       preemption.Preempted: it was asked to stop; the state is saved.
     """
-    config, first_step = run.config.train, int(devices.to_host(state.step))
+    first_step = int(devices.to_host(state.step))
     if first_step == run.num_steps:
         return state
     writes = distributed.is_first()
-    progress = Progress(first_step=first_step, num_steps=run.num_steps, batch_size=config.batch_size, enabled=writes)
     writer = MetricWriter(run.workdir, first_step=first_step, enabled=writes)
-    with writer, progress, contextlib.closing(training_batches(run, first_step)) as batches:
+    work = progress.task("training", run.num_steps, "steps", done=first_step)
+    with writer, work as shown, contextlib.closing(training_batches(run, first_step)) as batches:
         earlier = checkpoints.latest_interval()
         interval: list[steps.Metrics] = []
         for step, batch in enumerate(batches, start=first_step + 1):
@@ -295,15 +305,16 @@ def train(run: Run, state: TrainState, checkpoints: checkpoint.Checkpoints, noti
             interval.append(metrics)
             if len(interval) > _AHEAD:  # else batches that wait for their step would fill the devices' memory
                 jax.block_until_ready(interval[-1 - _AHEAD])
+            shown.advance()
             stopping = notice.reached()
             if run.logs(step):
-                report_interval(run, step, [*earlier, *devices.to_host(interval)], writer, progress)
+                report_interval(run, step, [*earlier, *devices.to_host(interval)], writer, shown)
                 earlier, interval = [], []
             selection = None
             if run.selecting is not None and run.evaluates(step):
                 selection = run.evaluator(state.params, run.selecting).scalars()
                 writer.write(step, run.selecting.name, selection)
-                progress.note(f"{run.selecting.name} after step {step}: {_percentages(selection)}")
+                logging.info("%s after step %d: %s", run.selecting.name, step, _percentages(selection))
             if run.saves(step) or stopping:
                 writer.flush()
             if run.saves(step):
@@ -344,16 +355,16 @@ def training_batches(run: Run, first_step: int) -> Generator[dict[str, jax.Array
 
 
 def report_interval(
-    run: Run, last_step: int, interval: Sequence[steps.HostMetrics], writer: MetricWriter, progress: Progress
+    run: Run, last_step: int, interval: Sequence[steps.HostMetrics], writer: MetricWriter, shown: progress.Task
 ) -> None:
-    """Checks the metrics of the steps up to `last_step`, and writes their mean.
+    """Checks the metrics of the steps up to `last_step`, and writes and shows their mean.
 
     Raises:
       NonFiniteError: names the first step and all its terms that are not finite.
     """
     means = steps.mean_metrics(interval, last_step)
     writer.write(last_step, "train", {**means, "learning_rate": float(np.asarray(run.schedule(last_step - 1)))})
-    progress.update(last_step, {name: means[name] for name in ("loss", "accuracy")})
+    shown.report(" ".join(f"{name} {means[name]:.4g}" for name in ("loss", "accuracy")))
 
 
 def _percentages(metrics: Mapping[str, float]) -> str:
@@ -379,7 +390,7 @@ def summarize(run: Run, state: TrainState, checkpoints: checkpoint.Checkpoints) 
         for split in held_out:
             found = evaluated[step][split.name]
             title = f"{name} (step {step}), {split.name}"
-            logging.info("%s: %s, %d images", title, _percentages(found), found["count"])
+            logging.debug("%s: %s, %d images", title, _percentages(found), found["count"])
     return {
         **results,
         "method": protocol.method_name(workdir_lib.flatten(run.config.model_dump())),

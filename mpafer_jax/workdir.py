@@ -9,6 +9,7 @@ summary.json     the result; it is there if, and only if, the run has ended
 predictions.npz  what the reported checkpoint said of every held-out image (`evaluation.predictions`)
 evaluation.json, evaluation_predictions.npz   the same of --mode=eval
 report.html      all of it to look at
+examples/        one test picture of each class, if the faces are drawn ones
 """
 
 from __future__ import annotations
@@ -29,6 +30,8 @@ from mpafer_jax.weights.load import local_content_hash
 
 _CONFIG = "config.json"
 SUMMARY = "summary.json"
+REPORT = "report.html"
+EXAMPLES = "examples"
 TRAINING_PREDICTIONS = "predictions.npz"
 EVALUATION_PREDICTIONS = "evaluation_predictions.npz"
 _VISIBLE_SECONDS = 15  # after which a file that one host wrote shows on another; network file systems cache

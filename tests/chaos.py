@@ -20,7 +20,7 @@ import sys
 import time
 
 import numpy as np
-from absl import app, flags
+from absl import flags
 
 from mpafer_jax import checkpoint, preemption
 from mpafer_jax import command as command_lib
@@ -104,7 +104,6 @@ def kill_once(workdir, moments, before):
 
 
 def main(_):
-    command_lib.show_own_log_lines()
     out, moments = pathlib.Path(_OUT.value), random.Random(_SEED.value)
     undisturbed, disturbed = out / "undisturbed", out / f"killed-{_SEED.value}"
     code, errors = finish(start(undisturbed))
@@ -163,4 +162,4 @@ def check_equal(one, two):
 
 
 if __name__ == "__main__":
-    app.run(main)
+    command_lib.start(main)

@@ -43,7 +43,7 @@ def logits(config, prompts, split) -> np.ndarray:
     found = np.full((len(split), len(dataset_names)), np.nan, np.float32)
     batches = (
         {name: batch[name] for name in ("image", "index", "mask")}
-        for batch in experiment.eval_batches(config, built, split)
+        for batch in experiment.eval_batches(config, built, split, "evaluating on")
     )
     for part in devices.results(functools.partial(step, prompts, built.frozen, texts), batches):
         real = part["mask"] > 0

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from absl import logging
 
-from mpafer_jax import evaluate, experiment, optim
+from mpafer_jax import evaluate, experiment, optim, progress
 from mpafer_jax.baselines import linear_probe, text_context, zero_shot
 from mpafer_jax.baselines.features import FrozenFeatures, encode_splits
 from mpafer_jax.config import Config, ConfigError
@@ -103,10 +103,11 @@ def compute(config: Config, dataset: Dataset, built: experiment.Experiment, num_
     }
     results: dict[str, Any] = {}
     for name in names:
-        metrics, details = computed[name]()
+        with progress.task(f"baseline {name}"):
+            metrics, details = computed[name]()
         results[name] = {**{split: _scores(found) for split, found in metrics.items()}, **details}
         shown = ", ".join(f"{split} WAR {100 * m.war:.2f}% UAR {100 * m.uar:.2f}%" for split, m in metrics.items())
-        logging.info("baseline %s: %s", name, shown)
+        logging.debug("baseline %s: %s", name, shown)
     return results
 
 

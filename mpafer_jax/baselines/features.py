@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from absl import logging
 
-from mpafer_jax import devices, experiment, feature_store, steps
+from mpafer_jax import devices, experiment, feature_store, progress, steps
 from mpafer_jax.config import Config
 from mpafer_jax.data.splits import Split
 from mpafer_jax.experiment import Experiment
@@ -57,19 +57,20 @@ def encode_splits(config: Config, built: Experiment, splits: Sequence[Split]) ->
     for split in splits:
         known, features = store.find(split.pixel_hashes)
         missing = np.flatnonzero(~known)
-        logging.info("frozen features of %s: %d of %d from %s", split.name, known.sum(), len(split), store.path)
+        logging.debug("frozen features of %s: %d of %d from %s", split.name, known.sum(), len(split), store.path)
         if len(missing):
-            started = kept = time.monotonic()
+            kept = time.monotonic()
             step = steps.make_feature_step(model=built.model, mean=config.data.mean, std=config.data.std)
             waiting = list[int]()  # positions of features that are not in the store yet
             size = config.eval.batch_size * max(1, _PART // config.eval.batch_size)
-            for part in np.split(missing, range(size, len(missing), size)):
-                features[part] = _encode(config, built, split.take(part), step)
-                waiting += part.tolist()
-                if part[-1] == missing[-1] or time.monotonic() - kept > _KEEP_SECONDS:
-                    store.add(split.pixel_hashes[waiting], features[waiting])
-                    waiting, kept = [], time.monotonic()
-            logging.info("frozen features: %d computed in %.1f s", len(missing), time.monotonic() - started)
+            with progress.task("frozen features", len(missing)) as work:
+                for part in np.split(missing, range(size, len(missing), size)):
+                    features[part] = _encode(config, built, split.take(part), step)
+                    work.advance(len(part))
+                    waiting += part.tolist()
+                    if part[-1] == missing[-1] or time.monotonic() - kept > _KEEP_SECONDS:
+                        store.add(split.pixel_hashes[waiting], features[waiting])
+                        waiting, kept = [], time.monotonic()
         found[split.name] = FrozenFeatures(features, split.labels, split.label_distributions)
     return found
 
@@ -79,7 +80,7 @@ def _encode(config: Config, built: Experiment, split: Split, step: FeatureStep) 
     features = np.full((len(split), built.model.clip_config.projection_dim), np.nan, np.float32)
     parts = (
         {"image": batch["image"], "index": batch["index"], "mask": batch["mask"]}
-        for batch in experiment.eval_batches(config, built, split)
+        for batch in experiment.eval_batches(config, built, split, "frozen features of")
     )
     for encoded in devices.results(functools.partial(step, built.frozen.clip), parts):
         real = encoded["mask"] > 0

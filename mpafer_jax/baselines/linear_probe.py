@@ -85,7 +85,7 @@ def fit(
         probe = LinearProbe(np.asarray(params["weights"]), np.asarray(params["bias"]), mean, scale, l2)
         found = from_logits(probe.logits(validation.image_features), validation.labels, class_names)
         score = found.scalars()[select_by]
-        logging.info("linear probe: l2 %.1e: validation %s %.4f, %d iterations", l2, select_by, score, int(iterations))
+        logging.debug("linear probe: l2 %.1e: validation %s %.4f, %d iterations", l2, select_by, score, int(iterations))
         if best is None or score > best[0]:
             best = score, probe
     if best is None:

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from absl import logging
 
-from mpafer_jax import devices, experiment, steps
+from mpafer_jax import devices, experiment, progress, steps
 from mpafer_jax.baselines.features import FrozenFeatures
 from mpafer_jax.baselines.zero_shot import frozen_logits
 from mpafer_jax.config import Config
@@ -83,7 +83,7 @@ def train(
     best, best_score = Trained(0, {}), -1.0
     interval: list[steps.Metrics] = []
     order = pipeline.train_order(features["train"].labels, config.data.sampler, config.seed)
-    for step in range(1, num_steps + 1):
+    for step in progress.track(range(1, num_steps + 1), "training the context", num_steps, "steps"):
         batch = devices.shard_batch(batch_of_step(features["train"], order, step - 1, config.train.batch_size))
         state, metrics = train_step(state, alone.frozen, batch)
         interval.append(metrics)
@@ -96,7 +96,7 @@ def train(
         score = found[selecting].scalars()[config.eval.select_by] if selecting in found else float(step)
         if score > best_score:
             best, best_score = Trained(step, found), score
-    logging.info("text context: step %d of %d", best.step, num_steps)
+    logging.debug("text context: step %d of %d", best.step, num_steps)
     return best
 
 

@@ -15,8 +15,8 @@ from pathlib import Path
 
 import numpy as np
 import tensorflow_datasets as tfds
-from absl import logging
 
+from mpafer_jax import progress
 from mpafer_jax.data import records
 from mpafer_jax.data.builder import ExpressionBuilder
 from mpafer_jax.data.records import Counts, DataError, Record, SourceIndex
@@ -98,8 +98,7 @@ def _read_npy(folder: Path, split: str, dropped: Counts) -> Iterator[Record]:
     )
     if not annotations:
         raise records.missing(folder / "annotations" / "<number>_exp.npy", _LAYOUT, _SOURCE)
-    logging.info("reading %d labels of AffectNet's %s, one file each", len(annotations), split)
-    for path in annotations:
+    for path in progress.track(annotations, f"reading labels of {split}", len(annotations), "files"):
         try:
             expression = int(np.load(path, allow_pickle=False).item())  # a number, or a string that holds one
         except (ValueError, OSError, EOFError) as error:

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import pathlib
-import time
 from typing import Any, cast
 
 from absl import logging
 
-from mpafer_jax import files, locks
+from mpafer_jax import files, locks, progress
 from mpafer_jax.data.records import PREPARED_FOLDER, DataError
 
 _AT_ONCE = 256  # files of one request to fsspec, which fetches them side by side
@@ -77,10 +76,8 @@ def _update(url: str, copy: pathlib.Path) -> None:
     if not new:
         return
     logging.info("%s: %d of %d files are fetched into %s", url, len(new), len(there), copy)
-    said = time.monotonic()
-    for start in range(0, len(new), _AT_ONCE):
-        part = new[start : start + _AT_ONCE]
-        system.get([f"{root}/{name}" for name in part], [str(copy / name) for name in part])
-        if time.monotonic() - said > _PROGRESS_SECONDS:
-            said = time.monotonic()
-            logging.info("%s: %d of %d files are there", url, start + len(part), len(new))
+    with progress.task(f"fetching {url}", len(new), "files") as work:
+        for start in range(0, len(new), _AT_ONCE):
+            part = new[start : start + _AT_ONCE]
+            system.get([f"{root}/{name}" for name in part], [str(copy / name) for name in part])
+            work.advance(len(part))

@@ -19,7 +19,6 @@ import io
 import json
 import shutil
 import tempfile
-import time
 from collections.abc import Generator, Mapping
 from concurrent import futures
 from pathlib import Path
@@ -30,13 +29,12 @@ import numpy.typing as npt
 import tensorflow_datasets as tfds
 from absl import logging
 
-from mpafer_jax import files, locks, preemption
+from mpafer_jax import files, locks, preemption, progress
 from mpafer_jax.data.inspection import inspect_all, workers
 from mpafer_jax.data.records import BadImageError, DataError, SourceIndex
 
 _EXAMPLES, _SUMMARY = "examples.npz", "summary.json"
 _FORMAT = "1"  # of what is written here; a new number makes every dataset be prepared anew
-_PROGRESS_SECONDS = 10.0
 OnBadImage = Literal["error", "skip"]
 
 
@@ -102,8 +100,10 @@ class ExpressionBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True)
         fingerprint: str,
         data_dir: Path,
         pool: futures.Executor,
+        work: progress.Task,
     ):
         self._index = index
+        self._work = work
         self._on_bad_image: OnBadImage = on_bad_image
         self._fingerprint = fingerprint
         self._pool = pool
@@ -137,13 +137,10 @@ class ExpressionBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True)
         num_classes = len(self._index.class_names)
         columns: dict[str, list[Any]] = {"labels": [], "label_distributions": [], "names": [], "pixel_hashes": []}
         skipped = self._skipped.setdefault(split, [])
-        logged = time.monotonic()
         # Closed here: left to the garbage collector, it would cancel what waits whenever that happens to run.
         with contextlib.closing(inspect_all([record.image for record in records], self._pool)) as inspected:
-            for number, (record, found) in enumerate(zip(records, inspected, strict=True)):
-                if time.monotonic() - logged > _PROGRESS_SECONDS:
-                    logged = time.monotonic()
-                    logging.info("%s %s: %d of %d pictures prepared", self.name, split, number, len(records))
+            for record, found in zip(records, inspected, strict=True):
+                self._work.advance()
                 if isinstance(found, BadImageError):
                     if self._on_bad_image == "error":
                         raise BadImageError(
@@ -241,16 +238,18 @@ def _write(
     for left_over in parent.glob(f"{builder_class.name}/incomplete.*"):  # of a process that was killed
         shutil.rmtree(left_over)
     total = sum(len(records) for records in index.splits.values())
-    logging.info("preparing %s: %d pictures into %s, once", index.dataset, total, parent)
+    logging.debug("preparing %s into %s, once", index.dataset, parent)
     tfds.disable_progress_bar()
+    title = "drawing faces" if index.computed else f"preparing {index.dataset}"
     with (
+        progress.task(title, total) as work,
         workers(index.computed) as pool,
         tempfile.TemporaryDirectory(dir=parent.parent) as scratch,
         # TFDS announces a download on stdout; there is none, and stdout belongs to the command that called.
         contextlib.redirect_stdout(io.StringIO()),
     ):
         builder = builder_class(
-            index=index, on_bad_image=on_bad_image, fingerprint=fingerprint, data_dir=parent, pool=pool
+            index=index, on_bad_image=on_bad_image, fingerprint=fingerprint, data_dir=parent, pool=pool, work=work
         )
         try:
             builder.download_and_prepare(download_dir=scratch)

@@ -25,7 +25,7 @@ import PIL
 from absl import logging
 from PIL import Image, features
 
-from mpafer_jax import files, locks, preemption, processes
+from mpafer_jax import files, locks, preemption, processes, progress
 from mpafer_jax.data.builder import ExampleSource
 from mpafer_jax.data.preprocess import decode
 from mpafer_jax.data.records import DataError
@@ -82,7 +82,7 @@ def open_or_make(prepared: Path, split: str, source: ExampleSource) -> DecodedIm
                 locks.hold(folder.parent / f"{split}.lock", folder, wait=True),
             ):
                 if not folder.is_dir():
-                    _write(folder, source)
+                    _write(folder, split, source)
         except OSError as error:
             if not files.is_not_writable(error):
                 raise
@@ -93,12 +93,11 @@ def open_or_make(prepared: Path, split: str, source: ExampleSource) -> DecodedIm
     return DecodedImages(folder)
 
 
-def _write(folder: Path, source: ExampleSource) -> None:
+def _write(folder: Path, split: str, source: ExampleSource) -> None:
     unfinished = folder.with_name(f"{folder.name}.unfinished")  # there is at most one, under the lock
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir()
     shapes: list[tuple[int, int, int]] = []
-    logging.info("decoding %d pictures into %s, once", len(source), folder)
 
     def pixels_of(index: int) -> npt.NDArray[np.uint8]:
         pixels = np.asarray(decode(source[index]["image"]))
@@ -107,7 +106,8 @@ def _write(folder: Path, source: ExampleSource) -> None:
     try:
         threads = processes.usable_cores()
         with futures.ThreadPoolExecutor(threads) as pool, (unfinished / _PIXELS).open("wb") as file:
-            for pixels in processes.map_in_order(pool, pixels_of, range(len(source)), 4 * threads):
+            decoded = processes.map_in_order(pool, pixels_of, range(len(source)), 4 * threads)
+            for pixels in progress.track(decoded, f"decoding {split}", len(source)):
                 shapes.append(cast(tuple[int, int, int], pixels.shape))
                 file.write(np.ascontiguousarray(pixels).data)
             file.flush()
@@ -118,4 +118,4 @@ def _write(folder: Path, source: ExampleSource) -> None:
         unfinished.rename(folder)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
-    logging.info("decoded pictures: %.0f MB in %s", float(sizes.sum()) / 1e6, folder)
+    logging.debug("decoded pictures: %.0f MB in %s", float(sizes.sum()) / 1e6, folder)

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from absl import logging
 from PIL import Image
 
-from mpafer_jax import files
+from mpafer_jax import files, progress
 from mpafer_jax.config import ALL_SPLITS, DataSection
 from mpafer_jax.data import carving, label_noise, preprocess, subset
 from mpafer_jax.data.builder import ExampleSource, Prepared, Summary, prepare
@@ -200,10 +200,17 @@ def load_dataset(data: DataSection, *, without: Literal["validation", "test", ""
         for part, split in splits.items()
     }
     description = _describe(data, origins, prepared, train, splits, notes)
-    logging.info("%s", description)
-    return Dataset(
+    logging.debug("%s", description)
+    for note in notes:
+        logging.info("%s", note)
+    dataset = Dataset(
         train, splits["validation"], splits["test"], prepared.summary.class_names, prepared.summary, description
     )
+    counts = [f"{len(split):,} {split.name}" for split in (train, *dataset.held_out) if len(split)]
+    name = data.dataset if data.dataset != "synthface" else f"drawn faces, style {data.synthface.style}"
+    progress.fact("data", f"{name}: {', '.join(counts)} images")
+    progress.fact("classes", f"{len(dataset.class_names)}: {', '.join(dataset.class_names)}")
+    return dataset
 
 
 def carve_missing_test(data: DataSection, index: SourceIndex) -> tuple[DataSection, str]:

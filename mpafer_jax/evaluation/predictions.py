@@ -126,7 +126,7 @@ def predict(
     run = steps.make_prediction_step(model=built.model, mean=config.data.mean, std=config.data.std)
     parts = (
         {"image": batch["image"], "index": batch["index"], "mask": batch["mask"]}
-        for batch in experiment.eval_batches(config, built, split)
+        for batch in experiment.eval_batches(config, built, split, "predictions for")
     )
     for found in devices.results(functools.partial(run, params, built.frozen, text_features), parts):
         collected.add(found)

@@ -25,7 +25,7 @@ import numpy as np
 import numpy.typing as npt
 from absl import logging
 
-from mpafer_jax import checkpoint, devices, distributed, files, locks, preemption
+from mpafer_jax import checkpoint, devices, distributed, files, locks, preemption, progress
 from mpafer_jax import workdir as workdir_lib
 from mpafer_jax.config import Config, ConfigError
 from mpafer_jax.data import pipeline
@@ -117,15 +117,12 @@ def predict_dataset(config: Config, workdir: pathlib.Path, *, clip: str = "") ->
         todo = missing[jax.process_index() :: jax.process_count()]
         stack.enter_context(locks.hold_for_run(parts.folder / f".{split.name}.lock", parts.folder))
         notice.start_clock()
-        for done, part in enumerate(todo, start=1):
-            started = time.monotonic()
-            rows = parts.positions(part)
-            columns = _predict(predictor, split.take(np.array(rows)), rows, config, batch_size, notice)
-            _write(parts.path(part), columns)
-            rate = len(rows) / (time.monotonic() - started)
-            logging.info(
-                "part %d of %d is written (%d of %d here), %.1f images/s", part, parts.number, done, len(todo), rate
-            )
+        with progress.task(f"predicting {split.name}", sum(len(parts.positions(part)) for part in todo)) as work:
+            for done, part in enumerate(todo, start=1):
+                rows = parts.positions(part)
+                columns = _predict(predictor, split.take(np.array(rows)), rows, config, batch_size, notice, work)
+                _write(parts.path(part), columns)
+                logging.debug("part %d of %d is written (%d of %d here)", part, parts.number, done, len(todo))
         _wait_for([parts.path(part) for part in missing], notice)
         logging.info("%d images of %s in %d parts: %s", len(split), split.name, parts.number, parts.folder)
 
@@ -166,7 +163,13 @@ def _wait_for(paths: list[pathlib.Path], notice: preemption.Notice) -> None:
 
 
 def _predict(
-    predictor: Predictor, split: Split, rows: range, config: Config, batch_size: int, notice: preemption.Notice
+    predictor: Predictor,
+    split: Split,
+    rows: range,
+    config: Config,
+    batch_size: int,
+    notice: preemption.Notice,
+    work: progress.Task,
 ) -> dict[str, np.ndarray[Any, Any] | list[str]]:
     """The columns of one part."""
     probabilities = np.empty((len(split), len(predictor.class_names)), np.float32)
@@ -176,6 +179,7 @@ def _predict(
     ):
         notice.check_clock()
         real = int(batch["mask"].sum())
+        work.advance(real)
         names = split.names[filled : filled + real].tolist()
         logits = predictor.logits(batch["image"][:real], names).astype(np.float64)
         probabilities[filled : filled + real] = softmax(logits)

@@ -15,14 +15,14 @@ import numpy as np
 import optax
 from absl import logging
 
-from mpafer_jax import checkpoint, devices, distributed, files, locks, optim, preemption
+from mpafer_jax import checkpoint, devices, distributed, files, locks, optim, preemption, progress
 from mpafer_jax import workdir as workdir_lib
 from mpafer_jax.checkpoint_description import Described, package_versions
 from mpafer_jax.config import ConfigError
 from mpafer_jax.data import pipeline
 from mpafer_jax.data.normalize import normalize
 from mpafer_jax.hard_prompts.bank import load_bank
-from mpafer_jax.metric_writer import MetricWriter, Progress
+from mpafer_jax.metric_writer import MetricWriter
 from mpafer_jax.models.clip import CLIP, ClipConfig, TextConfig, VisionConfig
 from mpafer_jax.pretraining import batches, evaluation, steps
 from mpafer_jax.pretraining.config import PretrainConfig
@@ -129,6 +129,7 @@ def _run(run: Pretraining, notice: preemption.Notice) -> dict[str, Any]:
     try:
         state = first_state(run)
         state = saved.restore_latest(devices.replicate(state), run.description) or devices.replicate(state)
+        announce(run, state)
         if writes:
             workdir_lib.claim(workdir, config)
         earlier = saved.latest_description(PretrainDescription)
@@ -152,6 +153,15 @@ def _run(run: Pretraining, notice: preemption.Notice) -> dict[str, Any]:
         write_clip(run, devices.to_host(state.params)["clip"])
         files.write_json(workdir / "summary.json", summary)
     return summary
+
+
+def announce(run: Pretraining, state: TrainState) -> None:
+    """Says what is trained, with what, and where."""
+    progress.fact("data", f"{len(run.train):,} pictures with captions, {len(run.held_out):,} held out")
+    number = sum(x.size for x in jax.tree.leaves(state.params["clip"]))
+    progress.fact("trained", f"{number:,} numbers, a vocabulary of {run.tokenizer.vocab_size:,} tokens")
+    progress.fact("steps", f"{run.config.train.num_steps:,} of {run.config.train.batch_size} pictures")
+    progress.fact("workdir", str(run.workdir))
 
 
 def prepare(config: PretrainConfig, workdir: pathlib.Path) -> Pretraining:
@@ -287,12 +297,15 @@ def train(
       preemption.Preempted: it was asked to stop; the state is saved.
     """
     config, first_step = run.config.train, int(devices.to_host(state.step))
-    train_steps = {alone: _make_step(run, alone=alone) for alone in (True, False)}
+    train_steps = {
+        alone: progress.announcing(_make_step(run, alone=alone), "compiling the training step")
+        for alone in (True, False)
+    }
     alone_steps = run.config.loss.attributes_alone_steps if run.train.statements else 0
     writes = distributed.is_first()
-    progress = Progress(first_step=first_step, num_steps=config.num_steps, batch_size=config.batch_size, enabled=writes)
+    work = progress.task("training", config.num_steps, "steps", done=first_step)
     writer = MetricWriter(run.workdir, first_step=first_step, enabled=writes)
-    with writer, progress, contextlib.closing(_sharded_batches(run, first_step)) as made:
+    with writer, work as shown, contextlib.closing(_sharded_batches(run, first_step)) as made:
         earlier = saved.latest_interval()
         interval: list[Any] = []
         for step, batch in enumerate(made, start=first_step + 1):
@@ -300,19 +313,20 @@ def train(
             state, metrics = train_steps[step <= alone_steps](state, statements, batch)
             notice.start_steps()
             interval.append(metrics)
+            shown.advance()
             stopping = notice.reached()
             last, saves = step == config.num_steps, step % config.checkpoint_every == 0
             # A stage's terms are its own: its last interval ends with it. So does one wherever the state is saved.
             if step % config.log_every == 0 or last or saves or step == alone_steps:
                 means = mean_metrics([*earlier, *devices.to_host(interval)], step)
                 writer.write(step, "train", {**means, "learning_rate": float(np.asarray(run.schedule(step - 1)))})
-                progress.update(step, {name: value for name, value in means.items() if name != "grad_norm"})
+                shown.report(" ".join(f"{name} {value:.4g}" for name, value in means.items() if name != "grad_norm"))
                 earlier, interval = [], []
             if step % config.eval_every == 0 or last:
                 held_out = run.evaluator(devices.to_host(state.params)["clip"])
                 writer.write(step, "held_out", held_out)
-                shown = ", ".join(f"{name} {value:.3f}" for name, value in held_out.items())
-                progress.note(f"held-out pictures after step {step}: {shown}")
+                found = ", ".join(f"{name} {value:.3f}" for name, value in held_out.items())
+                logging.info("held-out pictures after step %d: %s", step, found)
             if saves or last or stopping:
                 description = run.description.model_copy(update={"hours": clock.hours()})
                 waiting = to_numbers([*earlier, *devices.to_host(interval)], step)

@@ -3,25 +3,25 @@
 from __future__ import annotations
 
 import pathlib
-import time
 from collections.abc import Sequence
 from typing import Any
 
-from absl import logging
+import numpy as np
 
-from mpafer_jax import devices, distributed
+from mpafer_jax import devices, distributed, files, progress
 from mpafer_jax.data.splits import Split
 from mpafer_jax.evaluate import Evaluator
 from mpafer_jax.evaluation.predictions import predict
 from mpafer_jax.evaluation.protocol import reported_split
 from mpafer_jax.report.contents import ReportError
+from mpafer_jax.workdir import EXAMPLES
 
 
 def leave_report(
     evaluator: Evaluator, params: dict[str, Any], step: int, splits: Sequence[Split], path: pathlib.Path
 ) -> None:
     """Keeps what a checkpoint says of every image of the reported split, and writes `report.html` beside it, as far as
-    `config.eval.report` asks for it.
+    `config.eval.report` asks for it; with drawn faces also `examples/`, one of each class.
 
     Every process calls this, after the numbers are written; process 0 writes.
 
@@ -37,21 +37,31 @@ def leave_report(
     """
     split = {split.name: split for split in splits}
     name = reported_split(split)
-    started = time.monotonic()
     try:
-        if name is not None:
-            config, on_devices = evaluator.config, devices.replicate(params)
-            pictures = config.eval.report == "full"
-            found = predict(config, evaluator.run, on_devices, split[name], step=step, pictures=pictures)
-            if distributed.is_first():
-                found.save(path)
-        if distributed.is_first() and evaluator.config.eval.report != "predictions":
-            from mpafer_jax.report import pages  # here: Matplotlib takes a second
+        with progress.task("report"):
+            if name is not None:
+                config, on_devices = evaluator.config, devices.replicate(params)
+                pictures = config.eval.report == "full"
+                found = predict(config, evaluator.run, on_devices, split[name], step=step, pictures=pictures)
+                if distributed.is_first():
+                    found.save(path)
+                    if pictures and config.data.dataset == "synthface":  # others' pictures are not ours to pass on
+                        leave_examples(split[name], path.parent / EXAMPLES)
+            if distributed.is_first() and evaluator.config.eval.report != "predictions":
+                from mpafer_jax.report import pages  # here: Matplotlib takes a second
 
-            page = pages.write_report(path.parent)
-            logging.info("report: %s, made in %.1f s", page, time.monotonic() - started)
+                pages.write_report(path.parent)
     except Exception as error:  # a report must not take down what calls it with an error of its own kind
         raise ReportError(
             f"the numbers are written, but not the report: {type(error).__name__}: {error}. Put that right and run "
             f"python -m mpafer_jax.tools.report {path.parent}, or choose eval.report=none"
         ) from error
+
+
+def leave_examples(split: Split, folder: pathlib.Path) -> None:
+    """Writes the split's first picture of each class as <class>.png, for a first try of `mpafer_jax.predict`."""
+    for label, name in enumerate(split.class_names):
+        found = np.flatnonzero(split.labels == label)
+        if len(found):
+            with files.replacing(folder / f"{name}.png") as temporary:
+                split.source.picture(int(found[0])).save(temporary, "PNG")

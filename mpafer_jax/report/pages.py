@@ -20,8 +20,7 @@ from mpafer_jax.evaluation.calibration import Calibration, calibrate
 from mpafer_jax.evaluation.predictions import Predictions
 from mpafer_jax.report import contents, pictures, plots
 from mpafer_jax.report.contents import Contents, Measurement, ReportError
-
-REPORT = "report.html"
+from mpafer_jax.workdir import REPORT
 
 # The order in which curves are shown; what is not named here follows by name.
 _METRICS = (

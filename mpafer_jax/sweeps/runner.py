@@ -5,6 +5,7 @@ from __future__ import annotations
 import concurrent.futures
 import contextlib
 import dataclasses
+import json
 import math
 import os
 import pathlib
@@ -17,8 +18,11 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 
 from absl import logging
 
-from mpafer_jax import preemption
+from mpafer_jax import preemption, progress
+from mpafer_jax.console import duration
+from mpafer_jax.evaluation import protocol
 from mpafer_jax.sweeps.plan import Run
+from mpafer_jax.workdir import SUMMARY
 
 LOG = "log.txt"
 _MISTAKE = 2  # the main command's exit code for what would only happen again
@@ -149,7 +153,7 @@ def run_all(
     def make(number: int, run: Run) -> Failure | None:
         slot = slots.get()
         try:
-            title = f"run {number} of {len(runs)}, {run.name}"
+            title = f"run {number} of {len(runs)}, {run.point.title}, seed {run.seed}"
             return _make(run, root, title, processes, {**environment, **slot}, retries)
         finally:
             slots.put(slot)
@@ -161,12 +165,14 @@ def run_all(
         try:
             for number, run in enumerate(runs, start=1):
                 waiting[pool.submit(make, number, run)] = run
-            for future in concurrent.futures.as_completed(waiting):
-                failure = future.result()
-                if failure is not None:
-                    failures.append(failure)
-                elif not processes.stopping.is_set():
-                    after_each(waiting[future])
+            with progress.task("sweep", len(runs), "runs", warms_up=False) as work:
+                for future in concurrent.futures.as_completed(waiting):
+                    failure = future.result()
+                    work.advance()
+                    if failure is not None:
+                        failures.append(failure)
+                    elif not processes.stopping.is_set():
+                        after_each(waiting[future])
         finally:  # also if a table cannot be made of what has ended: then the rest is not worth its time
             if any(not future.done() for future in waiting):
                 processes.stop()
@@ -193,22 +199,32 @@ def _make(
     folder = root / run.name
     failed = 0
     while not processes.stopping.is_set():
-        logging.info("%s: started, log in %s", title, folder / LOG)
+        logging.debug("%s: started, log in %s", title, folder / LOG)
         started = time.monotonic()
         code = processes.run([*_MAIN, *run.command(root)], folder / LOG, environment)
-        minutes = (time.monotonic() - started) / 60
+        took = duration(time.monotonic() - started)
         if code == 0:
-            logging.info("%s: ended after %.1f minutes", title, minutes)
+            logging.info("%s: %s%s", title, _accuracy(folder / SUMMARY), took)
             return None
         if code == preemption.EXIT_CODE:
-            logging.info("%s: stopped after %.1f minutes", title, minutes)
+            logging.info("%s: stopped after %s", title, took)
             continue
         failed += 1
         reason = f"exit code {code}; the end of {folder / LOG}:\n{_end(folder / LOG)}"
-        logging.warning("%s: failed after %.1f minutes, %s", title, minutes, reason)
+        logging.warning("%s: failed after %s, %s", title, took, reason)
         if code == _MISTAKE or failed > retries:
             return Failure(run, reason)
     return None
+
+
+def _accuracy(path: pathlib.Path) -> str:
+    """What a run that has ended came to, as in "WAR 76.43% on test, "; nothing where it measured nothing."""
+    if not path.is_file():
+        return ""
+    summary = json.loads(path.read_text(encoding="utf-8"))
+    found = summary[protocol.reported_checkpoint(summary)]
+    split = protocol.reported_split(found)
+    return "" if split is None else f"WAR {100 * found[split]['war']:.2f}% on {split}, "
 
 
 def _end(log: pathlib.Path) -> str:

@@ -55,7 +55,7 @@ def draw(jobs: Sequence[Job], size: int, folder: Path) -> npt.NDArray[np.uint8]:
     """uint8[n, size, size, 3], drawn once and kept in `folder`; read from there as memory-mapped pages."""
     path = folder / f"faces-{fingerprint(jobs, size)[:16]}.npy"
     if not path.is_file():
-        logging.info("drawing %d faces of %d pixels into %s, once", len(jobs), size, path)
+        logging.debug("drawing %d faces of %d pixels into %s, once", len(jobs), size, path)
         with files.replacing(path) as temporary, temporary.open("wb") as stream:
             np.save(stream, render_all(jobs, size), allow_pickle=False)
     return np.load(path, mmap_mode="r", allow_pickle=False)

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mpafer_jax import processes as processes_lib
+from mpafer_jax import progress
 from mpafer_jax.synthface.draw import render
 from mpafer_jax.synthface.expressions import FREQUENCIES, sample_units
 from mpafer_jax.synthface.face import Face, choose, sample_identity, sample_scene, suited
@@ -86,11 +87,13 @@ def render_all(jobs: Sequence[Job], size: int, processes: int = 0) -> npt.NDArra
     chunks = [jobs[start : start + _CHUNK] for start in range(0, len(jobs), _CHUNK)]
     processes = min(processes or processes_lib.usable_cores(), len(chunks))
     if processes <= 1:
-        for number, job in enumerate(jobs):
+        for number, job in enumerate(progress.track(jobs, "drawing faces", len(jobs))):
             result[number] = job.pixels(size)
         return result
     with processes_lib.pool(processes) as pool:
-        drawn = pool.map(_draw_chunk, chunks, [size] * len(chunks))
+        drawn = progress.track(
+            pool.map(_draw_chunk, chunks, [size] * len(chunks)), "drawing faces", len(jobs), size=len
+        )
         for number, pixels in enumerate(drawn):
             result[number * _CHUNK : number * _CHUNK + len(pixels)] = pixels
     return result

@@ -27,7 +27,18 @@ from typing import Any
 from absl import flags, logging
 from ml_collections import ConfigDict
 
-from mpafer_jax import checkpoint, command, devices, distributed, evaluate, experiment, files, train
+from mpafer_jax import (
+    checkpoint,
+    command,
+    console,
+    devices,
+    distributed,
+    evaluate,
+    experiment,
+    files,
+    progress,
+    train,
+)
 from mpafer_jax import workdir as workdir_lib
 from mpafer_jax.baselines import compute as baselines
 from mpafer_jax.config import Config, ConfigError
@@ -157,7 +168,6 @@ def _two(scores: dict[str, Any]) -> dict[str, float]:
 def main(argv: Sequence[str]) -> None:
     """Runs the command."""
     command.refuse_arguments(argv)
-    command.show_own_log_lines()
     command.run(_run, (ConfigError, DataError, BankError, PromptError, checkpoint.CheckpointError))
 
 
@@ -169,7 +179,8 @@ def _run() -> None:
     left = [seed for seed in seeds if not (root / f"seed_{seed}" / _RESULT).is_file()]
     if left:
         train.check_before_data(config, root / f"seed_{left[0]}")
-    results = [run_seed(halved(config, seed), root / f"seed_{seed}") for seed in seeds]
+    shown = progress.track(seeds, "base to new", len(seeds), "seeds")
+    results = [run_seed(halved(config, seed), root / f"seed_{seed}") for seed in shown]
     first = results[0]
     scores = {method: [result["scores"][method] for result in results] for method in first["scores"]}
     text = base_to_new.render(
@@ -178,9 +189,8 @@ def _run() -> None:
     if distributed.is_first():
         files.write_text(root / "base_to_new.md", text)
         files.write_json(root / _RESULT, dict(zip(map(str, seeds), results, strict=True)))
-        print(text)
+        console.markdown(text)
 
 
 if __name__ == "__main__":
-    flags.mark_flags_as_required(["config", "workdir"])
-    command.start(main)
+    command.start(main, required=["config", "workdir"])

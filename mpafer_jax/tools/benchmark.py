@@ -52,7 +52,6 @@ _OUT = flags.DEFINE_string("out", None, "Folder for benchmark.md, benchmark.json
 def main(argv: Sequence[str]) -> None:
     """Measures and prints."""
     command.refuse_arguments(argv)
-    command.show_own_log_lines()
     if "plain" in _CONTENDERS.value and importlib.util.find_spec("torch") is None:
         print("the plain PyTorch way needs PyTorch: pip install -e '.[bench]'", file=sys.stderr)
         sys.exit(2)

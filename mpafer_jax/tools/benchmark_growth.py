@@ -34,7 +34,6 @@ _OUT = flags.DEFINE_string("out", None, "Folder for growth.json, growth.md and g
 def main(argv: Sequence[str]) -> None:
     """Measures and writes."""
     command.refuse_arguments(argv)
-    command.show_own_log_lines()
     try:
         out = command.folder(str(_OUT.value), "--out")
         config = Config.from_config_dict(_CONFIG.value)
@@ -61,5 +60,4 @@ def main(argv: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    flags.mark_flags_as_required(["config", "out"])
-    command.start(main)
+    command.start(main, required=["config", "out"])

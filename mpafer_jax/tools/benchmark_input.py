@@ -93,7 +93,6 @@ def _microseconds(spread: Spread | None) -> str:
 def main(argv: Sequence[str]) -> None:
     """Measures and prints."""
     command.refuse_arguments(argv)
-    command.show_own_log_lines()
     try:
         out = command.folder(str(_OUT.value), "--out")
         config = Config.from_config_dict(_CONFIG.value)
@@ -111,5 +110,4 @@ def main(argv: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    flags.mark_flags_as_required(["config", "out"])
-    command.start(main)
+    command.start(main, required=["config", "out"])

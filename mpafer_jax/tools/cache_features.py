@@ -44,7 +44,6 @@ _SPLITS = flags.DEFINE_multi_enum(
 def main(argv: Sequence[str]) -> None:
     """Runs the command."""
     command.refuse_arguments(argv)
-    command.show_own_log_lines()
     command.import_libraries_without_torch()
 
     def job() -> None:
@@ -55,5 +54,4 @@ def main(argv: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    flags.mark_flags_as_required(["config", "out"])
-    command.start(main)
+    command.start(main, required=["config", "out"])

@@ -25,13 +25,10 @@ if __name__ == "__main__":  # before what takes seconds to import
 import collections
 import dataclasses
 import sys
-import time
 from collections.abc import Iterable, Sequence
 from concurrent import futures
 
-from absl import flags, logging
-
-from mpafer_jax import command
+from mpafer_jax import command, progress
 from mpafer_jax.config import ALL_SPLITS, Config, ConfigError, DataSection, HardPromptsSection
 from mpafer_jax.data import records
 from mpafer_jax.data.inspection import inspect_all, workers
@@ -101,13 +98,8 @@ def _open_all(index: SourceIndex, pool: futures.Executor) -> _Pictures:
     broken: dict[str, list[str]] = {}
     for split, labelled in index.splits.items():
         found = [*labelled, *index.left_out.get(split, ())]
-        shown = time.monotonic()
-        for number, (record, result) in enumerate(
-            zip(found, inspect_all([record.image for record in found], pool), strict=True)
-        ):
-            if time.monotonic() - shown > 10:
-                shown = time.monotonic()
-                logging.info("%s: %d of %d pictures opened", split, number, len(found))
+        opened = inspect_all([record.image for record in found], pool)
+        for record, result in zip(found, progress.track(opened, f"opening {split}", len(found)), strict=True):
             if isinstance(result, BadImageError):
                 broken.setdefault(split, []).append(str(result))
             else:
@@ -245,5 +237,4 @@ def main(argv: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    flags.mark_flag_as_required("config")
-    command.start(main)
+    command.start(main, required=["config"])

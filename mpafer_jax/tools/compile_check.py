@@ -172,7 +172,6 @@ def table_row(report: Report, config: Config) -> str:
 def main(argv: Sequence[str]) -> None:
     """Checks every step on every slice."""
     command.refuse_arguments(argv)
-    command.show_own_log_lines()
     fits = True
     try:
         config = Config.from_config_dict(_CONFIG.value)
@@ -200,5 +199,4 @@ def _with_images(config: Config, size: int) -> Config:
 
 
 if __name__ == "__main__":
-    flags.mark_flag_as_required("config")
-    command.start(main)
+    command.start(main, required=["config"])

@@ -35,7 +35,6 @@ _SHEET_SEED = flags.DEFINE_integer("sheet_seed", 0, "Seed of the choice of pictu
 def main(argv: Sequence[str]) -> None:
     """Writes the sheet of the configured dataset."""
     command.refuse_arguments(argv)
-    command.show_own_log_lines()
     try:
         out = command.folder(str(_OUT.value), "--out")
         data = Config.from_config_dict(_CONFIG.value).data
@@ -49,5 +48,4 @@ def main(argv: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    flags.mark_flags_as_required(["config", "out"])
-    command.start(main)
+    command.start(main, required=["config", "out"])

@@ -31,7 +31,7 @@ from typing import Any, cast
 
 from absl import flags, logging
 
-from mpafer_jax import command, distributed, files
+from mpafer_jax import command, console, distributed, files, progress
 from mpafer_jax.checkpoint import CheckpointError
 from mpafer_jax.config import ClassChoice, Config, ConfigError
 from mpafer_jax.data.records import DataError
@@ -178,7 +178,6 @@ def write(
 def main(argv: Sequence[str]) -> None:
     """Runs the command."""
     command.refuse_arguments(argv)
-    command.show_own_log_lines()
     command.run(_run, (ConfigError, DataError, CheckpointError))
 
 
@@ -190,16 +189,15 @@ def _run() -> None:
     classes = cast(ClassChoice, _CLASSES.value)
     matrix = cross_dataset.Matrix(workdir, classes)
     cells: list[cross_dataset.Cell] = []
-    for row in rows:
-        for target in targets:
-            cell = matrix.cell(row, target)
-            cells += [] if cell is None else [cell]
+    pairs = [(row, target) for row in rows for target in targets]
+    for row, target in progress.track(pairs, "matrix", len(pairs), "cells"):
+        cell = matrix.cell(row, target)
+        cells += [] if cell is None else [cell]
     if not cells:
         raise ConfigError("no checkpoint shares two classes with any of the datasets, so nothing was measured")
     if distributed.is_first():
-        print(write(cells, workdir, classes, sys.argv[1:]))
+        console.markdown(write(cells, workdir, classes, sys.argv[1:]))
 
 
 if __name__ == "__main__":
-    flags.mark_flags_as_required(["workdir"])
-    command.start(main)
+    command.start(main, required=["workdir"])

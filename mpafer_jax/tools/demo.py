@@ -21,7 +21,9 @@ import contextlib
 import sys
 from collections.abc import Sequence
 
-from mpafer_jax import checkpoint, command, options, preemption
+from absl import logging
+
+from mpafer_jax import checkpoint, command, options, preemption, usage
 from mpafer_jax.checkpoint import CheckpointError
 from mpafer_jax.demo import page
 from mpafer_jax.demo.answer import Answerer
@@ -39,6 +41,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     if checkpoint.holds_one(arguments.checkpoint):
         options.refuse_idle(parser, argv, {"--which": checkpoint.SEVERAL})
+    with parser.console(arguments):
+        return _serve(arguments)
+
+
+def _serve(arguments: argparse.Namespace) -> int:
     try:
         page.import_gradio()  # before a model is loaded for nothing
         faces = FaceFinder() if arguments.faces == "detect" else None
@@ -59,13 +66,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         blocks.close()
     # Mistakes of the user's: the message says all there is to say, a traceback would bury it.
     except _USER_ERRORS as error:
-        print(f"{type(error).__name__}: {error}", file=sys.stderr)
-        return 2
+        logging.error("%s: %s", type(error).__name__, error)
+        return usage.MISTAKE
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="mpafer_jax.tools.demo", description="A page for trying a model.")
+def _parser() -> usage.Parser:
+    parser = usage.Parser(prog="python -m mpafer_jax.tools.demo", description=__doc__ or "")
     add = parser.add_argument
     add("checkpoint", help="a run's workdir, its checkpoints folder, one step_N folder, or exported prompts")
     add("--which", choices=("best", "last"), default="best", help="of a run's checkpoints")

@@ -3,9 +3,9 @@
     python -m mpafer_jax.tools.export runs/rafdb --to=prompts --out=exported
     python -m mpafer_jax.tools.export runs/rafdb --to=prompts,stablehlo,onnx --out=exported
 
-prompts    one safetensors file of some hundred kilobytes, which is read wherever a workdir is
-stablehlo  pictures in, probabilities out, for any program that has JAX: neither Flax nor this package is needed
-onnx       the same for ONNX Runtime; needs the package jax2onnx (docs/export.md)
+    prompts    one safetensors file of some hundred kilobytes, which is read wherever a workdir is
+    stablehlo  pictures in, probabilities out, for any program that has JAX: neither Flax nor this package is needed
+    onnx       the same for ONNX Runtime; needs the package jax2onnx (docs/export.md)
 
 Every form is read back, compared with the checkpoint on drawn faces, and timed; beside them lies a card (README.md)
 that says what they are, with checksums. The checkpoint is a workdir, its `checkpoints` folder, or one `step_N` folder.
@@ -32,8 +32,9 @@ from typing import Any
 
 import jax
 import numpy as np
+from absl import logging
 
-from mpafer_jax import checkpoint, command, devices, files, options, places, preemption
+from mpafer_jax import checkpoint, command, console, devices, files, options, places, preemption, progress, usage
 from mpafer_jax.checkpoint import CheckpointError
 from mpafer_jax.checkpoint_description import Description
 from mpafer_jax.export import card, check, onnx, programs
@@ -184,33 +185,39 @@ def main(argv: Sequence[str] | None = None) -> int:
         if "onnx" not in arguments.to:
             idle["--batch_size"] = "--to=stablehlo or --to=onnx"
     options.refuse_idle(parser, argv, idle)
+    with parser.console(arguments):
+        return _export(arguments)
+
+
+def _export(arguments: argparse.Namespace) -> int:
     out: Path = arguments.out
     try:
-        checks = export(
-            arguments.checkpoint,
-            arguments.to,
-            out,
-            which=arguments.which,
-            clip=arguments.clip,
-            batch_size=arguments.batch_size,
-            platforms=arguments.platforms,
-            weights_inside=arguments.weights == "inside",
-        )
+        with progress.task("exporting"):
+            checks = export(
+                arguments.checkpoint,
+                arguments.to,
+                out,
+                which=arguments.which,
+                clip=arguments.clip,
+                batch_size=arguments.batch_size,
+                platforms=arguments.platforms,
+                weights_inside=arguments.weights == "inside",
+            )
     except (CheckpointError, ModuleNotFoundError, OSError) as error:
-        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        logging.error("%s: %s", type(error).__name__, error)
         return 2
     except check.CheckError as error:
-        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        logging.error("%s: %s", type(error).__name__, error)
         return 1
     for form, found in checks.items():
-        print(f"{form}: {found.sentence()}")
+        console.line(f"{form}: {found.sentence()}")
     for file in sorted(out.iterdir()):
-        print(f"{file}  {file.stat().st_size:,} bytes")
+        console.line(f"{file}  {file.stat().st_size:,} bytes")
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="mpafer_jax.tools.export", description="Exports a trained checkpoint.")
+def _parser() -> usage.Parser:
+    parser = usage.Parser(prog="python -m mpafer_jax.tools.export", description=__doc__ or "")
     add = parser.add_argument
     add("checkpoint", help="a run's workdir, its checkpoints folder, or one step_N folder")
     add("--to", type=_several(FORMS), default=("prompts",), metavar="FORMS", help=f"of {', '.join(FORMS)}; with commas")

@@ -20,7 +20,7 @@ from collections.abc import Sequence
 import numpy as np
 from absl import flags
 
-from mpafer_jax import command, files
+from mpafer_jax import command, console, files, progress
 from mpafer_jax.checkpoint import CheckpointError
 from mpafer_jax.config import Config, ConfigError
 from mpafer_jax.data.records import DataError
@@ -40,7 +40,6 @@ _CURVES = flags.DEFINE_string("curves", "", "JSON file for the curves; empty: no
 def main(argv: Sequence[str]) -> None:
     """Measures and prints."""
     command.refuse_arguments(argv)
-    command.show_own_log_lines()
     command.import_libraries_without_torch()
     try:
         curves = command.folder(str(_CURVES.value), "--curves") if _CURVES.value else None
@@ -53,15 +52,15 @@ def main(argv: Sequence[str]) -> None:
         print(f"{type(error).__name__}: {error}")
         sys.exit(2)
     chosen = np.random.default_rng(_SEED.value).permutation(len(test))[: _IMAGES.value or None]
-    images = (test.source[int(index)] for index in sorted(chosen))
+    pictures = (test.source[int(index)] for index in sorted(chosen))
+    images = progress.track(pictures, "deletion and insertion", len(chosen))
     measured = faithfulness.measure(predictor, Explainer(predictor), images, steps=_STEPS.value, seed=_SEED.value)
     summary = faithfulness.summarize(measured)
-    print(faithfulness.table(summary))
+    console.markdown(faithfulness.table(summary))
     print(f"{len(chosen)} pictures of test, {_STEPS.value} steps; mean area under the curve ± standard error.")
     if curves:
         files.write_json(curves, {"images": len(chosen), "steps": _STEPS.value, "maps": summary})
 
 
 if __name__ == "__main__":
-    flags.mark_flags_as_required(["config", "checkpoint"])
-    command.start(main)
+    command.start(main, required=["config", "checkpoint"])

@@ -123,7 +123,6 @@ def _budget(config: Config | None) -> TokenBudget:
 def main(argv: Sequence[str]) -> None:
     """Runs the command."""
     command.refuse_arguments(argv)
-    command.show_own_log_lines(chat.RETRY_LOGGER)
     try:
         out = command.folder(str(_OUT.value), "--out")
     except ConfigError as error:
@@ -154,5 +153,4 @@ def main(argv: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    flags.mark_flags_as_required(["model", "out"])
-    command.start(main)
+    command.start(main, required=["model", "out"], others=(chat.RETRY_LOGGER,))

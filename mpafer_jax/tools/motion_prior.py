@@ -21,7 +21,7 @@ from collections.abc import Sequence
 
 from absl import flags, logging
 
-from mpafer_jax import command
+from mpafer_jax import command, console
 from mpafer_jax.config import Config, ConfigError
 from mpafer_jax.data.records import DataError
 from mpafer_jax.evaluation.motion_sheet import write_motion_sheet
@@ -34,7 +34,6 @@ _OUT = flags.DEFINE_string("out", "motion_prior.png", "PNG file to write.")
 def main(argv: Sequence[str]) -> None:
     """Runs the command."""
     command.refuse_arguments(argv)
-    command.show_own_log_lines()
     try:
         out = command.folder(str(_OUT.value), "--out")
         config = Config.from_config_dict(_CONFIG.value)
@@ -43,10 +42,9 @@ def main(argv: Sequence[str]) -> None:
     except (BankError, ConfigError, DataError) as error:
         logging.error("%s: %s", type(error).__name__, error)
         sys.exit(2)
-    print(table, end="")
-    print(f"\n{out}: the mean faces and the weights over them")
+    console.markdown(table)
+    console.line(f"{out}: the mean faces and the weights over them")
 
 
 if __name__ == "__main__":
-    flags.mark_flags_as_required(["config"])
-    command.start(main)
+    command.start(main, required=["config"])

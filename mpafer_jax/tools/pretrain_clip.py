@@ -14,8 +14,6 @@ if __name__ == "__main__":  # before what takes seconds to import
 
 from collections.abc import Sequence
 
-from absl import flags
-
 from mpafer_jax import checkpoint, command, distributed
 from mpafer_jax.config import ConfigError
 from mpafer_jax.data.records import DataError
@@ -32,7 +30,6 @@ command.define_distributed()
 def main(argv: Sequence[str]) -> None:
     """Checks the configuration and runs it."""
     command.refuse_arguments(argv)
-    command.show_own_log_lines()
     command.run(_run, (ConfigError, DataError, BankError, PromptError, checkpoint.CheckpointError))
 
 
@@ -45,5 +42,4 @@ def _run() -> None:
 
 
 if __name__ == "__main__":
-    flags.mark_flags_as_required(["config", "workdir"])
-    command.start(main)
+    command.start(main, required=["config", "workdir"])

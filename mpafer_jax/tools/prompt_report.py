@@ -26,7 +26,7 @@ from collections.abc import Sequence
 
 from absl import flags, logging
 
-from mpafer_jax import command, distributed, files
+from mpafer_jax import command, console, distributed, files
 from mpafer_jax.config import Config, ConfigError
 from mpafer_jax.data.records import DataError
 from mpafer_jax.evaluation import prompt_report_text as text
@@ -60,7 +60,6 @@ def write(report: PromptReport, out: pathlib.Path) -> None:
 def main(argv: Sequence[str]) -> None:
     """Runs the command."""
     command.refuse_arguments(argv)
-    command.show_own_log_lines()
     try:
         out = command.folder(str(_OUT.value), "--out") if _OUT.value else None
         config = Config.from_config_dict(_CONFIG.value)
@@ -71,12 +70,11 @@ def main(argv: Sequence[str]) -> None:
     except (BankError, ConfigError, DataError, PromptError) as error:
         logging.error("%s: %s", type(error).__name__, error)
         sys.exit(2)
-    print(text.accuracy_table(report), end="")
-    print(f"\nMeasured on the {report.split[1]} images of the {report.split[0]} split.")
+    console.markdown(text.accuracy_table(report))
+    console.line(f"Measured on the {report.split[1]} images of the {report.split[0]} split.")
     if out:
         print(f"{out}/report.md: lengths, cosines, classes that are hard to tell apart")
 
 
 if __name__ == "__main__":
-    flags.mark_flags_as_required(["config"])
-    command.start(main)
+    command.start(main, required=["config"])

@@ -17,22 +17,21 @@ if __name__ == "__main__":  # before what takes seconds to import
 
     preemption.listen()
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from mpafer_jax import files, preemption
+from absl import logging
+
+from mpafer_jax import console, files, preemption, usage
 from mpafer_jax.report import pages
 from mpafer_jax.report.contents import ReportError
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Writes the page and prints where it is; returns the exit status."""
-    parser = argparse.ArgumentParser(
-        prog="mpafer_jax.tools.report", description="One run's report, or several compared."
-    )
-    parser.add_argument("workdirs", nargs="+", metavar="workdir")
+    parser = usage.Parser(prog="python -m mpafer_jax.tools.report", description=__doc__ or "")
+    parser.add_argument("workdirs", nargs="+", metavar="workdir", help="of runs that have ended")
     parser.add_argument(
         "--out", type=files.path_argument("--out"), help="file of a comparison (default comparison.html)"
     )
@@ -48,16 +47,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error("--out is a comparison's; one run's report is report.html in its workdir")
     if len(workdirs) > 1 and arguments.nopictures:
         parser.error("--nopictures is of one run's report; a comparison shows no pictures of the dataset")
-    try:
-        if len(workdirs) == 1:
-            out = pages.write_report(workdirs[0], with_pictures=not arguments.nopictures)
-        else:
-            out = arguments.out or Path("comparison.html")
-            pages.write_comparison(workdirs, out)
-    except ReportError as error:
-        print(f"ReportError: {error}", file=sys.stderr)
-        return 2
-    print(out)
+    with parser.console(arguments):
+        try:
+            if len(workdirs) == 1:
+                out = pages.write_report(workdirs[0], with_pictures=not arguments.nopictures)
+            else:
+                out = arguments.out or Path("comparison.html")
+                pages.write_comparison(workdirs, out)
+        except ReportError as error:
+            logging.error("ReportError: %s", error)
+            return usage.MISTAKE
+    console.line(str(out))
     return 0
 
 

@@ -27,7 +27,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from mpafer_jax import files, options, preemption
+from absl import logging
+
+from mpafer_jax import console, files, options, preemption, usage
 from mpafer_jax.config import ConfigError
 from mpafer_jax.evaluation import cross_dataset
 from mpafer_jax.evaluation.predictions import PredictionsError
@@ -37,7 +39,7 @@ from mpafer_jax.sweeps.collect import MixedRunsError
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Writes and prints tables, or writes the page; returns the exit status."""
-    parser = argparse.ArgumentParser(prog="mpafer_jax.tools.results", description="Tables of sweeps.")
+    parser = usage.Parser(prog="python -m mpafer_jax.tools.results", description=__doc__ or "")
     local = files.path_argument
     parser.add_argument(
         "folders", nargs="*", type=local("folder"), metavar="folder", help="of sweeps, or published files"
@@ -50,21 +52,27 @@ def main(argv: Sequence[str] | None = None) -> int:
         options.refuse_idle(parser, argv, {"--format": "tables that are printed, and --page writes them"})
     if not arguments.folders and not arguments.page:
         parser.error("name one sweep's folder or several")
+    with parser.console(arguments):
+        return _write(arguments)
+
+
+def _write(arguments: argparse.Namespace) -> int:
     folders: list[Path] = arguments.folders
     matrices = [folder for folder in folders if arguments.page and (folder / cross_dataset.MATRIX).is_file()]
     try:
         reports = [report.read(folder, arguments.baseline) for folder in folders if folder not in matrices]
         if arguments.page:
             page.write(arguments.page, reports, matrices)
-            print(arguments.page)
+            console.line(str(arguments.page))
             return 0
     except (ConfigError, MixedRunsError, PredictionsError) as error:
-        print(f"{type(error).__name__}: {error}", file=sys.stderr)
-        return 2
+        logging.error("%s: %s", type(error).__name__, error)
+        return usage.MISTAKE
     for found in reports:
         if found.root.is_dir():
             found.write()
-        print(found.text(arguments.format))
+        show = console.markdown if arguments.format == "markdown" else console.line
+        show(found.text(arguments.format))
     return 0
 
 

@@ -127,18 +127,18 @@ def test_several_processes_prepare_once(tmp_path: Path) -> None:
     with futures.ThreadPoolExecutor(2) as pool:
         runs = list(pool.map(lambda _: subprocess.run(command, capture_output=True, text=True), range(2)))
     assert [run.returncode for run in runs] == [0, 0], runs
-    assert sorted(run.stderr.count("preparing folder") for run in runs) == [0, 1]
+    assert sorted(run.stderr.count("preparing folder: 0/30 images") for run in runs) == [0, 1]
     assert [run.stdout for run in runs] == ["30\n", "30\n"]
 
 
 PREPARE = """
 import pathlib, sys
-from absl import logging
+from mpafer_jax import console
 from mpafer_jax.data import folder
 from mpafer_jax.data.builder import prepare
-logging.set_verbosity("info")
 root = pathlib.Path(sys.argv[1])
-print(len(prepare(folder.Folder, folder.read(root), root / "mpafer_tfds").splits["train"].labels))
+with console.Console():
+    print(len(prepare(folder.Folder, folder.read(root), root / "mpafer_tfds").splits["train"].labels))
 """
 # Reading this picture waits for ever, so that the preparation stands still in the middle.
 STAND_STILL = """

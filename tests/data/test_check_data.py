@@ -25,7 +25,7 @@ def check(dataset: str, directory: Path, **changes: Any) -> tuple[str, str]:
 def test_left_over_arguments_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="2"):
         check_data.main(["check_data", "data"])
-    assert "unknown arguments: ['data']" in capsys.readouterr().err
+    assert "unknown arguments: data" in capsys.readouterr().err
 
 
 def rows(text: str) -> list[list[str]]:
@@ -167,11 +167,13 @@ def test_the_command(tmp_path: Path) -> None:
     layouts.write_folders(tmp_path / "train", {"happy": 2})
     layouts.write_folders(tmp_path / "test", {"happy": 1}, first_seed=5)
     good = command("--config=configs/folder.py", f"--config.data.dir={tmp_path}")
-    assert (good.returncode, good.stderr) == (0, "")
+    assert good.returncode == 0
+    assert all("opening " in line for line in good.stderr.splitlines())
     assert good.stdout.endswith("nothing needs attention\n")
     (tmp_path / "test" / "happy" / "000.png").write_text("no picture")
     bad = command("--config=configs/folder.py", f"--config.data.dir={tmp_path}")
-    assert (bad.returncode, bad.stderr) == (1, "")
+    assert bad.returncode == 1
+    assert all("opening " in line for line in bad.stderr.splitlines())
     assert bad.stdout.endswith("needs attention:\n  1 picture that cannot be read (listed above)\n")
     layouts.write_folders(tmp_path / "train", {"calm": 1, "boredom": 1}, first_seed=9)
     bad = command("--config=configs/folder.py", f"--config.data.dir={tmp_path}")

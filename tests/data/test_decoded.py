@@ -87,11 +87,10 @@ def test_several_processes_decode_once(folders: Path, tmp_path: Path) -> None:
     program = """
 import sys
 import layouts
+from mpafer_jax import console
 from mpafer_jax.data.splits import load_dataset
-from absl import logging
-logging.set_verbosity("info")
-logging.use_absl_handler()
-dataset = load_dataset(layouts.section("folder", sys.argv[1], prepared_dir=sys.argv[2], cache_decoded=True))
+with console.Console():
+    dataset = load_dataset(layouts.section("folder", sys.argv[1], prepared_dir=sys.argv[2], cache_decoded=True))
 print(sum(sum(dataset.train.source.picture(i).getdata(0)) for i in range(20)))
 """
     command = [sys.executable, "-c", program, str(folders), str(tmp_path)]
@@ -102,7 +101,7 @@ print(sum(sum(dataset.train.source.picture(i).getdata(0)) for i in range(20)))
     results = [process.communicate(timeout=120) for process in running]
     assert [process.returncode for process in running] == [0, 0, 0], results
     assert len({out for out, _ in results}) == 1
-    assert sum(err.count("decoding 20 pictures") for _, err in results) == 1
+    assert sum(err.count("decoding train: 0/20 images") for _, err in results) == 1
 
 
 def test_what_was_interrupted_is_made_anew(folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

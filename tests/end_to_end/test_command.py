@@ -5,11 +5,13 @@ import json
 import shutil
 import signal
 import subprocess
+import sys
 import time
 
 import numpy as np
 import pytest
 
+import mpafer_jax
 from mpafer_jax import checkpoint, preemption
 from tests.end_to_end import runs
 
@@ -148,20 +150,39 @@ def test_mistakes_end_with_a_message_and_no_traceback(sample, tmp_path, changes,
 
 def test_unknown_fields_and_arguments_are_refused(sample, tmp_path):
     for flag, message in (
-        ("--config.los.beta=0", 'Did you mean "loss" instead of "los"?'),
+        ("--config.los.beta=0", "--config.los.beta: there is no such field; did you mean --config.loss.beta?"),
+        ("--config.loss.xyz=0", "--config.loss.xyz: there is no such field; loss has beta, gamma, "),
         ("--config.loss.beta=much", "could not convert string to float: 'much'"),
-        ("--made=eval", "Unknown command line flag 'made'"),
+        ("--made=eval", "Unknown command line flag 'made'. Did you mean: mode ?"),
     ):
         unknown = runs.run([*runs.command(sample, tmp_path / "run"), flag])
         assert unknown.returncode == 2
         assert message in unknown.stderr
-        assert "Traceback" not in unknown.stderr
+        assert len(unknown.stderr.splitlines()) == 2
     arguments = runs.command(sample, tmp_path / "run")
-    arguments[3] += ":vit_x"
+    arguments[3] += ":vit_l12"
     unknown = runs.run(arguments)
     assert unknown.returncode == 2
-    assert "unknown config arguments vit_x" in unknown.stderr
-    absent = runs.run([*arguments[:3], "--config=configs/absent.py", "--workdir=/nowhere"])
-    assert absent.returncode == 2
-    assert "No such file or directory: '" in absent.stderr
-    assert "configs/absent.py'" in absent.stderr
+    assert "unknown config arguments vit_l12; did you mean vit_l14? Known are vit_b32, " in unknown.stderr
+    assert len(unknown.stderr.splitlines()) == 2
+    for given, meant in (("configs/rafbd.py", "configs/rafdb.py"), ("rafdb", "configs/rafdb.py")):
+        absent = runs.run([*arguments[:3], f"--config={given}", "--workdir=/nowhere"], cwd=runs.ROOT)
+        assert absent.returncode == 2
+        assert absent.stderr.startswith(f"error: --config={given}: there is no such file; did you mean {meant}?\n")
+    missing = runs.run(arguments[:3])
+    assert (missing.returncode, missing.stdout) == (2, "")
+    assert missing.stderr.startswith("error: --config is missing: ")
+
+
+def test_help_and_version(sample):
+    for module, own in (("main", "--mode={train,eval,predict}"), ("tools.faithfulness", "--checkpoint=CHECKPOINT")):
+        shown = runs.run([sys.executable, "-m", f"mpafer_jax.{module}", "--help"])
+        assert (shown.returncode, shown.stderr) == (0, "")
+        assert shown.stdout.startswith(f"usage: python -m mpafer_jax.{module} --config=FILE[:ARGUMENTS] ")
+        flags = [line.split()[0].rstrip(",") for line in shown.stdout.splitlines() if line.startswith("  -")]
+        assert flags[:2] == ["--config=FILE[:ARGUMENTS]", "--config.FIELD=VALUE"]
+        assert own in flags
+        assert flags[-5:] == ["--log={auto,plain}", "-v", "--verbosity=N", "-h", "--version"]
+        assert len(flags) < 15
+    version = runs.run([sys.executable, "-m", "mpafer_jax.main", "--version"])
+    assert (version.returncode, version.stdout.split()[:2]) == (0, ["mpafer-jax", mpafer_jax.__version__])

@@ -14,7 +14,7 @@ import subprocess
 import sys
 
 import numpy as np
-from absl import app, flags
+from absl import flags
 
 from mpafer_jax import checkpoint
 from mpafer_jax import command as command_lib
@@ -101,7 +101,6 @@ def difference(a, b) -> dict[str, float]:
 
 
 def main(_):
-    command_lib.show_own_log_lines()
     out = pathlib.Path(_OUT.value)
     if not (out / "sample").exists():  # by its command, which has flags of its own
         words = [f"--out={out / 'sample'}", "--train_per_class=14", "--test_per_class=5"]
@@ -119,4 +118,4 @@ def main(_):
 
 if __name__ == "__main__":
     _OUT = flags.DEFINE_string("out", None, "Folder for the runs.", required=True)
-    app.run(main)
+    command_lib.start(main)

@@ -71,6 +71,15 @@ def test_without_a_file_a_line_each_is_shown(trained, faces, tmp_path, capsys):
     assert first.startswith(f"{faces[0]}\t")
     assert r"caf\xe9.png" in second
     assert second.endswith("%")
+    with pytest.MonkeyPatch.context() as patch:  # somebody looks at it: columns
+        patch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
+        patch.setenv("TERM", "xterm")
+        patch.setenv("NO_COLOR", "1")
+        patch.setenv("COLUMNS", "60")
+        assert run(trained, faces[0], odd) == 0
+    shown = capsys.readouterr().out.splitlines()
+    assert [line.split() for line in shown] == [first.split("\t"), second.split("\t")]
+    assert len({len(line) for line in shown}) == 1
     for suffix in ("csv", "jsonl", "parquet"):
         assert run(trained, odd, f"--out={tmp_path / 'out'}.{suffix}") == 0
     name = str(tmp_path / r"caf\xe9.png")  # in files that are UTF-8, whatever the names are

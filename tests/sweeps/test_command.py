@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -72,6 +73,7 @@ def test_runs_fail_are_resumed_and_reused(command, sample, tmp_path):
     first = command("--seeds=0", "--retries=0", "--jobs=2")
     assert first.returncode == 1, first.stderr
     assert "failed: all/bare/seed_0: exit code " in first.stderr
+    assert re.search(r"run 1 of 2, full method, seed 0: WAR \d+\.\d\d% on test, ", first.stderr)
     assert "| full method             |    1 |" in first.stdout
     assert "| without visual prompts  |    0 |" in first.stdout
     assert "| majority class of train |    1 |" in first.stdout
