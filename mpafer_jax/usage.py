@@ -173,7 +173,7 @@ def _add(group: Any, flag: Any, *, required: bool) -> None:
     kind = flag.flag_type()
     options: dict[str, Any] = {"required": required}
     if flag.boolean:
-        options["nargs"] = 0
+        options["action"] = "store_true"
     elif kind == "string enum":
         text = text.partition(">: ")[2]  # which absl has put the values before
         options["choices"] = flag.parser.enum_values

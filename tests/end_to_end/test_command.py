@@ -175,7 +175,7 @@ def test_unknown_fields_and_arguments_are_refused(sample, tmp_path):
 
 
 def test_help_and_version(sample):
-    for module, own in (("main", "--mode={train,eval,predict}"), ("tools.faithfulness", "--checkpoint=CHECKPOINT")):
+    for module, own in (("main", "--mode={train,eval,predict}"), ("tools.prompt_report", "--split={validation,test}")):
         shown = runs.run([sys.executable, "-m", f"mpafer_jax.{module}", "--help"])
         assert (shown.returncode, shown.stderr) == (0, "")
         assert shown.stdout.startswith(f"usage: python -m mpafer_jax.{module} --config=FILE[:ARGUMENTS] ")
@@ -184,5 +184,8 @@ def test_help_and_version(sample):
         assert own in flags
         assert flags[-5:] == ["--log={auto,plain}", "-v", "--verbosity=N", "-h", "--version"]
         assert len(flags) < 15
+    boolean = runs.run([sys.executable, "-m", "mpafer_jax.tools.cross_dataset", "--help"])
+    assert boolean.returncode == 0
+    assert "  --noown_datasets  " in boolean.stdout
     version = runs.run([sys.executable, "-m", "mpafer_jax.main", "--version"])
     assert (version.returncode, version.stdout.split()[:2]) == (0, ["mpafer-jax", mpafer_jax.__version__])
