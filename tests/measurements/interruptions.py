@@ -70,7 +70,7 @@ def commands(root):
         "train": Command((*main, "--workdir={}/run"), "run/metrics.jsonl"),
         "eval": Command((*main, "--mode=eval", "--workdir={}/eval", f"--config.eval.checkpoint={run}")),
         "predict": Command(tuple(predict), "out.csv"),
-        "predict, faces": Command((*predict, "--faces=detect"), "out.csv"),
+        "predict-faces": Command((*predict, "--faces=detect"), "out.csv"),
         "sweep": Command(tuple(sweep), "sweep/all/one/seed_1/metrics.jsonl"),
         "prepare": Command((*main, "--mode=eval", "--workdir={}/eval", f"--config.eval.checkpoint={run}",
                             "--config.data.prepared_dir={}/prepared")),
@@ -217,7 +217,7 @@ def main(_):
           "| went on | same numbers |\n|---|---:|---:|---|---:|---:|---:|---|---:|---:|", flush=True)  # fmt: skip
     for name in _ONLY.value or everything:
         command = everything[name]
-        folder = root / name.replace(", ", "-")
+        folder = root / name
         shutil.rmtree(folder, ignore_errors=True)
         whole = folder / "whole"
         whole.mkdir(parents=True)
