@@ -3,6 +3,8 @@
     <place>.lock         locked by the operating system, which frees it when the process has ended, however that comes
     <place>.lock.owner   who holds it, since when; touched every 10 s
 
+Both go when the work is done.
+
 On one machine the first of them decides. Between machines it does where the disk carries locks, as NFS mostly does;
 some do not, and buckets have none. So what another host holds counts as free once its owner file was not touched for
 30 s: that long a job waits that was queued again after its machine was lost. What ends by itself leaves no owner file.
@@ -97,7 +99,7 @@ def hold(path: pathlib.Path, place: pathlib.Path, *, wait: bool = False) -> Gene
         }
         _write(owner, mine)
         stack.callback(_release, owner, mine)
-        stack.enter_context(preemption.tidying(lambda: _release(owner, mine)))
+        stack.enter_context(preemption.tidying(lambda: _tidy(path, owner, mine)))
         ended = threading.Event()
         stack.callback(ended.set)
         threading.Thread(target=_beat, args=(owner, mine, ended, place), name="lock", daemon=True).start()
@@ -143,6 +145,7 @@ def _holder(
         try:
             lock.acquire(timeout=0)
             stack.callback(lock.release)
+            stack.callback(path.unlink, missing_ok=True)  # before: whoever locks the file next makes a new one
             locked = False
         except filelock.Timeout:
             pass
@@ -204,6 +207,12 @@ def _release(owner: pathlib.Path, mine: dict[str, Any]) -> None:
     if there is not None and there["token"] == mine["token"]:
         with contextlib.suppress(OSError):
             owner.unlink()
+
+
+def _tidy(path: pathlib.Path, owner: pathlib.Path, mine: dict[str, Any]) -> None:
+    _release(owner, mine)
+    if not files.in_bucket(path):
+        path.unlink(missing_ok=True)
 
 
 def _write(owner: pathlib.Path, content: dict[str, Any]) -> None:
