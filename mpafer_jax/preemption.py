@@ -445,9 +445,10 @@ class Notice:
         Raises:
           Preempted: it was asked to stop since.
         """
-        self.in_steps = False
         if not self.shared:
             self._blocks.close()
+        self.in_steps = False
+        if not self.shared:
             self.check()
 
     def reached(self) -> bool:

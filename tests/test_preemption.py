@@ -96,6 +96,13 @@ def test_without_a_request_nothing_changes_and_what_is_ignored_stays_so():
     assert end(ignoring, signal.SIGINT)[:2] == (0, "went on\n")
 
 
+def test_what_comes_after_the_last_step_ends_the_run_as_one_that_has_saved():
+    body = "with preemption.Notice() as notice:\n    notice.start_steps(); ready(); time.sleep(0.5); notice.end_steps()"
+    code, _, errors = end(start(body), signal.SIGINT)
+    assert code == preemption.EXIT_CODE
+    assert errors.splitlines()[1].startswith("stopped by Ctrl-C while no step was running; the same command goes on")
+
+
 def test_a_signal_during_pythons_own_end_does_no_harm():
     class_ = "class Slow:\n    def __del__(self):\n        ready(); time.sleep(1)\nslow = Slow()"
     for number in (signal.SIGINT, signal.SIGTERM):
