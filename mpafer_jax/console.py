@@ -171,7 +171,9 @@ class Console(contextlib.AbstractContextManager["Console"], progress.Display):
         """Takes the place of other ways to show log lines at a terminal."""
         root, of_absl = python_logging.getLogger(), logging.get_absl_handler()
         # Beside absl's own that of `logging.basicConfig`, which absl calls if a line comes before there is a handler.
-        removed = [found for found in root.handlers if found is of_absl or type(found) is python_logging.StreamHandler]
+        removed: list[python_logging.Handler] = [
+            found for found in root.handlers if found is of_absl or type(found) is python_logging.StreamHandler
+        ]
         for handler in removed:
             root.removeHandler(handler)
         self._before = removed, root.level, progress.show_on(self), _Current.console
