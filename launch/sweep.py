@@ -27,7 +27,6 @@ if __name__ == "__main__":  # before what takes seconds to import
     preemption.listen()
 
 import argparse
-import contextlib
 import shlex
 import subprocess
 from collections.abc import Sequence
@@ -109,11 +108,7 @@ def _run(arguments: argparse.Namespace, overrides: list[str], jobs: int | None) 
         return 0
     if arguments.dry_run:
         return _queue(left, root, jobs or 0, arguments.sbatch, dry_run=True)
-    with contextlib.ExitStack() as stack:
-        try:
-            stack.enter_context(locks.hold(root / locks.RUN, root))
-        except locks.LockedError as error:
-            raise ConfigError(f"another launch/sweep.py is at work: {error}") from error
+    with locks.hold(root / locks.RUN, root):
         sweep.Record(arguments.sweep, plan.recorded(overrides), found).write(root)
         left = _reuse(left, root, arguments.reuse)
         if arguments.slurm:
