@@ -166,7 +166,15 @@ def start(main: Callable[[Sequence[str]], None], required: Sequence[str] = (), o
     def shown(argv: Sequence[str]) -> None:
         verbosity = int(cast(Any, flags.FLAGS).verbosity)
         with console.Console(log=log.value, verbosity=verbosity, others=tuple(others)):
-            main(argv)
+            try:
+                main(argv)
+            except NonFiniteError as error:
+                logging.error("%s", error)
+                sys.exit(_MISTAKE)
+            except OSError as error:
+                if not _is_full_disk(error):
+                    raise
+                sys.exit(_MISTAKE)
 
     def parse(argv: Sequence[str]) -> Sequence[str]:
         return _parse_flags(argv, module.__doc__ or "", required)
@@ -182,7 +190,7 @@ def define_log() -> flags.FlagHolder[Any]:
 
 
 def _parse_flags(argv: Sequence[str], description: str, required: Sequence[str]) -> Sequence[str]:
-    words = ["--verbosity=1" if word == "-v" else word for word in argv[1:]]
+    words = ["--verbosity=1" if word == "-v" else _home_expanded(word) for word in argv[1:]]
     usage.answer_help(words, description, _flag_groups(required), required)
     config, fields = usage.config_words(words)
     if config and (wrong := usage.config_file(config)):
@@ -197,6 +205,12 @@ def _parse_flags(argv: Sequence[str], description: str, required: Sequence[str])
         if flag.value is None and not (name == "config" and config):
             usage.refuse(f"--{name} is missing: {flag.help}")
     return rest
+
+
+def _home_expanded(word: str) -> str:
+    """--config=~/FILE as a shell would give it, which leaves a tilde behind an equals sign alone."""
+    flag, _, value = word.partition("=")
+    return f"{flag}={files.local_path(value, flag)}" if flag == "--config" and value.startswith("~") else word
 
 
 def _flag_groups(required: Sequence[str]) -> dict[str, list[str]]:
@@ -231,12 +245,19 @@ def run(job: Callable[[], None], mistakes: tuple[type[Exception], ...]) -> None:
         logging.error("%s: %s", type(error).__name__, error)
         distributed.leave(_MISTAKE)
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        if not _is_full_disk(error):
             _fail(error)
-        logging.error("%s; make room there and run the same command again", error)
         distributed.leave(_MISTAKE)
     except Exception as error:
         _fail(error)
+
+
+def _is_full_disk(error: OSError) -> bool:
+    """Whether it is one, of which the user is then told."""
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    if full:
+        logging.error("%s; make room there and run the same command again", error)
+    return full
 
 
 def _fail(error: Exception) -> None:

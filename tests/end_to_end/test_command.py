@@ -148,7 +148,7 @@ def test_mistakes_end_with_a_message_and_no_traceback(sample, tmp_path, changes,
     assert not (tmp_path / "run" / "config.json").exists()  # corrected, the same folder can be used
 
 
-def test_unknown_fields_and_arguments_are_refused(sample, tmp_path):
+def test_unknown_fields_and_arguments_are_refused(sample, tmp_path, monkeypatch):
     for flag, message in (
         ("--config.los.beta=0", "--config.los.beta: there is no such field; did you mean --config.loss.beta?"),
         ("--config.loss.xyz=0", "--config.loss.xyz: there is no such field; loss has beta, gamma, "),
@@ -169,6 +169,9 @@ def test_unknown_fields_and_arguments_are_refused(sample, tmp_path):
         absent = runs.run([*arguments[:3], f"--config={given}", "--workdir=/nowhere"], cwd=runs.ROOT)
         assert absent.returncode == 2
         assert absent.stderr.startswith(f"error: --config={given}: there is no such file; did you mean {meant}?\n")
+    monkeypatch.setenv("HOME", str(runs.ROOT))  # a shell leaves the tilde of --config=~ alone
+    absent = runs.run([*arguments[:3], "--config=~/configs/rafbd.py", "--workdir=/nowhere"])
+    assert absent.stderr.startswith(f"error: --config={runs.ROOT}/configs/rafbd.py: there is no such file; did you")
     missing = runs.run(arguments[:3])
     assert (missing.returncode, missing.stdout) == (2, "")
     assert missing.stderr.startswith("error: --config is missing: ")
