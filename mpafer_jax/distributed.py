@@ -142,6 +142,7 @@ def start(cluster: Cluster | None, *, timeout_seconds: int = 300) -> None:
     try:
         if cluster.coordinator_address and cluster.process_id:
             _wait_for_coordinator(cluster.coordinator_address, timeout_seconds)
+        _State.joining = True
         jax.distributed.initialize(
             cluster.coordinator_address,
             cluster.num_processes,
@@ -157,6 +158,8 @@ def start(cluster: Cluster | None, *, timeout_seconds: int = 300) -> None:
             "that every process was started, that the coordinator's port is free there and open to the others, and "
             "that they agree on address and number; --distributed=off runs this process alone"
         ) from error
+    finally:
+        _State.joining = False
 
 
 def _wait_for_coordinator(address: str, timeout_seconds: int) -> None:
@@ -176,12 +179,22 @@ def _wait_for_coordinator(address: str, timeout_seconds: int) -> None:
 def is_one_of_many() -> bool:
     """Whether this process has found others; not before `start`."""
     # Asked first, since to ask JAX for the number would settle that there is one process, and take the devices.
-    return jax.distributed.is_initialized() and jax.process_count() > 1
+    return _has_joined() and jax.process_count() > 1
 
 
 def is_first() -> bool:
     """Whether this is process 0, the one that writes logs, tables and reports; so is one that has no others yet."""
-    return not jax.distributed.is_initialized() or jax.process_index() == 0
+    return not _has_joined() or jax.process_index() == 0
+
+
+class _State:
+    joining = False
+
+
+def _has_joined() -> bool:
+    """Whether JAX can be asked for the processes; not while it joins them, though it then logs lines and counts as
+    initialized: to ask it would take the devices before the others are there, which ends the process."""
+    return jax.distributed.is_initialized() and not _State.joining
 
 
 def broadcast(tree: T) -> T:

@@ -62,8 +62,9 @@ def test_two_processes_stopped_and_resumed_equal_one(one_process, sample, tmp_pa
 
     errors = layouts.run(TWO, sample, workdir, **layouts.SGD, **REPORTED)
     assert f"resuming after step {stopped}" in errors
-    assert errors.count("the result:") == 1  # of process 0 alone
-    routine = [line for line in errors.splitlines() if line.startswith("[1] I")]
+    assert errors.count("next, for example:") == 1  # of process 0 alone
+    dated = [line for line in errors.splitlines() if re.match(r"\[1\] \d{4}-\d\d-\d\d ", line)]
+    routine = [line for line in dated if " process 1: " not in line]
     assert all("waiting up to" in line for line in routine), routine  # until they have met, each speaks for itself
     assert [line["step"] for line in runs.metrics(workdir)] == [line["step"] for line in runs.metrics(one_process)]
     found = layouts.difference(one_process, workdir)
