@@ -39,7 +39,7 @@ from mpafer_jax.hard_prompts.bank import BankError
 from mpafer_jax.models.prompts import PromptError
 from mpafer_jax.prediction import media, tables, unfinished
 from mpafer_jax.prediction.predictor import Cropper, Predictor
-from mpafer_jax.prediction.results import Failure, NoFace, Prediction, Result
+from mpafer_jax.prediction.results import Failure, NoFace, Prediction, Result, Source
 from mpafer_jax.weights.load import load_clip
 
 _USER_ERRORS = (
@@ -275,7 +275,7 @@ def _in_short(names: Sequence[str]) -> list[str]:
 
 def _longest(found: Iterable[media.Medium]) -> int:
     """Length of the longest name among the first inputs, which decides how wide their column is."""
-    return max((len(medium.path) for medium in itertools.islice(found, _LOOKED_AT)), default=0)
+    return max((len(str(Source(medium.path, 0))) for medium in itertools.islice(found, _LOOKED_AT)), default=0)
 
 
 def _sinks(

@@ -7,8 +7,15 @@ os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "2"
 
+import signal
+import threading
+
 import jax
 import pytest
+
+# A shell has it ignored for what it starts in the background, and commands that tests start would inherit that.
+if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Minutes each: first, since processes that share the files would wait at the end for whoever begins one last.
 _LONG = (

@@ -256,9 +256,10 @@ def test_a_checkpoint_needs_no_training_images(sample, with_prior, finished, tmp
     for path in (tmp_path / "moved").glob("*.npy"):
         path.unlink()
     assert export.main([str(tmp_path / "moved"), "--to=prompts,stablehlo", f"--out={tmp_path / 'exported'}"]) == 0
-    for place in ("moved", "exported"):
+    for place, clip in (("moved", ""), ("exported", str(sample / "clip"))):  # an export names no folder
         other = {"data.dir": str(tmp_path / "other"), "data.train_splits": (), "eval.checkpoint": str(tmp_path / place)}
-        result = evaluate.evaluate_checkpoint(runs.config(sample, **other), tmp_path / f"evaluated_{place}")
+        config = runs.config(sample, **other)
+        result = evaluate.evaluate_checkpoint(config, tmp_path / f"evaluated_{place}", clip=clip)
         assert result["step"] == step
         assert result["test"] == summary["best"]["test"]
     predictor = Predictor.from_checkpoint(tmp_path / "exported", clip=str(sample / "clip"), batch_sizes=(25,))
