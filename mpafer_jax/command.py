@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import functools
 import importlib
 import os
@@ -172,7 +171,7 @@ def start(main: Callable[[Sequence[str]], None], required: Sequence[str] = (), o
                 logging.error("%s", error)
                 sys.exit(_MISTAKE)
             except OSError as error:
-                if not _is_full_disk(error):
+                if not _explains_full_disk(error):
                     raise
                 sys.exit(_MISTAKE)
 
@@ -245,16 +244,16 @@ def run(job: Callable[[], None], mistakes: tuple[type[Exception], ...]) -> None:
         logging.error("%s: %s", type(error).__name__, error)
         distributed.leave(_MISTAKE)
     except OSError as error:
-        if not _is_full_disk(error):
+        if not _explains_full_disk(error):
             _fail(error)
         distributed.leave(_MISTAKE)
     except Exception as error:
         _fail(error)
 
 
-def _is_full_disk(error: OSError) -> bool:
+def _explains_full_disk(error: OSError) -> bool:
     """Whether it is one, of which the user is then told."""
-    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    full = files.is_full_disk(error)
     if full:
         logging.error("%s; make room there and run the same command again", error)
     return full

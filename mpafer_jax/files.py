@@ -207,6 +207,11 @@ def full_disk(error: BaseException, path: pathlib.Path) -> OSError | None:
     return None if number is None else OSError(number, _FULL[number], str(path))
 
 
+def is_full_disk(error: OSError) -> bool:
+    """Whether an error says that a disk, or the user's share of it, is full."""
+    return error.errno in _FULL
+
+
 def is_not_writable(error: OSError) -> bool:
     """Whether an error says that a place is not to be written to, by permissions or as mounted (read-only)."""
     return error.errno in (errno.EACCES, errno.EPERM, errno.EROFS)
