@@ -13,6 +13,8 @@ import threading
 import jax
 import pytest
 
+from tests.golden import store
+
 # A shell has it ignored for what it starts in the background, and commands that tests start would inherit that.
 if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -27,6 +29,14 @@ _LONG = (
     "tests/test_mixed_precision.py",
     "tests/benchmark/test_benchmark.py",
 )
+
+
+def pytest_addoption(parser):
+    parser.addoption("--update-goldens", action="store_true", help="write tests/golden/data anew")
+
+
+def pytest_configure(config):
+    store.updating = config.getoption("--update-goldens")
 
 
 def pytest_collection_modifyitems(items):
