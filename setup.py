@@ -19,11 +19,11 @@ setup(
     python_requires=">=3.11",
     packages=find_packages(include=["mpafer_jax", "mpafer_jax.*"]),
     package_data={
-        "mpafer_jax.demo": ["templates/*"],
-        "mpafer_jax.hard_prompts": ["*.json"],
-        "mpafer_jax.report": ["templates/*"],
-        "mpafer_jax.synthface": ["*.json"],
-        "mpafer_jax.weights": ["tiny_face_clip/*"],
+        "mpafer_jax.inference.demo": ["templates/*"],
+        "mpafer_jax.method.hard_prompts": ["*.json"],
+        "mpafer_jax.evaluation.report": ["templates/*"],
+        "mpafer_jax.data.synthface": ["*.json"],
+        "mpafer_jax.backbones": ["tiny_face_clip/*"],
     },
     # Lower bounds are what the tests ran with; upper bounds end where an interface may change.
     install_requires=[
@@ -56,7 +56,7 @@ setup(
         "tokenizers>=0.22,<0.24",
         "transformers>=5,<6",
     ],
-    entry_points={"console_scripts": ["mpafer-predict=mpafer_jax.entry_points:predict"]},
+    entry_points={"console_scripts": ["mpafer-predict=mpafer_jax.predict:run"]},
     extras_require={
         # Detection of faces, and videos. Version 5 has no cascades.
         "faces": ["opencv-python-headless>=4.10,<5"],
@@ -75,6 +75,7 @@ setup(
             "gcp-storage-emulator>=2026.7",  # a server that speaks gs://
             "gcsfs>=2025.3",
             "gradio>=6,<7",
+            "import-linter>=2.5,<3",  # [tool.importlinter] of pyproject.toml
             "kubernetes-validate>=1.31,<2",  # schema of launch/gke_jobset.yaml
             "moto[s3,server]>=5.1,<6",  # a server that speaks s3://
             "openai>=3.54,<4",

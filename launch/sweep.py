@@ -22,7 +22,7 @@ import sys
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
 if __name__ == "__main__":  # before what takes seconds to import
-    from mpafer_jax import preemption
+    from mpafer_jax.runtime import preemption
 
     preemption.listen()
 
@@ -33,11 +33,12 @@ from collections.abc import Sequence
 
 from absl import logging
 
-from mpafer_jax import console, files, locks, options, preemption, usage
-from mpafer_jax.config import ConfigError
+from mpafer_jax.cli import options, usage
 from mpafer_jax.evaluation.predictions import PredictionsError
-from mpafer_jax.sweeps import plan, report, reuse, runner, slurm, sweep
-from mpafer_jax.sweeps.collect import MixedRunsError
+from mpafer_jax.jobs.sweeps import plan, report, reuse, runner, slurm, sweep
+from mpafer_jax.jobs.sweeps.collect import MixedRunsError
+from mpafer_jax.runtime import console, files, locks, preemption
+from mpafer_jax.runtime.errors import ConfigError
 
 _SLURM_SCRIPT = pathlib.Path("launch") / "slurm.sbatch"
 

@@ -14,7 +14,7 @@ explains; 1 anything else.
 from __future__ import annotations
 
 if __name__ == "__main__":  # before what takes seconds to import
-    from mpafer_jax import preemption
+    from mpafer_jax.runtime import preemption
 
     preemption.listen()
 
@@ -26,18 +26,18 @@ from typing import Any, cast
 from absl import flags, logging
 from ml_collections import config_flags
 
-from mpafer_jax import checkpoint, command, console, distributed, evaluate, train
-from mpafer_jax.config import Config, ConfigError
-from mpafer_jax.data.records import DataError
+from mpafer_jax.artifacts.run_dir import EXAMPLES, REPORT
+from mpafer_jax.cli import runner
+from mpafer_jax.config.flags import define_config
+from mpafer_jax.config.schema import Config
 from mpafer_jax.evaluation import table
-from mpafer_jax.hard_prompts.bank import BankError
-from mpafer_jax.models.prompts import PromptError
-from mpafer_jax.prediction import bulk
-from mpafer_jax.workdir import EXAMPLES, REPORT
+from mpafer_jax.jobs import evaluate, predict, train
+from mpafer_jax.runtime import console, distributed
+from mpafer_jax.runtime.errors import BankError, CheckpointError, ConfigError, DataError, PromptError
 
-_CONFIG = command.define_config()
-command.define_workdir()
-command.define_distributed()
+_CONFIG = define_config()
+runner.define_workdir()
+runner.define_distributed()
 _MODE = flags.DEFINE_enum(
     "mode", "train", ["train", "eval", "predict"], "Train and evaluate; evaluate a checkpoint; predict a split."
 )
@@ -48,14 +48,14 @@ _USER_ERRORS = (
     DataError,
     BankError,
     PromptError,
-    checkpoint.CheckpointError,
+    CheckpointError,
 )
 
 
 def main(argv: Sequence[str]) -> None:
     """Checks the configuration and runs it."""
-    command.refuse_arguments(argv)
-    command.run(_run, _USER_ERRORS)
+    runner.refuse_arguments(argv)
+    runner.run(_run, _USER_ERRORS)
 
 
 def _next_commands(config: Config, workdir: pathlib.Path) -> str:
@@ -65,15 +65,15 @@ def _next_commands(config: Config, workdir: pathlib.Path) -> str:
     pictures = shlex.quote(str(examples)) if examples.is_dir() else "PICTURES"
     lines = ["\nnext, for example:", f"  python -m mpafer_jax.predict {name} {pictures}"]
     if config.eval.report in ("numbers", "full"):
-        lines.append(f"  python -m mpafer_jax.tools.report {name} ANOTHER_RUN    to compare")
+        lines.append(f"  python -m mpafer_jax.cli.report {name} ANOTHER_RUN    to compare")
         lines.append(f"  open {workdir / REPORT} in a browser")
     return "\n".join(lines)
 
 
 def _run() -> None:
-    workdir = command.workdir()
+    workdir = runner.workdir()
     config = Config.from_config_dict(_CONFIG.value)
-    command.import_libraries_without_torch()
+    runner.import_libraries_without_torch()
     if _MODE.value == "train":
         summary = train.train_and_evaluate(config, workdir)
         if distributed.is_first():
@@ -84,7 +84,7 @@ def _run() -> None:
         if distributed.is_first():
             console.markdown(evaluate.table(result))
     else:
-        bulk.predict_dataset(config, workdir, clip=_named_clip())
+        predict.predict_dataset(config, workdir, clip=_named_clip())
 
 
 def _named_clip() -> str:
@@ -94,4 +94,4 @@ def _named_clip() -> str:
 
 
 if __name__ == "__main__":
-    command.start(main, required=["config", "workdir"])
+    runner.start(main, required=["config", "workdir"])

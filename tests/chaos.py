@@ -22,9 +22,10 @@ import time
 import numpy as np
 from absl import flags
 
-from mpafer_jax import checkpoint, preemption
-from mpafer_jax import command as command_lib
-from tests.end_to_end import runs
+from mpafer_jax.artifacts import checkpoints
+from mpafer_jax.cli import runner as command_lib
+from mpafer_jax.runtime import preemption
+from tests.jobs import runs
 from tests.multihost.layouts import LAUNCHER, processes_of
 
 _OUT = flags.DEFINE_string("out", None, "Folder for the two runs.", required=True)
@@ -154,7 +155,7 @@ def newest(workdir):
 
 
 def check_equal(one, two):
-    (a, _, step), (b, _, other) = checkpoint.load(one, "last"), checkpoint.load(two, "last")
+    (a, _, step), (b, _, other) = checkpoints.load(one, "last"), checkpoints.load(two, "last")
     assert step == other == _STEPS.value, (step, other)
     for name, value in a.items():
         np.testing.assert_array_equal(value, b[name])

@@ -53,7 +53,7 @@ def strict_promotion():
 @pytest.fixture(scope="session")
 def sample(tmp_path_factory):
     """A few drawn faces in class folders, and a small CLIP with random weights."""
-    from mpafer_jax.tools.make_sample import write_sample
+    from mpafer_jax.cli.make_sample import write_sample
 
     out = tmp_path_factory.mktemp("sample") / "sample"
     write_sample(out, train_per_class=14, test_per_class=5, seed=0)
@@ -63,8 +63,8 @@ def sample(tmp_path_factory):
 @pytest.fixture(scope="session")
 def finished(sample, tmp_path_factory):
     """An undisturbed run on the sample, with its report: (workdir, summary). Not to be changed by a test."""
-    from mpafer_jax import train
-    from tests.end_to_end import runs
+    from mpafer_jax.jobs import train
+    from tests.jobs import runs
 
     workdir = tmp_path_factory.mktemp("finished")
     return workdir, train.train_and_evaluate(runs.config(sample, **{"eval.report": "full"}), workdir)

@@ -13,7 +13,7 @@ import time
 import pytest
 import yaml
 
-from mpafer_jax import preemption
+from mpafer_jax.runtime import preemption
 
 LAUNCH = pathlib.Path(__file__).parents[1] / "launch"
 SCRIPTS = ["local_multihost.sh", "slurm.sbatch", "tpu_vm.sh"]

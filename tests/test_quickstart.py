@@ -1,10 +1,10 @@
 """The quickstart is a benchmark: what its numbers in docs/quickstart.md rest on changes only together with them."""
 
 from configs import quickstart
-from mpafer_jax.synthface import generate
-from mpafer_jax.synthface.styles import STYLES
-from mpafer_jax.weights.files import SHIPPED
-from mpafer_jax.weights.load import load_clip
+from mpafer_jax.backbones.clip.load import load_clip
+from mpafer_jax.backbones.files import SHIPPED
+from mpafer_jax.data.synthface import generate
+from mpafer_jax.data.synthface.styles import STYLES
 
 VERSION_1 = {
     "renderer": "2",

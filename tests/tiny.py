@@ -6,10 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mpafer_jax.models import clip as clip_lib
-from mpafer_jax.models import prompts as prompts_lib
-from mpafer_jax.models.mpafer import MPAFER
-from mpafer_jax.state import Frozen
+from mpafer_jax.backbones.clip import model as clip_lib
+from mpafer_jax.method import prompts as prompts_lib
+from mpafer_jax.method.model import MPAFER
+from mpafer_jax.method.state import Frozen
 
 CLIP = clip_lib.ClipConfig(
     vision=clip_lib.VisionConfig(32, 64, 3, 4, 32, 8, "quick_gelu", 1e-5),

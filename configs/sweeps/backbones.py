@@ -10,8 +10,8 @@
 
 from configs.common import CLIPS
 from configs.sweeps import common
-from mpafer_jax.config import ConfigError
-from mpafer_jax.sweeps.sweep import Point, Sweep
+from mpafer_jax.jobs.sweeps.sweep import Point, Sweep
+from mpafer_jax.runtime.errors import ConfigError
 
 # Accuracy in % that the paper reports for ViT-B/16 and ViT-L/14.
 _REPORTED = {

@@ -15,7 +15,7 @@ from typing import Any
 
 from configs.common import METHODS
 from configs.sweeps import common
-from mpafer_jax.sweeps.sweep import Point, Sweep
+from mpafer_jax.jobs.sweeps.sweep import Point, Sweep
 
 
 def _changes(method: str) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from configs.common import METHODS
-from mpafer_jax.sweeps.sweep import Point
+from mpafer_jax.jobs.sweeps.sweep import Point
 
 # The context alone, trained with the cross-entropy of the global logits.
 TEXT_ONLY: Mapping[str, Any] = METHODS["coop"]

@@ -7,7 +7,7 @@ the fewer, and all of validation and test are used.
 """
 
 from configs.sweeps import common
-from mpafer_jax.sweeps.sweep import Sweep
+from mpafer_jax.jobs.sweeps.sweep import Sweep
 
 _SHOTS = (16, 8, 4, 2, 1)
 

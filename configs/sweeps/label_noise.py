@@ -7,7 +7,7 @@ The test images keep their labels, and so do those of validation, which choose t
 """
 
 from configs.sweeps import common
-from mpafer_jax.sweeps.sweep import Sweep
+from mpafer_jax.jobs.sweeps.sweep import Sweep
 
 _PERCENT = (0, 10, 20, 30)
 

@@ -6,7 +6,7 @@
 """
 
 from configs.sweeps import common
-from mpafer_jax.sweeps.sweep import Sweep
+from mpafer_jax.jobs.sweeps.sweep import Sweep
 
 _VALUES = (0.1, 0.3, 1.0, 3.0)
 

@@ -6,7 +6,7 @@
 """
 
 from configs.sweeps import common
-from mpafer_jax.sweeps.sweep import Point, Sweep
+from mpafer_jax.jobs.sweeps.sweep import Point, Sweep
 
 
 def get_sweep(argument: str) -> Sweep:

@@ -8,7 +8,7 @@
 import dataclasses
 
 from configs.sweeps import common
-from mpafer_jax.sweeps.sweep import Point, Sweep
+from mpafer_jax.jobs.sweeps.sweep import Point, Sweep
 
 
 def get_sweep(argument: str) -> Sweep:

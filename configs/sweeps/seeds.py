@@ -4,7 +4,7 @@ python launch/sweep.py --sweep=configs/sweeps/seeds.py:quickstart --workdir=runs
 """
 
 from configs.sweeps import common
-from mpafer_jax.sweeps.sweep import Point, Sweep
+from mpafer_jax.jobs.sweeps.sweep import Point, Sweep
 
 
 def get_sweep(argument: str) -> Sweep:

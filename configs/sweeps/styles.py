@@ -6,8 +6,8 @@
 """
 
 from configs.sweeps import common
-from mpafer_jax.config import ConfigError
-from mpafer_jax.sweeps.sweep import Sweep
+from mpafer_jax.jobs.sweeps.sweep import Sweep
+from mpafer_jax.runtime.errors import ConfigError
 
 _STYLES = ("sketch", "print", "faint", "poster", "infrared", "neon")
 

@@ -6,7 +6,7 @@
 """
 
 from configs.sweeps import common
-from mpafer_jax.sweeps.sweep import Sweep
+from mpafer_jax.jobs.sweeps.sweep import Sweep
 
 _DEFAULT, _VALUES = 16, (1, 4, 16, 49, 98, 196)  # of ViT-B/16's 196 patches
 _QUICKSTART_DEFAULT, _QUICKSTART_VALUES = 6, (1, 3, 6, 12, 24, 64)  # of 64

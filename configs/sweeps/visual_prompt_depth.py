@@ -6,8 +6,8 @@
 """
 
 from configs.sweeps import common
-from mpafer_jax.config import ConfigError
-from mpafer_jax.sweeps.sweep import Point, Sweep
+from mpafer_jax.jobs.sweeps.sweep import Point, Sweep
+from mpafer_jax.runtime.errors import ConfigError
 
 _DEPTHS = (1, 3, 6, 9, 12)  # of ViT-B's 12 layers
 _QUICKSTART_DEPTHS = (1, 2, 3, 4)

@@ -12,8 +12,9 @@ from typing import Any, cast
 
 from absl import logging
 
-from mpafer_jax import files, locks, progress
-from mpafer_jax.data.records import PREPARED_FOLDER, DataError
+from mpafer_jax.data.records import PREPARED_FOLDER
+from mpafer_jax.runtime import files, locks, progress
+from mpafer_jax.runtime.errors import DataError
 
 _AT_ONCE = 256  # files of one request to fsspec, which fetches them side by side
 _PROGRESS_SECONDS = 10.0

@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
-from mpafer_jax.config import DataSection
-from mpafer_jax.data.builder import prepare
+from mpafer_jax.config.schema import DataSection
+from mpafer_jax.data.prepared import prepare
 from mpafer_jax.data.preprocess import decode_rgb
-from mpafer_jax.data.records import DataError
-from mpafer_jax.data.sources import BUILDERS, prepared_root, read_source
+from mpafer_jax.data.registry import BUILDERS, prepared_root, read_source
+from mpafer_jax.runtime.errors import DataError
 
 _PAPER, _TEXT, _FAINT = (255, 255, 255), (20, 20, 20), (120, 120, 120)
 

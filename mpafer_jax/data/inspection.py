@@ -8,9 +8,9 @@ import os
 from collections.abc import Generator, Sequence
 from concurrent import futures
 
-from mpafer_jax import processes
 from mpafer_jax.data.preprocess import decode_rgb
 from mpafer_jax.data.records import BadImageError, ImageSource
+from mpafer_jax.runtime import workers as workers_lib
 
 _THREADS = min(16, (os.cpu_count() or 1) + 2)  # a little more than the cores: reading waits for the disk
 _AHEAD = 4 * _THREADS  # pictures in memory at once
@@ -54,7 +54,7 @@ def workers(computed: bool) -> futures.Executor:
 
     To be used as a context.
     """
-    return processes.pool() if computed else futures.ThreadPoolExecutor(_THREADS)
+    return workers_lib.pool() if computed else futures.ThreadPoolExecutor(_THREADS)
 
 
 def inspect_all(images: Sequence[ImageSource], pool: futures.Executor) -> Generator[Inspected | BadImageError]:
@@ -62,7 +62,7 @@ def inspect_all(images: Sequence[ImageSource], pool: futures.Executor) -> Genera
 
     To be closed (`contextlib.closing`) where it may not be exhausted.
     """
-    return processes.map_in_order(pool, _inspect_or_error, images, _AHEAD)
+    return workers_lib.map_in_order(pool, _inspect_or_error, images, _AHEAD)
 
 
 def _inspect_or_error(image: ImageSource) -> Inspected | BadImageError:

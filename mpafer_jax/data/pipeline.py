@@ -21,10 +21,10 @@ import numpy as np
 import numpy.typing as npt
 from absl import flags
 
-from mpafer_jax import preemption, processes
-from mpafer_jax.config import DataSection
+from mpafer_jax.config.schema import DataSection
 from mpafer_jax.data import preprocess
 from mpafer_jax.data.splits import EncodedImages, Split
+from mpafer_jax.runtime import preemption, workers
 
 # First word of every key, so that streams drawn from one seed stay apart.
 _ORDER, _SAMPLE, AUGMENT = 0, 1, 2
@@ -254,11 +254,11 @@ def iterate(make: Callable[[int], T], start: int, stop: int, num_workers: int) -
         no_shared_memory = grain.experimental.DatasetOptions(min_shm_size=sys.maxsize)
         dataset = grain.experimental.WithOptionsIterDataset(dataset, no_shared_memory).mp_prefetch(
             grain.MultiprocessingOptions(num_workers=num_workers, per_worker_buffer_size=2),
-            worker_init_fn=processes.end_with_parent,
+            worker_init_fn=workers.end_with_parent,
         )
     iterator: Iterator[T] = iter(dataset)
     try:
-        with processes.deaf() if num_workers else contextlib.nullcontext():
+        with workers.deaf() if num_workers else contextlib.nullcontext():
             first = list(itertools.islice(iterator, 1))  # starts the workers
         yield from first
         yield from iterator

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageEnhance, ImageOps, UnidentifiedImageError, features
 
-from mpafer_jax.config import AugmentSection
+from mpafer_jax.config.schema import AugmentSection
 
 Pixels = npt.NDArray[np.uint8]
 # Pillow reads more, some by starting other programs (EPS) or with decoders that few look at. JPEG stands for MPO too,

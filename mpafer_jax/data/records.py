@@ -1,7 +1,7 @@
 """What a reader of an owner's layout returns: which pictures there are, where, and with which labels.
 
 Nothing here opens a picture: a `SourceIndex` is made from label files and folder listings alone, so it is quick to
-read, and a dataset whose pictures are broken can still be described (`mpafer_jax.tools.check_data`).
+read, and a dataset whose pictures are broken can still be described (`mpafer_jax.cli.check_data`).
 """
 
 from __future__ import annotations
@@ -18,16 +18,13 @@ from typing import Protocol
 import numpy as np
 from PIL import Image
 
-from mpafer_jax import files
+from mpafer_jax.config.expressions import ClassNameError, canonical_name, check_class_names
 from mpafer_jax.data.preprocess import IMAGE_SUFFIXES, decode_rgb, read_picture_file
-from mpafer_jax.expressions import ClassNameError, canonical_name, check_class_names
+from mpafer_jax.runtime import files
+from mpafer_jax.runtime.errors import DataError
 
 # Preparation encodes a cropped face once more; at 95 the loss is below what a resize to 224 already does.
 CROP_JPEG_QUALITY = 95
-
-
-class DataError(ValueError):
-    """A dataset that cannot be read; the message names the file, what was found, what was expected, what to do."""
 
 
 class BadImageError(DataError):

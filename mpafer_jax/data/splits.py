@@ -16,15 +16,16 @@ import numpy.typing as npt
 from absl import logging
 from PIL import Image
 
-from mpafer_jax import files, progress
-from mpafer_jax.config import ALL_SPLITS, DataSection
-from mpafer_jax.data import carving, label_noise, preprocess, subset
-from mpafer_jax.data.builder import ExampleSource, Prepared, Summary, prepare
-from mpafer_jax.data.decoded import DecodedImages, open_or_make
-from mpafer_jax.data.records import DataError, SourceIndex
-from mpafer_jax.data.sources import BUILDERS, prepared_root, read_source
+from mpafer_jax.config.schema import ALL_SPLITS, DataSection
+from mpafer_jax.data import label_noise, preprocess, split_groups, subset
+from mpafer_jax.data.decoded_cache import DecodedImages, open_or_make
+from mpafer_jax.data.prepared import ExampleSource, Prepared, Summary, prepare
+from mpafer_jax.data.records import SourceIndex
+from mpafer_jax.data.registry import BUILDERS, prepared_root, read_source
+from mpafer_jax.runtime import files, progress
+from mpafer_jax.runtime.errors import DataError
 
-Indices = carving.Indices
+Indices = split_groups.Indices
 OWN_TEST_FRACTION = 0.2  # of class folders without a test split [ours]
 
 
@@ -228,9 +229,9 @@ def carve_missing_test(data: DataSection, index: SourceIndex) -> tuple[DataSecti
     if not expected or data.test_subset or "test" in index.splits or "train" not in index.splits:
         return data, ""
     note = (
-        f"{carving.NO_TEST}: {OWN_TEST_FRACTION:.0%} of train are carved out, class by class, seed {data.split_seed} "
-        f"(as --config.data.test_split= --config.data.test_fraction={OWN_TEST_FRACTION} does); who is on a picture is "
-        "not known, so one person may be on both sides"
+        f"{split_groups.NO_TEST}: {OWN_TEST_FRACTION:.0%} of train are carved out, class by class, seed "
+        f"{data.split_seed} (as --config.data.test_split= --config.data.test_fraction={OWN_TEST_FRACTION} does); who "
+        "is on a picture is not known, so one person may be on both sides"
     )
     return data.model_copy(update={"test_split": "", "test_fraction": OWN_TEST_FRACTION}), note
 
@@ -259,11 +260,11 @@ def _carve(train: Split, persons: npt.NDArray[np.str_], data: DataSection) -> tu
     fractions = (data.test_fraction, data.validation_fraction)
     notes: list[str] = []
     if persons.any():
-        groups = carving.join_groups(persons, train.pixel_hashes)
-        kept, test, validation = carving.carve_groups(train.labels, groups, fractions, data.split_seed)
+        groups = split_groups.join_groups(persons, train.pixel_hashes)
+        kept, test, validation = split_groups.carve_groups(train.labels, groups, fractions, data.split_seed)
         notes += ["carved by person: no person is on both sides"] if any(fractions) else []
     else:
-        kept, test, validation = carving.carve(train.labels, train.pixel_hashes, fractions, data.split_seed)
+        kept, test, validation = split_groups.carve(train.labels, train.pixel_hashes, fractions, data.split_seed)
     carved = {"validation": train.take(validation, "validation"), "test": train.take(test, "test")}
     return train.take(kept) if len(kept) < len(train) else train, carved, notes
 
@@ -294,7 +295,7 @@ def _restrict(test: Split, data: DataSection, index: SourceIndex) -> tuple[Split
 
 
 def _limit(split: Split, per_class: int, seed: int) -> Split:
-    return split.take(carving.draw_per_class(split.labels, per_class, seed)) if per_class else split
+    return split.take(split_groups.draw_per_class(split.labels, per_class, seed)) if per_class else split
 
 
 def _persons(index: SourceIndex, origin: Sequence[str], prepared: Prepared) -> npt.NDArray[np.str_]:

@@ -24,7 +24,7 @@ import numpy.typing as npt
 from absl import logging
 
 from mpafer_jax.data import records
-from mpafer_jax.data.records import DataError
+from mpafer_jax.runtime.errors import DataError
 
 # The part of a path that says which picture of RAF-DB, FERPlus or AffectNet it is, whatever stands around it.
 _IDENTITY = re.compile(r"(?:\d_)?(?P<key>test_\d{4}|fer\d{7}|[0-9a-f]{30,64})(?:_aligned)?(?:\.\w{3,4})?")

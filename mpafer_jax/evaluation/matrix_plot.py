@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from mpafer_jax import files
+from mpafer_jax.runtime import files
 
 
 def save_heat_map(

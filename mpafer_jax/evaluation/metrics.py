@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from mpafer_jax.finite import NonFiniteError, check_rows
+from mpafer_jax.runtime.finite import NonFiniteError, check_rows
 
 
 @dataclasses.dataclass(frozen=True)

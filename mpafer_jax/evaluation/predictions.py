@@ -11,14 +11,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from mpafer_jax import devices, experiment, files, steps
-from mpafer_jax.config import Config
+from mpafer_jax.config.expressions import map_classes
+from mpafer_jax.config.schema import Config
 from mpafer_jax.data import preprocess
 from mpafer_jax.data.splits import Split
 from mpafer_jax.evaluation.metrics import softmax
-from mpafer_jax.experiment import Experiment
-from mpafer_jax.expressions import map_classes
-from mpafer_jax.finite import check_rows, not_finite
+from mpafer_jax.method import build, steps
+from mpafer_jax.method.build import Experiment
+from mpafer_jax.runtime import devices, files
+from mpafer_jax.runtime.finite import check_rows, not_finite
 
 MAX_MAPPED = 1000  # images whose features are kept: more make a map of them slower, not clearer
 MAX_MISTAKES = 12
@@ -126,7 +127,7 @@ def predict(
     run = steps.make_prediction_step(model=built.model, mean=config.data.mean, std=config.data.std)
     parts = (
         {"image": batch["image"], "index": batch["index"], "mask": batch["mask"]}
-        for batch in experiment.eval_batches(config, built, split, "predictions for")
+        for batch in build.eval_batches(config, built, split, "predictions for")
     )
     for found in devices.results(functools.partial(run, params, built.frozen, text_features), parts):
         collected.add(found)

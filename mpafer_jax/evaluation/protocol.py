@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from mpafer_jax.data.carving import NO_TEST
+from mpafer_jax.data.split_groups import NO_TEST
 
 TEST_SELECTED = (
     "THE TEST SPLIT CHOSE THE CHECKPOINT (config.eval.select_on_test_split): accuracy on it is better than on new "

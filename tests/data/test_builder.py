@@ -10,13 +10,14 @@ import time
 from concurrent import futures
 from pathlib import Path
 
-import layouts
 import numpy as np
 import pytest
 
-from mpafer_jax.data import folder
-from mpafer_jax.data.builder import Prepared, prepare
-from mpafer_jax.data.records import BadImageError, DataError
+from mpafer_jax.data.prepared import Prepared, prepare
+from mpafer_jax.data.readers import folder
+from mpafer_jax.data.records import BadImageError
+from mpafer_jax.runtime.errors import DataError
+from tests.data import layouts
 
 
 def prepare_folder(directory: Path, **options: str) -> Prepared:
@@ -133,9 +134,9 @@ def test_several_processes_prepare_once(tmp_path: Path) -> None:
 
 PREPARE = """
 import pathlib, sys
-from mpafer_jax import console
+from mpafer_jax.runtime import console
 from mpafer_jax.data import folder
-from mpafer_jax.data.builder import prepare
+from mpafer_jax.data.prepared import prepare
 root = pathlib.Path(sys.argv[1])
 with console.Console():
     print(len(prepare(folder.Folder, folder.read(root), root / "mpafer_tfds").splits["train"].labels))

@@ -8,11 +8,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import layouts
 import pytest
 
-from mpafer_jax.data.records import DataError
-from mpafer_jax.tools import check_data
+from mpafer_jax.cli import check_data
+from mpafer_jax.runtime.errors import DataError
+from tests.data import layouts
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -159,7 +159,7 @@ def test_persons_are_counted(tmp_path: Path) -> None:
 
 def command(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "mpafer_jax.tools.check_data", *arguments], cwd=ROOT, capture_output=True, text=True
+        [sys.executable, "-m", "mpafer_jax.cli.check_data", *arguments], cwd=ROOT, capture_output=True, text=True
     )
 
 

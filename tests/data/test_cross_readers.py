@@ -4,15 +4,16 @@ import io
 from collections import Counter
 from pathlib import Path
 
-import layouts
 import numpy as np
 import pytest
 from PIL import Image
 
-from mpafer_jax.data import ckplus, fer2013, jaffe, rafdb, sfew
-from mpafer_jax.data.records import DataError, SourceIndex, select_classes
+from mpafer_jax.data.readers import ckplus, fer2013, jaffe, rafdb, sfew
+from mpafer_jax.data.records import SourceIndex, select_classes
 from mpafer_jax.data.splits import load_dataset
-from mpafer_jax.hard_prompts.bank import load_bank
+from mpafer_jax.method.hard_prompts.bank import load_bank
+from mpafer_jax.runtime.errors import DataError
+from tests.data import layouts
 
 
 def found(index: SourceIndex, split: str = "train") -> list[tuple[str, str, str]]:

@@ -8,14 +8,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import layouts
 import numpy as np
 import pytest
 from PIL import Image
 
-from mpafer_jax.data import decoded, pipeline, preprocess
-from mpafer_jax.data.records import DataError
+from mpafer_jax.data import decoded_cache, pipeline, preprocess
 from mpafer_jax.data.splits import Split, load_dataset
+from mpafer_jax.runtime.errors import DataError
+from tests.data import layouts
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +77,7 @@ def test_nothing_is_decoded_twice(folders: Path, monkeypatch: pytest.MonkeyPatch
     def refuse(data: bytes) -> Image.Image:
         raise AssertionError
 
-    monkeypatch.setattr(decoded, "decode", refuse)
+    monkeypatch.setattr(decoded_cache, "decode", refuse)
     monkeypatch.setattr(preprocess, "decode", refuse)
     assert len(streams(folders, cache_decoded=True)) == 8 + 4
 
@@ -86,8 +86,8 @@ def test_several_processes_decode_once(folders: Path, tmp_path: Path) -> None:
     load(folders, prepared_dir=str(tmp_path))  # prepared, not decoded
     program = """
 import sys
-import layouts
-from mpafer_jax import console
+from tests.data import layouts
+from mpafer_jax.runtime import console
 from mpafer_jax.data.splits import load_dataset
 with console.Console():
     dataset = load_dataset(layouts.section("folder", sys.argv[1], prepared_dir=sys.argv[2], cache_decoded=True))
@@ -95,7 +95,9 @@ print(sum(sum(dataset.train.source.picture(i).getdata(0)) for i in range(20)))
 """
     command = [sys.executable, "-c", program, str(folders), str(tmp_path)]
     running = [
-        subprocess.Popen(command, cwd=Path(__file__).parent, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        subprocess.Popen(
+            command, cwd=Path(__file__).parents[2], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
         for _ in range(3)
     ]
     results = [process.communicate(timeout=120) for process in running]
@@ -106,7 +108,7 @@ print(sum(sum(dataset.train.source.picture(i).getdata(0)) for i in range(20)))
 
 def test_what_was_interrupted_is_made_anew(folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     changes = {"prepared_dir": str(tmp_path), "cache_decoded": True}
-    real, calls = decoded.decode, []
+    real, calls = decoded_cache.decode, []
 
     def break_off(data: bytes) -> Image.Image:
         calls.append(1)
@@ -114,11 +116,11 @@ def test_what_was_interrupted_is_made_anew(folders: Path, tmp_path: Path, monkey
             raise KeyboardInterrupt
         return real(data)
 
-    monkeypatch.setattr(decoded, "decode", break_off)
+    monkeypatch.setattr(decoded_cache, "decode", break_off)
     with pytest.raises(KeyboardInterrupt):
         load(folders, **changes)
     assert not list(tmp_path.rglob("pixels.bin"))
-    monkeypatch.setattr(decoded, "decode", real)
+    monkeypatch.setattr(decoded_cache, "decode", real)
     (unfinished := next(tmp_path.rglob("decoded-*")) / "train.unfinished").mkdir()  # of one that was killed
     (unfinished / "pixels.bin").write_bytes(b"half")
     train, _ = load(folders, **changes)
@@ -138,7 +140,7 @@ def test_a_folder_that_cannot_be_written_is_named(
     # The tests may run as root, whom no permission stops, and cannot mount a disk.
     monkeypatch.setattr(Path, "mkdir", refuse)
     with pytest.raises(DataError, match=r"config\.data\.cache_decoded: .*cannot be written.*prepared_dir"):
-        decoded.open_or_make(tmp_path, "train", [])  # type: ignore[arg-type]
+        decoded_cache.open_or_make(tmp_path, "train", [])  # type: ignore[arg-type]
     with pytest.raises(DataError, match=r"elsewhere cannot be written .*set config\.data\.prepared_dir"):
         load(folders, prepared_dir=str(tmp_path / "elsewhere"))
 
@@ -151,7 +153,7 @@ def test_other_errors_of_a_disk_stay_what_they_are(
 
     monkeypatch.setattr(Path, "mkdir", fail)
     with pytest.raises(OSError, match="Input/output error"):
-        decoded.open_or_make(tmp_path, "train", [])  # type: ignore[arg-type]
+        decoded_cache.open_or_make(tmp_path, "train", [])  # type: ignore[arg-type]
     with pytest.raises(OSError, match="Input/output error"):
         load(folders, prepared_dir=str(tmp_path / "elsewhere"))
 

@@ -4,13 +4,13 @@ import shutil
 from collections import Counter
 from pathlib import Path
 
-import layouts
 import numpy as np
 import pytest
 from PIL import Image
 
-from mpafer_jax.data import ferplus
-from mpafer_jax.data.records import DataError
+from mpafer_jax.data.readers import ferplus
+from mpafer_jax.runtime.errors import DataError
+from tests.data import layouts
 
 # neutral happiness surprise sadness anger disgust fear contempt unknown NF
 CLEAR = (1, 8, 0, 0, 0, 0, 0, 0, 1, 0)

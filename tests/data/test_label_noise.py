@@ -1,14 +1,14 @@
 from pathlib import Path
 
-import layouts
 import numpy as np
 import pytest
 
-from mpafer_jax.config import Config, ConfigError
+from mpafer_jax.config.schema import Config
 from mpafer_jax.data.label_noise import move_weights, replace_labels
-from mpafer_jax.data.records import DataError
 from mpafer_jax.data.splits import load_dataset
-from tests.test_config import build
+from mpafer_jax.runtime.errors import ConfigError, DataError
+from tests.config.test_config import build
+from tests.data import layouts
 
 LABELS = np.repeat(np.arange(4, dtype=np.int32), [100, 40, 15, 1])
 

@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from encoders import png, png_chunk, tiff
 from PIL import Image
 
 from mpafer_jax.data import preprocess
 from mpafer_jax.data.preprocess import PictureError
+from tests.data.encoders import png, png_chunk, tiff
 
 Rgb = tuple[int, int, int]
 PALETTE = (b"PLTE", bytes([1, 2, 3, 10, 20, 30, 200, 100, 50, 7, 8, 9]))

@@ -10,16 +10,17 @@ import warnings
 import zlib
 from pathlib import Path
 
-import layouts
 import numpy as np
 import pytest
 from PIL import Image
 
-from mpafer_jax.data import folder, preprocess
-from mpafer_jax.data.builder import prepare
+from mpafer_jax.data import preprocess
 from mpafer_jax.data.inspection import inspect
+from mpafer_jax.data.prepared import prepare
 from mpafer_jax.data.preprocess import PictureError, decode_rgb, read_picture_file
+from mpafer_jax.data.readers import folder
 from mpafer_jax.data.records import BadImageError, ImageCrop, ImageFile
+from tests.data import layouts
 
 
 def encoded(image: Image.Image, format: str, **options) -> bytes:

@@ -6,13 +6,13 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import layouts
 import numpy as np
 import pytest
 
 from mpafer_jax.data import pipeline, preprocess
 from mpafer_jax.data.pipeline import Batch, ClassBalancedOrder, ShuffledOrder, train_order
 from mpafer_jax.data.splits import Split, load_dataset
+from tests.data import layouts
 
 SIZE = 8
 

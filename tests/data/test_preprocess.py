@@ -2,14 +2,14 @@ import io
 from typing import Any
 
 import jax.numpy as jnp
-import layouts
 import numpy as np
 import pytest
 from PIL import Image
 
-from mpafer_jax.config import AugmentSection
+from mpafer_jax.config.schema import AugmentSection
 from mpafer_jax.data import preprocess
 from mpafer_jax.data.normalize import normalize
+from tests.data import layouts
 
 
 def encoded(image: Image.Image, format: str = "PNG", **options: Any) -> bytes:

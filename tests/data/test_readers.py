@@ -4,13 +4,14 @@ import io
 from collections import Counter
 from pathlib import Path
 
-import layouts
 import numpy as np
 import pytest
 from PIL import Image
 
-from mpafer_jax.data import affectnet, folder, rafdb, records
-from mpafer_jax.data.records import DataError
+from mpafer_jax.data import records
+from mpafer_jax.data.readers import affectnet, folder, rafdb
+from mpafer_jax.runtime.errors import DataError
+from tests.data import layouts
 
 RAF = {"train_00001.jpg": 5, "train_00002.jpg": 1, "test_0001.jpg": 7}
 

@@ -1,14 +1,14 @@
 import shutil
 from pathlib import Path
 
-import layouts
 import numpy as np
 import pytest
 
 from mpafer_jax.data import splits
-from mpafer_jax.data.carving import carve, carve_groups, draw_per_class, join_groups
-from mpafer_jax.data.records import DataError
+from mpafer_jax.data.split_groups import carve, carve_groups, draw_per_class, join_groups
 from mpafer_jax.data.splits import load_dataset
+from mpafer_jax.runtime.errors import DataError
+from tests.data import layouts
 
 
 def unique_groups(number: int) -> np.ndarray:

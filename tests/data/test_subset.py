@@ -4,15 +4,15 @@ import os
 import re
 from pathlib import Path
 
-import layouts
 import numpy as np
 import pytest
 
-from mpafer_jax.config import Config, ConfigError
+from mpafer_jax.config.schema import Config
 from mpafer_jax.data import subset
-from mpafer_jax.data.records import DataError
 from mpafer_jax.data.splits import Dataset, load_dataset
-from tests.test_config import build
+from mpafer_jax.runtime.errors import ConfigError, DataError
+from tests.config.test_config import build
+from tests.data import layouts
 
 # The published lists, as in https://github.com/kaiwang960112/Challenge-condition-FER-dataset.
 LISTS = Path(os.environ.get("MPAFER_RAN_LISTS", "no lists"))

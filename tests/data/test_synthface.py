@@ -3,20 +3,20 @@
 from pathlib import Path
 from typing import Any
 
-import layouts
 import numpy as np
 import pytest
 
-from mpafer_jax.config import DataSection, SynthfaceSection
-from mpafer_jax.data.builder import prepare
+from mpafer_jax.cli import check_data
+from mpafer_jax.config.schema import DataSection, SynthfaceSection
+from mpafer_jax.data.prepared import prepare
 from mpafer_jax.data.preprocess import decode_rgb
-from mpafer_jax.data.records import DataError
-from mpafer_jax.data.sources import BUILDERS, prepared_root, read_source
+from mpafer_jax.data.registry import BUILDERS, prepared_root, read_source
 from mpafer_jax.data.splits import load_dataset
-from mpafer_jax.synthface import generate
-from mpafer_jax.synthface.expressions import PROTOTYPES
-from mpafer_jax.synthface.styles import STYLES
-from mpafer_jax.tools import check_data
+from mpafer_jax.data.synthface import generate
+from mpafer_jax.data.synthface.expressions import PROTOTYPES
+from mpafer_jax.data.synthface.styles import STYLES
+from mpafer_jax.runtime.errors import DataError
+from tests.data import layouts
 
 
 def section(directory: Path | str, drawn: dict[str, Any] | None = None, **changes: Any) -> DataSection:

@@ -5,13 +5,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import layouts
 import numpy as np
 import pytest
 
-from mpafer_jax.data import affectnet, ckplus, fer2013, ferplus, rafdb, records, subset
-from mpafer_jax.data.records import DataError, SourceIndex
-from mpafer_jax.pretraining.sources import read_folder
+from mpafer_jax.data import records, subset
+from mpafer_jax.data.readers import affectnet, ckplus, fer2013, ferplus, rafdb
+from mpafer_jax.data.records import SourceIndex
+from mpafer_jax.jobs.pretraining.sources import read_folder
+from mpafer_jax.runtime.errors import DataError
+from tests.data import layouts
 
 VOTES = (9, 1, 0, 0, 0, 0, 0, 0, 0, 0)
 

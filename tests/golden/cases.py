@@ -4,7 +4,7 @@ import importlib
 import itertools
 import pathlib
 
-from mpafer_jax.config import Config
+from mpafer_jax.config.schema import Config
 
 FOLDER = pathlib.Path(__file__).parents[2] / "configs"
 FIRST = "rafdb"  # the paper's main dataset; the other configs are stored as what differs from it

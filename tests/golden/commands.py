@@ -96,12 +96,9 @@ def without_versions(text: str) -> str:
 
 
 def _serve() -> None:
-    import mpafer_jax.predict
-    import mpafer_jax.prediction.bulk
-    import mpafer_jax.train  # noqa: F401
-    from mpafer_jax import command
+    from mpafer_jax.cli import runner
 
-    command.import_libraries_without_torch()
+    runner.import_libraries_without_torch()
     del sys.modules["mpafer_jax.predict"]  # runpy warns of a module that is there before it runs
     os.chdir(ROOT)
     sys.path[0] = str(ROOT)

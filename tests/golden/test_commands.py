@@ -46,7 +46,7 @@ def places(tmp_path_factory):
     }
 
 
-@pytest.mark.parametrize("module", [MAIN, PREDICT, "mpafer_jax.tools.export"])
+@pytest.mark.parametrize("module", [MAIN, PREDICT, "mpafer_jax.cli.export"])
 def test_help(commands, module):
     done = commands.run(module, "--help", places={})
     assert (done.code, done.err) == (0, "")

@@ -6,7 +6,7 @@ import json
 import pytest
 
 from configs import common
-from mpafer_jax.pretraining.config import PretrainConfig
+from mpafer_jax.jobs.pretraining.config import PretrainConfig
 from tests.golden import cases, store
 
 

@@ -9,9 +9,9 @@ import pytest
 import safetensors.numpy
 from PIL import Image
 
-from mpafer_jax.prediction import Predictor
-from mpafer_jax.synthface.generate import face_of
-from mpafer_jax.synthface.styles import STYLES
+from mpafer_jax.data.synthface.generate import face_of
+from mpafer_jax.data.synthface.styles import STYLES
+from mpafer_jax.inference import Predictor
 from tests.golden import store
 from tests.golden.commands import without_versions
 from tests.golden.test_checkpoint import EXPORTED, RUN_V1
@@ -94,7 +94,7 @@ def programs(commands, tmp_path_factory):
     out = tmp_path_factory.mktemp("programs") / "out"
     places = {"RUN_V1": RUN_V1, "OUT": out}
     arguments = (RUN_V1, "--to=prompts,stablehlo,onnx", "--platforms=cpu", f"--out={out}")
-    done = commands.run("mpafer_jax.tools.export", *arguments, places=places)
+    done = commands.run("mpafer_jax.cli.export", *arguments, places=places)
     assert done.code == 0, done.err
     return out
 

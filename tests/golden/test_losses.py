@@ -11,9 +11,10 @@ import numpy as np
 import optax
 import pytest
 
-from mpafer_jax import devices, experiment, optim, steps
-from mpafer_jax.models.prompts import init_prompts
-from mpafer_jax.state import TrainState
+from mpafer_jax.method import build, optim, steps
+from mpafer_jax.method.prompts import init_prompts
+from mpafer_jax.method.state import TrainState
+from mpafer_jax.runtime import devices
 from tests import tiny
 from tests.golden import cases, store
 
@@ -59,7 +60,7 @@ OBJECTIVES = {
 
 def fed(config) -> tuple[dict, TrainState, object, object]:
     """A batch whose labels are votes and whose last images are masked; a fresh state; what is frozen; the model."""
-    model = experiment.make_model(config, tiny.CLIP, 3)
+    model = build.make_model(config, tiny.CLIP, 3)
     batch = tiny.batch(masked=3)
     votes = np.random.default_rng(1).dirichlet(np.ones(3), 16)
     batch["label_distribution"] = (0.8 * batch["label_distribution"] + 0.2 * votes).astype(np.float32)
@@ -84,9 +85,9 @@ def losses_and_gradients(config, num_devices: int) -> dict:
     batch, state, frozen, model = fed(config)
     body = functools.partial(
         steps.train_step_body,
-        forward=steps.forward_images(experiment.training_model(config, model), config.data.mean, config.data.std),
+        forward=steps.forward_images(build.training_model(config, model), config.data.mean, config.data.std),
         tx=TX,
-        objective=experiment.make_objective(config),
+        objective=build.make_objective(config),
         accumulate=config.train.accumulate,
         trained=(trained := optim.trained(state.params, config.optimizer.lr_scales)),
     )
@@ -126,7 +127,7 @@ def test_steps(name, num_devices):
 def test_objectives(name):
     """Every form of every term, on features that are given, and its gradient with respect to them."""
     config = cases.build("rafdb", **{f"loss.{field}": value for field, value in OBJECTIVES[name].items()})
-    objective = experiment.make_objective(config)
+    objective = build.make_objective(config)
     rng = np.random.default_rng(0)
     learned = {"logits": (6, 3), "image_features": (6, 20), "token_features": (3, 24), "text_features": (3, 20)}
     learned = {name: rng.normal(size=shape).astype(np.float32) for name, shape in learned.items()}

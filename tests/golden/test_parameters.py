@@ -9,9 +9,9 @@ import jax
 import numpy as np
 import pytest
 
-from mpafer_jax import optim
-from mpafer_jax.compilation import shapes
-from mpafer_jax.models.clip import ClipConfig, TextConfig, VisionConfig
+from mpafer_jax.backbones.clip.model import ClipConfig, TextConfig, VisionConfig
+from mpafer_jax.method import optim
+from tests.bench import shapes
 from tests.golden import cases, store
 
 # The random CLIP of configs/sample.py is a folder that `make_sample` writes.

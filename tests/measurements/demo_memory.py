@@ -21,8 +21,8 @@ import uuid
 import numpy as np
 from PIL import Image
 
-from mpafer_jax.synthface.generate import face_of
-from mpafer_jax.synthface.styles import STYLES
+from mpafer_jax.data.synthface.generate import face_of
+from mpafer_jax.data.synthface.styles import STYLES
 
 _SIZES = ((96, 96), (300, 200), (640, 480), (1000, 1500), (1920, 1080), (3000, 2000), (4032, 3024), (2448, 3264))
 
@@ -82,7 +82,7 @@ def main() -> None:
     parser.add_argument("--photos", type=int, default=300)
     parser.add_argument("--every", type=int, default=50)
     arguments = parser.parse_args()
-    command = [sys.executable, "-m", "mpafer_jax.tools.demo", arguments.checkpoint]
+    command = [sys.executable, "-m", "mpafer_jax.cli.demo", arguments.checkpoint]
     with (
         tempfile.TemporaryDirectory() as folder,
         subprocess.Popen(["env", f"TMPDIR={folder}", *command], stdout=subprocess.PIPE, text=True) as server,

@@ -27,7 +27,7 @@ import time
 
 from absl import app, flags
 
-from tests.end_to_end import runs
+from tests.jobs import runs
 
 _OUT = flags.DEFINE_string("out", None, "Folder for everything.", required=True)
 _TRIES = flags.DEFINE_integer("tries", 20, "Interruptions of each command.")
@@ -75,7 +75,7 @@ def commands(root):
         "prepare": Command((*main, "--mode=eval", "--workdir={}/eval", f"--config.eval.checkpoint={run}",
                             "--config.data.prepared_dir={}/prepared")),
         "pretrain": Command(
-            ("-m", "mpafer_jax.tools.pretrain_clip", "--config=configs/pretrain_tiny_clip.py", "--workdir={}/clip",
+            ("-m", "mpafer_jax.cli.pretrain_clip", "--config=configs/pretrain_tiny_clip.py", "--workdir={}/clip",
              *(f"--config.{word}" for word in pretrain)), "clip/metrics.jsonl"),
     }  # fmt: skip
 
@@ -84,11 +84,11 @@ def write_inputs(root):
     """A few drawn faces, a sweep of two runs, and a trained run."""
     if not (root / "sample").exists():
         counts = ("--train_per_class=4", "--test_per_class=2")
-        code, text, *_ = in_terminal(["-m", "mpafer_jax.tools.make_sample", f"--out={root / 'sample'}", *counts], None)
+        code, text, *_ = in_terminal(["-m", "mpafer_jax.cli.make_sample", f"--out={root / 'sample'}", *counts], None)
         if code:
             sys.exit(text)
     (root / "sweep.py").write_text(
-        "from mpafer_jax.sweeps.sweep import Point, Sweep\n\n\n"
+        "from mpafer_jax.jobs.sweeps.sweep import Point, Sweep\n\n\n"
         "def get_sweep(argument=''):\n"
         f"    return Sweep('two runs', {_TINY[0]!r}, (Point('one', 'one'),), baseline='one', seeds=(0, 1))\n"
     )

@@ -15,12 +15,13 @@ import numpy as np
 import optax
 from absl import app, flags
 
-from mpafer_jax import devices, losses, steps
-from mpafer_jax.benchmark.problem import CLIPS, mean, std
-from mpafer_jax.models.mpafer import MPAFER
-from mpafer_jax.models.prompts import PromptShape, TextEmbeddings, init_prompts
-from mpafer_jax.state import Frozen, TrainState
-from mpafer_jax.weights.random_clip import random_params
+from mpafer_jax.backbones.clip.random_clip import random_params
+from mpafer_jax.method import losses, steps
+from mpafer_jax.method.model import MPAFER
+from mpafer_jax.method.prompts import PromptShape, TextEmbeddings, init_prompts
+from mpafer_jax.method.state import Frozen, TrainState
+from mpafer_jax.runtime import devices
+from tests.bench.problem import CLIPS, mean, std
 
 _SHAPE = flags.DEFINE_enum("shape", "vit_b16", ["vit_b16", "vit_l14"], "Which CLIP.")
 _BATCH = flags.DEFINE_integer("batch", 16, "Images at once.")

@@ -14,13 +14,13 @@ import onnx
 import onnxruntime
 from onnxruntime.quantization import QuantType, quantize_dynamic
 
-from mpafer_jax import checkpoint
-from mpafer_jax.config import SynthfaceSection
-from mpafer_jax.data import synthface
-from mpafer_jax.export import check
-from mpafer_jax.export import onnx as export
-from mpafer_jax.export.programs import program
-from mpafer_jax.prediction import Predictor, loading
+from mpafer_jax.artifacts import checkpoints
+from mpafer_jax.config.schema import SynthfaceSection
+from mpafer_jax.data.readers import synthface
+from mpafer_jax.inference import Predictor, loading
+from mpafer_jax.inference.export import check
+from mpafer_jax.inference.export import onnx as export
+from mpafer_jax.inference.export.programs import program
 
 _BATCH = 50
 _REPEATS = 20
@@ -37,7 +37,7 @@ def int8_share(path: pathlib.Path) -> float:
 def main(run: str, out: str) -> None:
     """Exports, quantizes, and prints one line for each form."""
     folder = pathlib.Path(out)
-    _, description, _ = checkpoint.load(run, "best")
+    _, description, _ = checkpoints.load(run, "best")
     section = SynthfaceSection.model_validate(description.config["data"]["synthface"])
     index = synthface.read(section, ())
     assert index.class_names == description.class_names

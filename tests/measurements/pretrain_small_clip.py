@@ -19,19 +19,19 @@ import optax
 from absl import app, flags, logging
 
 from configs import ferplus
-from mpafer_jax import losses
-from mpafer_jax.config import Config
+from mpafer_jax.backbones.clip.export import save_clip
+from mpafer_jax.backbones.clip.model import CLIP, ClipConfig, TextConfig, VisionConfig
+from mpafer_jax.backbones.clip.random_clip import OPENAI_MEAN, OPENAI_STD, random_params
+from mpafer_jax.backbones.clip.tokenizer import train_tokenizer
+from mpafer_jax.config.schema import Config
 from mpafer_jax.data.normalize import normalize as normalize_images
 from mpafer_jax.data.pipeline import train_batches
 from mpafer_jax.data.splits import load_dataset
-from mpafer_jax.hard_prompts.bank import load_bank
-from mpafer_jax.hard_prompts.templates import every_prompt
-from mpafer_jax.models.clip import CLIP, ClipConfig, TextConfig, VisionConfig
-from mpafer_jax.models.mpafer import global_local_logits
-from mpafer_jax.models.prompts import tokenize
-from mpafer_jax.weights.export import save_clip
-from mpafer_jax.weights.random_clip import OPENAI_MEAN, OPENAI_STD, random_params
-from mpafer_jax.weights.tokenizer import train_tokenizer
+from mpafer_jax.method import losses
+from mpafer_jax.method.hard_prompts.bank import load_bank
+from mpafer_jax.method.hard_prompts.templates import every_prompt
+from mpafer_jax.method.model import global_local_logits
+from mpafer_jax.method.prompts import tokenize
 
 _DATA = flags.DEFINE_string("data", None, "FERPlus in its owners' layout.", required=True)
 _OUT = flags.DEFINE_string("out", None, "Folder to write.", required=True)

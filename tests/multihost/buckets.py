@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 
-from tests.end_to_end import runs
+from tests.jobs import runs
 
 SCHEMES = ("gs", "s3")
 

@@ -16,9 +16,9 @@ import sys
 import numpy as np
 from absl import flags
 
-from mpafer_jax import checkpoint
-from mpafer_jax import command as command_lib
-from tests.end_to_end import runs
+from mpafer_jax.artifacts import checkpoints
+from mpafer_jax.cli import runner as command_lib
+from tests.jobs import runs
 
 LAUNCHER = runs.ROOT / "launch" / "local_multihost.sh"
 # SGD: an update is a multiple of the gradient, so that prompts show what the gradients were. AdamW divides by the
@@ -86,7 +86,7 @@ def signal_last(launcher, number) -> None:
 
 def difference(a, b) -> dict[str, float]:
     """Largest difference of two finished runs, relative where numbers have a size of their own."""
-    (one, _, _), (two, _, _) = checkpoint.load(a, "last"), checkpoint.load(b, "last")
+    (one, _, _), (two, _, _) = checkpoints.load(a, "last"), checkpoints.load(b, "last")
     lines = list(zip(runs.metrics(a), runs.metrics(b), strict=True))
     train = [(x, y) for x, y in lines if x["kind"] == "train"]
     found = {name: max(abs(x[name] - y[name]) / abs(x[name]) for x, y in train) for name in ("loss", "grad_norm")}
@@ -104,7 +104,7 @@ def main(_):
     out = pathlib.Path(_OUT.value)
     if not (out / "sample").exists():  # by its command, which has flags of its own
         words = [f"--out={out / 'sample'}", "--train_per_class=14", "--test_per_class=5"]
-        subprocess.run([sys.executable, "-m", "mpafer_jax.tools.make_sample", *words], check=True, stdout=sys.stderr)
+        subprocess.run([sys.executable, "-m", "mpafer_jax.cli.make_sample", *words], check=True, stdout=sys.stderr)
     names = None
     for layout in (Layout(1, 1), Layout(1, 8), Layout(2, 4), Layout(4, 2)):
         workdir = out / f"{layout.processes}x{layout.devices}"

@@ -7,14 +7,16 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from mpafer_jax import checkpoint, files, preemption
-from mpafer_jax.data import bucket, sources
-from mpafer_jax.data.records import PREPARED_FOLDER, DataError
-from tests.end_to_end import runs
+from mpafer_jax.artifacts import checkpoints
+from mpafer_jax.data import bucket, registry
+from mpafer_jax.data.records import PREPARED_FOLDER
+from mpafer_jax.runtime import files, preemption
+from mpafer_jax.runtime.errors import DataError
+from tests.artifacts.test_checkpoint import DESCRIPTION, save, state
+from tests.jobs import runs
 from tests.multihost import buckets, layouts
 from tests.multihost.layouts import Layout
 from tests.multihost.test_layouts import wait_for
-from tests.test_checkpoint import DESCRIPTION, save, state
 
 for package in ("gcsfs", "s3fs", "gcp_storage_emulator", "moto"):
     pytest.importorskip(package, reason="the extra `test` is not installed")
@@ -56,18 +58,18 @@ def test_checkpoints_fall_back_from_damaged_and_unfinished_ones(home, caplog):
     folder = workdir / "checkpoints"
 
     def opened():
-        return checkpoint.Checkpoints(workdir, keep=3, select_by="war")
+        return checkpoints.Checkpoints(workdir, keep=3, select_by="war")
 
     first = opened()
     save(first, [2, 4, 6, 8, 10])
     first.close()
     assert sorted(path.name for path in folder.iterdir()) == ["step_10", "step_6", "step_8"]  # the newest three
-    params, _, step = checkpoint.load(workdir, "last")
+    params, _, step = checkpoints.load(workdir, "last")
     assert step == 10
     np.testing.assert_array_equal(params["ctx"], state(10).params["ctx"])
 
     (folder / "step_10" / "commit_success.txt").unlink()  # as of a save that was killed
-    assert checkpoint.load(str(workdir), "last")[2] == 8
+    assert checkpoints.load(str(workdir), "last")[2] == 8
     for path in _objects(folder / "step_8" / "opt_state"):
         path.write_bytes(path.read_bytes()[:10])
     second = opened()
@@ -94,10 +96,10 @@ def test_a_dataset_is_copied_and_kept_up_to_date(home, sample, tmp_path, monkeyp
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     put(sample / "faces" / "test", at(home, "faces"))
     config = runs.config(sample, **{"data.dir": f"{home}/faces"}).data
-    index = sources.read_source(config)
+    index = registry.read_source(config)
     copy = bucket.copy_of(config.dir)
     assert copy.is_relative_to(tmp_path)
-    assert sources.prepared_root(config) == copy / PREPARED_FOLDER
+    assert registry.prepared_root(config) == copy / PREPARED_FOLDER
     names = [record.name for record in index.splits["train"]]
     assert names == [f"{name}/{number:03}.png" for name in index.class_names for number in range(5)]
     pictures = {record.name: record.image.read() for record in index.splits["train"]}
@@ -110,7 +112,7 @@ def test_a_dataset_is_copied_and_kept_up_to_date(home, sample, tmp_path, monkeyp
     (copy / "anger" / "001.png").write_bytes(b"half")  # as of a copying that was killed
     (copy / PREPARED_FOLDER).mkdir()
     (copy / PREPARED_FOLDER / "kept").touch()
-    index = sources.read_source(config)
+    index = registry.read_source(config)
     assert [record.name for record in index.splits["train"]][:5] == [f"anger/{n}.png" for n in ("001", *_THREE, "900")]
     assert (copy / "anger" / "001.png").read_bytes() == pictures["anger/001.png"]
     assert (copy / PREPARED_FOLDER / "kept").exists()
@@ -139,7 +141,7 @@ def test_two_processes_stopped_and_resumed_equal_those_on_a_disk(home, sample, t
     errors = layouts.run(two, sample, workdir, **changes)
     assert "resuming after step" in errors
     layouts.run(two, sample, tmp_path / "disk", **steps)
-    (a, _, _), (b, _, _) = checkpoint.load(workdir, "last"), checkpoint.load(tmp_path / "disk", "last")
+    (a, _, _), (b, _, _) = checkpoints.load(workdir, "last"), checkpoints.load(tmp_path / "disk", "last")
     for name, value in a.items():
         np.testing.assert_array_equal(value, b[name])
     for name in ("metrics.jsonl", "results.md"):

@@ -10,10 +10,11 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from mpafer_jax import checkpoint, preemption, train
+from mpafer_jax.artifacts import checkpoints
 from mpafer_jax.evaluation.predictions import Predictions
-from mpafer_jax.prediction import bulk
-from tests.end_to_end import runs
+from mpafer_jax.jobs import predict, train
+from mpafer_jax.runtime import preemption
+from tests.jobs import runs
 from tests.multihost import layouts
 from tests.multihost.layouts import Layout
 
@@ -95,7 +96,7 @@ def predict_with_two_processes_what_one_predicts(sample, workdir):
     """25 test images in parts of 7; one part is there already, and one process has to be enough for the rest too."""
     parts = {"predict.images_per_part": 7}
     config = runs.config(sample, **parts)
-    bulk.predict_dataset(config, workdir)
+    predict.predict_dataset(config, workdir)
     folder = workdir / "predictions"
     paths = sorted(folder.glob("test-*.parquet"))
     assert [path.name for path in paths] == [f"test-0000{part}-of-00004.parquet" for part in range(4)]
@@ -135,8 +136,8 @@ def test_two_processes_resume_to_the_bit_and_go_on_as_one(sample, tmp_path):
         assert layouts.finish(process)[0] == preemption.EXIT_CODE
     shutil.copytree(half, tmp_path / "other")
     layouts.run(TWO, sample, half, **RHYTHM)
-    for name, value in checkpoint.load(undisturbed, "last")[0].items():
-        np.testing.assert_array_equal(value, checkpoint.load(half, "last")[0][name])
+    for name, value in checkpoints.load(undisturbed, "last")[0].items():
+        np.testing.assert_array_equal(value, checkpoints.load(half, "last")[0][name])
     assert runs.metrics(undisturbed) == runs.metrics(half)
     layouts.run(Layout(1, 2), sample, tmp_path / "other", **RHYTHM)
     for a, b in zip(runs.metrics(undisturbed), runs.metrics(tmp_path / "other"), strict=True):

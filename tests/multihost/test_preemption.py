@@ -5,8 +5,8 @@ import signal
 import pyarrow.parquet as pq
 import pytest
 
-from mpafer_jax import preemption
-from tests.end_to_end import runs
+from mpafer_jax.runtime import preemption
+from tests.jobs import runs
 from tests.multihost import layouts
 from tests.multihost.layouts import Layout
 from tests.multihost.test_layouts import wait_for
@@ -17,7 +17,7 @@ LAYOUTS = (Layout(1, 1), Layout(2, 1))
 @pytest.fixture(scope="module")
 def many(tmp_path_factory):
     """So many pictures that there is time to be stopped."""
-    from mpafer_jax.tools.make_sample import write_sample
+    from mpafer_jax.cli.make_sample import write_sample
 
     out = tmp_path_factory.mktemp("many") / "sample"
     write_sample(out, train_per_class=10, test_per_class=400, seed=0)

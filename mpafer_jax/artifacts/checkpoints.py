@@ -1,0 +1,406 @@
+"""Checkpoints: Orbax folders that hold prompts, optimizer and a description of themselves.
+
+<workdir>/checkpoints/step_120/params        the prompts alone: all that prediction needs besides CLIP
+                               opt_state     what training needs besides to go on
+                               description   see `checkpoint_description.Description`, and SHA-256 digests of all else
+                               interval      metrics that wait for their line, only where a run was stopped: see `save`
+
+What is read is compared with the digests, so that no damage is taken for numbers or words.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import pathlib
+from collections.abc import Generator, Mapping, Sequence
+from typing import Any, Literal, TypeVar, cast
+
+import jax.numpy as jnp
+import numpy as np
+import orbax.checkpoint as ocp
+import pydantic
+from absl import logging
+from orbax.checkpoint import checkpoint_managers
+
+from mpafer_jax.artifacts import storage
+from mpafer_jax.artifacts.description import Described, Description
+from mpafer_jax.artifacts.not_a_checkpoint import what_is_there
+from mpafer_jax.artifacts.prompt_file import PROMPTS, PromptFileError, load_prompts
+from mpafer_jax.method.state import TrainState
+from mpafer_jax.runtime import devices, distributed, files
+from mpafer_jax.runtime.errors import CheckpointError
+from mpafer_jax.runtime.finite import NonFiniteError, not_finite
+
+FOLDER = "checkpoints"
+_PREFIX = "step"
+_DIGESTS = "sha256"  # beside the description's own fields: of every array, the description and the interval
+_SELECTED = "selected"  # among the saved metrics: the value that chooses the best
+
+SEVERAL = "a folder of several checkpoints"  # what there is to choose from
+Params = dict[str, Any]
+Which = Literal["best", "last"]
+# Metrics of one step on the host: name -> (sum, count).
+Digests = dict[str, str]  # SHA-256 in hexadecimal by what it is of
+StepMetrics = Mapping[str, tuple[float, float]]
+D = TypeVar("D", bound=Described)
+
+
+class UnreadableError(CheckpointError):
+    """A checkpoint whose files are damaged or not of this program's form."""
+
+
+def _open(folder: pathlib.Path, *, keep: int, clean: bool) -> Any:
+    best = checkpoint_managers.BestN(get_metric_fn=cast(Any, _rank), n=1)
+    options = {
+        "best_fn": _rank,
+        "preservation_policy": checkpoint_managers.AnyPreservationPolicy([checkpoint_managers.LatestN(keep), best]),
+        "step_prefix": _PREFIX,
+        "cleanup_tmp_directories": clean,
+    }
+    others = {name: ocp.JsonCheckpointHandler() for name in ("description", "interval")}
+    return storage.open_manager(folder, ("params", "opt_state"), others, options)
+
+
+def _rank(metrics: Mapping[str, float]) -> tuple[float, float]:
+    """Orders checkpoints: the best on validation highest, of equals the earliest."""
+    if _SELECTED in metrics:
+        return metrics[_SELECTED], -metrics["step"]
+    return -1.0, metrics["step"]  # saved between evaluations: below all that were evaluated
+
+
+def _best_step(manager: Any) -> int | None:
+    step = manager.best_step()
+    return step if step is not None and _SELECTED in manager.metrics(step) else None
+
+
+class Checkpoints:
+    """The checkpoints of one run: saved in the background, the newest few and the best one kept."""
+
+    def __init__(self, workdir: pathlib.Path, *, keep: int, select_by: str) -> None:
+        """Opens or creates the folder.
+
+        Args:
+          workdir: of the run.
+          keep: how many of the newest to keep; the best on validation is kept besides.
+          select_by: the validation metric that decides which is best; of equals, the earliest.
+        """
+        self._select_by = select_by
+        self._manager = _open(workdir / FOLDER, keep=keep, clean=True)
+
+    def save(
+        self,
+        state: TrainState,
+        description: Described,
+        validation: Mapping[str, float] | None,
+        interval: Sequence[StepMetrics] = (),
+    ) -> None:
+        """Starts saving; all processes must call it.
+
+        Args:
+          state: what to save.
+          description: of the run.
+          validation: metrics of an evaluation at this very step, if there was one.
+          interval: metrics of the latest steps, one entry each, that no line of `metrics.jsonl` holds yet: of a run
+            that was asked to stop between two lines, so that it goes on to the same lines.
+
+        Raises:
+          CheckpointError: this one could not be begun, or the one before it not be written.
+          NonFiniteError: a parameter or the optimizer's state is NaN or infinite.
+        """
+        step = int(devices.to_host(state.step))
+        arrays = devices.to_host({"params": state.params, "opt_state": state.opt_state})
+        if broken := not_finite(arrays):
+            raise NonFiniteError(
+                f"after step {step} numbers are NaN or infinite: {', '.join(broken)}; this step is not saved. Lower "
+                "optimizer.learning_rate, or set optimizer.clip_norm"
+            )
+        described = description.model_dump(mode="json")
+        waiting = {"steps": [dict(terms) for terms in interval]}
+        digests = {**storage.digests(arrays), "description": storage.json_digest(described)}
+        if interval:
+            digests["interval"] = storage.json_digest(waiting)
+        metrics = {"step": step}
+        if validation is not None:
+            metrics |= {**validation, _SELECTED: validation[self._select_by]}
+        items = {
+            "params": storage.save_arrays(self._manager, devices.to_global(state.params)),
+            "opt_state": storage.save_arrays(self._manager, devices.to_global(state.opt_state)),
+            "description": ocp.args.JsonSave({**described, _DIGESTS: digests}),
+        }
+        if interval:
+            items["interval"] = ocp.args.JsonSave(waiting)
+        with self._saying_what_is_left():
+            if not self._manager.save(step, args=ocp.args.Composite(**items), metrics=storage.sealed(metrics)):
+                raise RuntimeError(f"step {step} was to be saved, but step {self._manager.latest_step()} is there")
+
+    def latest_description(self, kind: type[D]) -> D | None:
+        """What the newest checkpoint says of itself, or None where nothing was saved yet."""
+        step = self._manager.latest_step()
+        return None if step is None else _restore_description(self._manager, step, kind)[0]
+
+    def latest_interval(self) -> list[StepMetrics]:
+        """What the newest checkpoint was given as `interval`."""
+        step = self._manager.latest_step()
+        return [] if step is None else _restore_interval(self._manager, step, _restore_digests(self._manager, step))
+
+    def restore_latest(self, state: TrainState, description: Described) -> TrainState | None:
+        """The newest state that can be read, on the devices, or None where nothing was saved yet.
+
+        Newer checkpoints that cannot be read are warned of and moved to `unreadable-step_N`, out of the run's way. All
+        processes must call it.
+
+        Args:
+          state: gives the structure.
+          description: of the run that wants to go on.
+
+        Raises:
+          UnreadableError: there are checkpoints, and none can be read; all stay where they are.
+          CheckpointError: what the description calls unchanged is not what the checkpoint was made with.
+        """
+        newest_error: UnreadableError | None = None
+        steps: list[int] = sorted(self._manager.all_steps(), reverse=True)
+        for number, step in enumerate(steps):
+            restored, error = None, None
+            try:
+                restored = self._restore(step, state, description)
+            except UnreadableError as unreadable:
+                error = unreadable
+            if distributed.all_agree(error is None) and restored is not None:
+                for damaged in steps[:number]:
+                    self._set_aside(damaged)
+                return restored
+            # Another process's file system may differ; this one's error then says nothing.
+            error = error or UnreadableError(f"step {step} cannot be read by another process of this run")
+            logging.warning("falling back from step %d: %s", step, error)
+            newest_error = newest_error or error
+        if newest_error is not None:
+            raise newest_error
+        return None
+
+    def _set_aside(self, step: int) -> None:
+        folder = self._manager.directory / f"{_PREFIX}_{step}"
+        if distributed.is_first():
+            files.rename_folder(folder, f"unreadable-{folder.name}")
+        distributed.wait_for_all(f"set aside {step}")
+        self._manager.reload()
+
+    def _restore(self, step: int, state: TrainState, description: Described) -> TrainState:
+        described, digests = _restore_description(self._manager, step, type(description))
+        before = described.unchanged()
+        for what, here in description.unchanged().items():
+            there = before.get(what)
+            if there != here:
+                raise CheckpointError(
+                    f"cannot go on after step {step}: {what} changed since it was saved (then {there}, now {here}); "
+                    "put the old files back, or start anew in another workdir"
+                )
+        _restore_interval(self._manager, step, digests)  # so that one that is damaged is noticed now
+        host = devices.to_host(state)
+        restored = _restore_arrays(self._manager, step, {"params": host.params, "opt_state": host.opt_state}, digests)
+        return devices.replicate(TrainState(jnp.asarray(step, jnp.int32), restored["params"], restored["opt_state"]))
+
+    def best_step(self) -> int | None:
+        """The step that was best on validation, or None where no kept checkpoint was evaluated."""
+        return _best_step(self._manager)
+
+    def restore_params(self, step: int, like: Params) -> Params:
+        """The prompts of a step, as NumPy arrays; `like` gives names, shapes and types."""
+        # Not `_restore_params`: in a bucket, Orbax takes items for unfinished when a process other than 0 asks a
+        # manager that has saved for their shapes.
+        return _restore_params_like(self._manager, step, like, _restore_digests(self._manager, step))
+
+    def wait(self) -> None:
+        """Returns when everything that was started is on disk; raises CheckpointError where it cannot be."""
+        with self._saying_what_is_left():
+            self._manager.wait_until_finished()
+
+    @contextlib.contextmanager
+    def _saying_what_is_left(self) -> Generator[None]:
+        try:
+            yield
+        except Exception as error:  # what a full or failing disk raises in Orbax and TensorStore has no common base
+            folder: Any = self._manager.directory
+            finished = sorted(path.name for path in folder.glob(f"{_PREFIX}_*") if "tmp" not in path.name)
+            raise CheckpointError(
+                f"a checkpoint cannot be written in {folder} ({type(error).__name__}: {error}). Those written before "
+                f"are intact: {', '.join(finished) or 'none'}; make room there, or mend what is broken, and run the "
+                "same command again"
+            ) from error
+
+    def close(self) -> None:
+        """Waits and lets go of the folder."""
+        self._manager.close()
+
+
+def is_begun(workdir: pathlib.Path) -> bool:
+    """Whether a run's folder holds checkpoints, so that the run goes on from them."""
+    return any((workdir / FOLDER).glob(f"{_PREFIX}_*"))
+
+
+def load(path: str | pathlib.Path, which: Which) -> tuple[Params, Description, int]:
+    """Reads a checkpoint for prediction or a warm start.
+
+    Args:
+      path: a workdir, its `checkpoints` folder, one `step_N` folder, or a folder of exported prompts; on a disk or in
+        a bucket.
+      which: of several, the best on validation (the last where none was evaluated) or the last. Where that one is
+        damaged, with a warning the newest that is not.
+
+    Returns:
+      The prompts as NumPy arrays, the description, the step.
+
+    Raises:
+      CheckpointError: there is none, or its files cannot be read: those of the step that `path` names, or of all.
+    """
+    try:
+        place = files.any_path(path, "the checkpoint")
+    except ValueError as error:
+        raise CheckpointError(str(error)) from error
+    if (place / PROMPTS).is_file():
+        return _load_exported(place)
+    folder, step = _find(place)
+    manager = _open(folder, keep=1, clean=False)  # its owner may be saving: nothing is deleted here
+    try:
+        steps: list[int] = sorted(manager.all_steps())
+        if not steps or (step is not None and step not in steps):
+            raise CheckpointError(f"no finished checkpoint {'' if step is None else step} in {folder}; found {steps}")
+        if step is not None:
+            return _load_step(manager, step)
+        best = _best_step(manager) if which == "best" else None
+        wanted = [*([] if best is None else [best]), *(other for other in reversed(steps) if other != best)]
+        first_error: UnreadableError | None = None
+        for candidate in wanted:
+            try:
+                return _load_step(manager, candidate)
+            except UnreadableError as error:
+                logging.warning("falling back from step %d: %s", candidate, error)
+                first_error = first_error or error
+        assert first_error is not None
+        raise first_error
+    finally:
+        manager.close()
+
+
+def _load_step(manager: Any, step: int) -> tuple[Params, Description, int]:
+    description, digests = _restore_description(manager, step, Description)
+    params = _restore_params(manager, step, digests)
+    with _naming_the_checkpoint(manager, step):
+        _check_types(params)
+    return params, description, step
+
+
+def _check_types(params: Params) -> None:
+    wrong = [f"{name}: found {value.dtype}" for name, value in params.items() if value.dtype != np.float32]
+    if wrong:
+        raise ValueError(f"prompts are not float32: {', '.join(wrong)}")
+
+
+def _load_exported(folder: pathlib.Path) -> tuple[Params, Description, int]:
+    try:
+        params, header = load_prompts(folder)
+        description = Description.model_validate(header.description)
+        _check_types(params)
+        return params, description, header.step
+    except pydantic.ValidationError as error:
+        raise CheckpointError(f"{folder / PROMPTS} was written by another version: {error}") from error
+    except PromptFileError as error:
+        raise CheckpointError(str(error)) from error
+    except ValueError as error:
+        raise CheckpointError(f"{folder / PROMPTS}: {error}") from error
+
+
+def holds_one(path: str | pathlib.Path) -> bool:
+    """Whether a place is one checkpoint, a `step_N` folder or exported prompts, so that there is none to choose."""
+    try:
+        place = files.any_path(path, "the checkpoint")
+    except ValueError:  # which `load` will say
+        return False
+    return _is_step(place) or (place / PROMPTS).is_file()
+
+
+def _is_step(path: pathlib.Path) -> bool:
+    return path.name.startswith(f"{_PREFIX}_") and path.name.removeprefix(f"{_PREFIX}_").isdigit() and path.is_dir()
+
+
+def _find(path: pathlib.Path) -> tuple[pathlib.Path, int | None]:
+    if _is_step(path):
+        return path.parent, int(path.name.removeprefix(f"{_PREFIX}_"))
+    for folder in (path / FOLDER, path):
+        if folder.is_dir() and any(folder.glob(f"{_PREFIX}_*")):
+            return folder, None
+    raise CheckpointError(
+        f"no checkpoint at {path}: {what_is_there(path, FOLDER)}. Expected a workdir with {FOLDER}/{_PREFIX}_N, that "
+        f"{FOLDER} folder, one {_PREFIX}_N folder, or exported prompts ({PROMPTS})"
+    )
+
+
+def _restore_params(manager: Any, step: int, digests: Digests) -> Params:
+    with _naming_the_checkpoint(manager, step):
+        like = dict(manager.item_metadata(step)["params"].items())
+    return _restore_params_like(manager, step, like, digests)
+
+
+def _restore_params_like(manager: Any, step: int, like: Params, digests: Digests) -> Params:
+    template = {name: np.empty(leaf.shape, leaf.dtype) for name, leaf in like.items()}
+    return _restore_arrays(manager, step, {"params": template}, digests)["params"]
+
+
+def _restore_arrays(manager: Any, step: int, templates: Mapping[str, Any], digests: Digests) -> dict[str, Any]:
+    with _naming_the_checkpoint(manager, step):
+        restored = storage.restore_arrays(manager, step, templates)
+        _compare(digests, storage.digests(restored))
+        return restored
+
+
+def _restore_interval(manager: Any, step: int, digests: Digests) -> list[StepMetrics]:
+    if "interval" not in digests and not (manager.directory / f"{_PREFIX}_{step}" / "interval").exists():
+        return []
+    with _naming_the_checkpoint(manager, step):
+        restored = manager.restore(step, args=ocp.args.Composite(interval=ocp.args.JsonRestore()))["interval"]
+        _compare(digests, {"interval": storage.json_digest(restored)})
+        return restored["steps"]
+
+
+def _restore_described(manager: Any, step: int) -> tuple[dict[str, Any], Digests]:
+    """The description as it is stored, and the digests; of an earlier version's checkpoint there are none."""
+    with _naming_the_checkpoint(manager, step):
+        restored = manager.restore(step, args=ocp.args.Composite(description=ocp.args.JsonRestore()))
+        described = dict(restored["description"])
+        digests: Digests = described.pop(_DIGESTS, {})
+        _compare(digests, {"description": storage.json_digest(described)})
+        return described, digests
+
+
+def _restore_digests(manager: Any, step: int) -> Digests:
+    return _restore_described(manager, step)[1]
+
+
+def _restore_description(manager: Any, step: int, kind: type[D]) -> tuple[D, Digests]:
+    described, digests = _restore_described(manager, step)
+    if kind is Description and "vocab_size" in described:
+        raise CheckpointError(
+            f"{manager.directory} is of a CLIP's pretraining, which knows no expressions. Its CLIP is in "
+            f"{manager.directory.parent / 'clip'} once it has ended: predict with --zero_shot, or train prompts for it "
+            "(config.clip.name)"
+        )
+    with _naming_the_checkpoint(manager, step):
+        return kind.model_validate(described), digests
+
+
+def _compare(saved: Digests, found: Digests) -> None:
+    """Raises ValueError where content is not what was saved; without digests there is nothing to compare with."""
+    changed = [name for name, digest in found.items() if saved and saved.get(name) != digest]
+    if changed:
+        raise ValueError(f"not what was saved, by its SHA-256: {', '.join(changed)}")
+
+
+@contextlib.contextmanager
+def _naming_the_checkpoint(manager: Any, step: int) -> Generator[None]:
+    try:
+        yield
+    except Exception as error:  # what damaged files raise in Orbax and TensorStore has no common base
+        folder, steps = manager.directory / f"{_PREFIX}_{step}", ", ".join(map(str, sorted(manager.all_steps())))
+        raise UnreadableError(
+            f"{folder} cannot be read ({type(error).__name__}: {error}). Copy it again from where it came, or delete "
+            f"that folder to use another checkpoint; there are those of the steps {steps}"
+        ) from error

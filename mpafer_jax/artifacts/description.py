@@ -1,0 +1,192 @@
+"""What a checkpoint says of itself, so that it can be used without the run that made it."""
+
+from __future__ import annotations
+
+import abc
+import contextlib
+import dataclasses
+import importlib.metadata
+import json
+import time
+from collections.abc import Generator, Iterable, Mapping
+from typing import Any
+
+import jax
+import pydantic
+
+import mpafer_jax
+from mpafer_jax.backbones.files import SHIPPED
+from mpafer_jax.config.schema import Config, ModelSections
+from mpafer_jax.method.hard_prompts.templates import HardPrompts, prompt_names
+from mpafer_jax.method.model import PatchWeights
+from mpafer_jax.runtime import devices
+from mpafer_jax.runtime.errors import CheckpointError, ConfigError
+
+_SHAPES_PROMPTS = ("ctx", "visual_prompts", "head")  # the sections that are a checkpoint's own wherever it is used
+_DRAWN = "synthface"
+_ON_PHOTOGRAPHS = (
+    "the quickstart's checkpoint is right on 20.5% of FERPlus' photographs (PublicTest), where always saying neutral "
+    "is right on 37.0%"
+)
+_NORMALIZES = ("mean", "std")  # of the data section
+# Fields that joined these sections after checkpoints had been made, each with the value that changes nothing.
+_JOINED: Mapping[str, Mapping[str, Any]] = {
+    "clip": {"residual_dtype": "float32"},
+    "ctx": {"init_text": ""},
+    "head": {"motion_prior": "none", "motion_strength": 0.9},
+}
+_PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint", "transformers", "numpy")
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainedOn:
+    """What a model has seen of expressions, to be said wherever it predicts.
+
+    Attributes:
+      dataset: as `config.data.dataset` names it; '' for a CLIP without training (zero-shot).
+      images: the number of training images; 0 where it is not known, or nothing was trained.
+      clip: the CLIP's name or folder.
+    """
+
+    dataset: str
+    images: int
+    clip: str
+
+    def __str__(self) -> str:
+        """ "trained on 12,271 images of rafdb; CLIP openai/clip-vit-base-patch16"."""
+        kind = "drawn faces" if self.dataset == _DRAWN else "images"
+        number = f"{self.images:,} {kind}" if self.images else kind
+        what = f"trained on {number} of {self.dataset}" if self.dataset else "not trained (zero-shot)"
+        return f"{what}; CLIP {self.clip}"
+
+    @property
+    def warning(self) -> str:
+        """What is out of its reach: photographs, where it knows drawings only; '' where nothing is known of that."""
+        if self.dataset == _DRAWN:
+            return f"it knows drawn faces only and cannot read photographs: {_ON_PHOTOGRAPHS}"
+        if self.clip in SHIPPED:
+            return f"the CLIP {self.clip} knows drawn faces only and is of no use for photographs"
+        return ""
+
+
+class Described(pydantic.BaseModel, abc.ABC):
+    """What a checkpoint says of itself, whatever was trained."""
+
+    model_config = pydantic.ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    @abc.abstractmethod
+    def unchanged(self) -> dict[str, Any]:
+        """What a run that goes on must find as it was: for each thing, its name and its value then."""
+
+
+class Description(Described):
+    """What a checkpoint of prompts says of itself, so that it can be used years later without its workdir.
+
+    Attributes:
+      config: the whole configuration of the run.
+      class_names: C names, in the order of the logits, as they are printed.
+      clip_name: the CLIP that the prompts were trained on, a Hub name or a folder.
+      clip_hash: hash of its content; prompts are meaningless on another.
+      hard_prompts: the fixed texts of each class.
+      data: what was trained on: the dataset's name, label rule, splits and counts.
+      versions: of the packages that made it.
+      patch_weights: of the local scores, C times N (`motion_prior`); None for equal ones.
+    """
+
+    config: dict[str, Any]
+    class_names: tuple[str, ...]
+    clip_name: str
+    clip_hash: str
+    hard_prompts: HardPrompts
+    data: dict[str, Any]
+    versions: dict[str, str]
+    patch_weights: PatchWeights | None = None
+
+    @property
+    def prompt_names(self) -> tuple[str, ...]:
+        """What CLIP reads for each class."""
+        return prompt_names(self.class_names, as_spelled=bool(self.config["data"].get("class_names")))
+
+    def unchanged(self) -> dict[str, Any]:
+        """The CLIP's content, the training data, and the hard prompts of each class, which a bank's path only names."""
+        texts = {f"hard prompts of {name}": self.hard_prompts.of_class(i) for i, name in enumerate(self.class_names)}
+        return {"CLIP's content hash": self.clip_hash, "the training data": self.data, **texts}
+
+    @property
+    def trained_on(self) -> TrainedOn:
+        """What the prompts were trained on, in short."""
+        return TrainedOn(self.data["dataset"], sum(self.data["counts"]["train"]), self.clip_name)
+
+    def chosen_on_test(self, which: str) -> bool:
+        """Whether the test split chose this checkpoint of its run: "best" of one that let it, and not "last"."""
+        # Runs of versions before that field did not.
+        return which == "best" and bool(self.config["eval"].get("select_on_test_split"))
+
+    def applied_to(self, config: Config) -> Config:
+        """A configuration with this checkpoint's model in place of its own: the sections that shape prompts and logits,
+        and how pictures are normalised, which not every CLIP says of itself.
+
+        All else is the caller's, so that a field that joined it since the checkpoint was made does no harm.
+
+        Raises:
+          CheckpointError: the fields of those sections are not today's.
+        """
+        with self._naming_the_versions():
+            values = {**config.model_dump(mode="json"), **self._sections(_SHAPES_PROMPTS)}
+            return Config.from_json(json.dumps({**values, "data": {**values["data"], **self.normalization()}}))
+
+    def normalization(self) -> dict[str, Any]:
+        """The fields of the data section that pictures were normalised with, 'mean' and 'std', three numbers each."""
+        return {name: self.config["data"][name] for name in _NORMALIZES}
+
+    def model_sections(self) -> ModelSections:
+        """All of its configuration that prediction needs; the rest may be another version's.
+
+        Raises:
+          CheckpointError: the fields of those sections are not today's.
+        """
+        with self._naming_the_versions():
+            return ModelSections.from_json(json.dumps(self._sections(ModelSections.model_fields)))
+
+    def check_clip(self, name: str, content_hash: str) -> None:
+        """Refuses a CLIP that the prompts were not trained on.
+
+        Raises:
+          CheckpointError: its hash is another.
+        """
+        if content_hash != self.clip_hash:
+            raise CheckpointError(
+                f"the checkpoint was trained on {self.clip_name}, hash {self.clip_hash[:16]}, but {name}, hash "
+                f"{content_hash[:16]}, was loaded; prompts fit no other CLIP"
+            )
+
+    def _sections(self, names: Iterable[str]) -> dict[str, Any]:
+        return {name: {**_JOINED.get(name, {}), **self.config[name]} for name in names}
+
+    @contextlib.contextmanager
+    def _naming_the_versions(self) -> Generator[None]:
+        try:
+            yield
+        except ConfigError as error:
+            raise CheckpointError(
+                f"the checkpoint was made by mpafer-jax {self.versions['mpafer-jax']}, and this is "
+                f"{mpafer_jax.__version__}, which reads its configuration differently: {error}"
+            ) from error
+
+
+def package_versions() -> dict[str, str]:
+    """Versions of the packages that a result depends on."""
+    others = {name: importlib.metadata.version(name) for name in _PACKAGES}
+    return {"mpafer-jax": mpafer_jax.__version__, **others}
+
+
+def circumstances() -> dict[str, Any]:
+    """With what a result was made, and when: 'versions', 'devices' (kind, number), 'matmul_precision', 'settings' (what
+    `devices.unusual_settings` says), 'finished'."""
+    return {
+        "versions": package_versions(),
+        "devices": [devices.kind(), jax.device_count()],
+        "matmul_precision": devices.matmul_precision(),
+        "settings": devices.unusual_settings(),
+        "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    }

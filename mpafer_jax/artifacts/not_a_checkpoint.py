@@ -1,0 +1,53 @@
+"""What lies at a place where a checkpoint was looked for, so that the message can say what to give instead."""
+
+from __future__ import annotations
+
+import pathlib
+from collections.abc import Iterable
+from itertools import islice
+
+from mpafer_jax.backbones import files as weights_files
+from mpafer_jax.data.preprocess import IMAGE_SUFFIXES
+
+_PROGRAMS = (".stablehlo", ".onnx")
+_LOOKED_AT = 1000  # files of a folder, which may hold any number
+_RUNS_BELOW = ("*", "*/*", "*/*/*")  # a sweep's runs are at POINT/seed_N or TABLE/POINT/seed_N
+
+
+def what_is_there(path: pathlib.Path, checkpoints: str) -> str:
+    """A clause on what is at a place that holds no checkpoint, and what to give instead.
+
+    Args:
+      path: the place, on a disk or in a bucket.
+      checkpoints: the name of the folder of checkpoints in a workdir.
+    """
+    if path.is_file():
+        return "a file is there: give the folder it lies in"
+    if not path.is_dir():
+        if path.parent.name == checkpoints and path.parent.is_dir():
+            return f"there is no such folder, but {', '.join(sorted(p.name for p in path.parent.iterdir())) or 'none'}"
+        if "clip" in path.name.lower():
+            return "there is no such folder; a CLIP, which is not trained on expressions, predicts with --zero_shot"
+        return "there is no such folder"
+    names = {entry.name for entry in islice(path.iterdir(), _LOOKED_AT)}
+    suffixes = {pathlib.PurePath(name).suffix.lower() for name in names}
+    if not names:
+        return "the folder is empty"
+    if path.parent.parent.name == checkpoints:  # a part of a step
+        return f"it is a part of a checkpoint: give {path.parent}"
+    if weights_files.CONFIG in names and any(name in names for name, _ in weights_files.WEIGHTS):
+        return "it looks like a CLIP, which is not trained on expressions: predict with --zero_shot"
+    if suffixes.intersection(_PROGRAMS):
+        return "it looks like an exported program, for other software to run: give the run's workdir, or export prompts"
+    runs = (found.parent for below in _RUNS_BELOW for found in path.glob(f"{below}/{checkpoints}"))
+    if one := next(iter(runs), None):
+        return f"it looks like a folder of runs, of a sweep perhaps: give one of them, such as {one}"
+    if checkpoints in names or path.name == checkpoints or _of_a_run(names):
+        return "it looks like a run that has saved none yet: the same command goes on with it"
+    if suffixes & IMAGE_SUFFIXES:
+        return "there are pictures: the checkpoint is the first argument, pictures come after it"
+    return "there is no checkpoint in that folder"
+
+
+def _of_a_run(names: Iterable[str]) -> bool:
+    return {"config.json", "metrics.jsonl"} <= set(names)

@@ -1,0 +1,106 @@
+"""Prompts as one safetensors file that describes itself: small enough to hand around, and nothing in it is executed.
+
+    prompts.safetensors          'ctx' and 'visual_prompts', and in the header the checkpoint's description as JSON
+    prompts.safetensors.sha256   its checksum, as `sha256sum --check` reads it
+
+`checkpoint.load` takes the folder in place of a workdir, so that prediction, evaluation and warm starts do too.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import pathlib
+from typing import Any
+
+import numpy as np
+import pydantic
+
+from mpafer_jax.runtime import files
+from mpafer_jax.runtime.finite import not_finite
+
+PROMPTS = "prompts.safetensors"
+CHECKSUM = f"{PROMPTS}.sha256"
+_FORMAT = "mpafer-prompts-1"
+
+Params = dict[str, Any]
+
+
+class PromptFileError(ValueError):
+    """Exported prompts that cannot be read; the message names the file and says what to do."""
+
+
+class Header(pydantic.BaseModel):
+    """What the file says of itself.
+
+    Attributes:
+      format: of the header.
+      step: of the checkpoint.
+      description: `checkpoint_description.Description`, as a dictionary.
+    """
+
+    model_config = pydantic.ConfigDict(extra="forbid")
+
+    format: str
+    step: int
+    description: dict[str, Any]
+
+
+def save_prompts(folder: pathlib.Path, params: Params, description: dict[str, Any], step: int) -> pathlib.Path:
+    """Writes the two files and returns the first.
+
+    Args:
+      folder: where; created if missing.
+      params: the prompts, arrays by name.
+      description: `checkpoint_description.Description` as a dictionary.
+      step: of the checkpoint.
+    """
+    import safetensors.numpy
+
+    header = Header(format=_FORMAT, step=step, description=description)
+    tensors = {name: np.ascontiguousarray(value) for name, value in params.items()}
+    data = safetensors.numpy.save(tensors, metadata={"mpafer": header.model_dump_json()})
+    path = folder / PROMPTS
+    with files.replacing(path) as temporary:
+        temporary.write_bytes(data)
+    files.write_text(folder / CHECKSUM, f"{hashlib.sha256(data).hexdigest()}  {PROMPTS}\n")
+    return path
+
+
+def _metadata(path: pathlib.Path) -> dict[str, str]:
+    import safetensors
+
+    opener: Any = safetensors.safe_open  # the only one of its functions that gives the header
+    with files.local_copy(path) as local, opener(local, "np") as opened:
+        return opened.metadata() or {}
+
+
+def load_prompts(folder: pathlib.Path) -> tuple[Params, Header]:
+    """Reads what `save_prompts` wrote, checking the checksum where it lies beside the prompts.
+
+    Raises:
+      PromptFileError: the file is damaged, is not the one the checksum is of, or was not written by `save_prompts`.
+    """
+    import safetensors
+    import safetensors.numpy
+
+    path, checksum = folder / PROMPTS, folder / CHECKSUM
+    data = path.read_bytes()
+    if checksum.is_file():
+        expected, found = checksum.read_text(encoding="utf-8").split()[:1], hashlib.sha256(data).hexdigest()
+        if expected != [found]:
+            raise PromptFileError(
+                f"{path} has the SHA-256 {found}, but {CHECKSUM} beside it says {''.join(expected) or 'nothing'}; copy "
+                "both again from where they came"
+            )
+    try:
+        params = safetensors.numpy.load(data)
+        header = Header.model_validate_json(_metadata(path).get("mpafer", "null"))
+    except (safetensors.SafetensorError, pydantic.ValidationError) as error:
+        raise PromptFileError(
+            f"{path} is no file of prompts of this program ({error}); export the checkpoint again"
+        ) from error
+    if header.format != _FORMAT:
+        raise PromptFileError(f"{path} has the format {header.format!r}; this version reads {_FORMAT!r}")
+    if broken := not_finite(params):
+        raise PromptFileError(f"{path} holds numbers that are NaN or infinite: {', '.join(broken)}")
+    return params, header

@@ -1,0 +1,187 @@
+"""The folder of a run: whose it is, and what lies in it.
+
+config.json      the configuration; a run with another one is refused
+metrics.jsonl    one JSON object a line: step, and every metric of the interval or of an evaluation
+tensorboard/     the same as curves
+checkpoints/     see `checkpoint`
+results.md       a table of the baselines and this run
+summary.json     the result; it is there if, and only if, the run has ended
+predictions.npz  what the reported checkpoint said of every held-out image (`evaluation.predictions`)
+evaluation.json, evaluation_predictions.npz   the same of --mode=eval
+report.html      all of it to look at
+examples/        one test picture of each class, if the faces are drawn ones
+"""
+
+from __future__ import annotations
+
+import json
+import pathlib
+import secrets
+import time
+from collections.abc import Collection
+from typing import Any, cast
+
+import jax
+import numpy as np
+
+from mpafer_jax.backbones.clip.load import local_content_hash
+from mpafer_jax.config.schema import ClipSection, Record
+from mpafer_jax.runtime import distributed, files
+from mpafer_jax.runtime.errors import ConfigError
+
+_CONFIG = "config.json"
+SUMMARY = "summary.json"
+REPORT = "report.html"
+EXAMPLES = "examples"
+TRAINING_PREDICTIONS = "predictions.npz"
+EVALUATION_PREDICTIONS = "evaluation_predictions.npz"
+_VISIBLE_SECONDS = 15  # after which a file that one host wrote shows on another; network file systems cache
+
+# Fields that change how a run is carried out, or what is measured beside it, and not what it trains. A moved dataset or
+# CLIP is recognised by its content when a checkpoint is restored.
+FREE_FIELDS = frozenset(
+    {
+        "clip.name",
+        "clip.revision",
+        "clip.cache_dir",
+        "data.dir",
+        "data.prepared_dir",
+        "data.num_workers",
+        "data.cache_decoded",
+        "data.features_dir",
+        "train.keep",
+        "eval.classes",
+        "eval.baselines",
+        "eval.report",
+        "predict.split",
+        "predict.images_per_part",
+        "predict.format",
+    }
+)
+
+
+def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{'a': {'b': 1}} -> {'a.b': 1}."""
+    flat: dict[str, Any] = {}
+    for name, value in tree.items():
+        if isinstance(value, dict):
+            flat.update(flatten(cast(dict[str, Any], value), f"{prefix}{name}."))
+        else:
+            flat[f"{prefix}{name}"] = value
+    return flat
+
+
+def check(workdir: pathlib.Path, config: Record, *, but: Collection[str] = (), may_lack: bool = False) -> None:
+    """Refuses a folder that belongs to another run, or in which no checkpoint can be written.
+
+    Args:
+      workdir: the folder.
+      config: of the run that wants it.
+      but: dotted names of fields that have to be there and equal whatever the other arguments and `FREE_FIELDS` say.
+      may_lack: whether the folder's run may lack fields, as one of an earlier version does.
+
+    Raises:
+      ConfigError: it is a file, its config.json cannot be read, or its run has another configuration; the message
+        lists what differs. Or its path holds a sign of a pattern.
+    """
+    # Orbax looks for what it has just written with `glob`, in a path in which it escapes nothing.
+    if signs := sorted(set("*?[").intersection(str(workdir if files.in_bucket(workdir) else workdir.resolve()))):
+        raise ConfigError(
+            f"--workdir={workdir}: its name, or that of a folder above it, holds {' and '.join(signs)}; checkpoints "
+            "written there could not be read again. Give another --workdir"
+        )
+    if workdir.exists() and not workdir.is_dir():
+        raise ConfigError(f"--workdir={workdir} is a file, expected a folder or a name that is free")
+    path = workdir / _CONFIG
+    if not path.is_file():
+        return
+    try:
+        before = flatten(json.loads(path.read_text(encoding="utf-8")))
+    except ValueError as error:
+        raise ConfigError(f"{path} is not JSON ({error}); put the run's own back, or give another --workdir") from error
+    now = flatten(json.loads(config.to_json()))
+    absent = "(no such field)"
+    read = before.keys() if may_lack else before.keys() | now.keys()
+    differing = [
+        f"  config.{name}: there {before.get(name, absent)!r}, here {now.get(name, absent)!r}"
+        for name in sorted((read - FREE_FIELDS).union(but))
+        if before.get(name, absent) != now.get(name, absent)
+    ]
+    if differing:
+        raise ConfigError(
+            f"{workdir} holds a run with another configuration:\n" + "\n".join(differing) + "\n"
+            "give another --workdir, or the same configuration to go on with that run"
+        )
+
+
+def check_clip(workdir: pathlib.Path, clip: ClipSection) -> None:
+    """Refuses the result of a run on another CLIP, whose name `check` leaves free.
+
+    The same CLIP may have another name by now: where the names differ, the contents are compared.
+
+    Args:
+      workdir: of a run that has ended.
+      clip: the CLIP that its result should be of.
+
+    Raises:
+      ConfigError: it is another, or is not on this machine, so that it cannot be compared.
+    """
+    before = json.loads((workdir / _CONFIG).read_text(encoding="utf-8"))["clip"]
+    if (before["name"], before["revision"]) == (clip.name, clip.revision):
+        return
+    there = json.loads((workdir / SUMMARY).read_text(encoding="utf-8"))["clip"]["hash"]
+    try:
+        here = local_content_hash(clip.name, revision=clip.revision, cache_dir=clip.cache_dir)
+    except (OSError, ValueError, ModuleNotFoundError) as error:
+        raise ConfigError(f"config.clip.name is {clip.name!r}: {error}") from error
+    if here == there:
+        return
+    own = f"{before['name']!r}, revision {before['revision']!r}, hash {there[:16]}"
+    asked = f"{clip.name!r}, revision {clip.revision!r}"
+    if here is None:
+        raise ConfigError(
+            f"{workdir} holds the result of a run on the CLIP {own}. Whether config.clip, now {asked}, is the same "
+            "cannot be told, as it is not on this machine; download it first, name the CLIP as it was, or give another "
+            "--workdir"
+        )
+    raise ConfigError(
+        f"{workdir} holds the result of a run on another CLIP: there {own}, here {asked}, hash {here[:16]}; give "
+        "another --workdir, or the CLIP of that run"
+    )
+
+
+def check_shared(workdir: pathlib.Path) -> None:
+    """Refuses a run of several processes whose folders of this name are different ones.
+
+    Checkpoints are written by all processes into one folder. On disks of the hosts' own every save would wait for
+    files that never come.
+
+    Raises:
+      ConfigError: a process does not see what process 0 wrote.
+    """
+    if jax.process_count() == 1:
+        return
+    token = distributed.broadcast(np.frombuffer(secrets.token_bytes(8), np.uint8))
+    path = workdir / f".shared-{bytes(token).hex()}"
+    if distributed.is_first():
+        files.write_text(path, "")
+    distributed.wait_for_all("workdir probe written")
+    deadline = time.monotonic() + _VISIBLE_SECONDS
+    while not path.exists() and time.monotonic() < deadline:
+        time.sleep(0.2)
+    seen = path.exists()
+    shared = distributed.all_agree(seen)
+    if distributed.is_first():
+        path.unlink()
+    if not shared:
+        raise ConfigError(
+            f"--workdir={workdir} is not one folder for all processes of this run: a file that process 0 wrote there "
+            f"{'is seen here but not by another process' if seen else 'is not seen here'}; give a folder on a disk "
+            "that all hosts share"
+        )
+
+
+def claim(workdir: pathlib.Path, config: Record) -> None:
+    """Makes a folder this run's, created where it is missing; one that was claimed already stays as it is."""
+    if not (workdir / _CONFIG).is_file():
+        files.write_text(workdir / _CONFIG, config.to_json())

@@ -1,0 +1,206 @@
+"""How Orbax is made to store arrays, which depends on where.
+
+On a disk and at gs:// its own handlers write them through TensorStore. At s3:// they cannot: Orbax knows how to lead
+TensorStore to a path of the machine and to gs://, and to nothing else. There a handler of ours writes them as one
+safetensors object through fsspec; the rest (which steps are kept, which is best, descriptions, markers) is Orbax's
+everywhere. A bucket's folder cannot be renamed, so a checkpoint in a bucket is whole when Orbax's marker is there.
+
+Orbax, "Checkpointing format" and "Custom handlers": https://orbax.readthedocs.io
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import pathlib
+import zlib
+from collections.abc import Mapping
+from typing import Any, cast
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+import safetensors.numpy
+from absl import logging
+from orbax.checkpoint import path as ocp_path
+
+from mpafer_jax.runtime import distributed, files, finite
+
+_ARRAYS = "arrays.safetensors"
+_SEAL = "crc32"  # among the metrics
+
+
+class ArraysHandler(ocp.CheckpointHandler):
+    """Stores a tree of arrays that are the same on all processes as one safetensors object; process 0 writes it."""
+
+    def save(self, directory: Any, args: ArraysSave) -> None:
+        """Writes the tree `args.item`."""
+        if distributed.is_first():
+            arrays = {name: np.array(value, order="C") for name, value in _named(args.item)}
+            (directory / _ARRAYS).write_bytes(safetensors.numpy.save(arrays))
+
+    def restore(self, directory: Any, args: ArraysRestore | None = None) -> Any:
+        """Reads a tree of NumPy arrays with the structure of `args.item`.
+
+        Raises:
+          ValueError: an array is missing, or of another shape.
+        """
+        assert args is not None
+        arrays = self._read(directory)
+        leaves: list[Any] = []
+        for name, expected in _named(args.item):
+            found = arrays.get(name)
+            if found is None or found.shape != np.shape(expected):
+                there = "nothing" if found is None else f"shape {found.shape}"
+                raise ValueError(f"{directory / _ARRAYS}: expected {name} of shape {np.shape(expected)}, found {there}")
+            leaves.append(found)
+        return cast(Any, jax.tree).unflatten(cast(Any, jax.tree).structure(args.item), leaves)
+
+    def metadata(self, directory: Any) -> dict[str, Any]:
+        """Name -> array: of a dictionary of arrays, the only tree that is read without being known before."""
+        return self._read(directory)
+
+    def _read(self, directory: Any) -> dict[str, Any]:
+        return cast(dict[str, Any], safetensors.numpy.load((directory / _ARRAYS).read_bytes()))
+
+
+def _named(tree: Any) -> list[tuple[str, Any]]:
+    leaves: list[tuple[Any, Any]] = cast(Any, jax.tree_util).tree_flatten_with_path(tree)[0]
+    return [(jax.tree_util.keystr(path, simple=True, separator="/"), leaf) for path, leaf in leaves]
+
+
+@ocp.args.register_with_handler(ArraysHandler, for_save=True)
+@dataclasses.dataclass
+class ArraysSave(ocp.args.CheckpointArgs):
+    """What `ArraysHandler` saves."""
+
+    item: Any
+
+
+@ocp.args.register_with_handler(ArraysHandler, for_restore=True)
+@dataclasses.dataclass
+class ArraysRestore(ocp.args.CheckpointArgs):
+    """The structure that `ArraysHandler` restores."""
+
+    item: Any
+
+
+def _is_s3(folder: os.PathLike[str]) -> bool:
+    return os.fspath(folder).startswith("s3://")
+
+
+class _Manager(ocp.CheckpointManager):
+    """Orbax's, without its own question to JAX whether to stop, and indifferent to damaged metrics.
+
+    Processes agree on a point by the highest number that any of them asked about (`preemption.Notice`). Orbax would ask
+    about the step at every save, a lower number, and the processes would agree on a point that all have passed.
+
+    Orbax reads the metrics of all steps when it opens a folder: one damaged file would keep it shut.
+    """
+
+    def metrics(self, step: int) -> dict[str, float]:
+        """What `sealed` made of a step's metrics; with a warning the step alone where they are not that any more."""
+        try:
+            found = dict(cast(Any, super().metrics(step)))
+            if found.pop(_SEAL, _seal(found)) != _seal(found) or found.get("step") != step:
+                raise ValueError("not what was saved, by its checksum")
+        except Exception as error:  # as for any damaged file
+            logging.warning(
+                "step %d in %s is not compared with others: its metrics cannot be read (%s: %s)",
+                step,
+                self.directory,
+                type(error).__name__,
+                error,
+            )
+            return {"step": step}
+        return found
+
+    def reached_preemption(self, step: int) -> bool:
+        """Never."""
+        del step
+        return False
+
+
+def open_manager(
+    folder: pathlib.Path, arrays: tuple[str, ...], others: Mapping[str, Any], options: Mapping[str, Any]
+) -> Any:
+    """An Orbax manager of the checkpoints in a folder.
+
+    Args:
+      folder: on a disk or in a bucket.
+      arrays: names of the items that are trees of arrays.
+      others: the handlers of the other items, by name.
+      options: of `CheckpointManagerOptions`.
+    """
+    s3 = _is_s3(folder)
+    handlers = {name: ArraysHandler() if s3 else ocp.StandardCheckpointHandler() for name in arrays}
+    marked: dict[str, Any] = {"temporary_path_class": ocp_path.atomicity.CommitFileTemporaryPath} if s3 else {}
+    return _Manager(
+        folder if files.in_bucket(folder) else folder.resolve(),
+        options=ocp.CheckpointManagerOptions(**options, **marked),
+        item_handlers=cast(Any, {**handlers, **others}),
+    )
+
+
+def save_arrays(manager: Any, tree: Any) -> ocp.args.CheckpointArgs:
+    """The argument by which a manager saves a tree of arrays."""
+    return ArraysSave(jax.device_get(tree)) if _is_s3(manager.directory) else ocp.args.StandardSave(tree)
+
+
+def restore_arrays(manager: Any, step: int, templates: Mapping[str, Any]) -> dict[str, Any]:
+    """Restores items that are trees of arrays.
+
+    Args:
+      manager: of the checkpoints.
+      step: which of them.
+      templates: by the item's name a tree of NumPy arrays with the structure, shapes and types that are expected.
+
+    Returns:
+      The trees by the items' names, of NumPy arrays.
+
+    Raises:
+      ValueError: an array is missing, is not expected, has another shape or type, or holds NaN or infinite numbers;
+        names every such array.
+      Exception: what Orbax and TensorStore raise where files are damaged, which has no common base.
+    """
+    kind = ArraysRestore if _is_s3(manager.directory) else ocp.args.StandardRestore
+    args = ocp.args.Composite(**{name: kind(template) for name, template in templates.items()})
+    restored = manager.restore(step, args=args)
+    trees = {name: restored[name] for name in templates}
+    # Orbax takes an array of another shape as it comes.
+    found, expected = ({name: _describe(leaf) for name, leaf in _named(tree)} for tree in (trees, dict(templates)))
+    problems = [
+        f"{name}: found {found.get(name, 'nothing')}, expected {expected.get(name, 'nothing')}"
+        for name in {**expected, **found}
+        if found.get(name) != expected.get(name)
+    ]
+    problems += [f"NaN or infinite numbers: {name}" for name in finite.not_finite(trees)]
+    if problems:
+        raise ValueError("; ".join(problems))
+    return trees
+
+
+def _describe(leaf: Any) -> str:
+    array = np.asarray(leaf)
+    return f"{array.dtype} {list(array.shape)}"
+
+
+def digests(tree: Any) -> dict[str, str]:
+    """SHA-256 of the content of each array of a tree, in hexadecimal, by the array's path."""
+    return {name: hashlib.sha256(np.asarray(leaf).tobytes()).hexdigest() for name, leaf in _named(tree)}
+
+
+def sealed(metrics: Mapping[str, float]) -> dict[str, float]:
+    """Metrics of a checkpoint, 'step' among them, with a checksum that the manager compares when it reads them."""
+    return {**metrics, _SEAL: _seal(metrics)}
+
+
+def _seal(metrics: Mapping[str, float]) -> int:
+    return zlib.crc32(json.dumps(metrics, sort_keys=True).encode())  # a number, as all metrics are
+
+
+def json_digest(value: Any) -> str:
+    """SHA-256 of a value that JSON can hold, in hexadecimal; the same for what is read back."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()

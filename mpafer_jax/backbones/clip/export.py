@@ -1,0 +1,150 @@
+"""Writes a CLIP in the Hub's layout, for transformers and every program that reads what it reads."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mpafer_jax.backbones.clip.model import ClipConfig
+from mpafer_jax.backbones.clip.rules import Params, flatten, param_shapes, to_tensors
+from mpafer_jax.backbones.clip.tokenizer import copy_tokenizer, load_tokenizer
+from mpafer_jax.backbones.files import CONFIG
+from mpafer_jax.backbones.hub_library import import_transformers
+from mpafer_jax.runtime.files import write_json
+from mpafer_jax.runtime.finite import not_finite
+
+
+def save_clip(
+    folder: Path | str,
+    *,
+    config: ClipConfig,
+    params: Params,
+    tokenizer_folder: Path | str,
+    image_mean: Sequence[float],
+    image_std: Sequence[float],
+) -> Path:
+    """Writes config.json, model.safetensors, preprocessor_config.json and the tokenizer's files.
+
+    `load.load_clip` reads the folder back to the same numbers, and transformers' `CLIPModel.from_pretrained` finds
+    every tensor it looks for and no other.
+
+    Args:
+      folder: must not exist yet, or be empty; it appears when everything in it is written.
+      config: the shape.
+      params: nested dictionary of arrays as `CLIP.init` gives under 'params', float32, bfloat16 or float16.
+      tokenizer_folder: holds the tokenizer's files, as `tokenizer.load_tokenizer` reads them.
+      image_mean: three numbers, the pictures' mean of R, G, B, of values in 0..1.
+      image_std: three numbers, their standard deviation.
+
+    Returns:
+      The folder.
+
+    Raises:
+      FileExistsError: the folder holds something already.
+      FileNotFoundError: there is no tokenizer.
+      ValueError: parameters do not fit the configuration or are not finite, or the tokenizer has more tokens than the
+        text tower.
+    """
+    import safetensors.numpy
+
+    folder = Path(folder)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise FileExistsError(f"{folder} exists already; a CLIP is written into a new or empty folder only")
+    tokenizer = load_tokenizer(tokenizer_folder)
+    if tokenizer.vocab_size > config.text.vocab_size:
+        raise ValueError(
+            f"the tokenizer in {tokenizer_folder} has {tokenizer.vocab_size} tokens, "
+            f"the text tower only {config.text.vocab_size}"
+        )
+    tensors = to_tensors(params)
+    _check_shapes(params, config)
+    preprocessor = _hub_preprocessor(config, image_mean, image_std)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    temporary.mkdir()
+    try:
+        write_json(temporary / CONFIG, _hub_config(config, tokenizer.sos_id, tokenizer.eos_id))
+        write_json(temporary / "preprocessor_config.json", preprocessor)
+        # transformers refuses a file that does not say which library's layout it has.
+        weights = temporary / "model.safetensors"
+        safetensors.numpy.save_file(tensors, weights, metadata={"format": "pt"})
+        weights.chmod((temporary / CONFIG).stat().st_mode)  # the library leaves it readable by its owner only
+        copy_tokenizer(Path(tokenizer_folder), temporary)
+        temporary.replace(folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return folder
+
+
+def _check_shapes(params: Params, config: ClipConfig) -> None:
+    flat = flatten(params)
+    problems = [
+        f"{path}: found {list(np.shape(flat[path]))}, expected {list(shape)}"
+        for path, shape in param_shapes(config).items()
+        if np.shape(flat[path]) != shape
+    ]
+    problems += [f"NaN or infinite numbers: {name}" for name in not_finite(flat)]
+    if problems:
+        raise ValueError("parameters do not fit the configuration:\n  " + "\n  ".join(problems))
+
+
+def _hub_config(config: ClipConfig, sos_id: int, eos_id: int) -> dict[str, Any]:
+    """config.json as transformers writes it."""
+    vision, text = config.vision, config.text
+    hub = import_transformers().CLIPConfig(
+        architectures=["CLIPModel"],
+        projection_dim=config.projection_dim,
+        vision_config={
+            "hidden_size": vision.hidden_size,
+            "intermediate_size": vision.intermediate_size,
+            "num_hidden_layers": vision.num_layers,
+            "num_attention_heads": vision.num_heads,
+            "image_size": vision.image_size,
+            "patch_size": vision.patch_size,
+            "hidden_act": vision.hidden_act,
+            "layer_norm_eps": vision.layer_norm_eps,
+            "projection_dim": config.projection_dim,
+        },
+        text_config={
+            "vocab_size": text.vocab_size,
+            "hidden_size": text.hidden_size,
+            "intermediate_size": text.intermediate_size,
+            "num_hidden_layers": text.num_layers,
+            "num_attention_heads": text.num_heads,
+            "max_position_embeddings": text.max_position_embeddings,
+            "eos_token_id": text.eos_token_id,
+            "bos_token_id": sos_id,
+            "pad_token_id": eos_id,
+            "hidden_act": text.hidden_act,
+            "layer_norm_eps": text.layer_norm_eps,
+            "projection_dim": config.projection_dim,
+        },
+    )
+    return json.loads(hub.to_json_string())
+
+
+def _hub_preprocessor(config: ClipConfig, mean: Sequence[float], std: Sequence[float]) -> dict[str, Any]:
+    """preprocessor_config.json as transformers' CLIPImageProcessor writes it."""
+    if len(mean) != 3 or len(std) != 3:
+        raise ValueError(f"image_mean {list(mean)} and image_std {list(std)} must be three numbers each")
+    size = config.vision.image_size
+    return {
+        "crop_size": {"height": size, "width": size},
+        "do_center_crop": True,
+        "do_convert_rgb": True,
+        "do_normalize": True,
+        "do_rescale": True,
+        "do_resize": True,
+        "image_mean": [float(x) for x in mean],
+        "image_processor_type": "CLIPImageProcessor",
+        "image_std": [float(x) for x in std],
+        "resample": 3,
+        "rescale_factor": 1 / 255,
+        "size": {"shortest_edge": size},
+    }

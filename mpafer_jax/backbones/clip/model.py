@@ -1,0 +1,281 @@
+"""CLIP's two towers in Flax linen, with room for deep visual prompts.
+
+Architecture: Radford et al., "Learning Transferable Visual Models From Natural Language Supervision" (2021), ViT
+variants. Parameter names follow OpenAI's and the Hub's; the layers of a tower are scanned, so their parameters are
+stacked on a leading axis [K, ...]. Shapes in comments: B images, C texts, L text positions, N patches, N_p visual
+prompts, K layers, W tower width, H heads, d = W / H, D joint embedding size.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from mpafer_jax.backbones.clip.transformer import REMAT_POLICIES, Block, DeepPrompts, LayerNorm
+
+Outputs = dict[str, jax.Array]
+
+
+@dataclasses.dataclass(frozen=True)
+class VisionConfig:
+    """Shape of the image tower; names as in the Hub's `vision_config`. Sizes of pictures and patches in pixels."""
+
+    hidden_size: int
+    intermediate_size: int
+    num_layers: int
+    num_heads: int
+    image_size: int
+    patch_size: int
+    hidden_act: str
+    layer_norm_eps: float
+
+    @property
+    def num_patches(self) -> int:
+        """N, the number of patches of one picture."""
+        return (self.image_size // self.patch_size) ** 2
+
+
+@dataclasses.dataclass(frozen=True)
+class TextConfig:
+    """Shape of the text tower; names as in the Hub's `text_config`."""
+
+    vocab_size: int
+    hidden_size: int
+    intermediate_size: int
+    num_layers: int
+    num_heads: int
+    max_position_embeddings: int
+    eos_token_id: int
+    hidden_act: str
+    layer_norm_eps: float
+
+
+@dataclasses.dataclass(frozen=True)
+class ClipConfig:
+    """Shape of a CLIP: both towers and the size D of the space that they share."""
+
+    vision: VisionConfig
+    text: TextConfig
+    projection_dim: int
+
+
+def _blocks(config: VisionConfig | TextConfig, *, causal: bool, dtype: jnp.dtype, remat: str) -> Any:
+    """The tower's K layers as one scanned module: a single compiled body instead of K."""
+    block = Block if remat == "none" else nn.remat(Block, prevent_cse=False, policy=REMAT_POLICIES[remat])
+    scanned = nn.scan(
+        block, variable_axes={"params": 0, "intermediates": 0}, split_rngs={"params": True}, length=config.num_layers
+    )
+    return scanned(
+        num_heads=config.num_heads,
+        intermediate_size=config.intermediate_size,
+        hidden_act=config.hidden_act,
+        layer_norm_eps=config.layer_norm_eps,
+        causal=causal,
+        dtype=dtype,
+        name="blocks",
+    )
+
+
+class VisionTransformer(nn.Module):
+    """CLIP's image tower.
+
+    Attributes:
+      config: its shape.
+      projection_dim: D.
+      dtype: type of the products.
+      residual_dtype: type of the residual stream.
+      remat: 'none', 'dots' (keep only products without a batch axis) or 'full' (keep nothing but layer inputs).
+    """
+
+    config: VisionConfig
+    projection_dim: int
+    dtype: jnp.dtype
+    residual_dtype: jnp.dtype
+    remat: str
+
+    def setup(self) -> None:
+        """Creates the submodules under CLIP's names."""
+        config, width = self.config, self.config.hidden_size
+        self.class_embedding = self.param("class_embedding", nn.initializers.normal(width**-0.5), (width,))
+        patch = (config.patch_size, config.patch_size)
+        self.patch_embedding = nn.Conv(
+            width, kernel_size=patch, strides=patch, padding="VALID", use_bias=False, dtype=self.dtype
+        )
+        shape = (1 + config.num_patches, width)
+        self.position_embedding = self.param("position_embedding", nn.initializers.normal(width**-0.5), shape)
+        self.ln_pre = LayerNorm(config.layer_norm_eps, self.residual_dtype)
+        self.blocks = _blocks(config, causal=False, dtype=self.dtype, remat=self.remat)
+        self.ln_post = LayerNorm(config.layer_norm_eps, self.dtype)
+        self.projection = nn.Dense(self.projection_dim, use_bias=False, dtype=self.dtype)
+
+    def __call__(
+        self, images: jax.Array, prompts: DeepPrompts | None = None, *, prompts_before_ln_pre: bool = False
+    ) -> tuple[jax.Array, Outputs]:
+        """Encodes pictures.
+
+        Args:
+          images: [B, S, S, 3] float, RGB, normalised with the checkpoint's mean and standard deviation.
+          prompts: visual prompts for all K layers, or None.
+          prompts_before_ln_pre: whether layer 1's prompts pass `ln_pre` first (MaPLe's habit) or join after it.
+
+        Returns:
+          The image features z^g [B, D] in float32, not normalised, and a dictionary with
+          'image_features' (the same), 'patch_features' [B, N, D] (Z^l through the same `ln_post` and projection) and
+          'tokens' [B, 1 + N, W] (the last layer's output).
+
+        Raises:
+          ValueError: the pictures are not of the size that the checkpoint was made for.
+        """
+        size = self.config.image_size
+        if images.shape[1:] != (size, size, 3):
+            raise ValueError(f"images must be [B, {size}, {size}, 3] for this CLIP, found {list(images.shape)}")
+        patches = self.patch_embedding(images.astype(self.dtype)).astype(jnp.float32)
+        patches = patches.reshape(images.shape[0], -1, self.config.hidden_size)  # [B, rows, cols, W] -> [B, N, W]
+        cls = jnp.broadcast_to(self.class_embedding.astype(jnp.float32), (images.shape[0], 1, self.config.hidden_size))
+        x = jnp.concatenate([cls, patches], axis=1) + self.position_embedding.astype(jnp.float32)  # [B, 1 + N, W]
+        x = self.ln_pre(x)
+        if prompts is not None:
+            tokens = prompts.tokens.astype(self.residual_dtype)
+            if prompts_before_ln_pre:
+                tokens = tokens.at[0].set(self.ln_pre(tokens[0]))
+            prompts = DeepPrompts(tokens=tokens, enabled=prompts.enabled)
+        tokens, _ = self.blocks(x, prompts)
+        features = self.projection(self.ln_post(tokens)).astype(jnp.float32)  # [B, 1 + N, D]
+        out = {"tokens": tokens, "image_features": features[:, 0], "patch_features": features[:, 1:]}
+        return out["image_features"], out
+
+
+class TextTransformer(nn.Module):
+    """CLIP's text tower, in float32; attributes as in `VisionTransformer`."""
+
+    config: TextConfig
+    projection_dim: int
+    remat: str
+
+    def setup(self) -> None:
+        """Creates the submodules under CLIP's names."""
+        config = self.config
+        normal = nn.initializers.normal
+        self.token_embedding = nn.Embed(
+            config.vocab_size, config.hidden_size, dtype=jnp.float32, embedding_init=normal(0.02)
+        )
+        shape = (config.max_position_embeddings, config.hidden_size)
+        self.position_embedding = self.param("position_embedding", normal(0.01), shape)
+        self.blocks = _blocks(config, causal=True, dtype=jnp.dtype(jnp.float32), remat=self.remat)
+        self.ln_final = LayerNorm(config.layer_norm_eps, jnp.dtype(jnp.float32))
+        self.projection = nn.Dense(self.projection_dim, use_bias=False, dtype=jnp.float32)
+
+    def embed(self, ids: jax.Array) -> jax.Array:
+        """Token embeddings [C, L, W] of ids [C, L], without positions."""
+        return self.token_embedding(ids)
+
+    def __call__(self, embeddings: jax.Array, eos_positions: jax.Array) -> tuple[jax.Array, Outputs]:
+        """Encodes texts given as token embeddings.
+
+        The tower is causal and only the EOS position is read, so what follows it changes nothing: texts may be
+        padded with anything and trimmed to the longest.
+
+        Args:
+          embeddings: [C, L, W] without positions, L at most `max_position_embeddings`.
+          eos_positions: [C] int, where each text ends.
+
+        Returns:
+          The text features [C, D] in float32, not normalised, and a dictionary with 'text_features' (the same) and
+          'tokens' [C, L, W] (the last layer's output).
+
+        Raises:
+          ValueError: the texts are longer than the tower's positions.
+        """
+        length, limit = embeddings.shape[1], self.config.max_position_embeddings
+        if length > limit:
+            raise ValueError(f"texts have {length} tokens, this CLIP has {limit} positions")
+        x = embeddings.astype(jnp.float32) + self.position_embedding[:length].astype(jnp.float32)
+        tokens, _ = self.blocks(x, None)
+        at_eos = jnp.take_along_axis(tokens, eos_positions[:, None, None], axis=1)[:, 0]  # [C, L, W] -> [C, W]
+        features = self.projection(self.ln_final(at_eos))
+        return features, {"text_features": features, "tokens": tokens}
+
+
+def find_eos_positions(ids: jax.Array, eos_token_id: int) -> jax.Array:
+    """Where each text ends, [C] int32, for ids [C, L].
+
+    OpenAI's configs carry `eos_token_id` 2, which is no end of text in CLIP's vocabulary: there the end is the
+    largest id. Any other value is taken at its word, and its first occurrence is the end.
+    """
+    if eos_token_id == 2:
+        return jnp.argmax(ids, axis=-1).astype(jnp.int32)
+    return jnp.argmax(ids == eos_token_id, axis=-1).astype(jnp.int32)
+
+
+def normalize(features: jax.Array) -> jax.Array:
+    """Features of length 1 along the last axis; a zero vector stays zero, with a zero gradient."""
+    squared = jnp.sum(jnp.square(features), axis=-1, keepdims=True)
+    return features * jax.lax.rsqrt(jnp.maximum(squared, 1e-24))
+
+
+class CLIP(nn.Module):
+    """Both towers and the temperature.
+
+    Attributes:
+      config: the shape.
+      dtype: type of the image tower's products. The text tower computes in float32: it reads C texts and not B images,
+        and what a text's feature is off by is the same for all images.
+      residual_dtype: type of the image tower's residual stream. Rounded to bfloat16 after every layer it loses of what
+        the layers add; PyTorch's autocast keeps it in float32, too.
+      remat: what the backward pass may keep, see `VisionTransformer`.
+    """
+
+    config: ClipConfig
+    dtype: Any = jnp.float32
+    residual_dtype: Any = jnp.float32
+    remat: str = "none"
+
+    def setup(self) -> None:
+        """Creates the towers under the names `visual` and `text`."""
+        config, dtype, residual = self.config, jnp.dtype(self.dtype), jnp.dtype(self.residual_dtype)
+        self.visual = VisionTransformer(config.vision, config.projection_dim, dtype, residual, self.remat)
+        self.text = TextTransformer(config.text, config.projection_dim, self.remat)
+        # 1 / 0.07 is CLIP's initial value; OpenAI's trained models end at 100.
+        self.logit_scale = self.param("logit_scale", nn.initializers.constant(jnp.log(1 / 0.07)), ())
+
+    def encode_image(
+        self, images: jax.Array, prompts: DeepPrompts | None = None, *, prompts_before_ln_pre: bool = False
+    ) -> tuple[jax.Array, Outputs]:
+        """Image features and intermediates; see `VisionTransformer.__call__`."""
+        return self.visual(images, prompts, prompts_before_ln_pre=prompts_before_ln_pre)
+
+    def embed_tokens(self, ids: jax.Array) -> jax.Array:
+        """Token embeddings [C, L, W] of ids [C, L], without positions."""
+        return self.text.embed(ids)
+
+    def encode_text(self, ids: jax.Array, eos_positions: jax.Array | None = None) -> tuple[jax.Array, Outputs]:
+        """Text features of token ids [C, L]; the ends are found as `find_eos_positions` says unless given."""
+        if eos_positions is None:
+            eos_positions = find_eos_positions(ids, self.config.text.eos_token_id)
+        return self.text(self.text.embed(ids), eos_positions)
+
+    def encode_embeddings(self, embeddings: jax.Array, eos_positions: jax.Array) -> tuple[jax.Array, Outputs]:
+        """Text features of token embeddings [C, L, W]; see `TextTransformer.__call__`."""
+        return self.text(embeddings, eos_positions)
+
+    def temperature_scale(self) -> jax.Array:
+        """s, by which cosine similarities become logits: [] float32."""
+        return jnp.exp(self.logit_scale.astype(jnp.float32))
+
+    def __call__(self, images: jax.Array, ids: jax.Array) -> tuple[jax.Array, Outputs]:
+        """CLIP's own logits s * cos(image, text), [B, C], for images [B, S, S, 3] and ids [C, L]."""
+        image_features, image_out = self.encode_image(images)
+        text_features, text_out = self.encode_text(ids)
+        logits = self.temperature_scale() * normalize(image_features) @ normalize(text_features).T
+        out = {
+            "image_features": image_features,
+            "patch_features": image_out["patch_features"],
+            "image_tokens": image_out["tokens"],
+            "text_features": text_features,
+            "text_tokens": text_out["tokens"],
+        }
+        return logits, out

@@ -1,0 +1,132 @@
+"""Writes a small CLIP with random weights in the Hub's layout: for tests, and for trying commands without a download.
+
+Such a CLIP knows nothing. It shows that a program runs, never what it reaches.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+
+from mpafer_jax.backbones.clip.export import save_clip
+from mpafer_jax.backbones.clip.model import ClipConfig, TextConfig, VisionConfig
+from mpafer_jax.backbones.clip.rules import Array, Params, param_shapes, unflatten
+from mpafer_jax.backbones.clip.tokenizer import train_tokenizer
+
+# OpenAI's, of the pictures CLIP was trained on.
+OPENAI_MEAN = (0.48145466, 0.4578275, 0.40821073)
+OPENAI_STD = (0.26862954, 0.26130258, 0.27577711)
+
+DEFAULT_TEXTS = (
+    "a photo of a face that looks angry, contemptuous, disgusted, afraid, fearful, happy, neutral, sad or surprised",
+    "a photo of a person making a neutral facial expression with relaxed eyebrows and a closed mouth",
+    "the corners of the mouth are raised and the eyes are narrowed, the person is happy",
+    "the eyebrows are lowered and drawn together, the lips are pressed, the person is angry",
+    "the eyes are wide open, the jaw drops and the eyebrows are raised, the person is surprised",
+)
+
+
+def random_params(config: ClipConfig, seed: int = 0) -> Params:
+    """Random parameters, nested float32 arrays, scaled so that activations neither vanish nor explode.
+
+    Drawn by NumPy in the order of the rules' table: the same seed gives the same numbers on every computer.
+    """
+    rng = np.random.default_rng(seed)
+    flat: dict[str, Array] = {}
+    for path, shape in param_shapes(config).items():
+        leaf = path.rsplit("/", 1)[-1]
+        noise = rng.standard_normal(shape, np.float32)
+        if leaf == "logit_scale":
+            flat[path] = np.asarray(np.log(1 / 0.07), np.float32)  # CLIP's initial value
+        elif leaf == "scale":
+            flat[path] = 1 + np.float32(0.1) * noise
+        elif leaf == "kernel":  # [..., in, out], with rows and columns of a patch before `in`
+            fan_in = int(np.prod(shape[:-1])) // (shape[0] if "/blocks/" in path else 1)
+            flat[path] = noise * np.float32(fan_in**-0.5)
+        else:  # biases and embeddings
+            flat[path] = noise * np.float32(0.1)
+    return unflatten(flat)
+
+
+def write_random_clip(
+    folder: Path | str,
+    *,
+    hidden: int = 32,
+    layers: int = 2,
+    heads: int = 2,
+    image_size: int = 32,
+    patch_size: int = 8,
+    projection_dim: int = 16,
+    max_position_embeddings: int = 77,
+    vocab_size: int = 600,
+    hidden_act: str = "quick_gelu",
+    eos_token_id: int | None = 2,
+    seed: int = 0,
+    texts: Iterable[str] = DEFAULT_TEXTS,
+) -> Path:
+    """Writes a random CLIP with a tokenizer trained on a few texts; PyTorch is not needed.
+
+    Args:
+      folder: must not exist yet, or be empty.
+      hidden: width of both towers; the MLPs are four times as wide.
+      layers: layers of each tower.
+      heads: heads of each layer, a divisor of `hidden`.
+      image_size: side of the pictures, in pixels.
+      patch_size: side of the patches, in pixels.
+      projection_dim: size of the joint space.
+      max_position_embeddings: tokens that a text may have.
+      vocab_size: tokens at most, at least 514; the texts may give fewer, and the tower has as many as they give.
+      hidden_act: activation, one of `models.transformer.ACTIVATIONS`.
+      eos_token_id: as config.json is to say; 2 as in OpenAI's (the end is the largest id), None for the real id.
+      seed: of the weights.
+      texts: what the tokenizer learns from.
+
+    Returns:
+      The folder.
+
+    Raises:
+      FileExistsError: the folder holds something already.
+      ValueError: sizes do not fit.
+    """
+    if hidden % heads or image_size < patch_size:
+        raise ValueError(
+            f"hidden {hidden} must be a multiple of heads {heads}, and image_size {image_size} at least "
+            f"patch_size {patch_size}"
+        )
+    with tempfile.TemporaryDirectory() as tokenizer_folder:
+        tokenizer = train_tokenizer(texts, tokenizer_folder, vocab_size)
+        config = ClipConfig(
+            vision=VisionConfig(
+                hidden_size=hidden,
+                intermediate_size=4 * hidden,
+                num_layers=layers,
+                num_heads=heads,
+                image_size=image_size,
+                patch_size=patch_size,
+                hidden_act=hidden_act,
+                layer_norm_eps=1e-5,
+            ),
+            text=TextConfig(
+                vocab_size=tokenizer.vocab_size,
+                hidden_size=hidden,
+                intermediate_size=4 * hidden,
+                num_layers=layers,
+                num_heads=heads,
+                max_position_embeddings=max_position_embeddings,
+                eos_token_id=tokenizer.eos_id if eos_token_id is None else eos_token_id,
+                hidden_act=hidden_act,
+                layer_norm_eps=1e-5,
+            ),
+            projection_dim=projection_dim,
+        )
+        return save_clip(
+            folder,
+            config=config,
+            params=random_params(config, seed),
+            tokenizer_folder=tokenizer_folder,
+            image_mean=OPENAI_MEAN,
+            image_std=OPENAI_STD,
+        )

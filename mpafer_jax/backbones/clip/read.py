@@ -1,0 +1,116 @@
+"""Reads the weights' files of a checkpoint into NumPy arrays, and their fingerprint."""
+
+from __future__ import annotations
+
+import hashlib
+import zipfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, cast
+
+import ml_dtypes
+import numpy as np
+
+from mpafer_jax.backbones.clip.rules import Array, flatten
+from mpafer_jax.backbones.files import FileKind
+
+_CHUNK = 1 << 20
+_WRAPPERS = ("state_dict", "model_state_dict", "model")  # under which training runs save a model's tensors
+
+
+def read_tensors(paths: Iterable[Path], kind: FileKind) -> dict[str, Array]:
+    """Reads every tensor of a checkpoint's files.
+
+    Args:
+      paths: one file, or all shards.
+      kind: 'safetensors'; 'flax' for Flax's msgpack; 'pytorch' for torch.save's files, read with `weights_only`.
+
+    Returns:
+      Arrays by name: PyTorch's names for 'safetensors' and 'pytorch', paths joined with '/' for 'flax'. bfloat16
+      arrives as `ml_dtypes.bfloat16`. What a wrapper has put before all names is left out, see `_without_prefix`.
+
+    Raises:
+      ValueError: a file cannot be read as what it is, or two shards hold the same name; the error names the file.
+    """
+    reader = {"safetensors": _read_safetensors, "flax": _read_msgpack, "pytorch": _read_torch}[kind]
+    tensors: dict[str, Array] = {}
+    for path in paths:
+        with path.open("rb") as file:
+            if file.read(20).startswith(b"version https://git-"):
+                raise ValueError(
+                    f"{path} is a pointer of Git LFS, not the weights; run `git lfs pull` where it is from"
+                )
+        try:
+            found = reader(path)
+        except OSError:
+            raise
+        except Exception as error:  # each library has errors of its own, without a common base
+            raise ValueError(
+                f"{path} cannot be read as {kind} weights, download or copy it again: {type(error).__name__}: {error}"
+            ) from error
+        if twice := sorted(tensors.keys() & found.keys()):
+            raise ValueError(f"{path} holds tensors that another shard holds too: {', '.join(twice)}")
+        tensors.update(found)
+    return _without_prefix(tensors)
+
+
+def hash_files(paths: Iterable[Path]) -> str:
+    """SHA-256, in hexadecimal, over the sizes and bytes of files in the given order; reads in pieces."""
+    digest = hashlib.sha256()
+    for path in paths:
+        digest.update(path.stat().st_size.to_bytes(8, "little"))
+        with path.open("rb") as file:
+            while chunk := file.read(_CHUNK):
+                digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _read_safetensors(path: Path) -> dict[str, Array]:
+    import safetensors.numpy
+
+    return safetensors.numpy.load_file(path)
+
+
+def _read_msgpack(path: Path) -> dict[str, Array]:
+    from flax import serialization
+
+    tree = cast("dict[str, Any]", serialization.msgpack_restore(path.read_bytes()))
+    return {name: np.asarray(value) for name, value in flatten(tree).items()}
+
+
+def _state_dict(loaded: dict[str, Any]) -> dict[str, Any]:
+    """The tensors by name, also where a training run has saved them as one entry among others."""
+    held = [loaded[name] for name in _WRAPPERS if isinstance(loaded.get(name), dict)]
+    return held[0] if len(held) == 1 else loaded
+
+
+def _without_prefix(tensors: dict[str, Array]) -> dict[str, Array]:
+    """The same tensors without what stands before all of their names, as before 'logit_scale'.
+
+    Wrappers leave such names: 'module.' (PyTorch's DataParallel), 'model.', 'params/'. Where not all begin alike, or
+    'logit_scale' is not there once, they stay as they are.
+    """
+    prefixes = [name.removesuffix("logit_scale") for name in tensors if name.endswith("logit_scale")]
+    if len(prefixes) != 1 or not all(name.startswith(prefixes[0]) for name in tensors):
+        return tensors
+    return {name.removeprefix(prefixes[0]): value for name, value in tensors.items()}
+
+
+def _read_torch(path: Path) -> dict[str, Array]:
+    import torch
+
+    # torch's older format (before 1.6) is no zip archive and cannot be mapped into memory.
+    mmap = zipfile.is_zipfile(path)
+    loaded = cast("dict[str, Any]", torch.load(path, map_location="cpu", weights_only=True, mmap=mmap))
+    tensors: dict[str, Array] = {}
+    for name, value in _state_dict(loaded).items():
+        if not isinstance(value, torch.Tensor):
+            raise ValueError(
+                f"{name} is a {type(value).__name__}, expected a tensor; of what a training run saves, give the "
+                "model's state_dict alone"
+            )
+        if value.dtype == torch.bfloat16:  # which NumPy lacks: the same bits under ml_dtypes' name
+            tensors[name] = value.detach().contiguous().view(torch.uint16).numpy().view(ml_dtypes.bfloat16)
+        else:
+            tensors[name] = value.detach().numpy()
+    return tensors

@@ -1,0 +1,242 @@
+"""Checks a dataset before anything is trained on it, and says what is in it.
+
+    python -m mpafer_jax.cli.check_data --config=configs/ferplus.py --config.data.dir=D
+
+Reads the owner's files directly: nothing needs to be prepared, nothing is written, and all broken pictures are listed
+instead of the first. Prints the labels' mapping, counts per split and class, the majority rate (the accuracy of always
+answering the most frequent class), what was dropped and why, picture sizes, unreadable pictures, and pictures that
+occur more than once (equal in every decoded pixel), within and across splits, with equal or conflicting labels.
+
+Exit code 0: nothing to report. 1: something needs attention, listed at the end: the dataset or a split that the config
+names is not there, pictures and other files that are left out because of where they lie or what they are called, class
+folders that are numbers or empty, a class without training pictures, classes of which the configured description banks
+say nothing, unreadable pictures, sizes other than the owner's, pictures that occur in several splits, or one picture
+with different labels in one split.
+2: a mistake in the flags; configs/common.py documents the fields of --config.
+"""
+
+from __future__ import annotations
+
+if __name__ == "__main__":  # before what takes seconds to import
+    from mpafer_jax.runtime import preemption
+
+    preemption.listen()
+
+import collections
+import dataclasses
+import sys
+from collections.abc import Iterable, Sequence
+from concurrent import futures
+
+from mpafer_jax.cli import runner
+from mpafer_jax.config.flags import define_config
+from mpafer_jax.config.schema import ALL_SPLITS, Config, DataSection, HardPromptsSection
+from mpafer_jax.data import records
+from mpafer_jax.data.inspection import inspect_all, workers
+from mpafer_jax.data.records import BadImageError, Record, SourceIndex
+from mpafer_jax.data.registry import read_source
+from mpafer_jax.data.splits import absent, carve_missing_test
+from mpafer_jax.method.hard_prompts.templates import check_hard_prompts
+from mpafer_jax.runtime import progress
+from mpafer_jax.runtime.errors import BankError, ConfigError, DataError
+
+_CONFIG = define_config()
+_LISTED = 5  # examples printed of a long list of duplicates; broken pictures are always listed in full
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """What a check found: the lines to print, and those findings that need attention."""
+
+    lines: tuple[str, ...]
+    attention: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Picture:
+    split: str
+    record: Record
+    size: tuple[int, int]
+
+    @property
+    def name(self) -> str:
+        return f"{self.split}/{self.record.name}"
+
+
+@dataclasses.dataclass(frozen=True)
+class _Pictures:
+    """Every picture of every split, opened: groups with equal pixels, and the errors of those that are broken."""
+
+    by_pixels: dict[str, list[_Picture]]
+    broken: dict[str, list[str]]
+
+
+def check(data: DataSection, hard_prompts: HardPromptsSection | None = None) -> Report:
+    """Checks the configured dataset, and whether the configured description banks speak of its classes.
+
+    Raises:
+      DataError: its layout, a label or a class name does not hold, so that there is nothing to check.
+    """
+    index = read_source(data)
+    data, own_test = carve_missing_test(data, index)
+    with workers(index.computed) as pool:
+        pictures = _open_all(index, pool)
+    place = f"in {data.dir}" if data.dataset != "synthface" else "drawn here"
+    lines = [f"dataset {index.dataset} {place}, label rule {index.label_rule}", *filter(None, [own_test]), ""]
+    attention = list(index.warnings)
+    for part in (_labels(index, data), _sizes(index, pictures), _broken(pictures), _duplicates(index, pictures)):
+        lines += [*part.lines, ""]
+        attention += part.attention
+    if hard_prompts is not None:
+        try:
+            attention += check_hard_prompts(hard_prompts, index.class_names)
+        except BankError as error:
+            attention.append(str(error))
+    return Report(tuple(lines), tuple(attention))
+
+
+def _open_all(index: SourceIndex, pool: futures.Executor) -> _Pictures:
+    by_pixels: dict[str, list[_Picture]] = {}
+    broken: dict[str, list[str]] = {}
+    for split, labelled in index.splits.items():
+        found = [*labelled, *index.left_out.get(split, ())]
+        opened = inspect_all([record.image for record in found], pool)
+        for record, result in zip(found, progress.track(opened, f"opening {split}", len(found)), strict=True):
+            if isinstance(result, BadImageError):
+                broken.setdefault(split, []).append(str(result))
+            else:
+                by_pixels.setdefault(result.pixel_hash, []).append(_Picture(split, record, result.size))
+    return _Pictures(by_pixels, broken)
+
+
+def _labels(index: SourceIndex, data: DataSection) -> Report:
+    lines, attention = ["labels: index, class, the owner's label; examples per split"], list[str]()
+    counts = {split: collections.Counter(record.label for record in found) for split, found in index.splits.items()}
+    lines.append(f"  {'':<30}" + "".join(f"{split:>20}" for split in counts))
+    for label, (name, source) in enumerate(zip(index.class_names, index.source_labels, strict=True)):
+        cells = (f"{count[label]:>11} ({count[label] / count.total():>6.2%})" for count in counts.values())
+        lines.append(f"  {f'{label:>2} {name} ({source})':<30}" + "".join(cells))
+    lines.append(f"  {'total':<30}" + "".join(f"{count.total():>11}         " for count in counts.values()))
+    for split, count in counts.items():
+        label, most = count.most_common(1)[0]
+        lines.append(f"  majority rate of {split}: {most / count.total():.2%} ({index.class_names[label]})")
+    for split, listed in index.splits.items():
+        persons = {record.person for record in listed} - {""}
+        if persons:
+            lines.append(f"  {split} shows {len(persons)} persons (films, in SFEW), whom carving keeps whole")
+    for split, reasons in index.dropped.items():
+        lines += [f"  dropped from {split}: {number} {reason}" for reason, number in reasons.items()]
+        overlooked = {reason: number for reason, number in reasons.items() if records.was_overlooked(reason)}
+        attention += [f"left out of {split}: {number} {reason}" for reason, number in overlooked.items()]
+    lines += [f"  no split {split!r} here; looked for {place}" for split, place in index.absent.items()]
+    for split in (*data.train_splits, data.validation_split, data.test_split):
+        if split and split != ALL_SPLITS and split not in index.splits:
+            attention.append(str(absent(split, index, data)))
+    trained = sum((counts[split] for split in data.train_splits if split in counts), collections.Counter[int]())
+    untrained = [name for label, name in enumerate(index.class_names) if not trained[label]]
+    if untrained and data.train_splits:
+        attention.append(f"classes without a training picture: {', '.join(untrained)}")
+    return Report(tuple(lines), tuple(attention))
+
+
+def _sizes(index: SourceIndex, pictures: _Pictures) -> Report:
+    lines, attention = ["sizes in pixels (width x height: pictures)"], list[str]()
+    sizes: dict[str, collections.Counter[tuple[int, int]]] = {}
+    for picture in _each(pictures):
+        sizes.setdefault(picture.split, collections.Counter())[picture.size] += 1
+    for split, counter in sizes.items():
+        listed = ", ".join(f"{width}x{height}: {number}" for (width, height), number in counter.most_common(5))
+        more = f", and {len(counter) - 5} other sizes" if len(counter) > 5 else ""
+        lines.append(f"  {split}: {listed}{more}")
+    if index.expected_size is not None:
+        odd = [picture for picture in _each(pictures) if picture.size != index.expected_size]
+        if odd:
+            width, height = index.expected_size
+            listed = _first(picture.name for picture in odd)
+            attention.append(f"{_pictures_in_words(len(odd))} not {width}x{height} as in the owner's release {listed}")
+    return Report(tuple(lines), tuple(attention))
+
+
+def _broken(pictures: _Pictures) -> Report:
+    number = sum(len(messages) for messages in pictures.broken.values())
+    lines = [f"unreadable pictures: {number}"]
+    for split, messages in pictures.broken.items():
+        lines += [f"  {split}: {message}" for message in messages]
+    return Report(tuple(lines), (f"{_pictures_in_words(number)} that cannot be read (listed above)",) if number else ())
+
+
+def _duplicates(index: SourceIndex, pictures: _Pictures) -> Report:
+    lines, attention = ["pictures that occur more than once (all pixels equal)"], list[str]()
+    groups = [group for group in pictures.by_pixels.values() if len(group) > 1]
+    splits = list(index.splits)
+    for split in splits:
+        within = [[p for p in group if p.split == split] for group in groups]
+        within = [group for group in within if len(group) > 1]
+        extra = sum(len(group) - 1 for group in within)
+        lines.append(f"  within {split}: {extra} {_first(' = '.join(p.name for p in group) for group in within)}")
+        conflicting = [group for group in within if len({p.record.label for p in group} - {-1}) > 1]
+        if conflicting:
+            listed = _first(" = ".join(_with_label(p, index) for p in group) for group in conflicting)
+            attention.append(f"{_pictures_in_words(len(conflicting))} with different labels within {split} {listed}")
+    for position, split in enumerate(splits):
+        for other in splits[position + 1 :]:
+            part = _across(split, other, groups, index)
+            lines += part.lines
+            attention += part.attention
+    return Report(tuple(lines), tuple(attention))
+
+
+def _across(split: str, other: str, groups: Sequence[Sequence[_Picture]], index: SourceIndex) -> Report:
+    shared = [group for group in groups if {split, other} <= {p.split for p in group}]
+    of_other = [p for group in shared for p in group if p.split == other]
+    title = f"  {other} pictures that are also in {split}: {len(of_other)}"
+    if not shared:
+        return Report((title,), ())
+    with_label = [[p for p in group if p.record.label >= 0] for group in shared]
+    used = sum(p.split == other for group in with_label if any(p.split == split for p in group) for p in group)
+    lines = [f"{title} {_first(p.name for p in of_other)}", f"    {used} of them with a label on both sides"]
+    conflicting = [group for group in shared if len({p.record.label for p in group} - {-1}) > 1]
+    if conflicting:
+        listed = _first(" = ".join(_with_label(p, index) for p in group) for group in conflicting)
+        lines.append(f"    {_pictures_in_words(len(conflicting))} with different labels {listed}")
+    return Report(tuple(lines), (f"{_pictures_in_words(len(of_other))} of {other} also in {split}",))
+
+
+def _with_label(picture: _Picture, index: SourceIndex) -> str:
+    label = picture.record.label
+    return f"{picture.name} ({index.class_names[label] if label >= 0 else 'not used'})"
+
+
+def _each(pictures: _Pictures) -> Iterable[_Picture]:
+    return (picture for group in pictures.by_pixels.values() for picture in group)
+
+
+def _pictures_in_words(number: int) -> str:
+    return f"{number} picture" if number == 1 else f"{number} pictures"
+
+
+def _first(items: Iterable[str]) -> str:
+    listed = list(items)
+    if not listed:
+        return ""
+    more = f", and {len(listed) - _LISTED} more" if len(listed) > _LISTED else ""
+    return f"({', '.join(listed[:_LISTED])}{more})"
+
+
+def main(argv: Sequence[str]) -> None:
+    """Prints the report on the configured dataset and exits with 0 or 1."""
+    runner.refuse_arguments(argv)
+    try:
+        config = Config.from_config_dict(_CONFIG.value)
+        report = check(config.data, config.hard_prompts)
+    except (ConfigError, DataError) as error:
+        print(error)
+        sys.exit(1)
+    said = [*report.lines, "needs attention:" if report.attention else "nothing needs attention"]
+    said += [f"  {finding}" for finding in report.attention]
+    print("\n".join(said).encode(errors="backslashreplace").decode())  # names of files need not be UTF-8
+    sys.exit(1 if report.attention else 0)
+
+
+if __name__ == "__main__":
+    runner.start(main, required=["config"])

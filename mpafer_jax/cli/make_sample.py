@@ -1,0 +1,151 @@
+"""Writes something to run on: drawn faces in class folders, and a small CLIP with random weights.
+
+    python -m mpafer_jax.cli.make_sample --out=sample
+
+makes `sample/faces/{train,test}/<expression>/NNN.png` and `sample/clip` in the Hub's layout, from nothing, in a few
+seconds. It shows that an installation works and what a run leaves behind. It shows nothing about accuracy: the
+weights are random, and the faces are a dozen strokes each.
+"""
+
+from __future__ import annotations
+
+if __name__ == "__main__":  # before what takes seconds to import
+    from mpafer_jax.runtime import preemption
+
+    preemption.listen()
+
+import dataclasses
+import pathlib
+import sys
+from collections.abc import Sequence
+
+import numpy as np
+from absl import flags
+from PIL import Image, ImageDraw
+
+from mpafer_jax.backbones.clip.random_clip import write_random_clip
+from mpafer_jax.cli import runner
+from mpafer_jax.method.hard_prompts.bank import load_bank
+from mpafer_jax.method.hard_prompts.templates import build_hard_prompts
+from mpafer_jax.runtime.errors import ConfigError
+
+_OUT = flags.DEFINE_string("out", None, "Folder to make; must not exist yet.")
+_TRAIN = flags.DEFINE_integer("train_per_class", 40, "Training pictures of each expression.", lower_bound=1)
+_TEST = flags.DEFINE_integer("test_per_class", 20, "Test pictures of each expression.", lower_bound=1)
+_SEED = flags.DEFINE_integer("seed", 0, "Seed of pictures and weights.", lower_bound=0)
+
+SIZE = 64  # pixels
+_OVERSAMPLING = 4  # drawn larger and reduced, for smooth strokes
+
+
+@dataclasses.dataclass(frozen=True)
+class Strokes:
+    """What an expression looks like in units of the picture's side.
+
+    Attributes:
+      mouth_corners: how far the corners of the mouth are above its middle.
+      mouth_open: height of the open mouth.
+      brow_height: how far the brows are above the eyes.
+      brow_slope: how far the inner ends of the brows are above the outer ones.
+      eye_open: height of the eyes.
+    """
+
+    mouth_corners: float
+    mouth_open: float
+    brow_height: float
+    brow_slope: float
+    eye_open: float
+
+
+EXPRESSIONS = {
+    "neutral": Strokes(0.0, 0.0, 0.09, 0.0, 0.05),
+    "happiness": Strokes(0.09, 0.04, 0.10, 0.0, 0.03),
+    "sadness": Strokes(-0.07, 0.0, 0.09, 0.06, 0.04),
+    "surprise": Strokes(0.0, 0.14, 0.15, 0.0, 0.09),
+    "anger": Strokes(-0.04, 0.02, 0.06, -0.06, 0.05),
+}
+
+
+def draw_face(strokes: Strokes, rng: np.random.Generator) -> Image.Image:
+    """One RGB picture of SIZE x SIZE pixels; position, proportions, colours and strength vary with `rng`."""
+    side = SIZE * _OVERSAMPLING
+    background, skin, ink = rng.integers(90, 200, 3), rng.integers(130, 240, 3), rng.integers(0, 70, 3)
+    picture = Image.new("RGB", (side, side), tuple(background.tolist()))
+    draw = ImageDraw.Draw(picture)
+    center = 0.5 + rng.normal(0, 0.03, 2)
+    strength = rng.uniform(0.7, 1.2)
+    ink_color, width = tuple(ink.tolist()), max(1, round(0.02 * side))
+
+    def at(x: float, y: float) -> tuple[float, float]:
+        return side * float(center[0] + x), side * float(center[1] + y)
+
+    draw.ellipse([at(-rng.uniform(0.28, 0.34), -0.4), at(rng.uniform(0.28, 0.34), 0.4)], fill=tuple(skin.tolist()))
+    height = strokes.eye_open * rng.uniform(0.8, 1.2)
+    for sign in (-1, 1):
+        draw.ellipse(
+            [at(sign * 0.13 - 0.05, -0.1 - height / 2), at(sign * 0.13 + 0.05, -0.1 + height / 2)], fill=ink_color
+        )
+        lift = strokes.brow_slope * strength / 2
+        brow = -0.1 - strokes.brow_height - rng.normal(0, 0.008)
+        draw.line([at(sign * 0.2, brow + lift), at(sign * 0.07, brow - lift)], fill=ink_color, width=width)
+    corners, opening = strokes.mouth_corners * strength, strokes.mouth_open * strength
+    xs = np.linspace(-0.13, 0.13, 21)
+    arc = 0.2 - corners * (xs / 0.13) ** 2
+    upper = [at(float(x), float(y)) for x, y in zip(xs, arc, strict=True)]
+    droop = opening * np.sqrt(1 - (xs / 0.131) ** 2)
+    lower = [at(float(x), float(y)) for x, y in zip(xs, arc + droop, strict=True)]
+    draw.line([*upper, *lower[::-1], upper[0]], fill=ink_color, width=width)
+    return picture.resize((SIZE, SIZE), Image.Resampling.LANCZOS)
+
+
+def write_faces(folder: pathlib.Path, per_split: dict[str, int], seed: int) -> None:
+    """Writes `folder/<split>/<expression>/NNN.png`, as many of each expression as `per_split` says."""
+    for split_index, (split, count) in enumerate(per_split.items()):
+        for label, (name, strokes) in enumerate(EXPRESSIONS.items()):
+            target = folder / split / name
+            target.mkdir(parents=True)
+            for number in range(count):
+                rng = np.random.default_rng((seed, split_index, label, number))
+                draw_face(strokes, rng).save(target / f"{number:03d}.png")
+
+
+def write_sample(out: pathlib.Path, *, train_per_class: int, test_per_class: int, seed: int) -> None:
+    """Writes the faces and the CLIP.
+
+    Raises:
+      FileExistsError: `out` is there already.
+    """
+    if out.exists():
+        raise FileExistsError(f"{out} is there already; name a folder that is not, or remove it")
+    write_faces(out / "faces", {"train": train_per_class, "test": test_per_class}, seed)
+    bank = load_bank("expressions")
+    texts = build_hard_prompts(list(bank.classes), 3, bank.first(1)).every_text()
+    write_random_clip(
+        out / "clip",
+        hidden=64,
+        layers=3,
+        heads=4,
+        image_size=SIZE,
+        patch_size=8,
+        projection_dim=64,
+        seed=seed,
+        vocab_size=1500,
+        texts=texts,
+    )
+
+
+def main(argv: Sequence[str]) -> None:
+    """Runs the command."""
+    runner.refuse_arguments(argv)
+    try:
+        out = runner.folder(str(_OUT.value), "--out")
+        write_sample(out, train_per_class=_TRAIN.value, test_per_class=_TEST.value, seed=_SEED.value)
+    except (ConfigError, FileExistsError) as error:
+        print(error, file=sys.stderr)
+        sys.exit(2)
+    print(f"{out}/faces: drawn faces, {len(EXPRESSIONS)} expressions; {out}/clip: a CLIP with random weights")
+
+
+if __name__ == "__main__":
+    flags.mark_flag_as_required("out")
+    runner.start(main)

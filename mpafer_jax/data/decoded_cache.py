@@ -1,0 +1,121 @@
+"""Pictures that stay decoded: one memory-mapped file beside a prepared split (`config.data.cache_decoded`).
+
+    <prepared folder>/decoded-<format>-<versions>/<split>/
+      pixels.bin      uint8, one picture after the other, rows from the top, grey or RGB
+      pictures.npz    offsets int64[n], where each starts; shapes int32[n, 3], height, width, bands
+
+The file is mapped by every process that reads it, so threads, worker processes and runs on one host share a single copy
+in the page cache. The folder's name carries the versions that decode, since decoders of JPEG differ in single values.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+import os
+import shutil
+from concurrent import futures
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import numpy.typing as npt
+import PIL
+from absl import logging
+from PIL import Image, features
+
+from mpafer_jax.data.prepared import ExampleSource
+from mpafer_jax.data.preprocess import decode
+from mpafer_jax.runtime import files, locks, preemption, progress, workers
+from mpafer_jax.runtime.errors import DataError
+
+_FORMAT = "2"  # of the two files, and of how `preprocess.decode` shows a picture
+_PIXELS, _PICTURES = "pixels.bin", "pictures.npz"
+
+
+@dataclasses.dataclass(frozen=True)
+class DecodedImages:
+    """Random access to decoded pictures. Only the folder's name is sent to a worker process, which maps it itself."""
+
+    folder: Path
+
+    def __getitem__(self, index: int) -> Image.Image:
+        """Grey or RGB, as `preprocess.decode` gave it."""
+        pixels, offsets, shapes = _open(self.folder)
+        height, width, bands = (int(size) for size in shapes[index])
+        start = int(offsets[index])
+        flat = pixels[start : start + height * width * bands]
+        return Image.fromarray(flat.reshape((height, width) if bands == 1 else (height, width, bands)))
+
+
+@functools.lru_cache(maxsize=64)
+def _open(folder: Path) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64], npt.NDArray[np.int32]]:
+    with np.load(folder / _PICTURES, allow_pickle=False) as pictures:
+        offsets, shapes = pictures["offsets"], pictures["shapes"]
+    # A plain array over the mapping: slicing np.memmap costs ten times as much.
+    return np.asarray(np.memmap(folder / _PIXELS, np.uint8, mode="r")), offsets, shapes
+
+
+def open_or_make(prepared: Path, split: str, source: ExampleSource) -> DecodedImages:
+    """Opens the decoded pictures of a prepared split, and decodes them first where they are not there yet.
+
+    Of several processes that share the folder one decodes, and the others wait for it.
+
+    Args:
+      prepared: the folder of the prepared dataset.
+      split: name of the split.
+      source: its encoded pictures, known to be good.
+
+    Raises:
+      DataError: the folder cannot be written.
+      OSError: the disk is full.
+    """
+    versions = f"pillow{PIL.__version__}-jpeg{cast(Any, features).version('jpg')}"
+    folder = prepared / f"decoded-{_FORMAT}-{versions}" / split
+    if not folder.is_dir():
+        try:
+            folder.parent.mkdir(exist_ok=True)
+            with (
+                preemption.orderly(),
+                files.naming(folder),
+                locks.hold(folder.parent / f"{split}.lock", folder, wait=True),
+            ):
+                if not folder.is_dir():
+                    _write(folder, split, source)
+        except OSError as error:
+            if not files.is_not_writable(error):
+                raise
+            raise DataError(
+                f"config.data.cache_decoded: {prepared} cannot be written ({error}); switch it off, or set "
+                "config.data.prepared_dir to a folder that can"
+            ) from error
+    return DecodedImages(folder)
+
+
+def _write(folder: Path, split: str, source: ExampleSource) -> None:
+    unfinished = folder.with_name(f"{folder.name}.unfinished")  # there is at most one, under the lock
+    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished.mkdir()
+    shapes: list[tuple[int, int, int]] = []
+
+    def pixels_of(index: int) -> npt.NDArray[np.uint8]:
+        pixels = np.asarray(decode(source[index]["image"]))
+        return pixels[:, :, None] if pixels.ndim == 2 else pixels
+
+    try:
+        threads = workers.usable_cores()
+        with futures.ThreadPoolExecutor(threads) as pool, (unfinished / _PIXELS).open("wb") as file:
+            decoded = workers.map_in_order(pool, pixels_of, range(len(source)), 4 * threads)
+            for pixels in progress.track(decoded, f"decoding {split}", len(source)):
+                shapes.append(cast(tuple[int, int, int], pixels.shape))
+                file.write(np.ascontiguousarray(pixels).data)
+            file.flush()
+            os.fsync(file.fileno())
+        sizes = np.array([math.prod(shape) for shape in shapes], np.int64)
+        offsets = np.cumsum(sizes) - sizes
+        np.savez(unfinished / _PICTURES, allow_pickle=False, offsets=offsets, shapes=np.array(shapes, np.int32))
+        unfinished.rename(folder)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+    logging.debug("decoded pictures: %.0f MB in %s", float(sizes.sum()) / 1e6, folder)

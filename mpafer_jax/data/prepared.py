@@ -1,0 +1,282 @@
+"""Preparation: a TFDS builder that writes a dataset once as ArrayRecord, after decoding every picture to prove it good.
+
+    <prepared_dir>/<dataset>-<fingerprint>/<dataset>/<version>/
+      *.array_record*, dataset_info.json, features.json    written by TFDS
+      examples.npz     per split: labels, label distributions, names, pixel hashes
+      summary.json     class names, counts of what was dropped or skipped, label rule
+
+The fingerprint covers labels, names and picture sizes, so a changed source is prepared anew beside the old one and
+never mixed with it; an old folder may be deleted. TFDS writes into a temporary folder and renames it when all is there
+(the two files above included), so a preparation that was interrupted leaves nothing that looks finished.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import errno
+import io
+import json
+import shutil
+import tempfile
+from collections.abc import Generator, Mapping
+from concurrent import futures
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import tensorflow_datasets as tfds
+from absl import logging
+
+from mpafer_jax.data.inspection import inspect_all, workers
+from mpafer_jax.data.records import BadImageError, SourceIndex
+from mpafer_jax.runtime import files, locks, preemption, progress
+from mpafer_jax.runtime.errors import DataError
+
+_EXAMPLES, _SUMMARY = "examples.npz", "summary.json"
+_FORMAT = "1"  # of what is written here; a new number makes every dataset be prepared anew
+OnBadImage = Literal["error", "skip"]
+
+
+class ExampleSource(Protocol):
+    """Random access to prepared examples, as TFDS reads them; can be sent to a worker process."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> Mapping[str, Any]: ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Summary:
+    """What is to be known about a preparation without opening a picture.
+
+    Attributes:
+      dataset, label_rule, class_names, source_labels: as in `SourceIndex`.
+      fingerprint: hex digest of what was prepared.
+      dropped: split -> reason -> number of examples left out by label rule or class selection.
+      skipped: split -> messages about pictures left out because they could not be read.
+    """
+
+    dataset: str
+    label_rule: str
+    class_names: tuple[str, ...]
+    source_labels: tuple[str, ...]
+    fingerprint: str
+    dropped: Mapping[str, Mapping[str, int]]
+    skipped: Mapping[str, tuple[str, ...]]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class PreparedSplit:
+    """One split on disk, and what is held in memory: labels int32[n], distributions float32[n, C], str[n]."""
+
+    source: ExampleSource
+    labels: npt.NDArray[np.int32]
+    label_distributions: npt.NDArray[np.float32]
+    names: npt.NDArray[np.str_]
+    pixel_hashes: npt.NDArray[np.str_]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Prepared:
+    """A prepared dataset."""
+
+    directory: Path
+    summary: Summary
+    splits: Mapping[str, PreparedSplit]
+
+
+class ExpressionBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+    """Base of the datasets' builders. A subclass gives `name`, `VERSION` and a docstring; its module gives `read`."""
+
+    # TFDS would look for download checksums beside the module, with a package it does not install on Python >= 3.9.
+    code_path = None
+
+    def __init__(
+        self,
+        *,
+        index: SourceIndex,
+        on_bad_image: OnBadImage,
+        fingerprint: str,
+        data_dir: Path,
+        pool: futures.Executor,
+        work: progress.Task,
+    ):
+        self._index = index
+        self._work = work
+        self._on_bad_image: OnBadImage = on_bad_image
+        self._fingerprint = fingerprint
+        self._pool = pool
+        self._arrays: dict[str, npt.NDArray[Any]] = {}
+        self._skipped: dict[str, list[str]] = {}
+        super().__init__(data_dir=str(data_dir), file_format="array_record")
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        num_classes = len(self._index.class_names)
+        return tfds.core.DatasetInfo(
+            builder=self,
+            description=type(self).__doc__,
+            features=tfds.features.FeaturesDict(
+                {
+                    "image": tfds.features.Image(),
+                    "label": tfds.features.Scalar(np.int32),
+                    "label_distribution": tfds.features.Tensor(shape=(num_classes,), dtype=np.float32),
+                    "name": tfds.features.Text(),
+                    "index": tfds.features.Scalar(np.int64),
+                }
+            ),
+            disable_shuffling=True,  # else `as_data_source` gives the examples in the order of a hash
+        )
+
+    def _split_generators(self, dl_manager: object) -> dict[str, Generator[tuple[int, dict[str, Any]]]]:
+        del dl_manager  # nothing is downloaded
+        return {split: self._generate_examples(split) for split in self._index.splits}
+
+    def _generate_examples(self, split: str) -> Generator[tuple[int, dict[str, Any]]]:
+        records = self._index.splits[split]
+        num_classes = len(self._index.class_names)
+        columns: dict[str, list[Any]] = {"labels": [], "label_distributions": [], "names": [], "pixel_hashes": []}
+        skipped = self._skipped.setdefault(split, [])
+        # Closed here: left to the garbage collector, it would cancel what waits whenever that happens to run.
+        with contextlib.closing(inspect_all([record.image for record in records], self._pool)) as inspected:
+            for record, found in zip(records, inspected, strict=True):
+                self._work.advance()
+                if isinstance(found, BadImageError):
+                    if self._on_bad_image == "error":
+                        raise BadImageError(
+                            f"{found}\nmpafer_jax.tools.check_data lists all such pictures; "
+                            "config.data.on_bad_image='skip' leaves them out"
+                        ) from found
+                    logging.warning("skipped: %s", found)
+                    skipped.append(str(found))
+                    continue
+                one_hot = np.eye(num_classes, dtype=np.float32)[record.label]
+                weights = record.label_distribution
+                columns["labels"].append(record.label)
+                columns["label_distributions"].append(one_hot if weights is None else np.array(weights, np.float32))
+                columns["names"].append(record.name)
+                columns["pixel_hashes"].append(found.pixel_hash)
+                position = len(columns["labels"]) - 1
+                yield (
+                    position,
+                    {
+                        "image": io.BytesIO(found.data),  # encoded bytes in, encoded bytes out: no TensorFlow
+                        "label": record.label,
+                        "label_distribution": columns["label_distributions"][-1],
+                        "name": record.name.encode("utf-8", "surrogateescape"),  # a file's name need not be UTF-8
+                        "index": position,
+                    },
+                )
+        if not columns["labels"]:
+            raise DataError(f"split {split!r} of {self.name}: none of its {len(records)} pictures can be read")
+        dtypes = {"labels": np.int32, "label_distributions": np.float32, "names": np.str_, "pixel_hashes": np.str_}
+        self._arrays |= {f"{split}/{name}": np.array(values, dtypes[name]) for name, values in columns.items()}
+
+    def _download_and_prepare(self, dl_manager: Any, download_config: Any = None) -> None:
+        super()._download_and_prepare(dl_manager, download_config)
+        # Still inside TFDS's temporary folder, so that these two files appear together with the records.
+        directory = Path(self.data_dir)
+        summary = Summary(
+            dataset=self._index.dataset,
+            label_rule=self._index.label_rule,
+            class_names=self._index.class_names,
+            source_labels=self._index.source_labels,
+            fingerprint=self._fingerprint,
+            dropped=self._index.dropped,
+            skipped={split: tuple(messages) for split, messages in self._skipped.items() if messages},
+        )
+        np.savez(directory / _EXAMPLES, allow_pickle=False, **self._arrays)
+        (directory / _SUMMARY).write_text(json.dumps(dataclasses.asdict(summary), indent=2) + "\n")
+
+
+def prepare(
+    builder_class: type[ExpressionBuilder],
+    index: SourceIndex,
+    root: Path,
+    on_bad_image: OnBadImage = "error",
+) -> Prepared:
+    """Opens a dataset's preparation, and makes it first where it is not there yet.
+
+    Args:
+      builder_class: the dataset's TFDS builder.
+      index: what its reader returned, with the classes selected.
+      root: the folder for preparations, made if needed. Of several processes that share it, one prepares and the
+        others wait for it; hosts with disks of their own each prepare theirs.
+      on_bad_image: "error", or "skip" to leave pictures out that cannot be read, and count them.
+
+    Raises:
+      BadImageError: a picture is missing or cannot be decoded, and `on_bad_image` is "error".
+      DataError: `root` cannot be written, or no picture of a split can be read.
+      OSError: the disk is full; nothing half-written stays, and a later call begins anew.
+    """
+    fingerprint = index.fingerprint(_FORMAT, str(builder_class.VERSION), on_bad_image)
+    parent = root / f"{builder_class.name}-{fingerprint[:16]}"
+    directory = parent / builder_class.name / str(builder_class.VERSION)
+    if directory.is_dir():
+        return _open(directory)
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        with preemption.orderly(), files.naming(root), locks.hold(root / f"{parent.name}.lock", parent, wait=True):
+            if not directory.is_dir():
+                _write(builder_class, index, parent, on_bad_image, fingerprint)
+    except OSError as error:
+        if not files.is_not_writable(error):
+            raise
+        raise DataError(
+            f"{root} cannot be written ({error}); set config.data.prepared_dir to a folder that can"
+        ) from error
+    return _open(directory)
+
+
+def _write(
+    builder_class: type[ExpressionBuilder],
+    index: SourceIndex,
+    parent: Path,
+    on_bad_image: OnBadImage,
+    fingerprint: str,
+) -> None:
+    for left_over in parent.glob(f"{builder_class.name}/incomplete.*"):  # of a process that was killed
+        shutil.rmtree(left_over)
+    total = sum(len(records) for records in index.splits.values())
+    logging.debug("preparing %s into %s, once", index.dataset, parent)
+    tfds.disable_progress_bar()
+    title = "drawing faces" if index.computed else f"preparing {index.dataset}"
+    with (
+        progress.task(title, total) as work,
+        workers(index.computed) as pool,
+        tempfile.TemporaryDirectory(dir=parent.parent) as scratch,
+        # TFDS announces a download on stdout; there is none, and stdout belongs to the command that called.
+        contextlib.redirect_stdout(io.StringIO()),
+    ):
+        builder = builder_class(
+            index=index, on_bad_image=on_bad_image, fingerprint=fingerprint, data_dir=parent, pool=pool, work=work
+        )
+        try:
+            builder.download_and_prepare(download_dir=scratch)
+        except OSError as error:
+            # On a file system without locks another process may have been first; its result is as good.
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+        except RuntimeError as error:  # of the writer of ArrayRecord
+            full = files.full_disk(error, parent)
+            if full is None:
+                raise
+            raise full from error
+
+
+def _open(directory: Path) -> Prepared:
+    values = json.loads((directory / _SUMMARY).read_text())
+    for name in ("class_names", "source_labels"):
+        values[name] = tuple(values[name])
+    values["skipped"] = {split: tuple(messages) for split, messages in values["skipped"].items()}
+    # `as_data_source` is declared with a decorator that type checkers cannot see through.
+    builder: Any = tfds.builder_from_directory(str(directory))
+    splits: dict[str, PreparedSplit] = {}
+    with np.load(directory / _EXAMPLES, allow_pickle=False) as arrays:
+        for split in sorted({name.partition("/")[0] for name in arrays.files}):
+            splits[split] = PreparedSplit(
+                source=builder.as_data_source(split=split, decoders={"image": tfds.decode.SkipDecoding()}),
+                **{field.name: arrays[f"{split}/{field.name}"] for field in dataclasses.fields(PreparedSplit)[1:]},
+            )
+    return Prepared(directory, Summary(**values), splits)

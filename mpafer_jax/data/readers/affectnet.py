@@ -1,0 +1,140 @@
+"""AffectNet (Mollahosseini et al., 2017) in both forms in which it has been handed out.
+
+* The csv release: whole pictures in `Manually_Annotated_Images`, labels and face boxes in `training.csv` and
+  `validation.csv`. Faces are cut out at preparation.
+* The npy release (since 2021, the only one that new users get): faces already cut out, one `.npy` per label.
+
+Its test set was never released. The literature reports on the validation set, so that is the split "test" here, and
+a validation split for choosing checkpoints is to be carved from "train".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import tensorflow_datasets as tfds
+
+from mpafer_jax.data import records
+from mpafer_jax.data.prepared import ExpressionBuilder
+from mpafer_jax.data.records import Counts, Record, SourceIndex
+from mpafer_jax.runtime import progress
+from mpafer_jax.runtime.errors import DataError
+
+CLASS_NAMES = ("neutral", "happiness", "sadness", "surprise", "fear", "disgust", "anger", "contempt")
+_DROPPED = {8: "none", 9: "uncertain", 10: "no face"}  # the owners' remaining labels
+_COLUMNS = (
+    "subDirectory_filePath",
+    "face_x",
+    "face_y",
+    "face_width",
+    "face_height",
+    "facial_landmarks",
+    "expression",
+    "valence",
+    "arousal",
+)
+_CSV_SPLITS = {"train": "training.csv", "test": "validation.csv"}
+_NPY_SPLITS = {"train": "train_set", "test": "val_set"}
+_PICTURES = "Manually_Annotated_Images"
+_LAYOUT = """\
+  train_set/images/0.jpg ...   train_set/annotations/0_exp.npy ...   and val_set likewise
+or the older release:
+  training.csv   validation.csv   Manually_Annotated_Images/<number>/<name>.jpg"""
+_SOURCE = "its owners (http://mohammadmahoor.com/affectnet/, on request)"
+
+
+class AffectNet(ExpressionBuilder, skip_registration=True):
+    """AffectNet, 8 expressions: splits train and test (the owners' validation set)."""
+
+    name = "affectnet"
+    VERSION = tfds.core.Version("1.0.0")
+
+
+def read(directory: Path) -> SourceIndex:
+    """Reads AffectNet's labels, from whichever release is there.
+
+    Args:
+      directory: holds `train_set` and `val_set`, or `training.csv`, `validation.csv` and `Manually_Annotated_Images`.
+
+    Returns:
+      Splits "train" and "test" (the owners' validation set), 8 classes. Labels 8 to 10 and rows without a face box
+      are dropped and counted.
+
+    Raises:
+      DataError: neither release is there, both are, or a label file does not hold what it should.
+    """
+    dropped: Counts = {}
+    npy = {split: directory / name for split, name in _NPY_SPLITS.items() if (directory / name).is_dir()}
+    tables = {split: directory / name for split, name in _CSV_SPLITS.items() if (directory / name).is_file()}
+    if npy and tables:
+        raise DataError(f"{directory} holds both releases ({_LAYOUT}); their pictures differ, so keep one of them")
+    splits: dict[str, list[Record]] = {}
+    if npy:
+        splits = {split: list(_read_npy(folder, split, dropped)) for split, folder in npy.items()}
+        absent = {split: str(directory / name) for split, name in _NPY_SPLITS.items() if split not in npy}
+    elif tables:
+        if not (directory / _PICTURES).is_dir():
+            raise records.missing(directory / _PICTURES, _LAYOUT, _SOURCE)
+        splits = {split: list(_read_csv(table, split, dropped)) for split, table in tables.items()}
+        absent = {split: str(directory / name) for split, name in _CSV_SPLITS.items() if split not in tables}
+    else:
+        raise records.missing(directory / _NPY_SPLITS["train"], _LAYOUT, _SOURCE)
+    return SourceIndex(
+        dataset="affectnet",
+        label_rule="owner",
+        class_names=CLASS_NAMES,
+        source_labels=tuple(str(number) for number in range(len(CLASS_NAMES))),
+        splits={split: found for split, found in splits.items() if found},
+        absent=absent | {split: f"examples with labels 0 to 7 in {split}" for split in splits if not splits[split]},
+        dropped=dropped,
+    )
+
+
+def _read_npy(folder: Path, split: str, dropped: Counts) -> Iterator[Record]:
+    annotations = sorted(
+        (folder / "annotations").glob("*_exp.npy"),
+        key=lambda path: (len(path.name), path.name),  # 2 before 10
+    )
+    if not annotations:
+        raise records.missing(folder / "annotations" / "<number>_exp.npy", _LAYOUT, _SOURCE)
+    for path in progress.track(annotations, f"reading labels of {split}", len(annotations), "files"):
+        try:
+            expression = int(np.load(path, allow_pickle=False).item())  # a number, or a string that holds one
+        except (ValueError, OSError, EOFError) as error:
+            raise DataError(f"{path}: expected one label from 0 to 10 ({error})") from error
+        if _kept(expression, str(path), split, dropped):
+            name = path.name.removesuffix("_exp.npy") + ".jpg"
+            yield Record(name, records.ImageFile(folder / "images" / name), expression)
+
+
+def _read_csv(table: Path, split: str, dropped: Counts) -> Iterator[Record]:
+    columns = {name: position for position, name in enumerate(_COLUMNS)}
+    for line, row in records.read_csv(table):
+        if line == 1 and _COLUMNS[0] in row:  # copies with and without a header are in use
+            columns = {name: position for position, name in enumerate(row)}
+            continue
+        place = f"{table} line {line}"
+        try:
+            x, y, width, height = (float(row[columns[name]]) for name in _COLUMNS[1:5])
+            name, expression = row[columns["subDirectory_filePath"]], int(row[columns["expression"]])
+        except (KeyError, IndexError, ValueError) as error:
+            raise DataError(f"{place}: found {row!r}, expected the columns {', '.join(_COLUMNS)}") from error
+        if not _kept(expression, place, split, dropped):
+            continue
+        if width < 0:
+            records.count(dropped, split, "no face box")
+            continue
+        name = records.listed_name(name)
+        image = records.ImageCrop(table.parent / _PICTURES / name, (x, y, width, height))
+        yield Record(name, image, expression)
+
+
+def _kept(expression: int, place: str, split: str, dropped: Counts) -> bool:
+    if 0 <= expression < len(CLASS_NAMES):
+        return True
+    if expression not in _DROPPED:
+        raise DataError(f"{place}: found the expression {expression}, expected 0 to 10")
+    records.count(dropped, split, _DROPPED[expression])
+    return False

@@ -1,0 +1,65 @@
+"""FER2013 (Goodfellow et al., 2013) under its own labels; `ferplus` has its pictures under better ones."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import tensorflow_datasets as tfds
+
+from mpafer_jax.data import records
+from mpafer_jax.data.prepared import ExpressionBuilder
+from mpafer_jax.data.readers import pixel_csv
+from mpafer_jax.data.records import Record, SourceIndex
+from mpafer_jax.runtime.errors import DataError
+
+CLASS_NAMES = ("anger", "disgust", "fear", "happiness", "sadness", "surprise", "neutral")  # the column emotion, 0 to 6
+_TABLES = ("fer2013.csv", "icml_face_data.csv")  # the same rows; columns and spaces differ
+_LAYOUT = """\
+  fer2013.csv          columns emotion,pixels,Usage
+or icml_face_data.csv  columns emotion, Usage, pixels
+(copies as class folders, train/angry/*.jpg ..., are read by configs/folder.py)"""
+_SOURCE = "Kaggle's challenge in representation learning (fer2013.csv)"
+
+
+class Fer2013(ExpressionBuilder, skip_registration=True):
+    """FER2013: 48x48 grey faces, 7 expressions, splits train, validation (PublicTest) and test (PrivateTest)."""
+
+    name = "fer2013"
+    VERSION = tfds.core.Version("1.0.0")
+
+
+def read(directory: Path) -> SourceIndex:
+    """Reads FER2013's table.
+
+    Args:
+      directory: holds `fer2013.csv` or `icml_face_data.csv`.
+
+    Returns:
+      Those of the splits "train", "validation" (PublicTest) and "test" (PrivateTest) that have rows. The pictures have
+      no names; they are called by their line.
+
+    Raises:
+      DataError: there is no table, there are both, or a row does not hold what it should.
+    """
+    tables = [directory / name for name in _TABLES if (directory / name).is_file()]
+    if not tables:
+        raise records.missing(directory / _TABLES[0], _LAYOUT, _SOURCE)
+    if len(tables) > 1:
+        raise DataError(f"{directory} holds {' and '.join(_TABLES)}, which are one dataset; keep one of them")
+    splits: dict[str, list[Record]] = {split: [] for split in pixel_csv.SPLITS.values()}
+    for row in pixel_csv.read_rows(tables[0]):
+        if row.emotion >= len(CLASS_NAMES):
+            raise DataError(f"{tables[0]} line {row.line}: the emotion is {row.emotion}, expected 0 to 6")
+        splits[row.split].append(Record(f"line {row.line}", row.image, row.emotion))
+    return SourceIndex(
+        dataset="fer2013",
+        label_rule="owner",
+        class_names=CLASS_NAMES,
+        source_labels=tuple(str(number) for number in range(len(CLASS_NAMES))),
+        splits={split: found for split, found in splits.items() if found},
+        absent={
+            split: f"rows of {usage} in {tables[0]}" for usage, split in pixel_csv.SPLITS.items() if not splits[split]
+        },
+        dropped={},
+        expected_size=(pixel_csv.SIDE, pixel_csv.SIDE),
+    )

@@ -1,0 +1,144 @@
+"""Class folders: a picture's label is the name of the folder it lies in."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import tensorflow_datasets as tfds
+
+from mpafer_jax.config.expressions import ClassNameError, check_class_names
+from mpafer_jax.data import records
+from mpafer_jax.data.prepared import ExpressionBuilder
+from mpafer_jax.data.preprocess import IMAGE_SUFFIXES
+from mpafer_jax.data.records import Counts, Record, SourceIndex
+from mpafer_jax.runtime import files
+from mpafer_jax.runtime.errors import DataError
+
+_SPLITS = {"train": "train", "val": "validation", "valid": "validation", "validation": "validation", "test": "test"}
+_NO_CLASSES = {"image", "images", "img", "imgs", "label", "labels", "annotations"}
+_LAYOUT = """\
+  train/<class>/*.jpg, and where you have them validation/<class>/*.jpg (or val, valid) and test/<class>/*.jpg
+or, without splits, all of it offered as the split "train":
+  <class>/*.jpg
+with pictures ending in """ + " ".join(sorted(IMAGE_SUFFIXES))
+
+
+class Folder(ExpressionBuilder, skip_registration=True):
+    """Pictures in class folders, with or without split folders above them."""
+
+    name = "folder"
+    VERSION = tfds.core.Version("1.0.0")
+
+
+def read(directory: Path, chosen: Sequence[str] = ()) -> SourceIndex:
+    """Lists class folders.
+
+    Args:
+      directory: holds the split folders, or the class folders themselves.
+      chosen: config.data.class_names, which may have given numbered folders names.
+
+    Returns:
+      The classes in the order in which their folders sort and called as these are, pictures sorted by name. Files that
+      are no pictures are counted as dropped.
+
+    Raises:
+      DataError: nothing there, two folders for one split, two folders for one expression, folders that are those of
+        another layout (`images`, `labels`) and not of classes, or a folder whose name is not UTF-8.
+    """
+    if not directory.is_dir():
+        raise records.missing(directory, _LAYOUT, "your own pictures")
+    split_folders = _split_folders(directory)
+    dropped: Counts = {}
+    for split, path in split_folders.items():
+        records.count_beside(path, split, dropped)
+    pictures = {split: _list(path, split, dropped) for split, path in split_folders.items()}
+    folder_names = sorted({name for found in pictures.values() for name, paths in found.items() if paths})
+    without = sorted({name for found in pictures.values() for name in found} - set(folder_names))
+    if folder_names and {name.lower() for name in folder_names} <= _NO_CLASSES:
+        raise DataError(
+            f"{directory}: the pictures lie in {', '.join(folder_names)}, which is no expression: their labels are in "
+            f"other files, which are not read. Sort them into a folder for each class:\n{_LAYOUT}"
+        )
+    labels = {name: label for label, name in enumerate(folder_names)}
+    class_names = _class_names(folder_names, directory)
+    splits = {
+        split: [
+            Record(f"{name}/{path.name}", records.ImageFile(path), labels[name])
+            for name, paths in found.items()
+            for path in paths
+        ]
+        for split, found in pictures.items()
+    }
+    if not folder_names:
+        raise records.missing(directory / "<class>" / "*.jpg", _LAYOUT, "your own pictures")
+    absent = {split: f"the folder {directory / split}" for split in _SPLITS.values()}
+    absent |= {split: f"pictures in {path}/<class>/" for split, path in split_folders.items()}
+    return SourceIndex(
+        dataset="folder",
+        label_rule="owner",
+        class_names=class_names,
+        source_labels=tuple(folder_names),
+        splits={split: found for split, found in splits.items() if found},
+        absent={split: place for split, place in absent.items() if not splits.get(split)},
+        dropped=dropped,
+        warnings=(
+            *(f"{directory}: the folder {name!r} holds no picture, so it is no class" for name in without),
+            *_number_warnings(folder_names, chosen, directory),
+            *_beside_splits(directory, split_folders),
+        ),
+    )
+
+
+def _split_folders(directory: Path) -> dict[str, Path]:
+    found: dict[str, Path] = {}
+    for name, split in _SPLITS.items():
+        folder = directory / name
+        if folder.is_dir():
+            if split in found:
+                raise DataError(f"{found[split]} and {folder} both hold the split {split!r}; keep one of them")
+            found[split] = folder
+    return found or {"train": directory}
+
+
+def _list(directory: Path, split: str, dropped: Counts) -> dict[str, list[Path]]:
+    """Class folder -> its pictures, both in the order of their names."""
+    folders = sorted(path for path in directory.iterdir() if path.is_dir() and not path.name.startswith("."))
+    return {
+        path.name: records.pictures_in(path, split, dropped) for path in folders if path.name != records.PREPARED_FOLDER
+    }
+
+
+def _class_names(folder_names: list[str], directory: Path) -> tuple[str, ...]:
+    for folder in folder_names:
+        if not files.is_utf8(folder):
+            raise DataError(f"{directory}: the class folder {folder!r} is not called in UTF-8; rename it")
+    try:
+        return check_class_names(folder_names, f"folders in {directory}", at_least=0)
+    except ClassNameError as error:
+        raise DataError(str(error)) from error
+
+
+def _beside_splits(directory: Path, split_folders: Mapping[str, Path]) -> tuple[str, ...]:
+    """A warning of pictures that lie beside the split folders, so that no split has them."""
+    if list(split_folders.values()) == [directory]:
+        return ()
+    own = {records.PREPARED_FOLDER, *(path.name for path in split_folders.values())}
+    others = sorted(path for path in directory.iterdir() if path.name not in own and not path.name.startswith("."))
+    found = {path.name: records.number_of_pictures(path) for path in others if path.is_dir()}
+    return tuple(
+        f"{directory}: {number} pictures in {name}, which is no split ({', '.join(_SPLITS)}), are not read"
+        for name, number in found.items()
+        if number
+    )
+
+
+def _number_warnings(folder_names: list[str], chosen: Sequence[str], directory: Path) -> tuple[str, ...]:
+    numbers = [name for name in folder_names if name.isdecimal() and (not chosen or name in chosen)]
+    if not numbers:
+        return ()
+    example = ", ".join(f"'<expression>={name}'" for name in numbers[:2])
+    return (
+        f"{directory}: class folders {', '.join(numbers)} are numbers, which tell a text encoder nothing, and datasets "
+        f"number expressions differently; find out what each means and set config.data.class_names=({example}, ...)",
+    )

@@ -1,0 +1,72 @@
+"""JAFFE (Lyons et al., 1998): ten Japanese women, who posed every expression several times."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import tensorflow_datasets as tfds
+
+from mpafer_jax.data import records
+from mpafer_jax.data.prepared import ExpressionBuilder
+from mpafer_jax.data.records import Counts, Record, SourceIndex
+from mpafer_jax.runtime.errors import DataError
+
+# Second field of a name -> class, in alphabetical order.
+_CLASSES = {
+    "AN": "anger",
+    "DI": "disgust",
+    "FE": "fear",
+    "HA": "happiness",
+    "NE": "neutral",
+    "SA": "sadness",
+    "SU": "surprise",
+}
+CLASS_NAMES = tuple(_CLASSES.values())
+_NAME = re.compile(rf"(?P<person>[A-Z]{{2}})\.(?P<expression>{'|'.join(_CLASSES)})\d+\.\d+")  # KA.AN1.39
+_LAYOUT = """\
+  KA.AN1.39.tiff ...   (person, expression and number of the pose, number of the picture; also inside jaffe/)"""
+_SOURCE = "its owners (https://zenodo.org/records/3451524, on request)"
+
+
+class Jaffe(ExpressionBuilder, skip_registration=True):
+    """JAFFE: 256x256 grey pictures of 10 persons, 7 expressions, one split, train."""
+
+    name = "jaffe"
+    VERSION = tfds.core.Version("1.0.0")
+
+
+def read(directory: Path) -> SourceIndex:
+    """Lists JAFFE's pictures.
+
+    Args:
+      directory: the folder of the pictures, or one that holds them in `jaffe`.
+
+    Returns:
+      One split, "train", sorted by name, each picture with its person: the owners give no others, and what is carved
+      out of it shares no person with the rest.
+
+    Raises:
+      DataError: there is no picture, or one whose name does not say what it shows.
+    """
+    folder = directory / "jaffe" if (directory / "jaffe").is_dir() else directory
+    dropped: Counts = {}
+    train: list[Record] = []
+    labels = {expression: label for label, expression in enumerate(_CLASSES)}
+    for path in records.pictures_in(folder, "train", dropped):
+        name = _NAME.match(path.name)
+        if name is None:
+            raise DataError(f"{path}: expected a name like KA.AN1.39.tiff (person, one of {', '.join(_CLASSES)}, ...)")
+        train.append(Record(path.name, records.ImageFile(path), labels[name["expression"]], person=name["person"]))
+    if not train:
+        raise records.missing(folder / "KA.AN1.39.tiff", _LAYOUT, _SOURCE)
+    return SourceIndex(
+        dataset="jaffe",
+        label_rule="owner",
+        class_names=CLASS_NAMES,
+        source_labels=tuple(_CLASSES),
+        splits={"train": train},
+        absent={},
+        dropped=dropped,
+        expected_size=(256, 256),
+    )

@@ -1,0 +1,127 @@
+"""RAF-DB (Li et al., CVPR 2017), basic and compound expressions, in the layout in which its owners hand it out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import tensorflow_datasets as tfds
+
+from mpafer_jax.data import records
+from mpafer_jax.data.prepared import ExpressionBuilder
+from mpafer_jax.data.records import Record, SourceIndex
+from mpafer_jax.runtime.errors import DataError
+
+CLASS_NAMES = ("surprise", "fear", "disgust", "happiness", "sadness", "anger", "neutral")  # labels 1 to 7 of the list
+# Labels 1 to 11; the names of the description bank "compound".
+COMPOUND_CLASS_NAMES = (
+    "happily surprised",
+    "happily disgusted",
+    "sadly fearful",
+    "sadly angry",
+    "sadly surprised",
+    "sadly disgusted",
+    "fearfully angry",
+    "fearfully surprised",
+    "angrily surprised",
+    "angrily disgusted",
+    "disgustedly surprised",
+)
+_SPLITS = {"train": "train", "test": "test"}  # prefix of a picture's name -> split; the list has no other mark
+_LIST = "EmoLabel/list_patition_label.txt"  # the owners' spelling
+_SOURCE = "its owners (http://www.whdeng.cn/RAF/model1.html, on request)"
+Expressions = Literal["basic", "compound"]
+
+
+class RafDb(ExpressionBuilder, skip_registration=True):
+    """RAF-DB basic: aligned faces, 7 expressions, splits train and test."""
+
+    name = "rafdb"
+    VERSION = tfds.core.Version("1.0.0")
+
+
+class RafDbCompound(ExpressionBuilder, skip_registration=True):
+    """RAF-DB compound: aligned faces, 11 pairs of expressions, splits train and test."""
+
+    name = "rafdb_compound"
+    VERSION = tfds.core.Version("1.0.0")
+
+
+def read(directory: Path, expressions: Expressions = "basic") -> SourceIndex:
+    """Reads RAF-DB's label list.
+
+    Args:
+      directory: the folder that holds `basic` or `compound`, or that folder itself.
+      expressions: which of the two sets; they share no picture.
+
+    Returns:
+      Splits "train" and "test" (those that the list names), in the list's order.
+
+    Raises:
+      DataError: the list or the folder of aligned pictures is not there, a line of the list does not hold
+        "name label" with a label of that set, or the folder is the other set's.
+    """
+    class_names = CLASS_NAMES if expressions == "basic" else COMPOUND_CLASS_NAMES
+    root = directory / expressions if (directory / expressions).is_dir() else directory
+    other: Expressions = "compound" if expressions == "basic" else "basic"
+    # Labels 1 to 7 are labels of either set, so only the folder's name and what is above 7 tell them apart.
+    if root.resolve().name.lower() == other:
+        raise _other_set(f"{directory} is the folder of the {other} set", expressions)
+    list_path, pictures = root / _LIST, root / "Image" / "aligned"
+    for path in (list_path, pictures):
+        if not path.exists():
+            raise records.missing(path, _layout(expressions), _SOURCE)
+    splits: dict[str, list[Record]] = {}
+    seen: dict[str, int] = {}
+    for number, line in enumerate(records.read_text(list_path).splitlines(), start=1):
+        if not line.strip():
+            continue
+        name, split, label = _parse(line, f"{list_path} line {number}", len(class_names))
+        if name in seen:
+            raise DataError(f"{list_path} line {number}: {name} was on line {seen[name]} already; keep one of them")
+        seen[name] = number
+        image = records.ImageFile(pictures / f"{Path(name).stem}_aligned.jpg")
+        splits.setdefault(split, []).append(Record(name, image, label))
+    highest = max((record.label + 1 for listed in splits.values() for record in listed), default=0)
+    if expressions == "compound" and 0 < highest <= len(CLASS_NAMES):
+        raise _other_set(
+            f"{list_path} has no label above {highest}, as the list of the basic set and not of the compound one, "
+            f"whose labels are 1 to {len(class_names)}",
+            expressions,
+        )
+    return SourceIndex(
+        dataset="rafdb" if expressions == "basic" else "rafdb_compound",
+        label_rule="owner",
+        class_names=class_names,
+        source_labels=tuple(str(number) for number in range(1, len(class_names) + 1)),
+        splits={split: splits[split] for split in _SPLITS.values() if split in splits},
+        absent={s: f"lines {prefix}_*.jpg in {list_path}" for prefix, s in _SPLITS.items() if s not in splits},
+        dropped={},
+        expected_size=(100, 100),
+    )
+
+
+def _other_set(found: str, expressions: Expressions) -> DataError:
+    name = {"basic": "rafdb", "compound": "rafdb_compound"}
+    other = "compound" if expressions == "basic" else "basic"
+    return DataError(
+        f"{found}; set config.data.dir to the folder that holds {expressions!r}, or to that folder itself, or take the "
+        f"{other} set with --config=configs/{name[other]}.py"
+    )
+
+
+def _layout(expressions: Expressions) -> str:
+    return f"""\
+  {expressions}/EmoLabel/list_patition_label.txt     lines "train_00001.jpg 5" ... "test_0001.jpg 4"
+  {expressions}/Image/aligned/train_00001_aligned.jpg ..."""
+
+
+def _parse(line: str, place: str, num_classes: int) -> tuple[str, str, int]:
+    fields = line.split()
+    split = _SPLITS.get(fields[0].partition("_")[0]) if len(fields) == 2 else None
+    if split is None or not fields[1].isdecimal() or not 1 <= int(fields[1]) <= num_classes:
+        raise DataError(
+            f"{place}: found {line!r}, expected 'train_NNNNN.jpg LABEL' or 'test_NNNN.jpg LABEL' "
+            f"with a label from 1 to {num_classes}"
+        )
+    return fields[0], split, int(fields[1]) - 1

@@ -1,0 +1,93 @@
+"""SFEW 2.0 (Dhall et al., EmotiW 2015): stills of films, in the owners' aligned faces.
+
+The labels of its test set are kept by the owners. The literature reports on the validation set, so that is the split
+"test" here, and a validation split for choosing checkpoints is to be carved from "train".
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import tensorflow_datasets as tfds
+
+from mpafer_jax.data import records
+from mpafer_jax.data.prepared import ExpressionBuilder
+from mpafer_jax.data.records import Counts, Record, SourceIndex
+
+# Folder -> class, in the owners' alphabetical order.
+_CLASSES = {
+    "Angry": "anger",
+    "Disgust": "disgust",
+    "Fear": "fear",
+    "Happy": "happiness",
+    "Neutral": "neutral",
+    "Sad": "sadness",
+    "Surprise": "surprise",
+}
+CLASS_NAMES = tuple(_CLASSES.values())
+# Where the owners' archives come to lie, depending on how they are unpacked.
+_PLACES = {
+    "train": ("Train_Aligned_Faces", "Train/Train_Aligned_Faces"),
+    "test": ("Val_Aligned_Faces_new", "Val_Aligned_Faces", "Val/Val_Aligned_Faces_new", "Val/Val_Aligned_Faces"),
+}
+_FILM = re.compile(r"(.+)_\d+_\d+")  # Airheads_000519240_00000005.png: film, time, frame
+_LAYOUT = """\
+  Train_Aligned_Faces/Angry/*.png   and Disgust, Fear, Happy, Neutral, Sad, Surprise
+  Val_Aligned_Faces/Angry/*.png ... (or Val_Aligned_Faces_new; both also inside Train/ and Val/)"""
+_SOURCE = "its owners (https://users.cecs.anu.edu.au/~few_group/AFEW.html, on request)"
+
+
+class Sfew(ExpressionBuilder, skip_registration=True):
+    """SFEW 2.0: aligned faces from films, 7 expressions, splits train and test (the owners' validation set)."""
+
+    name = "sfew"
+    VERSION = tfds.core.Version("1.0.0")
+
+
+def read(directory: Path) -> SourceIndex:
+    """Lists SFEW's aligned faces.
+
+    Args:
+      directory: holds `Train_Aligned_Faces` and `Val_Aligned_Faces`, see the layout.
+
+    Returns:
+      Splits "train" and "test" (the owners' validation set), sorted by name. Names tell the film, which stands
+      for the `person`: actors recur within a film, and seldom in another.
+
+    Raises:
+      DataError: neither folder is there.
+    """
+    found = {
+        split: next((directory / place for place in places if (directory / place).is_dir()), None)
+        for split, places in _PLACES.items()
+    }
+    dropped: Counts = {}
+    splits = {split: _list(folder, split, dropped) for split, folder in found.items() if folder is not None}
+    if not any(splits.values()):
+        raise records.missing(directory / _PLACES["train"][0], _LAYOUT, _SOURCE)
+    return SourceIndex(
+        dataset="sfew",
+        label_rule="owner",
+        class_names=CLASS_NAMES,
+        source_labels=tuple(_CLASSES),
+        splits={split: listed for split, listed in splits.items() if listed},
+        absent={
+            split: " or ".join(str(directory / place / "<class>/*.png") for place in places)
+            for split, places in _PLACES.items()
+            if not splits.get(split)
+        },
+        dropped=dropped,
+        expected_size=(143, 181),
+    )
+
+
+def _list(folder: Path, split: str, dropped: Counts) -> list[Record]:
+    listed: list[Record] = []
+    for label, name in enumerate(_CLASSES):
+        for path in records.pictures_in(folder / name, split, dropped):
+            film = _FILM.fullmatch(path.stem)
+            listed.append(
+                Record(f"{name}/{path.name}", records.ImageFile(path), label, person=film.group(1) if film else "")
+            )
+    return listed

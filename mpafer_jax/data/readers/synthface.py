@@ -1,0 +1,95 @@
+"""Drawn faces as a dataset: nothing is read, every picture is drawn from its seed when it is prepared."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+from collections.abc import Sequence
+
+import tensorflow_datasets as tfds
+from PIL import Image
+
+from mpafer_jax.config.expressions import canonical_name
+from mpafer_jax.config.schema import SynthfaceSection
+from mpafer_jax.data.prepared import ExpressionBuilder
+from mpafer_jax.data.records import Record, SourceIndex
+from mpafer_jax.data.synthface import generate
+from mpafer_jax.data.synthface.expressions import PROTOTYPES
+from mpafer_jax.data.synthface.styles import STYLES
+from mpafer_jax.runtime.errors import DataError
+
+
+class SynthFace(ExpressionBuilder, skip_registration=True):
+    """Faces drawn from action units, with the expression whose prototype moved them."""
+
+    name = "synthface"
+    VERSION = tfds.core.Version("1.0.0")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class DrawnFace:
+    """A picture that is drawn when it is read; see `generate.face_of`."""
+
+    seed: int
+    split: str
+    index: int
+    style: str
+    expressions: tuple[str, ...]
+    size: int
+
+    @property
+    def place(self) -> str:
+        """Its number, split, style and seed."""
+        return f"drawn face {self.index} of {self.split} ({self.style}, seed {self.seed})"
+
+    def read(self) -> bytes:
+        """The picture as PNG."""
+        sample = generate.face_of(self.seed, self.split, self.index, STYLES[self.style], self.expressions)
+        buffer = io.BytesIO()
+        Image.fromarray(sample.job.pixels(self.size)).save(buffer, "PNG", compress_level=1)
+        return buffer.getvalue()
+
+    def stamp(self) -> str:
+        """All that decides what is drawn, the renderer's version included."""
+        return f"{generate.VERSION} {self.seed} {self.style} {self.size} {' '.join(self.expressions)}"
+
+
+def read(section: SynthfaceSection, class_names: Sequence[str]) -> SourceIndex:
+    """Lists the pictures to draw; draws none.
+
+    Args:
+      section: how many, in which style, from which seed.
+      class_names: config.data.class_names; only these expressions occur, so that the splits are as large as asked for.
+        Empty: all eight.
+
+    Returns:
+      Classes in the order of `PROTOTYPES`.
+
+    Raises:
+      DataError: there is no such style.
+    """
+    if section.style not in STYLES:
+        raise DataError(f"config.data.synthface.style is {section.style!r}; expected one of {', '.join(STYLES)}")
+    wanted = {canonical_name(entry.partition("=")[2] or entry) for entry in class_names} or set(PROTOTYPES)
+    # A name that no expression has is refused where classes are selected, for every dataset alike.
+    expressions = tuple(name for name in PROTOTYPES if name in wanted) or tuple(PROTOTYPES)
+    labels = {name: label for label, name in enumerate(expressions)}
+    splits: dict[str, list[Record]] = {}
+    numbers = {"train": section.train, "validation": section.validation, "test": section.test}
+    for split, number in numbers.items():
+        for index in range(number):
+            image = DrawnFace(section.seed, split, index, section.style, expressions, section.image_size)
+            expression = generate.expression_of(section.seed, split, index, expressions)
+            name = f"{split}_{index:06d}_person_{index // generate.PICTURES_PER_PERSON:05d}"
+            splits.setdefault(split, []).append(Record(name, image, labels[expression]))
+    return SourceIndex(
+        dataset="synthface",
+        label_rule="owner",
+        class_names=expressions,
+        source_labels=expressions,
+        splits=splits,
+        absent={split: f"config.data.synthface.{split} above 0" for split in numbers if split not in splits},
+        dropped={},
+        computed=True,
+        expected_size=(section.image_size, section.image_size),
+    )

@@ -1,0 +1,159 @@
+"""The planes that a face is drawn on, and the strokes and fills that parts are made of.
+
+colour   RGB: what is seen
+ink      L: contour lines and dark details, 0 to 255, for media that show lines
+relief   L: fine folds of the skin, 128 flat, darker in a furrow and lighter beside it
+shade    soft light and dark blobs of the skin, gathered and drawn at once at low resolution
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageChops, ImageDraw, ImageFilter
+
+from mpafer_jax.data.synthface.face import Rgb
+from mpafer_jax.data.synthface.geometry import Frame, Points, Vector, ribbon, spline, taper
+
+Plane = npt.NDArray[np.float64]  # [LOW, LOW]
+LOW = 48  # side of the plane of soft blobs; they are much larger than its pixels
+_FLAT = 128  # relief of skin without folds: darker in a furrow, lighter beside it
+_FOLD_POINTS = 11  # on the curve of a fold
+# What a furrow multiplies red, green and blue with, and what its light edge adds: blood stays visible in folds.
+# uint8[256, 3], looked up by relief.
+_HEIGHT = np.arange(256)[:, None] / _FLAT
+_FURROW = np.round(255 * np.minimum(_HEIGHT, 1.0) ** (0.85, 1.05, 1.1)).astype(np.uint8)
+_EDGE = np.round(_FLAT * np.maximum(_HEIGHT - 1, 0.0) * (0.85, 0.7, 0.6)).astype(np.uint8)
+
+
+class Canvas:
+    """Planes of `frame.side` pixels and everything that draws on them; all places are face coordinates."""
+
+    def __init__(self, frame: Frame):
+        size = (frame.side, frame.side)
+        self.frame = frame
+        self.colour = Image.new("RGB", size)
+        self.ink = Image.new("L", size)
+        self._colour = ImageDraw.Draw(self.colour)
+        self._ink = ImageDraw.Draw(self.ink)
+        self._folds: list[tuple[Points, float, float, float]] = []
+        self._blobs: dict[str, list[tuple[float, float, float, float, float]]] = {}
+
+    def fill(
+        self,
+        outline: Points,
+        colour: Rgb,
+        ink: float = 0.0,
+        edge: float = 0.0,
+        lift: float | Vector = 0.0,
+        flat: float = 0.0,
+    ) -> None:
+        """A filled outline; covers the ink below it with its own, and draws its edge in ink where `edge` is above 0."""
+        xy = _flat(self.frame(outline, lift, flat))
+        self._colour.polygon(xy, fill=colour)
+        self._ink.polygon(xy, fill=round(255 * ink))
+        if edge:
+            self._ink.line([*xy, *xy[:4]], fill=round(255 * edge), width=max(1, round(self.frame.side / 110)))
+
+    def stroke(
+        self,
+        line: Points,
+        width: float,
+        colour: Rgb,
+        ink: float = 0.8,
+        ends: tuple[float, float] = (0.2, 0.2),
+        lift: float = 0.0,
+        flat: float = 0.0,
+    ) -> None:
+        """A line that thins towards its ends; `width` in face units."""
+        pixels = self.frame(line, lift, flat)
+        widths = np.maximum(width * self.frame.scale * taper(len(line), *ends), 1.0)
+        xy = _flat(ribbon(pixels, widths))
+        self._colour.polygon(xy, fill=colour)
+        self._ink.polygon(xy, fill=round(255 * ink))
+
+    def fold(self, control: Points, amount: float, width: float = 0.03, lift: float = 0.0) -> None:
+        """A wrinkle along the curve through `control`: a dark furrow and the light edge below it.
+
+        It shows once `emboss` has been called.
+
+        Args:
+          control: float64[n, 2].
+          amount: 0 (none) to 1 (deep).
+          width: of the furrow.
+          lift: see `Frame`.
+        """
+        if amount >= 0.04:
+            self._folds.append((spline(control, _FOLD_POINTS), min(amount, 1.0), width, lift))
+
+    def emboss(self) -> None:
+        """Presses the folds into what has been drawn so far."""
+        if not self._folds:
+            return
+        lines = np.stack([line for line, *_ in self._folds])
+        amounts, widths, lifts = np.array([fold[1:] for fold in self._folds]).T
+        self._folds.clear()
+        pixels = self.frame(lines.reshape(-1, 2), np.repeat(lifts, _FOLD_POINTS)).reshape(lines.shape)
+        widths = widths[:, None] * self.frame.scale
+        breadths = (0.55 + 0.45 * amounts[:, None]) * widths * taper(_FOLD_POINTS)
+        below = pixels.copy()
+        below[..., 1] += 0.75 * widths
+        edges, furrows = (ribbon(line, breadths).reshape(len(lines), -1).tolist() for line in (below, pixels))
+        relief = Image.new("L", self.colour.size, _FLAT)
+        draw = ImageDraw.Draw(relief)
+        for edge, furrow, depth in zip(edges, furrows, (amounts**0.8).tolist(), strict=True):
+            draw.polygon(edge, fill=_FLAT + round(46 * depth))  # first, so that the furrow stays whole
+            draw.polygon(furrow, fill=_FLAT - round(72 * depth))
+            self._ink.polygon(furrow, fill=round(225 * depth))
+        relief = relief.filter(ImageFilter.BoxBlur(0.004 * self.frame.side))
+        height = np.asarray(relief)
+        # Multiplying alone would hide folds on dark skin, so their light edges are added.
+        pressed = ImageChops.multiply(self.colour, Image.fromarray(_FURROW.take(height, axis=0)))
+        self.colour = ImageChops.add(pressed, Image.fromarray(_EDGE.take(height, axis=0)))
+        self._colour = ImageDraw.Draw(self.colour)
+
+    def blob(self, x: float, y: float, rx: float, ry: float, amount: float, plane: str = "shade") -> None:
+        """A soft bump of light (`amount` above 0) or shade on the skin, rx and ry its standard deviations."""
+        if amount:
+            self._blobs.setdefault(plane, []).append((x, y, rx, ry, amount))
+
+    def soft(self, plane: str = "shade") -> Plane:
+        """The sum of a plane's blobs at low resolution."""
+        found = self._blobs.get(plane)
+        if not found:
+            return np.zeros((LOW, LOW))
+        values = np.array(found)
+        at, spread = self.frame(values[:, :2]), values[:, 2:4] * self.frame.scale
+        centre = (np.arange(LOW) + 0.5) * self.frame.side / LOW
+        across = np.exp(-0.5 * ((centre[None, :] - at[:, :1]) / spread[:, :1]) ** 2)
+        down = np.exp(-0.5 * ((centre[None, :] - at[:, 1:]) / spread[:, 1:]) ** 2)
+        total: Plane = (down * values[:, 4:]).T @ across
+        return total
+
+    def mask(self, outline: Points, strength: float = 1.0) -> Image.Image:
+        """L: `strength` of 255 inside an outline in pixels, 0 outside."""
+        plane = Image.new("L", self.colour.size)
+        ImageDraw.Draw(plane).polygon(_flat(outline), fill=round(255 * strength))
+        return plane
+
+    def paste(self, picture: Image.Image | Rgb, mask: Image.Image) -> None:
+        """Puts a picture (of the low resolution's or the canvas's size) or a colour where the mask is."""
+        if isinstance(picture, Image.Image) and picture.size != self.colour.size:
+            picture = picture.resize(self.colour.size, Image.Resampling.BICUBIC)
+        self.colour.paste(picture, (0, 0) if isinstance(picture, Image.Image) else None, mask)
+
+
+def mix(first: Rgb, second: Rgb, share: float) -> Rgb:
+    """The colour `share` of the way from the first to the second."""
+    red, green, blue = (max(0, min(255, round(a + share * (b - a)))) for a, b in zip(first, second, strict=True))
+    return red, green, blue
+
+
+def darker(colour: Rgb, factor: float) -> Rgb:
+    """A colour times a factor."""
+    return mix((0, 0, 0), colour, factor)
+
+
+def _flat(xy: Points) -> list[float]:
+    values: list[float] = xy.ravel().tolist()
+    return values

@@ -1,0 +1,256 @@
+"""What can be said of a drawn face: statements about its action units, and whole captions.
+
+Captions speak of brows, lids, cheeks, nose, lips and chin, of the person, the scene and the medium. None names an
+expression, or a word that stands for one: a CLIP trained on them knows how a face moves and not what that is called.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import importlib.resources
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+import numpy.typing as npt
+import pydantic
+
+from mpafer_jax.data.synthface.face import Face, Identity, Scene
+from mpafer_jax.data.synthface.styles import Style
+from mpafer_jax.data.synthface.units import INDEX, UNITS, Intensities
+
+# An intensity below the first is not to be seen at 96 pixels, one above the second is plain.
+_INVISIBLE, _PLAIN = 0.12, 0.45
+_SAID = 0.5  # truth from which a caption may say it
+_ONE_SIDED = 0.25  # difference of the two sides' intensities that shows
+
+_OPENINGS = (
+    "a photo of a person",
+    "a photo of a face",
+    "a picture of a person",
+    "a picture of a face",
+    "a portrait of a person",
+    "a person's face",
+    "a face",
+    "a photo of a person making a facial expression",
+    "a photo of a person making a facial expression of some kind",
+    "a photo of a person making a facial expression of a certain sort",
+    "a photo of a person making a facial expression of one type or another",
+    "a person making a facial expression",
+)
+_MEDIA: Mapping[str, Sequence[str]] = {
+    "photo": ("soft shading", "soft light and shadow"),
+    "drawing": ("ink lines and flat colours", "the outlines of a cartoon", "flat colours"),
+    "sketch": ("pencil lines", "the lines of a sketch"),
+}
+_SKIN: Mapping[str, str] = {
+    "pale": "pale skin",
+    "light": "light skin",
+    "olive": "olive skin",
+    "tan": "tanned skin",
+    "brown": "brown skin",
+    "dark": "dark skin",
+}
+_GLASSES = {"round": ("round glasses", "glasses"), "square": ("square glasses", "glasses")}
+_BEARDS = {
+    "stubble": ("stubble", "a short beard"),
+    "moustache": ("a moustache",),
+    "goatee": ("a goatee", "a beard on the chin"),
+    "full": ("a full beard", "a beard"),
+}
+_OCCLUSIONS = {
+    "hand": ("a hand before the face", "a hand that covers a part of the face"),
+    "scarf": ("a scarf over the mouth", "a covered mouth"),
+    "hair": ("hair across the face", "a strand of hair before one eye"),
+    "sunglasses": ("sunglasses", "dark glasses"),
+    "cup": ("a cup before the face",),
+    "bar": ("a bar across the face", "a bar that hides a part of the face"),
+}
+_MOUTH_UNITS = (10, 12, 14, 15, 16, 17, 20, 23, 24, 25, 26, 27)
+# The units that these hide for certain; the others may hide anything or nothing.
+_HIDDEN: Mapping[str, Sequence[int]] = {"scarf": _MOUTH_UNITS, "sunglasses": (5, 6, 7, 43)}
+_LIGHT = {
+    "front": ("light from the front",),
+    # Not which side: training pictures are mirrored.
+    "left": ("light from one side", "a shadow on one side"),
+    "right": ("light from one side", "a shadow on one side"),
+    "top": ("light from above",),
+}
+
+
+class Phrases(pydantic.BaseModel):
+    """Ways to say one thing."""
+
+    model_config = pydantic.ConfigDict(frozen=True, extra="forbid")
+
+    phrases: tuple[str, ...]
+    held_out: tuple[str, ...]
+
+
+class _File(pydantic.BaseModel):
+    model_config = pydantic.ConfigDict(frozen=True, extra="forbid")
+
+    source: str
+    units: dict[int, Phrases]
+    states: dict[str, Phrases]
+
+
+@functools.cache
+def statements() -> dict[str, Phrases]:
+    """Everything that `truth` speaks of, in its order: the action units by number, then states of several of them."""
+    file = importlib.resources.files("mpafer_jax.data.synthface") / "phrases.json"
+    found = _File.model_validate_json(file.read_text(encoding="utf-8"))
+    units = {str(unit): found.units[unit] for unit in UNITS}
+    return units | {name: found.states[name] for name in _STATES}
+
+
+def truth(face: Face) -> npt.NDArray[np.float32]:
+    """How true each statement is of a face, float32[A] in 0..1; NaN where what it speaks of is hidden."""
+    values = _truth_of_units(face.units)
+    hidden = set(_HIDDEN.get(face.scene.occlusion, ()))
+    read = [*((unit,) for unit in UNITS), *(state.units for state in _STATES.values())]
+    values[[not hidden.isdisjoint(units) for units in read]] = np.nan
+    return values
+
+
+def _truth_of_units(units: Intensities) -> npt.NDArray[np.float32]:
+    strongest = units.max(axis=1)
+    seen = _ramp(strongest)
+    states = [state.truth(units) for state in _STATES.values()]
+    # A mouth that is pulled up on one side has no "corners pulled up"; half-shut lids are not closed eyes.
+    seen[INDEX[12]] = _ramp(units[INDEX[12]].min()) if _uneven(units, 12) else seen[INDEX[12]]
+    seen[INDEX[43]] = _ramp(np.float32(strongest[INDEX[43]] - 0.4))
+    return np.concatenate([seen, np.array(states, np.float32)])
+
+
+def _ramp(intensity: npt.NDArray[np.float32] | np.float32) -> npt.NDArray[np.float32]:
+    return np.clip((np.asarray(intensity, np.float32) - _INVISIBLE) / (_PLAIN - _INVISIBLE), 0, 1)
+
+
+def _level(units: Intensities, *numbers: int) -> float:
+    """The truth of the weakest of several units."""
+    return float(min(_ramp(units[INDEX[number]].max()) for number in numbers))
+
+
+def _rest(units: Intensities, *numbers: int) -> float:
+    """How true it is that none of several units moves."""
+    return 1 - float(max(_ramp(units[INDEX[number]].max()) for number in numbers))
+
+
+def _uneven(units: Intensities, number: int) -> bool:
+    left, right = units[INDEX[number]]
+    return abs(float(left) - float(right)) > _ONE_SIDED
+
+
+@dataclasses.dataclass(frozen=True)
+class _State:
+    """A statement about several units: those that it reads, and how true it is of their intensities."""
+
+    units: tuple[int, ...]
+    truth: Callable[[Intensities], float]
+    resting: bool = False
+
+
+def _at_rest(*units: int) -> _State:
+    return _State(units, lambda u: _rest(u, *units), resting=True)
+
+
+_STATES: Mapping[str, _State] = {
+    "both brow ends raised": _State((1, 2, 4), lambda u: _level(u, 1, 2) * _rest(u, 4)),
+    "inner ends up and drawn together": _State((1, 4), lambda u: _level(u, 1, 4)),
+    "lids droop": _State((43,), lambda u: _level(u, 43) * float(u[INDEX[43]].max() < 0.75)),
+    "mouth raised on one side": _State((12,), lambda u: _level(u, 12) * float(_uneven(u, 12))),
+    "brows at rest": _at_rest(1, 2, 4),
+    "eyes at rest": _at_rest(5, 6, 7, 43),
+    "cheeks at rest": _at_rest(6, 9, 12, 14),
+    "nose at rest": _at_rest(9),
+    "chin at rest": _at_rest(17),
+    "mouth at rest": _at_rest(*_MOUTH_UNITS),
+}
+
+
+def caption(face: Face, style: Style, rng: np.random.Generator, *, held_out: bool = False) -> str:
+    """One caption of a face: an opening, up to five statements that are true of it, and one thing besides.
+
+    Args:
+      face: what is depicted.
+      style: how.
+      rng: source of all draws.
+      held_out: words the statements in ways that training never uses.
+    """
+    said = list(statements().values())
+    true = np.flatnonzero(truth(face) >= _SAID)
+    rests = np.array([False] * len(UNITS) + [state.resting for state in _STATES.values()])
+    moving, resting = true[~rests[true]], true[rests[true]]
+    chosen = [*_some(moving, rng, 4), *_some(resting, rng, 1 if len(moving) else 3)]
+    parts = [_pick(said[i].held_out if held_out else said[i].phrases, rng) for i in chosen]
+    others = _surroundings(face.identity, face.scene, style)
+    number = int(rng.integers(2))
+    parts += [_pick(others[i], rng) for i in _some(np.arange(len(others)), rng, number)]
+    rng.shuffle(parts)
+    opening = str(rng.choice(_OPENINGS))
+    if not parts:
+        return opening
+    return f"{opening}, with {_join(parts)}" if "expression" in opening else f"{opening} with {_join(parts)}"
+
+
+def _some(positions: npt.NDArray[np.int64], rng: np.random.Generator, at_most: int) -> list[int]:
+    """A random few of the positions; all of them half of the time, if they are not too many."""
+    number = min(len(positions), at_most)
+    if number > 1 and rng.random() < 0.5:
+        number = int(rng.integers(1, number))
+    return rng.permutation(positions)[:number].tolist()
+
+
+def _pick(phrasings: Sequence[str], rng: np.random.Generator) -> str:
+    return phrasings[int(rng.integers(len(phrasings)))]
+
+
+def _join(parts: Sequence[str]) -> str:
+    return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])}, and {parts[-1]}"
+
+
+def _with_article(words: str) -> str:
+    return f"{'an' if words[0] in 'aeiou' else 'a'} {words}"
+
+
+def _surroundings(identity: Identity, scene: Scene, style: Style) -> list[Sequence[str]]:
+    """What else can be said, each in several ways."""
+    age = "young" if identity.age < 0.3 else "old" if identity.age > 0.6 else "middle-aged"
+    colour = identity.hair_colour
+    hair = {
+        "bald": ("a bald head", "no hair"),
+        "short": (f"short {colour} hair", f"{colour} hair"),
+        "fringe": (_with_article(f"{colour} fringe"), f"{colour} hair over the forehead"),
+        "long": (f"long {colour} hair", f"{colour} hair"),
+        "curly": (f"curly {colour} hair", f"{colour} curls"),
+        "ponytail": (f"{colour} hair in a ponytail", f"{colour} hair"),
+    }[identity.hair]
+    background = _with_article(f"{scene.background_colour} background")
+    found: list[Sequence[str]] = [
+        (f"the look of {_with_article(age)} person", _with_article(f"{age} face")),
+        hair,
+        (_SKIN[identity.skin],),
+        (f"{identity.eye_colour} eyes",),
+        (background, f"{background} behind"),
+        (f"{scene.clothes_colour} clothes",),
+        _LIGHT[scene.light],
+        _MEDIA[style.medium],
+    ]
+    if identity.glasses != "none":
+        found.append(_GLASSES[identity.glasses])
+    if identity.beard != "none":
+        found.append(_BEARDS[identity.beard])
+    if identity.freckles:
+        found.append(("freckles",))
+    if identity.lipstick:
+        found.append(("painted lips", "lipstick"))
+    if identity.earrings:
+        found.append(("earrings",))
+    if scene.occlusion != "none":
+        found.append(_OCCLUSIONS[scene.occlusion])
+    if abs(scene.yaw) > 10:
+        found.append(("the head turned aside", "a turned head"))
+    if abs(scene.roll) > 6:
+        found.append(("a tilted head",))
+    return found

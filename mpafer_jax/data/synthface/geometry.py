@@ -1,0 +1,128 @@
+"""Curves, and the way from a face's own coordinates to pixels.
+
+Face coordinates: x to the right of the picture, y down, origin midway between the eyes; the face's half width is about
+0.72, the chin near y = 1, the crown near y = -1. Points are float64[n, 2].
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+
+import numpy as np
+import numpy.typing as npt
+
+from mpafer_jax.data.synthface.face import Scene
+
+Points = npt.NDArray[np.float64]
+Vector = npt.NDArray[np.float64]
+
+_UNIT = 0.48  # of the picture's side: one unit of face coordinates
+_MIDDLE = 0.03  # y that lies in the picture's middle
+_DEPTH = 0.55  # how far the middle of the face is in front of its outline
+
+
+class Frame:
+    """Projects face coordinates to pixels: the face is half an ellipsoid that turns, and is then seen flat."""
+
+    def __init__(self, scene: Scene, side: int):
+        yaw, pitch, roll = (math.radians(angle) for angle in (scene.yaw, scene.pitch, scene.roll))
+        self.side = side
+        self.scale = side * _UNIT * scene.scale
+        self._yaw = (math.cos(yaw), math.sin(yaw))
+        self._pitch = (math.cos(pitch), math.sin(pitch))
+        self._turn = self.scale * np.array([[math.cos(roll), math.sin(roll)], [-math.sin(roll), math.cos(roll)]])
+        self._origin = np.array([(0.5 + scene.x) * side, (0.5 + scene.y) * side]) - np.array([0, _MIDDLE * self.scale])
+
+    def __call__(self, points: Points, lift: float | Vector = 0.0, flat: float = 0.0) -> Points:
+        """Pixels of face points: float64[n, 2].
+
+        Args:
+          points: float64[n, 2].
+          lift: how far they stand out in front of the ellipsoid (the nose does); a number or float64[n].
+          flat: 0: they turn with the face; 1: they stay where they are (what is behind the face's outline).
+        """
+        x, y = points[:, 0], points[:, 1]
+        bulge = 1 - (x / 0.95) ** 2 - ((y - 0.05) / 1.4) ** 2
+        depth = (1 - flat) * (_DEPTH * np.sqrt(np.maximum(bulge, 0.0)) + lift)
+        turned = np.empty_like(points)
+        turned[:, 0] = x * (flat + (1 - flat) * self._yaw[0]) + depth * self._yaw[1]
+        turned[:, 1] = y * (flat + (1 - flat) * self._pitch[0]) + depth * self._pitch[1]
+        pixels: Points = turned @ self._turn + self._origin
+        return pixels
+
+
+def points(*pairs: tuple[float, float]) -> Points:
+    """float64[n, 2] from pairs."""
+    return np.array(pairs, np.float64)
+
+
+def mirrored(pts: Points, side: int) -> Points:
+    """Points given for the right side of the picture, on the side with that sign."""
+    return pts * (side, 1)
+
+
+def spline(control: Points, number: int = 0, closed: bool = False) -> Points:
+    """A smooth curve through all control points (Catmull-Rom), about four points a piece unless `number` says."""
+    pieces = len(control) if closed else len(control) - 1
+    result: Points = _weights(len(control), number or 5 * pieces + 1, closed) @ control
+    return result
+
+
+@functools.lru_cache(maxsize=256)
+def _weights(controls: int, number: int, closed: bool) -> npt.NDArray[np.float64]:
+    pieces = controls if closed else controls - 1
+    place = np.linspace(0, pieces, number, endpoint=not closed)
+    first = np.minimum(place.astype(int), pieces - 1)
+    t = place - first
+    basis = np.stack([-t + 2 * t**2 - t**3, 2 - 5 * t**2 + 3 * t**3, t + 4 * t**2 - 3 * t**3, -(t**2) + t**3], axis=1)
+    weights = np.zeros((number, controls))
+    for offset in range(-1, 3):
+        index = first + offset
+        index = index % controls if closed else np.clip(index, 0, controls - 1)
+        np.add.at(weights, (np.arange(number), index), basis[:, offset + 1] / 2)
+    return weights
+
+
+def ribbon(line: Points, widths: Vector) -> Points:
+    """The outline of a stroke along a line with a width at every point; of many at once, along leading axes.
+
+    Args:
+      line: float64[..., n, 2].
+      widths: float64[..., n].
+
+    Returns:
+      float64[..., 2 n, 2]: along one side of the stroke and back along the other.
+    """
+    number = line.shape[-2]
+    direction = np.empty_like(line)
+    direction[..., 1:-1, :] = line[..., 2:, :] - line[..., :-2, :]
+    direction[..., 0, :] = line[..., 1, :] - line[..., 0, :]
+    direction[..., -1, :] = line[..., -1, :] - line[..., -2, :]
+    x, y = direction[..., 0], direction[..., 1]
+    half = widths / (2 * np.sqrt(x * x + y * y) + 1e-9)
+    outline = np.empty((*line.shape[:-2], 2 * number, 2))
+    outline[..., :number, 0] = line[..., 0] - y * half
+    outline[..., :number, 1] = line[..., 1] + x * half
+    outline[..., number:, 0] = (line[..., 0] + y * half)[..., ::-1]
+    outline[..., number:, 1] = (line[..., 1] - x * half)[..., ::-1]
+    return outline
+
+
+@functools.lru_cache(maxsize=64)
+def taper(number: int, start: float = 0.2, end: float = 0.2) -> Vector:
+    """Widths of a stroke that is full in its middle and thins to `start` and `end`: float64[number]."""
+    t = np.linspace(0, 1, number)
+    arch = np.sin(np.pi * t) ** 0.7
+    return np.maximum(arch, np.where(t < 0.5, start, end))
+
+
+def ellipse(x: float, y: float, rx: float, ry: float, number: int = 20) -> Points:
+    """An ellipse's outline: float64[number, 2]."""
+    return _circle(number) * (rx, ry) + (x, y)
+
+
+@functools.lru_cache(maxsize=16)
+def _circle(number: int) -> Points:
+    angle = np.linspace(0, 2 * np.pi, number, endpoint=False)
+    return np.stack([np.cos(angle), np.sin(angle)], axis=1)

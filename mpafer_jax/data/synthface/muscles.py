@@ -1,0 +1,27 @@
+"""Unit intensities as the drawing code asks for them: by unit and side, or the mean of the sides."""
+
+from __future__ import annotations
+
+from mpafer_jax.data.synthface.units import INDEX, Intensities, checked
+
+SIDES = (-1, 1)  # left and right of the picture, as signs of x
+
+
+class Muscles:
+    """Intensities of one face."""
+
+    def __init__(self, units: Intensities):
+        self._values: list[list[float]] = checked(units).tolist()
+
+    def on(self, unit: int, side: int) -> float:
+        """The unit's intensity on the left (-1) or right (1) side of the picture."""
+        return self._values[INDEX[unit]][side > 0]
+
+    def mean(self, unit: int) -> float:
+        """The mean of both sides."""
+        left, right = self._values[INDEX[unit]]
+        return (left + right) / 2
+
+    def jaw(self) -> float:
+        """How far the jaw is down, in face units."""
+        return max(0.02 * self.mean(25), 0.15 * self.mean(26), 0.30 * self.mean(27))

@@ -1,0 +1,138 @@
+"""Linear probe: multinomial logistic regression on frozen image features, as CLIP's authors measure representations.
+
+Radford et al., "Learning Transferable Visual Models From Natural Language Supervision", 2021, section 3.2 and appendix
+A.3: L2 penalty, L-BFGS for at most 1,000 iterations, the penalty's strength chosen on the validation split from a
+logarithmic grid. Here the features are z^g, the ones that all other rows of the table classify; every dimension is
+brought to mean 0 and standard deviation 1 over the training images, so that the penalty means the same for each and
+L-BFGS converges. All in float32, and a pure function of its inputs.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, cast
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpy.typing as npt
+import optax
+from absl import logging
+
+from mpafer_jax.evaluation.metrics import from_logits
+from mpafer_jax.method.features import FrozenFeatures
+
+# Strengths of the penalty, per image: half-decades, strongest first, each fit starting from the one before.
+L2_GRID = tuple(10.0 ** (exponent / 2) for exponent in range(2, -13, -1))
+_MAX_ITERATIONS = 1000
+_TOLERANCE = 1e-4  # of the largest entry of the gradient; scikit-learn's
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class LinearProbe:
+    """A fitted classifier.
+
+    Attributes:
+      weights: [D, C], of standardised features.
+      bias: [C].
+      mean: [D], of the training features.
+      scale: [D], their standard deviation; 1 where that is 0.
+      l2: the penalty's strength.
+    """
+
+    weights: npt.NDArray[np.float32]
+    bias: npt.NDArray[np.float32]
+    mean: npt.NDArray[np.float32]
+    scale: npt.NDArray[np.float32]
+    l2: float
+
+    def logits(self, features: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """[n, C] of features [n, D]."""
+        return ((features - self.mean) / self.scale @ self.weights + self.bias).astype(np.float32)
+
+
+def fit(
+    train: FrozenFeatures,
+    validation: FrozenFeatures,
+    class_names: Sequence[str],
+    *,
+    select_by: str,
+    grid: Sequence[float] = L2_GRID,
+) -> LinearProbe:
+    """Fits one probe per strength on train and returns the one that is best on validation.
+
+    Args:
+      train: what is fitted.
+      validation: what chooses.
+      class_names: C names.
+      select_by: the validation metric that decides: war, uar or macro_f1; of equals, the strongest penalty.
+      grid: the strengths, strongest first.
+    """
+    mean, deviation = train.image_features.mean(axis=0), train.image_features.std(axis=0)
+    scale = np.where(deviation > 0, deviation, np.float32(1))
+    standardised = jnp.asarray((train.image_features - mean) / scale, jnp.float32)
+    targets = jnp.asarray(train.label_distributions, jnp.float32)
+    shapes = {"weights": (standardised.shape[1], len(class_names)), "bias": (len(class_names),)}
+    params = {name: jnp.zeros(shape, jnp.float32) for name, shape in shapes.items()}
+    solve = cast(Callable[..., tuple[dict[str, jax.Array], jax.Array, jax.Array]], jax.jit(minimize))
+    best: tuple[float, LinearProbe] | None = None
+    for l2 in grid:
+        params, iterations, gradient = solve(params, standardised, targets, jnp.asarray(l2, jnp.float32))
+        if float(gradient) > _TOLERANCE:
+            logging.warning("linear probe: l2 %.1e stopped at a gradient of %.1e", l2, float(gradient))
+        probe = LinearProbe(np.asarray(params["weights"]), np.asarray(params["bias"]), mean, scale, l2)
+        found = from_logits(probe.logits(validation.image_features), validation.labels, class_names)
+        score = found.scalars()[select_by]
+        logging.debug("linear probe: l2 %.1e: validation %s %.4f, %d iterations", l2, select_by, score, int(iterations))
+        if best is None or score > best[0]:
+            best = score, probe
+    if best is None:
+        raise ValueError("the grid of strengths is empty")
+    return best[1]
+
+
+_Carry = tuple[dict[str, jax.Array], Any, jax.Array, jax.Array]  # params, L-BFGS state, iterations, gradient
+
+
+def minimize(
+    params: dict[str, jax.Array], features: jax.Array, targets: jax.Array, l2: jax.Array
+) -> tuple[dict[str, jax.Array], jax.Array, jax.Array]:
+    """Minimises mean cross-entropy + l2 / 2 * |weights|^2 by L-BFGS; the bias is not penalised.
+
+    Args:
+      params: where to start: weights [D, C], bias [C].
+      features: [n, D].
+      targets: [n, C], rows that sum to one.
+      l2: strength, [].
+
+    Returns:
+      The minimum, the number of iterations, and the largest entry of the gradient there.
+    """
+
+    def loss(params: dict[str, jax.Array]) -> jax.Array:
+        # Full float32 products on accelerators too: with less, the line search sees noise near the minimum.
+        logits = jnp.matmul(features, params["weights"], precision="highest") + params["bias"]
+        penalty = 0.5 * l2 * jnp.sum(params["weights"] ** 2)
+        return jnp.mean(optax.softmax_cross_entropy(logits, targets)) + penalty
+
+    solver = optax.lbfgs()
+    value_and_grad = cast(Any, optax.value_and_grad_from_state(loss))
+    largest = functools.partial(optax.tree.norm, ord=jnp.inf)
+
+    def goes_on(carry: _Carry) -> jax.Array:
+        _, _, iterations, gradient = carry
+        return (gradient > _TOLERANCE) & (iterations < _MAX_ITERATIONS)
+
+    def iterate(carry: _Carry) -> _Carry:
+        params, state, iterations, _ = carry
+        value, grads = value_and_grad(params, state=state)
+        updates, state = solver.update(grads, state, params, value=value, grad=grads, value_fn=loss)
+        params = cast(dict[str, jax.Array], optax.apply_updates(params, updates))
+        gradient = largest(optax.tree.get(state, "grad"))  # at the new point: the line search has computed it
+        return params, state, iterations + 1, jnp.asarray(gradient)
+
+    start = (params, solver.init(cast(Any, params)), jnp.zeros((), jnp.int32), jnp.asarray(jnp.inf, jnp.float32))
+    params, _, iterations, gradient = jax.lax.while_loop(goes_on, iterate, start)
+    return params, iterations, gradient

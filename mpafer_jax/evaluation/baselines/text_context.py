@@ -1,0 +1,113 @@
+"""Text context alone, CoOp's way (Zhou et al., "Learning to Prompt for Vision-Language Models", 2022).
+
+The context vectors are trained with the cross-entropy of CLIP's own global logits: no alignment, no prototypes, no
+local score, no visual prompts. The image features then never change, so they are computed once, without augmentation,
+and a step costs no more than the text tower. Optimizer, number of steps, batch size, order of the images and choice of
+the checkpoint are those of the run beside it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import logging
+
+from mpafer_jax.config.schema import Config
+from mpafer_jax.data import pipeline
+from mpafer_jax.evaluation.baselines.zero_shot import frozen_logits
+from mpafer_jax.evaluation.metrics import ClassificationMetrics, from_logits
+from mpafer_jax.method import build, steps
+from mpafer_jax.method.features import FrozenFeatures
+from mpafer_jax.method.losses import Objective
+from mpafer_jax.method.state import TrainState
+from mpafer_jax.runtime import devices, progress
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Trained:
+    """Context vectors and how they were chosen.
+
+    Attributes:
+      step: after how many updates; the best on the split that chooses the checkpoint of the run beside it, or the last
+        where there is none.
+      metrics: on every held-out split, by its name.
+    """
+
+    step: int
+    metrics: dict[str, ClassificationMetrics]
+
+
+def objective(config: Config) -> Objective:
+    """The cross-entropy alone."""
+    return dataclasses.replace(build.make_objective(config), beta=0.0, gamma=0.0)
+
+
+def train(config: Config, built: build.Experiment, features: Mapping[str, FrozenFeatures], num_steps: int) -> Trained:
+    """Trains fresh context vectors.
+
+    Args:
+      config: of the run beside it.
+      built: its model; the visual prompts are left out here.
+      features: of "train" and of the held-out splits.
+      num_steps: updates.
+
+    Raises:
+      NonFiniteError: the loss became NaN or infinite.
+    """
+    alone = built.without_visual_prompts()
+    tx, _ = build.make_optimizer(config, alone.model.prompt_shape, num_steps)
+    train_step = steps.make_train_step(
+        forward=steps.forward_features(build.training_model(config, alone.model)),
+        tx=tx,
+        objective=objective(config),
+        accumulate=config.train.accumulate,
+    )
+    text_step = steps.make_text_step(model=alone.model)
+    params = build.initial_prompts(config, alone)
+    state = devices.replicate(TrainState(jnp.zeros((), jnp.int32), params, tx.init(params)))
+
+    def evaluate(params: dict[str, jax.Array]) -> dict[str, ClassificationMetrics]:
+        texts = text_step(params, alone.frozen)
+        return {
+            name: from_logits(frozen_logits(alone, split.image_features, texts), split.labels, alone.class_names)
+            for name, split in features.items()
+            if name != "train"
+        }
+
+    selecting = "test" if config.eval.select_on_test_split else "validation"
+    best, best_score = Trained(0, {}), -1.0
+    interval: list[steps.Metrics] = []
+    order = pipeline.train_order(features["train"].labels, config.data.sampler, config.seed)
+    for step in progress.track(range(1, num_steps + 1), "training the context", num_steps, "steps"):
+        batch = devices.shard_batch(batch_of_step(features["train"], order, step - 1, config.train.batch_size))
+        state, metrics = train_step(state, alone.frozen, batch)
+        interval.append(metrics)
+        if step % config.train.eval_every and step != num_steps:
+            continue
+        steps.check_finite(devices.to_host(interval), step)
+        interval = []
+        found = evaluate(state.params)
+        # Without that split nothing is chosen: the last step stands.
+        score = found[selecting].scalars()[config.eval.select_by] if selecting in found else float(step)
+        if score > best_score:
+            best, best_score = Trained(step, found), score
+    logging.debug("text context: step %d of %d", best.step, num_steps)
+    return best
+
+
+def batch_of_step(
+    split: FrozenFeatures, order: pipeline.Order, step: int, batch_size: int
+) -> dict[str, np.ndarray[tuple[int, ...], np.dtype[np.generic]]]:
+    """This process's part of the batch of a step: the images that the run beside it sees in that step."""
+    part = batch_size // jax.process_count()
+    chosen = order(step * batch_size + jax.process_index() * part + np.arange(part))
+    return {
+        "image_features": split.image_features[chosen],
+        "label": split.labels[chosen],
+        "label_distribution": split.label_distributions[chosen],
+        "mask": np.ones(part, np.float32),
+    }

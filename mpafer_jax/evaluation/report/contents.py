@@ -1,0 +1,145 @@
+"""What a report reads: the files of a workdir, and nothing else."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import pathlib
+from collections.abc import Mapping
+from typing import Any, cast
+
+from absl import logging
+
+from mpafer_jax.artifacts.run_dir import EVALUATION_PREDICTIONS, TRAINING_PREDICTIONS, flatten
+from mpafer_jax.evaluation.predictions import Predictions, PredictionsError
+from mpafer_jax.evaluation.protocol import reported_checkpoint, reported_split, selecting_split
+from mpafer_jax.runtime import files
+
+Scalars = dict[int, float]  # step -> value
+
+
+class ReportError(ValueError):
+    """A report that cannot be made; the message says of what, why, and what to do."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Measurement:
+    """One checkpoint on one split.
+
+    Attributes:
+      title: which, in words.
+      split: "test" or "validation".
+      step: of the checkpoint.
+      metrics: what `ClassificationMetrics.to_dict` gave.
+      predictions: of every image, where they were kept.
+    """
+
+    title: str
+    split: str
+    step: int
+    metrics: Mapping[str, Any]
+    predictions: Predictions | None
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Contents:
+    """A workdir's results.
+
+    Attributes:
+      name: what the report calls it.
+      measurements: of the training's own checkpoint and of a later evaluation, what there is; at least one.
+      summary: `summary.json`, None if nothing was trained here.
+      evaluation: `evaluation.json`, None without `--mode=eval`.
+      config: the run's fields by dotted name; empty if nothing was trained here.
+      curves: kind ("train", "validation") -> metric -> values.
+    """
+
+    name: str
+    measurements: tuple[Measurement, ...]
+    summary: Mapping[str, Any] | None
+    evaluation: Mapping[str, Any] | None
+    config: Mapping[str, Any]
+    curves: Mapping[str, Mapping[str, Scalars]]
+
+
+def read(workdir: pathlib.Path) -> Contents:
+    """Reads a workdir.
+
+    Raises:
+      ReportError: it holds no result, or a file in it cannot be read.
+    """
+    summary, evaluation = _json(workdir / "summary.json"), _json(workdir / "evaluation.json")
+    if summary is None and evaluation is None:
+        raise ReportError(
+            f"{workdir} holds neither summary.json nor evaluation.json: nothing has ended there that a report could "
+            "show; train, or evaluate a checkpoint with --mode=eval, or correct the path"
+        )
+    measurements: list[Measurement] = []
+    if summary is not None:
+        which = reported_checkpoint(summary)
+        title = f"best on {selecting_split(summary)}" if which == "best" else "last step"
+        path = workdir / TRAINING_PREDICTIONS
+        measurements += _measurement(path, summary[which], summary["fingerprints"], title)
+    if evaluation is not None:
+        path = workdir / EVALUATION_PREDICTIONS
+        # Evaluations of version 0.1.0 have no fingerprints, and kept no predictions either.
+        measurements += _measurement(path, evaluation, evaluation.get("fingerprints", {}), evaluation["checkpoint"])
+    return Contents(
+        name=workdir.name if files.in_bucket(workdir) else workdir.resolve().name,
+        measurements=tuple(measurements),
+        summary=summary,
+        evaluation=evaluation,
+        config=flatten(_json(workdir / "config.json") or {}),
+        curves=_curves(workdir / "metrics.jsonl"),
+    )
+
+
+def _measurement(
+    path: pathlib.Path, found: Mapping[str, Any], fingerprints: Mapping[str, str], title: str
+) -> list[Measurement]:
+    split = reported_split(found)
+    if split is None:
+        return []
+    step = int(found["step"])
+    name = f"{split} split, {title} (step {step})"
+    return [Measurement(name, split, step, found[split], _predictions(path, split, fingerprints.get(split), step))]
+
+
+def _predictions(path: pathlib.Path, split: str, fingerprint: str | None, step: int) -> Predictions | None:
+    if not path.is_file():
+        return None
+    try:
+        stored = Predictions.load(path)
+    except PredictionsError as error:
+        raise ReportError(str(error)) from error
+    if (stored.split, stored.fingerprint, stored.step) != (split, fingerprint, step):
+        logging.warning(
+            "%s holds predictions of %s (%s) after step %d, the results are of %s (%s) after step %d; it is not used",
+            *(path, stored.split, stored.fingerprint[:8], stored.step, split, (fingerprint or "?")[:8], step),
+        )
+        return None
+    return stored
+
+
+def _json(path: pathlib.Path) -> dict[str, Any] | None:
+    if not path.is_file():
+        return None
+    try:
+        return cast(dict[str, Any], json.loads(path.read_text(encoding="utf-8")))
+    except ValueError as error:
+        raise ReportError(f"{path} is not JSON ({error}); run the training or evaluation again to write it") from error
+
+
+def _curves(path: pathlib.Path) -> dict[str, dict[str, Scalars]]:
+    curves: dict[str, dict[str, Scalars]] = {}
+    if not path.is_file():
+        return curves
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        try:
+            record: dict[str, Any] = json.loads(line)
+            kind, step = str(record.pop("kind")), int(record.pop("step"))
+        except (ValueError, KeyError) as error:
+            raise ReportError(f"{path} line {number} is no line of metrics ({error})") from error
+        for name, value in record.items():
+            curves.setdefault(kind, {}).setdefault(name, {})[step] = float(value)
+    return curves

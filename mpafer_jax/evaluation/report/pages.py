@@ -1,0 +1,343 @@
+"""The two pages: one run, and several side by side."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import pathlib
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jinja2
+import numpy as np
+from PIL import Image
+
+import mpafer_jax
+from mpafer_jax.artifacts.run_dir import REPORT
+from mpafer_jax.evaluation import feature_map, protocol, table
+from mpafer_jax.evaluation.calibration import Calibration, calibrate
+from mpafer_jax.evaluation.predictions import Predictions
+from mpafer_jax.evaluation.report import contents, pictures, plots
+from mpafer_jax.evaluation.report.contents import Contents, Measurement, ReportError
+from mpafer_jax.runtime import files
+
+# The order in which curves are shown; what is not named here follows by name.
+_METRICS = (
+    "loss",
+    "cross_entropy",
+    "token_alignment",
+    "prompt_alignment",
+    "prototype_alignment",
+    "accuracy",
+    "uar",
+    "macro_f1",
+    "learning_rate",
+    "grad_norm",
+)
+_SHARES = ("accuracy", "uar", "macro_f1")
+_SAME = {"war": "accuracy"}  # two names of one metric: training's and evaluation's
+_TITLES = {
+    "loss": "Loss, all terms",
+    "cross_entropy": "Cross-entropy",
+    "token_alignment": "Token-level alignment",
+    "prompt_alignment": "Prompt-level alignment",
+    "prototype_alignment": "Prototype alignment",
+    "accuracy": "Accuracy",
+    "uar": "Mean recall (UAR)",
+    "macro_f1": "Macro F1",
+    "learning_rate": "Learning rate",
+    "grad_norm": "Norm of the gradient",
+}
+
+
+def write_report(workdir: pathlib.Path, *, with_pictures: bool = True) -> pathlib.Path:
+    """Writes `report.html` of one run, from the files in its workdir alone.
+
+    Args:
+      workdir: of a run that has ended, or of an evaluation.
+      with_pictures: whether the most confident mistakes are shown, where they were kept.
+
+    Returns:
+      The file.
+
+    Raises:
+      ReportError: there is nothing to report, or a file cannot be read.
+    """
+    found = contents.read(workdir)
+    page = _render(
+        "run.html",
+        title=found.name,
+        run=found,
+        banner=_banner(found),
+        measurements=[_measured(part, with_pictures) for part in found.measurements],
+        baselines=_baselines(found),
+        curves=_curves(found),
+        config=_by_section(found.config),
+    )
+    files.write_text(workdir / REPORT, page)
+    return workdir / REPORT
+
+
+def write_comparison(workdirs: Sequence[pathlib.Path], out: pathlib.Path) -> None:
+    """Writes one page that compares runs: results, recall by class, curves, and where their configurations differ.
+
+    Raises:
+      ReportError: one of them has nothing to report, or a file cannot be read.
+    """
+    runs = [contents.read(workdir) for workdir in workdirs]
+    names = _distinct_names(workdirs, runs)
+    lines = [_line(name, run, part) for name, run in zip(names, runs, strict=True) for part in run.measurements]
+    if not lines:
+        raise ReportError(f"none of {', '.join(map(str, workdirs))} was measured on a validation or test split")
+    page = _render(
+        "comparison.html",
+        title=f"{len(runs)} runs",
+        lines=lines,
+        classes=list(dict.fromkeys(name for line in lines for name in line.recall)),
+        differs=_differing_images(names, runs),
+        fields=_differing_fields(names, runs),
+        names=names,
+        curves=_compared_curves(names, runs),
+    )
+    files.write_text(out, page)
+
+
+def _render(template: str, **values: Any) -> str:
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("mpafer_jax.evaluation.report"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"percent": _percent, "value": _value, "duration": _duration}
+    return environment.get_template(template).render(
+        **values, version=mpafer_jax.__version__, made=time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime())
+    )
+
+
+def _percent(share: float | None, digits: int = 2) -> str:
+    return "-" if share is None else f"{100 * share:.{digits}f}"
+
+
+def _value(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"
+
+
+@dataclasses.dataclass(frozen=True)
+class _ClassRow:
+    name: str
+    count: int
+    recall: float | None
+    precision: float | None
+    f1: float | None
+
+
+@dataclasses.dataclass(frozen=True)
+class _Mistake:
+    name: str
+    true: str
+    said: str
+    confidence: float
+    probability_of_true: float
+    views: tuple[tuple[str, str], ...]  # (alternative text, data URI)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Map:
+    before: plots.Plot
+    after: plots.Plot
+    agreement_before: float
+    agreement_after: float
+    agreement_chance: float
+    count: int
+
+
+@dataclasses.dataclass(frozen=True)
+class _Measured:
+    """A measurement, drawn; what needs stored predictions is None or empty without them."""
+
+    of: Measurement
+    classes: tuple[_ClassRow, ...]
+    calibration: Calibration | None
+    reliability: plots.Plot | None
+    confidence: plots.Plot | None
+    map: _Map | None
+    mistakes: tuple[_Mistake, ...]
+
+
+def _measured(part: Measurement, with_pictures: bool) -> _Measured:
+    stored = part.predictions
+    if stored is None:
+        return _Measured(part, _class_rows(part.metrics), None, None, None, None, ())
+    calibration = calibrate(stored.probabilities, stored.labels)
+    return _Measured(
+        of=part,
+        classes=_class_rows(part.metrics),
+        calibration=calibration,
+        reliability=plots.reliability(calibration, part.title),
+        confidence=plots.confidences(calibration, part.title),
+        map=_map(stored, part.title),
+        mistakes=_mistakes(stored) if with_pictures else (),
+    )
+
+
+def _class_rows(metrics: Mapping[str, Any]) -> tuple[_ClassRow, ...]:
+    confusion = np.array(metrics["confusion"])
+    rows: list[_ClassRow] = []
+    for index, name in enumerate(metrics["class_names"]):
+        hits, count, said = int(confusion[index, index]), int(confusion[index].sum()), int(confusion[:, index].sum())
+        recall, precision = hits / count if count else None, hits / said if said else None
+        rows.append(_ClassRow(name, count, recall, precision, 2 * hits / (count + said) if count else None))
+    return tuple(rows)
+
+
+def _map(stored: Predictions, place: str) -> _Map | None:
+    if len(stored.mapped) < feature_map.MIN_IMAGES:
+        return None
+    labels = stored.labels[stored.mapped]
+    before, after = feature_map.embed_pair(stored.features_before, stored.features_after)
+    counts = np.bincount(labels).astype(np.float64)
+    return _Map(
+        before=plots.feature_map("Frozen CLIP", before, labels, stored.class_names, place),
+        after=plots.feature_map("With visual prompts", after, labels, stored.class_names, place),
+        agreement_before=feature_map.neighbour_agreement(stored.features_before, labels),
+        agreement_after=feature_map.neighbour_agreement(stored.features_after, labels),
+        agreement_chance=float(np.sum(counts * (counts - 1)) / (len(labels) * (len(labels) - 1))),
+        count=len(labels),
+    )
+
+
+def _mistakes(stored: Predictions) -> tuple[_Mistake, ...]:
+    shown: list[_Mistake] = []
+    probabilities = stored.probabilities
+    for row, position in enumerate(stored.mistakes[: len(stored.mistake_pixels)].tolist()):
+        true, said = int(stored.labels[position]), int(probabilities[position].argmax())
+        name, pixels = str(stored.names[position]), stored.mistake_pixels[row]
+        views = [(f"{name}, as the model saw it", pictures.data_uri(Image.fromarray(pixels)))]
+        if row < len(stored.mistake_patch_scores):
+            maps = pictures.heat_maps(pixels, stored.mistake_patch_scores[row], (said, true))
+            for word, index, drawn in zip(("said", "true"), (said, true), maps, strict=True):
+                alt = f"where its patches speak for {stored.class_names[index]} ({word})"
+                views.append((alt, pictures.data_uri(drawn)))
+        shown.append(
+            _Mistake(
+                name=name,
+                true=stored.class_names[true],
+                said=stored.class_names[said],
+                confidence=float(probabilities[position, said]),
+                probability_of_true=float(probabilities[position, true]),
+                views=tuple(views),
+            )
+        )
+    return tuple(shown)
+
+
+def _banner(found: Contents) -> str:
+    on_test = found.summary is not None and protocol.selecting_split(found.summary) == "test"
+    return protocol.TEST_SELECTED if on_test else ""
+
+
+def _baselines(found: Contents) -> list[table.Row]:
+    summary = found.summary
+    split = None if summary is None else protocol.reported_split(summary["last"])
+    return [] if summary is None or split is None else table.rows(summary, split)
+
+
+def _curves(found: Contents) -> list[plots.Plot]:
+    lines: dict[str, dict[str, contents.Scalars]] = {}
+    for kind, metrics in found.curves.items():
+        for name, values in metrics.items():
+            lines.setdefault(_SAME.get(name, name), {other: {} for other in found.curves})[kind] = values
+    mark = found.summary["best"]["step"] if found.summary is not None and "best" in found.summary else None
+    return [plots.curves(_title(name), lines[name], mark=mark, shares=name in _SHARES) for name in _ordered(lines)]
+
+
+def _ordered(names: Mapping[str, Any]) -> list[str]:
+    return [name for name in _METRICS if name in names] + sorted(set(names) - set(_METRICS))
+
+
+def _title(name: str) -> str:
+    return _TITLES.get(name, name.replace("_", " "))
+
+
+def _by_section(config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Dotted names -> section -> field -> value; fields outside any section come first."""
+    sections: dict[str, dict[str, Any]] = {"": {}}
+    for name, value in config.items():
+        section, _, field = name.rpartition(".")
+        sections.setdefault(section, {})[field] = value
+    return {name: fields for name, fields in sections.items() if fields}
+
+
+@dataclasses.dataclass(frozen=True)
+class _Line:
+    """A row of the comparison."""
+
+    run: str
+    title: str
+    metrics: Mapping[str, Any]
+    ece: float | None
+    wall_seconds: float | None
+    recall: Mapping[str, float | None]
+
+
+def _line(name: str, run: Contents, part: Measurement) -> _Line:
+    stored = part.predictions
+    process: Mapping[str, Any] = {} if run.summary is None else run.summary["process"]
+    return _Line(
+        run=name,
+        title=part.title,
+        metrics=part.metrics,
+        ece=None if stored is None else calibrate(stored.probabilities, stored.labels).ece,
+        # An interrupted run's last process knows only its own share.
+        wall_seconds=None if process.get("resumed_after_step") else process.get("wall_seconds"),
+        recall=part.metrics["recall"],
+    )
+
+
+def _distinct_names(workdirs: Sequence[pathlib.Path], runs: Sequence[Contents]) -> list[str]:
+    """The folders' names, with as many parents as it takes to tell them apart."""
+    parts = [workdir.resolve().parts for workdir in workdirs]
+    if len(set(parts)) != len(parts):
+        raise ReportError(f"a workdir is named twice: {', '.join(map(str, workdirs))}")
+    for depth in range(1, max(map(len, parts)) + 1):
+        names = ["/".join(part[-depth:]) for part in parts]
+        if len(set(names)) == len(names):
+            return names
+    return [run.name for run in runs]
+
+
+def _differing_images(names: Sequence[str], runs: Sequence[Contents]) -> list[str]:
+    """Runs that were measured on other images than the first, by the test split's fingerprint where both have it."""
+    prints = [(run.summary or run.evaluation or {}).get("fingerprints", {}) for run in runs]
+    keys = [next((found[split] for split in ("test", "validation") if split in found), None) for found in prints]
+    return [name for name, key in zip(names, keys, strict=True) if key != keys[0]]
+
+
+def _differing_fields(names: Sequence[str], runs: Sequence[Contents]) -> dict[str, list[str]]:
+    """Field -> its value in every run, of those that are not the same in all."""
+    fields = list(dict.fromkeys(field for run in runs for field in run.config))
+    absent = "(no such field)"
+    values = {field: [_value(run.config[field]) if field in run.config else absent for run in runs] for field in fields}
+    return {field: found for field, found in values.items() if len(set(found)) > 1}
+
+
+def _compared_curves(names: Sequence[str], runs: Sequence[Contents]) -> dict[str, list[plots.Plot]]:
+    drawn: dict[str, list[plots.Plot]] = {}
+    for kind in dict.fromkeys(kind for run in runs for kind in run.curves):
+        lines: dict[str, dict[str, contents.Scalars]] = {}
+        for name, run in zip(names, runs, strict=True):
+            for metric, values in run.curves.get(kind, {}).items():
+                lines.setdefault(_SAME.get(metric, metric), {})[name] = values
+        drawn[kind] = [
+            plots.curves(f"{_title(name)}, {kind}", lines[name], shares=name in _SHARES) for name in _ordered(lines)
+        ]
+    return drawn

@@ -1,0 +1,189 @@
+"""Why a prediction was made: which patches spoke for each class, where attention went, which descriptions matched.
+
+The heat map of a class is the method's own: cos(z^l_i, theta(t_d)) of each patch, of which the k highest make the
+class's local score (MPA-FER Eq. 8-10). Attention rollout: Abnar and Zuidema, "Quantifying Attention Flow in
+Transformers" (2020), with visual prompts as sources that belong to no patch. `evaluation.faithfulness` measures how far
+each of them can be trusted.
+
+Shapes: B pictures, N patches, L = 1 + N positions (CLS first), N_p visual prompts, K layers, C classes, P phrases.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any, cast
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mpafer_jax.backbones.clip.model import Outputs
+from mpafer_jax.config.expressions import canonical_name
+from mpafer_jax.config.schema import Granularity
+from mpafer_jax.data.normalize import normalize
+from mpafer_jax.inference.batching import PaddedFunction
+from mpafer_jax.inference.predictor import Predictor
+from mpafer_jax.inference.results import Floats, Prediction
+from mpafer_jax.method.hard_prompts.bank import Bank, load_bank
+from mpafer_jax.method.hard_prompts.features import text_encoder
+from mpafer_jax.method.model import global_local_logits
+
+_PHRASE = "a photo of a person with {}"  # as hard prompts of type 3, without the name of an expression
+
+
+def rollout(attention: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """How much of CLS's last state comes from each patch, following attention through all layers.
+
+    A layer passes on half of what a position was and half of what it attends to (the residual connection). What a
+    position takes from a visual prompt comes from no patch, and ends there: a prompt is fresh at every layer.
+
+    Args:
+      attention: [K, B, L, L + N_p], the mean over the heads, each row a distribution.
+
+    Returns:
+      Shares of the patches [B, N] and of the visual prompts of all layers [B]; what is missing to 1 is CLS's own.
+    """
+    length = attention.shape[2]
+    start = jnp.zeros((attention.shape[1], length), jnp.float32).at[:, 0].set(1.0)  # all of it is CLS's, at the end
+
+    def one_layer_down(share: jax.Array, weights: jax.Array) -> tuple[jax.Array, jax.Array]:
+        taken = jnp.einsum("bl,blm->bm", share, weights)  # [B, L + N_p]
+        return (share + taken[:, :length]) / 2, jnp.sum(taken[:, length:], axis=1) / 2
+
+    share, prompts = jax.lax.scan(one_layer_down, start, attention, reverse=True)
+    return share[:, 1:], jnp.sum(prompts, axis=0)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Phrase:
+    """A text of a description bank.
+
+    Attributes:
+      text: what is seen.
+      class_name: the expression that the bank says it of, as the bank spells it.
+      granularity: the whole face, or a region.
+    """
+
+    text: str
+    class_name: str
+    granularity: Granularity
+
+
+@dataclasses.dataclass(frozen=True, slots=True, eq=False)
+class Explanation:
+    """What speaks for a prediction.
+
+    Attributes:
+      prediction: what is explained.
+      rollout: float32[rows, columns], share of each patch in attention rollout.
+      prompt_share: the visual prompts' share in it.
+      phrases: with their scores, best first: the mean of the cosines with the whole picture and with the k patches
+        that are nearest (weighted by the head's lambda).
+    """
+
+    prediction: Prediction
+    rollout: Floats
+    prompt_share: float
+    phrases: tuple[tuple[Phrase, float], ...]
+
+    def __repr__(self) -> str:
+        """The prediction and the nearest phrase."""
+        nearest = f"; nearest phrase: {self.phrases[0][0].text}" if self.phrases else ""
+        return f"<{type(self).__name__} of {self.prediction}{nearest}>"
+
+    @property
+    def class_maps(self) -> Floats | None:
+        """The patches' scores with every class, float32[C, rows, columns]; None for a model without local score."""
+        scores = self.prediction.patch_scores
+        return None if scores is None else scores.T.reshape(-1, *self.prediction.grid)
+
+    @property
+    def contrast_maps(self) -> Floats | None:
+        """`class_maps` less their mean over the classes: what speaks for a class rather than for all of them."""
+        maps = self.class_maps
+        return None if maps is None else maps - maps.mean(axis=0)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The prediction with maps, rollout and phrases, ready for JSON."""
+        maps = self.class_maps
+        names = self.prediction.class_names
+        return {
+            **self.prediction.to_dict(),
+            "class_maps": None if maps is None else dict(zip(names, maps.tolist(), strict=True)),
+            "rollout": self.rollout.tolist(),
+            "prompt_share": self.prompt_share,
+            "phrases": [{**dataclasses.asdict(phrase), "score": score} for phrase, score in self.phrases],
+        }
+
+
+class Explainer:
+    """Explains a predictor's results; compiled once per batch size."""
+
+    def __init__(self, predictor: Predictor, bank: Bank | str = "expressions") -> None:
+        """Encodes the bank's phrases: of the predictor's classes where the bank has any of them, else all.
+
+        Args:
+          predictor: what is explained.
+          bank: its texts, as such, by name or by path.
+
+        Raises:
+          BankError: there is no such bank.
+          PromptError: a text does not fit the text tower.
+        """
+        bank = load_bank(bank) if isinstance(bank, str) else bank
+        own = {canonical_name(name) for name in predictor.class_names}
+        names = [name for name in bank.classes if canonical_name(name) in own] or list(bank.classes)
+        self.phrases = tuple(
+            Phrase(said.text, name, granularity) for name in names for granularity, said in bank.classes[name].items()
+        )
+        self._predictor = predictor
+        encode = text_encoder(predictor.model, predictor.variables["params"]["clip"], predictor.tokenizer.encode)
+        features, _ = encode([_PHRASE.format(phrase.text) for phrase in self.phrases])
+        arguments = (predictor.variables, predictor.text_features, features)
+        self._explain = PaddedFunction(self._forward, arguments, predictor.image_size, predictor.batch_sizes)
+
+    def explain(self, predictions: Sequence[Prediction]) -> list[Explanation]:
+        """Explanations of predictions that hold their pixels (`Predictor.stream(..., keep_pixels=True)`).
+
+        Raises:
+          ValueError: one does not.
+        """
+        if not predictions:
+            return []
+        pixels = [prediction.pixels for prediction in predictions if prediction.pixels is not None]
+        if len(pixels) < len(predictions):
+            raise ValueError("explanations need the pixels: take predictions from stream(..., keep_pixels=True)")
+        found = self._explain(np.stack(pixels))
+        return [
+            Explanation(
+                prediction=prediction,
+                rollout=found["rollout"][row].reshape(prediction.grid),
+                prompt_share=float(found["prompt_share"][row]),
+                phrases=self._ranked(found["phrase_scores"][row]),
+            )
+            for row, prediction in enumerate(predictions)
+        ]
+
+    def _ranked(self, scores: Floats) -> tuple[tuple[Phrase, float], ...]:
+        order: list[int] = np.argsort(-scores, kind="stable").tolist()
+        return tuple((self.phrases[index], float(scores[index])) for index in order)
+
+    def _forward(
+        self, params: dict[str, Any], text_features: jax.Array, phrase_features: jax.Array, pixels: jax.Array
+    ) -> Outputs:
+        model = self._predictor.model
+        images = normalize(pixels, self._predictor.mean, self._predictor.std)
+        result = model.apply(params, images, text_features, method="classify", mutable=["intermediates"])
+        (_, out), state = cast(tuple[tuple[jax.Array, Outputs], Any], result)
+        attention: jax.Array = state["intermediates"]["clip"]["visual"]["blocks"]["attn"]["attention"][0]
+        shares, prompt_share = rollout(attention)
+        scores, _ = global_local_logits(
+            out["image_features"],
+            out["patch_features"],
+            phrase_features,
+            logit_scale=1 / (1 + model.local_weight),
+            top_k=model.top_k,
+            local_weight=model.local_weight,
+        )
+        return {"rollout": shares, "prompt_share": prompt_share, "phrase_scores": scores}

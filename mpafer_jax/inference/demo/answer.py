@@ -1,0 +1,140 @@
+"""What the page shows of a picture, without the page."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+from PIL import Image, ImageDraw
+
+from mpafer_jax.data import preprocess
+from mpafer_jax.data.preprocess import PictureError, Pixels
+from mpafer_jax.evaluation import overlay
+from mpafer_jax.inference import NoFace, Prediction, Predictor
+from mpafer_jax.inference.attribution import Explainer, Explanation
+from mpafer_jax.inference.faces import Face
+from mpafer_jax.inference.predictor import Cropper, checked
+
+_PHRASES = 8
+_LONGEST_SIDE = 1024  # pixels of the picture that is sent back with the face in it
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Answer:
+    """One face of a picture, explained.
+
+    Attributes:
+      photo: the picture, upright, reduced if it was large, with a frame around the face if one was found.
+      face: where it was found in the picture as it came; None if the whole picture was taken for one.
+      seen: the square that the model saw.
+      probabilities: by class.
+      heat_maps: by class, the likeliest first; none of a model without local score.
+      phrases: the descriptions that matched best: text, of which class and region, score.
+      note: what is to be known about it; empty if nothing is.
+    """
+
+    photo: Image.Image
+    face: Face | None
+    seen: Image.Image
+    probabilities: dict[str, float]
+    heat_maps: dict[str, Image.Image]
+    phrases: tuple[tuple[str, str, str, float], ...]
+    note: str
+
+
+class Answerer:
+    """From a file to an answer; may be called from several threads."""
+
+    def __init__(self, predictor: Predictor, bank: str, faces: Cropper | None) -> None:
+        """Encodes the bank's phrases.
+
+        Args:
+          predictor: the model.
+          bank: descriptions, by name or path.
+          faces: finds the face of a picture; None to take every picture for a face.
+
+        Raises:
+          BankError: there is no such bank.
+        """
+        self.class_names = predictor.class_names
+        self._predictor, self._faces = predictor, faces
+        self._explainer = Explainer(predictor, bank)
+
+    def warm_up(self) -> None:
+        """Compiles what a first picture would wait for."""
+        size = self._predictor.image_size
+        self._explainer.explain([self._whole(Image.new("RGB", (size, size)))])
+
+    def answer(self, file: Path, *, whole: bool) -> Answer:
+        """Reads a picture and explains its face.
+
+        Args:
+          file: the picture.
+          whole: whether the picture is a face already, so that none is looked for.
+
+        Raises:
+          PictureError: it cannot be read; says why, and names no path.
+        """
+        try:
+            picture = preprocess.decode_rgb(preprocess.read_picture_file(file))
+        except OSError as error:
+            raise PictureError(f"the file cannot be read ({error.strerror or error})") from error
+        note = ""
+        found = self._whole(picture) if whole or self._faces is None else self._largest_face(picture, self._faces)
+        if found is None:
+            note = "No face was found, so the whole picture was taken for one."
+            found = self._whole(picture)
+        (explanation,) = self._explainer.explain([found])
+        return Answer(
+            photo=_framed(picture, found.face),
+            face=found.face,
+            seen=Image.fromarray(_pixels(found)).resize((overlay.TILE, overlay.TILE), Image.Resampling.BICUBIC),
+            probabilities={n: float(p) for n, p in zip(found.class_names, found.probabilities, strict=True)},
+            heat_maps=_heat_maps(explanation),
+            phrases=tuple(
+                (phrase.text, phrase.class_name, phrase.granularity, score)
+                for phrase, score in explanation.phrases[:_PHRASES]
+            ),
+            note=note,
+        )
+
+    def _whole(self, picture: Image.Image) -> Prediction:
+        (result,) = self._predictor.stream([picture], batch_size=1, keep_pixels=True)
+        return checked(result)
+
+    def _largest_face(self, picture: Image.Image, faces: Cropper) -> Prediction | None:
+        (result,) = self._predictor.stream([picture], faces=faces, batch_size=1, keep_pixels=True)
+        return None if isinstance(result, NoFace) else checked(result)
+
+
+def _pixels(prediction: Prediction) -> Pixels:
+    if prediction.pixels is None:
+        raise ValueError("the prediction was made without keep_pixels")
+    return prediction.pixels
+
+
+def _framed(picture: Image.Image, face: Face | None) -> Image.Image:
+    scale = min(1.0, _LONGEST_SIDE / max(picture.size))
+    framed = picture.resize((max(1, round(picture.width * scale)), max(1, round(picture.height * scale))))
+    if face is None:
+        return framed
+    draw, width = ImageDraw.Draw(framed), max(2, max(framed.size) // 200)
+    left, top = face.left * scale, face.top * scale
+    # Light in dark, so that it shows on any picture.
+    for colour, inset in (((20, 20, 20), 0), ((255, 225, 80), width)):
+        right, bottom = left + face.width * scale - inset, top + face.height * scale - inset
+        draw.rectangle((left + inset, top + inset, right, bottom), outline=colour, width=width)
+    return framed
+
+
+def _heat_maps(explanation: Explanation) -> dict[str, Image.Image]:
+    prediction, maps = explanation.prediction, explanation.contrast_maps
+    if maps is None or prediction.top_patches is None:
+        return {}
+    heats = overlay.scaled(maps)
+    drawn: dict[str, Image.Image] = {}
+    for index in sorted(range(len(heats)), key=lambda index: -prediction.probabilities[index]):
+        image = overlay.heat_overlay(_pixels(prediction), heats[index])
+        overlay.outline_patches(image, prediction.top_patches[index], prediction.grid)
+        drawn[prediction.class_names[index]] = image
+    return drawn

@@ -1,0 +1,104 @@
+"""Whether an exported form says what the predictor says, and how fast."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from mpafer_jax.data import preprocess
+from mpafer_jax.data.preprocess import Pixels
+from mpafer_jax.data.synthface.draw import MAX_SIZE
+from mpafer_jax.data.synthface.generate import face_of
+from mpafer_jax.data.synthface.styles import STYLES
+from mpafer_jax.runtime.finite import not_finite
+
+# Largest difference of a probability. Another compiler orders sums differently; in bfloat16 that shows far sooner.
+TOLERANCES = {"float32": 1e-3, "bfloat16": 5e-2}
+_REPEATS = 5
+
+Run = Callable[[Pixels], Mapping[str, npt.NDArray[Any]]]
+
+
+class CheckError(RuntimeError):
+    """An exported form that does not give the predictor's numbers; the message says by how much."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Check:
+    """How an exported form compared.
+
+    Attributes:
+      pictures: how many drawn faces were compared.
+      difference: the largest of a probability; None if the form is the same bit for bit.
+      milliseconds: of one picture, in a batch of that many; None if it does not compute.
+      predictor_milliseconds: of the predictor that it was made of.
+      device: on which both ran.
+    """
+
+    pictures: int
+    difference: float | None = None
+    milliseconds: float | None = None
+    predictor_milliseconds: float | None = None
+    device: str = ""
+
+    def sentence(self) -> str:
+        """For people."""
+        if self.difference is None:
+            return "Read back, they were the checkpoint's, bit for bit."
+        text = f"Read back, its probabilities of {self.pictures} drawn faces differed by at most {self.difference:.1e}."
+        if self.milliseconds is not None and self.predictor_milliseconds is not None:
+            text += (
+                f" It took {self.milliseconds:.1f} ms a picture in a batch of {self.pictures}, the predictor "
+                f"{self.predictor_milliseconds:.1f} ms ({self.device})."
+            )
+        return text
+
+
+def drawn_faces(number: int, size: int) -> Pixels:
+    """Drawn faces uint8[number, size, size, 3], always the same."""
+    faces = [face_of(0, "export", index, STYLES["colour"]).job.pixels(min(size, MAX_SIZE)) for index in range(number)]
+    return np.stack([np.asarray(preprocess.resize(Image.fromarray(face), size)) for face in faces])
+
+
+def compare(exported: Run, predictor: Run, pixels: Pixels, *, dtype: str, device: str) -> Check:
+    """Runs both on the same pictures.
+
+    Args:
+      exported: what was read back.
+      predictor: what it was made of.
+      pixels: uint8[B, S, S, 3].
+      dtype: in which the towers compute, "float32" or "bfloat16".
+      device: the name of the device.
+
+    Raises:
+      CheckError: a probability differs by more than `TOLERANCES`, or is not finite.
+    """
+    expected, found = predictor(pixels)["probabilities"], exported(pixels)["probabilities"]
+    if broken := not_finite({"the predictor's": expected, "the exported program's": found}):
+        raise CheckError(
+            f"probabilities are NaN or infinite: {', '.join(broken)}; see whether the checkpoint is of a "
+            "run that went well"
+        )
+    difference = float(np.max(np.abs(expected.astype(np.float64) - found)))
+    if difference > TOLERANCES[dtype]:
+        raise CheckError(
+            f"the exported program's probabilities differ by {difference:.2e} from the predictor's, more than "
+            f"{TOLERANCES[dtype]:.0e}; please report it with the versions of jax and of what was exported to"
+        )
+    return Check(len(pixels), difference, _milliseconds(exported, pixels), _milliseconds(predictor, pixels), device)
+
+
+def _milliseconds(run: Run, pixels: Pixels) -> float:
+    """Of one picture: the fastest of a few repetitions, since what else the machine does only slows them."""
+    seconds: list[float] = []
+    for _ in range(_REPEATS):
+        started = time.perf_counter()
+        run(pixels)
+        seconds.append(time.perf_counter() - started)
+    return 1000 * min(seconds) / len(pixels)

@@ -1,0 +1,210 @@
+"""Whether heat maps can be trusted: deletion and insertion curves (Petsiuk, Das and Saenko, RISE, 2018).
+
+A map orders the patches of a picture. Deletion paints them over, the first ones first, and follows the probability of
+the class that the model predicted for the whole picture: the sooner it falls, the more of the evidence the map's first
+patches held. Insertion starts from a blurred picture and puts them back: the sooner the probability rises, the better.
+Each curve's mean is one number. A random order and one from the centre outwards say what a map has to beat: faces are
+in the middle, so the centre is no weak rival.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageFilter
+
+from mpafer_jax.data.preprocess import Pixels
+from mpafer_jax.evaluation.metrics import softmax
+from mpafer_jax.evaluation.table import markdown
+from mpafer_jax.inference.attribution import Explainer, Explanation
+from mpafer_jax.inference.predictor import Predictor, checked
+from mpafer_jax.inference.results import Floats, Prediction
+
+RIVALS = ("random", "centre")
+_BLUR = 1 / 8  # of the picture's side: radius after which no feature of a face is left
+_AT_ONCE = 8  # pictures whose predictions and explanations are computed together
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Curves:
+    """Curves of one map over n pictures.
+
+    Attributes:
+      deletion: float32[n, steps + 1], probability with 0, 1/steps, .. all of the patches painted over.
+      insertion: float32[n, steps + 1], with as many put back.
+    """
+
+    deletion: Floats
+    insertion: Floats
+
+    def areas(self) -> dict[str, npt.NDArray[np.float64]]:
+        """The mean height of every picture's curves [n], by the trapezoid rule."""
+        return {
+            name: np.trapezoid(curve.astype(np.float64), axis=1) / (curve.shape[1] - 1)
+            for name, curve in (("deletion", self.deletion), ("insertion", self.insertion))
+        }
+
+
+def maps_of(explanation: Explanation, rng: np.random.Generator) -> dict[str, Floats]:
+    """The maps that are compared, each float32[N], for the predicted class where they know of classes."""
+    prediction = explanation.prediction
+    rows, columns = prediction.grid
+    y, x = np.mgrid[0:rows, 0:columns]
+    found = {
+        "attention rollout": explanation.rollout.reshape(-1),
+        "centre": -np.hypot(y - (rows - 1) / 2, x - (columns - 1) / 2).astype(np.float32).reshape(-1),
+        "random": rng.random(rows * columns, np.float32),
+    }
+    scores, contrast = explanation.class_maps, explanation.contrast_maps
+    if scores is not None and contrast is not None:
+        top = prediction.top_index
+        found = {"patch scores": scores[top].reshape(-1), "patch contrast": contrast[top].reshape(-1), **found}
+    return found
+
+
+def masks(order: npt.NDArray[np.integer], grid: tuple[int, int], size: int, steps: int) -> npt.NDArray[np.bool_]:
+    """Which pixels belong to the first 0, 1/steps, .. all of the patches.
+
+    Args:
+      order: int[N], patches, the first ones first.
+      grid: (rows, columns) of patches.
+      size: S, side of the picture in pixels; what a patch size that does not divide it leaves over stays false.
+      steps: how many parts.
+
+    Returns:
+      bool[steps + 1, S, S].
+    """
+    rank = np.empty(len(order), np.int64)
+    rank[order] = np.arange(len(order))
+    counts = np.round(np.linspace(0, len(order), steps + 1))
+    chosen = (rank[None] < counts[:, None]).reshape(-1, *grid)
+    patch = size // grid[0]
+    pixels = np.zeros((steps + 1, size, size), bool)
+    pixels[:, : grid[0] * patch, : grid[1] * patch] = chosen.repeat(patch, axis=1).repeat(patch, axis=2)
+    return pixels
+
+
+def curves(
+    probability: Callable[[Pixels], Floats],
+    pixels: Pixels,
+    heat: Floats,
+    grid: tuple[int, int],
+    fill: tuple[int, int, int],
+    steps: int,
+) -> tuple[Floats, Floats]:
+    """Deletion and insertion of one picture under one map.
+
+    Args:
+      probability: of the predicted class, pictures uint8[n, S, S, 3] -> float32[n].
+      pixels: uint8[S, S, 3].
+      heat: float32[N]; of equal patches, the first in reading order comes first.
+      grid: (rows, columns) of patches.
+      fill: colour of deleted patches; the mean of CLIP's normalisation, which it maps to about zero.
+      steps: of the curves.
+
+    Returns:
+      float32[steps + 1] each.
+    """
+    size = pixels.shape[0]
+    chosen = masks(np.argsort(-heat, kind="stable"), grid, size, steps)[..., None]
+    blurred = np.asarray(Image.fromarray(pixels).filter(ImageFilter.GaussianBlur(size * _BLUR)))
+    deleted = np.where(chosen, np.array(fill, np.uint8), pixels)
+    inserted = np.where(chosen, pixels, blurred)
+    both = probability(np.concatenate([deleted, inserted]))
+    return both[: steps + 1], both[steps + 1 :]
+
+
+def measure(
+    predictor: Predictor, explainer: Explainer, images: Iterable[Any], *, steps: int = 16, seed: int = 0
+) -> dict[str, Curves]:
+    """Curves of every map over a set of pictures.
+
+    Args:
+      predictor: the model.
+      explainer: of that model.
+      images: as `Predictor.stream` takes them.
+      steps: of the curves.
+      seed: of the random maps.
+
+    Returns:
+      By the map's name.
+
+    Raises:
+      PictureError: one of the pictures cannot be read.
+    """
+    rng = np.random.default_rng(seed)
+    red, green, blue = (round(255 * value) for value in predictor.mean)
+    found: dict[str, list[tuple[Floats, Floats]]] = {}
+    for predictions in _groups(predictor, images):
+        for explanation in explainer.explain(predictions):
+            prediction = explanation.prediction
+            pixels, top = prediction.pixels, prediction.top_index
+            assert pixels is not None  # `explain` has read them
+
+            def probability(changed: Pixels, top: int = top) -> Floats:
+                return softmax(predictor.logits(changed))[:, top]
+
+            for name, heat in maps_of(explanation, rng).items():
+                pair = curves(probability, pixels, heat, prediction.grid, (red, green, blue), steps)
+                found.setdefault(name, []).append(pair)
+    return {
+        name: Curves(np.stack([pair[0] for pair in pairs]), np.stack([pair[1] for pair in pairs]))
+        for name, pairs in found.items()
+    }
+
+
+def _groups(predictor: Predictor, images: Iterable[Any]) -> Iterable[list[Prediction]]:
+    group: list[Prediction] = []
+    for result in predictor.stream(images, keep_pixels=True):
+        group.append(checked(result))
+        if len(group) == _AT_ONCE:
+            yield group
+            group = []
+    yield group
+
+
+def summarize(measured: Mapping[str, Curves]) -> dict[str, Any]:
+    """Numbers ready for JSON: for each map and curve its mean area, standard error and mean curve, and against each
+    rival the mean paired difference with its standard error.
+    """
+    areas = {name: curves.areas() for name, curves in measured.items()}
+    summary: dict[str, Any] = {}
+    for name, own in areas.items():
+        summary[name] = {}
+        for kind, values in own.items():
+            curve: Floats = getattr(measured[name], kind)
+            against = {rival: _mean_and_error(values - areas[rival][kind]) for rival in RIVALS if rival != name}
+            summary[name][kind] = {
+                **_mean_and_error(values),
+                "minus": against,
+                "curve": curve.mean(axis=0).round(5).tolist(),
+            }
+    return summary
+
+
+def _mean_and_error(values: npt.NDArray[np.float64]) -> dict[str, float]:
+    error = float(values.std(ddof=1) / np.sqrt(len(values))) if len(values) > 1 else float("inf")
+    return {"mean": float(values.mean()), "standard_error": error}
+
+
+def table(summary: Mapping[str, Any]) -> str:
+    """The summary as a Markdown table; low deletion and high insertion are good."""
+
+    def shown(numbers: Mapping[str, float], sign: str = "") -> str:
+        return f"{numbers['mean']:{sign}.3f} ± {numbers['standard_error']:.3f}"
+
+    header = ["map"]
+    for kind, good in (("deletion", "low"), ("insertion", "high")):
+        header += [f"{kind} ({good} is good)", *(f"- {rival}" for rival in RIVALS)]
+    lines: list[list[str]] = []
+    for name, kinds in summary.items():
+        line = [name]
+        for kind in ("deletion", "insertion"):
+            minus = kinds[kind]["minus"]
+            line += [shown(kinds[kind]), *(shown(minus[rival], "+") if rival in minus else "" for rival in RIVALS)]
+        lines.append(line)
+    return markdown(header, lines)

@@ -1,0 +1,90 @@
+"""From what people have at hand - paths, bytes, Pillow pictures, arrays - to RGB pictures."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from mpafer_jax.data import preprocess
+from mpafer_jax.data.preprocess import PictureError
+from mpafer_jax.inference.results import Failure, Source
+
+ImageLike = str | os.PathLike[str] | bytes | Image.Image | npt.NDArray[np.uint8]
+
+
+@dataclasses.dataclass(frozen=True, slots=True, eq=False)
+class Picture:
+    """Something to be read as a picture, later and in another thread.
+
+    Attributes:
+      source: what results call it.
+      content: a path, an encoded picture, a Pillow picture, or uint8[height, width, 3] in RGB order.
+    """
+
+    source: Source
+    content: Path | bytes | Image.Image | npt.NDArray[np.uint8] = dataclasses.field(repr=False)
+
+    def read(self) -> Image.Image:
+        """The picture, upright, RGB.
+
+        Raises:
+          PictureError: there is none.
+        """
+        content = self.content
+        if isinstance(content, bytes):
+            return preprocess.decode_rgb(content)
+        if isinstance(content, Image.Image):
+            return preprocess.upright_rgb(content)
+        if isinstance(content, np.ndarray):
+            return Image.fromarray(content)
+        try:
+            return preprocess.decode_rgb(preprocess.read_picture_file(content))
+        except FileNotFoundError as error:
+            raise PictureError("no such file") from error
+        except OSError as error:
+            raise PictureError(f"cannot be read ({error.strerror or error})") from error
+
+
+Input = ImageLike | Picture | Failure  # a Failure was found by whoever listed the inputs, and is passed on
+
+
+def as_picture(image: Input, index: int) -> Picture | Failure:
+    """Names an input, and refuses what can be no picture.
+
+    Args:
+      image: see `Picture.content`; a text is a path.
+      index: its position among all inputs.
+
+    Raises:
+      TypeError: it is something else, or an array of another type.
+      ValueError: an array of another shape.
+    """
+    if isinstance(image, (Picture, Failure)):
+        return image
+    if isinstance(image, (str, os.PathLike)):
+        return Picture(Source(os.fspath(image), index), Path(image))
+    if isinstance(image, np.ndarray):
+        _check_array(image)
+    elif not isinstance(cast(Any, image), (bytes, Image.Image)):
+        raise TypeError(
+            f"input {index} is a {type(image).__name__}; expected a path, bytes, a Pillow picture or a NumPy array"
+        )
+    name = str(getattr(image, "filename", "")) or f"picture {index}"  # Pillow knows what it opened
+    return Picture(Source(name, index), image)
+
+
+def _check_array(array: npt.NDArray[Any]) -> None:
+    if array.dtype != np.uint8:
+        raise TypeError(f"pictures are arrays of uint8 from 0 to 255, found {array.dtype}; multiply, round and convert")
+    if array.ndim != 3 or array.shape[2] != 3 or not array.size:
+        raise ValueError(
+            f"a picture is an array [height, width, 3] in the order red, green, blue, found {list(array.shape)}; "
+            "convert OpenCV's with image[..., ::-1], grey with np.repeat(image[..., None], 3, axis=2); several "
+            "pictures are a batch or an iterator"
+        )

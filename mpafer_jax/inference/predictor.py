@@ -1,0 +1,328 @@
+"""`Predictor`: a model that is ready, from pictures to typed results."""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import dataclasses
+import os
+from collections.abc import Callable, Generator, Iterable, Sequence
+from concurrent import futures
+from typing import Any, cast
+
+import jax
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from mpafer_jax.artifacts import checkpoints
+from mpafer_jax.backbones.clip.load import PretrainedClip
+from mpafer_jax.backbones.clip.model import Outputs
+from mpafer_jax.config.schema import PromptGranularity
+from mpafer_jax.data import preprocess
+from mpafer_jax.data.normalize import normalize
+from mpafer_jax.data.preprocess import PictureError, Pixels
+from mpafer_jax.inference import loading
+from mpafer_jax.inference.batching import BATCH_SIZES, PaddedFunction
+from mpafer_jax.inference.faces import Face, FaceCrop
+from mpafer_jax.inference.inputs import ImageLike, Input, Picture, as_picture
+from mpafer_jax.inference.loading import ReadyModel
+from mpafer_jax.inference.results import Failure, NoFace, Prediction, Result, Source
+from mpafer_jax.method.hard_prompts.bank import Bank
+from mpafer_jax.runtime import devices, workers
+from mpafer_jax.runtime.finite import check_rows, finite_rows
+
+_THREADS = min(16, workers.usable_cores() + 2)  # a little more than the cores: reading waits for the disk
+_NOT_FINITE = "the model's logits are NaN or infinite; see whether its checkpoint is of a run that went well"
+Cropper = Callable[[Image.Image], Sequence[FaceCrop]]
+
+
+class Predictor:
+    """Predicts expressions; make one with `from_checkpoint` or `zero_shot`.
+
+    Texts are encoded when it is made. Pictures are computed in padded batches of a few sizes, each compiled when it is
+    first needed. One predictor may serve several threads.
+
+    Attributes:
+      class_names: C names, in the order of logits and probabilities.
+      hard_prompts: the texts a checkpoint was trained with, or of zero-shot classification.
+      trained_on: which images, if any, and which CLIP; its `warning` says what is out of reach.
+      image_size: S, side in pixels to which pictures or faces are resized.
+      grid: (rows, columns) of patches.
+      model: the composition.
+      variables: its parameters, on the devices.
+      text_features: theta(t) [C, D], on the devices.
+      tokenizer: of the CLIP.
+      mean: CLIP's mean of each colour, on the scale 0..1.
+      std: likewise its standard deviation.
+    """
+
+    def __init__(self, ready: ReadyModel, *, batch_sizes: Sequence[int] = BATCH_SIZES) -> None:
+        """Puts everything on the devices; compiles nothing yet.
+
+        Args:
+          ready: the model.
+          batch_sizes: to which batches are padded, ascending; the largest bounds the memory.
+
+        Raises:
+          ValueError: batch sizes that are no positive, ascending numbers.
+        """
+        vision = ready.model.clip_config.vision
+        side = vision.image_size // vision.patch_size
+        self.model, self.tokenizer = ready.model, ready.tokenizer
+        self.class_names, self.hard_prompts = ready.class_names, ready.hard_prompts
+        self.trained_on = ready.trained_on
+        self.mean, self.std = ready.mean, ready.std
+        self.image_size, self.grid = vision.image_size, (side, side)
+        self.variables = devices.replicate(ready.variables)
+        self.text_features = devices.replicate(ready.text_features)
+        self._classify = PaddedFunction(
+            self._forward, (self.variables, self.text_features), self.image_size, batch_sizes
+        )
+
+    @classmethod
+    def from_checkpoint(
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        which: checkpoints.Which = "best",
+        clip: str = "",
+        batch_sizes: Sequence[int] = BATCH_SIZES,
+    ) -> Predictor:
+        """The model of a training run; its numbers are those of `--mode=eval`.
+
+        Args:
+          path: a workdir, its `checkpoints` folder, or one `step_N` folder.
+          which: of several, the best on validation (the last where none was evaluated) or the last.
+          clip: the CLIP that it was trained on, where that is no longer found under its name; '' for that name.
+          batch_sizes: to which batches are padded, ascending; the largest bounds the memory.
+
+        Raises:
+          CheckpointError: no checkpoint, one of another version, or its CLIP is not there or is another.
+        """
+        return cls(loading.from_checkpoint(path, which, clip), batch_sizes=batch_sizes)
+
+    @classmethod
+    def zero_shot(
+        cls,
+        clip: str | PretrainedClip,
+        class_names: Sequence[str],
+        bank: str | Bank | None = "expressions",
+        *,
+        granularity: Sequence[PromptGranularity] = ("holistic",),
+        paraphrases: int = 0,
+        top_k: int = 0,
+        local_weight: float = 1.0,
+        batch_sizes: Sequence[int] = BATCH_SIZES,
+    ) -> Predictor:
+        """A CLIP without any training, on classes of any names.
+
+        Args:
+          clip: what `load_clip` takes, or what it returned.
+          class_names: C names.
+          bank: descriptions (hard prompts of type 3), by name, path or as such; None for names alone (type 2), which
+            any class has.
+          granularity: which of the bank's texts; a class's feature is the mean of all of its own.
+          paraphrases: how many of each, in the order of a bank that is given by name or path; 0 for all.
+          top_k: k patches that make a class's local score; 0 for as large a share as the paper's 16 of 196.
+          local_weight: lambda of the local score; 0 for CLIP's own zero-shot classification.
+          batch_sizes: as in `from_checkpoint`.
+
+        Raises:
+          BankError: no such bank, or it lacks classes.
+          PromptError: a text does not fit the text tower, or two names have the same tokens.
+          ClassNameError: fewer than two classes, an empty name, or two names of one class.
+          ValueError: the CLIP does not say how its pictures are normalised, or has fewer patches than `top_k`.
+        """
+        ready = loading.zero_shot(
+            clip,
+            class_names,
+            bank,
+            granularity=granularity,
+            paraphrases=paraphrases,
+            top_k=top_k,
+            local_weight=local_weight,
+        )
+        return cls(ready, batch_sizes=batch_sizes)
+
+    def __repr__(self) -> str:
+        """Its classes and what it was trained on, in a line."""
+        return f"<{type(self).__name__} of {', '.join(self.class_names)}; {self.trained_on}>"
+
+    @property
+    def compiled_batch_sizes(self) -> tuple[int, ...]:
+        """The sizes that were needed, and so compiled, until now."""
+        return self._classify.compiled
+
+    @property
+    def batch_sizes(self) -> tuple[int, ...]:
+        """To which batches are padded, ascending."""
+        return self._classify.sizes
+
+    def predict(self, image: ImageLike) -> Prediction:
+        """One picture, taken as it is: a face that fills it.
+
+        Raises:
+          PictureError: it cannot be read; names it.
+        """
+        return self.predict_batch([image])[0]
+
+    def predict_batch(self, images: Sequence[ImageLike] | npt.NDArray[np.uint8]) -> list[Prediction]:
+        """Several pictures, each taken as it is; also an array [B, height, width, 3].
+
+        Raises:
+          PictureError: one cannot be read; names it.
+        """
+        return [checked(result) for result in self.stream(images)]
+
+    def stream(
+        self,
+        images: Iterable[Input],
+        *,
+        faces: Cropper | None = None,
+        batch_size: int = 0,
+        keep_pixels: bool = False,
+    ) -> Generator[Result]:
+        """Any number of pictures, in their order, with the same memory however many they are.
+
+        Pictures are read by threads while the devices compute. An input that cannot be read, or whose logits are NaN or
+        infinite, becomes a `Failure`, and the rest goes on.
+
+        Args:
+          images: paths, encoded pictures (bytes), Pillow pictures, arrays uint8[height, width, 3] in RGB order; an
+            iterator is advanced only a little further than results are taken.
+          faces: finds the faces of a picture (`faces.FaceFinder`): one result for each, or a `NoFace`. None: every
+            picture is a face that fills it.
+          batch_size: how many are computed together; 0 for the largest of `batch_sizes`. 1 for a camera: every result
+            comes before the next picture is taken.
+          keep_pixels: whether predictions hold what the model saw.
+
+        Raises:
+          TypeError, ValueError: an input can be no picture, whatever it holds; see `inputs.as_picture`.
+          ValueError: a batch size that is not compiled.
+        """
+        limit = batch_size or self.batch_sizes[-1]
+        if not 1 <= limit <= self.batch_sizes[-1]:
+            raise ValueError(f"batch_size must be 1 to {self.batch_sizes[-1]}, the largest compiled, found {limit}")
+        in_flight, ahead = (1, limit) if limit > 1 else (0, 0)
+
+        def prepare(picture: Picture | Failure) -> list[_Row]:
+            return self._prepare(picture, faces)
+
+        pictures = (as_picture(image, index) for index, image in enumerate(images))
+        with (
+            futures.ThreadPoolExecutor(_THREADS) as pool,
+            contextlib.closing(workers.map_in_order(pool, prepare, pictures, ahead)) as prepared,
+        ):
+            running: collections.deque[tuple[list[_Row], Outputs | None]] = collections.deque()
+            for rows in _groups(prepared, limit):
+                pixels = [row.pixels for row in rows if isinstance(row, _Crop)]
+                running.append((rows, self._classify.start(pixels) if pixels else None))
+                if len(running) > in_flight:  # one batch computes while the next is made ready
+                    yield from self._finish(*running.popleft(), keep_pixels)
+            while running:
+                yield from self._finish(*running.popleft(), keep_pixels)
+
+    def _prepare(self, picture: Picture | Failure, faces: Cropper | None) -> list[_Row]:
+        if isinstance(picture, Failure):
+            return [picture]
+        try:
+            image = picture.read()
+        except PictureError as error:
+            return [Failure(picture.source, str(error))]
+        if faces is None:
+            return [_Crop(picture.source, None, self._resized(image))]
+        crops = faces(image)
+        return [_Crop(picture.source, crop.face, self._resized(crop.image)) for crop in crops] or [
+            NoFace(picture.source)
+        ]
+
+    def _resized(self, image: Image.Image) -> Pixels:
+        return np.asarray(preprocess.resize(image, self.image_size))
+
+    def logits(self, pixels: Pixels, names: Sequence[str] = ()) -> npt.NDArray[np.float32]:
+        """Logits [n, C] of n > 0 pictures that have the model's size already.
+
+        Args:
+          pixels: uint8[n, S, S, 3].
+          names: of the pictures, for errors; empty to number them.
+
+        Raises:
+          NonFiniteError: those of a picture are NaN or infinite.
+        """
+        found = self._classify(pixels)["logits"]
+        check_rows("logits", found, names or [f"picture {number}" for number in range(len(found))])
+        return found
+
+    def warm_up(self) -> None:
+        """Compiles all batch sizes now, for a service whose first answer must not wait."""
+        self._classify.warm_up()
+
+    def _forward(self, params: dict[str, Any], text_features: jax.Array, pixels: jax.Array) -> Outputs:
+        images = normalize(pixels, self.mean, self.std)
+        result = self.model.apply(params, images, text_features, method="classify")
+        logits, out = cast(tuple[jax.Array, Outputs], result)
+        local = {name: out[name] for name in ("patch_scores", "top_patches") if name in out}
+        return {"logits": logits, "probabilities": jax.nn.softmax(logits, axis=-1), **local}
+
+    def _finish(self, rows: list[_Row], outputs: Outputs | None, keep_pixels: bool) -> Generator[Result]:
+        values = {name: np.asarray(value) for name, value in (outputs or {}).items()}
+        finite = finite_rows(values["logits"]) if values else ()
+        position = -1
+        for row in rows:
+            if not isinstance(row, _Crop):
+                yield row
+                continue
+            position += 1
+            if not finite[position]:
+                yield Failure(row.source, _NOT_FINITE)
+                continue
+            yield Prediction(
+                source=row.source,
+                face=row.face,
+                class_names=self.class_names,
+                logits=values["logits"][position],
+                probabilities=values["probabilities"][position],
+                patch_scores=values["patch_scores"][position] if "patch_scores" in values else None,
+                top_patches=values["top_patches"][position] if "top_patches" in values else None,
+                grid=self.grid,
+                pixels=row.pixels if keep_pixels else None,
+            )
+
+
+def checked(result: Result) -> Prediction:
+    """A result that has to be a prediction.
+
+    Raises:
+      PictureError: the input could not be read, or holds no face; names it.
+    """
+    if isinstance(result, Prediction):
+        return result
+    raise PictureError(str(result))
+
+
+@dataclasses.dataclass(frozen=True, slots=True, eq=False)
+class _Crop:
+    """What the model is to see: uint8[S, S, 3]."""
+
+    source: Source
+    face: Face | None
+    pixels: Pixels
+
+
+_Row = _Crop | NoFace | Failure
+
+
+def _groups(prepared: Iterable[list[_Row]], limit: int) -> Generator[list[_Row]]:
+    """Rows in groups with at most `limit` crops, and at most as many others, which must not wait for ever."""
+    rows: list[_Row] = []
+    crops = 0
+    for found in prepared:
+        for row in found:
+            rows.append(row)
+            crops += isinstance(row, _Crop)
+            if limit in (crops, len(rows) - crops):
+                yield rows
+                rows, crops = [], 0
+    if rows:
+        yield rows

@@ -1,0 +1,206 @@
+"""Predictions for a whole dataset on any number of hosts (`--mode=predict`), in parts that are done one by one.
+
+    <workdir>/predictions/test.json                        what they are predictions of
+                          test-00000-of-00031.parquet      pictures 0 to images_per_part - 1
+                          test-00001-of-00031.parquet      the next
+
+A part appears under its name when it is whole. Run again, the command does the parts that are missing, also with
+another number of processes: which pictures are in a part depends on the configuration alone. Parts in the order of
+their names give the pictures in the dataset's order.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import importlib
+import json
+import pathlib
+import time
+from typing import Any
+
+import jax
+import numpy as np
+import numpy.typing as npt
+from absl import logging
+
+from mpafer_jax.artifacts import checkpoints
+from mpafer_jax.artifacts import run_dir as workdir_lib
+from mpafer_jax.config.schema import Config
+from mpafer_jax.data import pipeline
+from mpafer_jax.data.splits import Split, load_dataset
+from mpafer_jax.evaluation.metrics import softmax
+from mpafer_jax.inference.predictor import Predictor
+from mpafer_jax.runtime import devices, distributed, files, locks, preemption, progress
+from mpafer_jax.runtime.errors import ConfigError
+
+FOLDER = "predictions"
+_POLL_SECONDS = 0.5
+
+
+@dataclasses.dataclass(frozen=True)
+class Parts:
+    """A split cut into parts.
+
+    Attributes:
+      folder: where they lie.
+      split: its name.
+      size: how many pictures it has.
+      images_per_part: how many a part has; the last may have fewer.
+      format: "parquet" or "csv".
+    """
+
+    folder: pathlib.Path
+    split: str
+    size: int
+    images_per_part: int
+    format: str
+
+    @property
+    def number(self) -> int:
+        """How many parts there are."""
+        return -(-self.size // self.images_per_part)
+
+    def path(self, part: int) -> pathlib.Path:
+        """Where a part is written."""
+        return self.folder / f"{self.split}-{part:05}-of-{self.number:05}.{self.format}"
+
+    def positions(self, part: int) -> range:
+        """Which pictures of the split are in a part."""
+        return range(part * self.images_per_part, min((part + 1) * self.images_per_part, self.size))
+
+    def missing(self) -> npt.NDArray[np.int64]:
+        """The parts that are not there yet, as process 0 sees it."""
+        absent = np.array([not self.path(part).exists() for part in range(self.number)])
+        return np.flatnonzero(distributed.broadcast(absent))
+
+
+def predict_dataset(config: Config, workdir: pathlib.Path, *, clip: str = "") -> None:
+    """Writes the predictions of `config.eval.checkpoint` for one split of the configured dataset.
+
+    Each process computes parts of its own on its own devices, so that none waits for another. The columns: index
+    (position in the split), file (the owner's name), label (the dataset's class), expression (the predicted class) and
+    p_<class>, the probability of each of the checkpoint's classes.
+
+    Args:
+      config: `config.predict`; besides data, `eval.checkpoint`, `eval.which` and `eval.batch_size`.
+      workdir: where the folder of predictions is made.
+      clip: the CLIP that the checkpoint was trained on, where that is no longer found under its name; '' for that name.
+
+    Raises:
+      CheckpointError: no checkpoint, or one that was trained on another CLIP.
+      ConfigError: the split is not there, or the folder holds predictions of something else.
+      preemption.Preempted: it was asked to stop; the parts that are written stay, those that were begun are begun anew.
+    """
+    devices.check_batch_size("eval.batch_size", config.eval.batch_size)
+    workdir_lib.check_shared(workdir)
+    with preemption.Notice() as notice, contextlib.ExitStack() as stack:
+        path, which = config.eval.checkpoint or str(workdir), config.eval.which
+        params, description, step = checkpoints.load(path, which)
+        batch_size = config.eval.batch_size // jax.process_count()
+        predictor = Predictor.from_checkpoint(path, which=which, clip=clip, batch_sizes=(batch_size,))
+        split = _find_split(config)
+        section = config.predict
+        parts = Parts(workdir / FOLDER, split.name, len(split), section.images_per_part, section.format)
+        subject = {
+            "prompts": hashlib.sha256(b"".join(params[name].tobytes() for name in sorted(params))).hexdigest(),
+            "step": step,
+            "clip": description.clip_hash,
+            "class_names": list(predictor.class_names),
+            "data": split.fingerprint,
+            "images": len(split),
+            "images_per_part": parts.images_per_part,
+            "format": parts.format,
+        }
+        _claim(parts.folder / f"{split.name}.json", subject)
+        # What is left is shared evenly, so that no process waits for another for longer than a part takes.
+        missing: list[int] = parts.missing().tolist()
+        todo = missing[jax.process_index() :: jax.process_count()]
+        stack.enter_context(locks.hold_for_run(parts.folder / f".{split.name}.lock", parts.folder))
+        notice.start_clock()
+        with progress.task(f"predicting {split.name}", sum(len(parts.positions(part)) for part in todo)) as work:
+            for done, part in enumerate(todo, start=1):
+                rows = parts.positions(part)
+                columns = _predict(predictor, split.take(np.array(rows)), rows, config, batch_size, notice, work)
+                _write(parts.path(part), columns)
+                logging.debug("part %d of %d is written (%d of %d here)", part, parts.number, done, len(todo))
+        _wait_for([parts.path(part) for part in missing], notice)
+        logging.info("%d images of %s in %d parts: %s", len(split), split.name, parts.number, parts.folder)
+
+
+def _find_split(config: Config) -> Split:
+    dataset = load_dataset(config.data)
+    split = {"train": dataset.train, "validation": dataset.validation, "test": dataset.test}[config.predict.split]
+    if split is None or not len(split):
+        raise ConfigError(
+            f"config.predict.split is {config.predict.split!r}, which the dataset does not have here; set config."
+            "data.train_splits, validation_split and test_split (data.train_splits=() and data.test_split=all take "
+            "all of a dataset)"
+        )
+    return split
+
+
+def _claim(path: pathlib.Path, subject: dict[str, Any]) -> None:
+    """Refuses a folder whose parts are predictions of something else."""
+    if path.is_file():
+        before = json.loads(path.read_text(encoding="utf-8"))
+        differing = [name for name in subject if before.get(name) != subject[name]]
+        if differing:
+            there = "; ".join(f"{name} there {before.get(name)!r}, here {subject[name]!r}" for name in differing)
+            raise ConfigError(
+                f"{path} says that the parts beside it are predictions of something else: {there}. Give another "
+                "--workdir, or delete that folder"
+            )
+    elif distributed.is_first():
+        files.write_json(path, subject)
+
+
+def _wait_for(paths: list[pathlib.Path], notice: preemption.Notice) -> None:
+    """Returns when all parts are there: those of the other processes too."""
+    left = paths
+    while left := [path for path in left if not path.exists()]:
+        notice.check_clock()
+        time.sleep(_POLL_SECONDS)
+
+
+def _predict(
+    predictor: Predictor,
+    split: Split,
+    rows: range,
+    config: Config,
+    batch_size: int,
+    notice: preemption.Notice,
+    work: progress.Task,
+) -> dict[str, np.ndarray[Any, Any] | list[str]]:
+    """The columns of one part."""
+    probabilities = np.empty((len(split), len(predictor.class_names)), np.float32)
+    filled = 0
+    for batch in pipeline.eval_batches(
+        split, section=config.data, image_size=predictor.image_size, batch_size=batch_size
+    ):
+        notice.check_clock()
+        real = int(batch["mask"].sum())
+        work.advance(real)
+        names = split.names[filled : filled + real].tolist()
+        logits = predictor.logits(batch["image"][:real], names).astype(np.float64)
+        probabilities[filled : filled + real] = softmax(logits)
+        filled += real
+    named = {f"p_{name}": probabilities[:, column] for column, name in enumerate(predictor.class_names)}
+    return {
+        "index": np.array(rows),
+        "file": split.names.tolist(),
+        "label": [split.class_names[label] for label in split.labels],
+        "expression": [predictor.class_names[column] for column in probabilities.argmax(axis=1)],
+        **named,
+    }
+
+
+def _write(path: pathlib.Path, columns: dict[str, np.ndarray[Any, Any] | list[str]]) -> None:
+    pyarrow: Any = importlib.import_module("pyarrow")
+    table = pyarrow.table(columns)
+    with files.replacing(path) as temporary:
+        if path.suffix == ".parquet":
+            importlib.import_module("pyarrow.parquet").write_table(table, temporary)
+        else:
+            importlib.import_module("pyarrow.csv").write_csv(table, temporary)

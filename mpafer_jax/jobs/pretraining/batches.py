@@ -1,0 +1,145 @@
+"""Batches of pictures and captions; what one holds depends on (seed, step) alone, as in `data.pipeline`."""
+
+from __future__ import annotations
+
+import dataclasses
+import zlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from mpafer_jax.config.schema import AugmentSection
+from mpafer_jax.data import pipeline, preprocess
+from mpafer_jax.jobs.pretraining.sources import CaptionedImages
+from mpafer_jax.runtime.errors import PromptError
+
+# Further words of the keys of `data.pipeline`, so that streams drawn from one seed stay apart.
+_CAPTION, _PHRASING = 3, 4
+
+EncodeMany = Callable[[Sequence[str]], list[list[int]]]
+Arrays = dict[str, npt.NDArray[Any]]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class TokenTable:
+    """Many texts as token ids: ids int32[n, L], eos_positions int32[n], and a hash of each text's ids uint32[n]."""
+
+    ids: npt.NDArray[np.int32]
+    eos_positions: npt.NDArray[np.int32]
+    hashes: npt.NDArray[np.uint32]
+
+
+def tokenize_all(texts: Sequence[str], encode: EncodeMany, max_positions: int) -> TokenTable:
+    """Encodes texts, padded with 0 to the longest.
+
+    Raises:
+      PromptError: a text has more tokens than the text tower has positions.
+    """
+    rows = encode(texts)
+    longest = max(range(len(rows)), key=lambda i: len(rows[i]))
+    if len(rows[longest]) > max_positions:
+        raise PromptError(
+            f"a caption of {len(rows[longest])} tokens does not fit the {max_positions} positions: {texts[longest]!r}; "
+            "shorten it or raise model.max_position_embeddings"
+        )
+    ids = np.zeros((len(rows), len(rows[longest])), np.int32)
+    for row, tokens in zip(ids, rows, strict=True):
+        row[: len(tokens)] = tokens
+    eos = np.array([len(tokens) - 1 for tokens in rows], np.int32)
+    hashes = np.array([zlib.crc32(row.tobytes()) for row in ids], np.uint32)
+    return TokenTable(ids, eos, hashes)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class CaptionTable:
+    """The captions of all pictures as token ids; those of picture i are rows starts[i] to starts[i + 1] - 1."""
+
+    tokens: TokenTable
+    starts: npt.NDArray[np.int64]
+
+    @classmethod
+    def of(cls, captions: Sequence[Sequence[str]], encode: EncodeMany, max_positions: int) -> CaptionTable:
+        """Encodes every caption once."""
+        counts = np.array([0, *(len(own) for own in captions)], np.int64)
+        starts = np.cumsum(counts, dtype=np.int64)
+        return cls(tokenize_all([text for own in captions for text in own], encode, max_positions), starts)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class TrainBatches:
+    """Makes this process's part of the batch of any step.
+
+    Attributes:
+      data: the pictures.
+      captions: their captions.
+      order: which picture stands at a position of the stream.
+      augment: strengths of the augmentation.
+      image_size: side of the pictures in pixels.
+      batch_size: pictures of a global batch.
+      seed: of everything drawn.
+      local: the positions inside a global batch that are this process's.
+      fill: colour of erased rectangles.
+      token_noise: probability that a caption's token is replaced by a random one, so that words that mean nothing to
+        the tower do not upset it.
+      vocab_size: of which those random ones are drawn.
+    """
+
+    data: CaptionedImages
+    captions: CaptionTable
+    order: pipeline.Order
+    augment: AugmentSection
+    image_size: int
+    batch_size: int
+    seed: int
+    local: npt.NDArray[np.int64]
+    fill: tuple[int, int, int]
+    token_noise: float
+    vocab_size: int
+
+    def __call__(self, step: int) -> Arrays:
+        """The arrays that `steps.make_train_step` reads, without a device axis."""
+        positions = step * self.batch_size + self.local
+        indices = self.order(positions)
+        images: list[preprocess.Pixels] = []
+        rows: list[int] = []
+        ids: list[npt.NDArray[np.int32]] = []
+        for position, index in zip(positions.tolist(), indices.tolist(), strict=True):
+            picture = Image.fromarray(self.data.pictures[index])
+            rng = np.random.default_rng((pipeline.AUGMENT, self.seed, position))
+            images.append(preprocess.augment(picture, rng, self.augment, self.image_size, self.fill))
+            rng = np.random.default_rng((_CAPTION, self.seed, position))
+            rows.append(int(rng.integers(int(self.captions.starts[index]), int(self.captions.starts[index + 1]))))
+            ids.append(self._with_noise(rows[-1], rng))
+        tokens = self.captions.tokens
+        return {
+            "image": np.stack(images),
+            "ids": np.stack(ids),
+            "eos_positions": tokens.eos_positions[rows],
+            "caption_hash": tokens.hashes[rows],
+            "truth": self.data.truth[indices],
+        }
+
+    def _with_noise(self, row: int, rng: np.random.Generator) -> npt.NDArray[np.int32]:
+        ids, eos_position = self.captions.tokens.ids[row], int(self.captions.tokens.eos_positions[row])
+        place = np.arange(len(ids))
+        replaced = (rng.random(len(ids)) < self.token_noise) & (place > 0) & (place < eos_position)
+        # Not the last two ids, the start and the end of a text.
+        return np.where(replaced, rng.integers(0, self.vocab_size - 2, len(ids)), ids).astype(np.int32)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class StatementTexts:
+    """Phrasings of every statement as token ids, of which one each is drawn for an update."""
+
+    phrasings: CaptionTable
+    seed: int
+
+    def draw(self, step: int) -> Arrays:
+        """'ids' [A, L] and 'eos_positions' [A] of the phrasings of one update; the same on every process."""
+        rng = np.random.default_rng((_PHRASING, self.seed, step))
+        starts, stops = self.phrasings.starts[:-1], self.phrasings.starts[1:]
+        rows = rng.integers(starts, stops)
+        return {"ids": self.phrasings.tokens.ids[rows], "eos_positions": self.phrasings.tokens.eos_positions[rows]}

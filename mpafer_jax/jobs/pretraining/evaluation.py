@@ -1,0 +1,156 @@
+"""How good a CLIP in training is, on held-out pictures and held-out wordings: retrieval, and statements told apart."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from mpafer_jax.backbones.clip.model import CLIP
+from mpafer_jax.backbones.clip.tokenizer import Tokenizer
+from mpafer_jax.data import preprocess
+from mpafer_jax.jobs.pretraining import batches, steps
+from mpafer_jax.jobs.pretraining.config import PretrainConfig
+from mpafer_jax.jobs.pretraining.sources import CaptionedImages
+from mpafer_jax.runtime.finite import NonFiniteError, not_finite
+from mpafer_jax.runtime.texts import clean_text
+
+RETRIEVAL_POOL = 256  # captions among which a picture must find its own
+_CHUNK = 128  # pictures encoded at once
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluator:
+    """Evaluates a CLIP's parameters on held-out pictures.
+
+    Attributes:
+      data: the pictures.
+      captions: one for each picture.
+      phrasings: one held-out wording of each statement, or None where there are no statements.
+      image_size: in pixels.
+      image_step: see `steps.make_image_step`.
+      text_step: see `steps.make_text_step`.
+    """
+
+    data: CaptionedImages
+    captions: batches.Arrays
+    phrasings: batches.Arrays | None
+    image_size: int
+    image_step: Callable[..., dict[str, jax.Array]]
+    text_step: Callable[..., jax.Array]
+
+    def __call__(self, params: dict[str, Any]) -> dict[str, float]:
+        """The measures of these parameters.
+
+        Returns:
+          'retrieval': share of pictures to which a caption of their own is the nearest of 256; and where there are
+          statements the mean area under the ROC curve, 'statement_auc' by the whole picture and
+          'local_statement_auc' by its best patches.
+        """
+        texts = np.asarray(self.text_step(params, self.captions))
+        width = texts.shape[-1]
+        statements = np.zeros((1, width), np.float32)
+        if self.phrasings is not None:
+            statements = np.asarray(self.text_step(params, self.phrasings))
+        encoded = [self.image_step(params, statements, chunk) for chunk in self._chunks()]
+        images, local = (
+            np.concatenate([np.asarray(part[name]) for part in encoded])[: len(self.data)]
+            for name in ("image_features", "local")
+        )
+        together = {"images": images, "patches with statements": local, "captions": texts, "statements": statements}
+        if broken := not_finite(together):
+            raise NonFiniteError(f"features of held-out pictures or texts are NaN or infinite: {', '.join(broken)}")
+        result = {"retrieval": retrieval(images, texts, self.data.captions, RETRIEVAL_POOL)}
+        if self.phrasings is not None:
+            areas = {"statement_auc": mean_auc(images @ statements.T, self.data.truth)}
+            areas["local_statement_auc"] = mean_auc(local, self.data.truth)
+            result |= {name: area for name, area in areas.items() if area is not None}
+        return result
+
+    def _chunks(self) -> list[npt.NDArray[np.uint8]]:
+        total = len(self.data)
+        chunks: list[npt.NDArray[np.uint8]] = []
+        for start in range(0, total, _CHUNK):
+            # The last chunk is filled up with its own last picture, so that one size is compiled.
+            indices = [min(i, total - 1) for i in range(start, start + _CHUNK)]
+            chunks.append(resized(self.data, indices, self.image_size))
+        return chunks
+
+
+def resized(data: CaptionedImages, indices: Iterable[int], size: int) -> npt.NDArray[np.uint8]:
+    """uint8[k, size, size, 3]: the pictures at `indices`, without augmentation."""
+    pictures = [preprocess.resize(Image.fromarray(data.pictures[i]), size) for i in indices]
+    return np.stack([np.asarray(picture) for picture in pictures])
+
+
+def make_evaluator(config: PretrainConfig, model: CLIP, data: CaptionedImages, tokenizer: Tokenizer) -> Evaluator:
+    """Compiles what an evaluation needs; the first caption of each picture and the first held-out wording count."""
+    positions = config.model.max_position_embeddings
+    captions = batches.tokenize_all([own[0] for own in data.captions], tokenizer.encode_many, positions)
+    phrasings = None
+    if data.statements:
+        wordings = [statement.held_out[0] for statement in data.statements]
+        table = batches.tokenize_all(wordings, tokenizer.encode_many, positions)
+        phrasings = {"ids": table.ids, "eos_positions": table.eos_positions}
+    return Evaluator(
+        data=dataclasses.replace(data, captions=[[clean_text(text).lower() for text in own] for own in data.captions]),
+        captions={"ids": captions.ids, "eos_positions": captions.eos_positions},
+        phrasings=phrasings,
+        image_size=config.model.image_size,
+        image_step=steps.make_image_step(
+            model=model, top_k=config.loss.top_k, mean=config.data.mean, std=config.data.std
+        ),
+        text_step=steps.make_text_step(model=model),
+    )
+
+
+def retrieval(
+    images: npt.NDArray[np.floating],
+    texts: npt.NDArray[np.floating],
+    captions: Sequence[Sequence[str]],
+    pool: int,
+) -> float:
+    """Share of pictures for which the nearest caption of a pool says, word for word, what one of their own says.
+
+    By words and not by position, as in the contrastive loss: pictures may share a caption.
+
+    Args:
+      images: [n, D], normalised.
+      texts: [n, D], normalised: of the first caption of each picture.
+      captions: of each picture.
+      pool: how many pictures and first captions are compared; n is cut to full pools.
+    """
+    found: list[bool] = []
+    size = min(pool, len(images))
+    for start in range(0, len(images) // size * size, size):
+        similarity = images[start : start + size] @ texts[start : start + size].T
+        nearest: list[int] = (start + np.argmax(similarity, axis=1)).tolist()
+        found.extend(captions[near][0] in captions[start + i] for i, near in enumerate(nearest))
+    return float(np.mean(found))
+
+
+def mean_auc(scores: npt.NDArray[np.floating], truth: npt.NDArray[np.floating]) -> float | None:
+    """Mean over statements of the area under the ROC curve, plainly true (> 0.7) against plainly false (< 0.3).
+
+    A pair with equal scores counts half, so that scores which say nothing give 1/2.
+
+    Args:
+      scores: [n, A].
+      truth: [n, A] in 0..1, NaN where unknown.
+
+    Returns:
+      The mean over the statements of which there are both kinds; None where there is none.
+    """
+    areas: list[float] = []
+    for score, known in zip(scores.T, truth.T, strict=True):
+        positive, negative = score[known > 0.7], score[known < 0.3]
+        if len(positive) and len(negative):
+            # [positives, negatives]: 1 where the true one scores higher, 1/2 where both score the same.
+            wins: npt.NDArray[np.float64] = (positive[:, None] > negative) + 0.5 * (positive[:, None] == negative)
+            areas.append(float(np.mean(wins)))
+    return float(np.mean(areas)) if areas else None

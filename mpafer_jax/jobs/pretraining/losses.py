@@ -1,0 +1,68 @@
+"""The losses of contrastive image-text pre-training: pure functions that give one value per example.
+
+Shapes: B images (with one caption each) on one device, G over all devices, A attributes, D features.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from mpafer_jax.backbones.clip.model import normalize
+
+
+def contrastive(
+    features: jax.Array, candidates: jax.Array, own: jax.Array, logit_scale: jax.Array, same: jax.Array
+) -> jax.Array:
+    """One direction of InfoNCE: each row's own candidate against all (Radford et al., 2021, section 2.3).
+
+    Args:
+      features: [B, D].
+      candidates: [G, D], of the other modality.
+      own: [B] int, the position of each row's own candidate.
+      logit_scale: s.
+      same: [B, G] bool, true where a candidate is as right as the row's own one (the same caption); those are left
+        out, since calling them wrong would be false. The row's own candidate is never left out.
+
+    Returns:
+      [B].
+    """
+    logits = logit_scale * normalize(features) @ normalize(candidates).T  # [B, G]
+    is_own = jax.nn.one_hot(own, candidates.shape[0], dtype=bool)
+    logits = jnp.where(same & ~is_own, -jnp.inf, logits)
+    return optax.softmax_cross_entropy_with_integer_labels(logits, own)
+
+
+def statements(scores: jax.Array, truth: jax.Array, scale: jax.Array, bias: jax.Array) -> jax.Array:
+    """Whether each statement holds of each picture: sigmoid cross-entropy on cosine scores (as in SigLIP, Zhai 2023).
+
+    Args:
+      scores: [B, A], cosine similarities of pictures and statements.
+      truth: [B, A] in 0..1, how true each is; NaN where that is not known.
+      scale: s of the sigmoid's logits s * cosine + bias.
+      bias: the same for all.
+
+    Returns:
+      [B], the mean over each picture's known statements, 0 where none is known.
+    """
+    return masked_mean(optax.sigmoid_binary_cross_entropy(scale * scores + bias, jnp.nan_to_num(truth)), truth)
+
+
+def attributes(logits: jax.Array, truth: jax.Array) -> jax.Array:
+    """Sigmoid cross-entropy of a linear reading of the patches; arguments and result as in `statements`."""
+    return masked_mean(optax.sigmoid_binary_cross_entropy(logits, jnp.nan_to_num(truth)), truth)
+
+
+def masked_mean(values: jax.Array, truth: jax.Array) -> jax.Array:
+    """[B]: the mean of values [B, A] over the entries whose truth is known (not NaN); 0 for a row without any."""
+    known = ~jnp.isnan(truth)
+    number = jnp.maximum(jnp.sum(known, axis=-1), 1).astype(values.dtype)
+    return jnp.sum(jnp.where(known, values, 0), axis=-1) / number
+
+
+def top_patch_scores(patch_features: jax.Array, text_features: jax.Array, top_k: int) -> jax.Array:
+    """[B, A]: mean cosine of the k patches that agree most with each text, for Z^l [B, N, D] and texts [A, D]."""
+    scores = jnp.einsum("bnd,ad->ban", normalize(patch_features), normalize(text_features))
+    best, _ = jax.lax.top_k(scores, top_k)  # [B, A, k]
+    return jnp.mean(best, axis=-1)

@@ -1,0 +1,338 @@
+"""Pictures with captions: from a folder, from a TFDS dataset, or drawn faces.
+
+A folder holds pictures and `metadata.jsonl`, as the Hub's "imagefolder" has it: one JSON object a line with `file_name`
+(relative to the folder), `text` (a caption, or a list of captions of which one is drawn each time), and optionally
+`attributes`, an object from statements about the picture to true, false, or a number between 0 and 1.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Protocol, cast
+
+import numpy as np
+import numpy.typing as npt
+import pydantic
+import tensorflow_datasets as tfds
+
+from mpafer_jax.data import records
+from mpafer_jax.data.preprocess import PictureError, Pixels, decode_rgb, read_picture_file
+from mpafer_jax.data.synthface import captioned
+from mpafer_jax.data.synthface import captions as captions_lib
+from mpafer_jax.data.synthface.draw import MAX_SIZE, MIN_SIZE
+from mpafer_jax.jobs.pretraining.config import DataSection
+from mpafer_jax.runtime import files
+from mpafer_jax.runtime.errors import DataError
+
+METADATA = "metadata.jsonl"
+
+_Text = Annotated[str, pydantic.Field(pattern=r"\S")]
+_Truth = Annotated[float, pydantic.Field(ge=0, le=1)]
+
+
+class Pictures(Protocol):
+    """Random access to decoded pictures."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> Pixels: ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Statement:
+    """Something that is true of some pictures.
+
+    Attributes:
+      phrasings: ways to say it, of which one is drawn for each update.
+      held_out: ways to say it that training never uses; evaluation does.
+    """
+
+    phrasings: tuple[str, ...]
+    held_out: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class CaptionedImages:
+    """Pictures, what is said of each, and what is known of each.
+
+    Attributes:
+      pictures: uint8[H, W, 3] by position.
+      captions: for each picture at least one.
+      statements: A of them.
+      truth: float32[n, A] in 0..1, how true each statement is of each picture; NaN where that is not known.
+      fingerprint: hex digest of the whole set that these are, or are a part of.
+    """
+
+    pictures: Pictures
+    captions: Sequence[Sequence[str]]
+    statements: tuple[Statement, ...]
+    truth: npt.NDArray[np.float32]
+    fingerprint: str
+
+    def __len__(self) -> int:
+        return len(self.captions)
+
+    def texts(self) -> list[str]:
+        """Everything that is said in training, for the vocabulary."""
+        said = [caption for captions in self.captions for caption in captions]
+        return said + [phrasing for statement in self.statements for phrasing in statement.phrasings]
+
+    def cut(self, start: int, stop: int) -> CaptionedImages:
+        """The pictures from `start` to `stop` - 1."""
+        return dataclasses.replace(
+            self,
+            pictures=_Slice(self.pictures, start, stop),
+            captions=self.captions[start:stop],
+            truth=self.truth[start:stop],
+        )
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Slice:
+    pictures: Pictures
+    start: int
+    stop: int
+
+    def __len__(self) -> int:
+        return self.stop - self.start
+
+    def __getitem__(self, index: int, /) -> Pixels:
+        return self.pictures[self.start + index]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Files:
+    paths: Sequence[Path]
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int, /) -> Pixels:
+        try:
+            return np.asarray(decode_rgb(read_picture_file(self.paths[index])))
+        except (OSError, PictureError) as error:
+            raise DataError(f"{self.paths[index]}: cannot be read as a picture: {error}") from error
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _TfdsImages:
+    source: Any
+    feature: str
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, index: int, /) -> Pixels:
+        try:
+            return np.asarray(decode_rgb(self.source[index][self.feature]))
+        except PictureError as error:
+            raise DataError(
+                f"example {index} of the TFDS dataset: {self.feature!r} cannot be read as a picture: {error}"
+            ) from error
+
+
+def load_source(data: DataSection, image_size: int, folder: Path) -> tuple[CaptionedImages, CaptionedImages]:
+    """Opens the configured pictures: those to train on, and the last `data.held_out`, which are evaluated on.
+
+    Args:
+      data: which.
+      image_size: side in pixels at which faces are drawn; others are resized when they are read.
+      folder: where drawn faces are kept if `data.dir` is empty.
+
+    Raises:
+      DataError: the folder or dataset is not there or not of the form; the message names what was looked for.
+    """
+    match data.source:
+        case "folder":
+            everything = read_folder(files.local_path(data.dir, "config.data.dir"))
+        case "tfds":
+            everything = read_tfds(data)
+        case "synthface":
+            everything = draw_faces(
+                data, image_size, files.local_path(data.dir, "config.data.dir") if data.dir else folder
+            )
+    check_held_out(data, len(everything))
+    split = len(everything) - data.held_out
+    return everything.cut(0, split), everything.cut(split, len(everything))
+
+
+def check_held_out(data: DataSection, pictures: int) -> None:
+    """Raises DataError if training would have no picture left."""
+    if pictures <= data.held_out:
+        raise DataError(
+            f"config.data.held_out is {data.held_out} of {pictures} pictures, which leaves none to train on; lower it, "
+            "or give more pictures"
+        )
+
+
+def draw_faces(data: DataSection, image_size: int, folder: Path) -> CaptionedImages:
+    """Drawn faces with captions, and statements about their action units.
+
+    Raises:
+      DataError: there are no such styles, faces cannot be drawn so small or large, or none to train on are left.
+    """
+    try:
+        styles = captioned.style_names(data.styles)
+    except ValueError as error:
+        raise DataError(f"config.{error}") from error
+    if not MIN_SIZE <= image_size <= MAX_SIZE:
+        raise DataError(f"config.model.image_size is {image_size}; faces are drawn at {MIN_SIZE} to {MAX_SIZE} pixels")
+    check_held_out(data, data.pictures)
+    jobs = captioned.sample_jobs(data.pictures, styles, data.seed)
+    descriptions = captioned.describe(jobs, data.held_out, data.seed)
+    truth = np.stack([captions_lib.truth(job.face) for job in jobs])
+    said = captions_lib.statements()
+    digest = hashlib.sha256(repr((captioned.fingerprint(jobs, image_size), descriptions)).encode() + truth.tobytes())
+    return CaptionedImages(
+        pictures=captioned.draw(jobs, image_size, folder),
+        captions=descriptions,
+        statements=tuple(Statement(phrases.phrases, phrases.held_out) for phrases in said.values()),
+        truth=truth,
+        fingerprint=digest.hexdigest(),
+    )
+
+
+def read_folder(folder: Path) -> CaptionedImages:
+    """Reads a folder of pictures with `metadata.jsonl`; the module's docstring has the format.
+
+    Raises:
+      DataError: the file is not there or a line is not of the form; the message names the line.
+    """
+    path = folder / METADATA
+    if not path.is_file():
+        raise DataError(
+            f"{path} is not there; expected one JSON object a line with file_name (relative to the folder) and text "
+            "(a caption or a list of captions)"
+        )
+    # Not `splitlines`, which would also cut at the rarer line ends that a caption may hold.
+    lines = records.read_text(path).split("\n")
+    rows = [_parse_row(line, f"{path}:{number}") for number, line in enumerate(lines, 1) if line.strip()]
+    if not rows:
+        raise DataError(f"{path} is empty")
+    names = sorted({name for row in rows for name in row.attributes})
+    truth = np.array([[row.attributes.get(name, np.nan) for name in names] for row in rows], np.float32)
+    sizes = [_size(folder / row.file_name, row.place) for row in rows]
+    content = [(row.file_name, row.captions, row.attributes, size) for row, size in zip(rows, sizes, strict=True)]
+    return CaptionedImages(
+        pictures=_Files([folder / row.file_name for row in rows]),
+        captions=[row.captions for row in rows],
+        statements=tuple(Statement((name,), (name,)) for name in names),
+        truth=truth.reshape(len(rows), len(names)),
+        fingerprint=hashlib.sha256(repr(content).encode()).hexdigest(),
+    )
+
+
+class _Line(pydantic.BaseModel):
+    """A line of the file; keys that are not named here are other programs' and stay unread, as in the Hub's layout."""
+
+    model_config = pydantic.ConfigDict(frozen=True, extra="ignore", strict=True)
+
+    file_name: Annotated[str, pydantic.Field(min_length=1)]
+    text: _Text | Annotated[tuple[_Text, ...], pydantic.Field(min_length=1)]
+    attributes: dict[_Text, bool | _Truth] = {}
+
+
+@dataclasses.dataclass(frozen=True)
+class _Row:
+    file_name: str
+    captions: tuple[str, ...]
+    attributes: Mapping[str, float]
+    place: str  # file and line, for messages
+
+
+def _parse_row(line: str, place: str) -> _Row:
+    try:
+        read = _Line.model_validate_json(line)
+    except pydantic.ValidationError as error:
+        found = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'line'}: {e['msg']}" for e in error.errors())
+        raise DataError(
+            f"{place}: {found}. Expected a JSON object with file_name (a string), text (a caption or a list of "
+            "captions, none of them empty) and perhaps attributes (statement: true, false or a number from 0 to 1)"
+        ) from error
+    captions = (read.text,) if isinstance(read.text, str) else read.text
+    return _Row(
+        records.listed_name(read.file_name),
+        captions,
+        {name: float(value) for name, value in read.attributes.items()},
+        place,
+    )
+
+
+def _size(path: Path, place: str) -> int:
+    if not path.is_file():
+        raise DataError(f"{place} names the picture {path}, which is not there")
+    return path.stat().st_size
+
+
+def read_tfds(data: DataSection) -> CaptionedImages:
+    """Opens a TFDS dataset that has been prepared as array_record; `data.name` is e.g. 'coco_captions:1.1.0/train'.
+
+    Raises:
+      DataError: there is no such dataset prepared in `data.dir`, or it lacks a feature.
+    """
+    name, _, split = data.name.partition("/")
+    split = split or "train"
+    try:
+        builder: Any = tfds.builder(name, data_dir=data.dir)
+        known = _feature_names(builder.info.features)
+    except Exception as error:  # TFDS raises many kinds
+        raise _not_prepared(data, name, split, error) from error
+    for field, feature in (("image_feature", data.image_feature), ("text_feature", data.text_feature)):
+        if feature not in known:
+            raise DataError(
+                f"config.data.{field} is {feature!r}, which TFDS dataset {name!r} has not; it has {', '.join(known)}"
+            )
+    try:
+        source = builder.as_data_source(split=split, decoders={data.image_feature: tfds.decode.SkipDecoding()})
+        size = int(builder.info.splits[split].num_bytes)
+    except Exception as error:  # as above
+        raise _not_prepared(data, name, split, error) from error
+    captions = [_captions(source[i], i, data) for i in range(len(source))]
+    return CaptionedImages(
+        pictures=_TfdsImages(source, data.image_feature),
+        captions=captions,
+        statements=(),
+        truth=np.zeros((len(captions), 0), np.float32),
+        fingerprint=hashlib.sha256(repr((data.name, size, captions)).encode()).hexdigest(),
+    )
+
+
+def _not_prepared(data: DataSection, name: str, split: str, error: Exception) -> DataError:
+    reason = str(error).partition("\n")[0]  # the lines after it list every dataset that TFDS knows
+    return DataError(
+        f"config.data.name is {data.name!r}: TFDS dataset {name!r}, split {split!r} cannot be opened in "
+        f"{data.dir!r}: {reason} Prepare it first (`tfds build {name} --file_format=array_record "
+        f"--data_dir={data.dir}`)"
+    )
+
+
+def _feature_names(features: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """Names of features, those inside others with a slash: 'captions', 'captions/text'."""
+    names: list[str] = []
+    for name, feature in features.items():
+        inner = getattr(feature, "feature", feature)  # of a sequence, what it is a sequence of
+        names.append(prefix + name)
+        if isinstance(inner, tfds.features.FeaturesDict):
+            names += _feature_names(cast(Any, inner), f"{prefix}{name}/")
+    return names
+
+
+def _captions(example: Mapping[str, Any], index: int, data: DataSection) -> tuple[str, ...]:
+    """One caption or several, as TFDS gives them: bytes, or a sequence of bytes."""
+    value: Any = example
+    for name in data.text_feature.split("/"):
+        value = value[name]
+    several = cast("list[Any]", [value] if isinstance(value, bytes | str) else list(value) if _is_list(value) else [])
+    if not several or not all(isinstance(text, bytes | str) and text.strip() for text in several):
+        raise DataError(
+            f"config.data.text_feature is {data.text_feature!r}: example {index} of {data.name!r} has {value!r} there; "
+            "expected a caption or several, none of them empty"
+        )
+    return tuple(text.decode("utf-8") if isinstance(text, bytes) else str(text) for text in several)
+
+
+def _is_list(value: Any) -> bool:
+    return isinstance(value, list | tuple | np.ndarray)

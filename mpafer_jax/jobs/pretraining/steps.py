@@ -1,0 +1,180 @@
+"""The compiled functions of pre-training: one update, and the features that evaluation reads."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any, cast
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from mpafer_jax.backbones.clip.model import CLIP, Outputs
+from mpafer_jax.backbones.clip.model import normalize as normalize_features
+from mpafer_jax.data.normalize import normalize as normalize_images
+from mpafer_jax.jobs.pretraining import losses
+from mpafer_jax.method.state import TrainState
+from mpafer_jax.method.steps import Metrics, Rgb
+from mpafer_jax.runtime import devices
+
+Batch = Mapping[str, jax.Array]
+Step = Callable[[TrainState, Any, Any], tuple[TrainState, Metrics]]
+
+# CLIP clips its scale here, "to prevent scaling the logits by more than 100" (Radford et al., 2021, section 2.5).
+MAX_LOGIT_SCALE = 100.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Weights:
+    """Weight of each term; see `configs/pretrain_tiny_clip.py`."""
+
+    contrastive: float
+    statements: float
+    local_statements: float
+    attributes: float
+
+    @property
+    def active(self) -> dict[str, float]:
+        """Those above 0, by the name of their term."""
+        return {name: weight for name, weight in dataclasses.asdict(self).items() if weight}
+
+
+def init_head(clip: CLIP, num_attributes: int) -> dict[str, jax.Array]:
+    """What is trained beside CLIP and thrown away: the reading of the patches, and the sigmoids' scales and biases.
+
+    Nothing where there are no attributes: a checkpoint cannot hold arrays without elements.
+    """
+    if not num_attributes:
+        return {}
+    patches, width = clip.config.vision.num_patches, clip.config.projection_dim
+    return {
+        "kernel": jnp.zeros((patches, width, num_attributes), jnp.float32),
+        "bias": jnp.zeros(num_attributes, jnp.float32),
+        # Logits of about -2 at first: most statements are false of most pictures.
+        "statements": jnp.asarray([jnp.log(10.0), -2.0], jnp.float32),
+        "local_statements": jnp.asarray([jnp.log(10.0), -2.0], jnp.float32),
+    }
+
+
+def make_train_step(
+    *, model: CLIP, tx: optax.GradientTransformation, weights: Weights, top_k: int, mean: Rgb, std: Rgb
+) -> Step:
+    """Compiles one update of a whole CLIP.
+
+    Args:
+      model: the towers.
+      tx: the update rule.
+      weights: of the terms.
+      top_k: patches averaged for a statement's local score.
+      mean, std: of the pictures, on the scale 0..1.
+
+    Returns:
+      step(state, statements, batch) -> (state, metrics). `state` is donated; its params are {'clip': .., 'head': ..}.
+      `statements` holds 'ids' [A, L] and 'eos_positions' [A]. `batch` comes from `devices.shard_batch`: image uint8
+      [.., S, S, 3], ids [.., L], eos_positions, caption_hash uint32, truth float32 [.., A].
+    """
+
+    def step(state: TrainState, statements: Batch, batch: Batch) -> tuple[TrainState, Metrics]:
+        count = devices.sum_over_devices(jnp.asarray(batch["image"].shape[0], jnp.float32))
+
+        def loss_fn(params: dict[str, Any]) -> tuple[jax.Array, Outputs]:
+            sums = _term_sums(model, params, statements, batch, weights=weights, top_k=top_k, mean=mean, std=std)
+            # Divided by the count of the whole batch, so that gradients of devices simply add up.
+            terms = (weight * sums[name] / count for name, weight in weights.active.items())
+            return sum(terms, jnp.zeros((), jnp.float32)), sums
+
+        gradient = cast(Callable[[dict[str, Any]], tuple[Any, Outputs]], jax.grad(loss_fn, has_aux=True))
+        grads, sums = devices.sum_over_devices(gradient(state.params))
+        updates, opt_state = tx.update(grads, state.opt_state, state.params)
+        params = cast(dict[str, Any], optax.apply_updates(state.params, updates))
+        scale = jnp.minimum(params["clip"]["logit_scale"], jnp.log(MAX_LOGIT_SCALE))
+        params = {**params, "clip": {**params["clip"], "logit_scale": scale}}
+        metrics = {name: (value, count) for name, value in sums.items()}
+        loss = sum(weight * sums[name] / count for name, weight in weights.active.items())
+        one = jnp.ones((), jnp.float32)
+        metrics |= {"loss": (jnp.asarray(loss), one), "grad_norm": (optax.tree.norm(grads), one)}
+        metrics["logit_scale"] = (jnp.exp(scale), one)
+        return TrainState(step=state.step + 1, params=params, opt_state=opt_state), metrics
+
+    return devices.data_parallel(step, replicated=2, donate=(0,))
+
+
+def _term_sums(
+    model: CLIP,
+    params: dict[str, Any],
+    statements: Batch,
+    batch: Batch,
+    *,
+    weights: Weights,
+    top_k: int,
+    mean: Rgb,
+    std: Rgb,
+) -> Outputs:
+    """This device's sum of each active term over its pictures, and of how often the right caption came first."""
+    clip, head = {"params": params["clip"]}, params["head"]
+    images = normalize_images(batch["image"], mean, std)
+    _, out = cast(tuple[jax.Array, Outputs], model.apply(clip, images, method="encode_image"))
+    sums: Outputs = {}
+    if weights.contrastive:
+        sums |= _contrastive_sums(model, clip, batch, out["image_features"])
+    if weights.statements or weights.local_statements:
+        texts = _encode_text(model, clip, statements)  # [A, D]
+        scores: Outputs = {}
+        if weights.statements:
+            scores["statements"] = normalize_features(out["image_features"]) @ normalize_features(texts).T
+        if weights.local_statements:
+            scores["local_statements"] = losses.top_patch_scores(out["patch_features"], texts, top_k)
+        for name, score in scores.items():
+            log_scale, bias = head[name]
+            sums[name] = jnp.sum(losses.statements(score, batch["truth"], jnp.exp(log_scale), bias))
+    if weights.attributes:
+        kernel = head["kernel"] / jnp.sqrt(float(head["kernel"].shape[0]))  # N patches are added up
+        logits = jnp.einsum("bnd,nda->ba", out["patch_features"], kernel) + head["bias"]
+        sums["attributes"] = jnp.sum(losses.attributes(logits, batch["truth"]))
+    return sums
+
+
+def _encode_text(model: CLIP, clip: dict[str, Any], texts: Batch) -> jax.Array:
+    features, _ = cast(
+        tuple[jax.Array, Outputs], model.apply(clip, texts["ids"], texts["eos_positions"], method="encode_text")
+    )
+    return features
+
+
+def _contrastive_sums(model: CLIP, clip: dict[str, Any], batch: Batch, image_features: jax.Array) -> Outputs:
+    texts = _encode_text(model, clip, batch)
+    all_images, all_texts = devices.gather_over_devices(image_features), devices.gather_over_devices(texts)
+    hashes = devices.gather_over_devices(batch["caption_hash"])
+    own = devices.device_index() * image_features.shape[0] + jnp.arange(image_features.shape[0])
+    same = batch["caption_hash"][:, None] == hashes[None, :]
+    scale = jnp.exp(clip["params"]["logit_scale"])
+    to_text = losses.contrastive(image_features, all_texts, own, scale, same)
+    to_image = losses.contrastive(texts, all_images, own, scale, same)
+    similarity = normalize_features(image_features) @ normalize_features(all_texts).T
+    # The caption that came first is right if it says the same: pictures may share one.
+    first = jnp.take_along_axis(same, jnp.argmax(similarity, axis=-1)[:, None], axis=-1)
+    return {"contrastive": jnp.sum(to_text + to_image) / 2, "caption_accuracy": jnp.sum(first).astype(jnp.float32)}
+
+
+def make_image_step(*, model: CLIP, top_k: int, mean: Rgb, std: Rgb) -> Callable[..., Outputs]:
+    """Compiles (clip params, texts [A, D], image uint8 [B, S, S, 3]) -> 'image_features' [B, D], 'local' [B, A]."""
+
+    def step(params: dict[str, Any], texts: jax.Array, image: jax.Array) -> Outputs:
+        images = normalize_images(image, mean, std)
+        features, out = cast(tuple[jax.Array, Outputs], model.apply({"params": params}, images, method="encode_image"))
+        return {
+            "image_features": normalize_features(features),
+            "local": losses.top_patch_scores(out["patch_features"], texts, top_k),
+        }
+
+    return jax.jit(step)
+
+
+def make_text_step(*, model: CLIP) -> Callable[..., jax.Array]:
+    """Compiles (clip params, texts) -> normalised text features [C, D]."""
+
+    def step(params: dict[str, Any], texts: Batch) -> jax.Array:
+        return normalize_features(_encode_text(model, {"params": params}, texts))
+
+    return jax.jit(step)

@@ -1,0 +1,376 @@
+"""Contrastive image-text pre-training of a small CLIP: the loop, and what is written at its end."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import pathlib
+import time
+from collections.abc import Generator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from absl import logging
+
+from mpafer_jax.artifacts import checkpoints
+from mpafer_jax.artifacts import run_dir as workdir_lib
+from mpafer_jax.artifacts.description import Described, package_versions
+from mpafer_jax.backbones.clip.export import save_clip
+from mpafer_jax.backbones.clip.model import CLIP, ClipConfig, TextConfig, VisionConfig
+from mpafer_jax.backbones.clip.tokenizer import Tokenizer
+from mpafer_jax.backbones.files import CONFIG
+from mpafer_jax.data import pipeline
+from mpafer_jax.data.normalize import normalize
+from mpafer_jax.jobs.pretraining import batches, evaluation, steps
+from mpafer_jax.jobs.pretraining.config import PretrainConfig
+from mpafer_jax.jobs.pretraining.initial import initial_params, whiten_patches
+from mpafer_jax.jobs.pretraining.optimizer import make_optimizer
+from mpafer_jax.jobs.pretraining.sources import CaptionedImages, load_source
+from mpafer_jax.jobs.pretraining.vocabulary import make_vocabulary
+from mpafer_jax.method import optim
+from mpafer_jax.method.hard_prompts.bank import load_bank
+from mpafer_jax.method.state import TrainState
+from mpafer_jax.method.steps import mean_metrics, to_numbers
+from mpafer_jax.runtime import devices, distributed, files, locks, preemption, progress
+from mpafer_jax.runtime.errors import ConfigError
+from mpafer_jax.runtime.metric_writer import MetricWriter
+
+CLIP_FOLDER, TOKENIZER_FOLDER, PICTURES_FOLDER = "clip", "tokenizer", "pictures"
+_WHITENED = 512  # pictures that the patch embedding is whitened on: 32,768 patches of the small CLIP's
+
+
+class PretrainDescription(Described):
+    """What a checkpoint of pre-training says of itself.
+
+    Attributes:
+      config: the whole configuration.
+      data: fingerprint of the pictures and captions.
+      vocab_size: number of tokens.
+      versions: of the packages that made it.
+      hours: that it took, over all starts of the run; 0 in one that does not say.
+    """
+
+    config: dict[str, Any]
+    data: str
+    vocab_size: int
+    versions: dict[str, str]
+    hours: float = 0.0
+
+    def unchanged(self) -> dict[str, Any]:
+        """The data and the vocabulary made of it."""
+        return {"the training data": self.data, "the vocabulary's size": self.vocab_size}
+
+
+@dataclasses.dataclass(frozen=True)
+class Clock:
+    """How long the run has taken, over all its starts.
+
+    Attributes:
+      start: of this start, on the monotonic clock.
+      earlier: hours that the checkpoint had taken from which this start goes on. Work that a kill undid is not in it.
+    """
+
+    start: float
+    earlier: float
+
+    def hours(self) -> float:
+        """Hours till now."""
+        return self.earlier + (time.monotonic() - self.start) / 3600
+
+
+@dataclasses.dataclass(frozen=True)
+class Pretraining:
+    """All that the loop reads."""
+
+    config: PretrainConfig
+    workdir: pathlib.Path
+    model: CLIP
+    train: CaptionedImages
+    held_out: CaptionedImages
+    tokenizer: Tokenizer
+    make_batch: batches.TrainBatches
+    statement_texts: batches.StatementTexts | None
+    evaluator: evaluation.Evaluator
+    description: PretrainDescription
+    schedule: optax.Schedule
+    tx: optax.GradientTransformation
+
+
+def pretrain(config: PretrainConfig, workdir: pathlib.Path) -> dict[str, Any]:
+    """Trains a CLIP and writes it to `<workdir>/clip` in the Hub's layout, with `summary.json` beside it.
+
+    Run again with the same arguments it goes on where it stopped.
+
+    Raises:
+      BankError: a bank of model.vocabulary_banks is not there.
+      CheckpointError: the pictures or captions changed since a checkpoint was saved.
+      ConfigError: the configuration does not fit the workdir, the devices or the pictures.
+      DataError: the pictures or captions are not there or not of the form.
+      NonFiniteError: a loss term, a parameter or a feature became NaN or infinite.
+      PromptError: a caption has more tokens than the text tower has positions.
+      preemption.Preempted: it was asked to stop; the state is saved.
+    """
+    with preemption.Notice() as notice:
+        return _pretrain(config, workdir, notice)
+
+
+def _pretrain(config: PretrainConfig, workdir: pathlib.Path, notice: preemption.Notice) -> dict[str, Any]:
+    workdir_lib.check(workdir, config)
+    with locks.hold_for_run(workdir / locks.RUN, workdir):
+        return _run(prepare(config, workdir), notice)
+
+
+def _run(run: Pretraining, notice: preemption.Notice) -> dict[str, Any]:
+    config, workdir = run.config, run.workdir
+    writes = distributed.is_first()
+    saved = checkpoints.Checkpoints(workdir, keep=config.train.keep, select_by="")
+    start = time.monotonic()
+    try:
+        state = first_state(run)
+        state = saved.restore_latest(devices.replicate(state), run.description) or devices.replicate(state)
+        announce(run, state)
+        if writes:
+            workdir_lib.claim(workdir, config)
+        earlier = saved.latest_description(PretrainDescription)
+        clock = Clock(start, earlier.hours if earlier else 0.0)
+        state = train(run, state, saved, clock, notice)
+        described = saved.latest_description(PretrainDescription)
+    finally:
+        saved.close()
+    metrics = run.evaluator(devices.to_host(state.params)["clip"])
+    summary = {
+        "held_out": metrics,
+        "pictures": len(run.train),
+        "held_out_pictures": len(run.held_out),
+        "parameters": int(sum(x.size for x in jax.tree.leaves(state.params["clip"]))),
+        "hours": described.hours if described else 0.0,
+        "config": config.model_dump(mode="json"),
+        "data": run.description.data,
+        "versions": run.description.versions,
+    }
+    if writes:
+        write_clip(run, devices.to_host(state.params)["clip"])
+        files.write_json(workdir / "summary.json", summary)
+    return summary
+
+
+def announce(run: Pretraining, state: TrainState) -> None:
+    """Says what is trained, with what, and where."""
+    progress.fact("data", f"{len(run.train):,} pictures with captions, {len(run.held_out):,} held out")
+    number = sum(x.size for x in jax.tree.leaves(state.params["clip"]))
+    progress.fact("trained", f"{number:,} numbers, a vocabulary of {run.tokenizer.vocab_size:,} tokens")
+    progress.fact("steps", f"{run.config.train.num_steps:,} of {run.config.train.batch_size} pictures")
+    progress.fact("workdir", str(run.workdir))
+
+
+def prepare(config: PretrainConfig, workdir: pathlib.Path) -> Pretraining:
+    """Opens the pictures, makes the vocabulary and encodes all captions."""
+    devices.check_batch_size("train.batch_size", config.train.batch_size)
+    schedule = optim.make_schedule(
+        learning_rate=config.optimizer.learning_rate,
+        warmup_steps=config.optimizer.warmup_steps,
+        num_steps=config.train.num_steps,
+    )
+    for name in config.model.vocabulary_banks:  # so that one which is not there shows before faces are drawn
+        load_bank(name)
+    train_part, held_out = load_source(config.data, config.model.image_size, workdir / PICTURES_FOLDER)
+    _check_terms(config, train_part)
+    positions = config.model.max_position_embeddings
+    tokenizer = make_vocabulary(train_part, config, workdir / TOKENIZER_FOLDER)
+    model = CLIP(clip_config(config, tokenizer))
+    red, green, blue = (round(255 * value) for value in config.data.mean)
+    make_batch = batches.TrainBatches(
+        data=train_part,
+        captions=batches.CaptionTable.of(train_part.captions, tokenizer.encode_many, positions),
+        order=pipeline.ShuffledOrder(config.seed, len(train_part)),
+        augment=config.data.augment,
+        image_size=config.model.image_size,
+        batch_size=config.train.batch_size,
+        seed=config.seed,
+        local=pipeline.local_positions(config.train.batch_size, jax.process_index(), jax.process_count()),
+        fill=(red, green, blue),
+        token_noise=config.loss.token_noise,
+        vocab_size=tokenizer.vocab_size,
+    )
+    phrasings = [statement.phrasings for statement in train_part.statements]
+    texts = batches.CaptionTable.of(phrasings, tokenizer.encode_many, positions) if phrasings else None
+    return Pretraining(
+        config=config,
+        workdir=workdir,
+        model=model,
+        train=train_part,
+        held_out=held_out,
+        tokenizer=tokenizer,
+        make_batch=make_batch,
+        statement_texts=None if texts is None else batches.StatementTexts(texts, config.seed),
+        evaluator=evaluation.make_evaluator(config, model, held_out, tokenizer),
+        description=PretrainDescription(
+            config=config.model_dump(mode="json"),
+            data=train_part.fingerprint,
+            vocab_size=tokenizer.vocab_size,
+            versions=package_versions(),
+        ),
+        schedule=schedule,
+        tx=make_optimizer(schedule, weight_decay=config.optimizer.weight_decay, clip_norm=config.optimizer.clip_norm),
+    )
+
+
+def _check_terms(config: PretrainConfig, data: CaptionedImages) -> None:
+    if data.statements:
+        return
+    if not config.loss.contrastive:
+        raise ConfigError(
+            "config.loss.contrastive is 0 and the pictures come without attributes, so that nothing would be trained; "
+            "give contrastive a weight, or the pictures attributes"
+        )
+    logging.info(
+        "the pictures come without attributes: the loss is the contrast alone, from the first update on "
+        "(loss.statements, local_statements, attributes and attributes_alone_steps do not apply)"
+    )
+
+
+def clip_config(config: PretrainConfig, tokenizer: Tokenizer) -> ClipConfig:
+    """The shape of the CLIP: a plain ViT and a plain text transformer, each MLP four times as wide as its tower."""
+    sizes, vision, text = config.model, config.model.vision, config.model.text
+    return ClipConfig(
+        vision=VisionConfig(
+            hidden_size=vision.hidden_size,
+            intermediate_size=4 * vision.hidden_size,
+            num_layers=vision.num_layers,
+            num_heads=vision.num_heads,
+            image_size=sizes.image_size,
+            patch_size=sizes.patch_size,
+            hidden_act="quick_gelu",
+            layer_norm_eps=1e-5,
+        ),
+        text=TextConfig(
+            vocab_size=tokenizer.vocab_size,
+            hidden_size=text.hidden_size,
+            intermediate_size=4 * text.hidden_size,
+            num_layers=text.num_layers,
+            num_heads=text.num_heads,
+            max_position_embeddings=sizes.max_position_embeddings,
+            eos_token_id=tokenizer.eos_id,
+            hidden_act="quick_gelu",
+            layer_norm_eps=1e-5,
+        ),
+        projection_dim=sizes.projection_dim,
+    )
+
+
+def first_state(run: Pretraining) -> TrainState:
+    """A CLIP with random weights behind a whitened patch embedding, the throw-away head, and a fresh optimizer."""
+    clip = initial_params(run.model.config, run.config.seed)
+    vision, data = run.model.config.vision, run.config.data
+    number = min(_WHITENED, len(run.train))
+    pictures = evaluation.resized(run.train, range(number), vision.image_size)
+    clip["visual"]["patch_embedding"]["kernel"] = whiten_patches(
+        np.asarray(normalize(jnp.asarray(pictures), data.mean, data.std)),
+        vision.patch_size,
+        vision.hidden_size,
+        run.config.seed,
+    )
+    params = {
+        "clip": jax.device_put(clip),
+        "head": steps.init_head(run.model, len(run.train.statements)),
+    }
+    return TrainState(step=jnp.zeros((), jnp.int32), params=params, opt_state=run.tx.init(params))
+
+
+def _weights(run: Pretraining, *, alone: bool) -> steps.Weights:
+    loss, known = run.config.loss, bool(run.train.statements)
+    return steps.Weights(
+        contrastive=0.0 if alone else loss.contrastive,
+        statements=0.0 if alone or not known else loss.statements,
+        local_statements=0.0 if alone or not known else loss.local_statements,
+        attributes=loss.attributes if known else 0.0,
+    )
+
+
+def train(
+    run: Pretraining, state: TrainState, saved: checkpoints.Checkpoints, clock: Clock, notice: preemption.Notice
+) -> TrainState:
+    """The loop, from the state's step to the last.
+
+    Raises:
+      preemption.Preempted: it was asked to stop; the state is saved.
+    """
+    config, first_step = run.config.train, int(devices.to_host(state.step))
+    train_steps = {
+        alone: progress.announcing(_make_step(run, alone=alone), "compiling the training step")
+        for alone in (True, False)
+    }
+    alone_steps = run.config.loss.attributes_alone_steps if run.train.statements else 0
+    writes = distributed.is_first()
+    work = progress.task("training", config.num_steps, "steps", done=first_step)
+    writer = MetricWriter(run.workdir, first_step=first_step, enabled=writes)
+    with writer, work as shown, contextlib.closing(_sharded_batches(run, first_step)) as made:
+        earlier = saved.latest_interval()
+        interval: list[Any] = []
+        for step, batch in enumerate(made, start=first_step + 1):
+            statements = run.statement_texts.draw(step) if run.statement_texts else {}
+            state, metrics = train_steps[step <= alone_steps](state, statements, batch)
+            notice.start_steps()
+            interval.append(metrics)
+            shown.advance()
+            stopping = notice.reached()
+            last, saves = step == config.num_steps, step % config.checkpoint_every == 0
+            # A stage's terms are its own: its last interval ends with it. So does one wherever the state is saved.
+            if step % config.log_every == 0 or last or saves or step == alone_steps:
+                means = mean_metrics([*earlier, *devices.to_host(interval)], step)
+                writer.write(step, "train", {**means, "learning_rate": float(np.asarray(run.schedule(step - 1)))})
+                shown.report(" ".join(f"{name} {value:.4g}" for name, value in means.items() if name != "grad_norm"))
+                earlier, interval = [], []
+            if step % config.eval_every == 0 or last:
+                held_out = run.evaluator(devices.to_host(state.params)["clip"])
+                writer.write(step, "held_out", held_out)
+                found = ", ".join(f"{name} {value:.3f}" for name, value in held_out.items())
+                logging.info("held-out pictures after step %d: %s", step, found)
+            if saves or last or stopping:
+                description = run.description.model_copy(update={"hours": clock.hours()})
+                waiting = to_numbers([*earlier, *devices.to_host(interval)], step)
+                saved.save(state, description, None, waiting)
+            if stopping:
+                saved.wait()
+                raise preemption.stopped_after(step, config.num_steps, run.workdir)
+        saved.wait()
+        notice.end_steps()
+    return state
+
+
+def _make_step(run: Pretraining, *, alone: bool) -> steps.Step:
+    return steps.make_train_step(
+        model=run.model,
+        tx=run.tx,
+        weights=_weights(run, alone=alone),
+        top_k=run.config.loss.top_k,
+        mean=run.config.data.mean,
+        std=run.config.data.std,
+    )
+
+
+def _sharded_batches(run: Pretraining, first_step: int) -> Generator[dict[str, Any]]:
+    made = pipeline.iterate(run.make_batch, first_step, run.config.train.num_steps, run.config.data.num_workers)
+    for batch in made:
+        yield devices.shard_batch(batch)
+
+
+def write_clip(run: Pretraining, params: dict[str, Any]) -> pathlib.Path:
+    """Writes the CLIP in the Hub's layout to `<workdir>/clip`; one that the finished run left there stays."""
+    folder = run.workdir / CLIP_FOLDER
+    if (folder / CONFIG).is_file():  # it is written as a whole, and the workdir is this configuration's alone
+        logging.info("%s is there already and stays as it is", folder)
+        return folder
+    save_clip(
+        folder,
+        config=run.model.config,
+        params=jax.tree.map(np.asarray, params),
+        tokenizer_folder=run.workdir / TOKENIZER_FOLDER,
+        image_mean=run.config.data.mean,
+        image_std=run.config.data.std,
+    )
+    logging.info("written: %s", folder)
+    return folder

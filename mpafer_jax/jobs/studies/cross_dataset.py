@@ -1,0 +1,294 @@
+"""Checkpoints against datasets: each evaluated on each, classes matched by name.
+
+One cell of the matrix is one JSON file, written as soon as it is measured, so that a run that is stopped goes on with
+the cells that are missing. A cell is measured anew when prompts, images, classes or CLIP are not those that it names.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import json
+import pathlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from absl import logging
+
+from mpafer_jax.artifacts import checkpoints
+from mpafer_jax.artifacts.description import Description, circumstances
+from mpafer_jax.backbones.clip.load import PretrainedClip
+from mpafer_jax.config.expressions import map_classes
+from mpafer_jax.config.schema import ClassChoice, Config
+from mpafer_jax.data.splits import Split, load_dataset
+from mpafer_jax.evaluation import protocol
+from mpafer_jax.evaluation.evaluator import Evaluator
+from mpafer_jax.evaluation.statistics import Estimate, percent
+from mpafer_jax.evaluation.table import markdown
+from mpafer_jax.jobs import evaluate
+from mpafer_jax.method import build, steps
+from mpafer_jax.method.model import MPAFER
+from mpafer_jax.runtime import devices, distributed, files
+from mpafer_jax.runtime.errors import ConfigError
+
+Rgb = tuple[float, float, float]
+
+MATRIX = "matrix.json"
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Trained:
+    """A checkpoint, under a name of its own, in the row that the matrix calls `row`; those of one row are its runs."""
+
+    name: str
+    row: str
+    path: str
+    params: checkpoints.Params
+    description: Description
+    step: int
+    chosen_on_test: bool  # whether its run's test split chose it
+
+    @classmethod
+    def load(cls, name: str, row: str, path: str, which: checkpoints.Which) -> Trained:
+        """Reads it. Raises CheckpointError as `checkpoint.load` does."""
+        params, description, step = checkpoints.load(path, which)
+        return cls(name, row, path, params, description, step, description.chosen_on_test(which))
+
+    @functools.cached_property
+    def digest(self) -> str:
+        """Hex digest of the prompts and of the patches' weights."""
+        digest = hashlib.sha256(repr(self.description.patch_weights).encode())
+        for name in sorted(self.params):
+            value = np.ascontiguousarray(self.params[name])
+            digest.update(f"{name} {value.shape} {value.dtype}\0".encode() + value.tobytes())
+        return digest.hexdigest()
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Target:
+    """A column: a split of a dataset, under the name that the matrix calls it, and the configuration that made it."""
+
+    name: str
+    config: Config
+    split: Split
+
+    @classmethod
+    def load(cls, name: str, config: Config) -> Target:
+        """Opens the dataset's test split, preparing it on first use.
+
+        Raises:
+          ConfigError: the configuration gives no test split.
+          DataError: see `load_dataset`.
+        """
+        split = load_dataset(config.data, without="validation").test
+        if split is None:
+            raise ConfigError(
+                f"dataset {name}: its configuration gives no test split; set data.test_split or data.test_fraction, or "
+                "take the config argument `whole` for datasets that have none"
+            )
+        return cls(name, config, split)
+
+
+_CHOSEN_AMONG: dict[ClassChoice, str] = {
+    "common": "Chosen among the classes that checkpoint and dataset share.",
+    "checkpoint": "Chosen among all of the checkpoint's classes.",
+    "dataset": "Chosen among all of the dataset's classes, trained on or not.",
+}
+
+Cell = dict[str, Any]  # what a cell's file holds; see `Matrix`
+
+
+class Matrix:
+    """Measures cells. CLIPs, models and compiled steps are kept between them.
+
+    A cell holds 'checkpoint', 'row' and 'dataset' (names), 'chosen_on_test' (whether the checkpoint was, of its run's
+    test split; absent in files of earlier versions), 'war', 'uar', 'macro_f1', 'cross_entropy', 'count', 'recall'
+    and 'confusion' among 'class_names'; 'dropped', images of classes that were not among them, by class; 'unknown',
+    the checkpoint's classes that the dataset has not; 'new', the dataset's that the checkpoint was not trained on, as
+    far as they were measured; and 'identity', what it depends on.
+    """
+
+    def __init__(self, folder: pathlib.Path, classes: ClassChoice) -> None:
+        """`folder` gets the cells' files; `classes` as in `config.eval.classes`."""
+        self._folder = folder
+        self._classes: ClassChoice = classes
+        self._clips: dict[tuple[str, ...], PretrainedClip] = {}
+        self._models: dict[tuple[str, tuple[str, ...]], tuple[build.Experiment, checkpoints.Params]] = {}
+        self._steps: dict[tuple[MPAFER, Rgb, Rgb], tuple[Callable[..., jax.Array], Callable[..., Any]]] = {}
+
+    def cell(self, trained: Trained, target: Target) -> Cell | None:
+        """The cell of a checkpoint and a dataset: read, where it was measured before, or measured and written.
+
+        Returns:
+          None, with a warning, where there are not two classes in common to tell apart.
+
+        Raises:
+          CheckpointError: the checkpoint does not go with its CLIP, or has no context for new classes.
+          ConfigError: CLIP cannot be loaded.
+        """
+        both = trained.description.class_names, target.split.class_names
+        try:
+            names = evaluate.choose_classes(self._classes, *both)
+            evaluate.choose_classes("dataset" if self._classes == "dataset" else "common", *both)
+        except ConfigError as error:
+            logging.warning("%s on %s: left out, %s", trained.name, target.name, error)
+            return None
+        identity = {
+            "prompts": trained.digest,
+            "clip": trained.description.clip_hash,
+            "model": trained.description.model_sections().model_dump(
+                mode="json", exclude={"clip": {"name", "revision", "cache_dir", "remat"}}
+            ),
+            "normalization": trained.description.normalization(),
+            "images": target.split.fingerprint,
+            "classes": list(names),
+        }
+        path = self._folder / "cells" / f"{trained.name}--{target.name}.json"
+        if path.is_file():
+            before: Cell = json.loads(path.read_text(encoding="utf-8"))
+            if before["identity"] == identity:
+                logging.info("%s on %s: measured before", trained.name, target.name)
+                return {**before, "row": trained.row, "chosen_on_test": trained.chosen_on_test}
+        logging.info("%s on %s: %d images", trained.name, target.name, len(target.split))
+        cell = {
+            "checkpoint": trained.name,
+            "row": trained.row,
+            "path": trained.path,
+            "step": trained.step,
+            "chosen_on_test": trained.chosen_on_test,
+            "dataset": target.name,
+            **self._measure(trained, target, names),
+            "identity": identity,
+            **circumstances(),
+        }
+        if distributed.is_first():
+            files.write_json(path, cell)
+        return cell
+
+    def _measure(self, trained: Trained, target: Target, names: tuple[str, ...]) -> dict[str, Any]:
+        run, params, config = self._model(trained, target.config, names)
+        text_step, eval_step = self._compiled(run.model, config)
+        devices.check_batch_size("eval.batch_size", config.eval.batch_size)
+        evaluator = Evaluator(config, run, text_step, eval_step)
+        found = evaluator(devices.replicate(params), target.split)
+        split, known = target.split, map_classes(target.split.class_names, names)
+        counts = zip(split.class_names, known, split.class_counts().tolist(), strict=True)
+        back, old = (
+            map_classes(one, other)
+            for one, other in (
+                (trained.description.class_names, split.class_names),
+                (names, trained.description.class_names),
+            )
+        )
+        return {
+            **found.to_dict(),
+            "dropped": {name: count for name, index, count in counts if index < 0 and count},
+            "unknown": [n for n, at in zip(trained.description.class_names, back, strict=True) if at < 0],
+            "new": [name for name, index in zip(names, old, strict=True) if index < 0],
+        }
+
+    def _model(
+        self, trained: Trained, config: Config, names: tuple[str, ...]
+    ) -> tuple[build.Experiment, checkpoints.Params, Config]:
+        section = trained.description.model_sections().clip
+        config = trained.description.applied_to(config.model_copy(update={"clip": section}))
+        place = (section.name, section.revision, section.cache_dir, section.dtype)
+        if place not in self._clips:
+            self._clips[place] = build.load_frozen_clip(config)
+        clip = self._clips[place]
+        build.check_normalization(config, clip)
+        trained.description.check_clip(f"config.clip.name {section.name}", clip.content_hash)
+        key = (trained.digest, names)
+        if key not in self._models:
+            if any(digest != trained.digest for digest, _ in self._models):
+                self._models.clear()  # of another checkpoint: rows come one after the other
+            self._models[key] = evaluate.experiment_of(config, trained.params, trained.description, clip, names)
+        return *self._models[key], config
+
+    def _compiled(self, model: MPAFER, config: Config) -> tuple[Callable[..., jax.Array], Callable[..., Any]]:
+        # Models of one shape share steps; what differs in the classes' number is traced anew within them.
+        key = (model, config.data.mean, config.data.std)
+        if key not in self._steps:
+            self._steps[key] = (
+                steps.make_text_step(model=model),
+                steps.make_eval_step(model=model, mean=config.data.mean, std=config.data.std),
+            )
+        return self._steps[key]
+
+
+def render(cells: Sequence[Cell], classes: ClassChoice, level: int = 2) -> str:
+    """The matrix as Markdown: WAR and UAR in percent, then, for each place, how many images and what was dropped.
+
+    A place has a cell for each run of its row; of several the mean and the sample standard deviation are given. Rows
+    with a checkpoint that its test split chose are named first.
+
+    Args:
+      cells: in any order; rows and columns come in the order of their first cells.
+      classes: among which was chosen.
+      level: of the headings.
+    """
+    heading = "#" * level
+    rows, columns, by_place = _places(cells)
+    # What was published before the field was says nothing of it.
+    on_test = [row for row in rows if any(cell["row"] == row and cell.get("chosen_on_test") for cell in cells)]
+    text = [f"**Trained on {', '.join(on_test)}: {protocol.TEST_SELECTED}**\n"] if on_test else []
+    for metric, title in (("war", "Accuracy (WAR), %"), ("uar", "Mean recall (UAR), %")):
+        lines = [
+            [row, *(percent(_estimate(by_place.get((row, column)), metric)) for column in columns)] for row in rows
+        ]
+        text += [f"{heading} {title}\n", markdown(("trained on \\ tested on", *columns), lines)]
+    details = [
+        [
+            f"{row} on {column}",
+            str(len(found)),
+            ", ".join(map(str, sorted({run["step"] for run in found}))),
+            str(cell["count"]),
+            str(len(cell["class_names"])),
+            _listed(cell["dropped"]),
+            ", ".join(cell["unknown"]) or "-",
+        ]
+        for row in rows
+        for column in columns
+        if (found := by_place.get((row, column))) is not None
+        for cell in found[:1]  # runs of a row differ in their prompts alone
+    ]
+    header = (
+        "",
+        "runs",
+        "after updates",
+        "images",
+        "classes",
+        "images left out, by class",
+        "classes that the dataset has not",
+    )
+    measured = f"{heading} What was measured\n"
+    return "\n".join([*text, measured, markdown(header, details), f"{_CHOSEN_AMONG[classes]}\n"])
+
+
+def arrays(cells: Sequence[Cell], metric: str) -> tuple[list[str], list[str], np.ndarray[Any, Any]]:
+    """Rows, columns, and a metric's mean over runs in percent [rows, columns], NaN where there is no cell."""
+    rows, columns, by_place = _places(cells)
+    values = np.full((len(rows), len(columns)), np.nan)
+    for (row, column), found in by_place.items():
+        values[rows.index(row), columns.index(column)] = 100 * float(np.mean([cell[metric] for cell in found]))
+    return rows, columns, values
+
+
+def _places(cells: Sequence[Cell]) -> tuple[list[str], list[str], Mapping[tuple[str, str], list[Cell]]]:
+    rows = list(dict.fromkeys(str(cell["row"]) for cell in cells))
+    columns = list(dict.fromkeys(str(cell["dataset"]) for cell in cells))
+    by_place: dict[tuple[str, str], list[Cell]] = {}
+    for cell in cells:
+        by_place.setdefault((str(cell["row"]), str(cell["dataset"])), []).append(cell)
+    return rows, columns, by_place
+
+
+def _estimate(cells: Sequence[Cell] | None, metric: str) -> Estimate | None:
+    return None if cells is None else Estimate.of([cell[metric] for cell in cells])
+
+
+def _listed(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{name} {count}" for name, count in counts.items()) or "-"

@@ -1,0 +1,267 @@
+"""What a bank's texts are worth to a CLIP: lengths, how far apart they set the classes, zero-shot accuracy."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+import numpy.typing as npt
+from absl import logging
+
+from mpafer_jax.config.schema import Config, PromptGranularity
+from mpafer_jax.data.splits import load_dataset
+from mpafer_jax.evaluation.baselines import zero_shot
+from mpafer_jax.evaluation.metrics import ClassificationMetrics, from_logits
+from mpafer_jax.method import build as build_lib
+from mpafer_jax.method.build import Experiment
+from mpafer_jax.method.features import encode_splits
+from mpafer_jax.method.hard_prompts.bank import GRANULARITIES, Bank, load_banks, permuted
+from mpafer_jax.method.hard_prompts.templates import (
+    HardPrompts,
+    build_hard_prompts,
+    configured_hard_prompts,
+    described,
+    prompt_names,
+)
+from mpafer_jax.runtime import devices
+from mpafer_jax.runtime.errors import BankError, ConfigError
+
+CONFIGURED = "as configured"
+EVERY = "every granularity"
+
+
+def all_texts(what: str) -> str:
+    """The table's name for the mean of all descriptions of a granularity, or of EVERY."""
+    return f"type 3, {what}, all texts"
+
+
+@dataclasses.dataclass(frozen=True)
+class Length:
+    """Tokens of one templated text, start and end included."""
+
+    class_name: str
+    granularity: PromptGranularity
+    tokens: int
+    text: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Pair:
+    """Two classes.
+
+    Attributes:
+      classes: their names.
+      cosine: of their features.
+      taken_for: shares of the first class's images that are taken for the second's, and the other way round; None for a
+        class without images.
+    """
+
+    classes: tuple[str, str]
+    cosine: float
+    taken_for: tuple[float | None, float | None]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class PromptSet:
+    """One choice of hard prompts, measured.
+
+    Attributes:
+      texts: of each class, how many.
+      similarity: float64[C, C], cosines of the classes' features.
+      metrics: of zero-shot classification.
+    """
+
+    texts: tuple[int, ...]
+    similarity: npt.NDArray[np.float64]
+    metrics: ClassificationMetrics
+
+    def pairs(self) -> list[Pair]:
+        """All pairs of classes, the most similar first."""
+        names, confusion = self.metrics.class_names, np.array(self.metrics.confusion)
+
+        def share(true: int, taken: int) -> float | None:
+            images = int(confusion[true].sum())
+            return float(confusion[true, taken] / images) if images else None
+
+        found = [
+            Pair((names[i], names[j]), float(self.similarity[i, j]), (share(i, j), share(j, i)))
+            for i in range(len(names))
+            for j in range(i + 1, len(names))
+        ]
+        return sorted(found, key=lambda pair: -pair.cosine)
+
+    def mean_cosine(self) -> float:
+        """Mean over the pairs of classes; the lower, the further apart the texts set them."""
+        return float(np.mean([pair.cosine for pair in self.pairs()]))
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class PromptReport:
+    """All that is measured.
+
+    Attributes:
+      class_names: C names.
+      lengths: of every text of the banks, and of the template alone.
+      budget: positions of the CLIP.
+      sets: by the choice's name, in the table's order.
+      absent: granularities of which the banks do not speak for every class, each with the classes.
+      split: name of the split, with the number of its images.
+      notes: what it was measured with, a line each.
+      dataset: what the images are, several lines.
+    """
+
+    class_names: tuple[str, ...]
+    lengths: tuple[Length, ...]
+    budget: int
+    sets: Mapping[str, PromptSet]
+    absent: Mapping[str, tuple[str, ...]]
+    split: tuple[str, int]
+    notes: tuple[str, ...]
+    dataset: str
+
+
+def prompt_sets(config: Config, class_names: Sequence[str]) -> dict[str, HardPrompts]:
+    """Every choice of hard prompts that the configured banks allow, by a name for the table.
+
+    Raises:
+      BankError: a bank is not there, or lacks a class.
+    """
+    class_names = prompt_names(class_names, as_spelled=bool(config.data.class_names))
+    sets = {
+        CONFIGURED: configured_hard_prompts(config.hard_prompts, class_names),
+        "type 1": build_hard_prompts(class_names, 1, None),
+        "type 2": build_hard_prompts(class_names, 2, None),
+    }
+
+    bank = configured_bank(config, class_names)
+    if bank is None:
+        return sets
+    full = complete_granularities(bank, class_names)
+    if not full:
+        logging.warning("no descriptions are measured: there is no granularity at which every class has a text")
+        return sets
+
+    def build(granularities: Sequence[PromptGranularity], of: Bank) -> HardPrompts:
+        return build_hard_prompts(class_names, 3, of, granularities=granularities)
+
+    for granularity in full:
+        sets[f"type 3, {granularity}, first text"] = build([granularity], bank.first(1))
+        sets[all_texts(granularity)] = build([granularity], bank)
+    sets[f"type 3, {EVERY}, first text"] = build(full, bank.first(1))
+    sets[all_texts(EVERY)] = build(full, bank)
+    other = permuted(bank, class_names, config.seed)
+    sets[f"permuted, {EVERY}, first text"] = build(full, other.first(1))
+    sets[f"permuted, {EVERY}, all texts"] = build(full, other)
+    if "holistic" in full:
+        sets["permuted, holistic, first text"] = build(["holistic"], other.first(1))
+        sets["permuted, holistic, all texts"] = build(["holistic"], other)
+    return sets
+
+
+def configured_bank(config: Config, class_names: Sequence[str]) -> Bank | None:
+    """All that the configured banks say; None, with a warning, where types 1 and 2 do without what they lack.
+
+    Raises:
+      BankError: the type is 3, and a bank is not there, or lacks a class.
+    """
+    try:
+        bank = load_banks(config.hard_prompts.bank, 0)
+        complete_granularities(bank, class_names)
+    except BankError as error:
+        if config.hard_prompts.type == 3:
+            raise
+        logging.warning("no descriptions are measured: %s", error)
+        return None
+    return bank
+
+
+def complete_granularities(bank: Bank, class_names: Sequence[str]) -> list[PromptGranularity]:
+    """Those of which a bank speaks for every class. Raises BankError if it lacks classes."""
+    entries = bank.entries(class_names)
+    return [granularity for granularity in GRANULARITIES if all(entry.of(granularity) for entry in entries)]
+
+
+def count_tokens(config: Config, built: Experiment) -> tuple[Length, ...]:
+    """The lengths of every text of the configured banks for the classes, and of the template."""
+    bank = configured_bank(config, built.class_names)
+
+    def texts() -> Iterator[tuple[str, PromptGranularity, str]]:
+        read = prompt_names(built.class_names, as_spelled=bool(config.data.class_names))
+        names = list(zip(built.class_names, read, strict=True))
+        for (name, _), text in zip(names, build_hard_prompts(read, 2, None).every_text(), strict=True):
+            yield name, "template", text
+        for granularity in GRANULARITIES if bank else ():
+            for name, as_read in names:
+                for said in bank.entry(name).of(granularity) if bank else ():
+                    yield name, granularity, described(as_read, said.text)
+
+    return tuple(Length(name, part, len(built.tokenizer.encode(text)), text) for name, part, text in texts())
+
+
+def make_report(config: Config, split_name: str) -> PromptReport:
+    """Measures every choice of hard prompts on the configured dataset.
+
+    Args:
+      config: of the data, the CLIP and the banks.
+      split_name: validation or test.
+
+    Raises:
+      ConfigError: there is no such split, or the CLIP cannot be had.
+      DataError: the dataset does not hold.
+      BankError: a bank is not there, or lacks a class.
+      PromptError: a text does not fit the CLIP; the message names each with its length.
+    """
+    devices.check_batch_size("eval.batch_size", config.eval.batch_size)
+    clip = build_lib.load_before_data(config)
+    dataset = load_dataset(config.data, without="test" if split_name == "validation" else "validation")
+    split = dataset.validation if split_name == "validation" else dataset.test
+    if split is None:
+        raise ConfigError(
+            f"there is no {split_name} split to measure on; set data.{split_name}_split or "
+            f"data.{split_name}_fraction, or name the other with --split"
+        )
+    prompts = prompt_sets(config, dataset.class_names)  # what a bank lacks shows here, before anything is computed
+    built = build_lib.build_experiment(config, dataset.class_names, clip)
+    features = encode_splits(config, built, [split])[split.name]
+    names = built.class_names
+    bank = configured_bank(config, names)
+    lacking = {
+        granularity: tuple(name for name in names if bank and not bank.entry(name).of(granularity))
+        for granularity in GRANULARITIES
+    }
+    sets: dict[str, PromptSet] = {}
+    for name, encoded in zero_shot.encode(built, prompts).items():
+        logits = zero_shot.frozen_logits(built, features.image_features, encoded.features)
+        sets[name] = PromptSet(
+            texts=tuple(len(encoded.prompts.of_class(index)) for index in range(len(names))),
+            similarity=cosines(np.asarray(encoded.features)),
+            metrics=from_logits(logits, features.labels, names),
+        )
+    return PromptReport(
+        class_names=names,
+        lengths=count_tokens(config, built),
+        budget=built.model.clip_config.text.max_position_embeddings,
+        sets=sets,
+        absent={granularity: classes for granularity, classes in lacking.items() if classes},
+        split=(split_name, len(features)),
+        notes=_notes(config, built),
+        dataset=dataset.description,
+    )
+
+
+def _notes(config: Config, built: Experiment) -> tuple[str, ...]:
+    section = config.hard_prompts
+    return (
+        f"CLIP: {built.clip_name}, content {built.clip_hash[:16]}",
+        f"banks: {', '.join(section.bank)}",
+        f"{CONFIGURED}: type {section.type}, granularity {'+'.join(section.granularity)}, paraphrases "
+        f"{section.paraphrases or 'all'}, combine {section.combine}",
+    )
+
+
+def cosines(features: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
+    """Cosines [C, C] of features [C, D] with each other."""
+    wide = features.astype(np.float64)
+    unit = wide / np.linalg.norm(wide, axis=1, keepdims=True)
+    return unit @ unit.T

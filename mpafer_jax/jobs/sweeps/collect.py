@@ -1,0 +1,193 @@
+"""Reads the finished runs of a sweep's folder, and refuses to put into one table what cannot be compared."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import pathlib
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from mpafer_jax.artifacts.run_dir import TRAINING_PREDICTIONS, flatten
+from mpafer_jax.evaluation.predictions import Predictions
+from mpafer_jax.evaluation.protocol import reported_checkpoint, reported_split
+from mpafer_jax.evaluation.table import BASELINE_TITLES
+from mpafer_jax.jobs.sweeps.sweep import Point, Sweep
+
+METRICS = ("war", "uar")
+_HELD_OUT = ("validation", "test")
+_SUMMARY = "summary.json"
+
+
+class MixedRunsError(ValueError):
+    """Runs that cannot be compared; the message names two of them and what differs."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class FinishedRun:
+    """What tables read of a run.
+
+    Attributes:
+      name: its folder, below the sweep's: TABLE/POINT/seed_N.
+      config: its `config.json`.
+      summary: its `summary.json`.
+      correct: bool[n], which images of the reported split were classified correctly; None where predictions were not
+        kept.
+    """
+
+    name: str
+    config: dict[str, Any]
+    summary: Mapping[str, Any]
+    correct: npt.NDArray[np.bool_] | None
+
+    @property
+    def key(self) -> str:
+        """Of its point."""
+        return self.name.rpartition("/")[0]
+
+    @property
+    def seed(self) -> int:
+        """Its seed."""
+        return int(self.name.rpartition("_")[2])
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Result:
+    """One run, or one baseline of a run.
+
+    Attributes:
+      point: of the sweep.
+      baseline: name of the baseline, empty for the run itself.
+      seed: of the run.
+      scores: 'war' and 'uar', fractions of 1.
+      correct: bool[n], by image of the reported split; None where predictions were not kept.
+      summary: of the run.
+      config: of the run, by dotted name; fields that were added since are absent.
+    """
+
+    point: Point
+    baseline: str
+    seed: int
+    scores: Mapping[str, float]
+    correct: npt.NDArray[np.bool_] | None
+    summary: Mapping[str, Any]
+    config: Mapping[str, Any]
+
+    @property
+    def row(self) -> str:
+        """The row's name in its table."""
+        return self.baseline or self.point.name
+
+    @property
+    def title(self) -> str:
+        """The row's title."""
+        return BASELINE_TITLES[self.baseline] if self.baseline else self.point.title
+
+    @property
+    def seconds(self) -> float | None:
+        """Wall time without the baselines; None for a baseline, and for a run that was interrupted, whose last process
+        knows only its own share."""
+        process = self.summary["process"]
+        return None if self.baseline or process["resumed_after_step"] else float(process["wall_seconds"])
+
+
+def read_runs(root: pathlib.Path, sweep: Sweep) -> list[FinishedRun]:
+    """Every finished run in a sweep's folder, in the order of its points, and by seed.
+
+    Raises:
+      MixedRunsError: a run was measured on no held-out split.
+      PredictionsError: predictions are damaged.
+    """
+    found: list[FinishedRun] = []
+    for point in sweep.points:
+        paths = sorted((root / point.key).glob("seed_*/summary.json"), key=lambda path: (len(path.parent.name), path))
+        found += [_read_run(path.parent, f"{point.key}/{path.parent.name}") for path in paths]
+    return found
+
+
+def _read_run(folder: pathlib.Path, name: str) -> FinishedRun:
+    config, summary = (json.loads((folder / file).read_text(encoding="utf-8")) for file in ("config.json", _SUMMARY))
+    reported, split = _reported(summary, folder)
+    correct = _correct(folder / TRAINING_PREDICTIONS, split, summary["fingerprints"][split], reported["step"])
+    return FinishedRun(name, config, summary, correct)
+
+
+def _reported(summary: Mapping[str, Any], place: pathlib.Path) -> tuple[Mapping[str, Any], str]:
+    """The checkpoint of a run that is reported, and the split."""
+    reported = summary[reported_checkpoint(summary)]
+    split = reported_split(reported)
+    if split is None:
+        raise MixedRunsError(f"{place} was measured on no held-out split, so it has no place in a table")
+    return reported, split
+
+
+def results(sweep: Sweep, runs: Iterable[FinishedRun], place: pathlib.Path) -> list[Result]:
+    """The runs, and the baselines of each.
+
+    Args:
+      sweep: what they are runs of.
+      runs: in the order of its points.
+      place: where they lie, for messages.
+
+    Raises:
+      MixedRunsError: a run was measured on no held-out split, or runs whose configurations do not say so have
+        different CLIPs, held-out images, or ways to choose their checkpoint.
+    """
+    points = {point.key: point for point in sweep.points}
+    found: list[Result] = []
+    firsts: dict[str, tuple[Any, str]] = {}
+    for run in runs:
+        point = points[run.key]
+        for key, value in _must_agree(point, run.summary).items():
+            first, name = firsts.setdefault(key, (value, run.name))
+            if first != value:
+                raise MixedRunsError(
+                    f"{place / name} and {place / run.name} do not have the same {key.partition(':')[0]}, so they "
+                    "cannot stand in one table; give another --workdir, or remove the folders of the one that is out "
+                    "of date"
+                )
+        found += _results(run, point, place)
+    return found
+
+
+def _must_agree(point: Point, summary: Mapping[str, Any]) -> dict[str, Any]:
+    """What runs must share unless their points differ in the fields that decide it: name and those fields -> value."""
+    prints: dict[str, str] = summary["fingerprints"]
+    return {
+        f"CLIP:{point.changes_of('clip')}": summary["clip"]["hash"],
+        f"validation or test images:{point.held_out_changes}": {n: prints[n] for n in _HELD_OUT if n in prints},
+        f"way to choose the checkpoint:{point.changes_of('eval')}": summary["selected_by"],
+    }
+
+
+def _results(run: FinishedRun, point: Point, place: pathlib.Path) -> list[Result]:
+    reported, split = _reported(run.summary, place / run.name)
+    baselines = run.summary["baselines"]
+    scores: dict[str, Mapping[str, float]] = {"": reported[split]}
+    scores |= {name: baselines[name][split] for name in BASELINE_TITLES if name in baselines}
+    config = flatten(run.config)
+    return [
+        Result(
+            point=point,
+            baseline=name,
+            seed=run.seed,
+            scores={metric: float(values[metric]) for metric in METRICS},
+            correct=None if name else run.correct,
+            summary=run.summary,
+            config=config,
+        )
+        for name, values in scores.items()
+    ]
+
+
+def _correct(path: pathlib.Path, split: str, fingerprint: str, step: int) -> npt.NDArray[np.bool_] | None:
+    """Which images were classified correctly; None where predictions are not there or are of something else."""
+    if not path.is_file():
+        return None
+    stored = Predictions.load(path)
+    if (stored.split, stored.fingerprint, stored.step) != (split, fingerprint, step):
+        return None
+    return np.asarray(stored.logits.argmax(axis=1) == stored.labels)

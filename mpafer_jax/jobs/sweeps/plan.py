@@ -1,0 +1,150 @@
+"""From a sweep to its runs: for each the arguments of `python -m mpafer_jax.main`, and the configuration they make."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+from mpafer_jax.artifacts import run_dir
+from mpafer_jax.config.flags import read_config
+from mpafer_jax.config.schema import Config
+from mpafer_jax.jobs.sweeps.sweep import SEED_FIELDS, Point, Sweep, split_source
+from mpafer_jax.runtime.errors import ConfigError
+
+_PREFIX = "--config."
+# What sweeps set unless it is overridden: tables need what was said of each image, and nobody reads dozens of reports.
+_REPORT = "eval.report"
+_BASELINES = "eval.baselines"
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """One run.
+
+    Attributes:
+      point: what it is a run of.
+      seed: its seed.
+      arguments: of the main command, all but --workdir.
+      config: what they make.
+    """
+
+    point: Point
+    seed: int
+    arguments: tuple[str, ...]
+    config: Config
+
+    @property
+    def name(self) -> str:
+        """Its folder, below the sweep's."""
+        return f"{self.point.key}/seed_{self.seed}"
+
+    def command(self, root: pathlib.Path) -> list[str]:
+        """All arguments of the main command."""
+        return [*self.arguments[:1], f"--workdir={root / self.name}", *self.arguments[1:]]
+
+
+def parse(base: str, changes: Sequence[str]) -> Config:
+    """The configuration that the main command would make of its arguments.
+
+    Args:
+      base: config file with its arguments, as --config takes it.
+      changes: --config.field=value.
+
+    Raises:
+      ConfigError: a field that does not exist, or a value that does not hold.
+    """
+    words = (change.removeprefix(_PREFIX) for change in changes)
+    return Config.from_config_dict(read_config([base, *words]))
+
+
+def plan(sweep: Sweep, overrides: Sequence[str], seeds: Sequence[int], only: Sequence[str] = ()) -> list[Run]:
+    """All runs, one seed after the other, so that a table is complete as early as can be.
+
+    What a seed changes: the initial prompts, the order and augmentation of the images, the choice of prototype images,
+    the permutation of descriptions, which images few-shot runs train on, and which labels are noisy. What it does not
+    change: the validation and test images (`data.split_seed`).
+
+    Args:
+      sweep: which configurations.
+      overrides: --config.field=value for all of them.
+      seeds: which seeds.
+      only: names of points, or of tables, to take; empty: all.
+
+    Raises:
+      ConfigError: a point that does not exist, something named twice, an override of what the sweep itself sets, or a
+        configuration that does not hold.
+    """
+    known = list(dict.fromkeys(name for point in sweep.points for name in (point.name, point.table)))
+    unknown = [name for name in only if name not in known]
+    if unknown:
+        raise ConfigError(f"--only names {', '.join(unknown)}; the sweep has {', '.join(known)}")
+    for flag, values in (("only", only), ("seeds", seeds)):
+        if len(set(values)) != len(values):
+            raise ConfigError(f"--{flag} holds a value twice: {', '.join(map(str, values))}")
+    if not split_source(sweep.base)[0].is_file():
+        raise ConfigError(f"the sweep's base {sweep.base} is not there; run this from the root of the checkout")
+    overridden = _overridden(sweep, overrides)
+    points = [point for point in sweep.points if not only or {point.name, point.table} & set(only)]
+    return [_run(sweep, point, seed, overrides, overridden) for seed in seeds for point in points]
+
+
+def _overridden(sweep: Sweep, overrides: Sequence[str]) -> set[str]:
+    """Names of the overridden fields."""
+    for argument in overrides:
+        if not argument.startswith(_PREFIX) or "=" not in argument:
+            raise ConfigError(f"{argument} is no flag of this command, and no --config.field=value for all runs")
+    names = {_field(argument) for argument in overrides}
+    for name in sorted(names & set(SEED_FIELDS)):
+        raise ConfigError(f"{_PREFIX}{name} is what --seeds sets")
+    for point in sweep.points:
+        for name in sorted(names & point.changes.keys()):
+            raise ConfigError(f"{_PREFIX}{name} is what this sweep varies (point {point.key})")
+    return names
+
+
+def _run(sweep: Sweep, point: Point, seed: int, overrides: Sequence[str], overridden: set[str]) -> Run:
+    own: dict[str, Any] = {} if _REPORT in overridden else {_REPORT: "predictions"}
+    if point.name != sweep.baseline or _BASELINES not in overridden:
+        own[_BASELINES] = sweep.baselines if point.name == sweep.baseline else ()
+    changes = {**own, **point.changes, **dict.fromkeys(SEED_FIELDS, seed)}
+    others = [argument for argument in overrides if _field(argument) not in changes]
+    arguments = [*others, *(f"{_PREFIX}{name}={_text(value)}" for name, value in changes.items())]
+    return Run(point, seed, (f"--config={sweep.base}", *arguments), parse(sweep.base, arguments))
+
+
+def _field(argument: str) -> str:
+    return argument.removeprefix(_PREFIX).partition("=")[0]
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else repr(value)
+
+
+def recorded(overrides: Sequence[str]) -> tuple[str, ...]:
+    """Those overrides that can change a result, in the order of their names."""
+    return tuple(sorted(argument for argument in overrides if _field(argument) not in run_dir.FREE_FIELDS))
+
+
+def has_ended(run: Run, folder: pathlib.Path, but: Sequence[str] = ()) -> bool:
+    """Whether a folder holds the result of a run, with the baselines that are asked for.
+
+    A run of an earlier version may lack fields that were added since: it counts if the point changes none of them.
+
+    Args:
+      run: which.
+      folder: the folder.
+      but: fields that have to be equal although they usually need not.
+
+    Raises:
+      ConfigError: the folder holds a run with another configuration, or on another CLIP.
+    """
+    run_dir.check(folder, run.config, but=[*run.point.changes, *but], may_lack=True)
+    path = folder / run_dir.SUMMARY
+    if not path.is_file():
+        return False
+    run_dir.check_clip(folder, run.config.clip)
+    baselines = json.loads(path.read_text(encoding="utf-8"))["baselines"]
+    return baselines.keys() >= set(run.config.eval.baselines)

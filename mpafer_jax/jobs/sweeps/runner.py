@@ -1,0 +1,232 @@
+"""Runs of a sweep on this machine: several at once, each a process of the main command, which resumes by itself."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import contextlib
+import dataclasses
+import json
+import math
+import os
+import pathlib
+import queue
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Generator, Mapping, Sequence
+
+from absl import logging
+
+from mpafer_jax.artifacts.run_dir import SUMMARY
+from mpafer_jax.evaluation import protocol
+from mpafer_jax.jobs.sweeps.plan import Run
+from mpafer_jax.runtime import preemption, progress
+from mpafer_jax.runtime.console import duration
+
+LOG = "log.txt"
+_MISTAKE = 2  # the main command's exit code for what would only happen again
+_LAST_LINES = 15
+_MAIN = (sys.executable, "-m", "mpafer_jax.main")
+# How much of a GPU's memory a process of JAX takes at its start, and the variables with which a user may have said so.
+_MEMORY = ("XLA_CLIENT_MEM_FRACTION", "XLA_PYTHON_CLIENT_MEM_FRACTION", "XLA_PYTHON_CLIENT_PREALLOCATE")
+_SHARED_MEMORY = 0.9  # what all jobs of one GPU take; their CUDA contexts need some besides
+
+
+@dataclasses.dataclass(frozen=True)
+class Failure:
+    """A run that did not end well.
+
+    Attributes:
+      run: which.
+      reason: its exit code, and the last lines of its log.
+    """
+
+    run: Run
+    reason: str
+
+
+class Stopped(Exception):  # noqa: N818  not an error: it was asked for
+    """The sweep was asked to stop; its runs have saved and ended."""
+
+
+def shared_environment(root: pathlib.Path) -> dict[str, str]:
+    """Variables with which runs that compile the same functions (the seeds of a point) compile them once.
+
+    JAX's persistent cache, keyed by the whole program, the compiler and its options; JAX_COMPILATION_CACHE_DIR names
+    another place for it.
+    """
+    cache = {
+        "JAX_COMPILATION_CACHE_DIR": str((root / "compilation_cache").resolve()),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.1",
+    }
+    return {**cache, **os.environ}
+
+
+class _Processes:
+    """The processes that run now, so that all of them can be asked to stop."""
+
+    def __init__(self) -> None:
+        self.stopping = threading.Event()
+        self._lock = threading.Lock()
+        self._running: set[subprocess.Popen[bytes]] = set()
+
+    def run(self, command: Sequence[str], log: pathlib.Path, environment: Mapping[str, str]) -> int:
+        """A process's exit code; its output is appended to `log`."""
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with log.open("ab") as stream:
+            with self._lock:
+                if self.stopping.is_set():
+                    return preemption.EXIT_CODE
+                # In a group of its own: Ctrl-C in a terminal shall not reach it, but make this program ask it to stop.
+                variables, pipe = preemption.ends_with_this(environment)
+                process = subprocess.Popen(
+                    command,
+                    stdin=subprocess.DEVNULL,
+                    stdout=stream,
+                    stderr=stream,
+                    env=variables,
+                    process_group=0,
+                    pass_fds=pipe,
+                )
+                self._running.add(process)
+            try:
+                return process.wait()
+            finally:
+                with self._lock:
+                    self._running.remove(process)
+
+    def stop(self) -> None:
+        """Asks all to save and end, and starts no other."""
+        with self._lock:
+            self.stopping.set()
+            for process in self._running:
+                process.terminate()
+
+    def kill(self) -> None:
+        """Ends all at once."""
+        for process in tuple(self._running):
+            process.kill()
+
+    @contextlib.contextmanager
+    def stopped_by_signals(self) -> Generator[None]:
+        """SIGTERM and Ctrl-C stop the processes while this lasts."""
+        with preemption.listening(), preemption.orderly(asked=self.stop, at_once=self.kill):
+            yield
+            if self.stopping.is_set():
+                raise Stopped("stopped; the same command goes on")
+
+
+def run_all(
+    runs: Sequence[Run],
+    root: pathlib.Path,
+    *,
+    jobs: int,
+    retries: int,
+    gpus: Sequence[str] = (),
+    after_each: Callable[[Run], None],
+) -> list[Failure]:
+    """Makes runs, and goes on after those that fail.
+
+    Args:
+      runs: those to make, in this order.
+      root: the sweep's folder.
+      jobs: how many at once.
+      retries: how often a run that failed is started again. One that was stopped in good order always is, and one that
+        failed by a mistake in configuration or data never.
+      gpus: as in CUDA_VISIBLE_DEVICES: each job runs on one of them, where it finds an equal share of the memory if
+        there are more jobs than GPUs; empty: jobs share what there is.
+      after_each: called, by one thread at a time, when a run has ended well.
+
+    Returns:
+      Those that failed.
+
+    Raises:
+      Stopped: SIGTERM or Ctrl-C came.
+    """
+    processes = _Processes()
+    environment = shared_environment(root)
+    slots: queue.SimpleQueue[Mapping[str, str]] = queue.SimpleQueue()
+    for slot in _slots(jobs, gpus):
+        slots.put(slot)
+
+    def make(number: int, run: Run) -> Failure | None:
+        slot = slots.get()
+        try:
+            title = f"run {number} of {len(runs)}, {run.point.title}, seed {run.seed}"
+            return _make(run, root, title, processes, {**environment, **slot}, retries)
+        finally:
+            slots.put(slot)
+
+    failures: list[Failure] = []
+    pool = concurrent.futures.ThreadPoolExecutor(jobs)
+    with processes.stopped_by_signals():
+        waiting: dict[concurrent.futures.Future[Failure | None], Run] = {}
+        try:
+            for number, run in enumerate(runs, start=1):
+                waiting[pool.submit(make, number, run)] = run
+            with progress.task("sweep", len(runs), "runs", warms_up=False) as work:
+                for future in concurrent.futures.as_completed(waiting):
+                    failure = future.result()
+                    work.advance()
+                    if failure is not None:
+                        failures.append(failure)
+                    elif not processes.stopping.is_set():
+                        after_each(waiting[future])
+        finally:  # also if a table cannot be made of what has ended: then the rest is not worth its time
+            if any(not future.done() for future in waiting):
+                processes.stop()
+            pool.shutdown(cancel_futures=True)
+    return failures
+
+
+def _slots(jobs: int, gpus: Sequence[str]) -> list[Mapping[str, str]]:
+    """Variables of each job. JAX's process takes most of a GPU's memory at its start, unless it is told its share."""
+    sharing = math.ceil(jobs / len(gpus)) if gpus else jobs
+    told = any(name in os.environ for name in _MEMORY)
+    memory = {_MEMORY[0]: f"{_SHARED_MEMORY / sharing:.3f}"} if sharing > 1 and not told else {}
+    return [{**memory, **({"CUDA_VISIBLE_DEVICES": gpus[slot % len(gpus)]} if gpus else {})} for slot in range(jobs)]
+
+
+def _make(
+    run: Run,
+    root: pathlib.Path,
+    title: str,
+    processes: _Processes,
+    environment: Mapping[str, str],
+    retries: int,
+) -> Failure | None:
+    folder = root / run.name
+    failed = 0
+    while not processes.stopping.is_set():
+        logging.debug("%s: started, log in %s", title, folder / LOG)
+        started = time.monotonic()
+        code = processes.run([*_MAIN, *run.command(root)], folder / LOG, environment)
+        took = duration(time.monotonic() - started)
+        if code == 0:
+            logging.info("%s: %s%s", title, _accuracy(folder / SUMMARY), took)
+            return None
+        if code == preemption.EXIT_CODE:
+            logging.info("%s: stopped after %s", title, took)
+            continue
+        failed += 1
+        reason = f"exit code {code}; the end of {folder / LOG}:\n{_end(folder / LOG)}"
+        logging.warning("%s: failed after %s, %s", title, took, reason)
+        if code == _MISTAKE or failed > retries:
+            return Failure(run, reason)
+    return None
+
+
+def _accuracy(path: pathlib.Path) -> str:
+    """What a run that has ended came to, as in "WAR 76.43% on test, "; nothing where it measured nothing."""
+    if not path.is_file():
+        return ""
+    summary = json.loads(path.read_text(encoding="utf-8"))
+    found = summary[protocol.reported_checkpoint(summary)]
+    split = protocol.reported_split(found)
+    return "" if split is None else f"WAR {100 * found[split]['war']:.2f}% on {split}, "
+
+
+def _end(log: pathlib.Path) -> str:
+    lines = log.read_text(encoding="utf-8", errors="replace").splitlines()[-_LAST_LINES:]
+    return "\n".join(f"  {line}" for line in lines)

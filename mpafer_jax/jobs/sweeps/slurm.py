@@ -1,0 +1,98 @@
+"""A sweep as an array of Slurm jobs: one task for each run, each started by `launch/slurm.sbatch`."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import pathlib
+import re
+import shlex
+import subprocess
+from collections.abc import Sequence
+
+from absl import logging
+
+from mpafer_jax.jobs.sweeps.plan import Run
+from mpafer_jax.runtime import files
+from mpafer_jax.runtime.errors import ConfigError
+
+
+def arguments(runs: Sequence[Run], root: pathlib.Path) -> tuple[pathlib.Path, str]:
+    """The main command's arguments for every run, a line each, quoted for a shell, and the file that is to hold them.
+
+    It is named by its content: tasks of an earlier array, which are still waiting, find theirs as it was.
+    """
+    lines = "".join(f"{shlex.join(run.command(root))}\n" for run in runs)
+    return root / "slurm" / f"{hashlib.sha256(lines.encode()).hexdigest()[:12]}.txt", lines
+
+
+def sbatch_command(
+    script: pathlib.Path, path: pathlib.Path, number: int, jobs: int, options: Sequence[str]
+) -> list[str]:
+    """The command that queues the array.
+
+    Args:
+      script: launch/slurm.sbatch.
+      path: the file of `arguments`.
+      number: how many runs it holds.
+      jobs: how many of them may run at once; 0: no limit.
+      options: of sbatch: resources, partition.
+    """
+    limit = f"%{jobs}" if jobs else ""
+    logs = path.parent / "%x-%A_%a.log"
+    return [
+        "sbatch",
+        "--parsable",  # prints the job's number alone
+        f"--array=0-{number - 1}{limit}",
+        f"--output={logs}",
+        *options,
+        str(script),
+        f"--arguments-from={path}",
+    ]
+
+
+def remember(printed: str, runs: Sequence[Run], path: pathlib.Path) -> None:
+    """Writes down which job is to make which runs, for `refuse_waiting`.
+
+    Args:
+      printed: what `sbatch --parsable` printed: JOB or JOB;CLUSTER, perhaps below a site's own lines.
+      runs: those of the array, in its order.
+      path: the file of `arguments`; beside it lies what is written.
+    """
+    found = re.search(r"^(\d+)(;\S+)?\s*\Z", printed, re.MULTILINE)
+    if not found:
+        logging.warning("sbatch did not name the job (%r); before it has ended, do not queue this sweep again", printed)
+        return
+    files.write_json(path.with_name(f"{found[1]}.json"), [run.name for run in runs])
+
+
+def refuse_waiting(runs: Sequence[Run], root: pathlib.Path) -> None:
+    """Refuses runs that an earlier array of the same folder is still to make: two jobs would write into one workdir.
+
+    Raises:
+      ConfigError: there are such runs, or squeue does not answer.
+    """
+    names = {run.name for run in runs}
+    for path in sorted((root / "slurm").glob("*.json")):
+        queued: list[str] = json.loads(path.read_text(encoding="utf-8"))
+        if not names & set(queued):
+            continue
+        waiting = sorted(names & {queued[task] for task in _unfinished(path.stem)})
+        if waiting:
+            raise ConfigError(
+                f"job {path.stem} is still to make {len(waiting)} of these runs ({waiting[0]} first); wait until it "
+                f"has ended, or end it (scancel {path.stem}), or queue others (--only, --seeds)"
+            )
+
+
+def _unfinished(job: str) -> list[int]:
+    """Tasks of an array that wait or run, by what squeue says; it forgets jobs some minutes after their end."""
+    command = ["squeue", f"--jobs={job}", "--array", "--noheader", "--format=%K"]
+    try:
+        asked = subprocess.run(command, capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        logging.warning("there is no squeue on this machine, so whether job %s has ended is not known", job)
+        return []
+    if asked.returncode and "Invalid job id" not in asked.stderr:
+        raise ConfigError(f"whether job {job} has ended is not known: {shlex.join(command)}: {asked.stderr.strip()}")
+    return [int(task) for task in asked.stdout.split() if task.isdigit()]

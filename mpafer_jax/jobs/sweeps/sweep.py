@@ -1,0 +1,264 @@
+"""What a sweep is: a table of configurations, each a few changes of one base, and over which seeds.
+
+A sweep file is a Python file with a function `get_sweep(argument)` that returns a `Sweep`; those of the paper's
+experiments are in `configs/sweeps/`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+import json
+import pathlib
+import re
+from collections.abc import Iterator, Mapping
+from types import ModuleType
+from typing import Any, Self
+
+from mpafer_jax.runtime import files
+from mpafer_jax.runtime.errors import ConfigError
+
+RECORD = "sweep.json"
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+
+# Fields of the data section that change what is trained on, and not what is measured on.
+_TRAINING_ONLY = ("train_per_class", "few_shot_seed", "label_noise", "label_noise_seed", "sampler", "augment.")
+# What `plan` sets by the seed of a run.
+SEED_FIELDS = ("seed", "data.few_shot_seed", "data.label_noise_seed")
+
+
+@dataclasses.dataclass(frozen=True)
+class Point:
+    """One configuration: a row of a table.
+
+    Attributes:
+      name: of its folder.
+      title: of its row.
+      changes: of the sweep's base, by dotted name, as in {"loss.beta": 0.0}.
+      table: name of the table that it stands in, which is a folder too; rows of one table share their held-out images.
+      series, value: where it stands in the plot: the line's name, and its place on the sweep's axis; None: not plotted.
+      reported: accuracy in % that the paper reports for it.
+    """
+
+    name: str
+    title: str
+    changes: Mapping[str, Any] = dataclasses.field(default_factory=dict[str, Any])
+    table: str = "all"
+    series: str = ""
+    value: float | None = None
+    reported: float | None = None
+
+    @property
+    def key(self) -> str:
+        """Its folder, below the sweep's."""
+        return f"{self.table}/{self.name}"
+
+    def changes_of(self, section: str) -> dict[str, Any]:
+        """Its changes to a section of the configuration, named within the section."""
+        start = f"{section}."
+        return {name.removeprefix(start): value for name, value in self.changes.items() if name.startswith(start)}
+
+    @property
+    def held_out_changes(self) -> dict[str, Any]:
+        """Its changes to the data section that may change which images are held out."""
+        return {name: value for name, value in self.changes_of("data").items() if not name.startswith(_TRAINING_ONLY)}
+
+
+@dataclasses.dataclass(frozen=True)
+class Sweep:
+    """All configurations of an experiment.
+
+    Attributes:
+      title: what is compared.
+      base: the config file that all points change, with its arguments, as --config takes it.
+      points: in the order of the tables' rows.
+      baseline: name of the point that the others of its table are compared with.
+      baselines: `eval.baselines` of that point's runs; other points measure none, since what they change does not
+        reach them.
+      tables: headings by table name; a name that is absent is its own heading.
+      axis: what `Point.value` is; empty: no plot.
+      notes: paragraphs below the tables.
+      seeds: when the command names none.
+    """
+
+    title: str
+    base: str
+    points: tuple[Point, ...]
+    baseline: str = "full"
+    baselines: tuple[str, ...] = ()
+    tables: Mapping[str, str] = dataclasses.field(default_factory=dict[str, str])
+    axis: str = ""
+    notes: tuple[str, ...] = ()
+    seeds: tuple[int, ...] = (0, 1, 2)
+
+    def __post_init__(self) -> None:
+        """Refuses a sweep that cannot be tabulated.
+
+        Raises:
+          ConfigError: says of which point.
+        """
+        seen: set[str] = set()
+        held_out: dict[str, tuple[str, dict[str, Any]]] = {}
+        for point in self.points:
+            for field, name in (("name", point.name), ("table", point.table)):
+                if not _NAME.fullmatch(name):
+                    raise ConfigError(
+                        f"the sweep's point {point.key!r} cannot be a folder: its {field} is {name!r}, expected "
+                        "letters, digits, '_', '-' and '.'"
+                    )
+            if point.key in seen:
+                raise ConfigError(f"the sweep has two points {point.key}; give each a name of its own")
+            seen.add(point.key)
+            taken = [name for name in SEED_FIELDS if name in point.changes]
+            if taken:
+                raise ConfigError(f"the sweep's point {point.key} changes {taken[0]}, which a run's seed decides")
+            first, changes = held_out.setdefault(point.table, (point.key, point.held_out_changes))
+            if changes != point.held_out_changes:
+                raise ConfigError(
+                    f"the sweep's points {first} and {point.key} stand in one table but change differently what is "
+                    f"held out (config.data: {changes} and {point.held_out_changes}); give them tables of their own"
+                )
+        if not self.points:
+            raise ConfigError("the sweep has no points")
+
+    def rows(self, table: str) -> list[Point]:
+        """The points of one table."""
+        return [point for point in self.points if point.table == table]
+
+    def table_names(self) -> list[str]:
+        """Each once, in the order of the points."""
+        return list(dict.fromkeys(point.table for point in self.points))
+
+    def heading(self, table: str) -> str:
+        """Of a table."""
+        return self.tables.get(table, table)
+
+
+@dataclasses.dataclass(frozen=True)
+class Record:
+    """What `sweep.json` in a sweep's folder says, so that its tables can be made without the sweep file.
+
+    Attributes:
+      source: the sweep file and its argument, as --sweep takes it.
+      overrides: --config flags that all runs were given, those left out that change no result (folders and the like).
+      sweep: as the file gave it.
+    """
+
+    source: str
+    overrides: tuple[str, ...]
+    sweep: Sweep
+
+    def write(self, root: pathlib.Path) -> None:
+        """Leaves it in the sweep's folder.
+
+        Raises:
+          ConfigError: the folder holds another sweep.
+        """
+        if (root / RECORD).is_file():
+            before = Record.read(root)
+            for what, there, here in (
+                ("", before.source, self.source),
+                (" with other settings", list(before.overrides), list(self.overrides)),
+            ):
+                if there != here:
+                    raise ConfigError(
+                        f"{root} holds a sweep{what}: there {there}, here {here}; give another --workdir, or the same "
+                        "command to go on with that sweep"
+                    )
+        files.write_json(root / RECORD, dataclasses.asdict(self))
+
+    @classmethod
+    def read(cls, root: pathlib.Path) -> Self:
+        """Reads what `write` left.
+
+        Raises:
+          ConfigError: it is not there or cannot be read.
+        """
+        path = root / RECORD
+        try:
+            text = files.read_text(path)
+        except OSError as error:
+            raise ConfigError(
+                f"{root} is no sweep's folder: {path} cannot be read ({error.strerror}); launch/sweep.py writes it"
+            ) from error
+        except files.EncodingError as error:
+            raise ConfigError(str(error)) from error
+        try:
+            return cls.from_json(json.loads(text))
+        except (ValueError, KeyError, TypeError) as error:
+            raise ConfigError(
+                f"{path} cannot be read ({type(error).__name__}: {error}); run launch/sweep.py again to write it anew"
+            ) from error
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Self:
+        """From the JSON form, `dataclasses.asdict`.
+
+        Raises:
+          ValueError, KeyError, TypeError: it is none.
+        """
+        sweep: dict[str, Any] = values["sweep"]
+        points = tuple(Point(**point) for point in sweep["points"])
+        lists = {name: tuple(sweep[name]) for name in ("baselines", "notes", "seeds")}
+        fields: dict[str, Any] = {**sweep, **lists, "points": points}
+        return cls(values["source"], tuple(values["overrides"]), Sweep(**fields))
+
+
+def split_source(source: str) -> tuple[pathlib.Path, str]:
+    """'configs/sweeps/top_k.py:quickstart' -> its path and its argument."""
+    path, _, argument = source.partition(":")
+    return files.home_expanded(path), argument
+
+
+def name_of(source: str) -> str:
+    """A name for files: the sweep file's and its argument, as in components, components_quickstart."""
+    path, argument = split_source(source)
+    return "_".join([path.stem, *re.findall(r"[A-Za-z0-9]+", argument)])
+
+
+def load(source: str) -> Sweep:
+    """Runs a sweep file.
+
+    Args:
+      source: its path and, after a colon, its argument.
+
+    Raises:
+      ConfigError: there is no such file, it has no `get_sweep`, or its sweep does not hold.
+    """
+    path, argument = split_source(source)
+    if not path.is_file():
+        raise ConfigError(f"--sweep={source}: there is no file {path}; the project's own are {_names_of_own(path)}")
+    found = getattr(load_module(path), "get_sweep", None)
+    if not callable(found):
+        raise ConfigError(f"--sweep={source}: {path} has no function get_sweep(argument)")
+    try:
+        sweep = found(argument)
+    except ConfigError as error:
+        raise ConfigError(f"--sweep={source}: {error}") from error
+    if not isinstance(sweep, Sweep):
+        raise ConfigError(f"--sweep={source}: get_sweep returned {type(sweep).__name__}, expected a Sweep")
+    return sweep
+
+
+def load_module(path: pathlib.Path) -> ModuleType:
+    """Runs a Python file, which may lie anywhere.
+
+    Raises:
+      ConfigError: it is none.
+    """
+    spec = importlib.util.spec_from_file_location(f"loaded_{path.stem}", path)
+    if spec is None or spec.loader is None:
+        raise ConfigError(f"{path} is no Python file")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def own_files(folder: pathlib.Path) -> Iterator[pathlib.Path]:
+    """The sweep files of a folder."""
+    return (path for path in sorted(folder.glob("*.py")) if path.stem not in ("__init__", "common"))
+
+
+def _names_of_own(path: pathlib.Path) -> str:
+    names = [str(found) for found in own_files(path.parent)]
+    return ", ".join(names) if names else "in configs/sweeps, named from the root of the checkout"

@@ -1,0 +1,232 @@
+"""The tables of a sweep: a line for each row over its seeds, compared with the baseline; as Markdown, CSV and LaTeX."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+from collections.abc import Iterable, Mapping, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from mpafer_jax.evaluation import table as table_lib
+from mpafer_jax.evaluation.statistics import Estimate, percent
+from mpafer_jax.jobs.sweeps.collect import METRICS, Result
+from mpafer_jax.jobs.sweeps.sweep import Point, Sweep
+from mpafer_jax.runtime.errors import ConfigError
+
+
+@dataclasses.dataclass(frozen=True)
+class Line:
+    """All seeds of one row.
+
+    Attributes:
+      table: its table's name.
+      row: the point's or the baseline's name.
+      title: what the table calls it.
+      seeds: ascending; empty: nothing has ended yet.
+      scores: by metric, fractions of 1.
+      difference: by metric, this row minus the baseline, paired by seed; empty where no seed is shared, and for the
+        baseline itself.
+      by_image: accuracy minus the baseline's, one value for each test image: the mean over the paired seeds of right
+        minus right; None where predictions were not kept.
+      minutes: mean over the runs that know theirs.
+      series, value: see `Point`.
+      reported: see `Point`.
+    """
+
+    table: str
+    row: str
+    title: str
+    seeds: tuple[int, ...]
+    scores: Mapping[str, Estimate]
+    difference: Mapping[str, Estimate]
+    by_image: Estimate | None
+    minutes: float | None
+    series: str
+    value: float | None
+    reported: float | None
+
+
+def summarize(sweep: Sweep, results: Iterable[Result], baseline: str = "") -> list[Line]:
+    """One line for each table and row, points in the sweep's order and then the baselines'.
+
+    Args:
+      sweep: whose results they are.
+      results: of `collect`.
+      baseline: name of the row that the others are compared with; empty: the sweep's.
+
+    Raises:
+      ConfigError: there is no such row.
+    """
+    groups: dict[tuple[str, str], dict[int, Result]] = {(point.table, point.name): {} for point in sweep.points}
+    for result in results:
+        groups.setdefault((result.point.table, result.row), {})[result.seed] = result
+    baseline = baseline or sweep.baseline
+    rows = list(dict.fromkeys(row for _, row in groups))
+    if baseline not in rows:
+        raise ConfigError(f"the baseline {baseline!r} is no row here; the rows are {', '.join(rows)}")
+    points = {(point.table, point.name): point for point in sweep.points}
+    return [
+        _line(points.get((table, row)), by_seed, {} if row == baseline else groups.get((table, baseline), {}))
+        for table in sweep.table_names()
+        for (of, row), by_seed in groups.items()
+        if of == table
+    ]
+
+
+def _line(point: Point | None, by_seed: Mapping[int, Result], against: Mapping[int, Result]) -> Line:
+    """Of a point, or, without one, of a baseline, which is there only where it has results."""
+    seeds = tuple(sorted(by_seed))
+    paired = [seed for seed in seeds if seed in against]
+    seconds = [found.seconds for found in by_seed.values() if found.seconds is not None]
+
+    def difference(metric: str) -> Estimate:
+        return Estimate.of([by_seed[seed].scores[metric] - against[seed].scores[metric] for seed in paired])
+
+    if point is None:
+        own = by_seed[seeds[0]]
+        at, row, title, series, reported = own.point, own.row, own.title, own.title, None
+    else:
+        at, row, title, series, reported = point, point.name, point.title, point.series, point.reported
+    return Line(
+        table=at.table,
+        row=row,
+        title=title,
+        seeds=seeds,
+        scores={name: Estimate.of([by_seed[seed].scores[name] for seed in seeds]) for name in METRICS if seeds},
+        difference={name: difference(name) for name in METRICS if paired},
+        by_image=_by_image([(by_seed[seed].correct, against[seed].correct) for seed in paired]),
+        minutes=sum(seconds) / len(seconds) / 60 if seconds else None,
+        series=series,
+        value=at.value,
+        reported=reported,
+    )
+
+
+def _by_image(pairs: Sequence[tuple[npt.NDArray[np.bool_] | None, npt.NDArray[np.bool_] | None]]) -> Estimate | None:
+    differences = [one.astype(np.float64) - other for one, other in pairs if one is not None and other is not None]
+    if not differences or len(differences) < len(pairs):
+        return None
+    return Estimate.of(np.mean(differences, axis=0))
+
+
+def _interval(estimate: Estimate | None) -> str:
+    if estimate is None or estimate.interval is None:
+        return ""
+    return "{:.2f} to {:.2f}".format(*(100 * end + 0.0 for end in estimate.interval))
+
+
+def _p_value(estimate: Estimate | None) -> str:
+    p = None if estimate is None else estimate.p_value
+    return "" if p is None else "<0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def _cells(line: Line) -> dict[str, str]:
+    """Column -> text, in the table's order."""
+    return {
+        "": line.title,
+        "runs": str(len(line.seeds)),
+        "accuracy, %": percent(line.scores.get("war")),
+        "95% interval": _interval(line.scores.get("war")),
+        "UAR, %": percent(line.scores.get("uar")),
+        "accuracy, difference": percent(line.difference.get("war"), "+"),
+        "p, seeds": _p_value(line.difference.get("war")),
+        "p, images": _p_value(line.by_image),
+        "minutes a run": "" if line.minutes is None else f"{line.minutes:.1f}",
+        "the paper, %": "" if line.reported is None else f"{line.reported:.2f}",
+    }
+
+
+_ALWAYS = ("", "runs", "accuracy, %", "UAR, %")
+
+
+def header_and_cells(lines: Sequence[Line]) -> tuple[list[str], list[list[str]]]:
+    """A table's header and rows as text, without the columns in which no row has anything."""
+    rows = [_cells(line) for line in lines]
+    header = [name for name in _cells(lines[0]) if name in _ALWAYS or any(row[name] for row in rows)]
+    return header, [[row[name] for name in header] for row in rows]
+
+
+def explanation(compared: str) -> str:
+    """What has to be known to read the columns; `compared`: what differences are to."""
+    return (
+        f"Mean ± sample standard deviation over seeds, and Student's 95% interval of the mean. Differences are to "
+        f"{compared}, on the same seeds. *p, seeds*: paired t-test over seeds: would the difference hold for other "
+        "seeds? *p, images*: t-test over the test images, each with its mean difference over the seeds: would it hold "
+        "for other images? Neither is corrected for the number of rows."
+    )
+
+
+def to_markdown(sweep: Sweep, lines: Sequence[Line], level: int = 2) -> str:
+    """The tables with headings of a level, one for each of the sweep's; a single table stands without."""
+    text: list[str] = []
+    tables = sweep.table_names()
+    for table in tables:
+        heading = [f"{'#' * level} {sweep.heading(table)}\n"] if len(tables) > 1 or table in sweep.tables else []
+        header, cells = header_and_cells([line for line in lines if line.table == table])
+        text += [*heading, table_lib.markdown(header, cells)]
+    return "\n".join(text)
+
+
+def to_csv(lines: Sequence[Line]) -> str:
+    """One line a row, for programs: fractions of 1 with all digits."""
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    per_metric = ("mean", "deviation", "interval_low", "interval_high")
+    compared = ("difference", "difference_deviation", "p_seeds")
+    columns = [f"{metric}_{name}" for metric in METRICS for name in (*per_metric, *compared)]
+    last = ("war_difference_images", "p_images", "minutes", "reported_percent")
+    writer.writerow(["table", "row", "title", "value", "seeds", *columns, *last])
+    for line in lines:
+        numbers: list[float | None] = []
+        for metric in METRICS:
+            own, gap = line.scores.get(metric), line.difference.get(metric)
+            low, high = (None, None) if own is None or own.interval is None else own.interval
+            numbers += [own and own.mean, own and own.deviation, low, high]
+            numbers += [gap and gap.mean, gap and gap.deviation, gap and gap.p_value]
+        images = line.by_image
+        numbers += [images and images.mean, images and images.p_value, line.minutes, line.reported]
+        first = [line.table, line.row, line.title, line.value, " ".join(map(str, line.seeds))]
+        writer.writerow(["" if value is None else value for value in (*first, *numbers)])
+    return stream.getvalue()
+
+
+_LATEX = {"%": r"\%", "&": r"\&", "_": r"\_", "#": r"\#", "±": r"$\pm$", "<": "$<$", "^": r"\^{}"}
+
+
+def to_latex(sweep: Sweep, lines: Sequence[Line], banners: Sequence[str]) -> str:
+    """A tabular environment for each table, to be put into a paper that uses the package booktabs.
+
+    Args:
+      sweep: whose tables they are.
+      lines: of `summarize`.
+      banners: what must not be overlooked; they are typeset below each table, as a comment is left behind there.
+    """
+
+    def escaped(text: str) -> str:
+        return "".join(_LATEX.get(character, character) for character in text)
+
+    def row(cells: Sequence[str]) -> str:
+        return " & ".join(map(escaped, cells)) + r" \\"
+
+    text: list[str] = []
+    for table in sweep.table_names():
+        header, cells = header_and_cells([line for line in lines if line.table == table])
+        text += [
+            f"% {sweep.title}: {sweep.heading(table)}",
+            rf"\begin{{tabular}}{{l{'r' * (len(header) - 1)}}}",
+            r"\toprule",
+            row(header),
+            r"\midrule",
+            *map(row, cells),
+            r"\bottomrule",
+            *(
+                rf"\multicolumn{{{len(header)}}}{{p{{0.9\linewidth}}}}{{\textbf{{{escaped(banner)}}}}} \\"
+                for banner in banners
+            ),
+            r"\end{tabular}",
+            "",
+        ]
+    return "\n".join(text)

@@ -1,0 +1,407 @@
+"""Training: `train_and_evaluate(config, workdir)`, a loop of named parts."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import pathlib
+import time
+from collections.abc import Generator, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from absl import logging
+
+from mpafer_jax.artifacts import checkpoints as checkpoints_lib
+from mpafer_jax.artifacts import run_dir as workdir_lib
+from mpafer_jax.artifacts import warm_start
+from mpafer_jax.artifacts.description import Description, circumstances, package_versions
+from mpafer_jax.backbones.clip.load import PretrainedClip
+from mpafer_jax.config.schema import Config
+from mpafer_jax.data import pipeline
+from mpafer_jax.data.splits import Dataset, Split, load_dataset
+from mpafer_jax.evaluation import protocol
+from mpafer_jax.evaluation import table as table_lib
+from mpafer_jax.evaluation.baselines import compute as baselines
+from mpafer_jax.evaluation.evaluator import Evaluator, make_evaluator
+from mpafer_jax.jobs import after_run
+from mpafer_jax.method import build as build_lib
+from mpafer_jax.method import motion_prior, optim, prototypes, steps
+from mpafer_jax.method.features import encode_splits
+from mpafer_jax.method.hard_prompts.templates import check_hard_prompts
+from mpafer_jax.method.state import TrainState
+from mpafer_jax.runtime import devices, distributed, files, locks, preemption, progress
+from mpafer_jax.runtime.errors import ConfigError
+from mpafer_jax.runtime.metric_writer import MetricWriter
+
+_AHEAD = 2  # steps that may wait for the devices
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """All that the loop reads."""
+
+    config: Config
+    workdir: pathlib.Path
+    num_steps: int
+    dataset: Dataset
+    experiment: build_lib.Experiment
+    fresh_prompts: dict[str, Any]
+    tx: optax.GradientTransformation
+    schedule: optax.Schedule
+    train_step: steps.TrainStep
+    evaluator: Evaluator
+    description: Description
+
+    def logs(self, step: int) -> bool:
+        """Whether an interval of training metrics ends at this step; it does wherever the state is saved, so that a
+        resumed run writes the same lines."""
+        return step % self.config.train.log_every == 0 or self.saves(step)
+
+    @property
+    def selecting(self) -> Split | None:
+        """The split that chooses the checkpoint: validation, unless the configuration asks openly for test."""
+        return self.dataset.test if self.config.eval.select_on_test_split else self.dataset.validation
+
+    def evaluates(self, step: int) -> bool:
+        """Whether the split that chooses the checkpoint is evaluated after this step."""
+        return self.selecting is not None and self._at(step, self.config.train.eval_every)
+
+    def saves(self, step: int) -> bool:
+        """Whether the state is saved after this step."""
+        return self._at(step, self.config.train.checkpoint_every) or self.evaluates(step)
+
+    def _at(self, step: int, every: int) -> bool:
+        return step % every == 0 or step == self.num_steps
+
+
+def train_and_evaluate(config: Config, workdir: pathlib.Path) -> dict[str, Any]:
+    """Trains the prompts, evaluates the last and the best checkpoint and the baselines, leaves `summary.json`.
+
+    Run again with the same arguments it goes on where it stopped; where it has ended it only evaluates again.
+
+    Args:
+      config: see `configs/common.py`.
+      workdir: the run's folder; `workdir.py` says what lies in it.
+
+    Returns:
+      What `summary.json` holds.
+
+    Raises:
+      CheckpointError: a checkpoint cannot be written, or none of those that are there can be read.
+      ConfigError: the configuration does not fit the workdir, the CLIP or the devices.
+      preemption.Preempted: it was asked to stop; the state is saved.
+      NonFiniteError: a loss term, a parameter, a feature or a logit became NaN or infinite.
+      ReportError: the run has ended and its numbers are written, but its report could not be made.
+    """
+    with preemption.Notice() as notice:
+        return _train_and_evaluate(config, workdir, notice)
+
+
+def _train_and_evaluate(config: Config, workdir: pathlib.Path, notice: preemption.Notice) -> dict[str, Any]:
+    started = time.monotonic()
+    workdir_lib.check(workdir, config)
+    locks.refuse_if_held(workdir / locks.RUN, workdir)
+    if config.eval.select_on_test_split:
+        logging.warning("%s", protocol.TEST_SELECTED)
+    run = prepare(config, workdir)
+    workdir_lib.check_shared(workdir)
+    with locks.hold_for_run(workdir / locks.RUN, workdir):
+        return _run(run, notice, started)
+
+
+def _run(run: Run, notice: preemption.Notice, started: float) -> dict[str, Any]:
+    config, workdir = run.config, run.workdir
+    with_checkpoints = checkpoints_lib.Checkpoints(workdir, keep=config.train.keep, select_by=config.eval.select_by)
+    try:
+        state = start(run, with_checkpoints)
+        first_step = int(devices.to_host(state.step))
+        announce(run)
+        if distributed.is_first():  # not earlier: a configuration that cannot run should not hold a folder
+            workdir_lib.claim(workdir, config)
+        state = train(run, state, with_checkpoints, notice)
+        summary = summarize(run, state, with_checkpoints)
+    finally:
+        with_checkpoints.close()
+    summary["process"] = {"resumed_after_step": first_step, "wall_seconds": time.monotonic() - started}
+    summary["baselines"] = baselines.compute(config, run.dataset, run.experiment, run.num_steps)
+    described = protocol.items(summary, workdir_lib.flatten(config.model_dump()))
+    if distributed.is_first():
+        files.write_text(workdir / "results.md", f"{table_lib.render(summary)}\n{protocol.to_markdown(described)}")
+        files.write_json(workdir / "summary.json", summary)
+    if config.eval.report != "none":
+        params, _, step = checkpoints_lib.load(workdir, "best")
+        path = workdir / workdir_lib.TRAINING_PREDICTIONS
+        after_run.leave_report(run.evaluator, params, step, run.dataset.held_out, path)
+    return summary
+
+
+def prepare(config: Config, workdir: pathlib.Path) -> Run:
+    """Loads CLIP and the data, computes the prototypes, and compiles nothing yet."""
+    clip = check_before_data(config, workdir)
+    dataset = load_dataset(config.data)
+    if not len(dataset.train):
+        raise ConfigError("config.data.train_splits is empty, so there is nothing to train on")
+    if len(dataset.class_names) < 2:
+        raise ConfigError(f"one class {dataset.class_names} leaves nothing to tell apart; train on two or more")
+    for warning in check_hard_prompts(config.hard_prompts, dataset.class_names):
+        logging.warning("%s", warning)
+    baselines.check(config, dataset)
+    motion_prior.check(config, dataset.class_names)
+    built = build_lib.build_experiment(config, dataset.class_names, clip)
+    # Here, as they may be refused, and what follows takes long; on the host, as steps take their arguments' memory.
+    fresh = jax.device_get(build_lib.initial_prompts(config, built))
+    num_steps = config.train.num_steps or round(config.train.num_epochs * len(dataset.train) / config.train.batch_size)
+    tx, schedule = build_lib.make_optimizer(config, built.model.prompt_shape, num_steps)
+    if config.loss.gamma:
+        built = built.with_prototypes(jnp.asarray(class_prototypes(config, dataset.train, built)))
+    if motion_prior.is_read(config):
+        built = built.with_patch_weights(motion_prior.patch_weights(config, workdir, dataset.train, built))
+    train_step = steps.make_train_step(
+        forward=steps.forward_images(build_lib.training_model(config, built.model), config.data.mean, config.data.std),
+        tx=tx,
+        objective=build_lib.make_objective(config),
+        accumulate=config.train.accumulate,
+        trained=optim.trained(fresh, config.optimizer.lr_scales),
+    )
+    return Run(
+        config=config,
+        workdir=workdir,
+        num_steps=num_steps,
+        dataset=dataset,
+        experiment=built,
+        fresh_prompts=fresh,
+        tx=tx,
+        schedule=schedule,
+        train_step=progress.announcing(train_step, "compiling the training step"),
+        evaluator=make_evaluator(config, built),
+        description=describe(config, dataset, built),
+    )
+
+
+def check_before_data(config: Config, workdir: pathlib.Path) -> PretrainedClip:
+    """Refuses what can be refused before data are prepared, which may take long; returns the CLIP.
+
+    Raises:
+      CheckpointError: the checkpoint to start from is not there.
+      BankError, ConfigError, PromptError: the configuration does not suit the devices, the CLIP or itself.
+    """
+    devices.check_batch_size("train.batch_size", config.train.batch_size, config.train.accumulate)
+    devices.check_batch_size("eval.batch_size", config.eval.batch_size)
+    if config.train.warm_start and not checkpoints_lib.is_begun(workdir):
+        checkpoints_lib.load(config.train.warm_start, config.eval.which)
+    baselines.check_banks(config)
+    clip = build_lib.load_before_data(config)
+    # Of a run that is counted in epochs only the data tell the length; any that is long enough will do here.
+    num_steps = config.train.num_steps or config.optimizer.warmup_steps + 1
+    build_lib.make_optimizer(config, build_lib.prompt_shape(config, clip.config, num_classes=1), num_steps)
+    return clip
+
+
+def class_prototypes(config: Config, split: Split, built: build_lib.Experiment) -> np.ndarray[Any, Any]:
+    """p [C, D] of the training split, from the frozen features of its images (`feature_store`)."""
+    section = config.prototypes
+    chosen = prototypes.choose_images(split.labels, section.images_per_class, config.seed)
+    logging.debug("prototypes: from %d of %d training images", len(chosen), len(split))
+    found = encode_splits(config, built, [split.take(chosen)])[split.name]
+    return prototypes.mean_features(found.image_features, found.labels, built.class_names, normalize=section.normalize)
+
+
+def describe(config: Config, dataset: Dataset, built: build_lib.Experiment) -> Description:
+    """What this run's checkpoints say of themselves."""
+    return Description(
+        config=config.model_dump(mode="json"),
+        class_names=built.class_names,
+        clip_name=built.clip_name,
+        clip_hash=built.clip_hash,
+        hard_prompts=built.hard_prompts,
+        data={
+            "dataset": config.data.dataset,
+            "label_rule": config.data.label_rule,
+            "train_fingerprint": dataset.train.fingerprint,
+            "counts": {split.name: split.class_counts().tolist() for split in _splits(dataset)},
+        },
+        versions=package_versions(),
+        patch_weights=built.model.patch_weights,
+    )
+
+
+def _splits(dataset: Dataset) -> list[Split]:
+    return [dataset.train, *dataset.held_out]
+
+
+def start(run: Run, checkpoints: checkpoints_lib.Checkpoints) -> TrainState:
+    """The first state, in this order: this workdir's newest checkpoint; a named checkpoint; fresh prompts.
+
+    CLIP's own weights are not part of the state: they are loaded in every case.
+    """
+    params = run.fresh_prompts
+    state = TrainState(step=jnp.zeros((), jnp.int32), params=params, opt_state=run.tx.init(params))
+    restored = checkpoints.restore_latest(devices.replicate(state), run.description)
+    if restored is not None:
+        logging.info("resuming after step %d", int(restored.step))
+        return restored
+    if run.config.train.warm_start:
+        saved, description, step = checkpoints_lib.load(run.config.train.warm_start, run.config.eval.which)
+        params, notes = warm_start.warm_start(params, run.description, saved, description)
+        logging.info("warm start from %s, step %d:\n  %s", run.config.train.warm_start, step, "\n  ".join(notes))
+        if description.clip_hash != run.experiment.clip_hash:
+            logging.warning(
+                "%s was trained on another CLIP (%s, hash %s); on this one (hash %s) its prompts may be no better than "
+                "fresh ones",
+                run.config.train.warm_start,
+                description.clip_name,
+                description.clip_hash[:16],
+                run.experiment.clip_hash[:16],
+            )
+        state = TrainState(step=state.step, params=params, opt_state=run.tx.init(params))
+    return devices.replicate(state)
+
+
+def announce(run: Run) -> None:
+    """Says what is trained, with what, and where."""
+    params = run.fresh_prompts
+    trained = optim.trained(params, run.config.optimizer.lr_scales)
+    for name, value in params.items():
+        fate = "trained" if name in trained else "frozen"
+        logging.debug("%s: %s %s, %d numbers", fate, name, value.shape, value.size)
+    shapes = ", ".join(f"{name} {' x '.join(map(str, params[name].shape))}" for name in params if name in trained)
+    number = sum(value.size for name, value in params.items() if name in trained)
+    progress.fact("trained", f"{number:,} numbers: {shapes}")
+    progress.fact("steps", f"{run.num_steps:,} of {run.config.train.batch_size} images")
+    progress.fact("workdir", str(run.workdir))
+
+
+def train(
+    run: Run, state: TrainState, checkpoints: checkpoints_lib.Checkpoints, notice: preemption.Notice
+) -> TrainState:
+    """The loop, from the state's step to the last.
+
+    Raises:
+      preemption.Preempted: it was asked to stop; the state is saved.
+    """
+    first_step = int(devices.to_host(state.step))
+    if first_step == run.num_steps:
+        return state
+    writes = distributed.is_first()
+    writer = MetricWriter(run.workdir, first_step=first_step, enabled=writes)
+    work = progress.task("training", run.num_steps, "steps", done=first_step)
+    with writer, work as shown, contextlib.closing(training_batches(run, first_step)) as batches:
+        earlier = checkpoints.latest_interval()
+        interval: list[steps.Metrics] = []
+        for step, batch in enumerate(batches, start=first_step + 1):
+            state, metrics = run.train_step(state, run.experiment.frozen, batch)
+            notice.start_steps()
+            interval.append(metrics)
+            if len(interval) > _AHEAD:  # else batches that wait for their step would fill the devices' memory
+                jax.block_until_ready(interval[-1 - _AHEAD])
+            shown.advance()
+            stopping = notice.reached()
+            if run.logs(step):
+                report_interval(run, step, [*earlier, *devices.to_host(interval)], writer, shown)
+                earlier, interval = [], []
+            selection = None
+            if run.selecting is not None and run.evaluates(step):
+                selection = run.evaluator(state.params, run.selecting).scalars()
+                writer.write(step, run.selecting.name, selection)
+                logging.info("%s after step %d: %s", run.selecting.name, step, _percentages(selection))
+            if run.saves(step) or stopping:
+                writer.flush()
+            if run.saves(step):
+                checkpoints.save(state, run.description, selection)
+            if stopping:
+                if not run.saves(step):
+                    save_between_lines(run, state, checkpoints, [*earlier, *devices.to_host(interval)])
+                checkpoints.wait()
+                raise preemption.stopped_after(step, run.num_steps, run.workdir)
+        checkpoints.wait()
+        notice.end_steps()
+    return state
+
+
+def save_between_lines(
+    run: Run, state: TrainState, checkpoints: checkpoints_lib.Checkpoints, interval: Sequence[steps.HostMetrics]
+) -> None:
+    """Saves the state, and the metrics that would have been part of the next line of `metrics.jsonl`."""
+    numbers = steps.to_numbers(interval, int(devices.to_host(state.step)))
+    checkpoints.save(state, run.description, None, numbers)
+
+
+def training_batches(run: Run, first_step: int) -> Generator[dict[str, jax.Array]]:
+    """This process's part of every batch from `first_step` on, on its devices."""
+    batches = pipeline.train_batches(
+        run.dataset.train,
+        section=run.config.data,
+        image_size=run.experiment.image_size,
+        batch_size=run.config.train.batch_size,
+        seed=run.config.seed,
+        start_step=first_step,
+        num_steps=run.num_steps,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+    )
+    fields = ("image", "label", "label_distribution", "mask")
+    return devices.prefetch({name: batch[name] for name in fields} for batch in batches)
+
+
+def report_interval(
+    run: Run, last_step: int, interval: Sequence[steps.HostMetrics], writer: MetricWriter, shown: progress.Task
+) -> None:
+    """Checks the metrics of the steps up to `last_step`, and writes and shows their mean.
+
+    Raises:
+      NonFiniteError: names the first step and all its terms that are not finite.
+    """
+    means = steps.mean_metrics(interval, last_step)
+    writer.write(last_step, "train", {**means, "learning_rate": float(np.asarray(run.schedule(last_step - 1)))})
+    shown.report(" ".join(f"{name} {means[name]:.4g}" for name in ("loss", "accuracy")))
+
+
+def _percentages(metrics: Mapping[str, float]) -> str:
+    shown = (("WAR", "war"), ("UAR", "uar"), ("macro F1", "macro_f1"))
+    return ", ".join(f"{title} {100 * metrics[name]:.2f}%" for title, name in shown)
+
+
+def summarize(run: Run, state: TrainState, checkpoints: checkpoints_lib.Checkpoints) -> dict[str, Any]:
+    """Evaluates the last prompts, and the best on the split that selects, on every held-out split."""
+    best_step = checkpoints.best_step()
+    held_out = run.dataset.held_out
+    results: dict[str, Any] = {}
+    evaluated: dict[int, dict[str, Any]] = {}
+    for name, step in (("last", run.num_steps), ("best", best_step)):
+        if step is None:
+            continue
+        if step not in evaluated:
+            params = state.params
+            if name == "best":
+                params = devices.replicate(checkpoints.restore_params(step, params))
+            evaluated[step] = {split.name: run.evaluator(params, split).to_dict() for split in held_out}
+        results[name] = {"step": step, **evaluated[step]}
+        for split in held_out:
+            found = evaluated[step][split.name]
+            title = f"{name} (step {step}), {split.name}"
+            logging.debug("%s: %s, %d images", title, _percentages(found), found["count"])
+    return {
+        **results,
+        "method": protocol.method_name(workdir_lib.flatten(run.config.model_dump())),
+        "selected_by": "nothing: last step only"
+        if best_step is None or run.selecting is None
+        else f"{run.selecting.name} {run.config.eval.select_by}",
+        "num_steps": run.num_steps,
+        "seed": run.config.seed,
+        "trained_parameters": {
+            name: int(state.params[name].size) for name in optim.trained(state.params, run.config.optimizer.lr_scales)
+        },
+        "class_names": list(run.experiment.class_names),
+        "clip": {"name": run.experiment.clip_name, "hash": run.experiment.clip_hash},
+        "data": run.dataset.description.splitlines(),
+        "fingerprints": {split.name: split.fingerprint for split in _splits(run.dataset)},
+        "counts": {
+            split.name: dict(zip(split.class_names, split.class_counts().tolist(), strict=True))
+            for split in _splits(run.dataset)
+        },
+        **circumstances(),
+    }

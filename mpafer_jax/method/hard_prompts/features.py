@@ -1,0 +1,101 @@
+"""Features of hard prompts: texts through the frozen text tower, and those of a class put together.
+
+Shapes: T texts, G groups, C classes, D joint features, W the text tower's width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mpafer_jax.backbones.clip.model import normalize
+from mpafer_jax.method.hard_prompts.templates import HardPrompts
+from mpafer_jax.method.model import MPAFER, Params, variables
+from mpafer_jax.method.prompts import Encode, tokenize
+
+# T texts -> (theta(t*) [T, D], pooled token embeddings t* [T, W])
+TextEncoder = Callable[[Sequence[str]], tuple[jax.Array, jax.Array]]
+
+
+def text_encoder(model: MPAFER, clip_params: Params, encode: Encode) -> TextEncoder:
+    """The frozen text tower as a function of texts.
+
+    Args:
+      model: the composition.
+      clip_params: CLIP's parameters.
+      encode: the tokenizer's, text to ids.
+
+    Returns:
+      The function; it raises PromptError if a text does not fit the tower.
+    """
+    bound = model.bind(variables(clip_params, {}))
+    positions = model.clip_config.text.max_position_embeddings
+
+    def encoder(texts: Sequence[str]) -> tuple[jax.Array, jax.Array]:
+        return bound.encode_hard_prompts(bound.embed(tokenize(texts, encode, positions)))
+
+    return encoder
+
+
+def encode_hard_prompts(
+    prompts: Mapping[str, HardPrompts], encoder: TextEncoder
+) -> dict[str, tuple[jax.Array, jax.Array]]:
+    """Encodes several sets of hard prompts, by name, in one pass: a tower compiles anew for every length.
+
+    Returns:
+      By name (theta(t*) [G, C, D], pooled token embeddings t* [G, C, W]); see `mean_of_texts` for a class with several
+      texts in a group.
+
+    Raises:
+      PromptError: a text does not fit the tower.
+    """
+    if not prompts:
+        return {}
+    texts = list(dict.fromkeys(text for one in prompts.values() for text in one.every_text()))
+    row = {text: index for index, text in enumerate(texts)}
+    text_features, token_features = encoder(texts)
+    found: dict[str, tuple[jax.Array, jax.Array]] = {}
+    for name, one in prompts.items():
+        rows = [[[row[text] for text in texts] for texts in group.texts] for group in one.groups]
+        both = (jnp.stack([mean_of_texts(features, of) for of in rows]) for features in (text_features, token_features))
+        found[name] = next(both), next(both)
+    return found
+
+
+def mean_of_texts(features: jax.Array, rows: Sequence[Sequence[int]]) -> jax.Array:
+    """One feature per class.
+
+    Args:
+      features: of all texts [T, D].
+      rows: for each of C classes, which of the texts are its own.
+
+    Returns:
+      [C, D]: of a class with one text that text's feature as it is; of several, the mean of their normalised features,
+      normalised, so that each text weighs the same.
+    """
+
+    count = np.array([len(own) for own in rows])
+    index = np.array([[*own, *own[:1] * (count.max() - len(own))] for own in map(list, rows)])  # [C, longest]
+    first = features[index[:, 0]]
+    if count.max() == 1:
+        return first
+    real = jnp.asarray(np.arange(count.max()) < count[:, None], features.dtype)
+    total = jnp.sum(normalize(features[index]) * real[:, :, None], axis=1)
+    return jnp.where(count[:, None] == 1, first, normalize(total))
+
+
+def class_features(group_features: jax.Array) -> jax.Array:
+    """One feature per class to classify with: of a single group its own, of several the mean of the normalised.
+
+    Args:
+      group_features: [G, C, D].
+
+    Returns:
+      [C, D], normalised or not, as logits read directions alone.
+    """
+    if group_features.shape[0] == 1:
+        return group_features[0]
+    return jnp.mean(normalize(group_features), axis=0)

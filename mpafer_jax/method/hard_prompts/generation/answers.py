@@ -1,0 +1,158 @@
+"""Whether an answer of a language model can stand in a bank, and if not, what is wrong with it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from typing import Any, Protocol
+
+import pydantic
+
+from mpafer_jax.config.expressions import CANONICAL_NAMES, canonical_name
+from mpafer_jax.method.hard_prompts.bank import ACTION_UNITS, BankText
+from mpafer_jax.method.hard_prompts.generation.backends import Reply
+from mpafer_jax.method.hard_prompts.generation.lengths import TokenBudget
+from mpafer_jax.method.hard_prompts.templates import prompt_name
+from mpafer_jax.runtime.texts import clean_text, is_one_line
+
+_LEAD_INS = ("with ", "a photo ", "a person ", "the facial expression ", "a facial expression ")
+
+
+class _Description(pydantic.BaseModel):
+    # Not `BankText`: strict modes of servers want every field required, and what a text has to be is said in words.
+    model_config = pydantic.ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    text: str
+    action_units: tuple[int, ...]
+
+
+class _Answer(pydantic.BaseModel):
+    model_config = pydantic.ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    descriptions: tuple[_Description, ...]
+
+
+def answer_schema() -> dict[str, Any]:
+    """JSON schema of an answer; every object is closed and every field required, as servers' strict modes want it."""
+    return _Answer.model_json_schema()
+
+
+class UnusableAnswerError(ValueError):
+    """An answer that cannot stand in a bank.
+
+    Attributes:
+      problems: what is wrong, in words that the model can act on.
+    """
+
+    def __init__(self, problems: Sequence[str]) -> None:
+        super().__init__("; ".join(problems))
+        self.problems = tuple(problems)
+
+
+@dataclasses.dataclass(frozen=True)
+class Expected:
+    """What an answer has to hold.
+
+    Attributes:
+      class_name: whose texts.
+      paraphrases: how many.
+      budget: how long a templated text may be.
+    """
+
+    class_name: str
+    paraphrases: int
+    budget: TokenBudget
+
+
+def read_answer(reply: Reply, expected: Expected) -> tuple[BankText, ...]:
+    """The descriptions in a reply, cleaned, without a full stop at their ends, and with units in order.
+
+    Raises:
+      UnusableAnswerError: the reply is not of the form asked for, or its texts are not fit to be used.
+    """
+    if reply.refusal:
+        raise UnusableAnswerError([f"the model refused: {reply.refusal}"])
+    try:
+        found = _Answer.model_validate_json(_json_part(reply.text))
+    except pydantic.ValidationError as error:
+        if reply.cut_off:
+            raise UnusableAnswerError(
+                ["the answer was cut off by the limit on its length; answer more briefly"]
+            ) from None
+        raise UnusableAnswerError([_first_error(error)]) from None
+    descriptions = [_tidied(description) for description in found.descriptions]
+    if problems := list(find_problems(descriptions, expected)):
+        raise UnusableAnswerError(problems)
+    return tuple(BankText(text=said.text, action_units=said.action_units) for said in descriptions)
+
+
+class _Said(Protocol):
+    @property
+    def text(self) -> str: ...
+
+    @property
+    def action_units(self) -> tuple[int, ...]: ...
+
+
+def find_problems(descriptions: Sequence[_Said], expected: Expected) -> Iterator[str]:
+    """What keeps descriptions from standing in a bank, one after the other."""
+    if len(descriptions) != expected.paraphrases:
+        yield f"there must be exactly {expected.paraphrases} descriptions, not {len(descriptions)}"
+    if len({description.text.lower() for description in descriptions}) != len(descriptions):
+        yield "two descriptions are the same; use other words for each"
+    for number, description in enumerate(descriptions, start=1):
+        for problem in _text_problems(description.text, expected):
+            yield f"description {number} {problem}"
+        unknown = [unit for unit in description.action_units if unit not in ACTION_UNITS]
+        if unknown:
+            yield f"description {number} has action units that FACS does not have: {unknown}"
+
+
+def _text_problems(text: str, expected: Expected) -> Iterator[str]:
+    if not text:
+        yield "is empty"
+        return
+    if not text.isprintable():
+        yield "holds a line break or a control character"
+        return
+    if "<|" in text:
+        yield "holds '<|', which CLIP takes for a mark of its own"
+        return
+    if lead_in := next((start for start in _LEAD_INS if text.lower().startswith(start)), None):
+        yield f"begins with {lead_in.strip()!r}; it has to follow those words, so leave them out"
+    if named := _named_expressions(text, expected.class_name):
+        yield f"names an expression ({', '.join(named)}); say only what is seen"
+    length = expected.budget.count(expected.class_name, text)
+    if length > expected.budget.tokens:
+        words = len(text.split())
+        room = max(1, words * expected.budget.tokens // length - 3)
+        yield f"is too long with {words} words ({length} tokens, at most {expected.budget.tokens}); use at most {room}"
+
+
+def _named_expressions(text: str, class_name: str) -> list[str]:
+    """The words that name an expression: a class's name says nothing new, another's says something wrong."""
+    expressions = {*CANONICAL_NAMES, canonical_name(class_name)}
+    words = "".join(c if c.isalpha() else " " for c in text.lower()).split()
+    named = [word for word in dict.fromkeys(words) if canonical_name(word) in expressions]
+    whole = prompt_name(class_name).lower()
+    return [*named, *([whole] if " " in whole and f" {whole} " in f" {' '.join(words)} " else [])]
+
+
+def _tidied(description: _Description) -> _Description:
+    # Cleaning would make a space of a line break, which has to be found.
+    text = clean_text(description.text) if is_one_line(description.text) else description.text
+    text = text.strip(" ").rstrip(" .")
+    return _Description(text=text, action_units=tuple(sorted(set(description.action_units))))
+
+
+def _json_part(text: str) -> str:
+    """The JSON object in a reply whose form nothing bound: models put it between fences, or think aloud before it."""
+    spoken = text.rpartition("</think>")[2]
+    start, end = spoken.find("{"), spoken.rfind("}")
+    return spoken[start : end + 1] if 0 <= start < end else spoken
+
+
+def _first_error(error: pydantic.ValidationError) -> str:
+    item = error.errors(include_url=False)[0]
+    place = ".".join(str(part) for part in item["loc"])
+    return f"it is not JSON of the form asked for: {f'{place}: ' if place else ''}{item['msg']}"

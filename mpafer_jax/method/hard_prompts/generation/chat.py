@@ -1,0 +1,241 @@
+"""Asks any server that speaks OpenAI's chat/completions protocol: OpenAI's own, vLLM, llama.cpp, Ollama and others.
+
+Retries are the `openai` client's and nobody else's: timeouts, connections that fail, 408, 409, 429 and 5xx, with a
+back-off that doubles from half a second to 8 s (shortened by a random quarter at most), or after the time that the
+server names in Retry-After; one that names more than two minutes is not waited for.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import urllib.parse
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Literal, cast, get_args
+
+from absl import logging
+
+from mpafer_jax.method.hard_prompts.generation.backends import RefusedError, Reply, Sampling, UnavailableError
+from mpafer_jax.method.hard_prompts.generation.questions import Message
+from mpafer_jax.method.hard_prompts.provenance import AnswerFormat
+
+if TYPE_CHECKING:
+    import openai
+
+FORMATS: tuple[AnswerFormat, ...] = get_args(AnswerFormat)  # from the strictest to the loosest
+RETRY_LOGGER = "openai._base_client"
+"""Its routine lines say that a request is made again, and after how long."""
+
+_LOOPBACK = ("localhost", "127.0.0.1", "::1")
+_NOT_THE_PROTOCOL = "not with what chat/completions answers; does the endpoint's address lack /v1 at its end?"
+
+
+@dataclasses.dataclass(frozen=True)
+class Key:
+    """An API key. Its value is neither shown nor written anywhere.
+
+    Attributes:
+      value: '' for servers that want none.
+      variable: the environment variable that it was read from, for messages.
+    """
+
+    value: str = dataclasses.field(repr=False)
+    variable: str
+
+    def removed_from(self, text: str) -> str:
+        """A text of the server's, which may quote the key, without it."""
+        return text.replace(self.value, f"[{self.variable}]") if self.value else text
+
+
+class ChatEndpoint:
+    """A model behind an endpoint (a `Backend`).
+
+    It asks for answers bound to a JSON schema. A server that refuses this is asked for any JSON, and one that refuses
+    that too, without a bound; each reply says what it was, and the log says it once.
+    """
+
+    kind: Literal["openai"] = "openai"
+
+    def __init__(
+        self,
+        endpoint: str,
+        model: str,
+        *,
+        key: Key,
+        sampling: Sampling,
+        timeout: float = 120.0,
+        retries: int = 5,
+        answer_format: AnswerFormat = "json_schema",
+    ) -> None:
+        """Connects to nothing yet.
+
+        Args:
+          endpoint: base URL, for most servers with /v1 at its end.
+          model: as the server calls it.
+          key: sent with each request.
+          sampling: how the model chooses its words.
+          timeout: seconds to wait for the server at each of its steps.
+          retries: how many times a request is made again.
+          answer_format: what to ask for first.
+
+        Raises:
+          RefusedError: the address or the key cannot be one.
+          ModuleNotFoundError: the `openai` client is not installed.
+        """
+        _check_endpoint(endpoint, key)
+        try:
+            import openai
+        except ModuleNotFoundError as error:
+            raise ModuleNotFoundError(
+                "asking an endpoint needs the openai client: pip install -e '.[generate]'"
+            ) from error
+        self.endpoint = endpoint
+        self.model = model
+        self.sampling = sampling
+        self._key = key
+        self._timeout = timeout
+        self._retries = retries
+        self._format: AnswerFormat = answer_format
+        self._limit_name = "max_tokens"
+        self._openai = openai
+        self._headers: Any = {} if key.value else {"Authorization": openai.Omit()}
+        self._client = openai.OpenAI(
+            base_url=endpoint,
+            # Never '', or the client looks for a key in the environment itself.
+            api_key=key.value or "none",
+            timeout=timeout,
+            max_retries=retries,
+        )
+
+    def reply(self, messages: Sequence[Message], schema: dict[str, Any]) -> Reply:
+        """See `Backend.reply`."""
+        openai = self._openai
+        first: openai.APIStatusError | None = None
+        for answer_format in FORMATS[FORMATS.index(self._format) :]:
+            try:
+                reply = self._ask(messages, schema, answer_format)
+            except (openai.BadRequestError, openai.UnprocessableEntityError) as error:
+                first = first or error
+                continue
+            except openai.APIError as error:
+                # Not chained: the library's error holds the request, and with it the key.
+                raise self._explained(error) from None
+            except ValueError:  # the client leaves JSON that it cannot read to its caller
+                raise RefusedError(f"{self.endpoint} answered, but {_NOT_THE_PROTOCOL}") from None
+            if first is not None:
+                logging.warning(
+                    "%s refuses answers of the form %s (%s); asking for %s from now on",
+                    self.endpoint,
+                    self._format,
+                    self._message(first),
+                    answer_format,
+                )
+                self._format = answer_format
+            return reply
+        raise RefusedError(f"{self.endpoint} refuses the request for model {self.model!r}: {self._message(first)}")
+
+    def _ask(self, messages: Sequence[Message], schema: dict[str, Any], answer_format: AnswerFormat) -> Reply:
+        try:
+            completion = self._create(messages, schema, answer_format)
+        except self._openai.BadRequestError as error:
+            # OpenAI's newer models want the limit under a name that many other servers do not know.
+            if self.sampling.max_tokens is None or "max_completion_tokens" not in str(error):
+                raise
+            self._limit_name = "max_completion_tokens"
+            completion = self._create(messages, schema, answer_format)
+        choices = getattr(completion, "choices", None)
+        if not choices or getattr(choices[0], "message", None) is None:
+            raise ValueError
+        choice = choices[0]
+        return Reply(
+            text=self._key.removed_from(choice.message.content or ""),
+            model=self._key.removed_from(str(completion.model)),
+            answer_format=answer_format,
+            cut_off=choice.finish_reason == "length",
+            refusal=self._key.removed_from(getattr(choice.message, "refusal", None) or ""),
+        )
+
+    def _create(self, messages: Sequence[Message], schema: dict[str, Any], answer_format: AnswerFormat) -> Any:
+        formats: dict[AnswerFormat, dict[str, Any]] = {
+            "json_schema": {
+                "response_format": {
+                    "type": "json_schema",
+                    "json_schema": {"name": "descriptions", "strict": True, "schema": schema},
+                }
+            },
+            "json_object": {"response_format": {"type": "json_object"}},
+            "text": {},
+        }
+        sampling = {
+            "temperature": self.sampling.temperature,
+            "seed": self.sampling.seed,
+            self._limit_name: self.sampling.max_tokens,
+        }
+        given = {name: value for name, value in sampling.items() if value is not None}
+        create = cast(Any, self._client.chat.completions.create)
+        return create(
+            model=self.model,
+            messages=list(messages),
+            extra_headers=self._headers,
+            **formats[answer_format],
+            **given,
+        )
+
+    def _message(self, error: openai.APIError | None) -> str:
+        """What the server said, on one line of bearable length."""
+        text = " ".join(self._key.removed_from(str(error)).split())
+        return text if len(text) <= 300 else f"{text[:300]}..."
+
+    def _explained(self, error: openai.APIError) -> RefusedError | UnavailableError:
+        openai = self._openai
+        said = f"{self.endpoint}: {self._message(error)}"
+        tries = f"asked {self._retries + 1} times at most (--retries)"
+        if isinstance(error, openai.APITimeoutError):
+            return UnavailableError(f"{self.endpoint}: no answer within {self._timeout:g} s (--timeout), {tries}")
+        if isinstance(error, openai.APIConnectionError):
+            cause = self._key.removed_from(str(error.__cause__ or error))
+            return UnavailableError(
+                f"{self.endpoint} cannot be reached: {cause}; {tries}. Is the server running, and the address right?"
+            )
+        if isinstance(error, openai.AuthenticationError | openai.PermissionDeniedError):
+            key = (
+                f"the key in the environment variable {self._key.variable} was sent"
+                if self._key.value
+                else f"no key was sent, since the environment variable {self._key.variable} is not set"
+            )
+            return RefusedError(f"{said}; {key} (--key_variable names another)")
+        if isinstance(error, openai.NotFoundError):
+            return RefusedError(f"{said}; {self._known_models()}")
+        if isinstance(error, openai.APIStatusError):
+            status = error.status_code
+            if status >= 500 or status in (408, 409, 429):
+                wait = error.response.headers.get("retry-after")
+                return UnavailableError(f"{said}; {tries}" + (f"; to be asked again in {wait} s" if wait else ""))
+            return RefusedError(said)
+        return RefusedError(f"{said}: answered, but {_NOT_THE_PROTOCOL}")
+
+    def _known_models(self) -> str:
+        try:
+            models = self._client.with_options(max_retries=0).models.list(extra_headers=self._headers)
+            names = sorted(str(model.id) for model in models)
+        except (self._openai.APIError, ValueError, TypeError, AttributeError):
+            return "it lists no models either; does the endpoint's address lack /v1 at its end?"
+        shown = ", ".join(names[:20]) + (", ..." if len(names) > 20 else "")
+        return f"--model is {self.model!r}, the models there are {self._key.removed_from(shown) or 'none'}"
+
+
+def _check_endpoint(endpoint: str, key: Key) -> None:
+    parts = urllib.parse.urlsplit(endpoint)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise RefusedError(
+            f"--endpoint is {key.removed_from(endpoint)!r}, expected an address such as http://localhost:8000/v1"
+        )
+    if parts.username or parts.password or parts.query or parts.fragment:
+        # It would be written into the bank.
+        raise RefusedError(
+            "--endpoint holds a user, a password, a query or a fragment; expected a plain address such as "
+            "https://host/v1, and the key in an environment variable (--key_variable)"
+        )
+    if not (key.value.isascii() and key.value.isprintable()):
+        raise RefusedError(f"the environment variable {key.variable} holds characters that no key has; copy it anew")
+    if key.value and parts.scheme == "http" and parts.hostname not in _LOOPBACK:
+        logging.warning("the key in %s is sent to %s without encryption", key.variable, parts.hostname)

@@ -1,0 +1,76 @@
+"""Asks a text-generation model on this machine, through transformers and PyTorch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal, cast
+
+from absl import logging
+
+from mpafer_jax.backbones.hub_library import import_transformers
+from mpafer_jax.method.hard_prompts.generation.backends import RefusedError, Reply, Sampling
+from mpafer_jax.method.hard_prompts.generation.questions import Message
+
+_DEFAULT_MAX_TOKENS = 1024
+
+
+class LocalModel:
+    """A text-generation model of the Hub or of a folder (a `Backend`); only the words asked bind its answers."""
+
+    kind: Literal["transformers"] = "transformers"
+    endpoint = ""
+
+    def __init__(self, model: str, *, sampling: Sampling, device: str = "") -> None:
+        """Loads the model: weights as safetensors only, no code of the repository's.
+
+        Args:
+          model: a folder, or a repository on the Hub (fetched where the Hub's cache does not hold it).
+          sampling: a temperature of None or 0 takes the likeliest token each time.
+          device: PyTorch's name of a device; '' for an accelerator where there is one.
+
+        Raises:
+          ModuleNotFoundError: PyTorch is not installed.
+          RefusedError: there is no such model, or it cannot be loaded.
+        """
+        try:
+            import torch
+        except ModuleNotFoundError as error:
+            raise ModuleNotFoundError("--backend=transformers needs PyTorch: pip install torch") from error
+        transformers = import_transformers()
+        self.model = model
+        self.sampling = sampling
+        self._torch = cast(Any, torch)
+        self._set_seed = transformers.set_seed
+        self._device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        try:
+            self._tokenizer = transformers.AutoTokenizer.from_pretrained(model)
+            if not self._tokenizer.chat_template:
+                raise ValueError(
+                    "it has no chat template, so it was not trained to answer; name an instruction-tuned one"
+                )
+            loaded = transformers.AutoModelForCausalLM.from_pretrained(model, use_safetensors=True, dtype="auto")
+        except (OSError, ValueError, KeyError) as error:
+            raise RefusedError(f"--model={model} cannot be asked: {error}") from error
+        self._model = loaded.to(self._device).eval()
+        commit = getattr(loaded.config, "_commit_hash", None)
+        self._reported = f"{model}@{commit}" if commit else model
+        logging.info("%s answers on %s", model, self._device)
+
+    def reply(self, messages: Sequence[Message], schema: dict[str, Any]) -> Reply:
+        """See `Backend.reply`."""
+        prompt = self._tokenizer.apply_chat_template(
+            list(messages), add_generation_prompt=True, return_tensors="pt", return_dict=True
+        ).to(self._device)
+        limit = self.sampling.max_tokens or _DEFAULT_MAX_TOKENS
+        choice: dict[str, Any] = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
+        if self.sampling.temperature:
+            choice = {"do_sample": True, "temperature": self.sampling.temperature}
+        if self.sampling.seed is not None:
+            self._set_seed(self.sampling.seed)
+        with self._torch.inference_mode():
+            output = self._model.generate(
+                **prompt, max_new_tokens=limit, pad_token_id=self._tokenizer.eos_token_id, **choice
+            )
+        new = output[0, prompt["input_ids"].shape[1] :]
+        text = str(self._tokenizer.decode(new, skip_special_tokens=True))
+        return Reply(text=text, model=self._reported, answer_format="text", cut_off=len(new) >= limit)

@@ -1,0 +1,183 @@
+"""Hard prompts: the fixed texts that soft prompts are pulled towards (MPA-FER section 3, three types)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Self, cast
+
+import pydantic
+
+from mpafer_jax.config.expressions import canonical_name
+from mpafer_jax.config.schema import Combine, Granularity, HardPromptsSection, PromptGranularity
+from mpafer_jax.method.hard_prompts.bank import Bank, load_banks, permuted
+
+_PHOTO = "a photo of {}"
+_FACE = "a photo of a person making a facial expression of {}"
+
+
+class PromptGroup(pydantic.BaseModel):
+    """What one term of the alignment compares with.
+
+    Attributes:
+      name: the granularity, or several joined by '+'.
+      texts: for each of C classes its texts, one at least.
+    """
+
+    model_config = pydantic.ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    texts: tuple[tuple[str, ...], ...]
+
+
+class HardPrompts(pydantic.BaseModel):
+    """The hard prompts of C classes, as groups whose features are compared apart from each other."""
+
+    model_config = pydantic.ConfigDict(frozen=True, extra="forbid")
+
+    groups: tuple[PromptGroup, ...]
+
+    @pydantic.model_validator(mode="before")
+    @classmethod
+    def _from_one_text_per_class(cls, value: Any) -> Any:
+        # A plain list of one text per class, as the first checkpoints hold them.
+        if isinstance(value, (list, tuple)):
+            texts = [[text] for text in cast(Sequence[Any], value)]
+            return {"groups": [{"name": "text", "texts": texts}]}
+        return value
+
+    @pydantic.model_validator(mode="after")
+    def _every_group_has_every_class(self) -> Self:
+        counts = {len(group.texts) for group in self.groups}
+        if len(counts) != 1 or not all(texts for group in self.groups for texts in group.texts):
+            raise ValueError("hard prompts need at least one group, and in each of them a text for every class")
+        return self
+
+    def of_class(self, index: int) -> tuple[str, ...]:
+        """Every text of a class, in the order of the groups."""
+        return tuple(text for group in self.groups for text in group.texts[index])
+
+    def every_text(self) -> list[str]:
+        """All texts, each once, in the order of groups and classes."""
+        return list(dict.fromkeys(text for group in self.groups for texts in group.texts for text in texts))
+
+
+def prompt_name(class_name: str) -> str:
+    """A class name as it is read in a text: `happily_surprised` becomes 'happily surprised'."""
+    return " ".join(class_name.replace("_", " ").split())
+
+
+def prompt_names(class_names: Sequence[str], *, as_spelled: bool) -> tuple[str, ...]:
+    """What CLIP reads for each class, which need not be what is printed: a folder "Happy" is read as 'happiness'.
+
+    Args:
+      class_names: C names as they are printed.
+      as_spelled: whether the configuration spells them (`data.class_names`), and so decides what is read. Names that a
+        dataset brings are read by their canonical names.
+    """
+    return tuple(prompt_name(name) if as_spelled else canonical_name(name) for name in class_names)
+
+
+def described(class_name: str, description: str) -> str:
+    """The hard prompt of type 3: the template of type 2 and what is seen."""
+    return f"{_FACE.format(prompt_name(class_name))}, with {description}"
+
+
+def build_hard_prompts(
+    class_names: Sequence[str],
+    prompt_type: int,
+    bank: Bank | None,
+    *,
+    granularities: Sequence[PromptGranularity] = ("holistic",),
+    combine: Combine = "mean",
+) -> HardPrompts:
+    """The texts of every class.
+
+    Args:
+      class_names: C names.
+      prompt_type: 1 `a photo of [class]`, 2 `a photo of a person making a facial expression of [class]`, 3 type 2
+        followed by the bank's descriptions of the class, each in a text of its own.
+      bank: read by type 3 only, as are the following.
+      granularities: which descriptions; 'template' is the text of type 2 as it is.
+      combine: 'mean' puts all texts of a class into one group, 'separate' makes a group of each granularity.
+
+    Raises:
+      ValueError: a type that does not exist, or type 3 without a bank.
+      BankError: the bank lacks a class, or a granularity of it.
+    """
+    if prompt_type not in (1, 2, 3) or (prompt_type == 3 and bank is None):
+        raise ValueError(
+            "hard prompts are of type 1, 2 or 3, and type 3 needs a bank; "
+            f"found type {prompt_type} and {'no bank' if bank is None else f'the bank {bank.name!r}'}"
+        )
+    if prompt_type != 3 or bank is None:
+        template = _PHOTO if prompt_type == 1 else _FACE
+        granularities = ("template",)
+        found = [[(template.format(prompt_name(name)),) for name in class_names]]
+    else:
+        bank.check(class_names, granularities)
+        found = [[_texts(bank, name, granularity) for name in class_names] for granularity in granularities]
+    if combine == "separate":
+        named = zip(granularities, found, strict=True)
+        return HardPrompts(groups=tuple(PromptGroup(name=name, texts=tuple(texts)) for name, texts in named))
+    together = tuple(sum(texts, start=()) for texts in zip(*found, strict=True))
+    return HardPrompts(groups=(PromptGroup(name="+".join(granularities), texts=together),))
+
+
+def _texts(bank: Bank, class_name: str, granularity: PromptGranularity) -> tuple[str, ...]:
+    if granularity == "template":
+        return (_FACE.format(prompt_name(class_name)),)
+    return tuple(described(class_name, said.text) for said in bank.texts(class_name, granularity))
+
+
+def configured_hard_prompts(
+    section: HardPromptsSection, class_names: Sequence[str], *, permute_seed: int | None = None
+) -> HardPrompts:
+    """The hard prompts of a configuration.
+
+    Args:
+      section: which texts, and how they are grouped.
+      class_names: C names.
+      permute_seed: give every class another one's descriptions, see `bank.permuted`; read by type 3 only.
+
+    Raises:
+      BankError: there is no such bank, or it lacks a class or a granularity.
+    """
+    if section.type != 3:
+        return build_hard_prompts(class_names, section.type, None)
+    bank = load_banks(section.bank, section.paraphrases)
+    if permute_seed is not None:
+        bank = permuted(bank, class_names, permute_seed)
+    return build_hard_prompts(class_names, 3, bank, granularities=section.granularity, combine=section.combine)
+
+
+def check_hard_prompts(section: HardPromptsSection, class_names: Sequence[str]) -> list[str]:
+    """Whether a configuration has hard prompts for some classes, known before any CLIP is loaded.
+
+    Returns:
+      Warnings: descriptions that a bank gives to several classes, which say nothing of how these differ.
+
+    Raises:
+      BankError: there is no such bank, or it lacks classes or granularities; names all of them.
+    """
+    configured_hard_prompts(section, class_names)
+    granularities: list[Granularity] = [granularity for granularity in section.granularity if granularity != "template"]
+    if section.type != 3 or not granularities:
+        return []
+    bank = load_banks(section.bank, section.paraphrases)
+    said: dict[str, list[str]] = {}
+    for name in class_names:
+        own = (text.text for granularity in granularities for text in bank.texts(name, granularity))
+        for text in dict.fromkeys(text.lower() for text in own):
+            said.setdefault(text, []).append(name)
+    return [
+        f"the description bank {bank.name!r} says {text!r} of {' and '.join(names)} alike: only their names differ"
+        for text, names in said.items()
+        if len(names) > 1
+    ]
+
+
+def every_prompt(bank: Bank) -> list[str]:
+    """Every text that hard prompts can hold with a bank, whatever their type and granularity."""
+    names = list(bank.classes)
+    templates = [text for kind in (1, 2) for text in build_hard_prompts(names, kind, None).every_text()]
+    return templates + [described(name, said.text) for name in names for _, said in bank.entry(name).items()]

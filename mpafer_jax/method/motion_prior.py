@@ -1,0 +1,211 @@
+"""A facial-motion prior: patches where a class's faces differ from neutral ones weigh more in its local score.
+
+After Chen, Wang, Chen, Shi, Geng, Ji, "Facial Motion Prior Networks for Facial Expression Recognition", 2019, whose
+masks are learned from the difference between expressive faces and the neutral faces of the same persons. Here persons
+need not be known: what is compared are the means of the classes over training images, and nothing is learned. The
+weights are computed once, before training, and are part of the model from then on: a picture's label is never needed.
+
+The motion m_{d,i} of class d at patch i is the distance between the mean description of that patch over the class's
+images and over neutral ones, the description being the frozen CLIP's normalised patch feature, or the pixels. Of finite
+numbers of images the means differ even where the classes do not; what this adds is known (the variance of either mean)
+and subtracted:
+
+    m_{d,i}^2 = |mu_{d,i} - mu_{0,i}|^2 - v_{d,i} - v_{0,i},   v_{c,i} = (mean |x|^2 - |mu_{c,i}|^2) / (n_c - 1)
+
+The maps of m^2 are averaged with their mirror images, since training mirrors pictures: an expression of one side,
+contempt say, moves either. What is negative then is 0. Neutral, which does not differ from itself, gets the mean of the
+others' maps: its evidence lies where they would move.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import pathlib
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Literal, cast
+
+import jax
+import numpy as np
+import numpy.typing as npt
+from absl import logging
+
+from mpafer_jax.config.expressions import canonical_name
+from mpafer_jax.config.schema import Config
+from mpafer_jax.data.pipeline import Batch
+from mpafer_jax.data.splits import Split
+from mpafer_jax.method import prototypes, steps
+from mpafer_jax.method.build import Experiment, eval_batches
+from mpafer_jax.method.model import PatchWeights
+from mpafer_jax.runtime import array_cache, devices
+from mpafer_jax.runtime.errors import ConfigError
+
+NEUTRAL = "neutral"
+
+Floats = npt.NDArray[np.float64]
+Source = Literal["features", "pictures"]
+
+
+def is_read(config: Config) -> bool:
+    """Whether the configuration's local score has weights from motion."""
+    return config.head.motion_prior != "none" and config.head.local_weight > 0
+
+
+def check(config: Config, class_names: Sequence[str]) -> None:
+    """Refuses, before anything is computed, classes of which none is neutral.
+
+    Raises:
+      ConfigError: the prior is asked for and has nothing to compare with.
+    """
+    if is_read(config):
+        neutral_class(class_names)
+
+
+def neutral_class(class_names: Sequence[str]) -> int:
+    """Which class is neutral, by its canonical name.
+
+    Raises:
+      ConfigError: none is.
+    """
+    names = [canonical_name(name) for name in class_names]
+    if NEUTRAL not in names:
+        raise ConfigError(
+            f"motion is how a class differs from neutral, and none of the classes {', '.join(class_names)} is neutral; "
+            "set config.head.motion_prior to none, or take neutral into data.class_names (a class of another name: "
+            "'neutral=<its name>')"
+        )
+    return names.index(NEUTRAL)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class PatchMeans:
+    """What the patches of C classes look like on average, each described by K numbers.
+
+    Attributes:
+      mean: [C, N, K].
+      squares: [C, N], the mean of the squared length of a description.
+      count: [C], images.
+    """
+
+    mean: Floats
+    squares: Floats
+    count: Floats
+
+    def variance_of_mean(self) -> Floats:
+        """[C, N]: the expected squared distance of `mean` from that of infinitely many images, without bias."""
+        spread = self.squares - np.sum(np.square(self.mean), axis=-1)
+        return np.maximum(spread, 0) / (self.count - 1)[:, None]
+
+
+def patch_means(
+    batches: Iterable[Batch],
+    clip_params: dict[str, Any],
+    step: Callable[..., dict[str, jax.Array]],
+    class_names: Sequence[str],
+) -> PatchMeans:
+    """Means over all batches of what `steps.make_patch_sum_step` sums.
+
+    Raises:
+      ConfigError: a class with fewer than two images, whose mean cannot be told from one face.
+    """
+    totals: dict[str, Any] = {"sum": 0.0, "squares": 0.0, "count": 0.0}
+    parts = ({name: batch[name] for name in ("image", "label", "mask")} for batch in batches)
+    for sums in devices.results(functools.partial(step, clip_params), parts):
+        # float64 on the host: adding thousands of float32 batches would lose digits with the order of the batches.
+        totals = {name: total + np.asarray(sums[name], np.float64) for name, total in totals.items()}
+    count: Floats = totals["count"]
+    few = [f"{name} ({n:.0f})" for name, n in zip(class_names, count, strict=True) if n < 2]
+    if few:
+        raise ConfigError(
+            f"config.head.motion_prior needs two images or more of each class, found fewer of {', '.join(few)}; raise "
+            "data.train_per_class or prototypes.images_per_class, or set head.motion_prior to none"
+        )
+    return PatchMeans(totals["sum"] / count[:, None, None], totals["squares"] / count[:, None], count)
+
+
+def motion(means: PatchMeans, neutral: int) -> Floats:
+    """m [C, N], how far each class's patches are from those of class `neutral`; of neutral itself 0 everywhere.
+
+    Args:
+      means: of N patches in a square grid, row by row.
+      neutral: index of C.
+    """
+    variance = means.variance_of_mean()
+    squared = np.sum(np.square(means.mean - means.mean[neutral]), axis=-1) - variance - variance[neutral]  # [C, N]
+    side = round(squared.shape[1] ** 0.5)
+    grid = squared.reshape(-1, side, side)
+    # Before the negative ones are cut off: what is chance alone cancels in the mean.
+    found = np.sqrt(np.maximum((grid + grid[:, :, ::-1]) / 2, 0)).reshape(squared.shape)
+    found[neutral] = 0
+    return found
+
+
+def to_weights(maps: Floats, neutral: int, strength: float) -> Floats:
+    """Weights w_{d,i} = (1 - a) + a m_{d,i} / mean_j m_{d,j}: positive, and 1 on average for every class.
+
+    Args:
+      maps: m [C, N].
+      neutral: the class that gets the mean of the others' normalised maps.
+      strength: a, at least 0 and below 1.
+
+    Returns:
+      [C, N]. A class that differs from neutral nowhere has equal weights.
+    """
+    mean = maps.mean(axis=1, keepdims=True)
+    relative = np.where(mean > 0, maps / np.where(mean > 0, mean, 1), 1.0)
+    relative[neutral] = np.delete(relative, neutral, axis=0).mean(axis=0)
+    return (1 - strength) + strength * relative
+
+
+def measure(config: Config, built: Experiment, split: Split, source: Source) -> PatchMeans:
+    """One pass over the images of a split that make prototypes (`prototypes.images_per_class`); all processes call it.
+
+    Raises:
+      ConfigError: there are none, or a class has fewer than two.
+    """
+    if not len(split):
+        raise ConfigError("config.data.train_splits is empty, so there are no faces to compare with neutral ones")
+    chosen = prototypes.choose_images(split.labels, config.prototypes.images_per_class, config.seed)
+    logging.debug("motion prior: computing from %d of %d training images", len(chosen), len(split))
+    step = steps.make_patch_sum_step(
+        model=built.model,
+        num_classes=len(built.class_names),
+        of=source,
+        mean=config.data.mean,
+        std=config.data.std,
+    )
+    batches = eval_batches(config, built, split.take(chosen), "motion prior of")
+    return patch_means(batches, built.frozen.clip, step, built.class_names)
+
+
+def patch_weights(config: Config, workdir: pathlib.Path, split: Split, built: Experiment) -> PatchWeights:
+    """w [C, N] of the training split as the configuration asks for them, its maps from the workdir where it holds them.
+
+    Raises:
+      ConfigError: no class is neutral, or one has fewer than two images.
+    """
+    source = cast(Source, config.head.motion_prior)
+    neutral = neutral_class(built.class_names)
+    images_per_class = config.prototypes.images_per_class
+    key = array_cache.cache_key(
+        clip=built.clip_hash,
+        dtype=config.clip.dtype,
+        residual_dtype=config.clip.residual_dtype,
+        data=split.fingerprint,
+        images_per_class=images_per_class,
+        seed=config.seed if images_per_class else None,
+        source=source,
+        mean=config.data.mean,
+        std=config.data.std,
+    )
+
+    def compute() -> npt.NDArray[np.float32]:
+        return motion(measure(config, built, split, source), neutral).astype(np.float32)
+
+    shape = (len(built.class_names), built.model.clip_config.vision.num_patches)
+    maps = array_cache.load_or_compute(workdir / f"motion-{key}.npy", compute, shape)
+    for index, name in enumerate(built.class_names):
+        if index != neutral and not maps[index].any():
+            logging.warning("motion prior: %s differs from neutral no more than images do anyway: equal weights", name)
+    weights = to_weights(maps.astype(np.float64), neutral, config.head.motion_strength).astype(np.float32)
+    return tuple(tuple(float(weight) for weight in row) for row in weights)

@@ -1,0 +1,127 @@
+"""Optimizer and learning-rate schedule."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import jax
+import optax
+
+from mpafer_jax.runtime.errors import ConfigError
+
+
+def make_schedule(*, learning_rate: float, warmup_steps: int, num_steps: int) -> optax.Schedule:
+    """Linear warm-up, then cosine decay to zero at `num_steps`.
+
+    Args:
+      learning_rate: the peak, reached after the warm-up.
+      warmup_steps: updates of warm-up; the first one already moves, at 1 / (warmup_steps + 1) of the peak.
+      num_steps: updates in all.
+
+    Raises:
+      ConfigError: the warm-up would not end before the run does.
+    """
+    if warmup_steps >= num_steps:
+        raise ConfigError(
+            f"optimizer.warmup_steps is {warmup_steps}, which must be less than the run's {num_steps} steps; lower it, "
+            "or train longer (train.num_epochs, or train.num_steps with num_epochs 0)"
+        )
+    warmup = optax.linear_schedule(learning_rate / (warmup_steps + 1), learning_rate, warmup_steps)
+    decay = optax.cosine_decay_schedule(learning_rate, num_steps - warmup_steps)
+    return optax.join_schedules([warmup, decay], [warmup_steps])
+
+
+def trained(names: Iterable[str], lr_scales: Sequence[tuple[str, float]]) -> tuple[str, ...]:
+    """Those of some parameters that are trained; the others, whose learning rate has the factor 0, are frozen.
+
+    Args:
+      names: their paths ('ctx', 'visual_prompts').
+      lr_scales: see `make_optimizer`.
+
+    Raises:
+      ConfigError: no pattern matches one of them.
+    """
+    factors, patterns = dict(lr_scales), [pattern for pattern, _ in lr_scales]
+    return tuple(name for name in names if factors[_first_match(name, patterns)])
+
+
+def _first_match(name: str, patterns: Sequence[str]) -> str:
+    for pattern in patterns:
+        if re.fullmatch(pattern, name):
+            return pattern
+    raise ConfigError(f"optimizer.lr_scales: no pattern of {list(patterns)} matches the parameter {name!r}")
+
+
+def match_patterns(params: Any, patterns: Sequence[str]) -> Any:
+    """For each parameter the first pattern that matches its whole path ('ctx', 'visual_prompts').
+
+    Raises:
+      ConfigError: a parameter that no pattern matches.
+    """
+
+    def matching(path: Any, _: Any) -> str:
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        return _first_match(name, patterns)
+
+    return jax.tree_util.tree_map_with_path(matching, params)
+
+
+def make_optimizer(
+    params: Any,
+    *,
+    name: str,
+    schedule: optax.Schedule,
+    lr_scales: Sequence[tuple[str, float]],
+    momentum: float,
+    weight_decay: float,
+    clip_norm: float,
+) -> optax.GradientTransformation:
+    """The whole update rule.
+
+    Args:
+      params: the parameters, for their names.
+      name: 'sgd' (weight decay added to the gradient, as in PyTorch) or 'adamw' (decoupled).
+      schedule: learning rate by step.
+      lr_scales: ordered (pattern, factor) pairs; the first that matches a parameter's path scales its learning rate,
+        0 freezes it: it stays as it is, and nothing that is computed here, such as a norm, reads its gradient. Every
+        parameter must be matched.
+      momentum: of SGD, or Adam's b1.
+      weight_decay: see `name`.
+      clip_norm: largest norm of the gradient of all that is trained, 0 for no limit.
+
+    Raises:
+      ConfigError: a parameter that no pattern matches, or all are frozen.
+    """
+
+    def rule(scale: float) -> optax.GradientTransformation:
+        if not scale:
+            return optax.set_to_zero()
+
+        def scaled(step: Any) -> Any:
+            return scale * schedule(step)
+
+        if name == "sgd":
+            return optax.chain(optax.add_decayed_weights(weight_decay), optax.sgd(scaled, momentum=momentum))
+        return optax.adamw(scaled, b1=momentum, weight_decay=weight_decay)
+
+    labels = match_patterns(params, [pattern for pattern, _ in lr_scales])
+    factors = dict(lr_scales)
+
+    def is_frozen(pattern: str) -> bool:
+        return not factors[pattern]
+
+    frozen = jax.tree.map(is_frozen, labels)
+    if all(jax.tree.leaves(frozen)):
+        raise ConfigError(
+            f"optimizer.lr_scales {tuple(lr_scales)} freezes every parameter that there is, so that nothing would be "
+            "trained; give one of them a factor above 0"
+        )
+    update = optax.partition({pattern: rule(scale) for pattern, scale in lr_scales}, labels)
+    if not clip_norm:
+        return update
+    limit = optax.clip_by_global_norm(clip_norm)
+    if any(jax.tree.leaves(frozen)):
+        return optax.chain(optax.masked(optax.set_to_zero(), frozen), limit, update)
+    return optax.chain(limit, update)

@@ -1,6 +1,0 @@
-"""Expressions of people's own pictures, from a trained checkpoint or from a CLIP as it came."""
-
-from mpafer_jax.prediction.predictor import Predictor
-from mpafer_jax.prediction.results import Failure, NoFace, Prediction, Result, Source
-
-__all__ = ["Failure", "NoFace", "Prediction", "Predictor", "Result", "Source"]

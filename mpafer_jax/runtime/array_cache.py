@@ -1,0 +1,71 @@
+"""An array that is computed once and then read from a file whose name says what it depends on."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import pathlib
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from absl import logging
+
+from mpafer_jax.runtime import distributed, files
+from mpafer_jax.runtime.errors import DataError
+from mpafer_jax.runtime.finite import NonFiniteError, not_finite
+
+
+def cache_key(**contents: Any) -> str:
+    """A short name for everything that an array depends on: CLIP's hash, data, seed, sizes."""
+    text = json.dumps(contents, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _read(path: pathlib.Path, shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
+    try:
+        with path.open("rb") as stream:
+            stored = np.load(stream, allow_pickle=False)
+    except (ValueError, EOFError) as error:
+        raise DataError(f"{path} is damaged ({error}); delete it, and it is computed anew") from error
+    if stored.shape != shape or stored.dtype != np.float32 or not np.isfinite(stored).all():
+        raise DataError(
+            f"{path} holds {stored.dtype} {list(stored.shape)}, expected float32 {list(shape)}, all of it finite; "
+            "delete it, and it is computed anew"
+        )
+    return stored
+
+
+def load_or_compute(
+    path: pathlib.Path, compute: Callable[[], npt.NDArray[np.float32]], shape: tuple[int, ...]
+) -> npt.NDArray[np.float32]:
+    """Reads an array from a file whose name holds its `cache_key`, or computes and stores it.
+
+    Only process 0 looks for the file and writes it, since all compute or none does: the processes do so together.
+
+    Args:
+      path: an .npy file; it is written under a temporary name first.
+      compute: called where the file is not there.
+      shape: of the array.
+
+    Raises:
+      DataError: the file is damaged.
+      NonFiniteError: what was computed is NaN or infinite.
+    """
+    stored = np.zeros(shape, np.float32)
+    found = distributed.is_first() and path.is_file()
+    if found:
+        logging.debug("read from %s", path)
+        stored = _read(path, shape)
+    found, stored = distributed.broadcast((np.asarray(found), stored))
+    if found:
+        return stored
+    computed = compute()
+    if broken := not_finite({path.name: computed}):
+        raise NonFiniteError(f"NaN or infinite numbers were computed for {path.parent}: {', '.join(broken)}")
+    if distributed.is_first():
+        with files.replacing(path) as temporary, temporary.open("wb") as stream:
+            np.save(stream, computed, allow_pickle=False)
+        logging.debug("stored in %s", path)
+    return computed

@@ -1,0 +1,220 @@
+"""The only file that knows of devices.
+
+Data parallelism by `jax.pmap`: the state and the frozen towers are replicated, the batch is split over the devices of
+all processes along one named axis. The state carries no device axis (in_axes and out_axes None).
+"""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import os
+import re
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from typing import Any, TypeVar, cast
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from orbax.checkpoint import utils as ocp_utils
+
+from mpafer_jax.runtime.errors import ConfigError
+
+AXIS = "batch"
+_PREFETCHED = 2  # batches on the devices beside the one in use
+
+T = TypeVar("T")
+
+
+def replicate(tree: T) -> T:
+    """Puts a copy of every array on each local device.
+
+    A state must be put so before its first donation: a step that donates an array of a single device deletes it
+    before the other devices have their copy.
+    """
+    mesh = Mesh(np.array(cast(Any, jax.local_devices())), (AXIS,))
+    return cast(T, jax.device_put(tree, NamedSharding(mesh, PartitionSpec())))
+
+
+def shard_batch(batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Splits a process's part of a batch over its devices: [b, ...] -> [local devices, b / local devices, ...]."""
+    devices = jax.local_device_count()
+    # Not -1, which NumPy cannot work out for an array without elements.
+    return {name: value.reshape(devices, len(value) // devices, *value.shape[1:]) for name, value in batch.items()}
+
+
+def prefetch(batches: Iterable[Mapping[str, np.ndarray]]) -> Generator[dict[str, jax.Array]]:
+    """Puts batches on the devices ahead of their use, so that one is moved while another is computed with.
+
+    Args:
+      batches: this process's parts; `shard_batch` cuts them. Closed with this generator if it is one.
+    """
+    mesh = Mesh(np.array(cast(Any, jax.local_devices())), (AXIS,))
+    sharding = NamedSharding(mesh, PartitionSpec(AXIS))
+    waiting: collections.deque[dict[str, jax.Array]] = collections.deque()
+    try:
+        for batch in batches:
+            waiting.append(jax.device_put(shard_batch(batch), sharding))
+            if len(waiting) > _PREFETCHED:
+                yield waiting.popleft()
+        while waiting:
+            yield waiting.popleft()
+    finally:
+        if isinstance(batches, Generator):
+            batches.close()
+
+
+def results(step: Callable[[Any], T], batches: Iterable[Mapping[str, np.ndarray]]) -> Generator[T]:
+    """step(batch) of every batch on the host, read while the next is computed.
+
+    Args:
+      step: a `data_parallel` function of one batch.
+      batches: as for `prefetch`.
+    """
+    before: T | None = None
+    with contextlib.closing(prefetch(batches)) as moved:
+        for batch in moved:
+            now = step(batch)
+            if before is not None:
+                yield to_host(before)
+            before = now
+    if before is not None:
+        yield to_host(before)
+
+
+def spread(rows: np.ndarray[Any, Any]) -> jax.Array:
+    """Puts an array on this process's devices, its leading axis cut evenly over them, or whole on each.
+
+    It is cut where it has a multiple of their number of rows. For functions under plain `jax.jit`, which then compute
+    in parallel, each device its rows.
+    """
+    mesh = Mesh(np.array(cast(Any, jax.local_devices())), (AXIS,))
+    spec = PartitionSpec(AXIS) if len(rows) % jax.local_device_count() == 0 else PartitionSpec()
+    return jax.device_put(rows, NamedSharding(mesh, spec))
+
+
+def check_batch_size(field: str, batch_size: int, parts: int = 1) -> None:
+    """Refuses a global batch that cannot be split evenly.
+
+    Args:
+      field: the config field, for the message.
+      batch_size: images over all processes.
+      parts: into how many equal parts each device's share is split again (gradient accumulation).
+
+    Raises:
+      ConfigError: names the field and the next sizes that would do.
+    """
+    unit = jax.device_count() * parts
+    if batch_size % unit:
+        lower, upper = batch_size // unit * unit, (batch_size // unit + 1) * unit
+        raise ConfigError(
+            f"config.{field} is {batch_size}, which {jax.device_count()} devices x {parts} part(s) cannot "
+            f"share evenly; use {upper}" + (f" or {lower}" if lower else "")
+        )
+
+
+def data_parallel(
+    function: Callable[..., T], *, replicated: int, donate: tuple[int, ...] = (), sharded: int = 1
+) -> Callable[..., T]:
+    """Runs a function on all devices at once, each with its part of the batch; compiled.
+
+    Args:
+      function: takes `replicated` replicated arguments, then `sharded` arguments that `shard_batch` split. It must
+        make its results equal on all devices (`sum_over_devices`).
+      replicated: how many arguments come first.
+      donate: the positions of arguments whose memory the results may take.
+      sharded: how many sharded arguments follow.
+    """
+    in_axes = (None,) * replicated + (0,) * sharded
+    return jax.pmap(function, axis_name=AXIS, in_axes=in_axes, out_axes=None, donate_argnums=donate)
+
+
+def data_parallel_on(
+    mesh_devices: Sequence[Any], function: Callable[..., T], *, replicated: int, donate: tuple[int, ...] = ()
+) -> Any:
+    """`data_parallel` for devices that this process does not own, such as those of a described TPU slice.
+
+    The result can be traced, lowered and compiled, with one sharded argument whose leading axis is the whole batch's.
+    Each device runs the same function on the same shapes as under `data_parallel`.
+    """
+    mesh = Mesh(np.array(cast(Any, mesh_devices)), (AXIS,))
+    specs = (*(PartitionSpec(),) * replicated, PartitionSpec(AXIS))
+    # As in pmap, nobody checks that the results are equal on all devices.
+    mapped = jax.shard_map(function, mesh=mesh, in_specs=specs, out_specs=PartitionSpec(), check_vma=False)
+    return jax.jit(mapped, donate_argnums=donate)
+
+
+def sum_over_devices(tree: T) -> T:
+    """Sums every array over all devices; inside `data_parallel` only."""
+    return cast(T, jax.lax.psum(tree, AXIS))
+
+
+def gather_over_devices(tree: T) -> T:
+    """Joins every array's leading axis over all devices, [b, ..] -> [devices * b, ..], equal on all of them; inside
+    `data_parallel` only. The order is that of the devices, which need not be that of the processes' parts of a batch:
+    rows that must be told apart have to carry their position.
+    """
+    return cast(T, jax.lax.all_gather(tree, AXIS, tiled=True))
+
+
+def matmul_precision() -> str:
+    """What products of float32 numbers are computed in, unless they say so themselves: JAX's name for it, as "float32".
+
+    "default" is what JAX does on the device if nothing else is asked for: GPUs round to TensorFloat-32 where they have
+    it, TPUs to bfloat16. A CPU keeps all digits, which is called "float32" here.
+    """
+    chosen = str(cast(Any, jax.config).jax_default_matmul_precision or "default")
+    return "float32" if jax.default_backend() == "cpu" and chosen == "default" else chosen
+
+
+# Settings of JAX, usually off, that change numbers beside the matmul precision. Which generator draws is none of them:
+# `prompts.init_prompts` names its own.
+_SETTINGS = ("jax_enable_x64", "jax_disable_jit", "jax_disable_most_optimizations")
+# Flags of XLA that change no number: how many devices a CPU is taken for, what is written where, and how much memory is
+# used. Any other may.
+_HARMLESS = re.compile(
+    r"--xla_(force_host_platform_device_count|dump_\w*|hlo_profile|\w*(cache_dir|memory_fraction))(=.*)?"
+)
+
+
+def unusual_settings() -> dict[str, str]:
+    """Settings of JAX and XLA that change numbers, where they are not what they usually are: name -> value."""
+    values = cast(Any, jax.config).values
+    found = {name: "True" for name in _SETTINGS if values.get(name)}
+    for name in ("XLA_FLAGS", "LIBTPU_INIT_ARGS", "NVIDIA_TF32_OVERRIDE"):
+        flags = [flag for flag in os.environ.get(name, "").split() if not _HARMLESS.fullmatch(flag)]
+        if flags:
+            found[name] = " ".join(sorted(flags))
+    return found
+
+
+def kind() -> str:
+    """What the first device is, as its driver names it: "cpu", "NVIDIA H100 80GB HBM3", "TPU v5 lite"."""
+    return str(cast(Any, jax.devices()[0]).device_kind)
+
+
+def num_devices() -> jax.Array:
+    """How many devices share the batch, [] float32; inside `data_parallel` only."""
+    return sum_over_devices(jnp.ones((), jnp.float32))
+
+
+def device_index() -> jax.Array:
+    """Which device this is, [] int32, in the order of `gather_over_devices`; inside `data_parallel` only."""
+    return jax.lax.axis_index(AXIS)
+
+
+def to_global(tree: T) -> T:
+    """Replicated local arrays as global ones, the form in which Orbax saves with several processes."""
+    if jax.process_count() == 1:
+        return tree
+    return cast(T, jax.tree.map(cast(Any, ocp_utils).fully_replicated_host_local_array_to_global_array, tree))
+
+
+def to_host(tree: T) -> T:
+    """The same tree with NumPy arrays in place of replicated ones."""
+
+    def local_copy(array: jax.Array) -> np.ndarray[Any, Any]:
+        return np.asarray(cast(Any, array.addressable_data(0)))
+
+    return cast(T, jax.tree.map(local_copy, tree))

@@ -1,0 +1,307 @@
+"""Files, on this machine or in a bucket, that are either there whole or not there."""
+
+from __future__ import annotations
+
+import argparse
+import codecs
+import contextlib
+import errno
+import functools
+import glob
+import importlib.util
+import io
+import json
+import os
+import pathlib
+import tempfile
+from collections.abc import Callable, Generator
+from importlib.resources.abc import Traversable
+from typing import Any, TextIO, cast
+
+from mpafer_jax.runtime import preemption
+
+# Scheme of a bucket's URL -> the package through which fsspec reads it, and our extra that installs it.
+_BUCKETS = {"gs": ("gcsfs", "gcs"), "s3": ("s3fs", "s3")}
+
+
+# Longer marks first: UTF-32's begins as UTF-16's does.
+_OTHER_MARKS = {
+    codecs.BOM_UTF32_LE: "UTF-32",
+    codecs.BOM_UTF32_BE: "UTF-32",
+    codecs.BOM_UTF16_LE: "UTF-16",
+    codecs.BOM_UTF16_BE: "UTF-16",
+}
+_SAVE_AS_UTF8 = "save it as UTF-8 (an editor's 'Save as', a spreadsheet's 'CSV UTF-8')"
+
+
+class EncodingError(ValueError):
+    """A file that is no UTF-8 text; the message names it, and says what was found and what to do."""
+
+
+def cache_directory() -> pathlib.Path:
+    """Where things are kept that can be made again: `mpafer_jax` in $XDG_CACHE_HOME, else in ~/.cache."""
+    root = os.environ.get("XDG_CACHE_HOME")
+    return (pathlib.Path(root) if root else pathlib.Path.home() / ".cache") / "mpafer_jax"
+
+
+def local_path(text: str, field: str) -> pathlib.Path:
+    """A folder or file of this machine by its name.
+
+    Args:
+      text: the name, as a flag or field gives it; `~` is the home, as in a shell, which does not see it in `--flag=~`.
+      field: of which flag or field, for the message.
+
+    Raises:
+      ValueError: it is a URL, which as a name would mean a folder of this machine that is called "gs:".
+    """
+    if "://" in text:
+        raise ValueError(
+            f"{field} is {text!r}: expected a file or folder of this machine, where a bucket can be mounted"
+        )
+    return home_expanded(text)
+
+
+def home_expanded(name: str | os.PathLike[str]) -> pathlib.Path:
+    """A path in which a leading `~` is the home, as in a shell."""
+    # Not Path.expanduser, which raises for a name such as "~old" that belongs to no user.
+    return pathlib.Path(os.path.expanduser(name))  # noqa: PTH111
+
+
+def path_argument(flag: str) -> Callable[[str], pathlib.Path]:
+    """`local_path` as argparse's `type`: a URL ends the command with exit code 2.
+
+    Args:
+      flag: of which flag, for the message.
+    """
+
+    def parse(text: str) -> pathlib.Path:
+        try:
+            return local_path(text, flag)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error)) from error
+
+    return parse
+
+
+def any_path(text: str | os.PathLike[str], field: str) -> pathlib.Path:
+    """A folder or file of this machine or in a bucket by its name: a plain one, gs://BUCKET/NAME or s3://BUCKET/NAME.
+
+    Args:
+      text: the name, as a flag, field or caller gives it; `~` as in `local_path`.
+      field: of which flag or field, for the message.
+
+    Returns:
+      For a bucket an `etils.epath.Path`, which reads and writes as `pathlib.Path` does, but can neither be appended
+      to nor handed to what opens files by itself (`replacing` and `local_copy` give such a file).
+
+    Raises:
+      ValueError: another kind of URL, no bucket in it, or the package is missing that reads it.
+    """
+    name = os.fspath(text)
+    scheme, separator, rest = name.partition("://")
+    if not separator:
+        return home_expanded(name)
+    if scheme not in _BUCKETS or not rest.strip("/"):
+        raise ValueError(f"{field} is {name!r}: expected a folder, gs://BUCKET/NAME or s3://BUCKET/NAME")
+    package, extra = _BUCKETS[scheme]
+    if importlib.util.find_spec(package) is None:
+        raise ValueError(f"{field} is {name!r}, for which {package} is not installed: pip install -e '.[{extra}]'")
+    return _bucket_path(name)
+
+
+def is_pattern(path: pathlib.Path) -> bool:
+    """Whether a path has signs of a pattern (`*`, `?`, `[...]`), and nothing is there by that very name."""
+    return glob.has_magic(str(path)) and not path.exists()
+
+
+def matching(path: pathlib.Path) -> list[pathlib.Path]:
+    """The files and folders that match a pattern, in the order of their names; in a bucket its last part is one."""
+    if in_bucket(path):
+        return sorted(path.parent.glob(path.name))
+    return [pathlib.Path(found) for found in sorted(glob.iglob(pattern(str(path)), recursive=True))]  # noqa: PTH207
+
+
+def pattern(name: str) -> str:
+    """A pattern for `glob` in which the folders that are there by their very names stand for themselves."""
+    folder, rest = pathlib.Path(name), list[str]()
+    while not os.path.lexists(folder) and folder != folder.parent:
+        rest.insert(0, folder.name)
+        folder = folder.parent
+    return os.path.join(glob.escape(str(folder)), *rest)  # noqa: PTH118
+
+
+def _bucket_path(url: str) -> pathlib.Path:
+    from etils import epath
+
+    _keep_no_listings()
+    return cast(pathlib.Path, epath.Path(url.rstrip("/")))  # declared otherwise, with the same methods
+
+
+@functools.cache
+def _keep_no_listings() -> None:
+    """Makes fsspec ask the bucket each time: what another host has written meanwhile has to be seen."""
+    import fsspec
+
+    settings: dict[str, dict[str, Any]] = cast(Any, fsspec).config.conf
+    for scheme in _BUCKETS:
+        settings.setdefault(scheme, {}).setdefault("use_listings_cache", False)
+
+
+def in_bucket(path: str | os.PathLike[str]) -> bool:
+    """Whether a path is a bucket's URL."""
+    return "://" in os.fspath(path)
+
+
+@contextlib.contextmanager
+def replacing(path: pathlib.Path) -> Generator[pathlib.Path]:
+    """Yields a temporary file's name on this machine; what was written there becomes `path` if the block ends well.
+
+    On a disk it lies beside `path` and is renamed; in a bucket, where an object appears as a whole, it is copied.
+    """
+    if in_bucket(path):
+        with tempfile.TemporaryDirectory() as folder:
+            temporary = pathlib.Path(folder) / path.name
+            yield temporary
+            path.write_bytes(temporary.read_bytes())
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    with preemption.orderly():
+        try:
+            with naming(path):
+                yield temporary
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def naming(path: pathlib.Path) -> Generator[None]:
+    """Adds a name to an error of the block that has none, as errors of a write to a full disk have not."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is not None and error.filename is None:
+            error.filename = str(path)
+        raise
+
+
+@contextlib.contextmanager
+def local_copy(path: pathlib.Path) -> Generator[pathlib.Path]:
+    """Yields a file with the content of `path` on this machine: `path` itself, or a copy of what is in a bucket."""
+    if not in_bucket(path):
+        yield path
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        copy = pathlib.Path(folder) / path.name
+        copy.write_bytes(path.read_bytes())
+        yield copy
+
+
+_FULL = {number: os.strerror(number) for number in (errno.ENOSPC, errno.EDQUOT)}
+
+
+def full_disk(error: BaseException, path: pathlib.Path) -> OSError | None:
+    """The error of a full disk that a library has told in words of its own; None where it is of something else."""
+    number = next((number for number, words in _FULL.items() if words in str(error)), None)
+    return None if number is None else OSError(number, _FULL[number], str(path))
+
+
+def is_full_disk(error: OSError) -> bool:
+    """Whether an error says that a disk, or the user's share of it, is full."""
+    return error.errno in _FULL
+
+
+def is_not_writable(error: OSError) -> bool:
+    """Whether an error says that a place is not to be written to, by permissions or as mounted (read-only)."""
+    return error.errno in (errno.EACCES, errno.EPERM, errno.EROFS)
+
+
+def rename_folder(folder: pathlib.Path, name: str) -> None:
+    """Gives a folder another name; in a bucket, which has no folders, each of its objects is copied and deleted."""
+    target = folder.with_name(name)
+    if not in_bucket(folder):
+        folder.rename(target)
+        return
+    _copy_objects(folder, target)
+    cast(Any, folder).rmtree()
+
+
+def _copy_objects(folder: pathlib.Path, target: pathlib.Path) -> None:
+    for path in folder.iterdir():
+        if path.is_dir():
+            _copy_objects(path, target / path.name)
+        else:
+            (target / path.name).write_bytes(path.read_bytes())
+
+
+@contextlib.contextmanager
+def open_text(path: pathlib.Path | Traversable, newline: str | None = None) -> Generator[TextIO]:
+    """Opens a text file that people made, for reading: UTF-8, with or without the byte order mark that Windows puts.
+
+    Args:
+      path: the file.
+      newline: as of `open`; "" for the csv module.
+
+    Raises:
+      EncodingError: on opening or on reading: it is not UTF-8.
+      OSError: it cannot be read.
+    """
+    with path.open("rb") as stream:
+        start = mark_length(stream.read(64), path)
+        stream.seek(start)
+        with io.TextIOWrapper(cast(Any, stream), encoding="utf-8", newline=newline) as text:
+            try:
+                yield text
+            except UnicodeDecodeError as error:
+                around = error.object[max(0, error.start - 20) : error.end + 20]
+                raise EncodingError(f"{path} is not UTF-8: it holds {around!r}; {_SAVE_AS_UTF8}") from error
+
+
+def mark_length(head: bytes, path: pathlib.Path | Traversable) -> int:
+    """How many bytes at the start of a file are UTF-8's byte order mark: 3, or 0.
+
+    Args:
+      head: the file's first bytes.
+      path: the file, for the message.
+
+    Raises:
+      EncodingError: they are those of another encoding.
+    """
+    for mark, encoding in _OTHER_MARKS.items():
+        if head.startswith(mark):
+            raise EncodingError(
+                f"{path} is not UTF-8: its first bytes are {mark.hex(' ')}, the mark of {encoding}; {_SAVE_AS_UTF8}"
+            )
+    if b"\0" in head:
+        raise EncodingError(
+            f"{path} is not UTF-8: it begins with {head[:20]!r}, as UTF-16 without a mark or a file that is no text; "
+            f"{_SAVE_AS_UTF8}"
+        )
+    return len(codecs.BOM_UTF8) if head.startswith(codecs.BOM_UTF8) else 0
+
+
+def is_utf8(name: str) -> bool:
+    """Whether a file's name was UTF-8 on the disk; Python keeps the bytes of others as lone surrogates."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def read_text(path: pathlib.Path | Traversable) -> str:
+    """The content of a text file that people made; arguments and errors as in `open_text`."""
+    with open_text(path) as text:
+        return text.read()
+
+
+def write_text(path: pathlib.Path, text: str) -> None:
+    """Writes a text file as a whole; bytes of a file's name that are no UTF-8 become escapes, `\\udce9` for E9."""
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
+
+
+def write_json(path: pathlib.Path, value: Any) -> None:
+    """Writes a value as indented JSON, as a whole; NaN is refused, since JSON has none."""
+    write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")

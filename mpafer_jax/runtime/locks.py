@@ -1,0 +1,232 @@
+"""One process at a time writes into a place, and who comes second is told who that is.
+
+    <place>.lock         locked by the operating system, which frees it when the process has ended, however that comes
+    <place>.lock.owner   who holds it, since when; touched every 10 s
+
+Both go when the work is done.
+
+On one machine the first of them decides. Between machines it does where the disk carries locks, as NFS mostly does;
+some do not, and buckets have none. So what another host holds counts as free once its owner file was not touched for
+30 s: that long a job waits that was queued again after its machine was lost. What ends by itself leaves no owner file.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import pathlib
+import secrets
+import shlex
+import socket
+import sys
+import threading
+import time
+from collections.abc import Generator
+from typing import Any, cast
+
+import filelock
+from absl import logging
+
+from mpafer_jax.runtime import distributed, files, preemption
+from mpafer_jax.runtime.errors import ConfigError
+
+RUN = ".lock"  # in the folder of a run
+_BEAT_SECONDS = 10.0
+_SILENT_SECONDS = 30.0
+_POLL_SECONDS = 1.0
+_LONGEST_COMMAND = 300
+
+
+class LockedError(ConfigError):
+    """Another process is at work there; the message says which, and what to do."""
+
+
+@contextlib.contextmanager
+def hold_for_run(path: pathlib.Path, place: pathlib.Path) -> Generator[None]:
+    """`hold` by process 0 of a run, in the name of all of its processes; all call it together.
+
+    Raises:
+      LockedError: on every process.
+    """
+    failed: LockedError | None = None
+    with contextlib.ExitStack() as stack:
+        if distributed.is_first():
+            try:
+                stack.enter_context(hold(path, place))
+            except LockedError as error:
+                failed = error
+        agreed = failed is None
+        if distributed.is_one_of_many():
+            agreed = distributed.all_agree(agreed)
+        if not agreed:
+            raise failed or LockedError(f"another run is at work in {place}, as process 0 says")
+        yield
+
+
+@contextlib.contextmanager
+def hold(path: pathlib.Path, place: pathlib.Path, *, wait: bool = False) -> Generator[None]:
+    """Holds a lock while the block runs.
+
+    Args:
+      path: of the lock, on a disk or in a bucket; its folder is made where it is missing.
+      place: what it guards, for messages.
+      wait: whether to wait until another process has ended its work there, and not to refuse.
+
+    Raises:
+      LockedError: another process holds it, and `wait` is False.
+      OSError: the folder cannot be written.
+    """
+    owner = path.with_name(f"{path.name}.owner")
+    bucket = files.in_bucket(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with contextlib.ExitStack() as stack:
+        told = False
+        while holder := _holder(path, owner, stack, bucket=bucket):
+            if not wait:
+                raise _refusal(place, holder)
+            if not told:
+                logging.info("waiting for %s, which works on %s", _described(holder), place)
+                told = True
+            preemption.check_alone()
+            time.sleep(_POLL_SECONDS)
+        mine = {
+            "host": socket.gethostname(),
+            "pid": os.getpid(),
+            "command": shlex.join(sys.orig_argv)[:_LONGEST_COMMAND],
+            "since": time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime()),
+            "token": secrets.token_hex(8),
+        }
+        _write(owner, mine)
+        stack.callback(_release, owner, mine)
+        stack.enter_context(preemption.tidying(lambda: _tidy(path, owner, mine)))
+        ended = threading.Event()
+        stack.callback(ended.set)
+        threading.Thread(target=_beat, args=(owner, mine, ended, place), name="lock", daemon=True).start()
+        yield
+
+
+def refuse_if_held(path: pathlib.Path, place: pathlib.Path) -> None:
+    """`hold`'s refusal of what another process of this machine holds, before anything is written or computed.
+
+    Raises:
+      LockedError: see `hold`.
+    """
+    owner = path.with_name(f"{path.name}.owner")
+    if files.in_bucket(path) or not path.is_file() or not distributed.is_first():
+        return
+    if _locked_here(path) and (holder := _read(owner)):
+        raise _refusal(place, holder)
+
+
+def _refusal(place: pathlib.Path, holder: dict[str, Any]) -> LockedError:
+    return LockedError(
+        f"{place} is in use by {_described(holder)}; wait until that ends, or stop it, or name another place"
+    )
+
+
+def _locked_here(path: pathlib.Path) -> bool:
+    try:
+        with filelock.FileLock(path).acquire(timeout=0):
+            return False
+    except filelock.Timeout:
+        return True
+    except (NotImplementedError, OSError):
+        return False
+
+
+def _holder(
+    path: pathlib.Path, owner: pathlib.Path, stack: contextlib.ExitStack, *, bucket: bool
+) -> dict[str, Any] | None:
+    """Who holds the lock; None if nobody does: then the system's lock is entered into the stack, where there is one."""
+    locked = True
+    if not bucket:
+        lock = filelock.FileLock(path)
+        try:
+            lock.acquire(timeout=0)
+            stack.callback(lock.release)
+            stack.callback(path.unlink, missing_ok=True)  # before: whoever locks the file next makes a new one
+            locked = False
+        except filelock.Timeout:
+            pass
+        except NotImplementedError:  # a disk without locks
+            pass
+    there = _read(owner)
+    if there is None:
+        # Of a process that has just taken it, or that wrote none: the system's lock alone.
+        return {"unknown": True} if locked and not bucket and _locked_here(path) else None
+    elsewhere = bucket or there.get("host") != socket.gethostname()
+    if (locked and not elsewhere) or (elsewhere and not _is_silent(owner, there)):
+        if not locked:
+            stack.pop_all().close()
+        return there
+    return None
+
+
+def _is_silent(owner: pathlib.Path, there: dict[str, Any]) -> bool:
+    """Whether an owner of another host shows no sign of life; its clock may be another, so that it is watched."""
+    first, begun, told = _sign(owner), time.monotonic(), False
+    while time.monotonic() - begun < _SILENT_SECONDS:
+        if not told:
+            logging.info("looking for up to %.0f s whether %s is alive", _SILENT_SECONDS, _described(there))
+            told = True
+        time.sleep(_POLL_SECONDS)
+        now = _sign(owner)
+        if now is None:
+            return True
+        if now != first:
+            return False
+    logging.warning("%s has shown no sign of life for %.0f s and counts as ended", _described(there), _SILENT_SECONDS)
+    return True
+
+
+def _sign(owner: pathlib.Path) -> Any:
+    try:
+        return owner.read_bytes() if files.in_bucket(owner) else (owner.read_bytes(), owner.stat().st_mtime_ns)
+    except OSError:
+        return None
+
+
+def _beat(owner: pathlib.Path, mine: dict[str, Any], ended: threading.Event, place: pathlib.Path) -> None:
+    beats = 0
+    while not ended.wait(_BEAT_SECONDS):
+        beats += 1
+        with contextlib.suppress(Exception):  # of a disk or network that is away for a while
+            there = _read(owner)
+            if there is not None and there["token"] != mine["token"]:
+                logging.error("%s was taken over by %s; this process ends", place, _described(there))
+                preemption.end_at_once()
+            if files.in_bucket(owner):
+                _write(owner, {**mine, "beats": beats})
+            else:
+                os.utime(owner)
+
+
+def _release(owner: pathlib.Path, mine: dict[str, Any]) -> None:
+    there = _read(owner)
+    if there is not None and there["token"] == mine["token"]:
+        with contextlib.suppress(OSError):
+            owner.unlink()
+
+
+def _tidy(path: pathlib.Path, owner: pathlib.Path, mine: dict[str, Any]) -> None:
+    _release(owner, mine)
+    if not files.in_bucket(path):
+        path.unlink(missing_ok=True)
+
+
+def _write(owner: pathlib.Path, content: dict[str, Any]) -> None:
+    files.write_text(owner, json.dumps(content))
+
+
+def _read(owner: pathlib.Path) -> dict[str, Any] | None:
+    try:
+        return cast(dict[str, Any], json.loads(owner.read_text(encoding="utf-8")))
+    except (OSError, ValueError):
+        return None
+
+
+def _described(holder: dict[str, Any]) -> str:
+    if "host" not in holder:
+        return "another process"
+    return f"process {holder['pid']} on {holder['host']} ({holder['command']}), since {holder['since']}"

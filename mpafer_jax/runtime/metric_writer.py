@@ -1,0 +1,100 @@
+"""Where numbers go while a run runs: JSON lines and TensorBoard events."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+import tempfile
+import time
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Any, Self
+
+from mpafer_jax.runtime import files
+
+_LINES, _EVENTS = "metrics.jsonl", "tensorboard"
+
+_COPY_SECONDS = 30.0  # between copies into a bucket, whose objects cannot be appended to
+
+
+class MetricWriter:
+    """Appends metrics to `metrics.jsonl` and to TensorBoard; a context manager.
+
+    For a workdir in a bucket both are written on this machine and copied there whole: now and then, when asked to, and
+    at the end. A run that is killed loses lines of steps that its next start makes anew, if what it asks for comes
+    before each checkpoint.
+    """
+
+    def __init__(self, workdir: pathlib.Path, *, first_step: int, enabled: bool) -> None:
+        """Opens the files; lines after `first_step`, which a stopped run left and a resumed one writes anew, go.
+
+        Args:
+          workdir: of the run.
+          first_step: how many updates were made before.
+          enabled: whether this process writes; otherwise every call does nothing.
+        """
+        import tensorboardX  # here: it imports PyTorch where it can, which a command prevents first
+
+        self._stream = self._events = None
+        if not enabled:
+            return
+        kept = _lines_up_to(workdir / _LINES, first_step)
+        self._workdir, self._copies, self._copied = workdir, None, time.monotonic()
+        if files.in_bucket(workdir):
+            self._copies = tempfile.TemporaryDirectory()
+            workdir = pathlib.Path(self._copies.name)
+        files.write_text(workdir / _LINES, "".join(kept))
+        self._stream = (workdir / _LINES).open("a", encoding="utf-8")
+        self._events = tensorboardX.SummaryWriter(
+            str(workdir / _EVENTS), purge_step=first_step + 1 if first_step else None
+        )
+
+    def write(self, step: int, kind: str, metrics: Mapping[str, float]) -> None:
+        """Adds one line: `kind` is 'train' or the name of an evaluated split."""
+        if self._stream is None or self._events is None:
+            return
+        self._stream.write(json.dumps({"step": step, "kind": kind, **metrics}) + "\n")
+        self._stream.flush()
+        for name, value in metrics.items():
+            self._events.add_scalar(f"{kind}/{name}", value, step)
+        self._events.flush()
+        if time.monotonic() - self._copied > _COPY_SECONDS:
+            self.flush()
+
+    def flush(self) -> None:
+        """Puts what was written where the workdir is; to be called before a checkpoint is begun that continues it."""
+        if self._stream is None or self._copies is None:
+            return
+        here = pathlib.Path(self._copies.name)
+        for path in (here / _LINES, *(here / _EVENTS).iterdir()):
+            (self._workdir / path.relative_to(here)).write_bytes(path.read_bytes())
+        self._copied = time.monotonic()
+
+    def __enter__(self) -> Self:
+        """Returns itself."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Closes the files, whatever happened."""
+        if self._stream is not None and self._events is not None:
+            self._stream.close()
+            self._events.close()
+            self.flush()
+            if self._copies is not None:
+                self._copies.cleanup()
+
+
+def _lines_up_to(path: pathlib.Path, step: int) -> list[str]:
+    kept: list[str] = []
+    if not path.is_file():
+        return kept
+    for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
+        try:
+            record: dict[str, Any] = json.loads(line)
+        except json.JSONDecodeError:  # the line that was being written when the run was killed
+            continue
+        if record["step"] <= step and line.endswith("\n"):
+            kept.append(line)
+    return kept

@@ -1,0 +1,204 @@
+"""Compiles a configuration's training and evaluation steps for a TPU slice that need not be there.
+
+    pip install -e '.[tpu-check]'
+    JAX_PLATFORMS=cpu python -m tests.bench.compile_check --config=configs/rafdb.py:bf16 --topology=v5e:4x4 \
+      --images_per_device=32 --config.data.dir=unused
+
+Needs neither data nor weights: the compiler for TPUs runs on any Linux machine with libtpu. Prints for each step, per
+device: memory (arguments, results, temporaries, program) against the chip's, floating-point operations of the matrix
+products, traffic to memory, exchanges between devices, and the bound on images per second that follows: the slowest of
+the three at the chip's peak rates. No run can be faster; how much slower it is only a run can tell.
+
+Exit code 1 where a step does not fit the chip's memory.
+"""
+
+from __future__ import annotations
+
+if __name__ == "__main__":  # before what takes seconds to import
+    from mpafer_jax.runtime import preemption
+
+    preemption.listen()
+
+import dataclasses
+import sys
+import time
+from collections.abc import Sequence
+
+from absl import flags, logging
+
+from mpafer_jax.cli import runner
+from mpafer_jax.config.flags import define_config
+from mpafer_jax.config.schema import Config
+from mpafer_jax.runtime.errors import ConfigError
+from tests.bench import shapes
+from tests.bench.chips import Slice, TopologyError, describe_slice
+from tests.bench.flops import count_flops
+from tests.bench.hlo import Traffic, measure_traffic
+
+_CONFIG = define_config()
+_TOPOLOGY = flags.DEFINE_list("topology", ["v5e:4x4"], "Slices, such as v5e:4x4, v6e:8x8, v4:2x2x2.")
+_STEPS = flags.DEFINE_list("steps", ["train", "eval"], "Which steps: train, eval.")
+_IMAGES = flags.DEFINE_integer(
+    "images_per_device", 0, "Sets the batch sizes to so many for each device; 0: those of the configuration.", 0
+)
+_CLASSES = flags.DEFINE_integer("num_classes", None, "Where only the dataset knows how many there are.", 2)
+_TABLE = flags.DEFINE_bool("table", False, "One line of a Markdown table for each step instead.")
+_MAKERS = {"train": shapes.train_step, "eval": shapes.eval_step}
+_HEAD = (
+    "| slice (hosts) | CLIP, dtype | step, images a device | memory, GB: arguments + temporaries + program | of | "
+    "TFLOP | memory traffic, GB | exchanged, MB | bound: images/s, by |\n|---|---|---|---:|---:|---:|---:|---:|---:|"
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """One compiled step, per device; bytes, seconds and floating-point operations.
+
+    Attributes:
+      step: "train" or "eval".
+      images: of one call, over all devices.
+      arguments, results, temporaries, program: memory; what the results take over from the arguments counts once.
+      flops: of the matrix products.
+      traffic: what is moved.
+      compile_seconds: how long the compiler took.
+    """
+
+    step: str
+    where: Slice
+    images: int
+    arguments: int
+    results: int
+    temporaries: int
+    program: int
+    flops: float
+    traffic: Traffic
+    compile_seconds: float
+
+    @property
+    def memory(self) -> int:
+        """What the step takes of a device's memory."""
+        return self.arguments + self.results + self.temporaries + self.program
+
+    @property
+    def available(self) -> float:
+        """A device's memory."""
+        return self.where.chip.hbm_bytes * self.where.device_share
+
+    def bounds(self) -> dict[str, float]:
+        """Seconds that one call takes at least: for computing, for memory, for the links."""
+        chip, share = self.where.chip, self.where.device_share
+        links = sum(c.link_bytes(len(self.where.devices)) for c in self.traffic.collectives)
+        return {
+            "compute": self.flops / (chip.peak_flops * share),
+            "memory": self.traffic.memory_bytes / (chip.hbm_bandwidth * share),
+            "links": links / (chip.link_bandwidth * share),
+        }
+
+
+def check(config: Config, where: Slice, step: str, num_classes: int | None) -> Report:
+    """Compiles a step for a slice and measures it.
+
+    Raises:
+      ConfigError: the CLIP or the number of classes is unknown, or the batch cannot be split over the slice.
+    """
+    size = config.train.batch_size // config.train.accumulate if step == "train" else config.eval.batch_size
+    if size % len(where.devices):
+        raise ConfigError(
+            f"a batch of {size} for config.{step} cannot be split over the {len(where.devices)} devices of "
+            f"{where.name}; give --images_per_device, or a multiple"
+        )
+    clip, classes = shapes.find_clip_config(config), shapes.count_classes(config, num_classes)
+    made = _MAKERS[step](config, clip, classes, where.devices)
+    started = time.monotonic()
+    compiled = made.function.lower(*made.arguments).compile()
+    seconds = time.monotonic() - started
+    memory = compiled.memory_analysis()
+    return Report(
+        step=step,
+        where=where,
+        images=made.images,
+        arguments=memory.argument_size_in_bytes,
+        results=memory.output_size_in_bytes - memory.alias_size_in_bytes,
+        temporaries=memory.temp_size_in_bytes,
+        program=memory.generated_code_size_in_bytes,
+        flops=count_flops(made.function, *made.arguments),
+        traffic=measure_traffic(compiled.as_text()),
+        compile_seconds=seconds,
+    )
+
+
+def describe(report: Report, config: Config) -> str:
+    """The report as lines of text."""
+    where, bounds = report.where, report.bounds()
+    by = max(bounds, key=bounds.__getitem__)
+    exchanged = [f"{c.count} {c.kind} of {c.num_bytes / 1e6:.3f} MB together" for c in report.traffic.collectives]
+    lines = [
+        f"{report.step} step of {config.clip.name}, {config.clip.dtype}, for {where.name}: {len(where.devices)} "
+        f"devices in {where.num_hosts} host(s), {report.images} images, compiled in {report.compile_seconds:.0f} s",
+        f"  memory       {report.memory / 1e9:.2f} GB of {report.available / 1e9:.0f}: arguments "
+        f"{report.arguments / 1e9:.3f}, results {report.results / 1e9:.3f}, "
+        f"temporaries {report.temporaries / 1e9:.3f}, program {report.program / 1e9:.3f}",
+        f"  compute      {report.flops / 1e12:.3f} TFLOP in matrix products, at least {1e3 * bounds['compute']:.2f} ms",
+        f"  traffic      {report.traffic.memory_bytes / 1e9:.2f} GB to and from memory, at least "
+        f"{1e3 * bounds['memory']:.2f} ms",
+        f"  exchanges    {'; '.join(exchanged) or 'none'}, at least {1e3 * bounds['links']:.3f} ms",
+        f"  bound        {report.images / bounds[by]:,.0f} images/s on all devices, by {by}",
+    ]
+    if report.traffic.unknown_loops:
+        lines.append(f"  {report.traffic.unknown_loops} loop(s) of unknown length: traffic counts one round of each")
+    if report.memory > report.available:
+        lines.append("  DOES NOT FIT: set train.accumulate, clip.remat=full, clip.dtype=bfloat16 or fewer images")
+    return "\n".join(lines)
+
+
+def table_row(report: Report, config: Config) -> str:
+    """The report as a row of a Markdown table with the columns of `_HEAD`."""
+    bounds = report.bounds()
+    by = max(bounds, key=bounds.__getitem__)
+    parts = " + ".join(f"{x / 1e9:.2f}" for x in (report.arguments, report.temporaries, report.program))
+    exchanged = sum(c.num_bytes for c in report.traffic.collectives)
+    cells = (
+        f"{report.where.name} ({report.where.num_hosts})",
+        f"{config.clip.name.rpartition('/')[2]}, {config.clip.dtype}",
+        f"{report.step}, {report.images // len(report.where.devices)}",
+        parts,
+        f"{report.available / 1e9:.0f}{'' if report.memory <= report.available else ': too much'}",
+        f"{report.flops / 1e12:.2f}",
+        f"{report.traffic.memory_bytes / 1e9:.1f}",
+        f"{exchanged / 1e6:.2f}",
+        f"{report.images / bounds[by]:,.0f}, {by}",
+    )
+    return f"| {' | '.join(cells)} |"
+
+
+def main(argv: Sequence[str]) -> None:
+    """Checks every step on every slice."""
+    runner.refuse_arguments(argv)
+    fits = True
+    try:
+        config = Config.from_config_dict(_CONFIG.value)
+        unknown = sorted(set(_STEPS.value) - set(_MAKERS))
+        if unknown:
+            raise ConfigError(f"--steps names {', '.join(unknown)}, expected {' or '.join(_MAKERS)}")
+        if _TABLE.value:
+            print(_HEAD)
+        for name in _TOPOLOGY.value:
+            where = describe_slice(name)
+            sized = _with_images(config, _IMAGES.value * len(where.devices)) if _IMAGES.value else config
+            for step in _STEPS.value:
+                report = check(sized, where, step, _CLASSES.value)
+                print((table_row if _TABLE.value else describe)(report, sized), flush=True)
+                fits = fits and report.memory <= report.available
+    except (ConfigError, TopologyError, ModuleNotFoundError) as error:
+        logging.error("%s: %s", type(error).__name__, error)
+        sys.exit(2)
+    sys.exit(0 if fits else 1)
+
+
+def _with_images(config: Config, size: int) -> Config:
+    train = config.train.model_copy(update={"batch_size": size})
+    return config.model_copy(update={"train": train, "eval": config.eval.model_copy(update={"batch_size": size})})
+
+
+if __name__ == "__main__":
+    runner.start(main, required=["config"])

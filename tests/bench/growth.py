@@ -1,0 +1,210 @@
+"""How time and memory of a training step grow with one size at a time.
+
+Every point is measured in a process of its own, whose peak memory is then the point's. Weights, images and labels are
+random: neither decides how long a step takes.
+"""
+
+from __future__ import annotations
+
+if __name__ == "__main__":  # before what takes seconds to import
+    from mpafer_jax.runtime import preemption
+
+    preemption.listen()
+
+import dataclasses
+import functools
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mpafer_jax.backbones.clip.model import ClipConfig, TextConfig, VisionConfig
+from mpafer_jax.config.schema import Config
+from mpafer_jax.runtime import files, preemption
+from tests.bench import shapes
+from tests.bench.timing import Spread, peak_memory_bytes, time_block
+
+
+class GrowthError(RuntimeError):
+    """A point that could not be measured; the message holds what its process said last."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Point:
+    """The sizes of one measurement; the defaults are what a series leaves as it is.
+
+    Attributes:
+      clip: one of `TOWERS`.
+      image_size: side of the pictures in pixels.
+      batch_size: B.
+      num_prompts: N_p, visual prompts a layer.
+      top_k: k, patches of the local score.
+      classes: C.
+      remat: `clip.remat`.
+      text_chunk: `train.text_chunk`.
+    """
+
+    clip: str = "vit_s16"
+    image_size: int = 224
+    batch_size: int = 8
+    num_prompts: int = 8
+    top_k: int = 16
+    classes: int = 7
+    remat: str = "dots"
+    text_chunk: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Measured:
+    """What a point cost.
+
+    Attributes:
+      point: its sizes.
+      seconds: of a step.
+      compile_seconds: of its compilation.
+      temporaries: bytes that the compiled step needs beside its arguments and results, as the compiler counts them.
+      peak_memory: the process's largest resident memory in bytes, libraries and weights included.
+    """
+
+    point: Point
+    seconds: Spread
+    compile_seconds: float
+    temporaries: int
+    peak_memory: int
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Measured:
+        """Reads what `dataclasses.asdict` gave."""
+        rest = {name: value for name, value in values.items() if name not in ("point", "seconds")}
+        return cls(point=Point(**values["point"]), seconds=Spread(**values["seconds"]), **rest)
+
+
+# (width, layers, heads, patch) of the image tower, then of the text tower (width, layers, heads), and D. ViT-S/16 has
+# a CLIP of its own nowhere; its sizes are DeiT's (arXiv:2012.12877), and the text tower is half as wide as ViT-B/16's.
+TOWERS = {
+    "vit_s16": ((384, 12, 6, 16), (256, 12, 4), 256),
+    "vit_b16": ((768, 12, 12, 16), (512, 12, 8), 512),
+    "tiny": ((32, 2, 2, 8), (32, 2, 2), 16),
+}
+SERIES: dict[str, Sequence[Point]] = {
+    "batch_size": [Point(batch_size=n) for n in (1, 2, 4, 8, 16, 32)],
+    "num_prompts": [Point(num_prompts=n) for n in (0, 4, 8, 16, 32, 64)],
+    "top_k": [Point(top_k=n) for n in (1, 16, 64, 196)],
+    "image_size": [Point(image_size=n) for n in (96, 160, 224, 288, 384)],
+    "classes": [Point(classes=n) for n in (7, 32, 100, 316, 1000)],
+    "classes, text_chunk 32": [Point(classes=n, text_chunk=32) for n in (7, 32, 100, 316, 1000)],
+    "remat": [Point(remat=name, batch_size=16) for name in ("none", "dots", "full")],
+}
+
+
+def varied(name: str) -> str:
+    """The field of `Point` that a series varies."""
+    return name.partition(",")[0]
+
+
+def clip_config(point: Point) -> ClipConfig:
+    """The CLIP of a point; a vocabulary of 1,000 words, since the table's size costs a step nothing."""
+    (width, layers, heads, patch), (text_width, text_layers, text_heads), joint = TOWERS[point.clip]
+    return ClipConfig(
+        VisionConfig(width, 4 * width, layers, heads, point.image_size, patch, "quick_gelu", 1e-5),
+        TextConfig(1000, text_width, 4 * text_width, text_layers, text_heads, 77, 999, "quick_gelu", 1e-5),
+        joint,
+    )
+
+
+def configured(config: Config, point: Point) -> Config:
+    """A configuration with the sizes of a point."""
+    changes = {
+        "train": {"batch_size": point.batch_size, "text_chunk": point.text_chunk, "accumulate": 1},
+        "visual_prompts": {"num_prompts": point.num_prompts},
+        "head": {"top_k": point.top_k},
+        "clip": {"remat": point.remat},
+    }
+    sections = {name: getattr(config, name).model_copy(update=values) for name, values in changes.items()}
+    return config.model_copy(update=sections)
+
+
+def measure_here(config: Config, point: Point, repeats: int) -> Measured:
+    """Measures a point in this process, on its first device."""
+    step = shapes.train_step(
+        configured(config, point), clip_config(point), point.classes, cast(Any, jax).local_devices()[:1]
+    )
+    rng = np.random.default_rng(0)
+    fill: Any = functools.partial(_random, rng=rng, classes=point.classes)
+    state, frozen, batch = cast(tuple[Any, Any, Any], jax.tree.map(fill, step.arguments))
+    batch = {**batch, "mask": np.ones(batch["mask"].shape, np.float32)}
+    start = time.perf_counter()
+    compiled = step.function.lower(state, frozen, batch).compile()
+    compile_seconds = time.perf_counter() - start
+
+    def call() -> None:
+        nonlocal state
+        state, metrics = compiled(state, frozen, batch)
+        jax.block_until_ready(metrics)
+
+    call()
+    seconds = Spread.of([time_block(call) for _ in range(repeats)])
+    temporaries = int(compiled.memory_analysis().temp_size_in_bytes)
+    return Measured(point, seconds, compile_seconds, temporaries, peak_memory_bytes())
+
+
+def _random(leaf: Any, rng: np.random.Generator, classes: int) -> jax.Array:
+    """An array of a shape and type: small numbers, bytes, and labels or positions that exist."""
+    if leaf.dtype == jnp.bool_:
+        return jnp.ones(leaf.shape, jnp.bool_)
+    if leaf.dtype == jnp.uint8:
+        return jnp.asarray(rng.integers(0, 256, leaf.shape), jnp.uint8)
+    if jnp.issubdtype(leaf.dtype, jnp.integer):
+        return jnp.asarray(rng.integers(0, min(classes, 7), leaf.shape), leaf.dtype)
+    return jnp.asarray(0.02 * rng.standard_normal(leaf.shape, np.float32), leaf.dtype)
+
+
+def measure(config: Config, point: Point, repeats: int) -> Measured:
+    """Measures a point in a process of its own.
+
+    Args:
+      config: for all that the point does not name.
+      point: the sizes.
+      repeats: steps that are timed.
+
+    Raises:
+      GrowthError: it ended with an error.
+    """
+    request = json.dumps({"config": config.to_json(), "point": dataclasses.asdict(point), "repeats": repeats})
+    command = [sys.executable, "-m", "tests.bench.growth"]
+    variables, pipe = preemption.ends_with_this(os.environ)
+    ended = subprocess.run(
+        command, input=request, capture_output=True, text=True, check=False, env=variables, pass_fds=pipe
+    )
+    if ended.returncode:
+        raise GrowthError(f"{point}: exit code {ended.returncode}\n{ended.stderr[-2000:]}")
+    return Measured.from_json(json.loads(ended.stdout.splitlines()[-1]))
+
+
+def write(path: Path, found: Mapping[str, Sequence[Measured]]) -> None:
+    """Writes series as JSON."""
+    files.write_json(path, {name: [dataclasses.asdict(point) for point in points] for name, points in found.items()})
+
+
+def read(path: Path) -> dict[str, list[Measured]]:
+    """Reads what `write` wrote."""
+    stored = cast(dict[str, list[dict[str, Any]]], json.loads(path.read_text(encoding="utf-8")))
+    return {name: [Measured.from_json(point) for point in points] for name, points in stored.items()}
+
+
+def _answer(request: str) -> str:
+    asked = cast(dict[str, Any], json.loads(request))
+    measured = measure_here(Config.from_json(asked["config"]), Point(**asked["point"]), asked["repeats"])
+    return json.dumps(dataclasses.asdict(measured))
+
+
+if __name__ == "__main__":
+    sys.stdout.write(_answer(sys.stdin.read()) + "\n")

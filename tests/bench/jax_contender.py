@@ -1,0 +1,249 @@
+"""Our steps as a contender: those that a run compiles (`mpafer_jax/steps.py`)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, cast
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from mpafer_jax.backbones.clip.load import load_clip
+from mpafer_jax.data.normalize import normalize
+from mpafer_jax.method import losses, steps
+from mpafer_jax.method.model import MPAFER, variables
+from mpafer_jax.method.prompts import PromptShape, TextEmbeddings, Texts
+from mpafer_jax.method.state import Frozen, TrainState
+from mpafer_jax.runtime import devices
+from tests.bench import measures, timing
+from tests.bench import problem as problem_lib
+from tests.bench.flops import count_flops
+from tests.bench.problem import Arrays, Problem
+
+
+class JaxContender:
+    """See `measures.Contender`."""
+
+    def __init__(self, problem: Problem, *, remat: str) -> None:
+        """Loads the problem; `remat` as in `configs/common.py`.
+
+        Raises:
+          ValueError: there are several devices, which plain PyTorch would not use.
+        """
+        if jax.device_count() > 1:
+            raise ValueError(f"found {jax.device_count()} devices, expected one: hide the others from this process")
+        setting = problem.setting
+        exact = setting.precision == "float32"
+        jax.config.update("jax_default_matmul_precision", "float32" if exact else "tensorfloat32")
+        self._dtype = jnp.bfloat16 if setting.precision == "bfloat16" else jnp.float32
+        self._problem = problem
+        self._objective = losses.Objective(temperature=setting.temperature)
+        self._tx = optax.chain(
+            optax.add_decayed_weights(setting.weight_decay),
+            optax.sgd(setting.learning_rate, momentum=setting.momentum),
+        )
+        clip = load_clip(str(problem.clip_folder))
+        self._model = MPAFER(
+            clip.config,
+            _prompt_shape(problem),
+            top_k=setting.top_k,
+            dtype=self._dtype,
+            residual_dtype=self._dtype,
+            remat=remat,
+        )
+        self._frozen = self._make_frozen(clip.params)
+        del clip
+        self._state = self._fresh_state()
+        self._batch = devices.shard_batch(_batch(problem.arrays, setting.num_classes))
+        colours = {"mean": problem_lib.mean, "std": problem_lib.std}
+        self._train_step = steps.make_train_step(
+            forward=steps.forward_images(self._model, **colours), tx=self._tx, objective=self._objective
+        )
+        self._eval_step = steps.make_eval_step(model=self._model, **colours)
+        self._text_step = steps.make_text_step(model=self._model)
+        self._text_features: jax.Array | None = None
+
+    def _make_frozen(self, params: dict[str, Any]) -> Frozen:
+        arrays = self._problem.arrays
+        params = jax.device_put(params)
+        soft = self._model.apply(variables(params, {}), _texts(arrays), method="embed")
+        return devices.replicate(
+            Frozen(
+                clip=params,
+                soft_prompts=cast(TextEmbeddings, soft),
+                hard_text_features=jnp.asarray(arrays["hard_text_features"])[None],
+                hard_token_features=jnp.asarray(arrays["hard_token_features"])[None],
+                prototypes=jnp.asarray(arrays["prototypes"]),
+            )
+        )
+
+    def _fresh_state(self) -> TrainState:
+        prompts = {name: jnp.asarray(self._problem.arrays[name]) for name in ("ctx", "visual_prompts")}
+        return devices.replicate(TrainState(jnp.zeros((), jnp.int32), prompts, self._tx.init(prompts)))
+
+    @property
+    def device(self) -> str:
+        """See `measures.Contender`."""
+        return "cpu" if jax.default_backend() == "cpu" else devices.kind()
+
+    def peak_memory(self) -> int:
+        """See `measures.Contender`."""
+        if self.device == "cpu":
+            return timing.peak_memory_bytes()
+        return int(cast(Any, jax.devices()[0]).memory_stats()["peak_bytes_in_use"])
+
+    def check(self) -> Arrays:
+        """See `measures.Contender`."""
+        arrays, decay = self._problem.arrays, self._problem.setting.weight_decay
+        metrics = devices.to_host(self._update())
+        trace = devices.to_host(optax.tree.get(self._state.opt_state, "trace"))
+        self._state = self._fresh_state()
+
+        @jax.jit
+        def forward(params: Any, frozen: Frozen, images: Any) -> Any:
+            images = normalize(images, problem_lib.mean, problem_lib.std)
+            return self._model.apply(variables(frozen.clip, params), images, frozen.soft_prompts)
+
+        result = cast(Any, forward)(self._state.params, self._frozen, arrays["images"])
+        logits, out = cast(tuple[jax.Array, dict[str, jax.Array]], result)
+        sums = devices.to_host(self._evaluate(self._batch))
+        features = {name: np.asarray(out[name]) for name in ("image_features", "patch_features")}
+        return {
+            "logits": np.asarray(logits),
+            **features,
+            "text_features": np.asarray(self._text_features),
+            "losses": np.array([metrics[name][0] / metrics[name][1] for name in measures.LOSSES], np.float32),
+            "eval_cross_entropy": np.asarray(sums["cross_entropy"] / sums["count"], np.float32),
+            # After the first update SGD's trace is the gradient with the weight decay.
+            **{f"gradient_{name}": trace[name] - decay * arrays[name] for name in trace},
+        }
+
+    def calls(self) -> measures.Calls:
+        """See `measures.Contender`."""
+        one = {name: value[:, :1] for name, value in self._batch.items()}
+        return {
+            measures.TRAIN: lambda: _finish(self._update()),
+            measures.EVAL: lambda: _finish(self._evaluate(self._batch)),
+            measures.SINGLE: lambda: _finish(self._evaluate(one)),
+            measures.TEXT: lambda: _finish(self._text_step(self._state.params, self._frozen)),
+            measures.TEXT_TRAIN: self._make_text_gradient(),
+            measures.PROBE: self._make_probe(),
+            measures.PRODUCT: self._make_product(),
+        }
+
+    def flops(self) -> dict[str, float]:
+        """Floating-point operations of the matrix products that a call needs, whatever is computed twice to save
+        memory left out; of the measures for which that is defined."""
+        plain = self._model.clone(remat="none")
+        colours = {"mean": problem_lib.mean, "std": problem_lib.std}
+        train = steps.make_train_step(
+            forward=steps.forward_images(plain, **colours), tx=self._tx, objective=self._objective
+        )
+        evaluate = steps.make_eval_step(model=plain, **colours)
+        texts = jax.ShapeDtypeStruct(self._problem.arrays["hard_text_features"].shape, jnp.float32)
+        rows, inner, columns = measures.product_shape(self._problem)
+        return {
+            measures.TRAIN: count_flops(train, self._state, self._frozen, self._batch),
+            measures.EVAL: count_flops(evaluate, self._state.params, self._frozen, texts, _eval_part(self._batch)),
+            measures.PRODUCT: 2.0 * rows * inner * columns,
+        }
+
+    def _update(self) -> steps.Metrics:
+        self._text_features = None
+        self._state, metrics = self._train_step(self._state, self._frozen, self._batch)
+        return metrics
+
+    def _evaluate(self, batch: Mapping[str, Any]) -> Any:
+        if self._text_features is None:
+            self._text_features = devices.replicate(self._text_step(self._state.params, self._frozen))
+        return self._eval_step(self._state.params, self._frozen, self._text_features, _eval_part(batch))
+
+    def _make_text_gradient(self) -> Callable[[], None]:
+        def loss(ctx: jax.Array, params: Any, frozen: Frozen) -> jax.Array:
+            both = variables(frozen.clip, {**params, "ctx": ctx})
+            encoded = self._model.apply(both, frozen.soft_prompts, method="encode_soft_prompts")
+            text_features, token_features = cast(tuple[jax.Array, jax.Array], encoded)
+            terms = self._objective.per_class_terms(
+                token_features=token_features,
+                text_features=text_features,
+                hard_token_features=frozen.hard_token_features,
+                hard_text_features=frozen.hard_text_features,
+            )
+            return sum((jnp.mean(values) for values in terms.values()), start=jnp.zeros(()))
+
+        gradient = jax.jit(jax.grad(loss))
+        return lambda: _finish(gradient(self._state.params["ctx"], self._state.params, self._frozen))
+
+    def _make_probe(self) -> Callable[[], None]:
+        setting, arrays = self._problem.setting, self._problem.arrays
+        classes, width = setting.num_classes, self._problem.clip_config.projection_dim
+        probe: Any = devices.replicate({"weights": jnp.zeros((width, classes)), "bias": jnp.zeros(classes)})
+
+        @jax.jit
+        def step(probe: Any, clip_params: Any, images: Any, labels: Any) -> Any:
+            images = normalize(images, problem_lib.mean, problem_lib.std)
+            features = self._model.apply(variables(clip_params, {}), images, method="encode_image_frozen")
+
+            def loss(probe: Any) -> jax.Array:
+                logits = features @ probe["weights"] + probe["bias"]
+                return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(logits, labels))
+
+            return optax.apply_updates(probe, optax.tree.scale(-setting.learning_rate, jax.grad(loss)(probe)))
+
+        def call() -> None:
+            nonlocal probe
+            probe = cast(Any, step)(probe, self._frozen.clip, arrays["images"], arrays["labels"])
+            jax.block_until_ready(probe)
+
+        return call
+
+    def _make_product(self) -> Callable[[], None]:
+        rows, inner, columns = measures.product_shape(self._problem)
+        keys = jax.random.split(jax.random.key(0))
+        left = jax.random.normal(keys[0], (rows, inner), self._dtype)
+        right = jax.random.normal(keys[1], (inner, columns), self._dtype)
+        product = jax.jit(jnp.matmul)
+        return lambda: _finish(product(left, right))
+
+
+def _finish(result: Any) -> None:
+    jax.block_until_ready(result)
+
+
+def _prompt_shape(problem: Problem) -> PromptShape:
+    setting, clip = problem.setting, problem.clip_config
+    return PromptShape(
+        num_ctx=setting.num_ctx,
+        num_classes=0,
+        text_width=clip.text.hidden_size,
+        ctx_std=0.02,
+        num_visual=setting.num_visual,
+        visual_layers=tuple(range(1, clip.vision.num_layers + 1)),
+        num_layers=clip.vision.num_layers,
+        visual_width=clip.vision.hidden_size,
+        visual_std=0.02,
+    )
+
+
+def _texts(arrays: Arrays) -> Texts:
+    """The class prompts trimmed to the longest, as a run has them: what follows the end changes nothing."""
+    ends = arrays["eos_positions"]
+    ids = arrays["ids"][:, : ends.max() + 1]
+    position = cast(np.ndarray[Any, Any], np.arange(ids.shape[1]))
+    return Texts(jnp.asarray(ids), jnp.asarray(ends), jnp.asarray((position > 0) & (position < ends[:, None])))
+
+
+def _batch(arrays: Arrays, num_classes: int) -> Arrays:
+    labels = arrays["labels"]
+    return {
+        "image": arrays["images"],
+        "label": labels,
+        "label_distribution": np.eye(num_classes, dtype=np.float32)[labels],
+        "mask": np.ones(len(labels), np.float32),
+    }
+
+
+def _eval_part(batch: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: batch[name] for name in ("image", "label", "mask")}

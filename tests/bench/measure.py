@@ -1,0 +1,212 @@
+"""Runs the contenders on one problem: checks that they compute the same, then times them in turns."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import pathlib
+import tempfile
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from absl import logging
+
+from tests.bench import measures, timing
+from tests.bench import problem as problem_lib
+from tests.bench.client import BenchmarkError, Worker
+from tests.bench.problem import Arrays, Problem, Setting
+
+# How far contenders may differ, relative to an output's largest entry, by what they compute in (`problem.PRECISIONS`).
+# Rounded products need room: the contrast divides by a temperature of 0.01, and which patches are the best can change.
+TOLERANCES = {"float32": 1e-4, "tf32": 1e-1, "bfloat16": 3e-1}
+
+
+@dataclasses.dataclass(frozen=True)
+class Start:
+    """One start of a contender's process, in seconds since it was started, and its memory.
+
+    Attributes:
+      imported: all is imported.
+      ready: the CLIP is loaded and the first step can be called.
+      first_step: the first training step is done.
+      step: what a later training step takes.
+      peak_memory: bytes, after a few training steps, as `measures.Contender.peak_memory`.
+    """
+
+    imported: float
+    ready: float
+    first_step: float
+    step: float
+    peak_memory: int
+
+    @property
+    def compile(self) -> float:
+        """What the first step took longer than a later one."""
+        return max(0.0, self.first_step - self.ready - self.step)
+
+
+@dataclasses.dataclass(frozen=True)
+class Results:
+    """What was measured on one problem.
+
+    Attributes:
+      setting: the problem's sizes.
+      device: what all computed on, as `measures.Contender.device`.
+      seconds: by measure and contender, mean seconds of a call in each turn.
+      starts: by contender, "cold" and "warm" (compiled functions kept by an earlier process), each time it was tried.
+      errors: by contender, the largest error of each output against our own, relative to its largest entry.
+      flops: by measure, floating-point operations of the matrix products that it needs.
+    """
+
+    setting: Setting
+    device: str
+    seconds: Mapping[str, Mapping[str, Sequence[float]]]
+    starts: Mapping[str, Mapping[str, Sequence[Start]]]
+    errors: Mapping[str, Mapping[str, float]]
+    flops: Mapping[str, float]
+
+    def as_json(self) -> dict[str, Any]:
+        """For `files.write_json`."""
+        return dataclasses.asdict(self)
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """How to measure.
+
+    Attributes:
+      contenders: of `worker.CONTENDERS`; ours first.
+      measures: of `measures.TITLES`.
+      repeats: turns.
+      starts: how often each kind of start is tried; 0 for never.
+      block_seconds: how long a block of calls lasts at least.
+      remat: of our steps, as in `configs/common.py`.
+      threads: cores and threads of each contender, 0 for all.
+      log: file for what the contenders write; None for this process's stderr.
+    """
+
+    contenders: tuple[str, ...]
+    measures: tuple[str, ...]
+    repeats: int
+    starts: int
+    block_seconds: float
+    remat: str
+    threads: int
+    log: pathlib.Path | None
+
+
+def run(setting: Setting, options: Options) -> Results:
+    """Measures everything on one problem.
+
+    Raises:
+      BenchmarkError: a contender does not run, or computes something else than ours: nothing is timed then.
+    """
+    with tempfile.TemporaryDirectory() as name:
+        folder = pathlib.Path(name)
+        problem = problem_lib.write(folder / "problem", setting)
+        with contextlib.ExitStack() as stack:
+            workers = {name: stack.enter_context(_start(name, problem, options, None)) for name in options.contenders}
+            device = same_device({name: worker.ask("load")["device"] for name, worker in workers.items()})
+            outputs = {name: _outputs(worker, folder) for name, worker in workers.items()}
+            errors = check_equal(outputs, TOLERANCES[setting.precision])
+            flops: dict[str, float] = workers["ours"].ask("flops")["flops"] if "ours" in workers else {}
+            seconds = {measure: _time(measure, workers, options) for measure in options.measures}
+        starts = {name: _starts(name, problem, options, folder / name) for name in options.contenders}
+    return Results(setting, device, seconds, starts, errors, flops)
+
+
+def same_device(found: Mapping[str, str]) -> str:
+    """What all contenders compute on.
+
+    Args:
+      found: by contender, its `device`.
+
+    Raises:
+      BenchmarkError: they differ.
+    """
+    (first, *others) = set(found.values())
+    if others:
+        each = ", ".join(f"{name} on {device}" for name, device in found.items())
+        raise BenchmarkError(f"nothing was timed, as not all compute on the same device: {each}")
+    return first
+
+
+def _start(name: str, problem: Problem, options: Options, cache: pathlib.Path | None) -> Worker:
+    return Worker(name, problem.folder, remat=options.remat, threads=options.threads, cache=cache, log=options.log)
+
+
+def _outputs(worker: Worker, folder: pathlib.Path) -> Arrays:
+    path = folder / f"{worker.name}.npz"
+    worker.ask("check", path=str(path))
+    with np.load(path, allow_pickle=False) as stored:
+        return dict(stored)
+
+
+def check_equal(outputs: Mapping[str, Arrays], tolerance: float) -> dict[str, dict[str, float]]:
+    """The largest differences of all contenders from the first, each relative to the output's largest entry.
+
+    Args:
+      outputs: by contender, what `Contender.check` returned.
+      tolerance: how large they may be.
+
+    Raises:
+      BenchmarkError: one is above the tolerance or not finite; the message names all of them.
+    """
+    (reference_name, reference), *others = outputs.items()
+    errors = {name: {key: _error(found[key], reference[key]) for key in reference} for name, found in others}
+    wrong = [
+        f"{name}'s {key} by {error:.1e}"
+        for name, of in errors.items()
+        for key, error in of.items()
+        if not error <= tolerance
+    ]
+    if wrong:
+        raise BenchmarkError(
+            f"nothing was timed, as not everything is equal to {reference_name}'s within {tolerance} of the largest "
+            f"entry: {', '.join(wrong)}. A gradient may differ by itself where two patches' scores are all but equal, "
+            "and one or the other is among the best; another --seed tells"
+        )
+    return errors
+
+
+def _error(found: np.ndarray[Any, Any], expected: np.ndarray[Any, Any]) -> float:
+    if found.shape != expected.shape:
+        return float("inf")
+    return float(np.abs(found - expected).max() / np.abs(expected).max())
+
+
+def _time(measure: str, workers: Mapping[str, Worker], options: Options) -> dict[str, list[float]]:
+    """Seconds of a call by contender, in turns, after two calls that are not counted."""
+    calls: dict[str, int] = {}
+    for name, worker in workers.items():
+        worker.seconds(measure)
+        calls[name] = max(1, round(options.block_seconds / worker.seconds(measure)))
+    logging.info("timing %s, calls in a block: %s", measure, calls)
+    blocks = {name: _block(worker, measure, calls[name]) for name, worker in workers.items()}
+    return timing.alternate(blocks, options.repeats)
+
+
+def _block(worker: Worker, measure: str, calls: int) -> Any:
+    return lambda: worker.seconds(measure, calls)
+
+
+def _starts(name: str, problem: Problem, options: Options, folder: pathlib.Path) -> dict[str, list[Start]]:
+    found: dict[str, list[Start]] = {"cold": [], "warm": []}
+    for attempt in range(options.starts):
+        cache = folder / str(attempt)
+        for kind in found:
+            logging.info("%s start of %s", kind, name)
+            found[kind].append(_measure_start(name, problem, options, cache))
+    return found
+
+
+def _measure_start(name: str, problem: Problem, options: Options, cache: pathlib.Path) -> Start:
+    with _start(name, problem, options, cache) as worker:
+        worker.ask("load")
+        ready = worker.age()
+        worker.seconds(measures.TRAIN)
+        first_step = worker.age()
+        step = worker.seconds(measures.TRAIN, 2)
+        peak = int(worker.ask("peak_memory")["bytes"])
+        return Start(worker.import_seconds, ready, first_step, step, peak)

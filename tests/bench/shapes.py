@@ -1,0 +1,171 @@
+"""The training and evaluation steps of a configuration on arrays that have a shape and no content.
+
+Neither data nor weights are needed: OpenAI's CLIPs are known by name.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mpafer_jax.backbones.clip.load import read_config
+from mpafer_jax.backbones.clip.model import ClipConfig, TextConfig, VisionConfig
+from mpafer_jax.backbones.clip.rules import param_shapes, param_type, unflatten
+from mpafer_jax.backbones.files import find_files
+from mpafer_jax.config.expressions import CANONICAL_NAMES
+from mpafer_jax.config.schema import Config
+from mpafer_jax.data.readers import affectnet, ckplus, fer2013, ferplus, jaffe, rafdb, sfew
+from mpafer_jax.method import build, optim, steps
+from mpafer_jax.method.prompts import TextEmbeddings, init_prompts, seed_key
+from mpafer_jax.method.state import Frozen, TrainState
+from mpafer_jax.runtime import devices
+from mpafer_jax.runtime.errors import ConfigError
+
+_NUM_STEPS = 1000  # of the schedule; no shape depends on it
+
+
+def _openai(width: int, layers: int, patch_size: int, text_width: int, image_size: int = 224) -> ClipConfig:
+    return ClipConfig(
+        VisionConfig(width, 4 * width, layers, width // 64, image_size, patch_size, "quick_gelu", 1e-5),
+        TextConfig(49408, text_width, 4 * text_width, 12, text_width // 64, 77, 49407, "quick_gelu", 1e-5),
+        text_width,
+    )
+
+
+# The towers of Radford et al. (2021), table 20.
+OPENAI_CLIPS = {
+    "openai/clip-vit-base-patch32": _openai(768, 12, 32, 512),
+    "openai/clip-vit-base-patch16": _openai(768, 12, 16, 512),
+    "openai/clip-vit-large-patch14": _openai(1024, 24, 14, 768),
+    "openai/clip-vit-large-patch14-336": _openai(1024, 24, 14, 768, 336),
+}
+_CLASSES = {
+    "rafdb": rafdb.CLASS_NAMES,
+    "rafdb_compound": rafdb.COMPOUND_CLASS_NAMES,
+    "ferplus": ferplus.CLASS_NAMES,
+    "affectnet": affectnet.CLASS_NAMES,
+    "fer2013": fer2013.CLASS_NAMES,
+    "sfew": sfew.CLASS_NAMES,
+    "ckplus": ckplus.CLASS_NAMES,
+    "jaffe": jaffe.CLASS_NAMES,
+    "synthface": CANONICAL_NAMES,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class AbstractStep:
+    """A step that can be traced, lowered and compiled.
+
+    Attributes:
+      function: jitted over the devices that were asked for.
+      arguments: shapes and types, of the whole batch where it is sharded.
+      images: of one call, over all devices.
+    """
+
+    function: Any
+    arguments: tuple[Any, ...]
+    images: int
+
+
+def find_clip_config(config: Config) -> ClipConfig:
+    """The shape of the configured CLIP; OpenAI's need no file, of others only config.json is read.
+
+    Raises:
+      ConfigError: it is none of OpenAI's and cannot be found.
+    """
+    section = config.clip
+    if section.name in OPENAI_CLIPS:
+        return OPENAI_CLIPS[section.name]
+    try:
+        return read_config(find_files(section.name, revision=section.revision, cache_dir=section.cache_dir).config)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"config.clip.name is {section.name!r}: {error}") from error
+
+
+def count_classes(config: Config, num_classes: int | None = None) -> int:
+    """How many classes the configuration has, without its dataset; `num_classes` where only the dataset knows.
+
+    Raises:
+      ConfigError: only the dataset knows, and `num_classes` is None.
+    """
+    if num_classes is not None:
+        return num_classes
+    names: Sequence[str] = config.data.class_names or _CLASSES.get(config.data.dataset, ())
+    if not names:
+        raise ConfigError(
+            f"the classes of dataset {config.data.dataset!r} are known from its folders alone; give --num_classes"
+        )
+    return len(names)
+
+
+def train_step(config: Config, clip: ClipConfig, num_classes: int, on: Sequence[Any]) -> AbstractStep:
+    """One update on the given devices, as `steps.make_train_step` compiles it for those at hand."""
+    model = build.make_model(config, clip, num_classes)
+    params = jax.eval_shape(functools.partial(init_prompts, model.prompt_shape), seed_key(0))
+    tx, _ = build.make_optimizer(config, model.prompt_shape, _NUM_STEPS)
+    body = functools.partial(
+        steps.train_step_body,
+        forward=steps.forward_images(build.training_model(config, model), config.data.mean, config.data.std),
+        tx=tx,
+        objective=build.make_objective(config),
+        accumulate=config.train.accumulate,
+        trained=optim.trained(params, config.optimizer.lr_scales),
+    )
+    state = TrainState(_abstract((), jnp.int32), params, jax.eval_shape(tx.init, params))
+    batch = _batch(config.train.batch_size, clip, num_classes)
+    frozen = _frozen(config, clip, num_classes)
+    function = devices.data_parallel_on(on, body, replicated=2, donate=(0,))
+    return AbstractStep(function, (state, frozen, batch), config.train.batch_size)
+
+
+def eval_step(config: Config, clip: ClipConfig, num_classes: int, on: Sequence[Any]) -> AbstractStep:
+    """The evaluation of one batch on the given devices, as `steps.make_eval_step` compiles it."""
+    model = build.make_model(config, clip, num_classes)
+    body = functools.partial(steps.eval_step_body, model=model, mean=config.data.mean, std=config.data.std)
+    params = jax.eval_shape(functools.partial(init_prompts, model.prompt_shape), seed_key(0))
+    batch = _batch(config.eval.batch_size, clip, num_classes)
+    del batch["label_distribution"]
+    text = _abstract((num_classes, clip.projection_dim), jnp.float32)
+    function = devices.data_parallel_on(on, body, replicated=3)
+    return AbstractStep(function, (params, _frozen(config, clip, num_classes), text, batch), config.eval.batch_size)
+
+
+def _abstract(shape: tuple[int, ...], dtype: Any) -> Any:
+    """Stands in for an array, so that types take it for one."""
+    return jax.ShapeDtypeStruct(shape, dtype)
+
+
+def _batch(size: int, clip: ClipConfig, num_classes: int) -> dict[str, Any]:
+    side = clip.vision.image_size
+    return {
+        "image": _abstract((size, side, side, 3), jnp.uint8),
+        "label": _abstract((size,), jnp.int32),
+        "label_distribution": _abstract((size, num_classes), jnp.float32),
+        "mask": _abstract((size,), jnp.float32),
+    }
+
+
+def _frozen(config: Config, clip: ClipConfig, num_classes: int) -> Frozen:
+    flat = {path: _abstract(shape, param_type(path, config.clip.dtype)) for path, shape in param_shapes(clip).items()}
+    # Start, context, a name of one token, full stop, end. Longer names add a position or two.
+    length = config.ctx.num_ctx + 4
+    section = config.hard_prompts
+    groups = len(section.granularity) if section.type == 3 and section.combine == "separate" else 1
+    per_class = functools.partial(_abstract, dtype=jnp.float32)
+    return Frozen(
+        clip=unflatten(flat),
+        soft_prompts=TextEmbeddings(
+            embeddings=_abstract((num_classes, length, clip.text.hidden_size), jnp.float32),
+            eos_positions=_abstract((num_classes,), jnp.int32),
+            content=_abstract((num_classes, length), np.bool_),
+        ),
+        hard_text_features=per_class((groups, num_classes, clip.projection_dim)),
+        hard_token_features=per_class((groups, num_classes, clip.text.hidden_size)),
+        prototypes=per_class((num_classes, clip.projection_dim)),
+    )

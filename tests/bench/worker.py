@@ -1,0 +1,104 @@
+"""A contender in a process of its own, asked over pipes: one JSON object a line, one line of answer for each.
+
+    python -m tests.bench.worker CONTENDER FOLDER [--remat=dots] [--threads=2]
+
+Questions are {"do": "load"}, {"do": "check", "path": ..}, {"do": "time", "measure": .., "calls": ..}, {"do": "flops"}
+and {"do": "peak_memory"}; the end of the input ends the process. The first line comes unasked, when all is imported.
+An answer {"error": ..} says that the question could not be answered, and ends the process.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import os
+import pathlib
+import sys
+import traceback
+from collections.abc import Callable
+from typing import Any, TextIO
+
+CONTENDERS = ("ours", "plain", "compiled")
+
+
+def main() -> None:
+    """Answers until the input ends."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("contender", choices=CONTENDERS)
+    parser.add_argument("folder", type=pathlib.Path)
+    parser.add_argument("--remat", default="dots")
+    parser.add_argument("--threads", type=int, default=0)
+    arguments = parser.parse_args()
+    # What libraries print goes to stderr; the pipe is for answers alone.
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    if arguments.threads:  # before any library makes its threads
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: arguments.threads])
+    try:
+        load = _import_ours(arguments) if arguments.contender == "ours" else _import_torch(arguments)
+        _say(answers, {})
+        _answer(load, answers)
+    except Exception as error:
+        traceback.print_exc()
+        _say(answers, {"error": f"{type(error).__name__}: {error}"})
+        sys.exit(1)
+
+
+def _say(answers: TextIO, message: dict[str, Any]) -> None:
+    print(json.dumps(message), file=answers, flush=True)
+
+
+def _import_ours(arguments: argparse.Namespace) -> Callable[[], Any]:
+    """Imports what the training command imports."""
+    from mpafer_jax.cli import runner
+
+    importlib.import_module("mpafer_jax.jobs.train")
+    runner.import_libraries_without_torch()
+    from tests.bench import problem
+    from tests.bench.jax_contender import JaxContender
+
+    return lambda: JaxContender(problem.read(arguments.folder), remat=arguments.remat)
+
+
+def _import_torch(arguments: argparse.Namespace) -> Callable[[], Any]:
+    import torch
+
+    from tests.bench import problem
+    from tests.bench.torch_contender import TorchContender
+
+    if arguments.threads:
+        torch.set_num_threads(arguments.threads)
+    return lambda: TorchContender(problem.read(arguments.folder), compiled=arguments.contender == "compiled")
+
+
+def _answer(load: Callable[[], Any], answers: TextIO) -> None:
+    from tests.bench import timing
+
+    contender: Any = None
+    calls: dict[str, Callable[[], object]] = {}
+    for line in sys.stdin:
+        question = json.loads(line)
+        match question["do"]:
+            case "load":
+                contender = load()
+                calls = dict(contender.calls())
+                answer = {"device": contender.device}
+            case "check":
+                import numpy as np
+
+                np.savez(question["path"], allow_pickle=False, **contender.check())
+                answer = {}
+            case "time":
+                answer = {"seconds": timing.time_block(calls[question["measure"]], question["calls"])}
+            case "flops":
+                answer = {"flops": contender.flops()}
+            case "peak_memory":
+                answer = {"bytes": contender.peak_memory()}
+            case unknown:
+                raise ValueError(f"unknown question {unknown!r}")
+        _say(answers, answer)
+
+
+if __name__ == "__main__":
+    main()

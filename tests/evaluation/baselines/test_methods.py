@@ -1,0 +1,131 @@
+"""Methods as configuration arguments (`configs.common.METHODS`): each trains what it says, with the loss it says."""
+
+import jax
+import numpy as np
+import pytest
+
+from configs import common, quickstart
+from configs import sample as sample_config
+from mpafer_jax.artifacts import checkpoints
+from mpafer_jax.config.schema import Config
+from mpafer_jax.data.splits import load_dataset
+from mpafer_jax.jobs import train
+from mpafer_jax.method import build as build_lib
+from mpafer_jax.method.model import variables
+from mpafer_jax.runtime.errors import ConfigError
+from tests.jobs import runs
+
+SHORT = {"train.num_steps": 3, "train.log_every": 1, "train.eval_every": 3, "optimizer.warmup_steps": 0}
+PROMPTS = {"coop": {"ctx"}, "vpt_deep": {"visual_prompts"}, "ivlp": {"ctx", "visual_prompts"}, "kgcoop": {"ctx"}}
+TERMS = {"loss", "cross_entropy", "token_alignment", "prompt_alignment", "prototype_alignment"}
+
+
+def configured(sample, method, **changes) -> Config:
+    """The sample's configuration with a method, short."""
+    own = runs.config(sample, **{**SHORT, **changes, **common.METHODS[method]})
+    values = sample_config.get_config(method)
+    given = {"data.dir": own.data.dir, "clip.name": own.clip.name}
+    with values.unlocked():
+        values.update_from_flattened_dict({**runs.CHANGES, **SHORT, **given, **changes})
+    assert Config.from_config_dict(values) == own  # the argument is these changes and no others
+    return own
+
+
+def build(config):
+    clip = build_lib.load_frozen_clip(config)
+    return build_lib.build_experiment(config, load_dataset(config.data).class_names, clip)
+
+
+def text_features(built, prompts):
+    found = built.model.apply(
+        variables(built.frozen.clip, prompts), built.frozen.soft_prompts, method="encode_soft_prompts"
+    )
+    return np.asarray(found[0])
+
+
+def fixed_features(built, template):
+    """theta of texts as they stand."""
+    from mpafer_jax.method.hard_prompts.features import text_encoder
+
+    encoder = text_encoder(built.model, built.frozen.clip, built.tokenizer.encode)
+    return np.asarray(encoder([template.format(name) for name in built.class_names])[0])
+
+
+def unit(features):
+    return features / np.linalg.norm(features, axis=-1, keepdims=True)
+
+
+@pytest.mark.parametrize("method", PROMPTS)
+def test_only_what_a_method_trains_moves_and_only_its_terms_are_summed(sample, tmp_path, method):
+    config = configured(sample, method)
+    built = build(config)
+    before = build_lib.initial_prompts(config, built)
+    summary = train.train_and_evaluate(config, tmp_path / "run")
+    after, _, _ = checkpoints.load(tmp_path / "run", "last")
+    assert {name for name in after if not np.array_equal(after[name], before[name])} == PROMPTS[method]
+    assert summary["trained_parameters"] == {name: before[name].size for name in PROMPTS[method]}
+    expected = {"loss", "cross_entropy"} | ({"prompt_alignment"} if method == "kgcoop" else set())
+    lines = [line for line in runs.metrics(tmp_path / "run") if line["kind"] == "train"]
+    for line in lines:
+        assert TERMS & line.keys() == expected
+        alignment = line.get("prompt_alignment", 0.0)
+        assert line["loss"] == pytest.approx(line["cross_entropy"] + 8 * alignment, rel=1e-5)
+    assert built.model.local_weight == 0
+    if method == "kgcoop":  # of the first step, by hand: the texts are fixed and the context is the words'
+        cosines = np.sum(unit(text_features(built, before)) * unit(fixed_features(built, "a photo of {}")), axis=1)
+        assert lines[0]["prompt_alignment"] == pytest.approx(np.mean(1 - cosines), rel=1e-3)
+        assert np.mean(1 - cosines) > 0.001
+
+
+def test_where_the_context_is_frozen_no_baseline_trains_one(sample, tmp_path):
+    named = {"eval.baselines": ("majority", "text_context")}
+    frozen = {**named, "optimizer.lr_scales": (("ctx", 0.0), (".*", 1.0))}
+    with pytest.raises(
+        ConfigError, match=r"names text_context, .*lr_scales \(\('ctx', 0\.0\), .* freezes ctx there; leave"
+    ):
+        train.prepare(runs.config(sample, **SHORT, **frozen), tmp_path)
+    train.prepare(runs.config(sample, **SHORT, **named), tmp_path)
+    usual = quickstart.get_config().eval.baselines
+    assert "text_context" in usual
+    assert quickstart.get_config("ivlp").eval.baselines == usual
+    left = tuple(name for name in usual if name != "text_context")
+    assert quickstart.get_config("vpt_deep").eval.baselines == left
+
+
+def test_visual_prompts_alone_classify_by_fixed_texts(sample):
+    config = configured(sample, "vpt_deep")
+    built = build(config)
+    features = text_features(built, build_lib.initial_prompts(config, built))
+    np.testing.assert_allclose(features, fixed_features(built, "a photo of a {}."), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("class_specific", [False, True])
+def test_a_context_from_words(sample, class_specific):
+    """Token embeddings of these words, whatever the seed; the visual prompts are those of a random context's run."""
+    words = {"ctx.init_text": "a photo of the face of a", "ctx.num_ctx": 7, "ctx.class_specific": class_specific}
+    config = runs.config(sample, **words)
+    built = build(config)
+
+    def initial(**changes):
+        return build_lib.initial_prompts(runs.config(sample, **{**words, **changes}), built)
+
+    prompts, other, random = initial(), initial(seed=1), initial(**{"ctx.init_text": ""})
+    table = np.asarray(built.frozen.clip["text"]["token_embedding"]["embedding"])
+    expected = table[built.tokenizer.encode("a photo of the face of a")[1:-1]]
+    np.testing.assert_array_equal(prompts["ctx"], np.broadcast_to(expected, random["ctx"].shape))
+    np.testing.assert_array_equal(other["ctx"], prompts["ctx"])
+    np.testing.assert_array_equal(prompts["visual_prompts"], random["visual_prompts"])
+    assert jax.tree.map(lambda x: (x.shape, x.dtype), prompts) == jax.tree.map(lambda x: (x.shape, x.dtype), random)
+    assert not np.allclose(random["ctx"], prompts["ctx"])
+
+
+def test_words_of_another_number_are_refused(sample):
+    config = runs.config(sample, **{"ctx.init_text": "a photo of a"})
+    built = build(config)
+    with pytest.raises(ConfigError, match=r"init_text 'a photo of a' has 4 tokens .*num_ctx is 10; make them equal"):
+        build_lib.initial_prompts(config, built)
+
+
+def test_one_method_at_a_time():
+    with pytest.raises(ValueError, match="coop, kgcoop name several methods"):
+        sample_config.get_config("coop,kgcoop")

@@ -1,0 +1,146 @@
+"""The pages: whole, self-contained, and saying what the files say."""
+
+import json
+import shutil
+
+import pytest
+
+from mpafer_jax.cli import report as command
+from mpafer_jax.evaluation.calibration import calibrate
+from mpafer_jax.evaluation.predictions import Predictions
+from mpafer_jax.evaluation.report import pages
+from mpafer_jax.evaluation.report.contents import ReportError
+from mpafer_jax.jobs import evaluate
+from tests.evaluation.report.page import Page
+from tests.jobs import runs
+
+
+def percent(share, digits=2):
+    return f"{100 * share:.{digits}f}"
+
+
+def copied(finished, folder, *, without=()):
+    shutil.copytree(finished[0], folder, ignore=shutil.ignore_patterns("checkpoints", "tensorboard", *without))
+    return folder
+
+
+def test_a_runs_page_holds_its_numbers(finished):
+    workdir, summary = finished
+    page = Page.of(workdir / "report.html")
+    page.check()
+    found = summary["best"]["test"]
+    shown = [element.text.split() for element in page.all("dd")]
+    assert shown[:3] == [[percent(found[name]), "%"] for name in ("war", "uar", "macro_f1")]
+    stored = Predictions.load(workdir / "predictions.npz")
+    assert shown[3] == [percent(calibrate(stored.probabilities, stored.labels).ece), "%"]
+    rows = page.rows("Rows: the true class")
+    assert rows[0][1:] == found["class_names"]
+    assert [[int(cell) for cell in row[1:]] for row in rows[1:]] == found["confusion"]
+    recalls = {row[0]: row[2] for row in page.rows('scope="col">recall')[1:]}
+    assert recalls == {name: percent(recall) for name, recall in found["recall"].items()}
+    baselines = page.rows("accuracy, %")
+    assert [row[0] for row in baselines[1:]] == [
+        "chance",
+        f"MPA-FER, last step ({summary['last']['step']})",
+        f"MPA-FER, best on validation ({summary['best']['step']})",
+    ]
+    titles = [element.text.strip() for element in page.all("figcaption")]
+    for title in ("Reliability", "Frozen CLIP", "With visual prompts", "Loss, all terms", "Token-level alignment"):
+        assert len([found for found in titles if found.startswith(title)]) == 1
+    metrics = {name for line in runs.metrics(workdir) for name in line} - {"step", "kind", "war"}
+    curves = [element for element in page.all("svg") if "over the steps" in element.attributes["aria-label"]]
+    assert len(curves) == len(metrics)
+    assert len(page.all("img")) == 3 * len(stored.mistakes)
+    assert summary["versions"]["jax"] in page.text
+    assert summary["clip"]["hash"][:16] in page.text
+    assert "label_smoothing" in page.text
+
+
+def test_pictures_can_be_left_out_and_the_page_made_anew(finished, tmp_path, capsys):
+    workdir = copied(finished, tmp_path / "run")
+    before = (workdir / "report.html").read_text()
+    (workdir / "report.html").unlink()
+    assert command.main([str(workdir), "--nopictures"]) == 0
+    assert capsys.readouterr().out == f"{workdir / 'report.html'}\n"
+    page = Page.of(workdir / "report.html")
+    page.check()
+    assert not page.all("img")
+    assert "made without the dataset's pictures" in page.text
+    assert command.main([str(workdir)]) == 0
+    again = (workdir / "report.html").read_text()
+    assert again.split("Made ")[0] == before.split("Made ")[0].replace(finished[0].name, "run")
+
+
+def test_what_is_not_there_is_said(finished, tmp_path):
+    workdir = copied(finished, tmp_path / "run", without=("predictions.npz",))
+    summary = json.loads((workdir / "summary.json").read_text())
+    name = "<b>&\"joy'"  # a folder of class folders can be called anything
+    names = [name, *summary["best"]["test"]["class_names"][1:]]
+    for which in ("best", "last"):
+        summary[which]["test"]["class_names"] = names
+    (workdir / "summary.json").write_text(json.dumps(summary))
+    page = Page.of(pages.write_report(workdir))
+    page.check()
+    assert page.text.count("no predictions were kept") == 3
+    assert "&lt;b&gt;&amp;&#34;joy&#39;" in page.text
+    with pytest.raises(ReportError, match=r"holds neither summary.json nor evaluation.json"):
+        pages.write_report(tmp_path)
+    (workdir / "metrics.jsonl").write_text('{"step": 1}\n')
+    with pytest.raises(ReportError, match=r"metrics.jsonl line 1 is no line of metrics"):
+        pages.write_report(workdir)
+    (workdir / "summary.json").write_text("{")
+    with pytest.raises(ReportError, match=r"summary.json is not JSON"):
+        pages.write_report(workdir)
+
+
+def test_predictions_of_another_step_or_other_pictures_are_not_used(finished, tmp_path, caplog):
+    workdir = copied(finished, tmp_path / "run")
+    summary = json.loads((workdir / "summary.json").read_text())
+    for change in ({"best": {**summary["best"], "step": 99}}, {"fingerprints": {"test": "another"}}):
+        (workdir / "summary.json").write_text(json.dumps({**summary, **change}))
+        page = Page.of(pages.write_report(workdir))
+        assert "it is not used" in caplog.text
+        assert page.text.count("no predictions were kept") == 3
+        caplog.clear()
+
+
+def test_an_evaluation_leaves_one_too_and_both_are_shown(finished, sample, tmp_path):
+    workdir = copied(finished, tmp_path / "run")
+    config = runs.config(sample, **{"eval.checkpoint": str(finished[0]), "eval.report": "numbers"})
+    result = evaluate.evaluate_checkpoint(config, workdir)
+    stored = Predictions.load(workdir / "evaluation_predictions.npz")
+    assert len(stored.mistake_pixels) == 0
+    assert len(stored.mistakes) > 0
+    assert stored.logits.shape == (result["test"]["count"], 5)
+    page = Page.of(workdir / "report.html")
+    page.check()
+    assert len(page.all("dl")) == 2
+    assert str(finished[0]) in page.text
+
+
+def test_runs_are_compared(finished, tmp_path, capsys):
+    one, two = copied(finished, tmp_path / "a" / "run"), copied(finished, tmp_path / "b" / "run")
+    summary, config = (json.loads((two / name).read_text()) for name in ("summary.json", "config.json"))
+    summary["fingerprints"]["test"] = "another"  # so its predictions do not count either
+    summary["process"]["resumed_after_step"] = 4
+    config["loss"]["beta"] = 0.5
+    (two / "summary.json").write_text(json.dumps(summary))
+    (two / "config.json").write_text(json.dumps(config))
+    out = tmp_path / "comparison.html"
+    pages.write_comparison([one, two], out)
+    page = Page.of(out)
+    page.check()
+    rows = page.rows("macro F1, %")
+    found = finished[1]["best"]["test"]
+    assert [row[0] for row in rows[1:]] == ["a/run", "b/run"]
+    assert {tuple(row[2:5]) for row in rows[1:]} == {tuple(percent(found[n]) for n in ("war", "uar", "macro_f1"))}
+    assert rows[1][-1] != "-"
+    assert rows[2][-1] == "-"
+    assert rows[1][5] != "-"
+    assert rows[2][5] == "-"
+    assert page.rows(">field</th>")[1:] == [["loss.beta", "1.0", "0.5"]]
+    assert "b/run was measured on other images than a/run" in " ".join(page.text.split())
+    legends = [element for element in page.all("svg") if "a/run" in element.attributes["aria-label"]]
+    assert len(legends) == len(page.all("svg")) > 8
+    assert command.main([str(one), str(one)]) == 2
+    assert "named twice" in capsys.readouterr().err

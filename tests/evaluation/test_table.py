@@ -1,0 +1,84 @@
+"""The closing table: which rows, in which order, measured on what."""
+
+from typing import get_args
+
+from mpafer_jax.config import schema
+from mpafer_jax.evaluation import protocol, table
+
+
+def scores(war, uar, count=40):
+    return {"war": war, "uar": uar, "macro_f1": 0.0, "count": count}
+
+
+def summary(*splits):
+    def both(war, uar):
+        return {split: scores(war, uar) for split in splits}
+
+    return {
+        "class_names": ["a", "b", "c", "d"],
+        # Not in the table's order.
+        "baselines": {"text_context": {**both(0.6, 0.55), "step": 3}, "majority": both(0.4, 0.25)},
+        "last": {"step": 20, **both(0.7, 0.65)},
+        "best": {"step": 10, **both(0.8, 0.75)},
+        "selected_by": "validation war",
+    }
+
+
+def test_rows_from_chance_to_the_method():
+    found = table.rows(summary("validation", "test"), "test")
+    assert [(row.title, row.war, row.uar) for row in found] == [
+        ("chance", 0.25, 0.25),
+        ("majority class of train", 0.4, 0.25),
+        ("text context alone (CoOp)", 0.6, 0.55),
+        ("MPA-FER, last step (20)", 0.7, 0.65),
+        ("MPA-FER, best on validation (10)", 0.8, 0.75),
+    ]
+
+
+def test_a_run_is_called_what_it_is():
+    whole = {"visual_prompts.num_prompts": 8, "loss.beta": 1.0, "loss.gamma": 0.5, "head.local_weight": 1.0}
+    assert protocol.method_name(whole) == "MPA-FER"
+    for part in whole:
+        assert protocol.method_name({**whole, part: 0}) == "tuned prompts"
+    values = {**summary("test"), "method": "tuned prompts"}
+    assert [row.title for row in table.rows(values, "test") if row.own] == [
+        "tuned prompts, last step (20)",
+        "tuned prompts, best on validation (10)",
+    ]
+
+
+def test_rendered():
+    lines = table.render(summary("validation", "test")).splitlines()
+    assert len({len(line) for line in lines[:7]}) == 1  # aligned as plain text
+    assert [cell.strip() for cell in lines[3].split("|")[1:-1]] == ["majority class of train", "40.00", "25.00"]
+    assert lines[-1] == "Measured on 40 test images."
+
+
+def test_without_a_test_split_it_says_so():
+    text = table.render(summary("validation"))
+    assert "Measured on 40 validation images, which also chose the checkpoint" in text
+    assert "there is no test split" in text
+
+
+def test_a_checkpoint_that_the_test_split_chose_is_called_so():
+    values = {**summary("test"), "selected_by": "test war"}
+    text = table.render(values)
+    assert "| MPA-FER, best on test (10) " in text
+    assert text.endswith(f"Measured on 40 test images.\n\n**{protocol.TEST_SELECTED}**\n")
+    assert protocol.TEST_SELECTED not in table.render(summary("validation", "test"))
+
+
+def test_without_a_held_out_split_there_is_no_table():
+    nothing = {"class_names": ["a"], "baselines": {}, "last": {"step": 3}, "selected_by": "nothing: last step only"}
+    text = table.render(nothing)
+    assert text == "Nothing to compare: the run has no held-out split.\n"
+
+
+def test_every_baseline_has_a_title():
+    assert set(table.BASELINE_TITLES) == set(get_args(schema.BaselineName))
+
+
+def test_without_a_best_checkpoint_the_last_stands_alone():
+    values = summary("test")
+    del values["best"]
+    assert [row.title for row in table.rows(values, "test")][-1] == "MPA-FER, last step (20)"

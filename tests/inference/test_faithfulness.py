@@ -1,0 +1,71 @@
+"""Deletion and insertion: what is painted over, areas by hand, and that a good map beats a bad one."""
+
+import numpy as np
+import pytest
+
+from mpafer_jax.inference import faithfulness
+from mpafer_jax.inference.attribution import Explainer
+from mpafer_jax.inference.faithfulness import Curves
+from tests.inference.test_explain import bank
+
+GRID, SIZE = (4, 4), 18  # patches of 4 pixels, two pixels left over
+
+
+def test_masks_grow_patch_by_patch_in_the_maps_order():
+    order = np.array([5, 0, *range(1, 5), *range(6, 16)])
+    masks = faithfulness.masks(order, GRID, SIZE, steps=8)
+    assert masks.shape == (9, SIZE, SIZE)
+    assert masks.sum(axis=(1, 2)).tolist() == [2 * 16 * step for step in range(9)]
+    assert masks[1, 4:8, 4:8].all()  # patch 5: second row, second column
+    assert masks[1, :4, :4].all()
+    assert (masks[1:] >= masks[:-1]).all()
+    assert not masks[:, 16:].any()
+
+
+def evidence(pixels):
+    """A model that looks at patch 5 alone, whose brightness is the probability."""
+    return pixels[:, 4:8, 4:8].mean(axis=(1, 2, 3)).astype(np.float32) / 255
+
+
+def test_a_map_that_knows_the_evidence_beats_one_that_does_not():
+    pixels = np.zeros((SIZE, SIZE, 3), np.uint8)
+    pixels[4:8, 4:8] = 255
+    heat = np.zeros(16, np.float32)
+    heat[5] = 1
+    found = {}
+    for name, values in (("good", heat), ("bad", -heat)):
+        deletion, insertion = faithfulness.curves(evidence, pixels, values, GRID, (0, 0, 0), 16)
+        assert deletion[0] == insertion[-1] == 1
+        assert deletion[-1] == 0
+        assert insertion[0] < 0.5  # blurred
+        found[name] = Curves(deletion[None], insertion[None]).areas()
+    assert found["good"]["deletion"][0] == pytest.approx(0.5 / 16)  # falls from 1 to 0 in the first step
+    assert found["bad"]["deletion"][0] == pytest.approx(1 - 0.5 / 16)
+    assert found["good"]["insertion"][0] > found["bad"]["insertion"][0] + 0.5
+
+
+def test_differences_are_paired():
+    one = Curves(np.array([[1, 0], [0.5, 0.5]], np.float32), np.ones((2, 2), np.float32))
+    two = Curves(np.array([[1, 0.5], [0.5, 1]], np.float32), np.ones((2, 2), np.float32))
+    summary = faithfulness.summarize({"a": one, "random": two, "centre": two})
+    assert summary["a"]["deletion"]["mean"] == 0.5
+    assert summary["a"]["deletion"]["minus"]["random"] == {"mean": -0.25, "standard_error": 0.0}
+    assert "random" not in summary["random"]["deletion"]["minus"]
+    assert summary["a"]["deletion"]["curve"] == [0.75, 0.25]
+    lines = faithfulness.table(summary).splitlines()
+    assert lines[2].split("|")[1:4] == [" a      ", "          0.500 ± 0.000 ", " -0.250 ± 0.000 "]
+
+
+def test_every_map_of_a_model_is_measured(predictor, faces):
+    explainer = Explainer(predictor, bank(anger="hard eyes"))
+    measured = faithfulness.measure(predictor, explainer, faces[:3], steps=2, seed=0)
+    assert set(measured) == {"patch scores", "patch contrast", "attention rollout", "centre", "random"}
+    predictions = predictor.predict_batch(faces[:3])
+    for curves in measured.values():
+        assert curves.deletion.shape == curves.insertion.shape == (3, 3)
+        for whole in (curves.deletion[:, 0], curves.insertion[:, -1]):
+            np.testing.assert_allclose(whole, [p.confidence for p in predictions], rtol=1e-3)
+    # Everything painted over is the same, whatever the order; and half of it is not.
+    ends = [curves.deletion[:, -1] for curves in measured.values()]
+    np.testing.assert_allclose(ends, np.broadcast_to(ends[0], (5, 3)), rtol=1e-4)
+    assert not np.allclose(measured["random"].deletion[:, 1], measured["centre"].deletion[:, 1], rtol=1e-4)

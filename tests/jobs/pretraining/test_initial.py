@@ -1,0 +1,111 @@
+"""First weights: OpenAI's standard deviations, and a whitened patch embedding."""
+
+import numpy as np
+import pytest
+
+from mpafer_jax.backbones.clip.model import ClipConfig, TextConfig, VisionConfig
+from mpafer_jax.backbones.clip.rules import flatten, param_shapes
+from mpafer_jax.jobs.pretraining.initial import initial_params, whiten_patches
+
+CONFIG = ClipConfig(
+    vision=VisionConfig(96, 384, 3, 4, 48, 8, "quick_gelu", 1e-5),
+    text=TextConfig(700, 64, 256, 2, 4, 32, 699, "quick_gelu", 1e-5),
+    projection_dim=40,
+)
+
+
+def test_standard_deviations_are_openais():
+    flat = flatten(initial_params(CONFIG, seed=0))
+    assert {path: np.shape(value) for path, value in flat.items()} == param_shapes(CONFIG)
+    assert float(np.exp(flat["logit_scale"])) == pytest.approx(1 / 0.07)
+    checked = set()
+    for path, value in flat.items():
+        tower = CONFIG.vision if path.startswith("visual/") else CONFIG.text
+        width, depth = tower.hidden_size**-0.5, (2 * tower.num_layers) ** -0.5
+        *_, module, leaf = path.split("/") if "/" in path else ("", path)
+        assert value.dtype == np.float32
+        if leaf in ("scale", "bias"):
+            np.testing.assert_array_equal(value, float(leaf == "scale"), err_msg=path)
+        elif module in ("q_proj", "k_proj", "v_proj", "projection") and leaf == "kernel":
+            assert value.std() == pytest.approx(width, rel=0.05), path
+            checked.add(module)
+        elif module in ("out_proj", "fc2"):  # these add to the residual stream
+            assert value.std() == pytest.approx(width * depth, rel=0.05), path
+            checked.add(module)
+        elif module == "fc1":
+            assert value.std() == pytest.approx((2 * tower.hidden_size) ** -0.5, rel=0.05), path
+            checked.add(module)
+        elif module == "patch_embedding":
+            assert value.std() == pytest.approx((8 * 8 * 3) ** -0.5, rel=0.05), path
+            checked.add(module)
+    assert checked >= {"q_proj", "k_proj", "v_proj", "projection", "out_proj", "fc2", "fc1", "patch_embedding"}
+
+
+def test_the_same_seed_gives_the_same_numbers():
+    one, same, other = (flatten(initial_params(CONFIG, seed)) for seed in (3, 3, 4))
+    for path, value in one.items():
+        np.testing.assert_array_equal(value, same[path])
+    assert not np.array_equal(one["text/projection/kernel"], other["text/projection/kernel"])
+
+
+@pytest.fixture(scope="module")
+def pictures():
+    """Smooth ones, whose neighbouring pixels are nearly equal, with some noise."""
+    rng = np.random.default_rng(0)
+    coarse = rng.standard_normal((200, 6, 6, 3))
+    return np.kron(coarse, np.ones((1, 4, 4, 1))) + 0.3 * rng.standard_normal((200, 24, 24, 3))
+
+
+def embedded(pictures, kernel):
+    """[patches, W]: each patch, row by row, through the kernel."""
+    size = kernel.shape[0]
+    patches = [
+        picture[top : top + size, left : left + size].reshape(-1)
+        for picture in pictures
+        for top in range(0, 24, size)
+        for left in range(0, 24, size)
+    ]
+    return np.array(patches) @ kernel.reshape(-1, kernel.shape[-1])
+
+
+def test_a_whitened_embedding_has_the_identity_as_covariance(pictures):
+    kernel = whiten_patches(pictures, patch_size=4, width=48, seed=0)  # as wide as a patch has numbers
+    assert (kernel.shape, kernel.dtype) == ((4, 4, 3, 48), np.float32)
+    np.testing.assert_allclose(np.cov(embedded(pictures, kernel), rowvar=False), np.eye(48), atol=1e-3)
+
+
+def test_a_narrow_embedding_keeps_the_largest_components_and_a_wide_one_all(pictures):
+    narrow = np.cov(embedded(pictures, whiten_patches(pictures, 4, 20, seed=0)), rowvar=False)
+    np.testing.assert_allclose(narrow, np.eye(20), atol=1e-3)
+    wide = np.cov(embedded(pictures, whiten_patches(pictures, 4, 64, seed=0)), rowvar=False)
+    values = np.linalg.eigvalsh(wide)
+    np.testing.assert_allclose(values, [0.0] * 16 + [1.0] * 48, atol=1e-3)
+    # Of all embeddings of this width, that of the largest components loses least of the pictures.
+    patches = embedded(pictures, np.eye(48).reshape(4, 4, 3, 48))
+    centred = patches - patches.mean(axis=0)
+    kernel = whiten_patches(pictures, 4, 20, seed=0).reshape(48, 20)
+    left = centred - centred @ kernel @ np.linalg.lstsq(centred @ kernel, centred, rcond=None)[0]
+    smallest = np.linalg.eigvalsh(np.cov(patches, rowvar=False))[:28].sum()
+    assert left.var(axis=0, ddof=1).sum() == pytest.approx(smallest, rel=1e-3)
+
+
+def test_noise_is_not_blown_up():
+    rng = np.random.default_rng(1)
+    flat = np.repeat(rng.standard_normal((50, 1, 1, 3)), 8, axis=1).repeat(8, axis=2)  # a patch has one colour
+    flat += 1e-6 * rng.standard_normal(flat.shape)
+    kernel = whiten_patches(flat, patch_size=4, width=48, seed=0)
+    covariance = np.linalg.eigvalsh(
+        np.cov(
+            rng.permutation(flat.reshape(-1, 2, 4, 2, 4, 3).transpose(0, 1, 3, 2, 4, 5).reshape(-1, 48))
+            @ kernel.reshape(48, 48),
+            rowvar=False,
+        )
+    )
+    np.testing.assert_allclose(covariance[-3:], 1, atol=1e-3)
+    assert covariance[:-3].max() < 1e-6
+
+
+def test_the_seed_turns_the_embedding(pictures):
+    one, same, other = (whiten_patches(pictures, 4, 48, seed) for seed in (0, 0, 1))
+    np.testing.assert_array_equal(one, same)
+    assert not np.allclose(one, other, atol=1e-2)

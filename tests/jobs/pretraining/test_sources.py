@@ -1,0 +1,224 @@
+"""Sources: a folder with metadata.jsonl, a TFDS dataset, drawn faces; each mistake is named with its place."""
+
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+from PIL import Image
+
+from mpafer_jax.jobs.pretraining import sources
+from mpafer_jax.runtime.errors import DataError
+from tests.jobs.pretraining import tiny
+
+
+def section(folder, **changes):
+    return tiny.config(Path(folder), **{f"data.{name}": value for name, value in changes.items()}).data
+
+
+def write(folder, *lines):
+    Image.fromarray(np.full((6, 8, 3), 50, np.uint8)).save(folder / "a.png")
+    text = "\n".join(line if isinstance(line, str) else json.dumps(line, ensure_ascii=False) for line in lines)
+    (folder / "metadata.jsonl").write_text(text, encoding="utf-8")
+    return sources.read_folder(folder)
+
+
+def test_a_folder_with_one_caption_or_several_and_attributes(tmp_path):
+    strange = "a face\u2028in two lines"  # no end of a line of the file
+    data = write(
+        tmp_path,
+        {"file_name": "a.png", "text": "a face", "attributes": {"old": True, "bald": 0.25}},
+        "",
+        {"file_name": "a.png", "text": ["one", strange], "attributes": {"old": False}, "license": "whatever"},
+        {"file_name": "a.png", "text": "none"},
+    )
+    assert list(data.captions) == [("a face",), ("one", strange), ("none",)]
+    assert [statement.phrasings for statement in data.statements] == [("bald",), ("old",)]
+    np.testing.assert_array_equal(data.truth, np.array([[0.25, 1], [np.nan, 0], [np.nan, np.nan]], np.float32))
+    assert data.pictures[2].shape == (6, 8, 3)
+    assert (data.pictures[0] == 50).all()
+    assert set(data.texts()) == {"a face", "one", strange, "none", "old", "bald"}
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("{", r"jsonl:2: line: Invalid JSON"),
+        ("[]", r"jsonl:2: line: Input should be an object"),
+        ({"text": "a"}, r"jsonl:2: file_name: Field required"),
+        ({"file_name": "a.png"}, r"jsonl:2: text: Field required"),
+        ({"file_name": 3, "text": "a"}, r"jsonl:2: file_name: Input should be a valid string"),
+        ({"file_name": "a.png", "text": 3}, r"jsonl:2: text"),
+        ({"file_name": "a.png", "text": []}, r"jsonl:2: text"),
+        ({"file_name": "a.png", "text": " "}, r"jsonl:2: text"),
+        ({"file_name": "a.png", "text": {"a": 1}}, r"jsonl:2: text"),
+        ({"file_name": "a.png", "text": ["a", 3]}, r"jsonl:2: text"),
+        ({"file_name": "a.png", "text": "a", "attributes": ["old"]}, r"jsonl:2: attributes: .*valid dictionary|object"),
+        ({"file_name": "a.png", "text": "a", "attributes": {"old": "yes"}}, r"jsonl:2: attributes\.old"),
+        ({"file_name": "a.png", "text": "a", "attributes": {"old": None}}, r"jsonl:2: attributes\.old"),
+        ({"file_name": "a.png", "text": "a", "attributes": {"old": 1.5}}, r"jsonl:2: attributes\.old.*equal to 1"),
+        ({"file_name": "a.png", "text": "a", "attributes": {"old": float("nan")}}, r"jsonl:2: "),
+        ({"file_name": "sub/b.png", "text": "a"}, r"metadata\.jsonl:2 names the picture .*sub/b\.png, which is not"),
+    ],
+)
+def test_a_broken_line_is_named(tmp_path, line, message):
+    good = {"file_name": "a.png", "text": "a"}
+    with pytest.raises(DataError, match=message):
+        write(tmp_path, good, line)
+
+
+def test_missing_empty_and_unreadable_files_are_named(tmp_path):
+    with pytest.raises(DataError, match=r"nowhere/metadata\.jsonl is not there; expected one JSON object a line"):
+        sources.read_folder(tmp_path / "nowhere")
+    with pytest.raises(DataError, match=r"metadata\.jsonl is empty"):
+        write(tmp_path, "")
+    data = write(tmp_path, {"file_name": "a.png", "text": "a"})
+    (tmp_path / "a.png").write_bytes(b"not a picture")
+    with pytest.raises(DataError, match=r"a\.png: cannot be read as a picture"):
+        data.pictures[0]
+
+
+def test_the_fingerprint_is_that_of_the_content(tmp_path):
+    line = {"file_name": "a.png", "text": "a", "attributes": {"old": 0.5}}
+    first = write(tmp_path, line).fingerprint
+    assert write(tmp_path, line).fingerprint == first
+    assert write(tmp_path, {**line, "text": "b"}).fingerprint != first
+    assert write(tmp_path, {**line, "attributes": {"old": 0.25}}).fingerprint != first
+    data = write(tmp_path, line)
+    Image.fromarray(np.arange(300, dtype=np.uint8).reshape(10, 10, 3)).save(tmp_path / "a.png")
+    assert sources.read_folder(tmp_path).fingerprint != data.fingerprint
+
+
+def test_the_last_pictures_are_held_out(tmp_path):
+    folder = tiny.write_folder(tmp_path, 10)
+    train, held_out = sources.load_source(section(folder, held_out=3), 16, tmp_path)
+    everything = sources.read_folder(folder)
+    assert (len(train), len(held_out)) == (7, 3)
+    assert [*train.captions, *held_out.captions] == list(everything.captions)
+    np.testing.assert_array_equal(np.concatenate([train.truth, held_out.truth]), everything.truth)
+    np.testing.assert_array_equal(held_out.pictures[2], everything.pictures[9])
+    assert len(held_out.pictures) == 3
+    for number in (10, 11):
+        with pytest.raises(DataError, match=rf"config\.data\.held_out is {number} of 10 pictures, which leaves none"):
+            sources.load_source(section(folder, held_out=number), 16, tmp_path)
+
+
+def picture(index):
+    stream = io.BytesIO()
+    Image.fromarray(np.full((10, 12, 3), 20 * index, np.uint8)).save(stream, "PNG")
+    return io.BytesIO(stream.getvalue())
+
+
+class CaptionedSquares(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+    """Grey rectangles."""
+
+    VERSION = tfds.core.Version("1.0.0")
+    name = "captioned_squares"
+    code_path = None  # TFDS would look for download checksums beside the module
+
+    def _info(self):
+        text, features = tfds.features.Text(), tfds.features
+        names = {"image": features.Image(shape=(None, None, 3)), "caption": text, "number": np.int64}
+        names |= {"several": features.Sequence(text), "captions": features.Sequence({"id": np.int64, "text": text})}
+        return tfds.core.DatasetInfo(builder=self, features=features.FeaturesDict(names))
+
+    def _split_generators(self, dl_manager):
+        return {"train": self._generate_examples(6), "test": self._generate_examples(2)}
+
+    def _generate_examples(self, number):
+        for i in range(number):
+            nested = [{"id": 1, "text": f"nested {i}"}, {"id": 2, "text": f"also nested {i}"}]
+            yield (
+                i,
+                {
+                    "image": picture(i),
+                    "caption": f"square {i}",
+                    "several": [f"one {i}", f"ünö {i}"] if i else [],
+                    "captions": nested,
+                    "number": i,
+                },
+            )
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tfds")
+    CaptionedSquares(data_dir=str(folder), file_format="array_record").download_and_prepare()
+    return folder
+
+
+def tfds_section(folder, **changes):
+    values = {"source": "tfds", "name": "captioned_squares:1.0.0/train", "image_feature": "image"}
+    return section(folder, **{**values, "text_feature": "caption", **changes})
+
+
+def test_a_tfds_dataset_with_one_caption_each(prepared, tmp_path):
+    train, held_out = sources.load_source(tfds_section(prepared, held_out=2), 16, tmp_path)
+    assert (len(train), len(held_out), train.truth.shape, train.statements) == (4, 2, (4, 0), ())
+    for data in (train, held_out):
+        for index, (caption,) in enumerate(data.captions):
+            assert data.pictures[index].shape == (10, 12, 3)
+            assert (data.pictures[index] == 20 * int(caption.removeprefix("square "))).all()
+    assert len({caption for data in (train, held_out) for caption in data.captions}) == 6
+
+
+def test_a_tfds_dataset_with_several_captions_inside_another_feature(prepared):
+    data = sources.read_tfds(tfds_section(prepared, text_feature="captions/text", name="captioned_squares/test"))
+    assert sorted(data.captions) == [(f"nested {i}", f"also nested {i}") for i in range(2)]
+    other = sources.read_tfds(tfds_section(prepared, name="captioned_squares/test"))
+    assert other.fingerprint != data.fingerprint
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"text_feature": "text"}, r"text_feature is 'text', which TFDS dataset .* has not; it has .*captions/text"),
+        ({"image_feature": "picture"}, r"config\.data\.image_feature is 'picture', which"),
+        ({"text_feature": "number"}, r"example 0 of .* has .* there; expected a caption"),
+        ({"text_feature": "captions"}, r"example 0 of .* has .* there; expected a caption"),
+        ({"text_feature": "several"}, r"example \d of .* has \[\] there; expected a caption or several"),
+        ({"name": "captioned_squares/validation"}, r"split 'validation' cannot be opened"),
+        ({"name": "no_such_dataset/train"}, r"'no_such_dataset', split 'train' cannot be opened .*tfds build"),
+    ],
+)
+def test_a_tfds_dataset_of_another_form_is_named(prepared, changes, message):
+    with pytest.raises(DataError, match=message):
+        sources.read_tfds(tfds_section(prepared, **changes))
+
+
+def faces(folder, **changes):
+    values = {"source": "synthface", "dir": "", "pictures": 7, "styles": ("colour", "paint"), "held_out": 3}
+    size = changes.pop("size", 32)
+    return sources.load_source(section(folder, **{**values, **changes}), size, folder)
+
+
+def test_drawn_faces_are_drawn_once_and_kept(tmp_path):
+    train, held_out = faces(tmp_path)
+    assert (len(train), len(held_out)) == (4, 3)
+    assert train.pictures[0].shape == (32, 32, 3)
+    assert {len(own) for own in train.captions} == {4}
+    assert {len(own) for own in held_out.captions} == {1}
+    (kept,) = tmp_path.iterdir()
+    before = kept.stat().st_mtime_ns
+    again, _ = faces(tmp_path)
+    assert kept.stat().st_mtime_ns == before
+    assert again.fingerprint == train.fingerprint
+    np.testing.assert_array_equal(again.pictures[3], train.pictures[3])
+    assert faces(tmp_path, seed=2)[0].fingerprint != train.fingerprint
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"styles": ("colour", "oil")}, r"config\.data\.styles is \('colour', 'oil'\); expected some of colour, paint"),
+        ({"styles": ()}, r"config\.data\.styles is \(\); expected some of"),
+        ({"size": 24}, r"config\.model\.image_size is 24; faces are drawn at 32 to 224 pixels"),
+        ({"pictures": 3}, r"config\.data\.held_out is 3 of 3 pictures"),
+    ],
+)
+def test_impossible_faces_are_named(tmp_path, changes, message):
+    with pytest.raises(DataError, match=message):
+        faces(tmp_path, **changes)
+    assert list(tmp_path.iterdir()) == []

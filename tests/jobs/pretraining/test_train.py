@@ -1,0 +1,227 @@
+"""The command as a user runs it: killed and resumed, refused, on eight devices; and what others read of its result."""
+
+import json
+import pathlib
+import shutil
+import signal
+import subprocess
+import time
+
+import jax
+import numpy as np
+import pytest
+from transformers import CLIPModel, CLIPTokenizer
+
+from mpafer_jax.backbones.clip.load import load_clip
+from mpafer_jax.backbones.clip.model import CLIP
+from mpafer_jax.backbones.clip.rules import flatten
+from mpafer_jax.backbones.clip.tokenizer import load_tokenizer
+from mpafer_jax.config.schema import Record
+from mpafer_jax.jobs.pretraining import train
+from mpafer_jax.jobs.pretraining.config import PretrainConfig
+from mpafer_jax.runtime import preemption
+from mpafer_jax.runtime.errors import BankError, CheckpointError, ConfigError, DataError, PromptError
+from tests.backbones import torch_clip
+from tests.jobs import runs
+from tests.jobs.pretraining import tiny
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tiny.write_folder(tmp_path_factory.mktemp("pictures"))
+
+
+@pytest.fixture(scope="module")
+def undisturbed(folder, tmp_path_factory):
+    """A whole run on one device."""
+    workdir = tmp_path_factory.mktemp("run") / "undisturbed"
+    done = runs.run(tiny.command(folder, workdir))
+    assert done.returncode == 0, done.stderr
+    assert "retrieval: " in done.stdout
+    return workdir
+
+
+def params(workdir):
+    return flatten(load_clip(str(workdir / "clip")).params)
+
+
+def numbers(workdir):
+    return [line for line in runs.metrics(workdir) if line["kind"] == "train"]
+
+
+def test_what_a_run_leaves(undisturbed, folder):
+    summary = runs.summary(undisturbed)
+    assert (summary["pictures"], summary["held_out_pictures"]) == (24, 6)
+    assert summary["hours"] > 0
+    assert set(summary["held_out"]) == {"retrieval", "statement_auc", "local_statement_auc"}
+    assert summary["parameters"] == sum(np.size(value) for value in params(undisturbed).values())
+    assert PretrainConfig.from_json(json.dumps(summary["config"])) == tiny.config(folder)
+    lines = numbers(undisturbed)
+    assert [line["step"] for line in lines] == [2, 3, 4, 6, 8, 10]
+    for line in lines:
+        terms = {"attributes"} if line["step"] <= 3 else {"contrastive", "statements", "local_statements", "attributes"}
+        weight = {"contrastive": 1.0}
+        assert set(line) >= terms
+        assert ("contrastive" in line) == (line["step"] > 3)
+        assert line["loss"] == pytest.approx(sum(weight.get(name, 5.0) * line[name] for name in terms), rel=1e-4)
+    assert [line["step"] for line in runs.metrics(undisturbed) if line["kind"] == "held_out"] == [5, 10]
+
+
+@pytest.mark.slow
+def test_killed_and_resumed_equals_undisturbed(undisturbed, folder, tmp_path):
+    arguments = tiny.command(folder, tmp_path / "killed")
+    with subprocess.Popen(arguments, env=runs.environment(), stderr=subprocess.DEVNULL) as process:
+        deadline = time.monotonic() + 240
+        while not list((tmp_path / "killed" / "checkpoints").glob("step_[4-8]")):
+            assert time.monotonic() < deadline
+            assert process.poll() is None, "ended before it could be killed"
+            time.sleep(0.002)
+        process.send_signal(signal.SIGKILL)
+    assert not (tmp_path / "killed" / "clip").exists()
+    resumed = runs.run(arguments)
+    assert resumed.returncode == 0, resumed.stderr
+    expected = params(undisturbed)
+    for path, value in params(tmp_path / "killed").items():
+        np.testing.assert_array_equal(value, expected[path], err_msg=path)
+    assert runs.metrics(tmp_path / "killed") == runs.metrics(undisturbed)
+    assert runs.summary(tmp_path / "killed")["held_out"] == runs.summary(undisturbed)["held_out"]
+
+
+def test_stopped_by_sigterm_between_two_lines_and_resumed_equals_undisturbed(folder, tmp_path):
+    rhythm = {"train.num_steps": 150, "train.log_every": 7, "train.eval_every": 150, "train.checkpoint_every": 100}
+    arguments = tiny.command(folder, tmp_path / "stopped", **rhythm)
+    metrics = tmp_path / "stopped" / "metrics.jsonl"
+    with subprocess.Popen(arguments, env=runs.environment(), stderr=subprocess.PIPE, text=True) as process:
+        deadline = time.monotonic() + 240
+        while not (metrics.is_file() and '"step": 7,' in metrics.read_text()):
+            assert time.monotonic() < deadline
+            assert process.poll() is None, "ended before it could be stopped"
+            time.sleep(0.002)
+        process.send_signal(signal.SIGTERM)
+        _, errors = process.communicate()
+    assert process.returncode == preemption.EXIT_CODE, errors
+    step = int(errors.split("stopped by SIGTERM after step ")[1].split()[0])
+    assert [path.name for path in (tmp_path / "stopped" / "checkpoints").glob("step_*")] == [f"step_{step}"]
+    resumed, whole = runs.run(arguments), runs.run(tiny.command(folder, tmp_path / "whole", **rhythm))
+    assert resumed.returncode == whole.returncode == 0, resumed.stderr + whole.stderr
+    expected = params(tmp_path / "whole")
+    for path, value in params(tmp_path / "stopped").items():
+        np.testing.assert_array_equal(value, expected[path], err_msg=path)
+    assert runs.metrics(tmp_path / "stopped") == runs.metrics(tmp_path / "whole")
+
+
+def test_a_finished_run_stays_and_a_changed_dataset_is_refused(undisturbed, folder, tmp_path, caplog):
+    shutil.copytree(undisturbed, tmp_path / "run")
+    shutil.copytree(folder, tmp_path / "pictures")
+    config = tiny.config(tmp_path / "pictures")  # moved, not changed
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "run" / "clip").iterdir()}
+    hours = runs.summary(tmp_path / "run")["hours"]
+    assert train.pretrain(config, tmp_path / "run")["hours"] == hours
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "run" / "clip").iterdir()} == before
+    assert runs.metrics(tmp_path / "run") == runs.metrics(undisturbed)
+
+    metadata = tmp_path / "pictures" / "metadata.jsonl"
+    metadata.write_text(metadata.read_text().replace("a red picture", "a ruby picture"))
+    with pytest.raises(CheckpointError, match="the training data changed since it was saved"):
+        train.pretrain(config, tmp_path / "run")
+    with pytest.raises(ConfigError, match=r"config\.loss\.top_k: there 4, here 3"):
+        train.pretrain(tiny.config(folder, **{"loss.top_k": 3}), tmp_path / "run")
+
+
+@pytest.mark.slow
+def test_eight_devices_give_the_losses_of_one(undisturbed, folder, tmp_path):
+    assert jax.local_device_count() == 8
+    train.pretrain(tiny.config(folder), tmp_path)
+    for one, eight in zip(numbers(undisturbed), numbers(tmp_path), strict=True):
+        assert one.keys() == eight.keys()
+        for name in one.keys() - {"kind", "grad_norm", "caption_accuracy"}:
+            assert eight[name] == pytest.approx(one[name], rel=2e-3, abs=1e-6), (one["step"], name)
+
+
+def test_the_clip_is_read_here_and_by_pytorch(undisturbed):
+    folder = undisturbed / "clip"
+    clip = load_clip(str(folder))
+    reference, report = CLIPModel.from_pretrained(folder, output_loading_info=True)
+    assert {key: list(value) for key, value in report.items() if value} == {}
+    texts = ["a red picture", "green with a bar at the left", "words that nobody said"]
+    own, theirs = load_tokenizer(folder), CLIPTokenizer.from_pretrained(folder)
+    rows = [own.encode(text) for text in texts]
+    assert rows == theirs(texts)["input_ids"]
+    ids = np.full((3, 24), own.eos_id, np.int32)
+    for row, tokens in zip(ids, rows, strict=True):
+        row[: len(tokens)] = tokens
+    images = np.random.default_rng(0).standard_normal((2, 16, 16, 3)).astype(np.float32)
+    logits, out = jax.jit(CLIP(clip.config).apply)({"params": clip.params}, images, ids)
+    expected = torch_clip.outputs(reference.eval(), images, ids)
+    compared = {name for name in {**out, "logits": logits} if name in expected}
+    assert compared >= {"image_features", "patch_features", "text_features", "logits"}
+    for name in compared:
+        value = {**out, "logits": logits}[name]
+        np.testing.assert_allclose(value, expected[name], rtol=0, atol=1e-4, err_msg=name)
+
+
+def test_pictures_without_attributes_train_by_the_contrast_alone(tmp_path):
+    """And from the first update on: a stage without a loss would waste it."""
+    folder = tiny.write_folder(tmp_path / "pictures", attributes=False)
+    changes = {"train.num_steps": 2, "train.log_every": 1, "optimizer.warmup_steps": 0}
+    summary = train.pretrain(tiny.config(folder, **changes), tmp_path / "run")
+    assert set(summary["held_out"]) == {"retrieval"}
+    for line in numbers(tmp_path / "run"):
+        assert line["contrastive"] > 0
+        assert line["loss"] == pytest.approx(line["contrastive"])
+        assert line["grad_norm"] > 0
+        assert "attributes" not in line
+    with pytest.raises(ConfigError, match=r"config\.loss\.contrastive is 0 and the pictures come without"):
+        train.pretrain(tiny.config(folder, **changes, **{"loss.contrastive": 0.0}), tmp_path / "other")
+    assert not (tmp_path / "other" / "config.json").exists()
+
+
+def test_every_field_is_read(folder, tmp_path, monkeypatch):
+    """Records which fields a run reads; drawn faces and a TFDS dataset read those of their own."""
+    read = set()
+
+    def recording(self, name):
+        if name in type(self).model_fields:
+            read.add((type(self).__name__, name))
+        return object.__getattribute__(self, name)
+
+    config = tiny.config(folder, **{"train.num_steps": 1, "optimizer.warmup_steps": 0})
+    faces = {"source": "synthface", "pictures": 3, "held_out": 1, "styles": ("paint",)}
+    absent = {"source": "tfds", "name": "no_such_dataset"}
+    monkeypatch.setattr(Record, "__getattribute__", recording)
+    train.pretrain(config, tmp_path / "run")
+    train.load_source(config.data.model_copy(update=faces), 32, tmp_path)
+    with pytest.raises(DataError):
+        train.load_source(config.data.model_copy(update=absent), 16, tmp_path)
+    monkeypatch.undo()
+    sections = [type(getattr(config, name)) for name in PretrainConfig.model_fields if name != "seed"]
+    sections += [PretrainConfig, type(config.model.vision), type(config.data.augment)]
+    # With a TFDS dataset that is there, the names of its features too: `test_sources` has one.
+    tfds_only = {("DataSection", "image_feature"), ("DataSection", "text_feature")}
+    assert {(kind.__name__, name) for kind in sections for name in kind.model_fields} - read - tfds_only == set()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"data.held_out": 30}, "config.data.held_out is 30 of 30 pictures"),
+        ({"model.vocab_size": 100}, "config.model.vocab_size is 100, expected at least 514"),
+        ({"model.vocabulary_banks": ("poems",)}, "'poems'"),
+        ({"model.max_position_embeddings": 4}, "raise model.max_position_embeddings"),
+        ({"optimizer.warmup_steps": 10}, "optimizer.warmup_steps is 10, which must be less"),
+        ({"train.batch_size": 12}, "config.train.batch_size is 12, which 8 devices"),
+    ],
+)
+def test_mistakes_are_named_and_leave_the_folder_free(folder, tmp_path, changes, message):
+
+    with pytest.raises((ConfigError, DataError, BankError, PromptError)) as error:
+        train.pretrain(tiny.config(folder, **changes), tmp_path / "run")
+    assert message in str(error.value)
+    assert not (tmp_path / "run" / "config.json").exists()
+
+
+def test_a_mistake_ends_the_command_with_a_message_and_no_traceback(tmp_path):
+    done = runs.run(tiny.command(tmp_path / "nowhere", tmp_path / "run"))
+    assert done.returncode == 2
+    assert f"{pathlib.Path('nowhere') / 'metadata.jsonl'} is not there" in done.stderr
+    assert "Traceback" not in done.stderr

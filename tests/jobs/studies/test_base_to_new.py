@@ -1,0 +1,207 @@
+"""Base-to-new: halves and means by hand, and a real run of a few steps on drawn faces."""
+
+import json
+import shutil
+import subprocess
+
+import numpy as np
+import pytest
+
+from mpafer_jax.artifacts import checkpoints, run_dir
+from mpafer_jax.cli import base_to_new as tool
+from mpafer_jax.data.splits import load_dataset
+from mpafer_jax.evaluation import protocol
+from mpafer_jax.evaluation.baselines import compute as baselines
+from mpafer_jax.jobs import evaluate, train
+from mpafer_jax.jobs.studies import base_to_new
+from mpafer_jax.method import build
+from mpafer_jax.runtime.errors import CheckpointError, ConfigError
+from tests.jobs import runs
+
+SHORT = {"train.num_steps": 2, "optimizer.warmup_steps": 0}
+NAMES = ("anger", "happiness", "neutral", "sadness", "surprise")  # the sample's
+
+
+def test_halves():
+    assert base_to_new.halve(NAMES) == (NAMES[:3], NAMES[3:])
+    assert base_to_new.halve(NAMES[:4]) == (NAMES[:2], NAMES[2:4])
+    with pytest.raises(ValueError, match=r"3 classes \(anger, happiness, neutral\) do not make two halves"):
+        base_to_new.halve(NAMES[:3])
+
+
+def test_harmonic_mean():
+    assert base_to_new.harmonic_mean(0.6, 0.3) == pytest.approx(0.4)
+    assert base_to_new.harmonic_mean(0.5, 0.0) == 0.0
+
+
+def test_the_table_by_hand():
+    def one(base, new):
+        return {"base": {"war": base, "uar": 0.5}, "new": {"war": new, "uar": 0.5}}
+
+    scores = {"zero-shot CLIP": [one(0.4, 0.4), one(0.4, 0.4)], "MPA-FER": [one(0.6, 0.3), one(0.8, 0.2)]}
+    # H of 0.6 and 0.3 is 0.4, of 0.8 and 0.2 is 0.32.
+    assert (
+        base_to_new.render(scores, NAMES, {"base": 15, "new": 10}, "test", chosen_on_test=False)
+        == """\
+|                |      WAR base |      WAR new |        WAR H |     UAR base |      UAR new |        UAR H |
+|----------------|--------------:|-------------:|-------------:|-------------:|-------------:|-------------:|
+| zero-shot CLIP |  40.00 ± 0.00 | 40.00 ± 0.00 | 40.00 ± 0.00 | 50.00 ± 0.00 | 50.00 ± 0.00 | 50.00 ± 0.00 |
+| MPA-FER        | 70.00 ± 14.14 | 25.00 ± 7.07 | 36.00 ± 5.66 | 50.00 ± 0.00 | 50.00 ± 0.00 | 50.00 ± 0.00 |
+
+Percent; mean ± sample standard deviation over 2 seeds. H: harmonic mean of base and new.
+
+- base: anger, happiness, neutral (15 test images)
+- new: sadness, surprise (10 test images)
+"""
+    )
+
+
+def test_a_choice_on_the_test_split_is_shouted():
+    one = {half: {"war": 0.5, "uar": 0.5} for half in base_to_new.HALVES}
+    text = base_to_new.render({"MPA-FER": [one]}, NAMES, {"base": 15, "new": 10}, "test", chosen_on_test=True)
+    assert f"\n\n**{protocol.TEST_SELECTED}**\n\n- base: anger" in text
+
+
+@pytest.mark.parametrize("which", ["best", "last"])
+def test_what_was_measured_before_says_who_chose(sample, tmp_path, which):
+    changes = {"data.validation_fraction": 0.0, "eval.select_on_test_split": True, "eval.which": which}
+    configs = tool.halved(runs.config(sample, **changes), 0)
+    run_dir.claim(tmp_path, configs["base"])
+    fingerprint = load_dataset(configs["new"].data).test.fingerprint
+    before = {"scores": {}, "identity": {"new": fingerprint, "which": which}}
+    (tmp_path / "base_to_new.json").write_text(json.dumps(before))
+    assert tool.run_seed(configs, tmp_path) == {**before, "chosen_on_test": which == "best"}
+
+
+def test_each_half_has_its_own_classes_and_one_seed(sample):
+    configs = tool.halved(runs.config(sample), 3)
+    assert configs["base"].data.class_names == NAMES[:3]
+    assert configs["new"].data.class_names == NAMES[3:]
+    assert {(one.seed, one.data.few_shot_seed, one.eval.baselines) for one in configs.values()} == {
+        (3, 3, ("zero_shot_type3",))
+    }
+    listed = runs.config(sample, **{"data.class_names": ("joy", "cheer=anger", "sad", "neutral")})
+    assert tool.halved(listed, 0)["base"].data.class_names == ("joy", "cheer=anger")
+
+
+def test_mistakes_are_named(sample, tmp_path):
+    with pytest.raises(ConfigError, match="class_specific is True: every class learns a context of its own"):
+        tool.halved(runs.config(sample, **{"ctx.class_specific": True}), 0)
+    with pytest.raises(ConfigError, match=r"3 classes .* do not make two halves"):
+        tool.halved(runs.config(sample, **{"data.class_names": NAMES[:3]}), 0)
+    nothing = {"data.test_split": "", "data.validation_fraction": 0.0}
+    with pytest.raises(ConfigError, match="neither a validation nor a test split to measure on"):
+        tool.run_seed(tool.halved(runs.config(sample, **nothing), 0), tmp_path)
+
+
+@pytest.fixture(scope="module")
+def measured(sample, tmp_path_factory):
+    """The configurations of a seed, its folder, and its result."""
+    folder = tmp_path_factory.mktemp("base_to_new") / "seed_0"
+    configs = tool.halved(runs.config(sample, **SHORT), 0)
+    return configs, folder, tool.run_seed(configs, folder)
+
+
+def test_base_is_the_runs_own_number_and_new_that_of_an_evaluation(measured, tmp_path):
+    configs, folder, result = measured
+    best = runs.summary(folder)["best"]["test"]
+    assert (result["class_names"], result["counts"]) == (list(NAMES), {"base": 15, "new": 10})
+    assert result["scores"]["MPA-FER"]["base"] == {name: best[name] for name in ("war", "uar")}
+    asked = configs["new"].eval.model_copy(update={"checkpoint": str(folder), "baselines": ()})
+    config = configs["new"].model_copy(update={"eval": asked})
+    evaluated = evaluate.evaluate_checkpoint(config, tmp_path)
+    assert evaluated["trained_classes"] == list(NAMES[:3])
+    assert evaluated["test"]["class_names"] == list(NAMES[3:])
+    np.testing.assert_array_equal(np.sum(evaluated["test"]["confusion"], axis=1), [5, 5])
+    assert result["scores"]["MPA-FER"]["new"] == {name: evaluated["test"][name] for name in ("war", "uar")}
+    # As without the field: the classes are not those of the checkpoint.
+    usual = config.model_copy(update={"eval": asked.model_copy(update={"classes": "checkpoint"})})
+    with pytest.raises(ConfigError, match="nothing to evaluate in validation: its classes are sadness, surprise"):
+        evaluate.evaluate_checkpoint(usual, tmp_path)
+    common = config.model_copy(update={"eval": asked.model_copy(update={"classes": "common"})})
+    with pytest.raises(ConfigError, match=r"eval\.classes='common' leaves no class to choose among"):
+        evaluate.evaluate_checkpoint(common, tmp_path)
+
+
+def test_what_was_measured_is_not_measured_again(measured, tmp_path, monkeypatch):
+    configs, folder, result = measured
+
+    def never(*arguments, **options):
+        raise AssertionError("trained again")
+
+    monkeypatch.setattr(tool.train, "train_and_evaluate", never)
+    monkeypatch.setattr(baselines, "compute", never)
+    assert tool.run_seed(configs, folder) == result
+    other = configs["base"].model_copy(update={"seed": 5})
+    with pytest.raises(ConfigError, match="holds a run with another configuration"):
+        tool.run_seed({**configs, "base": other}, folder)
+    assert "eval.classes" in run_dir.FREE_FIELDS
+    # The same CLIP in another folder, and another CLIP.
+    clip = configs["base"].clip.name
+    shutil.copytree(clip, tmp_path / "moved")
+
+    def on(name):
+        section = configs["base"].clip.model_copy(update={"name": str(name)})
+        return {half: config.model_copy(update={"clip": section}) for half, config in configs.items()}
+
+    assert tool.run_seed(on(tmp_path / "moved"), folder) == result
+    shutil.copytree(clip, tmp_path / "other")
+    described = json.loads((tmp_path / "other" / "config.json").read_text())
+    (tmp_path / "other" / "config.json").write_text(json.dumps({**described, "unread": 1}))
+    with pytest.raises(
+        ConfigError, match=rf"holds the result of a run on another CLIP: there '{clip}'.* here '.*other'"
+    ):
+        tool.run_seed(on(tmp_path / "other"), folder)
+    # A file of a version that did not say who chose.
+    before = {name: value for name, value in result.items() if name != "chosen_on_test"}
+    (folder / "base_to_new.json").write_text(json.dumps(before))
+    assert tool.run_seed(configs, folder) == result
+
+
+def test_a_context_for_each_class_has_none_for_new_ones(sample, tmp_path):
+    own = {"ctx.class_specific": True, "data.class_names": NAMES[:3]}
+    train.train_and_evaluate(runs.config(sample, **SHORT, **own), tmp_path / "run")
+    asked = {"eval.checkpoint": str(tmp_path / "run"), "eval.classes": "dataset", "data.class_names": NAMES[1:]}
+    with pytest.raises(CheckpointError, match=r"ctx\.class_specific\), and none for sadness, surprise; only"):
+        evaluate.evaluate_checkpoint(runs.config(sample, **asked), tmp_path / "evaluated")
+    # Fewer classes, in another order, take their own contexts along.
+    known = {**asked, "data.class_names": ("neutral", "anger")}
+    few = evaluate.evaluate_checkpoint(runs.config(sample, **known), tmp_path / "evaluated")
+    assert few["test"]["class_names"] == ["neutral", "anger"]
+    common = {**asked, "eval.classes": "common", "data.class_names": ("anger", "sadness", "neutral")}
+    same = evaluate.evaluate_checkpoint(runs.config(sample, **common), tmp_path / "evaluated")
+    assert same["test"]["class_names"] == ["anger", "neutral"]
+    assert np.array(same["test"]["confusion"])[::-1, ::-1].tolist() == few["test"]["confusion"]
+
+
+def test_the_command(sample, measured, tmp_path):
+    _, folder, result = measured
+    command = runs.command(sample, folder.parent, **SHORT)
+    command = [part for part in command if not part.startswith("--mode")]
+    command[2] = "mpafer_jax.cli.base_to_new"
+    done = runs.run(command)  # its only seed was measured before
+    assert done.returncode == 0, done.stderr
+    assert "- new: sadness, surprise (10 test images)" in done.stdout
+    written = json.loads((folder.parent / "base_to_new.json").read_text())
+    assert written == {"0": result}
+    bad = subprocess.run([*command, "--seeds=a"], env=runs.environment(), capture_output=True, text=True, check=False)
+    assert bad.returncode == 2
+    assert "--seeds takes whole numbers from 0" in bad.stderr
+
+
+def test_the_motion_prior_goes_with_its_class_and_new_ones_have_none(sample, measured, caplog):
+    configs, folder, _ = measured
+    params, description, _ = checkpoints.load(folder, "best")
+    prior = tuple(tuple(1 + 0.1 * row + 0.01 * patch for patch in range(4)) for row in range(3))
+    description = description.model_copy(update={"patch_weights": prior})
+    clip = build.load_frozen_clip(configs["new"])
+
+    def weights(*names):
+        config = description.applied_to(configs["new"])
+        return evaluate.experiment_of(config, params, description, clip, names)[0].model.patch_weights
+
+    assert weights(*NAMES[:3]) == prior
+    assert weights("neutral", "anger") == (prior[2], prior[0])
+    assert "no motion prior" not in caplog.text
+    assert weights("sadness", "anger") == ((1.0,) * 4, prior[0])
+    assert "no motion prior is known for sadness" in caplog.text

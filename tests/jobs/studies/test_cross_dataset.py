@@ -1,0 +1,298 @@
+"""Checkpoints against datasets, on two drawn datasets of different classes, with runs of a few steps."""
+
+import dataclasses
+import json
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mpafer_jax.cli import cross_dataset as tool
+from mpafer_jax.evaluation import protocol
+from mpafer_jax.evaluation.predictions import Predictions
+from mpafer_jax.jobs import evaluate, train
+from mpafer_jax.jobs.studies import cross_dataset
+from mpafer_jax.runtime.errors import CheckpointError, ConfigError
+from tests.jobs import runs
+
+SHORT = {"train.num_steps": 3, "optimizer.warmup_steps": 0}
+# The sample has anger, happiness, neutral, sadness and surprise.
+DRAWN = {
+    "data.dataset": "synthface",
+    "data.class_names": ("sad", "fear", "joy", "anger"),
+    "data.synthface.train": 40,
+    "data.synthface.validation": 8,
+    "data.synthface.test": 40,
+    "data.synthface.image_size": 32,
+    "data.validation_split": "validation",
+    "data.validation_fraction": 0.0,
+}
+
+
+@pytest.fixture(scope="module")
+def trained(sample, tmp_path_factory):
+    """Two runs, in folders that their datasets are called by, and the drawn one's configuration."""
+    root = tmp_path_factory.mktemp("trained")
+    drawn = runs.config(sample, **SHORT, **{**DRAWN, "data.dir": str(root / "drawn_faces")})
+    train.train_and_evaluate(runs.config(sample, **SHORT), root / "faces")
+    train.train_and_evaluate(drawn, root / "drawn")
+    return root, drawn
+
+
+@pytest.fixture(scope="module")
+def loaded(trained):
+    root, _ = trained
+    rows = tool.load_checkpoints([str(root / "faces"), f"other={root / 'drawn'}"], "best")
+    return rows, tool.load_targets(rows, [], own=True, batch_size=0)
+
+
+@pytest.fixture(scope="module")
+def matrix(loaded, tmp_path_factory):
+    """The folder, the object that measured, and its four cells."""
+    folder = tmp_path_factory.mktemp("matrix")
+    rows, targets = loaded
+    measuring = cross_dataset.Matrix(folder, "common")
+    return folder, measuring, [measuring.cell(row, target) for row in rows for target in targets]
+
+
+def test_a_checkpoint_on_its_own_dataset_is_as_its_run_measured_it(trained, matrix):
+    root, _ = trained
+    cells = {(cell["checkpoint"], cell["dataset"]): cell for cell in matrix[2]}
+    assert list(cells) == [("faces", "faces"), ("faces", "other"), ("other", "faces"), ("other", "other")]
+    for name, folder in (("faces", "faces"), ("other", "drawn")):
+        best = runs.summary(root / folder)["best"]["test"]
+        cell = cells[name, name]
+        assert {field: cell[field] for field in best} == best
+        assert (cell["dropped"], cell["unknown"], cell["new"]) == ({}, [], [])
+
+
+def test_classes_are_matched_by_name_and_chosen_among_what_is_common(sample, trained, matrix, tmp_path):
+    root, drawn = trained
+    cell = next(cell for cell in matrix[2] if (cell["checkpoint"], cell["dataset"]) == ("faces", "other"))
+    assert cell["class_names"] == ["anger", "happiness", "sadness"]
+    fear = runs.summary(root / "drawn")["best"]["test"]["confusion"][1]
+    assert cell["dropped"] == {"fear": sum(fear)}
+    assert cell["count"] == 40 - sum(fear)
+    assert cell["unknown"] == ["neutral", "surprise"]
+    # By hand: the logits of all five classes, of which only the three common ones may win.
+    changes = {"eval.checkpoint": str(root / "faces"), "eval.report": "numbers"}
+    config = runs.config(sample, **{**DRAWN, "data.dir": drawn.data.dir, **changes})
+    evaluate.evaluate_checkpoint(config, tmp_path)
+    found = Predictions.load(tmp_path / "evaluation_predictions.npz")
+    assert found.class_names == ("anger", "happiness", "neutral", "sadness", "surprise")
+    common = [0, 1, 3]
+    answers = np.array(common)[found.logits[:, common].argmax(axis=1)]
+    assert cell["war"] == pytest.approx(np.mean(answers == found.labels))
+    recalls = [np.mean(answers[found.labels == label] == label) for label in common]
+    assert cell["uar"] == pytest.approx(np.mean(recalls))
+
+
+def test_two_runs_of_one_shape_share_clip_and_compiled_steps(matrix):
+    assert len(matrix[1]._steps) == 1
+    assert len(matrix[1]._clips) == 1
+
+
+def test_what_was_measured_is_not_measured_again(loaded, matrix, tmp_path, monkeypatch):
+    folder, _, cells = matrix
+    rows, targets = loaded
+    measured = []
+    measure = cross_dataset.Matrix._measure
+
+    def counting(self, row, target, names):
+        measured.append((row.name, target.name))
+        return measure(self, row, target, names)
+
+    monkeypatch.setattr(cross_dataset.Matrix, "_measure", counting)
+    kept = folder / "cells" / "faces--other.json"
+    again = cross_dataset.Matrix(folder, "common")
+    assert [again.cell(row, target) for row in rows for target in targets] == cells
+    assert measured == []
+    before = kept.read_text()
+    kept.unlink()
+    assert again.cell(rows[0], targets[1])["confusion"] == cells[1]["confusion"]
+    assert measured == [("faces", "other")]
+    # Other prompts under the same name, or other classes, are another cell.
+    changed = {**rows[0].params, "ctx": rows[0].params["ctx"] + 1}
+    other = dataclasses.replace(rows[0], params=changed)
+    again.cell(other, targets[1])
+    cross_dataset.Matrix(folder, "checkpoint").cell(rows[0], targets[0])  # all five: the same classes
+    assert measured == [("faces", "other")] * 2
+    kept.write_text(before)
+
+
+def test_new_classes_are_chosen_among_on_purpose(loaded, tmp_path):
+    rows, targets = loaded
+    cell = cross_dataset.Matrix(tmp_path, "dataset").cell(rows[0], targets[1])
+    assert cell["class_names"] == ["sadness", "fear", "happiness", "anger"]
+    assert (cell["new"], cell["dropped"], cell["count"]) == (["fear"], {}, 40)
+
+
+def test_a_dataset_without_common_classes_leaves_its_cell_empty(sample, loaded, tmp_path):
+    for name in ("anger", "boredom", "pride"):
+        shutil.copytree(sample / "faces" / "test" / "anger", tmp_path / "other" / name)
+    texts = [f"other={runs.ROOT}/configs/folder.py:whole data.dir={tmp_path / 'other'}"]
+    (target,) = tool.load_targets(loaded[0], texts, own=False, batch_size=8)
+    assert target.config.eval.batch_size == 8
+    for classes in ("common", "checkpoint"):
+        assert cross_dataset.Matrix(tmp_path, classes).cell(loaded[0][0], target) is None
+    found = cross_dataset.Matrix(tmp_path, "dataset").cell(loaded[0][0], target)
+    assert found is not None
+    assert found["new"] == ["boredom", "pride"]
+
+
+def test_the_table_by_hand():
+    def cell(checkpoint, step, dataset, war, uar, dropped, unknown):
+        names = {"checkpoint": checkpoint, "row": checkpoint[0], "dataset": dataset, "class_names": ["a", "b", "c"]}
+        return {**names, "step": step, "war": war, "uar": uar, "count": 12, "dropped": dropped, "unknown": unknown}
+
+    cells = [
+        cell("A", 50, "A", 0.5, 0.25, {}, []),
+        cell("B.1", 300, "C", 0.75, 1 / 3, {"fear": 2}, ["neutral", "contempt"]),
+        cell("B.2", 200, "C", 0.77, 1 / 3, {"fear": 2}, ["neutral", "contempt"]),
+    ]
+    expected = """\
+## Accuracy (WAR), %
+
+| trained on \\ tested on |     A |            C |
+|------------------------|------:|-------------:|
+| A                      | 50.00 |              |
+| B                      |       | 76.00 ± 1.41 |
+
+## Mean recall (UAR), %
+
+| trained on \\ tested on |     A |            C |
+|------------------------|------:|-------------:|
+| A                      | 25.00 |              |
+| B                      |       | 33.33 ± 0.00 |
+
+## What was measured
+
+|        | runs | after updates | images | classes | images left out, by class | classes that the dataset has not |
+|--------|-----:|--------------:|-------:|--------:|--------------------------:|---------------------------------:|
+| A on A |    1 |            50 |     12 |       3 |                         - |                                - |
+| B on C |    2 |      200, 300 |     12 |       3 |                    fear 2 |                neutral, contempt |
+
+Chosen among the classes that checkpoint and dataset share.
+"""
+    assert cross_dataset.render(cells, "common") == expected
+    deeper = cross_dataset.render(cells, "dataset", level=4)
+    assert deeper.startswith("#### Accuracy")
+    assert deeper.endswith("Chosen among all of the dataset's classes, trained on or not.\n")
+    rows, columns, war = cross_dataset.arrays(cells, "war")
+    assert (rows, columns) == (["A", "B"], ["A", "C"])
+    np.testing.assert_allclose(war, [[50, np.nan], [np.nan, 76]])
+
+
+def test_rows_whose_checkpoint_the_test_split_chose_are_named(loaded, matrix, tmp_path):
+    _, _, cells = matrix
+    assert protocol.TEST_SELECTED not in cross_dataset.render(cells, "common")
+    assert not any(cell["chosen_on_test"] for cell in cells)
+    # As of a run with that field; the prompts are the same, and what was measured of them before is read.
+    rows, targets = loaded
+    config = rows[1].description.config
+    config = {**config, "eval": {**config["eval"], "select_on_test_split": True}}
+    description = rows[1].description.model_copy(update={"config": config})
+    assert (description.chosen_on_test("best"), description.chosen_on_test("last")) == (True, False)
+    chosen = dataclasses.replace(rows[1], description=description, chosen_on_test=description.chosen_on_test("best"))
+    shutil.copytree(matrix[0], tmp_path / "matrix")
+    measuring = cross_dataset.Matrix(tmp_path / "matrix", "common")
+    again = [measuring.cell(row, target) for row in (rows[0], chosen) for target in targets]
+    assert [cell["chosen_on_test"] for cell in again] == [False, False, True, True]
+    text = tool.write(again, tmp_path / "matrix", "common", [])
+    assert text.startswith(f"**Trained on other: {protocol.TEST_SELECTED}**\n\n## Accuracy")
+    written = json.loads((tmp_path / "matrix" / "matrix.json").read_text())
+    assert written["cells"] == again
+    # And a cell that is measured now.
+    (tmp_path / "matrix" / "cells" / "other--other.json").unlink()
+    assert measuring.cell(chosen, targets[1])["chosen_on_test"]
+
+
+def test_runs_of_several_seeds_are_one_row(trained, tmp_path):
+    root, _ = trained
+    for seed in (0, 1):
+        shutil.copytree(root / "faces", tmp_path / f"seed_{seed}")
+    rows = tool.load_checkpoints([f"faces={tmp_path}/seed_*", str(root / "drawn")], "best")
+    assert [(row.name, row.row) for row in rows] == [
+        ("faces.seed_0", "faces"),
+        ("faces.seed_1", "faces"),
+        ("drawn", "drawn"),
+    ]
+    assert [target.name for target in tool.load_targets(rows, [], own=True, batch_size=0)] == ["faces", "drawn"]
+    (tmp_path / "run[v2]").mkdir()
+    with pytest.raises(CheckpointError, match=r"no checkpoint at .*run\[v2\]: the folder is empty"):
+        tool.load_checkpoints([f"a={tmp_path}/run[v2]"], "best")
+    with pytest.raises(ConfigError, match=r"--checkpoint: there is no folder .*/none_\*"):
+        tool.load_checkpoints([f"faces={tmp_path}/none_*"], "best")
+
+
+def test_names():
+    assert tool.parse_named("runs/rafdb/", "checkpoint") == ("rafdb", "runs/rafdb/")
+    assert tool.parse_named("raf=runs/a=b", "checkpoint") == ("raf", "runs/a=b")
+    for path, name in (("runs/beta_0.5", "beta_0.5"), ("gs://b/runs/rafdb", "rafdb"), ("gs://b/runs/rafdb/", "rafdb")):
+        assert tool.parse_named(path, "checkpoint") == (name, path)
+    assert tool.parse_named("beta=my runs/a b", "checkpoint") == ("beta", "my runs/a b")
+    assert tool.parse_named("my runs/rafdb", "checkpoint") == ("rafdb", "my runs/rafdb")
+    with pytest.raises(ConfigError, match="--checkpoint=runs/a b: expected name="):
+        tool.parse_named("runs/a b", "checkpoint")
+    assert tool.parse_named("configs/jaffe.v2.py", "dataset") == ("jaffe.v2", "configs/jaffe.v2.py")
+    assert tool.parse_named("configs/jaffe.py:whole data.dir=/d", "dataset") == (
+        "jaffe",
+        "configs/jaffe.py:whole data.dir=/d",
+    )
+    with pytest.raises(ConfigError, match="--checkpoint=a:b=c: expected name="):
+        tool.parse_named("a:b=c", "checkpoint")
+
+
+def test_mistakes_are_named(trained, loaded):
+    root, _ = trained
+    rows, _ = loaded
+    with pytest.raises(ConfigError, match="give at least one --checkpoint"):
+        tool.load_checkpoints([], "best")
+    with pytest.raises(ConfigError, match="--checkpoint: faces is the name of more than one"):
+        tool.load_checkpoints([str(root / "faces"), str(root / "faces")], "best")
+    with pytest.raises(ConfigError, match="no dataset to evaluate on"):
+        tool.load_targets(rows, [], own=False, batch_size=0)
+    with pytest.raises(ConfigError, match=r"nothing\.py"):
+        tool.load_targets(rows, ["a=configs/nothing.py"], own=False, batch_size=0)
+    with pytest.raises(ConfigError, match="No closing quotation"):
+        tool.load_targets(rows, ["a=configs/folder.py 'data.dir=x"], own=False, batch_size=0)
+    with pytest.raises(ConfigError, match="found no file"):
+        tool.load_targets(rows, ["a="], own=False, batch_size=0)
+    folder = f"a={runs.ROOT}/configs/folder.py"
+    with pytest.raises(ConfigError, match=r"data\.dirr"):
+        tool.load_targets(rows, [f"{folder} data.dirr=x"], own=False, batch_size=0)
+    faces = rows[0].description.config["data"]["dir"]
+    with pytest.raises(ConfigError, match="dataset a: its configuration gives no test split"):
+        tool.load_targets(rows, [f"{folder} data.dir={faces} data.test_split="], own=False, batch_size=0)
+
+
+def test_the_command(sample, trained, tmp_path):
+    root, _ = trained
+    (tmp_path / "two words").mkdir()
+    (tmp_path / "two words" / "faces").symlink_to(sample / "faces" / "test")
+    dataset = f"whole={runs.ROOT}/configs/folder.py:whole 'data.dir={tmp_path}/two words/faces' eval.batch_size=5"
+    command = [
+        *(sys.executable, "-m", "mpafer_jax.cli.cross_dataset", f"--workdir={tmp_path / 'matrix'}"),
+        *(f"--checkpoint={root / 'faces'}", f"--checkpoint={root / 'drawn'}", f"--dataset={dataset}"),
+    ]
+    done = subprocess.run(command, env=runs.environment(), capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == (tmp_path / "matrix" / "matrix.md").read_text().strip()
+    written = json.loads((tmp_path / "matrix" / "matrix.json").read_text())
+    assert written["flags"] == command[3:]
+    assert [(cell["checkpoint"], cell["dataset"]) for cell in written["cells"]] == [
+        (row, column) for row in ("faces", "drawn") for column in ("faces", "drawn", "whole")
+    ]
+    by_place = {(cell["checkpoint"], cell["dataset"]): cell for cell in written["cells"]}
+    # All of that folder is the sample's test split.
+    assert by_place["faces", "whole"]["confusion"] == by_place["faces", "faces"]["confusion"]
+    with Image.open(tmp_path / "matrix" / "matrix.png") as picture:
+        assert min(picture.size) > 200
+    mistaken = [*command[:4], f"--checkpoint={tmp_path}"]
+    failed = subprocess.run(mistaken, env=runs.environment(), capture_output=True, text=True, timeout=300, check=False)
+    assert failed.returncode == 2
+    assert "no checkpoint at" in failed.stderr
+    assert "Traceback" not in failed.stderr

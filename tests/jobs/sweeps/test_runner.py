@@ -1,0 +1,141 @@
+"""What is done when a run fails, is stopped or ends, with a stand-in for the main command that ends as it is told."""
+
+import os
+import signal
+import sys
+import threading
+import time
+
+import pytest
+
+from mpafer_jax.jobs.sweeps import plan, runner
+from mpafer_jax.jobs.sweeps.sweep import Point, Sweep
+from mpafer_jax.runtime import preemption
+from tests.jobs import runs
+
+# Takes its next exit code from the file `codes` in its workdir; without one it runs until it is asked to stop.
+STAND_IN = """
+import os, pathlib, signal, sys, time
+folder = pathlib.Path(next(a for a in sys.argv if a.startswith("--workdir=")).partition("=")[2])
+names = ("CUDA_VISIBLE_DEVICES", "JAX_COMPILATION_CACHE_DIR", "XLA_CLIENT_MEM_FRACTION")
+print("started with", *(os.environ.get(name) for name in names))
+codes = folder / "codes"
+if codes.exists():
+    first, *rest = codes.read_text().split()
+    codes.write_text(" ".join(rest))
+    sys.exit(int(first))
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(75))
+(folder / "waits").touch()
+time.sleep(60)
+"""
+
+
+@pytest.fixture
+def planned(tmp_path, monkeypatch):
+    """Runs a, b and c, whose exit codes stand in the files that `codes(a=...)` writes."""
+    monkeypatch.chdir(runs.ROOT)
+    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)
+    (tmp_path / "main.py").write_text(STAND_IN)
+    monkeypatch.setattr(runner, "_MAIN", (sys.executable, str(tmp_path / "main.py")))
+    points = tuple(Point(name, name) for name in "abc")
+    return plan.plan(Sweep("", "configs/sample.py", points, baseline="a"), [], [0])
+
+
+def codes(root, **by_point):
+    for name, text in by_point.items():
+        folder = root / "all" / name / "seed_0"
+        folder.mkdir(parents=True)
+        (folder / "codes").write_text(text)
+
+
+def make(planned, root, jobs=1, retries=1, **options):
+    ended = []
+    failures = runner.run_all(
+        planned, root, jobs=jobs, retries=retries, after_each=lambda run: ended.append(run.point.name), **options
+    )
+    return ended, {failure.run.point.name: failure.reason for failure in failures}
+
+
+def left(root, name):
+    return (root / "all" / name / "seed_0" / "codes").read_text().split()
+
+
+def test_failures_are_tried_again_and_the_others_go_on(planned, tmp_path):
+    codes(tmp_path, a="1 0", b="1 -9 0", c="0")
+    ended, failures = make(planned, tmp_path)
+    assert ended == ["a", "c"]
+    assert list(failures) == ["b"]
+    assert "exit code 247" in failures["b"]
+    assert "started with None" in failures["b"]  # the end of its log
+    assert left(tmp_path, "b") == ["0"]
+    assert make(planned[1:2], tmp_path) == (["b"], {})
+
+
+def test_a_mistake_is_not_repeated_and_a_stop_is_no_failure(planned, tmp_path):
+    codes(tmp_path, a="2 0", b=f"{preemption.EXIT_CODE} {preemption.EXIT_CODE} 0", c="1 0")
+    ended, failures = make(planned, tmp_path, retries=0)
+    assert ended == ["b"]
+    assert list(failures) == ["a", "c"]
+    assert left(tmp_path, "a") == left(tmp_path, "c") == ["0"]
+
+
+def test_jobs_have_a_gpu_each_and_share_what_was_compiled(planned, tmp_path):
+    codes(tmp_path, a="0", b="0", c="0")
+    ended, failures = make(planned, tmp_path, jobs=2, gpus=["4", "6"])
+    assert (sorted(ended), failures) == (["a", "b", "c"], {})
+    logs = [(tmp_path / "all" / name / "seed_0" / "log.txt").read_text() for name in "abc"]
+    assert {line.split()[2] for line in logs} == {"4", "6"}
+    assert {line.split()[3] for line in logs} == {str(tmp_path / "compilation_cache")}
+    assert {line.split()[4] for line in logs} == {"None"}  # the whole memory of its GPU
+
+
+@pytest.mark.parametrize(
+    ("gpus", "set_before", "expected"),
+    [
+        (["4", "6"], {}, {("4", "0.450"), ("6", "0.450")}),
+        ([], {}, {("None", "0.300")}),
+        ([], {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}, {("None", "None")}),
+    ],
+)
+def test_jobs_of_one_gpu_share_its_memory(planned, tmp_path, monkeypatch, gpus, set_before, expected):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    for name, value in set_before.items():
+        monkeypatch.setenv(name, value)
+    codes(tmp_path, a="0", b="0", c="0")
+    make(planned, tmp_path, jobs=3, gpus=gpus)
+    logs = [(tmp_path / "all" / name / "seed_0" / "log.txt").read_text() for name in "abc"]
+    found = {(line.split()[2], line.split()[4]) for line in logs}
+    assert found <= expected
+    assert {memory for _, memory in found} == {memory for _, memory in expected}
+
+
+def test_asked_to_stop_it_stops_its_runs_and_starts_no_other(planned, tmp_path):
+    codes(tmp_path, a="0")
+
+    def stop():
+        deadline = time.monotonic() + 30
+        while not (tmp_path / "all" / "b" / "seed_0" / "waits").exists():
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    thread = threading.Thread(target=stop)
+    thread.start()
+    started = time.monotonic()
+    with pytest.raises(runner.Stopped):
+        make(planned, tmp_path)
+    thread.join()
+    assert time.monotonic() - started < 30  # and not the minute that the stand-in would wait
+    assert not (tmp_path / "all" / "c").exists()
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+def test_if_no_table_can_be_made_the_rest_is_not_run(planned, tmp_path):
+    codes(tmp_path, a="0", b="0", c="0")
+
+    def refuse(run):
+        raise ValueError("mixed")
+
+    with pytest.raises(ValueError, match="mixed"):
+        runner.run_all(planned, tmp_path, jobs=1, retries=0, after_each=refuse)
+    assert left(tmp_path, "c") == ["0"]

@@ -1,0 +1,155 @@
+"""Sweeps: those of the project, what a sweep file may not do, and the record in a sweep's folder."""
+
+import ast
+import dataclasses
+import json
+import pathlib
+import re
+
+import pytest
+
+from mpafer_jax.artifacts.run_dir import flatten
+from mpafer_jax.jobs.sweeps import plan, sweep
+from mpafer_jax.jobs.sweeps.sweep import Point, Record, Sweep
+from mpafer_jax.method import optim
+from mpafer_jax.runtime.errors import ConfigError
+from tests.jobs import runs
+from tests.jobs.sweeps import made
+
+FOLDER = runs.ROOT / "configs" / "sweeps"
+OWN = [path.stem for path in sweep.own_files(FOLDER)]
+ONLY_PHOTOGRAPHS, ONLY_DRAWN = {"backbones"}, {"styles"}
+
+
+@pytest.fixture(autouse=True)
+def _at_the_root(monkeypatch):
+    monkeypatch.chdir(runs.ROOT)
+
+
+def load(name, argument):
+    return sweep.load(f"configs/sweeps/{name}.py:{argument}")
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_every_sweep_plans_for_drawn_faces_and_for_photographs(name):
+    planned: list[int] = []
+    for argument, absent, flags in (
+        ("quickstart", ONLY_PHOTOGRAPHS, []),
+        ("", ONLY_DRAWN, ["--config.data.dir=/data"]),
+        ("affectnet7", ONLY_DRAWN, ["--config.data.dir=/data"]),
+    ):
+        if name in absent:
+            with pytest.raises(ConfigError):
+                load(name, argument)
+            continue
+        found = load(name, argument)
+        configs = plan.plan(found, flags, found.seeds)
+        planned.append(len(configs))
+        base = flatten(plan.parse(found.base, flags).model_dump())
+        distinct: dict[str, str] = {}
+        for run in configs:
+            config = flatten(run.config.model_dump())
+            differing = {field for field in base if base[field] != config[field]}
+            assert differing - {"eval.report", "eval.baselines", *sweep.SEED_FIELDS} <= set(run.point.changes)
+            config["eval.baselines"] = run.point.table  # each table holds what its rows are compared with
+            assert distinct.setdefault(json.dumps(config), run.name) == run.name
+        assert len(distinct) == len(configs) == len(found.points) * len(found.seeds)
+        assert all(found.baseline in {point.name for point in found.rows(table)} for table in found.table_names())
+    stated = re.search(r"^(\d+) runs:", ast.get_docstring(ast.parse((FOLDER / f"{name}.py").read_text())), re.MULTILINE)
+    assert stated is None or int(stated[1]) == planned[0]
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_every_sweep_starts_with_its_command(name):
+    text = (FOLDER / f"{name}.py").read_text()
+    assert f"python launch/sweep.py --sweep=configs/sweeps/{name}.py:" in ast.get_docstring(ast.parse(text))
+
+
+@pytest.mark.parametrize("name", ["few_shot", "components"])
+def test_runs_on_few_photographs_are_longer_than_their_warm_up(name):
+    found = load(name, "rafdb")
+    few = [run.config for run in plan.plan(found, ["--config.data.dir=/data"], [0])]
+    few = [config for config in few if config.data.train_per_class]
+    assert few
+    for config in few:
+        steps = config.train.num_steps
+        schedule = optim.make_schedule(learning_rate=1.0, warmup_steps=config.optimizer.warmup_steps, num_steps=steps)
+        assert schedule(config.optimizer.warmup_steps) == 1.0
+        assert config.train.eval_every < steps
+
+
+def test_the_papers_axes_are_there():
+    assert set(OWN) >= {
+        "backbones",
+        "baselines",
+        "components",
+        "context_length",
+        "few_shot",
+        "label_noise",
+        "loss_weights",
+        "num_visual_prompts",
+        "prompt_types",
+        "prototype_distance",
+        "prototype_images",
+        "seeds",
+        "styles",
+        "top_k",
+        "visual_prompt_depth",
+    }
+
+
+@pytest.mark.parametrize(
+    ("points", "message"),
+    [
+        ((), "the sweep has no points"),
+        ((Point("a/b", ""),), "its name is 'a/b', expected letters"),
+        ((Point("a", "", table=".."),), r"its table is '\.\.', expected letters"),
+        ((Point("a", ""), Point("a", "")), "two points all/a"),
+        ((Point("a", "", {"seed": 3}),), "point all/a changes seed, which a run's seed decides"),
+        (
+            (Point("a", ""), Point("b", "", {"data.synthface.style": "neon"})),
+            "points all/a and all/b stand in one table but change differently what is held out",
+        ),
+    ],
+)
+def test_a_sweep_that_makes_no_table_is_refused(points, message):
+    with pytest.raises(ConfigError, match=message):
+        Sweep("title", "configs/sample.py", points)
+
+
+def test_changes_to_training_images_leave_one_table():
+    changes = {"data.train_per_class": 3, "data.label_noise": 0.1, "data.augment.flip": 0.0, "data.sampler": "shuffle"}
+    assert Sweep("title", "base", (Point("full", ""), Point("b", "", changes))).points[1].held_out_changes == {}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", r"has no function get_sweep\(argument\)"),
+        ("def get_sweep(argument): return 3", "get_sweep returned int, expected a Sweep"),
+        ("from mpafer_jax.jobs.sweeps.sweep import Sweep\ndef get_sweep(a): return Sweep('', '', ())", "has no points"),
+    ],
+)
+def test_a_file_that_gives_no_sweep_is_named(tmp_path, text, message):
+    path = tmp_path / "mine.py"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=f"--sweep={path}:x: .*{message}"):
+        sweep.load(f"{path}:x")
+
+
+def test_a_file_that_is_not_there_is_named():
+    with pytest.raises(ConfigError, match=r"there is no file configs/sweeps/topk\.py; .*configs/sweeps/top_k\.py"):
+        sweep.load("configs/sweeps/topk.py")
+
+
+def test_a_record_comes_back_and_keeps_its_folder(tmp_path):
+    record = Record("configs/sweeps/a.py:quickstart", ("--config.loss.beta=0.5",), made.SWEEP)
+    record.write(tmp_path)
+    record.write(tmp_path)
+    assert Record.read(tmp_path) == record
+    assert sweep.name_of(record.source) == "a_quickstart"
+    with pytest.raises(ConfigError, match=r"holds a sweep: there configs/sweeps/a.*here b\.py; give another --workdir"):
+        dataclasses.replace(record, source="b.py").write(tmp_path)
+    with pytest.raises(ConfigError, match=r"a sweep with other settings: there \['--config.loss.beta=0.5'\], here"):
+        dataclasses.replace(record, overrides=()).write(tmp_path)
+    assert pathlib.Path(tmp_path / "sweep.json").is_file()

@@ -1,0 +1,195 @@
+"""The command as a user runs it: in processes of its own, killed, resumed, misused, on several devices."""
+
+import importlib.util
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+import mpafer_jax
+from mpafer_jax.artifacts import checkpoints as checkpoints_lib
+from mpafer_jax.runtime import preemption
+from tests.jobs import runs
+
+
+def stop(arguments, number, condition):
+    """Starts a run, sends it a signal when the condition holds, and returns (exit code, logs)."""
+    with subprocess.Popen(arguments, env=runs.environment(), stderr=subprocess.PIPE, text=True) as process:
+        deadline = time.monotonic() + 900
+        while not condition():
+            assert time.monotonic() < deadline
+            assert process.poll() is None, "ended before it could be stopped"
+            time.sleep(0.005)
+        process.send_signal(number)
+        _, errors = process.communicate()
+        return process.returncode, errors
+
+
+def test_stopped_killed_and_resumed_equals_undisturbed_and_eight_devices_equal_one(sample, tmp_path):
+    # Lines of metrics between the checkpoints, so that a stop comes between two lines.
+    steps = {"train.num_steps": 24, "train.log_every": 5, "train.eval_every": 8, "train.checkpoint_every": 8}
+    undisturbed = runs.run(runs.command(sample, tmp_path / "undisturbed", **steps))
+    assert undisturbed.returncode == 0, undisturbed.stderr
+
+    workdir = tmp_path / "killed"
+    arguments = runs.command(sample, workdir, **steps)
+    metrics, checkpoints = workdir / "metrics.jsonl", workdir / "checkpoints"
+    code, errors = stop(arguments, signal.SIGTERM, lambda: metrics.is_file() and '"step": 5,' in metrics.read_text())
+    assert code == preemption.EXIT_CODE == 75
+    saved = int(errors.split("stopped by SIGTERM after step ")[1].split()[0])
+    assert f"of 24, which is saved in {workdir}; the same command goes on from there (exit code 75)" in errors
+    assert max(int(path.name.removeprefix("step_")) for path in checkpoints.glob("step_*")) == saved
+    assert not (workdir / "summary.json").exists()
+    later = {f"step_{step}" for step in (8, 16) if step > saved}
+    code, errors = stop(arguments, signal.SIGKILL, lambda: any((checkpoints / name).exists() for name in later))
+    assert f"resuming after step {saved}" in errors
+    assert code == -signal.SIGKILL
+    assert not (workdir / "summary.json").exists()
+    resumed = runs.run(arguments)
+    assert resumed.returncode == 0, resumed.stderr
+    assert "resuming after step" in resumed.stderr
+
+    eight = subprocess.run(
+        runs.command(sample, tmp_path / "eight", **steps),
+        env=runs.environment(devices=8),
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert eight.returncode == 0, eight.stderr
+
+    one, _, _ = checkpoints_lib.load(tmp_path / "undisturbed", "last")
+    two, _, _ = checkpoints_lib.load(tmp_path / "killed", "last")
+    three, _, _ = checkpoints_lib.load(tmp_path / "eight", "last")
+    for name, value in one.items():
+        np.testing.assert_array_equal(value, two[name])
+        # AdamW divides by the gradient's size, so rounding grows over the steps.
+        np.testing.assert_allclose(value, three[name], atol=2e-3)
+    assert runs.metrics(tmp_path / "undisturbed") == runs.metrics(tmp_path / "killed")
+    for a, b in zip(runs.metrics(tmp_path / "undisturbed"), runs.metrics(tmp_path / "eight"), strict=True):
+        if a["kind"] == "train":
+            assert a["loss"] == pytest.approx(b["loss"], rel=1e-3)
+
+    evaluate_elsewhere(sample, tmp_path)
+
+
+def evaluate_elsewhere(sample, tmp_path):
+    """--mode=eval on a dataset with other names, another order, one class more and two fewer."""
+    for folder, name in (("happiness", "Happy"), ("anger", "angry"), ("sadness", "sad")):
+        shutil.copytree(sample / "faces" / "test" / folder, tmp_path / "other" / name)
+    shutil.copytree(sample / "faces" / "test" / "neutral", tmp_path / "other" / "confusion")
+    changes = {
+        "data.dir": str(tmp_path / "other"),
+        "data.test_split": "",
+        "data.test_fraction": 0.5,
+        "data.validation_fraction": 0.0,
+        "eval.checkpoint": str(tmp_path / "undisturbed"),
+    }
+    (tmp_path / "elsewhere" / "report.html").mkdir(parents=True)  # so that the report alone fails
+    report = {"eval.report": "numbers"}
+    done = runs.run(runs.command(sample, tmp_path / "elsewhere", mode="eval", **changes, **report))
+    assert done.returncode == 1, done.stderr
+    assert "the numbers are written, but not the report: IsADirectoryError" in done.stderr
+    assert "2 images of 'confusion' are left out" in done.stderr
+    result = json.loads((tmp_path / "elsewhere" / "evaluation.json").read_text())
+    assert result["test"]["class_names"] == ["anger", "happiness", "neutral", "sadness", "surprise"]
+    np.testing.assert_array_equal(np.sum(result["test"]["confusion"], axis=1), [2, 2, 0, 2, 0])
+    assert result["test"]["recall"]["neutral"] is None
+
+
+@pytest.mark.parametrize("torch", ["absent", "installed"])
+def test_neither_tensorflow_nor_torch_is_imported(sample, tmp_path, torch):
+    """The whole job beside a TensorFlow that breaks whoever imports it, and a PyTorch that is there or is not."""
+    assert importlib.util.find_spec("torch") is not None
+    (tmp_path / "tensorflow").mkdir()
+    (tmp_path / "tensorflow" / "__init__.py").write_text("raise RuntimeError('TensorFlow was imported')")
+    program = (
+        "import atexit, runpy, sys\n"
+        f"sys.path.append({str(tmp_path)!r})\n"
+        f"if {torch == 'absent'}: sys.modules['torch'] = None\n"
+        "sys.argv = sys.argv[1:]\n"
+        "atexit.register(lambda: print('torch:', sys.modules.get('torch')))\n"
+        "runpy.run_module('mpafer_jax.main', run_name='__main__', alter_sys=True)\n"
+    )
+    # A dataset of its own, so that it is prepared here too.
+    changes = {"train.num_steps": 2, "optimizer.warmup_steps": 0, "data.prepared_dir": str(tmp_path / "prepared")}
+    arguments = runs.command(sample, tmp_path / "run", **changes)
+    done = runs.run([arguments[0], "-c", program, *arguments[2:]])
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "run" / "summary.json").exists()
+    assert done.stdout.endswith("torch: None\n")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"data.dir": "/nowhere"}, "/nowhere"),
+        ({"head.top_k": 65}, "config.head.top_k is 65, this CLIP has 64 patches"),
+        ({"loss.temperature": 0.0}, "config.loss.temperature: Input should be greater than 0"),
+        ({"clip.name": "/no/such/clip"}, "config.clip.name is '/no/such/clip': "),
+        ({"optimizer.warmup_steps": 12}, "optimizer.warmup_steps is 12, which must be less"),
+        ({"hard_prompts.bank": "poems"}, "hard_prompts.bank 'poems' is neither"),
+        ({"visual_prompts.layers": "(4,)"}, "must ascend within 1..3"),
+        ({"data.mean": "(0.5,0.5,0.5)"}, "was trained with"),
+        ({"train.warm_start": "/no/such/run"}, "no checkpoint at /no/such/run"),
+        ({"data.class_names": "('anger',)"}, "one class ('anger',) leaves nothing to tell apart"),
+    ],
+)
+def test_mistakes_end_with_a_message_and_no_traceback(sample, tmp_path, changes, message):
+    done = runs.run(runs.command(sample, tmp_path / "run", **changes))
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "run" / "config.json").exists()  # corrected, the same folder can be used
+
+
+def test_unknown_fields_and_arguments_are_refused(sample, tmp_path, monkeypatch):
+    for flag, message in (
+        ("--config.los.beta=0", "--config.los.beta: there is no such field; did you mean --config.loss.beta?"),
+        ("--config.loss.xyz=0", "--config.loss.xyz: there is no such field; loss has beta, gamma, "),
+        ("--config.loss.beta=much", "could not convert string to float: 'much'"),
+        ("--made=eval", "Unknown command line flag 'made'. Did you mean: mode ?"),
+    ):
+        unknown = runs.run([*runs.command(sample, tmp_path / "run"), flag])
+        assert unknown.returncode == 2
+        assert message in unknown.stderr
+        assert len(unknown.stderr.splitlines()) == 2
+    arguments = runs.command(sample, tmp_path / "run")
+    arguments[3] += ":vit_l12"
+    unknown = runs.run(arguments)
+    assert unknown.returncode == 2
+    assert "unknown config arguments vit_l12; did you mean vit_l14? Known are vit_b32, " in unknown.stderr
+    assert len(unknown.stderr.splitlines()) == 2
+    for given, meant in (("configs/rafbd.py", "configs/rafdb.py"), ("rafdb", "configs/rafdb.py")):
+        absent = runs.run([*arguments[:3], f"--config={given}", "--workdir=/nowhere"], cwd=runs.ROOT)
+        assert absent.returncode == 2
+        assert absent.stderr.startswith(f"error: --config={given}: there is no such file; did you mean {meant}?\n")
+    monkeypatch.setenv("HOME", str(runs.ROOT))  # a shell leaves the tilde of --config=~ alone
+    absent = runs.run([*arguments[:3], "--config=~/configs/rafbd.py", "--workdir=/nowhere"])
+    assert absent.stderr.startswith(f"error: --config={runs.ROOT}/configs/rafbd.py: there is no such file; did you")
+    missing = runs.run(arguments[:3])
+    assert (missing.returncode, missing.stdout) == (2, "")
+    assert missing.stderr.startswith("error: --config is missing: ")
+
+
+def test_help_and_version(sample):
+    for module, own in (("main", "--mode={train,eval,predict}"), ("tools.prompt_report", "--split={validation,test}")):
+        shown = runs.run([sys.executable, "-m", f"mpafer_jax.{module}", "--help"])
+        assert (shown.returncode, shown.stderr) == (0, "")
+        assert shown.stdout.startswith(f"usage: python -m mpafer_jax.{module} --config=FILE[:ARGUMENTS] ")
+        flags = [line.split()[0].rstrip(",") for line in shown.stdout.splitlines() if line.startswith("  -")]
+        assert flags[:2] == ["--config=FILE[:ARGUMENTS]", "--config.FIELD=VALUE"]
+        assert own in flags
+        assert flags[-5:] == ["--log={auto,plain}", "-v", "--verbosity=N", "-h", "--version"]
+        assert len(flags) < 15
+    boolean = runs.run([sys.executable, "-m", "mpafer_jax.cli.cross_dataset", "--help"])
+    assert boolean.returncode == 0
+    assert "  --noown_datasets  " in boolean.stdout
+    version = runs.run([sys.executable, "-m", "mpafer_jax.main", "--version"])
+    assert (version.returncode, version.stdout.split()[:2]) == (0, ["mpafer-jax", mpafer_jax.__version__])

@@ -1,0 +1,392 @@
+"""The whole job on drawn faces and a random CLIP: what it leaves, resuming, refusing, stopping."""
+
+import json
+import pathlib
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mpafer_jax.artifacts import checkpoints as checkpoints_lib
+from mpafer_jax.artifacts import warm_start
+from mpafer_jax.artifacts.description import Description
+from mpafer_jax.config.schema import Config
+from mpafer_jax.evaluation import protocol
+from mpafer_jax.jobs import evaluate, train
+from mpafer_jax.method import steps
+from mpafer_jax.runtime.errors import CheckpointError, ConfigError
+from tests.jobs import runs
+
+
+def test_what_a_run_leaves(finished):
+    workdir, summary = finished
+    assert summary == runs.summary(workdir)
+    names = {path.name.split("-")[0] for path in workdir.iterdir()}
+    assert names == {
+        "checkpoints",
+        "config.json",
+        "metrics.jsonl",
+        "predictions.npz",
+        "report.html",
+        "results.md",
+        "summary.json",
+        "tensorboard",
+    }
+    assert not list(workdir.rglob("*.tmp"))
+    lines = runs.metrics(workdir)
+    train_steps = [line["step"] for line in lines if line["kind"] == "train"]
+    assert train_steps == [2, 3, 4, 6, 8, 9, 10, 12]  # every 3, and wherever the state is saved
+    assert [line["step"] for line in lines if line["kind"] == "validation"] == [4, 8, 12]
+    terms = {"loss", "cross_entropy", "token_alignment", "prompt_alignment", "prototype_alignment"}
+    assert lines[0].keys() >= terms | {"accuracy", "grad_norm", "learning_rate"}
+    for line in lines:
+        if line["kind"] == "train":
+            total = sum(line[name] for name in terms - {"loss"})
+            assert line["loss"] == pytest.approx(total, rel=1e-5)
+
+
+def test_summary_counts_every_held_out_image_once(finished):
+    _, summary = finished
+    for which in ("last", "best"):
+        for split, count in (("validation", 15), ("test", 25)):
+            found = summary[which][split]
+            confusion = np.array(found["confusion"])
+            assert found["count"] == confusion.sum() == count
+            np.testing.assert_array_equal(confusion.sum(1), [count // 5] * 5)
+            assert found["war"] == pytest.approx(np.trace(confusion) / count)
+    assert summary["last"]["step"] == 12
+    assert summary["selected_by"] == "validation war"
+    by_step = {4: None, 8: None, 12: None}
+    workdir = finished[0]
+    for line in runs.metrics(workdir):
+        if line["kind"] == "validation":
+            by_step[line["step"]] = line["war"]
+    best = max(by_step.values())
+    assert summary["best"]["step"] == min(step for step, war in by_step.items() if war == best)
+
+
+def test_tensorboard_holds_the_same_numbers(finished):
+    workdir, _ = finished
+    from tensorboardX.proto.event_pb2 import Event
+
+    (events,) = (workdir / "tensorboard").iterdir()
+    data, found = events.read_bytes(), {}
+    while data:  # TFRecord: length, its checksum, the record, its checksum
+        length = int.from_bytes(data[:8], "little")
+        event = Event.FromString(data[12 : 12 + length])
+        data = data[16 + length :]
+        for value in event.summary.value:
+            found[(event.step, value.tag)] = value.simple_value
+    lines = runs.metrics(workdir)
+    expected = {
+        (line["step"], f"{line['kind']}/{name}"): value
+        for line in lines
+        for name, value in line.items()
+        if name not in ("step", "kind")
+    }
+    assert found.keys() == expected.keys()
+    assert found == pytest.approx(expected, rel=1e-5)
+
+
+def test_checkpoint_describes_itself(finished, sample):
+    workdir, summary = finished
+    params, description, step = checkpoints_lib.load(workdir, "last")
+    assert step == 12
+    assert {name: value.shape for name, value in params.items()} == {"ctx": (10, 64), "visual_prompts": (3, 8, 64)}
+    assert Config.from_json(json.dumps(description.config)) == runs.config(sample, **{"eval.report": "full"})
+    assert description.class_names == ("anger", "happiness", "neutral", "sadness", "surprise")
+    assert description.clip_hash == summary["clip"]["hash"]
+    (text,) = description.hard_prompts.of_class(1)
+    assert text.startswith("a photo of a person making a facial expression of happiness, with ")
+    assert description.versions["jax"] == jax.__version__
+    # One step's folder and the checkpoints' folder are found as well.
+    again, _, four = checkpoints_lib.load(workdir / "checkpoints" / "step_4", "best")
+    assert four == 4
+    assert not np.array_equal(again["ctx"], params["ctx"])
+
+
+def restored(workdir, step):
+    params, _, _ = checkpoints_lib.load(pathlib.Path(workdir) / "checkpoints" / f"step_{step}", "last")
+    return params
+
+
+def test_resuming_is_exact_to_the_bit(finished, sample, tmp_path):
+    """A run that died after step 6 (its newest checkpoint) and had already logged more goes on to the same end."""
+    workdir, _ = finished
+    shutil.copytree(workdir, tmp_path / "run")
+    for step in (8, 10, 12):
+        shutil.rmtree(tmp_path / "run" / "checkpoints" / f"step_{step}")
+    (tmp_path / "run" / "summary.json").unlink()
+    with (tmp_path / "run" / "metrics.jsonl").open("a") as stream:
+        stream.write('{"step": 99, "kind": "tr')  # killed in the middle of a line
+    train.train_and_evaluate(runs.config(sample), tmp_path / "run")
+    for name, value in restored(workdir, 12).items():
+        np.testing.assert_array_equal(value, restored(tmp_path / "run", 12)[name])
+    assert runs.metrics(tmp_path / "run") == runs.metrics(workdir)
+    differing = {"finished", "process"}
+    one, two = runs.summary(workdir), runs.summary(tmp_path / "run")
+    assert {k: v for k, v in one.items() if k not in differing} == {k: v for k, v in two.items() if k not in differing}
+
+
+def test_a_finished_run_is_not_trained_again(finished, sample, tmp_path):
+    workdir, summary = finished
+    shutil.copytree(workdir, tmp_path / "run")
+    again = train.train_and_evaluate(runs.config(sample), tmp_path / "run")
+    assert again["last"] == summary["last"]
+    assert runs.metrics(tmp_path / "run") == runs.metrics(workdir)
+
+
+def test_a_workdir_of_another_configuration_is_refused(finished, sample, tmp_path):
+    workdir, _ = finished
+    with pytest.raises(ConfigError, match=r"config\.head\.top_k: there 16, here 4\n.*give another --workdir"):
+        train.train_and_evaluate(runs.config(sample, **{"head.top_k": 4}), workdir)
+    # How a run is carried out may change: this one has ended, so it only evaluates.
+    shutil.copytree(workdir, tmp_path / "run")
+    train.train_and_evaluate(runs.config(sample, **{"data.num_workers": 0, "train.keep": 19}), tmp_path / "run")
+
+
+def test_a_file_is_no_workdir(sample, tmp_path):
+    (tmp_path / "run").write_text("")
+    with pytest.raises(ConfigError, match=r"above it, holds \[; checkpoints written there could not be read again"):
+        train.train_and_evaluate(runs.config(sample), tmp_path / "set[1]" / "run")
+    with pytest.raises(ConfigError, match="run is a file, expected a folder"):
+        train.train_and_evaluate(runs.config(sample), tmp_path / "run")
+    (tmp_path / "damaged").mkdir()
+    (tmp_path / "damaged" / "config.json").write_text("{")
+    with pytest.raises(ConfigError, match=r"damaged/config.json is not JSON .*give another --workdir"):
+        train.train_and_evaluate(runs.config(sample), tmp_path / "damaged")
+
+
+@pytest.mark.parametrize("part", ["params", "description"])
+def test_a_damaged_checkpoint_is_named_where_it_is_asked_for(finished, tmp_path, part):
+    """A run that goes on falls back to an older one, see test_checkpoint.py; who names one gets it or an error."""
+    shutil.copytree(finished[0] / "checkpoints", tmp_path / "checkpoints")
+    newest = tmp_path / "checkpoints" / "step_12"
+    for file in (newest / part).rglob("*"):
+        if file.is_file():
+            file.write_bytes(file.read_bytes()[:10])
+    with pytest.raises(CheckpointError, match=rf"{newest} cannot be read .*delete that folder .* 8, 10, 12"):
+        checkpoints_lib.load(newest, "last")
+
+
+def test_changed_data_is_refused(finished, sample, tmp_path):
+    workdir, _ = finished
+    shutil.copytree(workdir, tmp_path / "run")
+    shutil.copytree(sample / "faces", tmp_path / "faces", ignore=shutil.ignore_patterns("mpafer_tfds"))
+    moved = {"data.dir": str(tmp_path / "faces")}
+    train.train_and_evaluate(runs.config(sample, **moved), tmp_path / "run")  # moved, and the same
+    next((tmp_path / "faces" / "train" / "anger").iterdir()).unlink()
+    with pytest.raises(CheckpointError, match="cannot go on after step 12: the training data changed"):
+        train.train_and_evaluate(runs.config(sample, **moved), tmp_path / "run")
+
+
+def test_changed_hard_prompts_are_refused(sample, tmp_path):
+    """A configuration holds only where a bank lies, so a run that goes on must look at what it says."""
+    shipped = json.loads((runs.ROOT / "mpafer_jax" / "hard_prompts" / "expressions.json").read_text())
+    bank = tmp_path / "bank.json"
+    bank.write_text(json.dumps(shipped))
+    config = runs.config(
+        sample, **{"hard_prompts.bank": (str(bank),), "train.num_steps": 1, "optimizer.warmup_steps": 0}
+    )
+    train.train_and_evaluate(config, tmp_path / "run")
+    shipped["classes"]["anger"] = {**shipped["classes"]["anger"], "holistic": ["a face that shouts"]}
+    bank.write_text(json.dumps(shipped))
+    with pytest.raises(CheckpointError, match=r"hard prompts of anger changed since it was saved .* that shouts"):
+        train.train_and_evaluate(config, tmp_path / "run")
+
+
+def test_nan_stops_with_step_and_terms_and_saves_nothing(sample, tmp_path):
+    changes = {"optimizer.name": "sgd", "optimizer.learning_rate": 1e38, "train.checkpoint_every": 12}
+    changes |= {"train.eval_every": 12, "train.log_every": 12}
+    with pytest.raises(steps.NonFiniteError, match=r"step [2-5]: not finite: .*'loss'"):
+        train.train_and_evaluate(runs.config(sample, **changes), tmp_path)
+    assert not list((tmp_path / "checkpoints").glob("step_*"))
+    assert not (tmp_path / "summary.json").exists()
+
+
+def test_warm_start_takes_what_fits(finished, sample, tmp_path, caplog):
+    workdir, _ = finished
+    two = {"data.class_names": ("surprise", "anger"), "train.warm_start": str(workdir), "eval.which": "last"}
+    small = {"train.num_steps": 1, "optimizer.warmup_steps": 0, "optimizer.learning_rate": 1e-12}
+    with caplog.at_level("INFO"):
+        train.train_and_evaluate(runs.config(sample, **two, **small), tmp_path / "one")
+    assert "ctx: taken, shape (10, 64)" in caplog.text
+    for name, value in restored(tmp_path / "one", 1).items():
+        np.testing.assert_allclose(value, restored(workdir, 12)[name], atol=1e-9)
+
+
+def test_warm_start_from_another_clip_is_warned_of(finished, sample, tmp_path, caplog):
+    shutil.copytree(sample / "clip", tmp_path / "clip")
+    with (tmp_path / "clip" / "config.json").open("a") as stream:
+        stream.write("\n")
+    changes = {"clip.name": str(tmp_path / "clip"), "train.warm_start": str(finished[0]), "train.num_steps": 1}
+    train.train_and_evaluate(runs.config(sample, **changes, **{"optimizer.warmup_steps": 0}), tmp_path / "run")
+    assert f"{finished[0]} was trained on another CLIP ({sample / 'clip'}, hash " in caplog.text
+
+
+def described(*class_names, layers=()) -> checkpoints_lib.Description:
+    return checkpoints_lib.Description.model_construct(
+        class_names=class_names, config={"visual_prompts": {"layers": list(layers)}}
+    )
+
+
+def test_warm_start_matches_classes_by_expression_and_says_what_does_not_fit():
+    fresh = {"ctx": jnp.zeros((3, 4, 3)), "visual_prompts": jnp.zeros((1, 2, 3))}
+    saved = {"ctx": np.arange(36.0).reshape(3, 4, 3), "visual_prompts": np.ones((2, 2, 3)), "old": np.ones(1)}
+    names, saved_names = ("Fearful", "joy", "sad"), ("anger", "sadness", "fear")
+    params, notes = warm_start.warm_start(fresh, described(*names), saved, described(*saved_names))
+    np.testing.assert_array_equal(params["ctx"][0], saved["ctx"][2])
+    np.testing.assert_array_equal(params["ctx"][1], 0)
+    np.testing.assert_array_equal(params["ctx"][2], saved["ctx"][1])
+    np.testing.assert_array_equal(params["visual_prompts"], 0)
+    assert notes == [
+        "ctx: taken for Fearful, sad; the others start fresh",
+        "visual_prompts: shape (2, 2, 3) does not fit (1, 2, 3), starts fresh",
+        "old: in the checkpoint, not used here",
+    ]
+    with pytest.raises(ConfigError, match=r"config\.train\.warm_start: .*'joy' and 'happy' are the same"):
+        warm_start.warm_start(fresh, described("joy", "happy"), saved, described(*saved_names))
+
+
+@pytest.mark.parametrize(("layers", "saved_layers", "taken"), [((1, 2), (), 1), ((), (1, 2), 1), ((2, 3), (), 0)])
+def test_warm_start_takes_visual_prompts_for_the_layers_that_they_were_trained_in(layers, saved_layers, taken):
+    fresh, saved = {"visual_prompts": jnp.zeros((2, 1, 3))}, {"visual_prompts": np.ones((2, 1, 3))}
+    here, there = described("joy", layers=layers), described("joy", layers=saved_layers)
+    params, notes = warm_start.warm_start(fresh, here, saved, there)
+    np.testing.assert_array_equal(params["visual_prompts"], taken)
+    assert ("of the layers [1, 2], not [2, 3], starts fresh" in notes[0]) == (not taken)
+
+
+def test_missing_checkpoint_says_what_was_expected(tmp_path):
+    with pytest.raises(CheckpointError, match=r"no checkpoint at .*Expected a workdir"):
+        checkpoints_lib.load(tmp_path, "best")
+
+
+def test_newest_and_best_are_kept(sample, tmp_path):
+    config = runs.config(sample, **{"train.keep": 1})
+    summary = train.train_and_evaluate(config, tmp_path)
+    kept = {int(path.name.removeprefix("step_")) for path in (tmp_path / "checkpoints").glob("step_*")}
+    assert kept == {12, summary["best"]["step"]}
+
+
+def test_without_validation_only_the_last_step_is_reported(sample, tmp_path):
+    changes = {"data.validation_fraction": 0.0, "train.num_steps": 2, "optimizer.warmup_steps": 0, "loss.gamma": 0.0}
+    changes |= {"data.features_dir": str(tmp_path / "features")}
+    summary = train.train_and_evaluate(runs.config(sample, **changes), tmp_path)
+    assert "best" not in summary
+    assert summary["selected_by"] == "nothing: last step only"
+    assert summary["last"].keys() == {"step", "test"}
+    assert not (tmp_path / "features").exists()  # gamma 0 and no baselines: nothing reads them
+    assert "prototype_alignment" not in runs.metrics(tmp_path)[0]
+
+
+def test_the_test_split_chooses_only_where_that_is_asked_for(sample, tmp_path, caplog):
+    changes = {"data.validation_fraction": 0.0, "eval.select_on_test_split": True, "train.num_steps": 8}
+    summary = train.train_and_evaluate(runs.config(sample, **changes), tmp_path)
+    assert summary["selected_by"] == "test war"
+    measured = {line["step"]: line["war"] for line in runs.metrics(tmp_path) if line["kind"] == "test"}
+    assert measured.keys() == {4, 8}
+    best = max(measured, key=lambda step: (measured[step], -step))
+    assert (summary["best"]["step"], summary["best"]["test"]["war"]) == (best, pytest.approx(measured[best]))
+    assert protocol.TEST_SELECTED in caplog.text
+    assert protocol.TEST_SELECTED in (tmp_path / "results.md").read_text()
+    evaluated = evaluate.evaluate_checkpoint(runs.config(sample, **changes), tmp_path)
+    assert evaluated["chosen_on_test"]
+
+
+def test_a_context_may_start_from_words(sample, tmp_path):
+    words = {"ctx.init_text": "a photo of a", "ctx.num_ctx": 4, "ctx.class_specific": True}
+    frozen = {
+        "optimizer.lr_scales": (("ctx", 0.0), ("visual_prompts", 1.0)),
+        "train.num_steps": 2,
+        "optimizer.warmup_steps": 0,
+    }
+    config = runs.config(sample, **words, **frozen)
+    train.train_and_evaluate(config, tmp_path)
+    params, _, _ = checkpoints_lib.load(tmp_path, "last")
+    run = train.prepare(config, tmp_path)
+    ids = run.experiment.tokenizer.encode("a photo of a")[1:-1]
+    table = run.experiment.frozen.clip["text"]["token_embedding"]["embedding"]
+    assert params["ctx"].shape[:2] == (5, 4)
+    for ctx in params["ctx"]:
+        np.testing.assert_array_equal(ctx, table[np.array(ids)])
+    with pytest.raises(ConfigError, match=r"init_text 'a photo of a' has 4 tokens .*num_ctx is 5; make them equal"):
+        train.prepare(runs.config(sample, **{**words, "ctx.num_ctx": 5}), tmp_path)
+
+
+def test_32_images_are_learnt_by_heart_by_prompts_alone(sample, tmp_path):
+    still = {"crop_scale": (1.0, 1.0), "crop_ratio": (1.0, 1.0), "flip": 0.0, "erase": 0.0}
+    changes = {
+        **{f"data.augment.{name}": value for name, value in still.items()},
+        "data.class_names": ("anger", "happiness", "sadness", "surprise"),
+        "data.train_per_class": 8,
+        "data.validation_fraction": 0.0,
+        "data.test_split": "",
+        "train.batch_size": 32,
+        "train.num_steps": 200,
+        "train.log_every": 20,
+        "train.checkpoint_every": 200,
+    }
+    summary = train.train_and_evaluate(runs.config(sample, **changes), tmp_path)
+    assert summary["trained_parameters"] == {"ctx": 10 * 64, "visual_prompts": 3 * 8 * 64}
+    accuracy = [line["accuracy"] for line in runs.metrics(tmp_path)]
+    assert accuracy[0] < 0.7
+    assert accuracy[-1] > 0.95
+
+
+def test_bfloat16_towers_train_like_float32_ones(sample, tmp_path):
+    logged = {}
+    for dtype in ("float32", "bfloat16"):
+        changes = {"clip.dtype": dtype, "train.num_steps": 2, "optimizer.warmup_steps": 0, "train.log_every": 1}
+        # CPUs compute bfloat16 slowly: no more than the two updates.
+        changes |= {"data.validation_fraction": 0.0, "data.test_split": "", "loss.gamma": 0.0}
+        train.train_and_evaluate(runs.config(sample, **changes), tmp_path / dtype)
+        assert {value.dtype.name for value in restored(tmp_path / dtype, 2).values()} == {"float32"}
+        logged[dtype] = [line["loss"] for line in runs.metrics(tmp_path / dtype)]
+    np.testing.assert_allclose(logged["bfloat16"], logged["float32"], rtol=0.05)
+    assert logged["bfloat16"] != logged["float32"]
+
+
+@pytest.mark.parametrize(("optimizer", "limit"), [("sgd", 1.1e6), ("adamw", 3.5e6)])
+def test_checkpoint_sizes_of_the_largest_model(tmp_path, optimizer, limit):
+    """ViT-L/14, a context per class, 7 classes: prompts at most 1.1 MB, with the optimizer at most 3.5 MB."""
+    from mpafer_jax.method import optim
+    from mpafer_jax.method.prompts import PromptShape, init_prompts
+    from mpafer_jax.method.state import TrainState
+
+    shape = PromptShape(10, 7, 768, 0.02, 8, tuple(range(1, 25)), 24, 1024, 0.02)
+    params = init_prompts(shape, jax.random.key(0))
+    assert sum(value.size for value in params.values()) == 250_368
+    schedule = optim.make_schedule(learning_rate=1e-3, warmup_steps=1, num_steps=9)
+    tx = optim.make_optimizer(
+        params,
+        name=optimizer,
+        schedule=schedule,
+        lr_scales=((".*", 1.0),),
+        momentum=0.9,
+        weight_decay=0.0,
+        clip_norm=0.0,
+    )
+    noise = jax.tree.map(lambda x: jnp.asarray(np.random.default_rng(0).normal(size=x.shape), x.dtype), tx.init(params))
+    description = Description(
+        config={}, class_names=("a",) * 7, clip_name="c", clip_hash="h", hard_prompts=("t",) * 7, data={}, versions={}
+    )
+    checkpoints = checkpoints_lib.Checkpoints(tmp_path, keep=1, select_by="war")
+    checkpoints.save(TrainState(jnp.asarray(1, jnp.int32), params, noise), description, None)
+    checkpoints.wait()
+    checkpoints.close()
+    folder = tmp_path / "checkpoints" / "step_1"
+
+    def size(path):
+        return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+
+    assert size(folder / "params") <= 1.1e6
+    assert size(folder) <= limit + 1.1e6 * (optimizer == "sgd")
+
+
+def test_json_is_strict(finished):
+    workdir, _ = finished
+    for name in ("summary.json", "config.json"):
+        json.loads((workdir / name).read_text(), parse_constant=pytest.fail)

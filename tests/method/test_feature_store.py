@@ -1,0 +1,231 @@
+"""Features from run to run: found by pixels, never lost, never another CLIP's; and the tool that hands them out."""
+
+import json
+import sys
+from concurrent import futures
+
+import numpy as np
+import pytest
+
+from mpafer_jax.data.splits import load_dataset
+from mpafer_jax.evaluation.baselines import feature_files
+from mpafer_jax.jobs import train
+from mpafer_jax.method import build, feature_store, steps
+from mpafer_jax.method import features as features_lib
+from mpafer_jax.method.features import encode_splits
+from mpafer_jax.runtime import preemption
+from mpafer_jax.runtime.errors import DataError
+from tests.jobs import runs
+
+
+def store(tmp_path, width=3):
+    return feature_store.FeatureStore(tmp_path / "features" / "x.npz", width, {"clip": "x"})
+
+
+def hashes(*numbers):
+    return np.array([f"{number:032x}" for number in numbers])
+
+
+def rows(*numbers):
+    return np.array([[number, 2.0 * number, -1.0] for number in numbers], np.float32)
+
+
+def test_what_was_added_is_found_in_any_order(tmp_path):
+    kept = store(tmp_path)
+    found, features = kept.find(hashes(1, 2))
+    assert found.tolist() == [False, False]
+    assert not features.any()
+    kept.add(hashes(7, 3, 7), rows(7, 3, 7))
+    kept.add(hashes(5, 3), np.concatenate([rows(5), rows(9)]))  # 3 is there and stays as it is
+    found, features = kept.find(hashes(3, 4, 7, 5, 0, 99))
+    assert found.tolist() == [True, False, True, True, False, False]
+    np.testing.assert_array_equal(features[found], rows(3, 7, 5))
+    names = sorted(path.name for path in kept.path.parent.iterdir())
+    assert names in (["x.npz"], ["x.npz", "x.npz.lock"])
+
+
+def test_runs_side_by_side_lose_nothing(tmp_path):
+    def add(number):
+        store(tmp_path).add(hashes(*range(number, 60, 6)), rows(*range(number, 60, 6)))
+
+    with futures.ThreadPoolExecutor(6) as pool:
+        list(pool.map(add, range(6)))
+    found, features = store(tmp_path).find(hashes(*range(60)))
+    assert found.all()
+    np.testing.assert_array_equal(features, rows(*range(60)))
+
+
+@pytest.mark.parametrize("content", [b"", b"no archive at all", None])
+def test_a_damaged_file_is_named(tmp_path, content):
+    kept = store(tmp_path)
+    kept.add(hashes(1), rows(1))
+    kept.path.write_bytes(kept.path.read_bytes()[:-70] if content is None else content)
+    with pytest.raises(DataError, match=r"x\.npz is damaged .*delete it"):
+        kept.find(hashes(1))
+    with pytest.raises(DataError, match="delete it"):
+        kept.add(hashes(2), rows(2))
+
+
+def test_features_that_are_not_finite_are_not_taken(tmp_path):
+    store(tmp_path).add(hashes(1, 2), rows(1, np.nan))
+    with pytest.raises(DataError, match=r"x\.npz holds features that are NaN or infinite; delete it"):
+        store(tmp_path).find(hashes(1))
+
+
+def test_another_width_is_refused(tmp_path):
+    store(tmp_path).add(hashes(1), rows(1))
+    with pytest.raises(DataError, match=r"holds features \[1, 3\] of 1 pictures, expected \[1, 4\]"):
+        store(tmp_path, width=4).find(hashes(1))
+
+
+def test_a_folder_that_cannot_be_written_costs_no_run(tmp_path, monkeypatch, caplog):
+    kept = store(tmp_path)
+
+    def refuse(*_, **__):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(feature_store.filelock, "FileLock", refuse)
+    with caplog.at_level("WARNING"):
+        kept.add(hashes(1), rows(1))
+    assert "features are not kept" in caplog.text
+    assert "data.features_dir" in caplog.text
+
+
+def test_the_key_holds_what_the_numbers_depend_on(sample):
+    def path(clip="c", **changes):
+        return feature_store.open_store(runs.config(sample, **changes), clip, 8).path
+
+    base = path()
+    assert base.parent == sample / "faces" / "mpafer_tfds" / "features"
+    changed = {
+        path("d"),
+        path(**{"clip.dtype": "bfloat16"}),
+        path(**{"clip.dtype": "bfloat16", "clip.residual_dtype": "bfloat16"}),
+        path(**{"data.mean": (0.5, 0.5, 0.5)}),
+        path(**{"data.std": (0.5, 0.5, 0.5)}),
+    }
+    assert len(changed | {base}) == 6
+    same = [path(**change) for change in ({"seed": 5}, {"data.train_per_class": 3}, {"eval.batch_size": 32})]
+    assert same == [base] * 3
+    assert path(**{"data.features_dir": "/elsewhere"}) == feature_store.Path("/elsewhere") / base.name
+
+
+@pytest.fixture(scope="module")
+def prepared(sample):
+    config = runs.config(sample)
+    dataset = load_dataset(config.data)
+    return dataset, build.build_experiment(config, dataset.class_names, build.load_frozen_clip(config))
+
+
+def test_features_are_computed_once_for_all_runs(sample, prepared, tmp_path, monkeypatch):
+    """A few-shot run, then one on everything, then another draw: the second computes the rest, the third nothing."""
+    dataset, built = prepared
+    config = runs.config(sample, **{"data.features_dir": str(tmp_path)})
+    fresh = encode_splits(
+        runs.config(sample, **{"data.features_dir": str(tmp_path / "other")}), built, [dataset.train, dataset.test]
+    )
+    computed = []
+    real = steps.make_feature_step
+
+    def counting(**options):
+        step = real(**options)
+
+        def counted(params, batch):
+            computed.append(int(np.sum(batch["mask"])))
+            return step(params, batch)
+
+        return counted
+
+    monkeypatch.setattr(steps, "make_feature_step", counting)
+    few = np.arange(0, len(dataset.train), 5)
+    some = encode_splits(config, built, [dataset.train.take(few)])["train"]
+    assert sum(computed) == len(few)
+    everything = encode_splits(config, built, [dataset.train, dataset.test])
+    assert sum(computed) == len(dataset.train) + len(dataset.test)
+    again = encode_splits(config, built, [dataset.test, dataset.train.take(few + 1)])
+    assert sum(computed) == len(dataset.train) + len(dataset.test)
+    np.testing.assert_array_equal(some.image_features, everything["train"].image_features[few])
+    np.testing.assert_array_equal(again["train"].image_features, everything["train"].image_features[few + 1])
+    np.testing.assert_array_equal(again["test"].image_features, everything["test"].image_features)
+    for name, split in fresh.items():
+        np.testing.assert_allclose(everything[name].image_features, split.image_features, rtol=1e-4, atol=1e-5)
+
+
+def test_features_of_a_run_that_is_stopped_are_kept_part_by_part(sample, prepared, tmp_path, monkeypatch):
+    dataset, built = prepared
+    config = runs.config(sample, **{"data.features_dir": str(tmp_path)})
+    monkeypatch.setattr(features_lib, "_PART", 16)
+    monkeypatch.setattr(features_lib, "_KEEP_SECONDS", 0.0)
+    real, batches = steps.make_feature_step, []
+
+    def stopping(**options):
+        step = real(**options)
+
+        def stops(params, batch):
+            batches.append(batch)
+            if len(batches) == 3:
+                raise preemption.Preempted("stopped")
+            return step(params, batch)
+
+        return stops
+
+    monkeypatch.setattr(steps, "make_feature_step", stopping)
+    with pytest.raises(preemption.Preempted):
+        encode_splits(config, built, [dataset.train])
+    assert len(dataset.train) > 3 * 16
+    store = feature_store.open_store(config, built.clip_hash, built.model.clip_config.projection_dim)
+    assert store.find(dataset.train.pixel_hashes)[0].sum() == 32
+    encode_splits(config, built, [dataset.train])
+    assert len(batches) == 3 + -(-(len(dataset.train) - 32) // 16)
+
+
+def test_prototypes_are_the_class_means_of_the_frozen_features(sample, prepared, tmp_path):
+    dataset, built = prepared
+    for normalize in (False, True):
+        changes = {"data.features_dir": str(tmp_path), "prototypes.normalize": normalize}
+        found = train.class_prototypes(runs.config(sample, **changes), dataset.train, built)
+        features = encode_splits(runs.config(sample, **changes), built, [dataset.train])["train"].image_features
+        if normalize:
+            features = features / np.linalg.norm(features, axis=1, keepdims=True)
+        for label in range(len(dataset.class_names)):
+            expected = features[dataset.train.labels == label].mean(0)
+            np.testing.assert_allclose(found[label], expected, rtol=1e-5, atol=1e-6)
+
+
+def test_the_tool_writes_features_labels_and_names(sample, prepared, tmp_path):
+    dataset, built = prepared
+    config = runs.config(sample, **{"data.features_dir": str(tmp_path / "store")})
+    feature_files.write(config, ["train", "test"], tmp_path / "out")
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["features.json", "test.npz", "train.npz"]
+    for split in (dataset.train, dataset.test):
+        with np.load(tmp_path / "out" / f"{split.name}.npz", allow_pickle=False) as arrays:
+            expected = encode_splits(config, built, [split])[split.name].image_features
+            np.testing.assert_array_equal(arrays["image_features"], expected)
+            np.testing.assert_array_equal(arrays["labels"], split.labels)
+            np.testing.assert_array_equal(arrays["names"], split.names)
+            np.testing.assert_array_equal(arrays["pixel_hashes"], split.pixel_hashes)
+            assert arrays["class_names"].tolist() == list(dataset.class_names)
+            assert arrays["label_distributions"].shape == (len(split), 5)
+    about = json.loads((tmp_path / "out" / "features.json").read_text())
+    assert about["clip"]["hash"] == built.clip_hash
+    assert about["fingerprints"] == {split.name: split.fingerprint for split in (dataset.train, dataset.test)}
+
+
+def test_the_command(sample, tmp_path):
+    flags = [
+        f"--config.{name}={value}" for name, value in (("data.dir", sample / "faces"), ("clip.name", sample / "clip"))
+    ]
+    command = [
+        sys.executable,
+        "-m",
+        "mpafer_jax.cli.cache_features",
+        f"--config={runs.ROOT}/configs/sample.py",
+        *flags,
+    ]
+    ended = runs.run([*command, "--split=test", f"--out={tmp_path / 'out'}"])
+    assert ended.returncode == 0, ended.stderr
+    assert f"written: {tmp_path / 'out' / 'test.npz'}, 25 images" in ended.stderr
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"features.json", "test.npz"}
+    ended = runs.run([*command, "--config.data.validation_fraction=0", "--split=validation", f"--out={tmp_path}"])
+    assert ended.returncode == 2
+    assert "none of the splits validation" in ended.stderr

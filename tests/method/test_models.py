@@ -1,0 +1,297 @@
+"""Towers and prompts: literal concatenation, trimming, layouts, types, limits. Parity with PyTorch: tests/weights."""
+
+import contextlib
+import dataclasses
+
+import flax
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mpafer_jax.backbones.clip import model as clip_lib
+from mpafer_jax.backbones.clip.transformer import ACTIVATIONS
+from mpafer_jax.method import prompts as prompts_lib
+from mpafer_jax.method.model import variables
+from mpafer_jax.runtime.errors import PromptError
+from tests import tiny
+
+pytestmark = pytest.mark.usefixtures("strict_promotion")
+
+GOLDEN = (0.001522849895991385, -0.03231491893529892, -0.03371544927358627)  # ctx of seed 0
+IMAGES = jax.random.normal(jax.random.key(1), (4, 32, 32, 3))
+
+
+def literal_concatenation(params, images, prompts, layers, before_ln_pre):
+    """The image tower as Eq. 5 is written: prompts join the sequence at every layer, their outputs are thrown away."""
+    p = params["visual"]
+    config = tiny.CLIP.vision
+
+    def layer_norm(x, q):
+        x = x - x.mean(-1, keepdims=True)
+        return x / jnp.sqrt(jnp.mean(x**2, -1, keepdims=True) + 1e-5) * q["scale"] + q["bias"]
+
+    def dense(x, q):
+        return x @ q["kernel"] + q.get("bias", jnp.zeros(()))
+
+    rows = images.reshape(-1, 4, 8, 4, 8, 3).transpose(0, 1, 3, 2, 4, 5).reshape(-1, 16, 8 * 8 * 3)
+    patches = rows @ p["patch_embedding"]["kernel"].reshape(-1, 32)
+    cls = jnp.broadcast_to(p["class_embedding"], (len(images), 1, 32))
+    x = layer_norm(jnp.concatenate([cls, patches], 1) + p["position_embedding"], p["ln_pre"])
+    for layer in range(config.num_layers):
+        q = jax.tree.map(lambda leaf, layer=layer: leaf[layer], p["blocks"])
+        length = x.shape[1]
+        if layer + 1 in layers:
+            tokens = prompts[layers.index(layer + 1)]
+            tokens = layer_norm(tokens, p["ln_pre"]) if layer == 0 and before_ln_pre else tokens
+            x = jnp.concatenate([x, jnp.broadcast_to(tokens, (len(images), *tokens.shape))], 1)
+        y = layer_norm(x, q["ln_1"])
+        query, key, value = (dense(y, q["attn"][f"{n}_proj"]).reshape(*y.shape[:2], 4, 8) for n in "qkv")
+        mixed = nn.dot_product_attention(query, key, value).reshape(y.shape)
+        x = x + dense(mixed, q["attn"]["out_proj"])
+        hidden = dense(layer_norm(x, q["ln_2"]), q["mlp"]["fc1"])
+        x = x + dense(hidden * jax.nn.sigmoid(1.702 * hidden), q["mlp"]["fc2"])
+        x = x[:, :length]
+    return dense(layer_norm(x, p["ln_post"]), p["projection"])  # [B, 1 + N, D]
+
+
+@pytest.mark.parametrize(
+    ("layers", "before_ln_pre", "remat"),
+    [
+        ((1, 2, 3), False, "none"),
+        ((1, 2, 3), True, "dots"),
+        ((1, 2, 3), False, "full"),
+        ((1,), False, "none"),
+        ((1,), True, "none"),
+        ((2, 3), False, "dots"),
+    ],
+)
+def test_prompts_as_keys_and_values_equal_literal_concatenation(layers, before_ln_pre, remat):
+    shape = tiny.shape(visual_layers=layers, num_visual=3)
+    model = tiny.model(prompt_shape=shape, prompts_before_ln_pre=before_ln_pre, remat=remat)
+    params = tiny.clip_params()
+    visual_prompts = jax.random.normal(jax.random.key(3), (len(layers), 3, 32))
+    probe = jax.random.normal(jax.random.key(4), (4, 17, 20))
+
+    @jax.jit
+    def ours(visual_prompts):
+        prompts = {"ctx": jnp.zeros((4, 24)), "visual_prompts": visual_prompts}
+        _, out = model.apply(variables(params, prompts), IMAGES, method="encode_image")
+        return jnp.concatenate([out["image_features"][:, None], out["patch_features"]], 1)
+
+    @jax.jit
+    def literal(visual_prompts):
+        return literal_concatenation(params, IMAGES, visual_prompts, layers, before_ln_pre)
+
+    np.testing.assert_allclose(ours(visual_prompts), literal(visual_prompts), atol=1e-5, rtol=1e-5)
+    gradients = [jax.grad(lambda v, f=f: jnp.sum(f(v) * probe))(visual_prompts) for f in (ours, literal)]
+    assert float(jnp.abs(gradients[0]).max()) > 1e-2  # the prompts matter
+    np.testing.assert_allclose(*gradients, atol=1e-5, rtol=1e-4)
+
+
+def test_without_visual_prompts_the_image_tower_is_the_frozen_one():
+    model = tiny.model(prompt_shape=tiny.shape(num_visual=0))
+    prompts = prompts_lib.init_prompts(model.prompt_shape, jax.random.key(0))
+    assert prompts.keys() == {"ctx"}
+    weights = variables(tiny.clip_params(), prompts)
+    features, _ = model.apply(weights, IMAGES, method="encode_image")
+    np.testing.assert_array_equal(features, model.apply(weights, IMAGES, method="encode_image_frozen"))
+
+
+def test_prompts_at_no_layer_change_nothing_and_unknown_layers_are_refused():
+    assert prompts_lib.init_prompts(tiny.shape(visual_layers=()), jax.random.key(0)).keys() == {"ctx"}
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        contextlib.nullcontext(),
+        jax.enable_x64(True),
+        jax.threefry_partitionable(False),
+        jax.default_prng_impl("rbg"),
+        jax.default_prng_impl("unsafe_rbg"),
+        flax.config.temp_flip_flag("fix_rng_separator", True),
+    ],
+)
+def test_a_seed_gives_the_same_prompts_under_every_setting(setting):
+    shape = tiny.shape(text_width=8, visual_width=8)
+    with setting:
+        drawn = [prompts_lib.init_prompts(shape, key(0)) for key in (prompts_lib.seed_key, jax.random.key)]
+    for prompts in drawn:
+        assert {name: value.dtype for name, value in prompts.items()} == {"ctx": "float32", "visual_prompts": "float32"}
+        # Written down, so that a release of JAX or Flax that draws others is noticed.
+        np.testing.assert_allclose(prompts["ctx"][0, :3], GOLDEN, rtol=1e-5)
+        np.testing.assert_array_equal(prompts["visual_prompts"], drawn[0]["visual_prompts"])
+
+
+def test_the_last_32_bits_of_a_seed_count_in_64_bit_mode_too():
+    with jax.enable_x64(True):
+        words = jax.random.key_data(prompts_lib.seed_key(2**32 + 5))
+    np.testing.assert_array_equal(words, jax.random.key_data(jax.random.key(5)))
+    for layers in [(4,), (0, 1), (2, 1), (1, 1)]:
+        with pytest.raises(PromptError, match=r"ascend within 1\.\.3.*found"):
+            tiny.shape(visual_layers=layers)
+
+
+@pytest.mark.parametrize("class_specific", [False, True])
+def test_counts_and_initial_values(class_specific):
+    shape = prompts_lib.PromptShape(10, 7 if class_specific else 0, 512, 0.02, 8, tuple(range(1, 13)), 12, 768, 0.02)
+    prompts = prompts_lib.init_prompts(shape, jax.random.key(0))
+    assert sum(p.size for p in prompts.values()) == (109_568 if class_specific else 78_848)
+    for value in prompts.values():
+        assert value.dtype == jnp.float32
+        np.testing.assert_allclose(np.std(value), 0.02, rtol=0.05)
+        np.testing.assert_allclose(np.mean(value), 0, atol=1e-3)
+
+
+def test_soft_prompt_layout():
+    texts = tiny.soft_texts(num_ctx=4)
+    np.testing.assert_array_equal(texts.ids[2], [98, 0, 0, 0, 0, 10, 11, 8, 99])
+    np.testing.assert_array_equal(texts.ids[0], [98, 0, 0, 0, 0, 7, 8, 99, 0])
+    np.testing.assert_array_equal(texts.eos_positions, [7, 7, 8])
+    np.testing.assert_array_equal(texts.content[0], [0, 1, 1, 1, 1, 1, 1, 0, 0])
+
+
+@pytest.mark.parametrize("class_specific", [False, True])
+def test_context_replaces_the_placeholders_only(class_specific):
+    model = tiny.model()
+    embedded = tiny.frozen(model).soft_prompts
+    ctx = jax.random.normal(jax.random.key(0), (3, 4, 24) if class_specific else (4, 24))
+    filled = prompts_lib.insert_context(embedded, ctx)
+    np.testing.assert_array_equal(filled.embeddings[:, 1:5], jnp.broadcast_to(ctx, (3, 4, 24)))
+    np.testing.assert_array_equal(filled.embeddings[:, 0], embedded.embeddings[:, 0])
+    np.testing.assert_array_equal(filled.embeddings[:, 5:], embedded.embeddings[:, 5:])
+
+
+def test_pooling_leaves_out_start_end_and_padding():
+    embeddings = jnp.arange(2 * 5 * 1, dtype=jnp.float32).reshape(2, 5, 1)
+    content = jnp.array([[0, 1, 1, 0, 0], [0, 1, 1, 1, 0]], bool)
+    texts = prompts_lib.TextEmbeddings(embeddings, jnp.array([3, 4]), content)
+    np.testing.assert_allclose(prompts_lib.pool_tokens(texts), [[1.5], [7.0]])
+
+
+def test_trimming_texts_changes_nothing():
+    model, params = clip_lib.CLIP(tiny.CLIP), {"params": tiny.clip_params()}
+    trimmed = tiny.texts(tiny.HARD_IDS)
+    padded = jnp.pad(trimmed.ids, ((0, 0), (0, 16 - trimmed.ids.shape[1])), constant_values=57)
+    short, _ = model.apply(params, trimmed.ids, trimmed.eos_positions, method="encode_text")
+    long, _ = model.apply(params, padded, trimmed.eos_positions, method="encode_text")
+    np.testing.assert_allclose(short, long, atol=1e-6)
+
+
+def test_ends_of_texts():
+    ids = jnp.array([[98, 3, 99, 99, 0], [98, 3, 4, 5, 99]])
+    np.testing.assert_array_equal(clip_lib.find_eos_positions(ids, 99), [2, 4])
+    np.testing.assert_array_equal(clip_lib.find_eos_positions(ids, 2), [2, 4])  # OpenAI's configs: the largest id
+    np.testing.assert_array_equal(clip_lib.find_eos_positions(ids, 5), [0, 3])
+
+
+def test_text_features_from_ids_and_from_embeddings_agree():
+    model, params = clip_lib.CLIP(tiny.CLIP), {"params": tiny.clip_params()}
+    texts = tiny.texts(tiny.HARD_IDS)
+    from_ids, _ = model.apply(params, texts.ids, method="encode_text")
+    embeddings = model.apply(params, texts.ids, method="embed_tokens")
+    from_embeddings, _ = model.apply(params, embeddings, texts.eos_positions, method="encode_embeddings")
+    np.testing.assert_array_equal(from_ids, from_embeddings)
+
+
+def test_a_text_that_does_not_fit_is_named_with_its_length():
+    known = {"short": [98, 1, 99], "far too long": [98, *range(1, 17), 99]}
+    with pytest.raises(PromptError, match=r"1 of 2 prompts.*16 positions[\s\S]*18 tokens: 'far too long'"):
+        prompts_lib.tokenize(list(known), known.__getitem__, 16)
+
+
+def test_wrong_picture_size_is_refused():
+    model, params = clip_lib.CLIP(tiny.CLIP), {"params": tiny.clip_params()}
+    with pytest.raises(ValueError, match=r"\[B, 32, 32, 3\].*found \[1, 16, 16, 3\]"):
+        model.apply(params, jnp.zeros((1, 16, 16, 3)), method="encode_image")
+
+
+def test_intermediates_are_named_and_consistent():
+    model = tiny.model()
+    frozen = tiny.frozen(model)
+    prompts = prompts_lib.init_prompts(model.prompt_shape, jax.random.key(0))
+    logits, out = model.apply(variables(frozen.clip, prompts), IMAGES, frozen.soft_prompts)
+    shapes = {name: value.shape for name, value in out.items()}
+    assert shapes == {
+        "tokens": (4, 17, 32),
+        "image_features": (4, 20),
+        "patch_features": (4, 16, 20),
+        "global_scores": (4, 3),
+        "local_scores": (4, 3),
+        "patch_scores": (4, 16, 3),
+        "top_patches": (4, 3, 5),
+        "text_features": (3, 20),
+        "token_features": (3, 24),
+    }
+    scale = np.exp(float(frozen.clip["logit_scale"]))
+    np.testing.assert_allclose(logits, scale * (out["global_scores"] + out["local_scores"]), rtol=1e-5)
+
+
+def test_bfloat16_gives_float32_outputs_close_to_float32():
+    params = jax.tree.map(lambda x: x.astype(jnp.bfloat16), tiny.clip_params())
+    texts = tiny.texts(tiny.HARD_IDS)
+    half = clip_lib.CLIP(tiny.CLIP, dtype=jnp.bfloat16)
+    logits, out = half.apply({"params": params}, IMAGES, texts.ids)
+    assert logits.dtype == out["image_features"].dtype == out["text_features"].dtype == jnp.float32
+    assert out["image_tokens"].dtype == out["text_tokens"].dtype == jnp.float32
+    full = clip_lib.CLIP(tiny.CLIP)
+    reference, expected = full.apply({"params": tiny.clip_params()}, IMAGES, texts.ids)
+    np.testing.assert_allclose(logits, reference, atol=0.05 * float(jnp.abs(reference).max()))
+    assert not np.array_equal(out["image_features"], expected["image_features"])
+
+
+def test_bfloat16_is_the_image_towers_alone_and_rounds_no_residual_stream():
+    params, texts = {"params": tiny.clip_params()}, tiny.texts(tiny.HARD_IDS)
+    half, full = clip_lib.CLIP(tiny.CLIP, dtype=jnp.bfloat16), clip_lib.CLIP(tiny.CLIP)
+    one, other = (model.apply(params, texts.ids, method="encode_text") for model in (half, full))
+    jax.tree.map(np.testing.assert_array_equal, one, other)
+    # Layers that add nothing leave what the residual stream was to the last digit.
+    kernels = {**tiny.clip_params()}
+    visual = dict(kernels["visual"])
+    visual["blocks"] = jax.tree.map(jnp.zeros_like, visual["blocks"])
+    visual["patch_embedding"] = jax.tree.map(jnp.zeros_like, visual["patch_embedding"])
+    silent = {"params": {**kernels, "visual": visual}}
+    _, one = half.apply(silent, IMAGES, method="encode_image")
+    _, other = full.apply(silent, IMAGES, method="encode_image")
+    np.testing.assert_array_equal(one["tokens"], other["tokens"])
+    rounded, _ = clip_lib.CLIP(tiny.CLIP, jnp.bfloat16, jnp.bfloat16).apply(silent, IMAGES, method="encode_image")
+    assert not np.array_equal(rounded, one["image_features"])
+
+
+def test_every_activation_is_what_its_name_says():
+    x = jnp.array([-2.0, -0.5, 0.0, 1.0, 3.0])
+    exact = np.array([-0.04550026, -0.15426877, 0.0, 0.84134475, 2.9959502])
+    np.testing.assert_allclose(ACTIVATIONS["gelu"](x), exact, rtol=1e-5)
+    np.testing.assert_allclose(ACTIVATIONS["gelu_new"](x), exact, atol=1e-3)
+    np.testing.assert_allclose(ACTIVATIONS["quick_gelu"](x), x / (1 + np.exp(-1.702 * x)), rtol=1e-5)
+    np.testing.assert_allclose(ACTIVATIONS["silu"](x), x / (1 + np.exp(-x)), rtol=1e-5)
+    np.testing.assert_allclose(ACTIVATIONS["relu"](x), [0, 0, 0, 1, 3])
+
+
+def test_activation_of_the_config_is_used():
+    other = dataclasses.replace(tiny.CLIP, vision=dataclasses.replace(tiny.CLIP.vision, hidden_act="relu"))
+    params = {"params": tiny.clip_params()}
+    one, _ = clip_lib.CLIP(tiny.CLIP).apply(params, IMAGES, method="encode_image")
+    two, _ = clip_lib.CLIP(other).apply(params, IMAGES, method="encode_image")
+    assert float(jnp.abs(one - two).max()) > 1e-2
+
+
+@pytest.mark.parametrize("chunk", [1, 2, 3, 7])
+def test_text_chunks_change_no_number(chunk):
+    """3 classes in chunks of 1, of 2 (the last is filled up), and all at once."""
+    base, params = tiny.model(), tiny.clip_params()
+    prompts = prompts_lib.init_prompts(tiny.shape(), jax.random.key(3))
+    bound = base.bind({"params": {"clip": params, "prompts": {}}})
+    embedded = bound.embed(tiny.soft_texts())
+
+    def loss(prompts, model):
+        features, _ = model.apply(variables(params, prompts), embedded, method="encode_soft_prompts")
+        return jnp.sum(jnp.sin(features) * jnp.arange(60, dtype=jnp.float32).reshape(3, 20)), features
+
+    (_, expected), wanted = jax.value_and_grad(loss, has_aux=True)(prompts, base)
+    (_, found), grads = jax.value_and_grad(loss, has_aux=True)(prompts, base.clone(text_chunk=chunk))
+    assert np.abs(wanted["ctx"]).max() > 0.1
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(grads["ctx"], wanted["ctx"], rtol=1e-4, atol=1e-4)

@@ -1,0 +1,168 @@
+"""Steps: 8 devices = 1 device, parts = whole, masked = absent, nothing but prompts moves."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from mpafer_jax.method import losses, steps
+from mpafer_jax.method.model import variables
+from mpafer_jax.method.prompts import init_prompts
+from mpafer_jax.method.state import TrainState
+from mpafer_jax.runtime import devices
+from tests import tiny
+
+MEAN, STD = (0.48, 0.46, 0.41), (0.27, 0.26, 0.28)
+TX = optax.sgd(0.1, momentum=0.9)
+OBJECTIVE = losses.Objective(temperature=0.1)
+MODEL = tiny.model()
+FORWARD = steps.forward_images(MODEL, MEAN, STD)
+
+
+def fresh_state():
+    params = init_prompts(MODEL.prompt_shape, jax.random.key(0))
+    return TrainState(jnp.zeros((), jnp.int32), params, TX.init(params))
+
+
+def step_on(num_devices, state, batch, **changes):
+    """The step's body on any number of virtual devices: the named axis is all it knows of them."""
+
+    frozen = tiny.frozen(MODEL)  # outside of the trace
+
+    def body(part):
+        options = {"forward": FORWARD, "tx": TX, "objective": OBJECTIVE, "accumulate": 1}
+        return steps.train_step_body(state, frozen, part, **{**options, **changes})
+
+    parts = {name: x.reshape(num_devices, -1, *x.shape[1:]) for name, x in batch.items()}
+    result = jax.jit(jax.vmap(body, axis_name=devices.AXIS))(parts)
+    return jax.tree.map(lambda x: x[0], result)
+
+
+def means(metrics):
+    return {name: float(total) / float(count) for name, (total, count) in metrics.items()}
+
+
+def assert_close(one, two, rtol=2e-4, atol=2e-6):
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=rtol, atol=atol), one, two)
+
+
+@pytest.fixture(scope="module")
+def on_one_device():
+    return step_on(1, fresh_state(), tiny.batch(masked=3))
+
+
+def test_eight_real_devices_give_the_numbers_of_one(on_one_device):
+    step = steps.make_train_step(forward=FORWARD, tx=TX, objective=OBJECTIVE)
+    frozen = devices.replicate(tiny.frozen(MODEL))
+    state, metrics = step(devices.replicate(fresh_state()), frozen, devices.shard_batch(tiny.batch(masked=3)))
+    assert jax.local_device_count() == 8
+    assert len(state.params["ctx"].sharding.device_set) == 8
+    assert means(metrics) == pytest.approx(means(on_one_device[1]), rel=2e-4)
+    assert_close(state.params, on_one_device[0].params)
+    assert int(state.step) == 1
+    # The outputs feed straight back.
+    again, _ = step(state, frozen, devices.shard_batch(tiny.batch(seed=1)))
+    assert int(again.step) == 2
+
+
+def test_every_loss_term_alone_does_not_depend_on_the_number_of_devices():
+    for name in ("beta", "gamma", "neither"):
+        weights = {"beta": 0.0, "gamma": 0.0, "temperature": 0.1}
+        objective = losses.Objective(**{**weights, **({name: 5.0} if name != "neither" else {})})
+        one, two = (step_on(n, fresh_state(), tiny.batch(), objective=objective) for n in (1, 4))
+        assert_close(one[0].params, two[0].params)
+        assert means(one[1]) == pytest.approx(means(two[1]), rel=2e-4)
+
+
+@pytest.mark.parametrize(("num_devices", "accumulate"), [(1, 4), (2, 2)])
+def test_parts_one_after_the_other_give_the_update_of_the_whole(on_one_device, num_devices, accumulate):
+    state, metrics = step_on(num_devices, fresh_state(), tiny.batch(masked=3), accumulate=accumulate)
+    assert_close(state.params, on_one_device[0].params)
+    assert means(metrics) == pytest.approx(means(on_one_device[1]), rel=2e-4)
+
+
+def test_masked_images_count_nowhere(on_one_device):
+    batch = tiny.batch(masked=3)
+    batch["image"][-3:] = 255 - batch["image"][-3:]
+    batch["label"][-3:] = 0
+    state, metrics = step_on(1, fresh_state(), batch)
+    assert_close(state.params, on_one_device[0].params, rtol=0, atol=1e-7)
+    assert float(metrics["accuracy"][1]) == 13
+
+
+def test_the_update_is_the_gradient_of_the_total_loss(on_one_device):
+    """An independent computation of Eq. 12 and its gradient, without steps.py."""
+    batch, frozen, state = tiny.batch(), tiny.frozen(MODEL), fresh_state()
+    mean, std = np.array(MEAN), np.array(STD)
+    images = jnp.asarray((batch["image"] / 255 - mean) / std, jnp.float32)
+
+    def loss(params):
+        logits, out = MODEL.apply(variables(frozen.clip, params), images, frozen.soft_prompts)
+        cross = optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"]).mean()
+        token = losses.contrastive_alignment(out["token_features"], frozen.hard_token_features[0], 0.1).mean()
+        prompt = losses.contrastive_alignment(out["text_features"], frozen.hard_text_features[0], 0.1).mean()
+        visual = losses.cosine_prototype_alignment(out["image_features"], frozen.prototypes, batch["label"]).mean()
+        return cross + token + prompt + visual
+
+    value, gradient = jax.jit(jax.value_and_grad(loss))(state.params)
+    moved, metrics = step_on(2, state, batch)
+    assert means(metrics)["loss"] == pytest.approx(float(value), rel=1e-4)
+    expected = jax.tree.map(lambda p, g: p - 0.1 * g, state.params, gradient)
+    assert_close(moved.params, expected)
+    assert means(metrics)["grad_norm"] == pytest.approx(float(optax.tree.norm(gradient)), rel=1e-3)
+    assert all(float(jnp.abs(g).max()) > 1e-4 for g in gradient.values())
+
+
+def test_64_bit_mode_changes_no_type():
+    state, frozen = fresh_state(), tiny.frozen(MODEL)
+    parts = {name: x[None] for name, x in tiny.batch().items()}
+
+    def train(part):
+        return steps.train_step_body(state, frozen, part, forward=FORWARD, tx=TX, objective=OBJECTIVE, accumulate=1)
+
+    def evaluate(part):
+        text_features = jnp.zeros((3, 20), jnp.float32)
+        return steps.eval_step_body(state.params, frozen, text_features, part, model=MODEL, mean=MEAN, std=STD)
+
+    with jax.enable_x64(True):
+        (moved, metrics), sums = (
+            jax.eval_shape(jax.vmap(body, axis_name=devices.AXIS), parts) for body in (train, evaluate)
+        )
+    types = {leaf.dtype for leaf in jax.tree.leaves((moved.params, moved.opt_state, metrics, sums))}
+    assert types == {jnp.dtype("float32")}
+
+
+@pytest.mark.parametrize("name", ["ctx", "visual_prompts"])
+def test_what_is_frozen_has_no_gradient_and_no_part_in_its_norm(on_one_device, name):
+    moved, metrics = step_on(1, fresh_state(), tiny.batch(masked=3), trained=(name,))
+    start, whole = fresh_state().params, on_one_device[0].params
+    for other in start:
+        assert_close(moved.params[other], whole[other] if other == name else start[other])
+    gradient = (start[name] - whole[name]) / 0.1
+    assert means(metrics)["grad_norm"] == pytest.approx(float(jnp.linalg.norm(gradient)), rel=1e-3)
+    loss = means(on_one_device[1])["loss"]
+    assert means(metrics)["loss"] == pytest.approx(loss, rel=1e-6)
+
+
+def test_eval_step_counts_by_hand():
+    step = steps.make_eval_step(model=MODEL, mean=MEAN, std=STD)
+    params, frozen = init_prompts(MODEL.prompt_shape, jax.random.key(0)), tiny.frozen(MODEL)
+    text_features = steps.make_text_step(model=MODEL)(params, frozen)
+    batch = tiny.batch(masked=5)
+    fed = {name: batch[name] for name in ("image", "label", "mask")}
+    sums = devices.to_host(step(*devices.replicate((params, frozen, text_features)), devices.shard_batch(fed)))
+    images = jnp.asarray((batch["image"] / 255 - np.array(MEAN)) / np.array(STD), jnp.float32)
+    logits, _ = MODEL.apply(variables(frozen.clip, params), images, frozen.soft_prompts)
+    confusion = np.zeros((3, 3))
+    for true, predicted in zip(batch["label"][:11], np.argmax(logits, -1)[:11], strict=True):
+        confusion[true, predicted] += 1
+    np.testing.assert_array_equal(sums["confusion"], confusion)
+    assert sums["count"] == 11
+    expected = optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"])[:11].sum()
+    np.testing.assert_allclose(sums["cross_entropy"], expected, rtol=1e-4)
+
+
+def test_uneven_batches_are_refused_with_the_sizes_that_do():
+    with pytest.raises(ValueError, match=r"config.train.batch_size is 20.*8 devices x 2.*use 32 or 16"):
+        devices.check_batch_size("train.batch_size", 20, 2)

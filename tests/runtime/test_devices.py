@@ -1,0 +1,79 @@
+"""Batches on their way to the devices: the same batches, in order, ahead of their use, and no more after the end."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mpafer_jax.runtime import devices
+
+
+def numbers(made, closed, count=6):
+    try:
+        for number in range(count):
+            made.append(number)
+            yield {"x": np.full((16, 2), number, np.float32)}
+    finally:
+        closed.append(True)
+
+
+def test_prefetched_batches_are_cut_over_the_devices_and_in_order():
+    found = list(devices.prefetch(numbers([], [])))
+    assert len(found) == 6
+    for number, batch in enumerate(found):
+        assert batch["x"].shape == (8, 2, 2)
+        assert len(batch["x"].sharding.device_set) == 8
+        np.testing.assert_array_equal(batch["x"], np.full((8, 2, 2), number))
+
+
+def test_batches_are_made_ahead_of_their_use_and_not_all_at_once():
+    made, closed = [], []
+    stream = devices.prefetch(numbers(made, closed, count=100))
+    next(stream)
+    assert 1 < len(made) < 6
+    stream.close()
+    assert closed == [True]
+    assert len(made) < 6
+
+
+def test_a_step_takes_what_was_prefetched_without_moving_it_again():
+    step = devices.data_parallel(lambda s, batch: devices.sum_over_devices(s * jnp.sum(batch["x"])), replicated=1)
+    scale = devices.replicate(jnp.asarray(2.0))
+    batches = list(devices.prefetch(numbers([], [])))
+    step(scale, batches[0])
+    with jax.transfer_guard("disallow"):
+        found = [step(scale, batch) for batch in batches]
+    assert [float(value) for value in found] == [2 * 32 * number for number in range(6)]
+
+
+def test_results_are_those_of_the_step_one_by_one():
+    step = devices.data_parallel(lambda batch: devices.sum_over_devices(jnp.sum(batch["x"])), replicated=0)
+    closed = []
+    assert [float(value) for value in devices.results(step, numbers([], closed))] == [32.0 * n for n in range(6)]
+    assert closed == [True]
+    assert list(devices.results(step, [])) == []
+
+
+def test_the_name_of_what_products_are_computed_in():
+    assert devices.matmul_precision() == "float32"  # a CPU
+    with jax.default_matmul_precision("tensorfloat32"):
+        assert devices.matmul_precision() == "tensorfloat32"
+    jax.config.update("jax_default_matmul_precision", "default")
+    try:
+        assert devices.matmul_precision() == "float32"
+    finally:
+        jax.config.update("jax_default_matmul_precision", None)
+
+
+def test_settings_that_change_numbers_are_named_and_no_others(monkeypatch):
+    assert devices.unusual_settings() == {}  # not the number of devices, which this test run has set
+    monkeypatch.setenv("XLA_FLAGS", "--xla_force_host_platform_device_count=8 --xla_cpu_enable_fast_math=true")
+    monkeypatch.setenv("LIBTPU_INIT_ARGS", "")
+    with jax.enable_x64(True):
+        found = devices.unusual_settings()
+    assert found == {"jax_enable_x64": "True", "XLA_FLAGS": "--xla_cpu_enable_fast_math=true"}
+    monkeypatch.setenv("XLA_FLAGS", "--xla_dump_to=/tmp/x --xla_gpu_per_fusion_autotune_cache_dir=/tmp/y")
+    assert devices.unusual_settings() == {}
+
+
+def test_the_device_is_named_as_its_driver_does():
+    assert devices.kind() == jax.devices()[0].device_kind == "cpu"

@@ -1,0 +1,153 @@
+"""Names of files and folders: which are of this machine, which in a bucket, and which are refused."""
+
+import errno
+import importlib
+import importlib.util
+import pathlib
+import sys
+
+import pytest
+
+from mpafer_jax.runtime import files
+from tests.jobs import runs
+
+CONFIG = f"--config={runs.ROOT / 'configs' / 'sample.py'}"
+URL = "gs://bucket/name.csv"
+
+
+def test_plain_names_are_of_this_machine(tmp_path):
+    assert files.any_path("runs/a", "--workdir") == files.local_path("runs/a", "--workdir") == pathlib.Path("runs/a")
+    assert not files.in_bucket(tmp_path)
+    with files.local_copy(tmp_path / "a") as same:
+        assert same == tmp_path / "a"
+
+
+@pytest.mark.parametrize(("url", "package", "extra"), [("gs://b/x", "gcsfs", "gcs"), ("s3://b/x", "s3fs", "s3")])
+def test_a_bucket_without_its_package_is_refused(url, package, extra, monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    message = rf"--workdir is '{url}', for which {package} is not installed: pip install -e '\.\[{extra}\]'"
+    with pytest.raises(ValueError, match=message):
+        files.any_path(url, "--workdir")
+
+
+def test_folders_are_renamed(tmp_path):
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    files.rename_folder(tmp_path / "a", "c")
+    assert [path.name for path in tmp_path.rglob("*")] == ["c", "b"]
+
+
+def test_a_tilde_is_the_home(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for find in (files.any_path, files.local_path, lambda name, flag: files.path_argument(flag)(name)):
+        assert find("~/runs/a", "--workdir") == tmp_path / "runs" / "a"
+        assert find("~", "--workdir") == tmp_path
+        assert find("runs/~", "--workdir") == pathlib.Path("runs/~")
+        assert find("~nobody of that name", "--workdir") == pathlib.Path("~nobody of that name")
+
+
+def test_what_is_there_by_its_name_is_no_pattern(tmp_path):
+    for name in ("run[v2]/seed_0", "run[v2]/seed_1", "runv/seed_0", "what?"):
+        (tmp_path / name).mkdir(parents=True)
+    odd = tmp_path / "run[v2]"
+    assert not files.is_pattern(odd)
+    assert not files.is_pattern(tmp_path / "what?")
+    assert not files.is_pattern(tmp_path / "absent")
+    assert files.is_pattern(odd / "seed_*")
+    assert files.matching(odd / "seed_*") == [odd / "seed_0", odd / "seed_1"]
+    assert files.matching(tmp_path / "run[v]/seed_*") == [tmp_path / "runv/seed_0"]
+    assert files.matching(tmp_path / "**/seed_1") == [odd / "seed_1"]
+    assert files.matching(tmp_path / "none_*") == []
+
+
+EXPECTED = f"{URL!r}: expected a file or folder of this machine, where a bucket can be mounted"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["benchmark", f"--out={URL}"],
+        ["contact_sheet", CONFIG, f"--out={URL}"],
+        ["faithfulness", CONFIG, "--checkpoint=run", f"--curves={URL}"],
+        ["generate_descriptions", "--model=m", f"--out={URL}"],
+        ["make_sample", f"--out={URL}"],
+        ["motion_prior", CONFIG, f"--out={URL}"],
+        ["prompt_report", CONFIG, f"--out={URL}"],
+    ],
+    ids=lambda words: words[0],
+)
+def test_tools_refuse_to_write_into_a_bucket(words, tmp_path):
+    if words[0] == "benchmark":
+        pytest.importorskip("torch", reason="the extra `bench` is not installed")
+    done = runs.run([sys.executable, "-m", f"mpafer_jax.cli.{words[0]}", *words[1:]], cwd=tmp_path)
+    assert done.returncode == 2, done.stderr
+    assert EXPECTED in done.stdout + done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("module", "words"),
+    [
+        ("mpafer_jax.predict", ["run", "faces", f"--out={URL}"]),
+        ("mpafer_jax.predict", ["run", "faces", f"--heatmaps={URL}"]),
+        ("mpafer_jax.cli.export", ["run", f"--out={URL}"]),
+        ("mpafer_jax.cli.report", ["run", "other", f"--out={URL}"]),
+        ("mpafer_jax.cli.results", [f"--page={URL}"]),
+        ("mpafer_jax.cli.results", [URL]),
+        ("launch.sweep", ["--sweep=configs/sweeps/seeds.py:sample", "--dry_run", f"--workdir={URL}"]),
+        ("launch.sweep", ["--sweep=configs/sweeps/seeds.py:sample", "--workdir=runs/x", f"--reuse={URL}"]),
+    ],
+    ids=lambda value: value.rpartition(".")[2] if isinstance(value, str) else value[-1].partition("=")[0],
+)
+def test_commands_refuse_to_write_into_a_bucket(module, words, tmp_path, monkeypatch, capsys):
+    main = importlib.import_module(module).main
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as ended:
+        main(words)
+    assert ended.value.code == 2
+    assert EXPECTED in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"])
+def test_text_is_utf8_with_or_without_a_byte_order_mark(mark, tmp_path):
+    path = tmp_path / "list.txt"
+    path.write_bytes(mark + "é\r\nb\n".encode())
+    assert files.read_text(path) == "é\nb\n"
+    with files.open_text(path, newline="") as text:
+        assert list(text) == ["é\r\n", "b\n"]
+    path.write_bytes(mark)
+    assert files.read_text(path) == ""
+
+
+@pytest.mark.parametrize(
+    ("data", "found"),
+    [
+        ("a.png".encode("utf-16"), "its first bytes are ff fe, the mark of UTF-16"),
+        (b"\xfe\xff\0a", "its first bytes are fe ff, the mark of UTF-16"),
+        ("a.png".encode("utf-32"), "its first bytes are ff fe 00 00, the mark of UTF-32"),
+        ("a.png".encode("utf-16-le"), r"it begins with b'a\\x00.\\x00p\\x00n\\x00g\\x00', as UTF-16 without a mark"),
+        ("1.png\ncafé.png\n".encode("latin-1"), r"it holds b'1.png\\ncaf\\xe9.png\\n'"),
+        (b"\xef\xbb\xbf" + b"a" * 100_000 + b"\xff", r"it holds b'a{20}\\xff'"),  # not in the first block
+    ],
+)
+def test_text_of_another_encoding_is_refused_with_what_was_found(data, found, tmp_path):
+    path = tmp_path / "list.txt"
+    path.write_bytes(data)
+    with pytest.raises(files.EncodingError, match=rf"list\.txt is not UTF-8: {found}.*save it as UTF-8"):
+        files.read_text(path)
+
+
+def test_a_write_that_fails_names_the_file_and_leaves_nothing(tmp_path):
+    path = tmp_path / "table.csv"
+    path.write_text("before")
+
+    def write():
+        with files.replacing(path) as temporary, temporary.open("w") as stream:
+            stream.write("half")
+            raise OSError(errno.ENOSPC, "No space left on device")  # as a write raises it: without a name
+
+    with pytest.raises(OSError, match=r"No space left on device: '.*table\.csv'"):
+        write()
+    assert [(found.name, found.read_text()) for found in tmp_path.iterdir()] == [("table.csv", "before")]
+    files.write_text(path, "caf\udce9")  # a file's name that is no UTF-8
+    assert path.read_text(encoding="utf-8") == "caf\\udce9"
