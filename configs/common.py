@@ -40,7 +40,7 @@ CLIPS: dict[str, dict[str, Any]] = {
         "optimizer.weight_decay": 0.0,
         "optimizer.warmup_steps": 20,
         "optimizer.lr_scales": (("ctx", 0.3), ("visual_prompts", 1.0)),
-        # A small CLIP underfits what stronger changes leave of a picture. [ours]
+        # A small CLIP underfits what stronger changes leave of an image. [ours]
         "data.augment.crop_scale": (0.9, 1.0),
         "data.augment.crop_ratio": (0.95, 1.05),
         "data.augment.erase": 0.1,
@@ -149,7 +149,7 @@ def get_common() -> ConfigDict:
     # Subtract each patch's mean over the classes before choosing the k patches. [relative; paper: no]
     head.center_patch_scores = False
     # Weights of the patches in each class's local score, by how far the class differs there from neutral over the
-    # images that make prototypes: none (equal weights), features (the frozen CLIP's patch features), pictures (pixels).
+    # images that make prototypes: none (equal weights), features (the frozen CLIP's patch features), images (pixels).
     # Needs a class that is neutral. [ours, after Facial Motion Prior Networks, Chen et al. 2019; paper: none]
     head.motion_prior = "none"
     # Share of a patch's weight that follows the difference, at least 0 and below 1; the rest is equal. [ours: of 0.5
@@ -213,7 +213,7 @@ def get_common() -> ConfigDict:
     data.class_names = ()
     # How votes become labels, FERPlus only: majority_labelcsv, majority_csv, argmax, distribution; else owner.
     data.label_rule = "owner"
-    # A picture that is missing or cannot be decoded: error, or skip (counted and logged).
+    # An image that is missing or cannot be decoded: error, or skip (counted and logged).
     data.on_bad_image = "error"
     # The owner's splits to train on, joined; empty for --mode=eval on a dataset of which all is to be evaluated.
     data.train_splits = ("train",)
@@ -227,7 +227,7 @@ def get_common() -> ConfigDict:
     data.test_split = "test"
     # Share of train that is carved out for the test.
     data.test_fraction = 0.0
-    # A file with a name of a picture a line that test_split is restricted to, such as the lists of occluded or turned
+    # A file with a name of an image a line that test_split is restricted to, such as the lists of occluded or turned
     # faces (docs/datasets.md); empty: all of it.
     data.test_subset = ""
     # Seed of the carving; apart from `seed`, so that runs of several seeds share their splits. [ours]
@@ -252,15 +252,15 @@ def get_common() -> ConfigDict:
     data.std = (0.26862954, 0.26130258, 0.27577711)
     # Processes that decode and augment; 0: threads of this one. [ours]
     data.num_workers = 0
-    # Keep the pictures decoded too, in a memory-mapped file in the prepared folder (width x height x 3 bytes each, grey
+    # Keep the images decoded too, in a memory-mapped file in the prepared folder (width x height x 3 bytes each, grey
     # ones a third). The batches are the same; docs/performance.md says what it gains. [ours: off]
     data.cache_decoded = False
-    # Where the frozen CLIP's features are kept, for prototypes and baselines of all runs on these pictures (4 x D bytes
-    # a picture); empty: `features` in the prepared folder. [ours]
+    # Where the frozen CLIP's features are kept, for prototypes and baselines of all runs on these images (4 x D bytes
+    # an image); empty: `features` in the prepared folder. [ours]
     data.features_dir = ""
 
     data.augment = augment = ConfigDict()
-    # Share of the picture's area that a random crop keeps, (low, high); (1, 1) with crop_ratio (1, 1) for no crop.
+    # Share of the image's area that a random crop keeps, (low, high); (1, 1) with crop_ratio (1, 1) for no crop.
     # [relative: CoOp's is (0.08, 1), which loses the face's parts]
     augment.crop_scale = (0.7, 1.0)
     # Its width over its height, (low, high). [relative]
@@ -275,7 +275,7 @@ def get_common() -> ConfigDict:
     augment.hue = 0.0
     # Probability of erasing a rectangle. [relative: FER code's random erasing]
     augment.erase = 0.25
-    # Share of the picture's area that it covers, (low, high). [relative]
+    # Share of the image's area that it covers, (low, high). [relative]
     augment.erase_scale = (0.02, 0.1)
 
     # Read only if dataset is synthface. [ours, all of them]
@@ -285,11 +285,11 @@ def get_common() -> ConfigDict:
     synthface.style = "sketch"
     # Seed of persons, expressions and scenes.
     synthface.seed = 0
-    # Pictures in each split; no person is in two splits.
+    # Images in each split; no person is in two splits.
     synthface.train = 2800
     synthface.validation = 400
     synthface.test = 1400
-    # Side of the pictures in pixels, 32 to 224.
+    # Side of the images in pixels, 32 to 224.
     synthface.image_size = 96
 
     config.train = train = ConfigDict()
@@ -341,14 +341,14 @@ def get_common() -> ConfigDict:
     # --mode=eval does not compute them. [ours]
     evaluation.baselines = ()
     # What is left to look at, after training and after --mode=eval: full (predictions.npz and report.html), numbers
-    # (the same without pictures of the dataset), predictions (predictions.npz alone), none. [ours]
+    # (the same without images of the dataset), predictions (predictions.npz alone), none. [ours]
     evaluation.report = "full"
 
     # Read by --mode=predict alone, beside data, eval.checkpoint, eval.which and eval.batch_size.
     config.predict = predict = ConfigDict()
     # Which part of the dataset, as the data section makes it: train, validation or test. [ours]
     predict.split = "test"
-    # Pictures in one file of predictions. A run that is stopped goes on with the files that are missing, and processes
+    # Images in one file of predictions. A run that is stopped goes on with the files that are missing, and processes
     # share the files among them, so there should be several for each. [ours]
     predict.images_per_part = 1000
     # Of those files: parquet or csv. [ours]

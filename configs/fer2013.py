@@ -2,7 +2,7 @@
 
     python -m mpafer_jax.main --config=configs/fer2013.py --workdir=runs/fer2013 --config.data.dir=/data/FER2013
 
-The paper has no numbers on it; it serves as another dataset to evaluate on. `ferplus.py` has the same pictures under
+The paper has no numbers on it; it serves as another dataset to evaluate on. `ferplus.py` has the same images under
 the votes of ten people.
 """
 

@@ -1,4 +1,4 @@
-"""Your own pictures: one folder per class, in train/ and test/ or all in one.
+"""Your own images: one folder per class, in train/ and test/ or all in one.
 
     python -m mpafer_jax.main --config=configs/folder.py --workdir=runs/mine --config.data.dir=/data/faces
 

@@ -1,4 +1,4 @@
-"""JAFFE: 7 posed expressions of 10 persons, 213 pictures.
+"""JAFFE: 7 posed expressions of 10 persons, 213 images.
 
     python -m mpafer_jax.main --config=configs/jaffe.py --workdir=runs/jaffe --config.data.dir=/data/JAFFE
 

@@ -2,8 +2,8 @@
 
     python -m mpafer_jax.cli.pretrain_clip --config=configs/pretrain_tiny_clip.py --workdir=runs/tiny_clip
 
-The captions say what is seen (brows, lids, nose, lips, hair, light) and never name an expression. For pictures of your
-own: `--config.data.source=folder --config.data.dir=FOLDER` (pictures with a metadata.jsonl), or `tfds`. What comes out
+The captions say what is seen (brows, lids, nose, lips, hair, light) and never name an expression. For images of your
+own: `--config.data.source=folder --config.data.dir=FOLDER` (images with a metadata.jsonl), or `tfds`. What comes out
 is `WORKDIR/clip`, a folder in the Hub's layout.
 """
 
@@ -21,7 +21,7 @@ def get_config() -> ConfigDict:
     model.text = ConfigDict({"hidden_size": 96, "num_layers": 3, "num_heads": 4})
     # D, size of the joint space.
     model.projection_dim = 64
-    # Sides of pictures and of patches, in pixels.
+    # Sides of images and of patches, in pixels.
     model.image_size = 96
     model.patch_size = 12
     # Tokens at most.
@@ -32,19 +32,19 @@ def get_config() -> ConfigDict:
     model.max_position_embeddings = 77
 
     config.data = data = ConfigDict()
-    # synthface (drawn here), folder (pictures and metadata.jsonl), or tfds (prepared as array_record).
+    # synthface (drawn here), folder (images and metadata.jsonl), or tfds (prepared as array_record).
     data.source = "synthface"
-    # synthface: where drawn faces are kept (empty: 'pictures' in the workdir). folder: which. tfds: its data_dir.
+    # synthface: where drawn faces are kept (empty: 'images' in the workdir). folder: which. tfds: its data_dir.
     data.dir = ""
-    # tfds: 'dataset:version/split', and the names of the features with the picture and the caption(s); one inside
+    # tfds: 'dataset:version/split', and the names of the features with the image and the caption(s); one inside
     # another is written with a slash, as in 'captions/text'.
     data.name = ""
     data.image_feature = "image"
     data.text_feature = "caption"
-    # Pictures at the end that training never sees; retrieval and statements are measured on them.
+    # Images at the end that training never sees; retrieval and statements are measured on them.
     data.held_out = 1024
-    # synthface: pictures in all, held-out ones included; the styles, drawn evenly; the seed of the faces.
-    data.pictures = 40000
+    # synthface: images in all, held-out ones included; the styles, drawn evenly; the seed of the faces.
+    data.images = 40000
     data.styles = ("colour", "paint", "grey")
     data.seed = 1
     # Mean and standard deviation of each colour, on the scale 0..1. [CLIP's]
@@ -68,7 +68,7 @@ def get_config() -> ConfigDict:
     config.loss = loss = ConfigDict()
     # Weight of the symmetric image-text contrast (Radford et al., 2021), negatives over all devices.
     loss.contrastive = 1.0
-    # Weight of telling true statements from false ones by the whole picture; 0 leaves it out, as everywhere.
+    # Weight of telling true statements from false ones by the whole image; 0 leaves it out, as everywhere.
     loss.statements = 5.0
     # The same by the k patches that agree most with a statement: patches come to mean something.
     loss.local_statements = 5.0
@@ -92,10 +92,10 @@ def get_config() -> ConfigDict:
     optimizer.clip_norm = 1.0
 
     config.train = train = ConfigDict()
-    # Pictures of one update, over all devices; each is told apart from all the others.
+    # Images of one update, over all devices; each is told apart from all the others.
     train.batch_size = 128
     train.num_steps = 5000
-    # Updates between lines of metrics, evaluations on held-out pictures, and checkpoints.
+    # Updates between lines of metrics, evaluations on held-out images, and checkpoints.
     train.log_every = 50
     train.eval_every = 500
     train.checkpoint_every = 500

@@ -4,7 +4,7 @@
 
 Needs no dataset, no download and no accelerator. The faces are drawn on first use, in a style that the CLIP has never
 seen; the run ends with a table of what each way of using that CLIP reaches. The same over three seeds, leaving one loss
-or part out at a time, with all training pictures and with 16 of each class:
+or part out at a time, with all training images and with 16 of each class:
 
     python launch/sweep.py --sweep=configs/sweeps/components.py:quickstart --workdir=runs/components
 

@@ -62,8 +62,8 @@ def _next_commands(config: Config, workdir: pathlib.Path) -> str:
     """What to do with a run that has ended."""
     examples = workdir / EXAMPLES
     name = shlex.quote(str(workdir))
-    pictures = shlex.quote(str(examples)) if examples.is_dir() else "PICTURES"
-    lines = ["\nnext, for example:", f"  python -m mpafer_jax.predict {name} {pictures}"]
+    images = shlex.quote(str(examples)) if examples.is_dir() else "IMAGES"
+    lines = ["\nnext, for example:", f"  python -m mpafer_jax.predict {name} {images}"]
     if config.eval.report in ("numbers", "full"):
         lines.append(f"  python -m mpafer_jax.cli.report {name} ANOTHER_RUN    to compare")
         lines.append(f"  open {workdir / REPORT} in a browser")

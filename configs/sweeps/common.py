@@ -40,7 +40,7 @@ def is_quickstart(argument: str) -> bool:
 
 
 def has_tiny_clip(argument: str) -> bool:
-    """Whether the base has the small CLIP: 4 layers, 64 patches, pictures of 96 pixels."""
+    """Whether the base has the small CLIP: 4 layers, 64 patches, images of 96 pixels."""
     return is_quickstart(argument) or "tiny_clip" in argument.split(",")
 
 

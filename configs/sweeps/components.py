@@ -42,7 +42,7 @@ def get_sweep(argument: str) -> Sweep:
             Point("add_visual_prompts", "context + visual prompts", {**_NO_PROTOTYPES, **_NO_ALIGNMENT, **_NO_LOCAL}),
             Point("add_prototypes", "context + visual prompts + prototypes", {**_NO_ALIGNMENT, **_NO_LOCAL}),
             Point("motion_features", "full, motion prior from features", {"head.motion_prior": "features"}),
-            Point("motion_pictures", "full, motion prior from pixels", {"head.motion_prior": "pictures"}),
+            Point("motion_images", "full, motion prior from pixels", {"head.motion_prior": "images"}),
             *common.full_and_text_only(f"{_SHOTS}_per_class", common.few_images(argument, _SHOTS)),
         ),
         notes=(_ORDER,) if common.has_tiny_clip(argument) else (_ORDER, _REPORTED),

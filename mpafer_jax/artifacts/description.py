@@ -124,7 +124,7 @@ class Description(Described):
 
     def applied_to(self, config: Config) -> Config:
         """A configuration with this checkpoint's model in place of its own: the sections that shape prompts and logits,
-        and how pictures are normalised, which not every CLIP says of itself.
+        and how images are normalised, which not every CLIP says of itself.
 
         All else is the caller's, so that a field that joined it since the checkpoint was made does no harm.
 
@@ -136,7 +136,7 @@ class Description(Described):
             return Config.from_json(json.dumps({**values, "data": {**values["data"], **self.normalization()}}))
 
     def normalization(self) -> dict[str, Any]:
-        """The fields of the data section that pictures were normalised with, 'mean' and 'std', three numbers each."""
+        """The fields of the data section that images were normalised with, 'mean' and 'std', three numbers each."""
         return {name: self.config["data"][name] for name in _NORMALIZES}
 
     def model_sections(self) -> ModelSections:

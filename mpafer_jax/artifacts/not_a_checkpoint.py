@@ -45,7 +45,7 @@ def what_is_there(path: pathlib.Path, checkpoints: str) -> str:
     if checkpoints in names or path.name == checkpoints or _of_a_run(names):
         return "it looks like a run that has saved none yet: the same command goes on with it"
     if suffixes & IMAGE_SUFFIXES:
-        return "there are pictures: the checkpoint is the first argument, pictures come after it"
+        return "there are images: the checkpoint is the first argument, images come after it"
     return "there is no checkpoint in that folder"
 
 

@@ -9,7 +9,7 @@ summary.json     the result; it is there if, and only if, the run has ended
 predictions.npz  what the reported checkpoint said of every held-out image (`evaluation.predictions`)
 evaluation.json, evaluation_predictions.npz   the same of --mode=eval
 report.html      all of it to look at
-examples/        one test picture of each class, if the faces are drawn ones
+examples/        one test image of each class, if the faces are drawn ones
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Finds the files of a CLIP checkpoint: in the package, in a local folder, in the Hub's cache, or on the Hub.
 
 Layout of a checkpoint (that of transformers): config.json; the weights as one file or as shards with an index; the
-tokenizer as vocab.json and merges.txt or as tokenizer.json; preprocessor_config.json for the pictures' mean and
+tokenizer as vocab.json and merges.txt or as tokenizer.json; preprocessor_config.json for the images' mean and
 standard deviation, which transformers 5 may write into processor_config.json instead.
 """
 

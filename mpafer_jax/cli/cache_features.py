@@ -7,11 +7,11 @@ writes `<out>/train.npz`, `validation.npz` and `test.npz`, those of them that th
     image_features       float32[n, D], z^g of the un-prompted image tower, not normalised, without augmentation
     labels               int32[n], positions in class_names
     label_distributions  float32[n, C]
-    names                str[n], the owner's names of the pictures
-    pixel_hashes         str[n], equal for pixel-identical pictures
+    names                str[n], the owner's names of the images
+    pixel_hashes         str[n], equal for pixel-identical images
     class_names          str[C]
 
-and `<out>/features.json`, which says of which CLIP and which pictures. The features are those that prototypes and
+and `<out>/features.json`, which says of which CLIP and which images. The features are those that prototypes and
 baselines read: what a run has computed is not computed again, and the other way round (`data.features_dir`).
 
 Exit code 0: done. 2: a mistake in the configuration or the data.

@@ -2,15 +2,15 @@
 
     python -m mpafer_jax.cli.check_data --config=configs/ferplus.py --config.data.dir=D
 
-Reads the owner's files directly: nothing needs to be prepared, nothing is written, and all broken pictures are listed
+Reads the owner's files directly: nothing needs to be prepared, nothing is written, and all broken images are listed
 instead of the first. Prints the labels' mapping, counts per split and class, the majority rate (the accuracy of always
-answering the most frequent class), what was dropped and why, picture sizes, unreadable pictures, and pictures that
+answering the most frequent class), what was dropped and why, image sizes, unreadable images, and images that
 occur more than once (equal in every decoded pixel), within and across splits, with equal or conflicting labels.
 
 Exit code 0: nothing to report. 1: something needs attention, listed at the end: the dataset or a split that the config
-names is not there, pictures and other files that are left out because of where they lie or what they are called, class
-folders that are numbers or empty, a class without training pictures, classes of which the configured description banks
-say nothing, unreadable pictures, sizes other than the owner's, pictures that occur in several splits, or one picture
+names is not there, images and other files that are left out because of where they lie or what they are called, class
+folders that are numbers or empty, a class without training images, classes of which the configured description banks
+say nothing, unreadable images, sizes other than the owner's, images that occur in several splits, or one image
 with different labels in one split.
 2: a mistake in the flags; configs/common.py documents the fields of --config.
 """
@@ -41,7 +41,7 @@ from mpafer_jax.runtime import progress
 from mpafer_jax.runtime.errors import BankError, ConfigError, DataError
 
 _CONFIG = define_config()
-_LISTED = 5  # examples printed of a long list of duplicates; broken pictures are always listed in full
+_LISTED = 5  # examples printed of a long list of duplicates; broken images are always listed in full
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Report:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Picture:
+class _Image:
     split: str
     record: Record
     size: tuple[int, int]
@@ -64,10 +64,10 @@ class _Picture:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Pictures:
-    """Every picture of every split, opened: groups with equal pixels, and the errors of those that are broken."""
+class _Images:
+    """Every image of every split, opened: groups with equal pixels, and the errors of those that are broken."""
 
-    by_pixels: dict[str, list[_Picture]]
+    by_pixels: dict[str, list[_Image]]
     broken: dict[str, list[str]]
 
 
@@ -80,11 +80,11 @@ def check(data: DataSection, hard_prompts: HardPromptsSection | None = None) -> 
     index = read_source(data)
     data, own_test = carve_missing_test(data, index)
     with workers(index.computed) as pool:
-        pictures = _open_all(index, pool)
+        images = _open_all(index, pool)
     place = f"in {data.dir}" if data.dataset != "synthface" else "drawn here"
     lines = [f"dataset {index.dataset} {place}, label rule {index.label_rule}", *filter(None, [own_test]), ""]
     attention = list(index.warnings)
-    for part in (_labels(index, data), _sizes(index, pictures), _broken(pictures), _duplicates(index, pictures)):
+    for part in (_labels(index, data), _sizes(index, images), _broken(images), _duplicates(index, images)):
         lines += [*part.lines, ""]
         attention += part.attention
     if hard_prompts is not None:
@@ -95,8 +95,8 @@ def check(data: DataSection, hard_prompts: HardPromptsSection | None = None) -> 
     return Report(tuple(lines), tuple(attention))
 
 
-def _open_all(index: SourceIndex, pool: futures.Executor) -> _Pictures:
-    by_pixels: dict[str, list[_Picture]] = {}
+def _open_all(index: SourceIndex, pool: futures.Executor) -> _Images:
+    by_pixels: dict[str, list[_Image]] = {}
     broken: dict[str, list[str]] = {}
     for split, labelled in index.splits.items():
         found = [*labelled, *index.left_out.get(split, ())]
@@ -105,8 +105,8 @@ def _open_all(index: SourceIndex, pool: futures.Executor) -> _Pictures:
             if isinstance(result, BadImageError):
                 broken.setdefault(split, []).append(str(result))
             else:
-                by_pixels.setdefault(result.pixel_hash, []).append(_Picture(split, record, result.size))
-    return _Pictures(by_pixels, broken)
+                by_pixels.setdefault(result.pixel_hash, []).append(_Image(split, record, result.size))
+    return _Images(by_pixels, broken)
 
 
 def _labels(index: SourceIndex, data: DataSection) -> Report:
@@ -135,39 +135,39 @@ def _labels(index: SourceIndex, data: DataSection) -> Report:
     trained = sum((counts[split] for split in data.train_splits if split in counts), collections.Counter[int]())
     untrained = [name for label, name in enumerate(index.class_names) if not trained[label]]
     if untrained and data.train_splits:
-        attention.append(f"classes without a training picture: {', '.join(untrained)}")
+        attention.append(f"classes without a training image: {', '.join(untrained)}")
     return Report(tuple(lines), tuple(attention))
 
 
-def _sizes(index: SourceIndex, pictures: _Pictures) -> Report:
-    lines, attention = ["sizes in pixels (width x height: pictures)"], list[str]()
+def _sizes(index: SourceIndex, images: _Images) -> Report:
+    lines, attention = ["sizes in pixels (width x height: images)"], list[str]()
     sizes: dict[str, collections.Counter[tuple[int, int]]] = {}
-    for picture in _each(pictures):
-        sizes.setdefault(picture.split, collections.Counter())[picture.size] += 1
+    for image in _each(images):
+        sizes.setdefault(image.split, collections.Counter())[image.size] += 1
     for split, counter in sizes.items():
         listed = ", ".join(f"{width}x{height}: {number}" for (width, height), number in counter.most_common(5))
         more = f", and {len(counter) - 5} other sizes" if len(counter) > 5 else ""
         lines.append(f"  {split}: {listed}{more}")
     if index.expected_size is not None:
-        odd = [picture for picture in _each(pictures) if picture.size != index.expected_size]
+        odd = [image for image in _each(images) if image.size != index.expected_size]
         if odd:
             width, height = index.expected_size
-            listed = _first(picture.name for picture in odd)
-            attention.append(f"{_pictures_in_words(len(odd))} not {width}x{height} as in the owner's release {listed}")
+            listed = _first(image.name for image in odd)
+            attention.append(f"{_images_in_words(len(odd))} not {width}x{height} as in the owner's release {listed}")
     return Report(tuple(lines), tuple(attention))
 
 
-def _broken(pictures: _Pictures) -> Report:
-    number = sum(len(messages) for messages in pictures.broken.values())
-    lines = [f"unreadable pictures: {number}"]
-    for split, messages in pictures.broken.items():
+def _broken(images: _Images) -> Report:
+    number = sum(len(messages) for messages in images.broken.values())
+    lines = [f"unreadable images: {number}"]
+    for split, messages in images.broken.items():
         lines += [f"  {split}: {message}" for message in messages]
-    return Report(tuple(lines), (f"{_pictures_in_words(number)} that cannot be read (listed above)",) if number else ())
+    return Report(tuple(lines), (f"{_images_in_words(number)} that cannot be read (listed above)",) if number else ())
 
 
-def _duplicates(index: SourceIndex, pictures: _Pictures) -> Report:
-    lines, attention = ["pictures that occur more than once (all pixels equal)"], list[str]()
-    groups = [group for group in pictures.by_pixels.values() if len(group) > 1]
+def _duplicates(index: SourceIndex, images: _Images) -> Report:
+    lines, attention = ["images that occur more than once (all pixels equal)"], list[str]()
+    groups = [group for group in images.by_pixels.values() if len(group) > 1]
     splits = list(index.splits)
     for split in splits:
         within = [[p for p in group if p.split == split] for group in groups]
@@ -177,7 +177,7 @@ def _duplicates(index: SourceIndex, pictures: _Pictures) -> Report:
         conflicting = [group for group in within if len({p.record.label for p in group} - {-1}) > 1]
         if conflicting:
             listed = _first(" = ".join(_with_label(p, index) for p in group) for group in conflicting)
-            attention.append(f"{_pictures_in_words(len(conflicting))} with different labels within {split} {listed}")
+            attention.append(f"{_images_in_words(len(conflicting))} with different labels within {split} {listed}")
     for position, split in enumerate(splits):
         for other in splits[position + 1 :]:
             part = _across(split, other, groups, index)
@@ -186,10 +186,10 @@ def _duplicates(index: SourceIndex, pictures: _Pictures) -> Report:
     return Report(tuple(lines), tuple(attention))
 
 
-def _across(split: str, other: str, groups: Sequence[Sequence[_Picture]], index: SourceIndex) -> Report:
+def _across(split: str, other: str, groups: Sequence[Sequence[_Image]], index: SourceIndex) -> Report:
     shared = [group for group in groups if {split, other} <= {p.split for p in group}]
     of_other = [p for group in shared for p in group if p.split == other]
-    title = f"  {other} pictures that are also in {split}: {len(of_other)}"
+    title = f"  {other} images that are also in {split}: {len(of_other)}"
     if not shared:
         return Report((title,), ())
     with_label = [[p for p in group if p.record.label >= 0] for group in shared]
@@ -198,21 +198,21 @@ def _across(split: str, other: str, groups: Sequence[Sequence[_Picture]], index:
     conflicting = [group for group in shared if len({p.record.label for p in group} - {-1}) > 1]
     if conflicting:
         listed = _first(" = ".join(_with_label(p, index) for p in group) for group in conflicting)
-        lines.append(f"    {_pictures_in_words(len(conflicting))} with different labels {listed}")
-    return Report(tuple(lines), (f"{_pictures_in_words(len(of_other))} of {other} also in {split}",))
+        lines.append(f"    {_images_in_words(len(conflicting))} with different labels {listed}")
+    return Report(tuple(lines), (f"{_images_in_words(len(of_other))} of {other} also in {split}",))
 
 
-def _with_label(picture: _Picture, index: SourceIndex) -> str:
-    label = picture.record.label
-    return f"{picture.name} ({index.class_names[label] if label >= 0 else 'not used'})"
+def _with_label(image: _Image, index: SourceIndex) -> str:
+    label = image.record.label
+    return f"{image.name} ({index.class_names[label] if label >= 0 else 'not used'})"
 
 
-def _each(pictures: _Pictures) -> Iterable[_Picture]:
-    return (picture for group in pictures.by_pixels.values() for picture in group)
+def _each(images: _Images) -> Iterable[_Image]:
+    return (image for group in images.by_pixels.values() for image in group)
 
 
-def _pictures_in_words(number: int) -> str:
-    return f"{number} picture" if number == 1 else f"{number} pictures"
+def _images_in_words(number: int) -> str:
+    return f"{number} image" if number == 1 else f"{number} images"
 
 
 def _first(items: Iterable[str]) -> str:

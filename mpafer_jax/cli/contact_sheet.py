@@ -1,10 +1,10 @@
-"""Writes a picture that shows what is in a dataset: one row of pictures for each class.
+"""Writes an image that shows what is in a dataset: one row of images for each class.
 
     python -m mpafer_jax.cli.contact_sheet --config=configs/rafdb.py --config.data.dir=D --out=sheet.png
 
-Pictures come from the prepared dataset (which is prepared first where it is not yet), so they are what a run would
+Images come from the prepared dataset (which is prepared first where it is not yet), so they are what a run would
 see before resizing. Which ones are shown is drawn by --sheet_seed; every row has its class's name and, beside it, how
-many pictures the split has of it.
+many images the split has of it.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ from mpafer_jax.runtime.errors import ConfigError, DataError
 _CONFIG = define_config()
 _OUT = flags.DEFINE_string("out", None, "PNG file to write.")
 _SPLIT = flags.DEFINE_string("split", "train", "The owner's split to show.")
-_PER_CLASS = flags.DEFINE_integer("per_class", 8, "Pictures of each class.", lower_bound=1)
-_TILE = flags.DEFINE_integer("tile", 96, "Side of a shown picture in pixels.", lower_bound=16)
-_SHEET_SEED = flags.DEFINE_integer("sheet_seed", 0, "Seed of the choice of pictures.", lower_bound=0)
+_PER_CLASS = flags.DEFINE_integer("per_class", 8, "Images of each class.", lower_bound=1)
+_TILE = flags.DEFINE_integer("tile", 96, "Side of a shown image in pixels.", lower_bound=16)
+_SHEET_SEED = flags.DEFINE_integer("sheet_seed", 0, "Seed of the choice of images.", lower_bound=0)
 
 
 def main(argv: Sequence[str]) -> None:

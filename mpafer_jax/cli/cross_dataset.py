@@ -157,7 +157,7 @@ def _refuse_twice(flag: str, names: Sequence[str]) -> None:
 def write(
     cells: Sequence[cross_dataset.Cell], workdir: pathlib.Path, classes: ClassChoice, flags_given: Sequence[str]
 ) -> str:
-    """Writes the matrix as Markdown, JSON and a picture; returns the Markdown."""
+    """Writes the matrix as Markdown, JSON and an image; returns the Markdown."""
     text = cross_dataset.render(cells, classes)
     files.write_text(workdir / "matrix.md", text)
     files.write_json(

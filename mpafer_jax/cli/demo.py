@@ -7,7 +7,7 @@ says otherwise, loads nothing from anywhere, and reports to nobody. Exit status 
 why.
 """
 
-# argparse, as the command for pictures: the checkpoint is an argument here.
+# argparse, as the command for images: the checkpoint is an argument here.
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def _parser() -> usage.Parser:
     add("--which", choices=("best", "last"), default="best", help="of a run's checkpoints")
     add("--clip", default="", help="where the checkpoint's CLIP is now, if not where it was")
     add("--bank", default="expressions", help="descriptions that are ranked (name or path)")
-    add("--faces", choices=("detect", "none"), default="detect", help="none: every picture is a face")
+    add("--faces", choices=("detect", "none"), default="detect", help="none: every image is a face")
     add("--host", default="127.0.0.1", help="address to listen on; 0.0.0.0 lets everybody on the network in")
     add(
         "--allowed_hosts",

@@ -4,7 +4,7 @@
     python -m mpafer_jax.cli.export runs/rafdb --to=prompts,stablehlo,onnx --out=exported
 
     prompts    one safetensors file of some hundred kilobytes, which is read wherever a workdir is
-    stablehlo  pictures in, probabilities out, for any program that has JAX: neither Flax nor this package is needed
+    stablehlo  images in, probabilities out, for any program that has JAX: neither Flax nor this package is needed
     onnx       the same for ONNX Runtime; needs the package jax2onnx (docs/export.md)
 
 Every form is read back, compared with the checkpoint on drawn faces, and timed; beside them lies a card (README.md)
@@ -46,7 +46,7 @@ from mpafer_jax.runtime.errors import CheckpointError
 
 FORMS = ("prompts", "stablehlo", "onnx")
 _PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
-_CHECKED = 8  # pictures
+_CHECKED = 8  # images
 
 
 def export(
@@ -68,7 +68,7 @@ def export(
       out: folder for the files, new or empty.
       which: of several checkpoints.
       clip: where the CLIP is now; '' for where the checkpoint says.
-      batch_size: pictures of one call of a program; 0 for any number.
+      batch_size: images of one call of a program; 0 for any number.
       platforms: on which StableHLO is to run.
       weights_inside: whether StableHLO holds the weights itself.
 
@@ -147,7 +147,7 @@ def _check_prompts(out: Path, params: Mapping[str, Any]) -> check.Check:
     again, _, _ = checkpoints.load(out, "best")
     if again.keys() != params.keys() or any(not np.array_equal(again[name], params[name]) for name in params):
         raise check.CheckError(f"the prompts in {out} are not the checkpoint's; the disk may be damaged")
-    return check.Check(pictures=0)
+    return check.Check(images=0)
 
 
 def _compiled(found: programs.Program) -> check.Run:
@@ -228,7 +228,7 @@ def _parser() -> usage.Parser:
     add("--out", type=out, required=True, metavar="DIR", help="folder for the files, new or empty")
     add("--which", choices=("best", "last"), default="best", help="of a run's checkpoints")
     add("--clip", default="", help="where the checkpoint's CLIP is now, if not where it was")
-    add("--batch_size", type=_count, default=0, help="pictures of one call of a program; 0: any number (default)")
+    add("--batch_size", type=_count, default=0, help="images of one call of a program; 0: any number (default)")
     add(
         "--platforms",
         type=_several(_PLATFORMS),

@@ -31,9 +31,9 @@ from mpafer_jax.runtime.errors import CheckpointError, ConfigError, DataError
 
 _CONFIG = define_config()
 _CHECKPOINT = flags.DEFINE_string("checkpoint", None, "A workdir, its checkpoints folder, or one step_N folder.")
-_IMAGES = flags.DEFINE_integer("images", 200, "Pictures of the test split, drawn by --curves_seed; 0 for all.", 0)
+_IMAGES = flags.DEFINE_integer("images", 200, "Images of the test split, drawn by --curves_seed; 0 for all.", 0)
 _STEPS = flags.DEFINE_integer("curve_steps", 16, "Parts in which patches are deleted and inserted.", lower_bound=2)
-_SEED = flags.DEFINE_integer("curves_seed", 0, "Seed of the pictures' choice and of the random maps.", lower_bound=0)
+_SEED = flags.DEFINE_integer("curves_seed", 0, "Seed of the images' choice and of the random maps.", lower_bound=0)
 _CURVES = flags.DEFINE_string("curves", "", "JSON file for the curves; empty: none.")
 
 
@@ -52,12 +52,12 @@ def main(argv: Sequence[str]) -> None:
         print(f"{type(error).__name__}: {error}")
         sys.exit(2)
     chosen = np.random.default_rng(_SEED.value).permutation(len(test))[: _IMAGES.value or None]
-    pictures = (test.source[int(index)] for index in sorted(chosen))
-    images = progress.track(pictures, "deletion and insertion", len(chosen))
+    chosen_images = (test.source[int(index)] for index in sorted(chosen))
+    images = progress.track(chosen_images, "deletion and insertion", len(chosen))
     measured = faithfulness.measure(predictor, Explainer(predictor), images, steps=_STEPS.value, seed=_SEED.value)
     summary = faithfulness.summarize(measured)
     console.markdown(faithfulness.table(summary))
-    print(f"{len(chosen)} pictures of test, {_STEPS.value} steps; mean area under the curve ± standard error.")
+    print(f"{len(chosen)} images of test, {_STEPS.value} steps; mean area under the curve ± standard error.")
     if curves:
         files.write_json(curves, {"images": len(chosen), "steps": _STEPS.value, "maps": summary})
 

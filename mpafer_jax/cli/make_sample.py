@@ -30,9 +30,9 @@ from mpafer_jax.method.hard_prompts.templates import build_hard_prompts
 from mpafer_jax.runtime.errors import ConfigError
 
 _OUT = flags.DEFINE_string("out", None, "Folder to make; must not exist yet.")
-_TRAIN = flags.DEFINE_integer("train_per_class", 40, "Training pictures of each expression.", lower_bound=1)
-_TEST = flags.DEFINE_integer("test_per_class", 20, "Test pictures of each expression.", lower_bound=1)
-_SEED = flags.DEFINE_integer("seed", 0, "Seed of pictures and weights.", lower_bound=0)
+_TRAIN = flags.DEFINE_integer("train_per_class", 40, "Training images of each expression.", lower_bound=1)
+_TEST = flags.DEFINE_integer("test_per_class", 20, "Test images of each expression.", lower_bound=1)
+_SEED = flags.DEFINE_integer("seed", 0, "Seed of images and weights.", lower_bound=0)
 
 SIZE = 64  # pixels
 _OVERSAMPLING = 4  # drawn larger and reduced, for smooth strokes
@@ -40,7 +40,7 @@ _OVERSAMPLING = 4  # drawn larger and reduced, for smooth strokes
 
 @dataclasses.dataclass(frozen=True)
 class Strokes:
-    """What an expression looks like in units of the picture's side.
+    """What an expression looks like in units of the image's side.
 
     Attributes:
       mouth_corners: how far the corners of the mouth are above its middle.
@@ -67,11 +67,11 @@ EXPRESSIONS = {
 
 
 def draw_face(strokes: Strokes, rng: np.random.Generator) -> Image.Image:
-    """One RGB picture of SIZE x SIZE pixels; position, proportions, colours and strength vary with `rng`."""
+    """One RGB image of SIZE x SIZE pixels; position, proportions, colours and strength vary with `rng`."""
     side = SIZE * _OVERSAMPLING
     background, skin, ink = rng.integers(90, 200, 3), rng.integers(130, 240, 3), rng.integers(0, 70, 3)
-    picture = Image.new("RGB", (side, side), tuple(background.tolist()))
-    draw = ImageDraw.Draw(picture)
+    image = Image.new("RGB", (side, side), tuple(background.tolist()))
+    draw = ImageDraw.Draw(image)
     center = 0.5 + rng.normal(0, 0.03, 2)
     strength = rng.uniform(0.7, 1.2)
     ink_color, width = tuple(ink.tolist()), max(1, round(0.02 * side))
@@ -95,7 +95,7 @@ def draw_face(strokes: Strokes, rng: np.random.Generator) -> Image.Image:
     droop = opening * np.sqrt(1 - (xs / 0.131) ** 2)
     lower = [at(float(x), float(y)) for x, y in zip(xs, arc + droop, strict=True)]
     draw.line([*upper, *lower[::-1], upper[0]], fill=ink_color, width=width)
-    return picture.resize((SIZE, SIZE), Image.Resampling.LANCZOS)
+    return image.resize((SIZE, SIZE), Image.Resampling.LANCZOS)
 
 
 def write_faces(folder: pathlib.Path, per_split: dict[str, int], seed: int) -> None:

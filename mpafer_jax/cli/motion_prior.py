@@ -2,8 +2,8 @@
 
     python -m mpafer_jax.cli.motion_prior --config=configs/quickstart.py --out=motion_prior.png
 
-The picture has a column for each class: its mean face, and over it the weights of its patches in the local score, once
-from the frozen CLIP's patch features (`head.motion_prior=features`) and once from pixels (`pictures`), both at
+The image has a column for each class: its mean face, and over it the weights of its patches in the local score, once
+from the frozen CLIP's patch features (`head.motion_prior=features`) and once from pixels (`images`), both at
 `head.motion_strength`. Prints how far each class is from neutral: the root mean square of its map.
 
 Exit code 0: done. 2: a mistake in the configuration or the data, or none of the classes is neutral.

@@ -4,7 +4,7 @@
 
 also installed as `mpafer-predict`; docs/predict.md shows more. Exit status 0: every input was predicted on (or holds no
 face); 1: some could not be read, the others are done; 2: nothing was done, the message says why. A folder's files that
-are neither pictures nor videos by their names are counted, and change nothing about it.
+are neither images nor videos by their names are counted, and change nothing about it.
 """
 
 # argparse, and not absl's flags as the other commands: files and folders are arguments here, and the shell's patterns
@@ -105,16 +105,16 @@ def _parser() -> usage.Parser:
         "--heatmaps",
         type=files.path_argument("--heatmaps"),
         metavar="DIR",
-        help="explanations: a picture and a JSON file for each face",
+        help="explanations: an image and a JSON file for each face",
     )
     add("--overwrite", action="store_true", help="begin anew where results of a command that was stopped lie")
     add("--bank", default="expressions", help="descriptions that heat maps rank and --zero_shot reads (name or path)")
-    add("--faces", choices=("none", "detect"), default="none", help="none: every picture is a face (default)")
+    add("--faces", choices=("none", "detect"), default="none", help="none: every image is a face (default)")
     add("--which_faces", choices=("largest", "all"), default="largest", help="of those detected")
     add("--margin", type=_margin, default=0.2, help="around a detected face, as a fraction of its side (default 0.2)")
     add("--no_align", action="store_true", help="do not turn detected faces upright by their eyes")
     add("--stride", type=_positive, default=1, help="every so many frames of a video (default 1)")
-    add("--batch_size", type=_positive, default=32, help="pictures computed together (default 32)")
+    add("--batch_size", type=_positive, default=32, help="images computed together (default 32)")
     add("--which", choices=("best", "last"), default="best", help="of a run's checkpoints")
     add("--clip", default="", help="where the checkpoint's CLIP is now, if not where it was")
     add("--zero_shot", action="store_true", help="no checkpoint: classify with a CLIP and descriptions alone")
@@ -179,14 +179,14 @@ def _predict(arguments: argparse.Namespace) -> int:
     if predictor.trained_on.warning:
         logging.warning("%s", predictor.trained_on.warning)
     if left_out:
-        _say(f"left out, as neither pictures nor videos by their names: {left_out}; to have them read, name them")
-    pictures = media.pictures(found, stride=arguments.stride)
+        _say(f"left out, as neither images nor videos by their names: {left_out}; to have them read, name them")
+    images = media.images(found, stride=arguments.stride)
     live = total is None  # a camera's results must not wait for a batch
     counts: collections.Counter[type] = collections.Counter()
     with contextlib.ExitStack() as stack:
         table = _table_of(arguments, predictor, stack)
         if table is not None:
-            pictures = table.left(pictures)
+            images = table.left(images)
             counts.update({kind: table.kept[status] for kind, status in _STATUSES.items()})
             if before := table.kept.total():
                 _say(f"{before} results are there from before; going on behind them")
@@ -196,9 +196,9 @@ def _predict(arguments: argparse.Namespace) -> int:
         sinks = [*_sinks(arguments, predictor, longest, table), _complain]
         keep = arguments.heatmaps is not None
         results = stack.enter_context(
-            contextlib.closing(predictor.stream(pictures, faces=faces, batch_size=1 if live else 0, keep_pixels=keep))
+            contextlib.closing(predictor.stream(images, faces=faces, batch_size=1 if live else 0, keep_pixels=keep))
         )
-        work = stack.enter_context(progress.task("predicting", total, "pictures"))
+        work = stack.enter_context(progress.task("predicting", total, "images"))
         # Ctrl-C is how a camera's run ends; what there is so far is kept.
         stopped: KeyboardInterrupt | preemption.Preempted | None = None
         try:
@@ -241,7 +241,7 @@ def _predictor(arguments: argparse.Namespace) -> Predictor:
 def _face_finder(arguments: argparse.Namespace) -> Cropper | None:
     if arguments.faces == "none":
         return None
-    import_opencv().setNumThreads(1)  # several pictures are looked at side by side already
+    import_opencv().setNumThreads(1)  # several images are looked at side by side already
     return FaceFinder(which=arguments.which_faces, margin=arguments.margin, align=not arguments.no_align)
 
 
@@ -296,7 +296,7 @@ class HeatmapFolder:
         if not isinstance(result, Prediction):
             return
         source = result.source
-        self._face = self._face + 1 if source.index == self._last else 0  # several faces of one picture
+        self._face = self._face + 1 if source.index == self._last else 0  # several faces of one image
         self._last = source.index
         stem = Path(source.file).stem.replace(":", "_")[:_LONGEST_STEM]
         name = f"{source.index:06d}{f'_{self._face}' if self._face else ''}_{stem}"

@@ -1,4 +1,4 @@
-"""Trains a small CLIP from scratch on pictures with captions and writes it in the Hub's layout.
+"""Trains a small CLIP from scratch on images with captions and writes it in the Hub's layout.
 
     python -m mpafer_jax.cli.pretrain_clip --config=configs/pretrain_tiny_clip.py --workdir=runs/tiny_clip
 

@@ -5,7 +5,7 @@
 Prints zero-shot accuracy under the configured CLIP for every type and granularity that the configured banks have: each
 alone and all together, the first text of each class and the mean of all, and descriptions given to the wrong classes as
 a control. --out also gets `report.md` with token lengths, the cosines of the classes' features and the pairs that are
-hard to tell apart; pictures of these cosines; and the numbers behind them as CSV.
+hard to tell apart; images of these cosines; and the numbers behind them as CSV.
 
 Images are those of the validation split. A bank that is chosen by its accuracy on the test split can no longer be
 reported on it, so that is read only with --split=test.
@@ -37,25 +37,25 @@ from mpafer_jax.runtime import console, distributed, files
 from mpafer_jax.runtime.errors import BankError, ConfigError, DataError, PromptError
 
 _CONFIG = define_config()
-_OUT = flags.DEFINE_string("out", "", "Folder for the report and its pictures; empty: only print the table.")
+_OUT = flags.DEFINE_string("out", "", "Folder for the report and its images; empty: only print the table.")
 _SPLIT = flags.DEFINE_enum("split", "validation", ["validation", "test"], "Whose images to measure on.")
 
 
 def write(report: PromptReport, out: pathlib.Path) -> None:
-    """Writes the report, its tables and its pictures into a folder."""
+    """Writes the report, its tables and its images into a folder."""
     alone = {
         what: report.sets[all_texts(what)].similarity
         for what in (*GRANULARITIES, EVERY)
         if all_texts(what) in report.sets
     }
-    pictures = {"similarity.png": {CONFIGURED: report.sets[CONFIGURED].similarity}}
+    images = {"similarity.png": {CONFIGURED: report.sets[CONFIGURED].similarity}}
     if alone:
-        pictures["similarity_by_granularity.png"] = alone
-    for name, matrices in pictures.items():
+        images["similarity_by_granularity.png"] = alone
+    for name, matrices in images.items():
         save_matrices(out / name, matrices, report.class_names, "cosine of text features")
     files.write_text(out / "token_lengths.csv", text.lengths_csv(report))
     files.write_text(out / "similarity.csv", text.similarity_csv(report))
-    files.write_text(out / "report.md", text.render(report, list(pictures)))
+    files.write_text(out / "report.md", text.render(report, list(images)))
 
 
 def main(argv: Sequence[str]) -> None:

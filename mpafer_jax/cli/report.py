@@ -37,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--out", type=files.path_argument("--out"), help="file of a comparison (default comparison.html)"
     )
     parser.add_argument(
-        "--nopictures", action="store_true", help="leave the dataset's pictures out of one run's report, to pass it on"
+        "--noimages", action="store_true", help="leave the dataset's images out of one run's report, to pass it on"
     )
     arguments = parser.parse_args(argv)
     try:
@@ -46,12 +46,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error(str(error))
     if len(workdirs) == 1 and arguments.out:
         parser.error("--out is a comparison's; one run's report is report.html in its workdir")
-    if len(workdirs) > 1 and arguments.nopictures:
-        parser.error("--nopictures is of one run's report; a comparison shows no pictures of the dataset")
+    if len(workdirs) > 1 and arguments.noimages:
+        parser.error("--noimages is of one run's report; a comparison shows no images of the dataset")
     with parser.console(arguments):
         try:
             if len(workdirs) == 1:
-                out = pages.write_report(workdirs[0], with_pictures=not arguments.nopictures)
+                out = pages.write_report(workdirs[0], with_images=not arguments.noimages)
             else:
                 out = arguments.out or Path("comparison.html")
                 pages.write_comparison(workdirs, out)

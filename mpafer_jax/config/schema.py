@@ -184,7 +184,7 @@ class HeadSection(_Section):
     top_k: PositiveCount
     local_weight: NonNegative
     center_patch_scores: bool
-    motion_prior: Literal["none", "features", "pictures"]
+    motion_prior: Literal["none", "features", "images"]
     motion_strength: Fraction
 
 
@@ -222,7 +222,7 @@ class OptimizerSection(_Section):
 
 
 class AugmentSection(_Section):
-    """Changes to training pictures."""
+    """Changes to training images."""
 
     crop_scale: Range
     crop_ratio: Range
@@ -242,9 +242,7 @@ class AugmentSection(_Section):
                 raise ValueError(f"{name} must be (low, high) with low <= high, found {(low, high)}")
         for name in ("crop_scale", "erase_scale"):
             if getattr(self, name)[1] > 1:
-                raise ValueError(
-                    f"{name} is a fraction of the picture's area, so at most 1, found {getattr(self, name)}"
-                )
+                raise ValueError(f"{name} is a fraction of the image's area, so at most 1, found {getattr(self, name)}")
         return self
 
 

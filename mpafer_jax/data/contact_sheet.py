@@ -1,4 +1,4 @@
-"""A picture that shows what is in a dataset: one row of pictures for each class."""
+"""An image that shows what is in a dataset: one row of images for each class."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ _PAPER, _TEXT, _FAINT = (255, 255, 255), (20, 20, 20), (120, 120, 120)
 
 
 def contact_sheet(data: DataSection, split: str, per_class: int, tile: int = 96, seed: int = 0) -> Image.Image:
-    """One row of pictures for each class, in the order of the labels.
+    """One row of images for each class, in the order of the labels.
 
     Args:
       data: the dataset.
       split: the owner's split.
-      per_class: pictures in a row; fewer where the class has no more.
-      tile: side of a picture on the sheet in pixels; pictures keep their shape.
-      seed: of the choice of pictures.
+      per_class: images in a row; fewer where the class has no more.
+      tile: side of an image on the sheet in pixels; images keep their shape.
+      seed: of the choice of images.
 
     Returns:
       RGB, `tile` pixels high for each class.
@@ -46,9 +46,7 @@ def contact_sheet(data: DataSection, split: str, per_class: int, tile: int = 96,
         rng = np.random.default_rng((seed, row))
         shown = rng.permutation(np.flatnonzero(chosen.labels == row))[:per_class]
         for column, index in enumerate(shown.tolist()):
-            picture = ImageOps.contain(
-                decode_rgb(chosen.source[index]["image"]), (tile, tile), Image.Resampling.BICUBIC
-            )
+            image = ImageOps.contain(decode_rgb(chosen.source[index]["image"]), (tile, tile), Image.Resampling.BICUBIC)
             left, top = margin + column * tile, row * tile
-            sheet.paste(picture, (left + (tile - picture.width) // 2, top + (tile - picture.height) // 2))
+            sheet.paste(image, (left + (tile - image.width) // 2, top + (tile - image.height) // 2))
     return sheet

@@ -1,8 +1,8 @@
-"""Pictures that stay decoded: one memory-mapped file beside a prepared split (`config.data.cache_decoded`).
+"""Images that stay decoded: one memory-mapped file beside a prepared split (`config.data.cache_decoded`).
 
     <prepared folder>/decoded-<format>-<versions>/<split>/
-      pixels.bin      uint8, one picture after the other, rows from the top, grey or RGB
-      pictures.npz    offsets int64[n], where each starts; shapes int32[n, 3], height, width, bands
+      pixels.bin      uint8, one image after the other, rows from the top, grey or RGB
+      images.npz    offsets int64[n], where each starts; shapes int32[n, 3], height, width, bands
 
 The file is mapped by every process that reads it, so threads, worker processes and runs on one host share a single copy
 in the page cache. The folder's name carries the versions that decode, since decoders of JPEG differ in single values.
@@ -30,13 +30,13 @@ from mpafer_jax.data.preprocess import decode
 from mpafer_jax.runtime import files, locks, preemption, progress, workers
 from mpafer_jax.runtime.errors import DataError
 
-_FORMAT = "2"  # of the two files, and of how `preprocess.decode` shows a picture
-_PIXELS, _PICTURES = "pixels.bin", "pictures.npz"
+_FORMAT = "2"  # of the two files, and of how `preprocess.decode` shows an image
+_PIXELS, _IMAGES = "pixels.bin", "images.npz"
 
 
 @dataclasses.dataclass(frozen=True)
 class DecodedImages:
-    """Random access to decoded pictures. Only the folder's name is sent to a worker process, which maps it itself."""
+    """Random access to decoded images. Only the folder's name is sent to a worker process, which maps it itself."""
 
     folder: Path
 
@@ -51,21 +51,21 @@ class DecodedImages:
 
 @functools.lru_cache(maxsize=64)
 def _open(folder: Path) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64], npt.NDArray[np.int32]]:
-    with np.load(folder / _PICTURES, allow_pickle=False) as pictures:
-        offsets, shapes = pictures["offsets"], pictures["shapes"]
+    with np.load(folder / _IMAGES, allow_pickle=False) as images:
+        offsets, shapes = images["offsets"], images["shapes"]
     # A plain array over the mapping: slicing np.memmap costs ten times as much.
     return np.asarray(np.memmap(folder / _PIXELS, np.uint8, mode="r")), offsets, shapes
 
 
 def open_or_make(prepared: Path, split: str, source: ExampleSource) -> DecodedImages:
-    """Opens the decoded pictures of a prepared split, and decodes them first where they are not there yet.
+    """Opens the decoded images of a prepared split, and decodes them first where they are not there yet.
 
     Of several processes that share the folder one decodes, and the others wait for it.
 
     Args:
       prepared: the folder of the prepared dataset.
       split: name of the split.
-      source: its encoded pictures, known to be good.
+      source: its encoded images, known to be good.
 
     Raises:
       DataError: the folder cannot be written.
@@ -114,8 +114,8 @@ def _write(folder: Path, split: str, source: ExampleSource) -> None:
             os.fsync(file.fileno())
         sizes = np.array([math.prod(shape) for shape in shapes], np.int64)
         offsets = np.cumsum(sizes) - sizes
-        np.savez(unfinished / _PICTURES, allow_pickle=False, offsets=offsets, shapes=np.array(shapes, np.int32))
+        np.savez(unfinished / _IMAGES, allow_pickle=False, offsets=offsets, shapes=np.array(shapes, np.int32))
         unfinished.rename(folder)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
-    logging.debug("decoded pictures: %.0f MB in %s", float(sizes.sum()) / 1e6, folder)
+    logging.debug("decoded images: %.0f MB in %s", float(sizes.sum()) / 1e6, folder)

@@ -1,4 +1,4 @@
-"""Opens every picture of a dataset once, completely: a file that only looks like a picture is found here."""
+"""Opens every image of a dataset once, completely: a file that only looks like an image is found here."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from mpafer_jax.data.records import BadImageError, ImageSource
 from mpafer_jax.runtime import workers as workers_lib
 
 _THREADS = min(16, (os.cpu_count() or 1) + 2)  # a little more than the cores: reading waits for the disk
-_AHEAD = 4 * _THREADS  # pictures in memory at once
+_AHEAD = 4 * _THREADS  # images in memory at once
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Inspected:
-    """A picture that decodes.
+    """An image that decodes.
 
     Attributes:
-      data: the encoded picture.
+      data: the encoded image.
       size: (width, height) in pixels.
-      pixel_hash: hex digest of the decoded RGB pixels and the size; equal for pixel-identical pictures.
+      pixel_hash: hex digest of the decoded RGB pixels and the size; equal for pixel-identical images.
     """
 
     data: bytes
@@ -32,7 +32,7 @@ class Inspected:
 
 
 def inspect(image: ImageSource) -> Inspected:
-    """Reads and fully decodes one picture.
+    """Reads and fully decodes one image.
 
     Raises:
       BadImageError: it is missing or cannot be decoded; names it and says why.
@@ -42,15 +42,15 @@ def inspect(image: ImageSource) -> Inspected:
         pixels = decode_rgb(data)
     except FileNotFoundError as error:
         raise BadImageError(f"{image.place}: no such file") from error
-    except (OSError, ValueError) as error:  # ValueErrors are a source's own, PictureError among them
-        raise BadImageError(f"{image.place}: cannot be read as a picture: {error}") from error
+    except (OSError, ValueError) as error:  # ValueErrors are a source's own, ImageError among them
+        raise BadImageError(f"{image.place}: cannot be read as an image: {error}") from error
     digest = hashlib.blake2b(f"{pixels.width}x{pixels.height}".encode(), digest_size=16)
     digest.update(pixels.tobytes())
     return Inspected(data, pixels.size, digest.hexdigest())
 
 
 def workers(computed: bool) -> futures.Executor:
-    """What inspects pictures side by side: threads (decoding leaves Python's lock), or processes if they are computed.
+    """What inspects images side by side: threads (decoding leaves Python's lock), or processes if they are computed.
 
     To be used as a context.
     """
@@ -58,7 +58,7 @@ def workers(computed: bool) -> futures.Executor:
 
 
 def inspect_all(images: Sequence[ImageSource], pool: futures.Executor) -> Generator[Inspected | BadImageError]:
-    """Inspects pictures with the workers of a pool, in order, a bounded number in memory.
+    """Inspects images with the workers of a pool, in order, a bounded number in memory.
 
     To be closed (`contextlib.closing`) where it may not be exhausted.
     """

@@ -1,4 +1,4 @@
-"""The normalisation of pictures, on the device: the host sends bytes, a quarter of the floats' traffic."""
+"""The normalisation of images, on the device: the host sends bytes, a quarter of the floats' traffic."""
 
 from __future__ import annotations
 
@@ -21,6 +21,6 @@ def normalize(images: jax.Array, mean: tuple[float, float, float], std: tuple[fl
       TypeError: `images` are not bytes; they may have been normalised already.
     """
     if images.dtype != jnp.uint8:
-        raise TypeError(f"expected uint8 pictures with values 0 to 255, found {images.dtype}")
+        raise TypeError(f"expected uint8 images with values 0 to 255, found {images.dtype}")
     scaled = images.astype(jnp.float32) / 255.0
     return (scaled - jnp.asarray(mean, jnp.float32)) / jnp.asarray(std, jnp.float32)

@@ -117,7 +117,7 @@ def train_batches(
     Args:
       split: what to train on.
       section: `config.data`: sampler, augmentation, mean (its colour fills erased rectangles), num_workers.
-      image_size: side of the pictures in pixels.
+      image_size: side of the images in pixels.
       batch_size: examples in a global batch.
       seed: of order and augmentation.
       start_step: the first step wanted; a resumed run passes its checkpoint's step.
@@ -214,7 +214,7 @@ class _TrainBatches:
         red, green, blue = (round(255 * value) for value in self.section.mean)
         images: list[preprocess.Pixels] = []
         for position, index in zip(positions, indices, strict=True):
-            image = self.split.source.picture(int(index))
+            image = self.split.source.image(int(index))
             rng = np.random.default_rng((AUGMENT, self.seed, int(position)))
             images.append(preprocess.augment(image, rng, self.section.augment, self.image_size, (red, green, blue)))
         return self.split.batch(indices, images, np.ones(len(indices), np.bool_))
@@ -234,9 +234,7 @@ class _EvalBatches:
         images: dict[int, preprocess.Pixels] = {}
         for index in indices.tolist():
             if index not in images:
-                images[index] = preprocess.to_pixels(
-                    preprocess.resize(self.split.source.picture(index), self.image_size)
-                )
+                images[index] = preprocess.to_pixels(preprocess.resize(self.split.source.image(index), self.image_size))
         return self.split.batch(indices, [images[index] for index in indices.tolist()], mask)
 
 

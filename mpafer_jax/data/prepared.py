@@ -1,11 +1,11 @@
-"""Preparation: a TFDS builder that writes a dataset once as ArrayRecord, after decoding every picture to prove it good.
+"""Preparation: a TFDS builder that writes a dataset once as ArrayRecord, after decoding every image to prove it good.
 
     <prepared_dir>/<dataset>-<fingerprint>/<dataset>/<version>/
       *.array_record*, dataset_info.json, features.json    written by TFDS
       examples.npz     per split: labels, label distributions, names, pixel hashes
       summary.json     class names, counts of what was dropped or skipped, label rule
 
-The fingerprint covers labels, names and picture sizes, so a changed source is prepared anew beside the old one and
+The fingerprint covers labels, names and image sizes, so a changed source is prepared anew beside the old one and
 never mixed with it; an old folder may be deleted. TFDS writes into a temporary folder and renames it when all is there
 (the two files above included), so a preparation that was interrupted leaves nothing that looks finished.
 """
@@ -49,13 +49,13 @@ class ExampleSource(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class Summary:
-    """What is to be known about a preparation without opening a picture.
+    """What is to be known about a preparation without opening an image.
 
     Attributes:
       dataset, label_rule, class_names, source_labels: as in `SourceIndex`.
       fingerprint: hex digest of what was prepared.
       dropped: split -> reason -> number of examples left out by label rule or class selection.
-      skipped: split -> messages about pictures left out because they could not be read.
+      skipped: split -> messages about images left out because they could not be read.
     """
 
     dataset: str
@@ -145,7 +145,7 @@ class ExpressionBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True)
                 if isinstance(found, BadImageError):
                     if self._on_bad_image == "error":
                         raise BadImageError(
-                            f"{found}\nmpafer_jax.tools.check_data lists all such pictures; "
+                            f"{found}\nmpafer_jax.tools.check_data lists all such images; "
                             "config.data.on_bad_image='skip' leaves them out"
                         ) from found
                     logging.warning("skipped: %s", found)
@@ -169,7 +169,7 @@ class ExpressionBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True)
                     },
                 )
         if not columns["labels"]:
-            raise DataError(f"split {split!r} of {self.name}: none of its {len(records)} pictures can be read")
+            raise DataError(f"split {split!r} of {self.name}: none of its {len(records)} images can be read")
         dtypes = {"labels": np.int32, "label_distributions": np.float32, "names": np.str_, "pixel_hashes": np.str_}
         self._arrays |= {f"{split}/{name}": np.array(values, dtypes[name]) for name, values in columns.items()}
 
@@ -203,11 +203,11 @@ def prepare(
       index: what its reader returned, with the classes selected.
       root: the folder for preparations, made if needed. Of several processes that share it, one prepares and the
         others wait for it; hosts with disks of their own each prepare theirs.
-      on_bad_image: "error", or "skip" to leave pictures out that cannot be read, and count them.
+      on_bad_image: "error", or "skip" to leave images out that cannot be read, and count them.
 
     Raises:
-      BadImageError: a picture is missing or cannot be decoded, and `on_bad_image` is "error".
-      DataError: `root` cannot be written, or no picture of a split can be read.
+      BadImageError: an image is missing or cannot be decoded, and `on_bad_image` is "error".
+      DataError: `root` cannot be written, or no image of a split can be read.
       OSError: the disk is full; nothing half-written stays, and a later call begins anew.
     """
     fingerprint = index.fingerprint(_FORMAT, str(builder_class.VERSION), on_bad_image)

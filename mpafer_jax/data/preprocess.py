@@ -1,4 +1,4 @@
-"""Pictures on the host: decoding to RGB, the test-time resize, and the training augmentation (Pillow and NumPy).
+"""Images on the host: decoding to RGB, the test-time resize, and the training augmentation (Pillow and NumPy).
 
 Every random function takes a `numpy.random.Generator`, so that the caller decides what a draw depends on; none keeps
 state. Nothing here needs JAX.
@@ -54,32 +54,32 @@ class _Enhancer(Protocol):
     def enhance(self, factor: float, /) -> Image.Image: ...
 
 
-class PictureError(ValueError):
-    """Data that cannot be used as a picture; the message says why and what to do, its place is the caller's to add."""
+class ImageError(ValueError):
+    """Data that cannot be used as an image; the message says why and what to do, its place is the caller's to add."""
 
 
-def read_picture_file(path: Path) -> bytes:
-    """The bytes of a picture's file.
+def read_image_file(path: Path) -> bytes:
+    """The bytes of an image's file.
 
     Raises:
       FileNotFoundError: there is none.
       OSError: it cannot be read.
-      PictureError: it is no regular file (a pipe would wait for ever), or larger than any picture we decode.
+      ImageError: it is no regular file (a pipe would wait for ever), or larger than any image we decode.
     """
     status = path.stat()
     if not stat.S_ISREG(status.st_mode):
-        raise PictureError("expected a file, found a folder, a device or a pipe")
+        raise ImageError("expected a file, found a folder, a device or a pipe")
     if status.st_size > MAX_BYTES:
-        raise PictureError(
-            f"the file has {status.st_size / 2**20:.0f} MiB, pictures may have {MAX_BYTES // 2**20}; save it smaller"
+        raise ImageError(
+            f"the file has {status.st_size / 2**20:.0f} MiB, images may have {MAX_BYTES // 2**20}; save it smaller"
         )
     return path.read_bytes()
 
 
 def decode(data: bytes, *, upright: bool = True) -> Image.Image:
-    """Decodes an encoded picture to grey ("L") or RGB, 8 bits a channel: the one place where this package does.
+    """Decodes an encoded image to grey ("L") or RGB, 8 bits a channel: the one place where this package does.
 
-    The content decides on the format, not a file's name. Of an animated picture, or one of several pages, the first is
+    The content decides on the format, not a file's name. Of an animated image, or one of several pages, the first is
     taken. Grey stays grey, since one band is resized in a third of the time of three that are equal; for palettes,
     CMYK, 16 bits and transparency see `to_rgb`. Texts and colour profiles of any length in a PNG do no harm.
 
@@ -88,19 +88,19 @@ def decode(data: bytes, *, upright: bool = True) -> Image.Image:
       upright: whether a camera's EXIF orientation is applied.
 
     Raises:
-      PictureError: the data is empty, of no such format, cut short or damaged, has more than `MAX_PIXELS`, or is of a
+      ImageError: the data is empty, of no such format, cut short or damaged, has more than `MAX_PIXELS`, or is of a
         kind of which it is not known what is black and what is white.
     """
     if not data:
-        raise PictureError("the file is empty")
+        raise ImageError("the file is empty")
     if data[4:8] == b"ftyp" and any(brand in data[8:48] for brand in _HEIC):
-        raise PictureError(
-            "HEIC, in which phones keep pictures, is not read: save it as JPEG (heif-convert, or export it from the "
-            "phone's or computer's picture program)"
+        raise ImageError(
+            "HEIC, in which phones keep images, is not read: save it as JPEG (heif-convert, or export it from the "
+            "phone's or computer's image program)"
         )
     try:
         return _decode(data, upright)
-    except PictureError:
+    except ImageError:
         # Pillow reads texts of up to a megabyte, so that a few bytes do not become gigabytes; without them it has no
         # reason to refuse.
         lean = _without_texts(data)
@@ -135,7 +135,7 @@ def decode_rgb(data: bytes, *, upright: bool = True) -> Image.Image:
 
 
 def decode_frames(path: Path, stride: int = 1) -> Generator[tuple[int, float, Image.Image]]:
-    """Every `stride`-th frame of an animated picture, decoded one after the other.
+    """Every `stride`-th frame of an animated image, decoded one after the other.
 
     Args:
       path: a file in one of `FORMATS`.
@@ -145,7 +145,7 @@ def decode_frames(path: Path, stride: int = 1) -> Generator[tuple[int, float, Im
       A frame's number from 0, when it is shown in seconds from the start, and the frame, RGB.
 
     Raises:
-      PictureError: see `decode`; a frame is damaged.
+      ImageError: see `decode`; a frame is damaged.
     """
     with _refusing_damage(), Image.open(path, formats=FORMATS) as image:
         _check_size(image)
@@ -159,7 +159,7 @@ def decode_frames(path: Path, stride: int = 1) -> Generator[tuple[int, float, Im
 
 
 def upright_rgb(image: Image.Image) -> Image.Image:
-    """The same of a picture that a program opened with Pillow, which may not have been decoded yet."""
+    """The same of an image that a program opened with Pillow, which may not have been decoded yet."""
     with _refusing_damage():
         return _to_grey_or_rgb(image, upright=True).convert("RGB")
 
@@ -168,26 +168,26 @@ def upright_rgb(image: Image.Image) -> Image.Image:
 def _refusing_damage() -> Generator[None]:
     try:
         yield
-    except PictureError:
+    except ImageError:
         raise
     except UnidentifiedImageError as error:
-        raise PictureError(
-            f"not a picture in a format that is read ({', '.join(FORMATS)}), or of a rare kind that is not; save it as "
+        raise ImageError(
+            f"not an image in a format that is read ({', '.join(FORMATS)}), or of a rare kind that is not; save it as "
             "PNG with 8 bits a channel"
         ) from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:  # before ours, on opening
-        raise PictureError(f"more than {MAX_PIXELS} pixels; save it smaller") from error
+        raise ImageError(f"more than {MAX_PIXELS} pixels; save it smaller") from error
     except MemoryError as error:
-        raise PictureError("decoding it needs more memory than there is; save it smaller") from error
+        raise ImageError("decoding it needs more memory than there is; save it smaller") from error
     # Decoders of damaged data raise whatever their format's code runs into: OSError, SyntaxError, struct.error, ...
     except Exception as error:
         reason = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-        raise PictureError(f"cut short or damaged ({reason})") from error
+        raise ImageError(f"cut short or damaged ({reason})") from error
 
 
 def _check_size(image: Image.Image) -> None:
     if image.width * image.height > MAX_PIXELS:
-        raise PictureError(
+        raise ImageError(
             f"{image.width}x{image.height} pixels, more than the {MAX_PIXELS} that are decoded; save it smaller"
         )
 
@@ -199,7 +199,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
     white, as a viewer shows it, because the colours under transparent pixels are arbitrary.
 
     Raises:
-      PictureError: it is not known what is white: floating point, signed and 32-bit pictures, palettes that are not
+      ImageError: it is not known what is white: floating point, signed and 32-bit images, palettes that are not
         there, YCbCr that was not compressed; or it has more than `MAX_PIXELS`.
     """
     return _to_grey_or_rgb(image, upright=False).convert("RGB")
@@ -232,20 +232,20 @@ def _tag(image: Image.Image, number: int) -> tuple[int, ...]:
 def _refuse_unknown_white(image: Image.Image) -> None:
     save = "save it with 8 or 16 bits"
     if image.mode == "F":
-        raise PictureError(f"a floating point picture has no fixed white: {save}")
+        raise ImageError(f"a floating point image has no fixed white: {save}")
     if _SIGNED in _tag(image, _SAMPLE_FORMAT):
-        raise PictureError(f"signed numbers for pixels have no fixed black and white: {save}")
+        raise ImageError(f"signed numbers for pixels have no fixed black and white: {save}")
     if image.mode == "I" and image.format not in ("PNG", "PPM"):  # there Pillow's name for 16 bits
-        raise PictureError(f"a picture of 32 bits a pixel has no fixed white: {save}")
+        raise ImageError(f"an image of 32 bits a pixel has no fixed white: {save}")
     if image.mode in ("P", "PA") and image.palette is None:
-        raise PictureError("the palette is not there, so that its colours are not known")
+        raise ImageError("the palette is not there, so that its colours are not known")
     # Pillow takes it for RGB.
     if _tag(image, _PHOTOMETRIC) == (_YCBCR,) and _tag(image, _COMPRESSION) == (_UNCOMPRESSED,) and image.mode != "L":
-        raise PictureError("a YCbCr picture that was not compressed is not read: save it as RGB")
+        raise ImageError("a YCbCr image that was not compressed is not read: save it as RGB")
 
 
 def _black_and_white(image: Image.Image) -> tuple[int, int]:
-    """Which values of a 12- or 16-bit grey picture are black and white."""
+    """Which values of a 12- or 16-bit grey image are black and white."""
     white = 0xFFF if _tag(image, _BITS) == (12,) else 0xFFFF
     return (white, 0) if _tag(image, _PHOTOMETRIC) == (_WHITE_IS_ZERO,) else (0, white)
 
@@ -260,12 +260,12 @@ def _scaled_to_bytes(image: Image.Image, black: int, white: int) -> Image.Image:
 
 
 def to_pixels(image: Image.Image) -> Pixels:
-    """uint8[H, W, 3] of a grey or RGB picture."""
+    """uint8[H, W, 3] of a grey or RGB image."""
     return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
 
 
 def resize(image: Image.Image, size: int) -> Image.Image:
-    """Bicubic resize of the whole picture to size x size: faces are cropped already, so nothing is cut off."""
+    """Bicubic resize of the whole image to size x size: faces are cropped already, so nothing is cut off."""
     return image.resize((size, size), Image.Resampling.BICUBIC)
 
 
@@ -276,13 +276,13 @@ def random_resized_crop(
     scale: tuple[float, float],
     ratio: tuple[float, float],
 ) -> Image.Image:
-    """A random rectangle of the picture, resized (bicubic) to size x size.
+    """A random rectangle of the image, resized (bicubic) to size x size.
 
     Args:
-      image: grey or RGB picture.
+      image: grey or RGB image.
       rng: source of the draws.
       size: side of the result in pixels.
-      scale: range of the rectangle's area as a fraction of the picture's, drawn uniformly.
+      scale: range of the rectangle's area as a fraction of the image's, drawn uniformly.
       ratio: range of its width / height, drawn uniformly in the logarithm.
 
     Returns:
@@ -313,7 +313,7 @@ def _random_rectangle(
 
 
 def flip(image: Image.Image, rng: np.random.Generator, probability: float) -> Image.Image:
-    """The picture mirrored left to right with the given probability."""
+    """The image mirrored left to right with the given probability."""
     return ImageOps.mirror(image) if rng.random() < probability else image
 
 
@@ -328,7 +328,7 @@ def color_jitter(
     """Random colour changes in random order.
 
     Args:
-      image: grey or RGB picture; a grey one comes back as RGB where anything is switched on.
+      image: grey or RGB image; a grey one comes back as RGB where anything is switched on.
       rng: source of the draws.
       brightness, contrast, saturation: the factor is uniform in [1 - value, 1 + value]; 0 switches the change off.
       hue: the shift is uniform in [-value, value] turns of the colour circle (at most 0.5); 0 switches it off.
@@ -364,13 +364,13 @@ def random_erase(
     scale: tuple[float, float],
     fill: tuple[int, int, int],
 ) -> Pixels:
-    """Paints a random rectangle over the picture with the given probability.
+    """Paints a random rectangle over the image with the given probability.
 
     Args:
       pixels: uint8[H, W, 3].
       rng: source of the draws.
       probability: of erasing at all.
-      scale: range of the rectangle's area as a fraction of the picture's, drawn uniformly.
+      scale: range of the rectangle's area as a fraction of the image's, drawn uniformly.
       fill: the colour; the mean of the normalisation makes it about 0 after it.
 
     Returns:
@@ -395,7 +395,7 @@ def augment(
     """One training view: random resized crop, flip, colour jitter, random erasing.
 
     Args:
-      image: grey or RGB picture of any size.
+      image: grey or RGB image of any size.
       rng: source of all draws.
       section: the strengths, `config.data.augment`.
       size: side of the result in pixels.

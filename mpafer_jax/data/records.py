@@ -1,7 +1,7 @@
-"""What a reader of an owner's layout returns: which pictures there are, where, and with which labels.
+"""What a reader of an owner's layout returns: which images there are, where, and with which labels.
 
-Nothing here opens a picture: a `SourceIndex` is made from label files and folder listings alone, so it is quick to
-read, and a dataset whose pictures are broken can still be described (`mpafer_jax.cli.check_data`).
+Nothing here opens an image: a `SourceIndex` is made from label files and folder listings alone, so it is quick to
+read, and a dataset whose images are broken can still be described (`mpafer_jax.cli.check_data`).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import numpy as np
 from PIL import Image
 
 from mpafer_jax.config.expressions import ClassNameError, canonical_name, check_class_names
-from mpafer_jax.data.preprocess import IMAGE_SUFFIXES, decode_rgb, read_picture_file
+from mpafer_jax.data.preprocess import IMAGE_SUFFIXES, decode_rgb, read_image_file
 from mpafer_jax.runtime import files
 from mpafer_jax.runtime.errors import DataError
 
@@ -28,11 +28,11 @@ CROP_JPEG_QUALITY = 95
 
 
 class BadImageError(DataError):
-    """One picture that is missing or cannot be decoded; the message names it."""
+    """One image that is missing or cannot be decoded; the message names it."""
 
 
 class ImageSource(Protocol):
-    """Where one encoded picture comes from."""
+    """Where one encoded image comes from."""
 
     @property
     def place(self) -> str:
@@ -40,17 +40,17 @@ class ImageSource(Protocol):
         ...
 
     def read(self) -> bytes:
-        """The encoded picture. Raises OSError or ValueError where there is none."""
+        """The encoded image. Raises OSError or ValueError where there is none."""
         ...
 
     def stamp(self) -> str:
-        """Changes when the picture changes, without reading it: sizes for files, a digest for rows already read."""
+        """Changes when the image changes, without reading it: sizes for files, a digest for rows already read."""
         ...
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class ImageFile:
-    """A picture that is a file of its own."""
+    """An image that is a file of its own."""
 
     path: Path
 
@@ -61,7 +61,7 @@ class ImageFile:
 
     def read(self) -> bytes:
         """The file's bytes, as they are."""
-        return read_picture_file(self.path)
+        return read_image_file(self.path)
 
     def stamp(self) -> str:
         """The file's size: a modification time would make every copied dataset look new."""
@@ -73,7 +73,7 @@ class ImageFile:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class ImageCrop:
-    """A rectangle of a larger picture: `box` is (left, top, width, height) in pixels of the file as stored."""
+    """A rectangle of a larger image: `box` is (left, top, width, height) in pixels of the file as stored."""
 
     path: Path
     box: tuple[float, float, float, float]
@@ -84,9 +84,9 @@ class ImageCrop:
         return f"{self.path} (face box left, top, width, height = {self.box})"
 
     def read(self) -> bytes:
-        """The rectangle, cut to the picture and encoded as JPEG; ValueError where nothing of it is inside."""
+        """The rectangle, cut to the image and encoded as JPEG; ValueError where nothing of it is inside."""
         # No EXIF rotation: the owners' boxes are in the coordinates of the stored pixels.
-        face = decode_rgb(read_picture_file(self.path), upright=False)
+        face = decode_rgb(read_image_file(self.path), upright=False)
         left, top, width, height = self.box
         box = (
             max(0, round(left)),
@@ -95,7 +95,7 @@ class ImageCrop:
             min(face.height, round(top + height)),
         )
         if box[0] >= box[2] or box[1] >= box[3]:
-            raise ValueError(f"the face box lies outside the picture of {face.width}x{face.height} pixels")
+            raise ValueError(f"the face box lies outside the image of {face.width}x{face.height} pixels")
         buffer = io.BytesIO()
         face.crop(box).save(buffer, "JPEG", quality=CROP_JPEG_QUALITY)
         return buffer.getvalue()
@@ -107,7 +107,7 @@ class ImageCrop:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class PixelRow:
-    """A square grey picture written out as decimal numbers, as in fer2013.csv: bytes `start` to `stop` of a file."""
+    """A square grey image written out as decimal numbers, as in fer2013.csv: bytes `start` to `stop` of a file."""
 
     path: Path
     line: int
@@ -122,7 +122,7 @@ class PixelRow:
         return f"{self.path} line {self.line}"
 
     def read(self) -> bytes:
-        """The picture as PNG; ValueError where the row does not hold side * side numbers from 0 to 255."""
+        """The image as PNG; ValueError where the row does not hold side * side numbers from 0 to 255."""
         with self.path.open("rb") as file:
             file.seek(self.start)
             values = [int(value) for value in file.read(self.stop - self.start).split()]
@@ -139,14 +139,14 @@ class PixelRow:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Record:
-    """One labelled picture.
+    """One labelled image.
 
     Attributes:
-      name: the owner's name of the picture.
-      image: where the encoded picture is.
+      name: the owner's name of the image.
+      image: where the encoded image is.
       label: index into the class names; -1 in `SourceIndex.left_out`.
       label_distribution: one weight per class, summing to 1; None means all of it on `label`.
-      person: who is shown, as far as the owner's names say it; empty where they do not. Pictures of one person are
+      person: who is shown, as far as the owner's names say it; empty where they do not. Images of one person are
         never parted by carving, and names with a person are unique in their split.
     """
 
@@ -160,9 +160,9 @@ class Record:
 PREPARED_FOLDER = "mpafer_tfds"  # inside the dataset's folder, unless config.data.prepared_dir says otherwise
 Counts = dict[str, dict[str, int]]
 # Reasons in them.
-_NESTED, _BESIDE = "picture in a folder inside a class folder", "picture beside the class folders, in none of them"
-_NO_PICTURE = "no picture"
-_FILE_MANAGERS = (f"{_NO_PICTURE} (.db)", f"{_NO_PICTURE} (.ini)")  # Thumbs.db, desktop.ini
+_NESTED, _BESIDE = "image in a folder inside a class folder", "image beside the class folders, in none of them"
+_NO_IMAGE = "no image"
+_FILE_MANAGERS = (f"{_NO_IMAGE} (.db)", f"{_NO_IMAGE} (.ini)")  # Thumbs.db, desktop.ini
 
 
 @dataclasses.dataclass(frozen=True)
@@ -177,10 +177,10 @@ class SourceIndex:
       splits: records per split, in the owner's order; only splits that are there.
       absent: for each split that the dataset could have and has not: what was looked for.
       dropped: split -> reason -> number of examples left out.
-      left_out: per split, pictures that are there and not used (their label is -1); part of `dropped`, kept where
+      left_out: per split, images that are there and not used (their label is -1); part of `dropped`, kept where
         they are at hand, because a duplicate or a broken file among them is worth knowing.
-      computed: whether reading a picture computes it, so that processes and not threads are to share the work.
-      expected_size: (width, height) in pixels of every picture, where the owner's release has only one.
+      computed: whether reading an image computes it, so that processes and not threads are to share the work.
+      expected_size: (width, height) in pixels of every image, where the owner's release has only one.
       warnings: what the user should know before trusting a number.
     """
 
@@ -197,7 +197,7 @@ class SourceIndex:
     warnings: tuple[str, ...] = ()
 
     def fingerprint(self, *extra: str) -> str:
-        """A hex digest over everything that decides what is prepared: names, labels and every picture's stamp."""
+        """A hex digest over everything that decides what is prepared: names, labels and every image's stamp."""
         digest = hashlib.sha256()
         for part in (self.dataset, self.label_rule, *self.class_names, *extra):
             digest.update(part.encode() + b"\0")
@@ -265,35 +265,35 @@ def was_overlooked(reason: str) -> bool:
 
     Other reasons are the owner's rules or the user's choice of classes. A file manager's own files do no harm.
     """
-    return reason in (_NESTED, _BESIDE) or (reason.startswith(_NO_PICTURE) and reason not in _FILE_MANAGERS)
+    return reason in (_NESTED, _BESIDE) or (reason.startswith(_NO_IMAGE) and reason not in _FILE_MANAGERS)
 
 
-def pictures_in(folder: Path, split: str, dropped: Counts) -> list[Path]:
-    """The pictures of a folder, sorted by name; none where there is no such folder.
+def images_in(folder: Path, split: str, dropped: Counts) -> list[Path]:
+    """The images of a folder, sorted by name; none where there is no such folder.
 
-    Other files are counted, and so are the pictures of folders inside it, at any depth.
+    Other files are counted, and so are the images of folders inside it, at any depth.
     """
-    pictures: list[Path] = []
+    images: list[Path] = []
     for path in sorted(folder.iterdir()) if folder.is_dir() else ():
         if path.name.startswith(".") or path.name == PREPARED_FOLDER:
             continue
         if path.is_dir():
-            count(dropped, split, _NESTED, number_of_pictures(path))
+            count(dropped, split, _NESTED, number_of_images(path))
         elif path.suffix.lower() in IMAGE_SUFFIXES:
-            pictures.append(path)
+            images.append(path)
         else:
-            count(dropped, split, f"{_NO_PICTURE} ({path.suffix or 'no suffix'})")
-    return pictures
+            count(dropped, split, f"{_NO_IMAGE} ({path.suffix or 'no suffix'})")
+    return images
 
 
 def count_beside(folder: Path, split: str, dropped: Counts) -> None:
-    """Counts the pictures that lie beside class folders, in none of them."""
+    """Counts the images that lie beside class folders, in none of them."""
     beside = (path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
     count(dropped, split, _BESIDE, sum(path.suffix.lower() in IMAGE_SUFFIXES for path in beside))
 
 
-def number_of_pictures(folder: Path) -> int:
-    """How many files in a folder, at any depth, are called as pictures are; those that are hidden do not count."""
+def number_of_images(folder: Path) -> int:
+    """How many files in a folder, at any depth, are called as images are; those that are hidden do not count."""
     number = 0
     for _, folders, names in os.walk(folder):
         folders[:] = [name for name in folders if not name.startswith(".")]

@@ -28,7 +28,7 @@ BUILDERS: dict[DatasetName, type[ExpressionBuilder]] = {
 
 
 def read_source(data: DataSection) -> SourceIndex:
-    """Reads the configured dataset's label files and selects the configured classes; opens no picture.
+    """Reads the configured dataset's label files and selects the configured classes; opens no image.
 
     A dataset in a bucket is fetched first.
 

@@ -15,11 +15,11 @@ NO_TEST = "there is no test split"  # begins the line that says what is carved i
 def carve(
     labels: npt.NDArray[np.int32], groups: npt.NDArray[np.str_], fractions: Sequence[float], seed: int
 ) -> list[Indices]:
-    """Splits examples at random, class by class, without parting pictures that belong together.
+    """Splits examples at random, class by class, without parting images that belong together.
 
     Args:
       labels: int32[n].
-      groups: str[n]; examples with equal entries (pixel-identical pictures) end up on the same side. A group whose
+      groups: str[n]; examples with equal entries (pixel-identical images) end up on the same side. A group whose
         labels differ counts for the class of its first example.
       fractions: the share of every class that each carved part gets, rounded, and at least one example (group) each
         as long as train keeps one too; 0 carves nothing.

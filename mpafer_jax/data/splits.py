@@ -1,7 +1,7 @@
 """A run's three splits: train, and what model selection and the final numbers are measured on.
 
 Where the owner has no validation split, one is carved out of train, so that choosing a checkpoint never looks at the
-test pictures.
+test images.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ OWN_TEST_FRACTION = 0.2  # of class folders without a test split [ours]
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class EncodedImages:
-    """Random access to encoded pictures: a selection from several prepared splits, one after the other.
+    """Random access to encoded images: a selection from several prepared splits, one after the other.
 
     Attributes:
       sources: the prepared splits.
@@ -50,8 +50,8 @@ class EncodedImages:
         source, row = (int(value) for value in self.rows[index])
         return self.sources[source][row]["image"]
 
-    def picture(self, index: int) -> Image.Image:
-        """The picture decoded, grey or RGB (`preprocess.decode`)."""
+    def image(self, index: int) -> Image.Image:
+        """The image decoded, grey or RGB (`preprocess.decode`)."""
         if not self.decoded:
             return preprocess.decode(self[index])
         source, row = (int(value) for value in self.rows[index])
@@ -60,17 +60,17 @@ class EncodedImages:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Split:
-    """Examples in a fixed order; pictures stay encoded on disk, the rest is in memory.
+    """Examples in a fixed order; images stay encoded on disk, the rest is in memory.
 
     Attributes:
       name: "train", "validation" or "test": the part it plays in the run.
-      source: encoded pictures by position.
+      source: encoded images by position.
       labels: int32[n].
       label_distributions: float32[n, C], each row sums to 1.
       names: str[n], the owner's names.
-      pixel_hashes: str[n], equal for pixel-identical pictures.
+      pixel_hashes: str[n], equal for pixel-identical images.
       class_names: C names, in the order of the labels.
-      fingerprint: hex digest of which pictures with which labels, in which order.
+      fingerprint: hex digest of which images with which labels, in which order.
     """
 
     name: str
@@ -108,7 +108,7 @@ class Split:
         )
 
     def with_label_noise(self, fraction: float, seed: int) -> Split:
-        """The same pictures, a share of them under wrong labels; see `label_noise.replace_labels`.
+        """The same images, a share of them under wrong labels; see `label_noise.replace_labels`.
 
         Raises:
           DataError: there is no other class.
@@ -162,7 +162,7 @@ def load_dataset(data: DataSection, *, without: Literal["validation", "test", ""
         carved out of train stays the same.
 
     Raises:
-      DataError: the layout, a label, a class name or a split is not there, or a picture cannot be read; the message
+      DataError: the layout, a label, a class name or a split is not there, or an image cannot be read; the message
         names it.
     """
     index = read_source(data)
@@ -231,7 +231,7 @@ def carve_missing_test(data: DataSection, index: SourceIndex) -> tuple[DataSecti
     note = (
         f"{split_groups.NO_TEST}: {OWN_TEST_FRACTION:.0%} of train are carved out, class by class, seed "
         f"{data.split_seed} (as --config.data.test_split= --config.data.test_fraction={OWN_TEST_FRACTION} does); who "
-        "is on a picture is not known, so one person may be on both sides"
+        "is on an image is not known, so one person may be on both sides"
     )
     return data.model_copy(update={"test_split": "", "test_fraction": OWN_TEST_FRACTION}), note
 
@@ -246,11 +246,11 @@ def _held_out_origins(data: DataSection, index: SourceIndex) -> dict[str, tuple[
 
 
 def _unused_validation(data: DataSection, index: SourceIndex, wanted: Sequence[str]) -> list[str]:
-    """A warning where the dataset brings validation pictures, which a run that trains leaves aside."""
+    """A warning where the dataset brings validation images, which a run that trains leaves aside."""
     if not data.train_splits or "validation" in wanted or "validation" not in index.splits:
         return []
     return [
-        f"the {len(index.splits['validation'])} pictures of the split 'validation' are not used; to choose the "
+        f"the {len(index.splits['validation'])} images of the split 'validation' are not used; to choose the "
         "checkpoint on them: --config.data.validation_split=validation --config.data.validation_fraction=0"
     ]
 
@@ -289,8 +289,8 @@ def _restrict(test: Split, data: DataSection, index: SourceIndex) -> tuple[Split
     listed = (*index.splits[data.test_split], *index.left_out.get(data.test_split, ()))
     left_out = [record.name for record in listed if record.name not in used]
     kept, absent = subset.select(path, test.names.tolist(), left_out)
-    note = f"test: restricted to {path.name}, {len(kept)} of {len(test)} pictures"
-    note += f"; {absent} others that it lists are left out (their class, label rule or picture)" if absent else ""
+    note = f"test: restricted to {path.name}, {len(kept)} of {len(test)} images"
+    note += f"; {absent} others that it lists are left out (their class, label rule or image)" if absent else ""
     return test.take(kept), note
 
 
@@ -299,7 +299,7 @@ def _limit(split: Split, per_class: int, seed: int) -> Split:
 
 
 def _persons(index: SourceIndex, origin: Sequence[str], prepared: Prepared) -> npt.NDArray[np.str_]:
-    """str[n]: who is on each picture of the joined splits, empty where the owner's files do not say it."""
+    """str[n]: who is on each image of the joined splits, empty where the owner's files do not say it."""
     found: list[str] = []
     for split in origin:
         known = {record.name: record.person for record in index.splits[split]}
@@ -383,9 +383,9 @@ def _describe(
     for split, reasons in summary.dropped.items():
         lines += [f"  dropped from {split}: {number} {reason}" for reason, number in reasons.items()]
     for split, messages in summary.skipped.items():
-        lines.append(f"  skipped in {split}: {len(messages)} pictures that cannot be read, first {messages[0]}")
+        lines.append(f"  skipped in {split}: {len(messages)} images that cannot be read, first {messages[0]}")
     for part, split in list(splits.items())[1:]:
         shared = int(np.isin(split.pixel_hashes, train.pixel_hashes).sum())
         if shared:
-            lines.append(f"  {shared} of the {part} pictures are pixel-identical to one in train")
+            lines.append(f"  {shared} of the {part} images are pixel-identical to one in train")
     return "\n".join(lines)

@@ -1,14 +1,14 @@
-"""Lists of pictures that a test is restricted to, such as those with occluded or turned faces.
+"""Lists of images that a test is restricted to, such as those with occluded or turned faces.
 
-A line is a picture's name, as the dataset has it, and perhaps more after a space. Two other forms are read, counted
-and logged, where they fit one picture and no other: a name without its class folder or its suffix, and what the lists
-in use (Wang et al., Region Attention Networks, TIP 2020) call pictures that have an identity of their own:
+A line is an image's name, as the dataset has it, and perhaps more after a space. Two other forms are read, counted
+and logged, where they fit one image and no other: a name without its class folder or its suffix, and what the lists
+in use (Wang et al., Region Attention Networks, TIP 2020) call images that have an identity of their own:
 
     test_0003_aligned 3 4                 RAF-DB: name, then label and kind of occlusion
     0/test_0004_aligned.jpg               RAF-DB: class folder and file
-    val/0/bc9ad400...bc79/                AffectNet: a folder for each picture
+    val/0/bc9ad400...bc79/                AffectNet: a folder for each image
     0/83dac9d7...33ad9.jpg                AffectNet: class folder and file
-    7/3c028208...b67203/8.jpg             AffectNet: a crop of the picture
+    7/3c028208...b67203/8.jpg             AffectNet: a crop of the image
     1_fer0034656.png 8 0                  FERPlus
     0/fer0032226.jpg                      FERPlus, with another suffix
 """
@@ -26,7 +26,7 @@ from absl import logging
 from mpafer_jax.data import records
 from mpafer_jax.runtime.errors import DataError
 
-# The part of a path that says which picture of RAF-DB, FERPlus or AffectNet it is, whatever stands around it.
+# The part of a path that says which image of RAF-DB, FERPlus or AffectNet it is, whatever stands around it.
 _IDENTITY = re.compile(r"(?:\d_)?(?P<key>test_\d{4}|fer\d{7}|[0-9a-f]{30,64})(?:_aligned)?(?:\.\w{3,4})?")
 
 
@@ -42,24 +42,24 @@ def read_list(path: Path) -> list[str]:
         raise DataError(f"config.data.test_subset: {path} cannot be read as a list of names ({error})") from error
     entries = [records.listed_name(line) for line in lines if line]
     if not entries:
-        raise DataError(f"config.data.test_subset: {path} is empty, expected a name of a picture a line")
+        raise DataError(f"config.data.test_subset: {path} is empty, expected a name of an image a line")
     return entries
 
 
 def select(path: Path, names: Sequence[str], left_out: Collection[str]) -> tuple[npt.NDArray[np.int64], int]:
-    """Finds a list's pictures in a split.
+    """Finds a list's images in a split.
 
     Args:
       path: the list.
-      names: of the split's pictures; one that stands in a line as it is comes before any other reading of the line.
-      left_out: names of pictures that the split has and the run does not use (other classes, no agreement).
+      names: of the split's images; one that stands in a line as it is comes before any other reading of the line.
+      left_out: names of images that the split has and the run does not use (other classes, no agreement).
 
     Returns:
-      Ascending positions in `names`, and how many listed pictures are among `left_out`. A picture that is listed twice
+      Ascending positions in `names`, and how many listed images are among `left_out`. An image that is listed twice
       counts once.
 
     Raises:
-      DataError: a line names no picture of the split, or several; the message says how many do, and which is first.
+      DataError: a line names no image of the split, or several; the message says how many do, and which is first.
     """
     entries = read_list(path)
     known = [*names, *left_out]
@@ -84,16 +84,16 @@ def select(path: Path, names: Sequence[str], left_out: Collection[str]) -> tuple
         found.add(position)
     if unknown:
         raise DataError(
-            f"config.data.test_subset: {len(unknown)} of the {len(entries)} lines of {path} name no picture of the "
+            f"config.data.test_subset: {len(unknown)} of the {len(entries)} lines of {path} name no image of the "
             f"test split, or several; the first is {unknown[0]!r}, and the split's names are like {known[0]!r}. Lists "
             "fit only the release that they were made for (AffectNet has other names in each)"
         )
     kept = np.array(sorted(position for position in found if position < len(names)), np.int64)
     if not len(kept):
-        raise DataError(f"config.data.test_subset: all of the {len(found)} pictures that {path} names are left out")
+        raise DataError(f"config.data.test_subset: all of the {len(found)} images that {path} names are left out")
     if in_other_form:
         logging.info(
-            "config.data.test_subset: %d of the %d lines of %s name their picture in another form than the dataset, "
+            "config.data.test_subset: %d of the %d lines of %s name their image in another form than the dataset, "
             "the first is %s",
             *(len(in_other_form), len(entries), path, in_other_form[0]),
         )
@@ -101,7 +101,7 @@ def select(path: Path, names: Sequence[str], left_out: Collection[str]) -> tuple
 
 
 def _other_forms(name: str) -> set[str]:
-    """What a line may call a picture beside its name: without folder, without suffix, and its identity."""
+    """What a line may call an image beside its name: without folder, without suffix, and its identity."""
     file = PurePosixPath(name)
     forms = {file.name, file.stem, str(file.with_suffix(""))}
     identity = _identity(name)
@@ -109,7 +109,7 @@ def _other_forms(name: str) -> set[str]:
 
 
 def _identity(name: str) -> str:
-    """What tells a picture from every other of its dataset, in any form of its name; empty where there is none."""
+    """What tells an image from every other of its dataset, in any form of its name; empty where there is none."""
     matches = [_IDENTITY.fullmatch(part) for part in name.split("/")]
     keys = {match["key"] for match in matches if match}
     return keys.pop() if len(keys) == 1 else ""

@@ -1,4 +1,4 @@
-"""Image features as a picture in two dimensions, and a number for what the picture seems to show."""
+"""Image features as an image in two dimensions, and a number for what the image seems to show."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy.typing as npt
 Features = npt.NDArray[np.floating]
 Points = npt.NDArray[np.float32]
 
-MIN_IMAGES = 12  # fewer have no neighbourhoods worth a picture
+MIN_IMAGES = 12  # fewer have no neighbourhoods worth an image
 _PERPLEXITY = 30.0  # scikit-learn's default
 _ITERATIONS = 500  # half of its default: on a thousand points the second half moves nothing that is seen
 

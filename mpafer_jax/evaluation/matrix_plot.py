@@ -1,4 +1,4 @@
-"""Matrices over classes as pictures."""
+"""Matrices over classes as images."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Explanations as pictures: heat maps over the face, the chosen patches outlined, the phrases beside them."""
+"""Explanations as images: heat maps over the face, the chosen patches outlined, the phrases beside them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from PIL import Image, ImageDraw
 from mpafer_jax.data.preprocess import Pixels
 
 Floats = npt.NDArray[np.float32]
-TILE = 224  # pixels, side of every shown picture
+TILE = 224  # pixels, side of every shown image
 # Low to high; the steps' brightness rises evenly, so that the order survives grey printing and colour blindness.
 _RAMP = np.array([(20, 20, 70), (80, 30, 130), (180, 50, 110), (240, 120, 60), (255, 225, 120)], np.float32)
 _PAPER = (255, 255, 255)
@@ -23,7 +23,7 @@ def colors(values: npt.NDArray[np.floating]) -> Pixels:
 
 
 def heat_overlay(pixels: Pixels, heat: Floats, side: int = TILE, *, strength: float = 0.6) -> Image.Image:
-    """A heat map laid over the picture that it is about, whose own colours go: colour is heat.
+    """A heat map laid over the image that it is about, whose own colours go: colour is heat.
 
     Args:
       pixels: uint8[S, S, 3].
@@ -39,7 +39,7 @@ def heat_overlay(pixels: Pixels, heat: Floats, side: int = TILE, *, strength: fl
 
 
 def outline_patches(image: Image.Image, patches: npt.NDArray[np.integer], grid: tuple[int, int]) -> None:
-    """Draws the borders of patches into a square picture."""
+    """Draws the borders of patches into a square image."""
     draw = ImageDraw.Draw(image)
     height, width = image.height / grid[0], image.width / grid[1]
     for patch in patches.tolist():

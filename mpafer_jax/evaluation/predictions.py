@@ -47,7 +47,7 @@ class Predictions:
       features_before: float16[m, D], z^g of the frozen CLIP without prompts, normalised.
       features_after: float16[m, D], z^g under the visual prompts, normalised.
       mistakes: int32[e], positions of the wrong answers that were given with the most confidence, the most first.
-      mistake_pixels: uint8[e, S, S, 3], what the model saw; [0, ..] if pictures were not to be kept.
+      mistake_pixels: uint8[e, S, S, 3], what the model saw; [0, ..] if images were not to be kept.
       mistake_patch_scores: float32[e, N, C], cos(z^l_i, theta(t_d)); [0, ..] also for a model without local score.
     """
 
@@ -102,7 +102,7 @@ class Predictions:
 
 
 def predict(
-    config: Config, built: Experiment, params: dict[str, Any], split: Split, *, step: int, pictures: bool
+    config: Config, built: Experiment, params: dict[str, Any], split: Split, *, step: int, images: bool
 ) -> Predictions:
     """Runs a split through the model once more, and keeps what was said of each image.
 
@@ -114,7 +114,7 @@ def predict(
       params: the prompts, on the devices.
       split: its images.
       step: of the checkpoint.
-      pictures: whether to keep the most confident mistakes as pictures.
+      images: whether to keep the most confident mistakes as images.
 
     Raises:
       NonFiniteError: the logits of an image are NaN or infinite.
@@ -148,8 +148,8 @@ def predict(
         features_before=before,
         features_after=after,
         mistakes=position[np.array(indices, np.int64)],
-        mistake_pixels=_pixels(split, indices if pictures else [], built.image_size),
-        mistake_patch_scores=_patch_scores(mistakes if pictures else [], len(built.class_names)),
+        mistake_pixels=_pixels(split, indices if images else [], built.image_size),
+        mistake_patch_scores=_patch_scores(mistakes if images else [], len(built.class_names)),
     )
 
 
@@ -162,7 +162,7 @@ def _draw(known: npt.NDArray[np.int64], seed: int) -> npt.NDArray[np.int64]:
 def _pixels(split: Split, indices: list[int], size: int) -> npt.NDArray[np.uint8]:
     pixels = np.zeros((len(indices), size, size, 3), np.uint8)
     for row, index in enumerate(indices):
-        pixels[row] = preprocess.to_pixels(preprocess.resize(split.source.picture(index), size))
+        pixels[row] = preprocess.to_pixels(preprocess.resize(split.source.image(index), size))
     return pixels
 
 

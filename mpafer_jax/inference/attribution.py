@@ -5,7 +5,7 @@ class's local score (MPA-FER Eq. 8-10). Attention rollout: Abnar and Zuidema, "Q
 Transformers" (2020), with visual prompts as sources that belong to no patch. `evaluation.faithfulness` measures how far
 each of them can be trusted.
 
-Shapes: B pictures, N patches, L = 1 + N positions (CLS first), N_p visual prompts, K layers, C classes, P phrases.
+Shapes: B images, N patches, L = 1 + N positions (CLS first), N_p visual prompts, K layers, C classes, P phrases.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ class Explanation:
       prediction: what is explained.
       rollout: float32[rows, columns], share of each patch in attention rollout.
       prompt_share: the visual prompts' share in it.
-      phrases: with their scores, best first: the mean of the cosines with the whole picture and with the k patches
+      phrases: with their scores, best first: the mean of the cosines with the whole image and with the k patches
         that are nearest (weighted by the head's lambda).
     """
 

@@ -14,7 +14,7 @@ _INK, _PAPER = (30, 30, 30), (255, 255, 255)
 
 
 def sheet(explanation: Explanation) -> Image.Image:
-    """One picture of an explanation: the face, a map for each class from the likeliest on, rollout, phrases.
+    """One image of an explanation: the face, a map for each class from the likeliest on, rollout, phrases.
 
     Class maps are the contrast (see `Explanation.contrast_maps`) and share one colour scale; the outlined patches are
     those that made the class's score.
@@ -24,7 +24,7 @@ def sheet(explanation: Explanation) -> Image.Image:
     """
     prediction = explanation.prediction
     if prediction.pixels is None:
-        raise ValueError("a picture of an explanation needs the prediction's pixels")
+        raise ValueError("an image of an explanation needs the prediction's pixels")
     tiles = [(Image.fromarray(prediction.pixels).resize((TILE, TILE), Image.Resampling.BICUBIC), "what the model saw")]
     maps = explanation.contrast_maps
     if maps is not None and prediction.top_patches is not None:

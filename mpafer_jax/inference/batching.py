@@ -1,4 +1,4 @@
-"""A function of pictures, compiled once for each of a few batch sizes."""
+"""A function of images, compiled once for each of a few batch sizes."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class PaddedFunction:
         return self._executable(size)(*self._arguments, devices.spread(batch))
 
     def __call__(self, pixels: Pixels) -> dict[str, np.ndarray[Any, Any]]:
-        """The function of any number n > 0 of pictures uint8[n, S, S, 3], as NumPy arrays with n rows."""
+        """The function of any number n > 0 of images uint8[n, S, S, 3], as NumPy arrays with n rows."""
         largest, found = self.sizes[-1], list[dict[str, np.ndarray[Any, Any]]]()
         for first in range(0, len(pixels), largest):
             part = pixels[first : first + largest]

@@ -54,7 +54,7 @@ def holds_video(path: Path) -> bool:
 
 
 def num_frames(path: Path) -> int:
-    """Frames of an animated picture (GIF, WebP, PNG, AVIF); 1 of any other, and of what cannot be read."""
+    """Frames of an animated image (GIF, WebP, PNG, AVIF); 1 of any other, and of what cannot be read."""
     head = _head(path)
     pixels = head.find(b"IDAT")
     if head.startswith(b"\x89PNG"):

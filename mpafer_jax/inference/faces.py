@@ -1,7 +1,7 @@
-"""Faces in pictures: found by OpenCV's cascades, turned upright by the eyes, cut out with a margin.
+"""Faces in images: found by OpenCV's cascades, turned upright by the eyes, cut out with a margin.
 
 OpenCV comes with the extra `faces`. Its cascades (Viola and Jones, 2001) are old and quick, ship inside the package and
-need no network; they find frontal faces of people and little else. Anything that maps a picture to `FaceCrop`s can take
+need no network; they find frontal faces of people and little else. Anything that maps an image to `FaceCrop`s can take
 their place.
 """
 
@@ -17,8 +17,8 @@ import numpy as np
 from PIL import Image
 
 Which = Literal["largest", "all"]
-_LONGEST_SIDE = 800  # pixels in which faces are looked for; larger pictures are reduced, which costs only tiny faces
-_SMALLEST_FACE = 1 / 16  # of that picture's shorter side
+_LONGEST_SIDE = 800  # pixels in which faces are looked for; larger images are reduced, which costs only tiny faces
+_SMALLEST_FACE = 1 / 16  # of that image's shorter side
 _SCALE_STEP = 1.1  # between the sizes that are tried
 _NEIGHBORS = 5  # detections that must agree on a face
 _MOST_TILT = 30.0  # degrees; "eyes" that lie further apart in height are none
@@ -27,11 +27,11 @@ _EYES_ABOVE = 0.6  # of the face's height from its top
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Face:
-    """Where a face is, in pixels of the upright picture.
+    """Where a face is, in pixels of the upright image.
 
     Attributes:
       left, top, width, height: the detector's box.
-      tilt: degrees by which it was turned upright, positive where the eye on the picture's right is lower; None where
+      tilt: degrees by which it was turned upright, positive where the eye on the image's right is lower; None where
         no two eyes were found.
     """
 
@@ -48,7 +48,7 @@ class Face:
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
 class FaceCrop:
-    """A face and the square picture of it, RGB."""
+    """A face and the square image of it, RGB."""
 
     face: Face
     image: Image.Image
@@ -99,21 +99,21 @@ class FaceFinder:
         check_margin(margin)
         self._cv2 = import_opencv()
         self._which, self._margin, self._align = which, margin, align
-        self._cascades = threading.local()  # a cascade keeps the picture it works on
+        self._cascades = threading.local()  # a cascade keeps the image it works on
         for name in ("frontalface_default", "eye"):  # damaged files are an error now and not in a thread
             self._cascade(name)
 
     def __call__(self, image: Image.Image) -> list[FaceCrop]:
-        """The faces of an upright RGB picture; none is an empty list."""
+        """The faces of an upright RGB image; none is an empty list."""
         return [FaceCrop(face, crop(image, face, self._margin)) for face in self.find(image)]
 
     def find(self, image: Image.Image) -> list[Face]:
-        """The same without the pictures."""
+        """The same without the images."""
         scale = min(1.0, _LONGEST_SIDE / max(image.size))
         small = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
         grey = np.asarray(image.convert("L").resize(small, Image.Resampling.BILINEAR))
         smallest = max(20, round(min(small) * _SMALLEST_FACE))
-        # Equalized, a picture of few tones shows faces that are missed otherwise, and an evenly lit one loses some.
+        # Equalized, an image of few tones shows faces that are missed otherwise, and an evenly lit one loses some.
         boxes = self._boxes(grey, smallest) or self._boxes(self._cv2.equalizeHist(grey), smallest)
         if self._which == "largest":
             boxes = sorted(boxes, key=lambda box: box[2] * box[3])[-1:]
@@ -157,7 +157,7 @@ class FaceFinder:
 
 
 def crop(image: Image.Image, face: Face, margin: float) -> Image.Image:
-    """The square around a face, turned upright by its tilt about its centre; black where the picture ends.
+    """The square around a face, turned upright by its tilt about its centre; black where the image ends.
 
     Args:
       image: RGB, upright.

@@ -1,8 +1,8 @@
 """Whether heat maps can be trusted: deletion and insertion curves (Petsiuk, Das and Saenko, RISE, 2018).
 
-A map orders the patches of a picture. Deletion paints them over, the first ones first, and follows the probability of
-the class that the model predicted for the whole picture: the sooner it falls, the more of the evidence the map's first
-patches held. Insertion starts from a blurred picture and puts them back: the sooner the probability rises, the better.
+A map orders the patches of an image. Deletion paints them over, the first ones first, and follows the probability of
+the class that the model predicted for the whole image: the sooner it falls, the more of the evidence the map's first
+patches held. Insertion starts from a blurred image and puts them back: the sooner the probability rises, the better.
 Each curve's mean is one number. A random order and one from the centre outwards say what a map has to beat: faces are
 in the middle, so the centre is no weak rival.
 """
@@ -25,13 +25,13 @@ from mpafer_jax.inference.predictor import Predictor, checked
 from mpafer_jax.inference.results import Floats, Prediction
 
 RIVALS = ("random", "centre")
-_BLUR = 1 / 8  # of the picture's side: radius after which no feature of a face is left
-_AT_ONCE = 8  # pictures whose predictions and explanations are computed together
+_BLUR = 1 / 8  # of the image's side: radius after which no feature of a face is left
+_AT_ONCE = 8  # images whose predictions and explanations are computed together
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Curves:
-    """Curves of one map over n pictures.
+    """Curves of one map over n images.
 
     Attributes:
       deletion: float32[n, steps + 1], probability with 0, 1/steps, .. all of the patches painted over.
@@ -42,7 +42,7 @@ class Curves:
     insertion: Floats
 
     def areas(self) -> dict[str, npt.NDArray[np.float64]]:
-        """The mean height of every picture's curves [n], by the trapezoid rule."""
+        """The mean height of every image's curves [n], by the trapezoid rule."""
         return {
             name: np.trapezoid(curve.astype(np.float64), axis=1) / (curve.shape[1] - 1)
             for name, curve in (("deletion", self.deletion), ("insertion", self.insertion))
@@ -72,7 +72,7 @@ def masks(order: npt.NDArray[np.integer], grid: tuple[int, int], size: int, step
     Args:
       order: int[N], patches, the first ones first.
       grid: (rows, columns) of patches.
-      size: S, side of the picture in pixels; what a patch size that does not divide it leaves over stays false.
+      size: S, side of the image in pixels; what a patch size that does not divide it leaves over stays false.
       steps: how many parts.
 
     Returns:
@@ -96,10 +96,10 @@ def curves(
     fill: tuple[int, int, int],
     steps: int,
 ) -> tuple[Floats, Floats]:
-    """Deletion and insertion of one picture under one map.
+    """Deletion and insertion of one image under one map.
 
     Args:
-      probability: of the predicted class, pictures uint8[n, S, S, 3] -> float32[n].
+      probability: of the predicted class, images uint8[n, S, S, 3] -> float32[n].
       pixels: uint8[S, S, 3].
       heat: float32[N]; of equal patches, the first in reading order comes first.
       grid: (rows, columns) of patches.
@@ -121,7 +121,7 @@ def curves(
 def measure(
     predictor: Predictor, explainer: Explainer, images: Iterable[Any], *, steps: int = 16, seed: int = 0
 ) -> dict[str, Curves]:
-    """Curves of every map over a set of pictures.
+    """Curves of every map over a set of images.
 
     Args:
       predictor: the model.
@@ -134,7 +134,7 @@ def measure(
       By the map's name.
 
     Raises:
-      PictureError: one of the pictures cannot be read.
+      ImageError: one of the images cannot be read.
     """
     rng = np.random.default_rng(seed)
     red, green, blue = (round(255 * value) for value in predictor.mean)

@@ -1,4 +1,4 @@
-"""From what people have at hand - paths, bytes, Pillow pictures, arrays - to RGB pictures."""
+"""From what people have at hand - paths, bytes, Pillow images, arrays - to RGB images."""
 
 from __future__ import annotations
 
@@ -12,29 +12,29 @@ import numpy.typing as npt
 from PIL import Image
 
 from mpafer_jax.data import preprocess
-from mpafer_jax.data.preprocess import PictureError
+from mpafer_jax.data.preprocess import ImageError
 from mpafer_jax.inference.results import Failure, Source
 
 ImageLike = str | os.PathLike[str] | bytes | Image.Image | npt.NDArray[np.uint8]
 
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
-class Picture:
-    """Something to be read as a picture, later and in another thread.
+class InputImage:
+    """Something to be read as an image, later and in another thread.
 
     Attributes:
       source: what results call it.
-      content: a path, an encoded picture, a Pillow picture, or uint8[height, width, 3] in RGB order.
+      content: a path, an encoded image, a Pillow image, or uint8[height, width, 3] in RGB order.
     """
 
     source: Source
     content: Path | bytes | Image.Image | npt.NDArray[np.uint8] = dataclasses.field(repr=False)
 
     def read(self) -> Image.Image:
-        """The picture, upright, RGB.
+        """The image, upright, RGB.
 
         Raises:
-          PictureError: there is none.
+          ImageError: there is none.
         """
         content = self.content
         if isinstance(content, bytes):
@@ -44,47 +44,47 @@ class Picture:
         if isinstance(content, np.ndarray):
             return Image.fromarray(content)
         try:
-            return preprocess.decode_rgb(preprocess.read_picture_file(content))
+            return preprocess.decode_rgb(preprocess.read_image_file(content))
         except FileNotFoundError as error:
-            raise PictureError("no such file") from error
+            raise ImageError("no such file") from error
         except OSError as error:
-            raise PictureError(f"cannot be read ({error.strerror or error})") from error
+            raise ImageError(f"cannot be read ({error.strerror or error})") from error
 
 
-Input = ImageLike | Picture | Failure  # a Failure was found by whoever listed the inputs, and is passed on
+Input = ImageLike | InputImage | Failure  # a Failure was found by whoever listed the inputs, and is passed on
 
 
-def as_picture(image: Input, index: int) -> Picture | Failure:
-    """Names an input, and refuses what can be no picture.
+def as_input(image: Input, index: int) -> InputImage | Failure:
+    """Names an input, and refuses what can be no image.
 
     Args:
-      image: see `Picture.content`; a text is a path.
+      image: see `InputImage.content`; a text is a path.
       index: its position among all inputs.
 
     Raises:
       TypeError: it is something else, or an array of another type.
       ValueError: an array of another shape.
     """
-    if isinstance(image, (Picture, Failure)):
+    if isinstance(image, (InputImage, Failure)):
         return image
     if isinstance(image, (str, os.PathLike)):
-        return Picture(Source(os.fspath(image), index), Path(image))
+        return InputImage(Source(os.fspath(image), index), Path(image))
     if isinstance(image, np.ndarray):
         _check_array(image)
     elif not isinstance(cast(Any, image), (bytes, Image.Image)):
         raise TypeError(
-            f"input {index} is a {type(image).__name__}; expected a path, bytes, a Pillow picture or a NumPy array"
+            f"input {index} is a {type(image).__name__}; expected a path, bytes, a Pillow image or a NumPy array"
         )
-    name = str(getattr(image, "filename", "")) or f"picture {index}"  # Pillow knows what it opened
-    return Picture(Source(name, index), image)
+    name = str(getattr(image, "filename", "")) or f"image {index}"  # Pillow knows what it opened
+    return InputImage(Source(name, index), image)
 
 
 def _check_array(array: npt.NDArray[Any]) -> None:
     if array.dtype != np.uint8:
-        raise TypeError(f"pictures are arrays of uint8 from 0 to 255, found {array.dtype}; multiply, round and convert")
+        raise TypeError(f"images are arrays of uint8 from 0 to 255, found {array.dtype}; multiply, round and convert")
     if array.ndim != 3 or array.shape[2] != 3 or not array.size:
         raise ValueError(
-            f"a picture is an array [height, width, 3] in the order red, green, blue, found {list(array.shape)}; "
+            f"an image is an array [height, width, 3] in the order red, green, blue, found {list(array.shape)}; "
             "convert OpenCV's with image[..., ::-1], grey with np.repeat(image[..., None], 3, axis=2); several "
-            "pictures are a batch or an iterator"
+            "images are a batch or an iterator"
         )

@@ -1,4 +1,4 @@
-"""What a command line names - files, folders, patterns, videos, a camera - as a lazy sequence of pictures."""
+"""What a command line names - files, folders, patterns, videos, a camera - as a lazy sequence of images."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from typing import Any, Literal
 import numpy as np
 
 from mpafer_jax.data import preprocess
-from mpafer_jax.data.preprocess import IMAGE_SUFFIXES, PictureError
+from mpafer_jax.data.preprocess import IMAGE_SUFFIXES, ImageError
 from mpafer_jax.inference import containers
 from mpafer_jax.inference.faces import import_opencv
-from mpafer_jax.inference.inputs import Picture
+from mpafer_jax.inference.inputs import InputImage
 from mpafer_jax.inference.results import Failure, Source
 from mpafer_jax.runtime import files
 
@@ -30,7 +30,7 @@ VIDEO_SUFFIXES = frozenset(
     | {".mjpeg", ".mjpg", ".h264"}
 )
 _ALSO_OF_PROGRAMS = frozenset({".ts", ".mts"})  # TypeScript's; in a folder, what is inside decides
-# Pictures that are not read. A folder's are not passed over: they become rows that say so.
+# Images that are not read. A folder's are not passed over: they become rows that say so.
 _UNREAD_SUFFIXES = frozenset(
     {".heic", ".heif", ".hif", ".jxl", ".jp2", ".j2k", ".tga", ".psd", ".exr", ".hdr"}
     | {".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf"}
@@ -47,18 +47,18 @@ class Medium:
     """One file, or a camera.
 
     Attributes:
-      kind: what it is taken for; an animation is a picture of several frames, a problem none that can be read.
+      kind: what it is taken for; an animation is an image of several frames, a problem none that can be read.
       path: the file; of a camera, its number.
       reason: of a problem.
     """
 
-    kind: Literal["picture", "animation", "video", "camera", "problem"]
+    kind: Literal["image", "animation", "video", "camera", "problem"]
     path: str
     reason: str = ""
 
 
 class LeftOut(collections.Counter[str]):
-    """Suffixes of the files in folders that are neither pictures nor videos by their names, and how many there are."""
+    """Suffixes of the files in folders that are neither images nor videos by their names, and how many there are."""
 
     def __str__(self) -> str:
         """ "3 files (.txt 2, .db 1)"."""
@@ -75,10 +75,10 @@ def find(arguments: Sequence[str], *, but: Collection[Path] = (), left_out: Left
     """Lists what the arguments name, lazily: folders may hold any number of files.
 
     Args:
-      arguments: files; folders, of which all pictures and videos are taken, in the order of their names, and the same
+      arguments: files; folders, of which all images and videos are taken, in the order of their names, and the same
         of folders inside, through links too but none twice; patterns (`faces/**/*.jpg`); `camera:0`. Names decide in
-        folders; a file that is named itself, with a suffix of neither, is a video where it begins like one, else a
-        picture.
+        folders; a file that is named itself, with a suffix of neither, is a video where it begins like one, else an
+        image.
       but: folders that are passed over inside of others, because results are written there.
       left_out: counts what is passed over for its name, hidden files apart.
 
@@ -88,7 +88,7 @@ def find(arguments: Sequence[str], *, but: Collection[Path] = (), left_out: Left
     walk = _Walk({os.path.realpath(path) for path in but}, LeftOut() if left_out is None else left_out)
     if nothing := [found for argument in arguments if (found := _nothing(argument, walk.but))]:
         raise InputError(
-            f"nothing to predict on: {', '.join(nothing)}; expected a file, a folder with pictures or videos "
+            f"nothing to predict on: {', '.join(nothing)}; expected a file, a folder with images or videos "
             f"({' '.join(sorted(IMAGE_SUFFIXES | VIDEO_SUFFIXES))}), a pattern in quotes, or {CAMERA}NUMBER"
         )
     return (medium for argument in arguments for medium in walk.expand(argument))
@@ -167,7 +167,7 @@ def _of_file(name: str) -> Medium:
         return _video(name)
     if (suffix in containers.ANIMATED_SUFFIXES or suffix not in IMAGE_SUFFIXES) and containers.num_frames(path) > 1:
         return Medium("animation", name)
-    return Medium("picture", name)
+    return Medium("image", name)
 
 
 def _video(name: str) -> Medium:
@@ -183,8 +183,8 @@ def _video(name: str) -> Medium:
     return Medium("video", name) if status.st_size else Medium("problem", name, "the file is empty")
 
 
-def pictures(media: Iterator[Medium], *, stride: int = 1) -> Generator[Picture | Failure]:
-    """Every picture, and every `stride`-th frame of every video, animation and camera, numbered one after the other.
+def images(media: Iterator[Medium], *, stride: int = 1) -> Generator[InputImage | Failure]:
+    """Every image, and every `stride`-th frame of every video, animation and camera, numbered one after the other.
 
     Videos are decoded frame by frame, in constant time and memory per frame. What cannot be opened as a video, or ends
     early, is a `Failure` in its place.
@@ -196,8 +196,8 @@ def pictures(media: Iterator[Medium], *, stride: int = 1) -> Generator[Picture |
     for medium in media:
         if medium.kind == "problem":
             yield Failure(Source(medium.path, next(index)), medium.reason)
-        elif medium.kind == "picture":
-            yield Picture(Source(medium.path, next(index)), Path(medium.path))
+        elif medium.kind == "image":
+            yield InputImage(Source(medium.path, next(index)), Path(medium.path))
         elif medium.kind == "animation":
             yield from _animation(medium.path, stride, index)
         else:
@@ -205,7 +205,7 @@ def pictures(media: Iterator[Medium], *, stride: int = 1) -> Generator[Picture |
 
 
 def count(media: Iterator[Medium], *, stride: int = 1) -> int | None:
-    """About how many pictures `pictures` will yield; None where a camera has no end."""
+    """About how many images `images` will yield; None where a camera has no end."""
     total, endless = 0, False
     for medium in media:
         endless |= medium.kind == "camera"
@@ -246,15 +246,15 @@ def _openable(path: str) -> Generator[str]:
     yield absolute
 
 
-def _animation(path: str, stride: int, index: Iterator[int]) -> Generator[Picture | Failure]:
+def _animation(path: str, stride: int, index: Iterator[int]) -> Generator[InputImage | Failure]:
     try:
         for number, seconds, image in preprocess.decode_frames(Path(path), stride):
-            yield Picture(Source(path, next(index), number, round(seconds, 3)), image)
-    except PictureError as error:
+            yield InputImage(Source(path, next(index), number, round(seconds, 3)), image)
+    except ImageError as error:
         yield Failure(Source(path, next(index)), str(error))
 
 
-def _frames(medium: Medium, stride: int, index: Iterator[int]) -> Generator[Picture | Failure]:
+def _frames(medium: Medium, stride: int, index: Iterator[int]) -> Generator[InputImage | Failure]:
     cv2 = import_opencv()
     camera = medium.kind == "camera"
     name = f"{CAMERA}{medium.path}" if camera else medium.path
@@ -276,7 +276,7 @@ def _frames(medium: Medium, stride: int, index: Iterator[int]) -> Generator[Pict
                 source = Source(name, next(index), number, round(seconds, 3))
                 decoded, frame = capture.retrieve()
                 if decoded:
-                    yield Picture(source, np.ascontiguousarray(frame[..., ::-1]))  # OpenCV's are blue, green, red
+                    yield InputImage(source, np.ascontiguousarray(frame[..., ::-1]))  # OpenCV's are blue, green, red
                 else:
                     yield Failure(source, "this frame cannot be decoded")
             number += 1

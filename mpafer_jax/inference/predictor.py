@@ -1,4 +1,4 @@
-"""`Predictor`: a model that is ready, from pictures to typed results."""
+"""`Predictor`: a model that is ready, from images to typed results."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from mpafer_jax.backbones.clip.model import Outputs
 from mpafer_jax.config.schema import PromptGranularity
 from mpafer_jax.data import preprocess
 from mpafer_jax.data.normalize import normalize
-from mpafer_jax.data.preprocess import PictureError, Pixels
+from mpafer_jax.data.preprocess import ImageError, Pixels
 from mpafer_jax.inference import loading
 from mpafer_jax.inference.batching import BATCH_SIZES, PaddedFunction
 from mpafer_jax.inference.faces import Face, FaceCrop
-from mpafer_jax.inference.inputs import ImageLike, Input, Picture, as_picture
+from mpafer_jax.inference.inputs import ImageLike, Input, InputImage, as_input
 from mpafer_jax.inference.loading import ReadyModel
 from mpafer_jax.inference.results import Failure, NoFace, Prediction, Result, Source
 from mpafer_jax.method.hard_prompts.bank import Bank
@@ -40,14 +40,14 @@ Cropper = Callable[[Image.Image], Sequence[FaceCrop]]
 class Predictor:
     """Predicts expressions; make one with `from_checkpoint` or `zero_shot`.
 
-    Texts are encoded when it is made. Pictures are computed in padded batches of a few sizes, each compiled when it is
+    Texts are encoded when it is made. Images are computed in padded batches of a few sizes, each compiled when it is
     first needed. One predictor may serve several threads.
 
     Attributes:
       class_names: C names, in the order of logits and probabilities.
       hard_prompts: the texts a checkpoint was trained with, or of zero-shot classification.
       trained_on: which images, if any, and which CLIP; its `warning` says what is out of reach.
-      image_size: S, side in pixels to which pictures or faces are resized.
+      image_size: S, side in pixels to which images or faces are resized.
       grid: (rows, columns) of patches.
       model: the composition.
       variables: its parameters, on the devices.
@@ -132,7 +132,7 @@ class Predictor:
           BankError: no such bank, or it lacks classes.
           PromptError: a text does not fit the text tower, or two names have the same tokens.
           ClassNameError: fewer than two classes, an empty name, or two names of one class.
-          ValueError: the CLIP does not say how its pictures are normalised, or has fewer patches than `top_k`.
+          ValueError: the CLIP does not say how its images are normalised, or has fewer patches than `top_k`.
         """
         ready = loading.zero_shot(
             clip,
@@ -160,18 +160,18 @@ class Predictor:
         return self._classify.sizes
 
     def predict(self, image: ImageLike) -> Prediction:
-        """One picture, taken as it is: a face that fills it.
+        """One image, taken as it is: a face that fills it.
 
         Raises:
-          PictureError: it cannot be read; names it.
+          ImageError: it cannot be read; names it.
         """
         return self.predict_batch([image])[0]
 
     def predict_batch(self, images: Sequence[ImageLike] | npt.NDArray[np.uint8]) -> list[Prediction]:
-        """Several pictures, each taken as it is; also an array [B, height, width, 3].
+        """Several images, each taken as it is; also an array [B, height, width, 3].
 
         Raises:
-          PictureError: one cannot be read; names it.
+          ImageError: one cannot be read; names it.
         """
         return [checked(result) for result in self.stream(images)]
 
@@ -183,22 +183,22 @@ class Predictor:
         batch_size: int = 0,
         keep_pixels: bool = False,
     ) -> Generator[Result]:
-        """Any number of pictures, in their order, with the same memory however many they are.
+        """Any number of images, in their order, with the same memory however many they are.
 
-        Pictures are read by threads while the devices compute. An input that cannot be read, or whose logits are NaN or
+        Images are read by threads while the devices compute. An input that cannot be read, or whose logits are NaN or
         infinite, becomes a `Failure`, and the rest goes on.
 
         Args:
-          images: paths, encoded pictures (bytes), Pillow pictures, arrays uint8[height, width, 3] in RGB order; an
+          images: paths, encoded images (bytes), Pillow images, arrays uint8[height, width, 3] in RGB order; an
             iterator is advanced only a little further than results are taken.
-          faces: finds the faces of a picture (`faces.FaceFinder`): one result for each, or a `NoFace`. None: every
-            picture is a face that fills it.
+          faces: finds the faces of an image (`faces.FaceFinder`): one result for each, or a `NoFace`. None: every
+            image is a face that fills it.
           batch_size: how many are computed together; 0 for the largest of `batch_sizes`. 1 for a camera: every result
-            comes before the next picture is taken.
+            comes before the next image is taken.
           keep_pixels: whether predictions hold what the model saw.
 
         Raises:
-          TypeError, ValueError: an input can be no picture, whatever it holds; see `inputs.as_picture`.
+          TypeError, ValueError: an input can be no image, whatever it holds; see `inputs.as_input`.
           ValueError: a batch size that is not compiled.
         """
         limit = batch_size or self.batch_sizes[-1]
@@ -206,13 +206,13 @@ class Predictor:
             raise ValueError(f"batch_size must be 1 to {self.batch_sizes[-1]}, the largest compiled, found {limit}")
         in_flight, ahead = (1, limit) if limit > 1 else (0, 0)
 
-        def prepare(picture: Picture | Failure) -> list[_Row]:
-            return self._prepare(picture, faces)
+        def prepare(item: InputImage | Failure) -> list[_Row]:
+            return self._prepare(item, faces)
 
-        pictures = (as_picture(image, index) for index, image in enumerate(images))
+        items = (as_input(image, index) for index, image in enumerate(images))
         with (
             futures.ThreadPoolExecutor(_THREADS) as pool,
-            contextlib.closing(workers.map_in_order(pool, prepare, pictures, ahead)) as prepared,
+            contextlib.closing(workers.map_in_order(pool, prepare, items, ahead)) as prepared,
         ):
             running: collections.deque[tuple[list[_Row], Outputs | None]] = collections.deque()
             for rows in _groups(prepared, limit):
@@ -223,35 +223,33 @@ class Predictor:
             while running:
                 yield from self._finish(*running.popleft(), keep_pixels)
 
-    def _prepare(self, picture: Picture | Failure, faces: Cropper | None) -> list[_Row]:
-        if isinstance(picture, Failure):
-            return [picture]
+    def _prepare(self, item: InputImage | Failure, faces: Cropper | None) -> list[_Row]:
+        if isinstance(item, Failure):
+            return [item]
         try:
-            image = picture.read()
-        except PictureError as error:
-            return [Failure(picture.source, str(error))]
+            image = item.read()
+        except ImageError as error:
+            return [Failure(item.source, str(error))]
         if faces is None:
-            return [_Crop(picture.source, None, self._resized(image))]
+            return [_Crop(item.source, None, self._resized(image))]
         crops = faces(image)
-        return [_Crop(picture.source, crop.face, self._resized(crop.image)) for crop in crops] or [
-            NoFace(picture.source)
-        ]
+        return [_Crop(item.source, crop.face, self._resized(crop.image)) for crop in crops] or [NoFace(item.source)]
 
     def _resized(self, image: Image.Image) -> Pixels:
         return np.asarray(preprocess.resize(image, self.image_size))
 
     def logits(self, pixels: Pixels, names: Sequence[str] = ()) -> npt.NDArray[np.float32]:
-        """Logits [n, C] of n > 0 pictures that have the model's size already.
+        """Logits [n, C] of n > 0 images that have the model's size already.
 
         Args:
           pixels: uint8[n, S, S, 3].
-          names: of the pictures, for errors; empty to number them.
+          names: of the images, for errors; empty to number them.
 
         Raises:
-          NonFiniteError: those of a picture are NaN or infinite.
+          NonFiniteError: those of an image are NaN or infinite.
         """
         found = self._classify(pixels)["logits"]
-        check_rows("logits", found, names or [f"picture {number}" for number in range(len(found))])
+        check_rows("logits", found, names or [f"image {number}" for number in range(len(found))])
         return found
 
     def warm_up(self) -> None:
@@ -294,11 +292,11 @@ def checked(result: Result) -> Prediction:
     """A result that has to be a prediction.
 
     Raises:
-      PictureError: the input could not be read, or holds no face; names it.
+      ImageError: the input could not be read, or holds no face; names it.
     """
     if isinstance(result, Prediction):
         return result
-    raise PictureError(str(result))
+    raise ImageError(str(result))
 
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)

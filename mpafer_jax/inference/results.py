@@ -19,10 +19,10 @@ class Source:
     """What a result is about.
 
     Attributes:
-      file: the file, or a name for what is none ("picture 3", "camera:0").
+      file: the file, or a name for what is none ("image 3", "camera:0").
       index: position among all inputs, from 0; the frames of a video count one by one.
-      frame: number of the frame in its video, from 0; None for a picture.
-      seconds: when it is shown, from the start of its video or of the camera's run; None for a picture.
+      frame: number of the frame in its video, from 0; None for an image.
+      seconds: when it is shown, from the start of its video or of the camera's run; None for an image.
     """
 
     file: str
@@ -45,7 +45,7 @@ class Source:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Failure:
-    """An input that is no picture, or cannot be read."""
+    """An input that is no image, or cannot be read."""
 
     source: Source
     reason: str
@@ -61,7 +61,7 @@ class Failure:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class NoFace:
-    """A picture in which a face was looked for and none was found."""
+    """An image in which a face was looked for and none was found."""
 
     source: Source
 
@@ -82,7 +82,7 @@ class Prediction:
 
     Attributes:
       source: what it is about.
-      face: where in the picture, where a face was looked for; None if the whole picture was taken for one.
+      face: where in the image, where a face was looked for; None if the whole image was taken for one.
       class_names: C names.
       logits: float32[C].
       probabilities: their softmax, float32[C].
@@ -108,7 +108,7 @@ class Prediction:
         return f"{self.source}: {self.expression}, {100 * self.confidence:.1f}%"
 
     def __repr__(self) -> str:
-        """`str` in brackets: the arrays would fill a screen for each picture."""
+        """`str` in brackets: the arrays would fill a screen for each image."""
         return f"<{type(self).__name__} of {self}>"
 
     @property

@@ -16,7 +16,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Self
 
-from mpafer_jax.inference.inputs import Picture
+from mpafer_jax.inference.inputs import InputImage
 from mpafer_jax.inference.results import Failure, Result
 
 _FLUSH_SECONDS = 0.5
@@ -53,7 +53,7 @@ class Unfinished:
         try:
             self._lock(table)
             done = [] if overwrite else self._read(table, json.loads(json.dumps(subject)))
-            # Of the last picture results may be missing: it is done again. What is before stays as it lies there.
+            # Of the last image results may be missing: it is done again. What is before stays as it lies there.
             last = done[-1][0]["index"] if done else 0
             self._file.truncate(next((offset for row, offset in done if row["index"] == last), 0))
             before = [row for row, _ in done if row["index"] < last]
@@ -96,17 +96,17 @@ class Unfinished:
             )
         return rows[1:]
 
-    def left(self, pictures: Iterable[Picture | Failure]) -> Generator[Picture | Failure]:
-        """Those pictures of which there is no result yet.
+    def left(self, images: Iterable[InputImage | Failure]) -> Generator[InputImage | Failure]:
+        """Those images of which there is no result yet.
 
         Raises:
           UnfinishedError: the inputs are not those of before.
         """
-        for picture in pictures:
-            source = picture.source
+        for image in images:
+            source = image.source
             before = self._before.get(source.index)
             if before is None:
-                yield picture
+                yield image
             elif before != (source.to_dict()["file"], source.frame):
                 raise UnfinishedError(
                     f"{self.path} has a result of {before[0]} as number {source.index}, which is {source} now: the "

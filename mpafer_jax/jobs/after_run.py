@@ -41,11 +41,11 @@ def leave_report(
         with progress.task("report"):
             if name is not None:
                 config, on_devices = evaluator.config, devices.replicate(params)
-                pictures = config.eval.report == "full"
-                found = predict(config, evaluator.run, on_devices, split[name], step=step, pictures=pictures)
+                images = config.eval.report == "full"
+                found = predict(config, evaluator.run, on_devices, split[name], step=step, images=images)
                 if distributed.is_first():
                     found.save(path)
-                    if pictures and config.data.dataset == "synthface":  # others' pictures are not ours to pass on
+                    if images and config.data.dataset == "synthface":  # others' images are not ours to pass on
                         leave_examples(split[name], path.parent / EXAMPLES)
             if distributed.is_first() and evaluator.config.eval.report != "predictions":
                 from mpafer_jax.evaluation.report import pages  # here: Matplotlib takes a second
@@ -59,9 +59,9 @@ def leave_report(
 
 
 def leave_examples(split: Split, folder: pathlib.Path) -> None:
-    """Writes the split's first picture of each class as <class>.png, for a first try of `mpafer_jax.predict`."""
+    """Writes the split's first image of each class as <class>.png, for a first try of `mpafer_jax.predict`."""
     for label, name in enumerate(split.class_names):
         found = np.flatnonzero(split.labels == label)
         if len(found):
             with files.replacing(folder / f"{name}.png") as temporary:
-                split.source.picture(int(found[0])).save(temporary, "PNG")
+                split.source.image(int(found[0])).save(temporary, "PNG")

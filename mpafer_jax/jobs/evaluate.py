@@ -100,7 +100,7 @@ def experiment_of(
 def evaluate_checkpoint(config: Config, workdir: pathlib.Path, *, clip: str = "") -> dict[str, Any]:
     """Evaluates a checkpoint on the configured dataset's validation and test splits (`--mode=eval`).
 
-    Prompts, hard prompts, the head, the CLIP and the pictures' mean and std come from the checkpoint; data, CLIP's type
+    Prompts, hard prompts, the head, the CLIP and the images' mean and std come from the checkpoint; data, CLIP's type
     and the batch size from the configuration, which also says among which classes to choose (`eval.classes`). Writes
     `<workdir>/evaluation.json`, and what `eval.report` asks for.
 
@@ -134,7 +134,7 @@ def _evaluate_checkpoint(config: Config, workdir: pathlib.Path, clip_name: str) 
     if not held_out:
         raise ConfigError(
             "nothing to evaluate: config.data names neither a validation nor a test split, nor a fraction that carves "
-            "one; to evaluate all pictures of a dataset: --config.data.train_splits='()' "
+            "one; to evaluate all images of a dataset: --config.data.train_splits='()' "
             "--config.data.test_split=all"
         )
     classes = choose_classes(config.eval.classes, description.class_names, dataset.class_names)

@@ -1,12 +1,12 @@
 """Predictions for a whole dataset on any number of hosts (`--mode=predict`), in parts that are done one by one.
 
     <workdir>/predictions/test.json                        what they are predictions of
-                          test-00000-of-00031.parquet      pictures 0 to images_per_part - 1
+                          test-00000-of-00031.parquet      images 0 to images_per_part - 1
                           test-00001-of-00031.parquet      the next
 
 A part appears under its name when it is whole. Run again, the command does the parts that are missing, also with
-another number of processes: which pictures are in a part depends on the configuration alone. Parts in the order of
-their names give the pictures in the dataset's order.
+another number of processes: which images are in a part depends on the configuration alone. Parts in the order of
+their names give the images in the dataset's order.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Parts:
     Attributes:
       folder: where they lie.
       split: its name.
-      size: how many pictures it has.
+      size: how many images it has.
       images_per_part: how many a part has; the last may have fewer.
       format: "parquet" or "csv".
     """
@@ -67,7 +67,7 @@ class Parts:
         return self.folder / f"{self.split}-{part:05}-of-{self.number:05}.{self.format}"
 
     def positions(self, part: int) -> range:
-        """Which pictures of the split are in a part."""
+        """Which images of the split are in a part."""
         return range(part * self.images_per_part, min((part + 1) * self.images_per_part, self.size))
 
     def missing(self) -> npt.NDArray[np.int64]:

@@ -42,7 +42,7 @@ class Experiment:
       hard_prompts: the fixed texts of each class.
       clip_name: where CLIP came from.
       clip_hash: hash of its content.
-      image_size: side of the pictures in pixels.
+      image_size: side of the images in pixels.
       tokenizer: of the CLIP.
     """
 
@@ -249,7 +249,7 @@ def load_before_data(config: Config) -> PretrainedClip:
 
 
 def load_frozen_clip(config: Config, called: str = "config.clip.name is", advice: str = "") -> PretrainedClip:
-    """Loads the configured CLIP and checks that pictures will be normalised as it was trained.
+    """Loads the configured CLIP and checks that images will be normalised as it was trained.
 
     Args:
       config: of the CLIP and the normalisation.
@@ -269,7 +269,7 @@ def load_frozen_clip(config: Config, called: str = "config.clip.name is", advice
 
 
 def check_normalization(config: Config, clip: PretrainedClip) -> None:
-    """Checks that pictures will be normalised as a CLIP was trained.
+    """Checks that images will be normalised as a CLIP was trained.
 
     Raises:
       ConfigError: its own mean or standard deviation differ from the configuration's.

@@ -5,7 +5,7 @@
       features    float32[n, D], not normalised
       about       the key's content, as JSON
 
-Whatever a picture's dataset, split or label, its feature under one CLIP is the same, so runs that differ in classes,
+Whatever an image's dataset, split or label, its feature under one CLIP is the same, so runs that differ in classes,
 label rule, seed, few-shot draw or method find what any run before them computed. The key holds what else the numbers
 depend on. A file that is deleted is made again.
 """
@@ -46,7 +46,7 @@ class FeatureStore:
     Attributes:
       path: the file, which need not be there.
       width: D.
-      about: what the features depend on beside the picture, for who finds the file.
+      about: what the features depend on beside the image, for who finds the file.
     """
 
     path: Path
@@ -54,7 +54,7 @@ class FeatureStore:
     about: dict[str, Any]
 
     def find(self, pixel_hashes: npt.NDArray[np.str_]) -> tuple[npt.NDArray[np.bool_], Features]:
-        """Which pictures are known, bool[n], and their features float32[n, D], zeros for the others.
+        """Which images are known, bool[n], and their features float32[n, D], zeros for the others.
 
         Raises:
           DataError: the file cannot be read.
@@ -71,7 +71,7 @@ class FeatureStore:
         return found, np.array(features)  # a copy that can be filled: what comes from another process is read-only
 
     def add(self, pixel_hashes: npt.NDArray[np.str_], features: Features) -> None:
-        """Stores features float32[n, D] of pictures. Of a picture that is there already, what is there stays.
+        """Stores features float32[n, D] of images. Of an image that is there already, what is there stays.
 
         A folder that cannot be written is logged and nothing more: it costs the next run the time to compute them.
         """
@@ -96,7 +96,7 @@ class FeatureStore:
                 error,
             )
         else:
-            logging.debug("features: %d pictures now in %s", len(hashes), self.path)
+            logging.debug("features: %d images now in %s", len(hashes), self.path)
 
     def _read(self) -> tuple[Hashes, Features]:
         try:
@@ -109,7 +109,7 @@ class FeatureStore:
             ) from error
         if features.shape != (len(hashes), self.width) or not len(hashes):
             raise DataError(
-                f"{self.path} holds features {list(features.shape)} of {len(hashes)} pictures, expected "
+                f"{self.path} holds features {list(features.shape)} of {len(hashes)} images, expected "
                 f"[{len(hashes)}, {self.width}]; delete it, and they are computed anew"
             )
         if not finite_rows(features).all():

@@ -32,7 +32,7 @@ def global_local_logits(
     the k patches that score highest for class d. With a weight of 0 the patches cost nothing.
 
     With patch weights w_{d,i} the k patches are those with the highest w_{d,i} * (r_{d,i} - min_j r_{d,j}), r what
-    ranks without: counted from the picture's lowest, so that weight speaks for a patch whatever the sign of its cosine.
+    ranks without: counted from the image's lowest, so that weight speaks for a patch whatever the sign of its cosine.
     S_local(d) is then the weighted mean of their cosines c, sum w c / sum w: on the global score's scale still, for
     every class, however unequal its weights; a mean of w c would favour the classes whose weights lie on few patches.
     Weights of 1 change nothing.

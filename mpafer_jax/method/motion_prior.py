@@ -3,7 +3,7 @@
 After Chen, Wang, Chen, Shi, Geng, Ji, "Facial Motion Prior Networks for Facial Expression Recognition", 2019, whose
 masks are learned from the difference between expressive faces and the neutral faces of the same persons. Here persons
 need not be known: what is compared are the means of the classes over training images, and nothing is learned. The
-weights are computed once, before training, and are part of the model from then on: a picture's label is never needed.
+weights are computed once, before training, and are part of the model from then on: an image's label is never needed.
 
 The motion m_{d,i} of class d at patch i is the distance between the mean description of that patch over the class's
 images and over neutral ones, the description being the frozen CLIP's normalised patch feature, or the pixels. Of finite
@@ -12,7 +12,7 @@ and subtracted:
 
     m_{d,i}^2 = |mu_{d,i} - mu_{0,i}|^2 - v_{d,i} - v_{0,i},   v_{c,i} = (mean |x|^2 - |mu_{c,i}|^2) / (n_c - 1)
 
-The maps of m^2 are averaged with their mirror images, since training mirrors pictures: an expression of one side,
+The maps of m^2 are averaged with their mirror images, since training mirrors images: an expression of one side,
 contempt say, moves either. What is negative then is 0. Neutral, which does not differ from itself, gets the mean of the
 others' maps: its evidence lies where they would move.
 """
@@ -43,7 +43,7 @@ from mpafer_jax.runtime.errors import ConfigError
 NEUTRAL = "neutral"
 
 Floats = npt.NDArray[np.float64]
-Source = Literal["features", "pictures"]
+Source = Literal["features", "images"]
 
 
 def is_read(config: Config) -> bool:

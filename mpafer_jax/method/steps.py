@@ -264,7 +264,7 @@ def make_text_step(*, model: MPAFER) -> Callable[[Params, Frozen], jax.Array]:
 
 
 def make_patch_sum_step(
-    *, model: MPAFER, num_classes: int, of: Literal["features", "pictures"], mean: Rgb, std: Rgb
+    *, model: MPAFER, num_classes: int, of: Literal["features", "images"], mean: Rgb, std: Rgb
 ) -> Callable[[dict[str, Any], Any], Outputs]:
     """Compiles one batch's part of what a class's patches look like on average (`motion_prior`).
 
@@ -283,7 +283,7 @@ def make_patch_sum_step(
     patch_size = model.clip_config.vision.patch_size
 
     def describe(clip_params: dict[str, Any], images: jax.Array) -> jax.Array:
-        if of == "pictures":
+        if of == "images":
             return split_into_patches(images.astype(jnp.float32) / 255, patch_size)
         normalized = normalize_images(images, mean, std)
         patches = model.apply(variables(clip_params, {}), normalized, method="encode_patches_frozen")
@@ -304,7 +304,7 @@ def make_patch_sum_step(
 
 
 def split_into_patches(images: jax.Array, patch_size: int) -> jax.Array:
-    """Pictures [B, S, S, 3] -> patches [B, N, 3 P^2], in the order in which CLIP takes them: row by row."""
+    """Images [B, S, S, 3] -> patches [B, N, 3 P^2], in the order in which CLIP takes them: row by row."""
     batch, size, _, colors = images.shape
     side = size // patch_size
     cut = images[:, : side * patch_size, : side * patch_size].reshape(

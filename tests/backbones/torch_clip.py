@@ -49,7 +49,7 @@ def model(clip_config: CLIPConfig, seed: int = 0) -> CLIPModel:
 
 
 def inputs(clip_config: CLIPConfig, *, sos: int = SOS, eos: int = EOS) -> tuple[np.ndarray, np.ndarray]:
-    """Pictures [2, S, S, 3] and ids [3, L], among them one that fills all positions, padded with 0 or with EOS."""
+    """Images [2, S, S, 3] and ids [3, L], among them one that fills all positions, padded with 0 or with EOS."""
     rng = np.random.default_rng(1)
     size, length = clip_config.vision_config.image_size, clip_config.text_config.max_position_embeddings
     ids = np.zeros((3, length), np.int32)

@@ -46,7 +46,7 @@ _STARTS = flags.DEFINE_integer("starts", 1, "How often cold and warm starts and 
 _BLOCK = flags.DEFINE_float("block_seconds", 1.0, "How long a block of calls lasts at least.", 0)
 _REMAT = flags.DEFINE_enum("remat", "dots", ["none", "dots", "full"], "What our backward pass keeps (clip.remat).")
 _THREADS = flags.DEFINE_integer("threads", 0, "Cores and threads of each contender; 0: all.", 0)
-_SEED = flags.DEFINE_integer("seed", 0, "Of weights, pictures and prompts.", 0)
+_SEED = flags.DEFINE_integer("seed", 0, "Of weights, images and prompts.", 0)
 _OUT = flags.DEFINE_string("out", None, "Folder for benchmark.md, benchmark.json and the contenders' log.")
 
 

@@ -1,4 +1,4 @@
-"""Measures how time and memory of a training step grow with batch, prompts, patches, classes and picture size.
+"""Measures how time and memory of a training step grow with batch, prompts, patches, classes and image size.
 
     python -m tests.bench.benchmark_growth --config=configs/rafdb.py --config.data.dir=unused --out=growth
 

@@ -1,4 +1,4 @@
-"""Measures the input pipeline: each stage, the decoders that are installed, and pictures a second.
+"""Measures the input pipeline: each stage, the decoders that are installed, and images a second.
 
     python -m tests.bench.benchmark_input --config=configs/rafdb.py --config.data.dir=unused --out=benchmark_input
 
@@ -35,10 +35,10 @@ from tests.bench import input as input_lib
 from tests.bench.timing import Spread
 
 _CONFIG = define_config()
-_KINDS = flags.DEFINE_multi_enum("kind", list(input_lib.KINDS), list(input_lib.KINDS), "Which pictures.")
-_PICTURES = flags.DEFINE_integer("pictures", 512, "How many faces are drawn.", 8)
-_SIZE = flags.DEFINE_integer("image_size", 224, "Side of the pictures that the CLIP reads, in pixels.", 8)
-_BATCH = flags.DEFINE_integer("batch_size", 64, "Pictures in a batch.", 1)
+_KINDS = flags.DEFINE_multi_enum("kind", list(input_lib.KINDS), list(input_lib.KINDS), "Which images.")
+_IMAGES = flags.DEFINE_integer("images", 512, "How many faces are drawn.", 8)
+_SIZE = flags.DEFINE_integer("image_size", 224, "Side of the images that the CLIP reads, in pixels.", 8)
+_BATCH = flags.DEFINE_integer("batch_size", 64, "Images in a batch.", 1)
 _WORKERS = flags.DEFINE_list("workers", ["0"], "Values of data.num_workers, with commas between them.")
 _REPEATS = flags.DEFINE_integer("repeats", 7, "Times that every stage is measured.", 1)
 _SECONDS = flags.DEFINE_float("seconds", 5.0, "How long each way to run the whole pipeline is measured.", 0)
@@ -46,8 +46,8 @@ _OUT = flags.DEFINE_string("out", None, "Folder for input.md and input.json.")
 
 
 def measure(data: DataSection, kind: input_lib.Kind, folder: pathlib.Path) -> dict[str, Any]:
-    """Everything of one kind of pictures, in a scratch folder, with the augmentation of `data`."""
-    input_lib.write_faces(folder, kind, _PICTURES.value)
+    """Everything of one kind of images, in a scratch folder, with the augmentation of `data`."""
+    input_lib.write_faces(folder, kind, _IMAGES.value)
     place: dict[str, Any] = {"dataset": "folder", "dir": str(folder), "prepared_dir": "", "label_rule": "owner"}
     splits: dict[str, Any] = {"train_splits": ("train",), "validation_split": "", "test_split": "", "class_names": ()}
     data = data.model_copy(update={**place, **splits, "validation_fraction": 0.0, "train_per_class": 0})
@@ -75,13 +75,13 @@ def render(found: dict[str, dict[str, Any]]) -> str:
     lines: list[str] = []
     titles = [input_lib.KINDS[kind].title for kind in found]
     for part in ("stages", "decoders", "resizers"):
-        lines += [f"| {part}, microseconds a picture | {' | '.join(titles)} |", f"|---|{'---:|' * len(titles)}"]
+        lines += [f"| {part}, microseconds an image | {' | '.join(titles)} |", f"|---|{'---:|' * len(titles)}"]
         names = list(dict.fromkeys(name for results in found.values() for name in results[part]))
         for name in names:
             cells = [_microseconds(results[part].get(name)) for results in found.values()]
             lines.append(f"| {name} | {' | '.join(cells)} |")
         lines.append("")
-    lines += [f"| pipeline, pictures a second | {' | '.join(titles)} |", f"|---|{'---:|' * len(titles)}"]
+    lines += [f"| pipeline, images a second | {' | '.join(titles)} |", f"|---|{'---:|' * len(titles)}"]
     for ways in zip(*(results["pipeline"] for results in found.values()), strict=True):
         workers, cached = ways[0]["num_workers"], ways[0]["cache_decoded"]
         how = f"{workers} worker processes" if workers else "threads"

@@ -43,7 +43,7 @@ class Point:
 
     Attributes:
       clip: one of `TOWERS`.
-      image_size: side of the pictures in pixels.
+      image_size: side of the images in pixels.
       batch_size: B.
       num_prompts: N_p, visual prompts a layer.
       top_k: k, patches of the local score.

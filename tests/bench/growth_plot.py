@@ -17,7 +17,7 @@ _NAMES = {
     "batch_size": "images in a batch",
     "num_prompts": "visual prompts a layer",
     "top_k": "patches of the local score",
-    "image_size": "side of the pictures, pixels",
+    "image_size": "side of the images, pixels",
     "classes": "classes",
     "remat": "clip.remat",
 }

@@ -1,6 +1,6 @@
-"""What a training picture costs on its way to the device, stage by stage, and how many a second the pipeline makes.
+"""What a training image costs on its way to the device, stage by stage, and how many a second the pipeline makes.
 
-Pictures are drawn faces in the sizes and formats of RAF-DB (aligned, 100 x 100 JPEG) and FERPlus (48 x 48 grey PNG).
+Images are drawn faces in the sizes and formats of RAF-DB (aligned, 100 x 100 JPEG) and FERPlus (48 x 48 grey PNG).
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _SEED = 0
 
 @dataclasses.dataclass(frozen=True)
 class Kind:
-    """How pictures are stored: side in pixels, Pillow's mode, file format, and the arguments of its encoder."""
+    """How images are stored: side in pixels, Pillow's mode, file format, and the arguments of its encoder."""
 
     title: str
     size: int
@@ -66,13 +66,13 @@ def write_faces(folder: Path, kind: Kind, number: int) -> None:
 
 
 def stages(data: DataSection, image_size: int, batch_size: int, repeats: int) -> dict[str, Spread]:
-    """Seconds a picture of each stage of the training pipeline, one thread doing nothing else.
+    """Seconds an image of each stage of the training pipeline, one thread doing nothing else.
 
     Args:
       data: a dataset with a training split, and its augmentation.
-      image_size: side of the pictures in pixels.
-      batch_size: pictures in a batch.
-      repeats: times that every stage goes over the pictures.
+      image_size: side of the images in pixels.
+      batch_size: images in a batch.
+      repeats: times that every stage goes over the images.
     """
     split = load_dataset(data.model_copy(update={"cache_decoded": False})).train
     kept = load_dataset(data.model_copy(update={"cache_decoded": True})).train
@@ -90,7 +90,7 @@ def stages(data: DataSection, image_size: int, batch_size: int, repeats: int) ->
     found: dict[str, Callable[[], object]] = {
         "read the record": _over(numbers, split.source.__getitem__),
         "decode": _over(encoded, preprocess.decode),
-        "read decoded (data.cache_decoded), instead of both": _over(numbers, kept.source.picture),
+        "read decoded (data.cache_decoded), instead of both": _over(numbers, kept.source.image),
         "generator": _over(numbers, lambda index: np.random.default_rng((pipeline.AUGMENT, _SEED, index))),
         "crop and resize": _over(
             decoded,
@@ -120,13 +120,13 @@ def _move(batch: np.ndarray[Any, Any]) -> None:
     jax.block_until_ready(moved)
 
 
-def _spread(call: Callable[[], object], pictures: int, repeats: int) -> Spread:
+def _spread(call: Callable[[], object], images: int, repeats: int) -> Spread:
     call()
-    return Spread.of([time_block(call) / pictures for _ in range(repeats)])
+    return Spread.of([time_block(call) / images for _ in range(repeats)])
 
 
 def decoders(encoded: Sequence[bytes], repeats: int) -> dict[str, Spread]:
-    """Seconds a picture of each decoder that is installed and reads the format."""
+    """Seconds an image of each decoder that is installed and reads the format."""
     known: dict[str, Callable[[bytes], object]] = {
         "Pillow, with our checks": preprocess.decode,
         "Pillow": lambda data: np.asarray(Image.open(io.BytesIO(data))),
@@ -140,8 +140,8 @@ def decoders(encoded: Sequence[bytes], repeats: int) -> dict[str, Spread]:
 
 
 def resizers(split: Split, image_size: int, repeats: int) -> dict[str, Spread]:
-    """Seconds a picture of each way to bring it to the CLIP's size."""
-    images = [split.source.picture(index) for index in range(len(split))]
+    """Seconds an image of each way to bring it to the CLIP's size."""
+    images = [split.source.image(index) for index in range(len(split))]
     known: dict[str, Callable[[Any], object]] = {
         "Pillow, bicubic": lambda image: preprocess.resize(image, image_size),
         "Pillow, bilinear": lambda image: image.resize((image_size, image_size), Image.Resampling.BILINEAR),
@@ -157,7 +157,7 @@ def resizers(split: Split, image_size: int, repeats: int) -> dict[str, Spread]:
 
 
 def rate(data: DataSection, how: Pipeline, image_size: int, batch_size: int, seconds: float) -> float:
-    """Pictures a second of the whole training pipeline, on their way to the devices, after its start."""
+    """Images a second of the whole training pipeline, on their way to the devices, after its start."""
     section = data.model_copy(update=dataclasses.asdict(how))
     split = load_dataset(section).train
     batches = pipeline.train_batches(

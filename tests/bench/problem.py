@@ -61,7 +61,7 @@ class Setting:
       precision: one of `PRECISIONS`. "float32": all of float32's digits; "tf32": float32 numbers whose products a GPU
         may round to TensorFloat-32 (on a CPU the same as float32); "bfloat16": `:bf16` of our configs and PyTorch's
         autocast, and TensorFloat-32 for what stays float32.
-      seed: of weights, pictures, labels and prompts.
+      seed: of weights, images, labels and prompts.
     """
 
     clip: str = "vit_b16"

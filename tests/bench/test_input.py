@@ -1,4 +1,4 @@
-"""What the input command measures: every stage of the pipeline that runs, on pictures as the datasets store them."""
+"""What the input command measures: every stage of the pipeline that runs, on images as the datasets store them."""
 
 import pytest
 from PIL import Image
@@ -9,7 +9,7 @@ from tests.config.test_config import build
 
 
 @pytest.mark.parametrize("kind", list(input_lib.KINDS))
-def test_pictures_are_stored_as_the_datasets_store_theirs(tmp_path, kind):
+def test_images_are_stored_as_the_datasets_store_theirs(tmp_path, kind):
     chosen = input_lib.KINDS[kind]
     input_lib.write_faces(tmp_path, chosen, 9)
     paths = sorted(tmp_path.glob("train/*/*"))

@@ -24,7 +24,7 @@ from tests.jobs import runs
         ("tools.export", ["step_5", "--out=o", "--which=last"], "--which does nothing without a folder of several"),
         ("tools.demo", ["step_5", "--which=last"], "--which does nothing without a folder of several checkpoints"),
         ("tools.results", ["sweep", "--page=p.md", "--format=csv"], "--format does nothing without tables"),
-        ("tools.report", ["a", "b", "--nopictures"], "--nopictures is of one run's report"),
+        ("tools.report", ["a", "b", "--noimages"], "--noimages is of one run's report"),
     ],
 )
 def test_options_that_would_do_nothing_are_refused(command, arguments, message, capsys, tmp_path, monkeypatch):

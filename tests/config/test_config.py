@@ -160,7 +160,7 @@ def test_impossible_values_are_named(changes, message):
     [
         ({"model.patch_size": 13}, "image_size 96 must be a multiple of patch_size 13"),
         ({"model.text.num_heads": 5}, r"config\.model\.text: .*96 must be a multiple of num_heads 5"),
-        ({"loss.top_k": 65}, "loss.top_k is 65, a picture has 64 patches"),
+        ({"loss.top_k": 65}, "loss.top_k is 65, an image has 64 patches"),
         ({"loss.attributes": 0.0}, "attributes_alone_steps is 500 with attributes 0"),
         (
             {

@@ -1,4 +1,4 @@
-"""Pictures encoded by hand, byte for byte, so that what they hold is known without Pillow."""
+"""Images encoded by hand, byte for byte, so that what they hold is known without Pillow."""
 
 import struct
 import zlib

@@ -1,4 +1,4 @@
-"""Decodes mutated pictures in this process and prints what became of them: run by the test as a process of its own."""
+"""Decodes mutated images in this process and prints what became of them: run by the test as a process of its own."""
 
 import io
 import json
@@ -12,14 +12,14 @@ import numpy as np
 from PIL import Image
 
 from mpafer_jax.data import preprocess
-from mpafer_jax.data.preprocess import PictureError
+from mpafer_jax.data.preprocess import ImageError
 
 SIZE = 40
-LIMIT = 4 * 2**30  # bytes of addresses; the largest picture that is decoded takes a quarter of it
+LIMIT = 4 * 2**30  # bytes of addresses; the largest image that is decoded takes a quarter of it
 
 
 def samples() -> dict[str, list[bytes]]:
-    """A few pictures of every format, plain and in rarer forms."""
+    """A few images of every format, plain and in rarer forms."""
     pixels = np.random.default_rng(5).integers(0, 256, (SIZE, SIZE, 4), dtype=np.uint8)
     rgb, rgba, grey = Image.fromarray(pixels[..., :3]), Image.fromarray(pixels), Image.fromarray(pixels[..., 0])
     deep = Image.fromarray(pixels[..., 0].astype(np.uint16) * 257)
@@ -84,7 +84,7 @@ def with_checksums(data: bytes) -> bytes:
 
 
 def main(number: int, seed: int) -> None:
-    """Decodes `number` mutated pictures, the formats in turn."""
+    """Decodes `number` mutated images, the formats in turn."""
     resource.setrlimit(resource.RLIMIT_AS, (LIMIT, LIMIT))
     warnings.simplefilter("ignore")  # Pillow warns of much that is odd
     rng = np.random.default_rng(seed)
@@ -99,7 +99,7 @@ def main(number: int, seed: int) -> None:
         started = time.monotonic()
         try:
             image = preprocess.decode_rgb(data)
-        except PictureError:
+        except ImageError:
             counts[format]["refused"] += 1
         else:
             assert image.mode == "RGB"

@@ -1,4 +1,4 @@
-"""Writes small datasets of noise pictures in the layouts of their owners."""
+"""Writes small datasets of noise images in the layouts of their owners."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ FERPLUS = Path(
 )
 
 
-def picture(seed: int, width: int = 12, height: int = 12, mode: str = "RGB") -> Image.Image:
+def image(seed: int, width: int = 12, height: int = 12, mode: str = "RGB") -> Image.Image:
     channels = {"RGB": (3,), "L": ()}[mode]
     values = np.random.default_rng(seed).integers(0, 256, (height, width, *channels))
     return Image.fromarray(values.astype(np.uint8))
@@ -29,16 +29,16 @@ def save(path: Path, image: Image.Image) -> None:
     image.save(path)
 
 
-def write_sfew(root: Path, pictures: Sequence[str], first_seed: int = 0) -> None:
-    """One of SFEW's folders: `pictures` as "Angry/Airheads_000519240_00000005.png"."""
-    for seed, name in enumerate(pictures, start=first_seed):
-        save(root / name, picture(seed, 143, 181))
+def write_sfew(root: Path, images: Sequence[str], first_seed: int = 0) -> None:
+    """One of SFEW's folders: `images` as "Angry/Airheads_000519240_00000005.png"."""
+    for seed, name in enumerate(images, start=first_seed):
+        save(root / name, image(seed, 143, 181))
 
 
 def write_jaffe(root: Path, names: Sequence[str]) -> None:
     """JAFFE: names as "KA.AN1.39"."""
     for seed, name in enumerate(names):
-        save(root / f"{name}.tiff", picture(seed, 256, 256, "L"))
+        save(root / f"{name}.tiff", image(seed, 256, 256, "L"))
 
 
 def write_ckplus_sequence(
@@ -48,7 +48,7 @@ def write_ckplus_sequence(
     names = [f"{person}_{sequence}_{number:08d}" for number in range(1, frames + 1)]
     for number, name in enumerate(names):
         place = Path(person) / sequence
-        save(root / "cohn-kanade-images" / place / f"{name}.png", picture(1000 * seed + number, 64, 48, "L"))
+        save(root / "cohn-kanade-images" / place / f"{name}.png", image(1000 * seed + number, 64, 48, "L"))
         if landmarks:
             (root / "Landmarks" / place).mkdir(parents=True, exist_ok=True)
             points = [(20, 10), (40, 10), (30, 30)]  # a face that is 20 pixels wide and high
@@ -65,7 +65,7 @@ def write_rafdb(root: Path, labels: Mapping[str, int], final_newline: bool = Tru
     (root / "EmoLabel").mkdir(parents=True, exist_ok=True)
     (root / "EmoLabel" / "list_patition_label.txt").write_text(lines + "\n" * final_newline)
     for seed, name in enumerate(labels):
-        save(root / "Image" / "aligned" / f"{Path(name).stem}_aligned.jpg", picture(seed, 100, 100))
+        save(root / "Image" / "aligned" / f"{Path(name).stem}_aligned.jpg", image(seed, 100, 100))
 
 
 def write_label_csv(folder: Path, votes: Mapping[str, Sequence[int]], first_seed: int = 0) -> None:
@@ -74,7 +74,7 @@ def write_label_csv(folder: Path, votes: Mapping[str, Sequence[int]], first_seed
     rows = [f'{name},"(0, 0, 48, 48)",{",".join(map(str, counts))}\n' for name, counts in votes.items()]
     (folder / "label.csv").write_text("".join(rows))
     for seed, name in enumerate(votes, start=first_seed):
-        save(folder / name, picture(seed, 48, 48, "L"))
+        save(folder / name, image(seed, 48, 48, "L"))
 
 
 def write_fer2013new(root: Path, rows: Sequence[tuple[str, str, Sequence[int]]]) -> None:
@@ -86,7 +86,7 @@ def write_fer2013new(root: Path, rows: Sequence[tuple[str, str, Sequence[int]]])
 
 
 def write_fer2013(root: Path, rows: Sequence[tuple[str, Image.Image]], quoted: bool = False) -> None:
-    """`fer2013.csv`: rows of (usage, 48x48 grey picture)."""
+    """`fer2013.csv`: rows of (usage, 48x48 grey image)."""
     quote = '"' if quoted else ""
     lines = ["emotion,pixels,Usage"]
     lines += [f"0,{quote}{numbers(image)}{quote},{usage}" for usage, image in rows]
@@ -94,7 +94,7 @@ def write_fer2013(root: Path, rows: Sequence[tuple[str, Image.Image]], quoted: b
 
 
 def numbers(image: Image.Image) -> str:
-    """The pixels of a grey picture, written out."""
+    """The pixels of a grey image, written out."""
     return " ".join(map(str, np.asarray(image).ravel()))
 
 
@@ -106,7 +106,7 @@ AFFECTNET_HEADER = (
 def write_affectnet_csv(
     root: Path, table: str, rows: Sequence[tuple[str, tuple[int, int, int, int], int]], header: bool
 ) -> None:
-    """The csv release: rows of (file, face box, expression); pictures are 40x30."""
+    """The csv release: rows of (file, face box, expression); images are 40x30."""
     root.mkdir(parents=True, exist_ok=True)
     with (root / table).open("w", newline="") as file:
         writer = csv.writer(file)
@@ -114,7 +114,7 @@ def write_affectnet_csv(
             file.write(AFFECTNET_HEADER + "\n")
         for seed, (name, box, expression) in enumerate(rows):
             writer.writerow([name, *box, "1;2;3;4", expression, 0.1, -0.2])
-            save(root / "Manually_Annotated_Images" / name, picture(seed, 40, 30))
+            save(root / "Manually_Annotated_Images" / name, image(seed, 40, 30))
 
 
 def write_affectnet_npy(root: Path, folder: str, expressions: Mapping[int, int]) -> None:
@@ -123,15 +123,15 @@ def write_affectnet_npy(root: Path, folder: str, expressions: Mapping[int, int])
     for number, expression in expressions.items():
         np.save(root / folder / "annotations" / f"{number}_exp.npy", np.array(str(expression)))
         np.save(root / folder / "annotations" / f"{number}_val.npy", np.array("0.5"))
-        save(root / folder / "images" / f"{number}.jpg", picture(number))
+        save(root / folder / "images" / f"{number}.jpg", image(number))
 
 
 def write_folders(root: Path, counts: Mapping[str, int], first_seed: int = 0, suffix: str = ".png") -> None:
-    """Class folders: `counts` folder -> number of pictures, all different."""
+    """Class folders: `counts` folder -> number of images, all different."""
     seed = first_seed
     for name, number in counts.items():
         for position in range(number):
-            save(root / name / f"{position:03d}{suffix}", picture(seed))
+            save(root / name / f"{position:03d}{suffix}", image(seed))
             seed += 1
 
 

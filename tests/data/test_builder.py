@@ -1,4 +1,4 @@
-"""Preparation: what is written, that it is written once and whole, and what happens to broken pictures."""
+"""Preparation: what is written, that it is written once and whole, and what happens to broken images."""
 
 import errno
 import json
@@ -67,7 +67,7 @@ def test_moved_data_is_not_prepared_again(tmp_path: Path) -> None:
 def test_changed_sources_are_prepared_anew(tmp_path: Path) -> None:
     layouts.write_folders(tmp_path, {"happy": 2, "sad": 1})
     seen = {prepare_folder(tmp_path).directory}
-    layouts.save(tmp_path / "happy" / "000.png", layouts.picture(99, 30, 30))
+    layouts.save(tmp_path / "happy" / "000.png", layouts.image(99, 30, 30))
     seen.add(prepare_folder(tmp_path).directory)
     (tmp_path / "sad" / "000.png").rename(tmp_path / "happy" / "000a.png")
     layouts.write_folders(tmp_path, {"sad": 1}, first_seed=7)
@@ -78,24 +78,24 @@ def test_changed_sources_are_prepared_anew(tmp_path: Path) -> None:
     assert changed.splits["train"].labels.tolist() == [0, 0, 0, 1]
 
 
-def break_pictures(root: Path) -> None:
+def break_images(root: Path) -> None:
     data = (root / "happy" / "001.png").read_bytes()
     (root / "happy" / "001.png").write_bytes(data[: len(data) // 2])
-    (root / "sad" / "000.png").write_text("no picture")
+    (root / "sad" / "000.png").write_text("no image")
 
 
-def test_a_broken_picture_is_an_error_that_names_it(tmp_path: Path) -> None:
+def test_a_broken_image_is_an_error_that_names_it(tmp_path: Path) -> None:
     layouts.write_folders(tmp_path, {"happy": 3, "sad": 2})
-    break_pictures(tmp_path)
-    with pytest.raises(BadImageError, match=r"happy/001\.png: cannot be read as a picture") as error:
+    break_images(tmp_path)
+    with pytest.raises(BadImageError, match=r"happy/001\.png: cannot be read as an image") as error:
         prepare_folder(tmp_path)
     assert "config.data.on_bad_image='skip' leaves them out" in str(error.value)
     assert list((tmp_path / "mpafer_tfds").glob("folder-*/folder/*")) == []
 
 
-def test_broken_pictures_can_be_skipped_and_are_counted(tmp_path: Path) -> None:
+def test_broken_images_can_be_skipped_and_are_counted(tmp_path: Path) -> None:
     layouts.write_folders(tmp_path, {"happy": 3, "sad": 2})
-    break_pictures(tmp_path)
+    break_images(tmp_path)
     for _ in range(2):  # prepared, then read back
         prepared = prepare_folder(tmp_path, on_bad_image="skip")
         assert prepared.splits["train"].names.tolist() == ["happy/000.png", "happy/002.png", "sad/001.png"]
@@ -107,14 +107,14 @@ def test_broken_pictures_can_be_skipped_and_are_counted(tmp_path: Path) -> None:
     assert [prepared.splits["train"].source[i]["index"] for i in range(3)] == [0, 1, 2]
 
 
-def test_a_split_without_a_good_picture_is_an_error(tmp_path: Path) -> None:
+def test_a_split_without_a_good_image_is_an_error(tmp_path: Path) -> None:
     layouts.write_folders(tmp_path, {"happy": 1})
-    (tmp_path / "happy" / "000.png").write_text("no picture")
-    with pytest.raises(DataError, match="'train' of folder: none of its 1 pictures can be read"):
+    (tmp_path / "happy" / "000.png").write_text("no image")
+    with pytest.raises(DataError, match="'train' of folder: none of its 1 images can be read"):
         prepare_folder(tmp_path, on_bad_image="skip")
 
 
-def test_a_missing_picture_is_named(tmp_path: Path) -> None:
+def test_a_missing_image_is_named(tmp_path: Path) -> None:
     layouts.write_folders(tmp_path, {"happy": 2})
     index = folder.read(tmp_path)
     (tmp_path / "happy" / "001.png").unlink()
@@ -141,7 +141,7 @@ root = pathlib.Path(sys.argv[1])
 with console.Console():
     print(len(prepare(folder.Folder, folder.read(root), root / "mpafer_tfds").splits["train"].labels))
 """
-# Reading this picture waits for ever, so that the preparation stands still in the middle.
+# Reading this image waits for ever, so that the preparation stands still in the middle.
 STAND_STILL = """
 import time
 from mpafer_jax.data import records
@@ -152,7 +152,7 @@ records.ImageFile.read = lambda image: time.sleep(3600) if image.path.name == "z
 
 def test_a_killed_preparation_leaves_nothing_that_looks_finished(tmp_path: Path) -> None:
     layouts.write_folders(tmp_path, {"happy": 5})
-    layouts.save(tmp_path / "happy" / "zzz.png", layouts.picture(77))
+    layouts.save(tmp_path / "happy" / "zzz.png", layouts.image(77))
     process = subprocess.Popen([sys.executable, "-c", STAND_STILL + PREPARE, str(tmp_path)])
     prepared = tmp_path / "mpafer_tfds"
     deadline = time.monotonic() + 60
@@ -173,7 +173,7 @@ def test_summary_is_readable_without_this_package(tmp_path: Path) -> None:
     (tmp_path / "train" / "happy" / "notes.txt").write_text("x")
     summary = json.loads((prepare_folder(tmp_path).directory / "summary.json").read_text())
     assert summary["class_names"] == ["happy"]
-    assert summary["dropped"] == {"train": {"no picture (.txt)": 1}}
+    assert summary["dropped"] == {"train": {"no image (.txt)": 1}}
 
 
 def test_names_that_are_not_utf8_are_kept(tmp_path: Path) -> None:
@@ -187,7 +187,7 @@ def test_names_that_are_not_utf8_are_kept(tmp_path: Path) -> None:
 
 
 class FullDisk:
-    """A picture whose reading stands for a disk that becomes full while the records are written."""
+    """An image whose reading stands for a disk that becomes full while the records are written."""
 
     def __init__(self, error: Exception) -> None:
         self.error: Exception | None = error

@@ -1,4 +1,4 @@
-"""check_data on sound, broken and duplicated data; the real FERPlus pictures where they are."""
+"""check_data on sound, broken and duplicated data; the real FERPlus images where they are."""
 
 import os
 import runpy
@@ -41,44 +41,44 @@ def test_a_sound_dataset(tmp_path: Path) -> None:
     assert ["1", "Sad", "(Sad)", "1", "(25.00%)", "2", "(100.00%)"] in rows(text)
     assert "majority rate of train: 75.00% (Happy)" in text
     assert "train: 12x12: 4" in text
-    assert "unreadable pictures: 0" in text
-    assert "test pictures that are also in train: 0" in text
+    assert "unreadable images: 0" in text
+    assert "test images that are also in train: 0" in text
     assert not (tmp_path / "mpafer_tfds").exists()  # a check writes nothing
 
 
-def test_all_broken_pictures_are_listed(tmp_path: Path) -> None:
+def test_all_broken_images_are_listed(tmp_path: Path) -> None:
     labels = {f"train_{i:05d}.jpg": 1 + i % 7 for i in range(1, 15)}
     layouts.write_rafdb(tmp_path, labels)
-    pictures = tmp_path / "Image" / "aligned"
-    (pictures / "train_00002_aligned.jpg").unlink()
-    (pictures / "train_00005_aligned.jpg").write_bytes(b"")
-    data = (pictures / "train_00009_aligned.jpg").read_bytes()
-    (pictures / "train_00009_aligned.jpg").write_bytes(data[:-500])
-    layouts.save(pictures / "train_00011_aligned.jpg", layouts.picture(1, 64, 64))
+    images = tmp_path / "Image" / "aligned"
+    (images / "train_00002_aligned.jpg").unlink()
+    (images / "train_00005_aligned.jpg").write_bytes(b"")
+    data = (images / "train_00009_aligned.jpg").read_bytes()
+    (images / "train_00009_aligned.jpg").write_bytes(data[:-500])
+    layouts.save(images / "train_00011_aligned.jpg", layouts.image(1, 64, 64))
     text, attention = check("rafdb", tmp_path)
     for number in ("00002", "00005", "00009"):
-        assert f"train: {pictures}/train_{number}_aligned.jpg: " in text
-    assert "unreadable pictures: 3" in text
-    assert "3 pictures that cannot be read" in attention
-    assert "1 picture not 100x100 as in the owner's release (train/train_00011.jpg)" in attention
+        assert f"train: {images}/train_{number}_aligned.jpg: " in text
+    assert "unreadable images: 3" in text
+    assert "3 images that cannot be read" in attention
+    assert "1 image not 100x100 as in the owner's release (train/train_00011.jpg)" in attention
 
 
 def test_duplicates_and_conflicts(tmp_path: Path) -> None:
     layouts.write_folders(tmp_path / "train", {"happy": 2, "sad": 2})
     shutil.copy(tmp_path / "train" / "happy" / "000.png", tmp_path / "train" / "happy" / "copy.png")
-    # The same pixels in another format are the same picture.
-    layouts.save(tmp_path / "train" / "sad" / "same.bmp", layouts.picture(1))
+    # The same pixels in another format are the same image.
+    layouts.save(tmp_path / "train" / "sad" / "same.bmp", layouts.image(1))
     layouts.write_folders(tmp_path / "test", {"sad": 1, "happy": 1}, first_seed=2)
     text, attention = check("folder", tmp_path, test_split="test")
     assert (
         "within train: 2 (train/happy/000.png = train/happy/copy.png, train/happy/001.png = train/sad/same.bmp)" in text
     )
-    assert "1 picture with different labels within train (train/happy/001.png (happy) = train/sad/same.bmp" in attention
-    # Seeds 2 and 3 are train's two sad pictures; in test one of them is happy.
-    assert "test pictures that are also in train: 2" in text
+    assert "1 image with different labels within train (train/happy/001.png (happy) = train/sad/same.bmp" in attention
+    # Seeds 2 and 3 are train's two sad images; in test one of them is happy.
+    assert "test images that are also in train: 2" in text
     assert "2 of them with a label on both sides" in text
-    assert "1 picture with different labels (train/sad/001.png (sad) = test/happy/000.png (happy))" in text
-    assert "2 pictures of test also in train" in attention
+    assert "1 image with different labels (train/sad/001.png (sad) = test/happy/000.png (happy))" in text
+    assert "2 images of test also in train" in attention
 
 
 def test_splits_and_classes_that_are_not_there(tmp_path: Path) -> None:
@@ -90,25 +90,25 @@ def test_splits_and_classes_that_are_not_there(tmp_path: Path) -> None:
         "here: train (1), test (1). To take 10% of train instead, add\n"
         "  --config.data.validation_split= --config.data.validation_fraction=0.1\n"
     ) in attention
-    assert "classes without a training picture: sad" in attention
+    assert "classes without a training image: sad" in attention
 
 
 def test_what_is_left_out_needs_attention(tmp_path: Path) -> None:
     layouts.write_folders(tmp_path / "train", {"happy": 3, "sad": 1, "sad/anna": 2, "sad/anna/old": 1, "sad/bob": 4})
     layouts.write_folders(tmp_path / "test", {"happy": 1}, first_seed=50)
     layouts.write_folders(tmp_path / "more", {"happy": 2}, first_seed=60)
-    layouts.save(tmp_path / "train" / "beside.png", layouts.picture(70))
+    layouts.save(tmp_path / "train" / "beside.png", layouts.image(70))
     for name in ("IMG_1.HEIC", "notes", "Thumbs.db", ".hidden.png"):
         (tmp_path / "train" / "happy" / name).write_text("x")
     text, attention = check("folder", tmp_path, test_split="test")
     assert attention.splitlines() == [
-        f"{tmp_path}: 2 pictures in more, which is no split (train, val, valid, validation, test), are not read",
-        "left out of train: 1 picture beside the class folders, in none of them",
-        "left out of train: 1 no picture (.HEIC)",
-        "left out of train: 1 no picture (no suffix)",
-        "left out of train: 7 picture in a folder inside a class folder",
+        f"{tmp_path}: 2 images in more, which is no split (train, val, valid, validation, test), are not read",
+        "left out of train: 1 image beside the class folders, in none of them",
+        "left out of train: 1 no image (.HEIC)",
+        "left out of train: 1 no image (no suffix)",
+        "left out of train: 7 image in a folder inside a class folder",
     ]
-    assert "dropped from train: 1 no picture (.db)" in text
+    assert "dropped from train: 1 no image (.db)" in text
     # Class choice is the user's own.
     _, chosen = check("folder", tmp_path / "test", class_names=("happy",))
     assert chosen == ""
@@ -133,21 +133,21 @@ def test_class_folders_without_a_test_split_get_one(tmp_path: Path) -> None:
 def test_names_that_are_not_utf8(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     layouts.write_folders(tmp_path / "train", {"happy": 2})
     strange = os.fsdecode(os.fsencode(tmp_path / "train" / "happy") + b"/caf\xe9.png")
-    Path(strange).write_text("no picture")
+    Path(strange).write_text("no image")
     text, attention = check("folder", tmp_path)
-    assert "1 picture that cannot be read" in attention
-    assert "caf\udce9.png: cannot be read as a picture" in text
+    assert "1 image that cannot be read" in attention
+    assert "caf\udce9.png: cannot be read as an image" in text
     Path(strange).parent.rename(os.fsdecode(os.fsencode(tmp_path / "train") + b"/tr\xe8s"))
     with pytest.raises(DataError, match=r"the class folder 'tr\\udce8s' is not called in UTF-8; rename it"):
         check("folder", tmp_path)
 
 
-def test_pictures_without_a_label_count_among_duplicates(tmp_path: Path) -> None:
+def test_images_without_a_label_count_among_duplicates(tmp_path: Path) -> None:
     clear, unknown = (9, 0, 0, 0, 0, 0, 0, 0, 0, 0), (0, 0, 0, 0, 0, 0, 0, 0, 9, 0)
     layouts.write_label_csv(tmp_path / "FER2013Train", {"fer0000000.png": clear, "fer0000001.png": unknown})
     layouts.write_label_csv(tmp_path / "FER2013Valid", {"fer0000005.png": clear}, first_seed=1)
     text, _ = check("ferplus", tmp_path)
-    assert "validation pictures that are also in train: 1 (validation/fer0000005.png)" in text
+    assert "validation images that are also in train: 1 (validation/fer0000005.png)" in text
     assert "0 of them with a label on both sides" in text
 
 
@@ -170,11 +170,11 @@ def test_the_command(tmp_path: Path) -> None:
     assert good.returncode == 0
     assert all("opening " in line for line in good.stderr.splitlines())
     assert good.stdout.endswith("nothing needs attention\n")
-    (tmp_path / "test" / "happy" / "000.png").write_text("no picture")
+    (tmp_path / "test" / "happy" / "000.png").write_text("no image")
     bad = command("--config=configs/folder.py", f"--config.data.dir={tmp_path}")
     assert bad.returncode == 1
     assert all("opening " in line for line in bad.stderr.splitlines())
-    assert bad.stdout.endswith("needs attention:\n  1 picture that cannot be read (listed above)\n")
+    assert bad.stdout.endswith("needs attention:\n  1 image that cannot be read (listed above)\n")
     layouts.write_folders(tmp_path / "train", {"calm": 1, "boredom": 1}, first_seed=9)
     bad = command("--config=configs/folder.py", f"--config.data.dir={tmp_path}")
     assert "the description bank 'expressions' has no class 'boredom', 'calm'; it has neutral" in bad.stdout
@@ -189,7 +189,7 @@ def test_real_ferplus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["unpack.py", str(tmp_path)])
     runpy.run_path(str(layouts.FERPLUS / "unpack.py"), run_name="__main__")
     text, attention = check("ferplus", tmp_path, validation_split="validation")
-    assert "validation pictures that are also in train: 279" in text
-    assert "279 pictures of validation also in train" in attention
+    assert "validation images that are also in train: 279" in text
+    assert "279 images of validation also in train" in attention
     assert "train: 48x48: 28558" in text
-    assert "unreadable pictures: 0" in text
+    assert "unreadable images: 0" in text

@@ -1,4 +1,4 @@
-"""The contact sheet: a row for each class, holding that class's pictures and no others."""
+"""The contact sheet: a row for each class, holding that class's images and no others."""
 
 import subprocess
 import sys
@@ -18,7 +18,7 @@ TILE = 40
 
 @pytest.fixture
 def data(sample, tmp_path):
-    """Class folders whose pictures are grey: each class its tone, each picture of it a little lighter."""
+    """Class folders whose images are grey: each class its tone, each image of it a little lighter."""
     for name, tone in TONES.items():
         for number in range(NUMBERS[name]):
             path = tmp_path / "faces" / "train" / name / f"{number}.png"
@@ -28,7 +28,7 @@ def data(sample, tmp_path):
 
 
 def shown(sheet, per_class):
-    """Tones of the pictures, row by row; each lies in the middle of its tile."""
+    """Tones of the images, row by row; each lies in the middle of its tile."""
     values = np.asarray(sheet)
     margin = sheet.width - per_class * TILE
     rows = values[TILE // 2 :: TILE, margin + TILE // 2 :: TILE, 0]
@@ -48,7 +48,7 @@ def test_rows_hold_their_class(data):
         assert (names[row * TILE : (row + 1) * TILE] < 128).any()  # a name is written beside it
 
 
-def test_pictures_keep_their_shape(data):
+def test_images_keep_their_shape(data):
     sheet = np.asarray(contact_sheet(data, "train", per_class=1, tile=TILE))
     column = sheet[:TILE, -TILE // 2, 0]
     assert (column == 255).sum() == TILE // 2  # twice as wide as high

@@ -22,7 +22,7 @@ def found(index: SourceIndex, split: str = "train") -> list[tuple[str, str, str]
 
 # ---------------------------------------------------------------- FER2013
 
-FACES = [layouts.picture(seed, 48, 48, "L") for seed in range(4)]
+FACES = [layouts.image(seed, 48, 48, "L") for seed in range(4)]
 # The two tables in which Kaggle has handed it out, and a quoted one.
 TABLES = {
     "fer2013.csv": ("emotion,pixels,Usage", "{emotion},{pixels},{usage}"),
@@ -138,8 +138,8 @@ def test_jaffe(tmp_path: Path, inside: str) -> None:
     (tmp_path / inside / "README").write_text("x")
     index = jaffe.read(tmp_path)
     assert found(index) == [("KA.AN1.39.tiff", "anger", "KA"), ("YM.SU1.58.tiff", "surprise", "YM")]
-    assert index.dropped == {"train": {"no picture (no suffix)": 1}}
-    layouts.save(tmp_path / inside / "KA.XX1.39.tiff", layouts.picture(0))
+    assert index.dropped == {"train": {"no image (no suffix)": 1}}
+    layouts.save(tmp_path / inside / "KA.XX1.39.tiff", layouts.image(0))
     with pytest.raises(DataError, match=r"KA\.XX1\.39\.tiff: expected a name like KA\.AN1\.39\.tiff"):
         jaffe.read(tmp_path)
 
@@ -253,14 +253,14 @@ def test_ckplus_refuses_what_is_incomplete_or_double(tmp_path: Path) -> None:
 @pytest.mark.parametrize("inside", ["", "CK+48"])
 def test_ckplus_class_folders(tmp_path: Path, inside: str) -> None:
     for seed, name in enumerate(("anger/S010_004_00000017", "anger/S010_004_00000018", "happy/S011_006_00000011")):
-        layouts.save(tmp_path / inside / f"{name}.png", layouts.picture(seed, 48, 48, "L"))
+        layouts.save(tmp_path / inside / f"{name}.png", layouts.image(seed, 48, 48, "L"))
     index = ckplus.read(tmp_path)
     assert found(index) == [
         ("anger/S010_004_00000017.png", "anger", "S010"),
         ("anger/S010_004_00000018.png", "anger", "S010"),
         ("happy/S011_006_00000011.png", "happiness", "S011"),
     ]
-    layouts.save(tmp_path / inside / "fear" / "face.png", layouts.picture(5, 48, 48, "L"))
+    layouts.save(tmp_path / inside / "fear" / "face.png", layouts.image(5, 48, 48, "L"))
     with pytest.raises(DataError, match=r"face\.png: expected a name like S010_004_00000017\.png"):
         ckplus.read(tmp_path)
 

@@ -20,11 +20,11 @@ from tests.data import layouts
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Pictures of several sizes, some of them grey."""
+    """Images of several sizes, some of them grey."""
     root = tmp_path_factory.mktemp("folders")
     for number in range(20):
         mode = "L" if number % 3 == 0 else "RGB"
-        image = layouts.picture(number, 9 + number % 4, 11 + number % 3, mode)
+        image = layouts.image(number, 9 + number % 4, 11 + number % 3, mode)
         layouts.save(root / "train" / f"class{number % 2}" / f"{number}.png", image)
         layouts.save(root / "test" / f"class{number % 2}" / f"{number}.jpg", image)
     return root
@@ -55,19 +55,19 @@ def test_batches_are_the_same_with_and_without(folders: Path, num_workers: int) 
             np.testing.assert_array_equal(with_it[name], value)
 
 
-def test_every_picture_is_kept_as_it_is_decoded(folders: Path) -> None:
+def test_every_image_is_kept_as_it_is_decoded(folders: Path) -> None:
     train, _ = load(folders, cache_decoded=True)
     chosen = train.take(np.array([17, 3, 0]))
     for index in range(3):
-        kept, expected = chosen.source.picture(index), preprocess.decode(chosen.source[index])
+        kept, expected = chosen.source.image(index), preprocess.decode(chosen.source[index])
         assert kept.mode == expected.mode
         np.testing.assert_array_equal(kept, expected)
-    assert {train.source.picture(index).mode for index in range(20)} == {"L", "RGB"}
+    assert {train.source.image(index).mode for index in range(20)} == {"L", "RGB"}
 
 
-def test_a_worker_is_sent_the_name_and_not_the_pictures(folders: Path) -> None:
+def test_a_worker_is_sent_the_name_and_not_the_images(folders: Path) -> None:
     train, _ = load(folders, cache_decoded=True)
-    train.source.picture(0)  # mapped here
+    train.source.image(0)  # mapped here
     assert len(pickle.dumps(train.source.decoded)) < 400
 
 
@@ -91,7 +91,7 @@ from mpafer_jax.runtime import console
 from mpafer_jax.data.splits import load_dataset
 with console.Console():
     dataset = load_dataset(layouts.section("folder", sys.argv[1], prepared_dir=sys.argv[2], cache_decoded=True))
-print(sum(sum(dataset.train.source.picture(i).getdata(0)) for i in range(20)))
+print(sum(sum(dataset.train.source.image(i).getdata(0)) for i in range(20)))
 """
     command = [sys.executable, "-c", program, str(folders), str(tmp_path)]
     running = [
@@ -124,7 +124,7 @@ def test_what_was_interrupted_is_made_anew(folders: Path, tmp_path: Path, monkey
     (unfinished := next(tmp_path.rglob("decoded-*")) / "train.unfinished").mkdir()  # of one that was killed
     (unfinished / "pixels.bin").write_bytes(b"half")
     train, _ = load(folders, **changes)
-    np.testing.assert_array_equal(train.source.picture(19), preprocess.decode(train.source[19]))
+    np.testing.assert_array_equal(train.source.image(19), preprocess.decode(train.source[19]))
     assert not unfinished.exists()
 
 
@@ -172,4 +172,4 @@ def test_a_full_disk_is_named_and_a_later_call_goes_on(
             load(folders, prepared_dir=str(tmp_path), cache_decoded=True)
     assert not list(tmp_path.rglob("pixels.bin"))
     train, _ = load(folders, prepared_dir=str(tmp_path), cache_decoded=True)
-    assert train.source.picture(0).size == preprocess.decode(train.source[0]).size
+    assert train.source.image(0).size == preprocess.decode(train.source[0]).size

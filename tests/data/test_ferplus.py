@@ -89,14 +89,14 @@ def test_rules_read_the_votes_they_name(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("quoted", [False, True])
 def test_csv_layout_joins_by_row(tmp_path: Path, quoted: bool) -> None:
-    """The numbers in the names lag behind the rows; a removed picture keeps its row; of equal names the last counts."""
-    images = [layouts.picture(seed, 48, 48, "L") for seed in range(5)]
+    """The numbers in the names lag behind the rows; a removed image keeps its row; of equal names the last counts."""
+    images = [layouts.image(seed, 48, 48, "L") for seed in range(5)]
     usages = ["Training", "Training", "Training", "Training", "PrivateTest"]
     names = ["fer0000000.png", "", "fer0000001.png", "fer0000000.png", "fer0000002.png"]
     layouts.write_fer2013(tmp_path, list(zip(usages, images, strict=True)), quoted)
     layouts.write_fer2013new(tmp_path, [(u, n, CLEAR) for u, n in zip(usages, names, strict=True)])
     index = ferplus.read(tmp_path, "majority_csv")
-    assert index.dropped == {"train": {"name occurs again later": 1, "no picture name": 1}}
+    assert index.dropped == {"train": {"name occurs again later": 1, "no image name": 1}}
     expected = {"fer0000001.png": images[2], "fer0000000.png": images[3], "fer0000002.png": images[4]}
     found = {r.name: r.image.read() for split in ("train", "test") for r in index.splits[split]}
     assert set(found) == set(expected)
@@ -106,7 +106,7 @@ def test_csv_layout_joins_by_row(tmp_path: Path, quoted: bool) -> None:
 
 
 def test_csv_pixels_with_the_votes_of_label_csv(tmp_path: Path) -> None:
-    layouts.write_fer2013(tmp_path, [("Training", layouts.picture(0, 48, 48, "L"))])
+    layouts.write_fer2013(tmp_path, [("Training", layouts.image(0, 48, 48, "L"))])
     layouts.write_fer2013new(tmp_path, [("Training", "fer0000000.png", NO_FACE)])
     layouts.write_label_csv(tmp_path / "FER2013Train", {"fer0000000.png": CLEAR})
     (tmp_path / "FER2013Train" / "fer0000000.png").unlink()
@@ -118,15 +118,15 @@ def test_a_changed_pixel_changes_the_fingerprint(tmp_path: Path) -> None:
     layouts.write_fer2013new(tmp_path, [("Training", "fer0000000.png", CLEAR)])
     fingerprints: set[str] = set()
     for seed in (0, 1):
-        layouts.write_fer2013(tmp_path, [("Training", layouts.picture(seed, 48, 48, "L"))])
+        layouts.write_fer2013(tmp_path, [("Training", layouts.image(seed, 48, 48, "L"))])
         fingerprints.add(ferplus.read(tmp_path, "argmax").fingerprint())
     assert len(fingerprints) == 2
 
 
 def test_errors_name_the_place(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"no split has both votes and pictures; looked for\n  train: .*label\.csv"):
+    with pytest.raises(DataError, match=r"no split has both votes and images; looked for\n  train: .*label\.csv"):
         ferplus.read(tmp_path, "majority_labelcsv")
-    layouts.write_fer2013(tmp_path, [("Training", layouts.picture(0, 48, 48, "L"))])
+    layouts.write_fer2013(tmp_path, [("Training", layouts.image(0, 48, 48, "L"))])
     rows = [("Training", "fer0000000.png", CLEAR), ("Training", "fer0000001.png", CLEAR)]
     layouts.write_fer2013new(tmp_path, rows)
     with pytest.raises(DataError, match=r"fer2013\.csv has 1 rows where fer2013new\.csv has 2"):
@@ -158,12 +158,12 @@ def _golden(folder: Path, rule: str, split: str) -> list[int]:
 
 @pytest.fixture(scope="module")
 def label_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The published label files in their layout, with one picture per folder so that the splits are there."""
+    """The published label files in their layout, with one image per folder so that the splits are there."""
     root = tmp_path_factory.mktemp("ferplus")
     for name in ("FER2013Train", "FER2013Valid"):
         (root / name).mkdir()
         shutil.copyfile(layouts.FERPLUS / f"label_{name}.csv", root / name / "label.csv")
-        layouts.save(root / name / "fer0000000.png", layouts.picture(0, 48, 48, "L"))
+        layouts.save(root / name / "fer0000000.png", layouts.image(0, 48, 48, "L"))
     shutil.copyfile(layouts.FERPLUS / "fer2013new.csv", root / "fer2013new.csv")
     return root
 
@@ -196,7 +196,7 @@ def test_golden_counts_of_fer2013new(label_files: Path) -> None:
         index = ferplus.read(label_files, rule)
         assert len(index.splits["train"]) == expected
         assert index.dropped["train"]["name occurs again later"] == 3
-        assert index.dropped["train"]["no picture name"] == 148
+        assert index.dropped["train"]["no image name"] == 148
 
 
 @needs_ferplus

@@ -141,15 +141,15 @@ def test_worker_processes_make_the_same_batches(split: Split) -> None:
     assert_equal(batches(split), batches(split, num_workers=2))
 
 
-def test_a_broken_picture_in_a_thread_is_an_error(split: Split) -> None:
+def test_a_broken_image_in_a_thread_is_an_error(split: Split) -> None:
     class Broken:
         def __len__(self) -> int:
             return 23
 
         def __getitem__(self, index: int) -> dict[str, bytes]:
-            return {"image": b"no picture"}
+            return {"image": b"no image"}
 
-    with pytest.raises(preprocess.PictureError, match="not a picture in a format that is read"):
+    with pytest.raises(preprocess.ImageError, match="not an image in a format that is read"):
         batches(dataclasses.replace(split, source=dataclasses.replace(split.source, sources=(Broken(),))))
 
 

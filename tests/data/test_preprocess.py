@@ -34,10 +34,10 @@ def test_grey_and_palette() -> None:
     assert pixel(encoded(Image.new("1", (2, 2), 1))) == (255, 255, 255)
 
 
-def test_grey_pictures_pass_as_one_band_and_come_out_as_if_they_had_three() -> None:
-    grey = layouts.picture(0, 30, 20, "L")
+def test_grey_images_pass_as_one_band_and_come_out_as_if_they_had_three() -> None:
+    grey = layouts.image(0, 30, 20, "L")
     assert preprocess.decode(encoded(grey)).mode == "L"
-    assert preprocess.decode(encoded(layouts.picture(0))).mode == "RGB"
+    assert preprocess.decode(encoded(layouts.image(0))).mode == "RGB"
     three = Image.merge("RGB", (grey, grey, grey))
     strong = AugmentSection(**layouts.STRONG_AUGMENT)
     still = strong.model_copy(update=dict.fromkeys(("brightness", "contrast", "saturation", "hue"), 0.0))
@@ -86,13 +86,13 @@ def test_what_cannot_be_shown_in_eight_bits_is_refused() -> None:
         preprocess.decode_rgb(encoded(Image.fromarray(np.array([[0, 70000]], np.int32)), "TIFF"))
 
 
-@pytest.mark.parametrize("data", [b"", b"no picture", encoded(layouts.picture(0, 64, 64))[:-400]])
+@pytest.mark.parametrize("data", [b"", b"no image", encoded(layouts.image(0, 64, 64))[:-400]])
 def test_broken_data_is_an_error(data: bytes) -> None:
     with pytest.raises((OSError, SyntaxError, ValueError)):
         preprocess.decode_rgb(data)
 
 
-def test_resize_keeps_the_whole_picture() -> None:
+def test_resize_keeps_the_whole_image() -> None:
     image = Image.new("RGB", (40, 10), (9, 9, 9))
     image.paste((200, 200, 200), (20, 0, 40, 10))
     small = np.asarray(preprocess.resize(image, 8))
@@ -102,7 +102,7 @@ def test_resize_keeps_the_whole_picture() -> None:
 
 
 def test_a_full_crop_is_the_resize() -> None:
-    image = layouts.picture(1, 20, 20)
+    image = layouts.image(1, 20, 20)
     crop = preprocess.random_resized_crop(image, np.random.default_rng(0), 8, (1, 1), (1, 1))
     np.testing.assert_array_equal(np.asarray(crop), np.asarray(preprocess.resize(image, 8)))
 
@@ -131,7 +131,7 @@ def test_a_ratio_that_never_fits_falls_back_to_the_centre() -> None:
 
 
 def test_flip() -> None:
-    image = layouts.picture(2)
+    image = layouts.image(2)
     flipped = preprocess.flip(image, np.random.default_rng(0), 1.0)
     np.testing.assert_array_equal(np.asarray(flipped), np.asarray(image)[:, ::-1])
     assert preprocess.flip(image, np.random.default_rng(0), 0.0) is image
@@ -179,7 +179,7 @@ def test_erased_rectangle_is_about_zero_after_normalisation() -> None:
 
 def test_augment_depends_on_the_generator_alone() -> None:
     section = AugmentSection(**layouts.STRONG_AUGMENT)
-    image = layouts.picture(3, 30, 20)
+    image = layouts.image(3, 30, 20)
     views = [preprocess.augment(image, np.random.default_rng(seed), section, 16, (1, 2, 3)) for seed in (0, 0, 1)]
     assert views[0].shape == (16, 16, 3)
     assert views[0].dtype == np.uint8
@@ -192,5 +192,5 @@ def test_normalize() -> None:
     result = normalize(images, (0.5, 0.2, 0.5), (0.25, 0.5, 2.0))
     assert result.dtype == jnp.float32
     np.testing.assert_allclose(np.asarray(result)[0, 0, 0], [-2.0, 0.0, 0.25], atol=1e-6)
-    with pytest.raises(TypeError, match="expected uint8 pictures with values 0 to 255, found float32"):
+    with pytest.raises(TypeError, match="expected uint8 images with values 0 to 255, found float32"):
         normalize(result, (0.5, 0.5, 0.5), (1.0, 1.0, 1.0))

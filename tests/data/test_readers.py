@@ -95,7 +95,7 @@ def test_affectnet_csv(tmp_path: Path, header: bool) -> None:
     whole = Image.open(tmp_path / "Manually_Annotated_Images" / "1" / "a.jpg")
     difference = np.asarray(face, np.int64) - np.asarray(whole.crop((5, 4, 25, 14)), np.int64)
     assert np.abs(difference).mean() < 12  # noise survives JPEG badly; another rectangle differs by about 85
-    # A box over the border is cut to the picture (40x30).
+    # A box over the border is cut to the image (40x30).
     assert Image.open(io.BytesIO(index.splits["test"][0].image.read())).size == (10, 10)
 
 
@@ -134,7 +134,7 @@ def test_affectnet_errors(tmp_path: Path) -> None:
 def test_folders_with_splits(tmp_path: Path) -> None:
     layouts.write_folders(tmp_path / "train", {"Sad": 2, "Happy": 1})
     layouts.write_folders(tmp_path / "valid", {"Happy": 1}, suffix=".JPG")
-    (tmp_path / "train" / "Sad" / "Thumbs.db").write_text("no picture")
+    (tmp_path / "train" / "Sad" / "Thumbs.db").write_text("no image")
     (tmp_path / "train" / "Sad" / ".hidden.png").write_text("ignored")
     index = folder.read(tmp_path)
     assert (index.class_names, index.source_labels) == (("Happy", "Sad"), ("Happy", "Sad"))
@@ -144,7 +144,7 @@ def test_folders_with_splits(tmp_path: Path) -> None:
         ("Sad/001.png", 1),
     ]
     assert [r.name for r in index.splits["validation"]] == ["Happy/000.JPG"]
-    assert index.dropped == {"train": {"no picture (.db)": 1}}
+    assert index.dropped == {"train": {"no image (.db)": 1}}
     assert index.absent == {"test": f"the folder {tmp_path / 'test'}"}
     assert index.warnings == ()
 
@@ -156,7 +156,7 @@ def test_flat_folders_leave_the_preparation_out(tmp_path: Path) -> None:
     index = folder.read(tmp_path)
     assert index.class_names == ("a", "b")
     assert {split: len(found) for split, found in index.splits.items()} == {"train": 3}
-    assert index.warnings == (f"{tmp_path}: the folder 'empty' holds no picture, so it is no class",)
+    assert index.warnings == (f"{tmp_path}: the folder 'empty' holds no image, so it is no class",)
 
 
 def test_numbered_folders_warn_and_can_be_named(tmp_path: Path) -> None:
@@ -201,7 +201,7 @@ def test_folders_that_look_the_same_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("folders", [("images",), ("images", "labels"), ("Images",)])
 def test_folders_of_another_layout_are_no_classes(folders: tuple[str, ...], tmp_path: Path) -> None:
     layouts.write_folders(tmp_path / "train", dict.fromkeys(folders, 2))
-    with pytest.raises(DataError, match=r"the pictures lie in [iI]mages.*which is no expression: their labels are in"):
+    with pytest.raises(DataError, match=r"the images lie in [iI]mages.*which is no expression: their labels are in"):
         folder.read(tmp_path)
 
 

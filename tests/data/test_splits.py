@@ -38,8 +38,8 @@ def test_small_classes_give_one_and_keep_one() -> None:
     assert np.bincount(labels[validation], minlength=3).tolist() == [0, 0, 1]
 
 
-def test_identical_pictures_stay_together() -> None:
-    groups = np.array([f"g{i % 25}" for i in range(100)])  # each picture four times
+def test_identical_images_stay_together() -> None:
+    groups = np.array([f"g{i % 25}" for i in range(100)])  # each image four times
     labels = np.zeros(100, np.int32)
     for seed in range(20):
         kept, part = carve(labels, groups, (0.3,), seed)
@@ -56,8 +56,8 @@ def test_groups_are_joined_through_either_column() -> None:
     persons = np.array(["a", "a", "b", "b", "", "", "c"])
     pixels = np.array(["1", "2", "2", "3", "4", "4", "5"])
     groups = join_groups(persons, pixels).tolist()
-    assert groups[0] == groups[1] == groups[2] == groups[3]  # a and b share picture 2
-    assert groups[4] == groups[5]  # nobody's, the same picture
+    assert groups[0] == groups[1] == groups[2] == groups[3]  # a and b share image 2
+    assert groups[4] == groups[5]  # nobody's, the same image
     assert len(set(groups)) == 3
 
 
@@ -103,7 +103,7 @@ def test_few_shots_are_nested() -> None:
 def write_ferplus(root: Path) -> None:
     faces = {f"fer{i:07d}.png": tuple(10 * (column == i % 2) for column in range(10)) for i in range(8)}
     layouts.write_label_csv(root / "FER2013Train", faces)
-    layouts.write_label_csv(root / "FER2013Valid", faces, first_seed=7)  # its first picture is Train's last
+    layouts.write_label_csv(root / "FER2013Valid", faces, first_seed=7)  # its first image is Train's last
 
 
 def test_train_splits_are_joined_in_order(tmp_path: Path) -> None:
@@ -129,13 +129,13 @@ def test_description_says_what_was_loaded(tmp_path: Path) -> None:
     assert "test: 25% of train, seed 0" in text
 
 
-def test_description_counts_pictures_shared_with_train(tmp_path: Path) -> None:
+def test_description_counts_images_shared_with_train(tmp_path: Path) -> None:
     write_ferplus(tmp_path)
     dataset = load_dataset(layouts.section("ferplus", tmp_path, validation_split="validation"))
-    assert "1 of the validation pictures are pixel-identical to one in train" in dataset.description
+    assert "1 of the validation images are pixel-identical to one in train" in dataset.description
 
 
-def test_carved_splits_hold_their_own_pictures(tmp_path: Path) -> None:
+def test_carved_splits_hold_their_own_images(tmp_path: Path) -> None:
     layouts.write_folders(tmp_path, {"happy": 10, "sad": 6})
     dataset = load_dataset(layouts.section("folder", tmp_path, validation_fraction=0.2, test_fraction=0.2))
     parts = {"train": dataset.train, "validation": dataset.validation, "test": dataset.test}
@@ -224,7 +224,7 @@ def test_all_splits_are_joined(tmp_path: Path) -> None:
         assert set(alone.pixel_hashes.tolist()) == found
 
 
-def test_validation_pictures_that_are_not_used_are_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_validation_images_that_are_not_used_are_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     for seed, folder in enumerate(("train", "val")):
         layouts.write_folders(tmp_path / folder, {"happy": 4, "sad": 4}, first_seed=10 * seed)
     splits.load_dataset(layouts.section("folder", tmp_path, validation_split="validation"))
@@ -233,7 +233,7 @@ def test_validation_pictures_that_are_not_used_are_warned_of(tmp_path: Path, cap
     dataset = splits.load_dataset(layouts.section("folder", tmp_path, validation_fraction=0.5))
     assert dataset.validation is not None
     assert len(dataset.validation) == 4
-    assert "the 8 pictures of the split 'validation' are not used" in caplog.text
+    assert "the 8 images of the split 'validation' are not used" in caplog.text
     assert "--config.data.validation_split=validation --config.data.validation_fraction=0" in caplog.text
 
 

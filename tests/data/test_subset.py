@@ -70,7 +70,7 @@ def test_every_form_of_a_line(tmp_path: Path, names: list[str], line: str, expec
         (RAF, "0/train_0004_aligned.jpg"),
     ],
 )
-def test_a_picture_that_is_not_listed_is_not_taken(tmp_path: Path, names: list[str], line: str) -> None:
+def test_an_image_that_is_not_listed_is_not_taken(tmp_path: Path, names: list[str], line: str) -> None:
     with pytest.raises(DataError, match="1 of the 1 lines of"):
         select(tmp_path, names, line)
 
@@ -82,7 +82,7 @@ def test_other_forms_are_counted_and_logged(tmp_path: Path, caplog: pytest.LogCa
     assert "the first is 'test_0003_aligned 3 4' for 'test_0003.jpg'" in caplog.text
 
 
-def test_order_repetitions_and_pictures_that_are_left_out(tmp_path: Path) -> None:
+def test_order_repetitions_and_images_that_are_left_out(tmp_path: Path) -> None:
     lines = ("test_0004_aligned 3 4", "", "test_0001_aligned 3 4", "test_0009_aligned 1 1", "0/test_0004_aligned.jpg")
     assert select(tmp_path, RAF, *lines, left_out=("test_0009.jpg",)) == ([0, 2], 1)
 
@@ -90,12 +90,12 @@ def test_order_repetitions_and_pictures_that_are_left_out(tmp_path: Path) -> Non
 def test_names_that_are_not_there_are_counted(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"2 of the 3 lines of .*list\.txt name no .* the first is 'test_0007_aligned"):
         select(tmp_path, RAF, "test_0001_aligned 1 1", "test_0007_aligned 1 1", "test_0008_aligned 1 1")
-    # The crop's number is no name: the newer release of AffectNet numbers its pictures.
+    # The crop's number is no name: the newer release of AffectNet numbers its images.
     with pytest.raises(DataError, match="1 of the 1 lines"):
         select(tmp_path, ["8.jpg", "9.jpg"], f"7/{HASHES[0]}/8.jpg")
     with pytest.raises(DataError, match="or several"):
         select(tmp_path, ["happy/000.png", "sad/000.png"], "000.png")
-    with pytest.raises(DataError, match=r"all of the 1 pictures that .* names are left out"):
+    with pytest.raises(DataError, match=r"all of the 1 images that .* names are left out"):
         select(tmp_path, RAF, "test_0009.jpg", left_out=("test_0009.jpg",))
 
 
@@ -104,9 +104,9 @@ def test_a_list_that_cannot_be_read(tmp_path: Path) -> None:
         subset.read_list(tmp_path / "nothing.txt")
     with pytest.raises(DataError, match="is empty, expected a name"):
         subset.read_list(write(tmp_path / "list.txt", "", " "))
-    (tmp_path / "picture.txt").write_bytes(b"\x89PNG\xff\xfe")
-    with pytest.raises(DataError, match=r"picture\.txt cannot be read as a list of names"):
-        subset.read_list(tmp_path / "picture.txt")
+    (tmp_path / "image.txt").write_bytes(b"\x89PNG\xff\xfe")
+    with pytest.raises(DataError, match=r"image\.txt cannot be read as a list of names"):
+        subset.read_list(tmp_path / "image.txt")
 
 
 def load(root: Path, **changes: object) -> Dataset:
@@ -126,11 +126,11 @@ def test_the_test_is_restricted_and_nothing_else(tmp_path: Path) -> None:
     assert part.test.source[2] == whole.test.source[5]
     assert part.train.fingerprint == whole.train.fingerprint
     assert part.test.fingerprint != whole.test.fingerprint
-    assert "test: restricted to occlusion.txt, 3 of 6 pictures\n" in part.description + "\n"
+    assert "test: restricted to occlusion.txt, 3 of 6 images\n" in part.description + "\n"
     two = load(tmp_path, test_subset=str(path), class_names=("surprise", "fear"))
     assert two.test is not None
     assert two.test.names.tolist() == ["test_0001.jpg"]
-    assert "restricted to occlusion.txt, 1 of 4 pictures; 2 others that it lists are left out" in two.description
+    assert "restricted to occlusion.txt, 1 of 4 images; 2 others that it lists are left out" in two.description
 
 
 def test_a_subset_of_no_split_is_refused() -> None:

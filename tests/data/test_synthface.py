@@ -29,7 +29,7 @@ def fingerprint(drawn: dict[str, Any] | None = None, **changes: Any) -> str:
     return read_source(section("", drawn, **changes)).fingerprint()
 
 
-def test_a_preparation_holds_the_drawn_pictures(tmp_path: Path) -> None:
+def test_a_preparation_holds_the_drawn_images(tmp_path: Path) -> None:
     data = section(tmp_path)
     index = read_source(data)
     prepared = prepare(BUILDERS["synthface"], index, prepared_root(data))
@@ -43,8 +43,8 @@ def test_a_preparation_holds_the_drawn_pictures(tmp_path: Path) -> None:
     for split, found in prepared.splits.items():
         for position in (0, 5, 11):
             sample = generate.face_of(0, split, position, STYLES["colour"])
-            picture = decode_rgb(found.source[position]["image"])
-            np.testing.assert_array_equal(np.asarray(picture), sample.job.pixels(32))
+            image = decode_rgb(found.source[position]["image"])
+            np.testing.assert_array_equal(np.asarray(image), sample.job.pixels(32))
             assert prepared.summary.class_names[found.labels[position]] == sample.expression
     hashes = np.concatenate([found.pixel_hashes for found in prepared.splits.values()])
     assert len(set(hashes.tolist())) == 72
@@ -55,7 +55,7 @@ def test_a_second_opening_draws_nothing(tmp_path: Path, monkeypatch: pytest.Monk
     first = prepare(BUILDERS["synthface"], read_source(data), prepared_root(data))
 
     def refuse(*_: object) -> None:
-        raise AssertionError("a picture was drawn again")
+        raise AssertionError("an image was drawn again")
 
     monkeypatch.setattr(generate, "face_of", refuse)
     again = prepare(BUILDERS["synthface"], read_source(data), prepared_root(data))
@@ -99,13 +99,13 @@ def test_mistakes_are_named() -> None:
         read_source(section("", class_names=("boredom",)))
 
 
-def test_a_split_of_no_pictures_is_not_there() -> None:
+def test_a_split_of_no_images_is_not_there() -> None:
     index = read_source(section("", {"validation": 0}))
     assert list(index.splits) == ["train", "test"]
     assert "config.data.synthface.validation" in index.absent["validation"]
 
 
-def test_whatever_changes_the_pictures_changes_the_fingerprint(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_whatever_changes_the_images_changes_the_fingerprint(monkeypatch: pytest.MonkeyPatch) -> None:
     found = {
         fingerprint(),
         fingerprint({"style": "paint"}),
@@ -136,7 +136,7 @@ def test_check_data_draws_all_and_finds_nothing_wrong() -> None:
     assert report.attention == ()
     assert text.startswith("dataset synthface drawn here")
     assert "train: 32x32: 40" in text
-    assert "unreadable pictures: 0" in text
+    assert "unreadable images: 0" in text
 
 
 def test_a_run_reads_it(tmp_path: Path) -> None:

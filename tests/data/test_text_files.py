@@ -33,21 +33,21 @@ def write_affectnet_of_windows(root: Path) -> None:
 
 
 def write_fer2013(root: Path) -> None:
-    layouts.write_fer2013(root, [("Training", layouts.picture(0, 48, 48, "L"))])
+    layouts.write_fer2013(root, [("Training", layouts.image(0, 48, 48, "L"))])
 
 
 def write_ferplus_votes(root: Path) -> None:
     layouts.write_label_csv(root / "FER2013Train", {"fer0.png": VOTES})
     layouts.write_fer2013new(root, [("Training", "fer0.png", VOTES)])
-    layouts.write_fer2013(root, [("Training", layouts.picture(0, 48, 48, "L"))])
+    layouts.write_fer2013(root, [("Training", layouts.image(0, 48, 48, "L"))])
 
 
 def write_metadata(root: Path, name: str = "in/1.png") -> None:
-    layouts.save(root / "in" / "1.png", layouts.picture(0))
+    layouts.save(root / "in" / "1.png", layouts.image(0))
     (root / "metadata.jsonl").write_text(json.dumps({"file_name": name, "text": "a face"}) + "\n")
 
 
-def all_pictures(index: SourceIndex) -> list[Any]:
+def all_images(index: SourceIndex) -> list[Any]:
     return [
         (split, record.name, record.label, record.image.read())
         for split, found in index.splits.items()
@@ -57,23 +57,23 @@ def all_pictures(index: SourceIndex) -> list[Any]:
 
 def captioned(root: Path) -> list[Any]:
     read = read_folder(root)
-    return [read.captions, read.pictures[0].tolist(), read.fingerprint]
+    return [read.captions, read.images[0].tolist(), read.fingerprint]
 
 
 CASES: dict[str, tuple[Callable[[Path], None], Callable[[Path], list[Any]]]] = {
-    "affectnet": (write_affectnet, lambda root: all_pictures(affectnet.read(root))),
-    "affectnet without header": (write_affectnet_without_header, lambda root: all_pictures(affectnet.read(root))),
-    "affectnet of Windows": (write_affectnet_of_windows, lambda root: all_pictures(affectnet.read(root))),
+    "affectnet": (write_affectnet, lambda root: all_images(affectnet.read(root))),
+    "affectnet without header": (write_affectnet_without_header, lambda root: all_images(affectnet.read(root))),
+    "affectnet of Windows": (write_affectnet_of_windows, lambda root: all_images(affectnet.read(root))),
     "rafdb": (
         lambda root: layouts.write_rafdb(root, {"train_00001.jpg": 5}),
-        lambda root: all_pictures(rafdb.read(root)),
+        lambda root: all_images(rafdb.read(root)),
     ),
-    "fer2013": (write_fer2013, lambda root: all_pictures(fer2013.read(root))),
-    "ferplus label.csv": (write_ferplus_votes, lambda root: all_pictures(ferplus.read(root, "majority_labelcsv"))),
-    "ferplus votes": (write_ferplus_votes, lambda root: all_pictures(ferplus.read(root, "majority_csv"))),
+    "fer2013": (write_fer2013, lambda root: all_images(fer2013.read(root))),
+    "ferplus label.csv": (write_ferplus_votes, lambda root: all_images(ferplus.read(root, "majority_labelcsv"))),
+    "ferplus votes": (write_ferplus_votes, lambda root: all_images(ferplus.read(root, "majority_csv"))),
     "ckplus": (
         lambda root: layouts.write_ckplus_sequence(root, "S005", "001", 3, "   3.0000000e+00\n"),
-        lambda root: all_pictures(ckplus.read(root)),
+        lambda root: all_images(ckplus.read(root)),
     ),
     "pretraining": (write_metadata, captioned),
 }
@@ -110,7 +110,7 @@ def test_backslashes_part_folders(tmp_path: Path) -> None:
     (record,) = affectnet.read(tmp_path / "affectnet").splits["train"]
     assert record.name == "1/a.jpg"
     write_metadata(tmp_path / "captions", "in\\1.png")
-    np.testing.assert_array_equal(read_folder(tmp_path / "captions").pictures[0], layouts.picture(0))
+    np.testing.assert_array_equal(read_folder(tmp_path / "captions").images[0], layouts.image(0))
     (tmp_path / "list.txt").write_text("\ufeffanger\\1.png\n", encoding="utf-8")
     assert subset.select(tmp_path / "list.txt", ["anger/1.png", "fear/1.png"], [])[0].tolist() == [0]
 

@@ -22,5 +22,5 @@ def predictor(trained):
 
 @pytest.fixture(scope="session")
 def faces(sample):
-    """The test split's files: five classes, five pictures each."""
+    """The test split's files: five classes, five images each."""
     return sorted((sample / "faces" / "test").glob("*/*.png"))

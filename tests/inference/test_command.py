@@ -28,7 +28,7 @@ def run(trained, *arguments) -> int:
 
 @pytest.fixture
 def album(faces, tmp_path):
-    """Two pictures, a file that only looks like one, and a video."""
+    """Two images, a file that only looks like one, and a video."""
     folder = tmp_path / "album"
     folder.mkdir()
     for path in faces[:2]:
@@ -43,7 +43,7 @@ def test_every_format_says_the_same_and_a_broken_file_is_counted(trained, predic
         assert run(trained, album, f"--out={tmp_path / 'out'}.{suffix}", "--stride=4") == 1
     said = capsys.readouterr()
     assert said.out == ""
-    assert "z_broken.jpg: not a picture in a format" in said.err
+    assert "z_broken.jpg: not an image in a format" in said.err
     assert "5 predicted, 0 without a face, 1 that could not be read; written to" in said.err
     with (tmp_path / "out.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
@@ -107,7 +107,7 @@ def test_detected_faces_have_boxes_and_a_landscape_has_no_expression(trained, tm
 def test_heat_maps_are_written_for_each_face(trained, predictor, album, tmp_path):
     assert run(trained, album, f"--heatmaps={tmp_path / 'maps'}", f"--out={tmp_path / 'out.csv'}", "--stride=12") == 1
     names = sorted(path.name for path in (tmp_path / "maps").iterdir())
-    assert len(names) == 2 * 3  # two pictures and one frame; nothing for the broken file
+    assert len(names) == 2 * 3  # two images and one frame; nothing for the broken file
     assert names[0].startswith("000000_")
     values = json.loads((tmp_path / "maps" / names[0]).read_text())
     assert np.shape(values["class_maps"][values["expression"]]) == (8, 8)
@@ -158,15 +158,15 @@ def test_zero_shot_needs_no_checkpoint(sample, faces, capsys):
 
 @pytest.fixture
 def ending(monkeypatch):
-    """Makes the pictures end with an error."""
-    real = predict.media.pictures
+    """Makes the images end with an error."""
+    real = predict.media.images
 
     def end_with(error):
-        def pictures(*arguments, **options):
+        def images(*arguments, **options):
             yield from real(*arguments, **options)
             raise error
 
-        monkeypatch.setattr(predict.media, "pictures", pictures)
+        monkeypatch.setattr(predict.media, "images", images)
 
     return end_with
 

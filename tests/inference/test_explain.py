@@ -1,4 +1,4 @@
-"""Explanations: rollout against plain matrices, maps in their place, phrases ranked, pictures drawn."""
+"""Explanations: rollout against plain matrices, maps in their place, phrases ranked, images drawn."""
 
 import json
 

@@ -39,7 +39,7 @@ def test_all_faces_come_from_left_to_right_and_the_largest_alone(couple):
     assert FaceFinder().find(couple) == [right]
 
 
-def test_boxes_of_large_pictures_are_in_their_own_pixels(couple):
+def test_boxes_of_large_images_are_in_their_own_pixels(couple):
     small = FaceFinder(align=False).find(couple)[0]
     large = FaceFinder(align=False).find(couple.resize((2560, 1440), Image.Resampling.BICUBIC))[0]
     for name in ("left", "top", "width", "height"):
@@ -61,7 +61,7 @@ def test_a_tilted_face_is_turned_upright(portrait):
     assert abs(finder.find(found.image)[0].tilt) < 4
 
 
-def test_the_crop_is_a_square_with_its_margin_and_black_beyond_the_picture():
+def test_the_crop_is_a_square_with_its_margin_and_black_beyond_the_image():
     image = Image.new("RGB", (100, 80), (200, 0, 0))
     image.paste((0, 0, 200), (40, 30, 60, 50))
     face = Face(40, 30, 20, 20)
@@ -113,7 +113,7 @@ def test_what_is_missing_is_named(monkeypatch):
 
 @pytest.mark.skipif(not (FERPLUS / "images.npz").is_file(), reason="needs FERPlus; set MPAFER_FERPLUS_DIR")
 def test_real_faces_are_found_where_they_are():
-    """Pasted enlarged into an even picture; they are crops of 48 pixels, many turned away or half hidden."""
+    """Pasted enlarged into an even image; they are crops of 48 pixels, many turned away or half hidden."""
     with np.load(FERPLUS / "images.npz", allow_pickle=False) as stored:
         faces = stored["images"][:2000:25]
     rng = np.random.default_rng(0)

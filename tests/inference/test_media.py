@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mpafer_jax.data.preprocess import PictureError
+from mpafer_jax.data.preprocess import ImageError
 from mpafer_jax.inference import containers, media
-from mpafer_jax.inference.inputs import Picture
+from mpafer_jax.inference.inputs import InputImage
 from mpafer_jax.inference.media import InputError, Medium
 from mpafer_jax.inference.results import Failure
 
@@ -42,16 +42,16 @@ def test_folders_are_listed_in_order_with_what_is_inside(tmp_path):
     for name in ("b.jpg", "a.PNG", "notes.txt", ".hidden.jpg", "sub/c.mp4", ".cache/d.jpg", "aa/e.webp", "aa/f.gif"):
         touch(tmp_path / name, b"content")
     names = [
-        ("picture", "a.PNG"),
-        ("picture", "b.jpg"),
-        ("picture", "aa/e.webp"),
-        ("picture", "aa/f.gif"),
+        ("image", "a.PNG"),
+        ("image", "b.jpg"),
+        ("image", "aa/e.webp"),
+        ("image", "aa/f.gif"),
         ("video", "sub/c.mp4"),
     ]
     assert found(tmp_path) == [(kind, str(tmp_path / name)) for kind, name in names]
 
 
-def test_what_a_folder_holds_besides_is_counted_by_suffix_and_pictures_that_are_not_read_are_rows(tmp_path):
+def test_what_a_folder_holds_besides_is_counted_by_suffix_and_images_that_are_not_read_are_rows(tmp_path):
     for name in ("a.jpg", "notes.txt", "sub/more.TXT", "Thumbs.db", "LICENSE", ".hidden", "app.ts", "photo.HEIC"):
         touch(tmp_path / name, b"text")
     left_out = media.LeftOut()
@@ -59,9 +59,9 @@ def test_what_a_folder_holds_besides_is_counted_by_suffix_and_pictures_that_are_
         str(tmp_path / "a.jpg"),
         str(tmp_path / "photo.HEIC"),
     ]
-    *_, heic = media.pictures(media.find([str(tmp_path)]))
+    *_, heic = media.images(media.find([str(tmp_path)]))
     touch(tmp_path / "photo.HEIC", b"\0\0\0\x18ftypmif1\0\0\0\0mif1heic")
-    with pytest.raises(PictureError, match="HEIC, in which phones keep pictures, is not read: save it as JPEG"):
+    with pytest.raises(ImageError, match="HEIC, in which phones keep images, is not read: save it as JPEG"):
         heic.read()
     assert left_out == {".txt": 2, ".db": 1, "no suffix": 1, ".ts": 1}
     assert str(left_out) == "5 files (.txt 2, no suffix 1, .db 1, .ts 1)"
@@ -81,7 +81,7 @@ def test_a_folder_that_vanishes_is_said(tmp_path):
     listed = media.find([str(tmp_path)])
     next(listed)
     shutil.rmtree(tmp_path / "sub")
-    (failure,) = media.pictures(listed)
+    (failure,) = media.images(listed)
     assert (failure.source.file, failure.reason) == (
         str(tmp_path / "sub"),
         "the folder cannot be listed (No such file or directory)",
@@ -95,24 +95,24 @@ def test_links_to_folders_are_followed_and_end(tmp_path):
     (faces / "linked").symlink_to(tmp_path / "elsewhere")
     (faces / "sub" / "back").symlink_to(faces)
     (tmp_path / "elsewhere" / "itself").symlink_to(tmp_path / "elsewhere")
-    assert found(faces) == [("picture", str(faces / name)) for name in ("a.jpg", "linked/c.jpg", "sub/b.jpg")]
+    assert found(faces) == [("image", str(faces / name)) for name in ("a.jpg", "linked/c.jpg", "sub/b.jpg")]
 
 
 def test_files_patterns_and_cameras(tmp_path, monkeypatch):
     for name in ("x1.jpg", "x2.jpg", "[odd].jpg", "face.dat", "sub/x3.jpg"):
         touch(tmp_path / name)
     # A file that is named is taken whatever its name, and a name that looks like a pattern is a name first.
-    assert found(tmp_path / "face.dat") == [("picture", str(tmp_path / "face.dat"))]
-    assert found(tmp_path / "[odd].jpg") == [("picture", str(tmp_path / "[odd].jpg"))]
-    assert found(tmp_path / "x?.jpg") == [("picture", str(tmp_path / f"x{i}.jpg")) for i in (1, 2)]
+    assert found(tmp_path / "face.dat") == [("image", str(tmp_path / "face.dat"))]
+    assert found(tmp_path / "[odd].jpg") == [("image", str(tmp_path / "[odd].jpg"))]
+    assert found(tmp_path / "x?.jpg") == [("image", str(tmp_path / f"x{i}.jpg")) for i in (1, 2)]
     assert found(tmp_path / "**/x*.jpg") == [
-        ("picture", str(tmp_path / name)) for name in ("sub/x3.jpg", "x1.jpg", "x2.jpg")
+        ("image", str(tmp_path / name)) for name in ("sub/x3.jpg", "x1.jpg", "x2.jpg")
     ]
     assert len(found(tmp_path / "**")) == 5
-    assert found(tmp_path / "su*") == [("picture", str(tmp_path / "sub" / "x3.jpg"))]
+    assert found(tmp_path / "su*") == [("image", str(tmp_path / "sub" / "x3.jpg"))]
     assert found("camera:1") == [("camera", "1")]
     touch(tmp_path / "set [1]" / "y.jpg")
-    assert found(tmp_path / "set [1]" / "*.jpg") == [("picture", str(tmp_path / "set [1]" / "y.jpg"))]
+    assert found(tmp_path / "set [1]" / "*.jpg") == [("image", str(tmp_path / "set [1]" / "y.jpg"))]
     monkeypatch.setenv("HOME", str(tmp_path))
     assert found("~/x?.jpg") == found(tmp_path / "x?.jpg")
 
@@ -128,16 +128,16 @@ def test_arguments_that_name_nothing_are_all_listed_before_anything_is_done(tmp_
 def test_a_video_is_its_frames_with_their_times_in_red_green_blue(tmp_path, stride):
     write_video(tmp_path / "a.avi")
     touch(tmp_path / "b.jpg")
-    pictures = list(media.pictures(media.find([str(tmp_path)]), stride=stride))
-    assert all(isinstance(picture, Picture) for picture in pictures)
-    assert len(pictures) == media.count(media.find([str(tmp_path)]), stride=stride) == -(-FRAMES // stride) + 1
+    images = list(media.images(media.find([str(tmp_path)]), stride=stride))
+    assert all(isinstance(image, InputImage) for image in images)
+    assert len(images) == media.count(media.find([str(tmp_path)]), stride=stride) == -(-FRAMES // stride) + 1
     numbers = [*range(0, FRAMES, stride)]
-    assert [picture.source.frame for picture in pictures] == [*numbers, None]
-    assert [picture.source.index for picture in pictures] == [*range(len(numbers) + 1)]
-    for picture in pictures[:-1]:
-        assert picture.source.seconds == pytest.approx(picture.source.frame / RATE, abs=0.011)
-        red, green, blue = np.asarray(picture.read()).mean(axis=(0, 1))
-        assert red == pytest.approx(20 * picture.source.frame, abs=6)
+    assert [image.source.frame for image in images] == [*numbers, None]
+    assert [image.source.index for image in images] == [*range(len(numbers) + 1)]
+    for image in images[:-1]:
+        assert image.source.seconds == pytest.approx(image.source.frame / RATE, abs=0.011)
+        red, green, blue = np.asarray(image.read()).mean(axis=(0, 1))
+        assert red == pytest.approx(20 * image.source.frame, abs=6)
         assert max(green, blue) < 10
 
 
@@ -147,7 +147,7 @@ def test_what_is_no_video_or_ends_early_is_a_failure_in_its_place(tmp_path):
     data = (tmp_path / "b.avi").read_bytes()
     (tmp_path / "b.avi").write_bytes(data[: len(data) // 2])
     (tmp_path / "c.jpg").write_bytes(b"")
-    first, *frames, ended, last = media.pictures(media.find([str(tmp_path)]))
+    first, *frames, ended, last = media.images(media.find([str(tmp_path)]))
     assert isinstance(first, Failure)
     assert first.reason == "OpenCV cannot open it as a video"
     assert 0 < len(frames) < 40
@@ -165,16 +165,16 @@ def element(name, data):
 
 
 def matroska(times, duration):
-    """Still pictures as a video of variable rate: JPEG in Matroska, shown at `times` in milliseconds."""
+    """Still images as a video of variable rate: JPEG in Matroska, shown at `times` in milliseconds."""
     tags = element("4286", b"\1") + element("42F7", b"\1") + element("42F2", b"\4") + element("42F3", b"\x08")
     tags += element("4282", b"matroska") + element("4287", b"\4") + element("4285", b"\2")
     info = element("2AD7B1", b"\x0f\x42\x40") + element("4489", struct.pack(">d", duration))
     size = element("B0", b"\x40") + element("BA", b"\x40")
     track = element("D7", b"\1") + element("73C5", b"\1") + element("83", b"\1") + element("86", b"V_MJPEG")
     track += element("23E383", (40_000_000).to_bytes(4, "big")) + element("E0", size)
-    picture = io.BytesIO()
-    Image.new("RGB", (64, 64)).save(picture, "JPEG")
-    blocks = [element("A3", b"\x81" + struct.pack(">h", time) + b"\x80" + picture.getvalue()) for time in times]
+    image = io.BytesIO()
+    Image.new("RGB", (64, 64)).save(image, "JPEG")
+    blocks = [element("A3", b"\x81" + struct.pack(">h", time) + b"\x80" + image.getvalue()) for time in times]
     cluster = element("1F43B675", element("E7", b"\0") + b"".join(blocks))
     return element("1A45DFA3", tags) + element(
         "18538067", element("1549A966", info) + element("1654AE6B", element("AE", track)) + cluster
@@ -190,10 +190,10 @@ def test_a_whole_video_of_which_opencv_announces_more_frames_is_whole(tmp_path, 
     path = tmp_path / "a.mkv"
     path.write_bytes(matroska(times, duration))
     assert media.count(media.find([str(path)])) > len(times)
-    frames = list(media.pictures(media.find([str(path)])))
+    frames = list(media.images(media.find([str(path)])))
     assert [frame.source.seconds for frame in frames] == [time / 1000 for time in times]
     path.write_bytes(path.read_bytes()[:-100])
-    *_, failure = media.pictures(media.find([str(path)]))
+    *_, failure = media.images(media.find([str(path)]))
     assert "the last 100 bytes of the file are missing" in failure.reason
 
 
@@ -223,11 +223,11 @@ def test_a_file_with_an_unknown_suffix_is_what_it_begins_like(tmp_path):
     for name, content, kind in (
         ("film.bin", None, "video"),
         ("a.dat", b"\0\0\0\x18ftypmp42", "video"),
-        ("b.dat", b"\0\0\0\x18ftypavif", "picture"),
+        ("b.dat", b"\0\0\0\x18ftypavif", "image"),
         ("c.dat", packets, "video"),
         ("d.ts", packets, "video"),
-        ("e.dat", b"GGGG", "picture"),
-        ("f.jpg", packets, "picture"),
+        ("e.dat", b"GGGG", "image"),
+        ("f.jpg", packets, "image"),
         ("g", b"OggS", "video"),
     ):
         if content is not None:
@@ -236,7 +236,7 @@ def test_a_file_with_an_unknown_suffix_is_what_it_begins_like(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["a.gif", "a.webp", "a.png", "unknown"])
-def test_an_animated_picture_is_its_frames_with_their_times(tmp_path, name):
+def test_an_animated_image_is_its_frames_with_their_times(tmp_path, name):
     frames = [Image.new("RGB", (16, 16), (60 * i, 0, 0)) for i in range(4)]
     kind = pathlib.Path(name).suffix[1:].upper() or "GIF"
     options = {"lossless": True} if kind == "WEBP" else {}
@@ -244,14 +244,14 @@ def test_an_animated_picture_is_its_frames_with_their_times(tmp_path, name):
         tmp_path / name, kind, save_all=True, append_images=frames[1:], duration=[100, 250, 40, 70], **options
     )
     assert media.count(media.find([str(tmp_path / name)]), stride=2) == 2
-    pictures = list(media.pictures(media.find([str(tmp_path / name)])))
-    assert [(p.source.frame, p.source.seconds) for p in pictures] == [(0, 0.0), (1, 0.1), (2, 0.35), (3, 0.39)]
-    for frame, picture in zip(frames, pictures, strict=True):
-        np.testing.assert_allclose(np.asarray(picture.read()), np.asarray(frame), atol=3)
-    strided = media.pictures(media.find([str(tmp_path / name)]), stride=3)
+    images = list(media.images(media.find([str(tmp_path / name)])))
+    assert [(p.source.frame, p.source.seconds) for p in images] == [(0, 0.0), (1, 0.1), (2, 0.35), (3, 0.39)]
+    for frame, image in zip(frames, images, strict=True):
+        np.testing.assert_allclose(np.asarray(image.read()), np.asarray(frame), atol=3)
+    strided = media.images(media.find([str(tmp_path / name)]), stride=3)
     assert [p.source.frame for p in strided] == [0, 3]
     frames[0].save(tmp_path / name, kind)
-    assert found(tmp_path / name) == [("picture", str(tmp_path / name))]
+    assert found(tmp_path / name) == [("image", str(tmp_path / name))]
 
 
 def test_names_that_opencv_stumbles_over(tmp_path, monkeypatch):
@@ -260,7 +260,7 @@ def test_names_that_opencv_stumbles_over(tmp_path, monkeypatch):
     for name in ("12:30.avi", "file:a.avi", "-a.avi", "two words\n.avi", "%03d.avi", os.fsdecode(b"caf\xe9.avi")):
         os.link("plain.avi", name)
         assert media.count(media.find([name])) == 2
-        assert [frame.source.file for frame in media.pictures(media.find([name]))] == [name] * 2
+        assert [frame.source.file for frame in media.images(media.find([name]))] == [name] * 2
 
 
 @pytest.mark.parametrize(
@@ -274,17 +274,17 @@ def test_names_that_opencv_stumbles_over(tmp_path, monkeypatch):
 )
 def test_no_video_that_would_be_waited_for(tmp_path, make, reason):
     make(tmp_path / "a.mp4")
-    (failure,) = media.pictures(media.find([str(tmp_path)]))
+    (failure,) = media.images(media.find([str(tmp_path)]))
     assert failure.reason == reason
     (tmp_path / "a.mp4").rename(tmp_path / "a.unknown")
-    (picture,) = media.pictures(media.find([str(tmp_path / "a.unknown")]))
-    with pytest.raises(PictureError, match=reason):
-        picture.read()
+    (image,) = media.images(media.find([str(tmp_path / "a.unknown")]))
+    with pytest.raises(ImageError, match=reason):
+        image.read()
 
 
 def test_frames_are_decoded_when_they_are_asked_for_and_the_video_is_let_go(tmp_path):
     write_video(tmp_path / "a.avi")
-    frames = media.pictures(media.find([str(tmp_path / "a.avi")]))
+    frames = media.images(media.find([str(tmp_path / "a.avi")]))
     next(frames)
     assert opened(tmp_path / "a.avi")
     frames.close()
@@ -300,8 +300,8 @@ def opened(path) -> bool:
 
 def test_a_camera_that_is_not_there(monkeypatch):
     monkeypatch.setenv("OPENCV_LOG_LEVEL", "SILENT")
-    assert media.count(iter([Medium("picture", "a"), Medium("camera", "99")])) is None
-    (failure,) = media.pictures(iter([Medium("camera", "99")]))
+    assert media.count(iter([Medium("image", "a"), Medium("camera", "99")])) is None
+    (failure,) = media.images(iter([Medium("camera", "99")]))
     assert isinstance(failure, Failure)
     assert failure.source.file == "camera:99"
     assert failure.reason == "there is no such camera, or it is in use"

@@ -19,7 +19,7 @@ from mpafer_jax.backbones.clip.load import load_clip
 from mpafer_jax.backbones.clip.model import CLIP
 from mpafer_jax.config.expressions import ClassNameError, canonical_name
 from mpafer_jax.data.normalize import normalize
-from mpafer_jax.data.preprocess import PictureError, resize
+from mpafer_jax.data.preprocess import ImageError, resize
 from mpafer_jax.inference import Failure, Prediction, Predictor, loading
 from mpafer_jax.jobs import evaluate
 from mpafer_jax.method import build
@@ -43,7 +43,7 @@ def test_the_numbers_are_those_of_an_evaluation(sample, trained, predictor, face
     assert loss == pytest.approx(evaluated["cross_entropy"], rel=1e-4)
 
 
-def test_every_kind_of_input_is_the_same_picture(predictor, faces):
+def test_every_kind_of_input_is_the_same_image(predictor, faces):
     path = faces[7]
     with Image.open(path) as image:
         rgb = np.asarray(image.convert("RGB"))
@@ -52,11 +52,11 @@ def test_every_kind_of_input_is_the_same_picture(predictor, faces):
     together = predictor.predict_batch(np.stack([rgb, rgb]))
     for found in (*one_by_one, *together):
         np.testing.assert_allclose(found.logits, one_by_one[0].logits, rtol=1e-4, atol=1e-4)
-    assert [found.source.file for found in one_by_one] == [str(path)] * 2 + ["picture 0", str(path), "picture 0"]
+    assert [found.source.file for found in one_by_one] == [str(path)] * 2 + ["image 0", str(path), "image 0"]
     assert [found.source.index for found in together] == [0, 1]
 
 
-def test_a_picture_whose_logits_are_not_finite_is_no_class(trained, faces):
+def test_an_image_whose_logits_are_not_finite_is_no_class(trained, faces):
     ready = loading.from_checkpoint(trained, "best", "")
     clip = ready.variables["params"]["clip"]
     # Black is 0 with this mean, and stays finite under weights that everything else overflows with.
@@ -70,7 +70,7 @@ def test_a_picture_whose_logits_are_not_finite_is_no_class(trained, faces):
     assert [result.source.index for result in found] == [0, 1, 2]
     assert "logits are NaN or infinite" in found[1].reason
     np.testing.assert_array_equal(found[0].logits, found[2].logits)
-    with pytest.raises(PictureError, match="logits are NaN or infinite"):
+    with pytest.raises(ImageError, match="logits are NaN or infinite"):
         broken.predict(faces[0])
     pixels = np.stack([np.zeros((broken.image_size, broken.image_size, 3), np.uint8)] * 2)
     pixels[1] = 200
@@ -156,7 +156,7 @@ def test_a_stream_is_lazy_ordered_and_goes_on_after_failures(predictor, faces, t
             np.testing.assert_allclose(result.logits, expected[index % len(faces)].logits, rtol=1e-4, atol=1e-4)
 
 
-def test_one_at_a_time_no_picture_is_taken_before_the_last_result_is_out(predictor, faces):
+def test_one_at_a_time_no_image_is_taken_before_the_last_result_is_out(predictor, faces):
     taken = []
     stream = predictor.stream((taken.append(path) or path for path in [*faces[:2], "absent", faces[3]]), batch_size=1)
     for number, _ in enumerate(stream, start=1):
@@ -165,11 +165,11 @@ def test_one_at_a_time_no_picture_is_taken_before_the_last_result_is_out(predict
 
 
 def test_what_fails_is_named(predictor, faces, tmp_path):
-    with pytest.raises(PictureError, match=r"nobody\.png: no such file"):
+    with pytest.raises(ImageError, match=r"nobody\.png: no such file"):
         predictor.predict(tmp_path / "nobody.png")
-    with pytest.raises(PictureError, match="expected a file, found a folder"):
+    with pytest.raises(ImageError, match="expected a file, found a folder"):
         predictor.predict(tmp_path)
-    with pytest.raises(PictureError, match="picture 1: the file is empty"):
+    with pytest.raises(ImageError, match="image 1: the file is empty"):
         predictor.predict_batch([faces[0], b""])
 
 

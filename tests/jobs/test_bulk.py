@@ -1,4 +1,4 @@
-"""`--mode=predict`: every picture once and in order, in parts that are done only where they are missing."""
+"""`--mode=predict`: every image once and in order, in parts that are done only where they are missing."""
 
 import csv
 import json
@@ -23,7 +23,7 @@ def predicted(sample, tmp_path_factory):
     return config, workdir
 
 
-def test_parts_hold_every_picture_in_order_and_agree_with_the_evaluation(predicted):
+def test_parts_hold_every_image_in_order_and_agree_with_the_evaluation(predicted):
     config, workdir = predicted
     tables = [pq.read_table(path) for path in sorted((workdir / "predictions").glob("*.parquet"))]
     assert [len(table) for table in tables] == [10, 10, 5]

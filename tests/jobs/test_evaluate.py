@@ -94,7 +94,7 @@ def test_mistakes_show_before_data_are_prepared(sample, trained, tmp_path):
             job()
 
 
-def test_all_pictures_of_a_dataset_without_splits(sample, trained, tmp_path):
+def test_all_images_of_a_dataset_without_splits(sample, trained, tmp_path):
     shutil.copytree(sample / "faces" / "test", tmp_path / "flat")
     everything = {"data.dir": str(tmp_path / "flat"), "data.train_splits": (), "data.test_split": "train"}
     result = evaluation(sample, trained, tmp_path, **everything)
@@ -147,7 +147,7 @@ def test_the_model_comes_from_the_checkpoint_alone(sample, tmp_path):
     assert result["test"] == summary["last"]["test"]
 
 
-def test_pictures_are_normalised_as_the_checkpoint_was_trained(sample, tmp_path):
+def test_images_are_normalised_as_the_checkpoint_was_trained(sample, tmp_path):
     """On a CLIP that does not say how, under a configuration that says otherwise; in a matrix too."""
     shutil.copytree(sample / "clip", tmp_path / "clip")
     (tmp_path / "clip" / "preprocessor_config.json").unlink()

@@ -28,17 +28,15 @@ _SIZES = ((96, 96), (300, 200), (640, 480), (1000, 1500), (1920, 1080), (3000, 2
 
 
 def photos() -> list[bytes]:
-    """Drawn faces in the middle of pictures of all sizes, as JPEG."""
+    """Drawn faces in the middle of images of all sizes, as JPEG."""
     face = Image.fromarray(face_of(0, "demo", 10, STYLES["colour"]).job.pixels(224))
     found = []
     for width, height in _SIZES:
         side = min(width, height) * 2 // 3
-        picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (8, 8, 3), np.uint8)).resize(
-            (width, height)
-        )
-        picture.paste(face.resize((side, side)), ((width - side) // 2, (height - side) // 2))
+        image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (8, 8, 3), np.uint8)).resize((width, height))
+        image.paste(face.resize((side, side)), ((width - side) // 2, (height - side) // 2))
         stream = io.BytesIO()
-        picture.save(stream, "JPEG")
+        image.save(stream, "JPEG")
         found.append(stream.getvalue())
     return found
 

@@ -63,7 +63,7 @@ def commands(root):
     predict = ["-m", "mpafer_jax.predict", str(run), *[str(data)] * 30, "--out={}/out.csv"]
     pretrain = (
         *("train.num_steps=6", "train.checkpoint_every=2", "train.log_every=2", "train.eval_every=6"),
-        *("train.batch_size=8", "data.pictures=80", "data.held_out=16", "optimizer.warmup_steps=1"),
+        *("train.batch_size=8", "data.images=80", "data.held_out=16", "optimizer.warmup_steps=1"),
         "loss.attributes_alone_steps=2",
     )
     return {

@@ -55,14 +55,12 @@ def main(run: str, out: str) -> None:
         for path, session in sessions.items()
     }
     records = index.splits["test"]
-    pictures = list(predictor_pixels(predictor, records))
+    images = list(predictor_pixels(predictor, records))
     labels = np.array([record.label for record in records])
     probes = check.drawn_faces(8, found.image_size)
     logits = {}
     for name, way in ways.items():
-        logits[name] = np.concatenate(
-            [way(np.stack(pictures[i : i + _BATCH])) for i in range(0, len(pictures), _BATCH)]
-        )
+        logits[name] = np.concatenate([way(np.stack(images[i : i + _BATCH])) for i in range(0, len(images), _BATCH)])
     best = dict.fromkeys(ways, float("inf"))
     for _ in range(_REPEATS):  # taking turns, so that what else the machine does slows all alike
         for name, way in ways.items():
@@ -77,12 +75,12 @@ def main(run: str, out: str) -> None:
         if name != "jax":
             path = folder / name
             line += f"; {path.stat().st_size:,} bytes, {100 * int8_share(path):.1f}% int8"
-            line += f", {1000 * best[name]:.2f} ms a picture"
+            line += f", {1000 * best[name]:.2f} ms an image"
         print(line)
 
 
 def predictor_pixels(predictor: Predictor, records):
-    """The pictures as the model sees them, uint8[S, S, 3]."""
+    """The images as the model sees them, uint8[S, S, 3]."""
     import io
 
     from PIL import Image

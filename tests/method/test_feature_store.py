@@ -74,7 +74,7 @@ def test_features_that_are_not_finite_are_not_taken(tmp_path):
 
 def test_another_width_is_refused(tmp_path):
     store(tmp_path).add(hashes(1), rows(1))
-    with pytest.raises(DataError, match=r"holds features \[1, 3\] of 1 pictures, expected \[1, 4\]"):
+    with pytest.raises(DataError, match=r"holds features \[1, 3\] of 1 images, expected \[1, 4\]"):
         store(tmp_path, width=4).find(hashes(1))
 
 

@@ -202,7 +202,7 @@ def test_a_text_that_does_not_fit_is_named_with_its_length():
         prompts_lib.tokenize(list(known), known.__getitem__, 16)
 
 
-def test_wrong_picture_size_is_refused():
+def test_wrong_image_size_is_refused():
     model, params = clip_lib.CLIP(tiny.CLIP), {"params": tiny.clip_params()}
     with pytest.raises(ValueError, match=r"\[B, 32, 32, 3\].*found \[1, 16, 16, 3\]"):
         model.apply(params, jnp.zeros((1, 16, 16, 3)), method="encode_image")

@@ -137,7 +137,7 @@ def test_patches_are_cut_as_the_tower_cuts_them():
     np.testing.assert_array_equal(faces, np.round(255 * np.clip(images, 0, 1)).astype(np.uint8))
 
 
-@pytest.mark.parametrize("source", ["features", "pictures"])
+@pytest.mark.parametrize("source", ["features", "images"])
 def test_means_over_batches_are_those_of_all_images(source):
     model, params = tiny.model(), tiny.clip_params()
     step = steps.make_patch_sum_step(model=model, num_classes=3, of=source, mean=MEAN, std=STD)
@@ -145,7 +145,7 @@ def test_means_over_batches_are_those_of_all_images(source):
     found = motion_prior.patch_means(batches, params, step, ("a", "b", "c"))
     images = np.concatenate([batches[0]["image"], batches[1]["image"][:11]])
     labels = np.concatenate([batches[0]["label"], batches[1]["label"][:11]])
-    if source == "pictures":
+    if source == "images":
         described = np.asarray(steps.split_into_patches(jnp.asarray(images / 255, jnp.float32), 8))
     else:
         normalized = jnp.asarray((images / 255 - np.array(MEAN)) / np.array(STD), jnp.float32)
@@ -162,7 +162,7 @@ def test_classes_that_cannot_be_compared():
     with pytest.raises(ConfigError, match="none of the classes anger, fear is neutral; set"):
         motion_prior.neutral_class(("anger", "fear"))
     assert motion_prior.neutral_class(("Anger", "No_Expression")) == 1
-    step = steps.make_patch_sum_step(model=tiny.model(), num_classes=4, of="pictures", mean=MEAN, std=STD)
+    step = steps.make_patch_sum_step(model=tiny.model(), num_classes=4, of="images", mean=MEAN, std=STD)
     with pytest.raises(ConfigError, match=r"two images or more of each class, found fewer of d \(0\); raise"):
         motion_prior.patch_means([tiny.batch()], tiny.clip_params(), step, tuple("abcd"))
 
@@ -173,15 +173,15 @@ def planted(sample, tmp_path_factory):
     folder = tmp_path_factory.mktemp("planted") / "faces"
     shutil.copytree(sample / "faces", folder)
     for path in (folder / "train" / "happiness").glob("*.png"):
-        picture = decode_rgb(path.read_bytes())
-        unit = picture.width / 8  # the sample's CLIP has eight by eight patches
-        picture.paste((255, 255, 255), tuple(round(unit * x) for x in (1, 3, 2, 4)))  # row 3, column 1
-        picture.save(path)
+        image = decode_rgb(path.read_bytes())
+        unit = image.width / 8  # the sample's CLIP has eight by eight patches
+        image.paste((255, 255, 255), tuple(round(unit * x) for x in (1, 3, 2, 4)))  # row 3, column 1
+        image.save(path)
     return folder
 
 
 def test_a_planted_difference_is_found_with_its_mirror_image(sample, planted, tmp_path):
-    config = runs.config(sample, **{"data.dir": str(planted), "head.motion_prior": "pictures"})
+    config = runs.config(sample, **{"data.dir": str(planted), "head.motion_prior": "images"})
     dataset = load_dataset(config.data)
     built = build.build_experiment(config, dataset.class_names, build.load_frozen_clip(config))
     weights = np.array(motion_prior.patch_weights(config, tmp_path, dataset.train, built))
@@ -198,14 +198,14 @@ def test_a_planted_difference_is_found_with_its_mirror_image(sample, planted, tm
     motion_prior.patch_weights(features, tmp_path, dataset.train, built)
     assert len(list(tmp_path.glob("motion-*.npy"))) == 2
     with pytest.raises(ConfigError, match="train_splits is empty, so there are no faces to compare"):
-        motion_prior.measure(config, built, dataset.train.take(np.array([], np.int64)), "pictures")
+        motion_prior.measure(config, built, dataset.train.take(np.array([], np.int64)), "images")
 
 
-def test_a_configurations_picture_and_table(sample, planted, tmp_path):
+def test_a_configurations_image_and_table(sample, planted, tmp_path):
     table = write_motion_sheet(runs.config(sample, **{"data.dir": str(planted)}), tmp_path / "new" / "prior.png")
-    with Image.open(tmp_path / "new" / "prior.png") as picture:
-        assert picture.width > 5 * 100
-        assert picture.height > 3 * 100
+    with Image.open(tmp_path / "new" / "prior.png") as image:
+        assert image.width > 5 * 100
+        assert image.height > 3 * 100
     rows = {line.split("|")[1].strip(): [cell.strip() for cell in line.split("|")[2:5]] for line in table.splitlines()}
     assert rows["neutral"][1:] == ["0.0000", "0.0000"]
     distances = {name: float(cells[2]) for name, cells in rows.items() if cells[0].isdigit()}
@@ -246,7 +246,7 @@ def test_strength_zero_trains_as_without(sample, finished, tmp_path):
 
 
 def test_a_checkpoint_needs_no_training_images(sample, with_prior, finished, tmp_path):
-    """Evaluation, prediction and an export give the run's numbers, from the test pictures alone."""
+    """Evaluation, prediction and an export give the run's numbers, from the test images alone."""
     workdir, summary = with_prior
     _, description, step = checkpoints.load(workdir, "best")
     weights = np.array(description.patch_weights)

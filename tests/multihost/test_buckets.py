@@ -102,19 +102,19 @@ def test_a_dataset_is_copied_and_kept_up_to_date(home, sample, tmp_path, monkeyp
     assert registry.prepared_root(config) == copy / PREPARED_FOLDER
     names = [record.name for record in index.splits["train"]]
     assert names == [f"{name}/{number:03}.png" for name in index.class_names for number in range(5)]
-    pictures = {record.name: record.image.read() for record in index.splits["train"]}
-    for name, data in pictures.items():
+    images = {record.name: record.image.read() for record in index.splits["train"]}
+    for name, data in images.items():
         assert data == (sample / "faces" / "test" / name).read_bytes()
 
     before = {path: path.stat().st_mtime_ns for path in copy.rglob("*.png")}
     at(home, "faces/anger/000.png").unlink()
-    at(home, "faces/anger/900.png").write_bytes(pictures["anger/000.png"])
+    at(home, "faces/anger/900.png").write_bytes(images["anger/000.png"])
     (copy / "anger" / "001.png").write_bytes(b"half")  # as of a copying that was killed
     (copy / PREPARED_FOLDER).mkdir()
     (copy / PREPARED_FOLDER / "kept").touch()
     index = registry.read_source(config)
     assert [record.name for record in index.splits["train"]][:5] == [f"anger/{n}.png" for n in ("001", *_THREE, "900")]
-    assert (copy / "anger" / "001.png").read_bytes() == pictures["anger/001.png"]
+    assert (copy / "anger" / "001.png").read_bytes() == images["anger/001.png"]
     assert (copy / PREPARED_FOLDER / "kept").exists()
     after = {path: path.stat().st_mtime_ns for path in copy.rglob("*.png")}
     assert len(before.items() & after.items()) == 23  # all but the three that changed were let lie

@@ -16,7 +16,7 @@ LAYOUTS = (Layout(1, 1), Layout(2, 1))
 
 @pytest.fixture(scope="module")
 def many(tmp_path_factory):
-    """So many pictures that there is time to be stopped."""
+    """So many images that there is time to be stopped."""
     from mpafer_jax.cli.make_sample import write_sample
 
     out = tmp_path_factory.mktemp("many") / "sample"

@@ -120,7 +120,7 @@ def test_a_log_has_lines_with_rate_and_time_left_and_no_bar(opened, clock):
             absl_logging.info("validation after step %d", 30)
             clock["now"] += 15.5
             work.advance(1)
-        absl_logging.warning("a picture is broken")
+        absl_logging.warning("an image is broken")
         console.line("result")
     assert lines_of(stderr) == [
         "devices: 1 x cpu",
@@ -130,7 +130,7 @@ def test_a_log_has_lines_with_rate_and_time_left_and_no_bar(opened, clock):
         "validation after step 30",
         "training: 31/1,040 steps, loss 0.5123, 1.5 s each, 25 min 39 s left",
         "training: 31 steps in 1 min 0 s",
-        "warning: a picture is broken",
+        "warning: an image is broken",
     ]
     assert stdout.text == "result\n"
 

@@ -39,7 +39,7 @@ def save_clip(
       config: the shape.
       params: nested dictionary of arrays as `CLIP.init` gives under 'params', float32, bfloat16 or float16.
       tokenizer_folder: holds the tokenizer's files, as `tokenizer.load_tokenizer` reads them.
-      image_mean: three numbers, the pictures' mean of R, G, B, of values in 0..1.
+      image_mean: three numbers, the images' mean of R, G, B, of values in 0..1.
       image_std: three numbers, their standard deviation.
 
     Returns:

@@ -1,4 +1,4 @@
-"""Loads a pretrained CLIP: configuration, parameters, and what its pictures and texts must look like."""
+"""Loads a pretrained CLIP: configuration, parameters, and what its images and texts must look like."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class PretrainedClip:
       content_hash: SHA-256 over config.json and the weights' files.
       config: the shape.
       params: nested dictionary of NumPy arrays, for `CLIP(config).apply({'params': params}, ...)`.
-      image_mean: mean of the pictures' R, G, B, of values in 0..1; None where the checkpoint does not say.
+      image_mean: mean of the images' R, G, B, of values in 0..1; None where the checkpoint does not say.
       image_std: their standard deviation, likewise.
       tokenizer_folder: where `tokenizer.load_tokenizer` finds the tokenizer.
     """
@@ -168,7 +168,7 @@ def _unsupported(config: Any) -> Iterator[str]:
 
 
 def read_normalization(path: Path) -> tuple[Color, Color]:
-    """Reads the pictures' mean and standard deviation.
+    """Reads the images' mean and standard deviation.
 
     Args:
       path: preprocessor_config.json, or transformers 5's processor_config.json.

@@ -22,7 +22,7 @@ Outputs = dict[str, jax.Array]
 
 @dataclasses.dataclass(frozen=True)
 class VisionConfig:
-    """Shape of the image tower; names as in the Hub's `vision_config`. Sizes of pictures and patches in pixels."""
+    """Shape of the image tower; names as in the Hub's `vision_config`. Sizes of images and patches in pixels."""
 
     hidden_size: int
     intermediate_size: int
@@ -35,7 +35,7 @@ class VisionConfig:
 
     @property
     def num_patches(self) -> int:
-        """N, the number of patches of one picture."""
+        """N, the number of patches of one image."""
         return (self.image_size // self.patch_size) ** 2
 
 
@@ -115,7 +115,7 @@ class VisionTransformer(nn.Module):
     def __call__(
         self, images: jax.Array, prompts: DeepPrompts | None = None, *, prompts_before_ln_pre: bool = False
     ) -> tuple[jax.Array, Outputs]:
-        """Encodes pictures.
+        """Encodes images.
 
         Args:
           images: [B, S, S, 3] float, RGB, normalised with the checkpoint's mean and standard deviation.
@@ -128,7 +128,7 @@ class VisionTransformer(nn.Module):
           'tokens' [B, 1 + N, W] (the last layer's output).
 
         Raises:
-          ValueError: the pictures are not of the size that the checkpoint was made for.
+          ValueError: the images are not of the size that the checkpoint was made for.
         """
         size = self.config.image_size
         if images.shape[1:] != (size, size, 3):

@@ -16,7 +16,7 @@ from mpafer_jax.backbones.clip.model import ClipConfig, TextConfig, VisionConfig
 from mpafer_jax.backbones.clip.rules import Array, Params, param_shapes, unflatten
 from mpafer_jax.backbones.clip.tokenizer import train_tokenizer
 
-# OpenAI's, of the pictures CLIP was trained on.
+# OpenAI's, of the images CLIP was trained on.
 OPENAI_MEAN = (0.48145466, 0.4578275, 0.40821073)
 OPENAI_STD = (0.26862954, 0.26130258, 0.27577711)
 
@@ -74,7 +74,7 @@ def write_random_clip(
       hidden: width of both towers; the MLPs are four times as wide.
       layers: layers of each tower.
       heads: heads of each layer, a divisor of `hidden`.
-      image_size: side of the pictures, in pixels.
+      image_size: side of the images, in pixels.
       patch_size: side of the patches, in pixels.
       projection_dim: size of the joint space.
       max_position_embeddings: tokens that a text may have.

@@ -66,7 +66,7 @@ _KINDS: dict[str, tuple[_Leaf, ...]] = {
 }
 
 # A row is (kind, our module, the Hub's module, sizes in our layout). Sizes: W width, I width inside the MLP, D joint
-# space, P patch side, T positions (for pictures with the class position), V vocabulary.
+# space, P patch side, T positions (for images with the class position), V vocabulary.
 _Row = tuple[str, str, str, tuple[str | int, ...]]
 _LAYER: tuple[_Row, ...] = (
     ("norm", "ln_1", "layer_norm1", ("W",)),

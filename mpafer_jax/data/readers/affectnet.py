@@ -1,6 +1,6 @@
 """AffectNet (Mollahosseini et al., 2017) in both forms in which it has been handed out.
 
-* The csv release: whole pictures in `Manually_Annotated_Images`, labels and face boxes in `training.csv` and
+* The csv release: whole images in `Manually_Annotated_Images`, labels and face boxes in `training.csv` and
   `validation.csv`. Faces are cut out at preparation.
 * The npy release (since 2021, the only one that new users get): faces already cut out, one `.npy` per label.
 
@@ -37,7 +37,7 @@ _COLUMNS = (
 )
 _CSV_SPLITS = {"train": "training.csv", "test": "validation.csv"}
 _NPY_SPLITS = {"train": "train_set", "test": "val_set"}
-_PICTURES = "Manually_Annotated_Images"
+_IMAGES = "Manually_Annotated_Images"
 _LAYOUT = """\
   train_set/images/0.jpg ...   train_set/annotations/0_exp.npy ...   and val_set likewise
 or the older release:
@@ -69,14 +69,14 @@ def read(directory: Path) -> SourceIndex:
     npy = {split: directory / name for split, name in _NPY_SPLITS.items() if (directory / name).is_dir()}
     tables = {split: directory / name for split, name in _CSV_SPLITS.items() if (directory / name).is_file()}
     if npy and tables:
-        raise DataError(f"{directory} holds both releases ({_LAYOUT}); their pictures differ, so keep one of them")
+        raise DataError(f"{directory} holds both releases ({_LAYOUT}); their images differ, so keep one of them")
     splits: dict[str, list[Record]] = {}
     if npy:
         splits = {split: list(_read_npy(folder, split, dropped)) for split, folder in npy.items()}
         absent = {split: str(directory / name) for split, name in _NPY_SPLITS.items() if split not in npy}
     elif tables:
-        if not (directory / _PICTURES).is_dir():
-            raise records.missing(directory / _PICTURES, _LAYOUT, _SOURCE)
+        if not (directory / _IMAGES).is_dir():
+            raise records.missing(directory / _IMAGES, _LAYOUT, _SOURCE)
         splits = {split: list(_read_csv(table, split, dropped)) for split, table in tables.items()}
         absent = {split: str(directory / name) for split, name in _CSV_SPLITS.items() if split not in tables}
     else:
@@ -127,7 +127,7 @@ def _read_csv(table: Path, split: str, dropped: Counts) -> Iterator[Record]:
             records.count(dropped, split, "no face box")
             continue
         name = records.listed_name(name)
-        image = records.ImageCrop(table.parent / _PICTURES / name, (x, y, width, height))
+        image = records.ImageCrop(table.parent / _IMAGES / name, (x, y, width, height))
         yield Record(name, image, expression)
 
 

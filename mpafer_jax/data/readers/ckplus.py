@@ -5,9 +5,9 @@ Read from the owners' release, or from either of two copies that are in wide use
 * The release: `cohn-kanade-images` and `Emotion`. A label belongs to the last frame of its sequence, the peak; the
   first frame of the same sequence is offered as neutral. Faces are cut out by the owners' landmarks where those are
   there.
-* `CK+48`: class folders of 48x48 pictures, the last three frames of every labelled sequence, no neutral.
+* `CK+48`: class folders of 48x48 images, the last three frames of every labelled sequence, no neutral.
 * `ckextended.csv`: 48x48 pixels written out, a peak each, and a neutral face of all 593 sequences. It does not say who
-  is who, and its column Usage parts the pictures of a person, so it is good for evaluating on all of it and no more.
+  is who, and its column Usage parts the images of a person, so it is good for evaluating on all of it and no more.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def read(directory: Path) -> SourceIndex:
       directory: holds `cohn-kanade-images` and `Emotion`, or `CK+48` (or its class folders), or `ckextended.csv`.
 
     Returns:
-      One split, "train", in the order of names, each picture with its person where the form says it: the owners give
+      One split, "train", in the order of names, each image with its person where the form says it: the owners give
       no splits, and what is carved out of it shares no person with the rest.
 
     Raises:
@@ -166,7 +166,7 @@ def _face(directory: Path, frame: Path) -> tuple[ImageSource, bool]:
 
 def _read_folders(folder: Path, dropped: Counts) -> Iterator[Record]:
     for name, expression in _FOLDERS.items():
-        for path in records.pictures_in(folder / name, "train", dropped):
+        for path in records.images_in(folder / name, "train", dropped):
             frame = _FRAME.match(path.name)
             if frame is None:
                 raise DataError(f"{path}: expected a name like S010_004_00000017.png (person, sequence, frame)")

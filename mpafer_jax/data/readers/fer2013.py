@@ -1,4 +1,4 @@
-"""FER2013 (Goodfellow et al., 2013) under its own labels; `ferplus` has its pictures under better ones."""
+"""FER2013 (Goodfellow et al., 2013) under its own labels; `ferplus` has its images under better ones."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def read(directory: Path) -> SourceIndex:
       directory: holds `fer2013.csv` or `icml_face_data.csv`.
 
     Returns:
-      Those of the splits "train", "validation" (PublicTest) and "test" (PrivateTest) that have rows. The pictures have
+      Those of the splits "train", "validation" (PublicTest) and "test" (PrivateTest) that have rows. The images have
       no names; they are called by their line.
 
     Raises:

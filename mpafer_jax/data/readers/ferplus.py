@@ -1,7 +1,7 @@
-"""FERPlus (Barsoum et al., ICMI 2016): the pictures of FER2013 with ten crowd votes each.
+"""FERPlus (Barsoum et al., ICMI 2016): the images of FER2013 with ten crowd votes each.
 
 The votes were published twice, in `fer2013new.csv` and in one `label.csv` per folder, and they differ for 1,601
-pictures; a label is made of votes by one of several rules. So "FERPlus" alone names no label set, and `label_rule`
+images; a label is made of votes by one of several rules. So "FERPlus" alone names no label set, and `label_rule`
 must be chosen:
 
 * `majority_labelcsv`: the owners' rule "majority" on `label.csv`: counts of a single vote are set to 0, and the winner
@@ -14,8 +14,8 @@ must be chosen:
   "not a face" end that, and count only if they come first. `label_distribution` holds the taken emotions' shares,
   `label` the largest one (the first of equals).
 
-Under every rule a picture is left out, and counted, when "unknown" or "not a face" wins. Both majority rules also leave
-out pictures without a majority, and `distribution` those whose taken columns hold at most half of the votes or are
+Under every rule an image is left out, and counted, when "unknown" or "not a face" wins. Both majority rules also leave
+out images without a majority, and `distribution` those whose taken columns hold at most half of the votes or are
 more than three.
 """
 
@@ -43,7 +43,7 @@ _VOTES_CSV, _PIXELS_CSV, _LABEL_CSV = "fer2013new.csv", "fer2013.csv", "label.cs
 _LAYOUT = """\
   FER2013Train/fer0000000.png ... label.csv   (FER2013Valid, FER2013Test likewise, or all three inside data/)
   fer2013new.csv                              (for the rules majority_csv and argmax)
-where FER2013's own fer2013.csv may stand in for the pictures (fer2013new.csv then says their names)."""
+where FER2013's own fer2013.csv may stand in for the images (fer2013new.csv then says their names)."""
 _SOURCE = "https://github.com/microsoft/FERPlus (votes) and Kaggle's FER2013 challenge (fer2013.csv)"
 
 
@@ -72,7 +72,7 @@ class Decision:
 
 
 def decide(counts: Sequence[int], rule: LabelRule) -> Decision:
-    """Applies a label rule (see the module's docstring) to the ten counts of one picture."""
+    """Applies a label rule (see the module's docstring) to the ten counts of one image."""
     if rule == "argmax":
         return _winner(counts)
     kept = [0 if votes <= 1 else votes for votes in counts]
@@ -110,20 +110,20 @@ def _distribution(counts: list[int]) -> Decision:
 
 
 def read(directory: Path, rule: LabelRule) -> SourceIndex:
-    """Reads FERPlus' votes and finds its pictures.
+    """Reads FERPlus' votes and finds its images.
 
     Args:
       directory: see the layout in docs/datasets.md: folders of PNGs with `label.csv`, `fer2013new.csv`, `fer2013.csv`;
-        which of them are needed depends on `rule` and on where the pictures are.
+        which of them are needed depends on `rule` and on where the images are.
       rule: how votes become labels.
 
     Returns:
-      Those of the splits "train", "validation" (PublicTest) and "test" (PrivateTest) that have pictures and votes.
+      Those of the splits "train", "validation" (PublicTest) and "test" (PrivateTest) that have images and votes.
       Rows without a name (faces that the owners removed) are dropped, and of rows that share a name all but the last
       one, as the owners' export writes them over each other.
 
     Raises:
-      DataError: no split has both pictures and votes, or a file does not hold what it should.
+      DataError: no split has both images and votes, or a file does not hold what it should.
     """
     base = directory / "data" if (directory / "data" / _FOLDERS["train"]).is_dir() else directory
     table = read_votes_csv(directory / _VOTES_CSV) if (directory / _VOTES_CSV).is_file() else {}
@@ -137,18 +137,18 @@ def read(directory: Path, rule: LabelRule) -> SourceIndex:
     for split, folder in _FOLDERS.items():
         label_path = base / folder / _LABEL_CSV
         votes = votes_of.get(split, [])
-        pictures = _pictures(base / folder, votes, pixels.get(split, []), table.get(split, []), directory)
+        images = _images(base / folder, votes, pixels.get(split, []), table.get(split, []), directory)
         if not votes:
             usage = next(name for name, value in pixel_csv.SPLITS.items() if value == split)
             absent[split] = str(label_path) if from_label_csv else f"rows of {usage} in {directory / _VOTES_CSV}"
-        elif pictures is None:
+        elif images is None:
             absent[split] = f"{base / folder}/*.png, or its rows in {directory / _PIXELS_CSV} and {_VOTES_CSV}"
         else:
             named = _last_of_each_name(votes, split, dropped)
-            splits[split], left_out[split] = _label(named, pictures, rule, split, dropped)
+            splits[split], left_out[split] = _label(named, images, rule, split, dropped)
     if not splits:
         looked_for = "\n".join(f"  {split}: {place}" for split, place in absent.items())
-        raise DataError(f"label rule {rule}: no split has both votes and pictures; looked for\n{looked_for}\n") from (
+        raise DataError(f"label rule {rule}: no split has both votes and images; looked for\n{looked_for}\n") from (
             records.missing(directory, _LAYOUT, _SOURCE)
         )
     return SourceIndex(
@@ -170,7 +170,7 @@ def _read_label_csvs(base: Path) -> dict[str, list[Votes]]:
 
 
 def read_label_csv(path: Path) -> list[Votes]:
-    """Reads a folder's `label.csv`: no header, columns name, face box (the whole picture), ten counts."""
+    """Reads a folder's `label.csv`: no header, columns name, face box (the whole image), ten counts."""
     return [_votes(row[:1] + row[2:], f"{path} line {line}") for line, row in records.read_csv(path) if row]
 
 
@@ -210,10 +210,10 @@ def _pixel_rows(path: Path) -> dict[str, list[ImageSource]]:
     return splits
 
 
-def _pictures(
+def _images(
     folder: Path, votes: Iterable[Votes], pixels: Sequence[ImageSource], table: Sequence[Votes], directory: Path
 ) -> Mapping[str, ImageSource] | None:
-    """Name -> picture of one split, or None where there are none. Of equal names the last one counts."""
+    """Name -> image of one split, or None where there are none. Of equal names the last one counts."""
     if any(folder.glob("*.png")):
         return {row.name: records.ImageFile(folder / row.name) for row in votes}
     if not pixels or not table:
@@ -223,7 +223,7 @@ def _pictures(
             f"{directory}: {_PIXELS_CSV} has {len(pixels)} rows where {_VOTES_CSV} has {len(table)} (the split of "
             f"{folder.name}); they are joined row by row, so both must be complete"
         )
-    # By row, because the number in a name is not its row: it lags behind by the rows whose picture was removed.
+    # By row, because the number in a name is not its row: it lags behind by the rows whose image was removed.
     return {row.name: image for row, image in zip(table, pixels, strict=True)}
 
 
@@ -233,7 +233,7 @@ def _last_of_each_name(votes: Sequence[Votes], split: str, dropped: Counts) -> l
     for row in votes:
         left[row.name] -= 1
         if not row.name:
-            records.count(dropped, split, "no picture name")
+            records.count(dropped, split, "no image name")
         elif left[row.name]:
             records.count(dropped, split, "name occurs again later")
         else:
@@ -242,17 +242,17 @@ def _last_of_each_name(votes: Sequence[Votes], split: str, dropped: Counts) -> l
 
 
 def _label(
-    votes: Iterable[Votes], pictures: Mapping[str, ImageSource], rule: LabelRule, split: str, dropped: Counts
+    votes: Iterable[Votes], images: Mapping[str, ImageSource], rule: LabelRule, split: str, dropped: Counts
 ) -> tuple[list[Record], list[Record]]:
     labelled: list[Record] = []
     left_out: list[Record] = []
     for row in votes:
         decision = decide(row.counts, rule)
-        if row.name not in pictures:
-            raise DataError(f"{row.name} has votes in {_LABEL_CSV} and no row in {_VOTES_CSV}, so no picture")
+        if row.name not in images:
+            raise DataError(f"{row.name} has votes in {_LABEL_CSV} and no row in {_VOTES_CSV}, so no image")
         if decision.dropped:
             records.count(dropped, split, decision.dropped)
-            left_out.append(Record(row.name, pictures[row.name], -1))
+            left_out.append(Record(row.name, images[row.name], -1))
         else:
-            labelled.append(Record(row.name, pictures[row.name], decision.label, decision.distribution))
+            labelled.append(Record(row.name, images[row.name], decision.label, decision.distribution))
     return labelled, left_out

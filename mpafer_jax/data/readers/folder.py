@@ -1,4 +1,4 @@
-"""Class folders: a picture's label is the name of the folder it lies in."""
+"""Class folders: an image's label is the name of the folder it lies in."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ _LAYOUT = """\
   train/<class>/*.jpg, and where you have them validation/<class>/*.jpg (or val, valid) and test/<class>/*.jpg
 or, without splits, all of it offered as the split "train":
   <class>/*.jpg
-with pictures ending in """ + " ".join(sorted(IMAGE_SUFFIXES))
+with images ending in """ + " ".join(sorted(IMAGE_SUFFIXES))
 
 
 class Folder(ExpressionBuilder, skip_registration=True):
-    """Pictures in class folders, with or without split folders above them."""
+    """Images in class folders, with or without split folders above them."""
 
     name = "folder"
     VERSION = tfds.core.Version("1.0.0")
@@ -39,25 +39,25 @@ def read(directory: Path, chosen: Sequence[str] = ()) -> SourceIndex:
       chosen: config.data.class_names, which may have given numbered folders names.
 
     Returns:
-      The classes in the order in which their folders sort and called as these are, pictures sorted by name. Files that
-      are no pictures are counted as dropped.
+      The classes in the order in which their folders sort and called as these are, images sorted by name. Files that
+      are no images are counted as dropped.
 
     Raises:
       DataError: nothing there, two folders for one split, two folders for one expression, folders that are those of
         another layout (`images`, `labels`) and not of classes, or a folder whose name is not UTF-8.
     """
     if not directory.is_dir():
-        raise records.missing(directory, _LAYOUT, "your own pictures")
+        raise records.missing(directory, _LAYOUT, "your own images")
     split_folders = _split_folders(directory)
     dropped: Counts = {}
     for split, path in split_folders.items():
         records.count_beside(path, split, dropped)
-    pictures = {split: _list(path, split, dropped) for split, path in split_folders.items()}
-    folder_names = sorted({name for found in pictures.values() for name, paths in found.items() if paths})
-    without = sorted({name for found in pictures.values() for name in found} - set(folder_names))
+    images = {split: _list(path, split, dropped) for split, path in split_folders.items()}
+    folder_names = sorted({name for found in images.values() for name, paths in found.items() if paths})
+    without = sorted({name for found in images.values() for name in found} - set(folder_names))
     if folder_names and {name.lower() for name in folder_names} <= _NO_CLASSES:
         raise DataError(
-            f"{directory}: the pictures lie in {', '.join(folder_names)}, which is no expression: their labels are in "
+            f"{directory}: the images lie in {', '.join(folder_names)}, which is no expression: their labels are in "
             f"other files, which are not read. Sort them into a folder for each class:\n{_LAYOUT}"
         )
     labels = {name: label for label, name in enumerate(folder_names)}
@@ -68,12 +68,12 @@ def read(directory: Path, chosen: Sequence[str] = ()) -> SourceIndex:
             for name, paths in found.items()
             for path in paths
         ]
-        for split, found in pictures.items()
+        for split, found in images.items()
     }
     if not folder_names:
-        raise records.missing(directory / "<class>" / "*.jpg", _LAYOUT, "your own pictures")
+        raise records.missing(directory / "<class>" / "*.jpg", _LAYOUT, "your own images")
     absent = {split: f"the folder {directory / split}" for split in _SPLITS.values()}
-    absent |= {split: f"pictures in {path}/<class>/" for split, path in split_folders.items()}
+    absent |= {split: f"images in {path}/<class>/" for split, path in split_folders.items()}
     return SourceIndex(
         dataset="folder",
         label_rule="owner",
@@ -83,7 +83,7 @@ def read(directory: Path, chosen: Sequence[str] = ()) -> SourceIndex:
         absent={split: place for split, place in absent.items() if not splits.get(split)},
         dropped=dropped,
         warnings=(
-            *(f"{directory}: the folder {name!r} holds no picture, so it is no class" for name in without),
+            *(f"{directory}: the folder {name!r} holds no image, so it is no class" for name in without),
             *_number_warnings(folder_names, chosen, directory),
             *_beside_splits(directory, split_folders),
         ),
@@ -102,10 +102,10 @@ def _split_folders(directory: Path) -> dict[str, Path]:
 
 
 def _list(directory: Path, split: str, dropped: Counts) -> dict[str, list[Path]]:
-    """Class folder -> its pictures, both in the order of their names."""
+    """Class folder -> its images, both in the order of their names."""
     folders = sorted(path for path in directory.iterdir() if path.is_dir() and not path.name.startswith("."))
     return {
-        path.name: records.pictures_in(path, split, dropped) for path in folders if path.name != records.PREPARED_FOLDER
+        path.name: records.images_in(path, split, dropped) for path in folders if path.name != records.PREPARED_FOLDER
     }
 
 
@@ -120,14 +120,14 @@ def _class_names(folder_names: list[str], directory: Path) -> tuple[str, ...]:
 
 
 def _beside_splits(directory: Path, split_folders: Mapping[str, Path]) -> tuple[str, ...]:
-    """A warning of pictures that lie beside the split folders, so that no split has them."""
+    """A warning of images that lie beside the split folders, so that no split has them."""
     if list(split_folders.values()) == [directory]:
         return ()
     own = {records.PREPARED_FOLDER, *(path.name for path in split_folders.values())}
     others = sorted(path for path in directory.iterdir() if path.name not in own and not path.name.startswith("."))
-    found = {path.name: records.number_of_pictures(path) for path in others if path.is_dir()}
+    found = {path.name: records.number_of_images(path) for path in others if path.is_dir()}
     return tuple(
-        f"{directory}: {number} pictures in {name}, which is no split ({', '.join(_SPLITS)}), are not read"
+        f"{directory}: {number} images in {name}, which is no split ({', '.join(_SPLITS)}), are not read"
         for name, number in found.items()
         if number
     )

@@ -25,35 +25,35 @@ _CLASSES = {
 CLASS_NAMES = tuple(_CLASSES.values())
 _NAME = re.compile(rf"(?P<person>[A-Z]{{2}})\.(?P<expression>{'|'.join(_CLASSES)})\d+\.\d+")  # KA.AN1.39
 _LAYOUT = """\
-  KA.AN1.39.tiff ...   (person, expression and number of the pose, number of the picture; also inside jaffe/)"""
+  KA.AN1.39.tiff ...   (person, expression and number of the pose, number of the image; also inside jaffe/)"""
 _SOURCE = "its owners (https://zenodo.org/records/3451524, on request)"
 
 
 class Jaffe(ExpressionBuilder, skip_registration=True):
-    """JAFFE: 256x256 grey pictures of 10 persons, 7 expressions, one split, train."""
+    """JAFFE: 256x256 grey images of 10 persons, 7 expressions, one split, train."""
 
     name = "jaffe"
     VERSION = tfds.core.Version("1.0.0")
 
 
 def read(directory: Path) -> SourceIndex:
-    """Lists JAFFE's pictures.
+    """Lists JAFFE's images.
 
     Args:
-      directory: the folder of the pictures, or one that holds them in `jaffe`.
+      directory: the folder of the images, or one that holds them in `jaffe`.
 
     Returns:
-      One split, "train", sorted by name, each picture with its person: the owners give no others, and what is carved
+      One split, "train", sorted by name, each image with its person: the owners give no others, and what is carved
       out of it shares no person with the rest.
 
     Raises:
-      DataError: there is no picture, or one whose name does not say what it shows.
+      DataError: there is no image, or one whose name does not say what it shows.
     """
     folder = directory / "jaffe" if (directory / "jaffe").is_dir() else directory
     dropped: Counts = {}
     train: list[Record] = []
     labels = {expression: label for label, expression in enumerate(_CLASSES)}
-    for path in records.pictures_in(folder, "train", dropped):
+    for path in records.images_in(folder, "train", dropped):
         name = _NAME.match(path.name)
         if name is None:
             raise DataError(f"{path}: expected a name like KA.AN1.39.tiff (person, one of {', '.join(_CLASSES)}, ...)")

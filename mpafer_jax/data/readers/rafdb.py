@@ -27,7 +27,7 @@ COMPOUND_CLASS_NAMES = (
     "angrily disgusted",
     "disgustedly surprised",
 )
-_SPLITS = {"train": "train", "test": "test"}  # prefix of a picture's name -> split; the list has no other mark
+_SPLITS = {"train": "train", "test": "test"}  # prefix of an image's name -> split; the list has no other mark
 _LIST = "EmoLabel/list_patition_label.txt"  # the owners' spelling
 _SOURCE = "its owners (http://www.whdeng.cn/RAF/model1.html, on request)"
 Expressions = Literal["basic", "compound"]
@@ -52,13 +52,13 @@ def read(directory: Path, expressions: Expressions = "basic") -> SourceIndex:
 
     Args:
       directory: the folder that holds `basic` or `compound`, or that folder itself.
-      expressions: which of the two sets; they share no picture.
+      expressions: which of the two sets; they share no image.
 
     Returns:
       Splits "train" and "test" (those that the list names), in the list's order.
 
     Raises:
-      DataError: the list or the folder of aligned pictures is not there, a line of the list does not hold
+      DataError: the list or the folder of aligned images is not there, a line of the list does not hold
         "name label" with a label of that set, or the folder is the other set's.
     """
     class_names = CLASS_NAMES if expressions == "basic" else COMPOUND_CLASS_NAMES
@@ -67,8 +67,8 @@ def read(directory: Path, expressions: Expressions = "basic") -> SourceIndex:
     # Labels 1 to 7 are labels of either set, so only the folder's name and what is above 7 tell them apart.
     if root.resolve().name.lower() == other:
         raise _other_set(f"{directory} is the folder of the {other} set", expressions)
-    list_path, pictures = root / _LIST, root / "Image" / "aligned"
-    for path in (list_path, pictures):
+    list_path, images = root / _LIST, root / "Image" / "aligned"
+    for path in (list_path, images):
         if not path.exists():
             raise records.missing(path, _layout(expressions), _SOURCE)
     splits: dict[str, list[Record]] = {}
@@ -80,7 +80,7 @@ def read(directory: Path, expressions: Expressions = "basic") -> SourceIndex:
         if name in seen:
             raise DataError(f"{list_path} line {number}: {name} was on line {seen[name]} already; keep one of them")
         seen[name] = number
-        image = records.ImageFile(pictures / f"{Path(name).stem}_aligned.jpg")
+        image = records.ImageFile(images / f"{Path(name).stem}_aligned.jpg")
         splits.setdefault(split, []).append(Record(name, image, label))
     highest = max((record.label + 1 for listed in splits.values() for record in listed), default=0)
     if expressions == "compound" and 0 < highest <= len(CLASS_NAMES):

@@ -85,7 +85,7 @@ def read(directory: Path) -> SourceIndex:
 def _list(folder: Path, split: str, dropped: Counts) -> list[Record]:
     listed: list[Record] = []
     for label, name in enumerate(_CLASSES):
-        for path in records.pictures_in(folder / name, split, dropped):
+        for path in records.images_in(folder / name, split, dropped):
             film = _FILM.fullmatch(path.stem)
             listed.append(
                 Record(f"{name}/{path.name}", records.ImageFile(path), label, person=film.group(1) if film else "")

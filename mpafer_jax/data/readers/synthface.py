@@ -1,4 +1,4 @@
-"""Drawn faces as a dataset: nothing is read, every picture is drawn from its seed when it is prepared."""
+"""Drawn faces as a dataset: nothing is read, every image is drawn from its seed when it is prepared."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class SynthFace(ExpressionBuilder, skip_registration=True):
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class DrawnFace:
-    """A picture that is drawn when it is read; see `generate.face_of`."""
+    """An image that is drawn when it is read; see `generate.face_of`."""
 
     seed: int
     split: str
@@ -43,7 +43,7 @@ class DrawnFace:
         return f"drawn face {self.index} of {self.split} ({self.style}, seed {self.seed})"
 
     def read(self) -> bytes:
-        """The picture as PNG."""
+        """The image as PNG."""
         sample = generate.face_of(self.seed, self.split, self.index, STYLES[self.style], self.expressions)
         buffer = io.BytesIO()
         Image.fromarray(sample.job.pixels(self.size)).save(buffer, "PNG", compress_level=1)
@@ -55,7 +55,7 @@ class DrawnFace:
 
 
 def read(section: SynthfaceSection, class_names: Sequence[str]) -> SourceIndex:
-    """Lists the pictures to draw; draws none.
+    """Lists the images to draw; draws none.
 
     Args:
       section: how many, in which style, from which seed.
@@ -80,7 +80,7 @@ def read(section: SynthfaceSection, class_names: Sequence[str]) -> SourceIndex:
         for index in range(number):
             image = DrawnFace(section.seed, split, index, section.style, expressions, section.image_size)
             expression = generate.expression_of(section.seed, split, index, expressions)
-            name = f"{split}_{index:06d}_person_{index // generate.PICTURES_PER_PERSON:05d}"
+            name = f"{split}_{index:06d}_person_{index // generate.IMAGES_PER_PERSON:05d}"
             splits.setdefault(split, []).append(Record(name, image, labels[expression]))
     return SourceIndex(
         dataset="synthface",

@@ -1,4 +1,4 @@
-"""From a drawn canvas to a picture: the medium's look, the palette, and the camera's faults."""
+"""From a drawn canvas to an image: the medium's look, the palette, and the camera's faults."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from mpafer_jax.data.synthface.canvas import Canvas
 from mpafer_jax.data.synthface.styles import Medium, Palette, Style
 
 Floats = npt.NDArray[np.floating]
-_REFERENCE = 96  # pixels; a style's blur is meant for pictures of this side
+_REFERENCE = 96  # pixels; a style's blur is meant for images of this side
 _GREY = np.array([0.299, 0.587, 0.114], np.float32)
 _PAPER, _PENCIL = 238.0, 40.0
 # Stops of the palettes, from dark to light.
@@ -21,27 +21,27 @@ _INFRARED = np.array([[250, 246, 190], [246, 150, 60], [196, 44, 92], [84, 24, 1
 
 
 def develop(canvas: Canvas, style: Style, size: int, rng: np.random.Generator) -> Image.Image:
-    """The finished RGB picture of `size` pixels."""
+    """The finished RGB image of `size` pixels."""
     pixels = _develop_medium(canvas, style.medium, size, rng)
     blur = _draw(style.blur, rng) * size / _REFERENCE
     exposure, contrast = _draw(style.exposure, rng), _draw(style.contrast, rng)
     pixels = (pixels * exposure - 128) * contrast + 128
     if blur > 0.15:
-        picture = Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8)).filter(ImageFilter.GaussianBlur(blur))
-        pixels = np.asarray(picture, np.float32)
+        image = Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8)).filter(ImageFilter.GaussianBlur(blur))
+        pixels = np.asarray(image, np.float32)
     pixels = _recolour(pixels, style.palette)
     noise = _draw(style.noise, rng)
     if noise > 0:
         shape = pixels.shape[:2] if style.palette == "grey" else pixels.shape
         grain = rng.standard_normal(shape, np.float32) * noise
         pixels = pixels + (grain[..., None] if grain.ndim == 2 else grain)
-    picture = Image.fromarray(np.clip(pixels + 0.5, 0, 255).astype(np.uint8))
+    image = Image.fromarray(np.clip(pixels + 0.5, 0, 255).astype(np.uint8))
     quality = round(_draw(style.jpeg_quality, rng))
     if quality > 0:
         buffer = io.BytesIO()
-        picture.save(buffer, "JPEG", quality=quality)
-        picture = Image.open(buffer).convert("RGB")
-    return picture
+        image.save(buffer, "JPEG", quality=quality)
+        image = Image.open(buffer).convert("RGB")
+    return image
 
 
 def _draw(limits: tuple[float, float], rng: np.random.Generator) -> float:

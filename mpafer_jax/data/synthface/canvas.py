@@ -136,11 +136,11 @@ class Canvas:
         ImageDraw.Draw(plane).polygon(_flat(outline), fill=round(255 * strength))
         return plane
 
-    def paste(self, picture: Image.Image | Rgb, mask: Image.Image) -> None:
-        """Puts a picture (of the low resolution's or the canvas's size) or a colour where the mask is."""
-        if isinstance(picture, Image.Image) and picture.size != self.colour.size:
-            picture = picture.resize(self.colour.size, Image.Resampling.BICUBIC)
-        self.colour.paste(picture, (0, 0) if isinstance(picture, Image.Image) else None, mask)
+    def paste(self, image: Image.Image | Rgb, mask: Image.Image) -> None:
+        """Puts an image (of the low resolution's or the canvas's size) or a colour where the mask is."""
+        if isinstance(image, Image.Image) and image.size != self.colour.size:
+            image = image.resize(self.colour.size, Image.Resampling.BICUBIC)
+        self.colour.paste(image, (0, 0) if isinstance(image, Image.Image) else None, mask)
 
 
 def mix(first: Rgb, second: Rgb, share: float) -> Rgb:

@@ -17,7 +17,7 @@ from mpafer_jax.data.synthface.generate import VERSION, Job, render_all
 from mpafer_jax.data.synthface.styles import STYLES, Style
 from mpafer_jax.runtime import files
 
-CAPTIONS_PER_PICTURE = 4
+CAPTIONS_PER_IMAGE = 4
 _FACE, _CAMERA, _CAPTION = range(3)  # streams of random numbers
 _CODE = 0x7072  # apart from the splits of labelled faces, which `generate.face_of` draws from the same seeds
 
@@ -40,13 +40,13 @@ def describe(jobs: Sequence[Job], held_out: int, seed: int) -> list[tuple[str, .
     for index, job in enumerate(jobs):
         rng = np.random.default_rng((seed, _CODE, _CAPTION, index))
         last = index >= len(jobs) - held_out
-        number = 1 if last else CAPTIONS_PER_PICTURE
+        number = 1 if last else CAPTIONS_PER_IMAGE
         described.append(tuple(captions.caption(job.face, job.style, rng, held_out=last) for _ in range(number)))
     return described
 
 
 def fingerprint(jobs: Sequence[Job], size: int) -> str:
-    """Hex digest of all that the jobs' pictures follow from."""
+    """Hex digest of all that the jobs' images follow from."""
     drawn = [(job.style, job.seed, job.face.identity, job.face.scene, job.face.units.tolist()) for job in jobs]
     return hashlib.sha256(repr((VERSION, size, drawn)).encode()).hexdigest()
 

@@ -27,8 +27,8 @@ _ONE_SIDED = 0.25  # difference of the two sides' intensities that shows
 _OPENINGS = (
     "a photo of a person",
     "a photo of a face",
-    "a picture of a person",
-    "a picture of a face",
+    "an image of a person",
+    "an image of a face",
     "a portrait of a person",
     "a person's face",
     "a face",
@@ -71,7 +71,7 @@ _MOUTH_UNITS = (10, 12, 14, 15, 16, 17, 20, 23, 24, 25, 26, 27)
 _HIDDEN: Mapping[str, Sequence[int]] = {"scarf": _MOUTH_UNITS, "sunglasses": (5, 6, 7, 43)}
 _LIGHT = {
     "front": ("light from the front",),
-    # Not which side: training pictures are mirrored.
+    # Not which side: training images are mirrored.
     "left": ("light from one side", "a shadow on one side"),
     "right": ("light from one side", "a shadow on one side"),
     "top": ("light from above",),

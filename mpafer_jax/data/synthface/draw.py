@@ -1,4 +1,4 @@
-"""The renderer: a face in a style becomes a picture."""
+"""The renderer: a face in a style becomes an image."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ def render(face: Face, style: Style, size: int, rng: np.random.Generator) -> Ima
     Args:
       face: identity, unit intensities, scene.
       style: medium and camera.
-      size: side of the picture in pixels, 32 to 224.
+      size: side of the image in pixels, 32 to 224.
       rng: for what no attribute names: background details, paper, exposure, noise.
 
     Returns:
-      An RGB picture of size x size pixels; equal arguments and an equal state of `rng` give equal pixels.
+      An RGB image of size x size pixels; equal arguments and an equal state of `rng` give equal pixels.
 
     Raises:
       ValueError: an impossible size or intensity.
     """
     if not MIN_SIZE <= size <= MAX_SIZE:
-        raise ValueError(f"a picture's side must be {MIN_SIZE} to {MAX_SIZE} pixels, found {size}")
+        raise ValueError(f"an image's side must be {MIN_SIZE} to {MAX_SIZE} pixels, found {size}")
     identity, muscles = face.identity, Muscles(face.units)
     canvas = Canvas(Frame(face.scene, size * max(2, -(-_DRAWN // size))))
     lips = mouth.shape_lips(identity, muscles)

@@ -1,9 +1,9 @@
-"""Which action units move in an expression, and how strongly in one picture of it.
+"""Which action units move in an expression, and how strongly in one image of it.
 
 Prototypes and their variants: Friesen and Ekman, EMFACS-7: Emotional Facial Action Coding System (1983); Ekman, Friesen
 and Hager, Facial Action Coding System: Investigator's Guide (2002), the table of predictions of emotion from units.
 How often a unit is missing, joins or is uneven is our own choice: often enough that expressions overlap, so that even
-the true intensities leave doubt about some pictures.
+the true intensities leave doubt about some images.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _VARIANTS: Mapping[str, Mapping[int, float]] = {
     "contempt": {24: 0.1, 7: 0.1, 43: 0.06},
 }
 
-# Relative frequencies, mildly uneven as in pictures from the wild.
+# Relative frequencies, mildly uneven as in images from the wild.
 FREQUENCIES: Mapping[str, float] = {
     "neutral": 1.4,
     "happiness": 1.5,
@@ -54,7 +54,7 @@ _EXCLUSIVE = ((24, 25), (24, 26), (24, 27), (26, 27), (5, 43), (23, 27), (17, 26
 
 
 def sample_units(expression: str, rng: np.random.Generator, difficulty: float = 1.0) -> Intensities:
-    """Intensities of one picture of an expression.
+    """Intensities of one image of an expression.
 
     Args:
       expression: a name of `PROTOTYPES`.

@@ -1,4 +1,4 @@
-"""What can be seen in a picture: a person, a scene, and the intensities of the action units.
+"""What can be seen in an image: a person, a scene, and the intensities of the action units.
 
 Every attribute is public and has a name or a bounded number, so that a caption can be written from it. Nothing here
 knows of expressions.
@@ -112,9 +112,9 @@ class Scene:
     """Everything around a face.
 
     Attributes:
-      yaw, pitch, roll: degrees; positive: turned to the right side of the picture, down, and clockwise.
-      x, y: how far the face is right of and below the middle, in shares of the picture's side.
-      scale: size relative to a face that fills the picture.
+      yaw, pitch, roll: degrees; positive: turned to the right side of the image, down, and clockwise.
+      x, y: how far the face is right of and below the middle, in shares of the image's side.
+      scale: size relative to a face that fills the image.
       light: where the light comes from; `light_strength` 0 (even) to 1 (hard).
       background, background_colour, clothes_colour: behind and below the face.
       occlusion: what hides a part of the face.

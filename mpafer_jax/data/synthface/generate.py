@@ -1,4 +1,4 @@
-"""Many pictures: each from its own seed, so that it does not matter which process draws it, or in which order."""
+"""Many images: each from its own seed, so that it does not matter which process draws it, or in which order."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from mpafer_jax.runtime import workers as processes_lib
 
 # Counts changes of what is drawn for equal arguments; prepared datasets of another version are not opened.
 VERSION = "2"
-PICTURES_PER_PERSON = 4
-_IDENTITY, _EXPRESSION, _PICTURE, _CAMERA = range(4)  # streams of random numbers
+IMAGES_PER_PERSON = 4
+_IDENTITY, _EXPRESSION, _IMAGE, _CAMERA = range(4)  # streams of random numbers
 _CHUNK = 32  # jobs a process takes at once
 
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
 class Job:
-    """One picture to draw; `seed` is for what the face leaves open (see `draw.render`)."""
+    """One image to draw; `seed` is for what the face leaves open (see `draw.render`)."""
 
     face: Face
     style: Style
@@ -46,25 +46,25 @@ class Sample:
 
 
 def expression_of(seed: int, split: str, index: int, expressions: Sequence[str] = tuple(FREQUENCIES)) -> str:
-    """The expression that `face_of` gives to a picture, without the rest of it."""
+    """The expression that `face_of` gives to an image, without the rest of it."""
     rng = np.random.default_rng((seed, zlib.crc32(split.encode()), _EXPRESSION, index))
     return choose(rng, {name: FREQUENCIES[name] for name in expressions})
 
 
 def face_of(seed: int, split: str, index: int, style: Style, expressions: Sequence[str] = tuple(FREQUENCIES)) -> Sample:
-    """The picture with a number in a split of a dataset; equal arguments give equal pictures.
+    """The image with a number in a split of a dataset; equal arguments give equal images.
 
     Args:
       seed: of the dataset.
       split: any name; splits of different names share no person.
-      index: from 0 on; `PICTURES_PER_PERSON` pictures in a row show one person.
+      index: from 0 on; `IMAGES_PER_PERSON` images in a row show one person.
       style: what it is drawn in; decides on occlusion and difficulty too.
       expressions: those that occur, at `FREQUENCIES`.
     """
-    code, person = zlib.crc32(split.encode()), index // PICTURES_PER_PERSON
+    code, person = zlib.crc32(split.encode()), index // IMAGES_PER_PERSON
     identity = sample_identity(np.random.default_rng((seed, code, _IDENTITY, person)))
     expression = expression_of(seed, split, index, expressions)
-    rng = np.random.default_rng((seed, code, _PICTURE, index))
+    rng = np.random.default_rng((seed, code, _IMAGE, index))
     units, scene = sample_units(expression, rng, style.difficulty), sample_scene(rng, style.occlusion)
     return Sample(
         expression, person, Job(Face(identity, units, suited(scene, identity)), style, (seed, code, _CAMERA, index))
@@ -76,7 +76,7 @@ def render_all(jobs: Sequence[Job], size: int, processes: int = 0) -> npt.NDArra
 
     Args:
       jobs: what to draw.
-      size: side of the pictures in pixels.
+      size: side of the images in pixels.
       processes: how many draw; 0: one per core that this process may use; 1: this process alone. The result is the
         same for every number.
 

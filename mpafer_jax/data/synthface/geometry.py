@@ -1,6 +1,6 @@
 """Curves, and the way from a face's own coordinates to pixels.
 
-Face coordinates: x to the right of the picture, y down, origin midway between the eyes; the face's half width is about
+Face coordinates: x to the right of the image, y down, origin midway between the eyes; the face's half width is about
 0.72, the chin near y = 1, the crown near y = -1. Points are float64[n, 2].
 """
 
@@ -17,8 +17,8 @@ from mpafer_jax.data.synthface.face import Scene
 Points = npt.NDArray[np.float64]
 Vector = npt.NDArray[np.float64]
 
-_UNIT = 0.48  # of the picture's side: one unit of face coordinates
-_MIDDLE = 0.03  # y that lies in the picture's middle
+_UNIT = 0.48  # of the image's side: one unit of face coordinates
+_MIDDLE = 0.03  # y that lies in the image's middle
 _DEPTH = 0.55  # how far the middle of the face is in front of its outline
 
 
@@ -58,7 +58,7 @@ def points(*pairs: tuple[float, float]) -> Points:
 
 
 def mirrored(pts: Points, side: int) -> Points:
-    """Points given for the right side of the picture, on the side with that sign."""
+    """Points given for the right side of the image, on the side with that sign."""
     return pts * (side, 1)
 
 

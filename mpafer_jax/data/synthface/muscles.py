@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from mpafer_jax.data.synthface.units import INDEX, Intensities, checked
 
-SIDES = (-1, 1)  # left and right of the picture, as signs of x
+SIDES = (-1, 1)  # left and right of the image, as signs of x
 
 
 class Muscles:
@@ -14,7 +14,7 @@ class Muscles:
         self._values: list[list[float]] = checked(units).tolist()
 
     def on(self, unit: int, side: int) -> float:
-        """The unit's intensity on the left (-1) or right (1) side of the picture."""
+        """The unit's intensity on the left (-1) or right (1) side of the image."""
         return self._values[INDEX[unit]][side > 0]
 
     def mean(self, unit: int) -> float:

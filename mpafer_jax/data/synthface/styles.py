@@ -1,4 +1,4 @@
-"""Ways to depict: a medium (how the face is drawn) and a camera (what happens to the picture afterwards).
+"""Ways to depict: a medium (how the face is drawn) and a camera (what happens to the image afterwards).
 
 `colour`, `paint` and `grey` are for pre-training; the others are shifts: the expression stays readable, the pixels'
 statistics do not. Settings may be chosen on `sketch`, `print`, `faint` and `neon`; `poster` and `infrared` are for
@@ -18,7 +18,7 @@ Range = tuple[float, float]
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Style:
-    """Ranges are (low, high), drawn evenly for every picture.
+    """Ranges are (low, high), drawn evenly for every image.
 
     Attributes:
       name: what the style is called.
@@ -26,7 +26,7 @@ class Style:
       palette: what becomes of the colours.
       exposure: factor on the brightness.
       contrast: factor on the distance from middle grey.
-      blur: standard deviation in pixels of a 96-pixel picture.
+      blur: standard deviation in pixels of a 96-pixel image.
       noise: standard deviation in grey levels of 255.
       jpeg_quality: of a lossy compression, 1 to 95; (0, 0) for none.
       occlusion: probability that something hides a part of the face.

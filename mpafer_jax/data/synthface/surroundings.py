@@ -16,7 +16,7 @@ _SMALL = 24  # side of a blurred background before it is enlarged
 
 
 def draw_background(canvas: Canvas, face: Face, rng: np.random.Generator) -> None:
-    """Fills the picture."""
+    """Fills the image."""
     scene, side = face.scene, canvas.frame.side
     base = COLOUR[scene.background_colour]
     small = Image.new("RGB", (_SMALL, _SMALL), base)

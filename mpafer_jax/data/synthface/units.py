@@ -39,7 +39,7 @@ INDEX: dict[int, int] = {unit: row for row, unit in enumerate(UNITS)}
 ONE_SIDED = frozenset(UNITS) - {17, 23, 24, 25, 26, 27}
 
 Intensities = npt.NDArray[np.float32]
-"""float32[len(UNITS), 2], 0 (relaxed) to 1 (as strong as it gets); columns: left and right side of the picture."""
+"""float32[len(UNITS), 2], 0 (relaxed) to 1 (as strong as it gets); columns: left and right side of the image."""
 
 
 def intensities(active: Mapping[int, float | tuple[float, float]] | None = None) -> Intensities:

@@ -18,7 +18,7 @@ from mpafer_jax.artifacts.run_dir import REPORT
 from mpafer_jax.evaluation import feature_map, protocol, table
 from mpafer_jax.evaluation.calibration import Calibration, calibrate
 from mpafer_jax.evaluation.predictions import Predictions
-from mpafer_jax.evaluation.report import contents, pictures, plots
+from mpafer_jax.evaluation.report import contents, images, plots
 from mpafer_jax.evaluation.report.contents import Contents, Measurement, ReportError
 from mpafer_jax.runtime import files
 
@@ -51,12 +51,12 @@ _TITLES = {
 }
 
 
-def write_report(workdir: pathlib.Path, *, with_pictures: bool = True) -> pathlib.Path:
+def write_report(workdir: pathlib.Path, *, with_images: bool = True) -> pathlib.Path:
     """Writes `report.html` of one run, from the files in its workdir alone.
 
     Args:
       workdir: of a run that has ended, or of an evaluation.
-      with_pictures: whether the most confident mistakes are shown, where they were kept.
+      with_images: whether the most confident mistakes are shown, where they were kept.
 
     Returns:
       The file.
@@ -70,7 +70,7 @@ def write_report(workdir: pathlib.Path, *, with_pictures: bool = True) -> pathli
         title=found.name,
         run=found,
         banner=_banner(found),
-        measurements=[_measured(part, with_pictures) for part in found.measurements],
+        measurements=[_measured(part, with_images) for part in found.measurements],
         baselines=_baselines(found),
         curves=_curves(found),
         config=_by_section(found.config),
@@ -173,7 +173,7 @@ class _Measured:
     mistakes: tuple[_Mistake, ...]
 
 
-def _measured(part: Measurement, with_pictures: bool) -> _Measured:
+def _measured(part: Measurement, with_images: bool) -> _Measured:
     stored = part.predictions
     if stored is None:
         return _Measured(part, _class_rows(part.metrics), None, None, None, None, ())
@@ -185,7 +185,7 @@ def _measured(part: Measurement, with_pictures: bool) -> _Measured:
         reliability=plots.reliability(calibration, part.title),
         confidence=plots.confidences(calibration, part.title),
         map=_map(stored, part.title),
-        mistakes=_mistakes(stored) if with_pictures else (),
+        mistakes=_mistakes(stored) if with_images else (),
     )
 
 
@@ -221,12 +221,12 @@ def _mistakes(stored: Predictions) -> tuple[_Mistake, ...]:
     for row, position in enumerate(stored.mistakes[: len(stored.mistake_pixels)].tolist()):
         true, said = int(stored.labels[position]), int(probabilities[position].argmax())
         name, pixels = str(stored.names[position]), stored.mistake_pixels[row]
-        views = [(f"{name}, as the model saw it", pictures.data_uri(Image.fromarray(pixels)))]
+        views = [(f"{name}, as the model saw it", images.data_uri(Image.fromarray(pixels)))]
         if row < len(stored.mistake_patch_scores):
-            maps = pictures.heat_maps(pixels, stored.mistake_patch_scores[row], (said, true))
+            maps = images.heat_maps(pixels, stored.mistake_patch_scores[row], (said, true))
             for word, index, drawn in zip(("said", "true"), (said, true), maps, strict=True):
                 alt = f"where its patches speak for {stored.class_names[index]} ({word})"
-                views.append((alt, pictures.data_uri(drawn)))
+                views.append((alt, images.data_uri(drawn)))
         shown.append(
             _Mistake(
                 name=name,

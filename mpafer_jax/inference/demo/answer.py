@@ -1,4 +1,4 @@
-"""What the page shows of a picture, without the page."""
+"""What the page shows of an image, without the page."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from PIL import Image, ImageDraw
 
 from mpafer_jax.data import preprocess
-from mpafer_jax.data.preprocess import PictureError, Pixels
+from mpafer_jax.data.preprocess import ImageError, Pixels
 from mpafer_jax.evaluation import overlay
 from mpafer_jax.inference import NoFace, Prediction, Predictor
 from mpafer_jax.inference.attribution import Explainer, Explanation
@@ -16,16 +16,16 @@ from mpafer_jax.inference.faces import Face
 from mpafer_jax.inference.predictor import Cropper, checked
 
 _PHRASES = 8
-_LONGEST_SIDE = 1024  # pixels of the picture that is sent back with the face in it
+_LONGEST_SIDE = 1024  # pixels of the image that is sent back with the face in it
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Answer:
-    """One face of a picture, explained.
+    """One face of an image, explained.
 
     Attributes:
-      photo: the picture, upright, reduced if it was large, with a frame around the face if one was found.
-      face: where it was found in the picture as it came; None if the whole picture was taken for one.
+      photo: the image, upright, reduced if it was large, with a frame around the face if one was found.
+      face: where it was found in the image as it came; None if the whole image was taken for one.
       seen: the square that the model saw.
       probabilities: by class.
       heat_maps: by class, the likeliest first; none of a model without local score.
@@ -51,7 +51,7 @@ class Answerer:
         Args:
           predictor: the model.
           bank: descriptions, by name or path.
-          faces: finds the face of a picture; None to take every picture for a face.
+          faces: finds the face of an image; None to take every image for a face.
 
         Raises:
           BankError: there is no such bank.
@@ -61,32 +61,32 @@ class Answerer:
         self._explainer = Explainer(predictor, bank)
 
     def warm_up(self) -> None:
-        """Compiles what a first picture would wait for."""
+        """Compiles what a first image would wait for."""
         size = self._predictor.image_size
         self._explainer.explain([self._whole(Image.new("RGB", (size, size)))])
 
     def answer(self, file: Path, *, whole: bool) -> Answer:
-        """Reads a picture and explains its face.
+        """Reads an image and explains its face.
 
         Args:
-          file: the picture.
-          whole: whether the picture is a face already, so that none is looked for.
+          file: the image.
+          whole: whether the image is a face already, so that none is looked for.
 
         Raises:
-          PictureError: it cannot be read; says why, and names no path.
+          ImageError: it cannot be read; says why, and names no path.
         """
         try:
-            picture = preprocess.decode_rgb(preprocess.read_picture_file(file))
+            image = preprocess.decode_rgb(preprocess.read_image_file(file))
         except OSError as error:
-            raise PictureError(f"the file cannot be read ({error.strerror or error})") from error
+            raise ImageError(f"the file cannot be read ({error.strerror or error})") from error
         note = ""
-        found = self._whole(picture) if whole or self._faces is None else self._largest_face(picture, self._faces)
+        found = self._whole(image) if whole or self._faces is None else self._largest_face(image, self._faces)
         if found is None:
-            note = "No face was found, so the whole picture was taken for one."
-            found = self._whole(picture)
+            note = "No face was found, so the whole image was taken for one."
+            found = self._whole(image)
         (explanation,) = self._explainer.explain([found])
         return Answer(
-            photo=_framed(picture, found.face),
+            photo=_framed(image, found.face),
             face=found.face,
             seen=Image.fromarray(_pixels(found)).resize((overlay.TILE, overlay.TILE), Image.Resampling.BICUBIC),
             probabilities={n: float(p) for n, p in zip(found.class_names, found.probabilities, strict=True)},
@@ -98,12 +98,12 @@ class Answerer:
             note=note,
         )
 
-    def _whole(self, picture: Image.Image) -> Prediction:
-        (result,) = self._predictor.stream([picture], batch_size=1, keep_pixels=True)
+    def _whole(self, image: Image.Image) -> Prediction:
+        (result,) = self._predictor.stream([image], batch_size=1, keep_pixels=True)
         return checked(result)
 
-    def _largest_face(self, picture: Image.Image, faces: Cropper) -> Prediction | None:
-        (result,) = self._predictor.stream([picture], faces=faces, batch_size=1, keep_pixels=True)
+    def _largest_face(self, image: Image.Image, faces: Cropper) -> Prediction | None:
+        (result,) = self._predictor.stream([image], faces=faces, batch_size=1, keep_pixels=True)
         return None if isinstance(result, NoFace) else checked(result)
 
 
@@ -113,14 +113,14 @@ def _pixels(prediction: Prediction) -> Pixels:
     return prediction.pixels
 
 
-def _framed(picture: Image.Image, face: Face | None) -> Image.Image:
-    scale = min(1.0, _LONGEST_SIDE / max(picture.size))
-    framed = picture.resize((max(1, round(picture.width * scale)), max(1, round(picture.height * scale))))
+def _framed(image: Image.Image, face: Face | None) -> Image.Image:
+    scale = min(1.0, _LONGEST_SIDE / max(image.size))
+    framed = image.resize((max(1, round(image.width * scale)), max(1, round(image.height * scale))))
     if face is None:
         return framed
     draw, width = ImageDraw.Draw(framed), max(2, max(framed.size) // 200)
     left, top = face.left * scale, face.top * scale
-    # Light in dark, so that it shows on any picture.
+    # Light in dark, so that it shows on any image.
     for colour, inset in (((20, 20, 20), 0), ((255, 225, 80), width)):
         right, bottom = left + face.width * scale - inset, top + face.height * scale - inset
         draw.rectangle((left + inset, top + inset, right, bottom), outline=colour, width=width)

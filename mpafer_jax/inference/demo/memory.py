@@ -1,4 +1,4 @@
-"""Memory of freed pictures, given back to the system."""
+"""Memory of freed images, given back to the system."""
 
 from __future__ import annotations
 

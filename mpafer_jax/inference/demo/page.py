@@ -17,9 +17,9 @@ import jinja2
 
 from mpafer_jax.artifacts.description import TrainedOn
 from mpafer_jax.config import redaction
-from mpafer_jax.data.preprocess import PictureError
+from mpafer_jax.data.preprocess import ImageError
 from mpafer_jax.evaluation import overlay
-from mpafer_jax.evaluation.report.pictures import data_uri
+from mpafer_jax.evaluation.report.images import data_uri
 from mpafer_jax.inference.demo import memory, photos
 from mpafer_jax.inference.demo.answer import Answer, Answerer
 from mpafer_jax.inference.demo.guard import Guard, Hosts
@@ -86,8 +86,8 @@ def build(answerer: Answerer, *, finds_faces: bool, trained_on: TrainedOn | None
             raise gr.Error("The photo was deleted already; send it again.", print_exception=False)
         try:
             answer = answerer.answer(Path(path), whole=whole)
-        except PictureError as error:
-            raise gr.Error(f"This is no picture that can be read: {error}", print_exception=False) from error
+        except ImageError as error:
+            raise gr.Error(f"This is no image that can be read: {error}", print_exception=False) from error
         note = f"**{answer.note}**" if answer.note else ""
         return answer.probabilities, note, explanation(answer)
 
@@ -97,7 +97,7 @@ def build(answerer: Answerer, *, finds_faces: bool, trained_on: TrainedOn | None
             gr.Markdown(model_line(trained_on), elem_id="model")
         with gr.Row():
             with gr.Column():
-                picture = gr.Image(
+                image = gr.Image(
                     label="Photo",
                     type="filepath",
                     image_mode=None,
@@ -107,19 +107,19 @@ def build(answerer: Answerer, *, finds_faces: bool, trained_on: TrainedOn | None
                     elem_id="photo",
                 )
                 # The file as it came: reading it is our own decoder's matter, which refuses bombs and damage. Gradio's
-                # would read it too, and show where it lies to whoever sent what is no picture.
-                picture.preprocess = _path
-                whole = gr.Checkbox(label="The picture is a face that fills it", value=False, visible=finds_faces)
+                # would read it too, and show where it lies to whoever sent what is no image.
+                image.preprocess = _path
+                whole = gr.Checkbox(label="The image is a face that fills it", value=False, visible=finds_faces)
             with gr.Column():
                 note = gr.Markdown(elem_id="note")
                 probabilities = gr.Label(
                     label="Probabilities", num_top_classes=len(answerer.class_names), elem_id="probabilities"
                 )
-        # Pictures too: Gradio's would have no alternative text, and leave files behind for a while.
+        # Images too: Gradio's would have no alternative text, and leave files behind for a while.
         why = gr.HTML(elem_id="explanation")
         outputs = [probabilities, note, why]
-        for event in (picture.change, whole.change):
-            event(show, [picture, whole], outputs, api_visibility="private")
+        for event in (image.change, whole.change):
+            event(show, [image, whole], outputs, api_visibility="private")
     return page
 
 

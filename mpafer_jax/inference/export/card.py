@@ -39,7 +39,7 @@ program = jax.export.deserialize(bytearray(pathlib.Path("predictor.stablehlo").r
 {call}
 ```
 
-{pictures}
+{images}
 """,
     "onnx": """\
 ```python
@@ -49,11 +49,11 @@ session = onnxruntime.InferenceSession("predictor.onnx")
 logits, probabilities = session.run(["logits", "probabilities"], {{"pixels": pixels}})
 ```
 
-{pictures}
+{images}
 """,
 }
-_PICTURES = """\
-Pictures are uint8[{batch}, {size}, {size}, 3], RGB, faces that fill them, resized to {size} x {size} (bicubic,
+_IMAGES = """\
+Images are uint8[{batch}, {size}, {size}, 3], RGB, faces that fill them, resized to {size} x {size} (bicubic,
 antialiased); normalisation is part of the program."""
 _CALLS = {
     True: """\
@@ -116,8 +116,8 @@ def write_card(
     if chosen_on_test:
         lines.append(f"**{TEST_SELECTED}**\n")
     for form, check in checks.items():
-        pictures = _PICTURES.format(**program) if form != "prompts" else ""
-        use = _USE[form].format(folder=folder_name, call=_CALLS[bool(program.get("beside"))], pictures=pictures)
+        images = _IMAGES.format(**program) if form != "prompts" else ""
+        use = _USE[form].format(folder=folder_name, call=_CALLS[bool(program.get("beside"))], images=images)
         lines += [f"## {_TITLES[form]}\n", use, f"{check.sentence()}\n"]
     lines += ["## Hard prompts\n", "The texts that the soft prompts were pulled towards.\n"]
     for index, name in enumerate(description.class_names):

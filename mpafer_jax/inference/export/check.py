@@ -34,14 +34,14 @@ class Check:
     """How an exported form compared.
 
     Attributes:
-      pictures: how many drawn faces were compared.
+      images: how many drawn faces were compared.
       difference: the largest of a probability; None if the form is the same bit for bit.
-      milliseconds: of one picture, in a batch of that many; None if it does not compute.
+      milliseconds: of one image, in a batch of that many; None if it does not compute.
       predictor_milliseconds: of the predictor that it was made of.
       device: on which both ran.
     """
 
-    pictures: int
+    images: int
     difference: float | None = None
     milliseconds: float | None = None
     predictor_milliseconds: float | None = None
@@ -51,10 +51,10 @@ class Check:
         """For people."""
         if self.difference is None:
             return "Read back, they were the checkpoint's, bit for bit."
-        text = f"Read back, its probabilities of {self.pictures} drawn faces differed by at most {self.difference:.1e}."
+        text = f"Read back, its probabilities of {self.images} drawn faces differed by at most {self.difference:.1e}."
         if self.milliseconds is not None and self.predictor_milliseconds is not None:
             text += (
-                f" It took {self.milliseconds:.1f} ms a picture in a batch of {self.pictures}, the predictor "
+                f" It took {self.milliseconds:.1f} ms an image in a batch of {self.images}, the predictor "
                 f"{self.predictor_milliseconds:.1f} ms ({self.device})."
             )
         return text
@@ -67,7 +67,7 @@ def drawn_faces(number: int, size: int) -> Pixels:
 
 
 def compare(exported: Run, predictor: Run, pixels: Pixels, *, dtype: str, device: str) -> Check:
-    """Runs both on the same pictures.
+    """Runs both on the same images.
 
     Args:
       exported: what was read back.
@@ -95,7 +95,7 @@ def compare(exported: Run, predictor: Run, pixels: Pixels, *, dtype: str, device
 
 
 def _milliseconds(run: Run, pixels: Pixels) -> float:
-    """Of one picture: the fastest of a few repetitions, since what else the machine does only slows them."""
+    """Of one image: the fastest of a few repetitions, since what else the machine does only slows them."""
     seconds: list[float] = []
     for _ in range(_REPEATS):
         started = time.perf_counter()

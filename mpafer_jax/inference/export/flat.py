@@ -153,9 +153,9 @@ def _is_constant(equation: Any, inputs: Sequence[Any]) -> bool:
         return False
     shapes: list[tuple[Any, ...]] = [variable.aval.shape for variable in equation.outvars]
     sizes: list[Any] = [math.prod(shape) for shape in shapes]
-    if not all(isinstance(size, int) for size in sizes):  # spread out over any number of pictures
+    if not all(isinstance(size, int) for size in sizes):  # spread out over any number of images
         return False
-    # What is only spread out over the pictures of a call would make the file grow.
+    # What is only spread out over the images of a call would make the file grow.
     return max(map(len, shapes)) <= 2 or sum(sizes) <= sum(np.size(value) for value in inputs)
 
 

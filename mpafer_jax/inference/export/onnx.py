@@ -55,7 +55,7 @@ def save_onnx(folder: pathlib.Path, found: Program, *, batch_size: int) -> pathl
     Args:
       folder: where; created if missing.
       found: what `programs.program` gave.
-      batch_size: pictures of one call; 0 for any number.
+      batch_size: images of one call; 0 for any number.
     """
     converter, _ = import_packages()
     pixels = pixels_shape(found, batch_size)
@@ -111,7 +111,7 @@ def _operators(epsilon: float) -> tuple[Known, ...]:
 
 
 def load_onnx(folder: pathlib.Path) -> Callable[[Pixels], Mapping[str, npt.NDArray[Any]]]:
-    """Reads what `save_onnx` wrote into ONNX Runtime, on the CPU: pictures uint8[B, S, S, 3] -> outputs by name."""
+    """Reads what `save_onnx` wrote into ONNX Runtime, on the CPU: images uint8[B, S, S, 3] -> outputs by name."""
     _, runtime = import_packages()
     session: Any = runtime.InferenceSession(str(folder / PROGRAM), providers=["CPUExecutionProvider"])
     names = [output.name for output in session.get_outputs()]

@@ -1,4 +1,4 @@
-"""The whole predictor as a program: pictures in, logits and explanations out, without Flax and without this package.
+"""The whole predictor as a program: images in, logits and explanations out, without Flax and without this package.
 
 The text side is folded away: texts were encoded before, and of CLIP only the image tower stays.
 """
@@ -36,7 +36,7 @@ class Program:
     """A predictor as a pure function.
 
     Attributes:
-      weights: everything it reads besides the pictures, by their paths.
+      weights: everything it reads besides the images, by their paths.
       call: (weights, uint8[B, S, S, 3]) -> 'logits' [B, C], 'probabilities' [B, C], and of a model with local score
         'patch_scores' [B, N, C].
       image_size: S.
@@ -100,7 +100,7 @@ def save_stablehlo(
     Args:
       folder: where; created if missing.
       found: what `program` gave.
-      batch_size: pictures of one call; 0 for any number.
+      batch_size: images of one call; 0 for any number.
       platforms: for which it is lowered, of cpu, cuda, rocm, tpu.
       weights_inside: whether the weights are constants of the program (one file), or a safetensors file beside it.
 
@@ -126,7 +126,7 @@ def save_stablehlo(
 
 
 def load_stablehlo(folder: pathlib.Path) -> Callable[[Pixels], Mapping[str, npt.NDArray[Any]]]:
-    """Reads what `save_stablehlo` wrote: pictures uint8[B, S, S, 3] -> outputs by name. Needs JAX alone."""
+    """Reads what `save_stablehlo` wrote: images uint8[B, S, S, 3] -> outputs by name. Needs JAX alone."""
     import safetensors.numpy
 
     exported = jax.export.deserialize(bytearray((folder / PROGRAM).read_bytes()))

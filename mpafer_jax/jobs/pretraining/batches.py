@@ -1,4 +1,4 @@
-"""Batches of pictures and captions; what one holds depends on (seed, step) alone, as in `data.pipeline`."""
+"""Batches of images and captions; what one holds depends on (seed, step) alone, as in `data.pipeline`."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def tokenize_all(texts: Sequence[str], encode: EncodeMany, max_positions: int) -
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class CaptionTable:
-    """The captions of all pictures as token ids; those of picture i are rows starts[i] to starts[i + 1] - 1."""
+    """The captions of all images as token ids; those of image i are rows starts[i] to starts[i + 1] - 1."""
 
     tokens: TokenTable
     starts: npt.NDArray[np.int64]
@@ -73,12 +73,12 @@ class TrainBatches:
     """Makes this process's part of the batch of any step.
 
     Attributes:
-      data: the pictures.
+      data: the images.
       captions: their captions.
-      order: which picture stands at a position of the stream.
+      order: which image stands at a position of the stream.
       augment: strengths of the augmentation.
-      image_size: side of the pictures in pixels.
-      batch_size: pictures of a global batch.
+      image_size: side of the images in pixels.
+      batch_size: images of a global batch.
       seed: of everything drawn.
       local: the positions inside a global batch that are this process's.
       fill: colour of erased rectangles.
@@ -107,9 +107,9 @@ class TrainBatches:
         rows: list[int] = []
         ids: list[npt.NDArray[np.int32]] = []
         for position, index in zip(positions.tolist(), indices.tolist(), strict=True):
-            picture = Image.fromarray(self.data.pictures[index])
+            image = Image.fromarray(self.data.images[index])
             rng = np.random.default_rng((pipeline.AUGMENT, self.seed, position))
-            images.append(preprocess.augment(picture, rng, self.augment, self.image_size, self.fill))
+            images.append(preprocess.augment(image, rng, self.augment, self.image_size, self.fill))
             rng = np.random.default_rng((_CAPTION, self.seed, position))
             rows.append(int(rng.integers(int(self.captions.starts[index]), int(self.captions.starts[index + 1]))))
             ids.append(self._with_noise(rows[-1], rng))

@@ -36,14 +36,14 @@ class ModelSection(Record):
     max_position_embeddings: PositiveCount
 
     @pydantic.model_validator(mode="after")
-    def _patches_fill_the_picture(self) -> Self:
+    def _patches_fill_the_image(self) -> Self:
         if self.image_size % self.patch_size:
             raise ValueError(f"image_size {self.image_size} must be a multiple of patch_size {self.patch_size}")
         return self
 
 
 class DataSection(Record):
-    """Pictures with captions."""
+    """Images with captions."""
 
     source: Literal["synthface", "folder", "tfds"]
     dir: str
@@ -51,7 +51,7 @@ class DataSection(Record):
     image_feature: str
     text_feature: str
     held_out: PositiveCount
-    pictures: Count
+    images: Count
     styles: tuple[str, ...]
     seed: Count
     mean: Rgb
@@ -119,5 +119,5 @@ class PretrainConfig(Record):
     def _fits_the_patches(self) -> Self:
         patches = (self.model.image_size // self.model.patch_size) ** 2
         if self.loss.top_k > patches:
-            raise ValueError(f"loss.top_k is {self.loss.top_k}, a picture has {patches} patches")
+            raise ValueError(f"loss.top_k is {self.loss.top_k}, an image has {patches} patches")
         return self

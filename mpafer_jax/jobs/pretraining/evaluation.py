@@ -1,4 +1,4 @@
-"""How good a CLIP in training is, on held-out pictures and held-out wordings: retrieval, and statements told apart."""
+"""How good a CLIP in training is, on held-out images and held-out wordings: retrieval, and statements told apart."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from mpafer_jax.jobs.pretraining.sources import CaptionedImages
 from mpafer_jax.runtime.finite import NonFiniteError, not_finite
 from mpafer_jax.runtime.texts import clean_text
 
-RETRIEVAL_POOL = 256  # captions among which a picture must find its own
-_CHUNK = 128  # pictures encoded at once
+RETRIEVAL_POOL = 256  # captions among which an image must find its own
+_CHUNK = 128  # images encoded at once
 
 
 @dataclasses.dataclass(frozen=True)
 class Evaluator:
-    """Evaluates a CLIP's parameters on held-out pictures.
+    """Evaluates a CLIP's parameters on held-out images.
 
     Attributes:
-      data: the pictures.
-      captions: one for each picture.
+      data: the images.
+      captions: one for each image.
       phrasings: one held-out wording of each statement, or None where there are no statements.
       image_size: in pixels.
       image_step: see `steps.make_image_step`.
@@ -48,8 +48,8 @@ class Evaluator:
         """The measures of these parameters.
 
         Returns:
-          'retrieval': share of pictures to which a caption of their own is the nearest of 256; and where there are
-          statements the mean area under the ROC curve, 'statement_auc' by the whole picture and
+          'retrieval': share of images to which a caption of their own is the nearest of 256; and where there are
+          statements the mean area under the ROC curve, 'statement_auc' by the whole image and
           'local_statement_auc' by its best patches.
         """
         texts = np.asarray(self.text_step(params, self.captions))
@@ -64,7 +64,7 @@ class Evaluator:
         )
         together = {"images": images, "patches with statements": local, "captions": texts, "statements": statements}
         if broken := not_finite(together):
-            raise NonFiniteError(f"features of held-out pictures or texts are NaN or infinite: {', '.join(broken)}")
+            raise NonFiniteError(f"features of held-out images or texts are NaN or infinite: {', '.join(broken)}")
         result = {"retrieval": retrieval(images, texts, self.data.captions, RETRIEVAL_POOL)}
         if self.phrasings is not None:
             areas = {"statement_auc": mean_auc(images @ statements.T, self.data.truth)}
@@ -76,20 +76,20 @@ class Evaluator:
         total = len(self.data)
         chunks: list[npt.NDArray[np.uint8]] = []
         for start in range(0, total, _CHUNK):
-            # The last chunk is filled up with its own last picture, so that one size is compiled.
+            # The last chunk is filled up with its own last image, so that one size is compiled.
             indices = [min(i, total - 1) for i in range(start, start + _CHUNK)]
             chunks.append(resized(self.data, indices, self.image_size))
         return chunks
 
 
 def resized(data: CaptionedImages, indices: Iterable[int], size: int) -> npt.NDArray[np.uint8]:
-    """uint8[k, size, size, 3]: the pictures at `indices`, without augmentation."""
-    pictures = [preprocess.resize(Image.fromarray(data.pictures[i]), size) for i in indices]
-    return np.stack([np.asarray(picture) for picture in pictures])
+    """uint8[k, size, size, 3]: the images at `indices`, without augmentation."""
+    images = [preprocess.resize(Image.fromarray(data.images[i]), size) for i in indices]
+    return np.stack([np.asarray(image) for image in images])
 
 
 def make_evaluator(config: PretrainConfig, model: CLIP, data: CaptionedImages, tokenizer: Tokenizer) -> Evaluator:
-    """Compiles what an evaluation needs; the first caption of each picture and the first held-out wording count."""
+    """Compiles what an evaluation needs; the first caption of each image and the first held-out wording count."""
     positions = config.model.max_position_embeddings
     captions = batches.tokenize_all([own[0] for own in data.captions], tokenizer.encode_many, positions)
     phrasings = None
@@ -115,15 +115,15 @@ def retrieval(
     captions: Sequence[Sequence[str]],
     pool: int,
 ) -> float:
-    """Share of pictures for which the nearest caption of a pool says, word for word, what one of their own says.
+    """Share of images for which the nearest caption of a pool says, word for word, what one of their own says.
 
-    By words and not by position, as in the contrastive loss: pictures may share a caption.
+    By words and not by position, as in the contrastive loss: images may share a caption.
 
     Args:
       images: [n, D], normalised.
-      texts: [n, D], normalised: of the first caption of each picture.
-      captions: of each picture.
-      pool: how many pictures and first captions are compared; n is cut to full pools.
+      texts: [n, D], normalised: of the first caption of each image.
+      captions: of each image.
+      pool: how many images and first captions are compared; n is cut to full pools.
     """
     found: list[bool] = []
     size = min(pool, len(images))

@@ -48,7 +48,7 @@ def _leaf(path: str, shape: tuple[int, ...], width: int, layers: int, rng: np.ra
 
 
 def whiten_patches(images: npt.NDArray[np.floating], patch_size: int, width: int, seed: int) -> Array:
-    """A patch embedding whose outputs are uncorrelated and of unit variance over the given pictures.
+    """A patch embedding whose outputs are uncorrelated and of unit variance over the given images.
 
     Neighbouring pixels are nearly equal, so that a random embedding shows little but a patch's mean brightness, and the
     fine lines that a face's muscles draw stay hidden in it for hundreds of updates. The principal components of the
@@ -70,7 +70,7 @@ def whiten_patches(images: npt.NDArray[np.floating], patch_size: int, width: int
     patches = grid.reshape(count * side**2, -1)  # [n * N, P * P * 3]
     values, vectors = np.linalg.eigh(np.cov(patches, rowvar=False))
     kept = min(width, len(values))
-    # Components below a thousandth of the mean are the pictures' noise; they are not blown up beyond it.
+    # Components below a thousandth of the mean are the images' noise; they are not blown up beyond it.
     scale = 1 / np.sqrt(np.maximum(values[-kept:], 1e-3 * values.mean()))
     rotation, _ = np.linalg.qr(np.random.default_rng(seed).standard_normal((width, width)))
     kernel = (vectors[:, -kept:] * scale) @ rotation[:kept]

@@ -35,16 +35,16 @@ def contrastive(
 
 
 def statements(scores: jax.Array, truth: jax.Array, scale: jax.Array, bias: jax.Array) -> jax.Array:
-    """Whether each statement holds of each picture: sigmoid cross-entropy on cosine scores (as in SigLIP, Zhai 2023).
+    """Whether each statement holds of each image: sigmoid cross-entropy on cosine scores (as in SigLIP, Zhai 2023).
 
     Args:
-      scores: [B, A], cosine similarities of pictures and statements.
+      scores: [B, A], cosine similarities of images and statements.
       truth: [B, A] in 0..1, how true each is; NaN where that is not known.
       scale: s of the sigmoid's logits s * cosine + bias.
       bias: the same for all.
 
     Returns:
-      [B], the mean over each picture's known statements, 0 where none is known.
+      [B], the mean over each image's known statements, 0 where none is known.
     """
     return masked_mean(optax.sigmoid_binary_cross_entropy(scale * scores + bias, jnp.nan_to_num(truth)), truth)
 

@@ -1,8 +1,8 @@
-"""Pictures with captions: from a folder, from a TFDS dataset, or drawn faces.
+"""Images with captions: from a folder, from a TFDS dataset, or drawn faces.
 
-A folder holds pictures and `metadata.jsonl`, as the Hub's "imagefolder" has it: one JSON object a line with `file_name`
+A folder holds images and `metadata.jsonl`, as the Hub's "imagefolder" has it: one JSON object a line with `file_name`
 (relative to the folder), `text` (a caption, or a list of captions of which one is drawn each time), and optionally
-`attributes`, an object from statements about the picture to true, false, or a number between 0 and 1.
+`attributes`, an object from statements about the image to true, false, or a number between 0 and 1.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import pydantic
 import tensorflow_datasets as tfds
 
 from mpafer_jax.data import records
-from mpafer_jax.data.preprocess import PictureError, Pixels, decode_rgb, read_picture_file
+from mpafer_jax.data.preprocess import ImageError, Pixels, decode_rgb, read_image_file
 from mpafer_jax.data.synthface import captioned
 from mpafer_jax.data.synthface import captions as captions_lib
 from mpafer_jax.data.synthface.draw import MAX_SIZE, MIN_SIZE
@@ -33,8 +33,8 @@ _Text = Annotated[str, pydantic.Field(pattern=r"\S")]
 _Truth = Annotated[float, pydantic.Field(ge=0, le=1)]
 
 
-class Pictures(Protocol):
-    """Random access to decoded pictures."""
+class Images(Protocol):
+    """Random access to decoded images."""
 
     def __len__(self) -> int: ...
 
@@ -43,7 +43,7 @@ class Pictures(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class Statement:
-    """Something that is true of some pictures.
+    """Something that is true of some images.
 
     Attributes:
       phrasings: ways to say it, of which one is drawn for each update.
@@ -56,17 +56,17 @@ class Statement:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class CaptionedImages:
-    """Pictures, what is said of each, and what is known of each.
+    """Images, what is said of each, and what is known of each.
 
     Attributes:
-      pictures: uint8[H, W, 3] by position.
-      captions: for each picture at least one.
+      images: uint8[H, W, 3] by position.
+      captions: for each image at least one.
       statements: A of them.
-      truth: float32[n, A] in 0..1, how true each statement is of each picture; NaN where that is not known.
+      truth: float32[n, A] in 0..1, how true each statement is of each image; NaN where that is not known.
       fingerprint: hex digest of the whole set that these are, or are a part of.
     """
 
-    pictures: Pictures
+    images: Images
     captions: Sequence[Sequence[str]]
     statements: tuple[Statement, ...]
     truth: npt.NDArray[np.float32]
@@ -81,10 +81,10 @@ class CaptionedImages:
         return said + [phrasing for statement in self.statements for phrasing in statement.phrasings]
 
     def cut(self, start: int, stop: int) -> CaptionedImages:
-        """The pictures from `start` to `stop` - 1."""
+        """The images from `start` to `stop` - 1."""
         return dataclasses.replace(
             self,
-            pictures=_Slice(self.pictures, start, stop),
+            images=_Slice(self.images, start, stop),
             captions=self.captions[start:stop],
             truth=self.truth[start:stop],
         )
@@ -92,7 +92,7 @@ class CaptionedImages:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class _Slice:
-    pictures: Pictures
+    images: Images
     start: int
     stop: int
 
@@ -100,7 +100,7 @@ class _Slice:
         return self.stop - self.start
 
     def __getitem__(self, index: int, /) -> Pixels:
-        return self.pictures[self.start + index]
+        return self.images[self.start + index]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -112,9 +112,9 @@ class _Files:
 
     def __getitem__(self, index: int, /) -> Pixels:
         try:
-            return np.asarray(decode_rgb(read_picture_file(self.paths[index])))
-        except (OSError, PictureError) as error:
-            raise DataError(f"{self.paths[index]}: cannot be read as a picture: {error}") from error
+            return np.asarray(decode_rgb(read_image_file(self.paths[index])))
+        except (OSError, ImageError) as error:
+            raise DataError(f"{self.paths[index]}: cannot be read as an image: {error}") from error
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -128,14 +128,14 @@ class _TfdsImages:
     def __getitem__(self, index: int, /) -> Pixels:
         try:
             return np.asarray(decode_rgb(self.source[index][self.feature]))
-        except PictureError as error:
+        except ImageError as error:
             raise DataError(
-                f"example {index} of the TFDS dataset: {self.feature!r} cannot be read as a picture: {error}"
+                f"example {index} of the TFDS dataset: {self.feature!r} cannot be read as an image: {error}"
             ) from error
 
 
 def load_source(data: DataSection, image_size: int, folder: Path) -> tuple[CaptionedImages, CaptionedImages]:
-    """Opens the configured pictures: those to train on, and the last `data.held_out`, which are evaluated on.
+    """Opens the configured images: those to train on, and the last `data.held_out`, which are evaluated on.
 
     Args:
       data: which.
@@ -159,12 +159,12 @@ def load_source(data: DataSection, image_size: int, folder: Path) -> tuple[Capti
     return everything.cut(0, split), everything.cut(split, len(everything))
 
 
-def check_held_out(data: DataSection, pictures: int) -> None:
-    """Raises DataError if training would have no picture left."""
-    if pictures <= data.held_out:
+def check_held_out(data: DataSection, images: int) -> None:
+    """Raises DataError if training would have no image left."""
+    if images <= data.held_out:
         raise DataError(
-            f"config.data.held_out is {data.held_out} of {pictures} pictures, which leaves none to train on; lower it, "
-            "or give more pictures"
+            f"config.data.held_out is {data.held_out} of {images} images, which leaves none to train on; lower it, "
+            "or give more images"
         )
 
 
@@ -180,14 +180,14 @@ def draw_faces(data: DataSection, image_size: int, folder: Path) -> CaptionedIma
         raise DataError(f"config.{error}") from error
     if not MIN_SIZE <= image_size <= MAX_SIZE:
         raise DataError(f"config.model.image_size is {image_size}; faces are drawn at {MIN_SIZE} to {MAX_SIZE} pixels")
-    check_held_out(data, data.pictures)
-    jobs = captioned.sample_jobs(data.pictures, styles, data.seed)
+    check_held_out(data, data.images)
+    jobs = captioned.sample_jobs(data.images, styles, data.seed)
     descriptions = captioned.describe(jobs, data.held_out, data.seed)
     truth = np.stack([captions_lib.truth(job.face) for job in jobs])
     said = captions_lib.statements()
     digest = hashlib.sha256(repr((captioned.fingerprint(jobs, image_size), descriptions)).encode() + truth.tobytes())
     return CaptionedImages(
-        pictures=captioned.draw(jobs, image_size, folder),
+        images=captioned.draw(jobs, image_size, folder),
         captions=descriptions,
         statements=tuple(Statement(phrases.phrases, phrases.held_out) for phrases in said.values()),
         truth=truth,
@@ -196,7 +196,7 @@ def draw_faces(data: DataSection, image_size: int, folder: Path) -> CaptionedIma
 
 
 def read_folder(folder: Path) -> CaptionedImages:
-    """Reads a folder of pictures with `metadata.jsonl`; the module's docstring has the format.
+    """Reads a folder of images with `metadata.jsonl`; the module's docstring has the format.
 
     Raises:
       DataError: the file is not there or a line is not of the form; the message names the line.
@@ -217,7 +217,7 @@ def read_folder(folder: Path) -> CaptionedImages:
     sizes = [_size(folder / row.file_name, row.place) for row in rows]
     content = [(row.file_name, row.captions, row.attributes, size) for row, size in zip(rows, sizes, strict=True)]
     return CaptionedImages(
-        pictures=_Files([folder / row.file_name for row in rows]),
+        images=_Files([folder / row.file_name for row in rows]),
         captions=[row.captions for row in rows],
         statements=tuple(Statement((name,), (name,)) for name in names),
         truth=truth.reshape(len(rows), len(names)),
@@ -263,7 +263,7 @@ def _parse_row(line: str, place: str) -> _Row:
 
 def _size(path: Path, place: str) -> int:
     if not path.is_file():
-        raise DataError(f"{place} names the picture {path}, which is not there")
+        raise DataError(f"{place} names the image {path}, which is not there")
     return path.stat().st_size
 
 
@@ -292,7 +292,7 @@ def read_tfds(data: DataSection) -> CaptionedImages:
         raise _not_prepared(data, name, split, error) from error
     captions = [_captions(source[i], i, data) for i in range(len(source))]
     return CaptionedImages(
-        pictures=_TfdsImages(source, data.image_feature),
+        images=_TfdsImages(source, data.image_feature),
         captions=captions,
         statements=(),
         truth=np.zeros((len(captions), 0), np.float32),

@@ -51,7 +51,7 @@ def init_head(clip: CLIP, num_attributes: int) -> dict[str, jax.Array]:
     return {
         "kernel": jnp.zeros((patches, width, num_attributes), jnp.float32),
         "bias": jnp.zeros(num_attributes, jnp.float32),
-        # Logits of about -2 at first: most statements are false of most pictures.
+        # Logits of about -2 at first: most statements are false of most images.
         "statements": jnp.asarray([jnp.log(10.0), -2.0], jnp.float32),
         "local_statements": jnp.asarray([jnp.log(10.0), -2.0], jnp.float32),
     }
@@ -67,7 +67,7 @@ def make_train_step(
       tx: the update rule.
       weights: of the terms.
       top_k: patches averaged for a statement's local score.
-      mean, std: of the pictures, on the scale 0..1.
+      mean, std: of the images, on the scale 0..1.
 
     Returns:
       step(state, statements, batch) -> (state, metrics). `state` is donated; its params are {'clip': .., 'head': ..}.
@@ -111,7 +111,7 @@ def _term_sums(
     mean: Rgb,
     std: Rgb,
 ) -> Outputs:
-    """This device's sum of each active term over its pictures, and of how often the right caption came first."""
+    """This device's sum of each active term over its images, and of how often the right caption came first."""
     clip, head = {"params": params["clip"]}, params["head"]
     images = normalize_images(batch["image"], mean, std)
     _, out = cast(tuple[jax.Array, Outputs], model.apply(clip, images, method="encode_image"))
@@ -152,7 +152,7 @@ def _contrastive_sums(model: CLIP, clip: dict[str, Any], batch: Batch, image_fea
     to_text = losses.contrastive(image_features, all_texts, own, scale, same)
     to_image = losses.contrastive(texts, all_images, own, scale, same)
     similarity = normalize_features(image_features) @ normalize_features(all_texts).T
-    # The caption that came first is right if it says the same: pictures may share one.
+    # The caption that came first is right if it says the same: images may share one.
     first = jnp.take_along_axis(same, jnp.argmax(similarity, axis=-1)[:, None], axis=-1)
     return {"contrastive": jnp.sum(to_text + to_image) / 2, "caption_accuracy": jnp.sum(first).astype(jnp.float32)}
 

@@ -38,8 +38,8 @@ from mpafer_jax.runtime import devices, distributed, files, locks, preemption, p
 from mpafer_jax.runtime.errors import ConfigError
 from mpafer_jax.runtime.metric_writer import MetricWriter
 
-CLIP_FOLDER, TOKENIZER_FOLDER, PICTURES_FOLDER = "clip", "tokenizer", "pictures"
-_WHITENED = 512  # pictures that the patch embedding is whitened on: 32,768 patches of the small CLIP's
+CLIP_FOLDER, TOKENIZER_FOLDER, IMAGES_FOLDER = "clip", "tokenizer", "images"
+_WHITENED = 512  # images that the patch embedding is whitened on: 32,768 patches of the small CLIP's
 
 
 class PretrainDescription(Described):
@@ -47,7 +47,7 @@ class PretrainDescription(Described):
 
     Attributes:
       config: the whole configuration.
-      data: fingerprint of the pictures and captions.
+      data: fingerprint of the images and captions.
       vocab_size: number of tokens.
       versions: of the packages that made it.
       hours: that it took, over all starts of the run; 0 in one that does not say.
@@ -106,9 +106,9 @@ def pretrain(config: PretrainConfig, workdir: pathlib.Path) -> dict[str, Any]:
 
     Raises:
       BankError: a bank of model.vocabulary_banks is not there.
-      CheckpointError: the pictures or captions changed since a checkpoint was saved.
-      ConfigError: the configuration does not fit the workdir, the devices or the pictures.
-      DataError: the pictures or captions are not there or not of the form.
+      CheckpointError: the images or captions changed since a checkpoint was saved.
+      ConfigError: the configuration does not fit the workdir, the devices or the images.
+      DataError: the images or captions are not there or not of the form.
       NonFiniteError: a loss term, a parameter or a feature became NaN or infinite.
       PromptError: a caption has more tokens than the text tower has positions.
       preemption.Preempted: it was asked to stop; the state is saved.
@@ -143,8 +143,8 @@ def _run(run: Pretraining, notice: preemption.Notice) -> dict[str, Any]:
     metrics = run.evaluator(devices.to_host(state.params)["clip"])
     summary = {
         "held_out": metrics,
-        "pictures": len(run.train),
-        "held_out_pictures": len(run.held_out),
+        "images": len(run.train),
+        "held_out_images": len(run.held_out),
         "parameters": int(sum(x.size for x in jax.tree.leaves(state.params["clip"]))),
         "hours": described.hours if described else 0.0,
         "config": config.model_dump(mode="json"),
@@ -159,15 +159,15 @@ def _run(run: Pretraining, notice: preemption.Notice) -> dict[str, Any]:
 
 def announce(run: Pretraining, state: TrainState) -> None:
     """Says what is trained, with what, and where."""
-    progress.fact("data", f"{len(run.train):,} pictures with captions, {len(run.held_out):,} held out")
+    progress.fact("data", f"{len(run.train):,} images with captions, {len(run.held_out):,} held out")
     number = sum(x.size for x in jax.tree.leaves(state.params["clip"]))
     progress.fact("trained", f"{number:,} numbers, a vocabulary of {run.tokenizer.vocab_size:,} tokens")
-    progress.fact("steps", f"{run.config.train.num_steps:,} of {run.config.train.batch_size} pictures")
+    progress.fact("steps", f"{run.config.train.num_steps:,} of {run.config.train.batch_size} images")
     progress.fact("workdir", str(run.workdir))
 
 
 def prepare(config: PretrainConfig, workdir: pathlib.Path) -> Pretraining:
-    """Opens the pictures, makes the vocabulary and encodes all captions."""
+    """Opens the images, makes the vocabulary and encodes all captions."""
     devices.check_batch_size("train.batch_size", config.train.batch_size)
     schedule = optim.make_schedule(
         learning_rate=config.optimizer.learning_rate,
@@ -176,7 +176,7 @@ def prepare(config: PretrainConfig, workdir: pathlib.Path) -> Pretraining:
     )
     for name in config.model.vocabulary_banks:  # so that one which is not there shows before faces are drawn
         load_bank(name)
-    train_part, held_out = load_source(config.data, config.model.image_size, workdir / PICTURES_FOLDER)
+    train_part, held_out = load_source(config.data, config.model.image_size, workdir / IMAGES_FOLDER)
     _check_terms(config, train_part)
     positions = config.model.max_position_embeddings
     tokenizer = make_vocabulary(train_part, config, workdir / TOKENIZER_FOLDER)
@@ -223,11 +223,11 @@ def _check_terms(config: PretrainConfig, data: CaptionedImages) -> None:
         return
     if not config.loss.contrastive:
         raise ConfigError(
-            "config.loss.contrastive is 0 and the pictures come without attributes, so that nothing would be trained; "
-            "give contrastive a weight, or the pictures attributes"
+            "config.loss.contrastive is 0 and the images come without attributes, so that nothing would be trained; "
+            "give contrastive a weight, or the images attributes"
         )
     logging.info(
-        "the pictures come without attributes: the loss is the contrast alone, from the first update on "
+        "the images come without attributes: the loss is the contrast alone, from the first update on "
         "(loss.statements, local_statements, attributes and attributes_alone_steps do not apply)"
     )
 
@@ -266,9 +266,9 @@ def first_state(run: Pretraining) -> TrainState:
     clip = initial_params(run.model.config, run.config.seed)
     vision, data = run.model.config.vision, run.config.data
     number = min(_WHITENED, len(run.train))
-    pictures = evaluation.resized(run.train, range(number), vision.image_size)
+    images = evaluation.resized(run.train, range(number), vision.image_size)
     clip["visual"]["patch_embedding"]["kernel"] = whiten_patches(
-        np.asarray(normalize(jnp.asarray(pictures), data.mean, data.std)),
+        np.asarray(normalize(jnp.asarray(images), data.mean, data.std)),
         vision.patch_size,
         vision.hidden_size,
         run.config.seed,
@@ -328,7 +328,7 @@ def train(
                 held_out = run.evaluator(devices.to_host(state.params)["clip"])
                 writer.write(step, "held_out", held_out)
                 found = ", ".join(f"{name} {value:.3f}" for name, value in held_out.items())
-                logging.info("held-out pictures after step %d: %s", step, found)
+                logging.info("held-out images after step %d: %s", step, found)
             if saves or last or stopping:
                 description = run.description.model_copy(update={"hours": clock.hours()})
                 waiting = to_numbers([*earlier, *devices.to_host(interval)], step)

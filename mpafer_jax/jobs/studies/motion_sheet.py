@@ -1,4 +1,4 @@
-"""A facial-motion prior as a picture: the mean face of each class, and over it how much its patches weigh."""
+"""A facial-motion prior as an image: the mean face of each class, and over it how much its patches weigh."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _INK, _PAPER = (30, 30, 30), (255, 255, 255)
 
 
 def mean_faces(patches: npt.NDArray[np.floating], patch_size: int) -> Pixels:
-    """Pictures uint8[C, S, S, 3] from their patches' pixels [C, N, 3 P^2] on the scale 0..1, row by row."""
+    """Images uint8[C, S, S, 3] from their patches' pixels [C, N, 3 P^2] on the scale 0..1, row by row."""
     classes, count, _ = patches.shape
     side = round(count**0.5)
     cut = patches.reshape(classes, side, side, patch_size, patch_size, 3)
@@ -36,7 +36,7 @@ def motion_sheet(
 ) -> Image.Image:
     """One column for each class: its mean face, and below it a row for each set of weights.
 
-    The colours of every picture run from 0 to the largest weight of its own class there, which its heading names: how
+    The colours of every image run from 0 to the largest weight of its own class there, which its heading names: how
     peaked weights are differs more between classes than one scale can show.
 
     Args:
@@ -63,7 +63,7 @@ def motion_sheet(
 
 
 def write_motion_sheet(config: Config, out: pathlib.Path) -> str:
-    """Writes the picture and returns a Markdown table: how far each class is from neutral, of either source.
+    """Writes the image and returns a Markdown table: how far each class is from neutral, of either source.
 
     Raises:
       BankError, ConfigError, DataError: see `experiment.build_experiment`, `motion_prior` and `data.splits`.
@@ -78,13 +78,13 @@ def write_motion_sheet(config: Config, out: pathlib.Path) -> str:
     maps = {source: motion_prior.motion(found, neutral) for source, found in means.items()}
     strength = config.head.motion_strength
     weights = {source: motion_prior.to_weights(found, neutral, strength) for source, found in maps.items()}
-    faces = mean_faces(means["pictures"].mean, clip.config.vision.patch_size)
+    faces = mean_faces(means["images"].mean, clip.config.vision.patch_size)
     sheet = motion_sheet(faces, weights, dataset.class_names)
     with files.replacing(out) as temporary:
         sheet.save(temporary, "PNG")
     lengths = {source: np.sqrt(np.mean(np.square(found), axis=1)) for source, found in maps.items()}
     lines = [
-        [name, f"{means['pictures'].count[row]:.0f}", *(f"{found[row]:.4f}" for found in lengths.values())]
+        [name, f"{means['images'].count[row]:.0f}", *(f"{found[row]:.4f}" for found in lengths.values())]
         for row, name in enumerate(dataset.class_names)
     ]
     return markdown(("distance from neutral", "images", *lengths), lines)

@@ -34,12 +34,12 @@ def accuracy_table(report: PromptReport) -> str:
     return markdown(header, lines)
 
 
-def render(report: PromptReport, pictures: Sequence[str] = ()) -> str:
+def render(report: PromptReport, plots: Sequence[str] = ()) -> str:
     """The whole report as Markdown.
 
     Args:
       report: what was measured.
-      pictures: file names of pictures to show, relative to the page.
+      plots: file names of plots to show, relative to the page.
     """
     split, images = report.split
     absent = [
@@ -56,7 +56,7 @@ def render(report: PromptReport, pictures: Sequence[str] = ()) -> str:
         accuracy_table(report),
         f"## Classes that are hard to tell apart ({CONFIGURED})",
         _pairs_table(report),
-        *(f"![cosines of the classes' features]({name})" for name in pictures),
+        *(f"![cosines of the classes' features]({name})" for name in plots),
         "## Cosines of the classes' features",
         _similarity_table(report),
         f"## Lengths in tokens, of at most {report.budget}",

@@ -201,9 +201,9 @@ def _section(source: str, found: Report | None, page: pathlib.Path) -> str:
         f"```bash\n{_command(source, record.overrides)}```\n",
         found.to_markdown(level=4),
     ]
-    picture = page.parent / "images" / f"results_{sweep.name_of(source)}.png"
-    if plot.write(picture, record.sweep, found.lines, found.results):
-        parts.append(f"![Accuracy over {record.sweep.axis}]({picture.relative_to(page.parent)})\n")
+    image = page.parent / "images" / f"results_{sweep.name_of(source)}.png"
+    if plot.write(image, record.sweep, found.lines, found.results):
+        parts.append(f"![Accuracy over {record.sweep.axis}]({image.relative_to(page.parent)})\n")
     if found.results:
         parts.append(_protocol(found))
     return "\n".join(parts)

@@ -1,4 +1,4 @@
-"""A sweep's accuracy over its axis, as a picture for documents."""
+"""A sweep's accuracy over its axis, as an image for documents."""
 
 from __future__ import annotations
 

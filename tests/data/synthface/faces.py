@@ -45,5 +45,5 @@ def clean(name: str = "colour") -> Style:
 def pixels(active=None, style=None, size=96, person=PERSON, scene=None, seed=0):
     """float[size, size, 3] of a face with some units active; frontal unless `scene` says."""
     face = Face(person, intensities(active), scene or Scene())
-    picture = render(face, style or clean(), size, np.random.default_rng(seed))
-    return np.asarray(picture, np.float64)
+    image = render(face, style or clean(), size, np.random.default_rng(seed))
+    return np.asarray(image, np.float64)

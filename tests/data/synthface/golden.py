@@ -16,7 +16,7 @@ FOLDER = pathlib.Path(__file__).parent / "fixtures"
 
 
 def path():
-    return FOLDER / f"coarse_pictures_{generate.VERSION}.npz"
+    return FOLDER / f"coarse_images_{generate.VERSION}.npz"
 
 
 def coarse():
@@ -24,8 +24,8 @@ def coarse():
     found = {}
     for name, style in STYLES.items():
         jobs = [generate.face_of(5, "test", 8 * n, style).job for n in range(3)]
-        pictures = generate.render_all(jobs, 96, processes=1).astype(np.float64)
-        found[name] = pictures.reshape(len(jobs), 8, 12, 8, 12, 3).mean(axis=(2, 4)).round().astype(np.uint8)
+        images = generate.render_all(jobs, 96, processes=1).astype(np.float64)
+        found[name] = images.reshape(len(jobs), 8, 12, 8, 12, 3).mean(axis=(2, 4)).round().astype(np.uint8)
     return found
 
 

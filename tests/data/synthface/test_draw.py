@@ -103,23 +103,23 @@ def test_styles_displace_the_statistics():
         faces = [(sample_identity(rng), sample_scene(rng, occlusion=0.0)) for _ in range(12)]
         return np.stack([pixels(style=STYLES[name], person=person, scene=scene) for person, scene in faces])
 
-    pictures = {name: typical(name) for name in STYLES}
-    colour = pictures["colour"]
+    images = {name: typical(name) for name in STYLES}
+    colour = images["colour"]
     for name in ("grey", "sketch"):
-        assert np.ptp(pictures[name], axis=3).mean() < 12  # nothing but the compression's traces is left of the colours
+        assert np.ptp(images[name], axis=3).mean() < 12  # nothing but the compression's traces is left of the colours
     for name in ("sketch", "poster", "infrared"):
-        moved = np.abs(pictures[name].mean(axis=(0, 1, 2)) - colour.mean(axis=(0, 1, 2))).max()
+        moved = np.abs(images[name].mean(axis=(0, 1, 2)) - colour.mean(axis=(0, 1, 2))).max()
         assert moved > 20, name
-    lightness = [pictures[name].mean(axis=(1, 2, 3)) for name in ("colour", "infrared")]
+    lightness = [images[name].mean(axis=(1, 2, 3)) for name in ("colour", "infrared")]
     assert np.corrcoef(lightness)[0, 1] < -0.5  # what is light is dark
 
 
 @pytest.mark.parametrize("size", [32, 57, 96, 224])
 @pytest.mark.parametrize("name", STYLES)
 def test_every_size(name, size):
-    picture = pixels(size=size, style=STYLES[name])
-    assert picture.shape == (size, size, 3)
-    assert picture.std() > 10
+    image = pixels(size=size, style=STYLES[name])
+    assert image.shape == (size, size, 3)
+    assert image.std() > 10
 
 
 def test_sizes_show_the_same_face():
@@ -135,8 +135,8 @@ def test_impossible_sizes_are_refused(size):
 
 def test_edges_are_smooth():
     """A drawing in flat colours has many tones along its edges, where the two sides mix."""
-    picture = pixels(style=clean("paint"), scene=Scene(background="plain", roll=8.0))
-    assert len(np.unique(picture.reshape(-1, 3), axis=0)) > 250
+    image = pixels(style=clean("paint"), scene=Scene(background="plain", roll=8.0))
+    assert len(np.unique(image.reshape(-1, 3), axis=0)) > 250
 
 
 def test_equal_arguments_give_equal_pixels_and_the_camera_is_random():

@@ -44,7 +44,7 @@ def test_without_difficulty_all_of_a_prototype_is_there(expression):
 
 
 @pytest.mark.parametrize("expression", PROTOTYPES)
-def test_pictures_of_an_expression_vary(expression):
+def test_images_of_an_expression_vary(expression):
     found = samples(expression)
     for values in found:
         assert values.shape == (20, 2)
@@ -55,7 +55,7 @@ def test_pictures_of_an_expression_vary(expression):
     assert len({frozenset(active(values)) for values in found}) > 20
     for unit in PROTOTYPES[expression]:
         present = np.mean([unit in active(values) for values in found])
-        assert 0.5 < present < 0.98, unit  # some pictures lack it
+        assert 0.5 < present < 0.98, unit  # some images lack it
     extra = [active(values) - set(PROTOTYPES[expression]) for values in found]
     assert 0.3 < np.mean([len(units) > 0 for units in extra]) < 1.0
 

@@ -1,4 +1,4 @@
-"""Many pictures: reproducible, whoever draws them; splits of different people; tied to the renderer's version."""
+"""Many images: reproducible, whoever draws them; splits of different people; tied to the renderer's version."""
 
 import collections
 import dataclasses
@@ -14,7 +14,7 @@ from tests.data.synthface import golden
 STYLE = STYLES["colour"]
 
 
-def test_pictures_do_not_depend_on_the_number_of_processes():
+def test_images_do_not_depend_on_the_number_of_processes():
     jobs = [generate.face_of(0, "train", index, STYLES["grey"]).job for index in range(70)]
     alone = generate.render_all(jobs, 32, processes=1)
     assert (alone.shape, alone.dtype) == ((70, 32, 32, 3), np.uint8)
@@ -35,7 +35,7 @@ def test_seed_split_index_and_style_all_matter():
         assert (base != other.job.pixels(32)).mean() > 0.5
 
 
-def test_a_person_is_in_four_pictures_in_a_row_and_in_one_split():
+def test_a_person_is_in_four_images_in_a_row_and_in_one_split():
     people = {
         split: [generate.face_of(3, split, index, STYLE) for index in range(120)]
         for split in ("train", "validation", "test")
@@ -76,15 +76,15 @@ def test_a_bald_person_has_no_strand_of_hair_before_the_face():
 
 
 def test_the_version_stands_for_what_is_drawn():
-    """Prepared datasets are found by the version; one that draws other pictures under the same number is a trap."""
+    """Prepared datasets are found by the version; one that draws other images under the same number is a trap."""
     assert golden.path().is_file(), "a new version: run python -m tests.data.synthface.golden"
     with np.load(golden.path(), allow_pickle=False) as stored:
         expected = dict(stored)
     drawn = golden.coarse()
     assert drawn.keys() == expected.keys(), "styles came or went: run python -m tests.data.synthface.golden"
-    for name, pictures in drawn.items():
+    for name, images in drawn.items():
         # Far above what another processor's or Pillow's rounding does to a mean of 144 pixels.
-        assert np.abs(pictures.astype(int) - expected[name].astype(int)).max() <= 2, (
-            f"the renderer draws other pictures in {name} than its version did: raise generate.VERSION, "
+        assert np.abs(images.astype(int) - expected[name].astype(int)).max() <= 2, (
+            f"the renderer draws other images in {name} than its version did: raise generate.VERSION, "
             "then run python -m tests.data.synthface.golden"
         )

@@ -56,16 +56,16 @@ def test_a_runs_page_holds_its_numbers(finished):
     assert "label_smoothing" in page.text
 
 
-def test_pictures_can_be_left_out_and_the_page_made_anew(finished, tmp_path, capsys):
+def test_images_can_be_left_out_and_the_page_made_anew(finished, tmp_path, capsys):
     workdir = copied(finished, tmp_path / "run")
     before = (workdir / "report.html").read_text()
     (workdir / "report.html").unlink()
-    assert command.main([str(workdir), "--nopictures"]) == 0
+    assert command.main([str(workdir), "--noimages"]) == 0
     assert capsys.readouterr().out == f"{workdir / 'report.html'}\n"
     page = Page.of(workdir / "report.html")
     page.check()
     assert not page.all("img")
-    assert "made without the dataset's pictures" in page.text
+    assert "made without the dataset's images" in page.text
     assert command.main([str(workdir)]) == 0
     again = (workdir / "report.html").read_text()
     assert again.split("Made ")[0] == before.split("Made ")[0].replace(finished[0].name, "run")
@@ -93,7 +93,7 @@ def test_what_is_not_there_is_said(finished, tmp_path):
         pages.write_report(workdir)
 
 
-def test_predictions_of_another_step_or_other_pictures_are_not_used(finished, tmp_path, caplog):
+def test_predictions_of_another_step_or_other_images_are_not_used(finished, tmp_path, caplog):
     workdir = copied(finished, tmp_path / "run")
     summary = json.loads((workdir / "summary.json").read_text())
     for change in ({"best": {**summary["best"], "step": 99}}, {"fingerprints": {"test": "another"}}):

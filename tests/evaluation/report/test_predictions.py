@@ -39,7 +39,7 @@ def test_features_are_of_both_towers(stored):
     assert np.abs(stored.features_before - stored.features_after).max() > 0.01
 
 
-def test_mistakes_are_the_most_confident_ones_with_their_pictures(finished, stored, sample):
+def test_mistakes_are_the_most_confident_ones_with_their_images(finished, stored, sample):
     wrong = np.flatnonzero(stored.logits.argmax(axis=1) != stored.labels)
     confidence = stored.probabilities.max(axis=1)
     expected = wrong[np.argsort(-confidence[wrong], kind="stable")][: predictions.MAX_MISTAKES]

@@ -45,7 +45,7 @@ WITHOUT_A_NAME = """[...document.querySelectorAll('button')].filter(button => bu
 
 @pytest.fixture(scope="module")
 def photo(tmp_path_factory):
-    """A face that does not fill its picture, in the middle of nothing."""
+    """A face that does not fill its image, in the middle of nothing."""
     face = face_of(0, "demo", 10, STYLES["colour"]).job.pixels(224)
     image = Image.new("RGB", (480, 360), (200, 210, 220))
     image.paste(Image.fromarray(face), (130, 70))
@@ -107,7 +107,7 @@ def test_a_photo_is_explained_and_nothing_leaves_the_machine(finished, photo, tm
         assert page.locator("#explanation .phrases li").count() == 8
         assert page.locator("#note").inner_text().strip() == ""
 
-        page.get_by_label("The picture is a face that fills it").check()
+        page.get_by_label("The image is a face that fills it").check()
         whole = predictor.predict(photo)
         top = f"{whole.expression} {100 * whole.confidence:.0f}%"
         page.wait_for_function(
@@ -116,10 +116,10 @@ def test_a_photo_is_explained_and_nothing_leaves_the_machine(finished, photo, tm
 
         blank = tmp_path / "blank.png"
         Image.new("RGB", (64, 64), (90, 90, 90)).save(blank)
-        page.get_by_label("The picture is a face that fills it").uncheck()
+        page.get_by_label("The image is a face that fills it").uncheck()
         page.get_by_label("Clear").or_(page.get_by_label("Remove Image")).first.click()
         upload.set_input_files(blank)
-        page.get_by_text("No face was found, so the whole picture was taken for one.").wait_for()
+        page.get_by_text("No face was found, so the whole image was taken for one.").wait_for()
 
         for headers in ({"Host": "rebound.example"}, {"Origin": "http://other.example"}):
             request = urllib.request.Request(f"{url}config", headers=headers)
@@ -130,10 +130,10 @@ def test_a_photo_is_explained_and_nothing_leaves_the_machine(finished, photo, tm
         assert "connect-src 'self'" in answer.headers["content-security-policy"]
         seen.check_only((url, "blob:", "data:"))
 
-        blank.write_bytes(b"no picture")
+        blank.write_bytes(b"no image")
         page.get_by_label("Clear").or_(page.get_by_label("Remove Image")).first.click()
         upload.set_input_files(blank)
-        page.get_by_text("This is no picture that can be read").wait_for()
+        page.get_by_text("This is no image that can be read").wait_for()
         assert "mpafer-demo" not in page.locator("body").inner_text()  # where it lies
     addresses = [json.loads(line) for line in log.read_text().splitlines()]
     assert ["socket.bind", "127.0.0.1"] in addresses

@@ -45,7 +45,7 @@ def places_of_this_machine():
 
 @pytest.fixture(scope="module")
 def expected(finished):
-    """Pictures, and what the predictor says of them."""
+    """Images, and what the predictor says of them."""
     predictor = Predictor.from_checkpoint(finished[0], batch_sizes=(5,))
     pixels = check.drawn_faces(5, predictor.image_size)
     return pixels, predictor.logits(pixels)
@@ -53,7 +53,7 @@ def expected(finished):
 
 @pytest.fixture(scope="module")
 def exported(finished, tmp_path_factory):
-    """Prompts and a program for any number of pictures, its weights beside it."""
+    """Prompts and a program for any number of images, its weights beside it."""
     out = tmp_path_factory.mktemp("exported") / "model"
     assert command.main([str(finished[0]), "--to=prompts,stablehlo", f"--out={out}"]) == 0
     return out
@@ -148,7 +148,7 @@ def test_the_card_tells_how_to_run_the_program(exported, expected, monkeypatch):
     snippet = re.search(r"```python\n(.*?)```", section, re.DOTALL)[1]
     monkeypatch.chdir(exported)
     pixels, logits = expected
-    for number in (5, 2):  # any number of pictures
+    for number in (5, 2):  # any number of images
         names = {"pixels": pixels[:number]}
         exec(snippet, names)
         np.testing.assert_allclose(names["outputs"]["logits"], logits[:number], rtol=1e-4, atol=1e-4)
@@ -156,7 +156,7 @@ def test_the_card_tells_how_to_run_the_program(exported, expected, monkeypatch):
         assert names["outputs"]["patch_scores"].shape == (number, 64, 5)
 
 
-def test_weights_inside_and_a_fixed_number_of_pictures(finished, expected, tmp_path):
+def test_weights_inside_and_a_fixed_number_of_images(finished, expected, tmp_path):
     from mpafer_jax.inference.export import programs
 
     out = tmp_path / "model"
@@ -258,7 +258,7 @@ def test_programs_of_every_kind_of_model(tmp_path, changes, layers, batch_size):
 
 @pytest.fixture(scope="module")
 def text_only(sample, tmp_path_factory):
-    """A run without visual prompts and local score, pictures, and what its predictor says of them."""
+    """A run without visual prompts and local score, images, and what its predictor says of them."""
     workdir = tmp_path_factory.mktemp("text_only")
     changes = {**METHODS["coop"], "train.num_steps": 2, "optimizer.warmup_steps": 0}
     train.train_and_evaluate(runs.config(sample, **changes), workdir)

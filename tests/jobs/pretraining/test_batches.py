@@ -27,7 +27,7 @@ def encode(texts):
 def make(*, noise=0.0, seed=0, batch_size=6, process=0, processes=1) -> batches.TrainBatches:
     rng = np.random.default_rng(9)
     data = CaptionedImages(
-        pictures=rng.integers(0, 256, (NUMBER, 12, 12, 3)).astype(np.uint8),
+        images=rng.integers(0, 256, (NUMBER, 12, 12, 3)).astype(np.uint8),
         captions=CAPTIONS,
         statements=(),
         truth=np.arange(NUMBER, dtype=np.float32)[:, None] / NUMBER,
@@ -48,7 +48,7 @@ def make(*, noise=0.0, seed=0, batch_size=6, process=0, processes=1) -> batches.
     )
 
 
-def picture_of(batch):
+def image_of(batch):
     return np.round(batch["truth"][:, 0] * NUMBER).astype(int)
 
 
@@ -78,16 +78,16 @@ def test_processes_share_a_global_batch():
             np.testing.assert_array_equal(value, np.concatenate([part[name] for part in parts]), err_msg=name)
 
 
-def test_captions_belong_to_their_picture_and_each_is_drawn():
+def test_captions_belong_to_their_image_and_each_is_drawn():
     seen = set()
     for step in range(40):
         batch = make()(step)
-        for picture, ids, eos in zip(picture_of(batch), batch["ids"], batch["eos_positions"], strict=True):
+        for image, ids, eos in zip(image_of(batch), batch["ids"], batch["eos_positions"], strict=True):
             assert ids[0] == SOS
-            assert ids[1] == picture
+            assert ids[1] == image
             assert ids[eos] == EOS
             assert (ids[eos + 1 :] == 0).all()
-            seen.add((int(picture), tuple(ids[: eos + 1])))
+            seen.add((int(image), tuple(ids[: eos + 1])))
     assert seen == {(i, tuple(encode([text])[0])) for i, own in enumerate(CAPTIONS) for text in own}
 
 

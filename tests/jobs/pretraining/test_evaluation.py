@@ -43,15 +43,15 @@ def test_retrieval_counts_within_full_pools():
     assert retrieval(images, texts, captions, 3) == 1
     swapped = texts[[1, 0, 2, 3, 4, 5, 6]]
     assert retrieval(images, swapped, captions, 3) == pytest.approx(4 / 6)  # the seventh fills no pool
-    assert retrieval(images, swapped, captions, 256) == pytest.approx(5 / 7)  # fewer pictures than a pool: all of them
+    assert retrieval(images, swapped, captions, 256) == pytest.approx(5 / 7)  # fewer images than a pool: all of them
 
 
-def test_retrieval_takes_a_caption_that_pictures_share_for_each_ones_own():
+def test_retrieval_takes_a_caption_that_images_share_for_each_ones_own():
     kind = np.array([0, 0, 1, 1])
     features = np.eye(2, dtype=np.float32)[kind]
     captions = [(("a sad face", "a glad face")[i],) for i in kind]
     assert retrieval(features, features, captions, 256) == 1
     assert retrieval(features, features[::-1], captions, 256) == 0
-    # The second caption of the first two pictures is the first of the others.
+    # The second caption of the first two images is the first of the others.
     assert retrieval(features, features[::-1], [("sad", "glad")] * 2 + [("glad",)] * 2, 256) == 1 / 2
     assert retrieval(features, features, [("a",), ("b",), ("c",), ("c",)], 2) == 3 / 4  # argmax takes the first of two

@@ -49,41 +49,41 @@ def test_the_same_seed_gives_the_same_numbers():
 
 
 @pytest.fixture(scope="module")
-def pictures():
+def images():
     """Smooth ones, whose neighbouring pixels are nearly equal, with some noise."""
     rng = np.random.default_rng(0)
     coarse = rng.standard_normal((200, 6, 6, 3))
     return np.kron(coarse, np.ones((1, 4, 4, 1))) + 0.3 * rng.standard_normal((200, 24, 24, 3))
 
 
-def embedded(pictures, kernel):
+def embedded(images, kernel):
     """[patches, W]: each patch, row by row, through the kernel."""
     size = kernel.shape[0]
     patches = [
-        picture[top : top + size, left : left + size].reshape(-1)
-        for picture in pictures
+        image[top : top + size, left : left + size].reshape(-1)
+        for image in images
         for top in range(0, 24, size)
         for left in range(0, 24, size)
     ]
     return np.array(patches) @ kernel.reshape(-1, kernel.shape[-1])
 
 
-def test_a_whitened_embedding_has_the_identity_as_covariance(pictures):
-    kernel = whiten_patches(pictures, patch_size=4, width=48, seed=0)  # as wide as a patch has numbers
+def test_a_whitened_embedding_has_the_identity_as_covariance(images):
+    kernel = whiten_patches(images, patch_size=4, width=48, seed=0)  # as wide as a patch has numbers
     assert (kernel.shape, kernel.dtype) == ((4, 4, 3, 48), np.float32)
-    np.testing.assert_allclose(np.cov(embedded(pictures, kernel), rowvar=False), np.eye(48), atol=1e-3)
+    np.testing.assert_allclose(np.cov(embedded(images, kernel), rowvar=False), np.eye(48), atol=1e-3)
 
 
-def test_a_narrow_embedding_keeps_the_largest_components_and_a_wide_one_all(pictures):
-    narrow = np.cov(embedded(pictures, whiten_patches(pictures, 4, 20, seed=0)), rowvar=False)
+def test_a_narrow_embedding_keeps_the_largest_components_and_a_wide_one_all(images):
+    narrow = np.cov(embedded(images, whiten_patches(images, 4, 20, seed=0)), rowvar=False)
     np.testing.assert_allclose(narrow, np.eye(20), atol=1e-3)
-    wide = np.cov(embedded(pictures, whiten_patches(pictures, 4, 64, seed=0)), rowvar=False)
+    wide = np.cov(embedded(images, whiten_patches(images, 4, 64, seed=0)), rowvar=False)
     values = np.linalg.eigvalsh(wide)
     np.testing.assert_allclose(values, [0.0] * 16 + [1.0] * 48, atol=1e-3)
-    # Of all embeddings of this width, that of the largest components loses least of the pictures.
-    patches = embedded(pictures, np.eye(48).reshape(4, 4, 3, 48))
+    # Of all embeddings of this width, that of the largest components loses least of the images.
+    patches = embedded(images, np.eye(48).reshape(4, 4, 3, 48))
     centred = patches - patches.mean(axis=0)
-    kernel = whiten_patches(pictures, 4, 20, seed=0).reshape(48, 20)
+    kernel = whiten_patches(images, 4, 20, seed=0).reshape(48, 20)
     left = centred - centred @ kernel @ np.linalg.lstsq(centred @ kernel, centred, rcond=None)[0]
     smallest = np.linalg.eigvalsh(np.cov(patches, rowvar=False))[:28].sum()
     assert left.var(axis=0, ddof=1).sum() == pytest.approx(smallest, rel=1e-3)
@@ -105,7 +105,7 @@ def test_noise_is_not_blown_up():
     assert covariance[:-3].max() < 1e-6
 
 
-def test_the_seed_turns_the_embedding(pictures):
-    one, same, other = (whiten_patches(pictures, 4, 48, seed) for seed in (0, 0, 1))
+def test_the_seed_turns_the_embedding(images):
+    one, same, other = (whiten_patches(images, 4, 48, seed) for seed in (0, 0, 1))
     np.testing.assert_array_equal(one, same)
     assert not np.allclose(one, other, atol=1e-2)

@@ -37,8 +37,8 @@ def test_a_folder_with_one_caption_or_several_and_attributes(tmp_path):
     assert list(data.captions) == [("a face",), ("one", strange), ("none",)]
     assert [statement.phrasings for statement in data.statements] == [("bald",), ("old",)]
     np.testing.assert_array_equal(data.truth, np.array([[0.25, 1], [np.nan, 0], [np.nan, np.nan]], np.float32))
-    assert data.pictures[2].shape == (6, 8, 3)
-    assert (data.pictures[0] == 50).all()
+    assert data.images[2].shape == (6, 8, 3)
+    assert (data.images[0] == 50).all()
     assert set(data.texts()) == {"a face", "one", strange, "none", "old", "bald"}
 
 
@@ -60,7 +60,7 @@ def test_a_folder_with_one_caption_or_several_and_attributes(tmp_path):
         ({"file_name": "a.png", "text": "a", "attributes": {"old": None}}, r"jsonl:2: attributes\.old"),
         ({"file_name": "a.png", "text": "a", "attributes": {"old": 1.5}}, r"jsonl:2: attributes\.old.*equal to 1"),
         ({"file_name": "a.png", "text": "a", "attributes": {"old": float("nan")}}, r"jsonl:2: "),
-        ({"file_name": "sub/b.png", "text": "a"}, r"metadata\.jsonl:2 names the picture .*sub/b\.png, which is not"),
+        ({"file_name": "sub/b.png", "text": "a"}, r"metadata\.jsonl:2 names the image .*sub/b\.png, which is not"),
     ],
 )
 def test_a_broken_line_is_named(tmp_path, line, message):
@@ -75,9 +75,9 @@ def test_missing_empty_and_unreadable_files_are_named(tmp_path):
     with pytest.raises(DataError, match=r"metadata\.jsonl is empty"):
         write(tmp_path, "")
     data = write(tmp_path, {"file_name": "a.png", "text": "a"})
-    (tmp_path / "a.png").write_bytes(b"not a picture")
-    with pytest.raises(DataError, match=r"a\.png: cannot be read as a picture"):
-        data.pictures[0]
+    (tmp_path / "a.png").write_bytes(b"not an image")
+    with pytest.raises(DataError, match=r"a\.png: cannot be read as an image"):
+        data.images[0]
 
 
 def test_the_fingerprint_is_that_of_the_content(tmp_path):
@@ -91,21 +91,21 @@ def test_the_fingerprint_is_that_of_the_content(tmp_path):
     assert sources.read_folder(tmp_path).fingerprint != data.fingerprint
 
 
-def test_the_last_pictures_are_held_out(tmp_path):
+def test_the_last_images_are_held_out(tmp_path):
     folder = tiny.write_folder(tmp_path, 10)
     train, held_out = sources.load_source(section(folder, held_out=3), 16, tmp_path)
     everything = sources.read_folder(folder)
     assert (len(train), len(held_out)) == (7, 3)
     assert [*train.captions, *held_out.captions] == list(everything.captions)
     np.testing.assert_array_equal(np.concatenate([train.truth, held_out.truth]), everything.truth)
-    np.testing.assert_array_equal(held_out.pictures[2], everything.pictures[9])
-    assert len(held_out.pictures) == 3
+    np.testing.assert_array_equal(held_out.images[2], everything.images[9])
+    assert len(held_out.images) == 3
     for number in (10, 11):
-        with pytest.raises(DataError, match=rf"config\.data\.held_out is {number} of 10 pictures, which leaves none"):
+        with pytest.raises(DataError, match=rf"config\.data\.held_out is {number} of 10 images, which leaves none"):
             sources.load_source(section(folder, held_out=number), 16, tmp_path)
 
 
-def picture(index):
+def image(index):
     stream = io.BytesIO()
     Image.fromarray(np.full((10, 12, 3), 20 * index, np.uint8)).save(stream, "PNG")
     return io.BytesIO(stream.getvalue())
@@ -133,7 +133,7 @@ class CaptionedSquares(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             yield (
                 i,
                 {
-                    "image": picture(i),
+                    "image": image(i),
                     "caption": f"square {i}",
                     "several": [f"one {i}", f"ünö {i}"] if i else [],
                     "captions": nested,
@@ -159,8 +159,8 @@ def test_a_tfds_dataset_with_one_caption_each(prepared, tmp_path):
     assert (len(train), len(held_out), train.truth.shape, train.statements) == (4, 2, (4, 0), ())
     for data in (train, held_out):
         for index, (caption,) in enumerate(data.captions):
-            assert data.pictures[index].shape == (10, 12, 3)
-            assert (data.pictures[index] == 20 * int(caption.removeprefix("square "))).all()
+            assert data.images[index].shape == (10, 12, 3)
+            assert (data.images[index] == 20 * int(caption.removeprefix("square "))).all()
     assert len({caption for data in (train, held_out) for caption in data.captions}) == 6
 
 
@@ -175,7 +175,7 @@ def test_a_tfds_dataset_with_several_captions_inside_another_feature(prepared):
     ("changes", "message"),
     [
         ({"text_feature": "text"}, r"text_feature is 'text', which TFDS dataset .* has not; it has .*captions/text"),
-        ({"image_feature": "picture"}, r"config\.data\.image_feature is 'picture', which"),
+        ({"image_feature": "image"}, r"config\.data\.image_feature is 'image', which"),
         ({"text_feature": "number"}, r"example 0 of .* has .* there; expected a caption"),
         ({"text_feature": "captions"}, r"example 0 of .* has .* there; expected a caption"),
         ({"text_feature": "several"}, r"example \d of .* has \[\] there; expected a caption or several"),
@@ -189,7 +189,7 @@ def test_a_tfds_dataset_of_another_form_is_named(prepared, changes, message):
 
 
 def faces(folder, **changes):
-    values = {"source": "synthface", "dir": "", "pictures": 7, "styles": ("colour", "paint"), "held_out": 3}
+    values = {"source": "synthface", "dir": "", "images": 7, "styles": ("colour", "paint"), "held_out": 3}
     size = changes.pop("size", 32)
     return sources.load_source(section(folder, **{**values, **changes}), size, folder)
 
@@ -197,7 +197,7 @@ def faces(folder, **changes):
 def test_drawn_faces_are_drawn_once_and_kept(tmp_path):
     train, held_out = faces(tmp_path)
     assert (len(train), len(held_out)) == (4, 3)
-    assert train.pictures[0].shape == (32, 32, 3)
+    assert train.images[0].shape == (32, 32, 3)
     assert {len(own) for own in train.captions} == {4}
     assert {len(own) for own in held_out.captions} == {1}
     (kept,) = tmp_path.iterdir()
@@ -205,7 +205,7 @@ def test_drawn_faces_are_drawn_once_and_kept(tmp_path):
     again, _ = faces(tmp_path)
     assert kept.stat().st_mtime_ns == before
     assert again.fingerprint == train.fingerprint
-    np.testing.assert_array_equal(again.pictures[3], train.pictures[3])
+    np.testing.assert_array_equal(again.images[3], train.images[3])
     assert faces(tmp_path, seed=2)[0].fingerprint != train.fingerprint
 
 
@@ -215,7 +215,7 @@ def test_drawn_faces_are_drawn_once_and_kept(tmp_path):
         ({"styles": ("colour", "oil")}, r"config\.data\.styles is \('colour', 'oil'\); expected some of colour, paint"),
         ({"styles": ()}, r"config\.data\.styles is \(\); expected some of"),
         ({"size": 24}, r"config\.model\.image_size is 24; faces are drawn at 32 to 224 pixels"),
-        ({"pictures": 3}, r"config\.data\.held_out is 3 of 3 pictures"),
+        ({"images": 3}, r"config\.data\.held_out is 3 of 3 images"),
     ],
 )
 def test_impossible_faces_are_named(tmp_path, changes, message):

@@ -50,7 +50,7 @@ STATEMENTS = texts([[98, 3, 99], [98, 4, 5, 99], [98, 6, 7, 8, 99]])
 def batch(size=16):
     rng = np.random.default_rng(0)
     rows = [[98, *rng.integers(1, 90, 5).tolist(), 99] for _ in range(size)]
-    rows[-1] = rows[2]  # a caption that two pictures share, on different devices
+    rows[-1] = rows[2]  # a caption that two images share, on different devices
     ids = np.array(rows, np.int32)
     truth = rng.random((size, ATTRIBUTES)).astype(np.float32)
     truth[3, 1] = truth[5] = np.nan
@@ -145,8 +145,8 @@ def test_the_scale_grows_to_100_at_most(start, monkeypatch):
     assert metrics["logit_scale"] == pytest.approx(expected, rel=1e-5)
 
 
-def test_a_caption_that_pictures_share_is_right_for_each_of_them(monkeypatch):
-    """All captions are one: whichever comes first is right, where by position 1 picture of 16 at most would be."""
+def test_a_caption_that_images_share_is_right_for_each_of_them(monkeypatch):
+    """All captions are one: whichever comes first is right, where by position 1 image of 16 at most would be."""
     shared = batch()
     shared |= {name: np.repeat(shared[name][:1], 16, axis=0) for name in ("ids", "eos_positions", "caption_hash")}
     _, metrics = run("contrastive", parts=2, monkeypatch=monkeypatch, data=shared)

@@ -28,7 +28,7 @@ from tests.jobs.pretraining import tiny
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    return tiny.write_folder(tmp_path_factory.mktemp("pictures"))
+    return tiny.write_folder(tmp_path_factory.mktemp("images"))
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +51,7 @@ def numbers(workdir):
 
 def test_what_a_run_leaves(undisturbed, folder):
     summary = runs.summary(undisturbed)
-    assert (summary["pictures"], summary["held_out_pictures"]) == (24, 6)
+    assert (summary["images"], summary["held_out_images"]) == (24, 6)
     assert summary["hours"] > 0
     assert set(summary["held_out"]) == {"retrieval", "statement_auc", "local_statement_auc"}
     assert summary["parameters"] == sum(np.size(value) for value in params(undisturbed).values())
@@ -112,16 +112,16 @@ def test_stopped_by_sigterm_between_two_lines_and_resumed_equals_undisturbed(fol
 
 def test_a_finished_run_stays_and_a_changed_dataset_is_refused(undisturbed, folder, tmp_path, caplog):
     shutil.copytree(undisturbed, tmp_path / "run")
-    shutil.copytree(folder, tmp_path / "pictures")
-    config = tiny.config(tmp_path / "pictures")  # moved, not changed
+    shutil.copytree(folder, tmp_path / "images")
+    config = tiny.config(tmp_path / "images")  # moved, not changed
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "run" / "clip").iterdir()}
     hours = runs.summary(tmp_path / "run")["hours"]
     assert train.pretrain(config, tmp_path / "run")["hours"] == hours
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "run" / "clip").iterdir()} == before
     assert runs.metrics(tmp_path / "run") == runs.metrics(undisturbed)
 
-    metadata = tmp_path / "pictures" / "metadata.jsonl"
-    metadata.write_text(metadata.read_text().replace("a red picture", "a ruby picture"))
+    metadata = tmp_path / "images" / "metadata.jsonl"
+    metadata.write_text(metadata.read_text().replace("a red image", "a ruby image"))
     with pytest.raises(CheckpointError, match="the training data changed since it was saved"):
         train.pretrain(config, tmp_path / "run")
     with pytest.raises(ConfigError, match=r"config\.loss\.top_k: there 4, here 3"):
@@ -143,7 +143,7 @@ def test_the_clip_is_read_here_and_by_pytorch(undisturbed):
     clip = load_clip(str(folder))
     reference, report = CLIPModel.from_pretrained(folder, output_loading_info=True)
     assert {key: list(value) for key, value in report.items() if value} == {}
-    texts = ["a red picture", "green with a bar at the left", "words that nobody said"]
+    texts = ["a red image", "green with a bar at the left", "words that nobody said"]
     own, theirs = load_tokenizer(folder), CLIPTokenizer.from_pretrained(folder)
     rows = [own.encode(text) for text in texts]
     assert rows == theirs(texts)["input_ids"]
@@ -160,9 +160,9 @@ def test_the_clip_is_read_here_and_by_pytorch(undisturbed):
         np.testing.assert_allclose(value, expected[name], rtol=0, atol=1e-4, err_msg=name)
 
 
-def test_pictures_without_attributes_train_by_the_contrast_alone(tmp_path):
+def test_images_without_attributes_train_by_the_contrast_alone(tmp_path):
     """And from the first update on: a stage without a loss would waste it."""
-    folder = tiny.write_folder(tmp_path / "pictures", attributes=False)
+    folder = tiny.write_folder(tmp_path / "images", attributes=False)
     changes = {"train.num_steps": 2, "train.log_every": 1, "optimizer.warmup_steps": 0}
     summary = train.pretrain(tiny.config(folder, **changes), tmp_path / "run")
     assert set(summary["held_out"]) == {"retrieval"}
@@ -171,7 +171,7 @@ def test_pictures_without_attributes_train_by_the_contrast_alone(tmp_path):
         assert line["loss"] == pytest.approx(line["contrastive"])
         assert line["grad_norm"] > 0
         assert "attributes" not in line
-    with pytest.raises(ConfigError, match=r"config\.loss\.contrastive is 0 and the pictures come without"):
+    with pytest.raises(ConfigError, match=r"config\.loss\.contrastive is 0 and the images come without"):
         train.pretrain(tiny.config(folder, **changes, **{"loss.contrastive": 0.0}), tmp_path / "other")
     assert not (tmp_path / "other" / "config.json").exists()
 
@@ -186,7 +186,7 @@ def test_every_field_is_read(folder, tmp_path, monkeypatch):
         return object.__getattribute__(self, name)
 
     config = tiny.config(folder, **{"train.num_steps": 1, "optimizer.warmup_steps": 0})
-    faces = {"source": "synthface", "pictures": 3, "held_out": 1, "styles": ("paint",)}
+    faces = {"source": "synthface", "images": 3, "held_out": 1, "styles": ("paint",)}
     absent = {"source": "tfds", "name": "no_such_dataset"}
     monkeypatch.setattr(Record, "__getattribute__", recording)
     train.pretrain(config, tmp_path / "run")
@@ -204,7 +204,7 @@ def test_every_field_is_read(folder, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"data.held_out": 30}, "config.data.held_out is 30 of 30 pictures"),
+        ({"data.held_out": 30}, "config.data.held_out is 30 of 30 images"),
         ({"model.vocab_size": 100}, "config.model.vocab_size is 100, expected at least 514"),
         ({"model.vocabulary_banks": ("poems",)}, "'poems'"),
         ({"model.max_position_embeddings": 4}, "raise model.max_position_embeddings"),

@@ -1,4 +1,4 @@
-"""A folder of captioned pictures, and a configuration of a CLIP that trains on it in seconds."""
+"""A folder of captioned images, and a configuration of a CLIP that trains on it in seconds."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ CHANGES = {
 
 
 def write_folder(folder: Path, number: int = 30, *, attributes: bool = True) -> Path:
-    """Pictures with a bright bar on one side, in sub-folders, and their metadata.jsonl."""
+    """Images with a bright bar on one side, in sub-folders, and their metadata.jsonl."""
     rng = np.random.default_rng(0)
     lines: list[str] = []
     for index in range(number):
@@ -49,7 +49,7 @@ def write_folder(folder: Path, number: int = 30, *, attributes: bool = True) -> 
         pixels[bar] = 250
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(pixels).save(folder / name)
-        row = {"file_name": name, "text": [f"a {colour} picture", f"{colour} with a bar at the {side}"], "id": index}
+        row = {"file_name": name, "text": [f"a {colour} image", f"{colour} with a bar at the {side}"], "id": index}
         if attributes:
             row["attributes"] = {f"a bar at the {name}": name == side for name in SIDES} | {"a bar": 0.9}
             if index % 5 == 0:

@@ -289,8 +289,8 @@ def test_the_command(sample, trained, tmp_path):
     by_place = {(cell["checkpoint"], cell["dataset"]): cell for cell in written["cells"]}
     # All of that folder is the sample's test split.
     assert by_place["faces", "whole"]["confusion"] == by_place["faces", "faces"]["confusion"]
-    with Image.open(tmp_path / "matrix" / "matrix.png") as picture:
-        assert min(picture.size) > 200
+    with Image.open(tmp_path / "matrix" / "matrix.png") as image:
+        assert min(image.size) > 200
     mistaken = [*command[:4], f"--checkpoint={tmp_path}"]
     failed = subprocess.run(mistaken, env=runs.environment(), capture_output=True, text=True, timeout=300, check=False)
     assert failed.returncode == 2

@@ -131,12 +131,12 @@ def test_its_lengths_are_those_of_the_clip(reported, sample):
     }
 
 
-def test_its_pictures_show_something(reported, sample):
+def test_its_images_show_something(reported, sample):
     _, out = reported
     for name in ("similarity.png", "similarity_by_granularity.png"):
-        with Image.open(out / name) as picture:
-            assert min(picture.size) > 300
-            assert len(np.unique(np.asarray(picture.convert("RGB")).reshape(-1, 3), axis=0)) > 50
+        with Image.open(out / name) as image:
+            assert min(image.size) > 300
+            assert len(np.unique(np.asarray(image.convert("RGB")).reshape(-1, 3), axis=0)) > 50
     with (out / "similarity.csv").open() as file:
         rows = list(csv.DictReader(file))
     count = len(list((sample / "faces" / "train").iterdir()))

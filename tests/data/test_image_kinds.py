@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from mpafer_jax.data import preprocess
-from mpafer_jax.data.preprocess import PictureError
+from mpafer_jax.data.preprocess import ImageError
 from tests.data.encoders import png, png_chunk, tiff
 
 Rgb = tuple[int, int, int]
@@ -165,16 +165,16 @@ def test_avif() -> None:
         (tiff(struct.pack("<3d", 0, 0.5, 1), 3, 1, [64], 1, tags={339: [3]}), "of a rare kind that is not; save it"),
         (tiff(struct.pack(">3H", *SIXTEEN), 3, 1, [16], 0, ">"), "of a rare kind that is not; save it"),
         (tiff(bytes([255, 128, 128]), 1, 1, [8] * 3, 9), "of a rare kind that is not; save it"),
-        (tiff(bytes([255, 128, 128] * 3), 3, 1, [8] * 3, 6), "a YCbCr picture that was not compressed"),
+        (tiff(bytes([255, 128, 128] * 3), 3, 1, [8] * 3, 6), "a YCbCr image that was not compressed"),
         (png([b"\0\1\2"], 3, 8, 3), "the palette is not there"),
     ],
 )
 def test_kinds_whose_white_is_not_known_are_refused_by_name(data: bytes, name: str) -> None:
-    with pytest.raises(PictureError, match=name):
+    with pytest.raises(ImageError, match=name):
         preprocess.decode_rgb(data)
 
 
-def test_pictures_of_programs_in_rare_modes() -> None:
+def test_images_of_programs_in_rare_modes() -> None:
     for mode, order in (("I;16", "<"), ("I;16L", "<"), ("I;16B", ">")):
         image = Image.frombytes(mode, (3, 1), words(order, *SIXTEEN))
         assert np.asarray(preprocess.to_rgb(image))[0, :, 0].tolist() == [0, 100, 255]
@@ -183,7 +183,7 @@ def test_pictures_of_programs_in_rare_modes() -> None:
     hue = Image.new("HSV", (1, 1), (85, 255, 255))
     assert preprocess.to_rgb(hue).getpixel((0, 0)) == (0, 255, 0)
     for mode in ("I", "F"):
-        with pytest.raises(PictureError, match="has no fixed white"):
+        with pytest.raises(ImageError, match="has no fixed white"):
             preprocess.upright_rgb(Image.new(mode, (1, 1), 100))
 
 
@@ -228,7 +228,7 @@ def test_a_text_that_unpacks_to_much_is_not_unpacked() -> None:
 def test_a_damaged_text_is_still_damage() -> None:
     data = with_chunk(b"zTXt", b"workflow\0\0" + LONG)
     place = data.index(b"workflow")
-    with pytest.raises(PictureError, match="cut short or damaged"):
+    with pytest.raises(ImageError, match="cut short or damaged"):
         preprocess.decode_rgb(data[:place] + b"W" + data[place + 1 :])
-    with pytest.raises(PictureError, match="cut short or damaged"):
+    with pytest.raises(ImageError, match="cut short or damaged"):
         preprocess.decode_rgb(data[: data.index(b"IDAT") + 8])

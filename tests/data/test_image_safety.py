@@ -1,4 +1,4 @@
-"""What a picture's file may do to us: nothing but become RGB pixels or a PictureError that says why not."""
+"""What an image's file may do to us: nothing but become RGB pixels or an ImageError that says why not."""
 
 import io
 import json
@@ -17,7 +17,7 @@ from PIL import Image
 from mpafer_jax.data import preprocess
 from mpafer_jax.data.inspection import inspect
 from mpafer_jax.data.prepared import prepare
-from mpafer_jax.data.preprocess import PictureError, decode_rgb, read_picture_file
+from mpafer_jax.data.preprocess import ImageError, decode_rgb, read_image_file
 from mpafer_jax.data.readers import folder
 from mpafer_jax.data.records import BadImageError, ImageCrop, ImageFile
 from tests.data import layouts
@@ -38,11 +38,11 @@ def png_that_claims(width: int, height: int) -> bytes:
 
 @pytest.mark.parametrize(("width", "height"), [(10_000, 10_000), (50_000, 50_000), (2**31 - 1, 1)])
 def test_decompression_bombs_are_refused_before_they_are_decoded(width, height):
-    with pytest.raises(PictureError, match=rf"more than .*{preprocess.MAX_PIXELS}.*save it smaller"):
+    with pytest.raises(ImageError, match=rf"more than .*{preprocess.MAX_PIXELS}.*save it smaller"):
         decode_rgb(png_that_claims(width, height))
     with warnings.catch_warnings():  # as in a program that does not make errors of them
         warnings.simplefilter("ignore")
-        with pytest.raises(PictureError, match=r"more than .*save it smaller"):
+        with pytest.raises(ImageError, match=r"more than .*save it smaller"):
             decode_rgb(png_that_claims(width, height))
 
 
@@ -50,29 +50,29 @@ def test_large_files_folders_and_pipes_are_refused_unread(tmp_path, monkeypatch)
     monkeypatch.setattr(preprocess, "MAX_BYTES", 2**20)
     with (tmp_path / "large.jpg").open("wb") as file:
         file.truncate(3 * 2**20)
-    with pytest.raises(PictureError, match="the file has 3 MiB, pictures may have 1"):
-        read_picture_file(tmp_path / "large.jpg")
+    with pytest.raises(ImageError, match="the file has 3 MiB, images may have 1"):
+        read_image_file(tmp_path / "large.jpg")
     os.mkfifo(tmp_path / "pipe.jpg")
     for name in ("pipe.jpg", "."):
-        with pytest.raises(PictureError, match="expected a file, found a folder, a device or a pipe"):
-            read_picture_file(tmp_path / name)
+        with pytest.raises(ImageError, match="expected a file, found a folder, a device or a pipe"):
+            read_image_file(tmp_path / name)
 
 
 @pytest.mark.parametrize(
     ("data", "message"),
     [
         (b"", "the file is empty"),
-        (b"no picture", r"not a picture in a format that is read \(JPEG, PNG"),
+        (b"no image", r"not an image in a format that is read \(JPEG, PNG"),
         # Pillow would hand it to Ghostscript.
-        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\n", "not a picture in a format"),
-        (encoded(layouts.picture(0, 64, 64), "JPEG")[:600], "cut short or damaged"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\n", "not an image in a format"),
+        (encoded(layouts.image(0, 64, 64), "JPEG")[:600], "cut short or damaged"),
     ],
 )
-def test_what_is_no_picture_is_refused_with_the_reason(tmp_path, data, message):
-    with pytest.raises(PictureError, match=message):
+def test_what_is_no_image_is_refused_with_the_reason(tmp_path, data, message):
+    with pytest.raises(ImageError, match=message):
         decode_rgb(data)
     (tmp_path / "face.png").write_bytes(data)
-    with pytest.raises(BadImageError, match=rf"face\.png: cannot be read as a picture: .*{message}"):
+    with pytest.raises(BadImageError, match=rf"face\.png: cannot be read as an image: .*{message}"):
         inspect(ImageFile(tmp_path / "face.png"))
     with pytest.raises(BadImageError, match=rf"face\.png \(face box .*: .*{message}"):
         inspect(ImageCrop(tmp_path / "face.png", (0, 0, 4, 4)))
@@ -100,22 +100,22 @@ def test_palettes_with_transparency():
 
 
 def samples() -> dict[str, bytes]:
-    """One small picture of every format that is read, and of the odd modes."""
-    picture = layouts.picture(3, 24, 20)
+    """One small image of every format that is read, and of the odd modes."""
+    image = layouts.image(3, 24, 20)
     exif = Image.Exif()
     exif[0x0112] = 6
     return {
-        "jpeg": encoded(picture, "JPEG", exif=exif),
-        "progressive": encoded(picture, "JPEG", progressive=True),
-        "cmyk": encoded(picture.convert("CMYK"), "JPEG"),
-        "png": encoded(picture, "PNG"),
+        "jpeg": encoded(image, "JPEG", exif=exif),
+        "progressive": encoded(image, "JPEG", progressive=True),
+        "cmyk": encoded(image.convert("CMYK"), "JPEG"),
+        "png": encoded(image, "PNG"),
         "png16": encoded(Image.fromarray(np.arange(480, dtype=np.uint16).reshape(20, 24) * 100), "PNG"),
-        "palette": encoded(picture.quantize(16), "PNG", transparency=3),
-        "webp": encoded(picture, "WEBP"),
-        "gif": encoded(picture, "GIF", save_all=True, append_images=[layouts.picture(4, 24, 20)]),
-        "bmp": encoded(picture, "BMP"),
-        "tiff": encoded(picture, "TIFF", compression="tiff_lzw"),
-        "ppm": encoded(picture, "PPM"),
+        "palette": encoded(image.quantize(16), "PNG", transparency=3),
+        "webp": encoded(image, "WEBP"),
+        "gif": encoded(image, "GIF", save_all=True, append_images=[layouts.image(4, 24, 20)]),
+        "bmp": encoded(image, "BMP"),
+        "tiff": encoded(image, "TIFF", compression="tiff_lzw"),
+        "ppm": encoded(image, "PPM"),
     }
 
 
@@ -136,7 +136,7 @@ def mutated(data: bytes, rng: np.random.Generator) -> bytes:
 
 
 @pytest.mark.filterwarnings("ignore")  # Pillow warns of much that is odd; in a user's program it is not an error either
-def test_mutated_files_become_pixels_or_a_picture_error(monkeypatch):
+def test_mutated_files_become_pixels_or_an_image_error(monkeypatch):
     monkeypatch.setattr(preprocess, "MAX_PIXELS", 2_000_000)  # the time that a damaged size may cost here
     rng = np.random.default_rng(0)
     outcomes = {"pixels": 0, "refused": 0}
@@ -145,7 +145,7 @@ def test_mutated_files_become_pixels_or_a_picture_error(monkeypatch):
         for _ in range(200):
             try:
                 image = decode_rgb(mutated(data, rng))
-            except PictureError:
+            except ImageError:
                 outcomes["refused"] += 1
             else:
                 assert image.mode == "RGB"
@@ -155,7 +155,7 @@ def test_mutated_files_become_pixels_or_a_picture_error(monkeypatch):
 
 
 @pytest.mark.slow
-def test_a_thousand_mutated_pictures_of_every_format_end_no_process():
+def test_a_thousand_mutated_images_of_every_format_end_no_process():
     """The process has 4 GiB of addresses, and says at its end what became of each."""
     fuzz = [sys.executable, str(Path(__file__).with_name("fuzz.py")), "1000", "0"]
     done = subprocess.run(fuzz, capture_output=True, text=True, timeout=600)
@@ -167,7 +167,7 @@ def test_a_thousand_mutated_pictures_of_every_format_end_no_process():
     assert found["peak"] < 2 * 2**30
 
 
-def test_mutated_pictures_are_all_counted_by_preparation(tmp_path):
+def test_mutated_images_are_all_counted_by_preparation(tmp_path):
     rng = np.random.default_rng(0)
     (tmp_path / "happy").mkdir()
     for position, (name, data) in enumerate(samples().items()):

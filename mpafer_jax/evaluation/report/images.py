@@ -1,4 +1,4 @@
-"""Pictures inside the page: encoded as data, so that the page needs no other file."""
+"""Images inside the page: encoded as data, so that the page needs no other file."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from PIL import Image
 from mpafer_jax.data.preprocess import Pixels
 from mpafer_jax.evaluation import overlay
 
-_SIDE = 160  # pixels of the page; twice that would double the file for a picture of 96
+_SIDE = 160  # pixels of the page; twice that would double the file for an image of 96
 _QUALITY = 85
 
 
 def data_uri(image: Image.Image, side: int | None = _SIDE) -> str:
-    """A square picture as a data URI, `side` pixels wide and high; any picture in its own size if that is None."""
+    """A square image as a data URI, `side` pixels wide and high; any image in its own size if that is None."""
     if side is not None:
         image = image.resize((side, side), Image.Resampling.BICUBIC)
     stream = io.BytesIO()
@@ -27,7 +27,7 @@ def data_uri(image: Image.Image, side: int | None = _SIDE) -> str:
 
 
 def heat_maps(pixels: Pixels, patch_scores: npt.NDArray[np.float32], classes: tuple[int, ...]) -> list[Image.Image]:
-    """What speaks for each of some classes rather than for all of them, over the picture, on one scale.
+    """What speaks for each of some classes rather than for all of them, over the image, on one scale.
 
     Args:
       pixels: uint8[S, S, 3], what the model saw.
