@@ -65,11 +65,13 @@ setup(
         "onnx": ["onnx>=1.20,<2", "onnx-ir>=0.2,<2", "onnxruntime>=1.24,<2"],
         "tpu": ["jax[tpu]>=0.10,<0.11"],
         "cuda": ["jax[cuda13]>=0.10,<0.11"],
-        "tpu-check": ["jax[tpu]>=0.10,<0.11"],  # the compiler for TPUs, on any Linux machine (tools/compile_check.py)
+        "tpu-check": [
+            "jax[tpu]>=0.10,<0.11"
+        ],  # the compiler for TPUs, on any Linux machine (tests/bench/compile_check.py)
         "gcs": ["gcsfs>=2025.3", "google-cloud-storage>=2.18"],  # gs://; Orbax asks the second
         "s3": ["s3fs>=2025.3"],  # s3://
         "generate": ["openai>=3.54,<4"],  # asks servers for descriptions
-        # The plain PyTorch way, which tools/benchmark.py measures against.
+        # The plain PyTorch way, which tests/bench measures against.
         "bench": ["torch==2.13.0"],
         "test": [
             "gcp-storage-emulator>=2026.7",  # a server that speaks gs://

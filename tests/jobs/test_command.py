@@ -179,7 +179,7 @@ def test_unknown_fields_and_arguments_are_refused(sample, tmp_path, monkeypatch)
 
 
 def test_help_and_version(sample):
-    for module, own in (("main", "--mode={train,eval,predict}"), ("tools.prompt_report", "--split={validation,test}")):
+    for module, own in (("main", "--mode={train,eval,predict}"), ("cli.prompt_report", "--split={validation,test}")):
         shown = runs.run([sys.executable, "-m", f"mpafer_jax.{module}", "--help"])
         assert (shown.returncode, shown.stderr) == (0, "")
         assert shown.stdout.startswith(f"usage: python -m mpafer_jax.{module} --config=FILE[:ARGUMENTS] ")

@@ -236,7 +236,7 @@ def test_matrices_stand_on_the_page(tmp_path, capsys):
     _, text = out.read_text().split("\n## Trained on one dataset, tested on others\n")
     assert re.search(r"^\| poster +\| 55\.00 ± 7\.07 \|$", text, re.MULTILINE)
     assert re.search(r"^\| poster on neon +\| +2 \| +300 \| +10 \|", text, re.MULTILINE)
-    (shown,) = re.findall(r"```bash\npython -m mpafer_jax\.tools\.cross_dataset (.*?)\n```", text, re.DOTALL)
+    (shown,) = re.findall(r"```bash\npython -m mpafer_jax\.cli\.cross_dataset (.*?)\n```", text, re.DOTALL)
     assert shlex.split(shown.replace("\\\n", "")) == flags
     assert "somewhere" not in (tmp_path / "docs" / "results" / "styles.json").read_text()
 
