@@ -1,24 +1,20 @@
 """Batches and splits of every layout of a dataset, as SHA-256.
 
-Pictures are uint8 and augmentation is NumPy's and Pillow's, in whole numbers or float64 rounded to them, so bytes are
-the same on every processor. Layouts with JPEG pictures depend on Pillow's libjpeg: after a new Pillow, a difference in
+Images are uint8 and augmentation is NumPy's and Pillow's, in whole numbers or float64 rounded to them, so bytes are
+the same on every processor. Layouts with JPEG images depend on Pillow's libjpeg: after a new Pillow, a difference in
 their images alone is no change of ours.
 """
 
 import functools
 import hashlib
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 from mpafer_jax.data import pipeline
 from mpafer_jax.data.splits import load_dataset
+from tests.data import layouts
 from tests.golden import store
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "data"))
-import layouts
 
 BATCHES, BATCH_SIZE, IMAGE_SIZE = 64, 8, 16
 POSES = ("AN", "DI", "FE", "HA", "NE", "SA", "SU")
@@ -64,8 +60,8 @@ def ferplus_folders(root):
 def ferplus_csv(root):
     root.mkdir(parents=True)
     usages = ["Training"] * 21 + ["PublicTest"] * 7 + ["PrivateTest"] * 7
-    pictures = [(usage, layouts.picture(number, 48, 48, "L")) for number, usage in enumerate(usages)]
-    layouts.write_fer2013(root, pictures)
+    images = [(usage, layouts.image(number, 48, 48, "L")) for number, usage in enumerate(usages)]
+    layouts.write_fer2013(root, images)
     layouts.write_fer2013new(
         root, [(usage, f"fer{number:07d}.png", VOTES[number % 7]) for number, usage in enumerate(usages)]
     )
@@ -74,7 +70,7 @@ def ferplus_csv(root):
 def fer2013(root):
     usages = ["Training"] * 20 + ["PublicTest"] * 5 + ["PrivateTest"] * 5
     lines = [
-        f"{number % 7},{layouts.numbers(layouts.picture(number, 48, 48, 'L'))},{usage}"
+        f"{number % 7},{layouts.numbers(layouts.image(number, 48, 48, 'L'))},{usage}"
         for number, usage in enumerate(usages)
     ]
     root.mkdir(parents=True)
@@ -97,8 +93,8 @@ def affectnet_npy(root):
 def sfew(root):
     names = ("Angry", "Disgust", "Fear", "Happy", "Neutral", "Sad", "Surprise")
     for first, split in ((0, "Train_Aligned_Faces"), (50, "Val_Aligned_Faces")):
-        pictures = [f"{names[i % 7]}/Film_{first + i:09d}_{i:08d}.png" for i in range(14)]
-        layouts.write_sfew(root / split, pictures, first_seed=first)
+        images = [f"{names[i % 7]}/Film_{first + i:09d}_{i:08d}.png" for i in range(14)]
+        layouts.write_sfew(root / split, images, first_seed=first)
 
 
 def jaffe(root):
