@@ -96,10 +96,12 @@ def without_versions(text: str) -> str:
 
 
 def _serve() -> None:
+    import mpafer_jax.cli.predict  # noqa: F401  imported once for every forked command
+    import mpafer_jax.jobs.predict  # noqa: F401
+    import mpafer_jax.jobs.train  # noqa: F401
     from mpafer_jax.cli import runner
 
     runner.import_libraries_without_torch()
-    del sys.modules["mpafer_jax.predict"]  # runpy warns of a module that is there before it runs
     os.chdir(ROOT)
     sys.path[0] = str(ROOT)
     for line in iter(sys.stdin.readline, ""):

@@ -25,7 +25,7 @@ def places(tmp_path_factory):
         (broken / kind).mkdir(parents=True)
         for number in range(2):
             Image.new("RGB", (32, 32), (10 * number, 90, 30)).save(broken / kind / f"{number}.png")
-    (broken / "train" / "fear" / "1.png").write_bytes(b"no picture")
+    (broken / "train" / "fear" / "1.png").write_bytes(b"no image")
     shutil.copytree(EXPORTED, damaged)
     prompts = damaged / "prompts.safetensors"
     prompts.write_bytes(prompts.read_bytes()[:-4] + b"\0\0\0\0")

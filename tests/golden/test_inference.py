@@ -37,7 +37,7 @@ def files(faces, tmp_path_factory):
 
 
 def steady(row, files):
-    """Without this machine's folder, and the best patches in the order of the picture: near ones change places."""
+    """Without this machine's folder, and the best patches in the order of the image: near ones change places."""
     patches = {name: sorted(values) for name, values in row.get("top_patches", {}).items()}
     return {**row, "file": row["file"].replace(str(files), "FACES")} | ({"top_patches": patches} if patches else {})
 
@@ -54,7 +54,7 @@ def test_predictor(faces):
     store.check("inference/predictor", {**about, "warning": predictor.trained_on.warning, "repr": repr(predictor)})
     store.check("inference/text_features", np.asarray(predictor.text_features)[:, :8].tolist(), **TOLERANCE)
     store.check("inference/logits", [prediction.logits.tolist() for prediction in predictions], **TOLERANCE)
-    # Of each class the patches with the highest scores, in the order of the picture.
+    # Of each class the patches with the highest scores, in the order of the image.
     patches = np.stack([prediction.top_patches for prediction in predictions])
     store.check("inference/top_patches", np.sort(patches, axis=-1).tolist())
     store.check("inference/patch_scores", predictions[0].patch_scores.tolist(), **TOLERANCE)
