@@ -96,8 +96,8 @@ def without_versions(text: str) -> str:
 
 
 def _serve() -> None:
-    import mpafer_jax.cli.predict  # noqa: F401  imported once for every forked command
-    import mpafer_jax.jobs.predict  # noqa: F401
+    import mpafer_jax.cli.predict
+    import mpafer_jax.jobs.predict
     import mpafer_jax.jobs.train  # noqa: F401
     from mpafer_jax.cli import runner
 
