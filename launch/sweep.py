@@ -34,11 +34,9 @@ from collections.abc import Sequence
 from absl import logging
 
 from mpafer_jax.cli import options, usage
-from mpafer_jax.evaluation.predictions import PredictionsError
 from mpafer_jax.jobs.sweeps import plan, report, reuse, runner, slurm, sweep
-from mpafer_jax.jobs.sweeps.collect import MixedRunsError
 from mpafer_jax.runtime import console, files, locks, preemption
-from mpafer_jax.runtime.errors import ConfigError
+from mpafer_jax.runtime.errors import ConfigError, ReportError
 
 _SLURM_SCRIPT = pathlib.Path("launch") / "slurm.sbatch"
 
@@ -89,7 +87,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _ended(arguments: argparse.Namespace, overrides: list[str], jobs: int | None) -> int:
     try:
         return _run(arguments, overrides, jobs)
-    except (ConfigError, MixedRunsError, PredictionsError) as error:
+    except (ConfigError, ReportError) as error:
         logging.error("%s: %s", type(error).__name__, error)
         return 2
     except runner.Stopped as stopped:

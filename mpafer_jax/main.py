@@ -33,7 +33,7 @@ from mpafer_jax.config.schema import Config
 from mpafer_jax.evaluation import table
 from mpafer_jax.jobs import evaluate, predict, train
 from mpafer_jax.runtime import console, distributed
-from mpafer_jax.runtime.errors import BankError, CheckpointError, ConfigError, DataError, PromptError
+from mpafer_jax.runtime.errors import CheckpointError, ConfigError, DataError, PromptError
 
 _CONFIG = define_config()
 runner.define_workdir()
@@ -46,7 +46,7 @@ _MODE = flags.DEFINE_enum(
 _USER_ERRORS = (
     ConfigError,
     DataError,
-    BankError,
+    PromptError,
     PromptError,
     CheckpointError,
 )

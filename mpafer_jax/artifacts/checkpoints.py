@@ -25,11 +25,11 @@ from orbax.checkpoint import checkpoint_managers
 from mpafer_jax.artifacts import storage
 from mpafer_jax.artifacts.description import Described, Description
 from mpafer_jax.artifacts.not_a_checkpoint import what_is_there
-from mpafer_jax.artifacts.prompt_file import PROMPTS, PromptFileError, load_prompts
+from mpafer_jax.artifacts.prompt_file import PROMPTS, load_prompts
 from mpafer_jax.method.state import TrainState
 from mpafer_jax.runtime import devices, distributed, files
-from mpafer_jax.runtime.errors import CheckpointError
-from mpafer_jax.runtime.finite import NonFiniteError, not_finite
+from mpafer_jax.runtime.errors import CheckpointError, NonFiniteError, UnreadableError
+from mpafer_jax.runtime.finite import not_finite
 
 FOLDER = "checkpoints"
 _PREFIX = "step"
@@ -43,10 +43,6 @@ Which = Literal["best", "last"]
 Digests = dict[str, str]  # SHA-256 in hexadecimal by what it is of
 StepMetrics = Mapping[str, tuple[float, float]]
 D = TypeVar("D", bound=Described)
-
-
-class UnreadableError(CheckpointError):
-    """A checkpoint whose files are damaged or not of this program's form."""
 
 
 def _open(folder: pathlib.Path, *, keep: int, clean: bool) -> Any:
@@ -303,8 +299,8 @@ def _load_exported(folder: pathlib.Path) -> tuple[Params, Description, int]:
         return params, description, header.step
     except pydantic.ValidationError as error:
         raise CheckpointError(f"{folder / PROMPTS} was written by another version: {error}") from error
-    except PromptFileError as error:
-        raise CheckpointError(str(error)) from error
+    except CheckpointError:
+        raise
     except ValueError as error:
         raise CheckpointError(f"{folder / PROMPTS}: {error}") from error
 

@@ -16,6 +16,7 @@ import numpy as np
 import pydantic
 
 from mpafer_jax.runtime import files
+from mpafer_jax.runtime.errors import CheckpointError
 from mpafer_jax.runtime.finite import not_finite
 
 PROMPTS = "prompts.safetensors"
@@ -23,10 +24,6 @@ CHECKSUM = f"{PROMPTS}.sha256"
 _FORMAT = "mpafer-prompts-1"
 
 Params = dict[str, Any]
-
-
-class PromptFileError(ValueError):
-    """Exported prompts that cannot be read; the message names the file and says what to do."""
 
 
 class Header(pydantic.BaseModel):
@@ -78,7 +75,7 @@ def load_prompts(folder: pathlib.Path) -> tuple[Params, Header]:
     """Reads what `save_prompts` wrote, checking the checksum where it lies beside the prompts.
 
     Raises:
-      PromptFileError: the file is damaged, is not the one the checksum is of, or was not written by `save_prompts`.
+      CheckpointError: the file is damaged, is not the one the checksum is of, or was not written by `save_prompts`.
     """
     import safetensors
     import safetensors.numpy
@@ -88,7 +85,7 @@ def load_prompts(folder: pathlib.Path) -> tuple[Params, Header]:
     if checksum.is_file():
         expected, found = checksum.read_text(encoding="utf-8").split()[:1], hashlib.sha256(data).hexdigest()
         if expected != [found]:
-            raise PromptFileError(
+            raise CheckpointError(
                 f"{path} has the SHA-256 {found}, but {CHECKSUM} beside it says {''.join(expected) or 'nothing'}; copy "
                 "both again from where they came"
             )
@@ -96,11 +93,11 @@ def load_prompts(folder: pathlib.Path) -> tuple[Params, Header]:
         params = safetensors.numpy.load(data)
         header = Header.model_validate_json(_metadata(path).get("mpafer", "null"))
     except (safetensors.SafetensorError, pydantic.ValidationError) as error:
-        raise PromptFileError(
+        raise CheckpointError(
             f"{path} is no file of prompts of this program ({error}); export the checkpoint again"
         ) from error
     if header.format != _FORMAT:
-        raise PromptFileError(f"{path} has the format {header.format!r}; this version reads {_FORMAT!r}")
+        raise CheckpointError(f"{path} has the format {header.format!r}; this version reads {_FORMAT!r}")
     if broken := not_finite(params):
-        raise PromptFileError(f"{path} holds numbers that are NaN or infinite: {', '.join(broken)}")
+        raise CheckpointError(f"{path} holds numbers that are NaN or infinite: {', '.join(broken)}")
     return params, header

@@ -42,7 +42,7 @@ from mpafer_jax.jobs.studies import base_to_new
 from mpafer_jax.method import build
 from mpafer_jax.method.hard_prompts.templates import prompt_names
 from mpafer_jax.runtime import console, devices, distributed, files, progress
-from mpafer_jax.runtime.errors import BankError, CheckpointError, ConfigError, DataError, PromptError
+from mpafer_jax.runtime.errors import CheckpointError, ConfigError, DataError, PromptError
 
 _CONFIG = define_config()
 runner.define_workdir()
@@ -161,7 +161,7 @@ def _two(scores: dict[str, Any]) -> dict[str, float]:
 def main(argv: Sequence[str]) -> None:
     """Runs the command."""
     runner.refuse_arguments(argv)
-    runner.run(_run, (ConfigError, DataError, BankError, PromptError, CheckpointError))
+    runner.run(_run, (ConfigError, DataError, PromptError, PromptError, CheckpointError))
 
 
 def _run() -> None:

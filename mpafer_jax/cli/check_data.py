@@ -33,12 +33,12 @@ from mpafer_jax.config.flags import define_config
 from mpafer_jax.config.schema import ALL_SPLITS, Config, DataSection, HardPromptsSection
 from mpafer_jax.data import records
 from mpafer_jax.data.inspection import inspect_all, workers
-from mpafer_jax.data.records import BadImageError, Record, SourceIndex
+from mpafer_jax.data.records import Record, SourceIndex
 from mpafer_jax.data.registry import read_source
 from mpafer_jax.data.splits import absent, carve_missing_test
 from mpafer_jax.method.hard_prompts.templates import check_hard_prompts
 from mpafer_jax.runtime import progress
-from mpafer_jax.runtime.errors import BankError, ConfigError, DataError
+from mpafer_jax.runtime.errors import ConfigError, DataError, ImageError, PromptError
 
 _CONFIG = define_config()
 _LISTED = 5  # examples printed of a long list of duplicates; broken images are always listed in full
@@ -90,7 +90,7 @@ def check(data: DataSection, hard_prompts: HardPromptsSection | None = None) -> 
     if hard_prompts is not None:
         try:
             attention += check_hard_prompts(hard_prompts, index.class_names)
-        except BankError as error:
+        except PromptError as error:
             attention.append(str(error))
     return Report(tuple(lines), tuple(attention))
 
@@ -102,7 +102,7 @@ def _open_all(index: SourceIndex, pool: futures.Executor) -> _Images:
         found = [*labelled, *index.left_out.get(split, ())]
         opened = inspect_all([record.image for record in found], pool)
         for record, result in zip(found, progress.track(opened, f"opening {split}", len(found)), strict=True):
-            if isinstance(result, BadImageError):
+            if isinstance(result, ImageError):
                 broken.setdefault(split, []).append(str(result))
             else:
                 by_pixels.setdefault(result.pixel_hash, []).append(_Image(split, record, result.size))

@@ -30,9 +30,9 @@ from mpafer_jax.inference.demo import page
 from mpafer_jax.inference.demo.answer import Answerer
 from mpafer_jax.inference.faces import FaceFinder
 from mpafer_jax.runtime import preemption
-from mpafer_jax.runtime.errors import BankError, CheckpointError, PromptError
+from mpafer_jax.runtime.errors import CheckpointError, PromptError
 
-_USER_ERRORS = (CheckpointError, BankError, PromptError, ModuleNotFoundError, OSError)
+_USER_ERRORS = (CheckpointError, PromptError, PromptError, ModuleNotFoundError, OSError)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

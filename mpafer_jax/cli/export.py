@@ -42,7 +42,7 @@ from mpafer_jax.config import redaction
 from mpafer_jax.inference import loading
 from mpafer_jax.inference.export import card, check, onnx, programs
 from mpafer_jax.runtime import console, devices, files, preemption, progress
-from mpafer_jax.runtime.errors import CheckpointError
+from mpafer_jax.runtime.errors import CheckpointError, ExportError
 
 FORMS = ("prompts", "stablehlo", "onnx")
 _PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
@@ -77,7 +77,7 @@ def export(
 
     Raises:
       CheckpointError: no checkpoint, or its CLIP is not there.
-      CheckError: a form does not give the checkpoint's numbers.
+      ExportError: a form does not give the checkpoint's numbers.
       FileExistsError: the folder holds something.
       ModuleNotFoundError: the converter to ONNX is not installed.
     """
@@ -146,7 +146,7 @@ def without_places(description: Description) -> Description:
 def _check_prompts(out: Path, params: Mapping[str, Any]) -> check.Check:
     again, _, _ = checkpoints.load(out, "best")
     if again.keys() != params.keys() or any(not np.array_equal(again[name], params[name]) for name in params):
-        raise check.CheckError(f"the prompts in {out} are not the checkpoint's; the disk may be damaged")
+        raise ExportError(f"the prompts in {out} are not the checkpoint's; the disk may be damaged")
     return check.Check(images=0)
 
 
@@ -209,7 +209,7 @@ def _export(arguments: argparse.Namespace) -> int:
     except (CheckpointError, ModuleNotFoundError, OSError) as error:
         logging.error("%s: %s", type(error).__name__, error)
         return 2
-    except check.CheckError as error:
+    except ExportError as error:
         logging.error("%s: %s", type(error).__name__, error)
         return 1
     for form, found in checks.items():

@@ -37,21 +37,15 @@ from mpafer_jax.cli import runner
 from mpafer_jax.config.flags import define_config
 from mpafer_jax.config.schema import Config
 from mpafer_jax.method.hard_prompts.generation import chat
-from mpafer_jax.method.hard_prompts.generation.backends import Backend, RefusedError, Sampling, UnavailableError
-from mpafer_jax.method.hard_prompts.generation.generate import (
-    GenerationError,
-    Wanted,
-    check_out,
-    generate,
-    partial_path,
-)
+from mpafer_jax.method.hard_prompts.generation.backends import Backend, Sampling
+from mpafer_jax.method.hard_prompts.generation.generate import Wanted, check_out, generate, partial_path
 from mpafer_jax.method.hard_prompts.generation.lengths import TokenBudget, load_budget
 from mpafer_jax.method.hard_prompts.generation.local_model import LocalModel
 from mpafer_jax.method.hard_prompts.generation.questions import QUESTIONS
 from mpafer_jax.method.hard_prompts.provenance import AnswerFormat
 from mpafer_jax.method.hard_prompts.templates import prompt_names
 from mpafer_jax.runtime import preemption
-from mpafer_jax.runtime.errors import BankError, ConfigError, DataError
+from mpafer_jax.runtime.errors import ConfigError, DataError, GenerationError, PromptError, UnavailableError
 
 _CONFIG = define_config()
 _OUT = flags.DEFINE_string("out", None, "JSON file to write.")
@@ -78,7 +72,7 @@ _TIMEOUT = flags.DEFINE_float("timeout", 120.0, "Seconds to wait for the server.
 _RETRIES = flags.DEFINE_integer("retries", 5, "How often a request that failed is made again.", lower_bound=0)
 
 # The message says all there is to say, a traceback would bury it.
-_MISTAKES = (BankError, ConfigError, DataError, GenerationError, ModuleNotFoundError, OSError, RefusedError)
+_MISTAKES = (PromptError, ConfigError, DataError, GenerationError, ModuleNotFoundError, OSError, GenerationError)
 
 
 def _backend() -> Backend:
@@ -147,12 +141,12 @@ def main(argv: Sequence[str]) -> None:
         )
         with preemption.advising(go_on):
             outcome = generate(wanted, _backend(), _budget(config), out, overwrite=bool(_OVERWRITE.value))
-    except _MISTAKES as error:
-        logging.error("%s: %s", type(error).__name__, error)
-        sys.exit(2)
     except UnavailableError as error:
         logging.error("%s\n%s", error, go_on)
         sys.exit(1)
+    except _MISTAKES as error:
+        logging.error("%s: %s", type(error).__name__, error)
+        sys.exit(2)
     if outcome.failures:
         logging.error("%s is not written:\n  %s\n%s", out, "\n  ".join(outcome.failures), go_on)
         sys.exit(1)

@@ -26,7 +26,7 @@ from mpafer_jax.config.flags import define_config
 from mpafer_jax.config.schema import Config
 from mpafer_jax.jobs.studies.motion_sheet import write_motion_sheet
 from mpafer_jax.runtime import console
-from mpafer_jax.runtime.errors import BankError, ConfigError, DataError
+from mpafer_jax.runtime.errors import ConfigError, DataError, PromptError
 
 _CONFIG = define_config()
 _OUT = flags.DEFINE_string("out", "motion_prior.png", "PNG file to write.")
@@ -40,7 +40,7 @@ def main(argv: Sequence[str]) -> None:
         config = Config.from_config_dict(_CONFIG.value)
         runner.import_libraries_without_torch()
         table = write_motion_sheet(config, out)
-    except (BankError, ConfigError, DataError) as error:
+    except (PromptError, ConfigError, DataError) as error:
         logging.error("%s: %s", type(error).__name__, error)
         sys.exit(2)
     console.markdown(table)

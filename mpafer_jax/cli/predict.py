@@ -27,24 +27,24 @@ from absl import logging
 from mpafer_jax.artifacts import checkpoints
 from mpafer_jax.backbones.clip.load import load_clip
 from mpafer_jax.cli import options, runner, usage
-from mpafer_jax.config.expressions import CANONICAL_NAMES, ClassNameError, check_class_names
-from mpafer_jax.inference import media, tables, unfinished
+from mpafer_jax.config.expressions import CANONICAL_NAMES, check_class_names
+from mpafer_jax.inference import media, tables
 from mpafer_jax.inference.attribution import Explainer
 from mpafer_jax.inference.attribution_sheet import sheet
 from mpafer_jax.inference.faces import FaceFinder, check_margin, import_opencv
 from mpafer_jax.inference.predictor import Cropper, Predictor
 from mpafer_jax.inference.results import Failure, NoFace, Prediction, Result, Source
 from mpafer_jax.runtime import console, files, preemption, progress
-from mpafer_jax.runtime.errors import BankError, CheckpointError, PromptError
+from mpafer_jax.runtime.errors import CheckpointError, ConfigError, InputError, PromptError
 
 _USER_ERRORS = (
     CheckpointError,
-    BankError,
     PromptError,
-    media.InputError,
+    PromptError,
+    InputError,
     ModuleNotFoundError,
     OSError,
-    unfinished.UnfinishedError,
+    InputError,
 )
 _STATUSES: dict[type, str] = {Prediction: "ok", NoFace: "no_face", Failure: "error"}
 _NAMED = 5  # inputs by which a command is told from another
@@ -157,7 +157,7 @@ def _margin(text: str) -> float:
 def _class_names(text: str) -> tuple[str, ...]:
     try:
         return check_class_names(text.split(","), "the names between commas", at_least=2)
-    except ClassNameError as error:
+    except ConfigError as error:
         raise argparse.ArgumentTypeError(str(error)) from error
 
 
@@ -231,7 +231,7 @@ def _predictor(arguments: argparse.Namespace) -> Predictor:
         try:
             clip = load_clip(arguments.checkpoint)
         except ValueError as error:  # other errors say themselves that it is a CLIP that is missing
-            raise media.InputError(f"--zero_shot with {arguments.checkpoint}: {error}") from error
+            raise InputError(f"--zero_shot with {arguments.checkpoint}: {error}") from error
         return Predictor.zero_shot(clip, arguments.class_names, arguments.bank, batch_sizes=sizes)
     return Predictor.from_checkpoint(
         arguments.checkpoint, which=arguments.which, clip=arguments.clip, batch_sizes=sizes

@@ -19,7 +19,7 @@ from mpafer_jax.config.flags import define_config
 from mpafer_jax.jobs.pretraining.config import PretrainConfig
 from mpafer_jax.jobs.pretraining.train import pretrain
 from mpafer_jax.runtime import distributed
-from mpafer_jax.runtime.errors import BankError, CheckpointError, ConfigError, DataError, PromptError
+from mpafer_jax.runtime.errors import CheckpointError, ConfigError, DataError, PromptError
 
 _CONFIG = define_config()
 runner.define_workdir()
@@ -29,7 +29,7 @@ runner.define_distributed()
 def main(argv: Sequence[str]) -> None:
     """Checks the configuration and runs it."""
     runner.refuse_arguments(argv)
-    runner.run(_run, (ConfigError, DataError, BankError, PromptError, CheckpointError))
+    runner.run(_run, (ConfigError, DataError, PromptError, PromptError, CheckpointError))
 
 
 def _run() -> None:

@@ -34,7 +34,7 @@ from mpafer_jax.jobs.studies import prompt_report_text as text
 from mpafer_jax.jobs.studies.prompt_report import CONFIGURED, EVERY, PromptReport, all_texts, make_report
 from mpafer_jax.method.hard_prompts.bank import GRANULARITIES
 from mpafer_jax.runtime import console, distributed, files
-from mpafer_jax.runtime.errors import BankError, ConfigError, DataError, PromptError
+from mpafer_jax.runtime.errors import ConfigError, DataError, PromptError
 
 _CONFIG = define_config()
 _OUT = flags.DEFINE_string("out", "", "Folder for the report and its images; empty: only print the table.")
@@ -68,7 +68,7 @@ def main(argv: Sequence[str]) -> None:
         report = make_report(config, str(_SPLIT.value))
         if out and distributed.is_first():
             write(report, out)
-    except (BankError, ConfigError, DataError, PromptError) as error:
+    except (PromptError, ConfigError, DataError) as error:
         logging.error("%s: %s", type(error).__name__, error)
         sys.exit(2)
     console.markdown(text.accuracy_table(report))

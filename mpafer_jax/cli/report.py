@@ -25,8 +25,8 @@ from absl import logging
 
 from mpafer_jax.cli import usage
 from mpafer_jax.evaluation.report import pages
-from mpafer_jax.evaluation.report.contents import ReportError
 from mpafer_jax.runtime import console, files, preemption
+from mpafer_jax.runtime.errors import ReportError
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -30,12 +30,10 @@ from pathlib import Path
 from absl import logging
 
 from mpafer_jax.cli import options, usage
-from mpafer_jax.evaluation.predictions import PredictionsError
 from mpafer_jax.jobs.studies import cross_dataset
 from mpafer_jax.jobs.sweeps import page, report
-from mpafer_jax.jobs.sweeps.collect import MixedRunsError
 from mpafer_jax.runtime import console, files, preemption
-from mpafer_jax.runtime.errors import ConfigError
+from mpafer_jax.runtime.errors import ConfigError, ReportError
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -66,7 +64,7 @@ def _write(arguments: argparse.Namespace) -> int:
             page.write(arguments.page, reports, matrices)
             console.line(str(arguments.page))
             return 0
-    except (ConfigError, MixedRunsError, PredictionsError) as error:
+    except (ConfigError, ReportError) as error:
         logging.error("%s: %s", type(error).__name__, error)
         return usage.MISTAKE
     for found in reports:

@@ -17,8 +17,7 @@ from mpafer_jax.backbones.hub_library import import_transformers
 from mpafer_jax.cli import usage
 from mpafer_jax.config.flags import config_error, config_file, config_words
 from mpafer_jax.runtime import console, devices, distributed, files, preemption, progress
-from mpafer_jax.runtime.errors import ConfigError
-from mpafer_jax.runtime.finite import NonFiniteError
+from mpafer_jax.runtime.errors import ClusterError, ConfigError, NonFiniteError
 
 _PACKAGE = pathlib.Path(__file__).resolve().parents[1]
 # Exit codes, beside 0 and `preemption.EXIT_CODE`.
@@ -200,7 +199,7 @@ def run(job: Callable[[], None], mistakes: tuple[type[Exception], ...]) -> None:
         with preemption.ending():
             start_processes()
             job()
-    except (*mistakes, distributed.ClusterError, NonFiniteError) as error:
+    except (*mistakes, ClusterError, NonFiniteError) as error:
         logging.error("%s: %s", type(error).__name__, error)
         distributed.leave(_MISTAKE)
     except OSError as error:

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
+from mpafer_jax.runtime.errors import ConfigError
 from mpafer_jax.runtime.texts import clean_text, without_invisible
 
 CANONICAL_NAMES = ("neutral", "happiness", "sadness", "surprise", "fear", "disgust", "anger", "contempt")
@@ -28,10 +29,6 @@ _SYNONYMS: dict[str, tuple[str, ...]] = {
     "contempt": ("contemptuous",),
 }
 _CANONICAL = {word: name for name, words in _SYNONYMS.items() for word in (name, *words)}
-
-
-class ClassNameError(ValueError):
-    """Class names that do not go together; the message says where they stand and which they are."""
 
 
 def canonical_name(name: str) -> str:
@@ -60,11 +57,11 @@ def check_class_names(names: Sequence[str], place: str, *, at_least: int = 1) ->
       at_least: how many there have to be.
 
     Raises:
-      ClassNameError: a name is empty, two are the same class by `canonical_name`, or there are too few.
+      ConfigError: a name is empty, two are the same class by `canonical_name`, or there are too few.
     """
     empty = [name for name in names if not canonical_name(name)]
     if empty:
-        raise ClassNameError(f"{place}: {', '.join(map(ascii, empty))} is no name of a class, in {_listed(names)}")
+        raise ConfigError(f"{place}: {', '.join(map(ascii, empty))} is no name of a class, in {_listed(names)}")
     spelled: dict[str, str] = {}
     for name in names:
         canonical = canonical_name(name)
@@ -73,10 +70,10 @@ def check_class_names(names: Sequence[str], place: str, *, at_least: int = 1) ->
             # Two that look the same are told apart by their code points.
             show = ascii if _as_seen(pair[0]) == _as_seen(pair[1]) else repr
             both = " and ".join(map(show, pair))
-            raise ClassNameError(f"{place}: {both} are the same class, {canonical!r}; classes have to differ")
+            raise ConfigError(f"{place}: {both} are the same class, {canonical!r}; classes have to differ")
         spelled[canonical] = name
     if len(names) < at_least:
-        raise ClassNameError(f"{place}: found {_listed(names)}, expected at least {at_least}")
+        raise ConfigError(f"{place}: found {_listed(names)}, expected at least {at_least}")
     return tuple(" ".join(name.split()) for name in names)
 
 
@@ -95,7 +92,7 @@ def map_classes(source_names: Sequence[str], target_names: Sequence[str]) -> npt
       int32[len(source_names)]: `target_label = mapping[source_label]`; -1 where the target has no such class.
 
     Raises:
-      ClassNameError: two names of one side mean the same expression, so that the mapping would be ambiguous.
+      ConfigError: two names of one side mean the same expression, so that the mapping would be ambiguous.
     """
     for names in (target_names, source_names):
         check_class_names(names, f"classes {', '.join(names)}")

@@ -9,8 +9,9 @@ from collections.abc import Generator, Sequence
 from concurrent import futures
 
 from mpafer_jax.data.preprocess import decode_rgb
-from mpafer_jax.data.records import BadImageError, ImageSource
+from mpafer_jax.data.records import ImageSource
 from mpafer_jax.runtime import workers as workers_lib
+from mpafer_jax.runtime.errors import ImageError
 
 _THREADS = min(16, (os.cpu_count() or 1) + 2)  # a little more than the cores: reading waits for the disk
 _AHEAD = 4 * _THREADS  # images in memory at once
@@ -35,15 +36,15 @@ def inspect(image: ImageSource) -> Inspected:
     """Reads and fully decodes one image.
 
     Raises:
-      BadImageError: it is missing or cannot be decoded; names it and says why.
+      ImageError: it is missing or cannot be decoded; names it and says why.
     """
     try:
         data = image.read()
         pixels = decode_rgb(data)
     except FileNotFoundError as error:
-        raise BadImageError(f"{image.place}: no such file") from error
+        raise ImageError(f"{image.place}: no such file") from error
     except (OSError, ValueError) as error:  # ValueErrors are a source's own, ImageError among them
-        raise BadImageError(f"{image.place}: cannot be read as an image: {error}") from error
+        raise ImageError(f"{image.place}: cannot be read as an image: {error}") from error
     digest = hashlib.blake2b(f"{pixels.width}x{pixels.height}".encode(), digest_size=16)
     digest.update(pixels.tobytes())
     return Inspected(data, pixels.size, digest.hexdigest())
@@ -57,7 +58,7 @@ def workers(computed: bool) -> futures.Executor:
     return workers_lib.pool() if computed else futures.ThreadPoolExecutor(_THREADS)
 
 
-def inspect_all(images: Sequence[ImageSource], pool: futures.Executor) -> Generator[Inspected | BadImageError]:
+def inspect_all(images: Sequence[ImageSource], pool: futures.Executor) -> Generator[Inspected | ImageError]:
     """Inspects images with the workers of a pool, in order, a bounded number in memory.
 
     To be closed (`contextlib.closing`) where it may not be exhausted.
@@ -65,8 +66,8 @@ def inspect_all(images: Sequence[ImageSource], pool: futures.Executor) -> Genera
     return workers_lib.map_in_order(pool, _inspect_or_error, images, _AHEAD)
 
 
-def _inspect_or_error(image: ImageSource) -> Inspected | BadImageError:
+def _inspect_or_error(image: ImageSource) -> Inspected | ImageError:
     try:
         return inspect(image)
-    except BadImageError as error:
+    except ImageError as error:
         return error

@@ -30,9 +30,9 @@ import tensorflow_datasets as tfds
 from absl import logging
 
 from mpafer_jax.data.inspection import inspect_all, workers
-from mpafer_jax.data.records import BadImageError, SourceIndex
+from mpafer_jax.data.records import SourceIndex
 from mpafer_jax.runtime import files, locks, preemption, progress
-from mpafer_jax.runtime.errors import DataError
+from mpafer_jax.runtime.errors import DataError, ImageError
 
 _EXAMPLES, _SUMMARY = "examples.npz", "summary.json"
 _FORMAT = "1"  # of what is written here; a new number makes every dataset be prepared anew
@@ -142,9 +142,9 @@ class ExpressionBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True)
         with contextlib.closing(inspect_all([record.image for record in records], self._pool)) as inspected:
             for record, found in zip(records, inspected, strict=True):
                 self._work.advance()
-                if isinstance(found, BadImageError):
+                if isinstance(found, ImageError):
                     if self._on_bad_image == "error":
-                        raise BadImageError(
+                        raise ImageError(
                             f"{found}\nmpafer_jax.tools.check_data lists all such images; "
                             "config.data.on_bad_image='skip' leaves them out"
                         ) from found
@@ -206,7 +206,7 @@ def prepare(
       on_bad_image: "error", or "skip" to leave images out that cannot be read, and count them.
 
     Raises:
-      BadImageError: an image is missing or cannot be decoded, and `on_bad_image` is "error".
+      ImageError: an image is missing or cannot be decoded, and `on_bad_image` is "error".
       DataError: `root` cannot be written, or no image of a split can be read.
       OSError: the disk is full; nothing half-written stays, and a later call begins anew.
     """

@@ -20,6 +20,7 @@ import numpy.typing as npt
 from PIL import Image, ImageEnhance, ImageOps, UnidentifiedImageError, features
 
 from mpafer_jax.config.schema import AugmentSection
+from mpafer_jax.runtime.errors import ImageError
 
 Pixels = npt.NDArray[np.uint8]
 # Pillow reads more, some by starting other programs (EPS) or with decoders that few look at. JPEG stands for MPO too,
@@ -52,10 +53,6 @@ _ATTEMPTS = 10  # draws of a rectangle before giving up on one that fits
 
 class _Enhancer(Protocol):
     def enhance(self, factor: float, /) -> Image.Image: ...
-
-
-class ImageError(ValueError):
-    """Data that cannot be used as an image; the message says why and what to do, its place is the caller's to add."""
 
 
 def read_image_file(path: Path) -> bytes:

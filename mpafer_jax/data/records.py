@@ -18,17 +18,13 @@ from typing import Protocol
 import numpy as np
 from PIL import Image
 
-from mpafer_jax.config.expressions import ClassNameError, canonical_name, check_class_names
+from mpafer_jax.config.expressions import canonical_name, check_class_names
 from mpafer_jax.data.preprocess import IMAGE_SUFFIXES, decode_rgb, read_image_file
 from mpafer_jax.runtime import files
-from mpafer_jax.runtime.errors import DataError
+from mpafer_jax.runtime.errors import ConfigError, DataError
 
 # Preparation encodes a cropped face once more; at 95 the loss is below what a resize to 224 already does.
 CROP_JPEG_QUALITY = 95
-
-
-class BadImageError(DataError):
-    """One image that is missing or cannot be decoded; the message names it."""
 
 
 class ImageSource(Protocol):
@@ -220,8 +216,6 @@ def read_text(path: Path) -> str:
         return files.read_text(path)
     except OSError as error:
         raise _unreadable(path, error) from error
-    except files.EncodingError as error:
-        raise DataError(str(error)) from error
 
 
 def read_csv(path: Path) -> Iterator[tuple[int, list[str]]]:
@@ -240,8 +234,6 @@ def read_csv(path: Path) -> Iterator[tuple[int, list[str]]]:
                 raise DataError(f"{path} line {rows.line_num}: {error}; a quotation mark may be left open") from error
     except OSError as error:
         raise _unreadable(path, error) from error
-    except files.EncodingError as error:
-        raise DataError(str(error)) from error
 
 
 def _unreadable(path: Path, error: OSError) -> DataError:
@@ -330,7 +322,7 @@ def select_classes(index: SourceIndex, class_names: Sequence[str]) -> SourceInde
         chosen[label] = name
     try:
         names = check_class_names(tuple(chosen.values()), "config.data.class_names")
-    except ClassNameError as error:
+    except ConfigError as error:
         raise DataError(str(error)) from error
     new_label = {old: new for new, old in enumerate(chosen)}
     dropped: Counts = {split: dict(reasons) for split, reasons in index.dropped.items()}

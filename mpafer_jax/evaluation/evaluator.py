@@ -18,8 +18,7 @@ from mpafer_jax.data.splits import Split
 from mpafer_jax.evaluation import metrics as metrics_lib
 from mpafer_jax.method import build, steps
 from mpafer_jax.runtime import devices
-from mpafer_jax.runtime.errors import ConfigError
-from mpafer_jax.runtime.finite import NonFiniteError
+from mpafer_jax.runtime.errors import ConfigError, NonFiniteError
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from mpafer_jax.runtime.finite import NonFiniteError, check_rows
+from mpafer_jax.runtime.errors import NonFiniteError
+from mpafer_jax.runtime.finite import check_rows
 
 
 @dataclasses.dataclass(frozen=True)

@@ -19,16 +19,13 @@ from mpafer_jax.evaluation.metrics import softmax
 from mpafer_jax.method import build, steps
 from mpafer_jax.method.build import Experiment
 from mpafer_jax.runtime import devices, files
+from mpafer_jax.runtime.errors import ReportError
 from mpafer_jax.runtime.finite import check_rows, not_finite
 
 MAX_MAPPED = 1000  # images whose features are kept: more make a map of them slower, not clearer
 MAX_MISTAKES = 12
 
 Floats = npt.NDArray[np.float32]
-
-
-class PredictionsError(ValueError):
-    """Stored predictions that cannot be read; the message names the file and says what to do."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -81,7 +78,7 @@ class Predictions:
         """Reads what `save` wrote; nothing in it is executed.
 
         Raises:
-          PredictionsError: it is damaged, or of another version.
+          ReportError: it is damaged, or of another version.
         """
         expected = {field.name for field in dataclasses.fields(cls)}
         try:
@@ -92,12 +89,12 @@ class Predictions:
                     raise ValueError(f"it holds {', '.join(sorted(found))}; expected {', '.join(sorted(expected))}")
                 values: dict[str, Any] = {name: stored[name] for name in expected}
         except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-            raise PredictionsError(f"{path} cannot be read: {error}; run the evaluation again to write it") from error
+            raise ReportError(f"{path} cannot be read: {error}; run the evaluation again to write it") from error
         names = tuple(str(name) for name in values["class_names"])
         values |= {"split": str(values["split"]), "fingerprint": str(values["fingerprint"])}
         values |= {"step": int(values["step"]), "class_names": names}
         if broken := not_finite({"logits": values["logits"]}):
-            raise PredictionsError(f"{path} holds numbers that are NaN or infinite: {', '.join(broken)}")
+            raise ReportError(f"{path} holds numbers that are NaN or infinite: {', '.join(broken)}")
         return cls(**values)
 
 

@@ -128,7 +128,7 @@ class Explainer:
           bank: its texts, as such, by name or by path.
 
         Raises:
-          BankError: there is no such bank.
+          PromptError: there is no such bank.
           PromptError: a text does not fit the text tower.
         """
         bank = load_bank(bank) if isinstance(bank, str) else bank

@@ -12,8 +12,8 @@ import numpy.typing as npt
 from PIL import Image
 
 from mpafer_jax.data import preprocess
-from mpafer_jax.data.preprocess import ImageError
 from mpafer_jax.inference.results import Failure, Source
+from mpafer_jax.runtime.errors import ImageError
 
 ImageLike = str | os.PathLike[str] | bytes | Image.Image | npt.NDArray[np.uint8]
 

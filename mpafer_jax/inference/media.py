@@ -17,12 +17,13 @@ from typing import Any, Literal
 import numpy as np
 
 from mpafer_jax.data import preprocess
-from mpafer_jax.data.preprocess import IMAGE_SUFFIXES, ImageError
+from mpafer_jax.data.preprocess import IMAGE_SUFFIXES
 from mpafer_jax.inference import containers
 from mpafer_jax.inference.faces import import_opencv
 from mpafer_jax.inference.inputs import InputImage
 from mpafer_jax.inference.results import Failure, Source
 from mpafer_jax.runtime import files
+from mpafer_jax.runtime.errors import ImageError, InputError
 
 VIDEO_SUFFIXES = frozenset(
     {".mp4", ".m4v", ".mov", ".qt", ".avi", ".divx", ".mkv", ".webm", ".mpg", ".mpeg", ".mpe", ".m2v", ".vob", ".ts"}
@@ -36,10 +37,6 @@ _UNREAD_SUFFIXES = frozenset(
     | {".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf"}
 )
 CAMERA = "camera:"
-
-
-class InputError(ValueError):
-    """Arguments that name nothing to predict on; the message lists every one of them."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -21,7 +21,7 @@ from mpafer_jax.backbones.clip.model import Outputs
 from mpafer_jax.config.schema import PromptGranularity
 from mpafer_jax.data import preprocess
 from mpafer_jax.data.normalize import normalize
-from mpafer_jax.data.preprocess import ImageError, Pixels
+from mpafer_jax.data.preprocess import Pixels
 from mpafer_jax.inference import loading
 from mpafer_jax.inference.batching import BATCH_SIZES, PaddedFunction
 from mpafer_jax.inference.faces import Face, FaceCrop
@@ -30,6 +30,7 @@ from mpafer_jax.inference.loading import ReadyModel
 from mpafer_jax.inference.results import Failure, NoFace, Prediction, Result, Source
 from mpafer_jax.method.hard_prompts.bank import Bank
 from mpafer_jax.runtime import devices, workers
+from mpafer_jax.runtime.errors import ImageError
 from mpafer_jax.runtime.finite import check_rows, finite_rows
 
 _THREADS = min(16, workers.usable_cores() + 2)  # a little more than the cores: reading waits for the disk
@@ -129,9 +130,9 @@ class Predictor:
           batch_sizes: as in `from_checkpoint`.
 
         Raises:
-          BankError: no such bank, or it lacks classes.
+          PromptError: no such bank, or it lacks classes.
           PromptError: a text does not fit the text tower, or two names have the same tokens.
-          ClassNameError: fewer than two classes, an empty name, or two names of one class.
+          ConfigError: fewer than two classes, an empty name, or two names of one class.
           ValueError: the CLIP does not say how its images are normalised, or has fewer patches than `top_k`.
         """
         ready = loading.zero_shot(

@@ -91,7 +91,7 @@ def open_table(
 
     Raises:
       OSError: nothing can be written there.
-      UnfinishedError: another command's results are there, or another process writes them.
+      InputError: another command's results are there, or another process writes them.
       ValueError: another suffix.
     """
     check_suffix(path)

@@ -18,13 +18,10 @@ from typing import Any, BinaryIO, Self
 
 from mpafer_jax.inference.inputs import InputImage
 from mpafer_jax.inference.results import Failure, Result
+from mpafer_jax.runtime.errors import InputError
 
 _FLUSH_SECONDS = 0.5
 Row = dict[str, Any]
-
-
-class UnfinishedError(ValueError):
-    """What lies there is another command's, or another process writes it; the message says what to do."""
 
 
 class Unfinished:
@@ -45,7 +42,7 @@ class Unfinished:
 
         Raises:
           OSError: the folder cannot be written.
-          UnfinishedError: another command's results lie there, or another process writes them now.
+          InputError: another command's results lie there, or another process writes them now.
         """
         table.parent.mkdir(parents=True, exist_ok=True)
         self.path = table.with_name(f"{table.name}.unfinished")
@@ -71,7 +68,7 @@ class Unfinished:
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise UnfinishedError(
+            raise InputError(
                 f"another process is writing {table} ({self.path}); wait until it ends, or name another file"
             ) from error
         except OSError:  # a disk without locks
@@ -90,7 +87,7 @@ class Unfinished:
         differing = [name for name in subject if there.get(name) != subject[name]]
         if differing and len(rows) > 1:
             listed = "; ".join(f"{name} there {there.get(name)!r}, here {subject[name]!r}" for name in differing)
-            raise UnfinishedError(
+            raise InputError(
                 f"{self.path} holds {len(rows) - 1} results of another command: {listed[:600]}. Give that command "
                 f"again to go on with it, another file instead of {table}, or --overwrite to lose them"
             )
@@ -100,7 +97,7 @@ class Unfinished:
         """Those images of which there is no result yet.
 
         Raises:
-          UnfinishedError: the inputs are not those of before.
+          InputError: the inputs are not those of before.
         """
         for image in images:
             source = image.source
@@ -108,7 +105,7 @@ class Unfinished:
             if before is None:
                 yield image
             elif before != (source.to_dict()["file"], source.frame):
-                raise UnfinishedError(
+                raise InputError(
                     f"{self.path} has a result of {before[0]} as number {source.index}, which is {source} now: the "
                     "inputs have changed since; --overwrite begins anew"
                 )

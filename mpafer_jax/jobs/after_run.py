@@ -13,8 +13,8 @@ from mpafer_jax.data.splits import Split
 from mpafer_jax.evaluation.evaluator import Evaluator
 from mpafer_jax.evaluation.predictions import predict
 from mpafer_jax.evaluation.protocol import reported_split
-from mpafer_jax.evaluation.report.contents import ReportError
 from mpafer_jax.runtime import devices, distributed, files, progress
+from mpafer_jax.runtime.errors import ReportError
 
 
 def leave_report(

@@ -187,7 +187,7 @@ def check_before_data(config: Config, workdir: pathlib.Path) -> PretrainedClip:
 
     Raises:
       CheckpointError: the checkpoint to start from is not there.
-      BankError, ConfigError, PromptError: the configuration does not suit the devices, the CLIP or itself.
+      ConfigError, PromptError: the configuration does not suit the devices, the CLIP or itself.
     """
     devices.check_batch_size("train.batch_size", config.train.batch_size, config.train.accumulate)
     devices.check_batch_size("eval.batch_size", config.eval.batch_size)

@@ -237,7 +237,7 @@ def load_before_data(config: Config) -> PretrainedClip:
     """Loads the configured CLIP, and refuses what can be refused without data, whose preparation may take long.
 
     Raises:
-      BankError: a bank of descriptions that will be read is not there.
+      PromptError: a bank of descriptions that will be read is not there.
       ConfigError: the CLIP cannot be had or does not suit the configuration.
       PromptError: visual prompts are asked for in layers that it has not.
     """
@@ -300,7 +300,7 @@ def build_experiment(
       names_read: what CLIP reads for each class; None for what `prompt_names` makes of the configured classes.
 
     Raises:
-      BankError: a bank is not there, or lacks a class.
+      PromptError: a bank is not there, or lacks a class.
       PromptError: a text does not fit the CLIP, or it cannot tell two classes' names apart.
     """
     with _naming_the_field(clip.name):

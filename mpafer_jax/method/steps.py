@@ -22,7 +22,7 @@ from mpafer_jax.method import losses
 from mpafer_jax.method.model import MPAFER, variables
 from mpafer_jax.method.state import Frozen, TrainState
 from mpafer_jax.runtime import devices
-from mpafer_jax.runtime.finite import NonFiniteError
+from mpafer_jax.runtime.errors import NonFiniteError
 
 T = TypeVar("T")
 Params = dict[str, jax.Array]

@@ -13,8 +13,8 @@ import numpy.typing as npt
 from absl import logging
 
 from mpafer_jax.runtime import distributed, files
-from mpafer_jax.runtime.errors import DataError
-from mpafer_jax.runtime.finite import NonFiniteError, not_finite
+from mpafer_jax.runtime.errors import DataError, NonFiniteError
+from mpafer_jax.runtime.finite import not_finite
 
 
 def cache_key(**contents: Any) -> str:

@@ -23,6 +23,8 @@ import numpy as np
 from absl import logging
 from jax.experimental import multihost_utils
 
+from mpafer_jax.runtime.errors import ClusterError
+
 Mode = Literal["auto", "on", "off"]
 T = TypeVar("T")
 
@@ -41,10 +43,6 @@ _MULTISLICE = ("MEGASCALE_COORDINATOR_ADDRESS", "MEGASCALE_NUM_SLICES", "MEGASCA
 # What process 0 waits before it leaves with an error: it holds the service through which the others would notice, and
 # those that failed for the same reason should have said so themselves by then.
 _LAST_SECONDS = 2
-
-
-class ClusterError(ValueError):
-    """Processes that cannot find each other; the message says what is set, what is missing and what to do."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,27 +1,74 @@
-"""Errors whose message says all there is to say: commands print it without a traceback and end with exit code 2."""
+"""Errors whose message says all there is to say; commands print it without a traceback (`cli/runner.py`).
+
+A message names the file, field or flag, what was found, what was expected, and what to do.
+"""
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 
 class UserError(ValueError):
-    """Something that the user can mend; the message names the file or field, what it has, what it needs, what to do."""
+    """Something that the user can mend."""
+
+    exit_code: ClassVar[int] = 2
 
 
 class ConfigError(UserError):
-    """A configuration with an unknown, missing or impossible field; the message lists every one of them."""
+    """A field, a flag or a name of a class that is unknown, missing or impossible; a configuration's are all listed."""
 
 
 class DataError(UserError):
-    """A dataset that cannot be read; the message names the file, what was found, what was expected, what to do."""
+    """A file of a dataset, or a cache made from one, that cannot be read."""
 
 
-class BankError(UserError):
-    """A bank that is missing, not of the format, or without a class; the message says which and what to do."""
+class ImageError(DataError):
+    """Data that cannot be used as an image; whoever knows where it lies adds that."""
 
 
 class PromptError(UserError):
-    """A text that CLIP cannot read; the message names it and its length."""
+    """Hard prompts: a bank that is missing, malformed or lacks a class; a text or a place that CLIP has no room for."""
+
+
+class GenerationError(UserError):
+    """Descriptions that cannot be asked for: nothing would change by asking again."""
+
+
+class UnavailableError(GenerationError):
+    """A language model that did not answer; it may later."""
+
+    exit_code = 1
 
 
 class CheckpointError(UserError):
-    """A checkpoint that is missing or cannot be used; the message names it and says what to do."""
+    """A checkpoint or exported prompts: missing, or not to be used with what else is given."""
+
+
+class UnreadableError(CheckpointError):
+    """A checkpoint whose files are damaged or not of this program's form."""
+
+
+class ExportError(UserError):
+    """An exported model that does not give the checkpoint's numbers."""
+
+    exit_code = 1
+
+
+class InputError(UserError):
+    """Inputs or results of a prediction: nothing to predict on, or another command's results in the way."""
+
+
+class ReportError(UserError):
+    """Results of runs that cannot be read, or not be compared."""
+
+
+class LockedError(UserError):
+    """Another process is at work there."""
+
+
+class NonFiniteError(UserError):
+    """Something computed is NaN or infinite."""
+
+
+class ClusterError(UserError):
+    """Processes that cannot find each other."""

@@ -19,6 +19,7 @@ from importlib.resources.abc import Traversable
 from typing import Any, TextIO, cast
 
 from mpafer_jax.runtime import preemption
+from mpafer_jax.runtime.errors import ConfigError, DataError
 
 # Scheme of a bucket's URL -> the package through which fsspec reads it, and our extra that installs it.
 _BUCKETS = {"gs": ("gcsfs", "gcs"), "s3": ("s3fs", "s3")}
@@ -32,10 +33,6 @@ _OTHER_MARKS = {
     codecs.BOM_UTF16_BE: "UTF-16",
 }
 _SAVE_AS_UTF8 = "save it as UTF-8 (an editor's 'Save as', a spreadsheet's 'CSV UTF-8')"
-
-
-class EncodingError(ValueError):
-    """A file that is no UTF-8 text; the message names it, and says what was found and what to do."""
 
 
 def cache_directory() -> pathlib.Path:
@@ -52,10 +49,10 @@ def local_path(text: str, field: str) -> pathlib.Path:
       field: of which flag or field, for the message.
 
     Raises:
-      ValueError: it is a URL, which as a name would mean a folder of this machine that is called "gs:".
+      ConfigError: it is a URL, which as a name would mean a folder of this machine that is called "gs:".
     """
     if "://" in text:
-        raise ValueError(
+        raise ConfigError(
             f"{field} is {text!r}: expected a file or folder of this machine, where a bucket can be mounted"
         )
     return home_expanded(text)
@@ -95,17 +92,17 @@ def any_path(text: str | os.PathLike[str], field: str) -> pathlib.Path:
       to nor handed to what opens files by itself (`replacing` and `local_copy` give such a file).
 
     Raises:
-      ValueError: another kind of URL, no bucket in it, or the package is missing that reads it.
+      ConfigError: another kind of URL, no bucket in it, or the package is missing that reads it.
     """
     name = os.fspath(text)
     scheme, separator, rest = name.partition("://")
     if not separator:
         return home_expanded(name)
     if scheme not in _BUCKETS or not rest.strip("/"):
-        raise ValueError(f"{field} is {name!r}: expected a folder, gs://BUCKET/NAME or s3://BUCKET/NAME")
+        raise ConfigError(f"{field} is {name!r}: expected a folder, gs://BUCKET/NAME or s3://BUCKET/NAME")
     package, extra = _BUCKETS[scheme]
     if importlib.util.find_spec(package) is None:
-        raise ValueError(f"{field} is {name!r}, for which {package} is not installed: pip install -e '.[{extra}]'")
+        raise ConfigError(f"{field} is {name!r}, for which {package} is not installed: pip install -e '.[{extra}]'")
     return _bucket_path(name)
 
 
@@ -244,7 +241,7 @@ def open_text(path: pathlib.Path | Traversable, newline: str | None = None) -> G
       newline: as of `open`; "" for the csv module.
 
     Raises:
-      EncodingError: on opening or on reading: it is not UTF-8.
+      DataError: on opening or on reading: it is not UTF-8.
       OSError: it cannot be read.
     """
     with path.open("rb") as stream:
@@ -255,7 +252,7 @@ def open_text(path: pathlib.Path | Traversable, newline: str | None = None) -> G
                 yield text
             except UnicodeDecodeError as error:
                 around = error.object[max(0, error.start - 20) : error.end + 20]
-                raise EncodingError(f"{path} is not UTF-8: it holds {around!r}; {_SAVE_AS_UTF8}") from error
+                raise DataError(f"{path} is not UTF-8: it holds {around!r}; {_SAVE_AS_UTF8}") from error
 
 
 def mark_length(head: bytes, path: pathlib.Path | Traversable) -> int:
@@ -266,15 +263,15 @@ def mark_length(head: bytes, path: pathlib.Path | Traversable) -> int:
       path: the file, for the message.
 
     Raises:
-      EncodingError: they are those of another encoding.
+      DataError: they are those of another encoding.
     """
     for mark, encoding in _OTHER_MARKS.items():
         if head.startswith(mark):
-            raise EncodingError(
+            raise DataError(
                 f"{path} is not UTF-8: its first bytes are {mark.hex(' ')}, the mark of {encoding}; {_SAVE_AS_UTF8}"
             )
     if b"\0" in head:
-        raise EncodingError(
+        raise DataError(
             f"{path} is not UTF-8: it begins with {head[:20]!r}, as UTF-16 without a mark or a file that is no text; "
             f"{_SAVE_AS_UTF8}"
         )

@@ -12,9 +12,7 @@ import jax
 import numpy as np
 import numpy.typing as npt
 
-
-class NonFiniteError(ArithmeticError):
-    """Something computed is NaN or infinite; the message names it and says what to do."""
+from mpafer_jax.runtime.errors import NonFiniteError
 
 
 def not_finite(tree: Any) -> list[str]:

@@ -29,17 +29,13 @@ import filelock
 from absl import logging
 
 from mpafer_jax.runtime import distributed, files, preemption
-from mpafer_jax.runtime.errors import ConfigError
+from mpafer_jax.runtime.errors import LockedError
 
 RUN = ".lock"  # in the folder of a run
 _BEAT_SECONDS = 10.0
 _SILENT_SECONDS = 30.0
 _POLL_SECONDS = 1.0
 _LONGEST_COMMAND = 300
-
-
-class LockedError(ConfigError):
-    """Another process is at work there; the message says which, and what to do."""
 
 
 @contextlib.contextmanager

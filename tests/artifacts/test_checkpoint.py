@@ -13,8 +13,7 @@ from mpafer_jax.artifacts import checkpoints as checkpoints_lib
 from mpafer_jax.artifacts.description import Description
 from mpafer_jax.jobs.pretraining.train import PretrainDescription
 from mpafer_jax.method.state import TrainState
-from mpafer_jax.runtime.errors import CheckpointError
-from mpafer_jax.runtime.finite import NonFiniteError
+from mpafer_jax.runtime.errors import CheckpointError, NonFiniteError, UnreadableError
 
 DESCRIPTION = Description(
     config={}, class_names=("a", "b"), clip_name="c", clip_hash="h", hard_prompts=("t", "u"), data={}, versions={}
@@ -91,18 +90,14 @@ def test_a_flipped_bit_in_the_numbers_is_noticed(opened, tmp_path):
 
 def test_an_array_of_another_shape_or_type_is_named(opened):
     save(opened(), [2], size=100)
-    with pytest.raises(
-        checkpoints_lib.UnreadableError, match=r"params/ctx: found float32 \[100\], expected float32 \[99\]"
-    ):
+    with pytest.raises(UnreadableError, match=r"params/ctx: found float32 \[100\], expected float32 \[99\]"):
         opened().restore_latest(state(0, size=99), DESCRIPTION)
     like = state(0)
     like = TrainState(like.step, {"ctx": like.params["ctx"].astype(jnp.bfloat16)}, like.opt_state)
-    with pytest.raises(checkpoints_lib.UnreadableError, match="not what was saved, by its SHA-256: params/ctx"):
+    with pytest.raises(UnreadableError, match="not what was saved, by its SHA-256: params/ctx"):
         opened().restore_latest(like, DESCRIPTION)  # Orbax has made bfloat16 of it
     wrong = {"ctx": np.zeros(7, np.float32)}
-    with pytest.raises(
-        checkpoints_lib.UnreadableError, match=r"params/ctx: found float32 \[100\], expected float32 \[7\]"
-    ):
+    with pytest.raises(UnreadableError, match=r"params/ctx: found float32 \[100\], expected float32 \[7\]"):
         opened().restore_params(2, wrong)
 
 
@@ -200,7 +195,7 @@ def test_if_none_can_be_read_all_stay_and_the_newest_is_named(opened, tmp_path):
     folder = tmp_path / "checkpoints"
     for step in (2, 4):
         truncate(folder / f"step_{step}" / "params")
-    with pytest.raises(checkpoints_lib.UnreadableError, match=rf"{folder}/step_4 cannot be read .* delete .* 2, 4"):
+    with pytest.raises(UnreadableError, match=rf"{folder}/step_4 cannot be read .* delete .* 2, 4"):
         opened().restore_latest(state(0), DESCRIPTION)
     assert sorted(path.name for path in folder.iterdir()) == ["step_2", "step_4"]
 

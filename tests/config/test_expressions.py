@@ -1,13 +1,8 @@
 import numpy as np
 import pytest
 
-from mpafer_jax.config.expressions import (
-    CANONICAL_NAMES,
-    ClassNameError,
-    canonical_name,
-    check_class_names,
-    map_classes,
-)
+from mpafer_jax.config.expressions import CANONICAL_NAMES, canonical_name, check_class_names, map_classes
+from mpafer_jax.runtime.errors import ConfigError
 
 
 @pytest.mark.parametrize(
@@ -55,7 +50,7 @@ def test_a_class_that_the_target_lacks_is_minus_one() -> None:
 
 
 def test_two_spellings_of_one_expression_are_an_error() -> None:
-    with pytest.raises(ClassNameError, match="classes happy, joy: 'happy' and 'joy' are the same class, 'happiness'"):
+    with pytest.raises(ConfigError, match="classes happy, joy: 'happy' and 'joy' are the same class, 'happiness'"):
         map_classes(["sad"], ["happy", "joy"])
 
 
@@ -80,5 +75,5 @@ def test_checked_names_keep_their_spelling() -> None:
     ],
 )
 def test_names_that_do_not_go_together(names: list[str], message: str) -> None:
-    with pytest.raises(ClassNameError, match=message):
+    with pytest.raises(ConfigError, match=message):
         check_class_names(names, "here", at_least=2)

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from mpafer_jax.data import preprocess
-from mpafer_jax.data.preprocess import ImageError
+from mpafer_jax.runtime.errors import ImageError
 
 SIZE = 40
 LIMIT = 4 * 2**30  # bytes of addresses; the largest image that is decoded takes a quarter of it

@@ -15,8 +15,7 @@ import pytest
 
 from mpafer_jax.data.prepared import Prepared, prepare
 from mpafer_jax.data.readers import folder
-from mpafer_jax.data.records import BadImageError
-from mpafer_jax.runtime.errors import DataError
+from mpafer_jax.runtime.errors import DataError, ImageError
 from tests.data import layouts
 
 
@@ -87,7 +86,7 @@ def break_images(root: Path) -> None:
 def test_a_broken_image_is_an_error_that_names_it(tmp_path: Path) -> None:
     layouts.write_folders(tmp_path, {"happy": 3, "sad": 2})
     break_images(tmp_path)
-    with pytest.raises(BadImageError, match=r"happy/001\.png: cannot be read as an image") as error:
+    with pytest.raises(ImageError, match=r"happy/001\.png: cannot be read as an image") as error:
         prepare_folder(tmp_path)
     assert "config.data.on_bad_image='skip' leaves them out" in str(error.value)
     assert list((tmp_path / "mpafer_tfds").glob("folder-*/folder/*")) == []
@@ -118,7 +117,7 @@ def test_a_missing_image_is_named(tmp_path: Path) -> None:
     layouts.write_folders(tmp_path, {"happy": 2})
     index = folder.read(tmp_path)
     (tmp_path / "happy" / "001.png").unlink()
-    with pytest.raises(BadImageError, match=r"happy/001\.png: no such file"):
+    with pytest.raises(ImageError, match=r"happy/001\.png: no such file"):
         prepare(folder.Folder, index, tmp_path / "mpafer_tfds")
 
 

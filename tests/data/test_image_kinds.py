@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from mpafer_jax.data import preprocess
-from mpafer_jax.data.preprocess import ImageError
+from mpafer_jax.runtime.errors import ImageError
 from tests.data.encoders import png, png_chunk, tiff
 
 Rgb = tuple[int, int, int]

@@ -17,9 +17,10 @@ from PIL import Image
 from mpafer_jax.data import preprocess
 from mpafer_jax.data.inspection import inspect
 from mpafer_jax.data.prepared import prepare
-from mpafer_jax.data.preprocess import ImageError, decode_rgb, read_image_file
+from mpafer_jax.data.preprocess import decode_rgb, read_image_file
 from mpafer_jax.data.readers import folder
-from mpafer_jax.data.records import BadImageError, ImageCrop, ImageFile
+from mpafer_jax.data.records import ImageCrop, ImageFile
+from mpafer_jax.runtime.errors import ImageError
 from tests.data import layouts
 
 
@@ -72,9 +73,9 @@ def test_what_is_no_image_is_refused_with_the_reason(tmp_path, data, message):
     with pytest.raises(ImageError, match=message):
         decode_rgb(data)
     (tmp_path / "face.png").write_bytes(data)
-    with pytest.raises(BadImageError, match=rf"face\.png: cannot be read as an image: .*{message}"):
+    with pytest.raises(ImageError, match=rf"face\.png: cannot be read as an image: .*{message}"):
         inspect(ImageFile(tmp_path / "face.png"))
-    with pytest.raises(BadImageError, match=rf"face\.png \(face box .*: .*{message}"):
+    with pytest.raises(ImageError, match=rf"face\.png \(face box .*: .*{message}"):
         inspect(ImageCrop(tmp_path / "face.png", (0, 0, 4, 4)))
 
 

@@ -12,6 +12,7 @@ import pytest
 from mpafer_jax.data import pipeline, preprocess
 from mpafer_jax.data.pipeline import Batch, ClassBalancedOrder, ShuffledOrder, train_order
 from mpafer_jax.data.splits import Split, load_dataset
+from mpafer_jax.runtime.errors import ImageError
 from tests.data import layouts
 
 SIZE = 8
@@ -149,7 +150,7 @@ def test_a_broken_image_in_a_thread_is_an_error(split: Split) -> None:
         def __getitem__(self, index: int) -> dict[str, bytes]:
             return {"image": b"no image"}
 
-    with pytest.raises(preprocess.ImageError, match="not an image in a format that is read"):
+    with pytest.raises(ImageError, match="not an image in a format that is read"):
         batches(dataclasses.replace(split, source=dataclasses.replace(split.source, sources=(Broken(),))))
 
 

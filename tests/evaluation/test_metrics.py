@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mpafer_jax.evaluation.metrics import from_confusion, from_logits
-from mpafer_jax.runtime.finite import NonFiniteError
+from mpafer_jax.runtime.errors import NonFiniteError
 
 
 def test_by_hand():

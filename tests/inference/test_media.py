@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mpafer_jax.data.preprocess import ImageError
 from mpafer_jax.inference import containers, media
 from mpafer_jax.inference.inputs import InputImage
-from mpafer_jax.inference.media import InputError, Medium
+from mpafer_jax.inference.media import Medium
 from mpafer_jax.inference.results import Failure
+from mpafer_jax.runtime.errors import ImageError, InputError
 
 cv2 = pytest.importorskip("cv2", reason="the extra `faces` is not installed")
 FRAMES, RATE = 12, 10  # a second

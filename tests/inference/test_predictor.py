@@ -17,15 +17,14 @@ from mpafer_jax.artifacts import checkpoints
 from mpafer_jax.artifacts.description import TrainedOn
 from mpafer_jax.backbones.clip.load import load_clip
 from mpafer_jax.backbones.clip.model import CLIP
-from mpafer_jax.config.expressions import ClassNameError, canonical_name
+from mpafer_jax.config.expressions import canonical_name
 from mpafer_jax.data.normalize import normalize
-from mpafer_jax.data.preprocess import ImageError, resize
+from mpafer_jax.data.preprocess import resize
 from mpafer_jax.inference import Failure, Prediction, Predictor, loading
 from mpafer_jax.jobs import evaluate
 from mpafer_jax.method import build
 from mpafer_jax.method.prompts import tokenize
-from mpafer_jax.runtime.errors import BankError, CheckpointError, PromptError
-from mpafer_jax.runtime.finite import NonFiniteError
+from mpafer_jax.runtime.errors import CheckpointError, ConfigError, ImageError, NonFiniteError, PromptError
 from tests.jobs import runs
 
 
@@ -286,11 +285,11 @@ def test_zero_shot_reads_a_bank_and_refuses_what_it_cannot_do(sample, faces):
     assert predictor.hard_prompts.of_class(1)[0].startswith("a photo of a person making a facial expression of Joy, ")
     prediction = predictor.predict(faces[0])
     assert prediction.top_patches.shape == (2, 5)  # of 64 patches as many as 16 of 196
-    with pytest.raises(BankError, match="has no class 'boredom', 'calm'; it has"):
+    with pytest.raises(PromptError, match="has no class 'boredom', 'calm'; it has"):
         Predictor.zero_shot(clip, ("fear", "boredom", "calm"))
-    with pytest.raises(ClassNameError, match="class_names: 'joy' and 'Happy' are the same class, 'happiness'"):
+    with pytest.raises(ConfigError, match="class_names: 'joy' and 'Happy' are the same class, 'happiness'"):
         Predictor.zero_shot(clip, ("joy", "Happy"))
-    with pytest.raises(ClassNameError, match="class_names: found 'joy', expected at least 2"):
+    with pytest.raises(ConfigError, match="class_names: found 'joy', expected at least 2"):
         Predictor.zero_shot(clip, ("joy",))
     with pytest.raises(PromptError, match="'level 12' and 'level 1 2' become the same tokens"):
         Predictor.zero_shot(clip, ("level 12", "level 1 2"), None)

@@ -15,8 +15,7 @@ from mpafer_jax.artifacts.description import Description
 from mpafer_jax.config.schema import Config
 from mpafer_jax.evaluation import protocol
 from mpafer_jax.jobs import evaluate, train
-from mpafer_jax.method import steps
-from mpafer_jax.runtime.errors import CheckpointError, ConfigError
+from mpafer_jax.runtime.errors import CheckpointError, ConfigError, NonFiniteError
 from tests.jobs import runs
 
 
@@ -200,7 +199,7 @@ def test_changed_hard_prompts_are_refused(sample, tmp_path):
 def test_nan_stops_with_step_and_terms_and_saves_nothing(sample, tmp_path):
     changes = {"optimizer.name": "sgd", "optimizer.learning_rate": 1e38, "train.checkpoint_every": 12}
     changes |= {"train.eval_every": 12, "train.log_every": 12}
-    with pytest.raises(steps.NonFiniteError, match=r"step [2-5]: not finite: .*'loss'"):
+    with pytest.raises(NonFiniteError, match=r"step [2-5]: not finite: .*'loss'"):
         train.train_and_evaluate(runs.config(sample, **changes), tmp_path)
     assert not list((tmp_path / "checkpoints").glob("step_*"))
     assert not (tmp_path / "summary.json").exists()

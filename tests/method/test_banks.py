@@ -22,7 +22,7 @@ from mpafer_jax.method.hard_prompts.bank import (
     permuted,
 )
 from mpafer_jax.method.hard_prompts.templates import every_prompt
-from mpafer_jax.runtime.errors import BankError
+from mpafer_jax.runtime.errors import PromptError
 
 # RAF-DB's compound classes in the order of its labels 1 to 11 (Li, Deng and Du, 2017).
 COMPOUND = (
@@ -179,7 +179,7 @@ def test_a_bank_of_ones_own_in_its_shortest_form(tmp_path):
     assert bank.first(1).texts("boredom", "brows") == (BankText(text="low brows"),)
     assert bank.first(0) is bank
     with pytest.raises(
-        BankError, match=r"'mine' says nothing of 'holistic' for class 'boredom', only of brows; choose"
+        PromptError, match=r"'mine' says nothing of 'holistic' for class 'boredom', only of brows; choose"
     ):
         bank.texts("boredom", "holistic")
 
@@ -231,17 +231,17 @@ def test_what_is_written_is_read_again(tmp_path):
 def test_what_is_no_bank_is_refused_by_name_and_place(tmp_path, changes, message):
     path = write(tmp_path / "mine.json", **changes)
     with pytest.raises(
-        BankError, match=rf"mine.json is not a description bank \(docs/hard_prompts.md .*\): [\s\S]*{message}"
+        PromptError, match=rf"mine.json is not a description bank \(docs/hard_prompts.md .*\): [\s\S]*{message}"
     ):
         load_bank(path)
 
 
 def test_a_bank_that_is_not_there_or_no_json(tmp_path):
-    with pytest.raises(BankError, match=r"'nobody' is neither a file nor .*\(compound, expressions\)"):
+    with pytest.raises(PromptError, match=r"'nobody' is neither a file nor .*\(compound, expressions\)"):
         load_bank("nobody")
     for content in (b"\xff\xfe", b"{"):
         (tmp_path / "mine.json").write_bytes(content)
-        with pytest.raises(BankError, match=r"mine.json is not a description bank"):
+        with pytest.raises(PromptError, match=r"mine.json is not a description bank"):
             load_bank(str(tmp_path / "mine.json"))
 
 
@@ -268,7 +268,7 @@ def test_texts_of_a_bank_cannot_change():
 
 
 def test_one_class_cannot_be_permuted():
-    with pytest.raises(BankError, match="one class cannot be permuted"):
+    with pytest.raises(PromptError, match="one class cannot be permuted"):
         permuted(BANKS["expressions"], ("anger",), 0)
 
 
@@ -276,5 +276,5 @@ def test_the_path_of_a_bank_may_be_in_the_home(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     bank = load_bank(write(tmp_path / "mine.json"))
     assert load_bank("~/mine.json") == bank
-    with pytest.raises(BankError, match=r"hard_prompts\.bank is 'gs://bucket/mine.json': expected a file"):
+    with pytest.raises(PromptError, match=r"hard_prompts\.bank is 'gs://bucket/mine.json': expected a file"):
         load_bank("gs://bucket/mine.json")

@@ -20,7 +20,7 @@ from mpafer_jax.method.hard_prompts.templates import (
     prompt_name,
     prompt_names,
 )
-from mpafer_jax.runtime.errors import BankError, PromptError
+from mpafer_jax.runtime.errors import PromptError
 from tests import tiny
 from tests.jobs import runs
 
@@ -122,15 +122,15 @@ def test_banks_are_mixed_and_a_class_need_not_be_in_all(sample, tmp_path):
     assert pooled.name == "expressions + mine"
     assert len(pooled.texts("angry", "holistic")) == 6
     with pytest.raises(
-        BankError, match=r"'expressions \+ mine' says nothing of 'chin' for class 'boredom', only of ho"
+        PromptError, match=r"'expressions \+ mine' says nothing of 'chin' for class 'boredom', only of ho"
     ):
         configured_hard_prompts(section(sample, bank=("expressions", mine), granularity=("chin",)), names)
 
 
 def test_a_class_that_the_bank_lacks_is_named_with_what_to_do():
-    with pytest.raises(BankError, match=r"no class 'boredom', 'calm'; it has neutral, .*hard_prompts.type to 1 or 2"):
+    with pytest.raises(PromptError, match=r"no class 'boredom', 'calm'; it has neutral, .*hard_prompts.type to 1 or 2"):
         build_hard_prompts(["anger", "boredom", "fear", "calm"], 3, BANK)
-    with pytest.raises(BankError, match="no class 'calm'"):
+    with pytest.raises(PromptError, match="no class 'calm'"):
         permuted(BANK, ["calm", "fear"], 0)
     # By its name alone a class can be prompted without a bank.
     assert len(build_hard_prompts(["boredom", "fear"], 3, BANK, granularities=("template",)).every_text()) == 2
@@ -141,7 +141,7 @@ def test_everything_that_a_bank_lacks_is_named_at_once(tmp_path):
     path = tmp_path / "mine.json"
     path.write_text(json.dumps({"name": "mine", "source": "me", "question": "what?", "classes": classes}))
     with pytest.raises(
-        BankError,
+        PromptError,
         match="'mine' says nothing of 'nose' for class 'boredom', only of eyes; nothing of 'eyes' for class 'calm', "
         "only of nose; choose",
     ):
@@ -161,7 +161,7 @@ def test_what_a_bank_says_of_several_classes_alike_is_a_warning(sample, tmp_path
     assert check_hard_prompts(section(sample, bank=(str(path),), paraphrases=1), ("calm", "boredom")) == []
     assert check_hard_prompts(section(sample), tuple(BANK.classes)) == []
     assert check_hard_prompts(section(sample, type=2, bank=(str(path),)), ("calm", "joy")) == []
-    with pytest.raises(BankError, match="no class 'joy', 'fear'"):
+    with pytest.raises(PromptError, match="no class 'joy', 'fear'"):
         check_hard_prompts(chosen, ("joy", "calm", "fear"))
 
 

@@ -5,7 +5,8 @@ import socket
 import pytest
 
 from mpafer_jax.runtime import distributed
-from mpafer_jax.runtime.distributed import Cluster, ClusterError, find_cluster
+from mpafer_jax.runtime.distributed import Cluster, find_cluster
+from mpafer_jax.runtime.errors import ClusterError
 
 FLAGS = {"coordinator_address": "10.0.0.2:8476", "num_processes": 4, "process_id": 3}
 TRIPLE = {"JAX_COORDINATOR_ADDRESS": "10.0.0.2:8476", "JAX_NUM_PROCESSES": "4", "JAX_PROCESS_ID": "3"}

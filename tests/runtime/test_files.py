@@ -9,6 +9,7 @@ import sys
 import pytest
 
 from mpafer_jax.runtime import files
+from mpafer_jax.runtime.errors import DataError
 from tests.jobs import runs
 
 CONFIG = f"--config={runs.ROOT / 'configs' / 'sample.py'}"
@@ -132,7 +133,7 @@ def test_text_is_utf8_with_or_without_a_byte_order_mark(mark, tmp_path):
 def test_text_of_another_encoding_is_refused_with_what_was_found(data, found, tmp_path):
     path = tmp_path / "list.txt"
     path.write_bytes(data)
-    with pytest.raises(files.EncodingError, match=rf"list\.txt is not UTF-8: {found}.*save it as UTF-8"):
+    with pytest.raises(DataError, match=rf"list\.txt is not UTF-8: {found}.*save it as UTF-8"):
         files.read_text(path)
 
 

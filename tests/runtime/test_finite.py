@@ -7,6 +7,7 @@ import pytest
 
 from mpafer_jax.artifacts.description import Description
 from mpafer_jax.runtime import finite
+from mpafer_jax.runtime.errors import NonFiniteError
 
 NAN, INF = np.float32("nan"), np.float32("inf")
 
@@ -36,5 +37,5 @@ def test_rows_are_named_by_their_images():
     values[1, 0, 1] = INF
     values[2] = NAN
     assert finite.finite_rows(values).tolist() == [True, False, False]
-    with pytest.raises(finite.NonFiniteError, match="logits of 2 of 3 images are NaN or infinite, first those of b"):
+    with pytest.raises(NonFiniteError, match="logits of 2 of 3 images are NaN or infinite, first those of b"):
         finite.check_rows("logits", values, np.array(["a", "b", "c"]))

@@ -10,6 +10,7 @@ import time
 import pytest
 
 from mpafer_jax.runtime import locks
+from mpafer_jax.runtime.errors import LockedError
 
 
 def hold_and_wait(path, pipe):
@@ -35,7 +36,7 @@ def test_the_second_is_told_who_holds_it_and_a_killed_process_holds_nothing(tmp_
     process, _ = other
     path = tmp_path / locks.RUN
     for refused in (lambda: locks.hold(path, tmp_path).__enter__(), lambda: locks.refuse_if_held(path, tmp_path)):
-        with pytest.raises(locks.LockedError) as raised:
+        with pytest.raises(LockedError) as raised:
             refused()
         said = str(raised.value)
         assert said.startswith(f"{tmp_path} is in use by process {process.pid} on ")
@@ -74,7 +75,7 @@ def test_what_another_host_holds_is_free_once_it_is_silent(tmp_path, monkeypatch
     thread.start()
     try:
         if alive:
-            with pytest.raises(locks.LockedError, match=r"by process 7 on elsewhere \(python -m x\), since 1999"):
+            with pytest.raises(LockedError, match=r"by process 7 on elsewhere \(python -m x\), since 1999"):
                 locks.hold(tmp_path / locks.RUN, tmp_path).__enter__()
             assert json.loads(owner.read_text()) == record
         else:

@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 
 from mpafer_jax.runtime import array_cache
-from mpafer_jax.runtime.errors import DataError
-from mpafer_jax.runtime.finite import NonFiniteError
+from mpafer_jax.runtime.errors import DataError, NonFiniteError
 
 
 def test_it_is_read_and_left_whole(tmp_path):

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import tensorflow_datasets as tfds
 
-from mpafer_jax.config.expressions import ClassNameError, check_class_names
+from mpafer_jax.config.expressions import check_class_names
 from mpafer_jax.data import records
 from mpafer_jax.data.prepared import ExpressionBuilder
 from mpafer_jax.data.preprocess import IMAGE_SUFFIXES
 from mpafer_jax.data.records import Counts, Record, SourceIndex
 from mpafer_jax.runtime import files
-from mpafer_jax.runtime.errors import DataError
+from mpafer_jax.runtime.errors import ConfigError, DataError
 
 _SPLITS = {"train": "train", "val": "validation", "valid": "validation", "validation": "validation", "test": "test"}
 _NO_CLASSES = {"image", "images", "img", "imgs", "label", "labels", "annotations"}
@@ -115,7 +115,7 @@ def _class_names(folder_names: list[str], directory: Path) -> tuple[str, ...]:
             raise DataError(f"{directory}: the class folder {folder!r} is not called in UTF-8; rename it")
     try:
         return check_class_names(folder_names, f"folders in {directory}", at_least=0)
-    except ClassNameError as error:
+    except ConfigError as error:
         raise DataError(str(error)) from error
 
 

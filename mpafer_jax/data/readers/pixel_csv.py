@@ -36,10 +36,7 @@ def read_rows(path: Path) -> Iterator[Row]:
     """
     with path.open("rb") as file:
         header = file.readline()
-        try:
-            start = files.mark_length(header, path)
-        except files.EncodingError as error:
-            raise DataError(str(error)) from error
+        start = files.mark_length(header, path)
         columns = [name.strip() for name in header[start:].decode("ascii", "replace").split(",")]
         if sorted(columns) != sorted(_COLUMNS):
             raise DataError(f"{path}: the first line is {header[:80]!r}, expected {','.join(_COLUMNS)}")

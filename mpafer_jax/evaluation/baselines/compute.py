@@ -34,7 +34,7 @@ def check_banks(config: Config) -> None:
     """Refuses, before data are prepared, descriptions that are not there.
 
     Raises:
-      BankError: a baseline reads a bank that is not there.
+      PromptError: a baseline reads a bank that is not there.
     """
     if any(zero_shot.reads_bank(name) for name in config.eval.baselines):
         load_banks(config.hard_prompts.bank, config.hard_prompts.paraphrases)
@@ -46,7 +46,7 @@ def check(config: Config, dataset: Dataset) -> None:
     Raises:
       ConfigError: a baseline lacks the split that it chooses on, or all lack one to be measured on; or the context,
         which one trains, is frozen.
-      BankError: one lacks a class's description.
+      PromptError: one lacks a class's description.
     """
     names = config.eval.baselines
     if names and dataset.validation is None and dataset.test is None:

@@ -30,7 +30,7 @@ def hard_prompts(name: str, config: Config, class_names: Sequence[str]) -> HardP
     """The texts of each class for one of NAMES; those of type 3 are the configured ones.
 
     Raises:
-      BankError: type 3 is asked for, and the bank lacks a class.
+      PromptError: type 3 is asked for, and the bank lacks a class.
     """
     section = config.hard_prompts.model_copy(update={"type": _TYPES[name]})
     read = prompt_names(class_names, as_spelled=bool(config.data.class_names))

@@ -11,15 +11,12 @@ from typing import Any, cast
 from absl import logging
 
 from mpafer_jax.artifacts.run_dir import EVALUATION_PREDICTIONS, TRAINING_PREDICTIONS, flatten
-from mpafer_jax.evaluation.predictions import Predictions, PredictionsError
+from mpafer_jax.evaluation.predictions import Predictions
 from mpafer_jax.evaluation.protocol import reported_checkpoint, reported_split, selecting_split
 from mpafer_jax.runtime import files
+from mpafer_jax.runtime.errors import ReportError
 
 Scalars = dict[int, float]  # step -> value
-
-
-class ReportError(ValueError):
-    """A report that cannot be made; the message says of what, why, and what to do."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -108,10 +105,7 @@ def _measurement(
 def _predictions(path: pathlib.Path, split: str, fingerprint: str | None, step: int) -> Predictions | None:
     if not path.is_file():
         return None
-    try:
-        stored = Predictions.load(path)
-    except PredictionsError as error:
-        raise ReportError(str(error)) from error
+    stored = Predictions.load(path)
     if (stored.split, stored.fingerprint, stored.step) != (split, fingerprint, step):
         logging.warning(
             "%s holds predictions of %s (%s) after step %d, the results are of %s (%s) after step %d; it is not used",

@@ -19,8 +19,9 @@ from mpafer_jax.evaluation import feature_map, protocol, table
 from mpafer_jax.evaluation.calibration import Calibration, calibrate
 from mpafer_jax.evaluation.predictions import Predictions
 from mpafer_jax.evaluation.report import contents, images, plots
-from mpafer_jax.evaluation.report.contents import Contents, Measurement, ReportError
+from mpafer_jax.evaluation.report.contents import Contents, Measurement
 from mpafer_jax.runtime import files
+from mpafer_jax.runtime.errors import ReportError
 
 # The order in which curves are shown; what is not named here follows by name.
 _METRICS = (

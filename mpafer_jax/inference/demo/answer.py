@@ -8,12 +8,13 @@ from pathlib import Path
 from PIL import Image, ImageDraw
 
 from mpafer_jax.data import preprocess
-from mpafer_jax.data.preprocess import ImageError, Pixels
+from mpafer_jax.data.preprocess import Pixels
 from mpafer_jax.evaluation import overlay
 from mpafer_jax.inference import NoFace, Prediction, Predictor
 from mpafer_jax.inference.attribution import Explainer, Explanation
 from mpafer_jax.inference.faces import Face
 from mpafer_jax.inference.predictor import Cropper, checked
+from mpafer_jax.runtime.errors import ImageError
 
 _PHRASES = 8
 _LONGEST_SIDE = 1024  # pixels of the image that is sent back with the face in it
@@ -54,7 +55,7 @@ class Answerer:
           faces: finds the face of an image; None to take every image for a face.
 
         Raises:
-          BankError: there is no such bank.
+          PromptError: there is no such bank.
         """
         self.class_names = predictor.class_names
         self._predictor, self._faces = predictor, faces

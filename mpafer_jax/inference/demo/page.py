@@ -17,12 +17,12 @@ import jinja2
 
 from mpafer_jax.artifacts.description import TrainedOn
 from mpafer_jax.config import redaction
-from mpafer_jax.data.preprocess import ImageError
 from mpafer_jax.evaluation import overlay
 from mpafer_jax.evaluation.report.images import data_uri
 from mpafer_jax.inference.demo import memory, photos
 from mpafer_jax.inference.demo.answer import Answer, Answerer
 from mpafer_jax.inference.demo.guard import Guard, Hosts
+from mpafer_jax.runtime.errors import ImageError
 
 _LARGEST_FILE = "32mb"
 _KEPT = 60  # seconds after which a photo is deleted

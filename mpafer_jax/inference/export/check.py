@@ -16,6 +16,7 @@ from mpafer_jax.data.preprocess import Pixels
 from mpafer_jax.data.synthface.draw import MAX_SIZE
 from mpafer_jax.data.synthface.generate import face_of
 from mpafer_jax.data.synthface.styles import STYLES
+from mpafer_jax.runtime.errors import ExportError
 from mpafer_jax.runtime.finite import not_finite
 
 # Largest difference of a probability. Another compiler orders sums differently; in bfloat16 that shows far sooner.
@@ -23,10 +24,6 @@ TOLERANCES = {"float32": 1e-3, "bfloat16": 5e-2}
 _REPEATS = 5
 
 Run = Callable[[Pixels], Mapping[str, npt.NDArray[Any]]]
-
-
-class CheckError(RuntimeError):
-    """An exported form that does not give the predictor's numbers; the message says by how much."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,17 +74,17 @@ def compare(exported: Run, predictor: Run, pixels: Pixels, *, dtype: str, device
       device: the name of the device.
 
     Raises:
-      CheckError: a probability differs by more than `TOLERANCES`, or is not finite.
+      ExportError: a probability differs by more than `TOLERANCES`, or is not finite.
     """
     expected, found = predictor(pixels)["probabilities"], exported(pixels)["probabilities"]
     if broken := not_finite({"the predictor's": expected, "the exported program's": found}):
-        raise CheckError(
+        raise ExportError(
             f"probabilities are NaN or infinite: {', '.join(broken)}; see whether the checkpoint is of a "
             "run that went well"
         )
     difference = float(np.max(np.abs(expected.astype(np.float64) - found)))
     if difference > TOLERANCES[dtype]:
-        raise CheckError(
+        raise ExportError(
             f"the exported program's probabilities differ by {difference:.2e} from the predictor's, more than "
             f"{TOLERANCES[dtype]:.0e}; please report it with the versions of jax and of what was exported to"
         )

@@ -17,7 +17,8 @@ from mpafer_jax.data import preprocess
 from mpafer_jax.jobs.pretraining import batches, steps
 from mpafer_jax.jobs.pretraining.config import PretrainConfig
 from mpafer_jax.jobs.pretraining.sources import CaptionedImages
-from mpafer_jax.runtime.finite import NonFiniteError, not_finite
+from mpafer_jax.runtime.errors import NonFiniteError
+from mpafer_jax.runtime.finite import not_finite
 from mpafer_jax.runtime.texts import clean_text
 
 RETRIEVAL_POOL = 256  # captions among which an image must find its own

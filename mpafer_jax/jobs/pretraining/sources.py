@@ -19,13 +19,13 @@ import pydantic
 import tensorflow_datasets as tfds
 
 from mpafer_jax.data import records
-from mpafer_jax.data.preprocess import ImageError, Pixels, decode_rgb, read_image_file
+from mpafer_jax.data.preprocess import Pixels, decode_rgb, read_image_file
 from mpafer_jax.data.synthface import captioned
 from mpafer_jax.data.synthface import captions as captions_lib
 from mpafer_jax.data.synthface.draw import MAX_SIZE, MIN_SIZE
 from mpafer_jax.jobs.pretraining.config import DataSection
 from mpafer_jax.runtime import files
-from mpafer_jax.runtime.errors import DataError
+from mpafer_jax.runtime.errors import DataError, ImageError
 
 METADATA = "metadata.jsonl"
 

@@ -105,7 +105,7 @@ def pretrain(config: PretrainConfig, workdir: pathlib.Path) -> dict[str, Any]:
     Run again with the same arguments it goes on where it stopped.
 
     Raises:
-      BankError: a bank of model.vocabulary_banks is not there.
+      PromptError: a bank of model.vocabulary_banks is not there.
       CheckpointError: the images or captions changed since a checkpoint was saved.
       ConfigError: the configuration does not fit the workdir, the devices or the images.
       DataError: the images or captions are not there or not of the form.

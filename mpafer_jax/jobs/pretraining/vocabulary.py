@@ -19,7 +19,7 @@ def make_vocabulary(data: CaptionedImages, config: PretrainConfig, folder: Path)
     training never shows those that no caption holds, so they stay without a meaning.
 
     Raises:
-      BankError: there is no such bank.
+      PromptError: there is no such bank.
       ConfigError: model.vocab_size is too small.
     """
     texts = data.texts()

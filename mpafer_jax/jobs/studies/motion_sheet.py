@@ -66,7 +66,7 @@ def write_motion_sheet(config: Config, out: pathlib.Path) -> str:
     """Writes the image and returns a Markdown table: how far each class is from neutral, of either source.
 
     Raises:
-      BankError, ConfigError, DataError: see `experiment.build_experiment`, `motion_prior` and `data.splits`.
+      PromptError, ConfigError, DataError: see `experiment.build_experiment`, `motion_prior` and `data.splits`.
     """
     clip = build.load_before_data(config)
     dataset = load_dataset(config.data)

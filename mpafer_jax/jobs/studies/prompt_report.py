@@ -25,7 +25,7 @@ from mpafer_jax.method.hard_prompts.templates import (
     prompt_names,
 )
 from mpafer_jax.runtime import devices
-from mpafer_jax.runtime.errors import BankError, ConfigError
+from mpafer_jax.runtime.errors import ConfigError, PromptError
 
 CONFIGURED = "as configured"
 EVERY = "every granularity"
@@ -125,7 +125,7 @@ def prompt_sets(config: Config, class_names: Sequence[str]) -> dict[str, HardPro
     """Every choice of hard prompts that the configured banks allow, by a name for the table.
 
     Raises:
-      BankError: a bank is not there, or lacks a class.
+      PromptError: a bank is not there, or lacks a class.
     """
     class_names = prompt_names(class_names, as_spelled=bool(config.data.class_names))
     sets = {
@@ -163,12 +163,12 @@ def configured_bank(config: Config, class_names: Sequence[str]) -> Bank | None:
     """All that the configured banks say; None, with a warning, where types 1 and 2 do without what they lack.
 
     Raises:
-      BankError: the type is 3, and a bank is not there, or lacks a class.
+      PromptError: the type is 3, and a bank is not there, or lacks a class.
     """
     try:
         bank = load_banks(config.hard_prompts.bank, 0)
         complete_granularities(bank, class_names)
-    except BankError as error:
+    except PromptError as error:
         if config.hard_prompts.type == 3:
             raise
         logging.warning("no descriptions are measured: %s", error)
@@ -177,7 +177,7 @@ def configured_bank(config: Config, class_names: Sequence[str]) -> Bank | None:
 
 
 def complete_granularities(bank: Bank, class_names: Sequence[str]) -> list[PromptGranularity]:
-    """Those of which a bank speaks for every class. Raises BankError if it lacks classes."""
+    """Those of which a bank speaks for every class. Raises PromptError if it lacks classes."""
     entries = bank.entries(class_names)
     return [granularity for granularity in GRANULARITIES if all(entry.of(granularity) for entry in entries)]
 
@@ -209,7 +209,7 @@ def make_report(config: Config, split_name: str) -> PromptReport:
     Raises:
       ConfigError: there is no such split, or the CLIP cannot be had.
       DataError: the dataset does not hold.
-      BankError: a bank is not there, or lacks a class.
+      PromptError: a bank is not there, or lacks a class.
       PromptError: a text does not fit the CLIP; the message names each with its length.
     """
     devices.check_batch_size("eval.batch_size", config.eval.batch_size)

@@ -16,14 +16,11 @@ from mpafer_jax.evaluation.predictions import Predictions
 from mpafer_jax.evaluation.protocol import reported_checkpoint, reported_split
 from mpafer_jax.evaluation.table import BASELINE_TITLES
 from mpafer_jax.jobs.sweeps.sweep import Point, Sweep
+from mpafer_jax.runtime.errors import ReportError
 
 METRICS = ("war", "uar")
 _HELD_OUT = ("validation", "test")
 _SUMMARY = "summary.json"
-
-
-class MixedRunsError(ValueError):
-    """Runs that cannot be compared; the message names two of them and what differs."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -98,8 +95,7 @@ def read_runs(root: pathlib.Path, sweep: Sweep) -> list[FinishedRun]:
     """Every finished run in a sweep's folder, in the order of its points, and by seed.
 
     Raises:
-      MixedRunsError: a run was measured on no held-out split.
-      PredictionsError: predictions are damaged.
+      ReportError: a run was measured on no held-out split, or its predictions are damaged.
     """
     found: list[FinishedRun] = []
     for point in sweep.points:
@@ -120,7 +116,7 @@ def _reported(summary: Mapping[str, Any], place: pathlib.Path) -> tuple[Mapping[
     reported = summary[reported_checkpoint(summary)]
     split = reported_split(reported)
     if split is None:
-        raise MixedRunsError(f"{place} was measured on no held-out split, so it has no place in a table")
+        raise ReportError(f"{place} was measured on no held-out split, so it has no place in a table")
     return reported, split
 
 
@@ -133,7 +129,7 @@ def results(sweep: Sweep, runs: Iterable[FinishedRun], place: pathlib.Path) -> l
       place: where they lie, for messages.
 
     Raises:
-      MixedRunsError: a run was measured on no held-out split, or runs whose configurations do not say so have
+      ReportError: a run was measured on no held-out split, or runs whose configurations do not say so have
         different CLIPs, held-out images, or ways to choose their checkpoint.
     """
     points = {point.key: point for point in sweep.points}
@@ -144,7 +140,7 @@ def results(sweep: Sweep, runs: Iterable[FinishedRun], place: pathlib.Path) -> l
         for key, value in _must_agree(point, run.summary).items():
             first, name = firsts.setdefault(key, (value, run.name))
             if first != value:
-                raise MixedRunsError(
+                raise ReportError(
                     f"{place / name} and {place / run.name} do not have the same {key.partition(':')[0]}, so they "
                     "cannot stand in one table; give another --workdir, or remove the folders of the one that is out "
                     "of date"

@@ -78,7 +78,7 @@ def write(page: pathlib.Path, reports: Sequence[Report], matrices: Sequence[path
 
     Raises:
       ConfigError: the sweep files are not here, two reports are of the same sweep, or a published file cannot be read.
-      MixedRunsError: see `collect`.
+      ReportError: see `collect`.
     """
     if not _SWEEPS.is_dir():
         raise ConfigError(f"there is no folder {_SWEEPS} here; run this from the root of the checkout")

@@ -97,7 +97,7 @@ def read(root: pathlib.Path, baseline: str = "") -> Report:
 
     Raises:
       ConfigError: there is no sweep, or it has no such row.
-      MixedRunsError, PredictionsError: see `collect`.
+      ReportError: see `collect`.
     """
     if root.suffix == published.SUFFIX:
         record, runs = published.read(root)

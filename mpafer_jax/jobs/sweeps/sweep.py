@@ -181,8 +181,6 @@ class Record:
             raise ConfigError(
                 f"{root} is no sweep's folder: {path} cannot be read ({error.strerror}); launch/sweep.py writes it"
             ) from error
-        except files.EncodingError as error:
-            raise ConfigError(str(error)) from error
         try:
             return cls.from_json(json.loads(text))
         except (ValueError, KeyError, TypeError) as error:

@@ -19,7 +19,7 @@ from mpafer_jax.config.expressions import canonical_name, check_class_names
 from mpafer_jax.config.schema import Granularity, PromptGranularity
 from mpafer_jax.method.hard_prompts.provenance import Provenance
 from mpafer_jax.runtime import files
-from mpafer_jax.runtime.errors import BankError
+from mpafer_jax.runtime.errors import PromptError
 from mpafer_jax.runtime.texts import clean_text, is_one_line
 
 GRANULARITIES: tuple[Granularity, ...] = get_args(Granularity)
@@ -124,7 +124,7 @@ class Bank(_Part):
         """All that the bank says of a class, which may be named by a synonym.
 
         Raises:
-          BankError: the bank does not know the class.
+          PromptError: the bank does not know the class.
         """
         return self.entries([class_name])[0]
 
@@ -132,11 +132,11 @@ class Bank(_Part):
         """All that the bank says of each class.
 
         Raises:
-          BankError: the bank lacks classes; names all of them.
+          PromptError: the bank lacks classes; names all of them.
         """
         by_name = {canonical_name(name): texts for name, texts in self.classes.items()}
         if missing := [name for name in class_names if canonical_name(name) not in by_name]:
-            raise BankError(
+            raise PromptError(
                 f"the description bank {self.name!r} has no class {', '.join(map(repr, missing))}; it has "
                 f"{', '.join(self.classes)}. Name a bank file that has what is missing in hard_prompts.bank, or set "
                 "hard_prompts.type to 1 or 2, which need none"
@@ -147,7 +147,7 @@ class Bank(_Part):
         """What the bank says of a class at one granularity, one text at least.
 
         Raises:
-          BankError: the bank does not know the class, or says nothing of it at that granularity.
+          PromptError: the bank does not know the class, or says nothing of it at that granularity.
         """
         self.check([class_name], [granularity])
         return self.entry(class_name).of(granularity)
@@ -160,7 +160,7 @@ class Bank(_Part):
           granularities: which descriptions of each; of 'template', the class's name alone, nothing is asked.
 
         Raises:
-          BankError: the bank lacks classes, or granularities of some; names all of them.
+          PromptError: the bank lacks classes, or granularities of some; names all of them.
         """
         wanted: list[Granularity] = [granularity for granularity in granularities if granularity != "template"]
         if not wanted:
@@ -171,7 +171,7 @@ class Bank(_Part):
                 known = ", ".join(dict.fromkeys(granularity for granularity, _ in entry.items()))
                 lacking.append(f"{', '.join(map(repr, absent))} for class {name!r}, only of {known}")
         if lacking:
-            raise BankError(
+            raise PromptError(
                 f"the description bank {self.name!r} says nothing of {'; nothing of '.join(lacking)}; choose among "
                 "those in hard_prompts.granularity, or add texts to the bank's file"
             )
@@ -227,10 +227,10 @@ def permuted(bank: Bank, class_names: Sequence[str], seed: int) -> Bank:
       seed: which of the permutations without a fixed point, all equally likely.
 
     Raises:
-      BankError: the bank lacks a class, or there is only one class.
+      PromptError: the bank lacks a class, or there is only one class.
     """
     if len(class_names) < 2:
-        raise BankError(f"descriptions of one class cannot be permuted, found {list(class_names)}")
+        raise PromptError(f"descriptions of one class cannot be permuted, found {list(class_names)}")
     rng, own = np.random.default_rng(seed), np.arange(len(class_names))
     order = rng.permutation(own)
     while np.any(order == own):
@@ -250,29 +250,31 @@ def load_bank(name_or_path: str) -> Bank:
     """Reads a bank that ships with the package, by name ('expressions'), or any other, by the path of its file.
 
     Raises:
-      BankError: there is no such bank, or it does not hold what a bank must.
+      PromptError: there is no such bank, or it does not hold what a bank must.
     """
     shipped = _SHIPPED / f"{name_or_path}.json"
     try:
         file: Traversable = shipped if shipped.is_file() else files.local_path(name_or_path, "hard_prompts.bank")
     except ValueError as error:
-        raise BankError(str(error)) from error
+        raise PromptError(str(error)) from error
     if not file.is_file():
         known = sorted(item.name.removesuffix(".json") for item in _SHIPPED.iterdir() if item.name.endswith(".json"))
-        raise BankError(
+        raise PromptError(
             f"hard_prompts.bank {name_or_path!r} is neither a file nor a bank that ships with the package "
             f"({', '.join(known)})"
         )
     try:
         return Bank.model_validate_json(files.read_text(file))
     except ValueError as error:  # pydantic's, or of a file that is no UTF-8
-        raise BankError(f"{file} is not a description bank (docs/hard_prompts.md says what one is): {error}") from error
+        raise PromptError(
+            f"{file} is not a description bank (docs/hard_prompts.md says what one is): {error}"
+        ) from error
 
 
 def load_banks(names_or_paths: Sequence[str], paraphrases: int) -> Bank:
     """Reads several banks as one: of each the first `paraphrases` texts per class and granularity (0: all), pooled.
 
     Raises:
-      BankError: as for `load_bank`.
+      PromptError: as for `load_bank`.
     """
     return pooled([load_bank(name).first(paraphrases) for name in names_or_paths])

@@ -102,7 +102,7 @@ def build_hard_prompts(
 
     Raises:
       ValueError: a type that does not exist, or type 3 without a bank.
-      BankError: the bank lacks a class, or a granularity of it.
+      PromptError: the bank lacks a class, or a granularity of it.
     """
     if prompt_type not in (1, 2, 3) or (prompt_type == 3 and bank is None):
         raise ValueError(
@@ -140,7 +140,7 @@ def configured_hard_prompts(
       permute_seed: give every class another one's descriptions, see `bank.permuted`; read by type 3 only.
 
     Raises:
-      BankError: there is no such bank, or it lacks a class or a granularity.
+      PromptError: there is no such bank, or it lacks a class or a granularity.
     """
     if section.type != 3:
         return build_hard_prompts(class_names, section.type, None)
@@ -157,7 +157,7 @@ def check_hard_prompts(section: HardPromptsSection, class_names: Sequence[str]) 
       Warnings: descriptions that a bank gives to several classes, which say nothing of how these differ.
 
     Raises:
-      BankError: there is no such bank, or it lacks classes or granularities; names all of them.
+      PromptError: there is no such bank, or it lacks classes or granularities; names all of them.
     """
     configured_hard_prompts(section, class_names)
     granularities: list[Granularity] = [granularity for granularity in section.granularity if granularity != "template"]

@@ -17,7 +17,7 @@ from mpafer_jax.jobs import train
 from mpafer_jax.method import build
 from mpafer_jax.method.features import encode_splits
 from mpafer_jax.method.model import global_local_logits, variables
-from mpafer_jax.runtime.errors import BankError, ConfigError
+from mpafer_jax.runtime.errors import ConfigError, PromptError
 from tests.jobs import runs
 
 EVERY = get_args(BaselineName)
@@ -156,7 +156,7 @@ def test_a_class_without_description_is_refused_before_training(prepared):
     config, dataset, _ = prepared
     eval_section = config.eval.model_copy(update={"baselines": ("zero_shot_permuted",)})
     unknown = dataclasses.replace(dataset, class_names=("anger", "boredom"))
-    with pytest.raises(BankError, match="no class 'boredom'"):
+    with pytest.raises(PromptError, match="no class 'boredom'"):
         compute.check(config.model_copy(update={"eval": eval_section}), unknown)
 
 

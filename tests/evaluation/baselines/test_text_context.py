@@ -15,6 +15,7 @@ from mpafer_jax.method.model import variables
 from mpafer_jax.method.prompts import init_prompts, insert_context
 from mpafer_jax.method.state import TrainState
 from mpafer_jax.runtime import devices
+from mpafer_jax.runtime.errors import NonFiniteError
 from tests import tiny
 from tests.jobs import runs
 
@@ -137,5 +138,5 @@ def test_a_loss_that_is_not_finite_stops_it(planted):
         splits["train"].labels,
         splits["train"].label_distributions,
     )
-    with pytest.raises(steps.NonFiniteError, match=r"step 1: not finite: .*'loss'"):
+    with pytest.raises(NonFiniteError, match=r"step 1: not finite: .*'loss'"):
         text_context.train(config, built, {**splits, "train": broken}, 20)

@@ -9,8 +9,8 @@ from mpafer_jax.cli import report as command
 from mpafer_jax.evaluation.calibration import calibrate
 from mpafer_jax.evaluation.predictions import Predictions
 from mpafer_jax.evaluation.report import pages
-from mpafer_jax.evaluation.report.contents import ReportError
 from mpafer_jax.jobs import evaluate
+from mpafer_jax.runtime.errors import ReportError
 from tests.evaluation.report.page import Page
 from tests.jobs import runs
 

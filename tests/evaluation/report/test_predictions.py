@@ -11,6 +11,7 @@ from mpafer_jax.evaluation import metrics, predictions
 from mpafer_jax.inference import Predictor
 from mpafer_jax.jobs import evaluate
 from mpafer_jax.runtime import distributed
+from mpafer_jax.runtime.errors import ReportError
 from tests.jobs import runs
 
 
@@ -81,5 +82,5 @@ def test_damage_and_pickle_are_refused(stored, tmp_path):
     np.savez(tmp_path / "other.npz", logits=stored.logits)
     np.savez(tmp_path / "pickle.npz", **{**values, "names": np.array([{"a": 1}], dtype=object)}, allow_pickle=True)
     for name in (*contents, "other.npz", "pickle.npz"):
-        with pytest.raises(predictions.PredictionsError, match=f"{name} cannot be read: .*run the evaluation again"):
+        with pytest.raises(ReportError, match=f"{name} cannot be read: .*run the evaluation again"):
             predictions.Predictions.load(tmp_path / name)

@@ -27,7 +27,7 @@ from mpafer_jax.inference import Predictor, loading
 from mpafer_jax.inference.export import card, check
 from mpafer_jax.jobs import train
 from mpafer_jax.method import prompts as prompts_lib
-from mpafer_jax.runtime.errors import CheckpointError
+from mpafer_jax.runtime.errors import CheckpointError, ExportError
 from tests import tiny
 from tests.jobs import runs
 
@@ -367,9 +367,9 @@ def test_a_program_that_says_something_else_is_an_error():
     found = check.compare(says(0.7), says(0.7001), pixels, dtype="float32", device="cpu")
     assert found.difference == pytest.approx(1e-4, rel=0.01)
     assert found.milliseconds > 0
-    with pytest.raises(check.CheckError, match="differ by"):
+    with pytest.raises(ExportError, match="differ by"):
         check.compare(says(0.702), says(0.7), pixels, dtype="float32", device="cpu")
     for exported, predictor, whose in ((np.nan, 0.7, "the exported program's"), (0.7, np.inf, "the predictor's")):
-        with pytest.raises(check.CheckError, match=rf"NaN or infinite: {whose} \(2 of 4\)"):
+        with pytest.raises(ExportError, match=rf"NaN or infinite: {whose} \(2 of 4\)"):
             check.compare(says(exported), says(predictor), pixels, dtype="float32", device="cpu")
     check.compare(says(0.702), says(0.7), pixels, dtype="bfloat16", device="cpu")

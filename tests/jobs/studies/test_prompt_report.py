@@ -23,7 +23,7 @@ from mpafer_jax.jobs.studies.prompt_report import (
 )
 from mpafer_jax.method.hard_prompts.bank import GRANULARITIES, load_bank
 from mpafer_jax.method.hard_prompts.templates import described
-from mpafer_jax.runtime.errors import BankError, ConfigError
+from mpafer_jax.runtime.errors import ConfigError, PromptError
 from tests.jobs import runs
 
 NAMES = ("anger", "boredom", "fear")
@@ -151,7 +151,7 @@ def test_without_the_split_there_is_nothing_to_measure_on(sample):
 
 def test_a_bank_that_lacks_a_class_is_refused_before_anything_is_computed(sample):
     config = runs.config(sample, **{"hard_prompts.bank": ("compound",)})
-    with pytest.raises(BankError, match="has no class"):
+    with pytest.raises(PromptError, match="has no class"):
         make_report(config, "validation")
 
 

@@ -12,8 +12,7 @@ import pytest
 from mpafer_jax.cli import results as command
 from mpafer_jax.config import redaction
 from mpafer_jax.jobs.sweeps import page, plan, published, report, sweep
-from mpafer_jax.jobs.sweeps.collect import MixedRunsError
-from mpafer_jax.runtime.errors import ConfigError
+from mpafer_jax.runtime.errors import ConfigError, ReportError
 from tests.jobs import runs
 from tests.jobs.sweeps import made
 
@@ -143,7 +142,7 @@ def test_what_cannot_join_leaves_what_is_published(tmp_path):
         made.run(tmp_path / name, f"all/full/seed_{len(clip)}", 0.5, clip=clip)
     page.write(out, [report.read(tmp_path / "a")])
     before = {path: path.read_text() for path in out.parent.rglob("*.*") if path.suffix != ".png"}
-    with pytest.raises(MixedRunsError, match="all/full/seed_5 do not have the same CLIP"):
+    with pytest.raises(ReportError, match="all/full/seed_5 do not have the same CLIP"):
         page.write(out, [report.read(tmp_path / "b")])
     assert {path: path.read_text() for path in before} == before
 

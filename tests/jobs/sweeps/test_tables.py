@@ -11,12 +11,10 @@ import pytest
 
 from mpafer_jax.cli import results as command
 from mpafer_jax.evaluation import protocol
-from mpafer_jax.evaluation.predictions import PredictionsError
 from mpafer_jax.evaluation.statistics import Estimate, percent
 from mpafer_jax.jobs.sweeps import report
-from mpafer_jax.jobs.sweeps.collect import MixedRunsError
 from mpafer_jax.jobs.sweeps.sweep import Point
-from mpafer_jax.runtime.errors import ConfigError
+from mpafer_jax.runtime.errors import ConfigError, ReportError
 from tests.jobs.sweeps import made
 
 
@@ -82,7 +80,7 @@ def test_the_test_over_images_is_of_each_images_mean_over_seeds(tmp_path):
     made.predictions(one, "t", step=9).save(tmp_path / "all" / "no_local" / "seed_1" / "predictions.npz")
     assert lines(tmp_path)["all", "no_local"].by_image is None
     (tmp_path / "all" / "full" / "seed_0" / "predictions.npz").write_bytes(b"damaged")
-    with pytest.raises(PredictionsError, match="run the evaluation again"):
+    with pytest.raises(ReportError, match="run the evaluation again"):
         lines(tmp_path)
 
 
@@ -100,7 +98,7 @@ def test_runs_that_cannot_be_compared_are_refused(tmp_path, changes, what):
     made.run(tmp_path, "few/full/seed_0", 0.5)
     report.read(tmp_path)
     made.run(tmp_path, "few/no_local/seed_0", 0.5, **changes)
-    with pytest.raises(MixedRunsError, match=f"all/full/seed_0 and .*few/no_local/seed_0 do not have the same {what}"):
+    with pytest.raises(ReportError, match=f"all/full/seed_0 and .*few/no_local/seed_0 do not have the same {what}"):
         report.read(tmp_path)
 
 
@@ -116,7 +114,7 @@ def test_what_a_point_changes_may_differ(tmp_path):
     made.run(tmp_path, "paint/full/seed_0", 0.5, test="u")
     assert len(report.read(tmp_path).results) == 3
     made.run(tmp_path, "all/l14/seed_1", 0.5, clip="e")  # within a row nothing may
-    with pytest.raises(MixedRunsError, match=r"l14/seed_0 and .*l14/seed_1 do not have the same CLIP"):
+    with pytest.raises(ReportError, match=r"l14/seed_0 and .*l14/seed_1 do not have the same CLIP"):
         report.read(tmp_path)
 
 

@@ -8,11 +8,12 @@ import pytest
 from mpafer_jax.config.schema import HardPromptsSection
 from mpafer_jax.method.hard_prompts.bank import load_bank
 from mpafer_jax.method.hard_prompts.generation import chat
-from mpafer_jax.method.hard_prompts.generation.backends import RefusedError, Sampling, UnavailableError
-from mpafer_jax.method.hard_prompts.generation.generate import GenerationError, Wanted, generate, partial_path
+from mpafer_jax.method.hard_prompts.generation.backends import Sampling
+from mpafer_jax.method.hard_prompts.generation.generate import Wanted, generate, partial_path
 from mpafer_jax.method.hard_prompts.generation.lengths import load_budget
 from mpafer_jax.method.hard_prompts.generation.questions import QUESTIONS
 from mpafer_jax.method.hard_prompts.templates import configured_hard_prompts
+from mpafer_jax.runtime.errors import GenerationError, UnavailableError
 from tests.method.generation import chat_server
 from tests.method.generation.chat_server import Fail, Raw, Say, Silence, good, in_turn, serve
 
@@ -157,7 +158,7 @@ def test_a_server_that_is_not_there(tmp_path):
 )
 def test_what_would_be_refused_again_is_not_asked_again(tmp_path, action, message):
     key = chat.Key("sk-secret", "MY_KEY")
-    with serve(lambda _: action) as server, pytest.raises(RefusedError, match=message) as caught:
+    with serve(lambda _: action) as server, pytest.raises(GenerationError, match=message) as caught:
         make(server, tmp_path / "b.json", key=key)
     assert "sk-secret" not in f"{caught.value}{caught.value.__cause__}{key}"
     assert server.requests[0].headers["authorization"] == "Bearer sk-secret"
@@ -166,12 +167,14 @@ def test_what_would_be_refused_again_is_not_asked_again(tmp_path, action, messag
 
 def test_without_a_key_and_with_the_wrong_model(tmp_path):
     with serve(lambda _: Fail(401, "who are you?")) as server:
-        with pytest.raises(RefusedError, match="no key was sent, since the environment variable OPENAI_API_KEY is not"):
+        with pytest.raises(
+            GenerationError, match="no key was sent, since the environment variable OPENAI_API_KEY is not"
+        ):
             make(server, tmp_path / "b.json")
-        with pytest.raises(RefusedError, match="no model huge; --model is 'huge', the models there are tiny-1"):
+        with pytest.raises(GenerationError, match="no model huge; --model is 'huge', the models there are tiny-1"):
             make(server, tmp_path / "b.json", model="huge")
         server.url = server.url.removesuffix("/v1")
-        with pytest.raises(RefusedError, match=r"no such page; it lists no models either; does .* lack /v1"):
+        with pytest.raises(GenerationError, match=r"no such page; it lists no models either; does .* lack /v1"):
             make(server, tmp_path / "b.json")
 
 
@@ -179,7 +182,7 @@ def test_without_a_key_and_with_the_wrong_model(tmp_path):
     "address", ["localhost:8000", "ftp://host/v1", "http://me:sk-x@host/v1", "https://host/v1?k=sk-x"]
 )
 def test_addresses_that_are_refused_and_not_repeated(address):
-    with pytest.raises(RefusedError, match="--endpoint") as caught:
+    with pytest.raises(GenerationError, match="--endpoint") as caught:
         chat.ChatEndpoint(address, "m", key=NO_KEY, sampling=Sampling())
     assert "sk-x" not in str(caught.value)
 
@@ -282,12 +285,12 @@ def test_answers_are_kept_for_as_long_as_they_fit(tmp_path):
     out = tmp_path / "b.json"
     wanted = Wanted(("fear", "anger", "disgust"), ("mouth",), 1)
     with serve(in_turn(good, good, then=lambda _: Fail(401))) as server:
-        with pytest.raises(RefusedError):
+        with pytest.raises(GenerationError):
             make(server, out, wanted)
         server.behave = good
         server.requests.clear()
         # Other words, another model or other sampling are other questions; a tighter budget checks the answers anew.
-        with pytest.raises(RefusedError):
+        with pytest.raises(GenerationError):
             make(server, out, wanted, model="huge")
         assert make(server, tmp_path / "other.json", wanted).kept == 0
         assert make(server, out, wanted).kept == 2
@@ -295,7 +298,7 @@ def test_answers_are_kept_for_as_long_as_they_fit(tmp_path):
         assert not partial_path(out).exists()
 
         server.behave = in_turn(answer("level brows and " * 6 + "lines"), then=lambda _: Fail(401))
-        with pytest.raises(RefusedError):
+        with pytest.raises(GenerationError):
             make(server, out, wanted, overwrite=True)
         server.behave = good
         tight = load_budget("tiny-face-clip", 30)

@@ -5,11 +5,12 @@ import json
 import pytest
 
 from mpafer_jax.method.hard_prompts.bank import load_bank
-from mpafer_jax.method.hard_prompts.generation.backends import RefusedError, Sampling
+from mpafer_jax.method.hard_prompts.generation.backends import Sampling
 from mpafer_jax.method.hard_prompts.generation.generate import Wanted, generate
 from mpafer_jax.method.hard_prompts.generation.lengths import load_budget
 from mpafer_jax.method.hard_prompts.generation.local_model import LocalModel
 from mpafer_jax.method.hard_prompts.generation.questions import ask
+from mpafer_jax.runtime.errors import GenerationError
 
 torch = pytest.importorskip("torch", reason="the transformers backend needs PyTorch")
 WANTED = Wanted(("fear",), ("mouth",), 1, corrections=0)
@@ -83,10 +84,10 @@ def test_an_answer_that_does_not_end_is_cut_off_and_sampling_follows_the_seed(fo
 
 
 def test_models_that_cannot_be_asked(folder, tmp_path):
-    with pytest.raises(RefusedError, match="cannot be asked: "):
+    with pytest.raises(GenerationError, match="cannot be asked: "):
         LocalModel(str(tmp_path), sampling=Sampling())
     for path in folder.iterdir():
         if "template" not in path.name:
             (tmp_path / path.name).write_bytes(path.read_bytes())
-    with pytest.raises(RefusedError, match="cannot be asked: it has no chat template"):
+    with pytest.raises(GenerationError, match="cannot be asked: it has no chat template"):
         LocalModel(str(tmp_path), sampling=Sampling())

@@ -10,14 +10,6 @@ from mpafer_jax.method.hard_prompts.generation.questions import Message
 from mpafer_jax.method.hard_prompts.provenance import AnswerFormat
 
 
-class RefusedError(ValueError):
-    """The request cannot be answered however often it is repeated: no such model, no valid key, not the protocol."""
-
-
-class UnavailableError(RuntimeError):
-    """No answer came, after all retries; the same request may be answered later."""
-
-
 @dataclasses.dataclass(frozen=True)
 class Sampling:
     """How a model chooses its words; None leaves a choice to the server, and sends nothing.
@@ -83,7 +75,7 @@ class Backend(Protocol):
           schema: JSON schema of the answer; binding where the backend can bind, else the words have to do.
 
         Raises:
-          RefusedError: it would be refused again.
+          GenerationError: it would be refused again.
           UnavailableError: it may be answered later.
         """
         ...

@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
 from absl import logging
 
-from mpafer_jax.method.hard_prompts.generation.backends import RefusedError, Reply, Sampling, UnavailableError
+from mpafer_jax.method.hard_prompts.generation.backends import Reply, Sampling
 from mpafer_jax.method.hard_prompts.generation.questions import Message
 from mpafer_jax.method.hard_prompts.provenance import AnswerFormat
+from mpafer_jax.runtime.errors import GenerationError, UnavailableError
 
 if TYPE_CHECKING:
     import openai
@@ -78,7 +79,7 @@ class ChatEndpoint:
           answer_format: what to ask for first.
 
         Raises:
-          RefusedError: the address or the key cannot be one.
+          GenerationError: the address or the key cannot be one.
           ModuleNotFoundError: the `openai` client is not installed.
         """
         _check_endpoint(endpoint, key)
@@ -120,7 +121,7 @@ class ChatEndpoint:
                 # Not chained: the library's error holds the request, and with it the key.
                 raise self._explained(error) from None
             except ValueError:  # the client leaves JSON that it cannot read to its caller
-                raise RefusedError(f"{self.endpoint} answered, but {_NOT_THE_PROTOCOL}") from None
+                raise GenerationError(f"{self.endpoint} answered, but {_NOT_THE_PROTOCOL}") from None
             if first is not None:
                 logging.warning(
                     "%s refuses answers of the form %s (%s); asking for %s from now on",
@@ -131,7 +132,7 @@ class ChatEndpoint:
                 )
                 self._format = answer_format
             return reply
-        raise RefusedError(f"{self.endpoint} refuses the request for model {self.model!r}: {self._message(first)}")
+        raise GenerationError(f"{self.endpoint} refuses the request for model {self.model!r}: {self._message(first)}")
 
     def _ask(self, messages: Sequence[Message], schema: dict[str, Any], answer_format: AnswerFormat) -> Reply:
         try:
@@ -185,7 +186,7 @@ class ChatEndpoint:
         text = " ".join(self._key.removed_from(str(error)).split())
         return text if len(text) <= 300 else f"{text[:300]}..."
 
-    def _explained(self, error: openai.APIError) -> RefusedError | UnavailableError:
+    def _explained(self, error: openai.APIError) -> GenerationError | UnavailableError:
         openai = self._openai
         said = f"{self.endpoint}: {self._message(error)}"
         tries = f"asked {self._retries + 1} times at most (--retries)"
@@ -202,16 +203,16 @@ class ChatEndpoint:
                 if self._key.value
                 else f"no key was sent, since the environment variable {self._key.variable} is not set"
             )
-            return RefusedError(f"{said}; {key} (--key_variable names another)")
+            return GenerationError(f"{said}; {key} (--key_variable names another)")
         if isinstance(error, openai.NotFoundError):
-            return RefusedError(f"{said}; {self._known_models()}")
+            return GenerationError(f"{said}; {self._known_models()}")
         if isinstance(error, openai.APIStatusError):
             status = error.status_code
             if status >= 500 or status in (408, 409, 429):
                 wait = error.response.headers.get("retry-after")
                 return UnavailableError(f"{said}; {tries}" + (f"; to be asked again in {wait} s" if wait else ""))
-            return RefusedError(said)
-        return RefusedError(f"{said}: answered, but {_NOT_THE_PROTOCOL}")
+            return GenerationError(said)
+        return GenerationError(f"{said}: answered, but {_NOT_THE_PROTOCOL}")
 
     def _known_models(self) -> str:
         try:
@@ -226,16 +227,16 @@ class ChatEndpoint:
 def _check_endpoint(endpoint: str, key: Key) -> None:
     parts = urllib.parse.urlsplit(endpoint)
     if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise RefusedError(
+        raise GenerationError(
             f"--endpoint is {key.removed_from(endpoint)!r}, expected an address such as http://localhost:8000/v1"
         )
     if parts.username or parts.password or parts.query or parts.fragment:
         # It would be written into the bank.
-        raise RefusedError(
+        raise GenerationError(
             "--endpoint holds a user, a password, a query or a fragment; expected a plain address such as "
             "https://host/v1, and the key in an environment variable (--key_variable)"
         )
     if not (key.value.isascii() and key.value.isprintable()):
-        raise RefusedError(f"the environment variable {key.variable} holds characters that no key has; copy it anew")
+        raise GenerationError(f"the environment variable {key.variable} holds characters that no key has; copy it anew")
     if key.value and parts.scheme == "http" and parts.hostname not in _LOOPBACK:
         logging.warning("the key in %s is sent to %s without encryption", key.variable, parts.hostname)

@@ -17,7 +17,7 @@ from typing import Any
 from absl import logging
 
 from mpafer_jax import __version__
-from mpafer_jax.config.expressions import ClassNameError, check_class_names
+from mpafer_jax.config.expressions import check_class_names
 from mpafer_jax.method.hard_prompts.bank import Bank
 from mpafer_jax.method.hard_prompts.generation import answers
 from mpafer_jax.method.hard_prompts.generation.answers import Expected, UnusableAnswerError
@@ -27,13 +27,10 @@ from mpafer_jax.method.hard_prompts.generation.partial import Answered, PartialF
 from mpafer_jax.method.hard_prompts.generation.questions import INSTRUCTIONS, QUESTIONS, Message, ask, ask_again
 from mpafer_jax.method.hard_prompts.provenance import Provenance
 from mpafer_jax.runtime import files
+from mpafer_jax.runtime.errors import ConfigError, GenerationError
 
 _TOOL = f"mpafer_jax.cli.generate_descriptions {__version__}"
 _MOST_FAILURES_IN_A_ROW = 3
-
-
-class GenerationError(ValueError):
-    """A bank that cannot be asked for, or not be written there; the message says what to do."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,7 +57,7 @@ class Wanted:
         """
         try:
             check_class_names(self.class_names, "classes")
-        except ClassNameError as error:
+        except ConfigError as error:
             raise GenerationError(f"{error}; names with commas between them") from error
         if not self.granularities or len(set(self.granularities)) != len(self.granularities):
             raise GenerationError(
@@ -149,7 +146,7 @@ def generate(wanted: Wanted, backend: Backend, budget: TokenBudget, out: Path, *
 
     Raises:
       GenerationError: `out` is taken.
-      RefusedError: the model will not answer, whatever is asked; answers so far are kept.
+      GenerationError: the model will not answer, whatever is asked; answers so far are kept.
       UnavailableError: the model does not answer now; likewise.
     """
     check_out(out, overwrite)

@@ -8,8 +8,9 @@ from typing import Any, Literal, cast
 from absl import logging
 
 from mpafer_jax.backbones.hub_library import import_transformers
-from mpafer_jax.method.hard_prompts.generation.backends import RefusedError, Reply, Sampling
+from mpafer_jax.method.hard_prompts.generation.backends import Reply, Sampling
 from mpafer_jax.method.hard_prompts.generation.questions import Message
+from mpafer_jax.runtime.errors import GenerationError
 
 _DEFAULT_MAX_TOKENS = 1024
 
@@ -30,7 +31,7 @@ class LocalModel:
 
         Raises:
           ModuleNotFoundError: PyTorch is not installed.
-          RefusedError: there is no such model, or it cannot be loaded.
+          GenerationError: there is no such model, or it cannot be loaded.
         """
         try:
             import torch
@@ -50,7 +51,7 @@ class LocalModel:
                 )
             loaded = transformers.AutoModelForCausalLM.from_pretrained(model, use_safetensors=True, dtype="auto")
         except (OSError, ValueError, KeyError) as error:
-            raise RefusedError(f"--model={model} cannot be asked: {error}") from error
+            raise GenerationError(f"--model={model} cannot be asked: {error}") from error
         self._model = loaded.to(self._device).eval()
         commit = getattr(loaded.config, "_commit_hash", None)
         self._reported = f"{model}@{commit}" if commit else model
