@@ -31,7 +31,6 @@ from tests.jobs import runs
         ),
         ("cli.export", ["step_5", "--out=o", "--which=last"], "--which does nothing without a folder of several"),
         ("cli.demo", ["step_5", "--which=last"], "--which does nothing without a folder of several checkpoints"),
-        ("cli.results", ["sweep", "--page=p.md", "--format=csv"], "--format does nothing without tables"),
         ("cli.report", ["a", "b", "--noimages"], "--noimages is of one run's report"),
     ],
 )

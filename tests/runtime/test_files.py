@@ -91,7 +91,6 @@ def test_tools_refuse_to_write_into_a_bucket(words, tmp_path):
         ("mpafer_jax.cli.predict", ["run", "faces", f"--heatmaps={URL}"]),
         ("mpafer_jax.cli.export", ["run", f"--out={URL}"]),
         ("mpafer_jax.cli.report", ["run", "other", f"--out={URL}"]),
-        ("mpafer_jax.cli.results", [f"--page={URL}"]),
         ("mpafer_jax.cli.results", [URL]),
         ("launch.sweep", ["--sweep=configs/sweeps/seeds.py:sample", "--dry_run", f"--workdir={URL}"]),
         ("launch.sweep", ["--sweep=configs/sweeps/seeds.py:sample", "--workdir=runs/x", f"--reuse={URL}"]),

@@ -6,7 +6,7 @@ import dataclasses
 import pathlib
 
 from mpafer_jax.evaluation import protocol
-from mpafer_jax.jobs.sweeps import collect, plot, published, tables
+from mpafer_jax.jobs.sweeps import collect, plot, tables
 from mpafer_jax.jobs.sweeps.collect import FinishedRun, Result
 from mpafer_jax.jobs.sweeps.sweep import Record
 from mpafer_jax.jobs.sweeps.tables import Line
@@ -21,7 +21,7 @@ class Report:
     """All that is known of a sweep.
 
     Attributes:
-      root: its folder, or its published file.
+      root: its folder.
       record: what it is.
       runs: those that have ended.
       results: of these runs and their baselines.
@@ -92,19 +92,15 @@ def read(root: pathlib.Path, baseline: str = "") -> Report:
     """Reads the runs of a sweep that have ended.
 
     Args:
-      root: its folder, or its published file.
+      root: its folder.
       baseline: see `Report`.
 
     Raises:
       ConfigError: there is no sweep, or it has no such row.
       ReportError: see `collect`.
     """
-    if root.suffix == published.SUFFIX:
-        record, runs = published.read(root)
-    else:
-        record = Record.read(root)
-        runs = collect.read_runs(root, record.sweep)
-    return make(root, record, runs, baseline)
+    record = Record.read(root)
+    return make(root, record, collect.read_runs(root, record.sweep), baseline)
 
 
 def make(root: pathlib.Path, record: Record, runs: list[FinishedRun], baseline: str = "") -> Report:

@@ -9,17 +9,23 @@ import shutil
 
 import pytest
 
-from mpafer_jax.cli import results as command
 from mpafer_jax.config import redaction
-from mpafer_jax.jobs.sweeps import page, plan, published, report, sweep
+from mpafer_jax.jobs.sweeps import plan, report, sweep
 from mpafer_jax.runtime.errors import ConfigError, ReportError
 from tests.jobs import runs
 from tests.jobs.sweeps import made
+
+make = sweep.load_module(runs.ROOT / "docs" / "results" / "make.py")
 
 
 @pytest.fixture(autouse=True)
 def _at_the_root(monkeypatch):
     monkeypatch.chdir(runs.ROOT)
+
+
+def add(page, *folders):
+    make.publish(page.with_suffix(""), [report.read(folder) for folder in folders], [])
+    make.write_page(page)
 
 
 def made_of(root, source):
@@ -39,7 +45,7 @@ def test_what_was_measured_and_the_commands_for_the_rest(tmp_path):
     held_out = ("data.test_split=validation", "data.validation_fraction=0.1", "data.validation_split=")
     made.record(tmp_path / "s", sweep.load(small), small, tuple(f"--config.{change}" for change in held_out))
     out = tmp_path / "docs" / "results.md"
-    assert command.main([f"--page={out}", *(str(tmp_path / name) for name in ("k", "b", "own", "s"))]) == 0
+    make.main([f"--page={out}", *(str(tmp_path / name) for name in ("k", "b", "own", "s"))])
     text = out.read_text()
     drawn, small, rest = text.split("\n## On photographs")
     photographs, others = rest.split("\n## Other sweeps")
@@ -72,13 +78,13 @@ def test_one_sweep_in_two_folders_is_refused(tmp_path):
     for name, source in (("a", "configs/sweeps/top_k.py"), ("b", "configs/sweeps/top_k.py:rafdb")):
         made.record(tmp_path / name, source=source)
     with pytest.raises(ConfigError, match=r"/a and .*/b hold the same sweep configs/sweeps/top_k\.py:rafdb"):
-        page.write(tmp_path / "page.md", [report.read(tmp_path / name) for name in "ab"])
+        add(tmp_path / "page.md", tmp_path / "a", tmp_path / "b")
 
 
 def test_it_needs_the_checkout(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ConfigError, match="no folder configs/sweeps here; run this from the root"):
-        page.write(tmp_path / "page.md", [])
+    with pytest.raises(SystemExit, match="ConfigError: there is no folder configs/sweeps here; run this from the root"):
+        make.main([])
 
 
 def test_a_page_is_made_of_what_was_published(tmp_path):
@@ -90,22 +96,22 @@ def test_a_page_is_made_of_what_was_published(tmp_path):
     for point in found.points:
         made.run(root, f"{point.key}/seed_0", 0.6, correct=hits if point.name == "full" else hits[::-1])
         made.run(root, f"{point.key}/seed_1", 0.7)
-    page.write(page_path, [report.read(root)])
+    add(page_path, root)
     text = page_path.read_text()
     one = tmp_path / "docs" / "results" / "top_k_quickstart.jsonl"
     assert "[results/](results)" in text
 
     # The file holds all that the tables need, and takes the folder's place.
-    assert report.read(one).text("csv") == report.read(root).text("csv")
+    assert make.read_sweep(one).text("csv") == report.read(root).text("csv")
     shutil.rmtree(root)
     page_path.unlink()
-    page.write(page_path, [])
+    make.write_page(page_path)
     assert page_path.read_text() == text
 
     # What is published later takes its place; other sweeps stay.
     made_of(tmp_path / "b", "configs/sweeps/backbones.py:ferplus")
     made_of(tmp_path / "k", source)
-    page.write(page_path, [report.read(tmp_path / name) for name in "bk"])
+    add(page_path, tmp_path / "b", tmp_path / "k")
     assert sorted(path.name for path in one.parent.iterdir()) == ["backbones_ferplus.jsonl", one.name]
     assert re.search(r"\| k = 6 +\|    2 \| 55\.00 ", page_path.read_text())
 
@@ -113,26 +119,26 @@ def test_a_page_is_made_of_what_was_published(tmp_path):
 def test_runs_join_those_of_the_same_sweep(tmp_path):
     path = tmp_path / "mine.jsonl"
 
-    def add(name, sweep, overrides=(), **wars):
+    def joined(name, sweep, overrides=(), **wars):
         made.record(tmp_path / name, sweep, overrides=overrides)
         for key, war in wars.items():
             made.run(tmp_path / name, f"all/{key}", war)
-        found = report.read(tmp_path / name)
-        published.write(path, found.record, published.joined(path, found.record, found.runs))
-        return [(run.name, run.summary["best"]["test"]["war"]) for run in report.read(path).runs]
+        new = report.read(tmp_path / name)
+        make.write_sweep(path, new.record, make.joined(path, new.record, new.runs))
+        return [(run.name, run.summary["best"]["test"]["war"]) for run in make.read_sweep(path).runs]
 
-    assert add("a", made.SWEEP) == []
-    first = add("b", made.SWEEP, **{"full/seed_0": 0.1, "full/seed_10": 0.2, "no_local/seed_0": 0.3})
+    assert joined("a", made.SWEEP) == []
+    first = joined("b", made.SWEEP, **{"full/seed_0": 0.1, "full/seed_10": 0.2, "no_local/seed_0": 0.3})
     assert first == [("all/full/seed_0", 0.1), ("all/full/seed_10", 0.2), ("all/no_local/seed_0", 0.3)]
     # Another seed joins them, one that is there is replaced.
-    second = add("c", made.SWEEP, **{"full/seed_2": 0.4, "no_local/seed_0": 0.5})
+    second = joined("c", made.SWEEP, **{"full/seed_2": 0.4, "no_local/seed_0": 0.5})
     assert second == [("all/full/seed_0", 0.1), ("all/full/seed_2", 0.4), first[1], ("all/no_local/seed_0", 0.5)]
     # A point that is another now loses its runs, other settings of all lose everything.
     full, no_local, *others = made.SWEEP.points
     other = dataclasses.replace(no_local, changes={"head.local_weight": 0.5})
     changed = dataclasses.replace(made.SWEEP, points=(full, other, *others), notes=("new",))
-    assert add("d", changed) == second[:3]
-    assert add("e", changed, ("--config.train.num_steps=3",), **{"full/seed_1": 0.6}) == [("all/full/seed_1", 0.6)]
+    assert joined("d", changed) == second[:3]
+    assert joined("e", changed, ("--config.train.num_steps=3",), **{"full/seed_1": 0.6}) == [("all/full/seed_1", 0.6)]
 
 
 def test_what_cannot_join_leaves_what_is_published(tmp_path):
@@ -140,10 +146,10 @@ def test_what_cannot_join_leaves_what_is_published(tmp_path):
     for name, clip in (("a", "c"), ("b", "other")):
         made.record(tmp_path / name, sweep.load(source), source)
         made.run(tmp_path / name, f"all/full/seed_{len(clip)}", 0.5, clip=clip)
-    page.write(out, [report.read(tmp_path / "a")])
+    add(out, tmp_path / "a")
     before = {path: path.read_text() for path in out.parent.rglob("*.*") if path.suffix != ".png"}
     with pytest.raises(ReportError, match="all/full/seed_5 do not have the same CLIP"):
-        page.write(out, [report.read(tmp_path / "b")])
+        add(out, tmp_path / "b")
     assert {path: path.read_text() for path in before} == before
 
 
@@ -153,8 +159,8 @@ def test_published_predictions_tell_images_apart(tmp_path):
         made.run(tmp_path / "s", f"all/full/seed_{seed}", 0.7, correct=[True] * 7 + [False] * 3)
         made.run(tmp_path / "s", f"all/no_local/seed_{seed}", 0.5, correct=[False] * 5 + [True] * 5)
     before = report.read(tmp_path / "s")
-    published.write(tmp_path / "s.jsonl", before.record, before.runs)
-    after = report.read(tmp_path / "s.jsonl")
+    make.write_sweep(tmp_path / "s.jsonl", before.record, before.runs)
+    after = make.read_sweep(tmp_path / "s.jsonl")
     assert after.record == before.record
     assert [line.by_image for line in after.lines] == [line.by_image for line in before.lines]
     assert any(line.by_image is not None for line in after.lines)
@@ -183,9 +189,9 @@ def test_no_place_of_the_machine_is_published(sample, tmp_path):
         summary["clip"]["name"] = "/home/alice/clip"
         (folder / "summary.json").write_text(json.dumps(summary))
     found = report.read(root)
-    published.write(path, found.record, found.runs)
+    make.write_sweep(path, found.record, found.runs)
     assert "alice" not in path.read_text()
-    again = report.read(path)
+    again = make.read_sweep(path)
     assert again.text("csv") == found.text("csv")
     assert again.record.overrides == ("--config.eval.checkpoint=x", "--config.hard_prompts.bank=('bank.json',)")
     assert [point.changes for point in again.record.sweep.points[1:]] == [
@@ -194,7 +200,7 @@ def test_no_place_of_the_machine_is_published(sample, tmp_path):
     ]
     assert again.runs[0].config["data.test_subset"] == "test_subset"
     # The machine's own record still is that of the same sweep: another run joins those that are published.
-    assert len(published.joined(path, found.record, [])) == 3
+    assert len(make.joined(path, found.record, [])) == 3
 
 
 @pytest.mark.parametrize(
@@ -205,23 +211,23 @@ def test_a_damaged_published_file_is_named(tmp_path, text, found):
     path = tmp_path / "top_k.jsonl"
     path.write_text(text)
     with pytest.raises(ConfigError, match=f"top_k.jsonl holds no sweep's results .{found}"):
-        report.read(path)
+        make.read_sweep(path)
     with pytest.raises(ConfigError, match=r"missing\.jsonl cannot be read .No such file"):
-        report.read(tmp_path / "missing.jsonl")
+        make.read_sweep(tmp_path / "missing.jsonl")
 
 
 def test_a_published_files_tables_are_printed(tmp_path, capsys):
     made.record(tmp_path / "s")
     made.run(tmp_path / "s", "all/full/seed_0", 0.7)
     found = report.read(tmp_path / "s")
-    published.write(tmp_path / "s.jsonl", found.record, found.runs)
+    make.write_sweep(tmp_path / "s.jsonl", found.record, found.runs)
     before = sorted(tmp_path.rglob("*"))
-    assert command.main([str(tmp_path / "s.jsonl"), "--format=csv"]) == 0
+    make.main([f"--print={tmp_path / 's.jsonl'}", "--format=csv"])
     assert capsys.readouterr().out == found.text("csv") + "\n"
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_matrices_stand_on_the_page(tmp_path, capsys):
+def test_matrices_stand_on_the_page(tmp_path):
     out, folder = tmp_path / "docs" / "results.md", tmp_path / "styles"
     folder.mkdir()
     place = {"row": "poster", "dataset": "neon", "dropped": {}, "unknown": [], "class_names": ["a", "b"], "count": 10}
@@ -229,9 +235,9 @@ def test_matrices_stand_on_the_page(tmp_path, capsys):
     cells = [{**place, "path": f"/somewhere/{war}", "war": war, "uar": war} for war in (0.5, 0.6)]
     flags = ["--workdir=runs/styles", "--dataset=neon=configs/quickstart.py data.synthface.style=neon"]
     (folder / "matrix.json").write_text(json.dumps({"flags": flags, "classes": "common", "cells": cells}))
-    assert command.main([f"--page={out}", str(folder)]) == 0
+    make.main([f"--page={out}", str(folder)])
     shutil.rmtree(folder)
-    page.write(out, [])
+    make.write_page(out)
     _, text = out.read_text().split("\n## Trained on one dataset, tested on others\n")
     assert re.search(r"^\| poster +\| 55\.00 ± 7\.07 \|$", text, re.MULTILINE)
     assert re.search(r"^\| poster on neon +\| +2 \| +300 \| +10 \|", text, re.MULTILINE)
@@ -241,13 +247,13 @@ def test_matrices_stand_on_the_page(tmp_path, capsys):
 
     folder.mkdir()
     (folder / "matrix.json").write_text(json.dumps({"classes": "common", "cells": cells}))
-    assert command.main([f"--page={out}", str(folder)]) == 2
-    assert "styles/matrix.json holds no matrix (KeyError: 'flags'); run the command" in capsys.readouterr().err
+    with pytest.raises(SystemExit, match=r"styles/matrix\.json holds no matrix .KeyError: 'flags'.; run the command"):
+        make.main([f"--page={out}", str(folder)])
 
 
 def test_the_projects_page_is_that_of_its_published_files(tmp_path, monkeypatch):
     shutil.copytree(runs.ROOT / "configs", tmp_path / "configs")
     shutil.copytree(runs.ROOT / "docs" / "results", tmp_path / "docs" / "results")
     monkeypatch.chdir(tmp_path)
-    page.write(pathlib.Path("docs/results.md"), [])
+    make.main([])
     assert pathlib.Path("docs/results.md").read_text() == (runs.ROOT / "docs" / "results.md").read_text()
