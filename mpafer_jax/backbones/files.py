@@ -7,11 +7,11 @@ standard deviation, which transformers 5 may write into processor_config.json in
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-import functools
 import importlib.util
 import json
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -35,7 +35,7 @@ PREPROCESSOR = ("preprocessor_config.json", "processor_config.json")
 # CLIPs that ship with the package, by name; the Hub gives no new repository a name without its owner's.
 SHIPPED = {"tiny-face-clip": Path(__file__).resolve().parent / "tiny_face_clip"}
 
-_REACHED_SECONDS = 3.0  # within which the Hub has to answer
+_REACHED_SECONDS = 3.0  # within which the Hub has to list a repository's files
 
 _HOW_TO_PROVIDE = (
     "Give a folder that holds the checkpoint, or on a computer with a network run `hf download {name}` and copy its "
@@ -65,9 +65,9 @@ class CheckpointFiles:
 
 
 def find_files(name: str, *, revision: str = "main", cache_dir: str = "") -> CheckpointFiles:
-    """Finds a checkpoint, and downloads it only if it is no folder and not whole in the Hub's cache.
+    """Finds a checkpoint, and downloads it if it is neither a folder nor whole in the Hub's cache.
 
-    A revision that is cached is taken as it is: whether the Hub's branch has moved since is not asked.
+    A cached revision is used without asking the Hub whether its branch has moved.
 
     Args:
       name: one of `SHIPPED`, a local folder, or a repository on the Hub such as 'openai/clip-vit-base-patch16'.
@@ -75,33 +75,28 @@ def find_files(name: str, *, revision: str = "main", cache_dir: str = "") -> Che
       cache_dir: the Hub's cache; '' for the environment's (HF_HUB_CACHE, HF_HOME, else the Hub's default).
 
     Returns:
-      The files of the first kind of weights in `WEIGHTS` that is there.
+      The files of the first kind of weights in `WEIGHTS` that exists.
 
     Raises:
       FileNotFoundError: there is no such folder or repository, a file is missing, or the Hub cannot be reached.
       ModuleNotFoundError: the only weights are PyTorch's, and torch is not installed.
       ValueError: the index of a checkpoint in shards cannot be read.
     """
-    here = find_local_files(name, revision=revision, cache_dir=cache_dir)
-    if here is not None:
-        return here
-    snapshot = _download(name, revision, _cache(cache_dir))
-    return _in_folder(snapshot, revision=snapshot.name)
+    local = find_local_files(name, revision=revision, cache_dir=cache_dir)
+    return local or _download(name, revision, _cache(cache_dir))
 
 
 def find_local_files(name: str, *, revision: str = "main", cache_dir: str = "") -> CheckpointFiles | None:
     """As `find_files`, without the network: None for a repository that is not whole in the Hub's cache."""
-    cache_dir = _cache(cache_dir)
     folder = SHIPPED.get(name) or home_expanded(name)
     if folder.is_dir():
         return _in_folder(folder, revision="")
     _check_repository_name(name)
-    cached = _cached_snapshot(name, revision, cache_dir)
-    return None if cached is None else _in_folder(cached, revision=cached.name)
+    return _cached(name, revision, _cache(cache_dir))[0]
 
 
-def _cache(cache_dir: str) -> str:
-    return str(home_expanded(cache_dir)) if cache_dir else ""
+def _cache(cache_dir: str) -> str | None:
+    return str(home_expanded(cache_dir)) if cache_dir else None
 
 
 def file_names(folder: Path) -> set[str]:
@@ -119,32 +114,35 @@ def _in_folder(folder: Path, *, revision: str) -> CheckpointFiles:
     names = file_names(folder)
     if CONFIG not in names:
         raise FileNotFoundError(f"{folder} holds no {CONFIG}; expected a CLIP in the Hub's layout there")
-    weights, kind = _choose_weights(lambda name: name in names, str(folder))
-    paths = [folder / weights]
+    weights, kind = _choose_weights(names, str(folder))
+    paths = (folder / weights,)
     if weights.endswith(".index.json"):
         shards = read_index(folder / weights)
-        absent = [shard for shard in shards if not (folder / shard).is_file()]
-        if absent:
-            raise FileNotFoundError(f"{folder / weights} names shards that are not there: {', '.join(absent)}")
-        paths = [folder / shard for shard in shards]
+        _refuse_absent([shard for shard in shards if shard not in names], str(folder / weights))
+        paths = tuple(folder / shard for shard in shards)
     preprocessor = next((folder / name for name in PREPROCESSOR if name in names), None)
-    return CheckpointFiles(folder, revision, folder / CONFIG, tuple(paths), kind, preprocessor)
+    return CheckpointFiles(folder, revision, folder / CONFIG, paths, kind, preprocessor)
 
 
-def _choose_weights(exists: Callable[[str], bool], place: str) -> tuple[str, FileKind]:
+def _choose_weights(names: Collection[str], owner: str) -> tuple[str, FileKind]:
     """The name and kind of the first weights in `WEIGHTS` that exist and can be read here."""
     has_torch = importlib.util.find_spec("torch") is not None
     for name, kind in WEIGHTS:
-        if not exists(name):
+        if name not in names:
             continue
         if kind == "pytorch" and not has_torch:
             raise ModuleNotFoundError(
-                f"{place} holds its weights only as {name}, which needs PyTorch to read: `pip install torch`, or "
+                f"{owner} holds its weights only as {name}, which needs PyTorch to read: `pip install torch`, or "
                 "convert it to model.safetensors where PyTorch is installed "
                 "(`transformers.CLIPModel.from_pretrained(...).save_pretrained(folder)`)"
             )
         return name, kind
-    raise FileNotFoundError(f"{place} holds no weights; expected one of {', '.join(name for name, _ in WEIGHTS)}")
+    raise FileNotFoundError(f"{owner} holds no weights; expected one of {', '.join(name for name, _ in WEIGHTS)}")
+
+
+def _refuse_absent(shards: Collection[str], index: str) -> None:
+    if shards:
+        raise FileNotFoundError(f"{index} names shards that do not exist: {', '.join(shards)}")
 
 
 def read_index(path: Path) -> list[str]:
@@ -177,115 +175,87 @@ def _check_repository_name(name: str) -> None:
         ) from None
 
 
-def _cached_snapshot(name: str, revision: str, cache_dir: str) -> Path | None:
-    """The folder of a revision in the Hub's cache, or None unless everything needed is there."""
+def _cached(name: str, revision: str, cache_dir: str | None) -> tuple[CheckpointFiles | None, str]:
+    """The checkpoint in the Hub's cache; or None, and the name of a file that the cache lacks."""
     from huggingface_hub import try_to_load_from_cache
 
     def look_up(file: str) -> object:
-        return try_to_load_from_cache(name, file, cache_dir=cache_dir or None, revision=revision)
+        return try_to_load_from_cache(name, file, cache_dir=cache_dir, revision=revision)
 
     config = look_up(CONFIG)
     if not isinstance(config, str):
-        return None
+        return None, CONFIG
     snapshot = Path(config).parent
-    # Mean and standard deviation must not depend on what another program left out of the cache: unless the cache
-    # knows that the repository has no such file, it is asked for.
-    if all(look_up(file) is None for file in PREPROCESSOR) or not has_tokenizer(file_names(snapshot)):
-        return None
+    # Mean and standard deviation must not depend on what another program left out of the cache: the cache has to hold
+    # a preprocessor, or to know that the repository has none.
+    if all(look_up(file) is None for file in PREPROCESSOR):
+        return None, PREPROCESSOR[0]
+    if not has_tokenizer(file_names(snapshot)):
+        return None, TOKENIZER[0]
     try:
-        _in_folder(snapshot, revision=snapshot.name)
+        return _in_folder(snapshot, revision=snapshot.name), ""
     except (FileNotFoundError, ModuleNotFoundError):  # the Hub may have the rest, or another kind of weights
-        return None
-    return snapshot
+        return None, WEIGHTS[0][0]
 
 
-def _download(name: str, revision: str, cache_dir: str) -> Path:
-    """Downloads what is needed of a repository into the Hub's cache and returns the revision's folder there."""
-    config = _fetch(name, CONFIG, revision, cache_dir)
-    if config is None:
-        raise FileNotFoundError(f"{name} (revision {revision}) on the Hub holds no {CONFIG}; expected a CLIP")
-    # The commit, not the branch, from here on: all files are of one state even if the branch moves meanwhile.
-    commit = config.parent.name
+def _download(name: str, revision: str, cache_dir: str | None) -> CheckpointFiles:
+    """Downloads what is needed of a repository into the Hub's cache."""
+    from huggingface_hub import constants, errors
 
-    def fetch(file: str) -> Path | None:
-        return _fetch(name, file, commit, cache_dir)
-
-    for file in PREPROCESSOR:
-        if fetch(file) is not None:
-            break
-    if not has_tokenizer([file for file in TOKENIZER if fetch(file) is not None]):
-        raise FileNotFoundError(f"{name} (revision {revision}) on the Hub holds no tokenizer; expected {TOKENIZER[:3]}")
-    weights, _ = _choose_weights(
-        lambda file: _fetch(name, file, commit, cache_dir, only_ask=True) is not None,
-        f"{name} (revision {revision}) on the Hub",
-    )
-    path = fetch(weights)
-    shards = read_index(path) if path is not None and weights.endswith(".index.json") else []
-    if absent := [shard for shard in shards if fetch(shard) is None]:
-        raise FileNotFoundError(
-            f"{weights} of {name} (revision {revision}) on the Hub names shards that are not there: {', '.join(absent)}"
-        )
-    return config.parent
-
-
-@functools.cache  # of several files that are asked for, the first shows it
-def _reach(endpoint: str) -> None:
-    """Raises what the HTTP client raises where the Hub cannot be reached, at once.
-
-    The Hub's own library tries six times, which on a machine without a network takes 24 s for each file.
-    """
-    import huggingface_hub
-
-    huggingface_hub.get_session().head(endpoint, timeout=_REACHED_SECONDS)
-
-
-def _fetch(name: str, file: str, revision: str, cache_dir: str, *, only_ask: bool = False) -> Path | None:
-    """The path of a repository's file in the cache, downloaded if need be; None if the repository has none.
-
-    With `only_ask` nothing is downloaded, and the path may not exist yet. What the cache knows is not asked of the Hub.
-    """
-    import huggingface_hub
-    from huggingface_hub.errors import (
-        GatedRepoError,
-        HTTPError,  # pyright: ignore[reportPrivateImportUsage]  # of its HTTP client, which differs by release
-        LocalEntryNotFoundError,
-        OfflineModeIsEnabled,
-        RemoteEntryNotFoundError,
-        RepositoryNotFoundError,
-        RevisionNotFoundError,
-    )
-
-    where = f"CLIP {name!r} (revision {revision})"
-    cache = cache_dir or None
-    constants = huggingface_hub.constants
-    help_text = _HOW_TO_PROVIDE.format(name=name)
-    cached = huggingface_hub.try_to_load_from_cache(name, file, cache_dir=cache, revision=revision)
-    if cached is not None:  # else a path, or the library's mark of a file that the repository has not
-        return Path(cached) if isinstance(cached, str) else None
+    label = f"CLIP {name!r} (revision {revision})"
     try:
-        if constants.is_offline_mode():
-            raise OfflineModeIsEnabled("the environment variable HF_HUB_OFFLINE says that it is not to be asked")
-        _reach(constants.ENDPOINT)
-        if only_ask:
-            return Path(
-                huggingface_hub.hf_hub_download(name, file, revision=revision, cache_dir=cache, dry_run=True).local_path
-            )
-        return Path(huggingface_hub.hf_hub_download(name, file, revision=revision, cache_dir=cache))
-    except RemoteEntryNotFoundError:
-        return None
-    except GatedRepoError as error:
+        snapshot = _snapshot(name, revision, cache_dir)
+    except errors.GatedRepoError as error:
         raise FileNotFoundError(
-            f"{where}: the Hub asks you to accept this repository's terms on its page and to log in (`hf auth login`)"
+            f"{label}: the Hub asks you to accept this repository's terms on its page and to log in (`hf auth login`)"
         ) from error
-    except RepositoryNotFoundError as error:
+    except errors.RepositoryNotFoundError as error:
         raise FileNotFoundError(
-            f"{where}: there is no such folder here and no such repository on the Hub ({constants.ENDPOINT}), or it is "
+            f"{label}: there is no such folder here and no such repository on the Hub ({constants.ENDPOINT}), or it is "
             f"private and you are not logged in (`hf auth login`). Check the name, or give a folder."
         ) from error
-    except RevisionNotFoundError as error:
-        raise FileNotFoundError(f"{where}: the Hub has the repository but not this revision") from error
-    except (LocalEntryNotFoundError, OfflineModeIsEnabled, HTTPError) as error:
+    except errors.RevisionNotFoundError as error:
+        raise FileNotFoundError(f"{label}: the Hub has the repository but not this revision") from error
+    except (
+        errors.LocalEntryNotFoundError,
+        errors.OfflineModeIsEnabled,
+        errors.HTTPError,  # pyright: ignore[reportPrivateImportUsage]  # of its HTTP client, which differs by release
+    ) as error:
         raise FileNotFoundError(
-            f"{where}: there is no such folder here; {file} is not in the Hub's cache "
-            f"({cache or constants.HF_HUB_CACHE}) and could not be had from {constants.ENDPOINT}: {error}\n{help_text}"
+            f"{label}: there is no such folder here; {_cached(name, revision, cache_dir)[1]} is not in the Hub's cache "
+            f"({cache_dir or constants.HF_HUB_CACHE}) and was not received from {constants.ENDPOINT}: {error}\n"
+            f"{_HOW_TO_PROVIDE.format(name=name)}"
         ) from error
+    return _in_folder(snapshot, revision=snapshot.name)
+
+
+def _snapshot(name: str, revision: str, cache_dir: str | None) -> Path:
+    """The revision's folder in the cache, with one kind of weights."""
+    import huggingface_hub
+    from huggingface_hub.errors import EntryNotFoundError
+
+    owner = f"{name} (revision {revision}) on the Hub"
+    # A short timeout, and one try: the downloads would try an unreachable Hub six times for each file.
+    listing = huggingface_hub.model_info(name, revision=revision, timeout=_REACHED_SECONDS).siblings or []
+    names = {file.rfilename for file in listing}
+    if CONFIG not in names:
+        raise FileNotFoundError(f"{owner} holds no {CONFIG}; expected a CLIP")
+    if not has_tokenizer(names):
+        raise FileNotFoundError(f"{owner} holds no tokenizer; expected {TOKENIZER[:3]}")
+    weights, _ = _choose_weights(names, owner)
+
+    def download(revision: str, *files: str) -> Path:
+        return Path(
+            huggingface_hub.snapshot_download(name, revision=revision, cache_dir=cache_dir, allow_patterns=list(files))
+        )
+
+    snapshot = download(revision, CONFIG, *TOKENIZER, *PREPROCESSOR, weights)
+    commit = snapshot.name  # of the rest too, even if the branch moves meanwhile
+    if not names & {*PREPROCESSOR}:
+        with contextlib.suppress(EntryNotFoundError):  # the cache keeps that there is none
+            huggingface_hub.hf_hub_download(name, PREPROCESSOR[0], revision=commit, cache_dir=cache_dir)
+    if weights.endswith(".index.json"):
+        shards = read_index(snapshot / weights)
+        _refuse_absent([shard for shard in shards if shard not in names], f"{weights} of {owner}")
+        download(commit, *shards)
+    return snapshot

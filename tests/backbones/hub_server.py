@@ -1,13 +1,15 @@
 """A small Hub on the loopback: repositories are folders, and it answers what huggingface_hub asks for.
 
-Protocol: HEAD and GET /{owner}/{name}/resolve/{revision}/{file} with ETag, X-Repo-Commit and Content-Length; errors
-carry X-Error-Code as the Hub's do. Repositories of the owner 'gated' ask for a log-in; of those of the owner 'cut'
-every download of the weights breaks off half way.
+Protocol: HEAD and GET /{owner}/{name}/resolve/{revision}/{file} with ETag, X-Repo-Commit and Content-Length; GET
+/api/models/{owner}/{name}/revision/{revision} and .../tree/{revision} list a repository's files as JSON; errors carry
+X-Error-Code as the Hub's do. Repositories of the owner 'gated' ask for a log-in; of those of the owner 'cut' every
+download of the weights breaks off half way.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -43,15 +45,21 @@ def serve(root: Path) -> Iterator[Hub]:
 
         def answer(self, *, with_body: bool) -> None:
             parts = self.path.partition("?")[0].strip("/").split("/")
-            if len(parts) != 5 or parts[2] != "resolve":
-                return self.refuse(400, "BadRequest")
-            owner, name, _, revision, file = parts
+            match parts:
+                case [owner, name, "resolve", revision, file]:
+                    pass
+                case ["api", "models", owner, name, ("revision" | "tree"), revision]:
+                    file = ""
+                case _:
+                    return self.refuse(400, "BadRequest")
             if not (root / owner / name).is_dir():
                 return self.refuse(401, "RepoNotFound")  # the Hub does not say 404, lest private names leak
-            if owner == "gated":
+            if owner == "gated" and file:
                 return self.refuse(403, "GatedRepo")
             if revision not in ("main", COMMIT):
                 return self.refuse(404, "RevisionNotFound")
+            if not file:
+                return self.list(root / owner / name, tree=parts[4] == "tree")
             path = root / owner / name / file
             if not path.is_file():
                 return self.refuse(404, "EntryNotFound")
@@ -69,6 +77,18 @@ def serve(root: Path) -> Iterator[Hub]:
                 else:
                     self.wfile.write(content)
             return None
+
+        def list(self, folder: Path, *, tree: bool) -> None:
+            files = sorted(folder.iterdir())
+            names = [{"rfilename": path.name} for path in files]
+            entries = [{"type": "file", "path": f.name, "size": f.stat().st_size, "oid": "0" * 40} for f in files]
+            info = {"id": "/".join(folder.parts[-2:]), "sha": COMMIT, "siblings": names}
+            content = json.dumps(entries if tree else info).encode()
+            self.send_response(200)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
 
         def refuse(self, status: int, code: str) -> None:
             self.send_response(status)

@@ -119,7 +119,7 @@ def test_shards_are_downloaded_by_the_index(user, root):
         assert shard.is_file()
         (folder / "model-00001-of-00001.safetensors").unlink()
         other = User(user.home.parent / "other")
-        assert "names shards that are not there: model-00001-of-00001.safetensors" in other.error("owner/clip", hub.url)
+        assert "names shards that do not exist: model-00001-of-00001.safetensors" in other.error("owner/clip", hub.url)
 
 
 def test_msgpack_where_there_are_no_safetensors(user, root):
