@@ -37,9 +37,9 @@ from mpafer_jax.cli import runner
 from mpafer_jax.config.flags import define_config
 from mpafer_jax.config.schema import Config
 from mpafer_jax.method.hard_prompts.generation import chat
+from mpafer_jax.method.hard_prompts.generation.answers import TokenBudget, load_budget
 from mpafer_jax.method.hard_prompts.generation.backends import Backend, Sampling
 from mpafer_jax.method.hard_prompts.generation.generate import Wanted, check_out, generate, partial_path
-from mpafer_jax.method.hard_prompts.generation.lengths import TokenBudget, load_budget
 from mpafer_jax.method.hard_prompts.generation.local_model import LocalModel
 from mpafer_jax.method.hard_prompts.generation.questions import QUESTIONS
 from mpafer_jax.method.hard_prompts.provenance import AnswerFormat

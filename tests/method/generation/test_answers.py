@@ -4,9 +4,8 @@ import json
 
 import pytest
 
-from mpafer_jax.method.hard_prompts.generation.answers import Expected, UnusableAnswerError, read_answer
+from mpafer_jax.method.hard_prompts.generation.answers import Expected, UnusableAnswerError, load_budget, read_answer
 from mpafer_jax.method.hard_prompts.generation.backends import Reply
-from mpafer_jax.method.hard_prompts.generation.lengths import load_budget
 
 EXPECTED = Expected("happily_surprised", 1, load_budget("tiny-face-clip"))
 

@@ -8,9 +8,9 @@ import pytest
 from mpafer_jax.config.schema import HardPromptsSection
 from mpafer_jax.method.hard_prompts.bank import load_bank
 from mpafer_jax.method.hard_prompts.generation import chat
+from mpafer_jax.method.hard_prompts.generation.answers import load_budget
 from mpafer_jax.method.hard_prompts.generation.backends import Sampling
 from mpafer_jax.method.hard_prompts.generation.generate import Wanted, generate, partial_path
-from mpafer_jax.method.hard_prompts.generation.lengths import load_budget
 from mpafer_jax.method.hard_prompts.generation.questions import QUESTIONS
 from mpafer_jax.method.hard_prompts.templates import configured_hard_prompts
 from mpafer_jax.runtime.errors import GenerationError, UnavailableError
@@ -42,7 +42,7 @@ def test_a_bank_is_asked_for_checked_and_usable(tmp_path):
     out = tmp_path / "banks" / "mine.json"
     with serve() as server:
         outcome = make(server, out, wanted, sampling=Sampling(0.3, 7, 400))
-    assert (outcome.missing, outcome.kept, outcome.failures) == (14, 0, ())
+    assert (outcome.asked, outcome.reused, outcome.failures) == (14, 0, ())
     assert [path.name for path in out.parent.iterdir()] == ["mine.json"]
 
     first = server.requests[0]
@@ -292,8 +292,8 @@ def test_answers_are_kept_for_as_long_as_they_fit(tmp_path):
         # Other words, another model or other sampling are other questions; a tighter budget checks the answers anew.
         with pytest.raises(GenerationError):
             make(server, out, wanted, model="huge")
-        assert make(server, tmp_path / "other.json", wanted).kept == 0
-        assert make(server, out, wanted).kept == 2
+        assert make(server, tmp_path / "other.json", wanted).reused == 0
+        assert make(server, out, wanted).reused == 2
         assert [name for name in wanted.class_names if name in server.questions()[-1]] == ["disgust"]
         assert not partial_path(out).exists()
 
@@ -302,7 +302,7 @@ def test_answers_are_kept_for_as_long_as_they_fit(tmp_path):
             make(server, out, wanted, overwrite=True)
         server.behave = good
         tight = load_budget("tiny-face-clip", 30)
-        assert make(server, out, wanted, overwrite=True, budget=tight).kept == 0
+        assert make(server, out, wanted, overwrite=True, budget=tight).reused == 0
 
 
 def test_impossible_wishes():

@@ -5,9 +5,9 @@ import json
 import pytest
 
 from mpafer_jax.method.hard_prompts.bank import load_bank
+from mpafer_jax.method.hard_prompts.generation.answers import load_budget
 from mpafer_jax.method.hard_prompts.generation.backends import Sampling
 from mpafer_jax.method.hard_prompts.generation.generate import Wanted, generate
-from mpafer_jax.method.hard_prompts.generation.lengths import load_budget
 from mpafer_jax.method.hard_prompts.generation.local_model import LocalModel
 from mpafer_jax.method.hard_prompts.generation.questions import ask
 from mpafer_jax.runtime.errors import GenerationError
@@ -77,9 +77,9 @@ def test_it_writes_a_bank(folder, tmp_path):
 
 def test_an_answer_that_does_not_end_is_cut_off_and_sampling_follows_the_seed(folder):
     messages = ask("fear", "mouth", 1)
-    cut = LocalModel(str(folder), sampling=Sampling(max_tokens=10)).reply(messages, {})
+    cut = LocalModel(str(folder), sampling=Sampling(max_tokens=10)).reply(messages)
     assert (cut.text, cut.cut_off) == (ANSWER[:10], True)
-    hot = [LocalModel(str(folder), sampling=Sampling(100.0, seed, 20)).reply(messages, {}).text for seed in (1, 1, 2)]
+    hot = [LocalModel(str(folder), sampling=Sampling(100.0, seed, 20)).reply(messages).text for seed in (1, 1, 2)]
     assert hot[0] == hot[1] != hot[2]
 
 

@@ -3,50 +3,75 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
-from typing import Any, Protocol
+import json
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, cast
 
 import pydantic
 
+from mpafer_jax.backbones.clip.tokenizer import load_tokenizer
+from mpafer_jax.backbones.files import SHIPPED, file_names, find_files, has_tokenizer
 from mpafer_jax.config.expressions import CANONICAL_NAMES, canonical_name
-from mpafer_jax.method.hard_prompts.bank import ACTION_UNITS, BankText
+from mpafer_jax.method.hard_prompts.bank import ACTION_UNITS
 from mpafer_jax.method.hard_prompts.generation.backends import Reply
-from mpafer_jax.method.hard_prompts.generation.lengths import TokenBudget
-from mpafer_jax.method.hard_prompts.templates import prompt_name
+from mpafer_jax.method.hard_prompts.generation.questions import Answer, Description
+from mpafer_jax.method.hard_prompts.templates import described, prompt_name
+from mpafer_jax.runtime.files import home_expanded
 from mpafer_jax.runtime.texts import clean_text, is_one_line
 
+_CLIPS_POSITIONS = 77  # of every CLIP that OpenAI published
 _LEAD_INS = ("with ", "a photo ", "a person ", "the facial expression ", "a facial expression ")
 
 
-class _Description(pydantic.BaseModel):
-    # Not `BankText`: strict modes of servers want every field required, and what a text has to be is said in words.
-    model_config = pydantic.ConfigDict(frozen=True, extra="forbid", strict=True)
-
-    text: str
-    action_units: tuple[int, ...]
-
-
-class _Answer(pydantic.BaseModel):
-    model_config = pydantic.ConfigDict(frozen=True, extra="forbid", strict=True)
-
-    descriptions: tuple[_Description, ...]
-
-
-def answer_schema() -> dict[str, Any]:
-    """JSON schema of an answer; every object is closed and every field required, as servers' strict modes want it."""
-    return _Answer.model_json_schema()
-
-
 class UnusableAnswerError(ValueError):
-    """An answer that cannot stand in a bank.
-
-    Attributes:
-      problems: what is wrong, in words that the model can act on.
-    """
+    """An answer that cannot stand in a bank; `problems` says why, in words that the model can act on."""
 
     def __init__(self, problems: Sequence[str]) -> None:
         super().__init__("; ".join(problems))
         self.problems = tuple(problems)
+
+
+@dataclasses.dataclass(frozen=True)
+class TokenBudget:
+    """The most tokens that a templated text may have, counted by a CLIP's tokenizer, start and end included."""
+
+    clip: str
+    encode: Callable[[str], list[int]]
+    tokens: int
+
+    def count(self, class_name: str, description: str) -> int:
+        """Tokens of the hard prompt of type 3 that a description makes."""
+        return len(self.encode(described(class_name, description)))
+
+
+def load_budget(clip: str, tokens: int = 0, *, revision: str = "main", cache_dir: str = "") -> TokenBudget:
+    """The budget of a CLIP, of which nothing but the tokenizer and the configuration is read.
+
+    Args:
+      clip: as for `weights.load.load_clip`; a folder may also hold a tokenizer alone.
+      tokens: most tokens; 0 for as many as the CLIP has positions (77 where the folder holds no configuration).
+      revision: of a repository on the Hub.
+      cache_dir: the Hub's cache; '' for the environment's.
+    """
+    folder = SHIPPED.get(clip) or home_expanded(clip)
+    if not (folder.is_dir() and has_tokenizer(file_names(folder))):
+        folder = find_files(clip, revision=revision, cache_dir=cache_dir).folder
+    tokenizer = load_tokenizer(folder)
+    positions = _positions(folder / "config.json")
+    if tokens > positions:
+        raise ValueError(f"{tokens} tokens do not fit the {positions} positions of {clip}")
+    return TokenBudget(clip, tokenizer.encode, tokens or positions)
+
+
+def _positions(config: Path) -> int:
+    if not config.is_file():
+        return _CLIPS_POSITIONS
+    try:
+        text = cast("dict[str, dict[str, Any]]", json.loads(config.read_text(encoding="utf-8"))).get("text_config")
+        return int((text or {}).get("max_position_embeddings", _CLIPS_POSITIONS))
+    except (ValueError, TypeError, AttributeError) as error:
+        raise ValueError(f"{config} is no configuration of a CLIP: {error}") from error
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,7 +89,7 @@ class Expected:
     budget: TokenBudget
 
 
-def read_answer(reply: Reply, expected: Expected) -> tuple[BankText, ...]:
+def read_answer(reply: Reply, expected: Expected) -> tuple[Description, ...]:
     """The descriptions in a reply, cleaned, without a full stop at their ends, and with units in order.
 
     Raises:
@@ -73,28 +98,20 @@ def read_answer(reply: Reply, expected: Expected) -> tuple[BankText, ...]:
     if reply.refusal:
         raise UnusableAnswerError([f"the model refused: {reply.refusal}"])
     try:
-        found = _Answer.model_validate_json(_json_part(reply.text))
+        answer = Answer.model_validate_json(_json_part(reply.text))
     except pydantic.ValidationError as error:
         if reply.cut_off:
             raise UnusableAnswerError(
                 ["the answer was cut off by the limit on its length; answer more briefly"]
             ) from None
         raise UnusableAnswerError([_first_error(error)]) from None
-    descriptions = [_tidied(description) for description in found.descriptions]
+    descriptions = tuple(map(_tidied, answer.descriptions))
     if problems := list(find_problems(descriptions, expected)):
         raise UnusableAnswerError(problems)
-    return tuple(BankText(text=said.text, action_units=said.action_units) for said in descriptions)
+    return descriptions
 
 
-class _Said(Protocol):
-    @property
-    def text(self) -> str: ...
-
-    @property
-    def action_units(self) -> tuple[int, ...]: ...
-
-
-def find_problems(descriptions: Sequence[_Said], expected: Expected) -> Iterator[str]:
+def find_problems(descriptions: Sequence[Description], expected: Expected) -> Iterator[str]:
     """What keeps descriptions from standing in a bank, one after the other."""
     if len(descriptions) != expected.paraphrases:
         yield f"there must be exactly {expected.paraphrases} descriptions, not {len(descriptions)}"
@@ -138,11 +155,11 @@ def _named_expressions(text: str, class_name: str) -> list[str]:
     return [*named, *([whole] if " " in whole and f" {whole} " in f" {' '.join(words)} " else [])]
 
 
-def _tidied(description: _Description) -> _Description:
+def _tidied(description: Description) -> Description:
     # Cleaning would make a space of a line break, which has to be found.
     text = clean_text(description.text) if is_one_line(description.text) else description.text
     text = text.strip(" ").rstrip(" .")
-    return _Description(text=text, action_units=tuple(sorted(set(description.action_units))))
+    return Description(text=text, action_units=tuple(sorted(set(description.action_units))))
 
 
 def _json_part(text: str) -> str:

@@ -1,13 +1,15 @@
-"""What every way of asking a language model has in common: a conversation in, a reply out, two kinds of failure."""
+"""What every way of asking a language model shares: a conversation in, a reply out, two kinds of failure."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any, Literal, Protocol
+from typing import Literal, Protocol
 
 from mpafer_jax.method.hard_prompts.generation.questions import Message
 from mpafer_jax.method.hard_prompts.provenance import AnswerFormat
+
+BackendKind = Literal["openai", "transformers"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,14 +29,14 @@ class Sampling:
 
 @dataclasses.dataclass(frozen=True)
 class Reply:
-    """What a model said.
+    """A model's reply.
 
     Attributes:
-      text: the whole of it; '' where it said nothing.
-      model: what it calls itself.
-      answer_format: what bound its form.
+      text: all of it.
+      model: what the model calls itself.
+      answer_format: what bound the reply's form.
       cut_off: whether the limit on its length ended it.
-      refusal: why it will not answer, or ''.
+      refusal: why the model will not answer, or ''.
     """
 
     text: str
@@ -45,37 +47,13 @@ class Reply:
 
 
 class Backend(Protocol):
-    """A language model that can be asked."""
+    """A language model: its name, the server's base URL ('' for none), and how it samples."""
 
-    @property
-    def kind(self) -> Literal["openai", "transformers"]:
-        """For the provenance."""
-        ...
+    kind: BackendKind
+    model: str
+    endpoint: str
+    sampling: Sampling
 
-    @property
-    def model(self) -> str:
-        """As it was asked for."""
-        ...
-
-    @property
-    def endpoint(self) -> str:
-        """Base URL, '' if there is none."""
-        ...
-
-    @property
-    def sampling(self) -> Sampling:
-        """How it chooses its words."""
-        ...
-
-    def reply(self, messages: Sequence[Message], schema: dict[str, Any]) -> Reply:
-        """Asks.
-
-        Args:
-          messages: the conversation so far.
-          schema: JSON schema of the answer; binding where the backend can bind, else the words have to do.
-
-        Raises:
-          GenerationError: it would be refused again.
-          UnavailableError: it may be answered later.
-        """
+    def reply(self, messages: Sequence[Message]) -> Reply:
+        """Continues a conversation; binds the reply to the schema of `Answer` where the backend can."""
         ...

@@ -1,8 +1,7 @@
-"""Asks any server that speaks OpenAI's chat/completions protocol: OpenAI's own, vLLM, llama.cpp, Ollama and others.
+"""Client of any server with OpenAI's chat/completions protocol: OpenAI's own, vLLM, llama.cpp, Ollama and others.
 
-Retries are the `openai` client's and nobody else's: timeouts, connections that fail, 408, 409, 429 and 5xx, with a
-back-off that doubles from half a second to 8 s (shortened by a random quarter at most), or after the time that the
-server names in Retry-After; one that names more than two minutes is not waited for.
+Only the `openai` client retries: timeouts, failed connections, 408, 409, 429 and 5xx, after 0.5 to 8 s, doubling, or
+after the server's Retry-After; one above two minutes is not waited for.
 """
 
 from __future__ import annotations
@@ -10,12 +9,12 @@ from __future__ import annotations
 import dataclasses
 import urllib.parse
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Literal, cast, get_args
+from typing import TYPE_CHECKING, Any, cast, get_args
 
 from absl import logging
 
-from mpafer_jax.method.hard_prompts.generation.backends import Reply, Sampling
-from mpafer_jax.method.hard_prompts.generation.questions import Message
+from mpafer_jax.method.hard_prompts.generation.backends import BackendKind, Reply, Sampling
+from mpafer_jax.method.hard_prompts.generation.questions import Answer, Message
 from mpafer_jax.method.hard_prompts.provenance import AnswerFormat
 from mpafer_jax.runtime.errors import GenerationError, UnavailableError
 
@@ -51,10 +50,10 @@ class ChatEndpoint:
     """A model behind an endpoint (a `Backend`).
 
     It asks for answers bound to a JSON schema. A server that refuses this is asked for any JSON, and one that refuses
-    that too, without a bound; each reply says what it was, and the log says it once.
+    that too, without a bound; each reply says which it was, and the log says it once.
     """
 
-    kind: Literal["openai"] = "openai"
+    kind: BackendKind = "openai"
 
     def __init__(
         self,
@@ -77,10 +76,6 @@ class ChatEndpoint:
           timeout: seconds to wait for the server at each of its steps.
           retries: how many times a request is made again.
           answer_format: what to ask for first.
-
-        Raises:
-          GenerationError: the address or the key cannot be one.
-          ModuleNotFoundError: the `openai` client is not installed.
         """
         _check_endpoint(endpoint, key)
         try:
@@ -107,13 +102,13 @@ class ChatEndpoint:
             max_retries=retries,
         )
 
-    def reply(self, messages: Sequence[Message], schema: dict[str, Any]) -> Reply:
+    def reply(self, messages: Sequence[Message]) -> Reply:
         """See `Backend.reply`."""
         openai = self._openai
         first: openai.APIStatusError | None = None
         for answer_format in FORMATS[FORMATS.index(self._format) :]:
             try:
-                reply = self._ask(messages, schema, answer_format)
+                reply = self._ask(messages, answer_format)
             except (openai.BadRequestError, openai.UnprocessableEntityError) as error:
                 first = first or error
                 continue
@@ -134,61 +129,55 @@ class ChatEndpoint:
             return reply
         raise GenerationError(f"{self.endpoint} refuses the request for model {self.model!r}: {self._message(first)}")
 
-    def _ask(self, messages: Sequence[Message], schema: dict[str, Any], answer_format: AnswerFormat) -> Reply:
+    def _ask(self, messages: Sequence[Message], answer_format: AnswerFormat) -> Reply:
         try:
-            completion = self._create(messages, schema, answer_format)
+            completion = self._complete(messages, answer_format)
         except self._openai.BadRequestError as error:
             # OpenAI's newer models want the limit under a name that many other servers do not know.
             if self.sampling.max_tokens is None or "max_completion_tokens" not in str(error):
                 raise
             self._limit_name = "max_completion_tokens"
-            completion = self._create(messages, schema, answer_format)
+            completion = self._complete(messages, answer_format)
         choices = getattr(completion, "choices", None)
         if not choices or getattr(choices[0], "message", None) is None:
             raise ValueError
-        choice = choices[0]
+        message = choices[0].message
         return Reply(
-            text=self._key.removed_from(choice.message.content or ""),
+            text=self._key.removed_from(message.content or ""),
             model=self._key.removed_from(str(completion.model)),
             answer_format=answer_format,
-            cut_off=choice.finish_reason == "length",
-            refusal=self._key.removed_from(getattr(choice.message, "refusal", None) or ""),
+            cut_off=choices[0].finish_reason == "length",
+            refusal=self._key.removed_from(getattr(message, "refusal", None) or ""),
         )
 
-    def _create(self, messages: Sequence[Message], schema: dict[str, Any], answer_format: AnswerFormat) -> Any:
-        formats: dict[AnswerFormat, dict[str, Any]] = {
-            "json_schema": {
-                "response_format": {
-                    "type": "json_schema",
-                    "json_schema": {"name": "descriptions", "strict": True, "schema": schema},
-                }
-            },
-            "json_object": {"response_format": {"type": "json_object"}},
-            "text": {},
-        }
-        sampling = {
+    def _complete(self, messages: Sequence[Message], answer_format: AnswerFormat) -> Any:
+        # Not the client's `parse`: it keeps no text of an answer that does not fit the schema, and that is sent back.
+        schema = {"name": "descriptions", "strict": True, "schema": Answer.model_json_schema()}
+        options: dict[str, Any] = {
+            "response_format": {
+                "json_schema": {"type": "json_schema", "json_schema": schema},
+                "json_object": {"type": "json_object"},
+                "text": None,
+            }[answer_format],
             "temperature": self.sampling.temperature,
             "seed": self.sampling.seed,
             self._limit_name: self.sampling.max_tokens,
         }
-        given = {name: value for name, value in sampling.items() if value is not None}
-        create = cast(Any, self._client.chat.completions.create)
-        return create(
+        return cast(Any, self._client.chat.completions.create)(
             model=self.model,
             messages=list(messages),
             extra_headers=self._headers,
-            **formats[answer_format],
-            **given,
+            **{name: value for name, value in options.items() if value is not None},
         )
 
     def _message(self, error: openai.APIError | None) -> str:
-        """What the server said, on one line of bearable length."""
+        """The server's message, on one line of at most 300 characters."""
         text = " ".join(self._key.removed_from(str(error)).split())
         return text if len(text) <= 300 else f"{text[:300]}..."
 
     def _explained(self, error: openai.APIError) -> GenerationError | UnavailableError:
         openai = self._openai
-        said = f"{self.endpoint}: {self._message(error)}"
+        message = f"{self.endpoint}: {self._message(error)}"
         tries = f"asked {self._retries + 1} times at most (--retries)"
         if isinstance(error, openai.APITimeoutError):
             return UnavailableError(f"{self.endpoint}: no answer within {self._timeout:g} s (--timeout), {tries}")
@@ -203,16 +192,16 @@ class ChatEndpoint:
                 if self._key.value
                 else f"no key was sent, since the environment variable {self._key.variable} is not set"
             )
-            return GenerationError(f"{said}; {key} (--key_variable names another)")
+            return GenerationError(f"{message}; {key} (--key_variable names another)")
         if isinstance(error, openai.NotFoundError):
-            return GenerationError(f"{said}; {self._known_models()}")
+            return GenerationError(f"{message}; {self._known_models()}")
         if isinstance(error, openai.APIStatusError):
             status = error.status_code
             if status >= 500 or status in (408, 409, 429):
                 wait = error.response.headers.get("retry-after")
-                return UnavailableError(f"{said}; {tries}" + (f"; to be asked again in {wait} s" if wait else ""))
-            return GenerationError(said)
-        return GenerationError(f"{said}: answered, but {_NOT_THE_PROTOCOL}")
+                return UnavailableError(f"{message}; {tries}" + (f"; to be asked again in {wait} s" if wait else ""))
+            return GenerationError(message)
+        return GenerationError(f"{message}: answered, but {_NOT_THE_PROTOCOL}")
 
     def _known_models(self) -> str:
         try:
@@ -237,6 +226,8 @@ def _check_endpoint(endpoint: str, key: Key) -> None:
             "https://host/v1, and the key in an environment variable (--key_variable)"
         )
     if not (key.value.isascii() and key.value.isprintable()):
-        raise GenerationError(f"the environment variable {key.variable} holds characters that no key has; copy it anew")
+        raise GenerationError(
+            f"the environment variable {key.variable} holds characters that no key has; copy it again"
+        )
     if key.value and parts.scheme == "http" and parts.hostname not in _LOOPBACK:
         logging.warning("the key in %s is sent to %s without encryption", key.variable, parts.hostname)

@@ -1,6 +1,7 @@
-"""Has a language model write a bank: asks, checks, sends back what cannot be used, and keeps what can.
+"""Has a language model write a bank: asks, checks, sends unusable answers back.
 
-Every usable answer lands in `<out>.partial.jsonl` as it comes; the bank appears, whole, when the last one has.
+Each usable answer is appended to `<out>.partial.jsonl` at once, and an interrupted run asks only for the rest; the bank
+is written when it is complete.
 """
 
 from __future__ import annotations
@@ -9,23 +10,31 @@ import dataclasses
 import datetime
 import hashlib
 import json
+import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import pydantic
 from absl import logging
 
 from mpafer_jax import __version__
 from mpafer_jax.config.expressions import check_class_names
 from mpafer_jax.method.hard_prompts.bank import Bank
 from mpafer_jax.method.hard_prompts.generation import answers
-from mpafer_jax.method.hard_prompts.generation.answers import Expected, UnusableAnswerError
+from mpafer_jax.method.hard_prompts.generation.answers import Expected, TokenBudget, UnusableAnswerError
 from mpafer_jax.method.hard_prompts.generation.backends import Backend
-from mpafer_jax.method.hard_prompts.generation.lengths import TokenBudget
-from mpafer_jax.method.hard_prompts.generation.partial import Answered, PartialFile, distinct
-from mpafer_jax.method.hard_prompts.generation.questions import INSTRUCTIONS, QUESTIONS, Message, ask, ask_again
-from mpafer_jax.method.hard_prompts.provenance import Provenance
+from mpafer_jax.method.hard_prompts.generation.questions import (
+    INSTRUCTIONS,
+    QUESTIONS,
+    Answer,
+    Description,
+    Message,
+    ask,
+    ask_again,
+)
+from mpafer_jax.method.hard_prompts.provenance import AnswerFormat, Provenance
 from mpafer_jax.runtime import files
 from mpafer_jax.runtime.errors import ConfigError, GenerationError
 
@@ -50,11 +59,7 @@ class Wanted:
     corrections: int = 3
 
     def __post_init__(self) -> None:
-        """Refuses what cannot be asked.
-
-        Raises:
-          GenerationError: names what was found and what is expected.
-        """
+        """Refuses what cannot be asked."""
         try:
             check_class_names(self.class_names, "classes")
         except ConfigError as error:
@@ -69,30 +74,23 @@ class Wanted:
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """How it went.
+    """How many questions were asked, and how many had an answer from an earlier run; a line for each failure.
 
-    Attributes:
-      missing: questions that this run found unanswered.
-      kept: questions that an earlier run had got answered.
-      failures: a line for each question without a usable answer; the bank was written if there is none.
+    The bank was written if there are no failures.
     """
 
-    missing: int
-    kept: int
+    asked: int
+    reused: int
     failures: tuple[str, ...]
 
 
 def partial_path(out: Path) -> Path:
-    """Where the answers wait until a bank is complete."""
+    """The file of the answers until the bank is complete."""
     return out.with_name(f"{out.name}.partial.jsonl")
 
 
 def check_out(out: Path, overwrite: bool) -> None:
-    """Refuses a place that is taken, before anything is asked.
-
-    Raises:
-      GenerationError: there is a file and `overwrite` is false, or something that is no file.
-    """
+    """Refuses a file that exists, before anything is asked."""
     if out.is_file() and not overwrite:
         raise GenerationError(f"{out} exists; name another file, or replace it with --overwrite")
     if out.exists() and not out.is_file():
@@ -118,20 +116,58 @@ def _questions(wanted: Wanted, backend: Backend, budget: TokenBudget) -> list[_Q
         expected = Expected(class_name, wanted.paraphrases, budget)
         for granularity in wanted.granularities:
             messages = ask(class_name, granularity, wanted.paraphrases)
-            questions.append(_Question(granularity, expected, messages, _hash(backend, messages)))
+            request = {
+                "model": backend.model,
+                "backend": backend.kind,
+                "sampling": dataclasses.asdict(backend.sampling),
+                "messages": list(messages),
+                "schema": Answer.model_json_schema(),
+            }
+            key = hashlib.sha256(json.dumps(request, sort_keys=True).encode()).hexdigest()
+            questions.append(_Question(granularity, expected, messages, key))
     return questions
 
 
-def _hash(backend: Backend, messages: Sequence[Message]) -> str:
-    """SHA-256 of conversation, form, model and sampling; not of where the model runs."""
-    asked = {
-        "model": backend.model,
-        "backend": backend.kind,
-        "sampling": dataclasses.asdict(backend.sampling),
-        "messages": list(messages),
-        "schema": answers.answer_schema(),
-    }
-    return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
+class _Answered(pydantic.BaseModel):
+    """A usable answer: a line of the partial file. `question` is the key of its `_Question`."""
+
+    model_config = pydantic.ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    question: str
+    class_name: str
+    granularity: str
+    descriptions: tuple[Description, ...]
+    reported_model: str
+    endpoint: str
+    answer_format: AnswerFormat
+    corrected: bool
+    date: str
+
+    def append_to(self, path: Path) -> None:
+        """When this returns, the answer is on disk."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a", encoding="utf-8") as file:
+            file.write(self.model_dump_json() + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+
+def _read_partial(path: Path) -> dict[str, _Answered]:
+    """The answers of earlier runs by question. Unreadable lines are dropped: their questions are asked again."""
+    if not path.is_file():
+        return {}
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    known: dict[str, _Answered] = {}
+    for number, line in enumerate(lines, start=1):
+        try:
+            answered = _Answered.model_validate_json(line)
+        except pydantic.ValidationError:
+            logging.warning("%s: line %d is no answer (cut off?); its question is asked again", path, number)
+            continue
+        known[answered.question] = answered
+    if len(known) != len(lines):
+        files.write_text(path, "".join(answered.model_dump_json() + "\n" for answered in known.values()))
+    return known
 
 
 def generate(wanted: Wanted, backend: Backend, budget: TokenBudget, out: Path, *, overwrite: bool = False) -> Outcome:
@@ -142,29 +178,28 @@ def generate(wanted: Wanted, backend: Backend, budget: TokenBudget, out: Path, *
       backend: who is asked.
       budget: how long texts may be.
       out: the JSON file.
-      overwrite: whether a file that is there may be replaced.
+      overwrite: whether an existing file may be replaced.
 
     Raises:
-      GenerationError: `out` is taken.
-      GenerationError: the model will not answer, whatever is asked; answers so far are kept.
-      UnavailableError: the model does not answer now; likewise.
+      GenerationError, UnavailableError: see there; the answers so far are saved.
     """
     check_out(out, overwrite)
-    partial = PartialFile(partial_path(out))
+    partial = partial_path(out)
+    earlier = _read_partial(partial)
     questions = _questions(wanted, backend, budget)
-    found: dict[str, Answered] = {}
+    usable: dict[str, _Answered] = {}
     for question in questions:
-        known = partial.get(question.key)
+        answered = earlier.get(question.key)
         # Checked again: the budget may be another one than it was then.
-        if known is not None and not list(answers.find_problems(known.descriptions, question.expected)):
-            found[question.key] = known
-    kept = len(found)
-    logging.info("%d questions for %s, %d of them answered before", len(questions), backend.model, kept)
+        if answered is not None and not list(answers.find_problems(answered.descriptions, question.expected)):
+            usable[question.key] = answered
+    reused = len(usable)
+    logging.info("%d questions for %s, %d of them answered before", len(questions), backend.model, reused)
 
     failures: list[str] = []
     in_a_row = 0
     for question in questions:
-        if question.key in found:
+        if question.key in usable:
             continue
         if in_a_row == _MOST_FAILURES_IN_A_ROW:
             failures.append(f"{question}: not asked, since {in_a_row} questions in a row had failed")
@@ -176,26 +211,22 @@ def generate(wanted: Wanted, backend: Backend, budget: TokenBudget, out: Path, *
             in_a_row += 1
             continue
         in_a_row = 0
-        partial.add(answered)
-        found[question.key] = answered
-        logging.info("%d of %d: %s", len(found), len(questions), question)
+        answered.append_to(partial)
+        usable[question.key] = answered
+        logging.info("%d of %d: %s", len(usable), len(questions), question)
     if not failures:
         check_out(out, overwrite)  # it may have appeared since
-        bank = _bank(out.stem, wanted, backend, budget, [found[question.key] for question in questions])
+        bank = _bank(out.stem, wanted, backend, budget, [usable[question.key] for question in questions])
         files.write_text(out, _rendered(bank))
-        partial.remove()
-    return Outcome(len(questions) - kept, kept, tuple(failures))
+        partial.unlink(missing_ok=True)
+    return Outcome(len(questions) - reused, reused, tuple(failures))
 
 
-def _ask(backend: Backend, question: _Question, corrections: int) -> Answered:
-    """Asks one question, and sends the answer back while it cannot be used.
-
-    Raises:
-      UnusableAnswerError: of the last answer.
-    """
+def _ask(backend: Backend, question: _Question, corrections: int) -> _Answered:
+    """Asks one question, and sends the answer back while it cannot be used."""
     messages = question.messages
     for sent_back in range(corrections + 1):
-        reply = backend.reply(messages, answers.answer_schema())
+        reply = backend.reply(messages)
         try:
             descriptions = answers.read_answer(reply, question.expected)
         except UnusableAnswerError as error:
@@ -207,7 +238,7 @@ def _ask(backend: Backend, question: _Question, corrections: int) -> Answered:
             if reply.text.strip():
                 messages = ask_again(question.messages, reply.text, error.problems)
             continue
-        return Answered(
+        return _Answered(
             question=question.key,
             class_name=question.expected.class_name,
             granularity=question.granularity,
@@ -221,20 +252,18 @@ def _ask(backend: Backend, question: _Question, corrections: int) -> Answered:
     raise ValueError(f"corrections is {corrections}, expected 0 or more")
 
 
-def _bank(
-    name: str, wanted: Wanted, backend: Backend, budget: TokenBudget, found: Sequence[Answered]
-) -> dict[str, Any]:
+def _bank(name: str, wanted: Wanted, backend: Backend, budget: TokenBudget, usable: list[_Answered]) -> dict[str, Any]:
     """The bank as JSON, checked as one that is read."""
     classes: dict[str, dict[str, Any]] = {name: {} for name in wanted.class_names}
-    for answered in found:
-        texts = [said.model_dump(mode="json") for said in answered.descriptions]
+    for answered in usable:
+        texts = [text.model_dump(mode="json") for text in answered.descriptions]
         classes[answered.class_name][answered.granularity] = texts
     provenance = Provenance(
         model=backend.model,
-        reported_models=distinct(answered.reported_model for answered in found),
+        reported_models=_distinct(answered.reported_model for answered in usable),
         backend=backend.kind,
-        endpoints=distinct(answered.endpoint for answered in found),
-        date=max(answered.date for answered in found),
+        endpoints=_distinct(answered.endpoint for answered in usable),
+        date=max(answered.date for answered in usable),
         tool=_TOOL,
         instructions=INSTRUCTIONS,
         questions={name: QUESTIONS[name] for name in wanted.granularities},
@@ -242,10 +271,10 @@ def _bank(
         temperature=backend.sampling.temperature,
         seed=backend.sampling.seed,
         max_tokens=backend.sampling.max_tokens,
-        answer_formats=tuple(dict.fromkeys(answered.answer_format for answered in found)),
+        answer_formats=tuple(dict.fromkeys(answered.answer_format for answered in usable)),
         tokenizer=budget.clip,
         token_budget=budget.tokens,
-        corrected=tuple(f"{answered.class_name}/{answered.granularity}" for answered in found if answered.corrected),
+        corrected=tuple(f"{answered.class_name}/{answered.granularity}" for answered in usable if answered.corrected),
     )
     bank = {
         "name": name,
@@ -258,12 +287,17 @@ def _bank(
     return bank
 
 
+def _distinct(values: Iterable[str]) -> tuple[str, ...]:
+    """Each value once, in the order of their first appearance, without empty ones."""
+    return tuple(value for value in dict.fromkeys(values) if value)
+
+
 def _rendered(bank: dict[str, Any]) -> str:
     """Indented JSON with each text and its units on one line, since a person is to read it."""
 
-    def on_one_line(found: re.Match[str]) -> str:
-        units = ", ".join(re.findall(r"\d+", found["units"]))
-        return f'{{"text": {found["text"]}, "action_units": [{units}]}}'
+    def on_one_line(match: re.Match[str]) -> str:
+        units = ", ".join(re.findall(r"\d+", match["units"]))
+        return f'{{"text": {match["text"]}, "action_units": [{units}]}}'
 
     text = r'\{\s+"text": (?P<text>".*"),\s+"action_units": \[(?P<units>[^\]]*)\]\s+\}'
     return re.sub(text, on_one_line, json.dumps(bank, indent=2, ensure_ascii=False)) + "\n"

@@ -1,14 +1,14 @@
-"""Asks a text-generation model on this machine, through transformers and PyTorch."""
+"""A text-generation model on this machine, run by transformers and PyTorch."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 from absl import logging
 
 from mpafer_jax.backbones.hub_library import import_transformers
-from mpafer_jax.method.hard_prompts.generation.backends import Reply, Sampling
+from mpafer_jax.method.hard_prompts.generation.backends import BackendKind, Reply, Sampling
 from mpafer_jax.method.hard_prompts.generation.questions import Message
 from mpafer_jax.runtime.errors import GenerationError
 
@@ -18,7 +18,7 @@ _DEFAULT_MAX_TOKENS = 1024
 class LocalModel:
     """A text-generation model of the Hub or of a folder (a `Backend`); only the words asked bind its answers."""
 
-    kind: Literal["transformers"] = "transformers"
+    kind: BackendKind = "transformers"
     endpoint = ""
 
     def __init__(self, model: str, *, sampling: Sampling, device: str = "") -> None:
@@ -28,10 +28,6 @@ class LocalModel:
           model: a folder, or a repository on the Hub (fetched where the Hub's cache does not hold it).
           sampling: a temperature of None or 0 takes the likeliest token each time.
           device: PyTorch's name of a device; '' for an accelerator where there is one.
-
-        Raises:
-          ModuleNotFoundError: PyTorch is not installed.
-          GenerationError: there is no such model, or it cannot be loaded.
         """
         try:
             import torch
@@ -57,7 +53,7 @@ class LocalModel:
         self._reported = f"{model}@{commit}" if commit else model
         logging.info("%s answers on %s", model, self._device)
 
-    def reply(self, messages: Sequence[Message], schema: dict[str, Any]) -> Reply:
+    def reply(self, messages: Sequence[Message]) -> Reply:
         """See `Backend.reply`."""
         prompt = self._tokenizer.apply_chat_template(
             list(messages), add_generation_prompt=True, return_tensors="pt", return_dict=True

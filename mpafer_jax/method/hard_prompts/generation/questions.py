@@ -1,9 +1,11 @@
-"""What a language model is asked, and in which form it is told to answer."""
+"""The questions to a language model, and the form of its answers."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Literal, TypedDict
+
+import pydantic
 
 from mpafer_jax.method.hard_prompts.templates import prompt_name
 
@@ -47,6 +49,24 @@ Each text
 action_units holds the numbers of the facial action units (FACS) that the text speaks of, [] if there are none."""
 
 
+class Description(pydantic.BaseModel):
+    """One text of an answer; not a `BankText`, which refuses unusable texts: what is wrong with them is sent back."""
+
+    model_config = pydantic.ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    text: str
+    action_units: tuple[int, ...]
+
+
+class Answer(pydantic.BaseModel):
+    """A whole answer. In its JSON schema every object is closed and every field required, as servers' strict modes want
+    it."""
+
+    model_config = pydantic.ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    descriptions: tuple[Description, ...]
+
+
 def ask(class_name: str, granularity: str, paraphrases: int) -> tuple[Message, ...]:
     """The conversation that asks for the texts of one class in one granularity.
 
@@ -65,14 +85,8 @@ def ask(class_name: str, granularity: str, paraphrases: int) -> tuple[Message, .
     return ({"role": "system", "content": INSTRUCTIONS}, {"role": "user", "content": question})
 
 
-def ask_again(asked: Sequence[Message], answer: str, problems: Sequence[str]) -> tuple[Message, ...]:
-    """The conversation that sends an answer back, with what is wrong with it.
-
-    Args:
-      asked: the conversation that the answer ended.
-      answer: what the model said.
-      problems: what to do better; never empty.
-    """
+def ask_again(question: Sequence[Message], answer: str, problems: Sequence[str]) -> tuple[Message, ...]:
+    """The conversation that sends an unusable answer back, with what is wrong with it."""
     listed = "\n".join(f"- {problem}" for problem in problems)
     correction = f"This cannot be used:\n{listed}\nAnswer again in full, in the same form."
-    return (*asked, {"role": "assistant", "content": answer}, {"role": "user", "content": correction})
+    return (*question, {"role": "assistant", "content": answer}, {"role": "user", "content": correction})
