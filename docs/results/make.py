@@ -28,8 +28,10 @@ from typing import Any
 
 import numpy as np
 
-from mpafer_jax.artifacts.run_dir import FREE_FIELDS, flatten
+from mpafer_jax.artifacts.run_dir import flatten
 from mpafer_jax.config.redaction import PLACES, without_place, without_places
+from mpafer_jax.config.schema import Config
+from mpafer_jax.config.semantics import free_fields
 from mpafer_jax.evaluation.protocol import to_markdown
 from mpafer_jax.jobs.studies import cross_dataset
 from mpafer_jax.jobs.sweeps import plot, report, sweep, tables
@@ -309,7 +311,7 @@ def write_sweep(path: pathlib.Path, record: Record, runs: Iterable[FinishedRun])
     """
     lines: list[dict[str, Any]] = [dataclasses.asdict(_without_places(record))]
     for run in runs:
-        config = {name: value for name, value in flatten(run.config).items() if name not in FREE_FIELDS}
+        config = {name: value for name, value in flatten(run.config).items() if name not in free_fields(Config)}
         config = without_places(config)
         summary = {name: value for name, value in run.summary.items() if name != _NAMES_FOLDERS}
         clip = summary["clip"]

@@ -17,18 +17,17 @@ import pydantic
 import mpafer_jax
 from mpafer_jax.backbones.files import SHIPPED
 from mpafer_jax.config.schema import Config, ModelSections
+from mpafer_jax.config.semantics import MODEL_SECTIONS, NORMALIZATION
 from mpafer_jax.method.hard_prompts.templates import HardPrompts, prompt_names
 from mpafer_jax.method.model import PatchWeights
 from mpafer_jax.runtime import devices
 from mpafer_jax.runtime.errors import CheckpointError, ConfigError
 
-_SHAPES_PROMPTS = ("ctx", "visual_prompts", "head")  # the sections that are a checkpoint's own wherever it is used
 _DRAWN = "synthface"
 _ON_PHOTOGRAPHS = (
     "the quickstart's checkpoint is right on 20.5% of FERPlus' photographs (PublicTest), where always saying neutral "
     "is right on 37.0%"
 )
-_NORMALIZES = ("mean", "std")  # of the data section
 # Fields that joined these sections after checkpoints had been made, each with the value that changes nothing.
 _JOINED: Mapping[str, Mapping[str, Any]] = {
     "clip": {"residual_dtype": "float32"},
@@ -132,12 +131,12 @@ class Description(Described):
           CheckpointError: the fields of those sections are not today's.
         """
         with self._naming_the_versions():
-            values = {**config.model_dump(mode="json"), **self._sections(_SHAPES_PROMPTS)}
+            values = {**config.model_dump(mode="json"), **self._sections(MODEL_SECTIONS)}
             return Config.from_json(json.dumps({**values, "data": {**values["data"], **self.normalization()}}))
 
     def normalization(self) -> dict[str, Any]:
         """The fields of the data section that images were normalised with, 'mean' and 'std', three numbers each."""
-        return {name: self.config["data"][name] for name in _NORMALIZES}
+        return {name: self.config["data"][name] for name in NORMALIZATION}
 
     def model_sections(self) -> ModelSections:
         """All of its configuration that prediction needs; the rest may be another version's.

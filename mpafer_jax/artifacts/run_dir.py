@@ -25,7 +25,9 @@ import jax
 import numpy as np
 
 from mpafer_jax.backbones.clip.load import local_content_hash
-from mpafer_jax.config.schema import ClipSection, Record
+from mpafer_jax.config.fields import FrozenModel
+from mpafer_jax.config.schema import ClipSection
+from mpafer_jax.config.semantics import free_fields
 from mpafer_jax.runtime import distributed, files
 from mpafer_jax.runtime.errors import ConfigError
 
@@ -36,28 +38,6 @@ EXAMPLES = "examples"
 TRAINING_PREDICTIONS = "predictions.npz"
 EVALUATION_PREDICTIONS = "evaluation_predictions.npz"
 _VISIBLE_SECONDS = 15  # after which a file that one host wrote shows on another; network file systems cache
-
-# Fields that change how a run is carried out, or what is measured beside it, and not what it trains. A moved dataset or
-# CLIP is recognised by its content when a checkpoint is restored.
-FREE_FIELDS = frozenset(
-    {
-        "clip.name",
-        "clip.revision",
-        "clip.cache_dir",
-        "data.dir",
-        "data.prepared_dir",
-        "data.num_workers",
-        "data.cache_decoded",
-        "data.features_dir",
-        "train.keep",
-        "eval.classes",
-        "eval.baselines",
-        "eval.report",
-        "predict.split",
-        "predict.images_per_part",
-        "predict.format",
-    }
-)
 
 
 def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -71,13 +51,13 @@ def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def check(workdir: pathlib.Path, config: Record, *, but: Collection[str] = (), may_lack: bool = False) -> None:
+def check(workdir: pathlib.Path, config: FrozenModel, *, but: Collection[str] = (), may_lack: bool = False) -> None:
     """Refuses a folder that belongs to another run, or in which no checkpoint can be written.
 
     Args:
       workdir: the folder.
       config: of the run that wants it.
-      but: dotted names of fields that have to be there and equal whatever the other arguments and `FREE_FIELDS` say.
+      but: dotted names of fields that have to be there and equal whatever the other arguments and `free_fields` say.
       may_lack: whether the folder's run may lack fields, as one of an earlier version does.
 
     Raises:
@@ -104,7 +84,7 @@ def check(workdir: pathlib.Path, config: Record, *, but: Collection[str] = (), m
     read = before.keys() if may_lack else before.keys() | now.keys()
     differing = [
         f"  config.{name}: there {before.get(name, absent)!r}, here {now.get(name, absent)!r}"
-        for name in sorted((read - FREE_FIELDS).union(but))
+        for name in sorted((read - free_fields(type(config))).union(but))
         if before.get(name, absent) != now.get(name, absent)
     ]
     if differing:
@@ -181,7 +161,7 @@ def check_shared(workdir: pathlib.Path) -> None:
         )
 
 
-def claim(workdir: pathlib.Path, config: Record) -> None:
+def claim(workdir: pathlib.Path, config: FrozenModel) -> None:
     """Makes a folder this run's, created where it is missing; one that was claimed already stays as it is."""
     if not (workdir / _CONFIG).is_file():
         files.write_text(workdir / _CONFIG, config.to_json())

@@ -12,7 +12,7 @@ names is not there, images and other files that are left out because of where th
 folders that are numbers or empty, a class without training images, classes of which the configured description banks
 say nothing, unreadable images, sizes other than the owner's, images that occur in several splits, or one image
 with different labels in one split.
-2: a mistake in the flags; configs/common.py documents the fields of --config.
+2: a mistake in the flags; docs/configuration.md lists the fields of --config.
 """
 
 from __future__ import annotations
@@ -29,8 +29,9 @@ from collections.abc import Iterable, Sequence
 from concurrent import futures
 
 from mpafer_jax.cli import runner
+from mpafer_jax.config.data_section import ALL_SPLITS, DataSection
 from mpafer_jax.config.flags import define_config
-from mpafer_jax.config.schema import ALL_SPLITS, Config, DataSection, HardPromptsSection
+from mpafer_jax.config.schema import Config, HardPromptsSection
 from mpafer_jax.data import records
 from mpafer_jax.data.inspection import inspect_all, workers
 from mpafer_jax.data.records import Record, SourceIndex

@@ -153,7 +153,7 @@ def answer_help(
             _add(group, cast(Any, flags.FLAGS)[name], required=name in required)
             if name == "config":
                 group.add_argument(
-                    f"{_FIELD}FIELD", metavar="VALUE", help="sets any field; configs/common.py lists them"
+                    f"{_FIELD}FIELD", metavar="VALUE", help="sets any field; mpafer_jax.cli.config lists them"
                 )
     parser.add_help_and_version()
     print_and_exit(parser.format_help().rstrip())

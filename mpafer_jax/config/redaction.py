@@ -1,7 +1,7 @@
 """What leaves a machine, without the places on it: exported checkpoints, published results.
 
-A folder's name helps nobody elsewhere and says too much, often who trained. Which fields of a configuration name
-places is marked there (`config.Place`).
+A folder's name helps nobody elsewhere and says too much, often who trained. Which fields of a configuration are paths
+says their type (`fields.LocalPath`).
 """
 
 from __future__ import annotations
@@ -11,24 +11,16 @@ import re
 from collections.abc import Mapping
 from typing import Any, cast
 
-import pydantic
-
-from mpafer_jax.config.schema import Config, Place
+from mpafer_jax.config.fields import LocalPath, settings
+from mpafer_jax.config.schema import Config
 
 # OWNER/NAME. No look at the disk: the same name has to be the same on every machine that publishes runs of a sweep.
 _ON_THE_HUB = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 
 
-def _marked(model: type[pydantic.BaseModel], prefix: str = "") -> dict[str, Place]:
-    found: dict[str, Place] = {}
-    for name, field in model.model_fields.items():
-        found.update((prefix + name, mark) for mark in field.metadata if isinstance(mark, Place))
-        if isinstance(field.annotation, type) and issubclass(field.annotation, pydantic.BaseModel):
-            found |= _marked(field.annotation, f"{prefix}{name}.")
-    return found
-
-
-PLACES: Mapping[str, Place] = _marked(Config)  # by dotted name
+PLACES: Mapping[str, LocalPath] = {  # by dotted name
+    name: setting.path for name, setting in settings(Config).items() if setting.path is not None
+}
 
 
 def without_places(values: Mapping[str, Any], prefix: str = "", *, told_apart: bool = False) -> dict[str, Any]:

@@ -1,125 +1,59 @@
-"""The types of a run's configuration.
+"""A run's configuration: every field with its type, bounds, default, source and meaning.
 
-Values and their meaning (unit, source) live in `configs/`, as ml_collections records. This file says which fields
-exist, their types and their bounds, so that a typo or an impossible value stops a run before it starts, and so that
-the rest of the package reads a typed, frozen record instead of a dictionary.
+A typo or an impossible value stops a run before it starts, and the rest of the package reads a typed, frozen record
+instead of a dictionary. `Config()` is the paper's method with its numbers; the files of `configs/` change a few fields
+each. docs/configuration.md lists all of them.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import json
-from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 import pydantic
-from ml_collections import config_dict
-from pydantic import Field
 
-from mpafer_jax.config.expressions import check_class_names
-from mpafer_jax.runtime import files
-from mpafer_jax.runtime.errors import ConfigError
-
-Fraction = Annotated[float, Field(ge=0, lt=1)]
-Probability = Annotated[float, Field(ge=0, le=1)]
-NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-Count = Annotated[int, Field(ge=0)]
-PositiveCount = Annotated[int, Field(ge=1)]
-Range = tuple[Positive, Positive]
-Rgb = tuple[Positive, Positive, Positive]
-ALL_SPLITS = "all"  # as data.test_split: whatever splits the dataset has, joined; no reader calls one so
-
-
-@dataclasses.dataclass(frozen=True)
-class Place:
-    """Marks a field whose value names a place on the machine of a run; `places` takes those out of what others read.
-
-    Attributes:
-      keeps: what says something elsewhere too: nothing, the last part of the path, or, as of a CLIP, a name on the Hub.
-    """
-
-    keeps: Literal["nothing", "last part", "hub name"]
-
-
-Folder = Annotated[str, Place("nothing")]
+from mpafer_jax.config.data_section import DataSection
+from mpafer_jax.config.fields import (
+    NO_PATH,
+    Count,
+    Folder,
+    Fraction,
+    FrozenModel,
+    HubName,
+    LocalFile,
+    LocalPath,
+    NonNegative,
+    Positive,
+    PositiveCount,
+    Role,
+    Text,
+    option,
+)
 
 Granularity = Literal["holistic", "brows", "eyes", "nose", "cheeks", "mouth", "chin"]
 PromptGranularity = Literal["template", Granularity]  # 'template': the class's name alone
 Combine = Literal["mean", "separate"]
-LabelRule = Literal["owner", "majority_labelcsv", "majority_csv", "argmax", "distribution"]
-DatasetName = Literal[
-    "rafdb",
-    "rafdb_compound",
-    "ferplus",
-    "affectnet",
-    "fer2013",
-    "sfew",
-    "ckplus",
-    "jaffe",
-    "folder",
-    "synthface",
-]
 ClassChoice = Literal["checkpoint", "common", "dataset"]
-BaselineName = Literal[
-    "majority",
-    "zero_shot_type1",
-    "zero_shot_type2",
-    "zero_shot_type3",
-    "zero_shot_permuted",
-    "zero_shot_global_local",
-    "linear_probe",
-    "text_context",
-]
 
 
-class Record(pydantic.BaseModel):
-    """A frozen record with typed fields; unknown ones are errors."""
+class ClipSection(FrozenModel):
+    """The frozen CLIP, and in which form it computes."""
 
-    model_config = pydantic.ConfigDict(frozen=True, extra="forbid", strict=True)
-
-    documented_in: ClassVar[str] = "configs/common.py"
-
-    @classmethod
-    def from_config_dict(cls, config: config_dict.ConfigDict | Mapping[str, Any]) -> Self:
-        """Checks a config from `configs/` and freezes it.
-
-        Raises:
-          ConfigError: names every unknown, missing or impossible field, what was found and what is expected.
-        """
-        try:
-            return cls.model_validate(config if isinstance(config, Mapping) else config.to_dict())
-        except OSError as error:  # a file that --config could not read is reported when its content is asked for
-            raise ConfigError(f"--config: {error}") from error
-        except pydantic.ValidationError as error:
-            raise ConfigError(_explain(error, cls.documented_in)) from error
-
-    @classmethod
-    def from_json(cls, text: str) -> Self:
-        """Reads what `to_json` wrote. Raises ConfigError as `from_config_dict` does."""
-        try:
-            return cls.model_validate_json(text)
-        except pydantic.ValidationError as error:
-            raise ConfigError(_explain(error, cls.documented_in)) from error
-
-    def to_json(self) -> str:
-        """The record as indented JSON text."""
-        return json.dumps(self.model_dump(mode="json"), indent=2) + "\n"
-
-
-class _Section(Record):
-    """A part of a run's configuration."""
-
-
-class ClipSection(_Section):
-    """Which CLIP is adapted, and in which form it computes."""
-
-    name: Annotated[str, Place("hub name")]
-    revision: str
-    cache_dir: Folder
-    dtype: Literal["float32", "bfloat16"]
-    residual_dtype: Literal["float32", "bfloat16"]
-    remat: Literal["none", "dots", "full"]
+    name: HubName = option("openai/clip-vit-base-patch16", "paper: ViT-B/16 and ViT-L/14", role="content")
+    """Name on the Hub, a folder in the Hub's layout, or tiny-face-clip, which ships with the package. --mode=eval and
+    predict take the CLIP that the checkpoint names, unless --config.clip.name says where it is now."""
+    revision: Text = option("main", "ours", role="content")
+    """Branch, tag or commit of the Hub's repository; not read for a folder."""
+    cache_dir: Folder = option("", "ours", role="free")
+    """Folder for the Hub's files; empty: the Hub library's own cache (HF_HUB_CACHE, HF_HOME)."""
+    dtype: Literal["float32", "bfloat16"] = option("float32", "ours")
+    """Type of the image tower's frozen weights and products: float32 or bfloat16; the text tower, prompts, features,
+    losses and optimizer are float32 in either case."""
+    residual_dtype: Literal["float32", "bfloat16"] = option("float32", "ours")
+    """Type of the image tower's residual stream: float32, or, with that dtype, bfloat16, which is less exact and faster
+    where memory traffic is the limit (docs/performance.md)."""
+    remat: Literal["none", "dots", "full"] = option("dots", "ours")
+    """What the backward pass stores of each layer: none (everything), dots (products without a batch axis), full
+    (nothing but each layer's input: least memory, most time). The numbers do not change."""
 
     @pydantic.field_validator("dtype", mode="before")
     @classmethod
@@ -140,32 +74,54 @@ class ClipSection(_Section):
         return self
 
 
-class CtxSection(_Section):
-    """The soft text prompts' context vectors."""
+class CtxSection(FrozenModel):
+    """Context vectors of the soft text prompts."""
 
-    num_ctx: PositiveCount
-    class_specific: bool
-    init_text: str
-    init_std: Positive
+    role: ClassVar[Role] = "model"
 
-
-class VisualPromptsSection(_Section):
-    """The deep visual prompts."""
-
-    num_prompts: Count
-    layers: tuple[PositiveCount, ...]
-    before_ln_pre: bool
-    init_std: Positive
+    num_ctx: PositiveCount = option(10, "paper")
+    """M, context vectors of a soft prompt."""
+    class_specific: bool = option(False, "ours: shared; paper unclear")
+    """Whether every class has its own context vectors; otherwise all share one set."""
+    init_text: Text = option("", "relative: CoOp's and KgCoOp's option; paper: random")
+    """Words whose token embeddings they start from, of exactly num_ctx tokens (a photo of a: 4); empty: random
+    values."""
+    init_std: Positive = option(0.02, "paper")
+    """Standard deviation of random initial values."""
 
 
-class HardPromptsSection(_Section):
-    """The fixed texts that soft prompts are pulled towards."""
+class VisualPromptsSection(FrozenModel):
+    """Deep visual prompts."""
 
-    bank: Annotated[tuple[str, ...], Place("last part")]
-    type: Literal[1, 2, 3]
-    granularity: tuple[PromptGranularity, ...]
-    paraphrases: Count
-    combine: Combine
+    role: ClassVar[Role] = "model"
+
+    num_prompts: Count = option(8, "paper", off_at_zero=True)
+    """N_p, visual prompts a layer; 0 for none."""
+    layers: tuple[PositiveCount, ...] = option((), "paper: all")
+    """Layers that get prompts, counted from 1; empty for all."""
+    before_ln_pre: bool = option(False, "ours: after")
+    """Whether layer 1's prompts pass CLIP's first normalisation (MaPLe's habit) or join after it."""
+    init_std: Positive = option(0.02, "paper")
+    """Standard deviation of their initial values."""
+
+
+class HardPromptsSection(FrozenModel):
+    """Fixed texts that the soft prompts are aligned with."""
+
+    bank: Annotated[tuple[str, ...], LocalPath("last part")] = option(("expressions",), "ours")
+    """Description banks for type 3, their texts pooled: names of those that ship with the package (expressions,
+    compound) or paths of JSON files."""
+    type: Literal[1, 2, 3] = option(3, "paper: 3 is best")
+    """1: a photo of [class]; 2: a photo of a person making a facial expression of [class]; 3: type 2 and the
+    description."""
+    granularity: tuple[PromptGranularity, ...] = option(("holistic",), "paper: one description of the whole face")
+    """What type 3 describes, one or several of: template (nothing, as type 2), holistic (the whole face), brows, eyes,
+    nose, cheeks, mouth, chin; each description makes a text of its own."""
+    paraphrases: Count = option(1, "paper: one")
+    """Texts taken from each bank for every class and granularity, the file's first; 0 for all."""
+    combine: Combine = option("mean", "ours; the same with one text")
+    """How several texts of a class are aligned with: mean (by the mean of their normalised features) or separate (each
+    granularity by a term of its own, the terms averaged; docs/hard_prompts.md)."""
 
     @pydantic.model_validator(mode="after")
     def _names_are_given_once(self) -> Self:
@@ -178,169 +134,116 @@ class HardPromptsSection(_Section):
         return self
 
 
-class HeadSection(_Section):
-    """Global-local logits (Eq. 8-10)."""
+class HeadSection(FrozenModel):
+    """Global and local logits (Eq. 8-10)."""
 
-    top_k: PositiveCount
-    local_weight: NonNegative
-    center_patch_scores: bool
-    motion_prior: Literal["none", "features", "images"]
-    motion_strength: Fraction
+    role: ClassVar[Role] = "model"
 
-
-class LossSection(_Section):
-    """Weights and distances of the loss (Eq. 1-4, 7, 11, 12)."""
-
-    beta: NonNegative
-    gamma: NonNegative
-    token_weight: NonNegative
-    prompt_weight: NonNegative
-    token_distance: Literal["contrastive", "l1"]
-    prompt_distance: Literal["contrastive", "l1", "cosine"]
-    temperature: Positive
-    prototype_distance: Literal["cosine", "l1"]
-    label_smoothing: Fraction
+    top_k: PositiveCount = option(16, "paper")
+    """k, patches averaged for each class in the local score."""
+    local_weight: NonNegative = option(1.0, "paper", off_at_zero=True)
+    """lambda, weight of the local score beside the global one; 0 leaves it out."""
+    center_patch_scores: bool = option(False, "relative; paper: no")
+    """Subtract each patch's mean over the classes before choosing the k patches."""
+    motion_prior: Literal["none", "features", "images"] = option(
+        "none", "ours, after Facial Motion Prior Networks, Chen et al. 2019; paper: none"
+    )
+    """Weights of the patches in each class's local score, by how far the class differs there from neutral over the
+    images that make prototypes: none (equal weights), features (the frozen CLIP's patch features), images (pixels).
+    Needs a class that is neutral."""
+    motion_strength: Fraction = option(0.9, "ours: of 0.5 and 0.9 on drawn faces")
+    """Share of a patch's weight that follows the difference, at least 0 and below 1; the rest is equal."""
 
 
-class PrototypesSection(_Section):
+class LossSection(FrozenModel):
+    """Weights and distances of the loss (Eq. 1-4, 7, 11, 12); a term of weight 0 is left out."""
+
+    beta: NonNegative = option(1.0, "paper", off_at_zero=True)
+    """beta, weight of the hard-soft alignment."""
+    gamma: NonNegative = option(1.0, "paper", off_at_zero=True)
+    """gamma, weight of the prototype alignment."""
+    token_weight: NonNegative = option(1.0, "paper: 1")
+    """Weight of the token-level term inside the hard-soft alignment."""
+    prompt_weight: NonNegative = option(1.0, "paper: 1")
+    """Weight of the prompt-level term inside the hard-soft alignment."""
+    token_distance: Literal["contrastive", "l1"] = option("contrastive", "paper: contrastive")
+    """Form of the token-level term: contrastive or l1."""
+    prompt_distance: Literal["contrastive", "l1", "cosine"] = option(
+        "contrastive", "paper unclear: the first two exist"
+    )
+    """Form of the prompt-level term: contrastive, l1, or cosine (KgCoOp's)."""
+    temperature: Positive = option(0.01, "ours: CLIP's own, 1 / 100")
+    """tau of the contrastive forms."""
+    prototype_distance: Literal["cosine", "l1"] = option("cosine", "ours: cosine; paper unclear")
+    """M of Eq. 7: cosine or l1."""
+    label_smoothing: Fraction = option(0.0, "paper: none")
+    """Share of each label that is spread evenly over the classes."""
+
+
+class PrototypesSection(FrozenModel):
     """Class prototypes (Eq. 6)."""
 
-    images_per_class: Count
-    normalize: bool
+    images_per_class: Count = option(0, "ours; an ablation of the paper")
+    """Training images of each class that make its prototype, drawn by seed; 0 for all."""
+    normalize: bool = option(False, "ours: no; paper unclear")
+    """Whether features are normalised before they are averaged; not with l1."""
 
 
-class OptimizerSection(_Section):
+class DecaySection(FrozenModel):
+    """A learning rate with linear warm-up and cosine decay to 0, weight decay, and a limit of the gradient."""
+
+    learning_rate: Positive = option(2.0e-3, "relative: 2e-3 to 2.5e-3")
+    """Peak learning rate, reached after the warm-up, then cosine decay to 0."""
+    weight_decay: NonNegative = option(5.0e-4, "relative: CoOp's 5e-4")
+    """Weight decay."""
+    warmup_steps: Count = option(50, "relative: about one epoch of few-shot data")
+    """Updates of linear warm-up."""
+    clip_norm: NonNegative = option(0.0, "ours")
+    """Largest norm of the gradient of all that is trained, 0 for no limit."""
+
+
+class OptimizerSection(DecaySection):
     """Optimizer and learning-rate schedule."""
 
-    name: Literal["sgd", "adamw"]
-    learning_rate: Positive
-    lr_scales: tuple[tuple[str, NonNegative], ...]
-    momentum: Fraction
-    weight_decay: NonNegative
-    warmup_steps: Count
-    clip_norm: NonNegative
+    name: Literal["sgd", "adamw"] = option("sgd", "relative: CoOp, MaPLe, PromptSRC, KgCoOp use SGD; paper unknown")
+    """sgd or adamw."""
+    lr_scales: Annotated[tuple[tuple[str, NonNegative], ...], NO_PATH] = option(
+        (("ctx", 1.0), ("visual_prompts", 1.0)), "ours: 1 for both"
+    )
+    """Ordered (pattern, factor) pairs: the first that matches a parameter's name scales its learning rate, 0 freezes
+    it. Parameters are `ctx` and `visual_prompts`."""
+    momentum: Fraction = option(0.9, "relative")
+    """Momentum of SGD; b1 of AdamW."""
 
 
-class AugmentSection(_Section):
-    """Changes to training images."""
+class IntervalsSection(FrozenModel):
+    """Size of a batch, and how often something is logged, evaluated and saved."""
 
-    crop_scale: Range
-    crop_ratio: Range
-    flip: Probability
-    brightness: Fraction
-    contrast: Fraction
-    saturation: Fraction
-    hue: Annotated[float, Field(ge=0, le=0.5)]
-    erase: Probability
-    erase_scale: Range
-
-    @pydantic.model_validator(mode="after")
-    def _ranges_ascend(self) -> Self:
-        for name in ("crop_scale", "crop_ratio", "erase_scale"):
-            low, high = getattr(self, name)
-            if low > high:
-                raise ValueError(f"{name} must be (low, high) with low <= high, found {(low, high)}")
-        for name in ("crop_scale", "erase_scale"):
-            if getattr(self, name)[1] > 1:
-                raise ValueError(f"{name} is a fraction of the image's area, so at most 1, found {getattr(self, name)}")
-        return self
+    batch_size: PositiveCount = option(64, "relative: 32 to 128")
+    """Images of one update, over all devices."""
+    log_every: PositiveCount = option(50, "ours")
+    """Updates between lines of training metrics."""
+    eval_every: PositiveCount = option(500, "ours")
+    """Updates between evaluations on the validation split."""
+    checkpoint_every: PositiveCount = option(500, "ours")
+    """Updates between checkpoints; every evaluation makes one too."""
+    keep: PositiveCount = option(2, "ours", role="free")
+    """How many of the newest checkpoints stay; the best stays besides."""
 
 
-class SynthfaceSection(_Section):
-    """Faces that are drawn on first use; read only if they are the dataset."""
+class TrainSection(IntervalsSection):
+    """Length of training, memory, and how often something is logged, evaluated and saved."""
 
-    style: str
-    seed: Count
-    train: PositiveCount
-    validation: Count
-    test: Count
-    image_size: Annotated[int, Field(ge=32, le=224)]
-
-
-class DataSection(_Section):
-    """Dataset, its splits and the way to the towers."""
-
-    dataset: DatasetName
-    dir: Folder
-    prepared_dir: Folder
-    class_names: tuple[str, ...]
-    label_rule: LabelRule
-    on_bad_image: Literal["error", "skip"]
-    train_splits: tuple[str, ...]
-    validation_split: str
-    validation_fraction: Fraction
-    test_split: str
-    test_fraction: Fraction
-    test_subset: Annotated[str, Place("last part")]
-    split_seed: Count
-    train_per_class: Count
-    few_shot_seed: Count
-    label_noise: Fraction
-    label_noise_seed: Count
-    eval_per_class: Count
-    sampler: Literal["shuffle", "class_balanced"]
-    mean: Rgb
-    std: Rgb
-    num_workers: Count
-    cache_decoded: bool
-    features_dir: Folder
-    augment: AugmentSection
-    synthface: SynthfaceSection
-
-    @pydantic.model_validator(mode="after")
-    def _fields_agree(self) -> Self:
-        if not self.dir and self.dataset != "synthface":
-            raise ValueError(
-                "dir is empty; give the dataset's folder, --config.data.dir=... (layouts: docs/datasets.md)"
-            )
-        files.any_path(self.dir, "dir")
-        for field in ("prepared_dir", "features_dir", "test_subset"):
-            files.local_path(getattr(self, field), field)
-        if self.test_subset and not self.test_split:
-            raise ValueError(f"test_subset {self.test_subset!r} restricts the split of test_split, which is empty")
-        if self.test_split == ALL_SPLITS and (self.train_splits or self.validation_split or self.test_subset):
-            raise ValueError(
-                f"test_split {ALL_SPLITS!r} means every split that the dataset has, so train_splits has to be (), "
-                f"validation_split '' and test_subset '', found {self.train_splits}, {self.validation_split!r} and "
-                f"{self.test_subset!r} (the config argument `whole` sets all of them)"
-            )
-        held_out = [name for name in (self.validation_split, self.test_split) if name]
-        for name in held_out:
-            if name in self.train_splits:
-                raise ValueError(
-                    f"split {name!r} is in train_splits {self.train_splits} and would also be evaluated on"
-                )
-        if len(held_out) == 2 and held_out[0] == held_out[1]:
-            raise ValueError(
-                f"validation_split and test_split are both {held_out[0]!r}: the test split would select the "
-                "checkpoint; leave validation_split empty to carve validation from train, or, to let it do so openly, "
-                "set validation_split='' and validation_fraction=0 and eval.select_on_test_split=True"
-            )
-        for kind in ("validation", "test"):
-            if getattr(self, f"{kind}_split") and getattr(self, f"{kind}_fraction"):
-                raise ValueError(f"set {kind}_split or {kind}_fraction, not both (the fraction is carved from train)")
-        check_class_names(self.class_names, "class_names", at_least=0)
-        if (self.dataset == "ferplus") == (self.label_rule == "owner"):
-            raise ValueError(
-                f"label_rule {self.label_rule!r} does not go with dataset {self.dataset!r}: ferplus needs one of "
-                "majority_labelcsv, majority_csv, argmax, distribution; every other dataset 'owner'"
-            )
-        return self
-
-
-class TrainSection(_Section):
-    """Length and rhythm of training."""
-
-    batch_size: PositiveCount
-    accumulate: PositiveCount
-    text_chunk: Count
-    num_steps: Count
-    num_epochs: NonNegative
-    log_every: PositiveCount
-    eval_every: PositiveCount
-    checkpoint_every: PositiveCount
-    keep: PositiveCount
-    warm_start: Annotated[str, Place("last part")]
+    num_steps: Count = option(0)
+    """Updates in all; 0: counted from num_epochs. Exactly one of the two is set."""
+    num_epochs: NonNegative = option(30.0, "relative: 20 to 50; paper unknown")
+    """Passes over the training images."""
+    accumulate: PositiveCount = option(1, "ours")
+    """Parts into which each device's share of a batch is cut, one after the other, to save memory. Same update."""
+    text_chunk: Count = option(0, "ours")
+    """Classes that the text tower encodes at once, to save memory where there are hundreds; 0: all. Same update."""
+    warm_start: LocalFile = option("")
+    """A workdir or checkpoint whose prompts to start from, where they fit; empty: fresh prompts."""
 
     @pydantic.model_validator(mode="after")
     def _length_is_given_once(self) -> Self:
@@ -354,17 +257,30 @@ class TrainSection(_Section):
         return self
 
 
-class EvalSection(_Section):
-    """Evaluation and the choice of a checkpoint."""
+class EvalSection(FrozenModel):
+    """Evaluation, and the choice of a checkpoint."""
 
-    batch_size: PositiveCount
-    select_by: Literal["war", "uar", "macro_f1"]
-    select_on_test_split: bool
-    checkpoint: Annotated[str, Place("last part")]
-    which: Literal["best", "last"]
-    classes: ClassChoice
-    baselines: tuple[BaselineName, ...]
-    report: Literal["none", "predictions", "numbers", "full"]
+    batch_size: PositiveCount = option(64)
+    """Images at once, over all devices; also when prototypes are made."""
+    select_by: Literal["war", "uar", "macro_f1"] = option("war", "relative: war")
+    """What makes a checkpoint the best on validation: war (accuracy), uar (mean recall) or macro_f1."""
+    select_on_test_split: bool = option(False, "ours: no")
+    """Whether the test split selects the checkpoint, to compare with literature that did so; its accuracy is then
+    better than on new images, and every table says so. Needs `no_validation`."""
+    checkpoint: LocalFile = option("")
+    """--mode=eval, --mode=predict: the checkpoint, a workdir or one step's folder; empty: the workdir's own."""
+    which: Literal["best", "last"] = option("best")
+    """Which of a workdir's checkpoints these modes and train.warm_start take: best or last."""
+    classes: ClassChoice = option("checkpoint", "ours: checkpoint", role="free")
+    """--mode=eval: the classes to choose among: checkpoint (those that it was trained on; images of others are left
+    out), common (those of them that the dataset has), or dataset (the dataset's, trained on or not: what the learned
+    context is worth for new classes; not with ctx.class_specific)."""
+    baselines: Annotated[tuple[str, ...], NO_PATH] = option((), "ours", role="free")
+    """What to measure beside the method, on the same splits, from CLIP's frozen features (names in
+    docs/baselines.md); empty: nothing. --mode=eval does not compute them."""
+    report: Literal["none", "predictions", "numbers", "full"] = option("full", "ours", role="free")
+    """What is left to look at, after training and after --mode=eval: full (predictions.npz and report.html), numbers
+    (the same without images of the dataset), predictions (predictions.npz alone), none."""
 
     @pydantic.model_validator(mode="after")
     def _baselines_differ(self) -> Self:
@@ -373,35 +289,42 @@ class EvalSection(_Section):
         return self
 
 
-class PredictSection(_Section):
-    """Predictions for a whole dataset."""
+class PredictSection(FrozenModel):
+    """--mode=predict, which reads besides data, eval.checkpoint, eval.which and eval.batch_size."""
 
-    split: Literal["train", "validation", "test"]
-    images_per_part: PositiveCount
-    format: Literal["parquet", "csv"]
+    role: ClassVar[Role] = "free"
 
-
-class ModelSections(Record):
-    """The sections of a configuration that decide what a model computes, whatever it was trained on and how."""
-
-    clip: ClipSection
-    ctx: CtxSection
-    visual_prompts: VisualPromptsSection
-    head: HeadSection
+    split: Literal["train", "validation", "test"] = option("test", "ours")
+    """Which part of the dataset, as the data section makes it: train, validation or test."""
+    images_per_part: PositiveCount = option(1000, "ours")
+    """Images in one file of predictions. A run that is resumed writes the files that are missing, and processes share
+    the files among them, so there should be several for each."""
+    format: Literal["parquet", "csv"] = option("parquet", "ours")
+    """Of those files: parquet or csv."""
 
 
-class Config(ModelSections, _Section):
-    """One run. `configs/common.py` says what each field means, in which unit, and where its value comes from."""
+class ModelSections(FrozenModel):
+    """The sections that decide what a model computes, whatever it was trained on and how."""
 
-    seed: Count
-    hard_prompts: HardPromptsSection
-    loss: LossSection
-    prototypes: PrototypesSection
-    optimizer: OptimizerSection
-    data: DataSection
-    train: TrainSection
-    eval: EvalSection
-    predict: PredictSection
+    clip: ClipSection = ClipSection()
+    ctx: CtxSection = CtxSection()
+    visual_prompts: VisualPromptsSection = VisualPromptsSection()
+    head: HeadSection = HeadSection()
+
+
+class Config(ModelSections):
+    """One run."""
+
+    seed: Count = option(0, "ours", role="seed")
+    """Seed of initial prompts, data order, augmentation and the choice of prototype images."""
+    hard_prompts: HardPromptsSection = HardPromptsSection()
+    loss: LossSection = LossSection()
+    prototypes: PrototypesSection = PrototypesSection()
+    optimizer: OptimizerSection = OptimizerSection()
+    data: DataSection = DataSection()
+    train: TrainSection = TrainSection()
+    eval: EvalSection = EvalSection()
+    predict: PredictSection = PredictSection()
 
     @pydantic.model_validator(mode="after")
     def _prototypes_fit_their_distance(self) -> Self:
@@ -426,15 +349,3 @@ class Config(ModelSections, _Section):
             if not (self.data.test_split or self.data.test_fraction):
                 raise ValueError("eval.select_on_test_split is True, but data names no test split")
         return self
-
-
-def _explain(error: pydantic.ValidationError, documented_in: str) -> str:
-    lines = ["the configuration does not hold:"]
-    for item in error.errors():
-        place = "config." + ".".join(str(part) for part in item["loc"])
-        found = "" if item["type"] == "missing" or not item["loc"] else f" (found {item['input']!r})"
-        if item["type"] == "value_error":  # a rule over several fields: its message already says what was found
-            found = ""
-        lines.append(f"  {place}: {item['msg']}{found}")
-    lines.append(f"every field, its unit and its source: {documented_in}")
-    return "\n".join(lines)

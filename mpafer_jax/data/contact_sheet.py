@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
-from mpafer_jax.config.schema import DataSection
+from mpafer_jax.config.data_section import DataSection
 from mpafer_jax.data.prepared import prepare
 from mpafer_jax.data.preprocess import decode_rgb
 from mpafer_jax.data.registry import BUILDERS, prepared_root, read_source

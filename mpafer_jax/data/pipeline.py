@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 from absl import flags
 
-from mpafer_jax.config.schema import DataSection
+from mpafer_jax.config.data_section import DataSection
 from mpafer_jax.data import preprocess
 from mpafer_jax.data.splits import EncodedImages, Split
 from mpafer_jax.runtime import preemption, workers

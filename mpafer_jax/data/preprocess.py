@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageEnhance, ImageOps, UnidentifiedImageError, features
 
-from mpafer_jax.config.schema import AugmentSection
+from mpafer_jax.config.data_section import AugmentSection
 from mpafer_jax.runtime.errors import ImageError
 
 Pixels = npt.NDArray[np.uint8]

@@ -5,15 +5,16 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
-from mpafer_jax.config.schema import DataSection, DatasetName
+from mpafer_jax.config.data_section import DataSection
+from mpafer_jax.config.flags import did_you_mean
 from mpafer_jax.data import bucket, records
 from mpafer_jax.data.prepared import ExpressionBuilder
 from mpafer_jax.data.readers import affectnet, ckplus, fer2013, ferplus, folder, jaffe, rafdb, sfew, synthface
 from mpafer_jax.data.records import SourceIndex
 from mpafer_jax.runtime import files
-from mpafer_jax.runtime.errors import DataError
+from mpafer_jax.runtime.errors import ConfigError
 
-BUILDERS: dict[DatasetName, type[ExpressionBuilder]] = {
+BUILDERS: dict[str, type[ExpressionBuilder]] = {
     "rafdb": rafdb.RafDb,
     "rafdb_compound": rafdb.RafDbCompound,
     "ferplus": ferplus.FerPlus,
@@ -27,19 +28,39 @@ BUILDERS: dict[DatasetName, type[ExpressionBuilder]] = {
 }
 
 
+def check(data: DataSection) -> None:
+    """Refuses what does not go with the dataset, before anything is read.
+
+    Raises:
+      ConfigError: there is no such dataset, it has another label rule, or its folder is not given.
+    """
+    if data.dataset not in BUILDERS:
+        raise ConfigError(
+            f"config.data.dataset is {data.dataset!r}{did_you_mean(data.dataset, BUILDERS)}; known are "
+            f"{', '.join(BUILDERS)}"
+        )
+    if (data.dataset == "ferplus") == (data.label_rule == "owner"):
+        raise ConfigError(
+            f"config.data.label_rule {data.label_rule!r} does not go with dataset {data.dataset!r}: ferplus needs one "
+            "of majority_labelcsv, majority_csv, argmax, distribution; every other dataset 'owner'"
+        )
+    if not data.dir and data.dataset != "synthface":
+        raise ConfigError(
+            f"config.data.dir is empty; give the folder that holds {data.dataset}, --config.data.dir=... (layouts: "
+            "docs/datasets.md)"
+        )
+
+
 def read_source(data: DataSection) -> SourceIndex:
     """Reads the configured dataset's label files and selects the configured classes; opens no image.
 
     A dataset in a bucket is fetched first.
 
     Raises:
-      DataError: config.data.dir is not set, does not hold the layout or cannot be fetched, or a class or label is
-        impossible.
+      ConfigError: see `check`.
+      DataError: config.data.dir does not hold the layout or cannot be fetched, or a class or label is impossible.
     """
-    if not data.dir and data.dataset != "synthface":
-        raise DataError(
-            f"config.data.dir is empty: set it to the folder that holds {data.dataset}; see docs/datasets.md"
-        )
+    check(data)
     directory = bucket.fetch(data.dir) if files.in_bucket(data.dir) else files.local_path(data.dir, "config.data.dir")
     match data.dataset:
         case "rafdb":
@@ -62,6 +83,8 @@ def read_source(data: DataSection) -> SourceIndex:
             index = folder.read(directory, data.class_names)
         case "synthface":
             index = synthface.read(data.synthface, data.class_names)
+        case _:
+            raise AssertionError(data.dataset)
     index = records.select_classes(index, data.class_names)
     empty = {
         split: "examples of the listed classes, of which none is left" for split, r in index.splits.items() if not r

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from absl import logging
 from PIL import Image
 
-from mpafer_jax.config.schema import ALL_SPLITS, DataSection
+from mpafer_jax.config.data_section import ALL_SPLITS, DataSection
 from mpafer_jax.data import label_noise, preprocess, split_groups, subset
 from mpafer_jax.data.decoded_cache import DecodedImages, open_or_make
 from mpafer_jax.data.prepared import ExampleSource, Prepared, Summary, prepare

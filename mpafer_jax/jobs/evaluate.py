@@ -16,6 +16,7 @@ from mpafer_jax.artifacts.loaded import load_checkpoints_clip
 from mpafer_jax.backbones.clip.load import PretrainedClip
 from mpafer_jax.config.expressions import map_classes
 from mpafer_jax.config.schema import ClassChoice, Config
+from mpafer_jax.data import registry
 from mpafer_jax.data.splits import load_dataset
 from mpafer_jax.evaluation import protocol
 from mpafer_jax.evaluation import table as table_lib
@@ -105,7 +106,7 @@ def evaluate_checkpoint(config: Config, workdir: pathlib.Path, *, clip: str = ""
     `<workdir>/evaluation.json`, and what `eval.report` asks for.
 
     Args:
-      config: see `configs/common.py`.
+      config: as docs/configuration.md lists it.
       workdir: where results are written; the checkpoint is its own where `eval.checkpoint` names none.
       clip: the CLIP that the checkpoint was trained on, where that is no longer found under its name; '' for that name.
 
@@ -124,6 +125,7 @@ def evaluate_checkpoint(config: Config, workdir: pathlib.Path, *, clip: str = ""
 
 def _evaluate_checkpoint(config: Config, workdir: pathlib.Path, clip_name: str) -> dict[str, Any]:
     devices.check_batch_size("eval.batch_size", config.eval.batch_size)
+    registry.check(config.data)
     params, description, step = checkpoints.load(config.eval.checkpoint or workdir, config.eval.which)
     chosen_on_test = description.chosen_on_test(config.eval.which)
     if chosen_on_test:

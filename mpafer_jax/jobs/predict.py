@@ -28,7 +28,7 @@ from absl import logging
 from mpafer_jax.artifacts import checkpoints
 from mpafer_jax.artifacts import run_dir as workdir_lib
 from mpafer_jax.config.schema import Config
-from mpafer_jax.data import pipeline
+from mpafer_jax.data import pipeline, registry
 from mpafer_jax.data.splits import Split, load_dataset
 from mpafer_jax.evaluation.metrics import softmax
 from mpafer_jax.inference.predictor import Predictor
@@ -94,6 +94,7 @@ def predict_dataset(config: Config, workdir: pathlib.Path, *, clip: str = "") ->
       preemption.Preempted: it was asked to stop; the parts that are written stay, those that were begun are begun anew.
     """
     devices.check_batch_size("eval.batch_size", config.eval.batch_size)
+    registry.check(config.data)
     workdir_lib.check_shared(workdir)
     with preemption.Notice() as notice, contextlib.ExitStack() as stack:
         path, which = config.eval.checkpoint or str(workdir), config.eval.which

@@ -21,7 +21,7 @@ from mpafer_jax.artifacts import warm_start
 from mpafer_jax.artifacts.description import Description, circumstances, package_versions
 from mpafer_jax.backbones.clip.load import PretrainedClip
 from mpafer_jax.config.schema import Config
-from mpafer_jax.data import pipeline
+from mpafer_jax.data import pipeline, registry
 from mpafer_jax.data.splits import Dataset, Split, load_dataset
 from mpafer_jax.evaluation import protocol
 from mpafer_jax.evaluation import table as table_lib
@@ -84,7 +84,7 @@ def train_and_evaluate(config: Config, workdir: pathlib.Path) -> dict[str, Any]:
     Run again with the same arguments it goes on where it stopped; where it has ended it only evaluates again.
 
     Args:
-      config: see `configs/common.py`.
+      config: as docs/configuration.md lists it.
       workdir: the run's folder; `workdir.py` says what lies in it.
 
     Returns:
@@ -103,6 +103,7 @@ def train_and_evaluate(config: Config, workdir: pathlib.Path) -> dict[str, Any]:
 
 def _train_and_evaluate(config: Config, workdir: pathlib.Path, notice: preemption.Notice) -> dict[str, Any]:
     started = time.monotonic()
+    check_names(config)
     workdir_lib.check(workdir, config)
     locks.refuse_if_held(workdir / locks.RUN, workdir)
     if config.eval.select_on_test_split:
@@ -180,6 +181,16 @@ def prepare(config: Config, workdir: pathlib.Path) -> Run:
         evaluator=make_evaluator(config, built),
         description=describe(config, dataset, built),
     )
+
+
+def check_names(config: Config) -> None:
+    """Refuses a dataset and baselines that do not exist, and what does not go with the dataset.
+
+    Raises:
+      ConfigError: names the field, what it holds and what it may hold.
+    """
+    registry.check(config.data)
+    baselines.check_names(config)
 
 
 def check_before_data(config: Config, workdir: pathlib.Path) -> PretrainedClip:

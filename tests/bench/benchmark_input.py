@@ -25,8 +25,9 @@ from typing import Any
 from absl import flags
 
 from mpafer_jax.cli import runner
+from mpafer_jax.config.data_section import DataSection
 from mpafer_jax.config.flags import define_config
-from mpafer_jax.config.schema import Config, DataSection
+from mpafer_jax.config.schema import Config
 from mpafer_jax.data.splits import load_dataset
 from mpafer_jax.runtime import files
 from mpafer_jax.runtime import workers as workers_lib

@@ -41,7 +41,7 @@ class Worker:
         Args:
           name: one of `worker.CONTENDERS`.
           folder: the problem's.
-          remat: of our contender, as in `configs/common.py`.
+          remat: of our contender, as `config.clip.remat`.
           threads: cores and threads that it may use, 0 for all.
           cache: where compiled functions are kept from one process to the next; None for nowhere.
           log: file for what it writes to stderr; None for this process's own.

@@ -18,7 +18,7 @@ import jax
 import numpy as np
 from PIL import Image
 
-from mpafer_jax.config.schema import DataSection
+from mpafer_jax.config.data_section import DataSection
 from mpafer_jax.data import pipeline, preprocess
 from mpafer_jax.data.splits import Split, load_dataset
 from mpafer_jax.data.synthface import generate

@@ -27,7 +27,7 @@ class JaxContender:
     """See `measures.Contender`."""
 
     def __init__(self, problem: Problem, *, remat: str) -> None:
-        """Loads the problem; `remat` as in `configs/common.py`.
+        """Loads the problem; `remat` as `config.clip.remat`.
 
         Raises:
           ValueError: there are several devices, which plain PyTorch would not use.

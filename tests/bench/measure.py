@@ -81,7 +81,7 @@ class Options:
       repeats: turns.
       starts: how often each kind of start is tried; 0 for never.
       block_seconds: how long a block of calls lasts at least.
-      remat: of our steps, as in `configs/common.py`.
+      remat: of our steps, as `config.clip.remat`.
       threads: cores and threads of each contender, 0 for all.
       log: file for what the contenders write; None for this process's stderr.
     """

@@ -47,7 +47,7 @@ CLIPS = {
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-    """Sizes and numbers that all contenders share; the defaults are the paper's, or of `configs/common.py`.
+    """Sizes and numbers that all contenders share; the defaults are the paper's, or of `Config`.
 
     Attributes:
       clip: one of `CLIPS`.

@@ -1,8 +1,10 @@
-"""Configs: all build, in every mode; each field is typed, commented and read; mistakes are named."""
+"""Configs: all build, in every mode; each field is typed, described and read; mistakes are named."""
 
 import ast
+import functools
 import importlib
 import inspect
+import json
 import pathlib
 import re
 import sys
@@ -10,7 +12,9 @@ import sys
 import pytest
 
 from configs import common, ferplus, jaffe, rafdb
-from mpafer_jax.config import schema as config_lib
+from mpafer_jax.config import schema, semantics
+from mpafer_jax.config.data_section import DataSection
+from mpafer_jax.config.fields import FrozenModel, option, settings
 from mpafer_jax.config.schema import Config
 from mpafer_jax.data.registry import read_source
 from mpafer_jax.jobs import evaluate, predict, train
@@ -95,22 +99,9 @@ def test_no_validation_trains_on_the_literatures_ferplus_splits():
     assert (data.validation_split, data.validation_fraction) == ("", 0.0)
 
 
-@pytest.mark.parametrize(("name", "least"), [("common", 50), *((name, 30) for name in PRETRAINING)])
-def test_every_field_has_a_comment_above_it(name, least):
-    lines = (FOLDER / f"{name}.py").read_text().splitlines()
-    assignments = [i for i, line in enumerate(lines) if re.match(r"    \w+\.\w+ = (?!\w+ = ConfigDict)", line)]
-    assert len(assignments) > least
-    for i in assignments:
-        above = i - 1
-        while re.match(r"    \w+\.\w+ = ", lines[above]):  # fields that share a comment stand in one block
-            above -= 1
-        assert lines[above].startswith("    #"), f"configs/{name}.py:{i + 1} has no comment: {lines[i]}"
-
-
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"data.dir": ""}, "dir is empty"),
         (
             {"data.prepared_dir": "gs://bucket/x"},
             "prepared_dir is 'gs://bucket/x': expected a file or folder of this machine",
@@ -137,7 +128,6 @@ def test_every_field_has_a_comment_above_it(name, least):
             {"eval.select_on_test_split": True, "data.validation_fraction": 0.0, "data.test_split": ""},
             "select_on_test_split is True, but data names no test split",
         ),
-        ({"data.label_rule": "argmax"}, "label_rule 'argmax' does not go with dataset 'rafdb'"),
         ({"data.class_names": ("a", "A")}, r"config\.data: .*class_names: 'a' and 'A' are the same class"),
         ({"data.class_names": ("a", " ")}, "class_names: ' ' is no name of a class"),
         ({"hard_prompts.bank": ()}, r"config\.hard_prompts: .*bank is empty, expected at least one"),
@@ -190,42 +180,111 @@ def test_unknown_fields_of_pretraining_are_errors():
     values["model"]["vision"]["depth"] = 3
     with pytest.raises(ConfigError) as error:
         PretrainConfig.from_config_dict(values)
-    for expected in ("config.los: Extra", "config.model.vision.depth: Extra", "configs/pretrain_tiny_clip.py"):
+    for expected in ("config.los: Extra", "config.model.vision.depth: Extra", "mpafer_jax.cli.config --pretraining"):
         assert expected in str(error.value)
 
 
-def test_unknown_missing_and_mistyped_fields_are_all_listed_at_once():
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"data.dir": ""},
+            r"config\.data\.dir is empty; give the folder that holds rafdb, --config\.data\.dir=\.\.\. \(",
+        ),
+        ({"data.label_rule": "argmax"}, "label_rule 'argmax' does not go with dataset 'rafdb': "),
+        (
+            {"data.dataset": "ferplus"},
+            "label_rule 'owner' does not go with dataset 'ferplus': ferplus needs one of maj",
+        ),
+        ({"data.dataset": "rafbd"}, r"config\.data\.dataset is 'rafbd'; did you mean rafdb\?; known are "),
+    ],
+)
+def test_what_does_not_go_with_the_dataset_is_named_before_anything_is_read(changes, message, tmp_path):
+    config = Config.from_config_dict(build("rafdb", **changes))
+    for job in (train.train_and_evaluate, evaluate.evaluate_checkpoint, predict.predict_dataset):
+        with pytest.raises(ConfigError, match=message):
+            job(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_unknown_and_mistyped_fields_are_all_listed_at_once():
     values = build("rafdb").to_dict()
     values["extra"] = 1
-    del values["head"]["top_k"]
     values["ctx"]["num_ctx"] = "ten"
     with pytest.raises(ConfigError) as error:
         Config.from_config_dict(values)
-    for expected in ("config.extra: Extra", "config.head.top_k: Field required", "config.ctx.num_ctx: ", "'ten'"):
+    for expected in ("config.extra: Extra", "config.ctx.num_ctx: ", "'ten'", "mpafer_jax.cli.config"):
         assert expected in str(error.value)
+
+
+def test_what_was_written_down_has_to_be_complete():
+    values = json.loads(Config().to_json())
+    del values["head"]["top_k"], values["data"]["synthface"]["seed"]
+    with pytest.raises(ConfigError, match=r"config\.head\.top_k: Field required\n  config\.data\.synthface\.seed: Fi"):
+        Config.from_json(json.dumps(values))
+
+
+def test_a_configuration_needs_no_file():
+    config = Config(data=DataSection(dir="faces"))
+    assert config == Config.from_config_dict({"data": {"dir": "faces"}})
+    assert Config.from_config_dict(common.get_common()) == Config()
+
+
+@pytest.mark.parametrize("kind", [Config, PretrainConfig])
+def test_every_field_is_described_and_its_default_is_of_its_type(kind):
+    assert all(setting.description for setting in settings(kind).values())
+    assert kind.model_validate(kind().model_dump(), strict=True).to_json() == kind().to_json()
+    for name, setting in settings(kind).items():  # else a flag of ml_collections would take whole numbers only
+        field = functools.reduce(lambda model, part: model.model_fields[part].annotation, name.split(".")[:-1], kind)
+        kinds = re.findall(r"\b(?:bool|int|float|str)\b", str(field.model_fields[name.split(".")[-1]].annotation))
+        assert type(setting.default).__name__ in [*kinds, "tuple"] or not kinds, name
+
+
+def test_a_text_has_to_be_declared_as_a_path_or_none():
+    with pytest.raises(TypeError, match=r"Section\.folder holds text: annotate it as Text, or as a kind of path"):
+
+        class Section(FrozenModel):
+            folder: str = option("")
+
+
+def test_what_depends_on_a_field_is_declared_with_it():
+    assert semantics.SEED_FIELDS == ("seed", "data.few_shot_seed", "data.label_noise_seed")
+    assert semantics.CONTENT_FIELDS == ("clip.name", "clip.revision", "data.dir")
+    assert semantics.MODEL_SECTIONS == ("ctx", "visual_prompts", "head")
+    assert semantics.NORMALIZATION == ("mean", "std")
+    assert {"train.keep", "predict.split", "clip.name"} <= semantics.free_fields(Config)
+    assert not {"seed", "train.num_steps", "loss.beta", "data.mean"} & semantics.free_fields(Config)
+    assert {"data.sampler", "data.augment.flip", "data.label_noise_seed"} <= semantics.TRAINING_ONLY
+    assert not {"data.split_seed", "data.test_fraction", "data.synthface.style"} & semantics.TRAINING_ONLY
 
 
 def test_every_field_is_read(sample, tmp_path, monkeypatch):
     """Records which fields a training run and an evaluation read; a field that neither reads has no business here.
 
-    What config.py reads to check a value does not count.
+    What the configuration reads to check a value does not count.
     """
     # What is read only where another field asks for it.
     others = {"head.motion_prior": "features", "data.label_noise": 0.1, "train.num_steps": 0, "train.num_epochs": 0.5}
     config = runs.config(sample, **{"optimizer.warmup_steps": 0, **others})
-    section = config_lib._Section
+    package = pathlib.Path(schema.__file__).parent
     read = set()
 
     def recording(self, name):
-        if name in type(self).model_fields and sys._getframe(1).f_code.co_filename != config_lib.__file__:
+        if name in type(self).model_fields and pathlib.Path(sys._getframe(1).f_code.co_filename).parent != package:
             read.add((type(self).__name__, name))
         return object.__getattribute__(self, name)
 
-    monkeypatch.setattr(section, "__getattribute__", recording)
+    monkeypatch.setattr(FrozenModel, "__getattribute__", recording)
     train.train_and_evaluate(config, tmp_path)
     evaluate.evaluate_checkpoint(config, tmp_path)
     predict.predict_dataset(config, tmp_path)
     read_source(config.data.model_copy(update={"dataset": "synthface"}))
     monkeypatch.undo()
-    fields = {(kind.__name__, name) for kind in (Config, *section.__subclasses__()) for name in kind.model_fields}
-    assert fields - read == set()
+
+    def fields(model):
+        for name in type(model).model_fields:
+            yield type(model).__name__, name
+            if isinstance(section := getattr(model, name), FrozenModel):
+                yield from fields(section)
+
+    assert set(fields(config)) - read == set()

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from mpafer_jax.config.schema import AugmentSection, DataSection, SynthfaceSection
+from mpafer_jax.config.data_section import AugmentSection, DataSection, SynthfaceSection
 
 FERPLUS = Path(
     os.environ.get("MPAFER_FERPLUS_DIR", Path(__file__).resolve().parents[3] / "shared" / "data" / "ferplus")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mpafer_jax.config.schema import AugmentSection
+from mpafer_jax.config.data_section import AugmentSection
 from mpafer_jax.data import preprocess
 from mpafer_jax.data.normalize import normalize
 from tests.data import layouts

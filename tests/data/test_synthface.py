@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from mpafer_jax.cli import check_data
-from mpafer_jax.config.schema import DataSection, SynthfaceSection
+from mpafer_jax.config.data_section import DataSection, SynthfaceSection
 from mpafer_jax.data.prepared import prepare
 from mpafer_jax.data.preprocess import decode_rgb
 from mpafer_jax.data.registry import BUILDERS, prepared_root, read_source

@@ -15,7 +15,7 @@ import onnxruntime
 from onnxruntime.quantization import QuantType, quantize_dynamic
 
 from mpafer_jax.artifacts import checkpoints
-from mpafer_jax.config.schema import SynthfaceSection
+from mpafer_jax.config.data_section import SynthfaceSection
 from mpafer_jax.data.readers import synthface
 from mpafer_jax.inference import Predictor, loading
 from mpafer_jax.inference.export import check

@@ -28,7 +28,7 @@ from pathlib import Path
 
 import tensorflow_datasets as tfds
 
-from mpafer_jax.config.schema import LabelRule
+from mpafer_jax.config.data_section import LabelRule
 from mpafer_jax.data import records
 from mpafer_jax.data.prepared import ExpressionBuilder
 from mpafer_jax.data.readers import pixel_csv

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 import tensorflow_datasets as tfds
 from PIL import Image
 
+from mpafer_jax.config.data_section import SynthfaceSection
 from mpafer_jax.config.expressions import canonical_name
-from mpafer_jax.config.schema import SynthfaceSection
 from mpafer_jax.data.prepared import ExpressionBuilder
 from mpafer_jax.data.records import Record, SourceIndex
 from mpafer_jax.data.synthface import generate

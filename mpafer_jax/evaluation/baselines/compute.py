@@ -11,6 +11,7 @@ import jax
 import numpy as np
 from absl import logging
 
+from mpafer_jax.config.flags import did_you_mean
 from mpafer_jax.config.schema import Config
 from mpafer_jax.data.splits import Dataset, Split
 from mpafer_jax.evaluation.baselines import linear_probe, text_context, zero_shot
@@ -26,8 +27,22 @@ from mpafer_jax.runtime.errors import ConfigError
 
 Metrics = Mapping[str, ClassificationMetrics]  # by the split's name
 Result = tuple[Metrics, dict[str, Any]]  # and what else is worth knowing of a baseline
+NAMES = ("majority", *zero_shot.NAMES, "zero_shot_global_local", "linear_probe", "text_context")
 _READ_FEATURES = (*zero_shot.NAMES, "linear_probe", "text_context")
 _TRAINED = ("linear_probe", "text_context")
+
+
+def check_names(config: Config) -> None:
+    """Refuses a name that no baseline has.
+
+    Raises:
+      ConfigError: names it, and one that is near.
+    """
+    for name in config.eval.baselines:
+        if name not in NAMES:
+            raise ConfigError(
+                f"config.eval.baselines names {name!r}{did_you_mean(name, NAMES)}; known are {', '.join(NAMES)}"
+            )
 
 
 def check_banks(config: Config) -> None:

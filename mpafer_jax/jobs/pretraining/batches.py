@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from mpafer_jax.config.schema import AugmentSection
+from mpafer_jax.config.data_section import AugmentSection
 from mpafer_jax.data import pipeline, preprocess
 from mpafer_jax.jobs.pretraining.sources import CaptionedImages
 from mpafer_jax.runtime.errors import PromptError

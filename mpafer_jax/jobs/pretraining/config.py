@@ -1,20 +1,37 @@
-"""The configuration of `mpafer_jax.cli.pretrain_clip` as a typed record; `configs/pretrain_tiny_clip.py` is one."""
+"""The configuration of the pre-training of a small CLIP; docs/configuration.md lists its fields."""
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 import pydantic
 
-from mpafer_jax.config.schema import AugmentSection, Count, Fraction, NonNegative, Positive, PositiveCount, Record, Rgb
+from mpafer_jax.config.data_section import AugmentSection, ImagesSection
+from mpafer_jax.config.fields import (
+    NO_PATH,
+    Count,
+    Folder,
+    Fraction,
+    FrozenModel,
+    LocalPath,
+    NonNegative,
+    Positive,
+    PositiveCount,
+    Text,
+    option,
+)
+from mpafer_jax.config.schema import DecaySection, IntervalsSection
 
 
-class TowerSection(Record):
-    """Size of one tower."""
+class TowerSection(FrozenModel):
+    """Size of one tower, whose MLPs are four times as wide as it is."""
 
-    hidden_size: PositiveCount
-    num_layers: PositiveCount
-    num_heads: PositiveCount
+    hidden_size: PositiveCount = option(128)
+    """Width."""
+    num_layers: PositiveCount = option(4)
+    """Layers."""
+    num_heads: PositiveCount = option(4)
+    """Attention heads."""
 
     @pydantic.model_validator(mode="after")
     def _heads_divide_the_width(self) -> Self:
@@ -23,17 +40,23 @@ class TowerSection(Record):
         return self
 
 
-class ModelSection(Record):
+class ModelSection(FrozenModel):
     """The CLIP that is trained."""
 
-    vision: TowerSection
-    text: TowerSection
-    projection_dim: PositiveCount
-    image_size: PositiveCount
-    patch_size: PositiveCount
-    vocab_size: PositiveCount
-    vocabulary_banks: tuple[str, ...]
-    max_position_embeddings: PositiveCount
+    vision: TowerSection = TowerSection()
+    text: TowerSection = TowerSection(hidden_size=96, num_layers=3)
+    projection_dim: PositiveCount = option(64)
+    """D, size of the joint space."""
+    image_size: PositiveCount = option(96)
+    """Side of an image, in pixels."""
+    patch_size: PositiveCount = option(12)
+    """Side of a patch, in pixels."""
+    vocab_size: PositiveCount = option(1500)
+    """Tokens at most."""
+    vocabulary_banks: Annotated[tuple[str, ...], LocalPath("last part")] = option(("expressions", "compound"))
+    """Description banks whose words the vocabulary shall know besides those of the captions."""
+    max_position_embeddings: PositiveCount = option(77)
+    """Tokens that a text may have."""
 
     @pydantic.model_validator(mode="after")
     def _patches_fill_the_image(self) -> Self:
@@ -42,34 +65,47 @@ class ModelSection(Record):
         return self
 
 
-class DataSection(Record):
+class DataSection(ImagesSection):
     """Images with captions."""
 
-    source: Literal["synthface", "folder", "tfds"]
-    dir: str
-    name: str
-    image_feature: str
-    text_feature: str
-    held_out: PositiveCount
-    images: Count
-    styles: tuple[str, ...]
-    seed: Count
-    mean: Rgb
-    std: Rgb
-    num_workers: Count
-    augment: AugmentSection
+    source: Literal["synthface", "folder", "tfds"] = option("synthface")
+    """synthface (drawn here), folder (images and metadata.jsonl), or tfds (prepared as array_record)."""
+    dir: Folder = option("", role="free")
+    """synthface: where drawn faces are stored (empty: 'images' in the workdir). folder: which. tfds: its data_dir."""
+    name: Text = option("")
+    """tfds: 'dataset:version/split'."""
+    image_feature: Text = option("image")
+    """tfds: name of the feature with the image; one inside another is written with a slash, as in 'captions/text'."""
+    text_feature: Text = option("caption")
+    """tfds: name of the feature with the caption or captions."""
+    held_out: PositiveCount = option(1024)
+    """Images at the end that training never sees; retrieval and statements are measured on them."""
+    images: Count = option(40000)
+    """synthface: images in all, held-out ones included."""
+    styles: Annotated[tuple[str, ...], NO_PATH] = option(("colour", "paint", "grey"))
+    """synthface: the styles, drawn evenly."""
+    seed: Count = option(1)
+    """synthface: seed of the faces."""
+    augment: AugmentSection = AugmentSection(crop_scale=(0.85, 1.0), crop_ratio=(0.9, 1.1))
 
 
-class LossSection(Record):
+class LossSection(FrozenModel):
     """Terms of the loss; a term of weight 0 is not computed."""
 
-    contrastive: NonNegative
-    statements: NonNegative
-    local_statements: NonNegative
-    attributes: NonNegative
-    attributes_alone_steps: Count
-    top_k: PositiveCount
-    token_noise: Fraction
+    contrastive: NonNegative = option(1.0)
+    """Weight of CLIP's loss between images and captions."""
+    statements: NonNegative = option(5.0)
+    """Weight of telling true statements from false ones by the whole image."""
+    local_statements: NonNegative = option(5.0)
+    """The same by the k patches that agree most with a statement: patches come to mean something."""
+    attributes: NonNegative = option(5.0)
+    """The same by a linear reading of all patches, which is thrown away at the end."""
+    attributes_alone_steps: Count = option(500)
+    """So many first updates have that last term alone."""
+    top_k: PositiveCount = option(4)
+    """k of the local statements."""
+    token_noise: Fraction = option(0.05)
+    """Probability that a token of a caption is replaced by a random one."""
 
     @pydantic.model_validator(mode="after")
     def _something_is_trained(self) -> Self:
@@ -83,37 +119,40 @@ class LossSection(Record):
         return self
 
 
-class OptimizerSection(Record):
-    """Muon and AdamW with warm-up and cosine decay."""
+class OptimizerSection(DecaySection):
+    """Muon for the layers' matrices and AdamW for all else, with warm-up and cosine decay to 0."""
 
-    learning_rate: Positive
-    weight_decay: NonNegative
-    warmup_steps: Count
-    clip_norm: NonNegative
-
-
-class TrainSection(Record):
-    """Length and rhythm of training."""
-
-    batch_size: PositiveCount
-    num_steps: PositiveCount
-    log_every: PositiveCount
-    eval_every: PositiveCount
-    checkpoint_every: PositiveCount
-    keep: PositiveCount
+    learning_rate: Positive = option(5.0e-3)
+    """Peak learning rate of both."""
+    weight_decay: NonNegative = option(0.05)
+    """Share of the learning rate by which the layers' matrices shrink at every update."""
+    warmup_steps: Count = option(100)
+    """Updates of linear warm-up."""
+    clip_norm: NonNegative = option(1.0)
+    """Largest global norm of the gradient, 0 for no limit."""
 
 
-class PretrainConfig(Record):
-    """One pre-training run; `configs/pretrain_tiny_clip.py` says what each field means and in which unit."""
+class TrainSection(IntervalsSection):
+    """Length of training, and how often something is logged, evaluated and saved."""
 
-    documented_in: ClassVar[str] = "configs/pretrain_tiny_clip.py"
+    batch_size: PositiveCount = option(128)
+    """Images of one update, over all devices; each is told apart from all the others."""
+    num_steps: PositiveCount = option(5000)
+    """Updates in all."""
 
-    seed: Count
-    model: ModelSection
-    data: DataSection
-    loss: LossSection
-    optimizer: OptimizerSection
-    train: TrainSection
+
+class PretrainConfig(FrozenModel):
+    """One pre-training run; the defaults are those of the CLIP that ships with the package."""
+
+    listed_by: ClassVar[str] = "python -m mpafer_jax.cli.config --pretraining"
+
+    seed: Count = option(0)
+    """Seed of the weights, the order, the augmentation and the choice of captions."""
+    model: ModelSection = ModelSection()
+    data: DataSection = DataSection()
+    loss: LossSection = LossSection()
+    optimizer: OptimizerSection = OptimizerSection()
+    train: TrainSection = TrainSection()
 
     @pydantic.model_validator(mode="after")
     def _fits_the_patches(self) -> Self:

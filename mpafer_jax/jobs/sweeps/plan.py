@@ -11,7 +11,9 @@ from typing import Any
 from mpafer_jax.artifacts import run_dir
 from mpafer_jax.config.flags import read_config
 from mpafer_jax.config.schema import Config
-from mpafer_jax.jobs.sweeps.sweep import SEED_FIELDS, Point, Sweep, split_source
+from mpafer_jax.config.semantics import SEED_FIELDS, free_fields
+from mpafer_jax.jobs.sweeps.sweep import Point, Sweep, split_source
+from mpafer_jax.jobs.train import check_names
 from mpafer_jax.runtime.errors import ConfigError
 
 _PREFIX = "--config."
@@ -57,7 +59,9 @@ def parse(base: str, changes: Sequence[str]) -> Config:
       ConfigError: a field that does not exist, or a value that does not hold.
     """
     words = (change.removeprefix(_PREFIX) for change in changes)
-    return Config.from_config_dict(read_config([base, *words]))
+    config = Config.from_config_dict(read_config([base, *words]))
+    check_names(config)
+    return config
 
 
 def plan(sweep: Sweep, overrides: Sequence[str], seeds: Sequence[int], only: Sequence[str] = ()) -> list[Run]:
@@ -125,7 +129,7 @@ def _text(value: Any) -> str:
 
 def recorded(overrides: Sequence[str]) -> tuple[str, ...]:
     """Those overrides that can change a result, in the order of their names."""
-    return tuple(sorted(argument for argument in overrides if _field(argument) not in run_dir.FREE_FIELDS))
+    return tuple(sorted(argument for argument in overrides if _field(argument) not in free_fields(Config)))
 
 
 def has_ended(run: Run, folder: pathlib.Path, but: Sequence[str] = ()) -> bool:

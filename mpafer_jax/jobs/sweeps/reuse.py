@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Sequence
 
 from mpafer_jax.artifacts.run_dir import TRAINING_PREDICTIONS
+from mpafer_jax.config.semantics import CONTENT_FIELDS
 from mpafer_jax.jobs.sweeps.plan import Run, has_ended
 from mpafer_jax.runtime import files
 from mpafer_jax.runtime.errors import ConfigError
@@ -14,17 +15,13 @@ from mpafer_jax.runtime.errors import ConfigError
 # All that tables read, and what a reader of the folder may want; checkpoints stay where they are.
 _COPIED = ("config.json", "results.md", "metrics.jsonl", TRAINING_PREDICTIONS)
 
-# Where data and CLIP lie does not hinder a run from going on, whose checkpoints know both by their content. Here no
-# content is read, so that the names alone tell two datasets of one kind, or two CLIPs, apart.
-_TOLD_APART = ("clip.name", "clip.revision", "data.dir")
-
 
 def find(run: Run, others: Sequence[pathlib.Path]) -> pathlib.Path | None:
     """The folder of a finished run with the same configuration, in the folders of other sweeps."""
     for other in others:
         for summary in sorted(other.glob(f"*/*/seed_{run.seed}/summary.json")):
             try:
-                if has_ended(run, summary.parent, but=_TOLD_APART):
+                if has_ended(run, summary.parent, but=CONTENT_FIELDS):
                     return summary.parent
             except ConfigError:
                 continue

@@ -15,16 +15,12 @@ from collections.abc import Iterator, Mapping
 from types import ModuleType
 from typing import Any, Self
 
+from mpafer_jax.config.semantics import SEED_FIELDS, TRAINING_ONLY
 from mpafer_jax.runtime import files
 from mpafer_jax.runtime.errors import ConfigError
 
 RECORD = "sweep.json"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
-
-# Fields of the data section that change what is trained on, and not what is measured on.
-_TRAINING_ONLY = ("train_per_class", "few_shot_seed", "label_noise", "label_noise_seed", "sampler", "augment.")
-# What `plan` sets by the seed of a run.
-SEED_FIELDS = ("seed", "data.few_shot_seed", "data.label_noise_seed")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,7 +57,8 @@ class Point:
     @property
     def held_out_changes(self) -> dict[str, Any]:
         """Its changes to the data section that may change which images are held out."""
-        return {name: value for name, value in self.changes_of("data").items() if not name.startswith(_TRAINING_ONLY)}
+        changes = self.changes_of("data")
+        return {name: value for name, value in changes.items() if f"data.{name}" not in TRAINING_ONLY}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,14 +1,12 @@
 """Features on eight devices, and all baselines in a run."""
 
 import dataclasses
-from typing import get_args
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mpafer_jax.config.schema import BaselineName
 from mpafer_jax.data import pipeline
 from mpafer_jax.data.normalize import normalize
 from mpafer_jax.data.splits import load_dataset
@@ -20,7 +18,7 @@ from mpafer_jax.method.model import global_local_logits, variables
 from mpafer_jax.runtime.errors import ConfigError, PromptError
 from tests.jobs import runs
 
-EVERY = get_args(BaselineName)
+EVERY = compute.NAMES
 
 
 @pytest.fixture(scope="module")
@@ -176,5 +174,6 @@ def test_none_by_default(prepared):
 def test_a_baseline_named_twice_or_unknown_is_refused(sample):
     with pytest.raises(ConfigError, match="baselines holds a name twice"):
         runs.config(sample, **{"eval.baselines": ("majority", "majority")})
-    with pytest.raises(ConfigError, match=r"config.eval.baselines.0: .*'majority'.*found 'majorty'"):
-        runs.config(sample, **{"eval.baselines": ("majorty",)})
+    misspelt = runs.config(sample, **{"eval.baselines": ("majorty",)})
+    with pytest.raises(ConfigError, match=r"eval.baselines names 'majorty'; did you mean majority\?; known are maj"):
+        train.check_names(misspelt)

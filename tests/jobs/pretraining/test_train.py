@@ -16,7 +16,7 @@ from mpafer_jax.backbones.clip.load import load_clip
 from mpafer_jax.backbones.clip.model import CLIP
 from mpafer_jax.backbones.clip.rules import flatten
 from mpafer_jax.backbones.clip.tokenizer import load_tokenizer
-from mpafer_jax.config.schema import Record
+from mpafer_jax.config.fields import FrozenModel
 from mpafer_jax.jobs.pretraining import train
 from mpafer_jax.jobs.pretraining.config import PretrainConfig
 from mpafer_jax.runtime import preemption
@@ -188,7 +188,7 @@ def test_every_field_is_read(folder, tmp_path, monkeypatch):
     config = tiny.config(folder, **{"train.num_steps": 1, "optimizer.warmup_steps": 0})
     faces = {"source": "synthface", "images": 3, "held_out": 1, "styles": ("paint",)}
     absent = {"source": "tfds", "name": "no_such_dataset"}
-    monkeypatch.setattr(Record, "__getattribute__", recording)
+    monkeypatch.setattr(FrozenModel, "__getattribute__", recording)
     train.pretrain(config, tmp_path / "run")
     train.load_source(config.data.model_copy(update=faces), 32, tmp_path)
     with pytest.raises(DataError):

@@ -9,6 +9,8 @@ import pytest
 
 from mpafer_jax.artifacts import checkpoints, run_dir
 from mpafer_jax.cli import base_to_new as tool
+from mpafer_jax.config.schema import Config
+from mpafer_jax.config.semantics import free_fields
 from mpafer_jax.data.splits import load_dataset
 from mpafer_jax.evaluation import protocol
 from mpafer_jax.evaluation.baselines import compute as baselines
@@ -135,7 +137,7 @@ def test_what_was_measured_is_not_measured_again(measured, tmp_path, monkeypatch
     other = configs["base"].model_copy(update={"seed": 5})
     with pytest.raises(ConfigError, match="holds a run with another configuration"):
         tool.run_seed({**configs, "base": other}, folder)
-    assert "eval.classes" in run_dir.FREE_FIELDS
+    assert "eval.classes" in free_fields(Config)
     # The same CLIP in another folder, and another CLIP.
     clip = configs["base"].clip.name
     shutil.copytree(clip, tmp_path / "moved")

@@ -9,6 +9,7 @@ import re
 import pytest
 
 from mpafer_jax.artifacts.run_dir import flatten
+from mpafer_jax.config.semantics import SEED_FIELDS
 from mpafer_jax.jobs.sweeps import plan, sweep
 from mpafer_jax.jobs.sweeps.sweep import Point, Record, Sweep
 from mpafer_jax.method import optim
@@ -50,7 +51,7 @@ def test_every_sweep_plans_for_drawn_faces_and_for_photographs(name):
         for run in configs:
             config = flatten(run.config.model_dump())
             differing = {field for field in base if base[field] != config[field]}
-            assert differing - {"eval.report", "eval.baselines", *sweep.SEED_FIELDS} <= set(run.point.changes)
+            assert differing - {"eval.report", "eval.baselines", *SEED_FIELDS} <= set(run.point.changes)
             config["eval.baselines"] = run.point.table  # each table holds what its rows are compared with
             assert distinct.setdefault(json.dumps(config), run.name) == run.name
         assert len(distinct) == len(configs) == len(found.points) * len(found.seeds)

@@ -1,0 +1,184 @@
+"""The sections of a configuration that say where images come from and how they reach the towers."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar, Literal, Self
+
+import pydantic
+from pydantic import Field
+
+from mpafer_jax.config.expressions import check_class_names
+from mpafer_jax.config.fields import (
+    NO_PATH,
+    Count,
+    Folder,
+    Fraction,
+    FrozenModel,
+    LocalFile,
+    PositiveCount,
+    Probability,
+    Range,
+    Rgb,
+    Role,
+    Text,
+    option,
+)
+from mpafer_jax.runtime import files
+
+ALL_SPLITS = "all"  # as data.test_split: whatever splits the dataset has, joined; no reader calls one so
+LabelRule = Literal["owner", "majority_labelcsv", "majority_csv", "argmax", "distribution"]
+
+
+class AugmentSection(FrozenModel):
+    """Random changes to training images."""
+
+    role: ClassVar[Role] = "training"
+
+    crop_scale: Range = option((0.7, 1.0), "relative: CoOp's is (0.08, 1), which loses the face's parts")
+    """Share of the image's area that a random crop keeps, (low, high); (1, 1) with crop_ratio (1, 1) for no crop."""
+    crop_ratio: Range = option((0.75, 4.0 / 3.0), "relative")
+    """Width of the crop over its height, (low, high)."""
+    flip: Probability = option(0.5, "relative")
+    """Probability of a mirror image."""
+    brightness: Fraction = option(0.0, "ours: off")
+    """Strength of the change of brightness: a factor in 1 +- this."""
+    contrast: Fraction = option(0.0, "ours: off")
+    """Strength of the change of contrast: a factor in 1 +- this."""
+    saturation: Fraction = option(0.0, "ours: off")
+    """Strength of the change of saturation: a factor in 1 +- this."""
+    hue: Annotated[float, Field(ge=0, le=0.5)] = option(0.0, "ours: off")
+    """Largest turn of the hue, in turns of the colour circle, at most 0.5."""
+    erase: Probability = option(0.25, "relative: FER code's random erasing")
+    """Probability of erasing a rectangle."""
+    erase_scale: Range = option((0.02, 0.1), "relative")
+    """Share of the image's area that the rectangle covers, (low, high)."""
+
+    @pydantic.model_validator(mode="after")
+    def _ranges_ascend(self) -> Self:
+        for name in ("crop_scale", "crop_ratio", "erase_scale"):
+            low, high = getattr(self, name)
+            if low > high:
+                raise ValueError(f"{name} must be (low, high) with low <= high, found {(low, high)}")
+        for name in ("crop_scale", "erase_scale"):
+            if getattr(self, name)[1] > 1:
+                raise ValueError(f"{name} is a fraction of the image's area, so at most 1, found {getattr(self, name)}")
+        return self
+
+
+class SynthfaceSection(FrozenModel):
+    """Drawn faces; read only if dataset is synthface."""
+
+    style: Text = option("sketch", "ours")
+    """How faces are drawn: colour, paint, grey, sketch, print, faint, neon, poster or infrared."""
+    seed: Count = option(0, "ours")
+    """Seed of persons, expressions and scenes."""
+    train: PositiveCount = option(2800, "ours")
+    """Training images; no person is in two splits."""
+    validation: Count = option(400, "ours")
+    """Validation images."""
+    test: Count = option(1400, "ours")
+    """Test images."""
+    image_size: Annotated[int, Field(ge=32, le=224)] = option(96, "ours")
+    """Side of the images in pixels, 32 to 224."""
+
+
+class ImagesSection(FrozenModel):
+    """How images are decoded and normalised."""
+
+    mean: Rgb = option((0.48145466, 0.4578275, 0.40821073), "CLIP's", role="model")
+    """Mean of each colour, on the scale 0..1."""
+    std: Rgb = option((0.26862954, 0.26130258, 0.27577711), "CLIP's", role="model")
+    """Standard deviation of each colour, on the scale 0..1."""
+    num_workers: Count = option(0, "ours", role="free")
+    """Processes that decode and augment; 0: threads of the command's own process."""
+
+
+class DataSection(ImagesSection):
+    """Dataset and splits."""
+
+    dataset: Text = option("folder")
+    """Name of a dataset of docs/datasets.md, as rafdb; folder for images in class folders; synthface for faces drawn on
+    first use."""
+    dir: Folder = option("", role="content")
+    """Folder with the dataset in its owner's layout (docs/datasets.md), or its gs:// or s3:// URL, which is copied to
+    this machine first. Has to be given, except for synthface: where drawn faces are stored, empty:
+    `mpafer_jax/synthface` in $XDG_CACHE_HOME or ~/.cache."""
+    prepared_dir: Folder = option("", "ours", role="free")
+    """Folder of this machine for the prepared copy; empty: `mpafer_tfds` inside dir or its copy."""
+    class_names: Annotated[tuple[str, ...], NO_PATH] = option(())
+    """Classes to use, in this order, matched by name (synonyms count); empty: all of the dataset's, in its order."""
+    label_rule: LabelRule = option("owner")
+    """How votes become labels, FERPlus only: majority_labelcsv, majority_csv, argmax, distribution; else owner."""
+    on_bad_image: Literal["error", "skip"] = option("error")
+    """An image that is missing or cannot be decoded: error, or skip (counted and logged)."""
+    train_splits: Annotated[tuple[str, ...], NO_PATH] = option(("train",))
+    """The owner's splits to train on, joined; empty for --mode=eval on a dataset of which all is to be evaluated."""
+    validation_split: Text = option("")
+    """The owner's split that selects the checkpoint; empty: validation_fraction is split off from train."""
+    validation_fraction: Fraction = option(0.1, "ours: so that the test split selects nothing")
+    """Share of train that is split off for validation, class by class, or person by person where the dataset tells
+    persons apart."""
+    test_split: Text = option("test")
+    """The owner's split for the final numbers; empty: test_fraction is split off from train, or none; all: all splits
+    of the dataset, joined, where nothing is trained on (train_splits empty)."""
+    test_fraction: Fraction = option(0.0)
+    """Share of train that is split off for the test."""
+    test_subset: LocalFile = option("")
+    """A file with a name of an image a line that test_split is restricted to, such as the lists of occluded or turned
+    faces (docs/datasets.md); empty: all of it."""
+    split_seed: Count = option(0, "ours")
+    """Seed of splitting off; apart from `seed`, so that runs of several seeds share their splits."""
+    train_per_class: Count = option(0, "few-shot experiments", role="training")
+    """Training images of each class, drawn by few_shot_seed; 0 for all."""
+    few_shot_seed: Count = option(0, "ours", role="seed")
+    """Seed of that draw; apart from split_seed, so that few-shot runs differ in what they train on and not in what they
+    are measured on."""
+    label_noise: Fraction = option(0.0, "noise experiments, as in Self-Cure Network; 0: none", role="training")
+    """Share of the training images of each class whose label is replaced by that of another class, drawn by
+    label_noise_seed; validation and test keep theirs."""
+    label_noise_seed: Count = option(0, "ours", role="seed")
+    """Seed of that draw; apart from the others, so that noise can vary alone or stay."""
+    eval_per_class: Count = option(0, "to try things out")
+    """Images of each class in validation and test, drawn by split_seed; 0 for all."""
+    sampler: Literal["shuffle", "class_balanced"] = option("shuffle", role="training")
+    """shuffle (each image once an epoch) or class_balanced (classes equally likely, with replacement; common on
+    AffectNet, harmful on RAF-DB)."""
+    cache_decoded: bool = option(False, "ours: off", role="free")
+    """Store the images decoded too, in a memory-mapped file in the prepared folder (width x height x 3 bytes each, grey
+    ones a third). The batches are the same; docs/performance.md says what it gains."""
+    features_dir: Folder = option("", "ours", role="free")
+    """Folder for the frozen CLIP's features, for prototypes and baselines of all runs on these images (4 x D bytes an
+    image); empty: `features` in the prepared folder."""
+    augment: AugmentSection = AugmentSection()
+    synthface: SynthfaceSection = SynthfaceSection()
+
+    @pydantic.model_validator(mode="after")
+    def _fields_agree(self) -> Self:
+        files.any_path(self.dir, "dir")
+        for field in ("prepared_dir", "features_dir", "test_subset"):
+            files.local_path(getattr(self, field), field)
+        if self.test_subset and not self.test_split:
+            raise ValueError(f"test_subset {self.test_subset!r} restricts the split of test_split, which is empty")
+        if self.test_split == ALL_SPLITS and (self.train_splits or self.validation_split or self.test_subset):
+            raise ValueError(
+                f"test_split {ALL_SPLITS!r} means every split that the dataset has, so train_splits has to be (), "
+                f"validation_split '' and test_subset '', found {self.train_splits}, {self.validation_split!r} and "
+                f"{self.test_subset!r} (the config argument `whole` sets all of them)"
+            )
+        held_out = [name for name in (self.validation_split, self.test_split) if name]
+        for name in held_out:
+            if name in self.train_splits:
+                raise ValueError(
+                    f"split {name!r} is in train_splits {self.train_splits} and would also be evaluated on"
+                )
+        if len(held_out) == 2 and held_out[0] == held_out[1]:
+            raise ValueError(
+                f"validation_split and test_split are both {held_out[0]!r}: the test split would select the "
+                "checkpoint; leave validation_split empty to carve validation from train, or, to let it do so openly, "
+                "set validation_split='' and validation_fraction=0 and eval.select_on_test_split=True"
+            )
+        for kind in ("validation", "test"):
+            if getattr(self, f"{kind}_split") and getattr(self, f"{kind}_fraction"):
+                raise ValueError(f"set {kind}_split or {kind}_fraction, not both (the fraction is carved from train)")
+        check_class_names(self.class_names, "class_names", at_least=0)
+        return self
