@@ -5,7 +5,7 @@ import dataclasses
 import os
 import shutil
 
-import pytest
+from tests import needs
 
 _FLAGS = ("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking")
 
@@ -27,7 +27,7 @@ def executable() -> str:
     """Chromium's place."""
     found = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
     if not found:
-        pytest.fail("Chromium is not installed (Debian: apt-get install chromium), and CHROMIUM names none")
+        needs.missing("Chromium is not installed (Debian, as root: apt-get install chromium), and CHROMIUM names none")
     return found
 
 

@@ -1,34 +1,32 @@
-"""Eight CPU devices for every test, and strict types where the code under test is ours."""
+"""Two CPU devices for every test, what several tests use, and what the tiers need (markers: pyproject.toml)."""
 
 import os
-
-# Before JAX is imported: the devices are made once.
-os.environ["JAX_PLATFORMS"] = "cpu"
-os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
-os.environ["TF_CPP_MIN_LOG_LEVEL"] = "2"
-
+import shutil
 import signal
 import threading
 
-import jax
+import filelock
 import pytest
 
 from tests.golden import store
+
+# Before JAX is imported: the devices are made once. `XLA_FLAGS` may ask for another number.
+_COUNT = "--xla_force_host_platform_device_count"
+os.environ["JAX_PLATFORMS"] = "cpu"
+if _COUNT not in os.environ.get("XLA_FLAGS", ""):
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_COUNT}=2"
+os.environ["TF_CPP_MIN_LOG_LEVEL"] = "2"
 
 # A shell has it ignored for what it starts in the background, and commands that tests start would inherit that.
 if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-# Minutes each: first, since processes that share the files would wait at the end for whoever begins one last.
-_LONG = (
-    "tests/sweeps/test_command.py",
-    "tests/end_to_end/test_command.py",
-    "tests/multihost/test_layouts.py",
-    "tests/pretraining/test_train.py",
-    "tests/pretraining/test_steps.py",
-    "tests/test_mixed_precision.py",
-    "tests/benchmark/test_benchmark.py",
-)
+# Longest tests first: at the end short ones are left, which workers can share.
+_TIERS = ("slow", "processes", "bench", "training", "browser", "cloud", "onnx", "torch")
+
+
+def _tier(item):
+    return next((number for number, name in enumerate(_TIERS) if item.get_closest_marker(name)), len(_TIERS))
 
 
 def pytest_addoption(parser):
@@ -40,31 +38,51 @@ def pytest_configure(config):
 
 
 def pytest_collection_modifyitems(items):
-    items.sort(key=lambda item: item.location[0] not in _LONG)
+    items.sort(key=_tier)
 
 
 @pytest.fixture
 def strict_promotion():
     """Models and losses must say which types they mean; Optax itself relies on promotion, so this is not for steps."""
+    import jax
+
     with jax.numpy_dtype_promotion("strict"), jax.numpy_rank_promotion("allow"):
         yield
 
 
 @pytest.fixture(scope="session")
-def sample(tmp_path_factory):
-    """A few drawn faces in class folders, and a small CLIP with random weights."""
-    from mpafer_jax.cli.make_sample import write_sample
+def shared(tmp_path_factory):
+    """(name, build) -> a folder that `build(folder)` fills once for all worker processes. No test may change it."""
+    root = tmp_path_factory.getbasetemp()
+    if os.environ.get("PYTEST_XDIST_WORKER"):
+        root = root.parent
 
-    out = tmp_path_factory.mktemp("sample") / "sample"
-    write_sample(out, train_per_class=14, test_per_class=5, seed=0)
-    return out
+    def folder(name, build):
+        path, done = root / f"shared-{name}", root / f"shared-{name}.done"
+        with filelock.FileLock(root / f"shared-{name}.lock"):
+            if not done.exists():
+                shutil.rmtree(path, ignore_errors=True)  # of a worker whose build failed
+                build(path)
+                done.touch()
+        return path
+
+    return folder
 
 
 @pytest.fixture(scope="session")
-def finished(sample, tmp_path_factory):
+def sample(shared):
+    """A few drawn faces in class folders, and a small CLIP with random weights."""
+    from mpafer_jax.cli.make_sample import write_sample
+
+    return shared("sample", lambda out: write_sample(out, train_per_class=14, test_per_class=5, seed=0))
+
+
+@pytest.fixture(scope="session")
+def finished(sample, shared):
     """An undisturbed run on the sample, with its report: (workdir, summary). Not to be changed by a test."""
     from mpafer_jax.jobs import train
     from tests.jobs import runs
 
-    workdir = tmp_path_factory.mktemp("finished")
-    return workdir, train.train_and_evaluate(runs.config(sample, **{"eval.report": "full"}), workdir)
+    config = runs.config(sample, **{"eval.report": "full"})
+    workdir = shared("finished", lambda out: train.train_and_evaluate(config, out))
+    return workdir, runs.summary(workdir)

@@ -18,6 +18,8 @@ from mpafer_jax.backbones.clip.rules import flatten
 from mpafer_jax.backbones.clip.tokenizer import load_tokenizer
 from tests.backbones import torch_clip
 
+pytestmark = pytest.mark.torch
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):

@@ -15,6 +15,8 @@ from mpafer_jax.backbones.clip.load import load_clip
 from mpafer_jax.backbones.clip.random_clip import write_random_clip
 from tests.backbones import hub_server
 
+pytestmark = pytest.mark.processes
+
 # In processes of their own, since huggingface_hub reads its environment once; without torch, as users have it.
 FIND = """
 import json, sys

@@ -10,13 +10,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from flax import serialization
 from safetensors.numpy import load_file, save_file
 
 from mpafer_jax.backbones.clip.load import load_clip, read_config, read_normalization
 from mpafer_jax.backbones.clip.rules import flatten, to_tensors, unflatten
+from tests import needs
 from tests.backbones import torch_clip
+
+pytestmark = pytest.mark.torch
+
+torch = needs.module("torch")
 
 # A process in which importing torch fails as where it is not installed.
 WITHOUT_TORCH = "import sys; sys.modules['torch'] = None\n"

@@ -13,6 +13,8 @@ from mpafer_jax.backbones.clip.load import load_clip
 from mpafer_jax.backbones.clip.model import CLIP
 from tests.backbones import torch_clip
 
+pytestmark = pytest.mark.torch
+
 FLAX_FIXTURE = Path(__file__).parent / "fixtures" / "flax_clip"
 
 

@@ -18,6 +18,8 @@ from mpafer_jax.runtime.texts import clean_text
 from tests.backbones import torch_clip
 from tests.backbones.test_parity import assert_same, ours
 
+pytestmark = pytest.mark.torch
+
 NAME = "tiny-face-clip"
 PROMPTS = every_prompt(load_bank("expressions")) + every_prompt(load_bank("compound"))
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
-import torch
 from transformers import CLIPConfig, CLIPModel
+
+from tests import needs
+
+torch = needs.module("torch")
 
 SOS, EOS = 28, 29
 TEXT = {"vocab_size": 30, "bos_token_id": SOS, "pad_token_id": EOS, "eos_token_id": 2, "max_position_embeddings": 9}

@@ -14,6 +14,8 @@ from tests.bench.client import BenchmarkError, Worker
 from tests.bench.timing import Spread
 from tests.jobs import runs
 
+pytestmark = pytest.mark.bench
+
 SETTING = problem.Setting(clip="tiny", batch_size=4, num_classes=3, top_k=5)
 ALL_MEASURES = list(measures.TITLES)
 

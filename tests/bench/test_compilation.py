@@ -14,6 +14,8 @@ from tests.bench import chips, hlo, shapes
 from tests.bench.flops import count_flops
 from tests.jobs import runs
 
+pytestmark = pytest.mark.bench
+
 LAYERS, ROWS, WIDTH = 5, 64, 16
 needs_libtpu = pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed")
 
@@ -32,10 +34,10 @@ def gradients(weights, rows):
 
 @pytest.fixture(scope="module")
 def scanned():
-    """(function, arguments): eight devices, each with its share of the rows."""
+    """(function, arguments): each device has its share of the rows."""
     arguments = (
         jax.ShapeDtypeStruct((LAYERS, WIDTH, WIDTH), jnp.float32),
-        jax.ShapeDtypeStruct((8 * ROWS, WIDTH), jnp.float32),
+        jax.ShapeDtypeStruct((jax.device_count() * ROWS, WIDTH), jnp.float32),
     )
     return devices.data_parallel_on(jax.devices(), gradients, replicated=1), arguments
 

@@ -8,6 +8,8 @@ from tests.bench import growth, growth_plot
 from tests.bench.timing import Spread
 from tests.config.test_config import build
 
+pytestmark = pytest.mark.bench
+
 TINY = growth.Point(clip="tiny", image_size=32, batch_size=2, num_prompts=2, top_k=4, classes=3)
 
 

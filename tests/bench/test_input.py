@@ -7,6 +7,8 @@ from mpafer_jax.config.schema import Config
 from tests.bench import input as input_lib
 from tests.config.test_config import build
 
+pytestmark = pytest.mark.bench
+
 
 @pytest.mark.parametrize("kind", list(input_lib.KINDS))
 def test_images_are_stored_as_the_datasets_store_theirs(tmp_path, kind):

@@ -5,6 +5,8 @@ import pytest
 from tests.bench import timing
 from tests.bench.timing import Spread
 
+pytestmark = pytest.mark.bench
+
 
 def test_spread_and_quotients_turn_by_turn():
     assert Spread.of([3.0, 1.0, 2.0]) == Spread(2.0, 1.0, 3.0)

@@ -121,6 +121,7 @@ def test_a_missing_image_is_named(tmp_path: Path) -> None:
         prepare(folder.Folder, index, tmp_path / "mpafer_tfds")
 
 
+@pytest.mark.processes
 def test_several_processes_prepare_once(tmp_path: Path) -> None:
     layouts.write_folders(tmp_path, {"happy": 30})
     command = [sys.executable, "-c", PREPARE, str(tmp_path)]
@@ -149,6 +150,7 @@ records.ImageFile.read = lambda image: time.sleep(3600) if image.path.name == "z
 """
 
 
+@pytest.mark.processes
 def test_a_killed_preparation_leaves_nothing_that_looks_finished(tmp_path: Path) -> None:
     layouts.write_folders(tmp_path, {"happy": 5})
     layouts.save(tmp_path / "happy" / "zzz.png", layouts.image(77))

@@ -163,6 +163,7 @@ def command(*arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.processes
 def test_the_command(tmp_path: Path) -> None:
     layouts.write_folders(tmp_path / "train", {"happy": 2})
     layouts.write_folders(tmp_path / "test", {"happy": 1}, first_seed=5)

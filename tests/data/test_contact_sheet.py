@@ -65,6 +65,7 @@ def test_a_split_that_is_not_there_is_named(data):
         contact_sheet(data, "holiday", 3)
 
 
+@pytest.mark.processes
 def test_the_command(data, tmp_path):
     out = tmp_path / "new" / "sheet.png"
     command = [sys.executable, "-m", "mpafer_jax.cli.contact_sheet", f"--config={runs.ROOT}/configs/folder.py"]

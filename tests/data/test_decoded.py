@@ -82,6 +82,7 @@ def test_nothing_is_decoded_twice(folders: Path, monkeypatch: pytest.MonkeyPatch
     assert len(streams(folders, cache_decoded=True)) == 8 + 4
 
 
+@pytest.mark.processes
 def test_several_processes_decode_once(folders: Path, tmp_path: Path) -> None:
     load(folders, prepared_dir=str(tmp_path))  # prepared, not decoded
     program = """

@@ -8,11 +8,9 @@ from tests.jobs import runs
 
 
 @pytest.fixture(scope="session")
-def trained(sample, tmp_path_factory):
-    workdir = tmp_path_factory.mktemp("predicted") / "run"
+def trained(sample, shared):
     changes = {"train.num_steps": 2, "optimizer.warmup_steps": 0, "head.top_k": 5, "head.local_weight": 0.5}
-    train.train_and_evaluate(runs.config(sample, **changes), workdir)
-    return workdir
+    return shared("predicted", lambda out: train.train_and_evaluate(runs.config(sample, **changes), out))
 
 
 @pytest.fixture(scope="session")

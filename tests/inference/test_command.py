@@ -16,10 +16,11 @@ from PIL import Image
 from mpafer_jax.cli import predict
 from mpafer_jax.data.synthface import generate
 from mpafer_jax.data.synthface.styles import STYLES
+from tests import needs
 from tests.inference.test_media import FRAMES, write_video
 from tests.jobs import runs
 
-pytest.importorskip("cv2", reason="the extra `faces` is not installed")
+needs.installed("cv2", "pip install -e '.[faces]'")
 
 
 def run(trained, *arguments) -> int:
@@ -229,6 +230,7 @@ MODULE = [sys.executable, "-m", "mpafer_jax.predict"]
 INSTALLED = shutil.which("mpafer-predict", path=sysconfig.get_path("scripts"))
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize(
     "program",
     [

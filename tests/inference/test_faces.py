@@ -11,9 +11,10 @@ from mpafer_jax.data.synthface import generate
 from mpafer_jax.data.synthface.styles import STYLES
 from mpafer_jax.inference import faces as faces_lib
 from mpafer_jax.inference.faces import Face, FaceFinder, crop
+from tests import needs
 from tests.data.layouts import FERPLUS
 
-cv2 = pytest.importorskip("cv2", reason="the extra `faces` is not installed")
+cv2 = needs.module("cv2")
 
 
 @pytest.fixture(scope="module")

@@ -15,8 +15,9 @@ from mpafer_jax.inference.inputs import InputImage
 from mpafer_jax.inference.media import Medium
 from mpafer_jax.inference.results import Failure
 from mpafer_jax.runtime.errors import ImageError, InputError
+from tests import needs
 
-cv2 = pytest.importorskip("cv2", reason="the extra `faces` is not installed")
+cv2 = needs.module("cv2")
 FRAMES, RATE = 12, 10  # a second
 
 

@@ -16,6 +16,8 @@ from mpafer_jax.artifacts import checkpoints as checkpoints_lib
 from mpafer_jax.runtime import preemption
 from tests.jobs import runs
 
+pytestmark = pytest.mark.processes
+
 
 def stop(arguments, number, condition):
     """Starts a run, sends it a signal when the condition holds, and returns (exit code, logs)."""

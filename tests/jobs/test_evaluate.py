@@ -128,6 +128,7 @@ def test_no_class_in_common_is_an_error_that_lists_both(sample, trained, tmp_pat
         evaluation(sample, trained, tmp_path, **changes)
 
 
+@pytest.mark.training
 def test_the_model_comes_from_the_checkpoint_alone(sample, tmp_path):
     """Another head, other prompts, hard prompts in two groups, and a description bank that is gone by then."""
     content = {"name": "mine", "source": "me", "question": "how?"}
@@ -147,6 +148,7 @@ def test_the_model_comes_from_the_checkpoint_alone(sample, tmp_path):
     assert result["test"] == summary["last"]["test"]
 
 
+@pytest.mark.training
 def test_images_are_normalised_as_the_checkpoint_was_trained(sample, tmp_path):
     """On a CLIP that does not say how, under a configuration that says otherwise; in a matrix too."""
     shutil.copytree(sample / "clip", tmp_path / "clip")

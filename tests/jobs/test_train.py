@@ -181,6 +181,7 @@ def test_changed_data_is_refused(finished, sample, tmp_path):
         train.train_and_evaluate(runs.config(sample, **moved), tmp_path / "run")
 
 
+@pytest.mark.training
 def test_changed_hard_prompts_are_refused(sample, tmp_path):
     """A configuration holds only where a bank lies, so a run that goes on must look at what it says."""
     shipped = json.loads((runs.ROOT / "mpafer_jax" / "hard_prompts" / "expressions.json").read_text())
@@ -196,6 +197,7 @@ def test_changed_hard_prompts_are_refused(sample, tmp_path):
         train.train_and_evaluate(config, tmp_path / "run")
 
 
+@pytest.mark.training
 def test_nan_stops_with_step_and_terms_and_saves_nothing(sample, tmp_path):
     changes = {"optimizer.name": "sgd", "optimizer.learning_rate": 1e38, "train.checkpoint_every": 12}
     changes |= {"train.eval_every": 12, "train.log_every": 12}
@@ -205,6 +207,7 @@ def test_nan_stops_with_step_and_terms_and_saves_nothing(sample, tmp_path):
     assert not (tmp_path / "summary.json").exists()
 
 
+@pytest.mark.training
 def test_warm_start_takes_what_fits(finished, sample, tmp_path, caplog):
     workdir, _ = finished
     two = {"data.class_names": ("surprise", "anger"), "train.warm_start": str(workdir), "eval.which": "last"}
@@ -216,6 +219,7 @@ def test_warm_start_takes_what_fits(finished, sample, tmp_path, caplog):
         np.testing.assert_allclose(value, restored(workdir, 12)[name], atol=1e-9)
 
 
+@pytest.mark.training
 def test_warm_start_from_another_clip_is_warned_of(finished, sample, tmp_path, caplog):
     shutil.copytree(sample / "clip", tmp_path / "clip")
     with (tmp_path / "clip" / "config.json").open("a") as stream:
@@ -263,6 +267,7 @@ def test_missing_checkpoint_says_what_was_expected(tmp_path):
         checkpoints_lib.load(tmp_path, "best")
 
 
+@pytest.mark.training
 def test_newest_and_best_are_kept(sample, tmp_path):
     config = runs.config(sample, **{"train.keep": 1})
     summary = train.train_and_evaluate(config, tmp_path)
@@ -270,6 +275,7 @@ def test_newest_and_best_are_kept(sample, tmp_path):
     assert kept == {12, summary["best"]["step"]}
 
 
+@pytest.mark.training
 def test_without_validation_only_the_last_step_is_reported(sample, tmp_path):
     changes = {"data.validation_fraction": 0.0, "train.num_steps": 2, "optimizer.warmup_steps": 0, "loss.gamma": 0.0}
     changes |= {"data.features_dir": str(tmp_path / "features")}
@@ -281,6 +287,7 @@ def test_without_validation_only_the_last_step_is_reported(sample, tmp_path):
     assert "prototype_alignment" not in runs.metrics(tmp_path)[0]
 
 
+@pytest.mark.training
 def test_the_test_split_chooses_only_where_that_is_asked_for(sample, tmp_path, caplog):
     changes = {"data.validation_fraction": 0.0, "eval.select_on_test_split": True, "train.num_steps": 8}
     summary = train.train_and_evaluate(runs.config(sample, **changes), tmp_path)
@@ -295,6 +302,7 @@ def test_the_test_split_chooses_only_where_that_is_asked_for(sample, tmp_path, c
     assert evaluated["chosen_on_test"]
 
 
+@pytest.mark.training
 def test_a_context_may_start_from_words(sample, tmp_path):
     words = {"ctx.init_text": "a photo of a", "ctx.num_ctx": 4, "ctx.class_specific": True}
     frozen = {
@@ -315,6 +323,7 @@ def test_a_context_may_start_from_words(sample, tmp_path):
         train.prepare(runs.config(sample, **{**words, "ctx.num_ctx": 5}), tmp_path)
 
 
+@pytest.mark.training
 def test_32_images_are_learnt_by_heart_by_prompts_alone(sample, tmp_path):
     still = {"crop_scale": (1.0, 1.0), "crop_ratio": (1.0, 1.0), "flip": 0.0, "erase": 0.0}
     changes = {
@@ -335,6 +344,7 @@ def test_32_images_are_learnt_by_heart_by_prompts_alone(sample, tmp_path):
     assert accuracy[-1] > 0.95
 
 
+@pytest.mark.training
 def test_bfloat16_towers_train_like_float32_ones(sample, tmp_path):
     logged = {}
     for dtype in ("float32", "bfloat16"):

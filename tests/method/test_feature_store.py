@@ -211,6 +211,7 @@ def test_the_tool_writes_features_labels_and_names(sample, prepared, tmp_path):
     assert about["fingerprints"] == {split.name: split.fingerprint for split in (dataset.train, dataset.test)}
 
 
+@pytest.mark.processes
 def test_the_command(sample, tmp_path):
     flags = [
         f"--config.{name}={value}" for name, value in (("data.dir", sample / "faces"), ("clip.name", sample / "clip"))

@@ -16,6 +16,8 @@ from mpafer_jax.jobs import train
 from mpafer_jax.method import build, steps
 from mpafer_jax.runtime import devices
 
+pytestmark = pytest.mark.training
+
 AGREEMENT = 0.995
 # Of 14,000 faces 0.995 has a standard error of 0.0006; of the quickstart's 1,400 it has 0.0019.
 MANY = {"data.synthface.test": 14000}

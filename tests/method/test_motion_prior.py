@@ -235,6 +235,7 @@ def with_prior(sample, tmp_path_factory):
     return workdir, train.train_and_evaluate(runs.config(sample, **PRIOR), workdir)
 
 
+@pytest.mark.training
 def test_strength_zero_trains_as_without(sample, finished, tmp_path):
     """Weights of 1 go the weighted way, and every line of metrics is the one of a run that has none."""
     config = runs.config(sample, **{**PRIOR, "head.motion_strength": 0.0})
@@ -245,6 +246,7 @@ def test_strength_zero_trains_as_without(sample, finished, tmp_path):
         assert ours == pytest.approx(theirs, rel=1e-3)
 
 
+@pytest.mark.training
 def test_a_checkpoint_needs_no_training_images(sample, with_prior, finished, tmp_path):
     """Evaluation, prediction and an export give the run's numbers, from the test images alone."""
     workdir, summary = with_prior

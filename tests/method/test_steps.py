@@ -1,4 +1,4 @@
-"""Steps: 8 devices = 1 device, parts = whole, masked = absent, nothing but prompts moves."""
+"""Steps: several devices = 1 device, parts = whole, masked = absent, nothing but prompts moves."""
 
 import jax
 import jax.numpy as jnp
@@ -52,12 +52,12 @@ def on_one_device():
     return step_on(1, fresh_state(), tiny.batch(masked=3))
 
 
-def test_eight_real_devices_give_the_numbers_of_one(on_one_device):
+@pytest.mark.devices
+def test_real_devices_give_the_numbers_of_one(on_one_device):
     step = steps.make_train_step(forward=FORWARD, tx=TX, objective=OBJECTIVE)
     frozen = devices.replicate(tiny.frozen(MODEL))
     state, metrics = step(devices.replicate(fresh_state()), frozen, devices.shard_batch(tiny.batch(masked=3)))
-    assert jax.local_device_count() == 8
-    assert len(state.params["ctx"].sharding.device_set) == 8
+    assert len(state.params["ctx"].sharding.device_set) == jax.local_device_count() > 1
     assert means(metrics) == pytest.approx(means(on_one_device[1]), rel=2e-4)
     assert_close(state.params, on_one_device[0].params)
     assert int(state.step) == 1
@@ -164,5 +164,5 @@ def test_eval_step_counts_by_hand():
 
 
 def test_uneven_batches_are_refused_with_the_sizes_that_do():
-    with pytest.raises(ValueError, match=r"config.train.batch_size is 20.*8 devices x 2.*use 32 or 16"):
-        devices.check_batch_size("train.batch_size", 20, 2)
+    with pytest.raises(ValueError, match=r"config.train.batch_size is 21.*2 devices x 2.*use 24 or 20"):
+        devices.check_batch_size("train.batch_size", 21, 2)

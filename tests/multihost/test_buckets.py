@@ -12,14 +12,17 @@ from mpafer_jax.data import bucket, registry
 from mpafer_jax.data.records import PREPARED_FOLDER
 from mpafer_jax.runtime import files, preemption
 from mpafer_jax.runtime.errors import DataError
+from tests import needs
 from tests.artifacts.test_checkpoint import DESCRIPTION, save, state
 from tests.jobs import runs
 from tests.multihost import buckets, layouts
 from tests.multihost.layouts import Layout
 from tests.multihost.test_layouts import wait_for
 
+pytestmark = pytest.mark.cloud
+
 for package in ("gcsfs", "s3fs", "gcp_storage_emulator", "moto"):
-    pytest.importorskip(package, reason="the extra `test` is not installed")
+    needs.installed(package, "pip install -e '.[test]'")
 
 
 @pytest.fixture(scope="module", params=buckets.SCHEMES)

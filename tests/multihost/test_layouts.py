@@ -18,6 +18,8 @@ from tests.jobs import runs
 from tests.multihost import layouts
 from tests.multihost.layouts import Layout
 
+pytestmark = pytest.mark.processes
+
 # Validation after every save, lines between the saves, and a stop between two lines.
 RHYTHM = {"train.num_steps": 24, "train.eval_every": 8, "train.checkpoint_every": 8, "train.log_every": 3}
 REPORTED = {**RHYTHM, "eval.report": "full"}
@@ -41,7 +43,7 @@ def logged(workdir, step):
 
 @pytest.fixture(scope="module")
 def one_process(sample, tmp_path_factory):
-    """The reference: one process with the test's eight devices."""
+    """The reference: one process with the devices of these tests."""
     workdir = tmp_path_factory.mktemp("one_process")
     place = {"data.features_dir": str(workdir / "features")}
     train.train_and_evaluate(runs.config(sample, **layouts.SGD, **REPORTED, **place), workdir)

@@ -11,6 +11,8 @@ from tests.multihost import layouts
 from tests.multihost.layouts import Layout
 from tests.multihost.test_layouts import wait_for
 
+pytestmark = pytest.mark.processes
+
 LAYOUTS = (Layout(1, 1), Layout(2, 1))
 
 

@@ -250,6 +250,7 @@ def test_the_log_is_as_before_once_the_console_is_closed(opened):
     assert lines_of(stderr) == ["once"]
 
 
+@pytest.mark.processes
 def test_a_bar_on_a_real_terminal():
     ours, theirs = pty.openpty()
     termios.tcsetwinsize(theirs, (24, 100))

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from mpafer_jax.runtime import devices
 
@@ -16,13 +17,15 @@ def numbers(made, closed, count=6):
         closed.append(True)
 
 
+@pytest.mark.devices
 def test_prefetched_batches_are_cut_over_the_devices_and_in_order():
+    count = jax.local_device_count()
     found = list(devices.prefetch(numbers([], [])))
     assert len(found) == 6
     for number, batch in enumerate(found):
-        assert batch["x"].shape == (8, 2, 2)
-        assert len(batch["x"].sharding.device_set) == 8
-        np.testing.assert_array_equal(batch["x"], np.full((8, 2, 2), number))
+        assert batch["x"].shape == (count, 16 // count, 2)
+        assert len(batch["x"].sharding.device_set) == count
+        np.testing.assert_array_equal(batch["x"], np.full((count, 16 // count, 2), number))
 
 
 def test_batches_are_made_ahead_of_their_use_and_not_all_at_once():

@@ -12,6 +12,8 @@ import pytest
 from mpafer_jax.runtime import locks
 from mpafer_jax.runtime.errors import LockedError
 
+pytestmark = pytest.mark.processes
+
 
 def hold_and_wait(path, pipe):
     with locks.hold(path, path.parent):

@@ -13,6 +13,8 @@ import pytest
 from mpafer_jax.runtime import preemption
 from tests.jobs import runs
 
+pytestmark = pytest.mark.processes
+
 BEGIN = """
 import hashlib, pathlib, signal, sys, time
 from mpafer_jax.runtime import preemption

@@ -15,6 +15,8 @@ from mpafer_jax.method.model import variables
 from mpafer_jax.runtime.errors import ConfigError
 from tests.jobs import runs
 
+pytestmark = pytest.mark.training
+
 SHORT = {"train.num_steps": 3, "train.log_every": 1, "train.eval_every": 3, "optimizer.warmup_steps": 0}
 PROMPTS = {"coop": {"ctx"}, "vpt_deep": {"visual_prompts"}, "ivlp": {"ctx", "visual_prompts"}, "kgcoop": {"ctx"}}
 TERMS = {"loss", "cross_entropy", "token_alignment", "prompt_alignment", "prototype_alignment"}

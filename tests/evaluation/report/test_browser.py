@@ -8,6 +8,8 @@ import pytest
 
 from tests import browser
 
+pytestmark = pytest.mark.browser
+
 CONTRAST = """selector => {
   const canvas = document.createElement('canvas').getContext('2d', {willReadFrequently: true});
   const rgb = colour => { canvas.fillStyle = colour; canvas.fillRect(0, 0, 1, 1);

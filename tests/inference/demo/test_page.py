@@ -79,6 +79,8 @@ def served(checkpoint, log):
     assert list(temporary.iterdir()) == []
 
 
+@pytest.mark.browser
+@pytest.mark.processes
 def test_a_photo_is_explained_and_nothing_leaves_the_machine(finished, photo, tmp_path):
     predictor = Predictor.from_checkpoint(finished[0], batch_sizes=(1,))
     clip = predictor.trained_on.clip  # a folder, which is nobody's business

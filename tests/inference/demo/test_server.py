@@ -96,6 +96,7 @@ def test_photos_are_deleted_again_and_again(tmp_path):
             time.sleep(0.01)
 
 
+@pytest.mark.processes
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries are left as they are")
 def test_freed_blocks_go_back_to_the_system():
     program = """

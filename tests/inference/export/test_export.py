@@ -4,7 +4,6 @@ import collections
 import contextlib
 import dataclasses
 import hashlib
-import importlib.util
 import json
 import pathlib
 import re
@@ -28,12 +27,15 @@ from mpafer_jax.inference.export import card, check
 from mpafer_jax.jobs import train
 from mpafer_jax.method import prompts as prompts_lib
 from mpafer_jax.runtime.errors import CheckpointError, ExportError
-from tests import tiny
+from tests import needs, tiny
 from tests.jobs import runs
 
-ONNX = pytest.mark.skipif(
-    importlib.util.find_spec("jax2onnx") is None, reason="jax2onnx is not installed (docs/export.md)"
-)
+
+@pytest.fixture(autouse=True)
+def converter(request):
+    """What writes ONNX, which the extras cannot bring."""
+    if request.node.get_closest_marker("onnx"):
+        needs.installed("jax2onnx", "pip install --no-deps jax2onnx==0.17.1 (docs/export.md)")
 
 
 def places_of_this_machine():
@@ -169,7 +171,7 @@ def test_weights_inside_and_a_fixed_number_of_images(finished, expected, tmp_pat
         run(expected[0][:2])
 
 
-@ONNX
+@pytest.mark.onnx
 def test_onnx(finished, expected, tmp_path, capfd):
     from mpafer_jax.inference.export import onnx
 
@@ -192,7 +194,7 @@ def test_onnx(finished, expected, tmp_path, capfd):
         run(pixels[:2])
 
 
-@ONNX
+@pytest.mark.onnx
 def test_a_quantizer_finds_the_weights_of_onnx(tmp_path):
     """Of the CLIP that ships, with 97% of its constants in products."""
     import onnx as onnx_lib
@@ -225,7 +227,7 @@ WEIGHTS = tuple(tuple(0.5 + (i + c) % 3 / 2 for i in range(16)) for c in range(3
 GELU = dataclasses.replace(tiny.CLIP, vision=dataclasses.replace(tiny.CLIP.vision, hidden_act="gelu"))
 
 
-@ONNX
+@pytest.mark.onnx
 @pytest.mark.parametrize(
     ("changes", "layers", "batch_size"),
     [
@@ -273,8 +275,8 @@ def text_only(sample, tmp_path_factory):
         ("prompts", [], (5,)),
         ("stablehlo", ["--platforms=cpu"], (5, 2)),
         ("stablehlo", ["--platforms=cpu", "--weights=inside", "--batch_size=5"], (5,)),
-        pytest.param("onnx", [], (5, 2), marks=ONNX),
-        pytest.param("onnx", ["--batch_size=5"], (5,), marks=ONNX),
+        pytest.param("onnx", [], (5, 2), marks=pytest.mark.onnx),
+        pytest.param("onnx", ["--batch_size=5"], (5,), marks=pytest.mark.onnx),
     ],
 )
 def test_a_model_without_visual_prompts_has_every_form(sample, text_only, tmp_path, form, options, numbers):

@@ -1,4 +1,4 @@
-"""One update: eight devices equal one, each term alone too; the first stage; the limit of the scale."""
+"""One update: several devices equal one, each term alone too; the first stage; the limit of the scale."""
 
 import math
 
@@ -94,14 +94,15 @@ def assert_same(one, other):
     assert int(one_state.step) == int(other_state.step) == 1
 
 
-def test_eight_real_devices_give_the_numbers_of_one(monkeypatch):
-    assert jax.local_device_count() == 8
+@pytest.mark.devices
+def test_real_devices_give_the_numbers_of_one(monkeypatch):
+    assert jax.local_device_count() > 1
     step = make_step(*TERMS)
-    eight = on_host(*step(devices.replicate(first_state()), STATEMENTS, devices.shard_batch(batch())))
+    several = on_host(*step(devices.replicate(first_state()), STATEMENTS, devices.shard_batch(batch())))
     one = run(*TERMS, parts=1, monkeypatch=monkeypatch)
-    assert_same(one, eight)
+    assert_same(one, several)
     before = flatten(first_state().params)
-    still = {path for path, value in flatten(eight[0].params).items() if np.array_equal(value, before[path])}
+    still = {path for path, value in flatten(several[0].params).items() if np.array_equal(value, before[path])}
     # A bias of the keys adds the same to all of a query's scores: its gradient is rounding alone.
     assert not {path for path in still if not path.endswith("k_proj/bias")}
 

@@ -20,6 +20,8 @@ from mpafer_jax.method import build
 from mpafer_jax.runtime.errors import CheckpointError, ConfigError
 from tests.jobs import runs
 
+pytestmark = pytest.mark.training
+
 SHORT = {"train.num_steps": 2, "optimizer.warmup_steps": 0}
 NAMES = ("anger", "happiness", "neutral", "sadness", "surprise")  # the sample's
 
@@ -176,6 +178,7 @@ def test_a_context_for_each_class_has_none_for_new_ones(sample, tmp_path):
     assert np.array(same["test"]["confusion"])[::-1, ::-1].tolist() == few["test"]["confusion"]
 
 
+@pytest.mark.processes
 def test_the_command(sample, measured, tmp_path):
     _, folder, result = measured
     command = runs.command(sample, folder.parent, **SHORT)

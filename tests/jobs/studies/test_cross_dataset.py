@@ -18,6 +18,8 @@ from mpafer_jax.jobs.studies import cross_dataset
 from mpafer_jax.runtime.errors import CheckpointError, ConfigError
 from tests.jobs import runs
 
+pytestmark = pytest.mark.training
+
 SHORT = {"train.num_steps": 3, "optimizer.warmup_steps": 0}
 # The sample has anger, happiness, neutral, sadness and surprise.
 DRAWN = {
@@ -269,6 +271,7 @@ def test_mistakes_are_named(trained, loaded):
         tool.load_targets(rows, [f"{folder} data.dir={faces} data.test_split="], own=False, batch_size=0)
 
 
+@pytest.mark.processes
 def test_the_command(sample, trained, tmp_path):
     root, _ = trained
     (tmp_path / "two words").mkdir()

@@ -26,6 +26,8 @@ from mpafer_jax.method.hard_prompts.templates import described
 from mpafer_jax.runtime.errors import ConfigError, PromptError
 from tests.jobs import runs
 
+pytestmark = pytest.mark.processes
+
 NAMES = ("anger", "boredom", "fear")
 
 

@@ -13,6 +13,8 @@ import pytest
 from mpafer_jax.runtime import preemption
 from tests.jobs import runs
 
+pytestmark = pytest.mark.processes
+
 TEXT = """
 from mpafer_jax.jobs.sweeps.sweep import Point, Sweep
 

@@ -13,6 +13,8 @@ from mpafer_jax.method.hard_prompts.bank import load_bank
 from tests.jobs import runs
 from tests.method.generation.chat_server import MODEL, Fail, Silence, good, in_turn, serve
 
+pytestmark = pytest.mark.processes
+
 KEY = "sk-only-for-this-test"
 
 

@@ -11,8 +11,11 @@ from mpafer_jax.method.hard_prompts.generation.generate import Wanted, generate
 from mpafer_jax.method.hard_prompts.generation.local_model import LocalModel
 from mpafer_jax.method.hard_prompts.generation.questions import ask
 from mpafer_jax.runtime.errors import GenerationError
+from tests import needs
 
-torch = pytest.importorskip("torch", reason="the transformers backend needs PyTorch")
+pytestmark = pytest.mark.torch
+
+torch = needs.module("torch")
 WANTED = Wanted(("fear",), ("mouth",), 1, corrections=0)
 ANSWER = json.dumps({"descriptions": [{"text": "lips stretched wide", "action_units": [20]}]})
 TEMPLATE = (
