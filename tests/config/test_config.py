@@ -258,6 +258,7 @@ def test_what_depends_on_a_field_is_declared_with_it():
     assert not {"data.split_seed", "data.test_fraction", "data.synthface.style"} & semantics.TRAINING_ONLY
 
 
+@pytest.mark.training
 def test_every_field_is_read(sample, tmp_path, monkeypatch):
     """Records which fields a training run and an evaluation read; a field that neither reads has no business here.
 

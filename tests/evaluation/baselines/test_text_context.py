@@ -19,6 +19,8 @@ from mpafer_jax.runtime.errors import NonFiniteError
 from tests import tiny
 from tests.jobs import runs
 
+pytestmark = pytest.mark.training
+
 MEAN, STD = (0.48, 0.46, 0.41), (0.27, 0.26, 0.28)
 PLAIN = tiny.model(prompt_shape=tiny.shape(num_visual=0), local_weight=0.0)
 

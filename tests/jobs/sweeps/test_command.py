@@ -1,5 +1,6 @@
-"""launch/sweep.py itself: real runs of two steps, started, failed, resumed, stopped and queued."""
+"""launch/sweep.py: real runs of two steps, started, failed, resumed, stopped and queued."""
 
+import dataclasses
 import json
 import os
 import re
@@ -10,6 +11,7 @@ import time
 
 import pytest
 
+from launch import sweep as sweep_command
 from mpafer_jax.runtime import preemption
 from tests.jobs import runs
 
@@ -33,10 +35,21 @@ def get_sweep(argument):
 """
 
 
+@dataclasses.dataclass
+class Done:
+    """How a command ended."""
+
+    code: int
+    out: str
+    err: str
+
+
 @pytest.fixture
-def command(sample, tmp_path, monkeypatch):
-    """Runs launch/sweep.py on the sample: arguments -> the finished process."""
+def command(sample, tmp_path, monkeypatch, capsys):
+    """Runs the command on the sample, in this process; the runs that it makes are others: flags -> Done."""
     monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)  # a sweep's own is tested
+    monkeypatch.setenv("XLA_FLAGS", runs.environment()["XLA_FLAGS"])  # of the runs
+    monkeypatch.chdir(runs.ROOT)
     (tmp_path / "two.py").write_text(TEXT)
     changes = {**runs.CHANGES, "train.num_steps": 2, "optimizer.warmup_steps": 0, "data.train_per_class": 4}
     del changes["eval.report"]
@@ -45,8 +58,6 @@ def command(sample, tmp_path, monkeypatch):
     def arguments(*flags, workdir="sweep", steps=2):
         values = {**changes, "train.num_steps": steps}
         return [
-            sys.executable,
-            str(runs.ROOT / "launch" / "sweep.py"),
             f"--sweep={tmp_path / 'two.py'}:configs/sample.py",
             f"--workdir={tmp_path / workdir}",
             *(f"--config.{name}={value}" for name, value in values.items()),
@@ -54,7 +65,8 @@ def command(sample, tmp_path, monkeypatch):
         ]
 
     def call(*flags, **options):
-        return runs.run(arguments(*flags, **options), cwd=runs.ROOT)
+        code = sweep_command.main(arguments(*flags, **options))
+        return Done(code, *capsys.readouterr())
 
     call.arguments = arguments
     return call
@@ -63,9 +75,9 @@ def command(sample, tmp_path, monkeypatch):
 def test_runs_fail_are_resumed_and_reused(command, sample, tmp_path):
     root = tmp_path / "sweep"
     dry = command("--dry_run")
-    assert dry.returncode == 0, dry.stderr
-    assert len(dry.stdout.splitlines()) == 4
-    assert f"--workdir={root}/all/bare/seed_5" in dry.stdout.splitlines()[3]
+    assert dry.code == 0, dry.err
+    assert len(dry.out.splitlines()) == 4
+    assert f"--workdir={root}/all/bare/seed_5" in dry.out.splitlines()[3]
     assert not root.exists()
 
     # A run that cannot be: its checkpoints' place is taken.
@@ -73,12 +85,12 @@ def test_runs_fail_are_resumed_and_reused(command, sample, tmp_path):
     taken.parent.mkdir(parents=True)
     taken.write_text("in the way")
     first = command("--seeds=0", "--retries=0", "--jobs=2")
-    assert first.returncode == 1, first.stderr
-    assert "failed: all/bare/seed_0: exit code " in first.stderr
-    assert re.search(r"run 1 of 2, full method, seed 0: WAR \d+\.\d\d% on test, ", first.stderr)
-    assert "| full method             |    1 |" in first.stdout
-    assert "| without visual prompts  |    0 |" in first.stdout
-    assert "| majority class of train |    1 |" in first.stdout
+    assert first.code == 1, first.err
+    assert "failed: all/bare/seed_0: exit code " in first.err
+    assert re.search(r"run 1 of 2, full method, seed 0: WAR \d+\.\d\d% on test, ", first.err)
+    assert "| full method             |    1 |" in first.out
+    assert "| without visual prompts  |    0 |" in first.out
+    assert "| majority class of train |    1 |" in first.out
     assert list((root / "compilation_cache").iterdir())
     full = root / "all" / "full" / "seed_0"
     assert (full / "predictions.npz").is_file()
@@ -87,11 +99,11 @@ def test_runs_fail_are_resumed_and_reused(command, sample, tmp_path):
 
     taken.unlink()
     second = command("--seeds=0")
-    assert second.returncode == 0, second.stderr
-    assert "2 runs, 1 of them have ended before" in second.stderr
+    assert second.code == 0, second.err
+    assert "2 runs, 1 of them have ended before" in second.err
     assert runs.summary(full) == stored
     text = (root / "results.md").read_text()
-    assert second.stdout == text + "\n"
+    assert second.out == text + "\n"
     cells = [line for line in text.splitlines() if line.startswith("| without visual prompts")]
     assert cells[0].split("|")[2].strip() == "1"
     assert "- train images: 20: " in text
@@ -100,28 +112,29 @@ def test_runs_fail_are_resumed_and_reused(command, sample, tmp_path):
 
     # Another sweep takes these runs and makes none.
     other = command("--seeds=0", f"--reuse={root}", workdir="other")
-    assert other.returncode == 0, other.stderr
-    assert other.stderr.count(": taken from ") == 2
-    assert other.stdout == text + "\n"
+    assert other.code == 0, other.err
+    assert other.err.count(": taken from ") == 2
+    assert other.out == text + "\n"
     queued = command("--slurm", "--seeds=0", f"--reuse={root}", workdir="queued")
-    assert (queued.returncode, queued.stdout) == (0, "nothing is left to run\n"), queued.stderr
+    assert (queued.code, queued.out) == (0, "nothing is left to run\n"), queued.err
     assert runs.summary(tmp_path / "queued" / "all" / "full" / "seed_0") == stored
 
     # Another configuration has no place in this folder.
     changed = command("--seeds=0", steps=3)
-    assert changed.returncode == 2
-    assert "config.train.num_steps: there 2, here 3" in changed.stderr
+    assert changed.code == 2
+    assert "config.train.num_steps: there 2, here 3" in changed.err
 
     # A CLIP that was exchanged since is not passed off as the old one.
     exchanged = {**stored, "clip": {**stored["clip"], "hash": "another"}}
     (full / "summary.json").write_text(json.dumps(exchanged))
     mixed = command("--seeds=0")
-    assert mixed.returncode == 2
-    assert "do not have the same CLIP" in mixed.stderr
+    assert mixed.code == 2
+    assert "do not have the same CLIP" in mixed.err
 
 
 def test_stopped_it_goes_on(command, tmp_path):
-    arguments = command.arguments("--seeds=0", "--only=full", steps=3000)
+    words = command.arguments("--seeds=0", "--only=full", steps=3000)
+    arguments = [sys.executable, "launch/sweep.py", *words]
     with subprocess.Popen(arguments, env=runs.environment(), cwd=runs.ROOT, stderr=subprocess.PIPE, text=True) as sweep:
         metrics = tmp_path / "sweep" / "all" / "full" / "seed_0" / "metrics.jsonl"
         deadline = time.monotonic() + 200
@@ -129,8 +142,8 @@ def test_stopped_it_goes_on(command, tmp_path):
             assert time.monotonic() < deadline
             time.sleep(0.1)
         second = command("--seeds=0", "--only=full", steps=3000)
-        assert second.returncode == 2
-        assert re.search(rf"sweep is in use by process {sweep.pid} on .* since .* UTC; wait until", second.stderr)
+        assert second.code == 2
+        assert re.search(rf"sweep is in use by process {sweep.pid} on .* since .* UTC; wait until", second.err)
         sweep.send_signal(signal.SIGINT)
         _, errors = sweep.communicate(timeout=200)
     assert sweep.returncode == preemption.EXIT_CODE, errors
@@ -154,44 +167,44 @@ def test_what_a_job_is_still_to_make_is_not_queued_again(command, tmp_path, monk
     stand_in(tmp_path, "squeue", 'echo "$*" >> "$(dirname "$0")/asked"; cat "$(dirname "$0")/waiting"')
     asked, waiting = tmp_path / "bin" / "asked", tmp_path / "bin" / "waiting"
     flags = ["--slurm", "--seeds=0"]  # tasks 0: full, 1: bare
-    assert command(*flags).returncode == 0
+    assert command(*flags).code == 0
     assert not asked.exists()
 
     waiting.write_text("1\n")
     again = command(*flags)
-    assert again.returncode == 2
-    assert "job 42 is still to make 1 of these runs (all/bare/seed_0 first)" in again.stderr
+    assert again.code == 2
+    assert "job 42 is still to make 1 of these runs (all/bare/seed_0 first)" in again.err
     assert asked.read_text() == "--jobs=42 --array --noheader --format=%K\n"
-    assert command(*flags, "--only=full").returncode == 0  # that task has ended, without a result
+    assert command(*flags, "--only=full").code == 0  # that task has ended, without a result
     stand_in(tmp_path, "squeue", "echo slurm_load_jobs error: Invalid job id specified >&2; exit 1")
-    assert command(*flags).returncode == 0  # forgotten, so long ago has it ended
+    assert command(*flags).code == 0  # forgotten, so long ago has it ended
 
     stand_in(tmp_path, "squeue", "echo Unable to contact slurm controller >&2; exit 1")
     unknown = command(*flags)
-    assert unknown.returncode == 2
-    assert "whether job 42 has ended is not known: squeue --jobs=42 " in unknown.stderr
+    assert unknown.code == 2
+    assert "whether job 42 has ended is not known: squeue --jobs=42 " in unknown.err
 
 
 def test_an_array_of_slurm_jobs(command, tmp_path, monkeypatch):
     root = tmp_path / "sweep"
     flags = ["--slurm", "--jobs=3", "--sbatch=--gpus-per-node=1 --nodes=1", "--seeds=0"]
     dry = command(*flags, "--dry_run")
-    assert dry.returncode == 0, dry.stderr
-    first, _, *lines = dry.stdout.splitlines()
+    assert dry.code == 0, dry.err
+    first, _, *lines = dry.out.splitlines()
     assert first.startswith("sbatch --parsable --array=0-1%3 ")
     assert " --gpus-per-node=1 --nodes=1 launch/slurm.sbatch --arguments-from=" in first
     assert len(lines) == 2
     assert not root.exists()
 
     missing = command(*flags)
-    assert missing.returncode == 2
-    assert "there is no sbatch on this machine; --dry_run prints" in missing.stderr
+    assert missing.code == 2
+    assert "there is no sbatch on this machine; --dry_run prints" in missing.err
 
     stand_in(tmp_path, "sbatch", 'echo "$JAX_COMPILATION_CACHE_DIR" "$@" > "$(dirname "$0")/called"; echo 42')
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
     queued = command(*flags)
-    assert queued.returncode == 0, queued.stderr
-    assert queued.stdout.splitlines()[-1] == "42"
+    assert queued.code == 0, queued.err
+    assert queued.out.splitlines()[-1] == "42"
     called = (tmp_path / "bin" / "called").read_text()
     assert called.startswith(f"{root / 'compilation_cache'} --parsable --array=0-1%3 ")
     path = called.split("--arguments-from=")[1].strip()

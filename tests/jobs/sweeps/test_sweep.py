@@ -60,12 +60,6 @@ def test_every_sweep_plans_for_drawn_faces_and_for_photographs(name):
     assert stated is None or int(stated[1]) == planned[0]
 
 
-@pytest.mark.parametrize("name", OWN)
-def test_every_sweep_starts_with_its_command(name):
-    text = (FOLDER / f"{name}.py").read_text()
-    assert f"python launch/sweep.py --sweep=configs/sweeps/{name}.py:" in ast.get_docstring(ast.parse(text))
-
-
 @pytest.mark.parametrize("name", ["few_shot", "components"])
 def test_runs_on_few_photographs_are_longer_than_their_warm_up(name):
     found = load(name, "rafdb")
@@ -77,26 +71,6 @@ def test_runs_on_few_photographs_are_longer_than_their_warm_up(name):
         schedule = optim.make_schedule(learning_rate=1.0, warmup_steps=config.optimizer.warmup_steps, num_steps=steps)
         assert schedule(config.optimizer.warmup_steps) == 1.0
         assert config.train.eval_every < steps
-
-
-def test_the_papers_axes_are_there():
-    assert set(OWN) >= {
-        "backbones",
-        "baselines",
-        "components",
-        "context_length",
-        "few_shot",
-        "label_noise",
-        "loss_weights",
-        "num_visual_prompts",
-        "prompt_types",
-        "prototype_distance",
-        "prototype_images",
-        "seeds",
-        "styles",
-        "top_k",
-        "visual_prompt_depth",
-    }
 
 
 @pytest.mark.parametrize(
