@@ -23,7 +23,7 @@ pytestmark = pytest.mark.processes
 # Validation after every save, lines between the saves, and a stop between two lines.
 RHYTHM = {"train.num_steps": 24, "train.eval_every": 8, "train.checkpoint_every": 8, "train.log_every": 3}
 REPORTED = {**RHYTHM, "eval.report": "full"}
-TWO = Layout(2, 4)
+TWO = Layout(2, 2)
 
 
 def wait_for(condition, process, seconds=900):
