@@ -93,13 +93,6 @@ def test_of_several_frames_the_first_is_taken(format):
     assert green < 50
 
 
-def test_palettes_with_transparency():
-    palette = Image.new("RGB", (8, 8), (10, 20, 30)).quantize(4)
-    index = palette.getpixel((0, 0))
-    assert decode_rgb(encoded(palette, "PNG", transparency=index)).getpixel((0, 0)) == (255, 255, 255)
-    assert decode_rgb(encoded(palette, "GIF", transparency=index)).getpixel((0, 0)) == (255, 255, 255)
-
-
 def samples() -> dict[str, bytes]:
     """One small image of every format that is read, and of the odd modes."""
     image = layouts.image(3, 24, 20)

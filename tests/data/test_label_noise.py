@@ -3,11 +3,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mpafer_jax.config.schema import Config
 from mpafer_jax.data.label_noise import move_weights, replace_labels
 from mpafer_jax.data.splits import load_dataset
-from mpafer_jax.runtime.errors import ConfigError, DataError
-from tests.config.test_config import build
+from mpafer_jax.runtime.errors import DataError
 from tests.data import layouts
 
 LABELS = np.repeat(np.arange(4, dtype=np.int32), [100, 40, 15, 1])
@@ -101,9 +99,3 @@ def test_one_class_leaves_no_other(tmp_path: Path) -> None:
     layouts.write_folders(tmp_path, {"happy": 3})
     with pytest.raises(DataError, match=r"label_noise is 0\.5, but there is one class, 'happy'"):
         load_dataset(layouts.section("folder", tmp_path, label_noise=0.5))
-
-
-@pytest.mark.parametrize("value", [-0.1, 1.0])
-def test_a_share_that_is_none_is_refused(value: float) -> None:
-    with pytest.raises(ConfigError, match=r"config\.data\.label_noise"):
-        Config.from_config_dict(build("rafdb", **{"data.label_noise": value}))

@@ -18,22 +18,6 @@ def encoded(image: Image.Image, format: str = "PNG", **options: Any) -> bytes:
     return buffer.getvalue()
 
 
-def pixel(data: bytes) -> tuple[int, ...]:
-    image = preprocess.decode_rgb(data)
-    assert image.mode == "RGB"
-    return tuple(np.asarray(image)[0, 0].tolist())
-
-
-def test_channels_stay_red_green_blue() -> None:
-    assert pixel(encoded(Image.new("RGB", (2, 2), (200, 100, 50)))) == (200, 100, 50)
-
-
-def test_grey_and_palette() -> None:
-    assert pixel(encoded(Image.new("L", (2, 2), 77))) == (77, 77, 77)
-    assert pixel(encoded(Image.new("RGB", (2, 2), (10, 20, 30)).quantize(4))) == (10, 20, 30)
-    assert pixel(encoded(Image.new("1", (2, 2), 1))) == (255, 255, 255)
-
-
 def test_grey_images_pass_as_one_band_and_come_out_as_if_they_had_three() -> None:
     grey = layouts.image(0, 30, 20, "L")
     assert preprocess.decode(encoded(grey)).mode == "L"
@@ -51,24 +35,6 @@ def test_grey_images_pass_as_one_band_and_come_out_as_if_they_had_three() -> Non
     np.testing.assert_array_equal(preprocess.to_pixels(preprocess.resize(grey, 8)), preprocess.resize(three, 8))
 
 
-def test_sixteen_bits_are_scaled_and_not_clipped() -> None:
-    values = np.array([[0, 257 * 100], [65535, 300]], np.uint16)
-    image = preprocess.decode_rgb(encoded(Image.fromarray(values)))
-    assert np.asarray(image)[..., 0].tolist() == [[0, 100], [255, 1]]
-
-
-def test_transparency_is_laid_over_white() -> None:
-    assert pixel(encoded(Image.new("RGBA", (2, 2), (0, 0, 0, 0)))) == (255, 255, 255)
-    half = pixel(encoded(Image.new("LA", (2, 2), (0, 128))))
-    assert half == (127, 127, 127)
-
-
-def test_cmyk() -> None:
-    red, green, blue = pixel(encoded(Image.new("CMYK", (8, 8), (0, 255, 255, 0)), "JPEG", quality=100))
-    assert red > 240
-    assert max(green, blue) < 15
-
-
 def test_exif_orientation_is_applied() -> None:
     image = Image.new("RGB", (4, 2), (0, 0, 0))
     image.putpixel((0, 0), (255, 0, 0))
@@ -77,19 +43,6 @@ def test_exif_orientation_is_applied() -> None:
     upright = preprocess.decode_rgb(encoded(image, exif=exif))
     assert upright.size == (2, 4)
     assert upright.getpixel((1, 0)) == (255, 0, 0)
-
-
-def test_what_cannot_be_shown_in_eight_bits_is_refused() -> None:
-    with pytest.raises(ValueError, match="floating point"):
-        preprocess.decode_rgb(encoded(Image.fromarray(np.ones((2, 2), np.float32)), "TIFF"))
-    with pytest.raises(ValueError, match="signed numbers"):
-        preprocess.decode_rgb(encoded(Image.fromarray(np.array([[0, 70000]], np.int32)), "TIFF"))
-
-
-@pytest.mark.parametrize("data", [b"", b"no image", encoded(layouts.image(0, 64, 64))[:-400]])
-def test_broken_data_is_an_error(data: bytes) -> None:
-    with pytest.raises((OSError, SyntaxError, ValueError)):
-        preprocess.decode_rgb(data)
 
 
 def test_resize_keeps_the_whole_image() -> None:

@@ -11,7 +11,6 @@ from mpafer_jax.config.data_section import DataSection, SynthfaceSection
 from mpafer_jax.data.prepared import prepare
 from mpafer_jax.data.preprocess import decode_rgb
 from mpafer_jax.data.registry import BUILDERS, prepared_root, read_source
-from mpafer_jax.data.splits import load_dataset
 from mpafer_jax.data.synthface import generate
 from mpafer_jax.data.synthface.expressions import PROTOTYPES
 from mpafer_jax.data.synthface.styles import STYLES
@@ -137,9 +136,3 @@ def test_check_data_draws_all_and_finds_nothing_wrong() -> None:
     assert text.startswith("dataset synthface drawn here")
     assert "train: 32x32: 40" in text
     assert "unreadable images: 0" in text
-
-
-def test_a_run_reads_it(tmp_path: Path) -> None:
-    data = load_dataset(section(tmp_path, validation_split="validation", test_split="test"))
-    assert data.class_names == tuple(PROTOTYPES)
-    assert len(data.train.labels) == 40
