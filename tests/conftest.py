@@ -38,6 +38,9 @@ def pytest_configure(config):
 
 
 def pytest_collection_modifyitems(items):
+    for item in items:
+        if "commands" in item.fixturenames:
+            item.add_marker("processes")
     items.sort(key=_tier)
 
 

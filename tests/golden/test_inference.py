@@ -12,6 +12,7 @@ from PIL import Image
 from mpafer_jax.data.synthface.generate import face_of
 from mpafer_jax.data.synthface.styles import STYLES
 from mpafer_jax.inference import Predictor
+from tests import needs
 from tests.golden import store
 from tests.golden.commands import without_versions
 from tests.golden.test_checkpoint import EXPORTED, RUN_V1
@@ -90,7 +91,7 @@ def test_explanations(commands, files, tmp_path):
 
 @pytest.fixture(scope="module")
 def programs(commands, tmp_path_factory):
-    pytest.importorskip("jax2onnx")
+    needs.installed("jax2onnx", "docs/export.md")
     out = tmp_path_factory.mktemp("programs") / "out"
     places = {"RUN_V1": RUN_V1, "OUT": out}
     arguments = (RUN_V1, "--to=prompts,stablehlo,onnx", "--platforms=cpu", f"--out={out}")
@@ -99,6 +100,7 @@ def programs(commands, tmp_path_factory):
     return out
 
 
+@pytest.mark.onnx
 def test_onnx(programs, faces):
     runtime = pytest.importorskip("onnxruntime")
     session = runtime.InferenceSession(str(programs / "predictor.onnx"), providers=["CPUExecutionProvider"])
@@ -110,6 +112,7 @@ def test_onnx(programs, faces):
     store.check("inference/logits", found["logits"].tolist(), **TOLERANCE)
 
 
+@pytest.mark.onnx
 def test_stablehlo(programs, faces):
     program = jax.export.deserialize(bytearray((programs / "predictor.stablehlo").read_bytes()))
     weights = safetensors.numpy.load_file(programs / "weights.safetensors")
@@ -120,6 +123,7 @@ def test_stablehlo(programs, faces):
     store.check("inference/stablehlo", {"outputs": described, "weights": sorted(weights)})
 
 
+@pytest.mark.onnx
 def test_card(programs):
     """The text beside the files, without measured times, checksums and other packages' versions."""
     lines = without_versions((programs / "README.md").read_text()).splitlines()

@@ -111,7 +111,12 @@ def sketch(gradient) -> dict:
     return {"norm": norm, "entries": [float(x) * gradient.size**0.5 / norm for x in entries]}
 
 
-CASES = [(name, n) for name, (_, _, several) in STEPS.items() for n in several]
+# On as many devices as there are at most: the numbers are the same.
+CASES = [
+    pytest.param(name, n, marks=[pytest.mark.devices] * (n > 1))
+    for name, (_, _, several) in STEPS.items()
+    for n in sorted({min(n, jax.device_count()) for n in several})
+]
 
 
 @pytest.mark.parametrize(("name", "num_devices"), CASES)
