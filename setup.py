@@ -56,7 +56,9 @@ setup(
         "tokenizers>=0.22,<0.24",
         "transformers>=5,<6",
     ],
-    entry_points={"console_scripts": ["mpafer-predict=mpafer_jax.predict:run"]},
+    entry_points={
+        "console_scripts": ["mpafer-jax=mpafer_jax.cli.__main__:run", "mpafer-predict=mpafer_jax.predict:run"]
+    },
     extras_require={
         # Detection of faces, and videos. Version 5 has no cascades.
         "faces": ["opencv-python-headless>=4.10,<5"],

@@ -1,6 +1,6 @@
 """Pre-training of the small CLIP that ships with the package, on drawn faces with captions.
 
-    python -m mpafer_jax.cli.pretrain_clip --config=configs/pretrain_tiny_clip.py --workdir=runs/tiny_clip
+    mpafer-jax clip pretrain --config=configs/pretrain_tiny_clip.py --workdir=runs/tiny_clip
 
 The captions say what is seen (brows, lids, nose, lips, hair, light) and never name an expression. For images of your
 own: `--config.data.source=folder --config.data.dir=FOLDER` (images with a metadata.jsonl), or `tfds`. What comes out

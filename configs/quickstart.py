@@ -6,7 +6,7 @@ Needs no dataset, no download and no accelerator. The faces are drawn on first u
 seen; the run ends with a table of what each way of using that CLIP reaches. The same over three seeds, leaving one loss
 or part out at a time, with all training images and with 16 of each class:
 
-    python launch/sweep.py --sweep=configs/sweeps/components.py:quickstart --workdir=runs/components
+    mpafer-jax study sweep --sweep=configs/sweeps/components.py:quickstart --workdir=runs/components
 
 Settings were chosen on other styles and seeds (docs/quickstart.md). An accuracy on drawings says whether a method
 works, not how good it is on photographs.

@@ -1,6 +1,6 @@
 """Something to run on without any download: drawn faces and a CLIP with random weights.
 
-    python -m mpafer_jax.cli.make_sample --out=sample
+    mpafer-jax data sample --out=sample
     python -m mpafer_jax.main --config=configs/sample.py --workdir=runs/sample
 
 Takes about a minute on a laptop. It shows that an installation works and what a run leaves behind; its accuracy means

@@ -7,10 +7,10 @@ from mpafer_jax.runtime import preemption
 
 def run() -> None:
     """Runs the command in a process of its own."""
-    preemption.listen()  # before what takes seconds to import
+    preemption.listen()  # before what takes time to import
     from mpafer_jax.cli import predict
 
-    predict.run()
+    predict.predict.start()
 
 
 if __name__ == "__main__":

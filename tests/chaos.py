@@ -10,6 +10,7 @@ none, SIGKILL at most those between two checkpoints. At the end every parameter 
 undisturbed run's to the bit. Ends with exit code 1 where they do not.
 """
 
+import argparse
 import os
 import pathlib
 import random
@@ -20,51 +21,51 @@ import sys
 import time
 
 import numpy as np
-from absl import flags
 
 from mpafer_jax.artifacts import checkpoints
-from mpafer_jax.cli import runner as command_lib
 from mpafer_jax.runtime import preemption
 from tests.jobs import runs
 from tests.multihost.layouts import LAUNCHER, processes_of
 
-_OUT = flags.DEFINE_string("out", None, "Folder for the two runs.", required=True)
-_KILLS = flags.DEFINE_integer("kills", 20, "How often to kill.")
-_PROCESSES = flags.DEFINE_integer("processes", 1, "Processes of the run.")
-_SEED = flags.DEFINE_integer("seed", 0, "Of the moments and signals.")
-_EVERY = flags.DEFINE_integer("checkpoint_every", 20, "Steps between checkpoints.")
-_STEPS = flags.DEFINE_integer("num_steps", 100, "Steps in all.")
-_TIMEOUT = flags.DEFINE_integer("timeout", 900, "Seconds for a start, and for an end: nothing may hang.")
+_PARSER = argparse.ArgumentParser(description=__doc__)
+_PARSER.add_argument("--out", type=pathlib.Path, required=True, help="folder for the two runs")
+_PARSER.add_argument("--kills", type=int, default=20, help="how often to kill")
+_PARSER.add_argument("--processes", type=int, default=1, help="of the run")
+_PARSER.add_argument("--seed", type=int, default=0, help="of the moments and signals")
+_PARSER.add_argument("--checkpoint_every", type=int, default=20, help="steps between checkpoints")
+_PARSER.add_argument("--num_steps", type=int, default=100, help="steps in all")
+_PARSER.add_argument("--timeout", type=int, default=900, help="seconds for a start, and for an end: nothing may hang")
+_ARGUMENTS = _PARSER.parse_args() if __name__ == "__main__" else None
 
 
 def command(workdir):
     changes = {
-        "train.num_steps": _STEPS.value,
+        "train.num_steps": _ARGUMENTS.num_steps,
         "train.log_every": 7,  # lines seldom fall together with checkpoints
-        "train.eval_every": 2 * _EVERY.value,
-        "train.checkpoint_every": _EVERY.value,
+        "train.eval_every": 2 * _ARGUMENTS.checkpoint_every,
+        "train.checkpoint_every": _ARGUMENTS.checkpoint_every,
         "data.synthface.test": 200,
         "eval.baselines": "()",
-        "data.prepared_dir": pathlib.Path(_OUT.value) / "prepared",
+        "data.prepared_dir": _ARGUMENTS.out / "prepared",
     }
     config = [f"--config={runs.ROOT / 'configs' / 'quickstart.py'}", f"--workdir={workdir}"]
     fields = [f"--config.{name}={value}" for name, value in changes.items()]
-    return [str(LAUNCHER), str(_PROCESSES.value), sys.executable, "-m", "mpafer_jax.main", *config, *fields]
+    return [str(LAUNCHER), str(_ARGUMENTS.processes), sys.executable, "-m", "mpafer_jax.main", *config, *fields]
 
 
 def start(workdir):
-    cache = str(pathlib.Path(_OUT.value) / "compiled")
+    cache = str(_ARGUMENTS.out / "compiled")
     environment = runs.environment(JAX_COMPILATION_CACHE_DIR=cache, JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS="0")
     return subprocess.Popen(command(workdir), env=environment, stderr=subprocess.PIPE, text=True)
 
 
 def finish(process):
     try:
-        _, errors = process.communicate(timeout=_TIMEOUT.value)
+        _, errors = process.communicate(timeout=_ARGUMENTS.timeout)
     except subprocess.TimeoutExpired:
         process.terminate()
         process.communicate()
-        sys.exit(f"hangs: no end within {_TIMEOUT.value} s")
+        sys.exit(f"hangs: no end within {_ARGUMENTS.timeout} s")
     return process.returncode, errors
 
 
@@ -87,9 +88,9 @@ def kill_once(workdir, moments, before):
     begun = time.monotonic()
     # Lines that a killed start wrote after its checkpoint lie there until the next one takes the file over.
     while process.poll() is None and (lines_file(workdir) == earlier or last_step(workdir) <= before):
-        if time.monotonic() - begun > _TIMEOUT.value:
+        if time.monotonic() - begun > _ARGUMENTS.timeout:
             process.terminate()
-            sys.exit(f"hangs: no step within {_TIMEOUT.value} s")
+            sys.exit(f"hangs: no step within {_ARGUMENTS.timeout} s")
         time.sleep(0.01)
     deadline = time.monotonic() + moments.expovariate(1 / 2.0)  # seconds: some steps, some saves
     while process.poll() is None and time.monotonic() < deadline:
@@ -104,14 +105,14 @@ def kill_once(workdir, moments, before):
     return number, code, errors
 
 
-def main(_):
-    out, moments = pathlib.Path(_OUT.value), random.Random(_SEED.value)
-    undisturbed, disturbed = out / "undisturbed", out / f"killed-{_SEED.value}"
+def main():
+    out, moments = _ARGUMENTS.out, random.Random(_ARGUMENTS.seed)
+    undisturbed, disturbed = out / "undisturbed", out / f"killed-{_ARGUMENTS.seed}"
     code, errors = finish(start(undisturbed))
     if code:
         sys.exit(f"the undisturbed run failed with exit code {code}:\n{errors}")
     kills, ends, worst, before = 0, 0, 0, 0
-    while kills < _KILLS.value:
+    while kills < _ARGUMENTS.kills:
         number, code, errors = kill_once(disturbed, moments, before)
         resumed = re.search(r"resuming after step (\d+)", errors)
         reached = last_step(disturbed)
@@ -121,7 +122,7 @@ def main(_):
             # A finished run is begun anew, so that every kill hits one that trains.
             check_equal(undisturbed, disturbed)
             ends += 1
-            disturbed = out / f"killed-{_SEED.value}-{ends}"
+            disturbed = out / f"killed-{_ARGUMENTS.seed}-{ends}"
             before = 0
             print(f"ended undisturbed and equal; going on in {disturbed.name}", flush=True)
             continue
@@ -139,8 +140,8 @@ def main(_):
             sys.exit(f"SIGTERM after step {stopped[1]}, but the newest checkpoint is of step {saved}")
         if number == signal.SIGKILL and code == 0:
             sys.exit("a killed run ended with exit code 0")
-        if lost > _EVERY.value:
-            sys.exit(f"{lost} steps were lost, more than the {_EVERY.value} between checkpoints")
+        if lost > _ARGUMENTS.checkpoint_every:
+            sys.exit(f"{lost} steps were lost, more than the {_ARGUMENTS.checkpoint_every} between checkpoints")
         before = saved
     code, errors = finish(start(disturbed))
     if code:
@@ -156,11 +157,11 @@ def newest(workdir):
 
 def check_equal(one, two):
     (a, _, step), (b, _, other) = checkpoints.load(one, "last"), checkpoints.load(two, "last")
-    assert step == other == _STEPS.value, (step, other)
+    assert step == other == _ARGUMENTS.num_steps, (step, other)
     for name, value in a.items():
         np.testing.assert_array_equal(value, b[name])
     assert runs.metrics(one) == runs.metrics(two)
 
 
 if __name__ == "__main__":
-    command_lib.start(main)
+    main()

@@ -75,7 +75,7 @@ def shared(tmp_path_factory):
 @pytest.fixture(scope="session")
 def sample(shared):
     """A few drawn faces in class folders, and a small CLIP with random weights."""
-    from mpafer_jax.cli.make_sample import write_sample
+    from mpafer_jax.jobs.sample import write_sample
 
     return shared("sample", lambda out: write_sample(out, train_per_class=14, test_per_class=5, seed=0))
 

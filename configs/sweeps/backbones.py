@@ -1,8 +1,8 @@
 """The image tower: ViT-B/32, B/16 and L/14 of OpenAI's CLIP, on RAF-DB or the dataset that is named.
 
-    python launch/sweep.py --sweep=configs/sweeps/backbones.py:rafdb --workdir=runs/backbones_rafdb \
+    mpafer-jax study sweep --sweep=configs/sweeps/backbones.py:rafdb --workdir=runs/backbones_rafdb \
       --config.data.dir=/data/RAF-DB
-    python launch/sweep.py --sweep=configs/sweeps/backbones.py:affectnet7,bf16 --workdir=runs/backbones_affectnet7 \
+    mpafer-jax study sweep --sweep=configs/sweeps/backbones.py:affectnet7,bf16 --workdir=runs/backbones_affectnet7 \
       --config.data.dir=/data/AffectNet
 
 9 runs: 3 configurations, 3 seeds. This is the paper's main table.

@@ -1,6 +1,6 @@
 """Other ways to tune prompts, on the same data and measured in the same way.
 
-    python launch/sweep.py --sweep=configs/sweeps/baselines.py:quickstart --workdir=runs/baselines
+    mpafer-jax study sweep --sweep=configs/sweeps/baselines.py:quickstart --workdir=runs/baselines
 
 12 runs: 4 configurations, 3 seeds; and what needs no training, or a linear probe.
 

@@ -1,6 +1,6 @@
 """What each part of the method brings: left out alone, and put on top of one another.
 
-    python launch/sweep.py --sweep=configs/sweeps/components.py:quickstart --workdir=runs/components
+    mpafer-jax study sweep --sweep=configs/sweeps/components.py:quickstart --workdir=runs/components
 
 42 runs: 12 configurations with all training images and 2 with 16 of each class, 3 seeds.
 """

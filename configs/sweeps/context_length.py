@@ -1,6 +1,6 @@
 """M, the number of context vectors of a soft prompt.
 
-    python launch/sweep.py --sweep=configs/sweeps/context_length.py:quickstart --workdir=runs/context_length
+    mpafer-jax study sweep --sweep=configs/sweeps/context_length.py:quickstart --workdir=runs/context_length
 
 15 runs: 5 configurations, 3 seeds.
 """

@@ -1,6 +1,6 @@
 """Few training images: 1, 2, 4, 8 and 16 of each class.
 
-    python launch/sweep.py --sweep=configs/sweeps/few_shot.py:quickstart --workdir=runs/few_shot
+    mpafer-jax study sweep --sweep=configs/sweeps/few_shot.py:quickstart --workdir=runs/few_shot
 
 30 runs: 2 configurations, 5 numbers of images, 3 seeds. Which images those are is drawn by the seed, the more contain
 the fewer, and all of validation and test are used.

@@ -1,6 +1,6 @@
 """Wrong labels: 10, 20 and 30% of the training images have the label of another class.
 
-    python launch/sweep.py --sweep=configs/sweeps/label_noise.py:quickstart --workdir=runs/label_noise
+    mpafer-jax study sweep --sweep=configs/sweeps/label_noise.py:quickstart --workdir=runs/label_noise
 
 24 runs: 2 configurations, 4 shares, 3 seeds. Which labels are wrong is drawn by the seed, the more contain the fewer.
 The test images keep their labels, and so do those of validation, which choose the checkpoint.

@@ -1,6 +1,6 @@
 """beta and gamma, the weights of the hard-soft and of the prototype alignment.
 
-    python launch/sweep.py --sweep=configs/sweeps/loss_weights.py:quickstart --workdir=runs/loss_weights
+    mpafer-jax study sweep --sweep=configs/sweeps/loss_weights.py:quickstart --workdir=runs/loss_weights
 
 24 runs: 2 times 4 configurations (both tables hold the base), 3 seeds.
 """

@@ -1,6 +1,6 @@
 """N_p, the number of visual prompts a layer.
 
-    python launch/sweep.py --sweep=configs/sweeps/num_visual_prompts.py:quickstart --workdir=runs/num_visual_prompts
+    mpafer-jax study sweep --sweep=configs/sweeps/num_visual_prompts.py:quickstart --workdir=runs/num_visual_prompts
 
 18 runs: 6 configurations, 3 seeds.
 """

@@ -1,6 +1,6 @@
 """Which hard prompts the soft ones are pulled towards: names, phrases, descriptions of the face or of its parts.
 
-    python launch/sweep.py --sweep=configs/sweeps/prompt_types.py:quickstart --workdir=runs/prompt_types
+    mpafer-jax study sweep --sweep=configs/sweeps/prompt_types.py:quickstart --workdir=runs/prompt_types
 
 15 runs: 5 configurations, 3 seeds.
 """

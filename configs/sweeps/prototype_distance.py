@@ -1,6 +1,6 @@
 """M of Eq. 7, the distance between an image and its class's prototype, and how prototypes are averaged.
 
-    python launch/sweep.py --sweep=configs/sweeps/prototype_distance.py:quickstart --workdir=runs/prototype_distance
+    mpafer-jax study sweep --sweep=configs/sweeps/prototype_distance.py:quickstart --workdir=runs/prototype_distance
 
 12 runs: 4 configurations, 3 seeds.
 """

@@ -1,6 +1,6 @@
 """How many training images of each class make its prototype.
 
-    python launch/sweep.py --sweep=configs/sweeps/prototype_images.py:quickstart --workdir=runs/prototype_images
+    mpafer-jax study sweep --sweep=configs/sweeps/prototype_images.py:quickstart --workdir=runs/prototype_images
 
 15 runs: 5 configurations, 3 seeds.
 """

@@ -1,6 +1,6 @@
 """The full method over ten seeds: how much a single number can be trusted.
 
-python launch/sweep.py --sweep=configs/sweeps/seeds.py:quickstart --workdir=runs/seeds
+mpafer-jax study sweep --sweep=configs/sweeps/seeds.py:quickstart --workdir=runs/seeds
 """
 
 from configs.sweeps import common

@@ -1,6 +1,6 @@
 """Other styles of drawing, each further from what the small CLIP was trained on or nearer to it; quickstart only.
 
-    python launch/sweep.py --sweep=configs/sweeps/styles.py:quickstart --workdir=runs/styles
+    mpafer-jax study sweep --sweep=configs/sweeps/styles.py:quickstart --workdir=runs/styles
 
 36 runs: 2 configurations, 6 styles, 3 seeds. A run is trained and measured on faces of one style.
 """

@@ -1,6 +1,6 @@
 """k, the number of patches that speak for a class.
 
-    python launch/sweep.py --sweep=configs/sweeps/top_k.py:quickstart --workdir=runs/top_k
+    mpafer-jax study sweep --sweep=configs/sweeps/top_k.py:quickstart --workdir=runs/top_k
 
 18 runs: 6 configurations, 3 seeds.
 """

@@ -1,6 +1,6 @@
 """How many of the image tower's layers, from the first on, get visual prompts.
 
-    python launch/sweep.py --sweep=configs/sweeps/visual_prompt_depth.py:quickstart --workdir=runs/visual_prompt_depth
+    mpafer-jax study sweep --sweep=configs/sweeps/visual_prompt_depth.py:quickstart --workdir=runs/visual_prompt_depth
 
 12 runs: 4 configurations, 3 seeds; 15 with a tower of 12 layers.
 """

@@ -4,7 +4,7 @@
     python docs/results/make.py runs/components runs/top_k  with what has run there
     python docs/results/make.py --print=docs/results/components_quickstart.jsonl --format=latex
 
-From the root of the checkout. A folder is a sweep's (launch/sweep.py) or a matrix's (`mpafer_jax.cli.cross_dataset`).
+From the root of the checkout. A folder is what `mpafer-jax study sweep` or `study cross-dataset` has left.
 A sweep is published as one file, a matrix as its `matrix.json` without the folders of its runs. On the page stand the
 tables of all of them, and the commands of the project's sweeps that have not run.
 
@@ -137,7 +137,7 @@ def write_page(page: pathlib.Path) -> None:
 def _matrix(path: pathlib.Path) -> str:
     values = _read_matrix(path)
     flags = " \\\n  ".join(shlex.quote(flag) for flag in values["flags"])
-    command = f"```bash\npython -m mpafer_jax.cli.cross_dataset {flags}\n```\n"
+    command = f"```bash\nmpafer-jax study cross-dataset {flags}\n```\n"
     return "\n".join([f"### {path.stem}\n", command, cross_dataset.render(values["cells"], values["classes"], level=4)])
 
 
@@ -148,7 +148,7 @@ def _read_matrix(path: pathlib.Path) -> dict[str, Any]:
     except (ValueError, KeyError, TypeError) as error:
         raise ConfigError(
             f"{path} holds no matrix ({type(error).__name__}: {error}); run the command of "
-            "mpafer_jax.cli.cross_dataset that made it again, which keeps what was measured"
+            "mpafer-jax study cross-dataset that made it again, which keeps what was measured"
         ) from error
 
 
@@ -218,7 +218,7 @@ def _command(source: str, overrides: Sequence[str] = ()) -> str:
     data = [f"--config.data.dir={_DATASETS[base]}"] if base in _DATASETS else []
     folder = path.stem if argument == _QUICKSTART else sweep.name_of(source)
     flags = "".join(f" \\\n  {shlex.quote(flag)}" for flag in (*data, *overrides))
-    return f"python launch/sweep.py --sweep={source} --workdir=runs/{folder}{flags}\n"
+    return f"mpafer-jax study sweep --sweep={source} --workdir=runs/{folder}{flags}\n"
 
 
 def _section(source: str, found: Report | None, page: pathlib.Path) -> str:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 from typing import Any
 
+from mpafer_jax.runtime import without_torch
+
 
 def import_transformers() -> Any:
     """Imports transformers without its advice to install PyTorch, whose models we do not use.
@@ -19,7 +21,10 @@ def import_transformers() -> Any:
 
     logger.addFilter(drop_advice)
     try:
-        import transformers
+        with without_torch.hidden():
+            import transformers
+
+            _ = transformers.CLIPConfig, transformers.CLIPTokenizer  # imported when looked up
     finally:
         logger.removeFilter(drop_advice)
     return transformers

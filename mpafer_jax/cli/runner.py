@@ -1,105 +1,247 @@
-"""What the package's commands share: flags, readable logs, a start without PyTorch, and ends with an exit code."""
+"""What makes a function a command: its flags, the processes that it joins, what it shows, and how it ends.
+
+    @command("data sheet", argument("--out", type=files.path_argument("--out"), required=True, help="PNG file"))
+    def sheet(arguments):
+        '''Writes an image that shows what is in a dataset. [the whole docstring is its --help]'''
+
+Exit codes, of all commands (docs/commands.md):
+
+    0    done
+    1    failed: an unexpected error, with its traceback; or a part of the work, which the message names
+    2    a mistake that the user can mend, or a full disk; the message says how
+    75   stopped in good order (SIGTERM, or Ctrl-C in training): the same command goes on
+    130  ended by Ctrl-C
+
+In a run of many processes one also ends with 134 (SIGABRT), by JAX, when another has died.
+
+Modules of commands import at their top only what --help needs; what takes seconds is imported in the function.
+"""
 
 from __future__ import annotations
 
-import functools
-import importlib
+import argparse
+import dataclasses
 import os
-import pathlib
 import sys
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, cast
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
-import jax
-from absl import app, flags, logging
+from mpafer_jax.cli.parser import Parser, UsageError, at_least, refuse
+from mpafer_jax.runtime import files, preemption, without_torch
+from mpafer_jax.runtime.errors import ConfigError, UserError
 
-from mpafer_jax.backbones.hub_library import import_transformers
-from mpafer_jax.cli import usage
-from mpafer_jax.config.flags import config_error, config_file, config_words
-from mpafer_jax.runtime import console, devices, distributed, files, preemption, progress
-from mpafer_jax.runtime.errors import ClusterError, ConfigError, NonFiniteError
+_FAILED = 1
+# What the system says of a place that the user named; its other errors have a traceback.
+_OF_PLACES = (FileNotFoundError, FileExistsError, NotADirectoryError, IsADirectoryError, PermissionError)
 
-_PACKAGE = pathlib.Path(__file__).resolve().parents[1]
-# Exit codes, beside 0 and `preemption.EXIT_CODE`.
-_FAILED, _MISTAKE = 1, usage.MISTAKE
-_DISTRIBUTED = ("distributed", "coordinator_address", "num_processes", "process_id", "initialization_timeout")
+COMMANDS: dict[str, Command] = {}  # of `mpafer-jax`, by name
 
 
-def workdir(*, local: bool = False) -> pathlib.Path:
-    """The folder that --workdir names, of this machine or in a bucket.
+class Argument(NamedTuple):
+    """What `ArgumentParser.add_argument` is given."""
 
-    Args:
-      local: whether it has to be of this machine.
+    names: tuple[str, ...]
+    options: dict[str, Any]
 
-    Raises:
-      ConfigError: it names none, or a kind of bucket for which a package is missing.
+
+def argument(*names: str, **options: Any) -> Argument:
+    """An argument or flag of a command, as for `ArgumentParser.add_argument`."""
+    return Argument(names, options)
+
+
+def path(name: str, **options: Any) -> Argument:
+    """A file or folder of this machine."""
+    return argument(name, type=files.path_argument(name), **options)
+
+
+def number(name: str, smallest: int, **options: Any) -> Argument:
+    """A whole number from `smallest` on."""
+    return argument(name, type=at_least(smallest), **{"metavar": "N", **options})
+
+
+WORKDIR = argument(
+    "--workdir", required=True, metavar="FOLDER", help="folder of the run: checkpoints, metrics, results"
+)
+WHICH = argument("--which", choices=("best", "last"), default="best", help="of a run's checkpoints")
+CLIP = argument("--clip", default="", help="where the checkpoint's CLIP is now, if not where it was")
+_CONFIG = argument(
+    "--config", metavar="FILE[:ARGUMENTS]", help="a file of configs/, with optional arguments: configs/rafdb.py:vit_l14"
+)
+_FIELD = argument(
+    "--config.FIELD", metavar="VALUE", default=argparse.SUPPRESS, help="sets any field; `mpafer-jax config` lists them"
+)
+_PROCESSES = (
+    argument(
+        "--distributed",
+        choices=("auto", "on", "off"),
+        default="auto",
+        help="several processes: as flags and environment say, as JAX detects it (and fail without), or just this one",
+    ),
+    argument("--coordinator_address", metavar="ADDRESS", help="host:port of process 0; with the next two"),
+    argument("--num_processes", type=int, metavar="N", help="how many processes the run has"),
+    argument("--process_id", type=int, metavar="N", help="which of them this is, from 0"),
+    argument(
+        "--initialization_timeout", type=int, default=300, metavar="N", help="seconds to wait for the other processes"
+    ),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Command:
+    """A command; called with its words it runs in this process and returns the exit code.
+
+    Attributes:
+      name: as after `mpafer-jax`.
+      main: the work; returns an exit code or None for 0. Its docstring is the text of --help.
+      arguments: its own.
+      config: whether it takes --config; "optional" where it can do without. Then `arguments.config` is the
+        configuration (or None), and `arguments.fields` what --config.field=value has set.
+      processes: whether it may be one of many, which find each other before `main`.
+      passes_on: whether words that it does not know are passed on, as `arguments.rest`.
+      called: how it is called, where not as `mpafer-jax <name>`.
+      loggers: names of libraries' loggers whose routine lines are shown too.
     """
-    return folder(str(define_workdir().value), "--workdir", local=local)
+
+    name: str
+    main: Callable[[argparse.Namespace], int | None]
+    arguments: tuple[Argument, ...] = ()
+    config: bool | str = False
+    processes: bool = False
+    passes_on: bool = False
+    called: str = ""
+    loggers: tuple[str, ...] = ()
+
+    @property
+    def summary(self) -> str:
+        """The first sentence of its description."""
+        return " ".join((self.main.__doc__ or "").partition("\n\n")[0].split())
+
+    def parser(self) -> Parser:
+        """Its command line."""
+        parser = Parser(self.called or f"mpafer-jax {self.name}", self.main.__doc__ or "")
+        if self.config:
+            parser.add(*_CONFIG.names, required=self.config != "optional", **_CONFIG.options)
+            parser.add(*_FIELD.names, **_FIELD.options)
+        for names, options in self.arguments:
+            parser.add(*names, **options)
+        if self.processes:
+            group = parser.add_argument_group("several processes")
+            for names, options in _PROCESSES:
+                group.add_argument(*names, **options)
+        return parser
+
+    def parse(self, words: Sequence[str]) -> argparse.Namespace:
+        """Reads the words; ends the process with exit code 2 where they are wrong, and with 0 after --help."""
+        parser = self.parser()
+        config, fields, others = None, dict[str, Any](), list(words)
+        asks = any(word in ("-h", "--help", "--version") for word in words)
+        if self.config and not asks and any(word.partition("=")[0] == "--config" for word in words):
+            from mpafer_jax.config.flags import take_config
+
+            try:
+                config, fields, rest = take_config(words)
+            except ConfigError as error:
+                refuse(str(error))
+            others = ["--config=", *rest]
+        arguments, rest = parser.parse_known_args(others)
+        arguments.words, arguments.rest, arguments.given = list(words), rest, parser.options_given(others)
+        parser.check(arguments.given, () if self.passes_on else rest)
+        if self.config:
+            arguments.config, arguments.fields = config, fields
+        return arguments
+
+    def __call__(self, words: Sequence[str]) -> int:
+        """Runs it in this process.
+
+        Returns:
+          The exit code.
+
+        Raises:
+          SystemExit: as `parse`; and with the exit code in a process that is one of many and has failed.
+          Exception: what is no mistake of the user's, in a process that is alone.
+        """
+        arguments = self.parse(words)
+        from mpafer_jax.runtime import console
+
+        with console.Console(log=arguments.log, verbosity=arguments.verbosity, others=self.loggers):
+            return self._run(arguments)
+
+    def start(self, words: Sequence[str] | None = None) -> None:
+        """Runs it as this process, and ends it."""
+        preemption.listen()
+        without_torch.prefer()
+        with preemption.ending():
+            sys.exit(self(sys.argv[1:] if words is None else words))
+
+    def _run(self, arguments: argparse.Namespace) -> int:
+        from absl import logging
+
+        from mpafer_jax.runtime import distributed
+
+        try:
+            if self.processes:
+                _join(arguments)
+            return self.main(arguments) or 0
+        except UsageError as error:
+            refuse(str(error))
+        except Exception as error:
+            code, message = _explained(error)
+            if message:
+                logging.error("%s", message)
+                logging.debug("where that was:", exc_info=error)
+            elif not distributed.is_one_of_many():
+                raise
+            else:
+                logging.exception("this process ends: %s", error)
+            if distributed.is_one_of_many():
+                distributed.leave(code)
+            return code
 
 
-def folder(text: str, flag: str, *, local: bool = True) -> pathlib.Path:
-    """The folder that a flag names, of this machine or (not `local`) in a bucket.
+def command(name: str, *arguments: Argument, **options: Any) -> Callable[[Callable[..., int | None]], Command]:
+    """Makes a command of the function that follows; the options are as in `Command`."""
 
-    Raises:
-      ConfigError: it names none, or a kind of bucket for which a package is missing.
-    """
-    find = files.local_path if local else files.any_path
-    try:
-        return find(text, flag)
-    except ValueError as error:
-        raise ConfigError(str(error)) from error
+    def make(main: Callable[..., int | None]) -> Command:
+        COMMANDS[name] = Command(name, main, arguments, **options)
+        return COMMANDS[name]
+
+    return make
 
 
-@functools.cache
-def define_workdir() -> flags.FlagHolder[Any]:
-    """Defines --workdir."""
-    return cast(Any, flags).DEFINE_string("workdir", None, "Folder of the run: checkpoints, metrics, results.")
+def _explained(error: Exception) -> tuple[int, str]:
+    """The exit code for an error, and its message where that says all there is to say: a traceback would bury it."""
+    code, message = UserError.exit_code, f"{type(error).__name__}: {error}"
+    if isinstance(error, OSError) and files.is_full_disk(error):
+        message = f"{error}; make room there and run the same command again"
+    elif isinstance(error, UserError):
+        code = error.exit_code
+    elif not isinstance(error, (*_OF_PLACES, ModuleNotFoundError)) and not (
+        isinstance(error, OSError) and files.is_not_writable(error)
+    ):
+        return _FAILED, ""
+    return code, "\n".join((message, *getattr(error, "__notes__", ())))
 
 
-class DistributedFlags(NamedTuple):
-    """Flags of a run of several processes, see `distributed.find_cluster`."""
-
-    mode: flags.FlagHolder[Any]
-    coordinator_address: flags.FlagHolder[Any]
-    num_processes: flags.FlagHolder[Any]
-    process_id: flags.FlagHolder[Any]
-    timeout: flags.FlagHolder[Any]
-
-
-@functools.cache
-def define_distributed() -> DistributedFlags:
-    """Defines the flags of a run of several processes; a scheduler's variables make them unnecessary."""
-    typed = cast(Any, flags)
-    return DistributedFlags(
-        typed.DEFINE_enum(
-            "distributed",
-            "auto",
-            ["auto", "on", "off"],
-            "Several processes: as flags and environment say, as JAX detects it (and fail without), or just this one.",
-        ),
-        typed.DEFINE_string("coordinator_address", None, "host:port of process 0; with the next two."),
-        typed.DEFINE_integer("num_processes", None, "How many processes the run has."),
-        typed.DEFINE_integer("process_id", None, "Which of them this is, from 0."),
-        typed.DEFINE_integer("initialization_timeout", 300, "Seconds to wait for the other processes."),
-    )
-
-
-def start_processes() -> None:
+def _join(arguments: argparse.Namespace) -> None:
     """Joins the run's other processes, if flags or environment say that there are any, and logs who runs.
 
     Raises:
       ClusterError: see `distributed.find_cluster` and `distributed.start`.
     """
-    values = define_distributed()
+    import jax
+    from absl import logging
+
+    from mpafer_jax.runtime import devices, distributed, progress
+
     cluster = distributed.find_cluster(
         os.environ,
-        mode=values.mode.value,
-        coordinator_address=values.coordinator_address.value,
-        num_processes=values.num_processes.value,
-        process_id=values.process_id.value,
+        mode=arguments.distributed,
+        coordinator_address=arguments.coordinator_address,
+        num_processes=arguments.num_processes,
+        process_id=arguments.process_id,
         tpu_machine=distributed.has_tpu_chips(os.environ),
     )
-    distributed.start(cluster, timeout_seconds=values.timeout.value)
+    distributed.start(cluster, timeout_seconds=arguments.initialization_timeout)
     processes = f" in {jax.process_count()} processes ({cluster.source})" if cluster else ""
     kind = "" if jax.default_backend() == "cpu" else f" ({devices.kind()})"
     progress.fact("devices", f"{jax.device_count()} x {jax.default_backend()}{kind}{processes}")
@@ -110,152 +252,15 @@ def start_processes() -> None:
         )
 
 
-def start(main: Callable[[Sequence[str]], None], required: Sequence[str] = (), others: Sequence[str] = ()) -> None:
-    """Parses the flags and runs a command's `main`; mistakes in them end with a message and exit code 2.
+def refuse_idle(arguments: argparse.Namespace, needs: Mapping[str, str]) -> None:
+    """Refuses options that would do nothing beside the others, so that nobody believes that they did something.
 
     Args:
-      main: takes what is left of the command line after its flags.
-      required: flags that have to be given.
-      others: names of libraries' loggers whose routine lines are shown too.
-    """
-    module = sys.modules[main.__module__]
-    log = define_log()
-
-    def shown(argv: Sequence[str]) -> None:
-        verbosity = int(cast(Any, flags.FLAGS).verbosity)
-        with console.Console(log=log.value, verbosity=verbosity, others=tuple(others)):
-            try:
-                main(argv)
-            except NonFiniteError as error:
-                logging.error("%s", error)
-                sys.exit(_MISTAKE)
-            except OSError as error:
-                if not _explains_full_disk(error):
-                    raise
-                sys.exit(_MISTAKE)
-
-    def parse(argv: Sequence[str]) -> Sequence[str]:
-        return _parse_flags(argv, module.__doc__ or "", required)
-
-    with preemption.ending():
-        app.run(shown, flags_parser=parse)
-
-
-@functools.cache
-def define_log() -> flags.FlagHolder[Any]:
-    """Defines --log."""
-    return cast(Any, flags).DEFINE_enum("log", "auto", ["auto", "plain"], f"{usage.LOG}.")
-
-
-def _parse_flags(argv: Sequence[str], description: str, required: Sequence[str]) -> Sequence[str]:
-    words = ["--verbosity=1" if word == "-v" else _home_expanded(word) for word in argv[1:]]
-    usage.answer_help(words, description, _flag_groups(required), required)
-    config, fields = config_words(words)
-    if config and (wrong := config_file(config)):
-        usage.refuse(wrong)
-    try:
-        rest = cast(Any, flags.FLAGS)([argv[0], *words])
-    # The others are of config files, and of fields that they have not.
-    except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
-        usage.refuse(config_error(config, fields, error) if config else str(error).removeprefix("flag "))
-    for name in required:
-        flag = cast(Any, flags.FLAGS)[name]
-        if flag.value is None and not (name == "config" and config):
-            usage.refuse(f"--{name} is missing: {flag.help}")
-    return rest
-
-
-def _home_expanded(word: str) -> str:
-    """--config=~/FILE as a shell would give it, which leaves a tilde behind an equals sign alone."""
-    flag, _, value = word.partition("=")
-    return f"{flag}={files.local_path(value, flag)}" if flag == "--config" and value.startswith("~") else word
-
-
-def _flag_groups(required: Sequence[str]) -> dict[str, list[str]]:
-    """Names of the running command's flags under the headings of its --help."""
-    known = cast(Any, flags.FLAGS)
-    first = [name for name in ("config", "workdir") if name in known]
-    own: list[str] = [flag.name for flag in known.get_flags_for_module(sys.argv[0])]
-    return {
-        "flags": list(dict.fromkeys([*first, *required, *own])),
-        "several processes": [name for name in _DISTRIBUTED if name in known],
-        usage.SHOWN: ["log", "verbosity"],
-    }
-
-
-def run(job: Callable[[], None], mistakes: tuple[type[Exception], ...]) -> None:
-    """Runs a command's work, alone or as one of many processes, and ends the process if it fails.
-
-    Exit codes: 0 done; `preemption.EXIT_CODE` stopped in good order, run again to go on; 130 ended by Ctrl-C where
-    there was nothing to save; 2 a mistake of the user's or a full disk, which the message explains; 1 anything else,
-    with a traceback. In a run of many a process also ends with 134 (SIGABRT), by JAX, when another has died.
-
-    Args:
-      job: the work; the processes find each other before it.
-      mistakes: errors whose message says all there is to say, which a traceback would bury; `NonFiniteError` is one
-        everywhere.
-    """
-    try:
-        with preemption.ending():
-            start_processes()
-            job()
-    except (*mistakes, ClusterError, NonFiniteError) as error:
-        logging.error("%s: %s", type(error).__name__, error)
-        distributed.leave(_MISTAKE)
-    except OSError as error:
-        if not _explains_full_disk(error):
-            _fail(error)
-        distributed.leave(_MISTAKE)
-    except Exception as error:
-        _fail(error)
-
-
-def _explains_full_disk(error: OSError) -> bool:
-    """Whether it is one, of which the user is then told."""
-    full = files.is_full_disk(error)
-    if full:
-        logging.error("%s; make room there and run the same command again", error)
-    return full
-
-
-def _fail(error: Exception) -> None:
-    if not distributed.is_one_of_many():
-        raise error
-    logging.exception("process %d of %d ends: %s", jax.process_index(), jax.process_count(), error)
-    distributed.leave(_FAILED)
-
-
-def whole_numbers(flag: str, values: Sequence[str]) -> list[int]:
-    """The numbers of a flag that takes several, with commas between them.
+      arguments: of the command.
+      needs: of each option that does nothing here ("--margin"), what it needs ("--faces=detect").
 
     Raises:
-      ConfigError: there is none, or one is no whole number from 0.
+      UsageError: one is given.
     """
-    if not values or not all(value.strip().isdigit() for value in values):
-        raise ConfigError(f"--{flag} takes whole numbers from 0 with commas between them, found {','.join(values)!r}")
-    return [int(value) for value in values]
-
-
-def refuse_arguments(argv: Sequence[str]) -> None:
-    """Refuses what is left of a command line after its flags."""
-    if len(argv) > 1:
-        usage.refuse(f"unknown arguments: {' '.join(argv[1:])}")
-
-
-def import_libraries_without_torch() -> None:
-    """Imports those of our libraries that import PyTorch wherever it is installed, and makes them take it for absent.
-
-    They do it for features that we do not use, and it costs seconds and hundreds of megabytes. For a process that is
-    ours alone, as a command is: a program that imports this package may want those features. PyTorch itself can still
-    be imported afterwards (pytorch_model.bin needs it).
-    """
-    modules = cast(dict[str, Any], sys.modules)
-    if "torch" in modules:
-        return
-    modules["torch"] = None  # Python's own mark of a module that cannot be imported
-    try:
-        importlib.import_module("tensorboardX")
-        transformers = import_transformers()
-        _ = transformers.CLIPConfig, transformers.CLIPTokenizer  # imported when looked up
-    finally:
-        del modules["torch"]
+    if idle := [option for option in needs if option in arguments.given]:
+        raise UsageError("; ".join(f"{option} does nothing without {needs[option]}" for option in idle))

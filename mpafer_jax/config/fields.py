@@ -85,7 +85,7 @@ class FrozenModel(pydantic.BaseModel):
     model_config = pydantic.ConfigDict(frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True)
 
     role: ClassVar[Role] = "result"
-    listed_by: ClassVar[str] = "python -m mpafer_jax.cli.config"
+    listed_by: ClassVar[str] = "mpafer-jax config"
 
     @classmethod
     def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:

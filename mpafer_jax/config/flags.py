@@ -3,38 +3,55 @@
 from __future__ import annotations
 
 import difflib
-import functools
 import itertools
 import pathlib
 import runpy
 import sys
 import traceback
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any, cast
 
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
+from mpafer_jax.runtime import files
 from mpafer_jax.runtime.errors import ConfigError
 
 _CONFIGS = pathlib.Path(__file__).resolve().parents[2] / "configs"
 _FIELD = "--config."
 
 
-# Flags are the process's: cached, so that a program (or a test) can import several commands.
-@functools.cache
-def define_config() -> flags.FlagHolder[Any]:
-    """Defines --config=FILE[:arguments] and --config.field=value.
+def take_config(words: Sequence[str]) -> tuple[Any, dict[str, Any], list[str]]:
+    """Reads --config=FILE[:arguments] and --config.field=value out of a command line.
 
     The files of `configs/` import one another as `configs.common`, so the folder that holds `configs` has to be on the
     import path. It is where the command runs from inside a checkout; this makes it so from any other place.
+
+    Returns:
+      The configuration, a ConfigDict; the values that the words give to fields, by name; the other words.
+
+    Raises:
+      ConfigError: there is no such file, or no such field, or a value is of another type.
     """
-    if _CONFIGS.is_dir():
+    if _CONFIGS.is_dir() and str(_CONFIGS.parent) not in sys.path:
         sys.path.append(str(_CONFIGS.parent))
-    return cast(Any, config_flags).DEFINE_config_file(
-        "config", None, "A file of configs/, with optional arguments: configs/rafdb.py:vit_l14."
-    )
+    # A shell leaves a tilde behind an equals sign alone.
+    words = [f"--config={files.home_expanded(word[9:])}" if word.startswith("--config=~") else word for word in words]
+    value, fields = _config_words(words)
+    if wrong := config_file(value):
+        raise ConfigError(wrong)
+    known = flags.FlagValues()
+    known.set_gnu_getopt(True)  # flags may stand behind arguments
+    library = cast(Any, config_flags)
+    holder = library.DEFINE_config_file("config", None, "", flag_values=known, sys_argv=["", *words])
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # of how the library imports the file
+            rest: list[str] = cast(Any, known)(["", *words], known_only=True)[1:]
+            return holder.value, library.get_override_values(known["config"]), rest
+    except (flags.Error, OSError, AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ConfigError(config_error(value, fields, error)) from error
 
 
 def read_config(words: Sequence[str]) -> Any:
@@ -44,28 +61,9 @@ def read_config(words: Sequence[str]) -> Any:
       words: the file, then `field=value` words.
 
     Raises:
-      ConfigError: there is no such file, or no such field, or a value is of another type.
+      ConfigError: as `take_config`.
     """
-    if wrong := config_file(words[0]):
-        raise ConfigError(wrong)
-    line = ["", f"--config={words[0]}", *(f"--config.{word}" for word in words[1:])]
-    own = flags.FlagValues()
-    define_config()  # for the import path
-    holder = cast(Any, config_flags).DEFINE_config_file("config", None, "", flag_values=own, sys_argv=line)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)  # of how the library imports the file
-            own(line)
-            return holder.value
-    except (flags.Error, OSError, AttributeError, KeyError, TypeError, ValueError) as error:
-        fields = [word.partition("=")[0] for word in words[1:]]
-        raise ConfigError(config_error(words[0], fields, error)) from error
-
-
-def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """'; did you mean ...?' where one of the known words is near, else nothing."""
-    near = difflib.get_close_matches(word, list(known), n=1)
-    return f"; did you mean {near[0]}?" if near else ""
+    return take_config([f"--config={words[0]}", *(f"--config.{word}" for word in words[1:])])[0]
 
 
 def config_file(value: str) -> str:
@@ -122,7 +120,7 @@ def _unknown_field(config: Any, field: str) -> str:
     return ""
 
 
-def config_words(arguments: Sequence[str]) -> tuple[str, list[str]]:
+def _config_words(arguments: Sequence[str]) -> tuple[str, list[str]]:
     """FILE[:arguments] of a command line's --config, or nothing, and the fields that it gives a value to."""
     value, fields = "", list[str]()
     for word, after in itertools.zip_longest(arguments, arguments[1:], fillvalue=""):

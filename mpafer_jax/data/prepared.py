@@ -145,7 +145,7 @@ class ExpressionBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True)
                 if isinstance(found, ImageError):
                     if self._on_bad_image == "error":
                         raise ImageError(
-                            f"{found}\nmpafer_jax.tools.check_data lists all such images; "
+                            f"{found}\nmpafer-jax data check lists all such images; "
                             "config.data.on_bad_image='skip' leaves them out"
                         ) from found
                     logging.warning("skipped: %s", found)

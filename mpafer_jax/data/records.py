@@ -1,7 +1,7 @@
 """What a reader of an owner's layout returns: which images there are, where, and with which labels.
 
 Nothing here opens an image: a `SourceIndex` is made from label files and folder listings alone, so it is quick to
-read, and a dataset whose images are broken can still be described (`mpafer_jax.cli.check_data`).
+read, and a dataset whose images are broken can still be described (`mpafer-jax data check`).
 """
 
 from __future__ import annotations

@@ -6,13 +6,12 @@ import dataclasses
 from pathlib import Path
 
 from mpafer_jax.config.data_section import DataSection
-from mpafer_jax.config.flags import did_you_mean
 from mpafer_jax.data import bucket, records
 from mpafer_jax.data.prepared import ExpressionBuilder
 from mpafer_jax.data.readers import affectnet, ckplus, fer2013, ferplus, folder, jaffe, rafdb, sfew, synthface
 from mpafer_jax.data.records import SourceIndex
 from mpafer_jax.runtime import files
-from mpafer_jax.runtime.errors import ConfigError
+from mpafer_jax.runtime.errors import ConfigError, did_you_mean
 
 BUILDERS: dict[str, type[ExpressionBuilder]] = {
     "rafdb": rafdb.RafDb,

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
+from absl import logging
 from PIL import Image, ImageDraw, ImageFont
 
 from mpafer_jax.evaluation.overlay import TILE, heat_overlay, outline_patches, scaled
-from mpafer_jax.inference.attribution import Explanation, Phrase
+from mpafer_jax.inference.attribution import Explainer, Explanation, Phrase
+from mpafer_jax.inference.results import Prediction, Result
+from mpafer_jax.runtime import files
 
 _CAPTION, _GAP = 20, 8  # pixels
+_LONGEST_STEM = 100  # of a file's name, which becomes a part of others'
 _PHRASES = 8  # shown, of all that were ranked
 _INK, _PAPER = (30, 30, 30), (255, 255, 255)
 
@@ -55,3 +61,29 @@ def _arranged(tiles: list[tuple[Image.Image, str]], phrases: tuple[tuple[Phrase,
         line = f"{score:+.3f}  {phrase.text}  ({phrase.class_name}, {phrase.granularity})"
         draw.text((_GAP, rows * step + _GAP + number * _CAPTION), line, _INK, font)
     return image
+
+
+class HeatmapFolder:
+    """Writes what `sheet` draws, and the numbers behind it, for each prediction that it is given."""
+
+    def __init__(self, folder: Path, explainer: Explainer) -> None:
+        """Makes the folder where it is not there."""
+        self._folder, self._explainer = folder, explainer
+        self._last, self._face = -1, 0
+        folder.mkdir(parents=True, exist_ok=True)
+        if any(folder.glob("*.json")):
+            logging.warning("%s holds heat maps already; those of equal names are replaced", folder)
+
+    def __call__(self, result: Result) -> None:
+        """Writes `<index>[_face]_<file's name>.png` and `.json`; of what is no prediction nothing."""
+        if not isinstance(result, Prediction):
+            return
+        source = result.source
+        self._face = self._face + 1 if source.index == self._last else 0  # several faces of one image
+        self._last = source.index
+        stem = Path(source.file).stem.replace(":", "_")[:_LONGEST_STEM]
+        name = f"{source.index:06d}{f'_{self._face}' if self._face else ''}_{stem}"
+        (explanation,) = self._explainer.explain([result])
+        with files.replacing(self._folder / f"{name}.png") as temporary:
+            sheet(explanation).save(temporary, "PNG")
+        files.write_json(self._folder / f"{name}.json", explanation.to_dict())

@@ -17,12 +17,16 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageFilter
 
+from mpafer_jax.config.schema import DataSection
 from mpafer_jax.data.preprocess import Pixels
+from mpafer_jax.data.splits import load_dataset
 from mpafer_jax.evaluation.metrics import softmax
 from mpafer_jax.evaluation.table import markdown
 from mpafer_jax.inference.attribution import Explainer, Explanation
 from mpafer_jax.inference.predictor import Predictor, checked
 from mpafer_jax.inference.results import Floats, Prediction
+from mpafer_jax.runtime import progress
+from mpafer_jax.runtime.errors import ConfigError
 
 RIVALS = ("random", "centre")
 _BLUR = 1 / 8  # of the image's side: radius after which no feature of a face is left
@@ -155,6 +159,34 @@ def measure(
         name: Curves(np.stack([pair[0] for pair in pairs]), np.stack([pair[1] for pair in pairs]))
         for name, pairs in found.items()
     }
+
+
+def measure_split(
+    predictor: Predictor, data: DataSection, number: int, *, steps: int = 16, seed: int = 0
+) -> tuple[int, dict[str, Any]]:
+    """The summary of every map over images of a dataset's test split.
+
+    Args:
+      predictor: the model.
+      data: the dataset.
+      number: how many images, drawn by seed; 0: all.
+      steps: of the curves.
+      seed: of the choice and of the random maps.
+
+    Returns:
+      The number of images, and `summarize`'s numbers.
+
+    Raises:
+      ConfigError: there is no test split.
+      DataError: the dataset cannot be read.
+    """
+    test = load_dataset(data, without="validation").test
+    if test is None:
+        raise ConfigError("config.data names no test split; set data.test_split or data.test_fraction")
+    chosen = np.random.default_rng(seed).permutation(len(test))[: number or None]
+    images = (test.source[int(index)] for index in sorted(chosen))
+    tracked = progress.track(images, "deletion and insertion", len(chosen))
+    return len(chosen), summarize(measure(predictor, Explainer(predictor), tracked, steps=steps, seed=seed))
 
 
 def _groups(predictor: Predictor, images: Iterable[Any]) -> Iterable[list[Prediction]]:

@@ -54,7 +54,7 @@ def leave_report(
     except Exception as error:  # a report must not take down what calls it with an error of its own kind
         raise ReportError(
             f"the numbers are written, but not the report: {type(error).__name__}: {error}. Put that right and run "
-            f"python -m mpafer_jax.cli.report {path.parent}, or choose eval.report=none"
+            f"mpafer-jax report {path.parent}, or choose eval.report=none"
         ) from error
 
 

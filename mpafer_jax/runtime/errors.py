@@ -5,6 +5,8 @@ A message names the file, field or flag, what was found, what was expected, and 
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
 from typing import ClassVar
 
 
@@ -72,3 +74,9 @@ class NonFiniteError(UserError):
 
 class ClusterError(UserError):
     """Processes that cannot find each other."""
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """'; did you mean ...?' where one of the known words is near, else nothing."""
+    near = difflib.get_close_matches(word, list(known), n=1)
+    return f"; did you mean {near[0]}?" if near else ""

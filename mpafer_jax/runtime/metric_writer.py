@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from types import TracebackType
 from typing import Any, Self
 
-from mpafer_jax.runtime import files
+from mpafer_jax.runtime import files, without_torch
 
 _LINES, _EVENTS = "metrics.jsonl", "tensorboard"
 
@@ -33,7 +33,8 @@ class MetricWriter:
           first_step: how many updates were made before.
           enabled: whether this process writes; otherwise every call does nothing.
         """
-        import tensorboardX  # here: it imports PyTorch where it can, which a command prevents first
+        with without_torch.hidden():
+            import tensorboardX
 
         self._stream = self._events = None
         if not enabled:

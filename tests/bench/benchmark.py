@@ -1,13 +1,4 @@
-"""Measures our steps against the plain PyTorch way: the same CLIP with random weights, batch, losses and update.
-
-    pip install -e '.[bench]'
-    python -m tests.bench.benchmark --out=benchmark
-    python -m tests.bench.benchmark --clip=vit_l14 --batch_sizes=8 --repeats=3 --out=benchmark_l14
-
-Every contender is a process of its own, and they are timed in turns. Nothing is timed before outputs, losses and the
-prompts' gradients are equal to 1e-4. Prints Markdown tables, and writes them and every single time to --out. On a
-machine that others use look at the quotients, not at the seconds.
-"""
+"""Measures our steps against the plain PyTorch way: the same CLIP with random weights, batch, losses and update."""
 
 from __future__ import annotations
 
@@ -16,83 +7,92 @@ if __name__ == "__main__":  # before what takes seconds to import
 
     preemption.listen()
 
+import argparse
 import dataclasses
 import importlib.util
 import pathlib
-import sys
-from collections.abc import Sequence
 
-from absl import flags
+from absl import logging
 
-from mpafer_jax.cli import runner
+from mpafer_jax.cli.parser import at_least, whole_numbers
+from mpafer_jax.cli.runner import argument, command, number, path
 from mpafer_jax.runtime import files
-from mpafer_jax.runtime.errors import ConfigError
 from tests.bench import measure, measures, report
 from tests.bench.client import BenchmarkError
 from tests.bench.problem import CLIPS, PRECISIONS, Setting
 from tests.bench.worker import CONTENDERS
 
-_CLIP = flags.DEFINE_enum("clip", "vit_b16", list(CLIPS), "Shape of the CLIP.")
-_BATCHES = flags.DEFINE_list("batch_sizes", ["16"], "Images at once; several for one table each.")
-_CLASSES = flags.DEFINE_integer("num_classes", 7, "Classes.", 2)
-_TOP_K = flags.DEFINE_integer("top_k", 16, "Patches of the local score.", 1)
-_PRECISION = flags.DEFINE_enum(
-    "precision", "float32", PRECISIONS, "What products are computed in; bfloat16 as with the configs' :bf16."
+
+@command(
+    "benchmark",
+    path("--out", required=True, help="folder for benchmark.md, benchmark.json and the contenders' log"),
+    argument("--clip", choices=tuple(CLIPS), default="vit_b16", help="shape of the CLIP"),
+    argument("--batch_sizes", type=whole_numbers, default=[16], help="images at once; several for one table each"),
+    number("--num_classes", 2, default=7, help="classes"),
+    number("--top_k", 1, default=16, help="patches of the local score"),
+    argument(
+        "--precision",
+        choices=tuple(PRECISIONS),
+        default="float32",
+        help="what products are computed in; bfloat16 as with the configs' :bf16",
+    ),
+    argument("--contender", choices=tuple(CONTENDERS), action="append", help="who is measured (default: all)"),
+    argument("--measure", choices=tuple(measures.TITLES), action="append", help="what is measured (default: all)"),
+    number("--repeats", 1, default=7, help="turns"),
+    number("--starts", 0, default=1, help="how often cold and warm starts and peak memory are measured"),
+    argument("--block_seconds", type=at_least(0, float), default=1.0, help="how long a block of calls lasts at least"),
+    argument("--remat", choices=("none", "dots", "full"), default="dots", help="what our backward pass keeps"),
+    number("--threads", 0, default=0, help="cores and threads of each contender (default: all)"),
+    number("--seed", 0, default=0, help="of weights, images and prompts (default 0)"),
+    called="python -m tests.bench.benchmark",
 )
-_CONTENDERS = flags.DEFINE_multi_enum("contender", list(CONTENDERS), list(CONTENDERS), "Who is measured.")
-_MEASURES = flags.DEFINE_multi_enum("measure", list(measures.TITLES), list(measures.TITLES), "What is measured.")
-_REPEATS = flags.DEFINE_integer("repeats", 7, "Turns.", 1)
-_STARTS = flags.DEFINE_integer("starts", 1, "How often cold and warm starts and peak memory are measured.", 0)
-_BLOCK = flags.DEFINE_float("block_seconds", 1.0, "How long a block of calls lasts at least.", 0)
-_REMAT = flags.DEFINE_enum("remat", "dots", ["none", "dots", "full"], "What our backward pass keeps (clip.remat).")
-_THREADS = flags.DEFINE_integer("threads", 0, "Cores and threads of each contender; 0: all.", 0)
-_SEED = flags.DEFINE_integer("seed", 0, "Of weights, images and prompts.", 0)
-_OUT = flags.DEFINE_string("out", None, "Folder for benchmark.md, benchmark.json and the contenders' log.")
+def benchmark(arguments: argparse.Namespace) -> int:
+    """Measures our steps against the plain PyTorch way: the same CLIP with random weights, batch, losses and update.
 
+        pip install -e '.[bench]'
+        python -m tests.bench.benchmark --out=benchmark
+        python -m tests.bench.benchmark --clip=vit_l14 --batch_sizes=8 --repeats=3 --out=benchmark_l14
 
-def main(argv: Sequence[str]) -> None:
-    """Measures and prints."""
-    runner.refuse_arguments(argv)
-    if "plain" in _CONTENDERS.value and importlib.util.find_spec("torch") is None:
-        print("the plain PyTorch way needs PyTorch: pip install -e '.[bench]'", file=sys.stderr)
-        sys.exit(2)
-    try:
-        out = runner.folder(str(_OUT.value), "--out")
-    except ConfigError as error:
-        print(error, file=sys.stderr)
-        sys.exit(2)
+    Every contender is a process of its own, and they are timed in turns. Nothing is timed before outputs, losses and
+    the prompts' gradients are equal to 1e-4. Prints Markdown tables, and writes them and every single time to --out. On
+    a machine that others use look at the quotients, not at the seconds.
+    """
+    if "plain" in (arguments.contender or CONTENDERS) and importlib.util.find_spec("torch") is None:
+        raise ModuleNotFoundError("the plain PyTorch way needs PyTorch: pip install -e '.[bench]'")
+    out: pathlib.Path = arguments.out
     out.mkdir(parents=True, exist_ok=True)
     try:
-        text, results = run(out)
+        text, results = run(arguments, out)
     except BenchmarkError as error:
-        print(f"{error} (the contenders' own messages: {out / 'contenders.log'})", file=sys.stderr)
-        sys.exit(1)
+        logging.error("%s (the contenders' own messages: %s)", error, out / "contenders.log")
+        return 1
     files.write_text(out / "benchmark.md", text)
     files.write_json(out / "benchmark.json", results)
     print(text)
+    return 0
 
 
-def run(out: pathlib.Path) -> tuple[str, list[dict[str, object]]]:
+def run(arguments: argparse.Namespace, out: pathlib.Path) -> tuple[str, list[dict[str, object]]]:
     """All problems of the command line: their tables, and everything measured."""
     options = measure.Options(
-        contenders=tuple(name for name in CONTENDERS if name in _CONTENDERS.value),
-        measures=tuple(name for name in measures.TITLES if name in _MEASURES.value),
-        repeats=_REPEATS.value,
-        starts=_STARTS.value,
-        block_seconds=_BLOCK.value,
-        remat=_REMAT.value,
-        threads=_THREADS.value,
+        contenders=tuple(name for name in CONTENDERS if name in (arguments.contender or CONTENDERS)),
+        measures=tuple(name for name in measures.TITLES if name in (arguments.measure or measures.TITLES)),
+        repeats=arguments.repeats,
+        starts=arguments.starts,
+        block_seconds=arguments.block_seconds,
+        remat=arguments.remat,
+        threads=arguments.threads,
         log=out / "contenders.log",
     )
     found: list[measure.Results] = []
-    for batch_size in _BATCHES.value or []:
+    for batch_size in arguments.batch_sizes:
         setting = Setting(
-            clip=_CLIP.value,
-            batch_size=int(batch_size),
-            num_classes=_CLASSES.value,
-            top_k=_TOP_K.value,
-            precision=_PRECISION.value,
-            seed=_SEED.value,
+            clip=arguments.clip,
+            batch_size=batch_size,
+            num_classes=arguments.num_classes,
+            top_k=arguments.top_k,
+            precision=arguments.precision,
+            seed=arguments.seed,
         )
         found.append(measure.run(setting, options))
     described = {"options": {**dataclasses.asdict(options), "log": None}}
@@ -102,5 +102,4 @@ def run(out: pathlib.Path) -> tuple[str, list[dict[str, object]]]:
 
 
 if __name__ == "__main__":
-    flags.mark_flag_as_required("out")
-    runner.start(main)
+    benchmark.start()

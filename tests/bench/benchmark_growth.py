@@ -1,11 +1,4 @@
-"""Measures how time and memory of a training step grow with batch, prompts, patches, classes and image size.
-
-    python -m tests.bench.benchmark_growth --config=configs/rafdb.py --config.data.dir=unused --out=growth
-
-A series varies one size and leaves the others; each point runs in a process of its own, on a CLIP with random weights.
-Writes growth.json, growth.md and growth.png to --out; series that are not asked for stay there as they were measured
-before. Of a machine that others use too, memory can be believed, times cannot.
-"""
+"""Measures how time and memory of a training step grow with batch, prompts, patches, classes and image size."""
 
 from __future__ import annotations
 
@@ -14,45 +7,47 @@ if __name__ == "__main__":  # before what takes seconds to import
 
     preemption.listen()
 
+import argparse
 import dataclasses
-import sys
-from collections.abc import Sequence
 
-from absl import flags, logging
+from absl import logging
 
-from mpafer_jax.cli import runner
-from mpafer_jax.config.flags import define_config
+from mpafer_jax.cli.runner import argument, command, number, path
 from mpafer_jax.config.schema import Config
 from mpafer_jax.runtime import files
-from mpafer_jax.runtime.errors import ConfigError
 from tests.bench import growth, growth_plot
 
-_CONFIG = define_config()
-_SERIES = flags.DEFINE_multi_enum("series", list(growth.SERIES), list(growth.SERIES), "Which series; may be repeated.")
-_CLIP = flags.DEFINE_enum("clip", "vit_s16", list(growth.TOWERS), "Shape of the CLIP.")
-_REPEATS = flags.DEFINE_integer("repeats", 5, "Steps that are timed at each point.", 1)
-_OUT = flags.DEFINE_string("out", None, "Folder for growth.json, growth.md and growth.png.")
 
+@command(
+    "growth",
+    path("--out", required=True, help="folder for growth.json, growth.md and growth.png"),
+    argument("--series", choices=tuple(growth.SERIES), action="append", help="which; may be repeated (default: all)"),
+    argument("--clip", choices=tuple(growth.TOWERS), default="vit_s16", help="shape of the CLIP"),
+    number("--repeats", 1, default=5, help="steps that are timed at each point"),
+    config=True,
+    called="python -m tests.bench.benchmark_growth",
+)
+def benchmark_growth(arguments: argparse.Namespace) -> int:
+    """Measures how time and memory of a training step grow with batch, prompts, patches, classes and image size.
 
-def main(argv: Sequence[str]) -> None:
-    """Measures and writes."""
-    runner.refuse_arguments(argv)
-    try:
-        out = runner.folder(str(_OUT.value), "--out")
-        config = Config.from_config_dict(_CONFIG.value)
-    except ConfigError as error:
-        print(error, file=sys.stderr)
-        sys.exit(2)
+        python -m tests.bench.benchmark_growth --config=configs/rafdb.py --config.data.dir=unused --out=growth
+
+    A series varies one size and leaves the others; each point runs in a process of its own, on a CLIP with random
+    weights. Writes growth.json, growth.md and growth.png to --out; series that are not asked for stay there as they
+    were measured before. Of a machine that others use too, memory can be believed, times cannot.
+    """
+    out, config = arguments.out, Config.from_config_dict(arguments.config)
     path = out / "growth.json"
     found = growth.read(path) if path.is_file() else {}
-    for name in dict.fromkeys(_SERIES.value or []):
+    for name in dict.fromkeys(arguments.series or growth.SERIES):
         points: list[growth.Measured] = []
         for point in growth.SERIES[name]:
             try:
-                points.append(growth.measure(config, dataclasses.replace(point, clip=_CLIP.value), _REPEATS.value))
+                sized = dataclasses.replace(point, clip=arguments.clip)
+                points.append(growth.measure(config, sized, arguments.repeats))
             except growth.GrowthError as error:
-                print(error, file=sys.stderr)
-                sys.exit(1)
+                logging.error("%s", error)
+                return 1
             logging.info("%s: %s", name, points[-1])
         found[name] = points
         ordered = {known: found[known] for known in growth.SERIES if known in found}
@@ -60,7 +55,8 @@ def main(argv: Sequence[str]) -> None:
         files.write_text(out / "growth.md", growth_plot.table(ordered))
         growth_plot.plot(ordered, out / "growth.png")
     print(growth_plot.table(found))
+    return 0
 
 
 if __name__ == "__main__":
-    runner.start(main, required=["config", "out"])
+    benchmark_growth.start()

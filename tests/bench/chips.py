@@ -11,10 +11,12 @@ from typing import Any, cast
 
 from jax.experimental import topologies
 
+from mpafer_jax.runtime.errors import UserError
+
 GIGA, TERA = 1e9, 1e12
 
 
-class TopologyError(ValueError):
+class TopologyError(UserError):
     """A slice that cannot be described; the message says which names can."""
 
 

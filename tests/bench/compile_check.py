@@ -1,16 +1,4 @@
-"""Compiles a configuration's training and evaluation steps for a TPU slice that need not be there.
-
-    pip install -e '.[tpu-check]'
-    JAX_PLATFORMS=cpu python -m tests.bench.compile_check --config=configs/rafdb.py:bf16 --topology=v5e:4x4 \
-      --images_per_device=32 --config.data.dir=unused
-
-Needs neither data nor weights: the compiler for TPUs runs on any Linux machine with libtpu. Prints for each step, per
-device: memory (arguments, results, temporaries, program) against the chip's, floating-point operations of the matrix
-products, traffic to memory, exchanges between devices, and the bound on images per second that follows: the slowest of
-the three at the chip's peak rates. No run can be faster; how much slower it is only a run can tell.
-
-Exit code 1 where a step does not fit the chip's memory.
-"""
+"""Compiles a configuration's training and evaluation steps for a TPU slice that need not be there."""
 
 from __future__ import annotations
 
@@ -19,30 +7,19 @@ if __name__ == "__main__":  # before what takes seconds to import
 
     preemption.listen()
 
+import argparse
 import dataclasses
-import sys
 import time
-from collections.abc import Sequence
 
-from absl import flags, logging
-
-from mpafer_jax.cli import runner
-from mpafer_jax.config.flags import define_config
+from mpafer_jax.cli.parser import several
+from mpafer_jax.cli.runner import argument, command, number
 from mpafer_jax.config.schema import Config
 from mpafer_jax.runtime.errors import ConfigError
 from tests.bench import shapes
-from tests.bench.chips import Slice, TopologyError, describe_slice
+from tests.bench.chips import Slice, describe_slice
 from tests.bench.flops import count_flops
 from tests.bench.hlo import Traffic, measure_traffic
 
-_CONFIG = define_config()
-_TOPOLOGY = flags.DEFINE_list("topology", ["v5e:4x4"], "Slices, such as v5e:4x4, v6e:8x8, v4:2x2x2.")
-_STEPS = flags.DEFINE_list("steps", ["train", "eval"], "Which steps: train, eval.")
-_IMAGES = flags.DEFINE_integer(
-    "images_per_device", 0, "Sets the batch sizes to so many for each device; 0: those of the configuration.", 0
-)
-_CLASSES = flags.DEFINE_integer("num_classes", None, "Where only the dataset knows how many there are.", 2)
-_TABLE = flags.DEFINE_bool("table", False, "One line of a Markdown table for each step instead.")
 _MAKERS = {"train": shapes.train_step, "eval": shapes.eval_step}
 _HEAD = (
     "| slice (hosts) | CLIP, dtype | step, images a device | memory, GB: arguments + temporaries + program | of | "
@@ -171,28 +148,42 @@ def table_row(report: Report, config: Config) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def main(argv: Sequence[str]) -> None:
-    """Checks every step on every slice."""
-    runner.refuse_arguments(argv)
-    fits = True
-    try:
-        config = Config.from_config_dict(_CONFIG.value)
-        unknown = sorted(set(_STEPS.value) - set(_MAKERS))
-        if unknown:
-            raise ConfigError(f"--steps names {', '.join(unknown)}, expected {' or '.join(_MAKERS)}")
-        if _TABLE.value:
-            print(_HEAD)
-        for name in _TOPOLOGY.value:
-            where = describe_slice(name)
-            sized = _with_images(config, _IMAGES.value * len(where.devices)) if _IMAGES.value else config
-            for step in _STEPS.value:
-                report = check(sized, where, step, _CLASSES.value)
-                print((table_row if _TABLE.value else describe)(report, sized), flush=True)
-                fits = fits and report.memory <= report.available
-    except (ConfigError, TopologyError, ModuleNotFoundError) as error:
-        logging.error("%s: %s", type(error).__name__, error)
-        sys.exit(2)
-    sys.exit(0 if fits else 1)
+@command(
+    "compile_check",
+    argument("--topology", type=several(), default=("v5e:4x4",), help="slices, such as v5e:4x4, v6e:8x8, v4:2x2x2"),
+    argument("--steps", type=several(_MAKERS), default=("train", "eval"), help="which steps"),
+    number("--images_per_device", 0, default=0, help="sets the batch sizes (default: those of the configuration)"),
+    number("--num_classes", 2, help="where only the dataset knows how many there are"),
+    argument("--table", action="store_true", help="one line of a Markdown table for each step instead"),
+    config=True,
+    called="python -m tests.bench.compile_check",
+)
+def compile_check(arguments: argparse.Namespace) -> int:
+    """Compiles a configuration's training and evaluation steps for a TPU slice that need not be there.
+
+        pip install -e '.[tpu-check]'
+        JAX_PLATFORMS=cpu python -m tests.bench.compile_check --config=configs/rafdb.py:bf16 --topology=v5e:4x4 \\
+          --images_per_device=32 --config.data.dir=unused
+
+    Needs neither data nor weights: the compiler for TPUs runs on any Linux machine with libtpu. Prints for each step,
+    per device: memory (arguments, results, temporaries, program) against the chip's, floating-point operations of the
+    matrix products, traffic to memory, exchanges between devices, and the bound on images per second that follows: the
+    slowest of the three at the chip's peak rates. No run can be faster; how much slower it is only a run can tell.
+
+    Exit code 1 where a step does not fit the chip's memory.
+    """
+    fits, images = True, arguments.images_per_device
+    config = Config.from_config_dict(arguments.config)
+    if arguments.table:
+        print(_HEAD)
+    for name in arguments.topology:
+        where = describe_slice(name)
+        sized = _with_images(config, images * len(where.devices)) if images else config
+        for step in arguments.steps:
+            report = check(sized, where, step, arguments.num_classes)
+            print((table_row if arguments.table else describe)(report, sized), flush=True)
+            fits = fits and report.memory <= report.available
+    return 0 if fits else 1
 
 
 def _with_images(config: Config, size: int) -> Config:
@@ -201,4 +192,4 @@ def _with_images(config: Config, size: int) -> Config:
 
 
 if __name__ == "__main__":
-    runner.start(main, required=["config"])
+    compile_check.start()

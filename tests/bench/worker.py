@@ -51,10 +51,10 @@ def _say(answers: TextIO, message: dict[str, Any]) -> None:
 
 def _import_ours(arguments: argparse.Namespace) -> Callable[[], Any]:
     """Imports what the training command imports."""
-    from mpafer_jax.cli import runner
+    from mpafer_jax.runtime import without_torch
 
     importlib.import_module("mpafer_jax.jobs.train")
-    runner.import_libraries_without_torch()
+    without_torch.prefer()
     from tests.bench import problem
     from tests.bench.jax_contender import JaxContender
 

@@ -75,7 +75,7 @@ def test_every_pretraining_config_builds_is_locked_and_names_its_command(name):
     assert values.is_locked
     config = PretrainConfig.from_config_dict(values)
     assert PretrainConfig.from_json(config.to_json()) == config
-    command = f"python -m mpafer_jax.cli.pretrain_clip --config=configs/{name}.py --workdir="
+    command = f"mpafer-jax clip pretrain --config=configs/{name}.py --workdir="
     assert command in inspect.getdoc(module)
 
 
@@ -180,7 +180,7 @@ def test_unknown_fields_of_pretraining_are_errors():
     values["model"]["vision"]["depth"] = 3
     with pytest.raises(ConfigError) as error:
         PretrainConfig.from_config_dict(values)
-    for expected in ("config.los: Extra", "config.model.vision.depth: Extra", "mpafer_jax.cli.config --pretraining"):
+    for expected in ("config.los: Extra", "config.model.vision.depth: Extra", "mpafer-jax config --pretraining"):
         assert expected in str(error.value)
 
 
@@ -213,7 +213,7 @@ def test_unknown_and_mistyped_fields_are_all_listed_at_once():
     values["ctx"]["num_ctx"] = "ten"
     with pytest.raises(ConfigError) as error:
         Config.from_config_dict(values)
-    for expected in ("config.extra: Extra", "config.ctx.num_ctx: ", "'ten'", "mpafer_jax.cli.config"):
+    for expected in ("config.extra: Extra", "config.ctx.num_ctx: ", "'ten'", "mpafer-jax config"):
         assert expected in str(error.value)
 
 

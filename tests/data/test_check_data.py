@@ -1,4 +1,4 @@
-"""check_data on sound, broken and duplicated data; the real FERPlus images where they are."""
+"""`data check` on sound, broken and duplicated data; the real FERPlus images where they are."""
 
 import os
 import runpy
@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from mpafer_jax.cli import check_data
+from mpafer_jax.cli import data
+from mpafer_jax.data.check import check as check_dataset
 from mpafer_jax.runtime.errors import DataError
 from tests.data import layouts
 
@@ -18,13 +19,13 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def check(dataset: str, directory: Path, **changes: Any) -> tuple[str, str]:
-    report = check_data.check(layouts.section(dataset, directory, **changes))
+    report = check_dataset(layouts.section(dataset, directory, **changes))
     return "\n".join(report.lines), "\n".join(report.attention)
 
 
 def test_left_over_arguments_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="2"):
-        check_data.main(["check_data", "data"])
+        data.check(["data"])
     assert "unknown arguments: data" in capsys.readouterr().err
 
 
@@ -159,7 +160,7 @@ def test_persons_are_counted(tmp_path: Path) -> None:
 
 def command(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "mpafer_jax.cli.check_data", *arguments], cwd=ROOT, capture_output=True, text=True
+        [sys.executable, "-m", "mpafer_jax.cli", "data", "check", *arguments], cwd=ROOT, capture_output=True, text=True
     )
 
 
@@ -180,8 +181,8 @@ def test_the_command(tmp_path: Path) -> None:
     bad = command("--config=configs/folder.py", f"--config.data.dir={tmp_path}")
     assert "the description bank 'expressions' has no class 'boredom', 'calm'; it has neutral" in bad.stdout
     absent = command("--config=configs/rafdb.py", f"--config.data.dir={tmp_path}")
-    assert (absent.returncode, absent.stderr) == (1, "")
-    assert "list_patition_label.txt is not there." in absent.stdout
+    assert (absent.returncode, absent.stdout) == (2, "")
+    assert "list_patition_label.txt is not there." in absent.stderr
 
 
 @pytest.mark.slow

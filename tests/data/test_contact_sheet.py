@@ -68,7 +68,7 @@ def test_a_split_that_is_not_there_is_named(data):
 @pytest.mark.processes
 def test_the_command(data, tmp_path):
     out = tmp_path / "new" / "sheet.png"
-    command = [sys.executable, "-m", "mpafer_jax.cli.contact_sheet", f"--config={runs.ROOT}/configs/folder.py"]
+    command = [sys.executable, "-m", "mpafer_jax.cli", "data", "sheet", f"--config={runs.ROOT}/configs/folder.py"]
     done = runs.run([*command, f"--config.data.dir={data.dir}", f"--out={out}", "--per_class=2", "--tile=32"])
     assert (done.returncode, done.stderr.count("Traceback")) == (0, 0), done.stderr
     with Image.open(out) as sheet:
@@ -76,4 +76,4 @@ def test_the_command(data, tmp_path):
     assert f"{out}: " in done.stdout
     failed: subprocess.CompletedProcess = runs.run([*command, f"--config.data.dir={tmp_path}/no", f"--out={out}"])
     assert failed.returncode == 2
-    assert "is not there" in failed.stdout
+    assert "is not there" in failed.stderr

@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mpafer_jax.cli import check_data
 from mpafer_jax.config.data_section import DataSection, SynthfaceSection
+from mpafer_jax.data.check import check
 from mpafer_jax.data.prepared import prepare
 from mpafer_jax.data.preprocess import decode_rgb
 from mpafer_jax.data.registry import BUILDERS, prepared_root, read_source
@@ -130,7 +130,7 @@ def test_faces_are_kept_in_the_cache_unless_a_folder_is_given(tmp_path: Path, mo
 
 def test_check_data_draws_all_and_finds_nothing_wrong() -> None:
     data = section("", validation_split="validation", test_split="test")
-    report = check_data.check(data)
+    report = check(data)
     text = "\n".join(report.lines)
     assert report.attention == ()
     assert text.startswith("dataset synthface drawn here")

@@ -96,12 +96,15 @@ def without_versions(text: str) -> str:
 
 
 def _serve() -> None:
-    import mpafer_jax.cli.predict
+    from mpafer_jax.backbones.hub_library import import_transformers
+    from mpafer_jax.runtime import without_torch
+
+    without_torch.prefer()
+    import_transformers()
+    import mpafer_jax.inference.predict_files  # imported once for every forked command
     import mpafer_jax.jobs.predict
     import mpafer_jax.jobs.train  # noqa: F401
-    from mpafer_jax.cli import runner
 
-    runner.import_libraries_without_torch()
     os.chdir(ROOT)
     sys.path[0] = str(ROOT)
     for line in iter(sys.stdin.readline, ""):

@@ -1,7 +1,7 @@
 """A checkpoint of version 0.1.0 and its exported prompts load and give the numbers that they gave then.
 
 `data/run_v1` is the workdir of the run in conftest.py, with what loading needs of it; `exported` in it is what
-`python -m mpafer_jax.cli.export --to=prompts` wrote. They are never made anew: a user's are not either.
+`mpafer-jax export --to=prompts` wrote. They are never made anew: a user's are not either.
 """
 
 import hashlib
@@ -31,7 +31,7 @@ def contents(path):
 def test_parameters_have_their_names_and_an_export_of_today_holds_the_same_bits(commands, tmp_path):
     out = tmp_path / "exported"
     places = {"RUN_V1": RUN_V1, "OUT": out}
-    done = commands.run("mpafer_jax.cli.export", RUN_V1, "--to=prompts", f"--out={out}", places=places)
+    done = commands.run("mpafer_jax.cli", "export", RUN_V1, "--to=prompts", f"--out={out}", places=places)
     assert done.code == 0, done.err
     store.check("checkpoint_parameters", contents(EXPORTED / "prompts.safetensors"))
     assert contents(out / "prompts.safetensors") == contents(EXPORTED / "prompts.safetensors")

@@ -95,7 +95,7 @@ def programs(commands, tmp_path_factory):
     out = tmp_path_factory.mktemp("programs") / "out"
     places = {"RUN_V1": RUN_V1, "OUT": out}
     arguments = (RUN_V1, "--to=prompts,stablehlo,onnx", "--platforms=cpu", f"--out={out}")
-    done = commands.run("mpafer_jax.cli.export", *arguments, places=places)
+    done = commands.run("mpafer_jax.cli", "export", *arguments, places=places)
     assert done.code == 0, done.err
     return out
 

@@ -13,9 +13,10 @@ import pyarrow.parquet
 import pytest
 from PIL import Image
 
-from mpafer_jax.cli import predict
+from mpafer_jax.cli.predict import predict
 from mpafer_jax.data.synthface import generate
 from mpafer_jax.data.synthface.styles import STYLES
+from mpafer_jax.inference import media
 from tests import needs
 from tests.inference.test_media import FRAMES, write_video
 from tests.jobs import runs
@@ -24,7 +25,7 @@ needs.installed("cv2", "pip install -e '.[faces]'")
 
 
 def run(trained, *arguments) -> int:
-    return predict.main([str(trained), *(str(argument) for argument in arguments), "--batch_size=8"])
+    return predict([str(trained), *(str(argument) for argument in arguments), "--batch_size=8"])
 
 
 @pytest.fixture
@@ -145,13 +146,13 @@ def test_mistakes_end_with_a_message(trained, faces, arguments, message, capsys)
 )
 def test_wrong_values_of_options_are_refused(argument, message, capsys):
     with pytest.raises(SystemExit, match="2"):
-        predict.main(["checkpoint", "input", argument])
+        predict(["checkpoint", "input", argument])
     assert message in capsys.readouterr().err
 
 
 def test_zero_shot_needs_no_checkpoint(sample, faces, capsys):
     arguments = [str(sample / "clip"), str(faces[0]), "--zero_shot", "--class_names=Joy,anger", "--batch_size=1"]
-    assert predict.main(arguments) == 0
+    assert predict(arguments) == 0
     said = capsys.readouterr()
     assert said.out.split("\t")[1] in ("Joy", "anger")
     assert f" {sample / 'clip'}: not trained (zero-shot); CLIP" in said.err
@@ -160,14 +161,14 @@ def test_zero_shot_needs_no_checkpoint(sample, faces, capsys):
 @pytest.fixture
 def ending(monkeypatch):
     """Makes the images end with an error."""
-    real = predict.media.images
+    real = media.images
 
     def end_with(error):
         def images(*arguments, **options):
             yield from real(*arguments, **options)
             raise error
 
-        monkeypatch.setattr(predict.media, "images", images)
+        monkeypatch.setattr(media, "images", images)
 
     return end_with
 

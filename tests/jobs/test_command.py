@@ -153,7 +153,7 @@ def test_unknown_fields_and_arguments_are_refused(sample, tmp_path, monkeypatch)
         ("--config.los.beta=0", "--config.los.beta: there is no such field; did you mean --config.loss.beta?"),
         ("--config.loss.xyz=0", "--config.loss.xyz: there is no such field; loss has beta, gamma, "),
         ("--config.loss.beta=much", "could not convert string to float: 'much'"),
-        ("--made=eval", "Unknown command line flag 'made'. Did you mean: mode ?"),
+        ("--made=eval", "unknown arguments: --made=eval; did you mean --mode?"),
     ):
         unknown = runs.run([*runs.command(sample, tmp_path / "run"), flag])
         assert unknown.returncode == 2
@@ -178,16 +178,19 @@ def test_unknown_fields_and_arguments_are_refused(sample, tmp_path, monkeypatch)
 
 
 def test_help_and_version(sample):
-    for module, own in (("main", "--mode={train,eval,predict}"), ("cli.prompt_report", "--split={validation,test}")):
-        shown = runs.run([sys.executable, "-m", f"mpafer_jax.{module}", "--help"])
+    for words, called, own in (
+        (["mpafer_jax.main"], "python -m mpafer_jax.main", "--mode={train,eval,predict}"),
+        (["mpafer_jax.cli", "prompts", "report"], "mpafer-jax prompts report", "--split={validation,test}"),
+    ):
+        shown = runs.run([sys.executable, "-m", *words, "--help"])
         assert (shown.returncode, shown.stderr) == (0, "")
-        assert shown.stdout.startswith(f"usage: python -m mpafer_jax.{module} --config=FILE[:ARGUMENTS] ")
+        assert shown.stdout.startswith(f"usage: {called} --config=FILE[:ARGUMENTS] ")
         flags = [line.split()[0].rstrip(",") for line in shown.stdout.splitlines() if line.startswith("  -")]
         assert flags[:2] == ["--config=FILE[:ARGUMENTS]", "--config.FIELD=VALUE"]
         assert own in flags
         assert flags[-5:] == ["--log={auto,plain}", "-v", "--verbosity=N", "-h", "--version"]
         assert len(flags) < 15
-    boolean = runs.run([sys.executable, "-m", "mpafer_jax.cli.cross_dataset", "--help"])
+    boolean = runs.run([sys.executable, "-m", "mpafer_jax.cli", "study", "cross-dataset", "--help"])
     assert boolean.returncode == 0
     assert "  --noown_datasets  " in boolean.stdout
     version = runs.run([sys.executable, "-m", "mpafer_jax.main", "--version"])

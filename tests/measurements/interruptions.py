@@ -75,7 +75,7 @@ def commands(root):
         "prepare": Command((*main, "--mode=eval", "--workdir={}/eval", f"--config.eval.checkpoint={run}",
                             "--config.data.prepared_dir={}/prepared")),
         "pretrain": Command(
-            ("-m", "mpafer_jax.cli.pretrain_clip", "--config=configs/pretrain_tiny_clip.py", "--workdir={}/clip",
+            ("-m", "mpafer_jax.cli", "clip", "pretrain", "--config=configs/pretrain_tiny_clip.py", "--workdir={}/clip",
              *(f"--config.{word}" for word in pretrain)), "clip/metrics.jsonl"),
     }  # fmt: skip
 
@@ -84,7 +84,9 @@ def write_inputs(root):
     """A few drawn faces, a sweep of two runs, and a trained run."""
     if not (root / "sample").exists():
         counts = ("--train_per_class=4", "--test_per_class=2")
-        code, text, *_ = in_terminal(["-m", "mpafer_jax.cli.make_sample", f"--out={root / 'sample'}", *counts], None)
+        code, text, *_ = in_terminal(
+            ["-m", "mpafer_jax.cli", "data", "sample", f"--out={root / 'sample'}", *counts], None
+        )
         if code:
             sys.exit(text)
     (root / "sweep.py").write_text(

@@ -219,7 +219,9 @@ def test_the_command(sample, tmp_path):
     command = [
         sys.executable,
         "-m",
-        "mpafer_jax.cli.cache_features",
+        "mpafer_jax.cli",
+        "data",
+        "features",
         f"--config={runs.ROOT}/configs/sample.py",
         *flags,
     ]

@@ -259,7 +259,7 @@ def test_a_checkpoint_needs_no_training_images(sample, with_prior, finished, tmp
     shutil.copytree(workdir, tmp_path / "moved")
     for path in (tmp_path / "moved").glob("*.npy"):
         path.unlink()
-    assert export.main([str(tmp_path / "moved"), "--to=prompts,stablehlo", f"--out={tmp_path / 'exported'}"]) == 0
+    assert export.export([str(tmp_path / "moved"), "--to=prompts,stablehlo", f"--out={tmp_path / 'exported'}"]) == 0
     for place, clip in (("moved", ""), ("exported", str(sample / "clip"))):  # an export names no folder
         other = {"data.dir": str(tmp_path / "other"), "data.train_splits": (), "eval.checkpoint": str(tmp_path / place)}
         config = runs.config(sample, **other)

@@ -6,6 +6,7 @@ trains 20 steps on 1 device, 8 devices, 2 processes x 4 and 4 processes x 2 with
 far losses, gradient norms, prompts, frozen features and evaluations are from those of one device.
 """
 
+import argparse
 import contextlib
 import dataclasses
 import os
@@ -14,10 +15,8 @@ import subprocess
 import sys
 
 import numpy as np
-from absl import flags
 
 from mpafer_jax.artifacts import checkpoints
-from mpafer_jax.cli import runner as command_lib
 from tests.jobs import runs
 
 LAUNCHER = runs.ROOT / "launch" / "local_multihost.sh"
@@ -100,11 +99,12 @@ def difference(a, b) -> dict[str, float]:
     return found
 
 
-def main(_):
-    out = pathlib.Path(_OUT.value)
+def main(out):
     if not (out / "sample").exists():  # by its command, which has flags of its own
         words = [f"--out={out / 'sample'}", "--train_per_class=14", "--test_per_class=5"]
-        subprocess.run([sys.executable, "-m", "mpafer_jax.cli.make_sample", *words], check=True, stdout=sys.stderr)
+        subprocess.run(
+            [sys.executable, "-m", "mpafer_jax.cli", "data", "sample", *words], check=True, stdout=sys.stderr
+        )
     names = None
     for layout in (Layout(1, 1), Layout(1, 8), Layout(2, 4), Layout(4, 2)):
         workdir = out / f"{layout.processes}x{layout.devices}"
@@ -117,5 +117,6 @@ def main(_):
 
 
 if __name__ == "__main__":
-    _OUT = flags.DEFINE_string("out", None, "Folder for the runs.", required=True)
-    command_lib.start(main)
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=pathlib.Path, required=True, help="folder for the runs")
+    main(parser.parse_args().out)

@@ -19,7 +19,7 @@ LAYOUTS = (Layout(1, 1), Layout(2, 1))
 @pytest.fixture(scope="module")
 def many(tmp_path_factory):
     """So many images that there is time to be stopped."""
-    from mpafer_jax.cli.make_sample import write_sample
+    from mpafer_jax.jobs.sample import write_sample
 
     out = tmp_path_factory.mktemp("many") / "sample"
     write_sample(out, train_per_class=10, test_per_class=400, seed=0)

@@ -11,7 +11,6 @@ import jax
 import numpy as np
 from absl import logging
 
-from mpafer_jax.config.flags import did_you_mean
 from mpafer_jax.config.schema import Config
 from mpafer_jax.data.splits import Dataset, Split
 from mpafer_jax.evaluation.baselines import linear_probe, text_context, zero_shot
@@ -23,7 +22,7 @@ from mpafer_jax.method.hard_prompts.bank import load_banks
 from mpafer_jax.method.hard_prompts.features import class_features
 from mpafer_jax.method.prompts import init_prompts, seed_key
 from mpafer_jax.runtime import progress
-from mpafer_jax.runtime.errors import ConfigError
+from mpafer_jax.runtime.errors import ConfigError, did_you_mean
 
 Metrics = Mapping[str, ClassificationMetrics]  # by the split's name
 Result = tuple[Metrics, dict[str, Any]]  # and what else is worth knowing of a baseline

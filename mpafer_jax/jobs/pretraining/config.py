@@ -144,7 +144,7 @@ class TrainSection(IntervalsSection):
 class PretrainConfig(FrozenModel):
     """One pre-training run; the defaults are those of the CLIP that ships with the package."""
 
-    listed_by: ClassVar[str] = "python -m mpafer_jax.cli.config --pretraining"
+    listed_by: ClassVar[str] = "mpafer-jax config --pretraining"
 
     seed: Count = option(0)
     """Seed of the weights, the order, the augmentation and the choice of captions."""

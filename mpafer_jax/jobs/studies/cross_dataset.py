@@ -11,6 +11,8 @@ import functools
 import hashlib
 import json
 import pathlib
+import re
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -22,21 +24,24 @@ from mpafer_jax.artifacts import checkpoints
 from mpafer_jax.artifacts.description import Description, circumstances
 from mpafer_jax.backbones.clip.load import PretrainedClip
 from mpafer_jax.config.expressions import map_classes
+from mpafer_jax.config.flags import read_config
 from mpafer_jax.config.schema import ClassChoice, Config
 from mpafer_jax.data.splits import Split, load_dataset
 from mpafer_jax.evaluation import protocol
 from mpafer_jax.evaluation.evaluator import Evaluator
+from mpafer_jax.evaluation.matrix_plot import save_heat_map
 from mpafer_jax.evaluation.statistics import Estimate, percent
 from mpafer_jax.evaluation.table import markdown
 from mpafer_jax.jobs import evaluate
 from mpafer_jax.method import build, steps
 from mpafer_jax.method.model import MPAFER
-from mpafer_jax.runtime import devices, distributed, files
+from mpafer_jax.runtime import devices, distributed, files, locks, progress
 from mpafer_jax.runtime.errors import ConfigError
 
 Rgb = tuple[float, float, float]
 
 MATRIX = "matrix.json"
+_NAME = re.compile(r"[\w.+-]+")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -292,3 +297,147 @@ def _estimate(cells: Sequence[Cell] | None, metric: str) -> Estimate | None:
 
 def _listed(counts: Mapping[str, int]) -> str:
     return ", ".join(f"{name} {count}" for name, count in counts.items()) or "-"
+
+
+def parse_named(text: str, flag: str) -> tuple[str, str]:
+    """Cuts 'name=rest' in two; without a name it is the last part of a checkpoint's path, or of a dataset's
+    configuration file without its suffix.
+
+    Raises:
+      ConfigError: the name cannot be a file's.
+    """
+    name, equals, rest = text.partition("=")
+    if not equals or "/" in name or " " in name:
+        name, rest = pathlib.PurePath(text).name, text  # a folder's may hold dots and spaces, a bucket's URL a colon
+        if flag == "dataset":
+            name = pathlib.PurePath(text.split(" ")[0].partition(":")[0]).stem
+    if not _NAME.fullmatch(name):
+        raise ConfigError(f"--{flag}={text}: expected name=..., the name of letters, digits, '.', '_', '+' and '-'")
+    return name, rest
+
+
+def load_checkpoints(texts: Sequence[str], which: Any) -> list[Trained]:
+    """The rows.
+
+    Raises:
+      ConfigError: there are none, or two of one name.
+      CheckpointError: one cannot be read.
+    """
+    named = [parse_named(text, "checkpoint") for text in texts]
+    if not named:
+        raise ConfigError("give at least one --checkpoint=WORKDIR")
+    _refuse_twice("checkpoint", [name for name, _ in named])
+    rows: list[Trained] = []
+    for name, path in named:
+        place = files.any_path(path, "--checkpoint")
+        if not files.is_pattern(place):
+            rows.append(Trained.load(name, name, path, which))
+            continue
+        found = files.matching(place)
+        if not found:
+            raise ConfigError(f"--checkpoint: there is no folder {path}")
+        rows += [Trained.load(f"{name}.{one.name}", name, str(one), which) for one in found]
+    return rows
+
+
+def load_targets(rows: Sequence[Trained], texts: Sequence[str], *, own: bool, batch_size: int) -> list[Target]:
+    """The columns: what the rows were trained on, if `own`, each once; then the configured ones.
+
+    Raises:
+      ConfigError: there are none, two of one name, or a configuration that does not hold.
+      DataError: a dataset cannot be read.
+    """
+    configured: list[tuple[str, Config]] = []
+    if own:
+        for row in rows:
+            try:
+                configured.append((row.row, Config.from_json(json.dumps(row.description.config))))
+            except ConfigError as error:
+                raise ConfigError(
+                    f"{row.path} was made by another version, so its dataset cannot be taken from it ({error}); name "
+                    "the dataset with --dataset and give --noown_datasets"
+                ) from error
+    for text in texts:
+        name, rest = parse_named(text, "dataset")
+        configured.append((name, Config.from_config_dict(read_config(_words(rest)))))
+    targets: list[Target] = []
+    for number, (name, config) in enumerate(configured):
+        if batch_size:
+            config = config.model_copy(update={"eval": config.eval.model_copy(update={"batch_size": batch_size})})
+        target = Target.load(name, config)
+        same = [other.name for other in targets if other.split.fingerprint == target.split.fingerprint]
+        if same and number < len(rows) * own:
+            logging.info("%s was trained on the dataset of %s", name, same[0])
+            continue
+        targets.append(target)
+    if not targets:
+        raise ConfigError("no dataset to evaluate on; name one with --dataset, or leave --noown_datasets out")
+    _refuse_twice("dataset", [target.name for target in targets])
+    return targets
+
+
+def _words(text: str) -> list[str]:
+    try:
+        words = shlex.split(text)
+    except ValueError as error:
+        raise ConfigError(f"--dataset={text}: {error}") from error
+    if not words:
+        raise ConfigError("--dataset: expected name=FILE[:arguments] field=value ..., found no file")
+    return words
+
+
+def _refuse_twice(flag: str, names: Sequence[str]) -> None:
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ConfigError(f"--{flag}: {', '.join(twice)} is the name of more than one; give name=...")
+
+
+def write(cells: Sequence[Cell], workdir: pathlib.Path, classes: ClassChoice, flags: Sequence[str]) -> str:
+    """Writes the matrix as Markdown, JSON and an image; returns the Markdown."""
+    text = render(cells, classes)
+    files.write_text(workdir / "matrix.md", text)
+    files.write_json(workdir / MATRIX, {"flags": list(flags), "classes": classes, "cells": list(cells)})
+    rows, columns, war = arrays(cells, "war")
+    save_heat_map(
+        workdir / "matrix.png",
+        {"accuracy (WAR)": war, "mean recall (UAR)": arrays(cells, "uar")[2]},
+        rows,
+        columns,
+        row_label="trained on",
+        column_label="tested on",
+        label="%",
+    )
+    return text
+
+
+def measure(
+    rows: Sequence[Trained],
+    targets: Sequence[Target],
+    workdir: pathlib.Path,
+    classes: ClassChoice,
+    flags: Sequence[str],
+) -> str:
+    """Measures the cells that were not measured before, and writes the matrix; all processes call it.
+
+    Args:
+      rows: the checkpoints.
+      targets: the datasets.
+      workdir: gets `matrix.md`, `matrix.json`, `matrix.png` and a file for each cell.
+      classes: as in `config.eval.classes`.
+      flags: of the command, to be written down.
+
+    Returns:
+      The matrix as Markdown.
+
+    Raises:
+      CheckpointError, ConfigError: see `Matrix.cell`; or no cell could be measured.
+      LockedError: another process measures there.
+    """
+    with locks.hold_for_run(workdir / locks.RUN, workdir):
+        matrix = Matrix(workdir, classes)
+        pairs = [(row, target) for row in rows for target in targets]
+        measured = [matrix.cell(*pair) for pair in progress.track(pairs, "matrix", len(pairs), "cells")]
+        cells = [cell for cell in measured if cell is not None]
+        if not cells:
+            raise ConfigError("no checkpoint shares two classes with any of the datasets, so nothing was measured")
+        return write(cells, workdir, classes, flags) if distributed.is_first() else render(cells, classes)

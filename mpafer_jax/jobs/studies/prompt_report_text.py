@@ -1,15 +1,19 @@
-"""A report on hard prompts as Markdown and CSV."""
+"""A report on hard prompts as Markdown, CSV and images."""
 
 from __future__ import annotations
 
 import csv
 import io
+import pathlib
 from collections.abc import Iterable, Sequence
 
 import numpy as np
 
+from mpafer_jax.evaluation.matrix_plot import save_matrices
 from mpafer_jax.evaluation.table import markdown
-from mpafer_jax.jobs.studies.prompt_report import CONFIGURED, Length, PromptReport
+from mpafer_jax.jobs.studies.prompt_report import CONFIGURED, EVERY, Length, PromptReport, all_texts
+from mpafer_jax.method.hard_prompts.bank import GRANULARITIES
+from mpafer_jax.runtime import files
 
 _PAIRS = 5
 
@@ -133,3 +137,20 @@ def _csv(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     writer.writerow(header)
     writer.writerows(rows)
     return text.getvalue()
+
+
+def write(report: PromptReport, out: pathlib.Path) -> None:
+    """Writes the report, its tables and its images into a folder."""
+    alone = {
+        what: report.sets[all_texts(what)].similarity
+        for what in (*GRANULARITIES, EVERY)
+        if all_texts(what) in report.sets
+    }
+    images = {"similarity.png": {CONFIGURED: report.sets[CONFIGURED].similarity}}
+    if alone:
+        images["similarity_by_granularity.png"] = alone
+    for name, matrices in images.items():
+        save_matrices(out / name, matrices, report.class_names, "cosine of text features")
+    files.write_text(out / "token_lengths.csv", lengths_csv(report))
+    files.write_text(out / "similarity.csv", similarity_csv(report))
+    files.write_text(out / "report.md", render(report, list(images)))

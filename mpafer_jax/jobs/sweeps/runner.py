@@ -46,10 +46,6 @@ class Failure:
     reason: str
 
 
-class Stopped(Exception):  # noqa: N818  not an error: it was asked for
-    """The sweep was asked to stop; its runs have saved and ended."""
-
-
 def shared_environment(root: pathlib.Path) -> dict[str, str]:
     """Variables with which runs that compile the same functions (the seeds of a point) compile them once.
 
@@ -114,7 +110,7 @@ class _Processes:
         with preemption.listening(), preemption.orderly(asked=self.stop, at_once=self.kill):
             yield
             if self.stopping.is_set():
-                raise Stopped("stopped; the same command goes on")
+                raise preemption.Preempted("stopped; the same command goes on")
 
 
 def run_all(
@@ -142,7 +138,7 @@ def run_all(
       Those that failed.
 
     Raises:
-      Stopped: SIGTERM or Ctrl-C came.
+      Preempted: SIGTERM or Ctrl-C came.
     """
     processes = _Processes()
     environment = shared_environment(root)

@@ -176,13 +176,15 @@ class Record:
             text = files.read_text(path)
         except OSError as error:
             raise ConfigError(
-                f"{root} is no sweep's folder: {path} cannot be read ({error.strerror}); launch/sweep.py writes it"
+                f"{root} is no sweep's folder: {path} cannot be read ({error.strerror}); `mpafer-jax study sweep` "
+                "writes it"
             ) from error
         try:
             return cls.from_json(json.loads(text))
         except (ValueError, KeyError, TypeError) as error:
             raise ConfigError(
-                f"{path} cannot be read ({type(error).__name__}: {error}); run launch/sweep.py again to write it anew"
+                f"{path} cannot be read ({type(error).__name__}: {error}); run `mpafer-jax study sweep` again to write "
+                "it anew"
             ) from error
 
     @classmethod

@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 
-from mpafer_jax.cli import report as command
+from mpafer_jax.cli import report as cli
 from mpafer_jax.evaluation.calibration import calibrate
 from mpafer_jax.evaluation.predictions import Predictions
 from mpafer_jax.evaluation.report import pages
@@ -60,13 +60,13 @@ def test_images_can_be_left_out_and_the_page_made_anew(finished, tmp_path, capsy
     workdir = copied(finished, tmp_path / "run")
     before = (workdir / "report.html").read_text()
     (workdir / "report.html").unlink()
-    assert command.main([str(workdir), "--noimages"]) == 0
+    assert cli.report([str(workdir), "--noimages"]) == 0
     assert capsys.readouterr().out == f"{workdir / 'report.html'}\n"
     page = Page.of(workdir / "report.html")
     page.check()
     assert not page.all("img")
     assert "made without the dataset's images" in page.text
-    assert command.main([str(workdir)]) == 0
+    assert cli.report([str(workdir)]) == 0
     again = (workdir / "report.html").read_text()
     assert again.split("Made ")[0] == before.split("Made ")[0].replace(finished[0].name, "run")
 
@@ -142,5 +142,5 @@ def test_runs_are_compared(finished, tmp_path, capsys):
     assert "b/run was measured on other images than a/run" in " ".join(page.text.split())
     legends = [element for element in page.all("svg") if "a/run" in element.attributes["aria-label"]]
     assert len(legends) == len(page.all("svg")) > 8
-    assert command.main([str(one), str(one)]) == 2
+    assert cli.report([str(one), str(one)]) == 2
     assert "named twice" in capsys.readouterr().err

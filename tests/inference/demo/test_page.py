@@ -35,7 +35,8 @@ def hook(event, arguments):
         log.flush()
 sys.addaudithook(hook)
 sys.argv = sys.argv[:]
-runpy.run_module("mpafer_jax.cli.demo", run_name="__main__", alter_sys=True)
+sys.argv.insert(1, "demo")
+runpy.run_module("mpafer_jax.cli", run_name="__main__", alter_sys=True)
 """
 
 # Buttons that a screen reader could say nothing of.
@@ -153,8 +154,8 @@ def test_what_the_model_has_seen_is_said():
 def test_what_is_missing_is_said(capsys, tmp_path, monkeypatch):
     from mpafer_jax.cli import demo
 
-    assert demo.main([str(tmp_path)]) == 2
+    assert demo.demo([str(tmp_path)]) == 2
     assert "no checkpoint at" in capsys.readouterr().err
     monkeypatch.setitem(sys.modules, "gradio", None)
-    assert demo.main([str(tmp_path)]) == 2
+    assert demo.demo([str(tmp_path)]) == 2
     assert "pip install -e '.[demo]'" in capsys.readouterr().err

@@ -19,11 +19,11 @@ import pytest
 import mpafer_jax
 from configs.common import METHODS
 from mpafer_jax.artifacts import checkpoints, prompt_file
-from mpafer_jax.cli import export as command
+from mpafer_jax.cli import export as cli
 from mpafer_jax.config import redaction
 from mpafer_jax.evaluation import protocol
 from mpafer_jax.inference import Predictor, loading
-from mpafer_jax.inference.export import card, check
+from mpafer_jax.inference.export import card, check, whole
 from mpafer_jax.jobs import train
 from mpafer_jax.method import prompts as prompts_lib
 from mpafer_jax.runtime.errors import CheckpointError, ExportError
@@ -57,7 +57,7 @@ def expected(finished):
 def exported(finished, tmp_path_factory):
     """Prompts and a program for any number of images, its weights beside it."""
     out = tmp_path_factory.mktemp("exported") / "model"
-    assert command.main([str(finished[0]), "--to=prompts,stablehlo", f"--out={out}"]) == 0
+    assert cli.export([str(finished[0]), "--to=prompts,stablehlo", f"--out={out}"]) == 0
     return out
 
 
@@ -89,7 +89,7 @@ def test_prompts_are_a_checkpoint(exported, finished):
     assert params.keys() == own.keys()
     for name, value in own.items():
         np.testing.assert_array_equal(params[name], value)
-    assert description == command.without_places(own_description)
+    assert description == whole.without_places(own_description)
     assert own_description.config["data"]["dir"] not in (exported / "prompts.safetensors").read_bytes().decode(
         "latin-1"
     )
@@ -107,7 +107,7 @@ def test_no_place_of_the_machine_is_in_any_file(sample, finished, tmp_path):
     prompt_file.save_prompts(tmp_path / "trained", params, changed.model_dump(mode="json"), step)
     out, forms = tmp_path / "out", "--to=prompts,stablehlo"
     clip = f"--clip={sample / 'clip'}"
-    assert command.main([str(tmp_path / "trained"), forms, "--platforms=cpu", clip, f"--out={out}"]) == 0
+    assert cli.export([str(tmp_path / "trained"), forms, "--platforms=cpu", clip, f"--out={out}"]) == 0
     assert b"alice" in (tmp_path / "trained" / prompt_file.PROMPTS).read_bytes()
     for file in out.iterdir():
         data = file.read_bytes()
@@ -126,7 +126,7 @@ def test_the_card_says_that_the_test_split_chose(sample, tmp_path):
     train.train_and_evaluate(runs.config(sample, **changes), tmp_path / "run")
     for which, said in (("best", 1), ("last", 0)):
         out = tmp_path / which
-        assert command.main([str(tmp_path / "run"), f"--which={which}", f"--out={out}"]) == 0
+        assert cli.export([str(tmp_path / "run"), f"--which={which}", f"--out={out}"]) == 0
         results = (out / "README.md").read_text().split("## Results\n")[1].split("\n## ")[0]
         assert results.count(f"**{protocol.TEST_SELECTED}**") == said
 
@@ -163,7 +163,7 @@ def test_weights_inside_and_a_fixed_number_of_images(finished, expected, tmp_pat
 
     out = tmp_path / "model"
     arguments = ["--to=stablehlo", "--weights=inside", "--batch_size=5", "--platforms=cpu", f"--out={out}"]
-    assert command.main([str(finished[0]), *arguments]) == 0
+    assert cli.export([str(finished[0]), *arguments]) == 0
     assert {file.name for file in out.iterdir()} == {"README.md", "predictor.stablehlo"}
     run = programs.load_stablehlo(out)
     np.testing.assert_allclose(run(expected[0])["logits"], expected[1], rtol=1e-4, atol=1e-4)
@@ -175,8 +175,8 @@ def test_weights_inside_and_a_fixed_number_of_images(finished, expected, tmp_pat
 def test_onnx(finished, expected, tmp_path, capfd):
     from mpafer_jax.inference.export import onnx
 
-    assert command.main([str(finished[0]), "--to=onnx", f"--out={tmp_path / 'any'}"]) == 0
-    assert command.main([str(finished[0]), "--to=onnx", "--batch_size=5", f"--out={tmp_path / 'five'}"]) == 0
+    assert cli.export([str(finished[0]), "--to=onnx", f"--out={tmp_path / 'any'}"]) == 0
+    assert cli.export([str(finished[0]), "--to=onnx", "--batch_size=5", f"--out={tmp_path / 'five'}"]) == 0
     pixels, logits = expected
     for name, numbers in (("any", (5, 2, 1)), ("five", (5,))):
         run = onnx.load_onnx(tmp_path / name)
@@ -284,7 +284,7 @@ def test_a_model_without_visual_prompts_has_every_form(sample, text_only, tmp_pa
 
     workdir, pixels, logits = text_only
     out = tmp_path / "model"
-    assert command.main([str(workdir), f"--to={form}", *options, f"--out={out}"]) == 0
+    assert cli.export([str(workdir), f"--to={form}", *options, f"--out={out}"]) == 0
     if form == "prompts":
         assert checkpoints.load(out, "best")[0].keys() == {"ctx"}
         again = Predictor.from_checkpoint(out, batch_sizes=(5,), clip=str(sample / "clip"))
@@ -309,14 +309,14 @@ def test_a_model_without_visual_prompts_has_every_form(sample, text_only, tmp_pa
 def test_mistakes_end_with_a_message(finished, tmp_path, capsys, arguments, message):
     arguments = [argument.format(run=finished[0]) for argument in arguments]
     with contextlib.suppress(SystemExit):  # argparse's, of status 2 too
-        assert command.main([*arguments, f"--out={tmp_path / 'model'}"]) == 2
+        assert cli.export([*arguments, f"--out={tmp_path / 'model'}"]) == 2
     assert message in capsys.readouterr().err
     assert not list(tmp_path.rglob("*.safetensors"))
 
 
 def test_a_folder_that_holds_something_is_left_alone(finished, exported, capsys):
     before = {file: file.stat().st_mtime_ns for file in exported.iterdir()}
-    assert command.main([str(finished[0]), f"--out={exported}"]) == 2
+    assert cli.export([str(finished[0]), f"--out={exported}"]) == 2
     assert "a new or empty folder only" in capsys.readouterr().err
     assert {file: file.stat().st_mtime_ns for file in exported.iterdir()} == before
 
@@ -324,7 +324,7 @@ def test_a_folder_that_holds_something_is_left_alone(finished, exported, capsys)
 def test_of_an_export_that_fails_nothing_is_left(finished, tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(check.TOLERANCES, "float32", -1.0)
     out = tmp_path / "model"
-    assert command.main([str(finished[0]), "--to=prompts,stablehlo", "--platforms=cpu", f"--out={out}"]) == 1
+    assert cli.export([str(finished[0]), "--to=prompts,stablehlo", "--platforms=cpu", f"--out={out}"]) == 1
     assert "differ by" in capsys.readouterr().err
     assert list(out.iterdir()) == []  # so that the same command can be given again
 

@@ -74,6 +74,6 @@ def command(folder: Path, workdir: Path, **changes) -> list[str]:
         flat.update(
             {f"{name}.{key}": inner for key, inner in value.items()} if isinstance(value, dict) else {name: value}
         )
-    tool, file = "mpafer_jax.cli.pretrain_clip", runs.ROOT / "configs" / "pretrain_tiny_clip.py"
+    tool, file = "mpafer_jax.cli", "clip", "pretrain", runs.ROOT / "configs" / "pretrain_tiny_clip.py"
     flags = [f"--config.{name}={value}" for name, value in flat.items()]
     return [sys.executable, "-m", tool, f"--config={file}", f"--workdir={workdir}", *flags]

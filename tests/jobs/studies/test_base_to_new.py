@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from mpafer_jax.artifacts import checkpoints, run_dir
-from mpafer_jax.cli import base_to_new as tool
 from mpafer_jax.config.schema import Config
 from mpafer_jax.config.semantics import free_fields
 from mpafer_jax.data.splits import load_dataset
@@ -29,7 +28,7 @@ NAMES = ("anger", "happiness", "neutral", "sadness", "surprise")  # the sample's
 def test_halves():
     assert base_to_new.halve(NAMES) == (NAMES[:3], NAMES[3:])
     assert base_to_new.halve(NAMES[:4]) == (NAMES[:2], NAMES[2:4])
-    with pytest.raises(ValueError, match=r"3 classes \(anger, happiness, neutral\) do not make two halves"):
+    with pytest.raises(ConfigError, match=r"3 classes \(anger, happiness, neutral\) do not make two halves"):
         base_to_new.halve(NAMES[:3])
 
 
@@ -69,41 +68,41 @@ def test_a_choice_on_the_test_split_is_shouted():
 @pytest.mark.parametrize("which", ["best", "last"])
 def test_what_was_measured_before_says_who_chose(sample, tmp_path, which):
     changes = {"data.validation_fraction": 0.0, "eval.select_on_test_split": True, "eval.which": which}
-    configs = tool.halved(runs.config(sample, **changes), 0)
+    configs = base_to_new.halved(runs.config(sample, **changes), 0)
     run_dir.claim(tmp_path, configs["base"])
     fingerprint = load_dataset(configs["new"].data).test.fingerprint
     before = {"scores": {}, "identity": {"new": fingerprint, "which": which}}
     (tmp_path / "base_to_new.json").write_text(json.dumps(before))
-    assert tool.run_seed(configs, tmp_path) == {**before, "chosen_on_test": which == "best"}
+    assert base_to_new.run_seed(configs, tmp_path) == {**before, "chosen_on_test": which == "best"}
 
 
 def test_each_half_has_its_own_classes_and_one_seed(sample):
-    configs = tool.halved(runs.config(sample), 3)
+    configs = base_to_new.halved(runs.config(sample), 3)
     assert configs["base"].data.class_names == NAMES[:3]
     assert configs["new"].data.class_names == NAMES[3:]
     assert {(one.seed, one.data.few_shot_seed, one.eval.baselines) for one in configs.values()} == {
         (3, 3, ("zero_shot_type3",))
     }
     listed = runs.config(sample, **{"data.class_names": ("joy", "cheer=anger", "sad", "neutral")})
-    assert tool.halved(listed, 0)["base"].data.class_names == ("joy", "cheer=anger")
+    assert base_to_new.halved(listed, 0)["base"].data.class_names == ("joy", "cheer=anger")
 
 
 def test_mistakes_are_named(sample, tmp_path):
     with pytest.raises(ConfigError, match="class_specific is True: every class learns a context of its own"):
-        tool.halved(runs.config(sample, **{"ctx.class_specific": True}), 0)
+        base_to_new.halved(runs.config(sample, **{"ctx.class_specific": True}), 0)
     with pytest.raises(ConfigError, match=r"3 classes .* do not make two halves"):
-        tool.halved(runs.config(sample, **{"data.class_names": NAMES[:3]}), 0)
+        base_to_new.halved(runs.config(sample, **{"data.class_names": NAMES[:3]}), 0)
     nothing = {"data.test_split": "", "data.validation_fraction": 0.0}
     with pytest.raises(ConfigError, match="neither a validation nor a test split to measure on"):
-        tool.run_seed(tool.halved(runs.config(sample, **nothing), 0), tmp_path)
+        base_to_new.run_seed(base_to_new.halved(runs.config(sample, **nothing), 0), tmp_path)
 
 
 @pytest.fixture(scope="module")
 def measured(sample, tmp_path_factory):
     """The configurations of a seed, its folder, and its result."""
     folder = tmp_path_factory.mktemp("base_to_new") / "seed_0"
-    configs = tool.halved(runs.config(sample, **SHORT), 0)
-    return configs, folder, tool.run_seed(configs, folder)
+    configs = base_to_new.halved(runs.config(sample, **SHORT), 0)
+    return configs, folder, base_to_new.run_seed(configs, folder)
 
 
 def test_base_is_the_runs_own_number_and_new_that_of_an_evaluation(measured, tmp_path):
@@ -133,12 +132,12 @@ def test_what_was_measured_is_not_measured_again(measured, tmp_path, monkeypatch
     def never(*arguments, **options):
         raise AssertionError("trained again")
 
-    monkeypatch.setattr(tool.train, "train_and_evaluate", never)
+    monkeypatch.setattr(base_to_new.train, "train_and_evaluate", never)
     monkeypatch.setattr(baselines, "compute", never)
-    assert tool.run_seed(configs, folder) == result
+    assert base_to_new.run_seed(configs, folder) == result
     other = configs["base"].model_copy(update={"seed": 5})
     with pytest.raises(ConfigError, match="holds a run with another configuration"):
-        tool.run_seed({**configs, "base": other}, folder)
+        base_to_new.run_seed({**configs, "base": other}, folder)
     assert "eval.classes" in free_fields(Config)
     # The same CLIP in another folder, and another CLIP.
     clip = configs["base"].clip.name
@@ -148,18 +147,18 @@ def test_what_was_measured_is_not_measured_again(measured, tmp_path, monkeypatch
         section = configs["base"].clip.model_copy(update={"name": str(name)})
         return {half: config.model_copy(update={"clip": section}) for half, config in configs.items()}
 
-    assert tool.run_seed(on(tmp_path / "moved"), folder) == result
+    assert base_to_new.run_seed(on(tmp_path / "moved"), folder) == result
     shutil.copytree(clip, tmp_path / "other")
     described = json.loads((tmp_path / "other" / "config.json").read_text())
     (tmp_path / "other" / "config.json").write_text(json.dumps({**described, "unread": 1}))
     with pytest.raises(
         ConfigError, match=rf"holds the result of a run on another CLIP: there '{clip}'.* here '.*other'"
     ):
-        tool.run_seed(on(tmp_path / "other"), folder)
+        base_to_new.run_seed(on(tmp_path / "other"), folder)
     # A file of a version that did not say who chose.
     before = {name: value for name, value in result.items() if name != "chosen_on_test"}
     (folder / "base_to_new.json").write_text(json.dumps(before))
-    assert tool.run_seed(configs, folder) == result
+    assert base_to_new.run_seed(configs, folder) == result
 
 
 def test_a_context_for_each_class_has_none_for_new_ones(sample, tmp_path):
@@ -183,7 +182,7 @@ def test_the_command(sample, measured, tmp_path):
     _, folder, result = measured
     command = runs.command(sample, folder.parent, **SHORT)
     command = [part for part in command if not part.startswith("--mode")]
-    command[2] = "mpafer_jax.cli.base_to_new"
+    command[2:3] = ["mpafer_jax.cli", "study", "base-to-new"]
     done = runs.run(command)  # its only seed was measured before
     assert done.returncode == 0, done.stderr
     assert "- new: sadness, surprise (10 test images)" in done.stdout
@@ -191,7 +190,7 @@ def test_the_command(sample, measured, tmp_path):
     assert written == {"0": result}
     bad = subprocess.run([*command, "--seeds=a"], env=runs.environment(), capture_output=True, text=True, check=False)
     assert bad.returncode == 2
-    assert "--seeds takes whole numbers from 0" in bad.stderr
+    assert "argument --seeds: expected whole numbers from 0" in bad.stderr
 
 
 def test_the_motion_prior_goes_with_its_class_and_new_ones_have_none(sample, measured, caplog):

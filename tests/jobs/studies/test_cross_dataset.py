@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mpafer_jax.cli import cross_dataset as tool
 from mpafer_jax.evaluation import protocol
 from mpafer_jax.evaluation.predictions import Predictions
 from mpafer_jax.jobs import evaluate, train
@@ -47,8 +46,8 @@ def trained(sample, tmp_path_factory):
 @pytest.fixture(scope="module")
 def loaded(trained):
     root, _ = trained
-    rows = tool.load_checkpoints([str(root / "faces"), f"other={root / 'drawn'}"], "best")
-    return rows, tool.load_targets(rows, [], own=True, batch_size=0)
+    rows = cross_dataset.load_checkpoints([str(root / "faces"), f"other={root / 'drawn'}"], "best")
+    return rows, cross_dataset.load_targets(rows, [], own=True, batch_size=0)
 
 
 @pytest.fixture(scope="module")
@@ -136,7 +135,7 @@ def test_a_dataset_without_common_classes_leaves_its_cell_empty(sample, loaded, 
     for name in ("anger", "boredom", "pride"):
         shutil.copytree(sample / "faces" / "test" / "anger", tmp_path / "other" / name)
     texts = [f"other={runs.ROOT}/configs/folder.py:whole data.dir={tmp_path / 'other'}"]
-    (target,) = tool.load_targets(loaded[0], texts, own=False, batch_size=8)
+    (target,) = cross_dataset.load_targets(loaded[0], texts, own=False, batch_size=8)
     assert target.config.eval.batch_size == 8
     for classes in ("common", "checkpoint"):
         assert cross_dataset.Matrix(tmp_path, classes).cell(loaded[0][0], target) is None
@@ -203,7 +202,7 @@ def test_rows_whose_checkpoint_the_test_split_chose_are_named(loaded, matrix, tm
     measuring = cross_dataset.Matrix(tmp_path / "matrix", "common")
     again = [measuring.cell(row, target) for row in (rows[0], chosen) for target in targets]
     assert [cell["chosen_on_test"] for cell in again] == [False, False, True, True]
-    text = tool.write(again, tmp_path / "matrix", "common", [])
+    text = cross_dataset.write(again, tmp_path / "matrix", "common", [])
     assert text.startswith(f"**Trained on other: {protocol.TEST_SELECTED}**\n\n## Accuracy")
     written = json.loads((tmp_path / "matrix" / "matrix.json").read_text())
     assert written["cells"] == again
@@ -216,59 +215,62 @@ def test_runs_of_several_seeds_are_one_row(trained, tmp_path):
     root, _ = trained
     for seed in (0, 1):
         shutil.copytree(root / "faces", tmp_path / f"seed_{seed}")
-    rows = tool.load_checkpoints([f"faces={tmp_path}/seed_*", str(root / "drawn")], "best")
+    rows = cross_dataset.load_checkpoints([f"faces={tmp_path}/seed_*", str(root / "drawn")], "best")
     assert [(row.name, row.row) for row in rows] == [
         ("faces.seed_0", "faces"),
         ("faces.seed_1", "faces"),
         ("drawn", "drawn"),
     ]
-    assert [target.name for target in tool.load_targets(rows, [], own=True, batch_size=0)] == ["faces", "drawn"]
+    assert [target.name for target in cross_dataset.load_targets(rows, [], own=True, batch_size=0)] == [
+        "faces",
+        "drawn",
+    ]
     (tmp_path / "run[v2]").mkdir()
     with pytest.raises(CheckpointError, match=r"no checkpoint at .*run\[v2\]: the folder is empty"):
-        tool.load_checkpoints([f"a={tmp_path}/run[v2]"], "best")
+        cross_dataset.load_checkpoints([f"a={tmp_path}/run[v2]"], "best")
     with pytest.raises(ConfigError, match=r"--checkpoint: there is no folder .*/none_\*"):
-        tool.load_checkpoints([f"faces={tmp_path}/none_*"], "best")
+        cross_dataset.load_checkpoints([f"faces={tmp_path}/none_*"], "best")
 
 
 def test_names():
-    assert tool.parse_named("runs/rafdb/", "checkpoint") == ("rafdb", "runs/rafdb/")
-    assert tool.parse_named("raf=runs/a=b", "checkpoint") == ("raf", "runs/a=b")
+    assert cross_dataset.parse_named("runs/rafdb/", "checkpoint") == ("rafdb", "runs/rafdb/")
+    assert cross_dataset.parse_named("raf=runs/a=b", "checkpoint") == ("raf", "runs/a=b")
     for path, name in (("runs/beta_0.5", "beta_0.5"), ("gs://b/runs/rafdb", "rafdb"), ("gs://b/runs/rafdb/", "rafdb")):
-        assert tool.parse_named(path, "checkpoint") == (name, path)
-    assert tool.parse_named("beta=my runs/a b", "checkpoint") == ("beta", "my runs/a b")
-    assert tool.parse_named("my runs/rafdb", "checkpoint") == ("rafdb", "my runs/rafdb")
+        assert cross_dataset.parse_named(path, "checkpoint") == (name, path)
+    assert cross_dataset.parse_named("beta=my runs/a b", "checkpoint") == ("beta", "my runs/a b")
+    assert cross_dataset.parse_named("my runs/rafdb", "checkpoint") == ("rafdb", "my runs/rafdb")
     with pytest.raises(ConfigError, match="--checkpoint=runs/a b: expected name="):
-        tool.parse_named("runs/a b", "checkpoint")
-    assert tool.parse_named("configs/jaffe.v2.py", "dataset") == ("jaffe.v2", "configs/jaffe.v2.py")
-    assert tool.parse_named("configs/jaffe.py:whole data.dir=/d", "dataset") == (
+        cross_dataset.parse_named("runs/a b", "checkpoint")
+    assert cross_dataset.parse_named("configs/jaffe.v2.py", "dataset") == ("jaffe.v2", "configs/jaffe.v2.py")
+    assert cross_dataset.parse_named("configs/jaffe.py:whole data.dir=/d", "dataset") == (
         "jaffe",
         "configs/jaffe.py:whole data.dir=/d",
     )
     with pytest.raises(ConfigError, match="--checkpoint=a:b=c: expected name="):
-        tool.parse_named("a:b=c", "checkpoint")
+        cross_dataset.parse_named("a:b=c", "checkpoint")
 
 
 def test_mistakes_are_named(trained, loaded):
     root, _ = trained
     rows, _ = loaded
     with pytest.raises(ConfigError, match="give at least one --checkpoint"):
-        tool.load_checkpoints([], "best")
+        cross_dataset.load_checkpoints([], "best")
     with pytest.raises(ConfigError, match="--checkpoint: faces is the name of more than one"):
-        tool.load_checkpoints([str(root / "faces"), str(root / "faces")], "best")
+        cross_dataset.load_checkpoints([str(root / "faces"), str(root / "faces")], "best")
     with pytest.raises(ConfigError, match="no dataset to evaluate on"):
-        tool.load_targets(rows, [], own=False, batch_size=0)
+        cross_dataset.load_targets(rows, [], own=False, batch_size=0)
     with pytest.raises(ConfigError, match=r"nothing\.py"):
-        tool.load_targets(rows, ["a=configs/nothing.py"], own=False, batch_size=0)
+        cross_dataset.load_targets(rows, ["a=configs/nothing.py"], own=False, batch_size=0)
     with pytest.raises(ConfigError, match="No closing quotation"):
-        tool.load_targets(rows, ["a=configs/folder.py 'data.dir=x"], own=False, batch_size=0)
+        cross_dataset.load_targets(rows, ["a=configs/folder.py 'data.dir=x"], own=False, batch_size=0)
     with pytest.raises(ConfigError, match="found no file"):
-        tool.load_targets(rows, ["a="], own=False, batch_size=0)
+        cross_dataset.load_targets(rows, ["a="], own=False, batch_size=0)
     folder = f"a={runs.ROOT}/configs/folder.py"
     with pytest.raises(ConfigError, match=r"data\.dirr"):
-        tool.load_targets(rows, [f"{folder} data.dirr=x"], own=False, batch_size=0)
+        cross_dataset.load_targets(rows, [f"{folder} data.dirr=x"], own=False, batch_size=0)
     faces = rows[0].description.config["data"]["dir"]
     with pytest.raises(ConfigError, match="dataset a: its configuration gives no test split"):
-        tool.load_targets(rows, [f"{folder} data.dir={faces} data.test_split="], own=False, batch_size=0)
+        cross_dataset.load_targets(rows, [f"{folder} data.dir={faces} data.test_split="], own=False, batch_size=0)
 
 
 @pytest.mark.processes
@@ -278,7 +280,7 @@ def test_the_command(sample, trained, tmp_path):
     (tmp_path / "two words" / "faces").symlink_to(sample / "faces" / "test")
     dataset = f"whole={runs.ROOT}/configs/folder.py:whole 'data.dir={tmp_path}/two words/faces' eval.batch_size=5"
     command = [
-        *(sys.executable, "-m", "mpafer_jax.cli.cross_dataset", f"--workdir={tmp_path / 'matrix'}"),
+        *(sys.executable, "-m", "mpafer_jax.cli", "study", "cross-dataset", f"--workdir={tmp_path / 'matrix'}"),
         *(f"--checkpoint={root / 'faces'}", f"--checkpoint={root / 'drawn'}", f"--dataset={dataset}"),
     ]
     done = subprocess.run(command, env=runs.environment(), capture_output=True, text=True, timeout=300, check=False)

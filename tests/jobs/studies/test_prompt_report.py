@@ -94,7 +94,9 @@ def reported(sample, tmp_path_factory):
     command = [
         sys.executable,
         "-m",
-        "mpafer_jax.cli.prompt_report",
+        "mpafer_jax.cli",
+        "prompts",
+        "report",
         f"--config={runs.ROOT / 'configs' / 'sample.py'}",
     ]
     done = runs.run([*command, f"--out={out}", *(f"--config.{name}={value}" for name, value in flags.items())])

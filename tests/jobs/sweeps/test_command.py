@@ -1,4 +1,4 @@
-"""launch/sweep.py: real runs of two steps, started, failed, resumed, stopped and queued."""
+"""`study sweep`: real runs of two steps, started, failed, resumed, stopped and queued."""
 
 import dataclasses
 import json
@@ -11,7 +11,7 @@ import time
 
 import pytest
 
-from launch import sweep as sweep_command
+from mpafer_jax.cli import study
 from mpafer_jax.runtime import preemption
 from tests.jobs import runs
 
@@ -65,7 +65,7 @@ def command(sample, tmp_path, monkeypatch, capsys):
         ]
 
     def call(*flags, **options):
-        code = sweep_command.main(arguments(*flags, **options))
+        code = study.sweep(arguments(*flags, **options))
         return Done(code, *capsys.readouterr())
 
     call.arguments = arguments

@@ -62,7 +62,7 @@ def test_what_was_measured_and_the_commands_for_the_rest(tmp_path):
     # With what its runs were given beside the folder of the data.
     assert "ferplus_tiny_clip \\\n  --config.data.dir=/data/FERPlus \\\n  --config.data.test_split=validation" in small
 
-    commands = re.findall(r"^python launch/sweep\.py (.*?[^\\])$", text.replace("\\\n", ""), re.MULTILINE)
+    commands = re.findall(r"^mpafer-jax study sweep (.*?[^\\])$", text.replace("\\\n", ""), re.MULTILINE)
     sources = [line.split()[0].removeprefix("--sweep=") for line in commands]
     assert len(set(sources)) == len(sources)
     own = {path.stem for path in sweep.own_files(runs.ROOT / "configs" / "sweeps")}
@@ -241,7 +241,7 @@ def test_matrices_stand_on_the_page(tmp_path):
     _, text = out.read_text().split("\n## Trained on one dataset, tested on others\n")
     assert re.search(r"^\| poster +\| 55\.00 ± 7\.07 \|$", text, re.MULTILINE)
     assert re.search(r"^\| poster on neon +\| +2 \| +300 \| +10 \|", text, re.MULTILINE)
-    (shown,) = re.findall(r"```bash\npython -m mpafer_jax\.cli\.cross_dataset (.*?)\n```", text, re.DOTALL)
+    (shown,) = re.findall(r"```bash\nmpafer-jax study cross-dataset (.*?)\n```", text, re.DOTALL)
     assert shlex.split(shown.replace("\\\n", "")) == flags
     assert "somewhere" not in (tmp_path / "docs" / "results" / "styles.json").read_text()
 

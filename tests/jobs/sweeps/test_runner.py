@@ -122,7 +122,7 @@ def test_asked_to_stop_it_stops_its_runs_and_starts_no_other(planned, tmp_path):
     thread = threading.Thread(target=stop)
     thread.start()
     started = time.monotonic()
-    with pytest.raises(runner.Stopped):
+    with pytest.raises(preemption.Preempted):
         make(planned, tmp_path)
     thread.join()
     assert time.monotonic() - started < 30  # and not the minute that the stand-in would wait

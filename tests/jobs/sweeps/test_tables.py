@@ -9,7 +9,7 @@ import re
 import numpy as np
 import pytest
 
-from mpafer_jax.cli import results as command
+from mpafer_jax.cli import study
 from mpafer_jax.evaluation import protocol
 from mpafer_jax.evaluation.statistics import Estimate, percent
 from mpafer_jax.jobs.sweeps import report
@@ -124,7 +124,7 @@ def test_files_in_all_forms(tmp_path, capsys):
         made.run(tmp_path, f"all/full/seed_{seed}", war)
         made.run(tmp_path, f"all/no_local/seed_{seed}", war - 0.1 * (seed + 1))
         made.run(tmp_path, f"few/no_local/seed_{seed}", 0.4)
-    assert command.main([str(tmp_path)]) == 0
+    assert study.tables([str(tmp_path)]) == 0
     text = (tmp_path / "results.md").read_text()
     assert capsys.readouterr().out == text + "\n"
     assert "# What it brings\n\n## All training images\n" in text
@@ -147,7 +147,7 @@ def test_files_in_all_forms(tmp_path, capsys):
         assert expected in text
     assert (tmp_path / "results.png").read_bytes().startswith(b"\x89PNG")
 
-    assert command.main([str(tmp_path), "--format=csv", "--baseline=no_local"]) == 0
+    assert study.tables([str(tmp_path), "--format=csv", "--baseline=no_local"]) == 0
     rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
     assert [(row["table"], row["row"], row["seeds"]) for row in rows][:2] == [
         ("all", "full", "0 1"),
@@ -159,7 +159,7 @@ def test_files_in_all_forms(tmp_path, capsys):
     assert rows[2]["war_mean"] == ""
     assert rows[3]["reported_percent"] == "91.5"
 
-    assert command.main([str(tmp_path), "--format=latex"]) == 0
+    assert study.tables([str(tmp_path), "--format=latex"]) == 0
     latex = capsys.readouterr().out
     assert latex.count(r"\begin{tabular}{lrrrrrrr}") == 1
     assert r" & runs & accuracy, \% & 95\% interval & UAR, \% &" in latex
@@ -229,8 +229,10 @@ def test_a_difference_of_nothing_has_no_sign():
 
 
 def test_a_folder_that_is_no_sweeps_is_named(tmp_path, capsys):
-    assert command.main([str(tmp_path)]) == 2
+    assert study.tables([str(tmp_path)]) == 2
     assert f"{tmp_path} is no sweep's folder" in capsys.readouterr().err
     (tmp_path / "sweep.json").write_text(json.dumps({"source": "x.py"}))
-    assert command.main([str(tmp_path)]) == 2
-    assert "sweep.json cannot be read (KeyError: 'sweep'); run launch/sweep.py again" in capsys.readouterr().err
+    assert study.tables([str(tmp_path)]) == 2
+    assert (
+        "sweep.json cannot be read (KeyError: 'sweep'); run `mpafer-jax study sweep` again" in capsys.readouterr().err
+    )

@@ -19,7 +19,7 @@ KEY = "sk-only-for-this-test"
 
 
 def arguments(server, out, *flags):
-    command = [sys.executable, "-m", "mpafer_jax.cli.generate_descriptions", f"--endpoint={server.url}"]
+    command = [sys.executable, "-m", "mpafer_jax.cli", "prompts", "generate", f"--endpoint={server.url}"]
     return [*command, f"--model={MODEL}", f"--out={out}", "--granularities=holistic,mouth", "--paraphrases=2", *flags]
 
 

@@ -35,10 +35,10 @@ from mpafer_jax.method.hard_prompts.generation.questions import (
     ask_again,
 )
 from mpafer_jax.method.hard_prompts.provenance import AnswerFormat, Provenance
-from mpafer_jax.runtime import files
+from mpafer_jax.runtime import files, locks
 from mpafer_jax.runtime.errors import ConfigError, GenerationError
 
-_TOOL = f"mpafer_jax.cli.generate_descriptions {__version__}"
+_TOOL = f"mpafer-jax prompts generate {__version__}"
 _MOST_FAILURES_IN_A_ROW = 3
 
 
@@ -182,8 +182,14 @@ def generate(wanted: Wanted, backend: Backend, budget: TokenBudget, out: Path, *
 
     Raises:
       GenerationError, UnavailableError: see there; the answers so far are saved.
+      LockedError: another process writes the same bank.
     """
     check_out(out, overwrite)
+    with locks.hold(out.with_name(f"{out.name}.lock"), out):
+        return _generate(wanted, backend, budget, out, overwrite=overwrite)
+
+
+def _generate(wanted: Wanted, backend: Backend, budget: TokenBudget, out: Path, *, overwrite: bool) -> Outcome:
     partial = partial_path(out)
     earlier = _read_partial(partial)
     questions = _questions(wanted, backend, budget)

@@ -1,38 +1,20 @@
-"""Writes something to run on: drawn faces in class folders, and a small CLIP with random weights.
+"""Something to run on: drawn faces in class folders, and a small CLIP with random weights.
 
-    python -m mpafer_jax.cli.make_sample --out=sample
-
-makes `sample/faces/{train,test}/<expression>/NNN.png` and `sample/clip` in the Hub's layout, from nothing, in a few
-seconds. It shows that an installation works and what a run leaves behind. It shows nothing about accuracy: the
-weights are random, and the faces are a dozen strokes each.
+It shows that an installation works and what a run leaves behind. It shows nothing about accuracy: the weights are
+random, and the faces are a dozen strokes each.
 """
 
 from __future__ import annotations
 
-if __name__ == "__main__":  # before what takes seconds to import
-    from mpafer_jax.runtime import preemption
-
-    preemption.listen()
-
 import dataclasses
 import pathlib
-import sys
-from collections.abc import Sequence
 
 import numpy as np
-from absl import flags
 from PIL import Image, ImageDraw
 
 from mpafer_jax.backbones.clip.random_clip import write_random_clip
-from mpafer_jax.cli import runner
 from mpafer_jax.method.hard_prompts.bank import load_bank
 from mpafer_jax.method.hard_prompts.templates import build_hard_prompts
-from mpafer_jax.runtime.errors import ConfigError
-
-_OUT = flags.DEFINE_string("out", None, "Folder to make; must not exist yet.")
-_TRAIN = flags.DEFINE_integer("train_per_class", 40, "Training images of each expression.", lower_bound=1)
-_TEST = flags.DEFINE_integer("test_per_class", 20, "Test images of each expression.", lower_bound=1)
-_SEED = flags.DEFINE_integer("seed", 0, "Seed of images and weights.", lower_bound=0)
 
 SIZE = 64  # pixels
 _OVERSAMPLING = 4  # drawn larger and reduced, for smooth strokes
@@ -132,20 +114,3 @@ def write_sample(out: pathlib.Path, *, train_per_class: int, test_per_class: int
         vocab_size=1500,
         texts=texts,
     )
-
-
-def main(argv: Sequence[str]) -> None:
-    """Runs the command."""
-    runner.refuse_arguments(argv)
-    try:
-        out = runner.folder(str(_OUT.value), "--out")
-        write_sample(out, train_per_class=_TRAIN.value, test_per_class=_TEST.value, seed=_SEED.value)
-    except (ConfigError, FileExistsError) as error:
-        print(error, file=sys.stderr)
-        sys.exit(2)
-    print(f"{out}/faces: drawn faces, {len(EXPRESSIONS)} expressions; {out}/clip: a CLIP with random weights")
-
-
-if __name__ == "__main__":
-    flags.mark_flag_as_required("out")
-    runner.start(main)

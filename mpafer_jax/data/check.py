@@ -1,47 +1,25 @@
-"""Checks a dataset before anything is trained on it, and says what is in it.
+"""What is in a dataset, and what needs attention before anything is trained on it.
 
-    python -m mpafer_jax.cli.check_data --config=configs/ferplus.py --config.data.dir=D
-
-Reads the owner's files directly: nothing needs to be prepared, nothing is written, and all broken images are listed
-instead of the first. Prints the labels' mapping, counts per split and class, the majority rate (the accuracy of always
-answering the most frequent class), what was dropped and why, image sizes, unreadable images, and images that
-occur more than once (equal in every decoded pixel), within and across splits, with equal or conflicting labels.
-
-Exit code 0: nothing to report. 1: something needs attention, listed at the end: the dataset or a split that the config
-names is not there, images and other files that are left out because of where they lie or what they are called, class
-folders that are numbers or empty, a class without training images, classes of which the configured description banks
-say nothing, unreadable images, sizes other than the owner's, images that occur in several splits, or one image
-with different labels in one split.
-2: a mistake in the flags; docs/configuration.md lists the fields of --config.
+The owner's files are read directly: nothing needs to be prepared, nothing is written, and all broken images are listed
+instead of the first.
 """
 
 from __future__ import annotations
 
-if __name__ == "__main__":  # before what takes seconds to import
-    from mpafer_jax.runtime import preemption
-
-    preemption.listen()
-
 import collections
 import dataclasses
-import sys
 from collections.abc import Iterable, Sequence
 from concurrent import futures
 
-from mpafer_jax.cli import runner
 from mpafer_jax.config.data_section import ALL_SPLITS, DataSection
-from mpafer_jax.config.flags import define_config
-from mpafer_jax.config.schema import Config, HardPromptsSection
 from mpafer_jax.data import records
 from mpafer_jax.data.inspection import inspect_all, workers
 from mpafer_jax.data.records import Record, SourceIndex
 from mpafer_jax.data.registry import read_source
 from mpafer_jax.data.splits import absent, carve_missing_test
-from mpafer_jax.method.hard_prompts.templates import check_hard_prompts
 from mpafer_jax.runtime import progress
-from mpafer_jax.runtime.errors import ConfigError, DataError, ImageError, PromptError
+from mpafer_jax.runtime.errors import ImageError
 
-_CONFIG = define_config()
 _LISTED = 5  # examples printed of a long list of duplicates; broken images are always listed in full
 
 
@@ -72,13 +50,17 @@ class _Images:
     broken: dict[str, list[str]]
 
 
-def check(data: DataSection, hard_prompts: HardPromptsSection | None = None) -> Report:
-    """Checks the configured dataset, and whether the configured description banks speak of its classes.
+def check(data: DataSection, index: SourceIndex | None = None) -> Report:
+    """Checks the configured dataset.
+
+    Args:
+      data: which.
+      index: what `read_source` gave for it, if that was read.
 
     Raises:
       DataError: its layout, a label or a class name does not hold, so that there is nothing to check.
     """
-    index = read_source(data)
+    index = index or read_source(data)
     data, own_test = carve_missing_test(data, index)
     with workers(index.computed) as pool:
         images = _open_all(index, pool)
@@ -88,11 +70,6 @@ def check(data: DataSection, hard_prompts: HardPromptsSection | None = None) -> 
     for part in (_labels(index, data), _sizes(index, images), _broken(images), _duplicates(index, images)):
         lines += [*part.lines, ""]
         attention += part.attention
-    if hard_prompts is not None:
-        try:
-            attention += check_hard_prompts(hard_prompts, index.class_names)
-        except PromptError as error:
-            attention.append(str(error))
     return Report(tuple(lines), tuple(attention))
 
 
@@ -222,22 +199,3 @@ def _first(items: Iterable[str]) -> str:
         return ""
     more = f", and {len(listed) - _LISTED} more" if len(listed) > _LISTED else ""
     return f"({', '.join(listed[:_LISTED])}{more})"
-
-
-def main(argv: Sequence[str]) -> None:
-    """Prints the report on the configured dataset and exits with 0 or 1."""
-    runner.refuse_arguments(argv)
-    try:
-        config = Config.from_config_dict(_CONFIG.value)
-        report = check(config.data, config.hard_prompts)
-    except (ConfigError, DataError) as error:
-        print(error)
-        sys.exit(1)
-    said = [*report.lines, "needs attention:" if report.attention else "nothing needs attention"]
-    said += [f"  {finding}" for finding in report.attention]
-    print("\n".join(said).encode(errors="backslashreplace").decode())  # names of files need not be UTF-8
-    sys.exit(1 if report.attention else 0)
-
-
-if __name__ == "__main__":
-    runner.start(main, required=["config"])

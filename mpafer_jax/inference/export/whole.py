@@ -1,0 +1,164 @@
+"""Exports a checkpoint whole or not at all, and says of each form how it compares with the checkpoint."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import tempfile
+from collections.abc import Callable, Generator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from mpafer_jax.artifacts import checkpoints
+from mpafer_jax.artifacts.description import Description
+from mpafer_jax.artifacts.prompt_file import save_prompts
+from mpafer_jax.config import redaction
+from mpafer_jax.inference import loading
+from mpafer_jax.inference.export import card, check, onnx, programs
+from mpafer_jax.runtime import devices, files, locks
+from mpafer_jax.runtime.errors import ExportError
+
+FORMS = ("prompts", "stablehlo", "onnx")
+_CHECKED = 8  # images
+
+
+def export(
+    path: str,
+    forms: Sequence[str],
+    out: Path,
+    *,
+    which: checkpoints.Which = "best",
+    clip: str = "",
+    batch_size: int = 0,
+    platforms: Sequence[str] = ("cpu", "cuda", "tpu"),
+    weights_inside: bool = False,
+) -> dict[str, check.Check]:
+    """Writes the forms and the card.
+
+    Args:
+      path: of the checkpoint, see `checkpoint.load`.
+      forms: of `FORMS`.
+      out: folder for the files, new or empty.
+      which: of several checkpoints.
+      clip: where the CLIP is now; '' for where the checkpoint says.
+      batch_size: images of one call of a program; 0 for any number.
+      platforms: on which StableHLO is to run.
+      weights_inside: whether StableHLO holds the weights itself.
+
+    Returns:
+      How each form compared.
+
+    Raises:
+      CheckpointError: no checkpoint, or its CLIP is not there.
+      ExportError: a form does not give the checkpoint's numbers.
+      FileExistsError: the folder holds something.
+      LockedError: another process exports there.
+      ModuleNotFoundError: the converter to ONNX is not installed.
+    """
+    if "onnx" in forms:
+        onnx.import_packages()  # before anything is written
+    checks: dict[str, check.Check] = {}
+    details: dict[str, Any] = {}
+    with _whole(out) as folder:
+        params, description, step = checkpoints.load(path, which)
+        description = without_places(description)
+        if "prompts" in forms:
+            save_prompts(folder, params, description.model_dump(mode="json"), step)
+            checks["prompts"] = _check_prompts(folder, params)
+        if set(forms) - {"prompts"}:
+            found = programs.program(loading.from_checkpoint(path, which, clip))
+            details = {"batch": batch_size or "any number", "size": found.image_size, "beside": not weights_inside}
+            readers: dict[str, Callable[[], check.Run]] = {}
+            if "stablehlo" in forms:
+                programs.save_stablehlo(
+                    folder, found, batch_size=batch_size, platforms=platforms, weights_inside=weights_inside
+                )
+                readers["stablehlo"] = lambda: programs.load_stablehlo(folder)
+            if "onnx" in forms:
+                onnx.save_onnx(folder, found, batch_size=batch_size)
+                readers["onnx"] = lambda: onnx.load_onnx(folder)
+            pixels = check.drawn_faces(batch_size or _CHECKED, found.image_size)
+            reference, dtype = _compiled(found), description.config["clip"]["dtype"]
+            for form, reader in readers.items():
+                checks[form] = check.compare(reader(), reference, pixels, dtype=dtype, device=devices.kind())
+        card.write_card(
+            folder,
+            folder_name=out.name,
+            description=description,
+            step=step,
+            results=_results(files.any_path(path, "the checkpoint"), step),
+            chosen_on_test=description.chosen_on_test(which),
+            checks=checks,
+            checksums={file.name: _sha256(file) for file in sorted(folder.iterdir())},
+            program=details,
+        )
+    return checks
+
+
+@contextlib.contextmanager
+def _whole(out: Path) -> Generator[Path]:
+    """Yields a folder in `out`, whose files become those of `out` if the block ends well, and are deleted if not."""
+    with locks.hold(out.with_name(f"{out.name}.lock"), out), contextlib.ExitStack() as stack:
+        if out.exists() and (not out.is_dir() or any(out.iterdir())):
+            raise FileExistsError(f"{out} exists already; an export goes into a new or empty folder only")
+        if not out.exists():
+            out.mkdir(parents=True)
+            stack.callback(_remove_if_empty, out)
+        with tempfile.TemporaryDirectory(prefix=".incomplete-", dir=out) as folder:
+            yield Path(folder)
+            for file in Path(folder).iterdir():
+                file.rename(out / file.name)
+
+
+def _remove_if_empty(folder: Path) -> None:
+    with contextlib.suppress(OSError):
+        folder.rmdir()
+
+
+def without_places(description: Description) -> Description:
+    """The description without the places of the machine that trained (`places`)."""
+    return description.model_copy(
+        update={
+            "config": redaction.without_places(description.config),
+            "clip_name": redaction.without_place("clip.name", description.clip_name),
+        }
+    )
+
+
+def _check_prompts(out: Path, params: Mapping[str, Any]) -> check.Check:
+    again, _, _ = checkpoints.load(out, "best")
+    if again.keys() != params.keys() or any(not np.array_equal(again[name], params[name]) for name in params):
+        raise ExportError(f"the prompts in {out} are not the checkpoint's; the disk may be damaged")
+    return check.Check(images=0)
+
+
+def _compiled(found: programs.Program) -> check.Run:
+    """The predictor's own function, with its weights on the device."""
+    call: Any = jax.jit(found.call)
+    weights = jax.device_put(found.weights)
+
+    def run(pixels: check.Pixels) -> dict[str, Any]:
+        return {name: np.asarray(value) for name, value in call(weights, pixels).items()}
+
+    return run
+
+
+def _results(path: Path, step: int) -> dict[str, Any] | None:
+    """Of the workdir's summary, what was measured of this very checkpoint."""
+    summary = path / "summary.json"
+    if not summary.is_file():
+        return None
+    found: dict[str, Any] = json.loads(summary.read_text(encoding="utf-8"))
+    for which in ("best", "last"):
+        if which in found and found[which]["step"] == step:
+            return {split: found[which][split] for split in ("validation", "test") if split in found[which]}
+    return None
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

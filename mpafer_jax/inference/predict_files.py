@@ -1,0 +1,186 @@
+"""Predictions on files, folders, videos or a camera, into a table, heat maps and a caller's hands."""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import dataclasses
+import hashlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+from absl import logging
+
+from mpafer_jax.artifacts.checkpoints import Which
+from mpafer_jax.backbones.clip.load import load_clip
+from mpafer_jax.config.expressions import CANONICAL_NAMES
+from mpafer_jax.inference import media, tables
+from mpafer_jax.inference.attribution import Explainer
+from mpafer_jax.inference.attribution_sheet import HeatmapFolder
+from mpafer_jax.inference.faces import FaceFinder, import_opencv
+from mpafer_jax.inference.faces import Which as WhichFaces
+from mpafer_jax.inference.predictor import Cropper, Predictor
+from mpafer_jax.inference.results import Failure, NoFace, Prediction, Result
+from mpafer_jax.runtime import preemption, progress
+from mpafer_jax.runtime.errors import InputError
+
+_NAMED = 5  # inputs by which a request is told from another
+_STATUSES: dict[str, type] = {"ok": Prediction, "no_face": NoFace, "error": Failure}
+_SAME_RESULTS = ("out", "overwrite", "batch_size")  # fields that change no result
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """What to predict with, on what, and where the results go.
+
+    Attributes:
+      checkpoint: as for `Predictor.from_checkpoint`; with `zero_shot` a CLIP.
+      inputs: files, folders, patterns, videos, or "camera:0".
+      out: a table, .csv, .jsonl or .parquet; None: no table.
+      heatmaps: a folder for explanations; None: none.
+      overwrite: whether to begin anew where results of a request that was stopped lie.
+      bank: descriptions that heat maps rank and `zero_shot` reads.
+      faces: "detect", or "none": every image is a face.
+      which_faces: "largest" or "all" of those detected.
+      margin: around a detected face, as a fraction of its side.
+      no_align: whether detected faces are left as they are turned.
+      stride: every so many frames of a video.
+      batch_size: images computed together.
+      which: of a run's checkpoints.
+      clip: where the checkpoint's CLIP is now; '': where it was.
+      zero_shot: whether there is no checkpoint, but a CLIP and descriptions alone.
+      class_names: for `zero_shot`.
+    """
+
+    checkpoint: str
+    inputs: Sequence[str]
+    out: Path | None = None
+    heatmaps: Path | None = None
+    overwrite: bool = False
+    bank: str = "expressions"
+    faces: str = "none"
+    which_faces: WhichFaces = "largest"
+    margin: float = 0.2
+    no_align: bool = False
+    stride: int = 1
+    batch_size: int = 32
+    which: Which = "best"
+    clip: str = ""
+    zero_shot: bool = False
+    class_names: Sequence[str] = CANONICAL_NAMES
+
+    def predictor(self) -> Predictor:
+        """Loads the model."""
+        sizes = sorted({1, min(8, self.batch_size), self.batch_size})
+        if not self.zero_shot:
+            return Predictor.from_checkpoint(self.checkpoint, which=self.which, clip=self.clip, batch_sizes=sizes)
+        try:
+            clip = load_clip(self.checkpoint)
+        except ValueError as error:  # other errors say themselves that it is a CLIP that is missing
+            raise InputError(f"--zero_shot with {self.checkpoint}: {error}") from error
+        return Predictor.zero_shot(clip, self.class_names, self.bank, batch_sizes=sizes)
+
+    def cropper(self) -> Cropper | None:
+        """What looks for faces, if that is asked for."""
+        if self.faces == "none":
+            return None
+        import_opencv().setNumThreads(1)  # several images are looked at side by side already
+        return FaceFinder(which=self.which_faces, margin=self.margin, align=not self.no_align)
+
+    def subject(self, predictor: Predictor) -> dict[str, object]:
+        """What the results depend on, ready for JSON."""
+        given = {name: value for name, value in dataclasses.asdict(self).items() if name not in _SAME_RESULTS}
+        return {
+            **{name: str(value) if isinstance(value, Path) else value for name, value in given.items()},
+            "inputs": _in_short(self.inputs),
+            "classes": list(predictor.class_names),
+            "texts": hashlib.sha256(np.asarray(predictor.text_features).tobytes()).hexdigest()[:16],
+        }
+
+
+def _in_short(names: Sequence[str]) -> list[str]:
+    """A few names as they are; of many the first, and what tells them from others."""
+    if len(names) <= _NAMED:
+        return list(names)
+    digest = hashlib.sha256("\0".join(names).encode("utf-8", "surrogateescape")).hexdigest()
+    return [*names[:_NAMED], f"and more, {len(names)} in all ({digest[:16]})"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """How many results of each kind there are, those from before included; and what stopped the work, if anything."""
+
+    counts: collections.Counter[type]
+    stopped: preemption.Preempted | KeyboardInterrupt | None
+
+
+def run(request: Request, show: Callable[[Predictor], Callable[[Result], None]]) -> Outcome:
+    """Predicts on all inputs; what is stopped goes on with the same request, where there is a table.
+
+    Args:
+      request: what is asked for.
+      show: given the loaded model, makes what takes each result where there is no table.
+
+    Raises:
+      CheckpointError, ConfigError, PromptError: the model cannot be had.
+      InputError: there is nothing to predict on, or another request's results are in the way.
+      OSError: something cannot be written.
+    """
+    written = [request.heatmaps] if request.heatmaps is not None else []
+    left_out = media.LeftOut()
+    found = media.find(request.inputs, but=written)
+    faces = request.cropper()
+    with progress.task("loading the model"):
+        predictor = request.predictor()
+    total = media.count(media.find(request.inputs, but=written, left_out=left_out), stride=request.stride)
+    logging.info("%s: %s", request.checkpoint, predictor.trained_on)
+    if predictor.trained_on.warning:
+        logging.warning("%s", predictor.trained_on.warning)
+    if left_out:
+        logging.info("left out, neither images nor videos by their names: %s; to have them read, name them", left_out)
+    images = media.images(found, stride=request.stride)
+    live = total is None  # a camera's results must not wait for a batch
+    counts: collections.Counter[type] = collections.Counter()
+    # Ctrl-C is how a camera's run ends; what there is so far is kept.
+    stopped: KeyboardInterrupt | preemption.Preempted | None = None
+    with contextlib.ExitStack() as stack:
+        table = None
+        if request.out is not None:
+            opened = tables.open_table(
+                request.out, predictor.class_names, request.subject(predictor), overwrite=request.overwrite
+            )
+            table = stack.enter_context(opened)
+            images = table.left(images)
+            counts.update({kind: table.kept[status] for status, kind in _STATUSES.items()})
+            if before := table.kept.total():
+                logging.info("%d results are there from before; going on behind them", before)
+            elif request.out.exists():
+                logging.info("%s is there already, and is replaced at the end", request.out)
+        sinks: list[Callable[[Result], None]] = [table or show(predictor)]
+        if request.heatmaps is not None:
+            sinks.append(HeatmapFolder(request.heatmaps, Explainer(predictor, request.bank)))
+        results = stack.enter_context(
+            contextlib.closing(
+                predictor.stream(
+                    images, faces=faces, batch_size=1 if live else 0, keep_pixels=request.heatmaps is not None
+                )
+            )
+        )
+        work = stack.enter_context(progress.task("predicting", total, "images"))
+        try:
+            with contextlib.ExitStack() as block:
+                for number, result in enumerate(results):
+                    if not number:  # before, while programs are compiled, there is nothing to keep
+                        block.enter_context(preemption.orderly())
+                    work.advance()
+                    counts[type(result)] += 1
+                    for sink in sinks:
+                        sink(result)
+                    if isinstance(result, Failure):
+                        logging.warning("%s", result)
+        except (KeyboardInterrupt, preemption.Preempted) as asked:
+            stopped = None if live else asked
+            if table is not None and not live:
+                table.stop()
+    return Outcome(counts, stopped)

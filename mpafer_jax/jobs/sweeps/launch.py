@@ -1,0 +1,154 @@
+"""A sweep from its file to its tables: here, with runs that others have made, or as an array of Slurm jobs."""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+import shlex
+import subprocess
+import sys
+from collections.abc import Sequence
+
+from absl import logging
+
+from mpafer_jax.jobs.sweeps import plan, report, reuse, runner, slurm, sweep
+from mpafer_jax.runtime import files, locks
+from mpafer_jax.runtime.errors import ConfigError
+
+_SLURM_SCRIPT = pathlib.Path("launch") / "slurm.sbatch"
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What of a sweep is left to run.
+
+    Attributes:
+      source: the sweep's file and its argument.
+      root: the sweep's folder.
+      sweep: what the file says.
+      overrides: --config.field=value for all runs.
+      left: the runs that have not ended.
+    """
+
+    source: str
+    root: pathlib.Path
+    sweep: sweep.Sweep
+    overrides: Sequence[str]
+    left: Sequence[plan.Run]
+
+    @classmethod
+    def make(
+        cls,
+        source: str,
+        root: pathlib.Path,
+        overrides: Sequence[str] = (),
+        *,
+        seeds: Sequence[int] = (),
+        only: Sequence[str] = (),
+    ) -> Plan:
+        """Reads the sweep, and looks which of its runs have ended.
+
+        Args:
+          source, root, overrides: as above.
+          seeds: of the runs; none: the sweep's.
+          only: points or tables to run; none: all.
+
+        Raises:
+          ConfigError: see `sweep.load`, `plan.plan` and `plan.has_ended`.
+        """
+        found = sweep.load(source)
+        runs = plan.plan(found, overrides, seeds or found.seeds, only)
+        left = [run for run in runs if not plan.has_ended(run, root / run.name)]
+        logging.info("%d runs, %d of them have ended before", len(runs), len(runs) - len(left))
+        return cls(source, root, found, overrides, left)
+
+    def commands(self) -> list[str]:
+        """Those of the runs that are left, quoted for a shell."""
+        return [shlex.join([sys.executable, "-m", "mpafer_jax.main", *run.command(self.root)]) for run in self.left]
+
+    def run(
+        self, *, jobs: int = 1, retries: int = 1, gpus: Sequence[str] = (), others: Sequence[pathlib.Path] = ()
+    ) -> tuple[report.Report, list[runner.Failure]]:
+        """Makes the runs on this machine, with new tables after each.
+
+        Args:
+          jobs, retries, gpus: see `runner.run_all`.
+          others: folders of sweeps whose equal runs are taken.
+
+        Returns:
+          The tables, and what failed.
+
+        Raises:
+          LockedError: another process is at work there.
+          ReportError: the runs cannot be compared.
+          Preempted: the process was asked to stop.
+        """
+        with locks.hold(self.root / locks.RUN, self.root):
+            left = self._begin(others)
+            failures = runner.run_all(
+                left,
+                self.root,
+                jobs=jobs,
+                retries=retries,
+                gpus=gpus,
+                after_each=lambda _: report.read(self.root).write(),
+            )
+            whole = report.read(self.root)
+            whole.write()
+        return whole, failures
+
+    def queue(
+        self, jobs: int, options: Sequence[str], others: Sequence[pathlib.Path] = (), *, dry_run: bool = False
+    ) -> str:
+        """Queues the runs as an array of Slurm jobs.
+
+        Args:
+          jobs: how many may run at once; 0: no limit.
+          options: of sbatch.
+          others: as in `run`.
+          dry_run: whether nothing is queued or written.
+
+        Returns:
+          The command and what sbatch printed, or would be given.
+
+        Raises:
+          ConfigError: there is no sbatch, it refuses, or a job is still to make one of the runs.
+          LockedError: another process is at work there.
+        """
+        if dry_run:
+            return self._queue(self.left, jobs, options, dry_run=True)
+        with locks.hold(self.root / locks.RUN, self.root):
+            return self._queue(self._begin(others), jobs, options, dry_run=False)
+
+    def _begin(self, others: Sequence[pathlib.Path]) -> list[plan.Run]:
+        """Writes down what the sweep is, takes runs of others, and returns those that are left."""
+        sweep.Record(self.source, plan.recorded(self.overrides), self.sweep).write(self.root)
+        left: list[plan.Run] = []
+        for run in self.left:
+            found = None if (self.root / run.name).exists() else reuse.find(run, others)
+            if found is None:
+                left.append(run)
+            else:
+                reuse.take(found, self.root / run.name)
+                logging.info("%s: taken from %s", run.name, found)
+        return left
+
+    def _queue(self, runs: Sequence[plan.Run], jobs: int, options: Sequence[str], *, dry_run: bool) -> str:
+        if not runs:
+            return "nothing is left to run"
+        path, lines = slurm.arguments(runs, self.root)
+        command = slurm.sbatch_command(_SLURM_SCRIPT, path, len(runs), jobs, options)
+        if dry_run:
+            return f"{shlex.join(command)}\nwith {path}:\n{lines}".rstrip()
+        slurm.refuse_waiting(runs, self.root)
+        files.write_text(path, lines)
+        try:
+            queued = subprocess.run(
+                command, env=runner.shared_environment(self.root), stdout=subprocess.PIPE, text=True, check=False
+            )
+        except FileNotFoundError as error:
+            raise ConfigError("there is no sbatch on this machine; --dry_run prints what would be queued") from error
+        if queued.returncode:
+            raise ConfigError(f"sbatch has refused this (exit code {queued.returncode}): {shlex.join(command)}")
+        slurm.remember(queued.stdout, runs, path)
+        return f"{shlex.join(command)}\n{queued.stdout.rstrip()}"
