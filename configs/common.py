@@ -52,7 +52,7 @@ CLIPS: dict[str, dict[str, Any]] = {
     },
 }
 # Cross-entropy of the global logits and nothing else.
-_CROSS_ENTROPY: dict[str, Any] = {"loss.beta": 0.0, "loss.gamma": 0.0, "head.local_weight": 0.0}
+_CROSS_ENTROPY: dict[str, Any] = {"loss.terms": ("cross_entropy",), "head.local_weight": 0.0}
 # Class texts that start as, or stay, "a photo of a [class]."
 _A_PHOTO: dict[str, Any] = {"ctx.num_ctx": 4, "ctx.class_specific": False, "ctx.init_text": "a photo of a"}
 # Methods as what they change of a configuration; docs/baselines.md has their sources.
@@ -69,8 +69,8 @@ METHODS: dict[str, dict[str, Any]] = {
         **_A_PHOTO,
         "visual_prompts.num_prompts": 0,
         "hard_prompts.type": 1,
+        "loss.terms": ("cross_entropy", "prompt_alignment"),
         "loss.beta": 8.0,
-        "loss.token_weight": 0.0,
         "loss.prompt_weight": 1.0,
         "loss.prompt_distance": "cosine",
     },

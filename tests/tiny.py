@@ -7,7 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from mpafer_jax.backbones.clip import model as clip_lib
+from mpafer_jax.config.schema import LossSection
 from mpafer_jax.method import prompts as prompts_lib
+from mpafer_jax.method.losses import Objective
 from mpafer_jax.method.model import MPAFER
 from mpafer_jax.method.state import Frozen
 
@@ -64,6 +66,10 @@ def soft_texts(num_ctx: int = 4) -> prompts_lib.Texts:
 def model(**changes) -> MPAFER:
     values = {"clip_config": CLIP, "prompt_shape": shape(), "top_k": 5}
     return MPAFER(**{**values, **changes})
+
+
+def objective(**changes) -> Objective:
+    return Objective.of(LossSection(**changes))
 
 
 def frozen(the_model: MPAFER, seed: int = 0) -> Frozen:

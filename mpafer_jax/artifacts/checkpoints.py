@@ -78,7 +78,7 @@ class Checkpoints:
         Args:
           workdir: of the run.
           keep: how many of the newest to keep; the best on validation is kept besides.
-          select_by: the validation metric that decides which is best; of equals, the earliest.
+          select_by: the validation metric that decides which is best, '' for none; of equals, the earliest.
         """
         self._select_by = select_by
         self._manager = _open(workdir / FOLDER, keep=keep, clean=True)
@@ -116,7 +116,7 @@ class Checkpoints:
         if interval:
             digests["interval"] = storage.json_digest(waiting)
         metrics = {"step": step}
-        if validation is not None:
+        if validation is not None and self._select_by:
             metrics |= {**validation, _SELECTED: validation[self._select_by]}
         items = {
             "params": storage.save_arrays(self._manager, devices.to_global(state.params)),

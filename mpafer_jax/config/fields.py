@@ -74,7 +74,7 @@ def option(default: Any, source: str = "", *, role: Role | None = None, off_at_z
       source: of the default: 'paper' (MPA-FER, arXiv 2506.21017), 'relative' (what CoOp, MaPLe, PromptSRC, KgCoOp and
         VPT use where the paper is silent) or 'ours' (chosen here), and a remark.
       role: what depends on it; None: what the section's `role` says.
-      off_at_zero: whether it switches a part of the method off at 0; a run with one of these at 0 is not MPA-FER.
+      off_at_zero: whether it switches a part of the model off at 0; a run with one of these at 0 is not MPA-FER.
     """
     return Field(default, json_schema_extra={"source": source, "role": role, "off_at_zero": off_at_zero})
 

@@ -33,6 +33,7 @@ Granularity = Literal["holistic", "brows", "eyes", "nose", "cheeks", "mouth", "c
 PromptGranularity = Literal["template", Granularity]  # 'template': the class's name alone
 Combine = Literal["mean", "separate"]
 ClassChoice = Literal["checkpoint", "common", "dataset"]
+Report = Literal["none", "predictions", "numbers", "full"]
 
 
 class ClipSection(FrozenModel):
@@ -156,11 +157,14 @@ class HeadSection(FrozenModel):
 
 
 class LossSection(FrozenModel):
-    """Weights and distances of the loss (Eq. 1-4, 7, 11, 12); a term of weight 0 is left out."""
+    """Terms, weights and distances of the loss (Eq. 1-4, 7, 11, 12); a term of weight 0 is left out."""
 
-    beta: NonNegative = option(1.0, "paper", off_at_zero=True)
+    terms: Annotated[tuple[str, ...], NO_PATH] = option((), "ours")
+    """Names of the terms that may be part of the loss, each with its weight below (cross_entropy: 1): cross_entropy,
+    token_alignment, prompt_alignment, prototype_alignment; empty for all."""
+    beta: NonNegative = option(1.0, "paper")
     """beta, weight of the hard-soft alignment."""
-    gamma: NonNegative = option(1.0, "paper", off_at_zero=True)
+    gamma: NonNegative = option(1.0, "paper")
     """gamma, weight of the prototype alignment."""
     token_weight: NonNegative = option(1.0, "paper: 1")
     """Weight of the token-level term inside the hard-soft alignment."""
@@ -278,7 +282,7 @@ class EvalSection(FrozenModel):
     baselines: Annotated[tuple[str, ...], NO_PATH] = option((), "ours", role="free")
     """What to measure beside the method, on the same splits, from CLIP's frozen features (names in
     docs/baselines.md); empty: nothing. --mode=eval does not compute them."""
-    report: Literal["none", "predictions", "numbers", "full"] = option("full", "ours", role="free")
+    report: Report = option("full", "ours", role="free")
     """What is left to look at, after training and after --mode=eval: full (predictions.npz and report.html), numbers
     (the same without images of the dataset), predictions (predictions.npz alone), none."""
 

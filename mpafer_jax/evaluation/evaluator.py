@@ -12,13 +12,15 @@ import numpy as np
 import numpy.typing as npt
 from absl import logging
 
+from mpafer_jax.backbones.clip.model import Outputs
 from mpafer_jax.config.expressions import map_classes
 from mpafer_jax.config.schema import Config
 from mpafer_jax.data.splits import Split
 from mpafer_jax.evaluation import metrics as metrics_lib
 from mpafer_jax.method import build, steps
+from mpafer_jax.method.forward import Forward
 from mpafer_jax.runtime import devices
-from mpafer_jax.runtime.errors import ConfigError, NonFiniteError
+from mpafer_jax.runtime.errors import ConfigError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,15 +29,15 @@ class Evaluator:
 
     Attributes:
       config: of the data and of the batch size.
-      run: the model.
-      text_step: (params, frozen) -> text features.
-      eval_step: see `steps.make_eval_step`.
+      experiment: the model.
+      encode_texts: (params, frozen) -> text features [C, D].
+      step: `steps.make_eval_step`, compiled.
     """
 
     config: Config
-    run: build.Experiment
-    text_step: Callable[..., jax.Array]
-    eval_step: Callable[..., dict[str, jax.Array]]
+    experiment: build.Experiment
+    encode_texts: Callable[..., jax.Array]
+    step: Callable[..., Outputs]
 
     def __call__(self, params: dict[str, Any], split: Split) -> metrics_lib.ClassificationMetrics:
         """Every image of the split once; classes are matched by name, images of classes unknown here are left out.
@@ -44,36 +46,63 @@ class Evaluator:
           ConfigError: none is left.
           NonFiniteError: logits are NaN or infinite.
         """
-        to_model = map_classes(split.class_names, self.run.class_names)  # [dataset's classes] -> ours, or -1
-        _check_classes(split, self.run.class_names, to_model)
-        text_features = devices.replicate(self.text_step(params, self.run.frozen))
-        classes = len(self.run.class_names)
-        confusion, loss = np.zeros((classes, classes)), 0.0
-        step = functools.partial(self.eval_step, params, self.run.frozen, text_features)
-        for sums in devices.results(step, self._batches(split, to_model)):
-            confusion += sums["confusion"]
-            loss += float(sums["cross_entropy"])
-        try:
-            return metrics_lib.from_confusion(confusion, loss, self.run.class_names)
-        except NonFiniteError as error:
-            raise NonFiniteError(f"{split.name}: {error}") from error
+        labels = self.labels(split)
+        logits = np.full((len(split), len(self.experiment.class_names)), np.nan, np.float32)
+        for batch in self.batches(params, split, ("logits",)):
+            logits[batch["index"]] = batch["logits"]
+        known = labels >= 0
+        return metrics_lib.from_logits(
+            logits[known], labels[known], self.experiment.class_names, names=split.names[known]
+        )
 
-    def _batches(self, split: Split, to_model: npt.NDArray[np.int32]) -> Generator[dict[str, npt.NDArray[Any]]]:
-        for batch in build.eval_batches(self.config, self.run, split, "evaluating on"):
-            label = to_model[batch["label"]]
-            mask = batch["mask"] * (label >= 0)
-            yield {"image": batch["image"], "label": np.maximum(label, 0), "mask": mask.astype(np.float32)}
+    def labels(self, split: Split) -> npt.NDArray[np.int32]:
+        """int32[n]: the model's class of each image of a split, -1 where it has none; those are named in a warning.
+
+        Raises:
+          ConfigError: no image has one.
+        """
+        to_model = map_classes(split.class_names, self.experiment.class_names)  # [dataset's classes] -> ours, or -1
+        _check_classes(split, self.experiment.class_names, to_model)
+        return to_model[split.labels]
+
+    def batches(
+        self, params: dict[str, Any], split: Split, outputs: Sequence[str]
+    ) -> Generator[dict[str, npt.NDArray[Any]]]:
+        """Outputs of `steps.make_eval_step` for every image of a split, batch by batch, on the host.
+
+        Args:
+          params: the prompts, on the devices.
+          split: its images.
+          outputs: which outputs; those that the model does not have are left out.
+
+        Yields:
+          rows of the outputs, and 'index', the position in the split of each.
+        """
+        texts = devices.replicate(self.encode_texts(params, self.experiment.frozen))
+
+        def step(batch: Any) -> Outputs:
+            computed = self.step(params, self.experiment.frozen, texts, batch)
+            return {name: computed[name] for name in (*outputs, "index", "mask") if name in computed}
+
+        parts = (
+            {name: batch[name] for name in ("image", "index", "mask")}
+            for batch in build.eval_batches(self.config, self.experiment, split, "evaluating on")
+        )
+        for rows in devices.results(step, parts):
+            real = rows.pop("mask") > 0
+            yield {name: np.asarray(value[real]) for name, value in rows.items()}
 
 
-def make_evaluator(config: Config, run: build.Experiment) -> Evaluator:
+def make_evaluator(config: Config, experiment: build.Experiment) -> Evaluator:
     """Compiles what an evaluation needs."""
     devices.check_batch_size("eval.batch_size", config.eval.batch_size)
-    return Evaluator(
-        config=config,
-        run=run,
-        text_step=steps.make_text_step(model=run.model),
-        eval_step=steps.make_eval_step(model=run.model, mean=config.data.mean, std=config.data.std),
-    )
+    encode_texts, step = _compiled(Forward(experiment.model, config.data.mean, config.data.std))
+    return Evaluator(config, experiment, encode_texts, step)
+
+
+@functools.lru_cache(maxsize=8)  # models of one shape share what is compiled
+def _compiled(forward: Forward) -> tuple[Callable[..., jax.Array], Callable[..., Outputs]]:
+    return jax.jit(forward.encode_texts), devices.data_parallel(steps.make_eval_step(forward))
 
 
 def _check_classes(split: Split, class_names: Sequence[str], to_model: npt.NDArray[np.int32]) -> None:

@@ -47,7 +47,11 @@ class ClassificationMetrics:
 
 
 def from_logits(
-    logits: npt.ArrayLike, labels: npt.NDArray[np.integer], class_names: Sequence[str]
+    logits: npt.ArrayLike,
+    labels: npt.NDArray[np.integer],
+    class_names: Sequence[str],
+    *,
+    names: Sequence[str] | npt.NDArray[np.str_] = (),
 ) -> ClassificationMetrics:
     """Metrics of a whole split at once.
 
@@ -55,13 +59,14 @@ def from_logits(
       logits: [n, C].
       labels: int[n], the true classes.
       class_names: C names.
+      names: n names of the images, for errors; empty to number them.
 
     Raises:
       NonFiniteError: a logit is NaN or infinite.
       ValueError: n is 0.
     """
     scores = np.asarray(logits, np.float64)
-    check_rows("logits", scores, [f"image {number}" for number in range(len(scores))])
+    check_rows("logits", scores, names if len(names) else [f"image {number}" for number in range(len(scores))])
     confusion = np.zeros((len(class_names), len(class_names)))
     np.add.at(confusion, (labels, scores.argmax(axis=1)), 1)
     log_normalizer = np.logaddexp.reduce(scores, axis=1)

@@ -1,24 +1,24 @@
-"""What a model said of every image of a split, kept so that a report can be made anew without model or data."""
+"""Predictions for every image of a split, saved so that a report can be written again without model or data."""
 
 from __future__ import annotations
 
 import dataclasses
-import functools
 import pathlib
 import zipfile
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from mpafer_jax.config.expressions import map_classes
-from mpafer_jax.config.schema import Config
+from mpafer_jax.config.schema import Report
 from mpafer_jax.data import preprocess
 from mpafer_jax.data.splits import Split
-from mpafer_jax.evaluation.metrics import softmax
-from mpafer_jax.method import build, steps
-from mpafer_jax.method.build import Experiment
-from mpafer_jax.runtime import devices, files
+from mpafer_jax.evaluation.evaluator import Evaluator
+from mpafer_jax.evaluation.metrics import ClassificationMetrics, from_logits, softmax
+from mpafer_jax.evaluation.protocol import reported_split
+from mpafer_jax.method.features import encode_splits
+from mpafer_jax.runtime import files
 from mpafer_jax.runtime.errors import ReportError
 from mpafer_jax.runtime.finite import check_rows, not_finite
 
@@ -63,6 +63,11 @@ class Predictions:
     mistake_patch_scores: Floats
 
     @property
+    def metrics(self) -> ClassificationMetrics:
+        """What an evaluation of the split measures."""
+        return from_logits(self.logits, self.labels, self.class_names, names=self.names)
+
+    @property
     def probabilities(self) -> Floats:
         """float32[n, C]."""
         return softmax(self.logits)
@@ -84,9 +89,9 @@ class Predictions:
         try:
             # Opened here: of a file that is no archive NumPy leaves the closing to chance.
             with path.open("rb") as stream, np.load(stream, allow_pickle=False) as stored:
-                found = set(stored.files)
-                if found != expected:
-                    raise ValueError(f"it holds {', '.join(sorted(found))}; expected {', '.join(sorted(expected))}")
+                names = set(stored.files)
+                if names != expected:
+                    raise ValueError(f"it holds {', '.join(sorted(names))}; expected {', '.join(sorted(expected))}")
                 values: dict[str, Any] = {name: stored[name] for name in expected}
         except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
             raise ReportError(f"{path} cannot be read: {error}; run the evaluation again to write it") from error
@@ -98,55 +103,78 @@ class Predictions:
         return cls(**values)
 
 
-def predict(
-    config: Config, built: Experiment, params: dict[str, Any], split: Split, *, step: int, images: bool
-) -> Predictions:
-    """Runs a split through the model once more, and keeps what was said of each image.
+def measure(
+    evaluator: Evaluator, params: dict[str, Any], splits: Sequence[Split], *, step: int, report: Report
+) -> tuple[dict[str, ClassificationMetrics], Predictions | None]:
+    """Metrics of splits by their names, and the predictions for the one that is reported; one pass over each.
+
+    Args:
+      evaluator: of the model.
+      params: the prompts, on the devices.
+      splits: what to measure; of test and validation, test is reported.
+      step: of the checkpoint.
+      report: what is left to look at (`config.eval.report`); with "none" there are no predictions.
+    """
+    metrics: dict[str, ClassificationMetrics] = {}
+    predictions: Predictions | None = None
+    reported = None if report == "none" else reported_split([split.name for split in splits])
+    for split in splits:
+        if split.name == reported:
+            predictions = predict(evaluator, params, split, step=step, images=report == "full")
+            metrics[split.name] = predictions.metrics
+        else:
+            metrics[split.name] = evaluator(params, split)
+    return metrics, predictions
+
+
+def predict(evaluator: Evaluator, params: dict[str, Any], split: Split, *, step: int, images: bool) -> Predictions:
+    """The predictions for a split, in one pass over its images.
 
     Every process calls this and gets all of it. Images of classes that the model does not know are left out.
 
     Args:
-      config: of the data and of the batch size.
-      built: the model.
+      evaluator: of the model.
       params: the prompts, on the devices.
       split: its images.
       step: of the checkpoint.
       images: whether to keep the most confident mistakes as images.
 
     Raises:
+      ConfigError: the model knows no class of the split.
       NonFiniteError: the logits of an image are NaN or infinite.
     """
-    labels = map_classes(split.class_names, built.class_names)[split.labels]
+    experiment = evaluator.experiment
+    class_names, width = experiment.class_names, experiment.model.clip_config.projection_dim
+    labels = evaluator.labels(split)
     known = np.flatnonzero(labels >= 0)
-    mapped = _draw(known, config.seed)
-    collected = _Collected(labels, mapped, split.names)
-    text_features = devices.replicate(steps.make_text_step(model=built.model)(params, built.frozen))
-    run = steps.make_prediction_step(model=built.model, mean=config.data.mean, std=config.data.std)
-    parts = (
-        {"image": batch["image"], "index": batch["index"], "mask": batch["mask"]}
-        for batch in build.eval_batches(config, built, split, "predictions for")
-    )
-    for found in devices.results(functools.partial(run, params, built.frozen, text_features), parts):
-        collected.add(found)
+    mapped = _draw(known, evaluator.config.seed)
+    logits = np.full((len(split), len(class_names)), np.nan, np.float32)
+    after = np.zeros((len(split), width), np.float16)
+    mistakes: list[_Mistake] = []
+    for batch in evaluator.batches(params, split, ("logits", "image_features", "patch_scores")):
+        logits[batch["index"]] = batch["logits"]
+        after[batch["index"]] = batch["image_features"]
+        # The order of the indices decides between equals, so that the devices' number makes no difference.
+        mistakes = sorted([*mistakes, *_mistakes(batch, labels)], key=lambda m: (-m.confidence, m.index))[:MAX_MISTAKES]
+    check_rows("logits", logits, split.names)
+    before = encode_splits(evaluator.config, experiment, [split.take(mapped)])[split.name].image_features
     position = np.full(len(split), -1, np.int32)  # in the split -> among the known
     position[known] = np.arange(len(known))
-    before, after = collected.features()
-    mistakes = collected.mistakes
-    indices = [found.index for found in mistakes]
+    indices = [mistake.index for mistake in mistakes]
     return Predictions(
         split=split.name,
         fingerprint=split.fingerprint,
         step=step,
-        class_names=built.class_names,
+        class_names=class_names,
         names=split.names[known],
         labels=labels[known].astype(np.int32),
-        logits=np.stack([collected.logits[index] for index in known.tolist()]),
+        logits=logits[known],
         mapped=position[mapped],
-        features_before=before,
-        features_after=after,
+        features_before=(before / np.linalg.norm(before, axis=1, keepdims=True)).astype(np.float16),
+        features_after=after[mapped],
         mistakes=position[np.array(indices, np.int64)],
-        mistake_pixels=_pixels(split, indices if images else [], built.image_size),
-        mistake_patch_scores=_patch_scores(mistakes if images else [], len(built.class_names)),
+        mistake_pixels=_pixels(split, indices if images else [], experiment.image_size),
+        mistake_patch_scores=_patch_scores(mistakes if images else [], len(class_names)),
     )
 
 
@@ -170,43 +198,20 @@ class _Mistake:
     patch_scores: Floats | None
 
 
+def _mistakes(batch: dict[str, Any], labels: npt.NDArray[np.int32]) -> list[_Mistake]:
+    """The wrong answers among the outputs of a batch."""
+    confidences, answers, scores = (
+        softmax(batch["logits"]).max(axis=1),
+        batch["logits"].argmax(axis=1),
+        batch.get("patch_scores"),
+    )
+    return [
+        _Mistake(index, float(confidences[row]), None if scores is None else scores[row].copy())
+        for row, index in enumerate(batch["index"].tolist())
+        if labels[index] >= 0 and answers[row] != labels[index]
+    ]
+
+
 def _patch_scores(mistakes: list[_Mistake], num_classes: int) -> Floats:
-    scores = [found.patch_scores for found in mistakes if found.patch_scores is not None]
+    scores = [mistake.patch_scores for mistake in mistakes if mistake.patch_scores is not None]
     return np.stack(scores) if scores else np.zeros((0, 0, num_classes), np.float32)
-
-
-class _Collected:
-    """Outputs of batches, by the images' positions in the split."""
-
-    def __init__(
-        self, labels: npt.NDArray[np.int32], mapped: npt.NDArray[np.int64], names: npt.NDArray[np.str_]
-    ) -> None:
-        self.labels = labels
-        self.names = names
-        self.logits: dict[int, Floats] = {}
-        self.mistakes: list[_Mistake] = []
-        self._row = {int(index): row for row, index in enumerate(mapped)}
-        self._before: dict[int, npt.NDArray[np.float16]] = {}
-        self._after: dict[int, npt.NDArray[np.float16]] = {}
-
-    def add(self, batch: dict[str, Any]) -> None:
-        """The gathered outputs of one batch; see `steps.make_prediction_step`."""
-        real = np.asarray(batch["mask"]) > 0
-        check_rows("logits", batch["logits"][real], self.names[np.asarray(batch["index"])[real]])
-        confidences = softmax(batch["logits"]).max(axis=1)
-        for row, index in enumerate(np.asarray(batch["index"]).tolist()):
-            if not batch["mask"][row] or self.labels[index] < 0:
-                continue
-            self.logits[index] = batch["logits"][row]
-            if index in self._row:
-                self._before[index] = batch["frozen_features"][row].astype(np.float16)
-                self._after[index] = batch["image_features"][row].astype(np.float16)
-            if batch["logits"][row].argmax() != self.labels[index]:
-                scores = batch["patch_scores"][row].copy() if "patch_scores" in batch else None
-                self.mistakes.append(_Mistake(index, float(confidences[row]), scores))
-        # The order of the indices decides between equals, so that the devices' number makes no difference.
-        self.mistakes = sorted(self.mistakes, key=lambda found: (-found.confidence, found.index))[:MAX_MISTAKES]
-
-    def features(self) -> tuple[npt.NDArray[np.float16], npt.NDArray[np.float16]]:
-        """Of the mapped images, before and after."""
-        return np.stack([self._before[i] for i in self._row]), np.stack([self._after[i] for i in self._row])

@@ -3,10 +3,14 @@ measured, label rule, class order, counts, seed, CLIP, versions."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import json
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
+from mpafer_jax.config.fields import settings
+from mpafer_jax.config.schema import Config, LossSection
 from mpafer_jax.data.split_groups import NO_TEST
+from mpafer_jax.method.losses import TERMS, Objective
 
 TEST_SELECTED = (
     "THE TEST SPLIT CHOSE THE CHECKPOINT (config.eval.select_on_test_split): accuracy on it is better than on new "
@@ -16,13 +20,11 @@ TEST_SELECTED = (
 _PRODUCTS = {
     "default": "rounded as JAX does by default on this device (TensorFloat-32 on GPUs that have it, bfloat16 on TPUs)"
 }
-# Fields that switch a part of the method off where they are 0.
-_PARTS = ("visual_prompts.num_prompts", "loss.beta", "loss.gamma", "head.local_weight")
 
 
-def reported_split(found: Mapping[str, Any]) -> str | None:
+def reported_split(splits: Collection[str]) -> str | None:
     """The split that is reported in detail: test, or validation where there is no test split."""
-    return next((name for name in ("test", "validation") if name in found), None)
+    return next((name for name in ("test", "validation") if name in splits), None)
 
 
 def reported_checkpoint(summary: Mapping[str, Any]) -> str:
@@ -36,12 +38,19 @@ def selecting_split(summary: Mapping[str, Any]) -> str | None:
 
 
 def method_name(config: Mapping[str, Any]) -> str:
-    """What a table calls a run: MPA-FER where all of its parts are on, else "tuned prompts".
+    """What a table calls a run: "MPA-FER" where all of its parts are on, else "tuned prompts".
+
+    Terms of the loss that are not the paper's are named behind that: "MPA-FER + entropy".
 
     Args:
       config: the run's fields by dotted name.
     """
-    return "MPA-FER" if all(config[part] for part in _PARTS) else "tuned prompts"
+    section = {name.removeprefix("loss."): value for name, value in config.items() if name.startswith("loss.")}
+    terms = Objective.of(LossSection.model_validate_json(json.dumps(section))).terms
+    parts = [name for name, setting in settings(Config).items() if setting.off_at_zero]
+    whole = all(term in terms for term in TERMS if term.equation) and all(config[part] for part in parts)
+    others = [term.name for term in terms if not term.equation]
+    return " + ".join(["MPA-FER" if whole else "tuned prompts", *others])
 
 
 def items(summary: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, str]:
@@ -54,17 +63,17 @@ def items(summary: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, st
     which = reported_checkpoint(summary)
     by = str(summary["selected_by"])
     split = reported_split(summary[which])
-    found = {"checkpoint": f"best by {by}" if which == "best" else "last step, nothing chosen"}
+    described = {"checkpoint": f"best by {by}" if which == "best" else "last step, nothing chosen"}
     if split is not None:
         measured = summary[which][split]
         counts = [int(sum(row)) for row in measured["confusion"]]
         classes = zip(measured["class_names"], counts, strict=True)
         each = ", ".join(f"{name} {count}" for name, count in classes)
-        found["measured on"] = f"{split}, {measured['count']} images, in the order of the labels: {each}"
+        described["measured on"] = f"{split}, {measured['count']} images, in the order of the labels: {each}"
     for name, classes in summary.get("counts", {}).items():
         if name != split:
             each = ", ".join(f"{label} {count}" for label, count in classes.items())
-            found[f"{name} images"] = f"{sum(classes.values())}: {each}"
+            described[f"{name} images"] = f"{sum(classes.values())}: {each}"
     # Earlier versions' summaries have no lines on the data.
     own_test = [line.strip() for line in summary.get("data", ()) if line.strip().startswith(NO_TEST)]
     clip = summary["clip"]
@@ -76,7 +85,7 @@ def items(summary: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, st
     settings = summary.get("settings")  # as above
     unusual = {"unusual settings": ", ".join(f"{name}={value}" for name, value in settings.items())} if settings else {}
     return {
-        **found,
+        **described,
         "dataset": "; ".join([f"{config['data.dataset']}, label rule {config['data.label_rule']}", *own_test]),
         "seed": str(summary["seed"]),
         "updates": str(summary["num_steps"]),

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +21,6 @@ import numpy as np
 from mpafer_jax.backbones.clip.model import Outputs
 from mpafer_jax.config.expressions import canonical_name
 from mpafer_jax.config.schema import Granularity
-from mpafer_jax.data.normalize import normalize
 from mpafer_jax.inference.batching import PaddedFunction
 from mpafer_jax.inference.predictor import Predictor
 from mpafer_jax.inference.results import Floats, Prediction
@@ -173,11 +172,8 @@ class Explainer:
         self, params: dict[str, Any], text_features: jax.Array, phrase_features: jax.Array, pixels: jax.Array
     ) -> Outputs:
         model = self._predictor.model
-        images = normalize(pixels, self._predictor.mean, self._predictor.std)
-        result = model.apply(params, images, text_features, method="classify", mutable=["intermediates"])
-        (_, out), state = cast(tuple[tuple[jax.Array, Outputs], Any], result)
-        attention: jax.Array = state["intermediates"]["clip"]["visual"]["blocks"]["attn"]["attention"][0]
-        shares, prompt_share = rollout(attention)
+        _, out = self._predictor.forward.classify(params, pixels, text_features, attention=True)
+        shares, prompt_share = rollout(out["attention"])
         scores, _ = global_local_logits(
             out["image_features"],
             out["patch_features"],

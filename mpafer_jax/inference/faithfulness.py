@@ -141,7 +141,7 @@ def measure(
       ImageError: one of the images cannot be read.
     """
     rng = np.random.default_rng(seed)
-    red, green, blue = (round(255 * value) for value in predictor.mean)
+    red, green, blue = (round(255 * value) for value in predictor.forward.mean)
     found: dict[str, list[tuple[Floats, Floats]]] = {}
     for predictions in _groups(predictor, images):
         for explanation in explainer.explain(predictions):

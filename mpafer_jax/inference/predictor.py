@@ -8,7 +8,7 @@ import dataclasses
 import os
 from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent import futures
-from typing import Any, cast
+from typing import Any
 
 import jax
 import numpy as np
@@ -20,7 +20,6 @@ from mpafer_jax.backbones.clip.load import PretrainedClip
 from mpafer_jax.backbones.clip.model import Outputs
 from mpafer_jax.config.schema import PromptGranularity
 from mpafer_jax.data import preprocess
-from mpafer_jax.data.normalize import normalize
 from mpafer_jax.data.preprocess import Pixels
 from mpafer_jax.inference import loading
 from mpafer_jax.inference.batching import BATCH_SIZES, PaddedFunction
@@ -28,6 +27,7 @@ from mpafer_jax.inference.faces import Face, FaceCrop
 from mpafer_jax.inference.inputs import ImageLike, Input, InputImage, as_input
 from mpafer_jax.inference.loading import ReadyModel
 from mpafer_jax.inference.results import Failure, NoFace, Prediction, Result, Source
+from mpafer_jax.method.forward import Forward
 from mpafer_jax.method.hard_prompts.bank import Bank
 from mpafer_jax.runtime import devices, workers
 from mpafer_jax.runtime.errors import ImageError
@@ -54,8 +54,7 @@ class Predictor:
       variables: its parameters, on the devices.
       text_features: theta(t) [C, D], on the devices.
       tokenizer: of the CLIP.
-      mean: CLIP's mean of each colour, on the scale 0..1.
-      std: likewise its standard deviation.
+      forward: the model on images.
     """
 
     def __init__(self, ready: ReadyModel, *, batch_sizes: Sequence[int] = BATCH_SIZES) -> None:
@@ -73,12 +72,12 @@ class Predictor:
         self.model, self.tokenizer = ready.model, ready.tokenizer
         self.class_names, self.hard_prompts = ready.class_names, ready.hard_prompts
         self.trained_on = ready.trained_on
-        self.mean, self.std = ready.mean, ready.std
         self.image_size, self.grid = vision.image_size, (side, side)
         self.variables = devices.replicate(ready.variables)
         self.text_features = devices.replicate(ready.text_features)
+        self.forward = Forward(ready.model, ready.mean, ready.std)
         self._classify = PaddedFunction(
-            self._forward, (self.variables, self.text_features), self.image_size, batch_sizes
+            self._predict, (self.variables, self.text_features), self.image_size, batch_sizes
         )
 
     @classmethod
@@ -257,12 +256,8 @@ class Predictor:
         """Compiles all batch sizes now, for a service whose first answer must not wait."""
         self._classify.warm_up()
 
-    def _forward(self, params: dict[str, Any], text_features: jax.Array, pixels: jax.Array) -> Outputs:
-        images = normalize(pixels, self.mean, self.std)
-        result = self.model.apply(params, images, text_features, method="classify")
-        logits, out = cast(tuple[jax.Array, Outputs], result)
-        local = {name: out[name] for name in ("patch_scores", "top_patches") if name in out}
-        return {"logits": logits, "probabilities": jax.nn.softmax(logits, axis=-1), **local}
+    def _predict(self, params: dict[str, Any], text_features: jax.Array, pixels: jax.Array) -> Outputs:
+        return self.forward.predict(params, pixels, text_features)
 
     def _finish(self, rows: list[_Row], outputs: Outputs | None, keep_pixels: bool) -> Generator[Result]:
         values = {name: np.asarray(value) for name, value in (outputs or {}).items()}

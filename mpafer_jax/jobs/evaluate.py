@@ -21,34 +21,36 @@ from mpafer_jax.data.splits import load_dataset
 from mpafer_jax.evaluation import protocol
 from mpafer_jax.evaluation import table as table_lib
 from mpafer_jax.evaluation.evaluator import make_evaluator
+from mpafer_jax.evaluation.predictions import measure
+from mpafer_jax.jobs import after_run
 from mpafer_jax.method import build
 from mpafer_jax.method.hard_prompts.templates import build_hard_prompts, prompt_names
 from mpafer_jax.runtime import devices, distributed, files, locks, preemption
 from mpafer_jax.runtime.errors import CheckpointError, ConfigError
 
 
-def choose_classes(choice: ClassChoice, trained: Sequence[str], found: Sequence[str]) -> tuple[str, ...]:
+def choose_classes(choice: ClassChoice, trained: Sequence[str], dataset: Sequence[str]) -> tuple[str, ...]:
     """The classes that an evaluation chooses among (`config.eval.classes`), as the checkpoint spells those it knows.
 
     Args:
       choice: "checkpoint", "common" or "dataset".
       trained: the checkpoint's classes.
-      found: the dataset's classes.
+      dataset: the dataset's classes.
 
     Raises:
       ConfigError: fewer than two are left.
     """
-    position: list[int] = map_classes(found, trained).tolist()  # [dataset's classes] -> the checkpoint's, or -1
+    position: list[int] = map_classes(dataset, trained).tolist()  # [dataset's classes] -> the checkpoint's, or -1
     if choice == "checkpoint":
         chosen = list(trained)
     elif choice == "common":
         chosen = [name for index, name in enumerate(trained) if index in position]
     else:
-        chosen = [trained[index] if index >= 0 else name for name, index in zip(found, position, strict=True)]
+        chosen = [trained[index] if index >= 0 else name for name, index in zip(dataset, position, strict=True)]
     if len(chosen) < 2:
         raise ConfigError(
             f"eval.classes={choice!r} leaves {', '.join(chosen) or 'no class'} to choose among: the checkpoint's "
-            f"classes are {', '.join(trained)}, the dataset's {', '.join(found)}"
+            f"classes are {', '.join(trained)}, the dataset's {', '.join(dataset)}"
         )
     return tuple(chosen)
 
@@ -78,9 +80,9 @@ def experiment_of(
     configured = prompt_names(class_names, as_spelled=bool(config.data.class_names))
     read = [known.get(name, otherwise) for name, otherwise in zip(class_names, configured, strict=True)]
     if tuple(class_names) == description.class_names:
-        run = build.build_experiment(config, class_names, clip, description.hard_prompts, read)
-        build.check_prompts(params, run.model)
-        return run.with_patch_weights(weights), params
+        experiment = build.build_experiment(config, class_names, clip, description.hard_prompts, read)
+        build.check_prompts(params, experiment.model)
+        return experiment.with_patch_weights(weights), params
     rows: list[int] = map_classes(class_names, description.class_names).tolist()
     new = [name for name, row in zip(class_names, rows, strict=True) if row < 0]
     if params["ctx"].ndim == 3:
@@ -140,8 +142,8 @@ def _evaluate_checkpoint(config: Config, workdir: pathlib.Path, clip_name: str) 
             "--config.data.test_split=all"
         )
     classes = choose_classes(config.eval.classes, description.class_names, dataset.class_names)
-    run, params = experiment_of(config, params, description, clip, classes)
-    evaluator = make_evaluator(config, run)
+    experiment, params = experiment_of(config, params, description, clip, classes)
+    evaluator = make_evaluator(config, experiment)
     on_devices = devices.replicate(params)
     result: dict[str, Any] = {
         "checkpoint": str(config.eval.checkpoint or workdir),
@@ -154,29 +156,26 @@ def _evaluate_checkpoint(config: Config, workdir: pathlib.Path, clip_name: str) 
     }
     # Not the lock of training, beside which its checkpoints may be evaluated.
     with locks.hold_for_run(workdir / ".evaluation.lock", workdir / "evaluation.json"):
-        for split in held_out:
-            found = evaluator(on_devices, split)
+        measured, predictions = measure(evaluator, on_devices, held_out, step=step, report=config.eval.report)
+        for name, metrics in measured.items():
             logging.debug(
-                "%s: WAR %.2f%% UAR %.2f%%, %d images", split.name, 100 * found.war, 100 * found.uar, found.count
+                "%s: WAR %.2f%% UAR %.2f%%, %d images", name, 100 * metrics.war, 100 * metrics.uar, metrics.count
             )
-            result[split.name] = found.to_dict()
+            result[name] = metrics.to_dict()
         result |= circumstances()
-        predictions = workdir / workdir_lib.EVALUATION_PREDICTIONS
+        path = workdir / workdir_lib.EVALUATION_PREDICTIONS
         if distributed.is_first():
-            predictions.unlink(missing_ok=True)  # of an earlier evaluation
+            path.unlink(missing_ok=True)  # of an earlier evaluation
             files.write_json(workdir / "evaluation.json", result)
-        if config.eval.report != "none":
-            from mpafer_jax.jobs import after_run  # here: it builds on this module
-
-            after_run.leave_report(evaluator, params, step, held_out, predictions)
+        after_run.leave_report(config, predictions, held_out, path)
     return result
 
 
 def table(result: Mapping[str, Any]) -> str:
     """What `evaluate_checkpoint` returned as a Markdown table, in %."""
-    found = {name: result[name] for name in ("validation", "test") if name in result}
+    splits = {name: result[name] for name in ("validation", "test") if name in result}
     lines = [
         [name, str(scores["count"]), *(f"{100 * scores[metric]:.2f}" for metric in ("war", "uar", "macro_f1"))]
-        for name, scores in found.items()
+        for name, scores in splits.items()
     ]
     return table_lib.markdown(("split", "images", "accuracy (WAR), %", "UAR, %", "macro F1, %"), lines)

@@ -1,12 +1,12 @@
-"""Training: `train_and_evaluate(config, workdir)`, a loop of named parts."""
+"""Training: `train_and_evaluate(config, workdir)`."""
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
+import functools
 import pathlib
 import time
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping
 from typing import Any
 
 import jax
@@ -27,17 +27,18 @@ from mpafer_jax.evaluation import protocol
 from mpafer_jax.evaluation import table as table_lib
 from mpafer_jax.evaluation.baselines import compute as baselines
 from mpafer_jax.evaluation.evaluator import Evaluator, make_evaluator
+from mpafer_jax.evaluation.predictions import Predictions, measure
 from mpafer_jax.jobs import after_run
+from mpafer_jax.jobs.fit import HostBatch, Loop, fit
 from mpafer_jax.method import build as build_lib
 from mpafer_jax.method import motion_prior, optim, prototypes, steps
 from mpafer_jax.method.features import encode_splits
+from mpafer_jax.method.forward import Forward
 from mpafer_jax.method.hard_prompts.templates import check_hard_prompts
+from mpafer_jax.method.losses import Objective
 from mpafer_jax.method.state import TrainState
 from mpafer_jax.runtime import devices, distributed, files, locks, preemption, progress
 from mpafer_jax.runtime.errors import ConfigError
-from mpafer_jax.runtime.metric_writer import MetricWriter
-
-_AHEAD = 2  # steps that may wait for the devices
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,26 +57,10 @@ class Run:
     evaluator: Evaluator
     description: Description
 
-    def logs(self, step: int) -> bool:
-        """Whether an interval of training metrics ends at this step; it does wherever the state is saved, so that a
-        resumed run writes the same lines."""
-        return step % self.config.train.log_every == 0 or self.saves(step)
-
     @property
     def selecting(self) -> Split | None:
         """The split that chooses the checkpoint: validation, unless the configuration asks openly for test."""
         return self.dataset.test if self.config.eval.select_on_test_split else self.dataset.validation
-
-    def evaluates(self, step: int) -> bool:
-        """Whether the split that chooses the checkpoint is evaluated after this step."""
-        return self.selecting is not None and self._at(step, self.config.train.eval_every)
-
-    def saves(self, step: int) -> bool:
-        """Whether the state is saved after this step."""
-        return self._at(step, self.config.train.checkpoint_every) or self.evaluates(step)
-
-    def _at(self, step: int, every: int) -> bool:
-        return step % every == 0 or step == self.num_steps
 
 
 def train_and_evaluate(config: Config, workdir: pathlib.Path) -> dict[str, Any]:
@@ -123,8 +108,8 @@ def _run(run: Run, notice: preemption.Notice, started: float) -> dict[str, Any]:
         announce(run)
         if distributed.is_first():  # not earlier: a configuration that cannot run should not hold a folder
             workdir_lib.claim(workdir, config)
-        state = train(run, state, with_checkpoints, notice)
-        summary = summarize(run, state, with_checkpoints)
+        state = fit(make_loop(run), state, with_checkpoints, notice)
+        summary, predictions = summarize(run, state, with_checkpoints)
     finally:
         with_checkpoints.close()
     summary["process"] = {"resumed_after_step": first_step, "wall_seconds": time.monotonic() - started}
@@ -133,10 +118,7 @@ def _run(run: Run, notice: preemption.Notice, started: float) -> dict[str, Any]:
     if distributed.is_first():
         files.write_text(workdir / "results.md", f"{table_lib.render(summary)}\n{protocol.to_markdown(described)}")
         files.write_json(workdir / "summary.json", summary)
-    if config.eval.report != "none":
-        params, _, step = checkpoints_lib.load(workdir, "best")
-        path = workdir / workdir_lib.TRAINING_PREDICTIONS
-        after_run.leave_report(run.evaluator, params, step, run.dataset.held_out, path)
+    after_run.leave_report(config, predictions, run.dataset.held_out, workdir / workdir_lib.TRAINING_PREDICTIONS)
     return summary
 
 
@@ -152,34 +134,40 @@ def prepare(config: Config, workdir: pathlib.Path) -> Run:
         logging.warning("%s", warning)
     baselines.check(config, dataset)
     motion_prior.check(config, dataset.class_names)
-    built = build_lib.build_experiment(config, dataset.class_names, clip)
+    experiment = build_lib.build_experiment(config, dataset.class_names, clip)
     # Here, as they may be refused, and what follows takes long; on the host, as steps take their arguments' memory.
-    fresh = jax.device_get(build_lib.initial_prompts(config, built))
+    fresh = jax.device_get(build_lib.initial_prompts(config, experiment))
     num_steps = config.train.num_steps or round(config.train.num_epochs * len(dataset.train) / config.train.batch_size)
-    tx, schedule = build_lib.make_optimizer(config, built.model.prompt_shape, num_steps)
-    if config.loss.gamma:
-        built = built.with_prototypes(jnp.asarray(class_prototypes(config, dataset.train, built)))
+    tx, schedule = build_lib.make_optimizer(config, experiment.model.prompt_shape, num_steps)
+    objective = Objective.of(config.loss)
+    if objective.reads_prototypes:
+        experiment = experiment.with_prototypes(jnp.asarray(class_prototypes(config, dataset.train, experiment)))
     if motion_prior.is_read(config):
-        built = built.with_patch_weights(motion_prior.patch_weights(config, workdir, dataset.train, built))
-    train_step = steps.make_train_step(
-        forward=steps.forward_images(build_lib.training_model(config, built.model), config.data.mean, config.data.std),
-        tx=tx,
-        objective=build_lib.make_objective(config),
-        accumulate=config.train.accumulate,
-        trained=optim.trained(fresh, config.optimizer.lr_scales),
+        experiment = experiment.with_patch_weights(
+            motion_prior.patch_weights(config, workdir, dataset.train, experiment)
+        )
+    train_step = devices.data_parallel(
+        steps.make_train_step(
+            forward=Forward(build_lib.training_model(config, experiment.model), config.data.mean, config.data.std),
+            tx=tx,
+            objective=objective,
+            accumulate=config.train.accumulate,
+            trained=optim.trained(fresh, config.optimizer.lr_scales),
+        ),
+        donate=(0,),
     )
     return Run(
         config=config,
         workdir=workdir,
         num_steps=num_steps,
         dataset=dataset,
-        experiment=built,
+        experiment=experiment,
         fresh_prompts=fresh,
         tx=tx,
         schedule=schedule,
         train_step=progress.announcing(train_step, "compiling the training step"),
-        evaluator=make_evaluator(config, built),
-        description=describe(config, dataset, built),
+        evaluator=make_evaluator(config, experiment),
+        description=describe(config, dataset, experiment),
     )
 
 
@@ -205,6 +193,7 @@ def check_before_data(config: Config, workdir: pathlib.Path) -> PretrainedClip:
     if config.train.warm_start and not checkpoints_lib.is_begun(workdir):
         checkpoints_lib.load(config.train.warm_start, config.eval.which)
     baselines.check_banks(config)
+    Objective.of(config.loss)
     clip = build_lib.load_before_data(config)
     # Of a run that is counted in epochs only the data tell the length; any that is long enough will do here.
     num_steps = config.train.num_steps or config.optimizer.warmup_steps + 1
@@ -212,23 +201,25 @@ def check_before_data(config: Config, workdir: pathlib.Path) -> PretrainedClip:
     return clip
 
 
-def class_prototypes(config: Config, split: Split, built: build_lib.Experiment) -> np.ndarray[Any, Any]:
+def class_prototypes(config: Config, split: Split, experiment: build_lib.Experiment) -> np.ndarray[Any, Any]:
     """p [C, D] of the training split, from the frozen features of its images (`feature_store`)."""
     section = config.prototypes
     chosen = prototypes.choose_images(split.labels, section.images_per_class, config.seed)
     logging.debug("prototypes: from %d of %d training images", len(chosen), len(split))
-    found = encode_splits(config, built, [split.take(chosen)])[split.name]
-    return prototypes.mean_features(found.image_features, found.labels, built.class_names, normalize=section.normalize)
+    frozen = encode_splits(config, experiment, [split.take(chosen)])[split.name]
+    return prototypes.mean_features(
+        frozen.image_features, frozen.labels, experiment.class_names, normalize=section.normalize
+    )
 
 
-def describe(config: Config, dataset: Dataset, built: build_lib.Experiment) -> Description:
+def describe(config: Config, dataset: Dataset, experiment: build_lib.Experiment) -> Description:
     """What this run's checkpoints say of themselves."""
     return Description(
         config=config.model_dump(mode="json"),
-        class_names=built.class_names,
-        clip_name=built.clip_name,
-        clip_hash=built.clip_hash,
-        hard_prompts=built.hard_prompts,
+        class_names=experiment.class_names,
+        clip_name=experiment.clip_name,
+        clip_hash=experiment.clip_hash,
+        hard_prompts=experiment.hard_prompts,
         data={
             "dataset": config.data.dataset,
             "label_rule": config.data.label_rule,
@@ -236,7 +227,7 @@ def describe(config: Config, dataset: Dataset, built: build_lib.Experiment) -> D
             "counts": {split.name: split.class_counts().tolist() for split in _splits(dataset)},
         },
         versions=package_versions(),
-        patch_weights=built.model.patch_weights,
+        patch_weights=experiment.model.patch_weights,
     )
 
 
@@ -282,67 +273,43 @@ def announce(run: Run) -> None:
     shapes = ", ".join(f"{name} {' x '.join(map(str, params[name].shape))}" for name in params if name in trained)
     number = sum(value.size for name, value in params.items() if name in trained)
     progress.fact("trained", f"{number:,} numbers: {shapes}")
+    progress.fact("loss", str(Objective.of(run.config.loss)))
     progress.fact("steps", f"{run.num_steps:,} of {run.config.train.batch_size} images")
     progress.fact("workdir", str(run.workdir))
 
 
-def train(
-    run: Run, state: TrainState, checkpoints: checkpoints_lib.Checkpoints, notice: preemption.Notice
-) -> TrainState:
-    """The loop, from the state's step to the last.
+def make_loop(run: Run) -> Loop:
+    """The run as `fit` trains it."""
+    every, frozen = run.config.train, run.experiment.frozen
 
-    Raises:
-      preemption.Preempted: it was asked to stop; the state is saved.
-    """
-    first_step = int(devices.to_host(state.step))
-    if first_step == run.num_steps:
-        return state
-    writes = distributed.is_first()
-    writer = MetricWriter(run.workdir, first_step=first_step, enabled=writes)
-    work = progress.task("training", run.num_steps, "steps", done=first_step)
-    with writer, work as shown, contextlib.closing(training_batches(run, first_step)) as batches:
-        earlier = checkpoints.latest_interval()
-        interval: list[steps.Metrics] = []
-        for step, batch in enumerate(batches, start=first_step + 1):
-            state, metrics = run.train_step(state, run.experiment.frozen, batch)
-            notice.start_steps()
-            interval.append(metrics)
-            if len(interval) > _AHEAD:  # else batches that wait for their step would fill the devices' memory
-                jax.block_until_ready(interval[-1 - _AHEAD])
-            shown.advance()
-            stopping = notice.reached()
-            if run.logs(step):
-                report_interval(run, step, [*earlier, *devices.to_host(interval)], writer, shown)
-                earlier, interval = [], []
-            selection = None
-            if run.selecting is not None and run.evaluates(step):
-                selection = run.evaluator(state.params, run.selecting).scalars()
-                writer.write(step, run.selecting.name, selection)
-                logging.info("%s after step %d: %s", run.selecting.name, step, _percentages(selection))
-            if run.saves(step) or stopping:
-                writer.flush()
-            if run.saves(step):
-                checkpoints.save(state, run.description, selection)
-            if stopping:
-                if not run.saves(step):
-                    save_between_lines(run, state, checkpoints, [*earlier, *devices.to_host(interval)])
-                checkpoints.wait()
-                raise preemption.stopped_after(step, run.num_steps, run.workdir)
-        checkpoints.wait()
-        notice.end_steps()
-    return state
+    def at(interval: int) -> Callable[[int], bool]:
+        return lambda step: step % interval == 0 or step == run.num_steps
+
+    def evaluates(step: int) -> bool:
+        return run.selecting is not None and at(every.eval_every)(step)
+
+    def evaluate(params: dict[str, Any]) -> tuple[str, dict[str, float], str]:
+        assert run.selecting is not None
+        scalars = run.evaluator(params, run.selecting).scalars()
+        return run.selecting.name, scalars, _percentages(scalars)
+
+    return Loop(
+        workdir=run.workdir,
+        num_steps=run.num_steps,
+        batches=functools.partial(training_batches, run),
+        update=lambda step, state, batch: run.train_step(state, frozen, batch),
+        schedule=run.schedule,
+        logs=lambda step: step % every.log_every == 0,
+        evaluates=evaluates,
+        evaluate=evaluate,
+        saves=lambda step: at(every.checkpoint_every)(step) or evaluates(step),
+        describe=lambda: run.description,
+        shown=("loss", "accuracy"),
+    )
 
 
-def save_between_lines(
-    run: Run, state: TrainState, checkpoints: checkpoints_lib.Checkpoints, interval: Sequence[steps.HostMetrics]
-) -> None:
-    """Saves the state, and the metrics that would have been part of the next line of `metrics.jsonl`."""
-    numbers = steps.to_numbers(interval, int(devices.to_host(state.step)))
-    checkpoints.save(state, run.description, None, numbers)
-
-
-def training_batches(run: Run, first_step: int) -> Generator[dict[str, jax.Array]]:
-    """This process's part of every batch from `first_step` on, on its devices."""
+def training_batches(run: Run, first_step: int) -> Generator[HostBatch]:
+    """This process's part of every batch from `first_step` on."""
     batches = pipeline.train_batches(
         run.dataset.train,
         section=run.config.data,
@@ -355,20 +322,7 @@ def training_batches(run: Run, first_step: int) -> Generator[dict[str, jax.Array
         process_count=jax.process_count(),
     )
     fields = ("image", "label", "label_distribution", "mask")
-    return devices.prefetch({name: batch[name] for name in fields} for batch in batches)
-
-
-def report_interval(
-    run: Run, last_step: int, interval: Sequence[steps.HostMetrics], writer: MetricWriter, shown: progress.Task
-) -> None:
-    """Checks the metrics of the steps up to `last_step`, and writes and shows their mean.
-
-    Raises:
-      NonFiniteError: names the first step and all its terms that are not finite.
-    """
-    means = steps.mean_metrics(interval, last_step)
-    writer.write(last_step, "train", {**means, "learning_rate": float(np.asarray(run.schedule(last_step - 1)))})
-    shown.report(" ".join(f"{name} {means[name]:.4g}" for name in ("loss", "accuracy")))
+    return ({name: batch[name] for name in fields} for batch in batches)
 
 
 def _percentages(metrics: Mapping[str, float]) -> str:
@@ -376,26 +330,35 @@ def _percentages(metrics: Mapping[str, float]) -> str:
     return ", ".join(f"{title} {100 * metrics[name]:.2f}%" for title, name in shown)
 
 
-def summarize(run: Run, state: TrainState, checkpoints: checkpoints_lib.Checkpoints) -> dict[str, Any]:
-    """Evaluates the last prompts, and the best on the split that selects, on every held-out split."""
+def summarize(
+    run: Run, state: TrainState, checkpoints: checkpoints_lib.Checkpoints
+) -> tuple[dict[str, Any], Predictions | None]:
+    """Evaluates the last prompts, and the best on the split that selects, on every held-out split.
+
+    Returns:
+      The summary, and the predictions that `eval.report` asks for: of the best prompts, or the last where nothing
+      chose.
+    """
     best_step = checkpoints.best_step()
-    held_out = run.dataset.held_out
+    steps_of = {"last": run.num_steps} | ({} if best_step is None else {"best": best_step})
+    reported = list(steps_of.values())[-1]
     results: dict[str, Any] = {}
     evaluated: dict[int, dict[str, Any]] = {}
-    for name, step in (("last", run.num_steps), ("best", best_step)):
-        if step is None:
-            continue
+    predictions: Predictions | None = None
+    for name, step in steps_of.items():
         if step not in evaluated:
             params = state.params
             if name == "best":
                 params = devices.replicate(checkpoints.restore_params(step, params))
-            evaluated[step] = {split.name: run.evaluator(params, split).to_dict() for split in held_out}
+            report = run.config.eval.report if step == reported else "none"
+            measured, predicted = measure(run.evaluator, params, run.dataset.held_out, step=step, report=report)
+            predictions = predicted or predictions
+            evaluated[step] = {split: metrics.to_dict() for split, metrics in measured.items()}
         results[name] = {"step": step, **evaluated[step]}
-        for split in held_out:
-            found = evaluated[step][split.name]
-            title = f"{name} (step {step}), {split.name}"
-            logging.debug("%s: %s, %d images", title, _percentages(found), found["count"])
-    return {
+        for split, metrics in evaluated[step].items():
+            title = f"{name} (step {step}), {split}"
+            logging.debug("%s: %s, %d images", title, _percentages(metrics), metrics["count"])
+    summary = {
         **results,
         "method": protocol.method_name(workdir_lib.flatten(run.config.model_dump())),
         "selected_by": "nothing: last step only"
@@ -416,3 +379,4 @@ def summarize(run: Run, state: TrainState, checkpoints: checkpoints_lib.Checkpoi
         },
         **circumstances(),
     }
+    return summary, predictions

@@ -24,7 +24,6 @@ from mpafer_jax.method import prompts as prompts_lib
 from mpafer_jax.method.hard_prompts.bank import load_banks
 from mpafer_jax.method.hard_prompts.features import encode_hard_prompts, text_encoder
 from mpafer_jax.method.hard_prompts.templates import HardPrompts, configured_hard_prompts, prompt_names
-from mpafer_jax.method.losses import Objective
 from mpafer_jax.method.model import MPAFER, PatchWeights, variables
 from mpafer_jax.method.state import Frozen
 from mpafer_jax.runtime import devices, preemption, progress
@@ -37,7 +36,7 @@ class Experiment:
 
     Attributes:
       model: the composition.
-      frozen: on all local devices; prototypes are zeros until `with_prototypes`.
+      frozen: on all local devices; without prototypes until `with_prototypes`.
       class_names: C names, in the order of the logits.
       hard_prompts: the fixed texts of each class.
       clip_name: where CLIP came from.
@@ -70,12 +69,12 @@ class Experiment:
         return dataclasses.replace(self, model=self.model.clone(prompt_shape=shape))
 
 
-def eval_batches(config: Config, built: Experiment, split: Split, what: str) -> Iterator[pipeline.Batch]:
+def eval_batches(config: Config, experiment: Experiment, split: Split, what: str) -> Iterator[pipeline.Batch]:
     """This process's part of the batches that hold every image of a split once, at the model's size.
 
     Args:
       config: of the data and of the batch size.
-      built: the model.
+      experiment: the model.
       split: its images.
       what: what is done with them, for who watches: "evaluating on".
 
@@ -85,7 +84,7 @@ def eval_batches(config: Config, built: Experiment, split: Split, what: str) -> 
     batches = pipeline.eval_batches(
         split,
         section=config.data,
-        image_size=built.image_size,
+        image_size=experiment.image_size,
         batch_size=config.eval.batch_size,
         process_index=jax.process_index(),
         process_count=jax.process_count(),
@@ -135,26 +134,26 @@ def make_model(config: ModelSections, clip: ClipConfig, num_classes: int) -> MPA
     )
 
 
-def initial_prompts(config: Config, built: Experiment) -> dict[str, jax.Array]:
+def initial_prompts(config: Config, experiment: Experiment) -> dict[str, jax.Array]:
     """Fresh prompts, as the configuration says.
 
     Raises:
       ConfigError: `ctx.init_text` has not `ctx.num_ctx` tokens.
     """
-    params = prompts_lib.init_prompts(built.model.prompt_shape, prompts_lib.seed_key(config.seed))
+    params = prompts_lib.init_prompts(experiment.model.prompt_shape, prompts_lib.seed_key(config.seed))
     section = config.ctx
     if not section.init_text:
         return params
     texts = prompts_lib.tokenize(
-        [section.init_text], built.tokenizer.encode, built.model.clip_config.text.max_position_embeddings
+        [section.init_text], experiment.tokenizer.encode, experiment.model.clip_config.text.max_position_embeddings
     )
     tokens = int(texts.eos_positions[0]) - 1  # between SOS and EOS
     if tokens != section.num_ctx:
         raise ConfigError(
-            f"config.ctx.init_text {section.init_text!r} has {tokens} tokens in {built.clip_name}, but config.ctx."
+            f"config.ctx.init_text {section.init_text!r} has {tokens} tokens in {experiment.clip_name}, but config.ctx."
             f"num_ctx is {section.num_ctx}; make them equal"
         )
-    embedded = built.model.bind(variables(built.frozen.clip, params)).embed(texts)
+    embedded = experiment.model.bind(variables(experiment.frozen.clip, params)).embed(texts)
     words = embedded.embeddings[0, 1 : 1 + tokens].astype(params["ctx"].dtype)  # [M, W]
     return {**params, "ctx": jnp.broadcast_to(words, params["ctx"].shape)}
 
@@ -207,22 +206,6 @@ def make_optimizer(
         clip_norm=section.clip_norm,
     )
     return tx, schedule
-
-
-def make_objective(config: Config) -> Objective:
-    """The loss of a configuration."""
-    loss = config.loss
-    return Objective(
-        beta=loss.beta,
-        gamma=loss.gamma,
-        token_weight=loss.token_weight,
-        prompt_weight=loss.prompt_weight,
-        token_distance=loss.token_distance,
-        prompt_distance=loss.prompt_distance,
-        temperature=loss.temperature,
-        prototype_distance=loss.prototype_distance,
-        label_smoothing=loss.label_smoothing,
-    )
 
 
 @contextlib.contextmanager
@@ -328,7 +311,6 @@ def build_experiment(
         soft_prompts=bound.embed(soft),
         hard_text_features=hard_text_features,
         hard_token_features=hard_token_features,
-        prototypes=jnp.zeros((len(class_names), clip.config.projection_dim), jnp.float32),
     )
     return Experiment(
         model=model,

@@ -5,8 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import time
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -16,10 +15,10 @@ from mpafer_jax.config.schema import Config
 from mpafer_jax.data.splits import Split
 from mpafer_jax.method import build, feature_store, steps
 from mpafer_jax.method.build import Experiment
+from mpafer_jax.method.forward import Forward
 from mpafer_jax.runtime import devices, progress
 from mpafer_jax.runtime.finite import check_rows
 
-FeatureStep = Callable[[dict[str, Any], Any], Any]  # what `steps.make_feature_step` returns
 _PART = 8192  # images between which features may be stored
 _KEEP_SECONDS = 300.0  # and after how long they are: the file is written anew each time
 
@@ -42,7 +41,7 @@ class FrozenFeatures:
         return len(self.labels)
 
 
-def encode_splits(config: Config, built: Experiment, splits: Sequence[Split]) -> dict[str, FrozenFeatures]:
+def encode_splits(config: Config, experiment: Experiment, splits: Sequence[Split]) -> dict[str, FrozenFeatures]:
     """The features of every image of every split, by the splits' names; each process gets all of them.
 
     What the store holds (`feature_store`) is read, the rest is computed and stored: of a large dataset part by part, so
@@ -52,38 +51,39 @@ def encode_splits(config: Config, built: Experiment, splits: Sequence[Split]) ->
       DataError: the store's file is damaged.
       NonFiniteError: the CLIP's feature of an image is NaN or infinite.
     """
-    width = built.model.clip_config.projection_dim
-    store = feature_store.open_store(config, built.clip_hash, width)
-    found: dict[str, FrozenFeatures] = {}
+    width = experiment.model.clip_config.projection_dim
+    store = feature_store.open_store(config, experiment.clip_hash, width)
+    frozen: dict[str, FrozenFeatures] = {}
     for split in splits:
         known, features = store.find(split.pixel_hashes)
         missing = np.flatnonzero(~known)
         logging.debug("frozen features of %s: %d of %d from %s", split.name, known.sum(), len(split), store.path)
         if len(missing):
-            kept = time.monotonic()
-            step = steps.make_feature_step(model=built.model, mean=config.data.mean, std=config.data.std)
+            stored_at = time.monotonic()
+            forward = Forward(experiment.model, config.data.mean, config.data.std)
+            step = devices.data_parallel(steps.make_feature_step(forward))
             waiting = list[int]()  # positions of features that are not in the store yet
             size = config.eval.batch_size * max(1, _PART // config.eval.batch_size)
             with progress.task("frozen features", len(missing)) as work:
                 for part in np.split(missing, range(size, len(missing), size)):
-                    features[part] = _encode(config, built, split.take(part), step)
+                    features[part] = _encode(config, experiment, split.take(part), step)
                     work.advance(len(part))
                     waiting += part.tolist()
-                    if part[-1] == missing[-1] or time.monotonic() - kept > _KEEP_SECONDS:
+                    if part[-1] == missing[-1] or time.monotonic() - stored_at > _KEEP_SECONDS:
                         store.add(split.pixel_hashes[waiting], features[waiting])
-                        waiting, kept = [], time.monotonic()
-        found[split.name] = FrozenFeatures(features, split.labels, split.label_distributions)
-    return found
+                        waiting, stored_at = [], time.monotonic()
+        frozen[split.name] = FrozenFeatures(features, split.labels, split.label_distributions)
+    return frozen
 
 
-def _encode(config: Config, built: Experiment, split: Split, step: FeatureStep) -> npt.NDArray[np.float32]:
+def _encode(config: Config, experiment: Experiment, split: Split, step: steps.ClipStep) -> npt.NDArray[np.float32]:
     # Every row is written: the batches hold each position once, and NaN would show one that was forgotten.
-    features = np.full((len(split), built.model.clip_config.projection_dim), np.nan, np.float32)
+    features = np.full((len(split), experiment.model.clip_config.projection_dim), np.nan, np.float32)
     parts = (
         {"image": batch["image"], "index": batch["index"], "mask": batch["mask"]}
-        for batch in build.eval_batches(config, built, split, "frozen features of")
+        for batch in build.eval_batches(config, experiment, split, "frozen features of")
     )
-    for encoded in devices.results(functools.partial(step, built.frozen.clip), parts):
+    for encoded in devices.results(functools.partial(step, experiment.frozen.clip), parts):
         real = encoded["mask"] > 0
         features[encoded["index"][real]] = encoded["image_features"][real]
     check_rows("frozen features", features, split.names)

@@ -1,21 +1,27 @@
-"""MPA-FER's losses, one pure function per equation.
+"""MPA-FER's losses: one pure function per equation, and the terms that a run may train with.
 
-Each takes arrays and returns one value per example or per class; the caller reduces, over a batch and over devices.
-Nothing here knows of devices, modules or configs. Equations: MPA-FER (arXiv 2506.21017). Shapes: B images, C classes,
-D features.
+The functions return one value per example or per class; the caller reduces, over a batch and over devices. Nothing here
+knows of devices or of configuration files. Equations: MPA-FER (arXiv 2506.21017). Shapes: B images, C classes,
+D features, W the width of the text tower, G groups of hard prompts.
+
+To add a loss: write its function, add a `Term` to `TERMS`, and give `config.schema.LossSection` its weight.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from mpafer_jax.backbones.clip.model import normalize
+from mpafer_jax.backbones.clip.model import Outputs, normalize
+from mpafer_jax.config.schema import LossSection
+from mpafer_jax.method.state import Frozen
+from mpafer_jax.runtime.errors import ConfigError
 
 Alignment = Callable[[jax.Array, jax.Array], jax.Array]  # soft [C, D], hard [C, D] -> [C]
 
@@ -121,100 +127,173 @@ def cross_entropy(logits: jax.Array, targets: jax.Array, label_smoothing: float 
 
 
 @dataclasses.dataclass(frozen=True)
-class Objective:
-    """Which terms make up the loss, and how (Eq. 12): L = L_vt + beta (L_ta + L_pa) + gamma L_v.
-
-    A term whose weight is 0 is not computed.
+class Context:
+    """Everything that a term may read, of one part of a batch.
 
     Attributes:
-      beta: weight of the hard-soft alignment.
-      gamma: weight of the prototype alignment.
-      token_weight: weight of L_ta inside the hard-soft alignment.
-      prompt_weight: weight of L_pa inside it.
-      token_distance: 'contrastive' or 'l1'.
-      prompt_distance: 'contrastive', 'l1' or 'cosine'.
-      temperature: tau of the contrastive forms.
-      prototype_distance: 'cosine' or 'l1'.
-      label_smoothing: see `cross_entropy`.
+      options: the loss section of the configuration.
+      logits: [B, C].
+      targets: [B, C], rows that sum to one: one-hot labels, or votes.
+      labels: y [B] int.
+      outputs: every intermediate of the forward pass by name: 'image_features' z^g [B, D] under the visual prompts,
+        'text_features' theta(t) [C, D], 'token_features' t [C, W] (pooled token embeddings of the soft prompts); of a
+        forward pass over images also 'patch_features' Z^l [B, N, D] and the scores of `model.global_local_logits`.
+      params: the trained parameters.
+      frozen: what no step changes: 'hard_text_features' theta(t*) [G, C, D], 'hard_token_features' t* [G, C, W],
+        'prototypes' p [C, D].
     """
 
-    beta: float = 1.0
-    gamma: float = 1.0
-    token_weight: float = 1.0
-    prompt_weight: float = 1.0
-    token_distance: str = "contrastive"
-    prompt_distance: str = "contrastive"
-    temperature: float = 0.01
-    prototype_distance: str = "cosine"
-    label_smoothing: float = 0.0
+    options: LossSection
+    logits: jax.Array
+    targets: jax.Array
+    labels: jax.Array
+    outputs: Outputs
+    params: dict[str, jax.Array]
+    frozen: Frozen
+
+    @property
+    def prototypes(self) -> jax.Array:
+        """p [C, D].
+
+        Raises:
+          ValueError: none were computed, since no term of the run says that it reads them.
+        """
+        if self.frozen.prototypes is None:
+            raise ValueError("no prototypes were computed: a Term that reads them needs reads_prototypes=True")
+        return self.frozen.prototypes
+
+
+@dataclasses.dataclass(frozen=True)
+class Term:
+    """One part of the loss.
+
+    Attributes:
+      name: of its curve in `metrics.jsonl`, and in `loss.terms`.
+      title: of its curve in reports.
+      axis: of its values: "example" [B], or "class" [C] for one that is the same for every image.
+      weight: from the loss section to the term's weight in the total; the term is not computed where it is 0.
+      fn: the values.
+      equation: of the paper; '' for a term that is not part of MPA-FER.
+      reads_prototypes: whether `fn` reads `Context.prototypes`, which then are computed before training.
+    """
+
+    name: str
+    title: str
+    axis: Literal["example", "class"]
+    weight: Callable[[LossSection], float]
+    fn: Callable[[Context], jax.Array]
+    equation: str = ""
+    reads_prototypes: bool = False
+
+
+def _cross_entropy(context: Context) -> jax.Array:
+    return cross_entropy(context.logits, context.targets, context.options.label_smoothing)
+
+
+def _alignment(distance: str, temperature: float) -> Alignment:
+    if distance == "contrastive":
+        return functools.partial(contrastive_alignment, temperature=temperature)
+    return cosine_alignment if distance == "cosine" else l1_alignment
+
+
+def _token_alignment(context: Context) -> jax.Array:
+    alignment = _alignment(context.options.token_distance, context.options.temperature)
+    return mean_over_groups(alignment, context.outputs["token_features"], context.frozen.hard_token_features)
+
+
+def _prompt_alignment(context: Context) -> jax.Array:
+    alignment = _alignment(context.options.prompt_distance, context.options.temperature)
+    return mean_over_groups(alignment, context.outputs["text_features"], context.frozen.hard_text_features)
+
+
+def _prototype_alignment(context: Context) -> jax.Array:
+    cosine = context.options.prototype_distance == "cosine"
+    align = cosine_prototype_alignment if cosine else l1_prototype_alignment
+    return align(context.outputs["image_features"], context.prototypes, context.labels)
+
+
+TERMS = (
+    Term("cross_entropy", "Cross-entropy", "example", lambda loss: 1.0, _cross_entropy, equation="11"),
+    Term(
+        "token_alignment",
+        "Token-level alignment",
+        "class",
+        lambda loss: loss.beta * loss.token_weight,
+        _token_alignment,
+        equation="1-4",
+    ),
+    Term(
+        "prompt_alignment",
+        "Prompt-level alignment",
+        "class",
+        lambda loss: loss.beta * loss.prompt_weight,
+        _prompt_alignment,
+        equation="1-4",
+    ),
+    Term(
+        "prototype_alignment",
+        "Prototype alignment",
+        "example",
+        lambda loss: loss.gamma,
+        _prototype_alignment,
+        equation="7",
+        reads_prototypes=True,
+    ),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Objective:
+    """The loss of a run, a weighted sum of terms; the paper's (Eq. 12): L = L_vt + beta (L_ta + L_pa) + gamma L_v.
+
+    Attributes:
+      options: the loss section of the configuration.
+      terms: those whose weight is not 0, in the order of `TERMS`.
+    """
+
+    options: LossSection
+    terms: tuple[Term, ...]
+
+    @classmethod
+    def of(cls, options: LossSection, *, only: Collection[str] = ()) -> Objective:
+        """The loss that a configuration asks for.
+
+        Args:
+          options: the weights; and in `terms` the names of the terms that may be part of the loss, () for all.
+          only: names of terms, for a method whose loss is these whatever `options.terms` says.
+
+        Raises:
+          ConfigError: a name is not a term's, or the weights of all terms are 0.
+        """
+        names = only or options.terms or [term.name for term in TERMS]
+        if unknown := [name for name in names if name not in [term.name for term in TERMS]]:
+            raise ConfigError(
+                f"config.loss.terms holds {', '.join(unknown)}, expected names of "
+                f"{', '.join(term.name for term in TERMS)}"
+            )
+        terms = tuple(term for term in TERMS if term.name in names and term.weight(options))
+        if not terms:
+            raise ConfigError(f"nothing would be trained: the weight of each of {', '.join(names)} is 0 (config.loss)")
+        return cls(options, terms)
 
     @property
     def weights(self) -> dict[str, float]:
-        """Weight of each term in the total, by name; terms that are switched off are left out."""
-        everything = {
-            "cross_entropy": 1.0,
-            "token_alignment": self.beta * self.token_weight,
-            "prompt_alignment": self.beta * self.prompt_weight,
-            "prototype_alignment": self.gamma,
-        }
-        return {name: weight for name, weight in everything.items() if weight}
+        """Weight of each term in the total, by name."""
+        return {term.name: term.weight(self.options) for term in self.terms}
 
-    def per_class_terms(
-        self,
-        *,
-        token_features: jax.Array,
-        text_features: jax.Array,
-        hard_token_features: jax.Array,
-        hard_text_features: jax.Array,
-    ) -> dict[str, jax.Array]:
-        """Terms with no batch axis, [C] each: they are the same for every image and on every device.
+    @property
+    def reads_prototypes(self) -> bool:
+        """Whether a term reads class prototypes."""
+        return any(term.reads_prototypes for term in self.terms)
 
-        Args:
-          token_features: t [C, W], pooled token embeddings of the soft prompts.
-          text_features: theta(t) [C, D].
-          hard_token_features: t* [G, C, W], in G groups of hard prompts.
-          hard_text_features: theta(t*) [G, C, D].
-        """
-        pairs = {
-            "token_alignment": (self.token_distance, token_features, hard_token_features),
-            "prompt_alignment": (self.prompt_distance, text_features, hard_text_features),
-        }
-        return {
-            name: mean_over_groups(self._alignment(distance), soft, hard)
-            for name, (distance, soft, hard) in pairs.items()
-            if name in self.weights
-        }
+    def __str__(self) -> str:
+        """As a sum: 'cross_entropy + 0.5 token_alignment'."""
+        return " + ".join(name if w == 1 else f"{w:g} {name}" for name, w in self.weights.items())
 
-    def _alignment(self, distance: str) -> Alignment:
-        if distance == "contrastive":
-            return functools.partial(contrastive_alignment, temperature=self.temperature)
-        return cosine_alignment if distance == "cosine" else l1_alignment
-
-    def per_example_terms(
-        self,
-        *,
-        logits: jax.Array,
-        targets: jax.Array,
-        image_features: jax.Array,
-        labels: jax.Array,
-        prototypes: jax.Array,
-    ) -> dict[str, jax.Array]:
-        """Terms with a batch axis, [B] each.
-
-        Args:
-          logits: [B, C].
-          targets: [B, C], rows that sum to one.
-          image_features: z^g [B, D] under the visual prompts.
-          labels: y [B] int.
-          prototypes: p [C, D].
-        """
-        terms = {"cross_entropy": cross_entropy(logits, targets, self.label_smoothing)}
-        if "prototype_alignment" in self.weights:
-            cosine = self.prototype_distance == "cosine"
-            align = cosine_prototype_alignment if cosine else l1_prototype_alignment
-            terms["prototype_alignment"] = align(image_features, prototypes, labels)
-        return terms
+    def values(self, context: Context, axis: Literal["example", "class"]) -> dict[str, jax.Array]:
+        """The terms of an axis by name: [B] each for "example", [C] each for "class"."""
+        return {term.name: term.fn(context) for term in self.terms if term.axis == axis}
 
     def total(self, terms: dict[str, jax.Array]) -> jax.Array:
-        """The loss (Eq. 12) from the value of each term, [] each."""
+        """The loss [] from the mean of each term, [] each."""
         return sum((weight * terms[name] for name, weight in self.weights.items()), start=jnp.zeros((), jnp.float32))

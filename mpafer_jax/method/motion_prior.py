@@ -36,6 +36,7 @@ from mpafer_jax.data.pipeline import Batch
 from mpafer_jax.data.splits import Split
 from mpafer_jax.method import prototypes, steps
 from mpafer_jax.method.build import Experiment, eval_batches
+from mpafer_jax.method.forward import Forward
 from mpafer_jax.method.model import PatchWeights
 from mpafer_jax.runtime import array_cache, devices
 from mpafer_jax.runtime.errors import ConfigError
@@ -157,7 +158,7 @@ def to_weights(maps: Floats, neutral: int, strength: float) -> Floats:
     return (1 - strength) + strength * relative
 
 
-def measure(config: Config, built: Experiment, split: Split, source: Source) -> PatchMeans:
+def measure(config: Config, experiment: Experiment, split: Split, source: Source) -> PatchMeans:
     """One pass over the images of a split that make prototypes (`prototypes.images_per_class`); all processes call it.
 
     Raises:
@@ -167,28 +168,23 @@ def measure(config: Config, built: Experiment, split: Split, source: Source) -> 
         raise ConfigError("config.data.train_splits is empty, so there are no faces to compare with neutral ones")
     chosen = prototypes.choose_images(split.labels, config.prototypes.images_per_class, config.seed)
     logging.debug("motion prior: computing from %d of %d training images", len(chosen), len(split))
-    step = steps.make_patch_sum_step(
-        model=built.model,
-        num_classes=len(built.class_names),
-        of=source,
-        mean=config.data.mean,
-        std=config.data.std,
-    )
-    batches = eval_batches(config, built, split.take(chosen), "motion prior of")
-    return patch_means(batches, built.frozen.clip, step, built.class_names)
+    forward = Forward(experiment.model, config.data.mean, config.data.std)
+    step = devices.data_parallel(steps.make_patch_sum_step(forward, len(experiment.class_names), source))
+    batches = eval_batches(config, experiment, split.take(chosen), "motion prior of")
+    return patch_means(batches, experiment.frozen.clip, step, experiment.class_names)
 
 
-def patch_weights(config: Config, workdir: pathlib.Path, split: Split, built: Experiment) -> PatchWeights:
+def patch_weights(config: Config, workdir: pathlib.Path, split: Split, experiment: Experiment) -> PatchWeights:
     """w [C, N] of the training split as the configuration asks for them, its maps from the workdir where it holds them.
 
     Raises:
       ConfigError: no class is neutral, or one has fewer than two images.
     """
     source = cast(Source, config.head.motion_prior)
-    neutral = neutral_class(built.class_names)
+    neutral = neutral_class(experiment.class_names)
     images_per_class = config.prototypes.images_per_class
     key = array_cache.cache_key(
-        clip=built.clip_hash,
+        clip=experiment.clip_hash,
         dtype=config.clip.dtype,
         residual_dtype=config.clip.residual_dtype,
         data=split.fingerprint,
@@ -200,11 +196,11 @@ def patch_weights(config: Config, workdir: pathlib.Path, split: Split, built: Ex
     )
 
     def compute() -> npt.NDArray[np.float32]:
-        return motion(measure(config, built, split, source), neutral).astype(np.float32)
+        return motion(measure(config, experiment, split, source), neutral).astype(np.float32)
 
-    shape = (len(built.class_names), built.model.clip_config.vision.num_patches)
+    shape = (len(experiment.class_names), experiment.model.clip_config.vision.num_patches)
     maps = array_cache.load_or_compute(workdir / f"motion-{key}.npy", compute, shape)
-    for index, name in enumerate(built.class_names):
+    for index, name in enumerate(experiment.class_names):
         if index != neutral and not maps[index].any():
             logging.warning("motion prior: %s differs from neutral no more than images do anyway: equal weights", name)
     weights = to_weights(maps.astype(np.float64), neutral, config.head.motion_strength).astype(np.float32)

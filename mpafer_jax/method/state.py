@@ -35,11 +35,11 @@ class Frozen:
       soft_prompts: the class prompts, embedded once, with their context still missing.
       hard_text_features: theta(t*) [G, C, D], in G groups of hard prompts.
       hard_token_features: t* [G, C, W].
-      prototypes: p [C, D]; zeros where no loss reads them.
+      prototypes: p [C, D]; None where no loss reads them.
     """
 
     clip: dict[str, Any]
     soft_prompts: TextEmbeddings
     hard_text_features: jax.Array
     hard_token_features: jax.Array
-    prototypes: jax.Array
+    prototypes: jax.Array | None = None

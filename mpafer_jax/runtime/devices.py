@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import inspect
 import os
 import re
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
@@ -115,34 +116,26 @@ def check_batch_size(field: str, batch_size: int, parts: int = 1) -> None:
 
 
 def data_parallel(
-    function: Callable[..., T], *, replicated: int, donate: tuple[int, ...] = (), sharded: int = 1
+    function: Callable[..., T], *, donate: tuple[int, ...] = (), on: Sequence[Any] | None = None
 ) -> Callable[..., T]:
-    """Runs a function on all devices at once, each with its part of the batch; compiled.
+    """Compiles a function that runs on all devices at once, each with its part of the batch.
 
     Args:
-      function: takes `replicated` replicated arguments, then `sharded` arguments that `shard_batch` split. It must
-        make its results equal on all devices (`sum_over_devices`).
-      replicated: how many arguments come first.
+      function: its last argument is the batch, which `shard_batch` split; all others are replicated. It must make its
+        results equal on all devices (`sum_over_devices`, `gather_over_devices`).
       donate: the positions of arguments whose memory the results may take.
-      sharded: how many sharded arguments follow.
+      on: devices that this process does not own, such as those of a described TPU slice. Then the result can be traced,
+        lowered and compiled for them, with a batch that is not split; each device's program is the same.
     """
-    in_axes = (None,) * replicated + (0,) * sharded
-    return jax.pmap(function, axis_name=AXIS, in_axes=in_axes, out_axes=None, donate_argnums=donate)
-
-
-def data_parallel_on(
-    mesh_devices: Sequence[Any], function: Callable[..., T], *, replicated: int, donate: tuple[int, ...] = ()
-) -> Any:
-    """`data_parallel` for devices that this process does not own, such as those of a described TPU slice.
-
-    The result can be traced, lowered and compiled, with one sharded argument whose leading axis is the whole batch's.
-    Each device runs the same function on the same shapes as under `data_parallel`.
-    """
-    mesh = Mesh(np.array(cast(Any, mesh_devices)), (AXIS,))
+    replicated = len(inspect.signature(function).parameters) - 1
+    if on is None:
+        in_axes = (None,) * replicated + (0,)
+        return jax.pmap(function, axis_name=AXIS, in_axes=in_axes, out_axes=None, donate_argnums=donate)
+    mesh = Mesh(np.array(cast(Any, on)), (AXIS,))
     specs = (*(PartitionSpec(),) * replicated, PartitionSpec(AXIS))
-    # As in pmap, nobody checks that the results are equal on all devices.
+    # As pmap does: nobody checks that the results are equal on all devices.
     mapped = jax.shard_map(function, mesh=mesh, in_specs=specs, out_specs=PartitionSpec(), check_vma=False)
-    return jax.jit(mapped, donate_argnums=donate)
+    return cast(Callable[..., T], jax.jit(mapped, donate_argnums=donate))
 
 
 def sum_over_devices(tree: T) -> T:
@@ -181,12 +174,12 @@ _HARMLESS = re.compile(
 def unusual_settings() -> dict[str, str]:
     """Settings of JAX and XLA that change numbers, where they are not what they usually are: name -> value."""
     values = cast(Any, jax.config).values
-    found = {name: "True" for name in _SETTINGS if values.get(name)}
+    unusual = {name: "True" for name in _SETTINGS if values.get(name)}
     for name in ("XLA_FLAGS", "LIBTPU_INIT_ARGS", "NVIDIA_TF32_OVERRIDE"):
         flags = [flag for flag in os.environ.get(name, "").split() if not _HARMLESS.fullmatch(flag)]
         if flags:
-            found[name] = " ".join(sorted(flags))
-    return found
+            unusual[name] = " ".join(sorted(flags))
+    return unusual
 
 
 def kind() -> str:

@@ -5,7 +5,7 @@ A comparison with NaN is false, so that argmax takes it for the first class, and
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import jax
@@ -14,18 +14,20 @@ import numpy.typing as npt
 
 from mpafer_jax.runtime.errors import NonFiniteError
 
+HostMetrics = Mapping[str, tuple[Any, Any]]  # of one step, on the host: name -> (sum, count)
+
 
 def not_finite(tree: Any) -> list[str]:
     """Which arrays of a tree (or one array) hold NaN or infinite numbers, and how many: 'ctx (3 of 5120)'."""
     leaves: list[tuple[Any, Any]] = cast(Any, jax.tree_util).tree_flatten_with_path(tree)[0]
-    found: list[str] = []
+    broken: list[str] = []
     for path, leaf in leaves:
         array = np.asarray(leaf)
         wrong = array.size - int(np.count_nonzero(np.isfinite(array)))
         if wrong:
             name = jax.tree_util.keystr(path, simple=True, separator="/")
-            found.append(f"{name} ({wrong} of {array.size})".lstrip())
-    return found
+            broken.append(f"{name} ({wrong} of {array.size})".lstrip())
+    return broken
 
 
 def finite_rows(values: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
@@ -52,3 +54,22 @@ def check_rows(what: str, values: npt.NDArray[Any], names: Sequence[Any] | npt.N
             f"{names[int(wrong[0])]}; compute in float32 (clip.dtype), and see whether the checkpoint is of a run that "
             "went well"
         )
+
+
+def check_metrics(metrics: Sequence[HostMetrics], last_step: int) -> None:
+    """Refuses metrics that are not finite.
+
+    Args:
+      metrics: of consecutive steps.
+      last_step: the last of them.
+
+    Raises:
+      NonFiniteError: names the first such step and all its terms that are not finite.
+    """
+    for step, terms in enumerate(metrics, start=last_step - len(metrics) + 1):
+        broken = {name: float(total) for name, (total, _) in terms.items() if not np.isfinite(total)}
+        if broken:
+            raise NonFiniteError(
+                f"step {step}: not finite: {broken}; nothing was saved since. Lower optimizer.learning_rate, set "
+                "optimizer.clip_norm, or compute in float32 (clip.dtype)"
+            )

@@ -6,11 +6,12 @@ import json
 import pathlib
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
 
 from mpafer_jax.runtime import files, without_torch
+from mpafer_jax.runtime.finite import HostMetrics, check_metrics
 
 _LINES, _EVENTS = "metrics.jsonl", "tensorboard"
 
@@ -39,12 +40,12 @@ class MetricWriter:
         self._stream = self._events = None
         if not enabled:
             return
-        kept = _lines_up_to(workdir / _LINES, first_step)
+        lines = _lines_up_to(workdir / _LINES, first_step)
         self._workdir, self._copies, self._copied = workdir, None, time.monotonic()
         if files.in_bucket(workdir):
             self._copies = tempfile.TemporaryDirectory()
             workdir = pathlib.Path(self._copies.name)
-        files.write_text(workdir / _LINES, "".join(kept))
+        files.write_text(workdir / _LINES, "".join(lines))
         self._stream = (workdir / _LINES).open("a", encoding="utf-8")
         self._events = tensorboardX.SummaryWriter(
             str(workdir / _EVENTS), purge_step=first_step + 1 if first_step else None
@@ -66,9 +67,9 @@ class MetricWriter:
         """Puts what was written where the workdir is; to be called before a checkpoint is begun that continues it."""
         if self._stream is None or self._copies is None:
             return
-        here = pathlib.Path(self._copies.name)
-        for path in (here / _LINES, *(here / _EVENTS).iterdir()):
-            (self._workdir / path.relative_to(here)).write_bytes(path.read_bytes())
+        local = pathlib.Path(self._copies.name)
+        for path in (local / _LINES, *(local / _EVENTS).iterdir()):
+            (self._workdir / path.relative_to(local)).write_bytes(path.read_bytes())
         self._copied = time.monotonic()
 
     def __enter__(self) -> Self:
@@ -87,15 +88,30 @@ class MetricWriter:
                 self._copies.cleanup()
 
 
+def to_numbers(metrics: Sequence[HostMetrics], last_step: int) -> list[dict[str, tuple[float, float]]]:
+    """Metrics of consecutive steps as plain numbers, which JSON can hold; arguments and errors of `check_metrics`."""
+    check_metrics(metrics, last_step)
+    return [{name: (float(total), float(count)) for name, (total, count) in terms.items()} for terms in metrics]
+
+
+def mean_metrics(metrics: Sequence[HostMetrics], last_step: int) -> dict[str, float]:
+    """Each metric's mean over consecutive steps, weighted by its counts; arguments and errors of `check_metrics`."""
+    check_metrics(metrics, last_step)
+    return {
+        name: sum(float(terms[name][0]) for terms in metrics) / sum(float(terms[name][1]) for terms in metrics)
+        for name in metrics[0]
+    }
+
+
 def _lines_up_to(path: pathlib.Path, step: int) -> list[str]:
-    kept: list[str] = []
+    lines: list[str] = []
     if not path.is_file():
-        return kept
+        return lines
     for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
         try:
             record: dict[str, Any] = json.loads(line)
         except json.JSONDecodeError:  # the line that was being written when the run was killed
             continue
         if record["step"] <= step and line.endswith("\n"):
-            kept.append(line)
-    return kept
+            lines.append(line)
+    return lines

@@ -11,8 +11,11 @@ import numpy as np
 import optax
 
 from mpafer_jax.backbones.clip.load import load_clip
+from mpafer_jax.config.schema import LossSection
 from mpafer_jax.data.normalize import normalize
-from mpafer_jax.method import losses, steps
+from mpafer_jax.method import steps
+from mpafer_jax.method.forward import Forward
+from mpafer_jax.method.losses import Context, Objective
 from mpafer_jax.method.model import MPAFER, variables
 from mpafer_jax.method.prompts import PromptShape, TextEmbeddings, Texts
 from mpafer_jax.method.state import Frozen, TrainState
@@ -39,7 +42,7 @@ class JaxContender:
         jax.config.update("jax_default_matmul_precision", "float32" if exact else "tensorfloat32")
         self._dtype = jnp.bfloat16 if setting.precision == "bfloat16" else jnp.float32
         self._problem = problem
-        self._objective = losses.Objective(temperature=setting.temperature)
+        self._objective = Objective.of(LossSection(temperature=setting.temperature))
         self._tx = optax.chain(
             optax.add_decayed_weights(setting.weight_decay),
             optax.sgd(setting.learning_rate, momentum=setting.momentum),
@@ -57,12 +60,8 @@ class JaxContender:
         del clip
         self._state = self._fresh_state()
         self._batch = devices.shard_batch(_batch(problem.arrays, setting.num_classes))
-        colours = {"mean": problem_lib.mean, "std": problem_lib.std}
-        self._train_step = steps.make_train_step(
-            forward=steps.forward_images(self._model, **colours), tx=self._tx, objective=self._objective
-        )
-        self._eval_step = steps.make_eval_step(model=self._model, **colours)
-        self._text_step = steps.make_text_step(model=self._model)
+        self._train_step, self._eval_step = self._steps(self._model)
+        self._text_step = jax.jit(Forward(self._model, problem_lib.mean, problem_lib.std).encode_texts)
         self._text_features: jax.Array | None = None
 
     def _make_frozen(self, params: dict[str, Any]) -> Frozen:
@@ -78,6 +77,11 @@ class JaxContender:
                 prototypes=jnp.asarray(arrays["prototypes"]),
             )
         )
+
+    def _steps(self, model: MPAFER) -> tuple[Any, Any]:
+        forward = Forward(model, problem_lib.mean, problem_lib.std)
+        train = steps.make_train_step(forward=forward, tx=self._tx, objective=self._objective)
+        return devices.data_parallel(train, donate=(0,)), devices.data_parallel(steps.make_eval_step(forward))
 
     def _fresh_state(self) -> TrainState:
         prompts = {name: jnp.asarray(self._problem.arrays[name]) for name in ("ctx", "visual_prompts")}
@@ -108,14 +112,16 @@ class JaxContender:
 
         result = cast(Any, forward)(self._state.params, self._frozen, arrays["images"])
         logits, out = cast(tuple[jax.Array, dict[str, jax.Array]], result)
-        sums = devices.to_host(self._evaluate(self._batch))
+        rows = devices.to_host(self._evaluate(self._batch))
+        labels = self._batch["label"].ravel()[rows["index"]]
+        cross_entropy = optax.softmax_cross_entropy_with_integer_labels(rows["logits"], labels)
         features = {name: np.asarray(out[name]) for name in ("image_features", "patch_features")}
         return {
             "logits": np.asarray(logits),
             **features,
             "text_features": np.asarray(self._text_features),
             "losses": np.array([metrics[name][0] / metrics[name][1] for name in measures.LOSSES], np.float32),
-            "eval_cross_entropy": np.asarray(sums["cross_entropy"] / sums["count"], np.float32),
+            "eval_cross_entropy": np.asarray(jnp.mean(cross_entropy), np.float32),
             # After the first update SGD's trace is the gradient with the weight decay.
             **{f"gradient_{name}": trace[name] - decay * arrays[name] for name in trace},
         }
@@ -137,11 +143,7 @@ class JaxContender:
         """Floating-point operations of the matrix products that a call needs, whatever is computed twice to save
         memory left out; of the measures for which that is defined."""
         plain = self._model.clone(remat="none")
-        colours = {"mean": problem_lib.mean, "std": problem_lib.std}
-        train = steps.make_train_step(
-            forward=steps.forward_images(plain, **colours), tx=self._tx, objective=self._objective
-        )
-        evaluate = steps.make_eval_step(model=plain, **colours)
+        train, evaluate = self._steps(plain)
         texts = jax.ShapeDtypeStruct(self._problem.arrays["hard_text_features"].shape, jnp.float32)
         rows, inner, columns = measures.product_shape(self._problem)
         return {
@@ -157,7 +159,7 @@ class JaxContender:
 
     def _evaluate(self, batch: Mapping[str, Any]) -> Any:
         if self._text_features is None:
-            self._text_features = devices.replicate(self._text_step(self._state.params, self._frozen))
+            self._text_features = devices.replicate(cast(jax.Array, self._text_step(self._state.params, self._frozen)))
         return self._eval_step(self._state.params, self._frozen, self._text_features, _eval_part(batch))
 
     def _make_text_gradient(self) -> Callable[[], None]:
@@ -165,12 +167,10 @@ class JaxContender:
             both = variables(frozen.clip, {**params, "ctx": ctx})
             encoded = self._model.apply(both, frozen.soft_prompts, method="encode_soft_prompts")
             text_features, token_features = cast(tuple[jax.Array, jax.Array], encoded)
-            terms = self._objective.per_class_terms(
-                token_features=token_features,
-                text_features=text_features,
-                hard_token_features=frozen.hard_token_features,
-                hard_text_features=frozen.hard_text_features,
-            )
+            outputs = {"text_features": text_features, "token_features": token_features}
+            unread = cast(Any, None)  # of images, which terms with a value per class do not read
+            context = Context(self._objective.options, unread, unread, unread, outputs, params, frozen)
+            terms = self._objective.values(context, "class")
             return sum((jnp.mean(values) for values in terms.values()), start=jnp.zeros(()))
 
         gradient = jax.jit(jax.grad(loss))
@@ -241,9 +241,10 @@ def _batch(arrays: Arrays, num_classes: int) -> Arrays:
         "image": arrays["images"],
         "label": labels,
         "label_distribution": np.eye(num_classes, dtype=np.float32)[labels],
+        "index": np.arange(len(labels)),
         "mask": np.ones(len(labels), np.float32),
     }
 
 
 def _eval_part(batch: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: batch[name] for name in ("image", "label", "mask")}
+    return {name: batch[name] for name in ("image", "index", "mask")}

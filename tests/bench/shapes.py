@@ -22,6 +22,8 @@ from mpafer_jax.config.expressions import CANONICAL_NAMES
 from mpafer_jax.config.schema import Config
 from mpafer_jax.data.readers import affectnet, ckplus, fer2013, ferplus, jaffe, rafdb, sfew
 from mpafer_jax.method import build, optim, steps
+from mpafer_jax.method.forward import Forward
+from mpafer_jax.method.losses import Objective
 from mpafer_jax.method.prompts import TextEmbeddings, init_prompts, seed_key
 from mpafer_jax.method.state import Frozen, TrainState
 from mpafer_jax.runtime import devices
@@ -105,34 +107,33 @@ def count_classes(config: Config, num_classes: int | None = None) -> int:
 
 
 def train_step(config: Config, clip: ClipConfig, num_classes: int, on: Sequence[Any]) -> AbstractStep:
-    """One update on the given devices, as `steps.make_train_step` compiles it for those at hand."""
+    """One update on the given devices, as a run compiles it for those at hand."""
     model = build.make_model(config, clip, num_classes)
     params = jax.eval_shape(functools.partial(init_prompts, model.prompt_shape), seed_key(0))
     tx, _ = build.make_optimizer(config, model.prompt_shape, _NUM_STEPS)
-    body = functools.partial(
-        steps.train_step_body,
-        forward=steps.forward_images(build.training_model(config, model), config.data.mean, config.data.std),
+    step = steps.make_train_step(
+        forward=Forward(build.training_model(config, model), config.data.mean, config.data.std),
         tx=tx,
-        objective=build.make_objective(config),
+        objective=Objective.of(config.loss),
         accumulate=config.train.accumulate,
         trained=optim.trained(params, config.optimizer.lr_scales),
     )
     state = TrainState(_abstract((), jnp.int32), params, jax.eval_shape(tx.init, params))
     batch = _batch(config.train.batch_size, clip, num_classes)
     frozen = _frozen(config, clip, num_classes)
-    function = devices.data_parallel_on(on, body, replicated=2, donate=(0,))
+    function = devices.data_parallel(step, donate=(0,), on=on)
     return AbstractStep(function, (state, frozen, batch), config.train.batch_size)
 
 
 def eval_step(config: Config, clip: ClipConfig, num_classes: int, on: Sequence[Any]) -> AbstractStep:
-    """The evaluation of one batch on the given devices, as `steps.make_eval_step` compiles it."""
+    """The evaluation of one batch on the given devices, as a run compiles it for those at hand."""
     model = build.make_model(config, clip, num_classes)
-    body = functools.partial(steps.eval_step_body, model=model, mean=config.data.mean, std=config.data.std)
+    step = steps.make_eval_step(Forward(model, config.data.mean, config.data.std))
     params = jax.eval_shape(functools.partial(init_prompts, model.prompt_shape), seed_key(0))
     batch = _batch(config.eval.batch_size, clip, num_classes)
-    del batch["label_distribution"]
+    batch = {"image": batch["image"], "index": batch["label"], "mask": batch["mask"]}
     text = _abstract((num_classes, clip.projection_dim), jnp.float32)
-    function = devices.data_parallel_on(on, body, replicated=3)
+    function = devices.data_parallel(step, on=on)
     return AbstractStep(function, (params, _frozen(config, clip, num_classes), text, batch), config.eval.batch_size)
 
 

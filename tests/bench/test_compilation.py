@@ -39,7 +39,7 @@ def scanned():
         jax.ShapeDtypeStruct((LAYERS, WIDTH, WIDTH), jnp.float32),
         jax.ShapeDtypeStruct((jax.device_count() * ROWS, WIDTH), jnp.float32),
     )
-    return devices.data_parallel_on(jax.devices(), gradients, replicated=1), arguments
+    return devices.data_parallel(gradients, on=jax.devices()), arguments
 
 
 def test_flops_of_loops_and_shares(scanned):

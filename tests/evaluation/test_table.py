@@ -1,5 +1,7 @@
 """The closing table: which rows, in which order, measured on what."""
 
+from mpafer_jax.artifacts.run_dir import flatten
+from mpafer_jax.config import schema
 from mpafer_jax.evaluation import protocol, table
 from mpafer_jax.evaluation.baselines import compute
 
@@ -34,10 +36,11 @@ def test_rows_from_chance_to_the_method():
 
 
 def test_a_run_is_called_what_it_is():
-    whole = {"visual_prompts.num_prompts": 8, "loss.beta": 1.0, "loss.gamma": 0.5, "head.local_weight": 1.0}
+    whole = flatten(schema.Config().model_dump())
     assert protocol.method_name(whole) == "MPA-FER"
-    for part in whole:
+    for part in ("visual_prompts.num_prompts", "head.local_weight", "loss.beta", "loss.gamma", "loss.token_weight"):
         assert protocol.method_name({**whole, part: 0}) == "tuned prompts"
+    assert protocol.method_name({**whole, "loss.terms": ["cross_entropy", "prototype_alignment"]}) == "tuned prompts"
     values = {**summary("test"), "method": "tuned prompts"}
     assert [row.title for row in table.rows(values, "test") if row.own] == [
         "tuned prompts, last step (20)",

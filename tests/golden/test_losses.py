@@ -3,8 +3,6 @@
 Numbers and not bytes: XLA orders sums by the processor, and by the number of devices.
 """
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,8 +10,10 @@ import optax
 import pytest
 
 from mpafer_jax.method import build, optim, steps
+from mpafer_jax.method.forward import Forward
+from mpafer_jax.method.losses import Context, Objective
 from mpafer_jax.method.prompts import init_prompts
-from mpafer_jax.method.state import TrainState
+from mpafer_jax.method.state import Frozen, TrainState
 from mpafer_jax.runtime import devices
 from tests import tiny
 from tests.golden import cases, store
@@ -83,15 +83,14 @@ TX = optax.trace(decay=0.0)  # an update rule whose state is the gradient
 
 def losses_and_gradients(config, num_devices: int) -> dict:
     batch, state, frozen, model = fed(config)
-    body = functools.partial(
-        steps.train_step_body,
-        forward=steps.forward_images(build.training_model(config, model), config.data.mean, config.data.std),
+    step = steps.make_train_step(
+        forward=Forward(build.training_model(config, model), config.data.mean, config.data.std),
         tx=TX,
-        objective=build.make_objective(config),
+        objective=Objective.of(config.loss),
         accumulate=config.train.accumulate,
         trained=(trained := optim.trained(state.params, config.optimizer.lr_scales)),
     )
-    step = devices.data_parallel_on(jax.devices()[:num_devices], body, replicated=2)
+    step = devices.data_parallel(step, on=jax.devices()[:num_devices])
     moved, metrics = jax.device_get(step(state, frozen, batch))
     found = {name: float(total) / float(count) for name, (total, count) in sorted(metrics.items())}
     for name, gradient in sorted(moved.opt_state.trace.items()):
@@ -132,7 +131,7 @@ def test_steps(name, num_devices):
 def test_objectives(name):
     """Every form of every term, on features that are given, and its gradient with respect to them."""
     config = cases.build("rafdb", **{f"loss.{field}": value for field, value in OBJECTIVES[name].items()})
-    objective = build.make_objective(config)
+    objective = Objective.of(config.loss)
     rng = np.random.default_rng(0)
     learned = {"logits": (6, 3), "image_features": (6, 20), "token_features": (3, 24), "text_features": (3, 20)}
     learned = {name: rng.normal(size=shape).astype(np.float32) for name, shape in learned.items()}
@@ -142,20 +141,11 @@ def test_objectives(name):
     targets = rng.dirichlet(np.ones(3), 6).astype(np.float32)
     labels = targets.argmax(1)
 
+    frozen = Frozen({}, None, hard_text_features, hard_token_features, prototypes)
+
     def loss(learned):
-        per_example = objective.per_example_terms(
-            logits=learned["logits"],
-            image_features=learned["image_features"],
-            targets=targets,
-            labels=labels,
-            prototypes=prototypes,
-        )
-        per_class = objective.per_class_terms(
-            token_features=learned["token_features"],
-            text_features=learned["text_features"],
-            hard_token_features=hard_token_features,
-            hard_text_features=hard_text_features,
-        )
+        context = Context(config.loss, learned["logits"], targets, labels, learned, {}, frozen)
+        per_example, per_class = objective.values(context, "example"), objective.values(context, "class")
         terms = {**per_example, **per_class}
         return objective.total({name: jnp.mean(values) for name, values in terms.items()}), terms
 

@@ -16,7 +16,10 @@ import optax
 from absl import app, flags
 
 from mpafer_jax.backbones.clip.random_clip import random_params
-from mpafer_jax.method import losses, steps
+from mpafer_jax.config.schema import LossSection
+from mpafer_jax.method import steps
+from mpafer_jax.method.forward import Forward
+from mpafer_jax.method.losses import Objective
 from mpafer_jax.method.model import MPAFER
 from mpafer_jax.method.prompts import PromptShape, TextEmbeddings, init_prompts
 from mpafer_jax.method.state import Frozen, TrainState
@@ -65,9 +68,9 @@ def main(_):
         }
     )
     print(f"{_SHAPE.value}, batch {_BATCH.value}, {_DTYPE.value}, remat {_REMAT.value}, {jax.device_count()} device(s)")
-    train_step = steps.make_train_step(
-        forward=steps.forward_images(model, mean, std), tx=tx, objective=losses.Objective()
-    )
+    forward = Forward(model, mean, std)
+    train_step = steps.make_train_step(forward=forward, tx=tx, objective=Objective.of(LossSection()))
+    train_step = devices.data_parallel(train_step, donate=(0,))
 
     def one_update():
         nonlocal state
@@ -75,9 +78,9 @@ def main(_):
         jax.block_until_ready(metrics)
 
     report("train step", one_update)
-    eval_step = steps.make_eval_step(model=model, mean=mean, std=std)
-    text_features = devices.replicate(steps.make_text_step(model=model)(state.params, frozen))
-    part = {name: batch[name] for name in ("image", "label", "mask")}
+    eval_step = devices.data_parallel(steps.make_eval_step(forward))
+    text_features = devices.replicate(jax.jit(forward.encode_texts)(state.params, frozen))
+    part = {"image": batch["image"], "index": batch["label"], "mask": batch["mask"]}
     report("eval step", lambda: jax.block_until_ready(eval_step(state.params, frozen, text_features, part)))
 
 

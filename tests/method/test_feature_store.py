@@ -10,10 +10,10 @@ import pytest
 from mpafer_jax.data.splits import load_dataset
 from mpafer_jax.evaluation.baselines import feature_files
 from mpafer_jax.jobs import train
-from mpafer_jax.method import build, feature_store, steps
+from mpafer_jax.method import build, feature_store
 from mpafer_jax.method import features as features_lib
 from mpafer_jax.method.features import encode_splits
-from mpafer_jax.runtime import preemption
+from mpafer_jax.runtime import devices, preemption
 from mpafer_jax.runtime.errors import DataError
 from tests.jobs import runs
 
@@ -125,10 +125,10 @@ def test_features_are_computed_once_for_all_runs(sample, prepared, tmp_path, mon
         runs.config(sample, **{"data.features_dir": str(tmp_path / "other")}), built, [dataset.train, dataset.test]
     )
     computed = []
-    real = steps.make_feature_step
+    real = devices.data_parallel
 
-    def counting(**options):
-        step = real(**options)
+    def counting(step, **options):
+        step = real(step, **options)
 
         def counted(params, batch):
             computed.append(int(np.sum(batch["mask"])))
@@ -136,7 +136,7 @@ def test_features_are_computed_once_for_all_runs(sample, prepared, tmp_path, mon
 
         return counted
 
-    monkeypatch.setattr(steps, "make_feature_step", counting)
+    monkeypatch.setattr(devices, "data_parallel", counting)
     few = np.arange(0, len(dataset.train), 5)
     some = encode_splits(config, built, [dataset.train.take(few)])["train"]
     assert sum(computed) == len(few)
@@ -156,10 +156,10 @@ def test_features_of_a_run_that_is_stopped_are_kept_part_by_part(sample, prepare
     config = runs.config(sample, **{"data.features_dir": str(tmp_path)})
     monkeypatch.setattr(features_lib, "_PART", 16)
     monkeypatch.setattr(features_lib, "_KEEP_SECONDS", 0.0)
-    real, batches = steps.make_feature_step, []
+    real, batches = devices.data_parallel, []
 
-    def stopping(**options):
-        step = real(**options)
+    def stopping(step, **options):
+        step = real(step, **options)
 
         def stops(params, batch):
             batches.append(batch)
@@ -169,7 +169,7 @@ def test_features_of_a_run_that_is_stopped_are_kept_part_by_part(sample, prepare
 
         return stops
 
-    monkeypatch.setattr(steps, "make_feature_step", stopping)
+    monkeypatch.setattr(devices, "data_parallel", stopping)
     with pytest.raises(preemption.Preempted):
         encode_splits(config, built, [dataset.train])
     assert len(dataset.train) > 3 * 16

@@ -8,6 +8,9 @@ from jax.test_util import check_grads
 
 from mpafer_jax.method import losses
 from mpafer_jax.method.model import global_local_logits
+from mpafer_jax.method.state import Frozen
+from mpafer_jax.runtime.errors import ConfigError
+from tests import tiny
 
 pytestmark = pytest.mark.usefixtures("strict_promotion")
 
@@ -53,9 +56,7 @@ def test_groups_of_hard_prompts_by_hand():
     sixty = [0.5, np.sqrt(3) / 2]
     soft = jnp.array([[2.0, 0.0], sixty], jnp.float32)
     hard = jnp.array([[[3.0, 0.0], [0.0, 0.1]], [sixty, [1.0, 0.0]]], jnp.float32)
-    found = losses.Objective(temperature=0.5).per_class_terms(
-        token_features=soft, text_features=soft, hard_token_features=hard, hard_text_features=hard[1:]
-    )
+    found = per_class(tiny.objective(temperature=0.5), soft, soft, hard, hard[1:])
     first = [np.log1p(np.exp((0.5 - 1) / 0.5)), np.log1p(np.exp((0 - np.sqrt(3) / 2) / 0.5))]
     second = [np.log1p(np.exp((1 - 0.5) / 0.5)), np.log1p(np.exp((1 - 0.5) / 0.5))]
     np.testing.assert_allclose(found["token_alignment"], np.mean([first, second], axis=0), rtol=1e-5)
@@ -64,15 +65,13 @@ def test_groups_of_hard_prompts_by_hand():
 
 @pytest.mark.parametrize("distance", ["contrastive", "l1"])
 def test_equal_groups_are_as_one_and_their_order_does_not_matter(distance):
-    objective = losses.Objective(token_distance=distance, prompt_distance=distance, temperature=0.3)
+    objective = tiny.objective(token_distance=distance, prompt_distance=distance, temperature=0.3)
     alone = losses.contrastive_alignment if distance == "contrastive" else losses.l1_alignment
     options = {"temperature": 0.3} if distance == "contrastive" else {}
     soft, groups = random(3, 5), random(4, 3, 5, seed=1)
 
     def terms(hard):
-        return objective.per_class_terms(
-            token_features=soft, text_features=soft, hard_token_features=hard, hard_text_features=hard
-        )
+        return per_class(objective, soft, soft, hard, hard)
 
     for name in ("token_alignment", "prompt_alignment"):
         one = alone(soft, groups[0], **options)
@@ -226,27 +225,34 @@ def test_gradient_is_finite_at_a_zero_vector():
     assert np.all(np.isfinite(gradient))
 
 
-def per_class(objective):
-    return objective.per_class_terms(
-        token_features=random(3, 5),
-        text_features=random(3, 6, seed=1),
-        hard_token_features=random(1, 3, 5, seed=2),
-        hard_text_features=random(1, 3, 6, seed=3),
-    )
+def context(objective, **changes):
+    """A batch of 4 images of 3 classes; outputs and what is frozen by name."""
+    values = {
+        "image_features": random(4, 6, seed=1),
+        "text_features": random(3, 6, seed=1),
+        "token_features": random(3, 5),
+        "hard_text_features": random(1, 3, 6, seed=3),
+        "hard_token_features": random(1, 3, 5, seed=2),
+        "prototypes": random(3, 6, seed=2),
+        **changes,
+    }
+    outputs = {name: values.pop(name) for name in ("image_features", "text_features", "token_features")}
+    frozen = Frozen(clip={}, soft_prompts=None, **values)
+    targets = jax.nn.one_hot(LABELS, 3)
+    return losses.Context(objective.options, random(4, 3), targets, LABELS, outputs, {}, frozen)
+
+
+def per_class(objective, *arrays):
+    names = ("token_features", "text_features", "hard_token_features", "hard_text_features")
+    return objective.values(context(objective, **dict(zip(names, arrays, strict=bool(arrays)))), "class")
 
 
 def per_example(objective):
-    return objective.per_example_terms(
-        logits=random(4, 3),
-        targets=jax.nn.one_hot(LABELS, 3),
-        image_features=random(4, 6, seed=1),
-        labels=LABELS,
-        prototypes=random(3, 6, seed=2),
-    )
+    return objective.values(context(objective), "example")
 
 
 def test_total_follows_equation_12():
-    objective = losses.Objective(beta=0.5, gamma=3.0, token_weight=2.0, prompt_weight=0.25)
+    objective = tiny.objective(beta=0.5, gamma=3.0, token_weight=2.0, prompt_weight=0.25)
     terms = {name: jnp.mean(values) for name, values in {**per_class(objective), **per_example(objective)}.items()}
     expected = (
         terms["cross_entropy"]
@@ -267,14 +273,36 @@ def test_total_follows_equation_12():
 )
 def test_a_term_of_weight_zero_is_not_computed(changes, absent):
     everything = {"token_alignment", "prompt_alignment", "prototype_alignment", "cross_entropy"}
-    objective = losses.Objective(**changes)
+    objective = tiny.objective(**changes)
     assert {**per_class(objective), **per_example(objective)}.keys() == everything - absent == objective.weights.keys()
 
 
+def test_only_terms_that_are_named_are_part_of_the_loss():
+    named = tiny.objective(terms=("prompt_alignment", "cross_entropy"), beta=8.0)
+    assert named.weights == {"cross_entropy": 1.0, "prompt_alignment": 8.0}
+    assert str(named) == "cross_entropy + 8 prompt_alignment"
+    alone = losses.Objective.of(named.options, only=("prototype_alignment",))
+    assert alone.weights == {"prototype_alignment": 1.0}
+    assert alone.reads_prototypes
+    assert not named.reads_prototypes
+    with pytest.raises(
+        ConfigError, match=r"loss\.terms holds hinge, expected names of cross_entropy, token_alignment, "
+    ):
+        tiny.objective(terms=("cross_entropy", "hinge"))
+    with pytest.raises(ConfigError, match="the weight of each of token_alignment, prompt_alignment is 0"):
+        tiny.objective(terms=("token_alignment", "prompt_alignment"), beta=0.0)
+
+
+def test_a_term_that_reads_prototypes_without_saying_so_is_told():
+    objective = tiny.objective(gamma=0.0)
+    with pytest.raises(ValueError, match="needs reads_prototypes=True"):
+        _ = context(objective, prototypes=None).prototypes
+
+
 def test_distances_are_chosen_by_name():
-    angle = per_class(losses.Objective(prompt_distance="cosine"))["prompt_alignment"]
+    angle = per_class(tiny.objective(prompt_distance="cosine"))["prompt_alignment"]
     np.testing.assert_allclose(angle, losses.cosine_alignment(random(3, 6, seed=1), random(1, 3, 6, seed=3)[0]))
-    objective = losses.Objective(token_distance="l1", prompt_distance="contrastive", prototype_distance="l1")
+    objective = tiny.objective(token_distance="l1", prompt_distance="contrastive", prototype_distance="l1")
     terms = {**per_class(objective), **per_example(objective)}
     np.testing.assert_allclose(terms["token_alignment"], losses.l1_alignment(random(3, 5), random(1, 3, 5, seed=2)[0]))
     np.testing.assert_allclose(

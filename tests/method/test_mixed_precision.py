@@ -1,6 +1,5 @@
 """bfloat16 against float32: the shipped CLIP on drawn faces, with prompts that were trained on them."""
 
-import functools
 import itertools
 
 import jax
@@ -12,8 +11,9 @@ from configs import quickstart
 from mpafer_jax.artifacts.checkpoints import load
 from mpafer_jax.config.schema import Config
 from mpafer_jax.data.splits import load_dataset
+from mpafer_jax.evaluation.evaluator import make_evaluator
 from mpafer_jax.jobs import train
-from mpafer_jax.method import build, steps
+from mpafer_jax.method import build
 from mpafer_jax.runtime import devices
 
 pytestmark = pytest.mark.training
@@ -40,18 +40,11 @@ def config(tmp_path, **changes) -> Config:
 def logits(config, prompts, split) -> np.ndarray:
     """[n, C], of the compiled steps that evaluation and prediction use."""
     dataset_names = split.class_names
-    built = build.build_experiment(config, dataset_names, build.load_frozen_clip(config))
+    experiment = build.build_experiment(config, dataset_names, build.load_frozen_clip(config))
     prompts = devices.replicate(jax.tree.map(jnp.asarray, prompts))
-    texts = devices.replicate(steps.make_text_step(model=built.model)(prompts, built.frozen))
-    step = steps.make_prediction_step(model=built.model, mean=config.data.mean, std=config.data.std)
     found = np.full((len(split), len(dataset_names)), np.nan, np.float32)
-    batches = (
-        {name: batch[name] for name in ("image", "index", "mask")}
-        for batch in build.eval_batches(config, built, split, "evaluating on")
-    )
-    for part in devices.results(functools.partial(step, prompts, built.frozen, texts), batches):
-        real = part["mask"] > 0
-        found[part["index"][real]] = part["logits"][real]
+    for part in make_evaluator(config, experiment).batches(prompts, split, ("logits",)):
+        found[part["index"]] = part["logits"]
     assert not np.isnan(found).any()
     return found
 

@@ -21,8 +21,10 @@ from mpafer_jax.inference import Predictor
 from mpafer_jax.jobs import evaluate, train
 from mpafer_jax.jobs.studies.motion_sheet import mean_faces, motion_sheet, write_motion_sheet
 from mpafer_jax.method import build, motion_prior, steps
+from mpafer_jax.method.forward import Forward
 from mpafer_jax.method.model import global_local_logits, variables
 from mpafer_jax.method.motion_prior import PatchMeans
+from mpafer_jax.runtime import devices
 from mpafer_jax.runtime.errors import ConfigError
 from tests import tiny
 from tests.jobs import runs
@@ -140,7 +142,7 @@ def test_patches_are_cut_as_the_tower_cuts_them():
 @pytest.mark.parametrize("source", ["features", "images"])
 def test_means_over_batches_are_those_of_all_images(source):
     model, params = tiny.model(), tiny.clip_params()
-    step = steps.make_patch_sum_step(model=model, num_classes=3, of=source, mean=MEAN, std=STD)
+    step = devices.data_parallel(steps.make_patch_sum_step(Forward(model, MEAN, STD), 3, source))
     batches = [tiny.batch(seed=0), tiny.batch(seed=1, masked=5)]
     found = motion_prior.patch_means(batches, params, step, ("a", "b", "c"))
     images = np.concatenate([batches[0]["image"], batches[1]["image"][:11]])
@@ -162,7 +164,7 @@ def test_classes_that_cannot_be_compared():
     with pytest.raises(ConfigError, match="none of the classes anger, fear is neutral; set"):
         motion_prior.neutral_class(("anger", "fear"))
     assert motion_prior.neutral_class(("Anger", "No_Expression")) == 1
-    step = steps.make_patch_sum_step(model=tiny.model(), num_classes=4, of="images", mean=MEAN, std=STD)
+    step = devices.data_parallel(steps.make_patch_sum_step(Forward(tiny.model(), MEAN, STD), 4, "images"))
     with pytest.raises(ConfigError, match=r"two images or more of each class, found fewer of d \(0\); raise"):
         motion_prior.patch_means([tiny.batch()], tiny.clip_params(), step, tuple("abcd"))
 

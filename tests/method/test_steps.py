@@ -1,5 +1,7 @@
 """Steps: several devices = 1 device, parts = whole, masked = absent, nothing but prompts moves."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,6 +9,7 @@ import optax
 import pytest
 
 from mpafer_jax.method import losses, steps
+from mpafer_jax.method.forward import Forward
 from mpafer_jax.method.model import variables
 from mpafer_jax.method.prompts import init_prompts
 from mpafer_jax.method.state import TrainState
@@ -15,9 +18,9 @@ from tests import tiny
 
 MEAN, STD = (0.48, 0.46, 0.41), (0.27, 0.26, 0.28)
 TX = optax.sgd(0.1, momentum=0.9)
-OBJECTIVE = losses.Objective(temperature=0.1)
+OBJECTIVE = tiny.objective(temperature=0.1)
 MODEL = tiny.model()
-FORWARD = steps.forward_images(MODEL, MEAN, STD)
+FORWARD = Forward(MODEL, MEAN, STD)
 
 
 def fresh_state():
@@ -26,14 +29,9 @@ def fresh_state():
 
 
 def step_on(num_devices, state, batch, **changes):
-    """The step's body on any number of virtual devices: the named axis is all it knows of them."""
-
-    frozen = tiny.frozen(MODEL)  # outside of the trace
-
-    def body(part):
-        options = {"forward": FORWARD, "tx": TX, "objective": OBJECTIVE, "accumulate": 1}
-        return steps.train_step_body(state, frozen, part, **{**options, **changes})
-
+    """The step on any number of virtual devices: the named axis is all it knows of them."""
+    step = steps.make_train_step(**{"forward": FORWARD, "tx": TX, "objective": OBJECTIVE, **changes})
+    body = functools.partial(step, state, tiny.frozen(MODEL))
     parts = {name: x.reshape(num_devices, -1, *x.shape[1:]) for name, x in batch.items()}
     result = jax.jit(jax.vmap(body, axis_name=devices.AXIS))(parts)
     return jax.tree.map(lambda x: x[0], result)
@@ -55,6 +53,7 @@ def on_one_device():
 @pytest.mark.devices
 def test_real_devices_give_the_numbers_of_one(on_one_device):
     step = steps.make_train_step(forward=FORWARD, tx=TX, objective=OBJECTIVE)
+    step = devices.data_parallel(step, donate=(0,))
     frozen = devices.replicate(tiny.frozen(MODEL))
     state, metrics = step(devices.replicate(fresh_state()), frozen, devices.shard_batch(tiny.batch(masked=3)))
     assert len(state.params["ctx"].sharding.device_set) == jax.local_device_count() > 1
@@ -69,7 +68,7 @@ def test_real_devices_give_the_numbers_of_one(on_one_device):
 def test_every_loss_term_alone_does_not_depend_on_the_number_of_devices():
     for name in ("beta", "gamma", "neither"):
         weights = {"beta": 0.0, "gamma": 0.0, "temperature": 0.1}
-        objective = losses.Objective(**{**weights, **({name: 5.0} if name != "neither" else {})})
+        objective = tiny.objective(**{**weights, **({name: 5.0} if name != "neither" else {})})
         one, two = (step_on(n, fresh_state(), tiny.batch(), objective=objective) for n in (1, 4))
         assert_close(one[0].params, two[0].params)
         assert means(one[1]) == pytest.approx(means(two[1]), rel=2e-4)
@@ -116,20 +115,16 @@ def test_the_update_is_the_gradient_of_the_total_loss(on_one_device):
 
 def test_64_bit_mode_changes_no_type():
     state, frozen = fresh_state(), tiny.frozen(MODEL)
-    parts = {name: x[None] for name, x in tiny.batch().items()}
+    parts = {name: x[None] for name, x in {**tiny.batch(), "index": np.arange(16)}.items()}
 
-    def train(part):
-        return steps.train_step_body(state, frozen, part, forward=FORWARD, tx=TX, objective=OBJECTIVE, accumulate=1)
-
-    def evaluate(part):
-        text_features = jnp.zeros((3, 20), jnp.float32)
-        return steps.eval_step_body(state.params, frozen, text_features, part, model=MODEL, mean=MEAN, std=STD)
-
+    train = functools.partial(steps.make_train_step(forward=FORWARD, tx=TX, objective=OBJECTIVE), state, frozen)
+    evaluate = functools.partial(steps.make_eval_step(FORWARD), state.params, frozen, jnp.zeros((3, 20), jnp.float32))
     with jax.enable_x64(True):
-        (moved, metrics), sums = (
+        (moved, metrics), outputs = (
             jax.eval_shape(jax.vmap(body, axis_name=devices.AXIS), parts) for body in (train, evaluate)
         )
-    types = {leaf.dtype for leaf in jax.tree.leaves((moved.params, moved.opt_state, metrics, sums))}
+    del outputs["index"]
+    types = {leaf.dtype for leaf in jax.tree.leaves((moved.params, moved.opt_state, metrics, outputs))}
     assert types == {jnp.dtype("float32")}
 
 
@@ -145,22 +140,21 @@ def test_what_is_frozen_has_no_gradient_and_no_part_in_its_norm(on_one_device, n
     assert means(metrics)["loss"] == pytest.approx(loss, rel=1e-6)
 
 
-def test_eval_step_counts_by_hand():
-    step = steps.make_eval_step(model=MODEL, mean=MEAN, std=STD)
+def test_the_eval_step_gives_every_image_of_all_devices_with_its_position():
+    step = devices.data_parallel(steps.make_eval_step(FORWARD))
     params, frozen = init_prompts(MODEL.prompt_shape, jax.random.key(0)), tiny.frozen(MODEL)
-    text_features = steps.make_text_step(model=MODEL)(params, frozen)
-    batch = tiny.batch(masked=5)
-    fed = {name: batch[name] for name in ("image", "label", "mask")}
-    sums = devices.to_host(step(*devices.replicate((params, frozen, text_features)), devices.shard_batch(fed)))
+    text_features = jax.jit(FORWARD.encode_texts)(params, frozen)
+    batch = {**tiny.batch(masked=5), "index": np.random.default_rng(0).permutation(16)}
+    fed = {name: batch[name] for name in ("image", "index", "mask")}
+    rows = devices.to_host(step(*devices.replicate((params, frozen, text_features)), devices.shard_batch(fed)))
     images = jnp.asarray((batch["image"] / 255 - np.array(MEAN)) / np.array(STD), jnp.float32)
-    logits, _ = MODEL.apply(variables(frozen.clip, params), images, frozen.soft_prompts)
-    confusion = np.zeros((3, 3))
-    for true, predicted in zip(batch["label"][:11], np.argmax(logits, -1)[:11], strict=True):
-        confusion[true, predicted] += 1
-    np.testing.assert_array_equal(sums["confusion"], confusion)
-    assert sums["count"] == 11
-    expected = optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"])[:11].sum()
-    np.testing.assert_allclose(sums["cross_entropy"], expected, rtol=1e-4)
+    logits, out = MODEL.apply(variables(frozen.clip, params), images, frozen.soft_prompts)
+    order = np.argsort(batch["index"])[rows["index"]]
+    np.testing.assert_array_equal(batch["mask"][order], rows["mask"])
+    np.testing.assert_allclose(rows["logits"], np.asarray(logits)[order], rtol=2e-4, atol=1e-4)
+    np.testing.assert_allclose(rows["patch_scores"], np.asarray(out["patch_scores"])[order], atol=1e-5)
+    features = np.asarray(out["image_features"] / jnp.linalg.norm(out["image_features"], axis=1, keepdims=True))
+    np.testing.assert_allclose(rows["image_features"], features[order], atol=1e-5)
 
 
 def test_uneven_batches_are_refused_with_the_sizes_that_do():

@@ -39,7 +39,7 @@ def test_batches_are_made_ahead_of_their_use_and_not_all_at_once():
 
 
 def test_a_step_takes_what_was_prefetched_without_moving_it_again():
-    step = devices.data_parallel(lambda s, batch: devices.sum_over_devices(s * jnp.sum(batch["x"])), replicated=1)
+    step = devices.data_parallel(lambda s, batch: devices.sum_over_devices(s * jnp.sum(batch["x"])))
     scale = devices.replicate(jnp.asarray(2.0))
     batches = list(devices.prefetch(numbers([], [])))
     step(scale, batches[0])
@@ -49,7 +49,7 @@ def test_a_step_takes_what_was_prefetched_without_moving_it_again():
 
 
 def test_results_are_those_of_the_step_one_by_one():
-    step = devices.data_parallel(lambda batch: devices.sum_over_devices(jnp.sum(batch["x"])), replicated=0)
+    step = devices.data_parallel(lambda batch: devices.sum_over_devices(jnp.sum(batch["x"])))
     closed = []
     assert [float(value) for value in devices.results(step, numbers([], closed))] == [32.0 * n for n in range(6)]
     assert closed == [True]

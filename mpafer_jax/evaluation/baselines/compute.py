@@ -85,7 +85,7 @@ def check(config: Config, dataset: Dataset) -> None:
             zero_shot.hard_prompts(name, config, dataset.class_names)
 
 
-def compute(config: Config, dataset: Dataset, built: build.Experiment, num_steps: int) -> dict[str, Any]:
+def compute(config: Config, dataset: Dataset, experiment: build.Experiment, num_steps: int) -> dict[str, Any]:
     """Every baseline that the configuration names.
 
     The frozen features of train, validation and test are computed once for all of them.
@@ -93,7 +93,7 @@ def compute(config: Config, dataset: Dataset, built: build.Experiment, num_steps
     Args:
       config: of the run.
       dataset: its splits; `check` has accepted them.
-      built: its model.
+      experiment: its model.
       num_steps: its length in updates, for baselines that are trained as it is.
 
     Returns:
@@ -107,22 +107,23 @@ def compute(config: Config, dataset: Dataset, built: build.Experiment, num_steps
     features: dict[str, FrozenFeatures] = {}
     if any(name in _READ_FEATURES for name in names):
         trained = any(name in _TRAINED for name in names)
-        features = encode_splits(config, built, [*([dataset.train] if trained else []), *held_out])
+        features = encode_splits(config, experiment, [*([dataset.train] if trained else []), *held_out])
     texts = zero_shot.encode(
-        built, {n: zero_shot.hard_prompts(n, config, built.class_names) for n in names if n in zero_shot.NAMES}
+        experiment,
+        {n: zero_shot.hard_prompts(n, config, experiment.class_names) for n in names if n in zero_shot.NAMES},
     )
     computed: dict[str, Callable[[], Result]] = {
         "majority": lambda: (majority(dataset.train, held_out), {}),
-        "zero_shot_global_local": lambda: (_zero_shot_global_local(config, built, held_out), {}),
-        "linear_probe": lambda: _linear_probe(config, built, features),
-        "text_context": lambda: _text_context(config, built, features, num_steps),
-        **{name: functools.partial(_zero_shot, built, texts, features) for name, texts in texts.items()},
+        "zero_shot_global_local": lambda: (_zero_shot_global_local(config, experiment, held_out), {}),
+        "linear_probe": lambda: _linear_probe(config, experiment, features),
+        "text_context": lambda: _text_context(config, experiment, features, num_steps),
+        **{name: functools.partial(_zero_shot, experiment, texts, features) for name, texts in texts.items()},
     }
     results: dict[str, Any] = {}
     for name in names:
         with progress.task(f"baseline {name}"):
             metrics, details = computed[name]()
-        results[name] = {**{split: _scores(found) for split, found in metrics.items()}, **details}
+        results[name] = {**{split: _scores(measured) for split, measured in metrics.items()}, **details}
         shown = ", ".join(f"{split} WAR {100 * m.war:.2f}% UAR {100 * m.uar:.2f}%" for split, m in metrics.items())
         logging.debug("baseline %s: %s", name, shown)
     return results
@@ -148,47 +149,49 @@ def _held_out(features: Mapping[str, FrozenFeatures]) -> dict[str, FrozenFeature
 
 
 def _zero_shot(
-    built: build.Experiment, texts: zero_shot.EncodedTexts, features: Mapping[str, FrozenFeatures]
+    experiment: build.Experiment, texts: zero_shot.EncodedTexts, features: Mapping[str, FrozenFeatures]
 ) -> Result:
     metrics = {
         split: from_logits(
-            zero_shot.frozen_logits(built, found.image_features, texts.features), found.labels, built.class_names
+            zero_shot.frozen_logits(experiment, frozen.image_features, texts.features),
+            frozen.labels,
+            experiment.class_names,
         )
-        for split, found in _held_out(features).items()
+        for split, frozen in _held_out(features).items()
     }
-    of_class = [list(texts.prompts.of_class(index)) for index in range(len(built.class_names))]
-    return metrics, {"texts": dict(zip(built.class_names, of_class, strict=True))}
+    of_class = [list(texts.prompts.of_class(index)) for index in range(len(experiment.class_names))]
+    return metrics, {"texts": dict(zip(experiment.class_names, of_class, strict=True))}
 
 
-def _zero_shot_global_local(config: Config, built: build.Experiment, held_out: Sequence[Split]) -> Metrics:
+def _zero_shot_global_local(config: Config, experiment: build.Experiment, held_out: Sequence[Split]) -> Metrics:
     """The run's own head on un-prompted features, with the hard prompts of `hard_prompts.type` as texts.
 
     Without the motion prior, which is made from training images and their labels.
     """
-    bare = built.without_visual_prompts().with_patch_weights(None)
+    bare = experiment.without_visual_prompts().with_patch_weights(None)
 
     def hard_text_features(_: Any, frozen: Any) -> jax.Array:
         return class_features(frozen.hard_text_features)
 
-    evaluator = dataclasses.replace(make_evaluator(config, bare), text_step=hard_text_features)
+    evaluator = dataclasses.replace(make_evaluator(config, bare), encode_texts=hard_text_features)
     # The context, which these texts have no place for.
     unread = init_prompts(bare.model.prompt_shape, seed_key(0))
     return {split.name: evaluator(unread, split) for split in held_out}
 
 
-def _linear_probe(config: Config, built: build.Experiment, features: Mapping[str, FrozenFeatures]) -> Result:
+def _linear_probe(config: Config, experiment: build.Experiment, features: Mapping[str, FrozenFeatures]) -> Result:
     probe = linear_probe.fit(
-        features["train"], features["validation"], built.class_names, select_by=config.eval.select_by
+        features["train"], features["validation"], experiment.class_names, select_by=config.eval.select_by
     )
     metrics = {
-        split: from_logits(probe.logits(found.image_features), found.labels, built.class_names)
-        for split, found in _held_out(features).items()
+        split: from_logits(probe.logits(frozen.image_features), frozen.labels, experiment.class_names)
+        for split, frozen in _held_out(features).items()
     }
     return metrics, {"l2": probe.l2}
 
 
 def _text_context(
-    config: Config, built: build.Experiment, features: Mapping[str, FrozenFeatures], num_steps: int
+    config: Config, experiment: build.Experiment, features: Mapping[str, FrozenFeatures], num_steps: int
 ) -> Result:
-    trained = text_context.train(config, built, features, num_steps)
+    trained = text_context.train(config, experiment, features, num_steps)
     return trained.metrics, {"step": trained.step}

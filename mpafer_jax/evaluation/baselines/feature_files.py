@@ -1,4 +1,4 @@
-"""Frozen features as files of their own, for experiments outside this package (`tools.cache_features`)."""
+"""Frozen features as files of their own, for experiments outside this package (`cli.cache_features`)."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ def write(config: Config, names: Sequence[str], out: pathlib.Path) -> None:
     splits = [split for split in (dataset.train, *dataset.held_out) if len(split) and split.name in names]
     if not splits:
         raise ConfigError(f"config.data makes none of the splits {', '.join(names)}")
-    built = build.build_experiment(config, dataset.class_names, clip)
-    features = encode_splits(config, built, splits)
+    experiment = build.build_experiment(config, dataset.class_names, clip)
+    features = encode_splits(config, experiment, splits)
     if not distributed.is_first():
         return
     for split in splits:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from typing import cast
 
 import jax
 import jax.numpy as jnp
@@ -22,9 +23,11 @@ from mpafer_jax.evaluation.baselines.zero_shot import frozen_logits
 from mpafer_jax.evaluation.metrics import ClassificationMetrics, from_logits
 from mpafer_jax.method import build, steps
 from mpafer_jax.method.features import FrozenFeatures
+from mpafer_jax.method.forward import Forward, forward_features
 from mpafer_jax.method.losses import Objective
 from mpafer_jax.method.state import TrainState
 from mpafer_jax.runtime import devices, progress
+from mpafer_jax.runtime.finite import check_metrics
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -41,37 +44,37 @@ class Trained:
     metrics: dict[str, ClassificationMetrics]
 
 
-def objective(config: Config) -> Objective:
-    """The cross-entropy alone."""
-    return dataclasses.replace(build.make_objective(config), beta=0.0, gamma=0.0)
-
-
-def train(config: Config, built: build.Experiment, features: Mapping[str, FrozenFeatures], num_steps: int) -> Trained:
+def train(
+    config: Config, experiment: build.Experiment, features: Mapping[str, FrozenFeatures], num_steps: int
+) -> Trained:
     """Trains fresh context vectors.
 
     Args:
       config: of the run beside it.
-      built: its model; the visual prompts are left out here.
+      experiment: its model; the visual prompts are left out here.
       features: of "train" and of the held-out splits.
       num_steps: updates.
 
     Raises:
       NonFiniteError: the loss became NaN or infinite.
     """
-    alone = built.without_visual_prompts()
+    alone = experiment.without_visual_prompts()
     tx, _ = build.make_optimizer(config, alone.model.prompt_shape, num_steps)
-    train_step = steps.make_train_step(
-        forward=steps.forward_features(build.training_model(config, alone.model)),
-        tx=tx,
-        objective=objective(config),
-        accumulate=config.train.accumulate,
+    train_step = devices.data_parallel(
+        steps.make_train_step(
+            forward=forward_features(build.training_model(config, alone.model)),
+            tx=tx,
+            objective=Objective.of(config.loss, only=("cross_entropy",)),
+            accumulate=config.train.accumulate,
+        ),
+        donate=(0,),
     )
-    text_step = steps.make_text_step(model=alone.model)
+    encode_texts = jax.jit(Forward(alone.model, config.data.mean, config.data.std).encode_texts)
     params = build.initial_prompts(config, alone)
     state = devices.replicate(TrainState(jnp.zeros((), jnp.int32), params, tx.init(params)))
 
     def evaluate(params: dict[str, jax.Array]) -> dict[str, ClassificationMetrics]:
-        texts = text_step(params, alone.frozen)
+        texts = cast(jax.Array, encode_texts(params, alone.frozen))
         return {
             name: from_logits(frozen_logits(alone, split.image_features, texts), split.labels, alone.class_names)
             for name, split in features.items()
@@ -88,13 +91,13 @@ def train(config: Config, built: build.Experiment, features: Mapping[str, Frozen
         interval.append(metrics)
         if step % config.train.eval_every and step != num_steps:
             continue
-        steps.check_finite(devices.to_host(interval), step)
+        check_metrics(devices.to_host(interval), step)
         interval = []
-        found = evaluate(state.params)
+        measured = evaluate(state.params)
         # Without that split nothing is chosen: the last step stands.
-        score = found[selecting].scalars()[config.eval.select_by] if selecting in found else float(step)
+        score = measured[selecting].scalars()[config.eval.select_by] if selecting in measured else float(step)
         if score > best_score:
-            best, best_score = Trained(step, found), score
+            best, best_score = Trained(step, measured), score
     logging.debug("text context: step %d of %d", best.step, num_steps)
     return best
 

@@ -45,22 +45,22 @@ class EncodedTexts:
     features: jax.Array
 
 
-def encode(built: Experiment, prompts: Mapping[str, HardPrompts]) -> dict[str, EncodedTexts]:
+def encode(experiment: Experiment, prompts: Mapping[str, HardPrompts]) -> dict[str, EncodedTexts]:
     """Encodes several sets of hard prompts, by name.
 
     Raises:
       PromptError: a text does not fit the tower.
     """
-    encoder = text_encoder(built.model, built.frozen.clip, built.tokenizer.encode)
-    found = encode_hard_prompts(prompts, encoder)
-    return {name: EncodedTexts(prompts[name], class_features(features)) for name, (features, _) in found.items()}
+    encoder = text_encoder(experiment.model, experiment.frozen.clip, experiment.tokenizer.encode)
+    encoded = encode_hard_prompts(prompts, encoder)
+    return {name: EncodedTexts(prompts[name], class_features(features)) for name, (features, _) in encoded.items()}
 
 
 def frozen_logits(
-    built: Experiment, image_features: npt.NDArray[np.float32], text_features: jax.Array
+    experiment: Experiment, image_features: npt.NDArray[np.float32], text_features: jax.Array
 ) -> npt.NDArray[np.float32]:
     """CLIP's own logits s * cos(z^g, theta) [n, C] of image features [n, D] and text features [C, D]."""
-    logits = built.model.apply(
-        variables(built.frozen.clip, {}), image_features, text_features, method="classify_frozen"
+    logits = experiment.model.apply(
+        variables(experiment.frozen.clip, {}), image_features, text_features, method="classify_frozen"
     )
     return np.asarray(cast(jax.Array, logits))

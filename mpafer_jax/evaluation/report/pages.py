@@ -20,36 +20,22 @@ from mpafer_jax.evaluation.calibration import Calibration, calibrate
 from mpafer_jax.evaluation.predictions import Predictions
 from mpafer_jax.evaluation.report import contents, images, plots
 from mpafer_jax.evaluation.report.contents import Contents, Measurement
+from mpafer_jax.method.losses import TERMS
 from mpafer_jax.runtime import files
 from mpafer_jax.runtime.errors import ReportError
 
-# The order in which curves are shown; what is not named here follows by name.
-_METRICS = (
-    "loss",
-    "cross_entropy",
-    "token_alignment",
-    "prompt_alignment",
-    "prototype_alignment",
-    "accuracy",
-    "uar",
-    "macro_f1",
-    "learning_rate",
-    "grad_norm",
-)
-_SHARES = ("accuracy", "uar", "macro_f1")
-_SAME = {"war": "accuracy"}  # two names of one metric: training's and evaluation's
+# Titles of curves, in the order in which they are shown; what is not named here follows by name.
 _TITLES = {
     "loss": "Loss, all terms",
-    "cross_entropy": "Cross-entropy",
-    "token_alignment": "Token-level alignment",
-    "prompt_alignment": "Prompt-level alignment",
-    "prototype_alignment": "Prototype alignment",
+    **{term.name: term.title for term in TERMS},
     "accuracy": "Accuracy",
     "uar": "Mean recall (UAR)",
     "macro_f1": "Macro F1",
     "learning_rate": "Learning rate",
     "grad_norm": "Norm of the gradient",
 }
+_SHARES = ("accuracy", "uar", "macro_f1")
+_SAME = {"war": "accuracy"}  # two names of one metric: training's and evaluation's
 
 
 def write_report(workdir: pathlib.Path, *, with_images: bool = True) -> pathlib.Path:
@@ -262,7 +248,7 @@ def _curves(found: Contents) -> list[plots.Plot]:
 
 
 def _ordered(names: Mapping[str, Any]) -> list[str]:
-    return [name for name in _METRICS if name in names] + sorted(set(names) - set(_METRICS))
+    return [name for name in _TITLES if name in names] + sorted(set(names) - set(_TITLES))
 
 
 def _title(name: str) -> str:

@@ -20,8 +20,8 @@ import numpy.typing as npt
 
 from mpafer_jax.backbones.clip.model import Outputs
 from mpafer_jax.backbones.clip.rules import flatten, unflatten
-from mpafer_jax.data.normalize import normalize
 from mpafer_jax.inference.loading import ReadyModel
+from mpafer_jax.method.forward import Forward
 from mpafer_jax.runtime import files
 
 PROGRAM = "predictor.stablehlo"
@@ -51,7 +51,8 @@ class Program:
 
 def program(ready: ReadyModel) -> Program:
     """Takes a model apart into a function and what it reads."""
-    model, params = ready.model, cast(dict[str, Any], ready.variables["params"])
+    params = cast(dict[str, Any], ready.variables["params"])
+    forward = Forward(ready.model, ready.mean, ready.std)
     clip = {name: value for name, value in params["clip"].items() if name != "text"}
     prompts = {name: value for name, value in params["prompts"].items() if name != "ctx"}
     read = {"clip": clip, "prompts": prompts, "text_features": ready.text_features}
@@ -62,13 +63,10 @@ def program(ready: ReadyModel) -> Program:
         values = unflatten({name: jnp.asarray(value) for name, value in weights.items()})
         # Without visual prompts nothing is left of them: flattening drops a dictionary that is empty.
         variables = {"params": {"clip": values["clip"], "prompts": {**values.get("prompts", {}), "ctx": ctx}}}
-        images = normalize(pixels, ready.mean, ready.std)
-        result = model.apply(variables, images, values["text_features"], method="classify")
-        logits, out = cast(tuple[jax.Array, Outputs], result)
-        local = {"patch_scores": out["patch_scores"]} if "patch_scores" in out else {}
-        return {"logits": logits, "probabilities": jax.nn.softmax(logits, axis=-1), **local}
+        predicted = forward.predict(variables, pixels, values["text_features"])
+        return {name: predicted[name] for name in ("logits", "probabilities", "patch_scores") if name in predicted}
 
-    vision = model.clip_config.vision
+    vision = ready.model.clip_config.vision
     return Program(weights, call, vision.image_size, vision.layer_norm_eps)
 
 

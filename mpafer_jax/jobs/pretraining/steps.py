@@ -14,8 +14,9 @@ from mpafer_jax.backbones.clip.model import CLIP, Outputs
 from mpafer_jax.backbones.clip.model import normalize as normalize_features
 from mpafer_jax.data.normalize import normalize as normalize_images
 from mpafer_jax.jobs.pretraining import losses
+from mpafer_jax.method.forward import Rgb
 from mpafer_jax.method.state import TrainState
-from mpafer_jax.method.steps import Metrics, Rgb
+from mpafer_jax.method.steps import Metrics
 from mpafer_jax.runtime import devices
 
 Batch = Mapping[str, jax.Array]
@@ -97,7 +98,7 @@ def make_train_step(
         metrics["logit_scale"] = (jnp.exp(scale), one)
         return TrainState(step=state.step + 1, params=params, opt_state=opt_state), metrics
 
-    return devices.data_parallel(step, replicated=2, donate=(0,))
+    return devices.data_parallel(step, donate=(0,))
 
 
 def _term_sums(

@@ -1,12 +1,10 @@
-"""Contrastive image-text pre-training of a small CLIP: the loop, and what is written at its end."""
+"""Contrastive image-text pre-training of a small CLIP."""
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import pathlib
 import time
-from collections.abc import Generator
 from typing import Any
 
 import jax
@@ -24,6 +22,7 @@ from mpafer_jax.backbones.clip.tokenizer import Tokenizer
 from mpafer_jax.backbones.files import CONFIG
 from mpafer_jax.data import pipeline
 from mpafer_jax.data.normalize import normalize
+from mpafer_jax.jobs.fit import Loop, fit
 from mpafer_jax.jobs.pretraining import batches, evaluation, steps
 from mpafer_jax.jobs.pretraining.config import PretrainConfig
 from mpafer_jax.jobs.pretraining.initial import initial_params, whiten_patches
@@ -33,10 +32,9 @@ from mpafer_jax.jobs.pretraining.vocabulary import make_vocabulary
 from mpafer_jax.method import optim
 from mpafer_jax.method.hard_prompts.bank import load_bank
 from mpafer_jax.method.state import TrainState
-from mpafer_jax.method.steps import mean_metrics, to_numbers
+from mpafer_jax.method.steps import Metrics
 from mpafer_jax.runtime import devices, distributed, files, locks, preemption, progress
 from mpafer_jax.runtime.errors import ConfigError
-from mpafer_jax.runtime.metric_writer import MetricWriter
 
 CLIP_FOLDER, TOKENIZER_FOLDER, IMAGES_FOLDER = "clip", "tokenizer", "images"
 _WHITENED = 512  # images that the patch embedding is whitened on: 32,768 patches of the small CLIP's
@@ -136,7 +134,7 @@ def _run(run: Pretraining, notice: preemption.Notice) -> dict[str, Any]:
             workdir_lib.claim(workdir, config)
         earlier = saved.latest_description(PretrainDescription)
         clock = Clock(start, earlier.hours if earlier else 0.0)
-        state = train(run, state, saved, clock, notice)
+        state = fit(make_loop(run, clock), state, saved, notice)
         described = saved.latest_description(PretrainDescription)
     finally:
         saved.close()
@@ -290,55 +288,36 @@ def _weights(run: Pretraining, *, alone: bool) -> steps.Weights:
     )
 
 
-def train(
-    run: Pretraining, state: TrainState, saved: checkpoints.Checkpoints, clock: Clock, notice: preemption.Notice
-) -> TrainState:
-    """The loop, from the state's step to the last.
-
-    Raises:
-      preemption.Preempted: it was asked to stop; the state is saved.
-    """
-    config, first_step = run.config.train, int(devices.to_host(state.step))
-    train_steps = {
+def make_loop(run: Pretraining, clock: Clock) -> Loop:
+    """The run as `fit` trains it."""
+    every = run.config.train
+    update_by = {
         alone: progress.announcing(_make_step(run, alone=alone), "compiling the training step")
         for alone in (True, False)
     }
     alone_steps = run.config.loss.attributes_alone_steps if run.train.statements else 0
-    writes = distributed.is_first()
-    work = progress.task("training", config.num_steps, "steps", done=first_step)
-    writer = MetricWriter(run.workdir, first_step=first_step, enabled=writes)
-    with writer, work as shown, contextlib.closing(_sharded_batches(run, first_step)) as made:
-        earlier = saved.latest_interval()
-        interval: list[Any] = []
-        for step, batch in enumerate(made, start=first_step + 1):
-            statements = run.statement_texts.draw(step) if run.statement_texts else {}
-            state, metrics = train_steps[step <= alone_steps](state, statements, batch)
-            notice.start_steps()
-            interval.append(metrics)
-            shown.advance()
-            stopping = notice.reached()
-            last, saves = step == config.num_steps, step % config.checkpoint_every == 0
-            # A stage's terms are its own: its last interval ends with it. So does one wherever the state is saved.
-            if step % config.log_every == 0 or last or saves or step == alone_steps:
-                means = mean_metrics([*earlier, *devices.to_host(interval)], step)
-                writer.write(step, "train", {**means, "learning_rate": float(np.asarray(run.schedule(step - 1)))})
-                shown.report(" ".join(f"{name} {value:.4g}" for name, value in means.items() if name != "grad_norm"))
-                earlier, interval = [], []
-            if step % config.eval_every == 0 or last:
-                held_out = run.evaluator(devices.to_host(state.params)["clip"])
-                writer.write(step, "held_out", held_out)
-                found = ", ".join(f"{name} {value:.3f}" for name, value in held_out.items())
-                logging.info("held-out images after step %d: %s", step, found)
-            if saves or last or stopping:
-                description = run.description.model_copy(update={"hours": clock.hours()})
-                waiting = to_numbers([*earlier, *devices.to_host(interval)], step)
-                saved.save(state, description, None, waiting)
-            if stopping:
-                saved.wait()
-                raise preemption.stopped_after(step, config.num_steps, run.workdir)
-        saved.wait()
-        notice.end_steps()
-    return state
+
+    def update(step: int, state: TrainState, batch: Any) -> tuple[TrainState, Metrics]:
+        statements = run.statement_texts.draw(step) if run.statement_texts else {}
+        return update_by[step <= alone_steps](state, statements, batch)
+
+    def evaluate(params: dict[str, Any]) -> tuple[str, dict[str, float], str]:
+        held_out = run.evaluator(devices.to_host(params)["clip"])
+        return "held_out", held_out, ", ".join(f"{name} {value:.3f}" for name, value in held_out.items())
+
+    return Loop(
+        workdir=run.workdir,
+        num_steps=every.num_steps,
+        batches=lambda first: pipeline.iterate(run.make_batch, first, every.num_steps, run.config.data.num_workers),
+        update=update,
+        schedule=run.schedule,
+        logs=lambda step: step % every.log_every == 0 or step == alone_steps,  # a stage's terms are its own
+        evaluates=lambda step: step % every.eval_every == 0 or step == every.num_steps,
+        evaluate=evaluate,
+        saves=lambda step: step % every.checkpoint_every == 0,
+        describe=lambda: run.description.model_copy(update={"hours": clock.hours()}),
+        shown=("loss", "contrastive", "caption_accuracy", "statements", "local_statements", "attributes"),
+    )
 
 
 def _make_step(run: Pretraining, *, alone: bool) -> steps.Step:
@@ -350,12 +329,6 @@ def _make_step(run: Pretraining, *, alone: bool) -> steps.Step:
         mean=run.config.data.mean,
         std=run.config.data.std,
     )
-
-
-def _sharded_batches(run: Pretraining, first_step: int) -> Generator[dict[str, Any]]:
-    made = pipeline.iterate(run.make_batch, first_step, run.config.train.num_steps, run.config.data.num_workers)
-    for batch in made:
-        yield devices.shard_batch(batch)
 
 
 def write_clip(run: Pretraining, params: dict[str, Any]) -> pathlib.Path:

@@ -13,10 +13,9 @@ import json
 import pathlib
 import re
 import shlex
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-import jax
 import numpy as np
 from absl import logging
 
@@ -28,13 +27,12 @@ from mpafer_jax.config.flags import read_config
 from mpafer_jax.config.schema import ClassChoice, Config
 from mpafer_jax.data.splits import Split, load_dataset
 from mpafer_jax.evaluation import protocol
-from mpafer_jax.evaluation.evaluator import Evaluator
+from mpafer_jax.evaluation.evaluator import make_evaluator
 from mpafer_jax.evaluation.matrix_plot import save_heat_map
 from mpafer_jax.evaluation.statistics import Estimate, percent
 from mpafer_jax.evaluation.table import markdown
 from mpafer_jax.jobs import evaluate
-from mpafer_jax.method import build, steps
-from mpafer_jax.method.model import MPAFER
+from mpafer_jax.method import build
 from mpafer_jax.runtime import devices, distributed, files, locks, progress
 from mpafer_jax.runtime.errors import ConfigError
 
@@ -107,7 +105,7 @@ Cell = dict[str, Any]  # what a cell's file holds; see `Matrix`
 
 
 class Matrix:
-    """Measures cells. CLIPs, models and compiled steps are kept between them.
+    """Measures cells. CLIPs and models are kept between them.
 
     A cell holds 'checkpoint', 'row' and 'dataset' (names), 'chosen_on_test' (whether the checkpoint was, of its run's
     test split; absent in files of earlier versions), 'war', 'uar', 'macro_f1', 'cross_entropy', 'count', 'recall'
@@ -122,7 +120,6 @@ class Matrix:
         self._classes: ClassChoice = classes
         self._clips: dict[tuple[str, ...], PretrainedClip] = {}
         self._models: dict[tuple[str, tuple[str, ...]], tuple[build.Experiment, checkpoints.Params]] = {}
-        self._steps: dict[tuple[MPAFER, Rgb, Rgb], tuple[Callable[..., jax.Array], Callable[..., Any]]] = {}
 
     def cell(self, trained: Trained, target: Target) -> Cell | None:
         """The cell of a checkpoint and a dataset: read, where it was measured before, or measured and written.
@@ -174,11 +171,8 @@ class Matrix:
         return cell
 
     def _measure(self, trained: Trained, target: Target, names: tuple[str, ...]) -> dict[str, Any]:
-        run, params, config = self._model(trained, target.config, names)
-        text_step, eval_step = self._compiled(run.model, config)
-        devices.check_batch_size("eval.batch_size", config.eval.batch_size)
-        evaluator = Evaluator(config, run, text_step, eval_step)
-        found = evaluator(devices.replicate(params), target.split)
+        experiment, params, config = self._model(trained, target.config, names)
+        measured = make_evaluator(config, experiment)(devices.replicate(params), target.split)
         split, known = target.split, map_classes(target.split.class_names, names)
         counts = zip(split.class_names, known, split.class_counts().tolist(), strict=True)
         back, old = (
@@ -189,7 +183,7 @@ class Matrix:
             )
         )
         return {
-            **found.to_dict(),
+            **measured.to_dict(),
             "dropped": {name: count for name, index, count in counts if index < 0 and count},
             "unknown": [n for n, at in zip(trained.description.class_names, back, strict=True) if at < 0],
             "new": [name for name, index in zip(names, old, strict=True) if index < 0],
@@ -212,16 +206,6 @@ class Matrix:
                 self._models.clear()  # of another checkpoint: rows come one after the other
             self._models[key] = evaluate.experiment_of(config, trained.params, trained.description, clip, names)
         return *self._models[key], config
-
-    def _compiled(self, model: MPAFER, config: Config) -> tuple[Callable[..., jax.Array], Callable[..., Any]]:
-        # Models of one shape share steps; what differs in the classes' number is traced anew within them.
-        key = (model, config.data.mean, config.data.std)
-        if key not in self._steps:
-            self._steps[key] = (
-                steps.make_text_step(model=model),
-                steps.make_eval_step(model=model, mean=config.data.mean, std=config.data.std),
-            )
-        return self._steps[key]
 
 
 def render(cells: Sequence[Cell], classes: ClassChoice, level: int = 2) -> str:

@@ -1,5 +1,7 @@
 """Text context alone: the trainer's own objective and order of images; it learns; validation chooses."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,8 +11,9 @@ import pytest
 from mpafer_jax.data import pipeline
 from mpafer_jax.data.splits import load_dataset
 from mpafer_jax.evaluation.baselines import text_context
-from mpafer_jax.method import build, losses, steps
+from mpafer_jax.method import build, steps
 from mpafer_jax.method.features import FrozenFeatures
+from mpafer_jax.method.forward import Forward, forward_features
 from mpafer_jax.method.model import variables
 from mpafer_jax.method.prompts import init_prompts, insert_context
 from mpafer_jax.method.state import TrainState
@@ -37,16 +40,15 @@ def test_it_is_the_trainers_update_without_the_other_parts(accumulate):
     features = PLAIN.apply(variables(frozen.clip, {}), jnp.asarray(images, jnp.float32), method="encode_image_frozen")
 
     def one_step(forward, batch):
-        def body(part):
-            options = {"tx": tx, "objective": losses.Objective(beta=0.0, gamma=0.0), "accumulate": accumulate}
-            return steps.train_step_body(state, frozen, part, forward=forward, **options)
-
+        objective = tiny.objective(terms=("cross_entropy",))
+        step = steps.make_train_step(forward=forward, tx=tx, objective=objective, accumulate=accumulate)
+        body = functools.partial(step, state, frozen)
         found = jax.jit(jax.vmap(body, axis_name=devices.AXIS))({name: x[None] for name, x in batch.items()})
         return jax.tree.map(lambda x: x[0], found)
 
-    expected = one_step(steps.forward_images(PLAIN, MEAN, STD), batch)
+    expected = one_step(Forward(PLAIN, MEAN, STD), batch)
     cached = {**{k: v for k, v in batch.items() if k != "image"}, "image_features": np.asarray(features)}
-    found = one_step(steps.forward_features(PLAIN), cached)
+    found = one_step(forward_features(PLAIN), cached)
     assert found[1].keys() == expected[1].keys()
     for name, (total, count) in expected[1].items():
         np.testing.assert_allclose(found[1][name][0], total, rtol=1e-4)
@@ -54,13 +56,6 @@ def test_it_is_the_trainers_update_without_the_other_parts(accumulate):
     moved = np.asarray(expected[0].params["ctx"] - params["ctx"])
     assert np.abs(moved).max() > 1e-4
     np.testing.assert_allclose(found[0].params["ctx"] - params["ctx"], moved, rtol=2e-3, atol=1e-6)
-
-
-def test_the_objective_keeps_what_is_not_an_alignment(sample):
-    config = runs.config(sample, **{"loss.label_smoothing": 0.2})
-    found = text_context.objective(config)
-    assert found.weights == {"cross_entropy": 1.0}
-    assert found.label_smoothing == 0.2
 
 
 @pytest.mark.parametrize("sampler", ["shuffle", "class_balanced"])
@@ -86,10 +81,10 @@ def planted(sample):
     changes = {"train.num_steps": 60, "train.eval_every": 20, "optimizer.learning_rate": 0.05}
     config = runs.config(sample, **changes)
     names = load_dataset(config.data).class_names
-    built = build.build_experiment(config, names, build.load_frozen_clip(config))
-    bound = built.model.bind(variables(built.frozen.clip, {}))
+    experiment = build.build_experiment(config, names, build.load_frozen_clip(config))
+    bound = experiment.model.bind(variables(experiment.frozen.clip, {}))
     hidden = 0.3 * jax.random.normal(jax.random.key(9), (10, 64))
-    texts, _ = bound.encode_hard_prompts(insert_context(built.frozen.soft_prompts, hidden))
+    texts, _ = bound.encode_hard_prompts(insert_context(experiment.frozen.soft_prompts, hidden))
     texts = np.asarray(texts) / np.linalg.norm(texts, axis=1, keepdims=True)
     rng = np.random.default_rng(0)
     splits = {}
@@ -98,47 +93,48 @@ def planted(sample):
         noise = 0.3 * np.linalg.norm(texts - texts.mean(0), axis=1).mean() / 8
         features = texts[labels] + noise * rng.normal(size=(count, texts.shape[1]))
         splits[name] = FrozenFeatures(features.astype(np.float32), labels, np.eye(5, dtype=np.float32)[labels])
-    return config, built, splits
+    return config, experiment, splits
 
 
 def test_it_learns_and_leaves_the_run_beside_it_alone(planted):
-    config, built, splits = planted
-    trained = text_context.train(config, built, splits, 60)
+    config, experiment, splits = planted
+    trained = text_context.train(config, experiment, splits, 60)
     assert trained.step in (20, 40, 60)
     assert set(trained.metrics) == {"validation", "test"}
     assert trained.metrics["test"].war > 0.6
-    assert built.model.prompt_shape.num_visual == 8
+    assert experiment.model.prompt_shape.num_visual == 8
 
 
 def test_the_test_split_chooses_where_it_chooses_for_the_run_beside_it(planted, sample):
     """As validation would with the same images, on labels that training does not come nearer to."""
-    _, built, splits = planted
+    _, experiment, splits = planted
     wrong = (splits["test"].labels + 1) % 5
     test = FrozenFeatures(splits["test"].image_features, wrong, np.eye(5, dtype=np.float32)[wrong])
     parts = {"train": splits["train"], "test": test}
     changes = {"optimizer.learning_rate": 0.05, "train.eval_every": 5, "data.validation_fraction": 0.0}
     usual = runs.config(sample, **changes)
-    assert text_context.train(usual, built, parts, 30).step == 30
-    expected = text_context.train(usual, built, {**parts, "validation": test}, 30)
+    assert text_context.train(usual, experiment, parts, 30).step == 30
+    expected = text_context.train(usual, experiment, {**parts, "validation": test}, 30)
     assert expected.step < 30
-    found = text_context.train(runs.config(sample, **changes, **{"eval.select_on_test_split": True}), built, parts, 30)
+    on_test = runs.config(sample, **changes, **{"eval.select_on_test_split": True})
+    found = text_context.train(on_test, experiment, parts, 30)
     assert found.step == expected.step
     assert found.metrics["test"].to_dict() == expected.metrics["test"].to_dict()
 
 
 def test_without_validation_the_last_step_stands(planted):
-    config, built, splits = planted
-    trained = text_context.train(config, built, {name: splits[name] for name in ("train", "test")}, 30)
+    config, experiment, splits = planted
+    trained = text_context.train(config, experiment, {name: splits[name] for name in ("train", "test")}, 30)
     assert trained.step == 30
     assert set(trained.metrics) == {"test"}
 
 
 def test_a_loss_that_is_not_finite_stops_it(planted):
-    config, built, splits = planted
+    config, experiment, splits = planted
     broken = FrozenFeatures(
         np.full_like(splits["train"].image_features, np.nan),
         splits["train"].labels,
         splits["train"].label_distributions,
     )
     with pytest.raises(NonFiniteError, match=r"step 1: not finite: .*'loss'"):
-        text_context.train(config, built, {**splits, "train": broken}, 20)
+        text_context.train(config, experiment, {**splits, "train": broken}, 20)

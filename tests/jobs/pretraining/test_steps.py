@@ -1,5 +1,6 @@
 """One update: several devices equal one, each term alone too; the first stage; the limit of the scale."""
 
+import inspect
 import math
 
 import jax
@@ -63,9 +64,9 @@ def batch(size=16):
     }
 
 
-def virtual(function, *, replicated, donate=(), sharded=1):
+def virtual(function, *, donate=()):
     """`devices.data_parallel` without devices: the named axis is all that a step knows of them. Quick to compile."""
-    axes = (None,) * replicated + (0,) * sharded
+    axes = (None,) * (len(inspect.signature(function).parameters) - 1) + (0,)
     return jax.jit(jax.vmap(function, axis_name=devices.AXIS, in_axes=axes, out_axes=None))
 
 
