@@ -26,7 +26,6 @@ from mpafer_jax.config.fields import (
 from mpafer_jax.runtime import files
 
 ALL_SPLITS = "all"  # as data.test_split: whatever splits the dataset has, joined; no reader calls one so
-LabelRule = Literal["owner", "majority_labelcsv", "majority_csv", "argmax", "distribution"]
 
 
 class AugmentSection(FrozenModel):
@@ -107,7 +106,7 @@ class DataSection(ImagesSection):
     """Folder of this machine for the prepared copy; empty: `mpafer_tfds` inside dir or its copy."""
     class_names: Annotated[tuple[str, ...], NO_PATH] = option(())
     """Classes to use, in this order, matched by name (synonyms count); empty: all of the dataset's, in its order."""
-    label_rule: LabelRule = option("owner")
+    label_rule: Text = option("owner")
     """How votes become labels, FERPlus only: majority_labelcsv, majority_csv, argmax, distribution; else owner."""
     on_bad_image: Literal["error", "skip"] = option("error")
     """An image that is missing or cannot be decoded: error, or skip (counted and logged)."""

@@ -8,7 +8,7 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 from mpafer_jax.config.data_section import DataSection
 from mpafer_jax.data.prepared import prepare
 from mpafer_jax.data.preprocess import decode_rgb
-from mpafer_jax.data.registry import BUILDERS, prepared_root, read_source
+from mpafer_jax.data.registry import prepared_root, read_source
 from mpafer_jax.runtime.errors import DataError
 
 _PAPER, _TEXT, _FAINT = (255, 255, 255), (20, 20, 20), (120, 120, 120)
@@ -30,7 +30,7 @@ def contact_sheet(data: DataSection, split: str, per_class: int, tile: int = 96,
     Raises:
       DataError: the dataset cannot be read, or has no such split.
     """
-    prepared = prepare(BUILDERS[data.dataset], read_source(data), prepared_root(data), data.on_bad_image)
+    prepared = prepare(read_source(data), prepared_root(data), data.on_bad_image)
     if split not in prepared.splits:
         raise DataError(f"no split {split!r} to show; {data.dataset} has {', '.join(prepared.splits)}")
     chosen, class_names = prepared.splits[split], prepared.summary.class_names

@@ -88,7 +88,7 @@ class Prepared:
 
 
 class ExpressionBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
-    """Base of the datasets' builders. A subclass gives `name`, `VERSION` and a docstring; its module gives `read`."""
+    """Writes what any reader returned, under its name and version."""
 
     # TFDS would look for download checksums beside the module, with a package it does not install on Python >= 3.9.
     code_path = None
@@ -103,6 +103,8 @@ class ExpressionBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True)
         pool: futures.Executor,
         work: progress.Task,
     ):
+        builder: Any = self  # of whose class TFDS takes these two to be
+        builder.name, builder.VERSION = index.dataset, tfds.core.Version(index.version)
         self._index = index
         self._work = work
         self._on_bad_image: OnBadImage = on_bad_image
@@ -116,7 +118,7 @@ class ExpressionBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True)
         num_classes = len(self._index.class_names)
         return tfds.core.DatasetInfo(
             builder=self,
-            description=type(self).__doc__,
+            description=self._index.description,
             features=tfds.features.FeaturesDict(
                 {
                     "image": tfds.features.Image(),
@@ -191,7 +193,6 @@ class ExpressionBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True)
 
 
 def prepare(
-    builder_class: type[ExpressionBuilder],
     index: SourceIndex,
     root: Path,
     on_bad_image: OnBadImage = "error",
@@ -199,7 +200,6 @@ def prepare(
     """Opens a dataset's preparation, and makes it first where it is not there yet.
 
     Args:
-      builder_class: the dataset's TFDS builder.
       index: what its reader returned, with the classes selected.
       root: the folder for preparations, made if needed. Of several processes that share it, one prepares and the
         others wait for it; hosts with disks of their own each prepare theirs.
@@ -210,16 +210,16 @@ def prepare(
       DataError: `root` cannot be written, or no image of a split can be read.
       OSError: the disk is full; nothing half-written stays, and a later call begins anew.
     """
-    fingerprint = index.fingerprint(_FORMAT, str(builder_class.VERSION), on_bad_image)
-    parent = root / f"{builder_class.name}-{fingerprint[:16]}"
-    directory = parent / builder_class.name / str(builder_class.VERSION)
+    fingerprint = index.fingerprint(_FORMAT, index.version, on_bad_image)
+    parent = root / f"{index.dataset}-{fingerprint[:16]}"
+    directory = parent / index.dataset / index.version
     if directory.is_dir():
         return _open(directory)
     try:
         root.mkdir(parents=True, exist_ok=True)
         with preemption.orderly(), files.naming(root), locks.hold(root / f"{parent.name}.lock", parent, wait=True):
             if not directory.is_dir():
-                _write(builder_class, index, parent, on_bad_image, fingerprint)
+                _write(index, parent, on_bad_image, fingerprint)
     except OSError as error:
         if not files.is_not_writable(error):
             raise
@@ -230,13 +230,12 @@ def prepare(
 
 
 def _write(
-    builder_class: type[ExpressionBuilder],
     index: SourceIndex,
     parent: Path,
     on_bad_image: OnBadImage,
     fingerprint: str,
 ) -> None:
-    for left_over in parent.glob(f"{builder_class.name}/incomplete.*"):  # of a process that was killed
+    for left_over in parent.glob(f"{index.dataset}/incomplete.*"):  # of a process that was killed
         shutil.rmtree(left_over)
     total = sum(len(records) for records in index.splits.values())
     logging.debug("preparing %s into %s, once", index.dataset, parent)
@@ -249,7 +248,7 @@ def _write(
         # TFDS announces a download on stdout; there is none, and stdout belongs to the command that called.
         contextlib.redirect_stdout(io.StringIO()),
     ):
-        builder = builder_class(
+        builder = ExpressionBuilder(
             index=index, on_bad_image=on_bad_image, fingerprint=fingerprint, data_dir=parent, pool=pool, work=work
         )
         try:

@@ -27,6 +27,10 @@ from mpafer_jax.runtime.errors import ConfigError, DataError
 CROP_JPEG_QUALITY = 95
 
 
+class LayoutError(DataError):
+    """What a reader looks for is not there; `reader` adds the layout that it expects, and where the data comes from."""
+
+
 class ImageSource(Protocol):
     """Where one encoded image comes from."""
 
@@ -166,31 +170,35 @@ class SourceIndex:
     """A dataset as its owner's files describe it.
 
     Attributes:
-      dataset: short name, e.g. "rafdb".
-      label_rule: how labels were made, e.g. "owner" or "majority_labelcsv".
       class_names: in the order of the labels.
-      source_labels: for each class, how the owner's files spell it (a number, a column, a folder).
-      splits: records per split, in the owner's order; only splits that are there.
-      absent: for each split that the dataset could have and has not: what was looked for.
+      splits: records per split, in the owner's order.
+      absent: for each split that the dataset could have, what was looked for. A reader may name all of them: `reader`
+        leaves those that have no example, and takes these out of `splits`.
+      source_labels: for each class, how the owner's files spell it (a number, a column, a folder); a reader that says
+        nothing means the numbers of the labels.
+      label_rule: how labels were made, e.g. "owner" or "majority_labelcsv".
       dropped: split -> reason -> number of examples left out.
       left_out: per split, images that are there and not used (their label is -1); part of `dropped`, kept where
         they are at hand, because a duplicate or a broken file among them is worth knowing.
       computed: whether reading an image computes it, so that processes and not threads are to share the work.
       expected_size: (width, height) in pixels of every image, where the owner's release has only one.
       warnings: what the user should know before trusting a number.
+      dataset, description, version: see `reader`, which fills them in.
     """
 
-    dataset: str
-    label_rule: str
     class_names: tuple[str, ...]
-    source_labels: tuple[str, ...]
     splits: Mapping[str, Sequence[Record]]
-    absent: Mapping[str, str]
-    dropped: Mapping[str, Mapping[str, int]]
+    absent: Mapping[str, str] = dataclasses.field(default_factory=dict[str, str])
+    source_labels: tuple[str, ...] = ()
+    label_rule: str = "owner"
+    dropped: Mapping[str, Mapping[str, int]] = dataclasses.field(default_factory=dict[str, dict[str, int]])
     left_out: Mapping[str, Sequence[Record]] = dataclasses.field(default_factory=dict[str, Sequence[Record]])
     computed: bool = False
     expected_size: tuple[int, int] | None = None
     warnings: tuple[str, ...] = ()
+    dataset: str = ""
+    description: str = ""
+    version: str = ""
 
     def fingerprint(self, *extra: str) -> str:
         """A hex digest over everything that decides what is prepared: names, labels and every image's stamp."""
@@ -354,8 +362,6 @@ def _relabel(record: Record, new_label: Mapping[int, int]) -> Record:
     return dataclasses.replace(record, label=new_label[record.label], label_distribution=weights)
 
 
-def missing(what: Path, layout: str, source: str) -> DataError:
-    """The error for a layout that is not there: the path looked for, the tree expected, where the data comes from."""
-    return DataError(
-        f"{what} is not there.\nExpected under config.data.dir:\n{layout}\nGet it from {source}; see docs/datasets.md."
-    )
+def missing(path: Path) -> LayoutError:
+    """The error for a file or folder that a reader looks for and that is not there."""
+    return LayoutError(f"{path} is not there.")

@@ -1,4 +1,4 @@
-"""Which reader and which builder belong to which `config.data.dataset`."""
+"""From `config.data` to the dataset that its reader returns."""
 
 from __future__ import annotations
 
@@ -7,24 +7,10 @@ from pathlib import Path
 
 from mpafer_jax.config.data_section import DataSection
 from mpafer_jax.data import bucket, records
-from mpafer_jax.data.prepared import ExpressionBuilder
-from mpafer_jax.data.readers import affectnet, ckplus, fer2013, ferplus, folder, jaffe, rafdb, sfew, synthface
+from mpafer_jax.data.readers import READERS
 from mpafer_jax.data.records import SourceIndex
 from mpafer_jax.runtime import files
 from mpafer_jax.runtime.errors import ConfigError, did_you_mean
-
-BUILDERS: dict[str, type[ExpressionBuilder]] = {
-    "rafdb": rafdb.RafDb,
-    "rafdb_compound": rafdb.RafDbCompound,
-    "ferplus": ferplus.FerPlus,
-    "affectnet": affectnet.AffectNet,
-    "fer2013": fer2013.Fer2013,
-    "sfew": sfew.Sfew,
-    "ckplus": ckplus.CkPlus,
-    "jaffe": jaffe.Jaffe,
-    "folder": folder.Folder,
-    "synthface": synthface.SynthFace,
-}
 
 
 def check(data: DataSection) -> None:
@@ -33,19 +19,20 @@ def check(data: DataSection) -> None:
     Raises:
       ConfigError: there is no such dataset, it has another label rule, or its folder is not given.
     """
-    if data.dataset not in BUILDERS:
+    name = data.dataset
+    if name not in READERS:
         raise ConfigError(
-            f"config.data.dataset is {data.dataset!r}{did_you_mean(data.dataset, BUILDERS)}; known are "
-            f"{', '.join(BUILDERS)}"
+            f"config.data.dataset is {name!r}{did_you_mean(name, READERS)}; known are {', '.join(READERS)}"
         )
-    if (data.dataset == "ferplus") == (data.label_rule == "owner"):
+    rules = READERS[name].label_rules
+    if data.label_rule not in rules:
         raise ConfigError(
-            f"config.data.label_rule {data.label_rule!r} does not go with dataset {data.dataset!r}: ferplus needs one "
-            "of majority_labelcsv, majority_csv, argmax, distribution; every other dataset 'owner'"
+            f"config.data.label_rule is {data.label_rule!r}, which does not go with dataset {name!r}; expected "
+            f"{' or '.join(map(repr, rules))}"
         )
-    if not data.dir and data.dataset != "synthface":
+    if "dir" in READERS[name].fields and not data.dir:
         raise ConfigError(
-            f"config.data.dir is empty; give the folder that holds {data.dataset}, --config.data.dir=... (layouts: "
+            f"config.data.dir is empty; give the folder that holds {name}, --config.data.dir=... (layouts: "
             "docs/datasets.md)"
         )
 
@@ -61,29 +48,8 @@ def read_source(data: DataSection) -> SourceIndex:
     """
     check(data)
     directory = bucket.fetch(data.dir) if files.in_bucket(data.dir) else files.local_path(data.dir, "config.data.dir")
-    match data.dataset:
-        case "rafdb":
-            index = rafdb.read(directory)
-        case "rafdb_compound":
-            index = rafdb.read(directory, "compound")
-        case "ferplus":
-            index = ferplus.read(directory, data.label_rule)
-        case "affectnet":
-            index = affectnet.read(directory)
-        case "fer2013":
-            index = fer2013.read(directory)
-        case "sfew":
-            index = sfew.read(directory)
-        case "ckplus":
-            index = ckplus.read(directory)
-        case "jaffe":
-            index = jaffe.read(directory)
-        case "folder":
-            index = folder.read(directory, data.class_names)
-        case "synthface":
-            index = synthface.read(data.synthface, data.class_names)
-        case _:
-            raise AssertionError(data.dataset)
+    reader = READERS[data.dataset]
+    index = reader.read(*(directory if field == "dir" else getattr(data, field) for field in reader.fields))
     index = records.select_classes(index, data.class_names)
     empty = {
         split: "examples of the listed classes, of which none is left" for split, r in index.splits.items() if not r

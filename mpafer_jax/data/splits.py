@@ -21,7 +21,7 @@ from mpafer_jax.data import label_noise, preprocess, split_groups, subset
 from mpafer_jax.data.decoded_cache import DecodedImages, open_or_make
 from mpafer_jax.data.prepared import ExampleSource, Prepared, Summary, prepare
 from mpafer_jax.data.records import SourceIndex
-from mpafer_jax.data.registry import BUILDERS, prepared_root, read_source
+from mpafer_jax.data.registry import prepared_root, read_source
 from mpafer_jax.runtime import files, progress
 from mpafer_jax.runtime.errors import DataError
 
@@ -179,7 +179,7 @@ def load_dataset(data: DataSection, *, without: Literal["validation", "test", ""
         raise DataError("config.data names no split: train_splits, validation_split and test_split are all empty")
     for warning in (*index.warnings, *_unused_validation(data, index, wanted)):
         logging.warning("%s", warning)
-    prepared = prepare(BUILDERS[data.dataset], index, prepared_root(data), data.on_bad_image)
+    prepared = prepare(index, prepared_root(data), data.on_bad_image)
     origin = data.train_splits or wanted[:1]
     train = _concatenate(data, origin, "train", prepared)
     if not data.train_splits:

@@ -18,9 +18,8 @@ from mpafer_jax.backbones.clip.load import read_config
 from mpafer_jax.backbones.clip.model import ClipConfig, TextConfig, VisionConfig
 from mpafer_jax.backbones.clip.rules import param_shapes, param_type, unflatten
 from mpafer_jax.backbones.files import find_files
-from mpafer_jax.config.expressions import CANONICAL_NAMES
 from mpafer_jax.config.schema import Config
-from mpafer_jax.data.readers import affectnet, ckplus, fer2013, ferplus, jaffe, rafdb, sfew
+from mpafer_jax.data.readers import READERS
 from mpafer_jax.method import build, optim, steps
 from mpafer_jax.method.forward import Forward
 from mpafer_jax.method.losses import Objective
@@ -46,17 +45,6 @@ OPENAI_CLIPS = {
     "openai/clip-vit-base-patch16": _openai(768, 12, 16, 512),
     "openai/clip-vit-large-patch14": _openai(1024, 24, 14, 768),
     "openai/clip-vit-large-patch14-336": _openai(1024, 24, 14, 768, 336),
-}
-_CLASSES = {
-    "rafdb": rafdb.CLASS_NAMES,
-    "rafdb_compound": rafdb.COMPOUND_CLASS_NAMES,
-    "ferplus": ferplus.CLASS_NAMES,
-    "affectnet": affectnet.CLASS_NAMES,
-    "fer2013": fer2013.CLASS_NAMES,
-    "sfew": sfew.CLASS_NAMES,
-    "ckplus": ckplus.CLASS_NAMES,
-    "jaffe": jaffe.CLASS_NAMES,
-    "synthface": CANONICAL_NAMES,
 }
 
 
@@ -98,7 +86,7 @@ def count_classes(config: Config, num_classes: int | None = None) -> int:
     """
     if num_classes is not None:
         return num_classes
-    names: Sequence[str] = config.data.class_names or _CLASSES.get(config.data.dataset, ())
+    names: Sequence[str] = config.data.class_names or READERS[config.data.dataset].class_names
     if not names:
         raise ConfigError(
             f"the classes of dataset {config.data.dataset!r} are known from its folders alone; give --num_classes"

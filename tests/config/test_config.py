@@ -191,10 +191,13 @@ def test_unknown_fields_of_pretraining_are_errors():
             {"data.dir": ""},
             r"config\.data\.dir is empty; give the folder that holds rafdb, --config\.data\.dir=\.\.\. \(",
         ),
-        ({"data.label_rule": "argmax"}, "label_rule 'argmax' does not go with dataset 'rafdb': "),
+        (
+            {"data.label_rule": "argmax"},
+            "label_rule is 'argmax', which does not go with dataset 'rafdb'; expected 'owner'",
+        ),
         (
             {"data.dataset": "ferplus"},
-            "label_rule 'owner' does not go with dataset 'ferplus': ferplus needs one of maj",
+            "label_rule is 'owner', which does not go with dataset 'ferplus'; expected 'majority_l",
         ),
         ({"data.dataset": "rafbd"}, r"config\.data\.dataset is 'rafbd'; did you mean rafdb\?; known are "),
     ],

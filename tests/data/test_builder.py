@@ -20,7 +20,7 @@ from tests.data import layouts
 
 
 def prepare_folder(directory: Path, **options: str) -> Prepared:
-    return prepare(folder.Folder, folder.read(directory), directory / "mpafer_tfds", **options)
+    return prepare(folder.read(directory), directory / "mpafer_tfds", **options)
 
 
 def test_examples_come_back_encoded_and_in_order(tmp_path: Path) -> None:
@@ -118,7 +118,7 @@ def test_a_missing_image_is_named(tmp_path: Path) -> None:
     index = folder.read(tmp_path)
     (tmp_path / "happy" / "001.png").unlink()
     with pytest.raises(ImageError, match=r"happy/001\.png: no such file"):
-        prepare(folder.Folder, index, tmp_path / "mpafer_tfds")
+        prepare(index, tmp_path / "mpafer_tfds")
 
 
 @pytest.mark.processes
@@ -139,7 +139,7 @@ from mpafer_jax.data import folder
 from mpafer_jax.data.prepared import prepare
 root = pathlib.Path(sys.argv[1])
 with console.Console():
-    print(len(prepare(folder.Folder, folder.read(root), root / "mpafer_tfds").splits["train"].labels))
+    print(len(prepare(folder.read(root), root / "mpafer_tfds").splits["train"].labels))
 """
 # Reading this image waits for ever, so that the preparation stands still in the middle.
 STAND_STILL = """

@@ -255,7 +255,7 @@ def test_ckplus_table_has_labels_of_its_own_and_warns(tmp_path: Path) -> None:
 def test_rafdb_compound(tmp_path: Path) -> None:
     layouts.write_rafdb(tmp_path / "compound", {"train_0001.jpg": 1, "train_0002.jpg": 11, "test_0001.jpg": 8})
     layouts.write_rafdb(tmp_path / "basic", {"train_00001.jpg": 5})
-    index = rafdb.read(tmp_path, "compound")
+    index = rafdb.read_compound(tmp_path)
     assert found(index) == [
         ("train_0001.jpg", "happily surprised", ""),
         ("train_0002.jpg", "disgustedly surprised", ""),
@@ -266,22 +266,24 @@ def test_rafdb_compound(tmp_path: Path) -> None:
     with (tmp_path / "compound" / "EmoLabel" / "list_patition_label.txt").open("a") as file:
         file.write("train_0003.jpg 12")
     with pytest.raises(DataError, match="with a label from 1 to 11"):
-        rafdb.read(tmp_path, "compound")
+        rafdb.read_compound(tmp_path)
 
 
-@pytest.mark.parametrize(("wanted", "there"), [("compound", "basic"), ("basic", "compound")])
-def test_rafdb_refuses_the_folder_of_the_other_set(tmp_path: Path, wanted: rafdb.Expressions, there: str) -> None:
+@pytest.mark.parametrize(
+    ("read", "wanted", "there"), [(rafdb.read_compound, "compound", "basic"), (rafdb.read, "basic", "compound")]
+)
+def test_rafdb_refuses_the_folder_of_the_other_set(tmp_path: Path, read, wanted: str, there: str) -> None:
     layouts.write_rafdb(tmp_path / there, {"train_00001.jpg": 5, "test_0001.jpg": 7})  # labels of either set
     (tmp_path / "link").symlink_to(tmp_path / there)
     for directory in (tmp_path / there, tmp_path / "link"):
         with pytest.raises(DataError, match=f"is the folder of the {there} set; .* that holds '{wanted}'"):
-            rafdb.read(directory, wanted)
+            read(directory)
 
 
 def test_rafdb_compound_refuses_a_list_of_the_basic_set_under_another_name(tmp_path: Path) -> None:
     layouts.write_rafdb(tmp_path, {"train_00001.jpg": 5, "test_0001.jpg": 7})
     with pytest.raises(DataError, match=r"no label above 7, .*the basic set with --config=configs/rafdb\.py"):
-        rafdb.read(tmp_path, "compound")
+        rafdb.read_compound(tmp_path)
     assert len(rafdb.read(tmp_path).splits["train"]) == 1
 
 

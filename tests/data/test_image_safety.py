@@ -168,7 +168,7 @@ def test_mutated_images_are_all_counted_by_preparation(tmp_path):
         (tmp_path / "happy" / f"{position}_{name}.png").write_bytes(data)
         for number in range(5):
             (tmp_path / "happy" / f"{position}_{name}_{number}.png").write_bytes(mutated(data, rng))
-    prepared = prepare(folder.Folder, folder.read(tmp_path), tmp_path / "prepared", "skip")
+    prepared = prepare(folder.read(tmp_path), tmp_path / "prepared", "skip")
     kept, skipped = len(prepared.splits["train"].names), len(prepared.summary.skipped["train"])
     assert kept + skipped == 6 * len(samples())
     assert min(kept, skipped) > 10

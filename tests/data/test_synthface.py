@@ -10,7 +10,7 @@ from mpafer_jax.config.data_section import DataSection, SynthfaceSection
 from mpafer_jax.data.check import check
 from mpafer_jax.data.prepared import prepare
 from mpafer_jax.data.preprocess import decode_rgb
-from mpafer_jax.data.registry import BUILDERS, prepared_root, read_source
+from mpafer_jax.data.registry import prepared_root, read_source
 from mpafer_jax.data.synthface import generate
 from mpafer_jax.data.synthface.expressions import PROTOTYPES
 from mpafer_jax.data.synthface.styles import STYLES
@@ -31,7 +31,7 @@ def fingerprint(drawn: dict[str, Any] | None = None, **changes: Any) -> str:
 def test_a_preparation_holds_the_drawn_images(tmp_path: Path) -> None:
     data = section(tmp_path)
     index = read_source(data)
-    prepared = prepare(BUILDERS["synthface"], index, prepared_root(data))
+    prepared = prepare(index, prepared_root(data))
     assert prepared.directory.is_relative_to(tmp_path / "mpafer_tfds")
     assert prepared.summary.class_names == tuple(PROTOTYPES)
     assert {split: len(found.labels) for split, found in prepared.splits.items()} == {
@@ -51,13 +51,13 @@ def test_a_preparation_holds_the_drawn_images(tmp_path: Path) -> None:
 
 def test_a_second_opening_draws_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = section(tmp_path, {"train": 3, "validation": 1, "test": 1})
-    first = prepare(BUILDERS["synthface"], read_source(data), prepared_root(data))
+    first = prepare(read_source(data), prepared_root(data))
 
     def refuse(*_: object) -> None:
         raise AssertionError("an image was drawn again")
 
     monkeypatch.setattr(generate, "face_of", refuse)
-    again = prepare(BUILDERS["synthface"], read_source(data), prepared_root(data))
+    again = prepare(read_source(data), prepared_root(data))
     assert again.splits["train"].names.tolist() == first.splits["train"].names.tolist()
 
 

@@ -1,0 +1,11 @@
+"""The readers of datasets, one module for each; whatever is put into this folder is registered."""
+
+import importlib
+import pkgutil
+
+from mpafer_jax.data.reader import READERS
+
+__all__ = ["READERS"]
+
+for _module in pkgutil.iter_modules(__path__):
+    importlib.import_module(f"{__name__}.{_module.name}")

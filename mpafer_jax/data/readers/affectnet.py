@@ -14,10 +14,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-import tensorflow_datasets as tfds
 
 from mpafer_jax.data import records
-from mpafer_jax.data.prepared import ExpressionBuilder
+from mpafer_jax.data.reader import reader
 from mpafer_jax.data.records import Counts, Record, SourceIndex
 from mpafer_jax.runtime import progress
 from mpafer_jax.runtime.errors import DataError
@@ -45,13 +44,13 @@ or the older release:
 _SOURCE = "its owners (http://mohammadmahoor.com/affectnet/, on request)"
 
 
-class AffectNet(ExpressionBuilder, skip_registration=True):
-    """AffectNet, 8 expressions: splits train and test (the owners' validation set)."""
-
-    name = "affectnet"
-    VERSION = tfds.core.Version("1.0.0")
-
-
+@reader(
+    "affectnet",
+    "AffectNet, 8 expressions: splits train and test (the owners' validation set).",
+    class_names=CLASS_NAMES,
+    layout=_LAYOUT,
+    source=_SOURCE,
+)
 def read(directory: Path) -> SourceIndex:
     """Reads AffectNet's labels, from whichever release is there.
 
@@ -73,21 +72,21 @@ def read(directory: Path) -> SourceIndex:
     splits: dict[str, list[Record]] = {}
     if npy:
         splits = {split: list(_read_npy(folder, split, dropped)) for split, folder in npy.items()}
-        absent = {split: str(directory / name) for split, name in _NPY_SPLITS.items() if split not in npy}
+        looked_for = _NPY_SPLITS
     elif tables:
         if not (directory / _IMAGES).is_dir():
-            raise records.missing(directory / _IMAGES, _LAYOUT, _SOURCE)
+            raise records.missing(directory / _IMAGES)
         splits = {split: list(_read_csv(table, split, dropped)) for split, table in tables.items()}
-        absent = {split: str(directory / name) for split, name in _CSV_SPLITS.items() if split not in tables}
+        looked_for = _CSV_SPLITS
     else:
-        raise records.missing(directory / _NPY_SPLITS["train"], _LAYOUT, _SOURCE)
+        raise records.missing(directory / _NPY_SPLITS["train"])
     return SourceIndex(
-        dataset="affectnet",
-        label_rule="owner",
         class_names=CLASS_NAMES,
-        source_labels=tuple(str(number) for number in range(len(CLASS_NAMES))),
-        splits={split: found for split, found in splits.items() if found},
-        absent=absent | {split: f"examples with labels 0 to 7 in {split}" for split in splits if not splits[split]},
+        splits=splits,
+        absent={
+            split: f"examples with labels 0 to 7 in {split}" if split in splits else str(directory / name)
+            for split, name in looked_for.items()
+        },
         dropped=dropped,
     )
 
@@ -98,7 +97,7 @@ def _read_npy(folder: Path, split: str, dropped: Counts) -> Iterator[Record]:
         key=lambda path: (len(path.name), path.name),  # 2 before 10
     )
     if not annotations:
-        raise records.missing(folder / "annotations" / "<number>_exp.npy", _LAYOUT, _SOURCE)
+        raise records.missing(folder / "annotations" / "<number>_exp.npy")
     for path in progress.track(annotations, f"reading labels of {split}", len(annotations), "files"):
         try:
             expression = int(np.load(path, allow_pickle=False).item())  # a number, or a string that holds one

@@ -17,10 +17,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-import tensorflow_datasets as tfds
 
 from mpafer_jax.data import records
-from mpafer_jax.data.prepared import ExpressionBuilder
+from mpafer_jax.data.reader import reader
 from mpafer_jax.data.readers import pixel_csv
 from mpafer_jax.data.records import Counts, ImageSource, Record, SourceIndex
 from mpafer_jax.runtime.errors import DataError
@@ -49,13 +48,13 @@ or CK+48/anger/S010_004_00000017.png ..., or ckextended.csv"""
 _SOURCE = "its owners (http://www.jeffcohn.net/Resources/, on request)"
 
 
-class CkPlus(ExpressionBuilder, skip_registration=True):
-    """CK+: posed expressions at their peak, 7 expressions and neutral, one split, train."""
-
-    name = "ckplus"
-    VERSION = tfds.core.Version("1.0.0")
-
-
+@reader(
+    "ckplus",
+    "CK+: posed expressions at their peak, 7 expressions and neutral, one split, train.",
+    class_names=CLASS_NAMES,
+    layout=_LAYOUT,
+    source=_SOURCE,
+)
 def read(directory: Path) -> SourceIndex:
     """Reads CK+ in whichever form is there.
 
@@ -77,7 +76,7 @@ def read(directory: Path) -> SourceIndex:
     }
     there = [name for name, is_there in forms.items() if is_there]
     if not there:
-        raise records.missing(directory / _SEQUENCES, _LAYOUT, _SOURCE)
+        raise records.missing(directory / _SEQUENCES)
     if len(there) > 1:
         raise DataError(f"{directory} holds {' and '.join(there)}, which are one dataset; keep one of them")
     dropped: Counts = {}
@@ -92,12 +91,9 @@ def read(directory: Path) -> SourceIndex:
         train = list(_read_folders(copied, dropped))
         sources = ("no folder", *_FOLDERS)
     return SourceIndex(
-        dataset="ckplus",
-        label_rule="owner",
         class_names=CLASS_NAMES,
         source_labels=sources,
         splits={"train": train},
-        absent={},
         dropped=dropped,
         expected_size=None if there == [_SEQUENCES] else (pixel_csv.SIDE, pixel_csv.SIDE),
         warnings=warnings,
@@ -108,7 +104,7 @@ def _read_sequences(directory: Path, dropped: Counts) -> tuple[list[Record], tup
     labels = next((directory / name for name in _LABELS if (directory / name).is_dir()), None)
     files = sorted(labels.glob("S*/*/*_emotion.txt")) if labels else []
     if not files:
-        raise records.missing(directory / _LABELS[0] / "S005/001/S005_001_00000011_emotion.txt", _LAYOUT, _SOURCE)
+        raise records.missing(directory / _LABELS[0] / "S005/001/S005_001_00000011_emotion.txt")
     train: list[Record] = []
     without = 0
     for path in files:

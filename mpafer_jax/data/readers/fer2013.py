@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import tensorflow_datasets as tfds
-
 from mpafer_jax.data import records
-from mpafer_jax.data.prepared import ExpressionBuilder
+from mpafer_jax.data.reader import reader
 from mpafer_jax.data.readers import pixel_csv
 from mpafer_jax.data.records import Record, SourceIndex
 from mpafer_jax.runtime.errors import DataError
@@ -21,13 +19,13 @@ or icml_face_data.csv  columns emotion, Usage, pixels
 _SOURCE = "Kaggle's challenge in representation learning (fer2013.csv)"
 
 
-class Fer2013(ExpressionBuilder, skip_registration=True):
-    """FER2013: 48x48 grey faces, 7 expressions, splits train, validation (PublicTest) and test (PrivateTest)."""
-
-    name = "fer2013"
-    VERSION = tfds.core.Version("1.0.0")
-
-
+@reader(
+    "fer2013",
+    "FER2013: 48x48 grey faces, 7 expressions, splits train, validation (PublicTest) and test (PrivateTest).",
+    class_names=CLASS_NAMES,
+    layout=_LAYOUT,
+    source=_SOURCE,
+)
 def read(directory: Path) -> SourceIndex:
     """Reads FER2013's table.
 
@@ -43,7 +41,7 @@ def read(directory: Path) -> SourceIndex:
     """
     tables = [directory / name for name in _TABLES if (directory / name).is_file()]
     if not tables:
-        raise records.missing(directory / _TABLES[0], _LAYOUT, _SOURCE)
+        raise records.missing(directory / _TABLES[0])
     if len(tables) > 1:
         raise DataError(f"{directory} holds {' and '.join(_TABLES)}, which are one dataset; keep one of them")
     splits: dict[str, list[Record]] = {split: [] for split in pixel_csv.SPLITS.values()}
@@ -52,14 +50,8 @@ def read(directory: Path) -> SourceIndex:
             raise DataError(f"{tables[0]} line {row.line}: the emotion is {row.emotion}, expected 0 to 6")
         splits[row.split].append(Record(f"line {row.line}", row.image, row.emotion))
     return SourceIndex(
-        dataset="fer2013",
-        label_rule="owner",
         class_names=CLASS_NAMES,
-        source_labels=tuple(str(number) for number in range(len(CLASS_NAMES))),
-        splits={split: found for split, found in splits.items() if found},
-        absent={
-            split: f"rows of {usage} in {tables[0]}" for usage, split in pixel_csv.SPLITS.items() if not splits[split]
-        },
-        dropped={},
+        splits=splits,
+        absent={split: f"rows of {usage} in {tables[0]}" for usage, split in pixel_csv.SPLITS.items()},
         expected_size=(pixel_csv.SIDE, pixel_csv.SIDE),
     )

@@ -25,17 +25,16 @@ import dataclasses
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Literal, get_args
 
-import tensorflow_datasets as tfds
-
-from mpafer_jax.config.data_section import LabelRule
 from mpafer_jax.data import records
-from mpafer_jax.data.prepared import ExpressionBuilder
+from mpafer_jax.data.reader import reader
 from mpafer_jax.data.readers import pixel_csv
-from mpafer_jax.data.records import Counts, ImageSource, Record, SourceIndex
+from mpafer_jax.data.records import Counts, ImageSource, LayoutError, Record, SourceIndex
 from mpafer_jax.runtime.errors import DataError
 
 CLASS_NAMES = ("neutral", "happiness", "surprise", "sadness", "anger", "disgust", "fear", "contempt")
+LabelRule = Literal["majority_labelcsv", "majority_csv", "argmax", "distribution"]
 _COLUMNS = (*CLASS_NAMES, "unknown", "NF")
 _REASONS = {8: "unknown", 9: "not a face"}
 _FOLDERS = {"train": "FER2013Train", "validation": "FER2013Valid", "test": "FER2013Test"}
@@ -45,13 +44,6 @@ _LAYOUT = """\
   fer2013new.csv                              (for the rules majority_csv and argmax)
 where FER2013's own fer2013.csv may stand in for the images (fer2013new.csv then says their names)."""
 _SOURCE = "https://github.com/microsoft/FERPlus (votes) and Kaggle's FER2013 challenge (fer2013.csv)"
-
-
-class FerPlus(ExpressionBuilder, skip_registration=True):
-    """FERPlus: 48x48 grey faces, 8 expressions, splits train, validation (PublicTest) and test (PrivateTest)."""
-
-    name = "ferplus"
-    VERSION = tfds.core.Version("1.0.0")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -109,6 +101,15 @@ def _distribution(counts: list[int]) -> Decision:
     return Decision(max(range(len(weights)), key=weights.__getitem__), weights)
 
 
+@reader(
+    "ferplus",
+    "FERPlus: 48x48 grey faces, 8 expressions, splits train, validation (PublicTest) and test (PrivateTest).",
+    class_names=CLASS_NAMES,
+    layout=_LAYOUT,
+    source=_SOURCE,
+    fields=("dir", "label_rule"),
+    label_rules=get_args(LabelRule),
+)
 def read(directory: Path, rule: LabelRule) -> SourceIndex:
     """Reads FERPlus' votes and finds its images.
 
@@ -148,11 +149,8 @@ def read(directory: Path, rule: LabelRule) -> SourceIndex:
             splits[split], left_out[split] = _label(named, images, rule, split, dropped)
     if not splits:
         looked_for = "\n".join(f"  {split}: {place}" for split, place in absent.items())
-        raise DataError(f"label rule {rule}: no split has both votes and images; looked for\n{looked_for}\n") from (
-            records.missing(directory, _LAYOUT, _SOURCE)
-        )
+        raise LayoutError(f"label rule {rule}: no split has both votes and images; looked for\n{looked_for}")
     return SourceIndex(
-        dataset="ferplus",
         label_rule=rule,
         class_names=CLASS_NAMES,
         source_labels=CLASS_NAMES,

@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import tensorflow_datasets as tfds
-
 from mpafer_jax.config.expressions import check_class_names
 from mpafer_jax.data import records
-from mpafer_jax.data.prepared import ExpressionBuilder
 from mpafer_jax.data.preprocess import IMAGE_SUFFIXES
+from mpafer_jax.data.reader import reader
 from mpafer_jax.data.records import Counts, Record, SourceIndex
 from mpafer_jax.runtime import files
 from mpafer_jax.runtime.errors import ConfigError, DataError
@@ -24,13 +22,13 @@ or, without splits, all of it offered as the split "train":
 with images ending in """ + " ".join(sorted(IMAGE_SUFFIXES))
 
 
-class Folder(ExpressionBuilder, skip_registration=True):
-    """Images in class folders, with or without split folders above them."""
-
-    name = "folder"
-    VERSION = tfds.core.Version("1.0.0")
-
-
+@reader(
+    "folder",
+    "Images in class folders, with or without split folders above them.",
+    layout=_LAYOUT,
+    source="your own images",
+    fields=("dir", "class_names"),
+)
 def read(directory: Path, chosen: Sequence[str] = ()) -> SourceIndex:
     """Lists class folders.
 
@@ -47,7 +45,7 @@ def read(directory: Path, chosen: Sequence[str] = ()) -> SourceIndex:
         another layout (`images`, `labels`) and not of classes, or a folder whose name is not UTF-8.
     """
     if not directory.is_dir():
-        raise records.missing(directory, _LAYOUT, "your own images")
+        raise records.missing(directory)
     split_folders = _split_folders(directory)
     dropped: Counts = {}
     for split, path in split_folders.items():
@@ -71,16 +69,14 @@ def read(directory: Path, chosen: Sequence[str] = ()) -> SourceIndex:
         for split, found in images.items()
     }
     if not folder_names:
-        raise records.missing(directory / "<class>" / "*.jpg", _LAYOUT, "your own images")
+        raise records.missing(directory / "<class>" / "*.jpg")
     absent = {split: f"the folder {directory / split}" for split in _SPLITS.values()}
     absent |= {split: f"images in {path}/<class>/" for split, path in split_folders.items()}
     return SourceIndex(
-        dataset="folder",
-        label_rule="owner",
         class_names=class_names,
         source_labels=tuple(folder_names),
-        splits={split: found for split, found in splits.items() if found},
-        absent={split: place for split, place in absent.items() if not splits.get(split)},
+        splits=splits,
+        absent=absent,
         dropped=dropped,
         warnings=(
             *(f"{directory}: the folder {name!r} holds no image, so it is no class" for name in without),

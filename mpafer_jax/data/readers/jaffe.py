@@ -5,10 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-import tensorflow_datasets as tfds
-
 from mpafer_jax.data import records
-from mpafer_jax.data.prepared import ExpressionBuilder
+from mpafer_jax.data.reader import reader
 from mpafer_jax.data.records import Counts, Record, SourceIndex
 from mpafer_jax.runtime.errors import DataError
 
@@ -29,13 +27,13 @@ _LAYOUT = """\
 _SOURCE = "its owners (https://zenodo.org/records/3451524, on request)"
 
 
-class Jaffe(ExpressionBuilder, skip_registration=True):
-    """JAFFE: 256x256 grey images of 10 persons, 7 expressions, one split, train."""
-
-    name = "jaffe"
-    VERSION = tfds.core.Version("1.0.0")
-
-
+@reader(
+    "jaffe",
+    "JAFFE: 256x256 grey images of 10 persons, 7 expressions, one split, train.",
+    class_names=CLASS_NAMES,
+    layout=_LAYOUT,
+    source=_SOURCE,
+)
 def read(directory: Path) -> SourceIndex:
     """Lists JAFFE's images.
 
@@ -59,14 +57,11 @@ def read(directory: Path) -> SourceIndex:
             raise DataError(f"{path}: expected a name like KA.AN1.39.tiff (person, one of {', '.join(_CLASSES)}, ...)")
         train.append(Record(path.name, records.ImageFile(path), labels[name["expression"]], person=name["person"]))
     if not train:
-        raise records.missing(folder / "KA.AN1.39.tiff", _LAYOUT, _SOURCE)
+        raise records.missing(folder / "KA.AN1.39.tiff")
     return SourceIndex(
-        dataset="jaffe",
-        label_rule="owner",
         class_names=CLASS_NAMES,
         source_labels=tuple(_CLASSES),
         splits={"train": train},
-        absent={},
         dropped=dropped,
         expected_size=(256, 256),
     )

@@ -5,10 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-import tensorflow_datasets as tfds
-
 from mpafer_jax.data import records
-from mpafer_jax.data.prepared import ExpressionBuilder
+from mpafer_jax.data.reader import reader
 from mpafer_jax.data.records import Record, SourceIndex
 from mpafer_jax.runtime.errors import DataError
 
@@ -30,29 +28,24 @@ COMPOUND_CLASS_NAMES = (
 _SPLITS = {"train": "train", "test": "test"}  # prefix of an image's name -> split; the list has no other mark
 _LIST = "EmoLabel/list_patition_label.txt"  # the owners' spelling
 _SOURCE = "its owners (http://www.whdeng.cn/RAF/model1.html, on request)"
+_LAYOUT = """\
+  {0}/EmoLabel/list_patition_label.txt     lines "train_00001.jpg 5" ... "test_0001.jpg 4"
+  {0}/Image/aligned/train_00001_aligned.jpg ..."""
 Expressions = Literal["basic", "compound"]
 
 
-class RafDb(ExpressionBuilder, skip_registration=True):
-    """RAF-DB basic: aligned faces, 7 expressions, splits train and test."""
-
-    name = "rafdb"
-    VERSION = tfds.core.Version("1.0.0")
-
-
-class RafDbCompound(ExpressionBuilder, skip_registration=True):
-    """RAF-DB compound: aligned faces, 11 pairs of expressions, splits train and test."""
-
-    name = "rafdb_compound"
-    VERSION = tfds.core.Version("1.0.0")
-
-
-def read(directory: Path, expressions: Expressions = "basic") -> SourceIndex:
-    """Reads RAF-DB's label list.
+@reader(
+    "rafdb",
+    "RAF-DB basic: aligned faces, 7 expressions, splits train and test.",
+    class_names=CLASS_NAMES,
+    layout=_LAYOUT.format("basic"),
+    source=_SOURCE,
+)
+def read(directory: Path) -> SourceIndex:
+    """Reads RAF-DB's label list of the basic expressions.
 
     Args:
-      directory: the folder that holds `basic` or `compound`, or that folder itself.
-      expressions: which of the two sets; they share no image.
+      directory: the folder that holds `basic`, or that folder itself.
 
     Returns:
       Splits "train" and "test" (those that the list names), in the list's order.
@@ -61,6 +54,22 @@ def read(directory: Path, expressions: Expressions = "basic") -> SourceIndex:
       DataError: the list or the folder of aligned images is not there, a line of the list does not hold
         "name label" with a label of that set, or the folder is the other set's.
     """
+    return _read(directory, "basic")
+
+
+@reader(
+    "rafdb_compound",
+    "RAF-DB compound: aligned faces, 11 pairs of expressions, splits train and test.",
+    class_names=COMPOUND_CLASS_NAMES,
+    layout=_LAYOUT.format("compound"),
+    source=_SOURCE,
+)
+def read_compound(directory: Path) -> SourceIndex:
+    """As `read`, of the compound expressions, which share no image with the basic ones."""
+    return _read(directory, "compound")
+
+
+def _read(directory: Path, expressions: Expressions) -> SourceIndex:
     class_names = CLASS_NAMES if expressions == "basic" else COMPOUND_CLASS_NAMES
     root = directory / expressions if (directory / expressions).is_dir() else directory
     other: Expressions = "compound" if expressions == "basic" else "basic"
@@ -70,7 +79,7 @@ def read(directory: Path, expressions: Expressions = "basic") -> SourceIndex:
     list_path, images = root / _LIST, root / "Image" / "aligned"
     for path in (list_path, images):
         if not path.exists():
-            raise records.missing(path, _layout(expressions), _SOURCE)
+            raise records.missing(path)
     splits: dict[str, list[Record]] = {}
     seen: dict[str, int] = {}
     for number, line in enumerate(records.read_text(list_path).splitlines(), start=1):
@@ -90,13 +99,10 @@ def read(directory: Path, expressions: Expressions = "basic") -> SourceIndex:
             expressions,
         )
     return SourceIndex(
-        dataset="rafdb" if expressions == "basic" else "rafdb_compound",
-        label_rule="owner",
         class_names=class_names,
         source_labels=tuple(str(number) for number in range(1, len(class_names) + 1)),
         splits={split: splits[split] for split in _SPLITS.values() if split in splits},
-        absent={s: f"lines {prefix}_*.jpg in {list_path}" for prefix, s in _SPLITS.items() if s not in splits},
-        dropped={},
+        absent={s: f"lines {prefix}_*.jpg in {list_path}" for prefix, s in _SPLITS.items()},
         expected_size=(100, 100),
     )
 
@@ -108,12 +114,6 @@ def _other_set(found: str, expressions: Expressions) -> DataError:
         f"{found}; set config.data.dir to the folder that holds {expressions!r}, or to that folder itself, or take the "
         f"{other} set with --config=configs/{name[other]}.py"
     )
-
-
-def _layout(expressions: Expressions) -> str:
-    return f"""\
-  {expressions}/EmoLabel/list_patition_label.txt     lines "train_00001.jpg 5" ... "test_0001.jpg 4"
-  {expressions}/Image/aligned/train_00001_aligned.jpg ..."""
 
 
 def _parse(line: str, place: str, num_classes: int) -> tuple[str, str, int]:

@@ -9,10 +9,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-import tensorflow_datasets as tfds
-
 from mpafer_jax.data import records
-from mpafer_jax.data.prepared import ExpressionBuilder
+from mpafer_jax.data.reader import reader
 from mpafer_jax.data.records import Counts, Record, SourceIndex
 
 # Folder -> class, in the owners' alphabetical order.
@@ -38,13 +36,13 @@ _LAYOUT = """\
 _SOURCE = "its owners (https://users.cecs.anu.edu.au/~few_group/AFEW.html, on request)"
 
 
-class Sfew(ExpressionBuilder, skip_registration=True):
-    """SFEW 2.0: aligned faces from films, 7 expressions, splits train and test (the owners' validation set)."""
-
-    name = "sfew"
-    VERSION = tfds.core.Version("1.0.0")
-
-
+@reader(
+    "sfew",
+    "SFEW 2.0: aligned faces from films, 7 expressions, splits train and test (the owners' validation set).",
+    class_names=CLASS_NAMES,
+    layout=_LAYOUT,
+    source=_SOURCE,
+)
 def read(directory: Path) -> SourceIndex:
     """Lists SFEW's aligned faces.
 
@@ -65,17 +63,14 @@ def read(directory: Path) -> SourceIndex:
     dropped: Counts = {}
     splits = {split: _list(folder, split, dropped) for split, folder in found.items() if folder is not None}
     if not any(splits.values()):
-        raise records.missing(directory / _PLACES["train"][0], _LAYOUT, _SOURCE)
+        raise records.missing(directory / _PLACES["train"][0])
     return SourceIndex(
-        dataset="sfew",
-        label_rule="owner",
         class_names=CLASS_NAMES,
         source_labels=tuple(_CLASSES),
-        splits={split: listed for split, listed in splits.items() if listed},
+        splits=splits,
         absent={
             split: " or ".join(str(directory / place / "<class>/*.png") for place in places)
             for split, places in _PLACES.items()
-            if not splits.get(split)
         },
         dropped=dropped,
         expected_size=(143, 181),

@@ -6,24 +6,16 @@ import dataclasses
 import io
 from collections.abc import Sequence
 
-import tensorflow_datasets as tfds
 from PIL import Image
 
 from mpafer_jax.config.data_section import SynthfaceSection
 from mpafer_jax.config.expressions import canonical_name
-from mpafer_jax.data.prepared import ExpressionBuilder
+from mpafer_jax.data.reader import reader
 from mpafer_jax.data.records import Record, SourceIndex
 from mpafer_jax.data.synthface import generate
 from mpafer_jax.data.synthface.expressions import PROTOTYPES
 from mpafer_jax.data.synthface.styles import STYLES
 from mpafer_jax.runtime.errors import DataError
-
-
-class SynthFace(ExpressionBuilder, skip_registration=True):
-    """Faces drawn from action units, with the expression whose prototype moved them."""
-
-    name = "synthface"
-    VERSION = tfds.core.Version("1.0.0")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -54,6 +46,12 @@ class DrawnFace:
         return f"{generate.VERSION} {self.seed} {self.style} {self.size} {' '.join(self.expressions)}"
 
 
+@reader(
+    "synthface",
+    "Faces drawn from action units, with the expression whose prototype moved them.",
+    class_names=tuple(PROTOTYPES),
+    fields=("synthface", "class_names"),
+)
 def read(section: SynthfaceSection, class_names: Sequence[str]) -> SourceIndex:
     """Lists the images to draw; draws none.
 
@@ -83,13 +81,10 @@ def read(section: SynthfaceSection, class_names: Sequence[str]) -> SourceIndex:
             name = f"{split}_{index:06d}_person_{index // generate.IMAGES_PER_PERSON:05d}"
             splits.setdefault(split, []).append(Record(name, image, labels[expression]))
     return SourceIndex(
-        dataset="synthface",
-        label_rule="owner",
         class_names=expressions,
         source_labels=expressions,
         splits=splits,
-        absent={split: f"config.data.synthface.{split} above 0" for split in numbers if split not in splits},
-        dropped={},
+        absent={split: f"config.data.synthface.{split} above 0" for split in numbers},
         computed=True,
         expected_size=(section.image_size, section.image_size),
     )
