@@ -15,6 +15,7 @@ works, not how good it is on photographs.
 from ml_collections import ConfigDict
 
 from configs import common
+from mpafer_jax.evaluation.baselines import BASELINES
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
@@ -24,14 +25,5 @@ def get_config(arg: str | None = None) -> ConfigDict:
     # A style that the CLIP was not trained on, and that no setting was chosen on.
     config.data.synthface.style, config.data.synthface.seed = "poster", 3
     config.data.validation_split, config.data.validation_fraction = "validation", 0.0
-    config.eval.baselines = (
-        "majority",
-        "zero_shot_type1",
-        "zero_shot_type2",
-        "zero_shot_type3",
-        "zero_shot_permuted",
-        "zero_shot_global_local",
-        "linear_probe",
-        "text_context",
-    )
+    config.eval.baselines = tuple(BASELINES)
     return common.apply_arguments(config, arg)

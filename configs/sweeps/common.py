@@ -12,20 +12,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from configs.common import METHODS
+from mpafer_jax.evaluation.baselines import BASELINES
 from mpafer_jax.jobs.sweeps.sweep import Point
 
 # The context alone, trained with the cross-entropy of the global logits.
 TEXT_ONLY: Mapping[str, Any] = METHODS["coop"]
 # Baselines that are not trained, or in a second.
-UNTRAINED = (
-    "majority",
-    "zero_shot_type1",
-    "zero_shot_type2",
-    "zero_shot_type3",
-    "zero_shot_permuted",
-    "zero_shot_global_local",
-    "linear_probe",
-)
+UNTRAINED = tuple(name for name in BASELINES if name != "text_context")
 
 
 def base(argument: str) -> str:

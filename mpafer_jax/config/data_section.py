@@ -14,7 +14,7 @@ from mpafer_jax.config.fields import (
     Folder,
     Fraction,
     FrozenModel,
-    LocalFile,
+    NamedPath,
     PositiveCount,
     Probability,
     Range,
@@ -122,7 +122,7 @@ class DataSection(ImagesSection):
     of the dataset, joined, where nothing is trained on (train_splits empty)."""
     test_fraction: Fraction = option(0.0)
     """Share of train that is split off for the test."""
-    test_subset: LocalFile = option("")
+    test_subset: NamedPath = option("")
     """A file with a name of an image a line that test_split is restricted to, such as the lists of occluded or turned
     faces (docs/datasets.md); empty: all of it."""
     split_seed: Count = option(0, "ours")

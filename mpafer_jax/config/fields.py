@@ -5,7 +5,7 @@ A field is declared once, with all that is to be decided about it:
     num_ctx: PositiveCount = option(10, "paper")
     \"\"\"M, context vectors of a soft prompt.\"\"\"
 
-The type bounds the value and, for texts, says whether it is a path (`Folder`, `LocalFile`, `HubName`) or not (`Text`).
+The type bounds the value and, for texts, says whether it is a path (`Folder`, `NamedPath`, `HubName`) or not (`Text`).
 `option` holds the default, its source and its role; the docstring is the description. `settings` reads them back:
 `semantics` makes lists of them, `redaction` takes paths out, `reference` writes the documentation.
 """
@@ -23,7 +23,7 @@ import pydantic
 from ml_collections import config_dict
 from pydantic import Field
 
-from mpafer_jax.runtime.errors import ConfigError
+from mpafer_jax.runtime.errors import ConfigError, did_you_mean
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Probability = Annotated[float, Field(ge=0, le=1)]
@@ -50,7 +50,7 @@ class LocalPath:
 NO_PATH = LocalPath(None)
 Text = Annotated[str, NO_PATH]
 Folder = Annotated[str, LocalPath("nothing")]
-LocalFile = Annotated[str, LocalPath("last part")]
+NamedPath = Annotated[str, LocalPath("last part")]
 HubName = Annotated[str, LocalPath("hub name")]
 
 Role = Literal["result", "training", "seed", "model", "content", "free"]
@@ -109,7 +109,7 @@ class FrozenModel(pydantic.BaseModel):
         except OSError as error:  # a file that --config could not read is reported when its content is asked for
             raise ConfigError(f"--config: {error}") from error
         except pydantic.ValidationError as error:
-            raise cls._refusal(list(_lines(error))) from error
+            raise cls._refusal(list(_lines(error, cls))) from error
 
     @classmethod
     def from_json(cls, text: str) -> Self:
@@ -117,7 +117,7 @@ class FrozenModel(pydantic.BaseModel):
         try:
             model = cls.model_validate_json(text)
         except pydantic.ValidationError as error:
-            raise cls._refusal(list(_lines(error))) from error
+            raise cls._refusal(list(_lines(error, cls))) from error
         if missing := list(_unset(model, "config")):
             raise cls._refusal([f"{name}: Field required" for name in missing])
         return model
@@ -132,12 +132,18 @@ class FrozenModel(pydantic.BaseModel):
         return ConfigError(f"the configuration does not hold:\n{listed}every field and its unit: {cls.listed_by}")
 
 
-def _lines(error: pydantic.ValidationError) -> Iterator[str]:
+def _lines(error: pydantic.ValidationError, kind: type[FrozenModel]) -> Iterator[str]:
     for item in error.errors():
-        name = "config." + ".".join(str(part) for part in item["loc"])
+        *sections, name = [str(part) for part in item["loc"]] or [""]
+        near = ""
+        if item["type"] == "extra_forbidden":
+            section: Any = kind
+            for part in sections:
+                section = section.model_fields[part].annotation
+            near = did_you_mean(name, section.model_fields)
         # A rule over several fields says itself what was found.
         found = "" if item["type"] in ("missing", "value_error") or not item["loc"] else f" (found {item['input']!r})"
-        yield f"{name}: {item['msg']}{found}"
+        yield f"{'.'.join(['config', *sections, name]).rstrip('.')}: {item['msg']}{near}{found}"
 
 
 def _unset(model: FrozenModel, name: str) -> Iterator[str]:

@@ -19,8 +19,8 @@ from mpafer_jax.config.fields import (
     Fraction,
     FrozenModel,
     HubName,
-    LocalFile,
     LocalPath,
+    NamedPath,
     NonNegative,
     Positive,
     PositiveCount,
@@ -246,7 +246,7 @@ class TrainSection(IntervalsSection):
     """Parts into which each device's share of a batch is cut, one after the other, to save memory. Same update."""
     text_chunk: Count = option(0, "ours")
     """Classes that the text tower encodes at once, to save memory where there are hundreds; 0: all. Same update."""
-    warm_start: LocalFile = option("")
+    warm_start: NamedPath = option("")
     """A workdir or checkpoint whose prompts to start from, where they fit; empty: fresh prompts."""
 
     @pydantic.model_validator(mode="after")
@@ -271,7 +271,7 @@ class EvalSection(FrozenModel):
     select_on_test_split: bool = option(False, "ours: no")
     """Whether the test split selects the checkpoint, to compare with literature that did so; its accuracy is then
     better than on new images, and every table says so. Needs `no_validation`."""
-    checkpoint: LocalFile = option("")
+    checkpoint: NamedPath = option("")
     """--mode=eval, --mode=predict: the checkpoint, a workdir or one step's folder; empty: the workdir's own."""
     which: Literal["best", "last"] = option("best")
     """Which of a workdir's checkpoints these modes and train.warm_start take: best or last."""

@@ -7,18 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mpafer_jax.evaluation import protocol
-
-# Rows in the table's order, from what knows nothing to what is trained.
-BASELINE_TITLES = {
-    "majority": "majority class of train",
-    "zero_shot_type1": "zero-shot, prompts of type 1",
-    "zero_shot_type2": "zero-shot, prompts of type 2",
-    "zero_shot_type3": "zero-shot, prompts of type 3 (descriptions)",
-    "zero_shot_permuted": "zero-shot, type 3, descriptions permuted",
-    "zero_shot_global_local": "zero-shot, global-local logits",
-    "linear_probe": "linear probe on frozen features",
-    "text_context": "text context alone (CoOp)",
-}
+from mpafer_jax.evaluation.baselines import BASELINES
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,10 +26,10 @@ def rows(summary: Mapping[str, Any], split: str) -> list[Row]:
     method = summary.get("method", "MPA-FER")
     chance = 1 / len(summary["class_names"])
     found = [Row("chance", chance, chance)]
-    for name, title in BASELINE_TITLES.items():
+    for name, baseline in BASELINES.items():
         if name in summary["baselines"]:
             scores = summary["baselines"][name][split]
-            found.append(Row(title, scores["war"], scores["uar"]))
+            found.append(Row(baseline.title, scores["war"], scores["uar"]))
     selected = f"best on {protocol.selecting_split(summary)}"
     for name, title in (("last", "last step"), ("best", selected)):
         if name in summary:

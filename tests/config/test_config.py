@@ -180,7 +180,11 @@ def test_unknown_fields_of_pretraining_are_errors():
     values["model"]["vision"]["depth"] = 3
     with pytest.raises(ConfigError) as error:
         PretrainConfig.from_config_dict(values)
-    for expected in ("config.los: Extra", "config.model.vision.depth: Extra", "mpafer-jax config --pretraining"):
+    for expected in (
+        "config.los: Extra inputs are not permitted; did you mean loss?",
+        "config.model.vision.depth: Extra",
+        "mpafer-jax config --pretraining",
+    ):
         assert expected in str(error.value)
 
 

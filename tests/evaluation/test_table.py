@@ -3,7 +3,6 @@
 from mpafer_jax.artifacts.run_dir import flatten
 from mpafer_jax.config import schema
 from mpafer_jax.evaluation import protocol, table
-from mpafer_jax.evaluation.baselines import compute
 
 
 def scores(war, uar, count=40):
@@ -73,10 +72,6 @@ def test_without_a_held_out_split_there_is_no_table():
     nothing = {"class_names": ["a"], "baselines": {}, "last": {"step": 3}, "selected_by": "nothing: last step only"}
     text = table.render(nothing)
     assert text == "Nothing to compare: the run has no held-out split.\n"
-
-
-def test_every_baseline_has_a_title():
-    assert set(table.BASELINE_TITLES) == set(compute.NAMES)
 
 
 def test_without_a_best_checkpoint_the_last_stands_alone():

@@ -1,0 +1,11 @@
+"""What a run is compared with, one module for each kind; a new module joins the list here."""
+
+import importlib
+
+from mpafer_jax.evaluation.baselines.registry import BASELINES
+
+__all__ = ["BASELINES"]
+
+# In the order of the tables' rows: from what knows nothing to what is trained.
+for _name in ("majority", "zero_shot", "linear_probe", "text_context"):
+    importlib.import_module(f"{__name__}.{_name}")

@@ -21,8 +21,12 @@ import numpy.typing as npt
 import optax
 from absl import logging
 
+from mpafer_jax.config.schema import Config
+from mpafer_jax.data.splits import Dataset
+from mpafer_jax.evaluation.baselines.registry import Context, Result, baseline
 from mpafer_jax.evaluation.metrics import from_logits
 from mpafer_jax.method.features import FrozenFeatures
+from mpafer_jax.runtime.errors import ConfigError
 
 # Strengths of the penalty, per image: half-decades, strongest first, each fit starting from the one before.
 L2_GRID = tuple(10.0 ** (exponent / 2) for exponent in range(2, -13, -1))
@@ -136,3 +140,19 @@ def minimize(
     start = (params, solver.init(cast(Any, params)), jnp.zeros((), jnp.int32), jnp.asarray(jnp.inf, jnp.float32))
     params, _, iterations, gradient = jax.lax.while_loop(goes_on, iterate, start)
     return params, iterations, gradient
+
+
+def _check(config: Config, dataset: Dataset) -> None:
+    if dataset.validation is None:
+        raise ConfigError(
+            "config.eval.baselines names linear_probe, whose penalty is chosen on validation, but there is no "
+            "validation split; set data.validation_split or data.validation_fraction, or leave linear_probe out"
+        )
+
+
+@baseline("linear_probe", "linear probe on frozen features", features="all", check=_check)
+def compute(context: Context) -> Result:
+    """The probe of the run's training images, with the penalty that is best by `eval.select_by`."""
+    train, validation = context.features["train"], context.features["validation"]
+    probe = fit(train, validation, context.experiment.class_names, select_by=context.config.eval.select_by)
+    return context.measure(lambda split: probe.logits(split.image_features)), {"l2": probe.l2}

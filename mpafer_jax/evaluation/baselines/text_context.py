@@ -19,14 +19,17 @@ from absl import logging
 
 from mpafer_jax.config.schema import Config
 from mpafer_jax.data import pipeline
+from mpafer_jax.data.splits import Dataset
+from mpafer_jax.evaluation.baselines.registry import Context, Result, baseline
 from mpafer_jax.evaluation.baselines.zero_shot import frozen_logits
 from mpafer_jax.evaluation.metrics import ClassificationMetrics, from_logits
-from mpafer_jax.method import build, steps
+from mpafer_jax.method import build, optim, steps
 from mpafer_jax.method.features import FrozenFeatures
 from mpafer_jax.method.forward import Forward, forward_features
 from mpafer_jax.method.losses import Objective
 from mpafer_jax.method.state import TrainState
 from mpafer_jax.runtime import devices, progress
+from mpafer_jax.runtime.errors import ConfigError
 from mpafer_jax.runtime.finite import check_metrics
 
 
@@ -114,3 +117,21 @@ def batch_of_step(
         "label_distribution": split.label_distributions[chosen],
         "mask": np.ones(part, np.float32),
     }
+
+
+def _check(config: Config, dataset: Dataset) -> None:
+    del dataset
+    # Refused, and not trained at some rate: which one suits a context, such a run does not say.
+    if not optim.trained(["ctx"], config.optimizer.lr_scales):
+        raise ConfigError(
+            "config.eval.baselines names text_context, which trains the context as the run beside it does, but "
+            f"config.optimizer.lr_scales {config.optimizer.lr_scales} freezes ctx there; leave text_context out, or "
+            "make it a run of its own (config argument coop)"
+        )
+
+
+@baseline("text_context", "text context alone (CoOp)", features="all", check=_check)
+def compute(context: Context) -> Result:
+    """The context that `train` chooses."""
+    trained = train(context.config, context.experiment, context.features, context.num_steps)
+    return trained.metrics, {"step": trained.step}

@@ -3,36 +3,35 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Mapping, Sequence
-from typing import cast
+from typing import Any, cast
 
 import jax
 import numpy as np
 import numpy.typing as npt
 
 from mpafer_jax.config.schema import Config
+from mpafer_jax.data.splits import Dataset
+from mpafer_jax.evaluation.baselines.registry import Context, Result, baseline
+from mpafer_jax.evaluation.evaluator import make_evaluator
 from mpafer_jax.method.build import Experiment
 from mpafer_jax.method.hard_prompts.features import class_features, encode_hard_prompts, text_encoder
 from mpafer_jax.method.hard_prompts.templates import HardPrompts, configured_hard_prompts, prompt_names
 from mpafer_jax.method.model import variables
+from mpafer_jax.method.prompts import init_prompts, seed_key
 
-_TYPES = {"zero_shot_type1": 1, "zero_shot_type2": 2, "zero_shot_type3": 3, "zero_shot_permuted": 3}
+TYPES = {"zero_shot_type1": 1, "zero_shot_type2": 2, "zero_shot_type3": 3, "zero_shot_permuted": 3}
 _PERMUTED = "zero_shot_permuted"
-NAMES = tuple(_TYPES)
-
-
-def reads_bank(name: str) -> bool:
-    """Whether a baseline of this name reads descriptions."""
-    return _TYPES.get(name) == 3
 
 
 def hard_prompts(name: str, config: Config, class_names: Sequence[str]) -> HardPrompts:
-    """The texts of each class for one of NAMES; those of type 3 are the configured ones.
+    """The texts of each class for one of the four names; those of type 3 are the configured ones.
 
     Raises:
       PromptError: type 3 is asked for, and the bank lacks a class.
     """
-    section = config.hard_prompts.model_copy(update={"type": _TYPES[name]})
+    section = config.hard_prompts.model_copy(update={"type": TYPES[name]})
     read = prompt_names(class_names, as_spelled=bool(config.data.class_names))
     return configured_hard_prompts(section, read, permute_seed=config.seed if name == _PERMUTED else None)
 
@@ -64,3 +63,49 @@ def frozen_logits(
         variables(experiment.frozen.clip, {}), image_features, text_features, method="classify_frozen"
     )
     return np.asarray(cast(jax.Array, logits))
+
+
+def _texts(context: Context) -> dict[str, EncodedTexts]:
+    """Of all of the four that the run names, as a tower compiles for every length of texts."""
+    names = [name for name in context.config.eval.baselines if name in TYPES]
+    class_names = context.experiment.class_names
+    return encode(context.experiment, {name: hard_prompts(name, context.config, class_names) for name in names})
+
+
+def _check(name: str, config: Config, dataset: Dataset) -> None:
+    hard_prompts(name, config, dataset.class_names)
+
+
+def _compute(name: str, context: Context) -> Result:
+    experiment, texts = context.experiment, context.once(_texts)[name]
+    metrics = context.measure(lambda split: frozen_logits(experiment, split.image_features, texts.features))
+    of_class = [list(texts.prompts.of_class(index)) for index in range(len(experiment.class_names))]
+    return metrics, {"texts": dict(zip(experiment.class_names, of_class, strict=True))}
+
+
+for _name, _title in (
+    ("zero_shot_type1", "zero-shot, prompts of type 1"),
+    ("zero_shot_type2", "zero-shot, prompts of type 2"),
+    ("zero_shot_type3", "zero-shot, prompts of type 3 (descriptions)"),
+    (_PERMUTED, "zero-shot, type 3, descriptions permuted"),
+):
+    baseline(_name, _title, reads_bank=TYPES[_name] == 3, check=functools.partial(_check, _name))(
+        functools.partial(_compute, _name)
+    )
+
+
+@baseline("zero_shot_global_local", "zero-shot, global-local logits", features="no split")
+def global_local(context: Context) -> Result:
+    """The run's own head on un-prompted features, with the hard prompts of `hard_prompts.type` as texts.
+
+    Without the motion prior, which is made from training images and their labels.
+    """
+    bare = context.experiment.without_visual_prompts().with_patch_weights(None)
+
+    def hard_text_features(_: Any, frozen: Any) -> jax.Array:
+        return class_features(frozen.hard_text_features)
+
+    evaluator = dataclasses.replace(make_evaluator(context.config, bare), encode_texts=hard_text_features)
+    # The context, which these texts have no place for.
+    unread = init_prompts(bare.model.prompt_shape, seed_key(0))
+    return {split.name: evaluator(unread, split) for split in context.dataset.held_out}, {}

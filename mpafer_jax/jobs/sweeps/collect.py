@@ -12,9 +12,9 @@ import numpy as np
 import numpy.typing as npt
 
 from mpafer_jax.artifacts.run_dir import TRAINING_PREDICTIONS, flatten
+from mpafer_jax.evaluation.baselines import BASELINES
 from mpafer_jax.evaluation.predictions import Predictions
 from mpafer_jax.evaluation.protocol import reported_checkpoint, reported_split
-from mpafer_jax.evaluation.table import BASELINE_TITLES
 from mpafer_jax.jobs.sweeps.sweep import Point, Sweep
 from mpafer_jax.runtime.errors import ReportError
 
@@ -81,7 +81,7 @@ class Result:
     @property
     def title(self) -> str:
         """The row's title."""
-        return BASELINE_TITLES[self.baseline] if self.baseline else self.point.title
+        return BASELINES[self.baseline].title if self.baseline else self.point.title
 
     @property
     def seconds(self) -> float | None:
@@ -163,7 +163,7 @@ def _results(run: FinishedRun, point: Point, place: pathlib.Path) -> list[Result
     reported, split = _reported(run.summary, place / run.name)
     baselines = run.summary["baselines"]
     scores: dict[str, Mapping[str, float]] = {"": reported[split]}
-    scores |= {name: baselines[name][split] for name in BASELINE_TITLES if name in baselines}
+    scores |= {name: baselines[name][split] for name in BASELINES if name in baselines}
     config = flatten(run.config)
     return [
         Result(

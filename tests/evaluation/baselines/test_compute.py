@@ -10,7 +10,9 @@ import pytest
 from mpafer_jax.data import pipeline
 from mpafer_jax.data.normalize import normalize
 from mpafer_jax.data.splits import load_dataset
-from mpafer_jax.evaluation.baselines import compute
+from mpafer_jax.evaluation import table
+from mpafer_jax.evaluation.baselines import BASELINES, compute, majority
+from mpafer_jax.evaluation.baselines.registry import Context, baseline
 from mpafer_jax.jobs import train
 from mpafer_jax.method import build
 from mpafer_jax.method.features import encode_splits
@@ -20,7 +22,7 @@ from tests.jobs import runs
 
 pytestmark = pytest.mark.training
 
-EVERY = compute.NAMES
+EVERY = tuple(BASELINES)
 
 
 @pytest.fixture(scope="module")
@@ -162,9 +164,11 @@ def test_a_class_without_description_is_refused_before_training(prepared):
 
 
 def test_majority_follows_train(prepared):
-    _, dataset, _ = prepared
+    config, dataset, experiment = prepared
     few = dataset.train.take(np.flatnonzero(dataset.train.labels == 3))
-    found = compute.majority(few, [dataset.test])["test"]
+    one_class = dataclasses.replace(dataset, train=few, validation=None)
+    measured, _ = majority.compute(Context(config, one_class, experiment, 1, {}))
+    found = measured["test"]
     assert [row[3] for row in found.confusion] == [5, 5, 5, 5, 5]
     assert found.recall["sadness"] == 1
 
@@ -180,3 +184,25 @@ def test_a_baseline_named_twice_or_unknown_is_refused(sample):
     misspelt = runs.config(sample, **{"eval.baselines": ("majorty",)})
     with pytest.raises(ConfigError, match=r"eval.baselines names 'majorty'; did you mean majority\?; known are maj"):
         train.check_names(misspelt)
+
+
+def test_a_new_baseline_is_a_function(prepared):
+    config, dataset, experiment = prepared
+
+    @baseline("last_class", "always the last class")
+    def last_class(context):
+        return context.measure(lambda split: np.eye(5, dtype=np.float32)[np.full(len(split), 4)]), {"always": 4}
+
+    try:
+        config = config.model_copy(update={"eval": config.eval.model_copy(update={"baselines": ("last_class",)})})
+        train.check_names(config)
+        compute.check(config, dataset)
+        found = compute.compute(config, dataset, experiment, 12)["last_class"]
+        summary = {"class_names": list("abcde"), "baselines": {"last_class": found}}
+        assert [row.title for row in table.rows(summary, "test")] == ["chance", "always the last class"]
+        with pytest.raises(ValueError, match="there is a baseline 'last_class' already"):
+            baseline("last_class", "")(last_class)
+    finally:
+        del BASELINES["last_class"]
+    assert found["always"] == 4
+    assert found["test"]["war"] == found["validation"]["war"] == pytest.approx(0.2)

@@ -41,7 +41,7 @@ def test_no_class_keeps_its_description():
 
 def test_what_each_baseline_reads(sample):
     config = runs.config(sample, seed=3)
-    prompts = {name: zero_shot.hard_prompts(name, config, NAMES) for name in zero_shot.NAMES}
+    prompts = {name: zero_shot.hard_prompts(name, config, NAMES) for name in zero_shot.TYPES}
     texts = {name: [text for (text,) in found.groups[0].texts] for name, found in prompts.items()}
     assert texts["zero_shot_type1"][0] == "a photo of anger"
     assert texts["zero_shot_type2"][0] == "a photo of a person making a facial expression of anger"
@@ -58,10 +58,10 @@ def test_one_feature_per_class_whatever_the_granularity(sample):
     config = runs.config(sample, **{f"hard_prompts.{name}": value for name, value in changes.items()})
     built = build.build_experiment(config, NAMES, build.load_frozen_clip(config))
     assert built.frozen.hard_text_features.shape == (2, 5, 64)
-    prompts = {name: zero_shot.hard_prompts(name, config, NAMES) for name in zero_shot.NAMES}
+    prompts = {name: zero_shot.hard_prompts(name, config, NAMES) for name in zero_shot.TYPES}
     assert prompts["zero_shot_type3"] == built.hard_prompts
     found = zero_shot.encode(built, prompts)
-    assert {name: part.features.shape for name, part in found.items()} == dict.fromkeys(zero_shot.NAMES, (5, 64))
+    assert {name: part.features.shape for name, part in found.items()} == dict.fromkeys(zero_shot.TYPES, (5, 64))
     template, mouth = np.asarray(built.frozen.hard_text_features)
     directions = [x / np.linalg.norm(x, axis=1, keepdims=True) for x in (template, mouth)]
     expected = np.mean(directions, axis=0)
