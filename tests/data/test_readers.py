@@ -208,7 +208,7 @@ def test_class_selection_errors(tmp_path: Path) -> None:
 
 def test_selected_weights_are_shares_again() -> None:
     record = records.Record("a", records.ImageFile(Path("a.png")), 2, (0.5, 0.25, 0.25))
-    index = records.SourceIndex(("x", "y", "z"), {"train": [record]}, label_rule="distribution")
+    index = records.SourceIndex(("x", "y", "z"), {"train": [record]}, source_labels=("x", "y", "z"))
     (selected,) = records.select_classes(index, ("z", "x")).splits["train"]
     assert selected.label == 0
     assert selected.label_distribution == pytest.approx((1 / 3, 2 / 3))
