@@ -7,8 +7,8 @@ import json
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
-from mpafer_jax.config.fields import settings
-from mpafer_jax.config.schema import Config, LossSection
+from mpafer_jax.config.schema import LossSection
+from mpafer_jax.config.semantics import PARTS
 from mpafer_jax.data.split_groups import NO_TEST
 from mpafer_jax.method.losses import TERMS, Objective
 
@@ -47,8 +47,7 @@ def method_name(config: Mapping[str, Any]) -> str:
     """
     section = {name.removeprefix("loss."): value for name, value in config.items() if name.startswith("loss.")}
     terms = Objective.of(LossSection.model_validate_json(json.dumps(section))).terms
-    parts = [name for name, setting in settings(Config).items() if setting.off_at_zero]
-    whole = all(term in terms for term in TERMS if term.equation) and all(config[part] for part in parts)
+    whole = all(term in terms for term in TERMS if term.equation) and all(config[part] for part in PARTS)
     others = [term.name for term in terms if not term.equation]
     return " + ".join(["MPA-FER" if whole else "tuned prompts", *others])
 
