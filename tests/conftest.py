@@ -1,6 +1,7 @@
 """Two CPU devices for every test, what several tests use, and what the tiers need (markers: pyproject.toml)."""
 
 import os
+import pathlib
 import shutil
 import signal
 import threading
@@ -16,6 +17,10 @@ os.environ["JAX_PLATFORMS"] = "cpu"
 if _COUNT not in os.environ.get("XLA_FLAGS", ""):
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_COUNT}=2"
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "2"
+# What one process has compiled the others need not compile again, nor those of the next time.
+_COMPILED = pathlib.Path(__file__).parents[1] / ".pytest_cache" / "compiled"
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(_COMPILED))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
 
 # A shell has it ignored for what it starts in the background, and commands that tests start would inherit that.
 if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

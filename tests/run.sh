@@ -26,8 +26,6 @@ run ruff check .
 run ruff format --check .
 run lint-imports
 run pyright
-# What one process has compiled the others need not compile again.
-export JAX_COMPILATION_CACHE_DIR="$venv/compilation_cache" JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0.1
 run pytest -n logical --maxprocesses=8 -m 'not slow' --durations=40
 export XLA_FLAGS=--xla_force_host_platform_device_count=8
 run pytest -q -m 'devices and not slow'
