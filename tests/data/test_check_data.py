@@ -3,7 +3,6 @@
 import os
 import runpy
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -14,8 +13,7 @@ from mpafer_jax.cli import data
 from mpafer_jax.data.check import check as check_dataset
 from mpafer_jax.runtime.errors import DataError
 from tests.data import layouts
-
-ROOT = Path(__file__).resolve().parents[2]
+from tests.jobs import runs
 
 
 def check(dataset: str, directory: Path, **changes: Any) -> tuple[str, str]:
@@ -158,31 +156,28 @@ def test_persons_are_counted(tmp_path: Path) -> None:
     assert "train shows 2 persons" in text
 
 
-def command(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "mpafer_jax.cli", "data", "check", *arguments], cwd=ROOT, capture_output=True, text=True
-    )
+def command(*arguments: str) -> runs.Done:
+    return runs.call("data check", *arguments)
 
 
-@pytest.mark.processes
 def test_the_command(tmp_path: Path) -> None:
     layouts.write_folders(tmp_path / "train", {"happy": 2})
     layouts.write_folders(tmp_path / "test", {"happy": 1}, first_seed=5)
     good = command("--config=configs/folder.py", f"--config.data.dir={tmp_path}")
-    assert good.returncode == 0
-    assert all("opening " in line for line in good.stderr.splitlines())
-    assert good.stdout.endswith("nothing needs attention\n")
+    assert good.code == 0
+    assert all("opening " in line for line in good.err.splitlines())
+    assert good.out.endswith("nothing needs attention\n")
     (tmp_path / "test" / "happy" / "000.png").write_text("no image")
     bad = command("--config=configs/folder.py", f"--config.data.dir={tmp_path}")
-    assert bad.returncode == 1
-    assert all("opening " in line for line in bad.stderr.splitlines())
-    assert bad.stdout.endswith("needs attention:\n  1 image that cannot be read (listed above)\n")
+    assert bad.code == 1
+    assert all("opening " in line for line in bad.err.splitlines())
+    assert bad.out.endswith("needs attention:\n  1 image that cannot be read (listed above)\n")
     layouts.write_folders(tmp_path / "train", {"calm": 1, "boredom": 1}, first_seed=9)
     bad = command("--config=configs/folder.py", f"--config.data.dir={tmp_path}")
-    assert "the description bank 'expressions' has no class 'boredom', 'calm'; it has neutral" in bad.stdout
+    assert "the description bank 'expressions' has no class 'boredom', 'calm'; it has neutral" in bad.out
     absent = command("--config=configs/rafdb.py", f"--config.data.dir={tmp_path}")
-    assert (absent.returncode, absent.stdout) == (2, "")
-    assert "list_patition_label.txt is not there." in absent.stderr
+    assert (absent.code, absent.out) == (2, "")
+    assert "list_patition_label.txt is not there." in absent.err
 
 
 @pytest.mark.slow

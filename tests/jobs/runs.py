@@ -1,5 +1,8 @@
-"""Short runs on the sample: its configuration, and the command in a process of its own."""
+"""Short runs on the sample: their configuration and their command; commands in this process and in others."""
 
+import contextlib
+import dataclasses
+import io
 import json
 import os
 import pathlib
@@ -33,19 +36,41 @@ def config(sample, **changes) -> Config:
     return Config.from_config_dict(values)
 
 
-def command(sample, workdir, *, devices=1, mode="train", **changes) -> list[str]:
-    """The same run as a command."""
+def words(sample, **changes) -> list[str]:
+    """The same configuration as words of a command."""
     values = {**CHANGES, "data.dir": str(sample / "faces"), "clip.name": str(sample / "clip"), **changes}
-    flags = [f"--config.{name}={value}" for name, value in values.items()]
     return [
-        sys.executable,
-        "-m",
-        "mpafer_jax.main",
         f"--config={ROOT / 'configs' / 'sample.py'}",
-        f"--workdir={workdir}",
-        f"--mode={mode}",
-        *flags,
+        *(f"--config.{name}={value}" for name, value in values.items()),
     ]
+
+
+def command(sample, workdir, *, mode="train", **changes) -> list[str]:
+    """The same run as a command."""
+    flags = [f"--workdir={workdir}", f"--mode={mode}"]
+    return [sys.executable, "-m", "mpafer_jax.main", *words(sample, **changes), *flags]
+
+
+@dataclasses.dataclass
+class Done:
+    """How a command ended, and what it showed."""
+
+    code: int
+    out: str
+    err: str
+
+
+def call(name, *words) -> Done:
+    """Runs `mpafer-jax NAME WORDS` in this process, at the root of the checkout."""
+    from mpafer_jax.cli.main import COMMANDS
+
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.chdir(ROOT), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            code = COMMANDS[name]([str(word) for word in words])
+        except SystemExit as ended:
+            code = ended.code
+    return Done(code, out.getvalue(), err.getvalue())
 
 
 def environment(devices=1, **extra) -> dict[str, str]:

@@ -4,7 +4,6 @@ import json
 import shutil
 import signal
 import subprocess
-import sys
 import time
 
 import numpy as np
@@ -15,8 +14,6 @@ from mpafer_jax.artifacts import checkpoints as checkpoints_lib
 from mpafer_jax.runtime import preemption
 from tests import needs
 from tests.jobs import runs
-
-pytestmark = pytest.mark.processes
 
 
 def stop(arguments, number, condition):
@@ -32,6 +29,7 @@ def stop(arguments, number, condition):
         return process.returncode, errors
 
 
+@pytest.mark.processes
 def test_stopped_killed_and_resumed_equals_undisturbed(sample, tmp_path):
     # Lines of metrics between the checkpoints, so that a stop comes between two lines.
     steps = {"train.num_steps": 24, "train.log_every": 5, "train.eval_every": 8, "train.checkpoint_every": 8}
@@ -62,9 +60,8 @@ def test_stopped_killed_and_resumed_equals_undisturbed(sample, tmp_path):
         np.testing.assert_array_equal(value, two[name])
     assert runs.metrics(tmp_path / "undisturbed") == runs.metrics(tmp_path / "killed")
 
-    evaluate_elsewhere(sample, tmp_path)
 
-
+@pytest.mark.processes
 @pytest.mark.devices
 def test_several_devices_train_as_one(finished, sample, tmp_path):
     alone = runs.run(runs.command(sample, tmp_path / "run"))
@@ -79,7 +76,7 @@ def test_several_devices_train_as_one(finished, sample, tmp_path):
             assert a["loss"] == pytest.approx(b["loss"], rel=1e-3)
 
 
-def evaluate_elsewhere(sample, tmp_path):
+def test_a_dataset_of_other_classes_is_evaluated_and_a_report_that_fails_is_said(finished, sample, tmp_path):
     """--mode=eval on a dataset with other names, another order, one class more and two fewer."""
     for folder, name in (("happiness", "Happy"), ("anger", "angry"), ("sadness", "sad")):
         shutil.copytree(sample / "faces" / "test" / folder, tmp_path / "other" / name)
@@ -89,20 +86,22 @@ def evaluate_elsewhere(sample, tmp_path):
         "data.test_split": "",
         "data.test_fraction": 0.5,
         "data.validation_fraction": 0.0,
-        "eval.checkpoint": str(tmp_path / "undisturbed"),
+        "eval.checkpoint": str(finished[0]),
+        "eval.report": "numbers",
     }
     (tmp_path / "elsewhere" / "report.html").mkdir(parents=True)  # so that the report alone fails
-    report = {"eval.report": "numbers"}
-    done = runs.run(runs.command(sample, tmp_path / "elsewhere", mode="eval", **changes, **report))
-    assert done.returncode == 1, done.stderr
-    assert "the numbers are written, but not the report: IsADirectoryError" in done.stderr
-    assert "2 images of 'confusion' are left out" in done.stderr
+    words = [*runs.words(sample, **changes), f"--workdir={tmp_path / 'elsewhere'}", "--mode=eval"]
+    done = runs.call("train", *words)
+    assert done.code == 2, done.err
+    assert "the numbers are written, but not the report: IsADirectoryError" in done.err
+    assert "2 images of 'confusion' are left out" in done.err
     result = json.loads((tmp_path / "elsewhere" / "evaluation.json").read_text())
     assert result["test"]["class_names"] == ["anger", "happiness", "neutral", "sadness", "surprise"]
     np.testing.assert_array_equal(np.sum(result["test"]["confusion"], axis=1), [2, 2, 0, 2, 0])
     assert result["test"]["recall"]["neutral"] is None
 
 
+@pytest.mark.processes
 @pytest.mark.torch
 def test_neither_tensorflow_nor_torch_is_imported(sample, tmp_path):
     """The whole job beside a TensorFlow that breaks whoever imports it, and a PyTorch that could be imported."""
@@ -140,58 +139,55 @@ def test_neither_tensorflow_nor_torch_is_imported(sample, tmp_path):
         ({"data.class_names": "('anger',)"}, "one class ('anger',) leaves nothing to tell apart"),
     ],
 )
-def test_mistakes_end_with_a_message_and_no_traceback(sample, tmp_path, changes, message):
-    done = runs.run(runs.command(sample, tmp_path / "run", **changes))
-    assert done.returncode == 2
-    assert message in done.stderr
-    assert "Traceback" not in done.stderr
+def test_mistakes_end_with_a_message_and_leave_the_folder_free(sample, tmp_path, changes, message):
+    done = runs.call("train", *runs.words(sample, **changes), f"--workdir={tmp_path / 'run'}")
+    assert done.code == 2
+    assert message in done.err
     assert not (tmp_path / "run" / "config.json").exists()  # corrected, the same folder can be used
 
 
-def test_unknown_fields_and_arguments_are_refused(sample, tmp_path, monkeypatch):
-    for flag, message in (
+@pytest.mark.parametrize(
+    ("flag", "message"),
+    [
         ("--config.los.beta=0", "--config.los.beta: there is no such field; did you mean --config.loss.beta?"),
         ("--config.loss.xyz=0", "--config.loss.xyz: there is no such field; loss has beta, gamma, "),
         ("--config.loss.beta=much", "could not convert string to float: 'much'"),
         ("--made=eval", "unknown arguments: --made=eval; did you mean --mode?"),
-    ):
-        unknown = runs.run([*runs.command(sample, tmp_path / "run"), flag])
-        assert unknown.returncode == 2
-        assert message in unknown.stderr
-        assert len(unknown.stderr.splitlines()) == 2
-    arguments = runs.command(sample, tmp_path / "run")
-    arguments[3] += ":vit_l12"
-    unknown = runs.run(arguments)
-    assert unknown.returncode == 2
-    assert "unknown config arguments vit_l12; did you mean vit_l14? Known are vit_b32, " in unknown.stderr
-    assert len(unknown.stderr.splitlines()) == 2
-    for given, meant in (("configs/rafbd.py", "configs/rafdb.py"), ("rafdb", "configs/rafdb.py")):
-        absent = runs.run([*arguments[:3], f"--config={given}", "--workdir=/nowhere"], cwd=runs.ROOT)
-        assert absent.returncode == 2
-        assert absent.stderr.startswith(f"error: --config={given}: there is no such file; did you mean {meant}?\n")
-    monkeypatch.setenv("HOME", str(runs.ROOT))  # a shell leaves the tilde of --config=~ alone
-    absent = runs.run([*arguments[:3], "--config=~/configs/rafbd.py", "--workdir=/nowhere"])
-    assert absent.stderr.startswith(f"error: --config={runs.ROOT}/configs/rafbd.py: there is no such file; did you")
-    missing = runs.run(arguments[:3])
-    assert (missing.returncode, missing.stdout) == (2, "")
-    assert missing.stderr.startswith("error: --config is missing: ")
+        (
+            "--config=configs/sample.py:vit_l12",
+            "unknown config arguments vit_l12; did you mean vit_l14? Known are vit_b32, ",
+        ),
+        (
+            "--config=configs/rafbd.py",
+            "--config=configs/rafbd.py: there is no such file; did you mean configs/rafdb.py?",
+        ),
+        ("--config=rafdb", "--config=rafdb: there is no such file; did you mean configs/rafdb.py?"),
+        # A shell leaves the tilde of --config=~ alone.
+        ("--config=~/configs/rafbd.py", f"--config={runs.ROOT}/configs/rafbd.py: there is no such file; did you"),
+    ],
+)
+def test_unknown_fields_and_arguments_are_refused_in_two_lines(sample, monkeypatch, flag, message):
+    monkeypatch.setenv("HOME", str(runs.ROOT))
+    words = [flag] if flag.startswith("--config=") else [*runs.words(sample), flag]
+    done = runs.call("train", *words, "--workdir=/nowhere")
+    assert done.code == 2
+    assert message in done.err
+    assert len(done.err.splitlines()) == 2
 
 
-def test_help_and_version(sample):
-    for words, called, own in (
-        (["mpafer_jax.main"], "python -m mpafer_jax.main", "--mode={train,eval,predict}"),
-        (["mpafer_jax.cli", "prompts", "report"], "mpafer-jax prompts report", "--split={validation,test}"),
+def test_help_and_version():
+    for name, called, own in (
+        ("train", "python -m mpafer_jax.main", "--mode={train,eval,predict}"),
+        ("prompts report", "mpafer-jax prompts report", "--split={validation,test}"),
     ):
-        shown = runs.run([sys.executable, "-m", *words, "--help"])
-        assert (shown.returncode, shown.stderr) == (0, "")
-        assert shown.stdout.startswith(f"usage: {called} --config=FILE[:ARGUMENTS] ")
-        flags = [line.split()[0].rstrip(",") for line in shown.stdout.splitlines() if line.startswith("  -")]
+        shown = runs.call(name, "--help")
+        assert (shown.code, shown.err) == (0, "")
+        assert shown.out.startswith(f"usage: {called} --config=FILE[:ARGUMENTS] ")
+        flags = [line.split()[0].rstrip(",") for line in shown.out.splitlines() if line.startswith("  -")]
         assert flags[:2] == ["--config=FILE[:ARGUMENTS]", "--config.FIELD=VALUE"]
         assert own in flags
         assert flags[-5:] == ["--log={auto,plain}", "-v", "--verbosity=N", "-h", "--version"]
         assert len(flags) < 15
-    boolean = runs.run([sys.executable, "-m", "mpafer_jax.cli", "study", "cross-dataset", "--help"])
-    assert boolean.returncode == 0
-    assert "  --noown_datasets  " in boolean.stdout
-    version = runs.run([sys.executable, "-m", "mpafer_jax.main", "--version"])
-    assert (version.returncode, version.stdout.split()[:2]) == (0, ["mpafer-jax", mpafer_jax.__version__])
+    assert "  --noown_datasets  " in runs.call("study cross-dataset", "--help").out
+    version = runs.call("train", "--version")
+    assert (version.code, version.out.split()[:2]) == (0, ["mpafer-jax", mpafer_jax.__version__])

@@ -1,7 +1,6 @@
 """Features from run to run: found by pixels, never lost, never another CLIP's; and the tool that hands them out."""
 
 import json
-import sys
 from concurrent import futures
 
 import numpy as np
@@ -211,24 +210,17 @@ def test_the_tool_writes_features_labels_and_names(sample, prepared, tmp_path):
     assert about["fingerprints"] == {split.name: split.fingerprint for split in (dataset.train, dataset.test)}
 
 
-@pytest.mark.processes
 def test_the_command(sample, tmp_path):
-    flags = [
-        f"--config.{name}={value}" for name, value in (("data.dir", sample / "faces"), ("clip.name", sample / "clip"))
+    words = [
+        "--config=configs/sample.py",
+        f"--config.data.dir={sample / 'faces'}",
+        f"--config.clip.name={sample / 'clip'}",
     ]
-    command = [
-        sys.executable,
-        "-m",
-        "mpafer_jax.cli",
-        "data",
-        "features",
-        f"--config={runs.ROOT}/configs/sample.py",
-        *flags,
-    ]
-    ended = runs.run([*command, "--split=test", f"--out={tmp_path / 'out'}"])
-    assert ended.returncode == 0, ended.stderr
-    assert f"written: {tmp_path / 'out' / 'test.npz'}, 25 images" in ended.stderr
+    ended = runs.call("data features", *words, "--split=test", f"--out={tmp_path / 'out'}")
+    assert ended.code == 0, ended.err
+    assert f"written: {tmp_path / 'out' / 'test.npz'}, 25 images" in ended.err
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"features.json", "test.npz"}
-    ended = runs.run([*command, "--config.data.validation_fraction=0", "--split=validation", f"--out={tmp_path}"])
-    assert ended.returncode == 2
-    assert "none of the splits validation" in ended.stderr
+    none = ["--config.data.validation_fraction=0", "--split=validation"]
+    ended = runs.call("data features", *words, *none, f"--out={tmp_path}")
+    assert ended.code == 2
+    assert "none of the splits validation" in ended.err

@@ -62,7 +62,6 @@ def test_what_is_there_by_its_name_is_no_pattern(tmp_path):
 EXPECTED = f"{URL!r}: expected a file or folder of this machine, where a bucket can be mounted"
 
 
-@pytest.mark.processes
 @pytest.mark.parametrize(
     "words",
     [

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import subprocess
 
 import numpy as np
 import pytest
@@ -177,20 +176,17 @@ def test_a_context_for_each_class_has_none_for_new_ones(sample, tmp_path):
     assert np.array(same["test"]["confusion"])[::-1, ::-1].tolist() == few["test"]["confusion"]
 
 
-@pytest.mark.processes
 def test_the_command(sample, measured, tmp_path):
     _, folder, result = measured
-    command = runs.command(sample, folder.parent, **SHORT)
-    command = [part for part in command if not part.startswith("--mode")]
-    command[2:3] = ["mpafer_jax.cli", "study", "base-to-new"]
-    done = runs.run(command)  # its only seed was measured before
-    assert done.returncode == 0, done.stderr
-    assert "- new: sadness, surprise (10 test images)" in done.stdout
+    words = [*runs.words(sample, **SHORT), f"--workdir={folder.parent}"]
+    done = runs.call("study base-to-new", *words)  # its only seed was measured before
+    assert done.code == 0, done.err
+    assert "- new: sadness, surprise (10 test images)" in done.out
     written = json.loads((folder.parent / "base_to_new.json").read_text())
     assert written == {"0": result}
-    bad = subprocess.run([*command, "--seeds=a"], env=runs.environment(), capture_output=True, text=True, check=False)
-    assert bad.returncode == 2
-    assert "argument --seeds: expected whole numbers from 0" in bad.stderr
+    bad = runs.call("study base-to-new", *words, "--seeds=a")
+    assert bad.code == 2
+    assert "argument --seeds: expected whole numbers from 0" in bad.err
 
 
 def test_the_motion_prior_goes_with_its_class_and_new_ones_have_none(sample, measured, caplog):

@@ -3,8 +3,6 @@
 import dataclasses
 import json
 import shutil
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -273,21 +271,18 @@ def test_mistakes_are_named(trained, loaded):
         cross_dataset.load_targets(rows, [f"{folder} data.dir={faces} data.test_split="], own=False, batch_size=0)
 
 
-@pytest.mark.processes
 def test_the_command(sample, trained, tmp_path):
     root, _ = trained
     (tmp_path / "two words").mkdir()
     (tmp_path / "two words" / "faces").symlink_to(sample / "faces" / "test")
-    dataset = f"whole={runs.ROOT}/configs/folder.py:whole 'data.dir={tmp_path}/two words/faces' eval.batch_size=5"
-    command = [
-        *(sys.executable, "-m", "mpafer_jax.cli", "study", "cross-dataset", f"--workdir={tmp_path / 'matrix'}"),
-        *(f"--checkpoint={root / 'faces'}", f"--checkpoint={root / 'drawn'}", f"--dataset={dataset}"),
-    ]
-    done = subprocess.run(command, env=runs.environment(), capture_output=True, text=True, timeout=300, check=False)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.strip() == (tmp_path / "matrix" / "matrix.md").read_text().strip()
+    dataset = f"whole={runs.ROOT}/configs/folder.py:whole 'data.dir={tmp_path}/two words/faces' eval.batch_size=10"
+    workdir = f"--workdir={tmp_path / 'matrix'}"
+    words = [workdir, f"--checkpoint={root / 'faces'}", f"--checkpoint={root / 'drawn'}", f"--dataset={dataset}"]
+    done = runs.call("study cross-dataset", *words)
+    assert done.code == 0, done.err
+    assert done.out.strip() == (tmp_path / "matrix" / "matrix.md").read_text().strip()
     written = json.loads((tmp_path / "matrix" / "matrix.json").read_text())
-    assert written["flags"] == command[3:]
+    assert written["flags"] == words
     assert [(cell["checkpoint"], cell["dataset"]) for cell in written["cells"]] == [
         (row, column) for row in ("faces", "drawn") for column in ("faces", "drawn", "whole")
     ]
@@ -296,8 +291,6 @@ def test_the_command(sample, trained, tmp_path):
     assert by_place["faces", "whole"]["confusion"] == by_place["faces", "faces"]["confusion"]
     with Image.open(tmp_path / "matrix" / "matrix.png") as image:
         assert min(image.size) > 200
-    mistaken = [*command[:4], f"--checkpoint={tmp_path}"]
-    failed = subprocess.run(mistaken, env=runs.environment(), capture_output=True, text=True, timeout=300, check=False)
-    assert failed.returncode == 2
-    assert "no checkpoint at" in failed.stderr
-    assert "Traceback" not in failed.stderr
+    failed = runs.call("study cross-dataset", workdir, f"--checkpoint={tmp_path}")
+    assert failed.code == 2
+    assert "no checkpoint at" in failed.err

@@ -2,7 +2,6 @@
 
 import csv
 import json
-import sys
 
 import numpy as np
 import pytest
@@ -25,8 +24,6 @@ from mpafer_jax.method.hard_prompts.bank import GRANULARITIES, load_bank
 from mpafer_jax.method.hard_prompts.templates import described
 from mpafer_jax.runtime.errors import ConfigError, PromptError
 from tests.jobs import runs
-
-pytestmark = pytest.mark.processes
 
 NAMES = ("anger", "boredom", "fear")
 
@@ -90,18 +87,9 @@ def test_every_choice_of_texts_that_the_banks_allow(sample, tmp_path):
 @pytest.fixture(scope="module")
 def reported(sample, tmp_path_factory):
     out = tmp_path_factory.mktemp("report") / "report"
-    flags = {**runs.CHANGES, "data.dir": str(sample / "faces"), "clip.name": str(sample / "clip")}
-    command = [
-        sys.executable,
-        "-m",
-        "mpafer_jax.cli",
-        "prompts",
-        "report",
-        f"--config={runs.ROOT / 'configs' / 'sample.py'}",
-    ]
-    done = runs.run([*command, f"--out={out}", *(f"--config.{name}={value}" for name, value in flags.items())])
-    assert done.returncode == 0, done.stderr
-    return done.stdout, out
+    done = runs.call("prompts report", *runs.words(sample), f"--out={out}")
+    assert done.code == 0, done.err
+    return done.out, out
 
 
 def test_the_command_measures_the_validation_images(reported, sample):

@@ -1,6 +1,5 @@
 """`study sweep`: real runs of two steps, started, failed, resumed, stopped and queued."""
 
-import dataclasses
 import json
 import os
 import re
@@ -11,7 +10,6 @@ import time
 
 import pytest
 
-from mpafer_jax.cli import study
 from mpafer_jax.runtime import preemption
 from tests.jobs import runs
 
@@ -35,21 +33,11 @@ def get_sweep(argument):
 """
 
 
-@dataclasses.dataclass
-class Done:
-    """How a command ended."""
-
-    code: int
-    out: str
-    err: str
-
-
 @pytest.fixture
-def command(sample, tmp_path, monkeypatch, capsys):
-    """Runs the command on the sample, in this process; the runs that it makes are others: flags -> Done."""
+def command(sample, tmp_path, monkeypatch):
+    """Runs the command on the sample, in this process; the runs that it makes are others: flags -> how it ended."""
     monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)  # a sweep's own is tested
     monkeypatch.setenv("XLA_FLAGS", runs.environment()["XLA_FLAGS"])  # of the runs
-    monkeypatch.chdir(runs.ROOT)
     (tmp_path / "two.py").write_text(TEXT)
     changes = {**runs.CHANGES, "train.num_steps": 2, "optimizer.warmup_steps": 0, "data.train_per_class": 4}
     del changes["eval.report"]
@@ -65,8 +53,7 @@ def command(sample, tmp_path, monkeypatch, capsys):
         ]
 
     def call(*flags, **options):
-        code = study.sweep(arguments(*flags, **options))
-        return Done(code, *capsys.readouterr())
+        return runs.call("study sweep", *arguments(*flags, **options))
 
     call.arguments = arguments
     return call
