@@ -162,7 +162,8 @@ class Setting:
     Attributes:
       name: dotted, as in 'loss.beta'.
       default: its value where nobody says another.
-      description, source, role, off_at_zero: see `option`.
+      description, role, off_at_zero: see `option`.
+      source: as there; '' for a default that a configuration gives instead of the section's.
       path: what it names on the machine of a run; None for what is no path.
     """
 
@@ -193,7 +194,7 @@ def _settings(model: FrozenModel, prefix: str) -> Iterator[Setting]:
             name=prefix + name,
             default=value,
             description=field.description or "",
-            source=said["source"],
+            source=said["source"] if value == field.default else "",
             role=said["role"] or model.role,
             off_at_zero=said["off_at_zero"],
             path=path,

@@ -15,7 +15,6 @@ from mpafer_jax.config.fields import (
     FrozenModel,
     LocalPath,
     NonNegative,
-    Positive,
     PositiveCount,
     Text,
     option,
@@ -120,23 +119,12 @@ class LossSection(FrozenModel):
 
 
 class OptimizerSection(DecaySection):
-    """Muon for the layers' matrices and AdamW for all else, with warm-up and cosine decay to 0."""
-
-    learning_rate: Positive = option(5.0e-3)
-    """Peak learning rate of both."""
-    weight_decay: NonNegative = option(0.05)
-    """Share of the learning rate by which the layers' matrices shrink at every update."""
-    warmup_steps: Count = option(100)
-    """Updates of linear warm-up."""
-    clip_norm: NonNegative = option(1.0)
-    """Largest global norm of the gradient, 0 for no limit."""
+    """Muon for the layers' matrices, which alone have weight decay, and AdamW for all else."""
 
 
 class TrainSection(IntervalsSection):
     """Length of training, and how often something is logged, evaluated and saved."""
 
-    batch_size: PositiveCount = option(128)
-    """Images of one update, over all devices; each is told apart from all the others."""
     num_steps: PositiveCount = option(5000)
     """Updates in all."""
 
@@ -151,8 +139,10 @@ class PretrainConfig(FrozenModel):
     model: ModelSection = ModelSection()
     data: DataSection = DataSection()
     loss: LossSection = LossSection()
-    optimizer: OptimizerSection = OptimizerSection()
-    train: TrainSection = TrainSection()
+    optimizer: OptimizerSection = OptimizerSection(
+        learning_rate=5.0e-3, weight_decay=0.05, warmup_steps=100, clip_norm=1.0
+    )
+    train: TrainSection = TrainSection(batch_size=128)
 
     @pydantic.model_validator(mode="after")
     def _fits_the_patches(self) -> Self:
