@@ -10,8 +10,10 @@ from mpafer_jax.cli import main
 from mpafer_jax.cli.main import COMMANDS
 from mpafer_jax.cli.parser import UsageError, several
 from mpafer_jax.cli.runner import Command, argument, number
+from mpafer_jax.jobs.studies import base_to_new, cross_dataset
+from mpafer_jax.method.hard_prompts.generation import generate
 from mpafer_jax.runtime import locks
-from mpafer_jax.runtime.errors import ConfigError, ExportError, NonFiniteError, UserError
+from mpafer_jax.runtime.errors import ConfigError, ExportError, LockedError, NonFiniteError, UserError
 from tests.jobs import runs
 
 NAMES = list(COMMANDS)
@@ -199,3 +201,18 @@ def test_the_launchers_way_to_a_sweep_is_the_command():
     done = subprocess.run([*script, "--help"], cwd="/", capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith("usage: mpafer-jax study sweep --sweep=SWEEP --workdir=WORKDIR [flags]\n")
+
+
+@pytest.mark.parametrize(
+    ("lock", "work"),
+    [
+        (locks.RUN, lambda folder, sample: base_to_new.measure(runs.config(sample), folder, [0])),
+        (locks.RUN, lambda folder, sample: cross_dataset.measure([], [], folder, "common")),
+        ("bank.json.lock", lambda folder, sample: generate.generate(None, None, None, folder / "bank.json")),
+    ],
+    ids=["base-to-new", "cross-dataset", "generate"],
+)
+def test_one_process_at_a_time_works_on_a_folder(lock, work, sample, tmp_path):
+    with locks.hold(tmp_path / lock, tmp_path), pytest.raises(LockedError, match="is in use by process"):
+        work(tmp_path, sample)
+    assert not list(tmp_path.iterdir())

@@ -399,7 +399,7 @@ def measure(
     targets: Sequence[Target],
     workdir: pathlib.Path,
     classes: ClassChoice,
-    flags: Sequence[str],
+    flags: Sequence[str] = (),
 ) -> str:
     """Measures the cells that were not measured before, and writes the matrix; all processes call it.
 
