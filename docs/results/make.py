@@ -33,7 +33,7 @@ from mpafer_jax.config.redaction import PLACES, without_place, without_places
 from mpafer_jax.config.schema import Config
 from mpafer_jax.config.semantics import free_fields
 from mpafer_jax.evaluation.protocol import to_markdown
-from mpafer_jax.jobs.studies import cross_dataset
+from mpafer_jax.jobs.studies import cross_dataset_text
 from mpafer_jax.jobs.sweeps import plot, report, sweep, tables
 from mpafer_jax.jobs.sweeps.collect import FinishedRun
 from mpafer_jax.jobs.sweeps.report import Report
@@ -114,7 +114,7 @@ def publish(folder: pathlib.Path, reports: Sequence[Report], matrices: Sequence[
         whole = report.make(path, added.record, joined(path, added.record, added.runs))
         write_sweep(path, whole.record, whole.runs)
     for matrix in matrices:
-        values = _read_matrix(matrix / cross_dataset.MATRIX)
+        values = _read_matrix(matrix / cross_dataset_text.MATRIX)
         cells = [{name: value for name, value in cell.items() if name != "path"} for cell in values["cells"]]
         files.write_json(folder / f"{matrix.name}{_MATRIX_SUFFIX}", {**values, "cells": cells})
 
@@ -138,7 +138,9 @@ def _matrix(path: pathlib.Path) -> str:
     values = _read_matrix(path)
     flags = " \\\n  ".join(shlex.quote(flag) for flag in values["flags"])
     command = f"```bash\nmpafer-jax study cross-dataset {flags}\n```\n"
-    return "\n".join([f"### {path.stem}\n", command, cross_dataset.render(values["cells"], values["classes"], level=4)])
+    return "\n".join(
+        [f"### {path.stem}\n", command, cross_dataset_text.render(values["cells"], values["classes"], level=4)]
+    )
 
 
 def _read_matrix(path: pathlib.Path) -> dict[str, Any]:
@@ -364,7 +366,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             return
         if not _SWEEPS.is_dir():
             raise ConfigError(f"there is no folder {_SWEEPS} here; run this from the root of the checkout")
-        matrices = [folder for folder in arguments.folders if (folder / cross_dataset.MATRIX).is_file()]
+        matrices = [folder for folder in arguments.folders if (folder / cross_dataset_text.MATRIX).is_file()]
         reports = [report.read(folder) for folder in arguments.folders if folder not in matrices]
         publish(arguments.page.with_suffix(""), reports, matrices)
         write_page(arguments.page)

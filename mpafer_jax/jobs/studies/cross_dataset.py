@@ -13,7 +13,7 @@ import json
 import pathlib
 import re
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -26,19 +26,15 @@ from mpafer_jax.config.expressions import map_classes
 from mpafer_jax.config.flags import read_config
 from mpafer_jax.config.schema import ClassChoice, Config
 from mpafer_jax.data.splits import Split, load_dataset
-from mpafer_jax.evaluation import protocol
 from mpafer_jax.evaluation.evaluator import make_evaluator
-from mpafer_jax.evaluation.matrix_plot import save_heat_map
-from mpafer_jax.evaluation.statistics import Estimate, percent
-from mpafer_jax.evaluation.table import markdown
 from mpafer_jax.jobs import evaluate
+from mpafer_jax.jobs.studies.cross_dataset_text import Cell, render, write
 from mpafer_jax.method import build
 from mpafer_jax.runtime import devices, distributed, files, locks, progress
 from mpafer_jax.runtime.errors import ConfigError
 
 Rgb = tuple[float, float, float]
 
-MATRIX = "matrix.json"
 _NAME = re.compile(r"[\w.+-]+")
 
 
@@ -93,15 +89,6 @@ class Target:
                 "take the config argument `whole` for datasets that have none"
             )
         return cls(name, config, split)
-
-
-_CHOSEN_AMONG: dict[ClassChoice, str] = {
-    "common": "Chosen among the classes that checkpoint and dataset share.",
-    "checkpoint": "Chosen among all of the checkpoint's classes.",
-    "dataset": "Chosen among all of the dataset's classes, trained on or not.",
-}
-
-Cell = dict[str, Any]  # what a cell's file holds; see `Matrix`
 
 
 class Matrix:
@@ -208,81 +195,6 @@ class Matrix:
         return *self._models[key], config
 
 
-def render(cells: Sequence[Cell], classes: ClassChoice, level: int = 2) -> str:
-    """The matrix as Markdown: WAR and UAR in percent, then, for each place, how many images and what was dropped.
-
-    A place has a cell for each run of its row; of several the mean and the sample standard deviation are given. Rows
-    with a checkpoint that its test split chose are named first.
-
-    Args:
-      cells: in any order; rows and columns come in the order of their first cells.
-      classes: among which was chosen.
-      level: of the headings.
-    """
-    heading = "#" * level
-    rows, columns, by_place = _places(cells)
-    # What was published before the field was says nothing of it.
-    on_test = [row for row in rows if any(cell["row"] == row and cell.get("chosen_on_test") for cell in cells)]
-    text = [f"**Trained on {', '.join(on_test)}: {protocol.TEST_SELECTED}**\n"] if on_test else []
-    for metric, title in (("war", "Accuracy (WAR), %"), ("uar", "Mean recall (UAR), %")):
-        lines = [
-            [row, *(percent(_estimate(by_place.get((row, column)), metric)) for column in columns)] for row in rows
-        ]
-        text += [f"{heading} {title}\n", markdown(("trained on \\ tested on", *columns), lines)]
-    details = [
-        [
-            f"{row} on {column}",
-            str(len(found)),
-            ", ".join(map(str, sorted({run["step"] for run in found}))),
-            str(cell["count"]),
-            str(len(cell["class_names"])),
-            _listed(cell["dropped"]),
-            ", ".join(cell["unknown"]) or "-",
-        ]
-        for row in rows
-        for column in columns
-        if (found := by_place.get((row, column))) is not None
-        for cell in found[:1]  # runs of a row differ in their prompts alone
-    ]
-    header = (
-        "",
-        "runs",
-        "after updates",
-        "images",
-        "classes",
-        "images left out, by class",
-        "classes that the dataset has not",
-    )
-    measured = f"{heading} What was measured\n"
-    return "\n".join([*text, measured, markdown(header, details), f"{_CHOSEN_AMONG[classes]}\n"])
-
-
-def arrays(cells: Sequence[Cell], metric: str) -> tuple[list[str], list[str], np.ndarray[Any, Any]]:
-    """Rows, columns, and a metric's mean over runs in percent [rows, columns], NaN where there is no cell."""
-    rows, columns, by_place = _places(cells)
-    values = np.full((len(rows), len(columns)), np.nan)
-    for (row, column), found in by_place.items():
-        values[rows.index(row), columns.index(column)] = 100 * float(np.mean([cell[metric] for cell in found]))
-    return rows, columns, values
-
-
-def _places(cells: Sequence[Cell]) -> tuple[list[str], list[str], Mapping[tuple[str, str], list[Cell]]]:
-    rows = list(dict.fromkeys(str(cell["row"]) for cell in cells))
-    columns = list(dict.fromkeys(str(cell["dataset"]) for cell in cells))
-    by_place: dict[tuple[str, str], list[Cell]] = {}
-    for cell in cells:
-        by_place.setdefault((str(cell["row"]), str(cell["dataset"])), []).append(cell)
-    return rows, columns, by_place
-
-
-def _estimate(cells: Sequence[Cell] | None, metric: str) -> Estimate | None:
-    return None if cells is None else Estimate.of([cell[metric] for cell in cells])
-
-
-def _listed(counts: Mapping[str, int]) -> str:
-    return ", ".join(f"{name} {count}" for name, count in counts.items()) or "-"
-
-
 def parse_named(text: str, flag: str) -> tuple[str, str]:
     """Cuts 'name=rest' in two; without a name it is the last part of a checkpoint's path, or of a dataset's
     configuration file without its suffix.
@@ -374,24 +286,6 @@ def _refuse_twice(flag: str, names: Sequence[str]) -> None:
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise ConfigError(f"--{flag}: {', '.join(twice)} is the name of more than one; give name=...")
-
-
-def write(cells: Sequence[Cell], workdir: pathlib.Path, classes: ClassChoice, flags: Sequence[str]) -> str:
-    """Writes the matrix as Markdown, JSON and an image; returns the Markdown."""
-    text = render(cells, classes)
-    files.write_text(workdir / "matrix.md", text)
-    files.write_json(workdir / MATRIX, {"flags": list(flags), "classes": classes, "cells": list(cells)})
-    rows, columns, war = arrays(cells, "war")
-    save_heat_map(
-        workdir / "matrix.png",
-        {"accuracy (WAR)": war, "mean recall (UAR)": arrays(cells, "uar")[2]},
-        rows,
-        columns,
-        row_label="trained on",
-        column_label="tested on",
-        label="%",
-    )
-    return text
 
 
 def measure(

@@ -11,7 +11,7 @@ from PIL import Image
 from mpafer_jax.evaluation import protocol
 from mpafer_jax.evaluation.predictions import Predictions
 from mpafer_jax.jobs import evaluate, train
-from mpafer_jax.jobs.studies import cross_dataset
+from mpafer_jax.jobs.studies import cross_dataset, cross_dataset_text
 from mpafer_jax.runtime.errors import CheckpointError, ConfigError
 from tests.jobs import runs
 
@@ -176,18 +176,18 @@ def test_the_table_by_hand():
 
 Chosen among the classes that checkpoint and dataset share.
 """
-    assert cross_dataset.render(cells, "common") == expected
-    deeper = cross_dataset.render(cells, "dataset", level=4)
+    assert cross_dataset_text.render(cells, "common") == expected
+    deeper = cross_dataset_text.render(cells, "dataset", level=4)
     assert deeper.startswith("#### Accuracy")
     assert deeper.endswith("Chosen among all of the dataset's classes, trained on or not.\n")
-    rows, columns, war = cross_dataset.arrays(cells, "war")
+    rows, columns, war = cross_dataset_text.arrays(cells, "war")
     assert (rows, columns) == (["A", "B"], ["A", "C"])
     np.testing.assert_allclose(war, [[50, np.nan], [np.nan, 76]])
 
 
 def test_rows_whose_checkpoint_the_test_split_chose_are_named(loaded, matrix, tmp_path):
     _, _, cells = matrix
-    assert protocol.TEST_SELECTED not in cross_dataset.render(cells, "common")
+    assert protocol.TEST_SELECTED not in cross_dataset_text.render(cells, "common")
     assert not any(cell["chosen_on_test"] for cell in cells)
     # As of a run with that field; the prompts are the same, and what was measured of them before is read.
     rows, targets = loaded
@@ -200,7 +200,7 @@ def test_rows_whose_checkpoint_the_test_split_chose_are_named(loaded, matrix, tm
     measuring = cross_dataset.Matrix(tmp_path / "matrix", "common")
     again = [measuring.cell(row, target) for row in (rows[0], chosen) for target in targets]
     assert [cell["chosen_on_test"] for cell in again] == [False, False, True, True]
-    text = cross_dataset.write(again, tmp_path / "matrix", "common", [])
+    text = cross_dataset_text.write(again, tmp_path / "matrix", "common", [])
     assert text.startswith(f"**Trained on other: {protocol.TEST_SELECTED}**\n\n## Accuracy")
     written = json.loads((tmp_path / "matrix" / "matrix.json").read_text())
     assert written["cells"] == again
