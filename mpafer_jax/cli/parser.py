@@ -78,11 +78,10 @@ class Parser(argparse.ArgumentParser):
     def options_given(self, words: Sequence[str]) -> set[str]:
         """The options among the words, as '--out'; defaults are not."""
         options = {action.dest: action.option_strings[-1] for action in self._actions if action.option_strings}
-        unset: list[Any] = []  # a list, as options that may be repeated append to what they find
         # argparse keeps what it finds in a namespace where the words do not say otherwise, defaults included.
-        blank: Any = argparse.Namespace(**dict.fromkeys(options, unset))
+        blank = argparse.Namespace(**dict.fromkeys(options))
         self.parse_known_args(words, blank)
-        return {option for dest, option in options.items() if getattr(blank, dest) is not unset}
+        return {option for dest, option in options.items() if getattr(blank, dest) is not None}
 
     def error(self, message: str) -> NoReturn:
         """Ends with the message and exit code 2."""

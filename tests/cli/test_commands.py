@@ -118,12 +118,19 @@ def test_words_become_arguments(capsys):
     command = Command(
         "x",
         lambda arguments: found.update(vars(arguments)),
-        (argument("files", nargs="*"), number("--size", 2, default=4), argument("--of", type=several(("a", "b")))),
+        (
+            argument("files", nargs="*"),
+            number("--size", 2, default=4),
+            argument("--of", type=several(("a", "b"))),
+            argument("--each", action="append", default=[]),
+            argument("--all", action="store_true"),
+        ),
         passes_on=True,
     )
-    command(["one", "two", "--of=a, b", "--config.seed=3"])
+    command(["one", "two", "--of=a, b", "--each=1", "--each=2", "--config.seed=3"])
     assert (found["files"], found["size"], found["of"]) == (["one", "two"], 4, ("a", "b"))
-    assert (found["given"], found["rest"]) == ({"--of"}, ["--config.seed=3"])
+    assert (found["each"], found["all"]) == (["1", "2"], False)
+    assert (found["given"], found["rest"]) == ({"--of", "--each"}, ["--config.seed=3"])
     for words, message in (
         (["--size=1"], "argument --size: expected a number from 2 on, found '1'"),
         (["--of=c"], "argument --of: 'c' is none of a, b"),
