@@ -35,9 +35,6 @@ def fetch(url: str) -> pathlib.Path:
 
     Returns:
       The copy.
-
-    Raises:
-      DataError: there is nothing under that name, or it cannot be read.
     """
     copy = copy_of(url)
     copy.parent.mkdir(parents=True, exist_ok=True)

@@ -26,9 +26,6 @@ def contact_sheet(data: DataSection, split: str, per_class: int, tile: int = 96,
 
     Returns:
       RGB, `tile` pixels high for each class.
-
-    Raises:
-      DataError: the dataset cannot be read, or has no such split.
     """
     prepared = prepare(read_source(data), prepared_root(data), data.on_bad_image)
     if split not in prepared.splits:

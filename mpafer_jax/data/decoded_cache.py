@@ -66,10 +66,6 @@ def open_or_make(prepared: Path, split: str, source: ExampleSource) -> DecodedIm
       prepared: the folder of the prepared dataset.
       split: name of the split.
       source: its encoded images, known to be good.
-
-    Raises:
-      DataError: the folder cannot be written.
-      OSError: the disk is full.
     """
     versions = f"pillow{PIL.__version__}-jpeg{cast(Any, features).version('jpg')}"
     folder = prepared / f"decoded-{_FORMAT}-{versions}" / split

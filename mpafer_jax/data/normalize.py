@@ -16,9 +16,6 @@ def normalize(images: jax.Array, mean: tuple[float, float, float], std: tuple[fl
 
     Returns:
       float32[..., 3].
-
-    Raises:
-      TypeError: `images` are not bytes; they may have been normalised already.
     """
     if images.dtype != jnp.uint8:
         raise TypeError(f"expected uint8 images with values 0 to 255, found {images.dtype}")

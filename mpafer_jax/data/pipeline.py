@@ -127,9 +127,6 @@ def train_batches(
 
     Yields:
       Batches with a mask of ones. Closing the iterator (or exhausting it) ends its threads and worker processes.
-
-    Raises:
-      ValueError: batch_size is no multiple of process_count.
     """
     local = local_positions(batch_size, process_index, process_count)
     make = _TrainBatches(

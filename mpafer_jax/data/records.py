@@ -215,11 +215,7 @@ class SourceIndex:
 
 
 def read_text(path: Path) -> str:
-    """The content of a label file, a list or the like, as `files.read_text` reads it.
-
-    Raises:
-      DataError: it cannot be read, or is not UTF-8.
-    """
+    """The content of a label file, a list or the like, as `files.read_text` reads it."""
     try:
         return files.read_text(path)
     except OSError as error:
@@ -227,11 +223,7 @@ def read_text(path: Path) -> str:
 
 
 def read_csv(path: Path) -> Iterator[tuple[int, list[str]]]:
-    """The rows of a table, each with the number of its line, without holding the table in memory.
-
-    Raises:
-      DataError: it cannot be read, is not UTF-8, or a line is none of a table.
-    """
+    """The rows of a table, each with the number of its line, without holding the table in memory."""
     try:
         with files.open_text(path, newline="") as text:
             rows = csv.reader(text)
@@ -309,9 +301,6 @@ def select_classes(index: SourceIndex, class_names: Sequence[str]) -> SourceInde
       class_names: each entry is a class of the dataset, matched by canonical name and kept as it is spelled here, or
         `name=class`: the dataset's `class` (a folder "4", say) under the given name. An entry that as a whole is a
         class of the dataset is that class, whatever it holds. Empty: all, in the owner's order.
-
-    Raises:
-      DataError: an entry names no class of the dataset, or two entries name the same one, or are named the same.
     """
     if not class_names:
         return index

@@ -108,11 +108,7 @@ class Split:
         )
 
     def with_label_noise(self, fraction: float, seed: int) -> Split:
-        """The same images, a share of them under wrong labels; see `label_noise.replace_labels`.
-
-        Raises:
-          DataError: there is no other class.
-        """
+        """The same images, a share of them under wrong labels; see `label_noise.replace_labels`."""
         if not fraction:
             return self
         if len(self.class_names) < 2:
@@ -160,10 +156,6 @@ def load_dataset(data: DataSection, *, without: Literal["validation", "test", ""
       data: the configuration.
       without: a part that the caller does not look at, so that the owner's split for it need not be there. What is
         carved out of train stays the same.
-
-    Raises:
-      DataError: the layout, a label, a class name or a split is not there, or an image cannot be read; the message
-        names it.
     """
     index = read_source(data)
     data, own_test = carve_missing_test(data, index)

@@ -31,11 +31,7 @@ _IDENTITY = re.compile(r"(?:\d_)?(?P<key>test_\d{4}|fer\d{7}|[0-9a-f]{30,64})(?:
 
 
 def read_list(path: Path) -> list[str]:
-    """The lines of a list that are not empty.
-
-    Raises:
-      DataError: it cannot be read, or names nothing.
-    """
+    """The lines of a list that are not empty."""
     try:
         lines = [line.strip() for line in records.read_text(path).splitlines()]
     except DataError as error:
@@ -57,9 +53,6 @@ def select(path: Path, names: Sequence[str], left_out: Collection[str]) -> tuple
     Returns:
       Ascending positions in `names`, and how many listed images are among `left_out`. An image that is listed twice
       counts once.
-
-    Raises:
-      DataError: a line names no image of the split, or several; the message says how many do, and which is first.
     """
     entries = read_list(path)
     known = [*names, *left_out]

@@ -28,9 +28,6 @@ def embed_pair(before: Features, after: Features, seed: int = 0) -> tuple[Points
 
     Returns:
       Points [n, 2] of either.
-
-    Raises:
-      ValueError: fewer than `MIN_IMAGES` images.
     """
     if len(before) < MIN_IMAGES:
         raise ValueError(f"a map of features needs {MIN_IMAGES} images, found {len(before)}")
@@ -55,9 +52,6 @@ def neighbour_agreement(features: Features, labels: npt.NDArray[np.integer], k: 
       features: [n, D].
       labels: int[n].
       k: how many neighbours, fewer where there are fewer images.
-
-    Raises:
-      ValueError: fewer than two images.
     """
     if len(features) < 2:
         raise ValueError(f"{len(features)} images have no neighbours")

@@ -24,9 +24,6 @@ def sheet(explanation: Explanation) -> Image.Image:
 
     Class maps are the contrast (see `Explanation.contrast_maps`) and share one colour scale; the outlined patches are
     those that made the class's score.
-
-    Raises:
-      ValueError: the prediction holds no pixels.
     """
     prediction = explanation.prediction
     if prediction.pixels is None:

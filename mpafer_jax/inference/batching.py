@@ -35,9 +35,6 @@ class PaddedFunction:
           arguments: what is the same for every batch, on the devices.
           image_size: S.
           sizes: to which batches are padded.
-
-        Raises:
-          ValueError: sizes that are no positive, ascending numbers.
         """
         if not sizes or min(sizes) < 1 or list(sizes) != sorted(set(sizes)):
             raise ValueError(f"batch_sizes must be positive and ascend, found {list(sizes)}")

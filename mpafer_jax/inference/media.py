@@ -78,9 +78,6 @@ def find(arguments: Sequence[str], *, but: Collection[Path] = (), left_out: Left
         image.
       but: folders that are passed over inside of others, because results are written there.
       left_out: counts what is passed over for its name, hidden files apart.
-
-    Raises:
-      InputError: lists arguments that name nothing; before anything is yielded.
     """
     walk = _Walk({os.path.realpath(path) for path in but}, LeftOut() if left_out is None else left_out)
     if nothing := [found for argument in arguments if (found := _nothing(argument, walk.but))]:
@@ -185,9 +182,6 @@ def images(media: Iterator[Medium], *, stride: int = 1) -> Generator[InputImage 
 
     Videos are decoded frame by frame, in constant time and memory per frame. What cannot be opened as a video, or ends
     early, is a `Failure` in its place.
-
-    Raises:
-      ModuleNotFoundError: there is a video or a camera, and no OpenCV.
     """
     index = itertools.count()
     for medium in media:

@@ -38,11 +38,7 @@ _COLUMNS: dict[str, type] = {
 
 
 def check_suffix(path: Path) -> None:
-    """Refuses a name that says no format.
-
-    Raises:
-      ValueError: names those that are written.
-    """
+    """Refuses a name that says no format."""
     if path.suffix.lower() not in SUFFIXES:
         raise ValueError(f"{path} ends in {path.suffix!r}; results are written to {', '.join(SUFFIXES)}")
 

@@ -54,11 +54,7 @@ class FeatureStore:
     about: dict[str, Any]
 
     def find(self, pixel_hashes: npt.NDArray[np.str_]) -> tuple[npt.NDArray[np.bool_], Features]:
-        """Which images are known, bool[n], and their features float32[n, D], zeros for the others.
-
-        Raises:
-          DataError: the file cannot be read.
-        """
+        """Which images are known, bool[n], and their features float32[n, D], zeros for the others."""
         found = np.zeros(len(pixel_hashes), np.bool_)
         features = np.zeros((len(pixel_hashes), self.width), np.float32)
         if distributed.is_first() and self.path.is_file():

@@ -46,10 +46,6 @@ def encode_splits(config: Config, experiment: Experiment, splits: Sequence[Split
 
     What the store holds (`feature_store`) is read, the rest is computed and stored: of a large dataset part by part, so
     that a run that is stopped meanwhile goes on behind what it has computed.
-
-    Raises:
-      DataError: the store's file is damaged.
-      NonFiniteError: the CLIP's feature of an image is NaN or infinite.
     """
     width = experiment.model.clip_config.projection_dim
     store = feature_store.open_store(config, experiment.clip_hash, width)

@@ -53,21 +53,13 @@ def is_read(config: Config) -> bool:
 
 
 def check(config: Config, class_names: Sequence[str]) -> None:
-    """Refuses, before anything is computed, classes of which none is neutral.
-
-    Raises:
-      ConfigError: the prior is asked for and has nothing to compare with.
-    """
+    """Refuses, before anything is computed, classes of which none is neutral."""
     if is_read(config):
         neutral_class(class_names)
 
 
 def neutral_class(class_names: Sequence[str]) -> int:
-    """Which class is neutral, by its canonical name.
-
-    Raises:
-      ConfigError: none is.
-    """
+    """Which class is neutral, by its canonical name."""
     names = [canonical_name(name) for name in class_names]
     if NEUTRAL not in names:
         raise ConfigError(
@@ -104,11 +96,7 @@ def patch_means(
     step: Callable[..., dict[str, jax.Array]],
     class_names: Sequence[str],
 ) -> PatchMeans:
-    """Means over all batches of what `steps.make_patch_sum_step` sums.
-
-    Raises:
-      ConfigError: a class with fewer than two images, whose mean cannot be told from one face.
-    """
+    """Means over all batches of what `steps.make_patch_sum_step` sums."""
     totals: dict[str, Any] = {"sum": 0.0, "squares": 0.0, "count": 0.0}
     parts = ({name: batch[name] for name in ("image", "label", "mask")} for batch in batches)
     for sums in devices.results(functools.partial(step, clip_params), parts):
@@ -159,11 +147,7 @@ def to_weights(maps: Floats, neutral: int, strength: float) -> Floats:
 
 
 def measure(config: Config, experiment: Experiment, split: Split, source: Source) -> PatchMeans:
-    """One pass over the images of a split that make prototypes (`prototypes.images_per_class`); all processes call it.
-
-    Raises:
-      ConfigError: there are none, or a class has fewer than two.
-    """
+    """One pass over the images of a split that make prototypes (`prototypes.images_per_class`); all processes call it."""
     if not len(split):
         raise ConfigError("config.data.train_splits is empty, so there are no faces to compare with neutral ones")
     chosen = prototypes.choose_images(split.labels, config.prototypes.images_per_class, config.seed)
@@ -175,11 +159,7 @@ def measure(config: Config, experiment: Experiment, split: Split, source: Source
 
 
 def patch_weights(config: Config, workdir: pathlib.Path, split: Split, experiment: Experiment) -> PatchWeights:
-    """w [C, N] of the training split as the configuration asks for them, its maps from the workdir where it holds them.
-
-    Raises:
-      ConfigError: no class is neutral, or one has fewer than two images.
-    """
+    """w [C, N] of the training split as the configuration asks for them, its maps from the workdir where it holds them."""
     source = cast(Source, config.head.motion_prior)
     neutral = neutral_class(experiment.class_names)
     images_per_class = config.prototypes.images_per_class

@@ -19,9 +19,6 @@ def make_schedule(*, learning_rate: float, warmup_steps: int, num_steps: int) ->
       learning_rate: the peak, reached after the warm-up.
       warmup_steps: updates of warm-up; the first one already moves, at 1 / (warmup_steps + 1) of the peak.
       num_steps: updates in all.
-
-    Raises:
-      ConfigError: the warm-up would not end before the run does.
     """
     if warmup_steps >= num_steps:
         raise ConfigError(
@@ -39,9 +36,6 @@ def trained(names: Iterable[str], lr_scales: Sequence[tuple[str, float]]) -> tup
     Args:
       names: their paths ('ctx', 'visual_prompts').
       lr_scales: see `make_optimizer`.
-
-    Raises:
-      ConfigError: no pattern matches one of them.
     """
     factors, patterns = dict(lr_scales), [pattern for pattern, _ in lr_scales]
     return tuple(name for name in names if factors[_first_match(name, patterns)])
@@ -55,11 +49,7 @@ def _first_match(name: str, patterns: Sequence[str]) -> str:
 
 
 def match_patterns(params: Any, patterns: Sequence[str]) -> Any:
-    """For each parameter the first pattern that matches its whole path ('ctx', 'visual_prompts').
-
-    Raises:
-      ConfigError: a parameter that no pattern matches.
-    """
+    """For each parameter the first pattern that matches its whole path ('ctx', 'visual_prompts')."""
 
     def matching(path: Any, _: Any) -> str:
         name = jax.tree_util.keystr(path, simple=True, separator="/")
@@ -90,9 +80,6 @@ def make_optimizer(
       momentum: of SGD, or Adam's b1.
       weight_decay: see `name`.
       clip_norm: largest norm of the gradient of all that is trained, 0 for no limit.
-
-    Raises:
-      ConfigError: a parameter that no pattern matches, or all are frozen.
     """
 
     def rule(scale: float) -> optax.GradientTransformation:

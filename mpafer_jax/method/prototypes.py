@@ -34,9 +34,6 @@ def mean_features(
       labels: [n], positions in `class_names`.
       class_names: C names, for the message.
       normalize: whether every feature is brought to length 1 before.
-
-    Raises:
-      ConfigError: a class without a single image, which has no prototype.
     """
     empty = [name for label, name in enumerate(class_names) if not np.any(labels == label)]
     if empty:

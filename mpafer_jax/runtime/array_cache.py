@@ -48,10 +48,6 @@ def load_or_compute(
       path: an .npy file; it is written under a temporary name first.
       compute: called where the file is not there.
       shape: of the array.
-
-    Raises:
-      DataError: the file is damaged.
-      NonFiniteError: what was computed is NaN or infinite.
     """
     stored = np.zeros(shape, np.float32)
     found = distributed.is_first() and path.is_file()

@@ -102,9 +102,6 @@ def check_batch_size(field: str, batch_size: int, parts: int = 1) -> None:
       field: the config field, for the message.
       batch_size: images over all processes.
       parts: into how many equal parts each device's share is split again (gradient accumulation).
-
-    Raises:
-      ConfigError: names the field and the next sizes that would do.
     """
     unit = jax.device_count() * parts
     if batch_size % unit:

@@ -43,9 +43,6 @@ def check_rows(what: str, values: npt.NDArray[Any], names: Sequence[Any] | npt.N
       what: what they are, for the message ("logits").
       values: [n, ..], a row for each image.
       names: n names of images.
-
-    Raises:
-      NonFiniteError: says of how many images, and names the first.
     """
     wrong = np.flatnonzero(~finite_rows(values))
     if len(wrong):

@@ -62,11 +62,7 @@ def draw(jobs: Sequence[Job], size: int, folder: Path) -> npt.NDArray[np.uint8]:
 
 
 def style_names(names: Sequence[str]) -> list[Style]:
-    """The named styles.
-
-    Raises:
-      ValueError: a name that does not exist, or none at all.
-    """
+    """The named styles."""
     unknown = sorted(set(names) - set(STYLES))
     if unknown or not names:
         raise ValueError(f"data.styles is {tuple(names)}; expected some of {', '.join(STYLES)}")

@@ -27,9 +27,6 @@ def render(face: Face, style: Style, size: int, rng: np.random.Generator) -> Ima
 
     Returns:
       An RGB image of size x size pixels; equal arguments and an equal state of `rng` give equal pixels.
-
-    Raises:
-      ValueError: an impossible size or intensity.
     """
     if not MIN_SIZE <= size <= MAX_SIZE:
         raise ValueError(f"an image's side must be {MIN_SIZE} to {MAX_SIZE} pixels, found {size}")

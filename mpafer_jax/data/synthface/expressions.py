@@ -63,9 +63,6 @@ def sample_units(expression: str, rng: np.random.Generator, difficulty: float = 
 
     Returns:
       float32[20, 2], see `units.Intensities`.
-
-    Raises:
-      ValueError: no such expression.
     """
     if expression not in PROTOTYPES:
         raise ValueError(f"no expression {expression!r}; there are {', '.join(PROTOTYPES)}")

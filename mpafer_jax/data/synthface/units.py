@@ -43,11 +43,7 @@ Intensities = npt.NDArray[np.float32]
 
 
 def intensities(active: Mapping[int, float | tuple[float, float]] | None = None) -> Intensities:
-    """Intensities from unit -> strength of both sides, or (left, right); every other unit is relaxed.
-
-    Raises:
-      ValueError: a unit that the renderer does not know, or a strength outside 0..1.
-    """
+    """Intensities from unit -> strength of both sides, or (left, right); every other unit is relaxed."""
     values = np.zeros((len(UNITS), 2), np.float32)
     for unit, strength in (active or {}).items():
         if unit not in INDEX:

@@ -19,11 +19,7 @@ from mpafer_jax.runtime.errors import ConfigError, did_you_mean
 
 
 def check_names(config: Config) -> None:
-    """Refuses a name that no baseline has.
-
-    Raises:
-      ConfigError: names it, and one that is near.
-    """
+    """Refuses a name that no baseline has."""
     for name in config.eval.baselines:
         if name not in BASELINES:
             raise ConfigError(
@@ -32,22 +28,13 @@ def check_names(config: Config) -> None:
 
 
 def check_banks(config: Config) -> None:
-    """Refuses, before data are prepared, descriptions that are not there.
-
-    Raises:
-      PromptError: a baseline reads a bank that is not there.
-    """
+    """Refuses, before data are prepared, descriptions that are not there."""
     if any(BASELINES[name].reads_bank for name in config.eval.baselines):
         load_banks(config.hard_prompts.bank, config.hard_prompts.paraphrases)
 
 
 def check(config: Config, dataset: Dataset) -> None:
-    """Refuses, before anything is computed, what could not be computed after hours of training.
-
-    Raises:
-      ConfigError: a baseline cannot stand beside this run, or no split is there to measure them on.
-      PromptError: one lacks a class's description.
-    """
+    """Refuses, before anything is computed, what could not be computed after hours of training."""
     names = config.eval.baselines
     if names and not dataset.held_out:
         raise ConfigError(

@@ -18,12 +18,7 @@ from mpafer_jax.runtime.errors import ConfigError
 
 
 def write(config: Config, names: Sequence[str], out: pathlib.Path) -> None:
-    """Computes or reads the features of the splits of these names that the configuration has, and writes them.
-
-    Raises:
-      ConfigError: it has none of them.
-      DataError: the data cannot be read.
-    """
+    """Computes or reads the features of the splits of these names that the configuration has, and writes them."""
     devices.check_batch_size("eval.batch_size", config.eval.batch_size)
     clip = build.load_before_data(config)
     dataset = load_dataset(config.data)

@@ -57,9 +57,6 @@ def train(
       experiment: its model; the visual prompts are left out here.
       features: of "train" and of the held-out splits.
       num_steps: updates.
-
-    Raises:
-      NonFiniteError: the loss became NaN or infinite.
     """
     alone = experiment.without_visual_prompts()
     tx, _ = build.make_optimizer(config, alone.model.prompt_shape, num_steps)

@@ -26,11 +26,7 @@ _PERMUTED = "zero_shot_permuted"
 
 
 def hard_prompts(name: str, config: Config, class_names: Sequence[str]) -> HardPrompts:
-    """The texts of each class for one of the four names; those of type 3 are the configured ones.
-
-    Raises:
-      PromptError: type 3 is asked for, and the bank lacks a class.
-    """
+    """The texts of each class for one of the four names; those of type 3 are the configured ones."""
     section = config.hard_prompts.model_copy(update={"type": TYPES[name]})
     read = prompt_names(class_names, as_spelled=bool(config.data.class_names))
     return configured_hard_prompts(section, read, permute_seed=config.seed if name == _PERMUTED else None)
@@ -45,11 +41,7 @@ class EncodedTexts:
 
 
 def encode(experiment: Experiment, prompts: Mapping[str, HardPrompts]) -> dict[str, EncodedTexts]:
-    """Encodes several sets of hard prompts, by name.
-
-    Raises:
-      PromptError: a text does not fit the tower.
-    """
+    """Encodes several sets of hard prompts, by name."""
     encoder = text_encoder(experiment.model, experiment.frozen.clip, experiment.tokenizer.encode)
     encoded = encode_hard_prompts(prompts, encoder)
     return {name: EncodedTexts(prompts[name], class_features(features)) for name, (features, _) in encoded.items()}

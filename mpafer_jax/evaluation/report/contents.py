@@ -60,11 +60,7 @@ class Contents:
 
 
 def read(workdir: pathlib.Path) -> Contents:
-    """Reads a workdir.
-
-    Raises:
-      ReportError: it holds no result, or a file in it cannot be read.
-    """
+    """Reads a workdir."""
     summary, evaluation = _json(workdir / "summary.json"), _json(workdir / "evaluation.json")
     if summary is None and evaluation is None:
         raise ReportError(

@@ -53,9 +53,6 @@ class Answerer:
           predictor: the model.
           bank: descriptions, by name or path.
           faces: finds the face of an image; None to take every image for a face.
-
-        Raises:
-          PromptError: there is no such bank.
         """
         self.class_names = predictor.class_names
         self._predictor, self._faces = predictor, faces
@@ -72,9 +69,6 @@ class Answerer:
         Args:
           file: the image.
           whole: whether the image is a face already, so that none is looked for.
-
-        Raises:
-          ImageError: it cannot be read; says why, and names no path.
         """
         try:
             image = preprocess.decode_rgb(preprocess.read_image_file(file))

@@ -38,11 +38,7 @@ What is shown is which of the listed expressions a face resembles, as a model gu
 
 
 def import_gradio() -> Any:
-    """Gradio, told to send nothing.
-
-    Raises:
-      ModuleNotFoundError: it is not installed; says which extra brings it.
-    """
+    """Gradio, told to send nothing."""
     # Read when it is imported; what the user has set otherwise is overruled, since the page promises it.
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"

@@ -27,11 +27,7 @@ _PACKAGES = ("jax2onnx", "onnxruntime")
 
 
 def import_packages() -> tuple[Any, Any]:
-    """jax2onnx and onnxruntime.
-
-    Raises:
-      ModuleNotFoundError: one of them, or what it needs, is not installed; says how to.
-    """
+    """jax2onnx and onnxruntime."""
     # It imports a plugin for each library that it knows, and shows a traceback for each that is not there; and warns of
     # every intermediate value whose type it leaves for the reader to infer.
     for name in ("jax2onnx", "onnx_ir"):

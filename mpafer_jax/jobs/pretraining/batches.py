@@ -33,11 +33,7 @@ class TokenTable:
 
 
 def tokenize_all(texts: Sequence[str], encode: EncodeMany, max_positions: int) -> TokenTable:
-    """Encodes texts, padded with 0 to the longest.
-
-    Raises:
-      PromptError: a text has more tokens than the text tower has positions.
-    """
+    """Encodes texts, padded with 0 to the longest."""
     rows = encode(texts)
     longest = max(range(len(rows)), key=lambda i: len(rows[i]))
     if len(rows[longest]) > max_positions:

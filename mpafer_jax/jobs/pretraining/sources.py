@@ -141,9 +141,6 @@ def load_source(data: DataSection, image_size: int, folder: Path) -> tuple[Capti
       data: which.
       image_size: side in pixels at which faces are drawn; others are resized when they are read.
       folder: where drawn faces are kept if `data.dir` is empty.
-
-    Raises:
-      DataError: the folder or dataset is not there or not of the form; the message names what was looked for.
     """
     match data.source:
         case "folder":
@@ -169,11 +166,7 @@ def check_held_out(data: DataSection, images: int) -> None:
 
 
 def draw_faces(data: DataSection, image_size: int, folder: Path) -> CaptionedImages:
-    """Drawn faces with captions, and statements about their action units.
-
-    Raises:
-      DataError: there are no such styles, faces cannot be drawn so small or large, or none to train on are left.
-    """
+    """Drawn faces with captions, and statements about their action units."""
     try:
         styles = captioned.style_names(data.styles)
     except ValueError as error:
@@ -196,11 +189,7 @@ def draw_faces(data: DataSection, image_size: int, folder: Path) -> CaptionedIma
 
 
 def read_folder(folder: Path) -> CaptionedImages:
-    """Reads a folder of images with `metadata.jsonl`; the module's docstring has the format.
-
-    Raises:
-      DataError: the file is not there or a line is not of the form; the message names the line.
-    """
+    """Reads a folder of images with `metadata.jsonl`; the module's docstring has the format."""
     path = folder / METADATA
     if not path.is_file():
         raise DataError(
@@ -268,11 +257,7 @@ def _size(path: Path, place: str) -> int:
 
 
 def read_tfds(data: DataSection) -> CaptionedImages:
-    """Opens a TFDS dataset that has been prepared as array_record; `data.name` is e.g. 'coco_captions:1.1.0/train'.
-
-    Raises:
-      DataError: there is no such dataset prepared in `data.dir`, or it lacks a feature.
-    """
+    """Opens a TFDS dataset that has been prepared as array_record; `data.name` is e.g. 'coco_captions:1.1.0/train'."""
     name, _, split = data.name.partition("/")
     split = split or "train"
     try:

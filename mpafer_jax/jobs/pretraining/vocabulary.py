@@ -17,10 +17,6 @@ def make_vocabulary(data: CaptionedImages, config: PretrainConfig, folder: Path)
 
     The banks' words, the names of the classes among them, thus become tokens of their own instead of many pieces;
     training never shows those that no caption holds, so they stay without a meaning.
-
-    Raises:
-      PromptError: there is no such bank.
-      ConfigError: model.vocab_size is too small.
     """
     texts = data.texts()
     for name in config.model.vocabulary_banks:

@@ -36,11 +36,7 @@ Scores = Mapping[str, Sequence[Mapping[str, Mapping[str, float]]]]
 
 
 def halve(class_names: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Base classes, the first half rounded up, and new classes.
-
-    Raises:
-      ConfigError: one of the halves would have fewer than two classes.
-    """
+    """Base classes, the first half rounded up, and new classes."""
     middle = (len(class_names) + 1) // 2
     base, new = tuple(class_names[:middle]), tuple(class_names[middle:])
     if len(new) < 2:
@@ -86,12 +82,7 @@ def render(
 
 
 def halved(config: Config, seed: int) -> dict[str, Config]:
-    """The configurations of one seed: "base", which is trained, and "new", which is only evaluated on.
-
-    Raises:
-      ConfigError: the context is not shared, or the dataset has fewer than four classes.
-      DataError: the dataset cannot be read.
-    """
+    """The configurations of one seed: "base", which is trained, and "new", which is only evaluated on."""
     if config.ctx.class_specific:
         raise ConfigError(
             "config.ctx.class_specific is True: every class learns a context of its own, and new classes would have "
@@ -127,10 +118,6 @@ def run_seed(configs: dict[str, Config], folder: pathlib.Path) -> dict[str, Any]
     Returns:
       'scores': method -> half -> 'war' and 'uar'; 'counts': half -> images; 'class_names'; 'split'; 'chosen_on_test',
       whether the test split chose the checkpoint; and 'identity', what it depends on.
-
-    Raises:
-      ConfigError: the folder holds another run, or one on another CLIP; or the configuration gives nothing to measure
-        on.
     """
     path = folder / _RESULT
     run_dir.check(folder, configs["base"])
@@ -196,10 +183,6 @@ def measure(config: Config, root: pathlib.Path, seeds: Sequence[int]) -> str:
 
     Returns:
       The table as Markdown.
-
-    Raises:
-      ConfigError, DataError: see `halved` and `run_seed`.
-      LockedError: another process measures there.
     """
     with locks.hold_for_run(root / locks.RUN, root):
         left = [seed for seed in seeds if not (root / f"seed_{seed}" / _RESULT).is_file()]

@@ -76,12 +76,7 @@ class Target:
 
     @classmethod
     def load(cls, name: str, config: Config) -> Target:
-        """Opens the dataset's test split, preparing it on first use.
-
-        Raises:
-          ConfigError: the configuration gives no test split.
-          DataError: see `load_dataset`.
-        """
+        """Opens the dataset's test split, preparing it on first use."""
         split = load_dataset(config.data, without="validation").test
         if split is None:
             raise ConfigError(
@@ -113,10 +108,6 @@ class Matrix:
 
         Returns:
           None, with a warning, where there are not two classes in common to tell apart.
-
-        Raises:
-          CheckpointError: the checkpoint does not go with its CLIP, or has no context for new classes.
-          ConfigError: CLIP cannot be loaded.
         """
         both = trained.description.class_names, target.split.class_names
         try:

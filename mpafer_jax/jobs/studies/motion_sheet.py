@@ -63,11 +63,7 @@ def motion_sheet(
 
 
 def write_motion_sheet(config: Config, out: pathlib.Path) -> str:
-    """Writes the image and returns a Markdown table: how far each class is from neutral, of either source.
-
-    Raises:
-      PromptError, ConfigError, DataError: see `experiment.build_experiment`, `motion_prior` and `data.splits`.
-    """
+    """Writes the image and returns a Markdown table: how far each class is from neutral, of either source."""
     clip = build.load_before_data(config)
     dataset = load_dataset(config.data)
     neutral = motion_prior.neutral_class(dataset.class_names)

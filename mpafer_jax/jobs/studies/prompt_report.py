@@ -122,11 +122,7 @@ class PromptReport:
 
 
 def prompt_sets(config: Config, class_names: Sequence[str]) -> dict[str, HardPrompts]:
-    """Every choice of hard prompts that the configured banks allow, by a name for the table.
-
-    Raises:
-      PromptError: a bank is not there, or lacks a class.
-    """
+    """Every choice of hard prompts that the configured banks allow, by a name for the table."""
     class_names = prompt_names(class_names, as_spelled=bool(config.data.class_names))
     sets = {
         CONFIGURED: configured_hard_prompts(config.hard_prompts, class_names),
@@ -160,11 +156,7 @@ def prompt_sets(config: Config, class_names: Sequence[str]) -> dict[str, HardPro
 
 
 def configured_bank(config: Config, class_names: Sequence[str]) -> Bank | None:
-    """All that the configured banks say; None, with a warning, where types 1 and 2 do without what they lack.
-
-    Raises:
-      PromptError: the type is 3, and a bank is not there, or lacks a class.
-    """
+    """All that the configured banks say; None, with a warning, where types 1 and 2 do without what they lack."""
     try:
         bank = load_banks(config.hard_prompts.bank, 0)
         complete_granularities(bank, class_names)
@@ -205,12 +197,6 @@ def make_report(config: Config, split_name: str) -> PromptReport:
     Args:
       config: of the data, the CLIP and the banks.
       split_name: validation or test.
-
-    Raises:
-      ConfigError: there is no such split, or the CLIP cannot be had.
-      DataError: the dataset does not hold.
-      PromptError: a bank is not there, or lacks a class.
-      PromptError: a text does not fit the CLIP; the message names each with its length.
     """
     devices.check_batch_size("eval.batch_size", config.eval.batch_size)
     clip = build_lib.load_before_data(config)

@@ -92,11 +92,7 @@ class Result:
 
 
 def read_runs(root: pathlib.Path, sweep: Sweep) -> list[FinishedRun]:
-    """Every finished run in a sweep's folder, in the order of its points, and by seed.
-
-    Raises:
-      ReportError: a run was measured on no held-out split, or its predictions are damaged.
-    """
+    """Every finished run in a sweep's folder, in the order of its points, and by seed."""
     found: list[FinishedRun] = []
     for point in sweep.points:
         paths = sorted((root / point.key).glob("seed_*/summary.json"), key=lambda path: (len(path.parent.name), path))
@@ -127,10 +123,6 @@ def results(sweep: Sweep, runs: Iterable[FinishedRun], place: pathlib.Path) -> l
       sweep: what they are runs of.
       runs: in the order of its points.
       place: where they lie, for messages.
-
-    Raises:
-      ReportError: a run was measured on no held-out split, or runs whose configurations do not say so have
-        different CLIPs, held-out images, or ways to choose their checkpoint.
     """
     points = {point.key: point for point in sweep.points}
     found: list[Result] = []

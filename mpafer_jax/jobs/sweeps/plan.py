@@ -54,9 +54,6 @@ def parse(base: str, changes: Sequence[str]) -> Config:
     Args:
       base: config file with its arguments, as --config takes it.
       changes: --config.field=value.
-
-    Raises:
-      ConfigError: a field that does not exist, or a value that does not hold.
     """
     words = (change.removeprefix(_PREFIX) for change in changes)
     config = Config.from_config_dict(read_config([base, *words]))
@@ -76,10 +73,6 @@ def plan(sweep: Sweep, overrides: Sequence[str], seeds: Sequence[int], only: Seq
       overrides: --config.field=value for all of them.
       seeds: which seeds.
       only: names of points, or of tables, to take; empty: all.
-
-    Raises:
-      ConfigError: a point that does not exist, something named twice, an override of what the sweep itself sets, or a
-        configuration that does not hold.
     """
     known = list(dict.fromkeys(name for point in sweep.points for name in (point.name, point.table)))
     unknown = [name for name in only if name not in known]
@@ -141,9 +134,6 @@ def has_ended(run: Run, folder: pathlib.Path, but: Sequence[str] = ()) -> bool:
       run: which.
       folder: the folder.
       but: fields that have to be equal although they usually need not.
-
-    Raises:
-      ConfigError: the folder holds a run with another configuration, or on another CLIP.
     """
     run_dir.check(folder, run.config, but=[*run.point.changes, *but], may_lack=True)
     path = folder / run_dir.SUMMARY

@@ -94,10 +94,6 @@ def read(root: pathlib.Path, baseline: str = "") -> Report:
     Args:
       root: its folder.
       baseline: see `Report`.
-
-    Raises:
-      ConfigError: there is no sweep, or it has no such row.
-      ReportError: see `collect`.
     """
     record = Record.read(root)
     return make(root, record, collect.read_runs(root, record.sweep), baseline)

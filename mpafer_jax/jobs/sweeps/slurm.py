@@ -67,11 +67,7 @@ def remember(printed: str, runs: Sequence[Run], path: pathlib.Path) -> None:
 
 
 def refuse_waiting(runs: Sequence[Run], root: pathlib.Path) -> None:
-    """Refuses runs that an earlier array of the same folder is still to make: two jobs would write into one workdir.
-
-    Raises:
-      ConfigError: there are such runs, or squeue does not answer.
-    """
+    """Refuses runs that an earlier array of the same folder is still to make: two jobs would write into one workdir."""
     names = {run.name for run in runs}
     for path in sorted((root / "slurm").glob("*.json")):
         queued: list[str] = json.loads(path.read_text(encoding="utf-8"))

@@ -89,11 +89,7 @@ class Sweep:
     seeds: tuple[int, ...] = (0, 1, 2)
 
     def __post_init__(self) -> None:
-        """Refuses a sweep that cannot be tabulated.
-
-        Raises:
-          ConfigError: says of which point.
-        """
+        """Refuses a sweep that cannot be tabulated."""
         seen: set[str] = set()
         held_out: dict[str, tuple[str, dict[str, Any]]] = {}
         for point in self.points:
@@ -146,11 +142,7 @@ class Record:
     sweep: Sweep
 
     def write(self, root: pathlib.Path) -> None:
-        """Leaves it in the sweep's folder.
-
-        Raises:
-          ConfigError: the folder holds another sweep.
-        """
+        """Leaves it in the sweep's folder."""
         if (root / RECORD).is_file():
             before = Record.read(root)
             for what, there, here in (
@@ -166,11 +158,7 @@ class Record:
 
     @classmethod
     def read(cls, root: pathlib.Path) -> Self:
-        """Reads what `write` left.
-
-        Raises:
-          ConfigError: it is not there or cannot be read.
-        """
+        """Reads what `write` left."""
         path = root / RECORD
         try:
             text = files.read_text(path)
@@ -189,11 +177,7 @@ class Record:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Self:
-        """From the JSON form, `dataclasses.asdict`.
-
-        Raises:
-          ValueError, KeyError, TypeError: it is none.
-        """
+        """From the JSON form, `dataclasses.asdict`."""
         sweep: dict[str, Any] = values["sweep"]
         points = tuple(Point(**point) for point in sweep["points"])
         lists = {name: tuple(sweep[name]) for name in ("baselines", "notes", "seeds")}
@@ -218,9 +202,6 @@ def load(source: str) -> Sweep:
 
     Args:
       source: its path and, after a colon, its argument.
-
-    Raises:
-      ConfigError: there is no such file, it has no `get_sweep`, or its sweep does not hold.
     """
     path, argument = split_source(source)
     if not path.is_file():
@@ -238,11 +219,7 @@ def load(source: str) -> Sweep:
 
 
 def load_module(path: pathlib.Path) -> ModuleType:
-    """Runs a Python file, which may lie anywhere.
-
-    Raises:
-      ConfigError: it is none.
-    """
+    """Runs a Python file, which may lie anywhere."""
     spec = importlib.util.spec_from_file_location(f"loaded_{path.stem}", path)
     if spec is None or spec.loader is None:
         raise ConfigError(f"{path} is no Python file")

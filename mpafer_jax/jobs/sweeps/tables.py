@@ -56,9 +56,6 @@ def summarize(sweep: Sweep, results: Iterable[Result], baseline: str = "") -> li
       sweep: whose results they are.
       results: of `collect`.
       baseline: name of the row that the others are compared with; empty: the sweep's.
-
-    Raises:
-      ConfigError: there is no such row.
     """
     groups: dict[tuple[str, str], dict[int, Result]] = {(point.table, point.name): {} for point in sweep.points}
     for result in results:

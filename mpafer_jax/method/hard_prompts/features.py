@@ -48,9 +48,6 @@ def encode_hard_prompts(
     Returns:
       By name (theta(t*) [G, C, D], pooled token embeddings t* [G, C, W]); see `mean_of_texts` for a class with several
       texts in a group.
-
-    Raises:
-      PromptError: a text does not fit the tower.
     """
     if not prompts:
         return {}

@@ -99,10 +99,6 @@ def build_hard_prompts(
       bank: read by type 3 only, as are the following.
       granularities: which descriptions; 'template' is the text of type 2 as it is.
       combine: 'mean' puts all texts of a class into one group, 'separate' makes a group of each granularity.
-
-    Raises:
-      ValueError: a type that does not exist, or type 3 without a bank.
-      PromptError: the bank lacks a class, or a granularity of it.
     """
     if prompt_type not in (1, 2, 3) or (prompt_type == 3 and bank is None):
         raise ValueError(
@@ -138,9 +134,6 @@ def configured_hard_prompts(
       section: which texts, and how they are grouped.
       class_names: C names.
       permute_seed: give every class another one's descriptions, see `bank.permuted`; read by type 3 only.
-
-    Raises:
-      PromptError: there is no such bank, or it lacks a class or a granularity.
     """
     if section.type != 3:
         return build_hard_prompts(class_names, section.type, None)
@@ -155,9 +148,6 @@ def check_hard_prompts(section: HardPromptsSection, class_names: Sequence[str]) 
 
     Returns:
       Warnings: descriptions that a bank gives to several classes, which say nothing of how these differ.
-
-    Raises:
-      PromptError: there is no such bank, or it lacks classes or granularities; names all of them.
     """
     configured_hard_prompts(section, class_names)
     granularities: list[Granularity] = [granularity for granularity in section.granularity if granularity != "template"]
