@@ -34,7 +34,7 @@ from mpafer_jax.config.schema import Config
 from mpafer_jax.config.semantics import free_fields
 from mpafer_jax.evaluation.protocol import to_markdown
 from mpafer_jax.jobs.studies import cross_dataset_text
-from mpafer_jax.jobs.sweeps import plot, report, sweep, tables
+from mpafer_jax.jobs.sweeps import report, sweep, tables
 from mpafer_jax.jobs.sweeps.collect import FinishedRun
 from mpafer_jax.jobs.sweeps.report import Report
 from mpafer_jax.jobs.sweeps.sweep import Record, own_files, split_source
@@ -234,7 +234,7 @@ def _section(source: str, found: Report | None, page: pathlib.Path) -> str:
         found.to_markdown(level=4),
     ]
     image = page.parent / "images" / f"results_{sweep.name_of(source)}.png"
-    if plot.write(image, record.sweep, found.lines, found.results):
+    if report.write_plot(image, record.sweep, found.lines, found.results):
         parts.append(f"![Accuracy over {record.sweep.axis}]({image.relative_to(page.parent)})\n")
     if found.results:
         parts.append(_protocol(found))

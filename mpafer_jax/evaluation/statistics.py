@@ -10,60 +10,40 @@ import numpy.typing as npt
 from scipy import stats
 
 CONFIDENCE = 0.95
+_ROUNDING = 1e-12  # a smaller deviation is none
 
 
 @dataclasses.dataclass(frozen=True)
 class Estimate:
-    """What repeated measurements of one quantity say of it.
+    """Summary of repeated measurements of one quantity.
 
     Attributes:
       mean: of all.
       deviation: sample standard deviation (n - 1); None with fewer than two.
       count: n.
+      interval: 95% confidence interval of the mean by Student's t with n - 1 degrees of freedom; None with fewer than
+        two values, or where all are equal.
+      p_value: two-sided p of the hypothesis that the true mean is 0 (t-test; of differences, the paired t-test); None
+        likewise.
     """
 
     mean: float
     deviation: float | None
     count: int
+    interval: tuple[float, float] | None = None
+    p_value: float | None = None
 
     @classmethod
     def of(cls, values: npt.ArrayLike) -> Estimate:
         """Of at least one value."""
         array = np.asarray(values, np.float64)
-        return cls(float(array.mean()), float(array.std(ddof=1)) if len(array) > 1 else None, len(array))
-
-    @property
-    def varies(self) -> bool:
-        """Whether there are two values that differ by more than rounding."""
-        return self.deviation is not None and self.deviation > 1e-12
-
-    @property
-    def margin(self) -> float | None:
-        """Half the width of the mean's 95% confidence interval, by Student's t with n - 1 degrees of freedom.
-
-        None with fewer than two values, or where all are equal: then nothing was left to chance.
-        """
-        if not self.varies:
-            return None
-        deviation = cast(float, self.deviation)
-        quantile = float(cast(Any, stats).t.ppf((1 + CONFIDENCE) / 2, self.count - 1))
-        return quantile * deviation / self.count**0.5
-
-    @property
-    def interval(self) -> tuple[float, float] | None:
-        """The mean's 95% confidence interval; None where there is no `margin`."""
-        return None if self.margin is None else (self.mean - self.margin, self.mean + self.margin)
-
-    @property
-    def p_value(self) -> float | None:
-        """Two-sided p of the hypothesis that the true mean is 0 (t-test; of differences, the paired t-test).
-
-        None with fewer than two values, or where all are equal, of which the test says nothing.
-        """
-        if not self.varies:
-            return None
-        t = self.mean / (cast(float, self.deviation) / self.count**0.5)
-        return float(2 * cast(Any, stats).t.sf(abs(t), self.count - 1))
+        mean, count = float(array.mean()), len(array)
+        deviation = float(array.std(ddof=1)) if count > 1 else None
+        if deviation is None or deviation <= _ROUNDING:
+            return cls(mean, deviation, count)
+        test = cast(Any, stats).ttest_1samp(array, 0.0)
+        low, high = test.confidence_interval(CONFIDENCE)
+        return cls(mean, deviation, count, (float(low), float(high)), float(test.pvalue))
 
 
 def percent(estimate: Estimate | None, sign: str = "") -> str:

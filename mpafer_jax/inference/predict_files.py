@@ -151,9 +151,9 @@ def run(request: Request, show: Callable[[Predictor], Callable[[Result], None]])
                 request.out, predictor.class_names, request.subject(predictor), overwrite=request.overwrite
             )
             table = stack.enter_context(opened)
-            images = table.left(images)
-            counts.update({kind: table.kept[status] for status, kind in _STATUSES.items()})
-            if before := table.kept.total():
+            images = table.remaining(images)
+            counts.update({kind: table.earlier[status] for status, kind in _STATUSES.items()})
+            if before := table.earlier.total():
                 logging.info("%d results are there from before; going on behind them", before)
             elif request.out.exists():
                 logging.info("%s is there already, and is replaced at the end", request.out)

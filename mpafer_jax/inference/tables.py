@@ -1,23 +1,34 @@
-"""Results as files that other programs read: CSV, JSON lines, Parquet."""
+"""Results as files that other programs read: CSV, JSON lines, Parquet.
+
+Results are on the disk as they come, so that neither a stop, nor a kill, nor a full disk loses any:
+
+    FILE.unfinished   a line of JSON that says of which command the results are; then each as a line, `to_dict`
+
+It becomes the table when the command ends; started again, the same command continues after the last result.
+"""
 
 from __future__ import annotations
 
 import collections
 import contextlib
 import csv
+import fcntl
 import importlib
 import json
-from collections.abc import Callable, Generator, Mapping, Sequence
+import time
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
-from mpafer_jax.inference.results import Result
-from mpafer_jax.inference.unfinished import Unfinished
+from mpafer_jax.inference.inputs import InputImage
+from mpafer_jax.inference.results import Failure, Result
 from mpafer_jax.runtime import files, preemption
+from mpafer_jax.runtime.errors import InputError
 
 SUFFIXES = (".csv", ".jsonl", ".parquet")
 Values = dict[str, Any]  # a result's `to_dict`
 Write = Callable[[Values], None]
+_FLUSH_SECONDS = 0.5
 _ROW_GROUP = 1000  # rows in memory before they are written to a Parquet file
 # Beside one column of probabilities for each class. Names are those of `to_dict` where there is one.
 _COLUMNS: dict[str, type] = {
@@ -37,33 +48,124 @@ _COLUMNS: dict[str, type] = {
 }
 
 
+class Table:
+    """The results of one command so far: call it with a result to add it.
+
+    Attributes:
+      path: of FILE.unfinished.
+      earlier: how many results an earlier start of the command wrote, by status ('ok', 'no_face', 'error').
+    """
+
+    def __init__(self, table: Path, subject: Values, *, overwrite: bool) -> None:
+        """Opens the file of an earlier start, or begins one; arguments and errors as for `open_table`."""
+        table.parent.mkdir(parents=True, exist_ok=True)
+        self.path = table.with_name(f"{table.name}.unfinished")
+        self._file: BinaryIO = self.path.open("a+b")
+        try:
+            self._lock(table)
+            done = [] if overwrite else self._read(table, json.loads(json.dumps(subject)))
+            # Of the last image results may be missing: it is done again. What is before stays as it lies there.
+            last = done[-1][0]["index"] if done else 0
+            self._file.truncate(next((offset for row, offset in done if row["index"] == last), 0))
+            before = [row for row, _ in done if row["index"] < last]
+            if not done:
+                self._write({"subject": subject})
+            self._file.flush()
+        except BaseException:
+            self._file.close()
+            raise
+        self._before = {row["index"]: (row["file"], row["frame"]) for row in before}
+        self.earlier = collections.Counter(str(row["status"]) for row in before)
+        self._rows, self._flushed = len(before), time.monotonic()
+        self._stopped = False
+
+    def _lock(self, table: Path) -> None:
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise InputError(
+                f"another process is writing {table} ({self.path}); wait until it ends, or name another file"
+            ) from error
+        except OSError:  # a disk without locks
+            pass
+
+    def _read(self, table: Path, subject: Values) -> list[tuple[Values, int]]:
+        """The results, each with the place in the file where it begins."""
+        self._file.seek(0)
+        rows: list[tuple[Values, int]] = []
+        offset = 0
+        for line in self._file:
+            if line.endswith(b"\n"):  # all but the one that was being written
+                rows.append((json.loads(line), offset))
+            offset += len(line)
+        stored: Values = rows[0][0].get("subject", {}) if rows else {}
+        differing = [name for name in subject if stored.get(name) != subject[name]]
+        if differing and len(rows) > 1:
+            listed = "; ".join(f"{name} there {stored.get(name)!r}, here {subject[name]!r}" for name in differing)
+            raise InputError(
+                f"{self.path} holds {len(rows) - 1} results of another command: {listed[:600]}. Give that command "
+                f"again to go on with it, another file instead of {table}, or --overwrite to lose them"
+            )
+        return rows[1:]
+
+    def remaining(self, images: Iterable[InputImage | Failure]) -> Generator[InputImage | Failure]:
+        """Those images that have no result yet; InputError if the inputs are not those of before."""
+        for image in images:
+            source = image.source
+            before = self._before.get(source.index)
+            if before is None:
+                yield image
+            elif before != (source.to_dict()["file"], source.frame):
+                raise InputError(
+                    f"{self.path} has a result of {before[0]} as number {source.index}, which is {source} now: the "
+                    "inputs have changed since; --overwrite begins anew"
+                )
+
+    def __call__(self, result: Result) -> None:
+        """Adds a result."""
+        self._write(result.to_dict())
+        self._rows += 1
+        if time.monotonic() - self._flushed > _FLUSH_SECONDS:
+            self._file.flush()
+            self._flushed = time.monotonic()
+
+    def _write(self, row: Values) -> None:
+        self._file.write(json.dumps(row, allow_nan=False).encode("ascii") + b"\n")
+
+    def stop(self) -> None:
+        """No more results come in this start of the command, though some are missing: the file stays."""
+        self._stopped = True
+
+    def rows(self) -> Iterator[Values]:
+        """All results, from the first on."""
+        self._file.flush()
+        with self.path.open(encoding="utf-8") as file:
+            next(file)
+            for line in file:
+                yield json.loads(line)
+
+    def finish(self) -> None:
+        """Deletes the file, whose results are in the table, unless the command was stopped."""
+        if not self._stopped:
+            self.path.unlink()
+
+    def discard_if_empty(self) -> None:
+        """Deletes the file if it holds no result."""
+        if not self._rows:
+            self.path.unlink(missing_ok=True)
+
+    def close(self) -> None:
+        """Closes the file; one without results is deleted."""
+        try:
+            self._file.close()
+        finally:
+            self.discard_if_empty()
+
+
 def check_suffix(path: Path) -> None:
     """Refuses a name that says no format."""
     if path.suffix.lower() not in SUFFIXES:
         raise ValueError(f"{path} ends in {path.suffix!r}; results are written to {', '.join(SUFFIXES)}")
-
-
-class Table:
-    """A table on its way: call it with results, and say if it was stopped.
-
-    Attributes:
-      kept: how many results an earlier start of the command has left, by status ('ok', 'no_face', 'error').
-    """
-
-    def __init__(self, unfinished: Unfinished) -> None:
-        """Writes to what `open_table` has opened."""
-        self._unfinished = unfinished
-        self.kept = collections.Counter(unfinished.statuses)
-        self.left = unfinished.left
-        self.stopped = False
-
-    def __call__(self, result: Result) -> None:
-        """Adds a result."""
-        self._unfinished.write(result)
-
-    def stop(self) -> None:
-        """No more results come now, though some are missing: another start of the command goes on with them."""
-        self.stopped = True
 
 
 @contextlib.contextmanager
@@ -71,9 +173,6 @@ def open_table(
     path: Path, class_names: Sequence[str], subject: Mapping[str, Any] | None = None, *, overwrite: bool = False
 ) -> Generator[Table]:
     """Opens a file for results, one at a time; it appears under its name when the block ends well.
-
-    Until then, and also where it was stopped, what was done lies in FILE.unfinished (`Unfinished`), and the same
-    command goes on behind it.
 
     A CSV or Parquet row has the columns file, index, frame, seconds, status ('ok', 'no_face' or 'error'), reason, the
     face's box, expression, confidence, and p_<class> for every class; what does not apply is empty. A line of JSON is
@@ -83,7 +182,7 @@ def open_table(
       path: ends in .csv, .jsonl or .parquet.
       class_names: C names.
       subject: what the results depend on, ready for JSON.
-      overwrite: whether to begin anew, whatever lies there.
+      overwrite: whether to begin again, whatever an earlier command left.
 
     Raises:
       OSError: nothing can be written there.
@@ -92,19 +191,21 @@ def open_table(
     """
     check_suffix(path)
     opened = {".csv": _csv, ".jsonl": _jsonl, ".parquet": _parquet}[path.suffix.lower()]
-    with Unfinished(path, dict(subject or {}), overwrite=overwrite) as unfinished:
-        with preemption.tidying(unfinished.discard_if_empty):
-            table = Table(unfinished)
-            try:
-                yield table
-            except Exception as error:
-                error.add_note(f"what was done until then is in {unfinished.path}; the same command goes on with it")
-                raise
+    table = Table(path, dict(subject or {}), overwrite=overwrite)
+    try:
+        with preemption.tidying(table.discard_if_empty):
+            yield table
         with files.replacing(path) as temporary, opened(temporary, class_names) as write:
-            for row in unfinished.rows():
+            for row in table.rows():
                 write(row)
-        if not table.stopped:
-            unfinished.finish()
+        table.finish()
+    except BaseException as error:
+        if isinstance(error, Exception):
+            error.add_note(f"what was done until then is in {table.path}; the same command goes on with it")
+        with contextlib.suppress(OSError):  # of a full disk, which `error` reports
+            table.close()
+        raise
+    table.close()
 
 
 @contextlib.contextmanager

@@ -202,7 +202,7 @@ def check_before_data(config: Config, workdir: pathlib.Path) -> PretrainedClip:
 
 
 def class_prototypes(config: Config, split: Split, experiment: build_lib.Experiment) -> np.ndarray[Any, Any]:
-    """p [C, D] of the training split, from the frozen features of its images (`feature_store`)."""
+    """p [C, D] of the training split, from the frozen features of its images (`method.features`)."""
     section = config.prototypes
     chosen = prototypes.choose_images(split.labels, section.images_per_class, config.seed)
     logging.debug("prototypes: from %d of %d training images", len(chosen), len(split))

@@ -1,26 +1,51 @@
-"""Image features of the frozen, un-prompted CLIP: what prototypes and baselines read, computed once."""
+"""Image features of the frozen, un-prompted CLIP, for prototypes and baselines: computed once, stored between runs.
+
+    <folder>/<CLIP's hash>-<key>.npz
+      hashes      S32[n], ascending: hex digests of the decoded pixels
+      features    float32[n, D], z^g, not normalised
+      about       the key's content, as JSON
+
+An image's feature under one CLIP does not depend on dataset, split or label, so runs that differ in classes, label
+rule, seed, few-shot draw or method share it. The key holds everything else that the numbers depend on. A deleted file
+is computed again.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import functools
+import hashlib
+import json
 import time
+import zipfile
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
+import filelock
+import jax
 import numpy as np
 import numpy.typing as npt
 from absl import logging
 
 from mpafer_jax.config.schema import Config
+from mpafer_jax.data.registry import prepared_root
 from mpafer_jax.data.splits import Split
-from mpafer_jax.method import build, feature_store, steps
+from mpafer_jax.method import build, steps
 from mpafer_jax.method.build import Experiment
 from mpafer_jax.method.forward import Forward
-from mpafer_jax.runtime import devices, progress
-from mpafer_jax.runtime.finite import check_rows
+from mpafer_jax.runtime import devices, distributed, files, progress
+from mpafer_jax.runtime.errors import DataError
+from mpafer_jax.runtime.finite import check_rows, finite_rows
 
 _PART = 8192  # images between which features may be stored
-_KEEP_SECONDS = 300.0  # and after how long they are: the file is written anew each time
+_STORE_SECONDS = 300.0  # and after how long they are: the whole file is written each time
+# Of the tower and the preprocessing: a new number where a change of code changes features by more than rounding.
+_VERSION = 1
+FOLDER = "features"
+
+Hashes = npt.NDArray[np.bytes_]
+Features = npt.NDArray[np.float32]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -44,11 +69,11 @@ class FrozenFeatures:
 def encode_splits(config: Config, experiment: Experiment, splits: Sequence[Split]) -> dict[str, FrozenFeatures]:
     """The features of every image of every split, by the splits' names; each process gets all of them.
 
-    What the store holds (`feature_store`) is read, the rest is computed and stored: of a large dataset part by part, so
-    that a run that is stopped meanwhile goes on behind what it has computed.
+    Stored features are read; the rest is computed and stored, of a large dataset part by part, so that an interrupted
+    run loses little.
     """
     width = experiment.model.clip_config.projection_dim
-    store = feature_store.open_store(config, experiment.clip_hash, width)
+    store = open_store(config, experiment.clip_hash, width)
     frozen: dict[str, FrozenFeatures] = {}
     for split in splits:
         known, features = store.find(split.pixel_hashes)
@@ -65,7 +90,7 @@ def encode_splits(config: Config, experiment: Experiment, splits: Sequence[Split
                     features[part] = _encode(config, experiment, split.take(part), step)
                     work.advance(len(part))
                     waiting += part.tolist()
-                    if part[-1] == missing[-1] or time.monotonic() - stored_at > _KEEP_SECONDS:
+                    if part[-1] == missing[-1] or time.monotonic() - stored_at > _STORE_SECONDS:
                         store.add(split.pixel_hashes[waiting], features[waiting])
                         waiting, stored_at = [], time.monotonic()
         frozen[split.name] = FrozenFeatures(features, split.labels, split.label_distributions)
@@ -84,3 +109,94 @@ def _encode(config: Config, experiment: Experiment, split: Split, step: steps.Cl
         features[encoded["index"][real]] = encoded["image_features"][real]
     check_rows("frozen features", features, split.names)
     return features
+
+
+@dataclasses.dataclass(frozen=True)
+class FeatureStore:
+    """One file of features, of width D; all processes call its methods, and process 0 reads and writes it."""
+
+    path: Path
+    width: int
+    about: dict[str, Any]
+
+    def find(self, pixel_hashes: npt.NDArray[np.str_]) -> tuple[npt.NDArray[np.bool_], Features]:
+        """Which images are known, bool[n], and their features float32[n, D], zeros for the others."""
+        known = np.zeros(len(pixel_hashes), np.bool_)
+        features = np.zeros((len(pixel_hashes), self.width), np.float32)
+        if distributed.is_first() and self.path.is_file():
+            hashes, stored = self._read()
+            wanted = pixel_hashes.astype(np.bytes_)
+            rows = np.minimum(np.searchsorted(hashes, wanted), len(hashes) - 1)
+            known = hashes[rows] == wanted
+            features[known] = stored[rows[known]]
+        known, features = distributed.broadcast((known, features))
+        return known, np.array(features)  # a copy that can be filled: what comes from another process is read-only
+
+    def add(self, pixel_hashes: npt.NDArray[np.str_], features: Features) -> None:
+        """Stores features float32[n, D] of images, but for images that are stored already.
+
+        A folder that cannot be written is only logged: the next run computes them again.
+        """
+        if not distributed.is_first():
+            return
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with filelock.FileLock(f"{self.path}.lock"):  # concurrent runs must not lose each other's
+                hashes, stored = self._read() if self.path.is_file() else (np.zeros(0, "S32"), features[:0])
+                # Of equal hashes `unique` takes the first, so stored ones come first.
+                hashes, rows = np.unique(np.concatenate([hashes, pixel_hashes.astype(np.bytes_)]), return_index=True)
+                stored = np.concatenate([stored, features])[rows]
+                with files.replacing(self.path) as temporary, temporary.open("wb") as stream:
+                    about = np.array(json.dumps(self.about))
+                    np.savez(stream, allow_pickle=False, hashes=hashes, features=stored, about=about)
+        except OSError as error:
+            if not files.is_not_writable(error):
+                raise
+            logging.warning(
+                "features are not kept: %s cannot be written (%s); config.data.features_dir names another folder",
+                self.path.parent,
+                error,
+            )
+        else:
+            logging.debug("features: %d images now in %s", len(hashes), self.path)
+
+    def _read(self) -> tuple[Hashes, Features]:
+        try:
+            # Opened here: of a damaged file NumPy would leave it open.
+            with self.path.open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
+                hashes, features = arrays["hashes"], arrays["features"]
+        except (ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+            raise DataError(
+                f"{self.path} is damaged ({error}); delete it, and its features are computed again"
+            ) from error
+        if features.shape != (len(hashes), self.width) or not len(hashes):
+            raise DataError(
+                f"{self.path} holds features {list(features.shape)} of {len(hashes)} images, expected "
+                f"[{len(hashes)}, {self.width}]; delete it, and they are computed again"
+            )
+        if not finite_rows(features).all():
+            raise DataError(
+                f"{self.path} holds features that are NaN or infinite; delete it, and they are computed again"
+            )
+        return hashes, features
+
+
+def open_store(config: Config, clip_hash: str, width: int) -> FeatureStore:
+    """The store of a configuration's CLIP with features of width D; `clip_hash` is of the CLIP's content."""
+    about: dict[str, Any] = {
+        "clip": clip_hash,
+        "dtype": config.clip.dtype,
+        "residual_dtype": config.clip.residual_dtype,
+        "mean": list(config.data.mean),
+        "std": list(config.data.std),
+        # Accelerators may multiply float32 with fewer bits.
+        "platform": jax.default_backend(),
+        "matmul_precision": devices.matmul_precision(),
+        "version": _VERSION,
+    }
+    if settings := devices.unusual_settings():
+        about["settings"] = settings
+    key = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:16]
+    configured = config.data.features_dir
+    folder = files.home_expanded(configured) if configured else prepared_root(config.data) / FOLDER
+    return FeatureStore(folder / f"{clip_hash[:16]}-{key}.npz", width, about)

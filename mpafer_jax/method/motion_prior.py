@@ -147,7 +147,7 @@ def to_weights(maps: Floats, neutral: int, strength: float) -> Floats:
 
 
 def measure(config: Config, experiment: Experiment, split: Split, source: Source) -> PatchMeans:
-    """One pass over the images of a split that make prototypes (`prototypes.images_per_class`); all processes call it."""
+    """One pass over a split's prototype images (`prototypes.images_per_class`); all processes call it."""
     if not len(split):
         raise ConfigError("config.data.train_splits is empty, so there are no faces to compare with neutral ones")
     chosen = prototypes.choose_images(split.labels, config.prototypes.images_per_class, config.seed)
@@ -159,7 +159,7 @@ def measure(config: Config, experiment: Experiment, split: Split, source: Source
 
 
 def patch_weights(config: Config, workdir: pathlib.Path, split: Split, experiment: Experiment) -> PatchWeights:
-    """w [C, N] of the training split as the configuration asks for them, its maps from the workdir where it holds them."""
+    """w [C, N] of the training split as configured; its maps come from the workdir if that holds them."""
     source = cast(Source, config.head.motion_prior)
     neutral = neutral_class(experiment.class_names)
     images_per_class = config.prototypes.images_per_class

@@ -9,7 +9,7 @@ import pytest
 from mpafer_jax.data.splits import load_dataset
 from mpafer_jax.evaluation.baselines import feature_files
 from mpafer_jax.jobs import train
-from mpafer_jax.method import build, feature_store
+from mpafer_jax.method import build
 from mpafer_jax.method import features as features_lib
 from mpafer_jax.method.features import encode_splits
 from mpafer_jax.runtime import devices, preemption
@@ -18,7 +18,7 @@ from tests.jobs import runs
 
 
 def store(tmp_path, width=3):
-    return feature_store.FeatureStore(tmp_path / "features" / "x.npz", width, {"clip": "x"})
+    return features_lib.FeatureStore(tmp_path / "features" / "x.npz", width, {"clip": "x"})
 
 
 def hashes(*numbers):
@@ -83,7 +83,7 @@ def test_a_folder_that_cannot_be_written_costs_no_run(tmp_path, monkeypatch, cap
     def refuse(*_, **__):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(feature_store.filelock, "FileLock", refuse)
+    monkeypatch.setattr(features_lib.filelock, "FileLock", refuse)
     with caplog.at_level("WARNING"):
         kept.add(hashes(1), rows(1))
     assert "features are not kept" in caplog.text
@@ -92,7 +92,7 @@ def test_a_folder_that_cannot_be_written_costs_no_run(tmp_path, monkeypatch, cap
 
 def test_the_key_holds_what_the_numbers_depend_on(sample):
     def path(clip="c", **changes):
-        return feature_store.open_store(runs.config(sample, **changes), clip, 8).path
+        return features_lib.open_store(runs.config(sample, **changes), clip, 8).path
 
     base = path()
     assert base.parent == sample / "faces" / "mpafer_tfds" / "features"
@@ -106,7 +106,7 @@ def test_the_key_holds_what_the_numbers_depend_on(sample):
     assert len(changed | {base}) == 6
     same = [path(**change) for change in ({"seed": 5}, {"data.train_per_class": 3}, {"eval.batch_size": 32})]
     assert same == [base] * 3
-    assert path(**{"data.features_dir": "/elsewhere"}) == feature_store.Path("/elsewhere") / base.name
+    assert path(**{"data.features_dir": "/elsewhere"}) == features_lib.Path("/elsewhere") / base.name
 
 
 @pytest.fixture(scope="module")
@@ -172,7 +172,7 @@ def test_features_of_a_run_that_is_stopped_are_kept_part_by_part(sample, prepare
     with pytest.raises(preemption.Preempted):
         encode_splits(config, built, [dataset.train])
     assert len(dataset.train) > 3 * 16
-    store = feature_store.open_store(config, built.clip_hash, built.model.clip_config.projection_dim)
+    store = features_lib.open_store(config, built.clip_hash, built.model.clip_config.projection_dim)
     assert store.find(dataset.train.pixel_hashes)[0].sum() == 32
     encode_splits(config, built, [dataset.train])
     assert len(batches) == 3 + -(-(len(dataset.train) - 32) // 16)

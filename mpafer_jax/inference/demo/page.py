@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
+import ctypes
 import dataclasses
 import functools
 import importlib
 import os
+import platform
 import shutil
 import tempfile
+import threading
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,13 +24,15 @@ from mpafer_jax.artifacts.description import TrainedOn
 from mpafer_jax.config import redaction
 from mpafer_jax.evaluation import overlay
 from mpafer_jax.evaluation.report.images import data_uri
-from mpafer_jax.inference.demo import memory, photos
 from mpafer_jax.inference.demo.answer import Answer, Answerer
 from mpafer_jax.inference.demo.guard import Guard, Hosts
 from mpafer_jax.runtime.errors import ImageError
 
 _LARGEST_FILE = "32mb"
-_KEPT = 60  # seconds after which a photo is deleted
+_PHOTO_SECONDS = 60  # seconds after which a photo is deleted
+# Parameters of malloc.h, and what they are set to.
+_M_MMAP_THRESHOLD, _LARGE = -3, 1 << 20  # bytes from which on a block is the system's own
+_M_ARENA_MAX, _HEAPS = -8, 2
 _SESSIONS = 16  # whose state Gradio keeps; the page has none
 _FONT = ["system-ui", "sans-serif"]  # by default Gradio's themes ask Google for theirs
 _REGIONS = {"holistic": "whole face"}
@@ -163,8 +170,8 @@ def serve(page: Any, *, host: str, port: int, allowed_hosts: Sequence[str] = ())
     gr = import_gradio()
     middleware: Any = importlib.import_module("starlette.middleware").Middleware
     guard = middleware(Guard, hosts=Hosts(host, allowed_hosts))
-    memory.return_large_blocks()
-    photos.delete_in_time(_folder(), lambda: _KEPT)
+    return_large_blocks()
+    delete_in_time(_folder(), _PHOTO_SECONDS)
     found: tuple[Any, str, Any] = page.launch(
         server_name=host,
         server_port=port or None,
@@ -185,3 +192,40 @@ def serve(page: Any, *, host: str, port: int, allowed_hosts: Sequence[str] = ())
         prevent_thread_lock=True,
     )
     return found[1]
+
+
+def delete_in_time(folder: Path, seconds: float) -> None:
+    """Starts a thread that deletes a folder's files, unfinished uploads too, when they are older than `seconds`."""
+
+    def run() -> None:
+        while True:
+            time.sleep(seconds / 2)
+            delete_older(folder, seconds)
+
+    threading.Thread(target=run, name="photos", daemon=True).start()
+
+
+def delete_older(folder: Path, seconds: float) -> None:
+    """Deletes the files under a folder that were last written to so long ago, and the folders that are left empty."""
+    limit = time.time() - seconds
+    for root, _, names in os.walk(folder, topdown=False):
+        for path in (Path(root, name) for name in names):
+            with contextlib.suppress(OSError):  # gone already, or being moved
+                if path.lstat().st_ctime < limit:
+                    path.unlink()
+        with contextlib.suppress(OSError):  # holds something
+            if Path(root) != folder and os.lstat(root).st_ctime < limit:
+                Path(root).rmdir()
+
+
+def return_large_blocks() -> None:
+    """Has the C library give a large block back to the system as soon as it is freed.
+
+    glibc does so at first, but once a block of up to 32 MB was freed it keeps blocks of that size, in as many heaps as
+    threads have asked for some: with photos of a dozen megapixels, decoded by one thread or another, the process grows
+    to gigabytes of which nothing is in use. Other C libraries are left as they are.
+    """
+    if platform.libc_ver()[0] == "glibc":
+        library = ctypes.CDLL(None)
+        library.mallopt(_M_MMAP_THRESHOLD, _LARGE)
+        library.mallopt(_M_ARENA_MAX, _HEAPS)

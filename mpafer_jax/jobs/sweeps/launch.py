@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from absl import logging
 
-from mpafer_jax.jobs.sweeps import plan, report, reuse, runner, slurm, sweep
+from mpafer_jax.jobs.sweeps import plan, report, runner, slurm, sweep
 from mpafer_jax.runtime import files, locks
 from mpafer_jax.runtime.errors import ConfigError
 
@@ -125,11 +125,11 @@ class Plan:
         sweep.Record(self.source, plan.recorded(self.overrides), self.sweep).write(self.root)
         left: list[plan.Run] = []
         for run in self.left:
-            found = None if (self.root / run.name).exists() else reuse.find(run, others)
+            found = None if (self.root / run.name).exists() else plan.find_equal(run, others)
             if found is None:
                 left.append(run)
             else:
-                reuse.take(found, self.root / run.name)
+                plan.take(found, self.root / run.name)
                 logging.info("%s: taken from %s", run.name, found)
         return left
 

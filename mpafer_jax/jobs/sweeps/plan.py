@@ -5,21 +5,25 @@ from __future__ import annotations
 import dataclasses
 import json
 import pathlib
+import shutil
 from collections.abc import Sequence
 from typing import Any
 
 from mpafer_jax.artifacts import run_dir
 from mpafer_jax.config.flags import read_config
 from mpafer_jax.config.schema import Config
-from mpafer_jax.config.semantics import SEED_FIELDS, free_fields
+from mpafer_jax.config.semantics import CONTENT_FIELDS, SEED_FIELDS, free_fields
 from mpafer_jax.jobs.sweeps.sweep import Point, Sweep, split_source
 from mpafer_jax.jobs.train import check_names
+from mpafer_jax.runtime import files
 from mpafer_jax.runtime.errors import ConfigError
 
 _PREFIX = "--config."
 # What sweeps set unless it is overridden: tables need what was said of each image, and nobody reads dozens of reports.
 _REPORT = "eval.report"
 _BASELINES = "eval.baselines"
+# All that tables read, and what a reader of the folder may want; checkpoints stay where they are.
+_COPIED = ("config.json", "results.md", "metrics.jsonl", run_dir.TRAINING_PREDICTIONS)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -142,3 +146,23 @@ def has_ended(run: Run, folder: pathlib.Path, but: Sequence[str] = ()) -> bool:
     run_dir.check_clip(folder, run.config.clip)
     baselines = json.loads(path.read_text(encoding="utf-8"))["baselines"]
     return baselines.keys() >= set(run.config.eval.baselines)
+
+
+def find_equal(run: Run, others: Sequence[pathlib.Path]) -> pathlib.Path | None:
+    """The folder of a finished run with the same configuration, in the folders of other sweeps."""
+    for other in others:
+        for summary in sorted(other.glob(f"*/*/seed_{run.seed}/summary.json")):
+            try:
+                if has_ended(run, summary.parent, but=CONTENT_FIELDS):
+                    return summary.parent
+            except ConfigError:
+                continue
+    return None
+
+
+def take(source: pathlib.Path, folder: pathlib.Path) -> None:
+    """Copies a finished run; its summary comes last, since that says that the run has ended."""
+    for name in (*_COPIED, "summary.json"):
+        if (source / name).is_file():
+            with files.replacing(folder / name) as temporary:
+                shutil.copyfile(source / name, temporary)

@@ -1,24 +1,32 @@
-"""What a sweep's folder says of its results: results.md, results.csv, results.tex and results.png."""
+"""The results of a sweep as results.md, results.csv, results.tex and results.png in its folder."""
 
 from __future__ import annotations
 
 import dataclasses
 import pathlib
+from collections.abc import Sequence
+
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from mpafer_jax.evaluation import protocol
-from mpafer_jax.jobs.sweeps import collect, plot, tables
+from mpafer_jax.jobs.sweeps import collect, tables
 from mpafer_jax.jobs.sweeps.collect import FinishedRun, Result
-from mpafer_jax.jobs.sweeps.sweep import Record
+from mpafer_jax.jobs.sweeps.sweep import Record, Sweep
 from mpafer_jax.jobs.sweeps.tables import Line
 from mpafer_jax.runtime import files
 
 FORMATS = {"markdown": "results.md", "csv": "results.csv", "latex": "results.tex"}
 PLOT = "results.png"
+_SIZE = (6.4, 3.8)  # inches
+_DPI = 110
+_MARKERS = "o^sDvPX*<>"
+_LOGARITHMIC = 8.0  # the axis is logarithmic if its largest value is at least so many times its smallest
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Report:
-    """All that is known of a sweep.
+    """A sweep's results.
 
     Attributes:
       root: its folder.
@@ -39,22 +47,22 @@ class Report:
     @property
     def protocol(self) -> dict[str, str]:
         """Of all runs."""
-        runs = [found for found in self.results if not found.baseline]
-        merged = protocol.merge(protocol.items(found.summary, found.config) for found in runs)
+        runs = [result for result in self.results if not result.baseline]
+        merged = protocol.merge(protocol.items(run.summary, run.config) for run in runs)
         if self.record.overrides:
             merged["changed for all runs"] = " ".join(self.record.overrides)
         return merged
 
     @property
     def banners(self) -> list[str]:
-        """What must not be overlooked."""
-        on_test = any(protocol.selecting_split(found.summary) == "test" for found in self.results)
+        """Warnings."""
+        on_test = any(protocol.selecting_split(result.summary) == "test" for result in self.results)
         return [protocol.TEST_SELECTED] if on_test else []
 
     @property
     def minutes(self) -> float | None:
-        """Wall time of all runs together; None if one was interrupted and does not know its own."""
-        seconds = [found.seconds for found in self.results if not found.baseline]
+        """Wall time of all runs together; None if one was interrupted, whose own is not known."""
+        seconds = [result.seconds for result in self.results if not result.baseline]
         known = [value for value in seconds if value is not None]
         return sum(known) / 60 if known and len(known) == len(seconds) else None
 
@@ -85,7 +93,7 @@ class Report:
         """Writes it in all forms into the sweep's folder."""
         for form, name in FORMATS.items():
             files.write_text(self.root / name, self.text(form))
-        plot.write(self.root / PLOT, self.record.sweep, self.lines, self.results)
+        write_plot(self.root / PLOT, self.record.sweep, self.lines, self.results)
 
 
 def read(root: pathlib.Path, baseline: str = "") -> Report:
@@ -103,3 +111,61 @@ def make(root: pathlib.Path, record: Record, runs: list[FinishedRun], baseline: 
     """The report of runs that have been read; arguments and errors as for `read`."""
     results = collect.results(record.sweep, runs, root)
     return Report(root, record, runs, results, tables.summarize(record.sweep, results, baseline), baseline)
+
+
+def curves(lines: Sequence[Line]) -> dict[str, list[Line]]:
+    """The lines of the plot by name: those with results at two values of the axis or more, ascending."""
+    by_name: dict[str, list[Line]] = {}
+    for line in lines:
+        if line.value is not None and line.scores:
+            by_name.setdefault(line.series, []).append(line)
+    return {
+        name: sorted(points, key=lambda line: line.value or 0.0)
+        for name, points in by_name.items()
+        if len({line.value for line in points}) > 1
+    }
+
+
+def write_plot(path: pathlib.Path, sweep: Sweep, lines: Sequence[Line], results: Sequence[Result]) -> bool:
+    """Draws accuracy over the axis: a dot for each run, lines through the means.
+
+    Returns:
+      Whether there was anything to draw.
+    """
+    drawn = curves(lines)
+    if not sweep.axis or not drawn:
+        return False
+    runs: dict[tuple[str, str], list[float]] = {}
+    for result in results:
+        runs.setdefault((result.point.table, result.row), []).append(100 * result.scores["war"])
+    figure = Figure(figsize=_SIZE, dpi=_DPI, layout="constrained")
+    axes = figure.add_subplot()
+    for index, (name, points) in enumerate(drawn.items()):
+        color, marker = f"C{index % 10}", _MARKERS[index % len(_MARKERS)]
+        values = [line.value or 0.0 for line in points]
+        means = [100 * line.scores["war"].mean for line in points]
+        axes.plot(values, means, color=color, label=name or "mean over seeds")
+        for value, line in zip(values, points, strict=True):
+            accuracies = runs[line.table, line.row]
+            axes.plot(
+                [value] * len(accuracies), accuracies, color=color, marker=marker, markersize=4, linestyle="", alpha=0.6
+            )
+    ticks = sorted({line.value or 0.0 for points in drawn.values() for line in points})
+    if ticks[0] > 0 and ticks[-1] >= _LOGARITHMIC * ticks[0]:
+        axes.set_xscale("log")
+    axes.xaxis.set_major_locator(FixedLocator(ticks))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(FuncFormatter(_plain))
+    axes.set_xlabel(sweep.axis)
+    axes.set_ylabel("accuracy, %")
+    axes.grid(color="0.9")
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False, fontsize=8)
+    with files.replacing(path) as temporary:
+        figure.savefig(temporary, format="png", metadata={"Software": None})
+    return True
+
+
+def _plain(value: float, _: int | None) -> str:
+    return f"{value:g}"

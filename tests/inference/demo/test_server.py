@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from mpafer_jax.inference.demo import photos
+from mpafer_jax.inference.demo import page
 from mpafer_jax.inference.demo.guard import Guard, Hosts
 
 
@@ -78,15 +78,15 @@ def test_old_photos_are_deleted_and_what_they_leave_empty(tmp_path):
     (tmp_path / "hash").mkdir()
     for path in (tmp_path / "hash" / "photo.png", tmp_path / "upload"):
         path.write_bytes(b"x")
-    photos.delete_older(tmp_path, 60)
+    page.delete_older(tmp_path, 60)
     assert (tmp_path / "hash" / "photo.png").is_file()
-    photos.delete_older(tmp_path, -1)
+    page.delete_older(tmp_path, -1)
     assert list(tmp_path.iterdir()) == []
-    photos.delete_older(tmp_path / "gone", -1)  # is no error
+    page.delete_older(tmp_path / "gone", -1)  # is no error
 
 
 def test_photos_are_deleted_again_and_again(tmp_path):
-    photos.delete_in_time(tmp_path, lambda: 0.02)
+    page.delete_in_time(tmp_path, 0.02)
     for number in range(3):
         photo = tmp_path / f"{number}.png"
         photo.write_bytes(b"x")
@@ -101,13 +101,13 @@ def test_photos_are_deleted_again_and_again(tmp_path):
 def test_freed_blocks_go_back_to_the_system():
     program = """
 import pathlib, numpy
-from mpafer_jax.inference.demo import memory
+from mpafer_jax.inference.demo import page
 def resident():
     return int(pathlib.Path("/proc/self/status").read_text().split("VmRSS:")[1].split()[0]) >> 10
 def decode():
     photos = [numpy.ones(8 << 20, numpy.uint8) for _ in range(20)]
     return numpy.ones(1000)  # lies above them
-memory.return_large_blocks()
+page.return_large_blocks()
 numpy.ones(30 << 20, numpy.uint8)  # from here on glibc would keep blocks of that size
 before = resident()
 left = decode()

@@ -7,7 +7,7 @@ import pytest
 
 from mpafer_jax.artifacts.run_dir import flatten
 from mpafer_jax.backbones.clip.load import load_clip
-from mpafer_jax.jobs.sweeps import plan, reuse
+from mpafer_jax.jobs.sweeps import plan
 from mpafer_jax.jobs.sweeps.sweep import Point, Sweep
 from mpafer_jax.runtime.errors import ConfigError
 from tests.jobs import runs
@@ -173,10 +173,10 @@ def test_an_equal_run_of_another_sweep_is_found_and_taken(tmp_path):
     finish(other / "t" / "c" / "seed_0", found["all/full/seed_0"])
     finish(other / "t" / "e" / "seed_3", full, data__dir="/another")  # another dataset of the same kind
     finish(other / "t" / "f" / "seed_3", full, clip__revision="another")
-    assert reuse.find(full, [other]) is None
+    assert plan.find_equal(full, [other]) is None
     finish(other / "t" / "d" / "seed_3", full, data__prepared_dir="/moved")
     (other / "t" / "d" / "seed_3" / "checkpoints").mkdir()
-    assert reuse.find(full, [tmp_path / "absent", other]) == other / "t" / "d" / "seed_3"
-    reuse.take(other / "t" / "d" / "seed_3", tmp_path / "new")
+    assert plan.find_equal(full, [tmp_path / "absent", other]) == other / "t" / "d" / "seed_3"
+    plan.take(other / "t" / "d" / "seed_3", tmp_path / "new")
     assert {path.name for path in (tmp_path / "new").iterdir()} == {"config.json", "summary.json"}
     assert plan.has_ended(full, tmp_path / "new")
