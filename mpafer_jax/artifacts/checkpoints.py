@@ -183,11 +183,11 @@ class Checkpoints:
     def _restore(self, step: int, state: TrainState, description: Described) -> TrainState:
         described, digests = _restore_description(self._manager, step, type(description))
         before = described.unchanged()
-        for what, here in description.unchanged().items():
-            there = before.get(what)
-            if there != here:
+        for what, now in description.unchanged().items():
+            then = before.get(what)
+            if then != now:
                 raise CheckpointError(
-                    f"cannot go on after step {step}: {what} changed since it was saved (then {there}, now {here}); "
+                    f"cannot go on after step {step}: {what} changed since it was saved (then {then}, now {now}); "
                     "put the old files back, or start anew in another workdir"
                 )
         _restore_interval(self._manager, step, digests)  # so that one that is damaged is noticed now
@@ -263,7 +263,7 @@ def load(path: str | pathlib.Path, which: Which) -> tuple[Params, Description, i
         if step is not None:
             return _load_step(manager, step)
         best = _best_step(manager) if which == "best" else None
-        wanted = [*([] if best is None else [best]), *(other for other in reversed(steps) if other != best)]
+        wanted = [*([] if best is None else [best]), *(number for number in reversed(steps) if number != best)]
         first_error: UnreadableError | None = None
         for candidate in wanted:
             try:
@@ -383,9 +383,9 @@ def _restore_description(manager: Any, step: int, kind: type[D]) -> tuple[D, Dig
         return kind.model_validate(described), digests
 
 
-def _compare(saved: Digests, found: Digests) -> None:
+def _compare(saved: Digests, read: Digests) -> None:
     """Raises ValueError where content is not what was saved; without digests there is nothing to compare with."""
-    changed = [name for name, digest in found.items() if saved and saved.get(name) != digest]
+    changed = [name for name, digest in read.items() if saved and saved.get(name) != digest]
     if changed:
         raise ValueError(f"not what was saved, by its SHA-256: {', '.join(changed)}")
 

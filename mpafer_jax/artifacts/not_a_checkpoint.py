@@ -39,9 +39,9 @@ def what_is_there(path: pathlib.Path, checkpoints: str) -> str:
         return "it looks like a CLIP, which is not trained on expressions: predict with --zero_shot"
     if suffixes.intersection(_PROGRAMS):
         return "it looks like an exported program, for other software to run: give the run's workdir, or export prompts"
-    runs = (found.parent for below in _RUNS_BELOW for found in path.glob(f"{below}/{checkpoints}"))
-    if one := next(iter(runs), None):
-        return f"it looks like a folder of runs, of a sweep perhaps: give one of them, such as {one}"
+    runs = (match.parent for below in _RUNS_BELOW for match in path.glob(f"{below}/{checkpoints}"))
+    if run := next(iter(runs), None):
+        return f"it looks like a folder of runs, of a sweep perhaps: give one of them, such as {run}"
     if checkpoints in names or path.name == checkpoints or _of_a_run(names):
         return "it looks like a run that has saved none yet: the same command goes on with it"
     if suffixes & IMAGE_SUFFIXES:

@@ -83,11 +83,11 @@ def load_prompts(folder: pathlib.Path) -> tuple[Params, Header]:
     path, checksum = folder / PROMPTS, folder / CHECKSUM
     data = path.read_bytes()
     if checksum.is_file():
-        expected, found = checksum.read_text(encoding="utf-8").split()[:1], hashlib.sha256(data).hexdigest()
-        if expected != [found]:
+        expected, digest = checksum.read_text(encoding="utf-8").split()[:1], hashlib.sha256(data).hexdigest()
+        if expected != [digest]:
             raise CheckpointError(
-                f"{path} has the SHA-256 {found}, but {CHECKSUM} beside it says {''.join(expected) or 'nothing'}; copy "
-                "both again from where they came"
+                f"{path} has the SHA-256 {digest}, but {CHECKSUM} beside it says {''.join(expected) or 'nothing'}; "
+                "copy both again from where they came"
             )
     try:
         params = safetensors.numpy.load(data)

@@ -109,24 +109,24 @@ def check_clip(workdir: pathlib.Path, clip: ClipSection) -> None:
     before = json.loads((workdir / _CONFIG).read_text(encoding="utf-8"))["clip"]
     if (before["name"], before["revision"]) == (clip.name, clip.revision):
         return
-    there = json.loads((workdir / SUMMARY).read_text(encoding="utf-8"))["clip"]["hash"]
+    stored_hash = json.loads((workdir / SUMMARY).read_text(encoding="utf-8"))["clip"]["hash"]
     try:
-        here = local_content_hash(clip.name, revision=clip.revision, cache_dir=clip.cache_dir)
+        local_hash = local_content_hash(clip.name, revision=clip.revision, cache_dir=clip.cache_dir)
     except (OSError, ValueError, ModuleNotFoundError) as error:
         raise ConfigError(f"config.clip.name is {clip.name!r}: {error}") from error
-    if here == there:
+    if local_hash == stored_hash:
         return
-    own = f"{before['name']!r}, revision {before['revision']!r}, hash {there[:16]}"
-    asked = f"{clip.name!r}, revision {clip.revision!r}"
-    if here is None:
+    stored = f"{before['name']!r}, revision {before['revision']!r}, hash {stored_hash[:16]}"
+    configured = f"{clip.name!r}, revision {clip.revision!r}"
+    if local_hash is None:
         raise ConfigError(
-            f"{workdir} holds the result of a run on the CLIP {own}. Whether config.clip, now {asked}, is the same "
-            "cannot be told, as it is not on this machine; download it first, name the CLIP as it was, or give another "
-            "--workdir"
+            f"{workdir} holds the result of a run on the CLIP {stored}. Whether config.clip, now {configured}, "
+            "is the same cannot be told, as it is not on this machine; download it first, name the CLIP as it was, or "
+            "give another --workdir"
         )
     raise ConfigError(
-        f"{workdir} holds the result of a run on another CLIP: there {own}, here {asked}, hash {here[:16]}; give "
-        "another --workdir, or the CLIP of that run"
+        f"{workdir} holds the result of a run on another CLIP: there {stored}, here {configured}, hash "
+        f"{local_hash[:16]}; give another --workdir, or the CLIP of that run"
     )
 
 

@@ -51,11 +51,13 @@ class ArraysHandler(ocp.CheckpointHandler):
         arrays = self._read(directory)
         leaves: list[Any] = []
         for name, expected in _named(args.item):
-            found = arrays.get(name)
-            if found is None or found.shape != np.shape(expected):
-                there = "nothing" if found is None else f"shape {found.shape}"
-                raise ValueError(f"{directory / _ARRAYS}: expected {name} of shape {np.shape(expected)}, found {there}")
-            leaves.append(found)
+            stored = arrays.get(name)
+            if stored is None or stored.shape != np.shape(expected):
+                actual = "nothing" if stored is None else f"shape {stored.shape}"
+                raise ValueError(
+                    f"{directory / _ARRAYS}: expected {name} of shape {np.shape(expected)}, found {actual}"
+                )
+            leaves.append(stored)
         return cast(Any, jax.tree).unflatten(cast(Any, jax.tree).structure(args.item), leaves)
 
     def metadata(self, directory: Any) -> dict[str, Any]:
@@ -103,8 +105,8 @@ class _Manager(ocp.CheckpointManager):
     def metrics(self, step: int) -> dict[str, float]:
         """What `sealed` made of a step's metrics; with a warning the step alone where they are not that any more."""
         try:
-            found = dict(cast(Any, super().metrics(step)))
-            if found.pop(_SEAL, _seal(found)) != _seal(found) or found.get("step") != step:
+            metrics = dict(cast(Any, super().metrics(step)))
+            if metrics.pop(_SEAL, _seal(metrics)) != _seal(metrics) or metrics.get("step") != step:
                 raise ValueError("not what was saved, by its checksum")
         except Exception as error:  # as for any damaged file
             logging.warning(
@@ -115,7 +117,7 @@ class _Manager(ocp.CheckpointManager):
                 error,
             )
             return {"step": step}
-        return found
+        return metrics
 
     def reached_preemption(self, step: int) -> bool:
         """Never."""
@@ -170,11 +172,11 @@ def restore_arrays(manager: Any, step: int, templates: Mapping[str, Any]) -> dic
     restored = manager.restore(step, args=args)
     trees = {name: restored[name] for name in templates}
     # Orbax takes an array of another shape as it comes.
-    found, expected = ({name: _describe(leaf) for name, leaf in _named(tree)} for tree in (trees, dict(templates)))
+    stored, expected = ({name: _describe(leaf) for name, leaf in _named(tree)} for tree in (trees, dict(templates)))
     problems = [
-        f"{name}: found {found.get(name, 'nothing')}, expected {expected.get(name, 'nothing')}"
-        for name in {**expected, **found}
-        if found.get(name) != expected.get(name)
+        f"{name}: found {stored.get(name, 'nothing')}, expected {expected.get(name, 'nothing')}"
+        for name in {**expected, **stored}
+        if stored.get(name) != expected.get(name)
     ]
     problems += [f"NaN or infinite numbers: {name}" for name in finite.not_finite(trees)]
     if problems:

@@ -56,24 +56,24 @@ def _update(url: str, copy: pathlib.Path) -> None:
 
     opened = cast(Any, fsspec).core.url_to_fs(str(files.any_path(url, "config.data.dir")))
     system, root = opened[0], str(opened[1])
-    there: dict[str, int] = {
+    remote: dict[str, int] = {
         name.removeprefix(f"{root}/"): int(info["size"])
         for name, info in system.find(root, detail=True).items()
         if not name.endswith("/") and not name.startswith(f"{root}/{PREPARED_FOLDER}/")
     }
-    if not there:
+    if not remote:
         raise DataError(f"config.data.dir is {url!r}: nothing is stored under that name")
-    here = {
+    local = {
         path.relative_to(copy).as_posix(): path.stat().st_size
         for path in copy.rglob("*")
         if path.is_file() and not path.is_relative_to(copy / PREPARED_FOLDER)
     }
-    for gone in here.keys() - there.keys():
+    for gone in local.keys() - remote.keys():
         (copy / gone).unlink()
-    new = sorted(name for name, size in there.items() if here.get(name) != size)
+    new = sorted(name for name, size in remote.items() if local.get(name) != size)
     if not new:
         return
-    logging.info("%s: %d of %d files are fetched into %s", url, len(new), len(there), copy)
+    logging.info("%s: %d of %d files are fetched into %s", url, len(new), len(remote), copy)
     with progress.task(f"fetching {url}", len(new), "files") as work:
         for start in range(0, len(new), _AT_ONCE):
             part = new[start : start + _AT_ONCE]

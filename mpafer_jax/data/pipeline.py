@@ -70,8 +70,8 @@ class ShuffledOrder:
 
     def __call__(self, positions: Indices) -> Indices:
         """Examples int64[k] at stream positions int64[k]."""
-        found = [_permutation(self.seed, int(g) // self.size, self.size)[int(g) % self.size] for g in positions]
-        return np.array(found, np.int64)
+        examples = [_permutation(self.seed, int(g) // self.size, self.size)[int(g) % self.size] for g in positions]
+        return np.array(examples, np.int64)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -83,12 +83,12 @@ class ClassBalancedOrder:
 
     def __call__(self, positions: Indices) -> Indices:
         """Examples int64[k] at stream positions int64[k]."""
-        found: list[int] = []
+        examples: list[int] = []
         for position in positions:
             rng = np.random.default_rng((_SAMPLE, self.seed, int(position)))
             members = self.members[rng.integers(len(self.members))]
-            found.append(int(members[rng.integers(len(members))]))
-        return np.array(found, np.int64)
+            examples.append(int(members[rng.integers(len(members))]))
+        return np.array(examples, np.int64)
 
 
 def train_order(labels: npt.NDArray[np.int32], sampler: str, seed: int) -> Order:

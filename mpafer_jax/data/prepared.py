@@ -142,28 +142,28 @@ class ExpressionBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True)
         skipped = self._skipped.setdefault(split, [])
         # Closed here: left to the garbage collector, it would cancel what waits whenever that happens to run.
         with contextlib.closing(inspect_all([record.image for record in records], self._pool)) as inspected:
-            for record, found in zip(records, inspected, strict=True):
+            for record, image in zip(records, inspected, strict=True):
                 self._work.advance()
-                if isinstance(found, ImageError):
+                if isinstance(image, ImageError):
                     if self._on_bad_image == "error":
                         raise ImageError(
-                            f"{found}\nmpafer-jax data check lists all such images; "
+                            f"{image}\nmpafer-jax data check lists all such images; "
                             "config.data.on_bad_image='skip' leaves them out"
-                        ) from found
-                    logging.warning("skipped: %s", found)
-                    skipped.append(str(found))
+                        ) from image
+                    logging.warning("skipped: %s", image)
+                    skipped.append(str(image))
                     continue
                 one_hot = np.eye(num_classes, dtype=np.float32)[record.label]
                 weights = record.label_distribution
                 columns["labels"].append(record.label)
                 columns["label_distributions"].append(one_hot if weights is None else np.array(weights, np.float32))
                 columns["names"].append(record.name)
-                columns["pixel_hashes"].append(found.pixel_hash)
+                columns["pixel_hashes"].append(image.pixel_hash)
                 position = len(columns["labels"]) - 1
                 yield (
                     position,
                     {
-                        "image": io.BytesIO(found.data),  # encoded bytes in, encoded bytes out: no TensorFlow
+                        "image": io.BytesIO(image.data),  # encoded bytes in, encoded bytes out: no TensorFlow
                         "label": record.label,
                         "label_distribution": columns["label_distributions"][-1],
                         "name": record.name.encode("utf-8", "surrogateescape"),  # a file's name need not be UTF-8

@@ -115,15 +115,15 @@ def _without_texts(data: bytes) -> bytes | None:
     """A PNG without its texts and colour profile, those aside that are damaged; None: it has none, or is no PNG."""
     if not data.startswith(_PNG):
         return None
-    kept, start = [_PNG], len(_PNG)
+    chunks, start = [_PNG], len(_PNG)
     while start < len(data):
         stop = start + 12 + int.from_bytes(data[start : start + 4], "big")
         kind, chunk = data[start + 4 : start + 8], data[start:stop]
         is_whole = len(chunk) == stop - start and zlib.crc32(chunk[4:-4]) == int.from_bytes(chunk[-4:], "big")
         if kind not in _PNG_TEXTS or not is_whole:
-            kept.append(chunk)
+            chunks.append(chunk)
         start = stop
-    return b"".join(kept) if sum(map(len, kept)) < len(data) else None
+    return b"".join(chunks) if sum(map(len, chunks)) < len(data) else None
 
 
 def decode_rgb(data: bytes, *, upright: bool = True) -> Image.Image:

@@ -326,10 +326,10 @@ def select_classes(index: SourceIndex, class_names: Sequence[str]) -> SourceInde
     splits: dict[str, list[Record]] = {}
     left_out = {split: list(index.left_out.get(split, ())) for split in index.splits}
     for split, records in index.splits.items():
-        kept = splits.setdefault(split, [])
+        selected = splits.setdefault(split, [])
         for record in records:
             if record.label in new_label:
-                kept.append(_relabel(record, new_label))
+                selected.append(_relabel(record, new_label))
             else:
                 left_out[split].append(Record(record.name, record.image, -1))
                 count(dropped, split, f"class {index.class_names[record.label]} not in class_names")
@@ -346,8 +346,8 @@ def select_classes(index: SourceIndex, class_names: Sequence[str]) -> SourceInde
 def _relabel(record: Record, new_label: Mapping[int, int]) -> Record:
     weights = record.label_distribution
     if weights is not None:
-        kept = [weights[old] for old in new_label]
-        weights = tuple(weight / sum(kept) for weight in kept)
+        selected = [weights[old] for old in new_label]
+        weights = tuple(weight / sum(selected) for weight in selected)
     return dataclasses.replace(record, label=new_label[record.label], label_distribution=weights)
 
 

@@ -280,10 +280,10 @@ def _restrict(test: Split, data: DataSection, index: SourceIndex) -> tuple[Split
     used = set(test.names.tolist())
     listed = (*index.splits[data.test_split], *index.left_out.get(data.test_split, ()))
     left_out = [record.name for record in listed if record.name not in used]
-    kept, absent = subset.select(path, test.names.tolist(), left_out)
-    note = f"test: restricted to {path.name}, {len(kept)} of {len(test)} images"
+    selection, absent = subset.select(path, test.names.tolist(), left_out)
+    note = f"test: restricted to {path.name}, {len(selection)} of {len(test)} images"
     note += f"; {absent} others that it lists are left out (their class, label rule or image)" if absent else ""
-    return test.take(kept), note
+    return test.take(selection), note
 
 
 def _limit(split: Split, per_class: int, seed: int) -> Split:
@@ -292,19 +292,19 @@ def _limit(split: Split, per_class: int, seed: int) -> Split:
 
 def _persons(index: SourceIndex, origin: Sequence[str], prepared: Prepared) -> npt.NDArray[np.str_]:
     """str[n]: who is on each image of the joined splits, empty where the owner's files do not say it."""
-    found: list[str] = []
+    persons: list[str] = []
     for split in origin:
         known = {record.name: record.person for record in index.splits[split]}
-        found += [known[name] for name in prepared.splits[split].names.tolist()]
-    return np.array(found, np.str_)
+        persons += [known[name] for name in prepared.splits[split].names.tolist()]
+    return np.array(persons, np.str_)
 
 
 def absent(name: str, index: SourceIndex, data: DataSection) -> DataError:
     """The error for a split that the config names and the dataset has not, with flags that do without it."""
-    there = ", ".join(f"{split} ({len(found)})" for split, found in index.splits.items())
+    existing = ", ".join(f"{split} ({len(records)})" for split, records in index.splits.items())
     reason = f"; looked for {index.absent[name]}" if name in index.absent else ""
     return DataError(
-        f"{index.dataset} has no split {name!r} here{reason}. Splits that are here: {there}. "
+        f"{index.dataset} has no split {name!r} here{reason}. Splits that are here: {existing}. "
         f"{_remedy(name, index, data)} (the config argument `whole` evaluates on all that is here)"
     )
 

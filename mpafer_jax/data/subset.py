@@ -61,7 +61,7 @@ def select(path: Path, names: Sequence[str], left_out: Collection[str]) -> tuple
     for position, name in enumerate(known):
         for form in _other_forms(name):
             other_forms.setdefault(form, set()).add(position)
-    found: set[int] = set()
+    listed: set[int] = set()
     unknown: list[str] = []
     in_other_form: list[str] = []
     for entry in entries:
@@ -74,23 +74,23 @@ def select(path: Path, names: Sequence[str], left_out: Collection[str]) -> tuple
                 continue
             (position,) = fitting
             in_other_form.append(f"{entry!r} for {known[position]!r}")
-        found.add(position)
+        listed.add(position)
     if unknown:
         raise DataError(
             f"config.data.test_subset: {len(unknown)} of the {len(entries)} lines of {path} name no image of the "
             f"test split, or several; the first is {unknown[0]!r}, and the split's names are like {known[0]!r}. Lists "
             "fit only the release that they were made for (AffectNet has other names in each)"
         )
-    kept = np.array(sorted(position for position in found if position < len(names)), np.int64)
-    if not len(kept):
-        raise DataError(f"config.data.test_subset: all of the {len(found)} images that {path} names are left out")
+    selected = np.array(sorted(position for position in listed if position < len(names)), np.int64)
+    if not len(selected):
+        raise DataError(f"config.data.test_subset: all of the {len(listed)} images that {path} names are left out")
     if in_other_form:
         logging.info(
             "config.data.test_subset: %d of the %d lines of %s name their image in another form than the dataset, "
             "the first is %s",
             *(len(in_other_form), len(entries), path, in_other_form[0]),
         )
-    return kept, len(found) - len(kept)
+    return selected, len(listed) - len(selected)
 
 
 def _other_forms(name: str) -> set[str]:

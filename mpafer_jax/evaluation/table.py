@@ -25,17 +25,17 @@ def rows(summary: Mapping[str, Any], split: str) -> list[Row]:
     measured on "test" or "validation"."""
     method = summary.get("method", "MPA-FER")
     chance = 1 / len(summary["class_names"])
-    found = [Row("chance", chance, chance)]
+    lines = [Row("chance", chance, chance)]
     for name, baseline in BASELINES.items():
         if name in summary["baselines"]:
             scores = summary["baselines"][name][split]
-            found.append(Row(baseline.title, scores["war"], scores["uar"]))
+            lines.append(Row(baseline.title, scores["war"], scores["uar"]))
     selected = f"best on {protocol.selecting_split(summary)}"
     for name, title in (("last", "last step"), ("best", selected)):
         if name in summary:
             scores = summary[name][split]
-            found.append(Row(f"{method}, {title} ({summary[name]['step']})", scores["war"], scores["uar"], own=True))
-    return found
+            lines.append(Row(f"{method}, {title} ({summary[name]['step']})", scores["war"], scores["uar"], own=True))
+    return lines
 
 
 def render(summary: Mapping[str, Any]) -> str:

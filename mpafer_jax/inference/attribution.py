@@ -131,10 +131,10 @@ class Explainer:
           PromptError: a text does not fit the text tower.
         """
         bank = load_bank(bank) if isinstance(bank, str) else bank
-        own = {canonical_name(name) for name in predictor.class_names}
-        names = [name for name in bank.classes if canonical_name(name) in own] or list(bank.classes)
+        trained = {canonical_name(name) for name in predictor.class_names}
+        names = [name for name in bank.classes if canonical_name(name) in trained] or list(bank.classes)
         self.phrases = tuple(
-            Phrase(said.text, name, granularity) for name in names for granularity, said in bank.classes[name].items()
+            Phrase(text.text, name, granularity) for name in names for granularity, text in bank.classes[name].items()
         )
         self._predictor = predictor
         encode = text_encoder(predictor.model, predictor.variables["params"]["clip"], predictor.tokenizer.encode)
@@ -153,13 +153,13 @@ class Explainer:
         pixels = [prediction.pixels for prediction in predictions if prediction.pixels is not None]
         if len(pixels) < len(predictions):
             raise ValueError("explanations need the pixels: take predictions from stream(..., keep_pixels=True)")
-        found = self._explain(np.stack(pixels))
+        outputs = self._explain(np.stack(pixels))
         return [
             Explanation(
                 prediction=prediction,
-                rollout=found["rollout"][row].reshape(prediction.grid),
-                prompt_share=float(found["prompt_share"][row]),
-                phrases=self._ranked(found["phrase_scores"][row]),
+                rollout=outputs["rollout"][row].reshape(prediction.grid),
+                prompt_share=float(outputs["prompt_share"][row]),
+                phrases=self._ranked(outputs["phrase_scores"][row]),
             )
             for row, prediction in enumerate(predictions)
         ]

@@ -61,11 +61,11 @@ class PaddedFunction:
 
     def __call__(self, pixels: Pixels) -> dict[str, np.ndarray[Any, Any]]:
         """The function of any number n > 0 of images uint8[n, S, S, 3], as NumPy arrays with n rows."""
-        largest, found = self.sizes[-1], list[dict[str, np.ndarray[Any, Any]]]()
+        largest, parts = self.sizes[-1], list[dict[str, np.ndarray[Any, Any]]]()
         for first in range(0, len(pixels), largest):
             part = pixels[first : first + largest]
-            found.append({name: np.asarray(value)[: len(part)] for name, value in self.start(part).items()})
-        return {name: np.concatenate([part[name] for part in found]) for name in found[0]}
+            parts.append({name: np.asarray(value)[: len(part)] for name, value in self.start(part).items()})
+        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
     def warm_up(self) -> None:
         """Compiles all sizes now."""

@@ -127,17 +127,17 @@ class FaceFinder:
 
     def _boxes(self, grey: np.ndarray[Any, Any], smallest: int) -> list[tuple[int, ...]]:
         """(left, top, width, height) of faces at least `smallest` pixels wide."""
-        found = self._cascade("frontalface_default").detectMultiScale(
+        boxes = self._cascade("frontalface_default").detectMultiScale(
             grey, _SCALE_STEP, _NEIGHBORS, minSize=(smallest, smallest)
         )
-        return [tuple(int(value) for value in box) for box in found]
+        return [tuple(int(value) for value in box) for box in boxes]
 
     def _tilt(self, grey: np.ndarray[Any, Any]) -> float | None:
         """Degrees by which the line through the eyes falls to the right, or None where there are no two eyes."""
         height, width = grey.shape
         upper = np.ascontiguousarray(grey[: round(_EYES_ABOVE * height)])
-        found = self._cascade("eye").detectMultiScale(upper, _SCALE_STEP, _NEIGHBORS)
-        centers = [(float(x + w / 2), float(y + h / 2), int(w)) for x, y, w, h in found]
+        eyes = self._cascade("eye").detectMultiScale(upper, _SCALE_STEP, _NEIGHBORS)
+        centers = [(float(x + w / 2), float(y + h / 2), int(w)) for x, y, w, h in eyes]
         left = [eye for eye in centers if eye[0] < width / 2]
         right = [eye for eye in centers if eye[0] >= width / 2]
         if not left or not right:

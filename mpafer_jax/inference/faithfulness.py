@@ -58,7 +58,7 @@ def maps_of(explanation: Explanation, rng: np.random.Generator) -> dict[str, Flo
     prediction = explanation.prediction
     rows, columns = prediction.grid
     y, x = np.mgrid[0:rows, 0:columns]
-    found = {
+    maps = {
         "attention rollout": explanation.rollout.reshape(-1),
         "centre": -np.hypot(y - (rows - 1) / 2, x - (columns - 1) / 2).astype(np.float32).reshape(-1),
         "random": rng.random(rows * columns, np.float32),
@@ -66,8 +66,8 @@ def maps_of(explanation: Explanation, rng: np.random.Generator) -> dict[str, Flo
     scores, contrast = explanation.class_maps, explanation.contrast_maps
     if scores is not None and contrast is not None:
         top = prediction.top_index
-        found = {"patch scores": scores[top].reshape(-1), "patch contrast": contrast[top].reshape(-1), **found}
-    return found
+        maps = {"patch scores": scores[top].reshape(-1), "patch contrast": contrast[top].reshape(-1), **maps}
+    return maps
 
 
 def masks(order: npt.NDArray[np.integer], grid: tuple[int, int], size: int, steps: int) -> npt.NDArray[np.bool_]:
@@ -142,7 +142,7 @@ def measure(
     """
     rng = np.random.default_rng(seed)
     red, green, blue = (round(255 * value) for value in predictor.forward.mean)
-    found: dict[str, list[tuple[Floats, Floats]]] = {}
+    pairs_by_map: dict[str, list[tuple[Floats, Floats]]] = {}
     for predictions in _groups(predictor, images):
         for explanation in explainer.explain(predictions):
             prediction = explanation.prediction
@@ -154,10 +154,10 @@ def measure(
 
             for name, heat in maps_of(explanation, rng).items():
                 pair = curves(probability, pixels, heat, prediction.grid, (red, green, blue), steps)
-                found.setdefault(name, []).append(pair)
+                pairs_by_map.setdefault(name, []).append(pair)
     return {
         name: Curves(np.stack([pair[0] for pair in pairs]), np.stack([pair[1] for pair in pairs]))
-        for name, pairs in found.items()
+        for name, pairs in pairs_by_map.items()
     }
 
 
@@ -205,9 +205,9 @@ def summarize(measured: Mapping[str, Curves]) -> dict[str, Any]:
     """
     areas = {name: curves.areas() for name, curves in measured.items()}
     summary: dict[str, Any] = {}
-    for name, own in areas.items():
+    for name, kinds in areas.items():
         summary[name] = {}
-        for kind, values in own.items():
+        for kind, values in kinds.items():
             curve: Floats = getattr(measured[name], kind)
             against = {rival: _mean_and_error(values - areas[rival][kind]) for rival in RIVALS if rival != name}
             summary[name][kind] = {

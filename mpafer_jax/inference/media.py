@@ -80,7 +80,7 @@ def find(arguments: Sequence[str], *, but: Collection[Path] = (), left_out: Left
       left_out: counts what is passed over for its name, hidden files apart.
     """
     walk = _Walk({os.path.realpath(path) for path in but}, LeftOut() if left_out is None else left_out)
-    if nothing := [found for argument in arguments if (found := _nothing(argument, walk.but))]:
+    if nothing := [problem for argument in arguments if (problem := _nothing(argument, walk.but))]:
         raise InputError(
             f"nothing to predict on: {', '.join(nothing)}; expected a file, a folder with images or videos "
             f"({' '.join(sorted(IMAGE_SUFFIXES | VIDEO_SUFFIXES))}), a pattern in quotes, or {CAMERA}NUMBER"

@@ -248,9 +248,9 @@ class Predictor:
         Raises:
           NonFiniteError: those of an image are NaN or infinite.
         """
-        found = self._classify(pixels)["logits"]
-        check_rows("logits", found, names or [f"image {number}" for number in range(len(found))])
-        return found
+        logits = self._classify(pixels)["logits"]
+        check_rows("logits", logits, names or [f"image {number}" for number in range(len(logits))])
+        return logits
 
     def warm_up(self) -> None:
         """Compiles all batch sizes now, for a service whose first answer must not wait."""
@@ -311,8 +311,8 @@ def _groups(prepared: Iterable[list[_Row]], limit: int) -> Generator[list[_Row]]
     """Rows in groups with at most `limit` crops, and at most as many others, which must not wait for ever."""
     rows: list[_Row] = []
     crops = 0
-    for found in prepared:
-        for row in found:
+    for image_rows in prepared:
+        for row in image_rows:
             rows.append(row)
             crops += isinstance(row, _Crop)
             if limit in (crops, len(rows) - crops):

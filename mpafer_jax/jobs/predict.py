@@ -148,9 +148,9 @@ def _claim(path: pathlib.Path, subject: dict[str, Any]) -> None:
         before = json.loads(path.read_text(encoding="utf-8"))
         differing = [name for name in subject if before.get(name) != subject[name]]
         if differing:
-            there = "; ".join(f"{name} there {before.get(name)!r}, here {subject[name]!r}" for name in differing)
+            differences = "; ".join(f"{name} there {before.get(name)!r}, here {subject[name]!r}" for name in differing)
             raise ConfigError(
-                f"{path} says that the parts beside it are predictions of something else: {there}. Give another "
+                f"{path} says that the parts beside it are predictions of something else: {differences}. Give another "
                 "--workdir, or delete that folder"
             )
     elif distributed.is_first():
@@ -159,8 +159,8 @@ def _claim(path: pathlib.Path, subject: dict[str, Any]) -> None:
 
 def _wait_for(paths: list[pathlib.Path], notice: preemption.Notice) -> None:
     """Returns when all parts are there: those of the other processes too."""
-    left = paths
-    while left := [path for path in left if not path.exists()]:
+    missing = paths
+    while missing := [path for path in missing if not path.exists()]:
         notice.check_clock()
         time.sleep(_POLL_SECONDS)
 

@@ -124,9 +124,9 @@ def motion(means: PatchMeans, neutral: int) -> Floats:
     side = round(squared.shape[1] ** 0.5)
     grid = squared.reshape(-1, side, side)
     # Before the negative ones are cut off: what is chance alone cancels in the mean.
-    found = np.sqrt(np.maximum((grid + grid[:, :, ::-1]) / 2, 0)).reshape(squared.shape)
-    found[neutral] = 0
-    return found
+    symmetric = np.sqrt(np.maximum((grid + grid[:, :, ::-1]) / 2, 0)).reshape(squared.shape)
+    symmetric[neutral] = 0
+    return symmetric
 
 
 def to_weights(maps: Floats, neutral: int, strength: float) -> Floats:

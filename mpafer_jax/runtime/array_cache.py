@@ -50,12 +50,12 @@ def load_or_compute(
       shape: of the array.
     """
     stored = np.zeros(shape, np.float32)
-    found = distributed.is_first() and path.is_file()
-    if found:
+    is_stored = distributed.is_first() and path.is_file()
+    if is_stored:
         logging.debug("read from %s", path)
         stored = _read(path, shape)
-    found, stored = distributed.broadcast((np.asarray(found), stored))
-    if found:
+    is_stored, stored = distributed.broadcast((np.asarray(is_stored), stored))
+    if is_stored:
         return stored
     computed = compute()
     if broken := not_finite({path.name: computed}):

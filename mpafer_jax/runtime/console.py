@@ -172,7 +172,7 @@ class Console(contextlib.AbstractContextManager["Console"], progress.Display):
         root, of_absl = python_logging.getLogger(), logging.get_absl_handler()
         # Beside absl's own that of `logging.basicConfig`, which absl calls if a line comes before there is a handler.
         removed: list[python_logging.Handler] = [
-            found for found in root.handlers if found is of_absl or type(found) is python_logging.StreamHandler
+            handler for handler in root.handlers if handler is of_absl or type(handler) is python_logging.StreamHandler
         ]
         for handler in removed:
             root.removeHandler(handler)
@@ -260,8 +260,8 @@ class Console(contextlib.AbstractContextManager["Console"], progress.Display):
             return True
         if not distributed.is_first():
             return False
-        own = _is_own(record) or record.name in self._others
-        least = python_logging.INFO - 10 * (self._verbosity if own else self._verbosity - 1)
+        is_ours = _is_own(record) or record.name in self._others
+        least = python_logging.INFO - 10 * (self._verbosity if is_ours else self._verbosity - 1)
         return record.levelno >= least
 
     def out(self) -> RichConsole | None:

@@ -94,8 +94,8 @@ def find_cluster(
     given = {f"--{name}": str(value) for name, value in flags.items() if value is not None}
     if mode == "off":
         if given:
-            there = ", ".join(f"{name}={value}" for name, value in given.items())
-            raise ClusterError(f"--distributed=off contradicts {there}; leave out one or the other")
+            listed = ", ".join(f"{name}={value}" for name, value in given.items())
+            raise ClusterError(f"--distributed=off contradicts {listed}; leave out one or the other")
         return None
     if given:
         return _explicit(given, [f"--{name}" for name in flags], "the flags")
@@ -105,10 +105,10 @@ def find_cluster(
         return _explicit(variables, list(_TRIPLE.values()), "the environment")
     if mode == "on":
         return Cluster("JAX's own detection, --distributed=on")
-    found = _slurm(environment) or _open_mpi(environment) or _tpu(environment, tpu_machine)
-    if variables and found is None:
+    cluster = _slurm(environment) or _open_mpi(environment) or _tpu(environment, tpu_machine)
+    if variables and cluster is None:
         raise _half_set(variables, list(_TRIPLE.values()), "the environment")
-    return found
+    return cluster
 
 
 def has_tpu_chips(environment: Mapping[str, str], devices: pathlib.Path = pathlib.Path("/dev")) -> bool:
@@ -248,9 +248,9 @@ def _explicit(given: Mapping[str, str], names: list[str], source: str) -> Cluste
 
 def _half_set(given: Mapping[str, str], names: list[str], source: str) -> ClusterError:
     missing = [name for name in names if name not in given]
-    there = ", ".join(f"{name}={value}" for name, value in given.items())
+    listed = ", ".join(f"{name}={value}" for name, value in given.items())
     return ClusterError(
-        f"{source} give {there} without {', '.join(missing)}: set all of {', '.join(names)} for a run of several "
+        f"{source} give {listed} without {', '.join(missing)}: set all of {', '.join(names)} for a run of several "
         "processes, or none of them for a run of one"
     )
 
@@ -266,12 +266,17 @@ def _slurm(environment: Mapping[str, str]) -> Cluster | None:
             f"this Slurm job has SLURM_NTASKS={tasks} tasks, but {', '.join(missing)} is not set, so this process is "
             "not one of them: start it with srun (launch/slurm.sbatch), or give --distributed=off to run it alone"
         )
-    here = environment.get("SLURM_STEP_TASKS_PER_NODE", "").partition("(")[0].partition(",")[0]
+    local_tasks = environment.get("SLURM_STEP_TASKS_PER_NODE", "").partition("(")[0].partition(",")[0]
     gpus = environment.get("SLURM_GPUS_ON_NODE", "")
-    if gpus.isdigit() and here.isdigit() and int(here) < int(gpus) and "JAX_LOCAL_DEVICE_IDS" not in environment:
+    if (
+        gpus.isdigit()
+        and local_tasks.isdigit()
+        and int(local_tasks) < int(gpus)
+        and "JAX_LOCAL_DEVICE_IDS" not in environment
+    ):
         raise ClusterError(
-            f"Slurm started {here} task(s) on a node with SLURM_GPUS_ON_NODE={gpus}, and JAX gives each task one GPU: "
-            f"use --ntasks-per-node={gpus}, or set JAX_LOCAL_DEVICE_IDS to the GPUs of each task (0,1,..)"
+            f"Slurm started {local_tasks} task(s) on a node with SLURM_GPUS_ON_NODE={gpus}, and JAX gives each task "
+            f"one GPU: use --ntasks-per-node={gpus}, or set JAX_LOCAL_DEVICE_IDS to the GPUs of each task (0,1,..)"
         )
     return Cluster(f"Slurm, SLURM_NTASKS={tasks}")
 

@@ -115,7 +115,7 @@ def matching(path: pathlib.Path) -> list[pathlib.Path]:
     """The files and folders that match a pattern, in the order of their names; in a bucket its last part is one."""
     if in_bucket(path):
         return sorted(path.parent.glob(path.name))
-    return [pathlib.Path(found) for found in sorted(glob.iglob(pattern(str(path)), recursive=True))]  # noqa: PTH207
+    return [pathlib.Path(name) for name in sorted(glob.iglob(pattern(str(path)), recursive=True))]  # noqa: PTH207
 
 
 def pattern(name: str) -> str:

@@ -147,24 +147,24 @@ def _holder(
             pass
         except NotImplementedError:  # a disk without locks
             pass
-    there = _read(owner)
-    if there is None:
+    holder = _read(owner)
+    if holder is None:
         # Of a process that has just taken it, or that wrote none: the system's lock alone.
         return {"unknown": True} if locked and not bucket and _locked_here(path) else None
-    elsewhere = bucket or there.get("host") != socket.gethostname()
-    if (locked and not elsewhere) or (elsewhere and not _is_silent(owner, there)):
+    elsewhere = bucket or holder.get("host") != socket.gethostname()
+    if (locked and not elsewhere) or (elsewhere and not _is_silent(owner, holder)):
         if not locked:
             stack.pop_all().close()
-        return there
+        return holder
     return None
 
 
-def _is_silent(owner: pathlib.Path, there: dict[str, Any]) -> bool:
+def _is_silent(owner: pathlib.Path, holder: dict[str, Any]) -> bool:
     """Whether an owner of another host shows no sign of life; its clock may be another, so that it is watched."""
     first, begun, told = _sign(owner), time.monotonic(), False
     while time.monotonic() - begun < _SILENT_SECONDS:
         if not told:
-            logging.info("looking for up to %.0f s whether %s is alive", _SILENT_SECONDS, _described(there))
+            logging.info("looking for up to %.0f s whether %s is alive", _SILENT_SECONDS, _described(holder))
             told = True
         time.sleep(_POLL_SECONDS)
         now = _sign(owner)
@@ -172,7 +172,7 @@ def _is_silent(owner: pathlib.Path, there: dict[str, Any]) -> bool:
             return True
         if now != first:
             return False
-    logging.warning("%s has shown no sign of life for %.0f s and counts as ended", _described(there), _SILENT_SECONDS)
+    logging.warning("%s has shown no sign of life for %.0f s and counts as ended", _described(holder), _SILENT_SECONDS)
     return True
 
 
@@ -188,9 +188,9 @@ def _beat(owner: pathlib.Path, mine: dict[str, Any], ended: threading.Event, pla
     while not ended.wait(_BEAT_SECONDS):
         beats += 1
         with contextlib.suppress(Exception):  # of a disk or network that is away for a while
-            there = _read(owner)
-            if there is not None and there["token"] != mine["token"]:
-                logging.error("%s was taken over by %s; this process ends", place, _described(there))
+            holder = _read(owner)
+            if holder is not None and holder["token"] != mine["token"]:
+                logging.error("%s was taken over by %s; this process ends", place, _described(holder))
                 preemption.end_at_once()
             if files.in_bucket(owner):
                 _write(owner, {**mine, "beats": beats})
@@ -199,8 +199,8 @@ def _beat(owner: pathlib.Path, mine: dict[str, Any], ended: threading.Event, pla
 
 
 def _release(owner: pathlib.Path, mine: dict[str, Any]) -> None:
-    there = _read(owner)
-    if there is not None and there["token"] == mine["token"]:
+    holder = _read(owner)
+    if holder is not None and holder["token"] == mine["token"]:
         with contextlib.suppress(OSError):
             owner.unlink()
 

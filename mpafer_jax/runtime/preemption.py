@@ -184,10 +184,10 @@ class _Listener:
         """Ends the process without order, from any of its threads."""
         interrupted = 128 + number
         code = interrupted if again or number == signal.SIGINT else EXIT_CODE
-        said = f"{'ended at once' if again else 'stopped'} by {_NAMES[number]}; {self.advice}"
+        message = f"{'ended at once' if again else 'stopped'} by {_NAMES[number]}; {self.advice}"
         if _Current.notice is not None and not again:
-            said = _at_no_step(_NAMES[number])
-        _side_by_side(lambda: _say(f"{said} (exit code {code})"), 1)
+            message = _at_no_step(_NAMES[number])
+        _side_by_side(lambda: _say(f"{message} (exit code {code})"), 1)
         for call in self.last:
             with contextlib.suppress(Exception):
                 call()
@@ -274,14 +274,14 @@ def ends_with_this(environment: Mapping[str, str]) -> tuple[dict[str, str], tupl
 
 @contextlib.contextmanager
 def orderly(
-    *, asked: Callable[[], None] | None = None, at_once: Callable[[], None] | None = None, advice: str = ""
+    *, when_asked: Callable[[], None] | None = None, at_once: Callable[[], None] | None = None, advice: str = ""
 ) -> Generator[None]:
     """While this lasts, a request to stop waits for `check_alone`, or for the end of the block, where it is raised.
 
     Without a listener, as in another's program, this does nothing.
 
     Args:
-      asked: called when the process is asked, by another thread.
+      when_asked: called when the process is asked, by another thread.
       at_once: called before it ends without order since it was asked twice, by another thread.
       advice: what the user is then told; '' for what is said elsewhere too.
 
@@ -292,7 +292,7 @@ def orderly(
     if listener is None:
         yield
         return
-    first, last = ([call] if call else [] for call in (asked, at_once))
+    first, last = ([call] if call else [] for call in (when_asked, at_once))
     with listener.lock:
         listener.orderly += 1
         listener.first += first

@@ -119,10 +119,10 @@ class Canvas:
 
     def soft(self, plane: str = "shade") -> Plane:
         """The sum of a plane's blobs at low resolution."""
-        found = self._blobs.get(plane)
-        if not found:
+        blob = self._blobs.get(plane)
+        if not blob:
             return np.zeros((LOW, LOW))
-        values = np.array(found)
+        values = np.array(blob)
         at, spread = self.frame(values[:, :2]), values[:, 2:4] * self.frame.scale
         centre = (np.arange(LOW) + 0.5) * self.frame.side / LOW
         across = np.exp(-0.5 * ((centre[None, :] - at[:, :1]) / spread[:, :1]) ** 2)

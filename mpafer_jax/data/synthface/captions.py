@@ -99,9 +99,9 @@ class _File(pydantic.BaseModel):
 def statements() -> dict[str, Phrases]:
     """Everything that `truth` speaks of, in its order: the action units by number, then states of several of them."""
     file = importlib.resources.files("mpafer_jax.data.synthface") / "phrases.json"
-    found = _File.model_validate_json(file.read_text(encoding="utf-8"))
-    units = {str(unit): found.units[unit] for unit in UNITS}
-    return units | {name: found.states[name] for name in _STATES}
+    content = _File.model_validate_json(file.read_text(encoding="utf-8"))
+    units = {str(unit): content.units[unit] for unit in UNITS}
+    return units | {name: content.states[name] for name in _STATES}
 
 
 def truth(face: Face) -> npt.NDArray[np.float32]:
@@ -178,12 +178,12 @@ def caption(face: Face, style: Style, rng: np.random.Generator, *, held_out: boo
       rng: source of all draws.
       held_out: words the statements in ways that training never uses.
     """
-    said = list(statements().values())
+    phrases = list(statements().values())
     true = np.flatnonzero(truth(face) >= _SAID)
     rests = np.array([False] * len(UNITS) + [state.resting for state in _STATES.values()])
     moving, resting = true[~rests[true]], true[rests[true]]
     chosen = [*_some(moving, rng, 4), *_some(resting, rng, 1 if len(moving) else 3)]
-    parts = [_pick(said[i].held_out if held_out else said[i].phrases, rng) for i in chosen]
+    parts = [_pick(phrases[i].held_out if held_out else phrases[i].phrases, rng) for i in chosen]
     others = _surroundings(face.identity, face.scene, style)
     number = int(rng.integers(2))
     parts += [_pick(others[i], rng) for i in _some(np.arange(len(others)), rng, number)]
@@ -227,7 +227,7 @@ def _surroundings(identity: Identity, scene: Scene, style: Style) -> list[Sequen
         "ponytail": (f"{colour} hair in a ponytail", f"{colour} hair"),
     }[identity.hair]
     background = _with_article(f"{scene.background_colour} background")
-    found: list[Sequence[str]] = [
+    parts: list[Sequence[str]] = [
         (f"the look of {_with_article(age)} person", _with_article(f"{age} face")),
         hair,
         (_SKIN[identity.skin],),
@@ -238,19 +238,19 @@ def _surroundings(identity: Identity, scene: Scene, style: Style) -> list[Sequen
         _MEDIA[style.medium],
     ]
     if identity.glasses != "none":
-        found.append(_GLASSES[identity.glasses])
+        parts.append(_GLASSES[identity.glasses])
     if identity.beard != "none":
-        found.append(_BEARDS[identity.beard])
+        parts.append(_BEARDS[identity.beard])
     if identity.freckles:
-        found.append(("freckles",))
+        parts.append(("freckles",))
     if identity.lipstick:
-        found.append(("painted lips", "lipstick"))
+        parts.append(("painted lips", "lipstick"))
     if identity.earrings:
-        found.append(("earrings",))
+        parts.append(("earrings",))
     if scene.occlusion != "none":
-        found.append(_OCCLUSIONS[scene.occlusion])
+        parts.append(_OCCLUSIONS[scene.occlusion])
     if abs(scene.yaw) > 10:
-        found.append(("the head turned aside", "a turned head"))
+        parts.append(("the head turned aside", "a turned head"))
     if abs(scene.roll) > 6:
-        found.append(("a tilted head",))
-    return found
+        parts.append(("a tilted head",))
+    return parts

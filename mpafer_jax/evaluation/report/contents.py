@@ -88,14 +88,14 @@ def read(workdir: pathlib.Path) -> Contents:
 
 
 def _measurement(
-    path: pathlib.Path, found: Mapping[str, Any], fingerprints: Mapping[str, str], title: str
+    path: pathlib.Path, scores: Mapping[str, Any], fingerprints: Mapping[str, str], title: str
 ) -> list[Measurement]:
-    split = reported_split(found)
+    split = reported_split(scores)
     if split is None:
         return []
-    step = int(found["step"])
+    step = int(scores["step"])
     name = f"{split} split, {title} (step {step})"
-    return [Measurement(name, split, step, found[split], _predictions(path, split, fingerprints.get(split), step))]
+    return [Measurement(name, split, step, scores[split], _predictions(path, split, fingerprints.get(split), step))]
 
 
 def _predictions(path: pathlib.Path, split: str, fingerprint: str | None, step: int) -> Predictions | None:

@@ -75,16 +75,16 @@ class Answerer:
         except OSError as error:
             raise ImageError(f"the file cannot be read ({error.strerror or error})") from error
         note = ""
-        found = self._whole(image) if whole or self._faces is None else self._largest_face(image, self._faces)
-        if found is None:
+        prediction = self._whole(image) if whole or self._faces is None else self._largest_face(image, self._faces)
+        if prediction is None:
             note = "No face was found, so the whole image was taken for one."
-            found = self._whole(image)
-        (explanation,) = self._explainer.explain([found])
+            prediction = self._whole(image)
+        (explanation,) = self._explainer.explain([prediction])
         return Answer(
-            photo=_framed(image, found.face),
-            face=found.face,
-            seen=Image.fromarray(_pixels(found)).resize((overlay.TILE, overlay.TILE), Image.Resampling.BICUBIC),
-            probabilities={n: float(p) for n, p in zip(found.class_names, found.probabilities, strict=True)},
+            photo=_framed(image, prediction.face),
+            face=prediction.face,
+            seen=Image.fromarray(_pixels(prediction)).resize((overlay.TILE, overlay.TILE), Image.Resampling.BICUBIC),
+            probabilities={n: float(p) for n, p in zip(prediction.class_names, prediction.probabilities, strict=True)},
             heat_maps=_heat_maps(explanation),
             phrases=tuple(
                 (phrase.text, phrase.class_name, phrase.granularity, score)

@@ -27,9 +27,9 @@ class Hosts:
     def __init__(self, host: str, allowed: Sequence[str]) -> None:
         """Of a server that listens on `host` and is reached under the names `allowed` too."""
         self._open = _is_unspecified(host)
-        own = (socket.gethostname(),) if self._open else (host,)
+        names = (socket.gethostname(),) if self._open else (host,)
         self._allowed = {_name(name) for name in allowed}
-        self._names = {*_LOOPBACK, *(_name(name) for name in own), *self._allowed}
+        self._names = {*_LOOPBACK, *(_name(name) for name in names), *self._allowed}
 
     def are(self, host: str) -> bool:
         """Whether a Host header, `name` or `name:port`, names this server."""

@@ -172,7 +172,7 @@ def serve(page: Any, *, host: str, port: int, allowed_hosts: Sequence[str] = ())
     guard = middleware(Guard, hosts=Hosts(host, allowed_hosts))
     return_large_blocks()
     delete_in_time(_folder(), _PHOTO_SECONDS)
-    found: tuple[Any, str, Any] = page.launch(
+    launched: tuple[Any, str, Any] = page.launch(
         server_name=host,
         server_port=port or None,
         share=False,
@@ -191,7 +191,7 @@ def serve(page: Any, *, host: str, port: int, allowed_hosts: Sequence[str] = ())
         app_kwargs={"middleware": [guard], "docs_url": None, "redoc_url": None, "openapi_url": None},
         prevent_thread_lock=True,
     )
-    return found[1]
+    return launched[1]
 
 
 def delete_in_time(folder: Path, seconds: float) -> None:

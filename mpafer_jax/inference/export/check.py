@@ -76,13 +76,13 @@ def compare(exported: Run, predictor: Run, pixels: Pixels, *, dtype: str, device
     Raises:
       ExportError: a probability differs by more than `TOLERANCES`, or is not finite.
     """
-    expected, found = predictor(pixels)["probabilities"], exported(pixels)["probabilities"]
-    if broken := not_finite({"the predictor's": expected, "the exported program's": found}):
+    expected, actual = predictor(pixels)["probabilities"], exported(pixels)["probabilities"]
+    if broken := not_finite({"the predictor's": expected, "the exported program's": actual}):
         raise ExportError(
             f"probabilities are NaN or infinite: {', '.join(broken)}; see whether the checkpoint is of a "
             "run that went well"
         )
-    difference = float(np.max(np.abs(expected.astype(np.float64) - found)))
+    difference = float(np.max(np.abs(expected.astype(np.float64) - actual)))
     if difference > TOLERANCES[dtype]:
         raise ExportError(
             f"the exported program's probabilities differ by {difference:.2e} from the predictor's, more than "

@@ -51,13 +51,13 @@ def flat(closed: Any, known: Sequence[Known] = ()) -> Callable[..., list[Any]]:
     steps: list[tuple[Sequence[Any], Sequence[Any], Callable[..., Sequence[Any]]]] = []  # inputs, outputs, call
     rest = _needed(closed.jaxpr)
     while rest:
-        found = next((match for one in known if (match := _match(one, rest))), None)
-        if found is None:
+        matched = next((match for function in known if (match := _match(function, rest))), None)
+        if matched is None:
             steps.append((rest[0].invars, rest[0].outvars, _call(rest[0], known)))
             rest = rest[1:]
         else:
-            steps.append(found[:3])
-            rest = rest[found[3] :]
+            steps.append(matched[:3])
+            rest = rest[matched[3] :]
 
     def run(*arguments: Any) -> list[Any]:
         values: dict[Any, Any] = dict(zip(closed.jaxpr.constvars, closed.consts, strict=True))
@@ -75,12 +75,12 @@ def flat(closed: Any, known: Sequence[Known] = ()) -> Callable[..., list[Any]]:
 
 def _needed(jaxpr: Any) -> list[Any]:
     """The equations on which an output depends."""
-    needed, found = set(map(id, jaxpr.outvars)), list[Any]()
+    needed, equations = set(map(id, jaxpr.outvars)), list[Any]()
     for equation in reversed(jaxpr.eqns):
         if any(id(variable) in needed for variable in equation.outvars):
             needed |= set(map(id, equation.invars))
-            found.append(equation)
-    return found[::-1]
+            equations.append(equation)
+    return equations[::-1]
 
 
 def _match(
@@ -97,16 +97,16 @@ def _match(
     traced = jax.make_jaxpr(known.function)(*shapes)
     wanted = traced.jaxpr
     same: dict[Any, Any] = {}  # variable there -> here
-    for there, here in itertools.zip_longest(wanted.eqns, equations[: len(wanted.eqns)]):
-        if here is None or there.primitive is not here.primitive or there.params != here.params:
+    for theirs, ours in itertools.zip_longest(wanted.eqns, equations[: len(wanted.eqns)]):
+        if ours is None or theirs.primitive is not ours.primitive or theirs.params != ours.params:
             return None
-        for one, other in zip(there.invars, here.invars, strict=True):
-            if isinstance(one, jax.extend.core.Literal) or isinstance(other, jax.extend.core.Literal):
-                if getattr(one, "val", None) != getattr(other, "val", None):
+        for want, have in zip(theirs.invars, ours.invars, strict=True):
+            if isinstance(want, jax.extend.core.Literal) or isinstance(have, jax.extend.core.Literal):
+                if getattr(want, "val", None) != getattr(have, "val", None):
                     return None
-            elif same.setdefault(one, other) is not other or one.aval.shape != other.aval.shape:
+            elif same.setdefault(want, have) is not have or want.aval.shape != have.aval.shape:
                 return None
-        same |= dict(zip(there.outvars, here.outvars, strict=True))
+        same |= dict(zip(theirs.outvars, ours.outvars, strict=True))
     inputs, (output,) = [same[variable] for variable in wanted.invars], wanted.outvars
     inner = {id(variable) for equation in equations[: len(wanted.eqns)] for variable in equation.outvars}
     inner.remove(id(same[output]))
@@ -130,8 +130,8 @@ def _call(equation: Any, known: Sequence[Known]) -> Callable[..., Sequence[Any]]
 
 def _computed(equation: Any, *inputs: Any) -> Sequence[Any]:
     def bound() -> Sequence[Any]:
-        found = equation.primitive.bind(*inputs, **equation.params)
-        return found if equation.primitive.multiple_results else [found]
+        outputs = equation.primitive.bind(*inputs, **equation.params)
+        return outputs if equation.primitive.multiple_results else [outputs]
 
     if _is_constant(equation, inputs):
         with jax.ensure_compile_time_eval():

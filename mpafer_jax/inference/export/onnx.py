@@ -42,7 +42,7 @@ def import_packages() -> tuple[Any, Any]:
     return converter, runtime
 
 
-def save_onnx(folder: pathlib.Path, found: Program, *, batch_size: int) -> pathlib.Path:
+def save_onnx(folder: pathlib.Path, program: Program, *, batch_size: int) -> pathlib.Path:
     """Writes the program with its weights as ONNX and returns the file.
 
     Its products by weights are MatMul with a constant, so that quantizers find them; layer normalisation and softmax
@@ -50,21 +50,21 @@ def save_onnx(folder: pathlib.Path, found: Program, *, batch_size: int) -> pathl
 
     Args:
       folder: where; created if missing.
-      found: what `programs.program` gave.
+      program: what `programs.program` gave.
       batch_size: images of one call; 0 for any number.
     """
     converter, _ = import_packages()
-    pixels = pixels_shape(found, batch_size)
-    call = functools.partial(found.call, found.weights)
+    pixels = pixels_shape(program, batch_size)
+    call = functools.partial(program.call, program.weights)
     names = list(jax.eval_shape(call, pixels))
 
     def outputs(pixels: jax.Array) -> tuple[jax.Array, ...]:
-        found = call(pixels)
-        return tuple(found[name] for name in names)
+        results = call(pixels)
+        return tuple(results[name] for name in names)
 
     # The converter puts functions of its own in the place of some of JAX's while it traces, which Flax's scan does not
     # survive; so it gets what was traced before.
-    plain = flat(jax.make_jaxpr(outputs)(pixels), _operators(found.layer_norm_eps))
+    plain = flat(jax.make_jaxpr(outputs)(pixels), _operators(program.layer_norm_eps))
     options = {"model_name": "mpafer", "opset": _OPSET, "normalization_mode": "prefer_native", "return_mode": "ir"}
 
     def plain_outputs(pixels: jax.Array) -> tuple[jax.Array, ...]:
@@ -99,10 +99,10 @@ def _operators(epsilon: float) -> tuple[Known, ...]:
     def with_scale_and_bias(shape: tuple[Any, ...]) -> list[tuple[Any, ...]]:
         return [shape, shape[-1:], shape[-1:]]
 
-    own, converters = LayerNorm(epsilon, jnp.dtype(jnp.float32)), nn.LayerNorm(epsilon)
+    ours, converters = LayerNorm(epsilon, jnp.dtype(jnp.float32)), nn.LayerNorm(epsilon)
     return (
         Known(softmax, itself, softmax),
-        Known(functools.partial(layer_norm, own), with_scale_and_bias, functools.partial(layer_norm, converters)),
+        Known(functools.partial(layer_norm, ours), with_scale_and_bias, functools.partial(layer_norm, converters)),
     )
 
 

@@ -59,9 +59,10 @@ class CaptionTable:
     @classmethod
     def of(cls, captions: Sequence[Sequence[str]], encode: EncodeMany, max_positions: int) -> CaptionTable:
         """Encodes every caption once."""
-        counts = np.array([0, *(len(own) for own in captions)], np.int64)
+        counts = np.array([0, *(len(image_captions) for image_captions in captions)], np.int64)
         starts = np.cumsum(counts, dtype=np.int64)
-        return cls(tokenize_all([text for own in captions for text in own], encode, max_positions), starts)
+        texts = [text for image_captions in captions for text in image_captions]
+        return cls(tokenize_all(texts, encode, max_positions), starts)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -92,14 +92,18 @@ def resized(data: CaptionedImages, indices: Iterable[int], size: int) -> npt.NDA
 def make_evaluator(config: PretrainConfig, model: CLIP, data: CaptionedImages, tokenizer: Tokenizer) -> Evaluator:
     """Compiles what an evaluation needs; the first caption of each image and the first held-out wording count."""
     positions = config.model.max_position_embeddings
-    captions = batches.tokenize_all([own[0] for own in data.captions], tokenizer.encode_many, positions)
+    captions = batches.tokenize_all(
+        [image_captions[0] for image_captions in data.captions], tokenizer.encode_many, positions
+    )
     phrasings = None
     if data.statements:
         wordings = [statement.held_out[0] for statement in data.statements]
         table = batches.tokenize_all(wordings, tokenizer.encode_many, positions)
         phrasings = {"ids": table.ids, "eos_positions": table.eos_positions}
     return Evaluator(
-        data=dataclasses.replace(data, captions=[[clean_text(text).lower() for text in own] for own in data.captions]),
+        data=dataclasses.replace(
+            data, captions=[[clean_text(text).lower() for text in image_captions] for image_captions in data.captions]
+        ),
         captions={"ids": captions.ids, "eos_positions": captions.eos_positions},
         phrasings=phrasings,
         image_size=config.model.image_size,
@@ -126,13 +130,13 @@ def retrieval(
       captions: of each image.
       pool: how many images and first captions are compared; n is cut to full pools.
     """
-    found: list[bool] = []
+    hits: list[bool] = []
     size = min(pool, len(images))
     for start in range(0, len(images) // size * size, size):
         similarity = images[start : start + size] @ texts[start : start + size].T
         nearest: list[int] = (start + np.argmax(similarity, axis=1)).tolist()
-        found.extend(captions[near][0] in captions[start + i] for i, near in enumerate(nearest))
-    return float(np.mean(found))
+        hits.extend(captions[near][0] in captions[start + i] for i, near in enumerate(nearest))
+    return float(np.mean(hits))
 
 
 def mean_auc(scores: npt.NDArray[np.floating], truth: npt.NDArray[np.floating]) -> float | None:

@@ -69,9 +69,9 @@ def whiten_patches(images: npt.NDArray[np.floating], patch_size: int, width: int
     grid = cut.reshape(count, side, patch_size, side, patch_size, 3).transpose(0, 1, 3, 2, 4, 5)
     patches = grid.reshape(count * side**2, -1)  # [n * N, P * P * 3]
     values, vectors = np.linalg.eigh(np.cov(patches, rowvar=False))
-    kept = min(width, len(values))
+    rank = min(width, len(values))
     # Components below a thousandth of the mean are the images' noise; they are not blown up beyond it.
-    scale = 1 / np.sqrt(np.maximum(values[-kept:], 1e-3 * values.mean()))
+    scale = 1 / np.sqrt(np.maximum(values[-rank:], 1e-3 * values.mean()))
     rotation, _ = np.linalg.qr(np.random.default_rng(seed).standard_normal((width, width)))
-    kernel = (vectors[:, -kept:] * scale) @ rotation[:kept]
+    kernel = (vectors[:, -rank:] * scale) @ rotation[:rank]
     return kernel.reshape(patch_size, patch_size, 3, width).astype(np.float32)

@@ -13,14 +13,14 @@ from mpafer_jax.backbones.clip.model import normalize
 
 
 def contrastive(
-    features: jax.Array, candidates: jax.Array, own: jax.Array, logit_scale: jax.Array, same: jax.Array
+    features: jax.Array, candidates: jax.Array, positives: jax.Array, logit_scale: jax.Array, same: jax.Array
 ) -> jax.Array:
     """One direction of InfoNCE: each row's own candidate against all (Radford et al., 2021, section 2.3).
 
     Args:
       features: [B, D].
       candidates: [G, D], of the other modality.
-      own: [B] int, the position of each row's own candidate.
+      positives: [B] int, the position of each row's own candidate.
       logit_scale: s.
       same: [B, G] bool, true where a candidate is as right as the row's own one (the same caption); those are left
         out, since calling them wrong would be false. The row's own candidate is never left out.
@@ -29,9 +29,9 @@ def contrastive(
       [B].
     """
     logits = logit_scale * normalize(features) @ normalize(candidates).T  # [B, G]
-    is_own = jax.nn.one_hot(own, candidates.shape[0], dtype=bool)
+    is_own = jax.nn.one_hot(positives, candidates.shape[0], dtype=bool)
     logits = jnp.where(same & ~is_own, -jnp.inf, logits)
-    return optax.softmax_cross_entropy_with_integer_labels(logits, own)
+    return optax.softmax_cross_entropy_with_integer_labels(logits, positives)
 
 
 def statements(scores: jax.Array, truth: jax.Array, scale: jax.Array, bias: jax.Array) -> jax.Array:

@@ -77,8 +77,8 @@ class CaptionedImages:
 
     def texts(self) -> list[str]:
         """Everything that is said in training, for the vocabulary."""
-        said = [caption for captions in self.captions for caption in captions]
-        return said + [phrasing for statement in self.statements for phrasing in statement.phrasings]
+        texts = [caption for captions in self.captions for caption in captions]
+        return texts + [phrasing for statement in self.statements for phrasing in statement.phrasings]
 
     def cut(self, start: int, stop: int) -> CaptionedImages:
         """The images from `start` to `stop` - 1."""
@@ -177,12 +177,12 @@ def draw_faces(data: DataSection, image_size: int, folder: Path) -> CaptionedIma
     jobs = captioned.sample_jobs(data.images, styles, data.seed)
     descriptions = captioned.describe(jobs, data.held_out, data.seed)
     truth = np.stack([captions_lib.truth(job.face) for job in jobs])
-    said = captions_lib.statements()
+    statements = captions_lib.statements()
     digest = hashlib.sha256(repr((captioned.fingerprint(jobs, image_size), descriptions)).encode() + truth.tobytes())
     return CaptionedImages(
         images=captioned.draw(jobs, image_size, folder),
         captions=descriptions,
-        statements=tuple(Statement(phrases.phrases, phrases.held_out) for phrases in said.values()),
+        statements=tuple(Statement(phrases.phrases, phrases.held_out) for phrases in statements.values()),
         truth=truth,
         fingerprint=digest.hexdigest(),
     )
@@ -236,9 +236,9 @@ def _parse_row(line: str, place: str) -> _Row:
     try:
         read = _Line.model_validate_json(line)
     except pydantic.ValidationError as error:
-        found = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'line'}: {e['msg']}" for e in error.errors())
+        problems = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'line'}: {e['msg']}" for e in error.errors())
         raise DataError(
-            f"{place}: {found}. Expected a JSON object with file_name (a string), text (a caption or a list of "
+            f"{place}: {problems}. Expected a JSON object with file_name (a string), text (a caption or a list of "
             "captions, none of them empty) and perhaps attributes (statement: true, false or a number from 0 to 1)"
         ) from error
     captions = (read.text,) if isinstance(read.text, str) else read.text

@@ -147,11 +147,11 @@ def _contrastive_sums(model: CLIP, clip: dict[str, Any], batch: Batch, image_fea
     texts = _encode_text(model, clip, batch)
     all_images, all_texts = devices.gather_over_devices(image_features), devices.gather_over_devices(texts)
     hashes = devices.gather_over_devices(batch["caption_hash"])
-    own = devices.device_index() * image_features.shape[0] + jnp.arange(image_features.shape[0])
+    positives = devices.device_index() * image_features.shape[0] + jnp.arange(image_features.shape[0])
     same = batch["caption_hash"][:, None] == hashes[None, :]
     scale = jnp.exp(clip["params"]["logit_scale"])
-    to_text = losses.contrastive(image_features, all_texts, own, scale, same)
-    to_image = losses.contrastive(texts, all_images, own, scale, same)
+    to_text = losses.contrastive(image_features, all_texts, positives, scale, same)
+    to_image = losses.contrastive(texts, all_images, positives, scale, same)
     similarity = normalize_features(image_features) @ normalize_features(all_texts).T
     # The caption that came first is right if it says the same: images may share one.
     first = jnp.take_along_axis(same, jnp.argmax(similarity, axis=-1)[:, None], axis=-1)

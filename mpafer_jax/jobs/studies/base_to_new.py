@@ -68,7 +68,7 @@ def render(
     for method, seeds in scores.items():
         cells: list[str] = []
         for metric in ("war", "uar"):
-            both = [(one["base"][metric], one["new"][metric]) for one in seeds]
+            both = [(run["base"][metric], run["new"][metric]) for run in seeds]
             columns = (*zip(*both, strict=True), [harmonic_mean(base, new) for base, new in both])
             cells += [percent(Estimate.of(column)) for column in columns]
         lines.append([method, *cells])

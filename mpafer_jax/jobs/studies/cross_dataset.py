@@ -154,8 +154,8 @@ class Matrix:
         split, known = target.split, map_classes(target.split.class_names, names)
         counts = zip(split.class_names, known, split.class_counts().tolist(), strict=True)
         back, old = (
-            map_classes(one, other)
-            for one, other in (
+            map_classes(source, target_names)
+            for source, target_names in (
                 (trained.description.class_names, split.class_names),
                 (names, trained.description.class_names),
             )

@@ -71,16 +71,16 @@ def write_motion_sheet(config: Config, out: pathlib.Path) -> str:
     means = {
         source: motion_prior.measure(config, built, dataset.train, source) for source in get_args(motion_prior.Source)
     }
-    maps = {source: motion_prior.motion(found, neutral) for source, found in means.items()}
+    maps = {source: motion_prior.motion(mean, neutral) for source, mean in means.items()}
     strength = config.head.motion_strength
-    weights = {source: motion_prior.to_weights(found, neutral, strength) for source, found in maps.items()}
+    weights = {source: motion_prior.to_weights(moved, neutral, strength) for source, moved in maps.items()}
     faces = mean_faces(means["images"].mean, clip.config.vision.patch_size)
     sheet = motion_sheet(faces, weights, dataset.class_names)
     with files.replacing(out) as temporary:
         sheet.save(temporary, "PNG")
-    lengths = {source: np.sqrt(np.mean(np.square(found), axis=1)) for source, found in maps.items()}
+    lengths = {source: np.sqrt(np.mean(np.square(moved), axis=1)) for source, moved in maps.items()}
     lines = [
-        [name, f"{means['images'].count[row]:.0f}", *(f"{found[row]:.4f}" for found in lengths.values())]
+        [name, f"{means['images'].count[row]:.0f}", *(f"{length[row]:.4f}" for length in lengths.values())]
         for row, name in enumerate(dataset.class_names)
     ]
     return markdown(("distance from neutral", "images", *lengths), lines)

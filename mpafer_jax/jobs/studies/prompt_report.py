@@ -84,12 +84,12 @@ class PromptSet:
             images = int(confusion[true].sum())
             return float(confusion[true, taken] / images) if images else None
 
-        found = [
+        pairs = [
             Pair((names[i], names[j]), float(self.similarity[i, j]), (share(i, j), share(j, i)))
             for i in range(len(names))
             for j in range(i + 1, len(names))
         ]
-        return sorted(found, key=lambda pair: -pair.cosine)
+        return sorted(pairs, key=lambda pair: -pair.cosine)
 
     def mean_cosine(self) -> float:
         """Mean over the pairs of classes; the lower, the further apart the texts set them."""
@@ -146,12 +146,12 @@ def prompt_sets(config: Config, class_names: Sequence[str]) -> dict[str, HardPro
         sets[all_texts(granularity)] = build([granularity], bank)
     sets[f"type 3, {EVERY}, first text"] = build(full, bank.first(1))
     sets[all_texts(EVERY)] = build(full, bank)
-    other = permuted(bank, class_names, config.seed)
-    sets[f"permuted, {EVERY}, first text"] = build(full, other.first(1))
-    sets[f"permuted, {EVERY}, all texts"] = build(full, other)
+    shuffled = permuted(bank, class_names, config.seed)
+    sets[f"permuted, {EVERY}, first text"] = build(full, shuffled.first(1))
+    sets[f"permuted, {EVERY}, all texts"] = build(full, shuffled)
     if "holistic" in full:
-        sets["permuted, holistic, first text"] = build(["holistic"], other.first(1))
-        sets["permuted, holistic, all texts"] = build(["holistic"], other)
+        sets["permuted, holistic, first text"] = build(["holistic"], shuffled.first(1))
+        sets["permuted, holistic, all texts"] = build(["holistic"], shuffled)
     return sets
 
 
@@ -185,8 +185,8 @@ def count_tokens(config: Config, built: Experiment) -> tuple[Length, ...]:
             yield name, "template", text
         for granularity in GRANULARITIES if bank else ():
             for name, as_read in names:
-                for said in bank.entry(name).of(granularity) if bank else ():
-                    yield name, granularity, described(as_read, said.text)
+                for description in bank.entry(name).of(granularity) if bank else ():
+                    yield name, granularity, described(as_read, description.text)
 
     return tuple(Length(name, part, len(built.tokenizer.encode(text)), text) for name, part, text in texts())
 

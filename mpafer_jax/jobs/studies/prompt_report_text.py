@@ -21,16 +21,16 @@ _PAIRS = 5
 def accuracy_table(report: PromptReport) -> str:
     """A line for each choice of hard prompts: accuracy, and how far apart it sets the classes."""
     lines: list[list[str]] = []
-    for name, found in report.sets.items():
-        few, many = min(found.texts), max(found.texts)
-        closest = found.pairs()[0]
+    for name, prompt_set in report.sets.items():
+        few, many = min(prompt_set.texts), max(prompt_set.texts)
+        closest = prompt_set.pairs()[0]
         lines.append(
             [
                 name,
                 f"{few}" if few == many else f"{few}-{many}",
-                f"{100 * found.metrics.war:.2f}",
-                f"{100 * found.metrics.uar:.2f}",
-                f"{found.mean_cosine():.3f}",
+                f"{100 * prompt_set.metrics.war:.2f}",
+                f"{100 * prompt_set.metrics.uar:.2f}",
+                f"{prompt_set.mean_cosine():.3f}",
                 f"{closest.cosine:.3f} {' / '.join(closest.classes)}",
             ]
         )
@@ -100,8 +100,8 @@ def _class_length_table(report: PromptReport) -> str:
     columns = _by_granularity(report.lengths)
     lines: list[list[str]] = []
     for name in report.class_names:
-        own = [[length for length in lengths if length.class_name == name] for _, lengths in columns]
-        lines.append([name, *(" / ".join(_spread(lengths)) if lengths else "-" for lengths in own)])
+        class_lengths = [[length for length in lengths if length.class_name == name] for _, lengths in columns]
+        lines.append([name, *(" / ".join(_spread(lengths)) if lengths else "-" for lengths in class_lengths)])
     return markdown(("", *(granularity for granularity, _ in columns)), lines)
 
 
@@ -126,7 +126,9 @@ def lengths_csv(report: PromptReport) -> str:
 def similarity_csv(report: PromptReport) -> str:
     """The cosine of every pair of classes, for every choice of hard prompts, the most similar first."""
     rows = [
-        (name, *pair.classes, f"{pair.cosine:.6f}") for name, found in report.sets.items() for pair in found.pairs()
+        (name, *pair.classes, f"{pair.cosine:.6f}")
+        for name, prompt_set in report.sets.items()
+        for pair in prompt_set.pairs()
     ]
     return _csv(("hard_prompts", "class_a", "class_b", "cosine"), rows)
 

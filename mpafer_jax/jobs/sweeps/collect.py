@@ -93,11 +93,11 @@ class Result:
 
 def read_runs(root: pathlib.Path, sweep: Sweep) -> list[FinishedRun]:
     """Every finished run in a sweep's folder, in the order of its points, and by seed."""
-    found: list[FinishedRun] = []
+    runs: list[FinishedRun] = []
     for point in sweep.points:
         paths = sorted((root / point.key).glob("seed_*/summary.json"), key=lambda path: (len(path.parent.name), path))
-        found += [_read_run(path.parent, f"{point.key}/{path.parent.name}") for path in paths]
-    return found
+        runs += [_read_run(path.parent, f"{point.key}/{path.parent.name}") for path in paths]
+    return runs
 
 
 def _read_run(folder: pathlib.Path, name: str) -> FinishedRun:
@@ -125,7 +125,7 @@ def results(sweep: Sweep, runs: Iterable[FinishedRun], place: pathlib.Path) -> l
       place: where they lie, for messages.
     """
     points = {point.key: point for point in sweep.points}
-    found: list[Result] = []
+    collected: list[Result] = []
     firsts: dict[str, tuple[Any, str]] = {}
     for run in runs:
         point = points[run.key]
@@ -137,8 +137,8 @@ def results(sweep: Sweep, runs: Iterable[FinishedRun], place: pathlib.Path) -> l
                     "cannot stand in one table; give another --workdir, or remove the folders of the one that is out "
                     "of date"
                 )
-        found += _results(run, point, place)
-    return found
+        collected += _results(run, point, place)
+    return collected
 
 
 def _must_agree(point: Point, summary: Mapping[str, Any]) -> dict[str, Any]:

@@ -107,10 +107,10 @@ def _overridden(sweep: Sweep, overrides: Sequence[str]) -> set[str]:
 
 
 def _run(sweep: Sweep, point: Point, seed: int, overrides: Sequence[str], overridden: set[str]) -> Run:
-    own: dict[str, Any] = {} if _REPORT in overridden else {_REPORT: "predictions"}
+    defaults: dict[str, Any] = {} if _REPORT in overridden else {_REPORT: "predictions"}
     if point.name != sweep.baseline or _BASELINES not in overridden:
-        own[_BASELINES] = sweep.baselines if point.name == sweep.baseline else ()
-    changes = {**own, **point.changes, **dict.fromkeys(SEED_FIELDS, seed)}
+        defaults[_BASELINES] = sweep.baselines if point.name == sweep.baseline else ()
+    changes = {**defaults, **point.changes, **dict.fromkeys(SEED_FIELDS, seed)}
     others = [argument for argument in overrides if _field(argument) not in changes]
     arguments = [*others, *(f"{_PREFIX}{name}={_text(value)}" for name, value in changes.items())]
     return Run(point, seed, (f"--config={sweep.base}", *arguments), parse(sweep.base, arguments))
@@ -150,8 +150,8 @@ def has_ended(run: Run, folder: pathlib.Path, but: Sequence[str] = ()) -> bool:
 
 def find_equal(run: Run, others: Sequence[pathlib.Path]) -> pathlib.Path | None:
     """The folder of a finished run with the same configuration, in the folders of other sweeps."""
-    for other in others:
-        for summary in sorted(other.glob(f"*/*/seed_{run.seed}/summary.json")):
+    for sweep_folder in others:
+        for summary in sorted(sweep_folder.glob(f"*/*/seed_{run.seed}/summary.json")):
             try:
                 if has_ended(run, summary.parent, but=CONTENT_FIELDS):
                     return summary.parent

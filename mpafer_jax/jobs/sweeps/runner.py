@@ -107,7 +107,7 @@ class _Processes:
     @contextlib.contextmanager
     def stopped_by_signals(self) -> Generator[None]:
         """SIGTERM and Ctrl-C stop the processes while this lasts."""
-        with preemption.listening(), preemption.orderly(asked=self.stop, at_once=self.kill):
+        with preemption.listening(), preemption.orderly(when_asked=self.stop, at_once=self.kill):
             yield
             if self.stopping.is_set():
                 raise preemption.Preempted("stopped; the same command goes on")
@@ -218,9 +218,9 @@ def _accuracy(path: pathlib.Path) -> str:
     if not path.is_file():
         return ""
     summary = json.loads(path.read_text(encoding="utf-8"))
-    found = summary[protocol.reported_checkpoint(summary)]
-    split = protocol.reported_split(found)
-    return "" if split is None else f"WAR {100 * found[split]['war']:.2f}% on {split}, "
+    reported = summary[protocol.reported_checkpoint(summary)]
+    split = protocol.reported_split(reported)
+    return "" if split is None else f"WAR {100 * reported[split]['war']:.2f}% on {split}, "
 
 
 def _end(log: pathlib.Path) -> str:

@@ -59,11 +59,11 @@ def remember(printed: str, runs: Sequence[Run], path: pathlib.Path) -> None:
       runs: those of the array, in its order.
       path: the file of `arguments`; beside it lies what is written.
     """
-    found = re.search(r"^(\d+)(;\S+)?\s*\Z", printed, re.MULTILINE)
-    if not found:
+    match = re.search(r"^(\d+)(;\S+)?\s*\Z", printed, re.MULTILINE)
+    if not match:
         logging.warning("sbatch did not name the job (%r); before it has ended, do not queue this sweep again", printed)
         return
-    files.write_json(path.with_name(f"{found[1]}.json"), [run.name for run in runs])
+    files.write_json(path.with_name(f"{match[1]}.json"), [run.name for run in runs])
 
 
 def refuse_waiting(runs: Sequence[Run], root: pathlib.Path) -> None:
@@ -85,10 +85,10 @@ def _unfinished(job: str) -> list[int]:
     """Tasks of an array that wait or run, by what squeue says; it forgets jobs some minutes after their end."""
     command = ["squeue", f"--jobs={job}", "--array", "--noheader", "--format=%K"]
     try:
-        asked = subprocess.run(command, capture_output=True, text=True, check=False)
+        queue = subprocess.run(command, capture_output=True, text=True, check=False)
     except FileNotFoundError:
         logging.warning("there is no squeue on this machine, so whether job %s has ended is not known", job)
         return []
-    if asked.returncode and "Invalid job id" not in asked.stderr:
-        raise ConfigError(f"whether job {job} has ended is not known: {shlex.join(command)}: {asked.stderr.strip()}")
-    return [int(task) for task in asked.stdout.split() if task.isdigit()]
+    if queue.returncode and "Invalid job id" not in queue.stderr:
+        raise ConfigError(f"whether job {job} has ended is not known: {shlex.join(command)}: {queue.stderr.strip()}")
+    return [int(task) for task in queue.stdout.split() if task.isdigit()]

@@ -145,14 +145,14 @@ class Record:
         """Leaves it in the sweep's folder."""
         if (root / RECORD).is_file():
             before = Record.read(root)
-            for what, there, here in (
+            for what, stored, given in (
                 ("", before.source, self.source),
                 (" with other settings", list(before.overrides), list(self.overrides)),
             ):
-                if there != here:
+                if stored != given:
                     raise ConfigError(
-                        f"{root} holds a sweep{what}: there {there}, here {here}; give another --workdir, or the same "
-                        "command to go on with that sweep"
+                        f"{root} holds a sweep{what}: there {stored}, here {given}; give another --workdir, or the "
+                        "same command to go on with that sweep"
                     )
         files.write_json(root / RECORD, dataclasses.asdict(self))
 
@@ -206,11 +206,11 @@ def load(source: str) -> Sweep:
     path, argument = split_source(source)
     if not path.is_file():
         raise ConfigError(f"--sweep={source}: there is no file {path}; the project's own are {_names_of_own(path)}")
-    found = getattr(load_module(path), "get_sweep", None)
-    if not callable(found):
+    get_sweep = getattr(load_module(path), "get_sweep", None)
+    if not callable(get_sweep):
         raise ConfigError(f"--sweep={source}: {path} has no function get_sweep(argument)")
     try:
-        sweep = found(argument)
+        sweep = get_sweep(argument)
     except ConfigError as error:
         raise ConfigError(f"--sweep={source}: {error}") from error
     if not isinstance(sweep, Sweep):
@@ -234,5 +234,5 @@ def own_files(folder: pathlib.Path) -> Iterator[pathlib.Path]:
 
 
 def _names_of_own(path: pathlib.Path) -> str:
-    names = [str(found) for found in own_files(path.parent)]
+    names = [str(file) for file in own_files(path.parent)]
     return ", ".join(names) if names else "in configs/sweeps, named from the root of the checkout"

@@ -77,14 +77,14 @@ def _line(point: Point | None, by_seed: Mapping[int, Result], against: Mapping[i
     """Of a point, or, without one, of a baseline, which is there only where it has results."""
     seeds = tuple(sorted(by_seed))
     paired = [seed for seed in seeds if seed in against]
-    seconds = [found.seconds for found in by_seed.values() if found.seconds is not None]
+    seconds = [result.seconds for result in by_seed.values() if result.seconds is not None]
 
     def difference(metric: str) -> Estimate:
         return Estimate.of([by_seed[seed].scores[metric] - against[seed].scores[metric] for seed in paired])
 
     if point is None:
-        own = by_seed[seeds[0]]
-        at, row, title, series, reported = own.point, own.row, own.title, own.title, None
+        first = by_seed[seeds[0]]
+        at, row, title, series, reported = first.point, first.row, first.title, first.title, None
     else:
         at, row, title, series, reported = point, point.name, point.title, point.series, point.reported
     return Line(
@@ -103,7 +103,11 @@ def _line(point: Point | None, by_seed: Mapping[int, Result], against: Mapping[i
 
 
 def _by_image(pairs: Sequence[tuple[npt.NDArray[np.bool_] | None, npt.NDArray[np.bool_] | None]]) -> Estimate | None:
-    differences = [one.astype(np.float64) - other for one, other in pairs if one is not None and other is not None]
+    differences = [
+        correct.astype(np.float64) - baseline
+        for correct, baseline in pairs
+        if correct is not None and baseline is not None
+    ]
     if not differences or len(differences) < len(pairs):
         return None
     return Estimate.of(np.mean(differences, axis=0))
@@ -179,9 +183,9 @@ def to_csv(lines: Sequence[Line]) -> str:
     for line in lines:
         numbers: list[float | None] = []
         for metric in METRICS:
-            own, gap = line.scores.get(metric), line.difference.get(metric)
-            low, high = (None, None) if own is None or own.interval is None else own.interval
-            numbers += [own and own.mean, own and own.deviation, low, high]
+            score, gap = line.scores.get(metric), line.difference.get(metric)
+            low, high = (None, None) if score is None or score.interval is None else score.interval
+            numbers += [score and score.mean, score and score.deviation, low, high]
             numbers += [gap and gap.mean, gap and gap.deviation, gap and gap.p_value]
         images = line.by_image
         numbers += [images and images.mean, images and images.p_value, line.minutes, line.reported]

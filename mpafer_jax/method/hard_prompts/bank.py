@@ -199,11 +199,11 @@ def pooled(banks: Sequence[Bank]) -> Bank:
     for bank in banks:
         for name in bank.classes:
             names.setdefault(canonical_name(name), name)
-    own = [{canonical_name(name): entry for name, entry in bank.classes.items()} for bank in banks]
+    by_class = [{canonical_name(name): entry for name, entry in bank.classes.items()} for bank in banks]
     classes = {
         name: ClassTexts(
             **{
-                granularity: tuple(t for entries in own if key in entries for t in entries[key].of(granularity))
+                granularity: tuple(t for entries in by_class if key in entries for t in entries[key].of(granularity))
                 for granularity in GRANULARITIES
             }
         )
@@ -231,10 +231,10 @@ def permuted(bank: Bank, class_names: Sequence[str], seed: int) -> Bank:
     """
     if len(class_names) < 2:
         raise PromptError(f"descriptions of one class cannot be permuted, found {list(class_names)}")
-    rng, own = np.random.default_rng(seed), np.arange(len(class_names))
-    order = rng.permutation(own)
-    while np.any(order == own):
-        order = rng.permutation(own)
+    rng, positions = np.random.default_rng(seed), np.arange(len(class_names))
+    order = rng.permutation(positions)
+    while np.any(order == positions):
+        order = rng.permutation(positions)
     donors: list[int] = order.tolist()
     entries = bank.entries(class_names)
     classes = {name: entries[donor] for name, donor in zip(class_names, donors, strict=True)}

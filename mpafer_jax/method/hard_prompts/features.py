@@ -51,15 +51,15 @@ def encode_hard_prompts(
     """
     if not prompts:
         return {}
-    texts = list(dict.fromkeys(text for one in prompts.values() for text in one.every_text()))
+    texts = list(dict.fromkeys(text for hard_prompts in prompts.values() for text in hard_prompts.every_text()))
     row = {text: index for index, text in enumerate(texts)}
     text_features, token_features = encoder(texts)
-    found: dict[str, tuple[jax.Array, jax.Array]] = {}
-    for name, one in prompts.items():
-        rows = [[[row[text] for text in texts] for texts in group.texts] for group in one.groups]
+    encoded: dict[str, tuple[jax.Array, jax.Array]] = {}
+    for name, hard_prompts in prompts.items():
+        rows = [[[row[text] for text in texts] for texts in group.texts] for group in hard_prompts.groups]
         both = (jnp.stack([mean_of_texts(features, of) for of in rows]) for features in (text_features, token_features))
-        found[name] = next(both), next(both)
-    return found
+        encoded[name] = next(both), next(both)
+    return encoded
 
 
 def mean_of_texts(features: jax.Array, rows: Sequence[Sequence[int]]) -> jax.Array:
@@ -74,8 +74,10 @@ def mean_of_texts(features: jax.Array, rows: Sequence[Sequence[int]]) -> jax.Arr
       normalised, so that each text weighs the same.
     """
 
-    count = np.array([len(own) for own in rows])
-    index = np.array([[*own, *own[:1] * (count.max() - len(own))] for own in map(list, rows)])  # [C, longest]
+    count = np.array([len(class_rows) for class_rows in rows])
+    index = np.array(
+        [[*class_rows, *class_rows[:1] * (count.max() - len(class_rows))] for class_rows in map(list, rows)]
+    )  # [C, longest]
     first = features[index[:, 0]]
     if count.max() == 1:
         return first

@@ -108,21 +108,21 @@ def build_hard_prompts(
     if prompt_type != 3 or bank is None:
         template = _PHOTO if prompt_type == 1 else _FACE
         granularities = ("template",)
-        found = [[(template.format(prompt_name(name)),) for name in class_names]]
+        groups = [[(template.format(prompt_name(name)),) for name in class_names]]
     else:
         bank.check(class_names, granularities)
-        found = [[_texts(bank, name, granularity) for name in class_names] for granularity in granularities]
+        groups = [[_texts(bank, name, granularity) for name in class_names] for granularity in granularities]
     if combine == "separate":
-        named = zip(granularities, found, strict=True)
+        named = zip(granularities, groups, strict=True)
         return HardPrompts(groups=tuple(PromptGroup(name=name, texts=tuple(texts)) for name, texts in named))
-    together = tuple(sum(texts, start=()) for texts in zip(*found, strict=True))
+    together = tuple(sum(texts, start=()) for texts in zip(*groups, strict=True))
     return HardPrompts(groups=(PromptGroup(name="+".join(granularities), texts=together),))
 
 
 def _texts(bank: Bank, class_name: str, granularity: PromptGranularity) -> tuple[str, ...]:
     if granularity == "template":
         return (_FACE.format(prompt_name(class_name)),)
-    return tuple(described(class_name, said.text) for said in bank.texts(class_name, granularity))
+    return tuple(described(class_name, description.text) for description in bank.texts(class_name, granularity))
 
 
 def configured_hard_prompts(
@@ -154,14 +154,14 @@ def check_hard_prompts(section: HardPromptsSection, class_names: Sequence[str]) 
     if section.type != 3 or not granularities:
         return []
     bank = load_banks(section.bank, section.paraphrases)
-    said: dict[str, list[str]] = {}
+    classes_by_text: dict[str, list[str]] = {}
     for name in class_names:
-        own = (text.text for granularity in granularities for text in bank.texts(name, granularity))
-        for text in dict.fromkeys(text.lower() for text in own):
-            said.setdefault(text, []).append(name)
+        texts = (text.text for granularity in granularities for text in bank.texts(name, granularity))
+        for text in dict.fromkeys(text.lower() for text in texts):
+            classes_by_text.setdefault(text, []).append(name)
     return [
         f"the description bank {bank.name!r} says {text!r} of {' and '.join(names)} alike: only their names differ"
-        for text, names in said.items()
+        for text, names in classes_by_text.items()
         if len(names) > 1
     ]
 
@@ -170,4 +170,6 @@ def every_prompt(bank: Bank) -> list[str]:
     """Every text that hard prompts can hold with a bank, whatever their type and granularity."""
     names = list(bank.classes)
     templates = [text for kind in (1, 2) for text in build_hard_prompts(names, kind, None).every_text()]
-    return templates + [described(name, said.text) for name in names for _, said in bank.entry(name).items()]
+    return templates + [
+        described(name, description.text) for name in names for _, description in bank.entry(name).items()
+    ]
