@@ -54,7 +54,7 @@ def demo(arguments: argparse.Namespace) -> None:
     with (
         contextlib.suppress(preemption.Preempted),
         preemption.listening(),
-        preemption.orderly(at_once=page.forget),
+        preemption.orderly(on_end=page.forget),
     ):
         url = page.serve(blocks, host=arguments.host, port=arguments.port, allowed_hosts=arguments.allowed_hosts)
         print(f"{url} (Ctrl-C ends it)", flush=True)

@@ -259,5 +259,5 @@ def iterate(make: Callable[[int], T], start: int, stop: int, num_workers: int) -
         yield from iterator
     finally:
         # Else the process is about to end, and its workers with it; Grain would wait up to 25 s for each of them.
-        if not preemption.is_asked():
+        if not preemption.is_requested():
             cast(Any, iterator).close()

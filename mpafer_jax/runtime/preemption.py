@@ -1,15 +1,14 @@
-"""Being asked to stop: by a scheduler, which sends SIGTERM some seconds before it takes the machine away, or by Ctrl-C.
+"""SIGTERM handling: checkpoint and exit. Ctrl-C and SIGHUP are handled likewise.
 
-A command listens from its first line on (`listen`). What it does then depends on where it is asked:
+A command listens from its first line on (`listen`). What a signal does depends on what the process is doing:
 
-- Training saves once and ends with `EXIT_CODE` (`Notice`). Of several processes it is enough that one is asked: JAX's
-  preemption service lets all of them stop at the same point.
-- Work that has something to put in order stops by itself at the next `check_alone` (`orderly`).
-- Everywhere else, while libraries are imported or programs compiled, there is nothing to lose: the process says so and
-  ends. Nothing is raised there: an exception in the middle of a compilation, or in a call from native code, ends in a
-  crash.
+- Training saves a checkpoint and ends with `EXIT_CODE` (`Notice`). A signal to one of several processes is enough:
+  JAX's preemption service lets all of them stop after the same step.
+- Work inside `orderly` stops by itself at its next `check_alone`.
+- Anywhere else, while libraries are imported or programs compiled, nothing is lost: the process prints a message and
+  ends. It raises nothing, since an exception inside a compilation or a call from native code ends in a crash.
 
-A second request ends the process at once, whatever it does.
+A second signal ends the process at once.
 """
 
 # Imported before everything else, so that a command listens from its first moment: JAX, which takes seconds, is
@@ -47,14 +46,10 @@ _PARENT = "MPAFER_JAX_PARENT_PIPE"
 
 
 class Preempted(BaseException):
-    """The run was asked to stop and did; the message says where it will go on.
-
-    Like KeyboardInterrupt no error: what catches every error (to go on with the next run, or to call a file damaged)
-    must not catch this.
-    """
+    """The run stopped on a signal; the message says where it will resume. Like KeyboardInterrupt it is not an error."""
 
     def __init__(self, message: str, exit_code: int = EXIT_CODE) -> None:
-        """Takes what to say, and the exit code of a command that this ends."""
+        """Takes the message, and the exit code of a command that this ends."""
         super().__init__(message)
         self.exit_code = exit_code
         if _Current.listener is not None:
@@ -62,33 +57,33 @@ class Preempted(BaseException):
 
 
 class _Current:
-    """What this process was asked, and what it does with that; it is the process's, as signals are."""
+    """The process's own, as signals are."""
 
     notice: Notice | None = None
     listener: _Listener | None = None
 
 
 def listen() -> None:
-    """From here on requests to stop are met as this module says; a command's first act, in its main thread."""
+    """Installs the handlers; a command's first act, in its main thread."""
     if _Current.listener is None:
         _Current.listener = _Listener()
 
 
 @contextlib.contextmanager
 def ending() -> Generator[None]:
-    """Ends the process with a message and the exit code, where the block has stopped in good order."""
+    """Ends the process with the message and exit code of a `Preempted` that the block raises."""
     try:
         yield
     except Preempted as stopped:
         _say(f"{stopped} (exit code {stopped.exit_code})")
-        if is_asked():  # not of many processes, which leave each other in order
+        if is_requested():  # not of many processes, which leave each other in order
             _leave(stopped.exit_code)
         sys.exit(stopped.exit_code)
 
 
 @contextlib.contextmanager
 def listening() -> Generator[None]:
-    """Listens while this lasts, in a program that does not listen anyway, and may not end."""
+    """Listens inside the block, in a program that does not `listen`."""
     if _Current.listener is not None or threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -101,15 +96,15 @@ def listening() -> Generator[None]:
 
 
 class _Listener:
-    """A thread that is told of signals the moment they come, also while the main thread runs native code."""
+    """A thread that receives signals at once, also while the main thread runs native code."""
 
     def __init__(self) -> None:
-        self.asked: signal.Signals | None = None
-        self.orderly = 0  # blocks that stop by themselves
-        self.first: list[Callable[[], None]] = []  # called when it is asked
-        self.last: list[Callable[[], None]] = []  # called before it ends without order
+        self.requested: signal.Signals | None = None
+        self.orderly = 0  # how many `orderly` blocks are entered
+        self.on_request: list[Callable[[], None]] = []
+        self.on_end: list[Callable[[], None]] = []  # called before the process is ended without a checkpoint
         self.advice = "the same command begins again, or goes on where it had saved"
-        self.stopping = False  # whether `Preempted` was raised: what ends the work is not stopped once more
+        self.stopping = False  # whether `Preempted` was raised
         self.shared = False  # whether this is one of many processes
         self.lock = threading.RLock()
         self._time = 0.0
@@ -124,7 +119,7 @@ class _Listener:
         # Processes that are started from here on inherit this: what a terminal sends to all of them is this one's to
         # decide on. The thread above unblocks it for itself.
         self._mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-        # A resource tracker of `multiprocessing` inherits it: what it tidies up after an end is no news to anybody.
+        # Inherited by `multiprocessing`'s resource tracker, which would warn of what it cleans up.
         if _TRACKER not in sys.warnoptions:
             sys.warnoptions.append(_TRACKER)
 
@@ -138,7 +133,7 @@ class _Listener:
         os.close(self._writer)
 
     def _finished(self) -> None:
-        """All is done but Python's own end, which undoes handlers: a signal would kill a command that has succeeded."""
+        """Ignores signals while Python shuts down, which undoes handlers: the command has succeeded."""
         for number in self._before:
             signal.signal(number, signal.SIG_IGN)
 
@@ -160,10 +155,10 @@ class _Listener:
                         self.ask(signal.Signals(number))
 
     def ask(self, number: signal.Signals) -> None:
-        """What happens when a signal has come."""
+        """Handles a signal."""
         now = time.monotonic()
         with self.lock:
-            again = self.asked is not None
+            again = self.requested is not None
             if again and now - self._time < _ECHO_SECONDS:
                 return
             self._time = now
@@ -171,24 +166,24 @@ class _Listener:
                 self.end(number, again=again)
             if number == signal.SIGHUP:
                 _let_go_of_terminal()
-            # Said before it is known: the process may end right after.
+            # Before `requested` is set: the process may end right after.
             _side_by_side(lambda: _say(f"{_NAMES[number]}: stopping in good order; once more ends it at once"), 1)
-            self.asked, waits = number, list(self.first)
+            self.requested, calls = number, list(self.on_request)
         notice = _Current.notice
         if notice is not None and notice.shared and number != signal.SIGTERM:
             os.kill(os.getpid(), signal.SIGTERM)  # which JAX listens to
-        for call in waits:
+        for call in calls:
             call()
 
     def end(self, number: signal.Signals, *, again: bool) -> NoReturn:
-        """Ends the process without order, from any of its threads."""
+        """Ends the process without a checkpoint, from any of its threads."""
         interrupted = 128 + number
         code = interrupted if again or number == signal.SIGINT else EXIT_CODE
         message = f"{'ended at once' if again else 'stopped'} by {_NAMES[number]}; {self.advice}"
         if _Current.notice is not None and not again:
             message = _at_no_step(_NAMES[number])
         _side_by_side(lambda: _say(f"{message} (exit code {code})"), 1)
-        for call in self.last:
+        for call in self.on_end:
             with contextlib.suppress(Exception):
                 call()
         _leave(code)
@@ -204,7 +199,7 @@ def _do_nothing(number: int, frame: FrameType | None) -> None:
 
 
 def _side_by_side(call: Callable[[], None], seconds: float) -> None:
-    """Calls in a thread, and waits so long: a stream may lead into a pipe that nobody reads."""
+    """Calls in a thread, for at most so many seconds: a stream may be a pipe that is not read."""
     thread = threading.Thread(target=call, daemon=True)
     thread.start()
     thread.join(seconds)
@@ -231,7 +226,7 @@ def _flush() -> None:
 
 
 def _let_go_of_terminal() -> None:
-    """Writing to a terminal that is gone would be an error, before what was done is saved."""
+    """Redirects output from a closed terminal, where writing would be an error, to the null device."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     for stream in (1, 2):
         with contextlib.suppress(OSError):
@@ -259,13 +254,8 @@ class _Life:
 
 
 def ends_with_this(environment: Mapping[str, str]) -> tuple[dict[str, str], tuple[int]]:
-    """`env` and `pass_fds` of `subprocess.Popen` for a command of this package that is to stop when this process ends.
-
-    However that comes: it is stopped as by SIGTERM.
-
-    Args:
-      environment: its variables.
-    """
+    """`env` and `pass_fds` of `subprocess.Popen` for a command of this package that stops, as by SIGTERM, when this
+    process ends, for whatever reason. `environment` holds its variables."""
     if _Life.ends is None:
         _Life.ends = os.pipe()
     end = _Life.ends[0]
@@ -274,48 +264,45 @@ def ends_with_this(environment: Mapping[str, str]) -> tuple[dict[str, str], tupl
 
 @contextlib.contextmanager
 def orderly(
-    *, when_asked: Callable[[], None] | None = None, at_once: Callable[[], None] | None = None, advice: str = ""
+    *, on_request: Callable[[], None] | None = None, on_end: Callable[[], None] | None = None, advice: str = ""
 ) -> Generator[None]:
-    """While this lasts, a request to stop waits for `check_alone`, or for the end of the block, where it is raised.
+    """Defers a signal inside the block to the next `check_alone` or to the block's end, which raise `Preempted`.
 
-    Without a listener, as in another's program, this does nothing.
+    Does nothing in a program that does not `listen`.
 
     Args:
-      when_asked: called when the process is asked, by another thread.
-      at_once: called before it ends without order since it was asked twice, by another thread.
-      advice: what the user is then told; '' for what is said elsewhere too.
-
-    Raises:
-      Preempted: the process was asked, and the block ended well.
+      on_request: called by another thread on the first signal.
+      on_end: called by another thread before a second signal ends the process.
+      advice: told to the user when the process stops; '' for the general advice.
     """
     listener = _Current.listener
     if listener is None:
         yield
         return
-    first, last = ([call] if call else [] for call in (when_asked, at_once))
+    first, last = ([call] if call else [] for call in (on_request, on_end))
     with listener.lock:
         listener.orderly += 1
-        listener.first += first
-        listener.last += last
+        listener.on_request += first
+        listener.on_end += last
         before, listener.advice = listener.advice, advice or listener.advice
     try:
         yield
     finally:
         with listener.lock:
             listener.orderly -= 1
-            listener.first = [call for call in listener.first if call not in first]
-            listener.last = [call for call in listener.last if call not in last]
+            listener.on_request = [call for call in listener.on_request if call not in first]
+            listener.on_end = [call for call in listener.on_end if call not in last]
             listener.advice = before
-            # Nobody else is there to stop it: this thread cannot, and the main one does not wait.
+            # This thread cannot raise in the main one, which does not wait for it.
             unattended = not listener.orderly and not listener.stopping and not _in_main_thread()
-            if listener.asked and unattended:
-                listener.end(listener.asked, again=False)
+            if listener.requested and unattended:
+                listener.end(listener.requested, again=False)
     check_alone()
 
 
 @contextlib.contextmanager
 def advising(text: str) -> Generator[None]:
-    """While this lasts, this is what the user is told if the process is stopped."""
+    """Sets what the user is told if the process stops inside the block."""
     listener = _Current.listener
     before = ""
     if listener is not None:
@@ -329,34 +316,34 @@ def advising(text: str) -> Generator[None]:
 
 @contextlib.contextmanager
 def tidying(call: Callable[[], None]) -> Generator[None]:
-    """While this lasts, `call` is called before the process is ended without order, by another thread."""
+    """Has `call` called, by another thread, before the process is ended without a checkpoint inside the block."""
     listener = _Current.listener
     if listener is None:
         yield
         return
-    listener.last.append(call)
+    listener.on_end.append(call)
     try:
         yield
     finally:
-        listener.last.remove(call)
+        listener.on_end.remove(call)
 
 
 def end_at_once() -> None:
-    """Ends a command from any thread, where going on would spoil what another process writes."""
+    """Ends a command from any thread, before it overwrites what another process writes."""
     if _Current.listener is not None:
         _leave(1)
 
 
 def wait() -> None:
-    """Returns when the process is asked to stop; in an `orderly` block."""
-    while _Current.listener is not None and not _Current.listener.asked:
+    """Returns on a signal; in an `orderly` block."""
+    while _Current.listener is not None and not _Current.listener.requested:
         time.sleep(0.1)
 
 
-def is_asked() -> bool:
-    """Whether this process was asked to stop, by itself and not as one of many."""
+def is_requested() -> bool:
+    """Whether a signal came; False for one of many processes, which stop together."""
     listener = _Current.listener
-    return listener is not None and listener.asked is not None and not listener.shared
+    return listener is not None and listener.requested is not None and not listener.shared
 
 
 def _in_main_thread() -> bool:
@@ -364,30 +351,27 @@ def _in_main_thread() -> bool:
 
 
 def check_alone() -> None:
-    """Raises `Preempted` if this process was asked to stop; in `orderly` work that it does for itself.
-
-    Training saves first (`Notice`), and many processes stop together: there this does nothing.
-    """
+    """Raises `Preempted` if a signal came; does nothing in training steps and for one of many processes (`Notice`)."""
     listener, notice = _Current.listener, _Current.notice
-    if listener is None or listener.asked is None or listener.stopping or not _in_main_thread():
+    if listener is None or listener.requested is None or listener.stopping or not _in_main_thread():
         return
     if notice is not None and (notice.shared or notice.in_steps):
         return
     raise Preempted(
-        f"stopped by {_NAMES[listener.asked]}; {listener.advice}",
-        INTERRUPTED if listener.asked == signal.SIGINT else EXIT_CODE,
+        f"stopped by {_NAMES[listener.requested]}; {listener.advice}",
+        INTERRUPTED if listener.requested == signal.SIGINT else EXIT_CODE,
     )
 
 
 class Notice:
-    """Whether this run was asked to stop. A context manager, one at a time: signals are the whole process's.
+    """Whether this run has to stop. A context manager, one at a time.
 
-    In a single process the request ends the run at once, except between `start_steps` and `end_steps`, where it waits
-    for `reached`. In a run of many processes JAX takes the signal, and each process asks JAX at points that all of them
+    In a single process a signal ends the run at once, except between `start_steps` and `end_steps`, where it waits for
+    `reached`. In a run of many processes JAX receives the signal, and each process asks JAX at points that all of them
     pass: after a training step (`reached`), before a batch of an evaluation (`check`). The processes agree on the first
-    point that none of them has passed, so every one of them stops there, or none, if the run ends before.
+    point that none of them has passed and stop there.
 
-    In a program that does not `listen` it is SIGTERM alone that is met, and what ends the run raises `Preempted`.
+    A program that does not `listen` handles SIGTERM alone, and the run raises `Preempted`.
     """
 
     # Of the points, over all runs of this process: JAX knows a point by its number and wants it to grow.
@@ -397,7 +381,7 @@ class Notice:
         """Listens to nothing yet."""
         import jax  # see the top
 
-        self._asked = self.in_steps = False
+        self._requested = self.in_steps = False
         self._previous: Any = None
         self._clock: float | None = None
         self._ticks = 0
@@ -430,9 +414,9 @@ class Notice:
             _Current.notice = None
 
     def start_steps(self) -> None:
-        """From here on `reached` is asked after every step, and what was asked for waits until then.
+        """From here on a signal waits for `reached`, which is called after every step.
 
-        To be called when a first step was made, which takes as long as it is compiled; it may be called again.
+        Called after the first step, whose compilation may take long; later calls do nothing.
         """
         if not self.in_steps:
             self.in_steps = True
@@ -440,11 +424,7 @@ class Notice:
                 self._blocks.enter_context(orderly())
 
     def end_steps(self) -> None:
-        """No more steps will run, and the last one is saved.
-
-        Raises:
-          Preempted: it was asked to stop since.
-        """
+        """After the last step is saved; raises `Preempted` if a signal came since."""
         if not self.shared:
             self._blocks.close()
         self.in_steps = False
@@ -452,24 +432,24 @@ class Notice:
             self.check()
 
     def reached(self) -> bool:
-        """Whether to save and stop, the same on all processes; to be asked after every step, by all."""
+        """Whether to save and stop, the same on all processes; all call it after every step."""
         self._pass_point()
-        return self._asked
+        return self._requested
 
     def check(self) -> None:
-        """Raises `Preempted` if the run was asked to stop and is at no step; all processes call it equally often."""
+        """Raises `Preempted` if the run has to stop and is at no step; all processes call it equally often."""
         self._pass_point()
-        if self._asked and not self.in_steps:
+        if self._requested and not self.in_steps:
             raise Preempted(_at_no_step(self.cause))
 
     @property
     def cause(self) -> str:
-        """What asked."""
+        """The signal's name."""
         listener = _Current.listener
-        return _NAMES[(listener and listener.asked) or signal.SIGTERM]
+        return _NAMES[(listener and listener.requested) or signal.SIGTERM]
 
     def start_clock(self) -> None:
-        """From here on this run's points are the seconds that pass (`check_clock`); all processes call it together."""
+        """Starts the clock of `check_clock`, whose seconds are this run's points; all processes call it together."""
         if self.shared:
             from jax.experimental import multihost_utils
 
@@ -477,10 +457,9 @@ class Notice:
         self._clock, self._ticks = time.monotonic(), 0
 
     def check_clock(self) -> None:
-        """Raises `Preempted` if the run was asked to stop; for work that each process does at a pace of its own.
+        """Raises `Preempted` if the run has to stop; for work that each process does at its own pace.
 
-        To be called again and again by all until the whole work is done: a process that no longer asks would miss the
-        point at which the others stop.
+        All call it repeatedly until the whole work is done, or they would miss the point at which the others stop.
         """
         assert self._clock is not None
         while self._ticks <= time.monotonic() - self._clock:  # the points that went by since the last call
@@ -489,16 +468,16 @@ class Notice:
 
     def _pass_point(self) -> None:
         if not self.shared:
-            self._asked = self._asked or is_asked()
-        elif not self._asked:
+            self._requested = self._requested or is_requested()
+        elif not self._requested:
             from jax.experimental import multihost_utils
 
-            self._asked = multihost_utils.reached_preemption_sync_point(next(self._points))
+            self._requested = multihost_utils.reached_preemption_sync_point(next(self._points))
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         del frame
         signal.signal(number, self._previous)  # a second one is obeyed at once
-        self._asked = True
+        self._requested = True
         self.check()
 
 
@@ -509,7 +488,7 @@ def check() -> None:
 
 
 def stopped_after(step: int, num_steps: int, workdir: pathlib.Path) -> Preempted:
-    """What is raised when a step's state is saved."""
+    """To be raised when a step's state is saved."""
     cause = _Current.notice.cause if _Current.notice else _NAMES[signal.SIGTERM]
     return Preempted(
         f"stopped by {cause} after step {step} of {num_steps}, which is saved in {workdir}; the same command goes on "

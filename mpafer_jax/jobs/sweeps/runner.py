@@ -107,7 +107,7 @@ class _Processes:
     @contextlib.contextmanager
     def stopped_by_signals(self) -> Generator[None]:
         """SIGTERM and Ctrl-C stop the processes while this lasts."""
-        with preemption.listening(), preemption.orderly(when_asked=self.stop, at_once=self.kill):
+        with preemption.listening(), preemption.orderly(on_request=self.stop, on_end=self.kill):
             yield
             if self.stopping.is_set():
                 raise preemption.Preempted("stopped; the same command goes on")
