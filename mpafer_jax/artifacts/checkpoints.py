@@ -358,11 +358,11 @@ def _restore_interval(manager: Any, step: int, digests: Digests) -> list[StepMet
 
 
 def _restore_described(manager: Any, step: int) -> tuple[dict[str, Any], Digests]:
-    """The description as it is stored, and the digests; of an earlier version's checkpoint there are none."""
+    """The description as it is stored, and the digests."""
     with _naming_the_checkpoint(manager, step):
         restored = manager.restore(step, args=ocp.args.Composite(description=ocp.args.JsonRestore()))
         described = dict(restored["description"])
-        digests: Digests = described.pop(_DIGESTS, {})
+        digests: Digests = described.pop(_DIGESTS)
         _compare(digests, {"description": storage.json_digest(described)})
         return described, digests
 
@@ -384,8 +384,8 @@ def _restore_description(manager: Any, step: int, kind: type[D]) -> tuple[D, Dig
 
 
 def _compare(saved: Digests, read: Digests) -> None:
-    """Raises ValueError where content is not what was saved; without digests there is nothing to compare with."""
-    changed = [name for name, digest in read.items() if saved and saved.get(name) != digest]
+    """Raises ValueError where content is not what was saved."""
+    changed = [name for name, digest in read.items() if saved.get(name) != digest]
     if changed:
         raise ValueError(f"not what was saved, by its SHA-256: {', '.join(changed)}")
 

@@ -51,14 +51,13 @@ def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def check(workdir: pathlib.Path, config: FrozenModel, *, but: Collection[str] = (), may_lack: bool = False) -> None:
+def check(workdir: pathlib.Path, config: FrozenModel, *, but: Collection[str] = ()) -> None:
     """Refuses a folder that belongs to another run, or in which no checkpoint can be written.
 
     Args:
       workdir: the folder.
       config: of the run that wants it.
       but: dotted names of fields that have to be there and equal whatever the other arguments and `free_fields` say.
-      may_lack: whether the folder's run may lack fields, as one of an earlier version does.
 
     Raises:
       ConfigError: it is a file, its config.json cannot be read, or its run has another configuration; the message
@@ -81,10 +80,9 @@ def check(workdir: pathlib.Path, config: FrozenModel, *, but: Collection[str] = 
         raise ConfigError(f"{path} is not JSON ({error}); put the run's own back, or give another --workdir") from error
     now = flatten(json.loads(config.to_json()))
     absent = "(no such field)"
-    read = before.keys() if may_lack else before.keys() | now.keys()
     differing = [
         f"  config.{name}: there {before.get(name, absent)!r}, here {now.get(name, absent)!r}"
-        for name in sorted((read - free_fields(type(config))).union(but))
+        for name in sorted((before.keys() | now.keys()) - free_fields(type(config)) | {*but})
         if before.get(name, absent) != now.get(name, absent)
     ]
     if differing:

@@ -106,7 +106,7 @@ class _Manager(ocp.CheckpointManager):
         """What `sealed` made of a step's metrics; with a warning the step alone where they are not that any more."""
         try:
             metrics = dict(cast(Any, super().metrics(step)))
-            if metrics.pop(_SEAL, _seal(metrics)) != _seal(metrics) or metrics.get("step") != step:
+            if metrics.pop(_SEAL) != _seal(metrics) or metrics.get("step") != step:
                 raise ValueError("not what was saved, by its checksum")
         except Exception as error:  # as for any damaged file
             logging.warning(

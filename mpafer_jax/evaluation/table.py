@@ -21,9 +21,7 @@ class Row:
 
 
 def rows(summary: Mapping[str, Any], split: str) -> list[Row]:
-    """The table's lines from a run's summary (`summary.json`, maybe an earlier version's, which names no method),
-    measured on "test" or "validation"."""
-    method = summary.get("method", "MPA-FER")
+    """The table's lines from a run's `summary.json`, measured on "test" or "validation"."""
     chance = 1 / len(summary["class_names"])
     lines = [Row("chance", chance, chance)]
     for name, baseline in BASELINES.items():
@@ -34,7 +32,8 @@ def rows(summary: Mapping[str, Any], split: str) -> list[Row]:
     for name, title in (("last", "last step"), ("best", selected)):
         if name in summary:
             scores = summary[name][split]
-            lines.append(Row(f"{method}, {title} ({summary[name]['step']})", scores["war"], scores["uar"], own=True))
+            title = f"{summary['method']}, {title} ({summary[name]['step']})"
+            lines.append(Row(title, scores["war"], scores["uar"], own=True))
     return lines
 
 

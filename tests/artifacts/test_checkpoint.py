@@ -1,6 +1,5 @@
 """Checkpoints that are damaged, that find no room, and that carry metrics which wait for their line."""
 
-import json
 import logging
 import shutil
 import subprocess
@@ -112,17 +111,6 @@ def test_numbers_that_are_not_finite_are_not_saved(opened, tmp_path):
         with pytest.raises(NonFiniteError, match=rf"after step 4 .*: {name} \(1 of 100\)"):
             checkpoints.save(broken, DESCRIPTION, None)
     assert [path.name for path in (tmp_path / "checkpoints").glob("step_*")] == ["step_2"]
-
-
-def test_an_earlier_versions_checkpoint_has_no_digests_and_is_read(opened, tmp_path):
-    save(opened(), [2])
-    folder = tmp_path / "checkpoints" / "step_2"
-    for item, name, added in (("description", "metadata", "sha256"), ("metrics", "metrics", "crc32")):
-        stored = json.loads((folder / item / name).read_text())
-        assert stored.pop(added)
-        (folder / item / name).write_text(json.dumps(stored))
-    assert int(opened().restore_latest(state(0), DESCRIPTION).step) == 2
-    assert checkpoints_lib.load(tmp_path, "best")[2] == 2
 
 
 def damages(content, *, many):

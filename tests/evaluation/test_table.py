@@ -20,6 +20,7 @@ def summary(*splits):
         "last": {"step": 20, **both(0.7, 0.65)},
         "best": {"step": 10, **both(0.8, 0.75)},
         "selected_by": "validation war",
+        "method": "MPA-FER",
     }
 
 

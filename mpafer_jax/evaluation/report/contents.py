@@ -75,8 +75,7 @@ def read(workdir: pathlib.Path) -> Contents:
         measurements += _measurement(path, summary[which], summary["fingerprints"], title)
     if evaluation is not None:
         path = workdir / EVALUATION_PREDICTIONS
-        # Evaluations of version 0.1.0 have no fingerprints, and kept no predictions either.
-        measurements += _measurement(path, evaluation, evaluation.get("fingerprints", {}), evaluation["checkpoint"])
+        measurements += _measurement(path, evaluation, evaluation["fingerprints"], evaluation["checkpoint"])
     return Contents(
         name=workdir.name if files.in_bucket(workdir) else workdir.resolve().name,
         measurements=tuple(measurements),
@@ -95,17 +94,17 @@ def _measurement(
         return []
     step = int(scores["step"])
     name = f"{split} split, {title} (step {step})"
-    return [Measurement(name, split, step, scores[split], _predictions(path, split, fingerprints.get(split), step))]
+    return [Measurement(name, split, step, scores[split], _predictions(path, split, fingerprints[split], step))]
 
 
-def _predictions(path: pathlib.Path, split: str, fingerprint: str | None, step: int) -> Predictions | None:
+def _predictions(path: pathlib.Path, split: str, fingerprint: str, step: int) -> Predictions | None:
     if not path.is_file():
         return None
     stored = Predictions.load(path)
     if (stored.split, stored.fingerprint, stored.step) != (split, fingerprint, step):
         logging.warning(
             "%s holds predictions of %s (%s) after step %d, the results are of %s (%s) after step %d; it is not used",
-            *(path, stored.split, stored.fingerprint[:8], stored.step, split, (fingerprint or "?")[:8], step),
+            *(path, stored.split, stored.fingerprint[:8], stored.step, split, fingerprint[:8], step),
         )
         return None
     return stored

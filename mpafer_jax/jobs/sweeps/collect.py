@@ -62,7 +62,7 @@ class Result:
       scores: 'war' and 'uar', fractions of 1.
       correct: bool[n], by image of the reported split; None where predictions were not kept.
       summary: of the run.
-      config: of the run, by dotted name; fields that were added since are absent.
+      config: of the run, by dotted name.
     """
 
     point: Point

@@ -130,16 +130,14 @@ def recorded(overrides: Sequence[str]) -> tuple[str, ...]:
 
 
 def has_ended(run: Run, folder: pathlib.Path, but: Sequence[str] = ()) -> bool:
-    """Whether a folder holds the result of a run, with the baselines that are asked for.
-
-    A run of an earlier version may lack fields that were added since: it counts if the point changes none of them.
+    """Whether a folder holds the result of a run, with the configured baselines.
 
     Args:
       run: which.
       folder: the folder.
       but: fields that have to be equal although they usually need not.
     """
-    run_dir.check(folder, run.config, but=[*run.point.changes, *but], may_lack=True)
+    run_dir.check(folder, run.config, but=[*run.point.changes, *but])
     path = folder / run_dir.SUMMARY
     if not path.is_file():
         return False

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Self, cast
+from typing import Self
 
 import pydantic
 
@@ -35,15 +35,6 @@ class HardPrompts(pydantic.BaseModel):
     model_config = pydantic.ConfigDict(frozen=True, extra="forbid")
 
     groups: tuple[PromptGroup, ...]
-
-    @pydantic.model_validator(mode="before")
-    @classmethod
-    def _from_one_text_per_class(cls, value: Any) -> Any:
-        # A plain list of one text per class, as the first checkpoints hold them.
-        if isinstance(value, (list, tuple)):
-            texts = [[text] for text in cast(Sequence[Any], value)]
-            return {"groups": [{"name": "text", "texts": texts}]}
-        return value
 
     @pydantic.model_validator(mode="after")
     def _every_group_has_every_class(self) -> Self:
