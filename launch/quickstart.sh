@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Makes an environment in .venv and runs the quickstart there: trains on drawn faces, and ends with a table.
 #
-#   launch/quickstart.sh                               the run is in runs/quickstart; the same command goes on with it
+#   launch/quickstart.sh                               the run is in runs/quickstart; the same command resumes with it
 #   launch/quickstart.sh --config.train.num_steps=100  flags of `python -m mpafer_jax.main`
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."

@@ -1,7 +1,7 @@
 """Checkpoints: Orbax folders that hold prompts, optimizer and a description of themselves.
 
 <workdir>/checkpoints/step_120/params        the prompts alone: all that prediction needs besides CLIP
-                               opt_state     what training needs besides to go on
+                               opt_state     what training needs besides to resume
                                description   see `checkpoint_description.Description`, and SHA-256 digests of all else
                                interval      metrics that wait for their line, only where a run was stopped: see `save`
 
@@ -96,8 +96,8 @@ class Checkpoints:
           state: what to save.
           description: of the run.
           validation: metrics of an evaluation at this very step, if there was one.
-          interval: metrics of the latest steps, one entry each, that no line of `metrics.jsonl` holds yet: of a run
-            that was asked to stop between two lines, so that it goes on to the same lines.
+          interval: pending metrics of an interrupted logging interval, one entry for each step, so that a resumed run
+            writes the same lines.
 
         Raises:
           CheckpointError: this one could not be begun, or the one before it not be written.
@@ -147,7 +147,7 @@ class Checkpoints:
 
         Args:
           state: gives the structure.
-          description: of the run that wants to go on.
+          description: of the run that resumes.
 
         Raises:
           UnreadableError: there are checkpoints, and none can be read; all stay where they are.
@@ -187,8 +187,8 @@ class Checkpoints:
             then = before.get(what)
             if then != now:
                 raise CheckpointError(
-                    f"cannot go on after step {step}: {what} changed since it was saved (then {then}, now {now}); "
-                    "put the old files back, or start anew in another workdir"
+                    f"cannot resume after step {step}: {what} changed since it was saved (then {then}, now {now}); "
+                    "put the old files back, or start again in another workdir"
                 )
         _restore_interval(self._manager, step, digests)  # so that one that is damaged is noticed now
         host = devices.to_host(state)
@@ -229,7 +229,7 @@ class Checkpoints:
 
 
 def is_begun(workdir: pathlib.Path) -> bool:
-    """Whether a run's folder holds checkpoints, so that the run goes on from them."""
+    """Whether a run's folder holds checkpoints, from which the run resumes."""
     return any((workdir / FOLDER).glob(f"{_PREFIX}_*"))
 
 

@@ -22,7 +22,7 @@ def what_is_there(path: pathlib.Path, checkpoints: str) -> str:
       checkpoints: the name of the folder of checkpoints in a workdir.
     """
     if path.is_file():
-        return "a file is there: give the folder it lies in"
+        return "it is a file: give its folder"
     if not path.is_dir():
         if path.parent.name == checkpoints and path.parent.is_dir():
             return f"there is no such folder, but {', '.join(sorted(p.name for p in path.parent.iterdir())) or 'none'}"
@@ -43,7 +43,7 @@ def what_is_there(path: pathlib.Path, checkpoints: str) -> str:
     if run := next(iter(runs), None):
         return f"it looks like a folder of runs, of a sweep perhaps: give one of them, such as {run}"
     if checkpoints in names or path.name == checkpoints or _of_a_run(names):
-        return "it looks like a run that has saved none yet: the same command goes on with it"
+        return "it looks like a run that has saved none yet: the same command resumes with it"
     if suffixes & IMAGE_SUFFIXES:
         return "there are images: the checkpoint is the first argument, images come after it"
     return "there is no checkpoint in that folder"

@@ -1,4 +1,4 @@
-"""The folder of a run: whose it is, and what lies in it.
+"""Layout of a run directory.
 
 config.json      the configuration; a run with another one is refused
 metrics.jsonl    one JSON object a line: step, and every metric of the interval or of an evaluation
@@ -6,7 +6,7 @@ tensorboard/     the same as curves
 checkpoints/     see `checkpoint`
 results.md       a table of the baselines and this run
 summary.json     the result; it is there if, and only if, the run has ended
-predictions.npz  what the reported checkpoint said of every held-out image (`evaluation.predictions`)
+predictions.npz  predictions of the reported checkpoint on every held-out image (`evaluation.predictions`)
 evaluation.json, evaluation_predictions.npz   the same of --mode=eval
 report.html      all of it to look at
 examples/        one test image of each class, if the faces are drawn ones
@@ -57,7 +57,7 @@ def check(workdir: pathlib.Path, config: FrozenModel, *, but: Collection[str] = 
     Args:
       workdir: the folder.
       config: of the run that wants it.
-      but: dotted names of fields that have to be there and equal whatever the other arguments and `free_fields` say.
+      but: dotted names of fields that must exist and be equal whatever the other arguments and `free_fields` say.
 
     Raises:
       ConfigError: it is a file, its config.json cannot be read, or its run has another configuration; the message
@@ -88,7 +88,7 @@ def check(workdir: pathlib.Path, config: FrozenModel, *, but: Collection[str] = 
     if differing:
         raise ConfigError(
             f"{workdir} holds a run with another configuration:\n" + "\n".join(differing) + "\n"
-            "give another --workdir, or the same configuration to go on with that run"
+            "give another --workdir, or the same configuration to resume that run"
         )
 
 

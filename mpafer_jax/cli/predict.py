@@ -116,7 +116,7 @@ def predict(arguments: argparse.Namespace) -> int:
     if outcome.stopped is None:
         return 1 if counts[Failure] else 0
     if arguments.out is not None:
-        logging.info("stopped before the end; the same command goes on with what is missing")
+        logging.info("stopped before the end; the same command resumes with what is missing")
     return getattr(outcome.stopped, "exit_code", preemption.INTERRUPTED)
 
 

@@ -72,7 +72,7 @@ def generate(arguments: argparse.Namespace) -> int:
     kept in OUT.partial.jsonl: after any stop, the same command asks only for the rest. The bank says who wrote it,
     when, and asked what. The API key is read from an environment variable, and neither logged nor written.
 
-    Exit code 1: the bank is not complete, since the model did not answer, or not usably; the same command goes on. 2: a
+    Exit code 1: the bank is not complete, since the model did not answer, or not usably; the same command resumes. 2: a
     mistake in the flags, or the server refuses the request; nothing would change by repeating it.
     """
     if arguments.backend == "transformers":

@@ -9,7 +9,7 @@ Exit codes, of all commands (docs/commands.md):
     0    done
     1    failed: an unexpected error, with its traceback; or a part of the work, which the message names
     2    a mistake that the user can mend, or a full disk; the message says how
-    75   stopped in good order (SIGTERM, or Ctrl-C in training): the same command goes on
+    75   stopped in good order (SIGTERM, or Ctrl-C in training): the same command resumes
     130  ended by Ctrl-C
 
 In a run of many processes one also ends with 134 (SIGABRT), by JAX, when another has died.

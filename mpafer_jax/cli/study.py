@@ -39,7 +39,7 @@ def sweep(arguments: argparse.Namespace) -> int:
 
     From the root of the checkout. Every run is an ordinary one of `python -m mpafer_jax.main`, in
     `<workdir>/<table>/<point>/seed_<n>`: what has ended is not made again, what was stopped goes on, what failed is
-    tried again, so the same command goes on wherever it stopped. `--config.field=value` changes the base of all runs.
+    tried again, so the same command resumes wherever it stopped. `--config.field=value` changes the base of all runs.
     After every run results.md, results.csv, results.tex and results.png are written anew (docs/experiments.md says how
     to read them).
 
@@ -169,7 +169,7 @@ def cross_dataset(arguments: argparse.Namespace) -> None:
     (--classes=common), and images of others are left out and counted. Runs over several seeds are one row, with mean
     and sample standard deviation, where a checkpoint is given as --checkpoint='rafdb=runs/seeds/all/full/seed_*'.
 
-    Leaves `matrix.md`, `matrix.json`, `matrix.png` and a file for each cell in the workdir. The same command goes on
+    Leaves `matrix.md`, `matrix.json`, `matrix.png` and a file for each cell in the workdir. The same command resumes
     with the cells that are missing, or that are of other prompts or images.
     """
     from mpafer_jax.jobs.studies import cross_dataset as study

@@ -27,7 +27,7 @@ def train(arguments: argparse.Namespace) -> None:
 
         python -m mpafer_jax.main --config=configs/rafdb.py --workdir=runs/rafdb --config.data.dir=/data/RAF-DB
 
-    The same command goes on wherever it was stopped. Results: the closing table on stdout, and in the workdir
+    The same command resumes wherever it was stopped. Results: the closing table on stdout, and in the workdir
     results.md, summary.json and report.html.
 
     Exit codes: 0 done; 75 stopped in good order, run again to go on; 2 a mistake or a full disk, which the message

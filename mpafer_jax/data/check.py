@@ -16,7 +16,7 @@ from mpafer_jax.data import records
 from mpafer_jax.data.inspection import inspect_all, workers
 from mpafer_jax.data.records import Record, SourceIndex
 from mpafer_jax.data.registry import read_source
-from mpafer_jax.data.splits import absent, carve_missing_test
+from mpafer_jax.data.splits import absent, split_off_missing_test
 from mpafer_jax.runtime import progress
 from mpafer_jax.runtime.errors import ImageError
 
@@ -61,7 +61,7 @@ def check(data: DataSection, index: SourceIndex | None = None) -> Report:
       DataError: its layout, a label or a class name does not hold, so that there is nothing to check.
     """
     index = index or read_source(data)
-    data, own_test = carve_missing_test(data, index)
+    data, own_test = split_off_missing_test(data, index)
     with workers(index.computed) as pool:
         images = _open_all(index, pool)
     place = f"in {data.dir}" if data.dataset != "synthface" else "drawn here"

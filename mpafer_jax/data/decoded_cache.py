@@ -58,7 +58,7 @@ def _open(folder: Path) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64], n
 
 
 def open_or_make(prepared: Path, split: str, source: ExampleSource) -> DecodedImages:
-    """Opens the decoded images of a prepared split, and decodes them first where they are not there yet.
+    """Opens the decoded images of a prepared split, and decodes them first if they are missing.
 
     Of several processes that share the folder one decodes, and the others wait for it.
 

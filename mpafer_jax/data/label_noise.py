@@ -1,4 +1,4 @@
-"""Wrong labels on purpose, to measure what a method makes of them."""
+"""Synthetic label noise."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def replace_labels(labels: Labels, num_classes: int, fraction: float, seed: int)
 
 
 def move_weights(distributions: Distributions, labels: Labels, noisy: Labels) -> Distributions:
-    """Label distributions that say of the noisy labels what they said of the true ones.
+    """Permutes label distributions consistently with the noisy labels.
 
     Args:
       distributions: float32[n, C].

@@ -5,7 +5,7 @@
       examples.npz     per split: labels, label distributions, names, pixel hashes
       summary.json     class names, counts of what was dropped or skipped, label rule
 
-The fingerprint covers labels, names and image sizes, so a changed source is prepared anew beside the old one and
+The fingerprint covers labels, names and image sizes, so a changed source is prepared again beside the old one and
 never mixed with it; an old folder may be deleted. TFDS writes into a temporary folder and renames it when all is there
 (the two files above included), so a preparation that was interrupted leaves nothing that looks finished.
 """
@@ -35,7 +35,7 @@ from mpafer_jax.runtime import files, locks, preemption, progress
 from mpafer_jax.runtime.errors import DataError, ImageError
 
 _EXAMPLES, _SUMMARY = "examples.npz", "summary.json"
-_FORMAT = "1"  # of what is written here; a new number makes every dataset be prepared anew
+_FORMAT = "1"  # of what is written here; a new number makes every dataset be prepared again
 OnBadImage = Literal["error", "skip"]
 
 
@@ -197,7 +197,7 @@ def prepare(
     root: Path,
     on_bad_image: OnBadImage = "error",
 ) -> Prepared:
-    """Opens a dataset's preparation, and makes it first where it is not there yet.
+    """Opens a dataset's preparation, and makes it first if it is missing.
 
     Args:
       index: what its reader returned, with the classes selected.
@@ -208,7 +208,7 @@ def prepare(
     Raises:
       ImageError: an image is missing or cannot be decoded, and `on_bad_image` is "error".
       DataError: `root` cannot be written, or no image of a split can be read.
-      OSError: the disk is full; nothing half-written stays, and a later call begins anew.
+      OSError: the disk is full; nothing half-written stays, and a later call starts again.
     """
     fingerprint = index.fingerprint(_FORMAT, index.version, on_bad_image)
     parent = root / f"{index.dataset}-{fingerprint[:16]}"

@@ -61,7 +61,7 @@ def read_image_file(path: Path) -> bytes:
     Raises:
       FileNotFoundError: there is none.
       OSError: it cannot be read.
-      ImageError: it is no regular file (a pipe would wait for ever), or larger than any image we decode.
+      ImageError: it is not a regular file, or larger than any image we decode.
     """
     status = path.stat()
     if not stat.S_ISREG(status.st_mode):

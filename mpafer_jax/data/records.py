@@ -146,8 +146,8 @@ class Record:
       image: where the encoded image is.
       label: index into the class names; -1 in `SourceIndex.left_out`.
       label_distribution: one weight per class, summing to 1; None means all of it on `label`.
-      person: who is shown, as far as the owner's names say it; empty where they do not. Images of one person are
-        never parted by carving, and names with a person are unique in their split.
+      person: who is shown; empty if the owner's names do not say. Splitting never parts images of one person, and
+        names with a person are unique in their split.
     """
 
     name: str

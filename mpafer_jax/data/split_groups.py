@@ -1,4 +1,4 @@
-"""Which examples go where: parts carved out of train, and few-shot draws. All functions are pure."""
+"""Random splits of examples: parts split off train, and few-shot draws. All functions are pure."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import numpy.typing as npt
 
 Indices = npt.NDArray[np.int64]
 _DRAWS = 16
-NO_TEST = "there is no test split"  # begins the line that says what is carved instead
+NO_TEST = "there is no test split"  # begins the line on what is split off instead
 
 
-def carve(
+def split_off(
     labels: npt.NDArray[np.int32], groups: npt.NDArray[np.str_], fractions: Sequence[float], seed: int
 ) -> list[Indices]:
     """Splits examples at random, class by class, without parting images that belong together.
@@ -21,8 +21,8 @@ def carve(
       labels: int32[n].
       groups: str[n]; examples with equal entries (pixel-identical images) end up on the same side. A group whose
         labels differ counts for the class of its first example.
-      fractions: the share of every class that each carved part gets, rounded, and at least one example (group) each
-        as long as train keeps one too; 0 carves nothing.
+      fractions: the share of every class that each part gets, rounded, and at least one example (group) each
+        as long as train keeps one too; 0 splits off nothing.
       seed: the result is a pure function of all arguments.
 
     Returns:
@@ -67,7 +67,7 @@ def join_groups(*columns: npt.NDArray[np.str_]) -> npt.NDArray[np.str_]:
     """Groups of examples that share an entry of any column, directly or through others.
 
     Args:
-      *columns: str[n] each; an empty entry is shared with nobody.
+      *columns: str[n] each; empty = no group (the example is its own group).
 
     Returns:
       str[n], equal for examples of one group.
@@ -92,20 +92,20 @@ def join_groups(*columns: npt.NDArray[np.str_]) -> npt.NDArray[np.str_]:
     return np.array([find(names[0]) for names in rows])
 
 
-def carve_groups(
+def split_off_groups(
     labels: npt.NDArray[np.int32], groups: npt.NDArray[np.str_], fractions: Sequence[float], seed: int
 ) -> list[Indices]:
     """Splits examples at random without parting a group, where groups hold several classes, as persons do.
 
-    Groups are visited in random order, and taken while that brings the part's counts per class nearer to the share
-    asked for (squared differences, each over the size of its class, so that small classes count too). Of several such
+    Groups are visited in random order, and taken while that brings the part's counts per class nearer to the wanted
+    share (squared differences, each over the size of its class, so that small classes count too). Of several such
     draws the one that comes nearest is kept.
 
     Args:
       labels: int32[n].
       groups: str[n].
-      fractions: the share of all examples that each carved part gets, as near as whole groups allow, and at least one
-        group each as long as train keeps one too; 0 carves nothing.
+      fractions: the share of all examples that each part gets, as near as whole groups allow, and at least one
+        group each as long as train keeps one too; 0 splits off nothing.
       seed: the result is a pure function of all arguments.
 
     Returns:

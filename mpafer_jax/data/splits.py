@@ -1,6 +1,6 @@
 """A run's three splits: train, and what model selection and the final numbers are measured on.
 
-Where the owner has no validation split, one is carved out of train, so that choosing a checkpoint never looks at the
+Where the owner has no validation split, one is split off train, so that choosing a checkpoint never looks at the
 test images.
 """
 
@@ -143,7 +143,7 @@ class Dataset:
 
     @property
     def held_out(self) -> list[Split]:
-        """The splits that nothing is trained on: validation and test, as far as there are any."""
+        """Validation and test, those that exist."""
         return [split for split in (self.validation, self.test) if split is not None]
 
 
@@ -154,11 +154,11 @@ def load_dataset(data: DataSection, *, without: Literal["validation", "test", ""
 
     Args:
       data: the configuration.
-      without: a part that the caller does not look at, so that the owner's split for it need not be there. What is
-        carved out of train stays the same.
+      without: a part that the caller does not look at, so that the owner's split for it may be missing. What is
+        split off train stays the same.
     """
     index = read_source(data)
-    data, own_test = carve_missing_test(data, index)
+    data, own_test = split_off_missing_test(data, index)
     if without:
         unread = {f"{without}_split": "", **({"test_subset": ""} if without == "test" else {})}
         data = data.model_copy(update=unread)
@@ -183,9 +183,9 @@ def load_dataset(data: DataSection, *, without: Literal["validation", "test", ""
     if data.test_subset and held_out["test"] is not None:
         held_out["test"], note = _restrict(held_out["test"], data, index)
         notes.append(note)
-    train, carved, note = _carve(train, _persons(index, data.train_splits, prepared), data)
+    train, parts, note = _split_off(train, _persons(index, data.train_splits, prepared), data)
     notes += note
-    splits = {part: carved[part] if len(carved[part]) else held_out[part] for part in carved}
+    splits = {part: parts[part] if len(parts[part]) else held_out[part] for part in parts}
     train, note = _mislabel(_limit(train, data.train_per_class, data.few_shot_seed), data)
     notes += note
     splits = {
@@ -206,22 +206,22 @@ def load_dataset(data: DataSection, *, without: Literal["validation", "test", ""
     return dataset
 
 
-def carve_missing_test(data: DataSection, index: SourceIndex) -> tuple[DataSection, str]:
-    """Class folders of one's own without a test split get one out of train, as `data.test_fraction` would carve it.
+def split_off_missing_test(data: DataSection, index: SourceIndex) -> tuple[DataSection, str]:
+    """A folder dataset without a test split gets one out of train, as `data.test_fraction` would.
 
     Args:
       data: the configuration.
       index: what `read_source` found for it.
 
     Returns:
-      The configuration to go by, and a line that says so; `data` itself and nothing where the test split is there, or
-      the dataset is one whose owners have divided it.
+      The configuration to use, and a line that says so; `data` itself and '' with a test split, or for a dataset that
+      its owners have divided.
     """
     expected = data.dataset == "folder" and data.test_split == "test" and "train" in data.train_splits
     if not expected or data.test_subset or "test" in index.splits or "train" not in index.splits:
         return data, ""
     note = (
-        f"{split_groups.NO_TEST}: {OWN_TEST_FRACTION:.0%} of train are carved out, class by class, seed "
+        f"{split_groups.NO_TEST}: {OWN_TEST_FRACTION:.0%} of train are split off, class by class, seed "
         f"{data.split_seed} (as --config.data.test_split= --config.data.test_fraction={OWN_TEST_FRACTION} does); who "
         "is on an image is not known, so one person may be on both sides"
     )
@@ -229,7 +229,7 @@ def carve_missing_test(data: DataSection, index: SourceIndex) -> tuple[DataSecti
 
 
 def _held_out_origins(data: DataSection, index: SourceIndex) -> dict[str, tuple[str, ...]]:
-    """The owner's splits of "validation" and "test"; none where it is carved, or there is none."""
+    """The owner's splits of "validation" and "test"; none where it is split off train, or missing."""
     everything = tuple(index.splits) or (ALL_SPLITS,)
     return {
         "validation": (data.validation_split,) if data.validation_split else (),
@@ -247,22 +247,24 @@ def _unused_validation(data: DataSection, index: SourceIndex, wanted: Sequence[s
     ]
 
 
-def _carve(train: Split, persons: npt.NDArray[np.str_], data: DataSection) -> tuple[Split, dict[str, Split], list[str]]:
-    """What train keeps, "validation" and "test" carved out of it (empty where no fraction asks for them), and notes."""
+def _split_off(
+    train: Split, persons: npt.NDArray[np.str_], data: DataSection
+) -> tuple[Split, dict[str, Split], list[str]]:
+    """Train without "validation" and "test", these two (empty without a fraction), and notes."""
     fractions = (data.test_fraction, data.validation_fraction)
     notes: list[str] = []
     if persons.any():
         groups = split_groups.join_groups(persons, train.pixel_hashes)
-        kept, test, validation = split_groups.carve_groups(train.labels, groups, fractions, data.split_seed)
-        notes += ["carved by person: no person is on both sides"] if any(fractions) else []
+        rest, test, validation = split_groups.split_off_groups(train.labels, groups, fractions, data.split_seed)
+        notes += ["split by person: no person is on both sides"] if any(fractions) else []
     else:
-        kept, test, validation = split_groups.carve(train.labels, train.pixel_hashes, fractions, data.split_seed)
-    carved = {"validation": train.take(validation, "validation"), "test": train.take(test, "test")}
-    return train.take(kept) if len(kept) < len(train) else train, carved, notes
+        rest, test, validation = split_groups.split_off(train.labels, train.pixel_hashes, fractions, data.split_seed)
+    parts = {"validation": train.take(validation, "validation"), "test": train.take(test, "test")}
+    return train.take(rest) if len(rest) < len(train) else train, parts, notes
 
 
 def _mislabel(train: Split, data: DataSection) -> tuple[Split, list[str]]:
-    """Train with the label noise that is asked for, and notes."""
+    """Train with the configured label noise, and notes."""
     noisy = train.with_label_noise(data.label_noise, data.label_noise_seed)
     if not data.label_noise:
         return noisy, []
@@ -311,16 +313,16 @@ def absent(name: str, index: SourceIndex, data: DataSection) -> DataError:
 
 def _remedy(name: str, index: SourceIndex, data: DataSection) -> str:
     first = next(iter(index.splits), "")
-    carved_test = f"--config.data.test_split= --config.data.test_fraction={OWN_TEST_FRACTION}"
+    split_off_test = f"--config.data.test_split= --config.data.test_fraction={OWN_TEST_FRACTION}"
     if name == data.test_split:
-        instead, meaning = carved_test, f"{OWN_TEST_FRACTION:.0%} of train"
+        instead, meaning = split_off_test, f"{OWN_TEST_FRACTION:.0%} of train"
     elif name == data.validation_split:
         instead = "--config.data.validation_split= --config.data.validation_fraction=0.1"
         meaning = "10% of train"
     else:
         instead, meaning = f"--config.data.train_splits=\"('{first}',)\"", f"{first!r} for train"
         if first == data.test_split:
-            instead += f" {carved_test}"
+            instead += f" {split_off_test}"
     return f"To take {meaning} instead, add\n  {instead}\n"
 
 

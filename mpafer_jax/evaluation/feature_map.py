@@ -46,7 +46,7 @@ def embed_pair(before: Features, after: Features, seed: int = 0) -> tuple[Points
 def neighbour_agreement(features: Features, labels: npt.NDArray[np.integer], k: int = 10) -> float:
     """The mean share of an image's k nearest neighbours, by cosine, that are of its class.
 
-    A map in two dimensions shows clusters that are not there and hides some that are; this is measured in all of them.
+    A map in two dimensions invents some clusters and hides others; this is measured in all dimensions.
 
     Args:
       features: [n, D].

@@ -1,9 +1,9 @@
-"""Why a prediction was made: which patches spoke for each class, where attention went, which descriptions matched.
+"""Attribution of a prediction: patch scores, attention rollout, nearest descriptions.
 
 The heat map of a class is the method's own: cos(z^l_i, theta(t_d)) of each patch, of which the k highest make the
 class's local score (MPA-FER Eq. 8-10). Attention rollout: Abnar and Zuidema, "Quantifying Attention Flow in
-Transformers" (2020), with visual prompts as sources that belong to no patch. `evaluation.faithfulness` measures how far
-each of them can be trusted.
+Transformers" (2020), with visual prompts as sources that belong to no patch. `inference.faithfulness` measures how
+faithful each of them is.
 
 Shapes: B images, N patches, L = 1 + N positions (CLS first), N_p visual prompts, K layers, C classes, P phrases.
 """
@@ -60,7 +60,7 @@ class Phrase:
 
     Attributes:
       text: what is seen.
-      class_name: the expression that the bank says it of, as the bank spells it.
+      class_name: the expression that the bank describes with it, as the bank spells it.
       granularity: the whole face, or a region.
     """
 
@@ -71,7 +71,7 @@ class Phrase:
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
 class Explanation:
-    """What speaks for a prediction.
+    """The attribution of a prediction.
 
     Attributes:
       prediction: what is explained.
@@ -99,7 +99,7 @@ class Explanation:
 
     @property
     def contrast_maps(self) -> Floats | None:
-        """`class_maps` less their mean over the classes: what speaks for a class rather than for all of them."""
+        """`class_maps` less their mean over the classes."""
         maps = self.class_maps
         return None if maps is None else maps - maps.mean(axis=0)
 

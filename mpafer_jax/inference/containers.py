@@ -1,4 +1,4 @@
-"""What the first bytes of a file say it is, and how long a video's container says that the file is."""
+"""File types by their first bytes, and the length that a video's container declares."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _PACKET, _SYNC = 188, 0x47  # of an MPEG transport stream
 
 
 def is_regular(path: Path) -> bool:
-    """Whether it is a file whose content lies there: opening a pipe would wait for a writer."""
+    """Whether it is a regular file; opening a pipe would wait for a writer."""
     try:
         return stat.S_ISREG(path.stat().st_mode)
     except (OSError, ValueError):

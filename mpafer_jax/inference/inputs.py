@@ -1,4 +1,4 @@
-"""From what people have at hand - paths, bytes, Pillow images, arrays - to RGB images."""
+"""Paths, bytes, Pillow images and arrays as RGB images."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ImageLike = str | os.PathLike[str] | bytes | Image.Image | npt.NDArray[np.uint8]
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
 class InputImage:
-    """Something to be read as an image, later and in another thread.
+    """An image to be read later, in another thread.
 
     Attributes:
       source: what results call it.
@@ -51,7 +51,7 @@ class InputImage:
             raise ImageError(f"cannot be read ({error.strerror or error})") from error
 
 
-Input = ImageLike | InputImage | Failure  # a Failure was found by whoever listed the inputs, and is passed on
+Input = ImageLike | InputImage | Failure  # failures from input discovery pass through
 
 
 def as_input(image: Input, index: int) -> InputImage | Failure:

@@ -1,4 +1,4 @@
-"""What a command line names - files, folders, patterns, videos, a camera - as a lazy sequence of images."""
+"""Command-line inputs (files, folders, patterns, videos, a camera) as a lazy sequence of images."""
 
 from __future__ import annotations
 
@@ -165,7 +165,7 @@ def _of_file(name: str) -> Medium:
 
 
 def _video(name: str) -> Medium:
-    """A video, unless OpenCV would wait for it for ever or only say that it cannot open it."""
+    """A video, unless it is missing, empty or not a regular file."""
     path = Path(name)
     try:
         status = path.stat()
@@ -278,7 +278,7 @@ def _frames(medium: Medium, stride: int, index: Iterator[int]) -> Generator[Inpu
 
 
 def _shortage(path: Path, frames: int) -> str:
-    """What is missing of a video whose frames were read to the end; '' if nothing is, as far as is known."""
+    """What is missing of a video whose frames were read to the end; '' if nothing is known to be."""
     # Not by the number of frames that OpenCV announces: see `missing_bytes`, and of a trimmed MP4 it counts those too
     # that are not to be shown.
     if missing := containers.missing_bytes(path):

@@ -1,4 +1,4 @@
-"""`Predictor`: a model that is ready, from images to typed results."""
+"""`Predictor`: from images to typed results."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ class Predictor:
           batch_sizes: to which batches are padded, ascending; the largest bounds the memory.
 
         Raises:
-          CheckpointError: no checkpoint, one of another version, or its CLIP is not there or is another.
+          CheckpointError: no checkpoint, one of another version, or its CLIP is missing or another.
         """
         return cls(loading.from_checkpoint(path, which, clip), batch_sizes=batch_sizes)
 
@@ -186,7 +186,7 @@ class Predictor:
         """Any number of images, in their order, with the same memory however many they are.
 
         Images are read by threads while the devices compute. An input that cannot be read, or whose logits are NaN or
-        infinite, becomes a `Failure`, and the rest goes on.
+        infinite, becomes a `Failure`; the others are predicted.
 
         Args:
           images: paths, encoded images (bytes), Pillow images, arrays uint8[height, width, 3] in RGB order; an
@@ -308,7 +308,7 @@ _Row = _Crop | NoFace | Failure
 
 
 def _groups(prepared: Iterable[list[_Row]], limit: int) -> Generator[list[_Row]]:
-    """Rows in groups with at most `limit` crops, and at most as many others, which must not wait for ever."""
+    """Rows in order, in groups with at most `limit` crops and at most as many others, to bound their waiting."""
     rows: list[_Row] = []
     crops = 0
     for image_rows in prepared:

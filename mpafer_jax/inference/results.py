@@ -1,4 +1,4 @@
-"""What a prediction says, and what is said where none is possible."""
+"""Result and failure types of prediction."""
 
 from __future__ import annotations
 
@@ -123,7 +123,7 @@ class Prediction:
 
     @property
     def confidence(self) -> float:
-        """Its probability, as the model sees it; whether it can be taken at its word is a matter of calibration."""
+        """The model's probability of it, uncalibrated."""
         return float(self.probabilities[self.top_index])
 
     def to_dict(self) -> dict[str, Any]:

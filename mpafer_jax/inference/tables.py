@@ -64,7 +64,7 @@ class Table:
         try:
             self._lock(table)
             done = [] if overwrite else self._read(table, json.loads(json.dumps(subject)))
-            # Of the last image results may be missing: it is done again. What is before stays as it lies there.
+            # Of the last image results may be missing: it is done again. Earlier results stay.
             last = done[-1][0]["index"] if done else 0
             self._file.truncate(next((offset for row, offset in done if row["index"] == last), 0))
             before = [row for row, _ in done if row["index"] < last]
@@ -104,7 +104,7 @@ class Table:
             listed = "; ".join(f"{name} there {stored.get(name)!r}, here {subject[name]!r}" for name in differing)
             raise InputError(
                 f"{self.path} holds {len(rows) - 1} results of another command: {listed[:600]}. Give that command "
-                f"again to go on with it, another file instead of {table}, or --overwrite to lose them"
+                f"again to resume it, another file instead of {table}, or --overwrite to lose them"
             )
         return rows[1:]
 
@@ -118,7 +118,7 @@ class Table:
             elif before != (source.to_dict()["file"], source.frame):
                 raise InputError(
                     f"{self.path} has a result of {before[0]} as number {source.index}, which is {source} now: the "
-                    "inputs have changed since; --overwrite begins anew"
+                    "inputs have changed since; --overwrite starts again"
                 )
 
     def __call__(self, result: Result) -> None:
@@ -201,7 +201,7 @@ def open_table(
         table.finish()
     except BaseException as error:
         if isinstance(error, Exception):
-            error.add_note(f"what was done until then is in {table.path}; the same command goes on with it")
+            error.add_note(f"what was done until then is in {table.path}; the same command resumes with it")
         with contextlib.suppress(OSError):  # of a full disk, which `error` reports
             table.close()
         raise

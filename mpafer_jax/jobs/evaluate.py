@@ -137,7 +137,7 @@ def _evaluate_checkpoint(config: Config, workdir: pathlib.Path, clip_name: str) 
     held_out = dataset.held_out
     if not held_out:
         raise ConfigError(
-            "nothing to evaluate: config.data names neither a validation nor a test split, nor a fraction that carves "
+            "nothing to evaluate: config.data names neither a validation nor a test split, nor a fraction that splits "
             "one; to evaluate all images of a dataset: --config.data.train_splits='()' "
             "--config.data.test_split=all"
         )

@@ -71,7 +71,7 @@ class Parts:
         return range(part * self.images_per_part, min((part + 1) * self.images_per_part, self.size))
 
     def missing(self) -> npt.NDArray[np.int64]:
-        """The parts that are not there yet, as process 0 sees it."""
+        """The missing parts, as process 0 sees them."""
         absent = np.array([not self.path(part).exists() for part in range(self.number)])
         return np.flatnonzero(distributed.broadcast(absent))
 
@@ -90,8 +90,8 @@ def predict_dataset(config: Config, workdir: pathlib.Path, *, clip: str = "") ->
 
     Raises:
       CheckpointError: no checkpoint, or one that was trained on another CLIP.
-      ConfigError: the split is not there, or the folder holds predictions of something else.
-      preemption.Preempted: it was asked to stop; the parts that are written stay, those that were begun are begun anew.
+      ConfigError: the split does not exist, or the folder holds other predictions.
+      preemption.Preempted: a signal came; the finished parts stay.
     """
     devices.check_batch_size("eval.batch_size", config.eval.batch_size)
     registry.check(config.data)

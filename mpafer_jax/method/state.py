@@ -13,7 +13,7 @@ from mpafer_jax.method.prompts import TextEmbeddings
 
 @struct.dataclass
 class TrainState:
-    """All that training changes, and all that a checkpoint must hold to go on.
+    """All that training changes, and all that a checkpoint must hold to resume.
 
     Attributes:
       step: [] int32, how many updates were made.

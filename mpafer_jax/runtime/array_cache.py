@@ -1,4 +1,4 @@
-"""An array that is computed once and then read from a file whose name says what it depends on."""
+"""Arrays that are computed once and then read from files named by a key of what they depend on."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from mpafer_jax.runtime.finite import not_finite
 
 
 def cache_key(**contents: Any) -> str:
-    """A short name for everything that an array depends on: CLIP's hash, data, seed, sizes."""
+    """A hash of everything that an array depends on: CLIP's hash, data, seed, sizes."""
     text = json.dumps(contents, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -28,11 +28,11 @@ def _read(path: pathlib.Path, shape: tuple[int, ...]) -> npt.NDArray[np.float32]
         with path.open("rb") as stream:
             stored = np.load(stream, allow_pickle=False)
     except (ValueError, EOFError) as error:
-        raise DataError(f"{path} is damaged ({error}); delete it, and it is computed anew") from error
+        raise DataError(f"{path} is damaged ({error}); delete it, and it is computed again") from error
     if stored.shape != shape or stored.dtype != np.float32 or not np.isfinite(stored).all():
         raise DataError(
             f"{path} holds {stored.dtype} {list(stored.shape)}, expected float32 {list(shape)}, all of it finite; "
-            "delete it, and it is computed anew"
+            "delete it, and it is computed again"
         )
     return stored
 
@@ -40,14 +40,9 @@ def _read(path: pathlib.Path, shape: tuple[int, ...]) -> npt.NDArray[np.float32]
 def load_or_compute(
     path: pathlib.Path, compute: Callable[[], npt.NDArray[np.float32]], shape: tuple[int, ...]
 ) -> npt.NDArray[np.float32]:
-    """Reads an array from a file whose name holds its `cache_key`, or computes and stores it.
+    """Reads a float32 array of this shape from an .npy file named by its `cache_key`, or computes and stores it.
 
-    Only process 0 looks for the file and writes it, since all compute or none does: the processes do so together.
-
-    Args:
-      path: an .npy file; it is written under a temporary name first.
-      compute: called where the file is not there.
-      shape: of the array.
+    Only process 0 looks for the file and writes it, so that all processes compute together or not at all.
     """
     stored = np.zeros(shape, np.float32)
     is_stored = distributed.is_first() and path.is_file()

@@ -131,6 +131,7 @@ def data_parallel(
     mesh = Mesh(np.array(cast(Any, on)), (AXIS,))
     specs = (*(PartitionSpec(),) * replicated, PartitionSpec(AXIS))
     # As pmap does: nobody checks that the results are equal on all devices.
+    # check_vma=False, as pmap does: the results are not checked to be equal on all devices.
     mapped = jax.shard_map(function, mesh=mesh, in_specs=specs, out_specs=PartitionSpec(), check_vma=False)
     return cast(Callable[..., T], jax.jit(mapped, donate_argnums=donate))
 
@@ -151,7 +152,7 @@ def gather_over_devices(tree: T) -> T:
 def matmul_precision() -> str:
     """What products of float32 numbers are computed in, unless they say so themselves: JAX's name for it, as "float32".
 
-    "default" is what JAX does on the device if nothing else is asked for: GPUs round to TensorFloat-32 where they have
+    "default" is what JAX does on the device by itself: GPUs round to TensorFloat-32 where they have
     it, TPUs to bfloat16. A CPU keeps all digits, which is called "float32" here.
     """
     chosen = str(cast(Any, jax.config).jax_default_matmul_precision or "default")

@@ -1,13 +1,13 @@
-"""One process at a time writes into a place, and who comes second is told who that is.
+"""Locks: one process at a time writes into a folder; a second one is told which process that is.
 
-    <place>.lock         locked by the operating system, which frees it when the process has ended, however that comes
-    <place>.lock.owner   who holds it, since when; touched every 10 s
+    <path>.lock         locked by the operating system, which frees it when the process ends
+    <path>.lock.owner   the process that holds it, and since when; touched every 10 s
 
-Both go when the work is done.
+Both are deleted when the work is done.
 
-On one machine the first of them decides. Between machines it does where the disk carries locks, as NFS mostly does;
-some do not, and buckets have none. So what another host holds counts as free once its owner file was not touched for
-30 s: that long a job waits that was queued again after its machine was lost. What ends by itself leaves no owner file.
+On one machine the first file decides, and between machines on disks that carry locks, as NFS mostly does; buckets have
+no locks. A lock of another host counts as free once its owner file was not touched for 30 s, which is how long a job
+waits that was queued again after its machine was lost.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _LONGEST_COMMAND = 300
 
 @contextlib.contextmanager
 def hold_for_run(path: pathlib.Path, place: pathlib.Path) -> Generator[None]:
-    """`hold` by process 0 of a run, in the name of all of its processes; all call it together.
+    """`hold` by process 0 of a run, for all of its processes; all call it together.
 
     Raises:
       LockedError: on every process.
@@ -65,9 +65,9 @@ def hold(path: pathlib.Path, place: pathlib.Path, *, wait: bool = False) -> Gene
     """Holds a lock while the block runs.
 
     Args:
-      path: of the lock, on a disk or in a bucket; its folder is made where it is missing.
+      path: of the lock, on a disk or in a bucket; its folder is made if missing.
       place: what it guards, for messages.
-      wait: whether to wait until another process has ended its work there, and not to refuse.
+      wait: whether to wait for another process instead of refusing.
 
     Raises:
       LockedError: another process holds it, and `wait` is False.
@@ -134,14 +134,14 @@ def _locked_here(path: pathlib.Path) -> bool:
 def _holder(
     path: pathlib.Path, owner: pathlib.Path, stack: contextlib.ExitStack, *, bucket: bool
 ) -> dict[str, Any] | None:
-    """Who holds the lock; None if nobody does: then the system's lock is entered into the stack, where there is one."""
+    """The process that holds the lock. None if it is free: then the stack holds the system's lock, if there is one."""
     locked = True
     if not bucket:
         lock = filelock.FileLock(path)
         try:
             lock.acquire(timeout=0)
             stack.callback(lock.release)
-            stack.callback(path.unlink, missing_ok=True)  # before: whoever locks the file next makes a new one
+            stack.callback(path.unlink, missing_ok=True)  # before the release: the next process makes a new file
             locked = False
         except filelock.Timeout:
             pass
@@ -160,7 +160,7 @@ def _holder(
 
 
 def _is_silent(owner: pathlib.Path, holder: dict[str, Any]) -> bool:
-    """Whether an owner of another host shows no sign of life; its clock may be another, so that it is watched."""
+    """Whether the owner file of another host, whose clock may differ, stays untouched while it is watched."""
     first, begun, told = _sign(owner), time.monotonic(), False
     while time.monotonic() - begun < _SILENT_SECONDS:
         if not told:

@@ -1,4 +1,4 @@
-"""Where numbers go while a run runs: JSON lines and TensorBoard events."""
+"""Metrics of a run as JSON lines and TensorBoard events."""
 
 from __future__ import annotations
 
@@ -21,18 +21,15 @@ _COPY_SECONDS = 30.0  # between copies into a bucket, whose objects cannot be ap
 class MetricWriter:
     """Appends metrics to `metrics.jsonl` and to TensorBoard; a context manager.
 
-    For a workdir in a bucket both are written on this machine and copied there whole: now and then, when asked to, and
-    at the end. A run that is killed loses lines of steps that its next start makes anew, if what it asks for comes
-    before each checkpoint.
+    For a workdir in a bucket both are written on this machine and copied there as a whole: from time to time, on
+    `flush`, and at the end. With a `flush` before each checkpoint, a killed run loses only lines of steps that its next
+    start repeats.
     """
 
     def __init__(self, workdir: pathlib.Path, *, first_step: int, enabled: bool) -> None:
-        """Opens the files; lines after `first_step`, which a stopped run left and a resumed one writes anew, go.
+        """Opens the files, and truncates the log to `first_step`, the step from which the run resumes.
 
-        Args:
-          workdir: of the run.
-          first_step: how many updates were made before.
-          enabled: whether this process writes; otherwise every call does nothing.
+        Without `enabled` every call does nothing.
         """
         with without_torch.hidden():
             import tensorboardX
@@ -64,7 +61,7 @@ class MetricWriter:
             self.flush()
 
     def flush(self) -> None:
-        """Puts what was written where the workdir is; to be called before a checkpoint is begun that continues it."""
+        """Copies the files into a workdir in a bucket."""
         if self._stream is None or self._copies is None:
             return
         local = pathlib.Path(self._copies.name)

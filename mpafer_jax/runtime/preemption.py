@@ -103,7 +103,7 @@ class _Listener:
         self.orderly = 0  # how many `orderly` blocks are entered
         self.on_request: list[Callable[[], None]] = []
         self.on_end: list[Callable[[], None]] = []  # called before the process is ended without a checkpoint
-        self.advice = "the same command begins again, or goes on where it had saved"
+        self.advice = "the same command starts again, or resumes where it had saved"
         self.stopping = False  # whether `Preempted` was raised
         self.shared = False  # whether this is one of many processes
         self.lock = threading.RLock()
@@ -190,7 +190,7 @@ class _Listener:
 
 
 def _at_no_step(cause: str) -> str:
-    return f"stopped by {cause} while no step was running; the same command goes on"
+    return f"stopped by {cause} while no step was running; the same command resumes"
 
 
 def _do_nothing(number: int, frame: FrameType | None) -> None:
@@ -491,6 +491,6 @@ def stopped_after(step: int, num_steps: int, workdir: pathlib.Path) -> Preempted
     """To be raised when a step's state is saved."""
     cause = _Current.notice.cause if _Current.notice else _NAMES[signal.SIGTERM]
     return Preempted(
-        f"stopped by {cause} after step {step} of {num_steps}, which is saved in {workdir}; the same command goes on "
+        f"stopped by {cause} after step {step} of {num_steps}, which is saved in {workdir}; the same command resumes "
         "from there"
     )

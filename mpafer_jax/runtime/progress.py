@@ -1,8 +1,7 @@
-"""What long work says while it goes on, and nothing about how that is shown.
+"""Progress of long work, without a display.
 
-Code anywhere in the package announces its work with `task` or `track` and what is worth knowing with `fact`. Commands
-show it (`console.Console`). A program that imports the package sees nothing of it, unless it opens such a console
-around its call:
+Code anywhere in the package reports its work with `task` or `track` and facts of a run with `fact`. Commands show them
+(`console.Console`). A program that imports the package sees nothing, unless it opens a console around its call:
 
     with console.Console():
         train.train_and_evaluate(config, workdir)
@@ -21,17 +20,17 @@ T = TypeVar("T")
 
 
 class Task:
-    """A piece of work that is under way. This one is shown nowhere."""
+    """A piece of work in progress; this base class shows nothing."""
 
     def advance(self, number: int = 1) -> None:
-        """So many more of its units are done."""
+        """Counts units as done."""
 
     def report(self, text: str) -> None:
-        """What there is to say of it now, as its loss: beside the bar, or as a line of its own in a log."""
+        """Shows a current value, such as the loss, beside the bar or as a line in a log."""
 
 
 class Display(Protocol):
-    """Whoever shows tasks."""
+    """Shows tasks."""
 
     def task(
         self, title: str, total: int | None, unit: str, done: int, warms_up: bool
@@ -48,7 +47,7 @@ _SILENT = Task()
 
 
 def show_on(display: Display | None) -> Display | None:
-    """Sets who shows tasks from now on, None for nobody; returns who did."""
+    """Sets the display, None for no display; returns the previous one."""
     before, _Current.display = _Current.display, display
     return before
 
@@ -57,15 +56,15 @@ def show_on(display: Display | None) -> Display | None:
 def task(
     title: str, total: int | None = None, unit: str = "images", *, done: int = 0, warms_up: bool = True
 ) -> Generator[Task]:
-    """Announces work that takes its time; a context. Tasks may be nested.
+    """Reports long work inside the block. Tasks may be nested.
 
     Args:
       title: what is done, as in "preparing rafdb".
-      total: how many units there are; None where nobody knows.
-      unit: what they are, in the plural.
-      done: how many of them were done before, by an earlier start.
-      warms_up: whether the first takes longer than the others (a function is compiled, processes start), so that it
-        says nothing of how long the rest will take.
+      total: number of units; None if unknown.
+      unit: the units' name, in the plural.
+      done: units done by an earlier start of the command.
+      warms_up: whether the first unit takes longer than the others (compilation, start of processes) and does not
+        count for the rate.
     """
     if _Current.display is None:
         yield _SILENT
@@ -90,7 +89,7 @@ def track(
 
 
 def announcing(function: Callable[P, T], title: str) -> Callable[P, T]:
-    """A compiled function whose first call, which compiles it, is a task."""
+    """A jitted function whose first call, which compiles it, is a task."""
     called = False
 
     def call(*args: P.args, **kwargs: P.kwargs) -> T:
@@ -105,6 +104,6 @@ def announcing(function: Callable[P, T], title: str) -> Callable[P, T]:
 
 
 def fact(name: str, text: str) -> None:
-    """Says one of the things that a run is made of, as in `fact("devices", "1 x cpu")`."""
+    """Logs a fact of the run, as in `fact("devices", "1 x cpu")`."""
     keywords: dict[str, Any] = {"extra": {"fact": name}}
     logging.info("%s: %s", name, text, **keywords)

@@ -125,7 +125,7 @@ def test_class_folders_without_a_test_split_get_one(tmp_path: Path) -> None:
     layouts.write_folders(tmp_path, {"happy": 10, "sad": 5})
     text, attention = check("folder", tmp_path, test_split="test")
     assert attention == ""
-    assert "there is no test split: 20% of train are carved out, class by class, seed 0 (as --config.data." in text
+    assert "there is no test split: 20% of train are split off, class by class, seed 0 (as --config.data." in text
 
 
 @pytest.mark.skipif(sys.platform == "darwin", reason="this file system takes UTF-8 names only")

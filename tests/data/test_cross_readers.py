@@ -137,7 +137,7 @@ def test_jaffe_is_carved_by_person(tmp_path: Path) -> None:
         assert sum(map(len, persons)) == len(set[str]().union(*persons)) == 10
         assert [len(split) for split in (dataset.train, *dataset.held_out)] == [49, 7, 14]
         assert dataset.held_out[1].class_counts().tolist() == [2] * 7
-        assert "carved by person: no person is on both sides" in dataset.description
+        assert "split by person: no person is on both sides" in dataset.description
         parts.add(frozenset(persons[2]))
     assert len(parts) > 1
 

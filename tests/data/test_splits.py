@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from mpafer_jax.data import splits
-from mpafer_jax.data.split_groups import carve, carve_groups, draw_per_class, join_groups
+from mpafer_jax.data.split_groups import draw_per_class, join_groups, split_off, split_off_groups
 from mpafer_jax.data.splits import load_dataset
 from mpafer_jax.runtime.errors import DataError
 from tests.data import layouts
@@ -15,24 +15,24 @@ def unique_groups(number: int) -> np.ndarray:
     return np.array([f"g{i}" for i in range(number)])
 
 
-def test_carve_takes_its_share_of_every_class() -> None:
+def test_split_off_takes_its_share_of_every_class() -> None:
     labels = np.repeat(np.arange(3, dtype=np.int32), [100, 50, 10])
-    kept, test, validation = carve(labels, unique_groups(160), (0.2, 0.1), seed=0)
+    kept, test, validation = split_off(labels, unique_groups(160), (0.2, 0.1), seed=0)
     assert np.bincount(labels[test]).tolist() == [20, 10, 2]
     assert np.bincount(labels[validation]).tolist() == [10, 5, 1]
     assert sorted([*kept, *test, *validation]) == list(range(160))
     assert all((np.diff(part) > 0).all() for part in (kept, test, validation))
 
 
-def test_carve_is_a_function_of_the_seed() -> None:
+def test_split_off_is_a_function_of_the_seed() -> None:
     labels = np.zeros(100, np.int32)
-    parts = [carve(labels, unique_groups(100), (0.1,), seed)[1].tolist() for seed in (0, 0, 1)]
+    parts = [split_off(labels, unique_groups(100), (0.1,), seed)[1].tolist() for seed in (0, 0, 1)]
     assert parts[0] == parts[1] != parts[2]
 
 
 def test_small_classes_give_one_and_keep_one() -> None:
     labels = np.array([0, 1, 1, 2, 2, 2], np.int32)
-    kept, test, validation = carve(labels, unique_groups(6), (0.1, 0.1), seed=3)
+    kept, test, validation = split_off(labels, unique_groups(6), (0.1, 0.1), seed=3)
     assert np.bincount(labels[kept], minlength=3).tolist() == [1, 1, 1]
     assert np.bincount(labels[test], minlength=3).tolist() == [0, 1, 1]
     assert np.bincount(labels[validation], minlength=3).tolist() == [0, 0, 1]
@@ -42,13 +42,13 @@ def test_identical_images_stay_together() -> None:
     groups = np.array([f"g{i % 25}" for i in range(100)])  # each image four times
     labels = np.zeros(100, np.int32)
     for seed in range(20):
-        kept, part = carve(labels, groups, (0.3,), seed)
+        kept, part = split_off(labels, groups, (0.3,), seed)
         assert not set(groups[kept]) & set(groups[part])
         assert 28 <= len(part) <= 32
 
 
-def test_no_fraction_carves_nothing() -> None:
-    kept, part = carve(np.zeros(5, np.int32), unique_groups(5), (0.0,), 0)
+def test_no_fraction_splits_off_nothing() -> None:
+    kept, part = split_off(np.zeros(5, np.int32), unique_groups(5), (0.0,), 0)
     assert (kept.tolist(), part.tolist()) == ([0, 1, 2, 3, 4], [])
 
 
@@ -61,20 +61,20 @@ def test_groups_are_joined_through_either_column() -> None:
     assert len(set(groups)) == 3
 
 
-def test_carved_groups_are_whole_and_keep_the_shares_of_the_classes() -> None:
+def test_groups_split_off_are_whole_and_keep_the_shares_of_the_classes() -> None:
     rng = np.random.default_rng(0)
     groups = np.repeat(np.arange(120).astype(str), rng.integers(1, 6, 120))
     labels = rng.choice(3, len(groups), p=(0.6, 0.35, 0.05)).astype(np.int32)
     seen: set[tuple[int, ...]] = set()
     for seed in range(10):
-        kept, test, validation = carve_groups(labels, groups, (0.2, 0.1), seed)
+        kept, test, validation = split_off_groups(labels, groups, (0.2, 0.1), seed)
         assert sorted([*kept, *test, *validation]) == list(range(len(labels)))
         of_parts = [set(groups[part].tolist()) for part in (kept, test, validation)]
         assert len(of_parts[0] | of_parts[1] | of_parts[2]) == sum(map(len, of_parts)) == 120
         for part, share in ((test, 0.2), (validation, 0.1)):
             wanted = share * np.bincount(labels, minlength=3)
             assert (np.abs(np.bincount(labels[part], minlength=3) - wanted) <= np.maximum(2, 0.2 * wanted)).all()
-        again = carve_groups(labels, groups, (0.2, 0.1), seed)
+        again = split_off_groups(labels, groups, (0.2, 0.1), seed)
         assert [part.tolist() for part in again] == [part.tolist() for part in (kept, test, validation)]
         seen.add(tuple(test.tolist()))
     assert len(seen) == 10
@@ -83,11 +83,11 @@ def test_carved_groups_are_whole_and_keep_the_shares_of_the_classes() -> None:
 def test_few_groups_give_one_and_keep_one() -> None:
     labels = np.zeros(9, np.int32)
     groups = np.repeat(["a", "b", "c"], 3)
-    kept, test, validation = carve_groups(labels, groups, (0.1, 0.1), seed=0)
+    kept, test, validation = split_off_groups(labels, groups, (0.1, 0.1), seed=0)
     assert (len(kept), len(test), len(validation)) == (3, 3, 3)
-    kept, test, validation = carve_groups(labels, np.repeat("a", 9), (0.5, 0.1), seed=0)
+    kept, test, validation = split_off_groups(labels, np.repeat("a", 9), (0.5, 0.1), seed=0)
     assert (len(kept), len(test), len(validation)) == (9, 0, 0)
-    kept, test, validation = carve_groups(labels, groups, (0.0, 0.4), seed=0)
+    kept, test, validation = split_off_groups(labels, groups, (0.0, 0.4), seed=0)
     assert (len(kept), len(test), len(validation)) == (6, 0, 3)
 
 
@@ -135,7 +135,7 @@ def test_description_counts_images_shared_with_train(tmp_path: Path) -> None:
     assert "1 of the validation images are pixel-identical to one in train" in dataset.description
 
 
-def test_carved_splits_hold_their_own_images(tmp_path: Path) -> None:
+def test_splits_from_train_hold_their_own_images(tmp_path: Path) -> None:
     layouts.write_folders(tmp_path, {"happy": 10, "sad": 6})
     dataset = load_dataset(layouts.section("folder", tmp_path, validation_fraction=0.2, test_fraction=0.2))
     parts = {"train": dataset.train, "validation": dataset.validation, "test": dataset.test}
@@ -252,7 +252,7 @@ def test_class_folders_without_a_test_split_are_divided(tmp_path: Path) -> None:
     assert {"sad/000.png", "sad/same.png"} <= set(dataset.train.names) or {"sad/000.png", "sad/same.png"} <= set(
         dataset.test.names
     ) | set([] if dataset.validation is None else dataset.validation.names)
-    assert "there is no test split: 20% of train are carved out, class by class, seed 3" in dataset.description
+    assert "there is no test split: 20% of train are split off, class by class, seed 3" in dataset.description
     assert "test: 20% of train, seed 3" in dataset.description
     assert "there is no test split" not in asked.description
 

@@ -184,7 +184,7 @@ def test_what_was_done_before_an_interruption_is_kept_and_gone_on_with(
     monkeypatch.undo()
     before = rows_of(out)
     assert 1 < len(before) < len(files)
-    assert "the same command goes on with what is missing" in capsys.readouterr().err
+    assert "the same command resumes with what is missing" in capsys.readouterr().err
     assert run(trained, *files[:-1], f"--out={out}") == 2
     assert "results of another command: inputs there [" in capsys.readouterr().err
     with (tmp_path / f"out.{suffix}.unfinished").open("a") as file:
@@ -212,7 +212,7 @@ def test_an_error_in_the_middle_keeps_what_was_done_and_names_it(trained, faces,
     assert run(trained, *faces * 2, f"--out={out}") == 2
     said = capsys.readouterr().err
     assert "No space left on device" in said
-    assert f"what was done until then is in {out}.unfinished; the same command goes on with it" in said
+    assert f"what was done until then is in {out}.unfinished; the same command resumes with it" in said
     assert len((tmp_path / "out.csv.unfinished").read_text().splitlines()) > 2
     assert not out.exists()
 

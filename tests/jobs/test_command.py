@@ -42,7 +42,7 @@ def test_stopped_killed_and_resumed_equals_undisturbed(sample, tmp_path):
     code, errors = stop(arguments, signal.SIGTERM, lambda: metrics.is_file() and '"step": 5,' in metrics.read_text())
     assert code == preemption.EXIT_CODE == 75
     saved = int(errors.split("stopped by SIGTERM after step ")[1].split()[0])
-    assert f"of 24, which is saved in {workdir}; the same command goes on from there (exit code 75)" in errors
+    assert f"of 24, which is saved in {workdir}; the same command resumes from there (exit code 75)" in errors
     assert max(int(path.name.removeprefix("step_")) for path in checkpoints.glob("step_*")) == saved
     assert not (workdir / "summary.json").exists()
     later = {f"step_{step}" for step in (8, 16) if step > saved}

@@ -177,7 +177,7 @@ def test_changed_data_is_refused(finished, sample, tmp_path):
     moved = {"data.dir": str(tmp_path / "faces")}
     train.train_and_evaluate(runs.config(sample, **moved), tmp_path / "run")  # moved, and the same
     next((tmp_path / "faces" / "train" / "anger").iterdir()).unlink()
-    with pytest.raises(CheckpointError, match="cannot go on after step 12: the training data changed"):
+    with pytest.raises(CheckpointError, match="cannot resume after step 12: the training data changed"):
         train.train_and_evaluate(runs.config(sample, **moved), tmp_path / "run")
 
 

@@ -55,7 +55,7 @@ def test_where_nothing_is_to_be_saved_it_ends_at_once_even_in_native_code(number
     assert end(process, number) == (
         code,
         "",
-        f"stopped by {name}; the same command begins again, or goes on where it had saved (exit code {code})\n",
+        f"stopped by {name}; the same command starts again, or resumes where it had saved (exit code {code})\n",
     )
 
 
@@ -101,7 +101,7 @@ def test_what_comes_after_the_last_step_ends_the_run_as_one_that_has_saved():
     body = "with preemption.Notice() as notice:\n    notice.start_steps(); ready(); time.sleep(0.5); notice.end_steps()"
     code, _, errors = end(start(body), signal.SIGINT)
     assert code == preemption.EXIT_CODE
-    assert errors.splitlines()[1].startswith("stopped by Ctrl-C while no step was running; the same command goes on")
+    assert errors.splitlines()[1].startswith("stopped by Ctrl-C while no step was running; the same command resumes")
 
 
 def test_a_signal_during_pythons_own_end_does_no_harm():

@@ -27,7 +27,7 @@ def data_uri(image: Image.Image, side: int | None = _SIDE) -> str:
 
 
 def heat_maps(pixels: Pixels, patch_scores: npt.NDArray[np.float32], classes: tuple[int, ...]) -> list[Image.Image]:
-    """What speaks for each of some classes rather than for all of them, over the image, on one scale.
+    """Patch scores of classes, less their mean over the classes, drawn over the image on one scale.
 
     Args:
       pixels: uint8[S, S, 3], what the model saw.

@@ -56,7 +56,7 @@ class Statement:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class CaptionedImages:
-    """Images, what is said of each, and what is known of each.
+    """Images with their captions and labels.
 
     Attributes:
       images: uint8[H, W, 3] by position.
@@ -193,7 +193,7 @@ def read_folder(folder: Path) -> CaptionedImages:
     path = folder / METADATA
     if not path.is_file():
         raise DataError(
-            f"{path} is not there; expected one JSON object a line with file_name (relative to the folder) and text "
+            f"{path} does not exist; expected one JSON object a line with file_name (relative to the folder) and text "
             "(a caption or a list of captions)"
         )
     # Not `splitlines`, which would also cut at the rarer line ends that a caption may hold.
@@ -252,7 +252,7 @@ def _parse_row(line: str, place: str) -> _Row:
 
 def _size(path: Path, place: str) -> int:
     if not path.is_file():
-        raise DataError(f"{place} names the image {path}, which is not there")
+        raise DataError(f"{place} names the image {path}, which does not exist")
     return path.stat().st_size
 
 

@@ -1,4 +1,4 @@
-"""What a bank's texts are worth to a CLIP: lengths, how far apart they set the classes, zero-shot accuracy."""
+"""A bank's texts under a CLIP: lengths, separation of the classes, zero-shot accuracy."""
 
 from __future__ import annotations
 
@@ -98,14 +98,14 @@ class PromptSet:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class PromptReport:
-    """All that is measured.
+    """The measurements.
 
     Attributes:
       class_names: C names.
       lengths: of every text of the banks, and of the template alone.
       budget: positions of the CLIP.
       sets: by the choice's name, in the table's order.
-      absent: granularities of which the banks do not speak for every class, each with the classes.
+      absent: granularities that lack descriptions of classes -> those classes.
       split: name of the split, with the number of its images.
       notes: what it was measured with, a line each.
       dataset: what the images are, several lines.
@@ -156,7 +156,7 @@ def prompt_sets(config: Config, class_names: Sequence[str]) -> dict[str, HardPro
 
 
 def configured_bank(config: Config, class_names: Sequence[str]) -> Bank | None:
-    """All that the configured banks say; None, with a warning, where types 1 and 2 do without what they lack."""
+    """All descriptions of the configured banks; None, with a warning, if types 1 and 2 can do without them."""
     try:
         bank = load_banks(config.hard_prompts.bank, 0)
         complete_granularities(bank, class_names)
@@ -169,7 +169,7 @@ def configured_bank(config: Config, class_names: Sequence[str]) -> Bank | None:
 
 
 def complete_granularities(bank: Bank, class_names: Sequence[str]) -> list[PromptGranularity]:
-    """Those of which a bank speaks for every class. Raises PromptError if it lacks classes."""
+    """The granularities with descriptions of every class. Raises PromptError if the bank lacks classes."""
     entries = bank.entries(class_names)
     return [granularity for granularity in GRANULARITIES if all(entry.of(granularity) for entry in entries)]
 

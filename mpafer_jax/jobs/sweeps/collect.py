@@ -25,7 +25,7 @@ _SUMMARY = "summary.json"
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class FinishedRun:
-    """What tables read of a run.
+    """The data of a run that tables read.
 
     Attributes:
       name: its folder, below the sweep's: TABLE/POINT/seed_N.
@@ -172,7 +172,7 @@ def _results(run: FinishedRun, point: Point, place: pathlib.Path) -> list[Result
 
 
 def _correct(path: pathlib.Path, split: str, fingerprint: str, step: int) -> npt.NDArray[np.bool_] | None:
-    """Which images were classified correctly; None where predictions are not there or are of something else."""
+    """Which images were classified correctly; None without predictions of this split and step."""
     if not path.is_file():
         return None
     stored = Predictions.load(path)

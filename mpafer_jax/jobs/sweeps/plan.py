@@ -19,7 +19,7 @@ from mpafer_jax.runtime import files
 from mpafer_jax.runtime.errors import ConfigError
 
 _PREFIX = "--config."
-# What sweeps set unless it is overridden: tables need what was said of each image, and nobody reads dozens of reports.
+# Off by default in sweeps: the HTML report of each run; tables need only the predictions.
 _REPORT = "eval.report"
 _BASELINES = "eval.baselines"
 # All that tables read, and what a reader of the folder may want; checkpoints stay where they are.
@@ -86,7 +86,7 @@ def plan(sweep: Sweep, overrides: Sequence[str], seeds: Sequence[int], only: Seq
         if len(set(values)) != len(values):
             raise ConfigError(f"--{flag} holds a value twice: {', '.join(map(str, values))}")
     if not split_source(sweep.base)[0].is_file():
-        raise ConfigError(f"the sweep's base {sweep.base} is not there; run this from the root of the checkout")
+        raise ConfigError(f"the sweep's base {sweep.base} does not exist; run this from the root of the checkout")
     overridden = _overridden(sweep, overrides)
     points = [point for point in sweep.points if not only or {point.name, point.table} & set(only)]
     return [_run(sweep, point, seed, overrides, overridden) for seed in seeds for point in points]

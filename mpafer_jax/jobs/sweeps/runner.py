@@ -25,7 +25,7 @@ from mpafer_jax.runtime import preemption, progress
 from mpafer_jax.runtime.console import duration
 
 LOG = "log.txt"
-_MISTAKE = 2  # the main command's exit code for what would only happen again
+_USER_ERROR = 2  # exit code of non-retryable errors
 _LAST_LINES = 15
 _MAIN = (sys.executable, "-m", "mpafer_jax.main")
 # How much of a GPU's memory a process of JAX takes at its start, and the variables with which a user may have said so.
@@ -60,7 +60,7 @@ def shared_environment(root: pathlib.Path) -> dict[str, str]:
 
 
 class _Processes:
-    """The processes that run now, so that all of them can be asked to stop."""
+    """The running processes, so that all of them can be stopped."""
 
     def __init__(self) -> None:
         self.stopping = threading.Event()
@@ -74,7 +74,7 @@ class _Processes:
             with self._lock:
                 if self.stopping.is_set():
                     return preemption.EXIT_CODE
-                # In a group of its own: Ctrl-C in a terminal shall not reach it, but make this program ask it to stop.
+                # In its own process group: Ctrl-C in a terminal reaches this program alone, which stops it.
                 variables, pipe = preemption.ends_with_this(environment)
                 process = subprocess.Popen(
                     command,
@@ -93,7 +93,7 @@ class _Processes:
                     self._running.remove(process)
 
     def stop(self) -> None:
-        """Asks all to save and end, and starts no other."""
+        """Has all save and end, and starts no other."""
         with self._lock:
             self.stopping.set()
             for process in self._running:
@@ -110,7 +110,7 @@ class _Processes:
         with preemption.listening(), preemption.orderly(on_request=self.stop, on_end=self.kill):
             yield
             if self.stopping.is_set():
-                raise preemption.Preempted("stopped; the same command goes on")
+                raise preemption.Preempted("stopped; the same command resumes")
 
 
 def run_all(
@@ -122,14 +122,14 @@ def run_all(
     gpus: Sequence[str] = (),
     after_each: Callable[[Run], None],
 ) -> list[Failure]:
-    """Makes runs, and goes on after those that fail.
+    """Makes runs; a failed one does not stop the others.
 
     Args:
       runs: those to make, in this order.
       root: the sweep's folder.
       jobs: how many at once.
-      retries: how often a run that failed is started again. One that was stopped in good order always is, and one that
-        failed by a mistake in configuration or data never.
+      retries: how often a failed run is started again. One that stopped after saving always is, and one with an
+        error in configuration or data never.
       gpus: as in CUDA_VISIBLE_DEVICES: each job runs on one of them, where it finds an equal share of the memory if
         there are more jobs than GPUs; empty: jobs share what there is.
       after_each: called, by one thread at a time, when a run has ended well.
@@ -208,13 +208,13 @@ def _make(
         failed += 1
         reason = f"exit code {code}; the end of {folder / LOG}:\n{_end(folder / LOG)}"
         logging.warning("%s: failed after %s, %s", title, took, reason)
-        if code == _MISTAKE or failed > retries:
+        if code == _USER_ERROR or failed > retries:
             return Failure(run, reason)
     return None
 
 
 def _accuracy(path: pathlib.Path) -> str:
-    """What a run that has ended came to, as in "WAR 76.43% on test, "; nothing where it measured nothing."""
+    """The result of a finished run, as in "WAR 76.43% on test, "; empty without a held-out split."""
     if not path.is_file():
         return ""
     summary = json.loads(path.read_text(encoding="utf-8"))

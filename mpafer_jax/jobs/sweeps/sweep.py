@@ -152,7 +152,7 @@ class Record:
                 if stored != given:
                     raise ConfigError(
                         f"{root} holds a sweep{what}: there {stored}, here {given}; give another --workdir, or the "
-                        "same command to go on with that sweep"
+                        "same command to resume that sweep"
                     )
         files.write_json(root / RECORD, dataclasses.asdict(self))
 

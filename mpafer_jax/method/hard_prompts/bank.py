@@ -104,7 +104,7 @@ class Bank(_Part):
       name: what it is called.
       source: who wrote it, from what.
       question: what was asked, with [class] for the class's name.
-      classes: what is said of each class, by its name.
+      classes: descriptions per class, by its name.
       provenance: of a bank that a language model wrote.
     """
 
@@ -157,7 +157,7 @@ class Bank(_Part):
 
         Args:
           class_names: the classes that are wanted.
-          granularities: which descriptions of each; of 'template', the class's name alone, nothing is asked.
+          granularities: which descriptions of each; 'template', the class's name alone, needs none.
 
         Raises:
           PromptError: the bank lacks classes, or granularities of some; names all of them.
@@ -217,9 +217,9 @@ def pooled(banks: Sequence[Bank]) -> Bank:
 
 
 def permuted(bank: Bank, class_names: Sequence[str], seed: int) -> Bank:
-    """A bank of the given classes in which everything that is said of a class belongs to another one.
+    """A derangement control: a bank in which every class has the descriptions of another one.
 
-    A control: what a model gains from descriptions beyond class names, it must lose with these.
+    What a model gains from descriptions beyond class names, it must lose with these.
 
     Args:
       bank: the descriptions.

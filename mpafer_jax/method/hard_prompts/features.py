@@ -43,7 +43,7 @@ def text_encoder(model: MPAFER, clip_params: Params, encode: Encode) -> TextEnco
 def encode_hard_prompts(
     prompts: Mapping[str, HardPrompts], encoder: TextEncoder
 ) -> dict[str, tuple[jax.Array, jax.Array]]:
-    """Encodes several sets of hard prompts, by name, in one pass: a tower compiles anew for every length.
+    """Encodes several sets of hard prompts, by name, in one pass: a tower compiles again for every length.
 
     Returns:
       By name (theta(t*) [G, C, D], pooled token embeddings t* [G, C, W]); see `mean_of_texts` for a class with several

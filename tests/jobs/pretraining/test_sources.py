@@ -70,7 +70,7 @@ def test_a_broken_line_is_named(tmp_path, line, message):
 
 
 def test_missing_empty_and_unreadable_files_are_named(tmp_path):
-    with pytest.raises(DataError, match=r"nowhere/metadata\.jsonl is not there; expected one JSON object a line"):
+    with pytest.raises(DataError, match=r"nowhere/metadata\.jsonl does not exist; expected one JSON object a line"):
         sources.read_folder(tmp_path / "nowhere")
     with pytest.raises(DataError, match=r"metadata\.jsonl is empty"):
         write(tmp_path, "")

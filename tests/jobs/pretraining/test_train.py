@@ -230,5 +230,5 @@ def test_mistakes_are_named_and_leave_the_folder_free(folder, tmp_path, changes,
 def test_a_mistake_ends_the_command_with_a_message_and_no_traceback(tmp_path):
     done = runs.run(tiny.command(tmp_path / "nowhere", tmp_path / "run"))
     assert done.returncode == 2
-    assert f"{pathlib.Path('nowhere') / 'metadata.jsonl'} is not there" in done.stderr
+    assert f"{pathlib.Path('nowhere') / 'metadata.jsonl'} does not exist" in done.stderr
     assert "Traceback" not in done.stderr

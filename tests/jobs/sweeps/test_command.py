@@ -134,7 +134,7 @@ def test_stopped_it_goes_on(command, tmp_path):
         sweep.send_signal(signal.SIGINT)
         _, errors = sweep.communicate(timeout=200)
     assert sweep.returncode == preemption.EXIT_CODE, errors
-    assert "stopped; the same command goes on" in errors
+    assert "stopped; the same command resumes" in errors
     folder = tmp_path / "sweep" / "all" / "full" / "seed_0"
     assert "stopped by SIGTERM after step" in (folder / "log.txt").read_text()
     assert list((folder / "checkpoints").iterdir())

@@ -91,7 +91,7 @@ def test_mistakes_are_refused(overrides, options, message):
 
 def test_away_from_the_checkout_the_base_is_missed(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ConfigError, match=r"base configs/sample\.py is not there; run this from the root"):
+    with pytest.raises(ConfigError, match=r"base configs/sample\.py does not exist; run this from the root"):
         planned()
 
 

@@ -205,7 +205,7 @@ def test_the_protocol_says_what_products_were_rounded_to():
     assert name not in protocol.items(made_on, config)  # written by an earlier version
     assert "TensorFloat-32" in protocol.items({**made_on, "matmul_precision": "default"}, config)[name]
     assert protocol.items({**made_on, "matmul_precision": "float32"}, config)[name] == "float32"
-    own_test = "there is no test split: 20% of train are carved out"
+    own_test = "there is no test split: 20% of train are split off"
     assert protocol.items({**made_on, "data": ["dataset folder", f"  {own_test}"]}, config)["dataset"].endswith(
         own_test
     )
