@@ -15,7 +15,13 @@ from mpafer_jax.method.state import TrainState
 from mpafer_jax.runtime.errors import CheckpointError, NonFiniteError, UnreadableError
 
 DESCRIPTION = Description(
-    config={}, class_names=("a", "b"), clip_name="c", clip_hash="h", hard_prompts=("t", "u"), data={}, versions={}
+    config={},
+    class_names=("a", "b"),
+    clip_name="c",
+    clip_hash="h",
+    hard_prompts={"groups": [{"name": "t", "texts": [["t"], ["u"]]}]},
+    data={},
+    versions={},
 )
 
 

@@ -379,8 +379,9 @@ def test_checkpoint_sizes_of_the_largest_model(tmp_path, optimizer, limit):
         clip_norm=0.0,
     )
     noise = jax.tree.map(lambda x: jnp.asarray(np.random.default_rng(0).normal(size=x.shape), x.dtype), tx.init(params))
+    prompts = {"groups": [{"name": "t", "texts": [["t"]] * 7}]}
     description = Description(
-        config={}, class_names=("a",) * 7, clip_name="c", clip_hash="h", hard_prompts=("t",) * 7, data={}, versions={}
+        config={}, class_names=("a",) * 7, clip_name="c", clip_hash="h", hard_prompts=prompts, data={}, versions={}
     )
     checkpoints = checkpoints_lib.Checkpoints(tmp_path, keep=1, select_by="war")
     checkpoints.save(TrainState(jnp.asarray(1, jnp.int32), params, noise), description, None)

@@ -24,7 +24,8 @@ def test_arrays_are_named_by_their_paths_and_counted():
 
 
 def test_a_description_holds_no_weights_that_are_not_finite():
-    fields = {"config": {}, "class_names": ("a",), "clip_name": "c", "clip_hash": "h", "hard_prompts": ("t",)}
+    fields = {"config": {}, "class_names": ("a",), "clip_name": "c", "clip_hash": "h"}
+    fields["hard_prompts"] = {"groups": [{"name": "t", "texts": [["t"]]}]}
     fields |= {"data": {}, "versions": {}}
     Description.model_validate({**fields, "patch_weights": ((0.5, 1.5),)})
     with pytest.raises(ValueError, match=r"patch_weights\.0\.1\n +Input should be a finite number"):
