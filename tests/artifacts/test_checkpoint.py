@@ -247,7 +247,7 @@ def test_a_full_disk_stops_with_an_error_and_the_older_checkpoints_intact(small_
     [
         ((), "run", "there is no such folder. Expected a workdir"),
         ((), "clip-vit", "predicts with --zero_shot"),
-        (("photo.jpg",), "photo.jpg", "a file is there: give the folder"),
+        (("photo.jpg",), "photo.jpg", "it is a file: give its folder"),
         (("run/checkpoints/step_5/params/d",), "run/checkpoints/step_7", "no such folder, but step_5"),
         (("run/checkpoints/step_5/params/d",), "run/checkpoints/step_5/params", r"give .*run/checkpoints/step_5\."),
         (("c/config.json", "c/model.safetensors"), "c", "looks like a CLIP"),

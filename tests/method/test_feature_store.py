@@ -154,7 +154,7 @@ def test_features_of_a_run_that_is_stopped_are_kept_part_by_part(sample, prepare
     dataset, built = prepared
     config = runs.config(sample, **{"data.features_dir": str(tmp_path)})
     monkeypatch.setattr(features_lib, "_PART", 16)
-    monkeypatch.setattr(features_lib, "_KEEP_SECONDS", 0.0)
+    monkeypatch.setattr(features_lib, "_STORE_SECONDS", 0.0)
     real, batches = devices.data_parallel, []
 
     def stopping(step, **options):
