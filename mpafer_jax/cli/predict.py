@@ -144,7 +144,7 @@ def lines(predictor: Predictor, inputs: Sequence[str]) -> Callable[[Result], Non
     from mpafer_jax.inference.results import Failure, Prediction, Source
     from mpafer_jax.runtime import console
 
-    in_columns = console.is_looked_at()
+    in_columns = console.is_at_terminal()
     first = itertools.islice(media.find(inputs), _LOOKED_AT)
     file_width = max((len(str(Source(medium.path, 0))) for medium in first), default=0)
     answer_width = max(len(name) for name in (*predictor.class_names, _NO_FACE))

@@ -1,7 +1,7 @@
-"""A dataset's folder in a bucket is copied to this machine, where readers and preparation take it as any other.
+"""Local copies of dataset folders in buckets, in the cache (`files.cache_directory`).
 
-The copy is kept in the cache (`files.cache_directory`) and brought up to date at every start: what the bucket has and
-it has not, or has in another size, is fetched; what the bucket no longer has is deleted.
+Every start brings the copy up to date: files that it lacks or has in another size are fetched, files that the bucket no
+longer has are deleted.
 """
 
 from __future__ import annotations
@@ -16,26 +16,18 @@ from mpafer_jax.data.records import PREPARED_FOLDER
 from mpafer_jax.runtime import files, locks, progress
 from mpafer_jax.runtime.errors import DataError
 
-_AT_ONCE = 256  # files of one request to fsspec, which fetches them side by side
-_PROGRESS_SECONDS = 10.0
+_AT_ONCE = 256  # files of one request to fsspec, which fetches them in parallel
 
 
 def copy_of(url: str) -> pathlib.Path:
-    """Where the copy of a bucket's folder is kept."""
+    """The local copy's folder."""
     url = url.rstrip("/")
     digest = hashlib.sha256(url.encode()).hexdigest()[:16]
     return files.cache_directory() / "datasets" / f"{url.rpartition('/')[2]}-{digest}"
 
 
 def fetch(url: str) -> pathlib.Path:
-    """Brings the copy of a bucket's folder up to date; of several processes on a machine one does it at a time.
-
-    Args:
-      url: gs://BUCKET/NAME or s3://BUCKET/NAME.
-
-    Returns:
-      The copy.
-    """
+    """Brings the copy of gs://BUCKET/NAME or s3://BUCKET/NAME up to date, one process at a time, and returns it."""
     copy = copy_of(url)
     copy.parent.mkdir(parents=True, exist_ok=True)
     with locks.hold(copy.with_name(f"{copy.name}.lock"), copy, wait=True):

@@ -1,8 +1,7 @@
-"""What a person sees of a command: lines, the progress of long work, results.
+"""Terminal output of commands: messages and progress bars on stderr, results on stdout.
 
-Messages and progress go to stderr, results to stdout. At a terminal the work that is under way has a line with a bar
-at the bottom, which goes when it is done. In a log, with --log=plain, or where TERM is "dumb", all is lines with date
-and time. Of many processes the first alone shows more than warnings.
+At a terminal, work in progress has a bar at the bottom. In a log, with --log=plain, or where TERM is "dumb", everything
+is lines with date and time. Of many processes only the first shows more than warnings.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ _OWN = (_PACKAGE, _PACKAGE.parent / "launch")
 _REFRESHES = 5  # a second
 _WORTH_A_LINE = 1.0  # seconds: shorter work is not mentioned once it is done
 _FIRST_LINE, _LINES = 15.0, 20  # seconds till a log says how far work is; and about how often while it doubles
-_BAR_OF, _ASCII_BAR = "\N{BOX DRAWINGS HEAVY HORIZONTAL}\N{BOX DRAWINGS LIGHT HORIZONTAL}", "=-"
+_BAR_OF, _ASCII_BAR = "\N{BOX DRAWINGS HEAVY HORIZONTAL}\N{BOX DRAWINGS LIGHT HORIZONTAL}", "=-"  # done, to do
 _BAR = (10, 32)  # columns, at least and at most
 _NAMES = 9  # columns for the names of facts
 
@@ -58,14 +57,14 @@ def duration(seconds: float) -> str:
 
 
 class Work(progress.Task):
-    """A task that is shown: its count, its rate, what is left of it."""
+    """A task on the display: its count, rate and remaining time."""
 
     def __init__(self, console: Console, title: str, total: int | None, unit: str, done: int, warms_up: bool) -> None:
         """Starts its clock."""
         self.title, self.total, self.unit, self.done = title, total, unit, done
         self.text = ""
         self._console, self._warms_up = console, warms_up
-        self._started = self._said = time.monotonic()
+        self._started = self._logged = time.monotonic()
         self._first = done  # how many there were when the clock for the rate began
         self._since = None if warms_up else self._started
 
@@ -75,17 +74,17 @@ class Work(progress.Task):
         now = time.monotonic()
         if self._since is None:
             self._first, self._since = self.done, now
-        if self._console.plain and now - self._said > max(_FIRST_LINE, (now - self._started) / _LINES):
-            self._say()
+        if self._console.plain and now - self._logged > max(_FIRST_LINE, (now - self._started) / _LINES):
+            self._log_line()
 
     def report(self, text: str) -> None:
         """See `progress.Task`."""
         self.text = text
         if self._console.plain:
-            self._say()
+            self._log_line()
 
-    def _say(self) -> None:
-        self._said = time.monotonic()
+    def _log_line(self) -> None:
+        self._logged = time.monotonic()
         parts = [self.count(), self.text, self.speed(), self.left()]
         logging.info("%s: %s", self.title, ", ".join(part for part in parts if part))
 
@@ -96,7 +95,7 @@ class Work(progress.Task):
 
     @property
     def rate(self) -> float | None:
-        """Units a second, or None while that is not known."""
+        """Units a second; None if unknown."""
         if self._since is None or self.done == self._first:
             return None
         return (self.done - self._first) / max(time.monotonic() - self._since, 1e-9)
@@ -122,12 +121,12 @@ class Work(progress.Task):
         return f"{duration((self.total - self.done) / self.rate)} left"
 
     def closing(self) -> str:
-        """How it went, once it is done: "drawing faces: 4,600 images in 47 s"."""
+        """The closing line: "drawing faces: 4,600 images in 47 s"."""
         done = f"{self.done:,} {self.unit} in " if self.done else ""
         return f"{self.title}: {done}{duration(self.seconds)}"
 
     def __rich_console__(self, console: RichConsole, options: ConsoleOptions) -> RenderResult:
-        """Its line at a terminal: what does not fit is left out, the least important first."""
+        """Its line at a terminal, without the least important parts that do not fit."""
         line = f"{self.title}  "
         parts = [self.count() or duration(self.seconds), self.left(), self.text, self.speed()]
         room = options.max_width - cell_len(line) - (_BAR[0] + 2 if self.total else 0) - 1
@@ -139,24 +138,20 @@ class Work(progress.Task):
         if self.total:
             width = min(_BAR[1], _BAR[0] + room - cell_len("  ".join(shown)))
             full = min(width, width * self.done // self.total)
-            done, todo = (
-                ("=", "-")
-                if options.ascii_only
-                else ("\N{BOX DRAWINGS HEAVY HORIZONTAL}", "\N{BOX DRAWINGS LIGHT HORIZONTAL}")
-            )
+            done, todo = _ASCII_BAR if options.ascii_only else _BAR_OF
             text.append(done * full, "not bold green").append(todo * (width - full) + "  ", "not bold dim")
         yield text.append("  ".join(shown), "not bold")
 
 
 class Console(contextlib.AbstractContextManager["Console"], progress.Display):
-    """Shows what the package says while the context lasts; one at a time."""
+    """Shows the package's messages and progress inside the context; one at a time."""
 
     def __init__(self, *, log: Log = "auto", verbosity: int = 0, others: tuple[str, ...] = ()) -> None:
-        """Looks at where stderr leads.
+        """Chooses lines or bars by what stderr is.
 
         Args:
-          log: "plain" for dated lines wherever stderr leads.
-          verbosity: 1 shows details and libraries' routine lines, 2 what they say for debugging too, -1 warnings only.
+          log: "plain" for dated lines in any case.
+          verbosity: 1 shows details and libraries' routine lines, 2 their debugging lines too, -1 warnings only.
           others: names of libraries' loggers whose routine lines are shown too.
         """
         self.plain = log == "plain" or not sys.stderr.isatty() or _is_dumb()
@@ -168,9 +163,9 @@ class Console(contextlib.AbstractContextManager["Console"], progress.Display):
         self._before: tuple[list[python_logging.Handler], int, progress.Display | None, Console | None]
 
     def __enter__(self) -> Self:
-        """Takes the place of other ways to show log lines at a terminal."""
+        """Replaces other handlers that print log lines."""
         root, of_absl = python_logging.getLogger(), logging.get_absl_handler()
-        # Beside absl's own that of `logging.basicConfig`, which absl calls if a line comes before there is a handler.
+        # absl's own, and that of `logging.basicConfig`, which absl calls if there is no handler yet.
         removed: list[python_logging.Handler] = [
             handler for handler in root.handlers if handler is of_absl or type(handler) is python_logging.StreamHandler
         ]
@@ -188,7 +183,7 @@ class Console(contextlib.AbstractContextManager["Console"], progress.Display):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Leaves everything as it was."""
+        """Restores the handlers."""
         root = python_logging.getLogger()
         root.removeHandler(self._handler)
         handlers, level, display, _Current.console = self._before
@@ -214,7 +209,7 @@ class Console(contextlib.AbstractContextManager["Console"], progress.Display):
                 console=self._rich,
                 refresh_per_second=_REFRESHES,
                 transient=True,
-                redirect_stdout=False,  # it is for results alone, and may lead elsewhere
+                redirect_stdout=False,  # results may go elsewhere
             )
             self._live.start()
         try:
@@ -252,7 +247,7 @@ class Console(contextlib.AbstractContextManager["Console"], progress.Display):
         else:
             style = {"WARNING": "yellow", "ERROR": "bold red", "CRITICAL": "bold red", "DEBUG": "dim"}
             shown = Text(f"{process}{level}", style.get(record.levelname, ""))
-            # Long lines are the terminal's to break: so they can be copied whole.
+            # The terminal breaks long lines, so that they can be copied whole.
             self._rich.print(shown.append(text, "dim" if hasattr(record, "work") else None), soft_wrap=True)
 
     def _wants(self, record: python_logging.LogRecord) -> bool:
@@ -265,10 +260,9 @@ class Console(contextlib.AbstractContextManager["Console"], progress.Display):
         return record.levelno >= least
 
     def out(self) -> RichConsole | None:
-        """Where results go if somebody looks at them there; None if stdout leads elsewhere or lines are to be plain.
+        """The terminal for results; None if stdout is none or lines are to be plain.
 
-        While there is a bar results pass through the console that draws it, which moves it out of their way. It is the
-        same terminal.
+        While there is a bar, results pass through the console that draws it, which moves it out of their way.
         """
         if not sys.stdout.isatty() or self._log == "plain" or _is_dumb():
             return None
@@ -300,20 +294,20 @@ class _Current:
     console: Console | None = None
 
 
-def _looked_at() -> RichConsole | None:
+def _terminal() -> RichConsole | None:
     return _Current.console.out() if _Current.console else None
 
 
-def is_looked_at() -> bool:
-    """Whether results are shown to a person, who wants columns, and not to a program."""
-    return _looked_at() is not None
+def is_terminal() -> bool:
+    """Whether results are shown at a terminal, in columns, and not to a program."""
+    return _terminal() is not None
 
 
 def line(text: str) -> None:
     """A line of results on stdout."""
-    out = _looked_at()
+    out = _terminal()
     if out is None:
-        # Names of files need not be UTF-8, and stdout need not be able to write all that is.
+        # File names need not be UTF-8, and stdout may not be able to encode them.
         encoding = sys.stdout.encoding or "utf-8"
         sys.stdout.write(f"{text}\n".encode(encoding, "replace").decode(encoding))
     else:
@@ -322,7 +316,7 @@ def line(text: str) -> None:
 
 def markdown(text: str) -> None:
     """Results as Markdown on stdout; at a terminal as tables that fit it."""
-    out = _looked_at()
+    out = _terminal()
     if out is None:
         line(text)
     else:

@@ -1,4 +1,4 @@
-"""Files, on this machine or in a bucket, that are either there whole or not there."""
+"""Files on this machine or in a bucket, written as a whole or not at all."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from mpafer_jax.runtime.errors import ConfigError, DataError
 _BUCKETS = {"gs": ("gcsfs", "gcs"), "s3": ("s3fs", "s3")}
 
 
-# Longer marks first: UTF-32's begins as UTF-16's does.
+# Longer marks first: UTF-32's begins as UTF-16's.
 _OTHER_MARKS = {
     codecs.BOM_UTF32_LE: "UTF-32",
     codecs.BOM_UTF32_BE: "UTF-32",
@@ -36,7 +36,7 @@ _SAVE_AS_UTF8 = "save it as UTF-8 (an editor's 'Save as', a spreadsheet's 'CSV U
 
 
 def cache_directory() -> pathlib.Path:
-    """Where things are kept that can be made again: `mpafer_jax` in $XDG_CACHE_HOME, else in ~/.cache."""
+    """The folder of caches: `mpafer_jax` in $XDG_CACHE_HOME, else in ~/.cache."""
     root = os.environ.get("XDG_CACHE_HOME")
     return (pathlib.Path(root) if root else pathlib.Path.home() / ".cache") / "mpafer_jax"
 
@@ -65,11 +65,7 @@ def home_expanded(name: str | os.PathLike[str]) -> pathlib.Path:
 
 
 def path_argument(flag: str) -> Callable[[str], pathlib.Path]:
-    """`local_path` as argparse's `type`: a URL ends the command with exit code 2.
-
-    Args:
-      flag: of which flag, for the message.
-    """
+    """`local_path` as argparse's `type`: a URL ends the command with exit code 2."""
 
     def parse(text: str) -> pathlib.Path:
         try:
@@ -84,8 +80,8 @@ def any_path(text: str | os.PathLike[str], field: str) -> pathlib.Path:
     """A folder or file of this machine or in a bucket by its name: a plain one, gs://BUCKET/NAME or s3://BUCKET/NAME.
 
     Args:
-      text: the name, as a flag, field or caller gives it; `~` as in `local_path`.
-      field: of which flag or field, for the message.
+      text: the name; `~` is expanded.
+      field: the flag or field, for messages.
 
     Returns:
       For a bucket an `etils.epath.Path`, which reads and writes as `pathlib.Path` does, but can neither be appended
@@ -107,7 +103,7 @@ def any_path(text: str | os.PathLike[str], field: str) -> pathlib.Path:
 
 
 def is_pattern(path: pathlib.Path) -> bool:
-    """Whether a path has signs of a pattern (`*`, `?`, `[...]`), and nothing is there by that very name."""
+    """Whether a path has signs of a pattern (`*`, `?`, `[...]`) and does not exist itself."""
     return glob.has_magic(str(path)) and not path.exists()
 
 
@@ -119,7 +115,7 @@ def matching(path: pathlib.Path) -> list[pathlib.Path]:
 
 
 def pattern(name: str) -> str:
-    """A pattern for `glob` in which the folders that are there by their very names stand for themselves."""
+    """A pattern for `glob` in which existing folders stand for themselves."""
     folder, rest = pathlib.Path(name), list[str]()
     while not os.path.lexists(folder) and folder != folder.parent:
         rest.insert(0, folder.name)
@@ -136,7 +132,7 @@ def _bucket_path(url: str) -> pathlib.Path:
 
 @functools.cache
 def _keep_no_listings() -> None:
-    """Makes fsspec ask the bucket each time: what another host has written meanwhile has to be seen."""
+    """Makes fsspec list the bucket each time, to see what other hosts write."""
     import fsspec
 
     settings: dict[str, dict[str, Any]] = cast(Any, fsspec).config.conf
@@ -151,9 +147,9 @@ def in_bucket(path: str | os.PathLike[str]) -> bool:
 
 @contextlib.contextmanager
 def replacing(path: pathlib.Path) -> Generator[pathlib.Path]:
-    """Yields a temporary file's name on this machine; what was written there becomes `path` if the block ends well.
+    """Yields the name of a temporary local file, which becomes `path` if the block ends well.
 
-    On a disk it lies beside `path` and is renamed; in a bucket, where an object appears as a whole, it is copied.
+    On a disk it is renamed; in a bucket, where an object appears as a whole, it is copied.
     """
     if in_bucket(path):
         with tempfile.TemporaryDirectory() as folder:
@@ -174,7 +170,7 @@ def replacing(path: pathlib.Path) -> Generator[pathlib.Path]:
 
 @contextlib.contextmanager
 def naming(path: pathlib.Path) -> Generator[None]:
-    """Adds a name to an error of the block that has none, as errors of a write to a full disk have not."""
+    """Adds the file's name to an OSError without one, as of a write to a full disk."""
     try:
         yield
     except OSError as error:
@@ -199,7 +195,7 @@ _FULL = {number: os.strerror(number) for number in (errno.ENOSPC, errno.EDQUOT)}
 
 
 def full_disk(error: BaseException, path: pathlib.Path) -> OSError | None:
-    """The error of a full disk that a library has told in words of its own; None where it is of something else."""
+    """The OSError of a full disk behind a library's error; None for another error."""
     number = next((number for number, words in _FULL.items() if words in str(error)), None)
     return None if number is None else OSError(number, _FULL[number], str(path))
 
@@ -210,7 +206,7 @@ def is_full_disk(error: OSError) -> bool:
 
 
 def is_not_writable(error: OSError) -> bool:
-    """Whether an error says that a place is not to be written to, by permissions or as mounted (read-only)."""
+    """Whether an error says that a folder is not writable: permissions, or mounted read-only."""
     return error.errno in (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
@@ -234,7 +230,7 @@ def _copy_objects(folder: pathlib.Path, target: pathlib.Path) -> None:
 
 @contextlib.contextmanager
 def open_text(path: pathlib.Path | Traversable, newline: str | None = None) -> Generator[TextIO]:
-    """Opens a text file that people made, for reading: UTF-8, with or without the byte order mark that Windows puts.
+    """Opens a text file for reading: UTF-8, with or without the byte order mark of Windows.
 
     Args:
       path: the file.
@@ -256,7 +252,7 @@ def open_text(path: pathlib.Path | Traversable, newline: str | None = None) -> G
 
 
 def mark_length(head: bytes, path: pathlib.Path | Traversable) -> int:
-    """How many bytes at the start of a file are UTF-8's byte order mark: 3, or 0.
+    """Length of the byte order mark of UTF-8 at the start of a file: 3 or 0.
 
     Args:
       head: the file's first bytes.
@@ -279,7 +275,7 @@ def mark_length(head: bytes, path: pathlib.Path | Traversable) -> int:
 
 
 def is_utf8(name: str) -> bool:
-    """Whether a file's name was UTF-8 on the disk; Python keeps the bytes of others as lone surrogates."""
+    """Whether a file's name is UTF-8; Python keeps other bytes as lone surrogates."""
     try:
         name.encode()
     except UnicodeEncodeError:
@@ -288,7 +284,7 @@ def is_utf8(name: str) -> bool:
 
 
 def read_text(path: pathlib.Path | Traversable) -> str:
-    """The content of a text file that people made; arguments and errors as in `open_text`."""
+    """The content of a text file; errors as in `open_text`."""
     with open_text(path) as text:
         return text.read()
 
