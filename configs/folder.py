@@ -7,7 +7,7 @@ it on val/ (or validation/) instead:
 
     --config.data.validation_split=validation --config.data.validation_fraction=0
 
-Without test/, a fifth of train is carved out as the test. To carve another share:
+Without test/, a fifth of train is split off as the test. To split off another share:
 
     --config.data.test_split= --config.data.test_fraction=0.1
 

@@ -7,7 +7,7 @@
 #     --workdir=/mnt/runs/rafdb --setup='sudo mkdir -p /mnt/runs && sudo gcsfuse --implicit-dirs BUCKET /mnt/runs' \
 #     run -- --config=configs/rafdb.py:bf16 --config.data.dir=/mnt/runs/RAF-DB --config.data.prepared_dir=/tmp/prepared
 #
-# Actions: up (create, or reuse what is there; a preempted slice is deleted and created anew), setup (copy this checkout,
+# Actions: up (create, or reuse what is there; a preempted slice is deleted and created again), setup (copy this checkout,
 # install it), start (on all workers, in the background), wait (until all have ended; starts again after a preemption or
 # exit code 75), collect (the workdir, without checkpoints, into --out), run (all of these), delete.
 #
@@ -68,7 +68,7 @@ on_all() { # a shell command on every worker
 
 # A field of the slice; empty where there is no slice, which only gcloud's NOT_FOUND says. What cannot be asked just now
 # (no connection, a token that has run out) is asked again: taken for a preemption, it would start a second run beside
-# the one that goes on.
+# the running one.
 describe() {
   local errors answer try
   errors=$(mktemp)
@@ -83,7 +83,7 @@ describe() {
     sleep "$poll"
   done
   rm -f "$errors"
-  fail "gcloud did not tell the state of $name $tries times (its message stands above); a run goes on meanwhile, and the action wait takes it up again"
+  fail "gcloud did not tell the state of $name $tries times (its message stands above); a run continues meanwhile, and the action wait takes it up again"
 }
 
 state() {
@@ -148,7 +148,7 @@ wait_for_end() {
     case $now in
       READY) ;;
       '' | PREEMPTED | TERMINATED)
-        echo "tpu_vm.sh: $name was preempted; creating it again, and going on" >&2
+        echo "tpu_vm.sh: $name was preempted; creating it again, and resuming" >&2
         up
         setup_workers
         start "$@"
@@ -160,7 +160,7 @@ wait_for_end() {
     mapfile -t found < <(codes)
     ((${#found[@]} >= number)) || continue
     if [[ " ${found[*]} " == *" 75 "* ]]; then
-      echo "tpu_vm.sh: the run was asked to stop and saved; going on" >&2
+      echo "tpu_vm.sh: the run was asked to stop and saved; resuming" >&2
       start "$@"
       continue
     fi
