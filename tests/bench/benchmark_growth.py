@@ -9,13 +9,14 @@ if __name__ == "__main__":  # before what takes seconds to import
 
 import argparse
 import dataclasses
+from concurrent.futures.process import BrokenProcessPool
 
 from absl import logging
 
 from mpafer_jax.cli.runner import argument, command, number, path
 from mpafer_jax.config.schema import Config
 from mpafer_jax.runtime import files
-from tests.bench import growth, growth_plot
+from tests.bench import growth
 
 
 @command(
@@ -45,16 +46,16 @@ def benchmark_growth(arguments: argparse.Namespace) -> int:
             try:
                 sized = dataclasses.replace(point, clip=arguments.clip)
                 points.append(growth.measure(config, sized, arguments.repeats))
-            except growth.GrowthError as error:
+            except (ValueError, BrokenProcessPool) as error:
                 logging.error("%s", error)
                 return 1
             logging.info("%s: %s", name, points[-1])
         found[name] = points
         ordered = {known: found[known] for known in growth.SERIES if known in found}
         growth.write(path, ordered)
-        files.write_text(out / "growth.md", growth_plot.table(ordered))
-        growth_plot.plot(ordered, out / "growth.png")
-    print(growth_plot.table(found))
+        files.write_text(out / "growth.md", growth.table(ordered))
+        growth.plot(ordered, out / "growth.png")
+    print(growth.table(found))
     return 0
 
 

@@ -1,22 +1,14 @@
-"""How time and memory of a training step grow with one size at a time.
+"""How time and memory of a training step grow with one size at a time, as a table and as plots.
 
-Every point is measured in a process of its own, whose peak memory is then the point's. Weights, images and labels are
+Every point is measured in a separate process, whose peak memory is then the point's. Weights, images and labels are
 random: neither decides how long a step takes.
 """
 
 from __future__ import annotations
 
-if __name__ == "__main__":  # before what takes seconds to import
-    from mpafer_jax.runtime import preemption
-
-    preemption.listen()
-
 import dataclasses
 import functools
 import json
-import os
-import subprocess
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -25,16 +17,24 @@ from typing import Any, cast
 import jax
 import jax.numpy as jnp
 import numpy as np
+from matplotlib.figure import Figure
 
 from mpafer_jax.backbones.clip.model import ClipConfig, TextConfig, VisionConfig
 from mpafer_jax.config.schema import Config
-from mpafer_jax.runtime import files, preemption
+from mpafer_jax.evaluation.table import markdown
+from mpafer_jax.runtime import files, workers
 from tests.bench import shapes
 from tests.bench.timing import Spread, peak_memory_bytes, time_block
 
-
-class GrowthError(RuntimeError):
-    """A point that could not be measured; the message holds what its process said last."""
+_COLUMNS = 3  # of panels, so that they can be read on a page
+_NAMES = {
+    "batch_size": "images in a batch",
+    "num_prompts": "visual prompts a layer",
+    "top_k": "patches of the local score",
+    "image_size": "side of the images, pixels",
+    "classes": "classes",
+    "remat": "clip.remat",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -168,25 +168,9 @@ def _random(leaf: Any, rng: np.random.Generator, classes: int) -> jax.Array:
 
 
 def measure(config: Config, point: Point, repeats: int) -> Measured:
-    """Measures a point in a process of its own.
-
-    Args:
-      config: for all that the point does not name.
-      point: the sizes.
-      repeats: steps that are timed.
-
-    Raises:
-      GrowthError: it ended with an error.
-    """
-    request = json.dumps({"config": config.to_json(), "point": dataclasses.asdict(point), "repeats": repeats})
-    command = [sys.executable, "-m", "tests.bench.growth"]
-    variables, pipe = preemption.ends_with_this(os.environ)
-    ended = subprocess.run(
-        command, input=request, capture_output=True, text=True, check=False, env=variables, pass_fds=pipe
-    )
-    if ended.returncode:
-        raise GrowthError(f"{point}: exit code {ended.returncode}\n{ended.stderr[-2000:]}")
-    return Measured.from_json(json.loads(ended.stdout.splitlines()[-1]))
+    """`measure_here` in a separate process, whose peak memory is then the point's."""
+    with workers.pool(1) as pool:
+        return pool.submit(measure_here, config, point, repeats).result()
 
 
 def write(path: Path, found: Mapping[str, Sequence[Measured]]) -> None:
@@ -200,11 +184,66 @@ def read(path: Path) -> dict[str, list[Measured]]:
     return {name: [Measured.from_json(point) for point in points] for name, points in stored.items()}
 
 
-def _answer(request: str) -> str:
-    asked = cast(dict[str, Any], json.loads(request))
-    measured = measure_here(Config.from_json(asked["config"]), Point(**asked["point"]), asked["repeats"])
-    return json.dumps(dataclasses.asdict(measured))
+def table(found: Mapping[str, Sequence[Measured]]) -> str:
+    """A Markdown table of each series."""
+    parts: list[str] = []
+    for name, points in found.items():
+        field, _, condition = name.partition(", ")
+        header = [
+            _NAMES[field] + (f" ({condition})" if condition else ""),
+            "seconds a step (least to greatest)",
+            "temporaries, MB",
+            "peak memory of the process, MB",
+            "compilation, s",
+        ]
+        rows = [
+            [
+                str(getattr(m.point, field)),
+                f"{m.seconds.median:.3g} ({m.seconds.low:.3g} to {m.seconds.high:.3g})",
+                f"{m.temporaries / 1e6:.0f}",
+                f"{m.peak_memory / 1e6:.0f}",
+                f"{m.compile_seconds:.1f}",
+            ]
+            for m in points
+        ]
+        parts.append(markdown(header, rows))
+    return "\n".join(parts)
 
 
-if __name__ == "__main__":
-    sys.stdout.write(_answer(sys.stdin.read()) + "\n")
+def plot(found: Mapping[str, Sequence[Measured]], path: Path) -> None:
+    """A PNG with two panels for each size: seconds above, memory below."""
+    fields = list(dict.fromkeys(varied(name) for name in found))
+    columns = min(_COLUMNS, len(fields))
+    rows = -(-len(fields) // columns)
+    figure = Figure(figsize=(3.4 * columns, 4.8 * rows), layout="constrained")
+    panels: Any = figure.subplots(2 * rows, columns, squeeze=False)
+    for number, field in enumerate(fields):
+        pair = panels[2 * (number // columns) : 2 * (number // columns) + 2, number % columns]
+        for name, points in found.items():
+            if varied(name) == field:
+                _draw(pair, points, field, name.partition(", ")[2])
+        pair[0].set_ylabel("seconds a step")
+        pair[1].set_ylabel("temporaries, GB")
+        pair[1].set_xlabel(_NAMES[field])
+        for panel in pair:
+            panel.set_ylim(0, 1.1 * panel.get_ylim()[1])
+            panel.grid(alpha=0.3)
+    for panel in panels.flat:
+        panel.set_visible(panel.has_data())
+    with files.replacing(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=110)
+
+
+def _draw(pair: Any, points: Sequence[Measured], field: str, condition: str) -> None:
+    x = [getattr(m.point, field) for m in points]
+    style: dict[str, Any] = {"marker": "o", "label": condition or "all at once"}
+    if condition:
+        style["linestyle"] = "--"
+    if isinstance(x[0], str):
+        style["linestyle"] = "none"
+        pair[0].margins(x=0.2)
+        pair[1].margins(x=0.2)
+    pair[0].plot(x, [m.seconds.median for m in points], **style)
+    pair[1].plot(x, [m.temporaries / 1e9 for m in points], **style)
+    if condition:
+        pair[1].legend(fontsize="small")
