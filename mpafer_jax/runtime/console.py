@@ -298,7 +298,7 @@ def _terminal() -> RichConsole | None:
     return _Current.console.out() if _Current.console else None
 
 
-def is_terminal() -> bool:
+def is_at_terminal() -> bool:
     """Whether results are shown at a terminal, in columns, and not to a program."""
     return _terminal() is not None
 
