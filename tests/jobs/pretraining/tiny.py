@@ -67,13 +67,17 @@ def config(folder: Path, **changes) -> PretrainConfig:
     return PretrainConfig.from_config_dict(values)
 
 
-def command(folder: Path, workdir: Path, **changes) -> list[str]:
-    """The same run as a command."""
+def words(folder: Path, workdir: Path, **changes) -> list[str]:
+    """The same run as words of `mpafer-jax clip pretrain`."""
     flat: dict[str, object] = {}
     for name, value in {**CHANGES, "data.dir": str(folder), **changes}.items():
         flat.update(
             {f"{name}.{key}": inner for key, inner in value.items()} if isinstance(value, dict) else {name: value}
         )
-    tool, file = "mpafer_jax.cli", "clip", "pretrain", runs.ROOT / "configs" / "pretrain_tiny_clip.py"
-    flags = [f"--config.{name}={value}" for name, value in flat.items()]
-    return [sys.executable, "-m", tool, f"--config={file}", f"--workdir={workdir}", *flags]
+    fields = [f"--config.{name}={value}" for name, value in flat.items()]
+    return [f"--config={runs.ROOT / 'configs' / 'pretrain_tiny_clip.py'}", f"--workdir={workdir}", *fields]
+
+
+def command(folder: Path, workdir: Path) -> list[str]:
+    """The same in a process of its own."""
+    return [sys.executable, "-m", "mpafer_jax.cli", "clip", "pretrain", *words(folder, workdir)]
