@@ -11,7 +11,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 python=${PYTHON:-python3} venv=${VENV:-.venv} extras=${1-}
 installed="$venv/installed-${extras:-alone}" # a copy of the setup.py that was installed
 
-if cmp --silent setup.py "$installed"; then exit; fi
+if cmp -s setup.py "$installed"; then exit; fi
 if ! "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then
   echo "error: $python is not Python 3.11 or newer; PYTHON=/path/to/python3.11 $0 takes another" >&2
   exit 2
