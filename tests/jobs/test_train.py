@@ -184,7 +184,7 @@ def test_changed_data_is_refused(finished, sample, tmp_path):
 @pytest.mark.training
 def test_changed_hard_prompts_are_refused(sample, tmp_path):
     """A configuration holds only where a bank lies, so a run that goes on must look at what it says."""
-    shipped = json.loads((runs.ROOT / "mpafer_jax" / "hard_prompts" / "expressions.json").read_text())
+    shipped = json.loads((runs.ROOT / "mpafer_jax" / "method" / "hard_prompts" / "expressions.json").read_text())
     bank = tmp_path / "bank.json"
     bank.write_text(json.dumps(shipped))
     config = runs.config(
