@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from mpafer_jax.runtime import preemption
+from mpafer_jax.runtime import signals
 
 if __name__ == "__main__":
-    preemption.listen()  # before what takes time to import
+    signals.listen()  # before what takes time to import
     from mpafer_jax.cli import train
 
     train.train.start()

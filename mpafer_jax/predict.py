@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from mpafer_jax.runtime import preemption
+from mpafer_jax.runtime import signals
 
 
 def run() -> None:
     """Runs the command in a process of its own."""
-    preemption.listen()  # before what takes time to import
+    signals.listen()  # before what takes time to import
     from mpafer_jax.cli import predict
 
     predict.predict.start()

@@ -23,7 +23,7 @@ import time
 import numpy as np
 
 from mpafer_jax.artifacts import checkpoints
-from mpafer_jax.runtime import preemption
+from mpafer_jax.runtime import signals
 from tests.jobs import runs
 from tests.multihost.layouts import LAUNCHER, processes_of
 
@@ -136,7 +136,7 @@ def main():
             f"{resumed[1] if resumed else 0}, logged {reached}, saved {saved}, lost {lost}",
             flush=True,
         )
-        if number == signal.SIGTERM and code == preemption.EXIT_CODE and stopped and int(stopped[1]) != saved:
+        if number == signal.SIGTERM and code == signals.EXIT_CODE and stopped and int(stopped[1]) != saved:
             sys.exit(f"SIGTERM after step {stopped[1]}, but the newest checkpoint is of step {saved}")
         if number == signal.SIGKILL and code == 0:
             sys.exit("a killed run ended with exit code 0")

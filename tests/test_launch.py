@@ -13,7 +13,7 @@ import time
 import pytest
 import yaml
 
-from mpafer_jax.runtime import preemption
+from mpafer_jax.runtime import signals
 
 LAUNCH = pathlib.Path(__file__).parents[1] / "launch"
 SCRIPTS = sorted(LAUNCH.glob("*.s[hb]*"))  # .sh and .sbatch
@@ -59,16 +59,14 @@ def test_local_run_marks_lines_and_ends_with_the_first_failure(tmp_path):
 
 
 def test_local_run_passes_signals_on(tmp_path):
-    script(
-        tmp_path / "job", f'trap "exit {preemption.EXIT_CODE}" TERM; touch {tmp_path}/$JAX_PROCESS_ID; sleep 30 & wait'
-    )
+    script(tmp_path / "job", f'trap "exit {signals.EXIT_CODE}" TERM; touch {tmp_path}/$JAX_PROCESS_ID; sleep 30 & wait')
     with subprocess.Popen([LAUNCH / "local_multihost.sh", "2", tmp_path / "job"]) as process:
         deadline = time.monotonic() + 30
         while not all((tmp_path / name).exists() for name in "01"):
             assert time.monotonic() < deadline
             time.sleep(0.01)
         process.send_signal(signal.SIGTERM)
-        assert process.wait(30) == preemption.EXIT_CODE
+        assert process.wait(30) == signals.EXIT_CODE
 
 
 def test_slurm_dry_run():
@@ -99,7 +97,7 @@ def test_slurm_array_takes_a_line_each(tmp_path):
     assert "has no line for task 2" in third.stderr
 
 
-@pytest.mark.parametrize(("code", "requeued"), [(0, False), (2, False), (preemption.EXIT_CODE, True)])
+@pytest.mark.parametrize(("code", "requeued"), [(0, False), (2, False), (signals.EXIT_CODE, True)])
 def test_slurm_queues_again_what_was_asked_to_stop(tmp_path, code, requeued):
     script(tmp_path / "bin" / "srun", f'echo "srun $*"; exit {code}')
     script(tmp_path / "bin" / "scontrol", 'echo "scontrol $*"')
@@ -201,7 +199,7 @@ def test_tpu_run_goes_on_after_a_preemption_and_after_exit_code_75(cloud, tmp_pa
         f"  echo PREEMPTED > {tmp_path}/state\n"
         "fi\n"
         "if ((n == 1)); then exec sleep 30; fi\n"
-        f"if ((n == 2 && WORKER == 1)); then exit {preemption.EXIT_CODE}; fi\n"
+        f"if ((n == 2 && WORKER == 1)); then exit {signals.EXIT_CODE}; fi\n"
     )
     done = cloud("run", job)
     assert done.returncode == 0, done.stderr

@@ -7,7 +7,7 @@ import contextlib
 
 from mpafer_jax.cli.parser import several
 from mpafer_jax.cli.runner import CLIP, WHICH, argument, command, number, refuse_idle
-from mpafer_jax.runtime import preemption
+from mpafer_jax.runtime import signals
 
 
 @command(
@@ -52,11 +52,11 @@ def demo(arguments: argparse.Namespace) -> None:
     answerer.warm_up()
     blocks = page.build(answerer, finds_faces=faces is not None, trained_on=predictor.trained_on)
     with (
-        contextlib.suppress(preemption.Preempted),
-        preemption.listening(),
-        preemption.orderly(on_end=page.forget),
+        contextlib.suppress(signals.Preempted),
+        signals.listening(),
+        signals.orderly(on_end=page.forget),
     ):
         url = page.serve(blocks, host=arguments.host, port=arguments.port, allowed_hosts=arguments.allowed_hosts)
         print(f"{url} (Ctrl-C ends it)", flush=True)
-        preemption.wait()
+        signals.wait()
     blocks.close()

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mpafer_jax.cli.runner import CLIP, WHICH, argument, command, number, path, refuse_idle
-from mpafer_jax.runtime import files, preemption
+from mpafer_jax.runtime import files, signals
 
 if TYPE_CHECKING:
     from mpafer_jax.inference.predictor import Predictor
@@ -117,7 +117,7 @@ def predict(arguments: argparse.Namespace) -> int:
         return 1 if counts[Failure] else 0
     if arguments.out is not None:
         logging.info("stopped before the end; the same command resumes with what is missing")
-    return getattr(outcome.stopped, "exit_code", preemption.INTERRUPTED)
+    return getattr(outcome.stopped, "exit_code", signals.INTERRUPTED)
 
 
 def _idle(arguments: argparse.Namespace) -> dict[str, str]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from mpafer_jax.cli.parser import UsageError, at_least, several
 from mpafer_jax.cli.runner import argument, command, number, path
-from mpafer_jax.runtime import preemption
+from mpafer_jax.runtime import signals
 
 if TYPE_CHECKING:
     from mpafer_jax.method.hard_prompts.generation.backends import Backend
@@ -112,7 +112,7 @@ def generate(arguments: argparse.Namespace) -> int:
     except ValueError as error:
         raise ConfigError(f"--clip, --token_budget: {error}") from error
     try:
-        with preemption.advising(go_on):
+        with signals.advising(go_on):
             outcome = bank.generate(wanted, _backend(arguments), budget, out, overwrite=arguments.overwrite)
     except UnavailableError as error:
         error.add_note(go_on)

@@ -27,7 +27,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from mpafer_jax.cli.parser import Parser, UsageError, at_least, refuse
-from mpafer_jax.runtime import files, preemption, without_torch
+from mpafer_jax.runtime import files, signals, without_torch
 from mpafer_jax.runtime.errors import ConfigError, UserError
 
 _FAILED = 1
@@ -168,9 +168,9 @@ class Command:
 
     def start(self, words: Sequence[str] | None = None) -> None:
         """Runs it as this process, and ends it."""
-        preemption.listen()
+        signals.listen()
         without_torch.prefer()
-        with preemption.ending():
+        with signals.ending():
             sys.exit(self(sys.argv[1:] if words is None else words))
 
     def _run(self, arguments: argparse.Namespace) -> int:

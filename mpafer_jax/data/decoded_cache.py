@@ -27,7 +27,7 @@ from PIL import Image, features
 
 from mpafer_jax.data.prepared import ExampleSource
 from mpafer_jax.data.preprocess import decode
-from mpafer_jax.runtime import files, locks, preemption, progress, workers
+from mpafer_jax.runtime import files, locks, progress, signals, workers
 from mpafer_jax.runtime.errors import DataError
 
 _FORMAT = "2"  # of the two files, and of how `preprocess.decode` shows an image
@@ -73,7 +73,7 @@ def open_or_make(prepared: Path, split: str, source: ExampleSource) -> DecodedIm
         try:
             folder.parent.mkdir(exist_ok=True)
             with (
-                preemption.orderly(),
+                signals.orderly(),
                 files.naming(folder),
                 locks.hold(folder.parent / f"{split}.lock", folder, wait=True),
             ):

@@ -24,7 +24,7 @@ from absl import flags
 from mpafer_jax.config.data_section import DataSection
 from mpafer_jax.data import preprocess
 from mpafer_jax.data.splits import EncodedImages, Split
-from mpafer_jax.runtime import preemption, workers
+from mpafer_jax.runtime import signals, workers
 
 # First word of every key, so that streams drawn from one seed stay apart.
 _ORDER, _SAMPLE, AUGMENT = 0, 1, 2
@@ -259,5 +259,5 @@ def iterate(make: Callable[[int], T], start: int, stop: int, num_workers: int) -
         yield from iterator
     finally:
         # Else the process is about to end, and its workers with it; Grain would wait up to 25 s for each of them.
-        if not preemption.is_requested():
+        if not signals.is_requested():
             cast(Any, iterator).close()

@@ -31,7 +31,7 @@ from absl import logging
 
 from mpafer_jax.data.inspection import inspect_all, workers
 from mpafer_jax.data.records import SourceIndex
-from mpafer_jax.runtime import files, locks, preemption, progress
+from mpafer_jax.runtime import files, locks, progress, signals
 from mpafer_jax.runtime.errors import DataError, ImageError
 
 _EXAMPLES, _SUMMARY = "examples.npz", "summary.json"
@@ -217,7 +217,7 @@ def prepare(
         return _open(directory)
     try:
         root.mkdir(parents=True, exist_ok=True)
-        with preemption.orderly(), files.naming(root), locks.hold(root / f"{parent.name}.lock", parent, wait=True):
+        with signals.orderly(), files.naming(root), locks.hold(root / f"{parent.name}.lock", parent, wait=True):
             if not directory.is_dir():
                 _write(index, parent, on_bad_image, fingerprint)
     except OSError as error:

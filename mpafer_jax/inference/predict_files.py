@@ -22,7 +22,7 @@ from mpafer_jax.inference.faces import FaceFinder, import_opencv
 from mpafer_jax.inference.faces import Which as WhichFaces
 from mpafer_jax.inference.predictor import Cropper, Predictor
 from mpafer_jax.inference.results import Failure, NoFace, Prediction, Result
-from mpafer_jax.runtime import preemption, progress
+from mpafer_jax.runtime import progress, signals
 from mpafer_jax.runtime.errors import InputError
 
 _NAMED = 5  # inputs by which a request is told from another
@@ -112,7 +112,7 @@ class Outcome:
     """How many results of each kind there are, those from before included; and what stopped the work, if anything."""
 
     counts: collections.Counter[type]
-    stopped: preemption.Preempted | KeyboardInterrupt | None
+    stopped: signals.Preempted | KeyboardInterrupt | None
 
 
 def run(request: Request, show: Callable[[Predictor], Callable[[Result], None]]) -> Outcome:
@@ -143,7 +143,7 @@ def run(request: Request, show: Callable[[Predictor], Callable[[Result], None]])
     live = total is None  # a camera's results must not wait for a batch
     counts: collections.Counter[type] = collections.Counter()
     # Ctrl-C is how a camera's run ends; what there is so far is kept.
-    stopped: KeyboardInterrupt | preemption.Preempted | None = None
+    stopped: KeyboardInterrupt | signals.Preempted | None = None
     with contextlib.ExitStack() as stack:
         table = None
         if request.out is not None:
@@ -172,14 +172,14 @@ def run(request: Request, show: Callable[[Predictor], Callable[[Result], None]])
             with contextlib.ExitStack() as block:
                 for number, result in enumerate(results):
                     if not number:  # before, while programs are compiled, there is nothing to keep
-                        block.enter_context(preemption.orderly())
+                        block.enter_context(signals.orderly())
                     work.advance()
                     counts[type(result)] += 1
                     for sink in sinks:
                         sink(result)
                     if isinstance(result, Failure):
                         logging.warning("%s", result)
-        except (KeyboardInterrupt, preemption.Preempted) as asked:
+        except (KeyboardInterrupt, signals.Preempted) as asked:
             stopped = None if live else asked
             if table is not None and not live:
                 table.stop()

@@ -22,7 +22,7 @@ from typing import Any, BinaryIO
 
 from mpafer_jax.inference.inputs import InputImage
 from mpafer_jax.inference.results import Failure, Result
-from mpafer_jax.runtime import files, preemption
+from mpafer_jax.runtime import files, signals
 from mpafer_jax.runtime.errors import InputError
 
 SUFFIXES = (".csv", ".jsonl", ".parquet")
@@ -193,7 +193,7 @@ def open_table(
     opened = {".csv": _csv, ".jsonl": _jsonl, ".parquet": _parquet}[path.suffix.lower()]
     table = Table(path, dict(subject or {}), overwrite=overwrite)
     try:
-        with preemption.tidying(table.discard_if_empty):
+        with signals.tidying(table.discard_if_empty):
             yield table
         with files.replacing(path) as temporary, opened(temporary, class_names) as write:
             for row in table.rows():

@@ -119,7 +119,7 @@ def evaluate_checkpoint(config: Config, workdir: pathlib.Path, *, clip: str = ""
       CheckpointError: no checkpoint, or one that was trained on another CLIP, or has no context for new classes.
       ConfigError: no split to evaluate, or none of its classes is one of the checkpoint's.
       ReportError: the numbers are written, but their report could not be made.
-      preemption.Preempted: it was asked to stop; nothing is written, and the same command evaluates again.
+      signals.Preempted: it was asked to stop; nothing is written, and the same command evaluates again.
     """
     with preemption.Notice():
         return _evaluate_checkpoint(config, workdir, clip)

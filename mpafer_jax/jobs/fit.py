@@ -72,7 +72,7 @@ def fit(loop: Loop, state: TrainState, checkpoints: Checkpoints, notice: preempt
     Raises:
       CheckpointError: a checkpoint cannot be written.
       NonFiniteError: names the first step with a metric that is not finite, and all of them; or a parameter.
-      preemption.Preempted: it was asked to stop; the state is saved.
+      signals.Preempted: it was asked to stop; the state is saved.
     """
     first_step = int(devices.to_host(state.step))
     if first_step == loop.num_steps:

@@ -91,7 +91,7 @@ def predict_dataset(config: Config, workdir: pathlib.Path, *, clip: str = "") ->
     Raises:
       CheckpointError: no checkpoint, or one that was trained on another CLIP.
       ConfigError: the split does not exist, or the folder holds other predictions.
-      preemption.Preempted: a signal came; the finished parts stay.
+      signals.Preempted: a signal came; the finished parts stay.
     """
     devices.check_batch_size("eval.batch_size", config.eval.batch_size)
     registry.check(config.data)

@@ -78,7 +78,7 @@ def train_and_evaluate(config: Config, workdir: pathlib.Path) -> dict[str, Any]:
     Raises:
       CheckpointError: a checkpoint cannot be written, or none of those that are there can be read.
       ConfigError: the configuration does not fit the workdir, the CLIP or the devices.
-      preemption.Preempted: it was asked to stop; the state is saved.
+      signals.Preempted: it was asked to stop; the state is saved.
       NonFiniteError: a loss term, a parameter, a feature or a logit became NaN or infinite.
       ReportError: the run has ended and its numbers are written, but its report could not be made.
     """

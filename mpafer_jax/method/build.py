@@ -79,7 +79,7 @@ def eval_batches(config: Config, experiment: Experiment, split: Split, what: str
       what: what is done with them, for who watches: "evaluating on".
 
     Raises:
-      preemption.Preempted: before one of them, if the run was asked to stop.
+      signals.Preempted: before one of them, if the run was asked to stop.
     """
     batches = pipeline.eval_batches(
         split,

@@ -18,7 +18,7 @@ from collections.abc import Callable, Generator
 from importlib.resources.abc import Traversable
 from typing import Any, TextIO, cast
 
-from mpafer_jax.runtime import preemption
+from mpafer_jax.runtime import signals
 from mpafer_jax.runtime.errors import ConfigError, DataError
 
 # Scheme of a bucket's URL -> the package through which fsspec reads it, and our extra that installs it.
@@ -159,7 +159,7 @@ def replacing(path: pathlib.Path) -> Generator[pathlib.Path]:
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    with preemption.orderly():
+    with signals.orderly():
         try:
             with naming(path):
                 yield temporary

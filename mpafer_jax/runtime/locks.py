@@ -28,7 +28,7 @@ from typing import Any, cast
 import filelock
 from absl import logging
 
-from mpafer_jax.runtime import distributed, files, preemption
+from mpafer_jax.runtime import distributed, files, signals
 from mpafer_jax.runtime.errors import LockedError
 
 RUN = ".lock"  # in the folder of a run
@@ -84,7 +84,7 @@ def hold(path: pathlib.Path, place: pathlib.Path, *, wait: bool = False) -> Gene
             if not told:
                 logging.info("waiting for %s, which works on %s", _described(holder), place)
                 told = True
-            preemption.check_alone()
+            signals.check_alone()
             time.sleep(_POLL_SECONDS)
         mine = {
             "host": socket.gethostname(),
@@ -95,7 +95,7 @@ def hold(path: pathlib.Path, place: pathlib.Path, *, wait: bool = False) -> Gene
         }
         _write(owner, mine)
         stack.callback(_release, owner, mine)
-        stack.enter_context(preemption.tidying(lambda: _tidy(path, owner, mine)))
+        stack.enter_context(signals.tidying(lambda: _tidy(path, owner, mine)))
         ended = threading.Event()
         stack.callback(ended.set)
         threading.Thread(target=_beat, args=(owner, mine, ended, place), name="lock", daemon=True).start()
@@ -191,7 +191,7 @@ def _beat(owner: pathlib.Path, mine: dict[str, Any], ended: threading.Event, pla
             holder = _read(owner)
             if holder is not None and holder["token"] != mine["token"]:
                 logging.error("%s was taken over by %s; this process ends", place, _described(holder))
-                preemption.end_at_once()
+                signals.end_at_once()
             if files.in_bucket(owner):
                 _write(owner, {**mine, "beats": beats})
             else:

@@ -16,7 +16,7 @@ from multiprocessing import resource_tracker
 from multiprocessing.context import SpawnContext, SpawnProcess
 from typing import Any, TypeVar
 
-from mpafer_jax.runtime import preemption
+from mpafer_jax.runtime import signals
 
 S = TypeVar("S")
 T = TypeVar("T")
@@ -85,17 +85,17 @@ def map_in_order(pool: futures.Executor, function: Callable[[S], T], items: Iter
     To be closed (`contextlib.closing`) where it may not be exhausted.
 
     Raises:
-      preemption.Preempted: before an item, see `preemption.orderly`.
+      signals.Preempted: before an item, see `signals.orderly`.
     """
     waiting: collections.deque[futures.Future[T]] = collections.deque()
     try:
         for item in items:
-            preemption.check_alone()
+            signals.check_alone()
             waiting.append(pool.submit(function, item))
             if len(waiting) > ahead:
                 yield waiting.popleft().result()
         while waiting:
-            preemption.check_alone()
+            signals.check_alone()
             yield waiting.popleft().result()
     finally:
         for future in waiting:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 if __name__ == "__main__":  # before what takes seconds to import
-    from mpafer_jax.runtime import preemption
+    from mpafer_jax.runtime import signals
 
-    preemption.listen()
+    signals.listen()
 
 import argparse
 import dataclasses

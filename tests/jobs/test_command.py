@@ -11,7 +11,7 @@ import pytest
 
 import mpafer_jax
 from mpafer_jax.artifacts import checkpoints as checkpoints_lib
-from mpafer_jax.runtime import preemption
+from mpafer_jax.runtime import signals
 from tests import needs
 from tests.jobs import runs
 
@@ -40,7 +40,7 @@ def test_stopped_killed_and_resumed_equals_undisturbed(sample, tmp_path):
     arguments = runs.command(sample, workdir, **steps)
     metrics, checkpoints = workdir / "metrics.jsonl", workdir / "checkpoints"
     code, errors = stop(arguments, signal.SIGTERM, lambda: metrics.is_file() and '"step": 5,' in metrics.read_text())
-    assert code == preemption.EXIT_CODE == 75
+    assert code == signals.EXIT_CODE == 75
     saved = int(errors.split("stopped by SIGTERM after step ")[1].split()[0])
     assert f"of 24, which is saved in {workdir}; the same command resumes from there (exit code 75)" in errors
     assert max(int(path.name.removeprefix("step_")) for path in checkpoints.glob("step_*")) == saved

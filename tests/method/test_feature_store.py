@@ -12,7 +12,7 @@ from mpafer_jax.jobs import train
 from mpafer_jax.method import build
 from mpafer_jax.method import features as features_lib
 from mpafer_jax.method.features import encode_splits
-from mpafer_jax.runtime import devices, preemption
+from mpafer_jax.runtime import devices, signals
 from mpafer_jax.runtime.errors import DataError
 from tests.jobs import runs
 
@@ -163,13 +163,13 @@ def test_features_of_a_run_that_is_stopped_are_kept_part_by_part(sample, prepare
         def stops(params, batch):
             batches.append(batch)
             if len(batches) == 3:
-                raise preemption.Preempted("stopped")
+                raise signals.Preempted("stopped")
             return step(params, batch)
 
         return stops
 
     monkeypatch.setattr(devices, "data_parallel", stopping)
-    with pytest.raises(preemption.Preempted):
+    with pytest.raises(signals.Preempted):
         encode_splits(config, built, [dataset.train])
     assert len(dataset.train) > 3 * 16
     store = features_lib.open_store(config, built.clip_hash, built.model.clip_config.projection_dim)

@@ -10,7 +10,7 @@ import pytest
 from mpafer_jax.artifacts import checkpoints
 from mpafer_jax.data import bucket, registry
 from mpafer_jax.data.records import PREPARED_FOLDER
-from mpafer_jax.runtime import files, preemption
+from mpafer_jax.runtime import files, signals
 from mpafer_jax.runtime.errors import DataError
 from tests import needs
 from tests.artifacts.test_checkpoint import DESCRIPTION, save, state
@@ -140,7 +140,7 @@ def test_two_processes_stopped_and_resumed_equal_those_on_a_disk(home, sample, t
         wait_for(lambda: (workdir / "metrics.jsonl").is_file(), process)
         process.send_signal(signal.SIGTERM)
         code, errors = layouts.finish(process)
-    assert code == preemption.EXIT_CODE, errors
+    assert code == signals.EXIT_CODE, errors
     errors = layouts.run(two, sample, workdir, **changes)
     assert "resuming after step" in errors
     layouts.run(two, sample, tmp_path / "disk", **steps)

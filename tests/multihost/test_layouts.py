@@ -13,7 +13,7 @@ import pytest
 from mpafer_jax.artifacts import checkpoints
 from mpafer_jax.evaluation.predictions import Predictions
 from mpafer_jax.jobs import predict, train
-from mpafer_jax.runtime import preemption
+from mpafer_jax.runtime import signals
 from tests.jobs import runs
 from tests.multihost import layouts
 from tests.multihost.layouts import Layout
@@ -57,7 +57,7 @@ def test_two_processes_stopped_and_resumed_equal_one(one_process, sample, tmp_pa
         wait_for(lambda: logged(workdir, 3), process)
         process.send_signal(signal.SIGTERM)
         code, errors = layouts.finish(process)
-    assert code == preemption.EXIT_CODE, errors
+    assert code == signals.EXIT_CODE, errors
     stopped = int(errors.split("stopped by SIGTERM after step ")[1].split()[0])
     assert 3 <= stopped < 24  # the processes agree on a step, a few after the signal
     assert (workdir / "checkpoints" / f"step_{stopped}").is_dir()
@@ -135,7 +135,7 @@ def test_two_processes_resume_to_the_bit_and_go_on_as_one(sample, tmp_path):
     with layouts.running(TWO, sample, half, **RHYTHM) as process:
         wait_for(lambda: logged(half, 9), process)
         process.send_signal(signal.SIGTERM)
-        assert layouts.finish(process)[0] == preemption.EXIT_CODE
+        assert layouts.finish(process)[0] == signals.EXIT_CODE
     shutil.copytree(half, tmp_path / "other")
     layouts.run(TWO, sample, half, **RHYTHM)
     for name, value in checkpoints.load(undisturbed, "last")[0].items():
@@ -158,4 +158,4 @@ def test_when_one_process_dies_the_other_ends_within_a_minute(sample, tmp_path, 
         killed = time.monotonic()
         code, errors = layouts.finish(process, timeout=90)
     assert time.monotonic() - killed < 60
-    assert code not in (0, preemption.EXIT_CODE), errors
+    assert code not in (0, signals.EXIT_CODE), errors

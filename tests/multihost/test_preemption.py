@@ -5,7 +5,7 @@ import signal
 import pyarrow.parquet as pq
 import pytest
 
-from mpafer_jax.runtime import preemption
+from mpafer_jax.runtime import signals
 from tests.jobs import runs
 from tests.multihost import layouts
 from tests.multihost.layouts import Layout
@@ -53,14 +53,14 @@ def test_evaluations_end_between_two_batches(many, trained, tmp_path, layout):
     changes = {"eval.checkpoint": str(trained), "eval.batch_size": 2}
     with layouts.running(layout, many, tmp_path / "eval", mode="eval", **changes) as process:
         code, errors = stop_at("hard prompt of", process)
-    assert code == preemption.EXIT_CODE, errors
+    assert code == signals.EXIT_CODE, errors
     assert errors.count("stopped by SIGTERM while no step was running") == layout.processes
     assert not (tmp_path / "eval" / "evaluation.json").exists()
 
     training = {"train.num_steps": 2, "train.eval_every": 2, "optimizer.warmup_steps": 0, "eval.batch_size": 2}
     with layouts.running(layout, many, tmp_path / "train", **training) as process:
         code, errors = stop_at("validation after step 2", process)
-    assert code == preemption.EXIT_CODE, errors
+    assert code == signals.EXIT_CODE, errors
     assert not (tmp_path / "train" / "summary.json").exists()
     layouts.run(layout, many, tmp_path / "train", **training)
     assert runs.summary(tmp_path / "train")["last"]["test"]["count"] == 2000
@@ -75,7 +75,7 @@ def test_predictions_keep_their_parts_and_go_on(many, trained, tmp_path, layout)
         wait_for(lambda: len(list(folder.glob("*.parquet"))) > 2, process)
         layouts.signal_last(process.pid, signal.SIGTERM)
         code, errors = layouts.finish(process)
-    assert code == preemption.EXIT_CODE, errors
+    assert code == signals.EXIT_CODE, errors
     written = {path: path.stat().st_mtime_ns for path in folder.glob("*.parquet")}
     assert 2 < len(written) < 500
     assert not list(folder.glob("*.tmp"))

@@ -9,19 +9,19 @@ import time
 
 import pytest
 
-from mpafer_jax.runtime import preemption
+from mpafer_jax.runtime import signals
 from tests.jobs import runs
 
 pytestmark = pytest.mark.processes
 
 BEGIN = """
 import hashlib, pathlib, signal, sys, time
-from mpafer_jax.runtime import preemption
+from mpafer_jax.runtime import signals
 signal.signal(signal.SIGINT, signal.default_int_handler)  # which a suite in the background ignores
-preemption.listen()
+signals.listen()
 def ready():
     print("ready", flush=True)
-with preemption.ending():
+with signals.ending():
 """
 
 
@@ -60,7 +60,7 @@ def test_where_nothing_is_to_be_saved_it_ends_at_once_even_in_native_code(number
 
 
 ORDERLY = """
-with preemption.orderly():
+with signals.orderly():
     ready()
     while True:
         {}
@@ -69,7 +69,7 @@ with preemption.orderly():
 
 
 def test_orderly_work_stops_itself_and_a_second_request_ends_it():
-    process = start(ORDERLY.format("preemption.check_alone()"))
+    process = start(ORDERLY.format("signals.check_alone()"))
     code, _, errors = end(process, signal.SIGINT)
     first, second = errors.splitlines()
     assert (code, first) == (130, "Ctrl-C: stopping in good order; once more ends it at once")
@@ -78,13 +78,13 @@ def test_orderly_work_stops_itself_and_a_second_request_ends_it():
     process = start(ORDERLY.format("pass"))
     process.send_signal(signal.SIGINT)
     assert "stopping in good order" in process.stderr.readline()
-    time.sleep(2 * preemption._ECHO_SECONDS)
+    time.sleep(2 * signals._ECHO_SECONDS)
     code, _, errors = end(process, signal.SIGINT)
     assert (code, errors.partition(";")[0]) == (130, "ended at once by Ctrl-C")
 
 
 def test_a_signal_that_is_passed_on_twice_is_one_request():
-    body = "with preemption.orderly():\n    ready(); time.sleep(1); print('saved', flush=True)"
+    body = "with signals.orderly():\n    ready(); time.sleep(1); print('saved', flush=True)"
     code, out, _ = end(start(body), signal.SIGTERM, signal.SIGTERM)  # as `timeout` sends it
     assert (code, out) == (75, "saved\n")
 
@@ -98,9 +98,10 @@ def test_without_a_request_nothing_changes_and_what_is_ignored_stays_so():
 
 
 def test_what_comes_after_the_last_step_ends_the_run_as_one_that_has_saved():
-    body = "with preemption.Notice() as notice:\n    notice.start_steps(); ready(); time.sleep(0.5); notice.end_steps()"
+    body = "from mpafer_jax.runtime import preemption\nwith preemption.Notice() as notice:\n"
+    body += "    notice.start_steps(); ready(); time.sleep(0.5); notice.end_steps()"
     code, _, errors = end(start(body), signal.SIGINT)
-    assert code == preemption.EXIT_CODE
+    assert code == signals.EXIT_CODE
     assert errors.splitlines()[1].startswith("stopped by Ctrl-C while no step was running; the same command resumes")
 
 
@@ -119,8 +120,8 @@ def is_gone(pid):
 
 CHILD = """
 import os, subprocess
-code = "from mpafer_jax.runtime import preemption; preemption.listen(); import time; time.sleep(60)"
-variables, pipe = preemption.ends_with_this(os.environ)
+code = "from mpafer_jax.runtime import signals; signals.listen(); import time; time.sleep(60)"
+variables, pipe = signals.ends_with_this(os.environ)
 child = subprocess.Popen([sys.executable, "-c", code], env=variables, pass_fds=pipe, process_group=0)
 print("ready", child.pid, sep="\\n", flush=True)
 time.sleep(60)
@@ -150,9 +151,7 @@ def test_processes_end_with_the_one_that_started_them_even_if_it_is_killed(body)
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_workers_leave_to_the_command_what_a_terminal_sends_to_all(number):
-    process = start(
-        "with preemption.orderly():" + WORKERS.format(orderly=True).replace("\n", "\n    "), process_group=0
-    )
+    process = start("with signals.orderly():" + WORKERS.format(orderly=True).replace("\n", "\n    "), process_group=0)
     pid = int(process.stdout.readline())
     os.killpg(process.pid, number)
     code, _, errors = end(process)
@@ -164,8 +163,8 @@ def test_workers_leave_to_the_command_what_a_terminal_sends_to_all(number):
 @pytest.mark.parametrize("path", ["mpafer_jax/main.py", "mpafer_jax/predict.py", "mpafer_jax/cli/__main__.py"])
 def test_every_command_listens_before_its_imports(path):
     text = (runs.ROOT / path).read_text()
-    assert text.index("preemption.listen()") < text.index("from mpafer_jax.cli")
-    imports = [line for line in text.partition("preemption.listen()")[0].splitlines() if "import" in line.split()]
+    assert text.index("signals.listen()") < text.index("from mpafer_jax.cli")
+    imports = [line for line in text.partition("signals.listen()")[0].splitlines() if "import" in line.split()]
     assert imports in (
         ["from __future__ import annotations", "from mpafer_jax.runtime import preemption"],
         ["from mpafer_jax.runtime import preemption"],

@@ -109,7 +109,7 @@ def pretrain(config: PretrainConfig, workdir: pathlib.Path) -> dict[str, Any]:
       DataError: the images or captions are not there or not of the form.
       NonFiniteError: a loss term, a parameter or a feature became NaN or infinite.
       PromptError: a caption has more tokens than the text tower has positions.
-      preemption.Preempted: it was asked to stop; the state is saved.
+      signals.Preempted: it was asked to stop; the state is saved.
     """
     with preemption.Notice() as notice:
         return _pretrain(config, workdir, notice)
@@ -316,7 +316,15 @@ def make_loop(run: Pretraining, clock: Clock) -> Loop:
         evaluate=evaluate,
         saves=lambda step: step % every.checkpoint_every == 0,
         describe=lambda: run.description.model_copy(update={"hours": clock.hours()}),
-        shown=("loss", "contrastive", "caption_accuracy", "statements", "local_statements", "attributes"),
+        shown=(
+            "loss",
+            "contrastive",
+            "caption_accuracy",
+            "statements",
+            "local_statements",
+            "attributes",
+            "logit_scale",
+        ),
     )
 
 

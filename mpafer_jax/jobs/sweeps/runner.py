@@ -21,7 +21,7 @@ from absl import logging
 from mpafer_jax.artifacts.run_dir import SUMMARY
 from mpafer_jax.evaluation import protocol
 from mpafer_jax.jobs.sweeps.plan import Run
-from mpafer_jax.runtime import preemption, progress
+from mpafer_jax.runtime import progress, signals
 from mpafer_jax.runtime.console import duration
 
 LOG = "log.txt"
@@ -73,9 +73,9 @@ class _Processes:
         with log.open("ab") as stream:
             with self._lock:
                 if self.stopping.is_set():
-                    return preemption.EXIT_CODE
+                    return signals.EXIT_CODE
                 # In its own process group: Ctrl-C in a terminal reaches this program alone, which stops it.
-                variables, pipe = preemption.ends_with_this(environment)
+                variables, pipe = signals.ends_with_this(environment)
                 process = subprocess.Popen(
                     command,
                     stdin=subprocess.DEVNULL,
@@ -107,10 +107,10 @@ class _Processes:
     @contextlib.contextmanager
     def stopped_by_signals(self) -> Generator[None]:
         """SIGTERM and Ctrl-C stop the processes while this lasts."""
-        with preemption.listening(), preemption.orderly(on_request=self.stop, on_end=self.kill):
+        with signals.listening(), signals.orderly(on_request=self.stop, on_end=self.kill):
             yield
             if self.stopping.is_set():
-                raise preemption.Preempted("stopped; the same command resumes")
+                raise signals.Preempted("stopped; the same command resumes")
 
 
 def run_all(
@@ -202,7 +202,7 @@ def _make(
         if code == 0:
             logging.info("%s: %s%s", title, _accuracy(folder / SUMMARY), took)
             return None
-        if code == preemption.EXIT_CODE:
+        if code == signals.EXIT_CODE:
             logging.info("%s: stopped after %s", title, took)
             continue
         failed += 1

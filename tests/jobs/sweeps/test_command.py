@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from mpafer_jax.runtime import preemption
+from mpafer_jax.runtime import signals
 from tests.jobs import runs
 
 pytestmark = pytest.mark.processes
@@ -133,7 +133,7 @@ def test_stopped_it_goes_on(command, tmp_path):
         assert re.search(rf"sweep is in use by process {sweep.pid} on .* since .* UTC; wait until", second.err)
         sweep.send_signal(signal.SIGINT)
         _, errors = sweep.communicate(timeout=200)
-    assert sweep.returncode == preemption.EXIT_CODE, errors
+    assert sweep.returncode == signals.EXIT_CODE, errors
     assert "stopped; the same command resumes" in errors
     folder = tmp_path / "sweep" / "all" / "full" / "seed_0"
     assert "stopped by SIGTERM after step" in (folder / "log.txt").read_text()

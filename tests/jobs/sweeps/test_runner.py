@@ -10,7 +10,7 @@ import pytest
 
 from mpafer_jax.jobs.sweeps import plan, runner
 from mpafer_jax.jobs.sweeps.sweep import Point, Sweep
-from mpafer_jax.runtime import preemption
+from mpafer_jax.runtime import signals
 from tests.jobs import runs
 
 # Takes its next exit code from the file `codes` in its workdir; without one it runs until it is asked to stop.
@@ -72,7 +72,7 @@ def test_failures_are_tried_again_and_the_others_go_on(planned, tmp_path):
 
 
 def test_a_mistake_is_not_repeated_and_a_stop_is_no_failure(planned, tmp_path):
-    codes(tmp_path, a="2 0", b=f"{preemption.EXIT_CODE} {preemption.EXIT_CODE} 0", c="1 0")
+    codes(tmp_path, a="2 0", b=f"{signals.EXIT_CODE} {signals.EXIT_CODE} 0", c="1 0")
     ended, failures = make(planned, tmp_path, retries=0)
     assert ended == ["b"]
     assert list(failures) == ["a", "c"]
@@ -122,7 +122,7 @@ def test_asked_to_stop_it_stops_its_runs_and_starts_no_other(planned, tmp_path):
     thread = threading.Thread(target=stop)
     thread.start()
     started = time.monotonic()
-    with pytest.raises(preemption.Preempted):
+    with pytest.raises(signals.Preempted):
         make(planned, tmp_path)
     thread.join()
     assert time.monotonic() - started < 30  # and not the minute that the stand-in would wait

@@ -1,0 +1,374 @@
+"""SIGTERM handling: checkpoint and exit. Ctrl-C and SIGHUP are handled likewise.
+
+A command listens from its first line on (`listen`). What a signal does depends on what the process is doing:
+
+- Training saves a checkpoint and ends with `EXIT_CODE` (`preemption.Notice`). A signal to one of several processes is
+  enough: JAX's preemption service lets all of them stop after the same step.
+- Work inside `orderly` stops by itself at its next `check_alone`.
+- Anywhere else, while libraries are imported or programs compiled, nothing is lost: the process prints a message and
+  ends. It raises nothing, since an exception inside a compilation or a call from native code ends in a crash.
+
+A second signal ends the process at once.
+"""
+
+# Imported before everything else, so that a command listens from its first moment: no import here takes long.
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import multiprocessing
+import os
+import select
+import signal
+import stat
+import sys
+import threading
+import time
+from collections.abc import Callable, Generator, Mapping
+from types import FrameType
+from typing import Any, NoReturn
+
+# sysexits.h's EX_TEMPFAIL: try again. Not 0, which schedulers read as done, and not 1 or 2, which are mistakes.
+EXIT_CODE = os.EX_TEMPFAIL
+INTERRUPTED = 128 + signal.SIGINT  # as shells say it: Ctrl-C, and nothing to go on with
+
+NAMES = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM", signal.SIGHUP: "SIGHUP (its terminal is gone)"}
+# Within so many seconds another signal is the same request: `timeout` sends two, and launchers pass on what a terminal
+# has sent already.
+_ECHO_SECONDS = 0.3
+_TRACKER = "ignore:resource_tracker:UserWarning"
+# The variable with the number of a pipe's end that shows when the program that started this one has ended.
+_PARENT = "MPAFER_JAX_PARENT_PIPE"
+
+
+class Preempted(BaseException):
+    """The run stopped on a signal; the message says where it will resume. Like KeyboardInterrupt it is not an error."""
+
+    def __init__(self, message: str, exit_code: int = EXIT_CODE) -> None:
+        """Takes the message, and the exit code of a command that this ends."""
+        super().__init__(message)
+        self.exit_code = exit_code
+        if Current.listener is not None:
+            Current.listener.stopping = True
+
+
+class StepwiseRun:
+    """A run that asks for signals itself, between its steps (`preemption.Notice`).
+
+    Attributes:
+      shared: whether it is one of many processes, which stop together.
+      in_steps: whether it will ask after the step that is running.
+    """
+
+    shared = False
+    in_steps = False
+
+
+class Current:
+    """The process's own, as signals are."""
+
+    run: StepwiseRun | None = None
+    listener: Listener | None = None
+
+
+def listen() -> None:
+    """Installs the handlers; a command's first act, in its main thread."""
+    if Current.listener is None:
+        Current.listener = Listener()
+
+
+@contextlib.contextmanager
+def ending() -> Generator[None]:
+    """Ends the process with the message and exit code of a `Preempted` that the block raises."""
+    try:
+        yield
+    except Preempted as stopped:
+        _say(f"{stopped} (exit code {stopped.exit_code})")
+        if is_requested():  # not of many processes, which leave each other in order
+            _leave(stopped.exit_code)
+        sys.exit(stopped.exit_code)
+
+
+@contextlib.contextmanager
+def listening() -> Generator[None]:
+    """Listens inside the block, in a program that does not `listen`."""
+    if Current.listener is not None or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    Current.listener = listener = Listener()
+    try:
+        yield
+    finally:
+        Current.listener = None
+        listener.close()
+
+
+class Listener:
+    """A thread that receives signals at once, also while the main thread runs native code."""
+
+    def __init__(self) -> None:
+        self.requested: signal.Signals | None = None
+        self.orderly = 0  # how many `orderly` blocks are entered
+        self.on_request: list[Callable[[], None]] = []
+        self.on_end: list[Callable[[], None]] = []  # called before the process is ended without a checkpoint
+        self.advice = "the same command starts again, or resumes where it had saved"
+        self.stopping = False  # whether `Preempted` was raised
+        self.shared = False  # whether this is one of many processes
+        self.lock = threading.RLock()
+        self._time = 0.0
+        self._reader, self._writer = os.pipe()
+        os.set_blocking(self._writer, False)
+        # What a shell has set to be ignored, as it does for commands in the background, stays so.
+        signals = [number for number in NAMES if signal.getsignal(number) is not signal.SIG_IGN]
+        self._before: dict[Any, Any] = {number: signal.signal(number, _do_nothing) for number in signals}
+        atexit.register(self._finished)
+        self._wakeup = signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
+        threading.Thread(target=self._watch, args=(_parent_pipe(),), name="stop", daemon=True).start()
+        # Processes that are started from here on inherit this: what a terminal sends to all of them is this one's to
+        # decide on. The thread above unblocks it for itself.
+        self._mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        # Inherited by `multiprocessing`'s resource tracker, which would warn of what it cleans up.
+        if _TRACKER not in sys.warnoptions:
+            sys.warnoptions.append(_TRACKER)
+
+    def close(self) -> None:
+        """Leaves the signals as they were."""
+        atexit.unregister(self._finished)
+        signal.set_wakeup_fd(self._wakeup)
+        signal.pthread_sigmask(signal.SIG_SETMASK, self._mask)
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        os.close(self._writer)
+
+    def _finished(self) -> None:
+        """Ignores signals while Python shuts down, which undoes handlers: the command has succeeded."""
+        for number in self._before:
+            signal.signal(number, signal.SIG_IGN)
+
+    def _watch(self, parent: int | None) -> None:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, set(NAMES))
+        waiting = [self._reader] if parent is None else [self._reader, parent]
+        while True:
+            ready, _, _ = select.select(waiting, [], [])
+            if parent in ready:
+                waiting.remove(parent)
+                self.ask(signal.SIGTERM)
+            if self._reader in ready:
+                numbers = os.read(self._reader, 64)
+                if not numbers:
+                    os.close(self._reader)
+                    return
+                for number in numbers:
+                    if number in NAMES:
+                        self.ask(signal.Signals(number))
+
+    def ask(self, number: signal.Signals) -> None:
+        """Handles a signal."""
+        now = time.monotonic()
+        with self.lock:
+            again = self.requested is not None
+            if again and now - self._time < _ECHO_SECONDS:
+                return
+            self._time = now
+            if again or not self.orderly:
+                self.end(number, again=again)
+            if number == signal.SIGHUP:
+                _let_go_of_terminal()
+            # Before `requested` is set: the process may end right after.
+            _side_by_side(lambda: _say(f"{NAMES[number]}: stopping in good order; once more ends it at once"), 1)
+            self.requested, calls = number, list(self.on_request)
+        run = Current.run
+        if run is not None and run.shared and number != signal.SIGTERM:
+            os.kill(os.getpid(), signal.SIGTERM)  # which JAX listens to
+        for call in calls:
+            call()
+
+    def end(self, number: signal.Signals, *, again: bool) -> NoReturn:
+        """Ends the process without a checkpoint, from any of its threads."""
+        interrupted = 128 + number
+        code = interrupted if again or number == signal.SIGINT else EXIT_CODE
+        message = f"{'ended at once' if again else 'stopped'} by {NAMES[number]}; {self.advice}"
+        if Current.run is not None and not again:
+            message = at_no_step(NAMES[number])
+        _side_by_side(lambda: _say(f"{message} (exit code {code})"), 1)
+        for call in self.on_end:
+            with contextlib.suppress(Exception):
+                call()
+        _leave(code)
+
+
+def at_no_step(cause: str) -> str:
+    """The message where a run is stopped outside of its steps."""
+    return f"stopped by {cause} while no step was running; the same command resumes"
+
+
+def _do_nothing(number: int, frame: FrameType | None) -> None:
+    """A handler in Python: without one, signals are not told to the listener."""
+    del number, frame
+
+
+def _side_by_side(call: Callable[[], None], seconds: float) -> None:
+    """Calls in a thread, for at most so many seconds: a stream may be a pipe that is not read."""
+    thread = threading.Thread(target=call, daemon=True)
+    thread.start()
+    thread.join(seconds)
+
+
+def _say(text: str) -> None:
+    begin = "\n" if os.isatty(2) else ""  # behind what a progress bar or the echo of ^C left there
+    with contextlib.suppress(OSError):
+        os.write(2, f"{begin}{text}\n".encode("utf-8", "replace"))
+
+
+def _leave(code: int) -> NoReturn:
+    """Ends the process without Python's own end, which waits for threads and worker processes."""
+    for process in multiprocessing.active_children():  # they would end by themselves, but later
+        process.kill()
+    _side_by_side(_flush, 1)
+    os._exit(code)
+
+
+def _flush() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(Exception):
+            stream.flush()
+
+
+def _let_go_of_terminal() -> None:
+    """Redirects output from a closed terminal, where writing would be an error, to the null device."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for stream in (1, 2):
+        with contextlib.suppress(OSError):
+            if os.isatty(stream):
+                os.dup2(nowhere, stream)
+
+
+def _parent_pipe() -> int | None:
+    number = os.environ.pop(_PARENT, "")
+    if not number.isdecimal():
+        return None
+    try:
+        if not stat.S_ISFIFO(os.fstat(int(number)).st_mode):  # of another process: its number means nothing here
+            return None
+        os.set_inheritable(int(number), False)
+    except OSError:
+        return None
+    return int(number)
+
+
+class _Life:
+    """The two ends of a pipe; only this process has the second, so that it closes when this process has ended."""
+
+    ends: tuple[int, int] | None = None
+
+
+def ends_with_this(environment: Mapping[str, str]) -> tuple[dict[str, str], tuple[int]]:
+    """`env` and `pass_fds` of `subprocess.Popen` for a command of this package that stops, as by SIGTERM, when this
+    process ends, for whatever reason. `environment` holds its variables."""
+    if _Life.ends is None:
+        _Life.ends = os.pipe()
+    end = _Life.ends[0]
+    return {**environment, _PARENT: str(end)}, (end,)
+
+
+@contextlib.contextmanager
+def orderly(
+    *, on_request: Callable[[], None] | None = None, on_end: Callable[[], None] | None = None, advice: str = ""
+) -> Generator[None]:
+    """Defers a signal inside the block to the next `check_alone` or to the block's end, which raise `Preempted`.
+
+    Does nothing in a program that does not `listen`.
+
+    Args:
+      on_request: called by another thread on the first signal.
+      on_end: called by another thread before a second signal ends the process.
+      advice: told to the user when the process stops; '' for the general advice.
+    """
+    listener = Current.listener
+    if listener is None:
+        yield
+        return
+    first, last = ([call] if call else [] for call in (on_request, on_end))
+    with listener.lock:
+        listener.orderly += 1
+        listener.on_request += first
+        listener.on_end += last
+        before, listener.advice = listener.advice, advice or listener.advice
+    try:
+        yield
+    finally:
+        with listener.lock:
+            listener.orderly -= 1
+            listener.on_request = [call for call in listener.on_request if call not in first]
+            listener.on_end = [call for call in listener.on_end if call not in last]
+            listener.advice = before
+            # This thread cannot raise in the main one, which does not wait for it.
+            unattended = not listener.orderly and not listener.stopping and not in_main_thread()
+            if listener.requested and unattended:
+                listener.end(listener.requested, again=False)
+    check_alone()
+
+
+@contextlib.contextmanager
+def advising(text: str) -> Generator[None]:
+    """Sets what the user is told if the process stops inside the block."""
+    listener = Current.listener
+    before = ""
+    if listener is not None:
+        before, listener.advice = listener.advice, text
+    try:
+        yield
+    finally:
+        if listener is not None:
+            listener.advice = before
+
+
+@contextlib.contextmanager
+def tidying(call: Callable[[], None]) -> Generator[None]:
+    """Has `call` called, by another thread, before the process is ended without a checkpoint inside the block."""
+    listener = Current.listener
+    if listener is None:
+        yield
+        return
+    listener.on_end.append(call)
+    try:
+        yield
+    finally:
+        listener.on_end.remove(call)
+
+
+def end_at_once() -> None:
+    """Ends a command from any thread, before it overwrites what another process writes."""
+    if Current.listener is not None:
+        _leave(1)
+
+
+def wait() -> None:
+    """Returns on a signal; in an `orderly` block."""
+    while Current.listener is not None and not Current.listener.requested:
+        time.sleep(0.1)
+
+
+def is_requested() -> bool:
+    """Whether a signal came; False for one of many processes, which stop together."""
+    listener = Current.listener
+    return listener is not None and listener.requested is not None and not listener.shared
+
+
+def in_main_thread() -> bool:
+    """Whether the caller runs in the thread that alone may set handlers."""
+    return threading.current_thread() is threading.main_thread()
+
+
+def check_alone() -> None:
+    """Raises `Preempted` if a signal came; does nothing in a `StepwiseRun`'s steps and for one of many processes."""
+    listener, run = Current.listener, Current.run
+    if listener is None or listener.requested is None or listener.stopping or not in_main_thread():
+        return
+    if run is not None and (run.shared or run.in_steps):
+        return
+    raise Preempted(
+        f"stopped by {NAMES[listener.requested]}; {listener.advice}",
+        INTERRUPTED if listener.requested == signal.SIGINT else EXIT_CODE,
+    )
