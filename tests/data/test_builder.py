@@ -135,7 +135,7 @@ def test_several_processes_prepare_once(tmp_path: Path) -> None:
 PREPARE = """
 import pathlib, sys
 from mpafer_jax.runtime import console
-from mpafer_jax.data import folder
+from mpafer_jax.data.readers import folder
 from mpafer_jax.data.prepared import prepare
 root = pathlib.Path(sys.argv[1])
 with console.Console():
