@@ -6,11 +6,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from mpafer_jax.backbones.base import Tower
 from mpafer_jax.backbones.clip import model as clip_lib
 from mpafer_jax.config.schema import LossSection
 from mpafer_jax.method import prompts as prompts_lib
 from mpafer_jax.method.losses import Objective
-from mpafer_jax.method.model import MPAFER
+from mpafer_jax.method.model import PromptedModel, variables
+from mpafer_jax.method.mpa import MpaPrompts
 from mpafer_jax.method.state import Frozen
 
 CLIP = clip_lib.ClipConfig(
@@ -22,19 +24,23 @@ CLASS_IDS = [[98, 7, 8, 99], [98, 9, 8, 99], [98, 10, 11, 8, 99]]  # "name ." of
 HARD_IDS = [[98, 1, 2, 7, 99], [98, 1, 2, 9, 12, 99], [98, 1, 2, 10, 11, 13, 99]]
 
 
-def shape(**changes) -> prompts_lib.PromptShape:
+TOKENS = clip_lib.CLIP(CLIP).spec.tokens
+
+
+def learner(**changes) -> MpaPrompts:
     values = {
+        "text": Tower(2, 24),
+        "vision": Tower(3, 32),
         "num_ctx": 4,
         "num_classes": 0,
-        "text_width": 24,
         "ctx_std": 0.02,
+        "ctx_text": "",
         "num_visual": 2,
         "visual_layers": (1, 2, 3),
-        "num_layers": 3,
-        "visual_width": 32,
         "visual_std": 0.02,
+        "before_norm": False,
     }
-    return prompts_lib.PromptShape(**{**values, **changes})
+    return MpaPrompts(**{**values, **changes})
 
 
 @functools.cache
@@ -55,30 +61,31 @@ def clip_params(seed: int = 0):
 
 def texts(rows) -> prompts_lib.Texts:
     known = {str(i): ids for i, ids in enumerate(rows)}
-    return prompts_lib.tokenize(list(known), known.__getitem__, 16)
+    return prompts_lib.tokenize(list(known), known.__getitem__, TOKENS)
 
 
 def soft_texts(num_ctx: int = 4) -> prompts_lib.Texts:
     known = {f"{i}.": ids for i, ids in enumerate(CLASS_IDS)}
-    return prompts_lib.tokenize_soft([str(i) for i in range(len(CLASS_IDS))], known.__getitem__, 16, num_ctx)
+    return prompts_lib.tokenize_soft([str(i) for i in range(len(CLASS_IDS))], known.__getitem__, TOKENS, num_ctx)
 
 
-def model(**changes) -> MPAFER:
-    values = {"clip_config": CLIP, "prompt_shape": shape(), "top_k": 5}
-    return MPAFER(**{**values, **changes})
+def model(clip=CLIP, **changes) -> PromptedModel:
+    computing = {name: changes.pop(name) for name in ("dtype", "residual_dtype", "remat") if name in changes}
+    values = {"backbone": clip_lib.CLIP(clip, **computing), "learner": learner(), "top_k": 5}
+    return PromptedModel(**{**values, **changes})
 
 
 def objective(**changes) -> Objective:
     return Objective.of(LossSection(**changes))
 
 
-def frozen(the_model: MPAFER, seed: int = 0) -> Frozen:
+def frozen(the_model: PromptedModel, seed: int = 0) -> Frozen:
     params = clip_params(seed)
-    bound = the_model.bind({"params": {"clip": params, "prompts": {}}})
+    bound = the_model.bind(variables(params, {}))
     hard_text, hard_token = bound.encode_hard_prompts(bound.embed(texts(HARD_IDS)))
     return Frozen(
-        clip=params,
-        soft_prompts=bound.embed(soft_texts(the_model.prompt_shape.num_ctx)),
+        backbone=params,
+        soft_prompts=bound.embed(soft_texts(the_model.learner.num_ctx)),
         hard_text_features=hard_text[None],
         hard_token_features=hard_token[None],
         prototypes=jax.random.normal(jax.random.key(5), (3, 20), jnp.float32),

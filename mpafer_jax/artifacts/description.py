@@ -19,7 +19,6 @@ from mpafer_jax.backbones.files import SHIPPED
 from mpafer_jax.config.schema import Config, ModelSections
 from mpafer_jax.config.semantics import MODEL_SECTIONS, NORMALIZATION
 from mpafer_jax.method.hard_prompts.templates import HardPrompts, prompt_names
-from mpafer_jax.method.model import PatchWeights
 from mpafer_jax.runtime import devices
 from mpafer_jax.runtime.errors import CheckpointError, ConfigError
 
@@ -99,7 +98,7 @@ class Description(Described):
     hard_prompts: HardPrompts
     data: dict[str, Any]
     versions: dict[str, str]
-    patch_weights: PatchWeights | None = None
+    patch_weights: tuple[tuple[float, ...], ...] | None = None
 
     @property
     def prompt_names(self) -> tuple[str, ...]:
@@ -160,7 +159,8 @@ class Description(Described):
             )
 
     def _sections(self, names: Iterable[str]) -> dict[str, Any]:
-        return {name: {**_JOINED.get(name, {}), **self.config[name]} for name in names}
+        before: dict[str, Any] = {"learner": "mpa", **self.config}  # the only one there was
+        return {name: {**_JOINED[name], **before[name]} if name in _JOINED else before[name] for name in names}
 
     @contextlib.contextmanager
     def _naming_the_versions(self) -> Generator[None]:

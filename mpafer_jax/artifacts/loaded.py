@@ -1,16 +1,109 @@
-"""The model of a checkpoint: its CLIP."""
+"""The model of a checkpoint, put together as a training run's is (`method.build`)."""
 
 from __future__ import annotations
 
+import dataclasses
+import os
+from collections.abc import Sequence
+
 from absl import logging
 
+from mpafer_jax.artifacts import checkpoints
 from mpafer_jax.artifacts.description import Description
-from mpafer_jax.backbones.clip.load import PretrainedClip
+from mpafer_jax.backbones.base import Pretrained
+from mpafer_jax.backbones.registry import load_backbone
+from mpafer_jax.config.expressions import map_classes
 from mpafer_jax.config.schema import Config
-from mpafer_jax.method.build import load_frozen_clip
+from mpafer_jax.method import build
+from mpafer_jax.method.hard_prompts.templates import build_hard_prompts, prompt_names
+from mpafer_jax.runtime.errors import CheckpointError
 
 
-def load_checkpoints_clip(config: Config, description: Description, clip: str) -> tuple[Config, PretrainedClip]:
+@dataclasses.dataclass(frozen=True, eq=False)
+class LoadedModel:
+    """A checkpoint, ready to predict.
+
+    Attributes:
+      experiment: the model.
+      params: its prompts.
+      description: what the checkpoint says of itself.
+    """
+
+    experiment: build.Experiment
+    params: checkpoints.Params
+    description: Description
+
+
+def load_model(path: str | os.PathLike[str], which: checkpoints.Which, clip: str = "") -> LoadedModel:
+    """A checkpoint with its backbone; nothing of its run's other configuration is needed.
+
+    Args:
+      path: as for `checkpoints.load`.
+      which: of several, "best" or "last".
+      clip: the place of the CLIP that it was trained on, where that is no longer its name; '' for that name.
+
+    Raises:
+      CheckpointError: it cannot be read, or its CLIP is not there or is another.
+    """
+    params, description, _ = checkpoints.load(os.fspath(path), which)
+    sections = description.model_sections()
+    # What the backward pass may keep is no matter here.
+    sections = sections.model_copy(update={"clip": sections.clip.model_copy(update={"remat": "none"})})
+    section, name = sections.clip, clip or sections.clip.name
+    try:
+        loaded = load_backbone(name, revision=section.revision, cache_dir=section.cache_dir, dtype=section.dtype)
+        loaded.load_tokenizer()  # here, where an error names the checkpoint
+    except (OSError, ValueError, ModuleNotFoundError) as error:
+        raise CheckpointError(
+            f"{path}: its CLIP, {name!r}, cannot be loaded: {error}; name the place where it is now (clip=..., --clip)"
+        ) from error
+    description.check_clip(name, loaded.content_hash)
+    model = build.make_model(sections, loaded.backbone, len(description.class_names))
+    model.learner.check(params)
+    names = description.class_names
+    experiment = build.assemble(model, loaded, names, description.prompt_names, description.hard_prompts)
+    return LoadedModel(experiment.with_patch_weights(description.patch_weights), params, description)
+
+
+def for_classes(
+    config: Config,
+    params: checkpoints.Params,
+    description: Description,
+    clip: Pretrained,
+    class_names: Sequence[str],
+) -> tuple[build.Experiment, checkpoints.Params]:
+    """A checkpoint's model for evaluation among some classes, and the prompts that go with it.
+
+    Args:
+      config: what `description.applied_to` returned.
+      params: the checkpoint's prompts.
+      description: of the checkpoint.
+      clip: the one that it was trained on.
+      class_names: C names, those that the checkpoint knows as it spells them.
+
+    Raises:
+      CheckpointError: a class is new, and something was learned for each class; or the prompts do not have the shapes
+        that the description says.
+    """
+    weights, trained = description.patch_weights, description.class_names
+    known = dict(zip(trained, description.prompt_names, strict=True))
+    configured = prompt_names(class_names, as_spelled=bool(config.data.class_names))
+    read = [known.get(name, otherwise) for name, otherwise in zip(class_names, configured, strict=True)]
+    build.make_model(config, clip.backbone, len(trained)).learner.check(params)
+    model, hard_prompts = build.make_model(config, clip.backbone, len(class_names)), description.hard_prompts
+    if tuple(class_names) != trained:
+        rows: list[int] = map_classes(class_names, trained).tolist()
+        params = model.learner.select_classes(params, rows, class_names)
+        # Training alone reads hard prompts, and new classes may have no descriptions.
+        hard_prompts = build_hard_prompts(read, 2, None)
+        if weights is not None:
+            if new := [name for name, row in zip(class_names, rows, strict=True) if row < 0]:
+                logging.warning("no motion prior is known for %s: their patches weigh the same", ", ".join(new))
+            weights = tuple(weights[row] if row >= 0 else (1.0,) * len(weights[0]) for row in rows)
+    return build.assemble(model, clip, class_names, read, hard_prompts).with_patch_weights(weights), params
+
+
+def load_checkpoints_clip(config: Config, description: Description, clip: str) -> tuple[Config, Pretrained]:
     """The CLIP that a checkpoint was trained on, and the configuration with the checkpoint's model and that CLIP.
 
     Args:
@@ -28,9 +121,9 @@ def load_checkpoints_clip(config: Config, description: Description, clip: str) -
     config = description.applied_to(config.model_copy(update={"clip": section.model_copy(update=place)}))
     logging.info("CLIP: %s, %s", config.clip.name, "as --config.clip.name says" if clip else "as the checkpoint says")
     if clip:
-        loaded = load_frozen_clip(config)
+        loaded = build.load_frozen_clip(config)
     else:
         advice = "; name the place where it is now (--config.clip.name=...)"
-        loaded = load_frozen_clip(config, "the checkpoint was trained on the CLIP", advice)
+        loaded = build.load_frozen_clip(config, "the checkpoint was trained on the CLIP", advice)
     description.check_clip(config.clip.name, loaded.content_hash)
     return config, loaded

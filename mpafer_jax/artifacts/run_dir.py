@@ -24,7 +24,7 @@ from typing import Any, cast
 import jax
 import numpy as np
 
-from mpafer_jax.backbones.clip.load import local_content_hash
+from mpafer_jax.backbones.registry import local_content_hash
 from mpafer_jax.config.fields import FrozenModel
 from mpafer_jax.config.schema import ClipSection
 from mpafer_jax.config.semantics import free_fields

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import hashlib
 import importlib.util
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -35,6 +36,7 @@ PREPROCESSOR = ("preprocessor_config.json", "processor_config.json")
 # CLIPs that ship with the package, by name; the Hub gives no new repository a name without its owner's.
 SHIPPED = {"tiny-face-clip": Path(__file__).resolve().parent / "tiny_face_clip"}
 
+_CHUNK = 1 << 20
 _REACHED_SECONDS = 3.0  # within which the Hub has to list a repository's files
 
 _HOW_TO_PROVIDE = (
@@ -259,3 +261,29 @@ def _snapshot(name: str, revision: str, cache_dir: str | None) -> Path:
         _refuse_absent([shard for shard in shards if shard not in names], f"{weights} of {owner}")
         download(commit, *shards)
     return snapshot
+
+
+def hash_files(paths: Iterable[Path]) -> str:
+    """SHA-256, in hexadecimal, over the sizes and bytes of files in the given order; reads in pieces."""
+    digest = hashlib.sha256()
+    for path in paths:
+        digest.update(path.stat().st_size.to_bytes(8, "little"))
+        with path.open("rb") as file:
+            while chunk := file.read(_CHUNK):
+                digest.update(chunk)
+    return digest.hexdigest()
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Reads a file that holds a JSON object.
+
+    Raises:
+      ValueError: it does not; names it.
+    """
+    try:
+        value: object = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:  # UnicodeDecodeError and JSONDecodeError are ValueErrors
+        raise ValueError(f"{path} is not JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise ValueError(f"{path} holds a {type(value).__name__}, expected a JSON object")
+    return cast("dict[str, Any]", value)

@@ -85,8 +85,7 @@ class CtxSection(FrozenModel):
     class_specific: bool = option(False, "ours: shared; paper unclear")
     """Whether every class has its own context vectors; otherwise all share one set."""
     init_text: Text = option("", "relative: CoOp's and KgCoOp's option; paper: random")
-    """Words whose token embeddings they start from, of exactly num_ctx tokens (a photo of a: 4); empty: random
-    values."""
+    """Words before the class name (a photo of a), from whose first num_ctx tokens they start; empty: random values."""
     init_std: Positive = option(0.02, "paper")
     """Standard deviation of random initial values."""
 
@@ -311,6 +310,8 @@ class ModelSections(FrozenModel):
     """The sections that decide what a model computes, whatever it was trained on and how."""
 
     clip: ClipSection = ClipSection()
+    learner: Text = option("mpa", "paper", role="model")
+    """How prompts are learned: mpa (context and deep visual prompts, independent of each other)."""
     ctx: CtxSection = CtxSection()
     visual_prompts: VisualPromptsSection = VisualPromptsSection()
     head: HeadSection = HeadSection()

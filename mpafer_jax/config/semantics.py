@@ -24,9 +24,10 @@ SEED_FIELDS = with_role(Config, "seed")
 TRAINING_ONLY = frozenset(with_role(Config, "training", "seed"))
 # Names of datasets and CLIPs: where their content is not read, the names alone tell two runs apart.
 CONTENT_FIELDS = with_role(Config, "content")
-# Sections, and fields of the data section, that a checkpoint brings wherever it is used.
-MODEL_SECTIONS = tuple(
-    name for name, section in Config() if isinstance(section, FrozenModel) and section.role == "model"
+# Sections and single fields, and fields of the data section, that a checkpoint brings wherever it is used.
+MODEL_SECTIONS = (
+    *(name for name, section in Config() if isinstance(section, FrozenModel) and section.role == "model"),
+    *(name for name in with_role(Config, "model") if "." not in name),
 )
 NORMALIZATION = tuple(name for name, setting in settings(DataSection).items() if setting.role == "model")
 # Parts of the method that are off at 0.

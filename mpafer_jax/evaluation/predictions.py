@@ -144,7 +144,7 @@ def predict(evaluator: Evaluator, params: dict[str, Any], split: Split, *, step:
       NonFiniteError: the logits of an image are NaN or infinite.
     """
     experiment = evaluator.experiment
-    class_names, width = experiment.class_names, experiment.model.clip_config.projection_dim
+    class_names, width = experiment.class_names, experiment.model.backbone.spec.embedding_size
     labels = evaluator.labels(split)
     known = np.flatnonzero(labels >= 0)
     mapped = _draw(known, evaluator.config.seed)

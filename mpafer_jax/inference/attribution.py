@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mpafer_jax.backbones.clip.model import Outputs
+from mpafer_jax.backbones.base import Outputs
 from mpafer_jax.config.expressions import canonical_name
 from mpafer_jax.config.schema import Granularity
 from mpafer_jax.inference.batching import PaddedFunction
@@ -27,6 +27,7 @@ from mpafer_jax.inference.results import Floats, Prediction
 from mpafer_jax.method.hard_prompts.bank import Bank, load_bank
 from mpafer_jax.method.hard_prompts.features import text_encoder
 from mpafer_jax.method.model import global_local_logits
+from mpafer_jax.method.state import Frozen
 
 _PHRASE = "a photo of a person with {}"  # as hard prompts of type 3, without the name of an expression
 
@@ -137,9 +138,9 @@ class Explainer:
             Phrase(text.text, name, granularity) for name in names for granularity, text in bank.classes[name].items()
         )
         self._predictor = predictor
-        encode = text_encoder(predictor.model, predictor.variables["params"]["clip"], predictor.tokenizer.encode)
+        encode = text_encoder(predictor.model, predictor.frozen.backbone, predictor.tokenizer.encode)
         features, _ = encode([_PHRASE.format(phrase.text) for phrase in self.phrases])
-        arguments = (predictor.variables, predictor.text_features, features)
+        arguments = (predictor.params, predictor.frozen, predictor.text_features, features)
         self._explain = PaddedFunction(self._forward, arguments, predictor.image_size, predictor.batch_sizes)
 
     def explain(self, predictions: Sequence[Prediction]) -> list[Explanation]:
@@ -169,10 +170,17 @@ class Explainer:
         return tuple((self.phrases[index], float(scores[index])) for index in order)
 
     def _forward(
-        self, params: dict[str, Any], text_features: jax.Array, phrase_features: jax.Array, pixels: jax.Array
+        self,
+        params: dict[str, Any],
+        frozen: Frozen,
+        text_features: jax.Array,
+        phrase_features: jax.Array,
+        pixels: jax.Array,
     ) -> Outputs:
         model = self._predictor.model
-        _, out = self._predictor.forward.classify(params, pixels, text_features, attention=True)
+        forward = self._predictor.forward
+        visual = forward.visual_prompts(params)
+        _, out = forward.classify(visual, frozen, pixels, text_features, attention=True)
         shares, prompt_share = rollout(out["attention"])
         scores, _ = global_local_logits(
             out["image_features"],

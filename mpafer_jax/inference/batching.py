@@ -9,7 +9,7 @@ from typing import Any, cast
 import jax
 import numpy as np
 
-from mpafer_jax.backbones.clip.model import Outputs
+from mpafer_jax.backbones.base import Outputs
 from mpafer_jax.data.preprocess import Pixels
 from mpafer_jax.runtime import devices
 

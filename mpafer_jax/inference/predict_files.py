@@ -13,7 +13,7 @@ import numpy as np
 from absl import logging
 
 from mpafer_jax.artifacts.checkpoints import Which
-from mpafer_jax.backbones.clip.load import load_clip
+from mpafer_jax.backbones.registry import load_backbone
 from mpafer_jax.config.expressions import CANONICAL_NAMES
 from mpafer_jax.inference import media, tables
 from mpafer_jax.inference.attribution import Explainer
@@ -76,7 +76,7 @@ class Request:
         if not self.zero_shot:
             return Predictor.from_checkpoint(self.checkpoint, which=self.which, clip=self.clip, batch_sizes=sizes)
         try:
-            clip = load_clip(self.checkpoint)
+            clip = load_backbone(self.checkpoint)
         except ValueError as error:  # other errors say themselves that it is a CLIP that is missing
             raise InputError(f"--zero_shot with {self.checkpoint}: {error}") from error
         return Predictor.zero_shot(clip, self.class_names, self.bank, batch_sizes=sizes)

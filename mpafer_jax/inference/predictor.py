@@ -16,8 +16,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from mpafer_jax.artifacts import checkpoints
-from mpafer_jax.backbones.clip.load import PretrainedClip
-from mpafer_jax.backbones.clip.model import Outputs
+from mpafer_jax.backbones.base import Outputs, Pretrained
 from mpafer_jax.config.schema import PromptGranularity
 from mpafer_jax.data import preprocess
 from mpafer_jax.data.preprocess import Pixels
@@ -29,6 +28,7 @@ from mpafer_jax.inference.loading import ReadyModel
 from mpafer_jax.inference.results import Failure, NoFace, Prediction, Result, Source
 from mpafer_jax.method.forward import Forward
 from mpafer_jax.method.hard_prompts.bank import Bank
+from mpafer_jax.method.state import Frozen
 from mpafer_jax.runtime import devices, workers
 from mpafer_jax.runtime.errors import ImageError
 from mpafer_jax.runtime.finite import check_rows, finite_rows
@@ -51,9 +51,9 @@ class Predictor:
       image_size: S, side in pixels to which images or faces are resized.
       grid: (rows, columns) of patches.
       model: the composition.
-      variables: its parameters, on the devices.
+      frozen, params: its parameters, on the devices.
       text_features: theta(t) [C, D], on the devices.
-      tokenizer: of the CLIP.
+      tokenizer: of the backbone.
       forward: the model on images.
     """
 
@@ -67,18 +67,16 @@ class Predictor:
         Raises:
           ValueError: batch sizes that are no positive, ascending numbers.
         """
-        vision = ready.model.clip_config.vision
-        side = vision.image_size // vision.patch_size
-        self.model, self.tokenizer = ready.model, ready.tokenizer
-        self.class_names, self.hard_prompts = ready.class_names, ready.hard_prompts
+        experiment = ready.experiment
+        self.model, self.tokenizer = experiment.model, experiment.tokenizer
+        self.class_names, self.hard_prompts = experiment.class_names, experiment.hard_prompts
         self.trained_on = ready.trained_on
-        self.image_size, self.grid = vision.image_size, (side, side)
-        self.variables = devices.replicate(ready.variables)
+        self.image_size, self.grid = experiment.image_size, self.model.backbone.spec.grid
+        self.frozen, self.params = experiment.frozen, devices.replicate(ready.params)
         self.text_features = devices.replicate(ready.text_features)
-        self.forward = Forward(ready.model, ready.mean, ready.std)
-        self._classify = PaddedFunction(
-            self._predict, (self.variables, self.text_features), self.image_size, batch_sizes
-        )
+        self.forward = Forward(self.model, ready.mean, ready.std)
+        arguments = (self.params, self.frozen, self.text_features)
+        self._classify = PaddedFunction(self._predict, arguments, self.image_size, batch_sizes)
 
     @classmethod
     def from_checkpoint(
@@ -105,7 +103,7 @@ class Predictor:
     @classmethod
     def zero_shot(
         cls,
-        clip: str | PretrainedClip,
+        clip: str | Pretrained,
         class_names: Sequence[str],
         bank: str | Bank | None = "expressions",
         *,
@@ -118,7 +116,7 @@ class Predictor:
         """A CLIP without any training, on classes of any names.
 
         Args:
-          clip: what `load_clip` takes, or what it returned.
+          clip: what `load_backbone` takes, or what it returned.
           class_names: C names.
           bank: descriptions (hard prompts of type 3), by name, path or as such; None for names alone (type 2), which
             any class has.
@@ -256,8 +254,8 @@ class Predictor:
         """Compiles all batch sizes now, for a service whose first answer must not wait."""
         self._classify.warm_up()
 
-    def _predict(self, params: dict[str, Any], text_features: jax.Array, pixels: jax.Array) -> Outputs:
-        return self.forward.predict(params, pixels, text_features)
+    def _predict(self, params: dict[str, Any], frozen: Frozen, text_features: jax.Array, pixels: jax.Array) -> Outputs:
+        return self.forward.predict(self.forward.visual_prompts(params), frozen, pixels, text_features)
 
     def _finish(self, rows: list[_Row], outputs: Outputs | None, keep_pixels: bool) -> Generator[Result]:
         values = {name: np.asarray(value) for name, value in (outputs or {}).items()}

@@ -6,14 +6,12 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
 from absl import logging
 
 from mpafer_jax.artifacts import checkpoints
 from mpafer_jax.artifacts import run_dir as workdir_lib
-from mpafer_jax.artifacts.description import Description, circumstances
-from mpafer_jax.artifacts.loaded import load_checkpoints_clip
-from mpafer_jax.backbones.clip.load import PretrainedClip
+from mpafer_jax.artifacts.description import circumstances
+from mpafer_jax.artifacts.loaded import for_classes, load_checkpoints_clip
 from mpafer_jax.config.expressions import map_classes
 from mpafer_jax.config.schema import ClassChoice, Config
 from mpafer_jax.data import registry
@@ -23,10 +21,8 @@ from mpafer_jax.evaluation import table as table_lib
 from mpafer_jax.evaluation.evaluator import make_evaluator
 from mpafer_jax.evaluation.predictions import measure
 from mpafer_jax.jobs import after_run
-from mpafer_jax.method import build
-from mpafer_jax.method.hard_prompts.templates import build_hard_prompts, prompt_names
 from mpafer_jax.runtime import devices, distributed, files, locks, preemption
-from mpafer_jax.runtime.errors import CheckpointError, ConfigError
+from mpafer_jax.runtime.errors import ConfigError
 
 
 def choose_classes(choice: ClassChoice, trained: Sequence[str], dataset: Sequence[str]) -> tuple[str, ...]:
@@ -53,51 +49,6 @@ def choose_classes(choice: ClassChoice, trained: Sequence[str], dataset: Sequenc
             f"classes are {', '.join(trained)}, the dataset's {', '.join(dataset)}"
         )
     return tuple(chosen)
-
-
-def experiment_of(
-    config: Config,
-    params: checkpoints.Params,
-    description: Description,
-    clip: PretrainedClip,
-    class_names: Sequence[str],
-) -> tuple[build.Experiment, checkpoints.Params]:
-    """A checkpoint's model for evaluation among some classes, and the prompts that go with it.
-
-    Args:
-      config: what `description.applied_to` returned.
-      params: the checkpoint's prompts.
-      description: of the checkpoint.
-      clip: the one that it was trained on.
-      class_names: of `choose_classes`.
-
-    Raises:
-      CheckpointError: a class is new, and every class has a context of its own; or the prompts do not have the shapes
-        that the description says.
-    """
-    weights = description.patch_weights
-    known = dict(zip(description.class_names, description.prompt_names, strict=True))
-    configured = prompt_names(class_names, as_spelled=bool(config.data.class_names))
-    read = [known.get(name, otherwise) for name, otherwise in zip(class_names, configured, strict=True)]
-    if tuple(class_names) == description.class_names:
-        experiment = build.build_experiment(config, class_names, clip, description.hard_prompts, read)
-        build.check_prompts(params, experiment.model)
-        return experiment.with_patch_weights(weights), params
-    rows: list[int] = map_classes(class_names, description.class_names).tolist()
-    new = [name for name, row in zip(class_names, rows, strict=True) if row < 0]
-    if params["ctx"].ndim == 3:
-        if new:
-            raise CheckpointError(
-                f"the checkpoint has learned a context for each of its classes (ctx.class_specific), and none for "
-                f"{', '.join(new)}; only a context that all classes share (ctx.class_specific=False) goes with new ones"
-            )
-        params = {**params, "ctx": np.asarray(params["ctx"])[rows]}
-    # Training alone reads hard prompts, and new classes may have no descriptions.
-    unread = build_hard_prompts(read, 2, None)
-    if weights is not None and new:
-        logging.warning("no motion prior is known for %s: their patches weigh the same", ", ".join(new))
-    chosen = weights and tuple(weights[row] if row >= 0 else (1.0,) * len(weights[0]) for row in rows)
-    return build.build_experiment(config, class_names, clip, unread, read).with_patch_weights(chosen), params
 
 
 def evaluate_checkpoint(config: Config, workdir: pathlib.Path, *, clip: str = "") -> dict[str, Any]:
@@ -142,7 +93,7 @@ def _evaluate_checkpoint(config: Config, workdir: pathlib.Path, clip_name: str) 
             "--config.data.test_split=all"
         )
     classes = choose_classes(config.eval.classes, description.class_names, dataset.class_names)
-    experiment, params = experiment_of(config, params, description, clip, classes)
+    experiment, params = for_classes(config, params, description, clip, classes)
     evaluator = make_evaluator(config, experiment)
     on_devices = devices.replicate(params)
     result: dict[str, Any] = {

@@ -19,7 +19,7 @@ from mpafer_jax.artifacts import checkpoints as checkpoints_lib
 from mpafer_jax.artifacts import run_dir as workdir_lib
 from mpafer_jax.artifacts import warm_start
 from mpafer_jax.artifacts.description import Description, circumstances, package_versions
-from mpafer_jax.backbones.clip.load import PretrainedClip
+from mpafer_jax.backbones.base import Pretrained
 from mpafer_jax.config.schema import Config
 from mpafer_jax.data import pipeline, registry
 from mpafer_jax.data.splits import Dataset, Split, load_dataset
@@ -138,7 +138,7 @@ def prepare(config: Config, workdir: pathlib.Path) -> Run:
     # Here, as they may be refused, and what follows takes long; on the host, as steps take their arguments' memory.
     fresh = jax.device_get(build_lib.initial_prompts(config, experiment))
     num_steps = config.train.num_steps or round(config.train.num_epochs * len(dataset.train) / config.train.batch_size)
-    tx, schedule = build_lib.make_optimizer(config, experiment.model.prompt_shape, num_steps)
+    tx, schedule = build_lib.make_optimizer(config, experiment.model.learner, num_steps)
     objective = Objective.of(config.loss)
     if objective.reads_prototypes:
         experiment = experiment.with_prototypes(jnp.asarray(class_prototypes(config, dataset.train, experiment)))
@@ -181,7 +181,7 @@ def check_names(config: Config) -> None:
     baselines.check_names(config)
 
 
-def check_before_data(config: Config, workdir: pathlib.Path) -> PretrainedClip:
+def check_before_data(config: Config, workdir: pathlib.Path) -> Pretrained:
     """Refuses what can be refused before data are prepared, which may take long; returns the CLIP.
 
     Raises:
@@ -197,7 +197,7 @@ def check_before_data(config: Config, workdir: pathlib.Path) -> PretrainedClip:
     clip = build_lib.load_before_data(config)
     # Of a run that is counted in epochs only the data tell the length; any that is long enough will do here.
     num_steps = config.train.num_steps or config.optimizer.warmup_steps + 1
-    build_lib.make_optimizer(config, build_lib.prompt_shape(config, clip.config, num_classes=1), num_steps)
+    build_lib.make_optimizer(config, build_lib.make_model(config, clip.backbone, num_classes=1).learner, num_steps)
     return clip
 
 
@@ -214,6 +214,7 @@ def class_prototypes(config: Config, split: Split, experiment: build_lib.Experim
 
 def describe(config: Config, dataset: Dataset, experiment: build_lib.Experiment) -> Description:
     """What this run's checkpoints say of themselves."""
+    weights = experiment.frozen.patch_weights
     return Description(
         config=config.model_dump(mode="json"),
         class_names=experiment.class_names,
@@ -227,7 +228,7 @@ def describe(config: Config, dataset: Dataset, experiment: build_lib.Experiment)
             "counts": {split.name: split.class_counts().tolist() for split in _splits(dataset)},
         },
         versions=package_versions(),
-        patch_weights=experiment.model.patch_weights,
+        patch_weights=None if weights is None else tuple(map(tuple, np.asarray(weights).tolist())),
     )
 
 
@@ -248,7 +249,7 @@ def start(run: Run, checkpoints: checkpoints_lib.Checkpoints) -> TrainState:
         return restored
     if run.config.train.warm_start:
         saved, description, step = checkpoints_lib.load(run.config.train.warm_start, run.config.eval.which)
-        params, notes = warm_start.warm_start(params, run.description, saved, description)
+        params, notes = warm_start.warm_start(run.experiment.model.learner, params, run.description, saved, description)
         logging.info("warm start from %s, step %d:\n  %s", run.config.train.warm_start, step, "\n  ".join(notes))
         if description.clip_hash != run.experiment.clip_hash:
             logging.warning(

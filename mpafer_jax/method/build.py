@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import functools
-from collections.abc import Generator, Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Generator, Iterator, Sequence
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from absl import logging
 
-from mpafer_jax.backbones.clip.load import PretrainedClip, load_clip
-from mpafer_jax.backbones.clip.model import ClipConfig
-from mpafer_jax.backbones.clip.tokenizer import Tokenizer, load_tokenizer
+from mpafer_jax.backbones.base import Backbone, Pretrained, Tokenizer
+from mpafer_jax.backbones.registry import load_backbone
 from mpafer_jax.config.schema import Config, ModelSections
 from mpafer_jax.data import pipeline
 from mpafer_jax.data.splits import Split
@@ -24,10 +23,15 @@ from mpafer_jax.method import prompts as prompts_lib
 from mpafer_jax.method.hard_prompts.bank import load_banks
 from mpafer_jax.method.hard_prompts.features import encode_hard_prompts, text_encoder
 from mpafer_jax.method.hard_prompts.templates import HardPrompts, configured_hard_prompts, prompt_names
-from mpafer_jax.method.model import MPAFER, PatchWeights, variables
+from mpafer_jax.method.model import PromptedModel, variables
+from mpafer_jax.method.mpa import MpaPrompts
+from mpafer_jax.method.prompts import PromptLearner
 from mpafer_jax.method.state import Frozen
 from mpafer_jax.runtime import devices, preemption, progress
-from mpafer_jax.runtime.errors import CheckpointError, ConfigError
+from mpafer_jax.runtime.errors import ConfigError
+
+# Ways of prompting, by the name that `config.learner` gives them.
+LEARNERS: dict[str, type[PromptLearner]] = {"mpa": MpaPrompts}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,35 +42,53 @@ class Experiment:
       model: the composition.
       frozen: on all local devices; without prototypes until `with_prototypes`.
       class_names: C names, in the order of the logits.
+      names_read: what the text tower reads for each class.
       hard_prompts: the fixed texts of each class.
-      clip_name: where CLIP came from.
+      clip_name: where the backbone came from.
       clip_hash: hash of its content.
-      image_size: side of the images in pixels.
-      tokenizer: of the CLIP.
+      tokenizer: of the backbone.
     """
 
-    model: MPAFER
+    model: PromptedModel
     frozen: Frozen
     class_names: tuple[str, ...]
+    names_read: tuple[str, ...]
     hard_prompts: HardPrompts
     clip_name: str
     clip_hash: str
-    image_size: int
     tokenizer: Tokenizer
+
+    @property
+    def image_size(self) -> int:
+        """S, side of the images in pixels."""
+        return self.model.backbone.spec.image_size
 
     def with_prototypes(self, prototypes: jax.Array) -> Experiment:
         """The same with class prototypes p [C, D]."""
-        frozen = dataclasses.replace(self.frozen, prototypes=devices.replicate(prototypes))
+        return self.with_frozen(prototypes=jnp.asarray(prototypes))
+
+    def with_patch_weights(self, weights: Any) -> Experiment:
+        """The same with weights w [C, N] in the local scores, or None for equal ones."""
+        return self.with_frozen(patch_weights=None if weights is None else jnp.asarray(weights, jnp.float32))
+
+    def with_learner(self, learner: PromptLearner) -> Experiment:
+        """The same with another way of prompting.
+
+        Raises:
+          PromptError: a class prompt does not fit the text tower.
+        """
+        experiment = dataclasses.replace(self, model=self.model.clone(learner=learner))
+        texts = learner.texts(self.names_read, self.tokenizer.encode, self.model.backbone.spec.tokens)
+        return experiment.with_frozen(soft_prompts=_bound(experiment.model, self.frozen.backbone).embed(texts))
+
+    def with_frozen(self, **changes: Any) -> Experiment:
+        """The same with some of what is frozen exchanged; arrays by the names of `Frozen`'s fields."""
+        frozen = dataclasses.replace(self.frozen, **devices.replicate(changes))
         return dataclasses.replace(self, frozen=frozen)
 
-    def with_patch_weights(self, weights: PatchWeights | None) -> Experiment:
-        """The same with weights [C, N] in the local scores, or None for equal ones."""
-        return dataclasses.replace(self, model=self.model.clone(patch_weights=weights))
 
-    def without_visual_prompts(self) -> Experiment:
-        """The same with the image tower as it came; its prompts are the context alone."""
-        shape = dataclasses.replace(self.model.prompt_shape, num_visual=0)
-        return dataclasses.replace(self, model=self.model.clone(prompt_shape=shape))
+def _bound(model: PromptedModel, backbone: Any) -> PromptedModel:
+    return model.bind(variables(backbone, {}))
 
 
 def eval_batches(config: Config, experiment: Experiment, split: Split, what: str) -> Iterator[pipeline.Batch]:
@@ -94,100 +116,56 @@ def eval_batches(config: Config, experiment: Experiment, split: Split, what: str
         yield batch
 
 
-def prompt_shape(config: ModelSections, clip: ClipConfig, num_classes: int) -> prompts_lib.PromptShape:
-    """Sizes of the trainable prompts for a CLIP and a number of classes."""
-    visual = config.visual_prompts
-    return prompts_lib.PromptShape(
-        num_ctx=config.ctx.num_ctx,
-        num_classes=num_classes if config.ctx.class_specific else 0,
-        text_width=clip.text.hidden_size,
-        ctx_std=config.ctx.init_std,
-        num_visual=visual.num_prompts,
-        visual_layers=visual.layers or tuple(range(1, clip.vision.num_layers + 1)),
-        num_layers=clip.vision.num_layers,
-        visual_width=clip.vision.hidden_size,
-        visual_std=visual.init_std,
-    )
-
-
-def make_model(config: ModelSections, clip: ClipConfig, num_classes: int) -> MPAFER:
-    """The model of a configuration on a CLIP of a given shape; needs no weights.
+def make_model(config: ModelSections, backbone: Backbone, num_classes: int) -> PromptedModel:
+    """The model of a configuration on a backbone; needs no weights.
 
     Raises:
-      ConfigError: more patches are asked for than the CLIP has.
+      ConfigError: there is no such way of prompting, or more patches are asked for than an image has.
+      PromptError: prompts are asked for in layers that it has not.
     """
-    if config.head.local_weight and config.head.top_k > clip.vision.num_patches:
+    spec, clip = backbone.spec, config.clip
+    if config.head.local_weight and config.head.top_k > spec.num_patches:
         raise ConfigError(
-            f"config.head.top_k is {config.head.top_k}, this CLIP has {clip.vision.num_patches} patches "
-            f"({clip.vision.image_size} pixels, patches of {clip.vision.patch_size})"
+            f"config.head.top_k is {config.head.top_k}, this CLIP has {spec.num_patches} patches "
+            f"({spec.image_size} pixels, patches of {spec.patch_size})"
         )
-    return MPAFER(
-        clip_config=clip,
-        prompt_shape=prompt_shape(config, clip, num_classes),
+    if config.learner not in LEARNERS:
+        raise ConfigError(f"config.learner is {config.learner!r}, expected one of {', '.join(LEARNERS)}")
+    dtype, residual_dtype = jnp.dtype(clip.dtype), jnp.dtype(clip.residual_dtype)
+    return PromptedModel(
+        backbone=cast(Any, backbone).clone(dtype=dtype, residual_dtype=residual_dtype, remat=clip.remat),
+        learner=LEARNERS[config.learner].configured(config, spec, num_classes),
         top_k=config.head.top_k,
         local_weight=config.head.local_weight,
         center_patch_scores=config.head.center_patch_scores,
-        prompts_before_ln_pre=config.visual_prompts.before_ln_pre,
-        dtype=jnp.dtype(config.clip.dtype),
-        residual_dtype=jnp.dtype(config.clip.residual_dtype),
-        remat=config.clip.remat,
     )
 
 
 def initial_prompts(config: Config, experiment: Experiment) -> dict[str, jax.Array]:
-    """Fresh prompts, as the configuration says.
+    """Fresh parameters of the learner, as the configuration says.
 
     Raises:
-      ConfigError: `ctx.init_text` has not `ctx.num_ctx` tokens.
+      ConfigError: words that they are to start from do not fit.
     """
-    params = prompts_lib.init_prompts(experiment.model.prompt_shape, prompts_lib.seed_key(config.seed))
-    section = config.ctx
-    if not section.init_text:
-        return params
-    texts = prompts_lib.tokenize(
-        [section.init_text], experiment.tokenizer.encode, experiment.model.clip_config.text.max_position_embeddings
-    )
-    tokens = int(texts.eos_positions[0]) - 1  # between SOS and EOS
-    if tokens != section.num_ctx:
-        raise ConfigError(
-            f"config.ctx.init_text {section.init_text!r} has {tokens} tokens in {experiment.clip_name}, but config.ctx."
-            f"num_ctx is {section.num_ctx}; make them equal"
-        )
-    embedded = experiment.model.bind(variables(experiment.frozen.clip, params)).embed(texts)
-    words = embedded.embeddings[0, 1 : 1 + tokens].astype(params["ctx"].dtype)  # [M, W]
-    return {**params, "ctx": jnp.broadcast_to(words, params["ctx"].shape)}
+    model = experiment.model
+
+    def embed(text: str) -> jax.Array:
+        texts = prompts_lib.tokenize([text], experiment.tokenizer.encode, model.backbone.spec.tokens)
+        embeddings = _bound(model, experiment.frozen.backbone).embed(texts).embeddings
+        return embeddings[0, np.flatnonzero(texts.content[0])]
+
+    return model.learner.start(model.learner.initial_params(config.seed), embed)
 
 
-def check_prompts(params: Mapping[str, Any], model: MPAFER) -> None:
-    """Checks that a checkpoint's prompts are those of a model.
-
-    Raises:
-      CheckpointError: names each that has another shape or type, is missing or is not expected.
-    """
-    fresh = jax.eval_shape(functools.partial(prompts_lib.init_prompts, model.prompt_shape), prompts_lib.seed_key(0))
-    found, expected = (
-        {name: f"{x.dtype} {list(x.shape)}" for name, x in tree.items()} for tree in (dict(params), fresh)
-    )
-    wrong = [
-        f"{name}: found {found.get(name, 'nothing')}, expected {expected.get(name, 'nothing')}"
-        for name in {**expected, **found}
-        if found.get(name) != expected.get(name)
-    ]
-    if wrong:
-        raise CheckpointError(
-            f"the checkpoint's prompts are not those that its description asks for: {'; '.join(wrong)}"
-        )
-
-
-def training_model(config: Config, model: MPAFER) -> MPAFER:
+def training_model(config: Config, model: PromptedModel) -> PromptedModel:
     """The model as its training step computes it: the same numbers, for less memory where `train` asks for that."""
     return model.clone(text_chunk=config.train.text_chunk)
 
 
 def make_optimizer(
-    config: Config, shape: prompts_lib.PromptShape, num_steps: int
+    config: Config, learner: PromptLearner, num_steps: int
 ) -> tuple[optax.GradientTransformation, optax.Schedule]:
-    """The update rule of a configuration for prompts of a shape, and its learning rate by step.
+    """The update rule of a configuration for a learner's parameters, and its learning rate by step.
 
     Raises:
       ConfigError: the warm-up is longer than the run, or a parameter has no learning rate.
@@ -197,7 +175,7 @@ def make_optimizer(
         learning_rate=section.learning_rate, warmup_steps=section.warmup_steps, num_steps=num_steps
     )
     tx = optim.make_optimizer(
-        jax.eval_shape(functools.partial(prompts_lib.init_prompts, shape), prompts_lib.seed_key(0)),
+        learner.param_shapes(),
         name=section.name,
         schedule=schedule,
         lr_scales=section.lr_scales,
@@ -216,7 +194,7 @@ def _naming_the_field(name: str, called: str = "config.clip.name is", advice: st
         raise ConfigError(f"{called} {name!r}: {error}{advice}") from error
 
 
-def load_before_data(config: Config) -> PretrainedClip:
+def load_before_data(config: Config) -> Pretrained:
     """Loads the configured CLIP, and refuses what can be refused without data, whose preparation may take long.
 
     Raises:
@@ -227,11 +205,11 @@ def load_before_data(config: Config) -> PretrainedClip:
     if config.hard_prompts.type == 3:
         load_banks(config.hard_prompts.bank, config.hard_prompts.paraphrases)
     clip = load_frozen_clip(config)
-    make_model(config, clip.config, num_classes=1)
+    make_model(config, clip.backbone, num_classes=1)
     return clip
 
 
-def load_frozen_clip(config: Config, called: str = "config.clip.name is", advice: str = "") -> PretrainedClip:
+def load_frozen_clip(config: Config, called: str = "config.clip.name is", advice: str = "") -> Pretrained:
     """Loads the configured CLIP and checks that images will be normalised as it was trained.
 
     Args:
@@ -244,14 +222,14 @@ def load_frozen_clip(config: Config, called: str = "config.clip.name is", advice
     """
     section = config.clip
     with _naming_the_field(section.name, called, advice):
-        clip = load_clip(section.name, revision=section.revision, cache_dir=section.cache_dir, dtype=section.dtype)
+        clip = load_backbone(section.name, revision=section.revision, cache_dir=section.cache_dir, dtype=section.dtype)
     check_normalization(config, clip)
-    vision = clip.config.vision
-    progress.fact("CLIP", f"{clip.name}, {vision.image_size} pixels, {vision.num_patches} patches")
+    spec = clip.backbone.spec
+    progress.fact("CLIP", f"{clip.name}, {spec.image_size} pixels, {spec.num_patches} patches")
     return clip
 
 
-def check_normalization(config: Config, clip: PretrainedClip) -> None:
+def check_normalization(config: Config, clip: Pretrained) -> None:
     """Checks that images will be normalised as a CLIP was trained.
 
     Raises:
@@ -266,59 +244,69 @@ def check_normalization(config: Config, clip: PretrainedClip) -> None:
             )
 
 
-def build_experiment(
-    config: Config,
-    class_names: Sequence[str],
-    clip: PretrainedClip,
-    hard_prompts: HardPrompts | None = None,
-    names_read: Sequence[str] | None = None,
-) -> Experiment:
-    """Composes the model and encodes, once, every text that stays fixed.
+def build_experiment(config: Config, class_names: Sequence[str], clip: Pretrained) -> Experiment:
+    """The model of a configuration for some classes, with its hard prompts encoded: ready to train.
 
     Args:
       config: of the prompts and the head.
       class_names: C names, as they are printed.
-      clip: the towers.
-      hard_prompts: those that a checkpoint was trained with; None to build them as `config` says.
-      names_read: what CLIP reads for each class; None for what `prompt_names` makes of the configured classes.
+      clip: the backbone.
 
     Raises:
-      PromptError: a bank is not there, or lacks a class.
-      PromptError: a text does not fit the CLIP, or it cannot tell two classes' names apart.
+      PromptError: a bank is not there, or lacks a class; a text does not fit the text tower, or two classes' names have
+        the same tokens.
     """
-    with _naming_the_field(clip.name):
-        tokenizer = load_tokenizer(clip.tokenizer_folder)
-    positions = clip.config.text.max_position_embeddings
-    names = names_read or prompt_names(class_names, as_spelled=bool(config.data.class_names))
-    new = hard_prompts is None
-    if hard_prompts is None:
-        hard_prompts = configured_hard_prompts(config.hard_prompts, names)
-    if new:
-        prompts_lib.check_names_differ(names, tokenizer.encode)
-    soft = prompts_lib.tokenize_soft(names, tokenizer.encode, positions, config.ctx.num_ctx)
+    names = prompt_names(class_names, as_spelled=bool(config.data.class_names))
+    hard_prompts = configured_hard_prompts(config.hard_prompts, names)
+    model = make_model(config, clip.backbone, len(class_names))
+    experiment = assemble(model, clip, class_names, names, hard_prompts)
+    prompts_lib.check_names_differ(names, experiment.tokenizer.encode)
     for index, name in enumerate(class_names):
         for text in hard_prompts.of_class(index):
             logging.debug("hard prompt of %s: %s", name, text)
-
-    model = make_model(config, clip.config, len(class_names))
-    params = jax.device_put(clip.params)
-    bound = model.bind(variables(params, {}))
     with progress.task("encoding the hard prompts"):
-        encoded = encode_hard_prompts({"own": hard_prompts}, text_encoder(model, params, tokenizer.encode))
-    hard_text_features, hard_token_features = encoded["own"]
+        encoder = text_encoder(experiment.model, experiment.frozen.backbone, experiment.tokenizer.encode)
+        text_features, token_features = encode_hard_prompts({"own": hard_prompts}, encoder)["own"]
+    return experiment.with_frozen(hard_text_features=text_features, hard_token_features=token_features)
+
+
+def assemble(
+    model: PromptedModel,
+    clip: Pretrained,
+    class_names: Sequence[str],
+    names_read: Sequence[str],
+    hard_prompts: HardPrompts,
+) -> Experiment:
+    """Puts a model together with what it reads: enough to predict and to evaluate, whatever it comes from.
+
+    Args:
+      model: of `make_model`.
+      clip: the backbone with its parameters.
+      class_names: C names, as they are printed.
+      names_read: what the text tower reads for each.
+      hard_prompts: the fixed texts of each; not encoded here.
+
+    Raises:
+      ConfigError: the backbone's tokenizer cannot be read.
+      PromptError: a class prompt does not fit the text tower.
+    """
+    with _naming_the_field(clip.name):
+        tokenizer = clip.load_tokenizer()
+    spec, classes = model.backbone.spec, len(class_names)
+    params = jax.device_put(clip.params)
     frozen = Frozen(
-        clip=params,
-        soft_prompts=bound.embed(soft),
-        hard_text_features=hard_text_features,
-        hard_token_features=hard_token_features,
+        backbone=params,
+        soft_prompts=_bound(model, params).embed(model.learner.texts(names_read, tokenizer.encode, spec.tokens)),
+        hard_text_features=jnp.zeros((0, classes, spec.embedding_size), jnp.float32),
+        hard_token_features=jnp.zeros((0, classes, spec.text.width), jnp.float32),
     )
     return Experiment(
         model=model,
         frozen=devices.replicate(frozen),
         class_names=tuple(class_names),
+        names_read=tuple(names_read),
         hard_prompts=hard_prompts,
         clip_name=clip.name,
         clip_hash=clip.content_hash,
-        image_size=clip.config.vision.image_size,
         tokenizer=tokenizer,
     )

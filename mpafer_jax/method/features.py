@@ -72,7 +72,7 @@ def encode_splits(config: Config, experiment: Experiment, splits: Sequence[Split
     Stored features are read; the rest is computed and stored, of a large dataset part by part, so that an interrupted
     run loses little.
     """
-    width = experiment.model.clip_config.projection_dim
+    width = experiment.model.backbone.spec.embedding_size
     store = open_store(config, experiment.clip_hash, width)
     frozen: dict[str, FrozenFeatures] = {}
     for split in splits:
@@ -97,14 +97,14 @@ def encode_splits(config: Config, experiment: Experiment, splits: Sequence[Split
     return frozen
 
 
-def _encode(config: Config, experiment: Experiment, split: Split, step: steps.ClipStep) -> npt.NDArray[np.float32]:
+def _encode(config: Config, experiment: Experiment, split: Split, step: steps.BackboneStep) -> npt.NDArray[np.float32]:
     # Every row is written: the batches hold each position once, and NaN would show one that was forgotten.
-    features = np.full((len(split), experiment.model.clip_config.projection_dim), np.nan, np.float32)
+    features = np.full((len(split), experiment.model.backbone.spec.embedding_size), np.nan, np.float32)
     parts = (
         {"image": batch["image"], "index": batch["index"], "mask": batch["mask"]}
         for batch in build.eval_batches(config, experiment, split, "frozen features of")
     )
-    for encoded in devices.results(functools.partial(step, experiment.frozen.clip), parts):
+    for encoded in devices.results(functools.partial(step, experiment.frozen.backbone), parts):
         real = encoded["mask"] > 0
         features[encoded["index"][real]] = encoded["image_features"][real]
     check_rows("frozen features", features, split.names)

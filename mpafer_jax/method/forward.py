@@ -8,15 +8,14 @@ from typing import Any, cast
 
 import jax
 
-from mpafer_jax.backbones.clip.model import Outputs
+from mpafer_jax.backbones.base import DeepPrompts, Outputs
 from mpafer_jax.data.normalize import normalize
-from mpafer_jax.method.model import MPAFER, variables
+from mpafer_jax.method.model import PromptedModel, variables
 from mpafer_jax.method.state import Frozen
 
 Params = dict[str, jax.Array]
 Batch = Mapping[str, jax.Array]
 Rgb = tuple[float, float, float]
-Variables = dict[str, Any]  # what `MPAFER.apply` takes, see `model.variables`
 # (params, frozen, batch) -> logits [B, C] and every intermediate that a term of the loss may read.
 TrainForward = Callable[[Params, Frozen, Batch], tuple[jax.Array, Outputs]]
 
@@ -27,64 +26,79 @@ class Forward:
 
     Attributes:
       model: the model.
-      mean: CLIP's mean of each colour, on the scale 0..1.
+      mean: the backbone's mean of each colour, on the scale 0..1.
       std: likewise its standard deviation.
     """
 
-    model: MPAFER
+    model: PromptedModel
     mean: Rgb
     std: Rgb
 
     def __call__(self, params: Params, frozen: Frozen, batch: Batch) -> tuple[jax.Array, Outputs]:
         """Texts and images, as training computes them: 'image' of a batch -> logits [B, C], intermediates by name."""
-        return self._apply(variables(frozen.clip, params), batch["image"], frozen.soft_prompts, method=None)
+        both = variables(frozen.backbone, params)
+        return self._apply(both, batch["image"], frozen.soft_prompts, frozen.patch_weights, method=None)
 
     def encode_texts(self, params: Params, frozen: Frozen) -> jax.Array:
         """The soft prompts: theta(t) [C, D]. Once per evaluation."""
-        both = variables(frozen.clip, params)
+        both = variables(frozen.backbone, params)
         features, _ = cast(Any, self.model.apply(both, frozen.soft_prompts, method="encode_soft_prompts"))
         return features
 
+    def visual_prompts(self, params: Params) -> DeepPrompts | None:
+        """What the learner's parameters come to for the image tower."""
+        return self.model.learner.prompts(params).visual
+
     def classify(
-        self, params: Variables, images: jax.Array, text_features: jax.Array, *, attention: bool = False
+        self,
+        visual: DeepPrompts | None,
+        frozen: Frozen,
+        images: jax.Array,
+        text_features: jax.Array,
+        *,
+        attention: bool = False,
     ) -> tuple[jax.Array, Outputs]:
         """Images against encoded texts.
 
         Args:
-          params: see `model.variables`.
+          visual: of `visual_prompts`, or arrays in their place.
+          frozen: of which the backbone and the patch weights are read.
           images: uint8 [B, S, S, 3].
           text_features: theta(t) [C, D].
-          attention: whether the intermediates hold 'attention' too, the weights of the image tower's layers.
+          attention: whether the intermediates hold 'attention' too, see `Backbone.attention`.
 
         Returns:
           logits [B, C], and every intermediate by name; 'patch_scores' [B, N, C] where the model has a local score.
         """
+        options: dict[str, Any] = {"prompts": visual, "method": "classify"}
+        arguments = (variables(frozen.backbone, {}), images, text_features, frozen.patch_weights)
         if not attention:
-            return self._apply(params, images, text_features, method="classify")
-        options = {"method": "classify", "mutable": ["intermediates"]}
-        (logits, out), state = self._apply(params, images, text_features, **options)
-        return logits, {**out, "attention": state["intermediates"]["clip"]["visual"]["blocks"]["attn"]["attention"][0]}
+            return self._apply(*arguments, **options)
+        (logits, out), state = self._apply(*arguments, **options, mutable=["intermediates"])
+        return logits, {**out, "attention": self.model.backbone.attention(state["intermediates"]["backbone"])}
 
-    def predict(self, params: Variables, images: jax.Array, text_features: jax.Array) -> Outputs:
+    def predict(
+        self, visual: DeepPrompts | None, frozen: Frozen, images: jax.Array, text_features: jax.Array
+    ) -> Outputs:
         """'logits' and 'probabilities' [B, C]; where the model has a local score 'patch_scores' [B, N, C] and
         'top_patches' [B, C, k]. Arguments of `classify`."""
-        logits, out = self.classify(params, images, text_features)
+        logits, out = self.classify(visual, frozen, images, text_features)
         local = {name: out[name] for name in ("patch_scores", "top_patches") if name in out}
         return {"logits": logits, "probabilities": jax.nn.softmax(logits, axis=-1), **local}
 
-    def frozen_features(self, clip_params: dict[str, Any], images: jax.Array) -> jax.Array:
-        """z^g [B, D] of CLIP without prompts, not normalised."""
-        return self._apply(variables(clip_params, {}), images, method="encode_image_frozen")
+    def frozen_features(self, backbone: dict[str, Any], images: jax.Array) -> jax.Array:
+        """z^g [B, D] of the backbone without prompts, not normalised."""
+        return self._apply(variables(backbone, {}), images, method="encode_image_frozen")
 
-    def frozen_patches(self, clip_params: dict[str, Any], images: jax.Array) -> jax.Array:
-        """Z^l [B, N, D] of CLIP without prompts, not normalised."""
-        return self._apply(variables(clip_params, {}), images, method="encode_patches_frozen")
+    def frozen_patches(self, backbone: dict[str, Any], images: jax.Array) -> jax.Array:
+        """Z^l [B, N, D] of the backbone without prompts, not normalised."""
+        return self._apply(variables(backbone, {}), images, method="encode_patches_frozen")
 
-    def _apply(self, params: Variables, images: jax.Array, *arguments: Any, **options: Any) -> Any:
+    def _apply(self, params: dict[str, Any], images: jax.Array, *arguments: Any, **options: Any) -> Any:
         return self.model.apply(params, normalize(images, self.mean, self.std), *arguments, **options)
 
 
-def forward_features(model: MPAFER) -> TrainForward:
+def forward_features(model: PromptedModel) -> TrainForward:
     """The text side alone, on a batch's 'image_features' z^g [B, D] of the un-prompted tower, global logits only.
 
     It equals `Forward` of a model without visual prompts and without local score, whose image features no update
@@ -92,7 +106,7 @@ def forward_features(model: MPAFER) -> TrainForward:
     """
 
     def forward(params: Params, frozen: Frozen, batch: Batch) -> tuple[jax.Array, Outputs]:
-        both = variables(frozen.clip, params)
+        both = variables(frozen.backbone, params)
         encoded = model.apply(both, frozen.soft_prompts, method="encode_soft_prompts")
         text_features, token_features = cast(tuple[jax.Array, jax.Array], encoded)
         image_features = batch["image_features"]

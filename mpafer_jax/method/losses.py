@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from mpafer_jax.backbones.clip.model import Outputs, normalize
+from mpafer_jax.backbones.base import Outputs, normalize
 from mpafer_jax.config.schema import LossSection
 from mpafer_jax.method.state import Frozen
 from mpafer_jax.runtime.errors import ConfigError

@@ -1,4 +1,4 @@
-"""MPA-FER: a frozen CLIP, the prompts that adapt it, and global-local logits."""
+"""The model: a frozen dual encoder, the prompts that adapt it, and global-local logits."""
 
 from __future__ import annotations
 
@@ -8,11 +8,8 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from mpafer_jax.backbones.clip import model as clip_lib
+from mpafer_jax.backbones.base import Backbone, DeepPrompts, Outputs, Params, normalize
 from mpafer_jax.method import prompts as prompts_lib
-
-Params = dict[str, Any]
-PatchWeights = tuple[tuple[float, ...], ...]  # of C classes, N each; a tuple, since a module's attributes are hashed
 
 
 def global_local_logits(
@@ -55,14 +52,14 @@ def global_local_logits(
     Raises:
       ValueError: top_k is not between 1 and N.
     """
-    texts = clip_lib.normalize(text_features)
-    global_scores = clip_lib.normalize(image_features) @ texts.T  # [B, C]
+    texts = normalize(text_features)
+    global_scores = normalize(image_features) @ texts.T  # [B, C]
     if not local_weight:
         return logit_scale * global_scores, {"global_scores": global_scores}
     num_patches = patch_features.shape[1]
     if not 1 <= top_k <= num_patches:
         raise ValueError(f"head.top_k must be between 1 and the {num_patches} patches of this CLIP, found {top_k}")
-    patch_scores = jnp.einsum("bnd,cd->bcn", clip_lib.normalize(patch_features), texts)
+    patch_scores = jnp.einsum("bnd,cd->bcn", normalize(patch_features), texts)
     ranking = patch_scores
     if center_patch_scores:
         ranking = patch_scores - jnp.mean(patch_scores, axis=1, keepdims=True)
@@ -84,116 +81,114 @@ def global_local_logits(
     return logit_scale * (global_scores + local_weight * local_scores), out
 
 
-class MPAFER(nn.Module):
-    """The whole model. Its parameters are {'clip': frozen, 'prompts': trained}; see `variables`.
+class PromptedModel(nn.Module):
+    """A frozen dual encoder under learned prompts; its parameters are what `variables` joins.
 
     Attributes:
-      clip_config: shape of the CLIP.
-      prompt_shape: sizes of the prompts.
+      backbone: the dual encoder.
+      learner: what is trained.
       top_k, local_weight, center_patch_scores: see `global_local_logits`.
-      patch_weights: see `global_local_logits`; constants of the model, as `top_k` is, and no parameters.
-      prompts_before_ln_pre: whether layer 1's visual prompts pass `ln_pre`.
-      dtype, residual_dtype: of the image tower, see `clip.CLIP`; features, logits and losses are float32.
-      remat: what the backward pass may keep of each layer, see `clip.VisionTransformer`.
       text_chunk: texts that are encoded at once, 0 for all. With a chunk the backward pass encodes each chunk once more
         and keeps nothing of it, so that memory does not grow with the number of classes.
     """
 
-    clip_config: clip_lib.ClipConfig
-    prompt_shape: prompts_lib.PromptShape
+    backbone: Backbone
+    learner: prompts_lib.PromptLearner
     top_k: int = 16
     local_weight: float = 1.0
     center_patch_scores: bool = False
-    patch_weights: PatchWeights | None = None
-    prompts_before_ln_pre: bool = False
-    dtype: Any = jnp.float32
-    residual_dtype: Any = jnp.float32
-    remat: str = "none"
     text_chunk: int = 0
-
-    def setup(self) -> None:
-        """Creates the two halves under the names `clip` and `prompts`."""
-        self.clip = clip_lib.CLIP(self.clip_config, self.dtype, self.residual_dtype, self.remat)
-        self.prompts = prompts_lib.Prompts(self.prompt_shape)
 
     def embed(self, texts: prompts_lib.Texts) -> prompts_lib.TextEmbeddings:
         """Token embeddings [C, L, W] of texts, from the frozen table."""
-        return prompts_lib.TextEmbeddings(self.clip.embed_tokens(texts.ids), texts.eos_positions, texts.content)
+        return prompts_lib.TextEmbeddings(self.backbone.embed_tokens(texts.ids), texts.ends, texts.content)
 
     def encode_hard_prompts(self, texts: prompts_lib.TextEmbeddings) -> tuple[jax.Array, jax.Array]:
         """Frozen texts: (theta(t*) [C, D], pooled token embeddings t* [C, W])."""
-        if 0 < self.text_chunk < len(texts.embeddings):
-            features = _encode_in_chunks(self.clip, texts, self.text_chunk)
-        else:
-            features, _ = self.clip.encode_embeddings(texts.embeddings, texts.eos_positions)
-        return features, prompts_lib.pool_tokens(texts)
+        return self._encode_texts(texts, None), prompts_lib.pool_tokens(texts)
 
     def encode_soft_prompts(self, texts: prompts_lib.TextEmbeddings) -> tuple[jax.Array, jax.Array]:
-        """Texts with the learned context: (theta(t) [C, D], pooled token embeddings t [C, W])."""
-        ctx, _ = self.prompts()
-        return self.encode_hard_prompts(prompts_lib.insert_context(texts, ctx))
+        """Texts under the learned prompts: (theta(t) [C, D], pooled token embeddings t [C, W])."""
+        prompts = self.learner()
+        if prompts.ctx is not None:
+            texts = prompts_lib.insert_context(texts, prompts.ctx, self.backbone.spec.tokens.prefix)
+        return self._encode_texts(texts, prompts.text), prompts_lib.pool_tokens(texts)
 
-    def encode_image(self, images: jax.Array) -> tuple[jax.Array, clip_lib.Outputs]:
-        """Image and patch features under the visual prompts; images [B, S, S, 3], normalised."""
-        _, visual_prompts = self.prompts()
-        return self.clip.encode_image(images, visual_prompts, prompts_before_ln_pre=self.prompts_before_ln_pre)
+    def _encode_texts(self, texts: prompts_lib.TextEmbeddings, prompts: DeepPrompts | None) -> jax.Array:
+        if 0 < self.text_chunk < len(texts.embeddings):
+            return _encode_in_chunks(self.backbone, texts, prompts, self.text_chunk)
+        features, _ = self.backbone.encode_embeddings(texts.embeddings, texts.ends, prompts)
+        return features
 
     def encode_image_frozen(self, images: jax.Array) -> jax.Array:
-        """z^g [B, D] of CLIP as it came, without prompts: what class prototypes are made of (Eq. 6)."""
-        features, _ = self.clip.encode_image(images)
+        """z^g [B, D] of the backbone without prompts: what class prototypes are made of (Eq. 6)."""
+        features, _ = self.backbone.encode_image(images)
         return features
 
     def encode_patches_frozen(self, images: jax.Array) -> jax.Array:
-        """Z^l [B, N, D] of CLIP as it came, without prompts."""
-        _, out = self.clip.encode_image(images)
+        """Z^l [B, N, D] of the backbone without prompts."""
+        _, out = self.backbone.encode_image(images)
         return out["patch_features"]
 
     def classify_frozen(self, image_features: jax.Array, text_features: jax.Array) -> jax.Array:
-        """CLIP's own logits s * cos(z^g, theta) [B, C] of image features that were computed before: [B, D], [C, D]."""
+        """The backbone's own logits s * cos(z^g, theta) [B, C] of image features that are given: [B, D], [C, D]."""
         logits, _ = global_local_logits(
             image_features,
             image_features[:, None],  # not read: there is no local score
             text_features,
-            logit_scale=self.clip.temperature_scale(),
+            logit_scale=self.backbone.temperature_scale(),
             top_k=1,
             local_weight=0.0,
         )
         return logits
 
-    def classify(self, images: jax.Array, text_features: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
-        """Logits [B, C] of images against text features [C, D], and every intermediate by name."""
-        _, image_out = self.encode_image(images)
+    def classify(
+        self,
+        images: jax.Array,
+        text_features: jax.Array,
+        patch_weights: jax.Array | None = None,
+        *,
+        prompts: DeepPrompts | None,
+    ) -> tuple[jax.Array, Outputs]:
+        """Logits [B, C] of images [B, S, S, 3] against text features [C, D], and every intermediate by name.
+
+        The visual prompts are arrays here, whatever learned them: an exported program holds them so.
+        """
+        _, image_out = self.backbone.encode_image(images, prompts)
         logits, head_out = global_local_logits(
             image_out["image_features"],
             image_out["patch_features"],
             text_features,
-            logit_scale=self.clip.temperature_scale(),
+            logit_scale=self.backbone.temperature_scale(),
             top_k=self.top_k,
             local_weight=self.local_weight,
             center_patch_scores=self.center_patch_scores,
-            patch_weights=None if self.patch_weights is None else jnp.asarray(self.patch_weights, jnp.float32),
+            patch_weights=patch_weights,
         )
         return logits, {**image_out, **head_out}
 
     def __call__(
-        self, images: jax.Array, soft_prompts: prompts_lib.TextEmbeddings
-    ) -> tuple[jax.Array, dict[str, jax.Array]]:
+        self, images: jax.Array, soft_prompts: prompts_lib.TextEmbeddings, patch_weights: jax.Array | None = None
+    ) -> tuple[jax.Array, Outputs]:
         """One forward pass.
 
         Args:
           images: [B, S, S, 3] float, normalised.
           soft_prompts: the embedded class prompts, context still missing.
+          patch_weights: see `global_local_logits`.
 
         Returns:
           logits [B, C] and every intermediate by name, among them 'image_features' [B, D], 'patch_features' [B, N, D],
           'text_features' [C, D] and 'token_features' [C, W].
         """
         text_features, token_features = self.encode_soft_prompts(soft_prompts)
-        logits, out = self.classify(images, text_features)
+        logits, out = self.classify(images, text_features, patch_weights, prompts=self.learner().visual)
         return logits, {**out, "text_features": text_features, "token_features": token_features}
 
 
-def _encode_in_chunks(clip: clip_lib.CLIP, texts: prompts_lib.TextEmbeddings, size: int) -> jax.Array:
+def _encode_in_chunks(
+    backbone: Backbone, texts: prompts_lib.TextEmbeddings, prompts: DeepPrompts | None, size: int
+) -> jax.Array:
     """theta [C, D] of texts, `size` of them at a time."""
     classes = len(texts.embeddings)
     chunks = -(-classes // size)
@@ -202,17 +197,17 @@ def _encode_in_chunks(clip: clip_lib.CLIP, texts: prompts_lib.TextEmbeddings, si
         filled = jnp.concatenate([x, x[: chunks * size - classes]])
         return filled.reshape(chunks, size, *x.shape[1:])
 
-    def encode(clip: clip_lib.CLIP, carry: tuple[()], chunk: tuple[jax.Array, jax.Array]) -> tuple[Any, jax.Array]:
-        features, _ = clip.encode_embeddings(*chunk)
+    def encode(backbone: Backbone, carry: tuple[()], chunk: tuple[jax.Array, jax.Array]) -> tuple[Any, jax.Array]:
+        features, _ = backbone.encode_embeddings(*chunk, prompts)
         return carry, features
 
     scanned: Any = nn.scan(
         nn.remat(encode, prevent_cse=False), variable_broadcast="params", split_rngs={"params": False}
     )
-    _, features = scanned(clip, (), (cut(texts.embeddings), cut(texts.eos_positions)))
+    _, features = scanned(backbone, (), (cut(texts.embeddings), cut(texts.ends)))
     return features.reshape(chunks * size, -1)[:classes]  # [chunks, size, D] -> [C, D]
 
 
-def variables(clip_params: Params, prompts: Params) -> dict[str, Params]:
-    """Joins the frozen and the trained half into what `MPAFER.apply` takes."""
-    return {"params": {"clip": clip_params, "prompts": prompts}}
+def variables(backbone: Params, learner: Params) -> dict[str, Params]:
+    """Joins the frozen and the trained parameters into what `PromptedModel.apply` takes."""
+    return {"params": {"backbone": backbone, "learner": learner}}

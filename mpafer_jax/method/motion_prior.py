@@ -37,7 +37,6 @@ from mpafer_jax.data.splits import Split
 from mpafer_jax.method import prototypes, steps
 from mpafer_jax.method.build import Experiment, eval_batches
 from mpafer_jax.method.forward import Forward
-from mpafer_jax.method.model import PatchWeights
 from mpafer_jax.runtime import array_cache, devices
 from mpafer_jax.runtime.errors import ConfigError
 
@@ -92,14 +91,14 @@ class PatchMeans:
 
 def patch_means(
     batches: Iterable[Batch],
-    clip_params: dict[str, Any],
+    backbone: dict[str, Any],
     step: Callable[..., dict[str, jax.Array]],
     class_names: Sequence[str],
 ) -> PatchMeans:
     """Means over all batches of what `steps.make_patch_sum_step` sums."""
     totals: dict[str, Any] = {"sum": 0.0, "squares": 0.0, "count": 0.0}
     parts = ({name: batch[name] for name in ("image", "label", "mask")} for batch in batches)
-    for sums in devices.results(functools.partial(step, clip_params), parts):
+    for sums in devices.results(functools.partial(step, backbone), parts):
         # float64 on the host: adding thousands of float32 batches would lose digits with the order of the batches.
         totals = {name: total + np.asarray(sums[name], np.float64) for name, total in totals.items()}
     count: Floats = totals["count"]
@@ -155,10 +154,12 @@ def measure(config: Config, experiment: Experiment, split: Split, source: Source
     forward = Forward(experiment.model, config.data.mean, config.data.std)
     step = devices.data_parallel(steps.make_patch_sum_step(forward, len(experiment.class_names), source))
     batches = eval_batches(config, experiment, split.take(chosen), "motion prior of")
-    return patch_means(batches, experiment.frozen.clip, step, experiment.class_names)
+    return patch_means(batches, experiment.frozen.backbone, step, experiment.class_names)
 
 
-def patch_weights(config: Config, workdir: pathlib.Path, split: Split, experiment: Experiment) -> PatchWeights:
+def patch_weights(
+    config: Config, workdir: pathlib.Path, split: Split, experiment: Experiment
+) -> npt.NDArray[np.float32]:
     """w [C, N] of the training split as configured; its maps come from the workdir if that holds them."""
     source = cast(Source, config.head.motion_prior)
     neutral = neutral_class(experiment.class_names)
@@ -178,10 +179,9 @@ def patch_weights(config: Config, workdir: pathlib.Path, split: Split, experimen
     def compute() -> npt.NDArray[np.float32]:
         return motion(measure(config, experiment, split, source), neutral).astype(np.float32)
 
-    shape = (len(experiment.class_names), experiment.model.clip_config.vision.num_patches)
+    shape = (len(experiment.class_names), experiment.model.backbone.spec.num_patches)
     maps = array_cache.load_or_compute(workdir / f"motion-{key}.npy", compute, shape)
     for index, name in enumerate(experiment.class_names):
         if index != neutral and not maps[index].any():
             logging.warning("motion prior: %s differs from neutral no more than images do anyway: equal weights", name)
-    weights = to_weights(maps.astype(np.float64), neutral, config.head.motion_strength).astype(np.float32)
-    return tuple(tuple(float(weight) for weight in row) for row in weights)
+    return to_weights(maps.astype(np.float64), neutral, config.head.motion_strength).astype(np.float32)

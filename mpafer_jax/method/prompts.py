@@ -1,15 +1,16 @@
-"""The trainable part of MPA-FER: soft text context and deep visual prompts; and texts in the form the tower reads.
+"""What is trained: the protocol of prompt learners; and texts in the form that a text tower reads.
 
-Sources: MPA-FER (arXiv 2506.21017) section 3; the layout [SOS] v_1 .. v_M [class name] . [EOS] is CoOp's (Zhou et al.,
-2022), deep visual prompts are VPT's (Jia et al., 2022). Shapes: C classes, M context tokens, L text positions, W tower
-width, K image layers, N_p visual prompts a layer.
+A prompt learner declares parameters and turns them into the prompts of the two towers. `mpa` is the paper's (MPA-FER,
+arXiv 2506.21017); another way of prompting is another module beside it and a line in `build.LEARNERS`.
+
+Shapes: C classes, M context tokens, L text positions, K layers, n prompts a layer, W tower width.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
-from typing import Any, cast
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Self, cast
 
 import flax
 import jax
@@ -18,76 +19,238 @@ import numpy as np
 from flax import linen as nn
 from flax import struct
 
-from mpafer_jax.backbones.clip.transformer import DeepPrompts
-from mpafer_jax.runtime.errors import PromptError
+from mpafer_jax.backbones.base import BackboneSpec, DeepPrompts, Encode, TokenSpec
+from mpafer_jax.config.schema import ModelSections
+from mpafer_jax.runtime.errors import CheckpointError, ConfigError, PromptError
 
-Encode = Callable[[str], list[int]]
+Params = dict[str, Any]  # a learner's parameters, arrays by name
 _GENERATOR = "threefry2x32"
 
 
 @struct.dataclass
-class Texts:
-    """Token ids of C texts, trimmed to the longest (what follows EOS changes nothing in a causal tower).
+class Prompts:
+    """What a learner's parameters come to: arrays that the towers take.
 
     Attributes:
-      ids: [C, L] int32; 0 after EOS and where context vectors will stand.
-      eos_positions: [C] int32, where each text ends.
-      content: [C, L] bool, true on the tokens between SOS and EOS, over which token-level features are pooled.
+      ctx: context vectors of the class prompts, [M, W] shared by all classes or [C, M, W]; None for texts that have no
+        place for them.
+      text: deep prompts of the text tower, or None.
+      visual: those of the image tower, or None.
+    """
+
+    ctx: jax.Array | None = None
+    text: DeepPrompts | None = None
+    visual: DeepPrompts | None = None
+
+
+class PromptLearner(nn.Module):
+    """A way of prompting. This one has no prompts and no parameters; others derive from it.
+
+    A subclass declares its parameters in `__call__` (`self.param`): float32 arrays in one flat dictionary, under names
+    that are its own, since checkpoints, `optimizer.lr_scales` and exported prompts go by them.
+    """
+
+    @classmethod
+    def configured(cls, config: ModelSections, spec: BackboneSpec, num_classes: int) -> Self:
+        """The learner of a configuration, for a backbone and a number of classes.
+
+        Raises:
+          ConfigError, PromptError: the configuration asks for what the backbone or the learner has not.
+        """
+        del config, spec, num_classes
+        return cls()
+
+    def __call__(self) -> Prompts:
+        """The prompts of the current parameters."""
+        return Prompts()
+
+    def texts(self, class_names: Sequence[str], encode: Encode, spec: TokenSpec) -> Texts:
+        """The class prompts' tokens, with 0 where the context will stand; arguments and errors of `tokenize_soft`."""
+        return tokenize_soft(class_names, encode, spec, 0)
+
+    def start(self, params: Params, embed: Callable[[str], jax.Array]) -> Params:
+        """Fresh parameters, or where the configuration asks for it such that start from words.
+
+        Args:
+          params: of `initial_params`.
+          embed: a text's words as token embeddings [L, W], special tokens excluded.
+
+        Raises:
+          ConfigError: the words do not fit.
+        """
+        del embed
+        return params
+
+    def select_classes(self, params: Params, rows: Sequence[int], class_names: Sequence[str]) -> Params:
+        """A checkpoint's parameters for other classes than it was trained on.
+
+        Args:
+          params: the checkpoint's.
+          rows: of each class its position among the checkpoint's, or -1.
+          class_names: names, for the message.
+
+        Raises:
+          CheckpointError: something was learned for each class, and not for one of these.
+        """
+        del rows, class_names
+        return params
+
+    def adapt(self, name: str, fresh: Any, saved: Any, saved_config: ModelSections, rows: ClassRows) -> Adapted:
+        """What of a checkpoint's parameter another run starts from.
+
+        Args:
+          name: of the parameter.
+          fresh: its initial value in the new run.
+          saved: its value in the checkpoint.
+          saved_config: the checkpoint's configuration.
+          rows: finds the classes that both have.
+
+        Raises:
+          ConfigError: two classes of one side are the same expression.
+        """
+        del name, saved_config, rows
+        if np.shape(saved) != np.shape(fresh):
+            return fresh, f"shape {np.shape(saved)} does not fit {np.shape(fresh)}, starts fresh"
+        return jnp.asarray(saved), f"taken, shape {np.shape(saved)}"
+
+    def prompts(self, params: Params) -> Prompts:
+        """The prompts of some parameters."""
+        return cast(Prompts, self.apply({"params": params}))
+
+    def initial_params(self, seed: int) -> Params:
+        """Fresh parameters, float32; a seed's last 32 bits count.
+
+        The numbers are a matter of the seed alone: the generator and its form are named here, since settings of JAX
+        and Flax (jax_default_prng_impl, jax_enable_x64, jax_random_seed_offset) would change them.
+        """
+        words = jnp.asarray([0, seed & 0xFFFFFFFF], jnp.uint32)
+        key = cast(Any, jax.random).wrap_key_data(words, impl=_GENERATOR)
+        with jax.threefry_partitionable(True), flax.config.temp_flip_flag("fix_rng_separator", False):
+            return dict(cast(Mapping[str, Any], self.init(key).get("params", {})))
+
+    def param_shapes(self) -> Params:
+        """Shapes and types of the parameters, without computing them."""
+        return cast(Params, jax.eval_shape(lambda: self.initial_params(0)))
+
+    def check(self, params: Mapping[str, Any]) -> None:
+        """Checks that a checkpoint's parameters are this learner's.
+
+        Raises:
+          CheckpointError: names each that has another shape or type, is missing or is not expected.
+        """
+        found, expected = (
+            {name: f"{x.dtype} {list(x.shape)}" for name, x in tree.items()} for tree in (params, self.param_shapes())
+        )
+        wrong = [
+            f"{name}: found {found.get(name, 'nothing')}, expected {expected.get(name, 'nothing')}"
+            for name in {**expected, **found}
+            if found.get(name) != expected.get(name)
+        ]
+        if wrong:
+            raise CheckpointError(
+                f"the checkpoint's prompts are not those that its description asks for: {'; '.join(wrong)}"
+            )
+
+
+Adapted = tuple[Any, str]  # a parameter's value, and what was done about it
+ClassRows = Callable[[], tuple[list[int], list[int], list[str]]]  # of the common classes: here, there, their names
+
+
+def first_words(text: str, embed: Callable[[str], jax.Array], num_ctx: int) -> jax.Array:
+    """Embeddings of a text's first tokens [M, W], for context vectors that start from words.
+
+    Args:
+      text: the words, `config.ctx.init_text`.
+      embed: as for `PromptLearner.start`.
+      num_ctx: M.
+
+    Raises:
+      ConfigError: it has fewer tokens.
+    """
+    words = embed(text)
+    if len(words) < num_ctx:
+        raise ConfigError(
+            f"config.ctx.init_text {text!r} has {len(words)} tokens in this CLIP, but config.ctx.num_ctx is {num_ctx}; "
+            "give as many or more"
+        )
+    return words[:num_ctx]
+
+
+def at_layers(tokens: jax.Array, layers: Sequence[int], num_layers: int, **how: bool) -> DeepPrompts:
+    """Deep prompts [J, n, W] of the J layers with the given numbers, counted from 1; `how` as in `DeepPrompts`."""
+    if len(layers) == num_layers:
+        return DeepPrompts(tokens, None, **how)
+    chosen = np.array(layers, np.int32) - 1
+    everywhere = jnp.zeros((num_layers, *tokens.shape[1:]), tokens.dtype).at[chosen].set(tokens)
+    return DeepPrompts(everywhere, jnp.zeros(num_layers, bool).at[chosen].set(True), **how)
+
+
+def normal(deviation: float) -> nn.initializers.Initializer:
+    """N(0, deviation^2) in float32; without the type it would be float64 in JAX's 64-bit mode."""
+    return nn.initializers.normal(deviation, jnp.float32)
+
+
+@struct.dataclass
+class Texts:
+    """Token ids of C texts, trimmed to the longest.
+
+    Attributes:
+      ids: [C, L] int32; 0 after the end and where context vectors will stand.
+      ends: [C] int32, position of each text's last token.
+      content: [C, L] bool, true on the words, special tokens excluded, over which token-level features are pooled.
     """
 
     ids: jax.Array
-    eos_positions: jax.Array
+    ends: jax.Array
     content: jax.Array
 
 
 @struct.dataclass
 class TextEmbeddings:
-    """`Texts` after CLIP's token embedding: embeddings [C, L, W] in place of the ids."""
+    """`Texts` after the token embedding: embeddings [C, L, W] in place of the ids."""
 
     embeddings: jax.Array
-    eos_positions: jax.Array
+    ends: jax.Array
     content: jax.Array
 
 
-def tokenize(texts: Sequence[str], encode: Encode, max_positions: int) -> Texts:
-    """Token ids of hard prompts.
-
-    Args:
-      texts: C texts.
-      encode: text to ids with SOS first and EOS last, not truncated.
-      max_positions: how many positions the text tower has (77 in OpenAI's models).
+def tokenize(texts: Sequence[str], encode: Encode, spec: TokenSpec) -> Texts:
+    """Token ids of C texts.
 
     Raises:
-      PromptError: a text has more tokens than positions.
+      PromptError: a text has more tokens than the tower has positions.
     """
-    return _pad([(text, encode(text)) for text in texts], max_positions)
+    return _pad([(text, encode(text)) for text in texts], spec)
 
 
-def tokenize_soft(class_names: Sequence[str], encode: Encode, max_positions: int, num_ctx: int) -> Texts:
-    """Token ids of the soft prompts [SOS] v_1 .. v_M [class name] . [EOS], with 0 for every v.
+def tokenize_soft(class_names: Sequence[str], encode: Encode, spec: TokenSpec, num_ctx: int, before: str = "") -> Texts:
+    """Token ids of the class prompts [prefix] v_1 .. v_M [class name] . [suffix], with 0 for every v.
 
     Args:
       class_names: C names as they are to be read, of one word or several.
-      encode: as for `tokenize`.
-      max_positions: as for `tokenize`.
+      encode: text to ids.
+      spec: their layout.
       num_ctx: M.
+      before: words before the name, whose first M tokens the v replace, the others stay; '' for none.
 
     Raises:
-      PromptError: a prompt has more tokens than positions.
+      PromptError: a prompt has more tokens than the tower has positions.
     """
     rows: list[tuple[str, list[int]]] = []
     for name in class_names:
-        sos, *words, eos = encode(f"{name}.")
-        rows.append((f"[{num_ctx} context tokens] {name}.", [sos, *[0] * num_ctx, *words, eos]))
-    return _pad(rows, max_positions)
+        ids = encode(f"{before} {name}." if before else f"{name}.")
+        start = spec.prefix + (num_ctx if before else 0)
+        ids = [*ids[: spec.prefix], *[0] * num_ctx, *ids[start:]]
+        rows.append((f"[{num_ctx} context tokens] {name}.", ids))
+    return _pad(rows, spec)
 
 
 def check_names_differ(class_names: Sequence[str], encode: Encode) -> None:
-    """Refuses classes that CLIP cannot tell apart, because its tokenizer makes the same of their names.
+    """Refuses classes whose names become the same tokens.
 
     Args:
       class_names: C names as they are to be read.
-      encode: as for `tokenize`.
+      encode: text to ids.
 
     Raises:
       PromptError: two names have the same tokens; names both.
@@ -102,7 +265,8 @@ def check_names_differ(class_names: Sequence[str], encode: Encode) -> None:
             )
 
 
-def _pad(rows: Sequence[tuple[str, list[int]]], max_positions: int) -> Texts:
+def _pad(rows: Sequence[tuple[str, list[int]]], spec: TokenSpec) -> Texts:
+    max_positions = spec.max_positions
     too_long = [f"{len(ids)} tokens: {text!r}" for text, ids in rows if len(ids) > max_positions]
     if too_long:
         raise PromptError(
@@ -114,120 +278,25 @@ def _pad(rows: Sequence[tuple[str, list[int]]], max_positions: int) -> Texts:
     for row, (_, tokens) in zip(ids, rows, strict=True):
         row[: len(tokens)] = tokens
     position = np.arange(ids.shape[1])[None]  # [1, L]
-    content = (position > 0) & (position < lengths[:, None] - 1)
+    content = (position >= spec.prefix) & (position < lengths[:, None] - spec.suffix)
     return Texts(jnp.asarray(ids), jnp.asarray(lengths - 1, jnp.int32), jnp.asarray(content))
 
 
-def insert_context(texts: TextEmbeddings, ctx: jax.Array) -> TextEmbeddings:
-    """Puts the context vectors behind SOS.
+def insert_context(texts: TextEmbeddings, ctx: jax.Array, start: int) -> TextEmbeddings:
+    """Puts the context vectors where `tokenize_soft` left room for them.
 
     Args:
-      texts: the embedded soft prompts of `tokenize_soft`, embeddings [C, L, W].
+      texts: the embedded class prompts [C, L, W].
       ctx: [M, W] shared by all classes, or [C, M, W].
+      start: position of the first (`TokenSpec.prefix`).
     """
     classes, _, width = texts.embeddings.shape
-    num_ctx = ctx.shape[-2]
-    per_class = jnp.broadcast_to(ctx, (classes, num_ctx, width)).astype(texts.embeddings.dtype)
-    embeddings = jax.lax.dynamic_update_slice_in_dim(texts.embeddings, per_class, 1, axis=1)  # positions 1 .. M
-    return TextEmbeddings(embeddings, texts.eos_positions, texts.content)
+    per_class = jnp.broadcast_to(ctx, (classes, ctx.shape[-2], width)).astype(texts.embeddings.dtype)
+    embeddings = jax.lax.dynamic_update_slice_in_dim(texts.embeddings, per_class, start, axis=1)
+    return dataclasses.replace(texts, embeddings=embeddings)
 
 
 def pool_tokens(texts: TextEmbeddings) -> jax.Array:
-    """Token-level text features t, [C, W] float32: the mean token embedding between SOS and EOS (Eq. 1-2)."""
+    """Token-level text features t, [C, W] float32: the mean embedding of the words' tokens (Eq. 1-2)."""
     content = texts.content[:, :, None].astype(jnp.float32)  # [C, L, 1]
     return jnp.sum(texts.embeddings.astype(jnp.float32) * content, axis=1) / jnp.sum(content, axis=1)
-
-
-@dataclasses.dataclass(frozen=True)
-class PromptShape:
-    """Sizes of the trainable prompts.
-
-    Attributes:
-      num_ctx: M.
-      num_classes: C when every class has its own context, 0 when all share one.
-      text_width: W of the text tower.
-      ctx_std: standard deviation of the initial context vectors.
-      num_visual: N_p, 0 for no visual prompts.
-      visual_layers: the layers that get prompts, ascending, counted from 1; any subset of 1 .. num_layers.
-      num_layers: K of the image tower.
-      visual_width: W of the image tower.
-      visual_std: standard deviation of the initial visual prompts.
-    """
-
-    num_ctx: int
-    num_classes: int
-    text_width: int
-    ctx_std: float
-    num_visual: int
-    visual_layers: tuple[int, ...]
-    num_layers: int
-    visual_width: int
-    visual_std: float
-
-    def __post_init__(self) -> None:
-        """Refuses layers that the tower does not have.
-
-        Raises:
-          PromptError: names the layers found and those that exist.
-        """
-        layers = self.visual_layers
-        if list(layers) != sorted(set(layers)) or not set(layers) <= set(range(1, self.num_layers + 1)):
-            raise PromptError(
-                f"visual_prompts.layers must ascend within 1..{self.num_layers} (this CLIP's image tower), "
-                f"found {layers}"
-            )
-
-
-def _normal(deviation: float) -> nn.initializers.Initializer:
-    return nn.initializers.normal(deviation, jnp.float32)  # without the type it would be float64 in JAX's 64-bit mode
-
-
-class Prompts(nn.Module):
-    """All that is trained.
-
-    Parameters are `ctx` [M, W] or [C, M, W] and, if there are any, `visual_prompts` [layers, N_p, W].
-    """
-
-    shape: PromptShape
-
-    @nn.compact
-    def __call__(self) -> tuple[jax.Array, DeepPrompts | None]:
-        """The context vectors, and visual prompts for all K layers (disabled where a layer has none)."""
-        s = self.shape
-        classes = (s.num_classes,) if s.num_classes else ()
-        ctx = self.param("ctx", _normal(s.ctx_std), (*classes, s.num_ctx, s.text_width))
-        if not s.num_visual or not s.visual_layers:
-            return ctx, None
-        shape = (len(s.visual_layers), s.num_visual, s.visual_width)
-        tokens = self.param("visual_prompts", _normal(s.visual_std), shape)
-        if len(s.visual_layers) == s.num_layers:
-            return ctx, DeepPrompts(tokens, None)
-        chosen = np.array(s.visual_layers) - 1
-        everywhere = jnp.zeros((s.num_layers, *shape[1:]), tokens.dtype).at[chosen].set(tokens)  # [K, N_p, W]
-        return ctx, DeepPrompts(everywhere, jnp.zeros(s.num_layers, bool).at[chosen].set(True))
-
-
-def seed_key(seed: int) -> jax.Array:
-    """The key of a seed, whose last 32 bits count: `jax.random.key(seed)` as JAX makes it by default, whatever its
-    settings (jax_default_prng_impl, jax_enable_x64, jax_random_seed_offset) ask for."""
-    return _key(jnp.asarray([0, seed & 0xFFFFFFFF], jnp.uint32))
-
-
-def _key(words: jax.Array) -> jax.Array:
-    return cast(Any, jax.random).wrap_key_data(words, impl=_GENERATOR)
-
-
-def init_prompts(shape: PromptShape, key: jax.Array) -> dict[str, jax.Array]:
-    """Fresh prompts, N(0, std^2), float32: {'ctx': .., 'visual_prompts': ..}.
-
-    The numbers are a matter of the key alone: the generator and its form are named here, since settings of JAX and Flax
-    would change them.
-
-    Args:
-      shape: their sizes.
-      key: of `seed_key`. One of JAX's other generators starts with the words of the key that `seed_key` makes of the
-        same seed, and these are read.
-    """
-    own = _key(cast(Any, jax.random).key_data(key)[:2])
-    with jax.threefry_partitionable(True), flax.config.temp_flip_flag("fix_rng_separator", False):
-        return cast(dict[str, jax.Array], Prompts(shape).init(own)["params"])

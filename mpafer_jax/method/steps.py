@@ -14,11 +14,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from mpafer_jax.backbones.clip.model import Outputs
-from mpafer_jax.backbones.clip.model import normalize as normalize_features
+from mpafer_jax.backbones.base import Outputs
+from mpafer_jax.backbones.base import normalize as normalize_features
 from mpafer_jax.method import losses
 from mpafer_jax.method.forward import Batch, Forward, Params, TrainForward
-from mpafer_jax.method.model import variables
 from mpafer_jax.method.state import Frozen, TrainState
 from mpafer_jax.runtime import devices
 
@@ -26,7 +25,7 @@ T = TypeVar("T")
 Metrics = dict[str, tuple[jax.Array, jax.Array]]  # name -> (sum, count), both over all devices
 TrainStep = Callable[[TrainState, Frozen, Batch], tuple[TrainState, Metrics]]
 EvalStep = Callable[[Params, Frozen, jax.Array, Batch], Outputs]
-ClipStep = Callable[[dict[str, Any], Batch], Outputs]
+BackboneStep = Callable[[dict[str, Any], Batch], Outputs]
 
 
 def make_train_step(
@@ -117,7 +116,7 @@ def make_eval_step(forward: Forward) -> EvalStep:
     """
 
     def step(params: Params, frozen: Frozen, text_features: jax.Array, batch: Batch) -> Outputs:
-        logits, out = forward.classify(variables(frozen.clip, params), batch["image"], text_features)
+        logits, out = forward.classify(forward.visual_prompts(params), frozen, batch["image"], text_features)
         local = {"patch_scores": out["patch_scores"]} if "patch_scores" in out else {}
         return _gather(batch, logits=logits, image_features=normalize_features(out["image_features"]), **local)
 
@@ -129,21 +128,21 @@ def _gather(batch: Batch, **rows: jax.Array) -> Outputs:
     return devices.gather_over_devices({**rows, "index": batch["index"], "mask": batch["mask"]})
 
 
-def make_feature_step(forward: Forward) -> ClipStep:
+def make_feature_step(forward: Forward) -> BackboneStep:
     """The encoding of one batch by the frozen, un-prompted image tower.
 
     Returns:
-      step(clip_params, batch) -> of the whole batch, on every process: 'image_features' z^g [B, D], not normalised,
+      step(backbone, batch) -> of the whole batch, on every process: 'image_features' z^g [B, D], not normalised,
       'index' and 'mask' as in `make_eval_step`.
     """
 
-    def step(clip_params: dict[str, Any], batch: Batch) -> Outputs:
-        return _gather(batch, image_features=forward.frozen_features(clip_params, batch["image"]))
+    def step(backbone: dict[str, Any], batch: Batch) -> Outputs:
+        return _gather(batch, image_features=forward.frozen_features(backbone, batch["image"]))
 
     return step
 
 
-def make_patch_sum_step(forward: Forward, num_classes: int, of: Literal["features", "images"]) -> ClipStep:
+def make_patch_sum_step(forward: Forward, num_classes: int, of: Literal["features", "images"]) -> BackboneStep:
     """One batch's part of what a class's patches look like on average (`motion_prior`).
 
     Args:
@@ -153,17 +152,17 @@ def make_patch_sum_step(forward: Forward, num_classes: int, of: Literal["feature
         its pixels on the scale 0..1 (K = 3 P^2, P pixels its side).
 
     Returns:
-      step(clip_params, batch) -> sums over the whole batch: 'sum' [C, N, K] of the descriptions of each class's patches
+      step(backbone, batch) -> sums over the whole batch: 'sum' [C, N, K] of the descriptions of each class's patches
       x, 'squares' [C, N] of |x|^2, 'count' [C].
     """
-    patch_size = forward.model.clip_config.vision.patch_size
+    patch_size = forward.model.backbone.spec.patch_size
 
-    def step(clip_params: dict[str, Any], batch: Batch) -> Outputs:
+    def step(backbone: dict[str, Any], batch: Batch) -> Outputs:
         images = batch["image"]
         if of == "images":
             described = split_into_patches(images.astype(jnp.float32) / 255, patch_size)  # [b, N, K]
         else:
-            described = normalize_features(forward.frozen_patches(clip_params, images))
+            described = normalize_features(forward.frozen_patches(backbone, images))
         members = jax.nn.one_hot(batch["label"], num_classes, dtype=jnp.float32) * batch["mask"][:, None]  # [b, C]
         return devices.sum_over_devices(
             {

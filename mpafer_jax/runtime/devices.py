@@ -160,7 +160,7 @@ def matmul_precision() -> str:
 
 
 # Settings of JAX, usually off, that change numbers beside the matmul precision. Which generator draws is none of them:
-# `prompts.init_prompts` names its own.
+# `PromptLearner.initial_params` names its own.
 _SETTINGS = ("jax_enable_x64", "jax_disable_jit", "jax_disable_most_optimizations")
 # Flags of XLA that change no number: how many devices a CPU is taken for, what is written where, and how much memory is
 # used. Any other may.

@@ -11,11 +11,11 @@ from safetensors import safe_open
 from transformers import CLIPModel, CLIPTokenizer
 
 from mpafer_jax.backbones.clip.export import save_clip
-from mpafer_jax.backbones.clip.load import load_clip
 from mpafer_jax.backbones.clip.model import CLIP
 from mpafer_jax.backbones.clip.random_clip import write_random_clip
 from mpafer_jax.backbones.clip.rules import flatten
 from mpafer_jax.backbones.clip.tokenizer import load_tokenizer
+from mpafer_jax.backbones.registry import load_backbone
 from tests.backbones import torch_clip
 
 pytestmark = pytest.mark.torch
@@ -28,9 +28,9 @@ def folder(tmp_path_factory):
 
 def save_again(clip, target, **changes):
     arguments = {
-        "config": clip.config,
+        "config": clip.backbone.config,
         "params": clip.params,
-        "tokenizer_folder": clip.tokenizer_folder,
+        "tokenizer_folder": clip.name,
         "image_mean": clip.image_mean,
         "image_std": clip.image_std,
     }
@@ -38,7 +38,7 @@ def save_again(clip, target, **changes):
 
 
 def test_pytorch_loads_every_tensor_and_computes_the_same(folder):
-    clip = load_clip(str(folder))
+    clip = load_backbone(str(folder))
     reference, report = CLIPModel.from_pretrained(folder, output_loading_info=True)
     assert {key: list(value) for key, value in report.items() if value} == {}
     tokenizer = load_tokenizer(folder)
@@ -47,7 +47,7 @@ def test_pytorch_loads_every_tensor_and_computes_the_same(folder):
     for row, text in zip(ids, texts, strict=True):
         row[: len(text)] = text
     images = np.random.default_rng(0).standard_normal((2, 16, 16, 3)).astype(np.float32)
-    logits, out = jax.jit(CLIP(clip.config).apply)({"params": clip.params}, images, ids)
+    logits, out = jax.jit(CLIP(clip.backbone.config).apply)({"params": clip.params}, images, ids)
     expected = torch_clip.outputs(reference.eval(), images, ids)
     for name, value in {**out, "logits": logits}.items():
         if name in expected:
@@ -56,9 +56,13 @@ def test_pytorch_loads_every_tensor_and_computes_the_same(folder):
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
 def test_saved_and_loaded_again_is_the_same(folder, tmp_path, dtype):
-    clip = load_clip(str(folder), dtype=dtype)
-    again = load_clip(str(save_again(clip, tmp_path / "again")), dtype=dtype)
-    assert (again.config, again.image_mean, again.image_std) == (clip.config, clip.image_mean, clip.image_std)
+    clip = load_backbone(str(folder), dtype=dtype)
+    again = load_backbone(str(save_again(clip, tmp_path / "again")), dtype=dtype)
+    assert (again.backbone.config, again.image_mean, again.image_std) == (
+        clip.backbone.config,
+        clip.image_mean,
+        clip.image_std,
+    )
     expected = flatten(clip.params)
     for path, value in flatten(again.params).items():
         assert value.dtype == expected[path].dtype
@@ -83,19 +87,20 @@ def test_the_hubs_layout(folder):
 
 def test_random_clips_differ_by_seed_only(tmp_path):
     hashes = [
-        load_clip(str(write_random_clip(tmp_path / str(i), seed=seed))).content_hash for i, seed in enumerate([0, 0, 1])
+        load_backbone(str(write_random_clip(tmp_path / str(i), seed=seed))).content_hash
+        for i, seed in enumerate([0, 0, 1])
     ]
     assert hashes[0] == hashes[1] != hashes[2]
 
 
 def test_jax_arrays_can_be_saved(folder, tmp_path):
-    clip = load_clip(str(folder))
+    clip = load_backbone(str(folder))
     save_again(clip, tmp_path / "again", params=jax.tree.map(jax.numpy.asarray, clip.params))
-    assert load_clip(str(tmp_path / "again")).content_hash == clip.content_hash
+    assert load_backbone(str(tmp_path / "again")).content_hash == clip.content_hash
 
 
 def test_nothing_is_overwritten(folder, tmp_path):
-    clip = load_clip(str(folder))
+    clip = load_backbone(str(folder))
     (tmp_path / "file").touch()
     with pytest.raises(FileExistsError, match="a CLIP is written into a new or empty folder only"):
         save_again(clip, tmp_path)
@@ -104,7 +109,7 @@ def test_nothing_is_overwritten(folder, tmp_path):
 
 
 def test_a_failure_leaves_nothing_behind(folder, tmp_path):
-    clip = load_clip(str(folder))
+    clip = load_backbone(str(folder))
     kernel = clip.params["text"]["projection"]["kernel"]
     params = {**clip.params, "text": {**clip.params["text"], "projection": {"kernel": kernel.T}}}
     with pytest.raises(ValueError, match=r"text/projection/kernel: found \[16, 32\], expected \[32, 16\]"):
@@ -119,4 +124,4 @@ def test_a_failure_leaves_nothing_behind(folder, tmp_path):
 def test_a_tokenizer_larger_than_the_text_tower_is_refused(folder, tmp_path):
     other = write_random_clip(tmp_path / "small", vocab_size=520)
     with pytest.raises(ValueError, match="has 600 tokens, the text tower only 520"):
-        save_again(load_clip(str(other)), tmp_path / "clip", tokenizer_folder=folder)
+        save_again(load_backbone(str(other)), tmp_path / "clip", tokenizer_folder=folder)

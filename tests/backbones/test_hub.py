@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from mpafer_jax.backbones.clip.load import load_clip
 from mpafer_jax.backbones.clip.random_clip import write_random_clip
+from mpafer_jax.backbones.registry import load_backbone
 from tests.backbones import hub_server
 
 pytestmark = pytest.mark.processes
@@ -30,10 +30,9 @@ assert 'jax' not in sys.modules and 'transformers' not in sys.modules
 LOAD = """
 import json, sys
 sys.modules['torch'] = None
-from mpafer_jax.backbones.clip.load import load_clip
-from mpafer_jax.backbones.clip.tokenizer import load_tokenizer
-clip = load_clip(sys.argv[1])
-ids = load_tokenizer(clip.tokenizer_folder).encode('a happy face')
+from mpafer_jax.backbones.registry import load_backbone
+clip = load_backbone(sys.argv[1])
+ids = clip.load_tokenizer().encode('a happy face')
 print(json.dumps([clip.name, clip.revision, clip.content_hash, clip.image_mean, ids]))
 """
 
@@ -87,7 +86,7 @@ def test_first_load_downloads_and_the_second_needs_no_server(user, root, clip):
     with hub_server.serve(root) as hub:
         first = user.ok(LOAD, "owner/clip", hub.url)
         assert sorted(hub.downloads) == [f"owner/clip/{path.name}" for path in sorted(clip.iterdir())]
-    local = load_clip(str(clip))
+    local = load_backbone(str(clip))
     assert first[:3] == ["owner/clip", hub_server.COMMIT, local.content_hash]
     assert tuple(first[3]) == local.image_mean
     assert user.ok(LOAD, "owner/clip", hub.url) == first

@@ -13,8 +13,9 @@ import pytest
 from flax import serialization
 from safetensors.numpy import load_file, save_file
 
-from mpafer_jax.backbones.clip.load import load_clip, read_config, read_normalization
+from mpafer_jax.backbones.clip.load import read_config, read_normalization
 from mpafer_jax.backbones.clip.rules import flatten, to_tensors, unflatten
+from mpafer_jax.backbones.registry import load_backbone
 from tests import needs
 from tests.backbones import torch_clip
 
@@ -68,9 +69,13 @@ def to_bin(folder, reference, **options):
 
 
 def test_everything_about_the_checkpoint(original):
-    clip = load_clip(str(original))
-    assert (clip.name, clip.revision, clip.tokenizer_folder) == (str(original), "", original)
-    assert (clip.config.vision.num_layers, clip.config.text.eos_token_id, clip.config.projection_dim) == (3, 2, 10)
+    clip = load_backbone(str(original))
+    assert (clip.name, clip.revision) == (str(original), "")
+    assert (
+        clip.backbone.config.vision.num_layers,
+        clip.backbone.config.text.eos_token_id,
+        clip.backbone.config.projection_dim,
+    ) == (3, 2, 10)
     assert clip.image_mean is None
     assert clip.image_std is None
 
@@ -79,13 +84,13 @@ def test_shards(original, reference, tmp_path):
     reference.save_pretrained(tmp_path, max_shard_size="20KB")
     assert len(list(tmp_path.glob("model-*.safetensors"))) > 2
     assert not (tmp_path / "model.safetensors").exists()
-    assert_equal_params(load_clip(str(tmp_path)).params, load_clip(str(original)).params)
+    assert_equal_params(load_backbone(str(tmp_path)).params, load_backbone(str(original)).params)
 
 
 @pytest.mark.parametrize("kind", ["msgpack", "bin"])
 def test_shards_of_the_other_formats(folder, original, kind):
     (folder / "model.safetensors").unlink()
-    expected = load_clip(str(original)).params
+    expected = load_backbone(str(original)).params
     tensors = to_tensors(expected, "flax" if kind == "msgpack" else "pytorch")
     parts = [dict(list(tensors.items())[i::2]) for i in range(2)]
     stem = "flax_model" if kind == "msgpack" else "pytorch_model"
@@ -97,7 +102,7 @@ def test_shards_of_the_other_formats(folder, original, kind):
             torch.save({name: torch.from_numpy(value) for name, value in part.items()}, path)
     index = {"weight_map": {name: f"{stem}-{i}.{kind}" for i, part in enumerate(parts) for name in part}}
     (folder / f"{stem}.{kind}.index.json").write_text(json.dumps(index))
-    assert_equal_params(load_clip(str(folder)).params, expected)
+    assert_equal_params(load_backbone(str(folder)).params, expected)
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"weight_map": {}}', '{"weight_map": {"a": "../b.safetensors"}}'])
@@ -105,7 +110,7 @@ def test_broken_index_is_named(folder, content):
     (folder / "model.safetensors").unlink()
     (folder / "model.safetensors.index.json").write_text(content)
     with pytest.raises(ValueError, match=r"model.safetensors.index.json (is no index|names)"):
-        load_clip(str(folder))
+        load_backbone(str(folder))
 
 
 def test_missing_shard_is_named(reference, tmp_path):
@@ -113,7 +118,7 @@ def test_missing_shard_is_named(reference, tmp_path):
     shard = min(tmp_path.glob("model-*.safetensors"))
     shard.unlink()
     with pytest.raises(FileNotFoundError, match=shard.name):
-        load_clip(str(tmp_path))
+        load_backbone(str(tmp_path))
 
 
 def test_a_tensor_in_two_shards_is_named(reference, tmp_path):
@@ -121,20 +126,20 @@ def test_a_tensor_in_two_shards_is_named(reference, tmp_path):
     first, second = sorted(tmp_path.glob("model-*.safetensors"))[:2]
     shutil.copy(first, second)
     with pytest.raises(ValueError, match=rf"{second.name} holds tensors that another shard holds too: \w+"):
-        load_clip(str(tmp_path))
+        load_backbone(str(tmp_path))
 
 
 @pytest.mark.parametrize("zipped", [True, False])
 def test_pytorch_bin(folder, original, reference, zipped):
     to_bin(folder, reference, _use_new_zipfile_serialization=zipped)
-    assert_equal_params(load_clip(str(folder)).params, load_clip(str(original)).params)
+    assert_equal_params(load_backbone(str(folder)).params, load_backbone(str(original)).params)
 
 
 def test_pytorch_bin_of_bfloat16(folder, original, reference):
     (folder / "model.safetensors").unlink()
     state = {name: value.bfloat16() for name, value in reference.state_dict().items()}
     torch.save(state, folder / "pytorch_model.bin")
-    assert_equal_params(load_clip(str(folder)).params, load_clip(str(original)).params, rtol=2**-8)
+    assert_equal_params(load_backbone(str(folder)).params, load_backbone(str(original)).params, rtol=2**-8)
 
 
 def test_pytorch_bin_that_would_run_code_is_refused(folder, tmp_path):
@@ -145,7 +150,7 @@ def test_pytorch_bin_that_would_run_code_is_refused(folder, tmp_path):
     (folder / "model.safetensors").unlink()
     torch.save({"logit_scale": Malicious()}, folder / "pytorch_model.bin")
     with pytest.raises(ValueError, match=r"pytorch_model.bin cannot be read as pytorch weights"):
-        load_clip(str(folder))
+        load_backbone(str(folder))
     assert not (tmp_path / "ran").exists()
 
 
@@ -161,7 +166,7 @@ def test_without_torch_a_bin_is_an_error_that_says_what_to_do(folder, reference)
 
 
 def test_without_torch_safetensors_load_and_nothing_is_printed(original):
-    code = WITHOUT_TORCH + f"from mpafer_jax.backbones.clip.load import load_clip\nload_clip({str(original)!r})"
+    code = WITHOUT_TORCH + f"from mpafer_jax.backbones.registry import load_backbone\nload_backbone({str(original)!r})"
     code += "\nassert 'tensorflow' not in sys.modules"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     assert (run.returncode, run.stdout, run.stderr) == (0, "", "")
@@ -170,35 +175,35 @@ def test_without_torch_safetensors_load_and_nothing_is_printed(original):
 def test_float16_file(folder, original, reference):
     tensors = load_file(folder / "model.safetensors")
     save_file({name: value.astype(np.float16) for name, value in tensors.items()}, folder / "model.safetensors")
-    clip = load_clip(str(folder))
+    clip = load_backbone(str(folder))
     assert {value.dtype.name for value in flatten(clip.params).values()} == {"float32"}
-    assert_equal_params(clip.params, load_clip(str(original)).params, rtol=1e-3, atol=1e-6)
+    assert_equal_params(clip.params, load_backbone(str(original)).params, rtol=1e-3, atol=1e-6)
 
 
 def test_bfloat16_file_and_bfloat16_parameters(folder, original, reference):
     torch_clip.model(reference.config).bfloat16().save_pretrained(folder)
-    clip = load_clip(str(folder), dtype="bfloat16")
+    clip = load_backbone(str(folder), dtype="bfloat16")
     assert clip.params["logit_scale"].dtype == np.float32
     assert clip.params["visual"]["projection"]["kernel"].dtype.name == "bfloat16"
-    assert_equal_params(load_clip(str(folder)).params, load_clip(str(original)).params, rtol=2**-8)
+    assert_equal_params(load_backbone(str(folder)).params, load_backbone(str(original)).params, rtol=2**-8)
 
 
 def test_safetensors_come_before_msgpack_and_bin(folder, original, reference):
     torch.save({}, folder / "pytorch_model.bin")
     (folder / "flax_model.msgpack").write_bytes(b"")
-    assert_equal_params(load_clip(str(folder)).params, load_clip(str(original)).params)
+    assert_equal_params(load_backbone(str(folder)).params, load_backbone(str(original)).params)
 
 
 def test_hash_follows_the_content(folder, original, tmp_path):
-    same, before = load_clip(str(folder)).content_hash, load_clip(str(original)).content_hash
+    same, before = load_backbone(str(folder)).content_hash, load_backbone(str(original)).content_hash
     assert same == before
     assert len(same) == 64
     tensors = load_file(folder / "model.safetensors")
     tensors["logit_scale"] = np.array(tensors["logit_scale"] + np.float32(1e-3))
     save_file(tensors, folder / "model.safetensors")
-    weights_differ = load_clip(str(folder)).content_hash
+    weights_differ = load_backbone(str(folder)).content_hash
     edit_config(folder, vision_config__layer_norm_eps=1e-6)
-    assert len({before, weights_differ, load_clip(str(folder)).content_hash}) == 3
+    assert len({before, weights_differ, load_backbone(str(folder)).content_hash}) == 3
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "flax_model.msgpack", "pytorch_model.bin"])
@@ -207,7 +212,7 @@ def test_broken_weights_are_named(folder, name, content):
     (folder / "model.safetensors").unlink()
     (folder / name).write_bytes(content)
     with pytest.raises(ValueError, match=name):
-        load_clip(str(folder))
+        load_backbone(str(folder))
 
 
 def test_missing_tensor_is_named_with_its_file(folder):
@@ -215,7 +220,7 @@ def test_missing_tensor_is_named_with_its_file(folder):
     del tensors["visual_projection.weight"]
     save_file(tensors, folder / "model.safetensors")
     with pytest.raises(ValueError, match=r"model.safetensors does not hold .*\n  missing: visual_projection.weight"):
-        load_clip(str(folder))
+        load_backbone(str(folder))
 
 
 def test_weights_that_are_not_finite_are_named(folder):
@@ -228,7 +233,7 @@ def test_weights_that_are_not_finite_are_named(folder):
     with pytest.raises(
         ValueError, match=r"model\.safetensors holds numbers that are NaN or infinite, in 2 tensor"
     ) as e:
-        load_clip(str(folder))
+        load_backbone(str(folder))
     assert "visual_projection.weight" in str(e.value)
     assert "text_model.encoder.layers.1.mlp.fc1.bias" in str(e.value)
 
@@ -238,16 +243,16 @@ def test_weights_too_large_for_their_type_are_refused(folder):
     tensors = load_file(path)
     tensors["visual_projection.weight"] = tensors["visual_projection.weight"] + np.float32(1e6)
     save_file(tensors, path)
-    load_clip(str(folder), dtype="bfloat16")
+    load_backbone(str(folder), dtype="bfloat16")
     with pytest.raises(ValueError, match=r"infinite as float16, in 1 tensor\(s\): visual_projection\.weight"):
-        load_clip(str(folder), dtype="float16")
+        load_backbone(str(folder), dtype="float16")
 
 
 @pytest.mark.parametrize("prefix", ["module.", "model.", "clip.module."])
 def test_a_prefix_of_all_names_is_left_out(folder, original, prefix):
     path = folder / "model.safetensors"
     save_file({prefix + name: value for name, value in load_file(path).items()}, path)
-    assert_equal_params(load_clip(str(folder)).params, load_clip(str(original)).params)
+    assert_equal_params(load_backbone(str(folder)).params, load_backbone(str(original)).params)
 
 
 def test_a_prefix_of_some_names_is_an_error(folder):
@@ -255,7 +260,7 @@ def test_a_prefix_of_some_names_is_an_error(folder):
     tensors = {"clip." + name: value for name, value in load_file(path).items()}
     save_file({**tensors, "classifier.weight": np.zeros((7, 10), np.float32)}, path)
     with pytest.raises(ValueError, match=r"unknown: classifier\.weight \[7, 10\]"):
-        load_clip(str(folder))
+        load_backbone(str(folder))
 
 
 @pytest.mark.parametrize("under", ["state_dict", "model_state_dict", "model"])
@@ -263,7 +268,7 @@ def test_a_bin_of_a_training_run_holds_the_tensors_as_one_entry(folder, original
     (folder / "model.safetensors").unlink()
     wrapped = {f"module.{name}": value for name, value in reference.state_dict().items()}
     torch.save({under: wrapped, "epoch": 3, "optimizer": {"lr": 0.1}}, folder / "pytorch_model.bin")
-    assert_equal_params(load_clip(str(folder)).params, load_clip(str(original)).params)
+    assert_equal_params(load_backbone(str(folder)).params, load_backbone(str(original)).params)
 
 
 def test_a_bin_with_two_models_says_what_to_do(folder, reference):
@@ -271,14 +276,14 @@ def test_a_bin_with_two_models_says_what_to_do(folder, reference):
     state = dict(reference.state_dict())
     torch.save({"model": state, "state_dict": state}, folder / "pytorch_model.bin")
     with pytest.raises(ValueError, match=r"model is a dict, expected a tensor; .* give the model's state_dict alone"):
-        load_clip(str(folder))
+        load_backbone(str(folder))
 
 
 def test_openais_own_names_are_told_from_damage(folder):
     path = folder / "model.safetensors"
     save_file({"visual.class_embedding": np.zeros(3, np.float32), "logit_scale": np.zeros((), np.float32)}, path)
     with pytest.raises(ValueError, match=r"as OpenAI's own program and open_clip do .* is on the Hub"):
-        load_clip(str(folder))
+        load_backbone(str(folder))
 
 
 def test_omitted_fields_get_the_formats_defaults(folder):
@@ -350,15 +355,15 @@ def test_bad_config_is_named(folder, changes, message):
 def test_config_that_is_no_json_is_named(folder):
     (folder / "config.json").write_text("model_type: clip")
     with pytest.raises(ValueError, match=r"config.json is not JSON"):
-        load_clip(str(folder))
+        load_backbone(str(folder))
 
 
 def test_folder_without_config_or_weights(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"holds no config.json"):
-        load_clip(str(tmp_path))
+        load_backbone(str(tmp_path))
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(FileNotFoundError, match=r"holds no weights; expected one of model.safetensors, "):
-        load_clip(str(tmp_path))
+        load_backbone(str(tmp_path))
 
 
 @pytest.mark.parametrize("nested", [False, True])
@@ -366,7 +371,7 @@ def test_mean_and_standard_deviation(folder, nested):
     fields = {"image_mean": [0.5, 0.4, 0.3], "image_std": [0.3, 0.2, 0.1]}
     name = "processor_config.json" if nested else "preprocessor_config.json"
     (folder / name).write_text(json.dumps({"image_processor": fields} if nested else fields))
-    clip = load_clip(str(folder))
+    clip = load_backbone(str(folder))
     assert (clip.image_mean, clip.image_std) == ((0.5, 0.4, 0.3), (0.3, 0.2, 0.1))
 
 
@@ -389,4 +394,4 @@ def test_bad_normalization_is_named(tmp_path, fields, message):
 
 def test_unknown_type_is_refused_before_anything_is_read():
     with pytest.raises(ValueError, match="'float8', expected one of float32, bfloat16, float16"):
-        load_clip("nowhere/nothing", dtype="float8")
+        load_backbone("nowhere/nothing", dtype="float8")

@@ -9,8 +9,8 @@ import jax
 import numpy as np
 import pytest
 
-from mpafer_jax.backbones.clip.load import load_clip
 from mpafer_jax.backbones.clip.model import CLIP
+from mpafer_jax.backbones.registry import load_backbone
 from tests.backbones import torch_clip
 
 pytestmark = pytest.mark.torch
@@ -19,8 +19,8 @@ FLAX_FIXTURE = Path(__file__).parent / "fixtures" / "flax_clip"
 
 
 def ours(folder: Path, images: np.ndarray, ids: np.ndarray) -> dict[str, np.ndarray]:
-    clip = load_clip(str(folder))
-    logits, out = jax.jit(CLIP(clip.config).apply)({"params": clip.params}, images, ids)
+    clip = load_backbone(str(folder))
+    logits, out = jax.jit(CLIP(clip.backbone.config).apply)({"params": clip.params}, images, ids)
     return {"logits": logits, **out}
 
 

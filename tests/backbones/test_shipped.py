@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from transformers import CLIPModel, CLIPTokenizer
 
-from mpafer_jax.backbones.clip.load import load_clip
 from mpafer_jax.backbones.clip.tokenizer import load_tokenizer
 from mpafer_jax.backbones.files import SHIPPED, find_files
+from mpafer_jax.backbones.registry import load_backbone
 from mpafer_jax.data.synthface import captioned, captions
 from mpafer_jax.data.synthface.styles import STYLES
 from mpafer_jax.method.hard_prompts.bank import load_bank
@@ -26,7 +26,7 @@ PROMPTS = every_prompt(load_bank("expressions")) + every_prompt(load_bank("compo
 
 @pytest.fixture(scope="module")
 def clip():
-    return load_clip(NAME)
+    return load_backbone(NAME)
 
 
 def test_it_is_found_by_name_before_anything_else(tmp_path, monkeypatch):
@@ -51,7 +51,7 @@ def test_it_is_whole_small_and_has_a_card():
 
 def test_every_class_name_and_word_of_the_bank_is_one_token(clip):
     """Else a description is split into pieces and becomes too long for what the text tower has seen."""
-    tokenizer = load_tokenizer(clip.tokenizer_folder)
+    tokenizer = clip.load_tokenizer()
     words = {word.strip(",.").lower() for text in PROMPTS for word in text.split()}
     split = {word: ids for word in words if len(ids := tokenizer.encode(word)) != 3 and "-" not in word}
     assert not split
@@ -63,8 +63,8 @@ def test_transformers_reads_it_to_the_same_features(clip):
     tokenizer, reference_tokenizer = load_tokenizer(folder), CLIPTokenizer.from_pretrained(folder)
     for text in PROMPTS:
         assert tokenizer.encode(text) == reference_tokenizer(text)["input_ids"]
-    ids = np.asarray(tokenize(PROMPTS, tokenizer.encode, clip.config.text.max_position_embeddings).ids)
-    size = clip.config.vision.image_size
+    ids = np.asarray(tokenize(PROMPTS, tokenizer.encode, clip.backbone.spec.tokens).ids)
+    size = clip.backbone.spec.image_size
     images = np.random.default_rng(0).normal(size=(2, size, size, 3)).astype(np.float32)
     expected = torch_clip.outputs(CLIPModel.from_pretrained(folder).eval(), images, ids)
     assert_same(ours(folder, images, ids), expected)

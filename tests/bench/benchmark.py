@@ -26,7 +26,7 @@ from tests.bench.worker import CONTENDERS
 @command(
     "benchmark",
     path("--out", required=True, help="folder for benchmark.md, benchmark.json and the contenders' log"),
-    argument("--clip", choices=tuple(CLIPS), default="vit_b16", help="shape of the CLIP"),
+    argument("--clip", choices=CLIPS, default="vit_b16", help="shape of the CLIP"),
     argument("--batch_sizes", type=whole_numbers, default=[16], help="images at once; several for one table each"),
     number("--num_classes", 2, default=7, help="classes"),
     number("--top_k", 1, default=16, help="patches of the local score"),

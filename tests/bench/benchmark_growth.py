@@ -23,7 +23,7 @@ from tests.bench import growth
     "growth",
     path("--out", required=True, help="folder for growth.json, growth.md and growth.png"),
     argument("--series", choices=tuple(growth.SERIES), action="append", help="which; may be repeated (default: all)"),
-    argument("--clip", choices=tuple(growth.TOWERS), default="vit_s16", help="shape of the CLIP"),
+    argument("--clip", choices=growth.CLIPS, default="vit_s16", help="shape of the CLIP"),
     number("--repeats", 1, default=5, help="steps that are timed at each point"),
     config=True,
     called="python -m tests.bench.benchmark_growth",

@@ -19,7 +19,8 @@ import jax.numpy as jnp
 import numpy as np
 from matplotlib.figure import Figure
 
-from mpafer_jax.backbones.clip.model import ClipConfig, TextConfig, VisionConfig
+from mpafer_jax.backbones.clip.model import ClipConfig
+from mpafer_jax.backbones.clip.sizes import SIZES
 from mpafer_jax.config.schema import Config
 from mpafer_jax.evaluation.table import markdown
 from mpafer_jax.runtime import files, workers
@@ -42,7 +43,7 @@ class Point:
     """The sizes of one measurement; the defaults are what a series leaves as it is.
 
     Attributes:
-      clip: one of `TOWERS`.
+      clip: one of `CLIPS`.
       image_size: side of the images in pixels.
       batch_size: B.
       num_prompts: N_p, visual prompts a layer.
@@ -87,13 +88,7 @@ class Measured:
         return cls(point=Point(**values["point"]), seconds=Spread(**values["seconds"]), **rest)
 
 
-# (width, layers, heads, patch) of the image tower, then of the text tower (width, layers, heads), and D. ViT-S/16 has
-# a CLIP of its own nowhere; its sizes are DeiT's (arXiv:2012.12877), and the text tower is half as wide as ViT-B/16's.
-TOWERS = {
-    "vit_s16": ((384, 12, 6, 16), (256, 12, 4), 256),
-    "vit_b16": ((768, 12, 12, 16), (512, 12, 8), 512),
-    "tiny": ((32, 2, 2, 8), (32, 2, 2), 16),
-}
+CLIPS = ("vit_s16", "vit_b16", "tiny")  # of `sizes.SIZES`
 SERIES: dict[str, Sequence[Point]] = {
     "batch_size": [Point(batch_size=n) for n in (1, 2, 4, 8, 16, 32)],
     "num_prompts": [Point(num_prompts=n) for n in (0, 4, 8, 16, 32, 64)],
@@ -112,11 +107,11 @@ def varied(name: str) -> str:
 
 def clip_config(point: Point) -> ClipConfig:
     """The CLIP of a point; a vocabulary of 1,000 words, since the table's size costs a step nothing."""
-    (width, layers, heads, patch), (text_width, text_layers, text_heads), joint = TOWERS[point.clip]
-    return ClipConfig(
-        VisionConfig(width, 4 * width, layers, heads, point.image_size, patch, "quick_gelu", 1e-5),
-        TextConfig(1000, text_width, 4 * text_width, text_layers, text_heads, 77, 999, "quick_gelu", 1e-5),
-        joint,
+    config = SIZES[point.clip]
+    return dataclasses.replace(
+        config,
+        vision=dataclasses.replace(config.vision, image_size=point.image_size),
+        text=dataclasses.replace(config.text, vocab_size=1000, eos_token_id=999),
     )
 
 

@@ -10,14 +10,16 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from mpafer_jax.backbones.clip.load import load_clip
+from mpafer_jax.backbones.clip.model import CLIP
+from mpafer_jax.backbones.registry import load_backbone
 from mpafer_jax.config.schema import LossSection
 from mpafer_jax.data.normalize import normalize
 from mpafer_jax.method import steps
 from mpafer_jax.method.forward import Forward
 from mpafer_jax.method.losses import Context, Objective
-from mpafer_jax.method.model import MPAFER, variables
-from mpafer_jax.method.prompts import PromptShape, TextEmbeddings, Texts
+from mpafer_jax.method.model import PromptedModel, variables
+from mpafer_jax.method.mpa import MpaPrompts
+from mpafer_jax.method.prompts import TextEmbeddings, Texts
 from mpafer_jax.method.state import Frozen, TrainState
 from mpafer_jax.runtime import devices
 from tests.bench import measures, timing
@@ -47,14 +49,12 @@ class JaxContender:
             optax.add_decayed_weights(setting.weight_decay),
             optax.sgd(setting.learning_rate, momentum=setting.momentum),
         )
-        clip = load_clip(str(problem.clip_folder))
-        self._model = MPAFER(
-            clip.config,
-            _prompt_shape(problem),
+        clip = load_backbone(str(problem.clip_folder))
+        computing: Any = clip.backbone
+        self._model = PromptedModel(
+            computing.clone(dtype=self._dtype, residual_dtype=self._dtype, remat=remat),
+            _learner(problem),
             top_k=setting.top_k,
-            dtype=self._dtype,
-            residual_dtype=self._dtype,
-            remat=remat,
         )
         self._frozen = self._make_frozen(clip.params)
         del clip
@@ -70,7 +70,7 @@ class JaxContender:
         soft = self._model.apply(variables(params, {}), _texts(arrays), method="embed")
         return devices.replicate(
             Frozen(
-                clip=params,
+                backbone=params,
                 soft_prompts=cast(TextEmbeddings, soft),
                 hard_text_features=jnp.asarray(arrays["hard_text_features"])[None],
                 hard_token_features=jnp.asarray(arrays["hard_token_features"])[None],
@@ -78,7 +78,7 @@ class JaxContender:
             )
         )
 
-    def _steps(self, model: MPAFER) -> tuple[Any, Any]:
+    def _steps(self, model: PromptedModel) -> tuple[Any, Any]:
         forward = Forward(model, problem_lib.mean, problem_lib.std)
         train = steps.make_train_step(forward=forward, tx=self._tx, objective=self._objective)
         return devices.data_parallel(train, donate=(0,)), devices.data_parallel(steps.make_eval_step(forward))
@@ -108,7 +108,7 @@ class JaxContender:
         @jax.jit
         def forward(params: Any, frozen: Frozen, images: Any) -> Any:
             images = normalize(images, problem_lib.mean, problem_lib.std)
-            return self._model.apply(variables(frozen.clip, params), images, frozen.soft_prompts)
+            return self._model.apply(variables(frozen.backbone, params), images, frozen.soft_prompts)
 
         result = cast(Any, forward)(self._state.params, self._frozen, arrays["images"])
         logits, out = cast(tuple[jax.Array, dict[str, jax.Array]], result)
@@ -142,7 +142,7 @@ class JaxContender:
     def flops(self) -> dict[str, float]:
         """Floating-point operations of the matrix products that a call needs, whatever is computed twice to save
         memory left out; of the measures for which that is defined."""
-        plain = self._model.clone(remat="none")
+        plain = self._model.clone(backbone=cast(Any, self._model.backbone).clone(remat="none"))
         train, evaluate = self._steps(plain)
         texts = jax.ShapeDtypeStruct(self._problem.arrays["hard_text_features"].shape, jnp.float32)
         rows, inner, columns = measures.product_shape(self._problem)
@@ -164,7 +164,7 @@ class JaxContender:
 
     def _make_text_gradient(self) -> Callable[[], None]:
         def loss(ctx: jax.Array, params: Any, frozen: Frozen) -> jax.Array:
-            both = variables(frozen.clip, {**params, "ctx": ctx})
+            both = variables(frozen.backbone, {**params, "ctx": ctx})
             encoded = self._model.apply(both, frozen.soft_prompts, method="encode_soft_prompts")
             text_features, token_features = cast(tuple[jax.Array, jax.Array], encoded)
             outputs = {"text_features": text_features, "token_features": token_features}
@@ -194,7 +194,7 @@ class JaxContender:
 
         def call() -> None:
             nonlocal probe
-            probe = cast(Any, step)(probe, self._frozen.clip, arrays["images"], arrays["labels"])
+            probe = cast(Any, step)(probe, self._frozen.backbone, arrays["images"], arrays["labels"])
             jax.block_until_ready(probe)
 
         return call
@@ -212,19 +212,10 @@ def _finish(result: Any) -> None:
     jax.block_until_ready(result)
 
 
-def _prompt_shape(problem: Problem) -> PromptShape:
-    setting, clip = problem.setting, problem.clip_config
-    return PromptShape(
-        num_ctx=setting.num_ctx,
-        num_classes=0,
-        text_width=clip.text.hidden_size,
-        ctx_std=0.02,
-        num_visual=setting.num_visual,
-        visual_layers=tuple(range(1, clip.vision.num_layers + 1)),
-        num_layers=clip.vision.num_layers,
-        visual_width=clip.vision.hidden_size,
-        visual_std=0.02,
-    )
+def _learner(problem: Problem) -> MpaPrompts:
+    setting, spec = problem.setting, CLIP(problem.clip_config).spec
+    layers = tuple(range(1, spec.vision.num_layers + 1))
+    return MpaPrompts(spec.text, spec.vision, setting.num_ctx, 0, 0.02, "", setting.num_visual, layers, 0.02, False)
 
 
 def _texts(arrays: Arrays) -> Texts:

@@ -6,6 +6,7 @@ The CLIP lies there in the Hub's layout, the arrays as NumPy's .npz. The times d
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import pathlib
 import tempfile
@@ -14,8 +15,9 @@ from typing import Any
 import numpy as np
 
 from mpafer_jax.backbones.clip.export import save_clip
-from mpafer_jax.backbones.clip.model import ClipConfig, TextConfig, VisionConfig
+from mpafer_jax.backbones.clip.model import ClipConfig, TextConfig
 from mpafer_jax.backbones.clip.random_clip import DEFAULT_TEXTS, OPENAI_MEAN, OPENAI_STD, random_params
+from mpafer_jax.backbones.clip.sizes import SIZES
 from mpafer_jax.backbones.clip.tokenizer import train_tokenizer
 from mpafer_jax.runtime import files
 
@@ -25,24 +27,17 @@ Arrays = dict[str, np.ndarray[Any, Any]]
 PRECISIONS = ("float32", "tf32", "bfloat16")
 
 _SMALL_VOCABULARY = 600
-# OpenAI's ViT-B/16 and ViT-L/14, and one that compiles in a second.
-CLIPS = {
-    "vit_b16": ClipConfig(
-        VisionConfig(768, 3072, 12, 12, 224, 16, "quick_gelu", 1e-5),
-        TextConfig(49408, 512, 2048, 12, 8, 77, 2, "quick_gelu", 1e-5),
-        512,
-    ),
-    "vit_l14": ClipConfig(
-        VisionConfig(1024, 4096, 24, 16, 224, 14, "quick_gelu", 1e-5),
-        TextConfig(49408, 768, 3072, 12, 12, 77, 2, "quick_gelu", 1e-5),
-        768,
-    ),
-    "tiny": ClipConfig(
-        VisionConfig(32, 128, 3, 4, 32, 8, "quick_gelu", 1e-5),
-        TextConfig(_SMALL_VOCABULARY, 24, 96, 2, 4, 77, 2, "quick_gelu", 1e-5),
-        16,
-    ),
-}
+CLIPS = ("vit_b16", "vit_l14", "tiny")  # of `sizes.SIZES`
+
+
+@functools.cache
+def clip_config(clip: str) -> ClipConfig:
+    """The shape of one of CLIPS; the tiny one with a small vocabulary, to be written fast."""
+    config = SIZES[clip]
+    if clip != "tiny":
+        return config
+    text = dataclasses.replace(config.text, vocab_size=_SMALL_VOCABULARY, eos_token_id=_SMALL_VOCABULARY - 1)
+    return dataclasses.replace(config, text=text)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,7 +97,7 @@ class Problem:
     @property
     def clip_config(self) -> ClipConfig:
         """The CLIP's shape."""
-        return CLIPS[self.setting.clip]
+        return clip_config(self.setting.clip)
 
 
 mean, std = OPENAI_MEAN, OPENAI_STD
@@ -114,7 +109,7 @@ def write(folder: pathlib.Path, setting: Setting) -> Problem:
     Raises:
       FileExistsError: the folder holds a CLIP already.
     """
-    config = CLIPS[setting.clip]
+    config = clip_config(setting.clip)
     with tempfile.TemporaryDirectory() as tokenizer_folder:  # no text is read, but a CLIP's folder has a tokenizer
         train_tokenizer(DEFAULT_TEXTS, tokenizer_folder, _SMALL_VOCABULARY)
         save_clip(
@@ -160,7 +155,7 @@ def _draw(setting: Setting, config: ClipConfig) -> Arrays:
 
 
 def _class_prompts(setting: Setting, text: TextConfig) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
-    """[SOS] v_1 .. v_M [name] . [EOS], as `models.prompts.tokenize_soft` lays them out; every third name has two
+    """[SOS] v_1 .. v_M [name] . [EOS], as `method.prompts.tokenize_soft` lays them out; every third name has two
     tokens. As in CLIP's vocabulary SOS and EOS are the two largest ids."""
     sos, eos = text.vocab_size - 2, text.vocab_size - 1
     dot, first_name = 2, 3

@@ -15,37 +15,21 @@ import jax.numpy as jnp
 import numpy as np
 
 from mpafer_jax.backbones.clip.load import read_config
-from mpafer_jax.backbones.clip.model import ClipConfig, TextConfig, VisionConfig
+from mpafer_jax.backbones.clip.model import CLIP, ClipConfig
 from mpafer_jax.backbones.clip.rules import param_shapes, param_type, unflatten
+from mpafer_jax.backbones.clip.sizes import PUBLISHED
 from mpafer_jax.backbones.files import find_files
 from mpafer_jax.config.schema import Config
 from mpafer_jax.data.readers import READERS
 from mpafer_jax.method import build, optim, steps
 from mpafer_jax.method.forward import Forward
 from mpafer_jax.method.losses import Objective
-from mpafer_jax.method.prompts import TextEmbeddings, init_prompts, seed_key
+from mpafer_jax.method.prompts import TextEmbeddings
 from mpafer_jax.method.state import Frozen, TrainState
 from mpafer_jax.runtime import devices
 from mpafer_jax.runtime.errors import ConfigError
 
 _NUM_STEPS = 1000  # of the schedule; no shape depends on it
-
-
-def _openai(width: int, layers: int, patch_size: int, text_width: int, image_size: int = 224) -> ClipConfig:
-    return ClipConfig(
-        VisionConfig(width, 4 * width, layers, width // 64, image_size, patch_size, "quick_gelu", 1e-5),
-        TextConfig(49408, text_width, 4 * text_width, 12, text_width // 64, 77, 49407, "quick_gelu", 1e-5),
-        text_width,
-    )
-
-
-# The towers of Radford et al. (2021), table 20.
-OPENAI_CLIPS = {
-    "openai/clip-vit-base-patch32": _openai(768, 12, 32, 512),
-    "openai/clip-vit-base-patch16": _openai(768, 12, 16, 512),
-    "openai/clip-vit-large-patch14": _openai(1024, 24, 14, 768),
-    "openai/clip-vit-large-patch14-336": _openai(1024, 24, 14, 768, 336),
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,8 +54,8 @@ def find_clip_config(config: Config) -> ClipConfig:
       ConfigError: it is none of OpenAI's and cannot be found.
     """
     section = config.clip
-    if section.name in OPENAI_CLIPS:
-        return OPENAI_CLIPS[section.name]
+    if section.name in PUBLISHED:
+        return PUBLISHED[section.name]
     try:
         return read_config(find_files(section.name, revision=section.revision, cache_dir=section.cache_dir).config)
     except (OSError, ValueError) as error:
@@ -96,9 +80,9 @@ def count_classes(config: Config, num_classes: int | None = None) -> int:
 
 def train_step(config: Config, clip: ClipConfig, num_classes: int, on: Sequence[Any]) -> AbstractStep:
     """One update on the given devices, as a run compiles it for those at hand."""
-    model = build.make_model(config, clip, num_classes)
-    params = jax.eval_shape(functools.partial(init_prompts, model.prompt_shape), seed_key(0))
-    tx, _ = build.make_optimizer(config, model.prompt_shape, _NUM_STEPS)
+    model = build.make_model(config, CLIP(clip), num_classes)
+    params = model.learner.param_shapes()
+    tx, _ = build.make_optimizer(config, model.learner, _NUM_STEPS)
     step = steps.make_train_step(
         forward=Forward(build.training_model(config, model), config.data.mean, config.data.std),
         tx=tx,
@@ -115,9 +99,9 @@ def train_step(config: Config, clip: ClipConfig, num_classes: int, on: Sequence[
 
 def eval_step(config: Config, clip: ClipConfig, num_classes: int, on: Sequence[Any]) -> AbstractStep:
     """The evaluation of one batch on the given devices, as a run compiles it for those at hand."""
-    model = build.make_model(config, clip, num_classes)
+    model = build.make_model(config, CLIP(clip), num_classes)
     step = steps.make_eval_step(Forward(model, config.data.mean, config.data.std))
-    params = jax.eval_shape(functools.partial(init_prompts, model.prompt_shape), seed_key(0))
+    params = model.learner.param_shapes()
     batch = _batch(config.eval.batch_size, clip, num_classes)
     batch = {"image": batch["image"], "index": batch["label"], "mask": batch["mask"]}
     text = _abstract((num_classes, clip.projection_dim), jnp.float32)
@@ -148,10 +132,10 @@ def _frozen(config: Config, clip: ClipConfig, num_classes: int) -> Frozen:
     groups = len(section.granularity) if section.type == 3 and section.combine == "separate" else 1
     per_class = functools.partial(_abstract, dtype=jnp.float32)
     return Frozen(
-        clip=unflatten(flat),
+        backbone=unflatten(flat),
         soft_prompts=TextEmbeddings(
             embeddings=_abstract((num_classes, length, clip.text.hidden_size), jnp.float32),
-            eos_positions=_abstract((num_classes,), jnp.int32),
+            ends=_abstract((num_classes,), jnp.int32),
             content=_abstract((num_classes, length), np.bool_),
         ),
         hard_text_features=per_class((groups, num_classes, clip.projection_dim)),

@@ -9,10 +9,10 @@ import numpy as np
 import optax
 import pytest
 
+from mpafer_jax.backbones.clip.model import CLIP
 from mpafer_jax.method import build, optim, steps
 from mpafer_jax.method.forward import Forward
 from mpafer_jax.method.losses import Context, Objective
-from mpafer_jax.method.prompts import init_prompts
 from mpafer_jax.method.state import Frozen, TrainState
 from mpafer_jax.runtime import devices
 from tests import tiny
@@ -60,20 +60,20 @@ OBJECTIVES = {
 
 def fed(config) -> tuple[dict, TrainState, object, object]:
     """A batch whose labels are votes and whose last images are masked; a fresh state; what is frozen; the model."""
-    model = build.make_model(config, tiny.CLIP, 3)
+    model = build.make_model(config, CLIP(tiny.CLIP), 3)
     batch = tiny.batch(masked=3)
     votes = np.random.default_rng(1).dirichlet(np.ones(3), 16)
     batch["label_distribution"] = (0.8 * batch["label_distribution"] + 0.2 * votes).astype(np.float32)
     frozen = tiny.frozen(model)
     if config.clip.dtype == "bfloat16":
-        visual = jax.tree.map(lambda x: x.astype(jnp.bfloat16), frozen.clip["visual"])
-        frozen = frozen.replace(clip={**frozen.clip, "visual": visual})
+        visual = jax.tree.map(lambda x: x.astype(jnp.bfloat16), frozen.backbone["visual"])
+        frozen = frozen.replace(backbone={**frozen.backbone, "visual": visual})
     # Two groups of hard prompts, as `hard_prompts.combine = "separate"` gives.
     doubled = {
         name: jnp.concatenate([getattr(frozen, name), 0.5 + getattr(frozen, name)[:, ::-1]])
         for name in ("hard_text_features", "hard_token_features")
     }
-    params = init_prompts(model.prompt_shape, jax.random.key(0))
+    params = model.learner.initial_params(0)
     state = TrainState(jnp.zeros((), jnp.int32), params, TX.init(params))
     return batch, state, frozen.replace(**doubled), model
 

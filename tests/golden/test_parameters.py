@@ -51,7 +51,11 @@ def describe(config) -> tuple[str, dict, dict]:
         },
         "optimizer": leaves(state.opt_state),
     }
-    return f"{config.clip.name} {config.clip.dtype}", {"count": count(frozen.clip), **leaves(frozen.clip)}, prompts
+    return (
+        f"{config.clip.name} {config.clip.dtype}",
+        {"count": count(frozen.backbone), **leaves(frozen.backbone)},
+        prompts,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +65,9 @@ def described() -> dict:
     for name in cases.NAMES:
         for argument in cases.ARGUMENTS:
             config = cases.build(name, argument)
-            kind = repr((config.clip, config.ctx, config.visual_prompts, config.optimizer, config.data.dataset))
+            kind = repr(
+                (config.clip, config.learner, config.ctx, config.visual_prompts, config.optimizer, config.data.dataset)
+            )
             kind += repr((config.hard_prompts, config.data.class_names))
             if kind not in once:
                 once[kind] = describe(config)

@@ -15,7 +15,6 @@ from mpafer_jax.inference.attribution import Explainer, rollout
 from mpafer_jax.method.hard_prompts.bank import Bank
 from mpafer_jax.method.hard_prompts.features import text_encoder
 from mpafer_jax.method.model import variables
-from mpafer_jax.method.prompts import init_prompts
 from tests import tiny
 
 
@@ -45,17 +44,19 @@ def test_rollout_is_the_product_of_the_layers_with_prompts_as_sources():
 
 def test_attention_is_there_for_who_asks_and_changes_nothing():
     model = tiny.model()
-    prompts = init_prompts(model.prompt_shape, jax.random.key(1))
+    prompts = model.learner.initial_params(1)
     images = jax.random.normal(jax.random.key(2), (2, 32, 32, 3))
     both = variables(tiny.clip_params(), prompts)
 
+    soft_prompts = tiny.frozen(model).soft_prompts
+
     @jax.jit  # both in one, which compiles once
     def encode(params, images):
-        plain = model.apply(params, images, method="encode_image")
-        return plain, model.apply(params, images, method="encode_image", mutable=["intermediates"])
+        plain = model.apply(params, images, soft_prompts)
+        return plain, model.apply(params, images, soft_prompts, mutable=["intermediates"])
 
     (_, plain), ((_, asked), state) = encode(both, images)
-    (attention,) = state["intermediates"]["clip"]["visual"]["blocks"]["attn"]["attention"]
+    attention = model.backbone.attention(state["intermediates"]["backbone"])
     assert attention.shape == (3, 2, 17, 17 + 2)
     np.testing.assert_allclose(attention.sum(axis=-1), 1, rtol=1e-5)
     np.testing.assert_allclose(asked["patch_features"], plain["patch_features"], rtol=1e-5, atol=1e-5)
@@ -112,13 +113,15 @@ def test_a_phrase_scores_as_a_class_with_that_text_would(explained, predictor):
     """The head's own score, brought to the scale of a cosine."""
     _, explanations = explained
     own = next(score for phrase, score in explanations[0].phrases if phrase.text == "hard eyes")
-    model, params = predictor.model, predictor.variables
-    bound = model.bind(params)
-    encode = text_encoder(model, params["params"]["clip"], predictor.tokenizer.encode)
+    model, backbone = predictor.model, predictor.frozen.backbone
+    bound, visual = model.bind(variables(backbone, {})), predictor.forward.visual_prompts(predictor.params)
+    encode = text_encoder(model, backbone, predictor.tokenizer.encode)
     features, _ = encode(["a photo of a person with hard eyes"])
     pixels = jnp.asarray(explanations[0].prediction.pixels[None])
-    logits, _ = bound.classify(normalize(pixels, predictor.mean, predictor.std), features)
-    scale = float(bound.clip.temperature_scale()) * (1 + model.local_weight)
+    logits, _ = bound.classify(
+        normalize(pixels, predictor.forward.mean, predictor.forward.std), features, prompts=visual
+    )
+    scale = float(bound.backbone.temperature_scale()) * (1 + model.local_weight)
     assert float(logits[0, 0]) / scale == pytest.approx(own, abs=1e-4)
 
 

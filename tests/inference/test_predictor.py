@@ -15,8 +15,8 @@ from PIL import Image
 
 from mpafer_jax.artifacts import checkpoints
 from mpafer_jax.artifacts.description import TrainedOn
-from mpafer_jax.backbones.clip.load import load_clip
 from mpafer_jax.backbones.clip.model import CLIP
+from mpafer_jax.backbones.registry import load_backbone
 from mpafer_jax.config.expressions import canonical_name
 from mpafer_jax.data.normalize import normalize
 from mpafer_jax.data.preprocess import resize
@@ -57,12 +57,12 @@ def test_every_kind_of_input_is_the_same_image(predictor, faces):
 
 def test_an_image_whose_logits_are_not_finite_is_no_class(trained, faces):
     ready = loading.from_checkpoint(trained, "best", "")
-    clip = ready.variables["params"]["clip"]
+    clip = ready.experiment.frozen.backbone
     # Black is 0 with this mean, and stays finite under weights that everything else overflows with.
     embedding = {"kernel": clip["visual"]["patch_embedding"]["kernel"] * np.float32(1e38)}
     clip = {**clip, "visual": {**clip["visual"], "patch_embedding": embedding}}
-    params = {"params": {**ready.variables["params"], "clip": clip}}
-    broken = Predictor(dataclasses.replace(ready, variables=params, mean=(0.0, 0.0, 0.0)), batch_sizes=(1, 4))
+    experiment = ready.experiment.with_frozen(backbone=clip)
+    broken = Predictor(dataclasses.replace(ready, experiment=experiment, mean=(0.0, 0.0, 0.0)), batch_sizes=(1, 4))
     black = np.zeros((64, 64, 3), np.uint8)
     found = list(broken.stream([black, faces[0], black]))
     assert [type(result) for result in found] == [Prediction, Failure, Prediction]
@@ -249,17 +249,17 @@ def test_sections_of_another_version_that_prediction_does_not_read_may_differ(tr
 
 
 def test_zero_shot_without_patches_is_clips_own_classification(sample, faces):
-    loaded = load_clip(str(sample / "clip"))
+    loaded = load_backbone(str(sample / "clip"))
     names = ("anger", "happiness", "boredom")
     predictor = Predictor.zero_shot(loaded, names, None, local_weight=0.0, batch_sizes=(4,))
     tokens = tokenize(
         [f"a photo of a person making a facial expression of {name}" for name in names],
         predictor.tokenizer.encode,
-        loaded.config.text.max_position_embeddings,
+        loaded.backbone.spec.tokens,
     )
     pixels = np.stack([np.asarray(resize(Image.open(path).convert("RGB"), 64)) for path in faces[:3]])
     images = normalize(jnp.asarray(pixels), predictor.forward.mean, predictor.forward.std)
-    logits, _ = jax.jit(CLIP(loaded.config).apply)({"params": loaded.params}, images, tokens.ids)
+    logits, _ = jax.jit(CLIP(loaded.backbone.config).apply)({"params": loaded.params}, images, tokens.ids)
     found = predictor.predict_batch(faces[:3])
     np.testing.assert_allclose(np.stack([p.logits for p in found]), logits, rtol=1e-4, atol=1e-4)
     assert found[0].patch_scores is found[0].top_patches is None
@@ -297,6 +297,6 @@ def test_zero_shot_reads_a_bank_and_refuses_what_it_cannot_do(sample, faces):
         Predictor.zero_shot(clip, ("fear", "anger"), None, top_k=65)
     with pytest.raises(PromptError, match="do not fit"):
         Predictor.zero_shot(clip, ("fear", "very " * 80), None)
-    unknown = dataclasses.replace(load_clip(clip), image_mean=None)
+    unknown = dataclasses.replace(load_backbone(clip), image_mean=None)
     with pytest.raises(ValueError, match=r"has no preprocessor_config\.json"):
         Predictor.zero_shot(unknown, ("fear", "anger"), None)

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from configs.common import get_common
 from mpafer_jax.artifacts import checkpoints as checkpoints_lib
 from mpafer_jax.artifacts import warm_start
 from mpafer_jax.artifacts.description import Description
@@ -16,6 +17,7 @@ from mpafer_jax.config.schema import Config
 from mpafer_jax.evaluation import protocol
 from mpafer_jax.jobs import evaluate, train
 from mpafer_jax.runtime.errors import CheckpointError, ConfigError, NonFiniteError
+from tests import tiny
 from tests.jobs import runs
 
 
@@ -230,16 +232,16 @@ def test_warm_start_from_another_clip_is_warned_of(finished, sample, tmp_path, c
 
 
 def described(*class_names, layers=()) -> checkpoints_lib.Description:
-    return checkpoints_lib.Description.model_construct(
-        class_names=class_names, config={"visual_prompts": {"layers": list(layers)}}
-    )
+    config = get_common()
+    config.visual_prompts.layers = layers
+    return checkpoints_lib.Description.model_construct(class_names=class_names, config=config.to_dict())
 
 
 def test_warm_start_matches_classes_by_expression_and_says_what_does_not_fit():
     fresh = {"ctx": jnp.zeros((3, 4, 3)), "visual_prompts": jnp.zeros((1, 2, 3))}
     saved = {"ctx": np.arange(36.0).reshape(3, 4, 3), "visual_prompts": np.ones((2, 2, 3)), "old": np.ones(1)}
     names, saved_names = ("Fearful", "joy", "sad"), ("anger", "sadness", "fear")
-    params, notes = warm_start.warm_start(fresh, described(*names), saved, described(*saved_names))
+    params, notes = warm_start.warm_start(tiny.learner(), fresh, described(*names), saved, described(*saved_names))
     np.testing.assert_array_equal(params["ctx"][0], saved["ctx"][2])
     np.testing.assert_array_equal(params["ctx"][1], 0)
     np.testing.assert_array_equal(params["ctx"][2], saved["ctx"][1])
@@ -250,14 +252,15 @@ def test_warm_start_matches_classes_by_expression_and_says_what_does_not_fit():
         "old: in the checkpoint, not used here",
     ]
     with pytest.raises(ConfigError, match=r"config\.train\.warm_start: .*'joy' and 'happy' are the same"):
-        warm_start.warm_start(fresh, described("joy", "happy"), saved, described(*saved_names))
+        warm_start.warm_start(tiny.learner(), fresh, described("joy", "happy"), saved, described(*saved_names))
 
 
 @pytest.mark.parametrize(("layers", "saved_layers", "taken"), [((1, 2), (), 1), ((), (1, 2), 1), ((2, 3), (), 0)])
 def test_warm_start_takes_visual_prompts_for_the_layers_that_they_were_trained_in(layers, saved_layers, taken):
     fresh, saved = {"visual_prompts": jnp.zeros((2, 1, 3))}, {"visual_prompts": np.ones((2, 1, 3))}
     here, there = described("joy", layers=layers), described("joy", layers=saved_layers)
-    params, notes = warm_start.warm_start(fresh, here, saved, there)
+    learner = tiny.learner(visual_layers=layers or (1, 2))
+    params, notes = warm_start.warm_start(learner, fresh, here, saved, there)
     np.testing.assert_array_equal(params["visual_prompts"], taken)
     assert ("of the layers [1, 2], not [2, 3], starts fresh" in notes[0]) == (not taken)
 
@@ -315,7 +318,7 @@ def test_a_context_may_start_from_words(sample, tmp_path):
     params, _, _ = checkpoints_lib.load(tmp_path, "last")
     run = train.prepare(config, tmp_path)
     ids = run.experiment.tokenizer.encode("a photo of a")[1:-1]
-    table = run.experiment.frozen.clip["text"]["token_embedding"]["embedding"]
+    table = run.experiment.frozen.backbone["text"]["token_embedding"]["embedding"]
     assert params["ctx"].shape[:2] == (5, 4)
     for ctx in params["ctx"]:
         np.testing.assert_array_equal(ctx, table[np.array(ids)])
@@ -361,12 +364,13 @@ def test_bfloat16_towers_train_like_float32_ones(sample, tmp_path):
 @pytest.mark.parametrize(("optimizer", "limit"), [("sgd", 1.1e6), ("adamw", 3.5e6)])
 def test_checkpoint_sizes_of_the_largest_model(tmp_path, optimizer, limit):
     """ViT-L/14, a context per class, 7 classes: prompts at most 1.1 MB, with the optimizer at most 3.5 MB."""
+    from mpafer_jax.backbones.base import Tower
     from mpafer_jax.method import optim
-    from mpafer_jax.method.prompts import PromptShape, init_prompts
+    from mpafer_jax.method.mpa import MpaPrompts
     from mpafer_jax.method.state import TrainState
 
-    shape = PromptShape(10, 7, 768, 0.02, 8, tuple(range(1, 25)), 24, 1024, 0.02)
-    params = init_prompts(shape, jax.random.key(0))
+    learner = MpaPrompts(Tower(12, 768), Tower(24, 1024), 10, 7, 0.02, "", 8, tuple(range(1, 25)), 0.02, False)
+    params = learner.initial_params(0)
     assert sum(value.size for value in params.values()) == 250_368
     schedule = optim.make_schedule(learning_rate=1e-3, warmup_steps=1, num_steps=9)
     tx = optim.make_optimizer(

@@ -15,16 +15,19 @@ import numpy as np
 import optax
 from absl import app, flags
 
+from mpafer_jax.backbones.clip.model import CLIP
 from mpafer_jax.backbones.clip.random_clip import random_params
+from mpafer_jax.backbones.clip.sizes import SIZES
 from mpafer_jax.config.schema import LossSection
 from mpafer_jax.method import steps
 from mpafer_jax.method.forward import Forward
 from mpafer_jax.method.losses import Objective
-from mpafer_jax.method.model import MPAFER
-from mpafer_jax.method.prompts import PromptShape, TextEmbeddings, init_prompts
+from mpafer_jax.method.model import PromptedModel
+from mpafer_jax.method.mpa import MpaPrompts
+from mpafer_jax.method.prompts import TextEmbeddings
 from mpafer_jax.method.state import Frozen, TrainState
 from mpafer_jax.runtime import devices
-from tests.bench.problem import CLIPS, mean, std
+from tests.bench.problem import mean, std
 
 _SHAPE = flags.DEFINE_enum("shape", "vit_b16", ["vit_b16", "vit_l14"], "Which CLIP.")
 _BATCH = flags.DEFINE_integer("batch", 16, "Images at once.")
@@ -36,17 +39,18 @@ CLASSES, LENGTH = 7, 15  # ten context tokens, a class name, a full stop, start 
 
 
 def main(_):
-    clip = CLIPS[_SHAPE.value]
-    vision, text = clip.vision, clip.text
-    layers = tuple(range(1, vision.num_layers + 1))
-    shape = PromptShape(10, 0, text.hidden_size, 0.02, 8, layers, vision.num_layers, vision.hidden_size, 0.02)
-    model = MPAFER(clip, shape, top_k=16, dtype=jnp.dtype(_DTYPE.value), remat=_REMAT.value)
+    clip = SIZES[_SHAPE.value]
+    backbone = CLIP(clip, jnp.dtype(_DTYPE.value), remat=_REMAT.value)
+    spec, text = backbone.spec, clip.text
+    layers = tuple(range(1, spec.vision.num_layers + 1))
+    learner = MpaPrompts(spec.text, spec.vision, 10, 0, 0.02, "", 8, layers, 0.02, False)
+    model = PromptedModel(backbone, learner, top_k=16)
     params = jax.tree.map(lambda x: jnp.asarray(x, _DTYPE.value), random_params(clip))
     embeddings = jnp.zeros((CLASSES, LENGTH, text.hidden_size), _DTYPE.value)
     content = jnp.ones((CLASSES, LENGTH), bool)
     frozen = devices.replicate(
         Frozen(
-            clip=params,
+            backbone=params,
             soft_prompts=TextEmbeddings(embeddings, jnp.full(CLASSES, LENGTH - 1), content),
             hard_text_features=jax.random.normal(jax.random.key(0), (1, CLASSES, clip.projection_dim)),
             hard_token_features=jax.random.normal(jax.random.key(1), (1, CLASSES, text.hidden_size)),
@@ -55,7 +59,7 @@ def main(_):
     )
     del params
     tx = optax.sgd(2e-3, momentum=0.9)
-    prompts = init_prompts(shape, jax.random.key(3))
+    prompts = learner.initial_params(3)
     state = devices.replicate(TrainState(jnp.zeros((), jnp.int32), prompts, tx.init(prompts)))
     rng = np.random.default_rng(0)
     label = rng.integers(0, CLASSES, _BATCH.value).astype(np.int32)

@@ -87,7 +87,7 @@ def train(shape, split, data, texts):
         clip = {"params": {name: value for name, value in params.items() if name != "auxiliary"}}
         _, out = model.apply(clip, images, method="encode_image")
         text_features, other_features = (
-            model.apply(clip, t.ids, t.eos_positions, method="encode_text")[0] for t in (text, other)
+            model.apply(clip, t.ids, t.ends, method="encode_text")[0] for t in (text, other)
         )
         scale = jnp.minimum(jnp.exp(params["logit_scale"]), 100.0)
         total = 0.0

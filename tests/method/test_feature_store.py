@@ -172,7 +172,7 @@ def test_features_of_a_run_that_is_stopped_are_kept_part_by_part(sample, prepare
     with pytest.raises(signals.Preempted):
         encode_splits(config, built, [dataset.train])
     assert len(dataset.train) > 3 * 16
-    store = features_lib.open_store(config, built.clip_hash, built.model.clip_config.projection_dim)
+    store = features_lib.open_store(config, built.clip_hash, built.model.backbone.spec.embedding_size)
     assert store.find(dataset.train.pixel_hashes)[0].sum() == 32
     encode_splits(config, built, [dataset.train])
     assert len(batches) == 3 + -(-(len(dataset.train) - 32) // 16)

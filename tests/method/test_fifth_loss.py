@@ -18,7 +18,6 @@ from mpafer_jax.evaluation.baselines import text_context
 from mpafer_jax.method import build, losses, steps
 from mpafer_jax.method.features import FrozenFeatures
 from mpafer_jax.method.forward import Forward
-from mpafer_jax.method.prompts import init_prompts
 from mpafer_jax.method.state import TrainState
 from mpafer_jax.runtime import devices
 from tests import tiny
@@ -47,7 +46,7 @@ def configured(argument: str) -> Config:
 
 def one_step(objective):
     model, tx = tiny.model(), optax.sgd(0.1)
-    params = init_prompts(model.prompt_shape, jax.random.key(0))
+    params = model.learner.initial_params(0)
     state = TrainState(jnp.zeros((), jnp.int32), params, tx.init(params))
     forward = Forward(model, (0.5, 0.5, 0.5), (0.3, 0.3, 0.3))
     step = functools.partial(steps.make_train_step(forward=forward, tx=tx, objective=objective), state)

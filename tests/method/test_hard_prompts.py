@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from mpafer_jax.artifacts.description import Description
-from mpafer_jax.jobs import evaluate
+from mpafer_jax.artifacts.loaded import for_classes
 from mpafer_jax.method import build
 from mpafer_jax.method.hard_prompts import features
 from mpafer_jax.method.hard_prompts.bank import load_bank, load_banks, permuted
@@ -222,7 +222,7 @@ def test_class_features_by_hand():
 def encoder(sample):
     config = runs.config(sample)
     built = build.build_experiment(config, ["anger", "fear"], build.load_frozen_clip(config))
-    return built, features.text_encoder(built.model, built.frozen.clip, built.tokenizer.encode)
+    return built, features.text_encoder(built.model, built.frozen.backbone, built.tokenizer.encode)
 
 
 def test_names_that_a_dataset_brings_are_read_by_their_canonical_names_and_listed_ones_as_they_are_spelled():
@@ -251,7 +251,7 @@ def test_a_folder_keeps_its_word_and_clip_reads_the_canonical_name(sample, encod
         prompts = read.hard_prompts
         saved = Description(config=made.model_dump(mode="json"), hard_prompts=prompts, **parts)
         assert saved.prompt_names == expected
-        again, _ = evaluate.experiment_of(config, params, saved, clip, ("Angry", "scared"))
+        again, _ = for_classes(config, params, saved, clip, ("Angry", "scared"))
         own = read if made is spelled else built
         np.testing.assert_array_equal(again.frozen.soft_prompts.embeddings, own.frozen.soft_prompts.embeddings)
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+from types import SimpleNamespace
 
 import flax
 import flax.linen as nn
@@ -10,10 +11,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from mpafer_jax.backbones.base import Tower
 from mpafer_jax.backbones.clip import model as clip_lib
 from mpafer_jax.backbones.clip.transformer import ACTIVATIONS
 from mpafer_jax.method import prompts as prompts_lib
 from mpafer_jax.method.model import variables
+from mpafer_jax.method.mpa import MpaPrompts
 from mpafer_jax.runtime.errors import PromptError
 from tests import tiny
 
@@ -68,8 +71,8 @@ def literal_concatenation(params, images, prompts, layers, before_ln_pre):
     ],
 )
 def test_prompts_as_keys_and_values_equal_literal_concatenation(layers, before_ln_pre, remat):
-    shape = tiny.shape(visual_layers=layers, num_visual=3)
-    model = tiny.model(prompt_shape=shape, prompts_before_ln_pre=before_ln_pre, remat=remat)
+    learner = tiny.learner(visual_layers=layers, num_visual=3, before_norm=before_ln_pre)
+    model = tiny.model(learner=learner, remat=remat)
     params = tiny.clip_params()
     visual_prompts = jax.random.normal(jax.random.key(3), (len(layers), 3, 32))
     probe = jax.random.normal(jax.random.key(4), (4, 17, 20))
@@ -77,7 +80,8 @@ def test_prompts_as_keys_and_values_equal_literal_concatenation(layers, before_l
     @jax.jit
     def ours(visual_prompts):
         prompts = {"ctx": jnp.zeros((4, 24)), "visual_prompts": visual_prompts}
-        _, out = model.apply(variables(params, prompts), IMAGES, method="encode_image")
+        visual = model.learner.prompts(prompts).visual
+        _, out = model.apply(variables(params, {}), IMAGES, jnp.ones((3, 20)), prompts=visual, method="classify")
         return jnp.concatenate([out["image_features"][:, None], out["patch_features"]], 1)
 
     @jax.jit
@@ -91,16 +95,17 @@ def test_prompts_as_keys_and_values_equal_literal_concatenation(layers, before_l
 
 
 def test_without_visual_prompts_the_image_tower_is_the_frozen_one():
-    model = tiny.model(prompt_shape=tiny.shape(num_visual=0))
-    prompts = prompts_lib.init_prompts(model.prompt_shape, jax.random.key(0))
+    model = tiny.model(learner=tiny.learner(num_visual=0))
+    prompts = model.learner.initial_params(0)
     assert prompts.keys() == {"ctx"}
     weights = variables(tiny.clip_params(), prompts)
-    features, _ = model.apply(weights, IMAGES, method="encode_image")
-    np.testing.assert_array_equal(features, model.apply(weights, IMAGES, method="encode_image_frozen"))
+    assert model.learner.prompts(prompts).visual is None
+    _, out = model.apply(weights, IMAGES, tiny.frozen(model).soft_prompts)
+    np.testing.assert_array_equal(out["image_features"], model.apply(weights, IMAGES, method="encode_image_frozen"))
 
 
-def test_prompts_at_no_layer_change_nothing_and_unknown_layers_are_refused():
-    assert prompts_lib.init_prompts(tiny.shape(visual_layers=()), jax.random.key(0)).keys() == {"ctx"}
+def test_prompts_at_no_layer_have_no_parameters():
+    assert tiny.learner(visual_layers=()).initial_params(0).keys() == {"ctx"}
 
 
 @pytest.mark.parametrize(
@@ -115,29 +120,34 @@ def test_prompts_at_no_layer_change_nothing_and_unknown_layers_are_refused():
     ],
 )
 def test_a_seed_gives_the_same_prompts_under_every_setting(setting):
-    shape = tiny.shape(text_width=8, visual_width=8)
+    learner = tiny.learner(text=Tower(2, 8), vision=Tower(3, 8))
+    expected = learner.initial_params(0)
     with setting:
-        drawn = [prompts_lib.init_prompts(shape, key(0)) for key in (prompts_lib.seed_key, jax.random.key)]
-    for prompts in drawn:
-        assert {name: value.dtype for name, value in prompts.items()} == {"ctx": "float32", "visual_prompts": "float32"}
-        # Written down, so that a release of JAX or Flax that draws others is noticed.
-        np.testing.assert_allclose(prompts["ctx"][0, :3], GOLDEN, rtol=1e-5)
-        np.testing.assert_array_equal(prompts["visual_prompts"], drawn[0]["visual_prompts"])
+        params = learner.initial_params(0)
+    assert {name: value.dtype for name, value in params.items()} == {"ctx": "float32", "visual_prompts": "float32"}
+    # Written down, so that a release of JAX or Flax that draws others is noticed.
+    np.testing.assert_allclose(params["ctx"][0, :3], GOLDEN, rtol=1e-5)
+    np.testing.assert_array_equal(params["visual_prompts"], expected["visual_prompts"])
 
 
 def test_the_last_32_bits_of_a_seed_count_in_64_bit_mode_too():
     with jax.enable_x64(True):
-        words = jax.random.key_data(prompts_lib.seed_key(2**32 + 5))
-    np.testing.assert_array_equal(words, jax.random.key_data(jax.random.key(5)))
-    for layers in [(4,), (0, 1), (2, 1), (1, 1)]:
-        with pytest.raises(PromptError, match=r"ascend within 1\.\.3.*found"):
-            tiny.shape(visual_layers=layers)
+        drawn = tiny.learner().initial_params(2**32 + 5)
+    np.testing.assert_array_equal(drawn["ctx"], tiny.learner().initial_params(5)["ctx"])
+
+
+@pytest.mark.parametrize("layers", [(4,), (0, 1), (2, 1), (1, 1)])
+def test_visual_prompts_of_unknown_layers_are_refused(layers):
+    visual = SimpleNamespace(layers=layers, num_prompts=2, init_std=0.02, before_ln_pre=False)
+    with pytest.raises(PromptError, match=r"ascend within 1\.\.3.*found"):
+        MpaPrompts.configured(SimpleNamespace(ctx=None, visual_prompts=visual), clip_lib.CLIP(tiny.CLIP).spec, 3)
 
 
 @pytest.mark.parametrize("class_specific", [False, True])
 def test_counts_and_initial_values(class_specific):
-    shape = prompts_lib.PromptShape(10, 7 if class_specific else 0, 512, 0.02, 8, tuple(range(1, 13)), 12, 768, 0.02)
-    prompts = prompts_lib.init_prompts(shape, jax.random.key(0))
+    classes, layers = 7 if class_specific else 0, tuple(range(1, 13))
+    learner = MpaPrompts(Tower(12, 512), Tower(12, 768), 10, classes, 0.02, "", 8, layers, 0.02, False)
+    prompts = learner.initial_params(0)
     assert sum(p.size for p in prompts.values()) == (109_568 if class_specific else 78_848)
     for value in prompts.values():
         assert value.dtype == jnp.float32
@@ -149,7 +159,7 @@ def test_soft_prompt_layout():
     texts = tiny.soft_texts(num_ctx=4)
     np.testing.assert_array_equal(texts.ids[2], [98, 0, 0, 0, 0, 10, 11, 8, 99])
     np.testing.assert_array_equal(texts.ids[0], [98, 0, 0, 0, 0, 7, 8, 99, 0])
-    np.testing.assert_array_equal(texts.eos_positions, [7, 7, 8])
+    np.testing.assert_array_equal(texts.ends, [7, 7, 8])
     np.testing.assert_array_equal(texts.content[0], [0, 1, 1, 1, 1, 1, 1, 0, 0])
 
 
@@ -158,7 +168,7 @@ def test_context_replaces_the_placeholders_only(class_specific):
     model = tiny.model()
     embedded = tiny.frozen(model).soft_prompts
     ctx = jax.random.normal(jax.random.key(0), (3, 4, 24) if class_specific else (4, 24))
-    filled = prompts_lib.insert_context(embedded, ctx)
+    filled = prompts_lib.insert_context(embedded, ctx, 1)
     np.testing.assert_array_equal(filled.embeddings[:, 1:5], jnp.broadcast_to(ctx, (3, 4, 24)))
     np.testing.assert_array_equal(filled.embeddings[:, 0], embedded.embeddings[:, 0])
     np.testing.assert_array_equal(filled.embeddings[:, 5:], embedded.embeddings[:, 5:])
@@ -175,8 +185,8 @@ def test_trimming_texts_changes_nothing():
     model, params = clip_lib.CLIP(tiny.CLIP), {"params": tiny.clip_params()}
     trimmed = tiny.texts(tiny.HARD_IDS)
     padded = jnp.pad(trimmed.ids, ((0, 0), (0, 16 - trimmed.ids.shape[1])), constant_values=57)
-    short, _ = model.apply(params, trimmed.ids, trimmed.eos_positions, method="encode_text")
-    long, _ = model.apply(params, padded, trimmed.eos_positions, method="encode_text")
+    short, _ = model.apply(params, trimmed.ids, trimmed.ends, method="encode_text")
+    long, _ = model.apply(params, padded, trimmed.ends, method="encode_text")
     np.testing.assert_allclose(short, long, atol=1e-6)
 
 
@@ -192,14 +202,14 @@ def test_text_features_from_ids_and_from_embeddings_agree():
     texts = tiny.texts(tiny.HARD_IDS)
     from_ids, _ = model.apply(params, texts.ids, method="encode_text")
     embeddings = model.apply(params, texts.ids, method="embed_tokens")
-    from_embeddings, _ = model.apply(params, embeddings, texts.eos_positions, method="encode_embeddings")
+    from_embeddings, _ = model.apply(params, embeddings, texts.ends, method="encode_embeddings")
     np.testing.assert_array_equal(from_ids, from_embeddings)
 
 
 def test_a_text_that_does_not_fit_is_named_with_its_length():
     known = {"short": [98, 1, 99], "far too long": [98, *range(1, 17), 99]}
     with pytest.raises(PromptError, match=r"1 of 2 prompts.*16 positions[\s\S]*18 tokens: 'far too long'"):
-        prompts_lib.tokenize(list(known), known.__getitem__, 16)
+        prompts_lib.tokenize(list(known), known.__getitem__, tiny.TOKENS)
 
 
 def test_wrong_image_size_is_refused():
@@ -211,8 +221,8 @@ def test_wrong_image_size_is_refused():
 def test_intermediates_are_named_and_consistent():
     model = tiny.model()
     frozen = tiny.frozen(model)
-    prompts = prompts_lib.init_prompts(model.prompt_shape, jax.random.key(0))
-    logits, out = model.apply(variables(frozen.clip, prompts), IMAGES, frozen.soft_prompts)
+    prompts = model.learner.initial_params(0)
+    logits, out = model.apply(variables(frozen.backbone, prompts), IMAGES, frozen.soft_prompts)
     shapes = {name: value.shape for name, value in out.items()}
     assert shapes == {
         "tokens": (4, 17, 32),
@@ -225,7 +235,7 @@ def test_intermediates_are_named_and_consistent():
         "text_features": (3, 20),
         "token_features": (3, 24),
     }
-    scale = np.exp(float(frozen.clip["logit_scale"]))
+    scale = np.exp(float(frozen.backbone["logit_scale"]))
     np.testing.assert_allclose(logits, scale * (out["global_scores"] + out["local_scores"]), rtol=1e-5)
 
 
@@ -282,8 +292,8 @@ def test_activation_of_the_config_is_used():
 def test_text_chunks_change_no_number(chunk):
     """3 classes in chunks of 1, of 2 (the last is filled up), and all at once."""
     base, params = tiny.model(), tiny.clip_params()
-    prompts = prompts_lib.init_prompts(tiny.shape(), jax.random.key(3))
-    bound = base.bind({"params": {"clip": params, "prompts": {}}})
+    prompts = tiny.learner().initial_params(3)
+    bound = base.bind(variables(params, {}))
     embedded = bound.embed(tiny.soft_texts())
 
     def loss(prompts, model):

@@ -11,7 +11,7 @@ from PIL import Image
 
 from mpafer_jax.artifacts import checkpoints
 from mpafer_jax.artifacts.description import Description
-from mpafer_jax.backbones.clip.model import normalize
+from mpafer_jax.backbones.base import normalize
 from mpafer_jax.cli import export
 from mpafer_jax.data.preprocess import decode_rgb
 from mpafer_jax.data.splits import load_dataset

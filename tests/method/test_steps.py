@@ -11,7 +11,6 @@ import pytest
 from mpafer_jax.method import losses, steps
 from mpafer_jax.method.forward import Forward
 from mpafer_jax.method.model import variables
-from mpafer_jax.method.prompts import init_prompts
 from mpafer_jax.method.state import TrainState
 from mpafer_jax.runtime import devices
 from tests import tiny
@@ -24,7 +23,7 @@ FORWARD = Forward(MODEL, MEAN, STD)
 
 
 def fresh_state():
-    params = init_prompts(MODEL.prompt_shape, jax.random.key(0))
+    params = MODEL.learner.initial_params(0)
     return TrainState(jnp.zeros((), jnp.int32), params, TX.init(params))
 
 
@@ -97,7 +96,7 @@ def test_the_update_is_the_gradient_of_the_total_loss(on_one_device):
     images = jnp.asarray((batch["image"] / 255 - mean) / std, jnp.float32)
 
     def loss(params):
-        logits, out = MODEL.apply(variables(frozen.clip, params), images, frozen.soft_prompts)
+        logits, out = MODEL.apply(variables(frozen.backbone, params), images, frozen.soft_prompts)
         cross = optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"]).mean()
         token = losses.contrastive_alignment(out["token_features"], frozen.hard_token_features[0], 0.1).mean()
         prompt = losses.contrastive_alignment(out["text_features"], frozen.hard_text_features[0], 0.1).mean()
@@ -142,13 +141,13 @@ def test_what_is_frozen_has_no_gradient_and_no_part_in_its_norm(on_one_device, n
 
 def test_the_eval_step_gives_every_image_of_all_devices_with_its_position():
     step = devices.data_parallel(steps.make_eval_step(FORWARD))
-    params, frozen = init_prompts(MODEL.prompt_shape, jax.random.key(0)), tiny.frozen(MODEL)
+    params, frozen = MODEL.learner.initial_params(0), tiny.frozen(MODEL)
     text_features = jax.jit(FORWARD.encode_texts)(params, frozen)
     batch = {**tiny.batch(masked=5), "index": np.random.default_rng(0).permutation(16)}
     fed = {name: batch[name] for name in ("image", "index", "mask")}
     rows = devices.to_host(step(*devices.replicate((params, frozen, text_features)), devices.shard_batch(fed)))
     images = jnp.asarray((batch["image"] / 255 - np.array(MEAN)) / np.array(STD), jnp.float32)
-    logits, out = MODEL.apply(variables(frozen.clip, params), images, frozen.soft_prompts)
+    logits, out = MODEL.apply(variables(frozen.backbone, params), images, frozen.soft_prompts)
     order = np.argsort(batch["index"])[rows["index"]]
     np.testing.assert_array_equal(batch["mask"][order], rows["mask"])
     np.testing.assert_allclose(rows["logits"], np.asarray(logits)[order], rtol=2e-4, atol=1e-4)

@@ -31,8 +31,8 @@ def save_clip(
 ) -> Path:
     """Writes config.json, model.safetensors, preprocessor_config.json and the tokenizer's files.
 
-    `load.load_clip` reads the folder back to the same numbers, and transformers' `CLIPModel.from_pretrained` finds
-    every tensor it looks for and no other.
+    `registry.load_backbone` reads the folder back to the same numbers, and transformers' `CLIPModel.from_pretrained`
+    finds every tensor it looks for and no other.
 
     Args:
       folder: must not exist yet, or be empty; it appears when everything in it is written.

@@ -2,69 +2,30 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
-import json
 import math
 from collections.abc import Iterator
 from concurrent import futures
 from pathlib import Path
 from typing import Any, cast
 
-from mpafer_jax.backbones.clip.model import ClipConfig, TextConfig, VisionConfig
-from mpafer_jax.backbones.clip.read import hash_files, read_tensors
-from mpafer_jax.backbones.clip.rules import DTYPES, Params, to_params
+from mpafer_jax.backbones.base import Color, Pretrained
+from mpafer_jax.backbones.clip.model import CLIP, ClipConfig, TextConfig, VisionConfig
+from mpafer_jax.backbones.clip.read import read_tensors
+from mpafer_jax.backbones.clip.rules import to_params
+from mpafer_jax.backbones.clip.tokenizer import load_tokenizer
 from mpafer_jax.backbones.clip.transformer import ACTIVATIONS
-from mpafer_jax.backbones.files import find_files, find_local_files
+from mpafer_jax.backbones.files import CheckpointFiles, hash_files, read_json
 from mpafer_jax.backbones.hub_library import import_transformers
 
-Color = tuple[float, float, float]
 
-
-@dataclasses.dataclass(frozen=True)
-class PretrainedClip:
-    """A CLIP as it was published.
-
-    Attributes:
-      name: as asked for, a folder or a repository of the Hub.
-      revision: the Hub's commit, or '' for a folder.
-      content_hash: SHA-256 over config.json and the weights' files.
-      config: the shape.
-      params: nested dictionary of NumPy arrays, for `CLIP(config).apply({'params': params}, ...)`.
-      image_mean: mean of the images' R, G, B, of values in 0..1; None where the checkpoint does not say.
-      image_std: their standard deviation, likewise.
-      tokenizer_folder: where `tokenizer.load_tokenizer` finds the tokenizer.
-    """
-
-    name: str
-    revision: str
-    content_hash: str
-    config: ClipConfig
-    params: Params = dataclasses.field(repr=False)
-    image_mean: Color | None
-    image_std: Color | None
-    tokenizer_folder: Path
-
-
-def load_clip(name: str, *, revision: str = "main", cache_dir: str = "", dtype: str = "float32") -> PretrainedClip:
-    """Loads a CLIP that ships with the package, from a local folder, or from a repository on the Hub.
-
-    No network is used where the Hub's cache holds the repository; see `files.find_files`.
-
-    Args:
-      name: 'tiny-face-clip', a folder in the Hub's layout, or a repository such as 'openai/clip-vit-base-patch16'.
-      revision: branch, tag or commit of a repository.
-      cache_dir: the Hub's cache; '' for the environment's.
-      dtype: type of the image tower's parameters, 'float32', 'bfloat16' or 'float16'; all others are float32.
+def load(files: CheckpointFiles, *, name: str, dtype: str) -> Pretrained:
+    """Loads a CLIP; see `registry.load_backbone`.
 
     Raises:
-      FileNotFoundError: something of the checkpoint is nowhere to be found.
       ModuleNotFoundError: the only weights are PyTorch's, and torch is not installed.
-      ValueError: a file is not what it should be, or `dtype` is unknown; the error names the file and what it found.
+      ValueError: a file is not what it should be; the error names it and says what is wrong.
     """
-    if dtype not in DTYPES:
-        raise ValueError(f"dtype of CLIP's weights is {dtype!r}, expected one of {', '.join(DTYPES)}")
-    files = find_files(name, revision=revision, cache_dir=cache_dir)
     config = read_config(files.config)
     image_mean, image_std = read_normalization(files.preprocessor) if files.preprocessor else (None, None)
     with futures.ThreadPoolExecutor(1) as pool:
@@ -76,41 +37,25 @@ def load_clip(name: str, *, revision: str = "main", cache_dir: str = "", dtype: 
             dtype=dtype,
             source=str(files.weights[0] if len(files.weights) == 1 else files.folder),
         )
-    return PretrainedClip(
+    return Pretrained(
         name=name,
         revision=files.revision,
         content_hash=content_hash.result(),
-        config=config,
+        backbone=CLIP(config),
         params=params,
         image_mean=image_mean,
         image_std=image_std,
-        tokenizer_folder=files.folder,
+        load_tokenizer=functools.cache(functools.partial(load_tokenizer, files.folder)),
     )
-
-
-@functools.cache  # a sweep asks of every one of its runs, and large files take seconds
-def local_content_hash(name: str, *, revision: str, cache_dir: str) -> str | None:
-    """A CLIP's `PretrainedClip.content_hash` without loading it, or None where it is not on this machine.
-
-    Raises:
-      FileNotFoundError, ModuleNotFoundError, ValueError: as for `load_clip`.
-    """
-    files = find_local_files(name, revision=revision, cache_dir=cache_dir)
-    return None if files is None else hash_files([files.config, *files.weights])
 
 
 def read_config(path: Path) -> ClipConfig:
     """Reads the shape of a CLIP from config.json; fields that it leaves out get transformers' defaults.
 
     Raises:
-      ValueError: it is no JSON, of another model type, or says what our towers cannot do.
+      ValueError: it is no JSON, or says what our towers cannot do.
     """
-    raw = _read_json(path)
-    if raw.get("model_type") != "clip":
-        raise ValueError(
-            f"{path}: model_type is {raw.get('model_type')!r}, supported is 'clip' "
-            "(OpenAI's CLIP ViT-B/32, B/16, L/14, L/14@336 and others of that architecture, such as LAION's)"
-        )
+    raw = read_json(path)
     transformers = import_transformers()
     from huggingface_hub.errors import StrictDataclassError
 
@@ -179,7 +124,7 @@ def read_normalization(path: Path) -> tuple[Color, Color]:
     Raises:
       ValueError: the file does not hold three numbers for each, or a standard deviation is not positive.
     """
-    raw = _read_json(path)
+    raw = read_json(path)
     nested = raw.get("image_processor")
     fields = cast("dict[str, Any]", nested) if isinstance(nested, dict) else raw
     mean, std = _color(fields, "image_mean", path), _color(fields, "image_std", path)
@@ -197,13 +142,3 @@ def _color(fields: dict[str, Any], field: str, path: Path) -> Color:
         if len(numbers) == len(cast("list[Any]", value)) == 3:
             return (numbers[0], numbers[1], numbers[2])
     raise ValueError(f"{path}: {field} is {value!r}, expected three numbers (for R, G, B)")
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        value: object = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:  # UnicodeDecodeError and JSONDecodeError are ValueErrors
-        raise ValueError(f"{path} is not JSON: {error}") from error
-    if not isinstance(value, dict):
-        raise ValueError(f"{path} holds a {type(value).__name__}, expected a JSON object")
-    return cast("dict[str, Any]", value)

@@ -1,4 +1,4 @@
-"""CLIP's two towers in Flax linen, with room for deep visual prompts.
+"""CLIP's two towers in Flax linen, with room for deep prompts.
 
 Architecture: Radford et al., "Learning Transferable Visual Models From Natural Language Supervision" (2021), ViT
 variants. Parameter names follow OpenAI's and the Hub's; the layers of a tower are scanned, so their parameters are
@@ -15,9 +15,8 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from mpafer_jax.backbones.clip.transformer import REMAT_POLICIES, Block, DeepPrompts, LayerNorm
-
-Outputs = dict[str, jax.Array]
+from mpafer_jax.backbones.base import Backbone, BackboneSpec, DeepPrompts, Outputs, Params, TokenSpec, Tower, normalize
+from mpafer_jax.backbones.clip.transformer import REMAT_POLICIES, Block, LayerNorm
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,20 +111,11 @@ class VisionTransformer(nn.Module):
         self.ln_post = LayerNorm(config.layer_norm_eps, self.dtype)
         self.projection = nn.Dense(self.projection_dim, use_bias=False, dtype=self.dtype)
 
-    def __call__(
-        self, images: jax.Array, prompts: DeepPrompts | None = None, *, prompts_before_ln_pre: bool = False
-    ) -> tuple[jax.Array, Outputs]:
-        """Encodes images.
+    def __call__(self, images: jax.Array, prompts: DeepPrompts | None = None) -> tuple[jax.Array, Outputs]:
+        """Encodes images; arguments and what is returned as for `base.Backbone.encode_image`.
 
-        Args:
-          images: [B, S, S, 3] float, RGB, normalised with the checkpoint's mean and standard deviation.
-          prompts: visual prompts for all K layers, or None.
-          prompts_before_ln_pre: whether layer 1's prompts pass `ln_pre` first (MaPLe's habit) or join after it.
-
-        Returns:
-          The image features z^g [B, D] in float32, not normalised, and a dictionary with
-          'image_features' (the same), 'patch_features' [B, N, D] (Z^l through the same `ln_post` and projection) and
-          'tokens' [B, 1 + N, W] (the last layer's output).
+        'patch_features' go through the same `ln_post` and projection as CLS; with them comes 'tokens' [B, 1 + N, W],
+        the last layer's output.
 
         Raises:
           ValueError: the images are not of the size that the checkpoint was made for.
@@ -140,9 +130,9 @@ class VisionTransformer(nn.Module):
         x = self.ln_pre(x)
         if prompts is not None:
             tokens = prompts.tokens.astype(self.residual_dtype)
-            if prompts_before_ln_pre:
+            if prompts.before_norm:
                 tokens = tokens.at[0].set(self.ln_pre(tokens[0]))
-            prompts = DeepPrompts(tokens=tokens, enabled=prompts.enabled)
+            prompts = dataclasses.replace(prompts, tokens=tokens)
         tokens, _ = self.blocks(x, prompts)
         features = self.projection(self.ln_post(tokens)).astype(jnp.float32)  # [B, 1 + N, D]
         out = {"tokens": tokens, "image_features": features[:, 0], "patch_features": features[:, 1:]}
@@ -211,13 +201,7 @@ def find_eos_positions(ids: jax.Array, eos_token_id: int) -> jax.Array:
     return jnp.argmax(ids == eos_token_id, axis=-1).astype(jnp.int32)
 
 
-def normalize(features: jax.Array) -> jax.Array:
-    """Features of length 1 along the last axis; a zero vector stays zero, with a zero gradient."""
-    squared = jnp.sum(jnp.square(features), axis=-1, keepdims=True)
-    return features * jax.lax.rsqrt(jnp.maximum(squared, 1e-24))
-
-
-class CLIP(nn.Module):
+class CLIP(Backbone):
     """Both towers and the temperature.
 
     Attributes:
@@ -242,11 +226,23 @@ class CLIP(nn.Module):
         # 1 / 0.07 is CLIP's initial value; OpenAI's trained models end at 100.
         self.logit_scale = self.param("logit_scale", nn.initializers.constant(jnp.log(1 / 0.07)), ())
 
-    def encode_image(
-        self, images: jax.Array, prompts: DeepPrompts | None = None, *, prompts_before_ln_pre: bool = False
-    ) -> tuple[jax.Array, Outputs]:
+    @property
+    def spec(self) -> BackboneSpec:
+        """Its sizes, known without parameters."""
+        vision, text = self.config.vision, self.config.text
+        return BackboneSpec(
+            image_size=vision.image_size,
+            patch_size=vision.patch_size,
+            vision=Tower(vision.num_layers, vision.hidden_size),
+            text=Tower(text.num_layers, text.hidden_size),
+            embedding_size=self.config.projection_dim,
+            tokens=TokenSpec(prefix=1, suffix=1, max_positions=text.max_position_embeddings),
+            layer_norm_eps=vision.layer_norm_eps,
+        )
+
+    def encode_image(self, images: jax.Array, prompts: DeepPrompts | None = None) -> tuple[jax.Array, Outputs]:
         """Image features and intermediates; see `VisionTransformer.__call__`."""
-        return self.visual(images, prompts, prompts_before_ln_pre=prompts_before_ln_pre)
+        return self.visual(images, prompts)
 
     def embed_tokens(self, ids: jax.Array) -> jax.Array:
         """Token embeddings [C, L, W] of ids [C, L], without positions."""
@@ -258,13 +254,25 @@ class CLIP(nn.Module):
             eos_positions = find_eos_positions(ids, self.config.text.eos_token_id)
         return self.text(self.text.embed(ids), eos_positions)
 
-    def encode_embeddings(self, embeddings: jax.Array, eos_positions: jax.Array) -> tuple[jax.Array, Outputs]:
+    def encode_embeddings(
+        self, embeddings: jax.Array, ends: jax.Array, prompts: DeepPrompts | None = None
+    ) -> tuple[jax.Array, Outputs]:
         """Text features of token embeddings [C, L, W]; see `TextTransformer.__call__`."""
-        return self.text(embeddings, eos_positions)
+        if prompts is not None:
+            raise NotImplementedError("deep text prompts")
+        return self.text(embeddings, ends)
 
     def temperature_scale(self) -> jax.Array:
         """s, by which cosine similarities become logits: [] float32."""
         return jnp.exp(self.logit_scale.astype(jnp.float32))
+
+    def image_params(self, params: Params) -> Params:
+        """All but the text tower's."""
+        return {name: value for name, value in params.items() if name != "text"}
+
+    def attention(self, intermediates: Params) -> jax.Array:
+        """What `transformer.Attention` left of the image tower's layers, [K, B, Q, Q + n]."""
+        return intermediates["visual"]["blocks"]["attn"]["attention"][0]
 
     def __call__(self, images: jax.Array, ids: jax.Array) -> tuple[jax.Array, Outputs]:
         """CLIP's own logits s * cos(image, text), [B, C], for images [B, S, S, 3] and ids [C, L]."""

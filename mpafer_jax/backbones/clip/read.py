@@ -1,8 +1,7 @@
-"""Reads the weights' files of a checkpoint into NumPy arrays, and their fingerprint."""
+"""Reads the weights' files of a checkpoint into NumPy arrays."""
 
 from __future__ import annotations
 
-import hashlib
 import zipfile
 from collections.abc import Iterable
 from pathlib import Path
@@ -14,7 +13,6 @@ import numpy as np
 from mpafer_jax.backbones.clip.rules import Array, flatten
 from mpafer_jax.backbones.files import FileKind
 
-_CHUNK = 1 << 20
 _WRAPPERS = ("state_dict", "model_state_dict", "model")  # under which training runs save a model's tensors
 
 
@@ -52,17 +50,6 @@ def read_tensors(paths: Iterable[Path], kind: FileKind) -> dict[str, Array]:
             raise ValueError(f"{path} holds tensors that another shard holds too: {', '.join(twice)}")
         tensors.update(found)
     return _without_prefix(tensors)
-
-
-def hash_files(paths: Iterable[Path]) -> str:
-    """SHA-256, in hexadecimal, over the sizes and bytes of files in the given order; reads in pieces."""
-    digest = hashlib.sha256()
-    for path in paths:
-        digest.update(path.stat().st_size.to_bytes(8, "little"))
-        with path.open("rb") as file:
-            while chunk := file.read(_CHUNK):
-                digest.update(chunk)
-    return digest.hexdigest()
 
 
 def _read_safetensors(path: Path) -> dict[str, Array]:

@@ -1,4 +1,4 @@
-"""The layers of CLIP's two towers in Flax linen, with room for deep visual prompts.
+"""The layers of CLIP's two towers in Flax linen, with room for deep prompts.
 
 Parameter names follow OpenAI's and the Hub's. Shapes in comments: B images or texts, L positions, N_p visual prompts,
 W tower width, H heads, d = W / H, K layers.
@@ -12,7 +12,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from flax import struct
+
+from mpafer_jax.backbones.base import DeepPrompts
 
 
 def quick_gelu(x: jax.Array) -> jax.Array:
@@ -43,19 +44,6 @@ REMAT_POLICIES: dict[str, Any] = {
     "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
     "full": jax.checkpoint_policies.nothing_saveable,
 }
-
-
-@struct.dataclass
-class DeepPrompts:
-    """Visual prompts for every layer of the image tower.
-
-    Attributes:
-      tokens: [K, N_p, W], the prompts that enter each layer.
-      enabled: [K] bool, a layer with False attends to no prompt; None where every layer has prompts.
-    """
-
-    tokens: jax.Array
-    enabled: jax.Array | None = None
 
 
 class Attention(nn.Module):

@@ -27,6 +27,7 @@ from mpafer_jax.method import build, optim, steps
 from mpafer_jax.method.features import FrozenFeatures
 from mpafer_jax.method.forward import Forward, forward_features
 from mpafer_jax.method.losses import Objective
+from mpafer_jax.method.mpa import MpaPrompts
 from mpafer_jax.method.state import TrainState
 from mpafer_jax.runtime import devices, progress
 from mpafer_jax.runtime.errors import ConfigError
@@ -58,8 +59,9 @@ def train(
       features: of "train" and of the held-out splits.
       num_steps: updates.
     """
-    alone = experiment.without_visual_prompts()
-    tx, _ = build.make_optimizer(config, alone.model.prompt_shape, num_steps)
+    learner = MpaPrompts.configured(config, experiment.model.backbone.spec, len(experiment.class_names))
+    alone = experiment.with_learner(learner.clone(num_visual=0))
+    tx, _ = build.make_optimizer(config, alone.model.learner, num_steps)
     train_step = devices.data_parallel(
         steps.make_train_step(
             forward=forward_features(build.training_model(config, alone.model)),

@@ -19,7 +19,7 @@ from mpafer_jax.method.build import Experiment
 from mpafer_jax.method.hard_prompts.features import class_features, encode_hard_prompts, text_encoder
 from mpafer_jax.method.hard_prompts.templates import HardPrompts, configured_hard_prompts, prompt_names
 from mpafer_jax.method.model import variables
-from mpafer_jax.method.prompts import init_prompts, seed_key
+from mpafer_jax.method.prompts import PromptLearner
 
 TYPES = {"zero_shot_type1": 1, "zero_shot_type2": 2, "zero_shot_type3": 3, "zero_shot_permuted": 3}
 _PERMUTED = "zero_shot_permuted"
@@ -42,7 +42,7 @@ class EncodedTexts:
 
 def encode(experiment: Experiment, prompts: Mapping[str, HardPrompts]) -> dict[str, EncodedTexts]:
     """Encodes several sets of hard prompts, by name."""
-    encoder = text_encoder(experiment.model, experiment.frozen.clip, experiment.tokenizer.encode)
+    encoder = text_encoder(experiment.model, experiment.frozen.backbone, experiment.tokenizer.encode)
     encoded = encode_hard_prompts(prompts, encoder)
     return {name: EncodedTexts(prompts[name], class_features(features)) for name, (features, _) in encoded.items()}
 
@@ -52,7 +52,7 @@ def frozen_logits(
 ) -> npt.NDArray[np.float32]:
     """CLIP's own logits s * cos(z^g, theta) [n, C] of image features [n, D] and text features [C, D]."""
     logits = experiment.model.apply(
-        variables(experiment.frozen.clip, {}), image_features, text_features, method="classify_frozen"
+        variables(experiment.frozen.backbone, {}), image_features, text_features, method="classify_frozen"
     )
     return np.asarray(cast(jax.Array, logits))
 
@@ -92,12 +92,10 @@ def global_local(context: Context) -> Result:
 
     Without the motion prior, which is made from training images and their labels.
     """
-    bare = context.experiment.without_visual_prompts().with_patch_weights(None)
+    bare = context.experiment.with_learner(PromptLearner()).with_patch_weights(None)
 
     def hard_text_features(_: Any, frozen: Any) -> jax.Array:
         return class_features(frozen.hard_text_features)
 
     evaluator = dataclasses.replace(make_evaluator(context.config, bare), encode_texts=hard_text_features)
-    # The context, which these texts have no place for.
-    unread = init_prompts(bare.model.prompt_shape, seed_key(0))
-    return {split.name: evaluator(unread, split) for split in context.dataset.held_out}, {}
+    return {split.name: evaluator({}, split) for split in context.dataset.held_out}, {}

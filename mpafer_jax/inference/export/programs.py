@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 import numpy.typing as npt
 
-from mpafer_jax.backbones.clip.model import Outputs
+from mpafer_jax.backbones.base import Outputs
 from mpafer_jax.backbones.clip.rules import flatten, unflatten
 from mpafer_jax.inference.loading import ReadyModel
 from mpafer_jax.method.forward import Forward
@@ -46,28 +46,31 @@ class Program:
     weights: Weights
     call: Callable[[Weights, jax.Array], Outputs]
     image_size: int
-    layer_norm_eps: float = 1e-5
+    layer_norm_eps: float
 
 
 def program(ready: ReadyModel) -> Program:
-    """Takes a model apart into a function and what it reads."""
-    params = cast(dict[str, Any], ready.variables["params"])
-    forward = Forward(ready.model, ready.mean, ready.std)
-    clip = {name: value for name, value in params["clip"].items() if name != "text"}
-    prompts = {name: value for name, value in params["prompts"].items() if name != "ctx"}
-    read = {"clip": clip, "prompts": prompts, "text_features": ready.text_features}
+    """Takes a model apart into a function and what it reads; whatever learned the prompts, they are arrays in it."""
+    model, frozen = ready.experiment.model, ready.experiment.frozen
+    forward = Forward(model, ready.mean, ready.std)
+    arrays, structure = cast(tuple[list[jax.Array], Any], jax.tree.flatten(forward.visual_prompts(ready.params)))
+    read = {
+        "backbone": model.backbone.image_params(frozen.backbone),
+        "visual_prompts": {str(number): array for number, array in enumerate(arrays)},
+        "text_features": ready.text_features,
+        **({} if frozen.patch_weights is None else {"patch_weights": frozen.patch_weights}),
+    }
     weights = {name: np.asarray(value) for name, value in flatten(read).items()}
-    ctx = np.zeros(params["prompts"]["ctx"].shape, np.float32)  # the module declares it; nothing reads it
 
     def call(weights: Weights, pixels: jax.Array) -> Outputs:
         values = unflatten({name: jnp.asarray(value) for name, value in weights.items()})
-        # Without visual prompts nothing is left of them: flattening drops a dictionary that is empty.
-        variables = {"params": {"clip": values["clip"], "prompts": {**values.get("prompts", {}), "ctx": ctx}}}
-        predicted = forward.predict(variables, pixels, values["text_features"])
+        visual = structure.unflatten([values["visual_prompts"][str(number)] for number in range(len(arrays))])
+        read = dataclasses.replace(frozen, backbone=values["backbone"], patch_weights=values.get("patch_weights"))
+        predicted = forward.predict(visual, read, pixels, values["text_features"])
         return {name: predicted[name] for name in ("logits", "probabilities", "patch_scores") if name in predicted}
 
-    vision = ready.model.clip_config.vision
-    return Program(weights, call, vision.image_size, vision.layer_norm_eps)
+    spec = model.backbone.spec
+    return Program(weights, call, spec.image_size, spec.layer_norm_eps)
 
 
 def pixels_shape(found: Program, batch_size: int) -> jax.ShapeDtypeStruct:

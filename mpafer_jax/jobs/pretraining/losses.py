@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from mpafer_jax.backbones.clip.model import normalize
+from mpafer_jax.backbones.base import normalize
 
 
 def contrastive(

@@ -10,8 +10,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from mpafer_jax.backbones.clip.model import CLIP, Outputs
-from mpafer_jax.backbones.clip.model import normalize as normalize_features
+from mpafer_jax.backbones.base import Outputs
+from mpafer_jax.backbones.base import normalize as normalize_features
+from mpafer_jax.backbones.clip.model import CLIP
 from mpafer_jax.data.normalize import normalize as normalize_images
 from mpafer_jax.jobs.pretraining import losses
 from mpafer_jax.method.forward import Rgb

@@ -15,6 +15,7 @@ from absl import logging
 from ml_collections import ConfigDict
 
 from mpafer_jax.artifacts import checkpoints, run_dir
+from mpafer_jax.artifacts.loaded import for_classes
 from mpafer_jax.config.schema import Config
 from mpafer_jax.data.registry import read_source
 from mpafer_jax.data.splits import Dataset, Split, load_dataset
@@ -163,7 +164,7 @@ def _measure_new(
     params, description, _ = checkpoints.load(folder, config.eval.which)
     clip = build.load_frozen_clip(config)
     names = evaluate.choose_classes("dataset", description.class_names, split.class_names)
-    run, params = evaluate.experiment_of(description.applied_to(config), params, description, clip, names)
+    run, params = for_classes(description.applied_to(config), params, description, clip, names)
     found = make_evaluator(config, run)(devices.replicate(params), split).to_dict()
     untrained = baselines.compute(config, dataset, build.build_experiment(config, names, clip), num_steps=0)
     return found, untrained[_zero_shot(config)][split.name]

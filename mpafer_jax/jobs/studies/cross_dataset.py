@@ -21,7 +21,8 @@ from absl import logging
 
 from mpafer_jax.artifacts import checkpoints
 from mpafer_jax.artifacts.description import Description, circumstances
-from mpafer_jax.backbones.clip.load import PretrainedClip
+from mpafer_jax.artifacts.loaded import for_classes
+from mpafer_jax.backbones.base import Pretrained
 from mpafer_jax.config.expressions import map_classes
 from mpafer_jax.config.flags import read_config
 from mpafer_jax.config.schema import ClassChoice, Config
@@ -100,7 +101,7 @@ class Matrix:
         """`folder` gets the cells' files; `classes` as in `config.eval.classes`."""
         self._folder = folder
         self._classes: ClassChoice = classes
-        self._clips: dict[tuple[str, ...], PretrainedClip] = {}
+        self._clips: dict[tuple[str, ...], Pretrained] = {}
         self._models: dict[tuple[str, tuple[str, ...]], tuple[build.Experiment, checkpoints.Params]] = {}
 
     def cell(self, trained: Trained, target: Target) -> Cell | None:
@@ -182,7 +183,7 @@ class Matrix:
         if key not in self._models:
             if any(digest != trained.digest for digest, _ in self._models):
                 self._models.clear()  # of another checkpoint: rows come one after the other
-            self._models[key] = evaluate.experiment_of(config, trained.params, trained.description, clip, names)
+            self._models[key] = for_classes(config, trained.params, trained.description, clip, names)
         return *self._models[key], config
 
 

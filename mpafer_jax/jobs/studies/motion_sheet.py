@@ -74,7 +74,7 @@ def write_motion_sheet(config: Config, out: pathlib.Path) -> str:
     maps = {source: motion_prior.motion(mean, neutral) for source, mean in means.items()}
     strength = config.head.motion_strength
     weights = {source: motion_prior.to_weights(moved, neutral, strength) for source, moved in maps.items()}
-    faces = mean_faces(means["images"].mean, clip.config.vision.patch_size)
+    faces = mean_faces(means["images"].mean, clip.backbone.spec.patch_size)
     sheet = motion_sheet(faces, weights, dataset.class_names)
     with files.replacing(out) as temporary:
         sheet.save(temporary, "PNG")

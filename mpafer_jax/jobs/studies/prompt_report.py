@@ -227,7 +227,7 @@ def make_report(config: Config, split_name: str) -> PromptReport:
     return PromptReport(
         class_names=names,
         lengths=count_tokens(config, built),
-        budget=built.model.clip_config.text.max_position_embeddings,
+        budget=built.model.backbone.spec.tokens.max_positions,
         sets=sets,
         absent={granularity: classes for granularity, classes in lacking.items() if classes},
         split=(split_name, len(features)),

@@ -11,31 +11,30 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mpafer_jax.backbones.clip.model import normalize
+from mpafer_jax.backbones.base import Encode, Params, normalize
 from mpafer_jax.method.hard_prompts.templates import HardPrompts
-from mpafer_jax.method.model import MPAFER, Params, variables
-from mpafer_jax.method.prompts import Encode, tokenize
+from mpafer_jax.method.model import PromptedModel, variables
+from mpafer_jax.method.prompts import tokenize
 
 # T texts -> (theta(t*) [T, D], pooled token embeddings t* [T, W])
 TextEncoder = Callable[[Sequence[str]], tuple[jax.Array, jax.Array]]
 
 
-def text_encoder(model: MPAFER, clip_params: Params, encode: Encode) -> TextEncoder:
+def text_encoder(model: PromptedModel, backbone: Params, encode: Encode) -> TextEncoder:
     """The frozen text tower as a function of texts.
 
     Args:
       model: the composition.
-      clip_params: CLIP's parameters.
+      backbone: the frozen parameters.
       encode: the tokenizer's, text to ids.
 
     Returns:
       The function; it raises PromptError if a text does not fit the tower.
     """
-    bound = model.bind(variables(clip_params, {}))
-    positions = model.clip_config.text.max_position_embeddings
+    bound = model.bind(variables(backbone, {}))
 
     def encoder(texts: Sequence[str]) -> tuple[jax.Array, jax.Array]:
-        return bound.encode_hard_prompts(bound.embed(tokenize(texts, encode, positions)))
+        return bound.encode_hard_prompts(bound.embed(tokenize(texts, encode, model.backbone.spec.tokens)))
 
     return encoder
 

@@ -17,6 +17,7 @@ from mpafer_jax.jobs import train
 from mpafer_jax.method import build
 from mpafer_jax.method.features import encode_splits
 from mpafer_jax.method.model import global_local_logits, variables
+from mpafer_jax.method.prompts import PromptLearner
 from mpafer_jax.runtime.errors import ConfigError, PromptError
 from tests.jobs import runs
 
@@ -48,8 +49,8 @@ def directly(prepared, split, method):
     config, _, built = prepared
     (batch,) = pipeline.eval_batches(split, section=config.data, image_size=built.image_size, batch_size=len(split))
     images = normalize(jnp.asarray(batch["image"]), config.data.mean, config.data.std)
-    clip = jax.device_put(jax.tree.map(np.asarray, built.frozen.clip), jax.devices()[0])
-    bare = built.without_visual_prompts().model
+    clip = jax.device_put(jax.tree.map(np.asarray, built.frozen.backbone), jax.devices()[0])
+    bare = built.with_learner(PromptLearner()).model
     return bare.apply(variables(clip, {}), images, method=method)
 
 
@@ -127,7 +128,7 @@ def test_zero_shot_scores_equal_an_independent_computation(finished, prepared):
 
 def directly_with_patches(prepared, split):
     def both(module, images):
-        return module.clip.encode_image(images)[1]
+        return module.backbone.encode_image(images)[1]
 
     return directly(prepared, split, both)
 

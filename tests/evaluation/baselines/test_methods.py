@@ -40,7 +40,7 @@ def build(config):
 
 def text_features(built, prompts):
     found = built.model.apply(
-        variables(built.frozen.clip, prompts), built.frozen.soft_prompts, method="encode_soft_prompts"
+        variables(built.frozen.backbone, prompts), built.frozen.soft_prompts, method="encode_soft_prompts"
     )
     return np.asarray(found[0])
 
@@ -49,7 +49,7 @@ def fixed_features(built, template):
     """theta of texts as they stand."""
     from mpafer_jax.method.hard_prompts.features import text_encoder
 
-    encoder = text_encoder(built.model, built.frozen.clip, built.tokenizer.encode)
+    encoder = text_encoder(built.model, built.frozen.backbone, built.tokenizer.encode)
     return np.asarray(encoder([template.format(name) for name in built.class_names])[0])
 
 
@@ -112,7 +112,7 @@ def test_a_context_from_words(sample, class_specific):
         return build_lib.initial_prompts(runs.config(sample, **{**words, **changes}), built)
 
     prompts, other, random = initial(), initial(seed=1), initial(**{"ctx.init_text": ""})
-    table = np.asarray(built.frozen.clip["text"]["token_embedding"]["embedding"])
+    table = np.asarray(built.frozen.backbone["text"]["token_embedding"]["embedding"])
     expected = table[built.tokenizer.encode("a photo of the face of a")[1:-1]]
     np.testing.assert_array_equal(prompts["ctx"], np.broadcast_to(expected, random["ctx"].shape))
     np.testing.assert_array_equal(other["ctx"], prompts["ctx"])

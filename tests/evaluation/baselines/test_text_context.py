@@ -15,7 +15,7 @@ from mpafer_jax.method import build, steps
 from mpafer_jax.method.features import FrozenFeatures
 from mpafer_jax.method.forward import Forward, forward_features
 from mpafer_jax.method.model import variables
-from mpafer_jax.method.prompts import init_prompts, insert_context
+from mpafer_jax.method.prompts import insert_context
 from mpafer_jax.method.state import TrainState
 from mpafer_jax.runtime import devices
 from mpafer_jax.runtime.errors import NonFiniteError
@@ -25,19 +25,21 @@ from tests.jobs import runs
 pytestmark = pytest.mark.training
 
 MEAN, STD = (0.48, 0.46, 0.41), (0.27, 0.26, 0.28)
-PLAIN = tiny.model(prompt_shape=tiny.shape(num_visual=0), local_weight=0.0)
+PLAIN = tiny.model(learner=tiny.learner(num_visual=0), local_weight=0.0)
 
 
 @pytest.mark.parametrize("accumulate", [1, 2])
 def test_it_is_the_trainers_update_without_the_other_parts(accumulate):
     """The ordinary step with no visual prompts, no local score, beta = gamma = 0: same loss, gradient, prompts."""
     frozen, batch = tiny.frozen(PLAIN), tiny.batch(masked=3)
-    params = init_prompts(PLAIN.prompt_shape, jax.random.key(0))
+    params = PLAIN.learner.initial_params(0)
     assert list(params) == ["ctx"]
     tx = optax.sgd(0.5)
     state = TrainState(jnp.zeros((), jnp.int32), params, tx.init(params))
     images = (batch["image"] / 255 - np.array(MEAN)) / np.array(STD)
-    features = PLAIN.apply(variables(frozen.clip, {}), jnp.asarray(images, jnp.float32), method="encode_image_frozen")
+    features = PLAIN.apply(
+        variables(frozen.backbone, {}), jnp.asarray(images, jnp.float32), method="encode_image_frozen"
+    )
 
     def one_step(forward, batch):
         objective = tiny.objective(terms=("cross_entropy",))
@@ -82,7 +84,7 @@ def planted(sample):
     config = runs.config(sample, **changes)
     names = load_dataset(config.data).class_names
     experiment = build.build_experiment(config, names, build.load_frozen_clip(config))
-    bound = experiment.model.bind(variables(experiment.frozen.clip, {}))
+    bound = experiment.model.bind(variables(experiment.frozen.backbone, {}))
     hidden = 0.3 * jax.random.normal(jax.random.key(9), (10, 64))
     texts, _ = bound.encode_hard_prompts(insert_context(experiment.frozen.soft_prompts, hidden))
     texts = np.asarray(texts) / np.linalg.norm(texts, axis=1, keepdims=True)
@@ -102,7 +104,7 @@ def test_it_learns_and_leaves_the_run_beside_it_alone(planted):
     assert trained.step in (20, 40, 60)
     assert set(trained.metrics) == {"validation", "test"}
     assert trained.metrics["test"].war > 0.6
-    assert experiment.model.prompt_shape.num_visual == 8
+    assert experiment.model.learner.num_visual == 8
 
 
 def test_the_test_split_chooses_where_it_chooses_for_the_run_beside_it(planted, sample):

@@ -68,7 +68,7 @@ def test_one_feature_per_class_whatever_the_granularity(sample):
     np.testing.assert_allclose(found["zero_shot_type3"].features, expected, rtol=1e-4, atol=1e-5)
     # Type 2 is the template alone; encoded together, texts equal each alone.
     np.testing.assert_allclose(found["zero_shot_type2"].features, template, rtol=1e-4, atol=1e-5)
-    encoder = text_encoder(built.model, built.frozen.clip, built.tokenizer.encode)
+    encoder = text_encoder(built.model, built.frozen.backbone, built.tokenizer.encode)
     alone = encode_hard_prompts({"short": prompts["zero_shot_type1"]}, encoder)["short"][0][0]
     np.testing.assert_allclose(found["zero_shot_type1"].features, alone, rtol=1e-4, atol=1e-5)
     permuted_features = np.asarray(found["zero_shot_permuted"].features)

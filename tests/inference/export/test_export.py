@@ -25,7 +25,6 @@ from mpafer_jax.evaluation import protocol
 from mpafer_jax.inference import Predictor, loading
 from mpafer_jax.inference.export import card, check, whole
 from mpafer_jax.jobs import train
-from mpafer_jax.method import prompts as prompts_lib
 from mpafer_jax.runtime.errors import CheckpointError, ExportError
 from tests import needs, tiny
 from tests.jobs import runs
@@ -204,7 +203,7 @@ def test_a_quantizer_finds_the_weights_of_onnx(tmp_path):
 
     settings = {"granularity": ("holistic",), "paraphrases": 1, "top_k": 0, "local_weight": 1.0}
     ready = loading.zero_shot("tiny-face-clip", ("happiness", "neutral"), "expressions", **settings)
-    layers = ready.model.clip_config.vision.num_layers
+    layers = ready.experiment.model.backbone.spec.vision.num_layers
     written = onnx.save_onnx(tmp_path, programs.program(ready), batch_size=0)
     model = onnx_lib.load(written)
     onnx_lib.checker.check_model(model, full_check=True)
@@ -231,19 +230,21 @@ GELU = dataclasses.replace(tiny.CLIP, vision=dataclasses.replace(tiny.CLIP.visio
 @pytest.mark.parametrize(
     ("changes", "layers", "batch_size"),
     [
-        ({"center_patch_scores": True, "prompts_before_ln_pre": True, "patch_weights": WEIGHTS}, (1, 3), 0),
-        ({"clip_config": GELU, "center_patch_scores": True}, (1, 2, 3), 3),
+        ({"center_patch_scores": True}, (1, 3), 0),
+        ({"clip": GELU, "center_patch_scores": True}, (1, 2, 3), 3),
     ],
 )
 def test_programs_of_every_kind_of_model(tmp_path, changes, layers, batch_size):
     from mpafer_jax.inference.export import onnx, programs
 
-    model = tiny.model(**changes, prompt_shape=tiny.shape(visual_layers=layers))
-    params = prompts_lib.init_prompts(model.prompt_shape, jax.random.key(3))
+    every = len(layers) == 3
+    weights = None if every else np.array(WEIGHTS, np.float32)
+    model = tiny.model(**changes, learner=tiny.learner(visual_layers=layers, before_norm=not every))
+    params = model.learner.initial_params(3)
     params = jax.tree.map(lambda value: value + 0.3 * jax.random.normal(jax.random.key(4), value.shape), params)
     ready = types.SimpleNamespace(  # what is read of a `ReadyModel`
-        model=model,
-        variables={"params": {"clip": tiny.clip_params(), "prompts": params}},
+        experiment=types.SimpleNamespace(model=model, frozen=tiny.frozen(model).replace(patch_weights=weights)),
+        params=params,
         text_features=jax.random.normal(jax.random.key(5), (3, 20)),
         mean=(0.5, 0.4, 0.3),
         std=(0.2, 0.3, 0.4),

@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 from transformers import CLIPModel, CLIPTokenizer
 
-from mpafer_jax.backbones.clip.load import load_clip
 from mpafer_jax.backbones.clip.model import CLIP
 from mpafer_jax.backbones.clip.rules import flatten
 from mpafer_jax.backbones.clip.tokenizer import load_tokenizer
+from mpafer_jax.backbones.registry import load_backbone
 from mpafer_jax.config.fields import FrozenModel
 from mpafer_jax.jobs.pretraining import train
 from mpafer_jax.jobs.pretraining.config import PretrainConfig
@@ -43,7 +43,7 @@ def undisturbed(folder, tmp_path_factory):
 
 
 def params(workdir):
-    return flatten(load_clip(str(workdir / "clip")).params)
+    return flatten(load_backbone(str(workdir / "clip")).params)
 
 
 def numbers(workdir):
@@ -136,7 +136,7 @@ def test_several_devices_give_the_losses_of_one(undisturbed, folder, tmp_path):
 @pytest.mark.torch
 def test_the_clip_is_read_here_and_by_pytorch(undisturbed):
     folder = undisturbed / "clip"
-    clip = load_clip(str(folder))
+    clip = load_backbone(str(folder))
     reference, report = CLIPModel.from_pretrained(folder, output_loading_info=True)
     assert {key: list(value) for key, value in report.items() if value} == {}
     texts = ["a red image", "green with a bar at the left", "words that nobody said"]
@@ -147,7 +147,7 @@ def test_the_clip_is_read_here_and_by_pytorch(undisturbed):
     for row, tokens in zip(ids, rows, strict=True):
         row[: len(tokens)] = tokens
     images = np.random.default_rng(0).standard_normal((2, 16, 16, 3)).astype(np.float32)
-    logits, out = jax.jit(CLIP(clip.config).apply)({"params": clip.params}, images, ids)
+    logits, out = jax.jit(CLIP(clip.backbone.config).apply)({"params": clip.params}, images, ids)
     expected = torch_clip.outputs(reference.eval(), images, ids)
     compared = {name for name in {**out, "logits": logits} if name in expected}
     assert compared >= {"image_features", "patch_features", "text_features", "logits"}

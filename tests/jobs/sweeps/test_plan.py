@@ -6,7 +6,7 @@ import shutil
 import pytest
 
 from mpafer_jax.artifacts.run_dir import flatten
-from mpafer_jax.backbones.clip.load import load_clip
+from mpafer_jax.backbones.registry import load_backbone
 from mpafer_jax.jobs.sweeps import plan
 from mpafer_jax.jobs.sweeps.sweep import Point, Sweep
 from mpafer_jax.runtime.errors import ConfigError
@@ -134,7 +134,7 @@ def test_a_clip_of_another_name_is_told_by_its_content(sample, tmp_path):
     shutil.copytree(sample / "clip", tmp_path / "other")
     config = json.loads((sample / "clip" / "config.json").read_text())
     (tmp_path / "other" / "config.json").write_text(json.dumps({**config, "unread": 1}))
-    own = load_clip(str(sample / "clip")).content_hash
+    own = load_backbone(str(sample / "clip")).content_hash
 
     def ended(name):
         run = planned(f"--config.clip.name={name}")["all/full/seed_0"]

@@ -49,7 +49,7 @@ def load_budget(clip: str, tokens: int = 0, *, revision: str = "main", cache_dir
     """The budget of a CLIP, of which nothing but the tokenizer and the configuration is read.
 
     Args:
-      clip: as for `weights.load.load_clip`; a folder may also hold a tokenizer alone.
+      clip: as for `registry.load_backbone`; a folder may also hold a tokenizer alone.
       tokens: most tokens; 0 for as many as the CLIP has positions (77 where the folder holds no configuration).
       revision: of a repository on the Hub.
       cache_dir: the Hub's cache; '' for the environment's.
