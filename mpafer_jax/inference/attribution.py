@@ -32,14 +32,16 @@ from mpafer_jax.method.state import Frozen
 _PHRASE = "a photo of a person with {}"  # as hard prompts of type 3, without the name of an expression
 
 
-def rollout(attention: jax.Array) -> tuple[jax.Array, jax.Array]:
+def rollout(attention: jax.Array, num_patches: int, fresh: jax.Array) -> tuple[jax.Array, jax.Array]:
     """How much of CLS's last state comes from each patch, following attention through all layers.
 
     A layer passes on half of what a position was and half of what it attends to (the residual connection). What a
-    position takes from a visual prompt comes from no patch, and ends there: a prompt is fresh at every layer.
+    position takes from a visual prompt that is fresh at that layer comes from no patch, and ends there.
 
     Args:
-      attention: [K, B, L, L + N_p], the mean over the heads, each row a distribution.
+      attention: [K, B, L, L + N_p], see `Backbone.attention`: L positions are CLS, N patches, and prompts in sequence.
+      num_patches: N.
+      fresh: [K] bool, the layers before which prompts in sequence are replaced.
 
     Returns:
       Shares of the patches [B, N] and of the visual prompts of all layers [B]; what is missing to 1 is CLS's own.
@@ -47,12 +49,16 @@ def rollout(attention: jax.Array) -> tuple[jax.Array, jax.Array]:
     length = attention.shape[2]
     start = jnp.zeros((attention.shape[1], length), jnp.float32).at[:, 0].set(1.0)  # all of it is CLS's, at the end
 
-    def one_layer_down(share: jax.Array, weights: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def one_layer_down(share: jax.Array, layer: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        weights, is_fresh = layer
         taken = jnp.einsum("bl,blm->bm", share, weights)  # [B, L + N_p]
-        return (share + taken[:, :length]) / 2, jnp.sum(taken[:, length:], axis=1) / 2
+        share, ended = (share + taken[:, :length]) / 2, jnp.sum(taken[:, length:], axis=1) / 2
+        in_sequence = share[:, 1 + num_patches :]
+        kept = jnp.concatenate([share[:, : 1 + num_patches], jnp.where(is_fresh, 0.0, in_sequence)], axis=1)
+        return kept, ended + jnp.where(is_fresh, jnp.sum(in_sequence, axis=1), 0.0)
 
-    share, prompts = jax.lax.scan(one_layer_down, start, attention, reverse=True)
-    return share[:, 1:], jnp.sum(prompts, axis=0)
+    share, prompts = jax.lax.scan(one_layer_down, start, (attention, fresh), reverse=True)
+    return share[:, 1 : 1 + num_patches], jnp.sum(prompts, axis=0)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -181,7 +187,10 @@ class Explainer:
         forward = self._predictor.forward
         visual = forward.visual_prompts(params)
         _, out = forward.classify(visual, frozen, pixels, text_features, attention=True)
-        shares, prompt_share = rollout(out["attention"])
+        fresh = None if visual is None else visual.enabled
+        if fresh is None:
+            fresh = jnp.ones(len(out["attention"]), bool)
+        shares, prompt_share = rollout(out["attention"], model.backbone.spec.num_patches, fresh)
         scores, _ = global_local_logits(
             out["image_features"],
             out["patch_features"],

@@ -18,7 +18,7 @@ from mpafer_jax.inference.export import check, programs
 from mpafer_jax.jobs import evaluate, train
 from tests.jobs import runs
 
-SPEC = BackboneSpec(16, 4, Tower(1, 8), Tower(1, 12), 6, TokenSpec(prefix=0, suffix=1, max_positions=30))
+SPEC = BackboneSpec(16, 4, Tower(1, 8), Tower(1, 12), 6, TokenSpec(prefix=0, suffix=1, max_positions=60))
 
 
 class Toy(Backbone):

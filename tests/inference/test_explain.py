@@ -26,7 +26,7 @@ def distributions(rng, *shape):
 def test_rollout_is_the_product_of_the_layers_with_prompts_as_sources():
     layers, batch, length, prompts = 3, 2, 5, 4
     attention = distributions(np.random.default_rng(0), layers, batch, length, length + prompts)
-    shares, prompt_share = rollout(jnp.asarray(attention, jnp.float32))
+    shares, prompt_share = rollout(jnp.asarray(attention, jnp.float32), length - 1, jnp.ones(layers, bool))
     for row in range(batch):
         # A state for every position and for every prompt of every layer; prompts stay what they are.
         states = length + layers * prompts

@@ -18,6 +18,8 @@ from flax import linen as nn
 from mpafer_jax.backbones.base import Backbone, BackboneSpec, DeepPrompts, Outputs, Params, TokenSpec, Tower, normalize
 from mpafer_jax.backbones.clip.transformer import REMAT_POLICIES, Block, LayerNorm
 
+_PREFIX = 1  # special tokens before a text's words: SOS
+
 
 @dataclasses.dataclass(frozen=True)
 class VisionConfig:
@@ -62,7 +64,9 @@ class ClipConfig:
     projection_dim: int
 
 
-def _blocks(config: VisionConfig | TextConfig, *, causal: bool, dtype: jnp.dtype, remat: str) -> Any:
+def _blocks(
+    config: VisionConfig | TextConfig, *, causal: bool, dtype: jnp.dtype, remat: str, prompts_start: int
+) -> Any:
     """The tower's K layers as one scanned module: a single compiled body instead of K."""
     block = Block if remat == "none" else nn.remat(Block, prevent_cse=False, policy=REMAT_POLICIES[remat])
     scanned = nn.scan(
@@ -75,6 +79,7 @@ def _blocks(config: VisionConfig | TextConfig, *, causal: bool, dtype: jnp.dtype
         layer_norm_eps=config.layer_norm_eps,
         causal=causal,
         dtype=dtype,
+        prompts_start=prompts_start,
         name="blocks",
     )
 
@@ -107,7 +112,9 @@ class VisionTransformer(nn.Module):
         shape = (1 + config.num_patches, width)
         self.position_embedding = self.param("position_embedding", nn.initializers.normal(width**-0.5), shape)
         self.ln_pre = LayerNorm(config.layer_norm_eps, self.residual_dtype)
-        self.blocks = _blocks(config, causal=False, dtype=self.dtype, remat=self.remat)
+        self.blocks = _blocks(
+            config, causal=False, dtype=self.dtype, remat=self.remat, prompts_start=1 + config.num_patches
+        )
         self.ln_post = LayerNorm(config.layer_norm_eps, self.dtype)
         self.projection = nn.Dense(self.projection_dim, use_bias=False, dtype=self.dtype)
 
@@ -133,7 +140,11 @@ class VisionTransformer(nn.Module):
             if prompts.before_norm:
                 tokens = tokens.at[0].set(self.ln_pre(tokens[0]))
             prompts = dataclasses.replace(prompts, tokens=tokens)
+            if prompts.in_sequence:
+                first = jnp.broadcast_to(tokens[0], (x.shape[0], *tokens.shape[1:]))
+                x = jnp.concatenate([x, first], axis=1)  # [B, 1 + N + N_p, W]
         tokens, _ = self.blocks(x, prompts)
+        tokens = tokens[:, : 1 + self.config.num_patches]
         features = self.projection(self.ln_post(tokens)).astype(jnp.float32)  # [B, 1 + N, D]
         out = {"tokens": tokens, "image_features": features[:, 0], "patch_features": features[:, 1:]}
         return out["image_features"], out
@@ -155,7 +166,9 @@ class TextTransformer(nn.Module):
         )
         shape = (config.max_position_embeddings, config.hidden_size)
         self.position_embedding = self.param("position_embedding", normal(0.01), shape)
-        self.blocks = _blocks(config, causal=True, dtype=jnp.dtype(jnp.float32), remat=self.remat)
+        self.blocks = _blocks(
+            config, causal=True, dtype=jnp.dtype(jnp.float32), remat=self.remat, prompts_start=_PREFIX
+        )
         self.ln_final = LayerNorm(config.layer_norm_eps, jnp.dtype(jnp.float32))
         self.projection = nn.Dense(self.projection_dim, use_bias=False, dtype=jnp.float32)
 
@@ -163,7 +176,9 @@ class TextTransformer(nn.Module):
         """Token embeddings [C, L, W] of ids [C, L], without positions."""
         return self.token_embedding(ids)
 
-    def __call__(self, embeddings: jax.Array, eos_positions: jax.Array) -> tuple[jax.Array, Outputs]:
+    def __call__(
+        self, embeddings: jax.Array, eos_positions: jax.Array, prompts: DeepPrompts | None = None
+    ) -> tuple[jax.Array, Outputs]:
         """Encodes texts given as token embeddings.
 
         The tower is causal and only the EOS position is read, so what follows it changes nothing: texts may be
@@ -172,6 +187,8 @@ class TextTransformer(nn.Module):
         Args:
           embeddings: [C, L, W] without positions, L at most `max_position_embeddings`.
           eos_positions: [C] int, where each text ends.
+          prompts: for all K layers, or None; those in sequence stand behind SOS, and are used as they are, without
+            positions.
 
         Returns:
           The text features [C, D] in float32, not normalised, and a dictionary with 'text_features' (the same) and
@@ -184,7 +201,7 @@ class TextTransformer(nn.Module):
         if length > limit:
             raise ValueError(f"texts have {length} tokens, this CLIP has {limit} positions")
         x = embeddings.astype(jnp.float32) + self.position_embedding[:length].astype(jnp.float32)
-        tokens, _ = self.blocks(x, None)
+        tokens, _ = self.blocks(x, prompts)
         at_eos = jnp.take_along_axis(tokens, eos_positions[:, None, None], axis=1)[:, 0]  # [C, L, W] -> [C, W]
         features = self.projection(self.ln_final(at_eos))
         return features, {"text_features": features, "tokens": tokens}
@@ -236,7 +253,7 @@ class CLIP(Backbone):
             vision=Tower(vision.num_layers, vision.hidden_size),
             text=Tower(text.num_layers, text.hidden_size),
             embedding_size=self.config.projection_dim,
-            tokens=TokenSpec(prefix=1, suffix=1, max_positions=text.max_position_embeddings),
+            tokens=TokenSpec(prefix=_PREFIX, suffix=1, max_positions=text.max_position_embeddings),
             layer_norm_eps=vision.layer_norm_eps,
         )
 
@@ -258,9 +275,7 @@ class CLIP(Backbone):
         self, embeddings: jax.Array, ends: jax.Array, prompts: DeepPrompts | None = None
     ) -> tuple[jax.Array, Outputs]:
         """Text features of token embeddings [C, L, W]; see `TextTransformer.__call__`."""
-        if prompts is not None:
-            raise NotImplementedError("deep text prompts")
-        return self.text(embeddings, ends)
+        return self.text(embeddings, ends, prompts)
 
     def temperature_scale(self) -> jax.Array:
         """s, by which cosine similarities become logits: [] float32."""

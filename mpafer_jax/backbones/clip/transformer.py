@@ -153,10 +153,13 @@ class Block(nn.Module):
     layer_norm_eps: float
     causal: bool
     dtype: jnp.dtype
+    prompts_start: int  # position of the first of the prompts in sequence
 
     @nn.compact
     def __call__(self, x: jax.Array, prompts: DeepPrompts | None) -> tuple[jax.Array, None]:
         """Maps x [B, L, W] to [B, L, W]; `prompts` holds this layer's tokens [N_p, W] and enabled []."""
+        if prompts is not None and prompts.in_sequence:
+            x, prompts = self._with_prompts(x, prompts), None
         ln_1 = LayerNorm(self.layer_norm_eps, self.dtype, name="ln_1")
         attn = Attention(self.num_heads, self.causal, self.dtype, name="attn")
         keys = () if prompts is None else (ln_1(prompts.tokens), prompts.enabled)
@@ -164,3 +167,11 @@ class Block(nn.Module):
         ln_2 = LayerNorm(self.layer_norm_eps, self.dtype, name="ln_2")
         mlp = Mlp(self.intermediate_size, self.hidden_act, self.dtype, name="mlp")
         return x + mlp(ln_2(x)).astype(x.dtype), None
+
+    def _with_prompts(self, x: jax.Array, prompts: DeepPrompts) -> jax.Array:
+        """x with this layer's prompts in their positions; where it has none, what the layer before made of them."""
+        tokens = jnp.broadcast_to(prompts.tokens, (x.shape[0], *prompts.tokens.shape)).astype(x.dtype)
+        end = self.prompts_start + tokens.shape[1]
+        behind = [x[:, end:]] if end < x.shape[1] else []  # converters know no empty arrays
+        replaced = jnp.concatenate([x[:, : self.prompts_start], tokens, *behind], axis=1)
+        return replaced if prompts.enabled is None else jnp.where(prompts.enabled, replaced, x)
