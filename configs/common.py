@@ -11,7 +11,8 @@ several joined by commas, unknown ones refused:
     whole                           for --mode=eval: evaluate on all of a dataset, its splits joined
     tiny_clip                       the small CLIP that ships, with the quickstart's settings: any dataset, no download
     runlocal                        a minute on a laptop: few images, few steps, small batches
-    coop, vpt_deep, ivlp, kgcoop    another method in place of MPA-FER (docs/baselines.md), with what else is configured
+    coop, vpt_deep, ivlp, kgcoop, maple
+                                    another method in place of MPA-FER (docs/baselines.md), with what else is configured
 """
 
 import difflib
@@ -73,6 +74,16 @@ METHODS: dict[str, dict[str, Any]] = {
         "loss.beta": 8.0,
         "loss.prompt_weight": 1.0,
         "loss.prompt_distance": "cosine",
+    },
+    # Deep prompts of both towers, the visual ones a linear map of those of the text.
+    "maple": {
+        **_CROSS_ENTROPY,
+        **_A_PHOTO,
+        "learner": "maple",
+        "ctx.num_ctx": 2,
+        "visual_prompts.num_prompts": 2,
+        "visual_prompts.before_ln_pre": True,
+        "optimizer.lr_scales": ((".*", 1.0),),
     },
 }
 _ARGUMENTS = (*CLIPS, "bf16", "no_validation", "whole", "runlocal", *METHODS)

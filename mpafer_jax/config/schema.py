@@ -98,7 +98,7 @@ class VisualPromptsSection(FrozenModel):
     num_prompts: Count = option(8, "paper", off_at_zero=True)
     """N_p, visual prompts a layer; 0 for none."""
     layers: tuple[PositiveCount, ...] = option((), "paper: all")
-    """Layers that get prompts, counted from 1; empty for all."""
+    """Layers that get prompts, counted from 1; empty for all, with maple for the first 9."""
     before_ln_pre: bool = option(False, "ours: after")
     """Whether layer 1's prompts pass CLIP's first normalisation (MaPLe's habit) or join after it."""
     init_std: Positive = option(0.02, "paper")
@@ -311,7 +311,8 @@ class ModelSections(FrozenModel):
 
     clip: ClipSection = ClipSection()
     learner: Text = option("mpa", "paper", role="model")
-    """How prompts are learned: mpa (context and deep visual prompts, independent of each other)."""
+    """How prompts are learned: mpa (context and deep visual prompts, independent of each other) or maple (deep prompts
+    in both towers, coupled)."""
     ctx: CtxSection = CtxSection()
     visual_prompts: VisualPromptsSection = VisualPromptsSection()
     head: HeadSection = HeadSection()

@@ -48,6 +48,7 @@ def method_name(config: Mapping[str, Any]) -> str:
     section = {name.removeprefix("loss."): value for name, value in config.items() if name.startswith("loss.")}
     terms = Objective.of(LossSection.model_validate_json(json.dumps(section))).terms
     whole = all(term in terms for term in TERMS if term.equation) and all(config[part] for part in PARTS)
+    whole = whole and config.get("learner", "mpa") == "mpa"
     others = [term.name for term in terms if not term.equation]
     return " + ".join(["MPA-FER" if whole else "tuned prompts", *others])
 

@@ -23,6 +23,7 @@ from mpafer_jax.method import prompts as prompts_lib
 from mpafer_jax.method.hard_prompts.bank import load_banks
 from mpafer_jax.method.hard_prompts.features import encode_hard_prompts, text_encoder
 from mpafer_jax.method.hard_prompts.templates import HardPrompts, configured_hard_prompts, prompt_names
+from mpafer_jax.method.maple import MaplePrompts
 from mpafer_jax.method.model import PromptedModel, variables
 from mpafer_jax.method.mpa import MpaPrompts
 from mpafer_jax.method.prompts import PromptLearner
@@ -31,7 +32,7 @@ from mpafer_jax.runtime import devices, preemption, progress
 from mpafer_jax.runtime.errors import ConfigError
 
 # Ways of prompting, by the name that `config.learner` gives them.
-LEARNERS: dict[str, type[PromptLearner]] = {"mpa": MpaPrompts}
+LEARNERS: dict[str, type[PromptLearner]] = {"mpa": MpaPrompts, "maple": MaplePrompts}
 
 
 @dataclasses.dataclass(frozen=True)

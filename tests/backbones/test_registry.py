@@ -12,9 +12,8 @@ from mpafer_jax.artifacts import checkpoints
 from mpafer_jax.backbones import registry
 from mpafer_jax.backbones.base import Backbone, BackboneSpec, Pretrained, TokenSpec, Tower
 from mpafer_jax.backbones.files import hash_files
-from mpafer_jax.cli import export
 from mpafer_jax.inference import Predictor
-from mpafer_jax.inference.export import check, programs
+from mpafer_jax.inference.export import check, programs, whole
 from mpafer_jax.jobs import evaluate, train
 from tests.jobs import runs
 
@@ -102,7 +101,7 @@ def test_it_learns_predicts_and_is_exported(run, sample, tmp_path):
     assert evaluate.evaluate_checkpoint(config, tmp_path / "evaluated")["test"] == summary["best"]["test"]
     predictor = Predictor.from_checkpoint(workdir, batch_sizes=(5,))
     pixels = check.drawn_faces(5, predictor.image_size)
-    assert export.main([str(workdir), "--to=stablehlo", f"--out={tmp_path / 'out'}"]) == 0
+    whole.export(str(workdir), ("stablehlo",), tmp_path / "out")
     found = programs.load_stablehlo(tmp_path / "out")(pixels)
     np.testing.assert_allclose(found["logits"], predictor.logits(pixels), rtol=1e-4, atol=1e-4)
 

@@ -15,7 +15,7 @@ NAMES = [
 ]
 PRETRAINING = "pretrain_tiny_clip"
 CLIPS = ["vit_b32", "vit_l14", "vit_l14_336", "tiny_clip"]
-METHODS = ["coop", "vpt_deep", "ivlp", "kgcoop"]
+METHODS = ["coop", "vpt_deep", "ivlp", "kgcoop", "maple"]
 SINGLE = [*CLIPS, "bf16", "no_validation", "whole", "runlocal", *METHODS]
 # A later argument may change what an earlier one set, so some are joined, in more than one order.
 JOINED = [
