@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 
@@ -52,11 +53,11 @@ def from_checkpoint(path: str | os.PathLike[str], which: checkpoints.Which, clip
     loaded = load_model(path, which, clip)
     experiment, normalization = loaded.experiment, loaded.description.normalization()
     mean, std = _rgb(normalization["mean"]), _rgb(normalization["std"])
-    forward = Forward(experiment.model, mean, std)
+    encode_texts: Any = jax.jit(Forward(experiment.model, mean, std).encode_texts)
     return ReadyModel(
         experiment=experiment,
         params=loaded.params,
-        text_features=jax.jit(forward.encode_texts)(loaded.params, experiment.frozen),
+        text_features=encode_texts(loaded.params, experiment.frozen),
         trained_on=loaded.description.trained_on,
         mean=mean,
         std=std,

@@ -17,7 +17,7 @@ from mpafer_jax.inference.export import check, programs, whole
 from mpafer_jax.jobs import evaluate, train
 from tests.jobs import runs
 
-SPEC = BackboneSpec(16, 4, Tower(1, 8), Tower(1, 12), 6, TokenSpec(prefix=0, suffix=1, max_positions=60))
+SPEC = BackboneSpec(32, 8, Tower(1, 8), Tower(1, 12), 6, TokenSpec(prefix=0, suffix=1, max_positions=60))
 
 
 class Toy(Backbone):
@@ -29,11 +29,11 @@ class Toy(Backbone):
     spec = SPEC
 
     def setup(self):
-        self.patches, self.image_projection = nn.Conv(8, (4, 4), (4, 4)), nn.Dense(6)
+        self.patches, self.image_projection = nn.Conv(8, (8, 8), (8, 8)), nn.Dense(6)
         self.words, self.text_projection = nn.Embed(100, 12), nn.Dense(6)
 
     def encode_image(self, images, prompts=None):
-        x = self.patches(images).reshape(len(images), 16, 8)
+        x = self.patches(images).reshape(-1, 16, 8)
         if prompts is not None:
             x = x + jnp.mean(prompts.tokens[0], axis=0)
         patches = self.image_projection(jnp.tanh(x))
@@ -69,7 +69,7 @@ class Words:
 
 
 def load(files, *, name, dtype):
-    params = Toy().init(jax.random.key(0), jnp.zeros((1, 16, 16, 3)), jnp.zeros((1, 2), jnp.int32))["params"]
+    params = Toy().init(jax.random.key(0), jnp.zeros((1, 32, 32, 3)), jnp.zeros((1, 2), jnp.int32))["params"]
     params = jax.tree.map(np.asarray, params)
     return Pretrained(name, "", hash_files([files.config]), Toy(), params, (0.5,) * 3, (0.25,) * 3, Words)
 
