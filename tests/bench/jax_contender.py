@@ -220,7 +220,7 @@ def _learner(problem: Problem) -> MpaPrompts:
 
 def _texts(arrays: Arrays) -> Texts:
     """The class prompts trimmed to the longest, as a run has them: what follows the end changes nothing."""
-    ends = arrays["eos_positions"]
+    ends = arrays["ends"]
     ids = arrays["ids"][:, : ends.max() + 1]
     position = cast(np.ndarray[Any, Any], np.arange(ids.shape[1]))
     return Texts(jnp.asarray(ids), jnp.asarray(ends), jnp.asarray((position > 0) & (position < ends[:, None])))

@@ -23,7 +23,7 @@ class PlainMpaFer(nn.Module):
 
     token_prefix: torch.Tensor
     token_suffix: torch.Tensor
-    eos_positions: torch.Tensor
+    ends: torch.Tensor
     hard_text_features: torch.Tensor
     hard_token_features: torch.Tensor
     prototypes: torch.Tensor
@@ -40,21 +40,21 @@ class PlainMpaFer(nn.Module):
             embeddings = self.clip.text_model.embeddings.token_embedding(ids)  # [C, 77, W]
         self.register_buffer("token_prefix", embeddings[:, :1])
         self.register_buffer("token_suffix", embeddings[:, 1 + setting.num_ctx :])
-        self.register_buffer("eos_positions", torch.from_numpy(arrays["eos_positions"].astype("int64")))
+        self.register_buffer("ends", torch.from_numpy(arrays["ends"].astype("int64")))
         for name in ("hard_text_features", "hard_token_features", "prototypes"):
             self.register_buffer(name, torch.from_numpy(arrays[name]))
 
     def encode_texts(self) -> tuple[torch.Tensor, torch.Tensor]:
         """theta(t) [C, D] and the pooled token embeddings t [C, W] of the soft prompts."""
-        tower, classes = self.clip.text_model, len(self.eos_positions)
+        tower, classes = self.clip.text_model, len(self.ends)
         ctx = self.ctx.expand(classes, -1, -1)
         embeddings = torch.cat([self.token_prefix, ctx, self.token_suffix], dim=1)  # [C, 77, W]
         x = embeddings + tower.embeddings.position_embedding.weight[: embeddings.shape[1]]
         x = tower.encoder(inputs_embeds=x, attention_mask=None, is_causal=True).last_hidden_state
         x = tower.final_layer_norm(x)
-        features = self.clip.text_projection(x[torch.arange(classes), self.eos_positions])
+        features = self.clip.text_projection(x[torch.arange(classes), self.ends])
         position = torch.arange(embeddings.shape[1], device=embeddings.device)
-        content = (position > 0) & (position < self.eos_positions[:, None])  # [C, 77]
+        content = (position > 0) & (position < self.ends[:, None])  # [C, 77]
         tokens = (embeddings * content[:, :, None]).sum(dim=1) / content.sum(dim=1, keepdim=True)
         return features, tokens
 

@@ -81,7 +81,7 @@ class Problem:
       folder: where it lies.
       setting: its sizes.
       arrays: images [B, S, S, 3] uint8, labels [B] int32, ids [C, P] int32 (P all of the tower's positions; 0 where
-        context will stand and after the end), eos_positions [C] int32, hard_text_features [C, D], hard_token_features
+        context will stand and after the end), ends [C] int32, hard_text_features [C, D], hard_token_features
         [C, W], prototypes [C, D], ctx [M, W], visual_prompts [K, N_p, W], all float32 unless said.
     """
 
@@ -136,7 +136,7 @@ def read(folder: pathlib.Path) -> Problem:
 def _draw(setting: Setting, config: ClipConfig) -> Arrays:
     rng = np.random.default_rng(setting.seed)
     classes, size = setting.num_classes, config.vision.image_size
-    ids, eos_positions = _class_prompts(setting, config.text)
+    ids, ends = _class_prompts(setting, config.text)
 
     def normal(*shape: int, std: float = 1.0) -> np.ndarray[Any, Any]:
         return std * rng.standard_normal(shape, np.float32)
@@ -145,7 +145,7 @@ def _draw(setting: Setting, config: ClipConfig) -> Arrays:
         "images": rng.integers(0, 256, (setting.batch_size, size, size, 3)).astype(np.uint8),
         "labels": rng.integers(0, classes, setting.batch_size).astype(np.int32),
         "ids": ids,
-        "eos_positions": eos_positions,
+        "ends": ends,
         "hard_text_features": normal(classes, config.projection_dim),
         "hard_token_features": normal(classes, config.text.hidden_size),
         "prototypes": normal(classes, config.projection_dim),

@@ -192,9 +192,9 @@ def test_trimming_texts_changes_nothing():
 
 def test_ends_of_texts():
     ids = jnp.array([[98, 3, 99, 99, 0], [98, 3, 4, 5, 99]])
-    np.testing.assert_array_equal(clip_lib.find_eos_positions(ids, 99), [2, 4])
-    np.testing.assert_array_equal(clip_lib.find_eos_positions(ids, 2), [2, 4])  # OpenAI's configs: the largest id
-    np.testing.assert_array_equal(clip_lib.find_eos_positions(ids, 5), [0, 3])
+    np.testing.assert_array_equal(clip_lib.find_ends(ids, 99), [2, 4])
+    np.testing.assert_array_equal(clip_lib.find_ends(ids, 2), [2, 4])  # OpenAI's configs: the largest id
+    np.testing.assert_array_equal(clip_lib.find_ends(ids, 5), [0, 3])
 
 
 def test_text_features_from_ids_and_from_embeddings_agree():

@@ -177,7 +177,7 @@ class TextTransformer(nn.Module):
         return self.token_embedding(ids)
 
     def __call__(
-        self, embeddings: jax.Array, eos_positions: jax.Array, prompts: DeepPrompts | None = None
+        self, embeddings: jax.Array, ends: jax.Array, prompts: DeepPrompts | None = None
     ) -> tuple[jax.Array, Outputs]:
         """Encodes texts given as token embeddings.
 
@@ -186,7 +186,7 @@ class TextTransformer(nn.Module):
 
         Args:
           embeddings: [C, L, W] without positions, L at most `max_position_embeddings`.
-          eos_positions: [C] int, where each text ends.
+          ends: [C] int, where each text ends.
           prompts: for all K layers, or None; those in sequence stand behind SOS, and are used as they are, without
             positions.
 
@@ -202,12 +202,12 @@ class TextTransformer(nn.Module):
             raise ValueError(f"texts have {length} tokens, this CLIP has {limit} positions")
         x = embeddings.astype(jnp.float32) + self.position_embedding[:length].astype(jnp.float32)
         tokens, _ = self.blocks(x, prompts)
-        at_eos = jnp.take_along_axis(tokens, eos_positions[:, None, None], axis=1)[:, 0]  # [C, L, W] -> [C, W]
+        at_eos = jnp.take_along_axis(tokens, ends[:, None, None], axis=1)[:, 0]  # [C, L, W] -> [C, W]
         features = self.projection(self.ln_final(at_eos))
         return features, {"text_features": features, "tokens": tokens}
 
 
-def find_eos_positions(ids: jax.Array, eos_token_id: int) -> jax.Array:
+def find_ends(ids: jax.Array, eos_token_id: int) -> jax.Array:
     """Where each text ends, [C] int32, for ids [C, L].
 
     OpenAI's configs carry `eos_token_id` 2, which is no end of text in CLIP's vocabulary: there the end is the
@@ -265,11 +265,11 @@ class CLIP(Backbone):
         """Token embeddings [C, L, W] of ids [C, L], without positions."""
         return self.text.embed(ids)
 
-    def encode_text(self, ids: jax.Array, eos_positions: jax.Array | None = None) -> tuple[jax.Array, Outputs]:
-        """Text features of token ids [C, L]; the ends are found as `find_eos_positions` says unless given."""
-        if eos_positions is None:
-            eos_positions = find_eos_positions(ids, self.config.text.eos_token_id)
-        return self.text(self.text.embed(ids), eos_positions)
+    def encode_text(self, ids: jax.Array, ends: jax.Array | None = None) -> tuple[jax.Array, Outputs]:
+        """Text features of token ids [C, L]; the ends are found as `find_ends` says unless given."""
+        if ends is None:
+            ends = find_ends(ids, self.config.text.eos_token_id)
+        return self.text(self.text.embed(ids), ends)
 
     def encode_embeddings(
         self, embeddings: jax.Array, ends: jax.Array, prompts: DeepPrompts | None = None

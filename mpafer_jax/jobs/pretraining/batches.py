@@ -25,10 +25,10 @@ Arrays = dict[str, npt.NDArray[Any]]
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class TokenTable:
-    """Many texts as token ids: ids int32[n, L], eos_positions int32[n], and a hash of each text's ids uint32[n]."""
+    """Many texts as token ids: ids int32[n, L], ends int32[n], and a hash of each text's ids uint32[n]."""
 
     ids: npt.NDArray[np.int32]
-    eos_positions: npt.NDArray[np.int32]
+    ends: npt.NDArray[np.int32]
     hashes: npt.NDArray[np.uint32]
 
 
@@ -114,15 +114,15 @@ class TrainBatches:
         return {
             "image": np.stack(images),
             "ids": np.stack(ids),
-            "eos_positions": tokens.eos_positions[rows],
+            "ends": tokens.ends[rows],
             "caption_hash": tokens.hashes[rows],
             "truth": self.data.truth[indices],
         }
 
     def _with_noise(self, row: int, rng: np.random.Generator) -> npt.NDArray[np.int32]:
-        ids, eos_position = self.captions.tokens.ids[row], int(self.captions.tokens.eos_positions[row])
+        ids, end = self.captions.tokens.ids[row], int(self.captions.tokens.ends[row])
         place = np.arange(len(ids))
-        replaced = (rng.random(len(ids)) < self.token_noise) & (place > 0) & (place < eos_position)
+        replaced = (rng.random(len(ids)) < self.token_noise) & (place > 0) & (place < end)
         # Not the last two ids, the start and the end of a text.
         return np.where(replaced, rng.integers(0, self.vocab_size - 2, len(ids)), ids).astype(np.int32)
 
@@ -135,8 +135,8 @@ class StatementTexts:
     seed: int
 
     def draw(self, step: int) -> Arrays:
-        """'ids' [A, L] and 'eos_positions' [A] of the phrasings of one update; the same on every process."""
+        """'ids' [A, L] and 'ends' [A] of the phrasings of one update; the same on every process."""
         rng = np.random.default_rng((_PHRASING, self.seed, step))
         starts, stops = self.phrasings.starts[:-1], self.phrasings.starts[1:]
         rows = rng.integers(starts, stops)
-        return {"ids": self.phrasings.tokens.ids[rows], "eos_positions": self.phrasings.tokens.eos_positions[rows]}
+        return {"ids": self.phrasings.tokens.ids[rows], "ends": self.phrasings.tokens.ends[rows]}

@@ -99,12 +99,12 @@ def make_evaluator(config: PretrainConfig, model: CLIP, data: CaptionedImages, t
     if data.statements:
         wordings = [statement.held_out[0] for statement in data.statements]
         table = batches.tokenize_all(wordings, tokenizer.encode_many, positions)
-        phrasings = {"ids": table.ids, "eos_positions": table.eos_positions}
+        phrasings = {"ids": table.ids, "ends": table.ends}
     return Evaluator(
         data=dataclasses.replace(
             data, captions=[[clean_text(text).lower() for text in image_captions] for image_captions in data.captions]
         ),
-        captions={"ids": captions.ids, "eos_positions": captions.eos_positions},
+        captions={"ids": captions.ids, "ends": captions.ends},
         phrasings=phrasings,
         image_size=config.model.image_size,
         image_step=steps.make_image_step(

@@ -73,8 +73,8 @@ def make_train_step(
 
     Returns:
       step(state, statements, batch) -> (state, metrics). `state` is donated; its params are {'clip': .., 'head': ..}.
-      `statements` holds 'ids' [A, L] and 'eos_positions' [A]. `batch` comes from `devices.shard_batch`: image uint8
-      [.., S, S, 3], ids [.., L], eos_positions, caption_hash uint32, truth float32 [.., A].
+      `statements` holds 'ids' [A, L] and 'ends' [A]. `batch` comes from `devices.shard_batch`: image uint8
+      [.., S, S, 3], ids [.., L], ends, caption_hash uint32, truth float32 [.., A].
     """
 
     def step(state: TrainState, statements: Batch, batch: Batch) -> tuple[TrainState, Metrics]:
@@ -138,9 +138,7 @@ def _term_sums(
 
 
 def _encode_text(model: CLIP, clip: dict[str, Any], texts: Batch) -> jax.Array:
-    features, _ = cast(
-        tuple[jax.Array, Outputs], model.apply(clip, texts["ids"], texts["eos_positions"], method="encode_text")
-    )
+    features, _ = cast(tuple[jax.Array, Outputs], model.apply(clip, texts["ids"], texts["ends"], method="encode_text"))
     return features
 
 

@@ -63,7 +63,7 @@ def test_a_batch_depends_on_seed_and_step_alone():
     shapes = {name: (value.shape, value.dtype.name) for name, value in later[0].items()}
     assert shapes["image"] == ((6, SIZE, SIZE, 3), "uint8")
     assert shapes["caption_hash"] == ((6,), "uint32")
-    assert (shapes["ids"][1], shapes["eos_positions"], shapes["truth"]) == (
+    assert (shapes["ids"][1], shapes["ends"], shapes["truth"]) == (
         "int32",
         ((6,), "int32"),
         ((6, 1), "float32"),
@@ -82,7 +82,7 @@ def test_captions_belong_to_their_image_and_each_is_drawn():
     seen = set()
     for step in range(40):
         batch = make()(step)
-        for image, ids, eos in zip(image_of(batch), batch["ids"], batch["eos_positions"], strict=True):
+        for image, ids, eos in zip(image_of(batch), batch["ids"], batch["ends"], strict=True):
             assert ids[0] == SOS
             assert ids[1] == image
             assert ids[eos] == EOS
@@ -105,8 +105,8 @@ def test_noise_spares_start_end_and_padding():
     for step in range(60):
         one, other = plain(step), noisy(step)
         np.testing.assert_array_equal(one["caption_hash"], other["caption_hash"])  # of what was meant
-        np.testing.assert_array_equal(one["eos_positions"], other["eos_positions"])
-        for before, after, eos in zip(one["ids"], other["ids"], one["eos_positions"], strict=True):
+        np.testing.assert_array_equal(one["ends"], other["ends"])
+        for before, after, eos in zip(one["ids"], other["ids"], one["ends"], strict=True):
             assert after[0] == SOS
             np.testing.assert_array_equal(after[eos:], before[eos:])
             assert (after[1:eos] < SOS).all()
@@ -127,7 +127,7 @@ def test_one_phrasing_of_each_statement_is_drawn_for_an_update():
     for name, value in texts.draw(7).items():
         np.testing.assert_array_equal(value, drawn[7][name])
     for column, own in enumerate(phrasings):
-        found = {tuple(draw["ids"][column][: draw["eos_positions"][column] + 1]) for draw in drawn}
+        found = {tuple(draw["ids"][column][: draw["ends"][column] + 1]) for draw in drawn}
         assert found == {tuple(ids) for ids in encode(own)}
     other = dataclasses.replace(texts, seed=1)
     assert any(not np.array_equal(other.draw(step)["ids"], drawn[step]["ids"]) for step in range(40))

@@ -42,7 +42,7 @@ def first_state(tx=TX, **clip) -> TrainState:
 
 def texts(rows):
     made = tiny.texts(rows)
-    return {"ids": np.asarray(made.ids, np.int32), "eos_positions": np.asarray(made.eos_positions, np.int32)}
+    return {"ids": np.asarray(made.ids, np.int32), "ends": np.asarray(made.ends, np.int32)}
 
 
 STATEMENTS = texts([[98, 3, 99], [98, 4, 5, 99], [98, 6, 7, 8, 99]])
@@ -58,7 +58,7 @@ def batch(size=16):
     return {
         "image": rng.integers(0, 256, (size, 32, 32, 3)).astype(np.uint8),
         "ids": ids,
-        "eos_positions": np.full(size, 6, np.int32),
+        "ends": np.full(size, 6, np.int32),
         "caption_hash": np.array([hash(tuple(row)) % 2**32 for row in rows], np.uint32),
         "truth": truth,
     }
@@ -150,7 +150,7 @@ def test_the_scale_grows_to_100_at_most(start, monkeypatch):
 def test_a_caption_that_images_share_is_right_for_each_of_them(monkeypatch):
     """All captions are one: whichever comes first is right, where by position 1 image of 16 at most would be."""
     shared = batch()
-    shared |= {name: np.repeat(shared[name][:1], 16, axis=0) for name in ("ids", "eos_positions", "caption_hash")}
+    shared |= {name: np.repeat(shared[name][:1], 16, axis=0) for name in ("ids", "ends", "caption_hash")}
     _, metrics = run("contrastive", parts=2, monkeypatch=monkeypatch, data=shared)
     assert metrics["caption_accuracy"] == 1
 
