@@ -170,6 +170,7 @@ class Command:
         """Runs it as this process, and ends it."""
         signals.listen()
         without_torch.prefer()
+        sys.unraisablehook = _log_unraisable
         with signals.ending():
             sys.exit(self(sys.argv[1:] if words is None else words))
 
@@ -220,6 +221,16 @@ def _explained(error: Exception) -> tuple[int, str]:
     ):
         return _FAILED, ""
     return code, "\n".join((message, *getattr(error, "__notes__", ())))
+
+
+def _log_unraisable(unraisable: sys.UnraisableHookArgs) -> None:
+    """Details for debugging of an error that nothing can catch.
+
+    A thread of TensorStore that still reads when a restore has failed would print a traceback beside our message.
+    """
+    from absl import logging
+
+    logging.debug("in a library's callback: %r", unraisable.exc_value)
 
 
 def _join(arguments: argparse.Namespace) -> None:

@@ -172,8 +172,6 @@ class Console(contextlib.AbstractContextManager["Console"], progress.Display):
         for handler in removed:
             root.removeHandler(handler)
         self._before = removed, root.level, progress.show_on(self), _Current.console
-        # A thread of TensorStore that is still reading when a restore has failed would print a traceback of its own.
-        self._unraisable, sys.unraisablehook = sys.unraisablehook, _log_unraisable
         root.addHandler(self._handler)
         root.setLevel(python_logging.INFO if self._verbosity < 1 else python_logging.DEBUG)
         python_logging.getLogger("absl").setLevel(python_logging.NOTSET)
@@ -191,7 +189,6 @@ class Console(contextlib.AbstractContextManager["Console"], progress.Display):
             root.addHandler(handler)
         root.setLevel(level)
         progress.show_on(display)
-        sys.unraisablehook = self._unraisable
 
     @contextlib.contextmanager
     def task(self, title: str, total: int | None, unit: str, done: int, warms_up: bool) -> Generator[progress.Task]:
@@ -321,8 +318,3 @@ def markdown(text: str) -> None:
         line(text)
     else:
         out.print(Markdown(text))
-
-
-def _log_unraisable(unraisable: sys.UnraisableHookArgs) -> None:
-    """Details for debugging of an error that nothing can catch: of a library's thread or callback."""
-    logging.debug("in a library's callback: %r", unraisable.exc_value)
