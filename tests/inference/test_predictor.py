@@ -22,7 +22,6 @@ from mpafer_jax.data.normalize import normalize
 from mpafer_jax.data.preprocess import resize
 from mpafer_jax.inference import Failure, Prediction, Predictor, loading
 from mpafer_jax.jobs import evaluate
-from mpafer_jax.method import build
 from mpafer_jax.method.prompts import tokenize
 from mpafer_jax.runtime.errors import CheckpointError, ConfigError, ImageError, NonFiniteError, PromptError
 from tests.jobs import runs
@@ -79,15 +78,15 @@ def test_an_image_whose_logits_are_not_finite_is_no_class(trained, faces):
 
 def test_prompts_of_another_shape_are_named(trained):
     params, _, _ = checkpoints.load(trained, "best")
-    model = loading.from_checkpoint(trained, "best", "").model
-    build.check_prompts(params, model)
+    learner = loading.from_checkpoint(trained, "best", "").experiment.model.learner
+    learner.check(params)
     other = {
         "ctx": params["ctx"][1:],
         "visual_prompts": params["visual_prompts"].astype(np.float64),
         "more": np.ones(2),
     }
     with pytest.raises(CheckpointError) as error:
-        build.check_prompts(other, model)
+        learner.check(other)
     rows, width = params["ctx"].shape
     assert f"ctx: found float32 [{rows - 1}, {width}], expected float32 [{rows}, {width}]" in str(error.value)
     assert "visual_prompts: found float64" in str(error.value)
