@@ -150,7 +150,7 @@ def test_mistakes_end_with_a_message_and_leave_the_folder_free(sample, tmp_path,
     ("flag", "message"),
     [
         ("--config.los.beta=0", "--config.los.beta: there is no such field; did you mean --config.loss.beta?"),
-        ("--config.loss.xyz=0", "--config.loss.xyz: there is no such field; loss has terms, beta, gamma, "),
+        ("--config.loss.xyz=0", "--config.loss.xyz: there is no such field; loss has beta, gamma, "),
         ("--config.loss.beta=much", "could not convert string to float: 'much'"),
         ("--made=eval", "unknown arguments: --made=eval; did you mean --mode?"),
         (

@@ -237,7 +237,7 @@ def context(objective, **changes):
         **changes,
     }
     outputs = {name: values.pop(name) for name in ("image_features", "text_features", "token_features")}
-    frozen = Frozen(clip={}, soft_prompts=None, **values)
+    frozen = Frozen(backbone={}, soft_prompts=None, **values)
     targets = jax.nn.one_hot(LABELS, 3)
     return losses.Context(objective.options, random(4, 3), targets, LABELS, outputs, {}, frozen)
 

@@ -65,7 +65,7 @@ def test_the_page_by_hand():
 
 
 def test_every_choice_of_texts_that_the_banks_allow(sample, tmp_path):
-    bank = json.loads((runs.ROOT / "mpafer_jax" / "hard_prompts" / "expressions.json").read_text())
+    bank = json.loads((runs.ROOT / "mpafer_jax" / "method" / "hard_prompts" / "expressions.json").read_text())
     del bank["classes"]["fear"]["nose"]
     (tmp_path / "b.json").write_text(json.dumps(bank))
     config = runs.config(sample, **{"hard_prompts.bank": (str(tmp_path / "b.json"),), "hard_prompts.type": 1})
