@@ -20,9 +20,11 @@ SETTING = problem.Setting(clip="tiny", batch_size=4, num_classes=3, top_k=5)
 ALL_MEASURES = list(measures.TITLES)
 
 
-@pytest.fixture(autouse=True)
-def one_device(monkeypatch):
-    monkeypatch.setenv("XLA_FLAGS", runs.environment()["XLA_FLAGS"])
+@pytest.fixture(autouse=True, scope="module")
+def one_device():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XLA_FLAGS", runs.environment()["XLA_FLAGS"])
+        yield
 
 
 @pytest.fixture(scope="module")

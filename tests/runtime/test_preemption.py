@@ -166,6 +166,6 @@ def test_every_command_listens_before_its_imports(path):
     assert text.index("signals.listen()") < text.index("from mpafer_jax.cli")
     imports = [line for line in text.partition("signals.listen()")[0].splitlines() if "import" in line.split()]
     assert imports in (
-        ["from __future__ import annotations", "from mpafer_jax.runtime import preemption"],
-        ["from mpafer_jax.runtime import preemption"],
+        ["from __future__ import annotations", "from mpafer_jax.runtime import signals"],
+        ["from mpafer_jax.runtime import signals"],
     )
