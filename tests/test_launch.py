@@ -204,7 +204,7 @@ def test_tpu_run_goes_on_after_a_preemption_and_after_exit_code_75(cloud, tmp_pa
     done = cloud("run", job)
     assert done.returncode == 0, done.stderr
     assert "was preempted; creating it again" in done.stderr
-    assert "asked to stop and saved; going on" in done.stderr
+    assert "asked to stop and saved; resuming" in done.stderr
     assert len((tmp_path / "shared" / "starts-0").read_text().splitlines()) == 3
     assert created_and_deleted(tmp_path) == ["create", "delete", "create"]
 

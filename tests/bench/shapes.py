@@ -131,6 +131,7 @@ def _frozen(config: Config, clip: ClipConfig, num_classes: int) -> Frozen:
     section = config.hard_prompts
     groups = len(section.granularity) if section.type == 3 and section.combine == "separate" else 1
     per_class = functools.partial(_abstract, dtype=jnp.float32)
+    prototypes = per_class((num_classes, clip.projection_dim)) if Objective.of(config.loss).reads_prototypes else None
     return Frozen(
         backbone=unflatten(flat),
         soft_prompts=TextEmbeddings(
@@ -140,5 +141,5 @@ def _frozen(config: Config, clip: ClipConfig, num_classes: int) -> Frozen:
         ),
         hard_text_features=per_class((groups, num_classes, clip.projection_dim)),
         hard_token_features=per_class((groups, num_classes, clip.text.hidden_size)),
-        prototypes=per_class((num_classes, clip.projection_dim)),
+        prototypes=prototypes,
     )
