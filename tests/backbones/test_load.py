@@ -337,7 +337,6 @@ def test_configs_as_old_releases_wrote_them(folder):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"model_type": "siglip"}, "model_type is 'siglip', supported is 'clip'"),
         ({"text_config__hidden_act": "mish"}, "text_config.hidden_act is 'mish', expected one of gelu, "),
         ({"vision_config__num_channels": 1}, "num_channels is 1, expected 3"),
         ({"vision_config__image_size": [12, 16]}, r"image_size is \(?\[?12, 16\]?\)?, expected one integer"),
@@ -349,6 +348,13 @@ def test_bad_config_is_named(folder, changes, message):
     path = edit_config(folder, **changes)
     with pytest.raises(ValueError, match=message) as error:
         read_config(path)
+    assert str(path) in str(error.value)
+
+
+def test_another_architecture_is_named(folder):
+    path = edit_config(folder, model_type="siglip")
+    with pytest.raises(ValueError, match="model_type is 'siglip', supported is 'clip'") as error:
+        load_backbone(str(folder))
     assert str(path) in str(error.value)
 
 

@@ -109,7 +109,8 @@ def test_a_context_from_words(sample, class_specific):
     built = build(config)
 
     def initial(**changes):
-        return build_lib.initial_prompts(runs.config(sample, **{**words, **changes}), built)
+        config = runs.config(sample, **{**words, **changes})
+        return build_lib.initial_prompts(config, build(config))
 
     prompts, other, random = initial(), initial(seed=1), initial(**{"ctx.init_text": ""})
     table = np.asarray(built.frozen.backbone["text"]["token_embedding"]["embedding"])
@@ -121,10 +122,12 @@ def test_a_context_from_words(sample, class_specific):
     assert not np.allclose(random["ctx"], prompts["ctx"])
 
 
-def test_words_of_another_number_are_refused(sample):
+def test_fewer_words_than_context_vectors_are_refused(sample):
     config = runs.config(sample, **{"ctx.init_text": "a photo of a"})
     built = build(config)
-    with pytest.raises(ConfigError, match=r"init_text 'a photo of a' has 4 tokens .*num_ctx is 10; make them equal"):
+    with pytest.raises(
+        ConfigError, match=r"init_text 'a photo of a' has 4 tokens .*num_ctx is 10; give as many or more"
+    ):
         build_lib.initial_prompts(config, built)
 
 

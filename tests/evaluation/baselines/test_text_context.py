@@ -86,7 +86,7 @@ def planted(sample):
     experiment = build.build_experiment(config, names, build.load_frozen_clip(config))
     bound = experiment.model.bind(variables(experiment.frozen.backbone, {}))
     hidden = 0.3 * jax.random.normal(jax.random.key(9), (10, 64))
-    texts, _ = bound.encode_hard_prompts(insert_context(experiment.frozen.soft_prompts, hidden))
+    texts, _ = bound.encode_hard_prompts(insert_context(experiment.frozen.soft_prompts, hidden, 1))
     texts = np.asarray(texts) / np.linalg.norm(texts, axis=1, keepdims=True)
     rng = np.random.default_rng(0)
     splits = {}

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from mpafer_jax.evaluation import protocol
+from mpafer_jax.evaluation.evaluator import make_evaluator
 from mpafer_jax.evaluation.predictions import Predictions
 from mpafer_jax.jobs import evaluate, train
 from mpafer_jax.jobs.studies import cross_dataset, cross_dataset_text
@@ -89,9 +90,11 @@ def test_classes_are_matched_by_name_and_chosen_among_what_is_common(sample, tra
     assert cell["uar"] == pytest.approx(np.mean(recalls))
 
 
-def test_two_runs_of_one_shape_share_clip_and_compiled_steps(matrix):
-    assert len(matrix[1]._steps) == 1
+def test_two_runs_of_one_shape_share_clip_and_compiled_steps(matrix, sample):
     assert len(matrix[1]._clips) == 1
+    config, (experiment, _) = runs.config(sample), next(iter(matrix[1]._models.values()))
+    other = dataclasses.replace(experiment, model=experiment.model.clone())
+    assert make_evaluator(config, experiment).step is make_evaluator(config, other).step
 
 
 def test_what_was_measured_is_not_measured_again(loaded, matrix, tmp_path, monkeypatch):
