@@ -322,7 +322,7 @@ def test_a_context_may_start_from_words(sample, tmp_path):
     assert params["ctx"].shape[:2] == (5, 4)
     for ctx in params["ctx"]:
         np.testing.assert_array_equal(ctx, table[np.array(ids)])
-    with pytest.raises(ConfigError, match=r"init_text 'a photo of a' has 4 tokens .*num_ctx is 5; make them equal"):
+    with pytest.raises(ConfigError, match=r"init_text 'a photo of a' has 4 tokens .*num_ctx is 5; give as many"):
         train.prepare(runs.config(sample, **{**words, "ctx.num_ctx": 5}), tmp_path)
 
 

@@ -1,5 +1,7 @@
 """Workdirs and datasets in buckets: real clients against servers on this machine that speak the buckets' protocols."""
 
+import contextlib
+import functools
 import os
 import signal
 
@@ -25,13 +27,19 @@ for package in ("gcsfs", "s3fs", "gcp_storage_emulator", "moto"):
     needs.installed(package, "pip install -e '.[test]'")
 
 
-@pytest.fixture(scope="module", params=buckets.SCHEMES)
-def home(request):
-    """A URL in a bucket that is empty at first; this process and those it starts find the server."""
-    with buckets.serving(request.param, os.environ) as port, pytest.MonkeyPatch.context() as patch:
-        for name, value in buckets.environment(request.param, port).items():
-            patch.setenv(name, value)
-        yield f"{request.param}://bucket/home"
+@pytest.fixture(scope="session")
+def ports():
+    """A server's port for each scheme, until the session ends: clients remember the first one that they find."""
+    with contextlib.ExitStack() as servers:
+        yield functools.cache(lambda scheme: servers.enter_context(buckets.serving(scheme, os.environ)))
+
+
+@pytest.fixture(params=buckets.SCHEMES)
+def home(request, ports, monkeypatch):
+    """A URL in a bucket; this process and those it starts find the server."""
+    for name, value in buckets.environment(request.param, ports(request.param)).items():
+        monkeypatch.setenv(name, value)
+    return f"{request.param}://bucket/home"
 
 
 def at(home, name):
