@@ -60,7 +60,10 @@ def test_a_folder_with_one_caption_or_several_and_attributes(tmp_path):
         ({"file_name": "a.png", "text": "a", "attributes": {"old": None}}, r"jsonl:2: attributes\.old"),
         ({"file_name": "a.png", "text": "a", "attributes": {"old": 1.5}}, r"jsonl:2: attributes\.old.*equal to 1"),
         ({"file_name": "a.png", "text": "a", "attributes": {"old": float("nan")}}, r"jsonl:2: "),
-        ({"file_name": "sub/b.png", "text": "a"}, r"metadata\.jsonl:2 names the image .*sub/b\.png, which is not"),
+        (
+            {"file_name": "sub/b.png", "text": "a"},
+            r"metadata\.jsonl:2 names the image .*sub/b\.png, which does not exist",
+        ),
     ],
 )
 def test_a_broken_line_is_named(tmp_path, line, message):
@@ -175,7 +178,7 @@ def test_a_tfds_dataset_with_several_captions_inside_another_feature(prepared):
     ("changes", "message"),
     [
         ({"text_feature": "text"}, r"text_feature is 'text', which TFDS dataset .* has not; it has .*captions/text"),
-        ({"image_feature": "image"}, r"config\.data\.image_feature is 'image', which"),
+        ({"image_feature": "photo"}, r"config\.data\.image_feature is 'photo', which"),
         ({"text_feature": "number"}, r"example 0 of .* has .* there; expected a caption"),
         ({"text_feature": "captions"}, r"example 0 of .* has .* there; expected a caption"),
         ({"text_feature": "several"}, r"example \d of .* has \[\] there; expected a caption or several"),
