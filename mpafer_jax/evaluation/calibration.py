@@ -1,4 +1,4 @@
-"""Calibration: whether a model that says 80% is right in 80 of 100 cases."""
+"""Calibration of confidences (Guo et al., "On Calibration of Modern Neural Networks", 2017)."""
 
 from __future__ import annotations
 
@@ -7,18 +7,16 @@ import dataclasses
 import numpy as np
 import numpy.typing as npt
 
-NUM_BINS = 15  # as most of the literature since Guo et al. 2017, whose number this is
+NUM_BINS = 15  # as in Guo et al. 2017
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Bin:
-    """The images whose confidence lies in (low, high].
+    """The images with a confidence in (low, high].
 
     Attributes:
-      low, high: bounds of the confidence.
-      count: how many images.
       confidence: their mean confidence; None without images.
-      accuracy: the share of them that was classified correctly; None without images.
+      accuracy: a fraction of 1; None without images.
     """
 
     low: float
@@ -30,15 +28,13 @@ class Bin:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Calibration:
-    """How confidence and accuracy go together over one split.
-
-    Confidence is the probability of the predicted class.
+    """Calibration over one split. Confidence is the probability of the predicted class.
 
     Attributes:
-      ece: expected calibration error: |accuracy - confidence| of each bin, averaged over the images.
+      ece: expected calibration error: mean of |accuracy - confidence| over bins, weighted by count.
       confidence: mean over all images.
       accuracy: over all images.
-      bins: equally wide, from 0 to 1.
+      bins: of equal width, from 0 to 1.
     """
 
     ece: float
@@ -50,12 +46,11 @@ class Calibration:
 def calibrate(
     probabilities: npt.NDArray[np.floating], labels: npt.NDArray[np.integer], num_bins: int = NUM_BINS
 ) -> Calibration:
-    """Expected calibration error and its bins (Guo et al. 2017, "On Calibration of Modern Neural Networks").
+    """Expected calibration error and its bins (Guo et al. 2017).
 
     Args:
       probabilities: [n, C], rows sum to 1.
       labels: int[n], the true classes.
-      num_bins: how many bins of equal width.
 
     Raises:
       ValueError: n is 0.
@@ -64,7 +59,7 @@ def calibrate(
         raise ValueError("no predictions, so there is no calibration")
     confidence = probabilities.max(axis=1).astype(np.float64)
     correct = (probabilities.argmax(axis=1) == labels).astype(np.float64)
-    # Bins are open below, so that a confidence of exactly 0.2 counts as "at most 0.2".
+    # Bins are open below: a confidence of exactly 0.2 counts as "at most 0.2".
     position = np.clip(np.ceil(confidence * num_bins).astype(np.int64) - 1, 0, num_bins - 1)
     bins: list[Bin] = []
     gaps = 0.0

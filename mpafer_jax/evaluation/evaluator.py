@@ -25,11 +25,9 @@ from mpafer_jax.runtime.errors import ConfigError
 
 @dataclasses.dataclass(frozen=True)
 class Evaluator:
-    """Evaluates prompts; compiled once, used for every split and step.
+    """Evaluates prompts on splits; compiled once.
 
     Attributes:
-      config: of the data and of the batch size.
-      experiment: the model.
       encode_texts: (params, frozen) -> text features [C, D].
       step: `steps.make_eval_step`, compiled.
     """
@@ -40,10 +38,10 @@ class Evaluator:
     step: Callable[..., Outputs]
 
     def __call__(self, params: dict[str, Any], split: Split) -> metrics_lib.ClassificationMetrics:
-        """Every image of the split once; classes are matched by name, images of classes unknown here are left out.
+        """Metrics of a split. Classes are matched by name; images of classes unknown to the model are left out.
 
         Raises:
-          ConfigError: none is left.
+          ConfigError: the split has no image of the model's classes.
           NonFiniteError: logits are NaN or infinite.
         """
         labels = self.labels(split)
@@ -56,12 +54,12 @@ class Evaluator:
         )
 
     def labels(self, split: Split) -> npt.NDArray[np.int32]:
-        """int32[n]: the model's class of each image of a split, -1 where it has none; those are named in a warning.
+        """int32[n]: the model's class of each image, -1 for classes unknown to it, which are logged as a warning.
 
         Raises:
-          ConfigError: no image has one.
+          ConfigError: the split has no image of the model's classes.
         """
-        to_model = map_classes(split.class_names, self.experiment.class_names)  # [dataset's classes] -> ours, or -1
+        to_model = map_classes(split.class_names, self.experiment.class_names)  # -1 for unknown
         _check_classes(split, self.experiment.class_names, to_model)
         return to_model[split.labels]
 
@@ -72,11 +70,10 @@ class Evaluator:
 
         Args:
           params: the prompts, on the devices.
-          split: its images.
-          outputs: which outputs; those that the model does not have are left out.
+          outputs: names of the outputs; those that the model does not have are left out.
 
         Yields:
-          rows of the outputs, and 'index', the position in the split of each.
+          The outputs, and 'index', each image's position in the split.
         """
         texts = devices.replicate(self.encode_texts(params, self.experiment.frozen))
 
@@ -94,13 +91,13 @@ class Evaluator:
 
 
 def make_evaluator(config: Config, experiment: build.Experiment) -> Evaluator:
-    """Compiles what an evaluation needs."""
+    """Compiles the evaluation of a model."""
     devices.check_batch_size("eval.batch_size", config.eval.batch_size)
     encode_texts, step = _compiled(Forward(experiment.model, config.data.mean, config.data.std))
     return Evaluator(config, experiment, encode_texts, step)
 
 
-@functools.lru_cache(maxsize=8)  # models of one shape share what is compiled
+@functools.lru_cache(maxsize=8)  # models of one shape share the compiled functions
 def _compiled(forward: Forward) -> tuple[Callable[..., jax.Array], Callable[..., Outputs]]:
     return jax.jit(forward.encode_texts), devices.data_parallel(steps.make_eval_step(forward))
 

@@ -1,4 +1,4 @@
-"""Image features as an image in two dimensions, and a number for what the image seems to show."""
+"""Image features as a 2-D map (t-SNE), and the agreement of neighbours in all dimensions."""
 
 from __future__ import annotations
 
@@ -11,27 +11,26 @@ import numpy.typing as npt
 Features = npt.NDArray[np.floating]
 Points = npt.NDArray[np.float32]
 
-MIN_IMAGES = 12  # fewer have no neighbourhoods worth an image
+MIN_IMAGES = 12  # fewer have no meaningful neighbourhoods
 _PERPLEXITY = 30.0  # scikit-learn's default
-_ITERATIONS = 500  # half of its default: on a thousand points the second half moves nothing that is seen
+_ITERATIONS = 500  # half of its default, which is enough for a thousand points
 
 
 def embed_pair(before: Features, after: Features, seed: int = 0) -> tuple[Points, Points]:
-    """t-SNE of the same images' features before and after training, by cosine distance.
+    """t-SNE, by cosine distance, of the same images' features before and after training.
 
-    The second map starts from the first, so that what stays where it was has not changed much.
+    The second map starts from the first, so that points stay in place if their features barely change.
 
     Args:
       before: [n, D].
       after: [n, D'], the same images in the same order.
-      seed: of the parts that are random.
 
     Returns:
-      Points [n, 2] of either.
+      Points [n, 2] of each.
     """
     if len(before) < MIN_IMAGES:
         raise ValueError(f"a map of features needs {MIN_IMAGES} images, found {len(before)}")
-    # Here: it takes a second to import, which no training should wait for.
+    # Imported here: takes a second.
     tsne: Any = importlib.import_module("sklearn.manifold").TSNE
     perplexity = min(_PERPLEXITY, (len(before) - 1) / 3)
 
@@ -44,14 +43,14 @@ def embed_pair(before: Features, after: Features, seed: int = 0) -> tuple[Points
 
 
 def neighbour_agreement(features: Features, labels: npt.NDArray[np.integer], k: int = 10) -> float:
-    """The mean share of an image's k nearest neighbours, by cosine, that are of its class.
+    """Mean share of an image's k nearest neighbours, by cosine, that have its class.
 
-    A map in two dimensions invents some clusters and hides others; this is measured in all dimensions.
+    A check on the map, since projections to two dimensions invent some clusters and hide others.
 
     Args:
       features: [n, D].
       labels: int[n].
-      k: how many neighbours, fewer where there are fewer images.
+      k: number of neighbours, at most n - 1.
     """
     if len(features) < 2:
         raise ValueError(f"{len(features)} images have no neighbours")
@@ -72,11 +71,11 @@ def _normalized(features: Features) -> npt.NDArray[np.float32]:
 def _principal_components(features: npt.NDArray[np.float32]) -> Points:
     centered = features - features.mean(axis=0)
     _, _, directions = np.linalg.svd(centered, full_matrices=False)
-    # The sign of a direction is arbitrary: fixed here, so that two runs draw the same map and not its mirror image.
+    # The sign of a direction is arbitrary; fixed, so that no run draws a mirror image.
     signs = np.sign(directions[:2].sum(axis=1, keepdims=True) + 1e-12)
     return (centered @ (signs * directions[:2]).T).astype(np.float32)
 
 
 def _start(points: Points) -> Points:
-    """Small, as t-SNE wants its first positions."""
+    """Scales points down for the initialisation of t-SNE."""
     return (points / max(float(points.std()), 1e-12) * 1e-4).astype(np.float32)

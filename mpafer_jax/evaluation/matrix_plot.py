@@ -1,4 +1,4 @@
-"""Matrices over classes or datasets as images."""
+"""Heat maps of matrices over classes or datasets."""
 
 from __future__ import annotations
 
@@ -24,23 +24,22 @@ def save_heat_map(
     column_label: str = "",
     digits: int = 1,
 ) -> None:
-    """Draws matrices side by side with every entry written out, on one colour scale, into a PNG file.
+    """Draws matrices side by side on one colour scale, each entry with its value, into a PNG file.
 
     Args:
-      path: the file.
-      panels: [rows, columns] each, by title; NaN entries are left out.
-      row_names, column_names: of the entries.
-      label: what the colours mean.
-      row_label, column_label: what rows and columns are.
-      digits: decimals of the entries.
+      panels: title -> [rows, columns]; NaN entries stay blank.
+      row_names, column_names: tick labels.
+      label: of the colour bar.
+      row_label, column_label: axis labels.
+      digits: decimals of the values.
     """
-    # Here: it takes a second to import.
+    # Imported here: takes a second.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     across = min(len(panels), math.ceil(math.sqrt(1.5 * len(panels))))  # pages are wider than high
     down = math.ceil(len(panels) / across)
-    width = 1.0 + 0.09 * max(map(len, row_names)) + 0.7 * len(column_names)  # inches of a panel, names included
+    width = 1.0 + 0.09 * max(map(len, row_names)) + 0.7 * len(column_names)  # inches of a panel, tick labels included
     height = 1.3 + 0.05 * max(map(len, column_names)) + 0.5 * len(row_names)
     figure: Any = Figure(figsize=(width * across + 0.9, height * down), layout="constrained", dpi=120)
     FigureCanvasAgg(figure)
@@ -69,6 +68,6 @@ def save_heat_map(
 def save_matrices(
     path: Path, matrices: Mapping[str, npt.NDArray[np.floating]], class_names: Sequence[str], label: str
 ) -> None:
-    """Draws symmetric matrices [C, C] of classes, by title, without their diagonals, which would set the scale."""
+    """Draws symmetric matrices [C, C] of classes, by title, without the diagonals, which would dominate the scale."""
     panels = {title: np.where(np.eye(len(class_names), dtype=bool), np.nan, m) for title, m in matrices.items()}
     save_heat_map(path, panels, class_names, class_names, label=label, digits=2)

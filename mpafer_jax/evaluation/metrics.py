@@ -15,15 +15,15 @@ from mpafer_jax.runtime.finite import check_rows
 
 @dataclasses.dataclass(frozen=True)
 class ClassificationMetrics:
-    """Metrics of one evaluation; every share is a fraction of 1.
+    """Metrics of one evaluation, as fractions of 1.
 
     Attributes:
-      war: weighted average recall, which is plain accuracy.
-      uar: unweighted average recall: the mean of the recalls of the classes that occur.
-      macro_f1: the mean F1 of the classes that occur.
+      war: weighted average recall (accuracy).
+      uar: unweighted average recall: mean recall of the classes that occur.
+      macro_f1: mean F1 of the classes that occur.
       cross_entropy: mean, in nats.
-      count: how many images.
-      recall: of each class by name; None for a class that does not occur.
+      count: number of images.
+      recall: by class name; None for a class that does not occur.
       confusion: [C][C] counts; rows are the true classes, columns the predicted ones.
       class_names: C names, in the order of rows and columns.
     """
@@ -38,11 +38,11 @@ class ClassificationMetrics:
     class_names: tuple[str, ...]
 
     def scalars(self) -> dict[str, float]:
-        """The metrics that are one number, for curves and for choosing a checkpoint."""
+        """The scalar metrics, for curves and checkpoint selection."""
         return {"war": self.war, "uar": self.uar, "macro_f1": self.macro_f1, "cross_entropy": self.cross_entropy}
 
     def to_dict(self) -> dict[str, Any]:
-        """All of them, ready for JSON."""
+        """All metrics, ready for JSON."""
         return {**dataclasses.asdict(self), "class_names": list(self.class_names)}
 
 
@@ -53,13 +53,13 @@ def from_logits(
     *,
     names: Sequence[str] | npt.NDArray[np.str_] = (),
 ) -> ClassificationMetrics:
-    """Metrics of a whole split at once.
+    """Metrics of a whole split.
 
     Args:
       logits: [n, C].
       labels: int[n], the true classes.
       class_names: C names.
-      names: n names of the images, for errors; empty to number them.
+      names: n image names for error messages; empty to number the images.
 
     Raises:
       NonFiniteError: a logit is NaN or infinite.
@@ -77,15 +77,15 @@ def from_logits(
 def from_confusion(
     confusion: npt.ArrayLike, cross_entropy_sum: float, class_names: Sequence[str]
 ) -> ClassificationMetrics:
-    """Metrics from counts.
+    """Metrics from a confusion matrix.
 
     Args:
-      confusion: [C, C]; rows are the true classes.
-      cross_entropy_sum: over all images.
+      confusion: [C, C] counts; rows are the true classes.
+      cross_entropy_sum: over all images, in nats.
       class_names: C names.
 
     Raises:
-      NonFiniteError: the cross-entropy is NaN or infinite, so that logits were.
+      NonFiniteError: the cross-entropy is NaN or infinite.
       ValueError: the matrix counts no image.
     """
     if not np.isfinite(cross_entropy_sum):

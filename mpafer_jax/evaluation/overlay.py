@@ -1,4 +1,4 @@
-"""Explanations as images: heat maps over the face, the chosen patches outlined, the phrases beside them."""
+"""Attribution as images: heat maps over the face, and outlines of the selected patches."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from PIL import Image, ImageDraw
 from mpafer_jax.data.preprocess import Pixels
 
 Floats = npt.NDArray[np.float32]
-TILE = 224  # pixels, side of every shown image
-# Low to high; the steps' brightness rises evenly, so that the order survives grey printing and colour blindness.
+TILE = 224  # pixels, side of each image
+# Low to high, with evenly rising brightness: the order survives greyscale printing and colour blindness.
 _RAMP = np.array([(20, 20, 70), (80, 30, 130), (180, 50, 110), (240, 120, 60), (255, 225, 120)], np.float32)
 _PAPER = (255, 255, 255)
 
@@ -23,13 +23,13 @@ def colors(values: npt.NDArray[np.floating]) -> Pixels:
 
 
 def heat_overlay(pixels: Pixels, heat: Floats, side: int = TILE, *, strength: float = 0.6) -> Image.Image:
-    """A heat map laid over the image that it is about, whose own colours go: colour is heat.
+    """A heat map laid over a greyscale version of its image.
 
     Args:
       pixels: uint8[S, S, 3].
-      heat: [rows, columns] from 0 to 1; values outside are cut.
+      heat: [rows, columns] in 0..1; values outside are clipped.
       side: of the result in pixels.
-      strength: how much of the hottest patch's colour is the map's; the coldest keeps a third of it.
+      strength: opacity of the map at the hottest patch; a third of it at the coldest.
     """
     face = np.asarray(Image.fromarray(pixels).convert("L").resize((side, side), Image.Resampling.BICUBIC), np.float32)
     levels = np.round(255 * np.clip(heat, 0, 1)).astype(np.uint8)
@@ -39,7 +39,7 @@ def heat_overlay(pixels: Pixels, heat: Floats, side: int = TILE, *, strength: fl
 
 
 def outline_patches(image: Image.Image, patches: npt.NDArray[np.integer], grid: tuple[int, int]) -> None:
-    """Draws the borders of patches into a square image."""
+    """Draws the borders of patches onto a square image, in place."""
     draw = ImageDraw.Draw(image)
     height, width = image.height / grid[0], image.width / grid[1]
     for patch in patches.tolist():
@@ -49,6 +49,6 @@ def outline_patches(image: Image.Image, patches: npt.NDArray[np.integer], grid: 
 
 
 def scaled(values: Floats) -> Floats:
-    """Values moved to 0..1, lowest to highest; all equal become 0."""
+    """Min-max scaling to 0..1; all equal become 0."""
     low, high = float(values.min()), float(values.max())
     return (values - low) / (high - low) if high > low else np.zeros_like(values)

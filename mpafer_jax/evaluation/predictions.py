@@ -1,4 +1,4 @@
-"""Predictions for every image of a split, saved so that a report can be written again without model or data."""
+"""Per-image predictions of a split, saved so that a report can be rewritten without model or data."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from mpafer_jax.runtime import files
 from mpafer_jax.runtime.errors import ReportError
 from mpafer_jax.runtime.finite import check_rows, not_finite
 
-MAX_MAPPED = 1000  # images whose features are kept: more make a map of them slower, not clearer
+MAX_MAPPED = 1000  # images whose features are kept for the feature map
 MAX_MISTAKES = 12
 
 Floats = npt.NDArray[np.float32]
@@ -30,21 +30,21 @@ Floats = npt.NDArray[np.float32]
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Predictions:
-    """Of n images with one of the model's C classes, in the split's order.
+    """Predictions for the n images of a split whose class is one of the model's C classes, in the split's order.
 
     Attributes:
       split: "test" or "validation".
       fingerprint: of the split, see `data.splits.Split`.
       step: of the checkpoint.
       class_names: C names.
-      names: str[n], the owner's names of the images.
+      names: str[n], the images' names in the dataset.
       labels: int32[n], the true classes.
       logits: float32[n, C].
-      mapped: int32[m], positions of the images whose features are kept, at most `MAX_MAPPED`, drawn by seed.
+      mapped: int32[m], positions of images with stored features, at most `MAX_MAPPED`, drawn by seed.
       features_before: float16[m, D], z^g of the frozen CLIP without prompts, normalised.
       features_after: float16[m, D], z^g under the visual prompts, normalised.
-      mistakes: int32[e], positions of the wrong answers that were given with the most confidence, the most first.
-      mistake_pixels: uint8[e, S, S, 3], what the model saw; [0, ..] if images were not to be kept.
+      mistakes: int32[e], positions of the most confident errors, most confident first.
+      mistake_pixels: uint8[e, S, S, 3], the model's input; [0, ..] if images are not kept.
       mistake_patch_scores: float32[e, N, C], cos(z^l_i, theta(t_d)); [0, ..] also for a model without local score.
     """
 
@@ -64,7 +64,7 @@ class Predictions:
 
     @property
     def metrics(self) -> ClassificationMetrics:
-        """What an evaluation of the split measures."""
+        """Metrics of these predictions."""
         return from_logits(self.logits, self.labels, self.class_names, names=self.names)
 
     @property
@@ -73,21 +73,21 @@ class Predictions:
         return softmax(self.logits)
 
     def save(self, path: pathlib.Path) -> None:
-        """Writes a compressed .npz, whole or not at all."""
+        """Writes a compressed .npz atomically."""
         values: Any = {field.name: np.asarray(getattr(self, field.name)) for field in dataclasses.fields(self)}
         with files.replacing(path) as temporary, temporary.open("wb") as stream:
             np.savez_compressed(stream, **values)
 
     @classmethod
     def load(cls, path: pathlib.Path) -> Predictions:
-        """Reads what `save` wrote; nothing in it is executed.
+        """Reads a file written by `save`; without pickle.
 
         Raises:
-          ReportError: it is damaged, or of another version.
+          ReportError: the file is damaged or from another version.
         """
         expected = {field.name for field in dataclasses.fields(cls)}
         try:
-            # Opened here: of a file that is no archive NumPy leaves the closing to chance.
+            # Opened here: NumPy may leave a file that is no archive open.
             with path.open("rb") as stream, np.load(stream, allow_pickle=False) as stored:
                 names = set(stored.files)
                 if names != expected:
@@ -106,14 +106,13 @@ class Predictions:
 def measure(
     evaluator: Evaluator, params: dict[str, Any], splits: Sequence[Split], *, step: int, report: Report
 ) -> tuple[dict[str, ClassificationMetrics], Predictions | None]:
-    """Metrics of splits by their names, and the predictions for the one that is reported; one pass over each.
+    """Metrics by split name, and predictions for the reported split; one pass over each split.
 
     Args:
-      evaluator: of the model.
       params: the prompts, on the devices.
-      splits: what to measure; of test and validation, test is reported.
+      splits: to evaluate; of test and validation, test is reported.
       step: of the checkpoint.
-      report: what is left to look at (`config.eval.report`); with "none" there are no predictions.
+      report: `config.eval.report`; with "none" no predictions are made.
     """
     metrics: dict[str, ClassificationMetrics] = {}
     predictions: Predictions | None = None
@@ -128,19 +127,17 @@ def measure(
 
 
 def predict(evaluator: Evaluator, params: dict[str, Any], split: Split, *, step: int, images: bool) -> Predictions:
-    """The predictions for a split, in one pass over its images.
+    """Predictions for a split, in one pass over its images.
 
-    Every process calls this and gets all of it. Images of classes that the model does not know are left out.
+    Every process calls this and gets the whole result. Images of classes unknown to the model are left out.
 
     Args:
-      evaluator: of the model.
       params: the prompts, on the devices.
-      split: its images.
       step: of the checkpoint.
-      images: whether to keep the most confident mistakes as images.
+      images: whether to keep the most confident errors as images.
 
     Raises:
-      ConfigError: the model knows no class of the split.
+      ConfigError: the split has no image of the model's classes.
       NonFiniteError: the logits of an image are NaN or infinite.
     """
     experiment = evaluator.experiment
@@ -154,11 +151,11 @@ def predict(evaluator: Evaluator, params: dict[str, Any], split: Split, *, step:
     for batch in evaluator.batches(params, split, ("logits", "image_features", "patch_scores")):
         logits[batch["index"]] = batch["logits"]
         after[batch["index"]] = batch["image_features"]
-        # The order of the indices decides between equals, so that the devices' number makes no difference.
+        # Ties are broken by index, so that the result does not depend on the number of devices.
         mistakes = sorted([*mistakes, *_mistakes(batch, labels)], key=lambda m: (-m.confidence, m.index))[:MAX_MISTAKES]
     check_rows("logits", logits, split.names)
     before = encode_splits(evaluator.config, experiment, [split.take(mapped)])[split.name].image_features
-    position = np.full(len(split), -1, np.int32)  # in the split -> among the known
+    position = np.full(len(split), -1, np.int32)  # in the split -> among the known images
     position[known] = np.arange(len(known))
     indices = [mistake.index for mistake in mistakes]
     return Predictions(
@@ -199,7 +196,6 @@ class _Mistake:
 
 
 def _mistakes(batch: dict[str, Any], labels: npt.NDArray[np.int32]) -> list[_Mistake]:
-    """The wrong answers among the outputs of a batch."""
     confidences, answers, scores = (
         softmax(batch["logits"]).max(axis=1),
         batch["logits"].argmax(axis=1),

@@ -1,5 +1,5 @@
-"""How a result was made, so that it can be judged and made again: which split chose the checkpoint, on what it was
-measured, label rule, class order, counts, seed, CLIP, versions."""
+"""Evaluation protocol of a run, for judging and reproducing its result: selection split, test data, label rule, seed,
+CLIP and versions."""
 
 from __future__ import annotations
 
@@ -23,24 +23,24 @@ _PRODUCTS = {
 
 
 def reported_split(splits: Collection[str]) -> str | None:
-    """The split that is reported in detail: test, or validation where there is no test split."""
+    """The split that is reported in detail: test, or validation if there is no test split."""
     return next((name for name in ("test", "validation") if name in splits), None)
 
 
 def reported_checkpoint(summary: Mapping[str, Any]) -> str:
-    """Which of a run's checkpoints is reported (`summary.json`): "best", or "last" where nothing chose one."""
+    """Which checkpoint of a run is reported: "best", or "last" if none was selected."""
     return "best" if "best" in summary else "last"
 
 
 def selecting_split(summary: Mapping[str, Any]) -> str | None:
-    """The split that chose the best checkpoint of a run (`summary.json`): validation or test; None: nothing did."""
+    """The split that selected a run's best checkpoint, "validation" or "test"; None if none was selected."""
     return str(summary["selected_by"]).split()[0] if "best" in summary else None
 
 
 def method_name(config: Mapping[str, Any]) -> str:
-    """What a table calls a run: "MPA-FER" where all of its parts are on, else "tuned prompts".
+    """A run's name in tables: "MPA-FER" if all of its parts are on, else "tuned prompts".
 
-    Terms of the loss that are not the paper's are named behind that: "MPA-FER + entropy".
+    Loss terms that are not the paper's are appended: "MPA-FER + entropy".
 
     Args:
       config: the run's fields by dotted name.
@@ -54,10 +54,10 @@ def method_name(config: Mapping[str, Any]) -> str:
 
 
 def items(summary: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, str]:
-    """The protocol of a run: what -> how.
+    """The protocol of a run by item, as text.
 
     Args:
-      summary: its `summary.json`, which may be an earlier version's.
+      summary: its `summary.json`, possibly from an earlier version.
       config: its fields by dotted name.
     """
     which = reported_checkpoint(summary)
@@ -74,15 +74,15 @@ def items(summary: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, st
         if name != split:
             each = ", ".join(f"{label} {count}" for label, count in classes.items())
             described[f"{name} images"] = f"{sum(classes.values())}: {each}"
-    # Earlier versions' summaries have no lines on the data.
+    # Absent in summaries of earlier versions.
     own_test = [line.strip() for line in summary.get("data", ()) if line.strip().startswith(NO_TEST)]
     clip = summary["clip"]
     kind, number = summary["devices"]
     products = {}
-    if "matmul_precision" in summary:  # earlier versions' say nothing
+    if "matmul_precision" in summary:  # absent in earlier versions
         precision = str(summary["matmul_precision"])
         products = {"products of float32 numbers": _PRODUCTS.get(precision, precision)}
-    settings = summary.get("settings")  # as above
+    settings = summary.get("settings")  # absent in earlier versions
     unusual = {"unusual settings": ", ".join(f"{name}={value}" for name, value in settings.items())} if settings else {}
     return {
         **described,
@@ -98,7 +98,7 @@ def items(summary: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, st
 
 
 def merge(protocols: Iterable[Mapping[str, str]]) -> dict[str, str]:
-    """One protocol of many runs: what all share as it is; what differs with all values that occur, and how often."""
+    """Merges the protocols of many runs; values that differ are listed with their number of runs."""
     merged: dict[str, dict[str, int]] = {}
     total = 0
     for protocol in protocols:
@@ -116,5 +116,5 @@ def merge(protocols: Iterable[Mapping[str, str]]) -> dict[str, str]:
 
 
 def to_markdown(protocol: Mapping[str, str]) -> str:
-    """As a list."""
+    """A Markdown list."""
     return "".join(f"- {name}: {value}\n" for name, value in protocol.items())

@@ -1,4 +1,4 @@
-"""Mean, spread, confidence interval and test of few repeated measurements."""
+"""Mean, standard deviation, confidence interval and t-test of repeated measurements."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy.typing as npt
 from scipy import stats
 
 CONFIDENCE = 0.95
-_ROUNDING = 1e-12  # a smaller deviation is none
+_ROUNDING = 1e-12  # smaller deviations are rounding errors
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,13 +18,11 @@ class Estimate:
     """Summary of repeated measurements of one quantity.
 
     Attributes:
-      mean: of all.
-      deviation: sample standard deviation (n - 1); None with fewer than two.
+      deviation: sample standard deviation (n - 1); None with fewer than two values.
       count: n.
-      interval: 95% confidence interval of the mean by Student's t with n - 1 degrees of freedom; None with fewer than
-        two values, or where all are equal.
-      p_value: two-sided p of the hypothesis that the true mean is 0 (t-test; of differences, the paired t-test); None
-        likewise.
+      interval: 95% confidence interval of the mean (Student's t, n - 1 degrees of freedom); None with fewer than two
+        values, or if all are equal.
+      p_value: two-sided t-test against a true mean of 0 (paired t-test for differences); None as for `interval`.
     """
 
     mean: float
@@ -35,7 +33,7 @@ class Estimate:
 
     @classmethod
     def of(cls, values: npt.ArrayLike) -> Estimate:
-        """Of at least one value."""
+        """Summary of at least one value."""
         array = np.asarray(values, np.float64)
         mean, count = float(array.mean()), len(array)
         deviation = float(array.std(ddof=1)) if count > 1 else None
@@ -47,9 +45,9 @@ class Estimate:
 
 
 def percent(estimate: Estimate | None, sign: str = "") -> str:
-    """In percent, as "71.43 ± 0.52", with the sample standard deviation; `sign` "+" writes the mean's sign always."""
+    """In percent, as "71.43 ± 0.52", with the sample standard deviation; `sign` "+" always writes the mean's sign."""
     if estimate is None:
         return ""
     tail = "" if estimate.deviation is None else f" ± {100 * estimate.deviation:.2f}"
-    mean = round(100 * estimate.mean, 2) + 0.0  # + 0.0: a difference that rounds to -0.00 is none
+    mean = round(100 * estimate.mean, 2) + 0.0  # + 0.0: turns -0.0 into 0.0
     return f"{mean:{sign}.2f}{tail}"

@@ -1,4 +1,4 @@
-"""The table at the end of a run: its baselines and itself, on the same images."""
+"""The results table of a run: its baselines and its checkpoints on the same images."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from mpafer_jax.evaluation.baselines import BASELINES
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """One line: a name, accuracy and mean recall as fractions of 1, and whether it is the run's own, no baseline."""
+    """A row of the table; `war` and `uar` are fractions of 1, `own` marks the run itself (no baseline)."""
 
     title: str
     war: float
@@ -21,7 +21,7 @@ class Row:
 
 
 def rows(summary: Mapping[str, Any], split: str) -> list[Row]:
-    """The table's lines from a run's `summary.json`, measured on "test" or "validation"."""
+    """The table's rows from a run's `summary.json`, measured on "test" or "validation"."""
     chance = 1 / len(summary["class_names"])
     lines = [Row("chance", chance, chance)]
     for name, baseline in BASELINES.items():
@@ -38,7 +38,7 @@ def rows(summary: Mapping[str, Any], split: str) -> list[Row]:
 
 
 def render(summary: Mapping[str, Any]) -> str:
-    """The whole table as Markdown, with a line that says on which images it was measured."""
+    """The table as Markdown, with a note on the images."""
     split = protocol.reported_split(summary["last"])
     if split is None:
         return "Nothing to compare: the run has no held-out split.\n"
@@ -51,7 +51,7 @@ def render(summary: Mapping[str, Any]) -> str:
 
 
 def markdown(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    """A Markdown table that also reads well as plain text: the first column to the left, numbers to the right."""
+    """A Markdown table that is readable as plain text: first column left-aligned, the others right-aligned."""
     widths = [max(3, *(len(line[i]) for line in (header, *lines))) for i in range(len(header))]
 
     def row(cells: Sequence[str]) -> str:

@@ -1,4 +1,4 @@
-"""What a run is compared with, one module for each kind; a new module joins the list here."""
+"""Baselines of a run, one module for each kind; a new module is added to the list here."""
 
 import importlib
 
@@ -6,6 +6,6 @@ from mpafer_jax.evaluation.baselines.registry import BASELINES
 
 __all__ = ["BASELINES"]
 
-# In the order of the tables' rows: from what knows nothing to what is trained.
+# In the order of the tables' rows.
 for _name in ("majority", "zero_shot", "linear_probe", "text_context"):
     importlib.import_module(f"{__name__}.{_name}")

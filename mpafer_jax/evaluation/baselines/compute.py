@@ -1,4 +1,4 @@
-"""The baselines of a run (`config.eval.baselines`), each measured on the run's own held-out splits."""
+"""Computes the baselines of a run (`config.eval.baselines`) on its held-out splits."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from mpafer_jax.runtime.errors import ConfigError, did_you_mean
 
 
 def check_names(config: Config) -> None:
-    """Refuses a name that no baseline has."""
+    """Raises ConfigError for an unknown baseline."""
     for name in config.eval.baselines:
         if name not in BASELINES:
             raise ConfigError(
@@ -28,13 +28,13 @@ def check_names(config: Config) -> None:
 
 
 def check_banks(config: Config) -> None:
-    """Refuses, before data are prepared, descriptions that are not there."""
+    """Raises PromptError if a description bank that a baseline reads is missing."""
     if any(BASELINES[name].reads_bank for name in config.eval.baselines):
         load_banks(config.hard_prompts.bank, config.hard_prompts.paraphrases)
 
 
 def check(config: Config, dataset: Dataset) -> None:
-    """Refuses, before anything is computed, what could not be computed after hours of training."""
+    """Raises ConfigError, before training, for a baseline that cannot be computed on these data."""
     names = config.eval.baselines
     if names and not dataset.held_out:
         raise ConfigError(
@@ -47,19 +47,14 @@ def check(config: Config, dataset: Dataset) -> None:
 
 
 def compute(config: Config, dataset: Dataset, experiment: build.Experiment, num_steps: int) -> dict[str, Any]:
-    """Every baseline that the configuration names.
-
-    The frozen features of train, validation and test are computed once for all of them.
+    """Computes every configured baseline. They share the frozen features of the splits.
 
     Args:
-      config: of the run.
-      dataset: its splits; `check` has accepted them.
-      experiment: its model.
-      num_steps: its length in updates, for baselines that are trained as it is.
+      dataset: accepted by `check`.
+      num_steps: updates of the run, for baselines that are trained likewise.
 
     Returns:
-      By the baseline's name: for each held-out split its 'war', 'uar' and 'macro_f1', and further what was chosen
-      ('l2', 'step') or read ('texts').
+      By baseline: for each held-out split its 'war', 'uar' and 'macro_f1'; and its details ('l2', 'step', 'texts').
     """
     names = config.eval.baselines
     read = {BASELINES[name].features for name in names}

@@ -1,4 +1,4 @@
-"""Frozen features as files of their own, for experiments outside this package (`cli.cache_features`)."""
+"""Writes frozen features as .npz files, for experiments outside this package (`cli.cache_features`)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ from mpafer_jax.runtime.errors import ConfigError
 
 
 def write(config: Config, names: Sequence[str], out: pathlib.Path) -> None:
-    """Computes or reads the features of the splits of these names that the configuration has, and writes them."""
+    """Computes, or reads from the cache, the features of the named splits and writes `<out>/<split>.npz` and
+    `features.json`."""
     devices.check_batch_size("eval.batch_size", config.eval.batch_size)
     clip = build.load_before_data(config)
     dataset = load_dataset(config.data)

@@ -1,10 +1,8 @@
-"""Linear probe: multinomial logistic regression on frozen image features, as CLIP's authors measure representations.
+"""Linear probe: multinomial logistic regression on frozen image features z^g, as in the CLIP paper.
 
 Radford et al., "Learning Transferable Visual Models From Natural Language Supervision", 2021, section 3.2 and appendix
-A.3: L2 penalty, L-BFGS for at most 1,000 iterations, the penalty's strength chosen on the validation split from a
-logarithmic grid. Here the features are z^g, the ones that all other rows of the table classify; every dimension is
-brought to mean 0 and standard deviation 1 over the training images, so that the penalty means the same for each and
-L-BFGS converges. All in float32, and a pure function of its inputs.
+A.3: L2 penalty chosen on the validation split from a logarithmic grid, L-BFGS for at most 1,000 iterations. Features
+are standardised over the training images, so that L-BFGS converges and the penalty treats all dimensions alike.
 """
 
 from __future__ import annotations
@@ -28,10 +26,10 @@ from mpafer_jax.evaluation.metrics import from_logits
 from mpafer_jax.method.features import FrozenFeatures
 from mpafer_jax.runtime.errors import ConfigError
 
-# Strengths of the penalty, per image: half-decades, strongest first, each fit starting from the one before.
+# Strength of the penalty, per image: half-decades, strongest first; each fit starts from the previous one.
 L2_GRID = tuple(10.0 ** (exponent / 2) for exponent in range(2, -13, -1))
 _MAX_ITERATIONS = 1000
-_TOLERANCE = 1e-4  # of the largest entry of the gradient; scikit-learn's
+_TOLERANCE = 1e-4  # of the largest entry of the gradient; as in scikit-learn
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -43,7 +41,7 @@ class LinearProbe:
       bias: [C].
       mean: [D], of the training features.
       scale: [D], their standard deviation; 1 where that is 0.
-      l2: the penalty's strength.
+      l2: strength of the penalty.
     """
 
     weights: npt.NDArray[np.float32]
@@ -53,7 +51,7 @@ class LinearProbe:
     l2: float
 
     def logits(self, features: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        """[n, C] of features [n, D]."""
+        """Logits [n, C] of features [n, D]."""
         return ((features - self.mean) / self.scale @ self.weights + self.bias).astype(np.float32)
 
 
@@ -65,14 +63,12 @@ def fit(
     select_by: str,
     grid: Sequence[float] = L2_GRID,
 ) -> LinearProbe:
-    """Fits one probe per strength on train and returns the one that is best on validation.
+    """Fits one probe per strength on train; returns the best on validation.
 
     Args:
-      train: what is fitted.
-      validation: what chooses.
       class_names: C names.
-      select_by: the validation metric that decides: war, uar or macro_f1; of equals, the strongest penalty.
-      grid: the strengths, strongest first.
+      select_by: validation metric: war, uar or macro_f1; ties go to the strongest penalty.
+      grid: strengths, strongest first.
     """
     mean, deviation = train.image_features.mean(axis=0), train.image_features.std(axis=0)
     scale = np.where(deviation > 0, deviation, np.float32(1))
@@ -106,17 +102,17 @@ def minimize(
     """Minimises mean cross-entropy + l2 / 2 * |weights|^2 by L-BFGS; the bias is not penalised.
 
     Args:
-      params: where to start: weights [D, C], bias [C].
+      params: initial weights [D, C] and bias [C].
       features: [n, D].
-      targets: [n, C], rows that sum to one.
-      l2: strength, [].
+      targets: [n, C], rows sum to 1.
+      l2: scalar.
 
     Returns:
-      The minimum, the number of iterations, and the largest entry of the gradient there.
+      The minimum, the number of iterations, and the largest entry of the gradient at the minimum.
     """
 
     def loss(params: dict[str, jax.Array]) -> jax.Array:
-        # Full float32 products on accelerators too: with less, the line search sees noise near the minimum.
+        # Full float32 precision on accelerators too: otherwise the line search sees noise near the minimum.
         logits = jnp.matmul(features, params["weights"], precision="highest") + params["bias"]
         penalty = 0.5 * l2 * jnp.sum(params["weights"] ** 2)
         return jnp.mean(optax.softmax_cross_entropy(logits, targets)) + penalty
@@ -134,7 +130,7 @@ def minimize(
         value, grads = value_and_grad(params, state=state)
         updates, state = solver.update(grads, state, params, value=value, grad=grads, value_fn=loss)
         params = cast(dict[str, jax.Array], optax.apply_updates(params, updates))
-        gradient = largest(optax.tree.get(state, "grad"))  # at the new point: the line search has computed it
+        gradient = largest(optax.tree.get(state, "grad"))  # at the new point, computed by the line search
         return params, state, iterations + 1, jnp.asarray(gradient)
 
     start = (params, solver.init(cast(Any, params)), jnp.zeros((), jnp.int32), jnp.asarray(jnp.inf, jnp.float32))
@@ -152,7 +148,7 @@ def _check(config: Config, dataset: Dataset) -> None:
 
 @baseline("linear_probe", "linear probe on frozen features", features="all", check=_check)
 def compute(context: Context) -> Result:
-    """The probe of the run's training images, with the penalty that is best by `eval.select_by`."""
+    """The probe fitted on the run's training images, with the penalty selected by `eval.select_by`."""
     train, validation = context.features["train"], context.features["validation"]
     probe = fit(train, validation, context.experiment.class_names, select_by=context.config.eval.select_by)
     return context.measure(lambda split: probe.logits(split.image_features)), {"l2": probe.l2}

@@ -1,4 +1,4 @@
-"""The most frequent class of train, always."""
+"""Majority-class baseline."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from mpafer_jax.evaluation.metrics import ClassificationMetrics, from_confusion
 
 @baseline("majority", "majority class of train", features="no split")
 def compute(context: Context) -> Result:
-    """The most frequent class of train; of equals, the first. Without logits there is no loss."""
+    """Predicts the most frequent class of train (the first, if tied). It has no logits, so its cross-entropy is 0."""
     answer = int(np.argmax(context.dataset.train.class_counts()))
     results: dict[str, ClassificationMetrics] = {}
     for split in context.dataset.held_out:

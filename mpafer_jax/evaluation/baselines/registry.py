@@ -1,4 +1,4 @@
-"""What a baseline says of itself, and what it is computed from."""
+"""Registry of baselines, and the context from which they are computed."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from mpafer_jax.method.build import Experiment
 from mpafer_jax.method.features import FrozenFeatures
 
 Metrics = Mapping[str, ClassificationMetrics]  # by the split's name
-Result = tuple[Metrics, dict[str, Any]]  # and what else is worth knowing of a baseline
+Result = tuple[Metrics, dict[str, Any]]  # metrics, and details of the baseline
 T = TypeVar("T")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Context:
-    """What baselines are computed from.
+    """Input of baselines.
 
     Attributes:
-      config, dataset, experiment: of the run beside them.
-      num_steps: its length in updates, for baselines that are trained as it is.
-      features: the frozen CLIP's, by the split's name: of the held-out splits, and of "train" where one is trained.
+      config, dataset, experiment: of the run.
+      num_steps: updates of the run, for baselines that are trained likewise.
+      features: of the frozen CLIP by split name: held-out splits, and "train" if a baseline is trained.
     """
 
     config: Config
@@ -38,7 +38,7 @@ class Context:
     _made: dict[Any, Any] = dataclasses.field(default_factory=dict[Any, Any])
 
     def measure(self, logits_of: Callable[[FrozenFeatures], npt.NDArray[np.float32]]) -> Metrics:
-        """The metrics of every held-out split, whose logits [n, C] a function gives."""
+        """Metrics of every held-out split, with logits [n, C] from `logits_of`."""
         return {
             name: from_logits(logits_of(split), split.labels, self.experiment.class_names)
             for name, split in self.features.items()
@@ -46,7 +46,7 @@ class Context:
         }
 
     def once(self, make: Callable[[Context], T]) -> T:
-        """`make(self)`, made at the first call for all baselines that share it."""
+        """`make(self)`, computed once for all baselines that share it."""
         if make not in self._made:
             self._made[make] = make(self)
         return cast(T, self._made[make])
@@ -58,14 +58,14 @@ Check = Callable[[Config, Dataset], None]
 
 @dataclasses.dataclass(frozen=True)
 class Baseline:
-    """A row of a table that `config.eval.baselines` may name.
+    """A baseline that `config.eval.baselines` may name.
 
     Attributes:
-      title: of the row.
-      compute: its metrics on every held-out split, and what was chosen or read.
-      features: of which splits it reads the frozen CLIP's features.
+      title: of its row in tables.
+      compute: its metrics on every held-out split, and details.
+      features: splits whose frozen CLIP features it reads.
       reads_bank: whether it reads descriptions of `config.hard_prompts.bank`.
-      check: refuses, before anything is computed, a run that it cannot stand beside.
+      check: raises ConfigError, before training, for a run with which it cannot be computed.
     """
 
     title: str

@@ -1,9 +1,8 @@
-"""Text context alone, CoOp's way (Zhou et al., "Learning to Prompt for Vision-Language Models", 2022).
+"""CoOp baseline: text context only (Zhou et al., "Learning to Prompt for Vision-Language Models", 2022).
 
-The context vectors are trained with the cross-entropy of CLIP's own global logits: no alignment, no prototypes, no
-local score, no visual prompts. The image features then never change, so they are computed once, without augmentation,
-and a step costs no more than the text tower. Optimizer, number of steps, batch size, order of the images and choice of
-the checkpoint are those of the run beside it.
+The context is trained with the cross-entropy of CLIP's global logits: no alignment, prototypes, local score or visual
+prompts. Image features are constant, so they are computed once, without augmentation. Optimizer, steps, batch size,
+image order and checkpoint selection are those of the run.
 """
 
 from __future__ import annotations
@@ -36,12 +35,11 @@ from mpafer_jax.runtime.finite import check_metrics
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Trained:
-    """Context vectors and how they were chosen.
+    """The selected checkpoint of the context.
 
     Attributes:
-      step: after how many updates; the best on the split that chooses the checkpoint of the run beside it, or the last
-        where there is none.
-      metrics: on every held-out split, by its name.
+      step: number of updates: the best on the run's selection split, or the last without one.
+      metrics: by name of the held-out split.
     """
 
     step: int
@@ -54,8 +52,8 @@ def train(
     """Trains fresh context vectors.
 
     Args:
-      config: of the run beside it.
-      experiment: its model; the visual prompts are left out here.
+      config: of the run.
+      experiment: its model; visual prompts are left out here.
       features: of "train" and of the held-out splits.
       num_steps: updates.
     """
@@ -96,7 +94,7 @@ def train(
         check_metrics(devices.to_host(interval), step)
         interval = []
         measured = evaluate(state.params)
-        # Without that split nothing is chosen: the last step stands.
+        # Without a selection split the last step wins.
         score = measured[selecting].scalars()[config.eval.select_by] if selecting in measured else float(step)
         if score > best_score:
             best, best_score = Trained(step, measured), score
@@ -107,7 +105,7 @@ def train(
 def batch_of_step(
     split: FrozenFeatures, order: pipeline.Order, step: int, batch_size: int
 ) -> dict[str, np.ndarray[tuple[int, ...], np.dtype[np.generic]]]:
-    """This process's part of the batch of a step: the images that the run beside it sees in that step."""
+    """This process's part of the batch of a step: the images that the run sees in that step."""
     part = batch_size // jax.process_count()
     chosen = order(step * batch_size + jax.process_index() * part + np.arange(part))
     return {
@@ -120,7 +118,7 @@ def batch_of_step(
 
 def _check(config: Config, dataset: Dataset) -> None:
     del dataset
-    # Refused, and not trained at some rate: which one suits a context, such a run does not say.
+    # Refused: a run that freezes the context gives no learning rate for it.
     if not optim.trained(["ctx"], config.optimizer.lr_scales):
         raise ConfigError(
             "config.eval.baselines names text_context, which trains the context as the run beside it does, but "
@@ -131,6 +129,6 @@ def _check(config: Config, dataset: Dataset) -> None:
 
 @baseline("text_context", "text context alone (CoOp)", features="all", check=_check)
 def compute(context: Context) -> Result:
-    """The context that `train` chooses."""
+    """Metrics of the context selected by `train`."""
     trained = train(context.config, context.experiment, context.features, context.num_steps)
     return trained.metrics, {"step": trained.step}

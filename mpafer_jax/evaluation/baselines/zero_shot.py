@@ -1,4 +1,4 @@
-"""CLIP without any training: each class is its hard prompts, an image is of the class that it is nearest to."""
+"""Zero-shot CLIP: classification by hard prompts, without training."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _PERMUTED = "zero_shot_permuted"
 
 
 def hard_prompts(name: str, config: Config, class_names: Sequence[str]) -> HardPrompts:
-    """The texts of each class for one of the four names; those of type 3 are the configured ones."""
+    """Hard prompts of a baseline in `TYPES`; those of type 3 are the configured ones."""
     section = config.hard_prompts.model_copy(update={"type": TYPES[name]})
     read = prompt_names(class_names, as_spelled=bool(config.data.class_names))
     return configured_hard_prompts(section, read, permute_seed=config.seed if name == _PERMUTED else None)
@@ -34,7 +34,7 @@ def hard_prompts(name: str, config: Config, class_names: Sequence[str]) -> HardP
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class EncodedTexts:
-    """Hard prompts, and one feature per class [C, D] under the frozen text tower, see `features.class_features`."""
+    """Hard prompts and the class features [C, D] of the frozen text tower, see `features.class_features`."""
 
     prompts: HardPrompts
     features: jax.Array
@@ -50,7 +50,7 @@ def encode(experiment: Experiment, prompts: Mapping[str, HardPrompts]) -> dict[s
 def frozen_logits(
     experiment: Experiment, image_features: npt.NDArray[np.float32], text_features: jax.Array
 ) -> npt.NDArray[np.float32]:
-    """CLIP's own logits s * cos(z^g, theta) [n, C] of image features [n, D] and text features [C, D]."""
+    """CLIP's global logits s * cos(z^g, theta) [n, C] of image features [n, D] and text features [C, D]."""
     logits = experiment.model.apply(
         variables(experiment.frozen.backbone, {}), image_features, text_features, method="classify_frozen"
     )
@@ -58,7 +58,7 @@ def frozen_logits(
 
 
 def _texts(context: Context) -> dict[str, EncodedTexts]:
-    """Of all of the four that the run names, as a tower compiles for every length of texts."""
+    """Encodes the texts of all configured zero-shot baselines at once, since each text length is compiled."""
     names = [name for name in context.config.eval.baselines if name in TYPES]
     class_names = context.experiment.class_names
     return encode(context.experiment, {name: hard_prompts(name, context.config, class_names) for name in names})
@@ -88,9 +88,9 @@ for _name, _title in (
 
 @baseline("zero_shot_global_local", "zero-shot, global-local logits", features="no split")
 def global_local(context: Context) -> Result:
-    """The run's own head on un-prompted features, with the hard prompts of `hard_prompts.type` as texts.
+    """The run's head on unprompted features, with hard prompts of `hard_prompts.type` and without the motion prior.
 
-    Without the motion prior, which is made from training images and their labels.
+    The motion prior is left out because it is made from training images and labels.
     """
     bare = context.experiment.with_learner(PromptLearner()).with_patch_weights(None)
 

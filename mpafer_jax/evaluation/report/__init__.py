@@ -1,4 +1,4 @@
-"""Reports: one HTML file that shows what a run did, or how several compare, made from their workdirs.
+"""HTML reports of one run, or comparing several, made from their workdirs.
 
-`pages` needs Matplotlib, which takes a second to import: commands that only may write a report import it when they do.
+Import `pages` only to write a report: it imports Matplotlib, which takes a second.
 """

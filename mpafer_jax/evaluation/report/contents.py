@@ -1,4 +1,4 @@
-"""What a report reads: the files of a workdir, and nothing else."""
+"""Reads the files of a workdir for a report."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ class Measurement:
     """One checkpoint on one split.
 
     Attributes:
-      title: which, in words.
+      title: heading of the measurement.
       split: "test" or "validation".
       step: of the checkpoint.
-      metrics: what `ClassificationMetrics.to_dict` gave.
-      predictions: of every image, where they were kept.
+      metrics: as from `ClassificationMetrics.to_dict`.
+      predictions: of every image; None if not saved.
     """
 
     title: str
@@ -43,12 +43,12 @@ class Contents:
     """A workdir's results.
 
     Attributes:
-      name: what the report calls it.
-      measurements: of the training's own checkpoint and of a later evaluation, what there is; at least one.
-      summary: `summary.json`, None if nothing was trained here.
-      evaluation: `evaluation.json`, None without `--mode=eval`.
+      name: of the run in the report.
+      measurements: of the run's reported checkpoint and of a later evaluation, those that exist.
+      summary: `summary.json`; None if nothing was trained here.
+      evaluation: `evaluation.json`; None without `--mode=eval`.
       config: the run's fields by dotted name; empty if nothing was trained here.
-      curves: kind ("train", "validation") -> metric -> values.
+      curves: kind ("train", "validation") -> metric -> step -> value.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""Images inside the page: encoded as data, so that the page needs no other file."""
+"""Images embedded in the page as data URIs."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from PIL import Image
 from mpafer_jax.data.preprocess import Pixels
 from mpafer_jax.evaluation import overlay
 
-_SIDE = 160  # pixels of the page; twice that would double the file for an image of 96
+_SIDE = 160  # pixels on the page
 _QUALITY = 85
 
 
 def data_uri(image: Image.Image, side: int | None = _SIDE) -> str:
-    """A square image as a data URI, `side` pixels wide and high; any image in its own size if that is None."""
+    """An image as a data URI, resized to `side` x `side` pixels; in its own size if `side` is None."""
     if side is not None:
         image = image.resize((side, side), Image.Resampling.BICUBIC)
     stream = io.BytesIO()
@@ -27,12 +27,12 @@ def data_uri(image: Image.Image, side: int | None = _SIDE) -> str:
 
 
 def heat_maps(pixels: Pixels, patch_scores: npt.NDArray[np.float32], classes: tuple[int, ...]) -> list[Image.Image]:
-    """Patch scores of classes, less their mean over the classes, drawn over the image on one scale.
+    """Heat maps of classes over the image: patch scores minus their mean over all classes, on one colour scale.
 
     Args:
-      pixels: uint8[S, S, 3], what the model saw.
-      patch_scores: [N, C], N the square of a whole number, patches row by row.
-      classes: indices of C.
+      pixels: uint8[S, S, 3], the model's input.
+      patch_scores: [N, C], N patches of a square grid, row by row.
+      classes: indices into C.
     """
     side = math.isqrt(len(patch_scores))
     contrast = patch_scores - patch_scores.mean(axis=1, keepdims=True)

@@ -1,4 +1,4 @@
-"""The two pages: one run, and several side by side."""
+"""The HTML pages: a single run, and a comparison of several."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from mpafer_jax.method.losses import TERMS
 from mpafer_jax.runtime import files
 from mpafer_jax.runtime.errors import ReportError
 
-# Titles of curves, in the order in which they are shown; what is not named here follows by name.
+# Titles of curves, in display order; other metrics follow by name.
 _TITLES = {
     "loss": "Loss, all terms",
     **{term.name: term.title for term in TERMS},
@@ -35,21 +35,21 @@ _TITLES = {
     "grad_norm": "Norm of the gradient",
 }
 _SHARES = ("accuracy", "uar", "macro_f1")
-_SAME = {"war": "accuracy"}  # two names of one metric: training's and evaluation's
+_SAME = {"war": "accuracy"}  # metric names of training -> evaluation
 
 
 def write_report(workdir: pathlib.Path, *, with_images: bool = True) -> pathlib.Path:
-    """Writes `report.html` of one run, from the files in its workdir alone.
+    """Writes `report.html` of one run from the files in its workdir.
 
     Args:
-      workdir: of a run that has ended, or of an evaluation.
-      with_images: whether the most confident mistakes are shown, where they were kept.
+      workdir: of a finished run or evaluation.
+      with_images: whether to show the most confident errors, if their images were saved.
 
     Returns:
       The file.
 
     Raises:
-      ReportError: there is nothing to report, or a file cannot be read.
+      ReportError: the workdir has no results, or a file cannot be read.
     """
     found = contents.read(workdir)
     page = _render(
@@ -67,10 +67,10 @@ def write_report(workdir: pathlib.Path, *, with_images: bool = True) -> pathlib.
 
 
 def write_comparison(workdirs: Sequence[pathlib.Path], out: pathlib.Path) -> None:
-    """Writes one page that compares runs: results, recall by class, curves, and where their configurations differ.
+    """Writes one page that compares runs: results, recall by class, curves, and differences in configuration.
 
     Raises:
-      ReportError: one of them has nothing to report, or a file cannot be read.
+      ReportError: a workdir has no results, or a file cannot be read.
     """
     runs = [contents.read(workdir) for workdir in workdirs]
     names = _distinct_names(workdirs, runs)
@@ -149,7 +149,7 @@ class _Map:
 
 @dataclasses.dataclass(frozen=True)
 class _Measured:
-    """A measurement, drawn; what needs stored predictions is None or empty without them."""
+    """A measurement with its plots; those of stored predictions are None or empty without them."""
 
     of: Measurement
     classes: tuple[_ClassRow, ...]
@@ -284,14 +284,14 @@ def _line(name: str, run: Contents, part: Measurement) -> _Line:
         title=part.title,
         metrics=part.metrics,
         ece=None if stored is None else calibrate(stored.probabilities, stored.labels).ece,
-        # An interrupted run's last process knows only its own share.
+        # After a resume only the last process's wall time is known.
         wall_seconds=None if process.get("resumed_after_step") else process.get("wall_seconds"),
         recall=part.metrics["recall"],
     )
 
 
 def _distinct_names(workdirs: Sequence[pathlib.Path], runs: Sequence[Contents]) -> list[str]:
-    """The folders' names, with as many parents as it takes to tell them apart."""
+    """The folders' names, with as many parents as needed to be distinct."""
     parts = [workdir.resolve().parts for workdir in workdirs]
     if len(set(parts)) != len(parts):
         raise ReportError(f"a workdir is named twice: {', '.join(map(str, workdirs))}")
@@ -303,14 +303,14 @@ def _distinct_names(workdirs: Sequence[pathlib.Path], runs: Sequence[Contents]) 
 
 
 def _differing_images(names: Sequence[str], runs: Sequence[Contents]) -> list[str]:
-    """Runs that were measured on other images than the first, by the test split's fingerprint where both have it."""
+    """Runs measured on other images than the first, by the fingerprint of the test (else validation) split."""
     prints = [(run.summary or run.evaluation or {}).get("fingerprints", {}) for run in runs]
     keys = [next((found[split] for split in ("test", "validation") if split in found), None) for found in prints]
     return [name for name, key in zip(names, keys, strict=True) if key != keys[0]]
 
 
 def _differing_fields(names: Sequence[str], runs: Sequence[Contents]) -> dict[str, list[str]]:
-    """Field -> its value in every run, of those that are not the same in all."""
+    """Field -> its value in every run, for fields that differ."""
     fields = list(dict.fromkeys(field for run in runs for field in run.config))
     absent = "(no such field)"
     values = {field: [_value(run.config[field]) if field in run.config else absent for run in runs] for field in fields}

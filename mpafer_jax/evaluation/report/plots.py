@@ -1,4 +1,4 @@
-"""Plots as SVG that takes its colours from the page, so that one drawing is readable on light and on dark."""
+"""Plots as inline SVG with CSS variables as colours, so that they follow the page's light or dark theme."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from mpafer_jax.evaluation.calibration import Calibration
 
-# Matplotlib draws with stand-ins, which become the page's CSS variables.
+# Placeholder colours, replaced by the page's CSS variables.
 _INK, _MUTED, _GRID = "#010101", "#010102", "#010103"
 _NUM_SERIES = 10
 SERIES = tuple(f"#0102{index:02x}" for index in range(_NUM_SERIES))
@@ -26,7 +26,7 @@ _VARIABLES = {_INK: "--ink", _MUTED: "--muted", _GRID: "--line"} | {
     stand_in: f"--series-{index}" for index, stand_in in enumerate(SERIES)
 }
 _MARKERS = "o^sDvPX*<>"
-# As wide as a phone: a page on a larger screen puts several beside each other, and text keeps its size.
+# Phone width: larger screens show several plots side by side.
 _SIZE = (4.2, 2.7)
 _SQUARE = (4.2, 3.9)
 _STYLE: dict[str, Any] = {
@@ -56,9 +56,8 @@ class Plot:
     """A figure of a page.
 
     Attributes:
-      title: its heading.
-      svg: inline SVG, marked as an image with `alt` as its name.
-      alt: what it shows, in words and numbers.
+      svg: inline SVG with `alt` as its accessible name.
+      alt: description in words and numbers.
     """
 
     title: str
@@ -73,9 +72,9 @@ def curves(
 
     Args:
       title: the metric.
-      lines: name -> step -> value; a line's place decides its colour, also where others are empty, which are not drawn.
-      mark: a step to mark, that of the chosen checkpoint.
-      shares: whether the values are fractions of 1, to be written in percent.
+      lines: name -> step -> value; colours follow the position, empty lines included, which are not drawn.
+      mark: step of the selected checkpoint, to be marked.
+      shares: whether the values are fractions of 1, shown in percent.
     """
     values = [value for line in lines.values() for value in line.values() if np.isfinite(value)]
     logarithmic = bool(values) and min(values) > 0 and max(values) > 100 * min(values) and not shares
@@ -118,7 +117,7 @@ def _extent(name: str, line: Mapping[int, float]) -> str:
 
 
 def reliability(calibration: Calibration, place: str) -> Plot:
-    """Accuracy by confidence, against the diagonal on which they would agree; `place` as for `feature_map`."""
+    """Reliability diagram: accuracy by confidence; `place` as for `feature_map`."""
     bins = [part for part in calibration.bins if part.count]
 
     def draw(axes: Axes) -> None:
@@ -126,7 +125,7 @@ def reliability(calibration: Calibration, place: str) -> Plot:
         for index, part in enumerate(bins):
             accuracy, confidence = cast(float, part.accuracy), cast(float, part.confidence)
             left, width = part.low, part.high - part.low
-            # A class with an accuracy of 0 would leave no bar to be seen: the line says that there are images.
+            # A bar of height 0 is invisible; the line still shows that the bin has images.
             label = "accuracy" if index == 0 else None
             axes.bar(left, accuracy, width, align="edge", color=SERIES[0], alpha=0.45, linewidth=0, label=label)
             axes.plot([left, part.high], [accuracy, accuracy], color=SERIES[0])
@@ -151,7 +150,7 @@ def reliability(calibration: Calibration, place: str) -> Plot:
 
 
 def confidences(calibration: Calibration, place: str) -> Plot:
-    """How many images there are of each confidence; `place` as for `feature_map`."""
+    """Histogram of confidences; `place` as for `feature_map`."""
 
     def draw(axes: Axes) -> None:
         for part in calibration.bins:
@@ -175,14 +174,13 @@ def confidences(calibration: Calibration, place: str) -> Plot:
 def feature_map(
     title: str, points: npt.NDArray[np.floating], labels: npt.NDArray[np.integer], names: Sequence[str], place: str
 ) -> Plot:
-    """Images as points, by class: each class has its colour and its form.
+    """Scatter plot of images; each class has its own colour and marker.
 
     Args:
-      title: the map's.
       points: [n, 2].
       labels: int[n].
       names: C class names.
-      place: where on the page it stands, for ids that no other plot has, were it equal.
+      place: location on the page, which makes SVG ids unique even between equal plots.
     """
 
     def draw(axes: Axes) -> None:
@@ -198,7 +196,7 @@ def feature_map(
         axes.set_xticks([])
         axes.set_yticks([])
         axes.spines[["left", "bottom"]].set_visible(False)
-        # Below the points: over them it would hide some wherever it stood.
+        # Below the points, so that it hides none.
         below: dict[str, Any] = {"loc": "upper center", "bbox_to_anchor": (0.5, 0.0), "ncols": 4, "markerscale": 1.8}
         axes.legend(**below, fontsize=9, handletextpad=0.1, columnspacing=0.8)
 
@@ -221,7 +219,7 @@ def _unit_axes(axes: Axes) -> None:
 def _plot(title: str, alt: str, draw: Callable[[Axes], None], size: tuple[float, float], place: str) -> Plot:
     stream = io.StringIO()
     nothing: Any = dict.fromkeys(("Date", "Creator", "Format", "Type"))
-    # Ids are hashes of this and of what they name.
+    # SVG ids are hashes of this salt and their content.
     style: Any = {**_STYLE, "svg.hashsalt": f"{place}: {title}"}
     with matplotlib.rc_context(style):
         figure = Figure(figsize=size, layout="constrained")
@@ -231,13 +229,13 @@ def _plot(title: str, alt: str, draw: Callable[[Axes], None], size: tuple[float,
 
 
 def _inline(svg: str, alt: str) -> Markup:
-    """Matplotlib's file as a part of a page: its colours the page's, without the declarations a page has no use for."""
+    """Matplotlib's SVG without file declarations and with the page's colours."""
     body = re.sub(r"<metadata>.*?</metadata>", "", svg[svg.index("<svg") :], flags=re.DOTALL)
     opening, rest = body.split(">", 1)
     view = re.search(r'viewBox="[^"]*"', opening)
     if view is None:
         raise ValueError("matplotlib wrote an SVG without viewBox")
-    # The ids are numbered from 1 in every file, and nothing refers to those of groups.
+    # Ids of groups repeat in every file and are never referenced.
     rest = re.sub(r'<g id="[^"]*"', "<g", rest)
     for stand_in, variable in _VARIABLES.items():
         rest = rest.replace(stand_in, f"var({variable})")
