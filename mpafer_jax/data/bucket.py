@@ -1,7 +1,6 @@
-"""Local copies of dataset folders in buckets, in the cache (`files.cache_directory`).
+"""Local copies, in the cache (`files.cache_directory`), of datasets in buckets.
 
-Every start brings the copy up to date: files that it lacks or has in another size are fetched, files that the bucket no
-longer has are deleted.
+Every start syncs by size: missing or changed files are fetched, files deleted in the bucket are deleted.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ def copy_of(url: str) -> pathlib.Path:
 
 
 def fetch(url: str) -> pathlib.Path:
-    """Brings the copy of gs://BUCKET/NAME or s3://BUCKET/NAME up to date, one process at a time, and returns it."""
+    """Syncs the local copy of gs://BUCKET/NAME or s3://BUCKET/NAME, one process at a time; DataError if that fails."""
     copy = copy_of(url)
     copy.parent.mkdir(parents=True, exist_ok=True)
     with locks.hold(copy.with_name(f"{copy.name}.lock"), copy, wait=True):
@@ -35,7 +34,7 @@ def fetch(url: str) -> pathlib.Path:
             _update(url, copy)
         except DataError:
             raise
-        except Exception as error:  # what the packages behind fsspec raise has no common base
+        except Exception as error:  # exceptions of fsspec's backends have no common base
             raise DataError(
                 f"config.data.dir is {url!r}, which cannot be fetched into {copy} ({type(error).__name__}: {error}); "
                 "see that the name is right, the credentials give access, and the disk has room"

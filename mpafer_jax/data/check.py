@@ -1,7 +1,6 @@
-"""What is in a dataset, and what needs attention before anything is trained on it.
+"""Checks a dataset before training: labels, sizes, unreadable images, duplicates.
 
-The owner's files are read directly: nothing needs to be prepared, nothing is written, and all broken images are listed
-instead of the first.
+The original files are read directly, without preparation; nothing is written.
 """
 
 from __future__ import annotations
@@ -20,12 +19,12 @@ from mpafer_jax.data.splits import absent, split_off_missing_test
 from mpafer_jax.runtime import progress
 from mpafer_jax.runtime.errors import ImageError
 
-_LISTED = 5  # examples printed of a long list of duplicates; broken images are always listed in full
+_LISTED = 5  # examples printed of a long list; broken images are always listed in full
 
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """What a check found: the lines to print, and those findings that need attention."""
+    """Result of a check: the lines to print, and the findings that need attention."""
 
     lines: tuple[str, ...]
     attention: tuple[str, ...]
@@ -44,7 +43,7 @@ class _Image:
 
 @dataclasses.dataclass(frozen=True)
 class _Images:
-    """Every image of every split, opened: groups with equal pixels, and the errors of those that are broken."""
+    """All images: groups with equal pixels by hash, and errors of unreadable ones by split."""
 
     by_pixels: dict[str, list[_Image]]
     broken: dict[str, list[str]]
@@ -54,11 +53,10 @@ def check(data: DataSection, index: SourceIndex | None = None) -> Report:
     """Checks the configured dataset.
 
     Args:
-      data: which.
-      index: what `read_source` gave for it, if that was read.
+      index: the result of `read_source`, if already read.
 
     Raises:
-      DataError: its layout, a label or a class name does not hold, so that there is nothing to check.
+      DataError: the layout, a label or a class name is invalid.
     """
     index = index or read_source(data)
     data, own_test = split_off_missing_test(data, index)

@@ -1,4 +1,4 @@
-"""An image that shows what is in a dataset: one row of images for each class."""
+"""Contact sheet of a dataset: one row of example images per class."""
 
 from __future__ import annotations
 
@@ -15,17 +15,11 @@ _PAPER, _TEXT, _FAINT = (255, 255, 255), (20, 20, 20), (120, 120, 120)
 
 
 def contact_sheet(data: DataSection, split: str, per_class: int, tile: int = 96, seed: int = 0) -> Image.Image:
-    """One row of images for each class, in the order of the labels.
+    """Draws up to `per_class` random images of every class in a row, in the order of the labels.
 
     Args:
-      data: the dataset.
-      split: the owner's split.
-      per_class: images in a row; fewer where the class has no more.
-      tile: side of an image on the sheet in pixels; images keep their shape.
-      seed: of the choice of images.
-
-    Returns:
-      RGB, `tile` pixels high for each class.
+      split: a split of the dataset's files; DataError if it does not exist.
+      tile: height of a row and width of a column in pixels; images keep their aspect ratio.
     """
     prepared = prepare(read_source(data), prepared_root(data), data.on_bad_image)
     if split not in prepared.splits:

@@ -1,11 +1,11 @@
-"""Images that stay decoded: one memory-mapped file beside a prepared split (`config.data.cache_decoded`).
+"""Cache of decoded images: a memory-mapped file beside each prepared split (`config.data.cache_decoded`).
 
     <prepared folder>/decoded-<format>-<versions>/<split>/
-      pixels.bin      uint8, one image after the other, rows from the top, grey or RGB
-      images.npz    offsets int64[n], where each starts; shapes int32[n, 3], height, width, bands
+      pixels.bin    uint8, images one after the other, row-major, grey or RGB
+      images.npz    offsets int64[n] into pixels.bin; shapes int32[n, 3], height, width, channels
 
-The file is mapped by every process that reads it, so threads, worker processes and runs on one host share a single copy
-in the page cache. The folder's name carries the versions that decode, since decoders of JPEG differ in single values.
+All processes on a host share one copy in the page cache. The folder's name has the versions of Pillow and libjpeg,
+since JPEG decoders differ in single pixel values.
 """
 
 from __future__ import annotations
@@ -30,18 +30,18 @@ from mpafer_jax.data.preprocess import decode
 from mpafer_jax.runtime import files, locks, progress, signals, workers
 from mpafer_jax.runtime.errors import DataError
 
-_FORMAT = "2"  # of the two files, and of how `preprocess.decode` shows an image
+_FORMAT = "2"  # of the two files, and of the pixels that `preprocess.decode` gives
 _PIXELS, _IMAGES = "pixels.bin", "images.npz"
 
 
 @dataclasses.dataclass(frozen=True)
 class DecodedImages:
-    """Random access to decoded images. Only the folder's name is sent to a worker process, which maps it itself."""
+    """Random access to decoded images; pickles as the folder's name, which each process maps."""
 
     folder: Path
 
     def __getitem__(self, index: int) -> Image.Image:
-        """Grey or RGB, as `preprocess.decode` gave it."""
+        """The image as decoded by `preprocess.decode`, grey or RGB."""
         pixels, offsets, shapes = _open(self.folder)
         height, width, bands = (int(size) for size in shapes[index])
         start = int(offsets[index])
@@ -53,19 +53,16 @@ class DecodedImages:
 def _open(folder: Path) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64], npt.NDArray[np.int32]]:
     with np.load(folder / _IMAGES, allow_pickle=False) as images:
         offsets, shapes = images["offsets"], images["shapes"]
-    # A plain array over the mapping: slicing np.memmap costs ten times as much.
+    # A plain array over the mapping: slicing np.memmap takes ten times as long.
     return np.asarray(np.memmap(folder / _PIXELS, np.uint8, mode="r")), offsets, shapes
 
 
 def open_or_make(prepared: Path, split: str, source: ExampleSource) -> DecodedImages:
-    """Opens the decoded images of a prepared split, and decodes them first if they are missing.
-
-    Of several processes that share the folder one decodes, and the others wait for it.
+    """Opens the decoded images of a prepared split; decodes them first if missing, in one process while others wait.
 
     Args:
-      prepared: the folder of the prepared dataset.
-      split: name of the split.
-      source: its encoded images, known to be good.
+      prepared: folder of the prepared dataset; DataError if it is not writable.
+      source: encoded images of the split, known to decode.
     """
     versions = f"pillow{PIL.__version__}-jpeg{cast(Any, features).version('jpg')}"
     folder = prepared / f"decoded-{_FORMAT}-{versions}" / split
@@ -90,7 +87,7 @@ def open_or_make(prepared: Path, split: str, source: ExampleSource) -> DecodedIm
 
 
 def _write(folder: Path, split: str, source: ExampleSource) -> None:
-    unfinished = folder.with_name(f"{folder.name}.unfinished")  # there is at most one, under the lock
+    unfinished = folder.with_name(f"{folder.name}.unfinished")  # at most one, under the lock
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir()
     shapes: list[tuple[int, int, int]] = []

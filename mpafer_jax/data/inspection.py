@@ -1,4 +1,4 @@
-"""Opens every image of a dataset once, completely: a file that only looks like an image is found here."""
+"""Decodes every image of a dataset completely, to find unreadable ones."""
 
 from __future__ import annotations
 
@@ -13,19 +13,13 @@ from mpafer_jax.data.records import ImageSource
 from mpafer_jax.runtime import workers as workers_lib
 from mpafer_jax.runtime.errors import ImageError
 
-_THREADS = min(16, (os.cpu_count() or 1) + 2)  # a little more than the cores: reading waits for the disk
+_THREADS = min(16, (os.cpu_count() or 1) + 2)  # more than cores, since reading waits for the disk
 _AHEAD = 4 * _THREADS  # images in memory at once
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Inspected:
-    """An image that decodes.
-
-    Attributes:
-      data: the encoded image.
-      size: (width, height) in pixels.
-      pixel_hash: hex digest of the decoded RGB pixels and the size; equal for pixel-identical images.
-    """
+    """A readable image: encoded data, (width, height) in pixels, and hex digest of the decoded RGB pixels and size."""
 
     data: bytes
     size: tuple[int, int]
@@ -33,17 +27,13 @@ class Inspected:
 
 
 def inspect(image: ImageSource) -> Inspected:
-    """Reads and fully decodes one image.
-
-    Raises:
-      ImageError: it is missing or cannot be decoded; names it and says why.
-    """
+    """Reads and fully decodes one image; ImageError, with its path and the reason, if that fails."""
     try:
         data = image.read()
         pixels = decode_rgb(data)
     except FileNotFoundError as error:
         raise ImageError(f"{image.place}: no such file") from error
-    except (OSError, ValueError) as error:  # ValueErrors are a source's own, ImageError among them
+    except (OSError, ValueError) as error:  # ValueError: see `ImageSource.read`; ImageError is one
         raise ImageError(f"{image.place}: cannot be read as an image: {error}") from error
     digest = hashlib.blake2b(f"{pixels.width}x{pixels.height}".encode(), digest_size=16)
     digest.update(pixels.tobytes())
@@ -51,17 +41,14 @@ def inspect(image: ImageSource) -> Inspected:
 
 
 def workers(computed: bool) -> futures.Executor:
-    """What inspects images side by side: threads (decoding leaves Python's lock), or processes if they are computed.
-
-    To be used as a context.
-    """
+    """Executor for `inspect_all`, a context manager: threads (decoding releases the GIL), or processes if computed."""
     return workers_lib.pool() if computed else futures.ThreadPoolExecutor(_THREADS)
 
 
 def inspect_all(images: Sequence[ImageSource], pool: futures.Executor) -> Generator[Inspected | ImageError]:
-    """Inspects images with the workers of a pool, in order, a bounded number in memory.
+    """Inspects images in parallel; yields results in order, with a bounded number in memory.
 
-    To be closed (`contextlib.closing`) where it may not be exhausted.
+    Close it (`contextlib.closing`) if it may not be exhausted.
     """
     return workers_lib.map_in_order(pool, _inspect_or_error, images, _AHEAD)
 

@@ -10,19 +10,17 @@ Distributions = npt.NDArray[np.float32]
 
 
 def replace_labels(labels: Labels, num_classes: int, fraction: float, seed: int) -> Labels:
-    """Gives a share of every class the label of another class, each other class equally likely (symmetric noise).
+    """Symmetric label noise, class by class as in Self-Cure Network (Wang et al., CVPR 2020).
 
-    The share is taken class by class, as in Self-Cure Network (Wang et al., CVPR 2020). What is replaced for a smaller
-    fraction is replaced by the same labels for a larger one, so that noise levels differ only by what is added.
+    Exactly round(fraction * n_c) labels of each class c become one of the C - 1 others, uniformly. Noise is nested: a
+    larger fraction of the same seed keeps the replacements of a smaller one.
 
     Args:
       labels: int32[n].
       num_classes: C, at least 2.
-      fraction: of the images of each class, rounded to a whole number of them.
-      seed: the result is a pure function of all arguments.
 
     Returns:
-      int32[n]; it differs from `labels` in round(fraction * n_c) places of each class c.
+      int32[n].
     """
     noisy = labels.copy()
     for label in np.unique(labels).tolist():
@@ -35,17 +33,7 @@ def replace_labels(labels: Labels, num_classes: int, fraction: float, seed: int)
 
 
 def move_weights(distributions: Distributions, labels: Labels, noisy: Labels) -> Distributions:
-    """Permutes label distributions consistently with the noisy labels.
-
-    Args:
-      distributions: float32[n, C].
-      labels: int32[n], the true ones.
-      noisy: int32[n].
-
-    Returns:
-      float32[n, C]: in every row the weights of the true and of the noisy label have changed places. The sums and
-      the sharpness stay, and a row that was largest at its true label is largest at the noisy one.
-    """
+    """Swaps the weights of the true (int32[n]) and the noisy label in every row of float32[n, C]."""
     moved, rows = distributions.copy(), np.arange(len(labels))
     moved[rows, noisy] = distributions[rows, labels]
     moved[rows, labels] = distributions[rows, noisy]

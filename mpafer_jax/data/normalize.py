@@ -1,4 +1,4 @@
-"""The normalisation of images, on the device: the host sends bytes, a quarter of the floats' traffic."""
+"""Image normalisation on the device; the host transfers uint8, a quarter of the size of floats."""
 
 from __future__ import annotations
 
@@ -7,16 +7,7 @@ import jax.numpy as jnp
 
 
 def normalize(images: jax.Array, mean: tuple[float, float, float], std: tuple[float, float, float]) -> jax.Array:
-    """Bytes to the floats that CLIP's image tower expects: (value / 255 - mean) / std per channel.
-
-    Args:
-      images: uint8[..., 3].
-      mean: per channel, RGB, on the scale 0 to 1.
-      std: likewise.
-
-    Returns:
-      float32[..., 3].
-    """
+    """(image / 255 - mean) / std per RGB channel, uint8[..., 3] to float32[..., 3]; mean and std in [0, 1]."""
     if images.dtype != jnp.uint8:
         raise TypeError(f"expected uint8 images with values 0 to 255, found {images.dtype}")
     scaled = images.astype(jnp.float32) / 255.0

@@ -1,8 +1,8 @@
-"""Batches from splits, with Grain. What a batch holds depends on (seed, step) alone.
+"""Batches of splits, with Grain; a pure function of (seed, step).
 
 Position g = step * batch_size + i of the training stream is example `permutation(seed, g // n)[g % n]`, augmented with
-a generator keyed by (seed, g). So a run resumes from its step number, and the same global batch is cut into any number
-of processes or made by any number of workers.
+a generator keyed by (seed, g). A run thus resumes from its step number alone, and global batches do not depend on the
+number of processes and workers.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from mpafer_jax.data import preprocess
 from mpafer_jax.data.splits import EncodedImages, Split
 from mpafer_jax.runtime import signals, workers
 
-# First word of every key, so that streams drawn from one seed stay apart.
+# First word of every key: independent streams of one seed.
 _ORDER, _SAMPLE, AUGMENT = 0, 1, 2
 _MAX_THREADS = 16
 
@@ -49,7 +49,7 @@ class Batch(TypedDict):
 
 
 class Order(Protocol):
-    """Which example stands at a position of the training stream; can be sent to a worker process."""
+    """Maps positions of the training stream to examples; picklable."""
 
     def __call__(self, positions: Indices) -> Indices:
         """Examples int64[k] at stream positions int64[k]."""
@@ -63,7 +63,7 @@ def _permutation(seed: int, epoch: int, size: int) -> Indices:
 
 @dataclasses.dataclass(frozen=True)
 class ShuffledOrder:
-    """Epochs without replacement, each in an order of its own."""
+    """Sampling without replacement; every epoch is a new permutation."""
 
     seed: int
     size: int
@@ -76,10 +76,10 @@ class ShuffledOrder:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class ClassBalancedOrder:
-    """With replacement, an example with probability proportional to 1 / (number of examples of its class)."""
+    """Sampling with replacement: a class uniformly, then an example of it."""
 
     seed: int
-    members: tuple[Indices, ...]  # the examples of each class that has any
+    members: tuple[Indices, ...]  # examples by class, without empty classes
 
     def __call__(self, positions: Indices) -> Indices:
         """Examples int64[k] at stream positions int64[k]."""
@@ -112,21 +112,18 @@ def train_batches(
     process_index: int = 0,
     process_count: int = 1,
 ) -> Iterator[Batch]:
-    """The batches of steps `start_step` to `num_steps` - 1 of training, augmented.
+    """Augmented batches of steps `start_step` to `num_steps` - 1.
 
     Args:
-      split: what to train on.
-      section: `config.data`: sampler, augmentation, mean (its colour fills erased rectangles), num_workers.
+      section: sampler, augmentation, num_workers, and mean, the colour of erased rectangles.
       image_size: side of the images in pixels.
-      batch_size: examples in a global batch.
+      batch_size: of the global batch.
       seed: of order and augmentation.
-      start_step: the first step wanted; a resumed run passes its checkpoint's step.
-      num_steps: the length of the whole training.
       process_index, process_count: this process gets the process_index-th of process_count equal, contiguous parts of
         every global batch.
 
     Yields:
-      Batches with a mask of ones. Closing the iterator (or exhausting it) ends its threads and worker processes.
+      Batches with a mask of ones. Closing or exhausting the iterator ends its threads and worker processes.
     """
     local = local_positions(batch_size, process_index, process_count)
     make = _TrainBatches(
@@ -150,10 +147,9 @@ def eval_batches(
     process_index: int = 0,
     process_count: int = 1,
 ) -> Iterator[Batch]:
-    """Every example of a split once, in its order, resized without augmentation.
+    """Every example of a split once, in order, resized without augmentation; arguments as in `train_batches`.
 
-    The last batch is filled up with example 0 under mask 0, so that all processes see the same number of equal
-    batches and every example counts once. Arguments and errors as in `train_batches`.
+    The last batch is padded with example 0 under mask 0: all processes get the same number of equal batches.
     """
     local = local_positions(batch_size, process_index, process_count)
     make = _EvalBatches(split=_Examples.of(split), image_size=image_size, batch_size=batch_size, local=local)
@@ -161,12 +157,12 @@ def eval_batches(
 
 
 def num_eval_batches(num_examples: int, batch_size: int) -> int:
-    """How many batches `eval_batches` yields."""
+    """Number of batches of `eval_batches`."""
     return -(-num_examples // batch_size)
 
 
 def local_positions(batch_size: int, process_index: int, process_count: int) -> Indices:
-    """Which positions of a global batch are this process's; ValueError where it cannot be cut evenly."""
+    """Positions of a global batch for this process; ValueError if it does not divide evenly."""
     if batch_size % process_count:
         raise ValueError(f"the global batch of {batch_size} cannot be cut into {process_count} equal parts")
     part = batch_size // process_count
@@ -175,7 +171,7 @@ def local_positions(batch_size: int, process_index: int, process_count: int) -> 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class _Examples:
-    """The parts of a Split that a worker process needs; names and hashes would be copied to it for nothing."""
+    """The parts of a Split that are sent to worker processes."""
 
     source: EncodedImages
     labels: npt.NDArray[np.int32]
@@ -236,16 +232,16 @@ class _EvalBatches:
 
 
 def iterate(make: Callable[[int], T], start: int, stop: int, num_workers: int) -> Iterator[T]:
-    """Makes the batches of steps start to stop - 1 ahead of time, in order, in threads or in worker processes."""
-    # A whole batch is one element of Grain's dataset: the cut into workers then cannot change what is in it.
+    """Prefetches make(start) to make(stop - 1), in order, in threads or in worker processes."""
+    # A whole batch is one element of Grain's dataset, so its content does not depend on the number of workers.
     batches = grain.MapDataset.range(start, stop).map(make)
     threads = 1 if num_workers else min(_MAX_THREADS, os.cpu_count() or 1)
     dataset = batches.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads + 1))
     if num_workers:
         if not flags.FLAGS.is_parsed():
             flags.FLAGS.mark_as_parsed()  # Grain's workers read flags even in a program that has none
-        # Through pipes, not shared memory: a little slower, but containers often have only 64 MB of the latter, and
-        # Grain keeps each worker's last batch there until the program ends.
+        # Pipes instead of shared memory: containers often have only 64 MB of it, and Grain keeps each worker's last
+        # batch there until the program ends.
         no_shared_memory = grain.experimental.DatasetOptions(min_shm_size=sys.maxsize)
         dataset = grain.experimental.WithOptionsIterDataset(dataset, no_shared_memory).mp_prefetch(
             grain.MultiprocessingOptions(num_workers=num_workers, per_worker_buffer_size=2),
@@ -258,6 +254,6 @@ def iterate(make: Callable[[int], T], start: int, stop: int, num_workers: int) -
         yield from first
         yield from iterator
     finally:
-        # Else the process is about to end, and its workers with it; Grain would wait up to 25 s for each of them.
+        # On SIGTERM workers end with the process; Grain would wait up to 25 s for each of them.
         if not signals.is_requested():
             cast(Any, iterator).close()

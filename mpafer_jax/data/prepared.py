@@ -1,13 +1,12 @@
-"""Preparation: a TFDS builder that writes a dataset once as ArrayRecord, after decoding every image to prove it good.
+"""Preparation: a TFDS builder that decodes every image as a check and writes the dataset as ArrayRecord.
 
     <prepared_dir>/<dataset>-<fingerprint>/<dataset>/<version>/
       *.array_record*, dataset_info.json, features.json    written by TFDS
       examples.npz     per split: labels, label distributions, names, pixel hashes
       summary.json     class names, counts of what was dropped or skipped, label rule
 
-The fingerprint covers labels, names and image sizes, so a changed source is prepared again beside the old one and
-never mixed with it; an old folder may be deleted. TFDS writes into a temporary folder and renames it when all is there
-(the two files above included), so a preparation that was interrupted leaves nothing that looks finished.
+The fingerprint covers labels, names and image sizes: a changed source is prepared in a new folder, and old ones may be
+deleted. TFDS writes into a temporary folder and renames it at the end, so an interrupted preparation is never opened.
 """
 
 from __future__ import annotations
@@ -35,12 +34,12 @@ from mpafer_jax.runtime import files, locks, progress, signals
 from mpafer_jax.runtime.errors import DataError, ImageError
 
 _EXAMPLES, _SUMMARY = "examples.npz", "summary.json"
-_FORMAT = "1"  # of what is written here; a new number makes every dataset be prepared again
+_FORMAT = "1"  # of the written files; with a new number every dataset is prepared again
 OnBadImage = Literal["error", "skip"]
 
 
 class ExampleSource(Protocol):
-    """Random access to prepared examples, as TFDS reads them; can be sent to a worker process."""
+    """Random access to prepared examples, as TFDS reads them; picklable."""
 
     def __len__(self) -> int: ...
 
@@ -49,14 +48,7 @@ class ExampleSource(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class Summary:
-    """What is to be known about a preparation without opening an image.
-
-    Attributes:
-      dataset, label_rule, class_names, source_labels: as in `SourceIndex`.
-      fingerprint: hex digest of what was prepared.
-      dropped: split -> reason -> number of examples left out by label rule or class selection.
-      skipped: split -> messages about images left out because they could not be read.
-    """
+    """Metadata of a preparation; fields as in `SourceIndex`, and the error messages of skipped images by split."""
 
     dataset: str
     label_rule: str
@@ -69,7 +61,7 @@ class Summary:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class PreparedSplit:
-    """One split on disk, and what is held in memory: labels int32[n], distributions float32[n, C], str[n]."""
+    """A split: images on disk, labels int32[n], label distributions float32[n, C], names and hashes str[n]."""
 
     source: ExampleSource
     labels: npt.NDArray[np.int32]
@@ -88,9 +80,9 @@ class Prepared:
 
 
 class ExpressionBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
-    """Writes what any reader returned, under its name and version."""
+    """Writes the dataset of a `SourceIndex`, under its name and version."""
 
-    # TFDS would look for download checksums beside the module, with a package it does not install on Python >= 3.9.
+    # Else TFDS looks for download checksums with a package that it does not install on Python >= 3.9.
     code_path = None
 
     def __init__(
@@ -103,7 +95,7 @@ class ExpressionBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True)
         pool: futures.Executor,
         work: progress.Task,
     ):
-        builder: Any = self  # of whose class TFDS takes these two to be
+        builder: Any = self  # TFDS declares these two as class attributes
         builder.name, builder.VERSION = index.dataset, tfds.core.Version(index.version)
         self._index = index
         self._work = work
@@ -140,7 +132,7 @@ class ExpressionBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True)
         num_classes = len(self._index.class_names)
         columns: dict[str, list[Any]] = {"labels": [], "label_distributions": [], "names": [], "pixel_hashes": []}
         skipped = self._skipped.setdefault(split, [])
-        # Closed here: left to the garbage collector, it would cancel what waits whenever that happens to run.
+        # Closed here and not by the garbage collector, so that pending work is cancelled at a known time.
         with contextlib.closing(inspect_all([record.image for record in records], self._pool)) as inspected:
             for record, image in zip(records, inspected, strict=True):
                 self._work.advance()
@@ -163,7 +155,7 @@ class ExpressionBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True)
                 yield (
                     position,
                     {
-                        "image": io.BytesIO(image.data),  # encoded bytes in, encoded bytes out: no TensorFlow
+                        "image": io.BytesIO(image.data),  # stays encoded, which needs no TensorFlow
                         "label": record.label,
                         "label_distribution": columns["label_distributions"][-1],
                         "name": record.name.encode("utf-8", "surrogateescape"),  # a file's name need not be UTF-8
@@ -177,7 +169,7 @@ class ExpressionBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True)
 
     def _download_and_prepare(self, dl_manager: Any, download_config: Any = None) -> None:
         super()._download_and_prepare(dl_manager, download_config)
-        # Still inside TFDS's temporary folder, so that these two files appear together with the records.
+        # Still TFDS's temporary folder: these two files appear together with the records.
         directory = Path(self.data_dir)
         summary = Summary(
             dataset=self._index.dataset,
@@ -197,18 +189,18 @@ def prepare(
     root: Path,
     on_bad_image: OnBadImage = "error",
 ) -> Prepared:
-    """Opens a dataset's preparation, and makes it first if it is missing.
+    """Opens the preparation of a dataset; prepares it first if missing.
 
     Args:
-      index: what its reader returned, with the classes selected.
-      root: the folder for preparations, made if needed. Of several processes that share it, one prepares and the
-        others wait for it; hosts with disks of their own each prepare theirs.
-      on_bad_image: "error", or "skip" to leave images out that cannot be read, and count them.
+      index: with the classes selected.
+      root: folder of preparations, created if needed. Of the processes that share it one prepares and the others
+        wait; hosts with separate disks prepare one copy each.
+      on_bad_image: "error", or "skip" to drop and count unreadable images.
 
     Raises:
-      ImageError: an image is missing or cannot be decoded, and `on_bad_image` is "error".
-      DataError: `root` cannot be written, or no image of a split can be read.
-      OSError: the disk is full; nothing half-written stays, and a later call starts again.
+      ImageError: an image is unreadable, and `on_bad_image` is "error".
+      DataError: `root` is not writable, or a split has no readable image.
+      OSError: the disk is full; a later call starts from the beginning.
     """
     fingerprint = index.fingerprint(_FORMAT, index.version, on_bad_image)
     parent = root / f"{index.dataset}-{fingerprint[:16]}"
@@ -245,7 +237,7 @@ def _write(
         progress.task(title, total) as work,
         workers(index.computed) as pool,
         tempfile.TemporaryDirectory(dir=parent.parent) as scratch,
-        # TFDS announces a download on stdout; there is none, and stdout belongs to the command that called.
+        # TFDS announces a download on stdout, which belongs to the calling command.
         contextlib.redirect_stdout(io.StringIO()),
     ):
         builder = ExpressionBuilder(
@@ -254,10 +246,10 @@ def _write(
         try:
             builder.download_and_prepare(download_dir=scratch)
         except OSError as error:
-            # On a file system without locks another process may have been first; its result is as good.
+            # Without file locks another process may have been first; its result is the same.
             if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                 raise
-        except RuntimeError as error:  # of the writer of ArrayRecord
+        except RuntimeError as error:  # ArrayRecord's writer
             full = files.full_disk(error, parent)
             if full is None:
                 raise
@@ -269,7 +261,7 @@ def _open(directory: Path) -> Prepared:
     for name in ("class_names", "source_labels"):
         values[name] = tuple(values[name])
     values["skipped"] = {split: tuple(messages) for split, messages in values["skipped"].items()}
-    # `as_data_source` is declared with a decorator that type checkers cannot see through.
+    # Any: the decorator of `as_data_source` hides its type.
     builder: Any = tfds.builder_from_directory(str(directory))
     splits: dict[str, PreparedSplit] = {}
     with np.load(directory / _EXAMPLES, allow_pickle=False) as arrays:

@@ -1,8 +1,4 @@
-"""Images on the host: decoding to RGB, the test-time resize, and the training augmentation (Pillow and NumPy).
-
-Every random function takes a `numpy.random.Generator`, so that the caller decides what a draw depends on; none keeps
-state. Nothing here needs JAX.
-"""
+"""Image decoding, test-time resize and training augmentation on the host, with Pillow and NumPy."""
 
 from __future__ import annotations
 
@@ -23,8 +19,8 @@ from mpafer_jax.config.data_section import AugmentSection
 from mpafer_jax.runtime.errors import ImageError
 
 Pixels = npt.NDArray[np.uint8]
-# Pillow reads more, some by starting other programs (EPS) or with decoders that few look at. JPEG stands for MPO too,
-# which is what many phones write under its name.
+# Pillow's other formats start programs (EPS) or have rarely reviewed decoders. JPEG includes MPO, which many phones
+# write as .jpg.
 _HAS_AVIF = "avif" in features.get_supported_modules()
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM", *(("AVIF",) if _HAS_AVIF else ()))
 _SUFFIXES = {
@@ -37,18 +33,18 @@ _SUFFIXES = {
     "PPM": (".ppm", ".pgm", ".pbm", ".pnm"),
     "AVIF": (".avif",),
 }
-IMAGE_SUFFIXES = frozenset(suffix for name in FORMATS for suffix in _SUFFIXES[name])  # looked for in folders
-# Pillow's own limit, above which it warns of a decompression bomb; a quarter of a gigabyte as RGB.
+IMAGE_SUFFIXES = frozenset(suffix for name in FORMATS for suffix in _SUFFIXES[name])
+# Pillow's limit, above which it warns of a decompression bomb; 256 MiB as RGB.
 MAX_PIXELS = 2**30 // 4 // 3
 MAX_BYTES = 2**28  # of a file: MAX_PIXELS uncompressed
 _PNG = b"\x89PNG\r\n\x1a\n"
 _HEIC = (b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis")  # brands
-_PNG_TEXTS = (b"tEXt", b"zTXt", b"iTXt", b"iCCP")  # kinds of chunks that pixels do not depend on
-# Numbers of TIFF's tags and of their values.
+_PNG_TEXTS = (b"tEXt", b"zTXt", b"iTXt", b"iCCP")  # chunks without influence on pixels
+# TIFF tags and values.
 _COMPRESSION, _PHOTOMETRIC, _BITS, _SAMPLE_FORMAT = 259, 262, 258, 339
 _UNCOMPRESSED, _WHITE_IS_ZERO, _YCBCR, _SIGNED = 1, 0, 6, 2
 _ERASE_RATIO = (0.3, 1 / 0.3)  # width / height, as in the random erasing paper (arXiv:1708.04896)
-_ATTEMPTS = 10  # draws of a rectangle before giving up on one that fits
+_ATTEMPTS = 10  # draws of a rectangle that may not fit
 
 
 class _Enhancer(Protocol):
@@ -56,13 +52,7 @@ class _Enhancer(Protocol):
 
 
 def read_image_file(path: Path) -> bytes:
-    """The bytes of an image's file.
-
-    Raises:
-      FileNotFoundError: there is none.
-      OSError: it cannot be read.
-      ImageError: it is not a regular file, or larger than any image we decode.
-    """
+    """Reads an image file; OSError if that fails, ImageError if it is no regular file or above `MAX_BYTES`."""
     status = path.stat()
     if not stat.S_ISREG(status.st_mode):
         raise ImageError("expected a file, found a folder, a device or a pipe")
@@ -74,19 +64,18 @@ def read_image_file(path: Path) -> bytes:
 
 
 def decode(data: bytes, *, upright: bool = True) -> Image.Image:
-    """Decodes an encoded image to grey ("L") or RGB, 8 bits a channel: the one place where this package does.
+    """Decodes an image to grey ("L") or RGB with 8 bits a channel.
 
-    The content decides on the format, not a file's name. Of an animated image, or one of several pages, the first is
-    taken. Grey stays grey, since one band is resized in a third of the time of three that are equal; for palettes,
-    CMYK, 16 bits and transparency see `to_rgb`. Texts and colour profiles of any length in a PNG do no harm.
+    The format is detected from the content. Of an animation or a multi-page file the first frame is taken. Grey stays
+    one channel, which is resized in a third of the time. See `to_rgb` for palettes, CMYK, 16 bits and transparency.
 
     Args:
-      data: a file's bytes, in one of `FORMATS`.
-      upright: whether a camera's EXIF orientation is applied.
+      data: encoded, in one of `FORMATS`.
+      upright: applies the EXIF orientation.
 
     Raises:
-      ImageError: the data is empty, of no such format, cut short or damaged, has more than `MAX_PIXELS`, or is of a
-        kind of which it is not known what is black and what is white.
+      ImageError: the data is empty, truncated, damaged or of another format, has more than `MAX_PIXELS`, or pixel
+        values without known black and white.
     """
     if not data:
         raise ImageError("the file is empty")
@@ -98,8 +87,7 @@ def decode(data: bytes, *, upright: bool = True) -> Image.Image:
     try:
         return _decode(data, upright)
     except ImageError:
-        # Pillow reads texts of up to a megabyte, so that a few bytes do not become gigabytes; without them it has no
-        # reason to refuse.
+        # Pillow refuses PNGs with texts above a megabyte; pixels do not need them.
         lean = _without_texts(data)
         if lean is None:
             raise
@@ -112,7 +100,7 @@ def _decode(data: bytes, upright: bool) -> Image.Image:
 
 
 def _without_texts(data: bytes) -> bytes | None:
-    """A PNG without its texts and colour profile, those aside that are damaged; None: it has none, or is no PNG."""
+    """A PNG without its intact text and colour profile chunks; None if it has none or is no PNG."""
     if not data.startswith(_PNG):
         return None
     chunks, start = [_PNG], len(_PNG)
@@ -127,36 +115,32 @@ def _without_texts(data: bytes) -> bytes | None:
 
 
 def decode_rgb(data: bytes, *, upright: bool = True) -> Image.Image:
-    """`decode`, and grey repeated in all three channels."""
+    """`decode` to RGB."""
     return decode(data, upright=upright).convert("RGB")
 
 
 def decode_frames(path: Path, stride: int = 1) -> Generator[tuple[int, float, Image.Image]]:
-    """Every `stride`-th frame of an animated image, decoded one after the other.
-
-    Args:
-      path: a file in one of `FORMATS`.
-      stride: of how many frames one is yielded, from the first on.
+    """Decodes every `stride`-th frame of an animated image, from the first on.
 
     Yields:
-      A frame's number from 0, when it is shown in seconds from the start, and the frame, RGB.
+      (frame number from 0, start time in seconds, RGB image).
 
     Raises:
-      ImageError: see `decode`; a frame is damaged.
+      ImageError: see `decode`.
     """
     with _refusing_damage(), Image.open(path, formats=FORMATS) as image:
         _check_size(image)
         seconds = 0.0
         for number in range(getattr(image, "n_frames", 1)):
             image.seek(number)
-            image.load()  # which also reads how long the frame is shown
+            image.load()  # also reads the frame's duration
             if number % stride == 0:
                 yield number, seconds, to_rgb(image)
             seconds += float(image.info.get("duration", 0)) / 1000
 
 
 def upright_rgb(image: Image.Image) -> Image.Image:
-    """The same of an image that a program opened with Pillow, which may not have been decoded yet."""
+    """`decode_rgb` of an opened Pillow image, with its EXIF orientation."""
     with _refusing_damage():
         return _to_grey_or_rgb(image, upright=True).convert("RGB")
 
@@ -172,11 +156,11 @@ def _refusing_damage() -> Generator[None]:
             f"not an image in a format that is read ({', '.join(FORMATS)}), or of a rare kind that is not; save it as "
             "PNG with 8 bits a channel"
         ) from error
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:  # before ours, on opening
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:  # on opening, before `_check_size`
         raise ImageError(f"more than {MAX_PIXELS} pixels; save it smaller") from error
     except MemoryError as error:
         raise ImageError("decoding it needs more memory than there is; save it smaller") from error
-    # Decoders of damaged data raise whatever their format's code runs into: OSError, SyntaxError, struct.error, ...
+    # Decoders raise many types for damaged data: OSError, SyntaxError, struct.error, ...
     except Exception as error:
         reason = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
         raise ImageError(f"cut short or damaged ({reason})") from error
@@ -190,14 +174,14 @@ def _check_size(image: Image.Image) -> None:
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Any Pillow mode to RGB: grey is repeated, palettes are resolved, CMYK and the like converted.
+    """Converts any Pillow mode to RGB.
 
-    12- and 16-bit grey is scaled to 8 bits (Pillow's own conversion would clip it), and transparency is laid over
-    white, as a viewer shows it, because the colours under transparent pixels are arbitrary.
+    12- and 16-bit grey is scaled to 8 bits (Pillow's conversion clips it). Transparent images are composited over
+    white.
 
     Raises:
-      ImageError: it is not known what is white: floating point, signed and 32-bit images, palettes that are not
-        there, YCbCr that was not compressed; or it has more than `MAX_PIXELS`.
+      ImageError: white is unknown (floating point, signed or 32-bit pixels, missing palette, uncompressed YCbCr), or
+        there are more than `MAX_PIXELS`.
     """
     return _to_grey_or_rgb(image, upright=False).convert("RGB")
 
@@ -205,7 +189,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
 def _to_grey_or_rgb(image: Image.Image, upright: bool) -> Image.Image:
     _check_size(image)
     _refuse_unknown_white(image)
-    black, white = _black_and_white(image)  # of the file, which the turned copy does not know
+    black, white = _black_and_white(image)  # before the rotated copy, which has no tags
     if upright:
         image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I"):
@@ -221,7 +205,7 @@ def _to_grey_or_rgb(image: Image.Image, upright: bool) -> Image.Image:
 
 
 def _tag(image: Image.Image, number: int) -> tuple[int, ...]:
-    """The values of a tag of a TIFF; none where there is no such tag."""
+    """The values of a TIFF tag; () if missing."""
     value: Any = cast(Any, image).tag_v2.get(number, ()) if image.format == "TIFF" else ()
     return cast("tuple[int, ...]", value) if isinstance(value, tuple) else (value,)
 
@@ -232,17 +216,17 @@ def _refuse_unknown_white(image: Image.Image) -> None:
         raise ImageError(f"a floating point image has no fixed white: {save}")
     if _SIGNED in _tag(image, _SAMPLE_FORMAT):
         raise ImageError(f"signed numbers for pixels have no fixed black and white: {save}")
-    if image.mode == "I" and image.format not in ("PNG", "PPM"):  # there Pillow's name for 16 bits
+    if image.mode == "I" and image.format not in ("PNG", "PPM"):  # in these two Pillow's mode of 16 bits
         raise ImageError(f"an image of 32 bits a pixel has no fixed white: {save}")
     if image.mode in ("P", "PA") and image.palette is None:
         raise ImageError("the palette is not there, so that its colours are not known")
-    # Pillow takes it for RGB.
+    # Pillow would read it as RGB.
     if _tag(image, _PHOTOMETRIC) == (_YCBCR,) and _tag(image, _COMPRESSION) == (_UNCOMPRESSED,) and image.mode != "L":
         raise ImageError("a YCbCr image that was not compressed is not read: save it as RGB")
 
 
 def _black_and_white(image: Image.Image) -> tuple[int, int]:
-    """Which values of a 12- or 16-bit grey image are black and white."""
+    """The black and white values of a 12- or 16-bit grey image."""
     white = 0xFFF if _tag(image, _BITS) == (12,) else 0xFFFF
     return (white, 0) if _tag(image, _PHOTOMETRIC) == (_WHITE_IS_ZERO,) else (0, white)
 
@@ -262,7 +246,7 @@ def to_pixels(image: Image.Image) -> Pixels:
 
 
 def resize(image: Image.Image, size: int) -> Image.Image:
-    """Bicubic resize of the whole image to size x size: faces are cropped already, so nothing is cut off."""
+    """Bicubic resize to size x size, without a crop, since datasets hold cropped faces."""
     return image.resize((size, size), Image.Resampling.BICUBIC)
 
 
@@ -273,17 +257,14 @@ def random_resized_crop(
     scale: tuple[float, float],
     ratio: tuple[float, float],
 ) -> Image.Image:
-    """A random rectangle of the image, resized (bicubic) to size x size.
+    """Random resized crop, bicubic, to size x size pixels.
 
     Args:
-      image: grey or RGB image.
-      rng: source of the draws.
-      size: side of the result in pixels.
-      scale: range of the rectangle's area as a fraction of the image's, drawn uniformly.
-      ratio: range of its width / height, drawn uniformly in the logarithm.
+      scale: range of the crop's area as a fraction of the image's, sampled uniformly.
+      ratio: range of its width / height, sampled log-uniformly.
 
     Returns:
-      The crop; where ten draws do not fit, the largest centred rectangle within `ratio`.
+      The crop; if ten draws do not fit, the largest centred one within `ratio`.
     """
     width, height = image.size
     rectangle = _random_rectangle(rng, width, height, scale, ratio)
@@ -292,14 +273,14 @@ def random_resized_crop(
         h = min(height, max(1, round(width / ratio[0])))
         rectangle = ((width - w) // 2, (height - h) // 2, w, h)
     left, top, w, h = rectangle
-    # Cropped first: `resize(box=...)` would let the filter read pixels outside the rectangle.
+    # Cropped first: the filter of `resize(box=...)` reads pixels outside the box.
     return resize(image.crop((left, top, left + w, top + h)), size)
 
 
 def _random_rectangle(
     rng: np.random.Generator, width: int, height: int, scale: tuple[float, float], ratio: tuple[float, float]
 ) -> tuple[int, int, int, int] | None:
-    """(left, top, w, h): area uniform in `scale` of the whole, w / h log-uniform in `ratio`; None after ten misfits."""
+    """(left, top, w, h), sampled as in `random_resized_crop`; None if ten draws do not fit."""
     for _ in range(_ATTEMPTS):
         area = width * height * rng.uniform(*scale)
         aspect = math.exp(rng.uniform(math.log(ratio[0]), math.log(ratio[1])))
@@ -310,7 +291,7 @@ def _random_rectangle(
 
 
 def flip(image: Image.Image, rng: np.random.Generator, probability: float) -> Image.Image:
-    """The image mirrored left to right with the given probability."""
+    """Random horizontal flip."""
     return ImageOps.mirror(image) if rng.random() < probability else image
 
 
@@ -322,13 +303,11 @@ def color_jitter(
     saturation: float,
     hue: float,
 ) -> Image.Image:
-    """Random colour changes in random order.
+    """Colour jitter in random order; the result is RGB unless all strengths are 0.
 
     Args:
-      image: grey or RGB image; a grey one comes back as RGB where anything is switched on.
-      rng: source of the draws.
-      brightness, contrast, saturation: the factor is uniform in [1 - value, 1 + value]; 0 switches the change off.
-      hue: the shift is uniform in [-value, value] turns of the colour circle (at most 0.5); 0 switches it off.
+      brightness, contrast, saturation: the factor is uniform in [1 - value, 1 + value]; 0 is off.
+      hue: the shift is uniform in [-value, value] turns of the colour circle, at most 0.5; 0 is off.
     """
     enhancers: tuple[tuple[Callable[[Image.Image], _Enhancer], float], ...] = (
         (ImageEnhance.Brightness, brightness),
@@ -361,18 +340,15 @@ def random_erase(
     scale: tuple[float, float],
     fill: tuple[int, int, int],
 ) -> Pixels:
-    """Paints a random rectangle over the image with the given probability.
+    """Random erasing (arXiv:1708.04896): fills a random rectangle with the given probability.
 
     Args:
       pixels: uint8[H, W, 3].
-      rng: source of the draws.
-      probability: of erasing at all.
-      scale: range of the rectangle's area as a fraction of the image's, drawn uniformly.
-      fill: the colour; the mean of the normalisation makes it about 0 after it.
+      scale: range of the rectangle's area as a fraction of the image's, sampled uniformly.
+      fill: RGB; the mean of the normalisation becomes about 0.
 
     Returns:
-      uint8[H, W, 3]: a changed copy, or `pixels` itself where nothing is erased (also after ten rectangles that
-      do not fit).
+      uint8[H, W, 3], a copy; `pixels` itself if nothing is erased or ten draws do not fit.
     """
     if rng.random() >= probability:
         return pixels
@@ -389,14 +365,7 @@ def random_erase(
 def augment(
     image: Image.Image, rng: np.random.Generator, section: AugmentSection, size: int, fill: tuple[int, int, int]
 ) -> Pixels:
-    """One training view: random resized crop, flip, colour jitter, random erasing.
-
-    Args:
-      image: grey or RGB image of any size.
-      rng: source of all draws.
-      section: the strengths, `config.data.augment`.
-      size: side of the result in pixels.
-      fill: colour of the erased rectangle.
+    """Training augmentation: random resized crop, flip, colour jitter, random erasing with `fill`.
 
     Returns:
       uint8[size, size, 3].

@@ -1,4 +1,4 @@
-"""What a dataset's reader says of itself; `readers` has a module for each dataset."""
+"""Registry of dataset readers; `readers` has a module for each dataset."""
 
 from __future__ import annotations
 
@@ -15,13 +15,12 @@ P = ParamSpec("P")
 
 @dataclasses.dataclass(frozen=True)
 class Reader:
-    """A dataset that `config.data.dataset` may name.
+    """A dataset for `config.data.dataset`.
 
     Attributes:
-      read: returns the dataset's index; its arguments are the values of `fields`.
-      class_names: C names in the order of the labels; () where only the files say.
-      fields: of config.data, in the order of the arguments of `read`; "dir" is given as a local folder.
-      label_rules: that config.data.label_rule may name.
+      class_names: in the order of the labels; () if they depend on the files.
+      fields: fields of config.data that are the arguments of `read`, in order; "dir" is passed as a local folder.
+      label_rules: allowed values of config.data.label_rule.
     """
 
     read: Callable[..., SourceIndex]
@@ -44,18 +43,15 @@ def reader(
     label_rules: Sequence[str] = ("owner",),
     version: str = "1.0.0",
 ) -> Callable[[Callable[P, SourceIndex]], Callable[P, SourceIndex]]:
-    """Registers a function that reads a dataset's labels and opens no image.
+    """Registers a function that reads a dataset's labels, without opening images; ValueError if the name is taken.
 
     Args:
-      name: of the dataset, as config.data.dataset and the prepared copy give it.
-      description: a sentence for the prepared copy.
+      name: of the dataset in config.data.dataset.
+      description: a sentence for TFDS's metadata.
       class_names, fields, label_rules: see `Reader`.
-      layout: the tree of files that is expected, two spaces before each line; an error shows it.
-      source: where the dataset comes from, to be read after "Get it from".
-      version: of what is prepared from its records; with a new one datasets are prepared anew.
-
-    Raises:
-      ValueError: the name is taken.
+      layout: expected file tree for error messages, indented by two spaces.
+      source: where to get the dataset, for error messages: "Get it from ...".
+      version: with a new one the dataset is prepared again.
     """
 
     def register(read: Callable[P, SourceIndex]) -> Callable[P, SourceIndex]:

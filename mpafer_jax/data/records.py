@@ -1,7 +1,6 @@
-"""What a reader of an owner's layout returns: which images there are, where, and with which labels.
+"""Index of a dataset (images and labels), as readers return it, and helpers for readers.
 
-Nothing here opens an image: a `SourceIndex` is made from label files and folder listings alone, so it is quick to
-read, and a dataset whose images are broken can still be described (`mpafer-jax data check`).
+A `SourceIndex` is built from label files and folder listings alone, without opening an image.
 """
 
 from __future__ import annotations
@@ -23,34 +22,34 @@ from mpafer_jax.data.preprocess import IMAGE_SUFFIXES, decode_rgb, read_image_fi
 from mpafer_jax.runtime import files
 from mpafer_jax.runtime.errors import ConfigError, DataError
 
-# Preparation encodes a cropped face once more; at 95 the loss is below what a resize to 224 already does.
+# Cropped faces are encoded again; at 95 the loss is below that of a resize to 224.
 CROP_JPEG_QUALITY = 95
 
 
 class LayoutError(DataError):
-    """What a reader looks for is not there; `reader` adds the layout that it expects, and where the data comes from."""
+    """A file or folder that a reader expects is missing; `reader` adds the expected layout and the download source."""
 
 
 class ImageSource(Protocol):
-    """Where one encoded image comes from."""
+    """One encoded image, read on demand."""
 
     @property
     def place(self) -> str:
-        """What an error message calls it: a file, or a row of a file."""
+        """The file, or row of a file, for error messages."""
         ...
 
     def read(self) -> bytes:
-        """The encoded image. Raises OSError or ValueError where there is none."""
+        """The encoded image. Raises OSError or ValueError if it cannot be read."""
         ...
 
     def stamp(self) -> str:
-        """Changes when the image changes, without reading it: sizes for files, a digest for rows already read."""
+        """A string that changes with the image, computed without decoding: file size, or digest of a row."""
         ...
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class ImageFile:
-    """An image that is a file of its own."""
+    """An image file."""
 
     path: Path
 
@@ -60,11 +59,11 @@ class ImageFile:
         return str(self.path)
 
     def read(self) -> bytes:
-        """The file's bytes, as they are."""
+        """The file's bytes."""
         return read_image_file(self.path)
 
     def stamp(self) -> str:
-        """The file's size: a modification time would make every copied dataset look new."""
+        """The file's size; a modification time would change with every copy of the dataset."""
         try:
             return str(self.path.stat().st_size)
         except OSError:
@@ -84,8 +83,8 @@ class ImageCrop:
         return f"{self.path} (face box left, top, width, height = {self.box})"
 
     def read(self) -> bytes:
-        """The rectangle, cut to the image and encoded as JPEG; ValueError where nothing of it is inside."""
-        # No EXIF rotation: the owners' boxes are in the coordinates of the stored pixels.
+        """The crop as JPEG, clipped to the image; ValueError if it is outside the image."""
+        # No EXIF rotation: face boxes refer to the stored pixels.
         face = decode_rgb(read_image_file(self.path), upright=False)
         left, top, width, height = self.box
         box = (
@@ -107,7 +106,7 @@ class ImageCrop:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class PixelRow:
-    """A square grey image written out as decimal numbers, as in fer2013.csv: bytes `start` to `stop` of a file."""
+    """A square grey image as decimal numbers in a csv (fer2013.csv): bytes `start` to `stop` of the file."""
 
     path: Path
     line: int
@@ -122,7 +121,7 @@ class PixelRow:
         return f"{self.path} line {self.line}"
 
     def read(self) -> bytes:
-        """The image as PNG; ValueError where the row does not hold side * side numbers from 0 to 255."""
+        """The image as PNG; ValueError unless the row has side * side numbers from 0 to 255."""
         with self.path.open("rb") as file:
             file.seek(self.start)
             values = [int(value) for value in file.read(self.stop - self.start).split()]
@@ -142,12 +141,10 @@ class Record:
     """One labelled image.
 
     Attributes:
-      name: the owner's name of the image.
-      image: where the encoded image is.
+      name: name of the image in the dataset's files; unique in its split if `person` is given.
       label: index into the class names; -1 in `SourceIndex.left_out`.
-      label_distribution: one weight per class, summing to 1; None means all of it on `label`.
-      person: who is shown; empty if the owner's names do not say. Splitting never parts images of one person, and
-        names with a person are unique in their split.
+      label_distribution: one weight per class, summing to 1; None is one-hot at `label`.
+      person: subject id, empty if unknown. Splitting keeps all images of a person on one side.
     """
 
     name: str
@@ -157,9 +154,8 @@ class Record:
     person: str = ""
 
 
-PREPARED_FOLDER = "mpafer_tfds"  # inside the dataset's folder, unless config.data.prepared_dir says otherwise
-Counts = dict[str, dict[str, int]]
-# Reasons in them.
+PREPARED_FOLDER = "mpafer_tfds"  # inside the dataset's folder, unless config.data.prepared_dir is set
+Counts = dict[str, dict[str, int]]  # split -> reason -> dropped examples
 _NESTED, _BESIDE = "image in a folder inside a class folder", "image beside the class folders, in none of them"
 _NO_IMAGE = "no image"
 _FILE_MANAGERS = (f"{_NO_IMAGE} (.db)", f"{_NO_IMAGE} (.ini)")  # Thumbs.db, desktop.ini
@@ -167,23 +163,21 @@ _FILE_MANAGERS = (f"{_NO_IMAGE} (.db)", f"{_NO_IMAGE} (.ini)")  # Thumbs.db, des
 
 @dataclasses.dataclass(frozen=True)
 class SourceIndex:
-    """A dataset as its owner's files describe it.
+    """Index of a dataset: records by split, class names, what was dropped.
 
     Attributes:
       class_names: in the order of the labels.
-      splits: records per split, in the owner's order.
-      absent: for each split that the dataset could have, what was looked for. A reader may name all of them: `reader`
-        leaves those that have no example, and takes these out of `splits`.
-      source_labels: for each class, how the owner's files spell it (a number, a column, a folder); a reader that says
-        nothing means the numbers of the labels.
+      splits: records by split, in the order of the dataset's files.
+      absent: split -> what was looked for. Readers may list every split; `reader` keeps the empty ones and removes
+        these from `splits`.
+      source_labels: label of each class in the dataset's files (number, column or folder); () is 0 to C - 1.
       label_rule: how labels were made, e.g. "owner" or "majority_labelcsv".
-      dropped: split -> reason -> number of examples left out.
-      left_out: per split, images that are there and not used (their label is -1); part of `dropped`, kept where
-        they are at hand, because a duplicate or a broken file among them is worth knowing.
-      computed: whether reading an image computes it, so that processes and not threads are to share the work.
-      expected_size: (width, height) in pixels of every image, where the owner's release has only one.
-      warnings: what the user should know before trusting a number.
-      dataset, description, version: see `reader`, which fills them in.
+      dropped: split -> reason -> number of dropped examples.
+      left_out: split -> unused images (label -1), a part of those in `dropped`; `data check` opens them too.
+      computed: images are computed on reading, so processes are used instead of threads.
+      expected_size: (width, height) in pixels of every image, if the release has only one.
+      warnings: for the user, logged when the dataset is loaded.
+      dataset, description, version: filled in by `reader`.
     """
 
     class_names: tuple[str, ...]
@@ -201,7 +195,7 @@ class SourceIndex:
     version: str = ""
 
     def fingerprint(self, *extra: str) -> str:
-        """A hex digest over everything that decides what is prepared: names, labels and every image's stamp."""
+        """Hex digest of everything that a preparation depends on: names, labels and every image's stamp."""
         digest = hashlib.sha256()
         for part in (self.dataset, self.label_rule, *self.class_names, *extra):
             digest.update(part.encode() + b"\0")
@@ -215,7 +209,7 @@ class SourceIndex:
 
 
 def read_text(path: Path) -> str:
-    """The content of a label file, a list or the like, as `files.read_text` reads it."""
+    """The text of a label file; DataError if it cannot be read."""
     try:
         return files.read_text(path)
     except OSError as error:
@@ -223,7 +217,7 @@ def read_text(path: Path) -> str:
 
 
 def read_csv(path: Path) -> Iterator[tuple[int, list[str]]]:
-    """The rows of a table, each with the number of its line, without holding the table in memory."""
+    """Streams the rows of a csv as (line number, fields); DataError if it cannot be read."""
     try:
         with files.open_text(path, newline="") as text:
             rows = csv.reader(text)
@@ -241,29 +235,26 @@ def _unreadable(path: Path, error: OSError) -> DataError:
 
 
 def listed_name(name: str) -> str:
-    """A file's name as a list gives it, with the slashes of paths here: lists made on Windows part folders by `\\`."""
+    """A listed file name with forward slashes; lists made on Windows have backslashes."""
     return name.replace("\\", "/")
 
 
 def count(dropped: Counts, split: str, reason: str, number: int = 1) -> None:
-    """Adds examples, one by default, to what `split` lost for `reason`."""
+    """Adds `number` dropped examples of `split` under `reason`."""
     if number:
         reasons = dropped.setdefault(split, {})
         reasons[reason] = reasons.get(reason, 0) + number
 
 
 def was_overlooked(reason: str) -> bool:
-    """Whether a reason in `SourceIndex.dropped` says that files are not where or what a reader looks for.
-
-    Other reasons are the owner's rules or the user's choice of classes. A file manager's own files do no harm.
-    """
+    """Whether a reason in `SourceIndex.dropped` is an unexpected file, not a label rule or a class selection."""
     return reason in (_NESTED, _BESIDE) or (reason.startswith(_NO_IMAGE) and reason not in _FILE_MANAGERS)
 
 
 def images_in(folder: Path, split: str, dropped: Counts) -> list[Path]:
-    """The images of a folder, sorted by name; none where there is no such folder.
+    """The images of a folder, sorted by name; [] if the folder is missing.
 
-    Other files are counted, and so are the images of folders inside it, at any depth.
+    Other files, and images in subfolders at any depth, are counted in `dropped`.
     """
     images: list[Path] = []
     for path in sorted(folder.iterdir()) if folder.is_dir() else ():
@@ -279,13 +270,13 @@ def images_in(folder: Path, split: str, dropped: Counts) -> list[Path]:
 
 
 def count_beside(folder: Path, split: str, dropped: Counts) -> None:
-    """Counts the images that lie beside class folders, in none of them."""
+    """Counts images beside the class folders in `dropped`."""
     beside = (path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
     count(dropped, split, _BESIDE, sum(path.suffix.lower() in IMAGE_SUFFIXES for path in beside))
 
 
 def number_of_images(folder: Path) -> int:
-    """How many files in a folder, at any depth, are called as images are; those that are hidden do not count."""
+    """Number of files with an image suffix in a folder, at any depth, without hidden ones."""
     number = 0
     for _, folders, names in os.walk(folder):
         folders[:] = [name for name in folders if not name.startswith(".")]
@@ -294,13 +285,15 @@ def number_of_images(folder: Path) -> int:
 
 
 def select_classes(index: SourceIndex, class_names: Sequence[str]) -> SourceIndex:
-    """The dataset with only the listed classes, in the listed order; the others' examples are dropped and counted.
+    """Keeps the listed classes, in the listed order; examples of others are dropped and counted.
 
     Args:
-      index: what a reader returned.
-      class_names: each entry is a class of the dataset, matched by canonical name and kept as it is spelled here, or
-        `name=class`: the dataset's `class` (a folder "4", say) under the given name. An entry that as a whole is a
-        class of the dataset is that class, whatever it holds. Empty: all, in the owner's order.
+      class_names: each entry is a class of the dataset, matched by canonical name and spelled as given here, or
+        `name=class`, which renames `class` (such as a folder "4"). A class whose own name has a "=" is matched
+        first. Empty: all classes.
+
+    Raises:
+      DataError: an entry matches no class, or one that is listed already.
     """
     if not class_names:
         return index
@@ -352,5 +345,5 @@ def _relabel(record: Record, new_label: Mapping[int, int]) -> Record:
 
 
 def missing(path: Path) -> LayoutError:
-    """The error for a file or folder that a reader looks for and that is not there."""
+    """The error for a missing file or folder."""
     return LayoutError(f"{path} is not there.")

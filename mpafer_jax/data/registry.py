@@ -1,4 +1,4 @@
-"""From `config.data` to the dataset that its reader returns."""
+"""Calls the reader that `config.data` names."""
 
 from __future__ import annotations
 
@@ -14,11 +14,7 @@ from mpafer_jax.runtime.errors import ConfigError, did_you_mean
 
 
 def check(data: DataSection) -> None:
-    """Refuses what does not go with the dataset, before anything is read.
-
-    Raises:
-      ConfigError: there is no such dataset, it has another label rule, or its folder is not given.
-    """
+    """Validates `config.data` before reading: ConfigError for an unknown dataset or label rule, or an empty dir."""
     name = data.dataset
     if name not in READERS:
         raise ConfigError(
@@ -38,13 +34,13 @@ def check(data: DataSection) -> None:
 
 
 def read_source(data: DataSection) -> SourceIndex:
-    """Reads the configured dataset's label files and selects the configured classes; opens no image.
+    """Reads the configured dataset's labels and selects the configured classes, without opening images.
 
     A dataset in a bucket is fetched first.
 
     Raises:
       ConfigError: see `check`.
-      DataError: config.data.dir does not hold the layout or cannot be fetched, or a class or label is impossible.
+      DataError: config.data.dir has another layout or cannot be fetched, or a class or label is invalid.
     """
     check(data)
     directory = bucket.fetch(data.dir) if files.in_bucket(data.dir) else files.local_path(data.dir, "config.data.dir")
@@ -62,9 +58,9 @@ def read_source(data: DataSection) -> SourceIndex:
 
 
 def prepared_root(data: DataSection) -> Path:
-    """The folder for preparations: config.data.prepared_dir, or `mpafer_tfds` inside the dataset's folder or its copy.
+    """The folder of preparations: config.data.prepared_dir, or `mpafer_tfds` in the dataset's folder or local copy.
 
-    Drawn faces need no folder to be read from; if none is given, theirs is in the cache (`files.cache_directory`).
+    For drawn faces without a folder it is in the cache (`files.cache_directory`).
     """
     directory = data.dir or (files.cache_directory() / data.dataset)
     if files.in_bucket(directory):

@@ -1,4 +1,4 @@
-"""Random splits of examples: parts split off train, and few-shot draws. All functions are pure."""
+"""Random splits and few-shot draws, as pure functions of their arguments."""
 
 from __future__ import annotations
 
@@ -9,24 +9,23 @@ import numpy.typing as npt
 
 Indices = npt.NDArray[np.int64]
 _DRAWS = 16
-NO_TEST = "there is no test split"  # begins the line on what is split off instead
+NO_TEST = "there is no test split"  # start of the note on the split that replaces it
 
 
 def split_off(
     labels: npt.NDArray[np.int32], groups: npt.NDArray[np.str_], fractions: Sequence[float], seed: int
 ) -> list[Indices]:
-    """Splits examples at random, class by class, without parting images that belong together.
+    """Stratified random split that keeps groups whole.
 
     Args:
       labels: int32[n].
-      groups: str[n]; examples with equal entries (pixel-identical images) end up on the same side. A group whose
-        labels differ counts for the class of its first example.
-      fractions: the share of every class that each part gets, rounded, and at least one example (group) each
-        as long as train keeps one too; 0 splits off nothing.
-      seed: the result is a pure function of all arguments.
+      groups: str[n]; examples of equal entries (pixel-identical images) stay together. A group of several labels
+        counts as the class of its first example.
+      fractions: share of every class for each part, rounded, at least one group unless train would be left without
+        one; 0 splits off nothing.
 
     Returns:
-      1 + len(fractions) ascending index arrays: what train keeps, then the parts.
+      1 + len(fractions) ascending index arrays: train, then the parts.
     """
     members: dict[str, list[int]] = {}
     for position, group in enumerate(groups.tolist()):
@@ -52,9 +51,9 @@ def split_off(
 
 
 def draw_per_class(labels: npt.NDArray[np.int32], number: int, seed: int) -> Indices:
-    """The ascending indices of `number` random examples of every class, or of all where a class has fewer.
+    """Few-shot draw: ascending indices of `number` random examples per class, or all of a smaller class.
 
-    The draw for a larger number contains the one for a smaller: few-shot runs of 4 and of 8 share 4 examples.
+    Draws are nested: 8 shots contain the 4 shots of the same seed.
     """
     drawn: list[int] = []
     for label in np.unique(labels):
@@ -64,13 +63,13 @@ def draw_per_class(labels: npt.NDArray[np.int32], number: int, seed: int) -> Ind
 
 
 def join_groups(*columns: npt.NDArray[np.str_]) -> npt.NDArray[np.str_]:
-    """Groups of examples that share an entry of any column, directly or through others.
+    """Connected components of examples that share an entry of any column.
 
     Args:
-      *columns: str[n] each; empty = no group (the example is its own group).
+      *columns: str[n] each; empty entries connect nothing.
 
     Returns:
-      str[n], equal for examples of one group.
+      str[n], equal within a component.
     """
     leader: dict[str, str] = {}
 
@@ -95,21 +94,19 @@ def join_groups(*columns: npt.NDArray[np.str_]) -> npt.NDArray[np.str_]:
 def split_off_groups(
     labels: npt.NDArray[np.int32], groups: npt.NDArray[np.str_], fractions: Sequence[float], seed: int
 ) -> list[Indices]:
-    """Splits examples at random without parting a group, where groups hold several classes, as persons do.
+    """Random split that keeps groups of several classes (persons) whole, approximately stratified.
 
-    Groups are visited in random order, and taken while that brings the part's counts per class nearer to the wanted
-    share (squared differences, each over the size of its class, so that small classes count too). Of several such
-    draws the one that comes nearest is kept.
+    Groups are visited in random order and taken if that brings the part's class counts closer to the target, by
+    squared differences, each divided by the size of the class. The closest of 16 such draws is kept.
 
     Args:
       labels: int32[n].
       groups: str[n].
-      fractions: the share of all examples that each part gets, as near as whole groups allow, and at least one
-        group each as long as train keeps one too; 0 splits off nothing.
-      seed: the result is a pure function of all arguments.
+      fractions: share of all examples for each part, as close as whole groups allow, at least one group unless train
+        would be left without one; 0 splits off nothing.
 
     Returns:
-      1 + len(fractions) ascending index arrays: what train keeps, then the parts.
+      1 + len(fractions) ascending index arrays: train, then the parts.
     """
     names, group_of = np.unique(groups, return_inverse=True)
     counts = np.zeros((len(names), int(labels.max(initial=0)) + 1))  # [groups, classes]
@@ -129,7 +126,7 @@ def split_off_groups(
 def _draw(
     counts: npt.NDArray[np.float64], wanted: npt.NDArray[np.float64], order: npt.NDArray[np.int64]
 ) -> tuple[float, list[int]]:
-    """Takes groups in an order, one at least and not all, while it comes nearer; how near it came, and the groups."""
+    """Greedily takes groups in `order`, at least one and not all; returns (distance to `wanted`, groups)."""
 
     def distance(held: npt.NDArray[np.float64]) -> float:
         return float(np.square(held - wanted).sum())

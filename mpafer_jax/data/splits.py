@@ -1,7 +1,6 @@
-"""A run's three splits: train, and what model selection and the final numbers are measured on.
+"""The train, validation and test splits of a run.
 
-Where the owner has no validation split, one is split off train, so that choosing a checkpoint never looks at the
-test images.
+For datasets without a validation split one is split off train, so the checkpoint is never selected on test images.
 """
 
 from __future__ import annotations
@@ -31,12 +30,12 @@ OWN_TEST_FRACTION = 0.2  # of class folders without a test split [ours]
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class EncodedImages:
-    """Random access to encoded images: a selection from several prepared splits, one after the other.
+    """Random access to encoded images selected from prepared splits.
 
     Attributes:
       sources: the prepared splits.
-      rows: int64[n, 2]: which source, which row of it.
-      decoded: the same splits decoded, or empty where they are kept encoded alone.
+      rows: int64[n, 2]: index into `sources`, row in that source.
+      decoded: decoded images of each source; () without `config.data.cache_decoded`.
     """
 
     sources: tuple[ExampleSource, ...]
@@ -51,7 +50,7 @@ class EncodedImages:
         return self.sources[source][row]["image"]
 
     def image(self, index: int) -> Image.Image:
-        """The image decoded, grey or RGB (`preprocess.decode`)."""
+        """The decoded image, grey or RGB."""
         if not self.decoded:
             return preprocess.decode(self[index])
         source, row = (int(value) for value in self.rows[index])
@@ -60,17 +59,16 @@ class EncodedImages:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Split:
-    """Examples in a fixed order; images stay encoded on disk, the rest is in memory.
+    """Examples in a fixed order; images stay on disk, the rest is in memory.
 
     Attributes:
-      name: "train", "validation" or "test": the part it plays in the run.
-      source: encoded images by position.
+      name: "train", "validation" or "test".
       labels: int32[n].
       label_distributions: float32[n, C], each row sums to 1.
-      names: str[n], the owner's names.
+      names: str[n], of the images in the dataset's files.
       pixel_hashes: str[n], equal for pixel-identical images.
       class_names: C names, in the order of the labels.
-      fingerprint: hex digest of which images with which labels, in which order.
+      fingerprint: hex digest of images, labels and order.
     """
 
     name: str
@@ -86,7 +84,7 @@ class Split:
         return len(self.labels)
 
     def __repr__(self) -> str:
-        """Its name and size: the arrays would fill a screen."""
+        """Name and size, without the arrays."""
         return f"<{type(self).__name__} {self.name}: {len(self):,} images of {len(self.class_names)} classes>"
 
     def class_counts(self) -> npt.NDArray[np.int64]:
@@ -94,7 +92,7 @@ class Split:
         return np.bincount(self.labels, minlength=len(self.class_names)).astype(np.int64)
 
     def take(self, indices: npt.NDArray[np.integer], name: str = "") -> Split:
-        """The examples at `indices`, in that order, as a split of its own."""
+        """The examples at `indices`, in that order."""
         digest = hashlib.sha256(self.fingerprint.encode() + np.asarray(indices, np.int64).tobytes())
         return dataclasses.replace(
             self,
@@ -108,7 +106,7 @@ class Split:
         )
 
     def with_label_noise(self, fraction: float, seed: int) -> Split:
-        """The same images, a share of them under wrong labels; see `label_noise.replace_labels`."""
+        """The split with synthetic label noise, see `label_noise.replace_labels`."""
         if not fraction:
             return self
         if len(self.class_names) < 2:
@@ -127,12 +125,7 @@ class Split:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Dataset:
-    """What a run trains and measures on.
-
-    Attributes:
-      summary: what was dropped or skipped when the dataset was read, and by which label rule.
-      description: the block of text that is logged: label rule, class order, counts per split and class.
-    """
+    """The splits of a run, with the metadata of their preparation and a text that describes them (for the log)."""
 
     train: Split
     validation: Split | None
@@ -143,19 +136,20 @@ class Dataset:
 
     @property
     def held_out(self) -> list[Split]:
-        """Validation and test, those that exist."""
+        """Validation and test, if they exist."""
         return [split for split in (self.validation, self.test) if split is not None]
 
 
 def load_dataset(data: DataSection, *, without: Literal["validation", "test", ""] = "") -> Dataset:
-    """Opens the configured dataset (`config.data`), preparing it on first use, and logs what it holds.
+    """Opens the configured dataset, prepares it on first use (see `prepared.prepare`), and logs its counts.
 
-    Every process calls this; see `builder.prepare` for who prepares.
+    Every process calls this.
 
     Args:
-      data: the configuration.
-      without: a part that the caller does not look at, so that the owner's split for it may be missing. What is
-        split off train stays the same.
+      without: a split that the caller does not need and that may be missing. What is split off train is the same.
+
+    Raises:
+      DataError: a configured split is missing, or see `registry.read_source`, `prepared.prepare`.
     """
     index = read_source(data)
     data, own_test = split_off_missing_test(data, index)
@@ -207,15 +201,10 @@ def load_dataset(data: DataSection, *, without: Literal["validation", "test", ""
 
 
 def split_off_missing_test(data: DataSection, index: SourceIndex) -> tuple[DataSection, str]:
-    """A folder dataset without a test split gets one out of train, as `data.test_fraction` would.
-
-    Args:
-      data: the configuration.
-      index: what `read_source` found for it.
+    """For class folders without a test split, sets `data.test_fraction` so that one is split off train.
 
     Returns:
-      The configuration to use, and a line that says so; `data` itself and '' with a test split, or for a dataset that
-      its owners have divided.
+      The configuration to use and a note for the log; `data` itself and '' for other datasets.
     """
     expected = data.dataset == "folder" and data.test_split == "test" and "train" in data.train_splits
     if not expected or data.test_subset or "test" in index.splits or "train" not in index.splits:
@@ -229,7 +218,7 @@ def split_off_missing_test(data: DataSection, index: SourceIndex) -> tuple[DataS
 
 
 def _held_out_origins(data: DataSection, index: SourceIndex) -> dict[str, tuple[str, ...]]:
-    """The owner's splits of "validation" and "test"; none where it is split off train, or missing."""
+    """The dataset's own splits that make up "validation" and "test"; () if split off train, or missing."""
     everything = tuple(index.splits) or (ALL_SPLITS,)
     return {
         "validation": (data.validation_split,) if data.validation_split else (),
@@ -238,7 +227,7 @@ def _held_out_origins(data: DataSection, index: SourceIndex) -> dict[str, tuple[
 
 
 def _unused_validation(data: DataSection, index: SourceIndex, wanted: Sequence[str]) -> list[str]:
-    """A warning where the dataset brings validation images, which a run that trains leaves aside."""
+    """A warning if the dataset has a validation split that this training does not use."""
     if not data.train_splits or "validation" in wanted or "validation" not in index.splits:
         return []
     return [
@@ -250,7 +239,7 @@ def _unused_validation(data: DataSection, index: SourceIndex, wanted: Sequence[s
 def _split_off(
     train: Split, persons: npt.NDArray[np.str_], data: DataSection
 ) -> tuple[Split, dict[str, Split], list[str]]:
-    """Train without "validation" and "test", these two (empty without a fraction), and notes."""
+    """Splits validation and test (empty without a fraction) off train; returns train, both, and notes."""
     fractions = (data.test_fraction, data.validation_fraction)
     notes: list[str] = []
     if persons.any():
@@ -264,7 +253,7 @@ def _split_off(
 
 
 def _mislabel(train: Split, data: DataSection) -> tuple[Split, list[str]]:
-    """Train with the configured label noise, and notes."""
+    """Train with the configured label noise, and notes for the log."""
     noisy = train.with_label_noise(data.label_noise, data.label_noise_seed)
     if not data.label_noise:
         return noisy, []
@@ -277,7 +266,7 @@ def _mislabel(train: Split, data: DataSection) -> tuple[Split, list[str]]:
 
 
 def _restrict(test: Split, data: DataSection, index: SourceIndex) -> tuple[Split, str]:
-    """The test split without what `data.test_subset` does not list, and a line that says so."""
+    """Restricts test to the list `data.test_subset`; returns it and a note for the log."""
     path = files.local_path(data.test_subset, "config.data.test_subset")
     used = set(test.names.tolist())
     listed = (*index.splits[data.test_split], *index.left_out.get(data.test_split, ()))
@@ -293,7 +282,7 @@ def _limit(split: Split, per_class: int, seed: int) -> Split:
 
 
 def _persons(index: SourceIndex, origin: Sequence[str], prepared: Prepared) -> npt.NDArray[np.str_]:
-    """str[n]: who is on each image of the joined splits, empty where the owner's files do not say it."""
+    """str[n]: person of each image of the concatenated splits, empty if unknown."""
     persons: list[str] = []
     for split in origin:
         known = {record.name: record.person for record in index.splits[split]}
@@ -302,7 +291,7 @@ def _persons(index: SourceIndex, origin: Sequence[str], prepared: Prepared) -> n
 
 
 def absent(name: str, index: SourceIndex, data: DataSection) -> DataError:
-    """The error for a split that the config names and the dataset has not, with flags that do without it."""
+    """The error for a configured split that the dataset lacks, with flags that avoid it."""
     existing = ", ".join(f"{split} ({len(records)})" for split, records in index.splits.items())
     reason = f"; looked for {index.absent[name]}" if name in index.absent else ""
     return DataError(

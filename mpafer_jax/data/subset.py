@@ -1,8 +1,8 @@
-"""Lists of images that a test is restricted to, such as those with occluded or turned faces.
+"""Test subsets from lists of images, such as occluded or rotated faces (`config.data.test_subset`).
 
-A line is an image's name, as the dataset has it, and perhaps more after a space. Two other forms are read, counted
-and logged, where they fit one image and no other: a name without its class folder or its suffix, and what the lists
-in use (Wang et al., Region Attention Networks, TIP 2020) call images that have an identity of their own:
+A line is an image's name in the dataset, optionally followed by a space and more. Two other forms are matched if they
+are unambiguous, and logged: a name without class folder or suffix, and the forms of published lists (Wang et al.,
+Region Attention Networks, TIP 2020):
 
     test_0003_aligned 3 4                 RAF-DB: name, then label and kind of occlusion
     0/test_0004_aligned.jpg               RAF-DB: class folder and file
@@ -26,12 +26,12 @@ from absl import logging
 from mpafer_jax.data import records
 from mpafer_jax.runtime.errors import DataError
 
-# The part of a path that says which image of RAF-DB, FERPlus or AffectNet it is, whatever stands around it.
+# The unique key in a path of RAF-DB, FERPlus or AffectNet.
 _IDENTITY = re.compile(r"(?:\d_)?(?P<key>test_\d{4}|fer\d{7}|[0-9a-f]{30,64})(?:_aligned)?(?:\.\w{3,4})?")
 
 
 def read_list(path: Path) -> list[str]:
-    """The lines of a list that are not empty."""
+    """The non-empty lines of a list; DataError if there are none."""
     try:
         lines = [line.strip() for line in records.read_text(path).splitlines()]
     except DataError as error:
@@ -43,16 +43,17 @@ def read_list(path: Path) -> list[str]:
 
 
 def select(path: Path, names: Sequence[str], left_out: Collection[str]) -> tuple[npt.NDArray[np.int64], int]:
-    """Finds a list's images in a split.
+    """Finds the images of a list in a split.
 
     Args:
-      path: the list.
-      names: of the split's images; one that stands in a line as it is comes before any other reading of the line.
-      left_out: names of images that the split has and the run does not use (other classes, no agreement).
+      names: of the split's images; exact matches have priority over other forms.
+      left_out: names of images of the split that the run does not use (other classes, label rule).
 
     Returns:
-      Ascending positions in `names`, and how many listed images are among `left_out`. An image that is listed twice
-      counts once.
+      Ascending positions in `names`, and the number of listed images in `left_out`; duplicates count once.
+
+    Raises:
+      DataError: a line matches no image or several, or all listed images are left out.
     """
     entries = read_list(path)
     known = [*names, *left_out]
@@ -94,7 +95,7 @@ def select(path: Path, names: Sequence[str], left_out: Collection[str]) -> tuple
 
 
 def _other_forms(name: str) -> set[str]:
-    """What a line may call an image beside its name: without folder, without suffix, and its identity."""
+    """Other forms of an image's name: its key, or without one, the name without folder, suffix or both."""
     file = PurePosixPath(name)
     forms = {file.name, file.stem, str(file.with_suffix(""))}
     identity = _identity(name)
@@ -102,7 +103,7 @@ def _other_forms(name: str) -> set[str]:
 
 
 def _identity(name: str) -> str:
-    """What tells an image from every other of its dataset, in any form of its name; empty where there is none."""
+    """The unique key of an image in any form of its name; '' if it has none."""
     matches = [_IDENTITY.fullmatch(part) for part in name.split("/")]
     keys = {match["key"] for match in matches if match}
     return keys.pop() if len(keys) == 1 else ""
