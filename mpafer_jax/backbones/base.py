@@ -1,4 +1,4 @@
-"""What the method needs of a frozen dual encoder, an image tower and a text tower with one joint space.
+"""Interface of a frozen dual encoder: an image tower and a text tower with a joint embedding space.
 
 Shapes: B images, N patches, C texts, L text positions, K layers of a tower, n prompts a layer, W tower width, D joint
 embedding size.
@@ -17,10 +17,10 @@ from flax import struct
 
 Outputs = dict[str, jax.Array]
 Params = dict[str, Any]
-Encode = Callable[[str], list[int]]  # a text's token ids, special tokens included, not truncated
-Color = tuple[float, float, float]  # of R, G, B, on the scale 0..1
+Encode = Callable[[str], list[int]]  # token ids of a text, with special tokens, not truncated
+Color = tuple[float, float, float]  # R, G, B in 0..1
 
-_STATIC = {"pytree_node": False}  # of a field of a pytree: no array
+_STATIC = {"pytree_node": False}
 
 
 @struct.dataclass
@@ -28,13 +28,12 @@ class DeepPrompts:
     """Prompts for the layers of one tower.
 
     Attributes:
-      tokens: [K, n, W], the prompts that enter each layer.
-      enabled: [K] bool, the layers that get prompts; None for all of them.
-      in_sequence: how. False: a layer's prompts are keys and values that its positions attend to, and nothing of them
-        goes on (MPA-FER, VPT-deep). True: they are positions of the sequence; before an enabled layer they are replaced
-        by its own, through other layers they pass as any position does (MaPLe).
-      before_norm: whether the first layer's prompts pass the normalisation that the image tower begins with, if it has
-        one, or join after it.
+      tokens: [K, n, W].
+      enabled: [K] bool, the layers that get prompts; None for all.
+      in_sequence: False: prompts are extra keys and values of their layer, their outputs are dropped (MPA-FER,
+        VPT-deep). True: they are positions of the sequence, replaced before each enabled layer and passed on by the
+        others (MaPLe).
+      before_norm: whether the first layer's prompts enter before the image tower's input normalisation or after it.
     """
 
     tokens: jax.Array
@@ -53,11 +52,11 @@ class Tower:
 
 @dataclasses.dataclass(frozen=True)
 class TokenSpec:
-    """How a text's token ids are laid out: [prefix, words, suffix].
+    """Layout of a text's token ids: [prefix, words, suffix].
 
     Attributes:
-      prefix: special tokens before the words (CLIP: 1, start of text).
-      suffix: special tokens after them (CLIP: 1, end of text, at which the text's feature is read).
+      prefix: number of special tokens before the words (CLIP: 1, start of text).
+      suffix: number of special tokens after them (CLIP: 1, end of text, where the text feature is read).
       max_positions: positions of the text tower, special tokens included.
     """
 
@@ -72,11 +71,9 @@ class BackboneSpec:
 
     Attributes:
       image_size: S, side of the images in pixels.
-      patch_size: side of a patch in pixels; patches lie in a square grid, row by row.
-      vision, text: the towers.
+      patch_size: side of a patch in pixels; patches form a square grid in row-major order.
       embedding_size: D.
-      tokens: the layout of texts.
-      layer_norm_eps: of the image tower's layer normalisations, by which converters know them.
+      layer_norm_eps: of the image tower's layer normalisations; converters recognise them by it.
     """
 
     image_size: int
@@ -101,24 +98,23 @@ class BackboneSpec:
 
 
 class Backbone(nn.Module):
-    """A frozen dual encoder; subclasses compute in the forms that their fields `dtype`, `residual_dtype` and `remat`
-    say (`config.clip`)."""
+    """A frozen dual encoder; subclasses have the fields `dtype`, `residual_dtype` and `remat` (`config.clip`)."""
 
     @property
     def spec(self) -> BackboneSpec:
-        """Its sizes, known without parameters."""
+        """Sizes; needs no parameters."""
         raise NotImplementedError
 
     def encode_image(self, images: jax.Array, prompts: DeepPrompts | None = None) -> tuple[jax.Array, Outputs]:
-        """Encodes images under visual prompts.
+        """Encodes images with visual prompts.
 
         Args:
           images: [B, S, S, 3] float, RGB, normalised with the checkpoint's mean and standard deviation.
           prompts: of the image tower, or None.
 
         Returns:
-          z^g [B, D] float32, not normalised; and by name at least 'image_features' (the same) and 'patch_features'
-          Z^l [B, N, D] in the same space.
+          z^g [B, D] float32, not normalised; and a dictionary with at least 'image_features' (the same) and
+          'patch_features' Z^l [B, N, D] in the joint space.
         """
         raise NotImplementedError
 
@@ -133,8 +129,8 @@ class Backbone(nn.Module):
 
         Args:
           embeddings: [C, L, W] without positions; may be trimmed to the longest text.
-          ends: [C] int, the position of each text's last token.
-          prompts: of the text tower, or None; those in sequence stand where the context does, behind the prefix.
+          ends: [C] int, position of each text's last token.
+          prompts: of the text tower, or None; those in sequence take the context's positions, after the prefix.
 
         Returns:
           theta(t) [C, D] float32, not normalised; and intermediates by name.
@@ -142,22 +138,22 @@ class Backbone(nn.Module):
         raise NotImplementedError
 
     def temperature_scale(self) -> jax.Array:
-        """s [], by which cosines become logits. A bias, the same for all classes, would change no softmax."""
+        """s [], factor from cosines to logits. A bias equal for all classes would not change the softmax."""
         raise NotImplementedError
 
     def image_params(self, params: Params) -> Params:
-        """Those of its parameters that `encode_image` and `temperature_scale` read, which an exported program keeps."""
+        """Parameters that `encode_image` and `temperature_scale` read; exported programs keep only these."""
         raise NotImplementedError
 
     def attention(self, intermediates: Params) -> jax.Array:
-        """Attention of the image tower's layers, for attribution.
+        """Attention maps of the image tower, for attribution.
 
         Args:
-          intermediates: the collection that `encode_image` left under `mutable=["intermediates"]`.
+          intermediates: the collection sown by `encode_image` with `mutable=["intermediates"]`.
 
         Returns:
-          [K, B, Q, Q + n], the mean over the heads, each row a distribution over keys. Positions are the class token,
-          the N patches, then prompts in sequence; the last n keys are prompts that are no positions.
+          [K, B, Q, Q + n], mean over heads; rows sum to 1. Positions: class token, N patches, prompts in sequence;
+          the last n keys are prompts outside the sequence.
         """
         raise NotImplementedError(f"{type(self).__name__} gives no attention, so there is no rollout")
 
@@ -166,27 +162,26 @@ class Tokenizer(Protocol):
     """Texts to token ids and back."""
 
     def encode(self, text: str) -> list[int]:
-        """Ids of a text as `TokenSpec` lays them out, never truncated."""
+        """Token ids in the layout of `TokenSpec`, never truncated."""
         ...
 
     def decode(self, ids: list[int]) -> str:
-        """The text of ids, without special tokens."""
+        """Text of token ids, without special tokens."""
         ...
 
 
 @dataclasses.dataclass(frozen=True)
 class Pretrained:
-    """A dual encoder as it was published.
+    """A published dual encoder with its weights.
 
     Attributes:
-      name: as asked for, a folder or a repository of the Hub.
+      name: folder or Hub repository, as given.
       revision: the Hub's commit, or '' for a folder.
-      content_hash: SHA-256 over config.json and the weights' files.
-      backbone: the module, computing in float32.
+      content_hash: SHA-256 over config.json and the weight files.
+      backbone: the module, in float32.
       params: nested dictionary of NumPy arrays, for `backbone.apply({'params': params}, ...)`.
-      image_mean: mean of the images' R, G, B; None where the checkpoint does not say.
-      image_std: their standard deviation, likewise.
-      load_tokenizer: reads the tokenizer, once. Raises FileNotFoundError, ValueError.
+      image_mean, image_std: of the pretraining images; None if the checkpoint has none.
+      load_tokenizer: cached. Raises FileNotFoundError, ValueError.
     """
 
     name: str
@@ -200,6 +195,6 @@ class Pretrained:
 
 
 def normalize(features: jax.Array) -> jax.Array:
-    """Features of length 1 along the last axis; a zero vector stays zero, with a zero gradient."""
+    """L2-normalises the last axis; a zero vector stays zero, with a zero gradient."""
     squared = jnp.sum(jnp.square(features), axis=-1, keepdims=True)
     return features * jax.lax.rsqrt(jnp.maximum(squared, 1e-24))

@@ -1,8 +1,8 @@
-"""Finds the files of a CLIP checkpoint: in the package, in a local folder, in the Hub's cache, or on the Hub.
+"""Finds the files of a CLIP checkpoint: in the package, a local folder, the Hub's cache, or on the Hub.
 
-Layout of a checkpoint (that of transformers): config.json; the weights as one file or as shards with an index; the
-tokenizer as vocab.json and merges.txt or as tokenizer.json; preprocessor_config.json for the images' mean and
-standard deviation, which transformers 5 may write into processor_config.json instead.
+Layout as in transformers: config.json; weights as one file or as shards with an index; vocab.json and merges.txt, or
+tokenizer.json; preprocessor_config.json, or processor_config.json of transformers 5, with the images' mean and
+standard deviation.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from mpafer_jax.runtime.files import home_expanded
 FileKind = Literal["safetensors", "flax", "pytorch"]
 
 CONFIG = "config.json"
-# In order of preference: safetensors reads fastest, and pytorch_model.bin needs torch.
+# In order of preference: safetensors loads fastest, pytorch_model.bin needs torch.
 WEIGHTS: tuple[tuple[str, FileKind], ...] = (
     ("model.safetensors", "safetensors"),
     ("model.safetensors.index.json", "safetensors"),
@@ -33,11 +33,11 @@ WEIGHTS: tuple[tuple[str, FileKind], ...] = (
 TOKENIZER = ("vocab.json", "merges.txt", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
 PREPROCESSOR = ("preprocessor_config.json", "processor_config.json")
 
-# CLIPs that ship with the package, by name; the Hub gives no new repository a name without its owner's.
+# CLIPs shipped with the package, by name; without an owner, so no new Hub repository can have the same name.
 SHIPPED = {"tiny-face-clip": Path(__file__).resolve().parent / "tiny_face_clip"}
 
 _CHUNK = 1 << 20
-_REACHED_SECONDS = 3.0  # within which the Hub has to list a repository's files
+_REACHED_SECONDS = 3.0  # timeout for listing a repository's files
 
 _HOW_TO_PROVIDE = (
     "Give a folder that holds the checkpoint, or on a computer with a network run `hf download {name}` and copy its "
@@ -47,15 +47,15 @@ _HOW_TO_PROVIDE = (
 
 @dataclasses.dataclass(frozen=True)
 class CheckpointFiles:
-    """Where the files of one checkpoint are.
+    """Paths of a checkpoint's files.
 
     Attributes:
       folder: holds config.json and the tokenizer's files.
       revision: the Hub's commit, or '' for a local folder.
       config: config.json.
-      weights: the weights' files; several for a checkpoint in shards, in the order of their names.
-      kind: what the weights' files are.
-      preprocessor: preprocessor_config.json or processor_config.json, or None where there is neither.
+      weights: one file, or the shards sorted by name.
+      kind: format of the weights.
+      preprocessor: preprocessor_config.json or processor_config.json, or None without either.
     """
 
     folder: Path
@@ -67,29 +67,26 @@ class CheckpointFiles:
 
 
 def find_files(name: str, *, revision: str = "main", cache_dir: str = "") -> CheckpointFiles:
-    """Finds a checkpoint, and downloads it if it is neither a folder nor whole in the Hub's cache.
+    """Finds a checkpoint; downloads it if it is neither a folder nor complete in the Hub's cache.
 
-    A cached revision is used without asking the Hub whether its branch has moved.
+    A cached revision is used without checking the Hub. Weights of the first format in `WEIGHTS` that exists are used.
 
     Args:
-      name: one of `SHIPPED`, a local folder, or a repository on the Hub such as 'openai/clip-vit-base-patch16'.
-      revision: branch, tag or commit of a repository; a folder has none.
-      cache_dir: the Hub's cache; '' for the environment's (HF_HUB_CACHE, HF_HOME, else the Hub's default).
-
-    Returns:
-      The files of the first kind of weights in `WEIGHTS` that exists.
+      name: one of `SHIPPED`, a local folder, or a Hub repository such as 'openai/clip-vit-base-patch16'.
+      revision: branch, tag or commit of a repository; ignored for folders.
+      cache_dir: the Hub's cache; '' for the default (HF_HUB_CACHE, HF_HOME).
 
     Raises:
-      FileNotFoundError: there is no such folder or repository, a file is missing, or the Hub cannot be reached.
+      FileNotFoundError: no such folder or repository, a file is missing, or the Hub is unreachable.
       ModuleNotFoundError: the only weights are PyTorch's, and torch is not installed.
-      ValueError: the index of a checkpoint in shards cannot be read.
+      ValueError: the index of a sharded checkpoint is invalid.
     """
     local = find_local_files(name, revision=revision, cache_dir=cache_dir)
     return local or _download(name, revision, _cache(cache_dir))
 
 
 def find_local_files(name: str, *, revision: str = "main", cache_dir: str = "") -> CheckpointFiles | None:
-    """As `find_files`, without the network: None for a repository that is not whole in the Hub's cache."""
+    """As `find_files`, without network: None for a repository that is not complete in the Hub's cache."""
     folder = SHIPPED.get(name) or home_expanded(name)
     if folder.is_dir():
         return _in_folder(folder, revision="")
@@ -102,17 +99,16 @@ def _cache(cache_dir: str) -> str | None:
 
 
 def file_names(folder: Path) -> set[str]:
-    """The names of a folder's files; a link whose target is gone (in a cache that was cleaned by hand) is no file."""
+    """Names of a folder's files, without broken links (as left in a cache that was cleaned by hand)."""
     return {path.name for path in folder.iterdir() if path.is_file()}
 
 
 def has_tokenizer(names: Collection[str]) -> bool:
-    """Whether a tokenizer can be made of the files with these names."""
+    """Whether these file names include a tokenizer's."""
     return "tokenizer.json" in names or {"vocab.json", "merges.txt"} <= set(names)
 
 
 def _in_folder(folder: Path, *, revision: str) -> CheckpointFiles:
-    """The checkpoint whose files lie in one folder."""
     names = file_names(folder)
     if CONFIG not in names:
         raise FileNotFoundError(f"{folder} holds no {CONFIG}; expected a CLIP in the Hub's layout there")
@@ -127,7 +123,7 @@ def _in_folder(folder: Path, *, revision: str) -> CheckpointFiles:
 
 
 def _choose_weights(names: Collection[str], owner: str) -> tuple[str, FileKind]:
-    """The name and kind of the first weights in `WEIGHTS` that exist and can be read here."""
+    """Name and format of the first weights in `WEIGHTS` that exist."""
     has_torch = importlib.util.find_spec("torch") is not None
     for name, kind in WEIGHTS:
         if name not in names:
@@ -148,7 +144,7 @@ def _refuse_absent(shards: Collection[str], index: str) -> None:
 
 
 def read_index(path: Path) -> list[str]:
-    """The names of the shards in a *.index.json, sorted.
+    """Sorted names of the shards in a *.index.json.
 
     Raises:
       ValueError: the file is no index, or names a shard outside its folder.
@@ -178,7 +174,7 @@ def _check_repository_name(name: str) -> None:
 
 
 def _cached(name: str, revision: str, cache_dir: str | None) -> tuple[CheckpointFiles | None, str]:
-    """The checkpoint in the Hub's cache; or None, and the name of a file that the cache lacks."""
+    """The checkpoint in the Hub's cache; or None and the name of a missing file."""
     from huggingface_hub import try_to_load_from_cache
 
     def look_up(file: str) -> object:
@@ -188,20 +184,19 @@ def _cached(name: str, revision: str, cache_dir: str | None) -> tuple[Checkpoint
     if not isinstance(config, str):
         return None, CONFIG
     snapshot = Path(config).parent
-    # Mean and standard deviation must not depend on what another program left out of the cache: the cache has to hold
-    # a preprocessor, or to know that the repository has none.
+    # Another program may have cached the repository without its preprocessor: require one, or the cache's record that
+    # the repository has none.
     if all(look_up(file) is None for file in PREPROCESSOR):
         return None, PREPROCESSOR[0]
     if not has_tokenizer(file_names(snapshot)):
         return None, TOKENIZER[0]
     try:
         return _in_folder(snapshot, revision=snapshot.name), ""
-    except (FileNotFoundError, ModuleNotFoundError):  # the Hub may have the rest, or another kind of weights
+    except (FileNotFoundError, ModuleNotFoundError):  # the Hub may have the rest, or weights in another format
         return None, WEIGHTS[0][0]
 
 
 def _download(name: str, revision: str, cache_dir: str | None) -> CheckpointFiles:
-    """Downloads what is needed of a repository into the Hub's cache."""
     from huggingface_hub import constants, errors
 
     label = f"CLIP {name!r} (revision {revision})"
@@ -232,12 +227,12 @@ def _download(name: str, revision: str, cache_dir: str | None) -> CheckpointFile
 
 
 def _snapshot(name: str, revision: str, cache_dir: str | None) -> Path:
-    """The revision's folder in the cache, with one kind of weights."""
+    """Downloads a revision with weights of one format into the cache; returns its folder."""
     import huggingface_hub
     from huggingface_hub.errors import EntryNotFoundError
 
     owner = f"{name} (revision {revision}) on the Hub"
-    # A short timeout, and one try: the downloads would try an unreachable Hub six times for each file.
+    # One request with a short timeout first: downloads retry an unreachable Hub six times per file.
     listing = huggingface_hub.model_info(name, revision=revision, timeout=_REACHED_SECONDS).siblings or []
     names = {file.rfilename for file in listing}
     if CONFIG not in names:
@@ -252,9 +247,9 @@ def _snapshot(name: str, revision: str, cache_dir: str | None) -> Path:
         )
 
     snapshot = download(revision, CONFIG, *TOKENIZER, *PREPROCESSOR, weights)
-    commit = snapshot.name  # of the rest too, even if the branch moves meanwhile
+    commit = snapshot.name  # pins later downloads if the branch moves meanwhile
     if not names & {*PREPROCESSOR}:
-        with contextlib.suppress(EntryNotFoundError):  # the cache keeps that there is none
+        with contextlib.suppress(EntryNotFoundError):  # records in the cache that it does not exist
             huggingface_hub.hf_hub_download(name, PREPROCESSOR[0], revision=commit, cache_dir=cache_dir)
     if weights.endswith(".index.json"):
         shards = read_index(snapshot / weights)
@@ -264,7 +259,7 @@ def _snapshot(name: str, revision: str, cache_dir: str | None) -> Path:
 
 
 def hash_files(paths: Iterable[Path]) -> str:
-    """SHA-256, in hexadecimal, over the sizes and bytes of files in the given order; reads in pieces."""
+    """Hexadecimal SHA-256 over sizes and contents of files, in the given order."""
     digest = hashlib.sha256()
     for path in paths:
         digest.update(path.stat().st_size.to_bytes(8, "little"))
@@ -275,10 +270,10 @@ def hash_files(paths: Iterable[Path]) -> str:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Reads a file that holds a JSON object.
+    """Reads a JSON object.
 
     Raises:
-      ValueError: it does not; names it.
+      ValueError: the file holds no JSON object.
     """
     try:
         value: object = json.loads(path.read_text(encoding="utf-8"))

@@ -1,4 +1,4 @@
-"""The one door to transformers: imported when first needed, and silent about what we do without."""
+"""Lazy import of transformers, without its advice to install PyTorch."""
 
 from __future__ import annotations
 
@@ -9,10 +9,9 @@ from mpafer_jax.runtime import without_torch
 
 
 def import_transformers() -> Any:
-    """Imports transformers without its advice to install PyTorch, whose models we do not use.
+    """Imports transformers with PyTorch hidden and the advice to install it filtered from the log.
 
-    Everything else that it logs stays. It takes seconds to import, the longer where PyTorch is installed (it then
-    imports PyTorch itself): import it in functions only.
+    Call it inside functions only: the import takes seconds.
     """
     logger = logging.getLogger("transformers")
 
@@ -24,7 +23,7 @@ def import_transformers() -> Any:
         with without_torch.hidden():
             import transformers
 
-            _ = transformers.CLIPConfig, transformers.CLIPTokenizer  # imported when looked up
+            _ = transformers.CLIPConfig, transformers.CLIPTokenizer  # lazy attributes
     finally:
         logger.removeFilter(drop_advice)
     return transformers

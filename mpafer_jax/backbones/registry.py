@@ -1,4 +1,4 @@
-"""Loads a pretrained dual encoder, of whichever kind its config.json says."""
+"""Loads a pretrained dual encoder by the `model_type` of its config.json."""
 
 from __future__ import annotations
 
@@ -10,25 +10,22 @@ from mpafer_jax.backbones.clip import load as clip
 from mpafer_jax.backbones.clip.rules import DTYPES
 from mpafer_jax.backbones.files import find_files, find_local_files, hash_files, read_json
 
-# How a checkpoint is loaded, by the `model_type` of its config.json: load(files, name=.., dtype=..).
+# By `model_type`: load(files, name=.., dtype=..).
 LOADERS: dict[str, Callable[..., Pretrained]] = {"clip": clip.load}
 
 
 def load_backbone(name: str, *, revision: str = "main", cache_dir: str = "", dtype: str = "float32") -> Pretrained:
-    """Loads a dual encoder that ships with the package, from a local folder, or from a repository on the Hub.
-
-    No network is used where the Hub's cache holds the repository; see `files.find_files`.
+    """Loads a dual encoder from the package, a local folder, or the Hub (without network if cached).
 
     Args:
       name: 'tiny-face-clip', a folder in the Hub's layout, or a repository such as 'openai/clip-vit-base-patch16'.
-      revision: branch, tag or commit of a repository.
-      cache_dir: the Hub's cache; '' for the environment's.
-      dtype: type of the image tower's parameters, one of `rules.DTYPES`; all others are float32.
+      revision, cache_dir: see `files.find_files`.
+      dtype: of the image tower's parameters, one of `rules.DTYPES`; all others are float32.
 
     Raises:
-      FileNotFoundError: a file of the checkpoint cannot be found.
+      FileNotFoundError: a file of the checkpoint is missing.
       ModuleNotFoundError: the only weights are PyTorch's, and torch is not installed.
-      ValueError: a file is not what it should be, or `dtype` is unknown; the error names the file and what it holds.
+      ValueError: a file is invalid, or `dtype` is unknown.
     """
     if dtype not in DTYPES:
         raise ValueError(f"dtype of CLIP's weights is {dtype!r}, expected one of {', '.join(DTYPES)}")
@@ -42,9 +39,9 @@ def load_backbone(name: str, *, revision: str = "main", cache_dir: str = "", dty
     return LOADERS[kind](files, name=name, dtype=dtype)
 
 
-@functools.cache  # a sweep asks of every one of its runs, and large files take seconds
+@functools.cache  # sweeps call it for every run, and large files take seconds
 def local_content_hash(name: str, *, revision: str, cache_dir: str) -> str | None:
-    """`Pretrained.content_hash` without loading anything, or None for what is not on this machine.
+    """`Pretrained.content_hash` without loading the model; None if it is not on this machine.
 
     Raises:
       FileNotFoundError, ModuleNotFoundError, ValueError: as for `load_backbone`.

@@ -1,7 +1,7 @@
-"""Names of classes: one canonical name for each expression, what may stand together, and the mapping between datasets.
+"""Class names: canonical names of expressions, checks, and the mapping between datasets.
 
-Datasets number their classes in different orders (RAF-DB starts with surprise, FERPlus and AffectNet with neutral,
-class folders with whatever sorts first), so classes are never matched by number, only by canonical name.
+Datasets order their classes differently (RAF-DB starts with surprise, FERPlus and AffectNet with neutral, class
+folders sort by name), so classes are matched by canonical name, never by index.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from mpafer_jax.runtime.texts import clean_text, without_invisible
 
 CANONICAL_NAMES = ("neutral", "happiness", "sadness", "surprise", "fear", "disgust", "anger", "contempt")
 
-# Spellings met in datasets, folder names and papers.
+# Spellings in datasets, folder names and papers.
 _SYNONYMS: dict[str, tuple[str, ...]] = {
     "neutral": ("neutrality", "no expression"),
     "happiness": ("happy", "joy", "joyful", "smile"),
@@ -32,11 +32,10 @@ _CANONICAL = {word: name for name, words in _SYNONYMS.items() for word in (name,
 
 
 def canonical_name(name: str) -> str:
-    """The canonical name of a class: "Happy", "happy" and "HAPPINESS" all give "happiness".
+    """Canonical name of a class: "Happy", "happy" and "HAPPINESS" give "happiness".
 
-    A name that is no known expression (a user's own class) comes back in lower case, with hyphens, underscores and
-    runs of spaces as one space: "Deep_Thought" gives "deep thought". Names that look the same give the same, however
-    their letters are composed or how wide they are, and whatever invisible characters stand between them.
+    Other names become lower case, with hyphens, underscores and runs of spaces as one space: "Deep_Thought" gives
+    "deep thought". Unicode composition, width and invisible characters make no difference.
     """
     # Pd: every hyphen and dash.
     spaced = "".join(" " if c == "_" or unicodedata.category(c) == "Pd" else c for c in _as_seen(name))
@@ -49,15 +48,15 @@ def _as_seen(name: str) -> str:
 
 
 def check_class_names(names: Sequence[str], place: str, *, at_least: int = 1) -> tuple[str, ...]:
-    """Class names as they are spelled, without white space around them, once each of them is a class of its own.
+    """Checks that class names are distinct; returns them with their spelling and normalised white space.
 
     Args:
-      names: of one list: folders, a flag, a field.
-      place: what the message calls the list.
-      at_least: how many there have to be.
+      names: from one list: folders, a flag, a field.
+      place: name of the list in errors.
+      at_least: minimum number of classes.
 
     Raises:
-      ConfigError: a name is empty, two are the same class by `canonical_name`, or there are too few.
+      ConfigError: a name is empty, two have the same `canonical_name`, or there are too few.
     """
     empty = [name for name in names if not canonical_name(name)]
     if empty:
@@ -67,7 +66,7 @@ def check_class_names(names: Sequence[str], place: str, *, at_least: int = 1) ->
         canonical = canonical_name(name)
         if canonical in spelled:
             pair = (spelled[canonical], name)
-            # Two that look the same are told apart by their code points.
+            # Names that look the same are shown by code points.
             show = ascii if _as_seen(pair[0]) == _as_seen(pair[1]) else repr
             both = " and ".join(map(show, pair))
             raise ConfigError(f"{place}: {both} are the same class, {canonical!r}; classes have to differ")
@@ -82,17 +81,16 @@ def _listed(names: Sequence[str]) -> str:
 
 
 def map_classes(source_names: Sequence[str], target_names: Sequence[str]) -> npt.NDArray[np.int32]:
-    """For each class of a source, the index of the same expression among the target's classes.
+    """Maps labels of a source dataset to those of a target, by canonical class names.
 
     Args:
-      source_names: the source's class names, in the order of its labels.
-      target_names: the target's class names, in the order of its labels.
+      source_names, target_names: class names in the order of the labels.
 
     Returns:
-      int32[len(source_names)]: `target_label = mapping[source_label]`; -1 where the target has no such class.
+      int32[len(source_names)]: `target_label = mapping[source_label]`; -1 if the target lacks the class.
 
     Raises:
-      ConfigError: two names of one side mean the same expression, so that the mapping would be ambiguous.
+      ConfigError: two names of one dataset are the same expression.
     """
     for names in (target_names, source_names):
         check_class_names(names, f"classes {', '.join(names)}")

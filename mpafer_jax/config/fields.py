@@ -1,13 +1,11 @@
-"""How a configuration is declared: frozen models, whose fields say what they mean and what depends on them.
-
-A field is declared once, with all that is to be decided about it:
+"""Declaration of configurations: frozen pydantic models whose fields carry their metadata.
 
     num_ctx: PositiveCount = option(10, "paper")
     \"\"\"M, context vectors of a soft prompt.\"\"\"
 
-The type bounds the value and, for texts, says whether it is a path (`Folder`, `NamedPath`, `HubName`) or not (`Text`).
-`option` holds the default, its source and its role; the docstring is the description. `settings` reads them back:
-`semantics` makes lists of them, `redaction` takes paths out, `reference` writes the documentation.
+The type bounds the value and marks strings as paths (`Folder`, `NamedPath`, `HubName`) or not (`Text`). `option` has
+the default, its source and its role; the docstring is the description. `settings` reads them back, for `semantics`,
+`redaction` and `reference`.
 """
 
 from __future__ import annotations
@@ -37,11 +35,11 @@ Rgb = tuple[Positive, Positive, Positive]
 
 @dataclasses.dataclass(frozen=True)
 class LocalPath:
-    """Marks a field of text whose value names something on the machine of a run; `redaction` takes that out.
+    """Marks a string field as a local path, for `redaction`.
 
     Attributes:
-      keeps: what says something on another machine too: nothing, the last part of the path, or a name on the Hub;
-        None: all of it, as the text is no path.
+      keeps: what redaction keeps: nothing, the last part of the path, or a name on the Hub; None: not a path, kept
+        whole.
     """
 
     keeps: Literal["nothing", "last part", "hub name"] | None
@@ -56,13 +54,13 @@ HubName = Annotated[str, LocalPath("hub name")]
 Role = Literal["result", "training", "seed", "model", "content", "free"]
 """What depends on a field:
 
-result    what a run trains or measures; it stays as it is while a run is resumed
-training  the same, but never which images are held out, so that runs that differ in it stand in one table
-seed      as training; a study sets it by the seed of each of its runs
-model     as result; a checkpoint brings its own wherever it is used: prompts, head, normalisation of images
-content   names a dataset or a CLIP, which a checkpoint knows by content; it may change when a run is resumed, and tells
-          runs apart where no content is read
-free      how a run is carried out, or what is measured beside it; it may change when a run is resumed
+result    what a run trains or measures; must not change on resume
+training  as result, but does not affect which images are held out: runs that differ in it are comparable in one table
+seed      as training; studies set it to the seed of each run
+model     as result; a checkpoint's value is used wherever it is loaded: prompts, head, normalisation of images
+content   names a dataset or a CLIP, which checkpoints identify by content; may change on resume, and distinguishes runs
+          where the content is not read
+free      how a run is executed, or what is measured beside it; may change on resume
 """
 
 
@@ -70,17 +68,16 @@ def option(default: Any, source: str = "", *, role: Role | None = None, off_at_z
     """Declares a field of a section; the docstring below it is its description.
 
     Args:
-      default: its value.
-      source: of the default: 'paper' (MPA-FER, arXiv 2506.21017), 'relative' (what CoOp, MaPLe, PromptSRC, KgCoOp and
-        VPT use where the paper is silent) or 'ours' (chosen here), and a remark.
-      role: what depends on it; None: what the section's `role` says.
-      off_at_zero: whether it switches a part of the model off at 0; a run with one of these at 0 is not MPA-FER.
+      source: of the default: 'paper' (MPA-FER, arXiv 2506.21017), 'relative' (from CoOp, MaPLe, PromptSRC, KgCoOp or
+        VPT, as the paper does not state it) or 'ours', and a remark.
+      role: None for the section's `role`.
+      off_at_zero: whether 0 disables a part of the method; a run with such a field at 0 is not MPA-FER.
     """
     return Field(default, json_schema_extra={"source": source, "role": role, "off_at_zero": off_at_zero})
 
 
 class FrozenModel(pydantic.BaseModel):
-    """A frozen record with typed fields; unknown ones are errors."""
+    """A frozen record with typed fields; unknown fields are errors."""
 
     model_config = pydantic.ConfigDict(frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True)
 
@@ -89,7 +86,7 @@ class FrozenModel(pydantic.BaseModel):
 
     @classmethod
     def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
-        """Refuses a text of which nobody has said whether it is a path."""
+        """Requires string fields to be annotated as a path or as `Text`."""
         super().__pydantic_init_subclass__(**kwargs)
         for name, field in cls.model_fields.items():
             if re.search(r"\bstr\b", str(field.annotation)) and not any(
@@ -99,21 +96,21 @@ class FrozenModel(pydantic.BaseModel):
 
     @classmethod
     def from_config_dict(cls, config: config_dict.ConfigDict | Mapping[str, Any]) -> Self:
-        """Checks a config from `configs/` and freezes it; what it lacks has its default.
+        """Validates a config from `configs/`; missing fields get their defaults.
 
         Raises:
-          ConfigError: names every unknown or impossible field, what was found and what is expected.
+          ConfigError: lists every unknown or invalid field.
         """
         try:
             return cls.model_validate(config if isinstance(config, Mapping) else config.to_dict())
-        except OSError as error:  # a file that --config could not read is reported when its content is asked for
+        except OSError as error:  # ml_collections reports an unreadable --config file on first access
             raise ConfigError(f"--config: {error}") from error
         except pydantic.ValidationError as error:
             raise cls._refusal(list(_lines(error, cls))) from error
 
     @classmethod
     def from_json(cls, text: str) -> Self:
-        """Reads what `to_json` wrote. Raises ConfigError as `from_config_dict` does, and where a field is missing."""
+        """Reads `to_json`'s text. Raises ConfigError as `from_config_dict`, and if a field is missing."""
         try:
             model = cls.model_validate_json(text)
         except pydantic.ValidationError as error:
@@ -141,7 +138,7 @@ def _lines(error: pydantic.ValidationError, kind: type[FrozenModel]) -> Iterator
             for part in sections:
                 section = section.model_fields[part].annotation
             near = did_you_mean(name, section.model_fields)
-        # A rule over several fields says itself what was found.
+        # Messages of rules over several fields include the values.
         found = "" if item["type"] in ("missing", "value_error") or not item["loc"] else f" (found {item['input']!r})"
         yield f"{'.'.join(['config', *sections, name]).rstrip('.')}: {item['msg']}{near}{found}"
 
@@ -157,14 +154,12 @@ def _unset(model: FrozenModel, name: str) -> Iterator[str]:
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-    """A field as it is declared.
+    """Declaration of a field; see `option`.
 
     Attributes:
       name: dotted, as in 'loss.beta'.
-      default: its value where nobody says another.
-      description, role, off_at_zero: see `option`.
-      source: as there; '' for a default that a configuration gives instead of the section's.
-      path: what it names on the machine of a run; None for what is no path.
+      source: '' if a configuration overrides the section's default.
+      path: None if the field is no path.
     """
 
     name: str
@@ -178,7 +173,7 @@ class Setting:
 
 @functools.cache
 def settings(kind: type[FrozenModel]) -> Mapping[str, Setting]:
-    """The fields of a configuration by dotted name, in the order in which they are declared."""
+    """Fields of a configuration by dotted name, in order of declaration."""
     return {setting.name: setting for setting in _settings(kind(), "")}
 
 

@@ -1,4 +1,4 @@
-"""--config=FILE[:arguments] and --config.field=value: reading them, and what is wrong with them."""
+"""Parses --config=FILE[:arguments] and --config.field=value, and explains errors in them."""
 
 from __future__ import annotations
 
@@ -23,31 +23,30 @@ _FIELD = "--config."
 
 
 def take_config(words: Sequence[str]) -> tuple[Any, dict[str, Any], list[str]]:
-    """Reads --config=FILE[:arguments] and --config.field=value out of a command line.
+    """Parses --config=FILE[:arguments] and --config.field=value from a command line.
 
-    The files of `configs/` import one another as `configs.common`, so the folder that holds `configs` has to be on the
-    import path. It is where the command runs from inside a checkout; this makes it so from any other place.
+    Adds the parent of `configs/` to the import path, as its files import `configs.common`.
 
     Returns:
-      The configuration, a ConfigDict; the values that the words give to fields, by name; the other words.
+      The configuration (a ConfigDict), the overridden fields with their values, and the remaining words.
 
     Raises:
-      ConfigError: there is no such file, or no such field, or a value is of another type.
+      ConfigError: no such file or field, or a value has another type.
     """
     if _CONFIGS.is_dir() and str(_CONFIGS.parent) not in sys.path:
         sys.path.append(str(_CONFIGS.parent))
-    # A shell leaves a tilde behind an equals sign alone.
+    # Shells do not expand a tilde after an equals sign.
     words = [f"--config={files.home_expanded(word[9:])}" if word.startswith("--config=~") else word for word in words]
     value, fields = _config_words(words)
     if wrong := config_file(value):
         raise ConfigError(wrong)
     known = flags.FlagValues()
-    known.set_gnu_getopt(True)  # flags may stand behind arguments
+    known.set_gnu_getopt(True)  # flags may follow arguments
     library = cast(Any, config_flags)
     holder = library.DEFINE_config_file("config", None, "", flag_values=known, sys_argv=["", *words])
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)  # of how the library imports the file
+            warnings.simplefilter("ignore", DeprecationWarning)  # from ml_collections importing the file
             rest: list[str] = cast(Any, known)(["", *words], known_only=True)[1:]
             return holder.value, library.get_override_values(known["config"]), rest
     except (flags.Error, OSError, AttributeError, KeyError, TypeError, ValueError) as error:
@@ -55,10 +54,10 @@ def take_config(words: Sequence[str]) -> tuple[Any, dict[str, Any], list[str]]:
 
 
 def read_config(words: Sequence[str]) -> Any:
-    """A configuration as --config=FILE[:arguments] and --config.field=value would give it.
+    """The configuration of FILE[:arguments] with `field=value` overrides.
 
     Args:
-      words: the file, then `field=value` words.
+      words: the file, then the overrides.
 
     Raises:
       ConfigError: as `take_config`.
@@ -67,7 +66,7 @@ def read_config(words: Sequence[str]) -> Any:
 
 
 def config_file(value: str) -> str:
-    """What is wrong with the file that --config=FILE[:arguments] names; nothing if it is there."""
+    """Error message if the file of --config=FILE[:arguments] is missing, else ''."""
     path = pathlib.Path(value.partition(":")[0])
     if path.is_file():
         return ""
@@ -83,12 +82,12 @@ def config_file(value: str) -> str:
 
 
 def config_error(value: str, fields: Sequence[str], error: Exception) -> str:
-    """What is wrong with a configuration that could not be read, in a line or two.
+    """Error message for a configuration that could not be read.
 
     Args:
-      value: FILE[:arguments], a file that is there.
-      fields: names that were given a value, as 'loss.beta'.
-      error: what reading it raised.
+      value: FILE[:arguments], an existing file.
+      fields: overridden fields, as 'loss.beta'.
+      error: raised by reading it.
     """
     path, colon, argument = value.partition(":")
     try:
@@ -121,7 +120,7 @@ def _unknown_field(config: Any, field: str) -> str:
 
 
 def _config_words(arguments: Sequence[str]) -> tuple[str, list[str]]:
-    """FILE[:arguments] of a command line's --config, or nothing, and the fields that it gives a value to."""
+    """FILE[:arguments] of --config or '', and the overridden fields."""
     value, fields = "", list[str]()
     for word, after in itertools.zip_longest(arguments, arguments[1:], fillvalue=""):
         name, equals, given = word.partition("=")

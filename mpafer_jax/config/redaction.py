@@ -1,7 +1,6 @@
-"""What leaves a machine, without the places on it: exported checkpoints, published results.
+"""Redacts local paths from exported checkpoints and published results, as they often contain user names.
 
-A folder's name helps nobody elsewhere and says too much, often who trained. Which fields of a configuration are paths
-says their type (`fields.LocalPath`).
+The type of a field says whether it is a path (`fields.LocalPath`).
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from typing import Any, cast
 from mpafer_jax.config.fields import LocalPath, settings
 from mpafer_jax.config.schema import Config
 
-# OWNER/NAME. No look at the disk: the same name has to be the same on every machine that publishes runs of a sweep.
+# OWNER/NAME. Does not check the disk: redaction has to agree on all machines that publish runs of a sweep.
 _ON_THE_HUB = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 
 
@@ -24,12 +23,12 @@ PLACES: Mapping[str, LocalPath] = {  # by dotted name
 
 
 def without_places(values: Mapping[str, Any], prefix: str = "", *, told_apart: bool = False) -> dict[str, Any]:
-    """A configuration, or a part of one, with what is left of places when they are taken out.
+    """Redacts the local paths of a configuration or of a section.
 
     Args:
-      values: fields, nested or by dotted name; those that are no places stay as they are.
-      prefix: dotted name of the section that `values` are, with a dot behind it.
-      told_apart: whether several configurations are told apart by these values: then folders too keep the last part.
+      values: fields, nested or by dotted name.
+      prefix: dotted name of the section in `values`, with a trailing dot.
+      told_apart: whether the values have to distinguish several configurations: folders then keep their last part too.
     """
     found: dict[str, Any] = {}
     for name, value in values.items():
@@ -42,7 +41,7 @@ def without_places(values: Mapping[str, Any], prefix: str = "", *, told_apart: b
 
 
 def without_place(field: str, value: Any, *, told_apart: bool = False) -> Any:
-    """What is left of the value of one of `PLACES`: a text, or each of several."""
+    """Redacts the value of one of `PLACES`: a string, or each string of a sequence."""
     if not isinstance(value, str):
         return type(value)(without_place(field, one, told_apart=told_apart) for one in value)
     keeps = PLACES[field].keeps

@@ -1,4 +1,4 @@
-"""The documentation of a configuration's fields, written from where they are declared."""
+"""Generates the documentation of a configuration's fields from their declarations."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from mpafer_jax.config.fields import FrozenModel, Setting, settings
 
 
 def to_markdown(kind: type[FrozenModel]) -> str:
-    """Tables of all fields of a configuration: one for each section, under its name and what it is."""
+    """Markdown tables of all fields, one for each section."""
     tables: list[str] = []
     for name, section in _sections(kind()):
         rows = [s for s in settings(kind).values() if s.name.rpartition(".")[0] == name]
@@ -21,12 +21,12 @@ def to_markdown(kind: type[FrozenModel]) -> str:
 
 
 def to_text(fields: Mapping[str, Setting]) -> str:
-    """Each field with its default, and its meaning below."""
+    """Fields with their defaults and, below each, its meaning."""
     return "\n".join(f"{name} = {field.default!r}\n    {_meaning(field)}" for name, field in fields.items())
 
 
 def matching(kind: type[FrozenModel], name: str) -> dict[str, Setting]:
-    """The field of that dotted name, or all of the section of that name; '' for all fields."""
+    """The field with this dotted name, or all fields of the section with this name; '' for all."""
     return {
         known: s for known, s in settings(kind).items() if not name or known == name or known.startswith(f"{name}.")
     }

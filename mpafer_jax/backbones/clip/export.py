@@ -1,4 +1,4 @@
-"""Writes a CLIP in the Hub's layout, for transformers and every program that reads what it reads."""
+"""Writes a CLIP in the Hub's layout, readable by transformers."""
 
 from __future__ import annotations
 
@@ -31,23 +31,21 @@ def save_clip(
 ) -> Path:
     """Writes config.json, model.safetensors, preprocessor_config.json and the tokenizer's files.
 
-    `registry.load_backbone` reads the folder back to the same numbers, and transformers' `CLIPModel.from_pretrained`
-    finds every tensor it looks for and no other.
+    `registry.load_backbone` reads back identical parameters; transformers' `CLIPModel.from_pretrained` finds exactly
+    the tensors it expects.
 
     Args:
-      folder: must not exist yet, or be empty; it appears when everything in it is written.
-      config: the shape.
-      params: nested dictionary of arrays as `CLIP.init` gives under 'params', float32, bfloat16 or float16.
-      tokenizer_folder: holds the tokenizer's files, as `tokenizer.load_tokenizer` reads them.
-      image_mean: three numbers, the images' mean of R, G, B, of values in 0..1.
-      image_std: three numbers, their standard deviation.
+      folder: new or empty; created atomically.
+      params: as `CLIP.init` gives under 'params', float32, bfloat16 or float16.
+      tokenizer_folder: as for `tokenizer.load_tokenizer`.
+      image_mean, image_std: mean and standard deviation of R, G, B in 0..1.
 
     Returns:
       The folder.
 
     Raises:
-      FileExistsError: the folder holds something already.
-      FileNotFoundError: there is no tokenizer.
+      FileExistsError: the folder is not empty.
+      FileNotFoundError: the tokenizer is missing.
       ValueError: parameters do not fit the configuration or are not finite, or the tokenizer has more tokens than the
         text tower.
     """
@@ -71,10 +69,10 @@ def save_clip(
     try:
         write_json(temporary / CONFIG, _hub_config(config, tokenizer.sos_id, tokenizer.eos_id))
         write_json(temporary / "preprocessor_config.json", preprocessor)
-        # transformers refuses a file that does not say which library's layout it has.
+        # transformers refuses a file without the metadata "format".
         weights = temporary / "model.safetensors"
         safetensors.numpy.save_file(tensors, weights, metadata={"format": "pt"})
-        weights.chmod((temporary / CONFIG).stat().st_mode)  # the library leaves it readable by its owner only
+        weights.chmod((temporary / CONFIG).stat().st_mode)  # safetensors writes with mode 0600
         copy_tokenizer(Path(tokenizer_folder), temporary)
         temporary.replace(folder)
     finally:
@@ -95,7 +93,7 @@ def _check_shapes(params: Params, config: ClipConfig) -> None:
 
 
 def _hub_config(config: ClipConfig, sos_id: int, eos_id: int) -> dict[str, Any]:
-    """config.json as transformers writes it."""
+    """config.json in transformers' format."""
     vision, text = config.vision, config.text
     hub = import_transformers().CLIPConfig(
         architectures=["CLIPModel"],
@@ -130,7 +128,7 @@ def _hub_config(config: ClipConfig, sos_id: int, eos_id: int) -> dict[str, Any]:
 
 
 def _hub_preprocessor(config: ClipConfig, mean: Sequence[float], std: Sequence[float]) -> dict[str, Any]:
-    """preprocessor_config.json as transformers' CLIPImageProcessor writes it."""
+    """preprocessor_config.json in the format of transformers' CLIPImageProcessor."""
     if len(mean) != 3 or len(std) != 3:
         raise ValueError(f"image_mean {list(mean)} and image_std {list(std)} must be three numbers each")
     size = config.vision.image_size

@@ -1,4 +1,4 @@
-"""Loads a pretrained CLIP: configuration, parameters, and what its images and texts must look like."""
+"""Loads a pretrained CLIP: configuration, parameters, image normalisation and tokenizer."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ def load(files: CheckpointFiles, *, name: str, dtype: str) -> Pretrained:
 
     Raises:
       ModuleNotFoundError: the only weights are PyTorch's, and torch is not installed.
-      ValueError: a file is not what it should be; the error names it and says what is wrong.
+      ValueError: a file is invalid.
     """
     config = read_config(files.config)
     image_mean, image_std = read_normalization(files.preprocessor) if files.preprocessor else (None, None)
     with futures.ThreadPoolExecutor(1) as pool:
-        content_hash = pool.submit(hash_files, [files.config, *files.weights])  # as long as all the rest
+        content_hash = pool.submit(hash_files, [files.config, *files.weights])  # takes as long as reading the weights
         params = to_params(
             read_tensors(files.weights, files.kind),
             config,
@@ -50,10 +50,10 @@ def load(files: CheckpointFiles, *, name: str, dtype: str) -> Pretrained:
 
 
 def read_config(path: Path) -> ClipConfig:
-    """Reads the shape of a CLIP from config.json; fields that it leaves out get transformers' defaults.
+    """Reads the shape of a CLIP from config.json, with transformers' defaults for missing fields.
 
     Raises:
-      ValueError: it is no JSON, or says what our towers cannot do.
+      ValueError: it is no JSON, or the architecture is not supported.
     """
     raw = read_json(path)
     transformers = import_transformers()
@@ -94,7 +94,6 @@ def read_config(path: Path) -> ClipConfig:
 
 
 def _unsupported(config: Any) -> Iterator[str]:
-    """What a valid configuration says that our towers cannot do."""
     for tower in ("vision_config", "text_config"):
         activation = getattr(config, tower).hidden_act
         if activation not in ACTIVATIONS:
@@ -113,16 +112,13 @@ def _unsupported(config: Any) -> Iterator[str]:
 
 
 def read_normalization(path: Path) -> tuple[Color, Color]:
-    """Reads the images' mean and standard deviation.
+    """Reads the images' mean and standard deviation of R, G, B in 0..1.
 
     Args:
       path: preprocessor_config.json, or transformers 5's processor_config.json.
 
-    Returns:
-      Mean and standard deviation of R, G, B, of values in 0..1.
-
     Raises:
-      ValueError: the file does not hold three numbers for each, or a standard deviation is not positive.
+      ValueError: not three numbers for each, or a standard deviation is not positive.
     """
     raw = read_json(path)
     nested = raw.get("image_processor")

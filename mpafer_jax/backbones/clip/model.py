@@ -1,9 +1,8 @@
-"""CLIP's two towers in Flax linen, with room for deep prompts.
+"""CLIP's two towers in Flax linen, with deep prompts.
 
-Architecture: Radford et al., "Learning Transferable Visual Models From Natural Language Supervision" (2021), ViT
-variants. Parameter names follow OpenAI's and the Hub's; the layers of a tower are scanned, so their parameters are
-stacked on a leading axis [K, ...]. Shapes in comments: B images, C texts, L text positions, N patches, N_p visual
-prompts, K layers, W tower width, H heads, d = W / H, D joint embedding size.
+Architecture: Radford et al. (2021), ViT variants. Parameter names follow OpenAI's and the Hub's; layers are scanned,
+so their parameters are stacked on a leading axis [K, ...]. Shapes: B images, C texts, L text positions, N patches,
+N_p visual prompts, K layers, W tower width, D joint embedding size.
 """
 
 from __future__ import annotations
@@ -18,12 +17,12 @@ from flax import linen as nn
 from mpafer_jax.backbones.base import Backbone, BackboneSpec, DeepPrompts, Outputs, Params, TokenSpec, Tower, normalize
 from mpafer_jax.backbones.clip.transformer import REMAT_POLICIES, Block, LayerNorm
 
-_PREFIX = 1  # special tokens before a text's words: SOS
+_PREFIX = 1  # SOS
 
 
 @dataclasses.dataclass(frozen=True)
 class VisionConfig:
-    """Shape of the image tower; names as in the Hub's `vision_config`. Sizes of images and patches in pixels."""
+    """Shape of the image tower, named as in the Hub's `vision_config`. Image and patch sizes in pixels."""
 
     hidden_size: int
     intermediate_size: int
@@ -36,13 +35,13 @@ class VisionConfig:
 
     @property
     def num_patches(self) -> int:
-        """N, the number of patches of one image."""
+        """N, patches of an image."""
         return (self.image_size // self.patch_size) ** 2
 
 
 @dataclasses.dataclass(frozen=True)
 class TextConfig:
-    """Shape of the text tower; names as in the Hub's `text_config`."""
+    """Shape of the text tower, named as in the Hub's `text_config`."""
 
     vocab_size: int
     hidden_size: int
@@ -57,7 +56,7 @@ class TextConfig:
 
 @dataclasses.dataclass(frozen=True)
 class ClipConfig:
-    """Shape of a CLIP: both towers and the size D of the space that they share."""
+    """Shape of a CLIP: both towers and the joint embedding size D."""
 
     vision: VisionConfig
     text: TextConfig
@@ -67,7 +66,7 @@ class ClipConfig:
 def _blocks(
     config: VisionConfig | TextConfig, *, causal: bool, dtype: jnp.dtype, remat: str, prompts_start: int
 ) -> Any:
-    """The tower's K layers as one scanned module: a single compiled body instead of K."""
+    """The tower's K layers as one scanned module, compiled once instead of K times."""
     block = Block if remat == "none" else nn.remat(Block, prevent_cse=False, policy=REMAT_POLICIES[remat])
     scanned = nn.scan(
         block, variable_axes={"params": 0, "intermediates": 0}, split_rngs={"params": True}, length=config.num_layers
@@ -88,11 +87,10 @@ class VisionTransformer(nn.Module):
     """CLIP's image tower.
 
     Attributes:
-      config: its shape.
       projection_dim: D.
-      dtype: type of the products.
-      residual_dtype: type of the residual stream.
-      remat: 'none', 'dots' (keep only products without a batch axis) or 'full' (keep nothing but layer inputs).
+      dtype: of matrix products.
+      residual_dtype: of the residual stream.
+      remat: 'none', 'dots' (save only products without a batch axis) or 'full' (save only layer inputs).
     """
 
     config: VisionConfig
@@ -119,13 +117,13 @@ class VisionTransformer(nn.Module):
         self.projection = nn.Dense(self.projection_dim, use_bias=False, dtype=self.dtype)
 
     def __call__(self, images: jax.Array, prompts: DeepPrompts | None = None) -> tuple[jax.Array, Outputs]:
-        """Encodes images; arguments and what is returned as for `base.Backbone.encode_image`.
+        """Encodes images; see `base.Backbone.encode_image`.
 
-        'patch_features' go through the same `ln_post` and projection as CLS; with them comes 'tokens' [B, 1 + N, W],
+        'patch_features' pass the same `ln_post` and projection as CLS. The outputs also hold 'tokens' [B, 1 + N, W],
         the last layer's output.
 
         Raises:
-          ValueError: the images are not of the size that the checkpoint was made for.
+          ValueError: the images do not have the checkpoint's size.
         """
         size = self.config.image_size
         if images.shape[1:] != (size, size, 3):
@@ -151,14 +149,14 @@ class VisionTransformer(nn.Module):
 
 
 class TextTransformer(nn.Module):
-    """CLIP's text tower, in float32; attributes as in `VisionTransformer`."""
+    """CLIP's text tower, in float32; attributes as of `VisionTransformer`."""
 
     config: TextConfig
     projection_dim: int
     remat: str
 
     def setup(self) -> None:
-        """Creates the submodules under CLIP's names."""
+        """Creates the submodules, with CLIP's names."""
         config = self.config
         normal = nn.initializers.normal
         self.token_embedding = nn.Embed(
@@ -181,21 +179,20 @@ class TextTransformer(nn.Module):
     ) -> tuple[jax.Array, Outputs]:
         """Encodes texts given as token embeddings.
 
-        The tower is causal and only the EOS position is read, so what follows it changes nothing: texts may be
-        padded with anything and trimmed to the longest.
+        The tower is causal and only the EOS position is read, so padding after it has no effect: texts may be trimmed
+        to the longest.
 
         Args:
           embeddings: [C, L, W] without positions, L at most `max_position_embeddings`.
-          ends: [C] int, where each text ends.
-          prompts: for all K layers, or None; those in sequence stand behind SOS, and are used as they are, without
-            positions.
+          ends: [C] int, position of each text's EOS.
+          prompts: for all K layers, or None; those in sequence follow SOS, without position embeddings.
 
         Returns:
-          The text features [C, D] in float32, not normalised, and a dictionary with 'text_features' (the same) and
-          'tokens' [C, L, W] (the last layer's output).
+          Text features [C, D] float32, not normalised, and a dictionary with 'text_features' (the same) and 'tokens'
+          [C, L, W] (the last layer's output).
 
         Raises:
-          ValueError: the texts are longer than the tower's positions.
+          ValueError: L exceeds the tower's positions.
         """
         length, limit = embeddings.shape[1], self.config.max_position_embeddings
         if length > limit:
@@ -208,10 +205,9 @@ class TextTransformer(nn.Module):
 
 
 def find_ends(ids: jax.Array, eos_token_id: int) -> jax.Array:
-    """Where each text ends, [C] int32, for ids [C, L].
+    """Position of each text's end, [C] int32, for ids [C, L]: the first `eos_token_id`.
 
-    OpenAI's configs carry `eos_token_id` 2, which is no end of text in CLIP's vocabulary: there the end is the
-    largest id. Any other value is taken at its word, and its first occurrence is the end.
+    OpenAI's configs have `eos_token_id` 2, which is not CLIP's end of text; for 2 the largest id is the end.
     """
     if eos_token_id == 2:
         return jnp.argmax(ids, axis=-1).astype(jnp.int32)
@@ -222,12 +218,11 @@ class CLIP(Backbone):
     """Both towers and the temperature.
 
     Attributes:
-      config: the shape.
-      dtype: type of the image tower's products. The text tower computes in float32: it reads C texts and not B images,
-        and what a text's feature is off by is the same for all images.
-      residual_dtype: type of the image tower's residual stream. Rounded to bfloat16 after every layer it loses of what
-        the layers add; PyTorch's autocast keeps it in float32, too.
-      remat: what the backward pass may keep, see `VisionTransformer`.
+      dtype: of the image tower's matrix products. The text tower stays in float32: it is cheap, and an error in a text
+        feature affects all images.
+      residual_dtype: of the image tower's residual stream. bfloat16 loses precision at every layer; PyTorch's autocast
+        keeps float32 too.
+      remat: see `VisionTransformer`.
     """
 
     config: ClipConfig
@@ -236,16 +231,16 @@ class CLIP(Backbone):
     remat: str = "none"
 
     def setup(self) -> None:
-        """Creates the towers under the names `visual` and `text`."""
+        """Creates the towers `visual` and `text`."""
         config, dtype, residual = self.config, jnp.dtype(self.dtype), jnp.dtype(self.residual_dtype)
         self.visual = VisionTransformer(config.vision, config.projection_dim, dtype, residual, self.remat)
         self.text = TextTransformer(config.text, config.projection_dim, self.remat)
-        # 1 / 0.07 is CLIP's initial value; OpenAI's trained models end at 100.
+        # CLIP's initial value is 1 / 0.07; OpenAI's trained models have 100.
         self.logit_scale = self.param("logit_scale", nn.initializers.constant(jnp.log(1 / 0.07)), ())
 
     @property
     def spec(self) -> BackboneSpec:
-        """Its sizes, known without parameters."""
+        """Sizes; needs no parameters."""
         vision, text = self.config.vision, self.config.text
         return BackboneSpec(
             image_size=vision.image_size,
@@ -266,7 +261,7 @@ class CLIP(Backbone):
         return self.text.embed(ids)
 
     def encode_text(self, ids: jax.Array, ends: jax.Array | None = None) -> tuple[jax.Array, Outputs]:
-        """Text features of token ids [C, L]; the ends are found as `find_ends` says unless given."""
+        """Text features of token ids [C, L]; `ends` defaults to `find_ends`."""
         if ends is None:
             ends = find_ends(ids, self.config.text.eos_token_id)
         return self.text(self.text.embed(ids), ends)
@@ -278,19 +273,19 @@ class CLIP(Backbone):
         return self.text(embeddings, ends, prompts)
 
     def temperature_scale(self) -> jax.Array:
-        """s, by which cosine similarities become logits: [] float32."""
+        """s [] float32, factor from cosines to logits."""
         return jnp.exp(self.logit_scale.astype(jnp.float32))
 
     def image_params(self, params: Params) -> Params:
-        """All but the text tower's."""
+        """All parameters but the text tower's."""
         return {name: value for name, value in params.items() if name != "text"}
 
     def attention(self, intermediates: Params) -> jax.Array:
-        """What `transformer.Attention` left of the image tower's layers, [K, B, Q, Q + n]."""
+        """Attention maps [K, B, Q, Q + n] sown by `transformer.Attention`."""
         return intermediates["visual"]["blocks"]["attn"]["attention"][0]
 
     def __call__(self, images: jax.Array, ids: jax.Array) -> tuple[jax.Array, Outputs]:
-        """CLIP's own logits s * cos(image, text), [B, C], for images [B, S, S, 3] and ids [C, L]."""
+        """CLIP's logits s * cos(image, text), [B, C], for images [B, S, S, 3] and ids [C, L]."""
         image_features, image_out = self.encode_image(images)
         text_features, text_out = self.encode_text(ids)
         logits = self.temperature_scale() * normalize(image_features) @ normalize(text_features).T

@@ -1,7 +1,4 @@
-"""Writes a small CLIP with random weights in the Hub's layout: for tests, and for trying commands without a download.
-
-Such a CLIP knows nothing. It shows that a program runs, never what it reaches.
-"""
+"""Writes a small CLIP with random weights in the Hub's layout, for tests and for trying commands without a download."""
 
 from __future__ import annotations
 
@@ -16,7 +13,7 @@ from mpafer_jax.backbones.clip.model import ClipConfig, TextConfig, VisionConfig
 from mpafer_jax.backbones.clip.rules import Array, Params, param_shapes, unflatten
 from mpafer_jax.backbones.clip.tokenizer import train_tokenizer
 
-# OpenAI's, of the images CLIP was trained on.
+# OpenAI's image normalisation.
 OPENAI_MEAN = (0.48145466, 0.4578275, 0.40821073)
 OPENAI_STD = (0.26862954, 0.26130258, 0.27577711)
 
@@ -30,9 +27,9 @@ DEFAULT_TEXTS = (
 
 
 def random_params(config: ClipConfig, seed: int = 0) -> Params:
-    """Random parameters, nested float32 arrays, scaled so that activations neither vanish nor explode.
+    """Random float32 parameters, scaled so that activations neither vanish nor explode.
 
-    Drawn by NumPy in the order of the rules' table: the same seed gives the same numbers on every computer.
+    Drawn by NumPy in the order of `RULES`: a seed gives the same values on every machine.
     """
     rng = np.random.default_rng(seed)
     flat: dict[str, Array] = {}
@@ -43,7 +40,7 @@ def random_params(config: ClipConfig, seed: int = 0) -> Params:
             flat[path] = np.asarray(np.log(1 / 0.07), np.float32)  # CLIP's initial value
         elif leaf == "scale":
             flat[path] = 1 + np.float32(0.1) * noise
-        elif leaf == "kernel":  # [..., in, out], with rows and columns of a patch before `in`
+        elif leaf == "kernel":  # [..., in, out]; a convolution has rows and columns of a patch before `in`
             fan_in = int(np.prod(shape[:-1])) // (shape[0] if "/blocks/" in path else 1)
             flat[path] = noise * np.float32(fan_in**-0.5)
         else:  # biases and embeddings
@@ -67,28 +64,21 @@ def write_random_clip(
     seed: int = 0,
     texts: Iterable[str] = DEFAULT_TEXTS,
 ) -> Path:
-    """Writes a random CLIP with a tokenizer trained on a few texts; PyTorch is not needed.
+    """Writes a random CLIP with a tokenizer trained on `texts`; returns the folder.
 
     Args:
-      folder: must not exist yet, or be empty.
+      folder: new or empty.
       hidden: width of both towers; the MLPs are four times as wide.
-      layers: layers of each tower.
-      heads: heads of each layer, a divisor of `hidden`.
-      image_size: side of the images, in pixels.
-      patch_size: side of the patches, in pixels.
+      layers, heads: of each tower; `heads` divides `hidden`.
+      image_size, patch_size: sides in pixels.
       projection_dim: size of the joint space.
-      max_position_embeddings: tokens that a text may have.
-      vocab_size: tokens at most, at least 514; the texts may give fewer, and the tower has as many as they give.
-      hidden_act: activation, one of `models.transformer.ACTIVATIONS`.
-      eos_token_id: as config.json is to say; 2 as in OpenAI's (the end is the largest id), None for the real id.
-      seed: of the weights.
-      texts: what the tokenizer learns from.
-
-    Returns:
-      The folder.
+      max_position_embeddings: maximum tokens of a text.
+      vocab_size: maximum vocabulary, at least 514; few texts give fewer tokens.
+      hidden_act: one of `transformer.ACTIVATIONS`.
+      eos_token_id: in config.json; 2 as OpenAI's (see `model.find_ends`), None for the actual id.
 
     Raises:
-      FileExistsError: the folder holds something already.
+      FileExistsError: the folder is not empty.
       ValueError: sizes do not fit.
     """
     if hidden % heads or image_size < patch_size:

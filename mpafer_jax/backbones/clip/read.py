@@ -1,4 +1,4 @@
-"""Reads the weights' files of a checkpoint into NumPy arrays."""
+"""Reads a checkpoint's weight files into NumPy arrays."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ import numpy as np
 from mpafer_jax.backbones.clip.rules import Array, flatten
 from mpafer_jax.backbones.files import FileKind
 
-_WRAPPERS = ("state_dict", "model_state_dict", "model")  # under which training runs save a model's tensors
+_WRAPPERS = ("state_dict", "model_state_dict", "model")  # keys of the model's tensors in training checkpoints
 
 
 def read_tensors(paths: Iterable[Path], kind: FileKind) -> dict[str, Array]:
-    """Reads every tensor of a checkpoint's files.
+    """Reads all tensors of a checkpoint.
 
     Args:
       paths: one file, or all shards.
-      kind: 'safetensors'; 'flax' for Flax's msgpack; 'pytorch' for torch.save's files, read with `weights_only`.
+      kind: 'safetensors'; 'flax' (msgpack); 'pytorch' (torch.save, read with `weights_only`).
 
     Returns:
       Arrays by name: PyTorch's names for 'safetensors' and 'pytorch', paths joined with '/' for 'flax'. bfloat16
-      arrives as `ml_dtypes.bfloat16`. What a wrapper has put before all names is left out, see `_without_prefix`.
+      becomes `ml_dtypes.bfloat16`. A common prefix of all names, such as 'module.', is stripped.
 
     Raises:
-      ValueError: a file cannot be read as what it is, or two shards hold the same name; the error names the file.
+      ValueError: a file is not in this format, or two shards hold the same tensor.
     """
     reader = {"safetensors": _read_safetensors, "flax": _read_msgpack, "pytorch": _read_torch}[kind]
     tensors: dict[str, Array] = {}
@@ -42,7 +42,7 @@ def read_tensors(paths: Iterable[Path], kind: FileKind) -> dict[str, Array]:
             found = reader(path)
         except OSError:
             raise
-        except Exception as error:  # each library has errors of its own, without a common base
+        except Exception as error:  # the libraries' errors have no common base class
             raise ValueError(
                 f"{path} cannot be read as {kind} weights, download or copy it again: {type(error).__name__}: {error}"
             ) from error
@@ -66,17 +66,13 @@ def _read_msgpack(path: Path) -> dict[str, Array]:
 
 
 def _state_dict(loaded: dict[str, Any]) -> dict[str, Any]:
-    """The tensors by name, also where a training run has saved them as one entry among others."""
+    """The model's tensors, also from a training checkpoint that holds them as one entry."""
     held = [loaded[name] for name in _WRAPPERS if isinstance(loaded.get(name), dict)]
     return held[0] if len(held) == 1 else loaded
 
 
 def _without_prefix(tensors: dict[str, Array]) -> dict[str, Array]:
-    """The same tensors without what stands before all of their names, as before 'logit_scale'.
-
-    Wrappers leave such names: 'module.' (PyTorch's DataParallel), 'model.', 'params/'. Where not all begin alike, or
-    'logit_scale' is not there once, they stay as they are.
-    """
+    """Strips a prefix that all names share with 'logit_scale': 'module.' (DataParallel), 'model.', 'params/'."""
     prefixes = [name.removesuffix("logit_scale") for name in tensors if name.endswith("logit_scale")]
     if len(prefixes) != 1 or not all(name.startswith(prefixes[0]) for name in tensors):
         return tensors
@@ -86,7 +82,7 @@ def _without_prefix(tensors: dict[str, Array]) -> dict[str, Array]:
 def _read_torch(path: Path) -> dict[str, Array]:
     import torch
 
-    # torch's older format (before 1.6) is no zip archive and cannot be mapped into memory.
+    # torch's format before 1.6 is not a zip archive and cannot be memory-mapped.
     mmap = zipfile.is_zipfile(path)
     loaded = cast("dict[str, Any]", torch.load(path, map_location="cpu", weights_only=True, mmap=mmap))
     tensors: dict[str, Array] = {}
@@ -96,7 +92,7 @@ def _read_torch(path: Path) -> dict[str, Array]:
                 f"{name} is a {type(value).__name__}, expected a tensor; of what a training run saves, give the "
                 "model's state_dict alone"
             )
-        if value.dtype == torch.bfloat16:  # which NumPy lacks: the same bits under ml_dtypes' name
+        if value.dtype == torch.bfloat16:  # not in NumPy: reinterpret the bits as ml_dtypes.bfloat16
             tensors[name] = value.detach().contiguous().view(torch.uint16).numpy().view(ml_dtypes.bfloat16)
         else:
             tensors[name] = value.detach().numpy()

@@ -1,11 +1,9 @@
-"""How the tensors of a CLIP checkpoint correspond to our parameters: one table, read in both directions.
+"""Maps tensors of a CLIP checkpoint to our parameters and back, by one table.
 
-Three namings of the same tensors:
-
-* ours: paths with '/', see `mpafer_jax.backbones.clip.model`; the K layers of a tower are stacked on a leading axis;
-* 'pytorch': the names of transformers' `CLIPModel`, in model.safetensors and pytorch_model.bin; linear weights are
-  [out, in], convolutions [out, in, rows, cols];
-* 'flax': the paths of transformers 4's `FlaxCLIPModel` in flax_model.msgpack, joined with '/'; layouts as ours.
+* ours: paths of `mpafer_jax.backbones.clip.model`, joined with '/'; a tower's K layers are stacked on a leading axis;
+* 'pytorch': names of transformers' `CLIPModel` (model.safetensors, pytorch_model.bin); linear weights are [out, in],
+  convolutions [out, in, rows, cols];
+* 'flax': paths of transformers 4's `FlaxCLIPModel` (flax_model.msgpack), joined with '/'; layouts as ours.
 """
 
 from __future__ import annotations
@@ -34,7 +32,7 @@ DTYPES: dict[str, np.dtype[Any]] = {
     "float16": np.dtype(np.float16),
 }
 
-# Constants that old releases of transformers saved as buffers, in both formats: 0, 1, 2, ...
+# Constants 0, 1, 2, ... that old releases of transformers saved as buffers, in both formats.
 IGNORED = ("*_model[./]embeddings[./]position_ids",)
 
 _READABLE = ("float32", "float16", "bfloat16", "float64")
@@ -42,9 +40,9 @@ _READABLE = ("float32", "float16", "bfloat16", "float64")
 
 @dataclasses.dataclass(frozen=True)
 class _Leaf:
-    """One tensor of a kind of module: its name in each naming, '' where the module's own name is the tensor's.
+    """A tensor of a module: its name in each naming, '' if it has the module's name.
 
-    `axes` permutes our layout into PyTorch's; with `only_last` the tensor has only the last of the module's sizes.
+    `axes` permutes our layout into PyTorch's; `only_last`: its shape is the last of the module's sizes.
     """
 
     ours: str
@@ -65,8 +63,8 @@ _KINDS: dict[str, tuple[_Leaf, ...]] = {
     "parameter": (_Leaf("", "", ""),),
 }
 
-# A row is (kind, our module, the Hub's module, sizes in our layout). Sizes: W width, I width inside the MLP, D joint
-# space, P patch side, T positions (for images with the class position), V vocabulary.
+# Rows: (kind, our module, the Hub's module, sizes in our layout). Sizes: W width, I width of the MLP, D joint space,
+# P patch side, T positions (for images including the class position), V vocabulary.
 _Row = tuple[str, str, str, tuple[str | int, ...]]
 _LAYER: tuple[_Row, ...] = (
     ("norm", "ln_1", "layer_norm1", ("W",)),
@@ -83,7 +81,7 @@ _TABLE: dict[str, tuple[_Row, ...]] = {
         ("parameter", "visual/class_embedding", "vision_model.embeddings.class_embedding", ("W",)),
         ("conv", "visual/patch_embedding", "vision_model.embeddings.patch_embedding", ("P", "P", 3, "W")),
         ("table", "visual/position_embedding", "vision_model.embeddings.position_embedding", ("T", "W")),
-        ("norm", "visual/ln_pre", "vision_model.pre_layrnorm", ("W",)),  # the Hub's own spelling
+        ("norm", "visual/ln_pre", "vision_model.pre_layrnorm", ("W",)),  # the Hub's spelling
         *((k, f"visual/blocks/{o}", f"vision_model.encoder.layers.{{layer}}.{h}", s) for k, o, h, s in _LAYER),
         ("norm", "visual/ln_post", "vision_model.post_layernorm", ("W",)),
         ("projection", "visual/projection", "visual_projection", ("W", "D")),
@@ -99,21 +97,20 @@ _TABLE: dict[str, tuple[_Row, ...]] = {
 }
 
 _BAND = 32  # columns
-_OPENAIS = "visual.class_embedding"  # a name of OpenAI's form, which open_clip shares
-_SHOWN = 5  # names of tensors in a message
+_OPENAIS = "visual.class_embedding"  # in OpenAI's and open_clip's format
+_SHOWN = 5  # tensor names in an error
 
 
 @dataclasses.dataclass(frozen=True)
 class Rule:
-    """One tensor of ours and where it is in a checkpoint.
+    """One of our parameters and its tensors in a checkpoint.
 
     Attributes:
       path: ours, e.g. 'visual/blocks/mlp/fc1/kernel'.
-      tower: whose sizes its shape has, 'visual' or 'text'.
-      pytorch: its name in PyTorch's naming, with '{layer}' where the tensors of K layers are stacked.
-      flax: the same in Flax's naming.
-      axes: the permutation that turns our layout (of one layer) into PyTorch's; None for the same layout.
-      sizes: symbolic sizes in our layout, without the axis of layers.
+      tower: 'visual' or 'text'.
+      pytorch, flax: names in a checkpoint, with '{layer}' if K layers are stacked in ours.
+      axes: permutation from our layout (of one layer) to PyTorch's; None for the same layout.
+      sizes: symbolic sizes in our layout, without the layer axis.
     """
 
     path: str
@@ -125,25 +122,25 @@ class Rule:
 
     @property
     def stacked(self) -> bool:
-        """Whether the tensors of all layers are stacked in ours."""
+        """Whether ours stacks the tensors of all layers."""
         return "{layer}" in self.pytorch
 
     def names(self, file_format: Format, num_layers: int) -> list[str]:
-        """The names in a checkpoint, one per layer, or one."""
+        """Names in a checkpoint, one per layer if stacked."""
         template = self.pytorch if file_format == "pytorch" else self.flax
         return [template.format(layer=layer) for layer in range(num_layers)] if self.stacked else [template]
 
     def shape(self, config: ClipConfig) -> tuple[int, ...]:
-        """Our shape, without the axis of layers."""
+        """Our shape, without the layer axis."""
         sizes = _sizes(config.vision if self.tower == "visual" else config.text, config.projection_dim)
         return tuple(size if isinstance(size, int) else sizes[size] for size in self.sizes)
 
     def to_file(self, array: Array, file_format: Format) -> Array:
-        """One layer's tensor of ours in the layout of `file_format`."""
+        """Converts one layer's array to the layout of `file_format`."""
         return array.transpose(self.axes) if self.axes and file_format == "pytorch" else array
 
     def from_file(self, array: Array, file_format: Format) -> Array:
-        """The inverse of `to_file`."""
+        """Inverse of `to_file`."""
         if not self.axes or file_format == "flax":
             return array
         return array.transpose([int(axis) for axis in np.argsort(self.axes)])
@@ -176,26 +173,25 @@ def _num_layers(rule: Rule, config: ClipConfig) -> int:
 
 
 def flatten(tree: Params) -> dict[str, Any]:
-    """The leaves of a nested dictionary by their paths, joined with '/'."""
+    """Flattens a nested dictionary to paths joined with '/'."""
     return cast("dict[str, Any]", traverse_util.flatten_dict(tree, sep="/"))
 
 
 def unflatten(flat: Mapping[str, Any]) -> Params:
-    """The inverse of `flatten`."""
+    """Inverse of `flatten`."""
     return cast("Params", traverse_util.unflatten_dict(flat, sep="/"))
 
 
 def param_type(path: str, dtype: str) -> np.dtype[Any]:
-    """The type of one of our parameters where `dtype`, one of `DTYPES`, is asked for.
+    """Type of a parameter if the image tower is loaded as `dtype`, one of `DTYPES`.
 
-    The text tower stays float32, as `CLIP` computes it. So does the temperature, which is no weight: exp(logit_scale)
-    is about 100 and bfloat16 keeps three digits of it.
+    The text tower and `logit_scale` stay float32: exp(logit_scale) is about 100, of which bfloat16 keeps three digits.
     """
     return DTYPES["float32" if path == "logit_scale" or path.startswith("text/") else dtype]
 
 
 def param_shapes(config: ClipConfig) -> dict[str, tuple[int, ...]]:
-    """The shape of each of our parameters by its path, with the axis of layers where they are stacked."""
+    """Shapes of our parameters by path, with the layer axis."""
     return {rule.path: ((_num_layers(rule, config),) if rule.stacked else ()) + rule.shape(config) for rule in RULES}
 
 
@@ -207,22 +203,22 @@ def to_params(
     dtype: str = "float32",
     source: str = "the checkpoint",
 ) -> Params:
-    """Turns a checkpoint's tensors into our parameters.
+    """Converts a checkpoint's tensors to our parameters.
+
+    Names follow transformers' modeling_clip.py and modeling_flax_clip.py.
 
     Args:
-      tensors: every tensor of the checkpoint by its name in `source_format`; float32, float16, bfloat16 or float64.
-      config: the shape that the checkpoint's config.json gives.
-      source_format: 'pytorch' or 'flax', see the module's description.
-      dtype: of the image tower, one of `DTYPES`; all else is float32, see `param_type`.
-      source: what the tensors are called in errors, such as the file's path.
+      tensors: all tensors by name; float32, float16, bfloat16 or float64.
+      config: shape from config.json.
+      source_format: 'pytorch' or 'flax'.
+      dtype: of the image tower, one of `DTYPES`; the rest is float32, see `param_type`.
+      source: name of the checkpoint in errors, such as its path.
 
     Returns:
-      Nested dictionary of NumPy arrays, as `CLIP.init` gives under 'params'. Source of the names: transformers'
-      modeling_clip.py and modeling_flax_clip.py.
+      Nested dictionary of NumPy arrays, as `CLIP.init` gives under 'params'.
 
     Raises:
-      ValueError: tensors are missing, unknown, of another shape than the config's or not of a floating type; the one
-        error names them all, with the shapes found and expected. Or some hold numbers that are NaN or infinite.
+      ValueError: lists all tensors that are missing, unknown, of another shape or type, or not finite.
     """
     if dtype not in DTYPES:
         raise ValueError(f"dtype is {dtype!r}, expected one of {', '.join(DTYPES)}")
@@ -236,7 +232,7 @@ def to_params(
         copies += [(stack[i, ...], rule.from_file(tensors[name], source_format)) for i, name in enumerate(names)]
         copied += names
         flat[rule.path] = stack if rule.stacked else stack[0, ...]
-    with futures.ThreadPoolExecutor(usable_cores()) as pool:  # NumPy copies without holding Python's lock
+    with futures.ThreadPoolExecutor(usable_cores()) as pool:  # NumPy releases the GIL while copying
         finite = list(pool.map(_copy, *zip(*copies, strict=True)))
     if not all(finite):
         broken = [name for name, is_finite in zip(copied, finite, strict=True) if not is_finite]
@@ -249,13 +245,12 @@ def to_params(
 
 
 def _as(dtype: str) -> str:
-    return f" as {dtype}" if dtype == "float16" else ""  # the one type that cannot hold what the others can
+    return f" as {dtype}" if dtype == "float16" else ""  # the only type that overflows where others do not
 
 
 def _copy(target: Array, source: Array) -> bool:
-    """target[...] = source, and whether all of it is finite. A transposed matrix goes in bands that fit the processor's
-    cache, which takes half the time."""
-    with np.errstate(over="ignore"):  # what a smaller type cannot hold becomes infinite, which is reported
+    """Copies and returns whether all values are finite; transposed matrices in cache-sized bands, twice as fast."""
+    with np.errstate(over="ignore"):  # overflow becomes infinite, which is reported
         if target.ndim != 2 or source.flags.c_contiguous:
             target[...] = source
         else:
@@ -265,7 +260,7 @@ def _copy(target: Array, source: Array) -> bool:
 
 
 def _check(tensors: Mapping[str, Array], config: ClipConfig, source_format: Format, source: str) -> None:
-    """Raises the one error of `to_params`."""
+    """Raises ValueError with all tensors that do not fit."""
     if any(name.endswith(_OPENAIS) for name in tensors):
         raise ValueError(
             f"{source} names its tensors as OpenAI's own program and open_clip do ({_OPENAIS}), which is not read; "
@@ -295,17 +290,13 @@ def _check(tensors: Mapping[str, Array], config: ClipConfig, source_format: Form
 
 
 def to_tensors(params: Params, target_format: Format = "pytorch") -> dict[str, Array]:
-    """Turns our parameters into a checkpoint's tensors; the inverse of `to_params`.
-
-    Args:
-      params: nested dictionary of arrays, as `to_params` gives.
-      target_format: 'pytorch' or 'flax'.
+    """Converts our parameters to a checkpoint's tensors: the inverse of `to_params`.
 
     Returns:
       Contiguous arrays by their names in `target_format`, of the parameters' types.
 
     Raises:
-      ValueError: parameters are missing or unknown; the error names them.
+      ValueError: parameters are missing or unknown.
     """
     flat = flatten(params)
     paths = [rule.path for rule in RULES]
@@ -318,6 +309,6 @@ def to_tensors(params: Params, target_format: Format = "pytorch") -> dict[str, A
         array = np.asarray(flat[rule.path])
         layers = list(array) if rule.stacked else [array]
         for name, layer in zip(rule.names(target_format, len(layers)), layers, strict=True):
-            # `ascontiguousarray` would turn the scalar into a vector.
+            # Not `ascontiguousarray`, which turns a scalar into a vector.
             tensors[name] = np.array(rule.to_file(layer, target_format), order="C")
     return tensors

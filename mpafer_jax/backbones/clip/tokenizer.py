@@ -1,4 +1,4 @@
-"""CLIP's tokenizer: transformers' own, behind a small typed face, and the training of small ones."""
+"""Typed wrapper around transformers' CLIP tokenizer, and training of small ones."""
 
 from __future__ import annotations
 
@@ -18,14 +18,12 @@ _END_OF_WORD = "</w>"
 
 
 class Tokenizer:
-    """Texts to token ids and back; make one with `load_tokenizer`.
+    """Texts to token ids and back; create one with `load_tokenizer`.
 
-    Texts are cleaned and lower-cased as OpenAI's own tokenizer does (`texts.clean_text`), whatever the vocabulary.
+    Texts are cleaned and lower-cased as in OpenAI's tokenizer (`texts.clean_text`).
 
     Attributes:
-      sos_id: id of the token that every text starts with.
-      eos_id: id of the token that every text ends with.
-      vocab_size: number of tokens, the special ones included.
+      vocab_size: number of tokens, special ones included.
     """
 
     def __init__(self, library_tokenizer: Any) -> None:
@@ -35,17 +33,17 @@ class Tokenizer:
         self.vocab_size: int = len(library_tokenizer)
 
     def encode(self, text: str) -> list[int]:
-        """Ids of a text with SOS before and EOS behind, never truncated: how long a text may be is the model's say."""
-        # Not verbose: transformers would warn of lengths that our callers check themselves.
+        """Token ids with SOS and EOS, never truncated."""
+        # verbose would warn of lengths, which callers check.
         return list(self._tokenizer(_normalized(text), truncation=False, padding=False, verbose=False)["input_ids"])
 
     def encode_many(self, texts: Sequence[str]) -> list[list[int]]:
-        """The same for many texts at once, which is much faster than one by one."""
+        """`encode` of many texts, much faster than one by one."""
         cleaned = [_normalized(text) for text in texts]
         return [list(ids) for ids in self._tokenizer(cleaned, truncation=False, padding=False)["input_ids"]]
 
     def decode(self, ids: Iterable[int]) -> str:
-        """The text of ids, lower-cased as CLIP's vocabulary is, without SOS and EOS."""
+        """Lower-case text of token ids, without SOS and EOS."""
         return str(self._tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False))
 
 
@@ -57,8 +55,8 @@ def load_tokenizer(folder: Path | str) -> Tokenizer:
     """Reads a CLIP tokenizer from vocab.json and merges.txt, or from tokenizer.json.
 
     Raises:
-      FileNotFoundError: the folder holds neither.
-      ValueError: the files cannot be read, or lack CLIP's special tokens.
+      FileNotFoundError: both are missing.
+      ValueError: the files are invalid, or lack CLIP's special tokens.
     """
     folder = Path(folder)
     if not folder.is_dir() or not has_tokenizer(file_names(folder)):
@@ -71,7 +69,7 @@ def load_tokenizer(folder: Path | str) -> Tokenizer:
         tokenizer = transformers.CLIPTokenizer.from_pretrained(str(folder), local_files_only=True)
     except Exception as error:  # the Rust library raises bare Exceptions
         raise ValueError(f"the tokenizer in {folder} cannot be read: {error}") from error
-    # Without those that transformers adds on its own where they are missing.
+    # Without the special tokens that transformers adds if missing.
     vocabulary = tokenizer.backend_tokenizer.get_vocab(with_added_tokens=False)
     if absent := [token for token in (tokenizer.bos_token, tokenizer.eos_token) if token not in vocabulary]:
         raise ValueError(f"the tokenizer in {folder} has no token {' and '.join(map(repr, absent))}; is it a CLIP's?")
@@ -79,16 +77,16 @@ def load_tokenizer(folder: Path | str) -> Tokenizer:
 
 
 def train_tokenizer(texts: Iterable[str], folder: Path | str, vocab_size: int) -> Tokenizer:
-    """Trains a small tokenizer of CLIP's kind and writes it as the Hub's repositories have it.
+    """Trains a small tokenizer like CLIP's and writes it in the Hub's layout.
 
-    Byte-level pairs over lower-cased text, words closed by '</w>', and SOS and EOS as the two highest ids as in
-    CLIP's own vocabulary, so that a text's end is its largest id. The same texts give the same files.
+    Byte-level BPE of lower-cased text, words end with '</w>', SOS and EOS have the two highest ids as in CLIP's
+    vocabulary. Deterministic.
 
     Args:
-      texts: what to learn from.
+      texts: training texts.
       folder: gets vocab.json, merges.txt, tokenizer_config.json and special_tokens_map.json.
-      vocab_size: number of tokens at most; fewer where the texts have no more pairs to merge. At least 514: the 256
-        bytes, the same at the end of a word, SOS and EOS.
+      vocab_size: maximum number of tokens, at least 514 (256 bytes, the same at the end of a word, SOS, EOS); fewer
+        if the texts have no more pairs to merge.
 
     Raises:
       ValueError: `vocab_size` is too small.
@@ -102,7 +100,7 @@ def train_tokenizer(texts: Iterable[str], folder: Path | str, vocab_size: int) -
     if vocab_size < smallest:
         raise ValueError(f"vocab_size is {vocab_size}, expected at least {smallest}")
     merges = _learn_merges(texts, alphabet, vocab_size)[: vocab_size - smallest]
-    # Two ways to the same token would give it two ids: a token counts where it first appears.
+    # Different merges can give the same token: keep the first id.
     tokens = dict.fromkeys([*symbols, *("".join(pair) for pair in merges), SOS, EOS])
     specials = {"bos_token": SOS, "eos_token": EOS, "unk_token": EOS, "pad_token": EOS}
     write_json(folder / "vocab.json", {token: i for i, token in enumerate(tokens)})
@@ -113,13 +111,13 @@ def train_tokenizer(texts: Iterable[str], folder: Path | str, vocab_size: int) -
 
 
 def _learn_merges(texts: Iterable[str], alphabet: list[str], count: int) -> list[tuple[str, str]]:
-    """Pairs in the order in which byte-pair encoding merges them, `count` of them or more where the texts allow."""
+    """BPE merges in order; `count` or more if the texts allow."""
     from tokenizers import Tokenizer as Backend
     from tokenizers.models import BPE
     from tokenizers.trainers import BpeTrainer
 
     backend = Backend(BPE(end_of_word_suffix=_END_OF_WORD))
-    # An untrained CLIPTokenizer carries CLIP's own rules for normalising texts and splitting them into words.
+    # An untrained CLIPTokenizer has CLIP's rules for normalising texts and splitting them into words.
     clip: Any = import_transformers().CLIPTokenizer().backend_tokenizer
     backend.normalizer = clip.normalizer
     backend.pre_tokenizer = clip.pre_tokenizer
@@ -131,7 +129,7 @@ def _learn_merges(texts: Iterable[str], alphabet: list[str], count: int) -> list
 
 
 def copy_tokenizer(source: Path, target: Path) -> None:
-    """Copies a tokenizer's files, whichever of them there are, into an existing folder."""
+    """Copies a tokenizer's files into an existing folder."""
     for name in TOKENIZER:
         if (source / name).is_file():
             (target / name).write_bytes((source / name).read_bytes())

@@ -1,7 +1,7 @@
-"""The layers of CLIP's two towers in Flax linen, with room for deep prompts.
+"""Layers of CLIP's towers in Flax linen, with deep prompts.
 
-Parameter names follow OpenAI's and the Hub's. Shapes in comments: B images or texts, L positions, N_p visual prompts,
-W tower width, H heads, d = W / H, K layers.
+Parameter names follow OpenAI's and the Hub's. Shapes: B images or texts, L positions, N_p visual prompts, W tower
+width, H heads, d = W / H.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def _tanh_gelu(x: jax.Array) -> jax.Array:
     return jax.nn.gelu(x, approximate=True)
 
 
-# Keys are the values of `hidden_act` in the Hub's config.json.
+# By `hidden_act` in the Hub's config.json.
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "quick_gelu": quick_gelu,
     "gelu": _exact_gelu,
@@ -39,7 +39,7 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "silu": jax.nn.silu,
 }
 
-# What the backward pass may keep of each layer; measured trade-offs belong to the documentation, not here.
+# What is saved of each layer for the backward pass.
 REMAT_POLICIES: dict[str, Any] = {
     "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
     "full": jax.checkpoint_policies.nothing_saveable,
@@ -47,16 +47,14 @@ REMAT_POLICIES: dict[str, Any] = {
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention whose keys and values may be joined by prompts.
+    """Multi-head self-attention with optional prompts as extra keys and values.
 
-    A prompt's output is thrown away at every layer (MPA-FER Eq. 5), so it never needs a query, and as it does not
-    depend on the image its key and value are computed once for the whole batch. The result for the other positions
-    is exactly that of concatenating the prompts to the sequence.
+    A prompt's output is dropped at every layer (MPA-FER Eq. 5), so it needs no query, and its key and value are
+    computed once per batch. The other positions get exactly the result of concatenating prompts to the sequence.
 
     Attributes:
       num_heads: H.
-      causal: whether a position sees only itself and earlier ones.
-      dtype: type of the computation; the softmax is always float32.
+      dtype: of the computation; the softmax is always float32.
     """
 
     num_heads: int
@@ -89,14 +87,14 @@ class Attention(nn.Module):
         if visible is not None:
             scores = jnp.where(visible, scores, -jnp.inf)
         weights = jax.nn.softmax(scores, axis=-1)
-        # [B, L, L + N_p], the mean over the heads, for who asks for intermediates; computed for nobody else.
+        # Mean over heads [B, L, L + N_p]; computed only if `mutable=["intermediates"]`.
         self.sow("intermediates", "attention", jnp.mean(weights, axis=1))
         mixed = jnp.einsum("bhqk,bhkd->bhqd", weights.astype(self.dtype), v)
         mixed = jnp.swapaxes(mixed, 1, 2).reshape(batch, length, width)  # [B, H, L, d] -> [B, L, W]
         return nn.Dense(width, dtype=self.dtype, name="out_proj")(mixed)
 
     def _visible(self, length: int, prompts: jax.Array | None, enabled: jax.Array | None) -> jax.Array | None:
-        """Which keys each query sees, [L, L + N_p] bool, or None where every key is seen."""
+        """Attention mask [L, L + N_p] bool; None if every query sees every key."""
         if not self.causal and enabled is None:
             return None
         tokens = jnp.tri(length, dtype=bool) if self.causal else jnp.ones((length, length), bool)
@@ -107,7 +105,7 @@ class Attention(nn.Module):
 
 
 class Mlp(nn.Module):
-    """The two products of a layer: W -> intermediate_size -> W."""
+    """MLP of a layer: W -> intermediate_size -> W."""
 
     intermediate_size: int
     hidden_act: str
@@ -121,9 +119,9 @@ class Mlp(nn.Module):
 
 
 class LayerNorm(nn.Module):
-    """Layer normalisation in float32, whatever the tower's type, as in OpenAI's code; the output has type `dtype`.
+    """Layer normalisation in float32, as in OpenAI's code; the output has type `dtype`.
 
-    Not `nn.LayerNorm`, which multiplies float32 by bfloat16 under strict type promotion, and whose fast variance
+    Not `nn.LayerNorm`, which fails under strict type promotion (float32 times bfloat16), and whose fast variance
     E[x^2] - E[x]^2 loses digits on CLIP's few very large activations.
     """
 
@@ -142,9 +140,9 @@ class LayerNorm(nn.Module):
 
 
 class Block(nn.Module):
-    """One pre-norm transformer layer, in the form that `nn.scan` wants: (carry, input) -> (carry, None).
+    """Pre-norm transformer layer in `nn.scan`'s form: (carry, input) -> (carry, None).
 
-    The residual stream x keeps its own type, whatever `dtype`.
+    The residual stream x keeps its type, independent of `dtype`.
     """
 
     num_heads: int
@@ -153,7 +151,7 @@ class Block(nn.Module):
     layer_norm_eps: float
     causal: bool
     dtype: jnp.dtype
-    prompts_start: int  # position of the first of the prompts in sequence
+    prompts_start: int  # position of the first prompt in sequence
 
     @nn.compact
     def __call__(self, x: jax.Array, prompts: DeepPrompts | None) -> tuple[jax.Array, None]:
@@ -169,9 +167,9 @@ class Block(nn.Module):
         return x + mlp(ln_2(x)).astype(x.dtype), None
 
     def _with_prompts(self, x: jax.Array, prompts: DeepPrompts) -> jax.Array:
-        """x with this layer's prompts in their positions; where it has none, what the layer before made of them."""
+        """x with this layer's prompts in their positions; unchanged if the layer is not enabled."""
         tokens = jnp.broadcast_to(prompts.tokens, (x.shape[0], *prompts.tokens.shape)).astype(x.dtype)
         end = self.prompts_start + tokens.shape[1]
-        behind = [x[:, end:]] if end < x.shape[1] else []  # converters know no empty arrays
+        behind = [x[:, end:]] if end < x.shape[1] else []  # converters do not support empty arrays
         replaced = jnp.concatenate([x[:, : self.prompts_start], tokens, *behind], axis=1)
         return replaced if prompts.enabled is None else jnp.where(prompts.enabled, replaced, x)
