@@ -1,4 +1,4 @@
-"""Expressions of people's own images, from a trained checkpoint or from a CLIP as it came."""
+"""Expression prediction on images, with a trained checkpoint or a zero-shot CLIP."""
 
 from mpafer_jax.inference.predictor import Predictor
 from mpafer_jax.inference.results import Failure, NoFace, Prediction, Result, Source

@@ -1,9 +1,8 @@
 """Attribution of a prediction: patch scores, attention rollout, nearest descriptions.
 
-The heat map of a class is the method's own: cos(z^l_i, theta(t_d)) of each patch, of which the k highest make the
-class's local score (MPA-FER Eq. 8-10). Attention rollout: Abnar and Zuidema, "Quantifying Attention Flow in
-Transformers" (2020), with visual prompts as sources that belong to no patch. `inference.faithfulness` measures how
-faithful each of them is.
+A class's heat map holds the patch scores cos(z^l_i, theta(t_d)), whose k highest make the class's local score (MPA-FER
+Eq. 8-10). Attention rollout: Abnar and Zuidema, "Quantifying Attention Flow in Transformers" (2020), extended to visual
+prompts. `inference.faithfulness` measures both.
 
 Shapes: B images, N patches, L = 1 + N positions (CLS first), N_p visual prompts, K layers, C classes, P phrases.
 """
@@ -29,14 +28,14 @@ from mpafer_jax.method.hard_prompts.features import text_encoder
 from mpafer_jax.method.model import global_local_logits
 from mpafer_jax.method.state import Frozen
 
-_PHRASE = "a photo of a person with {}"  # as hard prompts of type 3, without the name of an expression
+_PHRASE = "a photo of a person with {}"  # hard prompts of type 3 without the class name
 
 
 def rollout(attention: jax.Array, num_patches: int, fresh: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """How much of CLS's last state comes from each patch, following attention through all layers.
+    """Share of each patch in the final CLS state, by attention rollout through all layers.
 
-    A layer passes on half of what a position was and half of what it attends to (the residual connection). What a
-    position takes from a visual prompt that is fresh at that layer comes from no patch, and ends there.
+    A layer passes on half of its input (residual) and half of what it attends to. Attention to a visual prompt that is
+    replaced at a layer ends there: it comes from no patch.
 
     Args:
       attention: [K, B, L, L + N_p], see `Backbone.attention`: L positions are CLS, N patches, and prompts in sequence.
@@ -44,10 +43,10 @@ def rollout(attention: jax.Array, num_patches: int, fresh: jax.Array) -> tuple[j
       fresh: [K] bool, the layers before which prompts in sequence are replaced.
 
     Returns:
-      Shares of the patches [B, N] and of the visual prompts of all layers [B]; what is missing to 1 is CLS's own.
+      Shares of the patches [B, N] and of the visual prompts of all layers [B]; the rest to 1 is CLS's.
     """
     length = attention.shape[2]
-    start = jnp.zeros((attention.shape[1], length), jnp.float32).at[:, 0].set(1.0)  # all of it is CLS's, at the end
+    start = jnp.zeros((attention.shape[1], length), jnp.float32).at[:, 0].set(1.0)  # at the end, all of it is CLS's
 
     def one_layer_down(share: jax.Array, layer: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         weights, is_fresh = layer
@@ -63,13 +62,7 @@ def rollout(attention: jax.Array, num_patches: int, fresh: jax.Array) -> tuple[j
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Phrase:
-    """A text of a description bank.
-
-    Attributes:
-      text: what is seen.
-      class_name: the expression that the bank describes with it, as the bank spells it.
-      granularity: the whole face, or a region.
-    """
+    """A text of a description bank, with its class (as the bank spells it) and region."""
 
     text: str
     class_name: str
@@ -81,11 +74,10 @@ class Explanation:
     """The attribution of a prediction.
 
     Attributes:
-      prediction: what is explained.
       rollout: float32[rows, columns], share of each patch in attention rollout.
-      prompt_share: the visual prompts' share in it.
-      phrases: with their scores, best first: the mean of the cosines with the whole image and with the k patches
-        that are nearest (weighted by the head's lambda).
+      prompt_share: the visual prompts' share in attention rollout.
+      phrases: with scores, best first. A score is the mean of the cosines with the image feature and with the k nearest
+        patches, weighted by the head's lambda.
     """
 
     prediction: Prediction
@@ -94,24 +86,23 @@ class Explanation:
     phrases: tuple[tuple[Phrase, float], ...]
 
     def __repr__(self) -> str:
-        """The prediction and the nearest phrase."""
         nearest = f"; nearest phrase: {self.phrases[0][0].text}" if self.phrases else ""
         return f"<{type(self).__name__} of {self.prediction}{nearest}>"
 
     @property
     def class_maps(self) -> Floats | None:
-        """The patches' scores with every class, float32[C, rows, columns]; None for a model without local score."""
+        """Patch scores of every class, float32[C, rows, columns]; None without a local score."""
         scores = self.prediction.patch_scores
         return None if scores is None else scores.T.reshape(-1, *self.prediction.grid)
 
     @property
     def contrast_maps(self) -> Floats | None:
-        """`class_maps` less their mean over the classes."""
+        """`class_maps` minus their mean over the classes."""
         maps = self.class_maps
         return None if maps is None else maps - maps.mean(axis=0)
 
     def to_dict(self) -> dict[str, Any]:
-        """The prediction with maps, rollout and phrases, ready for JSON."""
+        """Prediction, maps, rollout and phrases, ready for JSON."""
         maps = self.class_maps
         names = self.prediction.class_names
         return {
@@ -124,18 +115,17 @@ class Explanation:
 
 
 class Explainer:
-    """Explains a predictor's results; compiled once per batch size."""
+    """Computes attributions of a predictor's results; compiled once per batch size."""
 
     def __init__(self, predictor: Predictor, bank: Bank | str = "expressions") -> None:
-        """Encodes the bank's phrases: of the predictor's classes where the bank has any of them, else all.
+        """Encodes the bank's phrases: of the predictor's classes if the bank has any of them, else of all.
 
         Args:
-          predictor: what is explained.
-          bank: its texts, as such, by name or by path.
+          predictor: makes the predictions to explain.
+          bank: a `Bank`, its name or its path.
 
         Raises:
-          PromptError: there is no such bank.
-          PromptError: a text does not fit the text tower.
+          PromptError: the bank is missing, or a text does not fit the text tower.
         """
         bank = load_bank(bank) if isinstance(bank, str) else bank
         trained = {canonical_name(name) for name in predictor.class_names}
@@ -150,10 +140,10 @@ class Explainer:
         self._explain = PaddedFunction(self._forward, arguments, predictor.image_size, predictor.batch_sizes)
 
     def explain(self, predictions: Sequence[Prediction]) -> list[Explanation]:
-        """Explanations of predictions that hold their pixels (`Predictor.stream(..., keep_pixels=True)`).
+        """Attributions of predictions that hold their pixels (`Predictor.stream(..., keep_pixels=True)`).
 
         Raises:
-          ValueError: one does not.
+          ValueError: a prediction holds no pixels.
         """
         if not predictions:
             return []

@@ -1,4 +1,4 @@
-"""Explanations as one image: heat maps over the face, the chosen patches outlined, the phrases beside them."""
+"""Attributions drawn as one image: heat maps with the top patches outlined, and the phrases."""
 
 from __future__ import annotations
 
@@ -14,16 +14,15 @@ from mpafer_jax.inference.results import Prediction, Result
 from mpafer_jax.runtime import files
 
 _CAPTION, _GAP = 20, 8  # pixels
-_LONGEST_STEM = 100  # of a file's name, which becomes a part of others'
-_PHRASES = 8  # shown, of all that were ranked
+_LONGEST_STEM = 100  # characters of an input's name used in output names
+_PHRASES = 8  # shown
 _INK, _PAPER = (30, 30, 30), (255, 255, 255)
 
 
 def sheet(explanation: Explanation) -> Image.Image:
-    """One image of an explanation: the face, a map for each class from the likeliest on, rollout, phrases.
+    """Draws an explanation: the face, the map of each class by falling probability, rollout, phrases.
 
-    Class maps are the contrast (see `Explanation.contrast_maps`) and share one colour scale; the outlined patches are
-    those that made the class's score.
+    Class maps are `Explanation.contrast_maps` on one colour scale; outlined patches make the class's local score.
     """
     prediction = explanation.prediction
     if prediction.pixels is None:
@@ -61,10 +60,9 @@ def _arranged(tiles: list[tuple[Image.Image, str]], phrases: tuple[tuple[Phrase,
 
 
 class HeatmapFolder:
-    """Writes what `sheet` draws, and the numbers behind it, for each prediction that it is given."""
+    """Writes the `sheet` and the numbers of each prediction it is called with."""
 
     def __init__(self, folder: Path, explainer: Explainer) -> None:
-        """Makes the folder where it is not there."""
         self._folder, self._explainer = folder, explainer
         self._last, self._face = -1, 0
         folder.mkdir(parents=True, exist_ok=True)
@@ -72,7 +70,7 @@ class HeatmapFolder:
             logging.warning("%s holds heat maps already; those of equal names are replaced", folder)
 
     def __call__(self, result: Result) -> None:
-        """Writes `<index>[_face]_<file's name>.png` and `.json`; of what is no prediction nothing."""
+        """Writes `<index>[_face]_<file's name>.png` and `.json`; ignores results other than predictions."""
         if not isinstance(result, Prediction):
             return
         source = result.source

@@ -1,4 +1,4 @@
-"""A function of images, compiled once for each of a few batch sizes."""
+"""Batched inference: a function of images, compiled once for each of a few batch sizes."""
 
 from __future__ import annotations
 
@@ -17,9 +17,7 @@ BATCH_SIZES = (1, 8, 32)
 
 
 class PaddedFunction:
-    """Pads a batch to the next of a few sizes, so that batches of any size compile no more than those.
-
-    May be called from several threads.
+    """Pads each batch to the next of a few sizes, so that at most these are compiled. Thread-safe.
 
     Attributes:
       sizes: the batch sizes, ascending.
@@ -31,10 +29,10 @@ class PaddedFunction:
         """Compiles nothing yet.
 
         Args:
-          function: function(*arguments, pixels uint8[B, S, S, 3]) -> arrays with B rows; to be traced by JAX.
-          arguments: what is the same for every batch, on the devices.
+          function: function(*arguments, pixels uint8[B, S, S, 3]) -> arrays with B rows; traced by JAX.
+          arguments: the same for every batch, on the devices.
           image_size: S.
-          sizes: to which batches are padded.
+          sizes: batch sizes to pad to, ascending.
         """
         if not sizes or min(sizes) < 1 or list(sizes) != sorted(set(sizes)):
             raise ValueError(f"batch_sizes must be positive and ascend, found {list(sizes)}")
@@ -45,14 +43,14 @@ class PaddedFunction:
 
     @property
     def compiled(self) -> tuple[int, ...]:
-        """The sizes that were needed until now."""
+        """The sizes compiled so far."""
         return tuple(sorted(self._compiled))
 
     def start(self, pixels: Sequence[Pixels] | Pixels) -> Outputs:
-        """Starts computing a batch, at most as large as the largest size; JAX returns before it is done.
+        """Starts computing a batch of at most the largest size; returns before it is done (asynchronous dispatch).
 
         Returns:
-          Arrays on the devices, with rows of the padding at their end.
+          Arrays on the devices, with the padding's rows at the end.
         """
         size = next(size for size in self.sizes if size >= len(pixels))
         batch = np.zeros((size, self._image_size, self._image_size, 3), np.uint8)
@@ -60,7 +58,7 @@ class PaddedFunction:
         return self._executable(size)(*self._arguments, devices.spread(batch))
 
     def __call__(self, pixels: Pixels) -> dict[str, np.ndarray[Any, Any]]:
-        """The function of any number n > 0 of images uint8[n, S, S, 3], as NumPy arrays with n rows."""
+        """The function of any number n > 0 of images uint8[n, S, S, 3]: NumPy arrays with n rows."""
         largest, parts = self.sizes[-1], list[dict[str, np.ndarray[Any, Any]]]()
         for first in range(0, len(pixels), largest):
             part = pixels[first : first + largest]
@@ -73,7 +71,7 @@ class PaddedFunction:
             self._executable(size)
 
     def _executable(self, size: int) -> Callable[..., Outputs]:
-        with self._lock:  # of two threads that need a size, one compiles
+        with self._lock:  # compile a size only once
             if size not in self._compiled:
                 zeros = np.zeros((size, self._image_size, self._image_size, 3), np.uint8)
                 jitted = cast(Any, jax.jit(self._function))

@@ -1,4 +1,4 @@
-"""File types by their first bytes, and the length that a video's container declares."""
+"""File types by magic bytes, and the length that a video container declares."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from mpafer_jax.data.preprocess import FORMATS
 
 ANIMATED_SUFFIXES = frozenset({".gif", ".webp", ".png", ".apng", ".avif"})
 _ANIMATED_FORMATS = ("GIF", "WEBP", "PNG", "AVIF")
-_HEAD = 4096  # bytes that are looked at
+_HEAD = 4096  # bytes read to tell the type
 _VIDEO_HEADS = (
     b"\x1a\x45\xdf\xa3",  # Matroska, WebM
     b"\x30\x26\xb2\x75\x8e\x66\xcf\x11",  # ASF: WMV
@@ -25,14 +25,14 @@ _VIDEO_HEADS = (
     b"YUV4MPEG2",
 )
 _MOVIE_BOXES = frozenset({b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip", b"moof", b"styp", b"sidx"})
-# Boxes that are passed over to the file's end besides; behind one of another type there may be anything.
+# Other boxes that are skipped on the way to the file's end; a box of any other type stops the search.
 _OTHER_BOXES = frozenset({b"uuid", b"mfra", b"meta", b"udta", b"pnot", b"emsg", b"prft", b"ssix"})
 _STILL_BRANDS = (b"avif", b"avis", b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1")
-_PACKET, _SYNC = 188, 0x47  # of an MPEG transport stream
+_PACKET, _SYNC = 188, 0x47  # MPEG transport stream
 
 
 def is_regular(path: Path) -> bool:
-    """Whether it is a regular file; opening a pipe would wait for a writer."""
+    """Whether a path is a regular file; opening a pipe would block."""
     try:
         return stat.S_ISREG(path.stat().st_mode)
     except (OSError, ValueError):
@@ -40,7 +40,7 @@ def is_regular(path: Path) -> bool:
 
 
 def holds_video(path: Path) -> bool:
-    """Whether a file begins like a video's container, whatever its name; False for what cannot be read."""
+    """Whether a file begins with a video container's magic bytes, whatever its name; False if unreadable."""
     head = _head(path)
     if head[4:8] in _MOVIE_BOXES:
         return head[4:8] != b"ftyp" or head[8:12] not in _STILL_BRANDS
@@ -54,7 +54,7 @@ def holds_video(path: Path) -> bool:
 
 
 def num_frames(path: Path) -> int:
-    """Frames of an animated image (GIF, WebP, PNG, AVIF); 1 of any other, and of what cannot be read."""
+    """Number of frames of an animated image (GIF, WebP, PNG, AVIF); 1 for any other file and for unreadable ones."""
     head = _head(path)
     pixels = head.find(b"IDAT")
     if head.startswith(b"\x89PNG"):
@@ -68,15 +68,15 @@ def num_frames(path: Path) -> int:
     try:
         with Image.open(path, formats=[name for name in _ANIMATED_FORMATS if name in FORMATS]) as image:
             return int(getattr(image, "n_frames", 1))
-    except Exception:  # damaged: reading its first frame will say how; decoders raise whatever they run into
+    except Exception:  # damaged, and decoders raise anything; reading the first frame reports it
         return 1
 
 
 def missing_bytes(path: Path) -> int:
-    """How many bytes a video's file lacks of what its container (MP4, MOV, AVI, Matroska, WebM) says that it has.
+    """Number of bytes that a truncated video (MP4, MOV, AVI, Matroska, WebM) lacks by its container's own length.
 
-    0 where nothing is missing or the container does not say. Unlike the number of frames this is no estimate: where
-    a container does not count frames, OpenCV multiplies its duration, which may be that of the sound, by a mean rate.
+    0 if the file is complete or the container declares no length. OpenCV's frame count is no substitute: if a container
+    does not count frames, it is an estimate from duration and mean rate.
     """
     try:
         size = path.stat().st_size
@@ -104,7 +104,7 @@ def _head(path: Path) -> bytes:
 
 
 def _end_of_riff(file: BinaryIO, size: int) -> int:
-    """The end of the last of an AVI's chunks, of which long ones have several."""
+    """End of the last RIFF chunk; long AVIs have several."""
     end = 0
     while end < size:
         file.seek(end)
@@ -116,7 +116,7 @@ def _end_of_riff(file: BinaryIO, size: int) -> int:
 
 
 def _end_of_boxes(file: BinaryIO, size: int) -> int:
-    """The end of the last box of an MP4 or MOV."""
+    """End of the last box of an MP4 or MOV."""
     end = 0
     while end < size:
         file.seek(end)
@@ -133,14 +133,14 @@ def _end_of_boxes(file: BinaryIO, size: int) -> int:
 
 
 def _end_of_matroska(file: BinaryIO) -> int:
-    """The end of the segment, which holds everything; 0 where it was written without knowing it."""
+    """End of the segment, which holds everything; 0 if its length is unknown."""
     end = 0
     for identifier in (b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67"):
         file.seek(end)
         head = file.read(12)
         if head[:4] != identifier or not head[4]:
             return 0
-        length = 9 - head[4].bit_length()  # of the number: as many bytes as its first bit says
+        length = 9 - head[4].bit_length()  # in bytes; the first set bit encodes it (EBML)
         value = int.from_bytes(head[4 : 4 + length], "big") & ((1 << 7 * length) - 1)
         if value == (1 << 7 * length) - 1:
             return 0

@@ -1,8 +1,7 @@
-"""Faces in images: found by OpenCV's cascades, turned upright by the eyes, cut out with a margin.
+"""Face detection with OpenCV's cascades (Viola and Jones, 2001), alignment by the eyes, and cropping.
 
-OpenCV comes with the extra `faces`. Its cascades (Viola and Jones, 2001) are old and quick, ship inside the package and
-need no network; they find frontal faces of people and little else. Anything that maps an image to `FaceCrop`s can take
-their place.
+Needs the extra `faces`. The cascades ship with OpenCV, need no network, and find frontal human faces only. Any function
+from an image to `FaceCrop`s can replace `FaceFinder`.
 """
 
 from __future__ import annotations
@@ -17,22 +16,21 @@ import numpy as np
 from PIL import Image
 
 Which = Literal["largest", "all"]
-_LONGEST_SIDE = 800  # pixels in which faces are looked for; larger images are reduced, which costs only tiny faces
-_SMALLEST_FACE = 1 / 16  # of that image's shorter side
-_SCALE_STEP = 1.1  # between the sizes that are tried
+_LONGEST_SIDE = 800  # pixels; larger images are reduced for detection, which loses only tiny faces
+_SMALLEST_FACE = 1 / 16  # of the reduced image's shorter side
+_SCALE_STEP = 1.1  # between detection scales
 _NEIGHBORS = 5  # detections that must agree on a face
-_MOST_TILT = 30.0  # degrees; "eyes" that lie further apart in height are none
-_EYES_ABOVE = 0.6  # of the face's height from its top
+_MOST_TILT = 30.0  # degrees; a pair of "eyes" with more tilt is rejected
+_EYES_ABOVE = 0.6  # of the face's height, from the top
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Face:
-    """Where a face is, in pixels of the upright image.
+    """A detected face's box, in pixels of the upright image.
 
     Attributes:
-      left, top, width, height: the detector's box.
-      tilt: degrees by which it was turned upright, positive where the eye on the image's right is lower; None where
-        no two eyes were found.
+      tilt: in-plane rotation in degrees, positive if the eye on the image's right is lower; None if no two eyes were
+        found.
     """
 
     left: int
@@ -48,17 +46,17 @@ class Face:
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
 class FaceCrop:
-    """A face and the square image of it, RGB."""
+    """A face and its square RGB crop."""
 
     face: Face
     image: Image.Image
 
 
 def import_opencv() -> Any:
-    """OpenCV.
+    """Imports OpenCV.
 
     Raises:
-      ModuleNotFoundError: it is not installed, or is version 5, which has no cascades; says which extra brings it.
+      ModuleNotFoundError: it is not installed, or is version 5, which has no cascades; names the extra to install.
     """
     hint = "install it with: pip install -e '.[faces]'"
     try:
@@ -71,10 +69,10 @@ def import_opencv() -> Any:
 
 
 def check_margin(margin: float) -> float:
-    """The margin, where it leaves something of a face and does not lose it.
+    """Returns a valid margin, a fraction of the face's side.
 
     Raises:
-      ValueError: it does not.
+      ValueError: it is not in (-0.5, 4].
     """
     if not -0.5 < margin <= 4:
         raise ValueError(f"a margin is a fraction of the face's side, above -0.5 and at most 4, found {margin}")
@@ -82,15 +80,15 @@ def check_margin(margin: float) -> float:
 
 
 class FaceFinder:
-    """Finds faces with OpenCV's frontal cascade; may be called from several threads."""
+    """Detects and crops faces with OpenCV's frontal cascade. Thread-safe."""
 
     def __init__(self, *, which: Which = "largest", margin: float = 0.2, align: bool = True) -> None:
         """Loads the cascades.
 
         Args:
-          which: the largest face alone, or all of them, from the left to the right.
-          margin: how much is added on each side of the detector's box, as a fraction of its side.
-          align: whether faces are turned so that the eyes, where two are found, lie level.
+          which: the largest face only, or all faces from left to right.
+          margin: added on each side of the detector's box, as a fraction of its side.
+          align: whether faces are rotated so that the eyes, if two are found, are level.
 
         Raises:
           ModuleNotFoundError: see `import_opencv`.
@@ -100,20 +98,20 @@ class FaceFinder:
         self._cv2 = import_opencv()
         self._which, self._margin, self._align = which, margin, align
         self._cascades = threading.local()  # a cascade keeps the image it works on
-        for name in ("frontalface_default", "eye"):  # damaged files are an error now and not in a thread
+        for name in ("frontalface_default", "eye"):  # damaged files raise here, not in a thread
             self._cascade(name)
 
     def __call__(self, image: Image.Image) -> list[FaceCrop]:
-        """The faces of an upright RGB image; none is an empty list."""
+        """Crops of the faces of an upright RGB image; empty if it has none."""
         return [FaceCrop(face, crop(image, face, self._margin)) for face in self.find(image)]
 
     def find(self, image: Image.Image) -> list[Face]:
-        """The same without the images."""
+        """Boxes of the faces of an upright RGB image."""
         scale = min(1.0, _LONGEST_SIDE / max(image.size))
         small = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
         grey = np.asarray(image.convert("L").resize(small, Image.Resampling.BILINEAR))
         smallest = max(20, round(min(small) * _SMALLEST_FACE))
-        # Equalized, an image of few tones shows faces that are missed otherwise, and an evenly lit one loses some.
+        # Equalization finds faces in images of low contrast, but loses some in evenly lit ones.
         boxes = self._boxes(grey, smallest) or self._boxes(self._cv2.equalizeHist(grey), smallest)
         if self._which == "largest":
             boxes = sorted(boxes, key=lambda box: box[2] * box[3])[-1:]
@@ -133,7 +131,7 @@ class FaceFinder:
         return [tuple(int(value) for value in box) for box in boxes]
 
     def _tilt(self, grey: np.ndarray[Any, Any]) -> float | None:
-        """Degrees by which the line through the eyes falls to the right, or None where there are no two eyes."""
+        """Tilt of the line through the eyes in degrees, see `Face`; None without two eyes."""
         height, width = grey.shape
         upper = np.ascontiguousarray(grey[: round(_EYES_ABOVE * height)])
         eyes = self._cascade("eye").detectMultiScale(upper, _SCALE_STEP, _NEIGHBORS)
@@ -157,11 +155,11 @@ class FaceFinder:
 
 
 def crop(image: Image.Image, face: Face, margin: float) -> Image.Image:
-    """The square around a face, turned upright by its tilt about its centre; black where the image ends.
+    """The square around a face, rotated upright about its centre; black beyond the image.
 
     Args:
       image: RGB, upright.
-      face: where.
+      face: the box and tilt.
       margin: added on each side, as a fraction of the box's longer side.
     """
     side = max(1, round(max(face.width, face.height) * (1 + 2 * margin)))
@@ -169,7 +167,7 @@ def crop(image: Image.Image, face: Face, margin: float) -> Image.Image:
     if not face.tilt:
         left, top = round(center_x - side / 2), round(center_y - side / 2)
         return image.crop((left, top, left + side, top + side))
-    # Pillow wants, for every pixel of the result, where it comes from.
+    # Pillow wants the map from output pixels to input pixels.
     cos, sin = math.cos(math.radians(face.tilt)), math.sin(math.radians(face.tilt))
     half = side / 2
     matrix = (cos, -sin, center_x - cos * half + sin * half, sin, cos, center_y - sin * half - cos * half)

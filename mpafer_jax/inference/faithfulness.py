@@ -1,10 +1,8 @@
-"""Whether heat maps can be trusted: deletion and insertion curves (Petsiuk, Das and Saenko, RISE, 2018).
+"""Faithfulness of heat maps: deletion and insertion curves (Petsiuk, Das and Saenko, RISE, 2018).
 
-A map orders the patches of an image. Deletion paints them over, the first ones first, and follows the probability of
-the class that the model predicted for the whole image: the sooner it falls, the more of the evidence the map's first
-patches held. Insertion starts from a blurred image and puts them back: the sooner the probability rises, the better.
-Each curve's mean is one number. A random order and one from the centre outwards say what a map has to beat: faces are
-in the middle, so the centre is no weak rival.
+Deletion removes patches in the map's order, from the whole image; insertion adds them to a blurred one. Both follow the
+probability of the class predicted for the whole image: a faithful map has a low deletion and a high insertion area.
+Baselines are a random order and one from the centre outwards, which is strong because faces are in the middle.
 """
 
 from __future__ import annotations
@@ -29,8 +27,8 @@ from mpafer_jax.runtime import progress
 from mpafer_jax.runtime.errors import ConfigError
 
 RIVALS = ("random", "centre")
-_BLUR = 1 / 8  # of the image's side: radius after which no feature of a face is left
-_AT_ONCE = 8  # images whose predictions and explanations are computed together
+_BLUR = 1 / 8  # radius as a fraction of the image's side; leaves no facial feature
+_AT_ONCE = 8  # images predicted and explained together
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -38,15 +36,15 @@ class Curves:
     """Curves of one map over n images.
 
     Attributes:
-      deletion: float32[n, steps + 1], probability with 0, 1/steps, .. all of the patches painted over.
-      insertion: float32[n, steps + 1], with as many put back.
+      deletion: float32[n, steps + 1], probability with 0, 1/steps, .. all of the patches removed.
+      insertion: float32[n, steps + 1], with as many added.
     """
 
     deletion: Floats
     insertion: Floats
 
     def areas(self) -> dict[str, npt.NDArray[np.float64]]:
-        """The mean height of every image's curves [n], by the trapezoid rule."""
+        """Area under each image's curves [n], by the trapezoid rule, as a mean height."""
         return {
             name: np.trapezoid(curve.astype(np.float64), axis=1) / (curve.shape[1] - 1)
             for name, curve in (("deletion", self.deletion), ("insertion", self.insertion))
@@ -54,7 +52,7 @@ class Curves:
 
 
 def maps_of(explanation: Explanation, rng: np.random.Generator) -> dict[str, Floats]:
-    """The maps that are compared, each float32[N], for the predicted class where they know of classes."""
+    """The maps to compare, each float32[N]; class maps are those of the predicted class."""
     prediction = explanation.prediction
     rows, columns = prediction.grid
     y, x = np.mgrid[0:rows, 0:columns]
@@ -71,13 +69,13 @@ def maps_of(explanation: Explanation, rng: np.random.Generator) -> dict[str, Flo
 
 
 def masks(order: npt.NDArray[np.integer], grid: tuple[int, int], size: int, steps: int) -> npt.NDArray[np.bool_]:
-    """Which pixels belong to the first 0, 1/steps, .. all of the patches.
+    """Masks of the pixels in the first 0, 1/steps, .. all of the patches.
 
     Args:
-      order: int[N], patches, the first ones first.
+      order: int[N], patches in order.
       grid: (rows, columns) of patches.
-      size: S, side of the image in pixels; what a patch size that does not divide it leaves over stays false.
-      steps: how many parts.
+      size: S, the image's side in pixels; a remainder that no patch covers stays false.
+      steps: number of parts.
 
     Returns:
       bool[steps + 1, S, S].
@@ -100,18 +98,15 @@ def curves(
     fill: tuple[int, int, int],
     steps: int,
 ) -> tuple[Floats, Floats]:
-    """Deletion and insertion of one image under one map.
+    """Deletion and insertion curves of one image under one map, float32[steps + 1] each.
 
     Args:
       probability: of the predicted class, images uint8[n, S, S, 3] -> float32[n].
       pixels: uint8[S, S, 3].
-      heat: float32[N]; of equal patches, the first in reading order comes first.
+      heat: float32[N]; ties in reading order.
       grid: (rows, columns) of patches.
-      fill: colour of deleted patches; the mean of CLIP's normalisation, which it maps to about zero.
+      fill: RGB colour of deleted patches, CLIP's mean, which normalises to about zero.
       steps: of the curves.
-
-    Returns:
-      float32[steps + 1] each.
     """
     size = pixels.shape[0]
     chosen = masks(np.argsort(-heat, kind="stable"), grid, size, steps)[..., None]
@@ -125,7 +120,7 @@ def curves(
 def measure(
     predictor: Predictor, explainer: Explainer, images: Iterable[Any], *, steps: int = 16, seed: int = 0
 ) -> dict[str, Curves]:
-    """Curves of every map over a set of images.
+    """Curves of every map over a set of images, by the map's name.
 
     Args:
       predictor: the model.
@@ -134,11 +129,8 @@ def measure(
       steps: of the curves.
       seed: of the random maps.
 
-    Returns:
-      By the map's name.
-
     Raises:
-      ImageError: one of the images cannot be read.
+      ImageError: an image cannot be read.
     """
     rng = np.random.default_rng(seed)
     red, green, blue = (round(255 * value) for value in predictor.forward.mean)
@@ -147,7 +139,7 @@ def measure(
         for explanation in explainer.explain(predictions):
             prediction = explanation.prediction
             pixels, top = prediction.pixels, prediction.top_index
-            assert pixels is not None  # `explain` has read them
+            assert pixels is not None  # `explain` checked it
 
             def probability(changed: Pixels, top: int = top) -> Floats:
                 return softmax(predictor.logits(changed))[:, top]
@@ -164,20 +156,17 @@ def measure(
 def measure_split(
     predictor: Predictor, data: DataSection, number: int, *, steps: int = 16, seed: int = 0
 ) -> tuple[int, dict[str, Any]]:
-    """The summary of every map over images of a dataset's test split.
+    """Number of images and `summarize` of every map, over images of a dataset's test split.
 
     Args:
       predictor: the model.
       data: the dataset.
-      number: how many images, drawn by seed; 0: all.
+      number: number of images, drawn by seed; 0: all.
       steps: of the curves.
-      seed: of the choice and of the random maps.
-
-    Returns:
-      The number of images, and `summarize`'s numbers.
+      seed: of the choice of images and of the random maps.
 
     Raises:
-      ConfigError: there is no test split.
+      ConfigError: the dataset has no test split.
       DataError: the dataset cannot be read.
     """
     test = load_dataset(data, without="validation").test
@@ -200,8 +189,8 @@ def _groups(predictor: Predictor, images: Iterable[Any]) -> Iterable[list[Predic
 
 
 def summarize(measured: Mapping[str, Curves]) -> dict[str, Any]:
-    """Numbers ready for JSON: for each map and curve its mean area, standard error and mean curve, and against each
-    rival the mean paired difference with its standard error.
+    """Summary ready for JSON: for each map and curve the mean area, its standard error, the mean curve, and the mean
+    paired difference from each baseline with its standard error.
     """
     areas = {name: curves.areas() for name, curves in measured.items()}
     summary: dict[str, Any] = {}
@@ -224,7 +213,7 @@ def _mean_and_error(values: npt.NDArray[np.float64]) -> dict[str, float]:
 
 
 def table(summary: Mapping[str, Any]) -> str:
-    """The summary as a Markdown table; low deletion and high insertion are good."""
+    """The summary as a Markdown table."""
 
     def shown(numbers: Mapping[str, float], sign: str = "") -> str:
         return f"{numbers['mean']:{sign}.3f} ± {numbers['standard_error']:.3f}"

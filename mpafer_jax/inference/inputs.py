@@ -1,4 +1,4 @@
-"""Paths, bytes, Pillow images and arrays as RGB images."""
+"""Inputs of prediction: paths, bytes, Pillow images and arrays, read as RGB images."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ ImageLike = str | os.PathLike[str] | bytes | Image.Image | npt.NDArray[np.uint8]
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
 class InputImage:
-    """An image to be read later, in another thread.
+    """An image that is read later, in another thread.
 
     Attributes:
-      source: what results call it.
+      source: names the image in results.
       content: a path, an encoded image, a Pillow image, or uint8[height, width, 3] in RGB order.
     """
 
@@ -31,10 +31,10 @@ class InputImage:
     content: Path | bytes | Image.Image | npt.NDArray[np.uint8] = dataclasses.field(repr=False)
 
     def read(self) -> Image.Image:
-        """The image, upright, RGB.
+        """The upright RGB image.
 
         Raises:
-          ImageError: there is none.
+          ImageError: it cannot be read.
         """
         content = self.content
         if isinstance(content, bytes):
@@ -51,18 +51,18 @@ class InputImage:
             raise ImageError(f"cannot be read ({error.strerror or error})") from error
 
 
-Input = ImageLike | InputImage | Failure  # failures from input discovery pass through
+Input = ImageLike | InputImage | Failure
 
 
 def as_input(image: Input, index: int) -> InputImage | Failure:
-    """Names an input, and refuses what can be no image.
+    """Checks and names an input; failures from input discovery pass through.
 
     Args:
-      image: see `InputImage.content`; a text is a path.
+      image: see `InputImage.content`; a string is a path.
       index: its position among all inputs.
 
     Raises:
-      TypeError: it is something else, or an array of another type.
+      TypeError: it is of another type, or an array of another dtype.
       ValueError: an array of another shape.
     """
     if isinstance(image, (InputImage, Failure)):
@@ -75,7 +75,7 @@ def as_input(image: Input, index: int) -> InputImage | Failure:
         raise TypeError(
             f"input {index} is a {type(image).__name__}; expected a path, bytes, a Pillow image or a NumPy array"
         )
-    name = str(getattr(image, "filename", "")) or f"image {index}"  # Pillow knows what it opened
+    name = str(getattr(image, "filename", "")) or f"image {index}"  # Pillow keeps the name of an opened file
     return InputImage(Source(name, index), image)
 
 

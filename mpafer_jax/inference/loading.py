@@ -1,4 +1,4 @@
-"""A model with all that predicting needs, from a checkpoint or from a dual encoder as it was published."""
+"""Loads a model for prediction, from a checkpoint or as a zero-shot CLIP."""
 
 from __future__ import annotations
 
@@ -29,15 +29,14 @@ _PAPER_TOP_K, _PAPER_PATCHES = 16, 196
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class ReadyModel:
-    """A model whose texts are encoded.
+    """A model with encoded texts.
 
     Attributes:
       experiment: the model, its frozen part on the devices.
-      params: of its learner.
+      params: of its prompt learner.
       text_features: theta(t) [C, D].
-      trained_on: which images, if any, and which CLIP.
-      mean: the backbone's mean of each colour, on the scale 0..1.
-      std: likewise its standard deviation.
+      trained_on: training data, if any, and CLIP.
+      mean, std: of the backbone's normalisation, per colour, on the scale 0..1.
     """
 
     experiment: build.Experiment

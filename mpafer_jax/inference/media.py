@@ -1,4 +1,4 @@
-"""Command-line inputs (files, folders, patterns, videos, a camera) as a lazy sequence of images."""
+"""Command-line inputs (files, folders, glob patterns, videos, a camera) as a lazy sequence of images."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ VIDEO_SUFFIXES = frozenset(
     | {".mts", ".m2ts", ".3gp", ".3g2", ".wmv", ".asf", ".flv", ".f4v", ".ogv", ".mxf", ".rm", ".rmvb"}
     | {".mjpeg", ".mjpg", ".h264"}
 )
-_ALSO_OF_PROGRAMS = frozenset({".ts", ".mts"})  # TypeScript's; in a folder, what is inside decides
-# Images that are not read. A folder's are not passed over: they become rows that say so.
+_ALSO_OF_PROGRAMS = frozenset({".ts", ".mts"})  # also TypeScript: in a folder, the content decides
+# Unsupported image formats. In a folder they are not skipped, but become rows with an error.
 _UNREAD_SUFFIXES = frozenset(
     {".heic", ".heif", ".hif", ".jxl", ".jp2", ".j2k", ".tga", ".psd", ".exr", ".hdr"}
     | {".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf"}
@@ -44,8 +44,8 @@ class Medium:
     """One file, or a camera.
 
     Attributes:
-      kind: what it is taken for; an animation is an image of several frames, a problem none that can be read.
-      path: the file; of a camera, its number.
+      kind: an animation is an image of several frames; a problem cannot be read.
+      path: the file, or a camera's number.
       reason: of a problem.
     """
 
@@ -55,7 +55,7 @@ class Medium:
 
 
 class LeftOut(collections.Counter[str]):
-    """Suffixes of the files in folders that are neither images nor videos by their names, and how many there are."""
+    """Counts, by suffix, files in folders that are neither images nor videos by name."""
 
     def __str__(self) -> str:
         """ "3 files (.txt 2, .db 1)"."""
@@ -69,15 +69,17 @@ _MOST_KINDS = 5
 
 
 def find(arguments: Sequence[str], *, but: Collection[Path] = (), left_out: LeftOut | None = None) -> Generator[Medium]:
-    """Lists what the arguments name, lazily: folders may hold any number of files.
+    """Lists inputs, lazily: folders may hold any number of files.
 
     Args:
-      arguments: files; folders, of which all images and videos are taken, in the order of their names, and the same
-        of folders inside, through links too but none twice; patterns (`faces/**/*.jpg`); `camera:0`. Names decide in
-        folders; a file that is named itself, with a suffix of neither, is a video where it begins like one, else an
-        image.
-      but: folders that are passed over inside of others, because results are written there.
-      left_out: counts what is passed over for its name, hidden files apart.
+      arguments: files; folders, whose images and videos are taken in order of name, recursively, through links too but
+        never twice; glob patterns (`faces/**/*.jpg`); `camera:0`. In folders the suffix decides. A file named itself
+        with an unknown suffix is a video if its first bytes are a video's, else an image.
+      but: subfolders to skip, because results are written to them.
+      left_out: counts files skipped by name, except hidden ones.
+
+    Raises:
+      InputError: an argument names nothing to predict on.
     """
     walk = _Walk({os.path.realpath(path) for path in but}, LeftOut() if left_out is None else left_out)
     if nothing := [problem for argument in arguments if (problem := _nothing(argument, walk.but))]:
@@ -89,7 +91,7 @@ def find(arguments: Sequence[str], *, but: Collection[Path] = (), left_out: Left
 
 
 def _nothing(argument: str, but: Collection[str]) -> str:
-    """An argument that names nothing, with what is there instead; '' for one that names something."""
+    """An argument that names nothing, with what it holds instead; '' if it names something."""
     walk = _Walk(but, LeftOut())
     if next(walk.expand(argument), None) is not None:
         return ""
@@ -98,10 +100,10 @@ def _nothing(argument: str, but: Collection[str]) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class _Walk:
-    """From arguments to media.
+    """Expands arguments to media.
 
     Attributes:
-      but: real paths of folders that are passed over.
+      but: real paths of folders to skip.
       left_out: counts other files.
     """
 
@@ -110,11 +112,11 @@ class _Walk:
 
     def expand(self, argument: str) -> Iterator[Medium]:
         number = argument.removeprefix(CAMERA)
-        if not os.path.lexists(argument):  # "~" in quotes, as patterns are, is not seen by the shell
+        if not os.path.lexists(argument):  # the shell does not expand "~" in quotes
             argument = str(files.home_expanded(argument))
         if number != argument and number.isdecimal() and not os.path.lexists(argument):
             yield Medium("camera", number)
-        elif os.path.isdir(argument):  # noqa: PTH112 - one call for what may be a pattern
+        elif os.path.isdir(argument):  # noqa: PTH112 - may be a pattern
             yield from self._of_folder(argument)
         elif os.path.lexists(argument):
             yield _of_file(argument)
@@ -122,11 +124,11 @@ class _Walk:
             for path in sorted(glob.iglob(files.pattern(argument), recursive=True)):  # noqa: PTH207 - may be absolute
                 if not Path(path).is_dir():
                     yield _of_file(path)
-                elif "**" not in argument:  # which names what is inside as well
+                elif "**" not in argument:  # "**" lists a folder's files too
                     yield from self._of_folder(path)
 
     def _of_folder(self, folder: str) -> Iterator[Medium]:
-        seen = set(self.but)  # links can lead back to where the walk has been
+        seen = set(self.but)  # links may form cycles
         errors: list[OSError] = []
         for parent, folders, names in os.walk(folder, followlinks=True, onerror=errors.append):
             yield from _unlisted(errors)
@@ -178,10 +180,10 @@ def _video(name: str) -> Medium:
 
 
 def images(media: Iterator[Medium], *, stride: int = 1) -> Generator[InputImage | Failure]:
-    """Every image, and every `stride`-th frame of every video, animation and camera, numbered one after the other.
+    """Yields every image, and every `stride`-th frame of each video, animation and camera, numbered consecutively.
 
-    Videos are decoded frame by frame, in constant time and memory per frame. What cannot be opened as a video, or ends
-    early, is a `Failure` in its place.
+    Videos are decoded frame by frame, in constant time and memory per frame. A video that cannot be opened or is
+    truncated yields a `Failure`.
     """
     index = itertools.count()
     for medium in media:
@@ -196,7 +198,7 @@ def images(media: Iterator[Medium], *, stride: int = 1) -> Generator[InputImage 
 
 
 def count(media: Iterator[Medium], *, stride: int = 1) -> int | None:
-    """About how many images `images` will yield; None where a camera has no end."""
+    """Approximate number of results of `images`; None with a camera."""
     total, endless = 0, False
     for medium in media:
         endless |= medium.kind == "camera"
@@ -210,7 +212,7 @@ def count(media: Iterator[Medium], *, stride: int = 1) -> int | None:
 
 
 def _announced(path: str) -> int:
-    """Frames that a video says it has; 0 where it says nothing."""
+    """OpenCV's frame count of a video; 0 if unknown."""
     cv2 = import_opencv()
     with _openable(path) as name:
         capture = cv2.VideoCapture(name)
@@ -221,9 +223,9 @@ def _announced(path: str) -> int:
 
 @contextlib.contextmanager
 def _openable(path: str) -> Generator[str]:
-    """A name under which OpenCV opens a file: absolute, since FFmpeg takes "a:b.mp4" for a protocol's, and UTF-8.
+    """Yields a name that OpenCV opens: absolute (FFmpeg takes "a:b.mp4" for a protocol) and UTF-8.
 
-    OpenCV ends the process with a segmentation fault at a name that is not.
+    OpenCV crashes with a segmentation fault at a name that is not UTF-8.
     """
     absolute = str(Path(path).absolute())
     try:
@@ -260,14 +262,14 @@ def _frames(medium: Medium, stride: int, index: Iterator[int]) -> Generator[Inpu
         started, number = time.monotonic(), 0
         while capture.grab():
             if number % stride == 0:
-                # Asked for after a frame was grabbed, the position is that frame's own; of a stream without times 0.
+                # After `grab` the position is this frame's; 0 in a stream without timestamps.
                 seconds = time.monotonic() - started if camera else capture.get(cv2.CAP_PROP_POS_MSEC) / 1000
                 if not seconds and rate > 0:
                     seconds = number / rate
                 source = Source(name, next(index), number, round(seconds, 3))
                 decoded, frame = capture.retrieve()
                 if decoded:
-                    yield InputImage(source, np.ascontiguousarray(frame[..., ::-1]))  # OpenCV's are blue, green, red
+                    yield InputImage(source, np.ascontiguousarray(frame[..., ::-1]))  # BGR to RGB
                 else:
                     yield Failure(source, "this frame cannot be decoded")
             number += 1
@@ -278,9 +280,8 @@ def _frames(medium: Medium, stride: int, index: Iterator[int]) -> Generator[Inpu
 
 
 def _shortage(path: Path, frames: int) -> str:
-    """What is missing of a video whose frames were read to the end; '' if nothing is known to be."""
-    # Not by the number of frames that OpenCV announces: see `missing_bytes`, and of a trimmed MP4 it counts those too
-    # that are not to be shown.
+    """Why a video read to its end counts as truncated; '' if it does not."""
+    # OpenCV's frame count will not do: see `missing_bytes`. Of a trimmed MP4 it includes hidden frames.
     if missing := containers.missing_bytes(path):
         return f"it is cut short: {frames} frames could be read, and the last {missing:,} bytes of the file are missing"
     return "" if frames else "no frame can be decoded"

@@ -1,4 +1,4 @@
-"""Predictions on files, folders, videos or a camera, into a table, heat maps and a caller's hands."""
+"""Predictions on files, folders, videos or a camera, into a table, heat maps or a callback."""
 
 from __future__ import annotations
 
@@ -25,31 +25,31 @@ from mpafer_jax.inference.results import Failure, NoFace, Prediction, Result
 from mpafer_jax.runtime import progress, signals
 from mpafer_jax.runtime.errors import InputError
 
-_NAMED = 5  # inputs by which a request is told from another
+_NAMED = 5  # inputs listed in full in a request's identity
 _STATUSES: dict[str, type] = {"ok": Prediction, "no_face": NoFace, "error": Failure}
-_SAME_RESULTS = ("out", "overwrite", "batch_size")  # fields that change no result
+_SAME_RESULTS = ("out", "overwrite", "batch_size")  # fields that do not change results
 
 
 @dataclasses.dataclass(frozen=True)
 class Request:
-    """What to predict with, on what, and where the results go.
+    """The model, inputs and outputs of a prediction command.
 
     Attributes:
       checkpoint: as for `Predictor.from_checkpoint`; with `zero_shot` a CLIP.
       inputs: files, folders, patterns, videos, or "camera:0".
       out: a table, .csv, .jsonl or .parquet; None: no table.
-      heatmaps: a folder for explanations; None: none.
-      overwrite: whether to begin anew where results of a request that was stopped lie.
-      bank: descriptions that heat maps rank and `zero_shot` reads.
+      heatmaps: a folder for attributions; None: none.
+      overwrite: whether to discard the results of an interrupted request instead of resuming it.
+      bank: descriptions for heat maps and `zero_shot`.
       faces: "detect", or "none": every image is a face.
-      which_faces: "largest" or "all" of those detected.
+      which_faces: "largest" or "all" detected faces.
       margin: around a detected face, as a fraction of its side.
-      no_align: whether detected faces are left as they are turned.
-      stride: every so many frames of a video.
+      no_align: whether detected faces are not rotated upright.
+      stride: take every `stride`-th frame of a video.
       batch_size: images computed together.
       which: of a run's checkpoints.
-      clip: where the checkpoint's CLIP is now; '': where it was.
-      zero_shot: whether there is no checkpoint, but a CLIP and descriptions alone.
+      clip: the checkpoint's CLIP, if it has moved; '' if not.
+      zero_shot: whether to use a CLIP and descriptions without a checkpoint.
       class_names: for `zero_shot`.
     """
 
@@ -77,19 +77,19 @@ class Request:
             return Predictor.from_checkpoint(self.checkpoint, which=self.which, clip=self.clip, batch_sizes=sizes)
         try:
             clip = load_backbone(self.checkpoint)
-        except ValueError as error:  # other errors say themselves that it is a CLIP that is missing
+        except ValueError as error:  # other errors name the CLIP themselves
             raise InputError(f"--zero_shot with {self.checkpoint}: {error}") from error
         return Predictor.zero_shot(clip, self.class_names, self.bank, batch_sizes=sizes)
 
     def cropper(self) -> Cropper | None:
-        """What looks for faces, if that is asked for."""
+        """The face detector, or None."""
         if self.faces == "none":
             return None
-        import_opencv().setNumThreads(1)  # several images are looked at side by side already
+        import_opencv().setNumThreads(1)  # images are already processed in parallel
         return FaceFinder(which=self.which_faces, margin=self.margin, align=not self.no_align)
 
     def subject(self, predictor: Predictor) -> dict[str, object]:
-        """What the results depend on, ready for JSON."""
+        """Everything the results depend on, ready for JSON."""
         given = {name: value for name, value in dataclasses.asdict(self).items() if name not in _SAME_RESULTS}
         return {
             **{name: str(value) if isinstance(value, Path) else value for name, value in given.items()},
@@ -100,7 +100,7 @@ class Request:
 
 
 def _in_short(names: Sequence[str]) -> list[str]:
-    """A few names as they are; of many the first, and what tells them from others."""
+    """A few names as they are; of many, the first ones and a digest of all."""
     if len(names) <= _NAMED:
         return list(names)
     digest = hashlib.sha256("\0".join(names).encode("utf-8", "surrogateescape")).hexdigest()
@@ -109,23 +109,23 @@ def _in_short(names: Sequence[str]) -> list[str]:
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """How many results of each kind there are, those from before included; and what stopped the work, if anything."""
+    """Counts of results by type, earlier ones included, and the interruption, if any."""
 
     counts: collections.Counter[type]
     stopped: signals.Preempted | KeyboardInterrupt | None
 
 
 def run(request: Request, show: Callable[[Predictor], Callable[[Result], None]]) -> Outcome:
-    """Predicts on all inputs; what is stopped goes on with the same request, where there is a table.
+    """Predicts on all inputs. An interrupted request with a table resumes when it is run again.
 
     Args:
-      request: what is asked for.
-      show: given the loaded model, makes what takes each result where there is no table.
+      request: the request.
+      show: given the loaded model, returns the callback for results if there is no table.
 
     Raises:
-      CheckpointError, ConfigError, PromptError: the model cannot be had.
-      InputError: there is nothing to predict on, or another request's results are in the way.
-      OSError: something cannot be written.
+      CheckpointError, ConfigError, PromptError: the model cannot be loaded.
+      InputError: the inputs are empty, or the table belongs to another request.
+      OSError: an output cannot be written.
     """
     written = [request.heatmaps] if request.heatmaps is not None else []
     left_out = media.LeftOut()
@@ -140,9 +140,8 @@ def run(request: Request, show: Callable[[Predictor], Callable[[Result], None]])
     if left_out:
         logging.info("left out, neither images nor videos by their names: %s; to have them read, name them", left_out)
     images = media.images(found, stride=request.stride)
-    live = total is None  # a camera's results must not wait for a batch
+    live = total is None  # a camera: results must not wait for a batch, and Ctrl-C is the regular end
     counts: collections.Counter[type] = collections.Counter()
-    # Ctrl-C is how a camera's run ends; what there is so far is kept.
     stopped: KeyboardInterrupt | signals.Preempted | None = None
     with contextlib.ExitStack() as stack:
         table = None
@@ -171,7 +170,7 @@ def run(request: Request, show: Callable[[Predictor], Callable[[Result], None]])
         try:
             with contextlib.ExitStack() as block:
                 for number, result in enumerate(results):
-                    if not number:  # before, while programs are compiled, there is nothing to keep
+                    if not number:  # no results to keep before, while programs are compiled
                         block.enter_context(signals.orderly())
                     work.advance()
                     counts[type(result)] += 1

@@ -33,7 +33,7 @@ from mpafer_jax.runtime import devices, workers
 from mpafer_jax.runtime.errors import ImageError
 from mpafer_jax.runtime.finite import check_rows, finite_rows
 
-_THREADS = min(16, workers.usable_cores() + 2)  # a little more than the cores: reading waits for the disk
+_THREADS = min(16, workers.usable_cores() + 2)  # more than the cores, since reading waits for the disk
 _NOT_FINITE = "the model's logits are NaN or infinite; see whether its checkpoint is of a run that went well"
 Cropper = Callable[[Image.Image], Sequence[FaceCrop]]
 
@@ -41,20 +41,20 @@ Cropper = Callable[[Image.Image], Sequence[FaceCrop]]
 class Predictor:
     """Predicts expressions; make one with `from_checkpoint` or `zero_shot`.
 
-    Texts are encoded when it is made. Images are computed in padded batches of a few sizes, each compiled when it is
-    first needed. One predictor may serve several threads.
+    Texts are encoded on construction. Images are computed in padded batches of a few sizes, each compiled on first use.
+    Thread-safe.
 
     Attributes:
       class_names: C names, in the order of logits and probabilities.
-      hard_prompts: the texts a checkpoint was trained with, or of zero-shot classification.
-      trained_on: which images, if any, and which CLIP; its `warning` says what is out of reach.
+      hard_prompts: the texts of a checkpoint's training, or of zero-shot classification.
+      trained_on: training data, if any, and CLIP; its `warning` names what the model cannot do.
       image_size: S, side in pixels to which images or faces are resized.
       grid: (rows, columns) of patches.
-      model: the composition.
-      frozen, params: its parameters, on the devices.
+      model: the network.
+      frozen, params: its frozen and learned parameters, on the devices.
       text_features: theta(t) [C, D], on the devices.
       tokenizer: of the backbone.
-      forward: the model on images.
+      forward: the forward pass from stored images.
     """
 
     def __init__(self, ready: ReadyModel, *, batch_sizes: Sequence[int] = BATCH_SIZES) -> None:
@@ -62,10 +62,10 @@ class Predictor:
 
         Args:
           ready: the model.
-          batch_sizes: to which batches are padded, ascending; the largest bounds the memory.
+          batch_sizes: batch sizes to pad to, ascending; the largest bounds the memory.
 
         Raises:
-          ValueError: batch sizes that are no positive, ascending numbers.
+          ValueError: batch sizes are not positive and ascending.
         """
         experiment = ready.experiment
         self.model, self.tokenizer = experiment.model, experiment.tokenizer
@@ -91,9 +91,9 @@ class Predictor:
 
         Args:
           path: a workdir, its `checkpoints` folder, or one `step_N` folder.
-          which: of several, the best on validation (the last where none was evaluated) or the last.
-          clip: the CLIP that it was trained on, where that is no longer found under its name; '' for that name.
-          batch_sizes: to which batches are padded, ascending; the largest bounds the memory.
+          which: the best checkpoint on validation (the last if none was evaluated) or the last.
+          clip: the CLIP it was trained on, if that has moved; '' for its recorded name.
+          batch_sizes: batch sizes to pad to, ascending; the largest bounds the memory.
 
         Raises:
           CheckpointError: no checkpoint, one of another version, or its CLIP is missing or another.
@@ -113,24 +113,23 @@ class Predictor:
         local_weight: float = 1.0,
         batch_sizes: Sequence[int] = BATCH_SIZES,
     ) -> Predictor:
-        """A CLIP without any training, on classes of any names.
+        """An untrained CLIP as a zero-shot classifier of any classes.
 
         Args:
-          clip: what `load_backbone` takes, or what it returned.
+          clip: an argument or a result of `load_backbone`.
           class_names: C names.
-          bank: descriptions (hard prompts of type 3), by name, path or as such; None for names alone (type 2), which
-            any class has.
-          granularity: which of the bank's texts; a class's feature is the mean of all of its own.
-          paraphrases: how many of each, in the order of a bank that is given by name or path; 0 for all.
-          top_k: k patches that make a class's local score; 0 for as large a share as the paper's 16 of 196.
-          local_weight: lambda of the local score; 0 for CLIP's own zero-shot classification.
+          bank: descriptions (hard prompts of type 3), a `Bank`, its name or path; None for class names alone (type 2).
+          granularity: the bank's texts to use; a class's feature is the mean of its texts.
+          paraphrases: number of each, in the order of a bank given by name or path; 0 for all.
+          top_k: k patches of a class's local score; 0 for the paper's share, 16 of 196.
+          local_weight: lambda of the local score; 0 for standard CLIP zero-shot classification.
           batch_sizes: as in `from_checkpoint`.
 
         Raises:
-          PromptError: no such bank, or it lacks classes.
-          PromptError: a text does not fit the text tower, or two names have the same tokens.
+          PromptError: the bank is missing or lacks classes, a text does not fit the text tower, or two names have the
+            same tokens.
           ConfigError: fewer than two classes, an empty name, or two names of one class.
-          ValueError: the CLIP does not say how its images are normalised, or has fewer patches than `top_k`.
+          ValueError: the CLIP's image normalisation is unknown, or it has fewer patches than `top_k`.
         """
         ready = loading.zero_shot(
             clip,
@@ -144,21 +143,20 @@ class Predictor:
         return cls(ready, batch_sizes=batch_sizes)
 
     def __repr__(self) -> str:
-        """Its classes and what it was trained on, in a line."""
         return f"<{type(self).__name__} of {', '.join(self.class_names)}; {self.trained_on}>"
 
     @property
     def compiled_batch_sizes(self) -> tuple[int, ...]:
-        """The sizes that were needed, and so compiled, until now."""
+        """The sizes compiled so far."""
         return self._classify.compiled
 
     @property
     def batch_sizes(self) -> tuple[int, ...]:
-        """To which batches are padded, ascending."""
+        """Sizes to which batches are padded, ascending."""
         return self._classify.sizes
 
     def predict(self, image: ImageLike) -> Prediction:
-        """One image, taken as it is: a face that fills it.
+        """Predicts one image, taken as a face that fills it.
 
         Raises:
           ImageError: it cannot be read; names it.
@@ -166,7 +164,7 @@ class Predictor:
         return self.predict_batch([image])[0]
 
     def predict_batch(self, images: Sequence[ImageLike] | npt.NDArray[np.uint8]) -> list[Prediction]:
-        """Several images, each taken as it is; also an array [B, height, width, 3].
+        """Predicts several images, or an array [B, height, width, 3], each taken as a face that fills it.
 
         Raises:
           ImageError: one cannot be read; names it.
@@ -181,23 +179,22 @@ class Predictor:
         batch_size: int = 0,
         keep_pixels: bool = False,
     ) -> Generator[Result]:
-        """Any number of images, in their order, with the same memory however many they are.
+        """Predicts any number of images, in order, in constant memory.
 
-        Images are read by threads while the devices compute. An input that cannot be read, or whose logits are NaN or
-        infinite, becomes a `Failure`; the others are predicted.
+        Threads read images while the devices compute. An input that cannot be read, or whose logits are NaN or
+        infinite, becomes a `Failure`.
 
         Args:
-          images: paths, encoded images (bytes), Pillow images, arrays uint8[height, width, 3] in RGB order; an
-            iterator is advanced only a little further than results are taken.
-          faces: finds the faces of an image (`faces.FaceFinder`): one result for each, or a `NoFace`. None: every
-            image is a face that fills it.
-          batch_size: how many are computed together; 0 for the largest of `batch_sizes`. 1 for a camera: every result
-            comes before the next image is taken.
-          keep_pixels: whether predictions hold what the model saw.
+          images: paths, encoded images (bytes), Pillow images, arrays uint8[height, width, 3] in RGB order; an iterator
+            is advanced only a little ahead of the results.
+          faces: face detector (`faces.FaceFinder`): one result for each face, or a `NoFace`. None: images are faces.
+          batch_size: images computed together; 0 for the largest of `batch_sizes`. 1, for a camera, yields each result
+            before the next image is taken.
+          keep_pixels: whether predictions hold their input pixels.
 
         Raises:
-          TypeError, ValueError: an input can be no image, whatever it holds; see `inputs.as_input`.
-          ValueError: a batch size that is not compiled.
+          TypeError, ValueError: an input is not of a type of image; see `inputs.as_input`.
+          ValueError: `batch_size` is above the largest of `batch_sizes`.
         """
         limit = batch_size or self.batch_sizes[-1]
         if not 1 <= limit <= self.batch_sizes[-1]:
@@ -216,7 +213,7 @@ class Predictor:
             for rows in _groups(prepared, limit):
                 pixels = [row.pixels for row in rows if isinstance(row, _Crop)]
                 running.append((rows, self._classify.start(pixels) if pixels else None))
-                if len(running) > in_flight:  # one batch computes while the next is made ready
+                if len(running) > in_flight:  # one batch computes while the next is prepared
                     yield from self._finish(*running.popleft(), keep_pixels)
             while running:
                 yield from self._finish(*running.popleft(), keep_pixels)
@@ -237,21 +234,21 @@ class Predictor:
         return np.asarray(preprocess.resize(image, self.image_size))
 
     def logits(self, pixels: Pixels, names: Sequence[str] = ()) -> npt.NDArray[np.float32]:
-        """Logits [n, C] of n > 0 images that have the model's size already.
+        """Logits [n, C] of n > 0 images of the model's size.
 
         Args:
           pixels: uint8[n, S, S, 3].
           names: of the images, for errors; empty to number them.
 
         Raises:
-          NonFiniteError: those of an image are NaN or infinite.
+          NonFiniteError: an image's logits are NaN or infinite.
         """
         logits = self._classify(pixels)["logits"]
         check_rows("logits", logits, names or [f"image {number}" for number in range(len(logits))])
         return logits
 
     def warm_up(self) -> None:
-        """Compiles all batch sizes now, for a service whose first answer must not wait."""
+        """Compiles all batch sizes now, as for a service."""
         self._classify.warm_up()
 
     def _predict(self, params: dict[str, Any], frozen: Frozen, text_features: jax.Array, pixels: jax.Array) -> Outputs:
@@ -283,7 +280,7 @@ class Predictor:
 
 
 def checked(result: Result) -> Prediction:
-    """A result that has to be a prediction.
+    """Returns a result that is a prediction.
 
     Raises:
       ImageError: the input could not be read, or holds no face; names it.
@@ -295,7 +292,7 @@ def checked(result: Result) -> Prediction:
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
 class _Crop:
-    """What the model is to see: uint8[S, S, 3]."""
+    """Model input uint8[S, S, 3]."""
 
     source: Source
     face: Face | None
@@ -306,7 +303,7 @@ _Row = _Crop | NoFace | Failure
 
 
 def _groups(prepared: Iterable[list[_Row]], limit: int) -> Generator[list[_Row]]:
-    """Rows in order, in groups with at most `limit` crops and at most as many others, to bound their waiting."""
+    """Groups of rows in order, each of at most `limit` crops and `limit` other rows, so that none waits unboundedly."""
     rows: list[_Row] = []
     crops = 0
     for image_rows in prepared:

@@ -16,13 +16,13 @@ Floats = npt.NDArray[np.float32]
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Source:
-    """What a result is about.
+    """The input of a result.
 
     Attributes:
-      file: the file, or a name for what is none ("image 3", "camera:0").
-      index: position among all inputs, from 0; the frames of a video count one by one.
-      frame: number of the frame in its video, from 0; None for an image.
-      seconds: when it is shown, from the start of its video or of the camera's run; None for an image.
+      file: the file, or a name for other inputs ("image 3", "camera:0").
+      index: position among all inputs, from 0; each video frame counts.
+      frame: number in its video, from 0; None for an image.
+      seconds: time since the start of the video or camera stream; None for an image.
     """
 
     file: str
@@ -31,12 +31,12 @@ class Source:
     seconds: float | None = None
 
     def __str__(self) -> str:
-        """The file, and in a video which frame; characters that would move a cursor are escaped."""
+        """The file and the frame; unprintable characters, which could move a cursor, are escaped."""
         name = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in self._utf8_file())
         return name if self.frame is None else f"{name} frame {self.frame}"
 
     def to_dict(self) -> dict[str, Any]:
-        """Its attributes, ready for JSON and UTF-8; bytes of a name that are not UTF-8 as in `caf\\xe9.jpg`."""
+        """Its attributes, ready for JSON; bytes of a name that are not UTF-8 are escaped as in `caf\\xe9.jpg`."""
         return {"file": self._utf8_file(), "index": self.index, "frame": self.frame, "seconds": self.seconds}
 
     def _utf8_file(self) -> str:
@@ -45,32 +45,30 @@ class Source:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Failure:
-    """An input that is no image, or cannot be read."""
+    """An input that cannot be read or predicted."""
 
     source: Source
     reason: str
 
     def __str__(self) -> str:
-        """The source and the reason."""
         return f"{self.source}: {self.reason}"
 
     def to_dict(self) -> dict[str, Any]:
-        """The source, status 'error' and the reason, ready for JSON."""
+        """Source, status 'error' and reason, ready for JSON."""
         return {**self.source.to_dict(), "status": "error", "reason": self.reason}
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class NoFace:
-    """An image in which a face was looked for and none was found."""
+    """An image in which no face was detected."""
 
     source: Source
 
     def __str__(self) -> str:
-        """The source, and that no face was found."""
         return f"{self.source}: no face was found"
 
     def to_dict(self) -> dict[str, Any]:
-        """The source and status 'no_face', ready for JSON."""
+        """Source and status 'no_face', ready for JSON."""
         return {**self.source.to_dict(), "status": "no_face"}
 
 
@@ -78,19 +76,18 @@ class NoFace:
 class Prediction:
     """The expression of one face.
 
-    C classes; N patches, `grid` rows and columns of them, numbered row by row from the top left of `pixels`.
+    C classes; N patches in `grid` rows and columns, numbered row by row from the top left of `pixels`.
 
     Attributes:
-      source: what it is about.
-      face: where in the image, where a face was looked for; None if the whole image was taken for one.
+      source: the input.
+      face: the detected face; None if the whole image was used.
       class_names: C names.
       logits: float32[C].
       probabilities: their softmax, float32[C].
-      patch_scores: cos(z^l_i, theta(t_d)) float32[N, C], of every patch with every class; None for a model without
-        local score.
-      top_patches: int32[C, k], the patches whose scores make the class's local score, best first; None likewise.
+      patch_scores: cos(z^l_i, theta(t_d)) float32[N, C], of every patch with every class; None without a local score.
+      top_patches: int32[C, k], the patches of the class's local score, best first; None likewise.
       grid: (rows, columns) of patches.
-      pixels: uint8[S, S, 3], what the model saw; None unless asked for.
+      pixels: uint8[S, S, 3], the model's input; None unless requested.
     """
 
     source: Source
@@ -104,16 +101,15 @@ class Prediction:
     pixels: Pixels | None = None
 
     def __str__(self) -> str:
-        """The source, the expression and its probability."""
         return f"{self.source}: {self.expression}, {100 * self.confidence:.1f}%"
 
     def __repr__(self) -> str:
-        """`str` in brackets: the arrays would fill a screen for each image."""
+        """Short: the arrays would fill a screen."""
         return f"<{type(self).__name__} of {self}>"
 
     @property
     def top_index(self) -> int:
-        """Position of the most probable class; of equals, the first."""
+        """Index of the most probable class; the first of ties."""
         return int(np.argmax(self.logits))
 
     @property
@@ -123,11 +119,11 @@ class Prediction:
 
     @property
     def confidence(self) -> float:
-        """The model's probability of it, uncalibrated."""
+        """Its uncalibrated probability."""
         return float(self.probabilities[self.top_index])
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything but patch scores and pixels, ready for JSON."""
+        """All but patch scores and pixels, ready for JSON."""
 
         def by_class(values: npt.NDArray[Any]) -> dict[str, Any]:
             return dict(zip(self.class_names, values.tolist(), strict=True))

@@ -1,10 +1,8 @@
-"""Results as files that other programs read: CSV, JSON lines, Parquet.
+"""Results as CSV, JSON lines or Parquet.
 
-Results are on the disk as they come, so that neither a stop, nor a kill, nor a full disk loses any:
-
-    FILE.unfinished   a line of JSON that says of which command the results are; then each as a line, `to_dict`
-
-It becomes the table when the command ends; started again, the same command continues after the last result.
+Results are appended to FILE.unfinished as they come, so that a stop, a kill or a full disk loses none: its first line
+is JSON that identifies the command, each other line a result's `to_dict`. It becomes the table when the command ends;
+the same command resumes it.
 """
 
 from __future__ import annotations
@@ -29,8 +27,8 @@ SUFFIXES = (".csv", ".jsonl", ".parquet")
 Values = dict[str, Any]  # a result's `to_dict`
 Write = Callable[[Values], None]
 _FLUSH_SECONDS = 0.5
-_ROW_GROUP = 1000  # rows in memory before they are written to a Parquet file
-# Beside one column of probabilities for each class. Names are those of `to_dict` where there is one.
+_ROW_GROUP = 1000  # rows of a Parquet row group
+# Followed by a column of probabilities for each class.
 _COLUMNS: dict[str, type] = {
     "file": str,
     "index": int,
@@ -52,8 +50,8 @@ class Table:
     """The results of one command so far: call it with a result to add it.
 
     Attributes:
-      path: of FILE.unfinished.
-      earlier: how many results an earlier start of the command wrote, by status ('ok', 'no_face', 'error').
+      path: FILE.unfinished.
+      earlier: number of results of earlier starts of the command, by status ('ok', 'no_face', 'error').
     """
 
     def __init__(self, table: Path, subject: Values, *, overwrite: bool) -> None:
@@ -64,7 +62,7 @@ class Table:
         try:
             self._lock(table)
             done = [] if overwrite else self._read(table, json.loads(json.dumps(subject)))
-            # Of the last image results may be missing: it is done again. Earlier results stay.
+            # The last image may lack results (several faces): it is repeated.
             last = done[-1][0]["index"] if done else 0
             self._file.truncate(next((offset for row, offset in done if row["index"] == last), 0))
             before = [row for row, _ in done if row["index"] < last]
@@ -86,16 +84,16 @@ class Table:
             raise InputError(
                 f"another process is writing {table} ({self.path}); wait until it ends, or name another file"
             ) from error
-        except OSError:  # a disk without locks
+        except OSError:  # a file system without locks
             pass
 
     def _read(self, table: Path, subject: Values) -> list[tuple[Values, int]]:
-        """The results, each with the place in the file where it begins."""
+        """The results, each with its offset in the file."""
         self._file.seek(0)
         rows: list[tuple[Values, int]] = []
         offset = 0
         for line in self._file:
-            if line.endswith(b"\n"):  # all but the one that was being written
+            if line.endswith(b"\n"):  # else it was being written when the process ended
                 rows.append((json.loads(line), offset))
             offset += len(line)
         stored: Values = rows[0][0].get("subject", {}) if rows else {}
@@ -109,7 +107,11 @@ class Table:
         return rows[1:]
 
     def remaining(self, images: Iterable[InputImage | Failure]) -> Generator[InputImage | Failure]:
-        """Those images that have no result yet; InputError if the inputs are not those of before."""
+        """Yields the images without a result.
+
+        Raises:
+          InputError: the inputs have changed since the earlier start.
+        """
         for image in images:
             source = image.source
             before = self._before.get(source.index)
@@ -133,11 +135,11 @@ class Table:
         self._file.write(json.dumps(row, allow_nan=False).encode("ascii") + b"\n")
 
     def stop(self) -> None:
-        """No more results come in this start of the command, though some are missing: the file stays."""
+        """Marks the results as incomplete: `finish` keeps the file."""
         self._stopped = True
 
     def rows(self) -> Iterator[Values]:
-        """All results, from the first on."""
+        """All results, from the first."""
         self._file.flush()
         with self.path.open(encoding="utf-8") as file:
             next(file)
@@ -145,7 +147,7 @@ class Table:
                 yield json.loads(line)
 
     def finish(self) -> None:
-        """Deletes the file, whose results are in the table, unless the command was stopped."""
+        """Deletes the file, unless `stop` was called."""
         if not self._stopped:
             self.path.unlink()
 
@@ -155,7 +157,7 @@ class Table:
             self.path.unlink(missing_ok=True)
 
     def close(self) -> None:
-        """Closes the file; one without results is deleted."""
+        """Closes the file; deletes it if it holds no result."""
         try:
             self._file.close()
         finally:
@@ -163,7 +165,7 @@ class Table:
 
 
 def check_suffix(path: Path) -> None:
-    """Refuses a name that says no format."""
+    """Raises ValueError for a name without a suffix of `SUFFIXES`."""
     if path.suffix.lower() not in SUFFIXES:
         raise ValueError(f"{path} ends in {path.suffix!r}; results are written to {', '.join(SUFFIXES)}")
 
@@ -172,21 +174,21 @@ def check_suffix(path: Path) -> None:
 def open_table(
     path: Path, class_names: Sequence[str], subject: Mapping[str, Any] | None = None, *, overwrite: bool = False
 ) -> Generator[Table]:
-    """Opens a file for results, one at a time; it appears under its name when the block ends well.
+    """Opens a table for results, by one process at a time; the file appears when the block succeeds.
 
     A CSV or Parquet row has the columns file, index, frame, seconds, status ('ok', 'no_face' or 'error'), reason, the
-    face's box, expression, confidence, and p_<class> for every class; what does not apply is empty. A line of JSON is
-    `to_dict`, with logits and patches besides.
+    face's box, expression, confidence, and p_<class> for every class; those that do not apply are empty. A line of JSON
+    is `to_dict`, which adds logits and patches.
 
     Args:
       path: ends in .csv, .jsonl or .parquet.
       class_names: C names.
-      subject: what the results depend on, ready for JSON.
-      overwrite: whether to begin again, whatever an earlier command left.
+      subject: everything the results depend on, ready for JSON.
+      overwrite: whether to discard an earlier command's results instead of resuming.
 
     Raises:
-      OSError: nothing can be written there.
-      InputError: another command's results are there, or another process writes them.
+      OSError: the file cannot be written.
+      InputError: it holds another command's results, or another process is writing it.
       ValueError: another suffix.
     """
     check_suffix(path)
@@ -202,7 +204,7 @@ def open_table(
     except BaseException as error:
         if isinstance(error, Exception):
             error.add_note(f"what was done until then is in {table.path}; the same command resumes with it")
-        with contextlib.suppress(OSError):  # of a full disk, which `error` reports
+        with contextlib.suppress(OSError):  # a full disk, which `error` reports
             table.close()
         raise
     table.close()
@@ -210,7 +212,7 @@ def open_table(
 
 @contextlib.contextmanager
 def _jsonl(path: Path, class_names: Sequence[str]) -> Generator[Write]:
-    del class_names  # every line names them itself
+    del class_names  # in every line
     with path.open("w", encoding="utf-8") as file:
         yield lambda values: print(json.dumps(values, allow_nan=False), file=file)
 

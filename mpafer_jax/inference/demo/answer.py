@@ -1,4 +1,4 @@
-"""What the page shows of an image, without the page."""
+"""The demo's predictions and attributions, without the web page."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from mpafer_jax.inference.predictor import Cropper, checked
 from mpafer_jax.runtime.errors import ImageError
 
 _PHRASES = 8
-_LONGEST_SIDE = 1024  # pixels of the image that is sent back with the face in it
+_LONGEST_SIDE = 1024  # pixels of the returned photo
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Answer:
-    """One face of an image, explained.
+    """One face of an image, with its attribution.
 
     Attributes:
-      photo: the image, upright, reduced if it was large, with a frame around the face if one was found.
-      face: where it was found in the image as it came; None if the whole image was taken for one.
-      seen: the square that the model saw.
+      photo: the upright image, reduced if large, with a frame around a detected face.
+      face: in the original image; None if the whole image was used.
+      seen: the model's input.
       probabilities: by class.
-      heat_maps: by class, the likeliest first; none of a model without local score.
-      phrases: the descriptions that matched best: text, of which class and region, score.
-      note: what is to be known about it; empty if nothing is.
+      heat_maps: by class, by falling probability; empty without a local score.
+      phrases: nearest descriptions as (text, class, region, score).
+      note: a remark for the user; may be empty.
     """
 
     photo: Image.Image
@@ -44,7 +44,7 @@ class Answer:
 
 
 class Answerer:
-    """From a file to an answer; may be called from several threads."""
+    """Predicts and explains image files. Thread-safe."""
 
     def __init__(self, predictor: Predictor, bank: str, faces: Cropper | None) -> None:
         """Encodes the bank's phrases.
@@ -52,23 +52,26 @@ class Answerer:
         Args:
           predictor: the model.
           bank: descriptions, by name or path.
-          faces: finds the face of an image; None to take every image for a face.
+          faces: the face detector; None to take every image for a face.
         """
         self.class_names = predictor.class_names
         self._predictor, self._faces = predictor, faces
         self._explainer = Explainer(predictor, bank)
 
     def warm_up(self) -> None:
-        """Compiles what a first image would wait for."""
+        """Compiles in advance."""
         size = self._predictor.image_size
         self._explainer.explain([self._whole(Image.new("RGB", (size, size)))])
 
     def answer(self, file: Path, *, whole: bool) -> Answer:
-        """Reads an image and explains its face.
+        """Reads an image and explains its largest face.
 
         Args:
           file: the image.
-          whole: whether the image is a face already, so that none is looked for.
+          whole: whether the image is a face already, so that none is detected.
+
+        Raises:
+          ImageError: the file cannot be read.
         """
         try:
             image = preprocess.decode_rgb(preprocess.read_image_file(file))
@@ -115,7 +118,7 @@ def _framed(image: Image.Image, face: Face | None) -> Image.Image:
         return framed
     draw, width = ImageDraw.Draw(framed), max(2, max(framed.size) // 200)
     left, top = face.left * scale, face.top * scale
-    # Light in dark, so that it shows on any image.
+    # A light frame in a dark one, visible on any image.
     for colour, inset in (((20, 20, 20), 0), ((255, 225, 80), width)):
         right, bottom = left + face.width * scale - inset, top + face.height * scale - inset
         draw.rectangle((left + inset, top + inset, right, bottom), outline=colour, width=width)

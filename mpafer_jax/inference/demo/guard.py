@@ -1,4 +1,4 @@
-"""Which requests the page answers, and what every answer tells the browser."""
+"""Checks Host and Origin headers of the demo's requests and sets its security headers."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any, cast
 
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
-# Whatever Gradio's pages name, a browser asks this server alone.
+# Browsers load nothing from other servers, whatever Gradio's pages reference.
 _POLICY = (
     "default-src 'self' blob: data: 'unsafe-inline' 'unsafe-eval'; connect-src 'self' blob: data: ws: wss:; "
     "frame-ancestors 'self'; base-uri 'self'; form-action 'self'"
@@ -20,12 +20,12 @@ _POLICY = (
 class Hosts:
     """The names of a server.
 
-    A page elsewhere on the web can have its name point to 127.0.0.1; a browser then asks this server for it, in the
-    belief that it asks that page's. It cannot do so with an address in place of a name.
+    Protects from DNS rebinding: a foreign page whose name resolves to 127.0.0.1 could reach this server. It cannot do
+    so with an IP address in place of a name.
     """
 
     def __init__(self, host: str, allowed: Sequence[str]) -> None:
-        """Of a server that listens on `host` and is reached under the names `allowed` too."""
+        """Of a server that listens on `host` and is also reached under the names `allowed`."""
         self._open = _is_unspecified(host)
         names = (socket.gethostname(),) if self._open else (host,)
         self._allowed = {_name(name) for name in allowed}
@@ -37,19 +37,19 @@ class Hosts:
         return name in self._names or (self._open and _is_address(name))
 
     def may_ask(self, origin: str, host: str) -> bool:
-        """Whether a page of an origin may send requests to this host: its own page, or one that it was told of."""
+        """Whether a page of this origin may send requests to this host: same origin, or an allowed host."""
         place = urllib.parse.urlsplit(origin).netloc
         return place.lower() == host.lower() or _name(place) in self._allowed
 
 
 class Guard:
-    """ASGI middleware: refuses requests for other servers and of other servers' pages."""
+    """ASGI middleware: refuses requests with a foreign Host or Origin."""
 
     def __init__(self, app: Any, hosts: Hosts) -> None:
         self._app, self._hosts = app, hosts
 
     async def __call__(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
-        """Answers, or has the page answer."""
+        """Refuses a request or passes it on."""
         if scope["type"] not in ("http", "websocket"):
             await self._app(scope, receive, send)
         elif reason := self._refusal(scope["headers"]):
@@ -58,7 +58,7 @@ class Guard:
             await self._app(scope, receive, _with_policy(send) if scope["type"] == "http" else send)
 
     def _refusal(self, headers: Sequence[tuple[bytes, bytes]]) -> str:
-        """Why a request is refused; empty if it is not."""
+        """Why a request is refused; '' if it is not."""
         hosts, origins = (
             [value.decode("latin-1") for name, value in headers if name.lower() == wanted]
             for wanted in (b"host", b"origin")
@@ -92,10 +92,10 @@ def _with_policy(send: Any) -> Any:
 
 
 def _name(host: str) -> str:
-    """`name` of `name` or `name:port`, in small letters, an address without brackets; '' of what is none."""
-    if "@" in host:  # a user's name has no business there
+    """`name` of `name` or `name:port`, in lower case, an address without brackets; '' if malformed."""
+    if "@" in host:  # user information is invalid in Host and Origin
         return ""
-    with contextlib.suppress(ValueError):  # half a bracket
+    with contextlib.suppress(ValueError):  # unbalanced brackets
         bare = f"[{host}]" if host.count(":") > 1 and "[" not in host else host
         return (urllib.parse.urlsplit(f"//{bare}").hostname or "").removesuffix(".")
     return ""
@@ -109,5 +109,5 @@ def _is_address(name: str) -> bool:
 
 
 def _is_unspecified(host: str) -> bool:
-    """Whether listening on it is listening on every address of the machine."""
+    """Whether listening on `host` means every address of the machine."""
     return host == "" or (_is_address(host) and ipaddress.ip_address(host).is_unspecified)

@@ -1,4 +1,4 @@
-"""The page itself, with Gradio (extra `demo`): served to the own machine, and asking nothing of any other."""
+"""The demo's web page with Gradio (extra `demo`): local by default, no requests to other servers."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ from mpafer_jax.runtime.errors import ImageError
 
 _LARGEST_FILE = "32mb"
 _PHOTO_SECONDS = 60  # seconds after which a photo is deleted
-# Parameters of malloc.h, and what they are set to.
-_M_MMAP_THRESHOLD, _LARGE = -3, 1 << 20  # bytes from which on a block is the system's own
+# Parameters of malloc.h, and their values.
+_M_MMAP_THRESHOLD, _LARGE = -3, 1 << 20  # bytes from which blocks are allocated by mmap
 _M_ARENA_MAX, _HEAPS = -8, 2
 _SESSIONS = 16  # whose state Gradio keeps; the page has none
-_FONT = ["system-ui", "sans-serif"]  # by default Gradio's themes ask Google for theirs
+_FONT = ["system-ui", "sans-serif"]  # Gradio's default fonts are loaded from Google
 _REGIONS = {"holistic": "whole face"}
 _ABOUT = """\
 Drop a photo, paste one, or take one with the camera. It goes to the program that serves this page and no further, and
@@ -45,8 +45,8 @@ What is shown is which of the listed expressions a face resembles, as a model gu
 
 
 def import_gradio() -> Any:
-    """Gradio, told to send nothing."""
-    # Read when it is imported; what the user has set otherwise is overruled, since the page promises it.
+    """Imports Gradio with telemetry disabled."""
+    # Read on import. Overrides the user's settings, since the page promises privacy.
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
     os.environ["GRADIO_TEMP_DIR"] = str(_folder())
@@ -58,7 +58,7 @@ def import_gradio() -> Any:
 
 @functools.cache
 def _folder() -> Path:
-    """Where photos lie for a while: a folder of its own, in what GRADIO_TEMP_DIR names, which others may use too."""
+    """Temporary folder of photos, in GRADIO_TEMP_DIR, which other programs may use too."""
     parent = os.environ.get("GRADIO_TEMP_DIR") or None
     if parent is not None:
         Path(parent).mkdir(parents=True, exist_ok=True)
@@ -68,7 +68,7 @@ def _folder() -> Path:
 
 
 def forget() -> None:
-    """Deletes what of the visitors' photos lies on the disk."""
+    """Deletes visitors' photos."""
     shutil.rmtree(_folder(), ignore_errors=True)
 
 
@@ -76,9 +76,9 @@ def build(answerer: Answerer, *, finds_faces: bool, trained_on: TrainedOn | None
     """The page as Gradio blocks.
 
     Args:
-      answerer: answers.
-      finds_faces: whether it looks for faces, so that one may ask it not to.
-      trained_on: what the model has seen; None to say nothing of it.
+      answerer: makes the answers.
+      finds_faces: whether faces are detected, so that the page offers to skip it.
+      trained_on: shown on the page; None to omit it.
     """
     gr = import_gradio()
 
@@ -109,8 +109,8 @@ def build(answerer: Answerer, *, finds_faces: bool, trained_on: TrainedOn | None
                     height=360,
                     elem_id="photo",
                 )
-                # The file as it came: reading it is our own decoder's matter, which refuses bombs and damage. Gradio's
-                # would read it too, and show where it lies to whoever sent what is no image.
+                # Pass the file through to our decoder, which refuses decompression bombs and damaged files. Gradio's
+                # would decode it too, and show its path in errors.
                 image.preprocess = _path
                 whole = gr.Checkbox(label="The image is a face that fills it", value=False, visible=finds_faces)
             with gr.Column():
@@ -118,7 +118,7 @@ def build(answerer: Answerer, *, finds_faces: bool, trained_on: TrainedOn | None
                 probabilities = gr.Label(
                     label="Probabilities", num_top_classes=len(answerer.class_names), elem_id="probabilities"
                 )
-        # Images too: Gradio's would have no alternative text, and leave files behind for a while.
+        # HTML for images too: Gradio's have no alternative text and leave temporary files.
         why = gr.HTML(elem_id="explanation")
         outputs = [probabilities, note, why]
         for event in (image.change, whole.change):
@@ -149,23 +149,20 @@ def explanation(answer: Answer) -> str:
 
 
 def model_line(trained_on: TrainedOn) -> str:
-    """What the model has seen, and what is out of its reach, as Markdown; a CLIP in a folder without its place."""
+    """The model's training data and limits as Markdown; the path of a local CLIP is redacted."""
     told = dataclasses.replace(trained_on, clip=redaction.without_place("clip.name", trained_on.clip))
     warning = trained_on.warning
     return f"The model: {told}." + (f"\n\n**{warning[0].upper()}{warning[1:]}.**" if warning else "")
 
 
 def serve(page: Any, *, host: str, port: int, allowed_hosts: Sequence[str] = ()) -> str:
-    """Begins to serve the page, in a thread, and to delete photos, in another.
+    """Serves the page and deletes old photos, in background threads; returns its address.
 
     Args:
-      page: what `build` gave.
-      host: the address to listen on; 127.0.0.1 keeps it on this machine.
-      port: of the address; 0 for the first free one from 7860 on.
-      allowed_hosts: names, besides the host's own, under which browsers may reach it.
-
-    Returns:
-      Its address.
+      page: from `build`.
+      host: address to listen on; 127.0.0.1 for this machine only.
+      port: 0 for the first free one from 7860.
+      allowed_hosts: further names under which browsers may reach it.
     """
     gr = import_gradio()
     middleware: Any = importlib.import_module("starlette.middleware").Middleware
@@ -206,24 +203,23 @@ def delete_in_time(folder: Path, seconds: float) -> None:
 
 
 def delete_older(folder: Path, seconds: float) -> None:
-    """Deletes the files under a folder that were last written to so long ago, and the folders that are left empty."""
+    """Deletes files under a folder that were not changed for `seconds`, and folders left empty."""
     limit = time.time() - seconds
     for root, _, names in os.walk(folder, topdown=False):
         for path in (Path(root, name) for name in names):
             with contextlib.suppress(OSError):  # gone already, or being moved
                 if path.lstat().st_ctime < limit:
                     path.unlink()
-        with contextlib.suppress(OSError):  # holds something
+        with contextlib.suppress(OSError):  # not empty
             if Path(root) != folder and os.lstat(root).st_ctime < limit:
                 Path(root).rmdir()
 
 
 def return_large_blocks() -> None:
-    """Has the C library give a large block back to the system as soon as it is freed.
+    """Makes glibc return large freed blocks to the system at once; other C libraries stay as they are.
 
-    glibc does so at first, but once a block of up to 32 MB was freed it keeps blocks of that size, in as many heaps as
-    threads have asked for some: with photos of a dozen megapixels, decoded by one thread or another, the process grows
-    to gigabytes of which nothing is in use. Other C libraries are left as they are.
+    By default glibc keeps freed blocks of up to 32 MB in per-thread heaps: decoding large photos in several threads
+    grows the process to gigabytes.
     """
     if platform.libc_ver()[0] == "glibc":
         library = ctypes.CDLL(None)
