@@ -1,4 +1,4 @@
-"""The last part of a training or an evaluation: predictions are saved, and the report is written."""
+"""Saves predictions and writes the report after training or evaluation."""
 
 from __future__ import annotations
 
@@ -16,19 +16,17 @@ from mpafer_jax.runtime.errors import ReportError
 
 
 def leave_report(config: Config, predictions: Predictions | None, splits: Sequence[Split], path: pathlib.Path) -> None:
-    """Saves predictions, and writes `report.html` beside them, as `config.eval.report` asks; with drawn faces also
-    `examples/`, one of each class.
+    """Saves predictions and writes `report.html` beside them, depending on `config.eval.report`; process 0 only.
 
-    Process 0 writes, after the numbers are written.
+    For the synthetic dataset it also writes `examples/`, one image of each class.
 
     Args:
-      config: of the run.
-      predictions: for the reported split, if there is one.
-      splits: what was measured.
+      predictions: for the reported split, if any.
+      splits: the evaluated splits.
       path: of the predictions, in the workdir.
 
     Raises:
-      ReportError: a file cannot be read or written, and what to do; the run's numbers are written.
+      ReportError: a file cannot be read or written; the run's numbers are written.
     """
     report = config.eval.report
     if report == "none" or not distributed.is_first():
@@ -37,11 +35,11 @@ def leave_report(config: Config, predictions: Predictions | None, splits: Sequen
         with progress.task("report"):
             if predictions is not None:
                 predictions.save(path)
-                if report == "full" and config.data.dataset == "synthface":  # others' images are not ours to pass on
+                if report == "full" and config.data.dataset == "synthface":  # others may not be redistributed
                     split = next(split for split in splits if split.name == predictions.split)
                     leave_examples(split, path.parent / EXAMPLES)
             if report != "predictions":
-                from mpafer_jax.evaluation.report import pages  # here: Matplotlib takes a second
+                from mpafer_jax.evaluation.report import pages  # imported here: Matplotlib takes a second
 
                 pages.write_report(path.parent)
     except (OSError, ReportError) as error:
@@ -52,7 +50,7 @@ def leave_report(config: Config, predictions: Predictions | None, splits: Sequen
 
 
 def leave_examples(split: Split, folder: pathlib.Path) -> None:
-    """Writes the split's first image of each class as <class>.png, for a first try of `mpafer_jax.predict`."""
+    """Writes the split's first image of each class as <class>.png, to try `mpafer_jax.predict` on."""
     for label, name in enumerate(split.class_names):
         positions = np.flatnonzero(split.labels == label)
         if len(positions):

@@ -1,4 +1,4 @@
-"""Evaluation of prompts on a split, and the command that evaluates a checkpoint on any configured dataset."""
+"""Evaluation of a checkpoint on any configured dataset (`--mode=eval`)."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from mpafer_jax.runtime.errors import ConfigError
 
 
 def choose_classes(choice: ClassChoice, trained: Sequence[str], dataset: Sequence[str]) -> tuple[str, ...]:
-    """The classes that an evaluation chooses among (`config.eval.classes`), as the checkpoint spells those it knows.
+    """The candidate classes of an evaluation (`config.eval.classes`), in the checkpoint's spelling where it knows them.
 
     Args:
       choice: "checkpoint", "common" or "dataset".
@@ -34,7 +34,7 @@ def choose_classes(choice: ClassChoice, trained: Sequence[str], dataset: Sequenc
       dataset: the dataset's classes.
 
     Raises:
-      ConfigError: fewer than two are left.
+      ConfigError: fewer than two classes remain.
     """
     position: list[int] = map_classes(dataset, trained).tolist()  # [dataset's classes] -> the checkpoint's, or -1
     if choice == "checkpoint":
@@ -54,23 +54,23 @@ def choose_classes(choice: ClassChoice, trained: Sequence[str], dataset: Sequenc
 def evaluate_checkpoint(config: Config, workdir: pathlib.Path, *, clip: str = "") -> dict[str, Any]:
     """Evaluates a checkpoint on the configured dataset's validation and test splits (`--mode=eval`).
 
-    Prompts, hard prompts, the head, the CLIP and the images' mean and std come from the checkpoint; data, CLIP's type
-    and the batch size from the configuration, which also says among which classes to choose (`eval.classes`). Writes
-    `<workdir>/evaluation.json`, and what `eval.report` asks for.
+    Prompts, hard prompts, head, CLIP and image normalization come from the checkpoint; data, dtype of CLIP, batch size
+    and candidate classes (`eval.classes`) from the configuration. Writes `<workdir>/evaluation.json` and the report of
+    `eval.report`.
 
     Args:
-      config: as docs/configuration.md lists it.
-      workdir: where results are written; the checkpoint is its own where `eval.checkpoint` names none.
-      clip: the CLIP that the checkpoint was trained on, where that is no longer found under its name; '' for that name.
+      config: as in docs/configuration.md.
+      workdir: for the results; also of the checkpoint if `eval.checkpoint` is empty.
+      clip: name of the checkpoint's CLIP if that has moved; '' for the recorded name.
 
     Returns:
-      What was written.
+      The content of `evaluation.json`.
 
     Raises:
-      CheckpointError: no checkpoint, or one that was trained on another CLIP, or has no context for new classes.
-      ConfigError: no split to evaluate, or none of its classes is one of the checkpoint's.
-      ReportError: the numbers are written, but their report could not be made.
-      signals.Preempted: it was asked to stop; nothing is written, and the same command evaluates again.
+      CheckpointError: no checkpoint, one trained on another CLIP, or one without context for new classes.
+      ConfigError: no split to evaluate, or no class in common with the checkpoint.
+      ReportError: the numbers are written, but not their report.
+      signals.Preempted: stopped on request; nothing is written.
     """
     with preemption.Notice():
         return _evaluate_checkpoint(config, workdir, clip)
@@ -105,7 +105,7 @@ def _evaluate_checkpoint(config: Config, workdir: pathlib.Path, clip_name: str) 
         "data": dataset.description.splitlines(),
         "fingerprints": {split.name: split.fingerprint for split in held_out},
     }
-    # Not the lock of training, beside which its checkpoints may be evaluated.
+    # A lock separate from training's, so that checkpoints can be evaluated during training.
     with locks.hold_for_run(workdir / ".evaluation.lock", workdir / "evaluation.json"):
         measured, predictions = measure(evaluator, on_devices, held_out, step=step, report=config.eval.report)
         for name, metrics in measured.items():
@@ -123,7 +123,7 @@ def _evaluate_checkpoint(config: Config, workdir: pathlib.Path, clip_name: str) 
 
 
 def table(result: Mapping[str, Any]) -> str:
-    """What `evaluate_checkpoint` returned as a Markdown table, in %."""
+    """The result of `evaluate_checkpoint` as a Markdown table, in percent."""
     splits = {name: result[name] for name in ("validation", "test") if name in result}
     lines = [
         [name, str(scores["count"]), *(f"{100 * scores[metric]:.2f}" for metric in ("war", "uar", "macro_f1"))]

@@ -1,4 +1,4 @@
-"""The training loop of all jobs: steps, log lines, evaluations, checkpoints, and a stop that loses nothing."""
+"""The training loop of all jobs: updates, log lines, evaluation, checkpoints and SIGTERM handling."""
 
 from __future__ import annotations
 
@@ -20,28 +20,26 @@ from mpafer_jax.method.steps import Metrics
 from mpafer_jax.runtime import devices, distributed, preemption, progress
 from mpafer_jax.runtime.metric_writer import MetricWriter, mean_metrics, to_numbers
 
-_AHEAD = 2  # steps that may wait for the devices
+_AHEAD = 2  # steps dispatched ahead of the devices
 
 HostBatch = Mapping[str, np.ndarray[Any, Any]]
 
 
 @dataclasses.dataclass(frozen=True)
 class Loop:
-    """What a job trains. Steps are counted from 1.
+    """What `fit` trains. Steps are counted from 1.
 
     Attributes:
-      workdir: of the run.
-      num_steps: updates in all.
-      batches: from a number of updates to this process's part of every batch after them, on the host.
+      num_steps: updates in total.
+      batches: first step (number of earlier updates) -> this process's part of every later batch, on the host.
       update: (step, state, batch on the devices) -> (state, metrics).
-      schedule: the learning rate by the number of updates before.
-      logs: whether the metrics of an interval are written after a step. They are wherever the state is saved, so that a
-        resumed run writes the same lines.
+      schedule: learning rate by the number of earlier updates.
+      logs: whether metrics are logged after a step. They also are at every save, so that a resumed run logs the same.
       evaluates: whether the state is evaluated after a step.
-      evaluate: params -> the name of what was evaluated, its metrics, and those as a text.
-      saves: whether the state is saved after a step; it is after the last one.
-      describe: what a checkpoint saved now says of itself.
-      shown: names of the metrics that are shown while it trains.
+      evaluate: params -> name of the evaluated split, its metrics, and the metrics as text.
+      saves: whether the state is saved after a step; it always is after the last one.
+      describe: description of a checkpoint saved now.
+      shown: names of metrics in the progress line.
     """
 
     workdir: pathlib.Path
@@ -58,21 +56,20 @@ class Loop:
 
 
 def fit(loop: Loop, state: TrainState, checkpoints: Checkpoints, notice: preemption.Notice) -> TrainState:
-    """Trains from the state's step to the last.
+    """Trains from the state's step to the last one.
 
     Args:
-      loop: what to train.
-      state: where to start, on the devices: fresh, or what `checkpoints` restored.
-      checkpoints: of the run; of the state's step it knows the metrics that no line holds yet.
-      notice: whether to stop.
+      state: initial state on the devices: fresh, or restored from `checkpoints`.
+      checkpoints: of the run; also holds the state's metrics that are not logged yet.
+      notice: requests to stop.
 
     Returns:
       The last state, which is saved.
 
     Raises:
       CheckpointError: a checkpoint cannot be written.
-      NonFiniteError: names the first step with a metric that is not finite, and all of them; or a parameter.
-      signals.Preempted: it was asked to stop; the state is saved.
+      NonFiniteError: a metric or parameter is not finite; names the first step.
+      signals.Preempted: stopped on request; the state is saved.
     """
     first_step = int(devices.to_host(state.step))
     if first_step == loop.num_steps:
@@ -86,7 +83,7 @@ def fit(loop: Loop, state: TrainState, checkpoints: Checkpoints, notice: preempt
             state, metrics = loop.update(step, state, batch)
             notice.start_steps()
             interval.append(metrics)
-            if len(interval) > _AHEAD:  # else batches that wait for their step would fill the devices' memory
+            if len(interval) > _AHEAD:  # otherwise waiting batches would fill the devices' memory
                 jax.block_until_ready(interval[-1 - _AHEAD])
             shown.advance()
             stopping, saves = notice.reached(), loop.saves(step) or step == loop.num_steps
@@ -102,7 +99,7 @@ def fit(loop: Loop, state: TrainState, checkpoints: Checkpoints, notice: preempt
                 logging.info("%s after step %d: %s", name, step, text)
             if saves or stopping:
                 writer.flush()
-                # Between two log lines the checkpoint holds the metrics that would have been part of the next.
+                # A checkpoint between two log lines holds the metrics of the interrupted interval.
                 waiting = to_numbers([*earlier, *devices.to_host(interval)], step)
                 checkpoints.save(state, loop.describe(), evaluated, waiting)
             if stopping:

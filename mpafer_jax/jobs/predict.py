@@ -1,12 +1,11 @@
-"""Predictions for a whole dataset on any number of hosts (`--mode=predict`), in parts that are done one by one.
+"""Predictions for a whole dataset (`--mode=predict`), written in parts by any number of processes.
 
-    <workdir>/predictions/test.json                        what they are predictions of
+    <workdir>/predictions/test.json                        identity: checkpoint, data and format
                           test-00000-of-00031.parquet      images 0 to images_per_part - 1
                           test-00001-of-00031.parquet      the next
 
-A part appears under its name when it is whole. Run again, the command does the parts that are missing, also with
-another number of processes: which images are in a part depends on the configuration alone. Parts in the order of
-their names give the images in the dataset's order.
+Parts are written atomically. A rerun computes the missing ones, also with another number of processes, since the images
+of a part depend only on the configuration.
 """
 
 from __future__ import annotations
@@ -41,13 +40,13 @@ _POLL_SECONDS = 0.5
 
 @dataclasses.dataclass(frozen=True)
 class Parts:
-    """A split cut into parts.
+    """A split divided into parts.
 
     Attributes:
-      folder: where they lie.
+      folder: of the parts.
       split: its name.
-      size: how many images it has.
-      images_per_part: how many a part has; the last may have fewer.
+      size: number of images.
+      images_per_part: the last part may have fewer.
       format: "parquet" or "csv".
     """
 
@@ -59,19 +58,19 @@ class Parts:
 
     @property
     def number(self) -> int:
-        """How many parts there are."""
+        """Number of parts."""
         return -(-self.size // self.images_per_part)
 
     def path(self, part: int) -> pathlib.Path:
-        """Where a part is written."""
+        """File of a part."""
         return self.folder / f"{self.split}-{part:05}-of-{self.number:05}.{self.format}"
 
     def positions(self, part: int) -> range:
-        """Which images of the split are in a part."""
+        """Positions in the split of a part's images."""
         return range(part * self.images_per_part, min((part + 1) * self.images_per_part, self.size))
 
     def missing(self) -> npt.NDArray[np.int64]:
-        """The missing parts, as process 0 sees them."""
+        """Indices of missing parts, as seen by process 0."""
         absent = np.array([not self.path(part).exists() for part in range(self.number)])
         return np.flatnonzero(distributed.broadcast(absent))
 
@@ -79,19 +78,19 @@ class Parts:
 def predict_dataset(config: Config, workdir: pathlib.Path, *, clip: str = "") -> None:
     """Writes the predictions of `config.eval.checkpoint` for one split of the configured dataset.
 
-    Each process computes parts of its own on its own devices, so that none waits for another. The columns: index
-    (position in the split), file (the owner's name), label (the dataset's class), expression (the predicted class) and
-    p_<class>, the probability of each of the checkpoint's classes.
+    Each process computes its own parts on its own devices. Columns: index (position in the split), file (name in the
+    dataset), label (the dataset's class), expression (the predicted class) and p_<class>, the probability of each of
+    the checkpoint's classes.
 
     Args:
-      config: `config.predict`; besides data, `eval.checkpoint`, `eval.which` and `eval.batch_size`.
-      workdir: where the folder of predictions is made.
-      clip: the CLIP that the checkpoint was trained on, where that is no longer found under its name; '' for that name.
+      config: reads `predict`, `data`, `eval.checkpoint`, `eval.which` and `eval.batch_size`.
+      workdir: gets the folder of predictions; also of the checkpoint if `eval.checkpoint` is empty.
+      clip: name of the checkpoint's CLIP if that has moved; '' for the recorded name.
 
     Raises:
-      CheckpointError: no checkpoint, or one that was trained on another CLIP.
+      CheckpointError: no checkpoint, or one trained on another CLIP.
       ConfigError: the split does not exist, or the folder holds other predictions.
-      signals.Preempted: a signal came; the finished parts stay.
+      signals.Preempted: stopped on request; finished parts stay.
     """
     devices.check_batch_size("eval.batch_size", config.eval.batch_size)
     registry.check(config.data)
@@ -115,7 +114,7 @@ def predict_dataset(config: Config, workdir: pathlib.Path, *, clip: str = "") ->
             "format": parts.format,
         }
         _claim(parts.folder / f"{split.name}.json", subject)
-        # What is left is shared evenly, so that no process waits for another for longer than a part takes.
+        # Missing parts are shared evenly, so that all processes finish at about the same time.
         missing: list[int] = parts.missing().tolist()
         todo = missing[jax.process_index() :: jax.process_count()]
         stack.enter_context(locks.hold_for_run(parts.folder / f".{split.name}.lock", parts.folder))
@@ -143,7 +142,7 @@ def _find_split(config: Config) -> Split:
 
 
 def _claim(path: pathlib.Path, subject: dict[str, Any]) -> None:
-    """Refuses a folder whose parts are predictions of something else."""
+    """Writes the identity of the predictions, or raises ConfigError if the folder has another."""
     if path.is_file():
         before = json.loads(path.read_text(encoding="utf-8"))
         differing = [name for name in subject if before.get(name) != subject[name]]
@@ -158,7 +157,7 @@ def _claim(path: pathlib.Path, subject: dict[str, Any]) -> None:
 
 
 def _wait_for(paths: list[pathlib.Path], notice: preemption.Notice) -> None:
-    """Returns when all parts are there: those of the other processes too."""
+    """Returns when the parts of all processes exist."""
     missing = paths
     while missing := [path for path in missing if not path.exists()]:
         notice.check_clock()

@@ -1,7 +1,6 @@
-"""Something to run on: drawn faces in class folders, and a small CLIP with random weights.
+"""Sample data: drawn faces in class folders, and a small CLIP with random weights.
 
-It shows that an installation works and what a run leaves behind. It shows nothing about accuracy: the weights are
-random, and the faces are a dozen strokes each.
+For trying an installation. Accuracy on it means nothing, since the weights are random.
 """
 
 from __future__ import annotations
@@ -17,18 +16,18 @@ from mpafer_jax.method.hard_prompts.bank import load_bank
 from mpafer_jax.method.hard_prompts.templates import build_hard_prompts
 
 SIZE = 64  # pixels
-_OVERSAMPLING = 4  # drawn larger and reduced, for smooth strokes
+_OVERSAMPLING = 4  # drawn at this multiple and downsampled, for smooth strokes
 
 
 @dataclasses.dataclass(frozen=True)
 class Strokes:
-    """What an expression looks like in units of the image's side.
+    """An expression, in units of the image's side.
 
     Attributes:
-      mouth_corners: how far the corners of the mouth are above its middle.
+      mouth_corners: height of the corners of the mouth above its middle.
       mouth_open: height of the open mouth.
-      brow_height: how far the brows are above the eyes.
-      brow_slope: how far the inner ends of the brows are above the outer ones.
+      brow_height: height of the brows above the eyes.
+      brow_slope: height of the inner ends of the brows above the outer ones.
       eye_open: height of the eyes.
     """
 
@@ -49,7 +48,7 @@ EXPRESSIONS = {
 
 
 def draw_face(strokes: Strokes, rng: np.random.Generator) -> Image.Image:
-    """One RGB image of SIZE x SIZE pixels; position, proportions, colours and strength vary with `rng`."""
+    """One RGB image of SIZE x SIZE pixels; `rng` varies position, proportions, colours and strength."""
     side = SIZE * _OVERSAMPLING
     background, skin, ink = rng.integers(90, 200, 3), rng.integers(130, 240, 3), rng.integers(0, 70, 3)
     image = Image.new("RGB", (side, side), tuple(background.tolist()))
@@ -81,7 +80,7 @@ def draw_face(strokes: Strokes, rng: np.random.Generator) -> Image.Image:
 
 
 def write_faces(folder: pathlib.Path, per_split: dict[str, int], seed: int) -> None:
-    """Writes `folder/<split>/<expression>/NNN.png`, as many of each expression as `per_split` says."""
+    """Writes `folder/<split>/<expression>/NNN.png`; `per_split` gives the images per expression of each split."""
     for split_index, (split, count) in enumerate(per_split.items()):
         for label, (name, strokes) in enumerate(EXPRESSIONS.items()):
             target = folder / split / name
@@ -92,10 +91,10 @@ def write_faces(folder: pathlib.Path, per_split: dict[str, int], seed: int) -> N
 
 
 def write_sample(out: pathlib.Path, *, train_per_class: int, test_per_class: int, seed: int) -> None:
-    """Writes the faces and the CLIP.
+    """Writes `<out>/faces` and `<out>/clip`.
 
     Raises:
-      FileExistsError: `out` is there already.
+      FileExistsError: `out` exists.
     """
     if out.exists():
         raise FileExistsError(f"{out} is there already; name a folder that is not, or remove it")

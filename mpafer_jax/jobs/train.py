@@ -43,7 +43,7 @@ from mpafer_jax.runtime.errors import ConfigError
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """All that the loop reads."""
+    """Everything that training reads."""
 
     config: Config
     workdir: pathlib.Path
@@ -59,28 +59,28 @@ class Run:
 
     @property
     def selecting(self) -> Split | None:
-        """The split that chooses the checkpoint: validation, unless the configuration asks openly for test."""
+        """The split that selects the checkpoint: validation, or test with `eval.select_on_test_split`."""
         return self.dataset.test if self.config.eval.select_on_test_split else self.dataset.validation
 
 
 def train_and_evaluate(config: Config, workdir: pathlib.Path) -> dict[str, Any]:
-    """Trains the prompts, evaluates the last and the best checkpoint and the baselines, leaves `summary.json`.
+    """Trains prompts, evaluates the last and the best checkpoint and the baselines, writes `summary.json`.
 
-    Run again with the same arguments it goes on where it stopped; where it has ended it only evaluates again.
+    A rerun with the same arguments resumes; a finished run is only evaluated again.
 
     Args:
-      config: as docs/configuration.md lists it.
-      workdir: the run's folder; `workdir.py` says what lies in it.
+      config: as in docs/configuration.md.
+      workdir: the run's folder, see `artifacts.run_dir`.
 
     Returns:
-      What `summary.json` holds.
+      The content of `summary.json`.
 
     Raises:
-      CheckpointError: a checkpoint cannot be written, or none of those that are there can be read.
+      CheckpointError: a checkpoint cannot be written, or no existing one can be read.
       ConfigError: the configuration does not fit the workdir, the CLIP or the devices.
-      signals.Preempted: it was asked to stop; the state is saved.
-      NonFiniteError: a loss term, a parameter, a feature or a logit became NaN or infinite.
-      ReportError: the run has ended and its numbers are written, but its report could not be made.
+      signals.Preempted: stopped on request; the state is saved.
+      NonFiniteError: a loss term, parameter, feature or logit became NaN or infinite.
+      ReportError: the run has finished and its numbers are written, but not its report.
     """
     with preemption.Notice() as notice:
         return _train_and_evaluate(config, workdir, notice)
@@ -106,7 +106,7 @@ def _run(run: Run, notice: preemption.Notice, started: float) -> dict[str, Any]:
         state = start(run, with_checkpoints)
         first_step = int(devices.to_host(state.step))
         announce(run)
-        if distributed.is_first():  # not earlier: a configuration that cannot run should not hold a folder
+        if distributed.is_first():  # not earlier: a configuration that cannot run must not claim the folder
             workdir_lib.claim(workdir, config)
         state = fit(make_loop(run), state, with_checkpoints, notice)
         summary, predictions = summarize(run, state, with_checkpoints)
@@ -123,7 +123,7 @@ def _run(run: Run, notice: preemption.Notice, started: float) -> dict[str, Any]:
 
 
 def prepare(config: Config, workdir: pathlib.Path) -> Run:
-    """Loads CLIP and the data, computes the prototypes, and compiles nothing yet."""
+    """Loads CLIP and data, computes prototypes and the motion prior; nothing is compiled yet."""
     clip = check_before_data(config, workdir)
     dataset = load_dataset(config.data)
     if not len(dataset.train):
@@ -135,7 +135,7 @@ def prepare(config: Config, workdir: pathlib.Path) -> Run:
     baselines.check(config, dataset)
     motion_prior.check(config, dataset.class_names)
     experiment = build_lib.build_experiment(config, dataset.class_names, clip)
-    # Here, as they may be refused, and what follows takes long; on the host, as steps take their arguments' memory.
+    # Here, since it may raise and later steps are slow; on the host, since training steps donate their arguments.
     fresh = jax.device_get(build_lib.initial_prompts(config, experiment))
     num_steps = config.train.num_steps or round(config.train.num_epochs * len(dataset.train) / config.train.batch_size)
     tx, schedule = build_lib.make_optimizer(config, experiment.model.learner, num_steps)
@@ -172,21 +172,21 @@ def prepare(config: Config, workdir: pathlib.Path) -> Run:
 
 
 def check_names(config: Config) -> None:
-    """Refuses a dataset and baselines that do not exist, and what does not go with the dataset.
+    """Checks the names of dataset and baselines, and fields that depend on the dataset.
 
     Raises:
-      ConfigError: names the field, what it holds and what it may hold.
+      ConfigError: names the field, its value and the valid values.
     """
     registry.check(config.data)
     baselines.check_names(config)
 
 
 def check_before_data(config: Config, workdir: pathlib.Path) -> Pretrained:
-    """Refuses what can be refused before data are prepared, which may take long; returns the CLIP.
+    """Checks the configuration before the slow preparation of data; returns the CLIP.
 
     Raises:
-      CheckpointError: the checkpoint to start from is not there.
-      ConfigError, PromptError: the configuration does not suit the devices, the CLIP or itself.
+      CheckpointError: the warm-start checkpoint is missing.
+      ConfigError, PromptError: the configuration does not fit the devices, the CLIP or itself.
     """
     devices.check_batch_size("train.batch_size", config.train.batch_size, config.train.accumulate)
     devices.check_batch_size("eval.batch_size", config.eval.batch_size)
@@ -195,7 +195,7 @@ def check_before_data(config: Config, workdir: pathlib.Path) -> Pretrained:
     baselines.check_banks(config)
     Objective.of(config.loss)
     clip = build_lib.load_before_data(config)
-    # Of a run that is counted in epochs only the data tell the length; any that is long enough will do here.
+    # The length of a run counted in epochs depends on the data; here any sufficient one will do.
     num_steps = config.train.num_steps or config.optimizer.warmup_steps + 1
     build_lib.make_optimizer(config, build_lib.make_model(config, clip.backbone, num_classes=1).learner, num_steps)
     return clip
@@ -213,7 +213,7 @@ def class_prototypes(config: Config, split: Split, experiment: build_lib.Experim
 
 
 def describe(config: Config, dataset: Dataset, experiment: build_lib.Experiment) -> Description:
-    """What this run's checkpoints say of themselves."""
+    """The description stored in this run's checkpoints."""
     weights = experiment.frozen.patch_weights
     return Description(
         config=config.model_dump(mode="json"),
@@ -237,9 +237,9 @@ def _splits(dataset: Dataset) -> list[Split]:
 
 
 def start(run: Run, checkpoints: checkpoints_lib.Checkpoints) -> TrainState:
-    """The first state, in this order: this workdir's newest checkpoint; a named checkpoint; fresh prompts.
+    """The initial state: this workdir's newest checkpoint, else the warm start, else fresh prompts.
 
-    CLIP's own weights are not part of the state: they are loaded in every case.
+    CLIP's weights are not part of the state.
     """
     params = run.fresh_prompts
     state = TrainState(step=jnp.zeros((), jnp.int32), params=params, opt_state=run.tx.init(params))
@@ -265,7 +265,7 @@ def start(run: Run, checkpoints: checkpoints_lib.Checkpoints) -> TrainState:
 
 
 def announce(run: Run) -> None:
-    """Says what is trained, with what, and where."""
+    """Logs what is trained, on what, and where."""
     params = run.fresh_prompts
     trained = optim.trained(params, run.config.optimizer.lr_scales)
     for name, value in params.items():
@@ -280,7 +280,7 @@ def announce(run: Run) -> None:
 
 
 def make_loop(run: Run) -> Loop:
-    """The run as `fit` trains it."""
+    """The run as a `Loop` for `fit`."""
     every, frozen = run.config.train, run.experiment.frozen
 
     def at(interval: int) -> Callable[[int], bool]:
@@ -310,7 +310,7 @@ def make_loop(run: Run) -> Loop:
 
 
 def training_batches(run: Run, first_step: int) -> Generator[HostBatch]:
-    """This process's part of every batch from `first_step` on."""
+    """This process's part of every batch, starting at `first_step`."""
     batches = pipeline.train_batches(
         run.dataset.train,
         section=run.config.data,
@@ -334,11 +334,10 @@ def _percentages(metrics: Mapping[str, float]) -> str:
 def summarize(
     run: Run, state: TrainState, checkpoints: checkpoints_lib.Checkpoints
 ) -> tuple[dict[str, Any], Predictions | None]:
-    """Evaluates the last prompts, and the best on the split that selects, on every held-out split.
+    """Evaluates the last and, if selected, the best prompts on every held-out split.
 
     Returns:
-      The summary, and the predictions that `eval.report` asks for: of the best prompts, or the last where nothing
-      chose.
+      The summary, and the predictions for `eval.report`: of the best prompts, or of the last if none were selected.
     """
     best_step = checkpoints.best_step()
     steps_of = {"last": run.num_steps} | ({} if best_step is None else {"best": best_step})

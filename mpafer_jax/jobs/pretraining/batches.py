@@ -1,4 +1,4 @@
-"""Batches of images and captions; what one holds depends on (seed, step) alone, as in `data.pipeline`."""
+"""Batches of images and captions; as in `data.pipeline`, a batch depends on (seed, step) only."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from mpafer_jax.data import pipeline, preprocess
 from mpafer_jax.jobs.pretraining.sources import CaptionedImages
 from mpafer_jax.runtime.errors import PromptError
 
-# Further words of the keys of `data.pipeline`, so that streams drawn from one seed stay apart.
+# Stream keys besides those of `data.pipeline`, so that streams of one seed are independent.
 _CAPTION, _PHRASING = 3, 4
 
 EncodeMany = Callable[[Sequence[str]], list[list[int]]]
@@ -25,7 +25,7 @@ Arrays = dict[str, npt.NDArray[Any]]
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class TokenTable:
-    """Many texts as token ids: ids int32[n, L], ends int32[n], and a hash of each text's ids uint32[n]."""
+    """Texts as token ids: ids int32[n, L], ends int32[n] (positions of the end token), hashes uint32[n] of the ids."""
 
     ids: npt.NDArray[np.int32]
     ends: npt.NDArray[np.int32]
@@ -33,7 +33,11 @@ class TokenTable:
 
 
 def tokenize_all(texts: Sequence[str], encode: EncodeMany, max_positions: int) -> TokenTable:
-    """Encodes texts, padded with 0 to the longest."""
+    """Encodes texts, padded with 0 to the longest.
+
+    Raises:
+      PromptError: a text has more than `max_positions` tokens.
+    """
     rows = encode(texts)
     longest = max(range(len(rows)), key=lambda i: len(rows[i]))
     if len(rows[longest]) > max_positions:
@@ -51,14 +55,14 @@ def tokenize_all(texts: Sequence[str], encode: EncodeMany, max_positions: int) -
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class CaptionTable:
-    """The captions of all images as token ids; those of image i are rows starts[i] to starts[i + 1] - 1."""
+    """Captions of all images as token ids; those of image i are rows starts[i] to starts[i + 1] - 1."""
 
     tokens: TokenTable
     starts: npt.NDArray[np.int64]
 
     @classmethod
     def of(cls, captions: Sequence[Sequence[str]], encode: EncodeMany, max_positions: int) -> CaptionTable:
-        """Encodes every caption once."""
+        """Encodes every caption."""
         counts = np.array([0, *(len(image_captions) for image_captions in captions)], np.int64)
         starts = np.cumsum(counts, dtype=np.int64)
         texts = [text for image_captions in captions for text in image_captions]
@@ -70,18 +74,14 @@ class TrainBatches:
     """Makes this process's part of the batch of any step.
 
     Attributes:
-      data: the images.
-      captions: their captions.
-      order: which image stands at a position of the stream.
+      order: position in the stream -> index of the image.
       augment: strengths of the augmentation.
-      image_size: side of the images in pixels.
-      batch_size: images of a global batch.
-      seed: of everything drawn.
-      local: the positions inside a global batch that are this process's.
+      image_size: side in pixels.
+      batch_size: of the global batch.
+      local: this process's positions in the global batch.
       fill: colour of erased rectangles.
-      token_noise: probability that a caption's token is replaced by a random one, so that words that mean nothing to
-        the tower do not upset it.
-      vocab_size: of which those random ones are drawn.
+      token_noise: probability that a caption's token is replaced by a random one, for robustness to unknown words.
+      vocab_size: range of the random tokens.
     """
 
     data: CaptionedImages
@@ -97,7 +97,7 @@ class TrainBatches:
     vocab_size: int
 
     def __call__(self, step: int) -> Arrays:
-        """The arrays that `steps.make_train_step` reads, without a device axis."""
+        """The arrays of `steps.make_train_step`, without a device axis."""
         positions = step * self.batch_size + self.local
         indices = self.order(positions)
         images: list[preprocess.Pixels] = []
@@ -123,19 +123,19 @@ class TrainBatches:
         ids, end = self.captions.tokens.ids[row], int(self.captions.tokens.ends[row])
         place = np.arange(len(ids))
         replaced = (rng.random(len(ids)) < self.token_noise) & (place > 0) & (place < end)
-        # Not the last two ids, the start and the end of a text.
+        # Excludes the last two ids, the start and end tokens.
         return np.where(replaced, rng.integers(0, self.vocab_size - 2, len(ids)), ids).astype(np.int32)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class StatementTexts:
-    """Phrasings of every statement as token ids, of which one each is drawn for an update."""
+    """Phrasings of every statement as token ids."""
 
     phrasings: CaptionTable
     seed: int
 
     def draw(self, step: int) -> Arrays:
-        """'ids' [A, L] and 'ends' [A] of the phrasings of one update; the same on every process."""
+        """'ids' [A, L] and 'ends' [A] of one phrasing per statement, drawn by step; the same on every process."""
         rng = np.random.default_rng((_PHRASING, self.seed, step))
         starts, stops = self.phrasings.starts[:-1], self.phrasings.starts[1:]
         rows = rng.integers(starts, stops)

@@ -1,4 +1,4 @@
-"""The configuration of the pre-training of a small CLIP; docs/configuration.md lists its fields."""
+"""Configuration of the pre-training of a small CLIP; docs/configuration.md lists its fields."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How good a CLIP in training is, on held-out images and held-out wordings: retrieval, and statements told apart."""
+"""Evaluation of a CLIP in pre-training on held-out images and phrasings: retrieval and statement AUC."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from mpafer_jax.runtime.errors import NonFiniteError
 from mpafer_jax.runtime.finite import not_finite
 from mpafer_jax.runtime.texts import clean_text
 
-RETRIEVAL_POOL = 256  # captions among which an image must find its own
+RETRIEVAL_POOL = 256  # captions among which an image retrieves its own
 _CHUNK = 128  # images encoded at once
 
 
@@ -30,9 +30,8 @@ class Evaluator:
     """Evaluates a CLIP's parameters on held-out images.
 
     Attributes:
-      data: the images.
-      captions: one for each image.
-      phrasings: one held-out wording of each statement, or None where there are no statements.
+      captions: token arrays of one caption for each image.
+      phrasings: token arrays of one held-out phrasing of each statement; None without statements.
       image_size: in pixels.
       image_step: see `steps.make_image_step`.
       text_step: see `steps.make_text_step`.
@@ -46,12 +45,11 @@ class Evaluator:
     text_step: Callable[..., jax.Array]
 
     def __call__(self, params: dict[str, Any]) -> dict[str, float]:
-        """The measures of these parameters.
+        """Metrics of CLIP parameters.
 
         Returns:
-          'retrieval': share of images to which a caption of their own is the nearest of 256; and where there are
-          statements the mean area under the ROC curve, 'statement_auc' by the whole image and
-          'local_statement_auc' by its best patches.
+          'retrieval': share of images whose nearest of 256 captions is one of their own. With statements also the mean
+            areas under the ROC curve 'statement_auc' (whole image) and 'local_statement_auc' (best patches).
         """
         texts = np.asarray(self.text_step(params, self.captions))
         width = texts.shape[-1]
@@ -77,7 +75,7 @@ class Evaluator:
         total = len(self.data)
         chunks: list[npt.NDArray[np.uint8]] = []
         for start in range(0, total, _CHUNK):
-            # The last chunk is filled up with its own last image, so that one size is compiled.
+            # The last chunk is padded with its last image, so that only one size is compiled.
             indices = [min(i, total - 1) for i in range(start, start + _CHUNK)]
             chunks.append(resized(self.data, indices, self.image_size))
         return chunks
@@ -90,7 +88,7 @@ def resized(data: CaptionedImages, indices: Iterable[int], size: int) -> npt.NDA
 
 
 def make_evaluator(config: PretrainConfig, model: CLIP, data: CaptionedImages, tokenizer: Tokenizer) -> Evaluator:
-    """Compiles what an evaluation needs; the first caption of each image and the first held-out wording count."""
+    """Compiles the evaluation, on the first caption of each image and the first held-out phrasing of each statement."""
     positions = config.model.max_position_embeddings
     captions = batches.tokenize_all(
         [image_captions[0] for image_captions in data.captions], tokenizer.encode_many, positions
@@ -120,15 +118,15 @@ def retrieval(
     captions: Sequence[Sequence[str]],
     pool: int,
 ) -> float:
-    """Share of images for which the nearest caption of a pool says, word for word, what one of their own says.
+    """Share of images whose nearest caption in a pool equals one of their own captions.
 
-    By words and not by position, as in the contrastive loss: images may share a caption.
+    Compared as text, since images may share a caption.
 
     Args:
       images: [n, D], normalised.
-      texts: [n, D], normalised: of the first caption of each image.
+      texts: [n, D], normalised, of the first caption of each image.
       captions: of each image.
-      pool: how many images and first captions are compared; n is cut to full pools.
+      pool: number of images and captions compared at once; n is cut to full pools.
     """
     hits: list[bool] = []
     size = min(pool, len(images))
@@ -140,22 +138,22 @@ def retrieval(
 
 
 def mean_auc(scores: npt.NDArray[np.floating], truth: npt.NDArray[np.floating]) -> float | None:
-    """Mean over statements of the area under the ROC curve, plainly true (> 0.7) against plainly false (< 0.3).
+    """Mean over statements of the area under the ROC curve, true (> 0.7) against false (< 0.3) images.
 
-    A pair with equal scores counts half, so that scores which say nothing give 1/2.
+    Ties count half.
 
     Args:
       scores: [n, A].
       truth: [n, A] in 0..1, NaN where unknown.
 
     Returns:
-      The mean over the statements of which there are both kinds; None where there is none.
+      The mean over statements with both kinds of images; None without any.
     """
     areas: list[float] = []
     for score, known in zip(scores.T, truth.T, strict=True):
         positive, negative = score[known > 0.7], score[known < 0.3]
         if len(positive) and len(negative):
-            # [positives, negatives]: 1 where the true one scores higher, 1/2 where both score the same.
+            # [positives, negatives]: 1 if the true image scores higher, 1/2 if equal.
             wins: npt.NDArray[np.float64] = (positive[:, None] > negative) + 0.5 * (positive[:, None] == negative)
             areas.append(float(np.mean(wins)))
     return float(np.mean(areas)) if areas else None

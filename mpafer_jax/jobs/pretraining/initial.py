@@ -1,4 +1,4 @@
-"""First weights of a CLIP that is trained from scratch."""
+"""Initial weights of a CLIP that is trained from scratch."""
 
 from __future__ import annotations
 
@@ -14,11 +14,10 @@ Array = npt.NDArray[Any]
 
 
 def initial_params(config: ClipConfig, seed: int) -> Params:
-    """OpenAI's first weights (Radford et al., 2021; `CLIP.initialize_parameters`): nested float32 arrays.
+    """OpenAI's initialisation (Radford et al., 2021; `CLIP.initialize_parameters`): nested float32 arrays.
 
-    Normal with a standard deviation of W^-1/2, less by (2 K)^1/2 where a layer adds to the residual stream, so that K
-    layers together add about as much as they are given. Drawn by NumPy in the order of the rules' table: the same seed
-    gives the same numbers on every computer.
+    Normal with standard deviation W^-1/2, times (2 K)^-1/2 in layers that add to the residual stream of K blocks. Drawn
+    by NumPy in the order of the rules' table, so that a seed gives the same weights on every machine.
     """
     rng = np.random.default_rng(seed)
     flat: dict[str, Array] = {}
@@ -48,12 +47,11 @@ def _leaf(path: str, shape: tuple[int, ...], width: int, layers: int, rng: np.ra
 
 
 def whiten_patches(images: npt.NDArray[np.floating], patch_size: int, width: int, seed: int) -> Array:
-    """A patch embedding whose outputs are uncorrelated and of unit variance over the given images.
+    """A patch embedding with uncorrelated outputs of unit variance over the given images (PCA whitening).
 
-    Neighbouring pixels are nearly equal, so that a random embedding shows little but a patch's mean brightness, and the
-    fine lines that a face's muscles draw stay hidden in it for hundreds of updates. The principal components of the
-    patches, each divided by its standard deviation, show all of them at once (Coates and Ng, "Learning Feature
-    Representations with K-means", 2012, section 3); a rotation spreads them evenly over the width.
+    Neighbouring pixels are nearly equal, so a random embedding mostly shows a patch's mean brightness; whitened
+    components show fine lines too (Coates and Ng, "Learning Feature Representations with K-means", 2012, section 3). A
+    random rotation spreads them evenly over the width.
 
     Args:
       images: float [n, S, S, 3], normalised as for the tower.
@@ -70,7 +68,7 @@ def whiten_patches(images: npt.NDArray[np.floating], patch_size: int, width: int
     patches = grid.reshape(count * side**2, -1)  # [n * N, P * P * 3]
     values, vectors = np.linalg.eigh(np.cov(patches, rowvar=False))
     rank = min(width, len(values))
-    # Components below a thousandth of the mean are the images' noise; they are not blown up beyond it.
+    # Components below a thousandth of the mean variance are noise and are not amplified further.
     scale = 1 / np.sqrt(np.maximum(values[-rank:], 1e-3 * values.mean()))
     rotation, _ = np.linalg.qr(np.random.default_rng(seed).standard_normal((width, width)))
     kernel = (vectors[:, -rank:] * scale) @ rotation[:rank]

@@ -1,4 +1,4 @@
-"""The losses of contrastive image-text pre-training: pure functions that give one value per example.
+"""Losses of contrastive image-text pre-training: pure functions that return one value per example.
 
 Shapes: B images (with one caption each) on one device, G over all devices, A attributes, D features.
 """
@@ -15,15 +15,14 @@ from mpafer_jax.backbones.base import normalize
 def contrastive(
     features: jax.Array, candidates: jax.Array, positives: jax.Array, logit_scale: jax.Array, same: jax.Array
 ) -> jax.Array:
-    """One direction of InfoNCE: each row's own candidate against all (Radford et al., 2021, section 2.3).
+    """One direction of InfoNCE (Radford et al., 2021, section 2.3).
 
     Args:
       features: [B, D].
       candidates: [G, D], of the other modality.
-      positives: [B] int, the position of each row's own candidate.
+      positives: [B] int, index of each row's positive.
       logit_scale: s.
-      same: [B, G] bool, true where a candidate is as right as the row's own one (the same caption); those are left
-        out, since calling them wrong would be false. The row's own candidate is never left out.
+      same: [B, G] bool, true for candidates with the same caption as the row; those are excluded as negatives.
 
     Returns:
       [B].
@@ -35,34 +34,34 @@ def contrastive(
 
 
 def statements(scores: jax.Array, truth: jax.Array, scale: jax.Array, bias: jax.Array) -> jax.Array:
-    """Whether each statement holds of each image: sigmoid cross-entropy on cosine scores (as in SigLIP, Zhai 2023).
+    """Sigmoid cross-entropy of statements on cosine scores, as in SigLIP (Zhai et al., 2023).
 
     Args:
       scores: [B, A], cosine similarities of images and statements.
-      truth: [B, A] in 0..1, how true each is; NaN where that is not known.
-      scale: s of the sigmoid's logits s * cosine + bias.
-      bias: the same for all.
+      truth: [B, A] in 0..1, NaN where unknown.
+      scale: s of the logits s * cosine + bias.
+      bias: scalar.
 
     Returns:
-      [B], the mean over each image's known statements, 0 where none is known.
+      [B], the mean over each image's known statements, 0 without any.
     """
     return masked_mean(optax.sigmoid_binary_cross_entropy(scale * scores + bias, jnp.nan_to_num(truth)), truth)
 
 
 def attributes(logits: jax.Array, truth: jax.Array) -> jax.Array:
-    """Sigmoid cross-entropy of a linear reading of the patches; arguments and result as in `statements`."""
+    """Sigmoid cross-entropy of the linear attribute head; arguments and result as for `statements`."""
     return masked_mean(optax.sigmoid_binary_cross_entropy(logits, jnp.nan_to_num(truth)), truth)
 
 
 def masked_mean(values: jax.Array, truth: jax.Array) -> jax.Array:
-    """[B]: the mean of values [B, A] over the entries whose truth is known (not NaN); 0 for a row without any."""
+    """[B]: mean of values [B, A] over the entries with known truth (not NaN); 0 for a row without any."""
     known = ~jnp.isnan(truth)
     number = jnp.maximum(jnp.sum(known, axis=-1), 1).astype(values.dtype)
     return jnp.sum(jnp.where(known, values, 0), axis=-1) / number
 
 
 def top_patch_scores(patch_features: jax.Array, text_features: jax.Array, top_k: int) -> jax.Array:
-    """[B, A]: mean cosine of the k patches that agree most with each text, for Z^l [B, N, D] and texts [A, D]."""
+    """[B, A]: mean cosine of the k best patches for each text, for Z^l [B, N, D] and texts [A, D]."""
     scores = jnp.einsum("bnd,ad->ban", normalize(patch_features), normalize(text_features))
     best, _ = jax.lax.top_k(scores, top_k)  # [B, A, k]
     return jnp.mean(best, axis=-1)

@@ -1,4 +1,4 @@
-"""The update rule of pre-training."""
+"""Optimizer of pre-training."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ _LAYERS = re.compile(r"clip/(visual|text)/blocks/.*/kernel")
 
 
 def make_optimizer(schedule: optax.Schedule, *, weight_decay: float, clip_norm: float) -> optax.GradientTransformation:
-    """Muon for the layers' matrices and AdamW without decay for all else, behind a limit on the gradient's norm.
+    """Muon for the layers' matrices, AdamW without weight decay for all else, after gradient clipping.
 
-    Muon makes the update of a matrix orthogonal (Jordan et al., 2024). In the scaling of Liu et al. (2025, "Muon is
-    Scalable for LLM Training", section 2.2) it takes the learning rates of AdamW.
+    Muon (Jordan et al., 2024) orthogonalizes the update of a matrix; scaled as in Liu et al. (2025, "Muon is Scalable
+    for LLM Training", section 2.2) it uses AdamW's learning rates.
 
     Args:
       schedule: learning rate by update, of both.
-      weight_decay: share of the learning rate by which the layers' matrices shrink at every update.
-      clip_norm: largest global norm of the gradient, 0 for no limit.
+      weight_decay: of the layers' matrices, times the learning rate.
+      clip_norm: maximum global norm of the gradient, 0 for none.
     """
     muon = optax.contrib.muon(
         schedule,
@@ -34,7 +34,7 @@ def make_optimizer(schedule: optax.Schedule, *, weight_decay: float, clip_norm: 
 
 
 def _layer_matrices(params: Any) -> Any:
-    """How Muon sees each parameter; None for what is AdamW's."""
+    """Muon's axes of each parameter; None for AdamW."""
     stacked = optax.contrib.MuonDimensionNumbers(reduction_axis=1, output_axis=2)
 
     def dimensions(path: Any, _: jax.Array) -> optax.contrib.MuonDimensionNumbers | None:

@@ -1,8 +1,8 @@
-"""Images with captions: from a folder, from a TFDS dataset, or drawn faces.
+"""Captioned images: from a folder, a TFDS dataset, or drawn faces.
 
-A folder holds images and `metadata.jsonl`, as the Hub's "imagefolder" has it: one JSON object a line with `file_name`
-(relative to the folder), `text` (a caption, or a list of captions of which one is drawn each time), and optionally
-`attributes`, an object from statements about the image to true, false, or a number between 0 and 1.
+A folder has the Hub's "imagefolder" layout: images and `metadata.jsonl`, one JSON object per line with `file_name`
+(relative to the folder), `text` (a caption, or a list of which one is drawn each time), and optionally `attributes`, an
+object from statements about the image to true, false, or a number in 0..1.
 """
 
 from __future__ import annotations
@@ -43,11 +43,11 @@ class Images(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class Statement:
-    """Something that is true of some images.
+    """A statement that is true of some images.
 
     Attributes:
-      phrasings: ways to say it, of which one is drawn for each update.
-      held_out: ways to say it that training never uses; evaluation does.
+      phrasings: for training; one is drawn for each update.
+      held_out: phrasings for evaluation only.
     """
 
     phrasings: tuple[str, ...]
@@ -56,14 +56,14 @@ class Statement:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class CaptionedImages:
-    """Images with their captions and labels.
+    """Images with captions and statements.
 
     Attributes:
       images: uint8[H, W, 3] by position.
-      captions: for each image at least one.
+      captions: at least one for each image.
       statements: A of them.
-      truth: float32[n, A] in 0..1, how true each statement is of each image; NaN where that is not known.
-      fingerprint: hex digest of the whole set that these are, or are a part of.
+      truth: float32[n, A] in 0..1, how true each statement is of each image; NaN where unknown.
+      fingerprint: hex digest of the whole set, before any `cut`.
     """
 
     images: Images
@@ -76,12 +76,12 @@ class CaptionedImages:
         return len(self.captions)
 
     def texts(self) -> list[str]:
-        """Everything that is said in training, for the vocabulary."""
+        """All texts of training, for the vocabulary."""
         texts = [caption for captions in self.captions for caption in captions]
         return texts + [phrasing for statement in self.statements for phrasing in statement.phrasings]
 
     def cut(self, start: int, stop: int) -> CaptionedImages:
-        """The images from `start` to `stop` - 1."""
+        """Images `start` to `stop` - 1."""
         return dataclasses.replace(
             self,
             images=_Slice(self.images, start, stop),
@@ -135,12 +135,11 @@ class _TfdsImages:
 
 
 def load_source(data: DataSection, image_size: int, folder: Path) -> tuple[CaptionedImages, CaptionedImages]:
-    """Opens the configured images: those to train on, and the last `data.held_out`, which are evaluated on.
+    """Opens the configured images: a training part, and the last `data.held_out` for evaluation.
 
     Args:
-      data: which.
-      image_size: side in pixels at which faces are drawn; others are resized when they are read.
-      folder: where drawn faces are kept if `data.dir` is empty.
+      image_size: side in pixels of drawn faces; others are resized when read.
+      folder: for drawn faces if `data.dir` is empty.
     """
     match data.source:
         case "folder":
@@ -157,7 +156,7 @@ def load_source(data: DataSection, image_size: int, folder: Path) -> tuple[Capti
 
 
 def check_held_out(data: DataSection, images: int) -> None:
-    """Raises DataError if training would have no image left."""
+    """Raises DataError if no image is left for training."""
     if images <= data.held_out:
         raise DataError(
             f"config.data.held_out is {data.held_out} of {images} images, which leaves none to train on; lower it, "
@@ -189,14 +188,14 @@ def draw_faces(data: DataSection, image_size: int, folder: Path) -> CaptionedIma
 
 
 def read_folder(folder: Path) -> CaptionedImages:
-    """Reads a folder of images with `metadata.jsonl`; the module's docstring has the format."""
+    """Reads a folder of images with `metadata.jsonl`, see the module's docstring."""
     path = folder / METADATA
     if not path.is_file():
         raise DataError(
             f"{path} does not exist; expected one JSON object a line with file_name (relative to the folder) and text "
             "(a caption or a list of captions)"
         )
-    # Not `splitlines`, which would also cut at the rarer line ends that a caption may hold.
+    # Not `splitlines`: captions may contain other Unicode line ends.
     lines = records.read_text(path).split("\n")
     rows = [_parse_row(line, f"{path}:{number}") for number, line in enumerate(lines, 1) if line.strip()]
     if not rows:
@@ -215,7 +214,7 @@ def read_folder(folder: Path) -> CaptionedImages:
 
 
 class _Line(pydantic.BaseModel):
-    """A line of the file; keys that are not named here are other programs' and stay unread, as in the Hub's layout."""
+    """A line of the file; unknown keys are ignored, as in the Hub's layout."""
 
     model_config = pydantic.ConfigDict(frozen=True, extra="ignore", strict=True)
 
@@ -229,7 +228,7 @@ class _Row:
     file_name: str
     captions: tuple[str, ...]
     attributes: Mapping[str, float]
-    place: str  # file and line, for messages
+    place: str  # file and line, for error messages
 
 
 def _parse_row(line: str, place: str) -> _Row:
@@ -257,13 +256,13 @@ def _size(path: Path, place: str) -> int:
 
 
 def read_tfds(data: DataSection) -> CaptionedImages:
-    """Opens a TFDS dataset that has been prepared as array_record; `data.name` is e.g. 'coco_captions:1.1.0/train'."""
+    """Opens a TFDS dataset prepared as array_record; `data.name` is e.g. 'coco_captions:1.1.0/train'."""
     name, _, split = data.name.partition("/")
     split = split or "train"
     try:
         builder: Any = tfds.builder(name, data_dir=data.dir)
         known = _feature_names(builder.info.features)
-    except Exception as error:  # TFDS raises many kinds
+    except Exception as error:  # TFDS raises many types
         raise _not_prepared(data, name, split, error) from error
     for field, feature in (("image_feature", data.image_feature), ("text_feature", data.text_feature)):
         if feature not in known:
@@ -286,7 +285,7 @@ def read_tfds(data: DataSection) -> CaptionedImages:
 
 
 def _not_prepared(data: DataSection, name: str, split: str, error: Exception) -> DataError:
-    reason = str(error).partition("\n")[0]  # the lines after it list every dataset that TFDS knows
+    reason = str(error).partition("\n")[0]  # the other lines list every known dataset
     return DataError(
         f"config.data.name is {data.name!r}: TFDS dataset {name!r}, split {split!r} cannot be opened in "
         f"{data.dir!r}: {reason} Prepare it first (`tfds build {name} --file_format=array_record "
@@ -295,10 +294,10 @@ def _not_prepared(data: DataSection, name: str, split: str, error: Exception) ->
 
 
 def _feature_names(features: Mapping[str, Any], prefix: str = "") -> list[str]:
-    """Names of features, those inside others with a slash: 'captions', 'captions/text'."""
+    """Names of features, nested ones with a slash: 'captions', 'captions/text'."""
     names: list[str] = []
     for name, feature in features.items():
-        inner = getattr(feature, "feature", feature)  # of a sequence, what it is a sequence of
+        inner = getattr(feature, "feature", feature)  # the element of a sequence
         names.append(prefix + name)
         if isinstance(inner, tfds.features.FeaturesDict):
             names += _feature_names(cast(Any, inner), f"{prefix}{name}/")
@@ -306,7 +305,7 @@ def _feature_names(features: Mapping[str, Any], prefix: str = "") -> list[str]:
 
 
 def _captions(example: Mapping[str, Any], index: int, data: DataSection) -> tuple[str, ...]:
-    """One caption or several, as TFDS gives them: bytes, or a sequence of bytes."""
+    """Captions of a TFDS example: bytes, or a sequence of bytes."""
     value: Any = example
     for name in data.text_feature.split("/"):
         value = value[name]

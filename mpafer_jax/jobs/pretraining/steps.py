@@ -1,4 +1,4 @@
-"""The compiled functions of pre-training: one update, and the features that evaluation reads."""
+"""Compiled functions of pre-training: the update, and the features for evaluation."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from mpafer_jax.runtime import devices
 Batch = Mapping[str, jax.Array]
 Step = Callable[[TrainState, Any, Any], tuple[TrainState, Metrics]]
 
-# CLIP clips its scale here, "to prevent scaling the logits by more than 100" (Radford et al., 2021, section 2.5).
+# CLIP's limit "to prevent scaling the logits by more than 100" (Radford et al., 2021, section 2.5).
 MAX_LOGIT_SCALE = 100.0
 
 
 @dataclasses.dataclass(frozen=True)
 class Weights:
-    """Weight of each term; see `configs/pretrain_tiny_clip.py`."""
+    """Weights of the loss terms, see `config.LossSection`."""
 
     contrastive: float
     statements: float
@@ -38,14 +38,14 @@ class Weights:
 
     @property
     def active(self) -> dict[str, float]:
-        """Those above 0, by the name of their term."""
+        """Weights above 0, by name of the term."""
         return {name: weight for name, weight in dataclasses.asdict(self).items() if weight}
 
 
 def init_head(clip: CLIP, num_attributes: int) -> dict[str, jax.Array]:
-    """What is trained beside CLIP and thrown away: the reading of the patches, and the sigmoids' scales and biases.
+    """Parameters trained beside CLIP and discarded: the linear attribute head, and scales and biases of the sigmoids.
 
-    Nothing where there are no attributes: a checkpoint cannot hold arrays without elements.
+    Empty without attributes: a checkpoint cannot hold arrays without elements.
     """
     if not num_attributes:
         return {}
@@ -53,7 +53,7 @@ def init_head(clip: CLIP, num_attributes: int) -> dict[str, jax.Array]:
     return {
         "kernel": jnp.zeros((patches, width, num_attributes), jnp.float32),
         "bias": jnp.zeros(num_attributes, jnp.float32),
-        # Logits of about -2 at first: most statements are false of most images.
+        # Initial logits of about -2: most statements are false of most images.
         "statements": jnp.asarray([jnp.log(10.0), -2.0], jnp.float32),
         "local_statements": jnp.asarray([jnp.log(10.0), -2.0], jnp.float32),
     }
@@ -66,15 +66,14 @@ def make_train_step(
 
     Args:
       model: the towers.
-      tx: the update rule.
-      weights: of the terms.
+      tx: the optimizer.
       top_k: patches averaged for a statement's local score.
       mean, std: of the images, on the scale 0..1.
 
     Returns:
       step(state, statements, batch) -> (state, metrics). `state` is donated; its params are {'clip': .., 'head': ..}.
-      `statements` holds 'ids' [A, L] and 'ends' [A]. `batch` comes from `devices.shard_batch`: image uint8
-      [.., S, S, 3], ids [.., L], ends, caption_hash uint32, truth float32 [.., A].
+        `statements` holds 'ids' [A, L] and 'ends' [A]. `batch` comes from `devices.shard_batch`: image uint8 [.., S, S,
+        3], ids [.., L], ends, caption_hash uint32, truth float32 [.., A].
     """
 
     def step(state: TrainState, statements: Batch, batch: Batch) -> tuple[TrainState, Metrics]:
@@ -82,7 +81,7 @@ def make_train_step(
 
         def loss_fn(params: dict[str, Any]) -> tuple[jax.Array, Outputs]:
             sums = _term_sums(model, params, statements, batch, weights=weights, top_k=top_k, mean=mean, std=std)
-            # Divided by the count of the whole batch, so that gradients of devices simply add up.
+            # Divided by the global count, so that gradients of devices add up.
             terms = (weight * sums[name] / count for name, weight in weights.active.items())
             return sum(terms, jnp.zeros((), jnp.float32)), sums
 
@@ -113,7 +112,7 @@ def _term_sums(
     mean: Rgb,
     std: Rgb,
 ) -> Outputs:
-    """This device's sum of each active term over its images, and of how often the right caption came first."""
+    """This device's sums over images of each active term, and of correct retrievals."""
     clip, head = {"params": params["clip"]}, params["head"]
     images = normalize_images(batch["image"], mean, std)
     _, out = cast(tuple[jax.Array, Outputs], model.apply(clip, images, method="encode_image"))
@@ -131,7 +130,7 @@ def _term_sums(
             log_scale, bias = head[name]
             sums[name] = jnp.sum(losses.statements(score, batch["truth"], jnp.exp(log_scale), bias))
     if weights.attributes:
-        kernel = head["kernel"] / jnp.sqrt(float(head["kernel"].shape[0]))  # N patches are added up
+        kernel = head["kernel"] / jnp.sqrt(float(head["kernel"].shape[0]))  # the sum over N patches
         logits = jnp.einsum("bnd,nda->ba", out["patch_features"], kernel) + head["bias"]
         sums["attributes"] = jnp.sum(losses.attributes(logits, batch["truth"]))
     return sums
@@ -152,7 +151,7 @@ def _contrastive_sums(model: CLIP, clip: dict[str, Any], batch: Batch, image_fea
     to_text = losses.contrastive(image_features, all_texts, positives, scale, same)
     to_image = losses.contrastive(texts, all_images, positives, scale, same)
     similarity = normalize_features(image_features) @ normalize_features(all_texts).T
-    # The caption that came first is right if it says the same: images may share one.
+    # Correct if the retrieved caption has the same text: images may share one.
     first = jnp.take_along_axis(same, jnp.argmax(similarity, axis=-1)[:, None], axis=-1)
     return {"contrastive": jnp.sum(to_text + to_image) / 2, "caption_accuracy": jnp.sum(first).astype(jnp.float32)}
 

@@ -37,18 +37,17 @@ from mpafer_jax.runtime import devices, distributed, files, locks, preemption, p
 from mpafer_jax.runtime.errors import ConfigError
 
 CLIP_FOLDER, TOKENIZER_FOLDER, IMAGES_FOLDER = "clip", "tokenizer", "images"
-_WHITENED = 512  # images that the patch embedding is whitened on: 32,768 patches of the small CLIP's
+_WHITENED = 512  # images for whitening the patch embedding: 32,768 patches for the small CLIP
 
 
 class PretrainDescription(Described):
-    """What a checkpoint of pre-training says of itself.
+    """Description stored in a pre-training checkpoint.
 
     Attributes:
-      config: the whole configuration.
       data: fingerprint of the images and captions.
       vocab_size: number of tokens.
-      versions: of the packages that made it.
-      hours: that it took, over all starts of the run; 0 in one that does not say.
+      versions: of packages.
+      hours: training time over all starts of the run; 0 if unknown.
     """
 
     config: dict[str, Any]
@@ -58,30 +57,30 @@ class PretrainDescription(Described):
     hours: float = 0.0
 
     def unchanged(self) -> dict[str, Any]:
-        """The data and the vocabulary made of it."""
+        """The data and the vocabulary size, which must not change on resume."""
         return {"the training data": self.data, "the vocabulary's size": self.vocab_size}
 
 
 @dataclasses.dataclass(frozen=True)
 class Clock:
-    """How long the run has taken, over all its starts.
+    """Training time over all starts of a run.
 
     Attributes:
-      start: of this start, on the monotonic clock.
-      earlier: hours that the checkpoint had taken from which this start goes on. Work that a kill undid is not in it.
+      start: of this start, on the monotonic clock, in seconds.
+      earlier: hours recorded in the restored checkpoint.
     """
 
     start: float
     earlier: float
 
     def hours(self) -> float:
-        """Hours till now."""
+        """Hours so far."""
         return self.earlier + (time.monotonic() - self.start) / 3600
 
 
 @dataclasses.dataclass(frozen=True)
 class Pretraining:
-    """All that the loop reads."""
+    """Everything that pre-training reads."""
 
     config: PretrainConfig
     workdir: pathlib.Path
@@ -98,18 +97,17 @@ class Pretraining:
 
 
 def pretrain(config: PretrainConfig, workdir: pathlib.Path) -> dict[str, Any]:
-    """Trains a CLIP and writes it to `<workdir>/clip` in the Hub's layout, with `summary.json` beside it.
+    """Trains a CLIP and writes it to `<workdir>/clip` in the Hub's layout, and `<workdir>/summary.json`.
 
-    Run again with the same arguments it goes on where it stopped.
+    A rerun with the same arguments resumes.
 
     Raises:
-      PromptError: a bank of model.vocabulary_banks is not there.
-      CheckpointError: the images or captions changed since a checkpoint was saved.
+      CheckpointError: images or captions have changed since the checkpoint.
       ConfigError: the configuration does not fit the workdir, the devices or the images.
-      DataError: the images or captions are not there or not of the form.
-      NonFiniteError: a loss term, a parameter or a feature became NaN or infinite.
-      PromptError: a caption has more tokens than the text tower has positions.
-      signals.Preempted: it was asked to stop; the state is saved.
+      DataError: images or captions are missing or invalid.
+      NonFiniteError: a loss term, parameter or feature became NaN or infinite.
+      PromptError: a description bank is missing, or a caption has more tokens than the text tower has positions.
+      signals.Preempted: stopped on request; the state is saved.
     """
     with preemption.Notice() as notice:
         return _pretrain(config, workdir, notice)
@@ -156,7 +154,7 @@ def _run(run: Pretraining, notice: preemption.Notice) -> dict[str, Any]:
 
 
 def announce(run: Pretraining, state: TrainState) -> None:
-    """Says what is trained, with what, and where."""
+    """Logs what is trained, on what, and where."""
     progress.fact("data", f"{len(run.train):,} images with captions, {len(run.held_out):,} held out")
     number = sum(x.size for x in jax.tree.leaves(state.params["clip"]))
     progress.fact("trained", f"{number:,} numbers, a vocabulary of {run.tokenizer.vocab_size:,} tokens")
@@ -172,7 +170,7 @@ def prepare(config: PretrainConfig, workdir: pathlib.Path) -> Pretraining:
         warmup_steps=config.optimizer.warmup_steps,
         num_steps=config.train.num_steps,
     )
-    for name in config.model.vocabulary_banks:  # so that one which is not there shows before faces are drawn
+    for name in config.model.vocabulary_banks:  # a missing bank fails before faces are drawn
         load_bank(name)
     train_part, held_out = load_source(config.data, config.model.image_size, workdir / IMAGES_FOLDER)
     _check_terms(config, train_part)
@@ -231,7 +229,7 @@ def _check_terms(config: PretrainConfig, data: CaptionedImages) -> None:
 
 
 def clip_config(config: PretrainConfig, tokenizer: Tokenizer) -> ClipConfig:
-    """The shape of the CLIP: a plain ViT and a plain text transformer, each MLP four times as wide as its tower."""
+    """Shape of the CLIP: plain ViT and text transformer with MLPs of four times the width."""
     sizes, vision, text = config.model, config.model.vision, config.model.text
     return ClipConfig(
         vision=VisionConfig(
@@ -260,7 +258,7 @@ def clip_config(config: PretrainConfig, tokenizer: Tokenizer) -> ClipConfig:
 
 
 def first_state(run: Pretraining) -> TrainState:
-    """A CLIP with random weights behind a whitened patch embedding, the throw-away head, and a fresh optimizer."""
+    """A CLIP with random weights and a whitened patch embedding, the discarded head, and a fresh optimizer."""
     clip = initial_params(run.model.config, run.config.seed)
     vision, data = run.model.config.vision, run.config.data
     number = min(_WHITENED, len(run.train))
@@ -289,7 +287,7 @@ def _weights(run: Pretraining, *, alone: bool) -> steps.Weights:
 
 
 def make_loop(run: Pretraining, clock: Clock) -> Loop:
-    """The run as `fit` trains it."""
+    """The run as a `Loop` for `fit`."""
     every = run.config.train
     update_by = {
         alone: progress.announcing(_make_step(run, alone=alone), "compiling the training step")
@@ -311,7 +309,7 @@ def make_loop(run: Pretraining, clock: Clock) -> Loop:
         batches=lambda first: pipeline.iterate(run.make_batch, first, every.num_steps, run.config.data.num_workers),
         update=update,
         schedule=run.schedule,
-        logs=lambda step: step % every.log_every == 0 or step == alone_steps,  # a stage's terms are its own
+        logs=lambda step: step % every.log_every == 0 or step == alone_steps,  # each stage logs other terms
         evaluates=lambda step: step % every.eval_every == 0 or step == every.num_steps,
         evaluate=evaluate,
         saves=lambda step: step % every.checkpoint_every == 0,
@@ -340,9 +338,9 @@ def _make_step(run: Pretraining, *, alone: bool) -> steps.Step:
 
 
 def write_clip(run: Pretraining, params: dict[str, Any]) -> pathlib.Path:
-    """Writes the CLIP in the Hub's layout to `<workdir>/clip`; one that the finished run left there stays."""
+    """Writes the CLIP in the Hub's layout to `<workdir>/clip`, unless it exists."""
     folder = run.workdir / CLIP_FOLDER
-    if (folder / CONFIG).is_file():  # it is written as a whole, and the workdir is this configuration's alone
+    if (folder / CONFIG).is_file():  # written atomically, and the workdir belongs to this configuration
         logging.info("%s is there already and stays as it is", folder)
         return folder
     save_clip(

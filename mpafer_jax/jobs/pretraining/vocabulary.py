@@ -1,4 +1,4 @@
-"""The vocabulary of a CLIP that is trained from scratch."""
+"""Vocabulary of a CLIP that is trained from scratch."""
 
 from __future__ import annotations
 
@@ -13,14 +13,13 @@ from mpafer_jax.runtime.errors import ConfigError
 
 
 def make_vocabulary(data: CaptionedImages, config: PretrainConfig, folder: Path) -> Tokenizer:
-    """Learns a byte-pair vocabulary from the captions, and from the hard prompts of the configured banks.
+    """Learns a byte-pair vocabulary from the captions and the hard prompts of the configured banks.
 
-    The banks' words, the names of the classes among them, thus become tokens of their own instead of many pieces;
-    training never shows those that no caption holds, so they stay without a meaning.
+    The banks make class names single tokens. Words that occur in no caption stay untrained.
     """
     texts = data.texts()
     for name in config.model.vocabulary_banks:
-        # As often as a frequent caption, or rare words would not be worth a token.
+        # Repeated like a frequent caption; rare words would get no token.
         texts += 100 * every_prompt(load_bank(name))
     try:
         return train_tokenizer(texts, folder, config.model.vocab_size)
