@@ -123,7 +123,7 @@ def _run(run: Run, notice: preemption.Notice, started: float) -> dict[str, Any]:
 
 
 def prepare(config: Config, workdir: pathlib.Path) -> Run:
-    """Loads CLIP and data, computes prototypes and the motion prior; nothing is compiled yet."""
+    """Loads CLIP and data, computes prototypes and the motion prior; the training step is compiled later."""
     clip = check_before_data(config, workdir)
     dataset = load_dataset(config.data)
     if not len(dataset.train):

@@ -1,7 +1,7 @@
-"""Base-to-new generalisation (Zhou et al., CoCoOp, CVPR 2022): trained on half of the classes, tested on either half.
+"""Base-to-new generalisation (Zhou et al., CoCoOp, CVPR 2022).
 
-The first half of the classes, rounded up, is the base. Prompts are trained on its images alone; then base and new
-classes are each tested among themselves, and the harmonic mean of the two accuracies says how good both are at once.
+The first half of the classes, rounded up, is the base. Prompts are trained on its images only; base and new classes are
+tested separately, and summarized by the harmonic mean of the two accuracies.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ from mpafer_jax.runtime import devices, distributed, files, locks, progress
 from mpafer_jax.runtime.errors import ConfigError
 
 HALVES = ("base", "new")
-_RESULT = "base_to_new.json"  # of a seed in its run's folder, and of all in the root
-# Method -> one entry a seed: half -> its 'war' and 'uar', fractions of 1.
+_RESULT = "base_to_new.json"  # of a seed in its run's folder, of all seeds in the root
+# Method -> for each seed: half -> 'war' and 'uar', fractions of 1.
 Scores = Mapping[str, Sequence[Mapping[str, Mapping[str, float]]]]
 
 
 def halve(class_names: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Base classes, the first half rounded up, and new classes."""
+    """Base classes (the first half, rounded up) and new classes."""
     middle = (len(class_names) + 1) // 2
     base, new = tuple(class_names[:middle]), tuple(class_names[middle:])
     if len(new) < 2:
@@ -49,21 +49,21 @@ def halve(class_names: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]
 
 
 def harmonic_mean(base: float, new: float) -> float:
-    """2 / (1 / base + 1 / new), and 0 where one of them is."""
+    """2 / (1 / base + 1 / new); 0 if either is 0."""
     return 2 * base * new / (base + new) if base and new else 0.0
 
 
 def render(
     scores: Scores, class_names: Sequence[str], counts: Mapping[str, int], split: str, *, chosen_on_test: bool
 ) -> str:
-    """The table as Markdown: for accuracy and mean recall the base, the new classes and their harmonic mean H.
+    """The table as Markdown: accuracy and mean recall of base and new classes, and their harmonic mean H.
 
     Args:
       scores: of every method.
-      class_names: all classes, in the order that was halved.
-      counts: half -> its number of test images.
-      split: what was measured on, "test" or "validation".
-      chosen_on_test: whether the test split of the base classes chose the checkpoint.
+      class_names: all classes, base first.
+      counts: half -> number of test images.
+      split: the measured split, "test" or "validation".
+      chosen_on_test: whether the checkpoint was selected on the test split of the base classes.
     """
     lines: list[list[str]] = []
     for method, seeds in scores.items():
@@ -83,14 +83,14 @@ def render(
 
 
 def halved(config: Config, seed: int) -> dict[str, Config]:
-    """The configurations of one seed: "base", which is trained, and "new", which is only evaluated on."""
+    """The configurations of a seed: "base" for training, "new" for evaluation only."""
     if config.ctx.class_specific:
         raise ConfigError(
             "config.ctx.class_specific is True: every class learns a context of its own, and new classes would have "
             "none; set it to False"
         )
-    # Entries as they are given, since one may name a class of the dataset otherwise ("happiness=4"); and what is
-    # listed is read as it is spelled, which names of folders are not.
+    # Entries as configured, since one may rename a class ("happiness=4"). Listed names are used as spelled, names of
+    # folders are not.
     names = config.data.class_names or prompt_names(read_source(config.data).class_names, as_spelled=False)
     configs: dict[str, Config] = {}
     for half, classes in zip(HALVES, halve(names), strict=True):
@@ -114,11 +114,11 @@ def _zero_shot(config: Config) -> str:
 
 
 def run_seed(configs: dict[str, Config], folder: pathlib.Path) -> dict[str, Any]:
-    """Trains on base and measures both halves, or reads what was measured before.
+    """Trains on base and measures both halves, or reads an earlier result.
 
     Returns:
       'scores': method -> half -> 'war' and 'uar'; 'counts': half -> images; 'class_names'; 'split'; 'chosen_on_test',
-      whether the test split chose the checkpoint; and 'identity', what it depends on.
+        whether the checkpoint was selected on the test split; 'identity', what the result depends on.
     """
     path = folder / _RESULT
     run_dir.check(folder, configs["base"])
@@ -135,7 +135,7 @@ def run_seed(configs: dict[str, Config], folder: pathlib.Path) -> dict[str, Any]
         if before["identity"] == identity:
             run_dir.check_clip(folder, configs["base"].clip)
             logging.info("%s: measured before", folder)
-            return {**before, "chosen_on_test": on_test}  # which files of earlier versions lack
+            return {**before, "chosen_on_test": on_test}  # absent in files of earlier versions
     summary = train.train_and_evaluate(configs["base"], folder)
     which = reported_checkpoint(summary) if evaluation.which == "best" else "last"
     found = summary[which][split.name]
@@ -160,7 +160,7 @@ def run_seed(configs: dict[str, Config], folder: pathlib.Path) -> dict[str, Any]
 def _measure_new(
     config: Config, folder: pathlib.Path, dataset: Dataset, split: Split
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The run's prompts, and CLIP without any, on the new classes."""
+    """Metrics of the run's prompts and of zero-shot CLIP on the new classes."""
     params, description, _ = checkpoints.load(folder, config.eval.which)
     clip = build.load_frozen_clip(config)
     names = evaluate.choose_classes("dataset", description.class_names, split.class_names)
@@ -175,12 +175,11 @@ def _two(scores: dict[str, Any]) -> dict[str, float]:
 
 
 def measure(config: Config, root: pathlib.Path, seeds: Sequence[int]) -> str:
-    """Trains and measures for each seed what was not measured before, and writes the table; all processes call it.
+    """Trains and measures the missing seeds and writes the table; all processes call it.
 
     Args:
-      config: of the runs.
-      root: gets `base_to_new.md`, `base_to_new.json` and for each seed a run in `seed_N`.
-      seeds: of the runs and of their few-shot draws.
+      root: for `base_to_new.md`, `base_to_new.json` and a run in `seed_N` for each seed.
+      seeds: of the runs and of their few-shot subsets.
 
     Returns:
       The table as Markdown.

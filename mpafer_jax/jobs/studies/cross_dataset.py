@@ -1,7 +1,7 @@
-"""Checkpoints against datasets: each evaluated on each, classes matched by name.
+"""Cross-dataset evaluation: each checkpoint on each dataset, classes matched by name.
 
-One cell of the matrix is one JSON file, written as soon as it is measured, so that a run that is stopped goes on with
-the cells that are missing. A cell is measured anew when prompts, images, classes or CLIP are not those that it names.
+Each cell of the matrix is a JSON file, written as soon as it is measured, so that a stopped run resumes with the
+missing cells. A cell is measured again if its prompts, images, classes or CLIP have changed.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _NAME = re.compile(r"[\w.+-]+")
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Trained:
-    """A checkpoint, under a name of its own, in the row that the matrix calls `row`; those of one row are its runs."""
+    """A checkpoint with a unique name; checkpoints of one `row` of the matrix are its runs."""
 
     name: str
     row: str
@@ -49,17 +49,17 @@ class Trained:
     params: checkpoints.Params
     description: Description
     step: int
-    chosen_on_test: bool  # whether its run's test split chose it
+    chosen_on_test: bool  # on its run's test split
 
     @classmethod
     def load(cls, name: str, row: str, path: str, which: checkpoints.Which) -> Trained:
-        """Reads it. Raises CheckpointError as `checkpoint.load` does."""
+        """Reads a checkpoint. Raises CheckpointError as `checkpoints.load` does."""
         params, description, step = checkpoints.load(path, which)
         return cls(name, row, path, params, description, step, description.chosen_on_test(which))
 
     @functools.cached_property
     def digest(self) -> str:
-        """Hex digest of the prompts and of the patches' weights."""
+        """Hex digest of the prompts and patch weights."""
         digest = hashlib.sha256(repr(self.description.patch_weights).encode())
         for name in sorted(self.params):
             value = np.ascontiguousarray(self.params[name])
@@ -69,7 +69,7 @@ class Trained:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Target:
-    """A column: a split of a dataset, under the name that the matrix calls it, and the configuration that made it."""
+    """A column of the matrix: the test split of a dataset, and its configuration."""
 
     name: str
     config: Config
@@ -88,27 +88,27 @@ class Target:
 
 
 class Matrix:
-    """Measures cells. CLIPs and models are kept between them.
+    """Measures cells; CLIPs and models are cached between them.
 
-    A cell holds 'checkpoint', 'row' and 'dataset' (names), 'chosen_on_test' (whether the checkpoint was, of its run's
-    test split; absent in files of earlier versions), 'war', 'uar', 'macro_f1', 'cross_entropy', 'count', 'recall'
-    and 'confusion' among 'class_names'; 'dropped', images of classes that were not among them, by class; 'unknown',
-    the checkpoint's classes that the dataset has not; 'new', the dataset's that the checkpoint was not trained on, as
-    far as they were measured; and 'identity', what it depends on.
+    A cell holds 'checkpoint', 'row' and 'dataset' (names), 'chosen_on_test' (whether the checkpoint was selected on its
+    run's test split; absent in files of earlier versions), 'war', 'uar', 'macro_f1', 'cross_entropy', 'count', 'recall'
+    and 'confusion' among 'class_names'; 'dropped', number of images by class outside 'class_names'; 'unknown', the
+    checkpoint's classes that the dataset lacks; 'new', measured classes that the checkpoint was not trained on; and
+    'identity', what the cell depends on.
     """
 
     def __init__(self, folder: pathlib.Path, classes: ClassChoice) -> None:
-        """`folder` gets the cells' files; `classes` as in `config.eval.classes`."""
+        """`folder` is for the cells' files; `classes` as in `config.eval.classes`."""
         self._folder = folder
         self._classes: ClassChoice = classes
         self._clips: dict[tuple[str, ...], Pretrained] = {}
         self._models: dict[tuple[str, tuple[str, ...]], tuple[build.Experiment, checkpoints.Params]] = {}
 
     def cell(self, trained: Trained, target: Target) -> Cell | None:
-        """The cell of a checkpoint and a dataset: read, where it was measured before, or measured and written.
+        """The cell of a checkpoint and a dataset, read from its file if it is up to date, else measured and written.
 
         Returns:
-          None, with a warning, where there are not two classes in common to tell apart.
+          None, with a warning, if the two share fewer than two classes.
         """
         both = trained.description.class_names, target.split.class_names
         try:
@@ -188,15 +188,15 @@ class Matrix:
 
 
 def parse_named(text: str, flag: str) -> tuple[str, str]:
-    """Cuts 'name=rest' in two; without a name it is the last part of a checkpoint's path, or of a dataset's
-    configuration file without its suffix.
+    """Splits 'name=rest'. The default name is the last part of a checkpoint's path, or the stem of a dataset's
+    configuration file.
 
     Raises:
-      ConfigError: the name cannot be a file's.
+      ConfigError: the name cannot be a file name.
     """
     name, equals, rest = text.partition("=")
     if not equals or "/" in name or " " in name:
-        name, rest = pathlib.PurePath(text).name, text  # a folder's may hold dots and spaces, a bucket's URL a colon
+        name, rest = pathlib.PurePath(text).name, text  # a folder may contain dots and spaces, a bucket's URL a colon
         if flag == "dataset":
             name = pathlib.PurePath(text.split(" ")[0].partition(":")[0]).stem
     if not _NAME.fullmatch(name):
@@ -205,11 +205,11 @@ def parse_named(text: str, flag: str) -> tuple[str, str]:
 
 
 def load_checkpoints(texts: Sequence[str], which: Any) -> list[Trained]:
-    """The rows.
+    """The rows of the matrix.
 
     Raises:
-      ConfigError: there are none, or two of one name.
-      CheckpointError: one cannot be read.
+      ConfigError: no checkpoint, or two with one name.
+      CheckpointError: a checkpoint cannot be read.
     """
     named = [parse_named(text, "checkpoint") for text in texts]
     if not named:
@@ -229,10 +229,10 @@ def load_checkpoints(texts: Sequence[str], which: Any) -> list[Trained]:
 
 
 def load_targets(rows: Sequence[Trained], texts: Sequence[str], *, own: bool, batch_size: int) -> list[Target]:
-    """The columns: what the rows were trained on, if `own`, each once; then the configured ones.
+    """The columns of the matrix: with `own` the datasets of the rows, each once; then the configured ones.
 
     Raises:
-      ConfigError: there are none, two of one name, or a configuration that does not hold.
+      ConfigError: no dataset, two with one name, or an invalid configuration.
       DataError: a dataset cannot be read.
     """
     configured: list[tuple[str, Config]] = []
@@ -287,21 +287,19 @@ def measure(
     classes: ClassChoice,
     flags: Sequence[str] = (),
 ) -> str:
-    """Measures the cells that were not measured before, and writes the matrix; all processes call it.
+    """Measures the missing cells and writes the matrix; all processes call it.
 
     Args:
-      rows: the checkpoints.
-      targets: the datasets.
-      workdir: gets `matrix.md`, `matrix.json`, `matrix.png` and a file for each cell.
+      workdir: for `matrix.md`, `matrix.json`, `matrix.png` and a file for each cell.
       classes: as in `config.eval.classes`.
-      flags: of the command, to be written down.
+      flags: of the command, for the record.
 
     Returns:
       The matrix as Markdown.
 
     Raises:
       CheckpointError, ConfigError: see `Matrix.cell`; or no cell could be measured.
-      LockedError: another process measures there.
+      LockedError: another process holds the workdir.
     """
     with locks.hold_for_run(workdir / locks.RUN, workdir):
         matrix = Matrix(workdir, classes)

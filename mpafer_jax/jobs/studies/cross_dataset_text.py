@@ -1,4 +1,4 @@
-"""The matrix of checkpoints and datasets as Markdown, JSON and an image."""
+"""The cross-dataset matrix as Markdown, JSON and a heat map."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from mpafer_jax.runtime import files
 
 MATRIX = "matrix.json"
 
-Cell = dict[str, Any]  # what a cell's file holds; see `cross_dataset.Matrix`
+Cell = dict[str, Any]  # content of a cell's file, see `cross_dataset.Matrix`
 
 _CHOSEN_AMONG: dict[ClassChoice, str] = {
     "common": "Chosen among the classes that checkpoint and dataset share.",
@@ -27,19 +27,19 @@ _CHOSEN_AMONG: dict[ClassChoice, str] = {
 
 
 def render(cells: Sequence[Cell], classes: ClassChoice, level: int = 2) -> str:
-    """The matrix as Markdown: WAR and UAR in percent, then, for each place, how many images and what was dropped.
+    """The matrix as Markdown: WAR and UAR in percent, then the number of images and the dropped ones of each entry.
 
-    A place has a cell for each run of its row; of several the mean and the sample standard deviation are given. Rows
-    with a checkpoint that its test split chose are named first.
+    Entries with several runs are mean and sample standard deviation. Rows with a checkpoint selected on its test split
+    are named at the top.
 
     Args:
-      cells: in any order; rows and columns come in the order of their first cells.
-      classes: among which was chosen.
+      cells: rows and columns follow the order of their first cells.
+      classes: the candidate classes.
       level: of the headings.
     """
     heading = "#" * level
     rows, columns, by_place = _places(cells)
-    # What was published before the field was says nothing of it.
+    # Absent in cells of earlier versions.
     on_test = [row for row in rows if any(cell["row"] == row and cell.get("chosen_on_test") for cell in cells)]
     text = [f"**Trained on {', '.join(on_test)}: {protocol.TEST_SELECTED}**\n"] if on_test else []
     for metric, title in (("war", "Accuracy (WAR), %"), ("uar", "Mean recall (UAR), %")):
@@ -60,7 +60,7 @@ def render(cells: Sequence[Cell], classes: ClassChoice, level: int = 2) -> str:
         for row in rows
         for column in columns
         if (found := by_place.get((row, column))) is not None
-        for cell in found[:1]  # runs of a row differ in their prompts alone
+        for cell in found[:1]  # runs of a row differ in their prompts only
     ]
     header = (
         "",
@@ -76,7 +76,7 @@ def render(cells: Sequence[Cell], classes: ClassChoice, level: int = 2) -> str:
 
 
 def arrays(cells: Sequence[Cell], metric: str) -> tuple[list[str], list[str], np.ndarray[Any, Any]]:
-    """Rows, columns, and a metric's mean over runs in percent [rows, columns], NaN where there is no cell."""
+    """Rows, columns, and a metric's mean over runs in percent [rows, columns], NaN without a cell."""
     rows, columns, by_place = _places(cells)
     values = np.full((len(rows), len(columns)), np.nan)
     for (row, column), found in by_place.items():
@@ -102,7 +102,7 @@ def _listed(counts: Mapping[str, int]) -> str:
 
 
 def write(cells: Sequence[Cell], workdir: pathlib.Path, classes: ClassChoice, flags: Sequence[str]) -> str:
-    """Writes the matrix as Markdown, JSON and an image; returns the Markdown."""
+    """Writes `matrix.md`, `matrix.json` and `matrix.png`; returns the Markdown."""
     text = render(cells, classes)
     files.write_text(workdir / "matrix.md", text)
     files.write_json(workdir / MATRIX, {"flags": list(flags), "classes": classes, "cells": list(cells)})

@@ -1,4 +1,4 @@
-"""A facial-motion prior as an image: the mean face of each class, and over it how much its patches weigh."""
+"""The facial-motion prior as an image: mean face of each class, overlaid with its patch weights."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _INK, _PAPER = (30, 30, 30), (255, 255, 255)
 
 
 def mean_faces(patches: npt.NDArray[np.floating], patch_size: int) -> Pixels:
-    """Images uint8[C, S, S, 3] from their patches' pixels [C, N, 3 P^2] on the scale 0..1, row by row."""
+    """Images uint8[C, S, S, 3] of patches [C, N, 3 P^2] on the scale 0..1, row by row."""
     classes, count, _ = patches.shape
     side = round(count**0.5)
     cut = patches.reshape(classes, side, side, patch_size, patch_size, 3)
@@ -34,10 +34,10 @@ def mean_faces(patches: npt.NDArray[np.floating], patch_size: int) -> Pixels:
 def motion_sheet(
     faces: Pixels, weights: Mapping[str, npt.NDArray[np.floating]], class_names: Sequence[str]
 ) -> Image.Image:
-    """One column for each class: its mean face, and below it a row for each set of weights.
+    """A sheet with a column for each class: its mean face, then a heat map for each set of weights.
 
-    The colours of every image run from 0 to the largest weight of its own class there, which its heading names: how
-    peaked weights are differs more between classes than one scale can show.
+    The colour scale of each map is 0 to its largest weight, given in its heading, since classes differ too much for a
+    shared scale.
 
     Args:
       faces: uint8[C, S, S, 3].
@@ -63,7 +63,7 @@ def motion_sheet(
 
 
 def write_motion_sheet(config: Config, out: pathlib.Path) -> str:
-    """Writes the image and returns a Markdown table: how far each class is from neutral, of either source."""
+    """Writes the sheet; returns a Markdown table of each class's distance from neutral, by source."""
     clip = build.load_before_data(config)
     dataset = load_dataset(config.data)
     neutral = motion_prior.neutral_class(dataset.class_names)

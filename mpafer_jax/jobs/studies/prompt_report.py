@@ -1,4 +1,4 @@
-"""A bank's texts under a CLIP: lengths, separation of the classes, zero-shot accuracy."""
+"""Statistics of hard prompts under a CLIP: token lengths, class separation, zero-shot accuracy."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ EVERY = "every granularity"
 
 
 def all_texts(what: str) -> str:
-    """The table's name for the mean of all descriptions of a granularity, or of EVERY."""
+    """Name in the table of the mean of all descriptions of a granularity, or of EVERY."""
     return f"type 3, {what}, all texts"
 
 
 @dataclasses.dataclass(frozen=True)
 class Length:
-    """Tokens of one templated text, start and end included."""
+    """Number of tokens of a templated text, start and end included."""
 
     class_name: str
     granularity: PromptGranularity
@@ -51,10 +51,9 @@ class Pair:
     """Two classes.
 
     Attributes:
-      classes: their names.
       cosine: of their features.
-      taken_for: shares of the first class's images that are taken for the second's, and the other way round; None for a
-        class without images.
+      taken_for: share of the first class's images classified as the second, and vice versa; None for a class without
+        images.
     """
 
     classes: tuple[str, str]
@@ -64,11 +63,11 @@ class Pair:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class PromptSet:
-    """One choice of hard prompts, measured.
+    """Measurements of one choice of hard prompts.
 
     Attributes:
-      texts: of each class, how many.
-      similarity: float64[C, C], cosines of the classes' features.
+      texts: number for each class.
+      similarity: float64[C, C], cosines of class features.
       metrics: of zero-shot classification.
     """
 
@@ -77,7 +76,7 @@ class PromptSet:
     metrics: ClassificationMetrics
 
     def pairs(self) -> list[Pair]:
-        """All pairs of classes, the most similar first."""
+        """All pairs of classes, most similar first."""
         names, confusion = self.metrics.class_names, np.array(self.metrics.confusion)
 
         def share(true: int, taken: int) -> float | None:
@@ -92,23 +91,23 @@ class PromptSet:
         return sorted(pairs, key=lambda pair: -pair.cosine)
 
     def mean_cosine(self) -> float:
-        """Mean over the pairs of classes; the lower, the further apart the texts set them."""
+        """Mean over pairs of classes; lower means better separated."""
         return float(np.mean([pair.cosine for pair in self.pairs()]))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class PromptReport:
-    """The measurements.
+    """All measurements.
 
     Attributes:
       class_names: C names.
-      lengths: of every text of the banks, and of the template alone.
-      budget: positions of the CLIP.
-      sets: by the choice's name, in the table's order.
-      absent: granularities that lack descriptions of classes -> those classes.
-      split: name of the split, with the number of its images.
-      notes: what it was measured with, a line each.
-      dataset: what the images are, several lines.
+      lengths: of every text of the banks, and of the template.
+      budget: positions of the text tower.
+      sets: by name, in the table's order.
+      absent: granularity -> classes without descriptions.
+      split: its name and number of images.
+      notes: settings, one per line.
+      dataset: description of the data, several lines.
     """
 
     class_names: tuple[str, ...]
@@ -122,7 +121,7 @@ class PromptReport:
 
 
 def prompt_sets(config: Config, class_names: Sequence[str]) -> dict[str, HardPrompts]:
-    """Every choice of hard prompts that the configured banks allow, by a name for the table."""
+    """Every choice of hard prompts that the configured banks allow, by its name in the table."""
     class_names = prompt_names(class_names, as_spelled=bool(config.data.class_names))
     sets = {
         CONFIGURED: configured_hard_prompts(config.hard_prompts, class_names),
@@ -156,7 +155,8 @@ def prompt_sets(config: Config, class_names: Sequence[str]) -> dict[str, HardPro
 
 
 def configured_bank(config: Config, class_names: Sequence[str]) -> Bank | None:
-    """All descriptions of the configured banks; None, with a warning, if types 1 and 2 can do without them."""
+    """All descriptions of the configured banks. None, with a warning, if they are unusable and `hard_prompts.type` does
+    not need them."""
     try:
         bank = load_banks(config.hard_prompts.bank, 0)
         complete_granularities(bank, class_names)
@@ -175,7 +175,7 @@ def complete_granularities(bank: Bank, class_names: Sequence[str]) -> list[Promp
 
 
 def count_tokens(config: Config, built: Experiment) -> tuple[Length, ...]:
-    """The lengths of every text of the configured banks for the classes, and of the template."""
+    """Lengths of every text of the configured banks for the classes, and of the template."""
     bank = configured_bank(config, built.class_names)
 
     def texts() -> Iterator[tuple[str, PromptGranularity, str]]:
@@ -192,12 +192,7 @@ def count_tokens(config: Config, built: Experiment) -> tuple[Length, ...]:
 
 
 def make_report(config: Config, split_name: str) -> PromptReport:
-    """Measures every choice of hard prompts on the configured dataset.
-
-    Args:
-      config: of the data, the CLIP and the banks.
-      split_name: validation or test.
-    """
+    """Measures every choice of hard prompts on the "validation" or "test" split of the configured dataset."""
     devices.check_batch_size("eval.batch_size", config.eval.batch_size)
     clip = build_lib.load_before_data(config)
     dataset = load_dataset(config.data, without="test" if split_name == "validation" else "validation")
@@ -207,7 +202,7 @@ def make_report(config: Config, split_name: str) -> PromptReport:
             f"there is no {split_name} split to measure on; set data.{split_name}_split or "
             f"data.{split_name}_fraction, or name the other with --split"
         )
-    prompts = prompt_sets(config, dataset.class_names)  # what a bank lacks shows here, before anything is computed
+    prompts = prompt_sets(config, dataset.class_names)  # fails on an incomplete bank before anything is computed
     built = build_lib.build_experiment(config, dataset.class_names, clip)
     features = encode_splits(config, built, [split])[split.name]
     names = built.class_names
@@ -247,7 +242,7 @@ def _notes(config: Config, built: Experiment) -> tuple[str, ...]:
 
 
 def cosines(features: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
-    """Cosines [C, C] of features [C, D] with each other."""
+    """Pairwise cosines [C, C] of features [C, D]."""
     wide = features.astype(np.float64)
     unit = wide / np.linalg.norm(wide, axis=1, keepdims=True)
     return unit @ unit.T

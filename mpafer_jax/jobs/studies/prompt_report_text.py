@@ -1,4 +1,4 @@
-"""A report on hard prompts as Markdown, CSV and images."""
+"""The report on hard prompts as Markdown, CSV and heat maps."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _PAIRS = 5
 
 
 def accuracy_table(report: PromptReport) -> str:
-    """A line for each choice of hard prompts: accuracy, and how far apart it sets the classes."""
+    """A row for each choice of hard prompts: zero-shot accuracy and class separation."""
     lines: list[list[str]] = []
     for name, prompt_set in report.sets.items():
         few, many = min(prompt_set.texts), max(prompt_set.texts)
@@ -42,8 +42,7 @@ def render(report: PromptReport, plots: Sequence[str] = ()) -> str:
     """The whole report as Markdown.
 
     Args:
-      report: what was measured.
-      plots: file names of plots to show, relative to the page.
+      plots: file names of heat maps, relative to the page.
     """
     split, images = report.split
     absent = [
@@ -118,13 +117,13 @@ def _spread(lengths: Sequence[Length]) -> list[str]:
 
 
 def lengths_csv(report: PromptReport) -> str:
-    """Every text with its length."""
+    """Every text with its number of tokens."""
     rows = [(length.class_name, length.granularity, length.tokens, length.text) for length in report.lengths]
     return _csv(("class", "granularity", "tokens", "text"), rows)
 
 
 def similarity_csv(report: PromptReport) -> str:
-    """The cosine of every pair of classes, for every choice of hard prompts, the most similar first."""
+    """Cosines of all pairs of classes, for every choice of hard prompts, most similar first."""
     rows = [
         (name, *pair.classes, f"{pair.cosine:.6f}")
         for name, prompt_set in report.sets.items()
@@ -142,7 +141,7 @@ def _csv(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
 
 
 def write(report: PromptReport, out: pathlib.Path) -> None:
-    """Writes the report, its tables and its images into a folder."""
+    """Writes the report, its tables and its heat maps into a folder."""
     alone = {
         what: report.sets[all_texts(what)].similarity
         for what in (*GRANULARITIES, EVERY)

@@ -1,4 +1,4 @@
-"""Reads the finished runs of a sweep's folder, and refuses to put into one table what cannot be compared."""
+"""Reads the finished runs of a sweep and checks that those of one table are comparable."""
 
 from __future__ import annotations
 
@@ -25,14 +25,13 @@ _SUMMARY = "summary.json"
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class FinishedRun:
-    """The data of a run that tables read.
+    """The data of a finished run that tables read.
 
     Attributes:
-      name: its folder, below the sweep's: TABLE/POINT/seed_N.
-      config: its `config.json`.
-      summary: its `summary.json`.
-      correct: bool[n], which images of the reported split were classified correctly; None where predictions were not
-        kept.
+      name: its folder, relative to the sweep's: TABLE/POINT/seed_N.
+      config: `config.json`.
+      summary: `summary.json`.
+      correct: bool[n], whether each image of the reported split was classified correctly; None without predictions.
     """
 
     name: str
@@ -42,7 +41,7 @@ class FinishedRun:
 
     @property
     def key(self) -> str:
-        """Of its point."""
+        """Key of its point."""
         return self.name.rpartition("/")[0]
 
     @property
@@ -53,14 +52,12 @@ class FinishedRun:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Result:
-    """One run, or one baseline of a run.
+    """Result of a run, or of one of its baselines.
 
     Attributes:
-      point: of the sweep.
       baseline: name of the baseline, empty for the run itself.
-      seed: of the run.
       scores: 'war' and 'uar', fractions of 1.
-      correct: bool[n], by image of the reported split; None where predictions were not kept.
+      correct: as in `FinishedRun`.
       summary: of the run.
       config: of the run, by dotted name.
     """
@@ -85,14 +82,14 @@ class Result:
 
     @property
     def seconds(self) -> float | None:
-        """Wall time without the baselines; None for a baseline, and for a run that was interrupted, whose last process
-        knows only its own share."""
+        """Wall time without baselines; None for a baseline, and for a resumed run, since only its last process is
+        timed."""
         process = self.summary["process"]
         return None if self.baseline or process["resumed_after_step"] else float(process["wall_seconds"])
 
 
 def read_runs(root: pathlib.Path, sweep: Sweep) -> list[FinishedRun]:
-    """Every finished run in a sweep's folder, in the order of its points, and by seed."""
+    """Every finished run of a sweep, in the order of its points and by seed."""
     runs: list[FinishedRun] = []
     for point in sweep.points:
         paths = sorted((root / point.key).glob("seed_*/summary.json"), key=lambda path: (len(path.parent.name), path))
@@ -108,7 +105,7 @@ def _read_run(folder: pathlib.Path, name: str) -> FinishedRun:
 
 
 def _reported(summary: Mapping[str, Any], place: pathlib.Path) -> tuple[Mapping[str, Any], str]:
-    """The checkpoint of a run that is reported, and the split."""
+    """The reported checkpoint of a run, and the split."""
     reported = summary[reported_checkpoint(summary)]
     split = reported_split(reported)
     if split is None:
@@ -117,12 +114,14 @@ def _reported(summary: Mapping[str, Any], place: pathlib.Path) -> tuple[Mapping[
 
 
 def results(sweep: Sweep, runs: Iterable[FinishedRun], place: pathlib.Path) -> list[Result]:
-    """The runs, and the baselines of each.
+    """The results of runs and of their baselines.
 
     Args:
-      sweep: what they are runs of.
-      runs: in the order of its points.
-      place: where they lie, for messages.
+      runs: in the order of the sweep's points.
+      place: the runs' folder, for error messages.
+
+    Raises:
+      ReportError: runs of one table differ in CLIP, held-out images or checkpoint selection.
     """
     points = {point.key: point for point in sweep.points}
     collected: list[Result] = []
@@ -142,7 +141,7 @@ def results(sweep: Sweep, runs: Iterable[FinishedRun], place: pathlib.Path) -> l
 
 
 def _must_agree(point: Point, summary: Mapping[str, Any]) -> dict[str, Any]:
-    """What runs must share unless their points differ in the fields that decide it: name and those fields -> value."""
+    """What runs of a table must share unless their points change it: name and those changes -> value."""
     prints: dict[str, str] = summary["fingerprints"]
     return {
         f"CLIP:{point.changes_of('clip')}": summary["clip"]["hash"],
@@ -172,7 +171,7 @@ def _results(run: FinishedRun, point: Point, place: pathlib.Path) -> list[Result
 
 
 def _correct(path: pathlib.Path, split: str, fingerprint: str, step: int) -> npt.NDArray[np.bool_] | None:
-    """Which images were classified correctly; None without predictions of this split and step."""
+    """Whether each image was classified correctly; None without predictions of this split and step."""
     if not path.is_file():
         return None
     stored = Predictions.load(path)

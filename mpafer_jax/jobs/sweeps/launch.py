@@ -1,4 +1,4 @@
-"""A sweep from its file to its tables: here, with runs that others have made, or as an array of Slurm jobs."""
+"""Runs a sweep, on this machine or as an array of Slurm jobs."""
 
 from __future__ import annotations
 
@@ -20,14 +20,13 @@ _SLURM_SCRIPT = pathlib.Path("launch") / "slurm.sbatch"
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """What of a sweep is left to run.
+    """A sweep and its unfinished runs.
 
     Attributes:
       source: the sweep's file and its argument.
       root: the sweep's folder.
-      sweep: what the file says.
       overrides: --config.field=value for all runs.
-      left: the runs that have not ended.
+      left: the unfinished runs.
     """
 
     source: str
@@ -46,12 +45,12 @@ class Plan:
         seeds: Sequence[int] = (),
         only: Sequence[str] = (),
     ) -> Plan:
-        """Reads the sweep, and looks which of its runs have ended.
+        """Reads the sweep and finds its unfinished runs.
 
         Args:
-          source, root, overrides: as above.
-          seeds: of the runs; none: the sweep's.
-          only: points or tables to run; none: all.
+          source, root, overrides: see the attributes.
+          seeds: of the runs; empty: the sweep's.
+          only: points or tables to run; empty: all.
 
         Raises:
           ConfigError: see `sweep.load`, `plan.plan` and `plan.has_ended`.
@@ -63,25 +62,25 @@ class Plan:
         return cls(source, root, found, overrides, left)
 
     def commands(self) -> list[str]:
-        """Those of the runs that are left, quoted for a shell."""
+        """Commands of the unfinished runs, quoted for a shell."""
         return [shlex.join([sys.executable, "-m", "mpafer_jax.main", *run.command(self.root)]) for run in self.left]
 
     def run(
         self, *, jobs: int = 1, retries: int = 1, gpus: Sequence[str] = (), others: Sequence[pathlib.Path] = ()
     ) -> tuple[report.Report, list[runner.Failure]]:
-        """Makes the runs on this machine, with new tables after each.
+        """Runs the unfinished runs on this machine and updates the tables after each.
 
         Args:
           jobs, retries, gpus: see `runner.run_all`.
-          others: folders of sweeps whose equal runs are taken.
+          others: folders of sweeps from which equal finished runs are copied.
 
         Returns:
-          The tables, and what failed.
+          The tables, and the failed runs.
 
         Raises:
-          LockedError: another process is at work there.
+          LockedError: another process holds the folder.
           ReportError: the runs cannot be compared.
-          Preempted: the process was asked to stop.
+          Preempted: stopped on request.
         """
         with locks.hold(self.root / locks.RUN, self.root):
             left = self._begin(others)
@@ -103,17 +102,17 @@ class Plan:
         """Queues the runs as an array of Slurm jobs.
 
         Args:
-          jobs: how many may run at once; 0: no limit.
+          jobs: maximum number of running jobs; 0: no limit.
           options: of sbatch.
           others: as in `run`.
-          dry_run: whether nothing is queued or written.
+          dry_run: neither queue nor write anything.
 
         Returns:
-          The command and what sbatch printed, or would be given.
+          The command with the output of sbatch, or, in a dry run, with the arguments of the runs.
 
         Raises:
-          ConfigError: there is no sbatch, it refuses, or a job is still to make one of the runs.
-          LockedError: another process is at work there.
+          ConfigError: sbatch is missing or fails, or a run is already queued.
+          LockedError: another process holds the folder.
         """
         if dry_run:
             return self._queue(self.left, jobs, options, dry_run=True)
@@ -121,7 +120,7 @@ class Plan:
             return self._queue(self._begin(others), jobs, options, dry_run=False)
 
     def _begin(self, others: Sequence[pathlib.Path]) -> list[plan.Run]:
-        """Writes down what the sweep is, takes runs of others, and returns those that are left."""
+        """Writes the sweep's record, copies equal runs of others, and returns the remaining ones."""
         sweep.Record(self.source, plan.recorded(self.overrides), self.sweep).write(self.root)
         left: list[plan.Run] = []
         for run in self.left:

@@ -1,4 +1,4 @@
-"""From a sweep to its runs: for each the arguments of `python -m mpafer_jax.main`, and the configuration they make."""
+"""Expands a sweep into runs: arguments of `python -m mpafer_jax.main` and the resulting configuration."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from mpafer_jax.runtime import files
 from mpafer_jax.runtime.errors import ConfigError
 
 _PREFIX = "--config."
-# Off by default in sweeps: the HTML report of each run; tables need only the predictions.
+# HTML reports are off by default in sweeps; tables only need the predictions.
 _REPORT = "eval.report"
 _BASELINES = "eval.baselines"
-# All that tables read, and what a reader of the folder may want; checkpoints stay where they are.
+# Files of a finished run that are copied; checkpoints are not.
 _COPIED = ("config.json", "results.md", "metrics.jsonl", run_dir.TRAINING_PREDICTIONS)
 
 
@@ -31,10 +31,8 @@ class Run:
     """One run.
 
     Attributes:
-      point: what it is a run of.
-      seed: its seed.
-      arguments: of the main command, all but --workdir.
-      config: what they make.
+      arguments: of the main command, without --workdir.
+      config: the resulting configuration.
     """
 
     point: Point
@@ -44,7 +42,7 @@ class Run:
 
     @property
     def name(self) -> str:
-        """Its folder, below the sweep's."""
+        """Its folder, relative to the sweep's."""
         return f"{self.point.key}/seed_{self.seed}"
 
     def command(self, root: pathlib.Path) -> list[str]:
@@ -56,7 +54,7 @@ def parse(base: str, changes: Sequence[str]) -> Config:
     """The configuration that the main command would make of its arguments.
 
     Args:
-      base: config file with its arguments, as --config takes it.
+      base: config file with its arguments, as for --config.
       changes: --config.field=value.
     """
     words = (change.removeprefix(_PREFIX) for change in changes)
@@ -66,17 +64,14 @@ def parse(base: str, changes: Sequence[str]) -> Config:
 
 
 def plan(sweep: Sweep, overrides: Sequence[str], seeds: Sequence[int], only: Sequence[str] = ()) -> list[Run]:
-    """All runs, one seed after the other, so that a table is complete as early as can be.
+    """All runs, seed by seed, so that complete tables come early.
 
-    What a seed changes: the initial prompts, the order and augmentation of the images, the choice of prototype images,
-    the permutation of descriptions, which images few-shot runs train on, and which labels are noisy. What it does not
-    change: the validation and test images (`data.split_seed`).
+    A seed changes the initial prompts, order and augmentation of the images, prototype images, permutation of
+    descriptions, few-shot subset and label noise. It does not change validation and test images (`data.split_seed`).
 
     Args:
-      sweep: which configurations.
-      overrides: --config.field=value for all of them.
-      seeds: which seeds.
-      only: names of points, or of tables, to take; empty: all.
+      overrides: --config.field=value for all runs.
+      only: names of points or tables; empty: all.
     """
     known = list(dict.fromkeys(name for point in sweep.points for name in (point.name, point.table)))
     unknown = [name for name in only if name not in known]
@@ -93,7 +88,6 @@ def plan(sweep: Sweep, overrides: Sequence[str], seeds: Sequence[int], only: Seq
 
 
 def _overridden(sweep: Sweep, overrides: Sequence[str]) -> set[str]:
-    """Names of the overridden fields."""
     for argument in overrides:
         if not argument.startswith(_PREFIX) or "=" not in argument:
             raise ConfigError(f"{argument} is no flag of this command, and no --config.field=value for all runs")
@@ -125,7 +119,7 @@ def _text(value: Any) -> str:
 
 
 def recorded(overrides: Sequence[str]) -> tuple[str, ...]:
-    """Those overrides that can change a result, in the order of their names."""
+    """The overrides that can change a result, sorted."""
     return tuple(sorted(argument for argument in overrides if _field(argument) not in free_fields(Config)))
 
 
@@ -133,9 +127,7 @@ def has_ended(run: Run, folder: pathlib.Path, but: Sequence[str] = ()) -> bool:
     """Whether a folder holds the result of a run, with the configured baselines.
 
     Args:
-      run: which.
-      folder: the folder.
-      but: fields that have to be equal although they usually need not.
+      but: free fields that nevertheless have to be equal.
     """
     run_dir.check(folder, run.config, but=[*run.point.changes, *but])
     path = folder / run_dir.SUMMARY
@@ -147,7 +139,7 @@ def has_ended(run: Run, folder: pathlib.Path, but: Sequence[str] = ()) -> bool:
 
 
 def find_equal(run: Run, others: Sequence[pathlib.Path]) -> pathlib.Path | None:
-    """The folder of a finished run with the same configuration, in the folders of other sweeps."""
+    """The folder, in those of other sweeps, of a finished run with the same configuration."""
     for sweep_folder in others:
         for summary in sorted(sweep_folder.glob(f"*/*/seed_{run.seed}/summary.json")):
             try:
@@ -159,7 +151,7 @@ def find_equal(run: Run, others: Sequence[pathlib.Path]) -> pathlib.Path | None:
 
 
 def take(source: pathlib.Path, folder: pathlib.Path) -> None:
-    """Copies a finished run; its summary comes last, since that says that the run has ended."""
+    """Copies a finished run; its summary last, since that marks the run as finished."""
     for name in (*_COPIED, "summary.json"):
         if (source / name).is_file():
             with files.replacing(folder / name) as temporary:

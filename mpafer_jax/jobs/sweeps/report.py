@@ -1,4 +1,4 @@
-"""The results of a sweep as results.md, results.csv, results.tex and results.png in its folder."""
+"""Results of a sweep: results.md, results.csv, results.tex and results.png in its folder."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PLOT = "results.png"
 _SIZE = (6.4, 3.8)  # inches
 _DPI = 110
 _MARKERS = "o^sDvPX*<>"
-_LOGARITHMIC = 8.0  # the axis is logarithmic if its largest value is at least so many times its smallest
+_LOGARITHMIC = 8.0  # ratio of the largest to the smallest value from which the axis is logarithmic
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -29,12 +29,12 @@ class Report:
     """A sweep's results.
 
     Attributes:
-      root: its folder.
-      record: what it is.
-      runs: those that have ended.
+      root: the sweep's folder.
+      record: of the sweep.
+      runs: the finished ones.
       results: of these runs and their baselines.
-      lines: of its tables.
-      baseline: name of the row that the others are compared with; empty: the sweep's.
+      lines: of the tables.
+      baseline: row that the others are compared with; empty: the sweep's.
     """
 
     root: pathlib.Path
@@ -46,7 +46,7 @@ class Report:
 
     @property
     def protocol(self) -> dict[str, str]:
-        """Of all runs."""
+        """The merged protocol of all runs."""
         runs = [result for result in self.results if not result.baseline]
         merged = protocol.merge(protocol.items(run.summary, run.config) for run in runs)
         if self.record.overrides:
@@ -61,7 +61,7 @@ class Report:
 
     @property
     def minutes(self) -> float | None:
-        """Wall time of all runs together; None if one was interrupted, whose own is not known."""
+        """Total wall time of all runs; None if one was resumed, since its time is unknown."""
         seconds = [result.seconds for result in self.results if not result.baseline]
         known = [value for value in seconds if value is not None]
         return sum(known) / 60 if known and len(known) == len(seconds) else None
@@ -72,7 +72,7 @@ class Report:
         return next(line.title for line in self.lines if line.row == (self.baseline or self.record.sweep.baseline))
 
     def to_markdown(self, level: int) -> str:
-        """Banners, tables under headings of a level, and the sweep's own notes."""
+        """Warnings, tables with headings of the given level, and the sweep's notes."""
         sweep = self.record.sweep
         parts = [f"**{banner}**\n" for banner in self.banners]
         return "\n".join([*parts, tables.to_markdown(sweep, self.lines, level), *(f"{note}\n" for note in sweep.notes)])
@@ -82,7 +82,7 @@ class Report:
         return "\n".join([*parts, protocol.to_markdown(self.protocol)] if self.results else parts)
 
     def text(self, form: str) -> str:
-        """In one of `FORMATS`."""
+        """The report in one of `FORMATS`."""
         if form == "markdown":
             return self._whole()
         if form == "csv":
@@ -90,19 +90,14 @@ class Report:
         return tables.to_latex(self.record.sweep, self.lines, self.banners)
 
     def write(self) -> None:
-        """Writes it in all forms into the sweep's folder."""
+        """Writes the report in all formats, and the plot, into the sweep's folder."""
         for form, name in FORMATS.items():
             files.write_text(self.root / name, self.text(form))
         write_plot(self.root / PLOT, self.record.sweep, self.lines, self.results)
 
 
 def read(root: pathlib.Path, baseline: str = "") -> Report:
-    """Reads the runs of a sweep that have ended.
-
-    Args:
-      root: its folder.
-      baseline: see `Report`.
-    """
+    """Reads the finished runs of a sweep; `baseline` as in `Report`."""
     record = Record.read(root)
     return make(root, record, collect.read_runs(root, record.sweep), baseline)
 
@@ -114,7 +109,7 @@ def make(root: pathlib.Path, record: Record, runs: list[FinishedRun], baseline: 
 
 
 def curves(lines: Sequence[Line]) -> dict[str, list[Line]]:
-    """The lines of the plot by name: those with results at two values of the axis or more, ascending."""
+    """Curves of the plot by name: lines with results at two or more values of the axis, ascending."""
     by_name: dict[str, list[Line]] = {}
     for line in lines:
         if line.value is not None and line.scores:
@@ -127,10 +122,10 @@ def curves(lines: Sequence[Line]) -> dict[str, list[Line]]:
 
 
 def write_plot(path: pathlib.Path, sweep: Sweep, lines: Sequence[Line], results: Sequence[Result]) -> bool:
-    """Draws accuracy over the axis: a dot for each run, lines through the means.
+    """Plots accuracy over the axis: a dot for each run, curves through the means.
 
     Returns:
-      Whether there was anything to draw.
+      Whether there was anything to plot.
     """
     drawn = curves(lines)
     if not sweep.axis or not drawn:

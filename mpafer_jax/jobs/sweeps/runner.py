@@ -1,4 +1,4 @@
-"""Runs of a sweep on this machine: several at once, each a process of the main command, which resumes by itself."""
+"""Runs a sweep on this machine: concurrent processes of the main command, which resume by themselves."""
 
 from __future__ import annotations
 
@@ -28,18 +28,17 @@ LOG = "log.txt"
 _USER_ERROR = 2  # exit code of non-retryable errors
 _LAST_LINES = 15
 _MAIN = (sys.executable, "-m", "mpafer_jax.main")
-# How much of a GPU's memory a process of JAX takes at its start, and the variables with which a user may have said so.
+# GPU memory fraction that a JAX process preallocates, and the variables with which a user may set it.
 _MEMORY = ("XLA_CLIENT_MEM_FRACTION", "XLA_PYTHON_CLIENT_MEM_FRACTION", "XLA_PYTHON_CLIENT_PREALLOCATE")
-_SHARED_MEMORY = 0.9  # what all jobs of one GPU take; their CUDA contexts need some besides
+_SHARED_MEMORY = 0.9  # shared by all jobs of a GPU; their CUDA contexts need the rest
 
 
 @dataclasses.dataclass(frozen=True)
 class Failure:
-    """A run that did not end well.
+    """A failed run.
 
     Attributes:
-      run: which.
-      reason: its exit code, and the last lines of its log.
+      reason: exit code and the last lines of the log.
     """
 
     run: Run
@@ -47,10 +46,9 @@ class Failure:
 
 
 def shared_environment(root: pathlib.Path) -> dict[str, str]:
-    """Variables with which runs that compile the same functions (the seeds of a point) compile them once.
+    """Environment variables with which runs share JAX's persistent compilation cache.
 
-    JAX's persistent cache, keyed by the whole program, the compiler and its options; JAX_COMPILATION_CACHE_DIR names
-    another place for it.
+    Seeds of a point compile the same functions. JAX_COMPILATION_CACHE_DIR overrides the folder.
     """
     cache = {
         "JAX_COMPILATION_CACHE_DIR": str((root / "compilation_cache").resolve()),
@@ -60,7 +58,7 @@ def shared_environment(root: pathlib.Path) -> dict[str, str]:
 
 
 class _Processes:
-    """The running processes, so that all of them can be stopped."""
+    """The running processes."""
 
     def __init__(self) -> None:
         self.stopping = threading.Event()
@@ -68,13 +66,13 @@ class _Processes:
         self._running: set[subprocess.Popen[bytes]] = set()
 
     def run(self, command: Sequence[str], log: pathlib.Path, environment: Mapping[str, str]) -> int:
-        """A process's exit code; its output is appended to `log`."""
+        """Runs a process and returns its exit code; its output is appended to `log`."""
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("ab") as stream:
             with self._lock:
                 if self.stopping.is_set():
                     return signals.EXIT_CODE
-                # In its own process group: Ctrl-C in a terminal reaches this program alone, which stops it.
+                # In its own process group: Ctrl-C in a terminal reaches only this program, which stops it.
                 variables, pipe = signals.ends_with_this(environment)
                 process = subprocess.Popen(
                     command,
@@ -93,20 +91,19 @@ class _Processes:
                     self._running.remove(process)
 
     def stop(self) -> None:
-        """Has all save and end, and starts no other."""
+        """Sends SIGTERM to all processes, which save and exit, and starts no other."""
         with self._lock:
             self.stopping.set()
             for process in self._running:
                 process.terminate()
 
     def kill(self) -> None:
-        """Ends all at once."""
         for process in tuple(self._running):
             process.kill()
 
     @contextlib.contextmanager
     def stopped_by_signals(self) -> Generator[None]:
-        """SIGTERM and Ctrl-C stop the processes while this lasts."""
+        """Within this context SIGTERM and Ctrl-C stop the processes."""
         with signals.listening(), signals.orderly(on_request=self.stop, on_end=self.kill):
             yield
             if self.stopping.is_set():
@@ -122,23 +119,23 @@ def run_all(
     gpus: Sequence[str] = (),
     after_each: Callable[[Run], None],
 ) -> list[Failure]:
-    """Makes runs; a failed one does not stop the others.
+    """Runs all runs; a failed one does not stop the others.
 
     Args:
-      runs: those to make, in this order.
+      runs: in this order.
       root: the sweep's folder.
-      jobs: how many at once.
-      retries: how often a failed run is started again. One that stopped after saving always is, and one with an
-        error in configuration or data never.
-      gpus: as in CUDA_VISIBLE_DEVICES: each job runs on one of them, where it finds an equal share of the memory if
-        there are more jobs than GPUs; empty: jobs share what there is.
-      after_each: called, by one thread at a time, when a run has ended well.
+      jobs: number of concurrent runs.
+      retries: restarts of a failed run. A preempted one is always restarted, one with an error in configuration or data
+        never.
+      gpus: as in CUDA_VISIBLE_DEVICES; each job uses one, and jobs of one GPU share its memory equally. Empty: jobs
+        share all devices.
+      after_each: called after each successful run, from one thread at a time.
 
     Returns:
-      Those that failed.
+      The failed runs.
 
     Raises:
-      Preempted: SIGTERM or Ctrl-C came.
+      Preempted: stopped by SIGTERM or Ctrl-C.
     """
     processes = _Processes()
     environment = shared_environment(root)
@@ -169,7 +166,7 @@ def run_all(
                         failures.append(failure)
                     elif not processes.stopping.is_set():
                         after_each(waiting[future])
-        finally:  # also if a table cannot be made of what has ended: then the rest is not worth its time
+        finally:  # also if `after_each` fails: then the other runs are stopped
             if any(not future.done() for future in waiting):
                 processes.stop()
             pool.shutdown(cancel_futures=True)
@@ -177,7 +174,7 @@ def run_all(
 
 
 def _slots(jobs: int, gpus: Sequence[str]) -> list[Mapping[str, str]]:
-    """Variables of each job. JAX's process takes most of a GPU's memory at its start, unless it is told its share."""
+    """Environment variables of each job. A JAX process preallocates most of a GPU's memory unless it gets a share."""
     sharing = math.ceil(jobs / len(gpus)) if gpus else jobs
     told = any(name in os.environ for name in _MEMORY)
     memory = {_MEMORY[0]: f"{_SHARED_MEMORY / sharing:.3f}"} if sharing > 1 and not told else {}
@@ -214,7 +211,7 @@ def _make(
 
 
 def _accuracy(path: pathlib.Path) -> str:
-    """The result of a finished run, as in "WAR 76.43% on test, "; empty without a held-out split."""
+    """The result of a finished run, as "WAR 76.43% on test, "; empty without a held-out split."""
     if not path.is_file():
         return ""
     summary = json.loads(path.read_text(encoding="utf-8"))

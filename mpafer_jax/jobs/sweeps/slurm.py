@@ -1,4 +1,4 @@
-"""A sweep as an array of Slurm jobs: one task for each run, each started by `launch/slurm.sbatch`."""
+"""Runs a sweep as an array of Slurm jobs, one task per run, started by `launch/slurm.sbatch`."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from mpafer_jax.runtime.errors import ConfigError
 
 
 def arguments(runs: Sequence[Run], root: pathlib.Path) -> tuple[pathlib.Path, str]:
-    """The main command's arguments for every run, a line each, quoted for a shell, and the file that is to hold them.
+    """The file for the runs' arguments, and its content: one shell-quoted line of the main command's arguments per run.
 
-    It is named by its content: tasks of an earlier array, which are still waiting, find theirs as it was.
+    Named by its content, so that waiting tasks of an earlier array keep theirs.
     """
     lines = "".join(f"{shlex.join(run.command(root))}\n" for run in runs)
     return root / "slurm" / f"{hashlib.sha256(lines.encode()).hexdigest()[:12]}.txt", lines
@@ -34,15 +34,15 @@ def sbatch_command(
     Args:
       script: launch/slurm.sbatch.
       path: the file of `arguments`.
-      number: how many runs it holds.
-      jobs: how many of them may run at once; 0: no limit.
+      number: of runs.
+      jobs: maximum number of running tasks; 0: no limit.
       options: of sbatch: resources, partition.
     """
     limit = f"%{jobs}" if jobs else ""
     logs = path.parent / "%x-%A_%a.log"
     return [
         "sbatch",
-        "--parsable",  # prints the job's number alone
+        "--parsable",  # prints only the job's number
         f"--array=0-{number - 1}{limit}",
         f"--output={logs}",
         *options,
@@ -52,12 +52,12 @@ def sbatch_command(
 
 
 def remember(printed: str, runs: Sequence[Run], path: pathlib.Path) -> None:
-    """Writes down which job is to make which runs, for `refuse_waiting`.
+    """Records the runs of a job beside `path`, for `refuse_waiting`.
 
     Args:
-      printed: what `sbatch --parsable` printed: JOB or JOB;CLUSTER, perhaps below a site's own lines.
-      runs: those of the array, in its order.
-      path: the file of `arguments`; beside it lies what is written.
+      printed: output of `sbatch --parsable`: JOB or JOB;CLUSTER, possibly after lines of the site.
+      runs: of the array, in order.
+      path: the file of `arguments`.
     """
     match = re.search(r"^(\d+)(;\S+)?\s*\Z", printed, re.MULTILINE)
     if not match:
@@ -67,7 +67,7 @@ def remember(printed: str, runs: Sequence[Run], path: pathlib.Path) -> None:
 
 
 def refuse_waiting(runs: Sequence[Run], root: pathlib.Path) -> None:
-    """Refuses runs that an earlier array of the same folder is still to make: two jobs would write into one workdir."""
+    """Raises ConfigError if an unfinished array of this folder has one of the runs: two jobs would share a workdir."""
     names = {run.name for run in runs}
     for path in sorted((root / "slurm").glob("*.json")):
         queued: list[str] = json.loads(path.read_text(encoding="utf-8"))
@@ -82,7 +82,7 @@ def refuse_waiting(runs: Sequence[Run], root: pathlib.Path) -> None:
 
 
 def _unfinished(job: str) -> list[int]:
-    """Tasks of an array that wait or run, by what squeue says; it forgets jobs some minutes after their end."""
+    """Waiting or running tasks of an array according to squeue, which forgets jobs minutes after their end."""
     command = ["squeue", f"--jobs={job}", "--array", "--noheader", "--format=%K"]
     try:
         queue = subprocess.run(command, capture_output=True, text=True, check=False)

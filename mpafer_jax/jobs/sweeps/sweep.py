@@ -1,4 +1,4 @@
-"""What a sweep is: a table of configurations, each a few changes of one base, and over which seeds.
+"""Definition of a sweep: configurations that differ in a few fields, and their seeds.
 
 A sweep file is a Python file with a function `get_sweep(argument)` that returns a `Sweep`; those of the paper's
 experiments are in `configs/sweeps/`.
@@ -30,10 +30,10 @@ class Point:
     Attributes:
       name: of its folder.
       title: of its row.
-      changes: of the sweep's base, by dotted name, as in {"loss.beta": 0.0}.
-      table: name of the table that it stands in, which is a folder too; rows of one table share their held-out images.
-      series, value: where it stands in the plot: the line's name, and its place on the sweep's axis; None: not plotted.
-      reported: accuracy in % that the paper reports for it.
+      changes: to the sweep's base, by dotted name, as in {"loss.beta": 0.0}.
+      table: name of its table and that table's folder; rows of one table share their held-out images.
+      series, value: curve and position on the axis in the plot; `value` None: not plotted.
+      reported: the paper's accuracy in %.
     """
 
     name: str
@@ -46,17 +46,17 @@ class Point:
 
     @property
     def key(self) -> str:
-        """Its folder, below the sweep's."""
+        """Its folder, relative to the sweep's."""
         return f"{self.table}/{self.name}"
 
     def changes_of(self, section: str) -> dict[str, Any]:
-        """Its changes to a section of the configuration, named within the section."""
+        """Its changes to a section of the configuration, by field."""
         start = f"{section}."
         return {name.removeprefix(start): value for name, value in self.changes.items() if name.startswith(start)}
 
     @property
     def held_out_changes(self) -> dict[str, Any]:
-        """Its changes to the data section that may change which images are held out."""
+        """Its changes to the data section that may change the held-out images."""
         changes = self.changes_of("data")
         return {name: value for name, value in changes.items() if f"data.{name}" not in TRAINING_ONLY}
 
@@ -67,15 +67,15 @@ class Sweep:
 
     Attributes:
       title: what is compared.
-      base: the config file that all points change, with its arguments, as --config takes it.
+      base: the points' config file with its arguments, as for --config.
       points: in the order of the tables' rows.
       baseline: name of the point that the others of its table are compared with.
-      baselines: `eval.baselines` of that point's runs; other points measure none, since what they change does not
-        reach them.
-      tables: headings by table name; a name that is absent is its own heading.
-      axis: what `Point.value` is; empty: no plot.
+      baselines: `eval.baselines` of that point's runs; other points measure none, since their changes do not affect
+        baselines.
+      tables: table name -> heading; the default is the name.
+      axis: label of `Point.value`; empty: no plot.
       notes: paragraphs below the tables.
-      seeds: when the command names none.
+      seeds: default of the command.
     """
 
     title: str
@@ -89,7 +89,7 @@ class Sweep:
     seeds: tuple[int, ...] = (0, 1, 2)
 
     def __post_init__(self) -> None:
-        """Refuses a sweep that cannot be tabulated."""
+        """Raises ConfigError for a sweep that cannot be tabulated."""
         seen: set[str] = set()
         held_out: dict[str, tuple[str, dict[str, Any]]] = {}
         for point in self.points:
@@ -115,26 +115,25 @@ class Sweep:
             raise ConfigError("the sweep has no points")
 
     def rows(self, table: str) -> list[Point]:
-        """The points of one table."""
+        """The points of a table."""
         return [point for point in self.points if point.table == table]
 
     def table_names(self) -> list[str]:
-        """Each once, in the order of the points."""
+        """Names of the tables, in the order of the points."""
         return list(dict.fromkeys(point.table for point in self.points))
 
     def heading(self, table: str) -> str:
-        """Of a table."""
+        """Heading of a table."""
         return self.tables.get(table, table)
 
 
 @dataclasses.dataclass(frozen=True)
 class Record:
-    """What `sweep.json` in a sweep's folder says, so that its tables can be made without the sweep file.
+    """Content of `sweep.json` in a sweep's folder, from which tables are made without the sweep file.
 
     Attributes:
-      source: the sweep file and its argument, as --sweep takes it.
-      overrides: --config flags that all runs were given, those left out that change no result (folders and the like).
-      sweep: as the file gave it.
+      source: the sweep file and its argument, as for --sweep.
+      overrides: --config flags of all runs, without those that change no result (such as folders).
     """
 
     source: str
@@ -142,7 +141,7 @@ class Record:
     sweep: Sweep
 
     def write(self, root: pathlib.Path) -> None:
-        """Leaves it in the sweep's folder."""
+        """Writes `sweep.json`. Raises ConfigError if the folder holds another sweep."""
         if (root / RECORD).is_file():
             before = Record.read(root)
             for what, stored, given in (
@@ -158,7 +157,7 @@ class Record:
 
     @classmethod
     def read(cls, root: pathlib.Path) -> Self:
-        """Reads what `write` left."""
+        """Reads `sweep.json`. Raises ConfigError if it is missing or invalid."""
         path = root / RECORD
         try:
             text = files.read_text(path)
@@ -192,17 +191,13 @@ def split_source(source: str) -> tuple[pathlib.Path, str]:
 
 
 def name_of(source: str) -> str:
-    """A name for files: the sweep file's and its argument, as in components, components_quickstart."""
+    """A name for files from the sweep file and its argument, as in components, components_quickstart."""
     path, argument = split_source(source)
     return "_".join([path.stem, *re.findall(r"[A-Za-z0-9]+", argument)])
 
 
 def load(source: str) -> Sweep:
-    """Runs a sweep file.
-
-    Args:
-      source: its path and, after a colon, its argument.
-    """
+    """Runs a sweep file; `source` is its path and, after a colon, its argument."""
     path, argument = split_source(source)
     if not path.is_file():
         raise ConfigError(f"--sweep={source}: there is no file {path}; the project's own are {_names_of_own(path)}")
@@ -219,7 +214,7 @@ def load(source: str) -> Sweep:
 
 
 def load_module(path: pathlib.Path) -> ModuleType:
-    """Runs a Python file, which may lie anywhere."""
+    """Imports a Python file by its path."""
     spec = importlib.util.spec_from_file_location(f"loaded_{path.stem}", path)
     if spec is None or spec.loader is None:
         raise ConfigError(f"{path} is no Python file")

@@ -1,4 +1,4 @@
-"""The tables of a sweep: a line for each row over its seeds, compared with the baseline; as Markdown, CSV and LaTeX."""
+"""Tables of a sweep as Markdown, CSV and LaTeX: rows aggregated over seeds and compared with the baseline."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ class Line:
 
     Attributes:
       table: its table's name.
-      row: the point's or the baseline's name.
-      title: what the table calls it.
-      seeds: ascending; empty: nothing has ended yet.
+      row: name of the point or baseline.
+      title: in the table.
+      seeds: ascending; empty if no run has finished.
       scores: by metric, fractions of 1.
-      difference: by metric, this row minus the baseline, paired by seed; empty where no seed is shared, and for the
+      difference: by metric, this row minus the baseline, paired by seed; empty without shared seeds, and for the
         baseline itself.
-      by_image: accuracy minus the baseline's, one value for each test image: the mean over the paired seeds of right
-        minus right; None where predictions were not kept.
-      minutes: mean over the runs that know theirs.
+      by_image: difference of accuracy to the baseline with test images as samples, each averaged over the paired seeds;
+        None without stored predictions.
+      minutes: mean wall time of runs with a known one.
       series, value: see `Point`.
       reported: see `Point`.
     """
@@ -50,12 +50,11 @@ class Line:
 
 
 def summarize(sweep: Sweep, results: Iterable[Result], baseline: str = "") -> list[Line]:
-    """One line for each table and row, points in the sweep's order and then the baselines'.
+    """One line for each table and row: points in the sweep's order, then baselines.
 
     Args:
-      sweep: whose results they are.
-      results: of `collect`.
-      baseline: name of the row that the others are compared with; empty: the sweep's.
+      results: from `collect`.
+      baseline: row that the others are compared with; empty: the sweep's.
     """
     groups: dict[tuple[str, str], dict[int, Result]] = {(point.table, point.name): {} for point in sweep.points}
     for result in results:
@@ -74,7 +73,7 @@ def summarize(sweep: Sweep, results: Iterable[Result], baseline: str = "") -> li
 
 
 def _line(point: Point | None, by_seed: Mapping[int, Result], against: Mapping[int, Result]) -> Line:
-    """Of a point, or, without one, of a baseline, which is there only where it has results."""
+    """The line of a point, or, if that is None, of a baseline with results."""
     seeds = tuple(sorted(by_seed))
     paired = [seed for seed in seeds if seed in against]
     seconds = [result.seconds for result in by_seed.values() if result.seconds is not None]
@@ -144,14 +143,14 @@ _ALWAYS = ("", "runs", "accuracy, %", "UAR, %")
 
 
 def header_and_cells(lines: Sequence[Line]) -> tuple[list[str], list[list[str]]]:
-    """A table's header and rows as text, without the columns in which no row has anything."""
+    """A table's header and rows as text, without columns that are empty in all rows."""
     rows = [_cells(line) for line in lines]
     header = [name for name in _cells(lines[0]) if name in _ALWAYS or any(row[name] for row in rows)]
     return header, [[row[name] for name in header] for row in rows]
 
 
 def explanation(compared: str) -> str:
-    """What has to be known to read the columns; `compared`: what differences are to."""
+    """Explanation of the columns; `compared` is the title of the baseline's row."""
     return (
         f"Mean ± sample standard deviation over seeds, and Student's 95% interval of the mean. Differences are to "
         f"{compared}, on the same seeds. *p, seeds*: paired t-test over seeds: would the difference hold for other "
@@ -161,7 +160,7 @@ def explanation(compared: str) -> str:
 
 
 def to_markdown(sweep: Sweep, lines: Sequence[Line], level: int = 2) -> str:
-    """The tables with headings of a level, one for each of the sweep's; a single table stands without."""
+    """The tables as Markdown with headings of the given level; a single unnamed table has none."""
     text: list[str] = []
     tables = sweep.table_names()
     for table in tables:
@@ -172,7 +171,7 @@ def to_markdown(sweep: Sweep, lines: Sequence[Line], level: int = 2) -> str:
 
 
 def to_csv(lines: Sequence[Line]) -> str:
-    """One line a row, for programs: fractions of 1 with all digits."""
+    """CSV with a line for each row: fractions of 1 with all digits."""
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
     per_metric = ("mean", "deviation", "interval_low", "interval_high")
@@ -198,12 +197,11 @@ _LATEX = {"%": r"\%", "&": r"\&", "_": r"\_", "#": r"\#", "±": r"$\pm$", "<": "
 
 
 def to_latex(sweep: Sweep, lines: Sequence[Line], banners: Sequence[str]) -> str:
-    """A tabular environment for each table, to be put into a paper that uses the package booktabs.
+    """A tabular environment (booktabs) for each table.
 
     Args:
-      sweep: whose tables they are.
-      lines: of `summarize`.
-      banners: what must not be overlooked; they are typeset below each table, as a comment is left behind there.
+      lines: from `summarize`.
+      banners: warnings, typeset below each table, since comments get lost when a table is copied.
     """
 
     def escaped(text: str) -> str:
