@@ -1,4 +1,4 @@
-"""The readers of datasets, one module for each; whatever is put into this folder is registered."""
+"""Dataset readers, one module each; modules in this folder are imported and so registered."""
 
 import importlib
 import pkgutil

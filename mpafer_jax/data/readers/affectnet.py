@@ -1,11 +1,10 @@
-"""AffectNet (Mollahosseini et al., 2017) in both forms in which it has been handed out.
+"""AffectNet (Mollahosseini et al., 2017), both releases.
 
-* The csv release: whole images in `Manually_Annotated_Images`, labels and face boxes in `training.csv` and
-  `validation.csv`. Faces are cut out at preparation.
-* The npy release (since 2021, the only one that new users get): faces already cut out, one `.npy` per label.
+* csv: whole images in `Manually_Annotated_Images`, labels and face boxes in `training.csv` and `validation.csv`. Faces
+  are cropped at preparation.
+* npy (the only one since 2021): cropped faces, one `.npy` per label.
 
-Its test set was never released. The literature reports on the validation set, so that is the split "test" here, and
-a validation split for choosing checkpoints is to be carved from "train".
+The test set is unreleased; as in the literature, the validation set is the split "test" here.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from mpafer_jax.runtime import progress
 from mpafer_jax.runtime.errors import DataError
 
 CLASS_NAMES = ("neutral", "happiness", "sadness", "surprise", "fear", "disgust", "anger", "contempt")
-_DROPPED = {8: "none", 9: "uncertain", 10: "no face"}  # the owners' remaining labels
+_DROPPED = {8: "none", 9: "uncertain", 10: "no face"}
 _COLUMNS = (
     "subDirectory_filePath",
     "face_x",
@@ -52,17 +51,11 @@ _SOURCE = "its owners (http://mohammadmahoor.com/affectnet/, on request)"
     source=_SOURCE,
 )
 def read(directory: Path) -> SourceIndex:
-    """Reads AffectNet's labels, from whichever release is there.
-
-    Args:
-      directory: holds `train_set` and `val_set`, or `training.csv`, `validation.csv` and `Manually_Annotated_Images`.
+    """Reads the labels of the release in `directory`; both releases in one folder are a DataError.
 
     Returns:
-      Splits "train" and "test" (the owners' validation set), 8 classes. Labels 8 to 10 and rows without a face box
-      are dropped and counted.
-
-    Raises:
-      DataError: neither release is there, both are, or a label file does not hold what it should.
+      Splits "train" and "test" (the validation set), 8 classes. Labels 8 to 10 and rows without a face box are dropped
+      and counted.
     """
     dropped: Counts = {}
     npy = {split: directory / name for split, name in _NPY_SPLITS.items() if (directory / name).is_dir()}
@@ -100,7 +93,7 @@ def _read_npy(folder: Path, split: str, dropped: Counts) -> Iterator[Record]:
         raise records.missing(folder / "annotations" / "<number>_exp.npy")
     for path in progress.track(annotations, f"reading labels of {split}", len(annotations), "files"):
         try:
-            expression = int(np.load(path, allow_pickle=False).item())  # a number, or a string that holds one
+            expression = int(np.load(path, allow_pickle=False).item())  # a number, or one as a string
         except (ValueError, OSError, EOFError) as error:
             raise DataError(f"{path}: expected one label from 0 to 10 ({error})") from error
         if _kept(expression, str(path), split, dropped):
@@ -111,7 +104,7 @@ def _read_npy(folder: Path, split: str, dropped: Counts) -> Iterator[Record]:
 def _read_csv(table: Path, split: str, dropped: Counts) -> Iterator[Record]:
     columns = {name: position for position, name in enumerate(_COLUMNS)}
     for line, row in records.read_csv(table):
-        if line == 1 and _COLUMNS[0] in row:  # copies with and without a header are in use
+        if line == 1 and _COLUMNS[0] in row:  # some copies have no header
             columns = {name: position for position, name in enumerate(row)}
             continue
         place = f"{table} line {line}"

@@ -1,13 +1,12 @@
-"""CK+ (Lucey et al., 2010): 123 persons who move from a neutral face to the peak of an expression, as sequences.
+"""CK+ (Lucey et al., 2010): sequences of 123 persons from a neutral face to the peak of an expression.
 
-Read from the owners' release, or from either of two copies that are in wide use:
+Three forms are read:
 
-* The release: `cohn-kanade-images` and `Emotion`. A label belongs to the last frame of its sequence, the peak; the
-  first frame of the same sequence is offered as neutral. Faces are cut out by the owners' landmarks where those are
-  there.
+* The release: `cohn-kanade-images` and `Emotion`. The last frame of a labelled sequence has its label, the first one is
+  neutral. Faces are cropped by the landmarks, if those exist.
 * `CK+48`: class folders of 48x48 images, the last three frames of every labelled sequence, no neutral.
-* `ckextended.csv`: 48x48 pixels written out, a peak each, and a neutral face of all 593 sequences. It does not say who
-  is who, and its column Usage parts the images of a person, so it is good for evaluating on all of it and no more.
+* `ckextended.csv`: 48x48 pixels, the peaks, and a neutral face of all 593 sequences. Without person ids, and its column
+  Usage splits persons, so use it only for evaluation on all images.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ from mpafer_jax.data.records import Counts, ImageSource, Record, SourceIndex
 from mpafer_jax.runtime.errors import DataError
 
 CLASS_NAMES = ("neutral", "anger", "contempt", "disgust", "fear", "happiness", "sadness", "surprise")  # labels 0 to 7
-_CSV_NAMES = ("anger", "disgust", "fear", "happiness", "sadness", "surprise", "neutral", "contempt")  # 0 to 7 there
+_CSV_NAMES = ("anger", "disgust", "fear", "happiness", "sadness", "surprise", "neutral", "contempt")  # of the csv
 _FOLDERS = {
     "anger": "anger",
     "contempt": "contempt",
@@ -38,7 +37,7 @@ _FOLDERS = {
 _SEQUENCES, _LABELS, _LANDMARKS = "cohn-kanade-images", ("Emotion", "Emotion_labels"), "Landmarks"
 _CSV, _CK48 = "ckextended.csv", "CK+48"
 _FRAME = re.compile(r"(?P<person>S\d{3})_(?P<sequence>\d{3})_\d{8}")  # S005_001_00000011
-# The square around the 68 landmarks, from the brows to the chin, is enlarged by this to hold the forehead. [ours]
+# Factor on the square around the 68 landmarks (brows to chin), to include the forehead. [ours]
 _ENLARGED = 1.35
 _LAYOUT = """\
   cohn-kanade-images/S005/001/S005_001_00000011.png ...
@@ -56,17 +55,11 @@ _SOURCE = "its owners (http://www.jeffcohn.net/Resources/, on request)"
     source=_SOURCE,
 )
 def read(directory: Path) -> SourceIndex:
-    """Reads CK+ in whichever form is there.
+    """Reads the form of CK+ in `directory`: one split, "train", with persons for subject-independent splits.
 
     Args:
-      directory: holds `cohn-kanade-images` and `Emotion`, or `CK+48` (or its class folders), or `ckextended.csv`.
-
-    Returns:
-      One split, "train", in the order of names, each image with its person where the form says it: the owners give
-      no splits, and what is carved out of it shares no person with the rest.
-
-    Raises:
-      DataError: none of the forms is there, several are, or a label does not hold.
+      directory: holds `cohn-kanade-images` and `Emotion`, or `CK+48` (or its class folders), or `ckextended.csv`;
+        DataError for several of them.
     """
     copied = directory / _CK48 if (directory / _CK48).is_dir() else directory
     forms = {
@@ -141,7 +134,7 @@ def _label(path: Path) -> int:
 
 
 def _face(directory: Path, frame: Path) -> tuple[ImageSource, bool]:
-    """The face of a frame, or all of it where there are no landmarks, and which of the two."""
+    """(face crop, True), or (whole frame, False) without landmarks."""
     relative = frame.relative_to(directory / _SEQUENCES)
     path = directory / _LANDMARKS / relative.with_name(f"{frame.stem}_landmarks.txt")
     if not path.is_file():
@@ -156,7 +149,7 @@ def _face(directory: Path, frame: Path) -> tuple[ImageSource, bool]:
     low, high = points.min(axis=0), points.max(axis=0)
     side = _ENLARGED * float((high - low).max())
     left = float((low + high)[0] / 2) - side / 2
-    top = float(high[1]) + 0.05 * side - side  # a little below the chin; what is added lies above
+    top = float(high[1]) + 0.05 * side - side  # bottom edge just below the chin
     return records.ImageCrop(frame, (round(left), round(top), round(side), round(side))), True
 
 

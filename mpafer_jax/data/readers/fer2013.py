@@ -1,4 +1,4 @@
-"""FER2013 (Goodfellow et al., 2013) under its own labels; `ferplus` has its images under better ones."""
+"""FER2013 (Goodfellow et al., 2013) with the original labels; see `ferplus` for better ones."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from mpafer_jax.data.records import Record, SourceIndex
 from mpafer_jax.runtime.errors import DataError
 
 CLASS_NAMES = ("anger", "disgust", "fear", "happiness", "sadness", "surprise", "neutral")  # the column emotion, 0 to 6
-_TABLES = ("fer2013.csv", "icml_face_data.csv")  # the same rows; columns and spaces differ
+_TABLES = ("fer2013.csv", "icml_face_data.csv")  # same rows, different column order and spaces
 _LAYOUT = """\
   fer2013.csv          columns emotion,pixels,Usage
 or icml_face_data.csv  columns emotion, Usage, pixels
@@ -27,17 +27,10 @@ _SOURCE = "Kaggle's challenge in representation learning (fer2013.csv)"
     source=_SOURCE,
 )
 def read(directory: Path) -> SourceIndex:
-    """Reads FER2013's table.
-
-    Args:
-      directory: holds `fer2013.csv` or `icml_face_data.csv`.
+    """Reads `fer2013.csv` or `icml_face_data.csv`; images are named by their line.
 
     Returns:
-      Those of the splits "train", "validation" (PublicTest) and "test" (PrivateTest) that have rows. The images have
-      no names; they are called by their line.
-
-    Raises:
-      DataError: there is no table, there are both, or a row does not hold what it should.
+      Splits "train", "validation" (PublicTest) and "test" (PrivateTest), without empty ones.
     """
     tables = [directory / name for name in _TABLES if (directory / name).is_file()]
     if not tables:

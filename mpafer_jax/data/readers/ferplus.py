@@ -1,22 +1,18 @@
 """FERPlus (Barsoum et al., ICMI 2016): the images of FER2013 with ten crowd votes each.
 
-The votes were published twice, in `fer2013new.csv` and in one `label.csv` per folder, and they differ for 1,601
-images; a label is made of votes by one of several rules. So "FERPlus" alone names no label set, and `label_rule`
-must be chosen:
+Votes were published in `fer2013new.csv` and as one `label.csv` per folder; they differ for 1,601 images. Rules that
+make labels of votes (`label_rule`):
 
-* `majority_labelcsv`: the owners' rule "majority" on `label.csv`: counts of a single vote are set to 0, and the winner
-  needs more than half of what is left, over all ten columns. This is the 28,236 / 3,137 of the literature (Training
-  and PublicTest together / PrivateTest).
-* `majority_csv`: the same rule on `fer2013new.csv`.
-* `argmax`: most votes over all ten columns of `fer2013new.csv`, the first of equals.
-* `distribution`: the owners' rule "cross-entropy" on `label.csv`: after single votes are set to 0, the columns with the
-  most votes are taken, equals together, until they hold 75% of the votes or three columns are taken; "unknown" and
-  "not a face" end that, and count only if they come first. `label_distribution` holds the taken emotions' shares,
-  `label` the largest one (the first of equals).
+* `majority_labelcsv`: the authors' "majority" on `label.csv`: single votes are set to 0, and the winner needs more than
+  half of the rest, over all ten columns. Gives the literature's 28,236 (Training and PublicTest) / 3,137 (PrivateTest).
+* `majority_csv`: the same on `fer2013new.csv`.
+* `argmax`: argmax over all ten columns of `fer2013new.csv`.
+* `distribution`: the authors' "cross-entropy" on `label.csv`: single votes are set to 0, then the columns with most
+  votes are taken, ties together, until they have 75% of the votes or three are taken. "unknown" and "not a face" stop
+  this, and win only if they come first. `label_distribution` is the shares of the taken emotions, `label` its argmax.
 
-Under every rule an image is left out, and counted, when "unknown" or "not a face" wins. Both majority rules also leave
-out images without a majority, and `distribution` those whose taken columns hold at most half of the votes or are
-more than three.
+Images are dropped and counted if "unknown" or "not a face" wins, without a majority (both majority rules), or if the
+taken columns have at most half of the votes or are more than three (`distribution`).
 """
 
 from __future__ import annotations
@@ -48,7 +44,7 @@ _SOURCE = "https://github.com/microsoft/FERPlus (votes) and Kaggle's FER2013 cha
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Votes:
-    """One row of votes: `counts` in the columns neutral, happiness, ..., contempt, unknown, not a face."""
+    """The votes of one image: counts of neutral, happiness, ..., contempt, unknown, not a face."""
 
     name: str
     counts: tuple[int, ...]
@@ -56,7 +52,7 @@ class Votes:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Decision:
-    """What a rule makes of one row: the class, its weights where the rule gives any, or the reason it is left out."""
+    """The label of one image, with a distribution if the rule gives one, or why it is dropped."""
 
     label: int = -1
     distribution: tuple[float, ...] | None = None
@@ -64,7 +60,7 @@ class Decision:
 
 
 def decide(counts: Sequence[int], rule: LabelRule) -> Decision:
-    """Applies a label rule (see the module's docstring) to the ten counts of one image."""
+    """Applies a label rule (see the module's docstring) to the ten vote counts of an image."""
     if rule == "argmax":
         return _winner(counts)
     kept = [0 if votes <= 1 else votes for votes in counts]
@@ -114,17 +110,15 @@ def read(directory: Path, rule: LabelRule) -> SourceIndex:
     """Reads FERPlus' votes and finds its images.
 
     Args:
-      directory: see the layout in docs/datasets.md: folders of PNGs with `label.csv`, `fer2013new.csv`, `fer2013.csv`;
-        which of them are needed depends on `rule` and on where the images are.
-      rule: how votes become labels.
+      directory: see the layout in docs/datasets.md; the files needed depend on `rule` and on where the images are.
 
     Returns:
-      Those of the splits "train", "validation" (PublicTest) and "test" (PrivateTest) that have images and votes.
-      Rows without a name (faces that the owners removed) are dropped, and of rows that share a name all but the last
-      one, as the owners' export writes them over each other.
+      Those of the splits "train", "validation" (PublicTest) and "test" (PrivateTest) with images and votes. Rows
+      without a name (removed by the authors) are dropped, and of equal names all but the last row, which overwrites
+      the others in the authors' export.
 
     Raises:
-      DataError: no split has both images and votes, or a file does not hold what it should.
+      DataError: no split has both images and votes, or a file is malformed.
     """
     base = directory / "data" if (directory / "data" / _FOLDERS["train"]).is_dir() else directory
     table = read_votes_csv(directory / _VOTES_CSV) if (directory / _VOTES_CSV).is_file() else {}
@@ -168,12 +162,12 @@ def _read_label_csvs(base: Path) -> dict[str, list[Votes]]:
 
 
 def read_label_csv(path: Path) -> list[Votes]:
-    """Reads a folder's `label.csv`: no header, columns name, face box (the whole image), ten counts."""
+    """Reads a `label.csv`: no header; columns name, face box (the whole image), ten counts."""
     return [_votes(row[:1] + row[2:], f"{path} line {line}") for line, row in records.read_csv(path) if row]
 
 
 def read_votes_csv(path: Path) -> dict[str, list[Votes]]:
-    """Reads `fer2013new.csv`: per split its rows in order, those with an empty name included (they keep the place)."""
+    """Reads `fer2013new.csv` by split; includes rows of empty names, which align it with fer2013.csv."""
     header = ["Usage", "Image name", *_COLUMNS]
     splits: dict[str, list[Votes]] = {}
     rows = records.read_csv(path)
@@ -201,7 +195,7 @@ def _votes(row: Sequence[str], place: str) -> Votes:
 
 
 def _pixel_rows(path: Path) -> dict[str, list[ImageSource]]:
-    """The rows of `fer2013.csv`; its own labels are not FERPlus'."""
+    """The images of `fer2013.csv` by split, without its labels."""
     splits: dict[str, list[ImageSource]] = {}
     for row in pixel_csv.read_rows(path):
         splits.setdefault(row.split, []).append(row.image)
@@ -211,7 +205,7 @@ def _pixel_rows(path: Path) -> dict[str, list[ImageSource]]:
 def _images(
     folder: Path, votes: Iterable[Votes], pixels: Sequence[ImageSource], table: Sequence[Votes], directory: Path
 ) -> Mapping[str, ImageSource] | None:
-    """Name -> image of one split, or None where there are none. Of equal names the last one counts."""
+    """Name -> image of one split; None if it has no images. Of equal names the last one counts."""
     if any(folder.glob("*.png")):
         return {row.name: records.ImageFile(folder / row.name) for row in votes}
     if not pixels or not table:
@@ -221,7 +215,7 @@ def _images(
             f"{directory}: {_PIXELS_CSV} has {len(pixels)} rows where {_VOTES_CSV} has {len(table)} (the split of "
             f"{folder.name}); they are joined row by row, so both must be complete"
         )
-    # By row, because the number in a name is not its row: it lags behind by the rows whose image was removed.
+    # By row, since numbers in names skip the rows of removed images.
     return {row.name: image for row, image in zip(table, pixels, strict=True)}
 
 

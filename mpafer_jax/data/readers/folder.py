@@ -1,4 +1,4 @@
-"""Class folders: an image's label is the name of the folder it lies in."""
+"""Class folders: the label of an image is the name of its folder."""
 
 from __future__ import annotations
 
@@ -30,19 +30,15 @@ with images ending in """ + " ".join(sorted(IMAGE_SUFFIXES))
     fields=("dir", "class_names"),
 )
 def read(directory: Path, chosen: Sequence[str] = ()) -> SourceIndex:
-    """Lists class folders.
+    """Lists class folders; classes are in the folders' sorted order, images sorted by name.
 
     Args:
       directory: holds the split folders, or the class folders themselves.
-      chosen: config.data.class_names, which may have given numbered folders names.
-
-    Returns:
-      The classes in the order in which their folders sort and called as these are, images sorted by name. Files that
-      are no images are counted as dropped.
+      chosen: config.data.class_names, which may rename numbered folders.
 
     Raises:
-      DataError: nothing there, two folders for one split, two folders for one expression, folders that are those of
-        another layout (`images`, `labels`) and not of classes, or a folder whose name is not UTF-8.
+      DataError: no images, two folders for one split or expression, a folder name that is not UTF-8, or folders of
+        another layout (`images`, `labels`).
     """
     if not directory.is_dir():
         raise records.missing(directory)
@@ -98,7 +94,7 @@ def _split_folders(directory: Path) -> dict[str, Path]:
 
 
 def _list(directory: Path, split: str, dropped: Counts) -> dict[str, list[Path]]:
-    """Class folder -> its images, both in the order of their names."""
+    """Class folder -> images, both sorted by name."""
     folders = sorted(path for path in directory.iterdir() if path.is_dir() and not path.name.startswith("."))
     return {
         path.name: records.images_in(path, split, dropped) for path in folders if path.name != records.PREPARED_FOLDER
@@ -116,7 +112,7 @@ def _class_names(folder_names: list[str], directory: Path) -> tuple[str, ...]:
 
 
 def _beside_splits(directory: Path, split_folders: Mapping[str, Path]) -> tuple[str, ...]:
-    """A warning of images that lie beside the split folders, so that no split has them."""
+    """Warnings of images outside the split folders, which are not read."""
     if list(split_folders.values()) == [directory]:
         return ()
     own = {records.PREPARED_FOLDER, *(path.name for path in split_folders.values())}

@@ -1,4 +1,4 @@
-"""JAFFE (Lyons et al., 1998): ten Japanese women, who posed every expression several times."""
+"""JAFFE (Lyons et al., 1998): posed expressions of ten Japanese women."""
 
 from __future__ import annotations
 
@@ -35,17 +35,10 @@ _SOURCE = "its owners (https://zenodo.org/records/3451524, on request)"
     source=_SOURCE,
 )
 def read(directory: Path) -> SourceIndex:
-    """Lists JAFFE's images.
+    """Lists the images: one split, "train", sorted by name, with persons for subject-independent splits.
 
     Args:
-      directory: the folder of the images, or one that holds them in `jaffe`.
-
-    Returns:
-      One split, "train", sorted by name, each image with its person: the owners give no others, and what is carved
-      out of it shares no person with the rest.
-
-    Raises:
-      DataError: there is no image, or one whose name does not say what it shows.
+      directory: the folder of the images, or one with a folder `jaffe` of them.
     """
     folder = directory / "jaffe" if (directory / "jaffe").is_dir() else directory
     dropped: Counts = {}

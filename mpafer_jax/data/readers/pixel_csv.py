@@ -1,4 +1,4 @@
-"""Tables of faces with the pixels written out as numbers: the form of FER2013, which others have taken over."""
+"""The csv format of FER2013, with pixels as decimal numbers, used by other datasets too."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _COLUMNS = ("emotion", "pixels", "Usage")
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Row:
-    """One face: its line's number, `SPLITS` of its usage, the number in the column emotion, where its pixels are."""
+    """One face: line number, split, number in the column emotion, and image."""
 
     line: int
     split: str
@@ -27,12 +27,9 @@ class Row:
 
 
 def read_rows(path: Path) -> Iterator[Row]:
-    """Reads a table with the columns emotion, pixels and Usage, in any order and spaced as the copies in use are.
+    """Reads a csv with the columns emotion, pixels and Usage, in any order; DataError if it is malformed.
 
-    Pixels are found, not parsed: 80 million numbers would become as many Python objects.
-
-    Raises:
-      DataError: a column is missing, or a line does not hold what it should.
+    Pixels are located, not parsed, which would create 80 million Python objects.
     """
     with path.open("rb") as file:
         header = file.readline()

@@ -1,4 +1,4 @@
-"""RAF-DB (Li et al., CVPR 2017), basic and compound expressions, in the layout in which its owners hand it out."""
+"""RAF-DB (Li et al., CVPR 2017), basic and compound expressions."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ COMPOUND_CLASS_NAMES = (
     "angrily disgusted",
     "disgustedly surprised",
 )
-_SPLITS = {"train": "train", "test": "test"}  # prefix of an image's name -> split; the list has no other mark
-_LIST = "EmoLabel/list_patition_label.txt"  # the owners' spelling
+_SPLITS = {"train": "train", "test": "test"}  # prefix of an image's name -> split
+_LIST = "EmoLabel/list_patition_label.txt"  # spelled so in the release
 _SOURCE = "its owners (http://www.whdeng.cn/RAF/model1.html, on request)"
 _LAYOUT = """\
   {0}/EmoLabel/list_patition_label.txt     lines "train_00001.jpg 5" ... "test_0001.jpg 4"
@@ -42,17 +42,10 @@ Expressions = Literal["basic", "compound"]
     source=_SOURCE,
 )
 def read(directory: Path) -> SourceIndex:
-    """Reads RAF-DB's label list of the basic expressions.
+    """Reads the label list of the basic expressions: splits "train" and "test", in the list's order.
 
     Args:
-      directory: the folder that holds `basic`, or that folder itself.
-
-    Returns:
-      Splits "train" and "test" (those that the list names), in the list's order.
-
-    Raises:
-      DataError: the list or the folder of aligned images is not there, a line of the list does not hold
-        "name label" with a label of that set, or the folder is the other set's.
+      directory: the folder `basic`, or the one that contains it; DataError if it is the compound set.
     """
     return _read(directory, "basic")
 
@@ -65,7 +58,7 @@ def read(directory: Path) -> SourceIndex:
     source=_SOURCE,
 )
 def read_compound(directory: Path) -> SourceIndex:
-    """As `read`, of the compound expressions, which share no image with the basic ones."""
+    """As `read` for the compound expressions, whose images are disjoint from the basic ones."""
     return _read(directory, "compound")
 
 
@@ -73,7 +66,7 @@ def _read(directory: Path, expressions: Expressions) -> SourceIndex:
     class_names = CLASS_NAMES if expressions == "basic" else COMPOUND_CLASS_NAMES
     root = directory / expressions if (directory / expressions).is_dir() else directory
     other: Expressions = "compound" if expressions == "basic" else "basic"
-    # Labels 1 to 7 are labels of either set, so only the folder's name and what is above 7 tell them apart.
+    # Labels 1 to 7 occur in both sets; only the folder's name and labels above 7 distinguish them.
     if root.resolve().name.lower() == other:
         raise _other_set(f"{directory} is the folder of the {other} set", expressions)
     list_path, images = root / _LIST, root / "Image" / "aligned"

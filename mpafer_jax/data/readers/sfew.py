@@ -1,7 +1,6 @@
-"""SFEW 2.0 (Dhall et al., EmotiW 2015): stills of films, in the owners' aligned faces.
+"""SFEW 2.0 (Dhall et al., EmotiW 2015): stills of films, the release's aligned faces.
 
-The labels of its test set are kept by the owners. The literature reports on the validation set, so that is the split
-"test" here, and a validation split for choosing checkpoints is to be carved from "train".
+The labels of the test set are unreleased; as in the literature, the validation set is the split "test" here.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ from mpafer_jax.data import records
 from mpafer_jax.data.reader import reader
 from mpafer_jax.data.records import Counts, Record, SourceIndex
 
-# Folder -> class, in the owners' alphabetical order.
+# Folder -> class, in alphabetical order.
 _CLASSES = {
     "Angry": "anger",
     "Disgust": "disgust",
@@ -24,7 +23,7 @@ _CLASSES = {
     "Surprise": "surprise",
 }
 CLASS_NAMES = tuple(_CLASSES.values())
-# Where the owners' archives come to lie, depending on how they are unpacked.
+# Folders by the way the archives are unpacked.
 _PLACES = {
     "train": ("Train_Aligned_Faces", "Train/Train_Aligned_Faces"),
     "test": ("Val_Aligned_Faces_new", "Val_Aligned_Faces", "Val/Val_Aligned_Faces_new", "Val/Val_Aligned_Faces"),
@@ -44,17 +43,9 @@ _SOURCE = "its owners (https://users.cecs.anu.edu.au/~few_group/AFEW.html, on re
     source=_SOURCE,
 )
 def read(directory: Path) -> SourceIndex:
-    """Lists SFEW's aligned faces.
+    """Lists the aligned faces: splits "train" and "test" (the validation set), sorted by name.
 
-    Args:
-      directory: holds `Train_Aligned_Faces` and `Val_Aligned_Faces`, see the layout.
-
-    Returns:
-      Splits "train" and "test" (the owners' validation set), sorted by name. Names tell the film, which stands
-      for the `person`: actors recur within a film, and seldom in another.
-
-    Raises:
-      DataError: neither folder is there.
+    `person` is the film, from the image's name: actors recur within a film, and rarely across films.
     """
     found = {
         split: next((directory / place for place in places if (directory / place).is_dir()), None)

@@ -1,4 +1,4 @@
-"""Drawn faces as a dataset: nothing is read, every image is drawn from its seed when it is prepared."""
+"""Synthetic drawn faces; each image is drawn from its seed at preparation."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from mpafer_jax.runtime.errors import DataError
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class DrawnFace:
-    """An image that is drawn when it is read; see `generate.face_of`."""
+    """An image that is drawn on reading; see `generate.face_of`."""
 
     seed: int
     split: str
@@ -42,7 +42,7 @@ class DrawnFace:
         return buffer.getvalue()
 
     def stamp(self) -> str:
-        """All that decides what is drawn, the renderer's version included."""
+        """Everything that the image depends on, with the renderer's version."""
         return f"{generate.VERSION} {self.seed} {self.style} {self.size} {' '.join(self.expressions)}"
 
 
@@ -53,23 +53,17 @@ class DrawnFace:
     fields=("synthface", "class_names"),
 )
 def read(section: SynthfaceSection, class_names: Sequence[str]) -> SourceIndex:
-    """Lists the images to draw; draws none.
+    """Lists the images without drawing; classes are in the order of `PROTOTYPES`.
 
     Args:
-      section: how many, in which style, from which seed.
-      class_names: config.data.class_names; only these expressions occur, so that the splits are as large as asked for.
-        Empty: all eight.
-
-    Returns:
-      Classes in the order of `PROTOTYPES`.
-
-    Raises:
-      DataError: there is no such style.
+      section: sizes, style and seed; DataError for an unknown style.
+      class_names: config.data.class_names; only these are drawn, so splits have the configured sizes. Empty: all
+        eight.
     """
     if section.style not in STYLES:
         raise DataError(f"config.data.synthface.style is {section.style!r}; expected one of {', '.join(STYLES)}")
     wanted = {canonical_name(entry.partition("=")[2] or entry) for entry in class_names} or set(PROTOTYPES)
-    # A name that no expression has is refused where classes are selected, for every dataset alike.
+    # Unknown names are refused by `records.select_classes`, as for every dataset.
     expressions = tuple(name for name in PROTOTYPES if name in wanted) or tuple(PROTOTYPES)
     labels = {name: label for label, name in enumerate(expressions)}
     splits: dict[str, list[Record]] = {}
