@@ -1,11 +1,11 @@
-"""Checkpoints: Orbax folders that hold prompts, optimizer and a description of themselves.
+"""Checkpoints: Orbax folders of prompts, optimizer state and a self-contained description.
 
-<workdir>/checkpoints/step_120/params        the prompts alone: all that prediction needs besides CLIP
+<workdir>/checkpoints/step_120/params        the prompts: all that prediction needs besides CLIP
                                opt_state     what training needs besides to resume
-                               description   see `checkpoint_description.Description`, and SHA-256 digests of all else
-                               interval      metrics that wait for their line, only where a run was stopped: see `save`
+                               description   see `description.Description`, and SHA-256 digests of all else
+                               interval      pending metrics, only if the run was interrupted: see `save`
 
-What is read is compared with the digests, so that no damage is taken for numbers or words.
+Everything read is verified by the digests.
 """
 
 from __future__ import annotations
@@ -33,15 +33,14 @@ from mpafer_jax.runtime.finite import not_finite
 
 FOLDER = "checkpoints"
 _PREFIX = "step"
-_DIGESTS = "sha256"  # beside the description's own fields: of every array, the description and the interval
-_SELECTED = "selected"  # among the saved metrics: the value that chooses the best
+_DIGESTS = "sha256"  # field beside the description's: digests of every array, the description and the interval
+_SELECTED = "selected"  # saved metric that chooses the best checkpoint
 
-SEVERAL = "a folder of several checkpoints"  # what there is to choose from
+SEVERAL = "a folder of several checkpoints"
 Params = dict[str, Any]
 Which = Literal["best", "last"]
-# Metrics of one step on the host: name -> (sum, count).
-Digests = dict[str, str]  # SHA-256 in hexadecimal by what it is of
-StepMetrics = Mapping[str, tuple[float, float]]
+Digests = dict[str, str]  # name -> SHA-256 in hexadecimal
+StepMetrics = Mapping[str, tuple[float, float]]  # of one step on the host: name -> (sum, count)
 D = TypeVar("D", bound=Described)
 
 
@@ -58,10 +57,10 @@ def _open(folder: pathlib.Path, *, keep: int, clean: bool) -> Any:
 
 
 def _rank(metrics: Mapping[str, float]) -> tuple[float, float]:
-    """Orders checkpoints: the best on validation highest, of equals the earliest."""
+    """Sort key: the best on validation highest, of ties the earliest."""
     if _SELECTED in metrics:
         return metrics[_SELECTED], -metrics["step"]
-    return -1.0, metrics["step"]  # saved between evaluations: below all that were evaluated
+    return -1.0, metrics["step"]  # not evaluated: below all that were
 
 
 def _best_step(manager: Any) -> int | None:
@@ -70,15 +69,15 @@ def _best_step(manager: Any) -> int | None:
 
 
 class Checkpoints:
-    """The checkpoints of one run: saved in the background, the newest few and the best one kept."""
+    """The checkpoints of one run: saved in the background; keeps the newest few and the best."""
 
     def __init__(self, workdir: pathlib.Path, *, keep: int, select_by: str) -> None:
         """Opens or creates the folder.
 
         Args:
           workdir: of the run.
-          keep: how many of the newest to keep; the best on validation is kept besides.
-          select_by: the validation metric that decides which is best, '' for none; of equals, the earliest.
+          keep: number of newest checkpoints to keep, besides the best.
+          select_by: the validation metric that selects the best, '' for none; of ties the earliest.
         """
         self._select_by = select_by
         self._manager = _open(workdir / FOLDER, keep=keep, clean=True)
@@ -93,15 +92,15 @@ class Checkpoints:
         """Starts saving; all processes must call it.
 
         Args:
-          state: what to save.
+          state: to save.
           description: of the run.
-          validation: metrics of an evaluation at this very step, if there was one.
-          interval: pending metrics of an interrupted logging interval, one entry for each step, so that a resumed run
-            writes the same lines.
+          validation: metrics of an evaluation at this step, if there was one.
+          interval: pending metrics of an interrupted logging interval, one entry per step, so that a resumed run writes
+            the same lines.
 
         Raises:
-          CheckpointError: this one could not be begun, or the one before it not be written.
-          NonFiniteError: a parameter or the optimizer's state is NaN or infinite.
+          CheckpointError: saving this checkpoint or the previous one failed.
+          NonFiniteError: a parameter or the optimizer state is NaN or infinite.
         """
         step = int(devices.to_host(state.step))
         arrays = devices.to_host({"params": state.params, "opt_state": state.opt_state})
@@ -130,28 +129,28 @@ class Checkpoints:
                 raise RuntimeError(f"step {step} was to be saved, but step {self._manager.latest_step()} is there")
 
     def latest_description(self, kind: type[D]) -> D | None:
-        """What the newest checkpoint says of itself, or None where nothing was saved yet."""
+        """Description of the newest checkpoint, or None if there is none."""
         step = self._manager.latest_step()
         return None if step is None else _restore_description(self._manager, step, kind)[0]
 
     def latest_interval(self) -> list[StepMetrics]:
-        """What the newest checkpoint was given as `interval`."""
+        """`interval` of the newest checkpoint."""
         step = self._manager.latest_step()
         return [] if step is None else _restore_interval(self._manager, step, _restore_digests(self._manager, step))
 
     def restore_latest(self, state: TrainState, description: Described) -> TrainState | None:
-        """The newest state that can be read, on the devices, or None where nothing was saved yet.
+        """The newest readable state, on the devices, or None if nothing was saved yet.
 
-        Newer checkpoints that cannot be read are warned of and moved to `unreadable-step_N`, out of the run's way. All
-        processes must call it.
+        Newer checkpoints that are damaged are renamed to `unreadable-step_N`, with a warning. All processes must call
+        it.
 
         Args:
           state: gives the structure.
           description: of the run that resumes.
 
         Raises:
-          UnreadableError: there are checkpoints, and none can be read; all stay where they are.
-          CheckpointError: what the description calls unchanged is not what the checkpoint was made with.
+          UnreadableError: all checkpoints are damaged; none is renamed.
+          CheckpointError: something that must be `unchanged` differs from the checkpoint's.
         """
         newest_error: UnreadableError | None = None
         steps: list[int] = sorted(self._manager.all_steps(), reverse=True)
@@ -165,7 +164,7 @@ class Checkpoints:
                 for damaged in steps[:number]:
                     self._set_aside(damaged)
                 return restored
-            # Another process's file system may differ; this one's error then says nothing.
+            # Another process may fail to read what this one can.
             error = error or UnreadableError(f"step {step} cannot be read by another process of this run")
             logging.warning("falling back from step %d: %s", step, error)
             newest_error = newest_error or error
@@ -190,23 +189,27 @@ class Checkpoints:
                     f"cannot resume after step {step}: {what} changed since it was saved (then {then}, now {now}); "
                     "put the old files back, or start again in another workdir"
                 )
-        _restore_interval(self._manager, step, digests)  # so that one that is damaged is noticed now
+        _restore_interval(self._manager, step, digests)  # verified now
         host = devices.to_host(state)
         restored = _restore_arrays(self._manager, step, {"params": host.params, "opt_state": host.opt_state}, digests)
         return devices.replicate(TrainState(jnp.asarray(step, jnp.int32), restored["params"], restored["opt_state"]))
 
     def best_step(self) -> int | None:
-        """The step that was best on validation, or None where no kept checkpoint was evaluated."""
+        """The step that was best on validation, or None if no kept checkpoint was evaluated."""
         return _best_step(self._manager)
 
     def restore_params(self, step: int, like: Params) -> Params:
         """The prompts of a step, as NumPy arrays; `like` gives names, shapes and types."""
-        # Not `_restore_params`: in a bucket, Orbax takes items for unfinished when a process other than 0 asks a
-        # manager that has saved for their shapes.
+        # Not `_restore_params`: in a bucket, Orbax takes items for unfinished when a process other than 0 reads their
+        # metadata from a manager that has saved.
         return _restore_params_like(self._manager, step, like, _restore_digests(self._manager, step))
 
     def wait(self) -> None:
-        """Returns when everything that was started is on disk; raises CheckpointError where it cannot be."""
+        """Waits for saves in progress.
+
+        Raises:
+          CheckpointError: one failed.
+        """
         with self._saying_what_is_left():
             self._manager.wait_until_finished()
 
@@ -214,7 +217,7 @@ class Checkpoints:
     def _saying_what_is_left(self) -> Generator[None]:
         try:
             yield
-        except Exception as error:  # what a full or failing disk raises in Orbax and TensorStore has no common base
+        except Exception as error:  # Orbax's and TensorStore's errors of a full disk have no common base
             folder: Any = self._manager.directory
             finished = sorted(path.name for path in folder.glob(f"{_PREFIX}_*") if "tmp" not in path.name)
             raise CheckpointError(
@@ -224,12 +227,12 @@ class Checkpoints:
             ) from error
 
     def close(self) -> None:
-        """Waits and lets go of the folder."""
+        """Waits for async saves and closes the manager."""
         self._manager.close()
 
 
 def is_begun(workdir: pathlib.Path) -> bool:
-    """Whether a run's folder holds checkpoints, from which the run resumes."""
+    """Whether a workdir holds checkpoints to resume from."""
     return any((workdir / FOLDER).glob(f"{_PREFIX}_*"))
 
 
@@ -239,14 +242,14 @@ def load(path: str | pathlib.Path, which: Which) -> tuple[Params, Description, i
     Args:
       path: a workdir, its `checkpoints` folder, one `step_N` folder, or a folder of exported prompts; on a disk or in
         a bucket.
-      which: of several, the best on validation (the last where none was evaluated) or the last. Where that one is
-        damaged, with a warning the newest that is not.
+      which: the best on validation (the last if none was evaluated) or the last. If that one is damaged, the newest
+        readable one, with a warning.
 
     Returns:
       The prompts as NumPy arrays, the description, the step.
 
     Raises:
-      CheckpointError: there is none, or its files cannot be read: those of the step that `path` names, or of all.
+      CheckpointError: there is none, or the named one, or all, cannot be read.
     """
     try:
         place = files.any_path(path, "the checkpoint")
@@ -255,7 +258,7 @@ def load(path: str | pathlib.Path, which: Which) -> tuple[Params, Description, i
     if (place / PROMPTS).is_file():
         return _load_exported(place)
     folder, step = _find(place)
-    manager = _open(folder, keep=1, clean=False)  # its owner may be saving: nothing is deleted here
+    manager = _open(folder, keep=1, clean=False)  # a run may be saving there: delete nothing
     try:
         steps: list[int] = sorted(manager.all_steps())
         if not steps or (step is not None and step not in steps):
@@ -306,10 +309,10 @@ def _load_exported(folder: pathlib.Path) -> tuple[Params, Description, int]:
 
 
 def holds_one(path: str | pathlib.Path) -> bool:
-    """Whether a place is one checkpoint, a `step_N` folder or exported prompts, so that there is none to choose."""
+    """Whether a path is a single checkpoint (a `step_N` folder or exported prompts), with no choice of best or last."""
     try:
         place = files.any_path(path, "the checkpoint")
-    except ValueError:  # which `load` will say
+    except ValueError:  # reported by `load`
         return False
     return _is_step(place) or (place / PROMPTS).is_file()
 
@@ -358,7 +361,7 @@ def _restore_interval(manager: Any, step: int, digests: Digests) -> list[StepMet
 
 
 def _restore_described(manager: Any, step: int) -> tuple[dict[str, Any], Digests]:
-    """The description as it is stored, and the digests."""
+    """The description as stored, and the digests."""
     with _naming_the_checkpoint(manager, step):
         restored = manager.restore(step, args=ocp.args.Composite(description=ocp.args.JsonRestore()))
         described = dict(restored["description"])
@@ -384,7 +387,7 @@ def _restore_description(manager: Any, step: int, kind: type[D]) -> tuple[D, Dig
 
 
 def _compare(saved: Digests, read: Digests) -> None:
-    """Raises ValueError where content is not what was saved."""
+    """Raises ValueError if a digest differs from the saved one."""
     changed = [name for name, digest in read.items() if saved.get(name) != digest]
     if changed:
         raise ValueError(f"not what was saved, by its SHA-256: {', '.join(changed)}")
@@ -394,7 +397,7 @@ def _compare(saved: Digests, read: Digests) -> None:
 def _naming_the_checkpoint(manager: Any, step: int) -> Generator[None]:
     try:
         yield
-    except Exception as error:  # what damaged files raise in Orbax and TensorStore has no common base
+    except Exception as error:  # Orbax's and TensorStore's errors of damaged files have no common base
         folder, steps = manager.directory / f"{_PREFIX}_{step}", ", ".join(map(str, sorted(manager.all_steps())))
         raise UnreadableError(
             f"{folder} cannot be read ({type(error).__name__}: {error}). Copy it again from where it came, or delete "

@@ -1,4 +1,4 @@
-"""What a checkpoint says of itself, so that it can be used without the run that made it."""
+"""Description of a checkpoint: all that is needed to use it without its run."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _ON_PHOTOGRAPHS = (
     "the quickstart's checkpoint is right on 20.5% of FERPlus' photographs (PublicTest), where always saying neutral "
     "is right on 37.0%"
 )
-# Fields that joined these sections after checkpoints had been made, each with the value that changes nothing.
+# Fields that older checkpoints lack, with the value of the older behaviour.
 _JOINED: Mapping[str, Mapping[str, Any]] = {
     "clip": {"residual_dtype": "float32"},
     "ctx": {"init_text": ""},
@@ -38,11 +38,11 @@ _PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint", "transformers", "numpy"
 
 @dataclasses.dataclass(frozen=True)
 class TrainedOn:
-    """What a model has seen of expressions, to be said wherever it predicts.
+    """Training data of a model, shown wherever it predicts.
 
     Attributes:
-      dataset: as `config.data.dataset` names it; '' for a CLIP without training (zero-shot).
-      images: the number of training images; 0 where it is not known, or nothing was trained.
+      dataset: `config.data.dataset`; '' for a zero-shot CLIP.
+      images: number of training images; 0 if unknown or untrained.
       clip: the CLIP's name or folder.
     """
 
@@ -59,7 +59,7 @@ class TrainedOn:
 
     @property
     def warning(self) -> str:
-        """What is out of its reach: photographs, where it knows drawings only; '' where nothing is known of that."""
+        """Warning if the model knows drawn faces only; '' otherwise."""
         if self.dataset == _DRAWN:
             return f"it knows drawn faces only and cannot read photographs: {_ON_PHOTOGRAPHS}"
         if self.clip in SHIPPED:
@@ -68,25 +68,25 @@ class TrainedOn:
 
 
 class Described(pydantic.BaseModel, abc.ABC):
-    """What a checkpoint says of itself, whatever was trained."""
+    """Base class of checkpoint descriptions, whatever was trained."""
 
     model_config = pydantic.ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     @abc.abstractmethod
     def unchanged(self) -> dict[str, Any]:
-        """What a run that goes on must find as it was: for each thing, its name and its value then."""
+        """Name -> value of everything that must be the same on resume."""
 
 
 class Description(Described):
-    """What a checkpoint of prompts says of itself, so that it can be used years later without its workdir.
+    """Description of a checkpoint of prompts.
 
     Attributes:
-      config: the whole configuration of the run.
-      class_names: C names, in the order of the logits, as they are printed.
+      config: the run's whole configuration.
+      class_names: C names, in the order of the logits, as printed.
       clip_name: the CLIP that the prompts were trained on, a Hub name or a folder.
-      clip_hash: hash of its content; prompts are meaningless on another.
+      clip_hash: hash of its content; prompts do not fit another CLIP.
       hard_prompts: the fixed texts of each class.
-      data: what was trained on: the dataset's name, label rule, splits and counts.
+      data: the training data: dataset name, label rule, splits and counts.
       versions: of the packages that made it.
       patch_weights: of the local scores, C times N (`motion_prior`); None for equal ones.
     """
@@ -102,55 +102,52 @@ class Description(Described):
 
     @property
     def prompt_names(self) -> tuple[str, ...]:
-        """What CLIP reads for each class."""
+        """The class names as CLIP's prompts spell them."""
         return prompt_names(self.class_names, as_spelled=bool(self.config["data"].get("class_names")))
 
     def unchanged(self) -> dict[str, Any]:
-        """The CLIP's content, the training data, and the hard prompts of each class, which a bank's path only names."""
+        """CLIP's content hash, the training data, and the hard prompts of each class, whose bank may have changed."""
         texts = {f"hard prompts of {name}": self.hard_prompts.of_class(i) for i, name in enumerate(self.class_names)}
         return {"CLIP's content hash": self.clip_hash, "the training data": self.data, **texts}
 
     @property
     def trained_on(self) -> TrainedOn:
-        """What the prompts were trained on, in short."""
+        """Summary of the training data."""
         return TrainedOn(self.data["dataset"], sum(self.data["counts"]["train"]), self.clip_name)
 
     def chosen_on_test(self, which: str) -> bool:
-        """Whether the test split chose this checkpoint of its run: "best" of one that let it, and not "last"."""
-        # Runs of versions before that field did not.
+        """Whether the test split selected this checkpoint: "best" of a run with `eval.select_on_test_split`."""
+        # The field is missing in older versions, which did not.
         return which == "best" and bool(self.config["eval"].get("select_on_test_split"))
 
     def applied_to(self, config: Config) -> Config:
-        """A configuration with this checkpoint's model in place of its own: the sections that shape prompts and logits,
-        and how images are normalised, which not every CLIP says of itself.
-
-        All else is the caller's, so that a field that joined it since the checkpoint was made does no harm.
+        """The configuration with this checkpoint's model sections and image normalisation; all else stays the caller's.
 
         Raises:
-          CheckpointError: the fields of those sections are not today's.
+          CheckpointError: the fields of those sections differ from this version's.
         """
         with self._naming_the_versions():
             values = {**config.model_dump(mode="json"), **self._sections(MODEL_SECTIONS)}
             return Config.from_json(json.dumps({**values, "data": {**values["data"], **self.normalization()}}))
 
     def normalization(self) -> dict[str, Any]:
-        """The fields of the data section that images were normalised with, 'mean' and 'std', three numbers each."""
+        """The data section's normalisation fields, 'mean' and 'std', three numbers each."""
         return {name: self.config["data"][name] for name in NORMALIZATION}
 
     def model_sections(self) -> ModelSections:
-        """All of its configuration that prediction needs; the rest may be another version's.
+        """The configuration sections that prediction needs; the others may be another version's.
 
         Raises:
-          CheckpointError: the fields of those sections are not today's.
+          CheckpointError: the fields of those sections differ from this version's.
         """
         with self._naming_the_versions():
             return ModelSections.from_json(json.dumps(self._sections(ModelSections.model_fields)))
 
     def check_clip(self, name: str, content_hash: str) -> None:
-        """Refuses a CLIP that the prompts were not trained on.
+        """Refuses a CLIP other than the one the prompts were trained on.
 
         Raises:
-          CheckpointError: its hash is another.
+          CheckpointError: its hash differs.
         """
         if content_hash != self.clip_hash:
             raise CheckpointError(
@@ -159,7 +156,7 @@ class Description(Described):
             )
 
     def _sections(self, names: Iterable[str]) -> dict[str, Any]:
-        before: dict[str, Any] = {"learner": "mpa", **self.config}  # the only one there was
+        before: dict[str, Any] = {"learner": "mpa", **self.config}  # older checkpoints lack the field
         return {name: {**_JOINED[name], **before[name]} if name in _JOINED else before[name] for name in names}
 
     @contextlib.contextmanager
@@ -180,8 +177,9 @@ def package_versions() -> dict[str, str]:
 
 
 def circumstances() -> dict[str, Any]:
-    """With what a result was made, and when: 'versions', 'devices' (kind, number), 'matmul_precision', 'settings' (what
-    `devices.unusual_settings` says), 'finished'."""
+    """How and when a result was made: 'versions', 'devices' (kind, number), 'matmul_precision', 'settings' (see
+    `devices.unusual_settings`), 'finished' (UTC).
+    """
     return {
         "versions": package_versions(),
         "devices": [devices.kind(), jax.device_count()],

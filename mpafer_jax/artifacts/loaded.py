@@ -1,4 +1,4 @@
-"""The model of a checkpoint, put together as a training run's is (`method.build`)."""
+"""Loads the model of a checkpoint, built as in training (`method.build`)."""
 
 from __future__ import annotations
 
@@ -21,13 +21,7 @@ from mpafer_jax.runtime.errors import CheckpointError
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class LoadedModel:
-    """A checkpoint, ready to predict.
-
-    Attributes:
-      experiment: the model.
-      params: its prompts.
-      description: what the checkpoint says of itself.
-    """
+    """A checkpoint's model (`experiment`), prompts (`params`) and description."""
 
     experiment: build.Experiment
     params: checkpoints.Params
@@ -35,24 +29,24 @@ class LoadedModel:
 
 
 def load_model(path: str | os.PathLike[str], which: checkpoints.Which, clip: str = "") -> LoadedModel:
-    """A checkpoint with its backbone; nothing of its run's other configuration is needed.
+    """Loads a checkpoint with its backbone.
 
     Args:
       path: as for `checkpoints.load`.
       which: of several, "best" or "last".
-      clip: the place of the CLIP that it was trained on, where that is no longer its name; '' for that name.
+      clip: the CLIP it was trained on, if that has moved; '' for its recorded name.
 
     Raises:
-      CheckpointError: it cannot be read, or its CLIP is not there or is another.
+      CheckpointError: it cannot be read, or its CLIP is missing or another.
     """
     params, description, _ = checkpoints.load(os.fspath(path), which)
     sections = description.model_sections()
-    # What the backward pass may keep is no matter here.
+    # No backward pass: rematerialization is irrelevant.
     sections = sections.model_copy(update={"clip": sections.clip.model_copy(update={"remat": "none"})})
     section, name = sections.clip, clip or sections.clip.name
     try:
         loaded = load_backbone(name, revision=section.revision, cache_dir=section.cache_dir, dtype=section.dtype)
-        loaded.load_tokenizer()  # here, where an error names the checkpoint
+        loaded.load_tokenizer()  # here, so that an error names the checkpoint
     except (OSError, ValueError, ModuleNotFoundError) as error:
         raise CheckpointError(
             f"{path}: its CLIP, {name!r}, cannot be loaded: {error}; name the place where it is now (clip=..., --clip)"
@@ -72,18 +66,18 @@ def for_classes(
     clip: Pretrained,
     class_names: Sequence[str],
 ) -> tuple[build.Experiment, checkpoints.Params]:
-    """A checkpoint's model for evaluation among some classes, and the prompts that go with it.
+    """A checkpoint's model and prompts for evaluation on given classes.
 
     Args:
-      config: what `description.applied_to` returned.
+      config: from `description.applied_to`.
       params: the checkpoint's prompts.
       description: of the checkpoint.
-      clip: the one that it was trained on.
-      class_names: C names, those that the checkpoint knows as it spells them.
+      clip: the one it was trained on.
+      class_names: C names; those that the checkpoint knows, in its spelling.
 
     Raises:
-      CheckpointError: a class is new, and something was learned for each class; or the prompts do not have the shapes
-        that the description says.
+      CheckpointError: a class is new, but parameters were learned per class; or the prompts do not have the described
+        shapes.
     """
     weights, trained = description.patch_weights, description.class_names
     known = dict(zip(trained, description.prompt_names, strict=True))
@@ -94,7 +88,7 @@ def for_classes(
     if tuple(class_names) != trained:
         rows: list[int] = map_classes(class_names, trained).tolist()
         params = model.learner.select_classes(params, rows, class_names)
-        # Training alone reads hard prompts, and new classes may have no descriptions.
+        # Only training reads hard prompts, and new classes may have no descriptions.
         hard_prompts = build_hard_prompts(read, 2, None)
         if weights is not None:
             if new := [name for name, row in zip(class_names, rows, strict=True) if row < 0]:
@@ -104,16 +98,16 @@ def for_classes(
 
 
 def load_checkpoints_clip(config: Config, description: Description, clip: str) -> tuple[Config, Pretrained]:
-    """The CLIP that a checkpoint was trained on, and the configuration with the checkpoint's model and that CLIP.
+    """The configuration with a checkpoint's model and CLIP, and that CLIP.
 
     Args:
-      config: of all that is not the checkpoint's, see `Description.applied_to`.
-      description: of the checkpoint, which names its CLIP.
-      clip: the place of the same CLIP, where it is no longer found under that name; '' for that name.
+      config: for all that is not the checkpoint's, see `Description.applied_to`.
+      description: of the checkpoint.
+      clip: its CLIP, if that has moved; '' for its recorded name.
 
     Raises:
-      CheckpointError: it is another CLIP.
-      ConfigError: it cannot be had or read.
+      CheckpointError: `clip` is another CLIP.
+      ConfigError: the CLIP cannot be loaded.
     """
     section, own = config.clip, description.model_sections().clip
     place = {"name": clip} if clip else {"name": own.name, "revision": own.revision}

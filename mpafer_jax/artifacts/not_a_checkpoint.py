@@ -1,4 +1,4 @@
-"""What lies at a place where a checkpoint was looked for, so that the message can say what to give instead."""
+"""Error hints: what a path without a checkpoint holds, and what to give instead."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from mpafer_jax.backbones import files as weights_files
 from mpafer_jax.data.preprocess import IMAGE_SUFFIXES
 
 _PROGRAMS = (".stablehlo", ".onnx")
-_LOOKED_AT = 1000  # files of a folder, which may hold any number
+_LOOKED_AT = 1000  # files listed of a folder, which may hold any number
 _RUNS_BELOW = ("*", "*/*", "*/*/*")  # a sweep's runs are at POINT/seed_N or TABLE/POINT/seed_N
 
 
 def what_is_there(path: pathlib.Path, checkpoints: str) -> str:
-    """A clause on what is at a place that holds no checkpoint, and what to give instead.
+    """A clause on the content of a path without a checkpoint, and what to give instead.
 
     Args:
-      path: the place, on a disk or in a bucket.
-      checkpoints: the name of the folder of checkpoints in a workdir.
+      path: on a disk or in a bucket.
+      checkpoints: name of a workdir's folder of checkpoints.
     """
     if path.is_file():
         return "it is a file: give its folder"

@@ -1,9 +1,9 @@
-"""Prompts as one safetensors file that describes itself: small enough to hand around, and nothing in it is executed.
+"""Exported prompts: one small, self-contained safetensors file, which executes no code when read.
 
-    prompts.safetensors          'ctx' and 'visual_prompts', and in the header the checkpoint's description as JSON
-    prompts.safetensors.sha256   its checksum, as `sha256sum --check` reads it
+    prompts.safetensors          parameters by name (such as 'ctx'), and in the header the description as JSON
+    prompts.safetensors.sha256   its checksum, in the format of `sha256sum --check`
 
-`checkpoint.load` takes the folder in place of a workdir, so that prediction, evaluation and warm starts do too.
+`checkpoints.load` takes the folder in place of a workdir, and so do prediction, evaluation and warm starts.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ Params = dict[str, Any]
 
 
 class Header(pydantic.BaseModel):
-    """What the file says of itself.
+    """The file's metadata.
 
     Attributes:
-      format: of the header.
+      format: `_FORMAT`.
       step: of the checkpoint.
-      description: `checkpoint_description.Description`, as a dictionary.
+      description: `description.Description`, as a dictionary.
     """
 
     model_config = pydantic.ConfigDict(extra="forbid")
@@ -46,9 +46,9 @@ def save_prompts(folder: pathlib.Path, params: Params, description: dict[str, An
     """Writes the two files and returns the first.
 
     Args:
-      folder: where; created if missing.
+      folder: created if missing.
       params: the prompts, arrays by name.
-      description: `checkpoint_description.Description` as a dictionary.
+      description: `description.Description` as a dictionary.
       step: of the checkpoint.
     """
     import safetensors.numpy
@@ -66,16 +66,17 @@ def save_prompts(folder: pathlib.Path, params: Params, description: dict[str, An
 def _metadata(path: pathlib.Path) -> dict[str, str]:
     import safetensors
 
-    opener: Any = safetensors.safe_open  # the only one of its functions that gives the header
+    opener: Any = safetensors.safe_open  # the only way to the header
     with files.local_copy(path) as local, opener(local, "np") as opened:
         return opened.metadata() or {}
 
 
 def load_prompts(folder: pathlib.Path) -> tuple[Params, Header]:
-    """Reads what `save_prompts` wrote, checking the checksum where it lies beside the prompts.
+    """Reads `save_prompts`'s files, verifying the checksum if that file exists.
 
     Raises:
-      CheckpointError: the file is damaged, is not the one the checksum is of, or was not written by `save_prompts`.
+      CheckpointError: the file is damaged, does not match the checksum, was not written by `save_prompts`, or holds
+        numbers that are not finite.
     """
     import safetensors
     import safetensors.numpy

@@ -1,14 +1,14 @@
 """Layout of a run directory.
 
-config.json      the configuration; a run with another one is refused
-metrics.jsonl    one JSON object a line: step, and every metric of the interval or of an evaluation
-tensorboard/     the same as curves
-checkpoints/     see `checkpoint`
+config.json      the configuration; another one is refused
+metrics.jsonl    one JSON object a line: step, and every metric of an interval or an evaluation
+tensorboard/     the same for TensorBoard
+checkpoints/     see `checkpoints`
 results.md       a table of the baselines and this run
-summary.json     the result; it is there if, and only if, the run has ended
+summary.json     the result; exists if and only if the run has ended
 predictions.npz  predictions of the reported checkpoint on every held-out image (`evaluation.predictions`)
 evaluation.json, evaluation_predictions.npz   the same of --mode=eval
-report.html      all of it to look at
+report.html      the report
 examples/        one test image of each class, if the faces are drawn ones
 """
 
@@ -37,7 +37,7 @@ REPORT = "report.html"
 EXAMPLES = "examples"
 TRAINING_PREDICTIONS = "predictions.npz"
 EVALUATION_PREDICTIONS = "evaluation_predictions.npz"
-_VISIBLE_SECONDS = 15  # after which a file that one host wrote shows on another; network file systems cache
+_VISIBLE_SECONDS = 15  # until a file is visible on other hosts; network file systems cache
 
 
 def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -52,18 +52,18 @@ def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def check(workdir: pathlib.Path, config: FrozenModel, *, but: Collection[str] = ()) -> None:
-    """Refuses a folder that belongs to another run, or in which no checkpoint can be written.
+    """Refuses a folder that belongs to another run, or where checkpoints cannot be written.
 
     Args:
       workdir: the folder.
       config: of the run that wants it.
-      but: dotted names of fields that must exist and be equal whatever the other arguments and `free_fields` say.
+      but: dotted names of fields that must exist and be equal even if `free_fields` has them.
 
     Raises:
-      ConfigError: it is a file, its config.json cannot be read, or its run has another configuration; the message
-        lists what differs. Or its path holds a sign of a pattern.
+      ConfigError: it is a file, its config.json is damaged, its run has another configuration (the message lists the
+        differences), or its path has glob characters.
     """
-    # Orbax looks for what it has just written with `glob`, in a path in which it escapes nothing.
+    # Orbax globs for what it has written, without escaping the path.
     if signs := sorted(set("*?[").intersection(str(workdir if files.in_bucket(workdir) else workdir.resolve()))):
         raise ConfigError(
             f"--workdir={workdir}: its name, or that of a folder above it, holds {' and '.join(signs)}; checkpoints "
@@ -93,16 +93,14 @@ def check(workdir: pathlib.Path, config: FrozenModel, *, but: Collection[str] = 
 
 
 def check_clip(workdir: pathlib.Path, clip: ClipSection) -> None:
-    """Refuses the result of a run on another CLIP, whose name `check` leaves free.
-
-    The same CLIP may have another name by now: where the names differ, the contents are compared.
+    """Refuses the result of a run on another CLIP, whose name `check` leaves free. If names differ, compares contents.
 
     Args:
       workdir: of a run that has ended.
-      clip: the CLIP that its result should be of.
+      clip: the expected CLIP.
 
     Raises:
-      ConfigError: it is another, or is not on this machine, so that it cannot be compared.
+      ConfigError: it is another CLIP, or is not on this machine and cannot be compared.
     """
     before = json.loads((workdir / _CONFIG).read_text(encoding="utf-8"))["clip"]
     if (before["name"], before["revision"]) == (clip.name, clip.revision):
@@ -129,13 +127,10 @@ def check_clip(workdir: pathlib.Path, clip: ClipSection) -> None:
 
 
 def check_shared(workdir: pathlib.Path) -> None:
-    """Refuses a run of several processes whose folders of this name are different ones.
-
-    Checkpoints are written by all processes into one folder. On disks of the hosts' own every save would wait for
-    files that never come.
+    """Refuses a run of several processes that do not share the workdir: saves would wait forever.
 
     Raises:
-      ConfigError: a process does not see what process 0 wrote.
+      ConfigError: a process does not see a file of process 0.
     """
     if jax.process_count() == 1:
         return
@@ -160,6 +155,6 @@ def check_shared(workdir: pathlib.Path) -> None:
 
 
 def claim(workdir: pathlib.Path, config: FrozenModel) -> None:
-    """Makes a folder this run's, created where it is missing; one that was claimed already stays as it is."""
+    """Writes config.json if missing, which makes the folder this run's."""
     if not (workdir / _CONFIG).is_file():
         files.write_text(workdir / _CONFIG, config.to_json())

@@ -1,9 +1,8 @@
-"""How Orbax is made to store arrays, which depends on where.
+"""Array storage for Orbax checkpoints, on disks and in buckets.
 
-On a disk and at gs:// its own handlers write them through TensorStore. At s3:// they cannot: Orbax knows how to lead
-TensorStore to a path of the machine and to gs://, and to nothing else. There a handler of ours writes them as one
-safetensors object through fsspec; the rest (which steps are kept, which is best, descriptions, markers) is Orbax's
-everywhere. A bucket's folder cannot be renamed, so a checkpoint in a bucket is whole when Orbax's marker is there.
+On disks and at gs:// Orbax writes arrays through TensorStore. Orbax cannot lead TensorStore to s3://: there our handler
+writes them as one safetensors object through fsspec; the rest is Orbax's everywhere. Bucket folders cannot be renamed,
+so a checkpoint in a bucket is complete when Orbax's marker exists.
 
 Orbax, "Checkpointing format" and "Custom handlers": https://orbax.readthedocs.io
 """
@@ -29,11 +28,11 @@ from orbax.checkpoint import path as ocp_path
 from mpafer_jax.runtime import distributed, files, finite
 
 _ARRAYS = "arrays.safetensors"
-_SEAL = "crc32"  # among the metrics
+_SEAL = "crc32"  # a metric
 
 
 class ArraysHandler(ocp.CheckpointHandler):
-    """Stores a tree of arrays that are the same on all processes as one safetensors object; process 0 writes it."""
+    """Stores a tree of replicated arrays as one safetensors object; process 0 writes it."""
 
     def save(self, directory: Any, args: ArraysSave) -> None:
         """Writes the tree `args.item`."""
@@ -45,7 +44,7 @@ class ArraysHandler(ocp.CheckpointHandler):
         """Reads a tree of NumPy arrays with the structure of `args.item`.
 
         Raises:
-          ValueError: an array is missing, or of another shape.
+          ValueError: an array is missing, or has another shape.
         """
         assert args is not None
         arrays = self._read(directory)
@@ -61,7 +60,7 @@ class ArraysHandler(ocp.CheckpointHandler):
         return cast(Any, jax.tree).unflatten(cast(Any, jax.tree).structure(args.item), leaves)
 
     def metadata(self, directory: Any) -> dict[str, Any]:
-        """Name -> array: of a dictionary of arrays, the only tree that is read without being known before."""
+        """Name -> array; works for a dictionary of arrays only, since the structure is not stored."""
         return self._read(directory)
 
     def _read(self, directory: Any) -> dict[str, Any]:
@@ -76,7 +75,7 @@ def _named(tree: Any) -> list[tuple[str, Any]]:
 @ocp.args.register_with_handler(ArraysHandler, for_save=True)
 @dataclasses.dataclass
 class ArraysSave(ocp.args.CheckpointArgs):
-    """What `ArraysHandler` saves."""
+    """Argument of `ArraysHandler.save`."""
 
     item: Any
 
@@ -84,7 +83,7 @@ class ArraysSave(ocp.args.CheckpointArgs):
 @ocp.args.register_with_handler(ArraysHandler, for_restore=True)
 @dataclasses.dataclass
 class ArraysRestore(ocp.args.CheckpointArgs):
-    """The structure that `ArraysHandler` restores."""
+    """Argument of `ArraysHandler.restore`: the structure."""
 
     item: Any
 
@@ -94,21 +93,21 @@ def _is_s3(folder: os.PathLike[str]) -> bool:
 
 
 class _Manager(ocp.CheckpointManager):
-    """Orbax's, without its own question to JAX whether to stop, and indifferent to damaged metrics.
+    """Orbax's manager, without its preemption check, and tolerant of damaged metrics.
 
-    Processes agree on a point by the highest number that any of them asked about (`preemption.Notice`). Orbax would ask
-    about the step at every save, a lower number, and the processes would agree on a point that all have passed.
+    Processes agree on a stop at the highest point that any of them has asked about (`preemption.Notice`). Orbax's check
+    at every save uses the step, a lower number, so that they would agree on a point already passed.
 
-    Orbax reads the metrics of all steps when it opens a folder: one damaged file would keep it shut.
+    Orbax reads the metrics of all steps when it opens a folder: one damaged file would make all unreadable.
     """
 
     def metrics(self, step: int) -> dict[str, float]:
-        """What `sealed` made of a step's metrics; with a warning the step alone where they are not that any more."""
+        """A step's metrics, verified by their checksum; if damaged, a warning and only the step."""
         try:
             metrics = dict(cast(Any, super().metrics(step)))
             if metrics.pop(_SEAL) != _seal(metrics) or metrics.get("step") != step:
                 raise ValueError("not what was saved, by its checksum")
-        except Exception as error:  # as for any damaged file
+        except Exception as error:  # errors of damaged files have no common base
             logging.warning(
                 "step %d in %s is not compared with others: its metrics cannot be read (%s: %s)",
                 step,
@@ -133,7 +132,7 @@ def open_manager(
     Args:
       folder: on a disk or in a bucket.
       arrays: names of the items that are trees of arrays.
-      others: the handlers of the other items, by name.
+      others: handlers of the other items, by name.
       options: of `CheckpointManagerOptions`.
     """
     s3 = _is_s3(folder)
@@ -147,7 +146,7 @@ def open_manager(
 
 
 def save_arrays(manager: Any, tree: Any) -> ocp.args.CheckpointArgs:
-    """The argument by which a manager saves a tree of arrays."""
+    """The manager's save argument for a tree of arrays."""
     return ArraysSave(jax.device_get(tree)) if _is_s3(manager.directory) else ocp.args.StandardSave(tree)
 
 
@@ -156,22 +155,21 @@ def restore_arrays(manager: Any, step: int, templates: Mapping[str, Any]) -> dic
 
     Args:
       manager: of the checkpoints.
-      step: which of them.
-      templates: by the item's name a tree of NumPy arrays with the structure, shapes and types that are expected.
+      step: of the checkpoint.
+      templates: item name -> tree of NumPy arrays with the expected structure, shapes and dtypes.
 
     Returns:
-      The trees by the items' names, of NumPy arrays.
+      Item name -> tree of NumPy arrays.
 
     Raises:
-      ValueError: an array is missing, is not expected, has another shape or type, or holds NaN or infinite numbers;
-        names every such array.
-      Exception: what Orbax and TensorStore raise where files are damaged, which has no common base.
+      ValueError: names every array that is missing, unexpected, of another shape or dtype, or not finite.
+      Exception: Orbax's and TensorStore's errors of damaged files, which have no common base.
     """
     kind = ArraysRestore if _is_s3(manager.directory) else ocp.args.StandardRestore
     args = ocp.args.Composite(**{name: kind(template) for name, template in templates.items()})
     restored = manager.restore(step, args=args)
     trees = {name: restored[name] for name in templates}
-    # Orbax takes an array of another shape as it comes.
+    # Orbax does not check shapes.
     stored, expected = ({name: _describe(leaf) for name, leaf in _named(tree)} for tree in (trees, dict(templates)))
     problems = [
         f"{name}: found {stored.get(name, 'nothing')}, expected {expected.get(name, 'nothing')}"
@@ -190,19 +188,19 @@ def _describe(leaf: Any) -> str:
 
 
 def digests(tree: Any) -> dict[str, str]:
-    """SHA-256 of the content of each array of a tree, in hexadecimal, by the array's path."""
+    """SHA-256 of each array's content, in hexadecimal, by the array's path."""
     return {name: hashlib.sha256(np.asarray(leaf).tobytes()).hexdigest() for name, leaf in _named(tree)}
 
 
 def sealed(metrics: Mapping[str, float]) -> dict[str, float]:
-    """Metrics of a checkpoint, 'step' among them, with a checksum that the manager compares when it reads them."""
+    """A checkpoint's metrics, which include 'step', with a checksum that the manager verifies on reading."""
     return {**metrics, _SEAL: _seal(metrics)}
 
 
 def _seal(metrics: Mapping[str, float]) -> int:
-    return zlib.crc32(json.dumps(metrics, sort_keys=True).encode())  # a number, as all metrics are
+    return zlib.crc32(json.dumps(metrics, sort_keys=True).encode())  # a number, as metrics must be
 
 
 def json_digest(value: Any) -> str:
-    """SHA-256 of a value that JSON can hold, in hexadecimal; the same for what is read back."""
+    """SHA-256 of a JSON value, in hexadecimal; stable under a round trip through JSON."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()

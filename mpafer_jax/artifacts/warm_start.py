@@ -1,4 +1,4 @@
-"""A warm start: which of a checkpoint's prompts fit another run, of another dataset or other classes."""
+"""Warm start: initial prompts from another run's checkpoint, of another dataset or other classes."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from mpafer_jax.runtime.errors import ConfigError
 def warm_start(
     learner: PromptLearner, fresh: Params, description: Description, saved: Params, saved_description: Description
 ) -> tuple[Params, list[str]]:
-    """Takes from a checkpoint what fits another run: another dataset, other classes.
+    """Takes from a checkpoint what fits a new run.
 
     Args:
-      learner: of the new run, which says what fits.
+      learner: of the new run; adapts each parameter.
       fresh: the new run's initial prompts.
       description: of the new run.
       saved: the checkpoint's prompts.
       saved_description: the checkpoint's.
 
     Returns:
-      The prompts to start from, and for each parameter a line that says what was taken. Classes are the same where
-      they are the same expression (`expressions.map_classes`).
+      The initial prompts, and a line per parameter on what was taken. Classes are matched by their synonyms
+      (`expressions.map_classes`).
 
     Raises:
       ConfigError: two classes of one side are the same expression.
@@ -47,7 +47,7 @@ def warm_start(
 def _common_classes(
     class_names: tuple[str, ...], saved_names: tuple[str, ...]
 ) -> tuple[list[int], list[int], list[str]]:
-    """The classes that both have: their rows in the one order and, in the same sequence, in the other; their names."""
+    """The common classes: their rows in each order, and their names."""
     try:
         saved_rows = map_classes(class_names, saved_names)
     except ValueError as error:

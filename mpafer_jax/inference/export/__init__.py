@@ -1,1 +1,1 @@
-"""Trained models in forms that outlive their workdir: prompts alone, or the whole predictor as a program."""
+"""Portable exports of trained models: the prompts alone, or the whole predictor as a program."""

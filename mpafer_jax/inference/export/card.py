@@ -1,4 +1,4 @@
-"""The card that lies beside exported files: what they are, what they were made of, how to use them, what not to."""
+"""The model card of exported files: contents, origin, usage, limits."""
 
 from __future__ import annotations
 
@@ -85,14 +85,14 @@ def write_card(
 
     Args:
       folder: of the exported files.
-      folder_name: what it will be called.
+      folder_name: its final name.
       description: of the checkpoint.
       step: of the checkpoint.
-      results: split -> its 'war', 'uar' and 'count', where they are known.
+      results: split -> its 'war', 'uar' and 'count', if known.
       chosen_on_test: whether the test split chose the checkpoint.
-      checks: form ("prompts", ..) -> how it compared when it was read back.
+      checks: form ("prompts", ..) -> its comparison with the checkpoint.
       checksums: file -> SHA-256.
-      program: 'batch', 'size' and 'beside' (whether weights lie beside the program).
+      program: 'batch', 'size' and 'beside' (whether the weights are in a separate file).
     """
     names = ", ".join(description.class_names)
     method = method_name(flatten(description.config))
@@ -131,6 +131,6 @@ _TITLES = {"prompts": "Prompts", "stablehlo": "Program (StableHLO)", "onnx": "Pr
 
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Of texts alone: columns to the left."""
+    """A Markdown table, aligned left."""
     lines = [header, ["---"] * len(header), *rows]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)

@@ -1,4 +1,4 @@
-"""Whether an exported form says what the predictor says, and how fast."""
+"""Compares an exported form with the predictor: numbers and speed."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from mpafer_jax.data.synthface.styles import STYLES
 from mpafer_jax.runtime.errors import ExportError
 from mpafer_jax.runtime.finite import not_finite
 
-# Largest difference of a probability. Another compiler orders sums differently; in bfloat16 that shows far sooner.
+# Largest difference of a probability; compilers order sums differently.
 TOLERANCES = {"float32": 1e-3, "bfloat16": 5e-2}
 _REPEATS = 5
 
@@ -28,13 +28,13 @@ Run = Callable[[Pixels], Mapping[str, npt.NDArray[Any]]]
 
 @dataclasses.dataclass(frozen=True)
 class Check:
-    """How an exported form compared.
+    """Comparison of an exported form with the predictor.
 
     Attributes:
-      images: how many drawn faces were compared.
-      difference: the largest of a probability; None if the form is the same bit for bit.
-      milliseconds: of one image, in a batch of that many; None if it does not compute.
-      predictor_milliseconds: of the predictor that it was made of.
+      images: number of drawn faces compared.
+      difference: the largest of a probability; None if the form is bit-identical.
+      milliseconds: per image, in a batch of `images`; None if the form is not a program.
+      predictor_milliseconds: the same of the predictor.
       device: on which both ran.
     """
 
@@ -45,7 +45,7 @@ class Check:
     device: str = ""
 
     def sentence(self) -> str:
-        """For people."""
+        """The comparison in words."""
         if self.difference is None:
             return "Read back, they were the checkpoint's, bit for bit."
         text = f"Read back, its probabilities of {self.images} drawn faces differed by at most {self.difference:.1e}."
@@ -58,7 +58,7 @@ class Check:
 
 
 def drawn_faces(number: int, size: int) -> Pixels:
-    """Drawn faces uint8[number, size, size, 3], always the same."""
+    """Drawn faces uint8[number, size, size, 3]; deterministic."""
     faces = [face_of(0, "export", index, STYLES["colour"]).job.pixels(min(size, MAX_SIZE)) for index in range(number)]
     return np.stack([np.asarray(preprocess.resize(Image.fromarray(face), size)) for face in faces])
 
@@ -67,11 +67,11 @@ def compare(exported: Run, predictor: Run, pixels: Pixels, *, dtype: str, device
     """Runs both on the same images.
 
     Args:
-      exported: what was read back.
-      predictor: what it was made of.
+      exported: the exported form, read back.
+      predictor: its source.
       pixels: uint8[B, S, S, 3].
       dtype: in which the towers compute, "float32" or "bfloat16".
-      device: the name of the device.
+      device: the device's name.
 
     Raises:
       ExportError: a probability differs by more than `TOLERANCES`, or is not finite.
@@ -92,7 +92,7 @@ def compare(exported: Run, predictor: Run, pixels: Pixels, *, dtype: str, device
 
 
 def _milliseconds(run: Run, pixels: Pixels) -> float:
-    """Of one image: the fastest of a few repetitions, since what else the machine does only slows them."""
+    """Per image: the fastest of a few repetitions, since other load only slows them."""
     seconds: list[float] = []
     for _ in range(_REPEATS):
         started = time.perf_counter()

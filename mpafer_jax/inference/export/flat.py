@@ -1,8 +1,7 @@
-"""A traced function in the form that converters to other formats do well with: a plain row of operations.
+"""Flattens a traced function for converters to other formats: no loops or calls, products as matmul.
 
-Our towers scan over stacked layers, of which a converter makes a loop over slices of stacked weights; JAX contracts any
-axes, of which it makes Einsum; and layer normalisation and softmax arrive as the dozen operations that they consist of.
-None of it is what a quantizer or the kernels of a runtime look for.
+A converter would turn our scan over stacked layers into a loop over slices of weights, JAX's contractions into Einsum,
+and layer normalisation and softmax into a dozen operations. Quantizers and kernels of runtimes recognise none of these.
 """
 
 from __future__ import annotations
@@ -20,17 +19,17 @@ import jax.extend
 import jax.numpy as jnp
 import numpy as np
 
-_BODIES = {"jit": "jaxpr", "custom_jvp_call": "call_jaxpr"}  # of calls, by primitive
+_BODIES = {"jit": "jaxpr", "custom_jvp_call": "call_jaxpr"}  # primitive of a call -> parameter with its body
 
 
 @dataclasses.dataclass(frozen=True)
 class Known:
-    """A function that is looked for among the operations, and what is called in its place.
+    """A function to recognise among the operations, and its replacement.
 
     Attributes:
-      function: as the model computes it, of arrays alone.
-      shapes: from the shape of the first argument to those of all.
-      instead: takes the same arguments.
+      function: as the model computes it, of arrays only.
+      shapes: from the shape of the first argument to those of all arguments.
+      instead: the replacement, with the same arguments.
     """
 
     function: Callable[..., Any]
@@ -39,14 +38,11 @@ class Known:
 
 
 def flat(closed: Any, known: Sequence[Known] = ()) -> Callable[..., list[Any]]:
-    """The same function without loops and calls, with what depends on no argument computed, and products as matmul.
+    """The same function flattened, with constants folded; returns its outputs in a list and can be traced.
 
     Args:
-      closed: what `jax.make_jaxpr` gave.
-      known: functions whose operations are taken for one.
-
-    Returns:
-      What takes the same arguments and returns the outputs in a list; to be traced in its turn.
+      closed: from `jax.make_jaxpr`.
+      known: functions whose operations are replaced.
     """
     steps: list[tuple[Sequence[Any], Sequence[Any], Callable[..., Sequence[Any]]]] = []  # inputs, outputs, call
     rest = _needed(closed.jaxpr)
@@ -86,7 +82,7 @@ def _needed(jaxpr: Any) -> list[Any]:
 def _match(
     known: Known, equations: Sequence[Any]
 ) -> tuple[list[Any], list[Any], Callable[..., Sequence[Any]], int] | None:
-    """Whether equations begin with a known function: its inputs, output, what is called instead, how many they are."""
+    """If equations begin with a known function: its inputs, output, replacement, and number of equations; else None."""
     first = equations[0].invars[:1]
     if not first or isinstance(first[0], jax.extend.core.Literal):
         return None
@@ -96,7 +92,7 @@ def _match(
     shapes = [jax.ShapeDtypeStruct(shape, np.float32) for shape in known.shapes(start.shape)]
     traced = jax.make_jaxpr(known.function)(*shapes)
     wanted = traced.jaxpr
-    same: dict[Any, Any] = {}  # variable there -> here
+    same: dict[Any, Any] = {}  # variable of the known function -> of the equations
     for theirs, ours in itertools.zip_longest(wanted.eqns, equations[: len(wanted.eqns)]):
         if ours is None or theirs.primitive is not ours.primitive or theirs.params != ours.params:
             return None
@@ -153,14 +149,14 @@ def _is_constant(equation: Any, inputs: Sequence[Any]) -> bool:
         return False
     shapes: list[tuple[Any, ...]] = [variable.aval.shape for variable in equation.outvars]
     sizes: list[Any] = [math.prod(shape) for shape in shapes]
-    if not all(isinstance(size, int) for size in sizes):  # spread out over any number of images
+    if not all(isinstance(size, int) for size in sizes):  # a symbolic batch dimension
         return False
-    # What is only spread out over the images of a call would make the file grow.
+    # Folding a broadcast over the batch would make the file larger.
     return max(map(len, shapes)) <= 2 or sum(sizes) <= sum(np.size(value) for value in inputs)
 
 
 def _unrolled(params: Any, body: Callable[..., list[Any]], *inputs: Any) -> list[Any]:
-    """The steps of a scan, one after the other."""
+    """Unrolls a scan."""
     if params["reverse"]:
         raise NotImplementedError("a scan from the end")
     consts, carried = params["num_consts"], params["num_consts"] + params["num_carry"]
@@ -173,10 +169,10 @@ def _unrolled(params: Any, body: Callable[..., list[Any]], *inputs: Any) -> list
 
 
 def _matmul(left: Any, right: Any, dimension_numbers: Any) -> Any:
-    """A `dot_general` over one axis as a product of matrices, one of which may have its rows on several axes.
+    """A `dot_general` over one axis as a matmul, in which one operand may have several free axes.
 
     Returns:
-      The product, its axes those that both share, then left's, then right's; None where it is of another form.
+      The product, its axes those that both share, then left's, then right's; None if it has another form.
     """
     ((left_shared, right_shared), (left_batch, right_batch)) = dimension_numbers
     left_free = [axis for axis in range(left.ndim) if axis not in (*left_shared, *left_batch)]
@@ -201,11 +197,7 @@ def _transposed(value: Any, order: Sequence[int]) -> Any:
 
 
 def _patches_matmul(images: Any, kernel: Any, params: Any) -> Any:
-    """A convolution whose windows lie side by side, [B, S, S, 3] -> [B, rows, columns, W], as a product of matrices.
-
-    Returns:
-      The same; None for any other convolution.
-    """
+    """A convolution with stride equal to kernel size, [B, S, S, 3] -> [B, rows, columns, W], as a matmul; else None."""
     height, width = kernel.shape[:2]
     plain = jax.lax.conv_dimension_numbers(images.shape, kernel.shape, ("NHWC", "HWIO", "NHWC"))
     touching = params["window_strides"] == (height, width) and all(pad == (0, 0) for pad in params["padding"])

@@ -1,4 +1,4 @@
-"""The program as ONNX, converted by jax2onnx, which is not among this package's requirements: see docs/export.md."""
+"""ONNX export by jax2onnx, which is not a dependency of this package: see docs/export.md."""
 
 from __future__ import annotations
 
@@ -22,14 +22,17 @@ from mpafer_jax.runtime import files
 
 PROGRAM = "predictor.onnx"
 _INPUT = "pixels"
-_OPSET = 18  # the first in which all of its operators are as they are today; the older, the more programs read it
+_OPSET = 18  # the oldest that has today's form of all operators used; more programs read older ones
 _PACKAGES = ("jax2onnx", "onnxruntime")
 
 
 def import_packages() -> tuple[Any, Any]:
-    """jax2onnx and onnxruntime."""
-    # It imports a plugin for each library that it knows, and shows a traceback for each that is not there; and warns of
-    # every intermediate value whose type it leaves for the reader to infer.
+    """Imports jax2onnx and onnxruntime.
+
+    Raises:
+      ModuleNotFoundError: one is not installed; says how to.
+    """
+    # They log a traceback for every plugin whose library is missing, and warn of every untyped intermediate value.
     for name in ("jax2onnx", "onnx_ir"):
         logging.getLogger(name).setLevel(logging.ERROR)
     try:
@@ -45,12 +48,12 @@ def import_packages() -> tuple[Any, Any]:
 def save_onnx(folder: pathlib.Path, program: Program, *, batch_size: int) -> pathlib.Path:
     """Writes the program with its weights as ONNX and returns the file.
 
-    Its products by weights are MatMul with a constant, so that quantizers find them; layer normalisation and softmax
-    are the operators of that name.
+    Products with weights are MatMul with a constant, so that quantizers find them; layer normalisation and softmax are
+    the operators of that name.
 
     Args:
-      folder: where; created if missing.
-      program: what `programs.program` gave.
+      folder: created if missing.
+      program: from `programs.program`.
       batch_size: images of one call; 0 for any number.
     """
     converter, _ = import_packages()
@@ -62,8 +65,7 @@ def save_onnx(folder: pathlib.Path, program: Program, *, batch_size: int) -> pat
         results = call(pixels)
         return tuple(results[name] for name in names)
 
-    # The converter puts functions of its own in the place of some of JAX's while it traces, which Flax's scan does not
-    # survive; so it gets what was traced before.
+    # The converter patches JAX functions while it traces, which breaks Flax's scan: hence a function traced before.
     plain = flat(jax.make_jaxpr(outputs)(pixels), _operators(program.layer_norm_eps))
     options = {"model_name": "mpafer", "opset": _OPSET, "normalization_mode": "prefer_native", "return_mode": "ir"}
 
@@ -71,7 +73,7 @@ def save_onnx(folder: pathlib.Path, program: Program, *, batch_size: int) -> pat
         return tuple(plain(pixels))
 
     model = converter.to_onnx(plain_outputs, [pixels], input_names=[_INPUT], output_names=names, **options)
-    # What the converter leaves over, of which ONNX Runtime would warn, and its notes of where in the sources it was.
+    # Removes unused nodes and duplicates, of which ONNX Runtime warns, and source locations.
     ir, passes = (importlib.import_module(name) for name in ("onnx_ir", "onnx_ir.passes.common"))
     for tidy in (
         passes.RemoveUnusedNodesPass,
@@ -85,7 +87,7 @@ def save_onnx(folder: pathlib.Path, program: Program, *, batch_size: int) -> pat
 
 
 def _operators(epsilon: float) -> tuple[Known, ...]:
-    """The functions that the converter has operators for, when it sees them called by these names while it traces."""
+    """Functions for which the converter has operators if they are called by these names while it traces."""
 
     def softmax(x: jax.Array) -> jax.Array:
         return jax.nn.softmax(x, axis=-1)
@@ -107,7 +109,7 @@ def _operators(epsilon: float) -> tuple[Known, ...]:
 
 
 def load_onnx(folder: pathlib.Path) -> Callable[[Pixels], Mapping[str, npt.NDArray[Any]]]:
-    """Reads what `save_onnx` wrote into ONNX Runtime, on the CPU: images uint8[B, S, S, 3] -> outputs by name."""
+    """Reads `save_onnx`'s file into ONNX Runtime, on the CPU: images uint8[B, S, S, 3] -> outputs by name."""
     _, runtime = import_packages()
     session: Any = runtime.InferenceSession(str(folder / PROGRAM), providers=["CPUExecutionProvider"])
     names = [output.name for output in session.get_outputs()]

@@ -1,6 +1,6 @@
-"""The whole predictor as a program: images in, logits and explanations out, without Flax and without this package.
+"""The whole predictor as a StableHLO program: images to logits and patch scores, without Flax and without this package.
 
-The text side is folded away: texts were encoded before, and of CLIP only the image tower stays.
+Texts are encoded before export, so that only CLIP's image tower remains.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from mpafer_jax.runtime import files
 PROGRAM = "predictor.stablehlo"
 WEIGHTS = "weights.safetensors"
 
-Weights = dict[str, Any]  # by their paths, joined with '/'
+Weights = dict[str, Any]  # by path, joined with '/'
 Pixels = npt.NDArray[np.uint8]
 
 
@@ -36,11 +36,11 @@ class Program:
     """A predictor as a pure function.
 
     Attributes:
-      weights: everything it reads besides the images, by their paths.
-      call: (weights, uint8[B, S, S, 3]) -> 'logits' [B, C], 'probabilities' [B, C], and of a model with local score
+      weights: all that it reads besides the images, by path.
+      call: (weights, uint8[B, S, S, 3]) -> 'logits' [B, C], 'probabilities' [B, C], and with a local score
         'patch_scores' [B, N, C].
       image_size: S.
-      layer_norm_eps: of every layer normalisation in it.
+      layer_norm_eps: of all its layer normalisations.
     """
 
     weights: Weights
@@ -50,7 +50,7 @@ class Program:
 
 
 def program(ready: ReadyModel) -> Program:
-    """Takes a model apart into a function and what it reads; whatever learned the prompts, they are arrays in it."""
+    """Makes a pure function of a model; evaluated prompts are arrays among its weights."""
     model, frozen = ready.experiment.model, ready.experiment.frozen
     forward = Forward(model, ready.mean, ready.std)
     arrays, structure = cast(tuple[list[jax.Array], Any], jax.tree.flatten(forward.visual_prompts(ready.params)))
@@ -74,17 +74,17 @@ def program(ready: ReadyModel) -> Program:
 
 
 def pixels_shape(found: Program, batch_size: int) -> jax.ShapeDtypeStruct:
-    """uint8[B, S, S, 3], what a program is traced with; B is a symbol where `batch_size` is 0, for any number."""
+    """uint8[B, S, S, 3], to trace a program with; B is symbolic, for any number, if `batch_size` is 0."""
     size = batch_size or jax.export.symbolic_shape("batch")[0]
     return jax.ShapeDtypeStruct((size, found.image_size, found.image_size, 3), np.uint8)
 
 
-_SOURCE_FILES = "jax_hlo_source_file_canonicalization_regex"  # what of the names of source files JAX leaves out
+_SOURCE_FILES = "jax_hlo_source_file_canonicalization_regex"  # removed from source file names
 
 
 @contextlib.contextmanager
 def _without_source_files() -> Generator[None]:
-    """JAX notes for every operation where in which source file it was called, with the folders of this machine."""
+    """Keeps this machine's source paths out of the exported operations."""
     before: str | None = getattr(jax.config, _SOURCE_FILES)
     jax.config.update(_SOURCE_FILES, "(?s).*")
     try:
@@ -96,17 +96,14 @@ def _without_source_files() -> Generator[None]:
 def save_stablehlo(
     folder: pathlib.Path, found: Program, *, batch_size: int, platforms: Sequence[str], weights_inside: bool
 ) -> list[pathlib.Path]:
-    """Writes the program as serialized StableHLO (`jax.export`), which JAX promises to read for years.
+    """Writes the program as serialized StableHLO (`jax.export`); returns the files. JAX promises to read it for years.
 
     Args:
-      folder: where; created if missing.
-      found: what `program` gave.
+      folder: created if missing.
+      found: from `program`.
       batch_size: images of one call; 0 for any number.
-      platforms: for which it is lowered, of cpu, cuda, rocm, tpu.
-      weights_inside: whether the weights are constants of the program (one file), or a safetensors file beside it.
-
-    Returns:
-      The files.
+      platforms: to lower for, of cpu, cuda, rocm, tpu.
+      weights_inside: whether the weights are constants of the program, or in a separate safetensors file.
     """
     import safetensors.numpy
 
@@ -127,7 +124,7 @@ def save_stablehlo(
 
 
 def load_stablehlo(folder: pathlib.Path) -> Callable[[Pixels], Mapping[str, npt.NDArray[Any]]]:
-    """Reads what `save_stablehlo` wrote: images uint8[B, S, S, 3] -> outputs by name. Needs JAX alone."""
+    """Reads `save_stablehlo`'s files: images uint8[B, S, S, 3] -> outputs by name. Needs only JAX and safetensors."""
     import safetensors.numpy
 
     exported = jax.export.deserialize(bytearray((folder / PROGRAM).read_bytes()))

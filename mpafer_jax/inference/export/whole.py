@@ -1,4 +1,4 @@
-"""Exports a checkpoint whole or not at all, and says of each form how it compares with the checkpoint."""
+"""Exports a checkpoint atomically and compares each form with it."""
 
 from __future__ import annotations
 
@@ -37,30 +37,27 @@ def export(
     platforms: Sequence[str] = ("cpu", "cuda", "tpu"),
     weights_inside: bool = False,
 ) -> dict[str, check.Check]:
-    """Writes the forms and the card.
+    """Writes the forms and the model card; returns the comparison of each form with the checkpoint.
 
     Args:
-      path: of the checkpoint, see `checkpoint.load`.
+      path: of the checkpoint, see `checkpoints.load`.
       forms: of `FORMS`.
       out: folder for the files, new or empty.
       which: of several checkpoints.
-      clip: where the CLIP is now; '' for where the checkpoint says.
+      clip: the checkpoint's CLIP, if it has moved; '' for its recorded name.
       batch_size: images of one call of a program; 0 for any number.
-      platforms: on which StableHLO is to run.
-      weights_inside: whether StableHLO holds the weights itself.
-
-    Returns:
-      How each form compared.
+      platforms: of StableHLO.
+      weights_inside: whether StableHLO contains the weights.
 
     Raises:
-      CheckpointError: no checkpoint, or its CLIP is not there.
-      ExportError: a form does not give the checkpoint's numbers.
-      FileExistsError: the folder holds something.
+      CheckpointError: the checkpoint or its CLIP is missing.
+      ExportError: a form does not reproduce the checkpoint's numbers.
+      FileExistsError: the folder is not empty.
       LockedError: another process exports there.
       ModuleNotFoundError: the converter to ONNX is not installed.
     """
     if "onnx" in forms:
-        onnx.import_packages()  # before anything is written
+        onnx.import_packages()  # fails before anything is written
     checks: dict[str, check.Check] = {}
     details: dict[str, Any] = {}
     with _whole(out) as folder:
@@ -101,7 +98,7 @@ def export(
 
 @contextlib.contextmanager
 def _whole(out: Path) -> Generator[Path]:
-    """Yields a folder in `out`, whose files become those of `out` if the block ends well, and are deleted if not."""
+    """Yields a folder in `out`, whose files move to `out` if the block succeeds, and are deleted if not."""
     with locks.hold(out.with_name(f"{out.name}.lock"), out), contextlib.ExitStack() as stack:
         if out.exists() and (not out.is_dir() or any(out.iterdir())):
             raise FileExistsError(f"{out} exists already; an export goes into a new or empty folder only")
@@ -120,7 +117,7 @@ def _remove_if_empty(folder: Path) -> None:
 
 
 def without_places(description: Description) -> Description:
-    """The description without the places of the machine that trained (`places`)."""
+    """The description with local paths redacted."""
     return description.model_copy(
         update={
             "config": redaction.without_places(description.config),
@@ -137,7 +134,7 @@ def _check_prompts(out: Path, params: Mapping[str, Any]) -> check.Check:
 
 
 def _compiled(found: programs.Program) -> check.Run:
-    """The predictor's own function, with its weights on the device."""
+    """The predictor's function, with its weights on the device."""
     call: Any = jax.jit(found.call)
     weights = jax.device_put(found.weights)
 
@@ -148,7 +145,7 @@ def _compiled(found: programs.Program) -> check.Run:
 
 
 def _results(path: Path, step: int) -> dict[str, Any] | None:
-    """Of the workdir's summary, what was measured of this very checkpoint."""
+    """The results of this checkpoint in the workdir's summary."""
     summary = path / "summary.json"
     if not summary.is_file():
         return None
