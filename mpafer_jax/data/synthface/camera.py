@@ -1,4 +1,4 @@
-"""From a drawn canvas to an image: the medium's look, the palette, and the camera's faults."""
+"""Makes an image of a canvas: medium, exposure, blur, palette, noise, JPEG."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from mpafer_jax.data.synthface.canvas import Canvas
 from mpafer_jax.data.synthface.styles import Medium, Palette, Style
 
 Floats = npt.NDArray[np.floating]
-_REFERENCE = 96  # pixels; a style's blur is meant for images of this side
+_REFERENCE = 96  # pixels; side of the image to which a style's blur refers
 _GREY = np.array([0.299, 0.587, 0.114], np.float32)
 _PAPER, _PENCIL = 238.0, 40.0
 # Stops of the palettes, from dark to light.
@@ -21,7 +21,7 @@ _INFRARED = np.array([[250, 246, 190], [246, 150, 60], [196, 44, 92], [84, 24, 1
 
 
 def develop(canvas: Canvas, style: Style, size: int, rng: np.random.Generator) -> Image.Image:
-    """The finished RGB image of `size` pixels."""
+    """The final RGB image of size x size pixels."""
     pixels = _develop_medium(canvas, style.medium, size, rng)
     blur = _draw(style.blur, rng) * size / _REFERENCE
     exposure, contrast = _draw(style.exposure, rng), _draw(style.contrast, rng)
@@ -74,7 +74,7 @@ def _recolour(pixels: Floats, palette: Palette) -> Floats:
     stops = _INFRARED
     if palette == "poster":
         stops = _POSTER
-        # Dark tones are spread first, or lines on dark skin would fall into the skin's own step.
+        # Dark tones are spread first, else lines on dark skin get the skin's level.
         grey = np.floor((grey / 256) ** 0.7 * len(stops)) * 255 / (len(stops) - 1)
     place = np.linspace(0, 255, len(stops))
     return np.stack([np.interp(grey, place, stops[:, channel]) for channel in range(3)], axis=2).astype(np.float32)

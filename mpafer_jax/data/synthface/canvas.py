@@ -1,9 +1,10 @@
-"""The planes that a face is drawn on, and the strokes and fills that parts are made of.
+"""Canvas of a face, with fills, strokes, folds and soft blobs.
 
-colour   RGB: what is seen
-ink      L: contour lines and dark details, 0 to 255, for media that show lines
-relief   L: fine folds of the skin, 128 flat, darker in a furrow and lighter beside it
-shade    soft light and dark blobs of the skin, gathered and drawn at once at low resolution
+Planes:
+  colour   RGB
+  ink      L: contour lines and dark details, for media with lines
+  relief   L: folds of the skin, 128 is flat, darker in a furrow and lighter beside it
+  shade    soft light and dark blobs of the skin, summed at low resolution
 """
 
 from __future__ import annotations
@@ -16,18 +17,17 @@ from mpafer_jax.data.synthface.face import Rgb
 from mpafer_jax.data.synthface.geometry import Frame, Points, Vector, ribbon, spline, taper
 
 Plane = npt.NDArray[np.float64]  # [LOW, LOW]
-LOW = 48  # side of the plane of soft blobs; they are much larger than its pixels
-_FLAT = 128  # relief of skin without folds: darker in a furrow, lighter beside it
+LOW = 48  # side of the plane of soft blobs
+_FLAT = 128  # relief of skin without folds
 _FOLD_POINTS = 11  # on the curve of a fold
-# What a furrow multiplies red, green and blue with, and what its light edge adds: blood stays visible in folds.
-# uint8[256, 3], looked up by relief.
+# By relief, uint8[256, 3]: RGB factor of a furrow (reddish), and what its light edge adds.
 _HEIGHT = np.arange(256)[:, None] / _FLAT
 _FURROW = np.round(255 * np.minimum(_HEIGHT, 1.0) ** (0.85, 1.05, 1.1)).astype(np.uint8)
 _EDGE = np.round(_FLAT * np.maximum(_HEIGHT - 1, 0.0) * (0.85, 0.7, 0.6)).astype(np.uint8)
 
 
 class Canvas:
-    """Planes of `frame.side` pixels and everything that draws on them; all places are face coordinates."""
+    """Planes of `frame.side` pixels; drawing uses face coordinates."""
 
     def __init__(self, frame: Frame):
         size = (frame.side, frame.side)
@@ -48,7 +48,7 @@ class Canvas:
         lift: float | Vector = 0.0,
         flat: float = 0.0,
     ) -> None:
-        """A filled outline; covers the ink below it with its own, and draws its edge in ink where `edge` is above 0."""
+        """Fills an outline in colour and ink; `edge` above 0 draws its contour in ink."""
         xy = _flat(self.frame(outline, lift, flat))
         self._colour.polygon(xy, fill=colour)
         self._ink.polygon(xy, fill=round(255 * ink))
@@ -65,7 +65,7 @@ class Canvas:
         lift: float = 0.0,
         flat: float = 0.0,
     ) -> None:
-        """A line that thins towards its ends; `width` in face units."""
+        """Draws a line that tapers to `ends`; `width` in face units."""
         pixels = self.frame(line, lift, flat)
         widths = np.maximum(width * self.frame.scale * taper(len(line), *ends), 1.0)
         xy = _flat(ribbon(pixels, widths))
@@ -73,21 +73,18 @@ class Canvas:
         self._ink.polygon(xy, fill=round(255 * ink))
 
     def fold(self, control: Points, amount: float, width: float = 0.03, lift: float = 0.0) -> None:
-        """A wrinkle along the curve through `control`: a dark furrow and the light edge below it.
-
-        It shows once `emboss` has been called.
+        """Adds a wrinkle, which `emboss` draws: a dark furrow with a light edge below it.
 
         Args:
-          control: float64[n, 2].
-          amount: 0 (none) to 1 (deep).
-          width: of the furrow.
-          lift: see `Frame`.
+          control: control points of its spline, float64[n, 2].
+          amount: depth, 0 to 1.
+          width: of the furrow, in face units.
         """
         if amount >= 0.04:
             self._folds.append((spline(control, _FOLD_POINTS), min(amount, 1.0), width, lift))
 
     def emboss(self) -> None:
-        """Presses the folds into what has been drawn so far."""
+        """Draws the added folds on the colour plane."""
         if not self._folds:
             return
         lines = np.stack([line for line, *_ in self._folds])
@@ -102,23 +99,23 @@ class Canvas:
         relief = Image.new("L", self.colour.size, _FLAT)
         draw = ImageDraw.Draw(relief)
         for edge, furrow, depth in zip(edges, furrows, (amounts**0.8).tolist(), strict=True):
-            draw.polygon(edge, fill=_FLAT + round(46 * depth))  # first, so that the furrow stays whole
+            draw.polygon(edge, fill=_FLAT + round(46 * depth))  # under the furrow
             draw.polygon(furrow, fill=_FLAT - round(72 * depth))
             self._ink.polygon(furrow, fill=round(225 * depth))
         relief = relief.filter(ImageFilter.BoxBlur(0.004 * self.frame.side))
         height = np.asarray(relief)
-        # Multiplying alone would hide folds on dark skin, so their light edges are added.
+        # Light edges are added, since furrows alone are invisible on dark skin.
         pressed = ImageChops.multiply(self.colour, Image.fromarray(_FURROW.take(height, axis=0)))
         self.colour = ImageChops.add(pressed, Image.fromarray(_EDGE.take(height, axis=0)))
         self._colour = ImageDraw.Draw(self.colour)
 
     def blob(self, x: float, y: float, rx: float, ry: float, amount: float, plane: str = "shade") -> None:
-        """A soft bump of light (`amount` above 0) or shade on the skin, rx and ry its standard deviations."""
+        """Adds a Gaussian of light (`amount` above 0) or shade with standard deviations rx and ry."""
         if amount:
             self._blobs.setdefault(plane, []).append((x, y, rx, ry, amount))
 
     def soft(self, plane: str = "shade") -> Plane:
-        """The sum of a plane's blobs at low resolution."""
+        """The sum of a plane's blobs, [LOW, LOW]."""
         blob = self._blobs.get(plane)
         if not blob:
             return np.zeros((LOW, LOW))
@@ -131,20 +128,20 @@ class Canvas:
         return total
 
     def mask(self, outline: Points, strength: float = 1.0) -> Image.Image:
-        """L: `strength` of 255 inside an outline in pixels, 0 outside."""
+        """L: 255 * `strength` inside an outline (in pixels), 0 outside."""
         plane = Image.new("L", self.colour.size)
         ImageDraw.Draw(plane).polygon(_flat(outline), fill=round(255 * strength))
         return plane
 
     def paste(self, image: Image.Image | Rgb, mask: Image.Image) -> None:
-        """Puts an image (of the low resolution's or the canvas's size) or a colour where the mask is."""
+        """Pastes an image (resized to the canvas) or a colour through a mask."""
         if isinstance(image, Image.Image) and image.size != self.colour.size:
             image = image.resize(self.colour.size, Image.Resampling.BICUBIC)
         self.colour.paste(image, (0, 0) if isinstance(image, Image.Image) else None, mask)
 
 
 def mix(first: Rgb, second: Rgb, share: float) -> Rgb:
-    """The colour `share` of the way from the first to the second."""
+    """Linear interpolation from the first colour (`share` 0) to the second (1)."""
     red, green, blue = (max(0, min(255, round(a + share * (b - a)))) for a, b in zip(first, second, strict=True))
     return red, green, blue
 

@@ -1,4 +1,4 @@
-"""Drawn faces with captions, for pre-training: random action units, each face another person, no expression."""
+"""Drawn faces with captions for pre-training: random persons and action units, without expressions."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from mpafer_jax.runtime import files
 
 CAPTIONS_PER_IMAGE = 4
 _FACE, _CAMERA, _CAPTION = range(3)  # streams of random numbers
-_CODE = 0x7072  # apart from the splits of labelled faces, which `generate.face_of` draws from the same seeds
+_CODE = 0x7072  # separates these streams from those of `generate.face_of` with the same seed
 
 
 def sample_jobs(number: int, styles: Sequence[Style], seed: int) -> list[Job]:
-    """Faces at random, styles drawn evenly; a longer list starts with a shorter one."""
+    """Samples faces in uniformly sampled styles; prefixes do not depend on `number`."""
     jobs: list[Job] = []
     for index in range(number):
         rng = np.random.default_rng((seed, _CODE, _FACE, index))
@@ -35,7 +35,7 @@ def sample_jobs(number: int, styles: Sequence[Style], seed: int) -> list[Job]:
 
 
 def describe(jobs: Sequence[Job], held_out: int, seed: int) -> list[tuple[str, ...]]:
-    """Captions of each face; the last `held_out` get one each, in words that the others' captions never use."""
+    """Captions of each face; the last `held_out` faces get one each, in held-out phrasings."""
     described: list[tuple[str, ...]] = []
     for index, job in enumerate(jobs):
         rng = np.random.default_rng((seed, _CODE, _CAPTION, index))
@@ -46,13 +46,13 @@ def describe(jobs: Sequence[Job], held_out: int, seed: int) -> list[tuple[str, .
 
 
 def fingerprint(jobs: Sequence[Job], size: int) -> str:
-    """Hex digest of all that the jobs' images follow from."""
+    """Hex digest of everything that the images depend on."""
     drawn = [(job.style, job.seed, job.face.identity, job.face.scene, job.face.units.tolist()) for job in jobs]
     return hashlib.sha256(repr((VERSION, size, drawn)).encode()).hexdigest()
 
 
 def draw(jobs: Sequence[Job], size: int, folder: Path) -> npt.NDArray[np.uint8]:
-    """uint8[n, size, size, 3], drawn once and kept in `folder`; read from there as memory-mapped pages."""
+    """uint8[n, size, size, 3], memory-mapped from a cache in `folder`, drawn if missing."""
     path = folder / f"faces-{fingerprint(jobs, size)[:16]}.npy"
     if not path.is_file():
         logging.debug("drawing %d faces of %d pixels into %s, once", len(jobs), size, path)
@@ -62,7 +62,7 @@ def draw(jobs: Sequence[Job], size: int, folder: Path) -> npt.NDArray[np.uint8]:
 
 
 def style_names(names: Sequence[str]) -> list[Style]:
-    """The named styles."""
+    """The named styles; ValueError for unknown or no names."""
     unknown = sorted(set(names) - set(STYLES))
     if unknown or not names:
         raise ValueError(f"data.styles is {tuple(names)}; expected some of {', '.join(STYLES)}")

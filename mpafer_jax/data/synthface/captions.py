@@ -1,7 +1,6 @@
-"""What can be said of a drawn face: statements about its action units, and whole captions.
+"""Captions of drawn faces: statements about action units, person, scene and medium.
 
-Captions speak of brows, lids, cheeks, nose, lips and chin, of the person, the scene and the medium. None names an
-expression, or a word that stands for one: a CLIP trained on them knows how a face moves and not what that is called.
+No caption names an expression or a synonym, so a CLIP pretrained on them has not seen the class names.
 """
 
 from __future__ import annotations
@@ -19,10 +18,10 @@ from mpafer_jax.data.synthface.face import Face, Identity, Scene
 from mpafer_jax.data.synthface.styles import Style
 from mpafer_jax.data.synthface.units import INDEX, UNITS, Intensities
 
-# An intensity below the first is not to be seen at 96 pixels, one above the second is plain.
+# Intensities: invisible at 96 pixels below the first, clearly visible above the second.
 _INVISIBLE, _PLAIN = 0.12, 0.45
-_SAID = 0.5  # truth from which a caption may say it
-_ONE_SIDED = 0.25  # difference of the two sides' intensities that shows
+_SAID = 0.5  # least truth of a statement in captions
+_ONE_SIDED = 0.25  # visible difference of the sides' intensities
 
 _OPENINGS = (
     "a photo of a person",
@@ -67,11 +66,11 @@ _OCCLUSIONS = {
     "bar": ("a bar across the face", "a bar that hides a part of the face"),
 }
 _MOUTH_UNITS = (10, 12, 14, 15, 16, 17, 20, 23, 24, 25, 26, 27)
-# The units that these hide for certain; the others may hide anything or nothing.
+# Units that are always hidden; what other occlusions hide varies.
 _HIDDEN: Mapping[str, Sequence[int]] = {"scarf": _MOUTH_UNITS, "sunglasses": (5, 6, 7, 43)}
 _LIGHT = {
     "front": ("light from the front",),
-    # Not which side: training images are mirrored.
+    # Without the side, since training images are flipped.
     "left": ("light from one side", "a shadow on one side"),
     "right": ("light from one side", "a shadow on one side"),
     "top": ("light from above",),
@@ -79,7 +78,7 @@ _LIGHT = {
 
 
 class Phrases(pydantic.BaseModel):
-    """Ways to say one thing."""
+    """Phrasings of one statement; `held_out` are not used in training."""
 
     model_config = pydantic.ConfigDict(frozen=True, extra="forbid")
 
@@ -97,7 +96,7 @@ class _File(pydantic.BaseModel):
 
 @functools.cache
 def statements() -> dict[str, Phrases]:
-    """Everything that `truth` speaks of, in its order: the action units by number, then states of several of them."""
+    """The statements of `truth`, in its order: action units by number, then states of several units."""
     file = importlib.resources.files("mpafer_jax.data.synthface") / "phrases.json"
     content = _File.model_validate_json(file.read_text(encoding="utf-8"))
     units = {str(unit): content.units[unit] for unit in UNITS}
@@ -105,7 +104,7 @@ def statements() -> dict[str, Phrases]:
 
 
 def truth(face: Face) -> npt.NDArray[np.float32]:
-    """How true each statement is of a face, float32[A] in 0..1; NaN where what it speaks of is hidden."""
+    """Truth of each statement for a face, float32[A] in [0, 1]; NaN if its units are hidden."""
     values = _truth_of_units(face.units)
     hidden = set(_HIDDEN.get(face.scene.occlusion, ()))
     read = [*((unit,) for unit in UNITS), *(state.units for state in _STATES.values())]
@@ -117,7 +116,7 @@ def _truth_of_units(units: Intensities) -> npt.NDArray[np.float32]:
     strongest = units.max(axis=1)
     seen = _ramp(strongest)
     states = [state.truth(units) for state in _STATES.values()]
-    # A mouth that is pulled up on one side has no "corners pulled up"; half-shut lids are not closed eyes.
+    # "corners pulled up" needs both sides; half-shut lids are not closed eyes.
     seen[INDEX[12]] = _ramp(units[INDEX[12]].min()) if _uneven(units, 12) else seen[INDEX[12]]
     seen[INDEX[43]] = _ramp(np.float32(strongest[INDEX[43]] - 0.4))
     return np.concatenate([seen, np.array(states, np.float32)])
@@ -128,12 +127,12 @@ def _ramp(intensity: npt.NDArray[np.float32] | np.float32) -> npt.NDArray[np.flo
 
 
 def _level(units: Intensities, *numbers: int) -> float:
-    """The truth of the weakest of several units."""
+    """Truth that all of several units move."""
     return float(min(_ramp(units[INDEX[number]].max()) for number in numbers))
 
 
 def _rest(units: Intensities, *numbers: int) -> float:
-    """How true it is that none of several units moves."""
+    """Truth that none of several units moves."""
     return 1 - float(max(_ramp(units[INDEX[number]].max()) for number in numbers))
 
 
@@ -144,7 +143,7 @@ def _uneven(units: Intensities, number: int) -> bool:
 
 @dataclasses.dataclass(frozen=True)
 class _State:
-    """A statement about several units: those that it reads, and how true it is of their intensities."""
+    """A statement about several units, and its truth as a function of the intensities."""
 
     units: tuple[int, ...]
     truth: Callable[[Intensities], float]
@@ -170,13 +169,10 @@ _STATES: Mapping[str, _State] = {
 
 
 def caption(face: Face, style: Style, rng: np.random.Generator, *, held_out: bool = False) -> str:
-    """One caption of a face: an opening, up to five statements that are true of it, and one thing besides.
+    """A random caption of a face: an opening, up to five true statements, and perhaps one other attribute.
 
     Args:
-      face: what is depicted.
-      style: how.
-      rng: source of all draws.
-      held_out: words the statements in ways that training never uses.
+      held_out: uses the phrasings that are held out of training.
     """
     phrases = list(statements().values())
     true = np.flatnonzero(truth(face) >= _SAID)
@@ -195,7 +191,7 @@ def caption(face: Face, style: Style, rng: np.random.Generator, *, held_out: boo
 
 
 def _some(positions: npt.NDArray[np.int64], rng: np.random.Generator, at_most: int) -> list[int]:
-    """A random few of the positions; all of them half of the time, if they are not too many."""
+    """A random subset of up to `at_most` positions; with probability 0.5 as many as possible."""
     number = min(len(positions), at_most)
     if number > 1 and rng.random() < 0.5:
         number = int(rng.integers(1, number))
@@ -215,7 +211,7 @@ def _with_article(words: str) -> str:
 
 
 def _surroundings(identity: Identity, scene: Scene, style: Style) -> list[Sequence[str]]:
-    """What else can be said, each in several ways."""
+    """Attributes of person, scene and medium, each in several phrasings."""
     age = "young" if identity.age < 0.3 else "old" if identity.age > 0.6 else "middle-aged"
     colour = identity.hair_colour
     hair = {

@@ -1,4 +1,4 @@
-"""The renderer: a face in a style becomes an image."""
+"""The renderer of drawn faces."""
 
 from __future__ import annotations
 
@@ -13,20 +13,14 @@ from mpafer_jax.data.synthface.muscles import Muscles
 from mpafer_jax.data.synthface.styles import Style
 
 MIN_SIZE, MAX_SIZE = 32, 224
-_DRAWN = 160  # pixels: no canvas is smaller, so that a reduction smooths every edge
+_DRAWN = 160  # pixels: least side of a canvas, which is then reduced for antialiasing
 
 
 def render(face: Face, style: Style, size: int, rng: np.random.Generator) -> Image.Image:
-    """Draws a face.
+    """Draws a face as RGB of size x size pixels (32 to 224), deterministic given the state of `rng`.
 
     Args:
-      face: identity, unit intensities, scene.
-      style: medium and camera.
-      size: side of the image in pixels, 32 to 224.
-      rng: for what no attribute names: background details, paper, exposure, noise.
-
-    Returns:
-      An RGB image of size x size pixels; equal arguments and an equal state of `rng` give equal pixels.
+      rng: for background details, paper, exposure, noise and the like.
     """
     if not MIN_SIZE <= size <= MAX_SIZE:
         raise ValueError(f"an image's side must be {MIN_SIZE} to {MAX_SIZE} pixels, found {size}")

@@ -1,9 +1,9 @@
-"""Which action units move in an expression, and how strongly in one image of it.
+"""Samples action unit intensities of an expression.
 
-Prototypes and their variants: Friesen and Ekman, EMFACS-7: Emotional Facial Action Coding System (1983); Ekman, Friesen
-and Hager, Facial Action Coding System: Investigator's Guide (2002), the table of predictions of emotion from units.
-How often a unit is missing, joins or is uneven is our own choice: often enough that expressions overlap, so that even
-the true intensities leave doubt about some images.
+Prototypes and variants: Friesen and Ekman, EMFACS-7: Emotional Facial Action Coding System (1983); Ekman, Friesen and
+Hager, Facial Action Coding System: Investigator's Guide (2002), the table of predictions of emotion from units.
+Frequencies of missing, added and asymmetric units are ours, chosen so that expressions overlap: the true intensities do
+not separate them perfectly.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ PROTOTYPES: Mapping[str, tuple[int, ...]] = {
     "contempt": (12, 14),
 }
 
-# Units that join a prototype in some of its variants, and how often.
+# Units added to a prototype in variants, with their probability.
 _VARIANTS: Mapping[str, Mapping[int, float]] = {
     "neutral": {},
     "happiness": {25: 0.45, 26: 0.15, 7: 0.1},
@@ -37,7 +37,7 @@ _VARIANTS: Mapping[str, Mapping[int, float]] = {
     "contempt": {24: 0.1, 7: 0.1, 43: 0.06},
 }
 
-# Relative frequencies, mildly uneven as in images from the wild.
+# Relative frequencies, mildly imbalanced as in the wild.
 FREQUENCIES: Mapping[str, float] = {
     "neutral": 1.4,
     "happiness": 1.5,
@@ -49,20 +49,16 @@ FREQUENCIES: Mapping[str, float] = {
     "contempt": 0.75,
 }
 
-# Units that one face cannot show at once; the weaker one yields.
+# Mutually exclusive units; the weaker one is removed.
 _EXCLUSIVE = ((24, 25), (24, 26), (24, 27), (26, 27), (5, 43), (23, 27), (17, 26), (17, 27), (16, 24), (24, 20))
 
 
 def sample_units(expression: str, rng: np.random.Generator, difficulty: float = 1.0) -> Intensities:
-    """Intensities of one image of an expression.
+    """Samples the intensities, float32[20, 2], of one image of an expression.
 
     Args:
       expression: a name of `PROTOTYPES`.
-      rng: source of all draws.
-      difficulty: 0: complete prototypes, even and strong; 1: as in the wild; in between and above accordingly.
-
-    Returns:
-      float32[20, 2], see `units.Intensities`.
+      difficulty: how weak, mixed and asymmetric it is; 0: complete, symmetric prototypes; 1: as in the wild.
     """
     if expression not in PROTOTYPES:
         raise ValueError(f"no expression {expression!r}; there are {', '.join(PROTOTYPES)}")
@@ -75,7 +71,7 @@ def sample_units(expression: str, rng: np.random.Generator, difficulty: float = 
         present.append(prototype[int(rng.integers(len(prototype)))])
     for unit in present:
         values[INDEX[unit]] = strength * rng.uniform(0.75, 1.15)
-    for unit in UNITS:  # what the face does besides
+    for unit in UNITS:  # unrelated movements
         if unit not in present and rng.random() < 0.06 * difficulty:
             values[INDEX[unit]] = rng.uniform(0.1, 0.55)
     if difficulty:
@@ -88,10 +84,9 @@ def sample_units(expression: str, rng: np.random.Generator, difficulty: float = 
 
 
 def sample_random_units(rng: np.random.Generator) -> Intensities:
-    """Intensities of a face that shows nothing in particular: 0 to 7 units, each as likely as any other.
+    """Samples 0 to 7 units at random, independent of expressions, for pre-training.
 
-    No expression is thought of, so that what is trained on such faces is told none. Units that exclude one another
-    never meet; a fifth of those that can are on one side alone.
+    Mutually exclusive units never co-occur; a fifth of the units that have sides are on one side only.
     """
     values = np.zeros((len(UNITS), 2), np.float32)
     chosen: set[int] = set()

@@ -20,7 +20,7 @@ def draw_eyes(canvas: Canvas, face: Face, muscles: Muscles) -> None:
 
 
 def _lids(identity: Identity, muscles: Muscles, side: int) -> tuple[Vector, Vector, Vector]:
-    """x of the lids' points, and y of the upper and of the lower lid: float64[15] each."""
+    """x of the lids, y of the upper and of the lower lid: float64[15] each."""
     up, tight, cheek = muscles.on(5, side), muscles.on(7, side), muscles.on(6, side)
     size = identity.eye_size
     x = side * 0.34 * identity.eye_distance + 0.185 * size * _ACROSS
@@ -73,7 +73,7 @@ def _draw_eye(canvas: Canvas, face: Face, muscles: Muscles, side: int) -> None:
 
 
 def _fold_lid(canvas: Canvas, identity: Identity, muscles: Muscles, side: int, x: Vector, upper: Vector) -> None:
-    """The crease above the upper lid, and the lid itself where the eye is closed."""
+    """The crease above the upper lid, and the lid of a closed eye."""
     skin = SKIN[identity.skin]
     closed, up = muscles.on(43, side), muscles.on(5, side)
     height = 0.045 * (1 - 0.55 * up) * (1 - 0.4 * identity.age)
@@ -86,7 +86,7 @@ def _fold_lid(canvas: Canvas, identity: Identity, muscles: Muscles, side: int, x
 
 
 def fold_lower_lid(canvas: Canvas, identity: Identity, muscles: Muscles) -> None:
-    """Unit 7 (and 6) bulges the lower lid and deepens the line below it."""
+    """Units 7 and 6 at the lower lid."""
     for side in SIDES:
         tight = muscles.on(7, side)
         x = 0.34 * identity.eye_distance
@@ -96,7 +96,7 @@ def fold_lower_lid(canvas: Canvas, identity: Identity, muscles: Muscles) -> None
 
 
 def brow_line(identity: Identity, muscles: Muscles, side: int) -> Points:
-    """The middle line of a brow from its inner to its outer end."""
+    """The middle line of a brow, inner to outer end: float64[16, 2]."""
     inner, outer, lower = muscles.on(1, side), muscles.on(2, side), muscles.on(4, side)
     nose, cheek, close = muscles.on(9, side), muscles.on(6, side), 0.02 * muscles.on(43, side)
     arch = {"straight": 0.0, "arched": 0.05, "rounded": 0.025}[identity.brow_shape]
@@ -112,7 +112,7 @@ def brow_line(identity: Identity, muscles: Muscles, side: int) -> Points:
 
 
 def draw_brows(canvas: Canvas, face: Face, muscles: Muscles) -> None:
-    """Both brows, a little darker than the hair."""
+    """Both brows."""
     identity = face.identity
     colour = darker(mix(HAIR[identity.hair_colour], (70, 54, 44), 0.35), 0.85)
     for side in SIDES:
@@ -122,7 +122,7 @@ def draw_brows(canvas: Canvas, face: Face, muscles: Muscles) -> None:
 
 
 def draw_glasses(canvas: Canvas, identity: Identity, colour: tuple[int, int, int], dark: bool = False) -> None:
-    """Frames, and with `dark` the glasses themselves."""
+    """Frames, and with `dark` dark lenses."""
     shape = 2.0 if identity.glasses != "square" else 4.0
     angle = np.linspace(0, 2 * np.pi, 29)
     cos, sin = np.cos(angle), np.sin(angle)

@@ -1,8 +1,4 @@
-"""What can be seen in an image: a person, a scene, and the intensities of the action units.
-
-Every attribute is public and has a name or a bounded number, so that a caption can be written from it. Nothing here
-knows of expressions.
-"""
+"""Parameters of a drawn face: a person, a scene and action units; independent of expressions."""
 
 from __future__ import annotations
 
@@ -75,13 +71,10 @@ class Identity:
     """A person.
 
     Attributes:
-      head: shape of the outline.
-      width, jaw: of the head and of the lower face, relative to the average, 0.9 to 1.1.
-      age: 0 (twenty) to 1 (eighty): resting wrinkles, drooping lids.
-      freckles, lipstick, earrings: whether there are any.
+      width, jaw: of the head and of the lower face, relative to the average, about 0.9 to 1.1.
+      age: 0 (twenty) to 1 (eighty): wrinkles, drooping lids.
       brow_thickness, eye_size, eye_distance, nose_width, nose_length, mouth_width, lip_fullness: relative to the
         average.
-      The others: named kinds and colours.
     """
 
     head: HeadShape
@@ -109,17 +102,16 @@ class Identity:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Scene:
-    """Everything around a face.
+    """Pose, light, background and occlusion.
 
     Attributes:
-      yaw, pitch, roll: degrees; positive: turned to the right side of the image, down, and clockwise.
-      x, y: how far the face is right of and below the middle, in shares of the image's side.
-      scale: size relative to a face that fills the image.
-      light: where the light comes from; `light_strength` 0 (even) to 1 (hard).
-      background, background_colour, clothes_colour: behind and below the face.
-      occlusion: what hides a part of the face.
-      occlusion_x, occlusion_y: its place, -1 to 1 across the face (for those that move).
-      gaze_x, gaze_y: where the eyes look, -1 to 1.
+      yaw, pitch, roll: degrees; positive: to the right side of the image, down, and clockwise.
+      x, y: offset of the face from the middle, right and down, as a fraction of the image's side.
+      scale: relative to a face that fills the image.
+      light: direction of the light.
+      light_strength: 0 (even) to 1 (hard).
+      occlusion_x, occlusion_y: position, -1 to 1 across the face, of objects that have one.
+      gaze_x, gaze_y: direction of the eyes, -1 to 1.
     """
 
     yaw: float = 0.0
@@ -142,7 +134,7 @@ class Scene:
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
 class Face:
-    """What `draw.render` depicts; `units` is float32[20, 2], see `units.Intensities`."""
+    """Input of `draw.render`; `units` is float32[20, 2], see `units.Intensities`."""
 
     identity: Identity
     units: Intensities
@@ -150,14 +142,14 @@ class Face:
 
 
 def choose(rng: np.random.Generator, weights: Mapping[_Name, float]) -> _Name:
-    """One of the names, drawn in proportion to its weight."""
+    """Samples a name in proportion to the weights."""
     names = list(weights)
     shares = np.array([weights[name] for name in names], np.float64)
     return names[int(rng.choice(len(names), p=shares / shares.sum()))]
 
 
 def sample_identity(rng: np.random.Generator) -> Identity:
-    """A person at random: skin, hair and eyes go together as they tend to, age whitens hair and thins it."""
+    """Samples a person, with plausible combinations of skin, hair, eyes and age."""
     skin = choose(rng, dict.fromkeys(SKIN, 1.0))
     age = float(rng.beta(1.2, 1.8))
     lightness = 1.0 - list(SKIN).index(skin) / (len(SKIN) - 1)
@@ -218,12 +210,11 @@ def sample_identity(rng: np.random.Generator) -> Identity:
 
 
 def sample_scene(rng: np.random.Generator, occlusion: float = 0.1, pose: float = 1.0) -> Scene:
-    """A scene at random.
+    """Samples a scene.
 
     Args:
-      rng: source of all draws.
-      occlusion: probability that something hides a part of the face.
-      pose: spread of turns, position and size; 1 is that of faces that were detected and cut out, 0 none.
+      occlusion: probability of an occluding object.
+      pose: spread of rotation, position and size; 1 as of detected and cropped faces, 0 none.
     """
     hidden = rng.random() < occlusion
     kind: Occlusion = choose(rng, {"hand": 1.2, "scarf": 0.4, "hair": 0.8, "sunglasses": 0.4, "cup": 0.7, "bar": 1.5})
@@ -249,7 +240,7 @@ def sample_scene(rng: np.random.Generator, occlusion: float = 0.1, pose: float =
 
 
 def suited(scene: Scene, identity: Identity) -> Scene:
-    """The scene as it can be with a person: a bald head has no strand of hair before its face, but a bar."""
+    """The scene, with a bar instead of hair as the occlusion of a bald person."""
     if scene.occlusion == "hair" and identity.hair == "bald":
         return dataclasses.replace(scene, occlusion="bar")
     return scene

@@ -1,4 +1,4 @@
-"""Many images: each from its own seed, so that it does not matter which process draws it, or in which order."""
+"""Generates drawn faces in parallel, each from its own seed."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from mpafer_jax.data.synthface.styles import Style
 from mpafer_jax.runtime import progress
 from mpafer_jax.runtime import workers as processes_lib
 
-# Counts changes of what is drawn for equal arguments; prepared datasets of another version are not opened.
+# To be raised when the images of equal arguments change; datasets are then prepared again.
 VERSION = "2"
 IMAGES_PER_PERSON = 4
 _IDENTITY, _EXPRESSION, _IMAGE, _CAMERA = range(4)  # streams of random numbers
@@ -25,7 +25,7 @@ _CHUNK = 32  # jobs a process takes at once
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
 class Job:
-    """One image to draw; `seed` is for what the face leaves open (see `draw.render`)."""
+    """One image to draw; `seed` is of the `rng` of `draw.render`."""
 
     face: Face
     style: Style
@@ -38,7 +38,7 @@ class Job:
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
 class Sample:
-    """A labelled job: the expression's name and the number of the person within the split."""
+    """A labelled job: name of the expression, number of the person in the split."""
 
     expression: str
     person: int
@@ -46,20 +46,20 @@ class Sample:
 
 
 def expression_of(seed: int, split: str, index: int, expressions: Sequence[str] = tuple(FREQUENCIES)) -> str:
-    """The expression that `face_of` gives to an image, without the rest of it."""
+    """The expression of an image of `face_of`, without sampling the rest."""
     rng = np.random.default_rng((seed, zlib.crc32(split.encode()), _EXPRESSION, index))
     return choose(rng, {name: FREQUENCIES[name] for name in expressions})
 
 
 def face_of(seed: int, split: str, index: int, style: Style, expressions: Sequence[str] = tuple(FREQUENCIES)) -> Sample:
-    """The image with a number in a split of a dataset; equal arguments give equal images.
+    """Samples image `index` of a split, as a pure function of the arguments.
 
     Args:
       seed: of the dataset.
       split: any name; splits of different names share no person.
-      index: from 0 on; `IMAGES_PER_PERSON` images in a row show one person.
-      style: what it is drawn in; decides on occlusion and difficulty too.
-      expressions: those that occur, at `FREQUENCIES`.
+      index: `IMAGES_PER_PERSON` consecutive images show one person.
+      style: also sets occlusion and difficulty.
+      expressions: sampled by `FREQUENCIES`.
     """
     code, person = zlib.crc32(split.encode()), index // IMAGES_PER_PERSON
     identity = sample_identity(np.random.default_rng((seed, code, _IDENTITY, person)))
@@ -72,16 +72,10 @@ def face_of(seed: int, split: str, index: int, style: Style, expressions: Sequen
 
 
 def render_all(jobs: Sequence[Job], size: int, processes: int = 0) -> npt.NDArray[np.uint8]:
-    """Draws all jobs.
+    """Draws all jobs: uint8[len(jobs), size, size, 3], the same for any number of processes.
 
     Args:
-      jobs: what to draw.
-      size: side of the images in pixels.
-      processes: how many draw; 0: one per core that this process may use; 1: this process alone. The result is the
-        same for every number.
-
-    Returns:
-      uint8[len(jobs), size, size, 3].
+      processes: 0: one per usable core; 1: this process alone.
     """
     result = np.empty((len(jobs), size, size, 3), np.uint8)
     chunks = [jobs[start : start + _CHUNK] for start in range(0, len(jobs), _CHUNK)]

@@ -1,4 +1,4 @@
-"""Curves, and the way from a face's own coordinates to pixels.
+"""Curves, and the projection of face coordinates to pixels.
 
 Face coordinates: x to the right of the image, y down, origin midway between the eyes; the face's half width is about
 0.72, the chin near y = 1, the crown near y = -1. Points are float64[n, 2].
@@ -18,12 +18,12 @@ Points = npt.NDArray[np.float64]
 Vector = npt.NDArray[np.float64]
 
 _UNIT = 0.48  # of the image's side: one unit of face coordinates
-_MIDDLE = 0.03  # y that lies in the image's middle
-_DEPTH = 0.55  # how far the middle of the face is in front of its outline
+_MIDDLE = 0.03  # y at the middle of the image
+_DEPTH = 0.55  # depth of the face's middle in front of its outline
 
 
 class Frame:
-    """Projects face coordinates to pixels: the face is half an ellipsoid that turns, and is then seen flat."""
+    """Orthographic projection of a rotated half ellipsoid: face coordinates to pixels."""
 
     def __init__(self, scene: Scene, side: int):
         yaw, pitch, roll = (math.radians(angle) for angle in (scene.yaw, scene.pitch, scene.roll))
@@ -35,12 +35,11 @@ class Frame:
         self._origin = np.array([(0.5 + scene.x) * side, (0.5 + scene.y) * side]) - np.array([0, _MIDDLE * self.scale])
 
     def __call__(self, points: Points, lift: float | Vector = 0.0, flat: float = 0.0) -> Points:
-        """Pixels of face points: float64[n, 2].
+        """Pixels, float64[n, 2], of face points, float64[n, 2].
 
         Args:
-          points: float64[n, 2].
-          lift: how far they stand out in front of the ellipsoid (the nose does); a number or float64[n].
-          flat: 0: they turn with the face; 1: they stay where they are (what is behind the face's outline).
+          lift: distance in front of the ellipsoid (of the nose), a number or float64[n].
+          flat: 0: turns with the face; 1: does not (what is behind the face).
         """
         x, y = points[:, 0], points[:, 1]
         bulge = 1 - (x / 0.95) ** 2 - ((y - 0.05) / 1.4) ** 2
@@ -58,12 +57,12 @@ def points(*pairs: tuple[float, float]) -> Points:
 
 
 def mirrored(pts: Points, side: int) -> Points:
-    """Points given for the right side of the image, on the side with that sign."""
+    """Points of the right side of the image, mirrored if `side` is -1."""
     return pts * (side, 1)
 
 
 def spline(control: Points, number: int = 0, closed: bool = False) -> Points:
-    """A smooth curve through all control points (Catmull-Rom), about four points a piece unless `number` says."""
+    """Catmull-Rom spline through the control points, sampled at `number` points (0: about five per piece)."""
     pieces = len(control) if closed else len(control) - 1
     result: Points = _weights(len(control), number or 5 * pieces + 1, closed) @ control
     return result
@@ -85,15 +84,7 @@ def _weights(controls: int, number: int, closed: bool) -> npt.NDArray[np.float64
 
 
 def ribbon(line: Points, widths: Vector) -> Points:
-    """The outline of a stroke along a line with a width at every point; of many at once, along leading axes.
-
-    Args:
-      line: float64[..., n, 2].
-      widths: float64[..., n].
-
-    Returns:
-      float64[..., 2 n, 2]: along one side of the stroke and back along the other.
-    """
+    """Outlines of strokes along lines float64[..., n, 2] with widths float64[..., n]: float64[..., 2 n, 2]."""
     number = line.shape[-2]
     direction = np.empty_like(line)
     direction[..., 1:-1, :] = line[..., 2:, :] - line[..., :-2, :]
@@ -111,14 +102,14 @@ def ribbon(line: Points, widths: Vector) -> Points:
 
 @functools.lru_cache(maxsize=64)
 def taper(number: int, start: float = 0.2, end: float = 0.2) -> Vector:
-    """Widths of a stroke that is full in its middle and thins to `start` and `end`: float64[number]."""
+    """Relative widths of a stroke that tapers to `start` and `end`: float64[number]."""
     t = np.linspace(0, 1, number)
     arch = np.sin(np.pi * t) ** 0.7
     return np.maximum(arch, np.where(t < 0.5, start, end))
 
 
 def ellipse(x: float, y: float, rx: float, ry: float, number: int = 20) -> Points:
-    """An ellipse's outline: float64[number, 2]."""
+    """Outline of an ellipse: float64[number, 2]."""
     return _circle(number) * (rx, ry) + (x, y)
 
 

@@ -13,7 +13,7 @@ from mpafer_jax.data.synthface.muscles import SIDES, Muscles
 
 
 def draw_back(canvas: Canvas, identity: Identity) -> None:
-    """What is behind the head."""
+    """Hair behind the head."""
     colour = darker(HAIR[identity.hair_colour], 0.8)
     w = identity.width
     if identity.hair == "long":
@@ -103,7 +103,7 @@ def _hairline(identity: Identity) -> Points:
 
 
 def draw_front(canvas: Canvas, identity: Identity) -> None:
-    """What lies on the head."""
+    """Hair on the head."""
     if identity.hair == "bald":
         canvas.fill(ellipse(-0.18, -0.81, 0.14, 0.06), mix(SKIN[identity.skin], (255, 255, 255), 0.18))
         return
@@ -131,7 +131,7 @@ def draw_front(canvas: Canvas, identity: Identity) -> None:
 
 
 def draw_freckles(canvas: Canvas, identity: Identity) -> None:
-    """Dots on nose and cheeks."""
+    """Freckles on nose and cheeks."""
     if not identity.freckles:
         return
     colour = mix(SKIN[identity.skin], (150, 80, 40), 0.45)
@@ -143,7 +143,7 @@ def draw_freckles(canvas: Canvas, identity: Identity) -> None:
 
 
 def draw_beard(canvas: Canvas, identity: Identity, muscles: Muscles, lips: Lips, head: Points) -> None:
-    """Hair around the mouth; it moves with lips and jaw and hides the folds below it."""
+    """The beard; moves with lips and jaw and hides folds."""
     kind = identity.beard
     if kind == "none":
         return

@@ -1,4 +1,4 @@
-"""Head, neck, ears, skin with its light, and the folds that units and age press into it."""
+"""Head, neck, ears, skin and light, and the skin's folds by action units and age."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ _SHAPES = {
     "long": (0.65, 0.68, 0.56, 0.25, 1.07),
     "heart": (0.71, 0.73, 0.54, 0.17, 1.02),
 }
-_TONE = np.digitize(np.arange(256), (85, 113, 153))  # which of four flat tones a level of light gets
+_TONE = np.digitize(np.arange(256), (85, 113, 153))  # level of light -> one of four flat tones
 _LIGHT = {"front": (0.0, 0.1), "left": (-1.0, 0.15), "right": (1.0, 0.15), "top": (0.0, 1.0)}
 
 
 def chin_y(identity: Identity, muscles: Muscles) -> float:
-    """The chin's lowest point."""
+    """y of the chin's lowest point."""
     return _SHAPES[identity.head][4] + muscles.jaw() - 0.02 * muscles.mean(17)
 
 
 def outline(identity: Identity, muscles: Muscles) -> Points:
-    """The head's outline, closed."""
+    """The closed outline of the head."""
     temple, cheek, jaw, chin, _ = (value * identity.width for value in _SHAPES[identity.head])
     jaw, chin = jaw * identity.jaw, chin * identity.jaw
     low, drop = chin_y(identity, muscles), muscles.jaw()
@@ -63,12 +63,12 @@ def draw_behind(canvas: Canvas, face: Face) -> None:
 
 
 def begin_skin(canvas: Canvas, identity: Identity, head: Points) -> None:
-    """The face's flat shape, on which folds are then drawn."""
+    """The flat shape of the face."""
     canvas.fill(head, SKIN[identity.skin], edge=0.9)
 
 
 def finish_skin(canvas: Canvas, face: Face, medium: Medium, head: Points) -> None:
-    """Light, blush and folds, from everything that was gathered on the canvas."""
+    """Draws light, blush and folds that were added to the canvas."""
     base, shade = SKIN[face.identity.skin], canvas.soft() + _light(canvas, face.scene)
     photo = medium == "photo"
     painted = _shaded(base, shade, canvas.soft("blush")) if photo else _stepped(base, shade, canvas.frame.side)
@@ -77,7 +77,7 @@ def finish_skin(canvas: Canvas, face: Face, medium: Medium, head: Points) -> Non
 
 
 def _shaded(base: Rgb, shade: Plane, blush: Plane) -> Image.Image:
-    """Skin with soft shading, at low resolution: shadows lose blue last, since blood shines through."""
+    """Skin with soft shading, at low resolution; shadows are reddish."""
     rgb = np.array(base, np.float64) * (1 + shade[..., None] * (0.9, 1.0, 1.08))
     rgb += np.maximum(shade, 0)[..., None] * (14, 13, 12)
     rgb += blush[..., None] * (24, -14, -9)
@@ -85,7 +85,7 @@ def _shaded(base: Rgb, shade: Plane, blush: Plane) -> Image.Image:
 
 
 def _stepped(base: Rgb, shade: Plane, side: int) -> Image.Image:
-    """Skin in four flat tones with sharp borders, at `side` pixels."""
+    """Skin in four flat tones, at `side` pixels."""
     levels = Image.fromarray(np.clip(128 + 160 * shade, 0, 255).astype(np.uint8))
     levels = levels.resize((side, side), Image.Resampling.BICUBIC)
     shadow = (60, 20, 40)
@@ -94,7 +94,7 @@ def _stepped(base: Rgb, shade: Plane, side: int) -> Image.Image:
 
 
 def _light(canvas: Canvas, scene: Scene) -> Plane:
-    """Light on an ellipsoid from the scene's direction, and the fall-off towards the outline."""
+    """Directed light on an ellipsoid, with fall-off towards the outline."""
     side, scale = canvas.frame.side, canvas.frame.scale
     centre = canvas.frame(points((0.0, 0.0)))[0]
     place = (np.arange(LOW) + 0.5) * side / LOW
@@ -108,7 +108,7 @@ def _light(canvas: Canvas, scene: Scene) -> Plane:
 
 
 def shape_skin(canvas: Canvas, identity: Identity, muscles: Muscles) -> None:
-    """Soft shapes of the resting face, and folds that come with age."""
+    """Soft shapes of the resting face, and folds of age."""
     age = identity.age
     canvas.blob(0, -0.56, 0.32, 0.14, 0.07)
     canvas.blob(0, 0.89 + muscles.jaw(), 0.12, 0.08, 0.06)
@@ -155,11 +155,10 @@ def forehead(canvas: Canvas, muscles: Muscles) -> None:
 
 
 def cheeks(canvas: Canvas, identity: Identity, muscles: Muscles, corners: Points) -> None:
-    """Unit 6 around the eyes, and the folds between nose and mouth (6, 9, 10, 12, 14, 15, 20).
+    """Unit 6 around the eyes, and folds between nose and mouth (6, 9, 10, 12, 14, 15, 20).
 
     Args:
-      canvas, identity, muscles: what is drawn, and where.
-      corners: the mouth's left and right corner, float64[2, 2].
+      corners: left and right corner of the mouth, float64[2, 2].
     """
     for side, corner in zip(SIDES, corners, strict=True):
         raised, smile = muscles.on(6, side), muscles.on(12, side)
@@ -222,7 +221,7 @@ def _nasolabial(canvas: Canvas, identity: Identity, muscles: Muscles, side: int,
 
 
 def chin(canvas: Canvas, muscles: Muscles) -> None:
-    """Unit 17: the chin's boss is pushed up and puckers."""
+    """Unit 17: the chin is pushed up and puckers."""
     amount = muscles.mean(17)
     if not amount:
         return

@@ -18,7 +18,7 @@ _INSIDE, _TEETH, _TONGUE = (66, 22, 26), (240, 234, 222), (186, 92, 92)
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Lips:
-    """Four curves over the same x, each float64[25]: y of the upper lip's two edges, and of the lower lip's."""
+    """Curves over x, float64[25] each: y of both edges of the upper lip, and of the lower lip."""
 
     x: Vector
     top: Vector
@@ -33,7 +33,7 @@ class Lips:
 
 
 def shape_lips(identity: Identity, muscles: Muscles) -> Lips:
-    """Where the lips are."""
+    """The lips' curves."""
     m = muscles
     narrow = 0.05 * m.mean(23) + 0.03 * m.mean(24) + 0.06 * m.mean(27) + 0.015 * m.mean(17)
     right = _ACROSS > 0
@@ -48,7 +48,7 @@ def shape_lips(identity: Identity, muscles: Muscles) -> Lips:
     corner = np.where(right, right_y, left_y)
 
     def of(unit: int) -> Vector:
-        """Intensity along the lips, blending from one side to the other across the middle."""
+        """Intensity along the lips, interpolated across the middle."""
         return m.on(unit, -1) + (m.on(unit, 1) - m.on(unit, -1)) * np.clip(0.5 + 1.5 * _ACROSS, 0, 1)
 
     away = np.abs(_ACROSS)
@@ -58,7 +58,7 @@ def shape_lips(identity: Identity, muscles: Muscles) -> Lips:
     push = 0.05 * m.mean(17)
     depress = 0.085 * of(16) * (0.7 + 0.6 * np.exp(-(((away - 0.5) / 0.3) ** 2)))
     middle_upper = _LINE - raise_upper - push - 0.12 * gap + 0.018 * m.mean(12)
-    parted = raise_upper * (0.55 if gap < 0.02 else 1.0)  # lips that do not part follow one another
+    parted = raise_upper * (0.55 if gap < 0.02 else 1.0)  # closed lips move together
     middle_lower = middle_upper + gap + depress + (raise_upper - parted if gap < 0.02 else 0.7 * raise_upper)
     if gap < 0.02:
         middle_lower = middle_upper + depress
@@ -79,7 +79,7 @@ def _between(x: Vector, first: Vector, second: Vector) -> Points:
 
 
 def draw_mouth(canvas: Canvas, face: Face, muscles: Muscles, lips: Lips) -> None:
-    """Lips, and what is seen between them."""
+    """Lips, teeth and tongue."""
     identity = face.identity
     skin = SKIN[identity.skin]
     rose: Rgb = (188, 40, 62) if identity.lipstick else (190, 88, 90)
@@ -133,7 +133,7 @@ def _draw_teeth(canvas: Canvas, muscles: Muscles, lips: Lips) -> None:
 
 
 def shape_mouth_skin(canvas: Canvas, muscles: Muscles, lips: Lips) -> None:
-    """Bulges and folds around tightened, pressed and depressed lips."""
+    """Bulges and folds around the lips (units 16, 23, 24)."""
     tight, pressed, lower = muscles.mean(23), muscles.mean(24), muscles.mean(16)
     middle_top, middle_bottom = float(lips.top[12]), float(lips.bottom[12])
     canvas.blob(0, middle_bottom + 0.05, 0.13, 0.03, -0.12)
@@ -165,7 +165,7 @@ def shape_mouth_skin(canvas: Canvas, muscles: Muscles, lips: Lips) -> None:
 
 
 def shape_nose_skin(canvas: Canvas, identity: Identity, scene: Scene, muscles: Muscles) -> None:
-    """The bridge and tip of the nose; its side away from the light is dark."""
+    """Light and shade on the nose."""
     scene_light = {"left": -1.0, "right": 1.0}.get(scene.light, 0.0) * scene.light_strength
     width = identity.nose_width
     canvas.blob(0.01 * scene_light, 0.06, 0.04, 0.17, 0.14)

@@ -1,4 +1,4 @@
-"""Unit intensities as the drawing code asks for them: by unit and side, or the mean of the sides."""
+"""Access to unit intensities by unit and side."""
 
 from __future__ import annotations
 
@@ -23,5 +23,5 @@ class Muscles:
         return (left + right) / 2
 
     def jaw(self) -> float:
-        """How far the jaw is down, in face units."""
+        """How far the jaw is lowered, in face units."""
         return max(0.02 * self.mean(25), 0.15 * self.mean(26), 0.30 * self.mean(27))

@@ -1,8 +1,7 @@
-"""Ways to depict: a medium (how the face is drawn) and a camera (what happens to the image afterwards).
+"""Styles: a medium (how the face is drawn) and a camera (what is done to the image).
 
-`colour`, `paint` and `grey` are for pre-training; the others are shifts: the expression stays readable, the pixels'
-statistics do not. Settings may be chosen on `sketch`, `print`, `faint` and `neon`; `poster` and `infrared` are for
-results.
+`colour`, `paint` and `grey` are for pre-training, the others are distribution shifts: `sketch`, `print`, `faint` and
+`neon` for choosing settings, `poster` and `infrared` for results.
 """
 
 from __future__ import annotations
@@ -18,19 +17,17 @@ Range = tuple[float, float]
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Style:
-    """Ranges are (low, high), drawn evenly for every image.
+    """A style; ranges are (low, high), sampled uniformly for every image.
 
     Attributes:
-      name: what the style is called.
       medium: photo (soft shading), drawing (flat colours with ink lines) or sketch (pencil on paper).
-      palette: what becomes of the colours.
       exposure: factor on the brightness.
       contrast: factor on the distance from middle grey.
       blur: standard deviation in pixels of a 96-pixel image.
       noise: standard deviation in grey levels of 255.
-      jpeg_quality: of a lossy compression, 1 to 95; (0, 0) for none.
-      occlusion: probability that something hides a part of the face.
-      difficulty: how weak, mixed and one-sided expressions are; see `expressions.sample_units`.
+      jpeg_quality: 1 to 95; (0, 0) for no compression.
+      occlusion: probability of an occluding object.
+      difficulty: see `expressions.sample_units`.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""Backgrounds, and things in front of the face."""
+"""Backgrounds and occlusions."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _SMALL = 24  # side of a blurred background before it is enlarged
 
 
 def draw_background(canvas: Canvas, face: Face, rng: np.random.Generator) -> None:
-    """Fills the image."""
+    """Fills the canvas with the background."""
     scene, side = face.scene, canvas.frame.side
     base = COLOUR[scene.background_colour]
     small = Image.new("RGB", (_SMALL, _SMALL), base)
@@ -42,7 +42,7 @@ def draw_background(canvas: Canvas, face: Face, rng: np.random.Generator) -> Non
 
 
 def draw_occlusion(canvas: Canvas, face: Face) -> None:
-    """What hides a part of the face."""
+    """Draws the occluding object, if any."""
     scene, identity = face.scene, face.identity
     x, y = scene.occlusion_x, scene.occlusion_y
     colour = COLOUR[scene.clothes_colour]

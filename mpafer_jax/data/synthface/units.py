@@ -1,7 +1,4 @@
-"""The facial action units that the renderer knows.
-
-Numbers and names: Ekman, Friesen and Hager, Facial Action Coding System: The Manual (2002).
-"""
+"""Facial action units of the renderer (Ekman, Friesen and Hager, Facial Action Coding System: The Manual, 2002)."""
 
 from __future__ import annotations
 
@@ -35,15 +32,15 @@ NAMES: dict[int, str] = {
 }
 INDEX: dict[int, int] = {unit: row for row, unit in enumerate(UNITS)}
 
-# Jaw and chin have no sides, and the ring of muscle around the lips tightens, presses and parts them as a whole.
+# Units of jaw, chin and the orbicularis oris are bilateral.
 ONE_SIDED = frozenset(UNITS) - {17, 23, 24, 25, 26, 27}
 
 Intensities = npt.NDArray[np.float32]
-"""float32[len(UNITS), 2], 0 (relaxed) to 1 (as strong as it gets); columns: left and right side of the image."""
+"""float32[len(UNITS), 2] in [0, 1], 0 is relaxed; columns: left and right side of the image."""
 
 
 def intensities(active: Mapping[int, float | tuple[float, float]] | None = None) -> Intensities:
-    """Intensities from unit -> strength of both sides, or (left, right); every other unit is relaxed."""
+    """Intensities from unit -> strength of both sides, or (left, right); other units are relaxed."""
     values = np.zeros((len(UNITS), 2), np.float32)
     for unit, strength in (active or {}).items():
         if unit not in INDEX:
@@ -53,7 +50,7 @@ def intensities(active: Mapping[int, float | tuple[float, float]] | None = None)
 
 
 def checked(values: Intensities) -> Intensities:
-    """The array itself, if it holds intensities. Raises ValueError otherwise."""
+    """Returns `values`; ValueError unless it is a valid array of intensities."""
     if values.shape != (len(UNITS), 2):
         raise ValueError(f"unit intensities have the shape {values.shape}, expected {(len(UNITS), 2)}")
     if not ((values >= 0) & (values <= 1)).all():
