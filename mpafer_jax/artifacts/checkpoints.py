@@ -77,7 +77,7 @@ class Checkpoints:
         Args:
           workdir: of the run.
           keep: number of newest checkpoints to keep, besides the best.
-          select_by: the validation metric that selects the best, '' for none; of ties the earliest.
+          select_by: validation metric that selects the best, the earliest of ties; '' for none.
         """
         self._select_by = select_by
         self._manager = _open(workdir / FOLDER, keep=keep, clean=True)
@@ -139,14 +139,10 @@ class Checkpoints:
         return [] if step is None else _restore_interval(self._manager, step, _restore_digests(self._manager, step))
 
     def restore_latest(self, state: TrainState, description: Described) -> TrainState | None:
-        """The newest readable state, on the devices, or None if nothing was saved yet.
+        """The newest readable state, on the devices, or None if nothing was saved yet; `state` gives the structure.
 
         Newer checkpoints that are damaged are renamed to `unreadable-step_N`, with a warning. All processes must call
         it.
-
-        Args:
-          state: gives the structure.
-          description: of the run that resumes.
 
         Raises:
           UnreadableError: all checkpoints are damaged; none is renamed.

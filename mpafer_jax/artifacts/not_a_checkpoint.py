@@ -17,9 +17,7 @@ _RUNS_BELOW = ("*", "*/*", "*/*/*")  # a sweep's runs are at POINT/seed_N or TAB
 def what_is_there(path: pathlib.Path, checkpoints: str) -> str:
     """A clause on the content of a path without a checkpoint, and what to give instead.
 
-    Args:
-      path: on a disk or in a bucket.
-      checkpoints: name of a workdir's folder of checkpoints.
+    `path` is on a disk or in a bucket; `checkpoints` is the name of a workdir's folder of checkpoints.
     """
     if path.is_file():
         return "it is a file: give its folder"

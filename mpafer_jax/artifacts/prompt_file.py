@@ -27,13 +27,7 @@ Params = dict[str, Any]
 
 
 class Header(pydantic.BaseModel):
-    """The file's metadata.
-
-    Attributes:
-      format: `_FORMAT`.
-      step: of the checkpoint.
-      description: `description.Description`, as a dictionary.
-    """
+    """The file's metadata; `description` is a `description.Description` as a dictionary."""
 
     model_config = pydantic.ConfigDict(extra="forbid")
 
@@ -43,14 +37,7 @@ class Header(pydantic.BaseModel):
 
 
 def save_prompts(folder: pathlib.Path, params: Params, description: dict[str, Any], step: int) -> pathlib.Path:
-    """Writes the two files and returns the first.
-
-    Args:
-      folder: created if missing.
-      params: the prompts, arrays by name.
-      description: `description.Description` as a dictionary.
-      step: of the checkpoint.
-    """
+    """Writes the two files and returns the first; `description` is a `description.Description` as a dictionary."""
     import safetensors.numpy
 
     header = Header(format=_FORMAT, step=step, description=description)

@@ -54,10 +54,7 @@ def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 def check(workdir: pathlib.Path, config: FrozenModel, *, but: Collection[str] = ()) -> None:
     """Refuses a folder that belongs to another run, or where checkpoints cannot be written.
 
-    Args:
-      workdir: the folder.
-      config: of the run that wants it.
-      but: dotted names of fields that must exist and be equal even if `free_fields` has them.
+    `but` are dotted names of fields that must exist and be equal even if `free_fields` has them.
 
     Raises:
       ConfigError: it is a file, its config.json is damaged, its run has another configuration (the message lists the
@@ -94,10 +91,6 @@ def check(workdir: pathlib.Path, config: FrozenModel, *, but: Collection[str] = 
 
 def check_clip(workdir: pathlib.Path, clip: ClipSection) -> None:
     """Refuses the result of a run on another CLIP, whose name `check` leaves free. If names differ, compares contents.
-
-    Args:
-      workdir: of a run that has ended.
-      clip: the expected CLIP.
 
     Raises:
       ConfigError: it is another CLIP, or is not on this machine and cannot be compared.

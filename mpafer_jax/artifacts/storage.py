@@ -127,10 +127,10 @@ class _Manager(ocp.CheckpointManager):
 def open_manager(
     folder: pathlib.Path, arrays: tuple[str, ...], others: Mapping[str, Any], options: Mapping[str, Any]
 ) -> Any:
-    """An Orbax manager of the checkpoints in a folder.
+    """An Orbax manager of the checkpoints in a folder, on a disk or in a bucket.
 
     Args:
-      folder: on a disk or in a bucket.
+      folder: of the checkpoints.
       arrays: names of the items that are trees of arrays.
       others: handlers of the other items, by name.
       options: of `CheckpointManagerOptions`.
@@ -151,15 +151,9 @@ def save_arrays(manager: Any, tree: Any) -> ocp.args.CheckpointArgs:
 
 
 def restore_arrays(manager: Any, step: int, templates: Mapping[str, Any]) -> dict[str, Any]:
-    """Restores items that are trees of arrays.
+    """Restores items that are trees of arrays: item name -> tree of NumPy arrays.
 
-    Args:
-      manager: of the checkpoints.
-      step: of the checkpoint.
-      templates: item name -> tree of NumPy arrays with the expected structure, shapes and dtypes.
-
-    Returns:
-      Item name -> tree of NumPy arrays.
+    `templates` are trees of NumPy arrays with the expected structure, shapes and dtypes.
 
     Raises:
       ValueError: names every array that is missing, unexpected, of another shape or dtype, or not finite.

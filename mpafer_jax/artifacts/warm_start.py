@@ -14,14 +14,7 @@ from mpafer_jax.runtime.errors import ConfigError
 def warm_start(
     learner: PromptLearner, fresh: Params, description: Description, saved: Params, saved_description: Description
 ) -> tuple[Params, list[str]]:
-    """Takes from a checkpoint what fits a new run.
-
-    Args:
-      learner: of the new run; adapts each parameter.
-      fresh: the new run's initial prompts.
-      description: of the new run.
-      saved: the checkpoint's prompts.
-      saved_description: the checkpoint's.
+    """Takes from a checkpoint (`saved`) what fits a new run, whose initial prompts are `fresh`.
 
     Returns:
       The initial prompts, and a line per parameter on what was taken. Classes are matched by their synonyms

@@ -120,14 +120,7 @@ def curves(
 def measure(
     predictor: Predictor, explainer: Explainer, images: Iterable[Any], *, steps: int = 16, seed: int = 0
 ) -> dict[str, Curves]:
-    """Curves of every map over a set of images, by the map's name.
-
-    Args:
-      predictor: the model.
-      explainer: of that model.
-      images: as `Predictor.stream` takes them.
-      steps: of the curves.
-      seed: of the random maps.
+    """Map name -> its curves over images, given as to `Predictor.stream`; `seed` is of the random maps.
 
     Raises:
       ImageError: an image cannot be read.
@@ -156,14 +149,9 @@ def measure(
 def measure_split(
     predictor: Predictor, data: DataSection, number: int, *, steps: int = 16, seed: int = 0
 ) -> tuple[int, dict[str, Any]]:
-    """Number of images and `summarize` of every map, over images of a dataset's test split.
+    """Number of images and `summarize` of every map, over `number` images (0: all) of a dataset's test split.
 
-    Args:
-      predictor: the model.
-      data: the dataset.
-      number: number of images, drawn by seed; 0: all.
-      steps: of the curves.
-      seed: of the choice of images and of the random maps.
+    `seed` is of the choice of images and of the random maps.
 
     Raises:
       ConfigError: the dataset has no test split.

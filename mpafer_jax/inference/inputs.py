@@ -55,11 +55,7 @@ Input = ImageLike | InputImage | Failure
 
 
 def as_input(image: Input, index: int) -> InputImage | Failure:
-    """Checks and names an input; failures from input discovery pass through.
-
-    Args:
-      image: see `InputImage.content`; a string is a path.
-      index: its position among all inputs.
+    """Checks and names the input at position `index`; a string is a path, a `Failure` passes through.
 
     Raises:
       TypeError: it is of another type, or an array of another dtype.

@@ -1,4 +1,4 @@
-"""Arrays that are computed once and then read from files named by a key of what they depend on."""
+"""Cache of computed arrays in .npy files, named by a key of all their inputs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from mpafer_jax.runtime.finite import not_finite
 
 
 def cache_key(**contents: Any) -> str:
-    """A hash of everything that an array depends on: CLIP's hash, data, seed, sizes."""
+    """A hash of everything that an array depends on, such as CLIP's hash, data, seed, sizes."""
     text = json.dumps(contents, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -42,7 +42,11 @@ def load_or_compute(
 ) -> npt.NDArray[np.float32]:
     """Reads a float32 array of this shape from an .npy file named by its `cache_key`, or computes and stores it.
 
-    Only process 0 looks for the file and writes it, so that all processes compute together or not at all.
+    Only process 0 reads and writes the file, so that all processes compute together or not at all.
+
+    Raises:
+      DataError: the file is damaged.
+      NonFiniteError: the computed array is not finite.
     """
     stored = np.zeros(shape, np.float32)
     is_stored = distributed.is_first() and path.is_file()

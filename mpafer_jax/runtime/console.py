@@ -1,7 +1,7 @@
 """Terminal output of commands: messages and progress bars on stderr, results on stdout.
 
-At a terminal, work in progress has a bar at the bottom. In a log, with --log=plain, or where TERM is "dumb", everything
-is lines with date and time. Of many processes only the first shows more than warnings.
+At a terminal, long work has a progress bar. In a log, with --log=plain, or if TERM is "dumb", all output is lines with
+date and time. With several processes only the first shows more than warnings.
 """
 
 from __future__ import annotations
@@ -33,15 +33,15 @@ Log = Literal["auto", "plain"]
 _PACKAGE = pathlib.Path(__file__).resolve().parents[1]
 _OWN = (_PACKAGE, _PACKAGE.parent / "launch")
 _REFRESHES = 5  # a second
-_WORTH_A_LINE = 1.0  # seconds: shorter work is not mentioned once it is done
-_FIRST_LINE, _LINES = 15.0, 20  # seconds till a log says how far work is; and about how often while it doubles
+_WORTH_A_LINE = 1.0  # seconds: shorter work leaves no line at a terminal
+_FIRST_LINE, _LINES = 15.0, 20  # seconds to a log's first line of progress; about how many while the time doubles
 _BAR_OF, _ASCII_BAR = "\N{BOX DRAWINGS HEAVY HORIZONTAL}\N{BOX DRAWINGS LIGHT HORIZONTAL}", "=-"  # done, to do
 _BAR = (10, 32)  # columns, at least and at most
-_NAMES = 9  # columns for the names of facts
+_NAMES = 9  # columns for names of facts
 
 
 def duration(seconds: float) -> str:
-    """A time for people: 0.4 s, 47 s, 2 min 24 s, 1 h 12 min, 3 d 4 h."""
+    """A duration for people: 0.4 s, 47 s, 2 min 24 s, 1 h 12 min, 3 d 4 h."""
     if seconds < 9.95:
         return f"{seconds:.1f} s"
     whole = round(seconds)
@@ -57,15 +57,14 @@ def duration(seconds: float) -> str:
 
 
 class Work(progress.Task):
-    """A task on the display: its count, rate and remaining time."""
+    """A task on the display: count, rate and remaining time."""
 
     def __init__(self, console: Console, title: str, total: int | None, unit: str, done: int, warms_up: bool) -> None:
-        """Starts its clock."""
         self.title, self.total, self.unit, self.done = title, total, unit, done
         self.text = ""
         self._console, self._warms_up = console, warms_up
         self._started = self._logged = time.monotonic()
-        self._first = done  # how many there were when the clock for the rate began
+        self._first = done  # `done` when the clock for the rate began
         self._since = None if warms_up else self._started
 
     def advance(self, number: int = 1) -> None:
@@ -90,12 +89,12 @@ class Work(progress.Task):
 
     @property
     def seconds(self) -> float:
-        """Since it began."""
+        """Elapsed seconds."""
         return time.monotonic() - self._started
 
     @property
     def rate(self) -> float | None:
-        """Units a second; None if unknown."""
+        """Units per second; None if unknown."""
         if self._since is None or self.done == self._first:
             return None
         return (self.done - self._first) / max(time.monotonic() - self._since, 1e-9)
@@ -107,7 +106,7 @@ class Work(progress.Task):
         return f"{self.done:,}/{self.total:,} {self.unit}"
 
     def speed(self) -> str:
-        """98 images/s, or how long one takes."""
+        """98 images/s, or the time for one."""
         rate = self.rate
         if rate is None:
             return ""
@@ -126,7 +125,7 @@ class Work(progress.Task):
         return f"{self.title}: {done}{duration(self.seconds)}"
 
     def __rich_console__(self, console: RichConsole, options: ConsoleOptions) -> RenderResult:
-        """Its line at a terminal, without the least important parts that do not fit."""
+        """The progress line at a terminal; drops the least important parts that do not fit."""
         line = f"{self.title}  "
         parts = [self.count() or duration(self.seconds), self.left(), self.text, self.speed()]
         room = options.max_width - cell_len(line) - (_BAR[0] + 2 if self.total else 0) - 1
@@ -147,12 +146,13 @@ class Console(contextlib.AbstractContextManager["Console"], progress.Display):
     """Shows the package's messages and progress inside the context; one at a time."""
 
     def __init__(self, *, log: Log = "auto", verbosity: int = 0, others: tuple[str, ...] = ()) -> None:
-        """Chooses lines or bars by what stderr is.
+        """Chooses plain lines or progress bars by stderr.
 
         Args:
           log: "plain" for dated lines in any case.
-          verbosity: 1 shows details and libraries' routine lines, 2 their debugging lines too, -1 warnings only.
-          others: names of libraries' loggers whose routine lines are shown too.
+          verbosity: 1 adds debug messages and libraries' info messages, 2 libraries' debug messages too, -1 warnings
+            only.
+          others: libraries' loggers whose info messages are always shown.
         """
         self.plain = log == "plain" or not sys.stderr.isatty() or _is_dumb()
         self._log, self._verbosity, self._others = log, verbosity, others
@@ -165,7 +165,7 @@ class Console(contextlib.AbstractContextManager["Console"], progress.Display):
     def __enter__(self) -> Self:
         """Replaces other handlers that print log lines."""
         root, of_absl = python_logging.getLogger(), logging.get_absl_handler()
-        # absl's own, and that of `logging.basicConfig`, which absl calls if there is no handler yet.
+        # absl's, and that of `logging.basicConfig`, which absl calls if no handler exists.
         removed: list[python_logging.Handler] = [
             handler for handler in root.handlers if handler is of_absl or type(handler) is python_logging.StreamHandler
         ]
@@ -181,7 +181,6 @@ class Console(contextlib.AbstractContextManager["Console"], progress.Display):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Restores the handlers."""
         root = python_logging.getLogger()
         root.removeHandler(self._handler)
         handlers, level, display, _Current.console = self._before
@@ -206,7 +205,7 @@ class Console(contextlib.AbstractContextManager["Console"], progress.Display):
                 console=self._rich,
                 refresh_per_second=_REFRESHES,
                 transient=True,
-                redirect_stdout=False,  # results may go elsewhere
+                redirect_stdout=False,  # stdout may be a file
             )
             self._live.start()
         try:
@@ -216,12 +215,12 @@ class Console(contextlib.AbstractContextManager["Console"], progress.Display):
             if self._live is not None and not self._tasks:
                 self._live.stop()
                 self._live = None
-        # Not reached by work that failed.
+        # Not reached if the work failed.
         if not inner and (self.plain or work.seconds >= _WORTH_A_LINE):
             logging.info("%s", work.closing(), extra={"work": True})
 
     def show(self, record: python_logging.LogRecord) -> None:
-        """One log record as lines."""
+        """Prints one log record."""
         if not self._wants(record):
             return
         text = record.getMessage()
@@ -244,7 +243,7 @@ class Console(contextlib.AbstractContextManager["Console"], progress.Display):
         else:
             style = {"WARNING": "yellow", "ERROR": "bold red", "CRITICAL": "bold red", "DEBUG": "dim"}
             shown = Text(f"{process}{level}", style.get(record.levelname, ""))
-            # The terminal breaks long lines, so that they can be copied whole.
+            # soft_wrap: the terminal breaks long lines, so that they can be copied whole.
             self._rich.print(shown.append(text, "dim" if hasattr(record, "work") else None), soft_wrap=True)
 
     def _wants(self, record: python_logging.LogRecord) -> bool:
@@ -257,9 +256,9 @@ class Console(contextlib.AbstractContextManager["Console"], progress.Display):
         return record.levelno >= least
 
     def out(self) -> RichConsole | None:
-        """The terminal for results; None if stdout is none or lines are to be plain.
+        """The terminal for results; None if stdout is no terminal or output is plain.
 
-        While there is a bar, results pass through the console that draws it, which moves it out of their way.
+        While a bar is shown, results pass through its console, which keeps them apart.
         """
         if not sys.stdout.isatty() or self._log == "plain" or _is_dumb():
             return None
@@ -296,15 +295,15 @@ def _terminal() -> RichConsole | None:
 
 
 def is_at_terminal() -> bool:
-    """Whether results are shown at a terminal, in columns, and not to a program."""
+    """Whether results are shown at a terminal, in columns, rather than piped."""
     return _terminal() is not None
 
 
 def line(text: str) -> None:
-    """A line of results on stdout."""
+    """Prints a line of results on stdout."""
     out = _terminal()
     if out is None:
-        # File names need not be UTF-8, and stdout may not be able to encode them.
+        # File names may have characters that stdout cannot encode.
         encoding = sys.stdout.encoding or "utf-8"
         sys.stdout.write(f"{text}\n".encode(encoding, "replace").decode(encoding))
     else:
@@ -312,7 +311,7 @@ def line(text: str) -> None:
 
 
 def markdown(text: str) -> None:
-    """Results as Markdown on stdout; at a terminal as tables that fit it."""
+    """Prints Markdown on stdout; at a terminal, rendered."""
     out = _terminal()
     if out is None:
         line(text)

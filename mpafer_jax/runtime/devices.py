@@ -1,7 +1,7 @@
-"""The only file that knows of devices.
+"""Devices and data parallelism; no other module handles devices.
 
-Data parallelism by `jax.pmap`: the state and the frozen towers are replicated, the batch is split over the devices of
-all processes along one named axis. The state carries no device axis (in_axes and out_axes None).
+Uses `jax.pmap`: state and frozen towers are replicated, the batch is split over the devices of all processes along one
+named axis. The state has no device axis (in_axes and out_axes None).
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ T = TypeVar("T")
 
 
 def replicate(tree: T) -> T:
-    """Puts a copy of every array on each local device.
+    """Copies every array to each local device.
 
-    A state must be put so before its first donation: a step that donates an array of a single device deletes it
-    before the other devices have their copy.
+    Needed before a state's first donation: a step that donates an array on a single device deletes it before the other
+    devices have their copy.
     """
     mesh = Mesh(np.array(cast(Any, jax.local_devices())), (AXIS,))
     return cast(T, jax.device_put(tree, NamedSharding(mesh, PartitionSpec())))
@@ -41,15 +41,14 @@ def replicate(tree: T) -> T:
 def shard_batch(batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Splits a process's part of a batch over its devices: [b, ...] -> [local devices, b / local devices, ...]."""
     devices = jax.local_device_count()
-    # Not -1, which NumPy cannot work out for an array without elements.
+    # Not -1, which NumPy cannot infer for an empty array.
     return {name: value.reshape(devices, len(value) // devices, *value.shape[1:]) for name, value in batch.items()}
 
 
 def prefetch(batches: Iterable[Mapping[str, np.ndarray]]) -> Generator[dict[str, jax.Array]]:
-    """Puts batches on the devices ahead of their use, so that one is moved while another is computed with.
+    """Puts batches on the devices ahead of use, so that transfer overlaps computation.
 
-    Args:
-      batches: this process's parts; `shard_batch` cuts them. Closed with this generator if it is one.
+    `batches` are this process's parts, split by `shard_batch`; a generator is closed with this one.
     """
     mesh = Mesh(np.array(cast(Any, jax.local_devices())), (AXIS,))
     sharding = NamedSharding(mesh, PartitionSpec(AXIS))
@@ -67,11 +66,9 @@ def prefetch(batches: Iterable[Mapping[str, np.ndarray]]) -> Generator[dict[str,
 
 
 def results(step: Callable[[Any], T], batches: Iterable[Mapping[str, np.ndarray]]) -> Generator[T]:
-    """step(batch) of every batch on the host, read while the next is computed.
+    """Yields step(batch) of every batch, on the host, reading each while the next is computed.
 
-    Args:
-      step: a `data_parallel` function of one batch.
-      batches: as for `prefetch`.
+    `step` is a `data_parallel` function of one batch; `batches` as for `prefetch`.
     """
     before: T | None = None
     with contextlib.closing(prefetch(batches)) as moved:
@@ -85,10 +82,10 @@ def results(step: Callable[[Any], T], batches: Iterable[Mapping[str, np.ndarray]
 
 
 def spread(rows: np.ndarray[Any, Any]) -> jax.Array:
-    """Puts an array on this process's devices, its leading axis cut evenly over them, or whole on each.
+    """Puts an array on this process's devices for functions under plain `jax.jit`.
 
-    It is cut where it has a multiple of their number of rows. For functions under plain `jax.jit`, which then compute
-    in parallel, each device its rows.
+    Its leading axis is split if divisible by the number of devices, so that they compute in parallel; else the array is
+    replicated.
     """
     mesh = Mesh(np.array(cast(Any, jax.local_devices())), (AXIS,))
     spec = PartitionSpec(AXIS) if len(rows) % jax.local_device_count() == 0 else PartitionSpec()
@@ -96,12 +93,15 @@ def spread(rows: np.ndarray[Any, Any]) -> jax.Array:
 
 
 def check_batch_size(field: str, batch_size: int, parts: int = 1) -> None:
-    """Refuses a global batch that cannot be split evenly.
+    """Refuses a global batch size that cannot be split evenly.
 
     Args:
       field: the config field, for the message.
       batch_size: images over all processes.
-      parts: into how many equal parts each device's share is split again (gradient accumulation).
+      parts: into which each device's share is split again (gradient accumulation).
+
+    Raises:
+      ConfigError: it cannot be split.
     """
     unit = jax.device_count() * parts
     if batch_size % unit:
@@ -118,11 +118,11 @@ def data_parallel(
     """Compiles a function that runs on all devices at once, each with its part of the batch.
 
     Args:
-      function: its last argument is the batch, which `shard_batch` split; all others are replicated. It must make its
-        results equal on all devices (`sum_over_devices`, `gather_over_devices`).
-      donate: the positions of arguments whose memory the results may take.
-      on: devices that this process does not own, such as those of a described TPU slice. Then the result can be traced,
-        lowered and compiled for them, with a batch that is not split; each device's program is the same.
+      function: its last argument is the batch, split by `shard_batch`; all others are replicated. Its results must be
+        equal on all devices (`sum_over_devices`, `gather_over_devices`).
+      donate: positions of donated arguments.
+      on: devices that this process does not own, such as those of a described TPU slice. The result can then be traced,
+        lowered and compiled for them, with an unsplit batch; each device's program is the same.
     """
     replicated = len(inspect.signature(function).parameters) - 1
     if on is None:
@@ -130,7 +130,6 @@ def data_parallel(
         return jax.pmap(function, axis_name=AXIS, in_axes=in_axes, out_axes=None, donate_argnums=donate)
     mesh = Mesh(np.array(cast(Any, on)), (AXIS,))
     specs = (*(PartitionSpec(),) * replicated, PartitionSpec(AXIS))
-    # As pmap does: nobody checks that the results are equal on all devices.
     # check_vma=False, as pmap does: the results are not checked to be equal on all devices.
     mapped = jax.shard_map(function, mesh=mesh, in_specs=specs, out_specs=PartitionSpec(), check_vma=False)
     return cast(Callable[..., T], jax.jit(mapped, donate_argnums=donate))
@@ -142,35 +141,35 @@ def sum_over_devices(tree: T) -> T:
 
 
 def gather_over_devices(tree: T) -> T:
-    """Joins every array's leading axis over all devices, [b, ..] -> [devices * b, ..], equal on all of them; inside
-    `data_parallel` only. The order is that of the devices, which need not be that of the processes' parts of a batch:
-    rows that must be told apart have to carry their position.
+    """Concatenates every array over all devices, [b, ..] -> [devices * b, ..]; inside `data_parallel` only.
+
+    The order is that of the devices, which may differ from that of the processes' parts of a batch: rows that must be
+    told apart need to carry their position.
     """
     return cast(T, jax.lax.all_gather(tree, AXIS, tiled=True))
 
 
 def matmul_precision() -> str:
-    """What products of float32 numbers are computed in, unless they say so themselves: JAX's name for it, as "float32".
+    """JAX's name for the default precision of float32 products, such as "float32".
 
-    "default" is what JAX does on the device by itself: GPUs round to TensorFloat-32 where they have
-    it, TPUs to bfloat16. A CPU keeps all digits, which is called "float32" here.
+    "default" is device-dependent: TensorFloat-32 on GPUs that have it, bfloat16 on TPUs. A CPU computes in full
+    precision, which is called "float32" here.
     """
     chosen = str(cast(Any, jax.config).jax_default_matmul_precision or "default")
     return "float32" if jax.default_backend() == "cpu" and chosen == "default" else chosen
 
 
-# Settings of JAX, usually off, that change numbers beside the matmul precision. Which generator draws is none of them:
+# Settings of JAX, off by default, that change numbers, besides the matmul precision. The random generator is none:
 # `PromptLearner.initial_params` names its own.
 _SETTINGS = ("jax_enable_x64", "jax_disable_jit", "jax_disable_most_optimizations")
-# Flags of XLA that change no number: how many devices a CPU is taken for, what is written where, and how much memory is
-# used. Any other may.
+# Flags of XLA that do not change numbers: number of CPU devices, dumps and caches, memory. Any other flag may.
 _HARMLESS = re.compile(
     r"--xla_(force_host_platform_device_count|dump_\w*|hlo_profile|\w*(cache_dir|memory_fraction))(=.*)?"
 )
 
 
 def unusual_settings() -> dict[str, str]:
-    """Settings of JAX and XLA that change numbers, where they are not what they usually are: name -> value."""
+    """Non-default settings of JAX and XLA that change numbers: name -> value."""
     values = cast(Any, jax.config).values
     unusual = {name: "True" for name in _SETTINGS if values.get(name)}
     for name in ("XLA_FLAGS", "LIBTPU_INIT_ARGS", "NVIDIA_TF32_OVERRIDE"):
@@ -181,29 +180,29 @@ def unusual_settings() -> dict[str, str]:
 
 
 def kind() -> str:
-    """What the first device is, as its driver names it: "cpu", "NVIDIA H100 80GB HBM3", "TPU v5 lite"."""
+    """The first device's name by its driver: "cpu", "NVIDIA H100 80GB HBM3", "TPU v5 lite"."""
     return str(cast(Any, jax.devices()[0]).device_kind)
 
 
 def num_devices() -> jax.Array:
-    """How many devices share the batch, [] float32; inside `data_parallel` only."""
+    """Number of devices that share the batch, [] float32; inside `data_parallel` only."""
     return sum_over_devices(jnp.ones((), jnp.float32))
 
 
 def device_index() -> jax.Array:
-    """Which device this is, [] int32, in the order of `gather_over_devices`; inside `data_parallel` only."""
+    """Index of this device, [] int32, in the order of `gather_over_devices`; inside `data_parallel` only."""
     return jax.lax.axis_index(AXIS)
 
 
 def to_global(tree: T) -> T:
-    """Replicated local arrays as global ones, the form in which Orbax saves with several processes."""
+    """Replicated local arrays as global ones, as Orbax saves them with several processes."""
     if jax.process_count() == 1:
         return tree
     return cast(T, jax.tree.map(cast(Any, ocp_utils).fully_replicated_host_local_array_to_global_array, tree))
 
 
 def to_host(tree: T) -> T:
-    """The same tree with NumPy arrays in place of replicated ones."""
+    """Replicated arrays as NumPy arrays."""
 
     def local_copy(array: jax.Array) -> np.ndarray[Any, Any]:
         return np.asarray(cast(Any, array.addressable_data(0)))

@@ -1,9 +1,8 @@
-"""The only file that knows how the processes of a run find each other, and how they agree.
+"""Multi-process runs: cluster detection, collectives on the host, and exit.
 
-One process and many run the same command. Which it is comes, in this order, from flags, from the variables
-JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID, from Slurm, from Open MPI, or from a TPU machine; the
-last three are read by JAX itself. What is only half there is an error: a run that quietly went on as many single
-processes would train the same thing many times, all in one folder.
+A cluster is described, in this order, by flags, by the variables JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and
+JAX_PROCESS_ID, by Slurm, by Open MPI, or by a TPU machine; JAX itself reads the last three. An incomplete description
+is an error: each process would otherwise train alone, all in one folder.
 """
 
 from __future__ import annotations
@@ -28,11 +27,10 @@ from mpafer_jax.runtime.errors import ClusterError
 Mode = Literal["auto", "on", "off"]
 T = TypeVar("T")
 
-# A process that sends no sign of life for so long is taken for dead, and the others end. JAX's 100 s would let a whole
-# slice wait for longer than a minute; much less would end runs for a network's hiccup.
+# A process without a heartbeat for so long counts as dead, and the others end. JAX's default, 100 s, lets a whole slice
+# wait; much less would end runs on short network failures.
 HEARTBEAT_SECONDS = 30
-# How long a process that has ended waits for the others to end too.
-SHUTDOWN_SECONDS = 60
+SHUTDOWN_SECONDS = 60  # a process that has ended waits so long for the others
 
 _TRIPLE = {
     "coordinator_address": "JAX_COORDINATOR_ADDRESS",
@@ -40,20 +38,18 @@ _TRIPLE = {
     "process_id": "JAX_PROCESS_ID",
 }
 _MULTISLICE = ("MEGASCALE_COORDINATOR_ADDRESS", "MEGASCALE_NUM_SLICES", "MEGASCALE_SLICE_ID")
-# What process 0 waits before it leaves with an error: it holds the service through which the others would notice, and
-# those that failed for the same reason should have said so themselves by then.
+# Process 0 waits so long before it exits with an error: it hosts the coordination service, and processes that failed
+# for the same reason should report it themselves first.
 _LAST_SECONDS = 2
 
 
 @dataclasses.dataclass(frozen=True)
 class Cluster:
-    """How this process finds the others of its run.
+    """Description of a multi-process run.
 
     Attributes:
-      source: where this was read.
-      coordinator_address: "host:port" of process 0; None where JAX works it and the rest out.
-      num_processes: how many there are.
-      process_id: which of them this is.
+      source: origin of the description, for messages.
+      coordinator_address: "host:port" of process 0; None if JAX detects it and the rest.
     """
 
     source: str
@@ -71,20 +67,20 @@ def find_cluster(
     process_id: int | None = None,
     tpu_machine: bool = False,
 ) -> Cluster | None:
-    """Works out whether this process is one of many.
+    """Detects whether this process is one of several.
 
     Args:
       environment: the environment variables.
-      mode: "auto" as this module says; "off" for a single process whatever the environment says; "on" to leave it to
-        JAX, which also knows Kubernetes jobs, and to fail where it finds nothing.
+      mode: "auto": see this module; "off": a single process regardless of the environment; "on": JAX's detection, which
+        also knows Kubernetes, and failure if it finds no cluster.
       coordinator_address, num_processes, process_id: the flags; all or none.
       tpu_machine: whether this machine has TPU chips that JAX will use (`has_tpu_chips`).
 
     Returns:
-      What to start, or None for a single process.
+      The cluster to join, or None for a single process.
 
     Raises:
-      ClusterError: flags or environment are set by half or contradict each other.
+      ClusterError: flags or environment are incomplete or contradict each other.
     """
     flags = {
         "coordinator_address": coordinator_address,
@@ -100,7 +96,7 @@ def find_cluster(
     if given:
         return _explicit(given, [f"--{name}" for name in flags], "the flags")
     variables = {name: environment[name] for name in _TRIPLE.values() if environment.get(name)}
-    # JAX reads the address by itself too, so the address alone may stand beside a scheduler's variables.
+    # JAX reads the address itself too, so it may occur alone beside a scheduler's variables.
     if variables.keys() - {"JAX_COORDINATOR_ADDRESS"}:
         return _explicit(variables, list(_TRIPLE.values()), "the environment")
     if mode == "on":
@@ -112,7 +108,7 @@ def find_cluster(
 
 
 def has_tpu_chips(environment: Mapping[str, str], devices: pathlib.Path = pathlib.Path("/dev")) -> bool:
-    """Whether JAX will find TPU chips on this machine: a device file of theirs, and the library that drives them."""
+    """Whether JAX will find TPU chips on this machine: their device files and driver library exist."""
     platforms = environment.get("JAX_PLATFORMS", "")
     if platforms and "tpu" not in platforms.split(","):
         return False
@@ -122,19 +118,15 @@ def has_tpu_chips(environment: Mapping[str, str], devices: pathlib.Path = pathli
 
 
 def start(cluster: Cluster | None, *, timeout_seconds: int = 300) -> None:
-    """Joins the other processes; nothing to do for None. Before anything asks JAX for its devices.
-
-    Args:
-      cluster: from `find_cluster`.
-      timeout_seconds: how long to wait for the others.
+    """Joins the other processes; does nothing for None. To be called before JAX's devices are used.
 
     Raises:
-      ClusterError: process 0 cannot be reached in time, or JAX found no cluster. Where process 0 is there and another
-        is not, JAX itself ends the process (DEADLINE_EXCEEDED, exit code 134).
+      ClusterError: process 0 cannot be reached in time, or JAX found no cluster. If another process is missing, JAX
+        itself ends this one (DEADLINE_EXCEEDED, exit code 134).
     """
     if cluster is None:
         return
-    method = "deactivate" if cluster.coordinator_address else None  # what is given is complete: nothing to detect
+    method = "deactivate" if cluster.coordinator_address else None  # nothing to detect
     which = f", process {cluster.process_id} of {cluster.num_processes}" if cluster.coordinator_address else ""
     logging.info("waiting up to %d s for the other processes (%s%s)", timeout_seconds, cluster.source, which)
     try:
@@ -161,7 +153,7 @@ def start(cluster: Cluster | None, *, timeout_seconds: int = 300) -> None:
 
 
 def _wait_for_coordinator(address: str, timeout_seconds: int) -> None:
-    """Returns when somebody listens there; JAX's own waiting would end in an abort."""
+    """Waits until the address accepts connections; a timeout inside JAX would abort the process."""
     host, _, port = address.rpartition(":")
     deadline = time.monotonic() + timeout_seconds
     while True:
@@ -175,13 +167,13 @@ def _wait_for_coordinator(address: str, timeout_seconds: int) -> None:
 
 
 def is_one_of_many() -> bool:
-    """Whether this process has found others; not before `start`."""
-    # Asked first, since to ask JAX for the number would settle that there is one process, and take the devices.
+    """Whether this process has joined others (`start`)."""
+    # `_has_joined` first: `process_count` would initialize the devices of a single process.
     return _has_joined() and jax.process_count() > 1
 
 
 def is_first() -> bool:
-    """Whether this is process 0, the one that writes logs, tables and reports; so is one that has no others yet."""
+    """Whether this is process 0, which writes logs, tables and reports, or has no others (yet)."""
     return not _has_joined() or jax.process_index() == 0
 
 
@@ -190,36 +182,37 @@ class _State:
 
 
 def _has_joined() -> bool:
-    """Whether JAX can be asked for the processes; not while it joins them, though it then logs lines and counts as
-    initialized: to ask it would take the devices before the others are there, which ends the process."""
+    """Whether JAX may be asked for the processes: not while it joins them (then it counts as initialized, and may log),
+    since that would initialize the devices too early and abort.
+    """
     return jax.distributed.is_initialized() and not _State.joining
 
 
 def broadcast(tree: T) -> T:
-    """Process 0's arrays, as NumPy arrays, on every process; shapes and dtypes must be the same on all."""
+    """Process 0's arrays, as NumPy arrays, on every process; shapes and dtypes must be equal on all."""
     if jax.process_count() == 1:
         return tree
     return cast(T, multihost_utils.broadcast_one_to_all(cast(Any, tree)))
 
 
 def all_agree(yes: bool) -> bool:
-    """Whether it is so on every process; all must ask."""
+    """Whether `yes` holds on every process; all must call it."""
     if jax.process_count() == 1:
         return yes
     return bool(np.all(multihost_utils.process_allgather(np.asarray(yes))))
 
 
 def wait_for_all(point: str) -> None:
-    """Returns when every process has come to the point of this name."""
+    """Barrier: waits until every process has reached the point of this name."""
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(point)
 
 
 def leave(code: int) -> NoReturn:
-    """Ends a process that failed, with this exit code.
+    """Ends a failed process with this exit code.
 
-    One of many ends at once: an orderly exit would wait a minute for the others, who wait for this one. They notice
-    that it is gone, and end too, within `HEARTBEAT_SECONDS` and some seconds.
+    One of several exits at once: a regular exit would wait a minute for the others, who wait for this one. They notice
+    within `HEARTBEAT_SECONDS` and some seconds, and end too.
     """
     if not is_one_of_many():
         sys.exit(code)

@@ -1,6 +1,6 @@
-"""Errors whose message says all there is to say; commands print it without a traceback (`cli/runner.py`).
+"""Errors with self-contained messages, printed without a traceback (`cli/runner.py`).
 
-A message names the file, field or flag, what was found, what was expected, and what to do.
+A message names the file, field or flag, the value found, the expected one, and what to do.
 """
 
 from __future__ import annotations
@@ -11,72 +11,72 @@ from typing import ClassVar
 
 
 class UserError(ValueError):
-    """Something that the user can mend."""
+    """An error that the user can fix."""
 
     exit_code: ClassVar[int] = 2
 
 
 class ConfigError(UserError):
-    """A field, a flag or a name of a class that is unknown, missing or impossible; a configuration's are all listed."""
+    """A field, flag or class name that is unknown, missing or invalid; lists all errors of a configuration."""
 
 
 class DataError(UserError):
-    """A file of a dataset, or a cache made from one, that cannot be read."""
+    """A dataset file, or a cache made from one, that cannot be read."""
 
 
 class ImageError(DataError):
-    """Data that cannot be used as an image; whoever knows where it lies adds that."""
+    """Data that cannot be used as an image; callers add its path."""
 
 
 class PromptError(UserError):
-    """Hard prompts: a bank that is missing, malformed or lacks a class; a text or a place that CLIP has no room for."""
+    """Hard prompts: a bank that is missing, malformed or lacks a class; a text or a position beyond CLIP's context."""
 
 
 class GenerationError(UserError):
-    """Descriptions that cannot be asked for: nothing would change by asking again."""
+    """Descriptions cannot be generated; a retry would not help."""
 
 
 class UnavailableError(GenerationError):
-    """A language model that did not answer; it may later."""
+    """A language model did not answer; a retry may help."""
 
     exit_code = 1
 
 
 class CheckpointError(UserError):
-    """A checkpoint or exported prompts: missing, or not to be used with what else is given."""
+    """A checkpoint or exported prompts: missing, or incompatible."""
 
 
 class UnreadableError(CheckpointError):
-    """A checkpoint whose files are damaged or not of this program's form."""
+    """A checkpoint whose files are damaged or malformed."""
 
 
 class ExportError(UserError):
-    """An exported model that does not give the checkpoint's numbers."""
+    """An exported model that does not reproduce the checkpoint's numbers."""
 
     exit_code = 1
 
 
 class InputError(UserError):
-    """Inputs or results of a prediction: nothing to predict on, or another command's results in the way."""
+    """Inputs or outputs of a prediction: nothing to predict on, or another command's results in the output file."""
 
 
 class ReportError(UserError):
-    """Results of runs that cannot be read, or not be compared."""
+    """Results of runs that cannot be read or compared."""
 
 
 class LockedError(UserError):
-    """Another process is at work there."""
+    """Another process holds the lock."""
 
 
 class NonFiniteError(UserError):
-    """Something computed is NaN or infinite."""
+    """A computed value is NaN or infinite."""
 
 
 class ClusterError(UserError):
-    """Processes that cannot find each other."""
+    """Processes of a multi-process run that cannot find each other."""
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """'; did you mean ...?' where one of the known words is near, else nothing."""
+    """'; did you mean ...?' with the closest known word, or ''."""
     near = difflib.get_close_matches(word, list(known), n=1)
     return f"; did you mean {near[0]}?" if near else ""

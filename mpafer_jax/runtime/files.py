@@ -1,4 +1,4 @@
-"""Files on this machine or in a bucket, written as a whole or not at all."""
+"""Files on this machine or in a bucket, written atomically."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from typing import Any, TextIO, cast
 from mpafer_jax.runtime import signals
 from mpafer_jax.runtime.errors import ConfigError, DataError
 
-# Scheme of a bucket's URL -> the package through which fsspec reads it, and our extra that installs it.
+# URL scheme -> package that fsspec needs, and our extra that installs it.
 _BUCKETS = {"gs": ("gcsfs", "gcs"), "s3": ("s3fs", "s3")}
 
 
-# Longer marks first: UTF-32's begins as UTF-16's.
+# Longer marks first: UTF-32's begins with UTF-16's.
 _OTHER_MARKS = {
     codecs.BOM_UTF32_LE: "UTF-32",
     codecs.BOM_UTF32_BE: "UTF-32",
@@ -36,20 +36,16 @@ _SAVE_AS_UTF8 = "save it as UTF-8 (an editor's 'Save as', a spreadsheet's 'CSV U
 
 
 def cache_directory() -> pathlib.Path:
-    """The folder of caches: `mpafer_jax` in $XDG_CACHE_HOME, else in ~/.cache."""
+    """Folder of caches: `mpafer_jax` in $XDG_CACHE_HOME, else in ~/.cache."""
     root = os.environ.get("XDG_CACHE_HOME")
     return (pathlib.Path(root) if root else pathlib.Path.home() / ".cache") / "mpafer_jax"
 
 
 def local_path(text: str, field: str) -> pathlib.Path:
-    """A folder or file of this machine by its name.
-
-    Args:
-      text: the name, as a flag or field gives it; `~` is the home, as in a shell, which does not see it in `--flag=~`.
-      field: of which flag or field, for the message.
+    """A local path; `~` is expanded, since the shell does not in `--flag=~`. `field` is named in errors.
 
     Raises:
-      ConfigError: it is a URL, which as a name would mean a folder of this machine that is called "gs:".
+      ConfigError: it is a URL.
     """
     if "://" in text:
         raise ConfigError(
@@ -59,13 +55,13 @@ def local_path(text: str, field: str) -> pathlib.Path:
 
 
 def home_expanded(name: str | os.PathLike[str]) -> pathlib.Path:
-    """A path in which a leading `~` is the home, as in a shell."""
+    """A path with a leading `~` expanded."""
     # Not Path.expanduser, which raises for a name such as "~old" that belongs to no user.
     return pathlib.Path(os.path.expanduser(name))  # noqa: PTH111
 
 
 def path_argument(flag: str) -> Callable[[str], pathlib.Path]:
-    """`local_path` as argparse's `type`: a URL ends the command with exit code 2."""
+    """`local_path` as argparse's `type`; a URL is a usage error (exit code 2)."""
 
     def parse(text: str) -> pathlib.Path:
         try:
@@ -77,18 +73,14 @@ def path_argument(flag: str) -> Callable[[str], pathlib.Path]:
 
 
 def any_path(text: str | os.PathLike[str], field: str) -> pathlib.Path:
-    """A folder or file of this machine or in a bucket by its name: a plain one, gs://BUCKET/NAME or s3://BUCKET/NAME.
-
-    Args:
-      text: the name; `~` is expanded.
-      field: the flag or field, for messages.
+    """A local path, `~` expanded, or a bucket's, gs://BUCKET/NAME or s3://BUCKET/NAME. `field` is named in errors.
 
     Returns:
-      For a bucket an `etils.epath.Path`, which reads and writes as `pathlib.Path` does, but can neither be appended
-      to nor handed to what opens files by itself (`replacing` and `local_copy` give such a file).
+      For a bucket an `etils.epath.Path`, which reads and writes like `pathlib.Path`, but cannot be appended to or
+      opened by native code (use `replacing` and `local_copy` for that).
 
     Raises:
-      ConfigError: another kind of URL, no bucket in it, or the package is missing that reads it.
+      ConfigError: another kind of URL, no bucket in it, or the package for its scheme is missing.
     """
     name = os.fspath(text)
     scheme, separator, rest = name.partition("://")
@@ -103,19 +95,19 @@ def any_path(text: str | os.PathLike[str], field: str) -> pathlib.Path:
 
 
 def is_pattern(path: pathlib.Path) -> bool:
-    """Whether a path has signs of a pattern (`*`, `?`, `[...]`) and does not exist itself."""
+    """Whether a path has glob characters (`*`, `?`, `[...]`) and does not exist itself."""
     return glob.has_magic(str(path)) and not path.exists()
 
 
 def matching(path: pathlib.Path) -> list[pathlib.Path]:
-    """The files and folders that match a pattern, in the order of their names; in a bucket its last part is one."""
+    """Sorted files and folders that match a glob pattern; in a bucket only the last part may be one."""
     if in_bucket(path):
         return sorted(path.parent.glob(path.name))
     return [pathlib.Path(name) for name in sorted(glob.iglob(pattern(str(path)), recursive=True))]  # noqa: PTH207
 
 
 def pattern(name: str) -> str:
-    """A pattern for `glob` in which existing folders stand for themselves."""
+    """A `glob` pattern in which existing folders are escaped."""
     folder, rest = pathlib.Path(name), list[str]()
     while not os.path.lexists(folder) and folder != folder.parent:
         rest.insert(0, folder.name)
@@ -132,7 +124,7 @@ def _bucket_path(url: str) -> pathlib.Path:
 
 @functools.cache
 def _keep_no_listings() -> None:
-    """Makes fsspec list the bucket each time, to see what other hosts write."""
+    """Turns off fsspec's cache of listings, to see files from other hosts."""
     import fsspec
 
     settings: dict[str, dict[str, Any]] = cast(Any, fsspec).config.conf
@@ -147,9 +139,9 @@ def in_bucket(path: str | os.PathLike[str]) -> bool:
 
 @contextlib.contextmanager
 def replacing(path: pathlib.Path) -> Generator[pathlib.Path]:
-    """Yields the name of a temporary local file, which becomes `path` if the block ends well.
+    """Yields a temporary local path, which becomes `path` if the block succeeds.
 
-    On a disk it is renamed; in a bucket, where an object appears as a whole, it is copied.
+    On a disk it is renamed; in a bucket, where objects are atomic, it is copied.
     """
     if in_bucket(path):
         with tempfile.TemporaryDirectory() as folder:
@@ -170,7 +162,7 @@ def replacing(path: pathlib.Path) -> Generator[pathlib.Path]:
 
 @contextlib.contextmanager
 def naming(path: pathlib.Path) -> Generator[None]:
-    """Adds the file's name to an OSError without one, as of a write to a full disk."""
+    """Adds the path to an OSError without one, such as that of a full disk."""
     try:
         yield
     except OSError as error:
@@ -181,7 +173,7 @@ def naming(path: pathlib.Path) -> Generator[None]:
 
 @contextlib.contextmanager
 def local_copy(path: pathlib.Path) -> Generator[pathlib.Path]:
-    """Yields a file with the content of `path` on this machine: `path` itself, or a copy of what is in a bucket."""
+    """Yields a local file with the content of `path`: `path` itself, or a copy from the bucket."""
     if not in_bucket(path):
         yield path
         return
@@ -195,23 +187,23 @@ _FULL = {number: os.strerror(number) for number in (errno.ENOSPC, errno.EDQUOT)}
 
 
 def full_disk(error: BaseException, path: pathlib.Path) -> OSError | None:
-    """The OSError of a full disk behind a library's error; None for another error."""
+    """An OSError if a library's error comes from a full disk, else None."""
     number = next((number for number, words in _FULL.items() if words in str(error)), None)
     return None if number is None else OSError(number, _FULL[number], str(path))
 
 
 def is_full_disk(error: OSError) -> bool:
-    """Whether an error says that a disk, or the user's share of it, is full."""
+    """Whether a disk or a quota is full."""
     return error.errno in _FULL
 
 
 def is_not_writable(error: OSError) -> bool:
-    """Whether an error says that a folder is not writable: permissions, or mounted read-only."""
+    """Whether a folder is not writable: permissions, or mounted read-only."""
     return error.errno in (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
 def rename_folder(folder: pathlib.Path, name: str) -> None:
-    """Gives a folder another name; in a bucket, which has no folders, each of its objects is copied and deleted."""
+    """Renames a folder; in a bucket, which has no folders, by copying and deleting each object."""
     target = folder.with_name(name)
     if not in_bucket(folder):
         folder.rename(target)
@@ -230,11 +222,7 @@ def _copy_objects(folder: pathlib.Path, target: pathlib.Path) -> None:
 
 @contextlib.contextmanager
 def open_text(path: pathlib.Path | Traversable, newline: str | None = None) -> Generator[TextIO]:
-    """Opens a text file for reading: UTF-8, with or without the byte order mark of Windows.
-
-    Args:
-      path: the file.
-      newline: as of `open`; "" for the csv module.
+    """Opens a text file for reading: UTF-8, with or without byte order mark; `newline` as of `open`.
 
     Raises:
       DataError: on opening or on reading: it is not UTF-8.
@@ -252,14 +240,10 @@ def open_text(path: pathlib.Path | Traversable, newline: str | None = None) -> G
 
 
 def mark_length(head: bytes, path: pathlib.Path | Traversable) -> int:
-    """Length of the byte order mark of UTF-8 at the start of a file: 3 or 0.
-
-    Args:
-      head: the file's first bytes.
-      path: the file, for the message.
+    """Length of UTF-8's byte order mark in a file's first bytes: 3 or 0. `path` is for the message.
 
     Raises:
-      DataError: they are those of another encoding.
+      DataError: the file has another encoding.
     """
     for mark, encoding in _OTHER_MARKS.items():
         if head.startswith(mark):
@@ -284,17 +268,17 @@ def is_utf8(name: str) -> bool:
 
 
 def read_text(path: pathlib.Path | Traversable) -> str:
-    """The content of a text file; errors as in `open_text`."""
+    """Content of a text file; errors as in `open_text`."""
     with open_text(path) as text:
         return text.read()
 
 
 def write_text(path: pathlib.Path, text: str) -> None:
-    """Writes a text file as a whole; bytes of a file's name that are no UTF-8 become escapes, `\\udce9` for E9."""
+    """Writes a text file atomically; bytes of file names that are not UTF-8 become escapes (`\\udce9` for E9)."""
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def write_json(path: pathlib.Path, value: Any) -> None:
-    """Writes a value as indented JSON, as a whole; NaN is refused, since JSON has none."""
+    """Writes indented JSON atomically; refuses NaN."""
     write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")

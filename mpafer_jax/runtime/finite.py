@@ -1,6 +1,6 @@
-"""Numbers that are NaN or infinite: found where they enter, and refused with their name.
+"""Checks for NaN and infinite numbers.
 
-A comparison with NaN is false, so that argmax takes it for the first class, and a mean that it is part of is lost.
+Needed because a comparison with NaN is false: argmax would return the first class.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ HostMetrics = Mapping[str, tuple[Any, Any]]  # of one step, on the host: name ->
 
 
 def not_finite(tree: Any) -> list[str]:
-    """Which arrays of a tree (or one array) hold NaN or infinite numbers, and how many: 'ctx (3 of 5120)'."""
+    """Names and counts of non-finite numbers in a tree of arrays (or one array): 'ctx (3 of 5120)'."""
     leaves: list[tuple[Any, Any]] = cast(Any, jax.tree_util).tree_flatten_with_path(tree)[0]
     broken: list[str] = []
     for path, leaf in leaves:
@@ -37,12 +37,15 @@ def finite_rows(values: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
 
 
 def check_rows(what: str, values: npt.NDArray[Any], names: Sequence[Any] | npt.NDArray[Any]) -> None:
-    """Refuses numbers of images that are not finite.
+    """Refuses non-finite numbers of images.
 
     Args:
-      what: what they are, for the message ("logits").
+      what: name of the numbers, for the message ("logits").
       values: [n, ..], a row for each image.
       names: n names of images.
+
+    Raises:
+      NonFiniteError: names the first such image.
     """
     wrong = np.flatnonzero(~finite_rows(values))
     if len(wrong):
@@ -54,14 +57,10 @@ def check_rows(what: str, values: npt.NDArray[Any], names: Sequence[Any] | npt.N
 
 
 def check_metrics(metrics: Sequence[HostMetrics], last_step: int) -> None:
-    """Refuses metrics that are not finite.
-
-    Args:
-      metrics: of consecutive steps.
-      last_step: the last of them.
+    """Refuses non-finite metrics of consecutive steps, the last of which is `last_step`.
 
     Raises:
-      NonFiniteError: names the first such step and all its terms that are not finite.
+      NonFiniteError: names the first such step and its non-finite terms.
     """
     for step, terms in enumerate(metrics, start=last_step - len(metrics) + 1):
         broken = {name: float(total) for name, (total, _) in terms.items() if not np.isfinite(total)}

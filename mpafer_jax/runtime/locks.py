@@ -1,13 +1,11 @@
-"""Locks: one process at a time writes into a folder; a second one is told which process that is.
+"""Locks: one process at a time writes into a folder; others are told which one.
 
     <path>.lock         locked by the operating system, which frees it when the process ends
-    <path>.lock.owner   the process that holds it, and since when; touched every 10 s
+    <path>.lock.owner   the holder, and since when; touched every 10 s
 
-Both are deleted when the work is done.
-
-On one machine the first file decides, and between machines on disks that carry locks, as NFS mostly does; buckets have
-no locks. A lock of another host counts as free once its owner file was not touched for 30 s, which is how long a job
-waits that was queued again after its machine was lost.
+Both are deleted on release. The first decides on one machine, and between machines on file systems with locks (mostly
+NFS); buckets have none. Another host's lock counts as free once its owner file was not touched for 30 s: so long waits
+a job that was requeued after its machine was lost.
 """
 
 from __future__ import annotations
@@ -40,7 +38,7 @@ _LONGEST_COMMAND = 300
 
 @contextlib.contextmanager
 def hold_for_run(path: pathlib.Path, place: pathlib.Path) -> Generator[None]:
-    """`hold` by process 0 of a run, for all of its processes; all call it together.
+    """`hold` by process 0 for all processes of a run; all must call it.
 
     Raises:
       LockedError: on every process.
@@ -62,16 +60,16 @@ def hold_for_run(path: pathlib.Path, place: pathlib.Path) -> Generator[None]:
 
 @contextlib.contextmanager
 def hold(path: pathlib.Path, place: pathlib.Path, *, wait: bool = False) -> Generator[None]:
-    """Holds a lock while the block runs.
+    """Holds a lock inside the block.
 
     Args:
-      path: of the lock, on a disk or in a bucket; its folder is made if missing.
-      place: what it guards, for messages.
-      wait: whether to wait for another process instead of refusing.
+      path: of the lock, on a disk or in a bucket; its folder is created if missing.
+      place: the locked folder or file, for messages.
+      wait: whether to wait for another holder.
 
     Raises:
       LockedError: another process holds it, and `wait` is False.
-      OSError: the folder cannot be written.
+      OSError: the folder is not writable.
     """
     owner = path.with_name(f"{path.name}.owner")
     bucket = files.in_bucket(path)
@@ -103,11 +101,7 @@ def hold(path: pathlib.Path, place: pathlib.Path, *, wait: bool = False) -> Gene
 
 
 def refuse_if_held(path: pathlib.Path, place: pathlib.Path) -> None:
-    """`hold`'s refusal of what another process of this machine holds, before anything is written or computed.
-
-    Raises:
-      LockedError: see `hold`.
-    """
+    """Raises LockedError if another process of this machine holds the lock; to be called before any work."""
     owner = path.with_name(f"{path.name}.owner")
     if files.in_bucket(path) or not path.is_file() or not distributed.is_first():
         return
@@ -134,7 +128,7 @@ def _locked_here(path: pathlib.Path) -> bool:
 def _holder(
     path: pathlib.Path, owner: pathlib.Path, stack: contextlib.ExitStack, *, bucket: bool
 ) -> dict[str, Any] | None:
-    """The process that holds the lock. None if it is free: then the stack holds the system's lock, if there is one."""
+    """The process that holds the lock; None if it is free: then the stack holds the system's lock, if one exists."""
     locked = True
     if not bucket:
         lock = filelock.FileLock(path)
@@ -145,11 +139,11 @@ def _holder(
             locked = False
         except filelock.Timeout:
             pass
-        except NotImplementedError:  # a disk without locks
+        except NotImplementedError:  # a file system without locks
             pass
     holder = _read(owner)
     if holder is None:
-        # Of a process that has just taken it, or that wrote none: the system's lock alone.
+        # The holder may have just taken it, or wrote no owner file.
         return {"unknown": True} if locked and not bucket and _locked_here(path) else None
     elsewhere = bucket or holder.get("host") != socket.gethostname()
     if (locked and not elsewhere) or (elsewhere and not _is_silent(owner, holder)):
@@ -160,7 +154,7 @@ def _holder(
 
 
 def _is_silent(owner: pathlib.Path, holder: dict[str, Any]) -> bool:
-    """Whether the owner file of another host, whose clock may differ, stays untouched while it is watched."""
+    """Whether another host's owner file stays untouched while it is watched; its clock may differ."""
     first, begun, told = _sign(owner), time.monotonic(), False
     while time.monotonic() - begun < _SILENT_SECONDS:
         if not told:
@@ -187,7 +181,7 @@ def _beat(owner: pathlib.Path, mine: dict[str, Any], ended: threading.Event, pla
     beats = 0
     while not ended.wait(_BEAT_SECONDS):
         beats += 1
-        with contextlib.suppress(Exception):  # of a disk or network that is away for a while
+        with contextlib.suppress(Exception):  # a disk or network that fails for a while
             holder = _read(owner)
             if holder is not None and holder["token"] != mine["token"]:
                 logging.error("%s was taken over by %s; this process ends", place, _described(holder))

@@ -15,21 +15,20 @@ from mpafer_jax.runtime.finite import HostMetrics, check_metrics
 
 _LINES, _EVENTS = "metrics.jsonl", "tensorboard"
 
-_COPY_SECONDS = 30.0  # between copies into a bucket, whose objects cannot be appended to
+_COPY_SECONDS = 30.0  # between copies into a bucket, which cannot append
 
 
 class MetricWriter:
     """Appends metrics to `metrics.jsonl` and to TensorBoard; a context manager.
 
-    For a workdir in a bucket both are written on this machine and copied there as a whole: from time to time, on
-    `flush`, and at the end. With a `flush` before each checkpoint, a killed run loses only lines of steps that its next
-    start repeats.
+    For a workdir in a bucket both are written locally and copied there: from time to time, on `flush`, and at the end.
+    With a `flush` before each checkpoint, a killed run loses only lines of steps that it repeats on resume.
     """
 
     def __init__(self, workdir: pathlib.Path, *, first_step: int, enabled: bool) -> None:
-        """Opens the files, and truncates the log to `first_step`, the step from which the run resumes.
+        """Opens the files and truncates the log to `first_step`, from which the run resumes.
 
-        Without `enabled` every call does nothing.
+        Without `enabled` all calls do nothing.
         """
         with without_torch.hidden():
             import tensorboardX
@@ -49,7 +48,7 @@ class MetricWriter:
         )
 
     def write(self, step: int, kind: str, metrics: Mapping[str, float]) -> None:
-        """Adds one line: `kind` is 'train' or the name of an evaluated split."""
+        """Adds one line; `kind` is 'train' or the name of an evaluated split."""
         if self._stream is None or self._events is None:
             return
         self._stream.write(json.dumps({"step": step, "kind": kind, **metrics}) + "\n")
@@ -70,13 +69,11 @@ class MetricWriter:
         self._copied = time.monotonic()
 
     def __enter__(self) -> Self:
-        """Returns itself."""
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Closes the files, whatever happened."""
         if self._stream is not None and self._events is not None:
             self._stream.close()
             self._events.close()
@@ -86,13 +83,13 @@ class MetricWriter:
 
 
 def to_numbers(metrics: Sequence[HostMetrics], last_step: int) -> list[dict[str, tuple[float, float]]]:
-    """Metrics of consecutive steps as plain numbers, which JSON can hold; arguments and errors of `check_metrics`."""
+    """Metrics of consecutive steps as plain numbers for JSON; arguments and errors of `check_metrics`."""
     check_metrics(metrics, last_step)
     return [{name: (float(total), float(count)) for name, (total, count) in terms.items()} for terms in metrics]
 
 
 def mean_metrics(metrics: Sequence[HostMetrics], last_step: int) -> dict[str, float]:
-    """Each metric's mean over consecutive steps, weighted by its counts; arguments and errors of `check_metrics`."""
+    """Mean of each metric over consecutive steps, weighted by its counts; arguments and errors of `check_metrics`."""
     check_metrics(metrics, last_step)
     return {
         name: sum(float(terms[name][0]) for terms in metrics) / sum(float(terms[name][1]) for terms in metrics)
@@ -107,7 +104,7 @@ def _lines_up_to(path: pathlib.Path, step: int) -> list[str]:
     for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
         try:
             record: dict[str, Any] = json.loads(line)
-        except json.JSONDecodeError:  # the line that was being written when the run was killed
+        except json.JSONDecodeError:  # truncated by a kill
             continue
         if record["step"] <= step and line.endswith("\n"):
             lines.append(line)

@@ -1,4 +1,4 @@
-"""Preemption of jobs: checkpoint and exit, on all processes after the same step. `signals` receives the signals."""
+"""Preemption: checkpoint and exit, on all processes after the same step. `signals` receives the signals."""
 
 from __future__ import annotations
 
@@ -19,18 +19,17 @@ class Notice(signals.StepwiseRun):
     """Whether this run has to stop. A context manager, one at a time.
 
     In a single process a signal ends the run at once, except between `start_steps` and `end_steps`, where it waits for
-    `reached`. In a run of many processes JAX receives the signal, and each process asks JAX at points that all of them
-    pass: after a training step (`reached`), before a batch of an evaluation (`check`). The processes agree on the first
-    point that none of them has passed and stop there.
+    `reached`. With several processes JAX receives the signal, and each process asks JAX at points that all of them
+    pass: after a training step (`reached`), before a batch of an evaluation (`check`). They stop at the first point
+    that none has passed.
 
-    A program that does not `listen` handles SIGTERM alone, and the run raises `Preempted`.
+    In a program that does not call `signals.listen` only SIGTERM is handled, and the run raises `Preempted`.
     """
 
-    # Of the points, over all runs of this process: JAX knows a point by its number and wants it to grow.
+    # Numbers of the points over all runs of this process: JAX requires them to grow.
     _points = itertools.count(1)
 
     def __init__(self) -> None:
-        """Listens to nothing yet."""
         self._requested = self.in_steps = False
         self._previous: Any = None
         self._clock: float | None = None
@@ -39,11 +38,10 @@ class Notice(signals.StepwiseRun):
         self.shared: bool = jax.distributed.is_initialized()
         if signals.Current.listener is not None:
             signals.Current.listener.shared = self.shared
-        # Python lets only the main thread listen to signals; a program that trains in another has to stop it itself.
+        # Only the main thread may handle signals; a program that trains in another thread has to stop it itself.
         self._listens = not self.shared and signals.Current.listener is None and signals.in_main_thread()
 
     def __enter__(self) -> Self:
-        """Starts listening."""
         signals.Current.run = self
         if self._listens:
             self._previous = signal.signal(signal.SIGTERM, self._on_signal)
@@ -54,7 +52,6 @@ class Notice(signals.StepwiseRun):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Leaves the signal as it was."""
         self.in_steps = False
         if self._listens:
             signal.signal(signal.SIGTERM, self._previous)
@@ -64,9 +61,9 @@ class Notice(signals.StepwiseRun):
             signals.Current.run = None
 
     def start_steps(self) -> None:
-        """From here on a signal waits for `reached`, which is called after every step.
+        """Defers signals to `reached`, which must be called after every step.
 
-        Called after the first step, whose compilation may take long; later calls do nothing.
+        Call it after the first step, whose compilation may take long; later calls do nothing.
         """
         if not self.in_steps:
             self.in_steps = True
@@ -74,7 +71,7 @@ class Notice(signals.StepwiseRun):
                 self._blocks.enter_context(signals.orderly())
 
     def end_steps(self) -> None:
-        """After the last step is saved; raises `Preempted` if a signal came since."""
+        """Call it after the last step is saved; raises `Preempted` if a signal came."""
         if not self.shared:
             self._blocks.close()
         self.in_steps = False
@@ -82,12 +79,12 @@ class Notice(signals.StepwiseRun):
             self.check()
 
     def reached(self) -> bool:
-        """Whether to save and stop, the same on all processes; all call it after every step."""
+        """Whether to save and stop, equal on all processes; all must call it after every step."""
         self._pass_point()
         return self._requested
 
     def check(self) -> None:
-        """Raises `Preempted` if the run has to stop and is at no step; all processes call it equally often."""
+        """Raises `Preempted` if the run has to stop and is outside its steps; all processes call it equally often."""
         self._pass_point()
         if self._requested and not self.in_steps:
             raise signals.Preempted(signals.at_no_step(self.cause))
@@ -99,7 +96,7 @@ class Notice(signals.StepwiseRun):
         return signals.NAMES[(listener and listener.requested) or signal.SIGTERM]
 
     def start_clock(self) -> None:
-        """Starts the clock of `check_clock`, whose seconds are this run's points; all processes call it together."""
+        """Starts the clock of `check_clock`, each second of which is a point; all processes must call it together."""
         if self.shared:
             from jax.experimental import multihost_utils
 
@@ -109,10 +106,11 @@ class Notice(signals.StepwiseRun):
     def check_clock(self) -> None:
         """Raises `Preempted` if the run has to stop; for work that each process does at its own pace.
 
-        All call it repeatedly until the whole work is done, or they would miss the point at which the others stop.
+        All processes must call it repeatedly until all of the work is done, or they miss the point where the others
+        stop.
         """
         assert self._clock is not None
-        while self._ticks <= time.monotonic() - self._clock:  # the points that went by since the last call
+        while self._ticks <= time.monotonic() - self._clock:  # points since the last call
             self._ticks += 1
             self.check()
 
@@ -126,19 +124,19 @@ class Notice(signals.StepwiseRun):
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         del frame
-        signal.signal(number, self._previous)  # a second one is obeyed at once
+        signal.signal(number, self._previous)  # a second signal acts at once
         self._requested = True
         self.check()
 
 
 def check() -> None:
-    """`Notice.check` of the run that this process is in, if it listens."""
+    """`Notice.check` of this process's run, if any."""
     if isinstance(run := signals.Current.run, Notice):
         run.check()
 
 
 def stopped_after(step: int, num_steps: int, workdir: pathlib.Path) -> signals.Preempted:
-    """To be raised when a step's state is saved."""
+    """The exception to raise after a step's state is saved."""
     run = signals.Current.run
     cause = run.cause if isinstance(run, Notice) else signals.NAMES[signal.SIGTERM]
     return signals.Preempted(

@@ -1,7 +1,7 @@
-"""Progress of long work, without a display.
+"""Progress of long work, independent of a display.
 
-Code anywhere in the package reports its work with `task` or `track` and facts of a run with `fact`. Commands show them
-(`console.Console`). A program that imports the package sees nothing, unless it opens a console around its call:
+Code reports work with `task` or `track` and facts of a run with `fact`. Commands show them (`console.Console`); other
+programs see nothing, unless they open a console:
 
     with console.Console():
         train.train_and_evaluate(config, workdir)
@@ -35,7 +35,7 @@ class Display(Protocol):
     def task(
         self, title: str, total: int | None, unit: str, done: int, warms_up: bool
     ) -> contextlib.AbstractContextManager[Task]:
-        """Shows a task while the context lasts; arguments as for the function `task`."""
+        """Shows a task inside the context; arguments as for the function `task`."""
         ...
 
 
@@ -47,7 +47,7 @@ _SILENT = Task()
 
 
 def show_on(display: Display | None) -> Display | None:
-    """Sets the display, None for no display; returns the previous one."""
+    """Sets the display or None; returns the previous one."""
     before, _Current.display = _Current.display, display
     return before
 
@@ -56,15 +56,14 @@ def show_on(display: Display | None) -> Display | None:
 def task(
     title: str, total: int | None = None, unit: str = "images", *, done: int = 0, warms_up: bool = True
 ) -> Generator[Task]:
-    """Reports long work inside the block. Tasks may be nested.
+    """Reports long work inside the block; may be nested.
 
     Args:
-      title: what is done, as in "preparing rafdb".
+      title: such as "preparing rafdb".
       total: number of units; None if unknown.
-      unit: the units' name, in the plural.
+      unit: their name, plural.
       done: units done by an earlier start of the command.
-      warms_up: whether the first unit takes longer than the others (compilation, start of processes) and does not
-        count for the rate.
+      warms_up: whether the first unit, which takes longer (compilation, start of processes), is left out of the rate.
     """
     if _Current.display is None:
         yield _SILENT
@@ -81,7 +80,7 @@ def track(
     *,
     size: Callable[[T], int] | None = None,
 ) -> Generator[T]:
-    """The same items, and a task that advances with each, by `size` of it (default 1)."""
+    """Yields the items within a task that advances by `size` of each (default 1)."""
     with task(title, total, unit) as shown:
         for item in items:
             yield item
@@ -89,7 +88,7 @@ def track(
 
 
 def announcing(function: Callable[P, T], title: str) -> Callable[P, T]:
-    """A jitted function whose first call, which compiles it, is a task."""
+    """A jitted function whose first call, which compiles, is a task."""
     called = False
 
     def call(*args: P.args, **kwargs: P.kwargs) -> T:
@@ -104,6 +103,6 @@ def announcing(function: Callable[P, T], title: str) -> Callable[P, T]:
 
 
 def fact(name: str, text: str) -> None:
-    """Logs a fact of the run, as in `fact("devices", "1 x cpu")`."""
+    """Logs a fact of the run, such as `fact("devices", "1 x cpu")`."""
     keywords: dict[str, Any] = {"extra": {"fact": name}}
     logging.info("%s: %s", name, text, **keywords)

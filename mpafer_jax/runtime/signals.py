@@ -1,17 +1,17 @@
 """SIGTERM handling: checkpoint and exit. Ctrl-C and SIGHUP are handled likewise.
 
-A command listens from its first line on (`listen`). What a signal does depends on what the process is doing:
+A command calls `listen` first. The effect of a signal depends on what the process is doing:
 
-- Training saves a checkpoint and ends with `EXIT_CODE` (`preemption.Notice`). A signal to one of several processes is
-  enough: JAX's preemption service lets all of them stop after the same step.
-- Work inside `orderly` stops by itself at its next `check_alone`.
-- Anywhere else, while libraries are imported or programs compiled, nothing is lost: the process prints a message and
-  ends. It raises nothing, since an exception inside a compilation or a call from native code ends in a crash.
+- Training saves a checkpoint and exits with `EXIT_CODE` (`preemption.Notice`). A signal to one of several processes is
+  enough: JAX's preemption service stops all of them after the same step.
+- Work inside `orderly` stops at its next `check_alone`.
+- Anywhere else, such as during imports or compilation, the process prints a message and ends. It raises no exception,
+  which inside a compilation or a call from native code would crash.
 
 A second signal ends the process at once.
 """
 
-# Imported before everything else, so that a command listens from its first moment: no import here takes long.
+# Imported first, so that a command handles signals from its start: only fast imports here.
 
 from __future__ import annotations
 
@@ -29,24 +29,23 @@ from collections.abc import Callable, Generator, Mapping
 from types import FrameType
 from typing import Any, NoReturn
 
-# sysexits.h's EX_TEMPFAIL: try again. Not 0, which schedulers read as done, and not 1 or 2, which are mistakes.
+# sysexits.h's EX_TEMPFAIL: try again. Not 0, which schedulers read as done, and not 1 or 2, which are errors.
 EXIT_CODE = os.EX_TEMPFAIL
-INTERRUPTED = 128 + signal.SIGINT  # as shells say it: Ctrl-C, and nothing to go on with
+INTERRUPTED = 128 + signal.SIGINT  # the shell's convention for Ctrl-C
 
 NAMES = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM", signal.SIGHUP: "SIGHUP (its terminal is gone)"}
-# Within so many seconds another signal is the same request: `timeout` sends two, and launchers pass on what a terminal
-# has sent already.
+# Signals within so many seconds are one request: `timeout` sends two, and launchers forward what a terminal has sent
+# already.
 _ECHO_SECONDS = 0.3
 _TRACKER = "ignore:resource_tracker:UserWarning"
-# The variable with the number of a pipe's end that shows when the program that started this one has ended.
+# Environment variable with the file descriptor of a pipe that closes when the parent process ends.
 _PARENT = "MPAFER_JAX_PARENT_PIPE"
 
 
 class Preempted(BaseException):
-    """The run stopped on a signal; the message says where it will resume. Like KeyboardInterrupt it is not an error."""
+    """The run stopped on a signal; the message says where it resumes. Not an error, like KeyboardInterrupt."""
 
     def __init__(self, message: str, exit_code: int = EXIT_CODE) -> None:
-        """Takes the message, and the exit code of a command that this ends."""
         super().__init__(message)
         self.exit_code = exit_code
         if Current.listener is not None:
@@ -54,11 +53,11 @@ class Preempted(BaseException):
 
 
 class StepwiseRun:
-    """A run that asks for signals itself, between its steps (`preemption.Notice`).
+    """A run that checks for signals between its steps (`preemption.Notice`).
 
     Attributes:
-      shared: whether it is one of many processes, which stop together.
-      in_steps: whether it will ask after the step that is running.
+      shared: whether it is one of several processes, which stop together.
+      in_steps: whether it will check after the current step.
     """
 
     shared = False
@@ -66,33 +65,33 @@ class StepwiseRun:
 
 
 class Current:
-    """The process's own, as signals are."""
+    """State of this process."""
 
     run: StepwiseRun | None = None
     listener: Listener | None = None
 
 
 def listen() -> None:
-    """Installs the handlers; a command's first act, in its main thread."""
+    """Installs the handlers; to be called first by a command, in its main thread."""
     if Current.listener is None:
         Current.listener = Listener()
 
 
 @contextlib.contextmanager
 def ending() -> Generator[None]:
-    """Ends the process with the message and exit code of a `Preempted` that the block raises."""
+    """Ends the process with the message and exit code of a `Preempted` raised in the block."""
     try:
         yield
     except Preempted as stopped:
         _say(f"{stopped} (exit code {stopped.exit_code})")
-        if is_requested():  # not of many processes, which leave each other in order
+        if is_requested():  # False for one of several processes, which need a regular exit
             _leave(stopped.exit_code)
         sys.exit(stopped.exit_code)
 
 
 @contextlib.contextmanager
 def listening() -> Generator[None]:
-    """Listens inside the block, in a program that does not `listen`."""
+    """Handles signals inside the block, in a program that does not call `listen`."""
     if Current.listener is not None or threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -105,35 +104,35 @@ def listening() -> Generator[None]:
 
 
 class Listener:
-    """A thread that receives signals at once, also while the main thread runs native code."""
+    """A thread that receives signals at once, even while the main thread runs native code."""
 
     def __init__(self) -> None:
         self.requested: signal.Signals | None = None
-        self.orderly = 0  # how many `orderly` blocks are entered
+        self.orderly = 0  # nesting depth of `orderly` blocks
         self.on_request: list[Callable[[], None]] = []
         self.on_end: list[Callable[[], None]] = []  # called before the process is ended without a checkpoint
         self.advice = "the same command starts again, or resumes where it had saved"
         self.stopping = False  # whether `Preempted` was raised
-        self.shared = False  # whether this is one of many processes
+        self.shared = False  # whether this is one of several processes
         self.lock = threading.RLock()
         self._time = 0.0
         self._reader, self._writer = os.pipe()
         os.set_blocking(self._writer, False)
-        # What a shell has set to be ignored, as it does for commands in the background, stays so.
+        # Ignored signals stay ignored, as shells set them for background commands.
         signals = [number for number in NAMES if signal.getsignal(number) is not signal.SIG_IGN]
         self._before: dict[Any, Any] = {number: signal.signal(number, _do_nothing) for number in signals}
         atexit.register(self._finished)
         self._wakeup = signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
         threading.Thread(target=self._watch, args=(_parent_pipe(),), name="stop", daemon=True).start()
-        # Processes that are started from here on inherit this: what a terminal sends to all of them is this one's to
-        # decide on. The thread above unblocks it for itself.
+        # Inherited by child processes, so that only this process handles a terminal's Ctrl-C. The thread above unblocks
+        # it for itself.
         self._mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-        # Inherited by `multiprocessing`'s resource tracker, which would warn of what it cleans up.
+        # Inherited by `multiprocessing`'s resource tracker, which would warn about its cleanup.
         if _TRACKER not in sys.warnoptions:
             sys.warnoptions.append(_TRACKER)
 
     def close(self) -> None:
-        """Leaves the signals as they were."""
+        """Restores the handlers."""
         atexit.unregister(self._finished)
         signal.set_wakeup_fd(self._wakeup)
         signal.pthread_sigmask(signal.SIG_SETMASK, self._mask)
@@ -142,7 +141,7 @@ class Listener:
         os.close(self._writer)
 
     def _finished(self) -> None:
-        """Ignores signals while Python shuts down, which undoes handlers: the command has succeeded."""
+        """Ignores signals during Python's shutdown, which removes handlers: the command has succeeded."""
         for number in self._before:
             signal.signal(number, signal.SIG_IGN)
 
@@ -175,17 +174,17 @@ class Listener:
                 self.end(number, again=again)
             if number == signal.SIGHUP:
                 _let_go_of_terminal()
-            # Before `requested` is set: the process may end right after.
+            # Before `requested` is set, after which the process may end.
             _side_by_side(lambda: _say(f"{NAMES[number]}: stopping in good order; once more ends it at once"), 1)
             self.requested, calls = number, list(self.on_request)
         run = Current.run
         if run is not None and run.shared and number != signal.SIGTERM:
-            os.kill(os.getpid(), signal.SIGTERM)  # which JAX listens to
+            os.kill(os.getpid(), signal.SIGTERM)  # the one that JAX handles
         for call in calls:
             call()
 
     def end(self, number: signal.Signals, *, again: bool) -> NoReturn:
-        """Ends the process without a checkpoint, from any of its threads."""
+        """Ends the process without a checkpoint, from any thread."""
         interrupted = 128 + number
         code = interrupted if again or number == signal.SIGINT else EXIT_CODE
         message = f"{'ended at once' if again else 'stopped'} by {NAMES[number]}; {self.advice}"
@@ -199,31 +198,31 @@ class Listener:
 
 
 def at_no_step(cause: str) -> str:
-    """The message where a run is stopped outside of its steps."""
+    """Message of a run that is stopped outside its steps."""
     return f"stopped by {cause} while no step was running; the same command resumes"
 
 
 def _do_nothing(number: int, frame: FrameType | None) -> None:
-    """A handler in Python: without one, signals are not told to the listener."""
+    """Python handler without which the wakeup fd would not be written."""
     del number, frame
 
 
 def _side_by_side(call: Callable[[], None], seconds: float) -> None:
-    """Calls in a thread, for at most so many seconds: a stream may be a pipe that is not read."""
+    """Calls in a thread, with a timeout: a stream may be a pipe without a reader."""
     thread = threading.Thread(target=call, daemon=True)
     thread.start()
     thread.join(seconds)
 
 
 def _say(text: str) -> None:
-    begin = "\n" if os.isatty(2) else ""  # behind what a progress bar or the echo of ^C left there
+    begin = "\n" if os.isatty(2) else ""  # after a progress bar or the echo of ^C
     with contextlib.suppress(OSError):
         os.write(2, f"{begin}{text}\n".encode("utf-8", "replace"))
 
 
 def _leave(code: int) -> NoReturn:
-    """Ends the process without Python's own end, which waits for threads and worker processes."""
-    for process in multiprocessing.active_children():  # they would end by themselves, but later
+    """Ends the process without Python's shutdown, which waits for threads and worker processes."""
+    for process in multiprocessing.active_children():  # would end by themselves, but later
         process.kill()
     _side_by_side(_flush, 1)
     os._exit(code)
@@ -236,7 +235,7 @@ def _flush() -> None:
 
 
 def _let_go_of_terminal() -> None:
-    """Redirects output from a closed terminal, where writing would be an error, to the null device."""
+    """Redirects output from a closed terminal, where writing fails, to the null device."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     for stream in (1, 2):
         with contextlib.suppress(OSError):
@@ -249,7 +248,7 @@ def _parent_pipe() -> int | None:
     if not number.isdecimal():
         return None
     try:
-        if not stat.S_ISFIFO(os.fstat(int(number)).st_mode):  # of another process: its number means nothing here
+        if not stat.S_ISFIFO(os.fstat(int(number)).st_mode):  # the descriptor was not inherited
             return None
         os.set_inheritable(int(number), False)
     except OSError:
@@ -258,14 +257,15 @@ def _parent_pipe() -> int | None:
 
 
 class _Life:
-    """The two ends of a pipe; only this process has the second, so that it closes when this process has ended."""
+    """A pipe whose write end only this process has, so that it closes when this process ends."""
 
     ends: tuple[int, int] | None = None
 
 
 def ends_with_this(environment: Mapping[str, str]) -> tuple[dict[str, str], tuple[int]]:
     """`env` and `pass_fds` of `subprocess.Popen` for a command of this package that stops, as by SIGTERM, when this
-    process ends, for whatever reason. `environment` holds its variables."""
+    process ends for any reason. `environment` holds its variables.
+    """
     if _Life.ends is None:
         _Life.ends = os.pipe()
     end = _Life.ends[0]
@@ -276,14 +276,14 @@ def ends_with_this(environment: Mapping[str, str]) -> tuple[dict[str, str], tupl
 def orderly(
     *, on_request: Callable[[], None] | None = None, on_end: Callable[[], None] | None = None, advice: str = ""
 ) -> Generator[None]:
-    """Defers a signal inside the block to the next `check_alone` or to the block's end, which raise `Preempted`.
+    """Defers a signal to the next `check_alone` or to the block's end, which raise `Preempted`.
 
-    Does nothing in a program that does not `listen`.
+    Does nothing in a program that does not call `listen`.
 
     Args:
-      on_request: called by another thread on the first signal.
-      on_end: called by another thread before a second signal ends the process.
-      advice: told to the user when the process stops; '' for the general advice.
+      on_request: called in another thread on the first signal.
+      on_end: called in another thread before a second signal ends the process.
+      advice: shown to the user when the process stops; '' for the general advice.
     """
     listener = Current.listener
     if listener is None:
@@ -303,7 +303,7 @@ def orderly(
             listener.on_request = [call for call in listener.on_request if call not in first]
             listener.on_end = [call for call in listener.on_end if call not in last]
             listener.advice = before
-            # This thread cannot raise in the main one, which does not wait for it.
+            # This thread cannot raise in the main thread, which does not wait for it.
             unattended = not listener.orderly and not listener.stopping and not in_main_thread()
             if listener.requested and unattended:
                 listener.end(listener.requested, again=False)
@@ -312,7 +312,7 @@ def orderly(
 
 @contextlib.contextmanager
 def advising(text: str) -> Generator[None]:
-    """Sets what the user is told if the process stops inside the block."""
+    """Sets the advice shown if the process stops inside the block."""
     listener = Current.listener
     before = ""
     if listener is not None:
@@ -326,7 +326,7 @@ def advising(text: str) -> Generator[None]:
 
 @contextlib.contextmanager
 def tidying(call: Callable[[], None]) -> Generator[None]:
-    """Has `call` called, by another thread, before the process is ended without a checkpoint inside the block."""
+    """Has another thread call `call` before the process is ended without a checkpoint inside the block."""
     listener = Current.listener
     if listener is None:
         yield
@@ -339,30 +339,30 @@ def tidying(call: Callable[[], None]) -> Generator[None]:
 
 
 def end_at_once() -> None:
-    """Ends a command from any thread, before it overwrites what another process writes."""
+    """Ends a command from any thread, before it overwrites another process's files."""
     if Current.listener is not None:
         _leave(1)
 
 
 def wait() -> None:
-    """Returns on a signal; in an `orderly` block."""
+    """Waits for a signal; inside an `orderly` block."""
     while Current.listener is not None and not Current.listener.requested:
         time.sleep(0.1)
 
 
 def is_requested() -> bool:
-    """Whether a signal came; False for one of many processes, which stop together."""
+    """Whether a signal came; False for one of several processes, which stop together."""
     listener = Current.listener
     return listener is not None and listener.requested is not None and not listener.shared
 
 
 def in_main_thread() -> bool:
-    """Whether the caller runs in the thread that alone may set handlers."""
+    """Whether the caller runs in the main thread, which alone may set handlers."""
     return threading.current_thread() is threading.main_thread()
 
 
 def check_alone() -> None:
-    """Raises `Preempted` if a signal came; does nothing in a `StepwiseRun`'s steps and for one of many processes."""
+    """Raises `Preempted` if a signal came; does nothing in a `StepwiseRun`'s steps and for one of several processes."""
     listener, run = Current.listener, Current.run
     if listener is None or listener.requested is None or listener.stopping or not in_main_thread():
         return

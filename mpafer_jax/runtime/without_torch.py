@@ -1,7 +1,6 @@
-"""A start without PyTorch, which some of our libraries import wherever it is installed.
+"""Hides PyTorch from libraries that import it if installed, for features that we do not use.
 
-They do it for features that we do not use, and it costs seconds and hundreds of megabytes. A program that imports this
-package may want those features, so only a process that is ours alone, as a command is, asks for it.
+Saves seconds and hundreds of megabytes. Other programs may want these features, so only commands turn it on.
 """
 
 from __future__ import annotations
@@ -17,18 +16,18 @@ class _Current:
 
 
 def prefer() -> None:
-    """From here on `hidden` hides it in this process."""
+    """Makes `hidden` effective in this process."""
     _Current.preferred = True
 
 
 @contextlib.contextmanager
 def hidden() -> Generator[None]:
-    """While this lasts, what is imported takes PyTorch for absent; afterwards it can still be imported."""
+    """Inside the block imports find no PyTorch; it can be imported afterwards."""
     modules = cast(dict[str, Any], sys.modules)
     if not _Current.preferred or "torch" in modules:
         yield
         return
-    modules["torch"] = None  # Python's own mark of a module that cannot be imported
+    modules["torch"] = None  # makes an import raise ModuleNotFoundError
     try:
         yield
     finally:

@@ -1,4 +1,4 @@
-"""Work that is shared by processes or threads."""
+"""Process pools and ordered parallel maps."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ T = TypeVar("T")
 
 
 def usable_cores() -> int:
-    """Cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):  # not on every system
+    """Number of cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):  # Linux only
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
@@ -32,21 +32,21 @@ def usable_cores() -> int:
 def pool(processes: int = 0) -> futures.ProcessPoolExecutor:
     """A pool of so many processes, one per usable core for 0.
 
-    They are spawned: a fork of a process in which JAX runs threads can hang. Spawned processes import the main module,
-    so a script that starts a pool keeps its own work below `if __name__ == "__main__"`.
+    Processes are spawned, since a fork of a process with JAX's threads can hang. They import the main module, so a
+    script that starts a pool needs `if __name__ == "__main__"`.
     """
     return futures.ProcessPoolExecutor(processes or usable_cores(), _Context(), end_with_parent)
 
 
 @contextlib.contextmanager
 def deaf() -> Generator[None]:
-    """Processes that are started meanwhile are deaf to Ctrl-C, SIGTERM and SIGHUP, from their first moment on.
+    """Blocks Ctrl-C, SIGTERM and SIGHUP in processes started inside the block, from their start.
 
-    A terminal and schedulers send these to every process of a command. It is the command that decides what becomes of
-    its workers, which otherwise would print their own tracebacks, or be missing for the steps that are still made.
+    Terminals and schedulers send these to every process of a command; the command itself decides when its workers end.
+    Otherwise they would print tracebacks, or be missing for the remaining steps.
     """
     before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
-    resource_tracker.ensure_running()  # here: it unblocks signals after its start
+    resource_tracker.ensure_running()  # before blocking, since its start unblocks signals
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
     try:
         yield
@@ -66,7 +66,7 @@ class _Context(SpawnContext):
 
 @functools.cache
 def end_with_parent(*_: Any) -> None:
-    """Ends this worker process when the process that started it has ended, however that comes."""
+    """Ends this worker process when its parent ends for any reason."""
     parent = multiprocessing.parent_process()
     if parent is None:
         return
@@ -79,10 +79,10 @@ def end_with_parent(*_: Any) -> None:
 
 
 def map_in_order(pool: futures.Executor, function: Callable[[S], T], items: Iterable[S], ahead: int) -> Generator[T]:
-    """function(item) for every item, computed by a pool, in the items' order.
+    """Yields function(item) for every item, computed by a pool, in order.
 
-    At most `ahead` items are taken before their result is wanted, so that any number of them needs no more memory.
-    To be closed (`contextlib.closing`) where it may not be exhausted.
+    Takes at most `ahead` items in advance, for bounded memory. Close it (`contextlib.closing`) if it may not be
+    exhausted.
 
     Raises:
       signals.Preempted: before an item, see `signals.orderly`.

@@ -47,13 +47,7 @@ class Answerer:
     """Predicts and explains image files. Thread-safe."""
 
     def __init__(self, predictor: Predictor, bank: str, faces: Cropper | None) -> None:
-        """Encodes the bank's phrases.
-
-        Args:
-          predictor: the model.
-          bank: descriptions, by name or path.
-          faces: the face detector; None to take every image for a face.
-        """
+        """Encodes the bank's phrases; `bank` is a name or path. Without `faces` every image is taken for a face."""
         self.class_names = predictor.class_names
         self._predictor, self._faces = predictor, faces
         self._explainer = Explainer(predictor, bank)
@@ -64,11 +58,7 @@ class Answerer:
         self._explainer.explain([self._whole(Image.new("RGB", (size, size)))])
 
     def answer(self, file: Path, *, whole: bool) -> Answer:
-        """Reads an image and explains its largest face.
-
-        Args:
-          file: the image.
-          whole: whether the image is a face already, so that none is detected.
+        """Reads an image and explains its largest face, or the whole image as a face.
 
         Raises:
           ImageError: the file cannot be read.

@@ -73,13 +73,7 @@ def forget() -> None:
 
 
 def build(answerer: Answerer, *, finds_faces: bool, trained_on: TrainedOn | None = None) -> Any:
-    """The page as Gradio blocks.
-
-    Args:
-      answerer: makes the answers.
-      finds_faces: whether faces are detected, so that the page offers to skip it.
-      trained_on: shown on the page; None to omit it.
-    """
+    """The page as Gradio blocks; shows `trained_on` if given, and offers to skip detection if `finds_faces`."""
     gr = import_gradio()
 
     def show(path: str | None, whole: bool) -> tuple[Any, ...]:

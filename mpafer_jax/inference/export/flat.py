@@ -169,11 +169,7 @@ def _unrolled(params: Any, body: Callable[..., list[Any]], *inputs: Any) -> list
 
 
 def _matmul(left: Any, right: Any, dimension_numbers: Any) -> Any:
-    """A `dot_general` over one axis as a matmul, in which one operand may have several free axes.
-
-    Returns:
-      The product, its axes those that both share, then left's, then right's; None if it has another form.
-    """
+    """A `dot_general` over one axis as a matmul, one operand with any number of free axes; None for other forms."""
     ((left_shared, right_shared), (left_batch, right_batch)) = dimension_numbers
     left_free = [axis for axis in range(left.ndim) if axis not in (*left_shared, *left_batch)]
     right_free = [axis for axis in range(right.ndim) if axis not in (*right_shared, *right_batch)]

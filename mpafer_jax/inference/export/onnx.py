@@ -46,15 +46,10 @@ def import_packages() -> tuple[Any, Any]:
 
 
 def save_onnx(folder: pathlib.Path, program: Program, *, batch_size: int) -> pathlib.Path:
-    """Writes the program with its weights as ONNX and returns the file.
+    """Writes the program with its weights as ONNX, for `batch_size` images a call (0: any number); returns the file.
 
     Products with weights are MatMul with a constant, so that quantizers find them; layer normalisation and softmax are
     the operators of that name.
-
-    Args:
-      folder: created if missing.
-      program: from `programs.program`.
-      batch_size: images of one call; 0 for any number.
     """
     converter, _ = import_packages()
     pixels = pixels_shape(program, batch_size)

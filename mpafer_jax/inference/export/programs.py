@@ -102,7 +102,7 @@ def save_stablehlo(
       folder: created if missing.
       found: from `program`.
       batch_size: images of one call; 0 for any number.
-      platforms: to lower for, of cpu, cuda, rocm, tpu.
+      platforms: of cpu, cuda, rocm, tpu.
       weights_inside: whether the weights are constants of the program, or in a separate safetensors file.
     """
     import safetensors.numpy
