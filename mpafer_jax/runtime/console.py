@@ -150,8 +150,7 @@ class Console(contextlib.AbstractContextManager["Console"], progress.Display):
 
         Args:
           log: "plain" for dated lines in any case.
-          verbosity: 1 adds debug messages and libraries' info messages, 2 libraries' debug messages too, -1 warnings
-            only.
+          verbosity: 1 adds debug and libraries' info messages, 2 libraries' debug messages too, -1 shows warnings only.
           others: libraries' loggers whose info messages are always shown.
         """
         self.plain = log == "plain" or not sys.stderr.isatty() or _is_dumb()

@@ -173,7 +173,7 @@ def is_one_of_many() -> bool:
 
 
 def is_first() -> bool:
-    """Whether this is process 0, which writes logs, tables and reports, or has no others (yet)."""
+    """Whether this is process 0, which writes logs, tables and reports. True for a run of one and before `start`."""
     return not _has_joined() or jax.process_index() == 0
 
 

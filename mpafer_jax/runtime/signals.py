@@ -43,7 +43,7 @@ _PARENT = "MPAFER_JAX_PARENT_PIPE"
 
 
 class Preempted(BaseException):
-    """The run stopped on a signal; the message says where it resumes. Not an error, like KeyboardInterrupt."""
+    """The run stopped on a signal; the message says where it resumes. Like KeyboardInterrupt, this is not an error."""
 
     def __init__(self, message: str, exit_code: int = EXIT_CODE) -> None:
         super().__init__(message)
@@ -203,7 +203,7 @@ def at_no_step(cause: str) -> str:
 
 
 def _do_nothing(number: int, frame: FrameType | None) -> None:
-    """Python handler without which the wakeup fd would not be written."""
+    """A Python handler, without which Python does not write to the wakeup fd."""
     del number, frame
 
 
