@@ -1,4 +1,4 @@
-"""From a configuration to a model with everything that it reads and never changes."""
+"""Builds the model of a configuration with its constants."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from mpafer_jax.method.state import Frozen
 from mpafer_jax.runtime import devices, preemption, progress
 from mpafer_jax.runtime.errors import ConfigError
 
-# Ways of prompting, by the name that `config.learner` gives them.
+# Prompt learners, by `config.learner`.
 LEARNERS: dict[str, type[PromptLearner]] = {"mpa": MpaPrompts, "maple": MaplePrompts}
 
 
@@ -40,14 +40,11 @@ class Experiment:
     """A model ready to train or to evaluate.
 
     Attributes:
-      model: the composition.
-      frozen: on all local devices; without prototypes until `with_prototypes`.
+      frozen: constants on all local devices; without prototypes until `with_prototypes`.
       class_names: C names, in the order of the logits.
       names_read: what the text tower reads for each class.
-      hard_prompts: the fixed texts of each class.
-      clip_name: where the backbone came from.
+      clip_name: folder or repository of the backbone.
       clip_hash: hash of its content.
-      tokenizer: of the backbone.
     """
 
     model: PromptedModel
@@ -65,15 +62,15 @@ class Experiment:
         return self.model.backbone.spec.image_size
 
     def with_prototypes(self, prototypes: jax.Array) -> Experiment:
-        """The same with class prototypes p [C, D]."""
+        """Copy with class prototypes p [C, D]."""
         return self.with_frozen(prototypes=jnp.asarray(prototypes))
 
     def with_patch_weights(self, weights: Any) -> Experiment:
-        """The same with weights w [C, N] in the local scores, or None for equal ones."""
+        """Copy with weights w [C, N] of the local scores, or None for equal weights."""
         return self.with_frozen(patch_weights=None if weights is None else jnp.asarray(weights, jnp.float32))
 
     def with_learner(self, learner: PromptLearner) -> Experiment:
-        """The same with another way of prompting.
+        """Copy with another prompt learner.
 
         Raises:
           PromptError: a class prompt does not fit the text tower.
@@ -83,7 +80,7 @@ class Experiment:
         return experiment.with_frozen(soft_prompts=_bound(experiment.model, self.frozen.backbone).embed(texts))
 
     def with_frozen(self, **changes: Any) -> Experiment:
-        """The same with some of what is frozen exchanged; arrays by the names of `Frozen`'s fields."""
+        """Copy with some fields of `Frozen` replaced."""
         frozen = dataclasses.replace(self.frozen, **devices.replicate(changes))
         return dataclasses.replace(self, frozen=frozen)
 
@@ -93,16 +90,13 @@ def _bound(model: PromptedModel, backbone: Any) -> PromptedModel:
 
 
 def eval_batches(config: Config, experiment: Experiment, split: Split, what: str) -> Iterator[pipeline.Batch]:
-    """This process's part of the batches that hold every image of a split once, at the model's size.
+    """This process's part of the batches of a split, each image once, at the model's size.
 
     Args:
-      config: of the data and of the batch size.
-      experiment: the model.
-      split: its images.
-      what: what is done with them, for who watches: "evaluating on".
+      what: label of the progress bar, such as "evaluating on".
 
     Raises:
-      signals.Preempted: before one of them, if the run was asked to stop.
+      signals.Preempted: before a batch, after SIGTERM.
     """
     batches = pipeline.eval_batches(
         split,
@@ -121,8 +115,8 @@ def make_model(config: ModelSections, backbone: Backbone, num_classes: int) -> P
     """The model of a configuration on a backbone; needs no weights.
 
     Raises:
-      ConfigError: there is no such way of prompting, or more patches are asked for than an image has.
-      PromptError: prompts are asked for in layers that it has not.
+      ConfigError: unknown prompt learner, or top_k exceeds the number of patches.
+      PromptError: prompts in layers that the backbone does not have.
     """
     spec, clip = backbone.spec, config.clip
     if config.head.local_weight and config.head.top_k > spec.num_patches:
@@ -143,10 +137,10 @@ def make_model(config: ModelSections, backbone: Backbone, num_classes: int) -> P
 
 
 def initial_prompts(config: Config, experiment: Experiment) -> dict[str, jax.Array]:
-    """Fresh parameters of the learner, as the configuration says.
+    """Initial parameters of the learner.
 
     Raises:
-      ConfigError: words that they are to start from do not fit.
+      ConfigError: `ctx.init_text` does not fit.
     """
     model = experiment.model
 
@@ -159,14 +153,14 @@ def initial_prompts(config: Config, experiment: Experiment) -> dict[str, jax.Arr
 
 
 def training_model(config: Config, model: PromptedModel) -> PromptedModel:
-    """The model as its training step computes it: the same numbers, for less memory where `train` asks for that."""
+    """The model with `train.text_chunk`: same results, less memory."""
     return model.clone(text_chunk=config.train.text_chunk)
 
 
 def make_optimizer(
     config: Config, learner: PromptLearner, num_steps: int
 ) -> tuple[optax.GradientTransformation, optax.Schedule]:
-    """The update rule of a configuration for a learner's parameters, and its learning rate by step.
+    """Optimizer of a learner's parameters, and the learning rate by step.
 
     Raises:
       ConfigError: the warm-up is longer than the run, or a parameter has no learning rate.
@@ -196,12 +190,11 @@ def _naming_the_field(name: str, called: str = "config.clip.name is", advice: st
 
 
 def load_before_data(config: Config) -> Pretrained:
-    """Loads the configured CLIP, and refuses what can be refused without data, whose preparation may take long.
+    """Loads the configured CLIP and checks what needs no data, before the data are prepared.
 
     Raises:
-      PromptError: a bank of descriptions that will be read is not there.
-      ConfigError: the CLIP cannot be had or does not suit the configuration.
-      PromptError: visual prompts are asked for in layers that it has not.
+      PromptError: a description bank is missing, or visual prompts are in layers that the CLIP does not have.
+      ConfigError: the CLIP cannot be loaded or does not fit the configuration.
     """
     if config.hard_prompts.type == 3:
         load_banks(config.hard_prompts.bank, config.hard_prompts.paraphrases)
@@ -211,15 +204,14 @@ def load_before_data(config: Config) -> Pretrained:
 
 
 def load_frozen_clip(config: Config, called: str = "config.clip.name is", advice: str = "") -> Pretrained:
-    """Loads the configured CLIP and checks that images will be normalised as it was trained.
+    """Loads the configured CLIP and checks the normalisation of images.
 
     Args:
-      config: of the CLIP and the normalisation.
-      called: what stands before the CLIP's name in the message where it cannot be had.
-      advice: what stands at that message's end.
+      called: start of the error message, before the CLIP's name.
+      advice: end of the error message.
 
     Raises:
-      ConfigError: it cannot be had or read, or its own mean or standard deviation differ from the configuration's.
+      ConfigError: the CLIP cannot be loaded, or its mean or standard deviation differ from the configuration's.
     """
     section = config.clip
     with _naming_the_field(section.name, called, advice):
@@ -231,10 +223,10 @@ def load_frozen_clip(config: Config, called: str = "config.clip.name is", advice
 
 
 def check_normalization(config: Config, clip: Pretrained) -> None:
-    """Checks that images will be normalised as a CLIP was trained.
+    """Checks the configured normalisation of images against the CLIP's.
 
     Raises:
-      ConfigError: its own mean or standard deviation differ from the configuration's.
+      ConfigError: mean or standard deviation differ.
     """
     for field, own in (("mean", clip.image_mean), ("std", clip.image_std)):
         configured: tuple[float, float, float] = getattr(config.data, field)
@@ -246,16 +238,11 @@ def check_normalization(config: Config, clip: Pretrained) -> None:
 
 
 def build_experiment(config: Config, class_names: Sequence[str], clip: Pretrained) -> Experiment:
-    """The model of a configuration for some classes, with its hard prompts encoded: ready to train.
-
-    Args:
-      config: of the prompts and the head.
-      class_names: C names, as they are printed.
-      clip: the backbone.
+    """Builds the model for C classes and encodes its hard prompts: ready to train.
 
     Raises:
-      PromptError: a bank is not there, or lacks a class; a text does not fit the text tower, or two classes' names have
-        the same tokens.
+      PromptError: a bank is missing or lacks a class, a text does not fit the text tower, or two class names have the
+        same tokens.
     """
     names = prompt_names(class_names, as_spelled=bool(config.data.class_names))
     hard_prompts = configured_hard_prompts(config.hard_prompts, names)
@@ -278,14 +265,13 @@ def assemble(
     names_read: Sequence[str],
     hard_prompts: HardPrompts,
 ) -> Experiment:
-    """Puts a model together with what it reads: enough to predict and to evaluate, whatever it comes from.
+    """Combines a model with its constants: enough to predict and to evaluate; hard prompts are not encoded.
 
     Args:
-      model: of `make_model`.
+      model: from `make_model`.
       clip: the backbone with its parameters.
-      class_names: C names, as they are printed.
-      names_read: what the text tower reads for each.
-      hard_prompts: the fixed texts of each; not encoded here.
+      class_names: C names, as printed.
+      names_read: what the text tower reads for each class.
 
     Raises:
       ConfigError: the backbone's tokenizer cannot be read.

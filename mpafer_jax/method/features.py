@@ -1,13 +1,12 @@
-"""Image features of the frozen, un-prompted CLIP, for prototypes and baselines: computed once, stored between runs.
+"""Cache of image features of the frozen, un-prompted CLIP, for prototypes and baselines.
 
     <folder>/<CLIP's hash>-<key>.npz
       hashes      S32[n], ascending: hex digests of the decoded pixels
       features    float32[n, D], z^g, not normalised
       about       the key's content, as JSON
 
-An image's feature under one CLIP does not depend on dataset, split or label, so runs that differ in classes, label
-rule, seed, few-shot draw or method share it. The key holds everything else that the numbers depend on. A deleted file
-is computed again.
+Features do not depend on dataset, split or label: runs that differ in classes, label rule, seed, few-shot draw or
+method share them. The key holds everything that they depend on. Deleted files are recomputed.
 """
 
 from __future__ import annotations
@@ -38,9 +37,9 @@ from mpafer_jax.runtime import devices, distributed, files, progress
 from mpafer_jax.runtime.errors import DataError
 from mpafer_jax.runtime.finite import check_rows, finite_rows
 
-_PART = 8192  # images between which features may be stored
-_STORE_SECONDS = 300.0  # and after how long they are: the whole file is written each time
-# Of the tower and the preprocessing: a new number where a change of code changes features by more than rounding.
+_PART = 8192  # images per part; features are stored between parts only
+_STORE_SECONDS = 300.0  # minimum interval between stores, as each rewrites the file
+# Increase if a change of the tower or the preprocessing changes features by more than rounding.
 _VERSION = 1
 FOLDER = "features"
 
@@ -50,7 +49,7 @@ Features = npt.NDArray[np.float32]
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class FrozenFeatures:
-    """One split of n images, without augmentation.
+    """Features of a split of n images, without augmentation.
 
     Attributes:
       image_features: z^g float32[n, D], not normalised.
@@ -67,10 +66,9 @@ class FrozenFeatures:
 
 
 def encode_splits(config: Config, experiment: Experiment, splits: Sequence[Split]) -> dict[str, FrozenFeatures]:
-    """The features of every image of every split, by the splits' names; each process gets all of them.
+    """Features of all images by split name, on every process.
 
-    Stored features are read; the rest is computed and stored, of a large dataset part by part, so that an interrupted
-    run loses little.
+    Reads cached features; computes and stores the rest, in parts, so that an interrupted run loses little.
     """
     width = experiment.model.backbone.spec.embedding_size
     store = open_store(config, experiment.clip_hash, width)
@@ -83,7 +81,7 @@ def encode_splits(config: Config, experiment: Experiment, splits: Sequence[Split
             stored_at = time.monotonic()
             forward = Forward(experiment.model, config.data.mean, config.data.std)
             step = devices.data_parallel(steps.make_feature_step(forward))
-            waiting = list[int]()  # positions of features that are not in the store yet
+            waiting = list[int]()  # positions of features not stored yet
             size = config.eval.batch_size * max(1, _PART // config.eval.batch_size)
             with progress.task("frozen features", len(missing)) as work:
                 for part in np.split(missing, range(size, len(missing), size)):
@@ -98,7 +96,7 @@ def encode_splits(config: Config, experiment: Experiment, splits: Sequence[Split
 
 
 def _encode(config: Config, experiment: Experiment, split: Split, step: steps.BackboneStep) -> npt.NDArray[np.float32]:
-    # Every row is written: the batches hold each position once, and NaN would show one that was forgotten.
+    # Batches hold each position once; NaN would reveal a missing one.
     features = np.full((len(split), experiment.model.backbone.spec.embedding_size), np.nan, np.float32)
     parts = (
         {"image": batch["image"], "index": batch["index"], "mask": batch["mask"]}
@@ -113,14 +111,14 @@ def _encode(config: Config, experiment: Experiment, split: Split, step: steps.Ba
 
 @dataclasses.dataclass(frozen=True)
 class FeatureStore:
-    """One file of features, of width D; all processes call its methods, and process 0 reads and writes it."""
+    """File of features of width D. All processes call its methods; process 0 reads and writes it."""
 
     path: Path
     width: int
     about: dict[str, Any]
 
     def find(self, pixel_hashes: npt.NDArray[np.str_]) -> tuple[npt.NDArray[np.bool_], Features]:
-        """Which images are known, bool[n], and their features float32[n, D], zeros for the others."""
+        """Mask bool[n] of stored images, and their features float32[n, D], zeros for the others."""
         known = np.zeros(len(pixel_hashes), np.bool_)
         features = np.zeros((len(pixel_hashes), self.width), np.float32)
         if distributed.is_first() and self.path.is_file():
@@ -130,20 +128,20 @@ class FeatureStore:
             known = hashes[rows] == wanted
             features[known] = stored[rows[known]]
         known, features = distributed.broadcast((known, features))
-        return known, np.array(features)  # a copy that can be filled: what comes from another process is read-only
+        return known, np.array(features)  # a writable copy: broadcast arrays are read-only
 
     def add(self, pixel_hashes: npt.NDArray[np.str_], features: Features) -> None:
-        """Stores features float32[n, D] of images, but for images that are stored already.
+        """Stores features float32[n, D] of images that are not stored yet.
 
-        A folder that cannot be written is only logged: the next run computes them again.
+        A folder that is not writable is only logged; the next run recomputes them.
         """
         if not distributed.is_first():
             return
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            with filelock.FileLock(f"{self.path}.lock"):  # concurrent runs must not lose each other's
+            with filelock.FileLock(f"{self.path}.lock"):  # concurrent runs add to the same file
                 hashes, stored = self._read() if self.path.is_file() else (np.zeros(0, "S32"), features[:0])
-                # Of equal hashes `unique` takes the first, so stored ones come first.
+                # `unique` keeps the first of equal hashes: stored ones come first.
                 hashes, rows = np.unique(np.concatenate([hashes, pixel_hashes.astype(np.bytes_)]), return_index=True)
                 stored = np.concatenate([stored, features])[rows]
                 with files.replacing(self.path) as temporary, temporary.open("wb") as stream:
@@ -162,7 +160,7 @@ class FeatureStore:
 
     def _read(self) -> tuple[Hashes, Features]:
         try:
-            # Opened here: of a damaged file NumPy would leave it open.
+            # NumPy would not close a damaged file that it opened.
             with self.path.open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
                 hashes, features = arrays["hashes"], arrays["features"]
         except (ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
@@ -182,7 +180,7 @@ class FeatureStore:
 
 
 def open_store(config: Config, clip_hash: str, width: int) -> FeatureStore:
-    """The store of a configuration's CLIP with features of width D; `clip_hash` is of the CLIP's content."""
+    """The store of the configured CLIP, whose content has `clip_hash`, with features of width D."""
     about: dict[str, Any] = {
         "clip": clip_hash,
         "dtype": config.clip.dtype,

@@ -16,18 +16,16 @@ from mpafer_jax.method.state import Frozen
 Params = dict[str, jax.Array]
 Batch = Mapping[str, jax.Array]
 Rgb = tuple[float, float, float]
-# (params, frozen, batch) -> logits [B, C] and every intermediate that a term of the loss may read.
+# (params, frozen, batch) -> logits [B, C], intermediates for the loss.
 TrainForward = Callable[[Params, Frozen, Batch], tuple[jax.Array, Outputs]]
 
 
 @dataclasses.dataclass(frozen=True)
 class Forward:
-    """A model on images as they are stored: uint8 [B, S, S, 3].
+    """Applies a model to images uint8 [B, S, S, 3].
 
     Attributes:
-      model: the model.
-      mean: the backbone's mean of each colour, on the scale 0..1.
-      std: likewise its standard deviation.
+      mean, std: normalisation of R, G, B in 0..1.
     """
 
     model: PromptedModel
@@ -35,18 +33,18 @@ class Forward:
     std: Rgb
 
     def __call__(self, params: Params, frozen: Frozen, batch: Batch) -> tuple[jax.Array, Outputs]:
-        """Texts and images, as training computes them: 'image' of a batch -> logits [B, C], intermediates by name."""
+        """Encodes soft prompts and a batch's 'image': logits [B, C], intermediates by name."""
         both = variables(frozen.backbone, params)
         return self._apply(both, batch["image"], frozen.soft_prompts, frozen.patch_weights, method=None)
 
     def encode_texts(self, params: Params, frozen: Frozen) -> jax.Array:
-        """The soft prompts: theta(t) [C, D]. Once per evaluation."""
+        """Text features theta(t) [C, D] of the soft prompts; computed once per evaluation."""
         both = variables(frozen.backbone, params)
         features, _ = cast(Any, self.model.apply(both, frozen.soft_prompts, method="encode_soft_prompts"))
         return features
 
     def visual_prompts(self, params: Params) -> DeepPrompts | None:
-        """What the learner's parameters come to for the image tower."""
+        """Visual prompts from the learner's parameters."""
         return self.model.learner.prompts(params).visual
 
     def classify(
@@ -58,17 +56,17 @@ class Forward:
         *,
         attention: bool = False,
     ) -> tuple[jax.Array, Outputs]:
-        """Images against encoded texts.
+        """Classifies images against encoded texts.
 
         Args:
-          visual: of `visual_prompts`, or arrays in their place.
-          frozen: of which the backbone and the patch weights are read.
+          visual: from `visual_prompts`.
+          frozen: backbone and patch weights are read.
           images: uint8 [B, S, S, 3].
           text_features: theta(t) [C, D].
-          attention: whether the intermediates hold 'attention' too, see `Backbone.attention`.
+          attention: whether to return 'attention' too, see `Backbone.attention`.
 
         Returns:
-          logits [B, C], and every intermediate by name; 'patch_scores' [B, N, C] where the model has a local score.
+          logits [B, C], and intermediates by name; with a local score also 'patch_scores' [B, N, C].
         """
         options: dict[str, Any] = {"prompts": visual, "method": "classify"}
         arguments = (variables(frozen.backbone, {}), images, text_features, frozen.patch_weights)
@@ -80,8 +78,8 @@ class Forward:
     def predict(
         self, visual: DeepPrompts | None, frozen: Frozen, images: jax.Array, text_features: jax.Array
     ) -> Outputs:
-        """'logits' and 'probabilities' [B, C]; where the model has a local score 'patch_scores' [B, N, C] and
-        'top_patches' [B, C, k]. Arguments of `classify`."""
+        """'logits' and 'probabilities' [B, C]; with a local score also 'patch_scores' [B, N, C], 'top_patches'
+        [B, C, k]. Arguments as for `classify`."""
         logits, out = self.classify(visual, frozen, images, text_features)
         local = {name: out[name] for name in ("patch_scores", "top_patches") if name in out}
         return {"logits": logits, "probabilities": jax.nn.softmax(logits, axis=-1), **local}
@@ -99,10 +97,9 @@ class Forward:
 
 
 def forward_features(model: PromptedModel) -> TrainForward:
-    """The text side alone, on a batch's 'image_features' z^g [B, D] of the un-prompted tower, global logits only.
+    """Forward pass on cached 'image_features' z^g [B, D] of the un-prompted tower, with global logits only.
 
-    It equals `Forward` of a model without visual prompts and without local score, whose image features no update
-    changes; only 'patch_features' are missing.
+    Equals `Forward` of a model without visual prompts and local score, but returns no 'patch_features'.
     """
 
     def forward(params: Params, frozen: Frozen, batch: Batch) -> tuple[jax.Array, Outputs]:

@@ -1,10 +1,9 @@
-"""MPA-FER's losses: one pure function per equation, and the terms that a run may train with.
+"""MPA-FER's losses (arXiv 2506.21017): one pure function per equation, and the terms of the training loss.
 
-The functions return one value per example or per class; the caller reduces, over a batch and over devices. Nothing here
-knows of devices or of configuration files. Equations: MPA-FER (arXiv 2506.21017). Shapes: B images, C classes,
-D features, W the width of the text tower, G groups of hard prompts.
+Functions return a value per example or per class; the caller reduces over batch and devices. Shapes: B images,
+C classes, D features, W width of the text tower, G groups of hard prompts.
 
-To add a loss: write its function, add a `Term` to `TERMS`, and give `config.schema.LossSection` its weight.
+To add a loss: write its function, add a `Term` to `TERMS` and its weight to `config.schema.LossSection`.
 """
 
 from __future__ import annotations
@@ -27,10 +26,10 @@ Alignment = Callable[[jax.Array, jax.Array], jax.Array]  # soft [C, D], hard [C,
 
 
 def contrastive_alignment(soft: jax.Array, hard: jax.Array, temperature: float) -> jax.Array:
-    """Hard-soft alignment by contrast: among all soft prompts, a hard prompt's own must be nearest (Eq. 1-4).
+    """Contrastive hard-soft alignment (Eq. 1-4).
 
-    L(d) = -log [ exp(cos(t_d, t*_d) / tau) / sum_c exp(cos(t_c, t*_d) / tau) ]. With pooled token embeddings this is
-    L_ta, with the text tower's features it is the contrastive form of L_pa.
+    L(d) = -log [ exp(cos(t_d, t*_d) / tau) / sum_c exp(cos(t_c, t*_d) / tau) ]: L_ta on pooled token embeddings, L_pa
+    on features of the text tower.
 
     Args:
       soft: t [C, D], learned.
@@ -45,102 +44,78 @@ def contrastive_alignment(soft: jax.Array, hard: jax.Array, temperature: float) 
 
 
 def l1_alignment(soft: jax.Array, hard: jax.Array) -> jax.Array:
-    """Hard-soft alignment by distance: |t_c - t*_c|, on normalised features, since only directions reach the logits.
+    """L1 hard-soft alignment |t_c - t*_c| [C] of normalised soft t [C, D] and hard t* [C, D] features.
 
-    Args:
-      soft: t [C, D], learned.
-      hard: t* [C, D], fixed.
-
-    Returns:
-      [C], the L1 norm of each difference.
+    Normalised, as the logits only depend on directions.
     """
     return jnp.sum(jnp.abs(normalize(soft) - normalize(hard)), axis=-1)
 
 
 def cosine_alignment(soft: jax.Array, hard: jax.Array) -> jax.Array:
-    """Hard-soft alignment by angle: 1 - cos(t_c, t*_c), half the squared distance of the normalised features.
+    """Cosine hard-soft alignment 1 - cos(t_c, t*_c) [C] of soft t [C, D] and hard t* [C, D] features.
 
-    KgCoOp's discrepancy between learned and fixed prompts (Yao et al., 2023).
-
-    Args:
-      soft: t [C, D], learned.
-      hard: t* [C, D], fixed.
-
-    Returns:
-      [C].
+    Half the squared distance of normalised features, as in KgCoOp (Yao et al., 2023).
     """
     return 1 - jnp.sum(normalize(soft) * normalize(hard), axis=-1)
 
 
 def mean_over_groups(alignment: Alignment, soft: jax.Array, hard: jax.Array) -> jax.Array:
-    """Alignment with several groups of hard prompts: (1 / G) sum_g L(t, t*_g), each group a term of its own.
+    """Alignment [C] averaged over groups of hard prompts: (1 / G) sum_g L(t, t*_g).
 
-    Classes are told apart within a group: mouths from mouths, brows from brows.
+    Classes are contrasted within a group: mouths with mouths, brows with brows.
 
     Args:
-      alignment: L, `contrastive_alignment` at some temperature, `l1_alignment` or `cosine_alignment`.
+      alignment: L, one of the functions above.
       soft: t [C, D], learned.
       hard: t* [G, C, D], fixed.
-
-    Returns:
-      [C].
     """
     return jnp.mean(jnp.stack([alignment(soft, group) for group in hard]), axis=0)
 
 
 def cosine_prototype_alignment(image_features: jax.Array, prototypes: jax.Array, labels: jax.Array) -> jax.Array:
-    """Prototype alignment 1 - cos(z^g_i, p_{y_i}) (Eq. 7 with M = cosine distance).
+    """Prototype alignment 1 - cos(z^g_i, p_{y_i}) [B] (Eq. 7 with M = cosine distance).
 
     Args:
       image_features: z^g [B, D].
       prototypes: p [C, D].
       labels: y [B] int.
-
-    Returns:
-      [B].
     """
     return 1 - jnp.sum(normalize(image_features) * normalize(prototypes)[labels], axis=-1)
 
 
 def l1_prototype_alignment(image_features: jax.Array, prototypes: jax.Array, labels: jax.Array) -> jax.Array:
-    """Prototype alignment |z^g_i - p_{y_i}| (Eq. 7 with M = L1); arguments as for the cosine form.
+    """Prototype alignment |z^g_i - p_{y_i}| [B] (Eq. 7 with M = L1); arguments as for the cosine form.
 
-    Returns:
-      [B], the mean absolute difference over the D features: a mean and not a sum, so that the weight gamma does not
-      depend on the width of the CLIP.
+    Mean over the D features, not their sum, so that gamma does not depend on D.
     """
     return jnp.mean(jnp.abs(image_features - prototypes[labels]), axis=-1)
 
 
 def cross_entropy(logits: jax.Array, targets: jax.Array, label_smoothing: float = 0.0) -> jax.Array:
-    """Cross-entropy of global-local logits, L_vt (Eq. 11).
+    """Cross-entropy [B] of global-local logits, L_vt (Eq. 11).
 
     Args:
       logits: [B, C].
-      targets: [B, C], rows that sum to one: one-hot labels, or votes.
-      label_smoothing: this much of each target is spread evenly over the classes.
-
-    Returns:
-      [B].
+      targets: [B, C], rows sum to one: one-hot labels, or votes.
+      label_smoothing: fraction of each target that is spread evenly over the classes.
     """
     return optax.softmax_cross_entropy(logits, optax.smooth_labels(targets, label_smoothing))
 
 
 @dataclasses.dataclass(frozen=True)
 class Context:
-    """Everything that a term may read, of one part of a batch.
+    """Inputs of the terms, for a batch or a part of it.
 
     Attributes:
-      options: the loss section of the configuration.
       logits: [B, C].
-      targets: [B, C], rows that sum to one: one-hot labels, or votes.
+      targets: [B, C], rows sum to one: one-hot labels, or votes.
       labels: y [B] int.
-      outputs: every intermediate of the forward pass by name: 'image_features' z^g [B, D] under the visual prompts,
-        'text_features' theta(t) [C, D], 'token_features' t [C, W] (pooled token embeddings of the soft prompts); of a
-        forward pass over images also 'patch_features' Z^l [B, N, D] and the scores of `model.global_local_logits`.
-      params: the trained parameters.
-      frozen: what no step changes: 'hard_text_features' theta(t*) [G, C, D], 'hard_token_features' t* [G, C, W],
-        'prototypes' p [C, D].
+      outputs: intermediates of the forward pass: 'image_features' z^g [B, D] with visual prompts, 'text_features'
+        theta(t) [C, D], 'token_features' t [C, W] (pooled token embeddings of the soft prompts); with images also
+        'patch_features' Z^l [B, N, D] and the scores of `model.global_local_logits`.
+      params: trained parameters.
+      frozen: constants: 'hard_text_features' theta(t*) [G, C, D], 'hard_token_features' t* [G, C, W], 'prototypes'
+        p [C, D].
     """
 
     options: LossSection
@@ -156,7 +131,7 @@ class Context:
         """p [C, D].
 
         Raises:
-          ValueError: none were computed, since no term of the run says that it reads them.
+          ValueError: no term of the run has `reads_prototypes`.
         """
         if self.frozen.prototypes is None:
             raise ValueError("no prototypes were computed: a Term that reads them needs reads_prototypes=True")
@@ -165,16 +140,16 @@ class Context:
 
 @dataclasses.dataclass(frozen=True)
 class Term:
-    """One part of the loss.
+    """A term of the loss.
 
     Attributes:
-      name: of its curve in `metrics.jsonl`, and in `loss.terms`.
-      title: of its curve in reports.
-      axis: of its values: "example" [B], or "class" [C] for one that is the same for every image.
-      weight: from the loss section to the term's weight in the total; the term is not computed where it is 0.
-      fn: the values.
-      equation: of the paper; '' for a term that is not part of MPA-FER.
-      reads_prototypes: whether `fn` reads `Context.prototypes`, which then are computed before training.
+      name: in `metrics.jsonl` and `loss.terms`.
+      title: in reports.
+      axis: of its values: "example" [B] or "class" [C].
+      weight: computes the term's weight; terms with weight 0 are not computed.
+      fn: computes the values.
+      equation: in the paper; '' for a term that is not part of MPA-FER.
+      reads_prototypes: whether `fn` reads `Context.prototypes`, which are then computed before training.
     """
 
     name: str
@@ -244,11 +219,10 @@ TERMS = (
 
 @dataclasses.dataclass(frozen=True)
 class Objective:
-    """The loss of a run, a weighted sum of terms; the paper's (Eq. 12): L = L_vt + beta (L_ta + L_pa) + gamma L_v.
+    """Weighted sum of terms; the paper's (Eq. 12) is L = L_vt + beta (L_ta + L_pa) + gamma L_v.
 
     Attributes:
-      options: the loss section of the configuration.
-      terms: those whose weight is not 0, in the order of `TERMS`.
+      terms: those with a weight other than 0, in the order of `TERMS`.
     """
 
     options: LossSection
@@ -256,14 +230,14 @@ class Objective:
 
     @classmethod
     def of(cls, options: LossSection, *, only: Collection[str] = ()) -> Objective:
-        """The loss that a configuration asks for.
+        """The configured loss.
 
         Args:
-          options: the weights; and in `terms` the names of the terms that may be part of the loss, () for all.
-          only: names of terms, for a method whose loss is these whatever `options.terms` says.
+          options: weights; `options.terms` restricts the terms, () for all.
+          only: names of terms that override `options.terms`.
 
         Raises:
-          ConfigError: a name is not a term's, or the weights of all terms are 0.
+          ConfigError: unknown term, or all weights are 0.
         """
         names = only or options.terms or [term.name for term in TERMS]
         if unknown := [name for name in names if name not in [term.name for term in TERMS]]:
@@ -278,12 +252,12 @@ class Objective:
 
     @property
     def weights(self) -> dict[str, float]:
-        """Weight of each term in the total, by name."""
+        """Weights by name of the term."""
         return {term.name: term.weight(self.options) for term in self.terms}
 
     @property
     def reads_prototypes(self) -> bool:
-        """Whether a term reads class prototypes."""
+        """Whether any term reads class prototypes."""
         return any(term.reads_prototypes for term in self.terms)
 
     def __str__(self) -> str:
@@ -291,9 +265,9 @@ class Objective:
         return " + ".join(name if w == 1 else f"{w:g} {name}" for name, w in self.weights.items())
 
     def values(self, context: Context, axis: Literal["example", "class"]) -> dict[str, jax.Array]:
-        """The terms of an axis by name: [B] each for "example", [C] each for "class"."""
+        """Values of the terms with this axis, by name: [B] each for "example", [C] each for "class"."""
         return {term.name: term.fn(context) for term in self.terms if term.axis == axis}
 
     def total(self, terms: dict[str, jax.Array]) -> jax.Array:
-        """The loss [] from the mean of each term, [] each."""
+        """The loss [] from the terms' means, [] each."""
         return sum((weight * terms[name] for name, weight in self.weights.items()), start=jnp.zeros((), jnp.float32))

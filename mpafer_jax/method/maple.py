@@ -1,12 +1,11 @@
 """MaPLe's prompts: deep text prompts, and visual prompts that are a linear map of them.
 
-Khattak et al., "MaPLe: Multi-modal Prompt Learning", CVPR 2023. In the first J layers of both towers prompts stand in
-the sequence and are replaced before each layer by its own; behind layer J they pass through the rest as any position
-does. The first layer's text prompts take the place of the first M tokens of "a photo of a [class]." Unlike MPA-FER's
-visual prompts, which are keys and values alone, these attend too.
+Khattak et al., "MaPLe: Multi-modal Prompt Learning", CVPR 2023. Prompts are positions of the sequence, replaced before
+each of the first J layers of both towers and passed on by the others. The first layer's text prompts replace the first
+M tokens of "a photo of a [class]."
 
-It departs from the authors' code where that rounds prompts to float16, and in that the layers' maps start from
-different random values (there those of layers 2 to J are copies of one).
+Differs from the authors' code: prompts are not rounded to float16, and the linear maps of layers 2 to J do not start
+as copies of one.
 """
 
 from __future__ import annotations
@@ -32,18 +31,17 @@ from mpafer_jax.method.prompts import (
 )
 from mpafer_jax.runtime.errors import ConfigError
 
-_DEPTH = 9  # the paper's, of 12 layers
+_DEPTH = 9  # of 12 layers, as in the paper
 
 
 class MaplePrompts(PromptLearner):
-    """Parameters are `text_prompts` [J, M, W], `coupling` [J, W, W_v] and `coupling_bias` [J, W_v].
+    """MaPLe's learner, with parameters `text_prompts` [J, M, W], `coupling` [J, W, W_v], `coupling_bias` [J, W_v].
 
     Attributes:
-      text, vision: the towers.
       depth: J.
-      num_ctx: M, in either tower.
+      num_ctx: M, in both towers.
       ctx_std: standard deviation of the initial text prompts.
-      ctx_text: words before the class name, whose first M tokens layer 1's start from; '' for random values.
+      ctx_text: words before the class name; its first M tokens initialise layer 1. '' for random values.
       before_norm: whether layer 1's visual prompts pass CLIP's `ln_pre`.
     """
 
@@ -76,10 +74,10 @@ class MaplePrompts(PromptLearner):
 
     @nn.compact
     def __call__(self) -> Prompts:
-        """The text prompts, and the visual prompts that they map to."""
+        """Text prompts, and visual prompts computed from them."""
         depth, width, visual_width = self.depth, self.text.width, self.vision.width
         text = self.param("text_prompts", normal(self.ctx_std), (depth, self.num_ctx, width))
-        # U(-1 / sqrt(W), 1 / sqrt(W)) both, as PyTorch's linear layers start.
+        # Both U(-1 / sqrt(W), 1 / sqrt(W)), PyTorch's default for linear layers.
         uniform = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform", batch_axis=0, dtype=jnp.float32)
         coupling = self.param("coupling", uniform, (depth, width, visual_width))
         bias = self.param("coupling_bias", _uniform_bias(width**-0.5), (depth, visual_width))
@@ -96,7 +94,7 @@ class MaplePrompts(PromptLearner):
         return tokenize_soft(class_names, encode, spec, self.num_ctx, self.ctx_text)
 
     def start(self, params: Params, embed: Callable[[str], jax.Array]) -> Params:
-        """See `PromptLearner.start`: layer 1's text prompts from the first M tokens of `ctx_text`."""
+        """See `PromptLearner.start`: initialises layer 1's text prompts from `ctx_text`."""
         if not self.ctx_text:
             return params
         words, text = first_words(self.ctx_text, embed, self.num_ctx), params["text_prompts"]

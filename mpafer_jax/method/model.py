@@ -1,4 +1,4 @@
-"""The model: a frozen dual encoder, the prompts that adapt it, and global-local logits."""
+"""The model: a frozen dual encoder with learned prompts and global-local logits."""
 
 from __future__ import annotations
 
@@ -23,31 +23,29 @@ def global_local_logits(
     center_patch_scores: bool = False,
     patch_weights: jax.Array | None = None,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """Logits from the whole image and from the patches that speak most for each class (MPA-FER Eq. 8-10).
+    """Logits from the image feature and each class's top-k patches (MPA-FER Eq. 8-10).
 
-    logits_d = s * (cos(z^g, theta(t_d)) + lambda * S_local(d)), with S_local(d) the mean of cos(z^l_i, theta(t_d)) over
-    the k patches that score highest for class d. With a weight of 0 the patches cost nothing.
+    logits_d = s * (cos(z^g, theta(t_d)) + lambda * S_local(d)), where S_local(d) is the mean of cos(z^l_i, theta(t_d))
+    over the k patches with the highest ranking r for class d.
 
-    With patch weights w_{d,i} the k patches are those with the highest w_{d,i} * (r_{d,i} - min_j r_{d,j}), r what
-    ranks without: counted from the image's lowest, so that weight speaks for a patch whatever the sign of its cosine.
-    S_local(d) is then the weighted mean of their cosines c, sum w c / sum w: on the global score's scale still, for
-    every class, however unequal its weights; a mean of w c would favour the classes whose weights lie on few patches.
-    Weights of 1 change nothing.
+    With patch weights w, the ranking is w_{d,i} * (r_{d,i} - min_j r_{d,j}), so that more weight always ranks higher,
+    also for negative cosines. S_local(d) is then sum w c / sum w over the chosen patches' cosines c, which keeps the
+    scale of the global score for all classes. Weights of 1 change nothing.
 
     Args:
       image_features: z^g [B, D].
       patch_features: Z^l [B, N, D].
-      text_features: theta(t) [C, D]. None of the three needs to be normalised.
+      text_features: theta(t) [C, D]. Features need not be normalised.
       logit_scale: s.
       top_k: k, between 1 and N.
-      local_weight: lambda.
-      center_patch_scores: choose the k patches after subtracting each patch's mean over the classes, so that patches
-        that are close to every text do not win everywhere; the scores that are averaged stay the plain ones.
-      patch_weights: w [C, N], positive, 1 on average (`motion_prior`); None for equal ones.
+      local_weight: lambda; with 0 patches are not scored.
+      center_patch_scores: rank patches by their cosine minus its mean over classes, so that patches close to all texts
+        are not chosen for every class; the averaged cosines stay uncentred.
+      patch_weights: w [C, N], positive, mean 1 (`motion_prior`); None for equal weights.
 
     Returns:
-      logits [B, C], and 'global_scores' [B, C]; with a weight above 0 also 'local_scores' [B, C], 'patch_scores'
-      [B, N, C] and 'top_patches' [B, C, k] (indices of the chosen patches, best first).
+      logits [B, C], and 'global_scores' [B, C]; with local_weight also 'local_scores' [B, C], 'patch_scores'
+      [B, N, C] and 'top_patches' [B, C, k] (indices, best first).
 
     Raises:
       ValueError: top_k is not between 1 and N.
@@ -64,7 +62,7 @@ def global_local_logits(
     if center_patch_scores:
         ranking = patch_scores - jnp.mean(patch_scores, axis=1, keepdims=True)
     if patch_weights is not None:
-        # w * (c - min) + min, in the form that leaves c as it is, to the bit, where w is 1.
+        # w * (c - min) + min, in a form that is bitwise c for w = 1.
         ranking = ranking + (patch_weights - 1) * (ranking - jnp.min(ranking, axis=2, keepdims=True))
     _, top_patches = jax.lax.top_k(jax.lax.stop_gradient(ranking), top_k)  # [B, C, k]
     chosen = jnp.take_along_axis(patch_scores, top_patches, axis=2)  # [B, C, k]
@@ -82,14 +80,12 @@ def global_local_logits(
 
 
 class PromptedModel(nn.Module):
-    """A frozen dual encoder under learned prompts; its parameters are what `variables` joins.
+    """A frozen dual encoder with a prompt learner; `variables` joins their parameters.
 
     Attributes:
-      backbone: the dual encoder.
-      learner: what is trained.
       top_k, local_weight, center_patch_scores: see `global_local_logits`.
-      text_chunk: texts that are encoded at once, 0 for all. With a chunk the backward pass encodes each chunk once more
-        and keeps nothing of it, so that memory does not grow with the number of classes.
+      text_chunk: texts per chunk, 0 for all at once. Chunks are rematerialised in the backward pass, so that memory
+        does not grow with the number of classes.
     """
 
     backbone: Backbone
@@ -104,11 +100,11 @@ class PromptedModel(nn.Module):
         return prompts_lib.TextEmbeddings(self.backbone.embed_tokens(texts.ids), texts.ends, texts.content)
 
     def encode_hard_prompts(self, texts: prompts_lib.TextEmbeddings) -> tuple[jax.Array, jax.Array]:
-        """Frozen texts: (theta(t*) [C, D], pooled token embeddings t* [C, W])."""
+        """Texts without prompts: (theta(t*) [C, D], pooled token embeddings t* [C, W])."""
         return self._encode_texts(texts, None), prompts_lib.pool_tokens(texts)
 
     def encode_soft_prompts(self, texts: prompts_lib.TextEmbeddings) -> tuple[jax.Array, jax.Array]:
-        """Texts under the learned prompts: (theta(t) [C, D], pooled token embeddings t [C, W])."""
+        """Texts with learned prompts: (theta(t) [C, D], pooled token embeddings t [C, W])."""
         prompts = self.learner()
         if prompts.ctx is not None:
             texts = prompts_lib.insert_context(texts, prompts.ctx, self.backbone.spec.tokens.prefix)
@@ -121,7 +117,7 @@ class PromptedModel(nn.Module):
         return features
 
     def encode_image_frozen(self, images: jax.Array) -> jax.Array:
-        """z^g [B, D] of the backbone without prompts: what class prototypes are made of (Eq. 6)."""
+        """z^g [B, D] of the backbone without prompts, for class prototypes (Eq. 6)."""
         features, _ = self.backbone.encode_image(images)
         return features
 
@@ -131,10 +127,10 @@ class PromptedModel(nn.Module):
         return out["patch_features"]
 
     def classify_frozen(self, image_features: jax.Array, text_features: jax.Array) -> jax.Array:
-        """The backbone's own logits s * cos(z^g, theta) [B, C] of image features that are given: [B, D], [C, D]."""
+        """Logits s * cos(z^g, theta) [B, C] of image features [B, D] and text features [C, D]."""
         logits, _ = global_local_logits(
             image_features,
-            image_features[:, None],  # not read: there is no local score
+            image_features[:, None],  # not read without local score
             text_features,
             logit_scale=self.backbone.temperature_scale(),
             top_k=1,
@@ -150,9 +146,9 @@ class PromptedModel(nn.Module):
         *,
         prompts: DeepPrompts | None,
     ) -> tuple[jax.Array, Outputs]:
-        """Logits [B, C] of images [B, S, S, 3] against text features [C, D], and every intermediate by name.
+        """Logits [B, C] of images [B, S, S, 3] and text features [C, D], and intermediates by name.
 
-        The visual prompts are arrays here, whatever learned them: an exported program holds them so.
+        Visual prompts are arguments, as exported programs hold them as arrays.
         """
         _, image_out = self.backbone.encode_image(images, prompts)
         logits, head_out = global_local_logits(
@@ -170,15 +166,15 @@ class PromptedModel(nn.Module):
     def __call__(
         self, images: jax.Array, soft_prompts: prompts_lib.TextEmbeddings, patch_weights: jax.Array | None = None
     ) -> tuple[jax.Array, Outputs]:
-        """One forward pass.
+        """Forward pass over images and texts.
 
         Args:
           images: [B, S, S, 3] float, normalised.
-          soft_prompts: the embedded class prompts, context still missing.
+          soft_prompts: embedded class prompts, without context.
           patch_weights: see `global_local_logits`.
 
         Returns:
-          logits [B, C] and every intermediate by name, among them 'image_features' [B, D], 'patch_features' [B, N, D],
+          logits [B, C] and intermediates by name, among them 'image_features' [B, D], 'patch_features' [B, N, D],
           'text_features' [C, D] and 'token_features' [C, W].
         """
         text_features, token_features = self.encode_soft_prompts(soft_prompts)
@@ -189,11 +185,11 @@ class PromptedModel(nn.Module):
 def _encode_in_chunks(
     backbone: Backbone, texts: prompts_lib.TextEmbeddings, prompts: DeepPrompts | None, size: int
 ) -> jax.Array:
-    """theta [C, D] of texts, `size` of them at a time."""
+    """theta [C, D] of texts, `size` at a time."""
     classes = len(texts.embeddings)
     chunks = -(-classes // size)
 
-    def cut(x: jax.Array) -> jax.Array:  # [C, ..] -> [chunks, size, ..], the last filled up with texts that are there
+    def cut(x: jax.Array) -> jax.Array:  # [C, ..] -> [chunks, size, ..], the last padded with the first texts
         filled = jnp.concatenate([x, x[: chunks * size - classes]])
         return filled.reshape(chunks, size, *x.shape[1:])
 
@@ -209,5 +205,5 @@ def _encode_in_chunks(
 
 
 def variables(backbone: Params, learner: Params) -> dict[str, Params]:
-    """Joins the frozen and the trained parameters into what `PromptedModel.apply` takes."""
+    """Joins frozen and trained parameters for `PromptedModel.apply`."""
     return {"params": {"backbone": backbone, "learner": learner}}

@@ -1,20 +1,17 @@
-"""A facial-motion prior: patches where a class's faces differ from neutral ones weigh more in its local score.
+"""Facial-motion prior: patches where a class differs from neutral get more weight in its local score.
 
-After Chen, Wang, Chen, Shi, Geng, Ji, "Facial Motion Prior Networks for Facial Expression Recognition", 2019, whose
-masks are learned from the difference between expressive faces and the neutral faces of the same persons. Here persons
-need not be known: what is compared are the means of the classes over training images, and nothing is learned. The
-weights are computed once, before training, and are part of the model from then on: an image's label is never needed.
+After Chen et al., "Facial Motion Prior Networks for Facial Expression Recognition", 2019, which learns masks from
+expressive and neutral faces of the same person. Here class means of training images are compared, and nothing is
+learned. Weights are computed once before training and are part of the model.
 
-The motion m_{d,i} of class d at patch i is the distance between the mean description of that patch over the class's
-images and over neutral ones, the description being the frozen CLIP's normalised patch feature, or the pixels. Of finite
-numbers of images the means differ even where the classes do not; what this adds is known (the variance of either mean)
-and subtracted:
+The motion m_{d,i} of class d at patch i is the distance between the class's and neutral's mean descriptor of the patch:
+the frozen CLIP's normalised patch feature, or the pixels. The variance of the means, expected also without motion, is
+subtracted:
 
     m_{d,i}^2 = |mu_{d,i} - mu_{0,i}|^2 - v_{d,i} - v_{0,i},   v_{c,i} = (mean |x|^2 - |mu_{c,i}|^2) / (n_c - 1)
 
-The maps of m^2 are averaged with their mirror images, since training mirrors images: an expression of one side,
-contempt say, moves either. What is negative then is 0. Neutral, which does not differ from itself, gets the mean of the
-others' maps: its evidence lies where they would move.
+Maps of m^2 are averaged with their mirror images, as training mirrors images, then clipped at 0. Neutral gets the mean
+of the other classes' maps.
 """
 
 from __future__ import annotations
@@ -47,18 +44,18 @@ Source = Literal["features", "images"]
 
 
 def is_read(config: Config) -> bool:
-    """Whether the configuration's local score has weights from motion."""
+    """Whether the configuration uses the motion prior."""
     return config.head.motion_prior != "none" and config.head.local_weight > 0
 
 
 def check(config: Config, class_names: Sequence[str]) -> None:
-    """Refuses, before anything is computed, classes of which none is neutral."""
+    """Raises ConfigError if the prior is used and no class is neutral."""
     if is_read(config):
         neutral_class(class_names)
 
 
 def neutral_class(class_names: Sequence[str]) -> int:
-    """Which class is neutral, by its canonical name."""
+    """Index of the neutral class, by its canonical name."""
     names = [canonical_name(name) for name in class_names]
     if NEUTRAL not in names:
         raise ConfigError(
@@ -71,12 +68,12 @@ def neutral_class(class_names: Sequence[str]) -> int:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class PatchMeans:
-    """What the patches of C classes look like on average, each described by K numbers.
+    """Moments of patch descriptors of size K, by class.
 
     Attributes:
       mean: [C, N, K].
-      squares: [C, N], the mean of the squared length of a description.
-      count: [C], images.
+      squares: [C, N], mean squared length.
+      count: [C], number of images.
     """
 
     mean: Floats
@@ -84,7 +81,7 @@ class PatchMeans:
     count: Floats
 
     def variance_of_mean(self) -> Floats:
-        """[C, N]: the expected squared distance of `mean` from that of infinitely many images, without bias."""
+        """Unbiased variance of `mean`, [C, N]: its expected squared distance from the true mean."""
         spread = self.squares - np.sum(np.square(self.mean), axis=-1)
         return np.maximum(spread, 0) / (self.count - 1)[:, None]
 
@@ -95,11 +92,11 @@ def patch_means(
     step: Callable[..., dict[str, jax.Array]],
     class_names: Sequence[str],
 ) -> PatchMeans:
-    """Means over all batches of what `steps.make_patch_sum_step` sums."""
+    """Means over all batches of the sums of `steps.make_patch_sum_step`."""
     totals: dict[str, Any] = {"sum": 0.0, "squares": 0.0, "count": 0.0}
     parts = ({name: batch[name] for name in ("image", "label", "mask")} for batch in batches)
     for sums in devices.results(functools.partial(step, backbone), parts):
-        # float64 on the host: adding thousands of float32 batches would lose digits with the order of the batches.
+        # float64 on the host: float32 sums over thousands of batches would lose digits.
         totals = {name: total + np.asarray(sums[name], np.float64) for name, total in totals.items()}
     count: Floats = totals["count"]
     few = [f"{name} ({n:.0f})" for name, n in zip(class_names, count, strict=True) if n < 2]
@@ -112,32 +109,31 @@ def patch_means(
 
 
 def motion(means: PatchMeans, neutral: int) -> Floats:
-    """m [C, N], how far each class's patches are from those of class `neutral`; of neutral itself 0 everywhere.
+    """Motion m [C, N] of each class relative to class `neutral`, whose own is 0.
 
     Args:
-      means: of N patches in a square grid, row by row.
-      neutral: index of C.
+      means: of N patches in a square grid, in row-major order.
+      neutral: index of the class.
     """
     variance = means.variance_of_mean()
     squared = np.sum(np.square(means.mean - means.mean[neutral]), axis=-1) - variance - variance[neutral]  # [C, N]
     side = round(squared.shape[1] ** 0.5)
     grid = squared.reshape(-1, side, side)
-    # Before the negative ones are cut off: what is chance alone cancels in the mean.
+    # Averaged before clipping, so that noise cancels.
     symmetric = np.sqrt(np.maximum((grid + grid[:, :, ::-1]) / 2, 0)).reshape(squared.shape)
     symmetric[neutral] = 0
     return symmetric
 
 
 def to_weights(maps: Floats, neutral: int, strength: float) -> Floats:
-    """Weights w_{d,i} = (1 - a) + a m_{d,i} / mean_j m_{d,j}: positive, and 1 on average for every class.
+    """Weights w_{d,i} = (1 - a) + a m_{d,i} / mean_j m_{d,j} [C, N]: positive, with mean 1 for every class.
+
+    A class without motion has equal weights.
 
     Args:
       maps: m [C, N].
-      neutral: the class that gets the mean of the others' normalised maps.
+      neutral: index of the class that gets the mean of the others' normalised maps.
       strength: a, at least 0 and below 1.
-
-    Returns:
-      [C, N]. A class that differs from neutral nowhere has equal weights.
     """
     mean = maps.mean(axis=1, keepdims=True)
     relative = np.where(mean > 0, maps / np.where(mean > 0, mean, 1), 1.0)
@@ -146,7 +142,7 @@ def to_weights(maps: Floats, neutral: int, strength: float) -> Floats:
 
 
 def measure(config: Config, experiment: Experiment, split: Split, source: Source) -> PatchMeans:
-    """One pass over a split's prototype images (`prototypes.images_per_class`); all processes call it."""
+    """Passes once over a split's prototype images (`prototypes.images_per_class`); all processes call it."""
     if not len(split):
         raise ConfigError("config.data.train_splits is empty, so there are no faces to compare with neutral ones")
     chosen = prototypes.choose_images(split.labels, config.prototypes.images_per_class, config.seed)
@@ -160,7 +156,7 @@ def measure(config: Config, experiment: Experiment, split: Split, source: Source
 def patch_weights(
     config: Config, workdir: pathlib.Path, split: Split, experiment: Experiment
 ) -> npt.NDArray[np.float32]:
-    """w [C, N] of the training split as configured; its maps come from the workdir if that holds them."""
+    """Weights w [C, N] of the training split; motion maps are cached in the workdir."""
     source = cast(Source, config.head.motion_prior)
     neutral = neutral_class(experiment.class_names)
     images_per_class = config.prototypes.images_per_class

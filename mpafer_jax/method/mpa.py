@@ -1,7 +1,7 @@
-"""MPA-FER's prompts: soft text context and deep visual prompts, independent of each other (section 3, Eq. 5).
+"""MPA-FER's prompts: soft text context and independent deep visual prompts (section 3, Eq. 5).
 
 The class prompt [SOS] v_1 .. v_M [class name] . [EOS] is CoOp's (Zhou et al., 2022), deep visual prompts are VPT's (Jia
-et al., 2022); a layer's visual prompts are keys and values that its positions attend to.
+et al., 2022), as extra keys and values of each layer.
 """
 
 from __future__ import annotations
@@ -32,14 +32,13 @@ from mpafer_jax.runtime.errors import CheckpointError, PromptError
 
 
 class MpaPrompts(PromptLearner):
-    """Parameters are `ctx` [M, W] or [C, M, W] and, if there are any, `visual_prompts` [layers, N_p, W].
+    """MPA-FER's learner, with parameters `ctx` [M, W] or [C, M, W] and `visual_prompts` [layers, N_p, W].
 
     Attributes:
-      text, vision: the towers.
       num_ctx: M.
-      num_classes: C when every class has its own context, 0 when all share one.
+      num_classes: C if the context is per class, 0 if shared.
       ctx_std: standard deviation of the initial context vectors.
-      ctx_text: words before the class name, whose first M tokens they start from; '' for random values.
+      ctx_text: words before the class name; its first M tokens initialise the context. '' for random values.
       num_visual: N_p, 0 for no visual prompts.
       visual_layers: the layers that get prompts, ascending, counted from 1.
       visual_std: standard deviation of the initial visual prompts.
@@ -82,7 +81,7 @@ class MpaPrompts(PromptLearner):
 
     @nn.compact
     def __call__(self) -> Prompts:
-        """The context, and visual prompts for all K layers (disabled where a layer has none)."""
+        """Context, and visual prompts for all K layers (disabled in layers without)."""
         classes = (self.num_classes,) if self.num_classes else ()
         ctx = self.param("ctx", normal(self.ctx_std), (*classes, self.num_ctx, self.text.width))
         if not self.num_visual or not self.visual_layers:
@@ -97,14 +96,14 @@ class MpaPrompts(PromptLearner):
         return tokenize_soft(class_names, encode, spec, self.num_ctx, self.ctx_text)
 
     def start(self, params: Params, embed: Callable[[str], jax.Array]) -> Params:
-        """See `PromptLearner.start`: the context from the first M tokens of `ctx_text`."""
+        """See `PromptLearner.start`: initialises the context from `ctx_text`."""
         if not self.ctx_text:
             return params
         words, ctx = first_words(self.ctx_text, embed, self.num_ctx), params["ctx"]
         return {**params, "ctx": jnp.broadcast_to(words.astype(ctx.dtype), ctx.shape)}
 
     def select_classes(self, params: Params, rows: Sequence[int], class_names: Sequence[str]) -> Params:
-        """See `PromptLearner.select_classes`: of a context per class, the rows of these."""
+        """See `PromptLearner.select_classes`: selects the rows of a context per class."""
         if params["ctx"].ndim < 3:
             return params
         new = [name for name, row in zip(class_names, rows, strict=True) if row < 0]
@@ -116,7 +115,7 @@ class MpaPrompts(PromptLearner):
         return {**params, "ctx": np.asarray(params["ctx"])[np.array(rows)]}
 
     def adapt(self, name: str, fresh: Any, saved: Any, saved_config: ModelSections, rows: ClassRows) -> Adapted:
-        """See `PromptLearner.adapt`: a context per class goes by the classes, visual prompts by the layers."""
+        """See `PromptLearner.adapt`: matches a context per class by class, visual prompts by layer."""
         if name == "ctx" and saved.ndim == fresh.ndim == 3 and saved.shape[1:] == fresh.shape[1:]:
             here, there, names = rows()
             taken = jnp.asarray(fresh).at[np.array(here, np.int32)].set(saved[there])

@@ -17,8 +17,8 @@ def make_schedule(*, learning_rate: float, warmup_steps: int, num_steps: int) ->
 
     Args:
       learning_rate: the peak, reached after the warm-up.
-      warmup_steps: updates of warm-up; the first one already moves, at 1 / (warmup_steps + 1) of the peak.
-      num_steps: updates in all.
+      warmup_steps: the first has 1 / (warmup_steps + 1) of the peak, not 0.
+      num_steps: all updates, warm-up included.
     """
     if warmup_steps >= num_steps:
         raise ConfigError(
@@ -31,12 +31,7 @@ def make_schedule(*, learning_rate: float, warmup_steps: int, num_steps: int) ->
 
 
 def trained(names: Iterable[str], lr_scales: Sequence[tuple[str, float]]) -> tuple[str, ...]:
-    """Those of some parameters that are trained; the others, whose learning rate has the factor 0, are frozen.
-
-    Args:
-      names: their paths ('ctx', 'visual_prompts').
-      lr_scales: see `make_optimizer`.
-    """
+    """Names of parameters that are trained, i.e. whose factor in `lr_scales` is not 0; see `make_optimizer`."""
     factors, patterns = dict(lr_scales), [pattern for pattern, _ in lr_scales]
     return tuple(name for name in names if factors[_first_match(name, patterns)])
 
@@ -49,7 +44,7 @@ def _first_match(name: str, patterns: Sequence[str]) -> str:
 
 
 def match_patterns(params: Any, patterns: Sequence[str]) -> Any:
-    """For each parameter the first pattern that matches its whole path ('ctx', 'visual_prompts')."""
+    """Tree of the first pattern that matches each parameter's whole path ('ctx', 'visual_prompts')."""
 
     def matching(path: Any, _: Any) -> str:
         name = jax.tree_util.keystr(path, simple=True, separator="/")
@@ -68,18 +63,17 @@ def make_optimizer(
     weight_decay: float,
     clip_norm: float,
 ) -> optax.GradientTransformation:
-    """The whole update rule.
+    """The optimizer.
 
     Args:
-      params: the parameters, for their names.
+      params: read for names only.
       name: 'sgd' (weight decay added to the gradient, as in PyTorch) or 'adamw' (decoupled).
       schedule: learning rate by step.
-      lr_scales: ordered (pattern, factor) pairs; the first that matches a parameter's path scales its learning rate,
-        0 freezes it: it stays as it is, and nothing that is computed here, such as a norm, reads its gradient. Every
-        parameter must be matched.
+      lr_scales: ordered (regex, factor) pairs; the first that matches a parameter's whole path scales its learning
+        rate. 0 freezes it, and its gradient does not count for the norm. Every parameter must match.
       momentum: of SGD, or Adam's b1.
       weight_decay: see `name`.
-      clip_norm: largest norm of the gradient of all that is trained, 0 for no limit.
+      clip_norm: maximum global norm of the trained parameters' gradient, 0 for no limit.
     """
 
     def rule(scale: float) -> optax.GradientTransformation:

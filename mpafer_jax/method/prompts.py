@@ -1,7 +1,7 @@
-"""What is trained: the protocol of prompt learners; and texts in the form that a text tower reads.
+"""Protocol of prompt learners, and tokenized texts for the text tower.
 
-A prompt learner declares parameters and turns them into the prompts of the two towers. `mpa` is the paper's (MPA-FER,
-arXiv 2506.21017); another way of prompting is another module beside it and a line in `build.LEARNERS`.
+A prompt learner declares parameters and computes the prompts of both towers from them. `mpa` is the paper's (MPA-FER,
+arXiv 2506.21017); others are modules beside it, with a line in `build.LEARNERS`.
 
 Shapes: C classes, M context tokens, L text positions, K layers, n prompts a layer, W tower width.
 """
@@ -23,19 +23,18 @@ from mpafer_jax.backbones.base import BackboneSpec, DeepPrompts, Encode, TokenSp
 from mpafer_jax.config.schema import ModelSections
 from mpafer_jax.runtime.errors import CheckpointError, ConfigError, PromptError
 
-Params = dict[str, Any]  # a learner's parameters, arrays by name
+Params = dict[str, Any]  # arrays by name
 _GENERATOR = "threefry2x32"
 
 
 @struct.dataclass
 class Prompts:
-    """What a learner's parameters come to: arrays that the towers take.
+    """Prompts of both towers.
 
     Attributes:
-      ctx: context vectors of the class prompts, [M, W] shared by all classes or [C, M, W]; None for texts that have no
-        place for them.
+      ctx: context vectors of the class prompts, [M, W] shared by all classes or [C, M, W]; None without context.
       text: deep prompts of the text tower, or None.
-      visual: those of the image tower, or None.
+      visual: deep prompts of the image tower, or None.
     """
 
     ctx: jax.Array | None = None
@@ -44,10 +43,10 @@ class Prompts:
 
 
 class PromptLearner(nn.Module):
-    """A way of prompting. This one has no prompts and no parameters; others derive from it.
+    """Base class of prompt learners; itself without prompts and parameters.
 
-    A subclass declares its parameters in `__call__` (`self.param`): float32 arrays in one flat dictionary, under names
-    that are its own, since checkpoints, `optimizer.lr_scales` and exported prompts go by them.
+    Subclasses declare parameters in `__call__` (`self.param`): float32 arrays in one flat dictionary. Checkpoints,
+    `optimizer.lr_scales` and exported prompts refer to their names.
     """
 
     @classmethod
@@ -55,7 +54,7 @@ class PromptLearner(nn.Module):
         """The learner of a configuration, for a backbone and a number of classes.
 
         Raises:
-          ConfigError, PromptError: the configuration asks for what the backbone or the learner has not.
+          ConfigError, PromptError: the backbone or the learner does not support the configuration.
         """
         del config, spec, num_classes
         return cls()
@@ -65,15 +64,15 @@ class PromptLearner(nn.Module):
         return Prompts()
 
     def texts(self, class_names: Sequence[str], encode: Encode, spec: TokenSpec) -> Texts:
-        """The class prompts' tokens, with 0 where the context will stand; arguments and errors of `tokenize_soft`."""
+        """Tokens of the class prompts, 0 for context; arguments and errors as for `tokenize_soft`."""
         return tokenize_soft(class_names, encode, spec, 0)
 
     def start(self, params: Params, embed: Callable[[str], jax.Array]) -> Params:
-        """Fresh parameters, or where the configuration asks for it such that start from words.
+        """Initialises parameters from words, if configured.
 
         Args:
-          params: of `initial_params`.
-          embed: a text's words as token embeddings [L, W], special tokens excluded.
+          params: from `initial_params`.
+          embed: text to token embeddings [L, W], without special tokens.
 
         Raises:
           ConfigError: the words do not fit.
@@ -86,27 +85,27 @@ class PromptLearner(nn.Module):
 
         Args:
           params: the checkpoint's.
-          rows: of each class its position among the checkpoint's, or -1.
-          class_names: names, for the message.
+          rows: index of each class in the checkpoint, or -1.
+          class_names: for the error.
 
         Raises:
-          CheckpointError: something was learned for each class, and not for one of these.
+          CheckpointError: a class without parameters, where they are per class.
         """
         del rows, class_names
         return params
 
     def adapt(self, name: str, fresh: Any, saved: Any, saved_config: ModelSections, rows: ClassRows) -> Adapted:
-        """What of a checkpoint's parameter another run starts from.
+        """Initial value of a parameter for a warm start from a checkpoint.
 
         Args:
           name: of the parameter.
           fresh: its initial value in the new run.
           saved: its value in the checkpoint.
           saved_config: the checkpoint's configuration.
-          rows: finds the classes that both have.
+          rows: finds the common classes.
 
         Raises:
-          ConfigError: two classes of one side are the same expression.
+          ConfigError: two classes of a run are the same expression.
         """
         del name, saved_config, rows
         if np.shape(saved) != np.shape(fresh):
@@ -114,14 +113,14 @@ class PromptLearner(nn.Module):
         return jnp.asarray(saved), f"taken, shape {np.shape(saved)}"
 
     def prompts(self, params: Params) -> Prompts:
-        """The prompts of some parameters."""
+        """Computes the prompts from parameters."""
         return cast(Prompts, self.apply({"params": params}))
 
     def initial_params(self, seed: int) -> Params:
-        """Fresh parameters, float32; a seed's last 32 bits count.
+        """Initial parameters, float32; the low 32 bits of the seed are used.
 
-        The numbers are a matter of the seed alone: the generator and its form are named here, since settings of JAX
-        and Flax (jax_default_prng_impl, jax_enable_x64, jax_random_seed_offset) would change them.
+        Depends on the seed only: the generator is fixed here, independent of settings of JAX and Flax
+        (jax_default_prng_impl, jax_enable_x64, jax_random_seed_offset).
         """
         words = jnp.asarray([0, seed & 0xFFFFFFFF], jnp.uint32)
         key = cast(Any, jax.random).wrap_key_data(words, impl=_GENERATOR)
@@ -129,14 +128,14 @@ class PromptLearner(nn.Module):
             return dict(cast(Mapping[str, Any], self.init(key).get("params", {})))
 
     def param_shapes(self) -> Params:
-        """Shapes and types of the parameters, without computing them."""
+        """Shapes and types of the parameters."""
         return cast(Params, jax.eval_shape(lambda: self.initial_params(0)))
 
     def check(self, params: Mapping[str, Any]) -> None:
-        """Checks that a checkpoint's parameters are this learner's.
+        """Checks names, shapes and types of a checkpoint's parameters.
 
         Raises:
-          CheckpointError: names each that has another shape or type, is missing or is not expected.
+          CheckpointError: lists all that differ.
         """
         found, expected = (
             {name: f"{x.dtype} {list(x.shape)}" for name, x in tree.items()} for tree in (params, self.param_shapes())
@@ -152,20 +151,16 @@ class PromptLearner(nn.Module):
             )
 
 
-Adapted = tuple[Any, str]  # a parameter's value, and what was done about it
-ClassRows = Callable[[], tuple[list[int], list[int], list[str]]]  # of the common classes: here, there, their names
+Adapted = tuple[Any, str]  # value, log message
+# Common classes: rows in the new run, rows in the checkpoint, names.
+ClassRows = Callable[[], tuple[list[int], list[int], list[str]]]
 
 
 def first_words(text: str, embed: Callable[[str], jax.Array], num_ctx: int) -> jax.Array:
-    """Embeddings of a text's first tokens [M, W], for context vectors that start from words.
-
-    Args:
-      text: the words, `config.ctx.init_text`.
-      embed: as for `PromptLearner.start`.
-      num_ctx: M.
+    """Embeddings [M, W] of the first tokens of `config.ctx.init_text`; `embed` as for `PromptLearner.start`.
 
     Raises:
-      ConfigError: it has fewer tokens.
+      ConfigError: the text has fewer tokens.
     """
     words = embed(text)
     if len(words) < num_ctx:
@@ -177,7 +172,7 @@ def first_words(text: str, embed: Callable[[str], jax.Array], num_ctx: int) -> j
 
 
 def at_layers(tokens: jax.Array, layers: Sequence[int], num_layers: int, **how: bool) -> DeepPrompts:
-    """Deep prompts [J, n, W] of the J layers with the given numbers, counted from 1; `how` as in `DeepPrompts`."""
+    """Deep prompts from tokens [J, n, W] of J layers, counted from 1; `how`: flags of `DeepPrompts`."""
     if len(layers) == num_layers:
         return DeepPrompts(tokens, None, **how)
     chosen = np.array(layers, np.int32) - 1
@@ -186,7 +181,7 @@ def at_layers(tokens: jax.Array, layers: Sequence[int], num_layers: int, **how: 
 
 
 def normal(deviation: float) -> nn.initializers.Initializer:
-    """N(0, deviation^2) in float32; without the type it would be float64 in JAX's 64-bit mode."""
+    """N(0, deviation^2) in float32, also in JAX's 64-bit mode."""
     return nn.initializers.normal(deviation, jnp.float32)
 
 
@@ -195,9 +190,9 @@ class Texts:
     """Token ids of C texts, trimmed to the longest.
 
     Attributes:
-      ids: [C, L] int32; 0 after the end and where context vectors will stand.
+      ids: [C, L] int32; 0 for context vectors and padding.
       ends: [C] int32, position of each text's last token.
-      content: [C, L] bool, true on the words, special tokens excluded, over which token-level features are pooled.
+      content: [C, L] bool, true for tokens that are pooled, i.e. all but special tokens and padding.
     """
 
     ids: jax.Array
@@ -207,7 +202,7 @@ class Texts:
 
 @struct.dataclass
 class TextEmbeddings:
-    """`Texts` after the token embedding: embeddings [C, L, W] in place of the ids."""
+    """`Texts` with token embeddings [C, L, W] instead of ids."""
 
     embeddings: jax.Array
     ends: jax.Array
@@ -227,11 +222,11 @@ def tokenize_soft(class_names: Sequence[str], encode: Encode, spec: TokenSpec, n
     """Token ids of the class prompts [prefix] v_1 .. v_M [class name] . [suffix], with 0 for every v.
 
     Args:
-      class_names: C names as they are to be read, of one word or several.
+      class_names: C names as the text tower reads them.
       encode: text to ids.
-      spec: their layout.
+      spec: layout of the ids.
       num_ctx: M.
-      before: words before the name, whose first M tokens the v replace, the others stay; '' for none.
+      before: words before the name; the v replace its first M tokens. '' for none.
 
     Raises:
       PromptError: a prompt has more tokens than the tower has positions.
@@ -246,14 +241,10 @@ def tokenize_soft(class_names: Sequence[str], encode: Encode, spec: TokenSpec, n
 
 
 def check_names_differ(class_names: Sequence[str], encode: Encode) -> None:
-    """Refuses classes whose names become the same tokens.
-
-    Args:
-      class_names: C names as they are to be read.
-      encode: text to ids.
+    """Checks that class names have different tokens.
 
     Raises:
-      PromptError: two names have the same tokens; names both.
+      PromptError: two names have the same tokens.
     """
     seen: dict[tuple[int, ...], str] = {}
     for name in class_names:
@@ -283,12 +274,12 @@ def _pad(rows: Sequence[tuple[str, list[int]]], spec: TokenSpec) -> Texts:
 
 
 def insert_context(texts: TextEmbeddings, ctx: jax.Array, start: int) -> TextEmbeddings:
-    """Puts the context vectors where `tokenize_soft` left room for them.
+    """Inserts the context vectors into class prompts of `tokenize_soft`.
 
     Args:
-      texts: the embedded class prompts [C, L, W].
+      texts: embedded class prompts [C, L, W].
       ctx: [M, W] shared by all classes, or [C, M, W].
-      start: position of the first (`TokenSpec.prefix`).
+      start: position of the first vector (`TokenSpec.prefix`).
     """
     classes, _, width = texts.embeddings.shape
     per_class = jnp.broadcast_to(ctx, (classes, ctx.shape[-2], width)).astype(texts.embeddings.dtype)
@@ -297,6 +288,6 @@ def insert_context(texts: TextEmbeddings, ctx: jax.Array, start: int) -> TextEmb
 
 
 def pool_tokens(texts: TextEmbeddings) -> jax.Array:
-    """Token-level text features t, [C, W] float32: the mean embedding of the words' tokens (Eq. 1-2)."""
+    """Token-level text features t, [C, W] float32: mean embedding over `content` (Eq. 1-2)."""
     content = texts.content[:, :, None].astype(jnp.float32)  # [C, L, 1]
     return jnp.sum(texts.embeddings.astype(jnp.float32) * content, axis=1) / jnp.sum(content, axis=1)

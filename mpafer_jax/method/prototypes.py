@@ -1,4 +1,4 @@
-"""Class prototypes: the mean image feature of each class under the frozen, un-prompted CLIP (MPA-FER Eq. 6)."""
+"""Class prototypes: mean image feature of each class under the frozen, un-prompted CLIP (MPA-FER Eq. 6)."""
 
 from __future__ import annotations
 
@@ -9,11 +9,7 @@ from mpafer_jax.runtime.errors import ConfigError
 
 
 def choose_images(labels: npt.NDArray[np.int32], images_per_class: int, seed: int) -> npt.NDArray[np.int64]:
-    """Which images make the prototypes: up to n of every class, drawn by seed; all where n is 0.
-
-    Returns:
-      Ascending positions in `labels`.
-    """
+    """Ascending positions of up to n images per class, drawn by seed; all if n is 0."""
     if not images_per_class:
         return np.arange(len(labels))
     order = np.random.default_rng(seed).permutation(len(labels))
@@ -27,13 +23,13 @@ def choose_images(labels: npt.NDArray[np.int32], images_per_class: int, seed: in
 def mean_features(
     features: npt.NDArray[np.float32], labels: npt.NDArray[np.int32], class_names: tuple[str, ...], *, normalize: bool
 ) -> npt.NDArray[np.float32]:
-    """p_c [C, D]: the mean of each class's features.
+    """p_c [C, D]: mean of each class's features.
 
     Args:
       features: z^g [n, D].
-      labels: [n], positions in `class_names`.
-      class_names: C names, for the message.
-      normalize: whether every feature is brought to length 1 before.
+      labels: [n], indices of `class_names`.
+      class_names: C names, for the error.
+      normalize: whether to L2-normalise every feature first.
     """
     empty = [name for label, name in enumerate(class_names) if not np.any(labels == label)]
     if empty:
@@ -43,7 +39,7 @@ def mean_features(
         )
     prototypes = np.empty((len(class_names), features.shape[1]), np.float32)
     for label in range(len(class_names)):
-        members = features[labels == label].astype(np.float64)  # float32 sums of thousands would lose digits
+        members = features[labels == label].astype(np.float64)  # float32 sums would lose digits
         if normalize:
             members /= np.linalg.norm(members, axis=1, keepdims=True)
         prototypes[label] = members.mean(axis=0)

@@ -1,4 +1,4 @@
-"""What a step reads and writes."""
+"""State of training, and the constants of a step."""
 
 from __future__ import annotations
 
@@ -13,12 +13,11 @@ from mpafer_jax.method.prompts import TextEmbeddings
 
 @struct.dataclass
 class TrainState:
-    """All that training changes, and all that a checkpoint must hold to resume.
+    """Everything that training changes and a checkpoint saves.
 
     Attributes:
-      step: [] int32, how many updates were made.
-      params: what is trained, float32: a prompt learner's parameters; in pre-training a whole CLIP.
-      opt_state: the optimizer's state for them.
+      step: [] int32, number of updates.
+      params: float32, of a prompt learner; in pre-training of a whole CLIP.
     """
 
     step: jax.Array
@@ -28,15 +27,15 @@ class TrainState:
 
 @struct.dataclass
 class Frozen:
-    """What the steps read and never change: kept beside the state, never donated, never saved.
+    """Constants of a step, never donated or saved.
 
     Attributes:
-      backbone: its parameters.
-      soft_prompts: the class prompts, embedded once, with their context still missing.
-      hard_text_features: theta(t*) [G, C, D], in G groups of hard prompts; G is 0 where nothing is trained.
+      backbone: parameters.
+      soft_prompts: embedded class prompts, without context.
+      hard_text_features: theta(t*) [G, C, D] of G groups of hard prompts; G is 0 without training.
       hard_token_features: t* [G, C, W].
-      prototypes: p [C, D]; None where no loss reads them.
-      patch_weights: w [C, N] of the local scores (`motion_prior`), None for equal ones.
+      prototypes: p [C, D]; None if no loss reads them.
+      patch_weights: w [C, N] of the local scores (`motion_prior`), None for equal weights.
     """
 
     backbone: dict[str, Any]

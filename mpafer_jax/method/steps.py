@@ -1,8 +1,7 @@
-"""The steps: training, evaluation, and those that run once (frozen image features, sums over patches).
+"""Steps of training, evaluation, frozen image features and sums over patches.
 
-Each `make_` function returns a step as one device computes it, on its part of the batch; `devices.data_parallel`
-compiles it and runs it on all. The losses give values per example and per class; here they are reduced over the batch
-and over the devices, and differentiated with respect to the prompts alone.
+Each `make_` function returns the step of one device, on its part of the batch; `devices.data_parallel` compiles it and
+runs it on all. Losses are reduced over batch and devices here.
 """
 
 from __future__ import annotations
@@ -36,27 +35,27 @@ def make_train_step(
     accumulate: int = 1,
     trained: Collection[str] | None = None,
 ) -> TrainStep:
-    """One update of the prompts.
+    """The training step.
 
     Args:
-      forward: from prompts and a batch to logits, a `Forward` or `forward_features`.
-      tx: the update rule.
+      forward: `Forward` or `forward_features`.
+      tx: the optimizer.
       objective: the loss.
-      accumulate: into how many parts each device's share of the batch is split, one after the other, to save memory.
-        The update is that of the whole batch.
-      trained: names of the parameters that are trained (`optim.trained`), None for all. The gradient of any other is
-        not computed: `tx` is given zeros for it, and 'grad_norm' is without it.
+      accumulate: number of sequential parts of each device's batch, to save memory; the update is that of the whole
+        batch.
+      trained: names of trained parameters (`optim.trained`), None for all. The others get zero gradients and do not
+        count for 'grad_norm'.
 
     Returns:
       step(state, frozen, batch) -> (state, metrics), to be compiled with `donate=(0,)`. `batch` comes from
-      `devices.shard_batch`: what `forward` reads, label int32, label_distribution float32 [.., C], mask float32.
-      `metrics` maps the name of every term, 'loss', 'accuracy' and 'grad_norm' to (sum, count).
+      `devices.shard_batch`: inputs of `forward`, label int32, label_distribution float32 [.., C], mask float32.
+      `metrics` maps every term, 'loss', 'accuracy' and 'grad_norm' to (sum, count).
     """
 
     def step(state: TrainState, frozen: Frozen, batch: Batch) -> tuple[TrainState, Metrics]:
         examples = devices.sum_over_devices(jnp.sum(batch["mask"]))
-        # Terms without a batch axis are the same on every device and for every part: each adds its share of one whole,
-        # or a sum over devices would count them once per device.
+        # Terms without a batch axis are equal for all devices and parts: each adds its share, or the sum would count
+        # them several times.
         share = 1 / (devices.num_devices() * accumulate)
 
         def part_loss(params: Params, part: Batch) -> tuple[jax.Array, Metrics]:
@@ -75,7 +74,7 @@ def make_train_step(
             per_example, per_class = objective.values(context, "example"), objective.values(context, "class")
             example_sums = {name: jnp.sum(values * part["mask"]) for name, values in per_example.items()}
             class_sums = {name: jnp.mean(values) * share for name, values in per_class.items()}
-            # Divided by the count of the whole batch, so that gradients of parts and devices simply add up.
+            # Divided by the count of the whole batch, so that gradients of parts and devices add up.
             loss = objective.total({**{name: value / examples for name, value in example_sums.items()}, **class_sums})
             count = jnp.sum(part["mask"])
             correct = jnp.sum((jnp.argmax(logits, axis=-1) == part["label"]) * part["mask"])
@@ -96,7 +95,7 @@ def make_train_step(
 
 
 def _sum_over_parts(function: Callable[[Params, Batch], T], params: Params, parts: Batch) -> T:
-    """Adds up function(params, part) over the leading axis of `parts`, one part at a time."""
+    """Sums function(params, part) over the leading axis of `parts`, one part at a time."""
     first = {name: x[0] for name, x in parts.items()}
     zeros = jax.tree.map(cast(Any, jnp.zeros_like), jax.eval_shape(function, params, first))
 
@@ -107,12 +106,12 @@ def _sum_over_parts(function: Callable[[Params, Batch], T], params: Params, part
 
 
 def make_eval_step(forward: Forward) -> EvalStep:
-    """The evaluation of one batch.
+    """The evaluation step.
 
     Returns:
-      step(params, frozen, text_features [C, D], batch) -> of the whole batch, on every process: 'logits' [B, C],
-      'image_features' z^g [B, D] normalised, 'patch_scores' [B, N, C] where the model has a local score, and the
-      batch's own 'index' and 'mask' [B] in the same order, which need not be the batch's.
+      step(params, frozen, text_features [C, D], batch) -> outputs of the global batch on every process: 'logits'
+      [B, C], 'image_features' z^g [B, D] normalised, with a local score 'patch_scores' [B, N, C], and 'index' and
+      'mask' [B]. The order may differ from the batch's.
     """
 
     def step(params: Params, frozen: Frozen, text_features: jax.Array, batch: Batch) -> Outputs:
@@ -124,16 +123,16 @@ def make_eval_step(forward: Forward) -> EvalStep:
 
 
 def _gather(batch: Batch, **rows: jax.Array) -> Outputs:
-    """Rows [b, ..] of all devices with the position of each in the split, and its mask."""
+    """Gathers rows [b, ..] of all devices with their 'index' in the split and 'mask'."""
     return devices.gather_over_devices({**rows, "index": batch["index"], "mask": batch["mask"]})
 
 
 def make_feature_step(forward: Forward) -> BackboneStep:
-    """The encoding of one batch by the frozen, un-prompted image tower.
+    """Encodes a batch with the frozen, un-prompted image tower.
 
     Returns:
-      step(backbone, batch) -> of the whole batch, on every process: 'image_features' z^g [B, D], not normalised,
-      'index' and 'mask' as in `make_eval_step`.
+      step(backbone, batch) -> outputs of the global batch on every process: 'image_features' z^g [B, D], not
+      normalised, 'index' and 'mask' as in `make_eval_step`.
     """
 
     def step(backbone: dict[str, Any], batch: Batch) -> Outputs:
@@ -143,17 +142,17 @@ def make_feature_step(forward: Forward) -> BackboneStep:
 
 
 def make_patch_sum_step(forward: Forward, num_classes: int, of: Literal["features", "images"]) -> BackboneStep:
-    """One batch's part of what a class's patches look like on average (`motion_prior`).
+    """Sums patch descriptors by class (`motion_prior`).
 
     Args:
-      forward: the model, of which only the frozen image tower is used.
+      forward: only its frozen image tower is used.
       num_classes: C.
-      of: what a patch is described by, K numbers: its feature z^l under the un-prompted tower, normalised (K = D), or
-        its pixels on the scale 0..1 (K = 3 P^2, P pixels its side).
+      of: descriptor of size K: the normalised un-prompted feature z^l (K = D), or pixels in 0..1 (K = 3 P^2, P the
+        patch size).
 
     Returns:
-      step(backbone, batch) -> sums over the whole batch: 'sum' [C, N, K] of the descriptions of each class's patches
-      x, 'squares' [C, N] of |x|^2, 'count' [C].
+      step(backbone, batch) -> sums over the global batch: 'sum' [C, N, K] of the descriptors x, 'squares' [C, N] of
+      |x|^2, 'count' [C].
     """
     patch_size = forward.model.backbone.spec.patch_size
 
@@ -176,7 +175,7 @@ def make_patch_sum_step(forward: Forward, num_classes: int, of: Literal["feature
 
 
 def split_into_patches(images: jax.Array, patch_size: int) -> jax.Array:
-    """Images [B, S, S, 3] -> patches [B, N, 3 P^2], in the order in which CLIP takes them: row by row."""
+    """Images [B, S, S, 3] -> patches [B, N, 3 P^2], in row-major order as CLIP's."""
     batch, size, _, colors = images.shape
     side = size // patch_size
     cut = images[:, : side * patch_size, : side * patch_size].reshape(

@@ -100,7 +100,7 @@ class VisionTransformer(nn.Module):
     remat: str
 
     def setup(self) -> None:
-        """Creates the submodules under CLIP's names."""
+        """Creates the submodules, with CLIP's names."""
         config, width = self.config, self.config.hidden_size
         self.class_embedding = self.param("class_embedding", nn.initializers.normal(width**-0.5), (width,))
         patch = (config.patch_size, config.patch_size)

@@ -1,8 +1,8 @@
-"""Description banks: what a person, or a language model, says each expression looks like.
+"""Description banks: descriptions of each expression, by a person or a language model.
 
-A bank is a JSON file with `name`, `source` (who wrote it, from what), `question` (what was asked) and `classes`: by
-class name and granularity (the whole face, or one region) a list of texts, each with the facial action units whose
-traces it describes. docs/hard_prompts.md shows one.
+A bank is a JSON file with `name`, `source` (author and references), `question` (the prompt) and `classes`: by class
+name and granularity (whole face, or one region) a list of texts with facial action units. Example:
+docs/hard_prompts.md.
 """
 
 from __future__ import annotations
@@ -23,24 +23,24 @@ from mpafer_jax.runtime.errors import PromptError
 from mpafer_jax.runtime.texts import clean_text, is_one_line
 
 GRANULARITIES: tuple[Granularity, ...] = get_args(Granularity)
-# Numbers of single movements in Ekman, Friesen and Hager, Facial Action Coding System: The Manual (2002): muscles of
-# the face, head (51-58) and eyes (61-66).
+# Ekman, Friesen and Hager, Facial Action Coding System: The Manual (2002): muscles of the face, head (51-58) and eyes
+# (61-66).
 ACTION_UNITS = frozenset({1, 2, *range(4, 40), *range(41, 47), *range(51, 59), *range(61, 67)})
 
 _SHIPPED = importlib.resources.files("mpafer_jax.method.hard_prompts")
 
 
 class _Part(pydantic.BaseModel):
-    # Strict by the types of its fields: of what a "before" validator returns, strict mode takes no list as a tuple.
+    # Not strict=True, which refuses lists for tuples after a "before" validator; fields have strict types instead.
     model_config = pydantic.ConfigDict(frozen=True, extra="forbid")
 
 
 class BankText(_Part):
-    """One way to say what is seen; a plain string stands for a text without action units.
+    """A description; in JSON also a plain string, without action units.
 
     Attributes:
-      text: a noun phrase that can follow "a photo of a person ..., with"; kept as `texts.clean_text` makes it.
-      action_units: numbers of the units whose traces it describes; none where what it describes is at rest.
+      text: a noun phrase that can follow "a photo of a person ..., with"; cleaned by `texts.clean_text`.
+      action_units: FACS numbers of the described movements; none for parts at rest.
     """
 
     text: pydantic.StrictStr
@@ -67,7 +67,7 @@ class BankText(_Part):
 
 
 class ClassTexts(_Part):
-    """What a bank says of one class, several wordings of each granularity; a plain string is one holistic text."""
+    """Descriptions of a class, one or more per granularity; in JSON also a plain string, one holistic text."""
 
     holistic: tuple[BankText, ...] = ()
     brows: tuple[BankText, ...] = ()
@@ -89,23 +89,22 @@ class ClassTexts(_Part):
         return self
 
     def of(self, granularity: Granularity) -> tuple[BankText, ...]:
-        """The texts of one granularity, in the file's order."""
+        """Texts of a granularity, in the file's order."""
         return getattr(self, granularity)
 
     def items(self) -> list[tuple[Granularity, BankText]]:
-        """Every text with its granularity."""
+        """All texts with their granularities."""
         return [(granularity, text) for granularity in GRANULARITIES for text in self.of(granularity)]
 
 
 class Bank(_Part):
-    """A checked description bank.
+    """A validated description bank.
 
     Attributes:
-      name: what it is called.
-      source: who wrote it, from what.
-      question: what was asked, with [class] for the class's name.
-      classes: descriptions per class, by its name.
-      provenance: of a bank that a language model wrote.
+      source: author and references.
+      question: the prompt, with [class] for the class name.
+      classes: descriptions by class name.
+      provenance: of a bank written by a language model.
     """
 
     name: pydantic.StrictStr
@@ -121,18 +120,18 @@ class Bank(_Part):
         return classes
 
     def entry(self, class_name: str) -> ClassTexts:
-        """All that the bank says of a class, which may be named by a synonym.
+        """Descriptions of a class, which may be named by a synonym.
 
         Raises:
-          PromptError: the bank does not know the class.
+          PromptError: the bank lacks the class.
         """
         return self.entries([class_name])[0]
 
     def entries(self, class_names: Sequence[str]) -> list[ClassTexts]:
-        """All that the bank says of each class.
+        """Descriptions of each class.
 
         Raises:
-          PromptError: the bank lacks classes; names all of them.
+          PromptError: lists all classes that the bank lacks.
         """
         by_name = {canonical_name(name): texts for name, texts in self.classes.items()}
         if missing := [name for name in class_names if canonical_name(name) not in by_name]:
@@ -144,23 +143,19 @@ class Bank(_Part):
         return [by_name[canonical_name(name)] for name in class_names]
 
     def texts(self, class_name: str, granularity: Granularity) -> tuple[BankText, ...]:
-        """What the bank says of a class at one granularity, one text at least.
+        """Descriptions of a class at one granularity, at least one.
 
         Raises:
-          PromptError: the bank does not know the class, or says nothing of it at that granularity.
+          PromptError: the bank lacks the class, or this granularity of it.
         """
         self.check([class_name], [granularity])
         return self.entry(class_name).of(granularity)
 
     def check(self, class_names: Sequence[str], granularities: Sequence[PromptGranularity]) -> None:
-        """Refuses a bank that does not say enough, with everything that it lacks in one message.
-
-        Args:
-          class_names: the classes that are wanted.
-          granularities: which descriptions of each; 'template', the class's name alone, needs none.
+        """Checks that the bank has these granularities of these classes; 'template' needs no descriptions.
 
         Raises:
-          PromptError: the bank lacks classes, or granularities of some; names all of them.
+          PromptError: lists everything that is missing.
         """
         wanted: list[Granularity] = [granularity for granularity in granularities if granularity != "template"]
         if not wanted:
@@ -177,7 +172,7 @@ class Bank(_Part):
             )
 
     def first(self, paraphrases: int) -> Bank:
-        """The same with at most so many texts of each class and granularity, the file's first; 0 for all."""
+        """Copy with the first `paraphrases` texts of each class and granularity; 0 for all."""
         if not paraphrases:
             return self
         cut = {
@@ -188,14 +183,10 @@ class Bank(_Part):
 
 
 def pooled(banks: Sequence[Bank]) -> Bank:
-    """One bank with the texts of several, in their order; a class need not be in all of them.
-
-    Args:
-      banks: one at least; a single one comes back as it is.
-    """
+    """Joins the texts of one or more banks, in order; a class need not be in all of them."""
     if len(banks) == 1:
         return banks[0]
-    names: dict[str, str] = {}  # as the first bank that has the class spells it
+    names: dict[str, str] = {}  # spelled as in the first bank with the class
     for bank in banks:
         for name in bank.classes:
             names.setdefault(canonical_name(name), name)
@@ -217,14 +208,14 @@ def pooled(banks: Sequence[Bank]) -> Bank:
 
 
 def permuted(bank: Bank, class_names: Sequence[str], seed: int) -> Bank:
-    """A derangement control: a bank in which every class has the descriptions of another one.
+    """Derangement control: every class gets the descriptions of another class.
 
-    What a model gains from descriptions beyond class names, it must lose with these.
+    With these, a model should lose what it gains from descriptions beyond class names.
 
     Args:
       bank: the descriptions.
-      class_names: C names, two at least.
-      seed: which of the permutations without a fixed point, all equally likely.
+      class_names: C names, at least two.
+      seed: of the derangement, drawn uniformly.
 
     Raises:
       PromptError: the bank lacks a class, or there is only one class.
@@ -247,10 +238,10 @@ def permuted(bank: Bank, class_names: Sequence[str], seed: int) -> Bank:
 
 
 def load_bank(name_or_path: str) -> Bank:
-    """Reads a bank that ships with the package, by name ('expressions'), or any other, by the path of its file.
+    """Reads a bank shipped with the package, by name ('expressions'), or from a JSON file, by path.
 
     Raises:
-      PromptError: there is no such bank, or it does not hold what a bank must.
+      PromptError: the bank is missing or invalid.
     """
     shipped = _SHIPPED / f"{name_or_path}.json"
     try:
@@ -265,14 +256,14 @@ def load_bank(name_or_path: str) -> Bank:
         )
     try:
         return Bank.model_validate_json(files.read_text(file))
-    except ValueError as error:  # pydantic's, or of a file that is no UTF-8
+    except ValueError as error:  # from pydantic, or not UTF-8
         raise PromptError(
             f"{file} is not a description bank (docs/hard_prompts.md says what one is): {error}"
         ) from error
 
 
 def load_banks(names_or_paths: Sequence[str], paraphrases: int) -> Bank:
-    """Reads several banks as one: of each the first `paraphrases` texts per class and granularity (0: all), pooled.
+    """Reads and pools banks: the first `paraphrases` texts of each per class and granularity, 0 for all.
 
     Raises:
       PromptError: as for `load_bank`.

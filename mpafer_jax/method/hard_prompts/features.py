@@ -1,6 +1,6 @@
-"""Features of hard prompts: texts through the frozen text tower, and those of a class put together.
+"""Features of hard prompts under the frozen text tower, and their means by class.
 
-Shapes: T texts, G groups, C classes, D joint features, W the text tower's width.
+Shapes: T texts, G groups, C classes, D joint features, W width of the text tower.
 """
 
 from __future__ import annotations
@@ -21,15 +21,11 @@ TextEncoder = Callable[[Sequence[str]], tuple[jax.Array, jax.Array]]
 
 
 def text_encoder(model: PromptedModel, backbone: Params, encode: Encode) -> TextEncoder:
-    """The frozen text tower as a function of texts.
+    """The frozen text tower as a function of texts; it raises PromptError if a text is too long.
 
     Args:
-      model: the composition.
       backbone: the frozen parameters.
-      encode: the tokenizer's, text to ids.
-
-    Returns:
-      The function; it raises PromptError if a text does not fit the tower.
+      encode: text to token ids.
     """
     bound = model.bind(variables(backbone, {}))
 
@@ -42,11 +38,11 @@ def text_encoder(model: PromptedModel, backbone: Params, encode: Encode) -> Text
 def encode_hard_prompts(
     prompts: Mapping[str, HardPrompts], encoder: TextEncoder
 ) -> dict[str, tuple[jax.Array, jax.Array]]:
-    """Encodes several sets of hard prompts, by name, in one pass: a tower compiles again for every length.
+    """Encodes several sets of hard prompts in one pass, as the tower is compiled for each text length.
 
     Returns:
-      By name (theta(t*) [G, C, D], pooled token embeddings t* [G, C, W]); see `mean_of_texts` for a class with several
-      texts in a group.
+      By name: theta(t*) [G, C, D] and pooled token embeddings t* [G, C, W], averaged over a class's texts in a group
+      by `mean_of_texts`.
     """
     if not prompts:
         return {}
@@ -62,15 +58,13 @@ def encode_hard_prompts(
 
 
 def mean_of_texts(features: jax.Array, rows: Sequence[Sequence[int]]) -> jax.Array:
-    """One feature per class.
+    """Mean feature of each class's texts, [C, D].
+
+    A single text's feature is returned unchanged; several are normalised, averaged and normalised.
 
     Args:
       features: of all texts [T, D].
-      rows: for each of C classes, which of the texts are its own.
-
-    Returns:
-      [C, D]: of a class with one text that text's feature as it is; of several, the mean of their normalised features,
-      normalised, so that each text weighs the same.
+      rows: indices of each class's texts.
     """
 
     count = np.array([len(class_rows) for class_rows in rows])
@@ -86,13 +80,9 @@ def mean_of_texts(features: jax.Array, rows: Sequence[Sequence[int]]) -> jax.Arr
 
 
 def class_features(group_features: jax.Array) -> jax.Array:
-    """One feature per class to classify with: of a single group its own, of several the mean of the normalised.
+    """Class features [C, D] for zero-shot classification: mean of the normalised features of groups [G, C, D].
 
-    Args:
-      group_features: [G, C, D].
-
-    Returns:
-      [C, D], normalised or not, as logits read directions alone.
+    A single group's features are returned unchanged. Not normalised, as logits only depend on directions.
     """
     if group_features.shape[0] == 1:
         return group_features[0]

@@ -1,4 +1,4 @@
-"""Where the texts of a generated bank come from: enough to judge them, and to ask again."""
+"""Provenance of a generated bank, enough to reproduce the requests."""
 
 from __future__ import annotations
 
@@ -7,29 +7,28 @@ from typing import Literal
 import pydantic
 
 AnswerFormat = Literal["json_schema", "json_object", "text"]
-"""What was asked of the server: answers bound to a JSON schema, to any JSON, or to nothing but the words asked."""
+"""Requested format of answers: JSON with a schema, any JSON, or free text."""
 
 
 class Provenance(pydantic.BaseModel):
     """How a language model wrote a bank. Never holds a key.
 
     Attributes:
-      model: as it was asked for.
-      reported_models: what the server called it in its answers, often with a date.
-      backend: openai (an endpoint with OpenAI's protocol) or transformers (on the own machine).
-      endpoints: base URLs that answered, without credentials; empty for transformers.
+      model: as requested.
+      reported_models: names in the server's answers, often with a date.
+      backend: openai (an endpoint with OpenAI's protocol) or transformers (local).
+      endpoints: base URLs without credentials; empty for transformers.
       date: UTC, of the last answer, ISO 8601.
-      tool: name and version of the program that asked.
-      instructions: what was said of the form of an answer (the system message).
-      questions: by granularity, with [class] for the class's name.
-      paraphrases: wordings asked for per question.
-      temperature: of sampling; None: the server's own default.
-      seed: of sampling; None: none was sent.
-      max_tokens: length limit of an answer in the model's own tokens; None: none was sent.
-      answer_formats: what bound the answers' form; more than json_schema only where a server refused that.
-      tokenizer: name of the CLIP in whose tokens lengths were counted.
-      token_budget: most tokens of a templated text, start and end included.
-      corrected: 'class/granularity' of each answer that was sent back at least once (too long, or not as asked).
+      tool: name and version of the generating program.
+      instructions: the system message.
+      questions: by granularity, with [class] for the class name.
+      paraphrases: texts per question.
+      temperature, seed: of sampling; None: not sent.
+      max_tokens: length limit of an answer in the model's tokens; None: not sent.
+      answer_formats: other than json_schema only if a server refused that.
+      tokenizer: name of the CLIP whose tokens were counted.
+      token_budget: maximum tokens of a templated text, special tokens included.
+      corrected: 'class/granularity' of each answer that was sent back at least once.
     """
 
     model_config = pydantic.ConfigDict(frozen=True, extra="forbid", strict=True)

@@ -1,4 +1,4 @@
-"""Hard prompts: the fixed texts that soft prompts are pulled towards (MPA-FER section 3, three types)."""
+"""Hard prompts: fixed texts that soft prompts are aligned with (MPA-FER section 3, three types)."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ _FACE = "a photo of a person making a facial expression of {}"
 
 
 class PromptGroup(pydantic.BaseModel):
-    """What one term of the alignment compares with.
+    """Hard prompts of one alignment term.
 
     Attributes:
-      name: the granularity, or several joined by '+'.
-      texts: for each of C classes its texts, one at least.
+      name: granularities joined by '+'.
+      texts: one or more for each of C classes.
     """
 
     model_config = pydantic.ConfigDict(frozen=True, extra="forbid")
@@ -30,7 +30,7 @@ class PromptGroup(pydantic.BaseModel):
 
 
 class HardPrompts(pydantic.BaseModel):
-    """The hard prompts of C classes, as groups whose features are compared apart from each other."""
+    """Hard prompts of C classes, in groups that are aligned separately."""
 
     model_config = pydantic.ConfigDict(frozen=True, extra="forbid")
 
@@ -44,32 +44,32 @@ class HardPrompts(pydantic.BaseModel):
         return self
 
     def of_class(self, index: int) -> tuple[str, ...]:
-        """Every text of a class, in the order of the groups."""
+        """All texts of a class, in the order of the groups."""
         return tuple(text for group in self.groups for text in group.texts[index])
 
     def every_text(self) -> list[str]:
-        """All texts, each once, in the order of groups and classes."""
+        """Distinct texts, in the order of groups and classes."""
         return list(dict.fromkeys(text for group in self.groups for texts in group.texts for text in texts))
 
 
 def prompt_name(class_name: str) -> str:
-    """A class name as it is read in a text: `happily_surprised` becomes 'happily surprised'."""
+    """A class name for use in a text: `happily_surprised` becomes 'happily surprised'."""
     return " ".join(class_name.replace("_", " ").split())
 
 
 def prompt_names(class_names: Sequence[str], *, as_spelled: bool) -> tuple[str, ...]:
-    """What CLIP reads for each class, which need not be what is printed: a folder "Happy" is read as 'happiness'.
+    """Class names as CLIP reads them, which may differ from those printed: "Happy" is read as 'happiness'.
 
     Args:
-      class_names: C names as they are printed.
-      as_spelled: whether the configuration spells them (`data.class_names`), and so decides what is read. Names that a
-        dataset brings are read by their canonical names.
+      class_names: C names as printed.
+      as_spelled: whether they come from `data.class_names` and are read as spelled; a dataset's names are read by
+        their canonical names.
     """
     return tuple(prompt_name(name) if as_spelled else canonical_name(name) for name in class_names)
 
 
 def described(class_name: str, description: str) -> str:
-    """The hard prompt of type 3: the template of type 2 and what is seen."""
+    """The hard prompt of type 3: the template of type 2 with a description."""
     return f"{_FACE.format(prompt_name(class_name))}, with {description}"
 
 
@@ -81,15 +81,15 @@ def build_hard_prompts(
     granularities: Sequence[PromptGranularity] = ("holistic",),
     combine: Combine = "mean",
 ) -> HardPrompts:
-    """The texts of every class.
+    """Hard prompts of C classes.
 
     Args:
       class_names: C names.
-      prompt_type: 1 `a photo of [class]`, 2 `a photo of a person making a facial expression of [class]`, 3 type 2
-        followed by the bank's descriptions of the class, each in a text of its own.
-      bank: read by type 3 only, as are the following.
-      granularities: which descriptions; 'template' is the text of type 2 as it is.
-      combine: 'mean' puts all texts of a class into one group, 'separate' makes a group of each granularity.
+      prompt_type: 1 `a photo of [class]`, 2 `a photo of a person making a facial expression of [class]`, 3 type 2 with
+        a description from the bank, one text for each.
+      bank: for type 3 only, as are the following.
+      granularities: of the descriptions; 'template' is the plain text of type 2.
+      combine: 'mean': one group with all texts; 'separate': one group for each granularity.
     """
     if prompt_type not in (1, 2, 3) or (prompt_type == 3 and bank is None):
         raise ValueError(
@@ -119,12 +119,10 @@ def _texts(bank: Bank, class_name: str, granularity: PromptGranularity) -> tuple
 def configured_hard_prompts(
     section: HardPromptsSection, class_names: Sequence[str], *, permute_seed: int | None = None
 ) -> HardPrompts:
-    """The hard prompts of a configuration.
+    """The configured hard prompts of C classes.
 
     Args:
-      section: which texts, and how they are grouped.
-      class_names: C names.
-      permute_seed: give every class another one's descriptions, see `bank.permuted`; read by type 3 only.
+      permute_seed: for type 3, give every class another one's descriptions, see `bank.permuted`.
     """
     if section.type != 3:
         return build_hard_prompts(class_names, section.type, None)
@@ -135,10 +133,10 @@ def configured_hard_prompts(
 
 
 def check_hard_prompts(section: HardPromptsSection, class_names: Sequence[str]) -> list[str]:
-    """Whether a configuration has hard prompts for some classes, known before any CLIP is loaded.
+    """Checks the configured hard prompts, without loading a CLIP.
 
     Returns:
-      Warnings: descriptions that a bank gives to several classes, which say nothing of how these differ.
+      Warnings about descriptions that a bank gives to several classes.
     """
     configured_hard_prompts(section, class_names)
     granularities: list[Granularity] = [granularity for granularity in section.granularity if granularity != "template"]
@@ -158,7 +156,7 @@ def check_hard_prompts(section: HardPromptsSection, class_names: Sequence[str]) 
 
 
 def every_prompt(bank: Bank) -> list[str]:
-    """Every text that hard prompts can hold with a bank, whatever their type and granularity."""
+    """All texts that hard prompts can have with a bank, of every type and granularity."""
     names = list(bank.classes)
     templates = [text for kind in (1, 2) for text in build_hard_prompts(names, kind, None).every_text()]
     return templates + [

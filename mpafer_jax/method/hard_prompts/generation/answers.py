@@ -1,4 +1,4 @@
-"""Whether an answer of a language model can stand in a bank, and if not, what is wrong with it."""
+"""Parses and validates a language model's answers for a bank."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from mpafer_jax.method.hard_prompts.templates import described, prompt_name
 from mpafer_jax.runtime.files import home_expanded
 from mpafer_jax.runtime.texts import clean_text, is_one_line
 
-_CLIPS_POSITIONS = 77  # of every CLIP that OpenAI published
+_CLIPS_POSITIONS = 77  # of all OpenAI's CLIPs
 _LEAD_INS = ("with ", "a photo ", "a person ", "the facial expression ", "a facial expression ")
 
 
 class UnusableAnswerError(ValueError):
-    """An answer that cannot stand in a bank; `problems` says why, in words that the model can act on."""
+    """An invalid answer; `problems` are worded so that the model can correct it."""
 
     def __init__(self, problems: Sequence[str]) -> None:
         super().__init__("; ".join(problems))
@@ -34,25 +34,24 @@ class UnusableAnswerError(ValueError):
 
 @dataclasses.dataclass(frozen=True)
 class TokenBudget:
-    """The most tokens that a templated text may have, counted by a CLIP's tokenizer, start and end included."""
+    """Maximum tokens of a templated text under a CLIP's tokenizer, special tokens included."""
 
     clip: str
     encode: Callable[[str], list[int]]
     tokens: int
 
     def count(self, class_name: str, description: str) -> int:
-        """Tokens of the hard prompt of type 3 that a description makes."""
+        """Number of tokens of the type-3 hard prompt with a description."""
         return len(self.encode(described(class_name, description)))
 
 
 def load_budget(clip: str, tokens: int = 0, *, revision: str = "main", cache_dir: str = "") -> TokenBudget:
-    """The budget of a CLIP, of which nothing but the tokenizer and the configuration is read.
+    """The token budget of a CLIP; reads only its tokenizer and configuration.
 
     Args:
-      clip: as for `registry.load_backbone`; a folder may also hold a tokenizer alone.
-      tokens: most tokens; 0 for as many as the CLIP has positions (77 where the folder holds no configuration).
-      revision: of a repository on the Hub.
-      cache_dir: the Hub's cache; '' for the environment's.
+      clip: as for `registry.load_backbone`; a folder may hold a tokenizer only.
+      tokens: maximum; 0 for the CLIP's positions (77 without configuration).
+      revision, cache_dir: see `files.find_files`.
     """
     folder = SHIPPED.get(clip) or home_expanded(clip)
     if not (folder.is_dir() and has_tokenizer(file_names(folder))):
@@ -76,13 +75,7 @@ def _positions(config: Path) -> int:
 
 @dataclasses.dataclass(frozen=True)
 class Expected:
-    """What an answer has to hold.
-
-    Attributes:
-      class_name: whose texts.
-      paraphrases: how many.
-      budget: how long a templated text may be.
-    """
+    """Requirements of an answer: class, number of texts, length of a templated text."""
 
     class_name: str
     paraphrases: int
@@ -90,10 +83,10 @@ class Expected:
 
 
 def read_answer(reply: Reply, expected: Expected) -> tuple[Description, ...]:
-    """The descriptions in a reply, cleaned, without a full stop at their ends, and with units in order.
+    """Descriptions in a reply, cleaned, without final full stops, with sorted action units.
 
     Raises:
-      UnusableAnswerError: the reply is not of the form asked for, or its texts are not fit to be used.
+      UnusableAnswerError: the reply is refused, cut off or malformed, or its texts are invalid.
     """
     if reply.refusal:
         raise UnusableAnswerError([f"the model refused: {reply.refusal}"])
@@ -112,7 +105,7 @@ def read_answer(reply: Reply, expected: Expected) -> tuple[Description, ...]:
 
 
 def find_problems(descriptions: Sequence[Description], expected: Expected) -> Iterator[str]:
-    """What keeps descriptions from standing in a bank, one after the other."""
+    """Yields all problems of descriptions."""
     if len(descriptions) != expected.paraphrases:
         yield f"there must be exactly {expected.paraphrases} descriptions, not {len(descriptions)}"
     if len({description.text.lower() for description in descriptions}) != len(descriptions):
@@ -147,7 +140,7 @@ def _text_problems(text: str, expected: Expected) -> Iterator[str]:
 
 
 def _named_expressions(text: str, class_name: str) -> list[str]:
-    """The words that name an expression: a class's name says nothing new, another's says something wrong."""
+    """Words that name an expression, of this class or another."""
     expressions = {*CANONICAL_NAMES, canonical_name(class_name)}
     words = "".join(c if c.isalpha() else " " for c in text.lower()).split()
     named = [word for word in dict.fromkeys(words) if canonical_name(word) in expressions]
@@ -156,14 +149,14 @@ def _named_expressions(text: str, class_name: str) -> list[str]:
 
 
 def _tidied(description: Description) -> Description:
-    # Cleaning would make a space of a line break, which has to be found.
+    # Not cleaned if it has line breaks, which would become spaces: they are reported.
     text = clean_text(description.text) if is_one_line(description.text) else description.text
     text = text.strip(" ").rstrip(" .")
     return Description(text=text, action_units=tuple(sorted(set(description.action_units))))
 
 
 def _json_part(text: str) -> str:
-    """The JSON object in a reply whose form nothing bound: models put it between fences, or think aloud before it."""
+    """The JSON object in a free-form reply, which may have code fences or a <think> part."""
     spoken = text.rpartition("</think>")[2]
     start, end = spoken.find("{"), spoken.rfind("}")
     return spoken[start : end + 1] if 0 <= start < end else spoken

@@ -1,4 +1,4 @@
-"""What every way of asking a language model shares: a conversation in, a reply out, two kinds of failure."""
+"""Interface of language-model backends: messages in, a reply out."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ BackendKind = Literal["openai", "transformers"]
 
 @dataclasses.dataclass(frozen=True)
 class Sampling:
-    """How a model chooses its words; None leaves a choice to the server, and sends nothing.
+    """Sampling options; None is not sent: the server's default.
 
     Attributes:
-      temperature: 0 for the likeliest words.
-      seed: of the draw, where a server honours it.
-      max_tokens: of an answer, in the model's own tokens.
+      temperature: 0 for greedy decoding.
+      seed: servers may ignore it.
+      max_tokens: of an answer, in the model's tokens.
     """
 
     temperature: float | None = None
@@ -32,11 +32,10 @@ class Reply:
     """A model's reply.
 
     Attributes:
-      text: all of it.
-      model: what the model calls itself.
-      answer_format: what bound the reply's form.
-      cut_off: whether the limit on its length ended it.
-      refusal: why the model will not answer, or ''.
+      model: as reported by the server.
+      answer_format: constraint on the reply's format.
+      cut_off: whether it ended at `max_tokens`.
+      refusal: the model's refusal, or ''.
     """
 
     text: str
@@ -47,7 +46,7 @@ class Reply:
 
 
 class Backend(Protocol):
-    """A language model: its name, the server's base URL ('' for none), and how it samples."""
+    """A language model; `endpoint` is the server's base URL, or ''."""
 
     kind: BackendKind
     model: str
@@ -55,5 +54,5 @@ class Backend(Protocol):
     sampling: Sampling
 
     def reply(self, messages: Sequence[Message]) -> Reply:
-        """Continues a conversation; binds the reply to the schema of `Answer` where the backend can."""
+        """Continues a conversation; constrains the reply to the schema of `Answer` if the backend can."""
         ...

@@ -1,7 +1,7 @@
-"""Client of any server with OpenAI's chat/completions protocol: OpenAI's own, vLLM, llama.cpp, Ollama and others.
+"""Client of servers with OpenAI's chat/completions protocol: OpenAI, vLLM, llama.cpp, Ollama and others.
 
-Only the `openai` client retries: timeouts, failed connections, 408, 409, 429 and 5xx, after 0.5 to 8 s, doubling, or
-after the server's Retry-After; one above two minutes is not waited for.
+The `openai` client retries timeouts, failed connections, 408, 409, 429 and 5xx, after 0.5 to 8 s, doubling, or after
+the server's Retry-After of at most two minutes.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from mpafer_jax.runtime.errors import GenerationError, UnavailableError
 if TYPE_CHECKING:
     import openai
 
-FORMATS: tuple[AnswerFormat, ...] = get_args(AnswerFormat)  # from the strictest to the loosest
+FORMATS: tuple[AnswerFormat, ...] = get_args(AnswerFormat)  # strictest first
 RETRY_LOGGER = "openai._base_client"
-"""Its routine lines say that a request is made again, and after how long."""
+"""Logs retries and their delays."""
 
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 _NOT_THE_PROTOCOL = "not with what chat/completions answers; does the endpoint's address lack /v1 at its end?"
@@ -31,26 +31,25 @@ _NOT_THE_PROTOCOL = "not with what chat/completions answers; does the endpoint's
 
 @dataclasses.dataclass(frozen=True)
 class Key:
-    """An API key. Its value is neither shown nor written anywhere.
+    """An API key; its value is never shown or written.
 
     Attributes:
-      value: '' for servers that want none.
-      variable: the environment variable that it was read from, for messages.
+      value: '' for servers without keys.
+      variable: environment variable that it was read from.
     """
 
     value: str = dataclasses.field(repr=False)
     variable: str
 
     def removed_from(self, text: str) -> str:
-        """A text of the server's, which may quote the key, without it."""
+        """Removes the key from a server's text."""
         return text.replace(self.value, f"[{self.variable}]") if self.value else text
 
 
 class ChatEndpoint:
     """A model behind an endpoint (a `Backend`).
 
-    It asks for answers bound to a JSON schema. A server that refuses this is asked for any JSON, and one that refuses
-    that too, without a bound; each reply says which it was, and the log says it once.
+    Requests answers with a JSON schema; if the server refuses, any JSON; if it refuses that, free text.
     """
 
     kind: BackendKind = "openai"
@@ -66,16 +65,15 @@ class ChatEndpoint:
         retries: int = 5,
         answer_format: AnswerFormat = "json_schema",
     ) -> None:
-        """Connects to nothing yet.
+        """Creates the client, without connecting.
 
         Args:
-          endpoint: base URL, for most servers with /v1 at its end.
-          model: as the server calls it.
+          endpoint: base URL, for most servers ending with /v1.
+          model: the server's name for it.
           key: sent with each request.
-          sampling: how the model chooses its words.
-          timeout: seconds to wait for the server at each of its steps.
-          retries: how many times a request is made again.
-          answer_format: what to ask for first.
+          timeout: seconds, for each of connect, read and write.
+          retries: of a request.
+          answer_format: the first to request.
         """
         _check_endpoint(endpoint, key)
         try:
@@ -96,7 +94,7 @@ class ChatEndpoint:
         self._headers: Any = {} if key.value else {"Authorization": openai.Omit()}
         self._client = openai.OpenAI(
             base_url=endpoint,
-            # Never '', or the client looks for a key in the environment itself.
+            # Not '', for which the client would read a key from the environment.
             api_key=key.value or "none",
             timeout=timeout,
             max_retries=retries,
@@ -113,9 +111,9 @@ class ChatEndpoint:
                 first = first or error
                 continue
             except openai.APIError as error:
-                # Not chained: the library's error holds the request, and with it the key.
+                # Not chained: the library's error holds the request with the key.
                 raise self._explained(error) from None
-            except ValueError:  # the client leaves JSON that it cannot read to its caller
+            except ValueError:  # invalid JSON, not caught by the client
                 raise GenerationError(f"{self.endpoint} answered, but {_NOT_THE_PROTOCOL}") from None
             if first is not None:
                 logging.warning(
@@ -133,7 +131,7 @@ class ChatEndpoint:
         try:
             completion = self._complete(messages, answer_format)
         except self._openai.BadRequestError as error:
-            # OpenAI's newer models want the limit under a name that many other servers do not know.
+            # OpenAI's newer models use another name for the limit, which many servers do not support.
             if self.sampling.max_tokens is None or "max_completion_tokens" not in str(error):
                 raise
             self._limit_name = "max_completion_tokens"
@@ -151,7 +149,7 @@ class ChatEndpoint:
         )
 
     def _complete(self, messages: Sequence[Message], answer_format: AnswerFormat) -> Any:
-        # Not the client's `parse`: it keeps no text of an answer that does not fit the schema, and that is sent back.
+        # Not the client's `parse`, which drops the text of invalid answers; they are sent back to the model.
         schema = {"name": "descriptions", "strict": True, "schema": Answer.model_json_schema()}
         options: dict[str, Any] = {
             "response_format": {

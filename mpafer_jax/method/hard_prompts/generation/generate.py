@@ -1,7 +1,7 @@
-"""Has a language model write a bank: asks, checks, sends unusable answers back.
+"""Generates a bank with a language model: asks, checks, sends invalid answers back.
 
-Each usable answer is appended to `<out>.partial.jsonl` at once, and an interrupted run asks only for the rest; the bank
-is written when it is complete.
+Valid answers are appended to `<out>.partial.jsonl`, from which an interrupted run resumes; the bank is written when
+complete.
 """
 
 from __future__ import annotations
@@ -44,13 +44,13 @@ _MOST_FAILURES_IN_A_ROW = 3
 
 @dataclasses.dataclass(frozen=True)
 class Wanted:
-    """What a bank is to hold.
+    """Contents of the bank to generate.
 
     Attributes:
-      class_names: as the dataset writes them.
+      class_names: spelled as in the dataset.
       granularities: keys of `questions.QUESTIONS`.
-      paraphrases: texts of each class in each granularity.
-      corrections: how many times an answer that cannot be used is sent back before its question is given up.
+      paraphrases: texts per class and granularity.
+      corrections: how often an invalid answer is sent back before the question fails.
     """
 
     class_names: tuple[str, ...]
@@ -59,7 +59,7 @@ class Wanted:
     corrections: int = 3
 
     def __post_init__(self) -> None:
-        """Refuses what cannot be asked."""
+        """Raises GenerationError for invalid classes or granularities."""
         try:
             check_class_names(self.class_names, "classes")
         except ConfigError as error:
@@ -74,10 +74,7 @@ class Wanted:
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """How many questions were asked, and how many had an answer from an earlier run; a line for each failure.
-
-    The bank was written if there are no failures.
-    """
+    """Numbers of questions asked and of answers reused; a line per failure. The bank is written if none failed."""
 
     asked: int
     reused: int
@@ -85,12 +82,12 @@ class Outcome:
 
 
 def partial_path(out: Path) -> Path:
-    """The file of the answers until the bank is complete."""
+    """File of the answers until the bank is complete."""
     return out.with_name(f"{out.name}.partial.jsonl")
 
 
 def check_out(out: Path, overwrite: bool) -> None:
-    """Refuses a file that exists, before anything is asked."""
+    """Raises GenerationError if `out` exists and must not be overwritten."""
     if out.is_file() and not overwrite:
         raise GenerationError(f"{out} exists; name another file, or replace it with --overwrite")
     if out.exists() and not out.is_file():
@@ -99,7 +96,7 @@ def check_out(out: Path, overwrite: bool) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class _Question:
-    """One class in one granularity; `key` is a hash of all that the answer depends on."""
+    """A class at a granularity; `key` hashes everything that the answer depends on."""
 
     granularity: str
     expected: Expected
@@ -129,7 +126,7 @@ def _questions(wanted: Wanted, backend: Backend, budget: TokenBudget) -> list[_Q
 
 
 class _Answered(pydantic.BaseModel):
-    """A usable answer: a line of the partial file. `question` is the key of its `_Question`."""
+    """A valid answer, a line of the partial file; `question` is the key of its `_Question`."""
 
     model_config = pydantic.ConfigDict(frozen=True, extra="forbid", strict=True)
 
@@ -144,7 +141,7 @@ class _Answered(pydantic.BaseModel):
     date: str
 
     def append_to(self, path: Path) -> None:
-        """When this returns, the answer is on disk."""
+        """Appends the answer to a file, durably (fsync)."""
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("a", encoding="utf-8") as file:
             file.write(self.model_dump_json() + "\n")
@@ -153,7 +150,7 @@ class _Answered(pydantic.BaseModel):
 
 
 def _read_partial(path: Path) -> dict[str, _Answered]:
-    """The answers of earlier runs by question. Unreadable lines are dropped: their questions are asked again."""
+    """Answers of earlier runs by question; drops invalid lines, whose questions are asked again."""
     if not path.is_file():
         return {}
     lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
@@ -171,17 +168,10 @@ def _read_partial(path: Path) -> dict[str, _Answered]:
 
 
 def generate(wanted: Wanted, backend: Backend, budget: TokenBudget, out: Path, *, overwrite: bool = False) -> Outcome:
-    """Writes a bank to `out`, once every question has a usable answer.
-
-    Args:
-      wanted: classes and granularities.
-      backend: who is asked.
-      budget: how long texts may be.
-      out: the JSON file.
-      overwrite: whether an existing file may be replaced.
+    """Generates a bank and writes it to the JSON file `out` if every question has a valid answer.
 
     Raises:
-      GenerationError, UnavailableError: see there; the answers so far are saved.
+      GenerationError, UnavailableError: the backend failed; the answers so far are saved.
       LockedError: another process writes the same bank.
     """
     check_out(out, overwrite)
@@ -196,7 +186,7 @@ def _generate(wanted: Wanted, backend: Backend, budget: TokenBudget, out: Path, 
     usable: dict[str, _Answered] = {}
     for question in questions:
         answered = earlier.get(question.key)
-        # Checked again: the budget may be another one than it was then.
+        # The budget may have changed.
         if answered is not None and not list(answers.find_problems(answered.descriptions, question.expected)):
             usable[question.key] = answered
     reused = len(usable)
@@ -221,7 +211,7 @@ def _generate(wanted: Wanted, backend: Backend, budget: TokenBudget, out: Path, 
         usable[question.key] = answered
         logging.info("%d of %d: %s", len(usable), len(questions), question)
     if not failures:
-        check_out(out, overwrite)  # it may have appeared since
+        check_out(out, overwrite)  # may have been created meanwhile
         bank = _bank(out.stem, wanted, backend, budget, [usable[question.key] for question in questions])
         files.write_text(out, _rendered(bank))
         partial.unlink(missing_ok=True)
@@ -229,7 +219,7 @@ def _generate(wanted: Wanted, backend: Backend, budget: TokenBudget, out: Path, 
 
 
 def _ask(backend: Backend, question: _Question, corrections: int) -> _Answered:
-    """Asks one question, and sends the answer back while it cannot be used."""
+    """Asks a question; sends invalid answers back up to `corrections` times."""
     messages = question.messages
     for sent_back in range(corrections + 1):
         reply = backend.reply(messages)
@@ -239,7 +229,7 @@ def _ask(backend: Backend, question: _Question, corrections: int) -> _Answered:
             logging.info("%s: answer %d cannot be used: %s", question, sent_back + 1, error)
             if sent_back == corrections:
                 raise
-            # Only the last answer goes back, so that the conversation does not grow; and servers refuse empty turns.
+            # Only the last answer, so that the conversation does not grow; servers refuse empty turns.
             messages = question.messages
             if reply.text.strip():
                 messages = ask_again(question.messages, reply.text, error.problems)
@@ -259,7 +249,7 @@ def _ask(backend: Backend, question: _Question, corrections: int) -> _Answered:
 
 
 def _bank(name: str, wanted: Wanted, backend: Backend, budget: TokenBudget, usable: list[_Answered]) -> dict[str, Any]:
-    """The bank as JSON, checked as one that is read."""
+    """The bank as validated JSON."""
     classes: dict[str, dict[str, Any]] = {name: {} for name in wanted.class_names}
     for answered in usable:
         texts = [text.model_dump(mode="json") for text in answered.descriptions]
@@ -294,12 +284,12 @@ def _bank(name: str, wanted: Wanted, backend: Backend, budget: TokenBudget, usab
 
 
 def _distinct(values: Iterable[str]) -> tuple[str, ...]:
-    """Each value once, in the order of their first appearance, without empty ones."""
+    """Distinct values in order, without empty ones."""
     return tuple(value for value in dict.fromkeys(values) if value)
 
 
 def _rendered(bank: dict[str, Any]) -> str:
-    """Indented JSON with each text and its units on one line, since a person is to read it."""
+    """Indented JSON with each text and its units on one line, for readability."""
 
     def on_one_line(match: re.Match[str]) -> str:
         units = ", ".join(re.findall(r"\d+", match["units"]))

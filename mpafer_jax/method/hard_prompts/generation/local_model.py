@@ -1,4 +1,4 @@
-"""A text-generation model on this machine, run by transformers and PyTorch."""
+"""Local text-generation model with transformers and PyTorch."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ _DEFAULT_MAX_TOKENS = 1024
 
 
 class LocalModel:
-    """A text-generation model of the Hub or of a folder (a `Backend`); only the words asked bind its answers."""
+    """A text-generation model from the Hub or a folder (a `Backend`), without constrained decoding."""
 
     kind: BackendKind = "transformers"
     endpoint = ""
 
     def __init__(self, model: str, *, sampling: Sampling, device: str = "") -> None:
-        """Loads the model: weights as safetensors only, no code of the repository's.
+        """Loads the model, from safetensors only and without remote code.
 
         Args:
-          model: a folder, or a repository on the Hub (fetched where the Hub's cache does not hold it).
-          sampling: a temperature of None or 0 takes the likeliest token each time.
-          device: PyTorch's name of a device; '' for an accelerator where there is one.
+          model: a folder or a Hub repository.
+          sampling: greedy for a temperature of None or 0.
+          device: PyTorch's name; '' for CUDA if available.
         """
         try:
             import torch

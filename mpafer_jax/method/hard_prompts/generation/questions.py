@@ -1,4 +1,4 @@
-"""The questions to a language model, and the form of its answers."""
+"""Questions to a language model, and the schema of its answers."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ import pydantic
 from mpafer_jax.method.hard_prompts.templates import prompt_name
 
 MOST_WORDS = 25
-"""Asked for in every answer: about 35 of CLIP's tokens, so that a templated text fits with room to spare."""
+"""Limit stated in the instructions: about 35 CLIP tokens, so that a templated text fits easily."""
 
 
 class Message(TypedDict):
-    """One turn of a conversation, as chat protocols have it."""
+    """One message of a chat."""
 
     role: Literal["system", "user", "assistant"]
     content: str
 
 
-# The first is the question of MPA-FER (arXiv 2506.21017); the others are ours, the same for a part of the face.
+# The first is MPA-FER's (arXiv 2506.21017); ours ask the same for a region.
 QUESTIONS: dict[str, str] = {
     "holistic": "What are the most useful visual features to distinguish the facial expression of [class]?",
     **{
@@ -49,6 +49,7 @@ Each text
 action_units holds the numbers of the facial action units (FACS) that the text speaks of, [] if there are none."""
 
 
+# Docstrings of these two classes are part of the JSON schema that is sent and hashed.
 class Description(pydantic.BaseModel):
     """One text of an answer; not a `BankText`, which refuses unusable texts: what is wrong with them is sent back."""
 
@@ -68,13 +69,7 @@ class Answer(pydantic.BaseModel):
 
 
 def ask(class_name: str, granularity: str, paraphrases: int) -> tuple[Message, ...]:
-    """The conversation that asks for the texts of one class in one granularity.
-
-    Args:
-      class_name: as the dataset writes it.
-      granularity: a key of QUESTIONS.
-      paraphrases: how many texts.
-    """
+    """Messages that ask for texts of a class at a granularity, a key of `QUESTIONS`."""
     question = QUESTIONS[granularity].replace("[class]", prompt_name(class_name))
     if paraphrases == 1:
         question += " Give one description."
@@ -86,7 +81,7 @@ def ask(class_name: str, granularity: str, paraphrases: int) -> tuple[Message, .
 
 
 def ask_again(question: Sequence[Message], answer: str, problems: Sequence[str]) -> tuple[Message, ...]:
-    """The conversation that sends an unusable answer back, with what is wrong with it."""
+    """Messages that send an invalid answer back with its problems."""
     listed = "\n".join(f"- {problem}" for problem in problems)
     correction = f"This cannot be used:\n{listed}\nAnswer again in full, in the same form."
     return (*question, {"role": "assistant", "content": answer}, {"role": "user", "content": correction})
