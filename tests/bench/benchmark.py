@@ -73,7 +73,7 @@ def benchmark(arguments: argparse.Namespace) -> int:
 
 
 def run(arguments: argparse.Namespace, out: pathlib.Path) -> tuple[str, list[dict[str, object]]]:
-    """All problems of the command line: their tables, and everything measured."""
+    """Runs all problems of the command line: their tables, and all measurements."""
     options = measure.Options(
         contenders=tuple(name for name in CONTENDERS if name in (arguments.contender or CONTENDERS)),
         measures=tuple(name for name in measures.TITLES if name in (arguments.measure or measures.TITLES)),

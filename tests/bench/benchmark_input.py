@@ -29,7 +29,7 @@ from tests.bench.timing import Spread
 def measure(
     arguments: argparse.Namespace, data: DataSection, kind: input_lib.Kind, folder: pathlib.Path
 ) -> dict[str, Any]:
-    """Everything of one kind of images, in a scratch folder, with the augmentation of `data`."""
+    """Measures one kind of images in a scratch folder, with the augmentation of `data`."""
     input_lib.write_faces(folder, kind, arguments.images)
     place: dict[str, Any] = {"dataset": "folder", "dir": str(folder), "prepared_dir": "", "label_rule": "owner"}
     splits: dict[str, Any] = {"train_splits": ("train",), "validation_split": "", "test_split": "", "class_names": ()}

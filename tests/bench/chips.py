@@ -1,4 +1,4 @@
-"""TPU slices that are described, not owned, and what their chips can do."""
+"""TPU slices as abstract topologies, with the peak rates of their chips."""
 
 from __future__ import annotations
 
@@ -17,19 +17,17 @@ GIGA, TERA = 1e9, 1e12
 
 
 class TopologyError(UserError):
-    """A slice that cannot be described; the message says which names can."""
+    """An unknown slice; the message lists known names."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Chip:
-    """One chip, from the "System architecture" pages of Cloud TPU's documentation.
+    """A chip, from the "System architecture" pages of Cloud TPU's documentation.
 
     Attributes:
-      name: as there.
-      hbm_bytes: its memory.
-      hbm_bandwidth: bytes a second between it and the memory.
-      peak_flops: bfloat16 operations a second; float32 products run at the same rate by default, rounded to bfloat16.
-      link_bandwidth: bytes a second over its links to other chips, both directions together.
+      hbm_bandwidth: bytes per second.
+      peak_flops: bfloat16 operations per second; float32 products are rounded to bfloat16 by default.
+      link_bandwidth: bytes per second over all links to other chips, both directions together.
     """
 
     name: str
@@ -49,14 +47,11 @@ _CHIPS = {
 
 @dataclasses.dataclass(frozen=True)
 class Slice:
-    """A described slice.
+    """A slice as an abstract topology.
 
     Attributes:
-      name: "v5e:4x4".
-      chip: of which it is made.
-      devices: as JAX counts them; on v4 a chip is described as two.
-      num_chips: how many chips.
-      num_hosts: how many machines they are in.
+      name: such as "v5e:4x4".
+      devices: JAX's devices; two per chip on v4.
     """
 
     name: str
@@ -67,18 +62,18 @@ class Slice:
 
     @property
     def device_share(self) -> float:
-        """The part of a chip that a device is."""
+        """Chips per device."""
         return self.num_chips / len(self.devices)
 
 
 def describe_slice(name: str) -> Slice:
-    """A slice by its name, without any such hardware.
+    """A slice by name; needs no such hardware.
 
     Args:
       name: generation and chips along each axis of the torus: v5e:4x4, v6e:2x4, v4:2x2x2, v5p:4x4x4.
 
     Raises:
-      ModuleNotFoundError: libtpu, which holds the compiler, is not installed.
+      ModuleNotFoundError: libtpu, with the compiler, is not installed.
       TopologyError: no such generation or shape.
     """
     generation, _, shape = name.partition(":")
@@ -92,14 +87,13 @@ def describe_slice(name: str) -> Slice:
         raise ModuleNotFoundError(
             "the compiler for TPUs is in the package libtpu, which is not installed: pip install -e '.[tpu-check]'"
         )
-    # Two checks at once, or one beside a program that uses a TPU, do not disturb each other; and libtpu need not ask
-    # a metadata server what machine this is.
+    # Allows concurrent checks, also beside a program that uses a TPU, and skips libtpu's query of a metadata server.
     os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
     bounds = [min(2, size) for size in sizes[:2]] + [1] * (3 - len(sizes[:2]))  # a host's chips: 2x2, or fewer
     try:
         found = topologies.get_topology_desc(name, "tpu", chips_per_host_bounds=bounds)
-    except Exception as error:  # whatever libtpu raises for shapes that do not exist
+    except Exception as error:  # libtpu's errors for unknown shapes vary
         raise TopologyError(f"topology {name!r} cannot be described: {error}") from error
     devices = cast(Sequence[Any], found.devices)
     hosts = {device.process_index for device in devices}

@@ -1,4 +1,4 @@
-"""The asking side of `worker.py`."""
+"""Client of the benchmark worker process (`worker.py`)."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from typing import Any, Self
 
 
 class BenchmarkError(RuntimeError):
-    """A contender that cannot be run, or whose numbers differ; the message says which and how."""
+    """A contender failed, or its results differ."""
 
 
 class Worker:
-    """One contender's process; a context manager that ends it.
+    """A contender's process; a context manager that ends it.
 
     Attributes:
       name: the contender.
@@ -36,15 +36,15 @@ class Worker:
         cache: pathlib.Path | None = None,
         log: pathlib.Path | None = None,
     ) -> None:
-        """Starts the process and waits until its imports are done.
+        """Starts the process and waits for its imports.
 
         Args:
           name: one of `worker.CONTENDERS`.
-          folder: the problem's.
+          folder: of the problem.
           remat: of our contender, as `config.clip.remat`.
-          threads: cores and threads that it may use, 0 for all.
-          cache: where compiled functions are kept from one process to the next; None for nowhere.
-          log: file for what it writes to stderr; None for this process's own.
+          threads: number of cores and threads, 0 for all.
+          cache: folder of the compilation cache, or None.
+          log: file for stderr; None for this process's stderr.
 
         Raises:
           BenchmarkError: it did not start.
@@ -67,24 +67,24 @@ class Worker:
         self.import_seconds = self.age()
 
     def age(self) -> float:
-        """Seconds since the process was started."""
+        """Seconds since the start of the process."""
         return time.monotonic() - self._started
 
     def ask(self, do: str, **details: Any) -> dict[str, Any]:
-        """Asks a question of `worker.py` and waits for the answer.
+        """Sends a request to the worker and waits for its response.
 
         Raises:
-          BenchmarkError: there was none.
+          BenchmarkError: the request failed, or the process ended.
         """
         pipe = self._process.stdin
         if pipe is None:
             raise BenchmarkError(f"{self.name} was ended already")
-        with contextlib.suppress(BrokenPipeError):  # it has ended: what it said last is read below
+        with contextlib.suppress(BrokenPipeError):  # the process has ended: its last response is read below
             print(json.dumps({"do": do, **details}), file=pipe, flush=True)
         return self._read()
 
     def seconds(self, measure: str, calls: int = 1) -> float:
-        """Mean seconds of a call, over a block of calls."""
+        """Mean seconds per call of a block of calls."""
         return float(self.ask("time", measure=measure, calls=calls)["seconds"])
 
     def _read(self) -> dict[str, Any]:

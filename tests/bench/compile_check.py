@@ -29,15 +29,13 @@ _HEAD = (
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """One compiled step, per device; bytes, seconds and floating-point operations.
+    """A compiled step, per device.
 
     Attributes:
       step: "train" or "eval".
-      images: of one call, over all devices.
-      arguments, results, temporaries, program: memory; what the results take over from the arguments counts once.
-      flops: of the matrix products.
-      traffic: what is moved.
-      compile_seconds: how long the compiler took.
+      images: per call, over all devices.
+      arguments, results, temporaries, program: memory in bytes; donated arguments count once.
+      flops: of matrix products.
     """
 
     step: str
@@ -53,16 +51,16 @@ class Report:
 
     @property
     def memory(self) -> int:
-        """What the step takes of a device's memory."""
+        """Bytes of a device's memory that the step needs."""
         return self.arguments + self.results + self.temporaries + self.program
 
     @property
     def available(self) -> float:
-        """A device's memory."""
+        """Bytes of a device's memory."""
         return self.where.chip.hbm_bytes * self.where.device_share
 
     def bounds(self) -> dict[str, float]:
-        """Seconds that one call takes at least: for computing, for memory, for the links."""
+        """Lower bounds of the seconds per call: of compute, memory and links."""
         chip, share = self.where.chip, self.where.device_share
         links = sum(c.link_bytes(len(self.where.devices)) for c in self.traffic.collectives)
         return {
@@ -105,7 +103,7 @@ def check(config: Config, where: Slice, step: str, num_classes: int | None) -> R
 
 
 def describe(report: Report, config: Config) -> str:
-    """The report as lines of text."""
+    """The report as text."""
     where, bounds = report.where, report.bounds()
     by = max(bounds, key=bounds.__getitem__)
     exchanged = [f"{c.count} {c.kind} of {c.num_bytes / 1e6:.3f} MB together" for c in report.traffic.collectives]
@@ -129,7 +127,7 @@ def describe(report: Report, config: Config) -> str:
 
 
 def table_row(report: Report, config: Config) -> str:
-    """The report as a row of a Markdown table with the columns of `_HEAD`."""
+    """The report as a Markdown table row with the columns of `_HEAD`."""
     bounds = report.bounds()
     by = max(bounds, key=bounds.__getitem__)
     parts = " + ".join(f"{x / 1e9:.2f}" for x in (report.arguments, report.temporaries, report.program))

@@ -1,6 +1,6 @@
-"""Counts the multiply-adds of a traced function, loops included.
+"""Counts the floating-point operations of a traced function.
 
-XLA's own analysis counts the body of a loop once, and the layers of the towers are such a body.
+XLA's analysis counts a loop's body once, and the towers' layers are scanned.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ import jax
 
 
 def count_flops(function: Any, *arguments: Any) -> float:
-    """Floating-point operations of all matrix products and convolutions, 2 for each multiply-add.
+    """Floating-point operations of all matrix products and convolutions, 2 per multiply-add.
 
-    Under `shard_map` they are those of one device. What is added up elsewhere (softmax, norms, activations, the
-    update) is left out: a percent or two of a ViT. What the compiler finds unused is still counted.
+    With `shard_map`, of one device. Other operations (softmax, norms, activations, update) are left out, 1 to 2 % of a
+    ViT; dead code is counted.
 
     Args:
       function: jitted or not.
@@ -37,7 +37,7 @@ def _of_equation(equation: Any) -> float:
         return 2.0 * math.prod(equation.outvars[0].aval.shape) * math.prod(left[axis] for axis in contracting)
     if name == "conv_general_dilated":
         kernel, spec = equation.invars[1].aval.shape, equation.params["dimension_numbers"].rhs_spec
-        # An output number needs the kernel's whole window of one output feature.
+        # Each output value needs the kernel's whole window of one output feature.
         return 2.0 * math.prod(equation.outvars[0].aval.shape) * math.prod(kernel) / kernel[spec[0]]
     inner = [_of_jaxpr(jaxpr) for jaxpr in _inner(equation)]
     if name == "cond":
@@ -46,7 +46,7 @@ def _of_equation(equation: Any) -> float:
 
 
 def _inner(equation: Any) -> list[Any]:
-    """The functions that an equation calls; a `while` counts its body once, since nobody knows how often it runs."""
+    """Functions that an equation calls; a `while` counts its body once, as its trip count is unknown."""
     found: list[Any] = []
     for value in equation.params.values():
         items = cast(Sequence[Any], value if isinstance(value, list | tuple) else (value,))

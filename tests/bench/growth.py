@@ -1,7 +1,6 @@
-"""How time and memory of a training step grow with one size at a time, as a table and as plots.
+"""Time and memory of a training step by one size at a time, as a table and as plots.
 
-Every point is measured in a separate process, whose peak memory is then the point's. Weights, images and labels are
-random: neither decides how long a step takes.
+Every point has a process of its own, so that its peak memory is the point's. Weights, images and labels are random.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ from mpafer_jax.runtime import files, workers
 from tests.bench import shapes
 from tests.bench.timing import Spread, peak_memory_bytes, time_block
 
-_COLUMNS = 3  # of panels, so that they can be read on a page
+_COLUMNS = 3  # of panels
 _NAMES = {
     "batch_size": "images in a batch",
     "num_prompts": "visual prompts a layer",
@@ -40,15 +39,13 @@ _NAMES = {
 
 @dataclasses.dataclass(frozen=True)
 class Point:
-    """The sizes of one measurement; the defaults are what a series leaves as it is.
+    """Sizes of a measurement; series vary one and keep the defaults of the others.
 
     Attributes:
       clip: one of `CLIPS`.
-      image_size: side of the images in pixels.
-      batch_size: B.
-      num_prompts: N_p, visual prompts a layer.
-      top_k: k, patches of the local score.
-      classes: C.
+      image_size: in pixels.
+      num_prompts: visual prompts per layer.
+      top_k: patches of the local score.
       remat: `clip.remat`.
       text_chunk: `train.text_chunk`.
     """
@@ -65,14 +62,12 @@ class Point:
 
 @dataclasses.dataclass(frozen=True)
 class Measured:
-    """What a point cost.
+    """Measurements of a point.
 
     Attributes:
-      point: its sizes.
       seconds: of a step.
-      compile_seconds: of its compilation.
-      temporaries: bytes that the compiled step needs beside its arguments and results, as the compiler counts them.
-      peak_memory: the process's largest resident memory in bytes, libraries and weights included.
+      temporaries: bytes of the compiled step's temporaries, by the compiler's analysis.
+      peak_memory: the process's peak resident memory in bytes, libraries and weights included.
     """
 
     point: Point
@@ -83,7 +78,7 @@ class Measured:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Measured:
-        """Reads what `dataclasses.asdict` gave."""
+        """Inverse of `dataclasses.asdict`."""
         rest = {name: value for name, value in values.items() if name not in ("point", "seconds")}
         return cls(point=Point(**values["point"]), seconds=Spread(**values["seconds"]), **rest)
 
@@ -106,7 +101,7 @@ def varied(name: str) -> str:
 
 
 def clip_config(point: Point) -> ClipConfig:
-    """The CLIP of a point; a vocabulary of 1,000 words, since the table's size costs a step nothing."""
+    """The CLIP of a point, with 1,000 tokens, as the size of the token table does not affect a step."""
     config = SIZES[point.clip]
     return dataclasses.replace(
         config,
@@ -152,7 +147,7 @@ def measure_here(config: Config, point: Point, repeats: int) -> Measured:
 
 
 def _random(leaf: Any, rng: np.random.Generator, classes: int) -> jax.Array:
-    """An array of a shape and type: small numbers, bytes, and labels or positions that exist."""
+    """Random array with the shape and type of `leaf`: small floats, bytes, or valid labels or positions."""
     if leaf.dtype == jnp.bool_:
         return jnp.ones(leaf.shape, jnp.bool_)
     if leaf.dtype == jnp.uint8:
@@ -163,7 +158,7 @@ def _random(leaf: Any, rng: np.random.Generator, classes: int) -> jax.Array:
 
 
 def measure(config: Config, point: Point, repeats: int) -> Measured:
-    """`measure_here` in a separate process, whose peak memory is then the point's."""
+    """`measure_here` in a separate process, for its peak memory."""
     with workers.pool(1) as pool:
         return pool.submit(measure_here, config, point, repeats).result()
 
@@ -174,7 +169,7 @@ def write(path: Path, found: Mapping[str, Sequence[Measured]]) -> None:
 
 
 def read(path: Path) -> dict[str, list[Measured]]:
-    """Reads what `write` wrote."""
+    """Reads the file of `write`."""
     stored = cast(dict[str, list[dict[str, Any]]], json.loads(path.read_text(encoding="utf-8")))
     return {name: [Measured.from_json(point) for point in points] for name, points in stored.items()}
 
@@ -206,7 +201,7 @@ def table(found: Mapping[str, Sequence[Measured]]) -> str:
 
 
 def plot(found: Mapping[str, Sequence[Measured]], path: Path) -> None:
-    """A PNG with two panels for each size: seconds above, memory below."""
+    """Writes a PNG with two panels for each size: seconds above, memory below."""
     fields = list(dict.fromkeys(varied(name) for name in found))
     columns = min(_COLUMNS, len(fields))
     rows = -(-len(fields) // columns)

@@ -1,8 +1,7 @@
-"""What a compiled program moves: through its memory, and to other devices.
+"""Memory traffic and collectives of a compiled program, from the text of XLA's optimised HLO.
 
-Reads the text of XLA's optimised program, since XLA's own analysis counts the body of a loop once. Loops count as often
-as they run, a slice of a stacked array counts as the slice, a part that is written into an array in place counts as the
-part, and what the compiler keeps on the chip counts nothing.
+XLA's analysis counts a loop's body once; here it counts by trip count. Slices and in-place updates count only the part
+that is read or written; on-chip memory does not count.
 """
 
 from __future__ import annotations
@@ -27,46 +26,45 @@ _COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "col
 _FREE = frozenset(
     {"parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all", "partition-id", "replica-id"}
 )
-_RENAMES = frozenset({"bitcast", "reshape", "copy", "convert", "transpose"})  # inside a fusion: no traffic of their own
+_RENAMES = frozenset({"bitcast", "reshape", "copy", "convert", "transpose"})  # without traffic inside a fusion
 
 
 @dataclasses.dataclass(frozen=True)
 class Instruction:
-    """One line of a program: its result's shape, what it does, to which other lines, and the rest of its text."""
+    """An instruction, one line of a program."""
 
     name: str
     shape: str
     opcode: str
     operands: tuple[str, ...]
     attributes: str
-    literal: str  # what stands between the parentheses: a parameter's number, a constant's value
+    literal: str  # text in the parentheses: a parameter's number, a constant's value
 
     @property
     def called(self) -> tuple[str, ...]:
-        """The computations that it calls."""
+        """Names of called computations."""
         return tuple(name for found in _CALLED.findall(self.attributes) for name in _NAME.findall(found))
 
 
 @dataclasses.dataclass(frozen=True)
 class Computation:
-    """A sequence of instructions; the root gives the result."""
+    """Instructions by name; `root` is the result."""
 
     instructions: dict[str, Instruction]
     root: str
 
     def parameters(self) -> dict[int, Instruction]:
-        """Its parameters by number."""
+        """Parameters by number."""
         return {int(i.literal): i for i in self.instructions.values() if i.opcode == "parameter"}
 
 
 @dataclasses.dataclass(frozen=True)
 class Collective:
-    """All exchanges of a kind in one run of the program, as one device sees them.
+    """All collectives of a kind in one run of the program, on one device.
 
     Attributes:
-      kind: "all-reduce" and the like.
-      count: how many.
-      num_bytes: what goes into them, together.
+      kind: such as "all-reduce".
+      num_bytes: of all inputs.
     """
 
     kind: str
@@ -74,7 +72,7 @@ class Collective:
     num_bytes: int
 
     def link_bytes(self, devices: int) -> float:
-        """What a device has to send and receive at least, of a ring of so many."""
+        """Minimum bytes that a device sends and receives in a ring of `devices`."""
         if self.kind == "all-reduce":
             return 2 * 2 * self.num_bytes * (devices - 1) / devices
         if self.kind == "all-gather":
@@ -84,12 +82,11 @@ class Collective:
 
 @dataclasses.dataclass(frozen=True)
 class Traffic:
-    """What one run of a program moves on one device.
+    """Traffic of one run of a program on one device.
 
     Attributes:
-      memory_bytes: read from and written to its main memory.
-      collectives: exchanges with other devices.
-      unknown_loops: loops whose length the text does not tell; they are counted as one round.
+      memory_bytes: read from and written to main memory.
+      unknown_loops: loops of unknown trip count, counted as one iteration.
     """
 
     memory_bytes: int
@@ -98,7 +95,7 @@ class Traffic:
 
 
 def array_bytes(shape: str, *, main_memory_only: bool = False) -> int:
-    """Bytes of an array, or of all arrays of a tuple, by its text, such as 'f32[6,512]{1,0:T(8,128)S(1)}'."""
+    """Bytes of an array or a tuple of arrays, from its text, such as 'f32[6,512]{1,0:T(8,128)S(1)}'."""
     total = 0
     for kind, sizes, layout in _ARRAY.findall(shape):
         if main_memory_only and _ELSEWHERE.search(layout):
@@ -109,10 +106,10 @@ def array_bytes(shape: str, *, main_memory_only: bool = False) -> int:
 
 
 def measure_traffic(text: str) -> Traffic:
-    """Reads a program's text (`compiled.as_text()`).
+    """Measures the traffic of a program's text (`compiled.as_text()`).
 
     Raises:
-      ValueError: it is no program of XLA's.
+      ValueError: not an HLO program.
     """
     program = _Program(*_parse(text))
     counts: collections.Counter[str] = collections.Counter()
@@ -172,7 +169,7 @@ class _Program:
 
     @functools.cache  # noqa: B019 - lives as long as one analysis
     def memory_bytes(self, name: str) -> int:
-        """Main memory's traffic in one run of a computation."""
+        """Main-memory traffic of one run of a computation."""
         computation = self.computations[name]
         return sum(self._of_instruction(computation, i) for i in computation.instructions.values())
 
@@ -185,7 +182,7 @@ class _Program:
             return sum(self.memory_bytes(name) for name in i.called)
         if i.opcode == "conditional":
             return max(self.memory_bytes(name) for name in i.called)
-        if i.opcode.endswith("-start"):  # the shape names source and destination
+        if i.opcode.endswith("-start"):  # the shape includes source and destination
             return array_bytes(i.shape, main_memory_only=True)
         if i.opcode == "fusion":
             (called,) = i.called
@@ -199,7 +196,7 @@ class _Program:
         return sum(array_bytes(shape, main_memory_only=True) for shape in (*operands, i.shape))
 
     def _read(self, name: str, number: int) -> int:
-        """What a fusion reads of its operand of this number."""
+        """Bytes that a fusion reads of an operand."""
         parameter = self.computations[name].parameters().get(number)
         if parameter is None:
             return 0
@@ -222,11 +219,11 @@ class _Program:
                     total += self._read(user.called[0], position)
                 else:
                     total += array_bytes(computation.instructions[value].shape)
-        # A value that is the result itself has no user, and is read as a whole.
+        # A value without users is the result, and is read as a whole.
         return total or (array_bytes(computation.instructions[value].shape) if value == computation.root else 0)
 
     def _written(self, name: str, value: str, shape: str) -> int:
-        """What a fusion writes of its result, which has this shape outside."""
+        """Bytes that a fusion writes of its result, of this shape outside."""
         if not array_bytes(shape, main_memory_only=True):
             return 0
         computation = self.computations[name]
@@ -264,7 +261,7 @@ class _Program:
         return limit
 
     def _limit(self, condition: Computation) -> int | None:
-        """N of a condition "counter < N"; JAX's loops of a known length count up from 0."""
+        """N of a condition "counter < N"; JAX's loops of known length count up from 0."""
         root = condition.instructions[condition.root]
         if root.opcode != "compare" or "direction=LT" not in root.attributes:
             return None
@@ -272,13 +269,13 @@ class _Program:
         return int(limit.literal) if limit.opcode == "constant" and limit.literal.isdecimal() else None
 
     def collectives(self, name: str, times: int = 1) -> Iterator[tuple[str, int, int]]:
-        """(kind, how often, bytes that go in) of all exchanges in `times` runs of a computation."""
+        """(kind, count, input bytes) of all collectives in `times` runs of a computation."""
         computation = self.computations[name]
         for i in computation.instructions.values():
             kind = i.opcode.removesuffix("-start")
             if kind in _COLLECTIVES:
                 operands = sum(array_bytes(computation.instructions[o].shape) for o in i.operands)
-                # On TPUs the sum may be of a wider type than what is summed.
+                # On TPUs the sum may have a wider type than its inputs.
                 yield kind, times, max(operands, array_bytes(i.shape)) if kind == "all-reduce" else operands
             elif i.opcode == "while":
                 yield from self.collectives(next(self._loop(i)), times * self._trips(computation, i))

@@ -1,6 +1,6 @@
-"""What a training image costs on its way to the device, stage by stage, and how many a second the pipeline makes.
+"""Time per image of each stage of the input pipeline, and its throughput.
 
-Images are drawn faces in the sizes and formats of RAF-DB (aligned, 100 x 100 JPEG) and FERPlus (48 x 48 grey PNG).
+Images are synthetic faces in the sizes and formats of RAF-DB (aligned, 100 x 100 JPEG) and FERPlus (48 x 48 grey PNG).
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _SEED = 0
 
 @dataclasses.dataclass(frozen=True)
 class Kind:
-    """How images are stored: side in pixels, Pillow's mode, file format, and the arguments of its encoder."""
+    """Format of stored images: side in pixels, Pillow's mode, file format, and encoder arguments."""
 
     title: str
     size: int
@@ -48,14 +48,14 @@ KINDS = {
 
 @dataclasses.dataclass(frozen=True)
 class Pipeline:
-    """A way to run the pipeline: `data.num_workers` and `data.cache_decoded`."""
+    """Settings of the pipeline: `data.num_workers` and `data.cache_decoded`."""
 
     num_workers: int
     cache_decoded: bool
 
 
 def write_faces(folder: Path, kind: Kind, number: int) -> None:
-    """Writes drawn faces as `<folder>/train/<expression>/NNN.<format>`, the layout of `data.dataset = "folder"`."""
+    """Writes synthetic faces as `<folder>/train/<expression>/NNN.<format>`, as `data.dataset = "folder"` reads them."""
     faces = [generate.face_of(_SEED, "train", index, STYLES["colour"]) for index in range(number)]
     drawn = generate.render_all([face.job for face in faces], kind.size)
     for index, (face, pixels) in enumerate(zip(faces, drawn, strict=True)):
@@ -66,13 +66,13 @@ def write_faces(folder: Path, kind: Kind, number: int) -> None:
 
 
 def stages(data: DataSection, image_size: int, batch_size: int, repeats: int) -> dict[str, Spread]:
-    """Seconds an image of each stage of the training pipeline, one thread doing nothing else.
+    """Seconds per image of each stage of the training pipeline, in one thread.
 
     Args:
       data: a dataset with a training split, and its augmentation.
-      image_size: side of the images in pixels.
-      batch_size: images in a batch.
-      repeats: times that every stage goes over the images.
+      image_size: in pixels.
+      batch_size: in images.
+      repeats: passes of every stage over the images.
     """
     split = load_dataset(data.model_copy(update={"cache_decoded": False})).train
     kept = load_dataset(data.model_copy(update={"cache_decoded": True})).train
@@ -126,7 +126,7 @@ def _spread(call: Callable[[], object], images: int, repeats: int) -> Spread:
 
 
 def decoders(encoded: Sequence[bytes], repeats: int) -> dict[str, Spread]:
-    """Seconds an image of each decoder that is installed and reads the format."""
+    """Seconds per image of each installed decoder of the format."""
     known: dict[str, Callable[[bytes], object]] = {
         "Pillow, with our checks": preprocess.decode,
         "Pillow": lambda data: np.asarray(Image.open(io.BytesIO(data))),
@@ -140,7 +140,7 @@ def decoders(encoded: Sequence[bytes], repeats: int) -> dict[str, Spread]:
 
 
 def resizers(split: Split, image_size: int, repeats: int) -> dict[str, Spread]:
-    """Seconds an image of each way to bring it to the CLIP's size."""
+    """Seconds per image of each way to resize it to the CLIP's size."""
     images = [split.source.image(index) for index in range(len(split))]
     known: dict[str, Callable[[Any], object]] = {
         "Pillow, bicubic": lambda image: preprocess.resize(image, image_size),
@@ -157,7 +157,7 @@ def resizers(split: Split, image_size: int, repeats: int) -> dict[str, Spread]:
 
 
 def rate(data: DataSection, how: Pipeline, image_size: int, batch_size: int, seconds: float) -> float:
-    """Images a second of the whole training pipeline, on their way to the devices, after its start."""
+    """Images per second of the whole training pipeline with transfer to the devices, after its start."""
     section = data.model_copy(update=dataclasses.asdict(how))
     split = load_dataset(section).train
     batches = pipeline.train_batches(
@@ -171,7 +171,7 @@ def rate(data: DataSection, how: Pipeline, image_size: int, batch_size: int, sec
     )
     moved = devices.prefetch({"image": batch["image"]} for batch in batches)
     try:
-        for _ in range(8):  # what was made ahead while workers started
+        for _ in range(8):  # prefetched while workers started
             next(moved)
         made, start = 0, time.perf_counter()
         while time.perf_counter() - start < seconds:

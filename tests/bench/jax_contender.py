@@ -1,4 +1,4 @@
-"""Our steps as a contender: those that a run compiles (`mpafer_jax/steps.py`)."""
+"""Our steps as a contender, as a run compiles them (`mpafer_jax/method/steps.py`)."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class JaxContender:
         """Loads the problem; `remat` as `config.clip.remat`.
 
         Raises:
-          ValueError: there are several devices, which plain PyTorch would not use.
+          ValueError: several devices, of which plain PyTorch would use one.
         """
         if jax.device_count() > 1:
             raise ValueError(f"found {jax.device_count()} devices, expected one: hide the others from this process")
@@ -122,7 +122,7 @@ class JaxContender:
             "text_features": np.asarray(self._text_features),
             "losses": np.array([metrics[name][0] / metrics[name][1] for name in measures.LOSSES], np.float32),
             "eval_cross_entropy": np.asarray(jnp.mean(cross_entropy), np.float32),
-            # After the first update SGD's trace is the gradient with the weight decay.
+            # After the first update SGD's trace is the gradient plus weight decay.
             **{f"gradient_{name}": trace[name] - decay * arrays[name] for name in trace},
         }
 
@@ -140,8 +140,7 @@ class JaxContender:
         }
 
     def flops(self) -> dict[str, float]:
-        """Floating-point operations of the matrix products that a call needs, whatever is computed twice to save
-        memory left out; of the measures for which that is defined."""
+        """Floating-point operations of a call's matrix products, without rematerialisation, by measure."""
         plain = self._model.clone(backbone=cast(Any, self._model.backbone).clone(remat="none"))
         train, evaluate = self._steps(plain)
         texts = jax.ShapeDtypeStruct(self._problem.arrays["hard_text_features"].shape, jnp.float32)
@@ -168,7 +167,7 @@ class JaxContender:
             encoded = self._model.apply(both, frozen.soft_prompts, method="encode_soft_prompts")
             text_features, token_features = cast(tuple[jax.Array, jax.Array], encoded)
             outputs = {"text_features": text_features, "token_features": token_features}
-            unread = cast(Any, None)  # of images, which terms with a value per class do not read
+            unread = cast(Any, None)  # terms per class do not read images
             context = Context(self._objective.options, unread, unread, unread, outputs, params, frozen)
             terms = self._objective.values(context, "class")
             return sum((jnp.mean(values) for values in terms.values()), start=jnp.zeros(()))
@@ -219,7 +218,7 @@ def _learner(problem: Problem) -> MpaPrompts:
 
 
 def _texts(arrays: Arrays) -> Texts:
-    """The class prompts trimmed to the longest, as a run has them: what follows the end changes nothing."""
+    """The class prompts, trimmed to the longest as in a run."""
     ends = arrays["ends"]
     ids = arrays["ids"][:, : ends.max() + 1]
     position = cast(np.ndarray[Any, Any], np.arange(ids.shape[1]))

@@ -1,4 +1,4 @@
-"""Runs the contenders on one problem: checks that they compute the same, then times them in turns."""
+"""Runs the contenders on a problem: checks that their results agree, then times them in turns."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from tests.bench import problem as problem_lib
 from tests.bench.client import BenchmarkError, Worker
 from tests.bench.problem import Arrays, Problem, Setting
 
-# How far contenders may differ, relative to an output's largest entry, by what they compute in (`problem.PRECISIONS`).
-# Rounded products need room: the contrast divides by a temperature of 0.01, and which patches are the best can change.
+# Tolerances relative to an output's largest entry, by precision (`problem.PRECISIONS`). Rounding errors grow: the
+# contrastive loss divides by a temperature of 0.01, and the top-k patches can change.
 TOLERANCES = {"float32": 1e-4, "tf32": 1e-1, "bfloat16": 3e-1}
 
 
 @dataclasses.dataclass(frozen=True)
 class Start:
-    """One start of a contender's process, in seconds since it was started, and its memory.
+    """Start of a contender's process: seconds since its start, and memory.
 
     Attributes:
-      imported: all is imported.
-      ready: the CLIP is loaded and the first step can be called.
-      first_step: the first training step is done.
-      step: what a later training step takes.
-      peak_memory: bytes, after a few training steps, as `measures.Contender.peak_memory`.
+      imported: end of the imports.
+      ready: the CLIP is loaded.
+      first_step: end of the first training step.
+      step: duration of a later training step.
+      peak_memory: bytes after a few training steps, see `measures.Contender.peak_memory`.
     """
 
     imported: float
@@ -42,21 +42,20 @@ class Start:
 
     @property
     def compile(self) -> float:
-        """What the first step took longer than a later one."""
+        """Extra seconds of the first step over a later one."""
         return max(0.0, self.first_step - self.ready - self.step)
 
 
 @dataclasses.dataclass(frozen=True)
 class Results:
-    """What was measured on one problem.
+    """Measurements on a problem.
 
     Attributes:
-      setting: the problem's sizes.
-      device: what all computed on, as `measures.Contender.device`.
-      seconds: by measure and contender, mean seconds of a call in each turn.
-      starts: by contender, "cold" and "warm" (compiled functions kept by an earlier process), each time it was tried.
-      errors: by contender, the largest error of each output against our own, relative to its largest entry.
-      flops: by measure, floating-point operations of the matrix products that it needs.
+      device: see `measures.Contender.device`.
+      seconds: by measure and contender, mean seconds per call in each turn.
+      starts: by contender, "cold" and "warm" (with a compilation cache), of each attempt.
+      errors: by contender, largest error of each output against ours, relative to its largest entry.
+      flops: by measure, of its matrix products.
     """
 
     setting: Setting
@@ -73,17 +72,17 @@ class Results:
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """How to measure.
+    """Options of a measurement.
 
     Attributes:
       contenders: of `worker.CONTENDERS`; ours first.
       measures: of `measures.TITLES`.
-      repeats: turns.
-      starts: how often each kind of start is tried; 0 for never.
-      block_seconds: how long a block of calls lasts at least.
+      repeats: number of turns.
+      starts: attempts of each kind of start; 0 for none.
+      block_seconds: target duration of a block of calls.
       remat: of our steps, as `config.clip.remat`.
       threads: cores and threads of each contender, 0 for all.
-      log: file for what the contenders write; None for this process's stderr.
+      log: file for the contenders' stderr; None for this process's stderr.
     """
 
     contenders: tuple[str, ...]
@@ -97,10 +96,10 @@ class Options:
 
 
 def run(setting: Setting, options: Options) -> Results:
-    """Measures everything on one problem.
+    """Runs all measurements on a problem.
 
     Raises:
-      BenchmarkError: a contender does not run, or computes something else than ours: nothing is timed then.
+      BenchmarkError: a contender fails, or its results differ from ours; nothing is timed then.
     """
     with tempfile.TemporaryDirectory() as name:
         folder = pathlib.Path(name)
@@ -117,10 +116,7 @@ def run(setting: Setting, options: Options) -> Results:
 
 
 def same_device(found: Mapping[str, str]) -> str:
-    """What all contenders compute on.
-
-    Args:
-      found: by contender, its `device`.
+    """The device of all contenders, from the `device` of each.
 
     Raises:
       BenchmarkError: they differ.
@@ -144,14 +140,14 @@ def _outputs(worker: Worker, folder: pathlib.Path) -> Arrays:
 
 
 def check_equal(outputs: Mapping[str, Arrays], tolerance: float) -> dict[str, dict[str, float]]:
-    """The largest differences of all contenders from the first, each relative to the output's largest entry.
+    """Largest error of each contender's outputs against the first's, relative to the output's largest entry.
 
     Args:
-      outputs: by contender, what `Contender.check` returned.
-      tolerance: how large they may be.
+      outputs: by contender, results of `Contender.check`.
+      tolerance: maximum error.
 
     Raises:
-      BenchmarkError: one is above the tolerance or not finite; the message names all of them.
+      BenchmarkError: lists all errors above the tolerance or not finite.
     """
     (reference_name, reference), *others = outputs.items()
     errors = {name: {key: _error(found[key], reference[key]) for key in reference} for name, found in others}
@@ -177,7 +173,7 @@ def _error(found: np.ndarray[Any, Any], expected: np.ndarray[Any, Any]) -> float
 
 
 def _time(measure: str, workers: Mapping[str, Worker], options: Options) -> dict[str, list[float]]:
-    """Seconds of a call by contender, in turns, after two calls that are not counted."""
+    """Seconds per call by contender, measured in turns after two warm-up calls."""
     calls: dict[str, int] = {}
     for name, worker in workers.items():
         worker.seconds(measure)

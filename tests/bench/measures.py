@@ -1,4 +1,4 @@
-"""What is measured, by name, and what a contender is."""
+"""Names of the measures, and the interface of a contender."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ TEXT = "text_tower"
 PROBE = "linear_probe_step"
 PRODUCT = "matrix_product"
 
-# In the table's order, with what a call does.
+# In the table's order.
 TITLES = {
     TRAIN: "training step",
     EVAL: "evaluation step, texts encoded before",
@@ -31,32 +31,31 @@ Calls = Mapping[str, Callable[[], object]]
 
 
 class Contender(Protocol):
-    """One way to compute the problem, loaded and ready; nothing is compiled before it is called."""
+    """An implementation of the problem, loaded; functions compile on their first call."""
 
     @property
     def device(self) -> str:
-        """What it computes on: "cpu", or the accelerator's name."""
+        """The device: "cpu", or the accelerator's name."""
         ...
 
     def peak_memory(self) -> int:
-        """Bytes that were held at once: by the process on a CPU, on the device otherwise."""
+        """Peak bytes: of the process on a CPU, else of the device."""
         ...
 
     def check(self) -> Arrays:
-        """Outputs, losses and the prompts' gradients at the initial prompts, of the very functions that are timed.
+        """Outputs, losses and gradients at the initial prompts, from the functions that are timed; resets the prompts.
 
         'logits' [B, C], 'image_features' [B, D], 'patch_features' [B, N, D], 'text_features' [C, D], 'losses' [5]
-        (in the order of `LOSSES`), 'gradient_ctx', 'gradient_visual_prompts', 'eval_cross_entropy' [] (the
-        evaluation's mean). Afterwards the prompts are the initial ones again.
+        (in the order of `LOSSES`), 'gradient_ctx', 'gradient_visual_prompts', 'eval_cross_entropy' [] (mean).
         """
         ...
 
     def calls(self) -> Calls:
-        """What can be timed, by the names of this file; each has finished its work when it returns."""
+        """Timed functions by measure; each waits for its results."""
         ...
 
 
 def product_shape(problem: Problem) -> tuple[int, int, int]:
-    """Rows, inner size and columns of the bare product: a batch's tokens through the image tower's first MLP matrix."""
+    """Rows, inner size and columns of the matrix product: a batch's tokens times the image tower's first MLP matrix."""
     vision = problem.clip_config.vision
     return problem.setting.batch_size * (1 + vision.num_patches), vision.hidden_size, vision.intermediate_size

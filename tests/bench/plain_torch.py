@@ -1,9 +1,8 @@
-"""MPA-FER the plain way: PyTorch, transformers' `CLIPModel`, prompts as the papers draw them.
+"""Baseline MPA-FER in plain PyTorch with transformers' `CLIPModel`, to compare speed and results.
 
-Written from the paper's equations in the manner of the public code of CoOp, VPT and MaPLe: the text encoder reads all
-77 positions at every step, visual prompts are concatenated to the sequence at every layer and cut off after it, the
-frozen weights need no gradient, and texts are encoded once for an evaluation. Attention is PyTorch's own fused one,
-which transformers chooses by itself. It exists to be compared with, in speed and in numbers.
+In the style of the public code of CoOp, VPT and MaPLe: the text encoder reads all 77 positions at every step, visual
+prompts are concatenated to the sequence at every layer and cut off after it, frozen weights need no gradient, texts
+are encoded once per evaluation. Attention is PyTorch's fused one, transformers' default.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from tests.bench.problem import Arrays, Problem, mean, std
 
 
 class PlainMpaFer(nn.Module):
-    """The whole model; trained are `ctx` [M, W] and `visual_prompts` [K, N_p, W]."""
+    """The model, with trained `ctx` [M, W] and `visual_prompts` [K, N_p, W]."""
 
     token_prefix: torch.Tensor
     token_suffix: torch.Tensor
@@ -95,12 +94,12 @@ class PlainMpaFer(nn.Module):
         return F.cross_entropy(similarity, torch.arange(len(hard), device=hard.device))
 
     def classify(self, images: torch.Tensor, text_features: torch.Tensor) -> torch.Tensor:
-        """Logits [B, C] of images against texts that were encoded before."""
+        """Logits [B, C] of images and encoded texts."""
         image_features, patch_features = self.encode_images(images)
         return self.logits(image_features, patch_features, text_features)
 
     def forward(self, images: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """Logits [B, C] and every term of the loss, 'loss' (Eq. 12, beta = gamma = 1) among them, [] each."""
+        """Logits [B, C] and all terms of the loss with 'loss' (Eq. 12, beta = gamma = 1), [] each."""
         text_features, tokens = self.encode_texts()
         image_features, patch_features = self.encode_images(images)
         logits = self.logits(image_features, patch_features, text_features)
@@ -130,6 +129,6 @@ def make_optimizer(model: PlainMpaFer, problem: Problem) -> torch.optim.SGD:
 
 
 def to_pixels(arrays: Arrays) -> torch.Tensor:
-    """Normalised images [B, 3, S, S] float32, as a data loader's transform makes them."""
+    """Normalised images [B, 3, S, S] float32, as from a data loader's transform."""
     images = torch.from_numpy(arrays["images"]).permute(0, 3, 1, 2).float() / 255
     return ((images - torch.tensor(mean)[:, None, None]) / torch.tensor(std)[:, None, None]).contiguous()

@@ -1,7 +1,5 @@
-"""What every contender is given: one CLIP with random weights, one batch, the same initial prompts, in one folder.
-
-The CLIP lies there in the Hub's layout, the arrays as NumPy's .npz. The times do not depend on what the weights are.
-"""
+"""Input of all contenders, in a folder: a CLIP with random weights in the Hub's layout, a batch and initial prompts
+as .npz."""
 
 from __future__ import annotations
 
@@ -23,7 +21,7 @@ from mpafer_jax.runtime import files
 
 Arrays = dict[str, np.ndarray[Any, Any]]
 
-# What products are computed in, by what `Setting.precision` names.
+# See `Setting.precision`.
 PRECISIONS = ("float32", "tf32", "bfloat16")
 
 _SMALL_VOCABULARY = 600
@@ -32,7 +30,7 @@ CLIPS = ("vit_b16", "vit_l14", "tiny")  # of `sizes.SIZES`
 
 @functools.cache
 def clip_config(clip: str) -> ClipConfig:
-    """The shape of one of CLIPS; the tiny one with a small vocabulary, to be written fast."""
+    """The shape of one of `CLIPS`; "tiny" has a small vocabulary, to be written fast."""
     config = SIZES[clip]
     if clip != "tiny":
         return config
@@ -42,20 +40,17 @@ def clip_config(clip: str) -> ClipConfig:
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-    """Sizes and numbers that all contenders share; the defaults are the paper's, or of `Config`.
+    """Sizes and hyperparameters; the defaults are the paper's, or those of `Config`.
 
     Attributes:
       clip: one of `CLIPS`.
-      batch_size: B.
-      num_classes: C.
       num_ctx: M, context tokens.
-      num_visual: N_p, visual prompts a layer.
-      top_k: k, patches that the local score averages.
+      num_visual: N_p, visual prompts per layer.
+      top_k: k, patches of the local score.
       temperature: tau of the alignments.
       learning_rate, momentum, weight_decay: of SGD.
-      precision: one of `PRECISIONS`. "float32": all of float32's digits; "tf32": float32 numbers whose products a GPU
-        may round to TensorFloat-32 (on a CPU the same as float32); "bfloat16": `:bf16` of our configs and PyTorch's
-        autocast, and TensorFloat-32 for what stays float32.
+      precision: one of `PRECISIONS`. "float32": full precision; "tf32": GPUs may round products to TensorFloat-32 (on
+        a CPU as float32); "bfloat16": `:bf16` of our configs and PyTorch's autocast, TensorFloat-32 for the rest.
       seed: of weights, images, labels and prompts.
     """
 
@@ -75,14 +70,12 @@ class Setting:
 
 @dataclasses.dataclass(frozen=True)
 class Problem:
-    """A folder's content.
+    """A problem in a folder.
 
     Attributes:
-      folder: where it lies.
-      setting: its sizes.
-      arrays: images [B, S, S, 3] uint8, labels [B] int32, ids [C, P] int32 (P all of the tower's positions; 0 where
-        context will stand and after the end), ends [C] int32, hard_text_features [C, D], hard_token_features
-        [C, W], prototypes [C, D], ctx [M, W], visual_prompts [K, N_p, W], all float32 unless said.
+      arrays: images [B, S, S, 3] uint8, labels [B] int32, ids [C, P] int32 (P: all positions of the tower; 0 for
+        context and padding), ends [C] int32, and in float32 hard_text_features [C, D], hard_token_features [C, W],
+        prototypes [C, D], ctx [M, W], visual_prompts [K, N_p, W].
     """
 
     folder: pathlib.Path
@@ -104,13 +97,13 @@ mean, std = OPENAI_MEAN, OPENAI_STD
 
 
 def write(folder: pathlib.Path, setting: Setting) -> Problem:
-    """Makes a problem in a new folder.
+    """Creates a problem in a new folder.
 
     Raises:
-      FileExistsError: the folder holds a CLIP already.
+      FileExistsError: the folder already has a CLIP.
     """
     config = clip_config(setting.clip)
-    with tempfile.TemporaryDirectory() as tokenizer_folder:  # no text is read, but a CLIP's folder has a tokenizer
+    with tempfile.TemporaryDirectory() as tokenizer_folder:  # not used, but `save_clip` needs a tokenizer
         train_tokenizer(DEFAULT_TEXTS, tokenizer_folder, _SMALL_VOCABULARY)
         save_clip(
             folder / "clip",
@@ -127,7 +120,7 @@ def write(folder: pathlib.Path, setting: Setting) -> Problem:
 
 
 def read(folder: pathlib.Path) -> Problem:
-    """The problem that `write` left in a folder."""
+    """Reads the problem of `write`."""
     setting = Setting(**json.loads((folder / "setting.json").read_text(encoding="utf-8")))
     with np.load(folder / "arrays.npz", allow_pickle=False) as stored:
         return Problem(folder, setting, dict(stored))
@@ -155,8 +148,8 @@ def _draw(setting: Setting, config: ClipConfig) -> Arrays:
 
 
 def _class_prompts(setting: Setting, text: TextConfig) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
-    """[SOS] v_1 .. v_M [name] . [EOS], as `method.prompts.tokenize_soft` lays them out; every third name has two
-    tokens. As in CLIP's vocabulary SOS and EOS are the two largest ids."""
+    """[SOS] v_1 .. v_M [name] . [EOS] in the layout of `method.prompts.tokenize_soft`; every third name has two
+    tokens. SOS and EOS are the two largest ids, as in CLIP."""
     sos, eos = text.vocab_size - 2, text.vocab_size - 1
     dot, first_name = 2, 3
     ids = np.zeros((setting.num_classes, text.max_position_embeddings), np.int32)

@@ -15,7 +15,7 @@ _REFERENCE = "plain"
 
 
 def render(results: Results) -> str:
-    """All tables of one problem, each with a line that says what it shows."""
+    """All tables of a problem, with captions."""
     setting = results.setting
     parts = [
         f"CLIP {setting.clip}, {setting.precision}, batch {setting.batch_size}, {setting.num_classes} classes, "
@@ -30,7 +30,7 @@ def render(results: Results) -> str:
 
 
 def _times(results: Results) -> str:
-    """Seconds by measure and contender, and how many times faster ours is."""
+    """Seconds by measure and contender, and our speed-up."""
     names = list(next(iter(results.seconds.values())))
     others = [name for name in names if name != "ours"] if "ours" in names else []
     header = ["seconds, median (least to greatest)", *(TITLES[name] for name in names)]
@@ -44,7 +44,7 @@ def _times(results: Results) -> str:
 
 
 def _rates(results: Results) -> str:
-    """GFLOP/s of ours, and against its own bare matrix product in the same turns."""
+    """Our GFLOP/s, also relative to our matrix product in the same turns."""
     product = results.seconds.get(measures.PRODUCT)
     lines: list[list[str]] = []
     for measure, flops in results.flops.items():
@@ -100,6 +100,6 @@ def _factor(spread: Spread) -> str:
 
 
 def seconds(spread: Spread) -> str:
-    """Three digits of the median, as many decimals for the others."""
+    """Median with three digits, the others with as many decimals."""
     decimals = max(0, 2 - math.floor(math.log10(spread.median)))
     return f"{spread.median:.{decimals}f} ({spread.low:.{decimals}f} to {spread.high:.{decimals}f})"

@@ -1,7 +1,4 @@
-"""The training and evaluation steps of a configuration on arrays that have a shape and no content.
-
-Neither data nor weights are needed: OpenAI's CLIPs are known by name.
-"""
+"""Training and evaluation steps of a configuration on abstract arrays; needs neither data nor weights."""
 
 from __future__ import annotations
 
@@ -29,17 +26,17 @@ from mpafer_jax.method.state import Frozen, TrainState
 from mpafer_jax.runtime import devices
 from mpafer_jax.runtime.errors import ConfigError
 
-_NUM_STEPS = 1000  # of the schedule; no shape depends on it
+_NUM_STEPS = 1000  # no shape depends on it
 
 
 @dataclasses.dataclass(frozen=True)
 class AbstractStep:
-    """A step that can be traced, lowered and compiled.
+    """A step to trace, lower and compile.
 
     Attributes:
-      function: jitted over the devices that were asked for.
-      arguments: shapes and types, of the whole batch where it is sharded.
-      images: of one call, over all devices.
+      function: jitted.
+      arguments: shapes and types, global for sharded arrays.
+      images: per call, over all devices.
     """
 
     function: Any
@@ -48,10 +45,10 @@ class AbstractStep:
 
 
 def find_clip_config(config: Config) -> ClipConfig:
-    """The shape of the configured CLIP; OpenAI's need no file, of others only config.json is read.
+    """The shape of the configured CLIP: known for OpenAI's, else read from config.json.
 
     Raises:
-      ConfigError: it is none of OpenAI's and cannot be found.
+      ConfigError: it is not OpenAI's and cannot be found.
     """
     section = config.clip
     if section.name in PUBLISHED:
@@ -63,7 +60,7 @@ def find_clip_config(config: Config) -> ClipConfig:
 
 
 def count_classes(config: Config, num_classes: int | None = None) -> int:
-    """How many classes the configuration has, without its dataset; `num_classes` where only the dataset knows.
+    """Number of classes of the configuration; `num_classes` if only the dataset knows.
 
     Raises:
       ConfigError: only the dataset knows, and `num_classes` is None.
@@ -79,7 +76,7 @@ def count_classes(config: Config, num_classes: int | None = None) -> int:
 
 
 def train_step(config: Config, clip: ClipConfig, num_classes: int, on: Sequence[Any]) -> AbstractStep:
-    """One update on the given devices, as a run compiles it for those at hand."""
+    """The training step on the given devices, as a run compiles it."""
     model = build.make_model(config, CLIP(clip), num_classes)
     params = model.learner.param_shapes()
     tx, _ = build.make_optimizer(config, model.learner, _NUM_STEPS)
@@ -98,7 +95,7 @@ def train_step(config: Config, clip: ClipConfig, num_classes: int, on: Sequence[
 
 
 def eval_step(config: Config, clip: ClipConfig, num_classes: int, on: Sequence[Any]) -> AbstractStep:
-    """The evaluation of one batch on the given devices, as a run compiles it for those at hand."""
+    """The evaluation step on the given devices, as a run compiles it."""
     model = build.make_model(config, CLIP(clip), num_classes)
     step = steps.make_eval_step(Forward(model, config.data.mean, config.data.std))
     params = model.learner.param_shapes()
@@ -110,7 +107,7 @@ def eval_step(config: Config, clip: ClipConfig, num_classes: int, on: Sequence[A
 
 
 def _abstract(shape: tuple[int, ...], dtype: Any) -> Any:
-    """Stands in for an array, so that types take it for one."""
+    """A `jax.ShapeDtypeStruct`, typed as an array."""
     return jax.ShapeDtypeStruct(shape, dtype)
 
 
@@ -126,7 +123,7 @@ def _batch(size: int, clip: ClipConfig, num_classes: int) -> dict[str, Any]:
 
 def _frozen(config: Config, clip: ClipConfig, num_classes: int) -> Frozen:
     flat = {path: _abstract(shape, param_type(path, config.clip.dtype)) for path, shape in param_shapes(clip).items()}
-    # Start, context, a name of one token, full stop, end. Longer names add a position or two.
+    # SOS, context, a name of one token, full stop, EOS. Longer names add one or two positions.
     length = config.ctx.num_ctx + 4
     section = config.hard_prompts
     groups = len(section.granularity) if section.type == 3 and section.combine == "separate" else 1

@@ -1,7 +1,6 @@
-"""Seconds and bytes: blocks of calls, their medians and spread, and a process's peak memory.
+"""Timing of blocks of calls, and peak memory.
 
-Of a machine that others use too, a time by itself says little. What is to be compared is measured in turns, and the
-comparison is made within each turn.
+Absolute times vary on a shared machine: measure in turns, and compare within each turn.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 @dataclasses.dataclass(frozen=True)
 class Spread:
-    """Repeated measurements of one quantity: their median, least and greatest."""
+    """Median, minimum and maximum of repeated measurements."""
 
     median: float
     low: float
@@ -24,12 +23,12 @@ class Spread:
 
     @classmethod
     def of(cls, values: Sequence[float]) -> Spread:
-        """Of at least one value."""
+        """From one or more values."""
         return cls(statistics.median(values), min(values), max(values))
 
 
 def time_block(call: Callable[[], object], calls: int = 1) -> float:
-    """Mean seconds of a call, over `calls` in a row; each must have finished its work when it returns."""
+    """Mean seconds per call of `calls` in a row; each must wait for its results."""
     start = time.perf_counter()
     for _ in range(calls):
         call()
@@ -37,13 +36,13 @@ def time_block(call: Callable[[], object], calls: int = 1) -> float:
 
 
 def alternate(blocks: Mapping[str, Callable[[], float]], repeats: int) -> dict[str, list[float]]:
-    """Measures several things in turns, each `repeats` times, by name: one block of each in every turn.
+    """Measures several blocks in turns: one of each in every turn, by name.
 
-    Every turn starts with the next one of them, so that none always follows the same other.
+    Every turn starts with the next block, so that the order rotates.
 
     Args:
-      blocks: what measures one block and returns its seconds (`time_block`, or a question to another process).
-      repeats: turns.
+      blocks: functions that measure a block and return its seconds.
+      repeats: number of turns.
     """
     names = list(blocks)
     found: dict[str, list[float]] = {name: [] for name in names}
@@ -55,11 +54,11 @@ def alternate(blocks: Mapping[str, Callable[[], float]], repeats: int) -> dict[s
 
 
 def ratios(numerator: Sequence[float], denominator: Sequence[float]) -> Spread:
-    """The quotient of two things measured in turns, turn by turn."""
+    """Spread of the quotients, turn by turn."""
     return Spread.of([a / b for a, b in zip(numerator, denominator, strict=True)])
 
 
 def peak_memory_bytes() -> int:
-    """The most memory that this process has held at once (resident set)."""
+    """Peak resident memory of this process."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else 1024 * peak  # Linux counts in KiB
+    return peak if sys.platform == "darwin" else 1024 * peak  # KiB on Linux

@@ -1,4 +1,4 @@
-"""The plain PyTorch way as a contender, as it is or through `torch.compile`."""
+"""Plain PyTorch as a contender, eager or with `torch.compile`."""
 
 from __future__ import annotations
 
@@ -18,12 +18,7 @@ class TorchContender:
     """See `measures.Contender`."""
 
     def __init__(self, problem: Problem, *, compiled: bool) -> None:
-        """Loads the problem.
-
-        Args:
-          problem: its folder was written before.
-          compiled: whether the functions pass through `torch.compile`.
-        """
+        """Loads the problem; `compiled`: whether to use `torch.compile`."""
         self._problem, self._compiled = problem, compiled
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         rounded = problem.setting.precision != "float32"
@@ -66,7 +61,7 @@ class TorchContender:
         """See `measures.Contender`."""
         logits, terms = self._train_step()
         decay, arrays = self._problem.setting.weight_decay, self._problem.arrays
-        gradients = {  # after the first update SGD's buffer is the gradient with the weight decay
+        gradients = {  # after the first update SGD's buffer is the gradient plus weight decay
             f"gradient_{name}": _array(self._optimizer.state[getattr(self._model, name)]["momentum_buffer"])
             - decay * arrays[name]
             for name in ("ctx", "visual_prompts")
@@ -106,7 +101,7 @@ class TorchContender:
         logits, terms = self._forward(self._pixels, self._labels)
         terms["loss"].backward()
         self._optimizer.step()
-        _ = terms["loss"].item()  # every loop reads it, for its log and for NaN
+        _ = terms["loss"].item()  # training loops read it, for logs and NaN checks
         return logits, terms
 
     @torch.no_grad()
@@ -155,7 +150,7 @@ class TorchContender:
         return product
 
     def _finish(self) -> None:
-        """Waits for what the device was given; a CPU has done it already."""
+        """Synchronises the device; no-op on a CPU."""
         if self._device.type == "cuda":
             torch.cuda.synchronize(self._device)
 

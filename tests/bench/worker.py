@@ -1,10 +1,10 @@
-"""A contender in a process of its own, asked over pipes: one JSON object a line, one line of answer for each.
+"""Worker process of a contender: JSON requests on stdin, responses on stdout, one object per line.
 
     python -m tests.bench.worker CONTENDER FOLDER [--remat=dots] [--threads=2]
 
-Questions are {"do": "load"}, {"do": "check", "path": ..}, {"do": "time", "measure": .., "calls": ..}, {"do": "flops"}
-and {"do": "peak_memory"}; the end of the input ends the process. The first line comes unasked, when all is imported.
-An answer {"error": ..} says that the question could not be answered, and ends the process.
+Requests: {"do": "load"}, {"do": "check", "path": ..}, {"do": "time", "measure": .., "calls": ..}, {"do": "flops"},
+{"do": "peak_memory"}. A first line is sent after the imports. A response {"error": ..} ends the process, as does the
+end of stdin.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ CONTENDERS = ("ours", "plain", "compiled")
 
 
 def main() -> None:
-    """Answers until the input ends."""
+    """Responds to requests until stdin ends."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("contender", choices=CONTENDERS)
     parser.add_argument("folder", type=pathlib.Path)
     parser.add_argument("--remat", default="dots")
     parser.add_argument("--threads", type=int, default=0)
     arguments = parser.parse_args()
-    # What libraries print goes to stderr; the pipe is for answers alone.
+    # Output of libraries goes to stderr; the pipe is for responses only.
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
-    if arguments.threads:  # before any library makes its threads
+    if arguments.threads:  # before libraries start threads
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: arguments.threads])
     try:
         load = _import_ours(arguments) if arguments.contender == "ours" else _import_torch(arguments)
@@ -50,7 +50,7 @@ def _say(answers: TextIO, message: dict[str, Any]) -> None:
 
 
 def _import_ours(arguments: argparse.Namespace) -> Callable[[], Any]:
-    """Imports what the training command imports."""
+    """Imports the modules of the training command."""
     from mpafer_jax.runtime import without_torch
 
     importlib.import_module("mpafer_jax.jobs.train")
