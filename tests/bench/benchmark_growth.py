@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-if __name__ == "__main__":  # before what takes seconds to import
+if __name__ == "__main__":  # before slow imports
     from mpafer_jax.runtime import signals
 
     signals.listen()

@@ -1,6 +1,6 @@
 """Time and memory of a training step by one size at a time, as a table and as plots.
 
-Every point has a process of its own, so that its peak memory is the point's. Weights, images and labels are random.
+Every point runs in a separate process, to measure its peak memory. Weights, images and labels are random.
 """
 
 from __future__ import annotations
