@@ -145,6 +145,8 @@ class Record:
       label: index into the class names; -1 in `SourceIndex.left_out`.
       label_distribution: one weight per class, summing to 1; None is one-hot at `label`.
       person: subject id, empty if unknown. Splitting keeps all images of a person on one side.
+      attributes: what else the dataset tells of the image, by name: {"gender": "female"}; names of images are unique
+        in a split that has some.
     """
 
     name: str
@@ -152,6 +154,7 @@ class Record:
     label: int
     label_distribution: tuple[float, ...] | None = None
     person: str = ""
+    attributes: Mapping[str, str] = dataclasses.field(default_factory=dict[str, str])
 
 
 PREPARED_FOLDER = "mpafer_tfds"  # inside the dataset's folder, unless config.data.prepared_dir is set
