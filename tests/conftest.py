@@ -11,11 +11,14 @@ import pytest
 
 from tests.golden import store
 
-# Before JAX is imported: the devices are made once. `XLA_FLAGS` may ask for another number.
-_COUNT = "--xla_force_host_platform_device_count"
+# Before JAX is imported, and for the processes that tests start. Devices are made once: two, or what `XLA_FLAGS` says.
+# Tests compile many small programs and run each a few times, so XLA optimizes little: a third of the processor time.
 os.environ["JAX_PLATFORMS"] = "cpu"
-if _COUNT not in os.environ.get("XLA_FLAGS", ""):
-    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_COUNT}=2"
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+_FLAGS = {"--xla_force_host_platform_device_count": "2", "--xla_cpu_use_fusion_emitters": "false"}
+_GIVEN = os.environ.get("XLA_FLAGS", "")
+_MISSING = (f"{name}={value}" for name, value in _FLAGS.items() if name not in _GIVEN)
+os.environ["XLA_FLAGS"] = " ".join([_GIVEN, *_MISSING]).strip()
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "2"
 # What one process has compiled the others need not compile again, nor those of the next time.
 _COMPILED = pathlib.Path(__file__).parents[1] / ".pytest_cache" / "compiled"
