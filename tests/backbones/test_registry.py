@@ -17,6 +17,8 @@ from mpafer_jax.inference.export import check, programs, whole
 from mpafer_jax.jobs import evaluate, train
 from tests.jobs import runs
 
+pytestmark = pytest.mark.training
+
 SPEC = BackboneSpec(32, 8, Tower(1, 8), Tower(1, 12), 6, TokenSpec(prefix=0, suffix=1, max_positions=60))
 
 

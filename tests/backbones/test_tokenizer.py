@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import html
 import itertools
 import json
@@ -23,13 +24,6 @@ from mpafer_jax.runtime.texts import clean_text
 REPOSITORY = Path(__file__).parents[2]
 REAL = Path(os.environ.get("MPAFER_CLIP_BPE_DIR", REPOSITORY.parent / "shared" / "data" / "clip_bpe"))
 TEXTS = ["a photo of a happy face", "a photo of a sad face, its mouth closed", "It's 12 o'clock: déjà vu"]
-
-
-@pytest.fixture(scope="module")
-def real():
-    if not (REAL / "vocab.json").is_file():
-        pytest.skip(f"CLIP's vocabulary is not at {REAL}; set MPAFER_CLIP_BPE_DIR to a folder with vocab.json")
-    return load_tokenizer(REAL)
 
 
 class Reference:
@@ -70,6 +64,14 @@ class Reference:
         return parts
 
 
+@functools.cache
+def loaded(folder):
+    """(the reference, ours)"""
+    if not (folder / "vocab.json").is_file():
+        pytest.skip(f"CLIP's vocabulary is not at {folder}; set MPAFER_CLIP_BPE_DIR to a folder with vocab.json")
+    return Reference(folder), load_tokenizer(folder)
+
+
 @pytest.mark.parametrize("folder", [SHIPPED["tiny-face-clip"], REAL], ids=["tiny-face-clip", "CLIP"])
 @pytest.mark.parametrize(
     ("text", "cleaned"),
@@ -88,10 +90,7 @@ class Reference:
         ("\U0001f600 \U0001f469\U0001f3fd\u200d\U0001f9b0 \u263a\ufe0f face", None),
         ("AU12 at 0.5, 100% (\u00bd) of 2024", None),
         ("don't they'll we've I'M she'd you're it's 'tis rock'n'roll ''s", None),
-        (
-            "笑顔 улыбка ابتسامة 웃음",
-            None,
-        ),
+        ("笑顔 улыбка ابتسامة 웃음", None),
         ("\uff46\uff55\uff4c\uff4c\u3000\uff57\uff49\uff44\uff54\uff48", "full width"),
         ("sch\u00c3\u00b6n", "sch\u00f6n"),
         (" tab\tline\nno\u00a0break\u2003em ", "tab line no break em"),
@@ -100,32 +99,23 @@ class Reference:
     ],
 )
 def test_texts_become_the_tokens_of_openais_tokenizer(folder, text, cleaned):
-    if not (folder / "vocab.json").is_file():
-        pytest.skip(f"CLIP's vocabulary is not at {folder}; set MPAFER_CLIP_BPE_DIR to a folder with vocab.json")
-    expected, tokenizer = Reference(folder).encode(text), load_tokenizer(folder)
+    reference, tokenizer = loaded(folder)
+    expected = reference.encode(text)
     assert tokenizer.encode(text) == expected
     assert tokenizer.encode_many([text, "x"])[0] == expected
     assert clean_text(text) == (text if cleaned is None else cleaned)
     assert tokenizer.encode(clean_text(text)) == expected  # as hard prompts are stored
 
 
-def test_real_vocabulary(real):
-    assert real.encode("a photo of a cat") == [49406, 320, 1125, 539, 320, 2368, 49407]
+def test_real_vocabulary(capsys):
+    _, real = loaded(REAL)
+    ids = [49406, 320, 1125, 539, 320, 2368, 49407]
+    assert real.encode("a photo of a cat") == real.encode("A  photo\nof a CAT ") == ids
+    assert real.decode(ids) == "a photo of a cat"
     assert (real.sos_id, real.eos_id, real.vocab_size) == (49406, 49407, 49408)
-
-
-def test_real_vocabulary_lower_cases_and_folds_spaces(real):
-    assert real.encode("A  photo\nof a CAT ") == real.encode("a photo of a cat")
-    assert real.decode(real.encode("A photo of a cat")) == "a photo of a cat"
-
-
-def test_long_texts_are_never_cut(real, capsys):
-    assert len(real.encode("face " * 200)) == 202
-    assert capsys.readouterr().err == ""
-
-
-def test_empty_text_is_start_and_end(real):
     assert real.encode("") == [49406, 49407]
+    assert len(real.encode("face " * 200)) == 202  # long texts are never cut
+    assert capsys.readouterr().err == ""
 
 
 def test_trained_tokenizer_reads_back_the_same_with_transformers(tmp_path):

@@ -51,14 +51,19 @@ def model(clip_config: CLIPConfig, seed: int = 0) -> CLIPModel:
     return clip
 
 
-def inputs(clip_config: CLIPConfig, *, sos: int = SOS, eos: int = EOS) -> tuple[np.ndarray, np.ndarray]:
-    """Images [2, S, S, 3] and ids [3, L], among them one that fills all positions, padded with 0 or with EOS."""
+def inputs(clip_config: CLIPConfig) -> tuple[np.ndarray, np.ndarray]:
+    """Images [2, S, S, 3] and ids [3, L], among them one that fills all positions, padded with 0 or with EOS.
+
+    Each text holds the largest id that is a word's.
+    """
     rng = np.random.default_rng(1)
-    size, length = clip_config.vision_config.image_size, clip_config.text_config.max_position_embeddings
+    text, size = clip_config.text_config, clip_config.vision_config.image_size
+    sos, eos, length = text.bos_token_id, text.pad_token_id, text.max_position_embeddings
     ids = np.zeros((3, length), np.int32)
     for row, (words, padding) in zip(ids, [(2, 0), (length - 2, 0), (3, eos)], strict=True):
         row[:] = padding
         row[: words + 2] = [sos, *rng.integers(3, min(sos, eos), words), eos]
+        row[1] = max({text.vocab_size - n for n in (1, 2, 3)} - {sos, eos})
     return rng.standard_normal((2, size, size, 3)).astype(np.float32), ids
 
 

@@ -13,7 +13,8 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+from tests.http_server import Handler, serving
 
 MODEL = "tiny-1"
 REPORTED = "tiny-1-2026-05-01"
@@ -106,22 +107,20 @@ def serve(behave: Behaviour = good) -> Iterator[Server]:
     stopping = threading.Event()
     state = Server("", behave)
 
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
-        def do_GET(self):
+    class ChatHandler(Handler):
+        def do_GET(self):  # noqa: N802 - http.server's name
             if self.path != "/v1/models":
-                return self.send(404, json.dumps({"error": {"message": "no such page"}}))
-            return self.send(200, json.dumps({"object": "list", "data": [{"id": MODEL, "object": "model"}]}))
+                return self.fail(404, "no such page")
+            return self.json({"object": "list", "data": [{"id": MODEL, "object": "model"}]})
 
-        def do_POST(self):
+        def do_POST(self):  # noqa: N802
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             if self.path != "/v1/chat/completions":
-                return self.send(404, json.dumps({"error": {"message": "no such page"}}))
+                return self.fail(404, "no such page")
             request = Request(body, {k.lower(): v for k, v in self.headers.items()}, time.monotonic())
             state.requests.append(request)
             if body["model"] != MODEL:
-                return self.send(404, json.dumps({"error": {"message": f"no model {body['model']}", "param": "model"}}))
+                return self.fail(404, f"no model {body['model']}")
             action = state.behave(request)
             match action:
                 case Silence(seconds):
@@ -129,41 +128,23 @@ def serve(behave: Behaviour = good) -> Iterator[Server]:
                     self.close_connection = True
                     return None
                 case Fail(status, message, headers):
-                    return self.send(status, json.dumps({"error": {"message": message}}), headers=headers)
+                    return self.fail(status, message, headers)
                 case Raw(text, content_type):
-                    return self.send(200, text, content_type)
+                    return self.send(200, text.encode(), {"Content-Type": content_type})
             message = {"role": "assistant", "content": action.text, "refusal": action.refusal}
             choice = {"index": 0, "message": message, "finish_reason": action.finish_reason}
             kind = {"id": "1", "object": "chat.completion", "created": 1, "model": REPORTED}
-            return self.send(200, json.dumps({**kind, "choices": [choice]}))
+            return self.json({**kind, "choices": [choice]})
 
-        def send(self, status, text, content_type="application/json", headers=None):
-            content = text.encode()
-            self.send_response(status)
-            self.send_header("Content-Type", content_type)
-            self.send_header("Content-Length", str(len(content)))
-            for name, value in (headers or {}).items():
-                self.send_header(name, value)
-            self.end_headers()
-            self.wfile.write(content)
+        def fail(self, status, message, headers=None):
+            self.json({"error": {"message": message}}, status, headers)
 
-        def log_message(self, format, *args):
-            """Nothing on stderr."""
+        def json(self, value, status=200, headers=None):
+            self.send(status, json.dumps(value).encode(), {"Content-Type": "application/json", **(headers or {})})
 
-    class QuietServer(ThreadingHTTPServer):
-        daemon_threads = True
-
-        def handle_error(self, request, client_address):
-            """Clients that gave up waiting are part of the tests."""
-
-    server = QuietServer(("127.0.0.1", 0), Handler)
-    state.url = f"http://127.0.0.1:{server.server_port}/v1"
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
-    thread.start()
-    try:
-        yield state
-    finally:
-        stopping.set()
-        server.shutdown()
-        server.server_close()
-        thread.join()
+    with serving(ChatHandler) as url:
+        state.url = f"{url}/v1"
+        try:
+            yield state
+        finally:
+            stopping.set()
