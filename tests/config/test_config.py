@@ -1,9 +1,7 @@
 """Configs: all build, in every mode; each field is typed, described and read; mistakes are named."""
 
-import ast
 import functools
 import importlib
-import inspect
 import json
 import pathlib
 import re
@@ -11,7 +9,7 @@ import sys
 
 import pytest
 
-from configs import common, ferplus, jaffe, rafdb
+from configs import common
 from mpafer_jax.config import schema, semantics
 from mpafer_jax.config.data_section import DataSection
 from mpafer_jax.config.fields import FrozenModel, option, settings
@@ -27,165 +25,130 @@ FOLDER = pathlib.Path(common.__file__).parent
 FILES = sorted(path.stem for path in FOLDER.glob("*.py") if path.stem not in ("__init__", "common"))
 PRETRAINING = [name for name in FILES if name.startswith("pretrain_")]
 NAMES = [name for name in FILES if name not in PRETRAINING]
-ARGUMENTS = [
-    None,
-    "runlocal",
-    "whole",
-    "no_validation",
-    "vit_l14,bf16",
-    "vit_b32,runlocal,no_validation",
-    "vit_l14_336",
-    "tiny_clip",
-    "tiny_clip,coop",
-]
-ARGUMENTS += list(common.METHODS)
 
 
-def build(name, arg=None, **changes):
-    values = importlib.import_module(f"configs.{name}").get_config(arg)
+def build(name, **changes):
+    values = importlib.import_module(f"configs.{name}").get_config()
+    if name not in PRETRAINING:
+        changes = {"data.dir": "somewhere", **changes}
     with values.unlocked():
-        values.update_from_flattened_dict({"data.dir": "somewhere", **changes})
+        values.update_from_flattened_dict(changes)
     return values
 
 
-def test_the_folder_holds_the_configs_of_the_documentation():
-    assert set(NAMES) >= {"rafdb", "ferplus", "affectnet7", "affectnet8", "folder"}
-    assert PRETRAINING == ["pretrain_tiny_clip"]
-
-
-@pytest.mark.parametrize("arg", ARGUMENTS)
-@pytest.mark.parametrize("name", NAMES)
-def test_every_config_builds_is_locked_and_survives_json(name, arg):
-    values = build(name, arg)
-    assert values.is_locked
-    config = Config.from_config_dict(values)
-    assert Config.from_json(config.to_json()) == config
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_every_config_starts_with_its_command(name):
-    text = (FOLDER / f"{name}.py").read_text()
-    assert f"python -m mpafer_jax.main --config=configs/{name}.py --workdir=" in ast.get_docstring(ast.parse(text))
-
-
-@pytest.mark.parametrize("name", PRETRAINING)
-def test_every_pretraining_config_builds_is_locked_and_names_its_command(name):
+@pytest.mark.parametrize("name", FILES)
+def test_every_config_builds_is_locked_survives_json_and_starts_with_its_command(name):
+    """Each with every argument: tests/golden/test_configs.py."""
+    kind, command = Config, "python -m mpafer_jax.main"
+    if name in PRETRAINING:
+        kind, command = PretrainConfig, "mpafer-jax clip pretrain"
     module = importlib.import_module(f"configs.{name}")
     values = module.get_config()
     assert values.is_locked
-    config = PretrainConfig.from_config_dict(values)
-    assert PretrainConfig.from_json(config.to_json()) == config
-    command = f"mpafer-jax clip pretrain --config=configs/{name}.py --workdir="
-    assert command in inspect.getdoc(module)
+    config = kind.from_config_dict(values)
+    assert kind.from_json(config.to_json()) == config
+    assert f"{command} --config=configs/{name}.py --workdir=" in module.__doc__
 
 
-def test_arguments_are_strict():
-    for arg in ("vit_l15", "runlocal,fast"):
-        with pytest.raises(ValueError, match=r"unknown config arguments .*[Kk]nown are vit_b32"):
-            rafdb.get_config(arg)
-    with pytest.raises(ValueError, match="name several CLIPs"):
-        rafdb.get_config("vit_b32,vit_l14")
+IMPOSSIBLE = [
+    (
+        {"data.prepared_dir": "gs://bucket/x"},
+        "prepared_dir is 'gs://bucket/x': expected a file or folder of this machine",
+    ),
+    ({"data.dir": "az://bucket/x"}, "dir is 'az://bucket/x': expected a folder, gs://BUCKET/NAME or s3://BUCKET/N"),
+    ({"data.dir": "gs:///"}, "dir is 'gs:///': expected a folder"),
+    ({"loss.beta": -1.0}, r"config\.loss\.beta: .*greater than or equal to 0 \(found -1\.0\)"),
+    ({"clip.dtype": "float64"}, r"config\.clip\.dtype: .*'float32' or 'bfloat16'"),
+    ({"clip.residual_dtype": "bfloat16"}, "residual_dtype is bfloat16, which saves nothing with dtype float32"),
+    ({"clip.dtype": "float16"}, r"config\.clip\.dtype: .*float16 is not offered: .*gradients vanish.*Use bfloat16"),
+    ({"train.num_steps": 5}, "exactly one of num_steps and num_epochs"),
+    ({"train.accumulate": 3}, "batch_size 64 must be a multiple of accumulate 3"),
+    ({"data.validation_split": "test", "data.validation_fraction": 0.0}, "the test split would select"),
+    ({"data.validation_split": "train", "data.validation_fraction": 0.0}, "would also be evaluated on"),
+    ({"data.validation_split": "validation"}, "validation_split or validation_fraction, not both"),
+    ({"data.test_split": "all"}, r"test_split 'all' means every split .*train_splits has to be \(\), .*'train'"),
+    ({"data.label_noise": 1.0}, r"config\.data\.label_noise: .*less than 1"),
+    (
+        {"prototypes.normalize": True, "loss.prototype_distance": "l1"},
+        "normalize is True with .*'l1', which compares",
+    ),
+    ({"eval.select_on_test_split": True}, r"there is a validation split .*validation_fraction=0\.1\)"),
+    (
+        {"eval.select_on_test_split": True, "data.validation_fraction": 0.0, "data.test_split": ""},
+        "select_on_test_split is True, but data names no test split",
+    ),
+    ({"data.class_names": ("a", "A")}, r"config\.data: .*class_names: 'a' and 'A' are the same class"),
+    ({"data.class_names": ("a", " ")}, "class_names: ' ' is no name of a class"),
+    ({"hard_prompts.bank": ()}, r"config\.hard_prompts: .*bank is empty, expected at least one"),
+    ({"hard_prompts.bank": ("a", "a")}, r"config\.hard_prompts: .*bank holds a name twice: \('a', 'a'\)"),
+    ({"hard_prompts.granularity": ("ears",)}, r"config\.hard_prompts\.granularity\.0: .*'chin' \(found 'ears'\)"),
+    ({"hard_prompts.granularity": ("nose", "nose")}, "granularity holds a name twice"),
+    ({"hard_prompts.paraphrases": -1}, r"config\.hard_prompts\.paraphrases: .*greater than or equal to 0"),
+    ({"hard_prompts.combine": "sum"}, r"config\.hard_prompts\.combine: .*'mean' or 'separate'"),
+    ({"data.augment.crop_scale": (0.9, 0.5)}, "low <= high"),
+    ({"data.augment.erase_scale": (0.5, 1.5)}, "at most 1"),
+]
+IMPOSSIBLE_IN_PRETRAINING = [
+    ({"model.patch_size": 13}, "image_size 96 must be a multiple of patch_size 13"),
+    ({"model.text.num_heads": 5}, r"config\.model\.text: .*96 must be a multiple of num_heads 5"),
+    ({"loss.top_k": 65}, "loss.top_k is 65, an image has 64 patches"),
+    ({"loss.attributes": 0.0}, "attributes_alone_steps is 500 with attributes 0"),
+    (
+        {
+            "loss.contrastive": 0.0,
+            "loss.statements": 0.0,
+            "loss.local_statements": 0.0,
+            "loss.attributes": 0.0,
+            "loss.attributes_alone_steps": 0,
+        },
+        "every weight is 0",
+    ),
+    ({"data.source": "photos"}, r"config\.data\.source: "),
+    ({"train.num_steps": 0}, r"config\.train\.num_steps: .*greater than or equal to 1"),
+]
 
 
-def test_whole_evaluates_on_all_of_a_dataset():
-    data = jaffe.get_config("whole").data
-    assert (data.train_splits, data.validation_split, data.test_split) == ((), "", "all")
-    assert (data.validation_fraction, data.test_fraction) == (0.0, 0.0)
-
-
-def test_no_validation_trains_on_the_literatures_ferplus_splits():
-    data = ferplus.get_config("no_validation").data
-    assert data.train_splits == ("train", "validation")
-    assert (data.validation_split, data.validation_fraction) == ("", 0.0)
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        (
-            {"data.prepared_dir": "gs://bucket/x"},
-            "prepared_dir is 'gs://bucket/x': expected a file or folder of this machine",
-        ),
-        ({"data.dir": "az://bucket/x"}, "dir is 'az://bucket/x': expected a folder, gs://BUCKET/NAME or s3://BUCKET/N"),
-        ({"data.dir": "gs:///"}, "dir is 'gs:///': expected a folder"),
-        ({"loss.beta": -1.0}, r"config\.loss\.beta: .*greater than or equal to 0 \(found -1\.0\)"),
-        ({"clip.dtype": "float64"}, r"config\.clip\.dtype: .*'float32' or 'bfloat16'"),
-        ({"clip.residual_dtype": "bfloat16"}, "residual_dtype is bfloat16, which saves nothing with dtype float32"),
-        ({"clip.dtype": "float16"}, r"config\.clip\.dtype: .*float16 is not offered: .*gradients vanish.*Use bfloat16"),
-        ({"train.num_steps": 5}, "exactly one of num_steps and num_epochs"),
-        ({"train.accumulate": 3}, "batch_size 64 must be a multiple of accumulate 3"),
-        ({"data.validation_split": "test", "data.validation_fraction": 0.0}, "the test split would select"),
-        ({"data.validation_split": "train", "data.validation_fraction": 0.0}, "would also be evaluated on"),
-        ({"data.validation_split": "validation"}, "validation_split or validation_fraction, not both"),
-        ({"data.test_split": "all"}, r"test_split 'all' means every split .*train_splits has to be \(\), .*'train'"),
-        ({"data.label_noise": 1.0}, r"config\.data\.label_noise: .*less than 1"),
-        (
-            {"prototypes.normalize": True, "loss.prototype_distance": "l1"},
-            "normalize is True with .*'l1', which compares",
-        ),
-        ({"eval.select_on_test_split": True}, r"there is a validation split .*validation_fraction=0\.1\)"),
-        (
-            {"eval.select_on_test_split": True, "data.validation_fraction": 0.0, "data.test_split": ""},
-            "select_on_test_split is True, but data names no test split",
-        ),
-        ({"data.class_names": ("a", "A")}, r"config\.data: .*class_names: 'a' and 'A' are the same class"),
-        ({"data.class_names": ("a", " ")}, "class_names: ' ' is no name of a class"),
-        ({"hard_prompts.bank": ()}, r"config\.hard_prompts: .*bank is empty, expected at least one"),
-        ({"hard_prompts.bank": ("a", "a")}, r"config\.hard_prompts: .*bank holds a name twice: \('a', 'a'\)"),
-        ({"hard_prompts.granularity": ("ears",)}, r"config\.hard_prompts\.granularity\.0: .*'chin' \(found 'ears'\)"),
-        ({"hard_prompts.granularity": ("nose", "nose")}, "granularity holds a name twice"),
-        ({"hard_prompts.paraphrases": -1}, r"config\.hard_prompts\.paraphrases: .*greater than or equal to 0"),
-        ({"hard_prompts.combine": "sum"}, r"config\.hard_prompts\.combine: .*'mean' or 'separate'"),
-        ({"data.augment.crop_scale": (0.9, 0.5)}, "low <= high"),
-        ({"data.augment.erase_scale": (0.5, 1.5)}, "at most 1"),
-    ],
-)
+@pytest.mark.parametrize(("changes", "message"), IMPOSSIBLE)
 def test_impossible_values_are_named(changes, message):
     with pytest.raises(ConfigError, match=message):
         Config.from_config_dict(build("rafdb", **changes))
 
 
+@pytest.mark.parametrize(("changes", "message"), IMPOSSIBLE_IN_PRETRAINING)
+def test_impossible_values_of_pretraining_are_named(changes, message):
+    with pytest.raises(ConfigError, match=message):
+        PretrainConfig.from_config_dict(build("pretrain_tiny_clip", **changes))
+
+
 @pytest.mark.parametrize(
-    ("changes", "message"),
+    ("kind", "name", "changes", "messages"),
     [
-        ({"model.patch_size": 13}, "image_size 96 must be a multiple of patch_size 13"),
-        ({"model.text.num_heads": 5}, r"config\.model\.text: .*96 must be a multiple of num_heads 5"),
-        ({"loss.top_k": 65}, "loss.top_k is 65, an image has 64 patches"),
-        ({"loss.attributes": 0.0}, "attributes_alone_steps is 500 with attributes 0"),
         (
-            {
-                "loss.contrastive": 0.0,
-                "loss.statements": 0.0,
-                "loss.local_statements": 0.0,
-                "loss.attributes": 0.0,
-                "loss.attributes_alone_steps": 0,
-            },
-            "every weight is 0",
+            Config,
+            "rafdb",
+            {"extra": 1, "ctx.num_ctx": "ten"},
+            ("config.extra: Extra", "config.ctx.num_ctx: ", "'ten'", "mpafer-jax config"),
         ),
-        ({"data.source": "photos"}, r"config\.data\.source: "),
-        ({"train.num_steps": 0}, r"config\.train\.num_steps: .*greater than or equal to 1"),
+        (
+            PretrainConfig,
+            "pretrain_tiny_clip",
+            {"los": 1, "model.vision.depth": 3},
+            (
+                "config.los: Extra inputs are not permitted; did you mean loss?",
+                "config.model.vision.depth: Extra",
+                "mpafer-jax config --pretraining",
+            ),
+        ),
     ],
 )
-def test_impossible_values_of_pretraining_are_named(changes, message):
-    values = importlib.import_module("configs.pretrain_tiny_clip").get_config()
-    with values.unlocked():
-        values.update_from_flattened_dict(changes)
-    with pytest.raises(ConfigError, match=message):
-        PretrainConfig.from_config_dict(values)
-
-
-def test_unknown_fields_of_pretraining_are_errors():
-    values = importlib.import_module("configs.pretrain_tiny_clip").get_config().to_dict()
-    values["los"] = {}
-    values["model"]["vision"]["depth"] = 3
+def test_unknown_and_mistyped_fields_are_all_listed_at_once(kind, name, changes, messages):
+    values = build(name).to_dict()
+    for field, value in changes.items():
+        *sections, last = field.split(".")
+        functools.reduce(dict.__getitem__, sections, values)[last] = value
     with pytest.raises(ConfigError) as error:
-        PretrainConfig.from_config_dict(values)
-    for expected in (
-        "config.los: Extra inputs are not permitted; did you mean loss?",
-        "config.model.vision.depth: Extra",
-        "mpafer-jax config --pretraining",
-    ):
-        assert expected in str(error.value)
+        kind.from_config_dict(values)
+    assert all(message in str(error.value) for message in messages)
 
 
 @pytest.mark.parametrize(
@@ -212,16 +175,6 @@ def test_what_does_not_go_with_the_dataset_is_named_before_anything_is_read(chan
         with pytest.raises(ConfigError, match=message):
             job(config, tmp_path / "run")
     assert not (tmp_path / "run").exists()
-
-
-def test_unknown_and_mistyped_fields_are_all_listed_at_once():
-    values = build("rafdb").to_dict()
-    values["extra"] = 1
-    values["ctx"]["num_ctx"] = "ten"
-    with pytest.raises(ConfigError) as error:
-        Config.from_config_dict(values)
-    for expected in ("config.extra: Extra", "config.ctx.num_ctx: ", "'ten'", "mpafer-jax config"):
-        assert expected in str(error.value)
 
 
 def test_what_was_written_down_has_to_be_complete():
