@@ -8,6 +8,7 @@ import numpy as np
 
 from mpafer_jax.backbones.base import Tower
 from mpafer_jax.backbones.clip import model as clip_lib
+from mpafer_jax.backbones.clip.random_clip import random_params
 from mpafer_jax.config.schema import LossSection
 from mpafer_jax.method import prompts as prompts_lib
 from mpafer_jax.method.losses import Objective
@@ -44,19 +45,10 @@ def learner(**changes) -> MpaPrompts:
 
 
 @functools.cache
-def clip_params(seed: int = 0):
+def clip_params():
     """Random parameters, biases and scales too, so that nothing passes because it multiplies by zero or one."""
-    model = clip_lib.CLIP(CLIP)
-    init = jax.jit(model.init)
-    fresh = init(jax.random.key(seed), jnp.zeros((1, 32, 32, 3)), jnp.zeros((1, 4), jnp.int32))["params"]
-    leaves, tree = jax.tree.flatten(fresh)
-    keys = jax.random.split(jax.random.key(seed + 1), len(leaves))
-    moved = [
-        leaf + 0.1 * jax.random.normal(key, leaf.shape, leaf.dtype) for key, leaf in zip(keys, leaves, strict=True)
-    ]
-    params = jax.tree.unflatten(tree, moved)
-    params["logit_scale"] = jnp.asarray(np.log(20.0), jnp.float32)
-    return params
+    params = jax.tree.map(jnp.asarray, random_params(CLIP))
+    return {**params, "logit_scale": jnp.asarray(np.log(20.0), jnp.float32)}
 
 
 def texts(rows) -> prompts_lib.Texts:
@@ -79,13 +71,19 @@ def objective(**changes) -> Objective:
     return Objective.of(LossSection(**changes))
 
 
-def frozen(the_model: PromptedModel, seed: int = 0) -> Frozen:
-    params = clip_params(seed)
-    bound = the_model.bind(variables(params, {}))
-    hard_text, hard_token = bound.encode_hard_prompts(bound.embed(texts(HARD_IDS)))
+def frozen(the_model: PromptedModel) -> Frozen:
+    return _frozen(the_model.learner.num_ctx)
+
+
+@functools.cache
+def _frozen(num_ctx: int) -> Frozen:
+    base, params = model(), clip_params()
+    bound = base.bind(variables(params, {}))
+    encode = jax.jit(functools.partial(base.apply, method="encode_hard_prompts"))
+    hard_text, hard_token = encode(variables(params, {}), bound.embed(texts(HARD_IDS)))
     return Frozen(
         backbone=params,
-        soft_prompts=bound.embed(soft_texts(the_model.learner.num_ctx)),
+        soft_prompts=bound.embed(soft_texts(num_ctx)),
         hard_text_features=hard_text[None],
         hard_token_features=hard_token[None],
         prototypes=jax.random.normal(jax.random.key(5), (3, 20), jnp.float32),

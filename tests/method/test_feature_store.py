@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 
 from mpafer_jax.data.splits import load_dataset
-from mpafer_jax.evaluation.baselines import feature_files
 from mpafer_jax.jobs import train
 from mpafer_jax.method import build
 from mpafer_jax.method import features as features_lib
@@ -191,36 +190,26 @@ def test_prototypes_are_the_class_means_of_the_frozen_features(sample, prepared,
             np.testing.assert_allclose(found[label], expected, rtol=1e-5, atol=1e-6)
 
 
-def test_the_tool_writes_features_labels_and_names(sample, prepared, tmp_path):
+def test_the_command_writes_features_labels_and_names(sample, prepared, tmp_path):
     dataset, built = prepared
-    config = runs.config(sample, **{"data.features_dir": str(tmp_path / "store")})
-    feature_files.write(config, ["train", "test"], tmp_path / "out")
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["features.json", "test.npz", "train.npz"]
+    place, out = {"data.features_dir": str(tmp_path / "store")}, tmp_path / "out"
+    ended = runs.call("data features", *runs.words(sample, **place), "--split=train", "--split=test", f"--out={out}")
+    assert ended.code == 0, ended.err
+    assert f"written: {out / 'test.npz'}, 25 images" in ended.err
+    assert sorted(path.name for path in out.iterdir()) == ["features.json", "test.npz", "train.npz"]
     for split in (dataset.train, dataset.test):
-        with np.load(tmp_path / "out" / f"{split.name}.npz", allow_pickle=False) as arrays:
-            expected = encode_splits(config, built, [split])[split.name].image_features
+        with np.load(out / f"{split.name}.npz", allow_pickle=False) as arrays:
+            expected = encode_splits(runs.config(sample, **place), built, [split])[split.name].image_features
             np.testing.assert_array_equal(arrays["image_features"], expected)
             np.testing.assert_array_equal(arrays["labels"], split.labels)
             np.testing.assert_array_equal(arrays["names"], split.names)
             np.testing.assert_array_equal(arrays["pixel_hashes"], split.pixel_hashes)
             assert arrays["class_names"].tolist() == list(dataset.class_names)
             assert arrays["label_distributions"].shape == (len(split), 5)
-    about = json.loads((tmp_path / "out" / "features.json").read_text())
+    about = json.loads((out / "features.json").read_text())
     assert about["clip"]["hash"] == built.clip_hash
     assert about["fingerprints"] == {split.name: split.fingerprint for split in (dataset.train, dataset.test)}
-
-
-def test_the_command(sample, tmp_path):
-    words = [
-        "--config=configs/sample.py",
-        f"--config.data.dir={sample / 'faces'}",
-        f"--config.clip.name={sample / 'clip'}",
-    ]
-    ended = runs.call("data features", *words, "--split=test", f"--out={tmp_path / 'out'}")
-    assert ended.code == 0, ended.err
-    assert f"written: {tmp_path / 'out' / 'test.npz'}, 25 images" in ended.err
-    assert {path.name for path in (tmp_path / "out").iterdir()} == {"features.json", "test.npz"}
-    none = ["--config.data.validation_fraction=0", "--split=validation"]
-    ended = runs.call("data features", *words, *none, f"--out={tmp_path}")
+    none = {"data.validation_fraction": 0}
+    ended = runs.call("data features", *runs.words(sample, **none), "--split=validation", f"--out={tmp_path}")
     assert ended.code == 2
     assert "none of the splits validation" in ended.err

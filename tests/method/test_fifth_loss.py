@@ -1,12 +1,10 @@
 """A fifth term is one function and one `Term`: the method trains with it, and what names its terms does not."""
 
 import dataclasses
-import functools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 
 from configs import rafdb
@@ -15,13 +13,11 @@ from mpafer_jax.artifacts.run_dir import flatten
 from mpafer_jax.config.schema import Config
 from mpafer_jax.evaluation import protocol
 from mpafer_jax.evaluation.baselines import text_context
-from mpafer_jax.method import build, losses, steps
+from mpafer_jax.method import build, losses
 from mpafer_jax.method.features import FrozenFeatures
-from mpafer_jax.method.forward import Forward
-from mpafer_jax.method.state import TrainState
-from mpafer_jax.runtime import devices
 from tests import tiny
 from tests.jobs import runs
+from tests.method import test_steps
 
 
 def entropy(context: losses.Context) -> jax.Array:
@@ -44,35 +40,22 @@ def configured(argument: str) -> Config:
     return Config.from_config_dict(config)
 
 
-def one_step(objective):
-    model, tx = tiny.model(), optax.sgd(0.1)
-    params = model.learner.initial_params(0)
-    state = TrainState(jnp.zeros((), jnp.int32), params, tx.init(params))
-    forward = Forward(model, (0.5, 0.5, 0.5), (0.3, 0.3, 0.3))
-    step = functools.partial(steps.make_train_step(forward=forward, tx=tx, objective=objective), state)
-    step = jax.vmap(functools.partial(step, tiny.frozen(model)), axis_name=devices.AXIS)
-    state, metrics = jax.tree.map(lambda x: x[0], jax.jit(step)({name: x[None] for name, x in tiny.batch().items()}))
-    return state.params, {name: float(total / count) for name, (total, count) in metrics.items()}
-
-
-def test_the_method_trains_with_it(fifth, monkeypatch):
-    objective = losses.Objective.of(configured("").loss)
-    assert list(objective.weights) == [
+def test_the_method_trains_with_it(fifth):
+    weights = losses.Objective.of(configured("").loss).weights
+    assert list(weights) == [
         "cross_entropy",
         "token_alignment",
         "prompt_alignment",
         "prototype_alignment",
         "entropy",
     ]
-    params, metrics = one_step(objective)
-    weighted = sum(weight * metrics[name] for name, weight in objective.weights.items())
-    assert metrics["loss"] == pytest.approx(weighted, rel=1e-5)
-    assert metrics["entropy"] > 0
     assert protocol.method_name(flatten(configured("").model_dump())) == "MPA-FER + entropy"
-    monkeypatch.undo()
-    without, metrics = one_step(losses.Objective.of(configured("").loss))
-    assert "entropy" not in metrics
-    assert all(np.abs(params[name] - without[name]).max() > 1e-5 for name in params)
+    state, metrics = test_steps.step_on(1, tiny.batch(), weights=weights, terms=losses.TERMS)
+    metrics = test_steps.means(metrics)
+    assert metrics["loss"] == pytest.approx(sum(w * metrics[name] for name, w in weights.items()), rel=1e-5)
+    assert metrics["entropy"] > 0
+    without, _ = test_steps.step_on(1, tiny.batch(), weights={**weights, "entropy": 0.0}, terms=losses.TERMS)
+    assert all(np.abs(state.params[name] - value).max() > 1e-5 for name, value in without.params.items())
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -84,18 +67,13 @@ def test_no_other_method_does(method, fifth):
 
 
 def test_nor_does_the_baseline_beside_the_method(sample, monkeypatch):
-    config = runs.config(sample, **{"train.eval_every": 3, "optimizer.warmup_steps": 0})
+    def never(context):
+        raise AssertionError
+
+    monkeypatch.setattr(losses, "TERMS", (*losses.TERMS, dataclasses.replace(FIFTH, fn=never)))
+    config = runs.config(sample, **{"train.eval_every": 1, "optimizer.warmup_steps": 0})
     experiment = build.build_experiment(config, ("anger", "fear", "joy"), build.load_frozen_clip(config))
     labels = np.arange(48, dtype=np.int32) % 3
     image_features = np.random.default_rng(0).normal(size=(48, 64)).astype(np.float32)
     features = FrozenFeatures(image_features, labels, np.eye(3, dtype=np.float32)[labels])
-
-    def train():
-        parts = {"train": features, "validation": features}
-        return dataclasses.astuple(text_context.train(config, experiment, parts, 6))
-
-    alone = train()
-    monkeypatch.setattr(losses, "TERMS", (*losses.TERMS, FIFTH))
-    assert train() == alone
-    monkeypatch.setattr(losses, "TERMS", (losses.Term("cross_entropy", "", "example", lambda loss: 1.0, entropy),))
-    assert train() != alone  # what is trained shows
+    text_context.train(config, experiment, {"train": features, "validation": features}, 1)

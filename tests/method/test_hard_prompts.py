@@ -1,6 +1,7 @@
 """Hard prompts: the three types, granularities and their groups, mixed banks, and the features of several texts."""
 
 import json
+import pathlib
 
 import jax.numpy as jnp
 import numpy as np
@@ -38,8 +39,8 @@ def section(sample, **changes):
     return runs.config(sample, **{f"hard_prompts.{name}": value for name, value in changes.items()}).hard_prompts
 
 
-def write_bank(path, classes, **more):
-    path.write_text(json.dumps({"name": path.stem, "source": "me", "question": "how?", "classes": classes, **more}))
+def write_bank(path, classes):
+    path.write_text(json.dumps({"name": path.stem, "source": "me", "question": "how?", "classes": classes}))
     return str(path)
 
 
@@ -58,15 +59,13 @@ def test_names_of_several_words_and_synonyms():
     assert found[0][0].startswith(f"{FACE.format('Happily Surprised')}, with both brows raised high")
 
 
-@pytest.mark.parametrize("kind", [0, 4])
-def test_other_types_are_refused(kind):
-    with pytest.raises(ValueError, match=f"found type {kind}"):
-        build_hard_prompts(["anger"], kind, BANK)
-
-
-def test_type_3_needs_a_bank():
-    with pytest.raises(ValueError, match="type 3 needs a bank"):
-        build_hard_prompts(["anger"], 3, None)
+@pytest.mark.parametrize(
+    ("kind", "bank", "message"),
+    [(0, BANK, "found type 0"), (4, BANK, "found type 4"), (3, None, "type 3 needs a bank")],
+)
+def test_other_types_are_refused(kind, bank, message):
+    with pytest.raises(ValueError, match=message):
+        build_hard_prompts(["anger"], kind, bank)
 
 
 def test_by_default_the_first_description_of_the_whole_face(sample):
@@ -138,22 +137,19 @@ def test_a_class_that_the_bank_lacks_is_named_with_what_to_do():
 
 def test_everything_that_a_bank_lacks_is_named_at_once(tmp_path):
     classes = {"boredom": {"eyes": ["shut"]}, "calm": {"nose": ["small"]}, "anger": {"eyes": ["e"], "nose": ["n"]}}
-    path = tmp_path / "mine.json"
-    path.write_text(json.dumps({"name": "mine", "source": "me", "question": "what?", "classes": classes}))
-    with pytest.raises(
-        PromptError,
-        match="'mine' says nothing of 'nose' for class 'boredom', only of eyes; nothing of 'eyes' for class 'calm', "
-        "only of nose; choose",
-    ):
-        build_hard_prompts(["boredom", "calm", "anger"], 3, load_bank(str(path)), granularities=("nose", "eyes"))
+    mine = load_bank(write_bank(tmp_path / "mine.json", classes))
+    message = (
+        "'mine' says nothing of 'nose' for class 'boredom', only of eyes; nothing of 'eyes' for class 'calm', only of"
+    )
+    with pytest.raises(PromptError, match=message):
+        build_hard_prompts(["boredom", "calm", "anger"], 3, mine, granularities=("nose", "eyes"))
 
 
 def test_what_a_bank_says_of_several_classes_alike_is_a_warning(sample, tmp_path):
-    path = tmp_path / "mine.json"
-    classes = {"calm": ["a level mouth", "eyes half shut"], "boredom": ["Eyes half shut", "a yawn"], "anger": "a frown"}
-    classes = {name: {"holistic": [texts] if isinstance(texts, str) else texts} for name, texts in classes.items()}
-    content = json.dumps({"name": "mine", "source": "me", "question": "what?", "classes": classes})
-    path.write_text("\ufeff" + content, encoding="utf-8")  # as Windows saves it
+    classes = {"calm": ["a level mouth", "eyes half shut"], "boredom": ["Eyes half shut", "a yawn"]}
+    classes = {name: {"holistic": texts} for name, texts in classes.items()}
+    path = pathlib.Path(write_bank(tmp_path / "mine.json", {**classes, "anger": "a frown"}))
+    path.write_text("\ufeff" + path.read_text(), encoding="utf-8")  # as Windows saves it
     chosen = section(sample, bank=(str(path),), paraphrases=0)
     assert check_hard_prompts(chosen, ("Calm", "anger", "boredom")) == [
         "the description bank 'mine' says 'eyes half shut' of Calm and boredom alike: only their names differ"

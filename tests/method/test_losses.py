@@ -118,9 +118,11 @@ def test_centering_changes_the_choice_of_patches_and_not_their_scores():
     texts = jnp.array([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]])
     patches = jnp.array([[[0.8, 0.6, 0.0], [np.cos(angle), -0.7, np.sqrt(0.02)]]], jnp.float32)
     image = jnp.ones((1, 3))
-    _, out_plain = global_local_logits(image, patches, texts, logit_scale=1.0, top_k=1, local_weight=1.0)
-    _, out = global_local_logits(
-        image, patches, texts, logit_scale=1.0, top_k=1, local_weight=1.0, center_patch_scores=True
+    (_, out_plain), (_, out) = (
+        global_local_logits(
+            image, patches, texts, logit_scale=1.0, top_k=1, local_weight=1.0, center_patch_scores=center
+        )
+        for center in (False, True)
     )
     np.testing.assert_array_equal(out_plain["top_patches"][0, :, 0], [0, 0])
     np.testing.assert_array_equal(out["top_patches"][0, :, 0], [1, 0])
@@ -155,6 +157,17 @@ def test_impossible_top_k(top_k):
 
 
 LABELS = jnp.array([0, 2, 1, 1])
+
+
+def scored(image=None, patches=None, texts=None, **changes):
+    """Logits [4, 3] of 7 patches; what is not given is random."""
+    image = random(4, 5) if image is None else image
+    patches = random(4, 7, 5, seed=2) if patches is None else patches
+    texts = random(3, 5, seed=3) if texts is None else texts
+    options = {"logit_scale": 2.0, "top_k": 3, "local_weight": 0.7, **changes}
+    return global_local_logits(image, patches, texts, **options)[0]
+
+
 FUNCTIONS = {
     "contrastive": (lambda x: losses.contrastive_alignment(x, random(3, 5, seed=1), 0.5), (3, 5)),
     "l1": (lambda x: losses.l1_alignment(x, random(3, 5, seed=1)), (3, 5)),
@@ -162,36 +175,10 @@ FUNCTIONS = {
     "cosine prototype": (lambda x: losses.cosine_prototype_alignment(x, random(3, 5, seed=1), LABELS), (4, 5)),
     "l1 prototype": (lambda x: losses.l1_prototype_alignment(x, random(3, 5, seed=1), LABELS), (4, 5)),
     "cross-entropy": (lambda x: losses.cross_entropy(x, jax.nn.one_hot(LABELS, 3), 0.1), (4, 3)),
-    "global": (
-        lambda x: global_local_logits(
-            x, random(4, 7, 5, seed=2), random(3, 5, seed=3), logit_scale=2.0, top_k=3, local_weight=1.0
-        )[0],
-        (4, 5),
-    ),
-    "local": (
-        lambda x: global_local_logits(
-            random(4, 5), x, random(3, 5, seed=3), logit_scale=2.0, top_k=3, local_weight=0.7
-        )[0],
-        (4, 7, 5),
-    ),
-    "weighted patches": (
-        lambda x: global_local_logits(
-            random(4, 5),
-            x,
-            random(3, 5, seed=3),
-            logit_scale=2.0,
-            top_k=3,
-            local_weight=0.7,
-            patch_weights=jnp.exp(random(3, 7, seed=4)),
-        )[0],
-        (4, 7, 5),
-    ),
-    "text": (
-        lambda x: global_local_logits(
-            random(4, 5), random(4, 7, 5, seed=2), x, logit_scale=2.0, top_k=3, local_weight=0.7
-        )[0],
-        (3, 5),
-    ),
+    "global": (lambda x: scored(image=x), (4, 5)),
+    "local": (lambda x: scored(patches=x), (4, 7, 5)),
+    "weighted patches": (lambda x: scored(patches=x, patch_weights=jnp.exp(random(3, 7, seed=4))), (4, 7, 5)),
+    "text": (lambda x: scored(texts=x), (3, 5)),
 }
 
 

@@ -1,5 +1,7 @@
 """MaPLe: what it refuses, and a run with it from training to export. Parity with PyTorch: test_maple_parity.py."""
 
+import contextlib
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -60,31 +62,37 @@ def run(sample, tmp_path_factory):
     return workdir, changes, train.train_and_evaluate(runs.config(sample, **changes), workdir)
 
 
-def test_training_moves_all_of_its_parameters_and_a_run_goes_on(run, sample, tmp_path):
+def started(sample, workdir, changes):
+    """(what is prepared, the first state) of a run that is not trained."""
+    run = train.prepare(runs.config(sample, **changes), workdir)
+    with contextlib.closing(checkpoints.Checkpoints(workdir, keep=1, select_by="war")) as store:
+        return run, train.start(run, store)
+
+
+@pytest.mark.training
+def test_training_moves_all_of_its_parameters_and_a_run_starts_from_another(run, sample, tmp_path):
     workdir, changes, summary = run
     assert summary["trained_parameters"] == {
         "coupling": 3 * 64 * 64,
         "coupling_bias": 3 * 64,
         "text_prompts": 3 * 2 * 64,
     }
-    config = runs.config(sample, **changes)
-    fresh, (params, _, _) = train.prepare(config, tmp_path).fresh_prompts, checkpoints.load(workdir, "last")
-    for name, value in params.items():
-        assert np.all(np.any(value != fresh[name], axis=tuple(range(1, value.ndim)))), name  # in each layer
-    longer = {**changes, "train.warm_start": str(workdir), "optimizer.learning_rate": 1e-12, "eval.which": "last"}
-    train.train_and_evaluate(runs.config(sample, **longer), tmp_path / "warm")
-    for name, value in checkpoints.load(tmp_path / "warm", "last")[0].items():
-        np.testing.assert_allclose(value, params[name], atol=1e-9)
+    again, state = started(sample, tmp_path, {**changes, "train.warm_start": str(workdir), "eval.which": "last"})
+    for name, value in checkpoints.load(workdir, "last")[0].items():
+        moved = value != again.fresh_prompts[name]
+        assert np.all(np.any(moved, axis=tuple(range(1, value.ndim)))), name  # in each layer
+        np.testing.assert_array_equal(state.params[name], value)
 
 
+@pytest.mark.training
 def test_a_checkpoint_of_other_prompts_fits_nothing_and_says_so(finished, run, sample, tmp_path, caplog):
-    changes = {**run[1], "train.warm_start": str(finished[0]), "train.num_steps": 1}
     with caplog.at_level("INFO"):
-        train.train_and_evaluate(runs.config(sample, **changes), tmp_path)
+        started(sample, tmp_path, {**run[1], "train.warm_start": str(finished[0])})
     assert "text_prompts: not in the checkpoint, starts fresh" in caplog.text
     assert "visual_prompts: in the checkpoint, not used here" in caplog.text
 
 
+@pytest.mark.training
 def test_evaluation_prediction_and_explanation_agree(run, sample, tmp_path):
     workdir, _, summary = run
     result = evaluate.evaluate_checkpoint(runs.config(sample, **{"eval.checkpoint": str(workdir)}), tmp_path)
@@ -100,6 +108,7 @@ def test_evaluation_prediction_and_explanation_agree(run, sample, tmp_path):
         assert found.prompt_share > 0
 
 
+@pytest.mark.training
 @pytest.mark.parametrize("form", ["prompts", "stablehlo", pytest.param("onnx", marks=pytest.mark.onnx)])
 def test_an_export_says_what_the_predictor_says(run, sample, tmp_path, form):
     predictor = Predictor.from_checkpoint(run[0], batch_sizes=(5,))

@@ -72,7 +72,7 @@ def reference(clip, params, texts, before_norm):
     return text, dense(layer_norm(x[:, :17], p["ln_post"]), p["projection"])
 
 
-@pytest.mark.parametrize(("depth", "before_norm"), [(1, True), (2, True), (2, False)])
+@pytest.mark.parametrize(("depth", "before_norm"), [(1, True), (2, False)])
 def test_both_towers_and_their_gradients_are_those_of_plain_pytorch(depth, before_norm):
     model = tiny.model(learner=MaplePrompts(SPEC.text, SPEC.vision, depth, 2, 0.02, "", before_norm))
     rng = np.random.default_rng(1)

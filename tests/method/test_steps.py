@@ -1,5 +1,6 @@
 """Steps: several devices = 1 device, parts = whole, masked = absent, nothing but prompts moves."""
 
+import dataclasses
 import functools
 
 import jax
@@ -27,17 +28,36 @@ def fresh_state():
     return TrainState(jnp.zeros((), jnp.int32), params, TX.init(params))
 
 
-def step_on(num_devices, state, batch, **changes):
-    """The step on any number of virtual devices: the named axis is all it knows of them."""
-    step = steps.make_train_step(**{"forward": FORWARD, "tx": TX, "objective": OBJECTIVE, **changes})
-    body = functools.partial(step, state, tiny.frozen(MODEL))
-    parts = {name: x.reshape(num_devices, -1, *x.shape[1:]) for name, x in batch.items()}
-    result = jax.jit(jax.vmap(body, axis_name=devices.AXIS))(parts)
-    return jax.tree.map(lambda x: x[0], result)
+@functools.cache
+def compiled(num_devices, terms, accumulate, trained):
+    """The step on any number of virtual devices: the named axis is all it knows of them. Weights are an argument."""
+
+    @jax.jit
+    def step(state, frozen, weights, batch):
+        weighted = [dataclasses.replace(term, weight=lambda _, name=term.name: weights[name]) for term in terms]
+        objective = losses.Objective(OBJECTIVE.options, tuple(weighted))
+        of_one = steps.make_train_step(
+            forward=FORWARD, tx=TX, objective=objective, accumulate=accumulate, trained=trained
+        )
+        parts = {name: x.reshape(num_devices, -1, *x.shape[1:]) for name, x in batch.items()}
+        result = jax.vmap(functools.partial(of_one, state, frozen), axis_name=devices.AXIS)(parts)
+        return jax.tree.map(lambda x: x[0], result)
+
+    return step
+
+
+def step_on(num_devices, batch, *, weights=None, terms=losses.TERMS, accumulate=1, trained=None):
+    step = compiled(num_devices, terms, accumulate, trained)
+    weights = {term.name: jnp.float32(1 if weights is None else weights.get(term.name, 0)) for term in terms}
+    return step(fresh_state(), tiny.frozen(MODEL), weights, batch)
 
 
 def means(metrics):
     return {name: float(total) / float(count) for name, (total, count) in metrics.items()}
+
+
+def normalized(batch):
+    return jnp.asarray((batch["image"] / 255 - np.array(MEAN)) / np.array(STD), jnp.float32)
 
 
 def assert_close(one, two, rtol=2e-4, atol=2e-6):
@@ -46,7 +66,7 @@ def assert_close(one, two, rtol=2e-4, atol=2e-6):
 
 @pytest.fixture(scope="module")
 def on_one_device():
-    return step_on(1, fresh_state(), tiny.batch(masked=3))
+    return step_on(1, tiny.batch(masked=3))
 
 
 @pytest.mark.devices
@@ -64,18 +84,16 @@ def test_real_devices_give_the_numbers_of_one(on_one_device):
     assert int(again.step) == 2
 
 
-def test_every_loss_term_alone_does_not_depend_on_the_number_of_devices():
-    for name in ("beta", "gamma", "neither"):
-        weights = {"beta": 0.0, "gamma": 0.0, "temperature": 0.1}
-        objective = tiny.objective(**{**weights, **({name: 5.0} if name != "neither" else {})})
-        one, two = (step_on(n, fresh_state(), tiny.batch(), objective=objective) for n in (1, 4))
-        assert_close(one[0].params, two[0].params)
-        assert means(one[1]) == pytest.approx(means(two[1]), rel=2e-4)
+@pytest.mark.parametrize("name", [term.name for term in losses.TERMS])
+def test_every_loss_term_alone_does_not_depend_on_the_number_of_devices(name):
+    one, four = (step_on(n, tiny.batch(), weights={name: 5.0}) for n in (1, 4))
+    assert_close(one[0].params, four[0].params)
+    assert means(one[1]) == pytest.approx(means(four[1]), rel=2e-4)
+    assert means(one[1])["loss"] == pytest.approx(5 * means(one[1])[name])
 
 
-@pytest.mark.parametrize(("num_devices", "accumulate"), [(1, 4), (2, 2)])
-def test_parts_one_after_the_other_give_the_update_of_the_whole(on_one_device, num_devices, accumulate):
-    state, metrics = step_on(num_devices, fresh_state(), tiny.batch(masked=3), accumulate=accumulate)
+def test_parts_one_after_the_other_give_the_update_of_the_whole(on_one_device):
+    state, metrics = step_on(2, tiny.batch(masked=3), accumulate=2)
     assert_close(state.params, on_one_device[0].params)
     assert means(metrics) == pytest.approx(means(on_one_device[1]), rel=2e-4)
 
@@ -84,18 +102,18 @@ def test_masked_images_count_nowhere(on_one_device):
     batch = tiny.batch(masked=3)
     batch["image"][-3:] = 255 - batch["image"][-3:]
     batch["label"][-3:] = 0
-    state, metrics = step_on(1, fresh_state(), batch)
+    state, metrics = step_on(1, batch)
     assert_close(state.params, on_one_device[0].params, rtol=0, atol=1e-7)
     assert float(metrics["accuracy"][1]) == 13
 
 
-def test_the_update_is_the_gradient_of_the_total_loss(on_one_device):
+def test_the_update_is_the_gradient_of_the_total_loss():
     """An independent computation of Eq. 12 and its gradient, without steps.py."""
-    batch, frozen, state = tiny.batch(), tiny.frozen(MODEL), fresh_state()
-    mean, std = np.array(MEAN), np.array(STD)
-    images = jnp.asarray((batch["image"] / 255 - mean) / std, jnp.float32)
+    batch, frozen, params = tiny.batch(), tiny.frozen(MODEL), fresh_state().params
 
-    def loss(params):
+    @jax.jit
+    @jax.value_and_grad
+    def loss(params, frozen, images):
         logits, out = MODEL.apply(variables(frozen.backbone, params), images, frozen.soft_prompts)
         cross = optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"]).mean()
         token = losses.contrastive_alignment(out["token_features"], frozen.hard_token_features[0], 0.1).mean()
@@ -103,11 +121,10 @@ def test_the_update_is_the_gradient_of_the_total_loss(on_one_device):
         visual = losses.cosine_prototype_alignment(out["image_features"], frozen.prototypes, batch["label"]).mean()
         return cross + token + prompt + visual
 
-    value, gradient = jax.jit(jax.value_and_grad(loss))(state.params)
-    moved, metrics = step_on(2, state, batch)
+    value, gradient = loss(params, frozen, normalized(batch))
+    moved, metrics = step_on(4, batch)
     assert means(metrics)["loss"] == pytest.approx(float(value), rel=1e-4)
-    expected = jax.tree.map(lambda p, g: p - 0.1 * g, state.params, gradient)
-    assert_close(moved.params, expected)
+    assert_close(moved.params, jax.tree.map(lambda p, g: p - 0.1 * g, params, gradient))
     assert means(metrics)["grad_norm"] == pytest.approx(float(optax.tree.norm(gradient)), rel=1e-3)
     assert all(float(jnp.abs(g).max()) > 1e-4 for g in gradient.values())
 
@@ -127,13 +144,11 @@ def test_64_bit_mode_changes_no_type():
     assert types == {jnp.dtype("float32")}
 
 
-@pytest.mark.parametrize("name", ["ctx", "visual_prompts"])
-def test_what_is_frozen_has_no_gradient_and_no_part_in_its_norm(on_one_device, name):
-    moved, metrics = step_on(1, fresh_state(), tiny.batch(masked=3), trained=(name,))
+def test_what_is_frozen_has_no_gradient_and_no_part_in_its_norm(on_one_device):
+    moved, metrics = step_on(1, tiny.batch(masked=3), trained=("ctx",))
     start, whole = fresh_state().params, on_one_device[0].params
-    for other in start:
-        assert_close(moved.params[other], whole[other] if other == name else start[other])
-    gradient = (start[name] - whole[name]) / 0.1
+    assert_close(moved.params, {"ctx": whole["ctx"], "visual_prompts": start["visual_prompts"]})
+    gradient = (start["ctx"] - whole["ctx"]) / 0.1
     assert means(metrics)["grad_norm"] == pytest.approx(float(jnp.linalg.norm(gradient)), rel=1e-3)
     loss = means(on_one_device[1])["loss"]
     assert means(metrics)["loss"] == pytest.approx(loss, rel=1e-6)
@@ -146,8 +161,7 @@ def test_the_eval_step_gives_every_image_of_all_devices_with_its_position():
     batch = {**tiny.batch(masked=5), "index": np.random.default_rng(0).permutation(16)}
     fed = {name: batch[name] for name in ("image", "index", "mask")}
     rows = devices.to_host(step(*devices.replicate((params, frozen, text_features)), devices.shard_batch(fed)))
-    images = jnp.asarray((batch["image"] / 255 - np.array(MEAN)) / np.array(STD), jnp.float32)
-    logits, out = MODEL.apply(variables(frozen.backbone, params), images, frozen.soft_prompts)
+    logits, out = jax.jit(MODEL.apply)(variables(frozen.backbone, params), normalized(batch), frozen.soft_prompts)
     order = np.argsort(batch["index"])[rows["index"]]
     np.testing.assert_array_equal(batch["mask"][order], rows["mask"])
     np.testing.assert_allclose(rows["logits"], np.asarray(logits)[order], rtol=2e-4, atol=1e-4)
