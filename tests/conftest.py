@@ -97,3 +97,13 @@ def finished(sample, shared):
     config = runs.config(sample, **{"eval.report": "full"})
     workdir = shared("finished", lambda out: train.train_and_evaluate(config, out))
     return workdir, runs.summary(workdir)
+
+
+@pytest.fixture(scope="session")
+def chosen_on_test(sample, shared):
+    """A run whose checkpoint the test split chose. Not to be changed by a test."""
+    from mpafer_jax.jobs import train
+    from tests.jobs import runs
+
+    changes = {"data.validation_fraction": 0.0, "eval.select_on_test_split": True, "train.keep": 1}
+    return shared("chosen_on_test", lambda out: train.train_and_evaluate(runs.config(sample, **changes), out))

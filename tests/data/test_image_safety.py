@@ -1,6 +1,7 @@
 """What an image's file may do to us: nothing but become RGB pixels or an ImageError that says why not."""
 
 import io
+import itertools
 import json
 import os
 import struct
@@ -8,7 +9,6 @@ import subprocess
 import sys
 import warnings
 import zlib
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -21,7 +21,7 @@ from mpafer_jax.data.preprocess import decode_rgb, read_image_file
 from mpafer_jax.data.readers import folder
 from mpafer_jax.data.records import ImageCrop, ImageFile
 from mpafer_jax.runtime.errors import ImageError
-from tests.data import layouts
+from tests.data import fuzz, layouts
 
 
 def encoded(image: Image.Image, format: str, **options) -> bytes:
@@ -93,52 +93,16 @@ def test_of_several_frames_the_first_is_taken(format):
     assert green < 50
 
 
-def samples() -> dict[str, bytes]:
-    """One small image of every format that is read, and of the odd modes."""
-    image = layouts.image(3, 24, 20)
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    return {
-        "jpeg": encoded(image, "JPEG", exif=exif),
-        "progressive": encoded(image, "JPEG", progressive=True),
-        "cmyk": encoded(image.convert("CMYK"), "JPEG"),
-        "png": encoded(image, "PNG"),
-        "png16": encoded(Image.fromarray(np.arange(480, dtype=np.uint16).reshape(20, 24) * 100), "PNG"),
-        "palette": encoded(image.quantize(16), "PNG", transparency=3),
-        "webp": encoded(image, "WEBP"),
-        "gif": encoded(image, "GIF", save_all=True, append_images=[layouts.image(4, 24, 20)]),
-        "bmp": encoded(image, "BMP"),
-        "tiff": encoded(image, "TIFF", compression="tiff_lzw"),
-        "ppm": encoded(image, "PPM"),
-    }
-
-
-def mutated(data: bytes, rng: np.random.Generator) -> bytes:
-    """Bytes changed, cut off, taken out or put in."""
-    position, length = int(rng.integers(len(data))), int(rng.integers(1, 16))
-    noise = rng.integers(0, 256, length).astype(np.uint8).tobytes()
-    kind = rng.integers(4)
-    if kind == 0:
-        return data[:position]
-    if kind == 1:
-        return data[:position] + data[position + length :]
-    if kind == 2:
-        return data[:position] + noise + data[position:]
-    # Half of these in the header, where sizes and types are told.
-    position = position if rng.random() < 0.5 else position % 64
-    return data[:position] + noise + data[position + length :]
-
-
 @pytest.mark.filterwarnings("ignore")  # Pillow warns of much that is odd; in a user's program it is not an error either
 def test_mutated_files_become_pixels_or_an_image_error(monkeypatch):
     monkeypatch.setattr(preprocess, "MAX_PIXELS", 2_000_000)  # the time that a damaged size may cost here
     rng = np.random.default_rng(0)
     outcomes = {"pixels": 0, "refused": 0}
-    for data in samples().values():
+    for data in itertools.chain(*fuzz.samples().values()):
         assert decode_rgb(data).mode == "RGB"
-        for _ in range(200):
+        for _ in range(100):
             try:
-                image = decode_rgb(mutated(data, rng))
+                image = decode_rgb(fuzz.mutated(data, rng))
             except ImageError:
                 outcomes["refused"] += 1
             else:
@@ -151,8 +115,8 @@ def test_mutated_files_become_pixels_or_an_image_error(monkeypatch):
 @pytest.mark.slow
 def test_a_thousand_mutated_images_of_every_format_end_no_process():
     """The process has 4 GiB of addresses, and says at its end what became of each."""
-    fuzz = [sys.executable, str(Path(__file__).with_name("fuzz.py")), "1000", "0"]
-    done = subprocess.run(fuzz, capture_output=True, text=True, timeout=600)
+    program = [sys.executable, fuzz.__file__, "1000", "0"]
+    done = subprocess.run(program, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert set(found["counts"]) == set(preprocess.FORMATS)
@@ -164,11 +128,12 @@ def test_a_thousand_mutated_images_of_every_format_end_no_process():
 def test_mutated_images_are_all_counted_by_preparation(tmp_path):
     rng = np.random.default_rng(0)
     (tmp_path / "happy").mkdir()
-    for position, (name, data) in enumerate(samples().items()):
-        (tmp_path / "happy" / f"{position}_{name}.png").write_bytes(data)
+    samples = [*itertools.chain(*fuzz.samples().values())]
+    for position, data in enumerate(samples):
+        (tmp_path / "happy" / f"{position}.png").write_bytes(data)
         for number in range(5):
-            (tmp_path / "happy" / f"{position}_{name}_{number}.png").write_bytes(mutated(data, rng))
+            (tmp_path / "happy" / f"{position}_{number}.png").write_bytes(fuzz.mutated(data, rng))
     prepared = prepare(folder.read(tmp_path), tmp_path / "prepared", "skip")
     kept, skipped = len(prepared.splits["train"].names), len(prepared.summary.skipped["train"])
-    assert kept + skipped == 6 * len(samples())
+    assert kept + skipped == 6 * len(samples)
     assert min(kept, skipped) > 10

@@ -67,15 +67,6 @@ def test_only_train_is_touched(tmp_path: Path) -> None:
     assert "train: 10 of 40 labels replaced by another class (25% of each class, seed 3)" in noisy.description
 
 
-def test_votes_follow_the_label(tmp_path: Path) -> None:
-    votes = {f"fer{i:07d}.png": (0, 6, 4, 0, 0, 0, 0, 0, 0, 0) for i in range(10)}
-    layouts.write_label_csv(tmp_path / "FER2013Train", votes)
-    train = load_dataset(layouts.section("ferplus", tmp_path, label_rule="distribution", label_noise=0.5)).train
-    assert (train.labels != 1).sum() == 5
-    np.testing.assert_allclose(train.label_distributions[np.arange(10), train.labels], 0.6)
-    np.testing.assert_allclose(train.label_distributions.sum(axis=1), 1, rtol=1e-6)
-
-
 def test_the_fingerprint_holds_it(tmp_path: Path) -> None:
     write(tmp_path)
     chosen = [(0.0, 0), (0.0, 1), (0.2, 0), (0.2, 1), (0.3, 0)]

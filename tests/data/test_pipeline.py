@@ -91,12 +91,6 @@ def test_every_epoch_sees_every_example_once_in_a_new_order() -> None:
     assert ShuffledOrder(seed=4, size=10)(np.arange(10)).tolist() != first.tolist()
 
 
-def test_an_example_is_augmented_anew_every_epoch(split: Split) -> None:
-    one = split.take(np.array([0]))
-    views = batches(one, batch_size=1)
-    assert len({batch["image"].tobytes() for batch in views}) == 6
-
-
 def test_class_balanced_sampler_draws_classes_equally() -> None:
     labels = np.repeat(np.array([0, 2, 3], np.int32), [900, 90, 10])
     order = train_order(labels, "class_balanced", seed=0)

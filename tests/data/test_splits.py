@@ -24,12 +24,6 @@ def test_split_off_takes_its_share_of_every_class() -> None:
     assert all((np.diff(part) > 0).all() for part in (kept, test, validation))
 
 
-def test_split_off_is_a_function_of_the_seed() -> None:
-    labels = np.zeros(100, np.int32)
-    parts = [split_off(labels, unique_groups(100), (0.1,), seed)[1].tolist() for seed in (0, 0, 1)]
-    assert parts[0] == parts[1] != parts[2]
-
-
 def test_small_classes_give_one_and_keep_one() -> None:
     labels = np.array([0, 1, 1, 2, 2, 2], np.int32)
     kept, test, validation = split_off(labels, unique_groups(6), (0.1, 0.1), seed=3)
@@ -45,11 +39,6 @@ def test_identical_images_stay_together() -> None:
         kept, part = split_off(labels, groups, (0.3,), seed)
         assert not set(groups[kept]) & set(groups[part])
         assert 28 <= len(part) <= 32
-
-
-def test_no_fraction_splits_off_nothing() -> None:
-    kept, part = split_off(np.zeros(5, np.int32), unique_groups(5), (0.0,), 0)
-    assert (kept.tolist(), part.tolist()) == ([0, 1, 2, 3, 4], [])
 
 
 def test_groups_are_joined_through_either_column() -> None:
@@ -125,14 +114,9 @@ def test_description_says_what_was_loaded(tmp_path: Path) -> None:
     text = dataset.description
     assert "label rule majority_labelcsv" in text
     assert ["0", "neutral", "(neutral)", "2", "4", "1"] in [line.split() for line in text.splitlines()]
+    assert "1 of the validation images are pixel-identical to one in train" in text
     assert "train: train, at most 2 of each class" in text
     assert "test: 25% of train, seed 0" in text
-
-
-def test_description_counts_images_shared_with_train(tmp_path: Path) -> None:
-    write_ferplus(tmp_path)
-    dataset = load_dataset(layouts.section("ferplus", tmp_path, validation_split="validation"))
-    assert "1 of the validation images are pixel-identical to one in train" in dataset.description
 
 
 def test_splits_from_train_hold_their_own_images(tmp_path: Path) -> None:
@@ -151,12 +135,6 @@ def test_splits_from_train_hold_their_own_images(tmp_path: Path) -> None:
     assert {name: len(part) for name, part in parts.items() if part} == {"train": 10, "validation": 3, "test": 3}
     assert len(seen) == 16
     assert len({part.fingerprint for part in parts.values() if part}) == 3
-
-
-def test_fingerprint_follows_the_choice_of_examples(tmp_path: Path) -> None:
-    layouts.write_folders(tmp_path, {"happy": 6})
-    seeds = [load_dataset(layouts.section("folder", tmp_path, test_fraction=0.5, split_seed=s)) for s in (0, 0, 1)]
-    assert seeds[0].train.fingerprint == seeds[1].train.fingerprint != seeds[2].train.fingerprint
 
 
 def test_few_shot_draws_vary_by_a_seed_of_their_own(tmp_path: Path) -> None:
@@ -190,23 +168,6 @@ def test_an_absent_split_is_an_error_that_lists_the_others(tmp_path: Path) -> No
     with pytest.raises(DataError, match=r"no split 'test' here; looked for .*FER2013Test/label\.csv") as error:
         load_dataset(layouts.section("ferplus", tmp_path, test_split="test"))
     assert "Splits that are here: train (8), validation (8)" in str(error.value)
-
-
-def test_vote_shares_reach_the_split(tmp_path: Path) -> None:
-    layouts.write_label_csv(tmp_path / "FER2013Train", {"fer0000000.png": (0, 6, 4, 0, 0, 0, 0, 0, 0, 0)})
-    train = load_dataset(layouts.section("ferplus", tmp_path, label_rule="distribution")).train
-    np.testing.assert_allclose(train.label_distributions, [[0, 0.6, 0.4, 0, 0, 0, 0, 0]], rtol=1e-6)
-    assert train.labels.tolist() == [1]
-
-
-def test_every_dataset_loads(tmp_path: Path) -> None:
-    layouts.write_rafdb(tmp_path / "rafdb", {"train_00001.jpg": 5, "test_0001.jpg": 7})
-    layouts.write_affectnet_npy(tmp_path / "affectnet", "train_set", {1: 6})
-    layouts.write_affectnet_npy(tmp_path / "affectnet", "val_set", {0: 7})
-    for name, labels in (("rafdb", (4, 6)), ("affectnet", (6, 7))):
-        dataset = splits.load_dataset(layouts.section(name, tmp_path / name, test_split="test"))
-        assert dataset.test is not None
-        assert (dataset.train.labels.tolist(), dataset.test.labels.tolist()) == ([labels[0]], [labels[1]])
 
 
 def test_all_splits_are_joined(tmp_path: Path) -> None:
@@ -269,13 +230,9 @@ def test_a_part_that_nobody_looks_at_need_not_be_there(tmp_path: Path) -> None:
     assert dataset.test is None
     assert dataset.validation is not None
     assert len(dataset.validation) == 2
-
-
-def test_other_missing_splits_come_with_a_line_to_paste(tmp_path: Path) -> None:
-    labels = {f"test_{number:04d}.jpg": 1 + number % 2 for number in range(4)}
-    layouts.write_rafdb(tmp_path, labels)
+    layouts.write_rafdb(tmp_path / "other", {"test_0001.jpg": 1})
     with pytest.raises(DataError, match=r"""--config.data.train_splits="\('test',\)" --config.data.test_split= """):
-        load_dataset(layouts.section("rafdb", tmp_path, test_split="test"))
+        load_dataset(layouts.section("rafdb", tmp_path / "other", test_split="test"))
 
 
 @pytest.mark.parametrize("place", ["[a] {b}*?", "~", "caf\xe9 \u8868\u60c5 %s"])

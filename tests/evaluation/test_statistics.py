@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from mpafer_jax.evaluation.statistics import Estimate
+from mpafer_jax.evaluation.statistics import Estimate, percent
 
 
 def test_three_values_by_hand():
@@ -27,6 +27,7 @@ def test_p_value_by_hand():
 def test_of_one_value_or_equal_ones_nothing_is_said(values):
     estimate = Estimate.of(values)
     assert (estimate.interval, estimate.p_value) == (None, None)
+    assert percent(Estimate(-1e-9, 0.0, 2), "+") == "+0.00 ± 0.00"  # a difference of nothing has no sign
 
 
 def test_the_interval_holds_the_mean_as_often_as_it_says():

@@ -4,7 +4,6 @@ import csv
 import json
 import os
 import shutil
-import subprocess
 import sys
 import sysconfig
 
@@ -82,11 +81,8 @@ def test_without_a_file_a_line_each_is_shown(trained, faces, tmp_path, capsys):
     shown = capsys.readouterr().out.splitlines()
     assert [line.split() for line in shown] == [first.split("\t"), second.split("\t")]
     assert len({len(line) for line in shown}) == 1
-    for suffix in ("csv", "jsonl", "parquet"):
-        assert run(trained, odd, f"--out={tmp_path / 'out'}.{suffix}") == 0
+    assert run(trained, odd, f"--out={tmp_path / 'out.parquet'}") == 0
     name = str(tmp_path / r"caf\xe9.png")  # in files that are UTF-8, whatever the names are
-    assert next(csv.DictReader((tmp_path / "out.csv").read_text("utf-8").splitlines()))["file"] == name
-    assert json.loads((tmp_path / "out.jsonl").read_text("utf-8"))["file"] == name
     assert pyarrow.parquet.read_table(tmp_path / "out.parquet")["file"].to_pylist() == [name]
 
 
@@ -173,37 +169,31 @@ def ending(monkeypatch):
     return end_with
 
 
-@pytest.mark.parametrize("suffix", ["csv", "jsonl", "parquet"])
 def test_what_was_done_before_an_interruption_is_kept_and_gone_on_with(
-    trained, faces, tmp_path, ending, monkeypatch, capsys, suffix
+    trained, faces, tmp_path, ending, monkeypatch, capsys
 ):
     files = faces * 2  # more than are taken ahead of the results
-    out, whole = tmp_path / f"out.{suffix}", tmp_path / f"whole.{suffix}"
+    out, whole = tmp_path / "out.csv", tmp_path / "whole.csv"
     ending(KeyboardInterrupt())
     assert run(trained, *files, f"--out={out}") == 130
     monkeypatch.undo()
-    before = rows_of(out)
+    before = predicted(out)
     assert 1 < len(before) < len(files)
     assert "the same command resumes with what is missing" in capsys.readouterr().err
     assert run(trained, *files[:-1], f"--out={out}") == 2
     assert "results of another command: inputs there [" in capsys.readouterr().err
-    with (tmp_path / f"out.{suffix}.unfinished").open("a") as file:
+    with (tmp_path / "out.csv.unfinished").open("a") as file:
         file.write('{"torn": ')  # by a kill
 
     assert run(trained, *files, f"--out={out}") == 0
     assert f"{len(before) - 1} results are there from before" in capsys.readouterr().err
     assert run(trained, *files, f"--out={whole}") == 0
-    assert rows_of(out) == rows_of(whole)
+    assert predicted(out) == predicted(whole)
     assert sorted(path.name for path in tmp_path.iterdir()) == [out.name, whole.name]
 
 
-def rows_of(path):
-    if path.suffix == ".parquet":
-        return [(row["file"], row["index"], row["expression"]) for row in pyarrow.parquet.read_table(path).to_pylist()]
-    if path.suffix == ".jsonl":
-        return [(row["file"], row["expression"]) for row in map(json.loads, path.read_text().splitlines())]
-    with path.open(newline="") as file:
-        return [(row["file"], row["index"], row["expression"]) for row in csv.DictReader(file)]
+def predicted(table):
+    return [(row["file"], row["index"], row["expression"]) for row in csv.DictReader(table.read_text().splitlines())]
 
 
 def test_an_error_in_the_middle_keeps_what_was_done_and_names_it(trained, faces, tmp_path, ending, capsys):
@@ -227,31 +217,12 @@ def test_a_camera_that_is_not_there_ends_with_a_message(trained, tmp_path, capfd
     assert (row["file"], row["status"]) == ("camera:99", "error")
 
 
-MODULE = [sys.executable, "-m", "mpafer_jax.predict"]
-INSTALLED = shutil.which("mpafer-predict", path=sysconfig.get_path("scripts"))
-
-
 @pytest.mark.processes
-@pytest.mark.parametrize(
-    "program",
-    [
-        MODULE,
-        pytest.param(
-            [INSTALLED],
-            marks=pytest.mark.skipif(INSTALLED is None, reason="mpafer-predict is not installed: pip install -e ."),
-        ),
-    ],
-    ids=["module", "installed"],
-)
-def test_in_a_process_of_its_own(program, trained, faces):
-    done = subprocess.run(
-        [*program, str(trained), str(faces[0])],
-        env=runs.environment(),
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
+def test_in_a_process_of_its_own(trained, faces):
+    """As it is installed; as a module: tests/golden."""
+    installed = shutil.which("mpafer-predict", path=sysconfig.get_path("scripts"))
+    program = [installed] if installed else [sys.executable, "-m", "mpafer_jax.predict"]
+    done = runs.run([*program, str(trained), str(faces[0])])
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith(f"{faces[0]}\t")
     assert "1 predicted, 0 without a face, 0 that could not be read" in done.stderr

@@ -193,7 +193,7 @@ def test_a_prediction_says_what_it_rests_on(predictor, faces):
     assert prediction.grid == (8, 8)
     assert prediction.patch_scores.shape == (64, 5)
     for scores, patches in zip(prediction.patch_scores.T, prediction.top_patches, strict=True):
-        assert patches.tolist() == np.argsort(-scores, kind="stable")[:5].tolist()
+        assert patches.tolist() == np.argsort(-scores, kind="stable")[:16].tolist()
     values = json.loads(json.dumps(prediction.to_dict(), allow_nan=False))
     assert values["expression"] == prediction.expression
     assert values["confidence"] == max(values["probabilities"].values())

@@ -25,6 +25,7 @@ CHANGES = {
     "data.validation_fraction": 0.2,
     "eval.report": "none",
 }
+SHORT = {"train.num_steps": 1, "optimizer.warmup_steps": 0}
 
 
 def config(sample, **changes) -> Config:

@@ -8,17 +8,16 @@ import pyarrow.parquet as pq
 import pytest
 
 from mpafer_jax.data.splits import load_dataset
-from mpafer_jax.jobs import evaluate, predict, train
+from mpafer_jax.jobs import evaluate, predict
 from mpafer_jax.runtime.errors import ConfigError
 from tests.jobs import runs
 
 
 @pytest.fixture(scope="module")
-def predicted(sample, tmp_path_factory):
-    """A run of one step, its evaluation, and its predictions in parts of 10."""
+def predicted(sample, finished, tmp_path_factory):
+    """The configuration and the folder of the run's predictions in parts of 10."""
     workdir = tmp_path_factory.mktemp("predicted")
-    config = runs.config(sample, **{"train.num_steps": 1, "optimizer.warmup_steps": 0, "predict.images_per_part": 10})
-    train.train_and_evaluate(config, workdir)
+    config = runs.config(sample, **{"eval.checkpoint": str(finished[0]), "predict.images_per_part": 10})
     predict.predict_dataset(config, workdir)
     return config, workdir
 

@@ -36,6 +36,8 @@ def test_what_a_run_leaves(finished):
         "tensorboard",
     }
     assert not list(workdir.rglob("*.tmp"))
+    for name in ("summary.json", "config.json"):
+        json.loads((workdir / name).read_text(), parse_constant=pytest.fail)
     lines = runs.metrics(workdir)
     train_steps = [line["step"] for line in lines if line["kind"] == "train"]
     assert train_steps == [2, 3, 4, 6, 8, 9, 10, 12]  # every 3, and wherever the state is saved
@@ -131,21 +133,19 @@ def test_resuming_is_exact_to_the_bit(finished, sample, tmp_path):
     assert {k: v for k, v in one.items() if k not in differing} == {k: v for k, v in two.items() if k not in differing}
 
 
-def test_a_finished_run_is_not_trained_again(finished, sample, tmp_path):
+def test_a_finished_run_is_only_evaluated_again_and_keeps_its_folder_to_itself(finished, sample, tmp_path):
     workdir, summary = finished
-    shutil.copytree(workdir, tmp_path / "run")
-    again = train.train_and_evaluate(runs.config(sample), tmp_path / "run")
-    assert again["last"] == summary["last"]
-    assert runs.metrics(tmp_path / "run") == runs.metrics(workdir)
-
-
-def test_a_workdir_of_another_configuration_is_refused(finished, sample, tmp_path):
-    workdir, _ = finished
     with pytest.raises(ConfigError, match=r"config\.head\.top_k: there 16, here 4\n.*give another --workdir"):
         train.train_and_evaluate(runs.config(sample, **{"head.top_k": 4}), workdir)
-    # How a run is carried out may change: this one has ended, so it only evaluates.
-    shutil.copytree(workdir, tmp_path / "run")
-    train.train_and_evaluate(runs.config(sample, **{"data.num_workers": 0, "train.keep": 19}), tmp_path / "run")
+    # Where the data is, and how a run is carried out, may change.
+    run = shutil.copytree(workdir, tmp_path / "run")
+    shutil.copytree(sample / "faces", tmp_path / "faces", ignore=shutil.ignore_patterns("mpafer_tfds"))
+    moved = {"data.dir": str(tmp_path / "faces"), "data.num_workers": 0, "train.keep": 19}
+    assert train.train_and_evaluate(runs.config(sample, **moved), run)["last"] == summary["last"]
+    assert runs.metrics(run) == runs.metrics(workdir)
+    next((tmp_path / "faces" / "train" / "anger").iterdir()).unlink()
+    with pytest.raises(CheckpointError, match="cannot resume after step 12: the training data changed"):
+        train.train_and_evaluate(runs.config(sample, **moved), run)
 
 
 def test_a_file_is_no_workdir(sample, tmp_path):
@@ -160,27 +160,14 @@ def test_a_file_is_no_workdir(sample, tmp_path):
         train.train_and_evaluate(runs.config(sample), tmp_path / "damaged")
 
 
-@pytest.mark.parametrize("part", ["params", "description"])
-def test_a_damaged_checkpoint_is_named_where_it_is_asked_for(finished, tmp_path, part):
+def test_a_damaged_checkpoint_is_named_where_it_is_asked_for(finished, tmp_path):
     """A run that goes on falls back to an older one, see test_checkpoint.py; who names one gets it or an error."""
-    shutil.copytree(finished[0] / "checkpoints", tmp_path / "checkpoints")
-    newest = tmp_path / "checkpoints" / "step_12"
-    for file in (newest / part).rglob("*"):
+    newest = shutil.copytree(finished[0] / "checkpoints", tmp_path / "checkpoints") / "step_12"
+    for file in (newest / "params").rglob("*"):
         if file.is_file():
             file.write_bytes(file.read_bytes()[:10])
     with pytest.raises(CheckpointError, match=rf"{newest} cannot be read .*delete that folder .* 8, 10, 12"):
         checkpoints_lib.load(newest, "last")
-
-
-def test_changed_data_is_refused(finished, sample, tmp_path):
-    workdir, _ = finished
-    shutil.copytree(workdir, tmp_path / "run")
-    shutil.copytree(sample / "faces", tmp_path / "faces", ignore=shutil.ignore_patterns("mpafer_tfds"))
-    moved = {"data.dir": str(tmp_path / "faces")}
-    train.train_and_evaluate(runs.config(sample, **moved), tmp_path / "run")  # moved, and the same
-    next((tmp_path / "faces" / "train" / "anger").iterdir()).unlink()
-    with pytest.raises(CheckpointError, match="cannot resume after step 12: the training data changed"):
-        train.train_and_evaluate(runs.config(sample, **moved), tmp_path / "run")
 
 
 @pytest.mark.training
@@ -189,9 +176,7 @@ def test_changed_hard_prompts_are_refused(sample, tmp_path):
     shipped = json.loads((runs.ROOT / "mpafer_jax" / "method" / "hard_prompts" / "expressions.json").read_text())
     bank = tmp_path / "bank.json"
     bank.write_text(json.dumps(shipped))
-    config = runs.config(
-        sample, **{"hard_prompts.bank": (str(bank),), "train.num_steps": 1, "optimizer.warmup_steps": 0}
-    )
+    config = runs.config(sample, **{**runs.SHORT, "hard_prompts.bank": (str(bank),)})
     train.train_and_evaluate(config, tmp_path / "run")
     shipped["classes"]["anger"] = {**shipped["classes"]["anger"], "holistic": ["a face that shouts"]}
     bank.write_text(json.dumps(shipped))
@@ -210,25 +195,19 @@ def test_nan_stops_with_step_and_terms_and_saves_nothing(sample, tmp_path):
 
 
 @pytest.mark.training
-def test_warm_start_takes_what_fits(finished, sample, tmp_path, caplog):
+def test_warm_start_takes_what_fits_and_warns_of_another_clip(finished, sample, tmp_path, caplog):
     workdir, _ = finished
-    two = {"data.class_names": ("surprise", "anger"), "train.warm_start": str(workdir), "eval.which": "last"}
-    small = {"train.num_steps": 1, "optimizer.warmup_steps": 0, "optimizer.learning_rate": 1e-12}
-    with caplog.at_level("INFO"):
-        train.train_and_evaluate(runs.config(sample, **two, **small), tmp_path / "one")
-    assert "ctx: taken, shape (10, 64)" in caplog.text
-    for name, value in restored(tmp_path / "one", 1).items():
-        np.testing.assert_allclose(value, restored(workdir, 12)[name], atol=1e-9)
-
-
-@pytest.mark.training
-def test_warm_start_from_another_clip_is_warned_of(finished, sample, tmp_path, caplog):
     shutil.copytree(sample / "clip", tmp_path / "clip")
     with (tmp_path / "clip" / "config.json").open("a") as stream:
         stream.write("\n")
-    changes = {"clip.name": str(tmp_path / "clip"), "train.warm_start": str(finished[0]), "train.num_steps": 1}
-    train.train_and_evaluate(runs.config(sample, **changes, **{"optimizer.warmup_steps": 0}), tmp_path / "run")
-    assert f"{finished[0]} was trained on another CLIP ({sample / 'clip'}, hash " in caplog.text
+    two = {"data.class_names": ("surprise", "anger"), "train.warm_start": str(workdir), "eval.which": "last"}
+    still = {**runs.SHORT, "optimizer.learning_rate": 1e-12, "clip.name": str(tmp_path / "clip")}
+    with caplog.at_level("INFO"):
+        train.train_and_evaluate(runs.config(sample, **two, **still), tmp_path / "run")
+    assert "ctx: taken, shape (10, 64)" in caplog.text
+    assert f"{workdir} was trained on another CLIP ({sample / 'clip'}, hash " in caplog.text
+    for name, value in restored(tmp_path / "run", 1).items():
+        np.testing.assert_allclose(value, restored(workdir, 12)[name], atol=1e-9)
 
 
 def described(*class_names, layers=()) -> checkpoints_lib.Description:
@@ -265,22 +244,9 @@ def test_warm_start_takes_visual_prompts_for_the_layers_that_they_were_trained_i
     assert ("of the layers [1, 2], not [2, 3], starts fresh" in notes[0]) == (not taken)
 
 
-def test_missing_checkpoint_says_what_was_expected(tmp_path):
-    with pytest.raises(CheckpointError, match=r"no checkpoint at .*Expected a workdir"):
-        checkpoints_lib.load(tmp_path, "best")
-
-
-@pytest.mark.training
-def test_newest_and_best_are_kept(sample, tmp_path):
-    config = runs.config(sample, **{"train.keep": 1})
-    summary = train.train_and_evaluate(config, tmp_path)
-    kept = {int(path.name.removeprefix("step_")) for path in (tmp_path / "checkpoints").glob("step_*")}
-    assert kept == {12, summary["best"]["step"]}
-
-
 @pytest.mark.training
 def test_without_validation_only_the_last_step_is_reported(sample, tmp_path):
-    changes = {"data.validation_fraction": 0.0, "train.num_steps": 2, "optimizer.warmup_steps": 0, "loss.gamma": 0.0}
+    changes = {**runs.SHORT, "data.validation_fraction": 0.0, "loss.gamma": 0.0}
     changes |= {"data.features_dir": str(tmp_path / "features")}
     summary = train.train_and_evaluate(runs.config(sample, **changes), tmp_path)
     assert "best" not in summary
@@ -291,39 +257,18 @@ def test_without_validation_only_the_last_step_is_reported(sample, tmp_path):
 
 
 @pytest.mark.training
-def test_the_test_split_chooses_only_where_that_is_asked_for(sample, tmp_path, caplog):
-    changes = {"data.validation_fraction": 0.0, "eval.select_on_test_split": True, "train.num_steps": 8}
-    summary = train.train_and_evaluate(runs.config(sample, **changes), tmp_path)
+def test_the_test_split_chooses_only_where_that_is_asked_for(chosen_on_test, sample, tmp_path, caplog):
+    workdir, summary = chosen_on_test, runs.summary(chosen_on_test)
     assert summary["selected_by"] == "test war"
-    measured = {line["step"]: line["war"] for line in runs.metrics(tmp_path) if line["kind"] == "test"}
-    assert measured.keys() == {4, 8}
+    measured = {line["step"]: line["war"] for line in runs.metrics(workdir) if line["kind"] == "test"}
+    assert measured.keys() == {4, 8, 12}
     best = max(measured, key=lambda step: (measured[step], -step))
     assert (summary["best"]["step"], summary["best"]["test"]["war"]) == (best, pytest.approx(measured[best]))
-    assert protocol.TEST_SELECTED in caplog.text
-    assert protocol.TEST_SELECTED in (tmp_path / "results.md").read_text()
-    evaluated = evaluate.evaluate_checkpoint(runs.config(sample, **changes), tmp_path)
+    assert {path.name for path in (workdir / "checkpoints").glob("step_*")} == {f"step_{best}", "step_12"}  # keep is 1
+    assert protocol.TEST_SELECTED in (workdir / "results.md").read_text()
+    evaluated = evaluate.evaluate_checkpoint(runs.config(sample, **{"eval.checkpoint": str(workdir)}), tmp_path)
     assert evaluated["chosen_on_test"]
-
-
-@pytest.mark.training
-def test_a_context_may_start_from_words(sample, tmp_path):
-    words = {"ctx.init_text": "a photo of a", "ctx.num_ctx": 4, "ctx.class_specific": True}
-    frozen = {
-        "optimizer.lr_scales": (("ctx", 0.0), ("visual_prompts", 1.0)),
-        "train.num_steps": 2,
-        "optimizer.warmup_steps": 0,
-    }
-    config = runs.config(sample, **words, **frozen)
-    train.train_and_evaluate(config, tmp_path)
-    params, _, _ = checkpoints_lib.load(tmp_path, "last")
-    run = train.prepare(config, tmp_path)
-    ids = run.experiment.tokenizer.encode("a photo of a")[1:-1]
-    table = run.experiment.frozen.backbone["text"]["token_embedding"]["embedding"]
-    assert params["ctx"].shape[:2] == (5, 4)
-    for ctx in params["ctx"]:
-        np.testing.assert_array_equal(ctx, table[np.array(ids)])
-    with pytest.raises(ConfigError, match=r"init_text 'a photo of a' has 4 tokens .*num_ctx is 5; give as many"):
-        train.prepare(runs.config(sample, **{**words, "ctx.num_ctx": 5}), tmp_path)
+    assert protocol.TEST_SELECTED in caplog.text
 
 
 @pytest.mark.training
@@ -398,9 +343,3 @@ def test_checkpoint_sizes_of_the_largest_model(tmp_path, optimizer, limit):
 
     assert size(folder / "params") <= 1.1e6
     assert size(folder) <= limit + 1.1e6 * (optimizer == "sgd")
-
-
-def test_json_is_strict(finished):
-    workdir, _ = finished
-    for name in ("summary.json", "config.json"):
-        json.loads((workdir / name).read_text(), parse_constant=pytest.fail)

@@ -236,10 +236,3 @@ def test_the_fingerprint_covers_everything_that_is_drawn(jobs, monkeypatch):
     monkeypatch.setattr(captioned, "VERSION", "another")
     digests.append(captioned.fingerprint(jobs[:3], 96))
     assert len(set(digests)) == 7
-
-
-def test_a_bald_head_is_never_behind_a_strand_of_hair(jobs):
-    assert [job for job in jobs if job.face.identity.hair == "bald"]
-    hidden = {job.face.identity.hair for job in jobs if job.face.scene.occlusion == "hair"}
-    assert hidden
-    assert "bald" not in hidden

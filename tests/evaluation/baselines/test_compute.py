@@ -1,6 +1,7 @@
 """Features on several devices, and all baselines in a run."""
 
 import dataclasses
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -37,11 +38,12 @@ def prepared(sample):
     )
 
 
-@pytest.fixture(scope="module")
-def finished(sample, tmp_path_factory):
-    """A short run with every baseline: (workdir, summary)."""
-    workdir = tmp_path_factory.mktemp("baselines")
-    return workdir, train.train_and_evaluate(runs.config(sample, **{"eval.baselines": EVERY}), workdir)
+@pytest.fixture(scope="session")
+def finished(sample, shared):
+    """A run with every baseline: (workdir, summary)."""
+    config = runs.config(sample, **{"eval.baselines": EVERY})
+    workdir = shared("every_baseline", lambda out: train.train_and_evaluate(config, out))
+    return workdir, runs.summary(workdir)
 
 
 def directly(prepared, split, method):
@@ -74,7 +76,6 @@ def test_every_baseline_is_in_the_summary_and_in_the_table(finished):
     for entry in summary["baselines"].values():
         for split in ("validation", "test"):
             assert set(entry[split]) == {"war", "uar", "macro_f1"}
-    assert runs.summary(workdir)["baselines"] == summary["baselines"]
     table = (workdir / "results.md").read_text()
     rows = [line.split("|")[1].strip() for line in table.splitlines() if line.startswith("|")][2:]
     assert len(rows) == 1 + len(EVERY) + 2
@@ -133,9 +134,9 @@ def directly_with_patches(prepared, split):
     return directly(prepared, split, both)
 
 
-def test_a_finished_run_can_be_measured_against_more(finished, sample):
+def test_a_finished_run_can_be_measured_against_more(finished, sample, tmp_path):
     """What is measured beside a run does not change it, so its folder is not refused."""
-    workdir, before = finished
+    workdir, before = shutil.copytree(finished[0], tmp_path / "run"), finished[1]
     after = train.train_and_evaluate(runs.config(sample, **{"eval.baselines": ("majority",)}), workdir)
     assert set(after["baselines"]) == {"majority"}
     assert after["last"] == before["last"]

@@ -17,7 +17,7 @@ from tests.jobs import runs
 
 pytestmark = pytest.mark.training
 
-SHORT = {"train.num_steps": 3, "train.log_every": 1, "train.eval_every": 3, "optimizer.warmup_steps": 0}
+SHORT = {**runs.SHORT, "train.log_every": 1}
 PROMPTS = {"coop": {"ctx"}, "vpt_deep": {"visual_prompts"}, "ivlp": {"ctx", "visual_prompts"}, "kgcoop": {"ctx"}}
 TERMS = {"loss", "cross_entropy", "token_alignment", "prompt_alignment", "prototype_alignment"}
 
@@ -101,34 +101,24 @@ def test_visual_prompts_alone_classify_by_fixed_texts(sample):
     np.testing.assert_allclose(features, fixed_features(built, "a photo of a {}."), rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("class_specific", [False, True])
-def test_a_context_from_words(sample, class_specific):
+def test_a_context_from_words(sample):
     """Token embeddings of these words, whatever the seed; the visual prompts are those of a random context's run."""
-    words = {"ctx.init_text": "a photo of the face of a", "ctx.num_ctx": 7, "ctx.class_specific": class_specific}
-    config = runs.config(sample, **words)
+    words = {"ctx.init_text": "a photo of the face of a", "ctx.num_ctx": 7, "ctx.class_specific": True}
+    config, without = (runs.config(sample, **{**words, **changes}) for changes in ({}, {"ctx.init_text": ""}))
     built = build(config)
-
-    def initial(**changes):
-        config = runs.config(sample, **{**words, **changes})
-        return build_lib.initial_prompts(config, build(config))
-
-    prompts, other, random = initial(), initial(seed=1), initial(**{"ctx.init_text": ""})
+    prompts = build_lib.initial_prompts(config, built)
+    other = build_lib.initial_prompts(config.model_copy(update={"seed": 1}), built)
+    random = build_lib.initial_prompts(without, build(without))
     table = np.asarray(built.frozen.backbone["text"]["token_embedding"]["embedding"])
     expected = table[built.tokenizer.encode("a photo of the face of a")[1:-1]]
-    np.testing.assert_array_equal(prompts["ctx"], np.broadcast_to(expected, random["ctx"].shape))
+    np.testing.assert_array_equal(prompts["ctx"], np.broadcast_to(expected, (5, 7, 64)))
     np.testing.assert_array_equal(other["ctx"], prompts["ctx"])
     np.testing.assert_array_equal(prompts["visual_prompts"], random["visual_prompts"])
     assert jax.tree.map(lambda x: (x.shape, x.dtype), prompts) == jax.tree.map(lambda x: (x.shape, x.dtype), random)
     assert not np.allclose(random["ctx"], prompts["ctx"])
-
-
-def test_fewer_words_than_context_vectors_are_refused(sample):
-    config = runs.config(sample, **{"ctx.init_text": "a photo of a"})
-    built = build(config)
-    with pytest.raises(
-        ConfigError, match=r"init_text 'a photo of a' has 4 tokens .*num_ctx is 10; give as many or more"
-    ):
-        build_lib.initial_prompts(config, built)
+    few = runs.config(sample, **{**words, "ctx.num_ctx": 10})
+    with pytest.raises(ConfigError, match=r"init_text 'a photo of the .*' has 7 tokens .*num_ctx is 10; give as many"):
+        build_lib.initial_prompts(few, build(few))
 
 
 def test_one_method_at_a_time():

@@ -52,12 +52,14 @@ def expected(finished):
     return pixels, predictor.logits(pixels)
 
 
-@pytest.fixture(scope="module")
-def exported(finished, tmp_path_factory):
+@pytest.fixture(scope="session")
+def exported(finished, shared):
     """Prompts and a program for any number of images, its weights beside it."""
-    out = tmp_path_factory.mktemp("exported") / "model"
-    assert cli.export([str(finished[0]), "--to=prompts,stablehlo", f"--out={out}"]) == 0
-    return out
+
+    def build(out):
+        assert cli.export([str(finished[0]), "--to=prompts,stablehlo", f"--out={out}"]) == 0
+
+    return shared("exported", build)
 
 
 def test_what_is_written_and_its_checksums(exported, finished):
@@ -119,15 +121,12 @@ def test_no_place_of_the_machine_is_in_any_file(sample, finished, tmp_path):
     assert left.config["hard_prompts"]["bank"] == ["bank"]
 
 
-def test_the_card_says_that_the_test_split_chose(sample, tmp_path):
-    changes = {"data.validation_fraction": 0.0, "eval.select_on_test_split": True}
-    changes |= {"train.num_steps": 2, "optimizer.warmup_steps": 0}
-    train.train_and_evaluate(runs.config(sample, **changes), tmp_path / "run")
-    for which, said in (("best", 1), ("last", 0)):
+def test_the_card_says_that_the_test_split_chose(chosen_on_test, tmp_path):
+    for which, shouted in (("best", 1), ("last", 0)):
         out = tmp_path / which
-        assert cli.export([str(tmp_path / "run"), f"--which={which}", f"--out={out}"]) == 0
+        assert cli.export([str(chosen_on_test), f"--which={which}", "--to=prompts", f"--out={out}"]) == 0
         results = (out / "README.md").read_text().split("## Results\n")[1].split("\n## ")[0]
-        assert results.count(f"**{protocol.TEST_SELECTED}**") == said
+        assert results.count(f"**{protocol.TEST_SELECTED}**") == shouted
 
 
 def test_the_card_says_what_the_model_has_seen(exported, tmp_path):
@@ -259,43 +258,25 @@ def test_programs_of_every_kind_of_model(tmp_path, changes, layers, batch_size):
             np.testing.assert_allclose(value, expected[name], rtol=1e-4, atol=1e-4)
 
 
-@pytest.fixture(scope="module")
-def text_only(sample, tmp_path_factory):
-    """A run without visual prompts and local score, images, and what its predictor says of them."""
-    workdir = tmp_path_factory.mktemp("text_only")
-    changes = {**METHODS["coop"], "train.num_steps": 2, "optimizer.warmup_steps": 0}
-    train.train_and_evaluate(runs.config(sample, **changes), workdir)
-    predictor = Predictor.from_checkpoint(workdir, batch_sizes=(5,))
-    pixels = check.drawn_faces(5, predictor.image_size)
-    return workdir, pixels, predictor.logits(pixels)
-
-
-@pytest.mark.parametrize(
-    ("form", "options", "numbers"),
-    [
-        ("prompts", [], (5,)),
-        ("stablehlo", ["--platforms=cpu"], (5, 2)),
-        ("stablehlo", ["--platforms=cpu", "--weights=inside", "--batch_size=5"], (5,)),
-        pytest.param("onnx", [], (5, 2), marks=pytest.mark.onnx),
-        pytest.param("onnx", ["--batch_size=5"], (5,), marks=pytest.mark.onnx),
-    ],
-)
-def test_a_model_without_visual_prompts_has_every_form(sample, text_only, tmp_path, form, options, numbers):
+@pytest.mark.onnx
+def test_a_model_without_visual_prompts_and_local_score_has_every_form(sample, tmp_path):
     from mpafer_jax.inference.export import onnx, programs
 
-    workdir, pixels, logits = text_only
-    out = tmp_path / "model"
-    assert cli.export([str(workdir), f"--to={form}", *options, f"--out={out}"]) == 0
-    if form == "prompts":
-        assert checkpoints.load(out, "best")[0].keys() == {"ctx"}
-        again = Predictor.from_checkpoint(out, batch_sizes=(5,), clip=str(sample / "clip"))
-        np.testing.assert_array_equal(again.logits(pixels), logits)
-        return
-    run = programs.load_stablehlo(out) if form == "stablehlo" else onnx.load_onnx(out)
-    for number in numbers:
-        found = run(pixels[:number])
-        assert found.keys() == {"logits", "probabilities"}
-        np.testing.assert_allclose(found["logits"], logits[:number], rtol=1e-3, atol=1e-3)
+    workdir, out = tmp_path / "run", tmp_path / "model"
+    train.train_and_evaluate(runs.config(sample, **METHODS["coop"], **runs.SHORT), workdir)
+    assert cli.export([str(workdir), "--to=prompts,stablehlo,onnx", "--platforms=cpu", f"--out={out}"]) == 0
+    assert checkpoints.load(out, "best")[0].keys() == {"ctx"}
+    predictor, again = (
+        Predictor.from_checkpoint(folder, batch_sizes=(5,), clip=str(sample / "clip")) for folder in (workdir, out)
+    )
+    pixels = check.drawn_faces(5, predictor.image_size)
+    logits = predictor.logits(pixels)
+    np.testing.assert_array_equal(again.logits(pixels), logits)
+    for load in (programs.load_stablehlo, onnx.load_onnx):
+        for number in (5, 2):
+            outputs = load(out)(pixels[:number])
+            assert outputs.keys() == {"logits", "probabilities"}
+            np.testing.assert_allclose(outputs["logits"], logits[:number], rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize(

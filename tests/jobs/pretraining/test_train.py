@@ -19,7 +19,7 @@ from mpafer_jax.backbones.registry import load_backbone
 from mpafer_jax.config.fields import FrozenModel
 from mpafer_jax.jobs.pretraining import train
 from mpafer_jax.jobs.pretraining.config import PretrainConfig
-from mpafer_jax.runtime.errors import CheckpointError, ConfigError, DataError, UserError
+from mpafer_jax.runtime.errors import CheckpointError, ConfigError, UserError
 from tests.backbones import torch_clip
 from tests.jobs import runs
 from tests.jobs.pretraining import tiny
@@ -27,19 +27,37 @@ from tests.jobs.pretraining import tiny
 pytestmark = pytest.mark.training
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return tiny.write_folder(tmp_path_factory.mktemp("images"))
+@pytest.fixture(scope="session")
+def root(shared):
+    """A folder of images, a run, and the names of the configuration's fields that it read."""
+
+    def build(folder):
+        read = set()
+
+        def recording(self, name):
+            if name in type(self).model_fields:
+                read.add(f"{type(self).__name__}.{name}")
+            return object.__getattribute__(self, name)
+
+        tiny.write_folder(folder / "images")
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(FrozenModel, "__getattribute__", recording)
+            done = runs.call("clip pretrain", *tiny.words(folder / "images", folder / "run"))
+        assert done.code == 0, done.err
+        assert "retrieval: " in done.out
+        (folder / "read.json").write_text(json.dumps(sorted(read)))
+
+    return shared("pretrained", build)
 
 
-@pytest.fixture(scope="module")
-def undisturbed(folder, tmp_path_factory):
-    """A whole run."""
-    workdir = tmp_path_factory.mktemp("run") / "undisturbed"
-    done = runs.call("clip pretrain", *tiny.words(folder, workdir))
-    assert done.code == 0, done.err
-    assert "retrieval: " in done.out
-    return workdir
+@pytest.fixture
+def folder(root):
+    return root / "images"
+
+
+@pytest.fixture
+def undisturbed(root):
+    return root / "run"
 
 
 def params(workdir):
@@ -172,29 +190,15 @@ def test_images_without_attributes_train_by_the_contrast_alone(tmp_path):
     assert not (tmp_path / "other" / "config.json").exists()
 
 
-def test_every_field_is_read(folder, tmp_path, monkeypatch):
-    """Records which fields a run reads; drawn faces and a TFDS dataset read those of their own."""
-    read = set()
-
-    def recording(self, name):
-        if name in type(self).model_fields:
-            read.add((type(self).__name__, name))
-        return object.__getattribute__(self, name)
-
-    config = tiny.config(folder, **{"train.num_steps": 1, "optimizer.warmup_steps": 0})
-    faces = {"source": "synthface", "images": 3, "held_out": 1, "styles": ("paint",)}
-    absent = {"source": "tfds", "name": "no_such_dataset"}
-    monkeypatch.setattr(FrozenModel, "__getattribute__", recording)
-    train.pretrain(config, tmp_path / "run")
-    train.load_source(config.data.model_copy(update=faces), 32, tmp_path)
-    with pytest.raises(DataError):
-        train.load_source(config.data.model_copy(update=absent), 16, tmp_path)
-    monkeypatch.undo()
+def test_every_field_is_read(root):
+    config = tiny.config(root / "images")
     sections = [type(getattr(config, name)) for name in PretrainConfig.model_fields if name != "seed"]
     sections += [PretrainConfig, type(config.model.vision), type(config.data.augment)]
-    # With a TFDS dataset that is there, the names of its features too: `test_sources` has one.
-    tfds_only = {("DataSection", "image_feature"), ("DataSection", "text_feature")}
-    assert {(kind.__name__, name) for kind in sections for name in kind.model_fields} - read - tfds_only == set()
+    others = {  # of drawn faces and of a TFDS dataset: test_sources.py
+        f"DataSection.{name}" for name in ("images", "styles", "seed", "name", "image_feature", "text_feature")
+    }
+    fields = {f"{kind.__name__}.{name}" for kind in sections for name in kind.model_fields}
+    assert fields - others - set(json.loads((root / "read.json").read_text())) == set()
 
 
 @pytest.mark.parametrize(
@@ -209,7 +213,6 @@ def test_every_field_is_read(folder, tmp_path, monkeypatch):
     ],
 )
 def test_mistakes_are_named_and_leave_the_folder_free(folder, tmp_path, changes, message):
-
     with pytest.raises(UserError) as error:
         train.pretrain(tiny.config(folder, **changes), tmp_path / "run")
     assert message in str(error.value)

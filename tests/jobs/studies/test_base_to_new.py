@@ -13,7 +13,7 @@ from mpafer_jax.config.semantics import free_fields
 from mpafer_jax.data.splits import load_dataset
 from mpafer_jax.evaluation import protocol
 from mpafer_jax.evaluation.baselines import compute as baselines
-from mpafer_jax.jobs import evaluate, train
+from mpafer_jax.jobs import evaluate
 from mpafer_jax.jobs.studies import base_to_new
 from mpafer_jax.method import build
 from mpafer_jax.runtime.errors import CheckpointError, ConfigError
@@ -21,20 +21,31 @@ from tests.jobs import runs
 
 pytestmark = pytest.mark.training
 
-SHORT = {"train.num_steps": 2, "optimizer.warmup_steps": 0}
 NAMES = ("anger", "happiness", "neutral", "sadness", "surprise")  # the sample's
 
 
-def test_halves():
-    assert base_to_new.halve(NAMES) == (NAMES[:3], NAMES[3:])
+def test_each_half_has_its_own_classes_and_one_seed(sample):
     assert base_to_new.halve(NAMES[:4]) == (NAMES[:2], NAMES[2:4])
-    with pytest.raises(ConfigError, match=r"3 classes \(anger, happiness, neutral\) do not make two halves"):
-        base_to_new.halve(NAMES[:3])
+    configs = base_to_new.halved(runs.config(sample), 3)
+    assert configs["base"].data.class_names == NAMES[:3]
+    assert configs["new"].data.class_names == NAMES[3:]
+    assert {(one.seed, one.data.few_shot_seed, one.eval.baselines) for one in configs.values()} == {
+        (3, 3, ("zero_shot_type3",))
+    }
+    listed = runs.config(sample, **{"data.class_names": ("joy", "cheer=anger", "sad", "neutral")})
+    assert base_to_new.halved(listed, 0)["base"].data.class_names == ("joy", "cheer=anger")
 
 
-def test_harmonic_mean():
-    assert base_to_new.harmonic_mean(0.6, 0.3) == pytest.approx(0.4)
-    assert base_to_new.harmonic_mean(0.5, 0.0) == 0.0
+def test_mistakes_are_named(sample, tmp_path):
+    for changes, message in (
+        ({"ctx.class_specific": True}, "class_specific is True: every class learns a context of its own"),
+        ({"data.class_names": NAMES[:3]}, r"3 classes \(anger, happiness, neutral\) do not make two halves"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            base_to_new.halved(runs.config(sample, **changes), 0)
+    nothing = {"data.test_split": "", "data.validation_fraction": 0.0}
+    with pytest.raises(ConfigError, match="neither a validation nor a test split to measure on"):
+        base_to_new.run_seed(base_to_new.halved(runs.config(sample, **nothing), 0), tmp_path)
 
 
 def test_the_table_by_hand():
@@ -43,6 +54,7 @@ def test_the_table_by_hand():
 
     scores = {"zero-shot CLIP": [one(0.4, 0.4), one(0.4, 0.4)], "MPA-FER": [one(0.6, 0.3), one(0.8, 0.2)]}
     # H of 0.6 and 0.3 is 0.4, of 0.8 and 0.2 is 0.32.
+    assert base_to_new.harmonic_mean(0.5, 0.0) == 0.0
     assert (
         base_to_new.render(scores, NAMES, {"base": 15, "new": 10}, "test", chosen_on_test=False)
         == """\
@@ -57,12 +69,8 @@ Percent; mean ± sample standard deviation over 2 seeds. H: harmonic mean of bas
 - new: sadness, surprise (10 test images)
 """
     )
-
-
-def test_a_choice_on_the_test_split_is_shouted():
-    one = {half: {"war": 0.5, "uar": 0.5} for half in base_to_new.HALVES}
-    text = base_to_new.render({"MPA-FER": [one]}, NAMES, {"base": 15, "new": 10}, "test", chosen_on_test=True)
-    assert f"\n\n**{protocol.TEST_SELECTED}**\n\n- base: anger" in text
+    shouted = base_to_new.render(scores, NAMES, {"base": 15, "new": 10}, "test", chosen_on_test=True)
+    assert f"\n\n**{protocol.TEST_SELECTED}**\n\n- base: anger" in shouted
 
 
 @pytest.mark.parametrize("which", ["best", "last"])
@@ -76,33 +84,13 @@ def test_what_was_measured_before_says_who_chose(sample, tmp_path, which):
     assert base_to_new.run_seed(configs, tmp_path) == {**before, "chosen_on_test": which == "best"}
 
 
-def test_each_half_has_its_own_classes_and_one_seed(sample):
-    configs = base_to_new.halved(runs.config(sample), 3)
-    assert configs["base"].data.class_names == NAMES[:3]
-    assert configs["new"].data.class_names == NAMES[3:]
-    assert {(one.seed, one.data.few_shot_seed, one.eval.baselines) for one in configs.values()} == {
-        (3, 3, ("zero_shot_type3",))
-    }
-    listed = runs.config(sample, **{"data.class_names": ("joy", "cheer=anger", "sad", "neutral")})
-    assert base_to_new.halved(listed, 0)["base"].data.class_names == ("joy", "cheer=anger")
-
-
-def test_mistakes_are_named(sample, tmp_path):
-    with pytest.raises(ConfigError, match="class_specific is True: every class learns a context of its own"):
-        base_to_new.halved(runs.config(sample, **{"ctx.class_specific": True}), 0)
-    with pytest.raises(ConfigError, match=r"3 classes .* do not make two halves"):
-        base_to_new.halved(runs.config(sample, **{"data.class_names": NAMES[:3]}), 0)
-    nothing = {"data.test_split": "", "data.validation_fraction": 0.0}
-    with pytest.raises(ConfigError, match="neither a validation nor a test split to measure on"):
-        base_to_new.run_seed(base_to_new.halved(runs.config(sample, **nothing), 0), tmp_path)
-
-
-@pytest.fixture(scope="module")
-def measured(sample, tmp_path_factory):
+@pytest.fixture
+def measured(sample, shared, tmp_path):
     """The configurations of a seed, its folder, and its result."""
-    folder = tmp_path_factory.mktemp("base_to_new") / "seed_0"
-    configs = base_to_new.halved(runs.config(sample, **SHORT), 0)
-    return configs, folder, base_to_new.run_seed(configs, folder)
+    configs = base_to_new.halved(runs.config(sample, **runs.SHORT), 0)
+    whole = shared("base_to_new", lambda folder: base_to_new.run_seed(configs, folder / "seed_0"))
+    folder = shutil.copytree(whole / "seed_0", tmp_path / "base_to_new" / "seed_0")
+    return configs, folder, json.loads((folder / "base_to_new.json").read_text())
 
 
 def test_base_is_the_runs_own_number_and_new_that_of_an_evaluation(measured, tmp_path):
@@ -161,25 +149,9 @@ def test_what_was_measured_is_not_measured_again(measured, tmp_path, monkeypatch
     assert base_to_new.run_seed(configs, folder) == result
 
 
-def test_a_context_for_each_class_has_none_for_new_ones(sample, tmp_path):
-    own = {"ctx.class_specific": True, "data.class_names": NAMES[:3]}
-    train.train_and_evaluate(runs.config(sample, **SHORT, **own), tmp_path / "run")
-    asked = {"eval.checkpoint": str(tmp_path / "run"), "eval.classes": "dataset", "data.class_names": NAMES[1:]}
-    with pytest.raises(CheckpointError, match=r"ctx\.class_specific\), and none for sadness, surprise; only"):
-        evaluate.evaluate_checkpoint(runs.config(sample, **asked), tmp_path / "evaluated")
-    # Fewer classes, in another order, take their own contexts along.
-    known = {**asked, "data.class_names": ("neutral", "anger")}
-    few = evaluate.evaluate_checkpoint(runs.config(sample, **known), tmp_path / "evaluated")
-    assert few["test"]["class_names"] == ["neutral", "anger"]
-    common = {**asked, "eval.classes": "common", "data.class_names": ("anger", "sadness", "neutral")}
-    same = evaluate.evaluate_checkpoint(runs.config(sample, **common), tmp_path / "evaluated")
-    assert same["test"]["class_names"] == ["anger", "neutral"]
-    assert np.array(same["test"]["confusion"])[::-1, ::-1].tolist() == few["test"]["confusion"]
-
-
-def test_the_command(sample, measured, tmp_path):
+def test_the_command(sample, measured):
     _, folder, result = measured
-    words = [*runs.words(sample, **SHORT), f"--workdir={folder.parent}"]
+    words = [*runs.words(sample, **runs.SHORT), f"--workdir={folder.parent}"]
     done = runs.call("study base-to-new", *words)  # its only seed was measured before
     assert done.code == 0, done.err
     assert "- new: sadness, surprise (10 test images)" in done.out
@@ -190,19 +162,28 @@ def test_the_command(sample, measured, tmp_path):
     assert "argument --seeds: expected whole numbers from 0" in bad.err
 
 
-def test_the_motion_prior_goes_with_its_class_and_new_ones_have_none(sample, measured, caplog):
+def test_what_each_class_has_goes_with_it_and_new_ones_have_none(measured, caplog):
     configs, folder, _ = measured
     params, description, _ = checkpoints.load(folder, "best")
     prior = tuple(tuple(1 + 0.1 * row + 0.01 * patch for patch in range(4)) for row in range(3))
-    description = description.model_copy(update={"patch_weights": prior})
     clip = build.load_frozen_clip(configs["new"])
+    shared = description.model_copy(update={"patch_weights": prior})
+
+    def of(described, params, *names):
+        return for_classes(described.applied_to(configs["new"]), params, described, clip, names)
 
     def weights(*names):
-        config = description.applied_to(configs["new"])
-        return np.array(for_classes(config, params, description, clip, names)[0].frozen.patch_weights)
+        return np.array(of(shared, params, *names)[0].frozen.patch_weights)
 
     np.testing.assert_allclose(weights(*NAMES[:3]), prior)
     np.testing.assert_allclose(weights("neutral", "anger"), (prior[2], prior[0]))
     assert "no motion prior" not in caplog.text
     np.testing.assert_allclose(weights("sadness", "anger"), ((1.0,) * 4, prior[0]))
     assert "no motion prior is known for sadness" in caplog.text
+
+    ctx = {**description.config["ctx"], "class_specific": True}
+    of_each = description.model_copy(update={"config": {**description.config, "ctx": ctx}})
+    contexts = {**params, "ctx": np.stack([params["ctx"] + row for row in range(3)])}
+    np.testing.assert_array_equal(of(of_each, contexts, "neutral", "anger")[1]["ctx"], contexts["ctx"][[2, 0]])
+    with pytest.raises(CheckpointError, match=r"ctx\.class_specific\), and none for sadness, surprise; only"):
+        of(of_each, contexts, *NAMES[1:])

@@ -18,7 +18,6 @@ from tests.jobs import runs
 
 pytestmark = pytest.mark.training
 
-SHORT = {"train.num_steps": 3, "optimizer.warmup_steps": 0}
 # The sample has anger, happiness, neutral, sadness and surprise.
 DRAWN = {
     "data.dataset": "synthface",
@@ -32,14 +31,19 @@ DRAWN = {
 }
 
 
-@pytest.fixture(scope="module")
-def trained(sample, tmp_path_factory):
+@pytest.fixture(scope="session")
+def trained(sample, finished, shared):
     """Two runs, in folders that their datasets are called by, and the drawn one's configuration."""
-    root = tmp_path_factory.mktemp("trained")
-    drawn = runs.config(sample, **SHORT, **{**DRAWN, "data.dir": str(root / "drawn_faces")})
-    train.train_and_evaluate(runs.config(sample, **SHORT), root / "faces")
-    train.train_and_evaluate(drawn, root / "drawn")
-    return root, drawn
+
+    def build(root):
+        shutil.copytree(finished[0], root / "faces")
+        train.train_and_evaluate(config(root), root / "drawn")
+
+    def config(root):
+        return runs.config(sample, **runs.SHORT, **{**DRAWN, "data.dir": str(root / "drawn_faces")})
+
+    root = shared("two_datasets", build)
+    return root, config(root)
 
 
 @pytest.fixture(scope="module")
@@ -49,13 +53,17 @@ def loaded(trained):
     return rows, cross_dataset.load_targets(rows, [], own=True, batch_size=0)
 
 
-@pytest.fixture(scope="module")
-def matrix(loaded, tmp_path_factory):
+@pytest.fixture
+def matrix(loaded, shared, tmp_path):
     """The folder, the object that measured, and its four cells."""
-    folder = tmp_path_factory.mktemp("matrix")
     rows, targets = loaded
-    measuring = cross_dataset.Matrix(folder, "common")
-    return folder, measuring, [measuring.cell(row, target) for row in rows for target in targets]
+
+    def measure(folder):
+        measuring = cross_dataset.Matrix(folder, "common")
+        return measuring, [measuring.cell(row, target) for row in rows for target in targets]
+
+    folder = shutil.copytree(shared("matrix", measure), tmp_path / "matrix_of_all")
+    return folder, *measure(folder)
 
 
 def test_a_checkpoint_on_its_own_dataset_is_as_its_run_measured_it(trained, matrix):
@@ -90,14 +98,18 @@ def test_classes_are_matched_by_name_and_chosen_among_what_is_common(sample, tra
     assert cell["uar"] == pytest.approx(np.mean(recalls))
 
 
-def test_two_runs_of_one_shape_share_clip_and_compiled_steps(matrix, sample):
-    assert len(matrix[1]._clips) == 1
-    config, (experiment, _) = runs.config(sample), next(iter(matrix[1]._models.values()))
+def test_two_runs_of_one_shape_share_clip_and_compiled_steps(loaded, sample, tmp_path):
+    measuring = cross_dataset.Matrix(tmp_path, "common")
+    rows, targets = loaded
+    for row in rows:
+        measuring.cell(row, targets[0])
+    assert len(measuring._clips) == 1
+    config, (experiment, _) = runs.config(sample), next(iter(measuring._models.values()))
     other = dataclasses.replace(experiment, model=experiment.model.clone())
     assert make_evaluator(config, experiment).step is make_evaluator(config, other).step
 
 
-def test_what_was_measured_is_not_measured_again(loaded, matrix, tmp_path, monkeypatch):
+def test_what_was_measured_is_not_measured_again(loaded, matrix, monkeypatch):
     folder, _, cells = matrix
     rows, targets = loaded
     measured = []
@@ -112,7 +124,6 @@ def test_what_was_measured_is_not_measured_again(loaded, matrix, tmp_path, monke
     again = cross_dataset.Matrix(folder, "common")
     assert [again.cell(row, target) for row in rows for target in targets] == cells
     assert measured == []
-    before = kept.read_text()
     kept.unlink()
     assert again.cell(rows[0], targets[1])["confusion"] == cells[1]["confusion"]
     assert measured == [("faces", "other")]
@@ -122,7 +133,6 @@ def test_what_was_measured_is_not_measured_again(loaded, matrix, tmp_path, monke
     again.cell(other, targets[1])
     cross_dataset.Matrix(folder, "checkpoint").cell(rows[0], targets[0])  # all five: the same classes
     assert measured == [("faces", "other")] * 2
-    kept.write_text(before)
 
 
 def test_new_classes_are_chosen_among_on_purpose(loaded, tmp_path):
@@ -188,7 +198,7 @@ Chosen among the classes that checkpoint and dataset share.
     np.testing.assert_allclose(war, [[50, np.nan], [np.nan, 76]])
 
 
-def test_rows_whose_checkpoint_the_test_split_chose_are_named(loaded, matrix, tmp_path):
+def test_rows_whose_checkpoint_the_test_split_chose_are_named(loaded, matrix):
     _, _, cells = matrix
     assert protocol.TEST_SELECTED not in cross_dataset_text.render(cells, "common")
     assert not any(cell["chosen_on_test"] for cell in cells)
@@ -199,16 +209,14 @@ def test_rows_whose_checkpoint_the_test_split_chose_are_named(loaded, matrix, tm
     description = rows[1].description.model_copy(update={"config": config})
     assert (description.chosen_on_test("best"), description.chosen_on_test("last")) == (True, False)
     chosen = dataclasses.replace(rows[1], description=description, chosen_on_test=description.chosen_on_test("best"))
-    shutil.copytree(matrix[0], tmp_path / "matrix")
-    measuring = cross_dataset.Matrix(tmp_path / "matrix", "common")
+    measuring = cross_dataset.Matrix(matrix[0], "common")
     again = [measuring.cell(row, target) for row in (rows[0], chosen) for target in targets]
     assert [cell["chosen_on_test"] for cell in again] == [False, False, True, True]
-    text = cross_dataset_text.write(again, tmp_path / "matrix", "common", [])
+    text = cross_dataset_text.write(again, matrix[0], "common", [])
     assert text.startswith(f"**Trained on other: {protocol.TEST_SELECTED}**\n\n## Accuracy")
-    written = json.loads((tmp_path / "matrix" / "matrix.json").read_text())
-    assert written["cells"] == again
+    assert json.loads((matrix[0] / "matrix.json").read_text())["cells"] == again
     # And a cell that is measured now.
-    (tmp_path / "matrix" / "cells" / "other--other.json").unlink()
+    (matrix[0] / "cells" / "other--other.json").unlink()
     assert measuring.cell(chosen, targets[1])["chosen_on_test"]
 
 
@@ -234,21 +242,20 @@ def test_runs_of_several_seeds_are_one_row(trained, tmp_path):
 
 
 def test_names():
-    assert cross_dataset.parse_named("runs/rafdb/", "checkpoint") == ("rafdb", "runs/rafdb/")
-    assert cross_dataset.parse_named("raf=runs/a=b", "checkpoint") == ("raf", "runs/a=b")
-    for path, name in (("runs/beta_0.5", "beta_0.5"), ("gs://b/runs/rafdb", "rafdb"), ("gs://b/runs/rafdb/", "rafdb")):
-        assert cross_dataset.parse_named(path, "checkpoint") == (name, path)
-    assert cross_dataset.parse_named("beta=my runs/a b", "checkpoint") == ("beta", "my runs/a b")
-    assert cross_dataset.parse_named("my runs/rafdb", "checkpoint") == ("rafdb", "my runs/rafdb")
-    with pytest.raises(ConfigError, match="--checkpoint=runs/a b: expected name="):
-        cross_dataset.parse_named("runs/a b", "checkpoint")
-    assert cross_dataset.parse_named("configs/jaffe.v2.py", "dataset") == ("jaffe.v2", "configs/jaffe.v2.py")
-    assert cross_dataset.parse_named("configs/jaffe.py:whole data.dir=/d", "dataset") == (
-        "jaffe",
-        "configs/jaffe.py:whole data.dir=/d",
-    )
-    with pytest.raises(ConfigError, match="--checkpoint=a:b=c: expected name="):
-        cross_dataset.parse_named("a:b=c", "checkpoint")
+    for text, flag, expected in (
+        ("runs/rafdb/", "checkpoint", ("rafdb", "runs/rafdb/")),
+        ("raf=runs/a=b", "checkpoint", ("raf", "runs/a=b")),
+        ("runs/beta_0.5", "checkpoint", ("beta_0.5", "runs/beta_0.5")),
+        ("gs://b/runs/rafdb/", "checkpoint", ("rafdb", "gs://b/runs/rafdb/")),
+        ("beta=my runs/a b", "checkpoint", ("beta", "my runs/a b")),
+        ("my runs/rafdb", "checkpoint", ("rafdb", "my runs/rafdb")),
+        ("configs/jaffe.v2.py", "dataset", ("jaffe.v2", "configs/jaffe.v2.py")),
+        ("configs/jaffe.py:whole data.dir=/d", "dataset", ("jaffe", "configs/jaffe.py:whole data.dir=/d")),
+    ):
+        assert cross_dataset.parse_named(text, flag) == expected
+    for text in ("runs/a b", "a:b=c"):
+        with pytest.raises(ConfigError, match=f"--checkpoint={text}: expected name="):
+            cross_dataset.parse_named(text, "checkpoint")
 
 
 def test_mistakes_are_named(trained, loaded):
@@ -258,20 +265,17 @@ def test_mistakes_are_named(trained, loaded):
         cross_dataset.load_checkpoints([], "best")
     with pytest.raises(ConfigError, match="--checkpoint: faces is the name of more than one"):
         cross_dataset.load_checkpoints([str(root / "faces"), str(root / "faces")], "best")
-    with pytest.raises(ConfigError, match="no dataset to evaluate on"):
-        cross_dataset.load_targets(rows, [], own=False, batch_size=0)
-    with pytest.raises(ConfigError, match=r"nothing\.py"):
-        cross_dataset.load_targets(rows, ["a=configs/nothing.py"], own=False, batch_size=0)
-    with pytest.raises(ConfigError, match="No closing quotation"):
-        cross_dataset.load_targets(rows, ["a=configs/folder.py 'data.dir=x"], own=False, batch_size=0)
-    with pytest.raises(ConfigError, match="found no file"):
-        cross_dataset.load_targets(rows, ["a="], own=False, batch_size=0)
-    folder = f"a={runs.ROOT}/configs/folder.py"
-    with pytest.raises(ConfigError, match=r"data\.dirr"):
-        cross_dataset.load_targets(rows, [f"{folder} data.dirr=x"], own=False, batch_size=0)
-    faces = rows[0].description.config["data"]["dir"]
-    with pytest.raises(ConfigError, match="dataset a: its configuration gives no test split"):
-        cross_dataset.load_targets(rows, [f"{folder} data.dir={faces} data.test_split="], own=False, batch_size=0)
+    folder, faces = f"a={runs.ROOT}/configs/folder.py", rows[0].description.config["data"]["dir"]
+    for texts, message in (
+        ([], "no dataset to evaluate on"),
+        (["a=configs/nothing.py"], r"nothing\.py"),
+        (["a=configs/folder.py 'data.dir=x"], "No closing quotation"),
+        (["a="], "found no file"),
+        ([f"{folder} data.dirr=x"], r"data\.dirr"),
+        ([f"{folder} data.dir={faces} data.test_split="], "dataset a: its configuration gives no test split"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            cross_dataset.load_targets(rows, texts, own=False, batch_size=0)
 
 
 def test_the_command(sample, trained, tmp_path):

@@ -84,12 +84,15 @@ def test_every_choice_of_texts_that_the_banks_allow(sample, tmp_path):
     assert "nose" in str(list(prompt_sets(config, ("sadness", "anger"))))
 
 
-@pytest.fixture(scope="module")
-def reported(sample, tmp_path_factory):
-    out = tmp_path_factory.mktemp("report") / "report"
-    done = runs.call("prompts report", *runs.words(sample), f"--out={out}")
-    assert done.code == 0, done.err
-    return done.out, out
+@pytest.fixture(scope="session")
+def reported(sample, shared):
+    def build(folder):
+        done = runs.call("prompts report", *runs.words(sample), f"--out={folder / 'report'}")
+        assert done.code == 0, done.err
+        (folder / "shown").write_text(done.out)
+
+    folder = shared("prompt_report", build)
+    return (folder / "shown").read_text(), folder / "report"
 
 
 def test_the_command_measures_the_validation_images(reported, sample):

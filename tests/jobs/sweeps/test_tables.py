@@ -11,7 +11,7 @@ import pytest
 
 from mpafer_jax.cli import study
 from mpafer_jax.evaluation import protocol
-from mpafer_jax.evaluation.statistics import Estimate, percent
+from mpafer_jax.evaluation.statistics import Estimate
 from mpafer_jax.jobs.sweeps import report
 from mpafer_jax.jobs.sweeps.sweep import Point
 from mpafer_jax.runtime.errors import ConfigError, ReportError
@@ -196,6 +196,7 @@ def test_a_choice_on_the_test_split_is_shouted_in_every_table(tmp_path):
         for form in ("markdown", "latex"):
             assert "CHOSE" not in report.read(tmp_path / name).text(form)
     assert "- checkpoint: best by test war" in whole.text("markdown")
+    assert "- checkpoint: last step, nothing chosen" in report.read(tmp_path / "last").text("markdown")
 
 
 def test_the_protocol_says_what_products_were_rounded_to():
@@ -220,16 +221,6 @@ def test_the_protocol_names_settings_only_where_they_are_unusual():
     found = protocol.items({**summary, "settings": {"jax_enable_x64": "True", "XLA_FLAGS": "--a --b"}}, config)
     assert found[name] == "jax_enable_x64=True, XLA_FLAGS=--a --b"
     assert protocol.merge([usual, found])[name].endswith("(1 of 2 runs)")
-
-
-def test_without_a_choice_the_last_step_counts(tmp_path):
-    made.record(tmp_path)
-    made.run(tmp_path, "all/full/seed_0", 0.8, selected_by="nothing: last step only")
-    assert "- checkpoint: last step, nothing chosen" in report.read(tmp_path).text("markdown")
-
-
-def test_a_difference_of_nothing_has_no_sign():
-    assert percent(Estimate(-1e-9, 0.0, 2), "+") == "+0.00 ± 0.00"
 
 
 def test_a_folder_that_is_no_sweeps_is_named(tmp_path, capsys):
