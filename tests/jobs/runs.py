@@ -6,6 +6,7 @@ import io
 import json
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
 
@@ -44,6 +45,14 @@ def words(sample, **changes) -> list[str]:
         f"--config={ROOT / 'configs' / 'sample.py'}",
         *(f"--config.{name}={value}" for name, value in values.items()),
     ]
+
+
+def other_clip(sample, folder) -> pathlib.Path:
+    """The sample's CLIP with another content, in a new folder."""
+    shutil.copytree(sample / "clip", folder)
+    with (folder / "config.json").open("a") as stream:
+        stream.write("\n")
+    return folder
 
 
 def command(sample, workdir, *, mode="train", **changes) -> list[str]:

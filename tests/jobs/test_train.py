@@ -197,11 +197,9 @@ def test_nan_stops_with_step_and_terms_and_saves_nothing(sample, tmp_path):
 @pytest.mark.training
 def test_warm_start_takes_what_fits_and_warns_of_another_clip(finished, sample, tmp_path, caplog):
     workdir, _ = finished
-    shutil.copytree(sample / "clip", tmp_path / "clip")
-    with (tmp_path / "clip" / "config.json").open("a") as stream:
-        stream.write("\n")
+    clip = runs.other_clip(sample, tmp_path / "clip")
     two = {"data.class_names": ("surprise", "anger"), "train.warm_start": str(workdir), "eval.which": "last"}
-    still = {**runs.SHORT, "optimizer.learning_rate": 1e-12, "clip.name": str(tmp_path / "clip")}
+    still = {**runs.SHORT, "optimizer.learning_rate": 1e-12, "clip.name": str(clip)}
     with caplog.at_level("INFO"):
         train.train_and_evaluate(runs.config(sample, **two, **still), tmp_path / "run")
     assert "ctx: taken, shape (10, 64)" in caplog.text

@@ -114,7 +114,7 @@ def test_base_is_the_runs_own_number_and_new_that_of_an_evaluation(measured, tmp
         evaluate.evaluate_checkpoint(common, tmp_path)
 
 
-def test_what_was_measured_is_not_measured_again(measured, tmp_path, monkeypatch):
+def test_what_was_measured_is_not_measured_again(sample, measured, tmp_path, monkeypatch):
     configs, folder, result = measured
 
     def never(*arguments, **options):
@@ -136,13 +136,9 @@ def test_what_was_measured_is_not_measured_again(measured, tmp_path, monkeypatch
         return {half: config.model_copy(update={"clip": section}) for half, config in configs.items()}
 
     assert base_to_new.run_seed(on(tmp_path / "moved"), folder) == result
-    shutil.copytree(clip, tmp_path / "other")
-    described = json.loads((tmp_path / "other" / "config.json").read_text())
-    (tmp_path / "other" / "config.json").write_text(json.dumps({**described, "unread": 1}))
-    with pytest.raises(
-        ConfigError, match=rf"holds the result of a run on another CLIP: there '{clip}'.* here '.*other'"
-    ):
-        base_to_new.run_seed(on(tmp_path / "other"), folder)
+    other = on(runs.other_clip(sample, tmp_path / "other"))
+    with pytest.raises(ConfigError, match=rf"result of a run on another CLIP: there '{clip}'.* here '.*other'"):
+        base_to_new.run_seed(other, folder)
     # A file of a version that did not say who chose.
     before = {name: value for name, value in result.items() if name != "chosen_on_test"}
     (folder / "base_to_new.json").write_text(json.dumps(before))

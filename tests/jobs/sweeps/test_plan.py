@@ -131,9 +131,7 @@ def test_what_has_ended(tmp_path):
 
 def test_a_clip_of_another_name_is_told_by_its_content(sample, tmp_path):
     shutil.copytree(sample / "clip", tmp_path / "moved")
-    shutil.copytree(sample / "clip", tmp_path / "other")
-    config = json.loads((sample / "clip" / "config.json").read_text())
-    (tmp_path / "other" / "config.json").write_text(json.dumps({**config, "unread": 1}))
+    runs.other_clip(sample, tmp_path / "other")
     own = load_backbone(str(sample / "clip")).content_hash
 
     def ended(name):
