@@ -63,6 +63,7 @@ def test_every_help_is_whole_and_imports_no_jax():
     )
     done = subprocess.run([sys.executable, "-c", program], cwd=runs.ROOT, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
+    assert "  --noown_datasets  " in done.stdout
     for name in NAMES:
         called = COMMANDS[name].called or f"mpafer-jax {name}"
         assert f"usage: {called} " in done.stdout

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from mpafer_jax.data.synthface import face as face_lib
+from mpafer_jax.data.synthface.draw import render
 from mpafer_jax.data.synthface.face import Face, Identity, Scene, sample_identity, sample_scene
 from mpafer_jax.data.synthface.geometry import Frame
 from mpafer_jax.data.synthface.styles import STYLES
@@ -114,12 +115,12 @@ def test_styles_displace_the_statistics():
     assert np.corrcoef(lightness)[0, 1] < -0.5  # what is light is dark
 
 
-@pytest.mark.parametrize("size", [32, 57, 96, 224])
-@pytest.mark.parametrize("name", STYLES)
-def test_every_size(name, size):
-    image = pixels(size=size, style=STYLES[name])
-    assert image.shape == (size, size, 3)
-    assert image.std() > 10
+@pytest.mark.parametrize("size", [32, 57, 224])
+def test_every_size(size):
+    for style in STYLES.values():
+        image = pixels(size=size, style=style)
+        assert image.shape == (size, size, 3)
+        assert image.std() > 10
 
 
 def test_sizes_show_the_same_face():
@@ -152,51 +153,37 @@ def attributes(kind):
     return [(name, value) for name, hint in hints.items() for value in typing.get_args(hint)]
 
 
-@pytest.mark.parametrize(("name", "value"), attributes(Identity))
-def test_every_kind_of_person_looks_different(name, value):
-    other = "none" if value != "none" else "full" if name == "beard" else "round"
-    if name not in ("beard", "glasses"):
-        other = next(choice for attribute, choice in attributes(Identity) if attribute == name and choice != value)
-    first, second = (pixels(person=dataclasses.replace(PERSON, **{name: choice})) for choice in (value, other))
+BASES = {"person": PERSON, "scene": Scene(light_strength=0.8, occlusion_x=0.2, background="gradient")}
+
+
+@pytest.mark.parametrize(
+    ("part", "name", "value"),
+    [
+        *(("person", *pair) for pair in attributes(Identity)),
+        *(("scene", *pair) for pair in attributes(Scene) if pair[1] != "none"),
+    ],
+)
+def test_every_kind_of_person_and_scene_looks_different(part, name, value):
+    base, others = BASES[part], [choice for own, choice in attributes(type(BASES[part])) if own == name]
+    other = "none" if "none" in others and value != "none" else others[others[0] == value]
+    first, second = (pixels(**{part: dataclasses.replace(base, **{name: choice})}) for choice in (value, other))
     assert (difference(first, second) > VISIBLE).sum() >= 20
 
 
 @pytest.mark.parametrize(
-    ("name", "value"),
+    ("part", "name", "value"),
     [
-        *((field, 1.12) for field in ("width", "jaw", "brow_thickness", "eye_size", "eye_distance", "nose_width")),
-        *((field, 1.12) for field in ("nose_length", "mouth_width")),
-        *(("lip_fullness", 1.3), ("age", 1.0), ("freckles", True), ("lipstick", True), ("earrings", True)),
+        *(("person", name, 1.12) for name in ("width", "jaw", "brow_thickness", "eye_size", "eye_distance")),
+        *(("person", name, 1.12) for name in ("nose_width", "nose_length", "mouth_width")),
+        *(("person", name, True) for name in ("freckles", "lipstick", "earrings")),
+        *(("person", *pair) for pair in (("lip_fullness", 1.3), ("age", 1.0))),
+        *(("scene", *pair) for pair in (("yaw", 15), ("pitch", 10), ("roll", 8), ("x", 0.04), ("y", 0.04))),
+        *(("scene", *pair) for pair in (("scale", 1.08), ("gaze_x", 1), ("gaze_y", 0.6))),
     ],
 )
-def test_every_measure_of_a_person_shows(name, value):
-    changed = difference(pixels(), pixels(person=dataclasses.replace(PERSON, **{name: value})))
-    assert (changed > VISIBLE).sum() >= 15
-
-
-@pytest.mark.parametrize(("name", "value"), [pair for pair in attributes(Scene) if pair[1] != "none"])
-def test_every_kind_of_scene_looks_different(name, value):
-    base = Scene(light_strength=0.8, occlusion_x=0.2, background="gradient", background_colour="teal")
-    other = next(choice for attribute, choice in attributes(Scene) if attribute == name and choice != value)
-    first, second = (pixels(scene=dataclasses.replace(base, **{name: choice})) for choice in (value, other))
-    assert (difference(first, second) > VISIBLE).sum() >= 20
-
-
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [
-        ("yaw", 15),
-        ("pitch", 10),
-        ("roll", 8),
-        ("x", 0.04),
-        ("y", 0.04),
-        ("scale", 1.08),
-        ("gaze_x", 1),
-        ("gaze_y", 0.6),
-    ],
-)
-def test_every_measure_of_a_scene_shows(name, value):
-    changed = difference(pixels(), pixels(scene=Scene(**{name: value})))
+def test_every_measure_of_a_person_and_scene_shows(part, name, value):
+    base = {"person": PERSON, "scene": Scene()}[part]
+    changed = difference(pixels(), pixels(**{part: dataclasses.replace(base, **{name: value})}))
     assert (changed > VISIBLE).sum() >= 15
 
 
@@ -237,10 +224,4 @@ def test_intensities_are_checked():
     with pytest.raises(ValueError, match="have the shape"):
         checked(np.zeros((3, 2), np.float32))
     with pytest.raises(ValueError, match="have the shape"):
-        pixels_of_wrong_units()
-
-
-def pixels_of_wrong_units():
-    from mpafer_jax.data.synthface.draw import render
-
-    render(Face(PERSON, np.zeros((20, 1), np.float32), Scene()), clean(), 32, np.random.default_rng(0))
+        render(Face(PERSON, np.zeros((20, 1), np.float32), Scene()), clean(), 32, np.random.default_rng(0))
