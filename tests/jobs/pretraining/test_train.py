@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 from transformers import CLIPModel, CLIPTokenizer
 
-from mpafer_jax.backbones.clip.model import CLIP
 from mpafer_jax.backbones.clip.rules import flatten
 from mpafer_jax.backbones.clip.tokenizer import load_tokenizer
 from mpafer_jax.backbones.registry import load_backbone
@@ -20,7 +19,6 @@ from mpafer_jax.config.fields import FrozenModel
 from mpafer_jax.jobs.pretraining import train
 from mpafer_jax.jobs.pretraining.config import PretrainConfig
 from mpafer_jax.runtime.errors import CheckpointError, ConfigError, UserError
-from tests.backbones import torch_clip
 from tests.jobs import runs
 from tests.jobs.pretraining import tiny
 
@@ -152,26 +150,14 @@ def test_several_devices_give_the_losses_of_one(undisturbed, folder, tmp_path):
 
 
 @pytest.mark.torch
-def test_the_clip_is_read_here_and_by_pytorch(undisturbed):
+def test_the_clip_is_read_by_transformers(undisturbed):
+    """That numbers are the same: tests/backbones/test_export.py."""
     folder = undisturbed / "clip"
-    clip = load_backbone(str(folder))
-    reference, report = CLIPModel.from_pretrained(folder, output_loading_info=True)
+    _, report = CLIPModel.from_pretrained(folder, output_loading_info=True)
     assert {key: list(value) for key, value in report.items() if value} == {}
     texts = ["a red image", "green with a bar at the left", "words that nobody said"]
     own, theirs = load_tokenizer(folder), CLIPTokenizer.from_pretrained(folder)
-    rows = [own.encode(text) for text in texts]
-    assert rows == theirs(texts)["input_ids"]
-    ids = np.full((3, 24), own.eos_id, np.int32)
-    for row, tokens in zip(ids, rows, strict=True):
-        row[: len(tokens)] = tokens
-    images = np.random.default_rng(0).standard_normal((2, 16, 16, 3)).astype(np.float32)
-    logits, out = jax.jit(CLIP(clip.backbone.config).apply)({"params": clip.params}, images, ids)
-    expected = torch_clip.outputs(reference.eval(), images, ids)
-    compared = {name for name in {**out, "logits": logits} if name in expected}
-    assert compared >= {"image_features", "patch_features", "text_features", "logits"}
-    for name in compared:
-        value = {**out, "logits": logits}[name]
-        np.testing.assert_allclose(value, expected[name], rtol=0, atol=1e-4, err_msg=name)
+    assert [own.encode(text) for text in texts] == theirs(texts)["input_ids"]
 
 
 def test_images_without_attributes_train_by_the_contrast_alone(tmp_path):
