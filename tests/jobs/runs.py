@@ -84,8 +84,10 @@ def call(name, *words) -> Done:
 
 
 def environment(devices=1, **extra) -> dict[str, str]:
-    flags = f"--xla_force_host_platform_device_count={devices}"
-    return {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags, **extra}
+    """That of the tests, with so many devices."""
+    count = "--xla_force_host_platform_device_count="
+    flags = [flag for flag in os.environ.get("XLA_FLAGS", "").split() if not flag.startswith(count)]
+    return {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": " ".join([*flags, f"{count}{devices}"]), **extra}
 
 
 def run(arguments, **options) -> subprocess.CompletedProcess:
