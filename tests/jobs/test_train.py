@@ -270,18 +270,17 @@ def test_the_test_split_chooses_only_where_that_is_asked_for(chosen_on_test, sam
 
 
 @pytest.mark.training
-def test_32_images_are_learnt_by_heart_by_prompts_alone(sample, tmp_path):
+def test_16_images_are_learnt_by_heart_by_prompts_alone(sample, tmp_path):
     still = {"crop_scale": (1.0, 1.0), "crop_ratio": (1.0, 1.0), "flip": 0.0, "erase": 0.0}
     changes = {
         **{f"data.augment.{name}": value for name, value in still.items()},
         "data.class_names": ("anger", "happiness", "sadness", "surprise"),
-        "data.train_per_class": 8,
+        "data.train_per_class": 4,
         "data.validation_fraction": 0.0,
         "data.test_split": "",
-        "train.batch_size": 32,
-        "train.num_steps": 200,
+        "train.num_steps": 120,
         "train.log_every": 20,
-        "train.checkpoint_every": 200,
+        "train.checkpoint_every": 120,
     }
     summary = train.train_and_evaluate(runs.config(sample, **changes), tmp_path)
     assert summary["trained_parameters"] == {"ctx": 10 * 64, "visual_prompts": 3 * 8 * 64}
