@@ -154,15 +154,6 @@ def test_few_shot_draws_vary_by_a_seed_of_their_own(tmp_path: Path) -> None:
     assert "train: train, at most 3 of each class, seed 1" in drawn[1].description
 
 
-def test_class_names_are_selected_and_ordered(tmp_path: Path) -> None:
-    layouts.write_folders(tmp_path, {"angry": 1, "happy": 2, "sad": 3})
-    dataset = load_dataset(layouts.section("folder", tmp_path, class_names=("Sadness", "joy")))
-    assert dataset.class_names == ("Sadness", "joy")
-    assert dataset.train.class_counts().tolist() == [3, 2]
-    assert dataset.train.label_distributions.shape == (5, 2)
-    assert "dropped from train: 1 class angry not in class_names" in dataset.description
-
-
 def test_an_absent_split_is_an_error_that_lists_the_others(tmp_path: Path) -> None:
     write_ferplus(tmp_path)
     with pytest.raises(DataError, match=r"no split 'test' here; looked for .*FER2013Test/label\.csv") as error:

@@ -67,11 +67,6 @@ def names_an_expression(text):
     return plain or ("no expression" in text.lower())
 
 
-def test_a_forbidden_word_would_be_found():
-    for text in ("a smiling face", "Angry brows", "an angrily bared tooth", "surprised", "no expression", "crying"):
-        assert names_an_expression(text), text
-
-
 def test_nothing_names_an_expression(described):
     for text in (*all_phrases(), *all_held_out(), *captions._OPENINGS, *(t for own in described for t in own)):
         assert not names_an_expression(text), text
@@ -209,17 +204,6 @@ def test_faces_and_captions_are_drawn_from_their_seed(jobs, described):
     assert {job.style.name for job in jobs} == {"colour", "paint", "sketch"}
     other = captioned.sample_jobs(5, styles, seed=4)
     assert [job.face.identity for job in other] != [job.face.identity for job in shorter]
-
-
-def test_what_surrounds_a_face_can_be_said():
-    person = dataclasses.replace(PERSON, glasses="round", beard="full", hair="bald", skin="dark")
-    rng = np.random.default_rng(0)
-    someone = Face(person, intensities(), Scene(yaw=20.0, occlusion="cup", background_colour="orange"))
-    text = "\n".join(captions.caption(someone, STYLES["sketch"], rng) for _ in range(400))
-    for expected in ("round glasses", "beard", "a bald head", "dark skin", "head", "a cup before the face"):
-        assert expected in text, expected
-    assert "an orange background" in text
-    assert "pencil lines" in text
 
 
 def test_the_fingerprint_covers_everything_that_is_drawn(jobs, monkeypatch):

@@ -6,7 +6,6 @@ import typing
 import numpy as np
 import pytest
 
-from mpafer_jax.data.synthface import face as face_lib
 from mpafer_jax.data.synthface.draw import render
 from mpafer_jax.data.synthface.face import Face, Identity, Scene, sample_identity, sample_scene
 from mpafer_jax.data.synthface.geometry import Frame
@@ -54,13 +53,6 @@ def test_every_unit_shows_in_its_region_and_not_elsewhere(unit, skin):
 
 
 @pytest.mark.parametrize("unit", UNITS)
-def test_a_unit_shows_in_a_few_patches(unit):
-    changed = difference(pixels(), pixels({unit: 1.0}))
-    patches = changed.reshape(8, 12, 8, 12).mean(axis=(1, 3))
-    assert 2 <= (patches > 2.5).sum() <= 32, NAMES[unit]
-
-
-@pytest.mark.parametrize("unit", UNITS)
 def test_a_stronger_unit_changes_more(unit):
     rest = pixels()
     amounts = [difference(rest, pixels({unit: strength})).sum() for strength in (0.35, 0.7, 1.0)]
@@ -98,23 +90,6 @@ def test_every_style_shows_every_unit(name):
         assert (changed > VISIBLE).sum() >= 40, (name, NAMES[unit])
 
 
-def test_styles_displace_the_statistics():
-    def typical(name):
-        rng = np.random.default_rng(4)
-        faces = [(sample_identity(rng), sample_scene(rng, occlusion=0.0)) for _ in range(12)]
-        return np.stack([pixels(style=STYLES[name], person=person, scene=scene) for person, scene in faces])
-
-    images = {name: typical(name) for name in STYLES}
-    colour = images["colour"]
-    for name in ("grey", "sketch"):
-        assert np.ptp(images[name], axis=3).mean() < 12  # nothing but the compression's traces is left of the colours
-    for name in ("sketch", "poster", "infrared"):
-        moved = np.abs(images[name].mean(axis=(0, 1, 2)) - colour.mean(axis=(0, 1, 2))).max()
-        assert moved > 20, name
-    lightness = [images[name].mean(axis=(1, 2, 3)) for name in ("colour", "infrared")]
-    assert np.corrcoef(lightness)[0, 1] < -0.5  # what is light is dark
-
-
 @pytest.mark.parametrize("size", [32, 57, 224])
 def test_every_size(size):
     for style in STYLES.values():
@@ -132,12 +107,6 @@ def test_sizes_show_the_same_face():
 def test_impossible_sizes_are_refused(size):
     with pytest.raises(ValueError, match=f"32 to 224 pixels, found {size}"):
         pixels(size=size)
-
-
-def test_edges_are_smooth():
-    """A drawing in flat colours has many tones along its edges, where the two sides mix."""
-    image = pixels(style=clean("paint"), scene=Scene(background="plain", roll=8.0))
-    assert len(np.unique(image.reshape(-1, 3), axis=0)) > 250
 
 
 def test_equal_arguments_give_equal_pixels_and_the_camera_is_random():
@@ -199,16 +168,6 @@ def test_sampled_faces_stay_within_what_is_documented():
     assert 0.4 < np.mean([scene.occlusion != "none" for scene in scenes]) < 0.6
     still = sample_scene(rng, pose=0.0)
     assert (still.yaw, still.pitch, still.roll, still.x, still.y, still.scale) == (0, 0, 0, 0, 0, 1)
-
-
-def test_no_colour_is_left_out_of_its_table():
-    for names, table in (
-        (face_lib.SkinTone, face_lib.SKIN),
-        (face_lib.HairColour, face_lib.HAIR),
-        (face_lib.EyeColour, face_lib.EYE),
-        (face_lib.Colour, face_lib.COLOUR),
-    ):
-        assert set(typing.get_args(names)) == set(table)
 
 
 def test_intensities_are_checked():

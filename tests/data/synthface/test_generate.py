@@ -58,14 +58,6 @@ def test_expressions_come_at_their_frequencies():
     assert max(counts.values()) / min(counts.values()) < 2.5
 
 
-def test_the_expression_is_known_without_drawing_and_others_do_not_occur():
-    some = ("sadness", "happiness")
-    for index in range(40):
-        sample = generate.face_of(2, "train", index, STYLE, some)
-        assert sample.expression == generate.expression_of(2, "train", index, some)
-        assert sample.expression in some
-
-
 def test_a_bald_person_has_no_strand_of_hair_before_the_face():
     often = dataclasses.replace(STYLE, occlusion=1.0)
     faces = [generate.face_of(0, "train", index, often).job.face for index in range(600)]
