@@ -131,12 +131,9 @@ def test_mistakes_end_with_a_message(trained, faces, arguments, message, capsys)
 @pytest.mark.parametrize(
     ("argument", "message"),
     [
-        ("--out=results.xlsx", "ends in '.xlsx'; results are written to .csv, .jsonl, .parquet"),
-        ("--stride=0", "argument --stride: expected a number from 1 on, found '0'"),
         ("--margin=9", "argument --margin: a margin is a fraction"),
         ("--margin=wide", "argument --margin: could not convert"),
         ("--class_names=joy,,fear", "argument --class_names: the names between commas: '' is no name of a class"),
-        ("--class_names=joy,happy", "'joy' and 'happy' are the same class, 'happiness'"),
         ("--class_names=joy", "found 'joy', expected at least 2"),
     ],
 )
