@@ -67,8 +67,18 @@ def test_the_name_of_what_products_are_computed_in():
         jax.config.update("jax_default_matmul_precision", None)
 
 
-def test_settings_that_change_numbers_are_named_and_no_others(monkeypatch):
-    assert devices.unusual_settings() == {}  # not the number of devices, which this test run has set
+@pytest.fixture
+def usual_settings(monkeypatch):
+    """Without those of the tests (conftest.py), but for the number of devices."""
+    monkeypatch.setenv("XLA_FLAGS", "--xla_force_host_platform_device_count=8")
+    before = jax.config.values["jax_disable_most_optimizations"]
+    jax.config.update("jax_disable_most_optimizations", False)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
+
+
+def test_settings_that_change_numbers_are_named_and_no_others(usual_settings, monkeypatch):
+    assert devices.unusual_settings() == {}
     monkeypatch.setenv("XLA_FLAGS", "--xla_force_host_platform_device_count=8 --xla_cpu_enable_fast_math=true")
     monkeypatch.setenv("LIBTPU_INIT_ARGS", "")
     with jax.enable_x64(True):

@@ -52,14 +52,12 @@ def expected(finished):
     return pixels, predictor.logits(pixels)
 
 
-@pytest.fixture(scope="session")
-def exported(finished, shared):
+@pytest.fixture(scope="module")
+def exported(finished, tmp_path_factory):
     """Prompts and a program for any number of images, its weights beside it."""
-
-    def build(out):
-        assert cli.export([str(finished[0]), "--to=prompts,stablehlo", f"--out={out}"]) == 0
-
-    return shared("exported", build)
+    out = tmp_path_factory.mktemp("exported") / "model"
+    assert cli.export([str(finished[0]), "--to=prompts,stablehlo", f"--out={out}"]) == 0
+    return out
 
 
 def test_what_is_written_and_its_checksums(exported, finished):
