@@ -31,7 +31,7 @@ def test_of_one_value_or_equal_ones_nothing_is_said(values):
 
 
 def test_the_interval_holds_the_mean_as_often_as_it_says():
-    draws = np.random.default_rng(0).normal(3.0, 2.0, (4000, 4))
+    draws = np.random.default_rng(0).normal(3.0, 2.0, (500, 4))
     intervals = [Estimate.of(row).interval for row in draws]
     share = np.mean([low < 3.0 < high for low, high in intervals])
-    assert abs(share - 0.95) < 4 * np.sqrt(0.95 * 0.05 / 4000)
+    assert abs(share - 0.95) < 4 * np.sqrt(0.95 * 0.05 / 500)

@@ -1,5 +1,6 @@
 """Explanations: rollout against plain matrices, maps in their place, phrases ranked, images drawn."""
 
+import functools
 import json
 
 import jax
@@ -114,13 +115,14 @@ def test_a_phrase_scores_as_a_class_with_that_text_would(explained, predictor):
     _, explanations = explained
     own = next(score for phrase, score in explanations[0].phrases if phrase.text == "hard eyes")
     model, backbone = predictor.model, predictor.frozen.backbone
-    bound, visual = model.bind(variables(backbone, {})), predictor.forward.visual_prompts(predictor.params)
+    visual = predictor.forward.visual_prompts(predictor.params)
     encode = text_encoder(model, backbone, predictor.tokenizer.encode)
     features, _ = encode(["a photo of a person with hard eyes"])
     pixels = jnp.asarray(explanations[0].prediction.pixels[None])
-    logits, _ = bound.classify(
-        normalize(pixels, predictor.forward.mean, predictor.forward.std), features, prompts=visual
-    )
+    images = normalize(pixels, predictor.forward.mean, predictor.forward.std)
+    classify = jax.jit(functools.partial(model.apply, method="classify"))
+    logits, _ = classify(variables(backbone, {}), images, features, prompts=visual)
+    bound = model.bind(variables(backbone, {}))
     scale = float(bound.backbone.temperature_scale()) * (1 + model.local_weight)
     assert float(logits[0, 0]) / scale == pytest.approx(own, abs=1e-4)
 

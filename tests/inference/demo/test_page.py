@@ -7,6 +7,7 @@ import contextlib
 import json
 import subprocess
 import sys
+import types
 import urllib.error
 import urllib.request
 
@@ -154,6 +155,7 @@ def test_what_the_model_has_seen_is_said():
 def test_what_is_missing_is_said(capsys, tmp_path, monkeypatch):
     from mpafer_jax.cli import demo
 
+    monkeypatch.setitem(sys.modules, "gradio", types.ModuleType("gradio"))  # seconds to import, and not used here
     assert demo.demo([str(tmp_path)]) == 2
     assert "no checkpoint at" in capsys.readouterr().err
     monkeypatch.setitem(sys.modules, "gradio", None)

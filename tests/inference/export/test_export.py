@@ -52,12 +52,15 @@ def expected(finished):
     return pixels, predictor.logits(pixels)
 
 
-@pytest.fixture(scope="module")
-def exported(finished, tmp_path_factory):
+@pytest.fixture(scope="session")
+def exported(finished, shared):
     """Prompts and a program for any number of images, its weights beside it."""
-    out = tmp_path_factory.mktemp("exported") / "model"
-    assert cli.export([str(finished[0]), "--to=prompts,stablehlo", f"--out={out}"]) == 0
-    return out
+
+    def build(folder):
+        folder.mkdir()
+        assert cli.export([str(finished[0]), "--to=prompts,stablehlo", f"--out={folder / 'model'}"]) == 0
+
+    return shared("exported", build) / "model"
 
 
 def test_what_is_written_and_its_checksums(exported, finished):
