@@ -135,9 +135,10 @@ def test_no_damage_to_any_file_is_taken_for_a_checkpoint(tmp_path, many, monkeyp
     monkeypatch.setattr(checkpoints_lib.logging, "warning", lambda text, *values: warnings.append(text % values))
     folder = whole / "checkpoints" / "step_4"
     fell_back = set()
-    for file in sorted(path for path in folder.rglob("*") if path.is_file()):
+    for number, file in enumerate(sorted(path for path in folder.rglob("*") if path.is_file())):
         item = file.relative_to(folder).parts[0]
-        for what, content in damages(file.read_bytes(), many=many):
+        every = list(damages(file.read_bytes(), many=many))
+        for what, content in every if many else [every[number % 2]]:
             workdir = tmp_path / "damaged"
             shutil.rmtree(workdir, ignore_errors=True)
             shutil.copytree(whole, workdir)

@@ -99,10 +99,10 @@ print(sum(sum(dataset.train.source.image(i).getdata(0)) for i in range(20)))
         subprocess.Popen(
             command, cwd=Path(__file__).parents[2], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         )
-        for _ in range(3)
+        for _ in range(2)
     ]
     results = [process.communicate(timeout=120) for process in running]
-    assert [process.returncode for process in running] == [0, 0, 0], results
+    assert [process.returncode for process in running] == [0, 0], results
     assert len({out for out, _ in results}) == 1
     assert sum(err.count("decoding train: 0/20 images") for _, err in results) == 1
 
