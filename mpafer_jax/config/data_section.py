@@ -108,6 +108,13 @@ class DataSection(ImagesSection):
     """Classes to use, in this order, matched by name (synonyms count); empty: all of the dataset's, in its order."""
     label_rule: Text = option("owner")
     """How votes become labels, FERPlus only: majority_labelcsv, majority_csv, argmax, distribution; else owner."""
+    align: Text = option("")
+    """How faces are cropped, RAF-DB only: owner (as aligned by its owners), aligned_224 (a realigned copy), landmarks
+    (from the whole images, by the five landmarks of its annotations); empty: as the files are, which must be one of
+    the first two."""
+    where: Annotated[tuple[str, ...], NO_PATH] = option(())
+    """Use only images whose attributes meet all of these conditions: NAME=VALUE, NAME=VALUE|VALUE, NAME>=NUMBER or
+    NAME<=NUMBER, as ('angle=straight',); docs/datasets.md says which dataset has which attributes."""
     on_bad_image: Literal["error", "skip"] = option("error")
     """An image that is missing or cannot be decoded: error, or skip (counted and logged)."""
     train_splits: Annotated[tuple[str, ...], NO_PATH] = option(("train",))

@@ -100,6 +100,10 @@ def _labels(index: SourceIndex, data: DataSection) -> Report:
         persons = {record.person for record in listed} - {""}
         if persons:
             lines.append(f"  {split} shows {len(persons)} persons (films, in SFEW), whom carving keeps whole")
+        for name in dict.fromkeys(name for record in listed for name in record.attributes):
+            values = collections.Counter(record.attributes.get(name, "none given") for record in listed)
+            if len(values) <= records.MAX_GROUPS:
+                lines.append(f"  {name} in {split}: " + ", ".join(f"{v} {n}" for v, n in sorted(values.items())))
     for split, reasons in index.dropped.items():
         lines += [f"  dropped from {split}: {number} {reason}" for reason, number in reasons.items()]
         overlooked = {reason: number for reason, number in reasons.items() if records.was_overlooked(reason)}

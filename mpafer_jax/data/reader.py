@@ -21,12 +21,14 @@ class Reader:
       class_names: in the order of the labels; () if they depend on the files.
       fields: fields of config.data that are the arguments of `read`, in order; "dir" is passed as a local folder.
       label_rules: allowed values of config.data.label_rule.
+      alignments: allowed values of config.data.align.
     """
 
     read: Callable[..., SourceIndex]
     class_names: tuple[str, ...]
     fields: tuple[str, ...]
     label_rules: tuple[str, ...]
+    alignments: tuple[str, ...]
 
 
 READERS: dict[str, Reader] = {}  # by the dataset's name
@@ -41,6 +43,7 @@ def reader(
     source: str = "",
     fields: Sequence[str] = ("dir",),
     label_rules: Sequence[str] = ("owner",),
+    alignments: Sequence[str] = ("",),
     version: str = "1.0.0",
 ) -> Callable[[Callable[P, SourceIndex]], Callable[P, SourceIndex]]:
     """Registers a function that reads a dataset's labels, without opening images; ValueError if the name is taken.
@@ -48,7 +51,7 @@ def reader(
     Args:
       name: of the dataset in config.data.dataset.
       description: a sentence for TFDS's metadata.
-      class_names, fields, label_rules: see `Reader`.
+      class_names, fields, label_rules, alignments: see `Reader`.
       layout: expected file tree for error messages, indented by two spaces.
       source: where to get the dataset, for error messages: "Get it from ...".
       version: with a new one the dataset is prepared again.
@@ -75,7 +78,7 @@ def reader(
 
         if name in READERS:
             raise ValueError(f"there is a reader {name!r} already, {READERS[name].read.__module__}")
-        READERS[name] = Reader(named, tuple(class_names), tuple(fields), tuple(label_rules))
+        READERS[name] = Reader(named, tuple(class_names), tuple(fields), tuple(label_rules), tuple(alignments))
         return named
 
     return register

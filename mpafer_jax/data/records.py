@@ -18,6 +18,7 @@ import numpy as np
 from PIL import Image
 
 from mpafer_jax.config.expressions import canonical_name, check_class_names
+from mpafer_jax.data import align
 from mpafer_jax.data.preprocess import IMAGE_SUFFIXES, decode_rgb, read_image_file
 from mpafer_jax.runtime import files
 from mpafer_jax.runtime.errors import ConfigError, DataError
@@ -95,13 +96,39 @@ class ImageCrop:
         )
         if box[0] >= box[2] or box[1] >= box[3]:
             raise ValueError(f"the face box lies outside the image of {face.width}x{face.height} pixels")
-        buffer = io.BytesIO()
-        face.crop(box).save(buffer, "JPEG", quality=CROP_JPEG_QUALITY)
-        return buffer.getvalue()
+        return _jpeg(face.crop(box))
 
     def stamp(self) -> str:
         """The file's size and the rectangle."""
         return f"{ImageFile(self.path).stamp()} {self.box}"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class AlignedFace:
+    """A face of a larger image, cropped by `align.align`: five landmarks as x, y in pixels of the file as stored."""
+
+    path: Path
+    points: tuple[tuple[float, float], ...]
+
+    @property
+    def place(self) -> str:
+        """The file and the landmarks."""
+        return f"{self.path} (landmarks {self.points})"
+
+    def read(self) -> bytes:
+        """The aligned crop as JPEG; ValueError if all landmarks are equal."""
+        # No EXIF rotation: as for face boxes.
+        return _jpeg(align.align(decode_rgb(read_image_file(self.path), upright=False), self.points))
+
+    def stamp(self) -> str:
+        """The file's size, the landmarks, and the crop."""
+        return f"{ImageFile(self.path).stamp()} {self.points} {align.CROP}"
+
+
+def _jpeg(face: Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    face.save(buffer, "JPEG", quality=CROP_JPEG_QUALITY)
+    return buffer.getvalue()
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -159,6 +186,8 @@ class Record:
 
 PREPARED_FOLDER = "mpafer_tfds"  # inside the dataset's folder, unless config.data.prepared_dir is set
 Counts = dict[str, dict[str, int]]  # split -> reason -> dropped examples
+MAX_GROUPS = 20  # an attribute with more values is a measurement or a name, and makes no groups
+CROPPED = "faces cropped: "  # start of the note on `SourceIndex.crop` in a dataset's description
 _NESTED, _BESIDE = "image in a folder inside a class folder", "image beside the class folders, in none of them"
 _NO_IMAGE = "no image"
 _FILE_MANAGERS = (f"{_NO_IMAGE} (.db)", f"{_NO_IMAGE} (.ini)")  # Thumbs.db, desktop.ini
@@ -175,6 +204,7 @@ class SourceIndex:
         these from `splits`.
       source_labels: label of each class in the dataset's files (number, column or folder); () is 0 to C - 1.
       label_rule: how labels were made, e.g. "owner" or "majority_labelcsv".
+      crop: how the faces were cropped, for protocols; "" as the owners did.
       dropped: split -> reason -> number of dropped examples.
       left_out: split -> unused images (label -1), a part of those in `dropped`; `data check` opens them too.
       computed: images are computed on reading, so processes are used instead of threads.
@@ -188,6 +218,7 @@ class SourceIndex:
     absent: Mapping[str, str] = dataclasses.field(default_factory=dict[str, str])
     source_labels: tuple[str, ...] = ()
     label_rule: str = "owner"
+    crop: str = ""
     dropped: Mapping[str, Mapping[str, int]] = dataclasses.field(default_factory=dict[str, dict[str, int]])
     left_out: Mapping[str, Sequence[Record]] = dataclasses.field(default_factory=dict[str, Sequence[Record]])
     computed: bool = False

@@ -6,7 +6,7 @@ import dataclasses
 from pathlib import Path
 
 from mpafer_jax.config.data_section import DataSection
-from mpafer_jax.data import bucket, records
+from mpafer_jax.data import bucket, records, where
 from mpafer_jax.data.readers import READERS
 from mpafer_jax.data.records import SourceIndex
 from mpafer_jax.runtime import files
@@ -14,18 +14,18 @@ from mpafer_jax.runtime.errors import ConfigError, did_you_mean
 
 
 def check(data: DataSection) -> None:
-    """Validates `config.data` before reading: ConfigError for an unknown dataset or label rule, or an empty dir."""
+    """Validates `config.data` before reading: ConfigError for an unknown dataset, label rule or `align`, or no dir."""
     name = data.dataset
     if name not in READERS:
         raise ConfigError(
             f"config.data.dataset is {name!r}{did_you_mean(name, READERS)}; known are {', '.join(READERS)}"
         )
-    rules = READERS[name].label_rules
-    if data.label_rule not in rules:
-        raise ConfigError(
-            f"config.data.label_rule is {data.label_rule!r}, which does not go with dataset {name!r}; expected "
-            f"{' or '.join(map(repr, rules))}"
-        )
+    for field, allowed in (("label_rule", READERS[name].label_rules), ("align", READERS[name].alignments)):
+        if getattr(data, field) not in allowed:
+            raise ConfigError(
+                f"config.data.{field} is {getattr(data, field)!r}, which does not go with dataset {name!r}; expected "
+                f"{' or '.join(map(repr, allowed))}"
+            )
     if "dir" in READERS[name].fields and not data.dir:
         raise ConfigError(
             f"config.data.dir is empty; give the folder that holds {name}, --config.data.dir=... (layouts: "
@@ -34,21 +34,23 @@ def check(data: DataSection) -> None:
 
 
 def read_source(data: DataSection) -> SourceIndex:
-    """Reads the configured dataset's labels and selects the configured classes, without opening images.
+    """Reads the configured dataset's labels and selects the configured images and classes, without opening images.
 
     A dataset in a bucket is fetched first.
 
     Raises:
       ConfigError: see `check`.
-      DataError: config.data.dir has another layout or cannot be fetched, or a class or label is invalid.
+      DataError: config.data.dir has another layout or cannot be fetched, or a class, label or condition is invalid.
     """
     check(data)
     directory = bucket.fetch(data.dir) if files.in_bucket(data.dir) else files.local_path(data.dir, "config.data.dir")
     reader = READERS[data.dataset]
     index = reader.read(*(directory if field == "dir" else getattr(data, field) for field in reader.fields))
-    index = records.select_classes(index, data.class_names)
+    index = records.select_classes(where.select(index, data.where), data.class_names)
     empty = {
-        split: "examples of the listed classes, of which none is left" for split, r in index.splits.items() if not r
+        split: "examples of data.class_names and data.where, of which none is left"
+        for split, r in index.splits.items()
+        if not r
     }
     return dataclasses.replace(
         index,

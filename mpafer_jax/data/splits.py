@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
 import numpy as np
@@ -19,7 +19,7 @@ from mpafer_jax.config.data_section import ALL_SPLITS, DataSection
 from mpafer_jax.data import label_noise, preprocess, split_groups, subset
 from mpafer_jax.data.decoded_cache import DecodedImages, open_or_make
 from mpafer_jax.data.prepared import ExampleSource, Prepared, Summary, prepare
-from mpafer_jax.data.records import SourceIndex
+from mpafer_jax.data.records import CROPPED, Record, SourceIndex
 from mpafer_jax.data.registry import prepared_root, read_source
 from mpafer_jax.runtime import files, progress
 from mpafer_jax.runtime.errors import DataError
@@ -69,6 +69,7 @@ class Split:
       pixel_hashes: str[n], equal for pixel-identical images.
       class_names: C names, in the order of the labels.
       fingerprint: hex digest of images, labels and order.
+      attributes: str[n] by name, what the dataset tells of each image besides; "" where it does not.
     """
 
     name: str
@@ -79,6 +80,7 @@ class Split:
     pixel_hashes: npt.NDArray[np.str_]
     class_names: tuple[str, ...]
     fingerprint: str
+    attributes: Mapping[str, npt.NDArray[np.str_]] = dataclasses.field(default_factory=dict[str, npt.NDArray[np.str_]])
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -103,6 +105,7 @@ class Split:
             names=self.names[indices],
             pixel_hashes=self.pixel_hashes[indices],
             fingerprint=digest.hexdigest(),
+            attributes={attribute: values[indices] for attribute, values in self.attributes.items()},
         )
 
     def with_label_noise(self, fraction: float, seed: int) -> Split:
@@ -167,17 +170,19 @@ def load_dataset(data: DataSection, *, without: Literal["validation", "test", ""
         logging.warning("%s", warning)
     prepared = prepare(index, prepared_root(data), data.on_bad_image)
     origin = data.train_splits or wanted[:1]
-    train = _concatenate(data, origin, "train", prepared)
+    train = _concatenate(data, origin, "train", prepared, index)
     if not data.train_splits:
         train = train.take(np.zeros(0, np.int64))
     held_out: dict[str, Split | None] = {}
     for part, names in origins.items():
-        held_out[part] = _concatenate(data, names, part, prepared) if names else None
+        held_out[part] = _concatenate(data, names, part, prepared, index) if names else None
     notes = [own_test] if own_test else list[str]()  # lines of the description
+    notes += [f"{CROPPED}{index.crop}"] if index.crop else []
     if data.test_subset and held_out["test"] is not None:
         held_out["test"], note = _restrict(held_out["test"], data, index)
         notes.append(note)
-    train, parts, note = _split_off(train, _persons(index, data.train_splits, prepared), data)
+    persons = _column(index, data.train_splits, prepared, lambda record: record.person)
+    train, parts, note = _split_off(train, persons, data)
     notes += note
     splits = {part: parts[part] if len(parts[part]) else held_out[part] for part in parts}
     train, note = _mislabel(_limit(train, data.train_per_class, data.few_shot_seed), data)
@@ -281,13 +286,24 @@ def _limit(split: Split, per_class: int, seed: int) -> Split:
     return split.take(split_groups.draw_per_class(split.labels, per_class, seed)) if per_class else split
 
 
-def _persons(index: SourceIndex, origin: Sequence[str], prepared: Prepared) -> npt.NDArray[np.str_]:
-    """str[n]: person of each image of the concatenated splits, empty if unknown."""
-    persons: list[str] = []
+def _column(
+    index: SourceIndex, origin: Sequence[str], prepared: Prepared, value: Callable[[Record], str]
+) -> npt.NDArray[np.str_]:
+    """str[n]: a value of each image of the concatenated splits, from its record."""
+    column: list[str] = []
     for split in origin:
-        known = {record.name: record.person for record in index.splits[split]}
-        persons += [known[name] for name in prepared.splits[split].names.tolist()]
-    return np.array(persons, np.str_)
+        known = {record.name: value(record) for record in index.splits[split]}
+        column += [known[name] for name in prepared.splits[split].names.tolist()]
+    return np.array(column, np.str_)
+
+
+def _attributes(index: SourceIndex, origin: Sequence[str], prepared: Prepared) -> dict[str, npt.NDArray[np.str_]]:
+    # Read anew and not prepared: a prepared copy stays valid when a dataset gets more of them.
+    names = dict.fromkeys(name for split in origin for record in index.splits[split] for name in record.attributes)
+    return {
+        name: _column(index, origin, prepared, lambda record, name=name: record.attributes.get(name, ""))
+        for name in names
+    }
 
 
 def absent(name: str, index: SourceIndex, data: DataSection) -> DataError:
@@ -315,7 +331,7 @@ def _remedy(name: str, index: SourceIndex, data: DataSection) -> str:
     return f"To take {meaning} instead, add\n  {instead}\n"
 
 
-def _concatenate(data: DataSection, origin: Sequence[str], name: str, prepared: Prepared) -> Split:
+def _concatenate(data: DataSection, origin: Sequence[str], name: str, prepared: Prepared, index: SourceIndex) -> Split:
     parts = [prepared.splits[split] for split in origin]
     decoded: tuple[DecodedImages, ...] = ()
     if data.cache_decoded:
@@ -331,6 +347,7 @@ def _concatenate(data: DataSection, origin: Sequence[str], name: str, prepared: 
         pixel_hashes=np.concatenate([part.pixel_hashes for part in parts]),
         class_names=prepared.summary.class_names,
         fingerprint=digest.hexdigest(),
+        attributes=_attributes(index, origin, prepared),
     )
 
 

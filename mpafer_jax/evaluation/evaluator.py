@@ -50,7 +50,11 @@ class Evaluator:
             logits[batch["index"]] = batch["logits"]
         known = labels >= 0
         return metrics_lib.from_logits(
-            logits[known], labels[known], self.experiment.class_names, names=split.names[known]
+            logits[known],
+            labels[known],
+            self.experiment.class_names,
+            names=split.names[known],
+            attributes={name: values[known] for name, values in split.attributes.items()},
         )
 
     def labels(self, split: Split) -> npt.NDArray[np.int32]:

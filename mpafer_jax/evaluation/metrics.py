@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from mpafer_jax.evaluation.groups import Group, by_attribute
 from mpafer_jax.runtime.errors import NonFiniteError
 from mpafer_jax.runtime.finite import check_rows
 
@@ -26,6 +27,7 @@ class ClassificationMetrics:
       recall: by class name; None for a class that does not occur.
       confusion: [C][C] counts; rows are the true classes, columns the predicted ones.
       class_names: C names, in the order of rows and columns.
+      groups: metrics by attribute of the images, see `groups.by_attribute`; empty without attributes.
     """
 
     war: float
@@ -36,14 +38,16 @@ class ClassificationMetrics:
     recall: dict[str, float | None]
     confusion: list[list[int]]
     class_names: tuple[str, ...]
+    groups: dict[str, tuple[Group, ...]] = dataclasses.field(default_factory=dict[str, tuple[Group, ...]])
 
     def scalars(self) -> dict[str, float]:
         """The scalar metrics, for curves and checkpoint selection."""
         return {"war": self.war, "uar": self.uar, "macro_f1": self.macro_f1, "cross_entropy": self.cross_entropy}
 
     def to_dict(self) -> dict[str, Any]:
-        """All metrics, ready for JSON."""
-        return {**dataclasses.asdict(self), "class_names": list(self.class_names)}
+        """All metrics, ready for JSON; "groups" only where there are some."""
+        values = {**dataclasses.asdict(self), "class_names": list(self.class_names)}
+        return {name: value for name, value in values.items() if name != "groups" or value}
 
 
 def from_logits(
@@ -52,6 +56,7 @@ def from_logits(
     class_names: Sequence[str],
     *,
     names: Sequence[str] | npt.NDArray[np.str_] = (),
+    attributes: Mapping[str, npt.NDArray[np.str_]] | None = None,
 ) -> ClassificationMetrics:
     """Metrics of a whole split.
 
@@ -60,6 +65,7 @@ def from_logits(
       labels: int[n], the true classes.
       class_names: C names.
       names: n image names for error messages; empty to number the images.
+      attributes: str[n] by name, of the images; None for no metrics by group.
 
     Raises:
       NonFiniteError: a logit is NaN or infinite.
@@ -68,10 +74,12 @@ def from_logits(
     scores = np.asarray(logits, np.float64)
     check_rows("logits", scores, names if len(names) else [f"image {number}" for number in range(len(scores))])
     confusion = np.zeros((len(class_names), len(class_names)))
-    np.add.at(confusion, (labels, scores.argmax(axis=1)), 1)
+    answers = scores.argmax(axis=1)
+    np.add.at(confusion, (labels, answers), 1)
     log_normalizer = np.logaddexp.reduce(scores, axis=1)
     cross_entropy = float(np.sum(log_normalizer - scores[np.arange(len(labels)), labels]))
-    return from_confusion(confusion, cross_entropy, class_names)
+    measured = from_confusion(confusion, cross_entropy, class_names)
+    return dataclasses.replace(measured, groups=by_attribute(answers, labels, class_names, attributes or {}))
 
 
 def from_confusion(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import pathlib
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -24,6 +24,7 @@ from mpafer_jax.runtime.finite import check_rows, not_finite
 
 MAX_MAPPED = 1000  # images whose features are kept for the feature map
 MAX_MISTAKES = 12
+_ATTRIBUTE = "attributes/"  # before the name of an attribute's array in the file
 
 Floats = npt.NDArray[np.float32]
 
@@ -46,6 +47,7 @@ class Predictions:
       mistakes: int32[e], positions of the most confident errors, most confident first.
       mistake_pixels: uint8[e, S, S, 3], the model's input; [0, ..] if images are not kept.
       mistake_patch_scores: float32[e, N, C], cos(z^l_i, theta(t_d)); [0, ..] also for a model without local score.
+      attributes: str[n] by name, see `data.splits.Split`; in the file `attributes/<name>`.
     """
 
     split: str
@@ -61,11 +63,12 @@ class Predictions:
     mistakes: npt.NDArray[np.int32]
     mistake_pixels: npt.NDArray[np.uint8]
     mistake_patch_scores: Floats
+    attributes: Mapping[str, npt.NDArray[np.str_]] = dataclasses.field(default_factory=dict[str, npt.NDArray[np.str_]])
 
     @property
     def metrics(self) -> ClassificationMetrics:
         """Metrics of these predictions."""
-        return from_logits(self.logits, self.labels, self.class_names, names=self.names)
+        return from_logits(self.logits, self.labels, self.class_names, names=self.names, attributes=self.attributes)
 
     @property
     def probabilities(self) -> Floats:
@@ -74,7 +77,9 @@ class Predictions:
 
     def save(self, path: pathlib.Path) -> None:
         """Writes a compressed .npz atomically."""
-        values: Any = {field.name: np.asarray(getattr(self, field.name)) for field in dataclasses.fields(self)}
+        names = (field.name for field in dataclasses.fields(self) if field.name != "attributes")
+        values: Any = {name: np.asarray(getattr(self, name)) for name in names}
+        values |= {f"{_ATTRIBUTE}{name}": column for name, column in self.attributes.items()}
         with files.replacing(path) as temporary, temporary.open("wb") as stream:
             np.savez_compressed(stream, **values)
 
@@ -85,14 +90,16 @@ class Predictions:
         Raises:
           ReportError: the file is damaged or from another version.
         """
-        expected = {field.name for field in dataclasses.fields(cls)}
+        expected = {field.name for field in dataclasses.fields(cls)} - {"attributes"}
         try:
             # Opened here: NumPy may leave a file that is no archive open.
             with path.open("rb") as stream, np.load(stream, allow_pickle=False) as stored:
-                names = set(stored.files)
+                attributes = {name for name in stored.files if name.startswith(_ATTRIBUTE)}
+                names = set(stored.files) - attributes
                 if names != expected:
                     raise ValueError(f"it holds {', '.join(sorted(names))}; expected {', '.join(sorted(expected))}")
                 values: dict[str, Any] = {name: stored[name] for name in expected}
+                values["attributes"] = {name.removeprefix(_ATTRIBUTE): stored[name] for name in sorted(attributes)}
         except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
             raise ReportError(f"{path} cannot be read: {error}; run the evaluation again to write it") from error
         names = tuple(str(name) for name in values["class_names"])
@@ -172,6 +179,7 @@ def predict(evaluator: Evaluator, params: dict[str, Any], split: Split, *, step:
         mistakes=position[np.array(indices, np.int64)],
         mistake_pixels=_pixels(split, indices if images else [], experiment.image_size),
         mistake_patch_scores=_patch_scores(mistakes if images else [], len(class_names)),
+        attributes={name: values[known] for name, values in split.attributes.items()},
     )
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from mpafer_jax.config.schema import LossSection
 from mpafer_jax.config.semantics import PARTS
+from mpafer_jax.data.records import CROPPED
 from mpafer_jax.data.split_groups import NO_TEST
 from mpafer_jax.method.losses import TERMS, Objective
 
@@ -75,7 +76,8 @@ def items(summary: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, st
             each = ", ".join(f"{label} {count}" for label, count in classes.items())
             described[f"{name} images"] = f"{sum(classes.values())}: {each}"
     # Absent in summaries of earlier versions.
-    own_test = [line.strip() for line in summary.get("data", ()) if line.strip().startswith(NO_TEST)]
+    notes = [line.strip() for line in summary.get("data", ())]
+    notes = [note for note in notes if note.startswith((NO_TEST, CROPPED))]
     clip = summary["clip"]
     kind, number = summary["devices"]
     products = {}
@@ -86,7 +88,7 @@ def items(summary: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, st
     unusual = {"unusual settings": ", ".join(f"{name}={value}" for name, value in settings.items())} if settings else {}
     return {
         **described,
-        "dataset": "; ".join([f"{config['data.dataset']}, label rule {config['data.label_rule']}", *own_test]),
+        "dataset": "; ".join([f"{config['data.dataset']}, label rule {config['data.label_rule']}", *notes]),
         "seed": str(summary["seed"]),
         "updates": str(summary["num_steps"]),
         "CLIP": f"{clip['name']}, SHA-256 of its content {clip['hash'][:16]}",

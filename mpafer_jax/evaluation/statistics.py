@@ -1,4 +1,4 @@
-"""Mean, standard deviation, confidence interval and t-test of repeated measurements."""
+"""Repeated measurements: mean, standard deviation, confidence interval, t-test. Intervals of counted proportions."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import numpy.typing as npt
 from scipy import stats
 
 CONFIDENCE = 0.95
+_Z = float(cast(Any, stats).norm.ppf((1 + CONFIDENCE) / 2))
 _ROUNDING = 1e-12  # smaller deviations are rounding errors
 
 
@@ -42,6 +43,34 @@ class Estimate:
         test = cast(Any, stats).ttest_1samp(array, 0.0)
         low, high = test.confidence_interval(CONFIDENCE)
         return cls(mean, deviation, count, (float(low), float(high)), float(test.pvalue))
+
+
+def wilson(hits: npt.ArrayLike, counts: npt.ArrayLike) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """95% confidence intervals (low, high) of proportions, by Wilson (1927), which holds for few images too.
+
+    Args:
+      hits, counts: of the same shape; counts above 0.
+    """
+    n = np.asarray(counts, np.float64)
+    share, z2 = np.asarray(hits, np.float64) / n, _Z**2
+    center, half = share + z2 / (2 * n), _Z * np.sqrt(share * (1 - share) / n + z2 / (4 * n**2))
+    return (center - half) / (1 + z2 / n), (center + half) / (1 + z2 / n)
+
+
+def mean_interval(hits: npt.ArrayLike, counts: npt.ArrayLike) -> tuple[float, float]:
+    """95% confidence interval of the mean of independent proportions, such as the recalls of C classes.
+
+    Made of the proportions' Wilson intervals (Zou, Huang and Zhang 2009): the distances of their ends to the
+    proportions are added like standard errors.
+
+    Args:
+      hits, counts: [C]; counts above 0.
+    """
+    shares = np.asarray(hits, np.float64) / np.asarray(counts, np.float64)
+    low, high = wilson(hits, counts)
+    mean = float(shares.mean())
+    below, above = (float(np.linalg.norm(shares - end)) / len(shares) for end in (low, high))
+    return mean - below, mean + above
 
 
 def percent(estimate: Estimate | None, sign: str = "") -> str:

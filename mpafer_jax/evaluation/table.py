@@ -50,6 +50,27 @@ def render(summary: Mapping[str, Any]) -> str:
     return markdown(("", "accuracy (WAR), %", "UAR, %"), lines) + f"\n{measured}.\n{banner}"
 
 
+def render_groups(summary: Mapping[str, Any]) -> str:
+    """The reported checkpoint's metrics by group as Markdown, a table for each attribute; "" without attributes."""
+    reported = summary[protocol.reported_checkpoint(summary)]
+    split = protocol.reported_split(reported)
+    by_attribute: Mapping[str, Any] = reported[split].get("groups", {}) if split else {}
+
+    def share(group: Mapping[str, Any], metric: str) -> str:
+        low, high = group[f"{metric}_interval"]
+        return f"{100 * group[metric]:.2f} ({100 * low:.1f} to {100 * high:.1f})"
+
+    tables = [
+        markdown(
+            (attribute, "images", "accuracy (WAR), %", "UAR, %"),
+            [[g["value"] or "not given", str(g["count"]), share(g, "war"), share(g, "uar")] for g in groups],
+        )
+        for attribute, groups in by_attribute.items()
+    ]
+    note = "By what the dataset tells of its images, with 95% confidence intervals:"
+    return "\n".join([note, "", *tables, ""]) if tables else ""
+
+
 def markdown(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
     """A Markdown table that is readable as plain text: first column left-aligned, the others right-aligned."""
     widths = [max(3, *(len(line[i]) for line in (header, *lines))) for i in range(len(header))]

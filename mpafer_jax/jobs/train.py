@@ -116,7 +116,8 @@ def _run(run: Run, notice: preemption.Notice, started: float) -> dict[str, Any]:
     summary["baselines"] = baselines.compute(config, run.dataset, run.experiment, run.num_steps)
     described = protocol.items(summary, workdir_lib.flatten(config.model_dump()))
     if distributed.is_first():
-        files.write_text(workdir / "results.md", f"{table_lib.render(summary)}\n{protocol.to_markdown(described)}")
+        tables = f"{table_lib.render(summary)}\n{table_lib.render_groups(summary)}"
+        files.write_text(workdir / "results.md", tables + protocol.to_markdown(described))
         files.write_json(workdir / "summary.json", summary)
     after_run.leave_report(config, predictions, run.dataset.held_out, workdir / workdir_lib.TRAINING_PREDICTIONS)
     return summary

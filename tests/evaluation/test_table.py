@@ -79,3 +79,18 @@ def test_without_a_best_checkpoint_the_last_stands_alone():
     values = summary("test")
     del values["best"]
     assert [row.title for row in table.rows(values, "test")][-1] == "MPA-FER, last step (20)"
+
+
+def test_groups_are_a_table_for_each_attribute():
+    made_on = summary("validation", "test")
+    assert table.render_groups(made_on) == ""
+    group = {"count": 30, "war": 0.8, "war_interval": (0.7, 0.875), "uar": 0.75, "uar_interval": (0.6, 0.85)}
+    made_on["best"]["test"]["groups"] = {"gender": [{"value": "female", **group}, {"value": "", **group}]}
+    note, _, header, _, *lines, _, _ = table.render_groups(made_on).split("\n")
+    assert note.endswith("with 95% confidence intervals:")
+    cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in (header, *lines)]
+    assert cells == [
+        ["gender", "images", "accuracy (WAR), %", "UAR, %"],
+        ["female", "30", "80.00 (70.0 to 87.5)", "75.00 (60.0 to 85.0)"],
+        ["not given", "30", "80.00 (70.0 to 87.5)", "75.00 (60.0 to 85.0)"],
+    ]

@@ -153,6 +153,7 @@ class _Measured:
 
     of: Measurement
     classes: tuple[_ClassRow, ...]
+    groups: Mapping[str, Any]  # as in `ClassificationMetrics.groups`
     calibration: Calibration | None
     reliability: plots.Plot | None
     confidence: plots.Plot | None
@@ -161,13 +162,14 @@ class _Measured:
 
 
 def _measured(part: Measurement, with_images: bool) -> _Measured:
-    stored = part.predictions
+    stored, groups = part.predictions, part.metrics.get("groups", {})
     if stored is None:
-        return _Measured(part, _class_rows(part.metrics), None, None, None, None, ())
+        return _Measured(part, _class_rows(part.metrics), groups, None, None, None, None, ())
     calibration = calibrate(stored.probabilities, stored.labels)
     return _Measured(
         of=part,
         classes=_class_rows(part.metrics),
+        groups=groups,
         calibration=calibration,
         reliability=plots.reliability(calibration, part.title),
         confidence=plots.confidences(calibration, part.title),

@@ -77,6 +77,7 @@ def predictions(correct, fingerprint, step=10):
     said = np.where(correct, labels, 1 - labels)
     values = {
         "split": "test",
+        "attributes": {},
         "fingerprint": fingerprint,
         "step": step,
         "class_names": ("a", "b"),

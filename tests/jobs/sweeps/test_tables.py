@@ -206,10 +206,9 @@ def test_the_protocol_says_what_products_were_rounded_to():
     assert name not in protocol.items(made_on, config)  # written by an earlier version
     assert "TensorFloat-32" in protocol.items({**made_on, "matmul_precision": "default"}, config)[name]
     assert protocol.items({**made_on, "matmul_precision": "float32"}, config)[name] == "float32"
-    own_test = "there is no test split: 20% of train are split off"
-    assert protocol.items({**made_on, "data": ["dataset folder", f"  {own_test}"]}, config)["dataset"].endswith(
-        own_test
-    )
+    for note in ("there is no test split: 20% of train are split off", "faces cropped: 224x224 pixels"):
+        described = protocol.items({**made_on, "data": ["dataset folder", f"  {note}"]}, config)
+        assert described["dataset"].endswith(note)
 
 
 def test_the_protocol_names_settings_only_where_they_are_unusual():
