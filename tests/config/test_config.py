@@ -166,7 +166,7 @@ def test_unknown_and_mistyped_fields_are_all_listed_at_once(kind, name, changes,
             {"data.dataset": "ferplus"},
             "label_rule is 'owner', which does not go with dataset 'ferplus'; expected 'majority_l",
         ),
-        ({"data.dataset": "rafbd"}, r"config\.data\.dataset is 'rafbd'; did you mean rafdb\?; known are "),
+        ({"data.dataset": "raf-db"}, r"config\.data\.dataset is 'raf-db'; did you mean rafdb\?; known are "),
     ],
 )
 def test_what_does_not_go_with_the_dataset_is_named_before_anything_is_read(changes, message, tmp_path):

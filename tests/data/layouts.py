@@ -68,6 +68,65 @@ def write_rafdb(root: Path, labels: Mapping[str, int], final_newline: bool = Tru
         save(root / "Image" / "aligned" / f"{Path(name).stem}_aligned.jpg", image(seed, 100, 100))
 
 
+def write_rafdb_folders(
+    root: Path, labels: Mapping[str, int], splits: Sequence[str] = ("train", "test"), tables: bool = True
+) -> None:
+    """Kaggle's copy: numbered class folders in `root / "DATASET"`, and tables of labels; `labels` as in `write_rafdb`.
+
+    `splits`: the folders of images that are called train_* and test_*.
+    """
+    for seed, (name, label) in enumerate(labels.items()):
+        split = splits[name.startswith("test")]
+        save(root / "DATASET" / split / str(label) / f"{Path(name).stem}_aligned.jpg", image(seed, 100, 100))
+    for split in ("train", "test") if tables else ():
+        rows = [f"{Path(name).stem}_aligned.jpg,{label}\n" for name, label in labels.items() if name.startswith(split)]
+        (root / f"{split}_labels.csv").write_text("".join(["image,label\n", *rows]))
+
+
+def write_rafdb_cub(place: Path, labels: Mapping[str, int]) -> None:
+    """The three lists of CUB's form; `labels` as in `write_rafdb`."""
+    place.mkdir(parents=True, exist_ok=True)
+    columns = {
+        "images.txt": list(labels),
+        "image_class_labels.txt": list(labels.values()),
+        "train_test_split.txt": [int(name.startswith("train")) for name in labels],
+    }
+    for name, column in columns.items():
+        (place / name).write_text("".join(f"{number} {value}\n" for number, value in enumerate(column, start=1)))
+
+
+# Five landmarks of a face of 20 pixels between the eyes, and gender, race and age.
+RAFDB_POINTS = ((40.0, 30.0), (60.0, 30.0), (50.0, 42.0), (42.0, 54.0), (58.0, 54.0))
+
+
+def write_rafdb_annotation(root: Path, name: str, kinds: Sequence[int], points: Any = RAFDB_POINTS) -> None:
+    """The owners' `*_manu_attri.txt` of an image "train_00001.jpg", and the whole photograph, 120x90."""
+    place = root / "Annotation" / "manual" / f"{Path(name).stem}_manu_attri.txt"
+    place.parent.mkdir(parents=True, exist_ok=True)
+    place.write_text("".join([*(f"{x:.3f}\t{y:.3f}\n" for x, y in points), *(f"{kind}\n" for kind in kinds)]))
+    save(root / "Image" / "original" / name, image(len(name) + sum(kinds), 120, 90))
+
+
+def write_kdef(root: Path, names: Sequence[str]) -> None:
+    """KDEF: names as "AF01ANS", in the folder of the person and session; small in place of 562x762."""
+    for seed, name in enumerate(names):
+        save(root / "KDEF" / name[:4] / f"{name}.JPG", image(seed, 28, 38))
+
+
+def write_rafd(root: Path, names: Sequence[str]) -> None:
+    """RaFD: names as "Rafd090_01_Caucasian_female_angry_frontal"; small in place of 681x1024."""
+    for seed, name in enumerate(names):
+        save(root / f"{name}.jpg", image(seed, 34, 51))
+
+
+def write_expw(root: Path, faces: Sequence[tuple[str, int, tuple[int, int, int, int], float, int]]) -> None:
+    """ExpW: faces of (photograph, number, (top, left, right, bottom), confidence, label); photographs are 60x50."""
+    lines = [f"{name} {face} {' '.join(map(str, box))} {sure} {label}\n" for name, face, box, sure, label in faces]
+    for seed, name in enumerate(dict.fromkeys(name for name, *_ in faces)):
+        save(root / "origin" / name, image(seed, 60, 50))
+    (root / "label.lst").write_text("".join(lines))
+
+
 def write_label_csv(folder: Path, votes: Mapping[str, Sequence[int]], first_seed: int = 0) -> None:
     """FERPlus' folder layout: `votes` name -> ten counts."""
     folder.mkdir(parents=True, exist_ok=True)
