@@ -1,4 +1,4 @@
-"""FER2013, SFEW, CK+, JAFFE and RAF-DB compound: what the readers find, and what they say when they do not."""
+"""Readers of all but the paper's datasets: what they find, and what they say when they do not."""
 
 import io
 from pathlib import Path
@@ -7,7 +7,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mpafer_jax.data.readers import ckplus, fer2013, jaffe, rafdb, sfew
+from configs import kdef as kdef_config
+from configs import rafd as rafd_config
+from mpafer_jax.config.data_section import DataSection
+from mpafer_jax.data.readers import ckplus, expw, fer2013, jaffe, kdef, rafd, rafdb, sfew
 from mpafer_jax.data.records import SourceIndex, select_classes
 from mpafer_jax.data.splits import load_dataset
 from mpafer_jax.method.hard_prompts.bank import load_bank
@@ -289,3 +292,148 @@ def test_rafdb_compound_refuses_a_list_of_the_basic_set_under_another_name(tmp_p
 
 def test_rafdb_compound_has_a_description_of_every_class() -> None:
     assert tuple(load_bank("compound").classes) == rafdb.COMPOUND_CLASS_NAMES
+
+
+# ---------------------------------------------------------------- KDEF, RaFD
+
+
+@pytest.mark.parametrize("inside", ["", "KDEF"])
+def test_kdef(tmp_path: Path, inside: str) -> None:
+    layouts.write_kdef(tmp_path, ["AF01ANS", "AF01AFHL", "BF01SUFR", "AM31HAS"])
+    layouts.save(tmp_path / "KDEF" / "AM31" / "AM31H.JPG", layouts.image(9))  # a name as in the release
+    index = kdef.read(tmp_path / inside)
+    assert found(index) == [
+        ("AF01AFHL.JPG", "fear", "F01"),
+        ("AF01ANS.JPG", "anger", "F01"),
+        ("AM31HAS.JPG", "happiness", "M31"),
+        ("BF01SUFR.JPG", "surprise", "F01"),  # the second session of the same person
+    ]
+    assert index.splits["train"][0].attributes == {"session": "A", "gender": "female", "angle": "half left"}
+    assert index.dropped == {"train": {"name of another form": 1}}
+    with pytest.raises(DataError, match=r"AF01ANS\.JPG is not there.\nExpected"):
+        kdef.read(tmp_path / "KDEF" / "nothing")
+
+
+def test_kdef_refuses_one_name_twice(tmp_path: Path) -> None:
+    layouts.write_kdef(tmp_path, ["AF01ANS"])
+    layouts.save(tmp_path / "anger" / "AF01ANS.JPG", layouts.image(9))
+    assert len(kdef.read(tmp_path).splits["train"]) == 1  # KDEF alone is read
+    layouts.save(tmp_path / "KDEF" / "copy" / "AF01ANS.JPG", layouts.image(9))
+    with pytest.raises(DataError, match="have the same name; keep one of them"):
+        kdef.read(tmp_path)
+
+
+def test_rafd(tmp_path: Path) -> None:
+    names = [
+        "Rafd090_01_Caucasian_female_angry_frontal",
+        "Rafd045_68_Moroccan_male_contemptuous_left",
+        "Rafd180_01_Caucasian_female_surprised_right",
+    ]
+    layouts.write_rafd(tmp_path / "part", names)
+    index = rafd.read(tmp_path)
+    assert found(index) == [
+        (f"{names[1]}.jpg", "contempt", "68"),
+        (f"{names[0]}.jpg", "anger", "01"),
+        (f"{names[2]}.jpg", "surprise", "01"),
+    ]
+    about = {"angle": "045", "population": "moroccan", "gender": "male", "gaze": "left"}
+    assert index.splits["train"][0].attributes == about
+    with pytest.raises(DataError, match=r"_frontal\.jpg is not there.\nExpected"):
+        rafd.read(tmp_path / "nothing")
+
+
+@pytest.mark.parametrize(
+    ("config", "write", "persons"),
+    [
+        (
+            kdef_config,
+            lambda root: layouts.write_kdef(
+                root,
+                [f"{s}F{p:02d}{e}{a}" for s in "AB" for p in range(1, 11) for e in ("AN", "HA") for a in ("S", "FR")],
+            ),
+            {f"F{p:02d}" for p in range(1, 11)},
+        ),
+        (
+            rafd_config,
+            lambda root: layouts.write_rafd(
+                root,
+                [
+                    f"Rafd{angle}_{p:02d}_Caucasian_male_{e}_{gaze}"
+                    for angle in ("090", "135")
+                    for p in range(1, 11)
+                    for e in ("angry", "happy")
+                    for gaze in ("frontal", "left")
+                ],
+            ),
+            {f"{p:02d}" for p in range(1, 11)},
+        ),
+    ],
+)
+def test_posed_sets_are_split_by_person_and_frontal_by_default(tmp_path, config, write, persons) -> None:
+    write(tmp_path)
+    section = config.get_config().data
+    with section.unlocked():
+        section.dir = str(tmp_path)
+    dataset = load_dataset(DataSection(**section.to_dict()))
+    shown = [set() for _ in range(3)]
+    for split, people in zip((dataset.train, *dataset.held_out), shown, strict=True):
+        assert set(split.attributes["angle"].tolist()) <= {"straight", "090"}
+        for name in split.names.tolist():
+            people.add(name[1:4] if name[0] in "AB" else name.split("_")[1])
+    assert set.union(*shown) == persons
+    assert sum(map(len, shown)) == len(persons)
+    assert [len(people) for people in shown] == [7, 1, 2]
+
+
+# ---------------------------------------------------------------- ExpW
+
+BOXES = [
+    ("a_1.jpg", 0, (10, 5, 25, 40), 80.25, 3),
+    ("a_1.jpg", 1, (0, 30, 70, 50), 20, 6),  # wider than the photograph
+    ("b c.jpg", 0, (1, 2, 21, 32), 60, 0),
+    ("b c.jpg", 1, (5, 5, 5, 9), 60, 0),
+]
+
+
+@pytest.mark.parametrize("place", ["label.lst", "label/label.lst"])
+def test_expw(tmp_path: Path, place: str) -> None:
+    layouts.write_expw(tmp_path, BOXES)
+    (tmp_path / place).parent.mkdir(exist_ok=True)
+    (tmp_path / "label.lst").rename(tmp_path / place)
+    index = expw.read(tmp_path)
+    assert found(index) == [
+        ("a_1.jpg#0", "happiness", ""),
+        ("a_1.jpg#1", "neutral", ""),
+        ("b c.jpg#0", "anger", ""),
+    ]
+    assert [record.attributes["confidence"] for record in index.splits["train"]] == ["80.25", "20", "60"]
+    assert index.dropped == {"train": {"empty face box": 1}}
+    faces = [Image.open(io.BytesIO(record.image.read())) for record in index.splits["train"]]
+    assert [face.size for face in faces] == [(20, 30), (30, 50), (19, 31)]
+    whole = np.asarray(Image.open(tmp_path / "origin" / "a_1.jpg").crop((5, 10, 25, 40)), np.int64)
+    assert np.abs(np.asarray(faces[0], np.int64) - whole).mean() < 12
+
+
+@pytest.mark.parametrize(
+    "line", ["a.jpg 0 1 2 3 4 50 7", "a.jpg 0 1 2 3 4 50 -1", "a.jpg 1 2 3", "a.jpg 0 top 2 3 4 5 6"]
+)
+def test_expw_errors(tmp_path: Path, line: str) -> None:
+    with pytest.raises(DataError, match=r"label\.lst is not there"):
+        expw.read(tmp_path)
+    layouts.write_expw(tmp_path, BOXES)
+    with (tmp_path / "label.lst").open("a") as file:
+        file.write(line)
+    with pytest.raises(DataError, match=rf"label\.lst line 5: found '{line}', expected 'image face_id top left"):
+        expw.read(tmp_path)
+
+
+def test_expw_refuses_a_face_twice(tmp_path: Path) -> None:
+    layouts.write_expw(tmp_path, [*BOXES[:2], BOXES[0]])
+    with pytest.raises(DataError, match=r"line 3: the face a_1\.jpg#0 is listed twice"):
+        expw.read(tmp_path)
+
+
+def test_expw_labels_have_the_published_names(tmp_path: Path) -> None:
+    layouts.write_expw(tmp_path, [(f"{label}.jpg", 0, (1, 1, 9, 9), 60, label) for label in range(7)])
+    named = [name for _, name, _ in found(expw.read(tmp_path))]
+    assert named == ["anger", "disgust", "fear", "happiness", "sadness", "surprise", "neutral"]

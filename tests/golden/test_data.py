@@ -108,6 +108,30 @@ def ckplus(root):
         layouts.write_ckplus_sequence(root, f"S{seed // 2:03d}", f"{seed:03d}", 3, label, seed != 7, seed=seed)
 
 
+def rafdb_originals(root):
+    rafdb(root)
+    for number in range(30):
+        layouts.write_rafdb_annotation(root, f"train_{number:05d}.jpg", (number % 3, number % 2, number % 5))
+    for number in range(10):
+        layouts.write_rafdb_annotation(root, f"test_{number:04d}.jpg", (number % 3, 2, 4))
+
+
+def kdef(root):
+    poses = ("AF", "AN", "DI", "HA", "NE", "SA", "SU")
+    layouts.write_kdef(root, [f"AF{person:02d}{pose}S" for person in range(1, 11) for pose in poses])
+
+
+def rafd(root):
+    poses = ("angry", "contemptuous", "disgusted", "fearful", "happy", "neutral", "sad", "surprised")
+    layouts.write_rafd(
+        root, [f"Rafd090_{person:02d}_Caucasian_male_{pose}_left" for person in range(1, 11) for pose in poses]
+    )
+
+
+def expw(root):
+    layouts.write_expw(root, [(f"{i // 2}.jpg", i % 2, (2, 3 + i % 5, 30, 40), 50 + i, i % 7) for i in range(42)])
+
+
 def nothing(root):
     pass
 
@@ -129,6 +153,7 @@ CASES = {
     "folder, all": ("folder", folder, {"train_splits": (), "test_split": "all"}),
     "rafdb": ("rafdb", rafdb, TWO),
     "rafdb, part of the test": ("rafdb", rafdb, TWO | {"test_subset": "part.txt"}),
+    "rafdb, by landmarks": ("rafdb", rafdb_originals, TWO | {"align": "landmarks", "where": ("gender=male|female",)}),
     "rafdb_compound": ("rafdb_compound", rafdb_compound, TWO),
     "ferplus, folders": ("ferplus", ferplus_folders, THREE),
     "ferplus, csv": ("ferplus", ferplus_csv, THREE | {"label_rule": "majority_csv"}),
@@ -140,6 +165,9 @@ CASES = {
     "sfew": ("sfew", sfew, TWO),
     "jaffe": ("jaffe", jaffe, CARVED),
     "ckplus": ("ckplus", ckplus, CARVED),
+    "kdef": ("kdef", kdef, CARVED),
+    "rafd": ("rafd", rafd, CARVED),
+    "expw": ("expw", expw, CARVED | {"where": ("confidence>=55",)}),
     "synthface": ("synthface", nothing, THREE),
 }
 
