@@ -54,7 +54,7 @@ def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 def check(workdir: pathlib.Path, config: FrozenModel, *, but: Collection[str] = ()) -> None:
     """Refuses a folder that belongs to another run, or where checkpoints cannot be written.
 
-    `but` are dotted names of fields that must exist and be equal even if `free_fields` has them.
+    `but` are dotted names of fields that must be equal even if `free_fields` has them.
 
     Raises:
       ConfigError: it is a file, its config.json is damaged, its run has another configuration (the message lists the
@@ -75,6 +75,8 @@ def check(workdir: pathlib.Path, config: FrozenModel, *, but: Collection[str] = 
         before = flatten(json.loads(path.read_text(encoding="utf-8")))
     except ValueError as error:
         raise ConfigError(f"{path} is not JSON ({error}); put the run's own back, or give another --workdir") from error
+    # A field that is newer than the run has its default, which is chosen to change nothing.
+    before = flatten(json.loads(type(config)().to_json())) | before
     now = flatten(json.loads(config.to_json()))
     absent = "(no such field)"
     differing = [

@@ -1,0 +1,19 @@
+"""Whose run a folder holds."""
+
+import json
+
+import pytest
+
+from mpafer_jax.artifacts import run_dir
+from mpafer_jax.config.schema import Config
+from mpafer_jax.runtime.errors import ConfigError
+
+
+def test_a_run_of_an_earlier_version_has_the_defaults_of_newer_fields(tmp_path):
+    values = json.loads(Config().to_json())
+    del values["data"]["where"]
+    (tmp_path / "config.json").write_text(json.dumps(values))
+    run_dir.check(tmp_path, Config())
+    selected = Config.model_validate({"data": {"where": ("gender=female",)}})
+    with pytest.raises(ConfigError, match=r"config\.data\.where: there \[\], here \['gender=female'\]"):
+        run_dir.check(tmp_path, selected)
