@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from mpafer_jax.data import records, subset
-from mpafer_jax.data.readers import affectnet, ckplus, fer2013, ferplus, rafdb
+from mpafer_jax.data.readers import affectnet, ckplus, expw, fer2013, ferplus, rafdb
 from mpafer_jax.data.records import SourceIndex
 from mpafer_jax.jobs.pretraining.sources import read_folder
 from mpafer_jax.runtime.errors import DataError
@@ -30,6 +30,17 @@ def write_affectnet_of_windows(root: Path) -> None:
     write_affectnet(root)
     table = root / "training.csv"
     table.write_bytes(table.read_bytes().replace(b"1/a.jpg", b"1\\a.jpg"))
+
+
+def write_rafdb_lists(root: Path) -> None:
+    layouts.write_rafdb(root, {"train_00001.jpg": 5})
+    (root / "EmoLabel" / "list_patition_label.txt").unlink()
+    layouts.write_rafdb_cub(root, {"train_00001.jpg": 5})
+
+
+def write_rafdb_annotations(root: Path) -> None:
+    layouts.write_rafdb(root, {"train_00001.jpg": 5})
+    layouts.write_rafdb_annotation(root, "train_00001.jpg", (1, 0, 3))
 
 
 def write_fer2013(root: Path) -> None:
@@ -68,6 +79,16 @@ CASES: dict[str, tuple[Callable[[Path], None], Callable[[Path], list[Any]]]] = {
         lambda root: layouts.write_rafdb(root, {"train_00001.jpg": 5}),
         lambda root: all_images(rafdb.read(root)),
     ),
+    "rafdb in lists of CUB's form": (write_rafdb_lists, lambda root: all_images(rafdb.read(root))),
+    "rafdb annotations": (write_rafdb_annotations, lambda root: all_images(rafdb.read(root, "landmarks"))),
+    "rafdb tables beside folders": (
+        lambda root: layouts.write_rafdb_folders(root, {f"train_{label:05d}.jpg": label for label in range(1, 8)}),
+        lambda root: all_images(rafdb.read(root)),
+    ),
+    "expw": (
+        lambda root: layouts.write_expw(root, [("a b.jpg", 0, (1, 2, 9, 12), 60, 3)]),
+        lambda root: all_images(expw.read(root)),
+    ),
     "fer2013": (write_fer2013, lambda root: all_images(fer2013.read(root))),
     "ferplus label.csv": (write_ferplus_votes, lambda root: all_images(ferplus.read(root, "majority_labelcsv"))),
     "ferplus votes": (write_ferplus_votes, lambda root: all_images(ferplus.read(root, "majority_csv"))),
@@ -80,7 +101,7 @@ CASES: dict[str, tuple[Callable[[Path], None], Callable[[Path], list[Any]]]] = {
 
 
 def text_files(root: Path) -> list[Path]:
-    return [path for path in root.rglob("*") if path.suffix in (".csv", ".txt", ".jsonl")]
+    return [path for path in root.rglob("*") if path.suffix in (".csv", ".txt", ".jsonl", ".lst")]
 
 
 @pytest.mark.parametrize("case", CASES)
