@@ -13,7 +13,9 @@ import subprocess
 import sys
 import tempfile
 
-ROOT = pathlib.Path(__file__).parents[2]
+from tests.jobs import runs
+
+ROOT = runs.ROOT
 _TIME = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d ")
 _VERSION = re.compile(r"\b(jax|flax|optax|orbax-checkpoint|transformers|numpy) \d[\w.]*")
 
@@ -46,9 +48,7 @@ class Commands:
 
     def __enter__(self) -> "Commands":
         environment = {
-            **os.environ,
-            "JAX_PLATFORMS": "cpu",
-            "XLA_FLAGS": "--xla_force_host_platform_device_count=1",
+            **runs.environment(),
             "XDG_CACHE_HOME": str(self.cache),
             "COLUMNS": "100",
             "PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]),
