@@ -15,7 +15,7 @@ setup(
     long_description=(_HERE / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
-    license_files=["LICENSE"],
+    license_files=["LICENSE", "mpafer_jax/backbones/clip/vocabulary/LICENSE"],
     python_requires=">=3.11",
     packages=find_packages(include=["mpafer_jax", "mpafer_jax.*"]),
     package_data={
@@ -24,6 +24,7 @@ setup(
         "mpafer_jax.evaluation.report": ["templates/*"],
         "mpafer_jax.data.synthface": ["*.json"],
         "mpafer_jax.backbones": ["tiny_face_clip/*"],
+        "mpafer_jax.backbones.clip": ["vocabulary/*"],
     },
     # Lower bounds are what the tests ran with; upper bounds end where an interface may change.
     install_requires=[

@@ -29,7 +29,7 @@ _ON_PHOTOGRAPHS = (
 )
 # Fields that older checkpoints lack, with the value of the older behaviour.
 _JOINED: Mapping[str, Mapping[str, Any]] = {
-    "clip": {"residual_dtype": "float32"},
+    "clip": {"residual_dtype": "float32", "activation": ""},
     "ctx": {"init_text": ""},
     "head": {"motion_prior": "none", "motion_strength": 0.9},
 }

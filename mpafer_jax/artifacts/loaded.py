@@ -45,7 +45,13 @@ def load_model(path: str | os.PathLike[str], which: checkpoints.Which, clip: str
     sections = sections.model_copy(update={"clip": sections.clip.model_copy(update={"remat": "none"})})
     section, name = sections.clip, clip or sections.clip.name
     try:
-        loaded = load_backbone(name, revision=section.revision, cache_dir=section.cache_dir, dtype=section.dtype)
+        loaded = load_backbone(
+            name,
+            revision=section.revision,
+            cache_dir=section.cache_dir,
+            dtype=section.dtype,
+            activation=section.activation,
+        )
         loaded.load_tokenizer()  # here, so that an error names the checkpoint
     except (OSError, ValueError, ModuleNotFoundError) as error:
         raise CheckpointError(
@@ -111,7 +117,7 @@ def load_checkpoints_clip(config: Config, description: Description, clip: str) -
     """
     section, own = config.clip, description.model_sections().clip
     place = {"name": clip} if clip else {"name": own.name, "revision": own.revision}
-    place["cache_dir"] = section.cache_dir or own.cache_dir
+    place |= {"cache_dir": section.cache_dir or own.cache_dir, "activation": own.activation}
     config = description.applied_to(config.model_copy(update={"clip": section.model_copy(update=place)}))
     logging.info("CLIP: %s, %s", config.clip.name, "as --config.clip.name says" if clip else "as the checkpoint says")
     if clip:

@@ -9,6 +9,7 @@ from itertools import islice
 from mpafer_jax.backbones import files as weights_files
 from mpafer_jax.data.preprocess import IMAGE_SUFFIXES
 
+_A_CLIP = "a CLIP, which is not trained on expressions: predict with --zero_shot"
 _PROGRAMS = (".stablehlo", ".onnx")
 _LOOKED_AT = 1000  # files listed of a folder, which may hold any number
 _RUNS_BELOW = ("*", "*/*", "*/*/*")  # a sweep's runs are at POINT/seed_N or TABLE/POINT/seed_N
@@ -20,6 +21,8 @@ def what_is_there(path: pathlib.Path, checkpoints: str) -> str:
     `path` is on a disk or in a bucket; `checkpoints` is the name of a workdir's folder of checkpoints.
     """
     if path.is_file():
+        if weights_files.looks_like_clip(path):
+            return f"it looks like {_A_CLIP}"
         return "it is a file: give its folder"
     if not path.is_dir():
         if path.parent.name == checkpoints and path.parent.is_dir():
@@ -33,8 +36,8 @@ def what_is_there(path: pathlib.Path, checkpoints: str) -> str:
         return "the folder is empty"
     if path.parent.parent.name == checkpoints:  # a part of a step
         return f"it is a part of a checkpoint: give {path.parent}"
-    if weights_files.CONFIG in names and any(name in names for name, _ in weights_files.WEIGHTS):
-        return "it looks like a CLIP, which is not trained on expressions: predict with --zero_shot"
+    if weights_files.looks_like_clip(path):
+        return f"it looks like {_A_CLIP}"
     if suffixes.intersection(_PROGRAMS):
         return "it looks like an exported program, for other software to run: give the run's workdir, or export prompts"
     runs = (match.parent for below in _RUNS_BELOW for match in path.glob(f"{below}/{checkpoints}"))

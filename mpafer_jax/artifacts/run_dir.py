@@ -98,11 +98,14 @@ def check_clip(workdir: pathlib.Path, clip: ClipSection) -> None:
       ConfigError: it is another CLIP, or is not on this machine and cannot be compared.
     """
     before = json.loads((workdir / _CONFIG).read_text(encoding="utf-8"))["clip"]
-    if (before["name"], before["revision"]) == (clip.name, clip.revision):
+    names = (clip.name, clip.revision, clip.activation)
+    if (before["name"], before["revision"], before.get("activation", "")) == names:  # absent in earlier versions
         return
     stored_hash = json.loads((workdir / SUMMARY).read_text(encoding="utf-8"))["clip"]["hash"]
     try:
-        local_hash = local_content_hash(clip.name, revision=clip.revision, cache_dir=clip.cache_dir)
+        local_hash = local_content_hash(
+            clip.name, revision=clip.revision, cache_dir=clip.cache_dir, activation=clip.activation
+        )
     except (OSError, ValueError, ModuleNotFoundError) as error:
         raise ConfigError(f"config.clip.name is {clip.name!r}: {error}") from error
     if local_hash == stored_hash:

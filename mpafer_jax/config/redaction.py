@@ -13,8 +13,9 @@ from typing import Any, cast
 from mpafer_jax.config.fields import LocalPath, settings
 from mpafer_jax.config.schema import Config
 
-# OWNER/NAME. Does not check the disk: redaction has to agree on all machines that publish runs of a sweep.
-_ON_THE_HUB = re.compile(r"\w[\w.-]*/\w[\w.-]*")
+# OWNER/NAME, or OpenAI's ViT-L/14@336px. Does not check the disk: redaction has to agree on all machines that publish
+# runs of a sweep.
+_ON_THE_HUB = re.compile(r"\w[\w.-]*/\w[\w.@-]*")
 
 
 PLACES: Mapping[str, LocalPath] = {  # by dotted name

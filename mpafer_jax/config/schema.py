@@ -40,12 +40,17 @@ class ClipSection(FrozenModel):
     """The frozen CLIP, and in which form it computes."""
 
     name: HubName = option("openai/clip-vit-base-patch16", "paper: ViT-B/16 and ViT-L/14", role="content")
-    """Name on the Hub, a folder in the Hub's layout, or tiny-face-clip, which ships with the package. --mode=eval and
-    predict take the CLIP that the checkpoint names, unless --config.clip.name says where it is now."""
+    """Name on the Hub; a folder in the layout of the Hub or of open_clip; a file of weights; one of OpenAI's names
+    (ViT-B/32, ViT-B/16, ViT-L/14, ViT-L/14@336px) for the file that its own program has downloaded; or tiny-face-clip,
+    which ships with the package (docs/clip.md). --mode=eval and predict take the CLIP that the checkpoint names, unless
+    --config.clip.name says where it is now."""
     revision: Text = option("main", "ours", role="content")
-    """Branch, tag or commit of the Hub's repository; not read for a folder."""
+    """Branch, tag or commit of the Hub's repository; not read for others."""
     cache_dir: Folder = option("", "ours", role="free")
-    """Folder for the Hub's files; empty: the Hub library's own cache (HF_HUB_CACHE, HF_HOME)."""
+    """Folder for the Hub's files, and where OpenAI's are looked for; empty: the Hub library's own cache (HF_HUB_CACHE,
+    HF_HOME), and ~/.cache/clip."""
+    activation: Literal["", "quick_gelu", "gelu"] = option("", "ours", role="content")
+    """Activation of the towers, quick_gelu or gelu, for weights whose files do not say; empty for all others."""
     dtype: Literal["float32", "bfloat16"] = option("float32", "ours")
     """Type of the image tower's frozen weights and products: float32 or bfloat16; the text tower, prompts, features,
     losses and optimizer are float32 in either case."""

@@ -77,7 +77,9 @@ def zero_shot(
     class_names = check_class_names(class_names, "class_names", at_least=2)
     loaded = load_backbone(clip) if isinstance(clip, str) else clip
     if loaded.image_mean is None or loaded.image_std is None:
-        raise ValueError(f"{loaded.name} has no preprocessor_config.json, so its images' mean and std are unknown")
+        raise ValueError(
+            f"{loaded.name} says no mean and std of its images (no preprocessor_config.json), so they are unknown"
+        )
     if isinstance(bank, str):
         bank = load_banks((bank,), paraphrases)
     hard_prompts = build_hard_prompts(class_names, 2 if bank is None else 3, bank, granularities=granularity)

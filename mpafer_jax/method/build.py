@@ -215,7 +215,13 @@ def load_frozen_clip(config: Config, called: str = "config.clip.name is", advice
     """
     section = config.clip
     with _naming_the_field(section.name, called, advice):
-        clip = load_backbone(section.name, revision=section.revision, cache_dir=section.cache_dir, dtype=section.dtype)
+        clip = load_backbone(
+            section.name,
+            revision=section.revision,
+            cache_dir=section.cache_dir,
+            dtype=section.dtype,
+            activation=section.activation,
+        )
     check_normalization(config, clip)
     spec = clip.backbone.spec
     progress.fact("CLIP", f"{clip.name}, {spec.image_size} pixels, {spec.num_patches} patches")
@@ -233,7 +239,7 @@ def check_normalization(config: Config, clip: Pretrained) -> None:
         if own is not None and max(abs(a - b) for a, b in zip(own, configured, strict=True)) > 1e-4:
             raise ConfigError(
                 f"config.data.{field} is {configured}, but {clip.name} was trained with {own} "
-                "(preprocessor_config.json); set the field to that"
+                "(as its files say); set the field to that"
             )
 
 

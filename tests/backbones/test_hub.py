@@ -13,9 +13,11 @@ import pytest
 
 from mpafer_jax.backbones.clip.random_clip import write_random_clip
 from mpafer_jax.backbones.registry import load_backbone
-from tests.backbones import hub_server
+from tests.backbones import hub_server, openai_clip
 
 pytestmark = pytest.mark.processes
+
+SHAPE = openai_clip.Shape(vocabulary=49408)
 
 # In processes of their own, since huggingface_hub reads its environment once; without torch, as users have it.
 FIND = """
@@ -146,6 +148,37 @@ def test_without_preprocessor_the_cache_is_enough_too(user, root):
     assert user.ok(FIND, "owner/clip", hub.url)
 
 
+def test_without_tokenizer_clips_own_vocabulary_is_taken_or_missed(user, root):
+    for name in ("vocab.json", "merges.txt"):
+        (root / "owner" / "clip" / name).unlink()
+    with hub_server.serve(root) as hub:
+        assert user.ok(FIND, "owner/clip", hub.url)
+        status, _, errors = user.run(LOAD, "owner/clip", hub.url)
+    assert user.ok(FIND, "owner/clip", hub.url)
+    assert status == 1
+    assert "holds no tokenizer, and this CLIP with its" in errors
+
+
+def test_a_repository_of_open_clip(user, root, tmp_path):
+    """As timm's: open_clip's files, and beside them those of the image tower alone, which timm may have cached."""
+    folder = openai_clip.save_open_clip(openai_clip.model(SHAPE), SHAPE, root / "timm" / "vit.openai")
+    (folder / "config.json").write_text('{"architecture": "vit_base_patch16_clip_224"}')
+    for name in ("model.safetensors", "pytorch_model.bin", "open_clip_pytorch_model.bin"):
+        (folder / name).write_bytes(b"not needed")
+    expected = load_backbone(str(folder)).content_hash
+    with hub_server.serve(root) as hub:
+        first = user.ok(LOAD, "timm/vit.openai", hub.url)
+        assert first[2] == expected
+        assert set(hub.downloads) == {
+            f"timm/vit.openai/{name}"
+            for name in ("config.json", "open_clip_config.json", "open_clip_model.safetensors")
+        }
+    assert user.ok(LOAD, "timm/vit.openai", hub.url) == first
+    next(user.home.rglob("open_clip_config.json")).unlink()
+    with hub_server.serve(root) as hub:
+        assert user.ok(LOAD, "timm/vit.openai", hub.url) == first
+
+
 def test_what_another_program_left_in_the_cache_is_completed(user, root):
     with hub_server.serve(root) as hub:
         user.ok(FIND, "owner/clip", hub.url)
@@ -165,14 +198,15 @@ def test_errors_say_what_was_looked_for_and_what_to_do(user, root):
     (root / "owner" / "empty").mkdir()
     with hub_server.serve(root) as hub:
         message = user.error("owner/nothing", hub.url)
-        assert "FileNotFoundError: CLIP 'owner/nothing' (revision main): there is no such folder here and no" in message
+        assert (
+            "FileNotFoundError: CLIP 'owner/nothing' (revision main): there is no such file or folder here and"
+            in message
+        )
         assert hub.url in message
         message = user.error("owner/clip", hub.url, revision="v9")
         assert "CLIP 'owner/clip' (revision v9): the Hub has the repository but not this revision" in message
         assert "accept this repository's terms" in user.error("gated/clip", hub.url)
         assert "owner/empty (revision main) on the Hub holds no config.json" in user.error("owner/empty", hub.url)
-        (root / "owner" / "clip" / "merges.txt").unlink()
-        assert "on the Hub holds no tokenizer" in user.error("owner/clip", hub.url)
     assert "cannot be a repository of the Hub either" in user.error("/no/such/folder", hub.url)
 
 
@@ -185,7 +219,10 @@ def test_errors_say_what_was_looked_for_and_what_to_do(user, root):
 )
 def test_offline_without_a_cache(user, env):
     message = user.error("owner/clip", "http://127.0.0.1:9", env=env)
-    assert "FileNotFoundError: CLIP 'owner/clip' (revision main): there is no such folder here; config.json" in message
+    assert (
+        "FileNotFoundError: CLIP 'owner/clip' (revision main): there is no such file or folder here; config.json"
+        in message
+    )
     assert str(user.home) in message
     assert "hf download owner/clip" in message
 

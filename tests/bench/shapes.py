@@ -15,7 +15,7 @@ from mpafer_jax.backbones.clip.load import read_config
 from mpafer_jax.backbones.clip.model import CLIP, ClipConfig
 from mpafer_jax.backbones.clip.rules import param_shapes, param_type, unflatten
 from mpafer_jax.backbones.clip.sizes import PUBLISHED
-from mpafer_jax.backbones.files import find_files
+from mpafer_jax.backbones.files import OPENAI, find_files
 from mpafer_jax.config.schema import Config
 from mpafer_jax.data.readers import READERS
 from mpafer_jax.method import build, optim, steps
@@ -51,10 +51,14 @@ def find_clip_config(config: Config) -> ClipConfig:
       ConfigError: it is not OpenAI's and cannot be found.
     """
     section = config.clip
-    if section.name in PUBLISHED:
-        return PUBLISHED[section.name]
+    name = OPENAI[section.name].repository if section.name in OPENAI else section.name
+    if name in PUBLISHED:
+        return PUBLISHED[name]
     try:
-        return read_config(find_files(section.name, revision=section.revision, cache_dir=section.cache_dir).config)
+        path = find_files(name, revision=section.revision, cache_dir=section.cache_dir).config
+        if path is None:
+            raise ValueError("a file of weights alone does not say its shape here; `mpafer-jax clip convert` it")
+        return read_config(path)
     except (OSError, ValueError) as error:
         raise ConfigError(f"config.clip.name is {section.name!r}: {error}") from error
 

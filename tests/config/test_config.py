@@ -209,7 +209,7 @@ def test_a_text_has_to_be_declared_as_a_path_or_none():
 
 def test_what_depends_on_a_field_is_declared_with_it():
     assert semantics.SEED_FIELDS == ("seed", "data.few_shot_seed", "data.label_noise_seed")
-    assert semantics.CONTENT_FIELDS == ("clip.name", "clip.revision", "data.dir")
+    assert semantics.CONTENT_FIELDS == ("clip.name", "clip.revision", "clip.activation", "data.dir")
     assert semantics.MODEL_SECTIONS == ("ctx", "visual_prompts", "head", "learner")
     assert semantics.NORMALIZATION == ("mean", "std")
     assert {"train.keep", "predict.split", "clip.name"} <= semantics.free_fields(Config)

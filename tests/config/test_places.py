@@ -19,6 +19,8 @@ from tests.jobs import runs
         ("hard_prompts.bank", ["../mine.json"], ["mine.json"]),
         ("clip.name", "openai/clip-vit-base-patch16", "openai/clip-vit-base-patch16"),
         ("clip.name", "tiny-face-clip", "tiny-face-clip"),
+        ("clip.name", "ViT-L/14@336px", "ViT-L/14@336px"),
+        ("clip.name", "/home/alice/.cache/clip/ViT-B-16.pt", "ViT-B-16.pt"),
         ("clip.name", "/home/alice/clip", "clip"),
         ("clip.name", "~/clip", "clip"),
         ("clip.name", "../clip", "clip"),

@@ -14,7 +14,7 @@ import numpy as np
 from mpafer_jax.backbones.clip.model import ClipConfig
 from mpafer_jax.backbones.clip.rules import Params, flatten, param_shapes, to_tensors
 from mpafer_jax.backbones.clip.tokenizer import copy_tokenizer, load_tokenizer
-from mpafer_jax.backbones.files import CONFIG
+from mpafer_jax.backbones.files import CONFIG, CONVERTED, PREPROCESSOR, conversion_record, read_json
 from mpafer_jax.backbones.hub_library import import_transformers
 from mpafer_jax.runtime.files import write_json
 from mpafer_jax.runtime.finite import not_finite
@@ -26,8 +26,9 @@ def save_clip(
     config: ClipConfig,
     params: Params,
     tokenizer_folder: Path | str,
-    image_mean: Sequence[float],
-    image_std: Sequence[float],
+    image_mean: Sequence[float] | None,
+    image_std: Sequence[float] | None,
+    converted_from: str = "",
 ) -> Path:
     """Writes config.json, model.safetensors, preprocessor_config.json and the tokenizer's files.
 
@@ -38,7 +39,9 @@ def save_clip(
       folder: new or empty; created atomically.
       params: as `CLIP.init` gives under 'params', float32, bfloat16 or float16.
       tokenizer_folder: as for `tokenizer.load_tokenizer`.
-      image_mean, image_std: mean and standard deviation of R, G, B in 0..1.
+      image_mean, image_std: mean and standard deviation of R, G, B in 0..1; None, if unknown, leaves out
+        preprocessor_config.json.
+      converted_from: content hash of the CLIP that this is a conversion of, which becomes its own; ''.
 
     Returns:
       The folder.
@@ -62,17 +65,21 @@ def save_clip(
         )
     tensors = to_tensors(params)
     _check_shapes(params, config)
-    preprocessor = _hub_preprocessor(config, image_mean, image_std)
+    preprocessor = _hub_preprocessor(config, image_mean, image_std) if image_mean and image_std else None
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
     temporary.mkdir()
     try:
         write_json(temporary / CONFIG, _hub_config(config, tokenizer.sos_id, tokenizer.eos_id))
-        write_json(temporary / "preprocessor_config.json", preprocessor)
+        if preprocessor:
+            write_json(temporary / PREPROCESSOR[0], preprocessor)
         # transformers refuses a file without the metadata "format".
         weights = temporary / "model.safetensors"
         safetensors.numpy.save_file(tensors, weights, metadata={"format": "pt"})
         weights.chmod((temporary / CONFIG).stat().st_mode)  # safetensors writes with mode 0600
+        if converted_from:
+            record = conversion_record(temporary / CONFIG, [weights], converted_from)
+            write_json(temporary / CONFIG, {**read_json(temporary / CONFIG), CONVERTED: record})
         copy_tokenizer(Path(tokenizer_folder), temporary)
         temporary.replace(folder)
     finally:

@@ -4,19 +4,29 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent import futures
 from pathlib import Path
 from typing import Any, cast
 
 from mpafer_jax.backbones.base import Color, Pretrained
 from mpafer_jax.backbones.clip.model import CLIP, ClipConfig, TextConfig, VisionConfig
-from mpafer_jax.backbones.clip.read import read_tensors
-from mpafer_jax.backbones.clip.rules import to_params
-from mpafer_jax.backbones.clip.tokenizer import load_tokenizer
+from mpafer_jax.backbones.clip.openai import (
+    OPENAI_MEAN,
+    OPENAI_STD,
+    activation_in,
+    infer_config,
+    is_openais,
+    open_clip_normalization,
+    read_open_clip_config,
+)
+from mpafer_jax.backbones.clip.read import read_tensors, torchscript_code
+from mpafer_jax.backbones.clip.rules import Array, Format, format_of, to_params
+from mpafer_jax.backbones.clip.tokenizer import CLIPS_VOCABULARY, Tokenizer, load_tokenizer
 from mpafer_jax.backbones.clip.transformer import ACTIVATIONS
-from mpafer_jax.backbones.files import CheckpointFiles, hash_files, read_json
+from mpafer_jax.backbones.files import CLIPS_TOKENIZER, OPEN_CLIP_CONFIG, CheckpointFiles, read_json
 from mpafer_jax.backbones.hub_library import import_transformers
+from mpafer_jax.backbones.other_encoders import refuse_others
 
 
 def load(files: CheckpointFiles, *, name: str, dtype: str) -> Pretrained:
@@ -24,19 +34,22 @@ def load(files: CheckpointFiles, *, name: str, dtype: str) -> Pretrained:
 
     Raises:
       ModuleNotFoundError: the only weights are PyTorch's, and torch is not installed.
-      ValueError: a file is invalid.
+      ValueError: a file is invalid, or does not say the activation, which the user has to.
     """
-    config = read_config(files.config)
-    image_mean, image_std = read_normalization(files.preprocessor) if files.preprocessor else (None, None)
+    config = None if files.config is None else read_config(files.config)
+    if config is not None:
+        _check_activation(files, {config.vision.hidden_act, config.text.hidden_act})
+    image_mean, image_std = (None, None) if files.normalization is None else read_normalization(files.normalization)
     with futures.ThreadPoolExecutor(1) as pool:
-        content_hash = pool.submit(hash_files, [files.config, *files.weights])  # takes as long as reading the weights
-        params = to_params(
-            read_tensors(files.weights, files.kind),
-            config,
-            "flax" if files.kind == "flax" else "pytorch",
-            dtype=dtype,
-            source=str(files.weights[0] if len(files.weights) == 1 else files.folder),
-        )
+        content_hash = pool.submit(files.content_hash)  # takes as long as reading the weights
+        tensors = read_tensors(files.weights, files.kind)
+        file_format: Format = "flax" if files.kind == "flax" else format_of(tensors)
+        if config is None:
+            refuse_others(tensors, files.source)
+            config = infer_config(tensors, file_format, _activation(files, tensors), files.source)
+            if files.openais or is_openais(tensors):
+                image_mean, image_std = OPENAI_MEAN, OPENAI_STD
+        params = to_params(tensors, config, file_format, dtype=dtype, source=files.source)
     return Pretrained(
         name=name,
         revision=files.revision,
@@ -45,16 +58,50 @@ def load(files: CheckpointFiles, *, name: str, dtype: str) -> Pretrained:
         params=params,
         image_mean=image_mean,
         image_std=image_std,
-        load_tokenizer=functools.cache(functools.partial(load_tokenizer, files.folder)),
+        load_tokenizer=functools.cache(functools.partial(_load_tokenizer, files, config.text.vocab_size)),
     )
 
 
+def _activation(files: CheckpointFiles, tensors: Mapping[str, Array]) -> str:
+    """The activation of weights without a configuration: as they show it, or as the user says."""
+    known = "quick_gelu" if files.openais or is_openais(tensors) else activation_in(torchscript_code(files.weights[0]))
+    if known:
+        _check_activation(files, {known})
+    if not (known or files.activation):
+        raise ValueError(
+            f"{files.source} does not say its activation, without which its features would be wrong: quick_gelu in "
+            "CLIPs of OpenAI, MetaCLIP, DFN and what was trained on from them, gelu in most others of open_clip "
+            "(LAION, DataComp). Set config.clip.activation (or --activation of `mpafer-jax clip convert`), or put an "
+            "open_clip_config.json beside the file"
+        )
+    return known or files.activation
+
+
+def _check_activation(files: CheckpointFiles, known: set[str]) -> None:
+    if files.activation and known != {files.activation}:
+        raise ValueError(
+            f"{files.config or files.source} is of a CLIP with {' and '.join(sorted(known))}, "
+            f"config.clip.activation says {files.activation}; leave that empty"
+        )
+
+
+def _load_tokenizer(files: CheckpointFiles, vocab_size: int) -> Tokenizer:
+    if files.tokenizer == CLIPS_TOKENIZER and vocab_size != CLIPS_VOCABULARY:
+        raise FileNotFoundError(
+            f"{files.folder} holds no tokenizer, and this CLIP with its {vocab_size} tokens does not have OpenAI's "
+            f"vocabulary of {CLIPS_VOCABULARY}; expected vocab.json and merges.txt, or tokenizer.json, there"
+        )
+    return load_tokenizer(files.tokenizer)
+
+
 def read_config(path: Path) -> ClipConfig:
-    """Reads the shape of a CLIP from config.json, with transformers' defaults for missing fields.
+    """Reads the shape of a CLIP from config.json or open_clip_config.json, with that library's defaults.
 
     Raises:
       ValueError: it is no JSON, or the architecture is not supported.
     """
+    if path.name == OPEN_CLIP_CONFIG:
+        return read_open_clip_config(path)
     raw = read_json(path)
     transformers = import_transformers()
     from huggingface_hub.errors import StrictDataclassError
@@ -115,12 +162,12 @@ def read_normalization(path: Path) -> tuple[Color, Color]:
     """Reads the images' mean and standard deviation of R, G, B in 0..1.
 
     Args:
-      path: preprocessor_config.json, or transformers 5's processor_config.json.
+      path: preprocessor_config.json, transformers 5's processor_config.json, or open_clip_config.json.
 
     Raises:
       ValueError: not three numbers for each, or a standard deviation is not positive.
     """
-    raw = read_json(path)
+    raw = open_clip_normalization(path) if path.name == OPEN_CLIP_CONFIG else read_json(path)
     nested = raw.get("image_processor")
     fields = cast("dict[str, Any]", nested) if isinstance(nested, dict) else raw
     mean, std = _color(fields, "image_mean", path), _color(fields, "image_std", path)

@@ -10,12 +10,9 @@ import numpy as np
 
 from mpafer_jax.backbones.clip.export import save_clip
 from mpafer_jax.backbones.clip.model import ClipConfig, TextConfig, VisionConfig
+from mpafer_jax.backbones.clip.openai import OPENAI_MEAN, OPENAI_STD
 from mpafer_jax.backbones.clip.rules import Array, Params, param_shapes, unflatten
 from mpafer_jax.backbones.clip.tokenizer import train_tokenizer
-
-# OpenAI's image normalisation.
-OPENAI_MEAN = (0.48145466, 0.4578275, 0.40821073)
-OPENAI_STD = (0.26862954, 0.26130258, 0.27577711)
 
 DEFAULT_TEXTS = (
     "a photo of a face that looks angry, contemptuous, disgusted, afraid, fearful, happy, neutral, sad or surprised",

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import argparse
+import pickle
+import re
+import warnings
 import zipfile
 from collections.abc import Iterable
 from pathlib import Path
@@ -14,6 +18,20 @@ from mpafer_jax.backbones.clip.rules import Array, flatten
 from mpafer_jax.backbones.files import FileKind
 
 _WRAPPERS = ("state_dict", "model_state_dict", "model")  # keys of the model's tensors in training checkpoints
+# What training programs note beside tensors, and no code runs to read: arguments, and NumPy's numbers.
+_SCALAR = cast("Any", np.float64(0)).__reduce__()[0]
+_HARMLESS: list[Any] = [
+    argparse.Namespace,
+    np.dtype,
+    *{type(np.dtype(kind)) for kind in "?ilqfd"},
+    *((_SCALAR, f"numpy.{package}.multiarray.scalar") for package in ("core", "_core")),  # NumPy 1 and 2
+]
+
+_TORCHSCRIPT_CODE = re.compile(r"^[^/]+/code/.*\.py$")
+
+
+class _ObjectsError(ValueError):
+    """A pickle of more than tensors and plain values."""
 
 
 def read_tensors(paths: Iterable[Path], kind: FileKind) -> dict[str, Array]:
@@ -21,11 +39,11 @@ def read_tensors(paths: Iterable[Path], kind: FileKind) -> dict[str, Array]:
 
     Args:
       paths: one file, or all shards.
-      kind: 'safetensors'; 'flax' (msgpack); 'pytorch' (torch.save, read with `weights_only`).
+      kind: 'safetensors'; 'flax' (msgpack); 'pytorch' (torch.save, read with `weights_only`, or a TorchScript archive).
 
     Returns:
       Arrays by name: PyTorch's names for 'safetensors' and 'pytorch', paths joined with '/' for 'flax'. bfloat16
-      becomes `ml_dtypes.bfloat16`. A common prefix of all names, such as 'module.', is stripped.
+      becomes `ml_dtypes.bfloat16`. The prefix of 'logit_scale', such as 'module.', is stripped from all names.
 
     Raises:
       ValueError: a file is not in this format, or two shards hold the same tensor.
@@ -40,7 +58,7 @@ def read_tensors(paths: Iterable[Path], kind: FileKind) -> dict[str, Array]:
                 )
         try:
             found = reader(path)
-        except OSError:
+        except (OSError, _ObjectsError):
             raise
         except Exception as error:  # the libraries' errors have no common base class
             raise ValueError(
@@ -72,19 +90,47 @@ def _state_dict(loaded: dict[str, Any]) -> dict[str, Any]:
 
 
 def _without_prefix(tensors: dict[str, Array]) -> dict[str, Array]:
-    """Strips a prefix that all names share with 'logit_scale': 'module.' (DataParallel), 'model.', 'params/'."""
+    """Strips the prefix of 'logit_scale' from all names: 'module.' (DataParallel), 'model.', 'params/'.
+
+    Tensors without that prefix are something else's, and become unknown ones.
+    """
     prefixes = [name.removesuffix("logit_scale") for name in tensors if name.endswith("logit_scale")]
-    if len(prefixes) != 1 or not all(name.startswith(prefixes[0]) for name in tensors):
+    if len(prefixes) != 1:
         return tensors
-    return {name.removeprefix(prefixes[0]): value for name, value in tensors.items()}
+    stripped = {name.removeprefix(prefixes[0]): value for name, value in tensors.items()}
+    return stripped if len(stripped) == len(tensors) else tensors
+
+
+def torchscript_code(path: Path) -> str:
+    """Source of the modules in a TorchScript archive, without running it; '' for any other file."""
+    if not zipfile.is_zipfile(path):
+        return ""
+    with zipfile.ZipFile(path) as archive:
+        names = [name for name in archive.namelist() if _TORCHSCRIPT_CODE.search(name)]
+        return "\n".join(archive.read(name).decode("utf-8", "replace") for name in names)
 
 
 def _read_torch(path: Path) -> dict[str, Array]:
     import torch
 
-    # torch's format before 1.6 is not a zip archive and cannot be memory-mapped.
-    mmap = zipfile.is_zipfile(path)
-    loaded = cast("dict[str, Any]", torch.load(path, map_location="cpu", weights_only=True, mmap=mmap))
+    if torchscript_code(path):
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", r".*torch\.jit", DeprecationWarning)  # the files outlive it
+            loaded = cast("dict[str, Any]", torch.jit.load(path, map_location="cpu").state_dict())
+    else:
+        # torch's format before 1.6 is not a zip archive and cannot be memory-mapped.
+        mmap = zipfile.is_zipfile(path)
+        try:
+            with torch.serialization.safe_globals(_HARMLESS):
+                loaded = cast("dict[str, Any]", torch.load(path, map_location="cpu", weights_only=True, mmap=mmap))
+        except pickle.UnpicklingError as error:
+            if names := sorted(set(re.findall(r"GLOBAL (\S+)", str(error)))):
+                raise _ObjectsError(
+                    f"{path} cannot be read as pytorch weights: it holds Python objects ({', '.join(names)}), which "
+                    "are not unpickled, as that can run any code. Save the tensors alone, "
+                    "torch.save(model.state_dict(), ..)"
+                ) from error
+            raise
     tensors: dict[str, Array] = {}
     for name, value in _state_dict(loaded).items():
         if not isinstance(value, torch.Tensor):

@@ -3,6 +3,8 @@
 * ours: paths of `mpafer_jax.backbones.clip.model`, joined with '/'; a tower's K layers are stacked on a leading axis;
 * 'pytorch': names of transformers' `CLIPModel` (model.safetensors, pytorch_model.bin); linear weights are [out, in],
   convolutions [out, in, rows, cols];
+* 'openai': names of OpenAI's program and of open_clip; layouts as PyTorch's, but queries, keys and values are one
+  tensor, and the projections into the joint space are plain matrices [W, D], as ours;
 * 'flax': paths of transformers 4's `FlaxCLIPModel` (flax_model.msgpack), joined with '/'; layouts as ours.
 """
 
@@ -10,7 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import fnmatch
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from concurrent import futures
 from typing import Any, Literal, cast
 
@@ -22,7 +24,8 @@ from flax import traverse_util
 from mpafer_jax.backbones.clip.model import ClipConfig, TextConfig, VisionConfig
 from mpafer_jax.runtime.workers import usable_cores
 
-Format = Literal["pytorch", "flax"]
+Format = Literal["pytorch", "openai", "flax"]
+WrittenFormat = Literal["pytorch", "flax"]
 Array = npt.NDArray[Any]
 Params = dict[str, Any]
 
@@ -32,8 +35,18 @@ DTYPES: dict[str, np.dtype[Any]] = {
     "float16": np.dtype(np.float16),
 }
 
-# Constants 0, 1, 2, ... that old releases of transformers saved as buffers, in both formats.
-IGNORED = ("*_model[./]embeddings[./]position_ids",)
+# Constants 0, 1, 2, ... that old releases of transformers saved as buffers.
+_POSITIONS = ("*_model[./]embeddings[./]position_ids",)
+# Tensors that no CLIP needs, as patterns.
+IGNORED: dict[Format, tuple[str, ...]] = {
+    "pytorch": _POSITIONS,
+    "flax": _POSITIONS,
+    "openai": (
+        *("input_resolution", "context_length", "vocab_size", "attn_mask"),  # constants of OpenAI's archives
+        # FaRL's masked image modelling, beside its CLIP.
+        *("visual.lm_transformer.*", "visual.ln_lm.*", "visual.lm_head*", "visual.mask_token"),
+    ),
+}
 
 _READABLE = ("float32", "float16", "bfloat16", "float64")
 
@@ -42,7 +55,9 @@ _READABLE = ("float32", "float16", "bfloat16", "float64")
 class _Leaf:
     """A tensor of a module: its name in each naming, '' if it has the module's name.
 
-    `axes` permutes our layout into PyTorch's; `only_last`: its shape is the last of the module's sizes.
+    `axes` permutes our layout into PyTorch's; `only_last`: its shape is the last of the module's sizes. OpenAI's name
+    (`openai`, None for PyTorch's) may be of a tensor with three parts, of which this is number `third`; `plain`:
+    OpenAI's layout is ours.
     """
 
     ours: str
@@ -50,54 +65,76 @@ class _Leaf:
     flax: str
     axes: tuple[int, ...] | None = None
     only_last: bool = False
+    openai: str | None = None
+    third: int | None = None
+    plain: bool = False
 
 
+_KERNEL = _Leaf("kernel", "weight", "kernel", axes=(1, 0))
 _BIAS = _Leaf("bias", "bias", "bias", only_last=True)
+
+
+def _in_one(third: int) -> tuple[_Leaf, ...]:
+    return tuple(dataclasses.replace(leaf, openai=f"in_proj_{leaf.pytorch}", third=third) for leaf in (_KERNEL, _BIAS))
+
+
 _KINDS: dict[str, tuple[_Leaf, ...]] = {
-    "linear": (_Leaf("kernel", "weight", "kernel", axes=(1, 0)), _BIAS),
-    "projection": (_Leaf("kernel", "weight", "kernel", axes=(1, 0)),),
+    "linear": (_KERNEL, _BIAS),
+    "query": _in_one(0),
+    "key": _in_one(1),
+    "value": _in_one(2),
+    "projection": (dataclasses.replace(_KERNEL, openai="", plain=True),),
     "conv": (_Leaf("kernel", "weight", "kernel", axes=(3, 2, 0, 1)),),
     "norm": (_Leaf("scale", "weight", "scale"), _BIAS),
     "embedding": (_Leaf("embedding", "weight", "embedding"),),
-    "table": (_Leaf("", "weight", "embedding"),),
+    "table": (_Leaf("", "weight", "embedding", openai=""),),
     "parameter": (_Leaf("", "", ""),),
 }
 
-# Rows: (kind, our module, the Hub's module, sizes in our layout). Sizes: W width, I width of the MLP, D joint space,
-# P patch side, T positions (for images including the class position), V vocabulary.
-_Row = tuple[str, str, str, tuple[str | int, ...]]
+# Rows: (kind, our module, the Hub's module, OpenAI's module, sizes in our layout). Sizes: W width, I width of the MLP,
+# D joint space, P patch side, T positions (for images including the class position), V vocabulary.
+_Row = tuple[str, str, str, str, tuple[str | int, ...]]
 _LAYER: tuple[_Row, ...] = (
-    ("norm", "ln_1", "layer_norm1", ("W",)),
-    ("linear", "attn/q_proj", "self_attn.q_proj", ("W", "W")),
-    ("linear", "attn/k_proj", "self_attn.k_proj", ("W", "W")),
-    ("linear", "attn/v_proj", "self_attn.v_proj", ("W", "W")),
-    ("linear", "attn/out_proj", "self_attn.out_proj", ("W", "W")),
-    ("norm", "ln_2", "layer_norm2", ("W",)),
-    ("linear", "mlp/fc1", "mlp.fc1", ("W", "I")),
-    ("linear", "mlp/fc2", "mlp.fc2", ("I", "W")),
+    ("norm", "ln_1", "layer_norm1", "ln_1", ("W",)),
+    ("query", "attn/q_proj", "self_attn.q_proj", "attn", ("W", "W")),
+    ("key", "attn/k_proj", "self_attn.k_proj", "attn", ("W", "W")),
+    ("value", "attn/v_proj", "self_attn.v_proj", "attn", ("W", "W")),
+    ("linear", "attn/out_proj", "self_attn.out_proj", "attn.out_proj", ("W", "W")),
+    ("norm", "ln_2", "layer_norm2", "ln_2", ("W",)),
+    ("linear", "mlp/fc1", "mlp.fc1", "mlp.c_fc", ("W", "I")),
+    ("linear", "mlp/fc2", "mlp.fc2", "mlp.c_proj", ("I", "W")),
 )
+
+
+def _layers(ours: str, hub: str, openai: str) -> tuple[_Row, ...]:
+    return tuple(
+        (kind, f"{ours}/blocks/{o}", f"{hub}.encoder.layers.{{layer}}.{h}", f"{openai}.resblocks.{{layer}}.{a}", sizes)
+        for kind, o, h, a, sizes in _LAYER
+    )
+
+
+_V, _T = "vision_model.embeddings", "text_model.embeddings"
 _TABLE: dict[str, tuple[_Row, ...]] = {
     "visual": (
-        ("parameter", "visual/class_embedding", "vision_model.embeddings.class_embedding", ("W",)),
-        ("conv", "visual/patch_embedding", "vision_model.embeddings.patch_embedding", ("P", "P", 3, "W")),
-        ("table", "visual/position_embedding", "vision_model.embeddings.position_embedding", ("T", "W")),
-        ("norm", "visual/ln_pre", "vision_model.pre_layrnorm", ("W",)),  # the Hub's spelling
-        *((k, f"visual/blocks/{o}", f"vision_model.encoder.layers.{{layer}}.{h}", s) for k, o, h, s in _LAYER),
-        ("norm", "visual/ln_post", "vision_model.post_layernorm", ("W",)),
-        ("projection", "visual/projection", "visual_projection", ("W", "D")),
+        ("parameter", "visual/class_embedding", f"{_V}.class_embedding", "visual.class_embedding", ("W",)),
+        ("conv", "visual/patch_embedding", f"{_V}.patch_embedding", "visual.conv1", ("P", "P", 3, "W")),
+        ("table", "visual/position_embedding", f"{_V}.position_embedding", "visual.positional_embedding", ("T", "W")),
+        ("norm", "visual/ln_pre", "vision_model.pre_layrnorm", "visual.ln_pre", ("W",)),  # the Hub's spelling
+        *_layers("visual", "vision_model", "visual.transformer"),
+        ("norm", "visual/ln_post", "vision_model.post_layernorm", "visual.ln_post", ("W",)),
+        ("projection", "visual/projection", "visual_projection", "visual.proj", ("W", "D")),
     ),
     "text": (
-        ("embedding", "text/token_embedding", "text_model.embeddings.token_embedding", ("V", "W")),
-        ("table", "text/position_embedding", "text_model.embeddings.position_embedding", ("T", "W")),
-        *((k, f"text/blocks/{o}", f"text_model.encoder.layers.{{layer}}.{h}", s) for k, o, h, s in _LAYER),
-        ("norm", "text/ln_final", "text_model.final_layer_norm", ("W",)),
-        ("projection", "text/projection", "text_projection", ("W", "D")),
-        ("parameter", "logit_scale", "logit_scale", ()),
+        ("embedding", "text/token_embedding", f"{_T}.token_embedding", "token_embedding", ("V", "W")),
+        ("table", "text/position_embedding", f"{_T}.position_embedding", "positional_embedding", ("T", "W")),
+        *_layers("text", "text_model", "transformer"),
+        ("norm", "text/ln_final", "text_model.final_layer_norm", "ln_final", ("W",)),
+        ("projection", "text/projection", "text_projection", "text_projection", ("W", "D")),
+        ("parameter", "logit_scale", "logit_scale", "logit_scale", ()),
     ),
 }
 
 _BAND = 32  # columns
-_OPENAIS = "visual.class_embedding"  # in OpenAI's and open_clip's format
 _SHOWN = 5  # tensor names in an error
 
 
@@ -108,16 +145,21 @@ class Rule:
     Attributes:
       path: ours, e.g. 'visual/blocks/mlp/fc1/kernel'.
       tower: 'visual' or 'text'.
-      pytorch, flax: names in a checkpoint, with '{layer}' if K layers are stacked in ours.
+      pytorch, openai, flax: names in a checkpoint, with '{layer}' if K layers are stacked in ours.
       axes: permutation from our layout (of one layer) to PyTorch's; None for the same layout.
+      openai_axes: the same to OpenAI's.
+      third: which third of OpenAI's tensor it is, along its first axis; None for all of it.
       sizes: symbolic sizes in our layout, without the layer axis.
     """
 
     path: str
     tower: str
     pytorch: str
+    openai: str
     flax: str
     axes: tuple[int, ...] | None
+    openai_axes: tuple[int, ...] | None
+    third: int | None
     sizes: tuple[str | int, ...]
 
     @property
@@ -127,7 +169,7 @@ class Rule:
 
     def names(self, file_format: Format, num_layers: int) -> list[str]:
         """Names in a checkpoint, one per layer if stacked."""
-        template = self.pytorch if file_format == "pytorch" else self.flax
+        template = {"pytorch": self.pytorch, "openai": self.openai, "flax": self.flax}[file_format]
         return [template.format(layer=layer) for layer in range(num_layers)] if self.stacked else [template]
 
     def shape(self, config: ClipConfig) -> tuple[int, ...]:
@@ -135,26 +177,47 @@ class Rule:
         sizes = _sizes(config.vision if self.tower == "visual" else config.text, config.projection_dim)
         return tuple(size if isinstance(size, int) else sizes[size] for size in self.sizes)
 
-    def to_file(self, array: Array, file_format: Format) -> Array:
+    def file_shape(self, config: ClipConfig, file_format: Format) -> tuple[int, ...]:
+        """Shape of one layer's tensor in a checkpoint."""
+        shape, axes = self.shape(config), self._axes(file_format)
+        shape = tuple(shape[axis] for axis in axes) if axes else shape
+        return (3 * shape[0], *shape[1:]) if file_format == "openai" and self.third is not None else shape
+
+    def to_file(self, array: Array, file_format: WrittenFormat) -> Array:
         """Converts one layer's array to the layout of `file_format`."""
-        return array.transpose(self.axes) if self.axes and file_format == "pytorch" else array
+        axes = self._axes(file_format)
+        return array.transpose(axes) if axes else array
 
     def from_file(self, array: Array, file_format: Format) -> Array:
-        """Inverse of `to_file`."""
-        if not self.axes or file_format == "flax":
-            return array
-        return array.transpose([int(axis) for axis in np.argsort(self.axes)])
+        """Takes one layer's array from a checkpoint's tensor, as a view."""
+        if file_format == "openai" and self.third is not None:
+            size = len(array) // 3
+            array = array[self.third * size : (self.third + 1) * size]
+        axes = self._axes(file_format)
+        return array.transpose([int(axis) for axis in np.argsort(axes)]) if axes else array
+
+    def _axes(self, file_format: Format) -> tuple[int, ...] | None:
+        return {"pytorch": self.axes, "openai": self.openai_axes, "flax": None}[file_format]
 
 
 def _rules() -> tuple[Rule, ...]:
     rules: list[Rule] = []
     for tower, rows in _TABLE.items():
-        for kind, ours, hub, sizes in rows:
+        for kind, ours, hub, openai, sizes in rows:
             for leaf in _KINDS[kind]:
-                path = f"{ours}/{leaf.ours}" if leaf.ours else ours
-                pytorch = f"{hub}.{leaf.pytorch}" if leaf.pytorch else hub
-                flax = f"{hub}.{leaf.flax}".strip(".").replace(".", "/")
-                rules.append(Rule(path, tower, pytorch, flax, leaf.axes, sizes[-1:] if leaf.only_last else sizes))
+                rules.append(
+                    Rule(
+                        path=f"{ours}/{leaf.ours}".strip("/"),
+                        tower=tower,
+                        pytorch=f"{hub}.{leaf.pytorch}".strip("."),
+                        openai=f"{openai}.{leaf.pytorch if leaf.openai is None else leaf.openai}".strip("."),
+                        flax=f"{hub}.{leaf.flax}".strip(".").replace(".", "/"),
+                        axes=leaf.axes,
+                        openai_axes=None if leaf.plain else leaf.axes,
+                        third=leaf.third,
+                        sizes=sizes[-1:] if leaf.only_last else sizes,
+                    )
+                )
     return tuple(rules)
 
 
@@ -182,6 +245,16 @@ def unflatten(flat: Mapping[str, Any]) -> Params:
     return cast("Params", traverse_util.unflatten_dict(flat, sep="/"))
 
 
+def format_of(names: Collection[str]) -> Format:
+    """Whose names a checkpoint's tensors have, if it is not 'flax'."""
+    return "openai" if any(name.startswith(("visual.", "token_embedding.")) for name in names) else "pytorch"
+
+
+def is_ignored(name: str, file_format: Format) -> bool:
+    """Whether a tensor is one of `IGNORED`."""
+    return any(fnmatch.fnmatchcase(name, pattern) for pattern in IGNORED[file_format])
+
+
 def param_type(path: str, dtype: str) -> np.dtype[Any]:
     """Type of a parameter if the image tower is loaded as `dtype`, one of `DTYPES`.
 
@@ -205,12 +278,12 @@ def to_params(
 ) -> Params:
     """Converts a checkpoint's tensors to our parameters.
 
-    Names follow transformers' modeling_clip.py and modeling_flax_clip.py.
+    Names follow transformers' modeling_clip.py and modeling_flax_clip.py, and model.py of OpenAI's CLIP.
 
     Args:
       tensors: all tensors by name; float32, float16, bfloat16 or float64.
-      config: shape from config.json.
-      source_format: 'pytorch' or 'flax'.
+      config: shape of the CLIP.
+      source_format: naming and layout of the tensors.
       dtype: of the image tower, one of `DTYPES`; the rest is float32, see `param_type`.
       source: name of the checkpoint in errors, such as its path.
 
@@ -235,7 +308,7 @@ def to_params(
     with futures.ThreadPoolExecutor(usable_cores()) as pool:  # NumPy releases the GIL while copying
         finite = list(pool.map(_copy, *zip(*copies, strict=True)))
     if not all(finite):
-        broken = [name for name, is_finite in zip(copied, finite, strict=True) if not is_finite]
+        broken = list(dict.fromkeys(n for n, is_finite in zip(copied, finite, strict=True) if not is_finite))
         raise ValueError(
             f"{source} holds numbers that are NaN or infinite{_as(dtype)}, in {len(broken)} tensor(s): "
             f"{', '.join(broken[:_SHOWN])}{', ..' if len(broken) > _SHOWN else ''}. What made the file went wrong; "
@@ -261,17 +334,11 @@ def _copy(target: Array, source: Array) -> bool:
 
 def _check(tensors: Mapping[str, Array], config: ClipConfig, source_format: Format, source: str) -> None:
     """Raises ValueError with all tensors that do not fit."""
-    if any(name.endswith(_OPENAIS) for name in tensors):
-        raise ValueError(
-            f"{source} names its tensors as OpenAI's own program and open_clip do ({_OPENAIS}), which is not read; "
-            "expected are transformers' names (vision_model.., text_model..). The same CLIP in that form is on the Hub "
-            "(as openai/clip-vit-base-patch16 is), or transformers' convert_clip_original_pytorch_to_hf.py makes it"
-        )
     expected: dict[str, tuple[int, ...]] = {}
     for rule in RULES:
-        shape = rule.to_file(np.broadcast_to(np.float32(0), rule.shape(config)), source_format).shape
+        shape = rule.file_shape(config, source_format)
         expected.update(dict.fromkeys(rule.names(source_format, _num_layers(rule, config)), shape))
-    unknown = [n for n in tensors if n not in expected and not any(fnmatch.fnmatchcase(n, p) for p in IGNORED)]
+    unknown = [name for name in tensors if name not in expected and not is_ignored(name, source_format)]
     problems = [f"missing: {name} {list(expected[name])}" for name in expected if name not in tensors]
     problems += [f"unknown: {name} {list(tensors[name].shape)}" for name in unknown]
     for name, shape in expected.items():
@@ -283,13 +350,13 @@ def _check(tensors: Mapping[str, Array], config: ClipConfig, source_format: Form
             problems.append(f"{name}: found type {tensors[name].dtype.name}, expected one of {', '.join(_READABLE)}")
     if problems:
         raise ValueError(
-            f"{source} does not hold the CLIP that its config.json describes; {len(problems)} tensor(s) differ:\n  "
+            f"{source} does not hold the CLIP that its configuration describes; {len(problems)} tensor(s) differ:\n  "
             + "\n  ".join(problems)
-            + "\nCheck that config.json and the weights belong together, or download both again."
+            + "\nCheck that configuration and weights belong together, or download both again."
         )
 
 
-def to_tensors(params: Params, target_format: Format = "pytorch") -> dict[str, Array]:
+def to_tensors(params: Params, target_format: WrittenFormat = "pytorch") -> dict[str, Array]:
     """Converts our parameters to a checkpoint's tensors: the inverse of `to_params`.
 
     Returns:

@@ -15,6 +15,7 @@ from mpafer_jax.runtime.texts import clean_text
 SOS = "<|startoftext|>"
 EOS = "<|endoftext|>"
 _END_OF_WORD = "</w>"
+CLIPS_VOCABULARY = 49408  # tokens of `files.CLIPS_TOKENIZER`
 
 
 class Tokenizer:

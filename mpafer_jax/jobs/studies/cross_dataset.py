@@ -121,7 +121,7 @@ class Matrix:
             "prompts": trained.digest,
             "clip": trained.description.clip_hash,
             "model": trained.description.model_sections().model_dump(
-                mode="json", exclude={"clip": {"name", "revision", "cache_dir", "remat"}}
+                mode="json", exclude={"clip": {"name", "revision", "cache_dir", "activation", "remat"}}
             ),
             "normalization": trained.description.normalization(),
             "images": target.split.fingerprint,
@@ -173,7 +173,7 @@ class Matrix:
     ) -> tuple[build.Experiment, checkpoints.Params, Config]:
         section = trained.description.model_sections().clip
         config = trained.description.applied_to(config.model_copy(update={"clip": section}))
-        place = (section.name, section.revision, section.cache_dir, section.dtype)
+        place = (section.name, section.revision, section.cache_dir, section.dtype, section.activation)
         if place not in self._clips:
             self._clips[place] = build.load_frozen_clip(config)
         clip = self._clips[place]

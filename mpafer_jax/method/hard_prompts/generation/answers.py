@@ -11,7 +11,14 @@ from typing import Any, cast
 import pydantic
 
 from mpafer_jax.backbones.clip.tokenizer import load_tokenizer
-from mpafer_jax.backbones.files import SHIPPED, file_names, find_files, has_tokenizer
+from mpafer_jax.backbones.files import (
+    CONFIG,
+    OPEN_CLIP_CONFIG,
+    SHIPPED,
+    file_names,
+    find_files,
+    has_tokenizer,
+)
 from mpafer_jax.config.expressions import CANONICAL_NAMES, canonical_name
 from mpafer_jax.method.hard_prompts.bank import ACTION_UNITS
 from mpafer_jax.method.hard_prompts.generation.backends import Reply
@@ -54,22 +61,29 @@ def load_budget(clip: str, tokens: int = 0, *, revision: str = "main", cache_dir
       revision, cache_dir: see `files.find_files`.
     """
     folder = SHIPPED.get(clip) or home_expanded(clip)
-    if not (folder.is_dir() and has_tokenizer(file_names(folder))):
-        folder = find_files(clip, revision=revision, cache_dir=cache_dir).folder
-    tokenizer = load_tokenizer(folder)
-    positions = _positions(folder / "config.json")
+    names = file_names(folder) if folder.is_dir() else set[str]()
+    if has_tokenizer(names):
+        tokenizer, config = load_tokenizer(folder), folder / (OPEN_CLIP_CONFIG if OPEN_CLIP_CONFIG in names else CONFIG)
+    else:
+        files = find_files(clip, revision=revision, cache_dir=cache_dir)
+        tokenizer, config = load_tokenizer(files.tokenizer), files.config
+    positions = _positions(config)
     if tokens > positions:
         raise ValueError(f"{tokens} tokens do not fit the {positions} positions of {clip}")
     return TokenBudget(clip, tokenizer.encode, tokens or positions)
 
 
-def _positions(config: Path) -> int:
-    if not config.is_file():
+def _positions(config: Path | None) -> int:
+    if config is None or not config.is_file():
         return _CLIPS_POSITIONS
     try:
-        text = cast("dict[str, dict[str, Any]]", json.loads(config.read_text(encoding="utf-8"))).get("text_config")
-        return int((text or {}).get("max_position_embeddings", _CLIPS_POSITIONS))
-    except (ValueError, TypeError, AttributeError) as error:
+        raw = cast("dict[str, Any]", json.loads(config.read_text(encoding="utf-8")))
+        section, field = "text_config", "max_position_embeddings"
+        if config.name == OPEN_CLIP_CONFIG:
+            raw, section, field = raw["model_cfg"], "text_cfg", "context_length"
+        text = cast("dict[str, dict[str, Any]]", raw).get(section)
+        return int((text or {}).get(field, _CLIPS_POSITIONS))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{config} is no configuration of a CLIP: {error}") from error
 
 
