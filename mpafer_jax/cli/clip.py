@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from mpafer_jax.cli.runner import command, path
+from mpafer_jax.cli.runner import argument, command, path
 
 
 @command(
@@ -28,3 +28,45 @@ def pretrain(arguments: argparse.Namespace) -> None:
     if distributed.is_first():
         for name, value in summary["held_out"].items():
             print(f"{name}: {value:.4f}")
+
+
+@command(
+    "clip convert",
+    argument("source", metavar="SOURCE", help="a file, a folder, OpenAI's ViT-B/16, or a repository of the Hub"),
+    path("out", metavar="FOLDER", help="new folder"),
+    argument(
+        "--activation", choices=("quick_gelu", "gelu"), default="", help="of the towers, if the source does not say it"
+    ),
+    argument("--revision", default="main", help="branch, tag or commit of a repository"),
+    argument("--cache_dir", default="", metavar="FOLDER", help="as config.clip.cache_dir"),
+)
+def convert(arguments: argparse.Namespace) -> None:
+    """Converts a CLIP to the Hub's layout, which is read without PyTorch.
+
+        mpafer-jax clip convert ~/.cache/clip/ViT-B-16.pt clips/vit_b16
+        mpafer-jax clip convert ViT-B/16 clips/vit_b16
+
+    Writes config.json, model.safetensors (float32), the tokenizer's files and, where mean and standard deviation of the
+    images are known, preprocessor_config.json. `--config.clip.name=clips/vit_b16` takes that folder, as transformers
+    does. It counts as the same CLIP as SOURCE: prompts trained on one fit the other. docs/clip.md lists what is read,
+    and what files do not say.
+    """
+    from mpafer_jax.backbones.convert import convert_clip
+
+    clip = convert_clip(
+        arguments.source,
+        arguments.out,
+        revision=arguments.revision,
+        cache_dir=arguments.cache_dir,
+        activation=arguments.activation,
+    )
+    spec = clip.backbone.spec
+    print(
+        f"{arguments.out}: {spec.vision.num_layers} layers of {spec.vision.width} for images of {spec.image_size} "
+        f"pixels, {spec.text.num_layers} of {spec.text.width} for texts; content hash {clip.content_hash[:16]}"
+    )
+    if clip.image_mean is None:
+        print(
+            "The source says no mean and standard deviation of its images, so there is no preprocessor_config.json: "
+            "training takes config.data.mean and config.data.std, prediction with --zero_shot needs the file"
+        )
