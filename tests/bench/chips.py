@@ -62,7 +62,6 @@ class Slice:
 
     @property
     def device_share(self) -> float:
-        """Chips per device."""
         return self.num_chips / len(self.devices)
 
 
@@ -71,10 +70,6 @@ def describe_slice(name: str) -> Slice:
 
     Args:
       name: generation and chips along each axis of the torus: v5e:4x4, v6e:2x4, v4:2x2x2, v5p:4x4x4.
-
-    Raises:
-      ModuleNotFoundError: libtpu, with the compiler, is not installed.
-      TopologyError: no such generation or shape.
     """
     generation, _, shape = name.partition(":")
     sizes = [int(size) for size in shape.split("x") if size.isdecimal()]

@@ -40,14 +40,10 @@ class Worker:
 
         Args:
           name: one of `worker.CONTENDERS`.
-          folder: of the problem.
           remat: of our contender, as `config.clip.remat`.
           threads: number of cores and threads, 0 for all.
           cache: folder of the compilation cache, or None.
           log: file for stderr; None for this process's stderr.
-
-        Raises:
-          BenchmarkError: it did not start.
         """
         self.name = name
         self._log = log.open("a", encoding="utf-8") if log else None
@@ -67,15 +63,9 @@ class Worker:
         self.import_seconds = self.age()
 
     def age(self) -> float:
-        """Seconds since the start of the process."""
         return time.monotonic() - self._started
 
     def ask(self, do: str, **details: Any) -> dict[str, Any]:
-        """Sends a request to the worker and waits for its response.
-
-        Raises:
-          BenchmarkError: the request failed, or the process ended.
-        """
         pipe = self._process.stdin
         if pipe is None:
             raise BenchmarkError(f"{self.name} was ended already")
@@ -84,7 +74,6 @@ class Worker:
         return self._read()
 
     def seconds(self, measure: str, calls: int = 1) -> float:
-        """Mean seconds per call of a block of calls."""
         return float(self.ask("time", measure=measure, calls=calls)["seconds"])
 
     def _read(self) -> dict[str, Any]:

@@ -51,12 +51,10 @@ class Report:
 
     @property
     def memory(self) -> int:
-        """Bytes of a device's memory that the step needs."""
         return self.arguments + self.results + self.temporaries + self.program
 
     @property
     def available(self) -> float:
-        """Bytes of a device's memory."""
         return self.where.chip.hbm_bytes * self.where.device_share
 
     def bounds(self) -> dict[str, float]:
@@ -71,11 +69,6 @@ class Report:
 
 
 def check(config: Config, where: Slice, step: str, num_classes: int | None) -> Report:
-    """Compiles a step for a slice and measures it.
-
-    Raises:
-      ConfigError: the CLIP or the number of classes is unknown, or the batch cannot be split over the slice.
-    """
     size = config.train.batch_size // config.train.accumulate if step == "train" else config.eval.batch_size
     if size % len(where.devices):
         raise ConfigError(
@@ -103,7 +96,6 @@ def check(config: Config, where: Slice, step: str, num_classes: int | None) -> R
 
 
 def describe(report: Report, config: Config) -> str:
-    """The report as text."""
     where, bounds = report.where, report.bounds()
     by = max(bounds, key=bounds.__getitem__)
     exchanged = [f"{c.count} {c.kind} of {c.num_bytes / 1e6:.3f} MB together" for c in report.traffic.collectives]

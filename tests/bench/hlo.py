@@ -42,7 +42,6 @@ class Instruction:
 
     @property
     def called(self) -> tuple[str, ...]:
-        """Names of called computations."""
         return tuple(name for found in _CALLED.findall(self.attributes) for name in _NAME.findall(found))
 
 
@@ -54,7 +53,6 @@ class Computation:
     root: str
 
     def parameters(self) -> dict[int, Instruction]:
-        """Parameters by number."""
         return {int(i.literal): i for i in self.instructions.values() if i.opcode == "parameter"}
 
 
@@ -106,11 +104,7 @@ def array_bytes(shape: str, *, main_memory_only: bool = False) -> int:
 
 
 def measure_traffic(text: str) -> Traffic:
-    """Measures the traffic of a program's text (`compiled.as_text()`).
-
-    Raises:
-      ValueError: not an HLO program.
-    """
+    """Measures the traffic of a program's text (`compiled.as_text()`)."""
     program = _Program(*_parse(text))
     counts: collections.Counter[str] = collections.Counter()
     amounts: collections.Counter[str] = collections.Counter()
@@ -169,7 +163,6 @@ class _Program:
 
     @functools.cache  # noqa: B019 - lives as long as one analysis
     def memory_bytes(self, name: str) -> int:
-        """Main-memory traffic of one run of a computation."""
         computation = self.computations[name]
         return sum(self._of_instruction(computation, i) for i in computation.instructions.values())
 

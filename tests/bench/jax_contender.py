@@ -29,7 +29,11 @@ from tests.bench.problem import Arrays, Problem
 
 
 class JaxContender:
-    """See `measures.Contender`."""
+    """An implementation of the problem, loaded; functions compile on their first call. `TorchContender` has the same.
+
+    Attributes:
+      device: "cpu", or the accelerator's name.
+    """
 
     def __init__(self, problem: Problem, *, remat: str) -> None:
         """Loads the problem; `remat` as `config.clip.remat`.
@@ -89,17 +93,20 @@ class JaxContender:
 
     @property
     def device(self) -> str:
-        """See `measures.Contender`."""
         return "cpu" if jax.default_backend() == "cpu" else devices.kind()
 
     def peak_memory(self) -> int:
-        """See `measures.Contender`."""
+        """Peak bytes: of the process on a CPU, else of the device."""
         if self.device == "cpu":
             return timing.peak_memory_bytes()
         return int(cast(Any, jax.devices()[0]).memory_stats()["peak_bytes_in_use"])
 
     def check(self) -> Arrays:
-        """See `measures.Contender`."""
+        """Outputs, losses and gradients at the initial prompts, from the functions that are timed; resets the prompts.
+
+        'logits' [B, C], 'image_features' [B, D], 'patch_features' [B, N, D], 'text_features' [C, D], 'losses' [5]
+        (in the order of `measures.LOSSES`), 'gradient_ctx', 'gradient_visual_prompts', 'eval_cross_entropy' [] (mean).
+        """
         arrays, decay = self._problem.arrays, self._problem.setting.weight_decay
         metrics = devices.to_host(self._update())
         trace = devices.to_host(optax.tree.get(self._state.opt_state, "trace"))
@@ -127,7 +134,7 @@ class JaxContender:
         }
 
     def calls(self) -> measures.Calls:
-        """See `measures.Contender`."""
+        """Timed functions by measure; each waits for its results."""
         one = {name: value[:, :1] for name, value in self._batch.items()}
         return {
             measures.TRAIN: lambda: _finish(self._update()),

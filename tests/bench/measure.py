@@ -31,7 +31,7 @@ class Start:
       ready: the CLIP is loaded.
       first_step: end of the first training step.
       step: duration of a later training step.
-      peak_memory: bytes after a few training steps, see `measures.Contender.peak_memory`.
+      peak_memory: bytes after a few training steps, see `JaxContender.peak_memory`.
     """
 
     imported: float
@@ -42,7 +42,6 @@ class Start:
 
     @property
     def compile(self) -> float:
-        """Extra seconds of the first step over a later one."""
         return max(0.0, self.first_step - self.ready - self.step)
 
 
@@ -51,7 +50,7 @@ class Results:
     """Measurements on a problem.
 
     Attributes:
-      device: see `measures.Contender.device`.
+      device: see `JaxContender.device`.
       seconds: by measure and contender, mean seconds per call in each turn.
       starts: by contender, "cold" and "warm" (with a compilation cache), of each attempt.
       errors: by contender, largest error of each output against ours, relative to its largest entry.
@@ -66,7 +65,6 @@ class Results:
     flops: Mapping[str, float]
 
     def as_json(self) -> dict[str, Any]:
-        """For `files.write_json`."""
         return dataclasses.asdict(self)
 
 
@@ -96,11 +94,7 @@ class Options:
 
 
 def run(setting: Setting, options: Options) -> Results:
-    """Runs all measurements on a problem.
-
-    Raises:
-      BenchmarkError: a contender fails, or its results differ from ours; nothing is timed then.
-    """
+    """Runs all measurements on a problem; nothing is timed where a contender's results differ from ours."""
     with tempfile.TemporaryDirectory() as name:
         folder = pathlib.Path(name)
         problem = problem_lib.write(folder / "problem", setting)
@@ -116,11 +110,6 @@ def run(setting: Setting, options: Options) -> Results:
 
 
 def same_device(found: Mapping[str, str]) -> str:
-    """The device of all contenders, from the `device` of each.
-
-    Raises:
-      BenchmarkError: they differ.
-    """
     (first, *others) = set(found.values())
     if others:
         each = ", ".join(f"{name} on {device}" for name, device in found.items())
@@ -140,15 +129,8 @@ def _outputs(worker: Worker, folder: pathlib.Path) -> Arrays:
 
 
 def check_equal(outputs: Mapping[str, Arrays], tolerance: float) -> dict[str, dict[str, float]]:
-    """Largest error of each contender's outputs against the first's, relative to the output's largest entry.
-
-    Args:
-      outputs: by contender, results of `Contender.check`.
-      tolerance: maximum error.
-
-    Raises:
-      BenchmarkError: lists all errors above the tolerance or not finite.
-    """
+    """Largest error of each contender's outputs (of `JaxContender.check`) against the first's, relative to the output's
+    largest entry; a BenchmarkError lists those above the tolerance or not finite."""
     (reference_name, reference), *others = outputs.items()
     errors = {name: {key: _error(found[key], reference[key]) for key in reference} for name, found in others}
     wrong = [

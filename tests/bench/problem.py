@@ -84,12 +84,10 @@ class Problem:
 
     @property
     def clip_folder(self) -> pathlib.Path:
-        """The CLIP in the Hub's layout."""
         return self.folder / "clip"
 
     @property
     def clip_config(self) -> ClipConfig:
-        """The CLIP's shape."""
         return clip_config(self.setting.clip)
 
 
@@ -97,11 +95,6 @@ mean, std = OPENAI_MEAN, OPENAI_STD
 
 
 def write(folder: pathlib.Path, setting: Setting) -> Problem:
-    """Creates a problem in a new folder.
-
-    Raises:
-      FileExistsError: the folder already has a CLIP.
-    """
     config = clip_config(setting.clip)
     with tempfile.TemporaryDirectory() as tokenizer_folder:  # not used, but `save_clip` needs a tokenizer
         train_tokenizer(DEFAULT_TEXTS, tokenizer_folder, _SMALL_VOCABULARY)
@@ -120,7 +113,6 @@ def write(folder: pathlib.Path, setting: Setting) -> Problem:
 
 
 def read(folder: pathlib.Path) -> Problem:
-    """Reads the problem of `write`."""
     setting = Setting(**json.loads((folder / "setting.json").read_text(encoding="utf-8")))
     with np.load(folder / "arrays.npz", allow_pickle=False) as stored:
         return Problem(folder, setting, dict(stored))

@@ -15,7 +15,6 @@ _REFERENCE = "plain"
 
 
 def render(results: Results) -> str:
-    """All tables of a problem, with captions."""
     setting = results.setting
     parts = [
         f"CLIP {setting.clip}, {setting.precision}, batch {setting.batch_size}, {setting.num_classes} classes, "
@@ -62,7 +61,6 @@ def _rates(results: Results) -> str:
 
 
 def _starts(starts: Mapping[str, Mapping[str, Sequence[Start]]]) -> str:
-    """Medians over the attempts, in seconds and MiB."""
     lines: list[list[str]] = []
     for name, kinds in starts.items():
         for kind, attempts in kinds.items():

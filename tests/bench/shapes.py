@@ -45,11 +45,7 @@ class AbstractStep:
 
 
 def find_clip_config(config: Config) -> ClipConfig:
-    """The shape of the configured CLIP: known for OpenAI's, else read from config.json.
-
-    Raises:
-      ConfigError: it is not OpenAI's and cannot be found.
-    """
+    """The shape of the configured CLIP: known for OpenAI's, else read from config.json."""
     section = config.clip
     name = OPENAI[section.name].repository if section.name in OPENAI else section.name
     if name in PUBLISHED:
@@ -64,11 +60,7 @@ def find_clip_config(config: Config) -> ClipConfig:
 
 
 def count_classes(config: Config, num_classes: int | None = None) -> int:
-    """Number of classes of the configuration; `num_classes` if only the dataset knows.
-
-    Raises:
-      ConfigError: only the dataset knows, and `num_classes` is None.
-    """
+    """Number of classes of the configuration; `num_classes` if only the dataset knows."""
     if num_classes is not None:
         return num_classes
     names: Sequence[str] = config.data.class_names or READERS[config.data.dataset].class_names
@@ -80,7 +72,6 @@ def count_classes(config: Config, num_classes: int | None = None) -> int:
 
 
 def train_step(config: Config, clip: ClipConfig, num_classes: int, on: Sequence[Any]) -> AbstractStep:
-    """The training step on the given devices, as a run compiles it."""
     model = build.make_model(config, CLIP(clip), num_classes)
     params = model.learner.param_shapes()
     tx, _ = build.make_optimizer(config, model.learner, _NUM_STEPS)
@@ -99,7 +90,6 @@ def train_step(config: Config, clip: ClipConfig, num_classes: int, on: Sequence[
 
 
 def eval_step(config: Config, clip: ClipConfig, num_classes: int, on: Sequence[Any]) -> AbstractStep:
-    """The evaluation step on the given devices, as a run compiles it."""
     model = build.make_model(config, CLIP(clip), num_classes)
     step = steps.make_eval_step(Forward(model, config.data.mean, config.data.std))
     params = model.learner.param_shapes()

@@ -42,28 +42,38 @@ def run_command(out, *arguments):
     )
 
 
-def test_plain_pytorch_computes_the_same_and_the_tables_have_every_line(tmp_path):
-    done = run_command(tmp_path, "--contender=ours", "--contender=plain")
+def checked(tmp_path, *arguments):
+    """(results, table rows) of the benchmark of ours and the plain way, which compute the same."""
+    done = run_command(tmp_path, "--contender=ours", "--contender=plain", *arguments)
     assert done.returncode == 0, done.stderr
     text = (tmp_path / "benchmark.md").read_text()
     assert text in done.stdout
-    results = json.loads((tmp_path / "benchmark.json").read_text())
-    (one,) = results
-    assert one["setting"]["batch_size"] == 4
-    errors = one["errors"]["plain"]
+    (results,) = json.loads((tmp_path / "benchmark.json").read_text())
+    assert results["setting"]["batch_size"] == 4
+    errors = results["errors"]["plain"]
     assert {"logits", "losses", "gradient_ctx", "gradient_visual_prompts"} < errors.keys()
     assert max(errors.values()) <= 1e-4
-    assert list(one["seconds"]) == ALL_MEASURES
-    for by_name in one["seconds"].values():
-        assert {name: len(values) for name, values in by_name.items()} == {"ours": 2, "plain": 2}
-    for kinds in one["starts"].values():
+    return results, [line for line in text.splitlines() if line.startswith("| ")]
+
+
+def test_plain_pytorch_computes_the_same(tmp_path):
+    results, rows = checked(tmp_path, "--starts=0", "--measure=eval_step")
+    assert {name: len(values) for name, values in results["seconds"]["eval_step"].items()} == {"ours": 2, "plain": 2}
+    # A header and a line each of times and of rates.
+    assert len(rows) == 4
+    assert [cell.strip() for cell in rows[0].split("|")[2:]] == ["ours", "plain PyTorch", "plain PyTorch / ours", ""]
+
+
+@pytest.mark.slow
+def test_the_tables_have_every_line(tmp_path):
+    results, rows = checked(tmp_path)
+    assert list(results["seconds"]) == ALL_MEASURES
+    for kinds in results["starts"].values():
         (cold,), (warm,) = kinds["cold"], kinds["warm"]
         assert 0 < cold["imported"] < cold["ready"] < cold["first_step"]
         assert warm["peak_memory"] > 100e6
-    rows = [line for line in text.splitlines() if line.startswith("| ")]
     # Three tables with a header: times, rates of ours, and starts of both, cold and warm.
     assert len(rows) == (1 + len(ALL_MEASURES)) + (1 + 3) + (1 + 4)
-    assert [cell.strip() for cell in rows[0].split("|")[2:]] == ["ours", "plain PyTorch", "plain PyTorch / ours", ""]
 
 
 @pytest.mark.slow
@@ -84,6 +94,7 @@ def ours(folder, tmp_path_factory):
     return check("ours", folder, tmp_path_factory.mktemp("ours") / "outputs.npz")
 
 
+@pytest.mark.slow
 def test_other_numbers_are_refused(tmp_path, folder, ours):
     """A temperature that one of them has wrong changes losses and gradients, and not the logits."""
     wrong = tmp_path / "wrong"
@@ -99,6 +110,7 @@ def test_other_numbers_are_refused(tmp_path, folder, ours):
         measure.check_equal(outputs, 1e-4)
 
 
+@pytest.mark.slow
 def test_in_bfloat16_both_round_and_agree(tmp_path, ours):
     """Products are rounded by both, which the same weights in float32 show, and not so much that they disagree."""
     problem.write(tmp_path / "rounded", dataclasses.replace(SETTING, precision="bfloat16"))

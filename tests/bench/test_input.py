@@ -4,7 +4,7 @@ import pytest
 from PIL import Image
 
 from mpafer_jax.config.schema import Config
-from tests.bench import input as input_lib
+from tests.bench import benchmark_input as input_lib
 from tests.config.test_config import build
 
 pytestmark = pytest.mark.bench

@@ -23,7 +23,6 @@ class Spread:
 
     @classmethod
     def of(cls, values: Sequence[float]) -> Spread:
-        """From one or more values."""
         return cls(statistics.median(values), min(values), max(values))
 
 
@@ -39,10 +38,6 @@ def alternate(blocks: Mapping[str, Callable[[], float]], repeats: int) -> dict[s
     """Measures several blocks in turns: one of each in every turn, by name.
 
     Every turn starts with the next block, so that the order rotates.
-
-    Args:
-      blocks: functions that measure a block and return its seconds.
-      repeats: number of turns.
     """
     names = list(blocks)
     found: dict[str, list[float]] = {name: [] for name in names}
@@ -59,6 +54,5 @@ def ratios(numerator: Sequence[float], denominator: Sequence[float]) -> Spread:
 
 
 def peak_memory_bytes() -> int:
-    """Peak resident memory of this process."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else 1024 * peak  # KiB on Linux

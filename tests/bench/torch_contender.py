@@ -15,10 +15,9 @@ from tests.bench.problem import Arrays, Problem
 
 
 class TorchContender:
-    """See `measures.Contender`."""
+    """See `JaxContender`."""
 
     def __init__(self, problem: Problem, *, compiled: bool) -> None:
-        """Loads the problem; `compiled`: whether to use `torch.compile`."""
         self._problem, self._compiled = problem, compiled
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         rounded = problem.setting.precision != "float32"
@@ -48,17 +47,14 @@ class TorchContender:
 
     @property
     def device(self) -> str:
-        """See `measures.Contender`."""
         return "cpu" if self._device.type == "cpu" else torch.cuda.get_device_name(self._device)
 
     def peak_memory(self) -> int:
-        """See `measures.Contender`."""
         if self._device.type == "cpu":
             return timing.peak_memory_bytes()
         return torch.cuda.max_memory_allocated(self._device)
 
     def check(self) -> Arrays:
-        """See `measures.Contender`."""
         logits, terms = self._train_step()
         decay, arrays = self._problem.setting.weight_decay, self._problem.arrays
         gradients = {  # after the first update SGD's buffer is the gradient plus weight decay
@@ -84,7 +80,6 @@ class TorchContender:
         }
 
     def calls(self) -> measures.Calls:
-        """See `measures.Contender`."""
         return {
             measures.TRAIN: self._train_step,
             measures.EVAL: lambda: self._evaluate(self._pixels, self._labels),
@@ -150,7 +145,6 @@ class TorchContender:
         return product
 
     def _finish(self) -> None:
-        """Synchronises the device; no-op on a CPU."""
         if self._device.type == "cuda":
             torch.cuda.synchronize(self._device)
 
