@@ -20,6 +20,7 @@ setup(
     packages=find_packages(include=["mpafer_jax", "mpafer_jax.*"]),
     package_data={
         "mpafer_jax.inference.demo": ["templates/*"],
+        "mpafer_jax.inference.export": ["templates/*"],
         "mpafer_jax.method.hard_prompts": ["*.json"],
         "mpafer_jax.evaluation.report": ["templates/*"],
         "mpafer_jax.data.synthface": ["*.json"],

@@ -29,7 +29,7 @@ from typing import Any
 import numpy as np
 
 from mpafer_jax.artifacts.run_dir import flatten
-from mpafer_jax.config.redaction import PLACES, without_place, without_places
+from mpafer_jax.config.redaction import LOCAL_PATHS, redact, redact_value
 from mpafer_jax.config.schema import Config
 from mpafer_jax.config.semantics import free_fields
 from mpafer_jax.evaluation.protocol import to_markdown
@@ -277,29 +277,28 @@ def joined(path: pathlib.Path, record: Record, runs: Iterable[FinishedRun]) -> l
 
 def _settings(record: Record) -> dict[str, Any]:
     """Point -> all that makes its configuration, but the seed, as it is published."""
-    record = _without_places(record)
+    record = _redacted(record)
     return {point.key: (record.sweep.base, record.overrides, point.changes) for point in record.sweep.points}
 
 
-def _without_places(record: Record) -> Record:
+def _redacted(record: Record) -> Record:
     points = tuple(
-        dataclasses.replace(point, changes=without_places(point.changes, told_apart=True))
-        for point in record.sweep.points
+        dataclasses.replace(point, changes=redact(point.changes, told_apart=True)) for point in record.sweep.points
     )
-    overrides = tuple(_override_without_place(override) for override in record.overrides)
+    overrides = tuple(_redacted_override(override) for override in record.overrides)
     return dataclasses.replace(record, overrides=overrides, sweep=dataclasses.replace(record.sweep, points=points))
 
 
-def _override_without_place(override: str) -> str:
+def _redacted_override(override: str) -> str:
     flag, _, text = override.partition("=")
     field = flag.removeprefix("--config.")
-    if field not in PLACES:
+    if field not in LOCAL_PATHS:
         return override
     try:
         value: Any = ast.literal_eval(text)  # as several banks are given
     except (ValueError, SyntaxError):
         value = text
-    found = without_place(field, value)
+    found = redact_value(field, value)
     return f"{flag}={found if isinstance(found, str) else repr(found)}"
 
 
@@ -311,13 +310,13 @@ def write_sweep(path: pathlib.Path, record: Record, runs: Iterable[FinishedRun])
       record: of the sweep.
       runs: those that have ended.
     """
-    lines: list[dict[str, Any]] = [dataclasses.asdict(_without_places(record))]
+    lines: list[dict[str, Any]] = [dataclasses.asdict(_redacted(record))]
     for run in runs:
         config = {name: value for name, value in flatten(run.config).items() if name not in free_fields(Config)}
-        config = without_places(config)
+        config = redact(config)
         summary = {name: value for name, value in run.summary.items() if name != _NAMES_FOLDERS}
         clip = summary["clip"]
-        summary["clip"] = {**clip, "name": without_place("clip.name", clip["name"])}
+        summary["clip"] = {**clip, "name": redact_value("clip.name", clip["name"])}
         correct = None if run.correct is None else "".join("01"[right] for right in run.correct.tolist())
         lines.append({"name": run.name, "config": config, "summary": summary, "correct": correct})
     files.write_text(path, "".join(json.dumps(line, separators=(",", ":")) + "\n" for line in lines))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 from collections.abc import Sequence
 
@@ -19,17 +18,10 @@ from mpafer_jax.method.hard_prompts.templates import build_hard_prompts, prompt_
 from mpafer_jax.runtime.errors import CheckpointError
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class LoadedModel:
-    """A checkpoint's model (`experiment`), prompts (`params`) and description."""
-
-    experiment: build.Experiment
-    params: checkpoints.Params
-    description: Description
-
-
-def load_model(path: str | os.PathLike[str], which: checkpoints.Which, clip: str = "") -> LoadedModel:
-    """Loads a checkpoint with its backbone.
+def load_model(
+    path: str | os.PathLike[str], which: checkpoints.Which, clip: str
+) -> tuple[build.Experiment, checkpoints.Params, Description]:
+    """A checkpoint's model with its backbone, its prompts and its description.
 
     Args:
       path: as for `checkpoints.load`.
@@ -62,7 +54,7 @@ def load_model(path: str | os.PathLike[str], which: checkpoints.Which, clip: str
     model.learner.check(params)
     names = description.class_names
     experiment = build.assemble(model, loaded, names, description.prompt_names, description.hard_prompts)
-    return LoadedModel(experiment.with_patch_weights(description.patch_weights), params, description)
+    return experiment.with_patch_weights(description.patch_weights), params, description
 
 
 def for_classes(

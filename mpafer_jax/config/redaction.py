@@ -17,13 +17,12 @@ from mpafer_jax.config.schema import Config
 # runs of a sweep.
 _ON_THE_HUB = re.compile(r"\w[\w.-]*/\w[\w.@-]*")
 
-
-PLACES: Mapping[str, LocalPath] = {  # by dotted name
+LOCAL_PATHS: Mapping[str, LocalPath] = {  # by dotted name
     name: setting.path for name, setting in settings(Config).items() if setting.path is not None
 }
 
 
-def without_places(values: Mapping[str, Any], prefix: str = "", *, told_apart: bool = False) -> dict[str, Any]:
+def redact(values: Mapping[str, Any], prefix: str = "", *, told_apart: bool = False) -> dict[str, Any]:
     """Redacts the local paths of a configuration or of a section.
 
     Args:
@@ -35,17 +34,17 @@ def without_places(values: Mapping[str, Any], prefix: str = "", *, told_apart: b
     for name, value in values.items():
         at = prefix + name
         if isinstance(value, Mapping):
-            found[name] = without_places(cast(Mapping[str, Any], value), f"{at}.", told_apart=told_apart)
+            found[name] = redact(cast(Mapping[str, Any], value), f"{at}.", told_apart=told_apart)
         else:
-            found[name] = without_place(at, value, told_apart=told_apart) if at in PLACES else value
+            found[name] = redact_value(at, value, told_apart=told_apart) if at in LOCAL_PATHS else value
     return found
 
 
-def without_place(field: str, value: Any, *, told_apart: bool = False) -> Any:
-    """Redacts the value of one of `PLACES`: a string, or each string of a sequence."""
+def redact_value(field: str, value: Any, *, told_apart: bool = False) -> Any:
+    """Redacts the value of one of `LOCAL_PATHS`: a string, or each string of a sequence."""
     if not isinstance(value, str):
-        return type(value)(without_place(field, one, told_apart=told_apart) for one in value)
-    keeps = PLACES[field].keeps
+        return type(value)(redact_value(field, one, told_apart=told_apart) for one in value)
+    keeps = LOCAL_PATHS[field].keeps
     if keeps == "nothing" and not told_apart:
         return ""
     return value if keeps == "hub name" and _ON_THE_HUB.fullmatch(value) else pathlib.PurePath(value).name

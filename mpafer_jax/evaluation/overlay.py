@@ -13,6 +13,7 @@ TILE = 224  # pixels, side of each image
 # Low to high, with evenly rising brightness: the order survives greyscale printing and colour blindness.
 _RAMP = np.array([(20, 20, 70), (80, 30, 130), (180, 50, 110), (240, 120, 60), (255, 225, 120)], np.float32)
 _PAPER = (255, 255, 255)
+_STRENGTH = 0.6  # opacity of a map at the hottest patch; a third of it at the coldest
 
 
 def colors(values: npt.NDArray[np.floating]) -> Pixels:
@@ -22,19 +23,18 @@ def colors(values: npt.NDArray[np.floating]) -> Pixels:
     return np.round(np.stack(channels, axis=-1)).astype(np.uint8)
 
 
-def heat_overlay(pixels: Pixels, heat: Floats, side: int = TILE, *, strength: float = 0.6) -> Image.Image:
+def heat_overlay(pixels: Pixels, heat: Floats, side: int = TILE) -> Image.Image:
     """A heat map laid over a greyscale version of its image.
 
     Args:
       pixels: uint8[S, S, 3].
       heat: [rows, columns] in 0..1; values outside are clipped.
       side: of the result in pixels.
-      strength: opacity of the map at the hottest patch; a third of it at the coldest.
     """
     face = np.asarray(Image.fromarray(pixels).convert("L").resize((side, side), Image.Resampling.BICUBIC), np.float32)
     levels = np.round(255 * np.clip(heat, 0, 1)).astype(np.uint8)
     smooth = np.asarray(Image.fromarray(levels).resize((side, side), Image.Resampling.BILINEAR), np.float32) / 255
-    share = strength * (1 + 2 * smooth[..., None]) / 3
+    share = _STRENGTH * (1 + 2 * smooth[..., None]) / 3
     return Image.fromarray(np.round(face[..., None] * (1 - share) + colors(smooth) * share).astype(np.uint8))
 
 

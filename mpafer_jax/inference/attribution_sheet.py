@@ -15,31 +15,37 @@ from mpafer_jax.runtime import files
 
 _CAPTION, _GAP = 20, 8  # pixels
 _LONGEST_STEM = 100  # characters of an input's name used in output names
-_PHRASES = 8  # shown
+PHRASES = 8  # shown
 _INK, _PAPER = (30, 30, 30), (255, 255, 255)
 
 
 def sheet(explanation: Explanation) -> Image.Image:
-    """Draws an explanation: the face, the map of each class by falling probability, rollout, phrases.
-
-    Class maps are `Explanation.contrast_maps` on one colour scale; outlined patches make the class's local score.
-    """
+    """Draws an explanation: the face, `class_tiles`, rollout, phrases."""
     prediction = explanation.prediction
     if prediction.pixels is None:
         raise ValueError("an image of an explanation needs the prediction's pixels")
     tiles = [(Image.fromarray(prediction.pixels).resize((TILE, TILE), Image.Resampling.BICUBIC), "what the model saw")]
-    maps = explanation.contrast_maps
-    if maps is not None and prediction.top_patches is not None:
-        heats = scaled(maps)
-        order: list[int] = np.argsort(-prediction.probabilities, kind="stable").tolist()
-        for index in order:
-            tile = heat_overlay(prediction.pixels, heats[index])
-            outline_patches(tile, prediction.top_patches[index], prediction.grid)
-            name, share = prediction.class_names[index], prediction.probabilities[index]
-            tiles.append((tile, f"{name} {100 * share:.1f}%"))
+    shares = dict(zip(prediction.class_names, prediction.probabilities, strict=True))
+    tiles += [(tile, f"{name} {100 * shares[name]:.1f}%") for name, tile in class_tiles(explanation).items()]
     attended = f"attention (prompts {100 * explanation.prompt_share:.0f}%)"
     tiles.append((heat_overlay(prediction.pixels, scaled(explanation.rollout)), attended))
-    return _arranged(tiles, explanation.phrases[:_PHRASES])
+    return _arranged(tiles, explanation.phrases[:PHRASES])
+
+
+def class_tiles(explanation: Explanation) -> dict[str, Image.Image]:
+    """Heat maps over the face by class, by falling probability; empty without a local score.
+
+    They are `Explanation.contrast_maps` on one colour scale; outlined patches make the class's local score.
+    """
+    prediction, maps = explanation.prediction, explanation.contrast_maps
+    if maps is None or prediction.top_patches is None or prediction.pixels is None:
+        return {}
+    heats, tiles = scaled(maps), dict[str, Image.Image]()
+    order: list[int] = np.argsort(-prediction.probabilities, kind="stable").tolist()
+    for index in order:
+        tile = tiles[prediction.class_names[index]] = heat_overlay(prediction.pixels, heats[index])
+        outline_patches(tile, prediction.top_patches[index], prediction.grid)
+    return tiles
 
 
 def _arranged(tiles: list[tuple[Image.Image, str]], phrases: tuple[tuple[Phrase, float], ...]) -> Image.Image:

@@ -8,7 +8,7 @@ import dataclasses
 import os
 from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent import futures
-from typing import Any
+from typing import Any, cast
 
 import jax
 import numpy as np
@@ -16,18 +16,25 @@ import numpy.typing as npt
 from PIL import Image
 
 from mpafer_jax.artifacts import checkpoints
+from mpafer_jax.artifacts.description import TrainedOn
+from mpafer_jax.artifacts.loaded import load_model
 from mpafer_jax.backbones.base import Outputs, Pretrained
+from mpafer_jax.backbones.registry import load_backbone
+from mpafer_jax.config.expressions import check_class_names
 from mpafer_jax.config.schema import PromptGranularity
 from mpafer_jax.data import preprocess
 from mpafer_jax.data.preprocess import Pixels
-from mpafer_jax.inference import loading
 from mpafer_jax.inference.batching import BATCH_SIZES, PaddedFunction
 from mpafer_jax.inference.faces import Face, FaceCrop
 from mpafer_jax.inference.inputs import ImageLike, Input, InputImage, as_input
-from mpafer_jax.inference.loading import ReadyModel
 from mpafer_jax.inference.results import Failure, NoFace, Prediction, Result, Source
-from mpafer_jax.method.forward import Forward
-from mpafer_jax.method.hard_prompts.bank import Bank
+from mpafer_jax.method import build
+from mpafer_jax.method.forward import Forward, Rgb
+from mpafer_jax.method.hard_prompts.bank import Bank, load_banks
+from mpafer_jax.method.hard_prompts.features import class_features, encode_hard_prompts, text_encoder
+from mpafer_jax.method.hard_prompts.templates import build_hard_prompts, prompt_name
+from mpafer_jax.method.model import PromptedModel
+from mpafer_jax.method.prompts import Params, PromptLearner, check_names_differ
 from mpafer_jax.method.state import Frozen
 from mpafer_jax.runtime import devices, workers
 from mpafer_jax.runtime.errors import ImageError
@@ -35,6 +42,7 @@ from mpafer_jax.runtime.finite import check_rows, finite_rows
 
 _THREADS = min(16, workers.usable_cores() + 2)  # more than the cores, since reading waits for the disk
 _NOT_FINITE = "the model's logits are NaN or infinite; see whether its checkpoint is of a run that went well"
+_PAPER_TOP_K, _PAPER_PATCHES = 16, 196
 Cropper = Callable[[Image.Image], Sequence[FaceCrop]]
 
 
@@ -57,24 +65,37 @@ class Predictor:
       forward: the forward pass from stored images.
     """
 
-    def __init__(self, ready: ReadyModel, *, batch_sizes: Sequence[int] = BATCH_SIZES) -> None:
+    def __init__(
+        self,
+        experiment: build.Experiment,
+        params: Params,
+        text_features: jax.Array,
+        *,
+        trained_on: TrainedOn,
+        mean: Rgb,
+        std: Rgb,
+        batch_sizes: Sequence[int] = BATCH_SIZES,
+    ) -> None:
         """Puts everything on the devices; compiles nothing yet.
 
         Args:
-          ready: the model.
+          experiment: the model.
+          params: of its prompt learner.
+          text_features: theta(t) [C, D].
+          trained_on: training data, if any, and CLIP.
+          mean, std: of the backbone's normalisation of R, G, B in 0..1.
           batch_sizes: batch sizes to pad to, ascending; the largest bounds the memory.
 
         Raises:
           ValueError: batch sizes are not positive and ascending.
         """
-        experiment = ready.experiment
         self.model, self.tokenizer = experiment.model, experiment.tokenizer
         self.class_names, self.hard_prompts = experiment.class_names, experiment.hard_prompts
-        self.trained_on = ready.trained_on
+        self.trained_on = trained_on
         self.image_size, self.grid = experiment.image_size, self.model.backbone.spec.grid
-        self.frozen, self.params = experiment.frozen, devices.replicate(ready.params)
-        self.text_features = devices.replicate(ready.text_features)
-        self.forward = Forward(self.model, ready.mean, ready.std)
+        self.frozen, self.params = experiment.frozen, devices.replicate(params)
+        self.text_features = devices.replicate(text_features)
+        self.forward = Forward(self.model, mean, std)
         arguments = (self.params, self.frozen, self.text_features)
         self._classify = PaddedFunction(self._predict, arguments, self.image_size, batch_sizes)
 
@@ -98,7 +119,14 @@ class Predictor:
         Raises:
           CheckpointError: no checkpoint, one of another version, or its CLIP is missing or another.
         """
-        return cls(loading.from_checkpoint(path, which, clip), batch_sizes=batch_sizes)
+        experiment, params, description = load_model(path, which, clip)
+        mean, std = (cast(Rgb, tuple(description.normalization()[name])) for name in ("mean", "std"))
+        encode_texts: Any = jax.jit(Forward(experiment.model, mean, std).encode_texts)
+        text_features = encode_texts(params, experiment.frozen)
+        trained_on = description.trained_on
+        return cls(
+            experiment, params, text_features, trained_on=trained_on, mean=mean, std=std, batch_sizes=batch_sizes
+        )
 
     @classmethod
     def zero_shot(
@@ -131,16 +159,39 @@ class Predictor:
           ConfigError: fewer than two classes, an empty name, or two names of one class.
           ValueError: the CLIP's image normalisation is unknown, or it has fewer patches than `top_k`.
         """
-        ready = loading.zero_shot(
-            clip,
-            class_names,
-            bank,
-            granularity=granularity,
-            paraphrases=paraphrases,
-            top_k=top_k,
+        class_names = check_class_names(class_names, "class_names", at_least=2)
+        loaded = load_backbone(clip) if isinstance(clip, str) else clip
+        if loaded.image_mean is None or loaded.image_std is None:
+            raise ValueError(
+                f"{loaded.name} says no mean and std of its images (no preprocessor_config.json), so they are unknown"
+            )
+        if isinstance(bank, str):
+            bank = load_banks((bank,), paraphrases)
+        hard_prompts = build_hard_prompts(class_names, 2 if bank is None else 3, bank, granularities=granularity)
+        names = [prompt_name(name) for name in class_names]
+        encode = loaded.load_tokenizer().encode
+        check_names_differ(names, encode)
+        num_patches = loaded.backbone.spec.num_patches
+        model = PromptedModel(
+            loaded.backbone,
+            PromptLearner(),
+            top_k=top_k or max(1, round(num_patches * _PAPER_TOP_K / _PAPER_PATCHES)),
             local_weight=local_weight,
         )
-        return cls(ready, batch_sizes=batch_sizes)
+        if local_weight and model.top_k > num_patches:
+            raise ValueError(f"top_k is {top_k}, {loaded.name} has {num_patches} patches")
+        experiment = build.assemble(model, loaded, class_names, names, hard_prompts)
+        encoder = text_encoder(model, experiment.frozen.backbone, encode)
+        text_features, _ = encode_hard_prompts({"own": hard_prompts}, encoder)["own"]
+        return cls(
+            experiment,
+            {},
+            class_features(text_features),
+            trained_on=TrainedOn("", 0, loaded.name),
+            mean=loaded.image_mean,
+            std=loaded.image_std,
+            batch_sizes=batch_sizes,
+        )
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} of {', '.join(self.class_names)}; {self.trained_on}>"

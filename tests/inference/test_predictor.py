@@ -15,12 +15,13 @@ from PIL import Image
 
 from mpafer_jax.artifacts import checkpoints
 from mpafer_jax.artifacts.description import TrainedOn
+from mpafer_jax.artifacts.loaded import load_model
 from mpafer_jax.backbones.clip.model import CLIP
 from mpafer_jax.backbones.registry import load_backbone
 from mpafer_jax.config.expressions import canonical_name
 from mpafer_jax.data.normalize import normalize
 from mpafer_jax.data.preprocess import resize
-from mpafer_jax.inference import Failure, Prediction, Predictor, loading
+from mpafer_jax.inference import Failure, Prediction, Predictor
 from mpafer_jax.jobs import evaluate
 from mpafer_jax.method.prompts import tokenize
 from mpafer_jax.runtime.errors import CheckpointError, ConfigError, ImageError, NonFiniteError, PromptError
@@ -55,13 +56,20 @@ def test_every_kind_of_input_is_the_same_image(predictor, faces):
 
 
 def test_an_image_whose_logits_are_not_finite_is_no_class(trained, faces):
-    ready = loading.from_checkpoint(trained, "best", "")
-    clip = ready.experiment.frozen.backbone
+    experiment, params, description = load_model(trained, "best", "")
+    clip = experiment.frozen.backbone
     # Black is 0 with this mean, and stays finite under weights that everything else overflows with.
     embedding = {"kernel": clip["visual"]["patch_embedding"]["kernel"] * np.float32(1e38)}
     clip = {**clip, "visual": {**clip["visual"], "patch_embedding": embedding}}
-    experiment = ready.experiment.with_frozen(backbone=clip)
-    broken = Predictor(dataclasses.replace(ready, experiment=experiment, mean=(0.0, 0.0, 0.0)), batch_sizes=(1, 4))
+    broken = Predictor(
+        experiment.with_frozen(backbone=clip),
+        params,
+        Predictor.from_checkpoint(trained).text_features,
+        trained_on=description.trained_on,
+        mean=(0.0, 0.0, 0.0),
+        std=(1.0, 1.0, 1.0),
+        batch_sizes=(1, 4),
+    )
     black = np.zeros((64, 64, 3), np.uint8)
     found = list(broken.stream([black, faces[0], black]))
     assert [type(result) for result in found] == [Prediction, Failure, Prediction]
@@ -78,7 +86,7 @@ def test_an_image_whose_logits_are_not_finite_is_no_class(trained, faces):
 
 def test_prompts_of_another_shape_are_named(trained):
     params, _, _ = checkpoints.load(trained, "best")
-    learner = loading.from_checkpoint(trained, "best", "").experiment.model.learner
+    learner = Predictor.from_checkpoint(trained).model.learner
     learner.check(params)
     other = {
         "ctx": params["ctx"][1:],

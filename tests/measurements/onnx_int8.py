@@ -17,7 +17,7 @@ from onnxruntime.quantization import QuantType, quantize_dynamic
 from mpafer_jax.artifacts import checkpoints
 from mpafer_jax.config.data_section import SynthfaceSection
 from mpafer_jax.data.readers import synthface
-from mpafer_jax.inference import Predictor, loading
+from mpafer_jax.inference import Predictor
 from mpafer_jax.inference.export import check
 from mpafer_jax.inference.export import onnx as export
 from mpafer_jax.inference.export.programs import program
@@ -42,7 +42,7 @@ def main(run: str, out: str) -> None:
     index = synthface.read(section, ())
     assert index.class_names == description.class_names
     predictor = Predictor.from_checkpoint(run, batch_sizes=(_BATCH,))
-    found = program(loading.from_checkpoint(run, "best", ""))
+    found = program(predictor)
     exported = export.save_onnx(folder, found, batch_size=0)
     quantized = folder / "predictor_int8.onnx"
     quantize_dynamic(exported, quantized, weight_type=QuantType.QInt8)

@@ -19,13 +19,16 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
+from PIL import Image
 
 from mpafer_jax.artifacts.description import TrainedOn
 from mpafer_jax.config import redaction
 from mpafer_jax.evaluation import overlay
 from mpafer_jax.evaluation.report.images import data_uri
+from mpafer_jax.inference.attribution_sheet import PHRASES, class_tiles
 from mpafer_jax.inference.demo.answer import Answer, Answerer
 from mpafer_jax.inference.demo.guard import Guard, Hosts
+from mpafer_jax.inference.results import Prediction
 from mpafer_jax.runtime.errors import ImageError
 
 _LARGEST_FILE = "32mb"
@@ -86,7 +89,7 @@ def build(answerer: Answerer, *, finds_faces: bool, trained_on: TrainedOn | None
         except ImageError as error:
             raise gr.Error(f"This is no image that can be read: {error}", print_exception=False) from error
         note = f"**{answer.note}**" if answer.note else ""
-        return answer.probabilities, note, explanation(answer)
+        return _probabilities(answer.explanation.prediction), note, explanation(answer)
 
     with gr.Blocks(title="MPA-FER", analytics_enabled=False) as page:
         gr.Markdown(f"# Facial expressions\n\n{_ABOUT}")
@@ -129,22 +132,29 @@ def explanation(answer: Answer) -> str:
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("mpafer_jax.inference.demo"), autoescape=True, undefined=jinja2.StrictUndefined
     )
-    maps = [
-        (data_uri(image, overlay.TILE), name, answer.probabilities[name]) for name, image in answer.heat_maps.items()
-    ]
-    phrases = [(text, name, _REGIONS.get(region, region), score) for text, name, region, score in answer.phrases]
+    explained, prediction = answer.explanation, answer.explanation.prediction
+    assert prediction.pixels is not None  # it was explained
+    seen = Image.fromarray(prediction.pixels)
+    probabilities = _probabilities(prediction)
     return environment.get_template("explanation.html").render(
         photo=data_uri(answer.photo, None),
-        found=answer.face is not None,
-        seen=data_uri(answer.seen, None),
-        heat_maps=maps,
-        phrases=phrases,
+        found=prediction.face is not None,
+        seen=data_uri(seen, overlay.TILE),
+        heat_maps=[(data_uri(tile, None), name, probabilities[name]) for name, tile in class_tiles(explained).items()],
+        phrases=[
+            (phrase.text, phrase.class_name, _REGIONS.get(phrase.granularity, phrase.granularity), score)
+            for phrase, score in explained.phrases[:PHRASES]
+        ],
     )
+
+
+def _probabilities(prediction: Prediction) -> dict[str, float]:
+    return dict(zip(prediction.class_names, prediction.probabilities.tolist(), strict=True))
 
 
 def model_line(trained_on: TrainedOn) -> str:
     """The model's training data and limits as Markdown; the path of a local CLIP is redacted."""
-    told = dataclasses.replace(trained_on, clip=redaction.without_place("clip.name", trained_on.clip))
+    told = dataclasses.replace(trained_on, clip=redaction.redact_value("clip.name", trained_on.clip))
     warning = trained_on.warning
     return f"The model: {told}." + (f"\n\n**{warning[0].upper()}{warning[1:]}.**" if warning else "")
 

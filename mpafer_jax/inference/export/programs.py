@@ -20,15 +20,14 @@ import numpy.typing as npt
 
 from mpafer_jax.backbones.base import Outputs
 from mpafer_jax.backbones.clip.rules import flatten, unflatten
-from mpafer_jax.inference.loading import ReadyModel
-from mpafer_jax.method.forward import Forward
+from mpafer_jax.data.preprocess import Pixels
+from mpafer_jax.inference.predictor import Predictor
 from mpafer_jax.runtime import files
 
 PROGRAM = "predictor.stablehlo"
 WEIGHTS = "weights.safetensors"
 
 Weights = dict[str, Any]  # by path, joined with '/'
-Pixels = npt.NDArray[np.uint8]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,15 +48,15 @@ class Program:
     layer_norm_eps: float
 
 
-def program(ready: ReadyModel) -> Program:
-    """Makes a pure function of a model; evaluated prompts are arrays among its weights."""
-    model, frozen = ready.experiment.model, ready.experiment.frozen
-    forward = Forward(model, ready.mean, ready.std)
-    arrays, structure = cast(tuple[list[jax.Array], Any], jax.tree.flatten(forward.visual_prompts(ready.params)))
+def program(predictor: Predictor) -> Program:
+    """Makes a pure function of a predictor; evaluated prompts are arrays among its weights."""
+    forward, frozen = predictor.forward, predictor.frozen
+    backbone = forward.model.backbone
+    arrays, structure = cast(tuple[list[jax.Array], Any], jax.tree.flatten(forward.visual_prompts(predictor.params)))
     read = {
-        "backbone": model.backbone.image_params(frozen.backbone),
+        "backbone": backbone.image_params(frozen.backbone),
         "visual_prompts": {str(number): array for number, array in enumerate(arrays)},
-        "text_features": ready.text_features,
+        "text_features": predictor.text_features,
         **({} if frozen.patch_weights is None else {"patch_weights": frozen.patch_weights}),
     }
     weights = {name: np.asarray(value) for name, value in flatten(read).items()}
@@ -69,8 +68,7 @@ def program(ready: ReadyModel) -> Program:
         predicted = forward.predict(visual, read, pixels, values["text_features"])
         return {name: predicted[name] for name in ("logits", "probabilities", "patch_scores") if name in predicted}
 
-    spec = model.backbone.spec
-    return Program(weights, call, spec.image_size, spec.layer_norm_eps)
+    return Program(weights, call, backbone.spec.image_size, backbone.spec.layer_norm_eps)
 
 
 def pixels_shape(found: Program, batch_size: int) -> jax.ShapeDtypeStruct:

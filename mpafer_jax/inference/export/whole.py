@@ -17,8 +17,8 @@ from mpafer_jax.artifacts import checkpoints
 from mpafer_jax.artifacts.description import Description
 from mpafer_jax.artifacts.prompt_file import save_prompts
 from mpafer_jax.config import redaction
-from mpafer_jax.inference import loading
 from mpafer_jax.inference.export import card, check, onnx, programs
+from mpafer_jax.inference.predictor import Predictor
 from mpafer_jax.runtime import devices, files, locks
 from mpafer_jax.runtime.errors import ExportError
 
@@ -62,12 +62,12 @@ def export(
     details: dict[str, Any] = {}
     with _whole(out) as folder:
         params, description, step = checkpoints.load(path, which)
-        description = without_places(description)
+        description = redacted(description)
         if "prompts" in forms:
             save_prompts(folder, params, description.model_dump(mode="json"), step)
             checks["prompts"] = _check_prompts(folder, params)
         if set(forms) - {"prompts"}:
-            found = programs.program(loading.from_checkpoint(path, which, clip))
+            found = programs.program(Predictor.from_checkpoint(path, which=which, clip=clip))
             details = {"batch": batch_size or "any number", "size": found.image_size, "beside": not weights_inside}
             readers: dict[str, Callable[[], check.Run]] = {}
             if "stablehlo" in forms:
@@ -116,12 +116,12 @@ def _remove_if_empty(folder: Path) -> None:
         folder.rmdir()
 
 
-def without_places(description: Description) -> Description:
+def redacted(description: Description) -> Description:
     """The description with local paths redacted."""
     return description.model_copy(
         update={
-            "config": redaction.without_places(description.config),
-            "clip_name": redaction.without_place("clip.name", description.clip_name),
+            "config": redaction.redact(description.config),
+            "clip_name": redaction.redact_value("clip.name", description.clip_name),
         }
     )
 

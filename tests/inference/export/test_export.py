@@ -22,9 +22,10 @@ from mpafer_jax.artifacts import checkpoints, prompt_file
 from mpafer_jax.cli import export as cli
 from mpafer_jax.config import redaction
 from mpafer_jax.evaluation import protocol
-from mpafer_jax.inference import Predictor, loading
+from mpafer_jax.inference import Predictor
 from mpafer_jax.inference.export import card, check, whole
 from mpafer_jax.jobs import train
+from mpafer_jax.method.forward import Forward
 from mpafer_jax.runtime.errors import CheckpointError, ExportError
 from tests import needs, tiny
 from tests.jobs import runs
@@ -91,7 +92,7 @@ def test_prompts_are_a_checkpoint(exported, finished):
     assert params.keys() == own.keys()
     for name, value in own.items():
         np.testing.assert_array_equal(params[name], value)
-    assert description == whole.without_places(own_description)
+    assert description == whole.redacted(own_description)
     assert own_description.config["data"]["dir"] not in (exported / "prompts.safetensors").read_bytes().decode(
         "latin-1"
     )
@@ -101,7 +102,7 @@ def test_prompts_are_a_checkpoint(exported, finished):
 def test_no_place_of_the_machine_is_in_any_file(sample, finished, tmp_path):
     params, description, step = checkpoints.load(finished[0], "best")
     config = json.loads(json.dumps(description.config))
-    for field in redaction.PLACES:
+    for field in redaction.LOCAL_PATHS:
         section, name = field.split(".")
         place = f"/home/alice/{name}"
         config[section][name] = [place] if isinstance(config[section][name], list) else place
@@ -199,10 +200,9 @@ def test_a_quantizer_finds_the_weights_of_onnx(tmp_path):
 
     from mpafer_jax.inference.export import onnx, programs
 
-    settings = {"granularity": ("holistic",), "paraphrases": 1, "top_k": 0, "local_weight": 1.0}
-    ready = loading.zero_shot("tiny-face-clip", ("happiness", "neutral"), "expressions", **settings)
-    layers = ready.experiment.model.backbone.spec.vision.num_layers
-    written = onnx.save_onnx(tmp_path, programs.program(ready), batch_size=0)
+    predictor = Predictor.zero_shot("tiny-face-clip", ("happiness", "neutral"), paraphrases=1)
+    layers = predictor.model.backbone.spec.vision.num_layers
+    written = onnx.save_onnx(tmp_path, programs.program(predictor), batch_size=0)
     model = onnx_lib.load(written)
     onnx_lib.checker.check_model(model, full_check=True)
     operators = collections.Counter(node.op_type for node in model.graph.node)
@@ -240,14 +240,13 @@ def test_programs_of_every_kind_of_model(tmp_path, changes, layers, batch_size):
     model = tiny.model(**changes, learner=tiny.learner(visual_layers=layers, before_norm=not every))
     params = model.learner.initial_params(3)
     params = jax.tree.map(lambda value: value + 0.3 * jax.random.normal(jax.random.key(4), value.shape), params)
-    ready = types.SimpleNamespace(  # what is read of a `ReadyModel`
-        experiment=types.SimpleNamespace(model=model, frozen=tiny.frozen(model).replace(patch_weights=weights)),
+    predictor = types.SimpleNamespace(  # what is read of a `Predictor`
+        forward=Forward(model, mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4)),
+        frozen=tiny.frozen(model).replace(patch_weights=weights),
         params=params,
         text_features=jax.random.normal(jax.random.key(5), (3, 20)),
-        mean=(0.5, 0.4, 0.3),
-        std=(0.2, 0.3, 0.4),
     )
-    found = programs.program(ready)
+    found = programs.program(predictor)
     programs.save_stablehlo(tmp_path, found, batch_size=0, platforms=("cpu",), weights_inside=True)
     pixels = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), np.uint8)
     expected = jax.jit(found.call)(found.weights, pixels)

@@ -168,7 +168,7 @@ def test_no_place_of_the_machine_is_published(sample, tmp_path):
     root, path = tmp_path / "s", tmp_path / "mine.jsonl"
     made.record(root, own, overrides=overrides)
     config = json.loads(runs.config(sample).to_json())
-    for field in redaction.PLACES:
+    for field in redaction.LOCAL_PATHS:
         section, name = field.split(".")
         config[section][name] = ["/home/alice/a.json"] if field == "hard_prompts.bank" else f"/home/alice/{name}"
     for point in points:

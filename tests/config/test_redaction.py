@@ -28,19 +28,19 @@ from tests.jobs import runs
     ],
 )
 def test_what_is_left_of_a_place(field, value, left):
-    assert redaction.without_place(field, value) == left
+    assert redaction.redact_value(field, value) == left
     section, name = field.split(".")
-    assert redaction.without_places({section: {name: value, "other": value}}) == {section: {name: left, "other": value}}
-    assert redaction.without_places({field: value, "seed": 3}) == {field: left, "seed": 3}
+    assert redaction.redact({section: {name: value, "other": value}}) == {section: {name: left, "other": value}}
+    assert redaction.redact({field: value, "seed": 3}) == {field: left, "seed": 3}
 
 
 def test_folders_that_tell_configurations_apart_keep_their_name():
-    assert redaction.without_places({"data.dir": "/home/alice/faces"}, told_apart=True) == {"data.dir": "faces"}
+    assert redaction.redact({"data.dir": "/home/alice/faces"}, told_apart=True) == {"data.dir": "faces"}
 
 
 def test_a_configuration_keeps_all_else(sample):
     before = runs.config(sample).model_dump(mode="json")
-    after = redaction.without_places(before)
+    after = redaction.redact(before)
     assert after["clip"]["name"] == "clip"
     changed = {name for name, value in flatten(after).items() if flatten(before)[name] != value}
     assert changed == {"clip.name", "data.dir"}
