@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -16,10 +16,11 @@ _PERPLEXITY = 30.0  # scikit-learn's default
 _ITERATIONS = 500  # half of its default, which is enough for a thousand points
 
 
-def embed_pair(before: Features, after: Features, seed: int = 0) -> tuple[Points, Points]:
+def embed_pair(before: Features, after: Features) -> tuple[Points, Points]:
     """t-SNE, by cosine distance, of the same images' features before and after training.
 
-    The second map starts from the first, so that points stay in place if their features barely change.
+    The first map starts from the principal components, the second from the first map, so that points stay in place if
+    their features barely change.
 
     Args:
       before: [n, D].
@@ -34,12 +35,13 @@ def embed_pair(before: Features, after: Features, seed: int = 0) -> tuple[Points
     tsne: Any = importlib.import_module("sklearn.manifold").TSNE
     perplexity = min(_PERPLEXITY, (len(before) - 1) / 3)
 
-    def embed(features: Features, start: Points) -> Points:
-        fit = tsne(perplexity=perplexity, metric="cosine", init=start, max_iter=_ITERATIONS, random_state=seed)
-        return np.asarray(fit.fit_transform(_normalized(features)), np.float32)
+    def embed(features: Features, start: Points | Literal["pca"]) -> Points:
+        fit = tsne(perplexity=perplexity, metric="cosine", init=start, max_iter=_ITERATIONS, random_state=0)
+        return np.asarray(fit.fit_transform(np.asarray(features, np.float32)), np.float32)
 
-    first = embed(before, _start(_principal_components(_normalized(before))))
-    return first, embed(after, _start(first))
+    first = embed(before, "pca")
+    # Scaled down as scikit-learn scales the principal components.
+    return first, embed(after, (first / max(float(first.std()), 1e-12) * 1e-4).astype(np.float32))
 
 
 def neighbour_agreement(features: Features, labels: npt.NDArray[np.integer], k: int = 10) -> float:
@@ -52,30 +54,8 @@ def neighbour_agreement(features: Features, labels: npt.NDArray[np.integer], k: 
       labels: int[n].
       k: number of neighbours, at most n - 1.
     """
-    if len(features) < 2:
-        raise ValueError(f"{len(features)} images have no neighbours")
-    unit = _normalized(features)
-    similarity = unit @ unit.T
-    np.fill_diagonal(similarity, -np.inf)
-    k = min(k, len(features) - 1)
-    nearest = np.argpartition(-similarity, k - 1, axis=1)[:, :k]
-    agree = np.equal(labels[nearest], labels[:, None])  # [n, k]
-    return float(agree.mean())
-
-
-def _normalized(features: Features) -> npt.NDArray[np.float32]:
-    values = np.asarray(features, np.float32)
-    return values / np.maximum(np.linalg.norm(values, axis=1, keepdims=True), 1e-12)
-
-
-def _principal_components(features: npt.NDArray[np.float32]) -> Points:
-    centered = features - features.mean(axis=0)
-    _, _, directions = np.linalg.svd(centered, full_matrices=False)
-    # The sign of a direction is arbitrary; fixed, so that no run draws a mirror image.
-    signs = np.sign(directions[:2].sum(axis=1, keepdims=True) + 1e-12)
-    return (centered @ (signs * directions[:2]).T).astype(np.float32)
-
-
-def _start(points: Points) -> Points:
-    """Scales points down for the initialisation of t-SNE."""
-    return (points / max(float(points.std()), 1e-12) * 1e-4).astype(np.float32)
+    neighbors: Any = importlib.import_module("sklearn.neighbors").NearestNeighbors(
+        n_neighbors=min(k, len(features) - 1), metric="cosine"
+    )
+    nearest: npt.NDArray[np.int64] = neighbors.fit(np.asarray(features, np.float32)).kneighbors(return_distance=False)
+    return float(np.equal(labels[nearest], labels[:, None]).mean())

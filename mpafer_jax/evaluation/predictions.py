@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from absl import logging
 
 from mpafer_jax.config.schema import Report
 from mpafer_jax.data import preprocess
@@ -108,6 +109,23 @@ class Predictions:
         if broken := not_finite({"logits": values["logits"]}):
             raise ReportError(f"{path} holds numbers that are NaN or infinite: {', '.join(broken)}")
         return cls(**values)
+
+    @classmethod
+    def load_result(cls, path: pathlib.Path, split: str, fingerprint: str, step: int) -> Predictions | None:
+        """The predictions behind a result. None without a file; with a warning, if they are of other images or another
+        step. Errors as for `load`.
+        """
+        if not path.is_file():
+            return None
+        stored = cls.load(path)
+        if (stored.split, stored.fingerprint, stored.step) != (split, fingerprint, step):
+            logging.warning(
+                "%s holds predictions of %s (%s) after step %d, the results are of %s (%s) after step %d; it is not "
+                "used",
+                *(path, stored.split, stored.fingerprint[:8], stored.step, split, fingerprint[:8], step),
+            )
+            return None
+        return stored
 
 
 def measure(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import csv
 import dataclasses
-from collections.abc import Mapping, Sequence
+import io
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from mpafer_jax.evaluation import protocol
@@ -69,6 +71,15 @@ def render_groups(summary: Mapping[str, Any]) -> str:
     ]
     note = "By what the dataset tells of its images, with 95% confidence intervals:"
     return "\n".join([note, "", *tables, ""]) if tables else ""
+
+
+def csv_text(header: Sequence[str], lines: Iterable[Sequence[object]]) -> str:
+    """A table as CSV; None becomes an empty cell."""
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow(header)
+    writer.writerows(lines)
+    return stream.getvalue()
 
 
 def markdown(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:

@@ -8,8 +8,6 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any, cast
 
-from absl import logging
-
 from mpafer_jax.artifacts.run_dir import EVALUATION_PREDICTIONS, TRAINING_PREDICTIONS, flatten
 from mpafer_jax.evaluation.predictions import Predictions
 from mpafer_jax.evaluation.protocol import reported_checkpoint, reported_split, selecting_split
@@ -94,20 +92,8 @@ def _measurement(
         return []
     step = int(scores["step"])
     name = f"{split} split, {title} (step {step})"
-    return [Measurement(name, split, step, scores[split], _predictions(path, split, fingerprints[split], step))]
-
-
-def _predictions(path: pathlib.Path, split: str, fingerprint: str, step: int) -> Predictions | None:
-    if not path.is_file():
-        return None
-    stored = Predictions.load(path)
-    if (stored.split, stored.fingerprint, stored.step) != (split, fingerprint, step):
-        logging.warning(
-            "%s holds predictions of %s (%s) after step %d, the results are of %s (%s) after step %d; it is not used",
-            *(path, stored.split, stored.fingerprint[:8], stored.step, split, fingerprint[:8], step),
-        )
-        return None
-    return stored
+    stored = Predictions.load_result(path, split, fingerprints[split], step)
+    return [Measurement(name, split, step, scores[split], stored)]
 
 
 def _json(path: pathlib.Path) -> dict[str, Any] | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import pathlib
 import time
@@ -16,12 +15,13 @@ from PIL import Image
 import mpafer_jax
 from mpafer_jax.artifacts.run_dir import REPORT
 from mpafer_jax.evaluation import feature_map, protocol, table
-from mpafer_jax.evaluation.calibration import Calibration, calibrate
+from mpafer_jax.evaluation.calibration import calibrate
 from mpafer_jax.evaluation.predictions import Predictions
 from mpafer_jax.evaluation.report import contents, images, plots
 from mpafer_jax.evaluation.report.contents import Contents, Measurement
 from mpafer_jax.method.losses import TERMS
 from mpafer_jax.runtime import files
+from mpafer_jax.runtime.console import duration
 from mpafer_jax.runtime.errors import ReportError
 
 # Titles of curves, in display order; other metrics follow by name.
@@ -81,7 +81,7 @@ def write_comparison(workdirs: Sequence[pathlib.Path], out: pathlib.Path) -> Non
         "comparison.html",
         title=f"{len(runs)} runs",
         lines=lines,
-        classes=list(dict.fromkeys(name for line in lines for name in line.recall)),
+        classes=list(dict.fromkeys(name for line in lines for name in line["metrics"]["recall"])),
         differs=_differing_images(names, runs),
         fields=_differing_fields(names, runs),
         names=names,
@@ -98,7 +98,7 @@ def _render(template: str, **values: Any) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"percent": _percent, "value": _value, "duration": _duration}
+    environment.filters |= {"percent": _percent, "value": _value, "duration": duration}
     return environment.get_template(template).render(
         **values, version=mpafer_jax.__version__, made=time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime())
     )
@@ -112,121 +112,78 @@ def _value(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"
+def _measured(part: Measurement, with_images: bool) -> dict[str, Any]:
+    """A measurement for the template, with its plots if its predictions are stored."""
+    shown: dict[str, Any] = {
+        "of": part,
+        "classes": _class_rows(part.metrics),
+        "groups": part.metrics.get("groups", {}),  # as in `ClassificationMetrics.groups`
+        "calibration": None,
+        "map": None,
+        "mistakes": [],
+    }
+    if (stored := part.predictions) is not None:
+        calibration = calibrate(stored.probabilities, stored.labels)
+        shown |= {
+            "calibration": calibration,
+            "reliability": plots.reliability(calibration, part.title),
+            "confidence": plots.confidences(calibration, part.title),
+            "map": _map(stored, part.title),
+            "mistakes": _mistakes(stored) if with_images else [],
+        }
+    return shown
 
 
-@dataclasses.dataclass(frozen=True)
-class _ClassRow:
-    name: str
-    count: int
-    recall: float | None
-    precision: float | None
-    f1: float | None
-
-
-@dataclasses.dataclass(frozen=True)
-class _Mistake:
-    name: str
-    true: str
-    said: str
-    confidence: float
-    probability_of_true: float
-    views: tuple[tuple[str, str], ...]  # (alternative text, data URI)
-
-
-@dataclasses.dataclass(frozen=True)
-class _Map:
-    before: plots.Plot
-    after: plots.Plot
-    agreement_before: float
-    agreement_after: float
-    agreement_chance: float
-    count: int
-
-
-@dataclasses.dataclass(frozen=True)
-class _Measured:
-    """A measurement with its plots; those of stored predictions are None or empty without them."""
-
-    of: Measurement
-    classes: tuple[_ClassRow, ...]
-    groups: Mapping[str, Any]  # as in `ClassificationMetrics.groups`
-    calibration: Calibration | None
-    reliability: plots.Plot | None
-    confidence: plots.Plot | None
-    map: _Map | None
-    mistakes: tuple[_Mistake, ...]
-
-
-def _measured(part: Measurement, with_images: bool) -> _Measured:
-    stored, groups = part.predictions, part.metrics.get("groups", {})
-    if stored is None:
-        return _Measured(part, _class_rows(part.metrics), groups, None, None, None, None, ())
-    calibration = calibrate(stored.probabilities, stored.labels)
-    return _Measured(
-        of=part,
-        classes=_class_rows(part.metrics),
-        groups=groups,
-        calibration=calibration,
-        reliability=plots.reliability(calibration, part.title),
-        confidence=plots.confidences(calibration, part.title),
-        map=_map(stored, part.title),
-        mistakes=_mistakes(stored) if with_images else (),
-    )
-
-
-def _class_rows(metrics: Mapping[str, Any]) -> tuple[_ClassRow, ...]:
+def _class_rows(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
     confusion = np.array(metrics["confusion"])
-    rows: list[_ClassRow] = []
+    rows: list[dict[str, Any]] = []
     for index, name in enumerate(metrics["class_names"]):
         hits, count, said = int(confusion[index, index]), int(confusion[index].sum()), int(confusion[:, index].sum())
         recall, precision = hits / count if count else None, hits / said if said else None
-        rows.append(_ClassRow(name, count, recall, precision, 2 * hits / (count + said) if count else None))
-    return tuple(rows)
+        f1 = 2 * hits / (count + said) if count else None
+        rows.append({"name": name, "count": count, "recall": recall, "precision": precision, "f1": f1})
+    return rows
 
 
-def _map(stored: Predictions, place: str) -> _Map | None:
+def _map(stored: Predictions, place: str) -> dict[str, Any] | None:
     if len(stored.mapped) < feature_map.MIN_IMAGES:
         return None
     labels = stored.labels[stored.mapped]
     before, after = feature_map.embed_pair(stored.features_before, stored.features_after)
     counts = np.bincount(labels).astype(np.float64)
-    return _Map(
-        before=plots.feature_map("Frozen CLIP", before, labels, stored.class_names, place),
-        after=plots.feature_map("With visual prompts", after, labels, stored.class_names, place),
-        agreement_before=feature_map.neighbour_agreement(stored.features_before, labels),
-        agreement_after=feature_map.neighbour_agreement(stored.features_after, labels),
-        agreement_chance=float(np.sum(counts * (counts - 1)) / (len(labels) * (len(labels) - 1))),
-        count=len(labels),
-    )
+    return {
+        "before": plots.feature_map("Frozen CLIP", before, labels, stored.class_names, place),
+        "after": plots.feature_map("With visual prompts", after, labels, stored.class_names, place),
+        "agreement_before": feature_map.neighbour_agreement(stored.features_before, labels),
+        "agreement_after": feature_map.neighbour_agreement(stored.features_after, labels),
+        "agreement_chance": float(np.sum(counts * (counts - 1)) / (len(labels) * (len(labels) - 1))),
+        "count": len(labels),
+    }
 
 
-def _mistakes(stored: Predictions) -> tuple[_Mistake, ...]:
-    shown: list[_Mistake] = []
+def _mistakes(stored: Predictions) -> list[dict[str, Any]]:
+    shown: list[dict[str, Any]] = []
     probabilities = stored.probabilities
     for row, position in enumerate(stored.mistakes[: len(stored.mistake_pixels)].tolist()):
         true, said = int(stored.labels[position]), int(probabilities[position].argmax())
         name, pixels = str(stored.names[position]), stored.mistake_pixels[row]
-        views = [(f"{name}, as the model saw it", images.data_uri(Image.fromarray(pixels)))]
+        views = [(f"{name}, as the model saw it", images.data_uri(Image.fromarray(pixels)))]  # alternative text, URI
         if row < len(stored.mistake_patch_scores):
             maps = images.heat_maps(pixels, stored.mistake_patch_scores[row], (said, true))
             for word, index, drawn in zip(("said", "true"), (said, true), maps, strict=True):
                 alt = f"where its patches speak for {stored.class_names[index]} ({word})"
                 views.append((alt, images.data_uri(drawn)))
         shown.append(
-            _Mistake(
-                name=name,
-                true=stored.class_names[true],
-                said=stored.class_names[said],
-                confidence=float(probabilities[position, said]),
-                probability_of_true=float(probabilities[position, true]),
-                views=tuple(views),
-            )
+            {
+                "name": name,
+                "true": stored.class_names[true],
+                "said": stored.class_names[said],
+                "confidence": float(probabilities[position, said]),
+                "probability_of_true": float(probabilities[position, true]),
+                "views": views,
+            }
         )
-    return tuple(shown)
+    return shown
 
 
 def _banner(found: Contents) -> str:
@@ -266,30 +223,18 @@ def _by_section(config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     return {name: fields for name, fields in sections.items() if fields}
 
 
-@dataclasses.dataclass(frozen=True)
-class _Line:
+def _line(name: str, run: Contents, part: Measurement) -> dict[str, Any]:
     """A row of the comparison."""
-
-    run: str
-    title: str
-    metrics: Mapping[str, Any]
-    ece: float | None
-    wall_seconds: float | None
-    recall: Mapping[str, float | None]
-
-
-def _line(name: str, run: Contents, part: Measurement) -> _Line:
     stored = part.predictions
     process: Mapping[str, Any] = {} if run.summary is None else run.summary["process"]
-    return _Line(
-        run=name,
-        title=part.title,
-        metrics=part.metrics,
-        ece=None if stored is None else calibrate(stored.probabilities, stored.labels).ece,
+    return {
+        "run": name,
+        "title": part.title,
+        "metrics": part.metrics,
+        "ece": None if stored is None else calibrate(stored.probabilities, stored.labels).ece,
         # After a resume only the last process's wall time is known.
-        wall_seconds=None if process.get("resumed_after_step") else process.get("wall_seconds"),
-        recall=part.metrics["recall"],
-    )
+        "wall_seconds": None if process.get("resumed_after_step") else process.get("wall_seconds"),
+    }
 
 
 def _distinct_names(workdirs: Sequence[pathlib.Path], runs: Sequence[Contents]) -> list[str]:

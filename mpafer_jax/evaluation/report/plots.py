@@ -53,16 +53,10 @@ _STYLE: dict[str, Any] = {
 
 @dataclasses.dataclass(frozen=True)
 class Plot:
-    """A figure of a page.
-
-    Attributes:
-      svg: inline SVG with `alt` as its accessible name.
-      alt: description in words and numbers.
-    """
+    """A figure of a page: inline SVG, whose accessible name describes it in words and numbers."""
 
     title: str
     svg: Markup
-    alt: str
 
 
 def curves(
@@ -225,7 +219,7 @@ def _plot(title: str, alt: str, draw: Callable[[Axes], None], size: tuple[float,
         figure = Figure(figsize=size, layout="constrained")
         draw(figure.add_subplot())
         figure.savefig(stream, format="svg", transparent=True, metadata=nothing)
-    return Plot(title, _inline(stream.getvalue(), alt), alt)
+    return Plot(title, _inline(stream.getvalue(), alt))
 
 
 def _inline(svg: str, alt: str) -> Markup:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import pathlib
 from collections.abc import Iterable, Sequence
 
 import numpy as np
 
 from mpafer_jax.evaluation.matrix_plot import save_matrices
-from mpafer_jax.evaluation.table import markdown
+from mpafer_jax.evaluation.table import csv_text, markdown
 from mpafer_jax.jobs.studies.prompt_report import CONFIGURED, EVERY, Length, PromptReport, all_texts
 from mpafer_jax.method.hard_prompts.bank import GRANULARITIES
 from mpafer_jax.runtime import files
@@ -119,7 +117,7 @@ def _spread(lengths: Sequence[Length]) -> list[str]:
 def lengths_csv(report: PromptReport) -> str:
     """Every text with its number of tokens."""
     rows = [(length.class_name, length.granularity, length.tokens, length.text) for length in report.lengths]
-    return _csv(("class", "granularity", "tokens", "text"), rows)
+    return csv_text(("class", "granularity", "tokens", "text"), rows)
 
 
 def similarity_csv(report: PromptReport) -> str:
@@ -129,15 +127,7 @@ def similarity_csv(report: PromptReport) -> str:
         for name, prompt_set in report.sets.items()
         for pair in prompt_set.pairs()
     ]
-    return _csv(("hard_prompts", "class_a", "class_b", "cosine"), rows)
-
-
-def _csv(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(header)
-    writer.writerows(rows)
-    return text.getvalue()
+    return csv_text(("hard_prompts", "class_a", "class_b", "cosine"), rows)
 
 
 def write(report: PromptReport, out: pathlib.Path) -> None:

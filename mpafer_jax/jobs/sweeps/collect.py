@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from mpafer_jax.artifacts.run_dir import TRAINING_PREDICTIONS, flatten
+from mpafer_jax.artifacts.run_dir import TRAINING_PREDICTIONS
 from mpafer_jax.evaluation.baselines import BASELINES
 from mpafer_jax.evaluation.predictions import Predictions
 from mpafer_jax.evaluation.protocol import reported_checkpoint, reported_split
@@ -57,18 +57,12 @@ class Result:
     Attributes:
       baseline: name of the baseline, empty for the run itself.
       scores: 'war' and 'uar', fractions of 1.
-      correct: as in `FinishedRun`.
-      summary: of the run.
-      config: of the run, by dotted name.
     """
 
     point: Point
+    run: FinishedRun
     baseline: str
-    seed: int
     scores: Mapping[str, float]
-    correct: npt.NDArray[np.bool_] | None
-    summary: Mapping[str, Any]
-    config: Mapping[str, Any]
 
     @property
     def row(self) -> str:
@@ -84,8 +78,13 @@ class Result:
     def seconds(self) -> float | None:
         """Wall time without baselines; None for a baseline, and for a resumed run, since only its last process is
         timed."""
-        process = self.summary["process"]
+        process = self.run.summary["process"]
         return None if self.baseline or process["resumed_after_step"] else float(process["wall_seconds"])
+
+    @property
+    def correct(self) -> npt.NDArray[np.bool_] | None:
+        """As in `FinishedRun`; None for a baseline."""
+        return None if self.baseline else self.run.correct
 
 
 def read_runs(root: pathlib.Path, sweep: Sweep) -> list[FinishedRun]:
@@ -100,7 +99,9 @@ def read_runs(root: pathlib.Path, sweep: Sweep) -> list[FinishedRun]:
 def _read_run(folder: pathlib.Path, name: str) -> FinishedRun:
     config, summary = (json.loads((folder / file).read_text(encoding="utf-8")) for file in ("config.json", _SUMMARY))
     reported, split = _reported(summary, folder)
-    correct = _correct(folder / TRAINING_PREDICTIONS, split, summary["fingerprints"][split], reported["step"])
+    path, fingerprint = folder / TRAINING_PREDICTIONS, summary["fingerprints"][split]
+    stored = Predictions.load_result(path, split, fingerprint, reported["step"])
+    correct = None if stored is None else np.asarray(stored.logits.argmax(axis=1) == stored.labels)
     return FinishedRun(name, config, summary, correct)
 
 
@@ -136,7 +137,14 @@ def results(sweep: Sweep, runs: Iterable[FinishedRun], place: pathlib.Path) -> l
                     "cannot stand in one table; give another --workdir, or remove the folders of the one that is out "
                     "of date"
                 )
-        collected += _results(run, point, place)
+        reported, split = _reported(run.summary, place / run.name)
+        baselines = run.summary["baselines"]
+        scores: dict[str, Mapping[str, float]] = {"": reported[split]}
+        scores |= {name: baselines[name][split] for name in BASELINES if name in baselines}
+        collected += [
+            Result(point, run, name, {metric: float(values[metric]) for metric in METRICS})
+            for name, values in scores.items()
+        ]
     return collected
 
 
@@ -148,33 +156,3 @@ def _must_agree(point: Point, summary: Mapping[str, Any]) -> dict[str, Any]:
         f"validation or test images:{point.held_out_changes}": {n: prints[n] for n in _HELD_OUT if n in prints},
         f"way to choose the checkpoint:{point.changes_of('eval')}": summary["selected_by"],
     }
-
-
-def _results(run: FinishedRun, point: Point, place: pathlib.Path) -> list[Result]:
-    reported, split = _reported(run.summary, place / run.name)
-    baselines = run.summary["baselines"]
-    scores: dict[str, Mapping[str, float]] = {"": reported[split]}
-    scores |= {name: baselines[name][split] for name in BASELINES if name in baselines}
-    config = flatten(run.config)
-    return [
-        Result(
-            point=point,
-            baseline=name,
-            seed=run.seed,
-            scores={metric: float(values[metric]) for metric in METRICS},
-            correct=None if name else run.correct,
-            summary=run.summary,
-            config=config,
-        )
-        for name, values in scores.items()
-    ]
-
-
-def _correct(path: pathlib.Path, split: str, fingerprint: str, step: int) -> npt.NDArray[np.bool_] | None:
-    """Whether each image was classified correctly; None without predictions of this split and step."""
-    if not path.is_file():
-        return None
-    stored = Predictions.load(path)
-    if (stored.split, stored.fingerprint, stored.step) != (split, fingerprint, step):
-        return None
-    return np.asarray(stored.logits.argmax(axis=1) == stored.labels)

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
+from mpafer_jax.artifacts.run_dir import flatten
 from mpafer_jax.evaluation import protocol
 from mpafer_jax.jobs.sweeps import collect, tables
 from mpafer_jax.jobs.sweeps.collect import FinishedRun, Result
@@ -47,8 +48,7 @@ class Report:
     @property
     def protocol(self) -> dict[str, str]:
         """The merged protocol of all runs."""
-        runs = [result for result in self.results if not result.baseline]
-        merged = protocol.merge(protocol.items(run.summary, run.config) for run in runs)
+        merged = protocol.merge(protocol.items(run.summary, flatten(run.config)) for run in self.runs)
         if self.record.overrides:
             merged["changed for all runs"] = " ".join(self.record.overrides)
         return merged
@@ -56,7 +56,7 @@ class Report:
     @property
     def banners(self) -> list[str]:
         """Warnings."""
-        on_test = any(protocol.selecting_split(result.summary) == "test" for result in self.results)
+        on_test = any(protocol.selecting_split(run.summary) == "test" for run in self.runs)
         return [protocol.TEST_SELECTED] if on_test else []
 
     @property

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
-import io
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
@@ -58,7 +56,7 @@ def summarize(sweep: Sweep, results: Iterable[Result], baseline: str = "") -> li
     """
     groups: dict[tuple[str, str], dict[int, Result]] = {(point.table, point.name): {} for point in sweep.points}
     for result in results:
-        groups.setdefault((result.point.table, result.row), {})[result.seed] = result
+        groups.setdefault((result.point.table, result.row), {})[result.run.seed] = result
     baseline = baseline or sweep.baseline
     rows = list(dict.fromkeys(row for _, row in groups))
     if baseline not in rows:
@@ -172,13 +170,11 @@ def to_markdown(sweep: Sweep, lines: Sequence[Line], level: int = 2) -> str:
 
 def to_csv(lines: Sequence[Line]) -> str:
     """CSV with a line for each row: fractions of 1 with all digits."""
-    stream = io.StringIO()
-    writer = csv.writer(stream, lineterminator="\n")
     per_metric = ("mean", "deviation", "interval_low", "interval_high")
     compared = ("difference", "difference_deviation", "p_seeds")
     columns = [f"{metric}_{name}" for metric in METRICS for name in (*per_metric, *compared)]
     last = ("war_difference_images", "p_images", "minutes", "reported_percent")
-    writer.writerow(["table", "row", "title", "value", "seeds", *columns, *last])
+    rows: list[list[str | float | None]] = []
     for line in lines:
         numbers: list[float | None] = []
         for metric in METRICS:
@@ -189,8 +185,8 @@ def to_csv(lines: Sequence[Line]) -> str:
         images = line.by_image
         numbers += [images and images.mean, images and images.p_value, line.minutes, line.reported]
         first = [line.table, line.row, line.title, line.value, " ".join(map(str, line.seeds))]
-        writer.writerow(["" if value is None else value for value in (*first, *numbers)])
-    return stream.getvalue()
+        rows.append([*first, *numbers])
+    return table_lib.csv_text(["table", "row", "title", "value", "seeds", *columns, *last], rows)
 
 
 _LATEX = {"%": r"\%", "&": r"\&", "_": r"\_", "#": r"\#", "±": r"$\pm$", "<": "$<$", "^": r"\^{}"}
