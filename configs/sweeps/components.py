@@ -10,8 +10,6 @@ from mpafer_jax.jobs.sweeps.sweep import Point, Sweep
 
 _SHOTS = 16
 _NO_VISUAL = {"visual_prompts.num_prompts": 0}
-_NO_PROTOTYPES = {"loss.gamma": 0.0}
-_NO_ALIGNMENT = {"loss.beta": 0.0}
 _NO_LOCAL = {"head.local_weight": 0.0}
 _ORDER = (
     "On top of one another: the text context alone, + visual prompts, + prototypes, + hard-soft alignment (that is "
@@ -34,13 +32,17 @@ def get_sweep(argument: str) -> Sweep:
             Point("full", "full method"),
             Point("no_token_alignment", "without token-level alignment", {"loss.token_weight": 0.0}),
             Point("no_prompt_alignment", "without prompt-level alignment", {"loss.prompt_weight": 0.0}),
-            Point("no_hard_soft", "without hard-soft alignment (beta = 0)", _NO_ALIGNMENT),
-            Point("no_prototypes", "without prototypes (gamma = 0)", _NO_PROTOTYPES),
+            Point("no_hard_soft", "without hard-soft alignment (beta = 0)", {"loss.beta": 0.0}),
+            Point("no_prototypes", "without prototypes (gamma = 0)", {"loss.gamma": 0.0}),
             Point("no_local", "without the local score", _NO_LOCAL),
             Point("no_visual_prompts", "without visual prompts", _NO_VISUAL),
             Point("text_only", "text context alone (CoOp)", common.TEXT_ONLY),
-            Point("add_visual_prompts", "context + visual prompts", {**_NO_PROTOTYPES, **_NO_ALIGNMENT, **_NO_LOCAL}),
-            Point("add_prototypes", "context + visual prompts + prototypes", {**_NO_ALIGNMENT, **_NO_LOCAL}),
+            Point("add_visual_prompts", "context + visual prompts", {**_NO_LOCAL, "loss.terms": ("cross_entropy",)}),
+            Point(
+                "add_prototypes",
+                "context + visual prompts + prototypes",
+                {**_NO_LOCAL, "loss.terms": ("cross_entropy", "prototype_alignment")},
+            ),
             Point("motion_features", "full, motion prior from features", {"head.motion_prior": "features"}),
             Point("motion_images", "full, motion prior from pixels", {"head.motion_prior": "images"}),
             *common.full_and_text_only(f"{_SHOTS}_per_class", common.few_images(argument, _SHOTS)),

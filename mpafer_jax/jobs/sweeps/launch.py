@@ -5,17 +5,13 @@ from __future__ import annotations
 import dataclasses
 import pathlib
 import shlex
-import subprocess
 import sys
 from collections.abc import Sequence
 
 from absl import logging
 
 from mpafer_jax.jobs.sweeps import plan, report, runner, slurm, sweep
-from mpafer_jax.runtime import files, locks
-from mpafer_jax.runtime.errors import ConfigError
-
-_SLURM_SCRIPT = pathlib.Path("launch") / "slurm.sbatch"
+from mpafer_jax.runtime import locks
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,9 +111,9 @@ class Plan:
           LockedError: another process holds the folder.
         """
         if dry_run:
-            return self._queue(self.left, jobs, options, dry_run=True)
+            return slurm.queue(self.left, self.root, jobs, options, dry_run=True)
         with locks.hold(self.root / locks.RUN, self.root):
-            return self._queue(self._begin(others), jobs, options, dry_run=False)
+            return slurm.queue(self._begin(others), self.root, jobs, options, dry_run=False)
 
     def _begin(self, others: Sequence[pathlib.Path]) -> list[plan.Run]:
         """Writes the sweep's record, copies equal runs of others, and returns the remaining ones."""
@@ -131,23 +127,3 @@ class Plan:
                 plan.take(found, self.root / run.name)
                 logging.info("%s: taken from %s", run.name, found)
         return left
-
-    def _queue(self, runs: Sequence[plan.Run], jobs: int, options: Sequence[str], *, dry_run: bool) -> str:
-        if not runs:
-            return "nothing is left to run"
-        path, lines = slurm.arguments(runs, self.root)
-        command = slurm.sbatch_command(_SLURM_SCRIPT, path, len(runs), jobs, options)
-        if dry_run:
-            return f"{shlex.join(command)}\nwith {path}:\n{lines}".rstrip()
-        slurm.refuse_waiting(runs, self.root)
-        files.write_text(path, lines)
-        try:
-            queued = subprocess.run(
-                command, env=runner.shared_environment(self.root), stdout=subprocess.PIPE, text=True, check=False
-            )
-        except FileNotFoundError as error:
-            raise ConfigError("there is no sbatch on this machine; --dry_run prints what would be queued") from error
-        if queued.returncode:
-            raise ConfigError(f"sbatch has refused this (exit code {queued.returncode}): {shlex.join(command)}")
-        slurm.remember(queued.stdout, runs, path)
-        return f"{shlex.join(command)}\n{queued.stdout.rstrip()}"

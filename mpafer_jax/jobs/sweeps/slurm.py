@@ -13,51 +13,48 @@ from collections.abc import Sequence
 from absl import logging
 
 from mpafer_jax.jobs.sweeps.plan import Run
+from mpafer_jax.jobs.sweeps.runner import shared_environment
 from mpafer_jax.runtime import files
 from mpafer_jax.runtime.errors import ConfigError
 
-
-def arguments(runs: Sequence[Run], root: pathlib.Path) -> tuple[pathlib.Path, str]:
-    """The file for the runs' arguments, and its content: one shell-quoted line of the main command's arguments per run.
-
-    Named by its content, so that waiting tasks of an earlier array keep theirs.
-    """
-    lines = "".join(f"{shlex.join(run.command(root))}\n" for run in runs)
-    return root / "slurm" / f"{hashlib.sha256(lines.encode()).hexdigest()[:12]}.txt", lines
+_SCRIPT = pathlib.Path("launch") / "slurm.sbatch"
 
 
-def sbatch_command(
-    script: pathlib.Path, path: pathlib.Path, number: int, jobs: int, options: Sequence[str]
-) -> list[str]:
-    """The command that queues the array.
-
-    Args:
-      script: launch/slurm.sbatch.
-      path: the file of `arguments`.
-      number: of runs.
-      jobs: maximum number of running tasks; 0: no limit.
-      options: of sbatch: resources, partition.
-    """
+def queue(runs: Sequence[Run], root: pathlib.Path, jobs: int, options: Sequence[str], *, dry_run: bool) -> str:
+    """Queues the runs of a sweep in `root`; arguments, result and errors as for `launch.Plan.queue`."""
+    if not runs:
+        return "nothing is left to run"
+    lines = "".join(f"{shlex.join(run.command(root))}\n" for run in runs)  # the main command's arguments, one line each
+    # Named by its content, so that waiting tasks of an earlier array keep theirs.
+    path = root / "slurm" / f"{hashlib.sha256(lines.encode()).hexdigest()[:12]}.txt"
     limit = f"%{jobs}" if jobs else ""
-    logs = path.parent / "%x-%A_%a.log"
-    return [
+    command = [
         "sbatch",
         "--parsable",  # prints only the job's number
-        f"--array=0-{number - 1}{limit}",
-        f"--output={logs}",
+        f"--array=0-{len(runs) - 1}{limit}",
+        f"--output={path.parent / '%x-%A_%a.log'}",
         *options,
-        str(script),
+        str(_SCRIPT),
         f"--arguments-from={path}",
     ]
+    if dry_run:
+        return f"{shlex.join(command)}\nwith {path}:\n{lines}".rstrip()
+    _refuse_waiting(runs, root)
+    files.write_text(path, lines)
+    try:
+        queued = subprocess.run(command, env=shared_environment(root), stdout=subprocess.PIPE, text=True, check=False)
+    except FileNotFoundError as error:
+        raise ConfigError("there is no sbatch on this machine; --dry_run prints what would be queued") from error
+    if queued.returncode:
+        raise ConfigError(f"sbatch has refused this (exit code {queued.returncode}): {shlex.join(command)}")
+    _remember(queued.stdout, runs, path)
+    return f"{shlex.join(command)}\n{queued.stdout.rstrip()}"
 
 
-def remember(printed: str, runs: Sequence[Run], path: pathlib.Path) -> None:
-    """Records the runs of a job beside `path`, for `refuse_waiting`.
+def _remember(printed: str, runs: Sequence[Run], path: pathlib.Path) -> None:
+    """Records the runs of a job beside `path`, for `_refuse_waiting`.
 
-    Args:
-      printed: output of `sbatch --parsable`: JOB or JOB;CLUSTER, possibly after lines of the site.
-      runs: of the array, in order.
-      path: the file of `arguments`.
+    `printed` is the output of `sbatch --parsable`: JOB or JOB;CLUSTER, possibly after lines of the site.
     """
     match = re.search(r"^(\d+)(;\S+)?\s*\Z", printed, re.MULTILINE)
     if not match:
@@ -66,7 +63,7 @@ def remember(printed: str, runs: Sequence[Run], path: pathlib.Path) -> None:
     files.write_json(path.with_name(f"{match[1]}.json"), [run.name for run in runs])
 
 
-def refuse_waiting(runs: Sequence[Run], root: pathlib.Path) -> None:
+def _refuse_waiting(runs: Sequence[Run], root: pathlib.Path) -> None:
     """Raises ConfigError if an unfinished array of this folder has one of the runs: two jobs would share a workdir."""
     names = {run.name for run in runs}
     for path in sorted((root / "slurm").glob("*.json")):

@@ -15,6 +15,8 @@ from collections.abc import Iterator, Mapping
 from types import ModuleType
 from typing import Any, Self
 
+import pydantic
+
 from mpafer_jax.config.semantics import SEED_FIELDS, TRAINING_ONLY
 from mpafer_jax.runtime import files
 from mpafer_jax.runtime.errors import ConfigError
@@ -168,7 +170,7 @@ class Record:
             ) from error
         try:
             return cls.from_json(json.loads(text))
-        except (ValueError, KeyError, TypeError) as error:
+        except ValueError as error:
             raise ConfigError(
                 f"{path} cannot be read ({type(error).__name__}: {error}); run `mpafer-jax study sweep` again to write "
                 "it anew"
@@ -177,11 +179,7 @@ class Record:
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Self:
         """From the JSON form, `dataclasses.asdict`."""
-        sweep: dict[str, Any] = values["sweep"]
-        points = tuple(Point(**point) for point in sweep["points"])
-        lists = {name: tuple(sweep[name]) for name in ("baselines", "notes", "seeds")}
-        fields: dict[str, Any] = {**sweep, **lists, "points": points}
-        return cls(values["source"], tuple(values["overrides"]), Sweep(**fields))
+        return pydantic.TypeAdapter(cls).validate_python(values)
 
 
 def split_source(source: str) -> tuple[pathlib.Path, str]:
