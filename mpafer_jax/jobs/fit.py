@@ -15,6 +15,7 @@ from absl import logging
 
 from mpafer_jax.artifacts.checkpoints import Checkpoints
 from mpafer_jax.artifacts.description import Described
+from mpafer_jax.config.schema import IntervalsSection
 from mpafer_jax.method.state import TrainState
 from mpafer_jax.method.steps import Metrics
 from mpafer_jax.runtime import devices, distributed, preemption, progress
@@ -31,28 +32,27 @@ class Loop:
 
     Attributes:
       num_steps: updates in total.
+      every: intervals of log lines, evaluations and checkpoints. All are also made after the last step; an evaluation
+        makes a checkpoint, a checkpoint a log line, so that a resumed run logs the same.
       batches: first step (number of earlier updates) -> this process's part of every later batch, on the host.
       update: (step, state, batch on the devices) -> (state, metrics).
       schedule: learning rate by the number of earlier updates.
-      logs: whether metrics are logged after a step. They also are at every save, so that a resumed run logs the same.
-      evaluates: whether the state is evaluated after a step.
-      evaluate: params -> name of the evaluated split, its metrics, and the metrics as text.
-      saves: whether the state is saved after a step; it always is after the last one.
+      evaluate: params -> name of the evaluated split, its metrics, and the metrics as text; None: nothing to evaluate.
       describe: description of a checkpoint saved now.
       shown: names of metrics in the progress line.
+      end_of_stage: a further step with a log line, after which other metrics are logged; 0 for none.
     """
 
     workdir: pathlib.Path
     num_steps: int
+    every: IntervalsSection
     batches: Callable[[int], Iterable[HostBatch]]
     update: Callable[[int, TrainState, Any], tuple[TrainState, Metrics]]
     schedule: optax.Schedule
-    logs: Callable[[int], bool]
-    evaluates: Callable[[int], bool]
-    evaluate: Callable[[dict[str, Any]], tuple[str, Mapping[str, float], str]]
-    saves: Callable[[int], bool]
+    evaluate: Callable[[dict[str, Any]], tuple[str, Mapping[str, float], str]] | None
     describe: Callable[[], Described]
     shown: tuple[str, ...]
+    end_of_stage: int = 0
 
 
 def fit(loop: Loop, state: TrainState, checkpoints: Checkpoints, notice: preemption.Notice) -> TrainState:
@@ -74,6 +74,7 @@ def fit(loop: Loop, state: TrainState, checkpoints: Checkpoints, notice: preempt
     first_step = int(devices.to_host(state.step))
     if first_step == loop.num_steps:
         return state
+    every = loop.every
     writer = MetricWriter(loop.workdir, first_step=first_step, enabled=distributed.is_first())
     work = progress.task("training", loop.num_steps, "steps", done=first_step)
     batches = devices.prefetch(loop.batches(first_step))
@@ -86,14 +87,16 @@ def fit(loop: Loop, state: TrainState, checkpoints: Checkpoints, notice: preempt
             if len(interval) > _AHEAD:  # otherwise waiting batches would fill the devices' memory
                 jax.block_until_ready(interval[-1 - _AHEAD])
             shown.advance()
-            stopping, saves = notice.reached(), loop.saves(step) or step == loop.num_steps
-            if loop.logs(step) or saves:
+            stopping, last = notice.reached(), step == loop.num_steps
+            evaluates = loop.evaluate is not None and (last or step % every.eval_every == 0)
+            saves = last or evaluates or step % every.checkpoint_every == 0
+            if saves or step % every.log_every == 0 or step == loop.end_of_stage:
                 means = mean_metrics([*earlier, *devices.to_host(interval)], step)
                 writer.write(step, "train", {**means, "learning_rate": float(np.asarray(loop.schedule(step - 1)))})
                 shown.report(" ".join(f"{name} {means[name]:.4g}" for name in loop.shown if name in means))
                 earlier, interval = [], []
             evaluated: Mapping[str, float] | None = None
-            if loop.evaluates(step):
+            if loop.evaluate is not None and evaluates:
                 name, evaluated, text = loop.evaluate(state.params)
                 writer.write(step, name, evaluated)
                 logging.info("%s after step %d: %s", name, step, text)

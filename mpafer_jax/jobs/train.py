@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import pathlib
 import time
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Generator, Mapping
 from typing import Any
 
 import jax
@@ -82,21 +82,17 @@ def train_and_evaluate(config: Config, workdir: pathlib.Path) -> dict[str, Any]:
       NonFiniteError: a loss term, parameter, feature or logit became NaN or infinite.
       ReportError: the run has finished and its numbers are written, but not its report.
     """
-    with preemption.Notice() as notice:
-        return _train_and_evaluate(config, workdir, notice)
-
-
-def _train_and_evaluate(config: Config, workdir: pathlib.Path, notice: preemption.Notice) -> dict[str, Any]:
     started = time.monotonic()
-    check_names(config)
-    workdir_lib.check(workdir, config)
-    locks.refuse_if_held(workdir / locks.RUN, workdir)
-    if config.eval.select_on_test_split:
-        logging.warning("%s", protocol.TEST_SELECTED)
-    run = prepare(config, workdir)
-    workdir_lib.check_shared(workdir)
-    with locks.hold_for_run(workdir / locks.RUN, workdir):
-        return _run(run, notice, started)
+    with preemption.Notice() as notice:
+        check_names(config)
+        workdir_lib.check(workdir, config)
+        locks.refuse_if_held(workdir / locks.RUN, workdir)
+        if config.eval.select_on_test_split:
+            logging.warning("%s", protocol.TEST_SELECTED)
+        run = prepare(config, workdir)
+        workdir_lib.check_shared(workdir)
+        with locks.hold_for_run(workdir / locks.RUN, workdir):
+            return _run(run, notice, started)
 
 
 def _run(run: Run, notice: preemption.Notice, started: float) -> dict[str, Any]:
@@ -282,29 +278,20 @@ def announce(run: Run) -> None:
 
 def make_loop(run: Run) -> Loop:
     """The run as a `Loop` for `fit`."""
-    every, frozen = run.config.train, run.experiment.frozen
+    frozen, selecting = run.experiment.frozen, run.selecting
 
-    def at(interval: int) -> Callable[[int], bool]:
-        return lambda step: step % interval == 0 or step == run.num_steps
-
-    def evaluates(step: int) -> bool:
-        return run.selecting is not None and at(every.eval_every)(step)
-
-    def evaluate(params: dict[str, Any]) -> tuple[str, dict[str, float], str]:
-        assert run.selecting is not None
-        scalars = run.evaluator(params, run.selecting).scalars()
-        return run.selecting.name, scalars, _percentages(scalars)
+    def evaluate(split: Split, params: dict[str, Any]) -> tuple[str, dict[str, float], str]:
+        scalars = run.evaluator(params, split).scalars()
+        return split.name, scalars, _percentages(scalars)
 
     return Loop(
         workdir=run.workdir,
         num_steps=run.num_steps,
+        every=run.config.train,
         batches=functools.partial(training_batches, run),
         update=lambda step, state, batch: run.train_step(state, frozen, batch),
         schedule=run.schedule,
-        logs=lambda step: step % every.log_every == 0,
-        evaluates=evaluates,
-        evaluate=evaluate,
-        saves=lambda step: at(every.checkpoint_every)(step) or evaluates(step),
+        evaluate=None if selecting is None else functools.partial(evaluate, selecting),
         describe=lambda: run.description,
         shown=("loss", "accuracy"),
     )

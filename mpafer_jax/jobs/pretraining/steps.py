@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any, cast
 
@@ -22,24 +21,10 @@ from mpafer_jax.runtime import devices
 
 Batch = Mapping[str, jax.Array]
 Step = Callable[[TrainState, Any, Any], tuple[TrainState, Metrics]]
+Weights = Mapping[str, float]  # of the terms of the loss that are computed, by name, see `config.LossSection`
 
 # CLIP's limit "to prevent scaling the logits by more than 100" (Radford et al., 2021, section 2.5).
 MAX_LOGIT_SCALE = 100.0
-
-
-@dataclasses.dataclass(frozen=True)
-class Weights:
-    """Weights of the loss terms, see `config.LossSection`."""
-
-    contrastive: float
-    statements: float
-    local_statements: float
-    attributes: float
-
-    @property
-    def active(self) -> dict[str, float]:
-        """Weights above 0, by name of the term."""
-        return {name: weight for name, weight in dataclasses.asdict(self).items() if weight}
 
 
 def init_head(clip: CLIP, num_attributes: int) -> dict[str, jax.Array]:
@@ -82,7 +67,7 @@ def make_train_step(
         def loss_fn(params: dict[str, Any]) -> tuple[jax.Array, Outputs]:
             sums = _term_sums(model, params, statements, batch, weights=weights, top_k=top_k, mean=mean, std=std)
             # Divided by the global count, so that gradients of devices add up.
-            terms = (weight * sums[name] / count for name, weight in weights.active.items())
+            terms = (weight * sums[name] / count for name, weight in weights.items())
             return sum(terms, jnp.zeros((), jnp.float32)), sums
 
         gradient = cast(Callable[[dict[str, Any]], tuple[Any, Outputs]], jax.grad(loss_fn, has_aux=True))
@@ -92,7 +77,7 @@ def make_train_step(
         scale = jnp.minimum(params["clip"]["logit_scale"], jnp.log(MAX_LOGIT_SCALE))
         params = {**params, "clip": {**params["clip"], "logit_scale": scale}}
         metrics = {name: (value, count) for name, value in sums.items()}
-        loss = sum(weight * sums[name] / count for name, weight in weights.active.items())
+        loss = sum(weight * sums[name] / count for name, weight in weights.items())
         one = jnp.ones((), jnp.float32)
         metrics |= {"loss": (jnp.asarray(loss), one), "grad_norm": (optax.tree.norm(grads), one)}
         metrics["logit_scale"] = (jnp.exp(scale), one)
@@ -117,19 +102,19 @@ def _term_sums(
     images = normalize_images(batch["image"], mean, std)
     _, out = cast(tuple[jax.Array, Outputs], model.apply(clip, images, method="encode_image"))
     sums: Outputs = {}
-    if weights.contrastive:
+    if "contrastive" in weights:
         sums |= _contrastive_sums(model, clip, batch, out["image_features"])
-    if weights.statements or weights.local_statements:
+    if weights.keys() & {"statements", "local_statements"}:
         texts = _encode_text(model, clip, statements)  # [A, D]
         scores: Outputs = {}
-        if weights.statements:
+        if "statements" in weights:
             scores["statements"] = normalize_features(out["image_features"]) @ normalize_features(texts).T
-        if weights.local_statements:
+        if "local_statements" in weights:
             scores["local_statements"] = losses.top_patch_scores(out["patch_features"], texts, top_k)
         for name, score in scores.items():
             log_scale, bias = head[name]
             sums[name] = jnp.sum(losses.statements(score, batch["truth"], jnp.exp(log_scale), bias))
-    if weights.attributes:
+    if "attributes" in weights:
         kernel = head["kernel"] / jnp.sqrt(float(head["kernel"].shape[0]))  # the sum over N patches
         logits = jnp.einsum("bnd,nda->ba", out["patch_features"], kernel) + head["bias"]
         sums["attributes"] = jnp.sum(losses.attributes(logits, batch["truth"]))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import pathlib
 import time
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -18,7 +19,7 @@ from mpafer_jax.artifacts import run_dir as workdir_lib
 from mpafer_jax.artifacts.description import Described, package_versions
 from mpafer_jax.backbones.clip.export import save_clip
 from mpafer_jax.backbones.clip.model import CLIP, ClipConfig, TextConfig, VisionConfig
-from mpafer_jax.backbones.clip.tokenizer import Tokenizer
+from mpafer_jax.backbones.clip.tokenizer import Tokenizer, train_tokenizer
 from mpafer_jax.backbones.files import CONFIG
 from mpafer_jax.data import pipeline
 from mpafer_jax.data.normalize import normalize
@@ -28,9 +29,9 @@ from mpafer_jax.jobs.pretraining.config import PretrainConfig
 from mpafer_jax.jobs.pretraining.initial import initial_params, whiten_patches
 from mpafer_jax.jobs.pretraining.optimizer import make_optimizer
 from mpafer_jax.jobs.pretraining.sources import CaptionedImages, load_source
-from mpafer_jax.jobs.pretraining.vocabulary import make_vocabulary
 from mpafer_jax.method import optim
 from mpafer_jax.method.hard_prompts.bank import load_bank
+from mpafer_jax.method.hard_prompts.templates import every_prompt
 from mpafer_jax.method.state import TrainState
 from mpafer_jax.method.steps import Metrics
 from mpafer_jax.runtime import devices, distributed, files, locks, preemption, progress
@@ -59,23 +60,6 @@ class PretrainDescription(Described):
     def unchanged(self) -> dict[str, Any]:
         """The data and the vocabulary size, which must not change on resume."""
         return {"the training data": self.data, "the vocabulary's size": self.vocab_size}
-
-
-@dataclasses.dataclass(frozen=True)
-class Clock:
-    """Training time over all starts of a run.
-
-    Attributes:
-      start: of this start, on the monotonic clock, in seconds.
-      earlier: hours recorded in the restored checkpoint.
-    """
-
-    start: float
-    earlier: float
-
-    def hours(self) -> float:
-        """Hours so far."""
-        return self.earlier + (time.monotonic() - self.start) / 3600
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,13 +94,9 @@ def pretrain(config: PretrainConfig, workdir: pathlib.Path) -> dict[str, Any]:
       signals.Preempted: stopped on request; the state is saved.
     """
     with preemption.Notice() as notice:
-        return _pretrain(config, workdir, notice)
-
-
-def _pretrain(config: PretrainConfig, workdir: pathlib.Path, notice: preemption.Notice) -> dict[str, Any]:
-    workdir_lib.check(workdir, config)
-    with locks.hold_for_run(workdir / locks.RUN, workdir):
-        return _run(prepare(config, workdir), notice)
+        workdir_lib.check(workdir, config)
+        with locks.hold_for_run(workdir / locks.RUN, workdir):
+            return _run(prepare(config, workdir), notice)
 
 
 def _run(run: Pretraining, notice: preemption.Notice) -> dict[str, Any]:
@@ -131,8 +111,8 @@ def _run(run: Pretraining, notice: preemption.Notice) -> dict[str, Any]:
         if writes:
             workdir_lib.claim(workdir, config)
         earlier = saved.latest_description(PretrainDescription)
-        clock = Clock(start, earlier.hours if earlier else 0.0)
-        state = fit(make_loop(run, clock), state, saved, notice)
+        before = earlier.hours if earlier else 0.0
+        state = fit(make_loop(run, lambda: before + (time.monotonic() - start) / 3600), state, saved, notice)
         described = saved.latest_description(PretrainDescription)
     finally:
         saved.close()
@@ -228,6 +208,21 @@ def _check_terms(config: PretrainConfig, data: CaptionedImages) -> None:
     )
 
 
+def make_vocabulary(data: CaptionedImages, config: PretrainConfig, folder: pathlib.Path) -> Tokenizer:
+    """Learns a byte-pair vocabulary from the captions and the hard prompts of the configured banks.
+
+    The banks make class names single tokens. Words that occur in no caption stay untrained.
+    """
+    texts = data.texts()
+    for name in config.model.vocabulary_banks:
+        # Repeated like a frequent caption; rare words would get no token.
+        texts += 100 * every_prompt(load_bank(name))
+    try:
+        return train_tokenizer(texts, folder, config.model.vocab_size)
+    except ValueError as error:
+        raise ConfigError(f"config.model.{error}") from error
+
+
 def clip_config(config: PretrainConfig, tokenizer: Tokenizer) -> ClipConfig:
     """Shape of the CLIP: plain ViT and text transformer with MLPs of four times the width."""
     sizes, vision, text = config.model, config.model.vision, config.model.text
@@ -277,17 +272,16 @@ def first_state(run: Pretraining) -> TrainState:
 
 
 def _weights(run: Pretraining, *, alone: bool) -> steps.Weights:
-    loss, known = run.config.loss, bool(run.train.statements)
-    return steps.Weights(
-        contrastive=0.0 if alone else loss.contrastive,
-        statements=0.0 if alone or not known else loss.statements,
-        local_statements=0.0 if alone or not known else loss.local_statements,
-        attributes=loss.attributes if known else 0.0,
-    )
+    loss = run.config.loss
+    terms = {"contrastive": loss.contrastive}
+    if run.train.statements:
+        others = {"statements": loss.statements, "local_statements": loss.local_statements}
+        terms = {**({} if alone else {**terms, **others}), "attributes": loss.attributes}
+    return {name: weight for name, weight in terms.items() if weight}
 
 
-def make_loop(run: Pretraining, clock: Clock) -> Loop:
-    """The run as a `Loop` for `fit`."""
+def make_loop(run: Pretraining, hours: Callable[[], float]) -> Loop:
+    """The run as a `Loop` for `fit`; `hours` is the training time so far, over all starts of the run."""
     every = run.config.train
     update_by = {
         alone: progress.announcing(_make_step(run, alone=alone), "compiling the training step")
@@ -306,14 +300,12 @@ def make_loop(run: Pretraining, clock: Clock) -> Loop:
     return Loop(
         workdir=run.workdir,
         num_steps=every.num_steps,
+        every=every,
         batches=lambda first: pipeline.iterate(run.make_batch, first, every.num_steps, run.config.data.num_workers),
         update=update,
         schedule=run.schedule,
-        logs=lambda step: step % every.log_every == 0 or step == alone_steps,  # each stage logs other terms
-        evaluates=lambda step: step % every.eval_every == 0 or step == every.num_steps,
         evaluate=evaluate,
-        saves=lambda step: step % every.checkpoint_every == 0,
-        describe=lambda: run.description.model_copy(update={"hours": clock.hours()}),
+        describe=lambda: run.description.model_copy(update={"hours": hours()}),
         shown=(
             "loss",
             "contrastive",
@@ -323,6 +315,7 @@ def make_loop(run: Pretraining, clock: Clock) -> Loop:
             "attributes",
             "logit_scale",
         ),
+        end_of_stage=alone_steps,
     )
 
 
