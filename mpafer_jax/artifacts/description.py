@@ -8,7 +8,7 @@ import dataclasses
 import importlib.metadata
 import json
 import time
-from collections.abc import Generator, Iterable, Mapping
+from collections.abc import Generator, Iterable
 from typing import Any
 
 import jax
@@ -27,12 +27,6 @@ _ON_PHOTOGRAPHS = (
     "the quickstart's checkpoint is right on 20.5% of FERPlus' photographs (PublicTest), where always saying neutral "
     "is right on 37.0%"
 )
-# Fields that older checkpoints lack, with the value of the older behaviour.
-_JOINED: Mapping[str, Mapping[str, Any]] = {
-    "clip": {"residual_dtype": "float32", "activation": ""},
-    "ctx": {"init_text": ""},
-    "head": {"motion_prior": "none", "motion_strength": 0.9},
-}
 _PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint", "transformers", "numpy")
 
 
@@ -117,8 +111,7 @@ class Description(Described):
 
     def chosen_on_test(self, which: str) -> bool:
         """Whether the test split selected this checkpoint: "best" of a run with `eval.select_on_test_split`."""
-        # The field is missing in older versions, which did not.
-        return which == "best" and bool(self.config["eval"].get("select_on_test_split"))
+        return which == "best" and self.config["eval"]["select_on_test_split"]
 
     def applied_to(self, config: Config) -> Config:
         """The configuration with this checkpoint's model sections and image normalisation; all else stays the caller's.
@@ -156,8 +149,8 @@ class Description(Described):
             )
 
     def _sections(self, names: Iterable[str]) -> dict[str, Any]:
-        before: dict[str, Any] = {"learner": "mpa", **self.config}  # older checkpoints lack the field
-        return {name: {**_JOINED[name], **before[name]} if name in _JOINED else before[name] for name in names}
+        known = {"learner": "mpa", **self.config}  # the first checkpoints lack the field
+        return {name: known[name] for name in names}
 
     @contextlib.contextmanager
     def _naming_the_versions(self) -> Generator[None]:

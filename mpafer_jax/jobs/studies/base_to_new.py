@@ -135,7 +135,7 @@ def run_seed(configs: dict[str, Config], folder: pathlib.Path) -> dict[str, Any]
         if before["identity"] == identity:
             run_dir.check_clip(folder, configs["base"].clip)
             logging.info("%s: measured before", folder)
-            return {**before, "chosen_on_test": on_test}  # absent in files of earlier versions
+            return before
     summary = train.train_and_evaluate(configs["base"], folder)
     which = reported_checkpoint(summary) if evaluation.which == "best" else "last"
     found = summary[which][split.name]

@@ -34,8 +34,6 @@ from mpafer_jax.method import build
 from mpafer_jax.runtime import devices, distributed, files, locks, progress
 from mpafer_jax.runtime.errors import ConfigError
 
-Rgb = tuple[float, float, float]
-
 _NAME = re.compile(r"[\w.+-]+")
 
 
@@ -91,10 +89,9 @@ class Matrix:
     """Measures cells; CLIPs and models are cached between them.
 
     A cell holds 'checkpoint', 'row' and 'dataset' (names), 'chosen_on_test' (whether the checkpoint was selected on its
-    run's test split; absent in files of earlier versions), 'war', 'uar', 'macro_f1', 'cross_entropy', 'count', 'recall'
-    and 'confusion' among 'class_names'; 'dropped', number of images by class outside 'class_names'; 'unknown', the
-    checkpoint's classes that the dataset lacks; 'new', measured classes that the checkpoint was not trained on; and
-    'identity', what the cell depends on.
+    run's test split), 'war', 'uar', 'macro_f1', 'cross_entropy', 'count', 'recall' and 'confusion' among 'class_names';
+    'dropped', number of images by class outside 'class_names'; 'unknown', the checkpoint's classes that the dataset
+    lacks; 'new', measured classes that the checkpoint was not trained on; and 'identity', what the cell depends on.
     """
 
     def __init__(self, folder: pathlib.Path, classes: ClassChoice) -> None:

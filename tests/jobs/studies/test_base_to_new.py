@@ -73,15 +73,13 @@ Percent; mean ± sample standard deviation over 2 seeds. H: harmonic mean of bas
     assert f"\n\n**{protocol.TEST_SELECTED}**\n\n- base: anger" in shouted
 
 
-@pytest.mark.parametrize("which", ["best", "last"])
-def test_what_was_measured_before_says_who_chose(sample, tmp_path, which):
-    changes = {"data.validation_fraction": 0.0, "eval.select_on_test_split": True, "eval.which": which}
-    configs = base_to_new.halved(runs.config(sample, **changes), 0)
+def test_what_was_measured_before_is_read(sample, tmp_path):
+    configs = base_to_new.halved(runs.config(sample), 0)
     run_dir.claim(tmp_path, configs["base"])
     fingerprint = load_dataset(configs["new"].data).test.fingerprint
-    before = {"scores": {}, "identity": {"new": fingerprint, "which": which}}
+    before = {"scores": {}, "identity": {"new": fingerprint, "which": "best"}}
     (tmp_path / "base_to_new.json").write_text(json.dumps(before))
-    assert base_to_new.run_seed(configs, tmp_path) == {**before, "chosen_on_test": which == "best"}
+    assert base_to_new.run_seed(configs, tmp_path) == before
 
 
 @pytest.fixture
@@ -139,10 +137,6 @@ def test_what_was_measured_is_not_measured_again(sample, measured, tmp_path, mon
     other = on(runs.other_clip(sample, tmp_path / "other"))
     with pytest.raises(ConfigError, match=rf"result of a run on another CLIP: there '{clip}'.* here '.*other'"):
         base_to_new.run_seed(other, folder)
-    # A file of a version that did not say who chose.
-    before = {name: value for name, value in result.items() if name != "chosen_on_test"}
-    (folder / "base_to_new.json").write_text(json.dumps(before))
-    assert base_to_new.run_seed(configs, folder) == result
 
 
 def test_the_command(sample, measured):
