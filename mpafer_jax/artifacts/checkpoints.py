@@ -111,9 +111,9 @@ class Checkpoints:
             )
         described = description.model_dump(mode="json")
         waiting = {"steps": [dict(terms) for terms in interval]}
-        digests = {**storage.digests(arrays), "description": storage.json_digest(described)}
+        digests = {**storage.digests(arrays), "description": files.json_digest(described)}
         if interval:
-            digests["interval"] = storage.json_digest(waiting)
+            digests["interval"] = files.json_digest(waiting)
         metrics = {"step": step}
         if validation is not None and self._select_by:
             metrics |= {**validation, _SELECTED: validation[self._select_by]}
@@ -352,7 +352,7 @@ def _restore_interval(manager: Any, step: int, digests: Digests) -> list[StepMet
         return []
     with _naming_the_checkpoint(manager, step):
         restored = manager.restore(step, args=ocp.args.Composite(interval=ocp.args.JsonRestore()))["interval"]
-        _compare(digests, {"interval": storage.json_digest(restored)})
+        _compare(digests, {"interval": files.json_digest(restored)})
         return restored["steps"]
 
 
@@ -362,7 +362,7 @@ def _restore_described(manager: Any, step: int) -> tuple[dict[str, Any], Digests
         restored = manager.restore(step, args=ocp.args.Composite(description=ocp.args.JsonRestore()))
         described = dict(restored["description"])
         digests: Digests = described.pop(_DIGESTS)
-        _compare(digests, {"description": storage.json_digest(described)})
+        _compare(digests, {"description": files.json_digest(described)})
         return described, digests
 
 

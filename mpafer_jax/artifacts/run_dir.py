@@ -18,11 +18,12 @@ import json
 import pathlib
 import secrets
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any, cast
 
 import jax
 import numpy as np
+from flax import traverse_util
 
 from mpafer_jax.backbones.registry import local_content_hash
 from mpafer_jax.config.fields import FrozenModel
@@ -40,15 +41,9 @@ EVALUATION_PREDICTIONS = "evaluation_predictions.npz"
 _VISIBLE_SECONDS = 15  # until a file is visible on other hosts; network file systems cache
 
 
-def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+def flatten(tree: Mapping[str, Any]) -> dict[str, Any]:
     """{'a': {'b': 1}} -> {'a.b': 1}."""
-    flat: dict[str, Any] = {}
-    for name, value in tree.items():
-        if isinstance(value, dict):
-            flat.update(flatten(cast(dict[str, Any], value), f"{prefix}{name}."))
-        else:
-            flat[f"{prefix}{name}"] = value
-    return flat
+    return cast(Any, traverse_util).flatten_dict(tree, sep=".")
 
 
 def check(workdir: pathlib.Path, config: FrozenModel, *, but: Collection[str] = ()) -> None:

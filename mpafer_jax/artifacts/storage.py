@@ -193,8 +193,3 @@ def sealed(metrics: Mapping[str, float]) -> dict[str, float]:
 
 def _seal(metrics: Mapping[str, float]) -> int:
     return zlib.crc32(json.dumps(metrics, sort_keys=True).encode())  # a number, as metrics must be
-
-
-def json_digest(value: Any) -> str:
-    """SHA-256 of a JSON value, in hexadecimal; stable under a round trip through JSON."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import hashlib
 import json
 import time
 import zipfile
@@ -194,7 +193,7 @@ def open_store(config: Config, clip_hash: str, width: int) -> FeatureStore:
     }
     if settings := devices.unusual_settings():
         about["settings"] = settings
-    key = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:16]
+    key = files.json_digest(about)[:16]
     configured = config.data.features_dir
     folder = files.home_expanded(configured) if configured else prepared_root(config.data) / FOLDER
     return FeatureStore(folder / f"{clip_hash[:16]}-{key}.npz", width, about)

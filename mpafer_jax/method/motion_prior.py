@@ -34,8 +34,9 @@ from mpafer_jax.data.splits import Split
 from mpafer_jax.method import prototypes, steps
 from mpafer_jax.method.build import Experiment, eval_batches
 from mpafer_jax.method.forward import Forward
-from mpafer_jax.runtime import array_cache, devices
-from mpafer_jax.runtime.errors import ConfigError
+from mpafer_jax.runtime import devices, distributed, files
+from mpafer_jax.runtime.errors import ConfigError, DataError, NonFiniteError
+from mpafer_jax.runtime.finite import not_finite
 
 NEUTRAL = "neutral"
 
@@ -160,24 +161,67 @@ def patch_weights(
     source = cast(Source, config.head.motion_prior)
     neutral = neutral_class(experiment.class_names)
     images_per_class = config.prototypes.images_per_class
-    key = array_cache.cache_key(
-        clip=experiment.clip_hash,
-        dtype=config.clip.dtype,
-        residual_dtype=config.clip.residual_dtype,
-        data=split.fingerprint,
-        images_per_class=images_per_class,
-        seed=config.seed if images_per_class else None,
-        source=source,
-        mean=config.data.mean,
-        std=config.data.std,
-    )
+    about = {
+        "clip": experiment.clip_hash,
+        "dtype": config.clip.dtype,
+        "residual_dtype": config.clip.residual_dtype,
+        "data": split.fingerprint,
+        "images_per_class": images_per_class,
+        "seed": config.seed if images_per_class else None,
+        "source": source,
+        "mean": config.data.mean,
+        "std": config.data.std,
+    }
 
     def compute() -> npt.NDArray[np.float32]:
         return motion(measure(config, experiment, split, source), neutral).astype(np.float32)
 
     shape = (len(experiment.class_names), experiment.model.backbone.spec.num_patches)
-    maps = array_cache.load_or_compute(workdir / f"motion-{key}.npy", compute, shape)
+    maps = load_or_compute(workdir / f"motion-{files.json_digest(about)[:16]}.npy", compute, shape)
     for index, name in enumerate(experiment.class_names):
         if index != neutral and not maps[index].any():
             logging.warning("motion prior: %s differs from neutral no more than images do anyway: equal weights", name)
     return to_weights(maps.astype(np.float64), neutral, config.head.motion_strength).astype(np.float32)
+
+
+def _read(path: pathlib.Path, shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
+    try:
+        with path.open("rb") as stream:
+            stored = np.load(stream, allow_pickle=False)
+    except (ValueError, EOFError) as error:
+        raise DataError(f"{path} is damaged ({error}); delete it, and it is computed again") from error
+    if stored.shape != shape or stored.dtype != np.float32 or not np.isfinite(stored).all():
+        raise DataError(
+            f"{path} holds {stored.dtype} {list(stored.shape)}, expected float32 {list(shape)}, all of it finite; "
+            "delete it, and it is computed again"
+        )
+    return stored
+
+
+def load_or_compute(
+    path: pathlib.Path, compute: Callable[[], npt.NDArray[np.float32]], shape: tuple[int, ...]
+) -> npt.NDArray[np.float32]:
+    """Reads a float32 array of this shape from an .npy file, or computes and stores it.
+
+    Only process 0 reads and writes the file, so that all processes compute together or not at all.
+
+    Raises:
+      DataError: the file is damaged.
+      NonFiniteError: the computed array is not finite.
+    """
+    stored = np.zeros(shape, np.float32)
+    is_stored = distributed.is_first() and path.is_file()
+    if is_stored:
+        logging.debug("read from %s", path)
+        stored = _read(path, shape)
+    is_stored, stored = distributed.broadcast((np.asarray(is_stored), stored))
+    if is_stored:
+        return stored
+    computed = compute()
+    if broken := not_finite({path.name: computed}):
+        raise NonFiniteError(f"NaN or infinite numbers were computed for {path.parent}: {', '.join(broken)}")
+    if distributed.is_first():
+        with files.replacing(path) as temporary, temporary.open("wb") as stream:
+            np.save(stream, computed, allow_pickle=False)
+        logging.debug("stored in %s", path)
+    return computed

@@ -6,7 +6,6 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-import jax
 import optax
 
 from mpafer_jax.runtime.errors import ConfigError
@@ -43,18 +42,8 @@ def _first_match(name: str, patterns: Sequence[str]) -> str:
     raise ConfigError(f"optimizer.lr_scales: no pattern of {list(patterns)} matches the parameter {name!r}")
 
 
-def match_patterns(params: Any, patterns: Sequence[str]) -> Any:
-    """Tree of the first pattern that matches each parameter's whole path ('ctx', 'visual_prompts')."""
-
-    def matching(path: Any, _: Any) -> str:
-        name = jax.tree_util.keystr(path, simple=True, separator="/")
-        return _first_match(name, patterns)
-
-    return jax.tree_util.tree_map_with_path(matching, params)
-
-
 def make_optimizer(
-    params: Any,
+    names: Iterable[str],
     *,
     name: str,
     schedule: optax.Schedule,
@@ -66,10 +55,10 @@ def make_optimizer(
     """The optimizer.
 
     Args:
-      params: read for names only.
+      names: of all parameters.
       name: 'sgd' (weight decay added to the gradient, as in PyTorch) or 'adamw' (decoupled).
       schedule: learning rate by step.
-      lr_scales: ordered (regex, factor) pairs; the first that matches a parameter's whole path scales its learning
+      lr_scales: ordered (regex, factor) pairs; the first that matches a parameter's whole name scales its learning
         rate. 0 freezes it, and its gradient does not count for the norm. Every parameter must match.
       momentum: of SGD, or Adam's b1.
       weight_decay: see `name`.
@@ -87,14 +76,9 @@ def make_optimizer(
             return optax.chain(optax.add_decayed_weights(weight_decay), optax.sgd(scaled, momentum=momentum))
         return optax.adamw(scaled, b1=momentum, weight_decay=weight_decay)
 
-    labels = match_patterns(params, [pattern for pattern, _ in lr_scales])
-    factors = dict(lr_scales)
-
-    def is_frozen(pattern: str) -> bool:
-        return not factors[pattern]
-
-    frozen = jax.tree.map(is_frozen, labels)
-    if all(jax.tree.leaves(frozen)):
+    labels = {name: _first_match(name, [pattern for pattern, _ in lr_scales]) for name in names}
+    frozen = {name: not dict(lr_scales)[pattern] for name, pattern in labels.items()}
+    if all(frozen.values()):
         raise ConfigError(
             f"optimizer.lr_scales {tuple(lr_scales)} freezes every parameter that there is, so that nothing would be "
             "trained; give one of them a factor above 0"
@@ -103,6 +87,6 @@ def make_optimizer(
     if not clip_norm:
         return update
     limit = optax.clip_by_global_norm(clip_norm)
-    if any(jax.tree.leaves(frozen)):
+    if any(frozen.values()):
         return optax.chain(optax.masked(optax.set_to_zero(), frozen), limit, update)
     return optax.chain(limit, update)

@@ -8,6 +8,7 @@ import contextlib
 import errno
 import functools
 import glob
+import hashlib
 import importlib.util
 import io
 import json
@@ -282,3 +283,8 @@ def write_text(path: pathlib.Path, text: str) -> None:
 def write_json(path: pathlib.Path, value: Any) -> None:
     """Writes indented JSON atomically; refuses NaN."""
     write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
+
+
+def json_digest(value: Any) -> str:
+    """SHA-256 of a JSON value, in hexadecimal; the order of keys and a round trip through JSON make no difference."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()

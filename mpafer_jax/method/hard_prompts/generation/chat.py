@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     import openai
 
 FORMATS: tuple[AnswerFormat, ...] = get_args(AnswerFormat)  # strictest first
-RETRY_LOGGER = "openai._base_client"
-"""Logs retries and their delays."""
 
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 _NOT_THE_PROTOCOL = "not with what chat/completions answers; does the endpoint's address lack /v1 at its end?"

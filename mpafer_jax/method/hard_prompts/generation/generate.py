@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
-import hashlib
 import json
 import os
 import re
@@ -120,8 +119,7 @@ def _questions(wanted: Wanted, backend: Backend, budget: TokenBudget) -> list[_Q
                 "messages": list(messages),
                 "schema": Answer.model_json_schema(),
             }
-            key = hashlib.sha256(json.dumps(request, sort_keys=True).encode()).hexdigest()
-            questions.append(_Question(granularity, expected, messages, key))
+            questions.append(_Question(granularity, expected, messages, files.json_digest(request)))
     return questions
 
 

@@ -21,13 +21,12 @@ class LocalModel:
     kind: BackendKind = "transformers"
     endpoint = ""
 
-    def __init__(self, model: str, *, sampling: Sampling, device: str = "") -> None:
+    def __init__(self, model: str, *, sampling: Sampling) -> None:
         """Loads the model, from safetensors only and without remote code.
 
         Args:
           model: a folder or a Hub repository.
           sampling: greedy for a temperature of None or 0.
-          device: PyTorch's name; '' for CUDA if available.
         """
         try:
             import torch
@@ -38,7 +37,7 @@ class LocalModel:
         self.sampling = sampling
         self._torch = cast(Any, torch)
         self._set_seed = transformers.set_seed
-        self._device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        self._device = "cuda" if torch.cuda.is_available() else "cpu"
         try:
             self._tokenizer = transformers.AutoTokenizer.from_pretrained(model)
             if not self._tokenizer.chat_template:
