@@ -92,7 +92,7 @@ def ending() -> Generator[None]:
 @contextlib.contextmanager
 def listening() -> Generator[None]:
     """Handles signals inside the block, in a program that does not call `listen`."""
-    if Current.listener is not None or threading.current_thread() is not threading.main_thread():
+    if Current.listener is not None or not in_main_thread():
         yield
         return
     Current.listener = listener = Listener()
@@ -175,7 +175,7 @@ class Listener:
             if number == signal.SIGHUP:
                 _let_go_of_terminal()
             # Before `requested` is set, after which the process may end.
-            _side_by_side(lambda: _say(f"{NAMES[number]}: stopping in good order; once more ends it at once"), 1)
+            _side_by_side(lambda: _say(f"{NAMES[number]}: stopping in good order; once more ends it at once"))
             self.requested, calls = number, list(self.on_request)
         run = Current.run
         if run is not None and run.shared and number != signal.SIGTERM:
@@ -190,7 +190,7 @@ class Listener:
         message = f"{'ended at once' if again else 'stopped'} by {NAMES[number]}; {self.advice}"
         if Current.run is not None and not again:
             message = at_no_step(NAMES[number])
-        _side_by_side(lambda: _say(f"{message} (exit code {code})"), 1)
+        _side_by_side(lambda: _say(f"{message} (exit code {code})"))
         for call in self.on_end:
             with contextlib.suppress(Exception):
                 call()
@@ -207,11 +207,11 @@ def _do_nothing(number: int, frame: FrameType | None) -> None:
     del number, frame
 
 
-def _side_by_side(call: Callable[[], None], seconds: float) -> None:
-    """Calls in a thread, with a timeout: a stream may be a pipe without a reader."""
+def _side_by_side(call: Callable[[], None]) -> None:
+    """Calls in a thread, and waits a second at most: a stream may be a pipe without a reader."""
     thread = threading.Thread(target=call, daemon=True)
     thread.start()
-    thread.join(seconds)
+    thread.join(1)
 
 
 def _say(text: str) -> None:
@@ -224,7 +224,7 @@ def _leave(code: int) -> NoReturn:
     """Ends the process without Python's shutdown, which waits for threads and worker processes."""
     for process in multiprocessing.active_children():  # would end by themselves, but later
         process.kill()
-    _side_by_side(_flush, 1)
+    _side_by_side(_flush)
     os._exit(code)
 
 
@@ -274,7 +274,7 @@ def ends_with_this(environment: Mapping[str, str]) -> tuple[dict[str, str], tupl
 
 @contextlib.contextmanager
 def orderly(
-    *, on_request: Callable[[], None] | None = None, on_end: Callable[[], None] | None = None, advice: str = ""
+    *, on_request: Callable[[], None] | None = None, on_end: Callable[[], None] | None = None
 ) -> Generator[None]:
     """Defers a signal to the next `check_alone` or to the block's end, which raise `Preempted`.
 
@@ -283,7 +283,6 @@ def orderly(
     Args:
       on_request: called in another thread on the first signal.
       on_end: called in another thread before a second signal ends the process.
-      advice: shown to the user when the process stops; '' for the general advice.
     """
     listener = Current.listener
     if listener is None:
@@ -294,7 +293,6 @@ def orderly(
         listener.orderly += 1
         listener.on_request += first
         listener.on_end += last
-        before, listener.advice = listener.advice, advice or listener.advice
     try:
         yield
     finally:
@@ -302,7 +300,6 @@ def orderly(
             listener.orderly -= 1
             listener.on_request = [call for call in listener.on_request if call not in first]
             listener.on_end = [call for call in listener.on_end if call not in last]
-            listener.advice = before
             # This thread cannot raise in the main thread, which does not wait for it.
             unattended = not listener.orderly and not listener.stopping and not in_main_thread()
             if listener.requested and unattended:
