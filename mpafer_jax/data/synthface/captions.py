@@ -23,58 +23,9 @@ _INVISIBLE, _PLAIN = 0.12, 0.45
 _SAID = 0.5  # least truth of a statement in captions
 _ONE_SIDED = 0.25  # visible difference of the sides' intensities
 
-_OPENINGS = (
-    "a photo of a person",
-    "a photo of a face",
-    "an image of a person",
-    "an image of a face",
-    "a portrait of a person",
-    "a person's face",
-    "a face",
-    "a photo of a person making a facial expression",
-    "a photo of a person making a facial expression of some kind",
-    "a photo of a person making a facial expression of a certain sort",
-    "a photo of a person making a facial expression of one type or another",
-    "a person making a facial expression",
-)
-_MEDIA: Mapping[str, Sequence[str]] = {
-    "photo": ("soft shading", "soft light and shadow"),
-    "drawing": ("ink lines and flat colours", "the outlines of a cartoon", "flat colours"),
-    "sketch": ("pencil lines", "the lines of a sketch"),
-}
-_SKIN: Mapping[str, str] = {
-    "pale": "pale skin",
-    "light": "light skin",
-    "olive": "olive skin",
-    "tan": "tanned skin",
-    "brown": "brown skin",
-    "dark": "dark skin",
-}
-_GLASSES = {"round": ("round glasses", "glasses"), "square": ("square glasses", "glasses")}
-_BEARDS = {
-    "stubble": ("stubble", "a short beard"),
-    "moustache": ("a moustache",),
-    "goatee": ("a goatee", "a beard on the chin"),
-    "full": ("a full beard", "a beard"),
-}
-_OCCLUSIONS = {
-    "hand": ("a hand before the face", "a hand that covers a part of the face"),
-    "scarf": ("a scarf over the mouth", "a covered mouth"),
-    "hair": ("hair across the face", "a strand of hair before one eye"),
-    "sunglasses": ("sunglasses", "dark glasses"),
-    "cup": ("a cup before the face",),
-    "bar": ("a bar across the face", "a bar that hides a part of the face"),
-}
 _MOUTH_UNITS = (10, 12, 14, 15, 16, 17, 20, 23, 24, 25, 26, 27)
 # Units that are always hidden; what other occlusions hide varies.
 _HIDDEN: Mapping[str, Sequence[int]] = {"scarf": _MOUTH_UNITS, "sunglasses": (5, 6, 7, 43)}
-_LIGHT = {
-    "front": ("light from the front",),
-    # Without the side, since training images are flipped.
-    "left": ("light from one side", "a shadow on one side"),
-    "right": ("light from one side", "a shadow on one side"),
-    "top": ("light from above",),
-}
 
 
 class Phrases(pydantic.BaseModel):
@@ -92,15 +43,22 @@ class _File(pydantic.BaseModel):
     source: str
     units: dict[int, Phrases]
     states: dict[str, Phrases]
+    openings: tuple[str, ...]
+    attributes: dict[str, dict[str, tuple[str, ...]]]
+    """Of person, scene and medium: name -> value -> phrasings. Light has no side, since training images are flipped."""
+
+
+@functools.cache
+def _phrases() -> _File:
+    file = importlib.resources.files("mpafer_jax.data.synthface") / "phrases.json"
+    return _File.model_validate_json(file.read_text(encoding="utf-8"))
 
 
 @functools.cache
 def statements() -> dict[str, Phrases]:
     """The statements of `truth`, in its order: action units by number, then states of several units."""
-    file = importlib.resources.files("mpafer_jax.data.synthface") / "phrases.json"
-    content = _File.model_validate_json(file.read_text(encoding="utf-8"))
-    units = {str(unit): content.units[unit] for unit in UNITS}
-    return units | {name: content.states[name] for name in _STATES}
+    units = {str(unit): _phrases().units[unit] for unit in UNITS}
+    return units | {name: _phrases().states[name] for name in _STATES}
 
 
 def truth(face: Face) -> npt.NDArray[np.float32]:
@@ -184,7 +142,7 @@ def caption(face: Face, style: Style, rng: np.random.Generator, *, held_out: boo
     number = int(rng.integers(2))
     parts += [_pick(others[i], rng) for i in _some(np.arange(len(others)), rng, number)]
     rng.shuffle(parts)
-    opening = str(rng.choice(_OPENINGS))
+    opening = str(rng.choice(_phrases().openings))
     if not parts:
         return opening
     return f"{opening}, with {_join(parts)}" if "expression" in opening else f"{opening} with {_join(parts)}"
@@ -223,20 +181,21 @@ def _surroundings(identity: Identity, scene: Scene, style: Style) -> list[Sequen
         "ponytail": (f"{colour} hair in a ponytail", f"{colour} hair"),
     }[identity.hair]
     background = _with_article(f"{scene.background_colour} background")
+    phrases = _phrases().attributes
     parts: list[Sequence[str]] = [
         (f"the look of {_with_article(age)} person", _with_article(f"{age} face")),
         hair,
-        (_SKIN[identity.skin],),
+        phrases["skin"][identity.skin],
         (f"{identity.eye_colour} eyes",),
         (background, f"{background} behind"),
         (f"{scene.clothes_colour} clothes",),
-        _LIGHT[scene.light],
-        _MEDIA[style.medium],
+        phrases["light"][scene.light],
+        phrases["medium"][style.medium],
     ]
     if identity.glasses != "none":
-        parts.append(_GLASSES[identity.glasses])
+        parts.append(phrases["glasses"][identity.glasses])
     if identity.beard != "none":
-        parts.append(_BEARDS[identity.beard])
+        parts.append(phrases["beard"][identity.beard])
     if identity.freckles:
         parts.append(("freckles",))
     if identity.lipstick:
@@ -244,7 +203,7 @@ def _surroundings(identity: Identity, scene: Scene, style: Style) -> list[Sequen
     if identity.earrings:
         parts.append(("earrings",))
     if scene.occlusion != "none":
-        parts.append(_OCCLUSIONS[scene.occlusion])
+        parts.append(phrases["occlusion"][scene.occlusion])
     if abs(scene.yaw) > 10:
         parts.append(("the head turned aside", "a turned head"))
     if abs(scene.roll) > 6:

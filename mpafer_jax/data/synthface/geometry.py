@@ -56,11 +56,6 @@ def points(*pairs: tuple[float, float]) -> Points:
     return np.array(pairs, np.float64)
 
 
-def mirrored(pts: Points, side: int) -> Points:
-    """Points of the right side of the image, mirrored if `side` is -1."""
-    return pts * (side, 1)
-
-
 def spline(control: Points, number: int = 0, closed: bool = False) -> Points:
     """Catmull-Rom spline through the control points, sampled at `number` points (0: about five per piece)."""
     pieces = len(control) if closed else len(control) - 1

@@ -46,60 +46,22 @@ def _hairline(identity: Identity) -> Points:
     w = identity.width
     match identity.hair:
         case "fringe":
-            return points(
-                (-0.73 * w, -0.05),
-                (-0.66, -0.40),
-                (-0.40, -0.51),
-                (-0.1, -0.55),
-                (0.25, -0.52),
-                (0.52, -0.46),
-                (0.67, -0.37),
-                (0.73 * w, -0.05),
-            )
+            left = [(-0.73 * w, -0.05), (-0.66, -0.40), (-0.40, -0.51), (-0.1, -0.55)]
+            return points(*left, (0.25, -0.52), (0.52, -0.46), (0.67, -0.37), (0.73 * w, -0.05))
         case "long":
-            return points(
-                (-0.79 * w, 0.45),
-                (-0.70, -0.15),
-                (-0.56, -0.51),
-                (-0.22, -0.76),
-                (0.0, -0.83),
-                (0.22, -0.76),
-                (0.56, -0.51),
-                (0.70, -0.15),
-                (0.79 * w, 0.45),
-            )
+            return _symmetric((0.0, -0.83), (0.22, -0.76), (0.56, -0.51), (0.70, -0.15), (0.79 * w, 0.45))
         case "curly":
-            return points(
-                (-0.73 * w, -0.15),
-                (-0.65, -0.48),
-                (-0.40, -0.66),
-                (0.0, -0.71),
-                (0.40, -0.66),
-                (0.65, -0.48),
-                (0.73 * w, -0.15),
-            )
+            return _symmetric((0.0, -0.71), (0.40, -0.66), (0.65, -0.48), (0.73 * w, -0.15))
         case "ponytail":
-            return points(
-                (-0.73 * w, -0.12),
-                (-0.63, -0.51),
-                (-0.35, -0.74),
-                (0.0, -0.79),
-                (0.35, -0.74),
-                (0.63, -0.51),
-                (0.73 * w, -0.12),
-            )
+            return _symmetric((0.0, -0.79), (0.35, -0.74), (0.63, -0.51), (0.73 * w, -0.12))
         case _:
             recede = 0.06 * identity.age
-            return points(
-                (-0.74 * w, -0.05),
-                (-0.69, -0.40),
-                (-0.52, -0.64 - recede),
-                (-0.15, -0.73 - recede),
-                (0.30, -0.71 - recede),
-                (0.58, -0.61 - recede),
-                (0.69, -0.40),
-                (0.74 * w, -0.05),
-            )
+            left = [(-0.74 * w, -0.05), (-0.69, -0.40), (-0.52, -0.64 - recede), (-0.15, -0.73 - recede)]
+            return points(*left, (0.30, -0.71 - recede), (0.58, -0.61 - recede), (0.69, -0.40), (0.74 * w, -0.05))
+
+
+def _symmetric(middle: tuple[float, float], *right: tuple[float, float]) -> Points:
+    return points(*((-x, y) for x, y in right[::-1]), middle, *right)
 
 
 def draw_front(canvas: Canvas, identity: Identity) -> None:

@@ -25,16 +25,12 @@ _TONE = np.digitize(np.arange(256), (85, 113, 153))  # level of light -> one of 
 _LIGHT = {"front": (0.0, 0.1), "left": (-1.0, 0.15), "right": (1.0, 0.15), "top": (0.0, 1.0)}
 
 
-def chin_y(identity: Identity, muscles: Muscles) -> float:
-    """y of the chin's lowest point."""
-    return _SHAPES[identity.head][4] + muscles.jaw() - 0.02 * muscles.mean(17)
-
-
 def outline(identity: Identity, muscles: Muscles) -> Points:
     """The closed outline of the head."""
     temple, cheek, jaw, chin, _ = (value * identity.width for value in _SHAPES[identity.head])
     jaw, chin = jaw * identity.jaw, chin * identity.jaw
-    low, drop = chin_y(identity, muscles), muscles.jaw()
+    drop = muscles.jaw()
+    low = _SHAPES[identity.head][4] + drop - 0.02 * muscles.mean(17)
     right = [(0.0, -0.99), (0.40, -0.92), (temple * 0.93, -0.64), (temple * 1.02, -0.30)]
     right += [(cheek, 0.1), (cheek * 0.95 - 0.06 * drop, 0.40), (jaw - 0.15 * drop, 0.68 + 0.55 * drop)]
     right += [((jaw + chin) * 0.48, 0.85 + 0.8 * drop), (chin * 0.8, low - 0.045), (0.0, low)]

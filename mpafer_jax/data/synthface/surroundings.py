@@ -94,14 +94,8 @@ def draw_occlusion(canvas: Canvas, face: Face) -> None:
             along = np.array([math.cos(angle), math.sin(angle)])
             across = np.array([-along[1], along[0]])
             centre = np.array([0.55 * x, 0.1 + 0.6 * y])
-            body = np.stack(
-                [
-                    centre + 2 * along + 0.13 * across,
-                    centre - 2 * along + 0.13 * across,
-                    centre - 2 * along - 0.13 * across,
-                    centre + 2 * along - 0.13 * across,
-                ]
-            )
+            corners = ((2, 0.13), (-2, 0.13), (-2, -0.13), (2, -0.13))
+            body = np.stack([centre + far * along + wide * across for far, wide in corners])
             canvas.fill(body, colour, ink=0.3, edge=1.0, flat=1)
 
 

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import numpy as np
 import numpy.typing as npt
 
-UNITS = (1, 2, 4, 5, 6, 7, 9, 10, 12, 14, 15, 16, 17, 20, 23, 24, 25, 26, 27, 43)
 NAMES: dict[int, str] = {
     1: "inner brow raiser",
     2: "outer brow raiser",
@@ -30,6 +27,7 @@ NAMES: dict[int, str] = {
     27: "mouth stretch",
     43: "eyes closed",
 }
+UNITS = tuple(NAMES)
 INDEX: dict[int, int] = {unit: row for row, unit in enumerate(UNITS)}
 
 # Units of jaw, chin and the orbicularis oris are bilateral.
@@ -37,16 +35,6 @@ ONE_SIDED = frozenset(UNITS) - {17, 23, 24, 25, 26, 27}
 
 Intensities = npt.NDArray[np.float32]
 """float32[len(UNITS), 2] in [0, 1], 0 is relaxed; columns: left and right side of the image."""
-
-
-def intensities(active: Mapping[int, float | tuple[float, float]] | None = None) -> Intensities:
-    """Intensities from unit -> strength of both sides, or (left, right); other units are relaxed."""
-    values = np.zeros((len(UNITS), 2), np.float32)
-    for unit, strength in (active or {}).items():
-        if unit not in INDEX:
-            raise ValueError(f"action unit {unit} is not one of {UNITS}")
-        values[INDEX[unit]] = strength
-    return checked(values)
 
 
 def checked(values: Intensities) -> Intensities:

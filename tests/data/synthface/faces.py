@@ -7,7 +7,7 @@ import numpy as np
 from mpafer_jax.data.synthface.draw import render
 from mpafer_jax.data.synthface.face import Face, Identity, Scene
 from mpafer_jax.data.synthface.styles import STYLES, Style
-from mpafer_jax.data.synthface.units import intensities
+from mpafer_jax.data.synthface.units import INDEX, UNITS, checked
 
 PERSON = Identity(
     head="oval",
@@ -32,6 +32,14 @@ PERSON = Identity(
     glasses="none",
     beard="none",
 )
+
+
+def intensities(active=None):
+    """Intensities from unit -> strength of both sides, or (left, right); other units are relaxed."""
+    values = np.zeros((len(UNITS), 2), np.float32)
+    for unit, strength in (active or {}).items():
+        values[INDEX[unit]] = strength
+    return checked(values)
 
 
 def clean(name: str = "colour") -> Style:
