@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
-import json
 import pathlib
 import re
 from collections.abc import Iterator, Mapping
@@ -169,11 +168,12 @@ class Record:
                 "writes it"
             ) from error
         try:
-            return cls.from_json(json.loads(text))
-        except ValueError as error:
+            return pydantic.TypeAdapter(cls).validate_json(text)
+        except pydantic.ValidationError as error:
+            first = error.errors()[0]
+            problem = f"{'.'.join(map(str, first['loc']))} {first['msg']}".lstrip()
             raise ConfigError(
-                f"{path} cannot be read ({type(error).__name__}: {error}); run `mpafer-jax study sweep` again to write "
-                "it anew"
+                f"{path} cannot be read ({problem}); run `mpafer-jax study sweep` again to write it anew"
             ) from error
 
     @classmethod

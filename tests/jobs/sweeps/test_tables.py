@@ -228,5 +228,6 @@ def test_a_folder_that_is_no_sweeps_is_named(tmp_path, capsys):
     (tmp_path / "sweep.json").write_text(json.dumps({"source": "x.py"}))
     assert study.tables([str(tmp_path)]) == 2
     assert (
-        "sweep.json cannot be read (KeyError: 'sweep'); run `mpafer-jax study sweep` again" in capsys.readouterr().err
+        "sweep.json cannot be read (overrides Field required); run `mpafer-jax study sweep` again"
+        in capsys.readouterr().err
     )
