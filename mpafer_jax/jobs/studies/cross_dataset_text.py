@@ -39,7 +39,8 @@ def render(cells: Sequence[Cell], classes: ClassChoice, level: int = 2) -> str:
     """
     heading = "#" * level
     rows, columns, by_place = _places(cells)
-    on_test = [row for row in rows if any(cell["row"] == row and cell["chosen_on_test"] for cell in cells)]
+    # Absent in published cells, which were measured before the field joined them.
+    on_test = [row for row in rows if any(cell["row"] == row and cell.get("chosen_on_test") for cell in cells)]
     text = [f"**Trained on {', '.join(on_test)}: {protocol.TEST_SELECTED}**\n"] if on_test else []
     for metric, title in (("war", "Accuracy (WAR), %"), ("uar", "Mean recall (UAR), %")):
         lines = [

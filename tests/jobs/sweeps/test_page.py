@@ -195,7 +195,7 @@ def test_no_place_of_the_machine_is_published(sample, tmp_path):
 
 @pytest.mark.parametrize(
     ("text", "found"),
-    [("", "ValueError: not enough values"), ("{", "JSONDecodeError"), ('{"source": "a"}', "KeyError: 'sweep'")],
+    [("", "ValueError: not enough values"), ("{", "JSONDecodeError"), ('{"source": "a"}', "ValidationError")],
 )
 def test_a_damaged_published_file_is_named(tmp_path, text, found):
     path = tmp_path / "top_k.jsonl"
