@@ -149,8 +149,14 @@ class Description(Described):
             )
 
     def _sections(self, names: Iterable[str]) -> dict[str, Any]:
-        known = {"learner": "mpa", **self.config}  # the first checkpoints lack the field
-        return {name: known[name] for name in names}
+        # A field that is newer than the checkpoint has its default, which is chosen to change nothing.
+        newest = Config().model_dump(mode="json")
+        return {
+            name: {**newest[name], **self.config[name]}
+            if isinstance(newest[name], dict)
+            else self.config.get(name, newest[name])
+            for name in names
+        }
 
     @contextlib.contextmanager
     def _naming_the_versions(self) -> Generator[None]:

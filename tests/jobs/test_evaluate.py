@@ -160,5 +160,13 @@ def test_a_description_of_another_version(sample, finished):
 
     # A field that no longer is, or was not yet, in a section that makes no difference to the logits.
     assert with_config(train={"epochs": 3}, later={}).applied_to(config) == config
+    # What the sections that do were before fields joined them.
+    joined = {"residual_dtype", "init_text", "motion_prior", "motion_strength"}
+    before = {
+        section: {name: value for name, value in description.config[section].items() if name not in joined}
+        for section in ("clip", "ctx", "head")
+    }
+    assert sum(map(len, before.values())) + len(joined) == sum(len(description.config[name]) for name in before)
+    assert with_config(**before).applied_to(config) == config
     with pytest.raises(CheckpointError, match=r"made by mpafer-jax 0[\s\S]*config\.head\.k: Extra"):
         with_config(head={**description.config["head"], "k": 3}).applied_to(config)
