@@ -87,6 +87,7 @@ def _frozen(num_ctx: int) -> Frozen:
         hard_text_features=hard_text[None],
         hard_token_features=hard_token[None],
         prototypes=jax.random.normal(jax.random.key(5), (3, 20), jnp.float32),
+        class_counts=jnp.array([5.0, 1.0, 30.0], jnp.float32),
     )
 
 

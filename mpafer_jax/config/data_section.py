@@ -148,7 +148,7 @@ class DataSection(ImagesSection):
     """Images of each class in validation and test, drawn by split_seed; 0 for all."""
     sampler: Literal["shuffle", "class_balanced"] = option("shuffle", role="training")
     """shuffle (each image once an epoch) or class_balanced (classes equally likely, with replacement; common on
-    AffectNet, harmful on RAF-DB)."""
+    AffectNet, harmful on RAF-DB; not together with loss.class_weights or loss.logit_adjustment)."""
     cache_decoded: bool = option(False, "ours: off", role="free")
     """Store the images decoded too, in a memory-mapped file in the prepared folder (width x height x 3 bytes each, grey
     ones a third). The batches are the same; docs/performance.md says what it gains."""

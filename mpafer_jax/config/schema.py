@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Annotated, ClassVar, Literal, Self
 
 import pydantic
+from pydantic import Field
 
 from mpafer_jax.config.data_section import DataSection
 from mpafer_jax.config.fields import (
@@ -186,6 +187,34 @@ class LossSection(FrozenModel):
     """M of Eq. 7: cosine or l1."""
     label_smoothing: Fraction = option(0.0, "paper: none")
     """Share of each label that is spread evenly over the classes."""
+    class_weights: Literal["none", "inverse_frequency", "effective_number"] = option("none", "paper: none")
+    """Weights of the classes in the cross-entropy, from the counts of the training labels: none, inverse_frequency, or
+    effective_number (Cui et al., 2019); their mean over the training images is 1."""
+    effective_number_beta: Annotated[float, Field(gt=0, lt=1)] = option(0.999, "relative: Cui et al., 0.9 to 0.9999")
+    """beta of effective_number: near 0 the weights are equal, near 1 those of inverse_frequency."""
+    logit_adjustment: NonNegative = option(0.0, "paper: none; Menon et al. take 1")
+    """tau of logit adjustment (Menon et al., 2021): tau times the logarithm of the class frequencies of train is added
+    to the logits in the cross-entropy, and not in prediction; 0: none."""
+
+    @pydantic.model_validator(mode="after")
+    def _imbalance_is_corrected_once(self) -> Self:
+        if self.class_weights != "none" and self.logit_adjustment:
+            raise ValueError(
+                f"class_weights is {self.class_weights!r} and logit_adjustment {self.logit_adjustment}: each corrects "
+                "the class imbalance, and both together would do it twice; choose one"
+            )
+        if self.imbalance and self.terms and "cross_entropy" not in self.terms:
+            raise ValueError(f"{self.imbalance} changes the cross-entropy, which terms {self.terms} leaves out")
+        return self
+
+    @property
+    def imbalance(self) -> str:
+        """How the cross-entropy corrects class imbalance, from the counts of train; '' if it does not."""
+        if self.logit_adjustment:
+            return f"logit adjustment (tau {self.logit_adjustment:g})"
+        if self.class_weights == "effective_number":
+            return f"class weights (effective number, beta {self.effective_number_beta:g})"
+        return "class weights (inverse frequency)" if self.class_weights == "inverse_frequency" else ""
 
 
 class PrototypesSection(FrozenModel):
@@ -344,6 +373,16 @@ class Config(ModelSections):
                 "prototypes.normalize is True with loss.prototype_distance 'l1', which compares image features as they "
                 "are: means of normalised features are shorter, and the loss would mostly measure length; set one of "
                 "the two otherwise ('cosine', False)"
+            )
+        return self
+
+    @pydantic.model_validator(mode="after")
+    def _imbalance_is_corrected_once(self) -> Self:
+        if self.data.sampler == "class_balanced" and self.loss.imbalance:
+            raise ValueError(
+                f"data.sampler is 'class_balanced' and the loss has {self.loss.imbalance}: each corrects the class "
+                "imbalance, and both together would do it twice; set data.sampler to 'shuffle', or loss.class_weights "
+                "to 'none' and loss.logit_adjustment to 0"
             )
         return self
 

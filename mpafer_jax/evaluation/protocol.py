@@ -41,17 +41,22 @@ def selecting_split(summary: Mapping[str, Any]) -> str | None:
 def method_name(config: Mapping[str, Any]) -> str:
     """A run's name in tables: "MPA-FER" if all of its parts are on, else "tuned prompts".
 
-    Loss terms that are not the paper's are appended: "MPA-FER + entropy".
+    What the paper's loss does not have is appended: "MPA-FER + entropy", "MPA-FER + logit adjustment (tau 1)".
 
     Args:
       config: the run's fields by dotted name.
     """
-    section = {name.removeprefix("loss."): value for name, value in config.items() if name.startswith("loss.")}
-    terms = Objective.of(LossSection.model_validate_json(json.dumps(section))).terms
+    options = _loss(config)
+    terms = Objective.of(options).terms
     whole = all(term in terms for term in TERMS if term.equation) and all(config[part] for part in PARTS)
     whole = whole and config.get("learner", "mpa") == "mpa"
     others = [term.name for term in terms if not term.equation]
-    return " + ".join(["MPA-FER" if whole else "tuned prompts", *others])
+    return " + ".join(filter(None, ["MPA-FER" if whole else "tuned prompts", *others, options.imbalance]))
+
+
+def _loss(config: Mapping[str, Any]) -> LossSection:
+    section = {name.removeprefix("loss."): value for name, value in config.items() if name.startswith("loss.")}
+    return LossSection.model_validate_json(json.dumps(section))
 
 
 def items(summary: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, str]:
@@ -78,6 +83,8 @@ def items(summary: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, st
     # Absent in summaries of earlier versions.
     notes = [line.strip() for line in summary.get("data", ())]
     notes = [note for note in notes if note.startswith((NO_TEST, CROPPED))]
+    sampler = "sampler that draws all classes equally often" if config.get("data.sampler") == "class_balanced" else ""
+    imbalance = sampler or _loss(config).imbalance
     clip = summary["clip"]
     kind, number = summary["devices"]
     products = {}
@@ -89,6 +96,7 @@ def items(summary: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, st
     return {
         **described,
         "dataset": "; ".join([f"{config['data.dataset']}, label rule {config['data.label_rule']}", *notes]),
+        **({"class imbalance": imbalance} if imbalance else {}),
         "seed": str(summary["seed"]),
         "updates": str(summary["num_steps"]),
         "CLIP": f"{clip['name']}, SHA-256 of its content {clip['hash'][:16]}",

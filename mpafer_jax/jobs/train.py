@@ -139,6 +139,8 @@ def prepare(config: Config, workdir: pathlib.Path) -> Run:
     objective = Objective.of(config.loss)
     if objective.reads_prototypes:
         experiment = experiment.with_prototypes(jnp.asarray(class_prototypes(config, dataset.train, experiment)))
+    if config.loss.imbalance:
+        experiment = experiment.with_frozen(class_counts=jnp.asarray(class_counts(config, dataset.train)))
     if motion_prior.is_read(config):
         experiment = experiment.with_patch_weights(
             motion_prior.patch_weights(config, workdir, dataset.train, experiment)
@@ -207,6 +209,21 @@ def class_prototypes(config: Config, split: Split, experiment: build_lib.Experim
     return prototypes.mean_features(
         frozen.image_features, frozen.labels, experiment.class_names, normalize=section.normalize
     )
+
+
+def class_counts(config: Config, split: Split) -> np.ndarray[Any, np.dtype[np.float32]]:
+    """n_c [C]: labels of each class in the training split, votes in fractions.
+
+    Raises:
+      ConfigError: a class has none.
+    """
+    counts = split.label_distributions.sum(axis=0, dtype=np.float64)
+    if empty := [name for name, count in zip(split.class_names, counts, strict=True) if not count]:
+        raise ConfigError(
+            f"no training image shows {', '.join(empty)}, so {config.loss.imbalance} has no count for it; leave the "
+            "class out of data.class_names, or set loss.class_weights to 'none' and loss.logit_adjustment to 0"
+        )
+    return counts.astype(np.float32)
 
 
 def describe(config: Config, dataset: Dataset, experiment: build_lib.Experiment) -> Description:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable, Collection
 from typing import Literal
 
@@ -96,10 +97,38 @@ def cross_entropy(logits: jax.Array, targets: jax.Array, label_smoothing: float 
 
     Args:
       logits: [B, C].
-      targets: [B, C], rows sum to one: one-hot labels, or votes.
+      targets: [B, C], rows sum to one: one-hot labels, or votes; or each entry times the weight of its class.
       label_smoothing: fraction of each target that is spread evenly over the classes.
     """
-    return optax.softmax_cross_entropy(logits, optax.smooth_labels(targets, label_smoothing))
+    evenly = jnp.mean(targets, axis=-1, keepdims=True)
+    return optax.softmax_cross_entropy(logits, (1 - label_smoothing) * targets + label_smoothing * evenly)
+
+
+def class_weights(counts: jax.Array, kind: Literal["inverse_frequency", "effective_number"], beta: float) -> jax.Array:
+    """Weights w_c [C] of the classes in the cross-entropy.
+
+    Scaled to mean 1 over the training images, sum_c n_c w_c = sum_c n_c: the cross-entropy keeps its scale beside the
+    other terms. A batch's sum is divided by its number of images and not by the sum of its weights, so an image's
+    weight does not depend on the others in its batch or on its device.
+
+    Args:
+      counts: n_c [C] float32, training labels of each class, all above 0.
+      kind: inverse_frequency, w_c ~ 1 / n_c; effective_number, w_c ~ (1 - beta) / (1 - beta^n_c) (Cui et al., 2019,
+        "Class-Balanced Loss Based on Effective Number of Samples").
+      beta: of the effective number, above 0 and below 1.
+    """
+    # 1 - beta^n without cancellation.
+    weights = 1 / (counts if kind == "inverse_frequency" else -jnp.expm1(counts * math.log(beta)))
+    return weights * (jnp.sum(counts) / jnp.sum(counts * weights))
+
+
+def log_prior(counts: jax.Array) -> jax.Array:
+    """log pi_c [C] of the class frequencies pi_c = n_c / sum_c n_c; n_c [C] float32, all above 0.
+
+    Logit adjustment adds tau log pi_c to the logits, in the training loss only (Menon et al., 2021, "Long-Tail Learning
+    via Logit Adjustment").
+    """
+    return jnp.log(counts / jnp.sum(counts))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,7 +144,7 @@ class Context:
         'patch_features' Z^l [B, N, D] and the scores of `model.global_local_logits`.
       params: trained parameters.
       frozen: constants: 'hard_text_features' theta(t*) [G, C, D], 'hard_token_features' t* [G, C, W], 'prototypes'
-        p [C, D].
+        p [C, D], 'class_counts' n_c [C].
     """
 
     options: LossSection
@@ -136,6 +165,17 @@ class Context:
         if self.frozen.prototypes is None:
             raise ValueError("no prototypes were computed: a Term that reads them needs reads_prototypes=True")
         return self.frozen.prototypes
+
+    @property
+    def class_counts(self) -> jax.Array:
+        """n_c [C].
+
+        Raises:
+          ValueError: `Frozen` has none.
+        """
+        if self.frozen.class_counts is None:
+            raise ValueError("class weights and logit adjustment need Frozen.class_counts, which is None")
+        return self.frozen.class_counts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -162,7 +202,12 @@ class Term:
 
 
 def _cross_entropy(context: Context) -> jax.Array:
-    return cross_entropy(context.logits, context.targets, context.options.label_smoothing)
+    options, logits, targets = context.options, context.logits, context.targets
+    if options.class_weights != "none":
+        targets = targets * class_weights(context.class_counts, options.class_weights, options.effective_number_beta)
+    if options.logit_adjustment:
+        logits = logits + options.logit_adjustment * log_prior(context.class_counts)
+    return cross_entropy(logits, targets, options.label_smoothing)
 
 
 def _alignment(distance: str, temperature: float) -> Alignment:
@@ -261,8 +306,9 @@ class Objective:
         return any(term.reads_prototypes for term in self.terms)
 
     def __str__(self) -> str:
-        """As a sum: 'cross_entropy + 0.5 token_alignment'."""
-        return " + ".join(name if w == 1 else f"{w:g} {name}" for name, w in self.weights.items())
+        """As a sum: 'cross_entropy + 0.5 token_alignment', and how class imbalance is corrected."""
+        terms = " + ".join(name if w == 1 else f"{w:g} {name}" for name, w in self.weights.items())
+        return ", ".join(filter(None, [terms, self.options.imbalance]))
 
     def values(self, context: Context, axis: Literal["example", "class"]) -> dict[str, jax.Array]:
         """Values of the terms with this axis, by name: [B] each for "example", [C] each for "class"."""

@@ -35,6 +35,7 @@ class Frozen:
       hard_text_features: theta(t*) [G, C, D] of G groups of hard prompts; G is 0 without training.
       hard_token_features: t* [G, C, W].
       prototypes: p [C, D]; None if no loss reads them.
+      class_counts: n_c [C] float32, training labels of each class; None if no loss reads them.
       patch_weights: w [C, N] of the local scores (`motion_prior`), None for equal weights.
     """
 
@@ -43,4 +44,5 @@ class Frozen:
     hard_text_features: jax.Array
     hard_token_features: jax.Array
     prototypes: jax.Array | None = None
+    class_counts: jax.Array | None = None
     patch_weights: jax.Array | None = None

@@ -72,6 +72,18 @@ IMPOSSIBLE = [
         {"prototypes.normalize": True, "loss.prototype_distance": "l1"},
         "normalize is True with .*'l1', which compares",
     ),
+    (
+        {"loss.class_weights": "inverse_frequency", "loss.logit_adjustment": 1.0},
+        "class_weights is 'inverse_frequency' and logit_adjustment 1.0: each corrects the class imbalance",
+    ),
+    (
+        {"loss.class_weights": "effective_number", "data.sampler": "class_balanced"},
+        r"sampler is 'class_balanced' and the loss has class weights \(effective number, beta 0.999\): each corr",
+    ),
+    (
+        {"loss.logit_adjustment": 1.0, "loss.terms": ("prompt_alignment",)},
+        r"logit adjustment \(tau 1\) changes the cross-entropy, which terms \('prompt_alignment',\) leaves out",
+    ),
     ({"eval.select_on_test_split": True}, r"there is a validation split .*validation_fraction=0\.1\)"),
     (
         {"eval.select_on_test_split": True, "data.validation_fraction": 0.0, "data.test_split": ""},
@@ -226,6 +238,7 @@ def test_every_field_is_read(sample, tmp_path, monkeypatch):
     """
     # What is read only where another field asks for it.
     others = {"head.motion_prior": "features", "data.label_noise": 0.1, "train.num_steps": 0, "train.num_epochs": 0.5}
+    others |= {"loss.class_weights": "effective_number"}
     config = runs.config(sample, **{"optimizer.warmup_steps": 0, **others})
     package = pathlib.Path(schema.__file__).parent
     read = set()

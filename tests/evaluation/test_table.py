@@ -41,6 +41,12 @@ def test_a_run_is_called_what_it_is():
     for part in ("visual_prompts.num_prompts", "head.local_weight", "loss.beta", "loss.gamma", "loss.token_weight"):
         assert protocol.method_name({**whole, part: 0}) == "tuned prompts"
     assert protocol.method_name({**whole, "loss.terms": ["cross_entropy", "prototype_alignment"]}) == "tuned prompts"
+    for changes, title in (
+        ({"logit_adjustment": 0.5}, "MPA-FER + logit adjustment (tau 0.5)"),
+        ({"class_weights": "inverse_frequency"}, "MPA-FER + class weights (inverse frequency)"),
+        ({"class_weights": "effective_number"}, "MPA-FER + class weights (effective number, beta 0.999)"),
+    ):
+        assert protocol.method_name({**whole, **{f"loss.{name}": x for name, x in changes.items()}}) == title
     values = {**summary("test"), "method": "tuned prompts"}
     assert [row.title for row in table.rows(values, "test") if row.own] == [
         "tuned prompts, last step (20)",

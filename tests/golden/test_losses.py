@@ -54,6 +54,9 @@ OBJECTIVES = {
     "prompt cosine": {"prompt_distance": "cosine"},
     "prototypes l1": {"prototype_distance": "l1"},
     "label smoothing": {"label_smoothing": 0.1},
+    "inverse frequency": {"class_weights": "inverse_frequency", "label_smoothing": 0.1},
+    "effective number": {"class_weights": "effective_number"},
+    "logit adjustment": {"logit_adjustment": 1.5},
 }
 
 
@@ -135,7 +138,8 @@ def test_objectives(name):
     targets = rng.dirichlet(np.ones(3), 6).astype(np.float32)
     labels = targets.argmax(1)
 
-    frozen = Frozen({}, None, hard_text_features, hard_token_features, prototypes)
+    counts = jnp.array([5.0, 1.0, 30.0], jnp.float32)
+    frozen = Frozen({}, None, hard_text_features, hard_token_features, prototypes, counts)
 
     def loss(learned):
         context = Context(config.loss, learned["logits"], targets, labels, learned, {}, frozen)

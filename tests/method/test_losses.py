@@ -1,5 +1,7 @@
 """Losses: hand-computed values, finite differences, batch = mean of singles, mask = subset, switched off = absent."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -99,6 +101,83 @@ def test_cross_entropy_by_hand():
     # 0.3 spread evenly: 0.8, 0.1, 0.1
     smoothed = 0.8 * np.log(2) + 0.2 * np.log(4)
     np.testing.assert_allclose(losses.cross_entropy(logits, hot, 0.3), [smoothed], rtol=1e-6)
+
+
+def test_class_weights_by_hand():
+    counts = jnp.array([1.0, 3.0, 6.0])
+    # 10 labels of 3 classes: 10 / (3 n).
+    inverse = losses.class_weights(counts, "inverse_frequency", 0.5)
+    np.testing.assert_allclose(inverse, [10 / 3, 10 / 9, 10 / 18], rtol=1e-6)
+    # 1 - 0.5^n: 1/2, 7/8, 63/64; inverted 2, 8/7, 64/63; times n, summed: 2 + 24/7 + 384/63 = 242/21.
+    effective = losses.class_weights(counts, "effective_number", 0.5)
+    np.testing.assert_allclose(effective, np.array([2, 8 / 7, 64 / 63]) * 10 * 21 / 242, rtol=1e-6)
+    for weights in (inverse, effective):
+        assert float(jnp.sum(weights * counts)) == pytest.approx(10)  # mean 1 over the images
+
+
+def test_effective_number_lies_between_equal_weights_and_inverse_frequency():
+    counts = jnp.array([281.0, 4772.0, 134415.0])  # float32 has no 1 - 0.9999999 to spare
+    inverse = losses.class_weights(counts, "inverse_frequency", 0.9)
+    np.testing.assert_allclose(losses.class_weights(counts, "effective_number", 1 - 1e-10), inverse, rtol=1e-4)
+    np.testing.assert_allclose(losses.class_weights(counts, "effective_number", 1e-9), [1, 1, 1], rtol=1e-6)
+    exact = [(1 - 0.9999) / (1 - 0.9999**n) for n in (281, 4772, 134415)]
+    found = losses.class_weights(counts, "effective_number", 0.9999)
+    np.testing.assert_allclose(found / found[0], np.array(exact) / exact[0], rtol=1e-5)
+
+
+def cross_entropies(targets, counts=(10.0, 30.0, 60.0), **changes):
+    """Of logits for the probabilities 1/2, 1/4, 1/4."""
+    targets = jnp.array(targets)
+    logits = jnp.broadcast_to(jnp.log(jnp.array([0.5, 0.25, 0.25])), targets.shape)
+    objective = tiny.objective(terms=("cross_entropy",), **changes)
+    fed = context(objective, class_counts=jnp.array(counts))
+    fed = dataclasses.replace(fed, logits=logits, targets=targets)
+    return objective.values(fed, "example")["cross_entropy"]
+
+
+def test_weighted_cross_entropy_by_hand():
+    labels = [[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.5, 0.0, 0.5]]  # the last: votes
+    found = cross_entropies(labels, class_weights="inverse_frequency")  # 10/3, 10/9, 10/18
+    votes = 0.5 * 10 / 3 * np.log(2) + 0.5 * 10 / 18 * np.log(4)
+    np.testing.assert_allclose(found, [10 / 3 * np.log(2), 10 / 9 * np.log(4), votes], rtol=1e-6)
+    # A smoothed label has the weight of its class: 0.3 of it spread evenly.
+    smoothed = cross_entropies(labels[:2], class_weights="inverse_frequency", label_smoothing=0.3)
+    expected = [10 / 3 * (0.8 * np.log(2) + 0.2 * np.log(4)), 10 / 9 * (0.1 * np.log(2) + 0.9 * np.log(4))]
+    np.testing.assert_allclose(smoothed, expected, rtol=1e-6)
+
+
+def test_logit_adjustment_by_hand():
+    labels = [[1.0, 0.0, 0.0], [0.0, 0.0, 1.0]]
+    # 1/2, 1/4, 1/4 times the frequencies 0.1, 0.3, 0.6: 0.05, 0.075, 0.15, which sum to 0.275.
+    found = cross_entropies(labels, logit_adjustment=1.0)
+    np.testing.assert_allclose(found, -np.log([0.05 / 0.275, 0.15 / 0.275]), rtol=1e-6)
+    # tau 2, frequencies squared: 0.005, 0.0225, 0.09, which sum to 0.1175.
+    found = cross_entropies(labels, logit_adjustment=2.0)
+    np.testing.assert_allclose(found, -np.log([0.005 / 0.1175, 0.09 / 0.1175]), rtol=1e-6)
+    even = cross_entropies(labels, counts=(7.0, 7.0, 7.0), logit_adjustment=1.0)
+    np.testing.assert_allclose(even, cross_entropies(labels), rtol=1e-6)
+
+
+def test_logit_adjustment_makes_the_balanced_classifier_optimal():
+    """Menon et al.: with tau 1 the loss over the joint distribution is stationary at logits log p(x | y)."""
+    joint = np.array([[0.06, 0.02, 0.02], [0.2, 0.6, 0.1]]).T  # p(y, x) of 3 images x and 2 classes y
+    prior = joint.sum(axis=0)  # 0.1, 0.9
+    objective = tiny.objective(terms=("cross_entropy",), logit_adjustment=1.0)
+    fed = context(objective, class_counts=jnp.array(prior * 100, jnp.float32))
+    posterior = jnp.array(joint / joint.sum(axis=1, keepdims=True), jnp.float32)
+
+    def loss(logits):
+        values = objective.values(dataclasses.replace(fed, logits=logits, targets=posterior), "example")
+        return jnp.sum(values["cross_entropy"] * joint.sum(axis=1).astype(np.float32))
+
+    gradient = jax.grad(loss)(jnp.log(jnp.array(joint / prior, jnp.float32)))
+    np.testing.assert_allclose(gradient, np.zeros((3, 2)), atol=1e-7)
+
+
+def test_without_counts_a_correction_is_an_error():
+    objective = tiny.objective(logit_adjustment=1.0)
+    with pytest.raises(ValueError, match=r"need Frozen\.class_counts"):
+        per_example(objective)
 
 
 def test_global_local_logits_by_hand():

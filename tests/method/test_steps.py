@@ -29,13 +29,13 @@ def fresh_state():
 
 
 @functools.cache
-def compiled(num_devices, terms, accumulate, trained):
+def compiled(num_devices, options, terms, accumulate, trained):
     """The step on any number of virtual devices: the named axis is all it knows of them. Weights are an argument."""
 
     @jax.jit
     def step(state, frozen, weights, batch):
         weighted = [dataclasses.replace(term, weight=lambda _, name=term.name: weights[name]) for term in terms]
-        objective = losses.Objective(OBJECTIVE.options, tuple(weighted))
+        objective = losses.Objective(options, tuple(weighted))
         of_one = steps.make_train_step(
             forward=FORWARD, tx=TX, objective=objective, accumulate=accumulate, trained=trained
         )
@@ -46,8 +46,10 @@ def compiled(num_devices, terms, accumulate, trained):
     return step
 
 
-def step_on(num_devices, batch, *, weights=None, terms=losses.TERMS, accumulate=1, trained=None):
-    step = compiled(num_devices, terms, accumulate, trained)
+def step_on(
+    num_devices, batch, *, options=OBJECTIVE.options, weights=None, terms=losses.TERMS, accumulate=1, trained=None
+):
+    step = compiled(num_devices, options, terms, accumulate, trained)
     weights = {term.name: jnp.float32(1 if weights is None else weights.get(term.name, 0)) for term in terms}
     return step(fresh_state(), tiny.frozen(MODEL), weights, batch)
 
@@ -96,6 +98,18 @@ def test_parts_one_after_the_other_give_the_update_of_the_whole(on_one_device):
     state, metrics = step_on(2, tiny.batch(masked=3), accumulate=2)
     assert_close(state.params, on_one_device[0].params)
     assert means(metrics) == pytest.approx(means(on_one_device[1]), rel=2e-4)
+
+
+@pytest.mark.parametrize("changes", [{"class_weights": "inverse_frequency"}, {"logit_adjustment": 1.0}])
+def test_a_correction_of_imbalance_does_not_depend_on_devices_and_parts(on_one_device, changes):
+    """Each device and part has other classes, and the last one no image at all."""
+    options, batch = OBJECTIVE.options.model_copy(update=changes), tiny.batch(masked=3)
+    one = step_on(1, batch, options=options)
+    assert means(one[1])["cross_entropy"] != pytest.approx(means(on_one_device[1])["cross_entropy"], rel=1e-2)
+    order = np.argsort(batch["label"] + 3 * (1 - batch["mask"]))
+    four = step_on(4, {name: x[order] for name, x in batch.items()}, options=options, accumulate=2)
+    assert_close(one[0].params, four[0].params)
+    assert means(one[1]) == pytest.approx(means(four[1]), rel=2e-4)
 
 
 def test_masked_images_count_nowhere(on_one_device):
