@@ -18,6 +18,7 @@ from mpafer_jax.data.registry import read_source
 from mpafer_jax.data.splits import absent, split_off_missing_test
 from mpafer_jax.runtime import progress
 from mpafer_jax.runtime.errors import ImageError
+from mpafer_jax.runtime.texts import natural_order
 
 _LISTED = 5  # examples printed of a long list; broken images are always listed in full
 
@@ -62,8 +63,9 @@ def check(data: DataSection, index: SourceIndex | None = None) -> Report:
     data, own_test = split_off_missing_test(data, index)
     with workers(index.computed) as pool:
         images = _open_all(index, pool)
+    cropped = f"{records.CROPPED}{index.crop}" if index.crop else ""
     place = f"in {data.dir}" if data.dataset != "synthface" else "drawn here"
-    lines = [f"dataset {index.dataset} {place}, label rule {index.label_rule}", *filter(None, [own_test]), ""]
+    lines = [f"dataset {index.dataset} {place}, label rule {index.label_rule}", *filter(None, [own_test, cropped]), ""]
     attention = list(index.warnings)
     for part in (_labels(index, data), _sizes(index, images), _broken(images), _duplicates(index, images)):
         lines += [*part.lines, ""]
@@ -103,7 +105,8 @@ def _labels(index: SourceIndex, data: DataSection) -> Report:
         for name in dict.fromkeys(name for record in listed for name in record.attributes):
             values = collections.Counter(record.attributes.get(name, "none given") for record in listed)
             if len(values) <= records.MAX_GROUPS:
-                lines.append(f"  {name} in {split}: " + ", ".join(f"{v} {n}" for v, n in sorted(values.items())))
+                counted = (f"{value} {values[value]}" for value in sorted(values, key=natural_order))
+                lines.append(f"  {name} in {split}: {', '.join(counted)}")
     for split, reasons in index.dropped.items():
         lines += [f"  dropped from {split}: {number} {reason}" for reason, number in reasons.items()]
         overlooked = {reason: number for reason, number in reasons.items() if records.was_overlooked(reason)}

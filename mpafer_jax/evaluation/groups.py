@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import re
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -11,6 +10,7 @@ import numpy.typing as npt
 
 from mpafer_jax.data.records import MAX_GROUPS
 from mpafer_jax.evaluation.statistics import mean_interval, wilson
+from mpafer_jax.runtime.texts import natural_order
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,16 +57,11 @@ def by_attribute(
     for attribute, column in attributes.items():
         values: list[str] = np.unique(column).tolist()
         if 2 <= len(values) <= MAX_GROUPS:
-            members = {value: column == value for value in sorted(values, key=_in_order)}
+            members = {value: column == value for value in sorted(values, key=natural_order)}
             found[attribute] = tuple(
                 _group(value, answers[inside], labels[inside], class_names) for value, inside in members.items()
             )
     return found
-
-
-def _in_order(value: str) -> list[str | int]:
-    # Texts and numbers alternate, so that like is compared with like.
-    return [int(part) if part.isdecimal() else part for part in re.split(r"([0-9]+)", value)]
 
 
 def _group(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import re
 import unicodedata
 
 import ftfy
@@ -22,6 +23,12 @@ def without_invisible(text: str) -> str:
     selectors.
     """
     return "".join(c for c in text if unicodedata.category(c) != "Cf" and not "\ufe00" <= c <= "\ufe0f")
+
+
+def natural_order(text: str) -> list[str | int]:
+    """Sort key that compares numbers in texts as numbers: "4-19" before "20-39"."""
+    # Texts and numbers alternate, so that like is compared with like.
+    return [int(part) if part.isdecimal() else part for part in re.split(r"([0-9]+)", text)]
 
 
 def is_one_line(text: str) -> bool:

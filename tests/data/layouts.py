@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
+import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -104,7 +105,7 @@ def write_rafdb_annotation(root: Path, name: str, kinds: Sequence[int], points: 
     place = root / "Annotation" / "manual" / f"{Path(name).stem}_manu_attri.txt"
     place.parent.mkdir(parents=True, exist_ok=True)
     place.write_text("".join([*(f"{x:.3f}\t{y:.3f}\n" for x, y in points), *(f"{kind}\n" for kind in kinds)]))
-    save(root / "Image" / "original" / name, image(len(name) + sum(kinds), 120, 90))
+    save(root / "Image" / "original" / name, image(zlib.crc32(name.encode()), 120, 90))
 
 
 def write_kdef(root: Path, names: Sequence[str]) -> None:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from mpafer_jax.data import align
+from mpafer_jax.data import align, check
 from mpafer_jax.data.readers import rafdb
 from mpafer_jax.data.records import SourceIndex
 from mpafer_jax.data.registry import read_source
@@ -189,6 +189,15 @@ def test_attributes_and_crop_reach_the_splits(tmp_path: Path, owners: SourceInde
         assert list(split.attributes) == ["gender", "race", "age"]
     few = dataset.train.take(dataset.train.labels.argsort()[:3])
     assert few.attributes["gender"].tolist() == [genders[name] for name in few.names.tolist()]
+
+
+def test_a_check_counts_attributes_and_names_the_crop(tmp_path: Path, owners: SourceIndex) -> None:
+    annotate(tmp_path / "owners")
+    lines = check.check(layouts.section("rafdb", tmp_path / "owners", align="landmarks", test_split="test")).lines
+    assert f"faces cropped: {align.CROP}" in lines
+    # Numbers 21 to 27 modulo 3 and 5.
+    assert "  gender in test: female 2, male 3, unsure 2" in lines
+    assert "  age in test: 0-3 1, 4-19 2, 20-39 2, 40-69 1, 70+ 1" in lines
 
 
 def test_images_are_selected_by_attributes(tmp_path: Path, owners: SourceIndex) -> None:
