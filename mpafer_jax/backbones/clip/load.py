@@ -42,6 +42,8 @@ def load(files: CheckpointFiles, *, name: str, dtype: str) -> Pretrained:
     image_mean, image_std = (None, None) if files.normalization is None else read_normalization(files.normalization)
     with futures.ThreadPoolExecutor(1) as pool:
         content_hash = pool.submit(files.content_hash)  # takes as long as reading the weights
+        if files.kind == "pytorch":
+            import_transformers()  # before torch, which it would import too
         tensors = read_tensors(files.weights, files.kind)
         file_format: Format = "flax" if files.kind == "flax" else format_of(tensors)
         if config is None:

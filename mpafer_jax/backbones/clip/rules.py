@@ -10,6 +10,7 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import fnmatch
 from collections.abc import Collection, Mapping
@@ -269,7 +270,7 @@ def param_shapes(config: ClipConfig) -> dict[str, tuple[int, ...]]:
 
 
 def to_params(
-    tensors: Mapping[str, Array],
+    tensors: dict[str, Array],
     config: ClipConfig,
     source_format: Format,
     *,
@@ -281,7 +282,8 @@ def to_params(
     Names follow transformers' modeling_clip.py and modeling_flax_clip.py, and model.py of OpenAI's CLIP.
 
     Args:
-      tensors: all tensors by name; float32, float16, bfloat16 or float64.
+      tensors: all tensors by name; float32, float16, bfloat16 or float64. Each is removed once it is copied, so that a
+        large model is not in memory twice.
       config: shape of the CLIP.
       source_format: naming and layout of the tensors.
       dtype: of the image tower, one of `DTYPES`; the rest is float32, see `param_type`.
@@ -297,18 +299,21 @@ def to_params(
         raise ValueError(f"dtype is {dtype!r}, expected one of {', '.join(DTYPES)}")
     _check(tensors, config, source_format, source)
     flat: dict[str, Array] = {}
-    copies: list[tuple[Array, Array]] = []
-    copied: list[str] = []
-    for rule in RULES:
-        names = rule.names(source_format, _num_layers(rule, config))
-        stack = np.empty((len(names), *rule.shape(config)), param_type(rule.path, dtype))
-        copies += [(stack[i, ...], rule.from_file(tensors[name], source_format)) for i, name in enumerate(names)]
-        copied += names
-        flat[rule.path] = stack if rule.stacked else stack[0, ...]
+    broken: list[str] = []
+    names = {rule.path: rule.names(source_format, _num_layers(rule, config)) for rule in RULES}
+    readers = collections.Counter(name for rule in RULES for name in names[rule.path])
     with futures.ThreadPoolExecutor(usable_cores()) as pool:  # NumPy releases the GIL while copying
-        finite = list(pool.map(_copy, *zip(*copies, strict=True)))
-    if not all(finite):
-        broken = list(dict.fromkeys(n for n, is_finite in zip(copied, finite, strict=True) if not is_finite))
+        for rule in RULES:
+            stack = np.empty((len(names[rule.path]), *rule.shape(config)), param_type(rule.path, dtype))
+            targets = [stack[i, ...] for i in range(len(stack))]
+            sources = (rule.from_file(tensors[name], source_format) for name in names[rule.path])
+            for name, is_finite in zip(names[rule.path], pool.map(_copy, targets, sources), strict=True):
+                broken += [] if is_finite else [name]
+                readers[name] -= 1
+                if not readers[name]:
+                    del tensors[name]
+            flat[rule.path] = stack if rule.stacked else stack[0, ...]
+    if broken := list(dict.fromkeys(broken)):
         raise ValueError(
             f"{source} holds numbers that are NaN or infinite{_as(dtype)}, in {len(broken)} tensor(s): "
             f"{', '.join(broken[:_SHOWN])}{', ..' if len(broken) > _SHOWN else ''}. What made the file went wrong; "
