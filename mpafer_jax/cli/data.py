@@ -113,7 +113,8 @@ def features(arguments: argparse.Namespace) -> None:
 
         mpafer-jax data features --config=configs/quickstart.py --out=features
 
-    writes `<out>/train.npz`, `validation.npz` and `test.npz`, those of them that the configuration has, each with
+    writes `<out>/train.npz`, `validation.npz` and `test.npz`, those of them that the configuration has, each with (of
+    video clips a row for each frame that evaluation reads, under the clip's name)
 
         image_features       float32[n, D], z^g of the un-prompted image tower, not normalised, without augmentation
         labels               int32[n], positions in class_names

@@ -81,6 +81,22 @@ class SynthfaceSection(FrozenModel):
     """Side of the images in pixels, 32 to 224."""
 
 
+class ClipsSection(FrozenModel):
+    """Video clips; read only if dataset is dfew, ferv39k, mafw or clips."""
+
+    frames: PositiveCount = option(16, "relative: DFER-CLIP's")
+    """N, segments of equal length of a clip. A training image is a random frame of a segment, and an epoch has one of
+    each; evaluation averages the logits of the middle frames of all."""
+    fold: PositiveCount = option(1, "ours")
+    """The fold that is the test, of dfew, mafw, and of lists whose names have {fold}."""
+    folder: NamedPath = option("", "ours")
+    """Folder below dir with the folders of frames; empty: the owner's, where only one is there, or dir for clips."""
+    train_list: NamedPath = option("train.txt", "ours")
+    """Dataset clips: the list below dir of the training clips, lines DIR N_FRAMES LABEL; {fold} in it is the fold."""
+    test_list: NamedPath = option("test.txt", "ours")
+    """Dataset clips: the list of the test clips."""
+
+
 class ImagesSection(FrozenModel):
     """How images are decoded and normalised."""
 
@@ -157,6 +173,7 @@ class DataSection(ImagesSection):
     image); empty: `features` in the prepared folder."""
     augment: AugmentSection = AugmentSection()
     synthface: SynthfaceSection = SynthfaceSection()
+    clips: ClipsSection = ClipsSection()
 
     @pydantic.model_validator(mode="after")
     def _fields_agree(self) -> Self:

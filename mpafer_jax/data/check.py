@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import itertools
 from collections.abc import Iterable, Sequence
 from concurrent import futures
 
 from mpafer_jax.config.data_section import ALL_SPLITS, DataSection
 from mpafer_jax.data import records
-from mpafer_jax.data.inspection import inspect_all, workers
+from mpafer_jax.data.inspection import inspect_all, joint_hash, workers
 from mpafer_jax.data.records import Record, SourceIndex
 from mpafer_jax.data.registry import read_source
 from mpafer_jax.data.splits import absent, split_off_missing_test
@@ -78,17 +79,21 @@ def _open_all(index: SourceIndex, pool: futures.Executor) -> _Images:
     broken: dict[str, list[str]] = {}
     for split, labelled in index.splits.items():
         found = [*labelled, *index.left_out.get(split, ())]
-        opened = inspect_all([record.image for record in found], pool)
-        for record, result in zip(found, progress.track(opened, f"opening {split}", len(found)), strict=True):
-            if isinstance(result, ImageError):
-                broken.setdefault(split, []).append(str(result))
-            else:
-                by_pixels.setdefault(result.pixel_hash, []).append(_Image(split, record, result.size))
+        opened = inspect_all((frame for record in found for frame in record.frames), pool)
+        results = progress.track(opened, f"opening {split}", sum(len(record.frames) for record in found))
+        for record in found:
+            frames = list(itertools.islice(results, len(record.frames)))
+            readable = [frame for frame in frames if not isinstance(frame, ImageError)]
+            if len(readable) < len(frames):
+                broken.setdefault(split, []).extend(str(frame) for frame in frames if isinstance(frame, ImageError))
+            if readable:
+                same = joint_hash([frame.pixel_hash for frame in readable])
+                by_pixels.setdefault(same, []).append(_Image(split, record, readable[0].size))
     return _Images(by_pixels, broken)
 
 
 def _labels(index: SourceIndex, data: DataSection) -> Report:
-    lines, attention = ["labels: index, class, the owner's label; examples per split"], list[str]()
+    lines, attention = [f"labels: index, class, the owner's label; {index.unit} per split"], list[str]()
     counts = {split: collections.Counter(record.label for record in found) for split, found in index.splits.items()}
     lines.append(f"  {'':<30}" + "".join(f"{split:>20}" for split in counts))
     for label, (name, source) in enumerate(zip(index.class_names, index.source_labels, strict=True)):
@@ -111,11 +116,13 @@ def _labels(index: SourceIndex, data: DataSection) -> Report:
         lines += [f"  dropped from {split}: {number} {reason}" for reason, number in reasons.items()]
         overlooked = {reason: number for reason, number in reasons.items() if records.was_overlooked(reason)}
         attention += [f"left out of {split}: {number} {reason}" for reason, number in overlooked.items()]
+    lines += [f"  {split} is {' + '.join(parts)}" for split, parts in index.joined.items()]
     lines += [f"  no split {split!r} here; looked for {place}" for split, place in index.absent.items()]
-    for split in (*data.train_splits, data.validation_split, data.test_split):
+    for split in index.parts(*data.train_splits, data.validation_split, data.test_split):
         if split and split != ALL_SPLITS and split not in index.splits:
             attention.append(str(absent(split, index, data)))
-    trained = sum((counts[split] for split in data.train_splits if split in counts), collections.Counter[int]())
+    train_splits = index.parts(*data.train_splits)
+    trained = sum((counts[split] for split in train_splits if split in counts), collections.Counter[int]())
     untrained = [name for label, name in enumerate(index.class_names) if not trained[label]]
     if untrained and data.train_splits:
         attention.append(f"classes without a training image: {', '.join(untrained)}")
@@ -123,7 +130,7 @@ def _labels(index: SourceIndex, data: DataSection) -> Report:
 
 
 def _sizes(index: SourceIndex, images: _Images) -> Report:
-    lines, attention = ["sizes in pixels (width x height: images)"], list[str]()
+    lines, attention = [f"sizes in pixels (width x height: {index.unit})"], list[str]()
     sizes: dict[str, collections.Counter[tuple[int, int]]] = {}
     for image in _each(images):
         sizes.setdefault(image.split, collections.Counter())[image.size] += 1
@@ -149,7 +156,7 @@ def _broken(images: _Images) -> Report:
 
 
 def _duplicates(index: SourceIndex, images: _Images) -> Report:
-    lines, attention = ["images that occur more than once (all pixels equal)"], list[str]()
+    lines, attention = [f"{index.unit} that occur more than once (all pixels equal)"], list[str]()
     groups = [group for group in images.by_pixels.values() if len(group) > 1]
     splits = list(index.splits)
     for split in splits:
@@ -160,7 +167,7 @@ def _duplicates(index: SourceIndex, images: _Images) -> Report:
         conflicting = [group for group in within if len({p.record.label for p in group} - {-1}) > 1]
         if conflicting:
             listed = _first(" = ".join(_with_label(p, index) for p in group) for group in conflicting)
-            attention.append(f"{_images_in_words(len(conflicting))} with different labels within {split} {listed}")
+            attention.append(f"{_in_words(len(conflicting), index)} with different labels within {split} {listed}")
     for position, split in enumerate(splits):
         for other in splits[position + 1 :]:
             part = _across(split, other, groups, index)
@@ -172,7 +179,7 @@ def _duplicates(index: SourceIndex, images: _Images) -> Report:
 def _across(split: str, other: str, groups: Sequence[Sequence[_Image]], index: SourceIndex) -> Report:
     shared = [group for group in groups if {split, other} <= {p.split for p in group}]
     of_other = [p for group in shared for p in group if p.split == other]
-    title = f"  {other} images that are also in {split}: {len(of_other)}"
+    title = f"  {other} {index.unit} that are also in {split}: {len(of_other)}"
     if not shared:
         return Report((title,), ())
     with_label = [[p for p in group if p.record.label >= 0] for group in shared]
@@ -181,8 +188,8 @@ def _across(split: str, other: str, groups: Sequence[Sequence[_Image]], index: S
     conflicting = [group for group in shared if len({p.record.label for p in group} - {-1}) > 1]
     if conflicting:
         listed = _first(" = ".join(_with_label(p, index) for p in group) for group in conflicting)
-        lines.append(f"    {_images_in_words(len(conflicting))} with different labels {listed}")
-    return Report(tuple(lines), (f"{_images_in_words(len(of_other))} of {other} also in {split}",))
+        lines.append(f"    {_in_words(len(conflicting), index)} with different labels {listed}")
+    return Report(tuple(lines), (f"{_in_words(len(of_other), index)} of {other} also in {split}",))
 
 
 def _with_label(image: _Image, index: SourceIndex) -> str:
@@ -196,6 +203,10 @@ def _each(images: _Images) -> Iterable[_Image]:
 
 def _images_in_words(number: int) -> str:
     return f"{number} image" if number == 1 else f"{number} images"
+
+
+def _in_words(number: int, index: SourceIndex) -> str:
+    return f"{number} {index.unit[:-1] if number == 1 else index.unit}"
 
 
 def _first(items: Iterable[str]) -> str:

@@ -1,4 +1,4 @@
-"""Contact sheet of a dataset: one row of example images per class."""
+"""Contact sheet of a dataset: one row of example images, or middle frames of clips, per class."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from mpafer_jax.config.data_section import DataSection
 from mpafer_jax.data.prepared import prepare
-from mpafer_jax.data.preprocess import decode_rgb
 from mpafer_jax.data.registry import prepared_root, read_source
+from mpafer_jax.data.splits import concatenate
 from mpafer_jax.runtime.errors import DataError
 
 _PAPER, _TEXT, _FAINT = (255, 255, 255), (20, 20, 20), (120, 120, 120)
@@ -21,10 +21,12 @@ def contact_sheet(data: DataSection, split: str, per_class: int, tile: int = 96,
       split: a split of the dataset's files; DataError if it does not exist.
       tile: height of a row and width of a column in pixels; images keep their aspect ratio.
     """
-    prepared = prepare(read_source(data), prepared_root(data), data.on_bad_image)
-    if split not in prepared.splits:
-        raise DataError(f"no split {split!r} to show; {data.dataset} has {', '.join(prepared.splits)}")
-    chosen, class_names = prepared.splits[split], prepared.summary.class_names
+    source = read_source(data)
+    parts = source.parts(split)
+    if not source.splits.keys() >= set(parts):
+        raise DataError(f"no split {split!r} to show; {data.dataset} has {', '.join([*source.splits, *source.joined])}")
+    prepared = prepare(source, prepared_root(data), data.on_bad_image)
+    chosen, class_names = concatenate(data, parts, split, prepared, source), prepared.summary.class_names
     font = ImageFont.load_default(max(10, tile // 7))
     counts = [int((chosen.labels == label).sum()) for label in range(len(class_names))]
     margin = 12 + round(max(font.getlength(text) for text in (*class_names, *map(str, counts))))
@@ -37,7 +39,8 @@ def contact_sheet(data: DataSection, split: str, per_class: int, tile: int = 96,
         rng = np.random.default_rng((seed, row))
         shown = rng.permutation(np.flatnonzero(chosen.labels == row))[:per_class]
         for column, index in enumerate(shown.tolist()):
-            image = ImageOps.contain(decode_rgb(chosen.source[index]["image"]), (tile, tile), Image.Resampling.BICUBIC)
+            middle_frame = chosen.source.image(index, int(chosen.source.num_frames[index]) // 2)
+            image = ImageOps.contain(middle_frame.convert("RGB"), (tile, tile), Image.Resampling.BICUBIC)
             left, top = margin + column * tile, row * tile
             sheet.paste(image, (left + (tile - image.width) // 2, top + (tile - image.height) // 2))
     return sheet

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import os
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from concurrent import futures
 
 from mpafer_jax.data.preprocess import decode_rgb
@@ -45,7 +45,12 @@ def workers(computed: bool) -> futures.Executor:
     return workers_lib.pool() if computed else futures.ThreadPoolExecutor(_THREADS)
 
 
-def inspect_all(images: Sequence[ImageSource], pool: futures.Executor) -> Generator[Inspected | ImageError]:
+def joint_hash(hashes: Sequence[str]) -> str:
+    """Pixel hash of an example: of an image its own, of a clip one of the hashes of its frames."""
+    return hashes[0] if len(hashes) == 1 else hashlib.blake2b("".join(hashes).encode(), digest_size=16).hexdigest()
+
+
+def inspect_all(images: Iterable[ImageSource], pool: futures.Executor) -> Generator[Inspected | ImageError]:
     """Inspects images in parallel; yields results in order, with a bounded number in memory.
 
     Close it (`contextlib.closing`) if it may not be exhausted.

@@ -3,6 +3,9 @@
 Position g = step * batch_size + i of the training stream is example `permutation(seed, g // n)[g % n]`, augmented with
 a generator keyed by (seed, g). A run thus resumes from its step number alone, and global batches do not depend on the
 number of processes and workers.
+
+Of video clips an example is one segment of a clip, and its image a random frame of that segment, drawn by (seed, g): an
+epoch of clips cut into N segments has N images of each clip (Wang et al., Temporal Segment Networks, ECCV 2016).
 """
 
 from __future__ import annotations
@@ -27,7 +30,7 @@ from mpafer_jax.data.splits import EncodedImages, Split
 from mpafer_jax.runtime import signals, workers
 
 # First word of every key: independent streams of one seed.
-_ORDER, _SAMPLE, AUGMENT = 0, 1, 2
+_ORDER, _SAMPLE, AUGMENT, _FRAME = 0, 1, 2, 3
 _MAX_THREADS = 16
 
 Indices = npt.NDArray[np.int64]
@@ -38,7 +41,7 @@ class Batch(TypedDict):
     """One process's share of a global batch: b = batch_size / process_count examples of C classes.
 
     image: uint8[b, S, S, 3], RGB. label: int32[b]. label_distribution: float32[b, C]. mask: float32[b], 1 for an
-    example and 0 for padding. index: int32[b], position in the split.
+    example and 0 for padding. index: int32[b], position of the image or clip in the split.
     """
 
     image: npt.NDArray[np.uint8]
@@ -128,7 +131,7 @@ def train_batches(
     local = local_positions(batch_size, process_index, process_count)
     make = _TrainBatches(
         split=_Examples.of(split),
-        order=train_order(split.labels, section.sampler, seed),
+        order=train_order(np.repeat(split.labels, max(1, split.segments)), section.sampler, seed),
         section=section,
         image_size=image_size,
         batch_size=batch_size,
@@ -147,10 +150,15 @@ def eval_batches(
     process_index: int = 0,
     process_count: int = 1,
 ) -> Iterator[Batch]:
-    """Every example of a split once, in order, resized without augmentation; arguments as in `train_batches`.
+    """Every image of a split once, in order, resized without augmentation; arguments as in `train_batches`.
 
-    The last batch is padded with example 0 under mask 0: all processes get the same number of equal batches.
+    The last batch is padded with image 0 under mask 0: all processes get the same number of equal batches.
+
+    Args:
+      split: of images; for clips see `Split.frames`.
     """
+    if split.segments:
+        raise ValueError(f"{split} is evaluated by its frames, `Split.frames`")
     local = local_positions(batch_size, process_index, process_count)
     make = _EvalBatches(split=_Examples.of(split), image_size=image_size, batch_size=batch_size, local=local)
     return iterate(make, 0, num_eval_batches(len(split), batch_size), section.num_workers)
@@ -176,10 +184,17 @@ class _Examples:
     source: EncodedImages
     labels: npt.NDArray[np.int32]
     label_distributions: npt.NDArray[np.float32]
+    segments: int
 
     @classmethod
     def of(cls, split: Split) -> _Examples:
-        return cls(split.source, split.labels, split.label_distributions)
+        return cls(split.source, split.labels, split.label_distributions, max(1, split.segments))
+
+    def random_frame(self, clip: int, segment: int, seed: int, position: int) -> int:
+        """A frame of a segment of a clip; of a clip with fewer frames than segments some frames stand for several."""
+        frames = int(self.source.num_frames[clip])
+        low, high = segment * frames // self.segments, (segment + 1) * frames // self.segments
+        return int(np.random.default_rng((_FRAME, seed, position)).integers(low, high)) if high - low > 1 else low
 
     def batch(self, indices: Indices, images: list[preprocess.Pixels], mask: npt.NDArray[np.bool_]) -> Batch:
         return Batch(
@@ -203,12 +218,12 @@ class _TrainBatches:
 
     def __call__(self, step: int) -> Batch:
         positions = step * self.batch_size + self.local
-        indices = self.order(positions)
+        indices, segments = np.divmod(self.order(positions), self.split.segments)
         red, green, blue = (round(255 * value) for value in self.section.mean)
         images: list[preprocess.Pixels] = []
-        for position, index in zip(positions, indices, strict=True):
-            image = self.split.source.image(int(index))
-            rng = np.random.default_rng((AUGMENT, self.seed, int(position)))
+        for position, index, segment in zip(positions.tolist(), indices.tolist(), segments.tolist(), strict=True):
+            image = self.split.source.image(index, self.split.random_frame(index, segment, self.seed, position))
+            rng = np.random.default_rng((AUGMENT, self.seed, position))
             images.append(preprocess.augment(image, rng, self.section.augment, self.image_size, (red, green, blue)))
         return self.split.batch(indices, images, np.ones(len(indices), np.bool_))
 

@@ -2,11 +2,13 @@
 
     <prepared_dir>/<dataset>-<fingerprint>/<dataset>/<version>/
       *.array_record*, dataset_info.json, features.json    written by TFDS
-      examples.npz     per split: labels, label distributions, names, pixel hashes
+      examples.npz     per split: labels, label distributions, names, pixel hashes; of clips also the number of frames
+                       and the frames' pixel hashes
       summary.json     class names, counts of what was dropped or skipped, label rule
 
 The fingerprint covers labels, names and image sizes: a changed source is prepared in a new folder, and old ones may be
-deleted. TFDS writes into a temporary folder and renames it at the end, so an interrupted preparation is never opened.
+deleted. A record is an image, or a frame of a clip; the frames of a clip follow one another. TFDS writes into a
+temporary folder and renames it at the end, so an interrupted preparation is never opened.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ import contextlib
 import dataclasses
 import errno
 import io
+import itertools
 import json
 import shutil
 import tempfile
@@ -28,12 +31,15 @@ import numpy.typing as npt
 import tensorflow_datasets as tfds
 from absl import logging
 
-from mpafer_jax.data.inspection import inspect_all, workers
+from mpafer_jax.data.inspection import inspect_all, joint_hash, workers
 from mpafer_jax.data.records import SourceIndex
 from mpafer_jax.runtime import files, locks, progress, signals
 from mpafer_jax.runtime.errors import DataError, ImageError
 
 _EXAMPLES, _SUMMARY = "examples.npz", "summary.json"
+# Arrays of the first file, and further ones of clips: see `PreparedSplit`.
+_COLUMNS = {"labels": np.int32, "label_distributions": np.float32, "names": np.str_, "pixel_hashes": np.str_}
+_CLIP_COLUMNS = {"num_frames": np.int64, "frame_hashes": np.bytes_}
 _FORMAT = "1"  # of the written files; with a new number every dataset is prepared again
 OnBadImage = Literal["error", "skip"]
 
@@ -61,13 +67,25 @@ class Summary:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class PreparedSplit:
-    """A split: images on disk, labels int32[n], label distributions float32[n, C], names and hashes str[n]."""
+    """A split of n examples: images, or clips of several frames.
+
+    Attributes:
+      source: m images on disk: of images m = n, of clips all frames, clip after clip.
+      labels: int32[n].
+      label_distributions: float32[n, C].
+      names: str[n].
+      pixel_hashes: str[n].
+      num_frames: int64[n], frames of each clip; None for images.
+      frame_hashes: S32[m], pixel hashes of the frames; None for images.
+    """
 
     source: ExampleSource
     labels: npt.NDArray[np.int32]
     label_distributions: npt.NDArray[np.float32]
     names: npt.NDArray[np.str_]
     pixel_hashes: npt.NDArray[np.str_]
+    num_frames: npt.NDArray[np.int64] | None = None
+    frame_hashes: npt.NDArray[np.bytes_] | None = None
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -128,44 +146,59 @@ class ExpressionBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True)
         return {split: self._generate_examples(split) for split in self._index.splits}
 
     def _generate_examples(self, split: str) -> Generator[tuple[int, dict[str, Any]]]:
-        records = self._index.splits[split]
-        num_classes = len(self._index.class_names)
-        columns: dict[str, list[Any]] = {"labels": [], "label_distributions": [], "names": [], "pixel_hashes": []}
+        records, clips = self._index.splits[split], self._index.unit == "clips"
+        columns: dict[str, list[Any]] = {name: [] for name in (*_COLUMNS, *(_CLIP_COLUMNS if clips else ()))}
         skipped = self._skipped.setdefault(split, [])
+        position = 0
         # Closed here and not by the garbage collector, so that pending work is cancelled at a known time.
-        with contextlib.closing(inspect_all([record.image for record in records], self._pool)) as inspected:
-            for record, image in zip(records, inspected, strict=True):
-                self._work.advance()
-                if isinstance(image, ImageError):
-                    if self._on_bad_image == "error":
-                        raise ImageError(
-                            f"{image}\nmpafer-jax data check lists all such images; "
-                            "config.data.on_bad_image='skip' leaves them out"
-                        ) from image
-                    logging.warning("skipped: %s", image)
-                    skipped.append(str(image))
-                    continue
-                one_hot = np.eye(num_classes, dtype=np.float32)[record.label]
+        frames = (frame for record in records for frame in record.frames)
+        with contextlib.closing(inspect_all(frames, self._pool)) as inspected:
+            for record in records:
+                one_hot = np.eye(len(self._index.class_names), dtype=np.float32)[record.label]
                 weights = record.label_distribution
+                distribution = one_hot if weights is None else np.array(weights, np.float32)
+                hashes: list[str] = []
+                for image in itertools.islice(inspected, len(record.frames)):
+                    self._work.advance()
+                    if isinstance(image, ImageError):
+                        self._skip(image, skipped)
+                        continue
+                    hashes.append(image.pixel_hash)
+                    yield (
+                        position,
+                        {
+                            "image": io.BytesIO(image.data),  # stays encoded, which needs no TensorFlow
+                            "label": record.label,
+                            "label_distribution": distribution,
+                            "name": record.name.encode("utf-8", "surrogateescape"),  # a file's name need not be UTF-8
+                            "index": position,
+                        },
+                    )
+                    position += 1
+                if not hashes:
+                    continue
                 columns["labels"].append(record.label)
-                columns["label_distributions"].append(one_hot if weights is None else np.array(weights, np.float32))
+                columns["label_distributions"].append(distribution)
                 columns["names"].append(record.name)
-                columns["pixel_hashes"].append(image.pixel_hash)
-                position = len(columns["labels"]) - 1
-                yield (
-                    position,
-                    {
-                        "image": io.BytesIO(image.data),  # stays encoded, which needs no TensorFlow
-                        "label": record.label,
-                        "label_distribution": columns["label_distributions"][-1],
-                        "name": record.name.encode("utf-8", "surrogateescape"),  # a file's name need not be UTF-8
-                        "index": position,
-                    },
-                )
-        if not columns["labels"]:
-            raise DataError(f"split {split!r} of {self.name}: none of its {len(records)} images can be read")
-        dtypes = {"labels": np.int32, "label_distributions": np.float32, "names": np.str_, "pixel_hashes": np.str_}
+                columns["pixel_hashes"].append(joint_hash(hashes))
+                if clips:
+                    columns["num_frames"].append(len(hashes))
+                    columns["frame_hashes"] += hashes
+        if not position:
+            raise DataError(
+                f"split {split!r} of {self.name}: none of its {len(records)} {self._index.unit} can be read"
+            )
+        dtypes = {**_COLUMNS, **_CLIP_COLUMNS}
         self._arrays |= {f"{split}/{name}": np.array(values, dtypes[name]) for name, values in columns.items()}
+
+    def _skip(self, image: ImageError, skipped: list[str]) -> None:
+        """Notes an unreadable image, or raises it."""
+        if self._on_bad_image == "error":
+            raise ImageError(
+                f"{image}\nmpafer-jax data check lists all such images; config.data.on_bad_image='skip' leaves them out"
+            ) from image
+        logging.warning("skipped: %s", image)
+        skipped.append(str(image))
 
     def _download_and_prepare(self, dl_manager: Any, download_config: Any = None) -> None:
         super()._download_and_prepare(dl_manager, download_config)
@@ -229,7 +262,7 @@ def _write(
 ) -> None:
     for left_over in parent.glob(f"{index.dataset}/incomplete.*"):  # of a process that was killed
         shutil.rmtree(left_over)
-    total = sum(len(records) for records in index.splits.values())
+    total = sum(len(record.frames) for records in index.splits.values() for record in records)
     logging.debug("preparing %s into %s, once", index.dataset, parent)
     tfds.disable_progress_bar()
     title = "drawing faces" if index.computed else f"preparing {index.dataset}"
@@ -265,9 +298,10 @@ def _open(directory: Path) -> Prepared:
     builder: Any = tfds.builder_from_directory(str(directory))
     splits: dict[str, PreparedSplit] = {}
     with np.load(directory / _EXAMPLES, allow_pickle=False) as arrays:
-        for split in sorted({name.partition("/")[0] for name in arrays.files}):
-            splits[split] = PreparedSplit(
-                source=builder.as_data_source(split=split, decoders={"image": tfds.decode.SkipDecoding()}),
-                **{field.name: arrays[f"{split}/{field.name}"] for field in dataclasses.fields(PreparedSplit)[1:]},
-            )
+        stored = dict(arrays)
+    for split in sorted({name.partition("/")[0] for name in stored}):
+        splits[split] = PreparedSplit(
+            source=builder.as_data_source(split=split, decoders={"image": tfds.decode.SkipDecoding()}),
+            **{name.partition("/")[2]: array for name, array in stored.items() if name.startswith(f"{split}/")},
+        )
     return Prepared(directory, Summary(**values), splits)

@@ -164,11 +164,33 @@ class PixelRow:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class Clip:
+    """A video clip as image files in one folder, at least one; `names` are in the order of time."""
+
+    folder: Path
+    names: tuple[str, ...]
+
+    @property
+    def place(self) -> str:
+        """The folder."""
+        return str(self.folder)
+
+    @property
+    def frames(self) -> tuple[ImageFile, ...]:
+        """The images."""
+        return tuple(ImageFile(self.folder / name) for name in self.names)
+
+    def stamp(self) -> str:
+        """Names and sizes of the files."""
+        return " ".join(f"{frame.path.name}:{frame.stamp()}" for frame in self.frames)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class Record:
-    """One labelled image.
+    """One labelled example: an image, or a video clip.
 
     Attributes:
-      name: name of the image in the dataset's files; unique in its split if `person` is given.
+      name: name of the image or clip in the dataset's files; unique in its split if `person` is given.
       label: index into the class names; -1 in `SourceIndex.left_out`.
       label_distribution: one weight per class, summing to 1; None is one-hot at `label`.
       person: subject id, empty if unknown. Splitting keeps all images of a person on one side.
@@ -177,11 +199,16 @@ class Record:
     """
 
     name: str
-    image: ImageSource
+    image: ImageSource | Clip
     label: int
     label_distribution: tuple[float, ...] | None = None
     person: str = ""
     attributes: Mapping[str, str] = dataclasses.field(default_factory=dict[str, str])
+
+    @property
+    def frames(self) -> Sequence[ImageSource]:
+        """The image, or the images of the clip."""
+        return self.image.frames if isinstance(self.image, Clip) else (self.image,)
 
 
 PREPARED_FOLDER = "mpafer_tfds"  # inside the dataset's folder, unless config.data.prepared_dir is set
@@ -199,7 +226,7 @@ class SourceIndex:
 
     Attributes:
       class_names: in the order of the labels.
-      splits: records by split, in the order of the dataset's files.
+      splits: records by split, in the order of the dataset's files; all of them images, or all of them clips.
       absent: split -> what was looked for. Readers may list every split; `reader` keeps the empty ones and removes
         these from `splits`.
       source_labels: label of each class in the dataset's files (number, column or folder); () is 0 to C - 1.
@@ -210,6 +237,7 @@ class SourceIndex:
       computed: images are computed on reading, so processes are used instead of threads.
       expected_size: (width, height) in pixels of every image, if the release has only one.
       warnings: for the user, logged when the dataset is loaded.
+      joined: further splits, made of `splits`: with five folds "train" is all but one, "test" that one.
       dataset, description, version: filled in by `reader`.
     """
 
@@ -224,9 +252,21 @@ class SourceIndex:
     computed: bool = False
     expected_size: tuple[int, int] | None = None
     warnings: tuple[str, ...] = ()
+    joined: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict[str, tuple[str, ...]])
     dataset: str = ""
     description: str = ""
     version: str = ""
+
+    @property
+    def unit(self) -> str:
+        """What the examples are: "images" or "clips"."""
+        first = next((record for records in self.splits.values() for record in records), None)
+        return "clips" if first is not None and isinstance(first.image, Clip) else "images"
+
+    def parts(self, *names: str) -> tuple[str, ...]:
+        """The names, with `joined` splits replaced by the splits that they are made of."""
+        made_of = {name: tuple(part for part in parts if part in self.splits) for name, parts in self.joined.items()}
+        return tuple(part for name in names for part in made_of.get(name) or (name,))
 
     def fingerprint(self, *extra: str) -> str:
         """Hex digest of everything that a preparation depends on: names, labels and every image's stamp."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from typing import Literal
+from typing import Literal, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -25,21 +25,25 @@ from mpafer_jax.runtime import files, progress
 from mpafer_jax.runtime.errors import DataError
 
 Indices = split_groups.Indices
+F = TypeVar("F", bound=np.floating)
+CLIPS = "examples are clips"  # start of the line of a description that says so
 OWN_TEST_FRACTION = 0.2  # of class folders without a test split [ours]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class EncodedImages:
-    """Random access to encoded images selected from prepared splits.
+    """Random access to the encoded images of examples selected from prepared splits.
 
     Attributes:
       sources: the prepared splits.
-      rows: int64[n, 2]: index into `sources`, row in that source.
+      rows: int64[n, 2]: index into `sources`, row of the (first) image in that source.
+      num_frames: int64[n], images of each example: 1, or the frames of a clip, in successive rows.
       decoded: decoded images of each source; () without `config.data.cache_decoded`.
     """
 
     sources: tuple[ExampleSource, ...]
     rows: Indices
+    num_frames: Indices
     decoded: tuple[DecodedImages, ...] = ()
 
     def __len__(self) -> int:
@@ -49,27 +53,62 @@ class EncodedImages:
         source, row = (int(value) for value in self.rows[index])
         return self.sources[source][row]["image"]
 
-    def image(self, index: int) -> Image.Image:
-        """The decoded image, grey or RGB."""
-        if not self.decoded:
-            return preprocess.decode(self[index])
+    def image(self, index: int, frame: int = 0) -> Image.Image:
+        """The decoded image, grey or RGB; of a clip its `frame`-th."""
         source, row = (int(value) for value in self.rows[index])
-        return self.decoded[source][row]
+        if not self.decoded:
+            return preprocess.decode(self.sources[source][row + frame]["image"])
+        return self.decoded[source][row + frame]
+
+    def take(self, indices: npt.NDArray[np.integer]) -> EncodedImages:
+        """Those of the examples at `indices`."""
+        return dataclasses.replace(self, rows=self.rows[indices], num_frames=self.num_frames[indices])
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Grouping:
+    """Which of m images, in the order of n examples, stand for each: one, or frames of a clip.
+
+    Attributes:
+      starts: int64[n], position of the first image of each example.
+      num_images: m.
+    """
+
+    starts: Indices
+    num_images: int
+
+    @property
+    def counts(self) -> Indices:
+        """int64[n], images of each example."""
+        return np.diff(self.starts, append=self.num_images)
+
+    def mean(self, values: npt.NDArray[F]) -> npt.NDArray[F]:
+        """Means [n, ..] over the images of each example, from values [m, ..] of the images."""
+        if len(self.starts) == self.num_images:
+            return values
+        sums = np.add.reduceat(values.astype(np.float64), self.starts, axis=0)
+        return (sums / self.counts.reshape(-1, *[1] * (values.ndim - 1))).astype(values.dtype)
+
+    def middle(self) -> Indices:
+        """int64[n], position of the middle image of each example."""
+        return self.starts + self.counts // 2
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Split:
-    """Examples in a fixed order; images stay on disk, the rest is in memory.
+    """Examples, images or video clips, in a fixed order; images stay on disk, the rest is in memory.
 
     Attributes:
       name: "train", "validation" or "test".
       labels: int32[n].
       label_distributions: float32[n, C], each row sums to 1.
-      names: str[n], of the images in the dataset's files.
-      pixel_hashes: str[n], equal for pixel-identical images.
+      names: str[n], of the images or clips in the dataset's files.
+      pixel_hashes: str[n], equal for pixel-identical examples.
       class_names: C names, in the order of the labels.
-      fingerprint: hex digest of images, labels and order.
-      attributes: str[n] by name, what the dataset tells of each image besides; "" where it does not.
+      fingerprint: hex digest of images, labels, order and segments.
+      attributes: str[n] by name, what the dataset tells of each example besides; "" where it does not.
+      segments: parts of equal length into which a clip is cut; a frame stands for each. 0: the examples are images.
+      frame_hashes: S32[..], of clips the pixel hashes of all frames, by source.
     """
 
     name: str
@@ -81,13 +120,55 @@ class Split:
     class_names: tuple[str, ...]
     fingerprint: str
     attributes: Mapping[str, npt.NDArray[np.str_]] = dataclasses.field(default_factory=dict[str, npt.NDArray[np.str_]])
+    segments: int = 0
+    frame_hashes: tuple[npt.NDArray[np.bytes_], ...] = ()
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def __repr__(self) -> str:
         """Name and size, without the arrays."""
-        return f"<{type(self).__name__} {self.name}: {len(self):,} images of {len(self.class_names)} classes>"
+        return f"<{type(self).__name__} {self.name}: {len(self):,} {self.unit} of {len(self.class_names)} classes>"
+
+    @property
+    def unit(self) -> str:
+        """What the examples are: "images" or "clips"."""
+        return "clips" if self.segments else "images"
+
+    @property
+    def images_per_epoch(self) -> int:
+        """Images of one pass over the examples: of a clip one for each segment."""
+        return len(self) * max(1, self.segments)
+
+    def frames(self) -> tuple[Split, Grouping]:
+        """The images that stand for the examples where nothing is random: the middle frame of each segment of a clip.
+
+        All frames, once, of a clip with fewer frames than segments.
+
+        Returns:
+          The images as a split, with the examples' names and labels, and which of them stand for each example.
+        """
+        if not self.segments:
+            return self, Grouping(np.arange(len(self)), len(self))
+        available = self.source.num_frames
+        used = np.minimum(available, self.segments)
+        starts = np.cumsum(used) - used
+        clip = np.repeat(np.arange(len(self)), used)
+        frame = (2 * (np.arange(len(clip)) - starts[clip]) + 1) * available[clip] // (2 * used[clip])
+        source, first = self.source.rows[clip].T
+        hashes = np.zeros(len(clip), "S32")
+        for number, stored in enumerate(self.frame_hashes):
+            hashes[source == number] = stored[(first + frame)[source == number]]
+        images = dataclasses.replace(
+            self.take(clip),
+            source=dataclasses.replace(
+                self.source, rows=np.stack([source, first + frame], axis=1), num_frames=np.ones_like(clip)
+            ),
+            pixel_hashes=hashes.astype(np.str_),
+            segments=0,
+            frame_hashes=(),
+        )
+        return images, Grouping(starts, len(images))
 
     def class_counts(self) -> npt.NDArray[np.int64]:
         """int64[C]: examples per class."""
@@ -99,7 +180,7 @@ class Split:
         return dataclasses.replace(
             self,
             name=name or self.name,
-            source=dataclasses.replace(self.source, rows=self.source.rows[indices]),
+            source=self.source.take(indices),
             labels=self.labels[indices],
             label_distributions=self.label_distributions[indices],
             names=self.names[indices],
@@ -159,8 +240,8 @@ def load_dataset(data: DataSection, *, without: Literal["validation", "test", ""
     if without:
         unread = {f"{without}_split": "", **({"test_subset": ""} if without == "test" else {})}
         data = data.model_copy(update=unread)
-    origins = _held_out_origins(data, index)
-    wanted = [*data.train_splits, *(name for names in origins.values() for name in names)]
+    origins = _origins(data, index)
+    wanted = [*origins["train"], *(name for part in ("validation", "test") for name in origins[part])]
     for name in wanted:
         if name not in index.splits:
             raise absent(name, index, data)
@@ -169,19 +250,18 @@ def load_dataset(data: DataSection, *, without: Literal["validation", "test", ""
     for warning in (*index.warnings, *_unused_validation(data, index, wanted)):
         logging.warning("%s", warning)
     prepared = prepare(index, prepared_root(data), data.on_bad_image)
-    origin = data.train_splits or wanted[:1]
-    train = _concatenate(data, origin, "train", prepared, index)
+    train = concatenate(data, origins["train"] or wanted[:1], "train", prepared, index)
     if not data.train_splits:
         train = train.take(np.zeros(0, np.int64))
     held_out: dict[str, Split | None] = {}
-    for part, names in origins.items():
-        held_out[part] = _concatenate(data, names, part, prepared, index) if names else None
+    for part in ("validation", "test"):
+        held_out[part] = concatenate(data, origins[part], part, prepared, index) if origins[part] else None
     notes = [own_test] if own_test else list[str]()  # lines of the description
     notes += [f"{CROPPED}{index.crop}"] if index.crop else []
     if data.test_subset and held_out["test"] is not None:
         held_out["test"], note = _restrict(held_out["test"], data, index)
         notes.append(note)
-    persons = _column(index, data.train_splits, prepared, lambda record: record.person)
+    persons = _column(index, origins["train"], prepared, lambda record: record.person)
     train, parts, note = _split_off(train, persons, data)
     notes += note
     splits = {part: parts[part] if len(parts[part]) else held_out[part] for part in parts}
@@ -200,7 +280,7 @@ def load_dataset(data: DataSection, *, without: Literal["validation", "test", ""
     )
     counts = [f"{len(split):,} {split.name}" for split in (train, *dataset.held_out) if len(split)]
     name = data.dataset if data.dataset != "synthface" else f"drawn faces, style {data.synthface.style}"
-    progress.fact("data", f"{name}: {', '.join(counts)} images")
+    progress.fact("data", f"{name}: {', '.join(counts)} {train.unit}")
     progress.fact("classes", f"{len(dataset.class_names)}: {', '.join(dataset.class_names)}")
     return dataset
 
@@ -222,12 +302,13 @@ def split_off_missing_test(data: DataSection, index: SourceIndex) -> tuple[DataS
     return data.model_copy(update={"test_split": "", "test_fraction": OWN_TEST_FRACTION}), note
 
 
-def _held_out_origins(data: DataSection, index: SourceIndex) -> dict[str, tuple[str, ...]]:
-    """The dataset's own splits that make up "validation" and "test"; () if split off train, or missing."""
+def _origins(data: DataSection, index: SourceIndex) -> dict[str, tuple[str, ...]]:
+    """The dataset's own splits that make up train, validation and test; () if split off train, or missing."""
     everything = tuple(index.splits) or (ALL_SPLITS,)
     return {
-        "validation": (data.validation_split,) if data.validation_split else (),
-        "test": everything if data.test_split == ALL_SPLITS else (data.test_split,) if data.test_split else (),
+        "train": index.parts(*data.train_splits),
+        "validation": index.parts(*filter(None, [data.validation_split])),
+        "test": everything if data.test_split == ALL_SPLITS else index.parts(*filter(None, [data.test_split])),
     }
 
 
@@ -274,10 +355,11 @@ def _restrict(test: Split, data: DataSection, index: SourceIndex) -> tuple[Split
     """Restricts test to the list `data.test_subset`; returns it and a note for the log."""
     path = files.local_path(data.test_subset, "config.data.test_subset")
     used = set(test.names.tolist())
-    listed = (*index.splits[data.test_split], *index.left_out.get(data.test_split, ()))
+    splits = index.parts(data.test_split)
+    listed = (record for split in splits for record in (*index.splits[split], *index.left_out.get(split, ())))
     left_out = [record.name for record in listed if record.name not in used]
     selection, absent = subset.select(path, test.names.tolist(), left_out)
-    note = f"test: restricted to {path.name}, {len(selection)} of {len(test)} images"
+    note = f"test: restricted to {path.name}, {len(selection)} of {len(test)} {test.unit}"
     note += f"; {absent} others that it lists are left out (their class, label rule or image)" if absent else ""
     return test.take(selection), note
 
@@ -308,7 +390,7 @@ def _attributes(index: SourceIndex, origin: Sequence[str], prepared: Prepared) -
 
 def absent(name: str, index: SourceIndex, data: DataSection) -> DataError:
     """The error for a configured split that the dataset lacks, with flags that avoid it."""
-    existing = ", ".join(f"{split} ({len(records)})" for split, records in index.splits.items())
+    existing = ", ".join([*(f"{split} ({len(records)})" for split, records in index.splits.items()), *index.joined])
     reason = f"; looked for {index.absent[name]}" if name in index.absent else ""
     return DataError(
         f"{index.dataset} has no split {name!r} here{reason}. Splits that are here: {existing}. "
@@ -331,16 +413,26 @@ def _remedy(name: str, index: SourceIndex, data: DataSection) -> str:
     return f"To take {meaning} instead, add\n  {instead}\n"
 
 
-def _concatenate(data: DataSection, origin: Sequence[str], name: str, prepared: Prepared, index: SourceIndex) -> Split:
+def concatenate(data: DataSection, origin: Sequence[str], name: str, prepared: Prepared, index: SourceIndex) -> Split:
+    """The named splits of a prepared dataset as one."""
     parts = [prepared.splits[split] for split in origin]
     decoded: tuple[DecodedImages, ...] = ()
     if data.cache_decoded:
         decoded = tuple(open_or_make(prepared.directory, split, prepared.splits[split].source) for split in origin)
-    rows = [np.stack([np.full(len(p.labels), i), np.arange(len(p.labels))], axis=1) for i, p in enumerate(parts)]
-    digest = hashlib.sha256("\0".join([prepared.summary.fingerprint, *origin]).encode())
+    counts = [np.ones(len(p.labels), np.int64) if p.num_frames is None else p.num_frames for p in parts]
+    rows = [np.stack([np.full(len(n), i), np.cumsum(n) - n], axis=1) for i, n in enumerate(counts)]
+    frame_hashes = tuple(part.frame_hashes for part in parts if part.frame_hashes is not None)
+    segments = data.clips.frames if frame_hashes else 0
+    named = [prepared.summary.fingerprint, *origin, *([f"{segments} segments"] if segments else [])]
+    digest = hashlib.sha256("\0".join(named).encode())
     return Split(
         name=name,
-        source=EncodedImages(tuple(part.source for part in parts), np.concatenate(rows).astype(np.int64), decoded),
+        source=EncodedImages(
+            tuple(part.source for part in parts),
+            np.concatenate(rows).astype(np.int64),
+            np.concatenate(counts).astype(np.int64),
+            decoded,
+        ),
         labels=np.concatenate([part.labels for part in parts]),
         label_distributions=np.concatenate([part.label_distributions for part in parts]),
         names=np.concatenate([part.names for part in parts]),
@@ -348,6 +440,8 @@ def _concatenate(data: DataSection, origin: Sequence[str], name: str, prepared: 
         class_names=prepared.summary.class_names,
         fingerprint=digest.hexdigest(),
         attributes=_attributes(index, origin, prepared),
+        segments=segments,
+        frame_hashes=frame_hashes,
     )
 
 
@@ -362,12 +456,15 @@ def _describe(
     summary = prepared.summary
     splits = {"train": train, **{part: split for part, split in held_out.items() if split is not None}}
     origins = {
-        "train": " + ".join(data.train_splits) or "nothing",
+        "train": " + ".join(owners["train"]) or "nothing",
         "validation": " + ".join(owners["validation"])
         or f"{data.validation_fraction:.0%} of train, seed {data.split_seed}",
         "test": " + ".join(owners["test"]) or f"{data.test_fraction:.0%} of train, seed {data.split_seed}",
     }
     lines = [f"dataset {summary.dataset}, label rule {summary.label_rule}, prepared in {prepared.directory}"]
+    if train.segments:
+        frames = sum(int(split.source.num_frames.sum()) for split in splits.values())
+        lines.append(f"  {CLIPS}, {frames} frames in all; {train.segments} of each are sampled")
     lines.append(f"  {'label class (owner)':<34}" + "".join(f"{part:>12}" for part in splits))
     counts = {part: split.class_counts() for part, split in splits.items()}
     for label, (name, source) in enumerate(zip(summary.class_names, summary.source_labels, strict=True)):
@@ -387,5 +484,5 @@ def _describe(
     for part, split in list(splits.items())[1:]:
         shared = int(np.isin(split.pixel_hashes, train.pixel_hashes).sum())
         if shared:
-            lines.append(f"  {shared} of the {part} images are pixel-identical to one in train")
+            lines.append(f"  {shared} of the {part} {split.unit} are pixel-identical to one in train")
     return "\n".join(lines)

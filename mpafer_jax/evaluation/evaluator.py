@@ -40,15 +40,17 @@ class Evaluator:
     def __call__(self, params: dict[str, Any], split: Split) -> metrics_lib.ClassificationMetrics:
         """Metrics of a split. Classes are matched by name; images of classes unknown to the model are left out.
 
+        The logits of a clip are the mean of those of its frames (`Split.frames`).
+
         Raises:
           ConfigError: the split has no image of the model's classes.
           NonFiniteError: logits are NaN or infinite.
         """
-        labels = self.labels(split)
-        logits = np.full((len(split), len(self.experiment.class_names)), np.nan, np.float32)
-        for batch in self.batches(params, split, ("logits",)):
+        labels, (images, grouping) = self.labels(split), split.frames()
+        logits = np.full((len(images), len(self.experiment.class_names)), np.nan, np.float32)
+        for batch in self.batches(params, images, ("logits",)):
             logits[batch["index"]] = batch["logits"]
-        known = labels >= 0
+        logits, known = grouping.mean(logits), labels >= 0
         return metrics_lib.from_logits(
             logits[known],
             labels[known],
@@ -74,6 +76,7 @@ class Evaluator:
 
         Args:
           params: the prompts, on the devices.
+          split: of images.
           outputs: names of the outputs; those that the model does not have are left out.
 
         Yields:
@@ -110,7 +113,8 @@ def _check_classes(split: Split, class_names: Sequence[str], to_model: npt.NDArr
     for name, index, count in zip(split.class_names, to_model, split.class_counts(), strict=True):
         if index < 0 and count:
             logging.warning(
-                "%s: %d images of %r are left out, the model's classes are %s", split.name, count, name, class_names
+                "%s: %d %s of %r are left out, the model's classes are %s",
+                *(split.name, count, split.unit, name, class_names),
             )
     if not split.class_counts()[to_model >= 0].sum():
         raise ConfigError(

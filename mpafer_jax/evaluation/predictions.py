@@ -1,4 +1,4 @@
-"""Per-image predictions of a split, saved so that a report can be rewritten without model or data."""
+"""Predictions of each image or clip of a split, saved so that a report can be rewritten without model or data."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from absl import logging
 
 from mpafer_jax.config.schema import Report
 from mpafer_jax.data import preprocess
-from mpafer_jax.data.splits import Split
+from mpafer_jax.data.splits import Grouping, Split
 from mpafer_jax.evaluation.evaluator import Evaluator
 from mpafer_jax.evaluation.metrics import ClassificationMetrics, from_logits, softmax
 from mpafer_jax.evaluation.protocol import reported_split
@@ -32,21 +32,21 @@ Floats = npt.NDArray[np.float32]
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Predictions:
-    """Predictions for the n images of a split whose class is one of the model's C classes, in the split's order.
+    """Predictions for the n images (or clips) of a split whose class is one of the model's C, in the split's order.
 
     Attributes:
       split: "test" or "validation".
       fingerprint: of the split, see `data.splits.Split`.
       step: of the checkpoint.
       class_names: C names.
-      names: str[n], the images' names in the dataset.
+      names: str[n], the images' or clips' names in the dataset.
       labels: int32[n], the true classes.
-      logits: float32[n, C].
+      logits: float32[n, C], of a clip the mean over its frames.
       mapped: int32[m], positions of images with stored features, at most `MAX_MAPPED`, drawn by seed.
       features_before: float16[m, D], z^g of the frozen CLIP without prompts, normalised.
       features_after: float16[m, D], z^g under the visual prompts, normalised.
       mistakes: int32[e], positions of the most confident errors, most confident first.
-      mistake_pixels: uint8[e, S, S, 3], the model's input; [0, ..] if images are not kept.
+      mistake_pixels: uint8[e, S, S, 3], the model's input, of a clip its middle frame; [0, ..] if images are not kept.
       mistake_patch_scores: float32[e, N, C], cos(z^l_i, theta(t_d)); [0, ..] also for a model without local score.
       attributes: str[n] by name, see `data.splits.Split`; in the file `attributes/<name>`.
     """
@@ -167,22 +167,20 @@ def predict(evaluator: Evaluator, params: dict[str, Any], split: Split, *, step:
     """
     experiment = evaluator.experiment
     class_names, width = experiment.class_names, experiment.model.backbone.spec.embedding_size
-    labels = evaluator.labels(split)
+    labels, (frames, grouping) = evaluator.labels(split), split.frames()
     known = np.flatnonzero(labels >= 0)
     mapped = _draw(known, evaluator.config.seed)
-    logits = np.full((len(split), len(class_names)), np.nan, np.float32)
-    after = np.zeros((len(split), width), np.float16)
-    mistakes: list[_Mistake] = []
-    for batch in evaluator.batches(params, split, ("logits", "image_features", "patch_scores")):
+    logits = np.full((len(frames), len(class_names)), np.nan, np.float32)
+    after = np.zeros((len(frames), width), np.float16)
+    for batch in evaluator.batches(params, frames, ("logits", "image_features")):
         logits[batch["index"]] = batch["logits"]
         after[batch["index"]] = batch["image_features"]
-        # Ties are broken by index, so that the result does not depend on the number of devices.
-        mistakes = sorted([*mistakes, *_mistakes(batch, labels)], key=lambda m: (-m.confidence, m.index))[:MAX_MISTAKES]
-    check_rows("logits", logits, split.names)
-    before = encode_splits(evaluator.config, experiment, [split.take(mapped)])[split.name].image_features
-    position = np.full(len(split), -1, np.int32)  # in the split -> among the known images
-    position[known] = np.arange(len(known))
-    indices = [mistake.index for mistake in mistakes]
+    check_rows("logits", logits, frames.names)
+    logits = grouping.mean(logits)[known]
+    chosen = split.take(mapped)
+    before = _normalized(encode_splits(evaluator.config, experiment, [chosen])[split.name].image_features)
+    mistakes = _mistakes(logits, labels[known])
+    shown = frames.take(grouping.middle()[known[mistakes]] if images else known[:0])
     return Predictions(
         split=split.name,
         fingerprint=split.fingerprint,
@@ -190,13 +188,13 @@ def predict(evaluator: Evaluator, params: dict[str, Any], split: Split, *, step:
         class_names=class_names,
         names=split.names[known],
         labels=labels[known].astype(np.int32),
-        logits=logits[known],
-        mapped=position[mapped],
-        features_before=(before / np.linalg.norm(before, axis=1, keepdims=True)).astype(np.float16),
-        features_after=after[mapped],
-        mistakes=position[np.array(indices, np.int64)],
-        mistake_pixels=_pixels(split, indices if images else [], experiment.image_size),
-        mistake_patch_scores=_patch_scores(mistakes if images else [], len(class_names)),
+        logits=logits,
+        mapped=np.searchsorted(known, mapped).astype(np.int32),
+        features_before=_mean_direction(before, chosen.frames()[1]),
+        features_after=_mean_direction(after, grouping)[mapped],
+        mistakes=mistakes,
+        mistake_pixels=_pixels(shown, experiment.image_size),
+        mistake_patch_scores=_patch_scores(evaluator, params, shown),
         attributes={name: values[known] for name, values in split.attributes.items()},
     )
 
@@ -207,33 +205,37 @@ def _draw(known: npt.NDArray[np.int64], seed: int) -> npt.NDArray[np.int64]:
     return np.sort(np.random.default_rng(seed).choice(known, MAX_MAPPED, replace=False))
 
 
-def _pixels(split: Split, indices: list[int], size: int) -> npt.NDArray[np.uint8]:
-    pixels = np.zeros((len(indices), size, size, 3), np.uint8)
-    for row, index in enumerate(indices):
-        pixels[row] = preprocess.to_pixels(preprocess.resize(split.source.image(index), size))
+def _normalized(features: Floats) -> Floats:
+    return features / np.linalg.norm(features, axis=1, keepdims=True)
+
+
+def _mean_direction(features: npt.NDArray[np.floating], grouping: Grouping) -> npt.NDArray[np.float16]:
+    """Normalised means of normalised features [m, D]; of images the features themselves."""
+    if len(grouping.starts) < grouping.num_images:
+        features = _normalized(grouping.mean(features.astype(np.float32)))
+    return features.astype(np.float16)
+
+
+def _mistakes(logits: Floats, labels: npt.NDArray[np.int32]) -> npt.NDArray[np.int32]:
+    """Positions of the most confident errors, most confident first, of equals the first."""
+    wrong = np.flatnonzero(logits.argmax(axis=1) != labels)
+    confidence = softmax(logits[wrong]).max(axis=1)
+    return wrong[np.argsort(-confidence, kind="stable")][:MAX_MISTAKES].astype(np.int32)
+
+
+def _pixels(split: Split, size: int) -> npt.NDArray[np.uint8]:
+    pixels = np.zeros((len(split), size, size, 3), np.uint8)
+    for row in range(len(split)):
+        pixels[row] = preprocess.to_pixels(preprocess.resize(split.source.image(row), size))
     return pixels
 
 
-@dataclasses.dataclass(frozen=True, slots=True, eq=False)
-class _Mistake:
-    index: int
-    confidence: float
-    patch_scores: Floats | None
-
-
-def _mistakes(batch: dict[str, Any], labels: npt.NDArray[np.int32]) -> list[_Mistake]:
-    confidences, answers, scores = (
-        softmax(batch["logits"]).max(axis=1),
-        batch["logits"].argmax(axis=1),
-        batch.get("patch_scores"),
-    )
-    return [
-        _Mistake(index, float(confidences[row]), None if scores is None else scores[row].copy())
-        for row, index in enumerate(batch["index"].tolist())
-        if labels[index] >= 0 and answers[row] != labels[index]
-    ]
-
-
-def _patch_scores(mistakes: list[_Mistake], num_classes: int) -> Floats:
-    scores = [mistake.patch_scores for mistake in mistakes if mistake.patch_scores is not None]
-    return np.stack(scores) if scores else np.zeros((0, 0, num_classes), np.float32)
+def _patch_scores(evaluator: Evaluator, params: dict[str, Any], split: Split) -> Floats:
+    """[n, N, C]; [0, 0, C] if the split is empty or the model has no local score."""
+    scores = np.zeros((0, 0, len(evaluator.experiment.class_names)), np.float32)
+    for batch in evaluator.batches(params, split, ("patch_scores",)) if len(split) else ():
+        found = batch.get("patch_scores")
+        if found is not None:
+            scores = np.zeros((len(split), *found.shape[1:]), np.float32) if not len(scores) else scores
+            scores[batch["index"]] = found
+    return scores

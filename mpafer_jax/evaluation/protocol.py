@@ -11,6 +11,7 @@ from mpafer_jax.config.schema import LossSection
 from mpafer_jax.config.semantics import PARTS
 from mpafer_jax.data.records import CROPPED
 from mpafer_jax.data.split_groups import NO_TEST
+from mpafer_jax.data.splits import CLIPS
 from mpafer_jax.method.losses import TERMS, Objective
 
 TEST_SELECTED = (
@@ -36,6 +37,16 @@ def reported_checkpoint(summary: Mapping[str, Any]) -> str:
 def selecting_split(summary: Mapping[str, Any]) -> str | None:
     """The split that selected a run's best checkpoint, "validation" or "test"; None if none was selected."""
     return str(summary["selected_by"]).split()[0] if "best" in summary else None
+
+
+def unit(summary: Mapping[str, Any]) -> str:
+    """What a run's `summary.json` or `evaluation.json` counts: "images" or "clips"."""
+    return "clips" if _data_lines(summary, CLIPS) else "images"
+
+
+def _data_lines(summary: Mapping[str, Any], *starts: str) -> list[str]:
+    """The lines on the data that begin with one of the words; none in summaries of earlier versions."""
+    return [line.strip() for line in summary.get("data", ()) if line.strip().startswith(starts)]
 
 
 def method_name(config: Mapping[str, Any]) -> str:
@@ -68,21 +79,19 @@ def items(summary: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, st
     """
     which = reported_checkpoint(summary)
     by = str(summary["selected_by"])
-    split = reported_split(summary[which])
+    split, counted = reported_split(summary[which]), unit(summary)
     described = {"checkpoint": f"best by {by}" if which == "best" else "last step, nothing chosen"}
     if split is not None:
         measured = summary[which][split]
         counts = [int(sum(row)) for row in measured["confusion"]]
         classes = zip(measured["class_names"], counts, strict=True)
         each = ", ".join(f"{name} {count}" for name, count in classes)
-        described["measured on"] = f"{split}, {measured['count']} images, in the order of the labels: {each}"
+        described["measured on"] = f"{split}, {measured['count']} {counted}, in the order of the labels: {each}"
     for name, classes in summary.get("counts", {}).items():
         if name != split:
             each = ", ".join(f"{label} {count}" for label, count in classes.items())
-            described[f"{name} images"] = f"{sum(classes.values())}: {each}"
-    # Absent in summaries of earlier versions.
-    notes = [line.strip() for line in summary.get("data", ())]
-    notes = [note for note in notes if note.startswith((NO_TEST, CROPPED))]
+            described[f"{name} {counted}"] = f"{sum(classes.values())}: {each}"
+    notes = _data_lines(summary, NO_TEST, CROPPED, CLIPS)
     sampler = "sampler that draws all classes equally often" if config.get("data.sampler") == "class_balanced" else ""
     imbalance = sampler or _loss(config).imbalance
     clip = summary["clip"]

@@ -40,11 +40,11 @@ def rows(summary: Mapping[str, Any], split: str) -> list[Row]:
 
 
 def render(summary: Mapping[str, Any]) -> str:
-    """The table as Markdown, with a note on the images."""
+    """The table as Markdown, with a note on what it was measured on."""
     split = protocol.reported_split(summary["last"])
     if split is None:
         return "Nothing to compare: the run has no held-out split.\n"
-    measured = f"Measured on {summary['last'][split]['count']} {split} images"
+    measured = f"Measured on {summary['last'][split]['count']} {split} {protocol.unit(summary)}"
     if split == "validation":
         measured += ", which also chose the checkpoint and the baselines' settings: there is no test split"
     lines = [[row.title, f"{100 * row.war:.2f}", f"{100 * row.uar:.2f}"] for row in rows(summary, split)]

@@ -161,7 +161,8 @@ def measure_split(
     if test is None:
         raise ConfigError("config.data names no test split; set data.test_split or data.test_fraction")
     chosen = np.random.default_rng(seed).permutation(len(test))[: number or None]
-    images = (test.source[int(index)] for index in sorted(chosen))
+    frames, grouping = test.frames()
+    images = (frames.source[int(grouping.middle()[index])] for index in sorted(chosen))  # of clips, middle frames
     tracked = progress.track(images, "deletion and insertion", len(chosen))
     return len(chosen), summarize(measure(predictor, Explainer(predictor), tracked, steps=steps, seed=seed))
 

@@ -129,4 +129,4 @@ def table(result: Mapping[str, Any]) -> str:
         [name, str(scores["count"]), *(f"{100 * scores[metric]:.2f}" for metric in ("war", "uar", "macro_f1"))]
         for name, scores in splits.items()
     ]
-    return table_lib.markdown(("split", "images", "accuracy (WAR), %", "UAR, %", "macro F1, %"), lines)
+    return table_lib.markdown(("split", protocol.unit(result), "accuracy (WAR), %", "UAR, %", "macro F1, %"), lines)

@@ -126,7 +126,7 @@ def predict_dataset(config: Config, workdir: pathlib.Path, *, clip: str = "") ->
                 _write(parts.path(part), columns)
                 logging.debug("part %d of %d is written (%d of %d here)", part, parts.number, done, len(todo))
         _wait_for([parts.path(part) for part in missing], notice)
-        logging.info("%d images of %s in %d parts: %s", len(split), split.name, parts.number, parts.folder)
+        logging.info("%d %s of %s in %d parts: %s", len(split), split.unit, split.name, parts.number, parts.folder)
 
 
 def _find_split(config: Config) -> Split:
@@ -173,19 +173,21 @@ def _predict(
     notice: preemption.Notice,
     work: progress.Task,
 ) -> dict[str, np.ndarray[Any, Any] | list[str]]:
-    """The columns of one part."""
-    probabilities = np.empty((len(split), len(predictor.class_names)), np.float32)
+    """The columns of one part; the logits of a clip are the mean of those of its frames."""
+    images, grouping = split.frames()
+    ends = grouping.starts + grouping.counts
+    logits = np.empty((len(images), len(predictor.class_names)), np.float64)
     filled = 0
     for batch in pipeline.eval_batches(
-        split, section=config.data, image_size=predictor.image_size, batch_size=batch_size
+        images, section=config.data, image_size=predictor.image_size, batch_size=batch_size
     ):
         notice.check_clock()
         real = int(batch["mask"].sum())
-        work.advance(real)
-        names = split.names[filled : filled + real].tolist()
-        logits = predictor.logits(batch["image"][:real], names).astype(np.float64)
-        probabilities[filled : filled + real] = softmax(logits)
+        names = images.names[filled : filled + real].tolist()
+        logits[filled : filled + real] = predictor.logits(batch["image"][:real], names)
+        work.advance(int(np.sum((ends > filled) & (ends <= filled + real))))
         filled += real
+    probabilities = softmax(grouping.mean(logits)).astype(np.float32)
     named = {f"p_{name}": probabilities[:, column] for column, name in enumerate(predictor.class_names)}
     return {
         "index": np.array(rows),

@@ -134,7 +134,8 @@ def prepare(config: Config, workdir: pathlib.Path) -> Run:
     experiment = build_lib.build_experiment(config, dataset.class_names, clip)
     # Here, since it may raise and later steps are slow; on the host, since training steps donate their arguments.
     fresh = jax.device_get(build_lib.initial_prompts(config, experiment))
-    num_steps = config.train.num_steps or round(config.train.num_epochs * len(dataset.train) / config.train.batch_size)
+    epochs, images = config.train.num_epochs, dataset.train.images_per_epoch
+    num_steps = config.train.num_steps or round(epochs * images / config.train.batch_size)
     tx, schedule = build_lib.make_optimizer(config, experiment.model.learner, num_steps)
     objective = Objective.of(config.loss)
     if objective.reads_prototypes:
@@ -204,7 +205,7 @@ def class_prototypes(config: Config, split: Split, experiment: build_lib.Experim
     """p [C, D] of the training split, from the frozen features of its images (`method.features`)."""
     section = config.prototypes
     chosen = prototypes.choose_images(split.labels, section.images_per_class, config.seed)
-    logging.debug("prototypes: from %d of %d training images", len(chosen), len(split))
+    logging.debug("prototypes: from %d of %d training %s", len(chosen), len(split), split.unit)
     frozen = encode_splits(config, experiment, [split.take(chosen)])[split.name]
     return prototypes.mean_features(
         frozen.image_features, frozen.labels, experiment.class_names, normalize=section.normalize
@@ -362,7 +363,7 @@ def summarize(
         results[name] = {"step": step, **evaluated[step]}
         for split, metrics in evaluated[step].items():
             title = f"{name} (step {step}), {split}"
-            logging.debug("%s: %s, %d images", title, _percentages(metrics), metrics["count"])
+            logging.debug("%s: %s, %d %s", title, _percentages(metrics), metrics["count"], run.dataset.train.unit)
     summary = {
         **results,
         "method": protocol.method_name(workdir_lib.flatten(run.config.model_dump())),

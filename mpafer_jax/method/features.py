@@ -28,7 +28,7 @@ from absl import logging
 
 from mpafer_jax.config.schema import Config
 from mpafer_jax.data.registry import prepared_root
-from mpafer_jax.data.splits import Split
+from mpafer_jax.data.splits import Grouping, Split
 from mpafer_jax.method import build, steps
 from mpafer_jax.method.build import Experiment
 from mpafer_jax.method.forward import Forward
@@ -48,31 +48,50 @@ Features = npt.NDArray[np.float32]
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class FrozenFeatures:
-    """Features of a split of n images, without augmentation.
+    """Features of the m images of a split, or of the frames of its clips, without augmentation.
 
     Attributes:
-      image_features: z^g float32[n, D], not normalised.
-      labels: int32[n].
-      label_distributions: float32[n, C], each row sums to 1.
+      image_features: z^g float32[m, D], not normalised.
+      labels: int32[m].
+      label_distributions: float32[m, C], each row sums to 1.
+      grouping: which images stand for each clip; None for images.
+      segments: see `data.splits.Split`.
     """
 
     image_features: npt.NDArray[np.float32]
     labels: npt.NDArray[np.int32]
     label_distributions: npt.NDArray[np.float32]
+    grouping: Grouping | None = None
+    segments: int = 0
 
     def __len__(self) -> int:
         return len(self.labels)
 
+    def of_examples(self, logits: npt.NDArray[np.float32]) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int32]]:
+        """Logits [n, C] and labels [n] of the images or clips, from logits [m, C] of the images."""
+        if self.grouping is None:
+            return logits, self.labels
+        return self.grouping.mean(logits), self.labels[self.grouping.starts]
+
+    def of_segments(self) -> FrozenFeatures:
+        """A row for each training example of `data.pipeline`: of each segment of a clip the middle frame's."""
+        if self.grouping is None:
+            return self
+        clip, segment = np.divmod(np.arange(len(self.grouping.starts) * self.segments), self.segments)
+        rows = self.grouping.starts[clip] + segment * self.grouping.counts[clip] // self.segments
+        return FrozenFeatures(self.image_features[rows], self.labels[rows], self.label_distributions[rows])
+
 
 def encode_splits(config: Config, experiment: Experiment, splits: Sequence[Split]) -> dict[str, FrozenFeatures]:
-    """Features of all images by split name, on every process.
+    """Features of all images by split name, on every process; of clips, of the frames of `Split.frames`.
 
     Reads cached features; computes and stores the rest, in parts, so that an interrupted run loses little.
     """
     width = experiment.model.backbone.spec.embedding_size
     store = open_store(config, experiment.clip_hash, width)
     frozen: dict[str, FrozenFeatures] = {}
-    for split in splits:
+    for whole in splits:
+        split, grouping = whole.frames()
         known, features = store.find(split.pixel_hashes)
         missing = np.flatnonzero(~known)
         logging.debug("frozen features of %s: %d of %d from %s", split.name, known.sum(), len(split), store.path)
@@ -90,7 +109,13 @@ def encode_splits(config: Config, experiment: Experiment, splits: Sequence[Split
                     if part[-1] == missing[-1] or time.monotonic() - stored_at > _STORE_SECONDS:
                         store.add(split.pixel_hashes[waiting], features[waiting])
                         waiting, stored_at = [], time.monotonic()
-        frozen[split.name] = FrozenFeatures(features, split.labels, split.label_distributions)
+        frozen[split.name] = FrozenFeatures(
+            image_features=features,
+            labels=split.labels,
+            label_distributions=split.label_distributions,
+            grouping=grouping if whole.segments else None,
+            segments=whole.segments,
+        )
     return frozen
 
 

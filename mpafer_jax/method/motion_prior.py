@@ -150,7 +150,7 @@ def measure(config: Config, experiment: Experiment, split: Split, source: Source
     logging.debug("motion prior: computing from %d of %d training images", len(chosen), len(split))
     forward = Forward(experiment.model, config.data.mean, config.data.std)
     step = devices.data_parallel(steps.make_patch_sum_step(forward, len(experiment.class_names), source))
-    batches = eval_batches(config, experiment, split.take(chosen), "motion prior of")
+    batches = eval_batches(config, experiment, split.take(chosen).frames()[0], "motion prior of")
     return patch_means(batches, experiment.frozen.backbone, step, experiment.class_names)
 
 

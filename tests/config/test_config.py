@@ -15,9 +15,11 @@ from mpafer_jax.config.data_section import DataSection
 from mpafer_jax.config.fields import FrozenModel, option, settings
 from mpafer_jax.config.schema import Config
 from mpafer_jax.data.registry import read_source
+from mpafer_jax.data.splits import load_dataset
 from mpafer_jax.jobs import evaluate, predict, train
 from mpafer_jax.jobs.pretraining.config import PretrainConfig
 from mpafer_jax.runtime.errors import ConfigError
+from tests.data import layouts
 from tests.jobs import runs
 
 FOLDER = pathlib.Path(common.__file__).parent
@@ -253,6 +255,10 @@ def test_every_field_is_read(sample, tmp_path, monkeypatch):
     evaluate.evaluate_checkpoint(config, tmp_path)
     predict.predict_dataset(config, tmp_path)
     read_source(config.data.model_copy(update={"dataset": "synthface"}))
+    for name in ("train", "test"):
+        layouts.write_clip_list(tmp_path / "clips", f"{name}.txt", [(f"{name}/{i}", 2, "joy") for i in range(3)])
+    of_clips = {"dataset": "clips", "dir": str(tmp_path / "clips"), "label_noise": 0.0}
+    load_dataset(config.data.model_copy(update=of_clips))
     monkeypatch.undo()
 
     def fields(model):

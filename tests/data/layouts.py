@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
+import math
 import os
 import zlib
 from collections.abc import Mapping, Sequence
@@ -13,6 +15,8 @@ import numpy as np
 from PIL import Image
 
 from mpafer_jax.config.data_section import AugmentSection, DataSection, SynthfaceSection
+from mpafer_jax.data.synthface import generate
+from mpafer_jax.data.synthface.styles import STYLES
 
 FERPLUS = Path(
     os.environ.get("MPAFER_FERPLUS_DIR", Path(__file__).resolve().parents[3] / "shared" / "data" / "ferplus")
@@ -193,6 +197,81 @@ def write_folders(root: Path, counts: Mapping[str, int], first_seed: int = 0, su
         for position in range(number):
             save(root / name / f"{position:03d}{suffix}", image(seed))
             seed += 1
+
+
+def write_frames(folder: Path, number: int, first_seed: int = 0, suffix: str = ".jpg") -> None:
+    """The frames of a clip, "1.jpg" and so on, all different; without padding, the order of names is another."""
+    for position in range(number):
+        save(folder / f"{position + 1}{suffix}", image(first_seed + position))
+
+
+def write_dfew(root: Path, clips: Sequence[tuple[int, int]], frames: str = "Clip/jpg_256") -> None:
+    """DFEW: clips 1, 2, .. as (label 1 to 7, number of frames), dealt out to the folds 1 to 5 in turn."""
+    rows = [(1 + index % 5, f"{index + 1},{label}") for index, (label, _) in enumerate(clips)]
+    for fold in range(1, 6):
+        parts = {"train": [row for of, row in rows if of != fold], "test": [row for of, row in rows if of == fold]}
+        for split, lines in parts.items():
+            path = root / "EmoLabel_DataSplit" / f"{split}(single-labeled)" / f"set_{fold}.csv"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text("\n".join(["video_name,label", *lines]) + "\n")
+    for index, (_, number) in enumerate(clips):
+        write_frames(root / frames / f"{index + 1:05d}", number, 100 * index)
+
+
+def write_ferv39k(root: Path, splits: Mapping[str, Sequence[str]], frames: int = 3) -> None:
+    """FERV39k: split -> lines "Action/Happy/0015 Happy"."""
+    (root / "4_setups" / "All_scenes").mkdir(parents=True)
+    for split, lines in splits.items():
+        (root / "4_setups" / "All_scenes" / f"{split}_All.csv").write_text("\n".join(lines) + "\n")
+    for index, line in enumerate(line for lines in splits.values() for line in lines):
+        write_frames(root / "2_ClipsforFaceCrop" / line.split(" ")[0], frames, 100 * index)
+
+
+def write_mafw(root: Path, clips: Sequence[tuple[str, int]], frames: str = "data/frames") -> None:
+    """MAFW: clips 1, 2, .. as (label, number of frames), dealt out to the folds 1 to 5 in turn."""
+    rows = [(1 + index % 5, f"{index + 1:05d}.mp4 {label}") for index, (label, _) in enumerate(clips)]
+    for fold in range(1, 6):
+        folder = root / "split" / "single" / "no_caption" / f"set_{fold}"
+        folder.mkdir(parents=True)
+        (folder / "train.txt").write_text("".join(f"{row}\n" for of, row in rows if of != fold))
+        (folder / "test.txt").write_text("".join(f"{row}\n" for of, row in rows if of == fold))
+    for index, (_, number) in enumerate(clips):
+        write_frames(root / frames / f"{index + 1:05d}", number, 100 * index, ".png")
+
+
+def write_clip_list(
+    root: Path, name: str, clips: Sequence[tuple[str, int, str]], prefix: str = "", frames: str = ""
+) -> None:
+    """A list of clips (folder, frames, label), the folders after `prefix`; the frames are in the folder `frames`."""
+    (root / name).parent.mkdir(parents=True, exist_ok=True)
+    (root / name).write_text("".join(f"{prefix}{folder} {number} {label}\n" for folder, number, label in clips))
+    for folder, number, _ in clips:
+        seed = int.from_bytes(folder.encode()[-3:], "big")
+        if not (root / frames / folder).exists():
+            write_frames(root / frames / folder, number, seed, ".png")
+
+
+def write_drawn_clips(root: Path, clips: int, frames: int, size: int, expressions: Sequence[str]) -> None:
+    """Clips of drawn faces that rise from neutral to an expression and fall again, in lists of two folds.
+
+    Clip i shows expression i modulo their number; persons differ. The lists are fold_{fold}_train.txt and
+    fold_{fold}_test.txt, the frames NNN/1.png and so on.
+    """
+    listed: list[tuple[str, int, str]] = []
+    for number in range(clips):
+        expression = expressions[number % len(expressions)]
+        person = generate.IMAGES_PER_PERSON * number
+        job = generate.face_of(0, "clips", person, STYLES["colour"], (expression,)).job
+        for frame in range(frames):
+            strength = math.sin(math.pi * (frame + 1) / (frames + 1))
+            face = dataclasses.replace(job.face, units=(strength * job.face.units).astype(np.float32))
+            pixels = dataclasses.replace(job, face=face).pixels(size)
+            save(root / f"{number:03d}" / f"{frame + 1}.png", Image.fromarray(pixels))
+        listed.append((f"{number:03d}", frames, expression))
+    half = len(expressions) * (clips // len(expressions) // 2)
+    for fold, (train, test) in enumerate([(listed[:half], listed[half:]), (listed[half:], listed[:half])], start=1):
+        write_clip_list(root, f"fold_{fold}_train.txt", train)
+        write_clip_list(root, f"fold_{fold}_test.txt", test)
 
 
 NO_AUGMENT: dict[str, Any] = {

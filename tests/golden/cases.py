@@ -10,8 +10,8 @@ FOLDER = pathlib.Path(__file__).parents[2] / "configs"
 FIRST = "rafdb"  # the paper's main dataset; the other configs are stored as what differs from it
 NAMES = [
     FIRST,
-    *("affectnet7", "affectnet8", "ckplus", "expw", "fer2013", "ferplus", "folder", "jaffe", "kdef", "quickstart"),
-    *("rafd", "rafdb_compound", "sample", "sfew"),
+    *("affectnet7", "affectnet8", "ckplus", "clips", "dfew", "expw", "fer2013", "ferplus", "ferv39k", "folder"),
+    *("jaffe", "kdef", "mafw", "quickstart", "rafd", "rafdb_compound", "sample", "sfew"),
 ]
 PRETRAINING = "pretrain_tiny_clip"
 CLIPS = ["vit_b32", "vit_l14", "vit_l14_336", "tiny_clip"]

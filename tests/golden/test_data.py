@@ -132,6 +132,10 @@ def expw(root):
     layouts.write_expw(root, [(f"{i // 2}.jpg", i % 2, (2, 3 + i % 5, 30, 40), 50 + i, i % 7) for i in range(42)])
 
 
+def dfew(root):
+    layouts.write_dfew(root, [(1 + i % 7, 3 + 2 * i) for i in range(21)])
+
+
 def nothing(root):
     pass
 
@@ -169,6 +173,7 @@ CASES = {
     "rafd": ("rafd", rafd, CARVED),
     "expw": ("expw", expw, CARVED | {"where": ("confidence>=55",)}),
     "synthface": ("synthface", nothing, THREE),
+    "dfew": ("dfew", dfew, TWO),
 }
 
 
@@ -201,7 +206,8 @@ def describe(section) -> dict:
         )
         found["batches"] = hashes(batches)
     for split in dataset.held_out:
-        batches = pipeline.eval_batches(split, section=section, image_size=IMAGE_SIZE, batch_size=BATCH_SIZE)
+        images, _ = split.frames()
+        batches = pipeline.eval_batches(images, section=section, image_size=IMAGE_SIZE, batch_size=BATCH_SIZE)
         found[f"batches of {split.name}"] = hashes(batches)
     return found
 

@@ -33,7 +33,7 @@ def write(config: Config, names: Sequence[str], out: pathlib.Path) -> None:
     for split in splits:
         path = out / f"{split.name}.npz"
         _write_split(path, split, features[split.name])
-        logging.info("written: %s, %d images", path, len(split))
+        logging.info("written: %s, %d images", path, len(features[split.name]))
     files.write_json(
         out / "features.json",
         {
@@ -52,6 +52,7 @@ def write(config: Config, names: Sequence[str], out: pathlib.Path) -> None:
 
 
 def _write_split(path: pathlib.Path, split: Split, features: FrozenFeatures) -> None:
+    images, _ = split.frames()
     with files.replacing(path) as temporary, temporary.open("wb") as stream:
         np.savez(
             stream,
@@ -59,7 +60,7 @@ def _write_split(path: pathlib.Path, split: Split, features: FrozenFeatures) -> 
             image_features=features.image_features,
             labels=features.labels,
             label_distributions=features.label_distributions,
-            names=split.names,
-            pixel_hashes=split.pixel_hashes,
+            names=images.names,
+            pixel_hashes=images.pixel_hashes,
             class_names=np.array(split.class_names),
         )

@@ -83,7 +83,7 @@ def fit(
         if float(gradient) > _TOLERANCE:
             logging.warning("linear probe: l2 %.1e stopped at a gradient of %.1e", l2, float(gradient))
         probe = LinearProbe(np.asarray(params["weights"]), np.asarray(params["bias"]), mean, scale, l2)
-        measured = from_logits(probe.logits(validation.image_features), validation.labels, class_names)
+        measured = from_logits(*validation.of_examples(probe.logits(validation.image_features)), class_names)
         score = measured.scalars()[select_by]
         logging.debug("linear probe: l2 %.1e: validation %s %.4f, %d iterations", l2, select_by, score, int(iterations))
         if best is None or score > best[0]:

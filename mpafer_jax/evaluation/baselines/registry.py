@@ -38,9 +38,9 @@ class Context:
     _made: dict[Any, Any] = dataclasses.field(default_factory=dict[Any, Any])
 
     def measure(self, logits_of: Callable[[FrozenFeatures], npt.NDArray[np.float32]]) -> Metrics:
-        """Metrics of every held-out split, with logits [n, C] from `logits_of`."""
+        """Metrics of every held-out split, with logits [m, C] of its images from `logits_of`."""
         return {
-            name: from_logits(logits_of(split), split.labels, self.experiment.class_names)
+            name: from_logits(*split.of_examples(logits_of(split)), self.experiment.class_names)
             for name, split in self.features.items()
             if name != "train"
         }

@@ -76,7 +76,7 @@ def train(
     def evaluate(params: dict[str, jax.Array]) -> dict[str, ClassificationMetrics]:
         texts = cast(jax.Array, encode_texts(params, alone.frozen))
         return {
-            name: from_logits(frozen_logits(alone, split.image_features, texts), split.labels, alone.class_names)
+            name: from_logits(*split.of_examples(frozen_logits(alone, split.image_features, texts)), alone.class_names)
             for name, split in features.items()
             if name != "train"
         }
@@ -84,9 +84,10 @@ def train(
     selecting = "test" if config.eval.select_on_test_split else "validation"
     best, best_score = Trained(0, {}), -1.0
     interval: list[steps.Metrics] = []
-    order = pipeline.train_order(features["train"].labels, config.data.sampler, config.seed)
+    seen = features["train"].of_segments()
+    order = pipeline.train_order(seen.labels, config.data.sampler, config.seed)
     for step in progress.track(range(1, num_steps + 1), "training the context", num_steps, "steps"):
-        batch = devices.shard_batch(batch_of_step(features["train"], order, step - 1, config.train.batch_size))
+        batch = devices.shard_batch(batch_of_step(seen, order, step - 1, config.train.batch_size))
         state, metrics = train_step(state, alone.frozen, batch)
         interval.append(metrics)
         if step % config.train.eval_every and step != num_steps:

@@ -10,7 +10,7 @@ from typing import Any, cast
 
 from mpafer_jax.artifacts.run_dir import EVALUATION_PREDICTIONS, TRAINING_PREDICTIONS, flatten
 from mpafer_jax.evaluation.predictions import Predictions
-from mpafer_jax.evaluation.protocol import reported_checkpoint, reported_split, selecting_split
+from mpafer_jax.evaluation.protocol import reported_checkpoint, reported_split, selecting_split, unit
 from mpafer_jax.runtime import files
 from mpafer_jax.runtime.errors import ReportError
 
@@ -26,7 +26,8 @@ class Measurement:
       split: "test" or "validation".
       step: of the checkpoint.
       metrics: as from `ClassificationMetrics.to_dict`.
-      predictions: of every image; None if not saved.
+      predictions: of every image or clip; None if not saved.
+      unit: what is counted, "images" or "clips".
     """
 
     title: str
@@ -34,6 +35,7 @@ class Measurement:
     step: int
     metrics: Mapping[str, Any]
     predictions: Predictions | None
+    unit: str = "images"
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -70,10 +72,10 @@ def read(workdir: pathlib.Path) -> Contents:
         which = reported_checkpoint(summary)
         title = f"best on {selecting_split(summary)}" if which == "best" else "last step"
         path = workdir / TRAINING_PREDICTIONS
-        measurements += _measurement(path, summary[which], summary["fingerprints"], title)
+        measurements += _measurement(path, summary[which], summary, title)
     if evaluation is not None:
         path = workdir / EVALUATION_PREDICTIONS
-        measurements += _measurement(path, evaluation, evaluation["fingerprints"], evaluation["checkpoint"])
+        measurements += _measurement(path, evaluation, evaluation, evaluation["checkpoint"])
     return Contents(
         name=workdir.name if files.in_bucket(workdir) else workdir.resolve().name,
         measurements=tuple(measurements),
@@ -85,15 +87,15 @@ def read(workdir: pathlib.Path) -> Contents:
 
 
 def _measurement(
-    path: pathlib.Path, scores: Mapping[str, Any], fingerprints: Mapping[str, str], title: str
+    path: pathlib.Path, scores: Mapping[str, Any], result: Mapping[str, Any], title: str
 ) -> list[Measurement]:
     split = reported_split(scores)
     if split is None:
         return []
     step = int(scores["step"])
     name = f"{split} split, {title} (step {step})"
-    stored = Predictions.load_result(path, split, fingerprints[split], step)
-    return [Measurement(name, split, step, scores[split], stored)]
+    stored = Predictions.load_result(path, split, result["fingerprints"][split], step)
+    return [Measurement(name, split, step, scores[split], stored, unit(result))]
 
 
 def _json(path: pathlib.Path) -> dict[str, Any] | None:

@@ -217,7 +217,7 @@ def make_report(config: Config, split_name: str) -> PromptReport:
         sets[name] = PromptSet(
             texts=tuple(len(encoded.prompts.of_class(index)) for index in range(len(names))),
             similarity=cosines(np.asarray(encoded.features)),
-            metrics=from_logits(logits, features.labels, names),
+            metrics=from_logits(*features.of_examples(logits), names),
         )
     return PromptReport(
         class_names=names,
@@ -225,7 +225,7 @@ def make_report(config: Config, split_name: str) -> PromptReport:
         budget=built.model.backbone.spec.tokens.max_positions,
         sets=sets,
         absent={granularity: classes for granularity, classes in lacking.items() if classes},
-        split=(split_name, len(features)),
+        split=(split_name, len(split)),
         notes=_notes(config, built),
         dataset=dataset.description,
     )

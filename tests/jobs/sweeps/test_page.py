@@ -1,6 +1,7 @@
 """The page of all results: measured sweeps as tables, the others as commands that can be run."""
 
 import dataclasses
+import functools
 import json
 import pathlib
 import re
@@ -169,8 +170,9 @@ def test_no_place_of_the_machine_is_published(sample, tmp_path):
     made.record(root, own, overrides=overrides)
     config = json.loads(runs.config(sample).to_json())
     for field in redaction.LOCAL_PATHS:
-        section, name = field.split(".")
-        config[section][name] = ["/home/alice/a.json"] if field == "hard_prompts.bank" else f"/home/alice/{name}"
+        *sections, name = field.split(".")
+        section = functools.reduce(dict.__getitem__, sections, config)
+        section[name] = ["/home/alice/a.json"] if field == "hard_prompts.bank" else f"/home/alice/{name}"
     for point in points:
         folder = root / point.key / "seed_0"
         made.run(root, f"{point.key}/seed_0", 0.7)
