@@ -21,6 +21,7 @@ def _paths(flag: str) -> Callable[[str], list[Path]]:
     argument("--sweep", required=True, help="sweep file and its argument, as above"),
     path("--workdir", required=True, help="folder of the sweep"),
     argument("--seeds", type=whole_numbers, default=[], help="with commas between them (default: the sweep's, 0,1,2)"),
+    argument("--folds", type=whole_numbers, default=[], help="of video clips, in place of seeds: 1,2,3,4,5"),
     argument("--only", type=several(), default=(), help="points or tables to run, with commas between them"),
     number("--jobs", 1, help="runs at once (default: 1; with --gpus one for each)"),
     argument("--gpus", type=several(), default=(), help="numbers of GPUs; a job runs on one of them"),
@@ -32,7 +33,7 @@ def _paths(flag: str) -> Callable[[str], list[Path]]:
     passes_on=True,
 )
 def sweep(arguments: argparse.Namespace) -> int:
-    """Runs the configurations of a sweep over several seeds, and makes their table.
+    """Runs the configurations of a sweep over several seeds, or folds, and makes their table.
 
         mpafer-jax study sweep --sweep=configs/sweeps/components.py:quickstart --workdir=runs/components
         mpafer-jax study sweep --sweep=configs/sweeps/top_k.py:rafdb --workdir=runs/top_k --config.data.dir=/data/RAF-DB
@@ -53,7 +54,8 @@ def sweep(arguments: argparse.Namespace) -> int:
     from mpafer_jax.runtime import console
 
     root: Path = arguments.workdir
-    plan = launch.Plan.make(arguments.sweep, root, arguments.rest, seeds=arguments.seeds, only=arguments.only)
+    chosen = {name: getattr(arguments, name) for name in ("seeds", "folds", "only")}
+    plan = launch.Plan.make(arguments.sweep, root, arguments.rest, **chosen)
     if arguments.slurm:
         print(plan.queue(arguments.jobs or 0, arguments.sbatch, arguments.reuse, dry_run=arguments.dry_run))
         return 0

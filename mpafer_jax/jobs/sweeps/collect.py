@@ -28,7 +28,7 @@ class FinishedRun:
     """The data of a finished run that tables read.
 
     Attributes:
-      name: its folder, relative to the sweep's: TABLE/POINT/seed_N.
+      name: its folder, relative to the sweep's: TABLE/POINT/seed_N, or fold_N.
       config: `config.json`.
       summary: `summary.json`.
       correct: bool[n], whether each image of the reported split was classified correctly; None without predictions.
@@ -46,7 +46,7 @@ class FinishedRun:
 
     @property
     def seed(self) -> int:
-        """Its seed."""
+        """Its number, of a seed or a fold."""
         return int(self.name.rpartition("_")[2])
 
 
@@ -91,7 +91,8 @@ def read_runs(root: pathlib.Path, sweep: Sweep) -> list[FinishedRun]:
     """Every finished run of a sweep, in the order of its points and by seed."""
     runs: list[FinishedRun] = []
     for point in sweep.points:
-        paths = sorted((root / point.key).glob("seed_*/summary.json"), key=lambda path: (len(path.parent.name), path))
+        paths = (root / point.key).glob(f"{sweep.kind}_*/summary.json")
+        paths = sorted(paths, key=lambda path: (len(path.parent.name), path))
         runs += [_read_run(path.parent, f"{point.key}/{path.parent.name}") for path in paths]
     return runs
 
@@ -129,7 +130,7 @@ def results(sweep: Sweep, runs: Iterable[FinishedRun], place: pathlib.Path) -> l
     firsts: dict[str, tuple[Any, str]] = {}
     for run in runs:
         point = points[run.key]
-        for key, value in _must_agree(point, run.summary).items():
+        for key, value in _must_agree(point, run.summary, run.seed if sweep.over == "folds" else None).items():
             first, name = firsts.setdefault(key, (value, run.name))
             if first != value:
                 raise ReportError(
@@ -148,11 +149,11 @@ def results(sweep: Sweep, runs: Iterable[FinishedRun], place: pathlib.Path) -> l
     return collected
 
 
-def _must_agree(point: Point, summary: Mapping[str, Any]) -> dict[str, Any]:
-    """What runs of a table must share unless their points change it: name and those changes -> value."""
+def _must_agree(point: Point, summary: Mapping[str, Any], fold: int | None) -> dict[str, Any]:
+    """What runs of a table must share unless their points or folds change it: name and those changes -> value."""
     prints: dict[str, str] = summary["fingerprints"]
     return {
         f"CLIP:{point.changes_of('clip')}": summary["clip"]["hash"],
-        f"validation or test images:{point.held_out_changes}": {n: prints[n] for n in _HELD_OUT if n in prints},
+        f"validation or test images:{point.held_out_changes} {fold}": {n: prints[n] for n in _HELD_OUT if n in prints},
         f"way to choose the checkpoint:{point.changes_of('eval')}": summary["selected_by"],
     }

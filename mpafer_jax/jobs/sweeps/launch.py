@@ -12,6 +12,7 @@ from absl import logging
 
 from mpafer_jax.jobs.sweeps import plan, report, runner, slurm, sweep
 from mpafer_jax.runtime import locks
+from mpafer_jax.runtime.errors import ConfigError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,6 +40,7 @@ class Plan:
         overrides: Sequence[str] = (),
         *,
         seeds: Sequence[int] = (),
+        folds: Sequence[int] = (),
         only: Sequence[str] = (),
     ) -> Plan:
         """Reads the sweep and finds its unfinished runs.
@@ -46,12 +48,17 @@ class Plan:
         Args:
           source, root, overrides: see the attributes.
           seeds: of the runs; empty: the sweep's.
+          folds: of the runs, in place of seeds: numbers for `data.clips.fold`.
           only: points or tables to run; empty: all.
 
         Raises:
-          ConfigError: see `sweep.load`, `plan.plan` and `plan.has_ended`.
+          ConfigError: both are given, or see `sweep.load`, `plan.plan` and `plan.has_ended`.
         """
         found = sweep.load(source)
+        if folds and seeds:
+            raise ConfigError("--folds takes the place of --seeds: a run is one or the other; give one of them")
+        if folds:
+            found = dataclasses.replace(found, over="folds", seeds=tuple(folds))
         runs = plan.plan(found, overrides, seeds or found.seeds, only)
         left = [run for run in runs if not plan.has_ended(run, root / run.name)]
         logging.info("%d runs, %d of them have ended before", len(runs), len(runs) - len(left))

@@ -12,7 +12,7 @@ from typing import Any
 from mpafer_jax.artifacts import run_dir
 from mpafer_jax.config.flags import read_config
 from mpafer_jax.config.schema import Config
-from mpafer_jax.config.semantics import CONTENT_FIELDS, SEED_FIELDS, free_fields
+from mpafer_jax.config.semantics import CONTENT_FIELDS, free_fields
 from mpafer_jax.jobs.sweeps.sweep import Point, Sweep, split_source
 from mpafer_jax.jobs.train import check_names
 from mpafer_jax.runtime import files
@@ -31,19 +31,22 @@ class Run:
     """One run.
 
     Attributes:
+      seed: its number, of a seed or a fold.
       arguments: of the main command, without --workdir.
       config: the resulting configuration.
+      kind: "seed" or "fold".
     """
 
     point: Point
     seed: int
     arguments: tuple[str, ...]
     config: Config
+    kind: str = "seed"
 
     @property
     def name(self) -> str:
         """Its folder, relative to the sweep's."""
-        return f"{self.point.key}/seed_{self.seed}"
+        return f"{self.point.key}/{self.kind}_{self.seed}"
 
     def command(self, root: pathlib.Path) -> list[str]:
         """All arguments of the main command."""
@@ -68,6 +71,7 @@ def plan(sweep: Sweep, overrides: Sequence[str], seeds: Sequence[int], only: Seq
 
     A seed changes the initial prompts, order and augmentation of the images, prototype images, permutation of
     descriptions, few-shot subset and label noise. It does not change validation and test images (`data.split_seed`).
+    A fold changes these, and nothing else.
 
     Args:
       overrides: --config.field=value for all runs.
@@ -77,7 +81,7 @@ def plan(sweep: Sweep, overrides: Sequence[str], seeds: Sequence[int], only: Seq
     unknown = [name for name in only if name not in known]
     if unknown:
         raise ConfigError(f"--only names {', '.join(unknown)}; the sweep has {', '.join(known)}")
-    for flag, values in (("only", only), ("seeds", seeds)):
+    for flag, values in (("only", only), (sweep.over, seeds)):
         if len(set(values)) != len(values):
             raise ConfigError(f"--{flag} holds a value twice: {', '.join(map(str, values))}")
     if not split_source(sweep.base)[0].is_file():
@@ -92,8 +96,8 @@ def _overridden(sweep: Sweep, overrides: Sequence[str]) -> set[str]:
         if not argument.startswith(_PREFIX) or "=" not in argument:
             raise ConfigError(f"{argument} is no flag of this command, and no --config.field=value for all runs")
     names = {_field(argument) for argument in overrides}
-    for name in sorted(names & set(SEED_FIELDS)):
-        raise ConfigError(f"{_PREFIX}{name} is what --seeds sets")
+    for name in sorted(names & set(sweep.run_fields)):
+        raise ConfigError(f"{_PREFIX}{name} is what --{sweep.over} sets")
     for point in sweep.points:
         for name in sorted(names & point.changes.keys()):
             raise ConfigError(f"{_PREFIX}{name} is what this sweep varies (point {point.key})")
@@ -104,10 +108,10 @@ def _run(sweep: Sweep, point: Point, seed: int, overrides: Sequence[str], overri
     defaults: dict[str, Any] = {} if _REPORT in overridden else {_REPORT: "predictions"}
     if point.name != sweep.baseline or _BASELINES not in overridden:
         defaults[_BASELINES] = sweep.baselines if point.name == sweep.baseline else ()
-    changes = {**defaults, **point.changes, **dict.fromkeys(SEED_FIELDS, seed)}
+    changes = {**defaults, **point.changes, **dict.fromkeys(sweep.run_fields, seed)}
     others = [argument for argument in overrides if _field(argument) not in changes]
     arguments = [*others, *(f"{_PREFIX}{name}={_text(value)}" for name, value in changes.items())]
-    return Run(point, seed, (f"--config={sweep.base}", *arguments), parse(sweep.base, arguments))
+    return Run(point, seed, (f"--config={sweep.base}", *arguments), parse(sweep.base, arguments), sweep.kind)
 
 
 def _field(argument: str) -> str:
@@ -141,7 +145,7 @@ def has_ended(run: Run, folder: pathlib.Path, but: Sequence[str] = ()) -> bool:
 def find_equal(run: Run, others: Sequence[pathlib.Path]) -> pathlib.Path | None:
     """The folder, in those of other sweeps, of a finished run with the same configuration."""
     for sweep_folder in others:
-        for summary in sorted(sweep_folder.glob(f"*/*/seed_{run.seed}/summary.json")):
+        for summary in sorted(sweep_folder.glob(f"*/*/{run.kind}_{run.seed}/summary.json")):
             try:
                 if has_ended(run, summary.parent, but=CONTENT_FIELDS):
                     return summary.parent

@@ -78,7 +78,8 @@ class Report:
         return "\n".join([*parts, tables.to_markdown(sweep, self.lines, level), *(f"{note}\n" for note in sweep.notes)])
 
     def _whole(self) -> str:
-        parts = [f"# {self.record.sweep.title}\n", self.to_markdown(2), f"{tables.explanation(repr(self.compared))}\n"]
+        explanation = tables.explanation(repr(self.compared), self.record.sweep.over)
+        parts = [f"# {self.record.sweep.title}\n", self.to_markdown(2), f"{explanation}\n"]
         return "\n".join([*parts, protocol.to_markdown(self.protocol)] if self.results else parts)
 
     def text(self, form: str) -> str:
@@ -139,7 +140,7 @@ def write_plot(path: pathlib.Path, sweep: Sweep, lines: Sequence[Line], results:
         color, marker = f"C{index % 10}", _MARKERS[index % len(_MARKERS)]
         values = [line.value or 0.0 for line in points]
         means = [100 * line.scores["war"].mean for line in points]
-        axes.plot(values, means, color=color, label=name or "mean over seeds")
+        axes.plot(values, means, color=color, label=name or f"mean over {sweep.over}")
         for value, line in zip(values, points, strict=True):
             accuracies = runs[line.table, line.row]
             axes.plot(

@@ -146,7 +146,7 @@ def run_all(
     def make(number: int, run: Run) -> Failure | None:
         slot = slots.get()
         try:
-            title = f"run {number} of {len(runs)}, {run.point.title}, seed {run.seed}"
+            title = f"run {number} of {len(runs)}, {run.point.title}, {run.kind} {run.seed}"
             return _make(run, root, title, processes, {**environment, **slot}, retries)
         finally:
             slots.put(slot)

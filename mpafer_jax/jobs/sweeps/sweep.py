@@ -12,7 +12,7 @@ import pathlib
 import re
 from collections.abc import Iterator, Mapping
 from types import ModuleType
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import pydantic
 
@@ -21,6 +21,8 @@ from mpafer_jax.runtime import files
 from mpafer_jax.runtime.errors import ConfigError
 
 RECORD = "sweep.json"
+FOLD = "data.clips.fold"
+Over = Literal["seeds", "folds"]
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
 
@@ -76,7 +78,9 @@ class Sweep:
       tables: table name -> heading; the default is the name.
       axis: label of `Point.value`; empty: no plot.
       notes: paragraphs below the tables.
-      seeds: default of the command.
+      seeds: default of the command; numbers of folds if `over` is "folds".
+      over: what the runs of a point differ in, the numbers of which are in `seeds`: "seeds", or "folds" of video clips,
+        each with other held-out clips.
     """
 
     title: str
@@ -88,6 +92,7 @@ class Sweep:
     axis: str = ""
     notes: tuple[str, ...] = ()
     seeds: tuple[int, ...] = (0, 1, 2)
+    over: Over = "seeds"
 
     def __post_init__(self) -> None:
         """Raises ConfigError for a sweep that cannot be tabulated."""
@@ -103,9 +108,11 @@ class Sweep:
             if point.key in seen:
                 raise ConfigError(f"the sweep has two points {point.key}; give each a name of its own")
             seen.add(point.key)
-            taken = [name for name in SEED_FIELDS if name in point.changes]
+            taken = [name for name in self.run_fields if name in point.changes]
             if taken:
-                raise ConfigError(f"the sweep's point {point.key} changes {taken[0]}, which a run's seed decides")
+                raise ConfigError(
+                    f"the sweep's point {point.key} changes {taken[0]}, which a run's {self.kind} decides"
+                )
             first, changes = held_out.setdefault(point.table, (point.key, point.held_out_changes))
             if changes != point.held_out_changes:
                 raise ConfigError(
@@ -114,6 +121,16 @@ class Sweep:
                 )
         if not self.points:
             raise ConfigError("the sweep has no points")
+
+    @property
+    def kind(self) -> str:
+        """What a run of a point is: "seed" or "fold"."""
+        return self.over.removesuffix("s")
+
+    @property
+    def run_fields(self) -> tuple[str, ...]:
+        """Fields that get the number of a run."""
+        return (FOLD,) if self.over == "folds" else SEED_FIELDS
 
     def rows(self, table: str) -> list[Point]:
         """The points of a table."""
@@ -148,6 +165,7 @@ class Record:
             for what, stored, given in (
                 ("", before.source, self.source),
                 (" with other settings", list(before.overrides), list(self.overrides)),
+                (" over other runs", before.sweep.over, self.sweep.over),
             ):
                 if stored != given:
                     raise ConfigError(

@@ -1,4 +1,4 @@
-"""Tables of a sweep as Markdown, CSV and LaTeX: rows aggregated over seeds and compared with the baseline."""
+"""Tables of a sweep as Markdown, CSV and LaTeX: rows aggregated over seeds or folds and compared with the baseline."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ import numpy.typing as npt
 from mpafer_jax.evaluation import table as table_lib
 from mpafer_jax.evaluation.statistics import Estimate, percent
 from mpafer_jax.jobs.sweeps.collect import METRICS, Result
-from mpafer_jax.jobs.sweeps.sweep import Point, Sweep
+from mpafer_jax.jobs.sweeps.sweep import Over, Point, Sweep
 from mpafer_jax.runtime.errors import ConfigError
 
 
 @dataclasses.dataclass(frozen=True)
 class Line:
-    """All seeds of one row.
+    """All seeds, or folds, of one row.
 
     Attributes:
       table: its table's name.
@@ -27,8 +27,8 @@ class Line:
       scores: by metric, fractions of 1.
       difference: by metric, this row minus the baseline, paired by seed; empty without shared seeds, and for the
         baseline itself.
-      by_image: difference of accuracy to the baseline with test images as samples, each averaged over the paired seeds;
-        None without stored predictions.
+      by_image: difference of accuracy to the baseline with test images as samples, each averaged over the paired seeds
+        (each is in one fold); None without stored predictions.
       minutes: mean wall time of runs with a known one.
       series, value: see `Point`.
       reported: see `Point`.
@@ -63,14 +63,21 @@ def summarize(sweep: Sweep, results: Iterable[Result], baseline: str = "") -> li
         raise ConfigError(f"the baseline {baseline!r} is no row here; the rows are {', '.join(rows)}")
     points = {(point.table, point.name): point for point in sweep.points}
     return [
-        _line(points.get((table, row)), by_seed, {} if row == baseline else groups.get((table, baseline), {}))
+        _line(
+            points.get((table, row)),
+            by_seed,
+            {} if row == baseline else groups.get((table, baseline), {}),
+            over_folds=sweep.over == "folds",
+        )
         for table in sweep.table_names()
         for (of, row), by_seed in groups.items()
         if of == table
     ]
 
 
-def _line(point: Point | None, by_seed: Mapping[int, Result], against: Mapping[int, Result]) -> Line:
+def _line(
+    point: Point | None, by_seed: Mapping[int, Result], against: Mapping[int, Result], *, over_folds: bool
+) -> Line:
     """The line of a point, or, if that is None, of a baseline with results."""
     seeds = tuple(sorted(by_seed))
     paired = [seed for seed in seeds if seed in against]
@@ -91,7 +98,7 @@ def _line(point: Point | None, by_seed: Mapping[int, Result], against: Mapping[i
         seeds=seeds,
         scores={name: Estimate.of([by_seed[seed].scores[name] for seed in seeds]) for name in METRICS if seeds},
         difference={name: difference(name) for name in METRICS if paired},
-        by_image=_by_image([(by_seed[seed].correct, against[seed].correct) for seed in paired]),
+        by_image=_by_image([(by_seed[seed].correct, against[seed].correct) for seed in paired], over_folds=over_folds),
         minutes=sum(seconds) / len(seconds) / 60 if seconds else None,
         series=series,
         value=at.value,
@@ -99,7 +106,9 @@ def _line(point: Point | None, by_seed: Mapping[int, Result], against: Mapping[i
     )
 
 
-def _by_image(pairs: Sequence[tuple[npt.NDArray[np.bool_] | None, npt.NDArray[np.bool_] | None]]) -> Estimate | None:
+def _by_image(
+    pairs: Sequence[tuple[npt.NDArray[np.bool_] | None, npt.NDArray[np.bool_] | None]], *, over_folds: bool
+) -> Estimate | None:
     differences = [
         correct.astype(np.float64) - baseline
         for correct, baseline in pairs
@@ -107,7 +116,7 @@ def _by_image(pairs: Sequence[tuple[npt.NDArray[np.bool_] | None, npt.NDArray[np
     ]
     if not differences or len(differences) < len(pairs):
         return None
-    return Estimate.of(np.mean(differences, axis=0))
+    return Estimate.of(np.concatenate(differences) if over_folds else np.mean(differences, axis=0))
 
 
 def _interval(estimate: Estimate | None) -> str:
@@ -121,7 +130,7 @@ def _p_value(estimate: Estimate | None) -> str:
     return "" if p is None else "<0.001" if p < 0.001 else f"{p:.3f}"
 
 
-def _cells(line: Line) -> dict[str, str]:
+def _cells(line: Line, over: str) -> dict[str, str]:
     """Column -> text, in the table's order."""
     return {
         "": line.title,
@@ -130,7 +139,7 @@ def _cells(line: Line) -> dict[str, str]:
         "95% interval": _interval(line.scores.get("war")),
         "UAR, %": percent(line.scores.get("uar")),
         "accuracy, difference": percent(line.difference.get("war"), "+"),
-        "p, seeds": _p_value(line.difference.get("war")),
+        f"p, {over}": _p_value(line.difference.get("war")),
         "p, images": _p_value(line.by_image),
         "minutes a run": "" if line.minutes is None else f"{line.minutes:.1f}",
         "the paper, %": "" if line.reported is None else f"{line.reported:.2f}",
@@ -140,19 +149,27 @@ def _cells(line: Line) -> dict[str, str]:
 _ALWAYS = ("", "runs", "accuracy, %", "UAR, %")
 
 
-def header_and_cells(lines: Sequence[Line]) -> tuple[list[str], list[list[str]]]:
-    """A table's header and rows as text, without columns that are empty in all rows."""
-    rows = [_cells(line) for line in lines]
-    header = [name for name in _cells(lines[0]) if name in _ALWAYS or any(row[name] for row in rows)]
+def header_and_cells(sweep: Sweep, table: str, lines: Sequence[Line]) -> tuple[list[str], list[list[str]]]:
+    """The header and rows of one of the tables as text, without columns that are empty in all rows."""
+    rows = [_cells(line, sweep.over) for line in lines if line.table == table]
+    header = [name for name in rows[0] if name in _ALWAYS or any(row[name] for row in rows)]
     return header, [[row[name] for name in header] for row in rows]
 
 
-def explanation(compared: str) -> str:
-    """Explanation of the columns; `compared` is the title of the baseline's row."""
+def explanation(compared: str, over: Over = "seeds") -> str:
+    """Explanation of the columns.
+
+    Args:
+      compared: title of the baseline's row.
+      over: see `Sweep`.
+    """
+    images = (
+        "each with its mean difference over the seeds" if over == "seeds" else "each in the fold that it is tested in"
+    )
     return (
-        f"Mean ± sample standard deviation over seeds, and Student's 95% interval of the mean. Differences are to "
-        f"{compared}, on the same seeds. *p, seeds*: paired t-test over seeds: would the difference hold for other "
-        "seeds? *p, images*: t-test over the test images, each with its mean difference over the seeds: would it hold "
+        f"Mean ± sample standard deviation over {over}, and Student's 95% interval of the mean. Differences are to "
+        f"{compared}, on the same {over}. *p, {over}*: paired t-test over {over}: would the difference hold for other "
+        f"{over}? *p, images*: t-test over the test images, {images}: would it hold "
         "for other images? Neither is corrected for the number of rows."
     )
 
@@ -163,7 +180,7 @@ def to_markdown(sweep: Sweep, lines: Sequence[Line], level: int = 2) -> str:
     tables = sweep.table_names()
     for table in tables:
         heading = [f"{'#' * level} {sweep.heading(table)}\n"] if len(tables) > 1 or table in sweep.tables else []
-        header, cells = header_and_cells([line for line in lines if line.table == table])
+        header, cells = header_and_cells(sweep, table, lines)
         text += [*heading, table_lib.markdown(header, cells)]
     return "\n".join(text)
 
@@ -208,7 +225,7 @@ def to_latex(sweep: Sweep, lines: Sequence[Line], banners: Sequence[str]) -> str
 
     text: list[str] = []
     for table in sweep.table_names():
-        header, cells = header_and_cells([line for line in lines if line.table == table])
+        header, cells = header_and_cells(sweep, table, lines)
         text += [
             f"% {sweep.title}: {sweep.heading(table)}",
             rf"\begin{{tabular}}{{l{'r' * (len(header) - 1)}}}",

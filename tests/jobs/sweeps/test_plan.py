@@ -1,5 +1,6 @@
 """From a sweep to configurations and arguments; what has ended, here and elsewhere."""
 
+import dataclasses
 import json
 import shutil
 
@@ -57,6 +58,17 @@ def test_every_run_once_seed_after_seed():
         "all/no_local/seed_1",
         "4_per_class/full/seed_1",
     ]
+
+
+def test_a_fold_takes_the_place_of_a_seed():
+    over_folds = dataclasses.replace(SWEEP, over="folds")
+    found = {run.name: run for run in plan.plan(over_folds, ["--config.seed=3"], (2, 5), ["full"])}
+    assert list(found) == [f"{table}/full/fold_{fold}" for fold in (2, 5) for table in ("all", "4_per_class")]
+    assert differences(found["all/full/fold_2"], found["all/full/fold_5"]) == {"data.clips.fold"}
+    assert found["all/full/fold_5"].config.data.clips.fold == 5
+    assert found["all/full/fold_5"].config.seed == 3
+    with pytest.raises(ConfigError, match=r"--config\.data\.clips\.fold is what --folds sets"):
+        plan.plan(over_folds, ["--config.data.clips.fold=1"], (2,))
 
 
 def test_what_a_sweep_sets_can_be_set_otherwise():

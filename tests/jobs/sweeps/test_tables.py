@@ -88,6 +88,27 @@ def test_the_test_over_images_is_of_each_images_mean_over_seeds(tmp_path):
         lines(tmp_path)
 
 
+def test_folds_have_held_out_images_of_their_own(tmp_path):
+    made.record(tmp_path, dataclasses.replace(made.SWEEP, over="folds", seeds=(1, 2)))
+    one, two = np.array([1, 1, 1, 0], bool), np.array([1, 0], bool)
+    for fold, correct in ((1, one), (2, two)):
+        made.run(tmp_path, f"all/full/fold_{fold}", 0.6 + fold / 10, correct=correct, test=f"fold {fold}")
+        made.run(tmp_path, f"all/no_local/fold_{fold}", 0.5, correct=~correct, test=f"fold {fold}")
+    made.run(tmp_path, "all/full/seed_0", 0.1)  # is none of the folds
+    found = report.read(tmp_path)
+    full, no_local = found.lines[:2]
+    assert brief(full.scores["war"]) == (pytest.approx(0.75), pytest.approx(0.1 / np.sqrt(2)), 2)
+    # Six images, each in one fold.
+    assert no_local.by_image == Estimate.of([-1.0, -1.0, -1.0, 1.0, -1.0, 1.0])
+    text = found.text("markdown")
+    assert "Mean ± sample standard deviation over folds" in text
+    assert "p, folds" in text
+    made.run(tmp_path, "few/full/fold_1", 0.5, test="fold 1")
+    made.run(tmp_path, "few/no_local/fold_1", 0.5, test="fold 2")
+    with pytest.raises(ReportError, match="do not have the same validation or test images"):
+        report.read(tmp_path)
+
+
 @pytest.mark.parametrize(
     ("changes", "what"),
     [
