@@ -294,5 +294,5 @@ def test_zero_shot_reads_a_bank_and_refuses_what_it_cannot_do(sample, faces):
     with pytest.raises(PromptError, match="do not fit"):
         Predictor.zero_shot(clip, ("fear", "very " * 80), None)
     unknown = dataclasses.replace(load_backbone(clip), image_mean=None)
-    with pytest.raises(ValueError, match=r"has no preprocessor_config\.json"):
+    with pytest.raises(ValueError, match=r"says no mean and std of its images"):
         Predictor.zero_shot(unknown, ("fear", "anger"), None)
