@@ -17,15 +17,16 @@ def check(arguments: argparse.Namespace) -> int:
         mpafer-jax data check --config=configs/ferplus.py --config.data.dir=D
 
     Reads the owner's files directly: nothing needs to be prepared, nothing is written, and all broken images are listed
-    instead of the first. Prints the labels' mapping, counts per split and class, the majority rate (the accuracy of
-    always answering the most frequent class), what was dropped and why, image sizes, unreadable images, and images that
-    occur more than once (equal in every decoded pixel), within and across splits, with equal or conflicting labels.
+    instead of the first. Prints whether the counts are those of a published protocol, the labels' mapping, counts per
+    split and class, the majority rate (the accuracy of always answering the most frequent class), what was dropped and
+    why, image sizes, unreadable images, and images that occur more than once (equal in every decoded pixel), within and
+    across splits, with equal or conflicting labels.
 
-    Exit code 1: something needs attention, listed at the end: a split that the config names is not there, images and
-    other files that are left out because of where they lie or what they are called, class folders that are numbers or
-    empty, a class without training images, classes of which the configured description banks say nothing, unreadable
-    images, sizes other than the owner's, images that occur in several splits, or one image with different labels in one
-    split.
+    Exit code 1: something needs attention, listed at the end: an augmented or reduced copy of a published dataset, a
+    split that the config names is not there, images and other files that are left out because of where they lie or what
+    they are called, class folders that are numbers or empty, a class without training images, classes of which the
+    configured description banks say nothing, unreadable images, sizes other than the owner's, images that occur in
+    several splits, or one image with different labels in one split.
     """
     from mpafer_jax.config.schema import Config
     from mpafer_jax.data.check import check

@@ -1,4 +1,4 @@
-"""Checks a dataset before training: labels, sizes, unreadable images, duplicates.
+"""Checks a dataset before training: protocol, labels, sizes, unreadable images, duplicates.
 
 The original files are read directly, without preparation; nothing is written.
 """
@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from concurrent import futures
 
 from mpafer_jax.config.data_section import ALL_SPLITS, DataSection
-from mpafer_jax.data import records
+from mpafer_jax.data import protocols, records
 from mpafer_jax.data.inspection import inspect_all, joint_hash, workers
 from mpafer_jax.data.records import Record, SourceIndex
 from mpafer_jax.data.registry import read_source
@@ -66,8 +66,10 @@ def check(data: DataSection, index: SourceIndex | None = None) -> Report:
         images = _open_all(index, pool)
     cropped = f"{records.CROPPED}{index.crop}" if index.crop else ""
     place = f"in {data.dir}" if data.dataset != "synthface" else "drawn here"
-    lines = [f"dataset {index.dataset} {place}, label rule {index.label_rule}", *filter(None, [own_test, cropped]), ""]
-    attention = list(index.warnings)
+    known = protocols.recognize(index)
+    notes = filter(None, ["" if known is None else known.text, own_test, cropped])
+    lines = [f"dataset {index.dataset} {place}, label rule {index.label_rule}", *notes, ""]
+    attention = [*index.warnings, *([] if known is None or known.comparable else [known.text])]
     for part in (_labels(index, data), _sizes(index, images), _broken(images), _duplicates(index, images)):
         lines += [*part.lines, ""]
         attention += part.attention

@@ -16,7 +16,7 @@ from absl import logging
 from PIL import Image
 
 from mpafer_jax.config.data_section import ALL_SPLITS, DataSection
-from mpafer_jax.data import label_noise, preprocess, split_groups, subset
+from mpafer_jax.data import label_noise, preprocess, protocols, split_groups, subset
 from mpafer_jax.data.decoded_cache import DecodedImages, open_or_make
 from mpafer_jax.data.prepared import ExampleSource, Prepared, Summary, prepare
 from mpafer_jax.data.records import CROPPED, Record, SourceIndex
@@ -271,10 +271,14 @@ def load_dataset(data: DataSection, *, without: Literal["validation", "test", ""
         part: None if split is None else _limit(split, data.eval_per_class, data.split_seed)
         for part, split in splits.items()
     }
+    known = protocols.recognize(index)
+    if known is not None:
+        notes.insert(0, known.text)
     description = _describe(data, origins, prepared, train, splits, notes)
     logging.debug("%s", description)
     for note in notes:
-        logging.info("%s", note)
+        incomparable = known is not None and not known.comparable and note == known.text
+        logging.log(logging.WARNING if incomparable else logging.INFO, "%s", note)
     dataset = Dataset(
         train, splits["validation"], splits["test"], prepared.summary.class_names, prepared.summary, description
     )

@@ -9,6 +9,7 @@ from typing import Any
 
 from mpafer_jax.config.schema import LossSection
 from mpafer_jax.config.semantics import PARTS
+from mpafer_jax.data.protocols import PROTOCOL
 from mpafer_jax.data.records import CROPPED
 from mpafer_jax.data.split_groups import NO_TEST
 from mpafer_jax.data.splits import CLIPS
@@ -91,7 +92,7 @@ def items(summary: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, st
         if name != split:
             each = ", ".join(f"{label} {count}" for label, count in classes.items())
             described[f"{name} {counted}"] = f"{sum(classes.values())}: {each}"
-    notes = _data_lines(summary, NO_TEST, CROPPED, CLIPS)
+    notes = [line.removeprefix(PROTOCOL) for line in _data_lines(summary, PROTOCOL, NO_TEST, CROPPED, CLIPS)]
     sampler = "sampler that draws all classes equally often" if config.get("data.sampler") == "class_balanced" else ""
     imbalance = sampler or _loss(config).imbalance
     clip = summary["clip"]

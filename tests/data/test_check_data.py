@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from mpafer_jax.cli import data
+from mpafer_jax.data import protocols
 from mpafer_jax.data.check import check as check_dataset
 from mpafer_jax.runtime.errors import DataError
 from tests.data import layouts
@@ -78,6 +79,22 @@ def test_duplicates_and_conflicts(tmp_path: Path) -> None:
     assert "2 of them with a label on both sides" in text
     assert "1 image with different labels (train/sad/001.png (sad) = test/happy/000.png (happy))" in text
     assert "2 images of test also in train" in attention
+
+
+def test_a_known_protocol_and_a_copy_that_is_none(tmp_path: Path) -> None:
+    layouts.write_folders(tmp_path / "train", {"happy": 4, "sad": 2})
+    layouts.write_folders(tmp_path / "test", {"happy": 2, "sad": 1}, first_seed=9)
+    counts = {"train": {"happiness": 4, "sadness": 2}, "test": {"happiness": 2, "sadness": 1}}
+    known = protocols.Known("Ours", counts)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(protocols, "KNOWN", (known,))
+        text, attention = check("folder", tmp_path, test_split="test")
+        assert "\nprotocol: Ours, its owners' splits (train 6, test 3)\n" in text
+        assert attention == ""
+        layouts.write_folders(tmp_path / "train", {"happy": 6}, first_seed=20)
+        text, attention = check("folder", tmp_path, test_split="test")
+        assert "protocol: test is the test split of Ours, but train 8 is none of its splits: an augmented or" in text
+        assert attention.startswith("protocol: test is the test split of Ours, but train 8")
 
 
 def test_splits_and_classes_that_are_not_there(tmp_path: Path) -> None:
