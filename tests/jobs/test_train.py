@@ -254,6 +254,27 @@ def test_without_validation_only_the_last_step_is_reported(sample, tmp_path):
 
 
 @pytest.mark.training
+def test_class_counts_of_train_reach_the_loss(sample, tmp_path):
+    shutil.copytree(sample / "faces", tmp_path / "faces")
+    for path in sorted((tmp_path / "faces" / "train" / "happiness").iterdir())[:30]:
+        path.unlink()
+    changes = {"data.dir": str(tmp_path / "faces"), "train.num_steps": 2, "optimizer.warmup_steps": 0}
+    changes |= {"data.label_noise": 0.25, "loss.logit_adjustment": 1.0, "loss.gamma": 0.0, "loss.beta": 0.0}
+    config = runs.config(sample, **changes)
+    run = train.prepare(config, tmp_path / "run")
+    counts = run.dataset.train.class_counts().tolist()
+    assert len(set(counts)) > 1
+    assert run.experiment.frozen.class_counts.tolist() == counts
+    with pytest.raises(ConfigError, match=r"no training image shows anger, so logit adjustment \(tau 1\) has no count"):
+        train.class_counts(config, run.dataset.train.take(np.flatnonzero(run.dataset.train.labels)))
+    summary = train.train_and_evaluate(config, tmp_path / "run")
+    assert summary["method"] == "tuned prompts + logit adjustment (tau 1)"
+    written = (tmp_path / "run" / "results.md").read_text()
+    assert "| tuned prompts + logit adjustment (tau 1), last step (2) " in written
+    assert "- class imbalance: logit adjustment (tau 1)\n" in written
+
+
+@pytest.mark.training
 def test_the_test_split_chooses_only_where_that_is_asked_for(chosen_on_test, sample, tmp_path, caplog):
     workdir, summary = chosen_on_test, runs.summary(chosen_on_test)
     assert summary["selected_by"] == "test war"
