@@ -8,28 +8,35 @@ from mpafer_jax.cli.runner import argument, command, number, path
 from mpafer_jax.runtime import files
 
 _SPLITS = ("train", "validation", "test")
+_PAIRS = 60
 
 
-@command("data check", config=True)
+@command(
+    "data check",
+    path("--pairs", help=f"PNG file to write: near-duplicates side by side, at most {_PAIRS} pairs"),
+    config=True,
+)
 def check(arguments: argparse.Namespace) -> int:
     """Checks a dataset before anything is trained on it, and says what is in it.
 
         mpafer-jax data check --config=configs/ferplus.py --config.data.dir=D
 
-    Reads the owner's files directly: nothing needs to be prepared, nothing is written, and all broken images are listed
-    instead of the first. Prints whether the counts are those of a published protocol, the labels' mapping, counts per
-    split and class, the majority rate (the accuracy of always answering the most frequent class), what was dropped and
-    why, image sizes, unreadable images, and images that occur more than once (equal in every decoded pixel), within and
-    across splits, with equal or conflicting labels.
+    Reads the owner's files directly: nothing needs to be prepared, nothing but --pairs is written, and all broken
+    images are listed instead of the first. Prints whether the counts are those of a published protocol, the labels'
+    mapping, counts per split and class, the majority rate (the accuracy of always answering the most frequent class),
+    what was dropped and why, image sizes, unreadable images, images that occur more than once (equal in every decoded
+    pixel), and near-duplicates (mirrored, encoded again, resized), within and across splits, with equal or conflicting
+    labels.
 
     Exit code 1: something needs attention, listed at the end: an augmented or reduced copy of a published dataset, a
     split that the config names is not there, images and other files that are left out because of where they lie or what
     they are called, class folders that are numbers or empty, a class without training images, classes of which the
-    configured description banks say nothing, unreadable images, sizes other than the owner's, images that occur in
-    several splits, or one image with different labels in one split.
+    configured description banks say nothing, unreadable images, sizes other than the owner's, images or near-duplicates
+    that occur in several splits, or that have different labels in one split.
     """
     from mpafer_jax.config.schema import Config
     from mpafer_jax.data.check import check
+    from mpafer_jax.data.contact_sheet import pairs_sheet
     from mpafer_jax.data.registry import read_source
     from mpafer_jax.method.hard_prompts.templates import check_hard_prompts
     from mpafer_jax.runtime import console
@@ -38,6 +45,11 @@ def check(arguments: argparse.Namespace) -> int:
     config = Config.from_config_dict(arguments.config)
     index = read_source(config.data)
     report = check(config.data, index)
+    if arguments.pairs and report.pairs:
+        with files.replacing(arguments.pairs) as temporary:
+            pairs_sheet(report.pairs[:_PAIRS]).save(temporary, "PNG")
+    elif arguments.pairs:
+        console.line(f"no near-duplicates, so {arguments.pairs} is not written")
     attention = list(report.attention)
     try:
         attention += check_hard_prompts(config.hard_prompts, index.class_names)

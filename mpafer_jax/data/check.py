@@ -1,4 +1,4 @@
-"""Checks a dataset before training: protocol, labels, sizes, unreadable images, duplicates.
+"""Checks a dataset before training: protocol, labels, sizes, unreadable images, duplicates and near-duplicates.
 
 The original files are read directly, without preparation; nothing is written.
 """
@@ -11,10 +11,14 @@ import itertools
 from collections.abc import Iterable, Sequence
 from concurrent import futures
 
+import numpy as np
+
 from mpafer_jax.config.data_section import ALL_SPLITS, DataSection
-from mpafer_jax.data import protocols, records
+from mpafer_jax.data import near_duplicates, protocols, records
+from mpafer_jax.data.contact_sheet import Tile
 from mpafer_jax.data.inspection import inspect_all, joint_hash, workers
-from mpafer_jax.data.records import Record, SourceIndex
+from mpafer_jax.data.near_duplicates import Thumbnails
+from mpafer_jax.data.records import ImageSource, Record, SourceIndex
 from mpafer_jax.data.registry import read_source
 from mpafer_jax.data.splits import absent, split_off_missing_test
 from mpafer_jax.runtime import progress
@@ -26,10 +30,17 @@ _LISTED = 5  # examples printed of a long list; broken images are always listed 
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """Result of a check: the lines to print, and the findings that need attention."""
+    """Result of a check.
+
+    Attributes:
+      lines: to print.
+      attention: findings that need attention.
+      pairs: near-duplicates, those in different splits first, then those with different labels.
+    """
 
     lines: tuple[str, ...]
     attention: tuple[str, ...]
+    pairs: tuple[tuple[Tile, Tile], ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,13 +53,35 @@ class _Image:
     def name(self) -> str:
         return f"{self.split}/{self.record.name}"
 
+    @property
+    def middle_frame(self) -> ImageSource:
+        return self.record.frames[len(self.record.frames) // 2]
+
 
 @dataclasses.dataclass(frozen=True)
 class _Images:
-    """All images: groups with equal pixels by hash, and errors of unreadable ones by split."""
+    """All images: groups with equal pixels by hash, a thumbnail of each group, errors of unreadable ones by split."""
 
     by_pixels: dict[str, list[_Image]]
+    thumbnails: list[Thumbnails]
     broken: dict[str, list[str]]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Near:
+    """A pair of nearly equal images."""
+
+    first: _Image
+    second: _Image
+    mirrored: bool
+
+    @property
+    def images(self) -> tuple[_Image, _Image]:
+        return self.first, self.second
+
+    @property
+    def conflicting(self) -> bool:
+        return len({image.record.label for image in self.images} - {-1}) > 1
 
 
 def check(data: DataSection, index: SourceIndex | None = None) -> Report:
@@ -70,18 +103,22 @@ def check(data: DataSection, index: SourceIndex | None = None) -> Report:
     notes = filter(None, ["" if known is None else known.text, own_test, cropped])
     lines = [f"dataset {index.dataset} {place}, label rule {index.label_rule}", *notes, ""]
     attention = [*index.warnings, *([] if known is None or known.comparable else [known.text])]
-    for part in (_labels(index, data), _sizes(index, images), _broken(images), _duplicates(index, images)):
+    pairs = _near_duplicates(images)
+    parts = (_labels(index, data), _sizes(index, images), _broken(images), _duplicates(index, images))
+    for part in (*parts, _report_near(index, pairs)):
         lines += [*part.lines, ""]
         attention += part.attention
-    return Report(tuple(lines), tuple(attention))
+    tiles = ([Tile(image.middle_frame, _with_label(image, index)) for image in pair.images] for pair in pairs)
+    return Report(tuple(lines), tuple(attention), tuple((first, second) for first, second in tiles))
 
 
 def _open_all(index: SourceIndex, pool: futures.Executor) -> _Images:
     by_pixels: dict[str, list[_Image]] = {}
+    thumbnails: list[Thumbnails] = []
     broken: dict[str, list[str]] = {}
     for split, labelled in index.splits.items():
         found = [*labelled, *index.left_out.get(split, ())]
-        opened = inspect_all((frame for record in found for frame in record.frames), pool)
+        opened = inspect_all((frame for record in found for frame in record.frames), pool, with_thumbnails=True)
         results = progress.track(opened, f"opening {split}", sum(len(record.frames) for record in found))
         for record in found:
             frames = list(itertools.islice(results, len(record.frames)))
@@ -90,8 +127,11 @@ def _open_all(index: SourceIndex, pool: futures.Executor) -> _Images:
                 broken.setdefault(split, []).extend(str(frame) for frame in frames if isinstance(frame, ImageError))
             if readable:
                 same = joint_hash([frame.pixel_hash for frame in readable])
+                middle = readable[len(readable) // 2]
+                if same not in by_pixels and middle.thumbnail is not None:
+                    thumbnails.append(middle.thumbnail)
                 by_pixels.setdefault(same, []).append(_Image(split, record, readable[0].size))
-    return _Images(by_pixels, broken)
+    return _Images(by_pixels, thumbnails, broken)
 
 
 def _labels(index: SourceIndex, data: DataSection) -> Report:
@@ -192,6 +232,46 @@ def _across(split: str, other: str, groups: Sequence[Sequence[_Image]], index: S
         listed = _first(" = ".join(_with_label(p, index) for p in group) for group in conflicting)
         lines.append(f"    {_in_words(len(conflicting), index)} with different labels {listed}")
     return Report(tuple(lines), (f"{_in_words(len(of_other), index)} of {other} also in {split}",))
+
+
+def _near_duplicates(images: _Images) -> list[_Near]:
+    """Pairs of different images that are nearly equal, those of different splits and then of different labels first."""
+    if not images.thumbnails:
+        return []
+    groups, thumbnails = list(images.by_pixels.values()), np.stack(images.thumbnails)
+    found = near_duplicates.find(thumbnails)
+    pairs = [
+        _Near(one, other, pair.mirrored)
+        for batch in progress.track(found, "comparing", len(groups), size=lambda _: near_duplicates.ROWS)
+        for pair in batch
+        for one in groups[pair.first]
+        for other in groups[pair.second]
+    ]
+    return sorted(pairs, key=lambda pair: (pair.first.split == pair.second.split, not pair.conflicting))
+
+
+def _report_near(index: SourceIndex, pairs: Sequence[_Near]) -> Report:
+    lines, attention = ["pairs of near-duplicates (mirrored, encoded again, resized, brightened)"], list[str]()
+    for split, other in itertools.combinations_with_replacement(index.splits, 2):
+        chosen = [pair for pair in pairs if {p.split for p in pair.images} == {split, other}]
+        listed = _first(_pair(pair) for pair in chosen)
+        if split == other:
+            lines.append(f"  within {split}: {len(chosen)} {listed}")
+        else:
+            of_other = {p.record.name for pair in chosen for p in pair.images if p.split == other}
+            lines.append(f"  {other} {index.unit} that nearly equal one of {split}: {len(of_other)} {listed}")
+            if of_other:
+                attention.append(f"{_in_words(len(of_other), index)} of {other} nearly equal to one of {split}")
+        if conflicting := [pair for pair in chosen if pair.conflicting]:
+            place = f"within {split}" if split == other else f"in {split} and {other}"
+            listed = _first(_pair(pair, index) for pair in conflicting)
+            attention.append(f"near-duplicates with different labels {place}: {len(conflicting)} {listed}")
+    return Report(tuple(lines), tuple(attention))
+
+
+def _pair(pair: _Near, index: SourceIndex | None = None) -> str:
+    first, second = (image.name if index is None else _with_label(image, index) for image in pair.images)
+    return f"{first} ~ {'mirrored ' if pair.mirrored else ''}{second}"
 
 
 def _with_label(image: _Image, index: SourceIndex) -> str:

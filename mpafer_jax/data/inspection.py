@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import os
 from collections.abc import Generator, Iterable, Sequence
 from concurrent import futures
 
+from mpafer_jax.data.near_duplicates import Thumbnails, thumbnail
 from mpafer_jax.data.preprocess import decode_rgb
 from mpafer_jax.data.records import ImageSource
 from mpafer_jax.runtime import workers as workers_lib
@@ -19,14 +21,22 @@ _AHEAD = 4 * _THREADS  # images in memory at once
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Inspected:
-    """A readable image: encoded data, (width, height) in pixels, and hex digest of the decoded RGB pixels and size."""
+    """A readable image.
+
+    Attributes:
+      data: encoded.
+      size: (width, height) in pixels.
+      pixel_hash: hex digest of the decoded RGB pixels and the size.
+      thumbnail: for `near_duplicates`, if asked for.
+    """
 
     data: bytes
     size: tuple[int, int]
     pixel_hash: str
+    thumbnail: Thumbnails | None = None
 
 
-def inspect(image: ImageSource) -> Inspected:
+def inspect(image: ImageSource, *, with_thumbnail: bool = False) -> Inspected:
     """Reads and fully decodes one image; ImageError, with its path and the reason, if that fails."""
     try:
         data = image.read()
@@ -37,7 +47,8 @@ def inspect(image: ImageSource) -> Inspected:
         raise ImageError(f"{image.place}: cannot be read as an image: {error}") from error
     digest = hashlib.blake2b(f"{pixels.width}x{pixels.height}".encode(), digest_size=16)
     digest.update(pixels.tobytes())
-    return Inspected(data, pixels.size, digest.hexdigest())
+    small = thumbnail(pixels) if with_thumbnail else None
+    return Inspected(data, pixels.size, digest.hexdigest(), small)
 
 
 def workers(computed: bool) -> futures.Executor:
@@ -50,16 +61,19 @@ def joint_hash(hashes: Sequence[str]) -> str:
     return hashes[0] if len(hashes) == 1 else hashlib.blake2b("".join(hashes).encode(), digest_size=16).hexdigest()
 
 
-def inspect_all(images: Iterable[ImageSource], pool: futures.Executor) -> Generator[Inspected | ImageError]:
+def inspect_all(
+    images: Iterable[ImageSource], pool: futures.Executor, *, with_thumbnails: bool = False
+) -> Generator[Inspected | ImageError]:
     """Inspects images in parallel; yields results in order, with a bounded number in memory.
 
     Close it (`contextlib.closing`) if it may not be exhausted.
     """
-    return workers_lib.map_in_order(pool, _inspect_or_error, images, _AHEAD)
+    function = functools.partial(_inspect_or_error, with_thumbnail=with_thumbnails)
+    return workers_lib.map_in_order(pool, function, images, _AHEAD)
 
 
-def _inspect_or_error(image: ImageSource) -> Inspected | ImageError:
+def _inspect_or_error(image: ImageSource, *, with_thumbnail: bool) -> Inspected | ImageError:
     try:
-        return inspect(image)
+        return inspect(image, with_thumbnail=with_thumbnail)
     except ImageError as error:
         return error

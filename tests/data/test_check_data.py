@@ -7,7 +7,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from mpafer_jax.cli import data
 from mpafer_jax.data import protocols
@@ -79,6 +81,37 @@ def test_duplicates_and_conflicts(tmp_path: Path) -> None:
     assert "2 of them with a label on both sides" in text
     assert "1 image with different labels (train/sad/001.png (sad) = test/happy/000.png (happy))" in text
     assert "2 images of test also in train" in attention
+
+
+def test_near_duplicates_and_conflicts(tmp_path: Path) -> None:
+    smooth = [layouts.image(seed).resize((64, 64)) for seed in range(4)]
+    mirrored = smooth[0].transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    layouts.save(tmp_path / "train" / "happy" / "0.png", smooth[0])
+    layouts.save(tmp_path / "train" / "happy" / "1.png", smooth[1])
+    layouts.save(tmp_path / "train" / "sad" / "1.jpg", smooth[1])
+    layouts.save(tmp_path / "train" / "sad" / "2.png", smooth[2])
+    layouts.save(tmp_path / "test" / "sad" / "3.png", smooth[3])
+    layouts.save(tmp_path / "test" / "happy" / "0.webp", mirrored.resize((50, 50)))
+    data = layouts.section("folder", tmp_path, test_split="test")
+    report = check_dataset(data)
+    text = "\n".join(report.lines)
+    assert "within train: 0" in text  # equal in all pixels
+    assert "  within train: 1 (train/happy/1.png ~ train/sad/1.jpg)" in text
+    assert "  test images that nearly equal one of train: 1 (train/happy/0.png ~ mirrored test/happy/0.webp)" in text
+    assert "  within test: 0 \n" in text
+    assert report.attention == (
+        "near-duplicates with different labels within train: 1 (train/happy/1.png (happy) ~ train/sad/1.jpg (sad))",
+        "1 image of test nearly equal to one of train",
+    )
+    # Those across splits come first.
+    assert [first.caption for first, _ in report.pairs] == ["train/happy/0.png (happy)", "train/happy/1.png (happy)"]
+    done = command(
+        "--config=configs/folder.py", f"--config.data.dir={tmp_path}", f"--pairs={tmp_path / 'out' / 'pairs.png'}"
+    )
+    assert done.code == 1
+    with Image.open(tmp_path / "out" / "pairs.png") as sheet:
+        shown = np.asarray(sheet.crop((0, 0, 96, 96)), np.int16)
+    assert np.abs(shown - np.asarray(smooth[0].resize((96, 96), Image.Resampling.BICUBIC), np.int16)).max() <= 1
 
 
 def test_a_known_protocol_and_a_copy_that_is_none(tmp_path: Path) -> None:
@@ -180,14 +213,16 @@ def command(*arguments: str) -> runs.Done:
 def test_the_command(tmp_path: Path) -> None:
     layouts.write_folders(tmp_path / "train", {"happy": 2})
     layouts.write_folders(tmp_path / "test", {"happy": 1}, first_seed=5)
-    good = command("--config=configs/folder.py", f"--config.data.dir={tmp_path}")
+    good = command("--config=configs/folder.py", f"--config.data.dir={tmp_path}", f"--pairs={tmp_path / 'pairs.png'}")
     assert good.code == 0
-    assert all("opening " in line for line in good.err.splitlines())
+    assert not (tmp_path / "pairs.png").exists()
+    assert all("opening " in line or "comparing" in line for line in good.err.splitlines())
+    assert good.out.startswith(f"no near-duplicates, so {tmp_path / 'pairs.png'} is not written\n")
     assert good.out.endswith("nothing needs attention\n")
     (tmp_path / "test" / "happy" / "000.png").write_text("no image")
     bad = command("--config=configs/folder.py", f"--config.data.dir={tmp_path}")
     assert bad.code == 1
-    assert all("opening " in line for line in bad.err.splitlines())
+    assert all("opening " in line or "comparing" in line for line in bad.err.splitlines())
     assert bad.out.endswith("needs attention:\n  1 image that cannot be read (listed above)\n")
     layouts.write_folders(tmp_path / "train", {"calm": 1, "boredom": 1}, first_seed=9)
     bad = command("--config=configs/folder.py", f"--config.data.dir={tmp_path}")
