@@ -49,6 +49,7 @@ setup(
         "pillow>=11,<14",
         "pyarrow>=18,<28",  # Parquet; tensorflow-datasets needs it too
         "pydantic>=2.9,<3",  # types and bounds of the configuration
+        "pyyaml>=6,<7",  # names of classes in YOLO's layout; ml_collections needs it too
         "rich>=13.8,<16",  # bars and tables at a terminal; Flax needs it too
         "safetensors>=0.5,<1",
         "scikit-learn>=1.6,<2",  # t-SNE

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, ClassVar, Literal, Self
 
 import pydantic
@@ -25,6 +26,8 @@ from mpafer_jax.config.fields import (
 )
 from mpafer_jax.runtime import files
 
+HUB_SCHEME = "hf://"
+_ON_THE_HUB = re.compile(r"hf://datasets/[\w.-]+/[\w.-]+(@[\w./-]+)?")
 ALL_SPLITS = "all"  # as data.test_split: whatever splits the dataset has, joined; no reader calls one so
 
 
@@ -97,6 +100,63 @@ class ClipsSection(FrozenModel):
     """Dataset clips: the list of the test clips."""
 
 
+class ListSection(FrozenModel):
+    """Label files of images; read only if dataset is list. Files may be given relative to data.dir."""
+
+    role: ClassVar[Role] = "content"
+
+    file: NamedPath = option("")
+    """One list of all images: csv with any delimiter, txt with lines `path label`, or jsonl. Splits are named by a
+    column, or by folders (train/..). Empty, and no list for a split: the lists in data.dir whose names are usual
+    (train.csv, train_labels.csv, labels.csv, metadata.jsonl, ..)."""
+    train: NamedPath = option("")
+    """List of the training images, instead of file."""
+    validation: NamedPath = option("")
+    """List of the validation images, instead of file."""
+    test: NamedPath = option("")
+    """List of the test images, instead of file."""
+    images: Folder = option("")
+    """Folder that listed paths are relative to; empty: searched for in data.dir and beside the list."""
+    delimiter: Text = option("", role="result")
+    """Character between columns, such as ';'; empty: determined from the file."""
+
+    @pydantic.model_validator(mode="after")
+    def _fields_agree(self) -> Self:
+        if self.file and (self.train or self.validation or self.test):
+            raise ValueError(f"file is {self.file!r} and a split has a list too; give one list, or one for each split")
+        if len(self.delimiter) > 1:
+            raise ValueError(f"delimiter is {self.delimiter!r}, expected one character, or nothing")
+        return self
+
+
+class ColumnsSection(FrozenModel):
+    """Columns of lists and Parquet files; read only if dataset is list or parquet.
+
+    A column is given by name, or by number from 1 in a list without a header.
+    """
+
+    image: Text = option("")
+    """Path of the image, in Parquet the image; empty: path, image, file_name or another usual name."""
+    label: Text = option("")
+    """Class, by name or number; empty: label, expression, emotion or another usual name."""
+    split: Text = option("")
+    """Split (train, val, Training, PublicTest, ..); empty: split, usage or another usual name, if any."""
+    person: Text = option("")
+    """Who is on the image, for splits that share no person; empty: person, subject or another usual name, if any."""
+    box: Annotated[tuple[str, ...], NO_PATH] = option(())
+    """The face's rectangle in pixels, which is cropped: four columns, or one with four numbers; empty: whole images."""
+    box_format: Literal["xywh", "xyxy"] = option("xywh")
+    """Meaning of these numbers: left, top, width, height (xywh), or left, top, right, bottom (xyxy)."""
+    attributes: Annotated[tuple[str, ...], NO_PATH] = option(())
+    """Other columns to read, such as gender or age, for numbers by group."""
+
+    @pydantic.model_validator(mode="after")
+    def _box_has_four_numbers(self) -> Self:
+        if len(self.box) not in (0, 1, 4):
+            raise ValueError(f"box names {len(self.box)} columns, expected four, or one that holds four numbers")
+        return self
+
+
 class ImagesSection(FrozenModel):
     """How images are decoded and normalised."""
 
@@ -112,12 +172,13 @@ class DataSection(ImagesSection):
     """Dataset and splits."""
 
     dataset: Text = option("folder")
-    """Name of a dataset of docs/datasets.md, as rafdb; folder for images in class folders; synthface for faces drawn on
-    first use."""
+    """Name of a dataset of docs/datasets.md, as rafdb; folder for images in class folders, list for images with label
+    files, parquet for Parquet files of the Hub; synthface for faces drawn on first use."""
     dir: Folder = option("", role="content")
     """Folder with the dataset in its owner's layout (docs/datasets.md), or its gs:// or s3:// URL, which is copied to
-    this machine first. Has to be given, except for synthface: where drawn faces are stored, empty:
-    `mpafer_jax/synthface` in $XDG_CACHE_HOME or ~/.cache."""
+    this machine first, or hf://datasets/OWNER/NAME, perhaps with @REVISION, which is downloaded from the Hub. Has to be
+    given, except for synthface: where drawn faces are stored, empty: `mpafer_jax/synthface` in $XDG_CACHE_HOME or
+    ~/.cache."""
     prepared_dir: Folder = option("", "ours", role="free")
     """Folder of this machine for the prepared copy; empty: `mpafer_tfds` inside dir or its copy."""
     class_names: Annotated[tuple[str, ...], NO_PATH] = option(())
@@ -171,13 +232,18 @@ class DataSection(ImagesSection):
     features_dir: Folder = option("", "ours", role="free")
     """Folder for the frozen CLIP's features, for prototypes and baselines of all runs on these images (4 x D bytes an
     image); empty: `features` in the prepared folder."""
+    list: ListSection = ListSection()
+    columns: ColumnsSection = ColumnsSection()
     augment: AugmentSection = AugmentSection()
     synthface: SynthfaceSection = SynthfaceSection()
     clips: ClipsSection = ClipsSection()
 
     @pydantic.model_validator(mode="after")
     def _fields_agree(self) -> Self:
-        files.any_path(self.dir, "dir")
+        if not self.dir.startswith(HUB_SCHEME):
+            files.any_path(self.dir, "dir")
+        elif not _ON_THE_HUB.fullmatch(self.dir):
+            raise ValueError(f"dir is {self.dir!r}, expected hf://datasets/OWNER/NAME, perhaps with @REVISION")
         for field in ("prepared_dir", "features_dir", "test_subset"):
             files.local_path(getattr(self, field), field)
         if self.test_subset and not self.test_split:

@@ -6,6 +6,7 @@ folders sort by name), so classes are matched by canonical name, never by index.
 
 from __future__ import annotations
 
+import difflib
 import unicodedata
 from collections.abc import Sequence
 
@@ -28,7 +29,22 @@ _SYNONYMS: dict[str, tuple[str, ...]] = {
     "anger": ("angry",),
     "contempt": ("contemptuous",),
 }
-_CANONICAL = {word: name for name, words in _SYNONYMS.items() for word in (name, *words)}
+# Mistakes in the folder names of public copies; readers say when they meet one.
+_MISSPELLINGS = {"suprise": "surprise", "suprised": "surprise", "disgusting": "disgust", "fearfull": "fear"}
+_CANONICAL = {word: name for name, words in _SYNONYMS.items() for word in (name, *words)} | _MISSPELLINGS
+# Codes of class folders and columns; too short to be read as words, so only where all classes of a dataset are codes.
+_CODES = {
+    "neutral": ("neu", "ne"),
+    "happiness": ("hap", "ha"),
+    "sadness": ("sad", "sa"),
+    "surprise": ("sur", "su"),
+    "fear": ("fea", "fe", "af"),
+    "disgust": ("dis", "di"),
+    "anger": ("ang", "an"),
+    "contempt": ("con", "co"),
+}
+_OF_CODE = {code: name for name, codes in _CODES.items() for code in codes}
+_NEAR = 0.85  # of difflib's ratio: "surprize", "neutrel" and "contemt" are near, "content" and "mad" are not
 
 
 def canonical_name(name: str) -> str:
@@ -37,10 +53,33 @@ def canonical_name(name: str) -> str:
     Other names become lower case, with hyphens, underscores and runs of spaces as one space: "Deep_Thought" gives
     "deep thought". Unicode composition, width and invisible characters make no difference.
     """
+    words = _words(name)
+    return _CANONICAL.get(words, words)
+
+
+def _words(name: str) -> str:
     # Pd: every hyphen and dash.
     spaced = "".join(" " if c == "_" or unicodedata.category(c) == "Pd" else c for c in _as_seen(name))
-    words = " ".join(spaced.lower().split())
-    return _CANONICAL.get(words, words)
+    return " ".join(spaced.lower().split())
+
+
+def corrected_name(name: str) -> str:
+    """The expression that a known misspelling means, '' for other names: "Suprise" gives "surprise"."""
+    return _MISSPELLINGS.get(_words(name), "")
+
+
+def near_expression(name: str) -> str:
+    """The expression that an unknown name may be a misspelling of, '' for none: "surprize" gives "surprise"."""
+    words = _words(name)
+    near = [] if words in _CANONICAL else difflib.get_close_matches(words, _CANONICAL, n=1, cutoff=_NEAR)
+    # "danger" and "unhappy" are words of their own.
+    return _CANONICAL[near[0]] if near and not words.endswith(near[0]) else ""
+
+
+def names_of_codes(codes: Sequence[str]) -> tuple[str, ...]:
+    """The expressions of a dataset whose classes are all codes, such as "hap", "sur" or "AN", "DI"; else ()."""
+    names = [_OF_CODE.get(code.lower(), "") for code in codes]
+    return tuple(names) if len(names) > 1 and all(names) else ()
 
 
 def _as_seen(name: str) -> str:

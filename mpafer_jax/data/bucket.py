@@ -19,7 +19,7 @@ _AT_ONCE = 256  # files of one request to fsspec, which fetches them in parallel
 
 
 def copy_of(url: str) -> pathlib.Path:
-    """The local copy's folder."""
+    """The local copy's folder; for a dataset of the Hub, the folder of its preparations."""
     url = url.rstrip("/")
     digest = hashlib.sha256(url.encode()).hexdigest()[:16]
     return files.cache_directory() / "datasets" / f"{url.rpartition('/')[2]}-{digest}"

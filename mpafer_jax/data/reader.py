@@ -5,8 +5,10 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import ParamSpec
 
+from mpafer_jax.data import forms
 from mpafer_jax.data.records import LayoutError, SourceIndex
 from mpafer_jax.runtime.errors import DataError
 
@@ -63,8 +65,10 @@ def reader(
             try:
                 index = read(*arguments, **options)
             except LayoutError as error:
+                hint = "".join(forms.hint(place, name) for place in arguments[:1] if isinstance(place, Path))
                 raise DataError(
-                    f"{error}\nExpected under config.data.dir:\n{layout}\nGet it from {source}; see docs/datasets.md."
+                    f"{error}\n{hint}Expected under config.data.dir:\n{layout}\n"
+                    f"Get it from {source}; see docs/datasets.md."
                 ) from None
             return dataclasses.replace(
                 index,

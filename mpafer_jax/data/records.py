@@ -290,11 +290,11 @@ def read_text(path: Path) -> str:
         raise _unreadable(path, error) from error
 
 
-def read_csv(path: Path) -> Iterator[tuple[int, list[str]]]:
+def read_csv(path: Path, delimiter: str = ",") -> Iterator[tuple[int, list[str]]]:
     """Streams the rows of a csv as (line number, fields); DataError if it cannot be read."""
     try:
         with files.open_text(path, newline="") as text:
-            rows = csv.reader(text)
+            rows = csv.reader(text, delimiter=delimiter)
             try:
                 for row in rows:
                     yield rows.line_num, row
@@ -323,6 +323,15 @@ def count(dropped: Counts, split: str, reason: str, number: int = 1) -> None:
 def was_overlooked(reason: str) -> bool:
     """Whether a reason in `SourceIndex.dropped` is an unexpected file, not a label rule or a class selection."""
     return reason in (_NESTED, _BESIDE) or (reason.startswith(_NO_IMAGE) and reason not in _FILE_MANAGERS)
+
+
+def subfolders(directory: Path) -> list[Path]:
+    """The folders in a folder, sorted by name, without hidden ones and the prepared copy."""
+    return sorted(
+        path
+        for path in directory.iterdir()
+        if path.is_dir() and not path.name.startswith(".") and path.name != PREPARED_FOLDER
+    )
 
 
 def images_in(folder: Path, split: str, dropped: Counts) -> list[Path]:

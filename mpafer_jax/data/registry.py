@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
-from mpafer_jax.config.data_section import DataSection
-from mpafer_jax.data import bucket, records, where
+from mpafer_jax.config.data_section import HUB_SCHEME, DataSection
+from mpafer_jax.data import bucket, hub, records, where
 from mpafer_jax.data.readers import READERS
 from mpafer_jax.data.records import SourceIndex
 from mpafer_jax.runtime import files
@@ -36,14 +36,14 @@ def check(data: DataSection) -> None:
 def read_source(data: DataSection) -> SourceIndex:
     """Reads the configured dataset's labels and selects the configured images and classes, without opening images.
 
-    A dataset in a bucket is fetched first.
+    A dataset in a bucket or on the Hub is fetched first.
 
     Raises:
       ConfigError: see `check`.
       DataError: config.data.dir has another layout or cannot be fetched, or a class, label or condition is invalid.
     """
     check(data)
-    directory = bucket.fetch(data.dir) if files.in_bucket(data.dir) else files.local_path(data.dir, "config.data.dir")
+    directory = _local_folder(data)
     reader = READERS[data.dataset]
     index = reader.read(*(directory if field == "dir" else getattr(data, field) for field in reader.fields))
     index = records.select_classes(where.select(index, data.where), data.class_names)
@@ -57,6 +57,12 @@ def read_source(data: DataSection) -> SourceIndex:
         splits={split: found for split, found in index.splits.items() if found},
         absent={**index.absent, **empty},
     )
+
+
+def _local_folder(data: DataSection) -> Path:
+    if data.dir.startswith(HUB_SCHEME):
+        return hub.fetch(data.dir, "*.parquet" if data.dataset == "parquet" else "")
+    return bucket.fetch(data.dir) if files.in_bucket(data.dir) else files.local_path(data.dir, "config.data.dir")
 
 
 def prepared_root(data: DataSection) -> Path:

@@ -27,7 +27,8 @@ from mpafer_jax.runtime.errors import DataError
 Indices = split_groups.Indices
 F = TypeVar("F", bound=np.floating)
 CLIPS = "examples are clips"  # start of the line of a description that says so
-OWN_TEST_FRACTION = 0.2  # of class folders without a test split [ours]
+OWN_TEST_FRACTION = 0.2  # of a user's images without a test split [ours]
+_OWN = ("folder", "list", "parquet")  # datasets of a user's images; owners say which splits theirs have
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -290,19 +291,20 @@ def load_dataset(data: DataSection, *, without: Literal["validation", "test", ""
 
 
 def split_off_missing_test(data: DataSection, index: SourceIndex) -> tuple[DataSection, str]:
-    """For class folders without a test split, sets `data.test_fraction` so that one is split off train.
+    """For a user's images without a test split, sets `data.test_fraction` so that one is split off train.
 
     Returns:
       The configuration to use and a note for the log; `data` itself and '' for other datasets.
     """
-    expected = data.dataset == "folder" and data.test_split == "test" and "train" in data.train_splits
+    expected = data.dataset in _OWN and data.test_split == "test" and "train" in data.train_splits
     if not expected or data.test_subset or "test" in index.splits or "train" not in index.splits:
         return data, ""
     note = (
         f"{split_groups.NO_TEST}: {OWN_TEST_FRACTION:.0%} of train are split off, class by class, seed "
-        f"{data.split_seed} (as --config.data.test_split= --config.data.test_fraction={OWN_TEST_FRACTION} does); who "
-        "is on an image is not known, so one person may be on both sides"
+        f"{data.split_seed} (as --config.data.test_split= --config.data.test_fraction={OWN_TEST_FRACTION} does)"
     )
+    if not any(record.person for record in index.splits["train"]):
+        note += "; who is on an image is not known, so one person may be on both sides"
     return data.model_copy(update={"test_split": "", "test_fraction": OWN_TEST_FRACTION}), note
 
 

@@ -1,9 +1,9 @@
 """A small Hub on the loopback: repositories are folders, and it answers what huggingface_hub asks for.
 
 Protocol: HEAD and GET /{owner}/{name}/resolve/{revision}/{file} with ETag, X-Repo-Commit and Content-Length; GET
-/api/models/{owner}/{name}/revision/{revision} and .../tree/{revision} list a repository's files as JSON; errors carry
-X-Error-Code as the Hub's do. Repositories of the owner 'gated' ask for a log-in; of those of the owner 'cut' every
-download of the weights breaks off half way.
+/api/models/{owner}/{name}/revision/{revision} and .../tree/{revision} list a repository's files as JSON; of datasets
+/datasets/{owner}/... and /api/datasets/...; errors carry X-Error-Code as the Hub's do. Repositories of the owner
+'gated' ask for a log-in; of those of the owner 'cut' every download of the weights breaks off half way.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ def serve(root: Path) -> Iterator[Hub]:
 
     class HubHandler(Handler):
         def do_GET(self) -> None:  # noqa: N802 - http.server's name
-            match self.path.partition("?")[0].strip("/").split("/"):
-                case [owner, name, "resolve", revision, file]:
-                    kind = "file"
-                case ["api", "models", owner, name, ("revision" | "tree") as kind, revision]:
+            match self.path.partition("?")[0].strip("/").removeprefix("datasets/").split("/"):
+                case [owner, name, "resolve", revision, *parts]:
+                    kind, file = "file", "/".join(parts)
+                case ["api", ("models" | "datasets"), owner, name, ("revision" | "tree") as kind, revision]:
                     file = ""
                 case _:
                     return self.refuse(400, "BadRequest")
@@ -50,13 +50,15 @@ def serve(root: Path) -> Iterator[Hub]:
                 return self.refuse(403, "GatedRepo")
             if revision not in ("main", COMMIT):
                 return self.refuse(404, "RevisionNotFound")
-            files = sorted(folder.iterdir())
+            sizes = {
+                f.relative_to(folder).as_posix(): f.stat().st_size for f in sorted(folder.rglob("*")) if f.is_file()
+            }
             if kind == "revision":
-                names = [{"rfilename": path.name} for path in files]
+                names = [{"rfilename": name} for name in sizes]
                 return self.json({"id": f"{owner}/{name}", "sha": COMMIT, "siblings": names})
             if kind == "tree":
                 blank = {"type": "file", "oid": "0" * 40}
-                return self.json([{**blank, "path": path.name, "size": path.stat().st_size} for path in files])
+                return self.json([{**blank, "path": name, "size": size} for name, size in sizes.items()])
             if not (folder / file).is_file():
                 return self.refuse(404, "EntryNotFound")
             content = (folder / file).read_bytes()

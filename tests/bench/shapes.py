@@ -66,7 +66,7 @@ def count_classes(config: Config, num_classes: int | None = None) -> int:
     names: Sequence[str] = config.data.class_names or READERS[config.data.dataset].class_names
     if not names:
         raise ConfigError(
-            f"the classes of dataset {config.data.dataset!r} are known from its folders alone; give --num_classes"
+            f"the classes of dataset {config.data.dataset!r} are known from its files alone; give --num_classes"
         )
     return len(names)
 

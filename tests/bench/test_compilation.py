@@ -144,7 +144,7 @@ def test_steps_without_content_are_those_of_a_run(sample):
 
     assert described(real) == described(made.arguments)
     assert shapes.count_classes(config, 5) == 5
-    with pytest.raises(ConfigError, match="are known from its folders alone; give --num_classes"):
+    with pytest.raises(ConfigError, match="are known from its files alone; give --num_classes"):
         shapes.count_classes(config)
 
 

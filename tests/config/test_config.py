@@ -11,7 +11,7 @@ import pytest
 
 from configs import common
 from mpafer_jax.config import schema, semantics
-from mpafer_jax.config.data_section import DataSection
+from mpafer_jax.config.data_section import ColumnsSection, DataSection
 from mpafer_jax.config.fields import FrozenModel, option, settings
 from mpafer_jax.config.schema import Config
 from mpafer_jax.data.registry import read_source
@@ -223,7 +223,8 @@ def test_a_text_has_to_be_declared_as_a_path_or_none():
 
 def test_what_depends_on_a_field_is_declared_with_it():
     assert semantics.SEED_FIELDS == ("seed", "data.few_shot_seed", "data.label_noise_seed")
-    assert semantics.CONTENT_FIELDS == ("clip.name", "clip.revision", "clip.activation", "data.dir")
+    lists = [f"data.list.{name}" for name in ("file", "train", "validation", "test", "images")]
+    assert ("clip.name", "clip.revision", "clip.activation", "data.dir", *lists) == semantics.CONTENT_FIELDS
     assert semantics.MODEL_SECTIONS == ("ctx", "visual_prompts", "head", "learner")
     assert semantics.NORMALIZATION == ("mean", "std")
     assert {"train.keep", "predict.split", "clip.name"} <= semantics.free_fields(Config)
@@ -259,6 +260,11 @@ def test_every_field_is_read(sample, tmp_path, monkeypatch):
         layouts.write_clip_list(tmp_path / "clips", f"{name}.txt", [(f"{name}/{i}", 2, "joy") for i in range(3)])
     of_clips = {"dataset": "clips", "dir": str(tmp_path / "clips"), "label_noise": 0.0}
     load_dataset(config.data.model_copy(update=of_clips))
+    layouts.write_images(tmp_path / "listed", ["a.png", "b.png"])
+    rows = [("a.png", "sad", "1 1 5 5"), ("b.png", "happy", "1 1 5 5")]
+    layouts.write_table(tmp_path / "listed" / "labels.csv", rows, ("image", "label", "box"))
+    columns = ColumnsSection(box=("box",))
+    read_source(config.data.model_copy(update={"dataset": "list", "dir": str(tmp_path / "listed"), "columns": columns}))
     monkeypatch.undo()
 
     def fields(model):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import io
+import json
 import math
 import os
 import zlib
@@ -12,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 from PIL import Image
 
 from mpafer_jax.config.data_section import AugmentSection, DataSection, SynthfaceSection
@@ -272,6 +276,74 @@ def write_drawn_clips(root: Path, clips: int, frames: int, size: int, expression
     for fold, (train, test) in enumerate([(listed[:half], listed[half:]), (listed[half:], listed[:half])], start=1):
         write_clip_list(root, f"fold_{fold}_train.txt", train)
         write_clip_list(root, f"fold_{fold}_test.txt", test)
+
+
+def write_table(
+    path: Path, rows: Sequence[Sequence[object]], header: Sequence[str] = (), delimiter: str = ",", mark: str = ""
+) -> None:
+    """A label file; `mark`: what stands before the first line."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lines = [delimiter.join(map(str, row)) for row in ([header, *rows] if header else rows)]
+    path.write_text(mark + "\n".join([*lines, ""]), encoding="utf-8")
+
+
+def write_images(root: Path, names: Sequence[str], first_seed: int = 0) -> None:
+    """Images by their path in `root`, all different."""
+    for seed, name in enumerate(names, start=first_seed):
+        save(root / name, image(seed))
+
+
+def write_json_lines(path: Path, rows: Sequence[Mapping[str, object]]) -> None:
+    """JSON lines, as the Hub's metadata.jsonl."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+
+
+def write_parquet(
+    path: Path,
+    labels: Sequence[object],
+    class_names: Sequence[str] = (),
+    first_seed: int = 0,
+    with_names: bool = True,
+    rows_in_group: int = 4,
+    **columns: Sequence[object],
+) -> None:
+    """A Parquet file as the Hub has them, of images that are all different."""
+    images: list[tuple[bytes, str | None]] = []
+    for seed in range(first_seed, first_seed + len(labels)):
+        buffer = io.BytesIO()
+        image(seed).save(buffer, "PNG")
+        images.append((buffer.getvalue(), f"{seed:03d}.png" if with_names else None))
+    write_parquet_of(path, images, labels, class_names, rows_in_group, **columns)
+
+
+def write_parquet_of(
+    path: Path,
+    images: Sequence[tuple[bytes, str | None]],
+    labels: Sequence[object],
+    class_names: Sequence[str] = (),
+    rows_in_group: int = 100,
+    **columns: Sequence[object],
+) -> None:
+    """Images as struct{bytes, path}, labels, and the names of classes in the metadata, as the Hub's library writes."""
+    kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    encoded = pa.array([{"bytes": data, "path": name} for data, name in images], kind)
+    table = pa.table({"image": encoded, "label": pa.array(labels), **columns})
+    if class_names:
+        features = {"image": {"_type": "Image"}, "label": {"_type": "ClassLabel", "names": list(class_names)}}
+        table = table.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})})
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(table, path, row_group_size=rows_in_group)
+
+
+def write_yolo(root: Path, images: Mapping[str, str], class_names: Sequence[str]) -> None:
+    """YOLO's layout: `images` as "train/images/1.png" -> lines of its label file; class names in data.yaml."""
+    for seed, (name, lines) in enumerate(images.items()):
+        save(root / name, image(seed))
+        labels = root / name.replace("images", "labels")
+        labels.parent.mkdir(parents=True, exist_ok=True)
+        labels.with_suffix(".txt").write_text(lines)
+    (root / "data.yaml").write_text(f"train: ../train/images\nnc: {len(class_names)}\nnames: {list(class_names)}\n")
 
 
 NO_AUGMENT: dict[str, Any] = {

@@ -19,7 +19,8 @@ from tests.data import layouts
 
 
 def prepare_folder(directory: Path, **options: str) -> Prepared:
-    return prepare(folder.read(directory), directory / "mpafer_tfds", **options)
+    # Named, since a class without others is an error otherwise.
+    return prepare(folder.read(directory, ("happy",)), directory / "mpafer_tfds", **options)
 
 
 def test_examples_come_back_encoded_and_in_order(tmp_path: Path) -> None:
@@ -107,7 +108,7 @@ def test_a_split_without_a_good_image_is_an_error(tmp_path: Path) -> None:
 
 def test_a_missing_image_is_named(tmp_path: Path) -> None:
     layouts.write_folders(tmp_path, {"happy": 2})
-    index = folder.read(tmp_path)
+    index = folder.read(tmp_path, ("happy",))
     (tmp_path / "happy" / "001.png").unlink()
     with pytest.raises(ImageError, match=r"happy/001\.png: no such file"):
         prepare(index, tmp_path / "mpafer_tfds")
@@ -131,7 +132,7 @@ from mpafer_jax.data.readers import folder
 from mpafer_jax.data.prepared import prepare
 root = pathlib.Path(sys.argv[1])
 with console.Console():
-    print(len(prepare(folder.read(root), root / "mpafer_tfds").splits["train"].labels))
+    print(len(prepare(folder.read(root, ("happy",)), root / "mpafer_tfds").splits["train"].labels))
 """
 # Reading this image waits for ever, so that the preparation stands still in the middle.
 STAND_STILL = """

@@ -151,7 +151,7 @@ def test_what_is_left_out_needs_attention(tmp_path: Path) -> None:
         (tmp_path / "train" / "happy" / name).write_text("x")
     text, attention = check("folder", tmp_path, test_split="test")
     assert attention.splitlines() == [
-        f"{tmp_path}: 2 images in more, which is no split (train, val, valid, validation, test), are not read",
+        f"{tmp_path}: 2 images in more, which is no split (train, validation, test), are not read",
         "left out of train: 1 image beside the class folders, in none of them",
         "left out of train: 1 no image (.HEIC)",
         "left out of train: 1 no image (no suffix)",
@@ -180,7 +180,7 @@ def test_class_folders_without_a_test_split_get_one(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(sys.platform == "darwin", reason="this file system takes UTF-8 names only")
 def test_names_that_are_not_utf8(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    layouts.write_folders(tmp_path / "train", {"happy": 2})
+    layouts.write_folders(tmp_path / "train", {"happy": 2, "sad": 1})
     strange = os.fsdecode(os.fsencode(tmp_path / "train" / "happy") + b"/caf\xe9.png")
     Path(strange).write_text("no image")
     text, attention = check("folder", tmp_path)
@@ -211,7 +211,7 @@ def command(*arguments: str) -> runs.Done:
 
 
 def test_the_command(tmp_path: Path) -> None:
-    layouts.write_folders(tmp_path / "train", {"happy": 2})
+    layouts.write_folders(tmp_path / "train", {"happy": 2, "sad": 1})
     layouts.write_folders(tmp_path / "test", {"happy": 1}, first_seed=5)
     good = command("--config=configs/folder.py", f"--config.data.dir={tmp_path}", f"--pairs={tmp_path / 'pairs.png'}")
     assert good.code == 0

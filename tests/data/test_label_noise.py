@@ -79,4 +79,4 @@ def test_few_shots_are_drawn_by_their_true_labels(tmp_path: Path) -> None:
 def test_one_class_leaves_no_other(tmp_path: Path) -> None:
     layouts.write_folders(tmp_path, {"happy": 3})
     with pytest.raises(DataError, match=r"label_noise is 0\.5, but there is one class, 'happy'"):
-        load_dataset(layouts.section("folder", tmp_path, label_noise=0.5))
+        load_dataset(layouts.section("folder", tmp_path, label_noise=0.5, class_names=("happy",)))

@@ -11,7 +11,7 @@ FIRST = "rafdb"  # the paper's main dataset; the other configs are stored as wha
 NAMES = [
     FIRST,
     *("affectnet7", "affectnet8", "ckplus", "clips", "dfew", "expw", "fer2013", "ferplus", "ferv39k", "folder"),
-    *("jaffe", "kdef", "mafw", "quickstart", "rafd", "rafdb_compound", "sample", "sfew"),
+    *("jaffe", "kdef", "list", "mafw", "parquet", "quickstart", "rafd", "rafdb_compound", "sample", "sfew"),
 ]
 PRETRAINING = "pretrain_tiny_clip"
 CLIPS = ["vit_b32", "vit_l14", "vit_l14_336", "tiny_clip"]

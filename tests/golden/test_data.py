@@ -136,6 +136,16 @@ def dfew(root):
     layouts.write_dfew(root, [(1 + i % 7, 3 + 2 * i) for i in range(21)])
 
 
+def listed(root):
+    labels = ("angry", "happy", "sad", "happy")
+    names = [f"images/{number:02d}.png" for number in range(40)]
+    layouts.write_images(root, names)
+    rows = [
+        (name, labels[at % 4], ("Training", "PublicTest")[at % 5 == 0], f"p{at // 3}") for at, name in enumerate(names)
+    ]
+    layouts.write_table(root / "labels.csv", rows, ("image", "label", "usage", "person"), ";")
+
+
 def nothing(root):
     pass
 
@@ -172,6 +182,7 @@ CASES = {
     "kdef": ("kdef", kdef, CARVED),
     "rafd": ("rafd", rafd, CARVED),
     "expw": ("expw", expw, CARVED | {"where": ("confidence>=55",)}),
+    "list": ("list", listed, CARVED),
     "synthface": ("synthface", nothing, THREE),
     "dfew": ("dfew", dfew, TWO),
 }

@@ -20,7 +20,7 @@ SAMPLE_CLIP = ClipConfig(
     TextConfig(1500, 64, 256, 3, 4, 77, 1499, "quick_gelu", 1e-5),
     64,
 )
-CLASSES = {"folder": 3}  # class folders: as many as there are
+CLASSES = {"clips": 3, "folder": 3, "list": 3, "parquet": 3}  # as many as the files have
 
 
 def leaves(tree) -> dict[str, str]:

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+import collections
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path, PurePosixPath
 
-from mpafer_jax.config.expressions import check_class_names
-from mpafer_jax.data import records
+from mpafer_jax.config.data_section import ColumnsSection
+from mpafer_jax.config.expressions import canonical_name
+from mpafer_jax.data import listing, records, tables
+from mpafer_jax.data.names import SPLITS, are_numbers, is_image, name_classes, number_note, split_of
 from mpafer_jax.data.preprocess import IMAGE_SUFFIXES
 from mpafer_jax.data.reader import reader
-from mpafer_jax.data.records import Counts, Record, SourceIndex
-from mpafer_jax.runtime import files
-from mpafer_jax.runtime.errors import ConfigError, DataError
+from mpafer_jax.data.readers import yolo
+from mpafer_jax.data.records import Counts, LayoutError, Record, SourceIndex
+from mpafer_jax.data.tables import Table
+from mpafer_jax.runtime.errors import DataError
 
-_SPLITS = {"train": "train", "val": "validation", "valid": "validation", "validation": "validation", "test": "test"}
 _NO_CLASSES = {"image", "images", "img", "imgs", "label", "labels", "annotations"}
+_WHAT = "class folder"
 _LAYOUT = """\
   train/<class>/*.jpg, and where you have them validation/<class>/*.jpg (or val, valid) and test/<class>/*.jpg
 or, without splits, all of it offered as the split "train":
@@ -32,42 +36,50 @@ with images ending in """ + " ".join(sorted(IMAGE_SUFFIXES))
 def read(directory: Path, chosen: Sequence[str] = ()) -> SourceIndex:
     """Lists class folders; classes are in the folders' sorted order, images sorted by name.
 
+    Splits are recognised by any usual name ("Training", "val_set"). A folder that holds nothing but one other folder is
+    descended into. Images in YOLO's layout are read by its labels.
+
     Args:
       directory: holds the split folders, or the class folders themselves.
       chosen: config.data.class_names, which may rename numbered folders.
 
     Raises:
-      DataError: no images, two folders for one split or expression, a folder name that is not UTF-8, or folders of
-        another layout (`images`, `labels`).
+      DataError: no images; two folders for one split; folders that are no classes (see `names.name_classes`, and
+        `images`, `labels`); a list beside the folders that gives other labels.
     """
     if not directory.is_dir():
         raise records.missing(directory)
-    split_folders = _split_folders(directory)
+    root = _descend(directory)
+    if description := yolo.description(root):
+        return yolo.read(root, description, chosen)
+    split_folders = _split_folders(root)
     dropped: Counts = {}
     for split, path in split_folders.items():
         records.count_beside(path, split, dropped)
     images = {split: _list(path, split, dropped) for split, path in split_folders.items()}
-    folder_names = sorted({name for found in images.values() for name, paths in found.items() if paths})
-    without = sorted({name for found in images.values() for name in found} - set(folder_names))
-    if folder_names and {name.lower() for name in folder_names} <= _NO_CLASSES:
-        raise DataError(
-            f"{directory}: the images lie in {', '.join(folder_names)}, which is no expression: their labels are in "
-            f"other files, which are not read. Sort them into a folder for each class:\n{_LAYOUT}"
+    folder_names = sorted({name for of_split in images.values() for name, paths in of_split.items() if paths})
+    without = sorted({name for of_split in images.values() for name in of_split} - set(folder_names))
+    if not folder_names:
+        raise records.missing(root / "<class>" / "*.jpg")
+    if {name.lower() for name in folder_names} <= _NO_CLASSES:
+        raise LayoutError(
+            f"{root}: the images lie in {', '.join(folder_names)}, which is no expression: their labels are in other "
+            "files, or nowhere."
         )
+    class_names, notes = name_classes(folder_names, chosen, str(root), _WHAT)
     labels = {name: label for label, name in enumerate(folder_names)}
-    class_names = _class_names(folder_names, directory)
     splits = {
         split: [
             Record(f"{name}/{path.name}", records.ImageFile(path), labels[name])
-            for name, paths in found.items()
+            for name, paths in of_split.items()
             for path in paths
         ]
-        for split, found in images.items()
+        for split, of_split in images.items()
     }
-    if not folder_names:
-        raise records.missing(directory / "<class>" / "*.jpg")
-    absent = {split: f"the folder {directory / split}" for split in _SPLITS.values()}
+    absent = {split: f"the folder {root / split}" for split in SPLITS}
     absent |= {split: f"images in {path}/<class>/" for split, path in split_folders.items()}
+    beside = [folder for folder in (root, *root.parents) if folder.is_relative_to(directory)]
+    lists, _ = tables.find(dict.fromkeys([*beside, *split_folders.values()]), ColumnsSection())
     return SourceIndex(
         class_names=class_names,
         source_labels=tuple(folder_names),
@@ -75,62 +87,105 @@ def read(directory: Path, chosen: Sequence[str] = ()) -> SourceIndex:
         absent=absent,
         dropped=dropped,
         warnings=(
-            *(f"{directory}: the folder {name!r} holds no image, so it is no class" for name in without),
-            *_number_warnings(folder_names, chosen, directory),
-            *_beside_splits(directory, split_folders),
+            *(f"{root}: the folder {name!r} holds no image, so it is no class" for name in without),
+            *notes,
+            *filter(None, [number_note(folder_names, chosen, str(root), _WHAT)]),
+            *_beside_splits(root, split_folders),
+            *_compare([name for listed in splits.values() for name in listed], class_names, folder_names, lists),
         ),
     )
 
 
-def _split_folders(directory: Path) -> dict[str, Path]:
-    found: dict[str, Path] = {}
-    for name, split in _SPLITS.items():
-        folder = directory / name
-        if folder.is_dir():
-            if split in found:
-                raise DataError(f"{found[split]} and {folder} both hold the split {split!r}; keep one of them")
-            found[split] = folder
-    return found or {"train": directory}
+def _descend(directory: Path, split: str = "") -> Path:
+    """The folder of splits or classes, below folders that hold one other folder: without images, and no other split."""
+    while len(below := records.subfolders(directory)) == 1 and split_of(below[0].name) in ("", split):
+        if any(is_image(path.name) for path in below[0].iterdir()):
+            break
+        directory = below[0]
+    return directory
+
+
+def _split_folders(root: Path) -> dict[str, Path]:
+    """Folders by split, in the order of `SPLITS`; where each holds nothing but one folder, that one."""
+    named: dict[str, Path] = {}
+    for folder in records.subfolders(root):
+        if split := split_of(folder.name):
+            if split in named:
+                raise DataError(f"{named[split]} and {folder} both hold the split {split!r}; keep one of them")
+            named[split] = folder
+    inside = {split: _descend(folder, split) for split, folder in named.items()}
+    if all(inside[split] != folder for split, folder in named.items()):
+        named = inside
+    return {split: named[split] for split in SPLITS if split in named} or {"train": root}
 
 
 def _list(directory: Path, split: str, dropped: Counts) -> dict[str, list[Path]]:
     """Class folder -> images, both sorted by name."""
-    folders = sorted(path for path in directory.iterdir() if path.is_dir() and not path.name.startswith("."))
-    return {
-        path.name: records.images_in(path, split, dropped) for path in folders if path.name != records.PREPARED_FOLDER
-    }
-
-
-def _class_names(folder_names: list[str], directory: Path) -> tuple[str, ...]:
-    for folder in folder_names:
-        if not files.is_utf8(folder):
-            raise DataError(f"{directory}: the class folder {folder!r} is not called in UTF-8; rename it")
-    try:
-        return check_class_names(folder_names, f"folders in {directory}", at_least=0)
-    except ConfigError as error:
-        raise DataError(str(error)) from error
+    return {path.name: records.images_in(path, split, dropped) for path in records.subfolders(directory)}
 
 
 def _beside_splits(directory: Path, split_folders: Mapping[str, Path]) -> tuple[str, ...]:
     """Warnings of images outside the split folders, which are not read."""
     if list(split_folders.values()) == [directory]:
         return ()
-    own = {records.PREPARED_FOLDER, *(path.name for path in split_folders.values())}
-    others = sorted(path for path in directory.iterdir() if path.name not in own and not path.name.startswith("."))
-    found = {path.name: records.number_of_images(path) for path in others if path.is_dir()}
+    others = [path for path in records.subfolders(directory) if not split_of(path.name)]
+    numbers = {path.name: records.number_of_images(path) for path in others}
     return tuple(
-        f"{directory}: {number} images in {name}, which is no split ({', '.join(_SPLITS)}), are not read"
-        for name, number in found.items()
+        f"{directory}: {number} images in {name}, which is no split ({', '.join(SPLITS)}), are not read"
+        for name, number in numbers.items()
         if number
     )
 
 
-def _number_warnings(folder_names: list[str], chosen: Sequence[str], directory: Path) -> tuple[str, ...]:
-    numbers = [name for name in folder_names if name.isdecimal() and (not chosen or name in chosen)]
-    if not numbers:
-        return ()
-    example = ", ".join(f"'<expression>={name}'" for name in numbers[:2])
-    return (
-        f"{directory}: class folders {', '.join(numbers)} are numbers, which tell a text encoder nothing, and datasets "
-        f"number expressions differently; find out what each means and set config.data.class_names=({example}, ...)",
-    )
+def _compare(
+    images: Iterable[Record], class_names: Sequence[str], folder_names: Sequence[str], lists: Sequence[Table]
+) -> list[str]:
+    """Compares lists beside the folders with them: DataError if they disagree, a warning of a list of other images."""
+    folders_of: dict[str, set[int]] = collections.defaultdict(set)
+    for record in images:
+        for key in (record.name.lower(), PurePosixPath(record.name).name.lower()):
+            folders_of[key].add(record.label)
+    known = [
+        {canonical_name(name), canonical_name(folder)} for name, folder in zip(class_names, folder_names, strict=True)
+    ]
+    warnings: list[str] = []
+    for table in lists:
+        image_at, label_at = tables.image_and_label(table, ColumnsSection())
+        pairs: list[tuple[str, int, str]] = []  # label in the list, in the folders, name
+        for _, row in table.rows:
+            listed = PurePosixPath(records.listed_name(row[image_at].strip()).lower())
+            labels = folders_of.get("/".join(listed.parts[-2:])) or folders_of.get(listed.name, set())
+            if len(labels) == 1:
+                pairs.append((listing.label_text(row[label_at]), next(iter(labels)), row[image_at]))
+        if not pairs:
+            warnings.append(f"{table.path} is not read: it lists none of the images in class folders")
+            continue
+        agreeing = _agreeing(collections.Counter((label, number) for label, number, _ in pairs), known)
+        if other := [pair for pair in pairs if pair[:2] not in agreeing]:
+            label, number, name = other[0]
+            raise DataError(
+                f"{table.path} gives {len(other)} of the {len(pairs)} images in class folders another label, the first "
+                f"is {name}: {label} in the list, {folder_names[number]} by its folder. Find out which is right. To "
+                f"take the list's: --config=configs/list.py --config.data.list.file={table.path.name}; to take the "
+                "folders', move the list away"
+            )
+    return warnings
+
+
+def _agreeing(counts: collections.Counter[tuple[str, int]], known: Sequence[set[str]]) -> set[tuple[str, int]]:
+    """Pairs of a list's label and a class that mean the same.
+
+    Numbers mean the class that most of their images are in, one number each: lists and folders may be numbered
+    differently.
+
+    Args:
+      counts: images of each pair.
+      known: names of each class.
+    """
+    if not are_numbers([label for label, _ in counts]):
+        return {(label, number) for label, number in counts if canonical_name(label) in known[number]}
+    class_of: dict[str, int] = {}
+    for (label, number), _ in counts.most_common():
+        if label not in class_of and number not in class_of.values():
+            class_of[label] = number
+    return set(class_of.items())

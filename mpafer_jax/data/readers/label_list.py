@@ -1,0 +1,231 @@
+"""Images with label files: one list, or one for each split, as csv, txt or JSON lines."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import os
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from mpafer_jax.config.data_section import ColumnsSection, ListSection
+from mpafer_jax.data import listing, records, tables
+from mpafer_jax.data.listing import Row
+from mpafer_jax.data.names import is_image, split_in, split_of, split_of_path
+from mpafer_jax.data.reader import reader
+from mpafer_jax.data.records import ImageCrop, ImageFile, LayoutError, SourceIndex
+from mpafer_jax.data.tables import Table
+from mpafer_jax.runtime import files
+from mpafer_jax.runtime.errors import DataError
+
+_LAYOUT = """\
+  labels.csv                    columns image,label, with or without split, person and others; or labels.txt with lines
+                                "path label"; or metadata.jsonl with file_name and label
+or one for each split:
+  train.csv, val.csv, test.csv  also train_labels.csv, train/metadata.jsonl, ... (or config.data.list.train=FILE ...)
+and the images that they list, anywhere in the folder"""
+_SAMPLE = 10  # listed images that determine where images are
+_IMAGES = ("", "images", "Images", "image", "Image", "imgs", "img")  # usual folders of images
+_LISTS = ("label", "labels", "list", "lists", "annotation", "annotations", "split", "splits")  # and of lists
+_NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
+
+
+@reader(
+    "list",
+    "Images with label files.",
+    layout=_LAYOUT,
+    source="your own images",
+    fields=("dir", "class_names", "list", "columns"),
+)
+def read(
+    directory: Path,
+    chosen: Sequence[str] = (),
+    lists: ListSection = ListSection(),  # noqa: B008  # frozen
+    columns: ColumnsSection = ColumnsSection(),  # noqa: B008
+) -> SourceIndex:
+    """Reads label files; images are named by their listed path and in the order of the lists.
+
+    An image's split is that of its row, of the list's name, or of a folder in its path, else "train".
+
+    Args:
+      directory: holds the images, and the lists unless they are given by absolute paths.
+      chosen: config.data.class_names, which has to name labels that are numbers.
+
+    Raises:
+      DataError: no list, or several for one split; a column is not found; an image is listed twice, or none of the
+        listed images is there; or see `listing.to_index`.
+    """
+    if not directory.is_dir():
+        raise records.missing(directory)
+    given = _given(directory, lists, columns)
+    lists_of, unused = (given, []) if given else _usual(directory, lists, columns)
+    images = _Images(directory, lists)
+    rows = [row for split, table in lists_of for row in _rows(table, split, columns, images)]
+    index = listing.to_index(rows, chosen, " and ".join(str(table.path) for _, table in lists_of))
+    return dataclasses.replace(index, warnings=(*index.warnings, *(f"{path} is not read" for path in unused)))
+
+
+def _given(directory: Path, lists: ListSection, columns: ColumnsSection) -> list[tuple[str, Table]]:
+    """The configured lists with their splits, '' for a list of all."""
+    names = {"file": lists.file, "train": lists.train, "validation": lists.validation, "test": lists.test}
+    given: list[tuple[str, Table]] = []
+    for field, name in names.items():
+        if name:
+            path = directory / files.local_path(name, f"config.data.list.{field}")
+            if not path.is_file():
+                raise DataError(f"config.data.list.{field}: {path} is not there")
+            given.append((split_of(field), tables.read_table(path, columns, lists.delimiter)))
+    return given
+
+
+def _usual(directory: Path, lists: ListSection, columns: ColumnsSection) -> tuple[list[tuple[str, Table]], list[Path]]:
+    """The lists of splits in the folder by their names, else its only list; and the paths of other lists."""
+    folders, found, refused = [directory], list[Table](), list[str]()
+    while len(folders) == 1 and not found:  # below folders that hold one other folder
+        root, folders = folders[0], records.subfolders(folders[0])
+        found, refused = tables.find([root, *filter(_may_hold_lists, folders)], columns, lists.delimiter)
+    if not found:
+        raise LayoutError(" ".join([f"{directory} holds no list of images.", *refused]))
+    by_split: dict[str, list[Table]] = {}
+    for table in found:
+        folder = table.path.relative_to(directory)
+        by_split.setdefault(split_in(table.path.stem) or split_of_path(folder), []).append(table)
+    used = {split: listed for split, listed in by_split.items() if split} or by_split
+    if several := [table for listed in used.values() if len(listed) > 1 for table in listed]:
+        names = ", ".join(str(table.path.relative_to(directory)) for table in several)
+        raise DataError(
+            f"{directory} holds several lists, {names}; choose one, --config.data.list.file=NAME, or one for each "
+            "split, --config.data.list.train=NAME --config.data.list.test=NAME"
+        )
+    unused = [table.path for table in by_split.get("", []) if "" not in used]
+    return [(split, listed[0]) for split, listed in used.items()], unused
+
+
+def _may_hold_lists(folder: Path) -> bool:
+    return bool(split_of(folder.name)) or folder.name.lower() in _LISTS
+
+
+class _Images:
+    """Finds the images of lists."""
+
+    def __init__(self, directory: Path, lists: ListSection):
+        self.directory = directory
+        self._given = directory / files.local_path(lists.images, "config.data.list.images") if lists.images else None
+
+    def paths(self, names: Sequence[str], split: str, table: Path) -> list[Path]:
+        """Paths of listed images: below the first usual folder that has some of them, else by their unique name."""
+        folders = [self._given] if self._given else self._usual_folders(table, split)
+        sample = names[:: max(1, len(names) // _SAMPLE)]
+        hits = [sum((folder / name).is_file() for name in sample) for folder in folders]
+        if any(hits):
+            folder = folders[hits.index(max(hits))]
+            return [folder / name for name in names]
+        paths = [None if self._given else self._by_name(name, split, table) for name in names]
+        if not any(paths):
+            raise DataError(
+                f"{table}: none of the listed images is there; looked for {names[0]} in "
+                f"{', '.join(map(str, folders))}, and by its name in {self.directory}; name the folder that the list's "
+                "paths are relative to, --config.data.list.images=FOLDER"
+            )
+        return [path or self.directory / name for path, name in zip(paths, names, strict=True)]
+
+    def _usual_folders(self, table: Path, split: str) -> list[Path]:
+        bases = [base / name for base in (table.parent, self.directory) for name in _IMAGES]
+        bases = [base for base in dict.fromkeys(bases) if base.is_dir()]
+        entries = [entry for base in bases for entry in os.scandir(base)] if split else []
+        return [*bases, *(Path(entry) for entry in entries if split_of(entry.name) == split and entry.is_dir())]
+
+    @functools.cached_property
+    def _all(self) -> dict[str, list[Path]]:
+        """Images below the folder, by name and by name without suffix."""
+        found: dict[str, list[Path]] = {}
+        for place, folders, names in os.walk(self.directory):
+            folders[:] = [
+                name for name in sorted(folders) if not name.startswith(".") and name != records.PREPARED_FOLDER
+            ]
+            for name in filter(is_image, names):
+                for key in (name, Path(name).stem):
+                    found.setdefault(key, []).append(Path(place) / name)
+        return found
+
+    def _by_name(self, name: str, split: str, table: Path) -> Path | None:
+        found = self._all.get(Path(name).name, [])
+        if len(found) > 1:
+            found = [path for path in found if path.as_posix().lower().endswith(f"/{name.lower()}")] or found
+        if len(found) > 1:
+            found = [path for path in found if split_of_path(path.relative_to(self.directory)) == split] or found
+        if len(found) > 1:
+            raise DataError(
+                f"{table} lists {name}, which may be {found[0]} or {found[1]}; name the folder that the list's paths "
+                "are relative to, --config.data.list.images=FOLDER"
+            )
+        return found[0] if found else None
+
+
+def _rows(table: Table, of_list: str, columns: ColumnsSection, images: _Images) -> Iterator[Row]:
+    place = str(table.path)
+    image_at, label_at = tables.image_and_label(table, columns)
+    split_at = tables.find_column("split", columns.split, table.columns, place)
+    person_at = tables.find_column("person", columns.person, table.columns, place)
+    box_at = [tables.find_column("box", name, table.columns, place) for name in columns.box]
+    extra = {name: tables.find_column("attributes", name, table.columns, place) for name in columns.attributes}
+    names = [_name(row[image_at], table.place(line)) for line, row in table.rows]
+    paths = images.paths(names, of_list, table.path)
+    of_folders = [] if of_list or split_at >= 0 else _splits_of_folders(names, paths, images.directory, place)
+    seen: dict[tuple[str, str], int] = {}
+    for position, ((line, row), name, path) in enumerate(zip(table.rows, names, paths, strict=True)):
+        split = of_folders[position] if of_folders else of_list
+        if split_at >= 0:
+            split = listing.row_split(row[split_at], of_list, table.place(line))
+        box = _box([row[at] for at in box_at], columns, table.place(line))
+        number = 1
+        while (split, name if number == 1 else f"{name}#{number}") in seen:
+            number += 1
+        if number > 1 and not box_at:
+            raise DataError(f"{table.place(line)}: {name} was on line {seen[split, name]} already; keep one of them")
+        name = name if number == 1 else f"{name}#{number}"  # several faces of one image
+        seen[split, name] = line
+        yield Row(
+            name=name,
+            image=ImageCrop(path, box) if box else ImageFile(path),
+            split=split,
+            label=listing.label_text(row[label_at]),
+            person=row[person_at].strip() if person_at >= 0 else "",
+            attributes={key: row[at].strip() for key, at in extra.items()},
+            dropped="no face box" if box_at and not box else "",
+        )
+
+
+def _name(listed: str, place: str) -> str:
+    name = records.listed_name(listed.strip()).removeprefix("./")
+    if not name:
+        raise DataError(f"{place}: the image's path is empty")
+    return name
+
+
+def _splits_of_folders(names: Sequence[str], paths: Sequence[Path], directory: Path, place: str) -> list[str]:
+    """The split of each image from a folder in its listed or real path; "train" if none has one."""
+    inside = [path.relative_to(directory) if path.is_relative_to(directory) else path for path in paths]
+    splits = [split_of_path(Path(name)) or split_of_path(path) for name, path in zip(names, inside, strict=True)]
+    if not any(splits):
+        return ["train"] * len(splits)
+    if not all(splits):
+        raise DataError(
+            f"{place}: {splits.count('')} of {len(splits)} images lie in no folder of a split, the first is "
+            f"{names[splits.index('')]}; add a column with the split, or give a list for each (config.data.list.train)"
+        )
+    return splits
+
+
+def _box(fields: Sequence[str], columns: ColumnsSection, place: str) -> tuple[float, float, float, float] | None:
+    """Left, top, width, height; None if the fields are empty or the rectangle is."""
+    if not any(field.strip() for field in fields):
+        return None
+    numbers = [float(number) for number in _NUMBER.findall(" ".join(fields))]
+    if len(numbers) != 4:
+        raise DataError(f"{place}: the face box is {fields}, expected four numbers ({columns.box_format})")
+    left, top, width, height = numbers
+    if columns.box_format == "xyxy":
+        width, height = width - left, height - top
+    return (left, top, width, height) if width > 0 and height > 0 else None

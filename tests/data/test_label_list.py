@@ -1,0 +1,295 @@
+"""Images with label files: csv, txt and JSON lines, with usual and configured names of files and columns."""
+
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mpafer_jax.config.data_section import ColumnsSection, DataSection, ListSection
+from mpafer_jax.data.readers import label_list
+from mpafer_jax.data.records import SourceIndex, select_classes
+from mpafer_jax.data.splits import load_dataset
+from mpafer_jax.runtime.errors import DataError
+from tests.data import layouts
+
+FACES = [("a.png", "happy"), ("b.png", "sad"), ("c.png", "happy")]
+NAMES = [name for name, _ in FACES]
+
+
+def read(root: Path, chosen: tuple[str, ...] = (), columns: dict[str, Any] | None = None, **lists: str) -> SourceIndex:
+    return label_list.read(root, chosen, ListSection(**lists), ColumnsSection(**columns or {}))
+
+
+def labelled(index: SourceIndex, split: str = "train") -> list[tuple[str, str]]:
+    return [(record.name, index.class_names[record.label]) for record in index.splits[split]]
+
+
+@pytest.mark.parametrize(
+    ("name", "header", "delimiter", "mark"),
+    [
+        ("labels.csv", ("image", "label"), ",", ""),
+        ("labels.csv", ("image", "label"), ";", "\ufeff"),
+        ("labels.csv", ("Image Path", "Emotion"), "\t", ""),
+        ("train.csv", ("filename", "expression"), ", ", ""),
+        ("list.txt", (), " ", ""),
+        ("list.txt", (), "\t", "\ufeff"),
+        ("train_labels.csv", ("pth", "class_name"), "|", ""),
+        ("train.lst", (), " ", ""),
+        ("train/metadata.csv", ("file_name", "label"), ",", ""),
+        ("archive (3)/labels.csv", ("pth", "label"), ",", ""),
+    ],
+)
+def test_a_list(tmp_path: Path, name: str, header: tuple[str, ...], delimiter: str, mark: str) -> None:
+    layouts.write_images((tmp_path / name).parent, NAMES)
+    layouts.write_table(tmp_path / name, FACES, header, delimiter, mark)
+    index = read(tmp_path)
+    assert index.class_names == index.source_labels == ("happy", "sad")
+    assert labelled(index) == FACES
+    assert list(index.splits) == ["train"]
+    assert index.absent["test"] == f"rows of the split 'test' in {tmp_path / name}"
+    image = index.splits["train"][1].image
+    assert image.place == str((tmp_path / name).parent / "b.png")
+
+
+def test_json_lines_of_the_hub(tmp_path: Path) -> None:
+    for split, first in (("train", 0), ("test", 10)):
+        layouts.write_images(tmp_path / split, NAMES, first)
+        rows = [{"file_name": name, "label": label, "age": 30 + number} for number, (name, label) in enumerate(FACES)]
+        layouts.write_json_lines(tmp_path / split / "metadata.jsonl", rows)
+    index = read(tmp_path, columns={"attributes": ("age",)})
+    assert labelled(index) == labelled(index, "test") == FACES
+    assert [record.attributes for record in index.splits["train"]] == [{"age": "30"}, {"age": "31"}, {"age": "32"}]
+    assert index.splits["test"][0].image.place == str(tmp_path / "test" / "a.png")
+    layouts.write_json_lines(tmp_path / "metadata.jsonl", [{"file_name": f"train/{n}", "label": x} for n, x in FACES])
+    assert labelled(read(tmp_path, file="metadata.jsonl")) == [(f"train/{name}", label) for name, label in FACES]
+
+
+@pytest.mark.parametrize("values", [("train", "val", "test"), ("Training", "PublicTest", "PrivateTest")])
+def test_a_column_of_splits_and_of_persons(tmp_path: Path, values: tuple[str, ...]) -> None:
+    layouts.write_images(tmp_path / "images", NAMES)
+    rows = [(*face, values[number], f"p{number}") for number, face in enumerate(FACES)]
+    layouts.write_table(tmp_path / "labels.csv", rows, ("image", "label", "Usage", "subject_id"))
+    index = read(tmp_path)
+    assert {split: labelled(index, split) for split in index.splits} == {
+        "train": FACES[:1],
+        "validation": FACES[1:2],
+        "test": FACES[2:],
+    }
+    assert index.splits["test"][0].person == "p2"
+    assert index.splits["train"][0].image.read() == (tmp_path / "images" / "a.png").read_bytes()
+
+
+def test_lists_of_splits_named_by_fields(tmp_path: Path) -> None:
+    layouts.write_images(tmp_path / "faces", NAMES)
+    layouts.write_table(tmp_path / "lists" / "1.txt", FACES[:2], (), " ")
+    layouts.write_table(tmp_path / "lists" / "2.txt", FACES[2:], (), " ")
+    index = read(tmp_path, train="lists/1.txt", test=str(tmp_path / "lists" / "2.txt"), images="faces")
+    assert (labelled(index), labelled(index, "test")) == (FACES[:2], FACES[2:])
+    with pytest.raises(DataError, match=r"config\.data\.list\.validation: .*3\.txt is not there"):
+        read(tmp_path, train="lists/1.txt", validation="lists/3.txt")
+
+
+def test_columns_given_by_name_and_by_number(tmp_path: Path) -> None:
+    layouts.write_images(tmp_path, NAMES)
+    rows = [(number, label, name, "x") for number, (name, label) in enumerate(FACES)]
+    layouts.write_table(tmp_path / "a.csv", rows, ("id", "answer", "picture", "note"))
+    assert labelled(read(tmp_path, columns={"image": "picture", "label": "answer"})) == FACES
+    layouts.write_table(tmp_path / "a.csv", rows)
+    assert labelled(read(tmp_path, columns={"image": "3", "label": "2"})) == FACES
+
+
+def test_columns_that_are_not_recognised_are_listed(tmp_path: Path) -> None:
+    layouts.write_images(tmp_path, NAMES)
+    layouts.write_table(tmp_path / "a.csv", [("a.png", "happy", "1")], ("image", "answer", "note"))
+    with pytest.raises(
+        DataError, match=r"a\.csv: none of its columns is called as the label usually is; it has 'image'"
+    ):
+        read(tmp_path)
+    with pytest.raises(DataError, match=r"no column 'anwser' \(config\.data\.columns\.label\); did you mean answer\?"):
+        read(tmp_path, file="a.csv", columns={"label": "anwser"})
+    layouts.write_table(tmp_path / "a.csv", [("a.png", "happy", "1")])
+    with pytest.raises(
+        DataError, match=r"it has '1', '2', '3' \(without a header; line 1 is \['a\.png', 'happy', '1'\]"
+    ):
+        read(tmp_path, file="a.csv")
+    layouts.write_table(tmp_path / "a.csv", [("a.png", "happy", "sad")], ("image", "label", "emotion"))
+    with pytest.raises(DataError, match="'label', 'emotion' may each be the label; choose one, --config"):
+        read(tmp_path, file="a.csv")
+    assert labelled(read(tmp_path, ("sad",), {"label": "emotion"}, file="a.csv")) == [("a.png", "sad")]
+
+
+def test_numbers_need_names(tmp_path: Path) -> None:
+    layouts.write_images(tmp_path, NAMES)
+    layouts.write_table(tmp_path / "labels.csv", [("a.png", 10), ("b.png", "2.0"), ("c.png", 2)], ("image", "label"))
+    with pytest.raises(DataError, match=r"labels 2, 10 are numbers.*'<expression>=2', '<expression>=10', ") as error:
+        read(tmp_path)
+    assert str(error.value).endswith("2 (2), 10 (1)")
+    chosen = ("happiness=10", "fear=2")
+    index = select_classes(read(tmp_path, chosen), chosen)
+    assert labelled(index) == [("a.png", "happiness"), ("b.png", "fear"), ("c.png", "fear")]
+    assert index.source_labels == ("10", "2")
+
+
+def test_faces_are_cropped_by_their_boxes(tmp_path: Path) -> None:
+    layouts.save(tmp_path / "a.png", layouts.image(0, 40, 30))
+    rows = [("a.png", "happy", 5, 4, 20, 10), ("a.png", "sad", 0, 0, 8, 9), ("a.png", "sad", -1, -1, -1, -1)]
+    layouts.write_table(tmp_path / "labels.csv", rows, ("image", "label", "x", "y", "w", "h"))
+    box = ("x", "y", "w", "h")
+    index = read(tmp_path, columns={"box": box})
+    assert labelled(index) == [("a.png", "happy"), ("a.png#2", "sad")]
+    assert [Image.open(io.BytesIO(r.image.read())).size for r in index.splits["train"]] == [(20, 10), (8, 9)]
+    assert index.dropped == {"train": {"no face box": 1}}
+    corners = read(tmp_path, columns={"box": box, "box_format": "xyxy"})
+    assert Image.open(io.BytesIO(corners.splits["train"][0].image.read())).size == (15, 6)
+    rows = [{"file_name": "a.png", "label": "happy", "bbox": [1, 2, 3, 4]}, {"file_name": "a.png", "label": "sad"}]
+    layouts.write_json_lines(tmp_path / "faces.jsonl", rows)
+    (happy,) = read(tmp_path, columns={"box": ("bbox",)}, file="faces.jsonl").splits["train"]
+    assert "(1.0, 2.0, 3.0, 4.0)" in happy.image.place
+    layouts.write_table(tmp_path / "labels.csv", [("a.png", "happy", "1;2")], ("image", "label", "box"))
+    with pytest.raises(DataError, match=r"line 2: the face box is \['1;2'\], expected four numbers \(xywh\)"):
+        read(tmp_path, columns={"box": ("box",)}, file="labels.csv")
+
+
+def test_images_are_looked_for(tmp_path: Path) -> None:
+    """Kaggle's RAF-DB: images in numbered folders, lists beside with bare names."""
+    for split, number in (("train", 0), ("test", 3)):
+        names = [f"{split}_{at:05d}_aligned.jpg" for at in range(3)]
+        for at, name in enumerate(names):
+            layouts.save(tmp_path / "DATASET" / split / str(at + 1) / name, layouts.image(number + at))
+        layouts.write_table(
+            tmp_path / f"{split}_labels.csv", [(name, at + 1) for at, name in enumerate(names)], ("image", "label")
+        )
+    chosen = ("surprise=1", "fear=2", "disgust=3")
+    index = select_classes(read(tmp_path, chosen), chosen)
+    assert labelled(index, "test")[1] == ("test_00001_aligned.jpg", "fear")
+    assert index.splits["test"][1].image.place == str(tmp_path / "DATASET/test/2/test_00001_aligned.jpg")
+
+
+def test_names_without_suffix_or_with_spaces_and_folders_of_splits(tmp_path: Path) -> None:
+    layouts.write_images(tmp_path / "Train" / "x", ["my face.png", "b.png"])
+    layouts.write_images(tmp_path / "Test" / "y", ["c.png"], 5)
+    layouts.write_table(tmp_path / "labels.csv", [("my face", "sad"), ("b", "happy"), ("c", "sad")], ("id", "label"))
+    index = read(tmp_path, columns={"image": "id"})
+    assert labelled(index) == [("my face", "sad"), ("b", "happy")]
+    assert labelled(index, "test") == [("c", "sad")]
+    layouts.write_table(tmp_path / "list.txt", [("Train/x/my face.png", "sad"), ("Test/y/c.png", "happy")], (), " ")
+    index = read(tmp_path, file="list.txt")
+    assert labelled(index) == [("Train/x/my face.png", "sad")]
+    assert labelled(index, "test") == [("Test/y/c.png", "happy")]
+
+
+def test_images_that_are_not_there(tmp_path: Path) -> None:
+    layouts.write_table(tmp_path / "labels.csv", FACES, ("image", "label"))
+    with pytest.raises(DataError, match=r"labels\.csv: none of the listed images is there; looked for a\.png in"):
+        read(tmp_path)
+    layouts.write_images(tmp_path, ["1/a.png", "2/a.png", "1/b.png"])
+    with pytest.raises(DataError, match=r"lists a\.png, which may be .*1/a\.png or .*2/a\.png; name the folder"):
+        read(tmp_path)
+    # Some are missing: preparing the dataset reports them, or skips them as configured.
+    index = read(tmp_path, images="1")
+    assert index.splits["train"][2].image.place == str(tmp_path / "1" / "c.png")
+    with pytest.raises(DataError, match="none of the listed images is there"):
+        read(tmp_path, images="3")
+
+
+def test_several_lists(tmp_path: Path) -> None:
+    layouts.write_images(tmp_path, NAMES)
+    layouts.write_table(tmp_path / "a.csv", FACES, ("image", "label"))
+    layouts.write_table(tmp_path / "b.csv", FACES, ("image", "label"))
+    with pytest.raises(
+        DataError, match=r"holds several lists, a\.csv, b\.csv; choose one, --config\.data\.list\.file="
+    ):
+        read(tmp_path)
+    layouts.write_table(tmp_path / "train.csv", FACES, ("image", "label"))
+    index = read(tmp_path)
+    assert index.warnings == tuple(f"{tmp_path / name} is not read" for name in ("a.csv", "b.csv"))
+    (tmp_path / "README.txt").write_text("faces of mine\nin two folders\n")
+    assert labelled(read(tmp_path, file="a.csv")) == FACES
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([("a.png", "happy"), ("a.png", "sad")], r"line 3: a\.png was on line 2 already; keep one of them"),
+        ([("a.png", "happy"), ("b.png",)], r"line 3: found 1 columns, \['b\.png'\], expected 2 as in line 1"),
+        ([("a.png", "happy"), ("", "sad")], r"line 3: the image's path is empty"),
+        ([("a.png", "")], "none of the 1 images has a label"),
+        ([("a.png", "happy")], "there is one label with images, 'happy', and no other class"),
+        (
+            [("a.png", "happy"), ("b.png", "surprize")],
+            "the label 'surprize' is nearly called 'surprise'; rename it, or",
+        ),
+        ([("a.png", "S001"), ("b.png", "S002")], "2 labels, S001, S002, which look like persons or clips"),
+    ],
+)
+def test_bad_lines(tmp_path: Path, rows: list[tuple[str, ...]], message: str) -> None:
+    layouts.write_images(tmp_path, NAMES)
+    layouts.write_table(tmp_path / "labels.csv", rows, ("image", "label"))
+    with pytest.raises(DataError, match=message):
+        read(tmp_path, file="labels.csv")
+
+
+def test_splits_that_contradict(tmp_path: Path) -> None:
+    layouts.write_images(tmp_path, NAMES)
+    rows = [(*FACES[0], "train"), (*FACES[1], "test")]
+    layouts.write_table(tmp_path / "train.csv", rows, ("image", "label", "split"))
+    with pytest.raises(DataError, match=r"line 3: the split is 'test', in a file of the split 'train'"):
+        read(tmp_path)
+    layouts.write_table(tmp_path / "train.csv", [(*FACES[0], "3")], ("image", "label", "split"))
+    with pytest.raises(DataError, match="line 2: the split is '3', expected train, validation or test"):
+        read(tmp_path)
+
+
+def test_misspelled_and_coded_labels_are_read_and_said(tmp_path: Path) -> None:
+    layouts.write_images(tmp_path, NAMES)
+    layouts.write_table(tmp_path / "labels.csv", [("a.png", "suprise"), ("b.png", "sad")], ("image", "label"))
+    index = read(tmp_path)
+    assert labelled(index) == [("a.png", "surprise"), ("b.png", "sad")]
+    assert index.warnings == (f"{tmp_path}/labels.csv: labels are read by another name: 'suprise' as 'surprise'",)
+    layouts.write_table(
+        tmp_path / "labels.csv", [("a.png", "SU"), ("b.png", "AF"), ("c.png", "SA")], ("image", "label")
+    )
+    assert read(tmp_path).class_names == ("fear", "sadness", "surprise")
+
+
+def test_empty_labels_are_dropped_and_counted(tmp_path: Path) -> None:
+    layouts.write_images(tmp_path, [*NAMES, "d.png"])
+    layouts.write_table(tmp_path / "labels.csv", [*FACES, ("d.png", "")], ("image", "label"))
+    index = read(tmp_path)
+    assert labelled(index) == FACES
+    assert index.dropped == {"train": {"no label": 1}}
+
+
+def test_without_lists_the_error_says_what_is_there(tmp_path: Path) -> None:
+    layouts.write_folders(tmp_path / "train", {"happy": 1, "sad": 1})
+    with pytest.raises(
+        DataError, match=r"holds no list of images\.\nWhat is in .* looks like images in class folders: "
+    ):
+        read(tmp_path)
+
+
+def test_it_is_split_and_prepared_as_class_folders_are(tmp_path: Path) -> None:
+    faces = [(f"{at:02d}.png", ("happy", "sad")[at % 2], f"p{at // 4}") for at in range(40)]
+    layouts.write_images(tmp_path, [name for name, *_ in faces])
+    layouts.write_table(tmp_path / "labels.csv", faces, ("image", "label", "person"))
+    dataset = load_dataset(layouts.section("list", tmp_path, test_split="test", validation_fraction=0.1))
+    persons = [{int(name[:2]) // 4 for name in split.names.tolist()} for split in (dataset.train, *dataset.held_out)]
+    assert sum(map(len, persons)) == len(set[int]().union(*persons)) == 10
+    assert [len(split) for split in (dataset.train, *dataset.held_out)] == [28, 4, 8]
+    assert "there is no test split: 20% of train are split off" in dataset.description
+    assert "who is on an image is not known" not in dataset.description
+    np.testing.assert_array_equal(
+        np.asarray(dataset.train.source.image(0)), np.asarray(layouts.image(int(dataset.train.names[0][:2])))
+    )
+
+
+def test_fields_that_contradict() -> None:
+    with pytest.raises(ValueError, match=r"file is 'a\.csv' and a split has a list too"):
+        ListSection(file="a.csv", train="b.csv")
+    with pytest.raises(ValueError, match="box names 2 columns, expected four, or one"):
+        ColumnsSection(box=("x", "y"))
+    with pytest.raises(ValueError, match="expected hf://datasets/OWNER/NAME"):
+        DataSection(dir="hf://owner/name")
