@@ -159,7 +159,7 @@ def test_a_clip_of_another_name_is_told_by_its_content(sample, tmp_path):
         ended(tmp_path / "other")
     with pytest.raises(ConfigError, match=r"now 'nobody/nothing', .* cannot be told, as it is not on this machine"):
         ended("nobody/nothing")
-    with pytest.raises(ConfigError, match=r"config\.clip\.name is '/no/such/clip': .*there is no such folder"):
+    with pytest.raises(ConfigError, match=r"config\.clip\.name is '/no/such/clip': .*there is no such file or folder"):
         ended("/no/such/clip")
 
 
