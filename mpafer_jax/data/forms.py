@@ -12,7 +12,7 @@ from pathlib import Path, PurePath
 _DEPTH, _FOLDERS, _FILES, _ENTRIES = 4, 24, 6, 4096  # levels; of each folder: subfolders, files of a suffix, all
 
 # Pattern of a path in the folder, what it is, the datasets that read it, and what to do.
-_FORMS: tuple[tuple[str, str, tuple[str, ...], str], ...] = (
+FORMS: tuple[tuple[str, str, tuple[str, ...], str], ...] = (
     (
         r"EmoLabel/list_patition_label\.txt$|(^|/)(train|test)_\d{4,5}(_aligned)?\.jpg$",
         "RAF-DB",
@@ -85,7 +85,7 @@ def hint(directory: Path, dataset: str) -> str:
     paths = "\n".join(_paths(directory, PurePath()))
     return "".join(
         f"What is in {directory} looks like {name}: {way}.\n"
-        for pattern, name, datasets, way in _FORMS
+        for pattern, name, datasets, way in FORMS
         if dataset not in datasets and re.search(pattern, paths, re.MULTILINE | re.IGNORECASE)
     )
 

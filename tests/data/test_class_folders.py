@@ -1,9 +1,12 @@
 """Class folders as public copies have them: names of splits and classes, nesting, lists beside, YOLO's labels."""
 
+import re
 from pathlib import Path
 
 import pytest
 
+from configs import common
+from mpafer_jax.data import forms
 from mpafer_jax.data.readers import affectnet, folder, label_list, rafdb
 from mpafer_jax.data.records import SourceIndex, select_classes
 from mpafer_jax.runtime.errors import DataError
@@ -239,3 +242,8 @@ def test_errors_say_what_a_folder_looks_like(tmp_path: Path, name: str) -> None:
     read = affectnet.read if "RAF-DB" in WAYS[name] else rafdb.read
     with pytest.raises(DataError, match=rf"is not there\.\n(.*\n)*What is in .* looks like (.* )?{WAYS[name]}"):
         read(tmp_path)
+
+
+def test_named_configs_exist() -> None:
+    named = {name for *_, way in forms.FORMS for name in re.findall(r"configs/(\w+\.py)", way)}
+    assert {"list.py", "clips.py"} <= named <= {path.name for path in Path(common.__file__).parent.glob("*.py")}

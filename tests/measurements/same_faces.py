@@ -70,8 +70,8 @@ def digest(split: Split) -> str:
 
 def measure(out: pathlib.Path, steps: int) -> dict[str, dict[str, object]]:
     """What each form gives, after training for so many steps."""
-    changes = {"train.num_steps": steps, "train.eval_every": steps, "train.checkpoint_every": steps}
-    train.train_and_evaluate(configuration("ferplus", out, **changes), out / "run")
+    changes = {f"train.{name}": steps for name in ("num_steps", "eval_every", "checkpoint_every")}
+    train.train_and_evaluate(configuration("ferplus", out, **changes, **{"optimizer.warmup_steps": 0}), out / "run")
     found: dict[str, dict[str, object]] = {}
     for form in FORMS:
         config = configuration(form, out, **{"eval.checkpoint": str(out / "run")})
