@@ -203,8 +203,10 @@ def command(name: str, *arguments: Argument, **options: Any) -> Callable[[Callab
     """Makes a command of the function that follows; the options are as in `Command`."""
 
     def make(main: Callable[..., int | None]) -> Command:
-        COMMANDS[name] = Command(name, main, arguments, **options)
-        return COMMANDS[name]
+        made = Command(name, main, arguments, **options)
+        if main.__module__.startswith("mpafer_jax."):  # a command from outside starts by itself
+            COMMANDS[name] = made
+        return made
 
     return make
 

@@ -127,12 +127,14 @@ def test_a_thousand_mutated_images_of_every_format_end_no_process():
 
 def test_mutated_images_are_all_counted_by_preparation(tmp_path):
     rng = np.random.default_rng(0)
-    (tmp_path / "happy").mkdir()
+    classes = [tmp_path / "happy", tmp_path / "sad"]
+    for path in classes:
+        path.mkdir()
     samples = [*itertools.chain(*fuzz.samples().values())]
     for position, data in enumerate(samples):
-        (tmp_path / "happy" / f"{position}.png").write_bytes(data)
+        (classes[position % 2] / f"{position}.png").write_bytes(data)
         for number in range(5):
-            (tmp_path / "happy" / f"{position}_{number}.png").write_bytes(fuzz.mutated(data, rng))
+            (classes[position % 2] / f"{position}_{number}.png").write_bytes(fuzz.mutated(data, rng))
     prepared = prepare(folder.read(tmp_path), tmp_path / "prepared", "skip")
     kept, skipped = len(prepared.splits["train"].names), len(prepared.summary.skipped["train"])
     assert kept + skipped == 6 * len(samples)

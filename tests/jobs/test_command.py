@@ -129,7 +129,7 @@ def test_mistakes_end_with_a_message_and_leave_the_folder_free(sample, tmp_path,
     assert not (tmp_path / "run" / "config.json").exists()  # corrected, the same folder can be used
 
 
-@pytest.mark.parametrize("config", ["rafdb", "~/configs/rafbd.py"])  # a shell leaves the tilde of --config=~ alone
+@pytest.mark.parametrize("config", ["rafdb", "~/configs/rafdbb.py"])  # a shell leaves the tilde of --config=~ alone
 def test_a_near_config_is_named_in_two_lines(config, monkeypatch):
     monkeypatch.setenv("HOME", str(runs.ROOT))
     done = runs.call("train", f"--config={config}", "--workdir=/nowhere")

@@ -3,6 +3,7 @@
 import collections
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import json
 import pathlib
@@ -103,9 +104,10 @@ def test_no_place_of_the_machine_is_in_any_file(sample, finished, tmp_path):
     params, description, step = checkpoints.load(finished[0], "best")
     config = json.loads(json.dumps(description.config))
     for field in redaction.LOCAL_PATHS:
-        section, name = field.split(".")
+        *sections, name = field.split(".")
+        section = functools.reduce(dict.__getitem__, sections, config)
         place = f"/home/alice/{name}"
-        config[section][name] = [place] if isinstance(config[section][name], list) else place
+        section[name] = [place] if isinstance(section[name], list) else place
     changed = description.model_copy(update={"config": config, "clip_name": "/home/alice/clip"})
     prompt_file.save_prompts(tmp_path / "trained", params, changed.model_dump(mode="json"), step)
     out, forms = tmp_path / "out", "--to=prompts,stablehlo"
