@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from mpafer_jax.data import records
-from mpafer_jax.data.preprocess import IMAGE_SUFFIXES
+from mpafer_jax.data.preprocess import is_image
 from mpafer_jax.data.records import Clip, Record, SourceIndex
 from mpafer_jax.runtime.errors import DataError
 
@@ -67,7 +67,7 @@ def read_clip(folder: Path) -> Clip | None:
     """The images of a folder, numbers in their names in the order of their values; None without any."""
     try:
         with os.scandir(folder) as entries:
-            names = [e.name for e in entries if Path(e.name).suffix.lower() in IMAGE_SUFFIXES and e.name[0] != "."]
+            names = [e.name for e in entries if is_image(e.name) and e.name[0] != "."]
     except (FileNotFoundError, NotADirectoryError):
         return None
     names.sort(key=lambda name: [int(part) if part.isdecimal() else part for part in _NUMBER.split(name)])

@@ -13,7 +13,6 @@ from mpafer_jax.config.expressions import (
     names_of_codes,
     near_expression,
 )
-from mpafer_jax.data.preprocess import IMAGE_SUFFIXES
 from mpafer_jax.data.records import LayoutError
 from mpafer_jax.runtime import files
 from mpafer_jax.runtime.errors import ConfigError, DataError
@@ -45,11 +44,6 @@ def split_in(words: str) -> str:
 def split_of_path(path: Path) -> str:
     """The split of the first folder of a path that names one, '' for none."""
     return next((split for part in path.parts[:-1] if (split := split_of(part))), "")
-
-
-def is_image(name: str) -> bool:
-    """Whether a file is called as an image."""
-    return Path(name).suffix.lower() in IMAGE_SUFFIXES
 
 
 def are_numbers(labels: Sequence[str]) -> bool:

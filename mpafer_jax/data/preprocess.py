@@ -47,6 +47,11 @@ _ERASE_RATIO = (0.3, 1 / 0.3)  # width / height, as in the random erasing paper 
 _ATTEMPTS = 10  # draws of a rectangle that may not fit
 
 
+def is_image(name: str) -> bool:
+    """Whether a file is called as an image."""
+    return Path(name).suffix.lower() in IMAGE_SUFFIXES
+
+
 class _Enhancer(Protocol):
     def enhance(self, factor: float, /) -> Image.Image: ...
 

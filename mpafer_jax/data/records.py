@@ -19,7 +19,7 @@ from PIL import Image
 
 from mpafer_jax.config.expressions import canonical_name, check_class_names
 from mpafer_jax.data import align
-from mpafer_jax.data.preprocess import IMAGE_SUFFIXES, decode_rgb, read_image_file
+from mpafer_jax.data.preprocess import decode_rgb, is_image, read_image_file
 from mpafer_jax.runtime import files
 from mpafer_jax.runtime.errors import ConfigError, DataError
 
@@ -345,7 +345,7 @@ def images_in(folder: Path, split: str, dropped: Counts) -> list[Path]:
             continue
         if path.is_dir():
             count(dropped, split, _NESTED, number_of_images(path))
-        elif path.suffix.lower() in IMAGE_SUFFIXES:
+        elif is_image(path.name):
             images.append(path)
         else:
             count(dropped, split, f"{_NO_IMAGE} ({path.suffix or 'no suffix'})")
@@ -355,7 +355,7 @@ def images_in(folder: Path, split: str, dropped: Counts) -> list[Path]:
 def count_beside(folder: Path, split: str, dropped: Counts) -> None:
     """Counts images beside the class folders in `dropped`."""
     beside = (path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
-    count(dropped, split, _BESIDE, sum(path.suffix.lower() in IMAGE_SUFFIXES for path in beside))
+    count(dropped, split, _BESIDE, sum(is_image(path.name) for path in beside))
 
 
 def number_of_images(folder: Path) -> int:
@@ -363,7 +363,7 @@ def number_of_images(folder: Path) -> int:
     number = 0
     for _, folders, names in os.walk(folder):
         folders[:] = [name for name in folders if not name.startswith(".")]
-        number += sum(not name.startswith(".") and Path(name).suffix.lower() in IMAGE_SUFFIXES for name in names)
+        number += sum(not name.startswith(".") and is_image(name) for name in names)
     return number
 
 

@@ -11,7 +11,7 @@ from typing import Any, cast
 
 from mpafer_jax.config.data_section import ColumnsSection
 from mpafer_jax.data import records
-from mpafer_jax.data.names import is_image
+from mpafer_jax.data.preprocess import is_image
 from mpafer_jax.runtime.errors import DataError, did_you_mean
 
 SUFFIXES = (".csv", ".tsv", ".txt", ".lst", ".jsonl")

@@ -9,8 +9,8 @@ from pathlib import Path, PurePosixPath
 from mpafer_jax.config.data_section import ColumnsSection
 from mpafer_jax.config.expressions import canonical_name
 from mpafer_jax.data import listing, records, tables
-from mpafer_jax.data.names import SPLITS, are_numbers, is_image, name_classes, number_note, split_of
-from mpafer_jax.data.preprocess import IMAGE_SUFFIXES
+from mpafer_jax.data.names import SPLITS, are_numbers, name_classes, number_note, split_of
+from mpafer_jax.data.preprocess import IMAGE_SUFFIXES, is_image
 from mpafer_jax.data.reader import reader
 from mpafer_jax.data.readers import yolo
 from mpafer_jax.data.records import Counts, LayoutError, Record, SourceIndex

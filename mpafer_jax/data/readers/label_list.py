@@ -12,7 +12,8 @@ from pathlib import Path
 from mpafer_jax.config.data_section import ColumnsSection, ListSection
 from mpafer_jax.data import listing, records, tables
 from mpafer_jax.data.listing import Row
-from mpafer_jax.data.names import is_image, split_in, split_of, split_of_path
+from mpafer_jax.data.names import split_in, split_of, split_of_path
+from mpafer_jax.data.preprocess import is_image
 from mpafer_jax.data.reader import reader
 from mpafer_jax.data.records import ImageCrop, ImageFile, LayoutError, SourceIndex
 from mpafer_jax.data.tables import Table

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from mpafer_jax.data import records
-from mpafer_jax.data.preprocess import IMAGE_SUFFIXES
+from mpafer_jax.data.preprocess import is_image
 from mpafer_jax.data.records import Counts, Record, SourceIndex
 from mpafer_jax.runtime.errors import DataError
 
@@ -66,9 +66,5 @@ def _images(place: Path) -> list[Path]:
     images: list[Path] = []
     for folder, folders, names in os.walk(place):
         folders[:] = [name for name in folders if not name.startswith(".") and name != records.PREPARED_FOLDER]
-        images += [
-            Path(folder, name)
-            for name in names
-            if not name.startswith(".") and Path(name).suffix.lower() in IMAGE_SUFFIXES
-        ]
+        images += [Path(folder, name) for name in names if not name.startswith(".") and is_image(name)]
     return sorted(images)

@@ -13,7 +13,8 @@ from typing import Any, cast
 
 from mpafer_jax.data import listing, records
 from mpafer_jax.data.listing import Row
-from mpafer_jax.data.names import is_image, split_of
+from mpafer_jax.data.names import split_of
+from mpafer_jax.data.preprocess import is_image
 from mpafer_jax.data.records import ImageFile, LayoutError, SourceIndex
 from mpafer_jax.runtime.errors import DataError
 
