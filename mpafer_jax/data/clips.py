@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -72,13 +72,6 @@ def read_clip(folder: Path) -> Clip | None:
         return None
     names.sort(key=lambda name: [int(part) if part.isdecimal() else part for part in _NUMBER.split(name)])
     return Clip(folder, tuple(names)) if names else None
-
-
-def lines(path: Path) -> Iterator[tuple[str, str]]:
-    """The lines of a list with their places, without empty ones."""
-    for number, line in enumerate(records.read_text(path).splitlines(), start=1):
-        if line.strip():
-            yield f"{path} line {number}", records.listed_name(line.strip())
 
 
 def read_lists(

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path, PurePath
 
 _DEPTH, _FOLDERS, _FILES, _ENTRIES = 4, 24, 6, 4096  # levels; of each folder: subfolders, files of a suffix, all
+_ANYONES = {"list", "folder"}  # datasets of no owner
 
 # Pattern of a path in the folder, what it is, the datasets that read it, and what to do.
 FORMS: tuple[tuple[str, str, tuple[str, ...], str], ...] = (
@@ -78,16 +79,28 @@ FORMS: tuple[tuple[str, str, tuple[str, ...], str], ...] = (
 )
 
 
-def hint(directory: Path, dataset: str) -> str:
-    """A line for each form that a folder seems to have and `dataset` does not read, with what to do; '' for none."""
+def hint(directory: Path, dataset: str, layout: str) -> str:
+    """A line for each form that a folder seems to have, with what to do; '' for none.
+
+    Args:
+      dataset: whose form, if it is here, is named where its `layout` does not show the folder that it is in; then, and
+        with the form of another dataset, lists and class folders are not named.
+    """
     if not directory.is_dir():
         return ""
     paths = "\n".join(_paths(directory, PurePath()))
-    return "".join(
-        f"What is in {directory} looks like {name}: {way}.\n"
-        for pattern, name, datasets, way in FORMS
-        if dataset not in datasets and re.search(pattern, paths, re.MULTILINE | re.IGNORECASE)
-    )
+    lines, is_known = list[str](), False
+    for pattern, name, datasets, way in FORMS:
+        match = re.search(pattern, paths, re.MULTILINE | re.IGNORECASE)
+        if match is None or (is_known and _ANYONES & {*datasets}):
+            continue
+        is_known = is_known or bool(datasets)
+        place = paths[paths.rfind("\n", 0, match.start()) + 1 : match.start()].strip("/")
+        if dataset not in datasets:
+            lines.append(f"What is in {directory} looks like {name}: {way}.\n")
+        elif place and f"{place}/" not in layout and dataset not in _ANYONES:
+            lines.append(f"{name} seems to be in {directory / place}; set config.data.dir to the folder as below.\n")
+    return "".join(lines)
 
 
 def _paths(directory: Path, at: PurePath) -> Iterator[str]:

@@ -27,8 +27,13 @@ class Row:
 
 
 def label_text(text: str) -> str:
-    """A label without spaces around it; whole numbers without fraction or leading zeros: " 03.0" gives "3"."""
+    """A label without spaces around it, '' for none, which programs write as -1 or NaN.
+
+    Whole numbers are without fraction or leading zeros: " 03.0" gives "3".
+    """
     text = text.strip()
+    if text.lower() in ("nan", "-1", "-1.0"):
+        return ""
     return str(int(text.partition(".")[0])) if re.fullmatch(r"\d+(\.0+)?", text) else text
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import ParamSpec
+from typing import Any, ParamSpec
 
-from mpafer_jax.data import forms
+from mpafer_jax.data import forms, records
 from mpafer_jax.data.records import LayoutError, SourceIndex
 from mpafer_jax.runtime.errors import DataError
 
@@ -63,9 +64,9 @@ def reader(
         @functools.wraps(read)
         def named(*arguments: P.args, **options: P.kwargs) -> SourceIndex:
             try:
-                index = read(*arguments, **options)
+                index = _read_where_it_is(read, *arguments, **options)
             except LayoutError as error:
-                hint = "".join(forms.hint(place, name) for place in arguments[:1] if isinstance(place, Path))
+                hint = "".join(forms.hint(place, name, layout) for place in arguments[:1] if isinstance(place, Path))
                 raise DataError(
                     f"{error}\n{hint}Expected under config.data.dir:\n{layout}\n"
                     f"Get it from {source}; see docs/datasets.md."
@@ -86,3 +87,16 @@ def reader(
         return named
 
     return register
+
+
+def _read_where_it_is(read: Callable[..., SourceIndex], *arguments: Any, **options: Any) -> SourceIndex:
+    """Reads a folder, or where the layout is not in it the only folder inside it, as archives unpack."""
+    try:
+        return read(*arguments, **options)
+    except LayoutError:
+        place = arguments[0] if arguments else None
+        below = records.subfolders(place) if isinstance(place, Path) and place.is_dir() else ()
+        if len(below) == 1:
+            with contextlib.suppress(LayoutError):  # the first error names the configured folder
+                return _read_where_it_is(read, below[0], *arguments[1:], **options)
+        raise

@@ -212,6 +212,7 @@ class Record:
 
 
 PREPARED_FOLDER = "mpafer_tfds"  # inside the dataset's folder, unless config.data.prepared_dir is set
+_NO_DATA = (PREPARED_FOLDER, "__MACOSX")  # the second is in archives made on a Mac
 Counts = dict[str, dict[str, int]]  # split -> reason -> dropped examples
 MAX_GROUPS = 20  # an attribute with more values is a measurement or a name, and makes no groups
 CROPPED = "faces cropped: "  # start of the note on `SourceIndex.crop` in a dataset's description
@@ -290,14 +291,23 @@ def read_text(path: Path) -> str:
         raise _unreadable(path, error) from error
 
 
+def lines(path: Path) -> Iterator[tuple[str, str]]:
+    """The lines of a list with their places, without empty ones, paths with forward slashes; see `read_text`."""
+    # Not `splitlines`, which ends lines at other characters than csv does.
+    for number, line in enumerate(read_text(path).split("\n"), start=1):
+        if line.strip():
+            yield f"{path} line {number}", listed_name(line.strip())
+
+
 def read_csv(path: Path, delimiter: str = ",") -> Iterator[tuple[int, list[str]]]:
-    """Streams the rows of a csv as (line number, fields); DataError if it cannot be read."""
+    """Streams the rows of a csv as (line number, fields), without blank ones; DataError if it cannot be read."""
     try:
         with files.open_text(path, newline="") as text:
             rows = csv.reader(text, delimiter=delimiter)
             try:
                 for row in rows:
-                    yield rows.line_num, row
+                    if any(field.strip() for field in row):
+                        yield rows.line_num, row
             except csv.Error as error:
                 raise DataError(f"{path} line {rows.line_num}: {error}; a quotation mark may be left open") from error
     except OSError as error:
@@ -327,11 +337,24 @@ def was_overlooked(reason: str) -> bool:
 
 def subfolders(directory: Path) -> list[Path]:
     """The folders in a folder, sorted by name, without hidden ones and the prepared copy."""
-    return sorted(
-        path
-        for path in directory.iterdir()
-        if path.is_dir() and not path.name.startswith(".") and path.name != PREPARED_FOLDER
-    )
+    return sorted(path for path in directory.iterdir() if path.is_dir() and _may_be_data(path.name))
+
+
+def files_below(folder: Path) -> Iterator[Path]:
+    """The files in a folder, at any depth, without hidden ones and the prepared copy.
+
+    Links are followed, and no folder is read twice.
+    """
+    read = set[str]()
+    for place, folders, names in os.walk(folder, followlinks=True):
+        is_new = (real := os.path.realpath(place)) not in read
+        read.add(real)
+        folders[:] = filter(_may_be_data, sorted(folders)) if is_new else ()
+        yield from (Path(place, name) for name in sorted(filter(_may_be_data, names)) if is_new)
+
+
+def _may_be_data(name: str) -> bool:
+    return not name.startswith(".") and name not in _NO_DATA
 
 
 def images_in(folder: Path, split: str, dropped: Counts) -> list[Path]:
@@ -341,7 +364,7 @@ def images_in(folder: Path, split: str, dropped: Counts) -> list[Path]:
     """
     images: list[Path] = []
     for path in sorted(folder.iterdir()) if folder.is_dir() else ():
-        if path.name.startswith(".") or path.name == PREPARED_FOLDER:
+        if not _may_be_data(path.name):
             continue
         if path.is_dir():
             count(dropped, split, _NESTED, number_of_images(path))
@@ -360,11 +383,7 @@ def count_beside(folder: Path, split: str, dropped: Counts) -> None:
 
 def number_of_images(folder: Path) -> int:
     """Number of files with an image suffix in a folder, at any depth, without hidden ones."""
-    number = 0
-    for _, folders, names in os.walk(folder):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        number += sum(not name.startswith(".") and is_image(name) for name in names)
-    return number
+    return sum(is_image(path.name) for path in files_below(folder))
 
 
 def select_classes(index: SourceIndex, class_names: Sequence[str]) -> SourceIndex:
@@ -428,5 +447,5 @@ def _relabel(record: Record, new_label: Mapping[int, int]) -> Record:
 
 
 def missing(path: Path) -> LayoutError:
-    """The error for a missing file or folder."""
-    return LayoutError(f"{path} is not there.")
+    """The error for a missing file or folder, or a file in place of a folder."""
+    return LayoutError(f"{path} is a file, expected a folder." if path.is_file() else f"{path} is not there.")

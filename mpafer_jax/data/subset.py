@@ -33,10 +33,9 @@ _IDENTITY = re.compile(r"(?:\d_)?(?P<key>test_\d{4}|fer\d{7}|[0-9a-f]{30,64})(?:
 def read_list(path: Path) -> list[str]:
     """The non-empty lines of a list; DataError if there are none."""
     try:
-        lines = [line.strip() for line in records.read_text(path).splitlines()]
+        entries = [line for _, line in records.lines(path)]
     except DataError as error:
         raise DataError(f"config.data.test_subset: {path} cannot be read as a list of names ({error})") from error
-    entries = [records.listed_name(line) for line in lines if line]
     if not entries:
         raise DataError(f"config.data.test_subset: {path} is empty, expected a name of an image a line")
     return entries

@@ -63,7 +63,7 @@ def read_table(path: Path, columns: ColumnsSection | None = None, delimiter: str
         raise DataError(f"{path} is empty, expected a line for each image")
     delimiter = delimiter or _delimiter([line for _, line in lines[:_SAMPLE]], path)
     if delimiter:
-        rows = [(line, [field.strip() for field in row]) for line, row in records.read_csv(path, delimiter) if any(row)]
+        rows = [(line, [field.strip() for field in row]) for line, row in records.read_csv(path, delimiter)]
     else:
         width = min(len(line.split()) for _, line in lines)
         rows = [(number, line.strip().rsplit(maxsplit=width - 1)) for number, line in lines]
@@ -73,6 +73,8 @@ def read_table(path: Path, columns: ColumnsSection | None = None, delimiter: str
     for line, row in rows:
         if len(row) != len(names):
             raise DataError(f"{path} line {line}: found {len(row)} columns, {row}, expected {len(names)} as in line 1")
+    if has_header and len(rows) == 1:
+        raise DataError(f"{path} has a header, {listed(names)}, and no other line; expected a line for each image")
     return Table(path, names, has_header, tuple(rows[1:] if has_header else rows))
 
 
@@ -158,21 +160,29 @@ def listed(names: Collection[str]) -> str:
 
 
 def image_and_label(table: Table, columns: ColumnsSection) -> tuple[int, int]:
-    """Positions of the columns of image and label; DataError that lists the columns if one is not found."""
+    """Positions of the columns of image and label.
+
+    Raises:
+      DataError: one is not found; the columns are listed. Or a field in them has several lines.
+    """
     place = str(table.path)
     image = find_column("image", columns.image, table.columns, place)
     label = find_column("label", columns.label, table.columns, place)
-    if len(table.columns) == 2 and table.rows and min(image, label) < 0:
-        # Lines `path label`, or a header with one unusual name.
-        image = 0 if image < 0 and label != 0 and is_image(table.rows[0][1][0]) else image
+    if len(table.columns) == 2 and min(image, label) < 0:
+        # Lines `path label` or `label path`, or a header with one unusual name.
+        if image < 0:
+            image = next((at for at, field in enumerate(table.rows[0][1]) if at != label and is_image(field)), -1)
         label = 1 - image if label < 0 and image >= 0 else label
     for role, position in (("image", image), ("label", label)):
         if position < 0:
-            example = "" if table.has_header or not table.rows else f" (without a header; line 1 is {table.rows[0][1]})"
+            example = "" if table.has_header else f" (without a header; line 1 is {table.rows[0][1]})"
             raise DataError(
                 f"{place}: none of its columns is called as the {role} usually is; it has {listed(table.columns)}"
                 f"{example}. Name it, --config.data.columns.{role}=..."
             )
+    for line, row in table.rows:
+        if "\n" in row[image] or "\n" in row[label]:
+            raise DataError(f"{table.place(line)}: a name or label of several lines; a quotation mark may be left open")
     return image, label
 
 
@@ -180,7 +190,8 @@ def find(folders: Iterable[Path], columns: ColumnsSection, delimiter: str = "") 
     """Label files in folders, not below them: those with columns of image and label, whose images look like images.
 
     Returns:
-      The tables, sorted by folder and name, and why other csv and JSON lines are none.
+      The tables, sorted by folder and name, and why other files that may be meant are none: csv, JSON lines, and text
+      that names an image.
     """
     found: list[Table] = []
     refused: list[str] = []
@@ -192,9 +203,16 @@ def find(folders: Iterable[Path], columns: ColumnsSection, delimiter: str = "") 
                 table = read_table(path, columns, delimiter)
                 image, _ = image_and_label(table, columns)
             except DataError as error:
-                if path.suffix.lower() not in (".txt", ".lst"):  # which may be any text
+                if path.suffix.lower() not in (".txt", ".lst") or _names_an_image(path):
                     refused.append(str(error))
                 continue
             if table.has_header or all(is_image(row[image]) for _, row in table.rows[:_SAMPLE]):
                 found.append(table)
     return found, refused
+
+
+def _names_an_image(path: Path) -> bool:
+    try:
+        return any(is_image(word) for line in _lines(path)[:_SAMPLE] for word in line.split())
+    except DataError:
+        return False

@@ -53,6 +53,25 @@ def test_each_split_may_hold_one_other_folder(tmp_path: Path) -> None:
     assert counts(folder.read(tmp_path)) == {"train": [2, 1], "test": [2, 1]}
 
 
+def test_one_class_may_be_spelt_differently_in_each_split(tmp_path: Path) -> None:
+    layouts.write_folders(tmp_path / "train", {"Happy": 2, "Sad": 1})
+    layouts.write_folders(tmp_path / "test", {"happiness": 1, "sad": 2}, 10)
+    index = folder.read(tmp_path)
+    assert index.class_names == ("Happy", "Sad")
+    assert counts(index) == {"train": [2, 1], "test": [1, 2]}
+    assert [record.name for record in index.splits["test"]] == ["happiness/000.png", "sad/000.png", "sad/001.png"]
+    layouts.write_folders(tmp_path / "train", {"sad": 1}, 20)
+    with pytest.raises(DataError, match="'Sad' and 'sad' are the same class"):
+        folder.read(tmp_path)
+
+
+def test_images_one_level_too_deep_are_counted_in_the_error(tmp_path: Path) -> None:
+    layouts.write_folders(tmp_path / "happy", {"anna": 2})
+    layouts.write_folders(tmp_path / "sad", {"anna": 1})
+    with pytest.raises(DataError, match=r"<class>/\*\.jpg is not there; 3 image in a folder inside a class folder\."):
+        folder.read(tmp_path)
+
+
 @pytest.mark.parametrize("numbered_from", [1, 0])
 def test_lists_beside_that_agree(tmp_path: Path, numbered_from: int) -> None:
     """Kaggle's RAF-DB: numbered folders and lists; lists that count from 0 say the same."""

@@ -213,7 +213,7 @@ def test_several_lists(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        ([("a.png", "happy"), ("a.png", "sad")], r"line 3: a\.png was on line 2 already; keep one of them"),
+        ([("a.png", "happy"), ("a.png", "sad")], r"line 3: a\.png was on line 2 already \(.*a\.png\); keep one"),
         ([("a.png", "happy"), ("b.png",)], r"line 3: found 1 columns, \['b\.png'\], expected 2 as in line 1"),
         ([("a.png", "happy"), ("", "sad")], r"line 3: the image's path is empty"),
         ([("a.png", "")], "none of the 1 images has a label"),
@@ -255,12 +255,62 @@ def test_misspelled_and_coded_labels_are_read_and_said(tmp_path: Path) -> None:
     assert read(tmp_path).class_names == ("fear", "sadness", "surprise")
 
 
-def test_empty_labels_are_dropped_and_counted(tmp_path: Path) -> None:
-    layouts.write_images(tmp_path, [*NAMES, "d.png"])
-    layouts.write_table(tmp_path / "labels.csv", [*FACES, ("d.png", "")], ("image", "label"))
+@pytest.mark.parametrize("label", ["", "nan", "NaN", "-1", "-1.0"])
+def test_empty_labels_and_images_in_no_list_are_dropped_and_counted(tmp_path: Path, label: str) -> None:
+    layouts.write_images(tmp_path, [*NAMES, "d.png", "more/e.png", "more/f.png"])
+    layouts.write_table(tmp_path / "labels.csv", [*FACES, ("d.png", label)], ("image", "label"))
     index = read(tmp_path)
     assert labelled(index) == FACES
-    assert index.dropped == {"train": {"no label": 1}}
+    assert index.dropped == {"train": {"no label": 1, "image in no list": 2}}
+
+
+def test_case_of_names_does_not_matter_where_it_is_unique(tmp_path: Path) -> None:
+    layouts.write_images(tmp_path, ["x/A.PNG", "x/b.Png", "x/c.png"])
+    layouts.write_table(tmp_path / "labels.csv", FACES, ("image", "label"))
+    index = read(tmp_path)
+    assert labelled(index) == FACES
+    assert index.splits["train"][0].image.place == str(tmp_path / "x" / "A.PNG")
+
+
+def test_two_listed_names_are_not_one_file(tmp_path: Path) -> None:
+    """sad/1.png is not there; the image of that name in happy/ is another."""
+    layouts.write_images(tmp_path, ["happy/1.png", "sad/2.png"])
+    rows = [("/else/happy/1.png", "happy"), ("/else/sad/1.png", "sad"), ("/else/sad/2.png", "sad")]
+    layouts.write_table(tmp_path / "labels.csv", rows, ("image", "label"))
+    with pytest.raises(DataError, match=r"line 3: /else/sad/1\.png was on line 2 already \(.*/happy/1\.png\)"):
+        read(tmp_path)
+
+
+def test_lists_that_are_not_read_are_said(tmp_path: Path) -> None:
+    layouts.write_images(tmp_path, NAMES)
+    layouts.write_table(tmp_path / "train.csv", FACES[:2], ("image", "label"))
+    layouts.write_table(tmp_path / "test.csv", [("c.png",)], ("image",))
+    (warning,) = read(tmp_path).warnings
+    assert "test.csv: none of its columns is called as the label usually is" in warning
+    (tmp_path / "train.csv").unlink()
+    with pytest.raises(DataError, match=r"holds no list of images\. .*test\.csv: none of its columns"):
+        read(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("labels.csv", "image,label\n", "has a header, 'image', 'label', and no other line"),
+        ("labels.csv", 'image,label\na.png,"sad\nb.png,happy\n', "line 3: a name or label of several lines; a quot"),
+        ("labels.txt", "a.png very sad\nb.png happy\n", r"line 1 is \['a\.png very', 'sad'\]"),
+    ],
+)
+def test_lists_that_hold_none(tmp_path: Path, name: str, text: str, message: str) -> None:
+    layouts.write_images(tmp_path / "images", NAMES)
+    (tmp_path / name).write_text(text)
+    with pytest.raises(DataError, match=rf"holds no list of images\. .*{message}"):
+        read(tmp_path)
+
+
+def test_lines_may_begin_with_the_label(tmp_path: Path) -> None:
+    layouts.write_images(tmp_path, NAMES)
+    layouts.write_table(tmp_path / "labels.txt", [(label, name) for name, label in FACES], delimiter=" ")
+    assert labelled(read(tmp_path)) == FACES
 
 
 def test_without_lists_the_error_says_what_is_there(tmp_path: Path) -> None:

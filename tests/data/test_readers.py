@@ -46,7 +46,7 @@ def test_rafdb_refuses_a_name_twice(tmp_path: Path) -> None:
     layouts.write_rafdb(tmp_path, RAF)
     with (tmp_path / "EmoLabel" / "list_patition_label.txt").open("a") as file:
         file.write("train_00002.jpg 3\n")
-    with pytest.raises(DataError, match=r"line 4: train_00002.jpg was on line 2"):
+    with pytest.raises(DataError, match=r"line 4: train_00002.jpg was there already \(.* line 2\)"):
         rafdb.read(tmp_path)
 
 

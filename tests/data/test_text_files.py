@@ -8,8 +8,22 @@ from typing import Any
 import numpy as np
 import pytest
 
+from mpafer_jax.config.data_section import ClipsSection
 from mpafer_jax.data import records, subset
-from mpafer_jax.data.readers import affectnet, ckplus, expw, fer2013, ferplus, rafdb
+from mpafer_jax.data.readers import (
+    affectnet,
+    ckplus,
+    clips,
+    dfew,
+    expw,
+    fer2013,
+    ferplus,
+    ferv39k,
+    folder,
+    label_list,
+    mafw,
+    rafdb,
+)
 from mpafer_jax.data.records import SourceIndex
 from mpafer_jax.jobs.pretraining.sources import read_folder
 from mpafer_jax.runtime.errors import DataError
@@ -58,9 +72,19 @@ def write_metadata(root: Path, name: str = "in/1.png") -> None:
     (root / "metadata.jsonl").write_text(json.dumps({"file_name": name, "text": "a face"}) + "\n")
 
 
+def write_list(root: Path) -> None:
+    layouts.write_images(root, ["a.png", "b.png"])
+    layouts.write_table(root / "labels.csv", [("a.png", "sad"), ("b.png", "happy")], ("image", "label"))
+
+
+def write_clip_lists(root: Path) -> None:
+    for split in ("train", "test"):
+        layouts.write_clip_list(root, f"{split}.txt", [(f"{split}/1", 2, "sad"), (f"{split}/2", 1, "happy")])
+
+
 def all_images(index: SourceIndex) -> list[Any]:
     return [
-        (split, record.name, record.label, record.image.read())
+        (split, record.name, record.label, [frame.read() for frame in record.frames])
         for split, found in index.splits.items()
         for record in found
     ]
@@ -96,6 +120,24 @@ CASES: dict[str, tuple[Callable[[Path], None], Callable[[Path], list[Any]]]] = {
         lambda root: layouts.write_ckplus_sequence(root, "S005", "001", 3, "   3.0000000e+00\n"),
         lambda root: all_images(ckplus.read(root)),
     ),
+    "dfew": (
+        lambda root: layouts.write_dfew(root, [(1 + number, 1) for number in range(5)]),
+        lambda root: all_images(dfew.read(root, ClipsSection())),
+    ),
+    "ferv39k": (
+        lambda root: layouts.write_ferv39k(root, {"train": ["Action/Happy/0001 Happy"], "test": ["War/Sad/0002 Sad"]}),
+        lambda root: all_images(ferv39k.read(root, ClipsSection())),
+    ),
+    "mafw": (
+        lambda root: layouts.write_mafw(root, [(name, 1) for name in mafw.CLASS_NAMES[:5]]),
+        lambda root: all_images(mafw.read(root, ClipsSection())),
+    ),
+    "lists of clips": (write_clip_lists, lambda root: all_images(clips.read(root, ClipsSection()))),
+    "list": (write_list, lambda root: all_images(label_list.read(root))),
+    "yolo": (
+        lambda root: layouts.write_yolo(root, {f"train/images/{at}.png": f"{at} .5 .5 1 1\n" for at in (0, 1)}, "ab"),
+        lambda root: all_images(folder.read(root)),
+    ),
     "pretraining": (write_metadata, captioned),
 }
 
@@ -105,14 +147,15 @@ def text_files(root: Path) -> list[Path]:
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_a_byte_order_mark_and_other_line_ends_change_nothing(case: str, tmp_path: Path) -> None:
+def test_a_byte_order_mark_other_line_ends_and_blank_lines_change_nothing(case: str, tmp_path: Path) -> None:
     write, read = CASES[case]
     write(tmp_path)
     expected = read(tmp_path)
     assert expected
     for path in text_files(tmp_path):
         text = path.read_bytes().decode()
-        path.write_bytes(b"\xef\xbb\xbf" + text.replace("\r\n", "\n").replace("\n", "\r\n").encode())
+        lines = [*text.splitlines(), "", " ", ""]
+        path.write_bytes(b"\xef\xbb\xbf" + "\r\n".join(lines).encode())
     assert read(tmp_path) == expected
 
 
@@ -141,3 +184,13 @@ def test_a_quotation_mark_that_is_left_open_is_named(tmp_path: Path) -> None:
     path.write_text('"a.jpg,0\n' * 2 + "1" * 200_000)
     with pytest.raises(DataError, match=r"training\.csv line 3: .*a quotation mark may be left open"):
         list(records.read_csv(path))
+
+
+@pytest.mark.parametrize("case", ["rafdb", "expw", "ferv39k", "mafw", "lists of clips"])
+def test_tabs_in_place_of_spaces_change_nothing(case: str, tmp_path: Path) -> None:
+    write, read = CASES[case]
+    write(tmp_path)
+    expected = read(tmp_path)
+    for path in text_files(tmp_path):
+        path.write_text(path.read_text().replace(" ", "\t").replace("a\tb.jpg", "a b.jpg"))
+    assert read(tmp_path) == expected

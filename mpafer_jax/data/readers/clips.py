@@ -7,12 +7,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
 from mpafer_jax.config.data_section import ClipsSection
-from mpafer_jax.config.expressions import check_class_names
 from mpafer_jax.data import clips, records
 from mpafer_jax.data.clips import ListedClip, Lists
+from mpafer_jax.data.names import name_classes, number_note
 from mpafer_jax.data.reader import reader
 from mpafer_jax.data.records import SourceIndex
-from mpafer_jax.runtime.errors import ConfigError, DataError
+from mpafer_jax.runtime.errors import DataError
 
 _FOLD = "{fold}"
 _FOLDS = range(1, 100)
@@ -64,14 +64,16 @@ def read(directory: Path, section: ClipsSection, chosen: Sequence[str] = ()) -> 
         return clip._replace(name=name, folder=root / name, label=new_label[clip.label])
 
     lists = {n: {split: list(map(resolved, of_split)) for split, of_split in listed[n].items()} for n in folds}
-    index = clips.read_folds(_class_names(order, directory), order, lists, section.fold)
-    numbers = [label for label in order if label.isdecimal() and (not chosen or label in chosen)]
-    return dataclasses.replace(index, warnings=(*index.warnings, *_number_warnings(numbers, directory)))
+    place = f"the lists in {directory}"
+    class_names, notes = name_classes(order, chosen, place, "label")
+    index = clips.read_folds(class_names, order, lists, section.fold)
+    about_numbers = number_note(order, chosen, place, "label")
+    return dataclasses.replace(index, warnings=(*index.warnings, *notes, *filter(None, [about_numbers])))
 
 
 def _read(path: Path, labels: dict[str, int]) -> Iterator[ListedClip]:
     """The lines of a list, with paths as they are listed; new labels are added to `labels`."""
-    for place, line in clips.lines(path):
+    for place, line in records.lines(path):
         fields = line.rsplit(maxsplit=2)
         if len(fields) != 3 or not fields[1].isdecimal() or not int(fields[1]):
             raise DataError(f"{place}: found {line!r}, expected DIR N_FRAMES LABEL")
@@ -92,21 +94,4 @@ def _leading_parts(lists: dict[int, Lists], root: Path) -> int:
         "set config.data.clips.folder to the folder that holds them"
         if listed
         else f"the lists in {root} name no clip"
-    )
-
-
-def _class_names(labels: Sequence[str], directory: Path) -> tuple[str, ...]:
-    try:
-        return check_class_names(labels, f"labels of the lists in {directory}")
-    except ConfigError as error:
-        raise DataError(str(error)) from error
-
-
-def _number_warnings(numbers: Sequence[str], directory: Path) -> tuple[str, ...]:
-    if not numbers:
-        return ()
-    example = ", ".join(f"'<expression>={number}'" for number in numbers[:2])
-    return (
-        f"{directory}: the labels {', '.join(numbers)} are numbers, which tell a text encoder nothing, and datasets "
-        f"number expressions differently; find out what each means and set config.data.class_names=({example}, ...)",
     )

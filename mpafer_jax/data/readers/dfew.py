@@ -50,8 +50,6 @@ def _read(path: Path, frames: Path) -> Iterator[ListedClip]:
     if [field.strip() for field in header] != _HEADER:
         raise DataError(f"{path} line 1: found {','.join(header)!r}, expected {','.join(_HEADER)!r}")
     for line, row in rows:
-        if not row:
-            continue
         if len(row) != 2 or not row[0].strip() or row[1].strip() not in _LABELS:
             raise DataError(
                 f"{path} line {line}: found {','.join(row)!r}, expected NAME,LABEL with a label from 1 to 7"

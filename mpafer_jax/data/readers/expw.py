@@ -38,9 +38,9 @@ def read(directory: Path) -> SourceIndex:
         raise records.missing(directory / (_LISTS[0] if listed is None else _IMAGES[0]))
     train: dict[str, Record] = {}
     dropped: Counts = {}
-    for line, face in _faces(listed, images, dropped):
+    for place, face in _faces(listed, images, dropped):
         if face.name in train:
-            raise DataError(f"{listed} line {line}: the face {face.name} is listed twice; keep one line")
+            raise DataError(f"{place}: the face {face.name} is listed twice; keep one line")
         train[face.name] = face
     return SourceIndex(
         class_names=CLASS_NAMES,
@@ -50,10 +50,8 @@ def read(directory: Path) -> SourceIndex:
     )
 
 
-def _faces(listed: Path, images: Path, dropped: Counts) -> Iterator[tuple[int, Record]]:
-    for number, line in enumerate(records.read_text(listed).splitlines(), start=1):
-        if not line.strip():
-            continue
+def _faces(listed: Path, images: Path, dropped: Counts) -> Iterator[tuple[str, Record]]:
+    for place, line in records.lines(listed):
         try:
             # From the right, since names of photographs may hold spaces.
             name, face, *box, confidence, label = line.rsplit(maxsplit=7)
@@ -62,11 +60,10 @@ def _faces(listed: Path, images: Path, dropped: Counts) -> Iterator[tuple[int, R
             confidence = f"{float(confidence):g}"
         except ValueError as error:
             raise DataError(
-                f"{listed} line {number}: found {line!r}, expected {_COLUMNS!r} with a label from 0 to "
-                f"{len(CLASS_NAMES) - 1}"
+                f"{place}: found {line!r}, expected {_COLUMNS!r} with a label from 0 to {len(CLASS_NAMES) - 1}"
             ) from error
         if left >= right or top >= bottom:
             records.count(dropped, "train", "empty face box")
             continue
         image = ImageCrop(images / name, (left, top, right - left, bottom - top))
-        yield number, Record(f"{name}#{face}", image, label, attributes={"confidence": confidence})
+        yield place, Record(f"{name}#{face}", image, label, attributes={"confidence": confidence})

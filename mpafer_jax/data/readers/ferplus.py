@@ -163,7 +163,7 @@ def _read_label_csvs(base: Path) -> dict[str, list[Votes]]:
 
 def read_label_csv(path: Path) -> list[Votes]:
     """Reads a `label.csv`: no header; columns name, face box (the whole image), ten counts."""
-    return [_votes(row[:1] + row[2:], f"{path} line {line}") for line, row in records.read_csv(path) if row]
+    return [_votes(row[:1] + row[2:], f"{path} line {line}") for line, row in records.read_csv(path)]
 
 
 def read_votes_csv(path: Path) -> dict[str, list[Votes]]:
@@ -176,7 +176,7 @@ def read_votes_csv(path: Path) -> dict[str, list[Votes]]:
         raise DataError(f"{path}: the first line is {found}, expected the columns {header}")
     for line, row in rows:
         place = f"{path} line {line}"
-        if not row or row[0] not in pixel_csv.SPLITS:
+        if row[0] not in pixel_csv.SPLITS:
             raise DataError(
                 f"{place}: found {row}, expected a row that starts with one of {', '.join(pixel_csv.SPLITS)}"
             )

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from mpafer_jax.config.data_section import ClipsSection
 from mpafer_jax.config.expressions import canonical_name
-from mpafer_jax.data import clips
+from mpafer_jax.data import clips, records
 from mpafer_jax.data.clips import ListedClip
 from mpafer_jax.data.reader import reader
 from mpafer_jax.data.records import SourceIndex
@@ -48,15 +48,15 @@ def read(directory: Path, section: ClipsSection) -> SourceIndex:
 
 
 def _read(path: Path, frames: Path) -> Iterator[ListedClip]:
-    for place, line in clips.lines(path):
-        name, _, label = line.rpartition(" ")
-        expression = canonical_name(label)
-        if not name or expression not in CLASS_NAMES:
+    for place, line in records.lines(path):
+        name, *label = line.rsplit(maxsplit=1)
+        expression = canonical_name("".join(label))
+        if expression not in CLASS_NAMES:
             raise DataError(
                 f"{place}: found {line!r}, expected SCENE/EXPRESSION/CLIP EXPRESSION, the expression one of "
                 f"{', '.join(_SOURCE_LABELS)}"
             )
-        yield ListedClip(name.strip(), frames / name.strip(), CLASS_NAMES.index(expression), place)
+        yield ListedClip(name, frames / name, CLASS_NAMES.index(expression), place)
 
 
 def _check_folders(listed: list[ListedClip]) -> None:

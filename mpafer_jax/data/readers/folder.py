@@ -60,14 +60,22 @@ def read(directory: Path, chosen: Sequence[str] = ()) -> SourceIndex:
     folder_names = sorted({name for of_split in images.values() for name, paths in of_split.items() if paths})
     without = sorted({name for of_split in images.values() for name in of_split} - set(folder_names))
     if not folder_names:
-        raise records.missing(root / "<class>" / "*.jpg")
+        counts = sum((collections.Counter(reasons) for reasons in dropped.values()), collections.Counter[str]())
+        others = "".join(f"; {number} {reason}" for reason, number in counts.items())
+        raise LayoutError(f"{root / '<class>' / '*.jpg'} is not there{others}.")
     if {name.lower() for name in folder_names} <= _NO_CLASSES:
         raise LayoutError(
             f"{root}: the images lie in {', '.join(folder_names)}, which is no expression: their labels are in other "
             "files, or nowhere."
         )
-    class_names, notes = name_classes(folder_names, chosen, str(root), _WHAT)
-    labels = {name: label for label, name in enumerate(folder_names)}
+    # "Angry" in one split and "angry" in another are one class; both in one split are an error of `name_classes`.
+    in_splits = [collections.Counter(canonical_name(n) for n, paths in of.items() if paths) for of in images.values()]
+    twice = {name for counts in in_splits for name, count in counts.items() if count > 1}
+    keys = {n: n if canonical_name(n) in twice else canonical_name(n) for n in folder_names}
+    spelled = {keys[name]: name for name in reversed(folder_names)}
+    class_folders = sorted(spelled.values())
+    class_names, notes = name_classes(class_folders, chosen, str(root), _WHAT)
+    labels = {name: class_folders.index(spelled[keys[name]]) for name in folder_names}
     splits = {
         split: [
             Record(f"{name}/{path.name}", records.ImageFile(path), labels[name])
@@ -82,16 +90,16 @@ def read(directory: Path, chosen: Sequence[str] = ()) -> SourceIndex:
     lists, _ = tables.find(dict.fromkeys([*beside, *split_folders.values()]), ColumnsSection())
     return SourceIndex(
         class_names=class_names,
-        source_labels=tuple(folder_names),
+        source_labels=tuple(class_folders),
         splits=splits,
         absent=absent,
         dropped=dropped,
         warnings=(
             *(f"{root}: the folder {name!r} holds no image, so it is no class" for name in without),
             *notes,
-            *filter(None, [number_note(folder_names, chosen, str(root), _WHAT)]),
+            *filter(None, [number_note(class_folders, chosen, str(root), _WHAT)]),
             *_beside_splits(root, split_folders),
-            *_compare([name for listed in splits.values() for name in listed], class_names, folder_names, lists),
+            *_compare([name for listed in splits.values() for name in listed], class_names, class_folders, lists),
         ),
     )
 

@@ -15,7 +15,7 @@ from mpafer_jax.data.listing import Row
 from mpafer_jax.data.names import split_in, split_of, split_of_path
 from mpafer_jax.data.preprocess import is_image
 from mpafer_jax.data.reader import reader
-from mpafer_jax.data.records import ImageCrop, ImageFile, LayoutError, SourceIndex
+from mpafer_jax.data.records import Counts, ImageCrop, ImageFile, LayoutError, SourceIndex
 from mpafer_jax.data.tables import Table
 from mpafer_jax.runtime import files
 from mpafer_jax.runtime.errors import DataError
@@ -60,11 +60,13 @@ def read(
     if not directory.is_dir():
         raise records.missing(directory)
     given = _given(directory, lists, columns)
-    lists_of, unused = (given, []) if given else _usual(directory, lists, columns)
+    lists_of, warnings = (given, []) if given else _usual(directory, lists, columns)
     images = _Images(directory, lists)
     rows = [row for split, table in lists_of for row in _rows(table, split, columns, images)]
     index = listing.to_index(rows, chosen, " and ".join(str(table.path) for _, table in lists_of))
-    return dataclasses.replace(index, warnings=(*index.warnings, *(f"{path} is not read" for path in unused)))
+    dropped: Counts = {split: dict(reasons) for split, reasons in index.dropped.items()}
+    records.count(dropped, next(iter(index.splits)), "image in no list", images.number_unlisted(rows))
+    return dataclasses.replace(index, dropped=dropped, warnings=(*index.warnings, *warnings))
 
 
 def _given(directory: Path, lists: ListSection, columns: ColumnsSection) -> list[tuple[str, Table]]:
@@ -80,12 +82,10 @@ def _given(directory: Path, lists: ListSection, columns: ColumnsSection) -> list
     return given
 
 
-def _usual(directory: Path, lists: ListSection, columns: ColumnsSection) -> tuple[list[tuple[str, Table]], list[Path]]:
-    """The lists of splits in the folder by their names, else its only list; and the paths of other lists."""
-    folders, found, refused = [directory], list[Table](), list[str]()
-    while len(folders) == 1 and not found:  # below folders that hold one other folder
-        root, folders = folders[0], records.subfolders(folders[0])
-        found, refused = tables.find([root, *filter(_may_hold_lists, folders)], columns, lists.delimiter)
+def _usual(directory: Path, lists: ListSection, columns: ColumnsSection) -> tuple[list[tuple[str, Table]], list[str]]:
+    """The lists of splits in the folder by their names, else its only list; and warnings of files that are not read."""
+    folders = [directory, *filter(_may_hold_lists, records.subfolders(directory))]
+    found, refused = tables.find(folders, columns, lists.delimiter)
     if not found:
         raise LayoutError(" ".join([f"{directory} holds no list of images.", *refused]))
     by_split: dict[str, list[Table]] = {}
@@ -99,8 +99,8 @@ def _usual(directory: Path, lists: ListSection, columns: ColumnsSection) -> tupl
             f"{directory} holds several lists, {names}; choose one, --config.data.list.file=NAME, or one for each "
             "split, --config.data.list.train=NAME --config.data.list.test=NAME"
         )
-    unused = [table.path for table in by_split.get("", []) if "" not in used]
-    return [(split, listed[0]) for split, listed in used.items()], unused
+    unused = [f"{table.path} is not read" for table in by_split.get("", []) if "" not in used]
+    return [(split, listed[0]) for split, listed in used.items()], [*unused, *(f"not read: {why}" for why in refused)]
 
 
 def _may_hold_lists(folder: Path) -> bool:
@@ -137,21 +137,26 @@ class _Images:
         entries = [entry for base in bases for entry in os.scandir(base)] if split else []
         return [*bases, *(Path(entry) for entry in entries if split_of(entry.name) == split and entry.is_dir())]
 
+    def number_unlisted(self, rows: Sequence[Row]) -> int:
+        """Number of images where the listed ones are looked for that no row names."""
+        listed = {os.path.normpath(row.image.path) for row in rows if isinstance(row.image, ImageFile | ImageCrop)}
+        return sum(os.path.normpath(path) not in listed for path in self._all)
+
     @functools.cached_property
-    def _all(self) -> dict[str, list[Path]]:
-        """Images below the folder, by name and by name without suffix."""
-        found: dict[str, list[Path]] = {}
-        for place, folders, names in os.walk(self.directory):
-            folders[:] = [
-                name for name in sorted(folders) if not name.startswith(".") and name != records.PREPARED_FOLDER
-            ]
-            for name in filter(is_image, names):
-                for key in (name, Path(name).stem):
-                    found.setdefault(key, []).append(Path(place) / name)
-        return found
+    def _all(self) -> list[Path]:
+        return [path for path in records.files_below(self._given or self.directory) if is_image(path.name)]
+
+    @functools.cached_property
+    def _named(self) -> dict[str, list[Path]]:
+        """Images by name and by name without suffix, in lower case: disks differ in how they tell cases apart."""
+        named: dict[str, list[Path]] = {}
+        for path in self._all:
+            for key in (path.name, path.stem):
+                named.setdefault(key.lower(), []).append(path)
+        return named
 
     def _by_name(self, name: str, split: str, table: Path) -> Path | None:
-        found = self._all.get(Path(name).name, [])
+        found = self._named.get(Path(name).name.lower(), [])
         if len(found) > 1:
             found = [path for path in found if path.as_posix().lower().endswith(f"/{name.lower()}")] or found
         if len(found) > 1:
@@ -174,19 +179,17 @@ def _rows(table: Table, of_list: str, columns: ColumnsSection, images: _Images) 
     names = [_name(row[image_at], table.place(line)) for line, row in table.rows]
     paths = images.paths(names, of_list, table.path)
     of_folders = [] if of_list or split_at >= 0 else _splits_of_folders(names, paths, images.directory, place)
-    seen: dict[tuple[str, str], int] = {}
+    lines_of: dict[tuple[str, Path], list[int]] = {}
     for position, ((line, row), name, path) in enumerate(zip(table.rows, names, paths, strict=True)):
         split = of_folders[position] if of_folders else of_list
         if split_at >= 0:
             split = listing.row_split(row[split_at], of_list, table.place(line))
         box = _box([row[at] for at in box_at], columns, table.place(line))
-        number = 1
-        while (split, name if number == 1 else f"{name}#{number}") in seen:
-            number += 1
-        if number > 1 and not box_at:
-            raise DataError(f"{table.place(line)}: {name} was on line {seen[split, name]} already; keep one of them")
-        name = name if number == 1 else f"{name}#{number}"  # several faces of one image
-        seen[split, name] = line
+        before = lines_of.setdefault((split, path), [])
+        if before and not box_at:
+            raise DataError(f"{table.place(line)}: {name} was on line {before[0]} already ({path}); keep one of them")
+        before.append(line)
+        name = f"{name}#{len(before)}" if len(before) > 1 else name  # several faces of one image
         yield Row(
             name=name,
             image=ImageCrop(path, box) if box else ImageFile(path),

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from mpafer_jax.config.data_section import ClipsSection
-from mpafer_jax.data import clips
+from mpafer_jax.config.expressions import canonical_name
+from mpafer_jax.data import clips, records
 from mpafer_jax.data.clips import ListedClip
 from mpafer_jax.data.reader import reader
 from mpafer_jax.data.records import SourceIndex
@@ -57,11 +58,12 @@ def read(directory: Path, section: ClipsSection) -> SourceIndex:
 
 
 def _read(path: Path, frames: Path) -> Iterator[ListedClip]:
-    for place, line in clips.lines(path):
-        video, _, label = line.rpartition(" ")
-        if not video or label not in CLASS_NAMES:
+    for place, line in records.lines(path):
+        video, *label = line.rsplit(maxsplit=1)
+        expression = canonical_name("".join(label))
+        if expression not in CLASS_NAMES:
             raise DataError(
                 f"{place}: found {line!r}, expected NAME.mp4 LABEL, the label one of {', '.join(CLASS_NAMES)}"
             )
-        name = Path(video.strip()).stem
-        yield ListedClip(name, frames / name, CLASS_NAMES.index(label), place)
+        name = Path(video).stem
+        yield ListedClip(name, frames / name, CLASS_NAMES.index(expression), place)

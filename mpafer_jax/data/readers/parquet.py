@@ -123,9 +123,8 @@ def read(
 def _files_by_split(directory: Path) -> dict[str, list[Path]]:
     """Files by split, shards in their order; the split is '' for the files of a folder that name none."""
     by_word: dict[str, list[Path]] = {}
-    for path in sorted(directory.rglob("*.parquet")):
-        parts = path.relative_to(directory).parts
-        if records.PREPARED_FOLDER not in parts and not any(part.startswith(".") for part in parts):
+    for path in sorted(records.files_below(directory)):
+        if path.suffix.lower() == ".parquet":
             by_word.setdefault(_word(path.relative_to(directory)), []).append(path)
     if not by_word:
         raise records.missing(directory / "data" / "train-00000-of-00001.parquet")
@@ -257,13 +256,9 @@ def _class_names(feature: Mapping[str, Any], path: Path) -> tuple[str, ...]:
 
 
 def _label(text: str, classes: Sequence[str], path: Path) -> str:
-    """A label, '' for none, which the Hub numbers -1."""
+    """A label, '' for none."""
     label = listing.label_text(text)
-    if not classes:
-        return label
-    if label == "-1":
-        return ""
-    if label and not (label.isdecimal() and int(label) < len(classes)):
+    if label and classes and not (label.isdecimal() and int(label) < len(classes)):
         raise DataError(f"{path}: found the label {text!r}, expected 0 to {len(classes) - 1} ({', '.join(classes)})")
     return label
 

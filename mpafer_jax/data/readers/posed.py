@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -37,7 +36,7 @@ def read(
     }
     train: dict[str, Record] = {}
     dropped: Counts = {}
-    for path in _images(place):
+    for path in filter(lambda path: is_image(path.name), records.files_below(place)):
         match = pattern.fullmatch(path.name)
         if match is None:
             records.count(dropped, "train", "name of another form")
@@ -60,11 +59,3 @@ def read(
         splits={"train": [train[name] for name in sorted(train)]},
         dropped=dropped,
     )
-
-
-def _images(place: Path) -> list[Path]:
-    images: list[Path] = []
-    for folder, folders, names in os.walk(place):
-        folders[:] = [name for name in folders if not name.startswith(".") and name != records.PREPARED_FOLDER]
-        images += [Path(folder, name) for name in names if not name.startswith(".") and is_image(name)]
-    return sorted(images)

@@ -142,15 +142,12 @@ def _read_list(path: Path, num_classes: int) -> _Labels:
     if not path.exists():
         raise records.missing(path)
     labels: _Labels = {}
-    seen: dict[str, int] = {}
-    for number, line in enumerate(records.read_text(path).splitlines(), start=1):
-        if not line.strip():
-            continue
-        place = f"{path} line {number}"
+    seen: dict[str, str] = {}
+    for place, line in records.lines(path):
         name, split, label = _parse(line, place, num_classes)
         if name in seen:
-            raise DataError(f"{place}: {name} was on line {seen[name]} already; keep one of them")
-        seen[name] = number
+            raise DataError(f"{place}: {name} was there already ({seen[name]}); keep one of them")
+        seen[name] = place
         labels[name] = split, label
     return labels
 
@@ -195,11 +192,11 @@ def _read_column(path: Path) -> dict[str, str]:
     if not path.is_file():
         raise records.missing(path)
     column: dict[str, str] = {}
-    for number, line in enumerate(records.read_text(path).splitlines(), start=1):
+    for place, line in records.lines(path):
         fields = line.split()
-        if fields and (len(fields) != 2 or fields[0] in column):
-            raise DataError(f"{path} line {number}: found {line!r}, expected the number of an image, once, and a value")
-        column |= {fields[0]: fields[1]} if fields else {}
+        if len(fields) != 2 or fields[0] in column:
+            raise DataError(f"{place}: found {line!r}, expected the number of an image, once, and a value")
+        column[fields[0]] = fields[1]
     return column
 
 

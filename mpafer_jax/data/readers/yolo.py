@@ -60,9 +60,8 @@ def _class_names(path: Path) -> tuple[str, ...]:
         names: Any = yaml.safe_load(records.read_text(path))["names"]
         names = [names[number] for number in range(len(names))]  # a list, or {0: name, ...}
     except (yaml.YAMLError, KeyError, TypeError) as error:
-        raise DataError(
-            f"{path}: expected the names of the classes, names: [first, second, ...] ({error!r})"
-        ) from error
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise DataError(f"{path}: expected the names of the classes, names: [first, second, ...] ({reason})") from error
     return tuple(str(name) for name in cast("list[object]", names))
 
 
