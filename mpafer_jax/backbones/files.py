@@ -21,6 +21,7 @@ from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, cast
 
+from mpafer_jax.runtime.errors import did_you_mean
 from mpafer_jax.runtime.files import home_expanded
 
 FileKind = Literal["safetensors", "flax", "pytorch"]
@@ -238,7 +239,9 @@ def _only_weights(folder: Path, names: Collection[str]) -> Path:
     found = sorted(name for name in names if Path(name).suffix.lower() in _SUFFIXES)
     if len(found) == 1:
         return folder / found[0]
+    below = [path for path in sorted([*folder.glob("*/"), *folder.glob("snapshots/*/")]) if looks_like_clip(path)]
     several = f"; of its files of weights give the path of one: {', '.join(found)}" if found else ""
+    several += f"; a CLIP is in {' and in '.join(map(str, below))}" if below else ""
     raise FileNotFoundError(
         f"{folder} holds no {CONFIG} and no {OPEN_CLIP_CONFIG}; expected a CLIP in the layout of the Hub or of "
         f"open_clip, or one file of weights ({', '.join(_SUFFIXES)}){several}"
@@ -387,7 +390,7 @@ def _download(name: str, revision: str, cache_dir: str | None) -> CheckpointFile
         raise FileNotFoundError(
             f"{label}: there is no such file or folder here; {_cached(name, revision, cache_dir)[1]} is not in the "
             f"Hub's cache ({cache_dir or constants.HF_HUB_CACHE}) and was not received from {constants.ENDPOINT}: "
-            f"{error}\n{_HOW_TO_PROVIDE.format(name=name)}"
+            f"{error}{did_you_mean(name, (*OPENAI, *SHIPPED))}\n{_HOW_TO_PROVIDE.format(name=name)}"
         ) from error
     return _in_folder(snapshot, revision=snapshot.name)
 
@@ -450,7 +453,7 @@ def read_json(path: Path) -> dict[str, Any]:
       ValueError: the file holds no JSON object.
     """
     try:
-        value: object = json.loads(path.read_text(encoding="utf-8"))
+        value: object = json.loads(path.read_text(encoding="utf-8-sig"))
     except ValueError as error:  # UnicodeDecodeError and JSONDecodeError are ValueErrors
         raise ValueError(f"{path} is not JSON: {error}") from error
     if not isinstance(value, dict):

@@ -130,6 +130,9 @@ def test_open_clips_folder(tmp_path, shape, binary):
     assert (clip.image_mean, clip.image_std) == ((0.5,) * 3, (0.25,) * 3)
     weights = next(path for path in folder.iterdir() if path.suffix in (".bin", ".safetensors"))
     assert load_backbone(str(weights)).content_hash == clip.content_hash
+    config = folder / "open_clip_config.json"
+    config.write_bytes(b"\xef\xbb\xbf" + config.read_bytes())  # saved by an editor
+    assert_equals(load_backbone(str(folder)), reference, shape)
 
 
 def test_open_clips_files_beside_timms_and_transformers(tmp_path):
@@ -280,6 +283,25 @@ def test_a_damaged_file_is_named(tmp_path, content):
     (tmp_path / "ViT-B-16.pt").write_bytes(content)
     with pytest.raises(ValueError, match=r"ViT-B-16.pt (cannot be read|is a pointer)"):
         load_backbone(str(tmp_path / "ViT-B-16.pt"))
+
+
+def test_what_is_no_checkpoint_is_said_without_advice_to_run_its_code(tmp_path):
+    path = tmp_path / "ViT-B-16.pt"
+    path.write_bytes(b"<!DOCTYPE html>")
+    with pytest.raises(ValueError, match=r"no file of torch\.save; its first bytes are b'<!DOCTYPE html>'") as error:
+        load_backbone(str(path))
+    assert "weights_only" not in str(error.value)
+    torch.save([1, 2], path)
+    with pytest.raises(ValueError, match="it holds a list, expected tensors by name"):
+        load_backbone(str(path))
+
+
+def test_the_folder_inside_a_folder_is_named(tmp_path):
+    """As the Hub's cache has it, and archives unpack."""
+    for inside in ("models--owner--name/snapshots/0a1b", "models--owner--name/clip"):
+        openai_clip.save_open_clip(openai_clip.model(SHAPE), SHAPE, tmp_path / inside)
+    with pytest.raises(FileNotFoundError, match=r"; a CLIP is in .*--name/clip and in .*/snapshots/0a1b$"):
+        load_backbone(str(tmp_path / "models--owner--name"))
 
 
 def test_half_of_an_archive_is_named(tmp_path):

@@ -218,6 +218,7 @@ def test_errors_say_what_was_looked_for_and_what_to_do(user, root):
     ],
 )
 def test_offline_without_a_cache(user, env):
+    assert "; did you mean ViT-B/16?\n" in user.error("ViT-B-16", "http://127.0.0.1:9", env=env)  # as open_clip says
     message = user.error("owner/clip", "http://127.0.0.1:9", env=env)
     assert (
         "FileNotFoundError: CLIP 'owner/clip' (revision main): there is no such file or folder here; config.json"

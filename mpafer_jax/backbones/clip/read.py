@@ -116,13 +116,13 @@ def _read_torch(path: Path) -> dict[str, Array]:
     if torchscript_code(path):
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", r".*torch\.jit", DeprecationWarning)  # the files outlive it
-            loaded = cast("dict[str, Any]", torch.jit.load(path, map_location="cpu").state_dict())
+            loaded = cast(object, torch.jit.load(path, map_location="cpu").state_dict())
     else:
         # torch's format before 1.6 is not a zip archive and cannot be memory-mapped.
         mmap = zipfile.is_zipfile(path)
         try:
             with torch.serialization.safe_globals(_HARMLESS):
-                loaded = cast("dict[str, Any]", torch.load(path, map_location="cpu", weights_only=True, mmap=mmap))
+                loaded = cast(object, torch.load(path, map_location="cpu", weights_only=True, mmap=mmap))
         except pickle.UnpicklingError as error:
             if names := sorted(set(re.findall(r"GLOBAL (\S+)", str(error)))):
                 raise _ObjectsError(
@@ -130,9 +130,13 @@ def _read_torch(path: Path) -> dict[str, Array]:
                     "are not unpickled, as that can run any code. Save the tensors alone, "
                     "torch.save(model.state_dict(), ..)"
                 ) from error
-            raise
+            with path.open("rb") as file:
+                # PyTorch's message advises to read it in a way that can run any code.
+                raise ValueError(f"it is no file of torch.save; its first bytes are {file.read(16)!r}") from error
+    if not isinstance(loaded, dict):
+        raise ValueError(f"it holds a {type(loaded).__name__}, expected tensors by name")
     tensors: dict[str, Array] = {}
-    for name, value in _state_dict(loaded).items():
+    for name, value in _state_dict(cast("dict[str, Any]", loaded)).items():
         if not isinstance(value, torch.Tensor):
             raise ValueError(
                 f"{name} is a {type(value).__name__}, expected a tensor; of what a training run saves, give the "
