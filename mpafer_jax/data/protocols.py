@@ -95,10 +95,15 @@ def recognize(index: SourceIndex) -> Statement | None:
     """Compares a dataset's counts with `KNOWN`; None if they say nothing.
 
     A dataset in its owners' layout should have their counts. Others, as class folders, are compared with all of
-    `KNOWN`, whatever their splits are called. Of a choice of classes, these are compared.
+    `KNOWN`, whatever their splits are called. Of a choice of classes, these are compared, and of a choice of images by
+    config.data.where all that it chose from.
     """
+    if index.whole is not None:
+        whole = recognize(index.whole)
+        left = ", ".join(f"{split} {len(records):,}" for split, records in index.splits.items())
+        return whole and dataclasses.replace(whole, text=f"{whole.text}; of these data.where leaves {left}")
     found: dict[str, ClassCounts] = {}
-    for split, records in index.splits.items():
+    for split, records in ((split, records) for split, records in index.splits.items() if records):
         counts = collections.Counter(record.label for record in records)
         found[split] = {canonical_name(name): counts[label] for label, name in enumerate(index.class_names)}
     owners = [known for known in KNOWN if known.reader == index.dataset]

@@ -239,6 +239,7 @@ class SourceIndex:
       expected_size: (width, height) in pixels of every image, if the release has only one.
       warnings: for the user, logged when the dataset is loaded.
       joined: further splits, made of `splits`: with five folds "train" is all but one, "test" that one.
+      whole: the index before config.data.where left out images, None if it is empty.
       dataset, description, version: filled in by `reader`.
     """
 
@@ -254,6 +255,7 @@ class SourceIndex:
     expected_size: tuple[int, int] | None = None
     warnings: tuple[str, ...] = ()
     joined: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict[str, tuple[str, ...]])
+    whole: SourceIndex | None = None
     dataset: str = ""
     description: str = ""
     version: str = ""

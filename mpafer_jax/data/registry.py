@@ -10,7 +10,7 @@ from mpafer_jax.data import bucket, hub, records, where
 from mpafer_jax.data.readers import READERS
 from mpafer_jax.data.records import SourceIndex
 from mpafer_jax.runtime import files
-from mpafer_jax.runtime.errors import ConfigError, did_you_mean
+from mpafer_jax.runtime.errors import ConfigError, DataError, did_you_mean
 
 
 def check(data: DataSection) -> None:
@@ -40,22 +40,25 @@ def read_source(data: DataSection) -> SourceIndex:
 
     Raises:
       ConfigError: see `check`.
-      DataError: config.data.dir has another layout or cannot be fetched, or a class, label or condition is invalid.
+      DataError: config.data.dir has another layout or cannot be fetched, a class, label or condition is invalid, or no
+        example is left.
     """
     check(data)
     directory = _local_folder(data)
     reader = READERS[data.dataset]
     index = reader.read(*(directory if field == "dir" else getattr(data, field) for field in reader.fields))
-    index = records.select_classes(where.select(index, data.where), data.class_names)
+    index = where.select(records.select_classes(index, data.class_names), data.where)
     empty = {
         split: "examples of data.class_names and data.where, of which none is left"
         for split, r in index.splits.items()
         if not r
     }
+    absent = {**index.absent, **empty}
+    if empty.keys() == index.splits.keys():
+        looked_for = "".join(f"\n  {split}: {what}" for split, what in absent.items())
+        raise DataError(f"{data.dataset} has no example here; looked for{looked_for}")
     return dataclasses.replace(
-        index,
-        splits={split: found for split, found in index.splits.items() if found},
-        absent={**index.absent, **empty},
+        index, splits={split: found for split, found in index.splits.items() if found}, absent=absent
     )
 
 

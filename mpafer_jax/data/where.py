@@ -56,7 +56,7 @@ def select(index: SourceIndex, conditions: Sequence[str]) -> SourceIndex:
             else:
                 left_out[split].append(Record(record.name, record.image, -1))
                 records.count(dropped, split, f"not {unmet.text}")
-    return dataclasses.replace(index, splits=splits, dropped=dropped, left_out=left_out)
+    return dataclasses.replace(index, splits=splits, dropped=dropped, left_out=left_out, whole=index)
 
 
 def _parse(text: str) -> _Condition:

@@ -1,11 +1,12 @@
 """Known datasets by their counts: owners' splits, choices of classes, copies, and classes under other names."""
 
+import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 
-from mpafer_jax.data import protocols
+from mpafer_jax.data import protocols, where
 from mpafer_jax.data.records import ImageFile, Record, SourceIndex
 
 RAFDB, FERPLUS, FER2013, AFFECTNET = protocols.KNOWN[:4]
@@ -42,6 +43,20 @@ def test_the_owners_splits(known):
     text, comparable = say(known.parts, known.reader, known.label_rule)
     assert text.startswith(f"protocol: {known.title}, its owners' splits (train ")
     assert comparable
+
+
+def test_images_chosen_by_an_attribute_are_of_the_whole_dataset():
+    whole = index(RAFDB.parts, "rafdb")
+    splits = {
+        split: [dataclasses.replace(r, attributes={"gender": ("female", "male")[at % 3 > 0]}) for at, r in enumerate(s)]
+        for split, s in whole.splits.items()
+    }
+    statement = protocols.recognize(where.select(dataclasses.replace(whole, splits=splits), ("gender=female",)))
+    assert statement == protocols.Statement(
+        "protocol: RAF-DB, its owners' splits (train 12,271, test 3,068); of these data.where leaves train 4,091, "
+        "test 1,023",
+        True,
+    )
 
 
 def test_totals_are_the_published_ones():

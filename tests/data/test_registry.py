@@ -86,3 +86,10 @@ def test_what_does_not_go_with_it_is_refused(mine, tmp_path, changes, message):
 def test_a_name_is_given_once(mine):
     with pytest.raises(ValueError, match=r"there is a reader 'folder' already, mpafer_jax\.data\.readers\.folder"):
         reader("folder", "Again.")(mine)
+
+
+def test_a_dataset_without_examples_says_what_was_looked_for(tmp_path):
+    (tmp_path / "origin").mkdir()
+    (tmp_path / "label.lst").write_text("\n")
+    with pytest.raises(DataError, match=r"expw has no example here; looked for\n  train: lines 'image face_id .*lst"):
+        registry.read_source(section(tmp_path, dataset="expw", label_rule="owner"))
