@@ -91,11 +91,13 @@ def reader(
 
 def _read_where_it_is(read: Callable[..., SourceIndex], *arguments: Any, **options: Any) -> SourceIndex:
     """Reads a folder, or where the layout is not in it the only folder inside it, as archives unpack."""
+    place = arguments[0] if arguments else None
+    if isinstance(place, Path) and not place.is_dir():
+        raise records.missing(place)
     try:
         return read(*arguments, **options)
     except LayoutError:
-        place = arguments[0] if arguments else None
-        below = records.subfolders(place) if isinstance(place, Path) and place.is_dir() else ()
+        below = records.subfolders(place) if isinstance(place, Path) else ()
         if len(below) == 1:
             with contextlib.suppress(LayoutError):  # the first error names the configured folder
                 return _read_where_it_is(read, below[0], *arguments[1:], **options)

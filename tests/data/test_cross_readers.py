@@ -310,8 +310,9 @@ def test_kdef(tmp_path: Path, inside: str) -> None:
     ]
     assert index.splits["train"][0].attributes == {"session": "A", "gender": "female", "angle": "half left"}
     assert index.dropped == {"train": {"name of another form": 1}}
+    (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match=r"AF01ANS\.JPG is not there.\nExpected"):
-        kdef.read(tmp_path / "KDEF" / "nothing")
+        kdef.read(tmp_path / "empty")
 
 
 def test_kdef_refuses_one_name_twice(tmp_path: Path) -> None:
@@ -338,8 +339,9 @@ def test_rafd(tmp_path: Path) -> None:
     ]
     about = {"angle": "045", "population": "moroccan", "gender": "male", "gaze": "left"}
     assert index.splits["train"][0].attributes == about
+    (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match=r"_frontal\.jpg is not there.\nExpected"):
-        rafd.read(tmp_path / "nothing")
+        rafd.read(tmp_path / "empty")
 
 
 @pytest.mark.parametrize(

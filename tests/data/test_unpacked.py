@@ -118,8 +118,9 @@ def test_what_is_here_is_not_called_something_else(tmp_path: Path) -> None:
     assert not re.search("looks like|seems to be", str(error.value))
 
 
-def test_a_file_is_no_folder(tmp_path: Path) -> None:
+@pytest.mark.parametrize("case", CASES)
+def test_a_file_is_no_folder_and_a_wrong_path_is_said(case: str, tmp_path: Path) -> None:
     (tmp_path / "faces.zip").write_bytes(b"")
-    for read in (folder.read, label_list.read, parquet.read):
-        with pytest.raises(DataError, match=r"faces\.zip is a file, expected a folder"):
-            read(tmp_path / "faces.zip")
+    for name, message in (("faces.zip", "faces.zip is a file, expected a folder"), ("mispelt", "mispelt is not there")):
+        with pytest.raises(DataError, match=rf"{message}\.\nExpected"):
+            CASES[case][1](tmp_path / name)

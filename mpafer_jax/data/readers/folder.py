@@ -47,8 +47,6 @@ def read(directory: Path, chosen: Sequence[str] = ()) -> SourceIndex:
       DataError: no images; two folders for one split; folders that are no classes (see `names.name_classes`, and
         `images`, `labels`); a list beside the folders that gives other labels.
     """
-    if not directory.is_dir():
-        raise records.missing(directory)
     root = _descend(directory)
     if description := yolo.description(root):
         return yolo.read(root, description, chosen)

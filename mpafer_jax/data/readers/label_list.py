@@ -57,8 +57,6 @@ def read(
       DataError: no list, or several for one split; a column is not found; an image is listed twice, or none of the
         listed images is there; or see `listing.to_index`.
     """
-    if not directory.is_dir():
-        raise records.missing(directory)
     given = _given(directory, lists, columns)
     lists_of, warnings = (given, []) if given else _usual(directory, lists, columns)
     images = _Images(directory, lists)

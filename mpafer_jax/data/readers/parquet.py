@@ -99,8 +99,6 @@ def read(
       DataError: no file, a shard is missing or a file cannot be read; several configurations of a dataset; a column is
         not found; files that name their classes differently; or see `listing.to_index`.
     """
-    if not directory.is_dir():
-        raise records.missing(directory)
     if columns.box:
         raise DataError("config.data.columns.box is set: faces are cropped from listed files, not from Parquet")
     files_of = _files_by_split(directory)
