@@ -15,7 +15,7 @@ setup(
     long_description=(_HERE / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
-    license_files=["LICENSE", "mpafer_jax/backbones/clip/vocabulary/LICENSE"],
+    license_files=["LICENSE", "mpafer_jax/backbones/clip/vocabulary/LICENSE", "mpafer_jax/faces/yunet/LICENSE"],
     python_requires=">=3.11",
     packages=find_packages(include=["mpafer_jax", "mpafer_jax.*"]),
     package_data={
@@ -24,6 +24,7 @@ setup(
         "mpafer_jax.method.hard_prompts": ["*.json"],
         "mpafer_jax.evaluation.report": ["templates/*"],
         "mpafer_jax.data.synthface": ["*.json"],
+        "mpafer_jax.faces": ["yunet/*"],
         "mpafer_jax.backbones": ["tiny_face_clip/*"],
         "mpafer_jax.backbones.clip": ["vocabulary/*"],
     },
@@ -63,9 +64,8 @@ setup(
         "console_scripts": ["mpafer-jax=mpafer_jax.cli.__main__:run", "mpafer-predict=mpafer_jax.predict:run"]
     },
     extras_require={
-        # Detection of faces, and videos. Version 5 has no cascades.
-        "faces": ["opencv-python-headless>=4.10,<5"],
-        "demo": ["gradio>=6,<7", "opencv-python-headless>=4.10,<5"],
+        "faces": ["opencv-python-headless>=4.10,<6"],  # detection of faces, and videos
+        "demo": ["gradio>=6,<7", "opencv-python-headless>=4.10,<6"],
         # What jax2onnx needs, which itself is installed apart (docs/export.md).
         "onnx": ["onnx>=1.20,<2", "onnx-ir>=0.2,<2", "onnxruntime>=1.24,<2"],
         "tpu": ["jax[tpu]>=0.10,<0.11"],
@@ -86,7 +86,7 @@ setup(
             "kubernetes-validate>=1.31,<2",  # schema of launch/gke_jobset.yaml
             "moto[s3,server]>=5.1,<6",  # a server that speaks s3://
             "openai>=3.54,<4",
-            "opencv-python-headless>=4.10,<5",
+            "opencv-python-headless>=4.10,<6",
             "playwright>=1.50,<2",  # drives Chromium, which is the system's
             "pyright[nodejs]>=1.1.414,<2",
             "pytest>=9,<10",

@@ -36,10 +36,10 @@ def demo(arguments: argparse.Namespace) -> None:
     --host says otherwise, loads nothing from anywhere, and reports to nobody. Ctrl-C ends it.
     """
     from mpafer_jax.artifacts import checkpoints
+    from mpafer_jax.faces.finder import FaceFinder
     from mpafer_jax.inference import Predictor
     from mpafer_jax.inference.demo import page
     from mpafer_jax.inference.demo.answer import Answerer
-    from mpafer_jax.inference.faces import FaceFinder
 
     if checkpoints.holds_one(arguments.checkpoint):
         refuse_idle(arguments, {"--which": checkpoints.SEVERAL})

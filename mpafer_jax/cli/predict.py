@@ -41,7 +41,7 @@ def _table(text: str) -> Path:
 
 
 def _margin(text: str) -> float:
-    from mpafer_jax.inference.faces import check_margin
+    from mpafer_jax.faces.alignment import check_margin
 
     return check_margin(float(text))
 
@@ -75,8 +75,9 @@ def _class_names(text: str) -> tuple[str, ...]:
     ),
     argument("--faces", choices=("none", "detect"), default="none", help="none: every image is a face (default)"),
     argument("--which_faces", choices=("largest", "all"), default="largest", help="of those detected"),
-    argument("--margin", type=_checked(_margin), default=0.2, help="around a detected face, as a fraction of its side"),
-    argument("--no_align", action="store_true", help="do not turn detected faces upright by their eyes"),
+    argument("--margin", type=_checked(_margin), default=0.0, help="around the crop, as a fraction of its side"),
+    argument("--no_align", action="store_true", help="do not turn detected faces upright"),
+    path("--face_model", help="another file of the face detector YuNet (default: the one that is shipped)"),
     number("--stride", 1, default=1, help="every so many frames of a video"),
     number("--batch_size", 1, default=32, help="images computed together"),
     WHICH,
@@ -126,7 +127,7 @@ def _idle(arguments: argparse.Namespace) -> dict[str, str]:
 
     found: dict[str, str] = {}
     if arguments.faces == "none":
-        found |= dict.fromkeys(("--which_faces", "--margin", "--no_align"), "--faces=detect")
+        found |= dict.fromkeys(("--which_faces", "--margin", "--no_align", "--face_model"), "--faces=detect")
     if arguments.zero_shot:
         found |= dict.fromkeys(("--which", "--clip"), "a checkpoint, which --zero_shot has not")
     else:

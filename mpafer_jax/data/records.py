@@ -18,8 +18,8 @@ import numpy as np
 from PIL import Image
 
 from mpafer_jax.config.expressions import canonical_name, check_class_names
-from mpafer_jax.data import align
 from mpafer_jax.data.preprocess import decode_rgb, is_image, read_image_file
+from mpafer_jax.faces import alignment
 from mpafer_jax.runtime import files
 from mpafer_jax.runtime.errors import ConfigError, DataError
 
@@ -105,7 +105,7 @@ class ImageCrop:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class AlignedFace:
-    """A face of a larger image, cropped by `align.align`: five landmarks as x, y in pixels of the file as stored."""
+    """A larger image's face, cropped by `alignment.align`: five landmarks, x and y in pixels of the file as stored."""
 
     path: Path
     points: tuple[tuple[float, float], ...]
@@ -118,11 +118,11 @@ class AlignedFace:
     def read(self) -> bytes:
         """The aligned crop as JPEG; ValueError if all landmarks are equal."""
         # No EXIF rotation: as for face boxes.
-        return _jpeg(align.align(decode_rgb(read_image_file(self.path), upright=False), self.points))
+        return _jpeg(alignment.align(decode_rgb(read_image_file(self.path), upright=False), self.points))
 
     def stamp(self) -> str:
         """The file's size, the landmarks, and the crop."""
-        return f"{ImageFile(self.path).stamp()} {self.points} {align.CROP}"
+        return f"{ImageFile(self.path).stamp()} {self.points} {alignment.describe_crop()}"
 
 
 def _jpeg(face: Image.Image) -> bytes:

@@ -18,8 +18,8 @@ import numpy as np
 
 from mpafer_jax.data import preprocess
 from mpafer_jax.data.preprocess import IMAGE_SUFFIXES
+from mpafer_jax.faces.opencv import import_opencv
 from mpafer_jax.inference import containers
-from mpafer_jax.inference.faces import import_opencv
 from mpafer_jax.inference.inputs import InputImage
 from mpafer_jax.inference.results import Failure, Source
 from mpafer_jax.runtime import files

@@ -15,11 +15,13 @@ from absl import logging
 from mpafer_jax.artifacts.checkpoints import Which
 from mpafer_jax.backbones.registry import load_backbone
 from mpafer_jax.config.expressions import CANONICAL_NAMES
+from mpafer_jax.faces.detect import YUNET
+from mpafer_jax.faces.finder import FaceFinder
+from mpafer_jax.faces.finder import Which as WhichFaces
+from mpafer_jax.faces.opencv import import_opencv
 from mpafer_jax.inference import media, tables
 from mpafer_jax.inference.attribution import Explainer
 from mpafer_jax.inference.attribution_sheet import HeatmapFolder
-from mpafer_jax.inference.faces import FaceFinder, import_opencv
-from mpafer_jax.inference.faces import Which as WhichFaces
 from mpafer_jax.inference.predictor import Cropper, Predictor
 from mpafer_jax.inference.results import Failure, NoFace, Prediction, Result
 from mpafer_jax.runtime import progress, signals
@@ -43,8 +45,9 @@ class Request:
       bank: descriptions for heat maps and `zero_shot`.
       faces: "detect", or "none": every image is a face.
       which_faces: "largest" or "all" detected faces.
-      margin: around a detected face, as a fraction of its side.
-      no_align: whether detected faces are not rotated upright.
+      margin: around the crop of a detected face, as a fraction of its side.
+      no_align: whether detected faces are not turned upright.
+      face_model: another file of the face detector; None for the one that is shipped.
       stride: take every `stride`-th frame of a video.
       batch_size: images computed together.
       which: of a run's checkpoints.
@@ -61,8 +64,9 @@ class Request:
     bank: str = "expressions"
     faces: str = "none"
     which_faces: WhichFaces = "largest"
-    margin: float = 0.2
+    margin: float = 0.0
     no_align: bool = False
+    face_model: Path | None = None
     stride: int = 1
     batch_size: int = 32
     which: Which = "best"
@@ -86,7 +90,9 @@ class Request:
         if self.faces == "none":
             return None
         import_opencv().setNumThreads(1)  # images are already processed in parallel
-        return FaceFinder(which=self.which_faces, margin=self.margin, align=not self.no_align)
+        return FaceFinder(
+            which=self.which_faces, margin=self.margin, align=not self.no_align, model=self.face_model or YUNET
+        )
 
     def subject(self, predictor: Predictor) -> dict[str, object]:
         """Everything the results depend on, ready for JSON."""

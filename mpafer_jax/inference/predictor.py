@@ -24,8 +24,9 @@ from mpafer_jax.config.expressions import check_class_names
 from mpafer_jax.config.schema import PromptGranularity
 from mpafer_jax.data import preprocess
 from mpafer_jax.data.preprocess import Pixels
+from mpafer_jax.faces.detect import Face
+from mpafer_jax.faces.finder import FaceCrop
 from mpafer_jax.inference.batching import BATCH_SIZES, PaddedFunction
-from mpafer_jax.inference.faces import Face, FaceCrop
 from mpafer_jax.inference.inputs import ImageLike, Input, InputImage, as_input
 from mpafer_jax.inference.results import Failure, NoFace, Prediction, Result, Source
 from mpafer_jax.method import build

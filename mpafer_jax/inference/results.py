@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mpafer_jax.data.preprocess import Pixels
-from mpafer_jax.inference.faces import Face
+from mpafer_jax.faces.detect import Face
 
 Floats = npt.NDArray[np.float32]
 

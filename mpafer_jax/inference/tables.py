@@ -41,6 +41,7 @@ _COLUMNS: dict[str, type] = {
     "face_width": int,
     "face_height": int,
     "face_tilt": float,
+    "face_score": float,
     "expression": str,
     "confidence": float,
 }
@@ -252,6 +253,6 @@ def _parquet(path: Path, class_names: Sequence[str]) -> Generator[Write]:
 def _row(values: Values) -> dict[str, Any]:
     row = {name: values[name] for name in _COLUMNS if name in values}
     face: Values = values.get("face") or {}
-    row |= {f"face_{name}": value for name, value in face.items()}
+    row |= {f"face_{name}": value for name, value in face.items() if f"face_{name}" in _COLUMNS}
     probabilities: Values = values.get("probabilities", {})
     return row | {f"p_{name}": value for name, value in probabilities.items()}

@@ -4,11 +4,12 @@ from pathlib import Path
 
 import pytest
 
-from mpafer_jax.data import align, check
+from mpafer_jax.data import check
 from mpafer_jax.data.readers import rafdb
 from mpafer_jax.data.records import SourceIndex
 from mpafer_jax.data.registry import read_source
 from mpafer_jax.data.splits import load_dataset
+from mpafer_jax.faces import alignment
 from mpafer_jax.runtime.errors import ConfigError, DataError
 from tests.data import layouts
 
@@ -168,7 +169,7 @@ def test_faces_are_cropped_by_their_landmarks(tmp_path: Path, owners: SourceInde
         rafdb.read(root, "landmarks")
     annotate(root)
     index = rafdb.read(root, "landmarks")
-    assert (index.crop, index.expected_size) == (align.CROP, (224, 224))
+    assert (index.crop, index.expected_size) == (alignment.describe_crop(), (224, 224))
     assert index.fingerprint() != owners.fingerprint()
     (root / "Annotation" / "manual" / "train_00004_manu_attri.txt").unlink()
     with pytest.raises(DataError, match=r"train_00004_manu_attri\.txt and others, 1 of which are missing"):
@@ -182,7 +183,7 @@ def test_attributes_and_crop_reach_the_splits(tmp_path: Path, owners: SourceInde
     )
     dataset = load_dataset(section)
     assert dataset.validation is not None
-    assert f"faces cropped: {align.CROP}" in dataset.description
+    assert f"faces cropped: {alignment.describe_crop()}" in dataset.description
     genders = {name: ("male", "female", "unsure")[number % 3] for number, name in enumerate(RAF)}
     for split in (dataset.train, *dataset.held_out):
         assert split.attributes["gender"].tolist() == [genders[name] for name in split.names.tolist()]
@@ -194,7 +195,7 @@ def test_attributes_and_crop_reach_the_splits(tmp_path: Path, owners: SourceInde
 def test_a_check_counts_attributes_and_names_the_crop(tmp_path: Path, owners: SourceIndex) -> None:
     annotate(tmp_path / "owners")
     lines = check.check(layouts.section("rafdb", tmp_path / "owners", align="landmarks", test_split="test")).lines
-    assert f"faces cropped: {align.CROP}" in lines
+    assert f"faces cropped: {alignment.describe_crop()}" in lines
     # Numbers 21 to 27 modulo 3 and 5.
     assert "  gender in test: female 2, male 3, unsure 2" in lines
     assert "  age in test: 0-3 1, 4-19 2, 20-39 2, 40-69 1, 70+ 1" in lines

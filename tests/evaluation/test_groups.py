@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from mpafer_jax.data import align
 from mpafer_jax.evaluation import groups, statistics
 from mpafer_jax.evaluation.metrics import from_logits
 from mpafer_jax.evaluation.predictions import Predictions
+from mpafer_jax.faces import alignment
 from mpafer_jax.jobs import evaluate
 from tests.data import layouts
 from tests.evaluation.report.page import Page
@@ -99,7 +99,7 @@ def test_an_evaluation_by_the_annotations_of_rafdb(finished, sample, tmp_path) -
         inside = stored.attributes["race"] == group["value"]
         assert (group["count"], group["war"]) == (inside.sum(), right[inside].mean())
     assert [group["value"] for group in result["test"]["groups"]["age"]] == ["20-39", "40-69"]
-    assert any(line.strip() == f"faces cropped: {align.CROP}" for line in result["data"])
+    assert any(line.strip() == f"faces cropped: {alignment.describe_crop()}" for line in result["data"])
     page = Page.of(tmp_path / "eval" / "report.html")
     page.check()
     rows = page.rows("By gender, in percent")

@@ -12,10 +12,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
-from mpafer_jax.data import align, records
+from mpafer_jax.data import records
 from mpafer_jax.data.reader import reader
 from mpafer_jax.data.readers import folder
 from mpafer_jax.data.records import ImageSource, Record, SourceIndex
+from mpafer_jax.faces.alignment import SIZE, TEMPLATE, describe_crop
 from mpafer_jax.runtime import progress
 from mpafer_jax.runtime.errors import DataError
 
@@ -303,7 +304,7 @@ def _of_lists(root: Path, labels: _Labels, class_names: Sequence[str], alignment
     annotations = _annotations(root, labels)
     if alignment == "landmarks":
         images = _by_landmarks(root, labels, annotations)
-        crop, size = align.CROP, (align.SIZE, align.SIZE)
+        crop, size = describe_crop(), (SIZE, SIZE)
     else:
         images_folder = _aligned_folder(root, alignment)
         images = _aligned(images_folder, labels)
@@ -384,7 +385,7 @@ def _annotations(root: Path, names: Iterable[str]) -> dict[str, _Annotation]:
 
 def _read_annotation(path: Path) -> _Annotation:
     words = records.read_text(path).split()
-    coordinates = 2 * len(align.TEMPLATE)
+    coordinates = 2 * len(TEMPLATE)
     try:
         numbers = [float(word) for word in words[:coordinates]]
         attributes = {
@@ -393,6 +394,6 @@ def _read_annotation(path: Path) -> _Annotation:
     except (ValueError, KeyError) as error:
         listed = ", ".join(f"{name} (0 to {len(values) - 1})" for name, values in _ATTRIBUTES.items())
         raise DataError(
-            f"{path}: expected {len(align.TEMPLATE)} lines 'x y' and the numbers of {listed}, found {' '.join(words)!r}"
+            f"{path}: expected {len(TEMPLATE)} lines 'x y' and the numbers of {listed}, found {' '.join(words)!r}"
         ) from error
     return _Annotation(tuple(zip(numbers[::2], numbers[1::2], strict=True)), attributes)

@@ -8,9 +8,9 @@ from pathlib import Path
 from PIL import Image, ImageDraw
 
 from mpafer_jax.data import preprocess
+from mpafer_jax.faces.detect import Face
 from mpafer_jax.inference import NoFace, Predictor, Result
 from mpafer_jax.inference.attribution import Explainer, Explanation
-from mpafer_jax.inference.faces import Face
 from mpafer_jax.inference.predictor import Cropper, checked
 from mpafer_jax.runtime.errors import ImageError
 

@@ -18,9 +18,9 @@ from PIL import Image
 from mpafer_jax.artifacts.description import TrainedOn
 from mpafer_jax.data.synthface.generate import face_of
 from mpafer_jax.data.synthface.styles import STYLES
+from mpafer_jax.faces.finder import FaceFinder
 from mpafer_jax.inference import Predictor
 from mpafer_jax.inference.demo import page as page_lib
-from mpafer_jax.inference.faces import FaceFinder
 from tests import browser
 from tests.jobs import runs
 
