@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import cast
+
+import pydantic
 
 from mpafer_jax.config.data_section import HUB_SCHEME, DataSection
 from mpafer_jax.data import bucket, hub, records, where
@@ -12,9 +15,15 @@ from mpafer_jax.data.records import SourceIndex
 from mpafer_jax.runtime import files
 from mpafer_jax.runtime.errors import ConfigError, DataError, did_you_mean
 
+_SECTIONS = ("clips", "list", "columns")  # of config.data, which some readers read
+
 
 def check(data: DataSection) -> None:
-    """Validates `config.data` before reading: ConfigError for an unknown dataset, label rule or `align`, or no dir."""
+    """Validates `config.data` before reading.
+
+    Raises:
+      ConfigError: an unknown dataset, label rule or `align`, no dir, or a field that the dataset does not read.
+    """
     name = data.dataset
     if name not in READERS:
         raise ConfigError(
@@ -25,6 +34,15 @@ def check(data: DataSection) -> None:
             raise ConfigError(
                 f"config.data.{field} is {getattr(data, field)!r}, which does not go with dataset {name!r}; expected "
                 f"{' or '.join(map(repr, allowed))}"
+            )
+    for section in _SECTIONS:
+        found = cast(pydantic.BaseModel, getattr(data, section))
+        changed = [field for field, value in found if value != type(found).model_fields[field].default]
+        if changed and section not in READERS[name].fields:
+            readers = ", ".join(other for other, reader in READERS.items() if section in reader.fields)
+            raise ConfigError(
+                f"config.data.{section}.{changed[0]} is {getattr(found, changed[0])!r}, which dataset {name!r} does "
+                f"not read; these do: {readers}. Leave it out"
             )
     if "dir" in READERS[name].fields and not data.dir:
         raise ConfigError(

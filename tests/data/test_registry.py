@@ -88,6 +88,14 @@ def test_a_name_is_given_once(mine):
         reader("folder", "Again.")(mine)
 
 
+def test_a_field_of_another_dataset_is_refused(tmp_path):
+    data = section(tmp_path, dataset="folder", label_rule="owner", columns={"attributes": ("age",)})
+    message = r"columns\.attributes is \('age',\), which dataset 'folder' does not read; these do: list, parquet\. L"
+    with pytest.raises(ConfigError, match=message):
+        registry.check(data)
+    registry.check(data.model_copy(update={"dataset": "list"}))
+
+
 def test_a_dataset_without_examples_says_what_was_looked_for(tmp_path):
     (tmp_path / "origin").mkdir()
     (tmp_path / "label.lst").write_text("\n")

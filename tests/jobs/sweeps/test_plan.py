@@ -61,14 +61,18 @@ def test_every_run_once_seed_after_seed():
 
 
 def test_a_fold_takes_the_place_of_a_seed():
-    over_folds = dataclasses.replace(SWEEP, over="folds")
-    found = {run.name: run for run in plan.plan(over_folds, ["--config.seed=3"], (2, 5), ["full"])}
+    over_folds = dataclasses.replace(SWEEP, base="configs/dfew.py", over="folds")
+    found = {
+        run.name: run for run in plan.plan(over_folds, ["--config.seed=3", "--config.data.dir=D"], (2, 5), ["full"])
+    }
     assert list(found) == [f"{table}/full/fold_{fold}" for fold in (2, 5) for table in ("all", "4_per_class")]
     assert differences(found["all/full/fold_2"], found["all/full/fold_5"]) == {"data.clips.fold"}
     assert found["all/full/fold_5"].config.data.clips.fold == 5
     assert found["all/full/fold_5"].config.seed == 3
     with pytest.raises(ConfigError, match=r"--config\.data\.clips\.fold is what --folds sets"):
         plan.plan(over_folds, ["--config.data.clips.fold=1"], (2,))
+    with pytest.raises(ConfigError, match=r"config\.data\.clips\.fold is 2, which dataset 'folder' does not read"):
+        plan.plan(dataclasses.replace(SWEEP, over="folds"), [], (1, 2))
 
 
 def test_what_a_sweep_sets_can_be_set_otherwise():
