@@ -121,9 +121,7 @@ class Detector:
     def _see(self, pixels: npt.NDArray[np.uint8]) -> Rows:
         """What the network finds in an image, RGB."""
         if not hasattr(self._networks, "network"):
-            self._networks.network = self._cv2.FaceDetectorYN.create(
-                "onnx", self._network, np.empty(0, np.uint8), (_SMALL, _SMALL), _LEAST_SCORE, _SAME_FACE, _MOST_BOXES
-            )
+            self._networks.network = self._load()
         network = self._networks.network
         height, width = pixels.shape[:2]
         if min(height, width) < _LEAST_SIDE:
@@ -133,6 +131,17 @@ class Detector:
         network.setInputSize(pixels.shape[1::-1])
         _, rows = network.detect(np.ascontiguousarray(pixels[..., ::-1]))  # OpenCV's order is BGR
         return np.zeros((0, _ROW)) if rows is None else rows.astype(np.float64)
+
+    def _load(self) -> Any:
+        log: Any = self._cv2.utils.logging
+        level = log.getLogLevel()
+        log.setLogLevel(log.LOG_LEVEL_ERROR)  # OpenCV 5 warns that it ignores a target, which is the default
+        try:
+            return self._cv2.FaceDetectorYN.create(
+                "onnx", self._network, np.empty(0, np.uint8), (_SMALL, _SMALL), _LEAST_SCORE, _SAME_FACE, _MOST_BOXES
+            )
+        finally:
+            log.setLogLevel(level)
 
     def _look(self, image: Image.Image, longest: int, degrees: int) -> Rows:
         """What it finds in an image that is resized and then turned; in pixels of the image."""
