@@ -104,8 +104,8 @@ class Detector:
                 f"OpenCV {self._cv2.__version__} cannot run {model} as YuNet: {str(error).strip()}"
             ) from error
 
-    def __call__(self, image: Image.Image) -> list[Face]:
-        """The faces of an upright RGB image, from left to right."""
+    def __call__(self, image: Image.Image, most: int | None = None) -> list[Face]:
+        """The faces of an upright RGB image, from left to right; the `most` largest of them, None for all."""
         longest = max(image.size)
         sizes = {_SMALL, min(longest, _LARGE)} if longest > _SMALL else {_SMALL}
         reduced = image if longest <= _LARGE else _to_longest(image, _LARGE)
@@ -115,8 +115,11 @@ class Detector:
             rows = self._merged(
                 self._look(reduced, max(_SMALL, round(factor * side)), degrees) for factor, degrees in _HARDER
             )
+        rows = rows[np.argsort(rows[:, 0], kind="stable")]
+        # Chosen before landmarks are found again, which takes longest where faces are many.
+        largest = np.argsort(-rows[:, 2] * rows[:, 3], kind="stable")[:most]
         rows[:, : _ROW - 1] *= longest / max(reduced.size)
-        return [self._face(image, row) for row in rows[np.argsort(rows[:, 0], kind="stable")]]
+        return [self._face(image, row) for row in rows[np.sort(largest)]]
 
     def _see(self, pixels: npt.NDArray[np.uint8]) -> Rows:
         """What the network finds in an image, RGB."""

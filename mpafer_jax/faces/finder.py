@@ -28,7 +28,7 @@ class FaceFinder:
     def __init__(
         self,
         *,
-        which: Which = "largest",
+        which: Which | int = "largest",
         margin: float = 0.0,
         align: bool = True,
         model: str | os.PathLike[str] = YUNET,
@@ -36,7 +36,7 @@ class FaceFinder:
         """Loads the detector.
 
         Args:
-          which: the largest face only, or all faces from left to right.
+          which: the largest face only, all faces from left to right, or so many of the largest.
           margin: see `alignment.align`.
           align: whether faces are turned upright.
           model: see `Detector`.
@@ -46,7 +46,8 @@ class FaceFinder:
           ValueError: see `alignment.check_margin`.
         """
         self._margin = alignment.check_margin(margin)
-        self._which, self._align = which, align
+        self._most = {"largest": 1, "all": None}[which] if isinstance(which, str) else which
+        self._align = align
         self._detector = Detector(model)
 
     def __call__(self, image: Image.Image) -> list[FaceCrop]:
@@ -55,13 +56,8 @@ class FaceFinder:
 
     def find(self, image: Image.Image) -> list[Face]:
         """The faces of an upright RGB image."""
-        faces = self._detector(image)
-        return faces if self._which == "all" else [max(faces, key=_area)] if faces else []
+        return self._detector(image, self._most)
 
     def crop(self, image: Image.Image, face: Face) -> Image.Image:
         """The crop of one face."""
         return alignment.align(image, face.landmarks, None, self._margin, upright=self._align)
-
-
-def _area(face: Face) -> int:
-    return face.width * face.height

@@ -44,7 +44,8 @@ def test_all_faces_come_from_left_to_right_and_the_largest_alone(couple):
     left, right = FaceFinder(which="all").find(couple)
     assert inside(left, (60, 120, 210, 270))
     assert inside(right, (380, 60, 604, 284))
-    assert FaceFinder().find(couple) == [right]
+    assert FaceFinder().find(couple) == FaceFinder(which=1).find(couple) == [right]
+    assert FaceFinder(which=2).find(couple) == FaceFinder(which=9).find(couple) == [left, right]
     assert min(left.score, right.score) > 0.6
     # Eyes above nose above mouth, left of right.
     (x0, y0), (x1, y1), (_, y2), (x3, y3), (x4, y4) = right.landmarks
