@@ -345,14 +345,18 @@ def subfolders(directory: Path) -> list[Path]:
 def files_below(folder: Path) -> Iterator[Path]:
     """The files in a folder, at any depth, without hidden ones and the prepared copy.
 
-    Links are followed, and no folder is read twice.
+    Links are followed, and no folder is read twice. Raises OSError for a folder that cannot be read.
     """
     read = set[str]()
-    for place, folders, names in os.walk(folder, followlinks=True):
+    for place, folders, names in os.walk(folder, followlinks=True, onerror=_raise):
         is_new = (real := os.path.realpath(place)) not in read
         read.add(real)
         folders[:] = filter(_may_be_data, sorted(folders)) if is_new else ()
         yield from (Path(place, name) for name in sorted(filter(_may_be_data, names)) if is_new)
+
+
+def _raise(error: OSError) -> None:
+    raise error
 
 
 def _may_be_data(name: str) -> bool:

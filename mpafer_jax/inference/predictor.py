@@ -38,7 +38,7 @@ from mpafer_jax.method.model import PromptedModel
 from mpafer_jax.method.prompts import Params, PromptLearner, check_names_differ
 from mpafer_jax.method.state import Frozen
 from mpafer_jax.runtime import devices, workers
-from mpafer_jax.runtime.errors import ImageError
+from mpafer_jax.runtime.errors import ConfigError, ImageError
 from mpafer_jax.runtime.finite import check_rows, finite_rows
 
 _THREADS = min(16, workers.usable_cores() + 2)  # more than the cores, since reading waits for the disk
@@ -157,14 +157,15 @@ class Predictor:
         Raises:
           PromptError: the bank is missing or lacks classes, a text does not fit the text tower, or two names have the
             same tokens.
-          ConfigError: fewer than two classes, an empty name, or two names of one class.
-          ValueError: the CLIP's image normalisation is unknown, or it has fewer patches than `top_k`.
+          ConfigError: fewer than two classes, an empty name, two names of one class, the CLIP's image normalisation is
+            unknown, or it has fewer patches than `top_k`.
         """
         class_names = check_class_names(class_names, "class_names", at_least=2)
         loaded = load_backbone(clip) if isinstance(clip, str) else clip
         if loaded.image_mean is None or loaded.image_std is None:
-            raise ValueError(
-                f"{loaded.name} says no mean and std of its images (no preprocessor_config.json), so they are unknown"
+            raise ConfigError(
+                f"{loaded.name} says no mean and std of its images; put a preprocessor_config.json with image_mean and "
+                "image_std into its folder (of a file, into the folder that `mpafer-jax clip convert` makes of it)"
             )
         if isinstance(bank, str):
             bank = load_banks((bank,), paraphrases)
@@ -180,7 +181,7 @@ class Predictor:
             local_weight=local_weight,
         )
         if local_weight and model.top_k > num_patches:
-            raise ValueError(f"top_k is {top_k}, {loaded.name} has {num_patches} patches")
+            raise ConfigError(f"top_k is {top_k}, {loaded.name} has {num_patches} patches")
         experiment = build.assemble(model, loaded, class_names, names, hard_prompts)
         encoder = text_encoder(model, experiment.frozen.backbone, encode)
         text_features, _ = encode_hard_prompts({"own": hard_prompts}, encoder)["own"]

@@ -1,5 +1,6 @@
 """Datasets as archives unpack: in other folders, beside the archive, with what a Mac adds, and behind links."""
 
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -124,3 +125,11 @@ def test_a_file_is_no_folder_and_a_wrong_path_is_said(case: str, tmp_path: Path)
     for name, message in (("faces.zip", "faces.zip is a file, expected a folder"), ("mispelt", "mispelt is not there")):
         with pytest.raises(DataError, match=rf"{message}\.\nExpected"):
             CASES[case][1](tmp_path / name)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="may read everything")
+def test_a_folder_that_may_not_be_read_is_an_error(tmp_path: Path) -> None:
+    layouts.write_kdef(tmp_path, ["AF01ANS", "BM02SUHL"])
+    (tmp_path / "KDEF" / "AF01").chmod(0)
+    with pytest.raises(PermissionError, match="AF01"):
+        kdef.read(tmp_path)

@@ -289,10 +289,10 @@ def test_zero_shot_reads_a_bank_and_refuses_what_it_cannot_do(sample, faces):
         Predictor.zero_shot(clip, ("joy",))
     with pytest.raises(PromptError, match="'level 12' and 'level 1 2' become the same tokens"):
         Predictor.zero_shot(clip, ("level 12", "level 1 2"), None)
-    with pytest.raises(ValueError, match=r"top_k is 65, .* has 64 patches"):
+    with pytest.raises(ConfigError, match=r"top_k is 65, .* has 64 patches"):
         Predictor.zero_shot(clip, ("fear", "anger"), None, top_k=65)
     with pytest.raises(PromptError, match="do not fit"):
         Predictor.zero_shot(clip, ("fear", "very " * 80), None)
     unknown = dataclasses.replace(load_backbone(clip), image_mean=None)
-    with pytest.raises(ValueError, match=r"says no mean and std of its images"):
+    with pytest.raises(ConfigError, match=r"says no mean and std of its images; put a preprocessor_config\.json"):
         Predictor.zero_shot(unknown, ("fear", "anger"), None)
