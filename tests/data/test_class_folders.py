@@ -143,6 +143,9 @@ def test_labels_of_yolo(tmp_path: Path) -> None:
         "test": [("f.png", "Anger")],
     }
     assert index.dropped == {"train": {"boxes of several classes": 1, "no label": 1}}
+    for name in ("lost.txt", "classes.txt"):
+        (tmp_path / "YOLO_format" / "test" / "labels" / name).write_text("0 .5 .5 1 1")
+    assert folder.read(tmp_path).dropped["test"] == {"label file without an image": 1}
     other_way = {f"images/train/{name[-5]}.png": lines for name, lines in YOLO.items() if name.startswith("train")}
     layouts.write_yolo(tmp_path / "2", other_way, ("Anger", "Contempt", "Disgust"))
     assert counts(folder.read(tmp_path / "2")) == {"train": [1, 1, 0]}

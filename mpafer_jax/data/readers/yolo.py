@@ -6,6 +6,7 @@ train/images/1.png  train/labels/1.txt         lines "CLASS x y width height"; a
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -15,7 +16,7 @@ from mpafer_jax.data import listing, records
 from mpafer_jax.data.listing import Row
 from mpafer_jax.data.names import split_of
 from mpafer_jax.data.preprocess import is_image
-from mpafer_jax.data.records import ImageFile, LayoutError, SourceIndex
+from mpafer_jax.data.records import Counts, ImageFile, LayoutError, SourceIndex
 from mpafer_jax.runtime.errors import DataError
 
 _NAMES = ("data.yaml", "data.yml")
@@ -27,7 +28,7 @@ def description(directory: Path) -> Path | None:
 
 
 def read(directory: Path, path: Path, chosen: Sequence[str]) -> SourceIndex:
-    """Reads images whose boxes are all of one class, whole; others are dropped and counted.
+    """Reads images whose boxes are all of one class, whole; others, and labels without an image, are counted.
 
     Args:
       path: the description.
@@ -51,7 +52,14 @@ def read(directory: Path, path: Path, chosen: Sequence[str]) -> SourceIndex:
     rows = [row for split, (images, labels) in folders.items() for row in _rows(images, labels, split, len(names))]
     if not rows:
         raise LayoutError(f"{directory} has {path.name} and no images in train/images or images/train.")
-    return listing.to_index(rows, chosen, str(path), [str(number) for number in range(len(names))], names)
+    index = listing.to_index(rows, chosen, str(path), [str(number) for number in range(len(names))], names)
+    dropped: Counts = {split: dict(reasons) for split, reasons in index.dropped.items()}
+    for split, (images, labels) in folders.items():
+        stems = {image.stem for image in images.iterdir()} | {"classes"}  # a list of names that some programs write
+        records.count(
+            dropped, split, "label file without an image", len({p.stem for p in labels.glob("*.txt")} - stems)
+        )
+    return dataclasses.replace(index, dropped=dropped)
 
 
 def _class_names(path: Path) -> tuple[str, ...]:
