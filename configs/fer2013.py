@@ -14,5 +14,6 @@ from configs import common
 def get_config(arg: str | None = None) -> ConfigDict:
     config = common.get_common()
     config.data.dataset = "fer2013"
+    config.data.face_margin = -0.12  # as FERPlus, which has the same images
     config.data.validation_split, config.data.validation_fraction = "validation", 0.0
     return common.apply_arguments(config, arg)

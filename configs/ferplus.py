@@ -16,6 +16,7 @@ from configs import common
 def get_config(arg: str | None = None) -> ConfigDict:
     config = common.get_common()
     config.data.dataset = "ferplus"
+    config.data.face_margin = -0.12  # median over 399 faces of PublicTest that were found
     config.data.label_rule = "majority_labelcsv"
     config.data.validation_split, config.data.validation_fraction = "validation", 0.0
     return common.apply_arguments(config, arg)

@@ -38,11 +38,13 @@ class TrainedOn:
       dataset: `config.data.dataset`; '' for a zero-shot CLIP.
       images: number of training images; 0 if unknown or untrained.
       clip: the CLIP's name or folder.
+      face_margin: `config.data.face_margin`, with which detected faces look like its training images.
     """
 
     dataset: str
     images: int
     clip: str
+    face_margin: float = 0.0
 
     def __str__(self) -> str:
         """ "trained on 12,271 images of rafdb; CLIP openai/clip-vit-base-patch16"."""
@@ -107,7 +109,8 @@ class Description(Described):
     @property
     def trained_on(self) -> TrainedOn:
         """Summary of the training data."""
-        return TrainedOn(self.data["dataset"], sum(self.data["counts"]["train"]), self.clip_name)
+        images, face_margin = sum(self.data["counts"]["train"]), self.config["data"].get("face_margin", 0.0)
+        return TrainedOn(self.data["dataset"], images, self.clip_name, face_margin)
 
     def chosen_on_test(self, which: str) -> bool:
         """Whether the test split selected this checkpoint: "best" of a run with `eval.select_on_test_split`."""

@@ -36,6 +36,7 @@ def demo(arguments: argparse.Namespace) -> None:
     --host says otherwise, loads nothing from anywhere, and reports to nobody. Ctrl-C ends it.
     """
     from mpafer_jax.artifacts import checkpoints
+    from mpafer_jax.faces.detect import Detector
     from mpafer_jax.faces.finder import FaceFinder
     from mpafer_jax.inference import Predictor
     from mpafer_jax.inference.demo import page
@@ -44,10 +45,11 @@ def demo(arguments: argparse.Namespace) -> None:
     if checkpoints.holds_one(arguments.checkpoint):
         refuse_idle(arguments, {"--which": checkpoints.SEVERAL})
     page.import_gradio()  # before a model is loaded for nothing
-    faces = FaceFinder() if arguments.faces == "detect" else None
+    detector = Detector() if arguments.faces == "detect" else None
     predictor = Predictor.from_checkpoint(
         arguments.checkpoint, which=arguments.which, clip=arguments.clip, batch_sizes=(1,)
     )
+    faces = detector and FaceFinder(detector, margin=predictor.trained_on.face_margin)
     answerer = Answerer(predictor, arguments.bank, faces)
     answerer.warm_up()
     blocks = page.build(answerer, finds_faces=faces is not None, trained_on=predictor.trained_on)

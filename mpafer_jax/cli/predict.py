@@ -75,7 +75,11 @@ def _class_names(text: str) -> tuple[str, ...]:
     ),
     argument("--faces", choices=("none", "detect"), default="none", help="none: every image is a face (default)"),
     argument("--which_faces", choices=("largest", "all"), default="largest", help="of those detected"),
-    argument("--margin", type=_checked(_margin), default=0.0, help="around the crop, as a fraction of its side"),
+    argument(
+        "--margin",
+        type=_checked(_margin),
+        help="around the crop, as a fraction of its side (default: that of the training images)",
+    ),
     argument("--no_align", action="store_true", help="do not turn detected faces upright"),
     path("--face_model", help="another file of the face detector YuNet (default: the one that is shipped)"),
     number("--stride", 1, default=1, help="every so many frames of a video"),

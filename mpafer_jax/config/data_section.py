@@ -189,6 +189,9 @@ class DataSection(ImagesSection):
     """How faces are cropped, RAF-DB only: owner (as aligned by its owners), aligned_224 (a realigned copy), landmarks
     (from the whole images, by the five landmarks of its annotations); empty: as the files are, which must be one of
     the first two."""
+    face_margin: Annotated[float, Field(gt=-0.5, le=4)] = option(0.0, "ours", role="free")
+    """Margin around detected faces with which they are cropped as this dataset's images are, as a fraction of the side
+    of the crop (docs/predict.md); prediction with a checkpoint takes it."""
     where: Annotated[tuple[str, ...], NO_PATH] = option(())
     """Use only images whose attributes meet all of these conditions: NAME=VALUE, NAME=VALUE|VALUE, NAME>=NUMBER or
     NAME<=NUMBER, as ('angle=straight',); docs/datasets.md says which dataset has which attributes."""

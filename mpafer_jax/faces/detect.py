@@ -31,8 +31,9 @@ _MOST_BOXES = 5000  # before those of one face are merged
 # Longest sides, in pixels, at which the network sees an image. It knows faces of 10 to 300 pixels: small ones are found
 # in the large image, large ones in the small image.
 _SMALL, _LARGE = 320, 1280
-# Where those show no face, it is looked for harder: factors by which the large image is enlarged, and degrees by which
-# it is turned clockwise.
+# Where those show no face, it is looked for harder, in an image of at most so many pixels: factors by which that is
+# enlarged, and degrees by which it is turned clockwise.
+_MIDDLE = 640
 _HARDER = ((1.5, 0), (1.0, -30), (1.0, 30), (1.0, -90), (1.0, 90), (1.0, 180))
 _GREY = (128, 128, 128)  # beyond a turned image
 _LEAST_SIDE = 64  # pixels; narrower images are made so wide
@@ -111,10 +112,8 @@ class Detector:
         reduced = image if longest <= _LARGE else _to_longest(image, _LARGE)
         rows = self._merged(self._look(reduced, size, 0) for size in sizes)
         if not len(rows):
-            side = min(longest, _LARGE)
-            rows = self._merged(
-                self._look(reduced, max(_SMALL, round(factor * side)), degrees) for factor, degrees in _HARDER
-            )
+            side = max(_SMALL, min(longest, _MIDDLE))
+            rows = self._merged(self._look(reduced, round(factor * side), degrees) for factor, degrees in _HARDER)
         rows = rows[np.argsort(rows[:, 0], kind="stable")]
         # Chosen before landmarks are found again, which takes longest where faces are many.
         largest = np.argsort(-rows[:, 2] * rows[:, 3], kind="stable")[:most]

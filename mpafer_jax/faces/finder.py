@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 from typing import Literal
 
 from PIL import Image
 
 from mpafer_jax.faces import alignment
-from mpafer_jax.faces.detect import YUNET, Detector, Face
+from mpafer_jax.faces.detect import Detector, Face
 
 Which = Literal["largest", "all"]
 
@@ -27,28 +26,28 @@ class FaceFinder:
 
     def __init__(
         self,
+        detector: Detector | None = None,
         *,
         which: Which | int = "largest",
         margin: float = 0.0,
         align: bool = True,
-        model: str | os.PathLike[str] = YUNET,
     ) -> None:
-        """Loads the detector.
+        """Loads the shipped detector if none is given.
 
         Args:
+          detector: what finds all faces.
           which: the largest face only, all faces from left to right, or so many of the largest.
-          margin: see `alignment.align`.
+          margin: see `alignment.align`; a model knows that of its training images, `trained_on.face_margin`.
           align: whether faces are turned upright.
-          model: see `Detector`.
 
         Raises:
-          ModuleNotFoundError, InputError: see `Detector`.
+          ModuleNotFoundError: see `Detector`.
           ValueError: see `alignment.check_margin`.
         """
         self._margin = alignment.check_margin(margin)
         self._most = {"largest": 1, "all": None}[which] if isinstance(which, str) else which
         self._align = align
-        self._detector = Detector(model)
+        self._detector = detector or Detector()
 
     def __call__(self, image: Image.Image) -> list[FaceCrop]:
         """Crops of the faces of an upright RGB image, in its own resolution; empty if it has none."""

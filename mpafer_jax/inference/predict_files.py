@@ -13,9 +13,10 @@ import numpy as np
 from absl import logging
 
 from mpafer_jax.artifacts.checkpoints import Which
+from mpafer_jax.artifacts.description import TrainedOn
 from mpafer_jax.backbones.registry import load_backbone
 from mpafer_jax.config.expressions import CANONICAL_NAMES
-from mpafer_jax.faces.detect import YUNET
+from mpafer_jax.faces.detect import YUNET, Detector
 from mpafer_jax.faces.finder import FaceFinder
 from mpafer_jax.faces.finder import Which as WhichFaces
 from mpafer_jax.faces.opencv import import_opencv
@@ -45,7 +46,7 @@ class Request:
       bank: descriptions for heat maps and `zero_shot`.
       faces: "detect", or "none": every image is a face.
       which_faces: "largest" or "all" detected faces.
-      margin: around the crop of a detected face, as a fraction of its side.
+      margin: around the crop of a detected face, as a fraction of its side; None for the one of the training images.
       no_align: whether detected faces are not turned upright.
       face_model: another file of the face detector; None for the one that is shipped.
       stride: take every `stride`-th frame of a video.
@@ -64,7 +65,7 @@ class Request:
     bank: str = "expressions"
     faces: str = "none"
     which_faces: WhichFaces = "largest"
-    margin: float = 0.0
+    margin: float | None = None
     no_align: bool = False
     face_model: Path | None = None
     stride: int = 1
@@ -85,14 +86,17 @@ class Request:
             raise InputError(f"--zero_shot with {self.checkpoint}: {error}") from error
         return Predictor.zero_shot(clip, self.class_names, self.bank, batch_sizes=sizes)
 
-    def cropper(self) -> Cropper | None:
+    def detector(self) -> Detector | None:
         """The face detector, or None."""
         if self.faces == "none":
             return None
         import_opencv().setNumThreads(1)  # images are already processed in parallel
-        return FaceFinder(
-            which=self.which_faces, margin=self.margin, align=not self.no_align, model=self.face_model or YUNET
-        )
+        return Detector(self.face_model or YUNET)
+
+    def cropper(self, detector: Detector | None, trained_on: TrainedOn) -> Cropper | None:
+        """What crops detected faces; None if images are faces."""
+        margin = trained_on.face_margin if self.margin is None else self.margin
+        return detector and FaceFinder(detector, which=self.which_faces, margin=margin, align=not self.no_align)
 
     def subject(self, predictor: Predictor) -> dict[str, object]:
         """Everything the results depend on, ready for JSON."""
@@ -136,7 +140,7 @@ def run(request: Request, show: Callable[[Predictor], Callable[[Result], None]])
     written = [request.heatmaps] if request.heatmaps is not None else []
     left_out = media.LeftOut()
     found = media.find(request.inputs, but=written)
-    faces = request.cropper()
+    detector = request.detector()  # what is missing fails before the model is loaded
     with progress.task("loading the model"):
         predictor = request.predictor()
     total = media.count(media.find(request.inputs, but=written, left_out=left_out), stride=request.stride)
@@ -168,7 +172,10 @@ def run(request: Request, show: Callable[[Predictor], Callable[[Result], None]])
         results = stack.enter_context(
             contextlib.closing(
                 predictor.stream(
-                    images, faces=faces, batch_size=1 if live else 0, keep_pixels=request.heatmaps is not None
+                    images,
+                    faces=request.cropper(detector, predictor.trained_on),
+                    batch_size=1 if live else 0,
+                    keep_pixels=request.heatmaps is not None,
                 )
             )
         )

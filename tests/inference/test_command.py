@@ -1,6 +1,7 @@
 """The command as a user runs it; in this process, except once."""
 
 import csv
+import dataclasses
 import json
 import os
 import shutil
@@ -12,10 +13,12 @@ import pyarrow.parquet
 import pytest
 from PIL import Image
 
+from mpafer_jax.artifacts.description import TrainedOn
 from mpafer_jax.cli.predict import predict
 from mpafer_jax.data.synthface import generate
 from mpafer_jax.data.synthface.styles import STYLES
-from mpafer_jax.inference import media
+from mpafer_jax.faces.finder import FaceFinder
+from mpafer_jax.inference import media, predict_files
 from tests import needs
 from tests.inference.test_media import FRAMES, write_video
 from tests.jobs import runs
@@ -100,6 +103,19 @@ def test_detected_faces_have_boxes_and_a_landscape_has_no_expression(trained, tm
     assert left["index"] == right["index"] == 0
     assert sky["status"] == "no_face"
     assert "expression" not in sky
+
+
+def test_faces_are_cropped_as_the_training_images_are():
+    image = Image.fromarray(generate.face_of(7, "photos", 0, STYLES["colour"]).job.pixels(224))
+    trained_on = TrainedOn("ferplus", 25045, "openai/clip-vit-base-patch16", face_margin=-0.12)
+    request = predict_files.Request("checkpoint", ["image.png"], faces="detect")
+    detector = request.detector()
+    (expected,) = FaceFinder(detector, margin=-0.12)(image)
+    (crop,) = request.cropper(detector, trained_on)(image)
+    np.testing.assert_array_equal(crop.image, expected.image)
+    (wide,) = dataclasses.replace(request, margin=0.0).cropper(detector, trained_on)(image)
+    assert wide.image.width == pytest.approx(crop.image.width / 0.76, abs=1)
+    assert predict_files.Request("checkpoint", ["image.png"]).cropper(None, trained_on) is None
 
 
 def test_heat_maps_are_written_for_each_face(trained, predictor, album, tmp_path):
