@@ -119,7 +119,8 @@ def predict_dataset(config: Config, workdir: pathlib.Path, *, clip: str = "") ->
         todo = missing[jax.process_index() :: jax.process_count()]
         stack.enter_context(locks.hold_for_run(parts.folder / f".{split.name}.lock", parts.folder))
         notice.start_clock()
-        with progress.task(f"predicting {split.name}", sum(len(parts.positions(part)) for part in todo)) as work:
+        total = sum(len(parts.positions(part)) for part in todo)
+        with progress.task(f"predicting {split.name}", total, split.unit) as work:
             for done, part in enumerate(todo, start=1):
                 rows = parts.positions(part)
                 columns = _predict(predictor, split.take(np.array(rows)), rows, config, batch_size, notice, work)
