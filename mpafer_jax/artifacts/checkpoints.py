@@ -4,6 +4,7 @@
                                opt_state     what training needs besides to resume
                                description   see `description.Description`, and SHA-256 digests of all else
                                interval      pending metrics, only if the run was interrupted: see `save`
+                               confidence.npz   calibration of the reported checkpoint: see `confidence.Confidence`
 
 Everything read is verified by the digests.
 """
@@ -11,6 +12,7 @@ Everything read is verified by the digests.
 from __future__ import annotations
 
 import contextlib
+import os
 import pathlib
 from collections.abc import Generator, Mapping, Sequence
 from typing import Any, Literal, TypeVar, cast
@@ -274,6 +276,12 @@ def load(path: str | pathlib.Path, which: Which) -> tuple[Params, Description, i
         raise first_error
     finally:
         manager.close()
+
+
+def folder(path: str | os.PathLike[str], step: int) -> pathlib.Path:
+    """Folder of the checkpoint that `load` has read from `path`: its step_N, or the one of exported prompts."""
+    place = files.any_path(path, "the checkpoint")
+    return place if (place / PROMPTS).is_file() else _find(place)[0] / f"{_PREFIX}_{step}"
 
 
 def _load_step(manager: Any, step: int) -> tuple[Params, Description, int]:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from absl import logging
 
 from mpafer_jax.artifacts import checkpoints
+from mpafer_jax.artifacts.confidence import Confidence
 from mpafer_jax.artifacts.description import Description
 from mpafer_jax.backbones.base import Pretrained
 from mpafer_jax.backbones.registry import load_backbone
@@ -20,8 +21,8 @@ from mpafer_jax.runtime.errors import CheckpointError
 
 def load_model(
     path: str | os.PathLike[str], which: checkpoints.Which, clip: str
-) -> tuple[build.Experiment, checkpoints.Params, Description]:
-    """A checkpoint's model with its backbone, its prompts and its description.
+) -> tuple[build.Experiment, checkpoints.Params, Description, Confidence | None]:
+    """A checkpoint's model with its backbone, its prompts, its description, and its confidence if it has one.
 
     Args:
       path: as for `checkpoints.load`.
@@ -31,7 +32,8 @@ def load_model(
     Raises:
       CheckpointError: it cannot be read, or its CLIP is missing or another.
     """
-    params, description, _ = checkpoints.load(os.fspath(path), which)
+    params, description, step = checkpoints.load(os.fspath(path), which)
+    confidence = Confidence.load(checkpoints.folder(path, step), params)
     sections = description.model_sections()
     # No backward pass: rematerialization is irrelevant.
     sections = sections.model_copy(update={"clip": sections.clip.model_copy(update={"remat": "none"})})
@@ -54,7 +56,7 @@ def load_model(
     model.learner.check(params)
     names = description.class_names
     experiment = build.assemble(model, loaded, names, description.prompt_names, description.hard_prompts)
-    return experiment.with_patch_weights(description.patch_weights), params, description
+    return experiment.with_patch_weights(description.patch_weights), params, description, confidence
 
 
 def for_classes(

@@ -46,6 +46,12 @@ def _margin(text: str) -> float:
     return check_margin(float(text))
 
 
+def _min_confidence(text: str) -> float:
+    from mpafer_jax.inference.results import check_min_confidence
+
+    return check_min_confidence(float(text))
+
+
 def _class_names(text: str) -> tuple[str, ...]:
     from mpafer_jax.config.expressions import check_class_names
 
@@ -84,6 +90,14 @@ def _class_names(text: str) -> tuple[str, ...]:
     path("--face_model", help="another file of the face detector YuNet (default: the one that is shipped)"),
     number("--stride", 1, default=1, help="every so many frames of a video"),
     number("--batch_size", 1, default=32, help="images computed together"),
+    argument("--calibrated", action="store_true", help="confidences calibrated on the checkpoint's validation split"),
+    argument(
+        "--min_confidence",
+        type=_checked(_min_confidence),
+        default=0.0,
+        metavar="SHARE",
+        help="answer 'uncertain' below it, a fraction of 1; the run's report says which to take",
+    ),
     WHICH,
     CLIP,
     argument("--zero_shot", action="store_true", help="no checkpoint: classify with a CLIP and descriptions alone"),
@@ -106,20 +120,29 @@ def predict(arguments: argparse.Namespace) -> int:
     refuse_idle(arguments, _idle(arguments))
     from absl import logging
 
-    from mpafer_jax.inference import predict_files
-    from mpafer_jax.inference.results import Failure, NoFace, Prediction
+    from mpafer_jax.inference import predict_files, tables
+    from mpafer_jax.inference.results import UNCERTAIN
 
     names = {field.name for field in dataclasses.fields(predict_files.Request)}
     fields = {name: value for name, value in vars(arguments).items() if name in names and value is not None}
     outcome = predict_files.run(predict_files.Request(**fields), lambda predictor: lines(predictor, arguments.inputs))
     counts = outcome.counts
+    predicted = f"{counts['ok']} predicted"
+    if arguments.min_confidence:
+        predicted += f", {counts[UNCERTAIN]} uncertain"
     logging.info(
-        "%d predicted, %d without a face, %d that could not be read%s",
-        *(counts[Prediction], counts[NoFace], counts[Failure]),
+        "%s, %d without a face, %d that could not be read%s",
+        *(predicted, counts["no_face"], counts["error"]),
         f"; written to {arguments.out}" if arguments.out else "",
     )
+    if unlike := counts[tables.UNLIKE]:
+        logging.warning(
+            "%d of %d images are unlike the training images: farther from them than 99%% of the validation images. "
+            "Their predictions, however confident, are worth little",
+            *(unlike, counts["ok"] + counts[UNCERTAIN]),
+        )
     if outcome.stopped is None:
-        return 1 if counts[Failure] else 0
+        return 1 if counts["error"] else 0
     if arguments.out is not None:
         logging.info("stopped before the end; the same command resumes with what is missing")
     return getattr(outcome.stopped, "exit_code", signals.INTERRUPTED)
@@ -133,7 +156,7 @@ def _idle(arguments: argparse.Namespace) -> dict[str, str]:
     if arguments.faces == "none":
         found |= dict.fromkeys(("--which_faces", "--margin", "--no_align", "--face_model"), "--faces=detect")
     if arguments.zero_shot:
-        found |= dict.fromkeys(("--which", "--clip"), "a checkpoint, which --zero_shot has not")
+        found |= dict.fromkeys(("--which", "--clip", "--calibrated"), "a checkpoint, which --zero_shot has not")
     else:
         if checkpoints.holds_one(arguments.checkpoint):
             found["--which"] = checkpoints.SEVERAL
@@ -146,20 +169,21 @@ def _idle(arguments: argparse.Namespace) -> dict[str, str]:
 def lines(predictor: Predictor, inputs: Sequence[str]) -> Callable[[Result], None]:
     """What shows results on stdout: in columns where somebody looks at them, between tabs for programs."""
     from mpafer_jax.inference import media
-    from mpafer_jax.inference.results import Failure, Prediction, Source
+    from mpafer_jax.inference.results import UNCERTAIN, Failure, Prediction, Source
     from mpafer_jax.runtime import console
 
     in_columns = console.is_at_terminal()
     first = itertools.islice(media.find(inputs), _LOOKED_AT)
     file_width = max((len(str(Source(medium.path, 0))) for medium in first), default=0)
-    answer_width = max(len(name) for name in (*predictor.class_names, _NO_FACE))
+    answer_width = max(len(name) for name in (*predictor.class_names, _NO_FACE, UNCERTAIN))
 
     def show(result: Result) -> None:
         if isinstance(result, Failure):
             return
         file, answer, confidence = str(result.source), _NO_FACE, ""
         if isinstance(result, Prediction):
-            answer, confidence = result.expression, f"{100 * result.confidence:.1f}%"
+            answer = result.expression if result.certain else UNCERTAIN
+            confidence = f"{100 * result.confidence:.1f}%"
         if in_columns:
             console.line(f"{file:<{file_width}}  {answer:<{answer_width}}  {confidence:>6}".rstrip())
         else:

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
+from scipy import optimize
+
+from mpafer_jax.evaluation.metrics import softmax
 
 NUM_BINS = 15  # as in Guo et al. 2017
+# Of the temperature. Reached if no finite one is best: every image is right, or the logits say nothing.
+SMALLEST, LARGEST = 0.05, 20.0
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -72,3 +78,27 @@ def calibrate(
             gaps += count * abs(share - mean)
         bins.append(Bin(index / num_bins, (index + 1) / num_bins, count, mean, share))
     return Calibration(gaps / len(labels), float(confidence.mean()), float(correct.mean()), tuple(bins))
+
+
+def fit_temperature(logits: npt.NDArray[np.floating], labels: npt.NDArray[np.integer]) -> float:
+    """T between `SMALLEST` and `LARGEST` that minimises the cross-entropy of softmax(logits / T) (Guo et al. 2017).
+
+    The cross-entropy is convex in b = 1 / T; its derivative, mean over the images of sum_c p_c z_c - z_y, increases.
+
+    Args:
+      logits: z [n, C].
+      labels: y int[n], the true classes.
+    """
+    scores = np.asarray(logits, np.float64)
+    true = scores[np.arange(len(labels)), labels]
+
+    def slope(inverse: float) -> float:
+        probabilities = np.asarray(softmax(inverse * scores), np.float64)
+        expected: npt.NDArray[np.float64] = np.sum(probabilities * scores, axis=1)
+        return float(np.mean(expected - true))
+
+    if slope(1 / LARGEST) >= 0:
+        return LARGEST
+    if slope(1 / SMALLEST) <= 0:
+        return SMALLEST
+    return 1 / float(cast(Any, optimize).brentq(slope, 1 / LARGEST, 1 / SMALLEST, xtol=1e-12))

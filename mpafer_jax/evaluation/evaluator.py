@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -21,6 +21,41 @@ from mpafer_jax.method import build, steps
 from mpafer_jax.method.forward import Forward
 from mpafer_jax.runtime import devices
 from mpafer_jax.runtime.errors import ConfigError
+from mpafer_jax.runtime.finite import check_rows
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Scores:
+    """What a model computes of a split: of the n images or clips whose class is one of its C.
+
+    Attributes:
+      class_names: C names.
+      positions: int64[n], their positions in the split.
+      names: str[n].
+      labels: int32[n], the true classes.
+      logits: float32[n, C], of a clip the mean over its frames.
+      features: float16[m, D], z^g under the visual prompts, normalised, of all images of the split and frames of clips.
+      mean_patches: float32[m, D] of the same, see `method.outliers`.
+      unit: "images" or "clips".
+      attributes: str[n] by name, see `data.splits.Split`.
+    """
+
+    class_names: tuple[str, ...]
+    positions: npt.NDArray[np.int64]
+    names: npt.NDArray[np.str_]
+    labels: npt.NDArray[np.int32]
+    logits: npt.NDArray[np.float32]
+    features: npt.NDArray[np.float16]
+    mean_patches: npt.NDArray[np.float32]
+    unit: str
+    attributes: Mapping[str, npt.NDArray[np.str_]]
+
+    @property
+    def metrics(self) -> metrics_lib.ClassificationMetrics:
+        """Metrics of the split."""
+        return metrics_lib.from_logits(
+            self.logits, self.labels, self.class_names, names=self.names, attributes=self.attributes
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,7 +73,11 @@ class Evaluator:
     step: Callable[..., Outputs]
 
     def __call__(self, params: dict[str, Any], split: Split) -> metrics_lib.ClassificationMetrics:
-        """Metrics of a split. Classes are matched by name; images of classes unknown to the model are left out.
+        """Metrics of a split; arguments and errors as for `score`."""
+        return self.score(params, split).metrics
+
+    def score(self, params: dict[str, Any], split: Split) -> Scores:
+        """One pass over a split. Classes are matched by name; images of classes unknown to the model are left out.
 
         The logits of a clip are the mean of those of its frames (`Split.frames`).
 
@@ -47,17 +86,38 @@ class Evaluator:
           NonFiniteError: logits are NaN or infinite.
         """
         labels, (images, grouping) = self.labels(split), split.frames()
-        logits = np.full((len(images), len(self.experiment.class_names)), np.nan, np.float32)
-        for batch in self.batches(params, images, ("logits",)):
-            logits[batch["index"]] = batch["logits"]
-        logits, known = grouping.mean(logits), labels >= 0
-        return metrics_lib.from_logits(
-            logits[known],
-            labels[known],
-            self.experiment.class_names,
+        logits, features, mean_patches = self.encode(params, images)
+        known = np.flatnonzero(labels >= 0)
+        return Scores(
+            class_names=self.experiment.class_names,
+            positions=known,
             names=split.names[known],
+            labels=labels[known],
+            logits=grouping.mean(logits)[known],
+            features=features,
+            mean_patches=mean_patches,
+            unit=split.unit,
             attributes={name: values[known] for name, values in split.attributes.items()},
         )
+
+    def encode(
+        self, params: dict[str, Any], images: Split
+    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float16], npt.NDArray[np.float32]]:
+        """Of m images logits [m, C], features z^g [m, D], normalised, and mean patches [m, D], as in `Scores`.
+
+        Raises:
+          NonFiniteError: logits are NaN or infinite.
+        """
+        classes, width = len(self.experiment.class_names), self.experiment.model.backbone.spec.embedding_size
+        logits = np.full((len(images), classes), np.nan, np.float32)
+        features = np.zeros((len(images), width), np.float16)
+        mean_patches = np.zeros((len(images), width), np.float32)
+        for batch in self.batches(params, images, ("logits", "image_features", "mean_patch")):
+            logits[batch["index"]] = batch["logits"]
+            features[batch["index"]] = batch["image_features"]
+            mean_patches[batch["index"]] = batch["mean_patch"]
+        check_rows("logits", logits, images.names)
+        return logits, features, mean_patches
 
     def labels(self, split: Split) -> npt.NDArray[np.int32]:
         """int32[n]: the model's class of each image, -1 for classes unknown to it, which are logged as a warning.

@@ -15,13 +15,13 @@ from absl import logging
 from mpafer_jax.config.schema import Report
 from mpafer_jax.data import preprocess
 from mpafer_jax.data.splits import Grouping, Split
-from mpafer_jax.evaluation.evaluator import Evaluator
+from mpafer_jax.evaluation.evaluator import Evaluator, Scores
 from mpafer_jax.evaluation.metrics import ClassificationMetrics, from_logits, softmax
 from mpafer_jax.evaluation.protocol import reported_split
 from mpafer_jax.method.features import encode_splits
 from mpafer_jax.runtime import files
 from mpafer_jax.runtime.errors import ReportError
-from mpafer_jax.runtime.finite import check_rows, not_finite
+from mpafer_jax.runtime.finite import not_finite
 
 MAX_MAPPED = 1000  # images whose features are kept for the feature map
 MAX_MISTAKES = 12
@@ -130,72 +130,60 @@ class Predictions:
 
 def measure(
     evaluator: Evaluator, params: dict[str, Any], splits: Sequence[Split], *, step: int, report: Report
-) -> tuple[dict[str, ClassificationMetrics], Predictions | None]:
-    """Metrics by split name, and predictions for the reported split; one pass over each split.
+) -> tuple[dict[str, Scores], Predictions | None]:
+    """Scores by split name, and predictions for the reported split; one pass over each split.
 
     Args:
       params: the prompts, on the devices.
       splits: to evaluate; of test and validation, test is reported.
       step: of the checkpoint.
       report: `config.eval.report`; with "none" no predictions are made.
+
+    Raises:
+      ConfigError: a split has no image of the model's classes.
+      NonFiniteError: the logits of an image are NaN or infinite.
     """
-    metrics: dict[str, ClassificationMetrics] = {}
+    scores = {split.name: evaluator.score(params, split) for split in splits}
+    reported = None if report == "none" else reported_split(scores)
     predictions: Predictions | None = None
-    reported = None if report == "none" else reported_split([split.name for split in splits])
     for split in splits:
         if split.name == reported:
-            predictions = predict(evaluator, params, split, step=step, images=report == "full")
-            metrics[split.name] = predictions.metrics
-        else:
-            metrics[split.name] = evaluator(params, split)
-    return metrics, predictions
+            predictions = predict(evaluator, params, split, scores[split.name], step=step, images=report == "full")
+    return scores, predictions
 
 
-def predict(evaluator: Evaluator, params: dict[str, Any], split: Split, *, step: int, images: bool) -> Predictions:
-    """Predictions for a split, in one pass over its images.
-
-    Every process calls this and gets the whole result. Images of classes unknown to the model are left out.
+def predict(
+    evaluator: Evaluator, params: dict[str, Any], split: Split, scores: Scores, *, step: int, images: bool
+) -> Predictions:
+    """Predictions for a split. Every process calls this and gets the whole result.
 
     Args:
       params: the prompts, on the devices.
+      scores: of the split.
       step: of the checkpoint.
       images: whether to keep the most confident errors as images.
-
-    Raises:
-      ConfigError: the split has no image of the model's classes.
-      NonFiniteError: the logits of an image are NaN or infinite.
     """
-    experiment = evaluator.experiment
-    class_names, width = experiment.class_names, experiment.model.backbone.spec.embedding_size
-    labels, (frames, grouping) = evaluator.labels(split), split.frames()
-    known = np.flatnonzero(labels >= 0)
+    experiment, known, (frames, grouping) = evaluator.experiment, scores.positions, split.frames()
     mapped = _draw(known, evaluator.config.seed)
-    logits = np.full((len(frames), len(class_names)), np.nan, np.float32)
-    after = np.zeros((len(frames), width), np.float16)
-    for batch in evaluator.batches(params, frames, ("logits", "image_features")):
-        logits[batch["index"]] = batch["logits"]
-        after[batch["index"]] = batch["image_features"]
-    check_rows("logits", logits, frames.names)
-    logits = grouping.mean(logits)[known]
     chosen = split.take(mapped)
     before = _normalized(encode_splits(evaluator.config, experiment, [chosen])[split.name].image_features)
-    mistakes = _mistakes(logits, labels[known])
+    mistakes = _mistakes(scores.logits, scores.labels)
     shown = frames.take(grouping.middle()[known[mistakes]] if images else known[:0])
     return Predictions(
         split=split.name,
         fingerprint=split.fingerprint,
         step=step,
-        class_names=class_names,
-        names=split.names[known],
-        labels=labels[known].astype(np.int32),
-        logits=logits,
+        class_names=scores.class_names,
+        names=scores.names,
+        labels=scores.labels.astype(np.int32),
+        logits=scores.logits,
         mapped=np.searchsorted(known, mapped).astype(np.int32),
         features_before=_mean_direction(before, chosen.frames()[1]),
-        features_after=_mean_direction(after, grouping)[mapped],
+        features_after=_mean_direction(scores.features, grouping)[mapped],
         mistakes=mistakes,
         mistake_pixels=_pixels(shown, experiment.image_size),
         mistake_patch_scores=_patch_scores(evaluator, params, shown),
-        attributes={name: values[known] for name, values in split.attributes.items()},
+        attributes=scores.attributes,
     )
 
 

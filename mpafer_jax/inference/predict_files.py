@@ -24,12 +24,11 @@ from mpafer_jax.inference import media, tables
 from mpafer_jax.inference.attribution import Explainer
 from mpafer_jax.inference.attribution_sheet import HeatmapFolder
 from mpafer_jax.inference.predictor import Cropper, Predictor
-from mpafer_jax.inference.results import Failure, NoFace, Prediction, Result
+from mpafer_jax.inference.results import Failure, Prediction, Result
 from mpafer_jax.runtime import progress, signals
 from mpafer_jax.runtime.errors import InputError
 
 _NAMED = 5  # inputs listed in full in a request's identity
-_STATUSES: dict[str, type] = {"ok": Prediction, "no_face": NoFace, "error": Failure}
 _SAME_RESULTS = ("out", "overwrite", "batch_size")  # fields that do not change results
 
 
@@ -55,6 +54,8 @@ class Request:
       clip: the checkpoint's CLIP, if it has moved; '' if not.
       zero_shot: whether to use a CLIP and descriptions without a checkpoint.
       class_names: for `zero_shot`.
+      calibrated: whether the checkpoint's temperature calibrates the probabilities.
+      min_confidence: predictions of a lower confidence are uncertain.
     """
 
     checkpoint: str
@@ -74,12 +75,16 @@ class Request:
     clip: str = ""
     zero_shot: bool = False
     class_names: Sequence[str] = CANONICAL_NAMES
+    calibrated: bool = False
+    min_confidence: float = 0.0
 
     def predictor(self) -> Predictor:
         """Loads the model."""
         sizes = sorted({1, min(8, self.batch_size), self.batch_size})
         if not self.zero_shot:
-            return Predictor.from_checkpoint(self.checkpoint, which=self.which, clip=self.clip, batch_sizes=sizes)
+            return Predictor.from_checkpoint(
+                self.checkpoint, which=self.which, clip=self.clip, batch_sizes=sizes, calibrated=self.calibrated
+            )
         try:
             clip = load_backbone(self.checkpoint)
         except ValueError as error:  # other errors name the CLIP themselves
@@ -105,6 +110,7 @@ class Request:
             **{name: str(value) if isinstance(value, Path) else value for name, value in given.items()},
             "inputs": _in_short(self.inputs),
             "classes": list(predictor.class_names),
+            "confidence": None if predictor.confidence is None else predictor.confidence.model_dump(mode="json"),
             "texts": hashlib.sha256(np.asarray(predictor.text_features).tobytes()).hexdigest()[:16],
         }
 
@@ -117,11 +123,20 @@ def _in_short(names: Sequence[str]) -> list[str]:
     return [*names[:_NAMED], f"and more, {len(names)} in all ({digest[:16]})"]
 
 
+def _certainty(predictor: Predictor) -> str:
+    """What the confidences of a checkpoint are."""
+    if predictor.confidence is None:
+        return "confidences are uncalibrated, and images unlike the training images are not told: no confidence.npz"
+    if predictor.temperature is None:
+        return f"confidences are uncalibrated; --calibrated calibrates them ({predictor.confidence})"
+    return f"confidences are calibrated: {predictor.confidence}"
+
+
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """Counts of results by type, earlier ones included, and the interruption, if any."""
+    """Counts of results as `tables.tally` names them, earlier ones included, and the interruption, if any."""
 
-    counts: collections.Counter[type]
+    counts: collections.Counter[str]
     stopped: signals.Preempted | KeyboardInterrupt | None
 
 
@@ -147,11 +162,13 @@ def run(request: Request, show: Callable[[Predictor], Callable[[Result], None]])
     logging.info("%s: %s", request.checkpoint, predictor.trained_on)
     if predictor.trained_on.warning:
         logging.warning("%s", predictor.trained_on.warning)
+    if not request.zero_shot:
+        logging.info("%s", _certainty(predictor))
     if left_out:
         logging.info("left out, neither images nor videos by their names: %s; to have them read, name them", left_out)
     images = media.images(found, stride=request.stride)
     live = total is None  # a camera: results must not wait for a batch, and Ctrl-C is the regular end
-    counts: collections.Counter[type] = collections.Counter()
+    counts: collections.Counter[str] = collections.Counter()
     stopped: KeyboardInterrupt | signals.Preempted | None = None
     with contextlib.ExitStack() as stack:
         table = None
@@ -161,8 +178,8 @@ def run(request: Request, show: Callable[[Predictor], Callable[[Result], None]])
             )
             table = stack.enter_context(opened)
             images = table.remaining(images)
-            counts.update({kind: table.earlier[status] for status, kind in _STATUSES.items()})
-            if before := table.earlier.total():
+            counts.update(table.earlier)
+            if before := table.earlier.total() - table.earlier[tables.UNLIKE]:
                 logging.info("%d results are there from before; going on behind them", before)
             elif request.out.exists():
                 logging.info("%s is there already, and is replaced at the end", request.out)
@@ -176,6 +193,7 @@ def run(request: Request, show: Callable[[Predictor], Callable[[Result], None]])
                     faces=request.cropper(detector, predictor.trained_on),
                     batch_size=1 if live else 0,
                     keep_pixels=request.heatmaps is not None,
+                    min_confidence=request.min_confidence,
                 )
             )
         )
@@ -186,7 +204,8 @@ def run(request: Request, show: Callable[[Predictor], Callable[[Result], None]])
                     if not number:  # no results to keep before, while programs are compiled
                         block.enter_context(signals.orderly())
                     work.advance()
-                    counts[type(result)] += 1
+                    counts[result.status] += 1
+                    counts[tables.UNLIKE] += isinstance(result, Prediction) and result.is_unlike
                     for sink in sinks:
                         sink(result)
                     if isinstance(result, Failure):

@@ -16,6 +16,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from mpafer_jax.artifacts import checkpoints
+from mpafer_jax.artifacts.confidence import FILE, HOW_TO_MAKE, Confidence
 from mpafer_jax.artifacts.description import TrainedOn
 from mpafer_jax.artifacts.loaded import load_model
 from mpafer_jax.backbones.base import Outputs, Pretrained
@@ -28,17 +29,18 @@ from mpafer_jax.faces.detect import Face
 from mpafer_jax.faces.finder import FaceCrop
 from mpafer_jax.inference.batching import BATCH_SIZES, PaddedFunction
 from mpafer_jax.inference.inputs import ImageLike, Input, InputImage, as_input
-from mpafer_jax.inference.results import Failure, NoFace, Prediction, Result, Source
+from mpafer_jax.inference.results import Failure, NoFace, Prediction, Result, Source, check_min_confidence
 from mpafer_jax.method import build
 from mpafer_jax.method.forward import Forward, Rgb
 from mpafer_jax.method.hard_prompts.bank import Bank, load_banks
 from mpafer_jax.method.hard_prompts.features import class_features, encode_hard_prompts, text_encoder
 from mpafer_jax.method.hard_prompts.templates import build_hard_prompts, prompt_name
 from mpafer_jax.method.model import PromptedModel
+from mpafer_jax.method.outliers import mahalanobis
 from mpafer_jax.method.prompts import Params, PromptLearner, check_names_differ
 from mpafer_jax.method.state import Frozen
 from mpafer_jax.runtime import devices, workers
-from mpafer_jax.runtime.errors import ConfigError, ImageError
+from mpafer_jax.runtime.errors import CheckpointError, ConfigError, ImageError
 from mpafer_jax.runtime.finite import check_rows, finite_rows
 
 _THREADS = min(16, workers.usable_cores() + 2)  # more than the cores, since reading waits for the disk
@@ -62,6 +64,8 @@ class Predictor:
       model: the network.
       frozen, params: its frozen and learned parameters, on the devices.
       text_features: theta(t) [C, D], on the devices.
+      confidence: the checkpoint's, measured on its validation split; None if it has none, and for zero-shot.
+      temperature: T of calibrated probabilities; None: they are uncalibrated.
       tokenizer: of the backbone.
       forward: the forward pass from stored images.
     """
@@ -76,6 +80,8 @@ class Predictor:
         mean: Rgb,
         std: Rgb,
         batch_sizes: Sequence[int] = BATCH_SIZES,
+        confidence: Confidence | None = None,
+        calibrated: bool = False,
     ) -> None:
         """Puts everything on the devices; compiles nothing yet.
 
@@ -86,10 +92,14 @@ class Predictor:
           trained_on: training data, if any, and CLIP.
           mean, std: of the backbone's normalisation of R, G, B in 0..1.
           batch_sizes: batch sizes to pad to, ascending; the largest bounds the memory.
+          confidence: of the checkpoint; None: predictions do not tell images unlike its training images.
+          calibrated: whether probabilities are softmax(logits / T), with the temperature T of `confidence`.
 
         Raises:
-          ValueError: batch sizes are not positive and ascending.
+          ValueError: batch sizes are not positive and ascending, or `calibrated` without `confidence`.
         """
+        if calibrated and confidence is None:
+            raise ValueError("calibrated probabilities need a confidence, which holds the temperature")
         self.model, self.tokenizer = experiment.model, experiment.tokenizer
         self.class_names, self.hard_prompts = experiment.class_names, experiment.hard_prompts
         self.trained_on = trained_on
@@ -97,7 +107,10 @@ class Predictor:
         self.frozen, self.params = experiment.frozen, devices.replicate(params)
         self.text_features = devices.replicate(text_features)
         self.forward = Forward(self.model, mean, std)
-        arguments = (self.params, self.frozen, self.text_features)
+        self.confidence = confidence
+        self.temperature = confidence.temperature if confidence is not None and calibrated else None
+        gaussian = None if confidence is None else devices.replicate((confidence.mean, confidence.whitening))
+        arguments = (self.params, self.frozen, self.text_features, gaussian)
         self._classify = PaddedFunction(self._predict, arguments, self.image_size, batch_sizes)
 
     @classmethod
@@ -108,25 +121,38 @@ class Predictor:
         which: checkpoints.Which = "best",
         clip: str = "",
         batch_sizes: Sequence[int] = BATCH_SIZES,
+        calibrated: bool = False,
     ) -> Predictor:
-        """The model of a training run; its numbers are those of `--mode=eval`.
+        """The model of a training run; its logits are those of `--mode=eval`.
 
         Args:
           path: a workdir, its `checkpoints` folder, or one `step_N` folder.
           which: the best checkpoint on validation (the last if none was evaluated) or the last.
           clip: the CLIP it was trained on, if that has moved; '' for its recorded name.
           batch_sizes: batch sizes to pad to, ascending; the largest bounds the memory.
+          calibrated: whether probabilities are calibrated by the temperature that was fitted on validation.
 
         Raises:
-          CheckpointError: no checkpoint, one of another version, or its CLIP is missing or another.
+          CheckpointError: no checkpoint, one of another version, its CLIP is missing or another, or `calibrated` of a
+            checkpoint without a temperature.
         """
-        experiment, params, description = load_model(path, which, clip)
+        experiment, params, description, confidence = load_model(path, which, clip)
+        if calibrated and confidence is None:
+            raise CheckpointError(f"{path} has no calibrated temperature ({FILE} in the checkpoint). {HOW_TO_MAKE}")
         mean, std = (cast(Rgb, tuple(description.normalization()[name])) for name in ("mean", "std"))
         encode_texts: Any = jax.jit(Forward(experiment.model, mean, std).encode_texts)
         text_features = encode_texts(params, experiment.frozen)
         trained_on = description.trained_on
         return cls(
-            experiment, params, text_features, trained_on=trained_on, mean=mean, std=std, batch_sizes=batch_sizes
+            experiment,
+            params,
+            text_features,
+            trained_on=trained_on,
+            mean=mean,
+            std=std,
+            batch_sizes=batch_sizes,
+            confidence=confidence,
+            calibrated=calibrated,
         )
 
     @classmethod
@@ -196,7 +222,8 @@ class Predictor:
         )
 
     def __repr__(self) -> str:
-        return f"<{type(self).__name__} of {', '.join(self.class_names)}; {self.trained_on}>"
+        calibrated = "" if self.temperature is None else f"; calibrated: {self.confidence}"
+        return f"<{type(self).__name__} of {', '.join(self.class_names)}; {self.trained_on}{calibrated}>"
 
     @property
     def compiled_batch_sizes(self) -> tuple[int, ...]:
@@ -208,21 +235,25 @@ class Predictor:
         """Sizes to which batches are padded, ascending."""
         return self._classify.sizes
 
-    def predict(self, image: ImageLike) -> Prediction:
-        """Predicts one image, taken as a face that fills it.
+    def predict(self, image: ImageLike, *, min_confidence: float = 0.0) -> Prediction:
+        """Predicts one image, taken as a face that fills it; `min_confidence` as for `stream`.
 
         Raises:
           ImageError: it cannot be read; names it.
         """
-        return self.predict_batch([image])[0]
+        return self.predict_batch([image], min_confidence=min_confidence)[0]
 
-    def predict_batch(self, images: Sequence[ImageLike] | npt.NDArray[np.uint8]) -> list[Prediction]:
+    def predict_batch(
+        self, images: Sequence[ImageLike] | npt.NDArray[np.uint8], *, min_confidence: float = 0.0
+    ) -> list[Prediction]:
         """Predicts several images, or an array [B, height, width, 3], each taken as a face that fills it.
+
+        `min_confidence` is as for `stream`.
 
         Raises:
           ImageError: one cannot be read; names it.
         """
-        return [checked(result) for result in self.stream(images)]
+        return [checked(result) for result in self.stream(images, min_confidence=min_confidence)]
 
     def stream(
         self,
@@ -231,6 +262,7 @@ class Predictor:
         faces: Cropper | None = None,
         batch_size: int = 0,
         keep_pixels: bool = False,
+        min_confidence: float = 0.0,
     ) -> Generator[Result]:
         """Predicts any number of images, in order, in constant memory.
 
@@ -244,11 +276,13 @@ class Predictor:
           batch_size: images computed together; 0 for the largest of `batch_sizes`. 1, for a camera, yields each result
             before the next image is taken.
           keep_pixels: whether predictions hold their input pixels.
+          min_confidence: predictions of a lower confidence are `uncertain`.
 
         Raises:
           TypeError, ValueError: an input is not of a type of image; see `inputs.as_input`.
-          ValueError: `batch_size` is above the largest of `batch_sizes`.
+          ValueError: `batch_size` is above the largest of `batch_sizes`, or `min_confidence` is not from 0 to 1.
         """
+        check_min_confidence(min_confidence)
         limit = batch_size or self.batch_sizes[-1]
         if not 1 <= limit <= self.batch_sizes[-1]:
             raise ValueError(f"batch_size must be 1 to {self.batch_sizes[-1]}, the largest compiled, found {limit}")
@@ -267,9 +301,9 @@ class Predictor:
                 pixels = [row.pixels for row in rows if isinstance(row, _Crop)]
                 running.append((rows, self._classify.start(pixels) if pixels else None))
                 if len(running) > in_flight:  # one batch computes while the next is prepared
-                    yield from self._finish(*running.popleft(), keep_pixels)
+                    yield from self._finish(*running.popleft(), keep_pixels, min_confidence)
             while running:
-                yield from self._finish(*running.popleft(), keep_pixels)
+                yield from self._finish(*running.popleft(), keep_pixels, min_confidence)
 
     def _prepare(self, item: InputImage | Failure, faces: Cropper | None) -> list[_Row]:
         if isinstance(item, Failure):
@@ -304,12 +338,28 @@ class Predictor:
         """Compiles all batch sizes now, as for a service."""
         self._classify.warm_up()
 
-    def _predict(self, params: dict[str, Any], frozen: Frozen, text_features: jax.Array, pixels: jax.Array) -> Outputs:
-        return self.forward.predict(self.forward.visual_prompts(params), frozen, pixels, text_features)
+    def _predict(
+        self,
+        params: dict[str, Any],
+        frozen: Frozen,
+        text_features: jax.Array,
+        gaussian: tuple[jax.Array, jax.Array] | None,
+        pixels: jax.Array,
+    ) -> Outputs:
+        outputs = self.forward.predict(self.forward.visual_prompts(params), frozen, pixels, text_features)
+        mean_patches = outputs.pop("mean_patch")
+        if self.temperature is not None:
+            outputs["probabilities"] = jax.nn.softmax(outputs["logits"] / self.temperature, axis=-1)
+        if gaussian is not None:
+            outputs["distances"] = mahalanobis(mean_patches, *gaussian)
+        return outputs
 
-    def _finish(self, rows: list[_Row], outputs: Outputs | None, keep_pixels: bool) -> Generator[Result]:
+    def _finish(
+        self, rows: list[_Row], outputs: Outputs | None, keep_pixels: bool, min_confidence: float
+    ) -> Generator[Result]:
         values = {name: np.asarray(value) for name, value in (outputs or {}).items()}
         finite = finite_rows(values["logits"]) if values else ()
+        limit = None if self.confidence is None else self.confidence.unlike_distance
         position = -1
         for row in rows:
             if not isinstance(row, _Crop):
@@ -329,6 +379,9 @@ class Predictor:
                 top_patches=values["top_patches"][position] if "top_patches" in values else None,
                 grid=self.grid,
                 pixels=row.pixels if keep_pixels else None,
+                temperature=self.temperature,
+                min_confidence=min_confidence,
+                unlike=None if limit is None else float(values["distances"][position]) / limit,
             )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +12,14 @@ from mpafer_jax.data.preprocess import Pixels
 from mpafer_jax.faces.detect import Face
 
 Floats = npt.NDArray[np.float32]
+UNCERTAIN = "uncertain"  # status below `min_confidence`
+
+
+def check_min_confidence(value: float) -> float:
+    """Returns a fraction of 1; raises ValueError for another number."""
+    if not 0 <= value <= 1:
+        raise ValueError(f"min_confidence is a fraction from 0 to 1, found {value:g}")
+    return value
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -49,13 +57,14 @@ class Failure:
 
     source: Source
     reason: str
+    status: ClassVar = "error"
 
     def __str__(self) -> str:
         return f"{self.source}: {self.reason}"
 
     def to_dict(self) -> dict[str, Any]:
         """Source, status 'error' and reason, ready for JSON."""
-        return {**self.source.to_dict(), "status": "error", "reason": self.reason}
+        return {**self.source.to_dict(), "status": self.status, "reason": self.reason}
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -63,13 +72,14 @@ class NoFace:
     """An image in which no face was detected."""
 
     source: Source
+    status: ClassVar = "no_face"
 
     def __str__(self) -> str:
         return f"{self.source}: no face was found"
 
     def to_dict(self) -> dict[str, Any]:
         """Source and status 'no_face', ready for JSON."""
-        return {**self.source.to_dict(), "status": "no_face"}
+        return {**self.source.to_dict(), "status": self.status}
 
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
@@ -83,11 +93,15 @@ class Prediction:
       face: the detected face; None if the whole image was used.
       class_names: C names.
       logits: float32[C].
-      probabilities: their softmax, float32[C].
+      probabilities: float32[C], their softmax; with a temperature T softmax(logits / T).
       patch_scores: cos(z^l_i, theta(t_d)) float32[N, C], of every patch with every class; None without a local score.
       top_patches: int32[C, k], the patches of the class's local score, best first; None likewise.
       grid: (rows, columns) of patches.
       pixels: uint8[S, S, 3], the model's input; None unless requested.
+      temperature: T of calibrated probabilities; None: they are uncalibrated.
+      min_confidence: the lowest confidence of a certain prediction.
+      unlike: distance of the image from the training images (`method.outliers`), divided by the limit that 99% of the
+        validation images keep: above 1 it is unlike them. None if the model has no such limit.
     """
 
     source: Source
@@ -99,9 +113,14 @@ class Prediction:
     top_patches: npt.NDArray[np.int32] | None
     grid: tuple[int, int]
     pixels: Pixels | None = None
+    temperature: float | None = None
+    min_confidence: float = 0.0
+    unlike: float | None = None
 
     def __str__(self) -> str:
-        return f"{self.source}: {self.expression}, {100 * self.confidence:.1f}%"
+        answer = self.expression if self.certain else f"{UNCERTAIN}, perhaps {self.expression}"
+        calibrated = "" if self.temperature is None else " (calibrated)"
+        return f"{self.source}: {answer}, {100 * self.confidence:.1f}%{calibrated}"
 
     def __repr__(self) -> str:
         """Short: the arrays would fill a screen."""
@@ -119,8 +138,23 @@ class Prediction:
 
     @property
     def confidence(self) -> float:
-        """Its uncalibrated probability."""
+        """Its probability; calibrated if there is a temperature."""
         return float(self.probabilities[self.top_index])
+
+    @property
+    def certain(self) -> bool:
+        """Whether the confidence is at least `min_confidence`."""
+        return self.confidence >= self.min_confidence
+
+    @property
+    def is_unlike(self) -> bool:
+        """Whether the image is known to be unlike the training images."""
+        return self.unlike is not None and self.unlike > 1
+
+    @property
+    def status(self) -> str:
+        """'ok', or 'uncertain' below `min_confidence`."""
+        return "ok" if self.certain else UNCERTAIN
 
     def to_dict(self) -> dict[str, Any]:
         """All but patch scores and pixels, ready for JSON."""
@@ -130,10 +164,12 @@ class Prediction:
 
         return {
             **self.source.to_dict(),
-            "status": "ok",
+            "status": self.status,
             "face": None if self.face is None else self.face.to_dict(),
             "expression": self.expression,
             "confidence": self.confidence,
+            "temperature": self.temperature,
+            "unlike": self.unlike,
             "probabilities": by_class(self.probabilities),
             "logits": by_class(self.logits),
             "grid": list(self.grid),

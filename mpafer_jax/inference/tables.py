@@ -12,6 +12,7 @@ import contextlib
 import csv
 import fcntl
 import importlib
+import itertools
 import json
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
@@ -23,6 +24,7 @@ from mpafer_jax.inference.results import Failure, Result
 from mpafer_jax.runtime import files, signals
 from mpafer_jax.runtime.errors import InputError
 
+UNLIKE = "unlike"  # in counts, beside the statuses
 SUFFIXES = (".csv", ".jsonl", ".parquet")
 Values = dict[str, Any]  # a result's `to_dict`
 Write = Callable[[Values], None]
@@ -44,7 +46,14 @@ _COLUMNS: dict[str, type] = {
     "face_score": float,
     "expression": str,
     "confidence": float,
+    "temperature": float,
+    "unlike": float,
 }
+
+
+def tally(row: Values) -> list[str]:
+    """What a result's `to_dict` counts as: its status, and UNLIKE if its image is unlike the training images."""
+    return [str(row["status"]), *([UNLIKE] if (row.get("unlike") or 0) > 1 else [])]
 
 
 class Table:
@@ -52,7 +61,7 @@ class Table:
 
     Attributes:
       path: FILE.unfinished.
-      earlier: number of results of earlier starts of the command, by status ('ok', 'no_face', 'error').
+      earlier: number of results of earlier starts of the command, as `tally` names them.
     """
 
     def __init__(self, table: Path, subject: Values, *, overwrite: bool) -> None:
@@ -74,7 +83,7 @@ class Table:
             self._file.close()
             raise
         self._before = {row["index"]: (row["file"], row["frame"]) for row in before}
-        self.earlier = collections.Counter(str(row["status"]) for row in before)
+        self.earlier = collections.Counter(itertools.chain.from_iterable(tally(row) for row in before))
         self._rows, self._flushed = len(before), time.monotonic()
         self._stopped = False
 
@@ -177,9 +186,9 @@ def open_table(
 ) -> Generator[Table]:
     """Opens a table for results, by one process at a time; the file appears when the block succeeds.
 
-    A CSV or Parquet row has the columns file, index, frame, seconds, status ('ok', 'no_face' or 'error'), reason, the
-    face's box, expression, confidence, and p_<class> for every class; those that do not apply are empty. A line of JSON
-    is `to_dict`, which adds logits and patches.
+    A CSV or Parquet row has the columns file, index, frame, seconds, status ('ok', 'uncertain', 'no_face' or 'error'),
+    reason, the face's box, expression, confidence, temperature, unlike, and p_<class> for every class; those that do
+    not apply are empty. A line of JSON is `to_dict`, which adds logits and patches.
 
     Args:
       path: ends in .csv, .jsonl or .parquet.

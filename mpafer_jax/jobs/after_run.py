@@ -1,18 +1,48 @@
-"""Saves predictions and writes the report after training or evaluation."""
+"""Saves confidence and predictions and writes the report after training or evaluation."""
 
 from __future__ import annotations
 
 import pathlib
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
+from absl import logging
 
+from mpafer_jax.artifacts.confidence import Confidence
 from mpafer_jax.artifacts.run_dir import EXAMPLES
 from mpafer_jax.config.schema import Config
-from mpafer_jax.data.splits import Split
+from mpafer_jax.data.splits import Dataset, Split
+from mpafer_jax.evaluation.calibration import LARGEST, SMALLEST
 from mpafer_jax.evaluation.predictions import Predictions
 from mpafer_jax.runtime import distributed, files, progress
 from mpafer_jax.runtime.errors import ReportError
+
+
+def can_fit(dataset: Dataset) -> bool:
+    """Whether there are training images, and validation images that are not the test images, to fit a confidence on."""
+    validation, test = dataset.validation, dataset.test
+    other = test is None or (validation is not None and validation.fingerprint != test.fingerprint)
+    return bool(len(dataset.train)) and validation is not None and bool(len(validation)) and other
+
+
+def leave_confidence(folder: pathlib.Path, confidence: Confidence, params: dict[str, Any]) -> None:
+    """Saves a checkpoint's confidence in its folder; process 0 only. `params` are its prompts, on the host."""
+    if not distributed.is_first():
+        return
+    progress.fact("confidence", str(confidence))
+    if confidence.temperature in (SMALLEST, LARGEST):
+        logging.warning(
+            "the temperature is at its limit of %g: on the validation split every answer is right, or the logits say "
+            "nothing about the classes",
+            confidence.temperature,
+        )
+    try:
+        confidence.save(folder, params)
+    except OSError as error:
+        if not files.is_not_writable(error):
+            raise
+        logging.warning("%s cannot be written (%s): the checkpoint gets no temperature", folder, error)
 
 
 def leave_report(config: Config, predictions: Predictions | None, splits: Sequence[Split], path: pathlib.Path) -> None:

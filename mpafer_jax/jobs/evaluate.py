@@ -10,12 +10,14 @@ from absl import logging
 
 from mpafer_jax.artifacts import checkpoints
 from mpafer_jax.artifacts import run_dir as workdir_lib
+from mpafer_jax.artifacts.confidence import Confidence
 from mpafer_jax.artifacts.description import circumstances
 from mpafer_jax.artifacts.loaded import for_classes, load_checkpoints_clip
 from mpafer_jax.config.expressions import map_classes
 from mpafer_jax.config.schema import ClassChoice, Config
 from mpafer_jax.data import registry
 from mpafer_jax.data.splits import load_dataset
+from mpafer_jax.evaluation import confidence as confidence_lib
 from mpafer_jax.evaluation import protocol
 from mpafer_jax.evaluation import table as table_lib
 from mpafer_jax.evaluation.evaluator import make_evaluator
@@ -56,7 +58,7 @@ def evaluate_checkpoint(config: Config, workdir: pathlib.Path, *, clip: str = ""
 
     Prompts, hard prompts, head, CLIP and image normalization come from the checkpoint; data, dtype of CLIP, batch size
     and candidate classes (`eval.classes`) from the configuration. Writes `<workdir>/evaluation.json` and the report of
-    `eval.report`.
+    `eval.report`. A checkpoint without `confidence.npz` gets one, if the data are those of its training.
 
     Args:
       config: as in docs/configuration.md.
@@ -107,12 +109,22 @@ def _evaluate_checkpoint(config: Config, workdir: pathlib.Path, clip_name: str) 
     }
     # A lock separate from training's, so that checkpoints can be evaluated during training.
     with locks.hold_for_run(workdir / ".evaluation.lock", workdir / "evaluation.json"):
-        measured, predictions = measure(evaluator, on_devices, held_out, step=step, report=config.eval.report)
-        for name, metrics in measured.items():
+        scores, predictions = measure(evaluator, on_devices, held_out, step=step, report=config.eval.report)
+        for name, scored in scores.items():
+            metrics = scored.metrics
             logging.debug(
                 "%s: WAR %.2f%% UAR %.2f%%, %d images", name, 100 * metrics.war, 100 * metrics.uar, metrics.count
             )
             result[name] = metrics.to_dict()
+        if classes == description.class_names:
+            folder, trained = checkpoints.folder(config.eval.checkpoint or workdir, step), description.data
+            confidence = Confidence.load(folder, params)
+            own = dataset.train.fingerprint == trained["train_fingerprint"] and after_run.can_fit(dataset)
+            if own and not distributed.all_agree(confidence is not None):
+                confidence = confidence_lib.fit(evaluator, on_devices, dataset.train, scores["validation"], step=step)
+                after_run.leave_confidence(folder, confidence, params)
+            if confidence is not None:
+                result["confidence"] = confidence_lib.describe(confidence, scores)
         result |= circumstances()
         path = workdir / workdir_lib.EVALUATION_PREDICTIONS
         if distributed.is_first():

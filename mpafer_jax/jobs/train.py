@@ -23,6 +23,7 @@ from mpafer_jax.backbones.base import Pretrained
 from mpafer_jax.config.schema import Config
 from mpafer_jax.data import pipeline, registry
 from mpafer_jax.data.splits import Dataset, Split, load_dataset
+from mpafer_jax.evaluation import confidence as confidence_lib
 from mpafer_jax.evaluation import protocol
 from mpafer_jax.evaluation import table as table_lib
 from mpafer_jax.evaluation.baselines import compute as baselines
@@ -340,7 +341,7 @@ def _percentages(metrics: Mapping[str, float]) -> str:
 def summarize(
     run: Run, state: TrainState, checkpoints: checkpoints_lib.Checkpoints
 ) -> tuple[dict[str, Any], Predictions | None]:
-    """Evaluates the last and, if selected, the best prompts on every held-out split.
+    """Evaluates the last and, if selected, the best prompts on every held-out split; leaves the latter's confidence.
 
     Returns:
       The summary, and the predictions for `eval.report`: of the best prompts, or of the last if none were selected.
@@ -351,15 +352,20 @@ def summarize(
     results: dict[str, Any] = {}
     evaluated: dict[int, dict[str, Any]] = {}
     predictions: Predictions | None = None
+    confidence: dict[str, Any] = {}
     for name, step in steps_of.items():
         if step not in evaluated:
             params = state.params
             if name == "best":
                 params = devices.replicate(checkpoints.restore_params(step, params))
             report = run.config.eval.report if step == reported else "none"
-            measured, predicted = measure(run.evaluator, params, run.dataset.held_out, step=step, report=report)
+            scores, predicted = measure(run.evaluator, params, run.dataset.held_out, step=step, report=report)
             predictions = predicted or predictions
-            evaluated[step] = {split: metrics.to_dict() for split, metrics in measured.items()}
+            evaluated[step] = {split: scored.metrics.to_dict() for split, scored in scores.items()}
+            if step == reported and after_run.can_fit(run.dataset):
+                fitted = confidence_lib.fit(run.evaluator, params, run.dataset.train, scores["validation"], step=step)
+                after_run.leave_confidence(checkpoints_lib.folder(run.workdir, step), fitted, devices.to_host(params))
+                confidence = {"confidence": confidence_lib.describe(fitted, scores)}
         results[name] = {"step": step, **evaluated[step]}
         for split, metrics in evaluated[step].items():
             title = f"{name} (step {step}), {split}"
@@ -383,6 +389,7 @@ def summarize(
             split.name: dict(zip(split.class_names, split.class_counts().tolist(), strict=True))
             for split in _splits(run.dataset)
         },
+        **confidence,
         **circumstances(),
     }
     return summary, predictions

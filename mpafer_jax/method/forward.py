@@ -11,6 +11,7 @@ import jax
 from mpafer_jax.backbones.base import DeepPrompts, Outputs
 from mpafer_jax.data.normalize import normalize
 from mpafer_jax.method.model import PromptedModel, variables
+from mpafer_jax.method.outliers import mean_patch
 from mpafer_jax.method.state import Frozen
 
 Params = dict[str, jax.Array]
@@ -78,11 +79,12 @@ class Forward:
     def predict(
         self, visual: DeepPrompts | None, frozen: Frozen, images: jax.Array, text_features: jax.Array
     ) -> Outputs:
-        """'logits' and 'probabilities' [B, C]; with a local score also 'patch_scores' [B, N, C], 'top_patches'
-        [B, C, k]. Arguments as for `classify`."""
+        """'logits' and 'probabilities' [B, C], 'mean_patch' [B, D] (`outliers`); with a local score also 'patch_scores'
+        [B, N, C], 'top_patches' [B, C, k]. Arguments as for `classify`."""
         logits, out = self.classify(visual, frozen, images, text_features)
         local = {name: out[name] for name in ("patch_scores", "top_patches") if name in out}
-        return {"logits": logits, "probabilities": jax.nn.softmax(logits, axis=-1), **local}
+        probabilities, mean = jax.nn.softmax(logits, axis=-1), mean_patch(out["patch_features"])
+        return {"logits": logits, "probabilities": probabilities, "mean_patch": mean, **local}
 
     def frozen_features(self, backbone: dict[str, Any], images: jax.Array) -> jax.Array:
         """z^g [B, D] of the backbone without prompts, not normalised."""

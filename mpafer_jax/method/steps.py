@@ -17,6 +17,7 @@ from mpafer_jax.backbones.base import Outputs
 from mpafer_jax.backbones.base import normalize as normalize_features
 from mpafer_jax.method import losses
 from mpafer_jax.method.forward import Batch, Forward, Params, TrainForward
+from mpafer_jax.method.outliers import mean_patch
 from mpafer_jax.method.state import Frozen, TrainState
 from mpafer_jax.runtime import devices
 
@@ -110,14 +111,18 @@ def make_eval_step(forward: Forward) -> EvalStep:
 
     Returns:
       step(params, frozen, text_features [C, D], batch) -> outputs of the global batch on every process: 'logits'
-      [B, C], 'image_features' z^g [B, D] normalised, with a local score 'patch_scores' [B, N, C], and 'index' and
-      'mask' [B]. The order may differ from the batch's.
+      [B, C], 'image_features' z^g [B, D] normalised, 'mean_patch' [B, D] (`outliers`), with a local score
+      'patch_scores' [B, N, C], and 'index' and 'mask' [B]. The order may differ from the batch's.
     """
 
     def step(params: Params, frozen: Frozen, text_features: jax.Array, batch: Batch) -> Outputs:
         logits, out = forward.classify(forward.visual_prompts(params), frozen, batch["image"], text_features)
+        features = {
+            "image_features": normalize_features(out["image_features"]),
+            "mean_patch": mean_patch(out["patch_features"]),
+        }
         local = {"patch_scores": out["patch_scores"]} if "patch_scores" in out else {}
-        return _gather(batch, logits=logits, image_features=normalize_features(out["image_features"]), **local)
+        return _gather(batch, logits=logits, **features, **local)
 
     return step
 

@@ -56,7 +56,7 @@ def test_every_kind_of_input_is_the_same_image(predictor, faces):
 
 
 def test_an_image_whose_logits_are_not_finite_is_no_class(trained, faces):
-    experiment, params, description = load_model(trained, "best", "")
+    experiment, params, description, _ = load_model(trained, "best", "")
     clip = experiment.frozen.backbone
     # Black is 0 with this mean, and stays finite under weights that everything else overflows with.
     embedding = {"kernel": clip["visual"]["patch_embedding"]["kernel"] * np.float32(1e38)}

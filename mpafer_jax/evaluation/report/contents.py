@@ -28,6 +28,7 @@ class Measurement:
       metrics: as from `ClassificationMetrics.to_dict`.
       predictions: of every image or clip; None if not saved.
       unit: what is counted, "images" or "clips".
+      confidence: of the checkpoint, as from `evaluation.confidence.describe`; None if it was not measured.
     """
 
     title: str
@@ -36,6 +37,7 @@ class Measurement:
     metrics: Mapping[str, Any]
     predictions: Predictions | None
     unit: str = "images"
+    confidence: Mapping[str, Any] | None = None
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -95,7 +97,7 @@ def _measurement(
     step = int(scores["step"])
     name = f"{split} split, {title} (step {step})"
     stored = Predictions.load_result(path, split, result["fingerprints"][split], step)
-    return [Measurement(name, split, step, scores[split], stored, unit(result))]
+    return [Measurement(name, split, step, scores[split], stored, unit(result), result.get("confidence"))]
 
 
 def _json(path: pathlib.Path) -> dict[str, Any] | None:

@@ -16,6 +16,7 @@ import mpafer_jax
 from mpafer_jax.artifacts.run_dir import REPORT
 from mpafer_jax.evaluation import feature_map, protocol, table
 from mpafer_jax.evaluation.calibration import calibrate
+from mpafer_jax.evaluation.confidence import COVERAGES
 from mpafer_jax.evaluation.predictions import Predictions
 from mpafer_jax.evaluation.report import contents, images, plots
 from mpafer_jax.evaluation.report.contents import Contents, Measurement
@@ -119,9 +120,13 @@ def _measured(part: Measurement, with_images: bool) -> dict[str, Any]:
         "classes": _class_rows(part.metrics),
         "groups": part.metrics.get("groups", {}),  # as in `ClassificationMetrics.groups`
         "calibration": None,
+        "risk": None,
         "map": None,
         "mistakes": [],
     }
+    if part.confidence is not None:
+        risks = {name: split["risk"] for name, split in part.confidence["splits"].items()}
+        shown["risk"] = plots.risk_coverage(risks, COVERAGES, part.title)
     if (stored := part.predictions) is not None:
         calibration = calibrate(stored.probabilities, stored.labels)
         shown |= {

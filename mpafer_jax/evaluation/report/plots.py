@@ -165,6 +165,34 @@ def confidences(calibration: Calibration, place: str) -> Plot:
     return _plot("Confidence", alt, draw, _SQUARE, place)
 
 
+def risk_coverage(risks: Mapping[str, Sequence[float]], coverages: Sequence[float], place: str) -> Plot:
+    """Share of errors among the answers by the share of images answered.
+
+    Args:
+      risks: name of a split -> the risk at each of `coverages`.
+      place: as for `feature_map`.
+    """
+
+    def draw(axes: Axes) -> None:
+        for index, (name, line) in enumerate(risks.items()):
+            axes.plot(coverages, line, color=SERIES[index], marker="o", markersize=3, label=name)
+        axes.set_xlim(0, 1)
+        axes.set_ylim(0)
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_formatter(PercentFormatter(1, decimals=0))
+        axes.set_xlabel("share answered")
+        axes.set_ylabel("errors among the answers")
+        _legend_above(axes)
+
+    middle = len(coverages) // 2 - 1
+    ends = "; ".join(
+        f"{name}: {line[middle]:.1%} where {coverages[middle]:.0%} are answered, {line[-1]:.1%} where all are"
+        for name, line in risks.items()
+    )
+    alt = f"Errors among the answers by the share of images answered, the most confident first. {ends}."
+    return _plot("Risk and coverage", alt, draw, _SIZE, place)
+
+
 def feature_map(
     title: str, points: npt.NDArray[np.floating], labels: npt.NDArray[np.integer], names: Sequence[str], place: str
 ) -> Plot:

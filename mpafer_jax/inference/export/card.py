@@ -8,6 +8,7 @@ from typing import Any
 
 import jinja2
 
+from mpafer_jax.artifacts.confidence import Confidence
 from mpafer_jax.artifacts.description import Description
 from mpafer_jax.artifacts.run_dir import flatten
 from mpafer_jax.evaluation.protocol import TEST_SELECTED, method_name
@@ -24,6 +25,7 @@ def write_card(
     folder_name: str,
     description: Description,
     step: int,
+    confidence: Confidence | None,
     results: Mapping[str, Any] | None,
     chosen_on_test: bool,
     checks: Mapping[str, Check],
@@ -37,6 +39,7 @@ def write_card(
       folder_name: its final name.
       description: of the checkpoint.
       step: of the checkpoint.
+      confidence: of the checkpoint.
       results: split -> its 'war', 'uar' and 'count', if known.
       chosen_on_test: whether the test split chose the checkpoint.
       checks: form ("prompts", ..) -> its comparison with the checkpoint.
@@ -59,6 +62,7 @@ def write_card(
         method=method_name(flatten(description.config)),
         description=description,
         step=step,
+        confidence=confidence,
         results=markdown(("split", "accuracy, %", "UAR, %", "images"), scores) if scores else "",
         chosen_on_test=chosen_on_test,
         test_selected=TEST_SELECTED,

@@ -14,6 +14,7 @@ import jax
 import numpy as np
 
 from mpafer_jax.artifacts import checkpoints
+from mpafer_jax.artifacts.confidence import Confidence
 from mpafer_jax.artifacts.description import Description
 from mpafer_jax.artifacts.prompt_file import save_prompts
 from mpafer_jax.config import redaction
@@ -62,9 +63,11 @@ def export(
     details: dict[str, Any] = {}
     with _whole(out) as folder:
         params, description, step = checkpoints.load(path, which)
-        description = redacted(description)
+        description, confidence = redacted(description), Confidence.load(checkpoints.folder(path, step), params)
         if "prompts" in forms:
             save_prompts(folder, params, description.model_dump(mode="json"), step)
+            if confidence is not None:
+                confidence.save(folder, params)
             checks["prompts"] = _check_prompts(folder, params)
         if set(forms) - {"prompts"}:
             found = programs.program(Predictor.from_checkpoint(path, which=which, clip=clip))
@@ -87,6 +90,7 @@ def export(
             folder_name=out.name,
             description=description,
             step=step,
+            confidence=confidence,
             results=_results(files.any_path(path, "the checkpoint"), step),
             chosen_on_test=description.chosen_on_test(which),
             checks=checks,

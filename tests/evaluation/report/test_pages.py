@@ -144,3 +144,25 @@ def test_runs_are_compared(finished, tmp_path, capsys):
     assert len(legends) == len(page.all("svg")) > 8
     assert cli.report([str(one), str(one)]) == 2
     assert "named twice" in capsys.readouterr().err
+
+
+def test_the_page_says_how_sure_the_checkpoint_is(finished, tmp_path):
+    summary = json.loads((finished[0] / "summary.json").read_text())
+    sure = summary["confidence"]
+    rows = Page.of(finished[0] / "report.html").rows("cross-entropy before")
+    assert [row[0] for row in rows[1:]] == ["validation", "test"]
+    for row in rows[1:]:
+        split = sure["splits"][row[0]]
+        before, after = split["uncalibrated"], split["calibrated"]
+        entropies = [f"{measured['cross_entropy']:.3f}" for measured in (before, after)]
+        assert row[1:] == [*entropies, *(percent(share) for share in (before["ece"], after["ece"], split["aurc"]))]
+    workdir = copied(finished, tmp_path / "run")
+    one = {"min_confidence": 0.71, "count": 50, "coverage": 0.64, "accuracy": 0.9, "interval": [0.78, 0.96]}
+    none = {**one, "count": 0, "coverage": 0.0, "accuracy": None, "interval": None}
+    sure["answered"][2] |= {"min_confidence": 0.71, "validation": one, "test": none}
+    (workdir / "summary.json").write_text(json.dumps(summary))
+    page = Page.of(pages.write_report(workdir))
+    page.check()
+    rows = {row[0]: row[1:] for row in page.rows("wanted accuracy")}
+    assert rows["90"] == ["0.71", "64.0", "90.0", "78.0 \u2013 96.0", "0.0", "-", "-"]
+    assert rows["95"] == ["not reachable"]

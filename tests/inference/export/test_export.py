@@ -69,6 +69,7 @@ def test_what_is_written_and_its_checksums(exported, finished):
     names = {file.name for file in exported.iterdir()}
     assert names == {
         "README.md",
+        "confidence.npz",
         "predictor.stablehlo",
         "prompts.safetensors",
         "prompts.safetensors.sha256",
@@ -135,7 +136,15 @@ def test_the_card_says_that_the_test_split_chose(chosen_on_test, tmp_path):
 
 def test_the_card_says_what_the_model_has_seen(exported, tmp_path):
     _, description, step = checkpoints.load(exported, "best")
-    written = {"step": step, "results": None, "chosen_on_test": False, "checks": {}, "checksums": {}, "program": {}}
+    written = {
+        "step": step,
+        "confidence": None,
+        "results": None,
+        "chosen_on_test": False,
+        "checks": {},
+        "checksums": {},
+        "program": {},
+    }
     drawn = description.model_copy(update={"data": {**description.data, "dataset": "synthface"}})
     card.write_card(tmp_path, folder_name="x", description=drawn, **written)
     text = (tmp_path / card.CARD).read_text()
