@@ -40,16 +40,16 @@ def demo(arguments: argparse.Namespace) -> None:
     from mpafer_jax.faces.finder import FaceFinder
     from mpafer_jax.inference import Predictor
     from mpafer_jax.inference.demo import page
-    from mpafer_jax.inference.demo.answer import Answerer
+    from mpafer_jax.inference.demo.answer import BATCH_SIZES, MOST_FACES, Answerer
 
     if checkpoints.holds_one(arguments.checkpoint):
         refuse_idle(arguments, {"--which": checkpoints.SEVERAL})
     page.import_gradio()  # before a model is loaded for nothing
     detector = Detector() if arguments.faces == "detect" else None
     predictor = Predictor.from_checkpoint(
-        arguments.checkpoint, which=arguments.which, clip=arguments.clip, batch_sizes=(1,)
+        arguments.checkpoint, which=arguments.which, clip=arguments.clip, batch_sizes=BATCH_SIZES
     )
-    faces = detector and FaceFinder(detector, margin=predictor.trained_on.face_margin)
+    faces = detector and FaceFinder(detector, which=MOST_FACES + 1, margin=predictor.trained_on.face_margin)
     answerer = Answerer(predictor, arguments.bank, faces)
     answerer.warm_up()
     blocks = page.build(answerer, finds_faces=faces is not None, trained_on=predictor.trained_on)

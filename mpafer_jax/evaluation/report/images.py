@@ -17,13 +17,19 @@ _SIDE = 160  # pixels on the page
 _QUALITY = 85
 
 
-def data_uri(image: Image.Image, side: int | None = _SIDE) -> str:
-    """An image as a data URI, resized to `side` x `side` pixels; in its own size if `side` is None."""
+def data_uri(image: Image.Image, side: int | None = _SIDE, form: str = "jpeg") -> str:
+    """An image as a data URI, resized to `side` x `side` pixels; in its own size if `side` is None.
+
+    Args:
+      image: RGB.
+      side: in pixels.
+      form: "jpeg", or "png" to keep every pixel.
+    """
     if side is not None:
         image = image.resize((side, side), Image.Resampling.BICUBIC)
     stream = io.BytesIO()
-    image.save(stream, "JPEG", quality=_QUALITY)
-    return f"data:image/jpeg;base64,{base64.b64encode(stream.getvalue()).decode('ascii')}"
+    image.save(stream, form, quality=_QUALITY)  # which PNG ignores
+    return f"data:image/{form};base64,{base64.b64encode(stream.getvalue()).decode('ascii')}"
 
 
 def heat_maps(pixels: Pixels, patch_scores: npt.NDArray[np.float32], classes: tuple[int, ...]) -> list[Image.Image]:

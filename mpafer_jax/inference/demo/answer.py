@@ -3,51 +3,66 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 
-from PIL import Image, ImageDraw
+import numpy as np
+from PIL import Image
 
 from mpafer_jax.data import preprocess
-from mpafer_jax.faces.detect import Face
-from mpafer_jax.inference import NoFace, Predictor, Result
+from mpafer_jax.inference import NoFace, Prediction, Predictor
 from mpafer_jax.inference.attribution import Explainer, Explanation
 from mpafer_jax.inference.predictor import Cropper, checked
 from mpafer_jax.runtime.errors import ImageError
 
-_LONGEST_SIDE = 1024  # pixels of the returned photo
+BATCH_SIZES = (1, 8)  # one face is explained, all are predicted
+MOST_FACES = 32  # shown of one photo
+_SMALL, _LARGE = 320, 1024  # bounds of the longest side of the returned photo, in pixels
+_LEAST_CONFIDENCE, _LEAST_LEAD = 0.5, 0.2  # of a prediction that is not called unsure [ours]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Answer:
-    """One face of an image, explained.
+    """The faces of an image, the largest explained.
 
     Attributes:
-      photo: the upright image, reduced if large, with a frame around a detected face.
-      explanation: of the prediction, which holds its pixels.
+      photo: the upright image, resized.
+      scale: pixels of `photo` per pixel of the image, to which detected faces refer.
+      predictions: of the faces from left to right, with their pixels; of the whole image if it was taken for one.
+      chosen: index of the largest face.
+      explanation: of its prediction.
       note: a remark for the user; may be empty.
     """
 
     photo: Image.Image
+    scale: float
+    predictions: Sequence[Prediction]
+    chosen: int
     explanation: Explanation
     note: str
 
 
 class Answerer:
-    """Predicts and explains image files. Thread-safe."""
+    """Predicts and explains images. Thread-safe."""
 
     def __init__(self, predictor: Predictor, bank: str, faces: Cropper | None) -> None:
-        """Encodes the bank's phrases; `bank` is a name or path. Without `faces` every image is taken for a face."""
-        self.class_names = predictor.class_names
+        """Encodes the bank's phrases.
+
+        Args:
+          predictor: best with `BATCH_SIZES`.
+          bank: its name or path.
+          faces: finds all faces, or one more than `MOST_FACES` to be quick. None: every image is taken for a face.
+        """
         self._predictor, self._faces = predictor, faces
         self._explainer = Explainer(predictor, bank)
 
     def warm_up(self) -> None:
         """Compiles in advance."""
-        size = self._predictor.image_size
-        self._explainer.explain([checked(self._result(Image.new("RGB", (size, size)), None))])
+        self._predictor.warm_up()
+        self.explain(Image.new("RGB", (1, 1)))
 
     def answer(self, file: Path, *, whole: bool) -> Answer:
-        """Reads an image and explains its largest face, or the whole image as a face.
+        """Reads an image and predicts its faces, or the whole image as a face; explains the largest.
 
         Raises:
           ImageError: the file cannot be read.
@@ -56,27 +71,39 @@ class Answerer:
             image = preprocess.decode_rgb(preprocess.read_image_file(file))
         except OSError as error:
             raise ImageError(f"the file cannot be read ({error.strerror or error})") from error
-        note, result = "", self._result(image, None if whole else self._faces)
-        if isinstance(result, NoFace):
-            note, result = "No face was found, so the whole image was taken for one.", self._result(image, None)
-        prediction = checked(result)
-        (explanation,) = self._explainer.explain([prediction])
-        return Answer(_framed(image, prediction.face), explanation, note)
+        note, predictions = "", self._predict(image, None if whole else self._faces)
+        if not predictions:
+            note = "No face was found, so the whole image was taken for one."
+            predictions = self._predict(image, None)
+        order = sorted(range(len(predictions)), key=lambda index: -_area(predictions[index]))
+        if len(order) > MOST_FACES:
+            note = f"More than {MOST_FACES} faces were found; the {MOST_FACES} largest are shown."
+        shown = sorted(order[:MOST_FACES])
+        (explanation,) = self._explainer.explain([predictions[order[0]]])
+        scale = min(max(1.0, _SMALL / max(image.size)), _LARGE / max(image.size))
+        photo = image.resize((max(1, round(image.width * scale)), max(1, round(image.height * scale))))
+        return Answer(photo, scale, [predictions[i] for i in shown], shown.index(order[0]), explanation, note)
 
-    def _result(self, image: Image.Image, faces: Cropper | None) -> Result:
-        (result,) = self._predictor.stream([image], faces=faces, batch_size=1, keep_pixels=True)
-        return result
+    def explain(self, face: bytes | Image.Image) -> Explanation:
+        """Explains a face that fills its image, such as a prediction's `pixels`.
+
+        Raises:
+          ImageError: the bytes are no image.
+        """
+        (explanation,) = self._explainer.explain(self._predict(face, None))
+        return explanation
+
+    def _predict(self, image: bytes | Image.Image, faces: Cropper | None) -> list[Prediction]:
+        """Of all faces; none if none was detected."""
+        results = self._predictor.stream([image], faces=faces, keep_pixels=True)
+        return [checked(result) for result in results if not isinstance(result, NoFace)]
 
 
-def _framed(image: Image.Image, face: Face | None) -> Image.Image:
-    scale = min(1.0, _LONGEST_SIDE / max(image.size))
-    framed = image.resize((max(1, round(image.width * scale)), max(1, round(image.height * scale))))
-    if face is None:
-        return framed
-    draw, width = ImageDraw.Draw(framed), max(2, max(framed.size) // 200)
-    left, top = face.left * scale, face.top * scale
-    # A light frame in a dark one, visible on any image.
-    for colour, inset in (((20, 20, 20), 0), ((255, 225, 80), width)):
-        right, bottom = left + face.width * scale - inset, top + face.height * scale - inset
-        draw.rectangle((left + inset, top + inset, right, bottom), outline=colour, width=width)
-    return framed
+def is_sure(prediction: Prediction) -> bool:
+    """Whether the most probable class has at least half of the probability, and 0.2 more than the next."""
+    second, first = np.sort(prediction.probabilities)[-2:].tolist()
+    return first >= _LEAST_CONFIDENCE and first - second >= _LEAST_LEAD
+
+
+def _area(prediction: Prediction) -> int:
+    return prediction.face.width * prediction.face.height if prediction.face else 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import base64
 import contextlib
 import ctypes
 import dataclasses
@@ -19,14 +20,16 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
+import numpy as np
 from PIL import Image
 
 from mpafer_jax.artifacts.description import TrainedOn
 from mpafer_jax.config import redaction
 from mpafer_jax.evaluation import overlay
 from mpafer_jax.evaluation.report.images import data_uri
+from mpafer_jax.inference.attribution import Explanation
 from mpafer_jax.inference.attribution_sheet import PHRASES, class_tiles
-from mpafer_jax.inference.demo.answer import Answer, Answerer
+from mpafer_jax.inference.demo.answer import Answer, Answerer, is_sure
 from mpafer_jax.inference.demo.guard import Guard, Hosts
 from mpafer_jax.inference.results import Prediction
 from mpafer_jax.runtime.errors import ImageError
@@ -38,6 +41,24 @@ _M_MMAP_THRESHOLD, _LARGE = -3, 1 << 20  # bytes from which blocks are allocated
 _M_ARENA_MAX, _HEAPS = -8, 2
 _SESSIONS = 16  # whose state Gradio keeps; the page has none
 _FONT = ["system-ui", "sans-serif"]  # Gradio's default fonts are loaded from Google
+# Gradio reuses a page's elements for the next photo, where a radio button would stay as the visitor left it.
+_ON_CHOICE = """
+const mark = () => element.querySelectorAll("input").forEach(radio => {
+  radio.labels.forEach(label => label.classList.toggle("chosen", radio.checked));
+  const item = radio.closest("li"), list = item.parentElement;
+  if (radio.checked) list.scrollLeft = item.offsetLeft - (list.clientWidth - item.clientWidth) / 2;
+});
+const reset = () => {
+  element.querySelectorAll("input").forEach(radio => { radio.checked = radio.defaultChecked; });
+  mark();
+};
+new MutationObserver(reset).observe(element, {subtree: true, childList: true, attributeFilter: ["src"]});
+element.addEventListener("change", () => { mark(); trigger("select"); });
+"""
+_CHOSEN = """() => {
+  const radio = document.querySelector("#faces input:checked");
+  return [{number: radio.value, crop: radio.nextElementSibling.src.split(",")[1]}];
+}"""
 _REGIONS = {"holistic": "whole face"}
 _ABOUT = """\
 Drop a photo, paste one, or take one with the camera. It goes to the program that serves this page and no further, and
@@ -79,17 +100,19 @@ def build(answerer: Answerer, *, finds_faces: bool, trained_on: TrainedOn | None
     """The page as Gradio blocks; shows `trained_on` if given, and offers to skip detection if `finds_faces`."""
     gr = import_gradio()
 
-    def show(path: str | None, whole: bool) -> tuple[Any, ...]:
+    def show(path: str | None, whole: bool) -> tuple[str, str]:
         if path is None:
-            return None, "", ""
+            return "", ""
         if not Path(path).exists():
             raise gr.Error("The photo was deleted already; send it again.", print_exception=False)
         try:
             answer = answerer.answer(Path(path), whole=whole)
         except ImageError as error:
             raise gr.Error(f"This is no image that can be read: {error}", print_exception=False) from error
-        note = f"**{answer.note}**" if answer.note else ""
-        return _probabilities(answer.explanation.prediction), note, explanation(answer)
+        return faces(answer), explanation(answer.explanation, answer.chosen + 1 if len(answer.predictions) > 1 else 0)
+
+    def choose(chosen: dict[str, str]) -> str:
+        return explanation(answerer.explain(base64.b64decode(chosen["crop"])), int(chosen["number"]))
 
     with gr.Blocks(title="MPA-FER", analytics_enabled=False) as page:
         gr.Markdown(f"# Facial expressions\n\n{_ABOUT}")
@@ -111,15 +134,13 @@ def build(answerer: Answerer, *, finds_faces: bool, trained_on: TrainedOn | None
                 image.preprocess = _path
                 whole = gr.Checkbox(label="The image is a face that fills it", value=False, visible=finds_faces)
             with gr.Column():
-                note = gr.Markdown(elem_id="note")
-                probabilities = gr.Label(
-                    label="Probabilities", num_top_classes=len(answerer.class_names), elem_id="probabilities"
-                )
+                choice = gr.HTML(elem_id="faces", js_on_load=_ON_CHOICE)
         # HTML for images too: Gradio's have no alternative text and leave temporary files.
         why = gr.HTML(elem_id="explanation")
-        outputs = [probabilities, note, why]
+        options = {"api_visibility": "private", "concurrency_id": "model", "trigger_mode": "always_last"}
         for event in (image.change, whole.change):
-            event(show, [image, whole], outputs, api_visibility="private")
+            event(show, [image, whole], [choice, why], **options)
+        choice.select(choose, choice, why, js=_CHOSEN, **options)
     return page
 
 
@@ -127,19 +148,49 @@ def _path(sent: Any) -> str | None:
     return sent.path if sent else None
 
 
-def explanation(answer: Answer) -> str:
-    """The face, heat maps and phrases as HTML."""
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("mpafer_jax.inference.demo"), autoescape=True, undefined=jinja2.StrictUndefined
-    )
-    explained, prediction = answer.explanation, answer.explanation.prediction
-    assert prediction.pixels is not None  # it was explained
-    seen = Image.fromarray(prediction.pixels)
-    probabilities = _probabilities(prediction)
-    return environment.get_template("explanation.html").render(
+def faces(answer: Answer) -> str:
+    """The photo with its faces, and a choice among them, as HTML."""
+    return _render(
+        "faces.html",
         photo=data_uri(answer.photo, None),
-        found=prediction.face is not None,
-        seen=data_uri(seen, overlay.TILE),
+        note=answer.note,
+        chosen=answer.chosen + 1,
+        faces=[_face(number, prediction, answer) for number, prediction in enumerate(answer.predictions, 1)],
+    )
+
+
+def _face(number: int, prediction: Prediction, answer: Answer) -> dict[str, Any]:
+    assert prediction.pixels is not None
+    box, face = {}, prediction.face
+    if face is not None:
+        x, y = (100 * answer.scale / side for side in answer.photo.size)  # percent of the photo per pixel
+        box = {"left": x * face.left, "top": y * face.top, "width": x * face.width, "height": y * face.height}
+    percent, sure = f"{100 * prediction.confidence:.0f}%", is_sure(prediction)
+    return {
+        "number": number,
+        "name": prediction.expression + ("" if sure else "?"),
+        "percent": percent,
+        "text": f"{prediction.expression} {percent}{'' if sure else ', not sure'}",
+        "box": "; ".join(f"{name}: {value:.2f}%" for name, value in box.items()),
+        "area": box["width"] * box["height"] if box else 0.0,
+        "at_the_end": bool(box) and box["left"] > 70,  # where a label would go beyond the photo
+        # The model's input to the pixel: choosing a face sends it back, and nothing is kept here.
+        "crop": data_uri(Image.fromarray(prediction.pixels), None, "png"),
+    }
+
+
+def explanation(explained: Explanation, number: int) -> str:
+    """Probabilities, heat maps and phrases as HTML; `number` is of the face, 0 if it is the only one."""
+    prediction = explained.prediction
+    assert prediction.pixels is not None  # it was explained
+    order: list[int] = np.argsort(-prediction.probabilities, kind="stable").tolist()
+    probabilities = {prediction.class_names[index]: float(prediction.probabilities[index]) for index in order}
+    return _render(
+        "explanation.html",
+        number=number,
+        sure=is_sure(prediction),
+        seen=data_uri(Image.fromarray(prediction.pixels), overlay.TILE),
+        probabilities=probabilities,
         heat_maps=[(data_uri(tile, None), name, probabilities[name]) for name, tile in class_tiles(explained).items()],
         phrases=[
             (phrase.text, phrase.class_name, _REGIONS.get(phrase.granularity, phrase.granularity), score)
@@ -148,8 +199,16 @@ def explanation(answer: Answer) -> str:
     )
 
 
-def _probabilities(prediction: Prediction) -> dict[str, float]:
-    return dict(zip(prediction.class_names, prediction.probabilities.tolist(), strict=True))
+def _render(template: str, **values: Any) -> str:
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("mpafer_jax.inference.demo"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["percent"] = "{:.0%}".format
+    return environment.get_template(template).render(**values)
 
 
 def model_line(trained_on: TrainedOn) -> str:

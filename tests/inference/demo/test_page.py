@@ -3,7 +3,6 @@
 Chromium: see tests/browser.py.
 """
 
-import contextlib
 import json
 import subprocess
 import sys
@@ -45,25 +44,49 @@ WITHOUT_A_NAME = """[...document.querySelectorAll('button')].filter(button => bu
   !(button.ariaLabel || button.title || button.textContent.trim())).map(button => button.outerHTML)"""
 
 
-@pytest.fixture(scope="module")
-def photo(tmp_path_factory):
-    """A face that does not fill its image, in the middle of nothing."""
-    face = face_of(0, "demo", 10, STYLES["colour"]).job.pixels(224)
+def on_grey(path, *faces):
+    """Saves an image of drawn faces in the middle of nothing; each is its number, left, top and side in pixels."""
     image = Image.new("RGB", (480, 360), (200, 210, 220))
-    image.paste(Image.fromarray(face), (130, 70))
-    path = tmp_path_factory.mktemp("photo") / "photo.png"
+    for number, left, top, side in faces:
+        face = Image.fromarray(face_of(0, "demo", number, STYLES["colour"]).job.pixels(224))
+        image.paste(face.resize((side, side)), (left, top))
     image.save(path)
     return path
 
 
-@contextlib.contextmanager
-def served(checkpoint, log):
-    """Serves the page until the block ends; then nothing of what was shown may be left."""
-    arguments = [sys.executable, "-c", PROGRAM, str(log), str(checkpoint)]
-    temporary = log.with_suffix(".tmp")
+def upload(page, path):
+    """Sends an image in place of the one that is shown, if any, and waits until nothing of that is left."""
+    if page.locator("#verdict").count():
+        page.get_by_label("Clear").or_(page.get_by_label("Remove Image")).first.click()
+        page.locator("#verdict").wait_for(state="detached")
+    page.locator("#photo input[type=file]").set_input_files(path)
+
+
+def in_one_line(locator):
+    """The text of an element."""
+    return " ".join(locator.inner_text().split())
+
+
+def check_explained(page, expected, title):
+    """Waits until the explanation is of a prediction."""
+    page.wait_for_function("title => document.querySelector('#verdict')?.innerText.startsWith(title)", arg=title)
+    order = [expected.class_names[i] for i in np.argsort(-expected.probabilities, kind="stable")]
+    shares = dict(zip(expected.class_names, expected.probabilities, strict=True))
+    rows = page.locator("#explanation tr").all()
+    assert [in_one_line(row) for row in rows] == [f"{name} {100 * shares[name]:.0f}%" for name in order]
+    maps = page.locator("#explanation .maps img").all()
+    assert [image.get_attribute("alt") for image in maps] == [f"Heat map of {name}" for name in order]
+
+
+@pytest.fixture(scope="module")
+def server(finished, tmp_path_factory):
+    """Serves the page while the tests run: its address and its folder. Then nothing of what was shown may be left."""
+    folder = tmp_path_factory.mktemp("server")
+    temporary, log = folder / "temporary", folder / "addresses.jsonl"
     temporary.mkdir()
     # The analytics are what a user may have set.
     environment = runs.environment(GRADIO_ANALYTICS_ENABLED="True", TMPDIR=str(temporary))
+    arguments = [sys.executable, "-c", PROGRAM, str(log), str(finished[0])]
     with subprocess.Popen(
         arguments, env=environment, cwd=runs.ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:
@@ -72,58 +95,59 @@ def served(checkpoint, log):
             if not line.startswith("http://127.0.0.1:"):
                 process.kill()
                 pytest.fail(f"the page was not served: {line} {process.stderr.read()}")
-            yield line.split()[0]
-            assert list(temporary.rglob("*.png"))  # the photo, as long as it is shown
+            yield line.split()[0], temporary
         finally:
             process.terminate()
             _, errors = process.communicate(timeout=60)  # which keeps the pipes open while it ends
     assert process.returncode == 0, errors
     assert list(temporary.iterdir()) == []
+    addresses = [json.loads(line) for line in log.read_text().splitlines()]
+    assert ["socket.bind", "127.0.0.1"] in addresses
+    assert {host for _, host in addresses} <= {"127.0.0.1", "localhost", "::1"}
+
+
+@pytest.fixture(scope="module")
+def predictor(finished):
+    return Predictor.from_checkpoint(finished[0], batch_sizes=(1, 8))
 
 
 @pytest.mark.browser
 @pytest.mark.processes
-def test_a_photo_is_explained_and_nothing_leaves_the_machine(finished, photo, tmp_path):
-    predictor = Predictor.from_checkpoint(finished[0], batch_sizes=(1,))
+def test_a_photo_is_explained_and_nothing_leaves_the_machine(server, predictor, tmp_path):
+    url, temporary = server
+    photo = on_grey(tmp_path / "photo.png", (10, 130, 70, 224))
     clip = predictor.trained_on.clip  # a folder, which is nobody's business
-    (expected,) = predictor.stream([photo], faces=FaceFinder(), batch_size=1)
-    log = tmp_path / "addresses.jsonl"
-    with served(finished[0], log) as url, browser.page(url) as (page, seen):
+    (expected,) = predictor.stream([photo], faces=FaceFinder())
+    with browser.page(url) as (page, seen):
         page.set_default_timeout(60_000)
-        upload = page.locator("#photo input[type=file]")
-        upload.set_input_files(photo)
-        page.locator("#explanation .maps img").first.wait_for()
-        shown = page.locator("#probabilities").inner_text()
-        for name, probability in zip(expected.class_names, expected.probabilities, strict=True):
-            assert f"{name} {100 * probability:.0f}%" in " ".join(shown.split())
-        faces = page.locator("#explanation .faces img")
-        assert [faces.nth(i).get_attribute("alt") for i in range(2)] == [
-            "The photo, with a frame around the face that was found",
-            "The face as the model saw it",
-        ]
-        assert faces.first.evaluate("image => [image.naturalWidth, image.naturalHeight]") == [480, 360]
+        upload(page, photo)
+        check_explained(page, expected, "")
+        assert list(temporary.rglob("*.png"))  # as long as it is shown
+        shown = page.locator("#faces img")
+        assert shown.get_attribute("alt") == "The photo, with a frame around each face that was found"
+        assert shown.evaluate("image => [image.naturalWidth, image.naturalHeight]") == [480, 360]
+        frame, image = page.locator("#faces .box").bounding_box(), shown.bounding_box()
+        scale = image["width"] / 480
+        assert frame["x"] - image["x"] == pytest.approx(scale * expected.face.left, abs=1)
+        assert frame["y"] - image["y"] == pytest.approx(scale * expected.face.top, abs=1)
+        assert frame["width"] == pytest.approx(scale * expected.face.width, abs=1)
+        assert page.locator("#faces input").count() == 0  # nothing to choose
         assert page.evaluate(WITHOUT_A_NAME) == []
         assert page.locator("#model").inner_text() == f"The model: {predictor.trained_on}.".replace(clip, "clip")
-        maps = page.locator("#explanation .maps img")
-        order = [expected.class_names[i] for i in np.argsort(-expected.probabilities, kind="stable")]
-        names = [maps.nth(i).get_attribute("alt") for i in range(maps.count())]
-        assert names == [f"Heat map of {name}" for name in order]
+        assert page.locator("#explanation figure img").get_attribute("alt") == "The face as the model saw it"
         assert page.locator("#explanation .phrases li").count() == 8
-        assert page.locator("#note").inner_text().strip() == ""
+        assert page.locator("#faces .note").count() == 0
 
         page.get_by_label("The image is a face that fills it").check()
-        whole = predictor.predict(photo)
-        top = f"{whole.expression} {100 * whole.confidence:.0f}%"
-        page.wait_for_function(
-            "top => document.querySelector('#probabilities').innerText.replace(/\\s+/g, ' ').includes(top)", arg=top
-        )
+        page.locator("#faces .box").wait_for(state="detached")
+        check_explained(page, predictor.predict(photo), "")
 
-        blank = tmp_path / "blank.png"
-        Image.new("RGB", (64, 64), (90, 90, 90)).save(blank)
         page.get_by_label("The image is a face that fills it").uncheck()
-        page.get_by_label("Clear").or_(page.get_by_label("Remove Image")).first.click()
-        upload.set_input_files(blank)
+        page.locator("#faces .box").wait_for()
+        blank = on_grey(tmp_path / "blank.png")
+        upload(page, blank)
         page.get_by_text("No face was found, so the whole image was taken for one.").wait_for()
+        check_explained(page, predictor.predict(blank), "")
 
         for headers in ({"Host": "rebound.example"}, {"Origin": "http://other.example"}):
             request = urllib.request.Request(f"{url}config", headers=headers)
@@ -135,13 +159,45 @@ def test_a_photo_is_explained_and_nothing_leaves_the_machine(finished, photo, tm
         seen.check_only((url, "blob:", "data:"))
 
         blank.write_bytes(b"no image")
-        page.get_by_label("Clear").or_(page.get_by_label("Remove Image")).first.click()
-        upload.set_input_files(blank)
+        upload(page, blank)
         page.get_by_text("This is no image that can be read").wait_for()
         assert "mpafer-demo" not in page.locator("body").inner_text()  # where it lies
-    addresses = [json.loads(line) for line in log.read_text().splitlines()]
-    assert ["socket.bind", "127.0.0.1"] in addresses
-    assert {host for _, host in addresses} <= {"127.0.0.1", "localhost", "::1"}
+
+
+@pytest.mark.browser
+@pytest.mark.processes
+def test_another_face_is_chosen_by_keyboard_and_in_the_photo(server, predictor, tmp_path):
+    url, temporary = server
+    photo = on_grey(tmp_path / "photo.png", (7, 20, 120, 150), (10, 210, 60, 224))
+    left, right = predictor.stream([photo], faces=FaceFinder(which="all"))
+    with browser.page(url, viewport={"width": 390, "height": 844}) as (page, seen):
+        page.set_default_timeout(60_000)
+        upload(page, photo)
+        check_explained(page, right, "Face 2")  # the largest
+        for number, prediction in enumerate((left, right), 1):
+            name = f"Face {number}: {prediction.expression} {100 * prediction.confidence:.0f}%"
+            assert page.get_by_role("radio", name=name).count() == 1
+            assert page.get_by_alt_text(f"Face {number}").count() == 1
+        assert page.evaluate("document.documentElement.scrollWidth") == 390  # no scrolling to the side
+        assert page.locator("#faces li label").last.bounding_box()["height"] > 44  # for a thumb
+        for path in temporary.rglob("*.png"):
+            path.unlink()  # the choice does not need it
+
+        page.get_by_role("radio", checked=True).focus()
+        page.keyboard.press("ArrowLeft")
+        check_explained(page, left, "Face 1")
+        chosen = page.locator("#faces .chosen")
+        assert [label.get_attribute("for") for label in chosen.all()] == ["face-1", None]
+        assert chosen.last.evaluate("label => getComputedStyle(label).outlineStyle") == "solid"
+        page.locator("#faces .box[for=face-2]").click()
+        check_explained(page, right, "Face 2")
+
+        page.keyboard.press("ArrowLeft")
+        check_explained(page, left, "Face 1")
+        upload(page, on_grey(tmp_path / "another.png", (7, 10, 120, 150), (10, 200, 60, 224)))
+        page.wait_for_function("document.querySelector('#verdict')?.innerText.startsWith('Face 2')")
+        assert page.get_by_role("radio", checked=True).get_attribute("value") == "2"  # the largest again
+        seen.check_only((url, "blob:", "data:"))
 
 
 def test_what_the_model_has_seen_is_said():

@@ -1,0 +1,66 @@
+"""Which faces of a photo are shown and explained, and what is called sure; without the page."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mpafer_jax.faces.detect import Face
+from mpafer_jax.faces.finder import FaceCrop
+from mpafer_jax.inference.demo.answer import MOST_FACES, Answerer, is_sure
+
+
+def squares(image, sides):
+    """Square "faces" of a photo side by side, each of a grey level of its own."""
+    lefts = np.cumsum([0, *sides[:-1]]).tolist()
+    return [
+        FaceCrop(Face(left, 0, side, side, (), 1.0), Image.new("RGB", (side, side), (number,) * 3))
+        for number, (left, side) in enumerate(zip(lefts, sides, strict=True))
+    ]
+
+
+@pytest.mark.parametrize(
+    ("sides", "shown", "chosen"),
+    [
+        ([4, 9, 9, 2], [0, 1, 2, 3], 1),
+        ([5, *range(60, 60 + MOST_FACES), 3], [*range(1, MOST_FACES + 1)], MOST_FACES - 1),
+        ([*range(60 + MOST_FACES, 60, -1), 70], [*range(MOST_FACES - 1), MOST_FACES], 0),
+    ],
+)
+def test_the_largest_faces_are_shown_from_left_to_right(predictor, tmp_path, sides, shown, chosen):
+    photo = tmp_path / "photo.png"
+    Image.new("RGB", (3000, 200)).save(photo)
+    answer = Answerer(predictor, "expressions", lambda image: squares(image, sides)).answer(photo, whole=False)
+    assert [int(prediction.pixels[0, 0, 0]) for prediction in answer.predictions] == shown
+    assert answer.chosen == chosen
+    assert answer.explanation.prediction is answer.predictions[chosen]
+    assert answer.photo.width == 1024
+    assert answer.scale == pytest.approx(1024 / 3000)
+    assert ("More than 32 faces were found; the 32 largest" in answer.note) == (len(sides) > MOST_FACES)
+
+
+def test_a_small_photo_is_enlarged_and_what_the_model_saw_explains_it_again(predictor, tmp_path, faces):
+    photo = tmp_path / "photo.png"
+    Image.open(faces[0]).convert("RGB").resize((40, 20)).save(photo)
+    answerer = Answerer(predictor, "expressions", None)
+    answer = answerer.answer(photo, whole=False)
+    assert answer.photo.size == (320, 160)
+    again = answerer.explain(Image.fromarray(answer.predictions[0].pixels))
+    np.testing.assert_allclose(again.rollout, answer.explanation.rollout, rtol=1e-5)
+    np.testing.assert_array_equal(again.prediction.logits, answer.predictions[0].logits)
+
+
+@pytest.mark.parametrize(
+    ("probabilities", "sure"),
+    [
+        ((0.41, 0.38, 0.21), False),
+        ((0.45, 0.25, 0.3), False),  # less than half
+        ((0.19, 0.2, 0.61), True),
+        ((0.55, 0.4, 0.05), False),  # less than 20 points more
+        ((0.5, 0.25, 0.25), True),
+    ],
+)
+def test_close_calls_are_not_sure(predictor, faces, probabilities, sure):
+    prediction = predictor.predict(faces[0])
+    assert is_sure(dataclasses.replace(prediction, probabilities=np.array(probabilities, np.float32))) == sure
