@@ -84,7 +84,7 @@ def test_a_turned_face_is_found_with_its_tilt_and_cropped_upright(portrait, degr
     assert abs(finder.find(found.image)[0].tilt) < 5
     upright, expected = (np.asarray(crop.image.resize((64, 64)).convert("L"), float) for crop in (found, straight))
     inner = (slice(12, 52), slice(12, 52))  # beyond it lies what surrounds the portrait
-    assert np.corrcoef(upright[inner].ravel(), expected[inner].ravel())[0, 1] > 0.85
+    assert np.corrcoef(upright[inner].ravel(), expected[inner].ravel())[0, 1] > 0.8
 
 
 def test_crops_have_the_resolution_of_the_image_and_may_stay_tilted(portrait):
