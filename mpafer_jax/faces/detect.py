@@ -39,8 +39,8 @@ _HARDER = ((1.5, 0), (1.0, -30), (1.0, 30), (1.0, -90), (1.0, 90), (1.0, 180))
 _GREY = (128, 128, 128)  # beyond a turned image
 _LEAST_SIDE = 64  # pixels; narrower images are made so wide
 # Landmarks are exact on upright faces of a size that the network knows, so each face is looked at again in its aligned
-# crop, and once more if that turned it: on photographs, tilts that were off by up to 28 degrees are right within 3.
-_CROP, _CROP_MARGIN, _LOOKS, _SMALL_TURN = 320, 0.25, 2, 3.0
+# crop, and once more if it is tilted: on photographs, tilts that were off by up to 28 degrees are right within 3.
+_CROP, _CROP_MARGIN, _LOOKS, _LEVEL = 320, 0.25, 2, 5.0
 _SURELY_UPRIGHT = 0.88  # score from which the crop's other three orientations are not tried
 
 Rows = npt.NDArray[np.float64]  # [n, 15]: left, top, width, height, five landmarks as x, y, score
@@ -186,9 +186,8 @@ class Detector:
                 score, best = max([(score, best), *turned], key=operator.itemgetter(0))
             if not score:
                 break
-            turn = alignment.tilt(best) - alignment.tilt(landmarks)
             landmarks = best
-            if abs(turn) < _SMALL_TURN:
+            if abs(alignment.tilt(landmarks)) < _LEVEL:
                 break
         return landmarks
 
