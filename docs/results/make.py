@@ -178,9 +178,10 @@ def _sweeps(page: pathlib.Path, by_source: dict[str, Report]) -> list[str]:
 
 
 def _normalized(source: str) -> str:
-    """A sweep's source with its default argument written out."""
+    """A sweep's source with its default argument written out, and of folders in that the last part."""
     path, argument = split_source(source)
-    return f"{path}:{argument or _DEFAULT_DATASET}"
+    words = (word.partition("=") for word in (argument or _DEFAULT_DATASET).split(","))
+    return f"{path}:{','.join(f'{name}{sign}{pathlib.PurePath(value).name}' for name, sign, value in words)}"
 
 
 def _all(argument: str) -> Iterable[str]:
@@ -286,7 +287,12 @@ def _redacted(record: Record) -> Record:
         dataclasses.replace(point, changes=redact(point.changes, told_apart=True)) for point in record.sweep.points
     )
     overrides = tuple(_redacted_override(override) for override in record.overrides)
-    return dataclasses.replace(record, overrides=overrides, sweep=dataclasses.replace(record.sweep, points=points))
+    return dataclasses.replace(
+        record,
+        source=_normalized(record.source),
+        overrides=overrides,
+        sweep=dataclasses.replace(record.sweep, points=points),
+    )
 
 
 def _redacted_override(override: str) -> str:

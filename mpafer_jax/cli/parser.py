@@ -8,7 +8,7 @@ import inspect
 import shutil
 import sys
 import textwrap
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NoReturn
 
 from mpafer_jax import __version__
@@ -160,6 +160,18 @@ def several(known: Iterable[str] = ()) -> Any:
         return given
 
     return names
+
+
+def checked(check: Callable[[str], object]) -> Callable[[str], object]:
+    """An argument's type whose ValueErrors are messages."""
+
+    def parse(text: str) -> object:
+        try:
+            return check(text)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error)) from error
+
+    return parse
 
 
 def at_least(smallest: float, kind: type[int] | type[float] = int) -> Any:

@@ -9,7 +9,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mpafer_jax.cli.runner import CLIP, WHICH, argument, command, number, path, refuse_idle
+from mpafer_jax.cli.parser import checked
+from mpafer_jax.cli.runner import CLIP, FACE_MODEL, MARGIN, WHICH, argument, command, number, path, refuse_idle
 from mpafer_jax.runtime import files, signals
 
 if TYPE_CHECKING:
@@ -20,30 +21,12 @@ _LOOKED_AT = 1000  # names of inputs, for the width of their column
 _NO_FACE = "no face"
 
 
-def _checked(check: Callable[[str], object]) -> Callable[[str], object]:
-    """An argument's type whose errors are messages."""
-
-    def parse(text: str) -> object:
-        try:
-            return check(text)
-        except ValueError as error:
-            raise argparse.ArgumentTypeError(str(error)) from error
-
-    return parse
-
-
 def _table(text: str) -> Path:
     from mpafer_jax.inference import tables
 
     path = files.local_path(text, "--out")
     tables.check_suffix(path)
     return path
-
-
-def _margin(text: str) -> float:
-    from mpafer_jax.faces.alignment import check_margin
-
-    return check_margin(float(text))
 
 
 def _min_confidence(text: str) -> float:
@@ -66,7 +49,7 @@ def _class_names(text: str) -> tuple[str, ...]:
     argument("inputs", nargs="+", metavar="input", help="file, folder, pattern in quotes, video, or camera:0"),
     argument(
         "--out",
-        type=_checked(_table),
+        type=checked(_table),
         metavar="FILE",
         help="results: .csv, .jsonl or .parquet (default: lines on the screen)",
     ),
@@ -83,17 +66,17 @@ def _class_names(text: str) -> tuple[str, ...]:
     argument("--which_faces", choices=("largest", "all"), default="largest", help="of those detected"),
     argument(
         "--margin",
-        type=_checked(_margin),
+        type=MARGIN,
         help="around the crop, as a fraction of its side (default: that of the training images)",
     ),
     argument("--no_align", action="store_true", help="do not turn detected faces upright"),
-    path("--face_model", help="another file of the face detector YuNet (default: the one that is shipped)"),
+    FACE_MODEL,
     number("--stride", 1, default=1, help="every so many frames of a video"),
     number("--batch_size", 1, default=32, help="images computed together"),
     argument("--calibrated", action="store_true", help="confidences calibrated on the checkpoint's validation split"),
     argument(
         "--min_confidence",
-        type=_checked(_min_confidence),
+        type=checked(_min_confidence),
         default=0.0,
         metavar="SHARE",
         help="answer 'uncertain' below it, a fraction of 1; the run's report says which to take",
@@ -103,7 +86,7 @@ def _class_names(text: str) -> tuple[str, ...]:
     argument("--zero_shot", action="store_true", help="no checkpoint: classify with a CLIP and descriptions alone"),
     argument(
         "--class_names",
-        type=_checked(_class_names),
+        type=checked(_class_names),
         help="for --zero_shot, with commas (default: all eight expressions)",
     ),
     called="python -m mpafer_jax.predict",

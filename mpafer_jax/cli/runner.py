@@ -26,7 +26,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from mpafer_jax.cli.parser import Parser, UsageError, at_least, refuse
+from mpafer_jax.cli.parser import Parser, UsageError, at_least, checked, refuse
 from mpafer_jax.runtime import files, signals, without_torch
 from mpafer_jax.runtime.errors import ConfigError, UserError
 
@@ -64,6 +64,16 @@ WORKDIR = argument(
 )
 WHICH = argument("--which", choices=("best", "last"), default="best", help="of a run's checkpoints")
 CLIP = argument("--clip", default="", help="where the checkpoint's CLIP is now, if not where it was")
+
+
+def _margin(text: str) -> float:
+    from mpafer_jax.faces.alignment import check_margin
+
+    return check_margin(float(text))
+
+
+MARGIN = checked(_margin)  # type of an argument: around a face's crop, as a fraction of its side
+FACE_MODEL = path("--face_model", help="another file of the face detector YuNet (default: the one that is shipped)")
 _CONFIG = argument(
     "--config", metavar="FILE[:ARGUMENTS]", help="a file of configs/, with optional arguments: configs/rafdb.py:vit_l14"
 )

@@ -109,8 +109,7 @@ def read_folds(
     divided, joined = dict(lists[fold]), dict[str, tuple[str, ...]]()
     if _is_cross_validation(lists):
         divided = {f"fold_{number}": listed["test"] for number, listed in lists.items()}
-        test = f"fold_{fold}"
-        joined = {"train": tuple(part for part in divided if part != test), "test": (test,)}
+        joined = join(divided, fold)
     clips = {clip.folder: read_clip(clip.folder) for listed in divided.values() for clip in listed}
     without = [clip for listed in divided.values() for clip in listed if clips[clip.folder] is None]
     if without:
@@ -137,6 +136,12 @@ def read_folds(
         warnings=tuple(shortages),
         joined=joined,
     )
+
+
+def join(folds: Iterable[str], fold: int) -> dict[str, tuple[str, ...]]:
+    """`SourceIndex.joined` of folds, "fold_1" and so on, of which one is the test."""
+    test = f"fold_{fold}"
+    return {"train": tuple(part for part in folds if part != test), "test": (test,)}
 
 
 def _frames(clips: Mapping[Path, Clip | None], listed: ListedClip) -> Clip:

@@ -18,7 +18,7 @@ import numpy as np
 from PIL import Image
 
 from mpafer_jax.config.expressions import canonical_name, check_class_names
-from mpafer_jax.data.preprocess import decode_rgb, is_image, read_image_file
+from mpafer_jax.data.preprocess import decode, decode_rgb, is_image, read_image_file
 from mpafer_jax.faces import alignment
 from mpafer_jax.runtime import files
 from mpafer_jax.runtime.errors import ConfigError, DataError
@@ -85,18 +85,23 @@ class ImageCrop:
 
     def read(self) -> bytes:
         """The crop as JPEG, clipped to the image; ValueError if it is outside the image."""
+        image, corners = self.whole()
+        return to_jpeg(image.crop(corners).convert("RGB"))
+
+    def whole(self) -> tuple[Image.Image, tuple[int, int, int, int]]:
+        """The image around it, grey or RGB, and the rectangle clipped to that: left, top, right, bottom; see `read`."""
         # No EXIF rotation: face boxes refer to the stored pixels.
-        face = decode_rgb(read_image_file(self.path), upright=False)
+        image = decode(read_image_file(self.path), upright=False)
         left, top, width, height = self.box
-        box = (
+        corners = (
             max(0, round(left)),
             max(0, round(top)),
-            min(face.width, round(left + width)),
-            min(face.height, round(top + height)),
+            min(image.width, round(left + width)),
+            min(image.height, round(top + height)),
         )
-        if box[0] >= box[2] or box[1] >= box[3]:
-            raise ValueError(f"the face box lies outside the image of {face.width}x{face.height} pixels")
-        return _jpeg(face.crop(box))
+        if corners[0] >= corners[2] or corners[1] >= corners[3]:
+            raise ValueError(f"the face box lies outside the image of {image.width}x{image.height} pixels")
+        return image, corners
 
     def stamp(self) -> str:
         """The file's size and the rectangle."""
@@ -118,14 +123,15 @@ class AlignedFace:
     def read(self) -> bytes:
         """The aligned crop as JPEG; ValueError if all landmarks are equal."""
         # No EXIF rotation: as for face boxes.
-        return _jpeg(alignment.align(decode_rgb(read_image_file(self.path), upright=False), self.points))
+        return to_jpeg(alignment.align(decode_rgb(read_image_file(self.path), upright=False), self.points))
 
     def stamp(self) -> str:
         """The file's size, the landmarks, and the crop."""
         return f"{ImageFile(self.path).stamp()} {self.points} {alignment.describe_crop()}"
 
 
-def _jpeg(face: Image.Image) -> bytes:
+def to_jpeg(face: Image.Image) -> bytes:
+    """A cropped face as JPEG of quality `CROP_JPEG_QUALITY`."""
     buffer = io.BytesIO()
     face.save(buffer, "JPEG", quality=CROP_JPEG_QUALITY)
     return buffer.getvalue()
@@ -293,12 +299,15 @@ def read_text(path: Path) -> str:
         raise _unreadable(path, error) from error
 
 
-def lines(path: Path) -> Iterator[tuple[str, str]]:
-    """The lines of a list with their places, without empty ones, paths with forward slashes; see `read_text`."""
+def lines(path: Path, *, listed: bool = True) -> Iterator[tuple[str, str]]:
+    """The lines of a text with their places, without empty ones; of a list of paths with forward slashes.
+
+    Errors as of `read_text`.
+    """
     # Not `splitlines`, which ends lines at other characters than csv does.
     for number, line in enumerate(read_text(path).split("\n"), start=1):
         if line.strip():
-            yield f"{path} line {number}", listed_name(line.strip())
+            yield f"{path} line {number}", listed_name(line.strip()) if listed else line
 
 
 def read_csv(path: Path, delimiter: str = ",") -> Iterator[tuple[int, list[str]]]:

@@ -9,7 +9,7 @@ from typing import cast
 import pydantic
 
 from mpafer_jax.config.data_section import HUB_SCHEME, DataSection
-from mpafer_jax.data import bucket, hub, records, where
+from mpafer_jax.data import aligned, bucket, hub, records, where
 from mpafer_jax.data.readers import READERS
 from mpafer_jax.data.records import SourceIndex
 from mpafer_jax.runtime import files
@@ -61,11 +61,7 @@ def read_source(data: DataSection) -> SourceIndex:
       DataError: config.data.dir has another layout or cannot be fetched, a class, label or condition is invalid, or no
         example is left.
     """
-    check(data)
-    directory = _local_folder(data)
-    reader = READERS[data.dataset]
-    index = reader.read(*(directory if field == "dir" else getattr(data, field) for field in reader.fields))
-    index = where.select(records.select_classes(index, data.class_names), data.where)
+    index = where.select(records.select_classes(read_whole(data), data.class_names), data.where)
     empty = {
         split: "examples of data.class_names and data.where, of which none is left"
         for split, r in index.splits.items()
@@ -78,6 +74,18 @@ def read_source(data: DataSection) -> SourceIndex:
     return dataclasses.replace(
         index, splits={split: found for split, found in index.splits.items() if found}, absent=absent
     )
+
+
+def read_whole(data: DataSection) -> SourceIndex:
+    """`read_source` before images and classes are selected; the dataset itself, or an aligned copy of it."""
+    check(data)
+    directory = _local_folder(data)
+    reader = READERS[data.dataset]
+    copy = aligned.find(directory) if data.dir else None
+    if copy is not None and copy[1].original is not None:
+        return aligned.read(copy[0], copy[1].original, copy[1], data)
+    index = reader.read(*(directory if field == "dir" else getattr(data, field) for field in reader.fields))
+    return index if copy is None else dataclasses.replace(index, crop=copy[1].crop)
 
 
 def _local_folder(data: DataSection) -> Path:

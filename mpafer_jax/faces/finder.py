@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Literal
 
 from PIL import Image
@@ -11,6 +12,7 @@ from mpafer_jax.faces import alignment
 from mpafer_jax.faces.detect import Detector, Face
 
 Which = Literal["largest", "all"]
+Box = tuple[float, float, float, float]  # left, top, width, height
 
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
@@ -60,3 +62,29 @@ class FaceFinder:
     def crop(self, image: Image.Image, face: Face) -> Image.Image:
         """The crop of one face."""
         return alignment.align(image, face.landmarks, None, self._margin, upright=self._align)
+
+
+def overlapping(faces: Sequence[Face], box: Box, *, covers_center: bool) -> tuple[int, float] | None:
+    """The face whose box overlaps most with a rectangle.
+
+    Args:
+      faces: of an image.
+      box: left, top, width, height in its pixels.
+      covers_center: whether faces that do not cover the rectangle's center are left out.
+
+    Returns:
+      Position in `faces`, and intersection over union; None if no face is left.
+    """
+    left, top, width, height = box
+    x, y = left + width / 2, top + height / 2
+    best: tuple[int, float] | None = None
+    for position, face in enumerate(faces):
+        right, bottom = face.left + face.width, face.top + face.height
+        if covers_center and not (face.left <= x <= right and face.top <= y <= bottom):
+            continue
+        across = max(0.0, min(right, left + width) - max(face.left, left))
+        down = max(0.0, min(bottom, top + height) - max(face.top, top))
+        overlap = across * down / (width * height + face.width * face.height - across * down)
+        if best is None or overlap > best[1]:
+            best = position, overlap
+    return best

@@ -15,7 +15,8 @@ from mpafer_jax.artifacts.run_dir import TRAINING_PREDICTIONS
 from mpafer_jax.evaluation.baselines import BASELINES
 from mpafer_jax.evaluation.predictions import Predictions
 from mpafer_jax.evaluation.protocol import reported_checkpoint, reported_split
-from mpafer_jax.jobs.sweeps.sweep import Point, Sweep
+from mpafer_jax.jobs.sweeps.sweep import FOLDER, Point, Sweep
+from mpafer_jax.runtime import files
 from mpafer_jax.runtime.errors import ReportError
 
 METRICS = ("war", "uar")
@@ -32,12 +33,14 @@ class FinishedRun:
       config: `config.json`.
       summary: `summary.json`.
       correct: bool[n], whether each image of the reported split was classified correctly; None without predictions.
+      examples: digest of names and labels of these images; "" without predictions.
     """
 
     name: str
     config: dict[str, Any]
     summary: Mapping[str, Any]
     correct: npt.NDArray[np.bool_] | None
+    examples: str = ""
 
     @property
     def key(self) -> str:
@@ -102,8 +105,11 @@ def _read_run(folder: pathlib.Path, name: str) -> FinishedRun:
     reported, split = _reported(summary, folder)
     path, fingerprint = folder / TRAINING_PREDICTIONS, summary["fingerprints"][split]
     stored = Predictions.load_result(path, split, fingerprint, reported["step"])
-    correct = None if stored is None else np.asarray(stored.logits.argmax(axis=1) == stored.labels)
-    return FinishedRun(name, config, summary, correct)
+    if stored is None:
+        return FinishedRun(name, config, summary, None)
+    correct = np.asarray(stored.logits.argmax(axis=1) == stored.labels)
+    examples = files.json_digest([stored.names.tolist(), stored.labels.tolist()])
+    return FinishedRun(name, config, summary, correct, examples)
 
 
 def _reported(summary: Mapping[str, Any], place: pathlib.Path) -> tuple[Mapping[str, Any], str]:
@@ -130,7 +136,7 @@ def results(sweep: Sweep, runs: Iterable[FinishedRun], place: pathlib.Path) -> l
     firsts: dict[str, tuple[Any, str]] = {}
     for run in runs:
         point = points[run.key]
-        for key, value in _must_agree(point, run.summary, run.seed if sweep.over == "folds" else None).items():
+        for key, value in _must_agree(point, run, run.seed if sweep.over == "folds" else None).items():
             first, name = firsts.setdefault(key, (value, run.name))
             if first != value:
                 raise ReportError(
@@ -149,11 +155,16 @@ def results(sweep: Sweep, runs: Iterable[FinishedRun], place: pathlib.Path) -> l
     return collected
 
 
-def _must_agree(point: Point, summary: Mapping[str, Any], fold: int | None) -> dict[str, Any]:
+def _must_agree(point: Point, run: FinishedRun, fold: int | None) -> dict[str, Any]:
     """What runs of a table must share unless their points or folds change it: name and those changes -> value."""
+    summary = run.summary
     prints: dict[str, str] = summary["fingerprints"]
+    held_out = {name: prints[name] for name in _HELD_OUT if name in prints}
+    changes = f"{point.held_out_changes} {fold}"
+    folder = point.changes.get(FOLDER, "")
     return {
         f"CLIP:{point.changes_of('clip')}": summary["clip"]["hash"],
-        f"validation or test images:{point.held_out_changes} {fold}": {n: prints[n] for n in _HELD_OUT if n in prints},
+        f"validation or test images:{changes} {folder}": held_out,
+        **({f"names and labels of test images:{changes}": run.examples} if folder and run.examples else {}),
         f"way to choose the checkpoint:{point.changes_of('eval')}": summary["selected_by"],
     }

@@ -22,6 +22,7 @@ from mpafer_jax.runtime.errors import ConfigError
 
 RECORD = "sweep.json"
 FOLD = "data.clips.fold"
+FOLDER = "data.dir"
 Over = Literal["seeds", "folds"]
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
@@ -59,9 +60,12 @@ class Point:
 
     @property
     def held_out_changes(self) -> dict[str, Any]:
-        """Its changes to the data section that may change the held-out images."""
+        """Its changes to the data section that may change which images are held out.
+
+        Another folder may hold the same images in another crop; `collect.results` compares their names and labels.
+        """
         changes = self.changes_of("data")
-        return {name: value for name, value in changes.items() if f"data.{name}" not in TRAINING_ONLY}
+        return {name: value for name, value in changes.items() if f"data.{name}" not in (*TRAINING_ONLY, FOLDER)}
 
 
 @dataclasses.dataclass(frozen=True)

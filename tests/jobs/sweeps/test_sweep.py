@@ -18,7 +18,8 @@ from tests.jobs import runs
 from tests.jobs.sweeps import made
 
 FOLDER = runs.ROOT / "configs" / "sweeps"
-OWN = [path.stem for path in sweep.own_files(FOLDER)]
+OF_FOLDERS = "alignment"  # its points are folders, which its argument names
+OWN = [path.stem for path in sweep.own_files(FOLDER) if path.stem != OF_FOLDERS]
 ONLY_PHOTOGRAPHS, ONLY_DRAWN = {"backbones"}, {"styles"}
 
 
@@ -58,6 +59,20 @@ def test_every_sweep_plans_for_drawn_faces_and_for_photographs(name):
         assert all(found.baseline in {point.name for point in found.rows(table)} for table in found.table_names())
     stated = re.search(r"^(\d+) runs:", ast.get_docstring(ast.parse((FOLDER / f"{name}.py").read_text())), re.MULTILINE)
     assert stated is None or int(stated[1]) == planned[0]
+
+
+def test_crops_are_folders_of_the_argument():
+    found = load(OF_FOLDERS, "kdef,tiny_clip,owner=/data/KDEF,aligned=/data/KDEF-aligned,wide=../wide")
+    assert found.baseline == "owner"
+    configs = {run.point.name: run.config for run in plan.plan(found, [], [0])}
+    assert {name: config.data.dir for name, config in configs.items()} == {
+        "owner": "/data/KDEF",
+        "aligned": "/data/KDEF-aligned",
+        "wide": "../wide",
+    }
+    assert {(config.data.dataset, config.clip.name) for config in configs.values()} == {("kdef", "tiny-face-clip")}
+    with pytest.raises(ConfigError, match="name the folders of at least two crops"):
+        load(OF_FOLDERS, "kdef,owner=/data/KDEF")
 
 
 @pytest.mark.parametrize("name", ["few_shot", "components"])

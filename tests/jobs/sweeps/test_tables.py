@@ -127,6 +127,18 @@ def test_runs_that_cannot_be_compared_are_refused(tmp_path, changes, what):
         report.read(tmp_path)
 
 
+def test_crops_of_the_same_images_stand_in_one_table(tmp_path):
+    points = (Point("full", "owner", {"data.dir": "/a"}), Point("aligned", "aligned", {"data.dir": "/b"}))
+    made.record(tmp_path, dataclasses.replace(made.SWEEP, points=points))
+    right = np.array([1, 1, 1, 0], bool)
+    made.run(tmp_path, "all/full/seed_0", 0.5, correct=right)
+    made.run(tmp_path, "all/aligned/seed_0", 0.5, correct=~right, test="u")
+    assert report.read(tmp_path).lines[1].by_image == Estimate.of([-1.0, -1.0, -1.0, 1.0])
+    made.run(tmp_path, "all/aligned/seed_1", 0.5, correct=right[:3], test="u")  # one was dropped
+    with pytest.raises(ReportError, match="do not have the same names and labels of test images"):
+        report.read(tmp_path)
+
+
 def test_what_a_point_changes_may_differ(tmp_path):
     points = (
         Point("full", "B/16"),
