@@ -38,7 +38,8 @@ class TrainedOn:
       dataset: `config.data.dataset`; '' for a zero-shot CLIP.
       images: number of training images; 0 if unknown or untrained.
       clip: the CLIP's name or folder.
-      face_margin: `config.data.face_margin`, with which detected faces look like its training images.
+      face_margin: of an aligned copy, else `config.data.face_margin`, with which detected faces look like its training
+        images.
     """
 
     dataset: str
@@ -109,8 +110,8 @@ class Description(Described):
     @property
     def trained_on(self) -> TrainedOn:
         """Summary of the training data."""
-        images, face_margin = sum(self.data["counts"]["train"]), self.config["data"].get("face_margin", 0.0)
-        return TrainedOn(self.data["dataset"], images, self.clip_name, face_margin)
+        images, of_config = sum(self.data["counts"]["train"]), self.config["data"].get("face_margin", 0.0)
+        return TrainedOn(self.data["dataset"], images, self.clip_name, self.data.get("face_margin", of_config))
 
     def chosen_on_test(self, which: str) -> bool:
         """Whether the test split selected this checkpoint: "best" of a run with `eval.select_on_test_split`."""

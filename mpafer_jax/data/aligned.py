@@ -75,6 +75,7 @@ class AlignedCopy:
 
     Attributes:
       complete: False while images are missing.
+      margin: around the faces, see `alignment.align`.
       command: that finishes the copy; "" if it is complete.
       version: of this package.
       settings: what the images depend on, by name.
@@ -86,6 +87,7 @@ class AlignedCopy:
     """
 
     complete: bool
+    margin: float
     command: str
     version: str
     settings: Mapping[str, str | int | float]
@@ -174,6 +176,7 @@ def read(folder: Path, original: Original, copy: AlignedCopy, data: DataSection)
         source_labels=original.source_labels,
         label_rule=original.label_rule,
         crop=copy.crop,
+        face_margin=copy.margin,
         dropped=dropped,
         joined=joined,
         dataset=data.dataset,

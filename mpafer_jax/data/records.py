@@ -239,6 +239,7 @@ class SourceIndex:
       source_labels: label of each class in the dataset's files (number, column or folder); () is 0 to C - 1.
       label_rule: how labels were made, e.g. "owner" or "majority_labelcsv".
       crop: how the faces were cropped, for protocols; "" as the owners did.
+      face_margin: of an aligned copy; None: config.data.face_margin.
       dropped: split -> reason -> number of dropped examples.
       left_out: split -> unused images (label -1), a part of those in `dropped`; `data check` opens them too.
       computed: images are computed on reading, so processes are used instead of threads.
@@ -255,6 +256,7 @@ class SourceIndex:
     source_labels: tuple[str, ...] = ()
     label_rule: str = "owner"
     crop: str = ""
+    face_margin: float | None = None
     dropped: Mapping[str, Mapping[str, int]] = dataclasses.field(default_factory=dict[str, dict[str, int]])
     left_out: Mapping[str, Sequence[Record]] = dataclasses.field(default_factory=dict[str, Sequence[Record]])
     computed: bool = False

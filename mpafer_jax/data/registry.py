@@ -85,7 +85,9 @@ def read_whole(data: DataSection) -> SourceIndex:
     if copy is not None and copy[1].original is not None:
         return aligned.read(copy[0], copy[1].original, copy[1], data)
     index = reader.read(*(directory if field == "dir" else getattr(data, field) for field in reader.fields))
-    return index if copy is None else dataclasses.replace(index, crop=copy[1].crop)
+    if copy is None:
+        return index
+    return dataclasses.replace(index, crop=copy[1].crop, face_margin=copy[1].margin)
 
 
 def _local_folder(data: DataSection) -> Path:

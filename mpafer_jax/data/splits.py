@@ -210,7 +210,10 @@ class Split:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Dataset:
-    """The splits of a run, with the metadata of their preparation and a text that describes them (for the log)."""
+    """The splits of a run, with the metadata of their preparation and a text that describes them (for the log).
+
+    `face_margin` is that of an aligned copy, else None.
+    """
 
     train: Split
     validation: Split | None
@@ -218,6 +221,7 @@ class Dataset:
     class_names: tuple[str, ...]
     summary: Summary = dataclasses.field(repr=False)
     description: str = dataclasses.field(repr=False)
+    face_margin: float | None = None
 
     @property
     def held_out(self) -> list[Split]:
@@ -281,7 +285,13 @@ def load_dataset(data: DataSection, *, without: Literal["validation", "test", ""
         incomparable = known is not None and not known.comparable and note == known.text
         logging.log(logging.WARNING if incomparable else logging.INFO, "%s", note)
     dataset = Dataset(
-        train, splits["validation"], splits["test"], prepared.summary.class_names, prepared.summary, description
+        train,
+        splits["validation"],
+        splits["test"],
+        prepared.summary.class_names,
+        prepared.summary,
+        description,
+        index.face_margin,
     )
     counts = [f"{len(split):,} {split.name}" for split in (train, *dataset.held_out) if len(split)]
     name = data.dataset if data.dataset != "synthface" else f"drawn faces, style {data.synthface.style}"

@@ -21,7 +21,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Literal, Self
 
 from absl import logging
-from PIL import Image
+from PIL import Image, ImageOps
 
 from mpafer_jax import __version__
 from mpafer_jax.config.data_section import DataSection
@@ -39,6 +39,9 @@ from mpafer_jax.runtime.errors import InputError
 _JOURNAL = "alignment.part.jsonl"
 _AHEAD = 4  # images in work or waiting, for each thread
 _AROUND = 1.0  # of a face box's size: how far around it the face is looked for
+# Where no face is found, it is looked for again with grey around the image, so wide as a fraction of its longest side:
+# in crops the face may fill the image.
+_BORDER, _GREY = 0.25, (128, 128, 128)
 _NO_FACE, _UNREADABLE = "no face found", "cannot be read"  # why an example is not copied
 _FORBIDDEN = re.compile(r'[\\/:*?"<>|\x00-\x1f\ud800-\udfff]')  # in names, on one system or another
 _LANDMARKS = ("left_eye", "right_eye", "nose", "mouth_left", "mouth_right")
@@ -235,7 +238,13 @@ class _Work:
                 raise InputError(
                     f"{self.out} holds other files ({', '.join(others[:3])}); give a new folder for the aligned copy"
                 )
-            before = AlignedCopy(complete=False, command=self.command, version=__version__, settings=self.settings)
+            before = AlignedCopy(
+                complete=False,
+                margin=self.options.margin,
+                command=self.command,
+                version=__version__,
+                settings=self.settings,
+            )
             before.write(self.out)
         if differing := [name for name, value in self.settings.items() if before.settings.get(name) != value]:
             listed = "".join(
@@ -439,17 +448,18 @@ def _open(image: ImageSource) -> tuple[Image.Image, Box | None]:
 def _find(image: Image.Image, box: Box | None, detector: Detector) -> list[Face]:
     """The faces of an image; with an owner's face box those in its surroundings."""
     if box is None:
-        return detector(image.convert("RGB"))
+        rgb = image.convert("RGB")
+        border = round(_BORDER * max(image.size))
+        return detector(rgb) or [
+            _moved(face, -border, -border) for face in detector(ImageOps.expand(rgb, border, _GREY))
+        ]
     left, top, width, height = box
     corner = max(0, round(left - _AROUND * width)), max(0, round(top - _AROUND * height))
     far = round(left + (1 + _AROUND) * width), round(top + (1 + _AROUND) * height)
     part = image.crop((*corner, min(image.width, far[0]), min(image.height, far[1])))
-    return [
-        dataclasses.replace(
-            face,
-            left=face.left + corner[0],
-            top=face.top + corner[1],
-            landmarks=tuple((x + corner[0], y + corner[1]) for x, y in face.landmarks),
-        )
-        for face in detector(part.convert("RGB"))
-    ]
+    return [_moved(face, *corner) for face in detector(part.convert("RGB"))]
+
+
+def _moved(face: Face, x: int, y: int) -> Face:
+    landmarks = tuple((across + x, down + y) for across, down in face.landmarks)
+    return dataclasses.replace(face, left=face.left + x, top=face.top + y, landmarks=landmarks)

@@ -242,6 +242,7 @@ def describe(config: Config, dataset: Dataset, experiment: build_lib.Experiment)
             "label_rule": config.data.label_rule,
             "train_fingerprint": dataset.train.fingerprint,
             "counts": {split.name: split.class_counts().tolist() for split in _splits(dataset)},
+            **({} if dataset.face_margin is None else {"face_margin": dataset.face_margin}),
         },
         versions=package_versions(),
         patch_weights=None if weights is None else tuple(map(tuple, np.asarray(weights).tolist())),

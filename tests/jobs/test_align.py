@@ -111,6 +111,7 @@ def test_photographs_become_a_dataset_of_upright_faces(tmp_path: Path) -> None:
         (found,) = Detector()(image.convert("RGB"))
         expected = 160 * (np.array(alignment.TEMPLATE) + 0.1) / 1.2
         assert np.abs(np.array(found.landmarks) - expected).mean() < 5
+    assert read_source(data).face_margin == splits.load_dataset(data).face_margin == 0.1
     # Whoever reads the copy is told how it was cropped, and a choice of images goes on working.
     crop = read_source(data).crop
     assert crop.startswith(alignment.describe_crop(160, 0.1))
