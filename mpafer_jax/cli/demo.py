@@ -47,7 +47,7 @@ def demo(arguments: argparse.Namespace) -> None:
     page.import_gradio()  # before a model is loaded for nothing
     detector = Detector() if arguments.faces == "detect" else None
     predictor = Predictor.from_checkpoint(
-        arguments.checkpoint, which=arguments.which, clip=arguments.clip, batch_sizes=BATCH_SIZES
+        arguments.checkpoint, which=arguments.which, clip=arguments.clip, batch_sizes=BATCH_SIZES, calibrated=None
     )
     faces = detector and FaceFinder(detector, which=MOST_FACES + 1, margin=predictor.trained_on.face_margin)
     answerer = Answerer(predictor, arguments.bank, faces)

@@ -121,7 +121,7 @@ class Predictor:
         which: checkpoints.Which = "best",
         clip: str = "",
         batch_sizes: Sequence[int] = BATCH_SIZES,
-        calibrated: bool = False,
+        calibrated: bool | None = False,
     ) -> Predictor:
         """The model of a training run; its logits are those of `--mode=eval`.
 
@@ -130,14 +130,17 @@ class Predictor:
           which: the best checkpoint on validation (the last if none was evaluated) or the last.
           clip: the CLIP it was trained on, if that has moved; '' for its recorded name.
           batch_sizes: batch sizes to pad to, ascending; the largest bounds the memory.
-          calibrated: whether probabilities are calibrated by the temperature that was fitted on validation.
+          calibrated: whether probabilities are calibrated by the temperature that was fitted on validation; None: if
+            the checkpoint has one.
 
         Raises:
           CheckpointError: no checkpoint, one of another version, its CLIP is missing or another, or `calibrated` of a
             checkpoint without a temperature.
         """
         experiment, params, description, confidence = load_model(path, which, clip)
-        if calibrated and confidence is None:
+        if calibrated is None:
+            calibrated = confidence is not None
+        elif calibrated and confidence is None:
             raise CheckpointError(f"{path} has no calibrated temperature ({FILE} in the checkpoint). {HOW_TO_MAKE}")
         mean, std = (cast(Rgb, tuple(description.normalization()[name])) for name in ("mean", "std"))
         encode_texts: Any = jax.jit(Forward(experiment.model, mean, std).encode_texts)

@@ -134,8 +134,8 @@ def test_images_unlike_the_training_images_are_counted(trained, faces, tmp_path,
 def test_a_checkpoint_without_says_so_and_an_evaluation_makes_it(sample, trained, older, step, faces, capsys):
     with pytest.raises(CheckpointError, match=r"has no calibrated temperature .*mpafer-jax evaluate"):
         Predictor.from_checkpoint(older, calibrated=True)
-    prediction = Predictor.from_checkpoint(older).predict(faces[0])
-    assert (prediction.unlike, prediction.is_unlike) == (None, False)
+    prediction = Predictor.from_checkpoint(older, calibrated=None).predict(faces[0])
+    assert (prediction.temperature, prediction.unlike, prediction.is_unlike) == (None, None, False)
     assert run(older, faces[0]) == 0
     assert "confidences are uncalibrated, and images unlike" in capsys.readouterr().err
     assert run(older, faces[0], "--calibrated") == 2
@@ -147,7 +147,7 @@ def test_a_checkpoint_without_says_so_and_an_evaluation_makes_it(sample, trained
     assert result["confidence"] == json.loads((trained / "summary.json").read_text())["confidence"]
     one, two = (checkpoints.folder(folder, step) / FILE for folder in (trained, older))
     assert one.read_bytes() == two.read_bytes()
-    assert Predictor.from_checkpoint(older, calibrated=True).temperature == result["confidence"]["temperature"]
+    assert Predictor.from_checkpoint(older, calibrated=None).temperature == result["confidence"]["temperature"]
     # On other images the stored one is measured, and nothing is fitted.
     elsewhere = evaluate.evaluate_checkpoint(other, older)["confidence"]
     assert elsewhere["temperature"] == result["confidence"]["temperature"]

@@ -18,7 +18,7 @@ from mpafer_jax.runtime.errors import ImageError
 BATCH_SIZES = (1, 8)  # one face is explained, all are predicted
 MOST_FACES = 32  # shown of one photo
 _SMALL, _LARGE = 320, 1024  # bounds of the longest side of the returned photo, in pixels
-_LEAST_CONFIDENCE, _LEAST_LEAD = 0.5, 0.2  # of a prediction that is not called unsure [ours]
+_MIN_CONFIDENCE, _MIN_LEAD = 0.5, 0.2  # of a prediction that is called sure [ours]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -95,14 +95,14 @@ class Answerer:
 
     def _predict(self, image: bytes | Image.Image, faces: Cropper | None) -> list[Prediction]:
         """Of all faces; none if none was detected."""
-        results = self._predictor.stream([image], faces=faces, keep_pixels=True)
+        results = self._predictor.stream([image], faces=faces, keep_pixels=True, min_confidence=_MIN_CONFIDENCE)
         return [checked(result) for result in results if not isinstance(result, NoFace)]
 
 
 def is_sure(prediction: Prediction) -> bool:
-    """Whether the most probable class has at least half of the probability, and 0.2 more than the next."""
+    """Whether it is certain, clearly ahead of the second class, and of an image not unlike the training images."""
     second, first = np.sort(prediction.probabilities)[-2:].tolist()
-    return first >= _LEAST_CONFIDENCE and first - second >= _LEAST_LEAD
+    return prediction.certain and not prediction.is_unlike and first - second >= _MIN_LEAD
 
 
 def _area(prediction: Prediction) -> int:

@@ -188,6 +188,7 @@ def explanation(explained: Explanation, number: int) -> str:
     return _render(
         "explanation.html",
         number=number,
+        prediction=prediction,
         sure=is_sure(prediction),
         seen=data_uri(Image.fromarray(prediction.pixels), overlay.TILE),
         probabilities=probabilities,

@@ -8,6 +8,7 @@ from PIL import Image
 
 from mpafer_jax.faces.detect import Face
 from mpafer_jax.faces.finder import FaceCrop
+from mpafer_jax.inference.demo import page
 from mpafer_jax.inference.demo.answer import MOST_FACES, Answerer, is_sure
 
 
@@ -62,5 +63,33 @@ def test_a_small_photo_is_enlarged_and_what_the_model_saw_explains_it_again(pred
     ],
 )
 def test_close_calls_are_not_sure(predictor, faces, probabilities, sure):
-    prediction = predictor.predict(faces[0])
-    assert is_sure(dataclasses.replace(prediction, probabilities=np.array(probabilities, np.float32))) == sure
+    prediction = Answerer(predictor, "expressions", None).answer(faces[0], whole=True).predictions[0]
+    logits = np.log(np.array(probabilities, np.float32))
+    prediction = dataclasses.replace(prediction, logits=logits, probabilities=np.exp(logits), unlike=0.9)
+    assert is_sure(prediction) == sure
+    assert not is_sure(dataclasses.replace(prediction, unlike=1.1))
+
+
+def test_the_page_says_how_sure_the_model_is(predictor, faces):
+    explained = Answerer(predictor, "expressions", None).answer(faces[0], whole=True).explanation
+
+    def html(**fields):
+        prediction = dataclasses.replace(explained.prediction, **fields)
+        return " ".join(page.explanation(dataclasses.replace(explained, prediction=prediction), 3).split())
+
+    probabilities = np.array([0.03, 0.41, 0.38, 0.1, 0.08], np.float32)
+    close = html(probabilities=probabilities, logits=np.log(probabilities), unlike=None, temperature=None)
+    assert "Face 3, not sure: happiness 41%, neutral 38%</h2>" in close
+    assert "less than 20 percentage points more than the second" in close
+    assert "the model's own" in close
+    assert "unlike" not in close
+    probabilities = np.array([0.03, 0.93, 0.02, 0.01, 0.01], np.float32)
+    sure = html(probabilities=probabilities, logits=np.log(probabilities), unlike=0.8, temperature=1.2)
+    assert "Face 3: happiness, 93%</h2>" in sure
+    assert "calibrated on validation images" in sure
+    assert "percentage points" not in sure
+    unlike = html(probabilities=probabilities, logits=np.log(probabilities), unlike=1.25)
+    assert "Face 3, not sure: happiness 93%, anger 3%</h2>" in unlike
+    assert "unlike the training images" in unlike
+    assert "1.25 times" in unlike
+    assert "percentage points" not in unlike

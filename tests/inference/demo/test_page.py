@@ -108,7 +108,7 @@ def server(finished, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def predictor(finished):
-    return Predictor.from_checkpoint(finished[0], batch_sizes=(1, 8))
+    return Predictor.from_checkpoint(finished[0], batch_sizes=(1, 8), calibrated=None)
 
 
 @pytest.mark.browser
