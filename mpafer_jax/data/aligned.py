@@ -20,7 +20,6 @@ import pydantic
 
 from mpafer_jax.config.data_section import DataSection
 from mpafer_jax.data import clips, records
-from mpafer_jax.data.names import SPLITS
 from mpafer_jax.data.records import Clip, Counts, ImageFile, Record, SourceIndex
 from mpafer_jax.runtime import files
 from mpafer_jax.runtime.errors import DataError
@@ -34,7 +33,7 @@ class Original:
     """What a copy holds of the original's `SourceIndex`, apart from its records; fields as there.
 
     Attributes:
-      splits: in their order.
+      splits: in their order; `absent` ones without where they were looked for.
       align: config.data.align.
       fold: config.data.clips.fold.
     """
@@ -46,6 +45,7 @@ class Original:
     class_names: tuple[str, ...]
     source_labels: tuple[str, ...]
     splits: tuple[str, ...]
+    absent: tuple[str, ...]
     joined: Mapping[str, tuple[str, ...]]
     dropped: Mapping[str, Mapping[str, int]]
     align: str
@@ -62,6 +62,7 @@ class Original:
             class_names=index.class_names,
             source_labels=index.source_labels,
             splits=tuple(index.splits),
+            absent=tuple(index.absent),
             joined=index.joined,
             dropped=index.dropped,
             align=data.align,
@@ -172,7 +173,7 @@ def read(folder: Path, original: Original, copy: AlignedCopy, data: DataSection)
     return SourceIndex(
         class_names=original.class_names,
         splits=_records(folder, original),
-        absent=dict.fromkeys(SPLITS, f"examples of it in {folder / METADATA}"),
+        absent=dict.fromkeys(original.absent, f"examples of it in {folder / METADATA}"),
         source_labels=original.source_labels,
         label_rule=original.label_rule,
         crop=copy.crop,

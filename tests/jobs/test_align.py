@@ -66,6 +66,7 @@ def told(index: SourceIndex) -> dict[str, Any]:
     return {
         "classes": (index.class_names, index.source_labels, index.label_rule, index.dataset, index.version),
         "joined": index.joined,
+        "absent": list(index.absent),
         "dropped": index.dropped,
         "records": {
             split: [
@@ -176,6 +177,17 @@ def test_of_several_faces_the_one_of_the_owners_box_is_taken(tmp_path: Path) -> 
     layouts.save(tmp_path / "images" / "two.png", Image.open(root / "two.png"))
     align.align_images(tmp_path / "images", tmp_path / "of_images", SMALL, "")
     assert log(tmp_path / "of_images")["two.png"]["chosen"] == "2"
+
+
+def test_a_face_that_fills_its_image_is_found_in_a_border(tmp_path: Path) -> None:
+    tight = face(24, 224).crop((60, 70, 170, 190)).resize((48, 48)).convert("L")
+    layouts.save(tmp_path / "images" / "tight.png", tight)
+    assert not Detector()(tight.convert("RGB"))
+    align.align_images(tmp_path / "images", tmp_path / "aligned", SMALL, "")
+    row = log(tmp_path / "aligned")["tight.png"]
+    assert row["status"] == "aligned"
+    assert 0 < float(row["left_eye_x"]) < float(row["nose_x"]) < float(row["right_eye_x"]) < 48  # not of the border
+    assert 0 < float(row["left_eye_y"]) < float(row["nose_y"]) < 48
 
 
 def test_overlap_by_hand() -> None:

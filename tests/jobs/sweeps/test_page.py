@@ -167,7 +167,7 @@ def test_no_place_of_the_machine_is_published(sample, tmp_path):
     own = dataclasses.replace(made.SWEEP, points=points)
     overrides = ("--config.eval.checkpoint=/home/alice/x", "--config.hard_prompts.bank=('/home/alice/bank.json',)")
     root, path = tmp_path / "s", tmp_path / "mine.jsonl"
-    made.record(root, own, overrides=overrides)
+    made.record(root, own, "configs/sweeps/mine.py:rafdb,owner=/home/alice/RAF-DB,aligned=../alice/b", overrides)
     config = json.loads(runs.config(sample).to_json())
     for field in redaction.LOCAL_PATHS:
         *sections, name = field.split(".")
@@ -184,6 +184,7 @@ def test_no_place_of_the_machine_is_published(sample, tmp_path):
     make.write_sweep(path, found.record, found.runs)
     assert "alice" not in path.read_text()
     again = make.read_sweep(path)
+    assert again.record.source == "configs/sweeps/mine.py:rafdb,owner=RAF-DB,aligned=b"
     assert again.text("csv") == found.text("csv")
     assert again.record.overrides == ("--config.eval.checkpoint=x", "--config.hard_prompts.bank=('bank.json',)")
     assert [point.changes for point in again.record.sweep.points[1:]] == [
