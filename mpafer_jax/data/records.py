@@ -350,7 +350,8 @@ def was_overlooked(reason: str) -> bool:
 
 def subfolders(directory: Path) -> list[Path]:
     """The folders in a folder, sorted by name, without hidden ones and the prepared copy."""
-    return sorted(path for path in directory.iterdir() if path.is_dir() and _may_be_data(path.name))
+    with os.scandir(directory) as entries:  # tells folders from files without a look at each
+        return sorted(Path(entry) for entry in entries if _may_be_data(entry.name) and entry.is_dir())
 
 
 def files_below(folder: Path) -> Iterator[Path]:
