@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 _LOOKED_AT = 1000  # names of inputs, for the width of their column
 _NO_FACE = "no face"
+_LONGEST_WINDOW = 60  # seconds of --smooth: results that long are held in memory
 
 
 def _table(text: str) -> Path:
@@ -27,6 +28,20 @@ def _table(text: str) -> Path:
     path = files.local_path(text, "--out")
     tables.check_suffix(path)
     return path
+
+
+def _annotated(text: str) -> Path:
+    path = files.local_path(text, "--annotate")
+    if path.suffix.lower() != ".mp4":
+        raise ValueError(f"{path} ends in {path.suffix!r}; annotated videos are written to .mp4")
+    return path
+
+
+def _seconds(text: str) -> float:
+    seconds = float(text)
+    if not 0 <= seconds <= _LONGEST_WINDOW:
+        raise ValueError(f"expected seconds from 0 to {_LONGEST_WINDOW}, found {text}")
+    return seconds
 
 
 def _min_confidence(text: str) -> float:
@@ -57,6 +72,19 @@ def _class_names(text: str) -> tuple[str, ...]:
         "--heatmaps",
         metavar="DIR",
         help="explanations: an image and a JSON file for each face",
+    ),
+    argument(
+        "--annotate",
+        type=checked(_annotated),
+        metavar="FILE.mp4",
+        help="one video with its results drawn on every frame",
+    ),
+    argument(
+        "--smooth",
+        type=checked(_seconds),
+        default=0.0,
+        metavar="SECONDS",
+        help="besides, average the probabilities of each face of a video over so long (default: 0, not at all)",
     ),
     argument("--overwrite", action="store_true", help="begin anew where results of a command that was stopped lie"),
     argument(
@@ -113,10 +141,12 @@ def predict(arguments: argparse.Namespace) -> int:
     predicted = f"{counts['ok']} predicted"
     if arguments.min_confidence:
         predicted += f", {counts[UNCERTAIN]} uncertain"
+    drawn = arguments.annotate if outcome.stopped is None else None
+    written = [str(path) for path in (arguments.out, drawn) if path is not None]
     logging.info(
         "%s, %d without a face, %d that could not be read%s",
         *(predicted, counts["no_face"], counts["error"]),
-        f"; written to {arguments.out}" if arguments.out else "",
+        "; written to " + " and ".join(written) if written else "",
     )
     if unlike := counts[tables.UNLIKE]:
         logging.warning(
@@ -126,7 +156,7 @@ def predict(arguments: argparse.Namespace) -> int:
         )
     if outcome.stopped is None:
         return 1 if counts["error"] else 0
-    if arguments.out is not None:
+    if arguments.out is not None or arguments.annotate is not None:
         logging.info("stopped before the end; the same command resumes with what is missing")
     return getattr(outcome.stopped, "exit_code", signals.INTERRUPTED)
 
@@ -165,8 +195,10 @@ def lines(predictor: Predictor, inputs: Sequence[str]) -> Callable[[Result], Non
             return
         file, answer, confidence = str(result.source), _NO_FACE, ""
         if isinstance(result, Prediction):
-            answer = result.expression if result.certain else UNCERTAIN
-            confidence = f"{100 * result.confidence:.1f}%"
+            answer, share = result.smooth or (result.expression, result.confidence)
+            answer = answer if share >= result.min_confidence else UNCERTAIN
+            confidence = f"{100 * share:.1f}%"
+            file += "" if result.track is None else f" #{result.track}"
         if in_columns:
             console.line(f"{file:<{file_width}}  {answer:<{answer_width}}  {confidence:>6}".rstrip())
         else:

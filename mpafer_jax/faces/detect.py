@@ -10,7 +10,7 @@ import hashlib
 import operator
 import os
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +41,7 @@ _LEAST_SIDE = 64  # pixels; narrower images are made so wide
 # Landmarks are exact on upright faces of a size that the network knows, so each face is looked at again in its aligned
 # crop, and once more if it is tilted: on photographs, tilts that were off by up to 28 degrees are right within 3.
 _CROP, _CROP_MARGIN, _LOOKS, _LEVEL = 320, 0.25, 2, 5.0
+_SAME_PLACE = 0.2  # of the crop's side; farther from where it was, a face is the neighbour's
 _SURELY_UPRIGHT = 0.88  # score from which the crop's other three orientations are not tried
 
 Rows = npt.NDArray[np.float64]  # [n, 15]: left, top, width, height, five landmarks as x, y, score
@@ -73,6 +74,13 @@ class Face:
     def to_dict(self) -> dict[str, Any]:
         """Its attributes and its tilt, ready for JSON."""
         return {**dataclasses.asdict(self), "landmarks": [list(p) for p in self.landmarks], "tilt": round(self.tilt, 1)}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Face:
+        """The face that `to_dict` was called of."""
+        given: dict[str, Any] = {field.name: values[field.name] for field in dataclasses.fields(cls)}
+        given["landmarks"] = tuple((x, y) for x, y in values["landmarks"])
+        return cls(**given)
 
 
 class Detector:
@@ -171,18 +179,22 @@ class Detector:
         return rows[np.asarray(best, np.int64).ravel()]
 
     def _face(self, image: Image.Image, row: Rows) -> Face:
-        landmarks = self._refined(image, row[4 : _ROW - 1].reshape(5, 2))
+        landmarks = self._refined(image, row[4 : _ROW - 1].reshape(5, 2), row[:2] + row[2:4] / 2)
         left, top, width, height = np.round(row[:4]).astype(int).tolist()
         points = tuple((float(x), float(y)) for x, y in np.round(landmarks, 2))
         return Face(left, top, width, height, points, round(float(row[-1]), 4))
 
-    def _refined(self, image: Image.Image, landmarks: Points) -> Points:
-        """Landmarks found again in the aligned crop, the best of its orientations; the same ones if none are."""
+    def _refined(self, image: Image.Image, landmarks: Points, center: Points) -> Points:
+        """Landmarks found again in the aligned crop, the best of its orientations; the same ones if none are.
+
+        Args:
+          center: [2], the middle of the face's box.
+        """
         for look in range(_LOOKS):
-            score, best = self._again(image, landmarks)
+            score, best = self._again(image, landmarks, center)
             if not look and score < _SURELY_UPRIGHT:
                 # Upside down or on its side, a face is found with the landmarks of an upright one.
-                turned = [self._again(image, _quarter_turns(landmarks, turns)) for turns in (1, 2, 3)]
+                turned = [self._again(image, _quarter_turns(landmarks, turns), center) for turns in (1, 2, 3)]
                 score, best = max([(score, best), *turned], key=operator.itemgetter(0))
             if not score:
                 break
@@ -191,13 +203,15 @@ class Detector:
                 break
         return landmarks
 
-    def _again(self, image: Image.Image, landmarks: Points) -> tuple[float, Points]:
-        """Score and landmarks of the best face in the aligned crop; the score is 0 if there is none."""
+    def _again(self, image: Image.Image, landmarks: Points, center: Points) -> tuple[float, Points]:
+        """Score and landmarks of the same face in the aligned crop; the score is 0 if it is not found there."""
         rows = self._see(np.asarray(alignment.align(image, landmarks, _CROP, _CROP_MARGIN)))
+        matrix, _ = alignment.placement(landmarks, _CROP, _CROP_MARGIN)
+        away = np.linalg.norm(rows[:, :2] + rows[:, 2:4] / 2 - alignment.apply(matrix, [center]), axis=1)
+        rows = rows[away < _SAME_PLACE * _CROP]
         if not len(rows):
             return 0.0, landmarks
         best = rows[np.argmax(rows[:, -1])]
-        matrix, _ = alignment.placement(landmarks, _CROP, _CROP_MARGIN)
         return float(best[-1]), alignment.apply(alignment.inverse(matrix), best[4 : _ROW - 1].reshape(5, 2))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import contextlib
 import dataclasses
+import functools
 import hashlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -20,16 +21,19 @@ from mpafer_jax.faces.detect import YUNET, Detector
 from mpafer_jax.faces.finder import FaceFinder
 from mpafer_jax.faces.finder import Which as WhichFaces
 from mpafer_jax.faces.opencv import import_opencv
-from mpafer_jax.inference import media, tables
+from mpafer_jax.inference import media, tables, temporal
+from mpafer_jax.inference.annotate import Annotator
 from mpafer_jax.inference.attribution import Explainer
 from mpafer_jax.inference.attribution_sheet import HeatmapFolder
 from mpafer_jax.inference.predictor import Cropper, Predictor
 from mpafer_jax.inference.results import Failure, Prediction, Result
+from mpafer_jax.inference.temporal import VideoTracks
 from mpafer_jax.runtime import progress, signals
 from mpafer_jax.runtime.errors import InputError
 
 _NAMED = 5  # inputs listed in full in a request's identity
-_SAME_RESULTS = ("out", "overwrite", "batch_size")  # fields that do not change results
+# Fields that do not change the results as they come; smoothing is done when they are complete.
+_SAME_RESULTS = ("out", "annotate", "smooth", "overwrite", "batch_size")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,6 +45,8 @@ class Request:
       inputs: files, folders, patterns, videos, or "camera:0".
       out: a table, .csv, .jsonl or .parquet; None: no table.
       heatmaps: a folder for attributions; None: none.
+      annotate: a video to write, .mp4: the one input with its results drawn on; None: none.
+      smooth: seconds over which the probabilities of a track are averaged besides; 0 for not at all.
       overwrite: whether to discard the results of an interrupted request instead of resuming it.
       bank: descriptions for heat maps and `zero_shot`.
       faces: "detect", or "none": every image is a face.
@@ -62,6 +68,8 @@ class Request:
     inputs: Sequence[str]
     out: Path | None = None
     heatmaps: Path | None = None
+    annotate: Path | None = None
+    smooth: float = 0.0
     overwrite: bool = False
     bank: str = "expressions"
     faces: str = "none"
@@ -155,7 +163,11 @@ def run(request: Request, show: Callable[[Predictor], Callable[[Result], None]])
     written = [request.heatmaps] if request.heatmaps is not None else []
     left_out = media.LeftOut()
     found = media.find(request.inputs, but=written)
-    detector = request.detector()  # what is missing fails before the model is loaded
+    # What is missing fails before the model is loaded.
+    annotator = (
+        None if request.annotate is None else Annotator(request.annotate, request.inputs, request.min_confidence)
+    )
+    detector = request.detector()
     with progress.task("loading the model"):
         predictor = request.predictor()
     total = media.count(media.find(request.inputs, but=written, left_out=left_out), stride=request.stride)
@@ -167,22 +179,31 @@ def run(request: Request, show: Callable[[Predictor], Callable[[Result], None]])
     if left_out:
         logging.info("left out, neither images nor videos by their names: %s; to have them read, name them", left_out)
     images = media.images(found, stride=request.stride)
-    live = total is None  # a camera: results must not wait for a batch, and Ctrl-C is the regular end
+    live = total is None  # a camera: results must not wait for others, and Ctrl-C is the regular end
+    smooth = functools.partial(temporal.smooth_rows, seconds=request.smooth, ahead=not live)
+    tracks = VideoTracks()
     counts: collections.Counter[str] = collections.Counter()
     stopped: KeyboardInterrupt | signals.Preempted | None = None
     with contextlib.ExitStack() as stack:
         table = None
-        if request.out is not None:
+        if path := request.out or request.annotate:
             opened = tables.open_table(
-                request.out, predictor.class_names, request.subject(predictor), overwrite=request.overwrite
+                path,
+                predictor.class_names,
+                request.subject(predictor),
+                overwrite=request.overwrite,
+                smooth=smooth,
+                written=request.out is not None,
             )
             table = stack.enter_context(opened)
             images = table.remaining(images)
             counts.update(table.earlier)
             if before := table.earlier.total() - table.earlier[tables.UNLIKE]:
                 logging.info("%d results are there from before; going on behind them", before)
-            elif request.out.exists():
-                logging.info("%s is there already, and is replaced at the end", request.out)
+                tracks.replay(table.rows())
+            for file in (request.out, request.annotate):
+                if not before and file is not None and file.exists():
+                    logging.info("%s is there already, and is replaced at the end", file)
         sinks: list[Callable[[Result], None]] = [table or show(predictor)]
         if request.heatmaps is not None:
             sinks.append(HeatmapFolder(request.heatmaps, Explainer(predictor, request.bank)))
@@ -191,25 +212,32 @@ def run(request: Request, show: Callable[[Predictor], Callable[[Result], None]])
                 predictor.stream(
                     images,
                     faces=request.cropper(detector, predictor.trained_on),
+                    tracks=tracks,
                     batch_size=1 if live else 0,
                     keep_pixels=request.heatmaps is not None,
                     min_confidence=request.min_confidence,
                 )
             )
         )
-        work = stack.enter_context(progress.task("predicting", total, "images"))
+        if table is None:
+            results = temporal.smooth_results(results, request.smooth, ahead=not live)
         try:
-            with contextlib.ExitStack() as block:
-                for number, result in enumerate(results):
-                    if not number:  # no results to keep before, while programs are compiled
+            with progress.task("predicting", total, "images") as work, contextlib.ExitStack() as block:
+                index = None  # of the last image
+                for result in results:
+                    if index is None:  # no results to keep before, while programs are compiled
                         block.enter_context(signals.orderly())
-                    work.advance()
+                    work.advance(int(result.source.index != index))
+                    index = result.source.index
                     counts[result.status] += 1
                     counts[tables.UNLIKE] += isinstance(result, Prediction) and result.is_unlike
                     for sink in sinks:
                         sink(result)
                     if isinstance(result, Failure):
                         logging.warning("%s", result)
+            if annotator is not None and table is not None:
+                with signals.orderly():
+                    annotator.write(smooth(table.rows()))
         except (KeyboardInterrupt, signals.Preempted) as asked:
             stopped = None if live else asked
             if table is not None and not live:

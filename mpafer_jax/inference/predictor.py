@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import contextlib
 import dataclasses
+import itertools
 import os
 from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent import futures
@@ -30,6 +31,7 @@ from mpafer_jax.faces.finder import FaceCrop
 from mpafer_jax.inference.batching import BATCH_SIZES, PaddedFunction
 from mpafer_jax.inference.inputs import ImageLike, Input, InputImage, as_input
 from mpafer_jax.inference.results import Failure, NoFace, Prediction, Result, Source, check_min_confidence
+from mpafer_jax.inference.temporal import VideoTracks
 from mpafer_jax.method import build
 from mpafer_jax.method.forward import Forward, Rgb
 from mpafer_jax.method.hard_prompts.bank import Bank, load_banks
@@ -263,6 +265,7 @@ class Predictor:
         images: Iterable[Input],
         *,
         faces: Cropper | None = None,
+        tracks: VideoTracks | None = None,
         batch_size: int = 0,
         keep_pixels: bool = False,
         min_confidence: float = 0.0,
@@ -276,6 +279,7 @@ class Predictor:
           images: paths, encoded images (bytes), Pillow images, arrays uint8[height, width, 3] in RGB order; an iterator
             is advanced only a little ahead of the results.
           faces: face detector (`faces.FaceFinder`): one result for each face, or a `NoFace`. None: images are faces.
+          tracks: gives the faces of a video's frames their tracks; None for new ones.
           batch_size: images computed together; 0 for the largest of `batch_sizes`. 1, for a camera, yields each result
             before the next image is taken.
           keep_pixels: whether predictions hold their input pixels.
@@ -300,7 +304,7 @@ class Predictor:
             contextlib.closing(workers.map_in_order(pool, prepare, items, ahead)) as prepared,
         ):
             running: collections.deque[tuple[list[_Row], Outputs | None]] = collections.deque()
-            for rows in _groups(prepared, limit):
+            for rows in _groups(_tracked(prepared, tracks or VideoTracks()), limit):
                 pixels = [row.pixels for row in rows if isinstance(row, _Crop)]
                 running.append((rows, self._classify.start(pixels) if pixels else None))
                 if len(running) > in_flight:  # one batch computes while the next is prepared
@@ -385,6 +389,7 @@ class Predictor:
                 temperature=self.temperature,
                 min_confidence=min_confidence,
                 unlike=None if limit is None else float(values["distances"][position]) / limit,
+                track=row.track,
             )
 
 
@@ -406,9 +411,23 @@ class _Crop:
     source: Source
     face: Face | None
     pixels: Pixels
+    track: int | None = None
 
 
 _Row = _Crop | NoFace | Failure
+
+
+def _tracked(prepared: Iterable[list[_Row]], tracks: VideoTracks) -> Generator[list[_Row]]:
+    """The rows of each image, its detected faces with their tracks."""
+    for rows in prepared:
+        faces = [row.face for row in rows if isinstance(row, _Crop) and row.face is not None]
+        if faces or isinstance(rows[0], NoFace):
+            numbers = itertools.chain(tracks(rows[0].source, faces), itertools.repeat(None))
+            rows = [
+                dataclasses.replace(row, track=number) if isinstance(row, _Crop) else row
+                for row, number in zip(rows, numbers, strict=False)
+            ]
+        yield rows
 
 
 def _groups(prepared: Iterable[list[_Row]], limit: int) -> Generator[list[_Row]]:

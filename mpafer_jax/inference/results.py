@@ -102,6 +102,8 @@ class Prediction:
       min_confidence: the lowest confidence of a certain prediction.
       unlike: distance of the image from the training images (`method.outliers`), divided by the limit that 99% of the
         validation images keep: above 1 it is unlike them. None if the model has no such limit.
+      track: number of the face's track in its video, from 0; None without detection, and for images.
+      smooth_probabilities: float32[C], see `temporal.smooth_results`; None unless requested.
     """
 
     source: Source
@@ -116,6 +118,8 @@ class Prediction:
     temperature: float | None = None
     min_confidence: float = 0.0
     unlike: float | None = None
+    track: int | None = None
+    smooth_probabilities: Floats | None = None
 
     def __str__(self) -> str:
         answer = self.expression if self.certain else f"{UNCERTAIN}, perhaps {self.expression}"
@@ -156,6 +160,14 @@ class Prediction:
         """'ok', or 'uncertain' below `min_confidence`."""
         return "ok" if self.certain else UNCERTAIN
 
+    @property
+    def smooth(self) -> tuple[str, float] | None:
+        """The most probable class by the smooth probabilities, and its one."""
+        if self.smooth_probabilities is None:
+            return None
+        best = int(np.argmax(self.smooth_probabilities))
+        return self.class_names[best], float(self.smooth_probabilities[best])
+
     def to_dict(self) -> dict[str, Any]:
         """All but patch scores and pixels, ready for JSON."""
 
@@ -166,6 +178,7 @@ class Prediction:
             **self.source.to_dict(),
             "status": self.status,
             "face": None if self.face is None else self.face.to_dict(),
+            "track": self.track,
             "expression": self.expression,
             "confidence": self.confidence,
             "temperature": self.temperature,

@@ -38,6 +38,7 @@ _COLUMNS: dict[str, type] = {
     "seconds": float,
     "status": str,
     "reason": str,
+    "track": int,
     "face_left": int,
     "face_top": int,
     "face_width": int,
@@ -46,6 +47,8 @@ _COLUMNS: dict[str, type] = {
     "face_score": float,
     "expression": str,
     "confidence": float,
+    "smooth_expression": str,
+    "smooth_confidence": float,
     "temperature": float,
     "unlike": float,
 }
@@ -182,34 +185,44 @@ def check_suffix(path: Path) -> None:
 
 @contextlib.contextmanager
 def open_table(
-    path: Path, class_names: Sequence[str], subject: Mapping[str, Any] | None = None, *, overwrite: bool = False
+    path: Path,
+    class_names: Sequence[str],
+    subject: Mapping[str, Any] | None = None,
+    *,
+    overwrite: bool = False,
+    smooth: Callable[[Iterator[Values]], Iterable[Values]] = iter,
+    written: bool = True,
 ) -> Generator[Table]:
     """Opens a table for results, by one process at a time; the file appears when the block succeeds.
 
     A CSV or Parquet row has the columns file, index, frame, seconds, status ('ok', 'uncertain', 'no_face' or 'error'),
-    reason, the face's box, expression, confidence, temperature, unlike, and p_<class> for every class; those that do
-    not apply are empty. A line of JSON is `to_dict`, which adds logits and patches.
+    reason, the face's track and box, expression, confidence, the smooth ones, temperature, unlike, and p_<class> for
+    every class; those that do not apply are empty. A line of JSON is `to_dict`, which adds logits and patches.
 
     Args:
       path: ends in .csv, .jsonl or .parquet.
       class_names: C names.
       subject: everything the results depend on, ready for JSON.
       overwrite: whether to discard an earlier command's results instead of resuming.
+      smooth: adds smooth columns to all results, see `temporal.smooth_rows`.
+      written: whether the file becomes a table; otherwise only FILE.unfinished is one, and `path` may end as it likes.
 
     Raises:
       OSError: the file cannot be written.
       InputError: it holds another command's results, or another process is writing it.
       ValueError: another suffix.
     """
-    check_suffix(path)
-    opened = {".csv": _csv, ".jsonl": _jsonl, ".parquet": _parquet}[path.suffix.lower()]
+    if written:
+        check_suffix(path)
     table = Table(path, dict(subject or {}), overwrite=overwrite)
     try:
         with signals.tidying(table.discard_if_empty):
             yield table
-        with files.replacing(path) as temporary, opened(temporary, class_names) as write:
-            for row in table.rows():
-                write(row)
+        if written:
+            opened = {".csv": _csv, ".jsonl": _jsonl, ".parquet": _parquet}[path.suffix.lower()]
+            with files.replacing(path) as temporary, opened(temporary, class_names) as write:
+                for row in smooth(table.rows()):
+                    write(row)
         table.finish()
     except BaseException as error:
         if isinstance(error, Exception):

@@ -1,5 +1,7 @@
 """Faces are found, chosen, turned upright and cut out: drawn ones, which the detector takes for real."""
 
+import itertools
+import math
 import types
 from concurrent import futures
 
@@ -14,6 +16,7 @@ from mpafer_jax.faces.detect import Detector, Face
 from mpafer_jax.faces.finder import FaceFinder
 from mpafer_jax.runtime.errors import InputError
 from tests import needs
+from tests.faces import crossing
 
 cv2 = needs.module("cv2")
 GREY = (128, 128, 128)
@@ -53,6 +56,14 @@ def test_all_faces_come_from_left_to_right_and_the_largest_alone(couple):
     assert x3 < x4
     assert max(y0, y1) < y2 < min(y3, y4)
     assert abs(right.tilt) < 5
+
+
+def test_a_half_hidden_face_does_not_get_the_landmarks_of_the_one_before_it(detector):
+    frame = list(itertools.islice(crossing.frames(rate=10.0, style="colour"), 26))[-1]
+    behind, front = detector(Image.fromarray(frame.pixels))
+    for face, person in ((behind, frame.people[1]), (front, frame.people[0])):
+        x, y = np.mean(face.landmarks, axis=0)
+        assert math.hypot(x - person.x, y - person.y) < 0.2 * person.size
 
 
 @pytest.mark.parametrize("factor", [0.25, 3.0])
