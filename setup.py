@@ -66,7 +66,7 @@ setup(
     extras_require={
         "faces": ["opencv-python-headless>=4.10,<6"],  # detection of faces, and videos
         # predict --annotate: H.264 with time stamps, which OpenCV does not write. Its wheel has FFmpeg with x264 (GPL).
-        "video": ["av>=16,<19", "opencv-python-headless>=4.10,<6"],
+        "video": ["av>=18,<19", "opencv-python-headless>=4.10,<6"],
         "demo": ["gradio>=6,<7", "opencv-python-headless>=4.10,<6"],
         # What jax2onnx needs, which itself is installed apart (docs/export.md).
         "onnx": ["onnx>=1.20,<2", "onnx-ir>=0.2,<2", "onnxruntime>=1.24,<2"],
@@ -81,7 +81,7 @@ setup(
         # The plain PyTorch way, which tests/bench measures against.
         "bench": ["torch==2.13.0"],
         "test": [
-            "av>=16,<19",
+            "av>=18,<19",
             "gcp-storage-emulator>=2026.7",  # a server that speaks gs://
             "gcsfs>=2025.3",
             "gradio>=6,<7",
