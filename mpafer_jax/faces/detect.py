@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
+from PIL import Image, ImageOps
 
 from mpafer_jax.faces import alignment
 from mpafer_jax.faces.alignment import Points
@@ -33,10 +33,14 @@ _MOST_BOXES = 5000  # before those of one face are merged
 # in the large image, large ones in the small image.
 _SMALL, _LARGE = 320, 1280
 # Where those show no face, it is looked for harder, in an image of at most so many pixels: factors by which that is
-# enlarged, and degrees by which it is turned clockwise.
+# enlarged, degrees by which it is turned clockwise, and the border, as a fraction of the side, that is put around it (a
+# face may fill the image).
 _MIDDLE = 640
-_HARDER = ((1.5, 0), (1.0, -30), (1.0, 30), (1.0, -90), (1.0, 90), (1.0, 180))
-_GREY = (128, 128, 128)  # beyond a turned image
+_HARDER = (
+    *((1.5, 0, 0.0), (1.0, 0, 0.25)),
+    *((1.0, -30, 0.0), (1.0, 30, 0.0), (1.0, -90, 0.0), (1.0, 90, 0.0), (1.0, 180, 0.0)),
+)
+_GREY = (128, 128, 128)  # beyond the image
 _LEAST_SIDE = 64  # pixels; narrower images are made so wide
 # Landmarks are exact on upright faces of a size that the network knows, so each face is looked at again in its aligned
 # crop, and once more if it is tilted: on photographs, tilts that were off by up to 28 degrees are right within 3.
@@ -119,10 +123,10 @@ class Detector:
         longest = max(image.size)
         sizes = {_SMALL, min(longest, _LARGE)} if longest > _SMALL else {_SMALL}
         reduced = image if longest <= _LARGE else _to_longest(image, _LARGE)
-        rows = self._merged(self._look(reduced, size, 0) for size in sizes)
+        rows = self._merged(self._look(reduced, size) for size in sizes)
         if not len(rows):
             side = max(_SMALL, min(longest, _MIDDLE))
-            rows = self._merged(self._look(reduced, round(factor * side), degrees) for factor, degrees in _HARDER)
+            rows = self._merged(self._look(reduced, round(factor * side), *how) for factor, *how in _HARDER)
         rows = rows[np.argsort(rows[:, 0], kind="stable")]
         # Chosen before landmarks are found again, which takes longest where faces are many.
         largest = np.argsort(-rows[:, 2] * rows[:, 3], kind="stable")[:most]
@@ -154,10 +158,11 @@ class Detector:
         finally:
             log.setLogLevel(level)
 
-    def _look(self, image: Image.Image, longest: int, degrees: int) -> Rows:
-        """What it finds in an image that is resized and then turned; in pixels of the image."""
+    def _look(self, image: Image.Image, longest: int, degrees: float = 0, border: float = 0.0) -> Rows:
+        """What it finds in an image that is resized, turned and put into a border; in pixels of the image."""
         resized = _to_longest(image, longest)
         turned = resized.rotate(-degrees, Image.Resampling.BILINEAR, expand=True, fillcolor=_GREY)
+        turned = ImageOps.expand(turned, round(border * longest), _GREY)
         rows = self._see(np.asarray(turned))
         angle = np.deg2rad(degrees)
         back = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])

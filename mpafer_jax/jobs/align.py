@@ -21,7 +21,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Literal, Self
 
 from absl import logging
-from PIL import Image, ImageOps
+from PIL import Image
 
 from mpafer_jax import __version__
 from mpafer_jax.config.data_section import DataSection
@@ -39,9 +39,6 @@ from mpafer_jax.runtime.errors import InputError
 _JOURNAL = "alignment.part.jsonl"
 _AHEAD = 4  # images in work or waiting, for each thread
 _AROUND = 1.0  # of a face box's size: how far around it the face is looked for
-# Where no face is found, it is looked for again with grey around the image, so wide as a fraction of its longest side:
-# in crops the face may fill the image.
-_BORDER, _GREY = 0.25, (128, 128, 128)
 _NO_FACE, _UNREADABLE = "no face found", "cannot be read"  # why an example is not copied
 _FORBIDDEN = re.compile(r'[\\/:*?"<>|\x00-\x1f\ud800-\udfff]')  # in names, on one system or another
 _LANDMARKS = ("left_eye", "right_eye", "nose", "mouth_left", "mouth_right")
@@ -448,11 +445,7 @@ def _open(image: ImageSource) -> tuple[Image.Image, Box | None]:
 def _find(image: Image.Image, box: Box | None, detector: Detector) -> list[Face]:
     """The faces of an image; with an owner's face box those in its surroundings."""
     if box is None:
-        rgb = image.convert("RGB")
-        border = round(_BORDER * max(image.size))
-        return detector(rgb) or [
-            _moved(face, -border, -border) for face in detector(ImageOps.expand(rgb, border, _GREY))
-        ]
+        return detector(image.convert("RGB"))
     left, top, width, height = box
     corner = max(0, round(left - _AROUND * width)), max(0, round(top - _AROUND * height))
     far = round(left + (1 + _AROUND) * width), round(top + (1 + _AROUND) * height)

@@ -84,6 +84,17 @@ def test_no_face_is_an_empty_list():
         assert FaceFinder()(Image.new("RGB", (2000, height), GREY)) == []
 
 
+def test_a_face_that_fills_its_image_is_found(detector):
+    sample = generate.face_of(7, "photos", 24, STYLES["colour"])
+    tight = (
+        Image.fromarray(sample.job.pixels(224)).crop((60, 70, 170, 190)).resize((48, 48)).convert("L").convert("RGB")
+    )
+    (face,) = detector(tight)
+    (left_eye, right_eye, nose, _, _) = face.landmarks
+    assert 0 < left_eye[0] < nose[0] < right_eye[0] < 48
+    assert 0 < left_eye[1] < nose[1] < 48
+
+
 @pytest.mark.parametrize("degrees", [10, 30, -30, 90])
 def test_a_turned_face_is_found_with_its_tilt_and_cropped_upright(portrait, degrees):
     finder = FaceFinder()

@@ -179,17 +179,6 @@ def test_of_several_faces_the_one_of_the_owners_box_is_taken(tmp_path: Path) -> 
     assert log(tmp_path / "of_images")["two.png"]["chosen"] == "2"
 
 
-def test_a_face_that_fills_its_image_is_found_in_a_border(tmp_path: Path) -> None:
-    tight = face(24, 224).crop((60, 70, 170, 190)).resize((48, 48)).convert("L")
-    layouts.save(tmp_path / "images" / "tight.png", tight)
-    assert not Detector()(tight.convert("RGB"))
-    align.align_images(tmp_path / "images", tmp_path / "aligned", SMALL, "")
-    row = log(tmp_path / "aligned")["tight.png"]
-    assert row["status"] == "aligned"
-    assert 0 < float(row["left_eye_x"]) < float(row["nose_x"]) < float(row["right_eye_x"]) < 48  # not of the border
-    assert 0 < float(row["left_eye_y"]) < float(row["nose_y"]) < 48
-
-
 def test_overlap_by_hand() -> None:
     points = ((0.0, 0.0),) * 5
     faces = [Face(0, 0, 10, 10, points, 1.0), Face(5, 0, 10, 10, points, 1.0), Face(100, 100, 50, 50, points, 1.0)]
