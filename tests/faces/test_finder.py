@@ -89,7 +89,7 @@ def test_a_face_that_fills_its_image_is_found(detector):
     tight = (
         Image.fromarray(sample.job.pixels(224)).crop((60, 70, 170, 190)).resize((48, 48)).convert("L").convert("RGB")
     )
-    (face,) = detector(tight)
+    (face,) = detector(tight.convert("RGB"))
     (left_eye, right_eye, nose, _, _) = face.landmarks
     assert 0 < left_eye[0] < nose[0] < right_eye[0] < 48
     assert 0 < left_eye[1] < nose[1] < 48
