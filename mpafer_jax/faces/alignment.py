@@ -112,6 +112,7 @@ def align(
     margin: float = 0.0,
     *,
     upright: bool = True,
+    resample: Image.Resampling = Image.Resampling.BICUBIC,
 ) -> Image.Image:
     """The aligned crop of a face.
 
@@ -121,9 +122,10 @@ def align(
       size: side of the crop in pixels; None for as many as the square has in the image.
       margin: added on each side, as a fraction of the side.
       upright: whether the face is turned; if not, the crop is the square of the same centre and size.
+      resample: the filter.
 
     Returns:
-      `size` x `size` pixels in the image's mode, bicubic, black beyond the image.
+      `size` x `size` pixels in the image's mode, black beyond the image.
 
     Raises:
       ValueError: see `similarity`.
@@ -143,7 +145,7 @@ def align(
         # Reduced with a filter first: a transform reads the same few pixels however many lie between them.
         small = (max(1, round(scale * part.width)), max(1, round(scale * part.height)))
         matrix[:, :2] *= np.array(part.size) / small
-        part = part.resize(small, Image.Resampling.BICUBIC)
+        part = part.resize(small, resample)
     # Pillow wants the map from the crop to the image.
     coefficients = tuple(inverse(matrix).ravel().tolist())
-    return part.transform((side, side), Image.Transform.AFFINE, coefficients, Image.Resampling.BICUBIC)
+    return part.transform((side, side), Image.Transform.AFFINE, coefficients, resample)

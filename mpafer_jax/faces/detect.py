@@ -210,7 +210,8 @@ class Detector:
 
     def _again(self, image: Image.Image, landmarks: Points, center: Points) -> tuple[float, Points]:
         """Score and landmarks of the same face in the aligned crop; the score is 0 if it is not found there."""
-        rows = self._see(np.asarray(alignment.align(image, landmarks, _CROP, _CROP_MARGIN)))
+        crop = alignment.align(image, landmarks, _CROP, _CROP_MARGIN, resample=Image.Resampling.BILINEAR)
+        rows = self._see(np.asarray(crop))
         matrix, _ = alignment.placement(landmarks, _CROP, _CROP_MARGIN)
         away = np.linalg.norm(rows[:, :2] + rows[:, 2:4] / 2 - alignment.apply(matrix, [center]), axis=1)
         rows = rows[away < _SAME_PLACE * _CROP]
