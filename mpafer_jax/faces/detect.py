@@ -48,6 +48,8 @@ _CROP, _CROP_MARGIN, _LOOKS, _LEVEL = 320, 0.25, 2, 5.0
 _SAME_PLACE = 0.2  # of the crop's side; farther from where it was, a face is the neighbour's
 _SURELY_UPRIGHT = 0.88  # score from which the crop's other three orientations are not tried
 
+_LOG_LEVEL = threading.Lock()  # OpenCV's is one for all threads
+
 Rows = npt.NDArray[np.float64]  # [n, 15]: left, top, width, height, five landmarks as x, y, score
 _ROW = 15
 
@@ -149,14 +151,16 @@ class Detector:
 
     def _load(self) -> Any:
         log: Any = self._cv2.utils.logging
-        level = log.getLogLevel()
-        log.setLogLevel(log.LOG_LEVEL_ERROR)  # OpenCV 5 warns that it ignores a target, which is the default
-        try:
-            return self._cv2.FaceDetectorYN.create(
-                "onnx", self._network, np.empty(0, np.uint8), (_SMALL, _SMALL), _LEAST_SCORE, _SAME_FACE, _MOST_BOXES
-            )
-        finally:
-            log.setLogLevel(level)
+        with _LOG_LEVEL:
+            level = log.getLogLevel()
+            log.setLogLevel(log.LOG_LEVEL_ERROR)  # OpenCV 5 warns that it ignores a target, which is the default
+            try:
+                return self._cv2.FaceDetectorYN.create(
+                    *("onnx", self._network, np.empty(0, np.uint8), (_SMALL, _SMALL)),
+                    *(_LEAST_SCORE, _SAME_FACE, _MOST_BOXES),
+                )
+            finally:
+                log.setLogLevel(level)
 
     def _look(self, image: Image.Image, longest: int, degrees: float = 0, border: float = 0.0) -> Rows:
         """What it finds in an image that is resized, turned and put into a border; in pixels of the image."""
