@@ -54,6 +54,9 @@ Rows = npt.NDArray[np.float64]  # [n, 15]: left, top, width, height, five landma
 _ROW = 15
 
 
+Box = tuple[float, float, float, float]  # left, top, width, height
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class Face:
     """A detected face, in pixels of the upright image.
@@ -73,6 +76,11 @@ class Face:
     score: float
 
     @property
+    def box(self) -> Box:
+        """left, top, width, height."""
+        return self.left, self.top, self.width, self.height
+
+    @property
     def tilt(self) -> float:
         """In-plane rotation in degrees, -180 to 180, from all landmarks; positive if the eye on the right is lower."""
         return alignment.tilt(self.landmarks)
@@ -87,6 +95,13 @@ class Face:
         given: dict[str, Any] = {field.name: values[field.name] for field in dataclasses.fields(cls)}
         given["landmarks"] = tuple((x, y) for x, y in values["landmarks"])
         return cls(**given)
+
+
+def overlap(a: Box, b: Box) -> float:
+    """Intersection over union of two rectangles, at least one of them not empty."""
+    across = max(0.0, min(a[0] + a[2], b[0] + b[2]) - max(a[0], b[0]))
+    down = max(0.0, min(a[1] + a[3], b[1] + b[3]) - max(a[1], b[1]))
+    return across * down / (a[2] * a[3] + b[2] * b[3] - across * down)
 
 
 class Detector:

@@ -9,10 +9,9 @@ from typing import Literal
 from PIL import Image
 
 from mpafer_jax.faces import alignment
-from mpafer_jax.faces.detect import Detector, Face
+from mpafer_jax.faces.detect import Box, Detector, Face, overlap
 
 Which = Literal["largest", "all"]
-Box = tuple[float, float, float, float]  # left, top, width, height
 
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
@@ -79,12 +78,10 @@ def overlapping(faces: Sequence[Face], box: Box, *, covers_center: bool) -> tupl
     x, y = left + width / 2, top + height / 2
     best: tuple[int, float] | None = None
     for position, face in enumerate(faces):
-        right, bottom = face.left + face.width, face.top + face.height
-        if covers_center and not (face.left <= x <= right and face.top <= y <= bottom):
+        covers = face.left <= x <= face.left + face.width and face.top <= y <= face.top + face.height
+        if covers_center and not covers:
             continue
-        across = max(0.0, min(right, left + width) - max(face.left, left))
-        down = max(0.0, min(bottom, top + height) - max(face.top, top))
-        overlap = across * down / (width * height + face.width * face.height - across * down)
-        if best is None or overlap > best[1]:
-            best = position, overlap
+        common = overlap(face.box, box)
+        if best is None or common > best[1]:
+            best = position, common
     return best

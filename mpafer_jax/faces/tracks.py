@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import optimize
 
-from mpafer_jax.faces.detect import Face
+from mpafer_jax.faces.detect import Box, Face, overlap
 
 Vector = npt.NDArray[np.float64]
 
@@ -125,9 +125,12 @@ def _points(face: Face) -> Vector:
 
 def _cost(expected: Vector, face: Vector) -> float:
     """1 - intersection over union of the boxes, plus the landmarks' mean distance in sizes of the smaller one."""
-    sides: list[Vector] = [np.maximum(1e-6, points[1] - points[0]) for points in (expected, face)]
-    areas = [float(side[0] * side[1]) for side in sides]
-    common: Vector = np.maximum(0.0, np.minimum(expected[1], face[1]) - np.maximum(expected[0], face[0]))
-    intersection = float(common[0] * common[1])
+    boxes = _box(expected), _box(face)
+    size = min(width * height for _, _, width, height in boxes) ** 0.5
     distance = float(np.linalg.norm(expected[2:] - face[2:], axis=1).mean())
-    return 1 - intersection / (sum(areas) - intersection) + distance / min(areas) ** 0.5
+    return 1 - overlap(*boxes) + distance / size
+
+
+def _box(points: Vector) -> Box:
+    (left, top), (width, height) = points[0].tolist(), np.maximum(1e-6, points[1] - points[0]).tolist()
+    return left, top, width, height

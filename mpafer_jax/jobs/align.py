@@ -30,8 +30,7 @@ from mpafer_jax.data.aligned import AlignedCopy, Original
 from mpafer_jax.data.records import Clip, Counts, ImageCrop, ImageFile, ImageSource, Record, SourceIndex
 from mpafer_jax.data.registry import read_whole
 from mpafer_jax.faces import alignment, finder
-from mpafer_jax.faces.detect import YUNET, Detector, Face
-from mpafer_jax.faces.finder import Box
+from mpafer_jax.faces.detect import YUNET, Box, Detector, Face
 from mpafer_jax.faces.opencv import import_opencv
 from mpafer_jax.runtime import files, locks, progress, signals, workers
 from mpafer_jax.runtime.errors import InputError
@@ -103,11 +102,8 @@ class Row:
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Self:
         """The inverse of `dataclasses.asdict` and JSON."""
-        face: dict[str, Any] | None = values["face"]
-        if face is not None:
-            face["landmarks"] = tuple((x, y) for x, y in face["landmarks"])
-            values["face"] = Face(**face)
-        return cls(**values)
+        face: dict[str, Any] | None = values.pop("face")
+        return cls(**values, face=None if face is None else Face.from_dict(face))
 
     def cells(self, file: str) -> dict[str, object]:
         """Column -> value, `file` being the image in the copy."""

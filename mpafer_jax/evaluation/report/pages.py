@@ -8,7 +8,6 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import jinja2
 import numpy as np
 from PIL import Image
 
@@ -21,7 +20,7 @@ from mpafer_jax.evaluation.predictions import Predictions
 from mpafer_jax.evaluation.report import contents, images, plots
 from mpafer_jax.evaluation.report.contents import Contents, Measurement
 from mpafer_jax.method.losses import TERMS
-from mpafer_jax.runtime import files
+from mpafer_jax.runtime import files, templates
 from mpafer_jax.runtime.console import duration
 from mpafer_jax.runtime.errors import ReportError
 
@@ -92,13 +91,7 @@ def write_comparison(workdirs: Sequence[pathlib.Path], out: pathlib.Path) -> Non
 
 
 def _render(template: str, **values: Any) -> str:
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("mpafer_jax.evaluation.report"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = templates.environment("mpafer_jax.evaluation.report")
     environment.filters |= {"percent": _percent, "value": _value, "duration": duration}
     return environment.get_template(template).render(
         **values, version=mpafer_jax.__version__, made=time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime())

@@ -19,7 +19,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import numpy as np
 from PIL import Image
 
@@ -32,6 +31,7 @@ from mpafer_jax.inference.attribution_sheet import PHRASES, class_tiles
 from mpafer_jax.inference.demo.answer import Answer, Answerer, is_sure
 from mpafer_jax.inference.demo.guard import Guard, Hosts
 from mpafer_jax.inference.results import Prediction
+from mpafer_jax.runtime import templates
 from mpafer_jax.runtime.errors import ImageError
 
 _LARGEST_FILE = "32mb"
@@ -201,13 +201,7 @@ def explanation(explained: Explanation, number: int) -> str:
 
 
 def _render(template: str, **values: Any) -> str:
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("mpafer_jax.inference.demo"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = templates.environment("mpafer_jax.inference.demo")
     environment.filters["percent"] = "{:.0%}".format
     return environment.get_template(template).render(**values)
 

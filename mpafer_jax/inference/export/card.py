@@ -6,15 +6,13 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
-import jinja2
-
 from mpafer_jax.artifacts.confidence import Confidence
 from mpafer_jax.artifacts.description import Description
 from mpafer_jax.artifacts.run_dir import flatten
 from mpafer_jax.evaluation.protocol import TEST_SELECTED, method_name
 from mpafer_jax.evaluation.table import markdown
 from mpafer_jax.inference.export.check import Check
-from mpafer_jax.runtime import files
+from mpafer_jax.runtime import files, templates
 
 CARD = "README.md"
 
@@ -50,13 +48,7 @@ def write_card(
         [split, f"{100 * r['war']:.2f}", f"{100 * r['uar']:.2f}", str(r["count"])]
         for split, r in (results or {}).items()
     ]
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("mpafer_jax.inference.export"),
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
+    environment = templates.environment("mpafer_jax.inference.export", html=False)
     text = environment.get_template("card.md").render(
         folder_name=folder_name,
         method=method_name(flatten(description.config)),
