@@ -14,10 +14,8 @@ import statistics
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from PIL import Image
 
 from mpafer_jax.cli.runner import command, number, path
@@ -26,6 +24,7 @@ from mpafer_jax.data.synthface.styles import STYLES
 from mpafer_jax.faces.detect import Detector
 from mpafer_jax.faces.opencv import import_opencv
 from mpafer_jax.runtime import files, progress
+from tests.bench import ferplus
 
 GREY = 128
 Box = tuple[float, float, float, float]  # left, top, width, height
@@ -181,15 +180,10 @@ def drawn(style: str, seed: int) -> Image.Image:
 
 
 def photographs_of(folder: Path, number: int) -> list[Image.Image]:
-    """Faces of FERPlus' PublicTest, drawn by a fixed seed, enlarged from 48 pixels; none without the files."""
-    if not (folder / "images.npz").is_file():
-        return []
-    with np.load(folder / "images.npz", allow_pickle=False) as stored:
-        arrays: dict[str, npt.NDArray[Any]] = {name: stored[name] for name in ("images", "usage", "canonical")}
-        labelled = stored["majority_labelcsv"] >= 0
-    rows = np.flatnonzero((arrays["usage"] == "PublicTest") & arrays["canonical"] & labelled)
-    chosen = np.random.default_rng(0).choice(rows, number, replace=False)
-    return [Image.fromarray(arrays["images"][row]).convert("RGB") for row in chosen]
+    """Faces of FERPlus' PublicTest, drawn by a fixed seed, enlarged from 48 pixels."""
+    faces, _ = ferplus.public_test(folder)
+    chosen = np.random.default_rng(0).choice(len(faces), number, replace=False)
+    return [Image.fromarray(faces[row]).convert("RGB") for row in chosen]
 
 
 def render(results: dict[str, dict[str, Result]]) -> str:
@@ -207,7 +201,7 @@ def render(results: dict[str, dict[str, Result]]) -> str:
 
 @command(
     "face_finders",
-    path("--ferplus", help="folder with FERPlus as images.npz; without it faces are drawn ones only"),
+    path("--ferplus", help="folder with FERPlus; without it faces are drawn ones only"),
     number("--photographs", 1, default=400, help="how many of its faces"),
     path("--out", required=True, help="folder for face_finders.md and face_finders.json"),
     called="python -m tests.bench.face_finders",
