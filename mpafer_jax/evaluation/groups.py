@@ -36,6 +36,32 @@ class Group:
     hits: dict[str, int]
     support: dict[str, int]
 
+    @classmethod
+    def of(
+        cls, value: str, answers: npt.NDArray[np.integer], labels: npt.NDArray[np.integer], class_names: Sequence[str]
+    ) -> Group:
+        """Metrics of n > 0 images.
+
+        Args:
+          value: of the attribute.
+          answers, labels: int[n], the predicted and the true classes; an answer of -1 is none, and wrong.
+          class_names: C names.
+        """
+        support = np.bincount(labels, minlength=len(class_names))
+        hits = np.bincount(labels[answers == labels], minlength=len(class_names))
+        occurs = support > 0
+        low, high = wilson(hits.sum(), support.sum())
+        return cls(
+            value=value,
+            count=len(labels),
+            war=float(hits.sum() / support.sum()),
+            war_interval=(float(low), float(high)),
+            uar=float((hits[occurs] / support[occurs]).mean()),
+            uar_interval=mean_interval(hits[occurs], support[occurs]),
+            hits=dict(zip(class_names, hits.tolist(), strict=True)),
+            support=dict(zip(class_names, support.tolist(), strict=True)),
+        )
+
 
 def by_attribute(
     answers: npt.NDArray[np.integer],
@@ -59,25 +85,6 @@ def by_attribute(
         if 2 <= len(values) <= MAX_GROUPS:
             members = {value: column == value for value in sorted(values, key=natural_order)}
             found[attribute] = tuple(
-                _group(value, answers[inside], labels[inside], class_names) for value, inside in members.items()
+                Group.of(value, answers[inside], labels[inside], class_names) for value, inside in members.items()
             )
     return found
-
-
-def _group(
-    value: str, answers: npt.NDArray[np.integer], labels: npt.NDArray[np.integer], class_names: Sequence[str]
-) -> Group:
-    support = np.bincount(labels, minlength=len(class_names))
-    hits = np.bincount(labels[answers == labels], minlength=len(class_names))
-    occurs = support > 0
-    low, high = wilson(hits.sum(), support.sum())
-    return Group(
-        value=value,
-        count=len(labels),
-        war=float(hits.sum() / support.sum()),
-        war_interval=(float(low), float(high)),
-        uar=float((hits[occurs] / support[occurs]).mean()),
-        uar_interval=mean_interval(hits[occurs], support[occurs]),
-        hits=dict(zip(class_names, hits.tolist(), strict=True)),
-        support=dict(zip(class_names, support.tolist(), strict=True)),
-    )

@@ -9,7 +9,6 @@ if __name__ == "__main__":  # before slow imports
 
 import argparse
 import dataclasses
-import math
 import statistics
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -21,14 +20,12 @@ from PIL import Image
 from mpafer_jax.cli.runner import command, number, path
 from mpafer_jax.data.synthface import generate
 from mpafer_jax.data.synthface.styles import STYLES
-from mpafer_jax.faces.detect import Detector
+from mpafer_jax.faces.detect import Box, Detector, overlap
 from mpafer_jax.faces.opencv import import_opencv
 from mpafer_jax.runtime import files, progress
 from tests.bench import ferplus
+from tests.faces.scenes import Scene, located, noise, pasted
 
-GREY = 128
-Box = tuple[float, float, float, float]  # left, top, width, height
-_SCENE = (640, 480)
 _TILTS = (20, 30, 45, 90)  # degrees
 
 
@@ -41,15 +38,6 @@ class Found:
 
 
 Finder = Callable[[Image.Image], list[Found]]
-
-
-@dataclasses.dataclass(frozen=True)
-class Scene:
-    """An image, and its face's square and tilt; None: there is no face."""
-
-    image: Image.Image
-    box: Box | None
-    tilt: float = 0.0
 
 
 def cascade() -> Finder:
@@ -79,41 +67,6 @@ def yunet() -> Finder:
         return [Found((f.left, f.top, f.width, f.height), f.tilt) for f in detector(image)]
 
     return find
-
-
-def pasted(face: Image.Image, seed: int, side: int = 0, tilt: float = 0.0, size: tuple[int, int] = _SCENE) -> Scene:
-    """A face on grey, at a place drawn by the seed; its side is drawn from 90 to 200 pixels if it is 0."""
-    rng = np.random.default_rng(seed)
-    side = side or int(rng.integers(90, 201))
-    border = math.ceil((math.sqrt(2) - 1) / 2 * side) if tilt else 0
-    whole = side + 2 * border
-    turned = Image.new("RGB", (whole, whole), (GREY,) * 3)
-    turned.paste(face.resize((side, side), Image.Resampling.BICUBIC), (border, border))
-    turned = turned.rotate(-tilt, Image.Resampling.BICUBIC, fillcolor=(GREY,) * 3)
-    image = Image.new("RGB", size, (GREY,) * 3)
-    left, top = (int(rng.integers(0, room - whole + 1)) for room in size)
-    image.paste(turned, (left, top))
-    return Scene(image, (left + border, top + border, side, side), tilt)
-
-
-def noise(seed: int) -> Scene:
-    """Colours drawn for every pixel."""
-    pixels = np.random.default_rng(seed).integers(0, 256, (*_SCENE[::-1], 3)).astype(np.uint8)
-    return Scene(Image.fromarray(pixels), None)
-
-
-def overlap(a: Box, b: Box) -> float:
-    """Intersection over union."""
-    width = min(a[0] + a[2], b[0] + b[2]) - max(a[0], b[0])
-    height = min(a[1] + a[3], b[1] + b[3]) - max(a[1], b[1])
-    both = max(0.0, width) * max(0.0, height)
-    return both / (a[2] * a[3] + b[2] * b[3] - both)
-
-
-def located(found: Box, truth: Box) -> bool:
-    """Whether the centre of a box lies in the face's square."""
-    x, y = found[0] + found[2] / 2, found[1] + found[3] / 2
-    return truth[0] <= x <= truth[0] + truth[2] and truth[1] <= y <= truth[1] + truth[3]
 
 
 @dataclasses.dataclass(frozen=True)

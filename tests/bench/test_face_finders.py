@@ -3,8 +3,10 @@
 import numpy as np
 import pytest
 
+from mpafer_jax.faces.detect import overlap
 from tests import needs
 from tests.bench import face_finders
+from tests.faces import scenes
 
 needs.module("cv2")
 pytestmark = pytest.mark.bench
@@ -12,7 +14,7 @@ pytestmark = pytest.mark.bench
 
 def test_faces_lie_where_the_scene_says():
     for seed, tilt in enumerate((0, 30)):
-        scene = face_finders.pasted(face_finders.drawn("colour", seed), seed, tilt=tilt)
+        scene = scenes.pasted(face_finders.drawn("colour", seed), seed, tilt=tilt)
         left, top, width, height = (int(value) for value in scene.box)
         assert scene.image.size == (640, 480)
         outside = np.array(scene.image, int)
@@ -24,16 +26,16 @@ def test_faces_lie_where_the_scene_says():
 
 
 def test_boxes_by_hand():
-    assert face_finders.overlap((0, 0, 2, 2), (1, 1, 2, 2)) == pytest.approx(1 / 7)
-    assert face_finders.overlap((0, 0, 2, 2), (3, 0, 2, 2)) == 0
-    assert face_finders.located((0, 0, 2, 2), (1, 1, 5, 5))
-    assert not face_finders.located((0, 0, 1, 1), (1, 1, 5, 5))
+    assert overlap((0, 0, 2, 2), (1, 1, 2, 2)) == pytest.approx(1 / 7)
+    assert overlap((0, 0, 2, 2), (3, 0, 2, 2)) == 0
+    assert scenes.located((0, 0, 2, 2), (1, 1, 5, 5))
+    assert not scenes.located((0, 0, 1, 1), (1, 1, 5, 5))
 
 
 def test_drawn_faces_are_counted_and_noise_is_none():
     find = face_finders.yunet()
-    scenes = [face_finders.pasted(face_finders.drawn("colour", seed), seed) for seed in range(3)]
-    result = face_finders.count(find, [*scenes, face_finders.noise(0)])
+    drawn = [scenes.pasted(face_finders.drawn("colour", seed), seed) for seed in range(3)]
+    result = face_finders.count(find, [*drawn, scenes.noise(0)])
     assert (result.scenes, result.any, result.located) == (4, 3, 3)
     errors = face_finders.tilt_errors(find, [face_finders.drawn("colour", 0)])
     assert len(errors) == 3
