@@ -16,7 +16,8 @@ from typing import cast
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
-from scipy import fft, ndimage
+from scipy import fft, ndimage, sparse
+from scipy.sparse import csgraph
 
 from mpafer_jax.runtime import workers
 
@@ -67,6 +68,14 @@ def find(thumbnails: Thumbnails) -> Iterator[list[Pair]]:
     search = functools.partial(_pairs, thumbnails, hashes, mirrored)
     with futures.ThreadPoolExecutor(cores := workers.usable_cores()) as pool:
         yield from workers.map_in_order(pool, search, range(0, len(thumbnails), ROWS), 2 * cores)
+
+
+def groups(thumbnails: Thumbnails) -> npt.NDArray[np.int32]:
+    """int32[n]: a number for each thumbnail, equal for near-duplicates, and for those joined by a chain of them."""
+    pairs = [pair for some in find(thumbnails) for pair in some]
+    rows, columns = [pair.first for pair in pairs], [pair.second for pair in pairs]
+    graph = sparse.coo_array((np.ones(len(pairs), bool), (rows, columns)), shape=(len(thumbnails),) * 2)
+    return cast(npt.NDArray[np.int32], csgraph.connected_components(graph, directed=False)[1])
 
 
 def _pairs(thumbnails: Thumbnails, hashes: _Hashes, mirrored: _Hashes, start: int) -> list[Pair]:

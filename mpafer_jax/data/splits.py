@@ -16,7 +16,7 @@ from absl import logging
 from PIL import Image
 
 from mpafer_jax.config.data_section import ALL_SPLITS, DataSection
-from mpafer_jax.data import label_noise, preprocess, protocols, split_groups, subset
+from mpafer_jax.data import label_noise, near_duplicates, preprocess, protocols, split_groups, subset
 from mpafer_jax.data.decoded_cache import DecodedImages, open_or_make
 from mpafer_jax.data.prepared import ExampleSource, Prepared, Summary, prepare
 from mpafer_jax.data.records import CROPPED, Record, SourceIndex
@@ -267,7 +267,7 @@ def load_dataset(data: DataSection, *, without: Literal["validation", "test", ""
         held_out["test"], note = _restrict(held_out["test"], data, index)
         notes.append(note)
     persons = _column(index, origins["train"], prepared, lambda record: record.person)
-    train, parts, note = _split_off(train, persons, data)
+    train, parts, note = _split_off(train, persons, data, prepared)
     notes += note
     splits = {part: parts[part] if len(parts[part]) else held_out[part] for part in parts}
     train, note = _mislabel(_limit(train, data.train_per_class, data.few_shot_seed), data)
@@ -339,19 +339,36 @@ def _unused_validation(data: DataSection, index: SourceIndex, wanted: Sequence[s
 
 
 def _split_off(
-    train: Split, persons: npt.NDArray[np.str_], data: DataSection
+    train: Split, persons: npt.NDArray[np.str_], data: DataSection, prepared: Prepared
 ) -> tuple[Split, dict[str, Split], list[str]]:
     """Splits validation and test (empty without a fraction) off train; returns train, both, and notes."""
     fractions = (data.test_fraction, data.validation_fraction)
     notes: list[str] = []
+    together = [train.pixel_hashes]
+    if data.near_duplicates_together and any(fractions):
+        together.append(_near_duplicates(train, prepared))
+        notes.append("near-duplicates are on one side")
     if persons.any():
-        groups = split_groups.join_groups(persons, train.pixel_hashes)
+        groups = split_groups.join_groups(persons, *together)
         rest, test, validation = split_groups.split_off_groups(train.labels, groups, fractions, data.split_seed)
         notes += ["split by person: no person is on both sides"] if any(fractions) else []
     else:
-        rest, test, validation = split_groups.split_off(train.labels, train.pixel_hashes, fractions, data.split_seed)
+        groups = split_groups.join_groups(*together) if len(together) > 1 else train.pixel_hashes
+        rest, test, validation = split_groups.split_off(train.labels, groups, fractions, data.split_seed)
     parts = {"validation": train.take(validation, "validation"), "test": train.take(test, "test")}
     return train.take(rest) if len(rest) < len(train) else train, parts, notes
+
+
+def _near_duplicates(train: Split, prepared: Prepared) -> npt.NDArray[np.str_]:
+    """str[n], equal for near-duplicates; stored beside the prepared images."""
+    path = prepared.directory / f"near_duplicates-{train.fingerprint[:16]}.npy"
+    if not path.is_file():
+        progress.fact("near-duplicates", f"searched among {len(train):,} {train.unit}, once")
+        middle = train.source.num_frames // 2
+        thumbnails = [near_duplicates.thumbnail(train.source.image(i, int(middle[i]))) for i in range(len(train))]
+        with files.replacing(path) as temporary, temporary.open("wb") as stream:
+            np.save(stream, near_duplicates.groups(np.stack(thumbnails)), allow_pickle=False)
+    return np.load(path, allow_pickle=False).astype(np.str_)
 
 
 def _mislabel(train: Split, data: DataSection) -> tuple[Split, list[str]]:

@@ -116,11 +116,19 @@ class VisionTransformer(nn.Module):
         self.ln_post = LayerNorm(config.layer_norm_eps, self.dtype)
         self.projection = nn.Dense(self.projection_dim, use_bias=False, dtype=self.dtype)
 
-    def __call__(self, images: jax.Array, prompts: DeepPrompts | None = None) -> tuple[jax.Array, Outputs]:
+    def __call__(
+        self, images: jax.Array, prompts: DeepPrompts | None = None, kept: jax.Array | None = None
+    ) -> tuple[jax.Array, Outputs]:
         """Encodes images; see `base.Backbone.encode_image`.
 
         'patch_features' pass the same `ln_post` and projection as CLS. The outputs also hold 'tokens' [B, 1 + N, W],
         the last layer's output.
+
+        Args:
+          images: float [B, S, S, 3], normalised.
+          prompts: for all K layers, or None.
+          kept: int [B, N'], positions of the only patches that are encoded (Li et al., FLIP, CVPR 2023), which then
+            take the place of the N in the outputs; None for all.
 
         Raises:
           ValueError: the images do not have the checkpoint's size.
@@ -132,6 +140,9 @@ class VisionTransformer(nn.Module):
         patches = patches.reshape(images.shape[0], -1, self.config.hidden_size)  # [B, rows, cols, W] -> [B, N, W]
         cls = jnp.broadcast_to(self.class_embedding.astype(jnp.float32), (images.shape[0], 1, self.config.hidden_size))
         x = jnp.concatenate([cls, patches], axis=1) + self.position_embedding.astype(jnp.float32)  # [B, 1 + N, W]
+        if kept is not None:
+            rows = jnp.concatenate([jnp.zeros_like(kept[:, :1]), 1 + kept], axis=1)
+            x = jnp.take_along_axis(x, rows[:, :, None], axis=1)
         x = self.ln_pre(x)
         if prompts is not None:
             tokens = prompts.tokens.astype(self.residual_dtype)
@@ -252,9 +263,11 @@ class CLIP(Backbone):
             layer_norm_eps=vision.layer_norm_eps,
         )
 
-    def encode_image(self, images: jax.Array, prompts: DeepPrompts | None = None) -> tuple[jax.Array, Outputs]:
+    def encode_image(
+        self, images: jax.Array, prompts: DeepPrompts | None = None, kept: jax.Array | None = None
+    ) -> tuple[jax.Array, Outputs]:
         """Image features and intermediates; see `VisionTransformer.__call__`."""
-        return self.visual(images, prompts)
+        return self.visual(images, prompts, kept)
 
     def embed_tokens(self, ids: jax.Array) -> jax.Array:
         """Token embeddings [C, L, W] of ids [C, L], without positions."""

@@ -17,7 +17,7 @@ from mpafer_jax.jobs.pretraining.sources import CaptionedImages
 from mpafer_jax.runtime.errors import PromptError
 
 # Stream keys besides those of `data.pipeline`, so that streams of one seed are independent.
-_CAPTION, _PHRASING = 3, 4
+_CAPTION, _PHRASING, _KEPT = 3, 4, 5
 
 EncodeMany = Callable[[Sequence[str]], list[list[int]]]
 Arrays = dict[str, npt.NDArray[Any]]
@@ -82,6 +82,9 @@ class TrainBatches:
       fill: colour of erased rectangles.
       token_noise: probability that a caption's token is replaced by a random one, for robustness to unknown words.
       vocab_size: range of the random tokens.
+      num_patches: N, of an image.
+      kept_patches: how many of them are encoded; N for all.
+      kept_until: in so many first steps; later all are.
     """
 
     data: CaptionedImages
@@ -95,6 +98,9 @@ class TrainBatches:
     fill: tuple[int, int, int]
     token_noise: float
     vocab_size: int
+    num_patches: int
+    kept_patches: int
+    kept_until: int
 
     def __call__(self, step: int) -> Arrays:
         """The arrays of `steps.make_train_step`, without a device axis."""
@@ -111,13 +117,17 @@ class TrainBatches:
             rows.append(int(rng.integers(int(self.captions.starts[index]), int(self.captions.starts[index + 1]))))
             ids.append(self._with_noise(rows[-1], rng))
         tokens = self.captions.tokens
-        return {
+        batch: Arrays = {
             "image": np.stack(images),
             "ids": np.stack(ids),
             "ends": tokens.ends[rows],
             "caption_hash": tokens.hashes[rows],
             "truth": self.data.truth[indices],
         }
+        if self.kept_patches < self.num_patches and step < self.kept_until:
+            noise = [np.random.default_rng((_KEPT, self.seed, p)).random(self.num_patches) for p in positions.tolist()]
+            batch["kept"] = np.sort(np.argsort(noise, axis=1)[:, : self.kept_patches]).astype(np.int32)
+        return batch
 
     def _with_noise(self, row: int, rng: np.random.Generator) -> npt.NDArray[np.int32]:
         ids, end = self.captions.tokens.ids[row], int(self.captions.tokens.ends[row])

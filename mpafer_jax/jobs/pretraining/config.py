@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Annotated, ClassVar, Literal, Self
 
 import pydantic
+from pydantic import Field
 
 from mpafer_jax.config.data_section import AugmentSection, ImagesSection
 from mpafer_jax.config.fields import (
@@ -14,8 +15,11 @@ from mpafer_jax.config.fields import (
     Fraction,
     FrozenModel,
     LocalPath,
+    NamedPath,
     NonNegative,
+    Positive,
     PositiveCount,
+    Probability,
     Text,
     option,
 )
@@ -44,6 +48,9 @@ class ModelSection(FrozenModel):
 
     vision: TowerSection = TowerSection()
     text: TowerSection = TowerSection(hidden_size=96, num_layers=3)
+    initial: Literal["normal", "mimetic"] = option("normal")
+    """Random weights of the image tower's attention and positions: normal (OpenAI's), or mimetic (Trockman and Kolter,
+    2023), as trained ones look."""
     projection_dim: PositiveCount = option(64)
     """D, size of the joint space."""
     image_size: PositiveCount = option(96)
@@ -64,11 +71,29 @@ class ModelSection(FrozenModel):
         return self
 
 
+class LabelledSection(FrozenModel):
+    """Images of a dataset of docs/datasets.md, with captions made of their labels or votes and a description bank."""
+
+    dataset: Text = option("")
+    """Name, as ferplus; empty: none."""
+    dir: Folder = option("", role="free")
+    """Folder in the owner's layout."""
+    label_rule: Text = option("owner")
+    """How votes become labels: distribution keeps them."""
+    bank: NamedPath = option("expressions")
+    """Description bank."""
+    held_out_fraction: Fraction = option(0.1)
+    """Share of train that is held out, class by class, with near-duplicates on one side."""
+    split_seed: Count = option(0)
+    """Seed of that."""
+
+
 class DataSection(ImagesSection):
     """Images with captions."""
 
-    source: Literal["synthface", "folder", "tfds"] = option("synthface")
-    """synthface (drawn here), folder (images and metadata.jsonl), or tfds (prepared as array_record)."""
+    source: Literal["synthface", "folder", "tfds", "none"] = option("synthface")
+    """synthface (drawn here), folder (images and metadata.jsonl), tfds (prepared as array_record), or none, where
+    there are labelled images."""
     dir: Folder = option("", role="free")
     """synthface: where drawn faces are stored (empty: 'images' in the workdir). folder: which. tfds: its data_dir."""
     name: Text = option("")
@@ -85,6 +110,7 @@ class DataSection(ImagesSection):
     """synthface: the styles, drawn evenly."""
     seed: Count = option(1)
     """synthface: seed of the faces."""
+    labelled: LabelledSection = LabelledSection()
     augment: AugmentSection = AugmentSection(crop_scale=(0.85, 1.0), crop_ratio=(0.9, 1.1))
 
 
@@ -99,8 +125,11 @@ class LossSection(FrozenModel):
     """The same by the k patches that agree most with a statement: patches come to mean something."""
     attributes: NonNegative = option(5.0)
     """The same by a linear reading of all patches, which is thrown away at the end."""
+    guidance: NonNegative = option(1.0)
+    """Weight of the difference between patches, mapped linearly, and the teacher's maps; without a teacher not
+    computed."""
     attributes_alone_steps: Count = option(500)
-    """So many first updates have that last term alone."""
+    """First stage: so many first updates have the attributes alone, and the guidance."""
     top_k: PositiveCount = option(4)
     """k of the local statements."""
     token_noise: Fraction = option(0.05)
@@ -118,6 +147,29 @@ class LossSection(FrozenModel):
         return self
 
 
+class TeacherSection(FrozenModel):
+    """A convolutional network that is trained first on the same images, and teaches the CLIP (docs/pretraining.md)."""
+
+    num_steps: Count = option(0)
+    """Its updates, of train.batch_size images each; 0: no teacher."""
+    widths: tuple[PositiveCount, ...] = option((32, 64, 128))
+    """Channels of its stages; each has half the resolution of the one before, the first half of the image's."""
+    layers: PositiveCount = option(3)
+    """Convolutions of each stage."""
+    learning_rate: Positive = option(3.0e-3)
+    """Peak learning rate, with linear warm-up and cosine decay."""
+    weight_decay: NonNegative = option(0.05)
+    """Weight decay of the kernels of 3 x 3 convolutions."""
+    share: Probability = option(0.7)
+    """Share of its answers in the truth of statements that the CLIP is trained with."""
+
+    @pydantic.model_validator(mode="after")
+    def _has_stages(self) -> Self:
+        if not self.widths:
+            raise ValueError("widths is empty; give the channels of at least one stage")
+        return self
+
+
 class OptimizerSection(DecaySection):
     """Muon for the layers' matrices, which alone have weight decay, and AdamW for all else."""
 
@@ -127,6 +179,8 @@ class TrainSection(IntervalsSection):
 
     num_steps: PositiveCount = option(5000)
     """Updates in all."""
+    kept_patches: Annotated[float, Field(gt=0, le=1)] = option(1.0)
+    """First stage: share of an image's patches, drawn anew each time, that are encoded (FLIP): less time an update."""
 
 
 class PretrainConfig(FrozenModel):
@@ -143,6 +197,13 @@ class PretrainConfig(FrozenModel):
         learning_rate=5.0e-3, weight_decay=0.05, warmup_steps=100, clip_norm=1.0
     )
     train: TrainSection = TrainSection(batch_size=128)
+    teacher: TeacherSection = TeacherSection()
+
+    @pydantic.model_validator(mode="after")
+    def _has_images(self) -> Self:
+        if self.data.source == "none" and not self.data.labelled.dataset:
+            raise ValueError("data.source is none and data.labelled.dataset is empty; give one of them")
+        return self
 
     @pydantic.model_validator(mode="after")
     def _fits_the_patches(self) -> Self:

@@ -49,14 +49,15 @@ class Evaluator:
 
         Returns:
           'retrieval': share of images whose nearest of 256 captions is one of their own. With statements also the mean
-            areas under the ROC curve 'statement_auc' (whole image) and 'local_statement_auc' (best patches).
+            areas under the ROC curve 'statement_auc' (whole image) and 'local_statement_auc' (best patches). With
+            groups 'war' and 'uar', see `recalls`.
         """
         texts = np.asarray(self.text_step(params, self.captions))
         width = texts.shape[-1]
         statements = np.zeros((1, width), np.float32)
         if self.phrasings is not None:
             statements = np.asarray(self.text_step(params, self.phrasings))
-        encoded = [self.image_step(params, statements, chunk) for chunk in self._chunks()]
+        encoded = [self.image_step(params, statements, chunk) for chunk in chunks(self.data, self.image_size)]
         images, local = (
             np.concatenate([np.asarray(part[name]) for part in encoded])[: len(self.data)]
             for name in ("image_features", "local")
@@ -69,16 +70,17 @@ class Evaluator:
             areas = {"statement_auc": mean_auc(images @ statements.T, self.data.truth)}
             areas["local_statement_auc"] = mean_auc(local, self.data.truth)
             result |= {name: area for name, area in areas.items() if area is not None}
+        if groups := self.data.groups():
+            result |= recalls(images @ statements.T + local, self.data.truth, groups)
         return result
 
-    def _chunks(self) -> list[npt.NDArray[np.uint8]]:
-        total = len(self.data)
-        chunks: list[npt.NDArray[np.uint8]] = []
-        for start in range(0, total, _CHUNK):
-            # The last chunk is padded with its last image, so that only one size is compiled.
-            indices = [min(i, total - 1) for i in range(start, start + _CHUNK)]
-            chunks.append(resized(self.data, indices, self.image_size))
-        return chunks
+
+def chunks(data: CaptionedImages, size: int) -> list[npt.NDArray[np.uint8]]:
+    """All images, uint8[k, size, size, 3] each; the last one is padded, so that only one size is compiled."""
+    total, result = len(data), list[npt.NDArray[np.uint8]]()
+    for start in range(0, total, _CHUNK):
+        result.append(resized(data, [min(i, total - 1) for i in range(start, start + _CHUNK)], size))
+    return result
 
 
 def resized(data: CaptionedImages, indices: Iterable[int], size: int) -> npt.NDArray[np.uint8]:
@@ -157,3 +159,24 @@ def mean_auc(scores: npt.NDArray[np.floating], truth: npt.NDArray[np.floating]) 
             wins: npt.NDArray[np.float64] = (positive[:, None] > negative) + 0.5 * (positive[:, None] == negative)
             areas.append(float(np.mean(wins)))
     return float(np.mean(areas)) if areas else None
+
+
+def recalls(
+    scores: npt.NDArray[np.floating], truth: npt.NDArray[np.floating], groups: Sequence[Sequence[int]]
+) -> dict[str, float]:
+    """How often the truest of a group's statements is recognised, by the mean score over the groups.
+
+    Args:
+      scores: [n, A].
+      truth: [n, A], NaN where unknown.
+      groups: positions of statements; the groups are about the same C classes, in one order.
+
+    Returns:
+      'war', the share of the images of which the first group is known, and 'uar', the mean of the shares by class.
+    """
+    known = ~np.isnan(truth[:, groups[0][0]])
+    classes = truth[known][:, np.array(groups[0])].argmax(axis=1)
+    answers = np.mean([scores[known][:, np.array(group)] for group in groups], axis=0).argmax(axis=1)
+    right = answers == classes
+    shares = [float(right[classes == label].mean()) for label in np.unique(classes)]
+    return {"war": float(right.mean()), "uar": float(np.mean(shares))}

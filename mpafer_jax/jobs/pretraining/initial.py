@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from mpafer_jax.backbones.clip.model import ClipConfig
+from mpafer_jax.backbones.clip.model import ClipConfig, VisionConfig
 from mpafer_jax.backbones.clip.rules import Params, param_shapes, unflatten
 
 Array = npt.NDArray[Any]
@@ -44,6 +44,52 @@ def _leaf(path: str, shape: tuple[int, ...], width: int, layers: int, rng: np.ra
     if module == "patch_embedding":
         deviation = float(np.prod(shape[:-1])) ** -0.5
     return noise * np.float32(deviation)
+
+
+def mimetic(visual: Params, config: VisionConfig, seed: int) -> Params:
+    """An image tower that looks as if it were trained (Trockman and Kolter, "Mimetic Initialization", ICML 2023).
+
+    Of each head W_q W_k^T is about 0.7 Z + 0.7 I, so that patches attend to those like them, and of each layer W_v W_o
+    about 0.4 Z - 0.4 I, with random Z; positions are sinusoids, so that those like a patch are its neighbours.
+
+    Args:
+      visual: parameters of the tower, nested; those of other parts are kept.
+      seed: of Z.
+    """
+    rng = np.random.default_rng(seed)
+    width, heads = config.hidden_size, config.num_heads
+    shape, size = (config.num_layers, width, width), width // heads
+    query, key, value, out = (np.zeros(shape, np.float32) for _ in range(4))
+    for layer in range(config.num_layers):
+        for head in range(heads):
+            columns = slice(head * size, (head + 1) * size)
+            left, right = _factors(rng, width, 0.7, 0.7)
+            query[layer][:, columns], key[layer][:, columns] = left[:, :size], right[:, :size]
+        left, right = _factors(rng, width, 0.4, -0.4)
+        value[layer], out[layer] = left, right.T
+    kernels = {"q_proj": query, "k_proj": key, "v_proj": value, "out_proj": out}
+    attention = {name: {**visual["blocks"]["attn"][name], "kernel": kernel} for name, kernel in kernels.items()}
+    positions = np.concatenate([visual["position_embedding"][:1], _sinusoids(config)])
+    return {**visual, "position_embedding": positions, "blocks": {**visual["blocks"], "attn": attention}}
+
+
+def _factors(rng: np.random.Generator, width: int, noise: float, identity: float) -> tuple[Array, Array]:
+    """[W, W] twice: A and B with A B^T = noise Z + identity I for a normal Z of variance 1 / W, best column first."""
+    product = noise * rng.standard_normal((width, width)) / np.sqrt(width) + identity * np.eye(width)
+    left, values, right = np.linalg.svd(product)
+    root = np.sqrt(values)
+    return (left * root).astype(np.float32), (right.T * root).astype(np.float32)
+
+
+def _sinusoids(config: VisionConfig) -> Array:
+    """float32[N, W]: sines and cosines of row and column, from a wavelength of 4 patches on to 30 times that."""
+    side, number = config.image_size // config.patch_size, config.hidden_size // 4
+    frequencies = 1.5 * 30.0 ** (-np.arange(number) / number)
+    rows, columns = (axis.reshape(-1, 1) * frequencies for axis in np.mgrid[:side, :side])
+    waves = np.concatenate([function(angle) for angle in (rows, columns) for function in (np.sin, np.cos)], axis=1)
+    padded = np.zeros((side * side, config.hidden_size), np.float32)
+    padded[:, : waves.shape[1]] = 0.7 * waves
+    return padded
 
 
 def whiten_patches(images: npt.NDArray[np.floating], patch_size: int, width: int, seed: int) -> Array:

@@ -5,11 +5,16 @@ Shapes: B images (with one caption each) on one device, G over all devices, A at
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from mpafer_jax.backbones.base import normalize
+
+Groups = Sequence[Sequence[int]]
 
 
 def contrastive(
@@ -33,24 +38,38 @@ def contrastive(
     return optax.softmax_cross_entropy_with_integer_labels(logits, positives)
 
 
-def statements(scores: jax.Array, truth: jax.Array, scale: jax.Array, bias: jax.Array) -> jax.Array:
-    """Sigmoid cross-entropy of statements on cosine scores, as in SigLIP (Zhai et al., 2023).
+def statements(logits: jax.Array, truth: jax.Array, groups: Groups = ()) -> jax.Array:
+    """Cross-entropy of statements: of the sigmoid as in SigLIP (Zhai et al., 2023), of the softmax in groups.
 
     Args:
-      scores: [B, A], cosine similarities of images and statements.
-      truth: [B, A] in 0..1, NaN where unknown.
-      scale: s of the logits s * cosine + bias.
-      bias: scalar.
+      logits: [B, A].
+      truth: [B, A] in 0..1, NaN where unknown. In a group it sums to 1, or is unknown as a whole.
+      groups: positions of the statements of each group, of which exactly one is true.
 
     Returns:
-      [B], the mean over each image's known statements, 0 without any.
+      [B], the mean over each image's known groups and known other statements; 0 without any.
     """
-    return masked_mean(optax.sigmoid_binary_cross_entropy(scale * scores + bias, jnp.nan_to_num(truth)), truth)
+    target = jnp.nan_to_num(truth)
+    alone = sorted(set(range(truth.shape[1])).difference(*groups))
+    losses = [optax.sigmoid_binary_cross_entropy(logits, target)[:, np.array(alone, np.int32)]]
+    losses += [optax.softmax_cross_entropy(logits[:, g], target[:, g])[:, None] for g in map(np.array, groups)]
+    known = truth[:, np.array([*alone, *(group[0] for group in groups)], np.int32)]
+    return masked_mean(jnp.concatenate(losses, axis=1), known)
 
 
-def attributes(logits: jax.Array, truth: jax.Array) -> jax.Array:
-    """Sigmoid cross-entropy of the linear attribute head; arguments and result as for `statements`."""
-    return masked_mean(optax.sigmoid_binary_cross_entropy(logits, jnp.nan_to_num(truth)), truth)
+def probabilities(logits: jax.Array, groups: Groups) -> jax.Array:
+    """[B, A]: the truth that `statements` would find most likely, for logits [B, A]."""
+    chances = jax.nn.sigmoid(logits)
+    for group in map(np.array, groups):
+        chances = chances.at[:, group].set(jax.nn.softmax(logits[:, group]))
+    return chances
+
+
+def guidance(patches: jax.Array, maps: jax.Array, kept: jax.Array | None) -> jax.Array:
+    """[B]: mean squared difference of patches [B, N', F] and the maps [B, N, F] at the N' patches `kept` [B, N']."""
+    if kept is not None:
+        maps = jnp.take_along_axis(maps, kept[:, :, None], axis=1)
+    return jnp.mean((patches - maps) ** 2, axis=(1, 2))
 
 
 def masked_mean(values: jax.Array, truth: jax.Array) -> jax.Array:

@@ -48,10 +48,12 @@ class Statement:
     Attributes:
       phrasings: for training; one is drawn for each update.
       held_out: phrasings for evaluation only.
+      group: name of a group of statements of which exactly one is true of each image; "" for none.
     """
 
     phrasings: tuple[str, ...]
     held_out: tuple[str, ...]
+    group: str = ""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -74,6 +76,24 @@ class CaptionedImages:
 
     def __len__(self) -> int:
         return len(self.captions)
+
+    def groups(self) -> list[list[int]]:
+        """Positions of the statements of each group."""
+        names = dict.fromkeys(statement.group for statement in self.statements if statement.group)
+        return [[i for i, statement in enumerate(self.statements) if statement.group == name] for name in names]
+
+    def joined(self, other: CaptionedImages) -> CaptionedImages:
+        """These images and then those of another source, whose statements are unknown of the first, and vice versa."""
+        truth = np.full((len(self) + len(other), len(self.statements) + len(other.statements)), np.nan, np.float32)
+        truth[: len(self), : len(self.statements)] = self.truth
+        truth[len(self) :, len(self.statements) :] = other.truth
+        return CaptionedImages(
+            images=_Joined(self.images, other.images),
+            captions=[*self.captions, *other.captions],
+            statements=self.statements + other.statements,
+            truth=truth,
+            fingerprint=hashlib.sha256((self.fingerprint + other.fingerprint).encode()).hexdigest(),
+        )
 
     def texts(self) -> list[str]:
         """All texts of training, for the vocabulary."""
@@ -101,6 +121,18 @@ class _Slice:
 
     def __getitem__(self, index: int, /) -> Pixels:
         return self.images[self.start + index]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Joined:
+    first: Images
+    second: Images
+
+    def __len__(self) -> int:
+        return len(self.first) + len(self.second)
+
+    def __getitem__(self, index: int, /) -> Pixels:
+        return self.first[index] if index < len(self.first) else self.second[index - len(self.first)]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -146,7 +178,7 @@ def load_source(data: DataSection, image_size: int, folder: Path) -> tuple[Capti
             everything = read_folder(files.local_path(data.dir, "config.data.dir"))
         case "tfds":
             everything = read_tfds(data)
-        case "synthface":
+        case _:
             everything = draw_faces(
                 data, image_size, files.local_path(data.dir, "config.data.dir") if data.dir else folder
             )

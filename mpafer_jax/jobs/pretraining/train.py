@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import pathlib
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -24,9 +25,10 @@ from mpafer_jax.backbones.files import CONFIG
 from mpafer_jax.data import pipeline
 from mpafer_jax.data.normalize import normalize
 from mpafer_jax.jobs.fit import Loop, fit
-from mpafer_jax.jobs.pretraining import batches, evaluation, steps
+from mpafer_jax.jobs.pretraining import batches, evaluation, steps, teacher
 from mpafer_jax.jobs.pretraining.config import PretrainConfig
-from mpafer_jax.jobs.pretraining.initial import initial_params, whiten_patches
+from mpafer_jax.jobs.pretraining.initial import initial_params, mimetic, whiten_patches
+from mpafer_jax.jobs.pretraining.labelled import read_labelled
 from mpafer_jax.jobs.pretraining.optimizer import make_optimizer
 from mpafer_jax.jobs.pretraining.sources import CaptionedImages, load_source
 from mpafer_jax.method import optim
@@ -37,7 +39,7 @@ from mpafer_jax.method.steps import Metrics
 from mpafer_jax.runtime import devices, distributed, files, locks, preemption, progress
 from mpafer_jax.runtime.errors import ConfigError
 
-CLIP_FOLDER, TOKENIZER_FOLDER, IMAGES_FOLDER = "clip", "tokenizer", "images"
+CLIP_FOLDER, TOKENIZER_FOLDER, IMAGES_FOLDER, TEACHER_FOLDER = "clip", "tokenizer", "images", "teacher"
 _WHITENED = 512  # images for whitening the patch embedding: 32,768 patches for the small CLIP
 
 
@@ -96,10 +98,11 @@ def pretrain(config: PretrainConfig, workdir: pathlib.Path) -> dict[str, Any]:
     with preemption.Notice() as notice:
         workdir_lib.check(workdir, config)
         with locks.hold_for_run(workdir / locks.RUN, workdir):
-            return _run(prepare(config, workdir), notice)
+            run = prepare(config, workdir)
+            return _run(run, train_teacher(run, notice) if config.teacher.num_steps else None, notice)
 
 
-def _run(run: Pretraining, notice: preemption.Notice) -> dict[str, Any]:
+def _run(run: Pretraining, taught_by: teacher.Teacher | None, notice: preemption.Notice) -> dict[str, Any]:
     config, workdir = run.config, run.workdir
     writes = distributed.is_first()
     saved = checkpoints.Checkpoints(workdir, keep=config.train.keep, select_by="")
@@ -112,7 +115,8 @@ def _run(run: Pretraining, notice: preemption.Notice) -> dict[str, Any]:
             workdir_lib.claim(workdir, config)
         earlier = saved.latest_description(PretrainDescription)
         before = earlier.hours if earlier else 0.0
-        state = fit(make_loop(run, lambda: before + (time.monotonic() - start) / 3600), state, saved, notice)
+        loop = make_loop(run, lambda: before + (time.monotonic() - start) / 3600, taught_by)
+        state = fit(loop, state, saved, notice)
         described = saved.latest_description(PretrainDescription)
     finally:
         saved.close()
@@ -131,6 +135,62 @@ def _run(run: Pretraining, notice: preemption.Notice) -> dict[str, Any]:
         write_clip(run, devices.to_host(state.params)["clip"])
         files.write_json(workdir / "summary.json", summary)
     return summary
+
+
+def train_teacher(run: Pretraining, notice: preemption.Notice) -> teacher.Teacher:
+    """Trains the teacher in `<workdir>/teacher`, or takes the one that is there."""
+    config, data, section = run.config, run.config.data, run.config.teacher
+    vision, groups = run.model.config.vision, run.train.groups()
+    workdir = run.workdir / TEACHER_FOLDER
+    net = teacher.ConvNet(section.widths, section.layers, len(run.train.statements))
+    schedule = optim.make_schedule(
+        learning_rate=section.learning_rate,
+        warmup_steps=min(config.optimizer.warmup_steps, section.num_steps // 10),
+        num_steps=section.num_steps,
+    )
+    tx = teacher.make_optimizer(schedule, section.weight_decay)
+    variables = teacher.init(net, vision.image_size, config.seed)
+    step = progress.announcing(
+        teacher.make_train_step(net, tx, groups, data.mean, data.std), "compiling the teacher's training step"
+    )
+    make_batch = dataclasses.replace(run.make_batch, seed=config.seed + 1, kept_until=0)
+
+    def as_function(variables: teacher.Variables) -> teacher.Teacher:
+        return teacher.make_teacher(net, variables, data.mean, data.std, vision.image_size // vision.patch_size)
+
+    def answer(variables: teacher.Variables, image: jax.Array) -> jax.Array:
+        return as_function(variables)(image)[0]
+
+    compiled = cast(Callable[..., jax.Array], jax.jit(answer))
+
+    def evaluate(params: teacher.Variables) -> tuple[str, dict[str, float], str]:
+        variables = devices.to_host(params)
+        chunks = evaluation.chunks(run.held_out, vision.image_size)
+        parts = [np.asarray(compiled(variables, chunk)) for chunk in chunks]
+        logits = np.concatenate(parts)[: len(run.held_out)]
+        measured = evaluation.recalls(logits, run.held_out.truth, groups)
+        return "held_out", measured, ", ".join(f"{name} {value:.3f}" for name, value in measured.items())
+
+    loop = Loop(
+        workdir=workdir,
+        num_steps=section.num_steps,
+        every=config.train,
+        batches=lambda first: pipeline.iterate(make_batch, first, section.num_steps, data.num_workers),
+        update=lambda _, state, batch: step(state, batch),
+        schedule=schedule,
+        evaluate=evaluate if groups else None,
+        describe=lambda: run.description,
+        shown=("loss",),
+    )
+    progress.fact("teacher", f"{sum(x.size for x in jax.tree.leaves(variables['params'])):,} numbers")
+    saved = checkpoints.Checkpoints(workdir, keep=config.train.keep, select_by="")
+    try:
+        state = TrainState(step=jnp.zeros((), jnp.int32), params=variables, opt_state=tx.init(variables["params"]))
+        state = saved.restore_latest(devices.replicate(state), run.description) or devices.replicate(state)
+        state = fit(loop, state, saved, notice)
+    finally:
+        saved.close()
+    return as_function(devices.to_host(state.params))
 
 
 def announce(run: Pretraining, state: TrainState) -> None:
@@ -152,12 +212,13 @@ def prepare(config: PretrainConfig, workdir: pathlib.Path) -> Pretraining:
     )
     for name in config.model.vocabulary_banks:  # a missing bank fails before faces are drawn
         load_bank(name)
-    train_part, held_out = load_source(config.data, config.model.image_size, workdir / IMAGES_FOLDER)
+    train_part, held_out = open_images(config, workdir / IMAGES_FOLDER)
     _check_terms(config, train_part)
     positions = config.model.max_position_embeddings
     tokenizer = make_vocabulary(train_part, config, workdir / TOKENIZER_FOLDER)
     model = CLIP(clip_config(config, tokenizer))
     red, green, blue = (round(255 * value) for value in config.data.mean)
+    patches = model.config.vision.num_patches
     make_batch = batches.TrainBatches(
         data=train_part,
         captions=batches.CaptionTable.of(train_part.captions, tokenizer.encode_many, positions),
@@ -170,6 +231,9 @@ def prepare(config: PretrainConfig, workdir: pathlib.Path) -> Pretraining:
         fill=(red, green, blue),
         token_noise=config.loss.token_noise,
         vocab_size=tokenizer.vocab_size,
+        num_patches=patches,
+        kept_patches=max(1, round(config.train.kept_patches * patches)),
+        kept_until=config.loss.attributes_alone_steps if train_part.statements else 0,
     )
     phrasings = [statement.phrasings for statement in train_part.statements]
     texts = batches.CaptionTable.of(phrasings, tokenizer.encode_many, positions) if phrasings else None
@@ -192,6 +256,21 @@ def prepare(config: PretrainConfig, workdir: pathlib.Path) -> Pretraining:
         schedule=schedule,
         tx=make_optimizer(schedule, weight_decay=config.optimizer.weight_decay, clip_norm=config.optimizer.clip_norm),
     )
+
+
+def open_images(config: PretrainConfig, folder: pathlib.Path) -> tuple[CaptionedImages, CaptionedImages]:
+    """The images of the source and the labelled ones: a training part, and one for evaluation.
+
+    Args:
+      folder: see `sources.load_source`.
+    """
+    data = config.data
+    parts = [load_source(data, config.model.image_size, folder)] if data.source != "none" else []
+    if data.labelled.dataset:
+        parts.append(read_labelled(data.labelled, config.seed))
+    train_parts, held_out = zip(*parts, strict=True)
+    joined = CaptionedImages.joined
+    return functools.reduce(joined, train_parts), functools.reduce(joined, held_out)
 
 
 def _check_terms(config: PretrainConfig, data: CaptionedImages) -> None:
@@ -255,6 +334,8 @@ def clip_config(config: PretrainConfig, tokenizer: Tokenizer) -> ClipConfig:
 def first_state(run: Pretraining) -> TrainState:
     """A CLIP with random weights and a whitened patch embedding, the discarded head, and a fresh optimizer."""
     clip = initial_params(run.model.config, run.config.seed)
+    if run.config.model.initial == "mimetic":
+        clip["visual"] = mimetic(clip["visual"], run.model.config.vision, run.config.seed)
     vision, data = run.model.config.vision, run.config.data
     number = min(_WHITENED, len(run.train))
     images = evaluation.resized(run.train, range(number), vision.image_size)
@@ -264,27 +345,30 @@ def first_state(run: Pretraining) -> TrainState:
         vision.hidden_size,
         run.config.seed,
     )
+    guided = run.config.teacher.num_steps and run.config.loss.guidance
+    maps = teacher.num_maps(run.config.teacher.widths) if guided else 0
     params = {
         "clip": jax.device_put(clip),
-        "head": steps.init_head(run.model, len(run.train.statements)),
+        "head": steps.init_head(run.model, len(run.train.statements), maps, run.config.seed),
     }
     return TrainState(step=jnp.zeros((), jnp.int32), params=params, opt_state=run.tx.init(params))
 
 
-def _weights(run: Pretraining, *, alone: bool) -> steps.Weights:
+def _weights(run: Pretraining, *, alone: bool, taught: bool) -> steps.Weights:
     loss = run.config.loss
     terms = {"contrastive": loss.contrastive}
     if run.train.statements:
         others = {"statements": loss.statements, "local_statements": loss.local_statements}
         terms = {**({} if alone else {**terms, **others}), "attributes": loss.attributes}
+        terms |= {"guidance": loss.guidance} if taught else {}
     return {name: weight for name, weight in terms.items() if weight}
 
 
-def make_loop(run: Pretraining, hours: Callable[[], float]) -> Loop:
+def make_loop(run: Pretraining, hours: Callable[[], float], taught_by: teacher.Teacher | None = None) -> Loop:
     """The run as a `Loop` for `fit`; `hours` is the training time so far, over all starts of the run."""
     every = run.config.train
     update_by = {
-        alone: progress.announcing(_make_step(run, alone=alone), "compiling the training step")
+        alone: progress.announcing(_make_step(run, taught_by, alone=alone), "compiling the training step")
         for alone in (True, False)
     }
     alone_steps = run.config.loss.attributes_alone_steps if run.train.statements else 0
@@ -313,18 +397,24 @@ def make_loop(run: Pretraining, hours: Callable[[], float]) -> Loop:
             "statements",
             "local_statements",
             "attributes",
+            "guidance",
             "logit_scale",
         ),
         end_of_stage=alone_steps,
     )
 
 
-def _make_step(run: Pretraining, *, alone: bool) -> steps.Step:
+def _make_step(run: Pretraining, taught_by: teacher.Teacher | None, *, alone: bool) -> steps.Step:
     return steps.make_train_step(
         model=run.model,
         tx=run.tx,
-        weights=_weights(run, alone=alone),
-        top_k=run.config.loss.top_k,
+        terms=steps.Terms(
+            weights=_weights(run, alone=alone, taught=taught_by is not None),
+            top_k=run.config.loss.top_k,
+            groups=run.train.groups(),
+            teacher=taught_by,
+            taught=run.config.teacher.share,
+        ),
         mean=run.config.data.mean,
         std=run.config.data.std,
     )

@@ -24,7 +24,7 @@ def encode(texts):
     return [[SOS, *(100 if word == "w" else int(word[1:]) for word in text.split()), EOS] for text in texts]
 
 
-def make(*, noise=0.0, seed=0, batch_size=6, process=0, processes=1) -> batches.TrainBatches:
+def make(*, noise=0.0, seed=0, batch_size=6, process=0, processes=1, kept=16) -> batches.TrainBatches:
     rng = np.random.default_rng(9)
     data = CaptionedImages(
         images=rng.integers(0, 256, (NUMBER, 12, 12, 3)).astype(np.uint8),
@@ -45,6 +45,9 @@ def make(*, noise=0.0, seed=0, batch_size=6, process=0, processes=1) -> batches.
         fill=(1, 2, 3),
         token_noise=noise,
         vocab_size=VOCABULARY,
+        num_patches=16,
+        kept_patches=kept,
+        kept_until=2,
     )
 
 
@@ -131,3 +134,14 @@ def test_one_phrasing_of_each_statement_is_drawn_for_an_update():
         assert found == {tuple(ids) for ids in encode(own)}
     other = dataclasses.replace(texts, seed=1)
     assert any(not np.array_equal(other.draw(step)["ids"], drawn[step]["ids"]) for step in range(40))
+
+
+def test_the_first_steps_keep_other_patches_of_each_image():
+    made = make(kept=5)
+    first, second = made(0)["kept"], made(1)["kept"]
+    assert (first.shape, first.dtype) == ((6, 5), np.int32)
+    assert (np.diff(first) > 0).all()  # ascending, none twice
+    assert 0 <= first.min() <= first.max() < 16
+    assert len({tuple(row) for row in [*first.tolist(), *second.tolist()]}) == 12
+    assert "kept" not in {**made(2), **make()(0)}
+    np.testing.assert_array_equal(make(kept=5, process=1, processes=2)(0)["kept"], first[3:])

@@ -41,14 +41,31 @@ def test_the_same_caption_is_no_negative_and_the_own_one_stays():
 
 
 def test_statements_by_hand():
-    scores, truth = jnp.asarray([[0.5, -0.2]]), jnp.asarray([[1.0, 0.25]])
-    logits = 3.0 * np.array([0.5, -0.2]) - 1.0
+    logits, truth = np.array([0.5, -1.6], np.float32), jnp.asarray([[1.0, 0.25]])
     chance = 1 / (1 + np.exp(-logits))
     expected = -np.mean([np.log(chance[0]), 0.25 * np.log(chance[1]) + 0.75 * np.log(1 - chance[1])])
-    np.testing.assert_allclose(
-        losses.statements(scores, truth, jnp.float32(3.0), jnp.float32(-1.0)), [expected], rtol=1e-6
-    )
-    np.testing.assert_allclose(losses.attributes(jnp.asarray(logits[None], jnp.float32), truth), [expected], rtol=1e-6)
+    np.testing.assert_allclose(losses.statements(logits[None], truth), [expected], rtol=1e-6)
+    np.testing.assert_allclose(losses.probabilities(logits[None], ()), chance[None], rtol=1e-6)
+
+
+def test_of_a_group_one_statement_is_true():
+    """Statements 0 and 2 are a group; 1 stands alone; what a row does not know of a group does not count."""
+    logits = np.array([[1.0, 0.5, -1.0], [1.0, 0.5, -1.0]], np.float32)
+    truth = jnp.asarray([[0.75, 1.0, 0.25], [jnp.nan, 1.0, jnp.nan]])
+    chance = np.exp([1.0, -1.0]) / np.exp([1.0, -1.0]).sum()
+    group, alone = -(0.75 * np.log(chance[0]) + 0.25 * np.log(chance[1])), np.log1p(np.exp(-0.5))
+    expected = [(group + alone) / 2, alone]
+    np.testing.assert_allclose(losses.statements(logits, truth, [[0, 2]]), expected, rtol=1e-6)
+    chances = [chance[0], 1 / (1 + np.exp(-0.5)), chance[1]]
+    np.testing.assert_allclose(losses.probabilities(logits, [[0, 2]])[0], chances, rtol=1e-6)
+
+
+def test_guidance_compares_the_patches_that_are_left():
+    patches, maps = random(2, 2, 3), random(2, 4, 3, seed=1)
+    kept = np.array([[1, 3], [0, 2]])
+    expected = [np.mean((patches[i] - maps[i][kept[i]]) ** 2) for i in range(2)]
+    np.testing.assert_allclose(losses.guidance(patches, maps, jnp.asarray(kept)), expected, rtol=1e-6)
+    assert losses.guidance(maps, maps, None).tolist() == [0, 0]
 
 
 def test_what_is_not_known_does_not_count():
@@ -56,12 +73,10 @@ def test_what_is_not_known_does_not_count():
     truth = jnp.asarray([[1, nan, 0, nan], [nan] * 4, [0, 1, 1, 0]], jnp.float32)
 
     def loss(scores):
-        return losses.statements(scores, truth, jnp.float32(4.0), jnp.float32(0.5))
+        return losses.statements(4 * scores + 0.5, truth)
 
     def of_known(row, known):
-        return losses.statements(
-            scores[row : row + 1, known], truth[row : row + 1, known], jnp.float32(4), jnp.float32(0.5)
-        )
+        return losses.statements(4 * scores[row : row + 1, known] + 0.5, truth[row : row + 1, known])
 
     found = loss(scores)
     np.testing.assert_allclose(found[0], of_known(0, np.array([0, 2]))[0], rtol=1e-6)
@@ -90,10 +105,10 @@ def test_gradients_agree_with_finite_differences():
         return losses.contrastive(features, candidates, own, jnp.exp(log_scale), same)
 
     def local(patches, texts, scale, bias):
-        return losses.statements(losses.top_patch_scores(patches, texts, 2), truth, scale, bias)
+        return losses.statements(scale * losses.top_patch_scores(patches, texts, 2) + bias, truth)
 
     def attributes(logits):
-        return losses.attributes(logits, truth)
+        return losses.statements(logits, truth)
 
     for function, arguments in (
         (contrastive, (features, candidates, jnp.float32(1.0))),

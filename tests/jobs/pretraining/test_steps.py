@@ -34,10 +34,13 @@ class Encoder(nn.Module):
         self.words, self.text_projection = nn.Embed(100, 12), nn.Dense(20)
         self.logit_scale = self.param("logit_scale", lambda key: jnp.log(jnp.float32(20)))
 
-    def encode_image(self, images):
-        patches = self.image_projection(jnp.tanh(self.patches(images).reshape(-1, 16, 8)))
+    def encode_image(self, images, kept=None):
+        tokens = jnp.tanh(self.patches(images).reshape(-1, 16, 8))
+        if kept is not None:
+            tokens = jnp.take_along_axis(tokens, kept[:, :, None], axis=1)
+        patches = self.image_projection(tokens)
         image = jnp.mean(jnp.sin(patches), axis=1)
-        return image, {"image_features": image, "patch_features": patches}
+        return image, {"image_features": image, "patch_features": patches, "tokens": tokens}
 
     def encode_text(self, ids, ends):
         read = (jnp.arange(ids.shape[1]) <= ends[:, None])[:, :, None]
@@ -57,7 +60,7 @@ def weights(*terms) -> steps.Weights:
 
 def make_step(*terms, tx=TX):
     return steps.make_train_step(
-        model=MODEL, tx=tx, weights=weights(*terms), top_k=3, mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4)
+        model=MODEL, tx=tx, terms=steps.Terms(weights(*terms), top_k=3), mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4)
     )
 
 
@@ -76,7 +79,7 @@ def clip_params():
 
 
 def first_state(tx=TX, **clip) -> TrainState:
-    head = jax.tree.map(jnp.array, steps.init_head(MODEL, ATTRIBUTES))
+    head = jax.tree.map(jnp.array, steps.init_head(MODEL, ATTRIBUTES, 0, 0))
     head["kernel"] = 0.1 * jax.random.normal(jax.random.key(3), head["kernel"].shape)
     params = {"clip": jax.tree.map(jnp.array, {**clip_params(), **clip}), "head": head}
     return TrainState(step=jnp.zeros((), jnp.int32), params=params, opt_state=tx.init(params))

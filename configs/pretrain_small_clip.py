@@ -1,0 +1,25 @@
+"""Pre-training of `small-face-clip`, on drawn faces and on FERPlus' training photographs.
+
+    mpafer-jax clip pretrain --config=configs/pretrain_small_clip.py --workdir=runs/small_clip \\
+      --config.data.labelled.dir=/data/FERPlus
+"""
+
+from ml_collections import ConfigDict
+
+from mpafer_jax.jobs.pretraining.config import PretrainConfig
+
+
+def get_config() -> ConfigDict:
+    config = ConfigDict(PretrainConfig().model_dump())
+    config.model.image_size, config.model.patch_size = 48, 6
+    config.model.vision.num_layers, config.model.initial = 6, "mimetic"
+    config.data.images, config.data.held_out = 5256, 256
+    config.data.labelled.dataset = "ferplus"
+    config.data.labelled.label_rule = "distribution"
+    config.data.augment.crop_scale, config.data.augment.crop_ratio = (0.7, 1.0), (0.85, 1.18)
+    config.data.augment.brightness = config.data.augment.contrast = 0.3
+    config.train.kept_patches = 0.5
+    config.train.num_steps = 6000
+    config.loss.attributes_alone_steps = 4500
+    config.teacher.num_steps = 2000
+    return config.lock()
