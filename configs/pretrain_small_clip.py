@@ -15,11 +15,11 @@ def get_config() -> ConfigDict:
     config.model.vision.num_layers, config.model.initial = 6, "mimetic"
     config.data.images, config.data.held_out = 5256, 256
     config.data.labelled.dataset = "ferplus"
-    config.data.labelled.label_rule = "distribution"
+    config.data.labelled.label_rule = "majority_votes"
     config.data.augment.crop_scale, config.data.augment.crop_ratio = (0.7, 1.0), (0.85, 1.18)
     config.data.augment.brightness = config.data.augment.contrast = 0.3
-    config.train.kept_patches = 0.5
-    config.train.num_steps = 6000
-    config.loss.attributes_alone_steps = 4500
+    config.loss.guidance, config.loss.attributes_alone_steps = 5.0, 5400
+    config.optimizer.learning_rate = 3.0e-3
+    config.train.kept_patches, config.train.num_steps = 0.5, 6600
     config.teacher.num_steps = 2000
     return config.lock()

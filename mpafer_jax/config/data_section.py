@@ -184,7 +184,8 @@ class DataSection(ImagesSection):
     class_names: Annotated[tuple[str, ...], NO_PATH] = option(())
     """Classes to use, in this order, matched by name (synonyms count); empty: all of the dataset's, in its order."""
     label_rule: Text = option("owner")
-    """How votes become labels, FERPlus only: majority_labelcsv, majority_csv, argmax, distribution; else owner."""
+    """How votes become labels, FERPlus only: majority_labelcsv, majority_votes, majority_csv, argmax, distribution;
+    else owner."""
     align: Text = option("")
     """How faces are cropped, RAF-DB only: owner (as aligned by its owners), aligned_224 (a realigned copy), landmarks
     (from the whole images, by the five landmarks of its annotations); empty: as the files are, which must be one of

@@ -35,6 +35,8 @@ needs_ferplus = pytest.mark.skipif(
         # The ten columns count: 5 for happiness would win over the eight, and has only half of all.
         ((0, 5, 0, 0, 0, 0, 0, 0, 5, 0), "majority_labelcsv", -1, "no majority"),
         (UNKNOWN, "majority_labelcsv", -1, "unknown"),
+        (UNKNOWN, "majority_votes", -1, "unknown"),
+        (CLEAR, "majority_votes", 1, ""),
         (NO_FACE, "majority_labelcsv", -1, "not a face"),
         (HALF, "argmax", 0, ""),
         ((0, 2, 2, 0, 0, 0, 0, 0, 3, 3), "argmax", -1, "unknown"),
@@ -51,6 +53,12 @@ needs_ferplus = pytest.mark.skipif(
 def test_rules(counts: tuple[int, ...], rule: str, label: int, dropped: str) -> None:
     decision = ferplus.decide(counts, rule)
     assert (decision.label, decision.dropped) == (label, dropped)
+
+
+def test_the_rule_of_the_majority_may_keep_the_votes() -> None:
+    counts = (2, 5, 1, 0, 0, 0, 0, 0, 1, 0)  # single votes do not count
+    assert ferplus.decide(counts, "majority_votes").distribution == pytest.approx((2 / 7, 5 / 7, 0, 0, 0, 0, 0, 0))
+    assert ferplus.decide(counts, "majority_labelcsv").distribution is None
 
 
 def test_distribution_holds_the_shares_of_the_taken_emotions() -> None:

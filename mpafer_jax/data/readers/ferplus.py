@@ -5,13 +5,14 @@ make labels of votes (`label_rule`):
 
 * `majority_labelcsv`: the authors' "majority" on `label.csv`: single votes are set to 0, and the winner needs more than
   half of the rest, over all ten columns. Gives the literature's 28,236 (Training and PublicTest) / 3,137 (PrivateTest).
-* `majority_csv`: the same on `fer2013new.csv`.
+* `majority_votes`: the same images and labels, and as `label_distribution` the shares of the eight emotions' votes.
+* `majority_csv`: as the first, on `fer2013new.csv`.
 * `argmax`: argmax over all ten columns of `fer2013new.csv`.
 * `distribution`: the authors' "cross-entropy" on `label.csv`: single votes are set to 0, then the columns with most
   votes are taken, ties together, until they have 75% of the votes or three are taken. "unknown" and "not a face" stop
   this, and win only if they come first. `label_distribution` is the shares of the taken emotions, `label` its argmax.
 
-Images are dropped and counted if "unknown" or "not a face" wins, without a majority (both majority rules), or if the
+Images are dropped and counted if "unknown" or "not a face" wins, without a majority (the majority rules), or if the
 taken columns have at most half of the votes or are more than three (`distribution`).
 """
 
@@ -30,7 +31,7 @@ from mpafer_jax.data.records import Counts, ImageSource, LayoutError, Record, So
 from mpafer_jax.runtime.errors import DataError
 
 CLASS_NAMES = ("neutral", "happiness", "surprise", "sadness", "anger", "disgust", "fear", "contempt")
-LabelRule = Literal["majority_labelcsv", "majority_csv", "argmax", "distribution"]
+LabelRule = Literal["majority_labelcsv", "majority_votes", "majority_csv", "argmax", "distribution"]
 _COLUMNS = (*CLASS_NAMES, "unknown", "NF")
 _REASONS = {8: "unknown", 9: "not a face"}
 _FOLDERS = {"train": "FER2013Train", "validation": "FER2013Valid", "test": "FER2013Test"}
@@ -66,9 +67,13 @@ def decide(counts: Sequence[int], rule: LabelRule) -> Decision:
     kept = [0 if votes <= 1 else votes for votes in counts]
     if rule == "distribution":
         return _distribution(kept)
-    if rule not in ("majority_labelcsv", "majority_csv"):
+    if rule not in ("majority_labelcsv", "majority_votes", "majority_csv"):
         raise ValueError(f"no label rule of FERPlus: {rule!r}")
-    return _winner(kept) if max(kept) > 0.5 * sum(kept) else Decision(dropped="no majority")
+    winner = _winner(kept) if max(kept) > 0.5 * sum(kept) else Decision(dropped="no majority")
+    if rule != "majority_votes" or winner.dropped:
+        return winner
+    votes = kept[: len(CLASS_NAMES)]
+    return dataclasses.replace(winner, distribution=tuple(number / sum(votes) for number in votes))
 
 
 def _winner(counts: Sequence[int]) -> Decision:
@@ -122,7 +127,7 @@ def read(directory: Path, rule: LabelRule) -> SourceIndex:
     """
     base = directory / "data" if (directory / "data" / _FOLDERS["train"]).is_dir() else directory
     table = read_votes_csv(directory / _VOTES_CSV) if (directory / _VOTES_CSV).is_file() else {}
-    from_label_csv = rule in ("majority_labelcsv", "distribution")
+    from_label_csv = rule in ("majority_labelcsv", "majority_votes", "distribution")
     votes_of = _read_label_csvs(base) if from_label_csv else table
     pixels = _pixel_rows(directory / _PIXELS_CSV) if (directory / _PIXELS_CSV).is_file() else {}
     dropped: Counts = {}

@@ -79,7 +79,7 @@ class LabelledSection(FrozenModel):
     dir: Folder = option("", role="free")
     """Folder in the owner's layout."""
     label_rule: Text = option("owner")
-    """How votes become labels: distribution keeps them."""
+    """How votes become labels, as in data.label_rule of a training: majority_votes and distribution keep the votes."""
     bank: NamedPath = option("expressions")
     """Description bank."""
     held_out_fraction: Fraction = option(0.1)

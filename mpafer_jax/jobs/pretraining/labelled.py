@@ -1,8 +1,9 @@
 """Captioned images made of a labelled dataset: its labels, or votes, and a description bank say what is seen.
 
-A caption names parts of the face in the bank's wordings and never a class. For each part a class is drawn by the votes,
-and the share of its votes says how plainly the part is described. The statements are the bank's texts, of which, for
-the whole face and for each part, exactly one class's is true: its truth is the share of the class's votes.
+A caption describes the whole face, or up to three parts of it, in the bank's wordings, and never names a class. For
+each part a class is drawn by the votes, and the share of its votes says how plainly the part is described. The
+statements are the bank's texts, of which, for the whole face and for each part, exactly one class's is true: its truth
+is the share of the class's votes.
 """
 
 from __future__ import annotations
@@ -31,6 +32,8 @@ _DEGREES: tuple[tuple[float, tuple[str, ...]], ...] = (
     (0.35, ("{} to some degree", "more or less {}")),
     (0.0, ("a hint of {}", "a trace of {}")),
 )
+_WHOLE: Granularity = "holistic"
+_WHOLE_FACES = 0.3  # share of the captions that describe the whole face
 _MOST_PARTS = 3
 
 Wordings = Mapping[Granularity, Sequence[Sequence[str]]]
@@ -103,18 +106,20 @@ def wordings(class_names: Sequence[str], bank: Bank) -> Wordings:
 def caption_all(votes: npt.NDArray[np.floating], parts: Wordings, seed: tuple[int, int]) -> tuple[str, ...]:
     """`CAPTIONS_PER_IMAGE` random captions of an image with shares of votes [C]."""
     rng = np.random.default_rng(seed)
-    return tuple(_caption(votes, list(parts.values()), rng) for _ in range(CAPTIONS_PER_IMAGE))
+    return tuple(_caption(votes, parts, rng) for _ in range(CAPTIONS_PER_IMAGE))
 
 
-def _caption(
-    votes: npt.NDArray[np.floating], parts: Sequence[Sequence[Sequence[str]]], rng: np.random.Generator
-) -> str:
-    number = int(rng.integers(1, 1 + min(_MOST_PARTS, len(parts))))
+def _caption(votes: npt.NDArray[np.floating], parts: Wordings, rng: np.random.Generator) -> str:
+    chosen: list[Granularity] = [part for part in parts if part == _WHOLE]
+    regions = [part for part in parts if part != _WHOLE]
+    if regions and not (chosen and rng.random() < _WHOLE_FACES):
+        number = int(rng.integers(1, 1 + min(_MOST_PARTS, len(regions))))
+        chosen = [regions[int(position)] for position in rng.permutation(len(regions))[:number]]
     phrases: list[str] = []
-    for position in map(int, rng.permutation(len(parts))[:number]):
+    for part in chosen:
         label = int(rng.choice(len(votes), p=votes / votes.sum()))
         forms = next(forms for least, forms in _DEGREES if votes[label] >= least)
-        phrases.append(_pick(forms, rng).format(_pick(parts[position][label], rng)))
+        phrases.append(_pick(forms, rng).format(_pick(parts[part][label], rng)))
     listed = ", ".join(phrases[:-1]) + ", and " + phrases[-1] if phrases[1:] else phrases[0]
     return f"{_pick(_OPENINGS, rng)} with {listed}"
 
