@@ -110,9 +110,9 @@ def caption_all(votes: npt.NDArray[np.floating], parts: Wordings, seed: tuple[in
 
 
 def _caption(votes: npt.NDArray[np.floating], parts: Wordings, rng: np.random.Generator) -> str:
-    chosen: list[Granularity] = [part for part in parts if part == _WHOLE]
-    regions = [part for part in parts if part != _WHOLE]
-    if regions and not (chosen and rng.random() < _WHOLE_FACES):
+    chosen: list[Granularity] = [_WHOLE]
+    regions: list[Granularity] = [part for part in parts if part != _WHOLE]
+    if regions and not (_WHOLE in parts and rng.random() < _WHOLE_FACES):
         number = int(rng.integers(1, 1 + min(_MOST_PARTS, len(regions))))
         chosen = [regions[int(position)] for position in rng.permutation(len(regions))[:number]]
     phrases: list[str] = []
