@@ -42,12 +42,13 @@ def init_head(clip: CLIP, num_attributes: int, num_maps: int, seed: int) -> dict
     patches, width = clip.config.vision.num_patches, clip.config.projection_dim
     if num_attributes:
         # Initial logits of about -2: most statements are false of most images.
-        cosines = jnp.asarray([jnp.log(10.0), -2.0], jnp.float32)
+        scale_and_bias = np.array([np.log(10.0), -2.0], np.float32)
         head = {
             "kernel": jnp.zeros((patches, width, num_attributes), jnp.float32),
             "bias": jnp.zeros(num_attributes, jnp.float32),
-            "statements": cosines,
-            "local_statements": cosines,
+            # Two arrays: a step is given the state's buffers, and none twice.
+            "statements": jnp.array(scale_and_bias),
+            "local_statements": jnp.array(scale_and_bias),
         }
     if num_maps:
         noise = np.random.default_rng(seed).standard_normal((clip.config.vision.hidden_size, num_maps), np.float32)
