@@ -217,7 +217,7 @@ class DataSection(ImagesSection):
     """Seed of splitting off; apart from `seed`, so that runs of several seeds share their splits."""
     near_duplicates_together: bool = option(False, "ours: off")
     """Splitting off keeps near-duplicates (docs/datasets.md) on one side, as it always does identical images; they are
-    searched once."""
+    searched for once."""
     train_per_class: Count = option(0, "few-shot experiments", role="training")
     """Training images of each class, drawn by few_shot_seed; 0 for all."""
     few_shot_seed: Count = option(0, "ours", role="seed")

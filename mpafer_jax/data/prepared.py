@@ -5,6 +5,7 @@
       examples.npz     per split: labels, label distributions, names, pixel hashes; of clips also the number of frames
                        and the frames' pixel hashes
       summary.json     class names, counts of what was dropped or skipped, label rule
+      near_duplicates-*.npy   by split: a number for each example, equal for near-duplicates, once asked for
 
 The fingerprint covers labels, names and image sizes: a changed source is prepared in a new folder, and old ones may be
 deleted. A record is an image, or a frame of a clip; the frames of a clip follow one another. TFDS writes into a

@@ -13,7 +13,7 @@ NAMES = [
     *("affectnet7", "affectnet8", "ckplus", "clips", "dfew", "expw", "fer2013", "ferplus", "ferv39k", "folder"),
     *("jaffe", "kdef", "list", "mafw", "parquet", "quickstart", "rafd", "rafdb_compound", "sample", "sfew"),
 ]
-PRETRAINING = "pretrain_tiny_clip"
+PRETRAINING = ("pretrain_tiny_clip", "pretrain_small_clip")
 CLIPS = ["vit_b32", "vit_l14", "vit_l14_336", "tiny_clip"]
 METHODS = ["coop", "vpt_deep", "ivlp", "kgcoop", "maple"]
 SINGLE = [*CLIPS, "bf16", "no_validation", "whole", "runlocal", *METHODS]

@@ -36,7 +36,7 @@ def changed_by_arguments(name: str) -> dict:
 
 def test_all_files_and_arguments_are_covered():
     files = {path.stem for path in cases.FOLDER.glob("*.py")} - {"__init__", "common"}
-    assert files == {*cases.NAMES, cases.PRETRAINING}
+    assert files == {*cases.NAMES, *cases.PRETRAINING}
     with pytest.raises(ValueError, match=f"known are {', '.join(cases.SINGLE)}$"):
         common.apply_arguments(common.get_common(), "no such argument at all")
 
@@ -66,5 +66,9 @@ def test_arguments():
 
 
 def test_pretraining():
-    values = importlib.import_module(f"configs.{cases.PRETRAINING}").get_config()
-    store.check("configs/5 pretrain_tiny_clip", flat(PretrainConfig.from_config_dict(values)))
+    tiny, small = (
+        flat(PretrainConfig.from_config_dict(importlib.import_module(f"configs.{name}").get_config()))
+        for name in cases.PRETRAINING
+    )
+    store.check("configs/5 pretrain_tiny_clip", tiny)
+    store.check("configs/6 pretrain_small_clip, by its difference to it", difference(small, tiny))

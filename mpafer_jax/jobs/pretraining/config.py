@@ -49,8 +49,8 @@ class ModelSection(FrozenModel):
     vision: TowerSection = TowerSection()
     text: TowerSection = TowerSection(hidden_size=96, num_layers=3)
     initial: Literal["normal", "mimetic"] = option("normal")
-    """Random weights of the image tower's attention and positions: normal (OpenAI's), or mimetic (Trockman and Kolter,
-    2023), as trained ones look."""
+    """First weights of the image tower's attention and positions: normal (OpenAI's), or mimetic, like those of trained
+    towers (Trockman and Kolter, 2023)."""
     projection_dim: PositiveCount = option(64)
     """D, size of the joint space."""
     image_size: PositiveCount = option(96)
@@ -72,7 +72,8 @@ class ModelSection(FrozenModel):
 
 
 class LabelledSection(FrozenModel):
-    """Images of a dataset of docs/datasets.md, with captions made of their labels or votes and a description bank."""
+    """Images of a dataset of docs/datasets.md, beside those of data.source; captions are made of their labels or votes
+    and a description bank."""
 
     dataset: Text = option("")
     """Name, as ferplus; empty: none."""
@@ -81,19 +82,19 @@ class LabelledSection(FrozenModel):
     label_rule: Text = option("owner")
     """How votes become labels, as in data.label_rule of a training: majority_votes and distribution keep the votes."""
     bank: NamedPath = option("expressions")
-    """Description bank."""
+    """Description bank that captions and statements are made of, by name or path."""
     held_out_fraction: Fraction = option(0.1)
-    """Share of train that is held out, class by class, with near-duplicates on one side."""
+    """Share of each class of train that training never sees; near-duplicates are on one side."""
     split_seed: Count = option(0)
-    """Seed of that."""
+    """Seed of what is held out."""
 
 
 class DataSection(ImagesSection):
     """Images with captions."""
 
     source: Literal["synthface", "folder", "tfds", "none"] = option("synthface")
-    """synthface (drawn here), folder (images and metadata.jsonl), tfds (prepared as array_record), or none, where
-    there are labelled images."""
+    """synthface (drawn here), folder (images and metadata.jsonl), tfds (prepared as array_record), or none
+    (data.labelled alone)."""
     dir: Folder = option("", role="free")
     """synthface: where drawn faces are stored (empty: 'images' in the workdir). folder: which. tfds: its data_dir."""
     name: Text = option("")
@@ -103,7 +104,7 @@ class DataSection(ImagesSection):
     text_feature: Text = option("caption")
     """tfds: name of the feature with the caption or captions."""
     held_out: PositiveCount = option(1024)
-    """Images at the end that training never sees; retrieval and statements are measured on them."""
+    """Images at the end of the source that training never sees; retrieval and statements are measured on them."""
     images: Count = option(40000)
     """synthface: images in all, held-out ones included."""
     styles: Annotated[tuple[str, ...], NO_PATH] = option(("colour", "paint", "grey"))
@@ -126,10 +127,10 @@ class LossSection(FrozenModel):
     attributes: NonNegative = option(5.0)
     """The same by a linear reading of all patches, which is thrown away at the end."""
     guidance: NonNegative = option(1.0)
-    """Weight of the difference between patches, mapped linearly, and the teacher's maps; without a teacher not
-    computed."""
+    """Weight of the squared difference between the last layer's patches, mapped linearly, and the teacher's maps;
+    without a teacher not computed."""
     attributes_alone_steps: Count = option(500)
-    """First stage: so many first updates have the attributes alone, and the guidance."""
+    """First stage: so many first updates have the attributes and the guidance alone."""
     top_k: PositiveCount = option(4)
     """k of the local statements."""
     token_noise: Fraction = option(0.05)
@@ -180,7 +181,8 @@ class TrainSection(IntervalsSection):
     num_steps: PositiveCount = option(5000)
     """Updates in all."""
     kept_patches: Annotated[float, Field(gt=0, le=1)] = option(1.0)
-    """First stage: share of an image's patches, drawn anew each time, that are encoded (FLIP): less time an update."""
+    """First stage (loss.attributes_alone_steps): share of an image's patches, drawn anew each time, that are encoded
+    (FLIP), which saves time."""
 
 
 class PretrainConfig(FrozenModel):

@@ -53,8 +53,11 @@ def mimetic(visual: Params, config: VisionConfig, seed: int) -> Params:
     about 0.4 Z - 0.4 I, with random Z; positions are sinusoids, so that those like a patch are its neighbours.
 
     Args:
-      visual: parameters of the tower, nested; those of other parts are kept.
+      visual: parameters of the tower, nested.
       seed: of Z.
+
+    Returns:
+      A copy of `visual` with other kernels of attention and other positions, but for CLS.
     """
     rng = np.random.default_rng(seed)
     width, heads = config.hidden_size, config.num_heads
@@ -74,7 +77,10 @@ def mimetic(visual: Params, config: VisionConfig, seed: int) -> Params:
 
 
 def _factors(rng: np.random.Generator, width: int, noise: float, identity: float) -> tuple[Array, Array]:
-    """[W, W] twice: A and B with A B^T = noise Z + identity I for a normal Z of variance 1 / W, best column first."""
+    """[W, W] twice: A and B with A B^T = noise Z + identity I, Z normal with variance 1 / W, by singular values.
+
+    Their first k columns give the best approximation of rank k.
+    """
     product = noise * rng.standard_normal((width, width)) / np.sqrt(width) + identity * np.eye(width)
     left, values, right = np.linalg.svd(product)
     root = np.sqrt(values)
@@ -82,7 +88,7 @@ def _factors(rng: np.random.Generator, width: int, noise: float, identity: float
 
 
 def _sinusoids(config: VisionConfig) -> Array:
-    """float32[N, W]: sines and cosines of row and column, from a wavelength of 4 patches on to 30 times that."""
+    """float32[N, W]: sines and cosines of row and column, of wavelengths from 4 patches to nearly 30 times as many."""
     side, number = config.image_size // config.patch_size, config.hidden_size // 4
     frequencies = 1.5 * 30.0 ** (-np.arange(number) / number)
     rows, columns = (axis.reshape(-1, 1) * frequencies for axis in np.mgrid[:side, :side])

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import re
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -22,7 +23,7 @@ from mpafer_jax.data.splits import EncodedImages, Split, load_dataset
 from mpafer_jax.jobs.pretraining.config import LabelledSection
 from mpafer_jax.jobs.pretraining.sources import CaptionedImages, Statement
 from mpafer_jax.method.hard_prompts.bank import GRANULARITIES, Bank, load_bank
-from mpafer_jax.runtime.errors import DataError
+from mpafer_jax.runtime.errors import ConfigError, DataError
 
 CAPTIONS_PER_IMAGE = 4
 _OPENINGS = ("a photo of a face", "a photo of a person", "a grey photo of a face", "a portrait of a person", "a face")
@@ -58,9 +59,11 @@ def read_labelled(section: LabelledSection, seed: int) -> tuple[CaptionedImages,
       seed: of the captions.
 
     Raises:
+      ConfigError: a field does not go with the dataset.
       DataError: see `splits.load_dataset`.
-      PromptError: the bank lacks a class.
+      PromptError: the bank is missing, or lacks a class.
     """
+    bank = load_bank(section.bank)
     data = DataSection(
         dataset=section.dataset,
         dir=section.dir,
@@ -71,10 +74,13 @@ def read_labelled(section: LabelledSection, seed: int) -> tuple[CaptionedImages,
         test_split="",
         cache_decoded=True,
     )
-    dataset = load_dataset(data)
+    try:
+        dataset = load_dataset(data)
+    except (ConfigError, DataError) as error:
+        message = re.sub(r"config\.data\.(?=dataset|dir|label_rule)", "config.data.labelled.", str(error))
+        raise type(error)(message) from error
     if dataset.validation is None:
         raise DataError("config.data.labelled.held_out_fraction is 0; nothing would be left to evaluate on")
-    bank = load_bank(section.bank)
     return _captioned(dataset.train, bank, seed), _captioned(dataset.validation, bank, seed)
 
 

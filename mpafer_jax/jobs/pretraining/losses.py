@@ -58,7 +58,7 @@ def statements(logits: jax.Array, truth: jax.Array, groups: Groups = ()) -> jax.
 
 
 def probabilities(logits: jax.Array, groups: Groups) -> jax.Array:
-    """[B, A]: the truth that `statements` would find most likely, for logits [B, A]."""
+    """[B, A]: how likely each statement is true by the logits [B, A] of `statements`; those of a group sum to 1."""
     chances = jax.nn.sigmoid(logits)
     for group in map(np.array, groups):
         chances = chances.at[:, group].set(jax.nn.softmax(logits[:, group]))

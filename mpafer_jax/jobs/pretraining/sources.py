@@ -170,6 +170,7 @@ def load_source(data: DataSection, image_size: int, folder: Path) -> tuple[Capti
     """Opens the configured images: a training part, and the last `data.held_out` for evaluation.
 
     Args:
+      data: with a source other than "none".
       image_size: side in pixels of drawn faces; others are resized when read.
       folder: for drawn faces if `data.dir` is empty.
     """

@@ -138,7 +138,7 @@ def _run(run: Pretraining, taught_by: teacher.Teacher | None, notice: preemption
 
 
 def train_teacher(run: Pretraining, notice: preemption.Notice) -> teacher.Teacher:
-    """Trains the teacher in `<workdir>/teacher`, or takes the one that is there."""
+    """Trains the teacher in `<workdir>/teacher`, from its last checkpoint on if there is one."""
     config, data, section = run.config, run.config.data, run.config.teacher
     vision, groups = run.model.config.vision, run.train.groups()
     workdir = run.workdir / TEACHER_FOLDER
@@ -187,6 +187,8 @@ def train_teacher(run: Pretraining, notice: preemption.Notice) -> teacher.Teache
     try:
         state = TrainState(step=jnp.zeros((), jnp.int32), params=variables, opt_state=tx.init(variables["params"]))
         state = saved.restore_latest(devices.replicate(state), run.description) or devices.replicate(state)
+        if distributed.is_first():
+            workdir_lib.claim(run.workdir, config)
         state = fit(loop, state, saved, notice)
     finally:
         saved.close()
@@ -259,7 +261,7 @@ def prepare(config: PretrainConfig, workdir: pathlib.Path) -> Pretraining:
 
 
 def open_images(config: PretrainConfig, folder: pathlib.Path) -> tuple[CaptionedImages, CaptionedImages]:
-    """The images of the source and the labelled ones: a training part, and one for evaluation.
+    """The images of the source and then the labelled ones: a training part, and one for evaluation.
 
     Args:
       folder: see `sources.load_source`.
@@ -276,6 +278,11 @@ def open_images(config: PretrainConfig, folder: pathlib.Path) -> tuple[Captioned
 def _check_terms(config: PretrainConfig, data: CaptionedImages) -> None:
     if data.statements:
         return
+    if config.teacher.num_steps:
+        raise ConfigError(
+            f"config.teacher.num_steps is {config.teacher.num_steps} and the images come without attributes, which are "
+            "what a teacher learns; set it to 0, or give the images attributes"
+        )
     if not config.loss.contrastive:
         raise ConfigError(
             "config.loss.contrastive is 0 and the images come without attributes, so that nothing would be trained; "
