@@ -118,6 +118,9 @@ IMPOSSIBLE_IN_PRETRAINING = [
         "every weight is 0",
     ),
     ({"data.source": "photos"}, r"config\.data\.source: "),
+    ({"data.source": "none"}, r"data\.source is none and data\.labelled\.dataset is empty"),
+    ({"teacher.widths": ()}, r"config\.teacher: .*widths is empty; give the channels of at least one stage"),
+    ({"train.kept_patches": 0.0}, r"config\.train\.kept_patches: .*greater than 0"),
     ({"train.num_steps": 0}, r"config\.train\.num_steps: .*greater than or equal to 1"),
 ]
 

@@ -63,6 +63,16 @@ def test_other_faces_are_none(faces):
     assert pairs_of(faces) == []
 
 
+def test_groups_join_chains_and_leave_others_alone(faces):
+    copies = [mirrored(faces[2]), CHANGES["darker"](mirrored(faces[2])), CHANGES["grey"](faces[7])]
+    thumbnails = np.stack([near_duplicates.thumbnail(image) for image in [*faces, *copies]])
+    groups = near_duplicates.groups(thumbnails).tolist()
+    assert groups[2] == groups[NUMBER] == groups[NUMBER + 1]
+    assert groups[7] == groups[NUMBER + 2]
+    assert len(set(groups)) == NUMBER
+    assert len(set(near_duplicates.groups(thumbnails[:NUMBER]).tolist())) == NUMBER
+
+
 def test_two_images_are_enough(faces):
     (pair,) = pairs_of([faces[0], encoded_again(mirrored(faces[0]))])
     assert (pair.first, pair.second, pair.mirrored) == (0, 1, True)

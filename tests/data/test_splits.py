@@ -3,6 +3,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image, ImageEnhance, ImageOps
 
 from mpafer_jax.data import splits
 from mpafer_jax.data.split_groups import draw_per_class, join_groups, split_off, split_off_groups
@@ -262,3 +263,30 @@ def test_every_owners_layout_reads_in_a_place_with_brackets(tmp_path: Path) -> N
         assert len(load_dataset(layouts.section(dataset, place / folder)).train) in (1, 2)
     for dataset in ("jaffe", "sfew"):
         assert len(load_dataset(layouts.section(dataset, place / dataset)).train) == 1
+
+
+def test_near_duplicates_are_on_one_side_if_asked_for(tmp_path: Path) -> None:
+    layouts.write_folders(tmp_path, {"happy": 12, "sad": 12})
+    for name in ("happy", "sad"):
+        for number in range(0, 12, 2):
+            original = Image.open(tmp_path / name / f"{number:03d}.png").resize((48, 48))
+            changed = ImageOps.mirror(original) if number % 4 else ImageEnhance.Brightness(original).enhance(0.7)
+            changed.save(tmp_path / name / f"{number:03d}_copy.png")
+
+    def separated(seed: int, **changes: bool) -> int:
+        """Copies that are not on the side of their original."""
+        dataset = load_dataset(
+            layouts.section("folder", tmp_path, validation_fraction=0.2, test_fraction=0.2, split_seed=seed, **changes)
+        )
+        parts = [set(split.names.tolist()) for split in (dataset.train, *dataset.held_out)]
+        assert [len(part) for part in parts[1:]] == pytest.approx([8, 8], abs=2)
+        copies = [name for part in parts for name in part if "copy" in name]
+        assert len(copies) == 12
+        assert ("near-duplicates are on one side" in dataset.description) == bool(changes)
+        return sum(not any({name, name.replace("_copy", "")} <= part for part in parts) for name in copies)
+
+    assert [separated(seed, near_duplicates_together=True) for seed in range(5)] == [0] * 5
+    assert all(separated(seed) for seed in range(5))
+    (stored,) = tmp_path.rglob("near_duplicates-*.npy")
+    np.save(stored, np.arange(36, dtype=np.int32), allow_pickle=False)  # no pairs: it is read, not searched for again
+    assert all(separated(seed, near_duplicates_together=True) for seed in range(5))

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from mpafer_jax.jobs.pretraining.evaluation import mean_auc, retrieval
+from mpafer_jax.jobs.pretraining.evaluation import mean_auc, recalls, retrieval
 
 
 def auc(scores, truth):
@@ -55,3 +55,23 @@ def test_retrieval_takes_a_caption_that_images_share_for_each_ones_own():
     # The second caption of the first two images is the first of the others.
     assert retrieval(features, features[::-1], [("sad", "glad")] * 2 + [("glad",)] * 2, 256) == 1 / 2
     assert retrieval(features, features, [("a",), ("b",), ("c",), ("c",)], 2) == 3 / 4  # argmax takes the first of two
+
+
+def test_recalls_by_hand():
+    """Columns 0 and 2 are the first group, 3 and 1 the second, in the order of the same two classes."""
+    truth = np.array(
+        [[0.9, 0.1, 0.1, 0.9], [0.6, 0.4, 0.4, 0.6], [0.8, 0.2, 0.2, 0.8], [0, 1, 1, 0], [np.nan] * 4], np.float32
+    )
+    scores = np.array(
+        [
+            [1, 0, 0, 1],  # the first class, which is right
+            [0, 0, 1, 3],  # by the mean of both groups the first, right
+            [0, 2, 1, 0],  # the second, wrong
+            [0, 1, 0, 0],  # the second, right
+            [0, 9, 9, 0],  # not known
+        ],
+        np.float32,
+    )
+    assert recalls(scores, truth, [[0, 2], [3, 1]]) == {"war": 3 / 4, "uar": pytest.approx((2 / 3 + 1) / 2)}
+    # A class without images does not count.
+    assert recalls(scores[:3], truth[:3], [[0, 2], [3, 1]]) == pytest.approx({"war": 2 / 3, "uar": 2 / 3})

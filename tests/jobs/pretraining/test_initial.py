@@ -1,4 +1,6 @@
-"""First weights: OpenAI's standard deviations, and a whitened patch embedding."""
+"""First weights: OpenAI's standard deviations, attention as if trained, and a whitened patch embedding."""
+
+import dataclasses
 
 import jax
 import numpy as np
@@ -6,7 +8,7 @@ import pytest
 
 from mpafer_jax.backbones.clip.model import ClipConfig, TextConfig, VisionConfig
 from mpafer_jax.backbones.clip.rules import flatten, param_shapes
-from mpafer_jax.jobs.pretraining.initial import initial_params, whiten_patches
+from mpafer_jax.jobs.pretraining.initial import initial_params, mimetic, whiten_patches
 
 CONFIG = ClipConfig(
     vision=VisionConfig(96, 384, 3, 4, 48, 8, "quick_gelu", 1e-5),
@@ -40,6 +42,58 @@ def test_standard_deviations_are_openais():
             assert value.std() == pytest.approx((8 * 8 * 3) ** -0.5, rel=0.05), path
             checked.add(module)
     assert checked >= {"q_proj", "k_proj", "v_proj", "projection", "out_proj", "fc2", "fc1", "patch_embedding"}
+
+
+def correlation(a, b):
+    return float((a * b).sum() / np.linalg.norm(a) / np.linalg.norm(b))
+
+
+def test_mimetic_attention_looks_for_the_like():
+    """Of four heads W_q W_k^T has a quarter of the rank; of a single one it is 0.7 Z + 0.7 I itself."""
+    before, identity = initial_params(CONFIG, seed=0)["visual"], np.eye(96)
+    tower = mimetic(before, CONFIG.vision, seed=1)
+    whole = mimetic(before, dataclasses.replace(CONFIG.vision, num_heads=1), seed=1)["blocks"]["attn"]
+    attention = tower["blocks"]["attn"]
+    for layer in range(3):
+        for head in np.split(np.arange(96), 4):
+            products = [
+                tree["q_proj"]["kernel"][layer][:, head] @ tree["k_proj"]["kernel"][layer][:, head].T
+                for tree in (attention, before["blocks"]["attn"])
+            ]
+            assert np.linalg.matrix_rank(products[0], tol=1e-3) == 24
+            assert correlation(products[0], identity) > 0.35
+            assert abs(correlation(products[1], identity)) < 0.1
+        for product, noise, diagonal in (
+            (whole["q_proj"]["kernel"][layer] @ whole["k_proj"]["kernel"][layer].T, 0.7, 0.7),
+            (attention["v_proj"]["kernel"][layer] @ attention["out_proj"]["kernel"][layer], 0.4, -0.4),
+        ):
+            random = (product - diagonal * identity) / noise * np.sqrt(96)
+            assert random.mean() == pytest.approx(0, abs=0.03)
+            assert random.std() == pytest.approx(1, rel=0.03)
+            assert np.diag(random).mean() == pytest.approx(0, abs=0.35)  # 3.4 standard deviations
+
+
+def test_mimetic_positions_are_like_those_of_neighbours_and_all_else_stays():
+    before = initial_params(CONFIG, seed=0)["visual"]
+    copy = jax.tree.map(np.copy, before)
+    after = mimetic(before, CONFIG.vision, seed=1)
+    positions = after["position_embedding"]
+    assert (positions.shape, positions.dtype) == ((37, 96), np.float32)
+    np.testing.assert_array_equal(positions[0], before["position_embedding"][0])  # CLS
+    places = np.stack(np.divmod(np.arange(36), 6), axis=1)
+    steps = np.abs(places[:, None] - places).sum(axis=-1)
+    distances = np.linalg.norm(positions[1:, None] - positions[1:], axis=-1)
+    assert distances[steps == 1].max() < distances[steps > 1].min()
+    changed = {
+        "position_embedding",
+        *(f"blocks/attn/{name}/kernel" for name in ("q_proj", "k_proj", "v_proj", "out_proj")),
+    }
+    one, other = flatten(before), flatten(after)
+    assert {path: np.shape(value) for path, value in one.items()} == {path: np.shape(other[path]) for path in other}
+    assert {path for path in one if not np.array_equal(one[path], other[path])} == changed
+    assert {np.asarray(other[path]).dtype for path in changed} == {np.dtype(np.float32)}
+    for path, value in flatten(copy).items():
+        np.testing.assert_array_equal(value, one[path], err_msg=path)  # the argument is not changed
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +138,10 @@ def test_a_narrow_embedding_keeps_the_largest_components_and_a_wide_one_all(imag
 
 
 def test_equal_seeds_alone_give_equal_numbers(images):
-    for make in (lambda seed: whiten_patches(images, 4, 48, seed), lambda seed: initial_params(CONFIG, seed)):
+    def tower(seed):
+        return mimetic(initial_params(CONFIG, 0)["visual"], CONFIG.vision, seed)
+
+    for make in (lambda seed: whiten_patches(images, 4, 48, seed), lambda seed: initial_params(CONFIG, seed), tower):
         one, same, other = (jax.tree.leaves(make(seed)) for seed in (3, 3, 4))
         for a, b in zip(one, same, strict=True):
             np.testing.assert_array_equal(a, b)

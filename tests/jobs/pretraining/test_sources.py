@@ -104,6 +104,33 @@ def test_the_last_images_are_held_out(tmp_path):
             sources.load_source(section(folder, held_out=number), 16, tmp_path)
 
 
+def test_joined_sources_do_not_know_of_each_others_statements():
+    one, other = (
+        sources.CaptionedImages(
+            images=np.full((number, 4, 4, 3), 9 * number, np.uint8),
+            captions=[(f"{number} {i}",) for i in range(number)],
+            statements=tuple(sources.Statement((name,), (name,), group) for name, group in statements),
+            truth=np.full((number, len(statements)), 1 / number, np.float32),
+            fingerprint=str(number),
+        )
+        for number, statements in ((3, [("a", ""), ("b", "")]), (2, [("c", "x"), ("d", "y"), ("e", "x"), ("f", "")]))
+    )
+    both = one.joined(other)
+    assert len(both) == len(both.images) == 5
+    assert [int(both.images[i][0, 0, 0]) for i in range(5)] == [27, 27, 27, 18, 18]
+    assert list(both.captions) == [*one.captions, *other.captions]
+    assert [statement.phrasings[0] for statement in both.statements] == list("abcdef")
+    assert both.groups() == [[2, 4], [3]]
+    assert one.groups() == []
+    np.testing.assert_array_equal(both.truth[:3, :2], one.truth)
+    np.testing.assert_array_equal(both.truth[3:, 2:], other.truth)
+    assert np.isnan(both.truth[:3, 2:]).all()
+    assert np.isnan(both.truth[3:, :2]).all()
+    assert len({data.fingerprint for data in (one, other, both, other.joined(one))}) == 4
+    assert one.joined(other).fingerprint == both.fingerprint
+    np.testing.assert_array_equal(both.cut(2, 4).images[1], other.images[0])
+
+
 def image(index):
     stream = io.BytesIO()
     Image.fromarray(np.full((10, 12, 3), 20 * index, np.uint8)).save(stream, "PNG")

@@ -11,6 +11,7 @@ from PIL import Image
 
 from configs import pretrain_tiny_clip
 from mpafer_jax.jobs.pretraining.config import PretrainConfig
+from tests.data import layouts
 from tests.jobs import runs
 
 COLOURS = {"red": (200, 40, 40), "green": (40, 180, 60), "blue": (40, 60, 200), "grey": (128, 128, 128)}
@@ -35,6 +36,14 @@ CHANGES = {
     "train.checkpoint_every": 2,
     "train.keep": 20,
 }
+TAUGHT = {  # with a teacher
+    "model.initial": "mimetic",
+    "model.max_position_embeddings": 48,
+    "train.kept_patches": 0.5,
+    "teacher.num_steps": 4,
+    "teacher.widths": (4, 6),
+    "teacher.layers": 1,
+}
 
 
 def write_folder(folder: Path, number: int = 30, *, attributes: bool = True) -> Path:
@@ -57,6 +66,32 @@ def write_folder(folder: Path, number: int = 30, *, attributes: bool = True) -> 
         lines.append(json.dumps(row))
     (folder / "metadata.jsonl").write_text("\n".join(lines) + "\n")
     return folder
+
+
+# Names of FERPlus' images -> votes of ten annotators: all for one class, or three for another.
+VOTES = {
+    f"fer{i:07d}.png": tuple((7 + 3 * (i % 2)) * (c == i % 4) + 3 * (1 - i % 2) * (c == 4 + i % 4) for c in range(10))
+    for i in range(16)
+}
+CLASSES = ("neutral", "happiness", "surprise", "sadness", "anger", "disgust", "fear", "contempt")
+
+
+def write_labelled(folder: Path) -> dict[str, str]:
+    """FERPlus with 16 images of noise, and a bank in few words; returns fields of `LabelledSection`."""
+    layouts.write_label_csv(folder / "FER2013Train", VOTES)
+    classes = {
+        name: {"holistic": [f"face {letter}"], "mouth": [f"mouth {letter}", f"lips {letter}"]}
+        for name, letter in zip(CLASSES, "abcdefgh", strict=True)
+    }
+    classes["neutral"]["chin"] = ["chin a"]
+    bank = folder / "bank.json"
+    bank.write_text(json.dumps({"name": "letters", "source": "none", "question": "none", "classes": classes}))
+    return {"dataset": "ferplus", "dir": str(folder), "label_rule": "distribution", "bank": str(bank)}
+
+
+def labelled_image(folder: str, name: str) -> Path:
+    """An image of `VOTES`."""
+    return Path(folder) / "FER2013Train" / name
 
 
 def config(folder: Path, **changes) -> PretrainConfig:
