@@ -15,13 +15,14 @@ import pytest
 from flax import linen as nn
 
 from mpafer_jax.backbones.clip.rules import flatten
-from mpafer_jax.jobs.pretraining import steps
+from mpafer_jax.jobs.pretraining import losses, steps
 from mpafer_jax.method.state import TrainState
 from mpafer_jax.runtime import devices
 from tests import tiny
 
 TERMS = ("contrastive", "statements", "local_statements", "attributes")
 ATTRIBUTES = 3
+GROUPS = [[0, 2]]
 
 
 class Encoder(nn.Module):
@@ -30,16 +31,17 @@ class Encoder(nn.Module):
     config = tiny.CLIP
 
     def setup(self):
-        self.patches, self.image_projection = nn.Conv(8, (8, 8), (8, 8)), nn.Dense(20)
+        self.patches, self.image_projection = nn.Conv(32, (8, 8), (8, 8)), nn.Dense(20)
         self.words, self.text_projection = nn.Embed(100, 12), nn.Dense(20)
         self.logit_scale = self.param("logit_scale", lambda key: jnp.log(jnp.float32(20)))
 
     def encode_image(self, images, kept=None):
-        tokens = jnp.tanh(self.patches(images).reshape(-1, 16, 8))
+        tokens = jnp.tanh(self.patches(images).reshape(-1, 16, 32))
         if kept is not None:
             tokens = jnp.take_along_axis(tokens, kept[:, :, None], axis=1)
         patches = self.image_projection(tokens)
         image = jnp.mean(jnp.sin(patches), axis=1)
+        tokens = jnp.concatenate([jnp.zeros_like(tokens[:, :1]), tokens], axis=1)  # CLS first
         return image, {"image_features": image, "patch_features": patches, "tokens": tokens}
 
     def encode_text(self, ids, ends):
@@ -54,22 +56,33 @@ MODEL = Encoder()
 TX = optax.sgd(0.01)  # updates of terms add up, and differences of the gradient stay what they are
 
 
+def colours(image):
+    """A teacher that sees the mean colours of the image, and of its patches."""
+    pixels = image.astype(jnp.float32) / 255
+    patches = pixels.reshape(-1, 4, 8, 4, 8, 3).mean((2, 4)).reshape(-1, 16, 3)
+    return 8 * pixels.mean((1, 2)) - 4, patches
+
+
 def weights(*terms) -> steps.Weights:
-    return {name: 0.5 + i for i, name in enumerate(TERMS) if name in terms}
+    return {name: 0.5 + i for i, name in enumerate((*TERMS, "guidance")) if name in terms}
 
 
-def make_step(*terms, tx=TX):
+def make_step(*terms, tx=TX, **changes):
     return steps.make_train_step(
-        model=MODEL, tx=tx, terms=steps.Terms(weights(*terms), top_k=3), mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4)
+        model=MODEL,
+        tx=tx,
+        terms=steps.Terms(weights(*terms), top_k=3, groups=GROUPS, **changes),
+        mean=(0.5, 0.4, 0.3),
+        std=(0.2, 0.3, 0.4),
     )
 
 
 @functools.cache
-def virtual_step(*terms, tx=TX):
+def virtual_step(*terms, tx=TX, **changes):
     """The step without devices: the named axis is all that it knows of them. Quick to compile."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(devices, "data_parallel", virtual)
-        return make_step(*terms, tx=tx)
+        return make_step(*terms, tx=tx, **changes)
 
 
 @functools.cache
@@ -79,7 +92,7 @@ def clip_params():
 
 
 def first_state(tx=TX, **clip) -> TrainState:
-    head = jax.tree.map(jnp.array, steps.init_head(MODEL, ATTRIBUTES, 0, 0))
+    head = jax.tree.map(jnp.array, steps.init_head(MODEL, ATTRIBUTES, 3, 0))
     head["kernel"] = 0.1 * jax.random.normal(jax.random.key(3), head["kernel"].shape)
     params = {"clip": jax.tree.map(jnp.array, {**clip_params(), **clip}), "head": head}
     return TrainState(step=jnp.zeros((), jnp.int32), params=params, opt_state=tx.init(params))
@@ -99,7 +112,8 @@ def batch(size=16):
     rows[-1] = rows[2]  # a caption that two images share, on different devices
     ids = np.array(rows, np.int32)
     truth = rng.random((size, ATTRIBUTES)).astype(np.float32)
-    truth[3, 1] = truth[5] = np.nan
+    truth[:, 2] = 1 - truth[:, 0]
+    truth[3, 1] = truth[5] = truth[7, 0] = truth[7, 2] = np.nan
     return {
         "image": rng.integers(0, 256, (size, 32, 32, 3)).astype(np.uint8),
         "ids": ids,
@@ -114,11 +128,11 @@ def virtual(function, *, donate=()):
     return jax.jit(jax.vmap(function, axis_name=devices.AXIS, in_axes=axes, out_axes=None))
 
 
-def run(*terms, parts=4, state=None, tx=TX, data=None):
+def run(*terms, parts=4, state=None, tx=TX, data=None, **changes):
     """One update on so many virtual devices: the state on the host, and the metrics' means."""
     cut = {name: value.reshape(parts, -1, *value.shape[1:]) for name, value in (data or batch()).items()}
     state = first_state(tx) if state is None else state
-    return on_host(*virtual_step(*terms, tx=tx)(state, STATEMENTS, cut))
+    return on_host(*virtual_step(*terms, tx=tx, **changes)(state, STATEMENTS, cut))
 
 
 def on_host(state, metrics):
@@ -147,7 +161,7 @@ def test_real_devices_give_the_numbers_of_one(on_one):
     assert metrics == pytest.approx(on_one[1], rel=1e-4, abs=1e-6)
     for path, change in changes(state).items():
         np.testing.assert_allclose(change, on_one[0][path], rtol=1e-3, atol=2e-6, err_msg=path)
-        assert np.any(change), path
+        assert np.any(change) == (path != "head/guidance"), path
 
 
 def test_updates_of_the_terms_on_four_devices_add_up_to_that_of_all_on_one(on_one):
@@ -166,6 +180,55 @@ def test_updates_of_the_terms_on_four_devices_add_up_to_that_of_all_on_one(on_on
             assert "head/statements" not in moved
     for path, change in on_one[0].items():
         np.testing.assert_allclose(total[path], change, rtol=1e-3, atol=2e-6, err_msg=path)
+
+
+def with_kept(data):
+    """Other four patches of each image."""
+    rng = np.random.default_rng(1)
+    rows = [np.sort(rng.permutation(16)[:4]) for _ in data["image"]]
+    return {**data, "kept": np.array(rows, np.int32)}
+
+
+def test_the_linear_reading_of_some_patches_stands_for_all():
+    data, state = with_kept(batch()), first_state()
+    _, metrics = run("attributes", data=data)
+    pixels = (data["image"] / np.float32(255) - np.float32([0.5, 0.4, 0.3])) / np.float32([0.2, 0.3, 0.4])
+    _, out = MODEL.apply({"params": clip_params()}, pixels, method="encode_image")
+    patches, kernel = np.asarray(out["patch_features"]), np.asarray(state.params["head"]["kernel"])
+    logits = [sum(patches[i, p] @ kernel[p] for p in data["kept"][i]) / 4 * 16 / np.sqrt(16) for i in range(16)]
+    expected = losses.statements(jnp.asarray(logits), jnp.asarray(data["truth"]), GROUPS).mean()
+    assert metrics["attributes"] == pytest.approx(float(expected), rel=1e-4)
+
+
+def test_guidance_on_four_devices_is_that_on_one():
+    for data in (batch(), with_kept(batch())):
+        state, metrics = run("guidance", data=data, teacher=colours)
+        one, of_one = run("guidance", data=data, parts=1, teacher=colours)
+        assert metrics == pytest.approx(of_one, rel=1e-4, abs=1e-6)
+        moved = {path for path, change in changes(state).items() if np.any(change)}
+        assert moved == {"head/guidance", "clip/patches/kernel", "clip/patches/bias"}
+        for path, change in changes(one).items():
+            np.testing.assert_allclose(changes(state)[path], change, rtol=1e-3, atol=2e-6, err_msg=path)
+        pixels = (data["image"] / np.float32(255) - np.float32([0.5, 0.4, 0.3])) / np.float32([0.2, 0.3, 0.4])
+        _, out = MODEL.apply({"params": clip_params()}, pixels, method="encode_image")
+        mapped, maps = out["tokens"][:, 1:] @ first_state().params["head"]["guidance"], colours(data["image"])[1]
+        if "kept" in data:
+            mapped, maps = (jnp.take_along_axis(x, data["kept"][:, :, None], axis=1) for x in (mapped, maps))
+        assert metrics["guidance"] == pytest.approx(float(jnp.mean((mapped - maps) ** 2)), rel=1e-4)
+
+
+def test_a_teacher_answers_where_the_truth_is_known():
+    """As if the truth had been mixed with its answers beforehand; with a share of 0 as if it were not there."""
+    terms, data = ("statements", "local_statements", "attributes"), batch()
+    answers = losses.probabilities(colours(data["image"])[0], GROUPS)
+    mixed = {**data, "truth": np.asarray(0.25 * data["truth"] + 0.75 * answers)}
+    assert np.isnan(mixed["truth"]).sum() == np.isnan(data["truth"]).sum() == 6
+    for share, expected in ((0.75, mixed), (0.0, data)):
+        state, metrics = run(*terms, data=data, teacher=colours, taught=share)
+        alone, of_alone = run(*terms, data=expected)
+        assert metrics == pytest.approx(of_alone, rel=1e-5)
+        for path, change in changes(alone).items():
+            np.testing.assert_allclose(changes(state)[path], change, rtol=1e-4, atol=1e-6, err_msg=path)
 
 
 def test_the_scale_grows_to_100_at_most():
