@@ -1,5 +1,6 @@
 """The command: what it leaves, resumed, killed, on several devices; what others read of its result."""
 
+import itertools
 import json
 import pathlib
 import shutil
@@ -16,8 +17,9 @@ from mpafer_jax.backbones.clip.rules import flatten
 from mpafer_jax.backbones.clip.tokenizer import load_tokenizer
 from mpafer_jax.backbones.registry import load_backbone
 from mpafer_jax.config.fields import FrozenModel
-from mpafer_jax.jobs.pretraining import train
+from mpafer_jax.jobs.pretraining import teacher, train
 from mpafer_jax.jobs.pretraining.config import PretrainConfig
+from mpafer_jax.runtime import signals
 from mpafer_jax.runtime.errors import CheckpointError, ConfigError, UserError
 from tests.jobs import runs
 from tests.jobs.pretraining import tiny
@@ -25,27 +27,38 @@ from tests.jobs.pretraining import tiny
 pytestmark = pytest.mark.training
 
 
+def run_on(folder, **changes):
+    """A run on `images` of the folder, and the names of the configuration's fields that it read."""
+    read = set()
+
+    def recording(self, name):
+        if name in type(self).model_fields:
+            read.add(f"{type(self).__name__}.{name}")
+        return object.__getattribute__(self, name)
+
+    tiny.write_folder(folder / "images")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(FrozenModel, "__getattribute__", recording)
+        done = runs.call("clip pretrain", *tiny.words(folder / "images", folder / "run", **changes))
+    assert done.code == 0, done.err
+    assert "retrieval: " in done.out
+    (folder / "read.json").write_text(json.dumps(sorted(read)))
+
+
 @pytest.fixture(scope="session")
 def root(shared):
-    """A folder of images, a run, and the names of the configuration's fields that it read."""
+    return shared("pretrained", run_on)
 
-    def build(folder):
-        read = set()
 
-        def recording(self, name):
-            if name in type(self).model_fields:
-                read.add(f"{type(self).__name__}.{name}")
-            return object.__getattribute__(self, name)
+def with_labelled(folder):
+    """Changes for a run with a teacher, on labelled images too."""
+    labelled = tiny.write_labelled(folder / "labelled")
+    return {**tiny.TAUGHT, **{f"data.labelled.{name}": value for name, value in labelled.items()}}
 
-        tiny.write_folder(folder / "images")
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(FrozenModel, "__getattribute__", recording)
-            done = runs.call("clip pretrain", *tiny.words(folder / "images", folder / "run"))
-        assert done.code == 0, done.err
-        assert "retrieval: " in done.out
-        (folder / "read.json").write_text(json.dumps(sorted(read)))
 
-    return shared("pretrained", build)
+@pytest.fixture(scope="session")
+def taught(shared):
+    return shared("pretrained_with_a_teacher", lambda folder: run_on(folder, **with_labelled(folder)))
 
 
 @pytest.fixture
@@ -100,6 +113,50 @@ def test_resumed_it_equals_undisturbed(undisturbed, folder, tmp_path):
     (run / "summary.json").unlink()
     train.pretrain(tiny.config(folder), run)
     assert_same(undisturbed, run)
+
+
+def test_a_teacher_labelled_images_and_left_out_patches(taught):
+    run = taught / "run"
+    summary = runs.summary(run)
+    assert (summary["images"], summary["held_out_images"]) == (24 + 12, 6 + 4)
+    assert set(summary["held_out"]) == {"retrieval", "statement_auc", "local_statement_auc", "war", "uar"}
+    lines = numbers(run)
+    assert [line["step"] for line in lines] == [2, 3, 4, 5, 6, 8, 10]
+    for line in lines:
+        terms = {"attributes", "guidance"}
+        terms |= {"contrastive", "statements", "local_statements"} if line["step"] > 3 else set()
+        weight = {"contrastive": 1.0, "guidance": 1.0}
+        assert ("contrastive" in line) == (line["step"] > 3)
+        assert line["loss"] == pytest.approx(sum(weight.get(name, 5.0) * line[name] for name in terms), rel=1e-4)
+    learned = runs.metrics(run / "teacher")
+    assert [(line["step"], line["kind"]) for line in learned] == [(2, "train"), (4, "train"), (4, "held_out")]
+    assert set(learned[-1]) == {"step", "kind", "war", "uar"}
+
+
+def test_stopped_while_the_teacher_learns_it_goes_on(taught, tmp_path, monkeypatch):
+    run, changes = tmp_path / "run", with_labelled(taught)
+    make, steps = teacher.make_train_step, itertools.count(1)
+
+    def make_stopping(*arguments):
+        step = make(*arguments)
+
+        def stopping(state, batch):
+            if next(steps) == 3:
+                signal.raise_signal(signal.SIGTERM)
+            return step(state, batch)
+
+        return stopping
+
+    with monkeypatch.context() as patch:
+        patch.setattr(teacher, "make_train_step", make_stopping)
+        with pytest.raises(signals.Preempted, match="after step 3 of 4"):
+            train.pretrain(tiny.config(taught / "images", **changes), run)
+    assert not (run / "checkpoints").exists()
+    with pytest.raises(ConfigError, match=r"config\.teacher\.learning_rate: there 0\.003, here 0\.1"):
+        train.pretrain(tiny.config(taught / "images", **changes, **{"teacher.learning_rate": 0.1}), run)
+    train.pretrain(tiny.config(taught / "images", **changes), run)
+    assert_same(taught / "run", run)
+    assert runs.metrics(run / "teacher") == runs.metrics(taught / "run" / "teacher")
 
 
 @pytest.mark.processes
@@ -173,18 +230,21 @@ def test_images_without_attributes_train_by_the_contrast_alone(tmp_path):
         assert "attributes" not in line
     with pytest.raises(ConfigError, match=r"config\.loss\.contrastive is 0 and the images come without"):
         train.pretrain(tiny.config(folder, **changes, **{"loss.contrastive": 0.0}), tmp_path / "other")
+    with pytest.raises(ConfigError, match=r"config\.teacher\.num_steps is 1 and the images come without attributes"):
+        train.pretrain(tiny.config(folder, **changes, **{"teacher.num_steps": 1}), tmp_path / "other")
     assert not (tmp_path / "other" / "config.json").exists()
 
 
-def test_every_field_is_read(root):
+def test_every_field_is_read(root, taught):
     config = tiny.config(root / "images")
     sections = [type(getattr(config, name)) for name in PretrainConfig.model_fields if name != "seed"]
-    sections += [PretrainConfig, type(config.model.vision), type(config.data.augment)]
+    sections += [PretrainConfig, type(config.model.vision), type(config.data.augment), type(config.data.labelled)]
     others = {  # of drawn faces and of a TFDS dataset: test_sources.py
         f"DataSection.{name}" for name in ("images", "styles", "seed", "name", "image_feature", "text_feature")
     }
     fields = {f"{kind.__name__}.{name}" for kind in sections for name in kind.model_fields}
-    assert fields - others - set(json.loads((root / "read.json").read_text())) == set()
+    read = {name for folder in (root, taught) for name in json.loads((folder / "read.json").read_text())}
+    assert fields - others - read == set()
 
 
 @pytest.mark.parametrize(
