@@ -120,6 +120,7 @@ IMPOSSIBLE_IN_PRETRAINING = [
     ({"data.source": "photos"}, r"config\.data\.source: "),
     ({"data.source": "none"}, r"data\.source is none and data\.labelled\.dataset is empty"),
     ({"teacher.widths": ()}, r"config\.teacher: .*widths is empty; give the channels of at least one stage"),
+    ({"train.kept_patches": 0.5, "loss.attributes_alone_steps": 0}, "there is no first stage to leave patches out in"),
     ({"train.kept_patches": 0.0}, r"config\.train\.kept_patches: .*greater than 0"),
     ({"train.num_steps": 0}, r"config\.train\.num_steps: .*greater than or equal to 1"),
 ]

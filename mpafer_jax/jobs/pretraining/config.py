@@ -208,6 +208,15 @@ class PretrainConfig(FrozenModel):
         return self
 
     @pydantic.model_validator(mode="after")
+    def _patches_are_left_out_in_a_first_stage(self) -> Self:
+        if self.train.kept_patches < 1 and not self.loss.attributes_alone_steps:
+            raise ValueError(
+                f"train.kept_patches is {self.train.kept_patches} and there is no first stage to leave patches out in: "
+                "loss.attributes_alone_steps is 0; raise it, or set kept_patches to 1"
+            )
+        return self
+
+    @pydantic.model_validator(mode="after")
     def _fits_the_patches(self) -> Self:
         patches = (self.model.image_size // self.model.patch_size) ** 2
         if self.loss.top_k > patches:
