@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -12,7 +13,9 @@ import optax
 _LAYERS = re.compile(r"clip/(visual|text)/blocks/.*/kernel")
 
 
-def make_optimizer(schedule: optax.Schedule, *, weight_decay: float, clip_norm: float) -> optax.GradientTransformation:
+def make_optimizer(
+    schedule: optax.Schedule, *, weight_decay: float, clip_norm: float, matrices: Callable[[Any], Any] | None = None
+) -> optax.GradientTransformation:
     """Muon for the layers' matrices, AdamW without weight decay for all else, after gradient clipping.
 
     Muon (Jordan et al., 2024) orthogonalizes the update of a matrix; scaled as in Liu et al. (2025, "Muon is Scalable
@@ -22,12 +25,13 @@ def make_optimizer(schedule: optax.Schedule, *, weight_decay: float, clip_norm: 
       schedule: learning rate by update, of both.
       weight_decay: of the layers' matrices, times the learning rate.
       clip_norm: maximum global norm of the gradient, 0 for none.
+      matrices: parameters -> Muon's axes of each, None for AdamW; by default those of the towers' layers.
     """
     muon = optax.contrib.muon(
         schedule,
         weight_decay=weight_decay,
         adam_b2=0.98,
-        muon_weight_dimension_numbers=_layer_matrices,
+        muon_weight_dimension_numbers=matrices or _layer_matrices,
         consistent_rms=0.2,
     )
     return optax.chain(optax.clip_by_global_norm(clip_norm), muon) if clip_norm else muon

@@ -71,24 +71,14 @@ def init(net: ConvNet, image_size: int, seed: int) -> Variables:
     return cast(Variables, net.init(jax.random.key(seed), images, train=False))
 
 
-def make_optimizer(schedule: optax.Schedule, weight_decay: float) -> optax.GradientTransformation:
-    """Muon for the kernels of 3 x 3 convolutions, AdamW for the rest, as for the towers."""
-
+def kernels(params: Any) -> Any:
+    """Muon's axes of the kernels of 3 x 3 convolutions; None for the rest, see `optimizer.make_optimizer`."""
     wide = optax.contrib.MuonDimensionNumbers(reduction_axis=(0, 1, 2), output_axis=3)
 
     def dimension(leaf: jax.Array) -> optax.contrib.MuonDimensionNumbers | None:
         return wide if leaf.ndim == 4 and leaf.shape[0] == 3 else None
 
-    return optax.chain(
-        optax.clip_by_global_norm(1.0),
-        optax.contrib.muon(
-            schedule,
-            weight_decay=weight_decay,
-            adam_b2=0.98,
-            muon_weight_dimension_numbers=lambda params: jax.tree.map(dimension, params),
-            consistent_rms=0.2,
-        ),
-    )
+    return jax.tree.map(dimension, params)
 
 
 def make_train_step(

@@ -148,7 +148,7 @@ def train_teacher(run: Pretraining, notice: preemption.Notice) -> teacher.Teache
         warmup_steps=min(config.optimizer.warmup_steps, section.num_steps // 10),
         num_steps=section.num_steps,
     )
-    tx = teacher.make_optimizer(schedule, section.weight_decay)
+    tx = make_optimizer(schedule, weight_decay=section.weight_decay, clip_norm=1.0, matrices=teacher.kernels)
     variables = teacher.init(net, vision.image_size, config.seed)
     step = progress.announcing(
         teacher.make_train_step(net, tx, groups, data.mean, data.std), "compiling the teacher's training step"
@@ -168,8 +168,7 @@ def train_teacher(run: Pretraining, notice: preemption.Notice) -> teacher.Teache
         chunks = evaluation.chunks(run.held_out, vision.image_size)
         parts = [np.asarray(compiled(variables, chunk)) for chunk in chunks]
         logits = np.concatenate(parts)[: len(run.held_out)]
-        measured = evaluation.recalls(logits, run.held_out.truth, groups)
-        return "held_out", measured, ", ".join(f"{name} {value:.3f}" for name, value in measured.items())
+        return _held_out(evaluation.recalls(logits, run.held_out.truth, groups))
 
     loop = Loop(
         workdir=workdir,
@@ -361,6 +360,11 @@ def first_state(run: Pretraining) -> TrainState:
     return TrainState(step=jnp.zeros((), jnp.int32), params=params, opt_state=run.tx.init(params))
 
 
+def _held_out(measured: dict[str, float]) -> tuple[str, dict[str, float], str]:
+    """What `Loop.evaluate` returns."""
+    return "held_out", measured, ", ".join(f"{name} {value:.3f}" for name, value in measured.items())
+
+
 def _weights(run: Pretraining, *, alone: bool, taught: bool) -> steps.Weights:
     loss = run.config.loss
     terms = {"contrastive": loss.contrastive}
@@ -385,8 +389,7 @@ def make_loop(run: Pretraining, hours: Callable[[], float], taught_by: teacher.T
         return update_by[step <= alone_steps](state, statements, batch)
 
     def evaluate(params: dict[str, Any]) -> tuple[str, dict[str, float], str]:
-        held_out = run.evaluator(devices.to_host(params)["clip"])
-        return "held_out", held_out, ", ".join(f"{name} {value:.3f}" for name, value in held_out.items())
+        return _held_out(run.evaluator(devices.to_host(params)["clip"]))
 
     return Loop(
         workdir=run.workdir,

@@ -10,6 +10,7 @@ import pytest
 
 from mpafer_jax.backbones.clip.rules import flatten
 from mpafer_jax.jobs.pretraining import teacher
+from mpafer_jax.jobs.pretraining.optimizer import make_optimizer
 from mpafer_jax.method.state import TrainState
 from mpafer_jax.runtime import devices
 from tests.jobs.pretraining import test_steps
@@ -84,7 +85,8 @@ def test_real_devices_give_the_numbers_of_one(on_one):
 
 
 def test_it_learns_and_answers_by_running_statistics():
-    tx = teacher.make_optimizer(optax.constant_schedule(3e-3), weight_decay=0.05)
+    constant = optax.constant_schedule(3e-3)
+    tx = make_optimizer(constant, weight_decay=0.05, clip_norm=1.0, matrices=teacher.kernels)
     state = first_state(tx)
     for i in range(60):
         state, _ = virtual_step(tx)(state, cut(batch(i), 1))
