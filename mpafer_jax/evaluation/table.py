@@ -59,8 +59,7 @@ def render_groups(summary: Mapping[str, Any]) -> str:
     by_attribute: Mapping[str, Any] = reported[split].get("groups", {}) if split else {}
 
     def share(group: Mapping[str, Any], metric: str) -> str:
-        low, high = group[f"{metric}_interval"]
-        return f"{100 * group[metric]:.2f} ({100 * low:.1f} to {100 * high:.1f})"
+        return with_interval(group[metric], group[f"{metric}_interval"], 2)
 
     tables = [
         markdown(
@@ -71,6 +70,12 @@ def render_groups(summary: Mapping[str, Any]) -> str:
     ]
     note = "By what the dataset tells of its images, with 95% confidence intervals:"
     return "\n".join([note, "", *tables, ""]) if tables else ""
+
+
+def with_interval(share: float, interval: Sequence[float], decimals: int = 1) -> str:
+    """A share and its interval, all fractions of 1, in percent: "60.9 (58.1 to 63.6)"."""
+    low, high = interval
+    return f"{100 * share:.{decimals}f} ({100 * low:.1f} to {100 * high:.1f})"
 
 
 def csv_text(header: Sequence[str], lines: Iterable[Sequence[object]]) -> str:

@@ -27,7 +27,7 @@ from mpafer_jax.data.records import SourceIndex
 from mpafer_jax.evaluation.groups import Group
 from mpafer_jax.evaluation.predictions import Predictions
 from mpafer_jax.evaluation.statistics import wilson
-from mpafer_jax.evaluation.table import markdown
+from mpafer_jax.evaluation.table import markdown, with_interval
 from mpafer_jax.inference import Predictor, faithfulness
 from mpafer_jax.jobs.evaluate import evaluate_checkpoint
 from mpafer_jax.runtime import files
@@ -140,7 +140,7 @@ def measure(checkpoint: str, folder: Path, per_class: int, explained: int) -> di
 
 
 def _interval(value: float | None, interval: Any) -> str:
-    return "" if value is None else f"{100 * value:.1f} ({100 * interval[0]:.1f} to {100 * interval[1]:.1f})"
+    return "" if value is None else with_interval(value, interval)
 
 
 def _answered(measured: dict[str, Any]) -> str:

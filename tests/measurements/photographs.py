@@ -20,7 +20,7 @@ from PIL import Image
 from mpafer_jax.cli.runner import argument, command, number, path
 from mpafer_jax.config.expressions import canonical_name
 from mpafer_jax.evaluation.groups import Group
-from mpafer_jax.evaluation.table import markdown
+from mpafer_jax.evaluation.table import markdown, with_interval
 from mpafer_jax.faces.detect import overlap
 from mpafer_jax.runtime import files
 from mpafer_jax.runtime.errors import UserError
@@ -100,8 +100,7 @@ def render(measured: Row) -> str:
     """Markdown: what was detected, and a table of accuracies."""
 
     def share(group: Row, metric: str) -> str:
-        low, high = group[f"{metric}_interval"]
-        return f"{100 * group[metric]:.1f} ({100 * low:.1f} to {100 * high:.1f})"
+        return with_interval(group[metric], group[f"{metric}_interval"])
 
     lines = [[g["value"], str(g["count"]), share(g, "war"), share(g, "uar")] for g in measured["groups"]]
     classes = ", ".join(f"{name} {count}" for name, count in measured["groups"][-1]["support"].items() if count)
