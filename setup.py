@@ -45,6 +45,7 @@ setup(
         "ml_collections>=1.1,<2",
         "ml_dtypes>=0.5,<1",
         "numpy>=2,<3",
+        "opencv-python-headless>=4.10,<6",  # finds faces, reads videos
         "optax>=0.2.8,<0.3",
         "orbax-checkpoint>=0.12,<0.13",
         "pillow>=11,<14",
@@ -64,10 +65,9 @@ setup(
         "console_scripts": ["mpafer-jax=mpafer_jax.cli.__main__:run", "mpafer-predict=mpafer_jax.predict:run"]
     },
     extras_require={
-        "faces": ["opencv-python-headless>=4.10,<6"],  # detection of faces, and videos
         # predict --annotate: H.264 with time stamps, which OpenCV does not write. Its wheel has FFmpeg with x264 (GPL).
-        "video": ["av>=18,<19", "opencv-python-headless>=4.10,<6"],
-        "demo": ["gradio>=6,<7", "opencv-python-headless>=4.10,<6"],
+        "video": ["av>=18,<19"],
+        "demo": ["gradio>=6,<7"],
         # What jax2onnx needs, which itself is installed apart (docs/export.md).
         "onnx": ["onnx>=1.20,<2", "onnx-ir>=0.2,<2", "onnxruntime>=1.24,<2"],
         "tpu": ["jax[tpu]>=0.10,<0.11"],
@@ -89,7 +89,6 @@ setup(
             "kubernetes-validate>=1.31,<2",  # schema of launch/gke_jobset.yaml
             "moto[s3,server]>=5.1,<6",  # a server that speaks s3://
             "openai>=3.54,<4",
-            "opencv-python-headless>=4.10,<6",
             "playwright>=1.50,<2",  # drives Chromium, which is the system's
             "pyright[nodejs]>=1.1.414,<2",
             "pytest>=9,<10",

@@ -121,8 +121,8 @@ def align(arguments: argparse.Namespace) -> int:
     Where an image shows several faces, the one that overlaps most with the owner's face box is taken, and must cover
     its center; without a face box the one that overlaps most with the image, which is mostly the largest.
 
-    Needs OpenCV: pip install -e '.[faces]'. Exit code 1: images cannot be read, which alignment.csv lists; the copy is
-    complete without them with --config.data.on_bad_image=skip.
+    Exit code 1: images cannot be read, which alignment.csv lists; the copy is complete without them with
+    --config.data.on_bad_image=skip.
     """
     from mpafer_jax.config.schema import Config
     from mpafer_jax.jobs import align

@@ -32,7 +32,7 @@ def demo(arguments: argparse.Namespace) -> None:
 
         mpafer-jax demo runs/rafdb
 
-    Needs the extras `demo` and, to find faces, `faces`. The page is served to this machine alone (127.0.0.1) unless
+    Needs the extra `demo`. The page is served to this machine alone (127.0.0.1) unless
     --host says otherwise, loads nothing from anywhere, and reports to nobody. Ctrl-C ends it.
     """
     from mpafer_jax.artifacts import checkpoints

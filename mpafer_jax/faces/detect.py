@@ -1,6 +1,6 @@
 """Face detection with YuNet (Wu, Peng and Yu, 2023), run by OpenCV: boxes and five landmarks.
 
-Needs the extra `faces`. The network is package data (yunet/, with its licence): nothing is downloaded.
+The network is package data (yunet/, with its licence): nothing is downloaded.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps
 
 from mpafer_jax.faces import alignment
 from mpafer_jax.faces.alignment import Points
-from mpafer_jax.faces.opencv import import_opencv
 from mpafer_jax.runtime.errors import InputError
 
 YUNET = Path(__file__).parent / "yunet" / "face_detection_yunet_2023mar.onnx"
@@ -114,10 +114,8 @@ class Detector:
           model: an ONNX file of YuNet, any version that the installed OpenCV runs.
 
         Raises:
-          ModuleNotFoundError: see `import_opencv`.
           InputError: the file cannot be read, or is no such network.
         """
-        self._cv2 = import_opencv()
         try:
             content = Path(model).read_bytes()
         except OSError as error:
@@ -130,10 +128,8 @@ class Detector:
         self._networks = threading.local()  # one holds the image that it works on
         try:
             self._see(np.zeros((_SMALL, _SMALL, 3), np.uint8))
-        except self._cv2.error as error:
-            raise InputError(
-                f"OpenCV {self._cv2.__version__} cannot run {model} as YuNet: {str(error).strip()}"
-            ) from error
+        except cv2.error as error:
+            raise InputError(f"OpenCV {cv2.__version__} cannot run {model} as YuNet: {str(error).strip()}") from error
 
     def __call__(self, image: Image.Image, most: int | None = None) -> list[Face]:
         """The faces of an upright RGB image, from left to right; the `most` largest of them, None for all."""
@@ -165,12 +161,12 @@ class Detector:
         return np.zeros((0, _ROW)) if rows is None else rows.astype(np.float64)
 
     def _load(self) -> Any:
-        log: Any = self._cv2.utils.logging
+        log: Any = cv2.utils.logging
         with _LOG_LEVEL:
             level = log.getLogLevel()
             log.setLogLevel(log.LOG_LEVEL_ERROR)  # OpenCV 5 warns that it ignores a target, which is the default
             try:
-                return self._cv2.FaceDetectorYN.create(
+                return cv2.FaceDetectorYN.create(
                     *("onnx", self._network, np.empty(0, np.uint8), (_SMALL, _SMALL)),
                     *(_LEAST_SCORE, _SAME_FACE, _MOST_BOXES),
                 )
@@ -199,7 +195,7 @@ class Detector:
     def _merged(self, looks: Iterable[Rows]) -> Rows:
         """The best of each face's detections."""
         rows = np.concatenate(list(looks))
-        best = self._cv2.dnn.NMSBoxes(rows[:, :4].tolist(), rows[:, -1].tolist(), 0.0, _SAME_FACE)
+        best = cv2.dnn.NMSBoxes(rows[:, :4].tolist(), rows[:, -1].tolist(), 0.0, _SAME_FACE)
         return rows[np.asarray(best, np.int64).ravel()]
 
     def _face(self, image: Image.Image, row: Rows) -> Face:

@@ -42,7 +42,6 @@ class FaceFinder:
           align: whether faces are turned upright.
 
         Raises:
-          ModuleNotFoundError: see `Detector`.
           ValueError: see `alignment.check_margin`.
         """
         self._margin = alignment.check_margin(margin)

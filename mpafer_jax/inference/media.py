@@ -14,11 +14,11 @@ from collections.abc import Collection, Generator, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+import cv2
 import numpy as np
 
 from mpafer_jax.data import preprocess
 from mpafer_jax.data.preprocess import IMAGE_SUFFIXES
-from mpafer_jax.faces.opencv import import_opencv
 from mpafer_jax.inference import containers
 from mpafer_jax.inference.inputs import InputImage
 from mpafer_jax.inference.results import Failure, Source
@@ -213,7 +213,6 @@ def count(media: Iterator[Medium], *, stride: int = 1) -> int | None:
 
 def _announced(path: str) -> int:
     """OpenCV's frame count of a video; 0 if unknown."""
-    cv2 = import_opencv()
     with _openable(path) as name:
         capture = cv2.VideoCapture(name)
     frames = int(capture.get(cv2.CAP_PROP_FRAME_COUNT)) if capture.isOpened() else 0
@@ -248,7 +247,6 @@ def _animation(path: str, stride: int, index: Iterator[int]) -> Generator[InputI
 
 
 def _frames(medium: Medium, stride: int, index: Iterator[int]) -> Generator[InputImage | Failure]:
-    cv2 = import_opencv()
     camera = medium.kind == "camera"
     name = f"{CAMERA}{medium.path}" if camera else medium.path
     with contextlib.nullcontext("") if camera else _openable(medium.path) as opened:

@@ -10,6 +10,7 @@ import hashlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import cv2
 import numpy as np
 from absl import logging
 
@@ -20,7 +21,6 @@ from mpafer_jax.config.expressions import CANONICAL_NAMES
 from mpafer_jax.faces.detect import YUNET, Detector
 from mpafer_jax.faces.finder import FaceFinder
 from mpafer_jax.faces.finder import Which as WhichFaces
-from mpafer_jax.faces.opencv import import_opencv
 from mpafer_jax.inference import media, tables, temporal
 from mpafer_jax.inference.annotate import Annotator
 from mpafer_jax.inference.attribution import Explainer
@@ -103,7 +103,7 @@ class Request:
         """The face detector, or None."""
         if self.faces == "none":
             return None
-        import_opencv().setNumThreads(1)  # images are already processed in parallel
+        cv2.setNumThreads(1)  # images are already processed in parallel
         return Detector(self.face_model or YUNET)
 
     def cropper(self, detector: Detector | None, trained_on: TrainedOn) -> Cropper | None:

@@ -20,6 +20,7 @@ from concurrent import futures
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal, Self
 
+import cv2
 from absl import logging
 from PIL import Image
 
@@ -31,7 +32,6 @@ from mpafer_jax.data.records import Clip, Counts, ImageCrop, ImageFile, ImageSou
 from mpafer_jax.data.registry import read_whole
 from mpafer_jax.faces import alignment, finder
 from mpafer_jax.faces.detect import YUNET, Box, Detector, Face
-from mpafer_jax.faces.opencv import import_opencv
 from mpafer_jax.runtime import files, locks, progress, signals, workers
 from mpafer_jax.runtime.errors import InputError
 
@@ -206,7 +206,7 @@ class _Work:
             "crop": alignment.describe_crop(options.size, alignment.check_margin(options.margin)),
             "on_missing": options.on_missing,
             "face_model": _digest(options.face_model.read_bytes()),
-            "OpenCV": import_opencv().__version__,
+            "OpenCV": cv2.__version__,
             "JPEG quality": records.CROP_JPEG_QUALITY,
         }
         self._stack = contextlib.ExitStack()
@@ -258,7 +258,6 @@ class _Work:
         missing = [item for item in self.items if item.file not in rows]
         for left_over in self.out.rglob("*.tmp"):  # of a process that was killed
             left_over.unlink()
-        cv2 = import_opencv()
         threads, cores = cv2.getNumThreads(), workers.usable_cores()
         cv2.setNumThreads(1)  # images are worked on side by side
         align = functools.partial(_align, detector=self.detector, options=self.options, out=self.out)

@@ -23,6 +23,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import cv2
 import jax
 import numpy as np
 from PIL import Image
@@ -136,10 +137,8 @@ def decoders(encoded: Sequence[bytes], repeats: int) -> dict[str, Spread]:
     known: dict[str, Callable[[bytes], object]] = {
         "Pillow, with our checks": preprocess.decode,
         "Pillow": lambda data: np.asarray(Image.open(io.BytesIO(data))),
+        "OpenCV": lambda data: cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED),
     }
-    if importlib.util.find_spec("cv2"):
-        cv2: Any = importlib.import_module("cv2")
-        known["OpenCV"] = lambda data: cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     if importlib.util.find_spec("simplejpeg") and encoded[0].startswith(b"\xff\xd8"):
         known["simplejpeg"] = importlib.import_module("simplejpeg").decode_jpeg
     return {name: _spread(_over(encoded, decode), len(encoded), repeats) for name, decode in known.items()}
@@ -153,12 +152,10 @@ def resizers(split: Split, image_size: int, repeats: int) -> dict[str, Spread]:
         "Pillow, bilinear": lambda image: image.resize((image_size, image_size), Image.Resampling.BILINEAR),
     }
     timed = {name: _spread(_over(images, resize), len(images), repeats) for name, resize in known.items()}
-    if importlib.util.find_spec("cv2"):
-        cv2: Any = importlib.import_module("cv2")
-        cv2.setNumThreads(1)
-        arrays = [np.asarray(image) for image in images]
-        resize = _over(arrays, lambda a: cv2.resize(a, (image_size, image_size), interpolation=cv2.INTER_CUBIC))
-        timed["OpenCV, cubic (another kernel)"] = _spread(resize, len(arrays), repeats)
+    cv2.setNumThreads(1)
+    arrays = [np.asarray(image) for image in images]
+    resize = _over(arrays, lambda a: cv2.resize(a, (image_size, image_size), interpolation=cv2.INTER_CUBIC))
+    timed["OpenCV, cubic (another kernel)"] = _spread(resize, len(arrays), repeats)
     return timed
 
 

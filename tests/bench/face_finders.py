@@ -9,10 +9,12 @@ if __name__ == "__main__":  # before slow imports
 
 import argparse
 import dataclasses
+import importlib
 import statistics
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -21,11 +23,11 @@ from mpafer_jax.cli.runner import command, number, path
 from mpafer_jax.data.synthface import generate
 from mpafer_jax.data.synthface.styles import STYLES
 from mpafer_jax.faces.detect import Box, Detector, overlap
-from mpafer_jax.faces.opencv import import_opencv
 from mpafer_jax.runtime import files, progress
 from tests.bench import ferplus
 from tests.faces.scenes import Scene, located, noise, pasted
 
+cv2: Any = importlib.import_module("cv2")  # whose annotations leave out some of it
 _TILTS = (20, 30, 45, 90)  # degrees
 
 
@@ -42,7 +44,6 @@ Finder = Callable[[Image.Image], list[Found]]
 
 def cascade() -> Finder:
     """The cascade as it is commonly called: frontal faces, 1.1 between scales, 5 neighbours, equalised if need be."""
-    cv2 = import_opencv()
     classifier = cv2.CascadeClassifier(f"{cv2.data.haarcascades}haarcascade_frontalface_default.xml")
 
     def find(image: Image.Image) -> list[Found]:
@@ -166,7 +167,6 @@ def face_finders(arguments: argparse.Namespace) -> None:
 
     Every scene is an image of 640x480 with one face on grey, unless its name says otherwise. One thread.
     """
-    cv2 = import_opencv()
     cv2.setNumThreads(1)
     finders = {"YuNet": yunet()}
     if hasattr(cv2, "CascadeClassifier"):

@@ -4,11 +4,9 @@ import numpy as np
 import pytest
 
 from mpafer_jax.faces.detect import overlap
-from tests import needs
 from tests.bench import face_finders
 from tests.faces import scenes
 
-needs.module("cv2")
 pytestmark = pytest.mark.bench
 
 

@@ -2,7 +2,6 @@
 
 import itertools
 import math
-import types
 from concurrent import futures
 
 import numpy as np
@@ -11,14 +10,12 @@ from PIL import Image
 
 from mpafer_jax.data.synthface import generate
 from mpafer_jax.data.synthface.styles import STYLES
-from mpafer_jax.faces import alignment, detect, opencv
+from mpafer_jax.faces import alignment, detect
 from mpafer_jax.faces.detect import Detector, Face
 from mpafer_jax.faces.finder import FaceFinder
 from mpafer_jax.runtime.errors import InputError
-from tests import needs
 from tests.faces import crossing
 
-cv2 = needs.module("cv2")
 GREY = (128, 128, 128)
 
 
@@ -143,13 +140,6 @@ def test_what_is_missing_or_damaged_is_named(monkeypatch, tmp_path):
         Detector(damaged)
     with pytest.raises(ValueError, match="a margin is a fraction"):
         FaceFinder(margin=-0.5)
-
-    def absent(name):
-        raise ModuleNotFoundError(name)
-
-    monkeypatch.setattr(opencv, "importlib", types.SimpleNamespace(import_module=absent))
-    with pytest.raises(ModuleNotFoundError, match=r"need OpenCV; install it with: pip install -e '\.\[faces\]'"):
-        FaceFinder()
 
 
 def test_another_copy_of_the_network_finds_the_same(couple, detector, tmp_path):

@@ -11,11 +11,9 @@ from mpafer_jax.cli.predict import predict
 from mpafer_jax.inference import annotate, media
 from mpafer_jax.inference.annotate import Annotator, Mark
 from mpafer_jax.runtime.errors import InputError
-from tests import needs
 from tests.faces import crossing
 from tests.inference import videos
 
-needs.installed("cv2", "pip install -e '.[faces]'")
 TIMES = [0, 40, 80, 200, 230, 400, 900, 940, 1000, 1600]  # milliseconds: no constant rate
 GREY = (118, 118, 118)
 

@@ -19,11 +19,8 @@ from mpafer_jax.data.synthface import generate
 from mpafer_jax.data.synthface.styles import STYLES
 from mpafer_jax.faces.finder import FaceFinder
 from mpafer_jax.inference import media, predict_files
-from tests import needs
 from tests.inference.test_media import FRAMES, write_video
 from tests.jobs import runs
-
-needs.installed("cv2", "pip install -e '.[faces]'")
 
 
 def run(trained, *arguments) -> int:

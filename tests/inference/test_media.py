@@ -6,6 +6,7 @@ import pathlib
 import shutil
 import struct
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image
@@ -15,9 +16,7 @@ from mpafer_jax.inference.inputs import InputImage
 from mpafer_jax.inference.media import Medium
 from mpafer_jax.inference.results import Failure
 from mpafer_jax.runtime.errors import ImageError, InputError
-from tests import needs
 
-cv2 = needs.module("cv2")
 FRAMES, RATE = 12, 10  # a second
 
 

@@ -29,11 +29,9 @@ from mpafer_jax.faces.finder import overlapping
 from mpafer_jax.jobs import align
 from mpafer_jax.jobs.align import Options
 from mpafer_jax.runtime.errors import DataError, InputError
-from tests import needs
 from tests.data import layouts
 from tests.jobs import runs
 
-needs.module("cv2")
 SMALL = Options(size=64)
 GREY = (120, 130, 140)
 
