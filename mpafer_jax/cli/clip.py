@@ -37,6 +37,12 @@ def pretrain(arguments: argparse.Namespace) -> None:
     argument(
         "--activation", choices=("quick_gelu", "gelu"), default="", help="of the towers, if the source does not say it"
     ),
+    argument(
+        "--dtype",
+        choices=("float32", "float16"),
+        default="float32",
+        help="of the numbers in the file; float16 halves it, and makes another CLIP of it",
+    ),
     argument("--revision", default="main", help="branch, tag or commit of a repository"),
     argument("--cache_dir", default="", metavar="FOLDER", help="as config.clip.cache_dir"),
 )
@@ -46,9 +52,9 @@ def convert(arguments: argparse.Namespace) -> None:
         mpafer-jax clip convert ~/.cache/clip/ViT-B-16.pt clips/vit_b16
         mpafer-jax clip convert ViT-B/16 clips/vit_b16
 
-    Writes config.json, model.safetensors (float32), the tokenizer's files and, where mean and standard deviation of the
-    images are known, preprocessor_config.json. `--config.clip.name=clips/vit_b16` takes that folder, as transformers
-    does. It counts as the same CLIP as SOURCE: prompts trained on one fit the other. docs/clip.md lists what is read,
+    Writes config.json, model.safetensors, the tokenizer's files and, where mean and standard deviation of the images
+    are known, preprocessor_config.json. `--config.clip.name=clips/vit_b16` takes that folder, as transformers does. In
+    float32 it counts as the same CLIP as SOURCE: prompts trained on one fit the other. docs/clip.md lists what is read,
     and what files do not say.
     """
     from mpafer_jax.backbones.convert import convert_clip
@@ -56,6 +62,7 @@ def convert(arguments: argparse.Namespace) -> None:
     clip = convert_clip(
         arguments.source,
         arguments.out,
+        dtype=arguments.dtype,
         revision=arguments.revision,
         cache_dir=arguments.cache_dir,
         activation=arguments.activation,
