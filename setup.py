@@ -19,13 +19,14 @@ setup(
     python_requires=">=3.11",
     packages=find_packages(include=["mpafer_jax", "mpafer_jax.*"]),
     package_data={
+        "mpafer_jax.artifacts": ["ferplus_prompts/*"],
         "mpafer_jax.inference.demo": ["templates/*"],
         "mpafer_jax.inference.export": ["templates/*"],
         "mpafer_jax.method.hard_prompts": ["*.json"],
         "mpafer_jax.evaluation.report": ["templates/*"],
         "mpafer_jax.data.synthface": ["*.json"],
         "mpafer_jax.faces": ["yunet/*"],
-        "mpafer_jax.backbones": ["tiny_face_clip/*"],
+        "mpafer_jax.backbones": ["tiny_face_clip/*", "small_face_clip/*"],
         "mpafer_jax.backbones.clip": ["vocabulary/*"],
     },
     # Lower bounds are what the tests ran with; upper bounds end where an interface may change.

@@ -5,7 +5,7 @@ The argument of a sweep file names a config of `configs/` and, after commas, tha
     configs/sweeps/components.py:quickstart          drawn faces and the small CLIP, no download
     configs/sweeps/components.py                     RAF-DB with ViT-B/16, as configs/rafdb.py
     configs/sweeps/components.py:affectnet7,vit_l14  another dataset, another CLIP
-    configs/sweeps/components.py:ferplus,tiny_clip   photographs and the small CLIP, no download of weights
+    configs/sweeps/components.py:ferplus,tiny_clip   photographs and a CLIP that ships, no download of weights
 """
 
 from collections.abc import Mapping, Sequence
@@ -32,21 +32,21 @@ def is_quickstart(argument: str) -> bool:
     return argument.partition(",")[0] == "quickstart"
 
 
-def has_tiny_clip(argument: str) -> bool:
-    """Whether the base has the small CLIP: 4 layers, 64 patches, images of 96 pixels."""
-    return is_quickstart(argument) or "tiny_clip" in argument.split(",")
+def has_small_clip(argument: str) -> bool:
+    """Whether the base has one of the CLIPs that ship, which see 64 patches."""
+    return is_quickstart(argument) or not {"tiny_clip", "small_clip"}.isdisjoint(argument.split(","))
 
 
 def few_images(argument: str, per_class: int) -> Mapping[str, Any]:
     """Changes that leave so many training images of each class, and updates enough to learn from them.
 
     Args:
-      argument: the sweep's. Configs with the small CLIP count updates already; the others count epochs, of which the
+      argument: the sweep's. Configs with a small CLIP count updates already; the others count epochs, of which the
         usual number would be a handful of updates here (30 epochs of 7 images make 3), fewer than the warm-up.
       per_class: images of each class.
     """
     longer = {"train.num_steps": 600, "train.num_epochs": 0.0, "train.eval_every": 100, "train.checkpoint_every": 100}
-    return {"data.train_per_class": per_class, **({} if has_tiny_clip(argument) else longer)}  # [ours]
+    return {"data.train_per_class": per_class, **({} if has_small_clip(argument) else longer)}  # [ours]
 
 
 def full_and_text_only(table: str, changes: Mapping[str, Any], value: float | None = None) -> tuple[Point, ...]:

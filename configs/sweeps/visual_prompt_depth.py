@@ -14,9 +14,11 @@ _QUICKSTART_DEPTHS = (1, 2, 3, 4)
 
 
 def get_sweep(argument: str) -> Sweep:
-    if "vit_l14" in argument:
-        raise ConfigError("depths here are of a tower of 12 layers, which ViT-L/14 has not; leave that argument out")
-    depths = _QUICKSTART_DEPTHS if common.has_tiny_clip(argument) else _DEPTHS
+    if "vit_l14" in argument or "small_clip" in argument:
+        raise ConfigError(
+            "depths here are of a tower of 12 layers, or of tiny_clip's 4; leave out the argument of the CLIP"
+        )
+    depths = _QUICKSTART_DEPTHS if common.has_small_clip(argument) else _DEPTHS
     return Sweep(
         title="Layers with visual prompts",
         base=common.base(argument),

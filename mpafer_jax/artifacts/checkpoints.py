@@ -24,13 +24,13 @@ import pydantic
 from absl import logging
 from orbax.checkpoint import checkpoint_managers
 
-from mpafer_jax.artifacts import storage
+from mpafer_jax.artifacts import shipped, storage
 from mpafer_jax.artifacts.description import Described, Description
 from mpafer_jax.artifacts.not_a_checkpoint import what_is_there
 from mpafer_jax.artifacts.prompt_file import PROMPTS, load_prompts
 from mpafer_jax.method.state import TrainState
 from mpafer_jax.runtime import devices, distributed, files
-from mpafer_jax.runtime.errors import CheckpointError, NonFiniteError, UnreadableError
+from mpafer_jax.runtime.errors import CheckpointError, NonFiniteError, UnreadableError, did_you_mean
 from mpafer_jax.runtime.finite import not_finite
 
 FOLDER = "checkpoints"
@@ -234,12 +234,23 @@ def is_begun(workdir: pathlib.Path) -> bool:
     return any((workdir / FOLDER).glob(f"{_PREFIX}_*"))
 
 
-def load(path: str | pathlib.Path, which: Which) -> tuple[Params, Description, int]:
+def place(path: str | os.PathLike[str]) -> pathlib.Path:
+    """The path of a checkpoint, on a disk or in a bucket; a string may name shipped prompts, before any folder.
+
+    Raises:
+      ConfigError: see `files.any_path`.
+    """
+    if isinstance(path, str) and path in shipped.PROMPTS:
+        return shipped.PROMPTS[path]
+    return files.any_path(path, "the checkpoint")
+
+
+def load(path: str | os.PathLike[str], which: Which) -> tuple[Params, Description, int]:
     """Reads a checkpoint for prediction or a warm start.
 
     Args:
       path: a workdir, its `checkpoints` folder, one `step_N` folder, or a folder of exported prompts; on a disk or in
-        a bucket.
+        a bucket. Or a name of `shipped.PROMPTS`.
       which: the best on validation (the last if none was evaluated) or the last. If that one is damaged, the newest
         readable one, with a warning.
 
@@ -250,12 +261,12 @@ def load(path: str | pathlib.Path, which: Which) -> tuple[Params, Description, i
       CheckpointError: there is none, or the named one, or all, cannot be read.
     """
     try:
-        place = files.any_path(path, "the checkpoint")
+        at = place(path)
     except ValueError as error:
         raise CheckpointError(str(error)) from error
-    if (place / PROMPTS).is_file():
-        return _load_exported(place)
-    folder, step = _find(place)
+    if (at / PROMPTS).is_file():
+        return _load_exported(at)
+    folder, step = _find(at)
     manager = _open(folder, keep=1, clean=False)  # a run may be saving there: delete nothing
     try:
         steps: list[int] = sorted(manager.all_steps())
@@ -280,8 +291,8 @@ def load(path: str | pathlib.Path, which: Which) -> tuple[Params, Description, i
 
 def folder(path: str | os.PathLike[str], step: int) -> pathlib.Path:
     """Folder of the checkpoint that `load` has read from `path`: its step_N, or the one of exported prompts."""
-    place = files.any_path(path, "the checkpoint")
-    return place if (place / PROMPTS).is_file() else _find(place)[0] / f"{_PREFIX}_{step}"
+    at = place(path)
+    return at if (at / PROMPTS).is_file() else _find(at)[0] / f"{_PREFIX}_{step}"
 
 
 def _load_step(manager: Any, step: int) -> tuple[Params, Description, int]:
@@ -312,28 +323,42 @@ def _load_exported(folder: pathlib.Path) -> tuple[Params, Description, int]:
         raise CheckpointError(f"{folder / PROMPTS}: {error}") from error
 
 
-def holds_one(path: str | pathlib.Path) -> bool:
+def holds_one(path: str | os.PathLike[str]) -> bool:
     """Whether a path is a single checkpoint (a `step_N` folder or exported prompts), with no choice of best or last."""
     try:
-        place = files.any_path(path, "the checkpoint")
+        at = place(path)
     except ValueError:  # reported by `load`
         return False
-    return _is_step(place) or (place / PROMPTS).is_file()
+    return _is_step(at) or (at / PROMPTS).is_file()
+
+
+def holds_any(path: str) -> bool:
+    """Whether a path of this machine is a checkpoint or a folder of some, or a name is of shipped prompts."""
+    at = shipped.PROMPTS.get(path) or files.home_expanded(path)
+    return (at / PROMPTS).is_file() or _located(at) is not None
 
 
 def _is_step(path: pathlib.Path) -> bool:
     return path.name.startswith(f"{_PREFIX}_") and path.name.removeprefix(f"{_PREFIX}_").isdigit() and path.is_dir()
 
 
-def _find(path: pathlib.Path) -> tuple[pathlib.Path, int | None]:
+def _located(path: pathlib.Path) -> tuple[pathlib.Path, int | None] | None:
+    """The folder of checkpoints that a path is of, and the step that it names; None if it is of none."""
     if _is_step(path):
         return path.parent, int(path.name.removeprefix(f"{_PREFIX}_"))
     for folder in (path / FOLDER, path):
         if folder.is_dir() and any(folder.glob(f"{_PREFIX}_*")):
             return folder, None
+    return None
+
+
+def _find(path: pathlib.Path) -> tuple[pathlib.Path, int | None]:
+    if located := _located(path):
+        return located
     raise CheckpointError(
         f"no checkpoint at {path}: {what_is_there(path, FOLDER)}. Expected a workdir with {FOLDER}/{_PREFIX}_N, that "
-        f"{FOLDER} folder, one {_PREFIX}_N folder, or exported prompts ({PROMPTS})"
+        f"{FOLDER} folder, one {_PREFIX}_N folder, exported prompts ({PROMPTS}), or those that ship with the package "
+        f"({', '.join(shipped.PROMPTS)}){did_you_mean(path.name, shipped.PROMPTS)}"
     )
 
 

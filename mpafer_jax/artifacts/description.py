@@ -59,9 +59,15 @@ class TrainedOn:
         """Warning if the model knows drawn faces only; '' otherwise."""
         if self.dataset == _DRAWN:
             return f"it knows drawn faces only and cannot read photographs: {_ON_PHOTOGRAPHS}"
-        if self.clip in SHIPPED:
+        if self.clip in SHIPPED and SHIPPED[self.clip].drawn_only:
             return f"the CLIP {self.clip} knows drawn faces only and is of no use for photographs"
         return ""
+
+    @property
+    def terms(self) -> str:
+        """What the training data of a shipped CLIP allow, where they limit its use; '' otherwise."""
+        terms = SHIPPED[self.clip].terms if self.clip in SHIPPED else ""
+        return terms and f"the CLIP {self.clip} is {terms}"
 
 
 class Described(pydantic.BaseModel, abc.ABC):

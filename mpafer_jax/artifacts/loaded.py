@@ -32,7 +32,7 @@ def load_model(
     Raises:
       CheckpointError: it cannot be read, or its CLIP is missing or another.
     """
-    params, description, step = checkpoints.load(os.fspath(path), which)
+    params, description, step = checkpoints.load(path, which)
     confidence = Confidence.load(checkpoints.folder(path, step), params)
     sections = description.model_sections()
     # No backward pass: rematerialization is irrelevant.

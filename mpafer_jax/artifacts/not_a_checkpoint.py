@@ -9,7 +9,7 @@ from itertools import islice
 from mpafer_jax.backbones import files as weights_files
 from mpafer_jax.data.preprocess import IMAGE_SUFFIXES
 
-_A_CLIP = "a CLIP, which is not trained on expressions: predict with --zero_shot"
+_A_CLIP = "a CLIP, which is not trained on expressions: predict with --zero_shot and --clip"
 _PROGRAMS = (".stablehlo", ".onnx")
 _LOOKED_AT = 1000  # files listed of a folder, which may hold any number
 _RUNS_BELOW = ("*", "*/*", "*/*/*")  # a sweep's runs are at POINT/seed_N or TABLE/POINT/seed_N
@@ -28,7 +28,7 @@ def what_is_there(path: pathlib.Path, checkpoints: str) -> str:
         if path.parent.name == checkpoints and path.parent.is_dir():
             return f"there is no such folder, but {', '.join(sorted(p.name for p in path.parent.iterdir())) or 'none'}"
         if "clip" in path.name.lower():
-            return "there is no such folder; a CLIP, which is not trained on expressions, predicts with --zero_shot"
+            return "there is no such folder; a CLIP without a checkpoint predicts with --zero_shot and --clip"
         return "there is no such folder"
     names = {entry.name for entry in islice(path.iterdir(), _LOOKED_AT)}
     suffixes = {pathlib.PurePath(name).suffix.lower() for name in names}
@@ -46,7 +46,7 @@ def what_is_there(path: pathlib.Path, checkpoints: str) -> str:
     if checkpoints in names or path.name == checkpoints or _of_a_run(names):
         return "it looks like a run that has saved none yet: the same command resumes with it"
     if suffixes & IMAGE_SUFFIXES:
-        return "there are images: the checkpoint is the first argument, images come after it"
+        return "there are images, which predict takes without a flag"
     return "there is no checkpoint in that folder"
 
 

@@ -3,7 +3,8 @@
     prompts.safetensors          parameters by name (such as 'ctx'), and in the header the description as JSON
     prompts.safetensors.sha256   its checksum, in the format of `sha256sum --check`
 
-`checkpoints.load` takes the folder in place of a workdir, and so do prediction, evaluation and warm starts.
+`checkpoints.load` takes the folder in place of a workdir, and so do prediction, evaluation and warm starts. `shipped`
+names the ones that ship with the package.
 """
 
 from __future__ import annotations

@@ -59,10 +59,27 @@ _WHOLE_TOKENIZER = "tokenizer.json"
 TOKENIZER = ("vocab.json", "merges.txt", _WHOLE_TOKENIZER, "tokenizer_config.json", "special_tokens_map.json")
 PREPROCESSOR = ("preprocessor_config.json", "processor_config.json")
 
-# CLIPs shipped with the package, by name; without an owner, so no new Hub repository can have the same name.
-SHIPPED = {"tiny-face-clip": Path(__file__).resolve().parent / "tiny_face_clip"}
+_HERE = Path(__file__).resolve().parent
 # OpenAI's vocabulary, which all its CLIPs share and most others took over; for checkpoints without a tokenizer.
-CLIPS_TOKENIZER = Path(__file__).resolve().parent / "clip" / "vocabulary"
+CLIPS_TOKENIZER = _HERE / "clip" / "vocabulary"
+
+
+class _Shipped(NamedTuple):
+    folder: Path
+    drawn_only: bool  # whether it was trained on drawn faces and nothing else
+    terms: str = ""  # what limits its use, as what follows "it is"
+
+
+# CLIPs shipped with the package, by name; without an owner, so no new Hub repository can have the same name.
+SHIPPED = {
+    "tiny-face-clip": _Shipped(_HERE / "tiny_face_clip", drawn_only=True),
+    "small-face-clip": _Shipped(
+        _HERE / "small_face_clip",
+        drawn_only=False,
+        terms="for research use, as it was trained on photographs of FERPlus, which were collected from the web and "
+        "carry no clear licence",
+    ),
+}
 
 
 class _OpenAIs(NamedTuple):
@@ -163,7 +180,7 @@ def find_local_files(
     name: str, *, revision: str = "main", cache_dir: str = "", activation: str = ""
 ) -> CheckpointFiles | None:
     """As `find_files`, without network: None for a repository that is not complete in the Hub's cache."""
-    path = SHIPPED.get(name) or home_expanded(name)
+    path = SHIPPED[name].folder if name in SHIPPED else home_expanded(name)
     if path.is_dir():
         files = _in_folder(path, revision="")
     elif path.is_file():

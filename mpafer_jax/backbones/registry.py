@@ -21,7 +21,7 @@ def load_backbone(
     """Loads a dual encoder from the package, this machine, or the Hub (without network if cached).
 
     Args:
-      name: 'tiny-face-clip', a folder or a file of weights, OpenAI's 'ViT-B/16', or a repository such as
+      name: one of `files.SHIPPED`, a folder or a file of weights, OpenAI's 'ViT-B/16', or a repository such as
         'openai/clip-vit-base-patch16'.
       revision, cache_dir: see `files.find_files`.
       dtype: of the image tower's parameters, one of `rules.DTYPES`; all others are float32.

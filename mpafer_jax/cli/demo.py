@@ -6,13 +6,13 @@ import argparse
 import contextlib
 
 from mpafer_jax.cli.parser import several
-from mpafer_jax.cli.runner import CLIP, WHICH, argument, command, number, refuse_idle
+from mpafer_jax.cli.runner import CHECKPOINT, CLIP, WHICH, argument, command, number, refuse_idle
 from mpafer_jax.runtime import signals
 
 
 @command(
     "demo",
-    argument("checkpoint", help="a run's workdir, its checkpoints folder, one step_N folder, or exported prompts"),
+    CHECKPOINT,
     WHICH,
     CLIP,
     argument("--bank", default="expressions", help="descriptions that are ranked (name or path)"),
@@ -30,12 +30,14 @@ from mpafer_jax.runtime import signals
 def demo(arguments: argparse.Namespace) -> None:
     """A page for trying a model: drop a photo or use the camera.
 
-        mpafer-jax demo runs/rafdb
+        mpafer-jax demo
+        mpafer-jax demo --checkpoint=runs/rafdb
 
-    Needs the extra `demo`. The page is served to this machine alone (127.0.0.1) unless
-    --host says otherwise, loads nothing from anywhere, and reports to nobody. Ctrl-C ends it.
+    Needs the extra `demo`. Without --checkpoint the model is one that ships with the package, for photographs. The page
+    is served to this machine alone (127.0.0.1) unless --host says otherwise, loads nothing from anywhere, and reports
+    to nobody. Ctrl-C ends it.
     """
-    from mpafer_jax.artifacts import checkpoints
+    from mpafer_jax.artifacts import checkpoints, shipped
     from mpafer_jax.faces.detect import Detector
     from mpafer_jax.faces.finder import FaceFinder
     from mpafer_jax.inference import Predictor
@@ -52,7 +54,8 @@ def demo(arguments: argparse.Namespace) -> None:
     faces = detector and FaceFinder(detector, which=MOST_FACES + 1, margin=predictor.trained_on.face_margin)
     answerer = Answerer(predictor, arguments.bank, faces)
     answerer.warm_up()
-    blocks = page.build(answerer, finds_faces=faces is not None, trained_on=predictor.trained_on)
+    model = shipped.in_words(arguments.checkpoint) if arguments.checkpoint in shipped.PROMPTS else ""
+    blocks = page.build(answerer, finds_faces=faces is not None, trained_on=predictor.trained_on, model=model)
     with (
         contextlib.suppress(signals.Preempted),
         signals.listening(),

@@ -9,8 +9,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mpafer_jax.cli.parser import checked
-from mpafer_jax.cli.runner import CLIP, FACE_MODEL, MARGIN, WHICH, argument, command, number, path, refuse_idle
+from mpafer_jax.cli.parser import UsageError, checked
+from mpafer_jax.cli.runner import CHECKPOINT, FACE_MODEL, MARGIN, WHICH, argument, command, number, path, refuse_idle
 from mpafer_jax.runtime import files, signals
 
 if TYPE_CHECKING:
@@ -58,10 +58,8 @@ def _class_names(text: str) -> tuple[str, ...]:
 
 @command(
     "predict",
-    argument(
-        "checkpoint", help="a run's workdir, its checkpoints folder, or one step_N folder; with --zero_shot a CLIP"
-    ),
     argument("inputs", nargs="+", metavar="input", help="file, folder, pattern in quotes, video, or camera:0"),
+    CHECKPOINT,
     argument(
         "--out",
         type=checked(_table),
@@ -90,7 +88,7 @@ def _class_names(text: str) -> tuple[str, ...]:
     argument(
         "--bank", default="expressions", help="descriptions that heat maps rank and --zero_shot reads (name or path)"
     ),
-    argument("--faces", choices=("none", "detect"), default="none", help="none: every image is a face (default)"),
+    argument("--faces", choices=("detect", "none"), default="detect", help="none: every image is a crop of a face"),
     argument("--which_faces", choices=("largest", "all"), default="largest", help="of those detected"),
     argument(
         "--margin",
@@ -110,24 +108,33 @@ def _class_names(text: str) -> tuple[str, ...]:
         help="answer 'uncertain' below it, a fraction of 1; the run's report says which to take",
     ),
     WHICH,
-    CLIP,
-    argument("--zero_shot", action="store_true", help="no checkpoint: classify with a CLIP and descriptions alone"),
+    argument(
+        "--clip",
+        default="",
+        help="where the checkpoint's CLIP is now, if not where it was; with --zero_shot the CLIP to classify with",
+    ),
+    argument("--zero_shot", action="store_true", help="no checkpoint: classify with --clip and descriptions alone"),
     argument(
         "--class_names",
         type=checked(_class_names),
         help="for --zero_shot, with commas (default: all eight expressions)",
     ),
-    called="python -m mpafer_jax.predict",
+    called="mpafer-predict",
 )
 def predict(arguments: argparse.Namespace) -> int:
     """Expressions of photos, folders, videos or a camera.
 
-        python -m mpafer_jax.predict runs/rafdb photos/ --out=results.csv
+        mpafer-predict photo.jpg
+        mpafer-predict photos/ --checkpoint=runs/rafdb --out=results.csv
 
-    also installed as `mpafer-predict`; docs/predict.md shows more. Exit code 0: every input was predicted on (or holds
-    no face); 1: some could not be read, the others are done; 2: nothing was done, the message says why. A folder's
-    files that are neither images nor videos by their names are counted, and change nothing about it.
+    the same as `python -m mpafer_jax.predict`; docs/predict.md shows more. Without --checkpoint the model is one that
+    ships with the package, for photographs.
+
+    Exit code 0: every input was predicted on (or holds no face); 1: some could not be read, the others are done; 2:
+    nothing was done, the message says why. A folder's files that are neither images nor videos by their names are
+    counted, and change nothing about it.
     """
+    _check_model(arguments)
     refuse_idle(arguments, _idle(arguments))
     from absl import logging
 
@@ -143,9 +150,10 @@ def predict(arguments: argparse.Namespace) -> int:
         predicted += f", {counts[UNCERTAIN]} uncertain"
     drawn = arguments.annotate if outcome.stopped is None else None
     written = [str(path) for path in (arguments.out, drawn) if path is not None]
+    crops = " (if the images are crops of faces: --faces=none)" if counts["no_face"] else ""
     logging.info(
-        "%s, %d without a face, %d that could not be read%s",
-        *(predicted, counts["no_face"], counts["error"]),
+        "%s, %d without a face%s, %d that could not be read%s",
+        *(predicted, counts["no_face"], crops, counts["error"]),
         "; written to " + " and ".join(written) if written else "",
     )
     if unlike := counts[tables.UNLIKE]:
@@ -161,6 +169,19 @@ def predict(arguments: argparse.Namespace) -> int:
     return getattr(outcome.stopped, "exit_code", signals.INTERRUPTED)
 
 
+def _check_model(arguments: argparse.Namespace) -> None:
+    """Refuses a zero-shot prediction without a CLIP, and a checkpoint in the place of an image."""
+    from mpafer_jax.artifacts import checkpoints
+
+    if arguments.zero_shot and not arguments.clip:
+        raise UsageError("--zero_shot needs --clip, the CLIP to classify with")
+    first = arguments.inputs[0]
+    if not arguments.zero_shot and "--checkpoint" not in arguments.given and checkpoints.holds_any(first):
+        raise UsageError(
+            f"the first input, {first}, is a checkpoint: name it with --checkpoint={first}, beside the images"
+        )
+
+
 def _idle(arguments: argparse.Namespace) -> dict[str, str]:
     """Options that do nothing beside the others, each with what it needs."""
     from mpafer_jax.artifacts import checkpoints
@@ -169,7 +190,7 @@ def _idle(arguments: argparse.Namespace) -> dict[str, str]:
     if arguments.faces == "none":
         found |= dict.fromkeys(("--which_faces", "--margin", "--no_align", "--face_model"), "--faces=detect")
     if arguments.zero_shot:
-        found |= dict.fromkeys(("--which", "--clip", "--calibrated"), "a checkpoint, which --zero_shot has not")
+        found |= dict.fromkeys(("--which", "--checkpoint", "--calibrated"), "a checkpoint, which --zero_shot has not")
     else:
         if checkpoints.holds_one(arguments.checkpoint):
             found["--which"] = checkpoints.SEVERAL

@@ -26,6 +26,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from mpafer_jax.artifacts import shipped
 from mpafer_jax.cli.parser import Parser, UsageError, at_least, checked, refuse
 from mpafer_jax.runtime import files, signals, without_torch
 from mpafer_jax.runtime.errors import ConfigError, UserError
@@ -61,6 +62,13 @@ def number(name: str, smallest: int, **options: Any) -> Argument:
 
 WORKDIR = argument(
     "--workdir", required=True, metavar="FOLDER", help="folder of the run: checkpoints, metrics, results"
+)
+CHECKPOINT = argument(
+    "--checkpoint",
+    default=shipped.DEFAULT,
+    metavar="RUN",
+    help="a run's workdir, its checkpoints folder, one step_N folder, or exported prompts (default: "
+    f"{shipped.DEFAULT}, which ship with the package)",
 )
 WHICH = argument("--which", choices=("best", "last"), default="best", help="of a run's checkpoints")
 CLIP = argument("--clip", default="", help="where the checkpoint's CLIP is now, if not where it was")

@@ -74,8 +74,8 @@ def _next_commands(config: Config, workdir: pathlib.Path) -> str:
     from mpafer_jax.artifacts.run_dir import EXAMPLES, REPORT
 
     name, examples = shlex.quote(str(workdir)), workdir / EXAMPLES
-    images = shlex.quote(str(examples)) if examples.is_dir() else "IMAGES"
-    lines = ["\nnext, for example:", f"  python -m mpafer_jax.predict {name} {images}"]
+    images = f"{shlex.quote(str(examples))} --faces=none" if examples.is_dir() else "IMAGES"
+    lines = ["\nnext, for example:", f"  python -m mpafer_jax.predict {images} --checkpoint={name}"]
     if config.eval.report in ("numbers", "full"):
         lines.append(f"  mpafer-jax report {name} ANOTHER_RUN    to compare")
         lines.append(f"  open {workdir / REPORT} in a browser")

@@ -42,9 +42,9 @@ class ClipSection(FrozenModel):
 
     name: HubName = option("openai/clip-vit-base-patch16", "paper: ViT-B/16 and ViT-L/14", role="content")
     """Name on the Hub; a folder in the layout of the Hub or of open_clip; a file of weights; one of OpenAI's names
-    (ViT-B/32, ViT-B/16, ViT-L/14, ViT-L/14@336px) for the file that its own program has downloaded; or tiny-face-clip,
-    which ships with the package (docs/clip.md). --mode=eval and predict take the CLIP that the checkpoint names, unless
-    --config.clip.name says where it is now."""
+    (ViT-B/32, ViT-B/16, ViT-L/14, ViT-L/14@336px) for the file that its own program has downloaded; or tiny-face-clip
+    or small-face-clip, which ship with the package (docs/clip.md). --mode=eval and predict take the CLIP that the
+    checkpoint names, unless --config.clip.name says where it is now."""
     revision: Text = option("main", "ours", role="content")
     """Branch, tag or commit of the Hub's repository; not read for others."""
     cache_dir: Folder = option("", "ours", role="free")
@@ -280,7 +280,8 @@ class TrainSection(IntervalsSection):
     text_chunk: Count = option(0, "ours")
     """Classes that the text tower encodes at once, to save memory where there are hundreds; 0: all. Same update."""
     warm_start: NamedPath = option("")
-    """A workdir or checkpoint whose prompts to start from, where they fit; empty: fresh prompts."""
+    """A workdir or checkpoint whose prompts to start from, where they fit, or ferplus-prompts, which ship with the
+    package; empty: fresh prompts."""
 
     @pydantic.model_validator(mode="after")
     def _length_is_given_once(self) -> Self:
@@ -305,7 +306,8 @@ class EvalSection(FrozenModel):
     """Whether the test split selects the checkpoint, to compare with literature that did so; its accuracy is then
     better than on new images, and every table says so. Needs `no_validation`."""
     checkpoint: NamedPath = option("")
-    """--mode=eval, --mode=predict: the checkpoint, a workdir or one step's folder; empty: the workdir's own."""
+    """--mode=eval, --mode=predict: the checkpoint, a workdir or one step's folder, or ferplus-prompts, which ship with
+    the package; empty: the workdir's own."""
     which: Literal["best", "last"] = option("best")
     """Which of a workdir's checkpoints these modes and train.warm_start take: best or last."""
     classes: ClassChoice = option("checkpoint", "ours: checkpoint", role="free")

@@ -14,6 +14,7 @@ import cv2
 import numpy as np
 from absl import logging
 
+from mpafer_jax.artifacts import shipped
 from mpafer_jax.artifacts.checkpoints import Which
 from mpafer_jax.artifacts.description import TrainedOn
 from mpafer_jax.backbones.registry import load_backbone
@@ -41,8 +42,8 @@ class Request:
     """The model, inputs and outputs of a prediction command.
 
     Attributes:
-      checkpoint: as for `Predictor.from_checkpoint`; with `zero_shot` a CLIP.
       inputs: files, folders, patterns, videos, or "camera:0".
+      checkpoint: as for `Predictor.from_checkpoint`.
       out: a table, .csv, .jsonl or .parquet; None: no table.
       heatmaps: a folder for attributions; None: none.
       annotate: a video to write, .mp4: the one input with its results drawn on; None: none.
@@ -57,22 +58,22 @@ class Request:
       stride: take every `stride`-th frame of a video.
       batch_size: images computed together.
       which: of a run's checkpoints.
-      clip: the checkpoint's CLIP, if it has moved; '' if not.
-      zero_shot: whether to use a CLIP and descriptions without a checkpoint.
+      clip: the checkpoint's CLIP, if it has moved, '' if not; or the CLIP of `zero_shot`.
+      zero_shot: whether to use `clip` and descriptions without a checkpoint.
       class_names: for `zero_shot`.
       calibrated: whether the checkpoint's temperature calibrates the probabilities.
       min_confidence: predictions of a lower confidence are uncertain.
     """
 
-    checkpoint: str
     inputs: Sequence[str]
+    checkpoint: str = shipped.DEFAULT
     out: Path | None = None
     heatmaps: Path | None = None
     annotate: Path | None = None
     smooth: float = 0.0
     overwrite: bool = False
     bank: str = "expressions"
-    faces: str = "none"
+    faces: str = "detect"
     which_faces: WhichFaces = "largest"
     margin: float | None = None
     no_align: bool = False
@@ -94,9 +95,9 @@ class Request:
                 self.checkpoint, which=self.which, clip=self.clip, batch_sizes=sizes, calibrated=self.calibrated
             )
         try:
-            clip = load_backbone(self.checkpoint)
+            clip = load_backbone(self.clip)
         except ValueError as error:  # other errors name the CLIP themselves
-            raise InputError(f"--zero_shot with {self.checkpoint}: {error}") from error
+            raise InputError(f"--zero_shot with {self.clip}: {error}") from error
         return Predictor.zero_shot(clip, self.class_names, self.bank, batch_sizes=sizes)
 
     def detector(self) -> Detector | None:
@@ -171,7 +172,10 @@ def run(request: Request, show: Callable[[Predictor], Callable[[Result], None]])
     with progress.task("loading the model"):
         predictor = request.predictor()
     total = media.count(media.find(request.inputs, but=written, left_out=left_out), stride=request.stride)
-    logging.info("%s: %s", request.checkpoint, predictor.trained_on)
+    model = request.clip if request.zero_shot else shipped.in_words(request.checkpoint)
+    logging.info("%s: %s", model, predictor.trained_on)
+    if predictor.trained_on.terms:
+        logging.info("%s", predictor.trained_on.terms)
     if predictor.trained_on.warning:
         logging.warning("%s", predictor.trained_on.warning)
     if not request.zero_shot:

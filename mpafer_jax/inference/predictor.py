@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from mpafer_jax.artifacts import checkpoints
+from mpafer_jax.artifacts import checkpoints, shipped
 from mpafer_jax.artifacts.confidence import FILE, HOW_TO_MAKE, Confidence
 from mpafer_jax.artifacts.description import TrainedOn
 from mpafer_jax.artifacts.loaded import load_model
@@ -118,7 +118,7 @@ class Predictor:
     @classmethod
     def from_checkpoint(
         cls,
-        path: str | os.PathLike[str],
+        path: str | os.PathLike[str] = shipped.DEFAULT,
         *,
         which: checkpoints.Which = "best",
         clip: str = "",
@@ -128,7 +128,8 @@ class Predictor:
         """The model of a training run; its logits are those of `--mode=eval`.
 
         Args:
-          path: a workdir, its `checkpoints` folder, or one `step_N` folder.
+          path: a workdir, its `checkpoints` folder, one `step_N` folder, exported prompts, or a name of
+            `shipped.PROMPTS`; by default the prompts that ship with the package, for photographs.
           which: the best checkpoint on validation (the last if none was evaluated) or the last.
           clip: the CLIP it was trained on, if that has moved; '' for its recorded name.
           batch_sizes: batch sizes to pad to, ascending; the largest bounds the memory.

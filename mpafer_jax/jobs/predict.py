@@ -96,7 +96,7 @@ def predict_dataset(config: Config, workdir: pathlib.Path, *, clip: str = "") ->
     registry.check(config.data)
     workdir_lib.check_shared(workdir)
     with preemption.Notice() as notice, contextlib.ExitStack() as stack:
-        path, which = config.eval.checkpoint or str(workdir), config.eval.which
+        path, which = config.eval.checkpoint or workdir, config.eval.which
         params, description, step = checkpoints.load(path, which)
         batch_size = config.eval.batch_size // jax.process_count()
         predictor = Predictor.from_checkpoint(path, which=which, clip=clip, batch_sizes=(batch_size,))

@@ -243,7 +243,7 @@ def test_a_full_disk_stops_with_an_error_and_the_older_checkpoints_intact(small_
         (("e/predictor.onnx",), "e", "exported program"),
         (("s/all/full/seed_0/checkpoints/step_5/x",), "s", r"such as .*s/all/full/seed_0\."),
         (("r/config.json", "r/metrics.jsonl"), "r", "a run that has saved none yet"),
-        (("photos/a.JPG",), "photos", "the checkpoint is the first argument"),
+        (("photos/a.JPG",), "photos", "there are images, which predict takes without a flag"),
         (("other/notes.txt",), "other", "there is no checkpoint in that folder"),
     ],
 )

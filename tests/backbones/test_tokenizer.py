@@ -72,7 +72,7 @@ def loaded(folder):
     return Reference(folder), load_tokenizer(folder)
 
 
-@pytest.mark.parametrize("folder", [SHIPPED["tiny-face-clip"], REAL], ids=["tiny-face-clip", "CLIP"])
+@pytest.mark.parametrize("folder", [SHIPPED["tiny-face-clip"].folder, REAL], ids=["tiny-face-clip", "CLIP"])
 @pytest.mark.parametrize(
     ("text", "cleaned"),
     [

@@ -14,7 +14,7 @@ NAMES = [
     *("jaffe", "kdef", "list", "mafw", "parquet", "quickstart", "rafd", "rafdb_compound", "sample", "sfew"),
 ]
 PRETRAINING = ("pretrain_tiny_clip", "pretrain_small_clip")
-CLIPS = ["vit_b32", "vit_l14", "vit_l14_336", "tiny_clip"]
+CLIPS = ["vit_b32", "vit_l14", "vit_l14_336", "tiny_clip", "small_clip"]
 METHODS = ["coop", "vpt_deep", "ivlp", "kgcoop", "maple"]
 SINGLE = [*CLIPS, "bf16", "no_validation", "whole", "runlocal", *METHODS]
 # A later argument may change what an earlier one set, so some are joined, in more than one order.

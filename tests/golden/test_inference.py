@@ -64,7 +64,7 @@ def test_predictor(faces):
 @pytest.mark.parametrize("path", [RUN_V1, EXPORTED], ids=["run", "exported"])
 def test_command(commands, files, tmp_path, path):
     out = tmp_path / "out.jsonl"
-    arguments = (path, files, f"--out={out}", "--batch_size=8")
+    arguments = (files, f"--checkpoint={path}", "--faces=none", f"--out={out}", "--batch_size=8")
     done = commands.run("mpafer_jax.predict", *arguments, places={})
     assert done.code == 0, done.err
     rows = [json.loads(line) for line in out.read_text().splitlines()]
@@ -73,7 +73,7 @@ def test_command(commands, files, tmp_path, path):
 
 
 def test_explanations(commands, files, tmp_path):
-    arguments = (RUN_V1, files, f"--heatmaps={tmp_path}", "--batch_size=8")
+    arguments = (files, f"--checkpoint={RUN_V1}", "--faces=none", f"--heatmaps={tmp_path}", "--batch_size=8")
     done = commands.run("mpafer_jax.predict", *arguments, places={"FACES": files})
     assert done.code == 0, done.err
     store.check("inference_command/shown", done.out.splitlines())

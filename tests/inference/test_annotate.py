@@ -34,7 +34,8 @@ def row(frame, seconds, box=None, track=None, **others):
 
 def run(trained, *arguments) -> int:
     # Small batches: results come long before a video ends.
-    return predict([str(trained), *(str(argument) for argument in arguments), "--batch_size=2"])
+    words = (f"--checkpoint={trained}", "--faces=none", *arguments, "--batch_size=2")
+    return predict([str(word) for word in words])
 
 
 @pytest.mark.parametrize("rotation", [0, 90, 180, 270])
@@ -251,5 +252,5 @@ def test_what_cannot_be_annotated_is_refused_before_anything_is_done(tmp_path):
 )
 def test_wrong_values_are_refused(argument, message, capsys):
     with pytest.raises(SystemExit, match="2"):
-        predict(["checkpoint", "input", argument])
+        predict(["input", argument])
     assert message in capsys.readouterr().err

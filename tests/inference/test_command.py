@@ -24,7 +24,8 @@ from tests.jobs import runs
 
 
 def run(trained, *arguments) -> int:
-    return predict([str(trained), *(str(argument) for argument in arguments), "--batch_size=8"])
+    words = (f"--checkpoint={trained}", "--faces=none", *arguments, "--batch_size=8")
+    return predict([str(word) for word in words])
 
 
 @pytest.fixture
@@ -86,7 +87,7 @@ def test_without_a_file_a_line_each_is_shown(trained, faces, tmp_path, capsys):
     assert pyarrow.parquet.read_table(tmp_path / "out.parquet")["file"].to_pylist() == [name]
 
 
-def test_detected_faces_have_boxes_and_a_landscape_has_no_expression(trained, tmp_path):
+def test_detected_faces_have_boxes_and_a_landscape_has_no_expression(trained, tmp_path, capsys):
     face = Image.fromarray(generate.face_of(7, "photos", 0, STYLES["colour"]).job.pixels(224))
     group = Image.new("RGB", (700, 300), (120, 130, 140))
     group.paste(face, (40, 40))
@@ -100,19 +101,22 @@ def test_detected_faces_have_boxes_and_a_landscape_has_no_expression(trained, tm
     assert left["index"] == right["index"] == 0
     assert sky["status"] == "no_face"
     assert "expression" not in sky
+    hint = "1 without a face (if the images are crops of faces: --faces=none), 0 that"
+    assert f"2 predicted, {hint}" in capsys.readouterr().err
 
 
 def test_faces_are_cropped_as_the_training_images_are():
     image = Image.fromarray(generate.face_of(7, "photos", 0, STYLES["colour"]).job.pixels(224))
     trained_on = TrainedOn("ferplus", 25045, "openai/clip-vit-base-patch16", face_margin=-0.12)
-    request = predict_files.Request("checkpoint", ["image.png"], faces="detect")
+    request = predict_files.Request(["image.png"])
     detector = request.detector()
     (expected,) = FaceFinder(detector, margin=-0.12)(image)
     (crop,) = request.cropper(detector, trained_on)(image)
     np.testing.assert_array_equal(crop.image, expected.image)
     (wide,) = dataclasses.replace(request, margin=0.0).cropper(detector, trained_on)(image)
     assert wide.image.width == pytest.approx(crop.image.width / 0.76, abs=1)
-    assert predict_files.Request("checkpoint", ["image.png"]).cropper(None, trained_on) is None
+    assert predict_files.Request(["image.png"], faces="none").detector() is None
+    assert request.cropper(None, trained_on) is None
 
 
 def test_heat_maps_are_written_for_each_face(trained, predictor, album, tmp_path):
@@ -133,7 +137,6 @@ def test_heat_maps_are_written_for_each_face(trained, predictor, album, tmp_path
         (["/nowhere/at/all.jpg"], "InputError: nothing to predict on: /nowhere/at/all.jpg"),
         (["{face}", "--clip=/no/clip"], "its CLIP, '/no/clip', cannot be loaded"),
         (["{face}", "--heatmaps={face}"], "FileExistsError: "),
-        (["{face}", "--zero_shot"], "holds no weights; expected one of"),
     ],
 )
 def test_mistakes_end_with_a_message(trained, faces, arguments, message, capsys):
@@ -152,16 +155,18 @@ def test_mistakes_end_with_a_message(trained, faces, arguments, message, capsys)
 )
 def test_wrong_values_of_options_are_refused(argument, message, capsys):
     with pytest.raises(SystemExit, match="2"):
-        predict(["checkpoint", "input", argument])
+        predict(["input", argument])
     assert message in capsys.readouterr().err
 
 
 def test_zero_shot_needs_no_checkpoint(sample, faces, capsys):
-    arguments = [str(sample / "clip"), str(faces[0]), "--zero_shot", "--class_names=Joy,anger", "--batch_size=1"]
-    assert predict(arguments) == 0
+    words = [str(faces[0]), "--zero_shot", "--faces=none", "--class_names=Joy,anger", "--batch_size=1"]
+    assert predict([*words, f"--clip={sample / 'clip'}"]) == 0
     said = capsys.readouterr()
     assert said.out.split("\t")[1] in ("Joy", "anger")
     assert f" {sample / 'clip'}: not trained (zero-shot); CLIP" in said.err
+    assert predict([*words, f"--clip={faces[0].parent}"]) == 2
+    assert "expected a CLIP in the layout of the Hub" in capsys.readouterr().err
 
 
 @pytest.fixture
@@ -232,7 +237,7 @@ def test_in_a_process_of_its_own(trained, faces):
     """As it is installed; as a module: tests/golden."""
     installed = shutil.which("mpafer-predict", path=sysconfig.get_path("scripts"))
     program = [installed] if installed else [sys.executable, "-m", "mpafer_jax.predict"]
-    done = runs.run([*program, str(trained), str(faces[0])])
+    done = runs.run([*program, str(faces[0]), f"--checkpoint={trained}", "--faces=none"])
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith(f"{faces[0]}\t")
     assert "1 predicted, 0 without a face, 0 that could not be read" in done.stderr

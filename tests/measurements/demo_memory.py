@@ -80,7 +80,7 @@ def main() -> None:
     parser.add_argument("--photos", type=int, default=300)
     parser.add_argument("--every", type=int, default=50)
     arguments = parser.parse_args()
-    command = [sys.executable, "-m", "mpafer_jax.cli", "demo", arguments.checkpoint]
+    command = [sys.executable, "-m", "mpafer_jax.cli", "demo", f"--checkpoint={arguments.checkpoint}"]
     with (
         tempfile.TemporaryDirectory() as folder,
         subprocess.Popen(["env", f"TMPDIR={folder}", *command], stdout=subprocess.PIPE, text=True) as server,

@@ -39,7 +39,15 @@ def predict(checkpoint: str, folder: Path, out: Path, *options: str) -> tuple[li
     Raises:
       UserError: it fails; with its message.
     """
-    words = [sys.executable, "-m", "mpafer_jax.predict", checkpoint, str(folder), f"--out={out}", *options]
+    words = [
+        sys.executable,
+        "-m",
+        "mpafer_jax.predict",
+        str(folder),
+        f"--checkpoint={checkpoint}",
+        f"--out={out}",
+        *options,
+    ]
     started = time.perf_counter()
     done = subprocess.run(words, env={**os.environ, "HF_HUB_OFFLINE": "1"}, stderr=subprocess.PIPE, text=True)
     seconds = time.perf_counter() - started

@@ -128,7 +128,7 @@ def test_compound_faces_show_the_units_that_most_people_show():
 
 
 @pytest.mark.parametrize("name", BANKS)
-@pytest.mark.parametrize(("vocabulary", "longest"), [(VOCABULARY, 55), (SHIPPED["tiny-face-clip"], 64)])
+@pytest.mark.parametrize(("vocabulary", "longest"), [(VOCABULARY, 55), (SHIPPED["tiny-face-clip"].folder, 64)])
 def test_every_prompt_fits_clips_77_positions(name, vocabulary, longest):
     if not vocabulary.is_dir():
         pytest.skip(f"CLIP's vocabulary is not at {vocabulary} (MPAFER_CLIP_BPE_DIR)")

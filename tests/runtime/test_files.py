@@ -65,8 +65,8 @@ EXPECTED = f"{URL!r}: expected a file or folder of this machine, where a bucket 
 @pytest.mark.parametrize(
     "words",
     [
-        ["predict", "run", "faces", f"--out={URL}"],
-        ["predict", "run", "faces", f"--heatmaps={URL}"],
+        ["predict", "faces", f"--out={URL}"],
+        ["predict", "faces", f"--heatmaps={URL}"],
         ["export", "run", f"--out={URL}"],
         ["report", "run", "other", f"--out={URL}"],
         ["data sheet", CONFIG, f"--out={URL}"],

@@ -96,8 +96,15 @@ def forget() -> None:
     shutil.rmtree(_folder(), ignore_errors=True)
 
 
-def build(answerer: Answerer, *, finds_faces: bool, trained_on: TrainedOn | None = None) -> Any:
-    """The page as Gradio blocks; shows `trained_on` if given, and offers to skip detection if `finds_faces`."""
+def build(answerer: Answerer, *, finds_faces: bool, trained_on: TrainedOn | None = None, model: str = "") -> Any:
+    """The page as Gradio blocks.
+
+    Args:
+      answerer: of the model.
+      finds_faces: whether to offer to skip detection.
+      trained_on: to be shown, if given.
+      model: the checkpoint, if visitors may know it.
+    """
     gr = import_gradio()
 
     def show(path: str | None, whole: bool) -> tuple[str, str]:
@@ -117,7 +124,7 @@ def build(answerer: Answerer, *, finds_faces: bool, trained_on: TrainedOn | None
     with gr.Blocks(title="MPA-FER", analytics_enabled=False) as page:
         gr.Markdown(f"# Facial expressions\n\n{_ABOUT}")
         if trained_on is not None:
-            gr.Markdown(model_line(trained_on), elem_id="model")
+            gr.Markdown(model_line(trained_on, model), elem_id="model")
         with gr.Row():
             with gr.Column():
                 image = gr.Image(
@@ -206,11 +213,19 @@ def _render(template: str, **values: Any) -> str:
     return environment.get_template(template).render(**values)
 
 
-def model_line(trained_on: TrainedOn) -> str:
-    """The model's training data and limits as Markdown; the path of a local CLIP is redacted."""
+def model_line(trained_on: TrainedOn, model: str = "") -> str:
+    """The model, if it is named, its training data and limits as Markdown; the path of a local CLIP is redacted."""
     told = dataclasses.replace(trained_on, clip=redaction.redact_value("clip.name", trained_on.clip))
-    warning = trained_on.warning
-    return f"The model: {told}." + (f"\n\n**{warning[0].upper()}{warning[1:]}.**" if warning else "")
+    lines = [f"The model: {model and f'{model}, '}{told}."]
+    if trained_on.warning:
+        lines.append(f"**{_sentence(trained_on.warning)}**")
+    if trained_on.terms:
+        lines.append(_sentence(trained_on.terms))
+    return "\n\n".join(lines)
+
+
+def _sentence(clause: str) -> str:
+    return f"{clause[0].upper()}{clause[1:]}."
 
 
 def serve(page: Any, *, host: str, port: int, allowed_hosts: Sequence[str] = ()) -> str:

@@ -20,7 +20,7 @@ from mpafer_jax.artifacts.prompt_file import save_prompts
 from mpafer_jax.config import redaction
 from mpafer_jax.inference.export import card, check, onnx, programs
 from mpafer_jax.inference.predictor import Predictor
-from mpafer_jax.runtime import devices, files, locks
+from mpafer_jax.runtime import devices, locks
 from mpafer_jax.runtime.errors import ExportError
 
 FORMS = ("prompts", "stablehlo", "onnx")
@@ -91,7 +91,7 @@ def export(
             description=description,
             step=step,
             confidence=confidence,
-            results=_results(files.any_path(path, "the checkpoint"), step),
+            results=_results(checkpoints.place(path), step),
             chosen_on_test=description.chosen_on_test(which),
             checks=checks,
             checksums={file.name: _sha256(file) for file in sorted(folder.iterdir())},

@@ -86,7 +86,7 @@ def server(finished, tmp_path_factory):
     temporary.mkdir()
     # The analytics are what a user may have set.
     environment = runs.environment(GRADIO_ANALYTICS_ENABLED="True", TMPDIR=str(temporary))
-    arguments = [sys.executable, "-c", PROGRAM, str(log), str(finished[0])]
+    arguments = [sys.executable, "-c", PROGRAM, str(log), f"--checkpoint={finished[0]}"]
     with subprocess.Popen(
         arguments, env=environment, cwd=runs.ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:
@@ -206,6 +206,10 @@ def test_what_the_model_has_seen_is_said():
     assert "**It knows drawn faces only and cannot read photographs" in line
     assert "alice" not in line
     assert "**" not in page_lib.model_line(TrainedOn("rafdb", 12271, "openai/clip-vit-base-patch16"))
+    shipped = page_lib.model_line(TrainedOn("ferplus", 25045, "small-face-clip"), "ferplus-prompts (ships)")
+    first, terms = shipped.split("\n\n")
+    assert first.startswith("The model: ferplus-prompts (ships), trained on 25,045 images of ferplus; CLIP")
+    assert terms.startswith("The CLIP small-face-clip is for research use, as it was trained on photographs of FERPlus")
 
 
 def test_what_is_missing_is_said(capsys, tmp_path, monkeypatch):

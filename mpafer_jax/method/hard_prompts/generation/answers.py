@@ -60,7 +60,7 @@ def load_budget(clip: str, tokens: int = 0, *, revision: str = "main", cache_dir
       tokens: maximum; 0 for the CLIP's positions (77 without configuration).
       revision, cache_dir: see `files.find_files`.
     """
-    folder = SHIPPED.get(clip) or home_expanded(clip)
+    folder = SHIPPED[clip].folder if clip in SHIPPED else home_expanded(clip)
     names = file_names(folder) if folder.is_dir() else set[str]()
     if has_tokenizer(names):
         tokenizer, config = load_tokenizer(folder), folder / (OPEN_CLIP_CONFIG if OPEN_CLIP_CONFIG in names else CONFIG)
