@@ -2,7 +2,7 @@
 # Puts a CLIP or prompts into this checkout, in place of the ones for photographs that ship with the package:
 #
 #   launch/ship.sh clip runs/small_clip/clip     a CLIP of `mpafer-jax clip pretrain`, as small-face-clip, in float16
-#   launch/ship.sh prompts runs/ferplus_prompts  a run with configs/ferplus.py:small_clip, as ferplus-prompts
+#   launch/ship.sh prompts runs/ferplus_prompts  a run with configs/ferplus_prompts.py, as ferplus-prompts
 #
 # In this order: rounding to float16 makes another CLIP, and prompts fit only the CLIP that they were trained with. The
 # cards (README.md) stay as they are.

@@ -25,7 +25,7 @@ def _changes(method: str) -> dict[str, Any]:
 
 def get_sweep(argument: str) -> Sweep:
     kgcoop = _changes("kgcoop")
-    if common.has_small_clip(argument):
+    if common.small_clip(argument):
         start = {name: value for name, value in kgcoop.items() if not name.startswith("ctx.")}
         kgcoop = {**start, "hard_prompts.type": 3}
     return Sweep(

@@ -5,7 +5,7 @@ The argument of a sweep file names a config of `configs/` and, after commas, tha
     configs/sweeps/components.py:quickstart          drawn faces and the small CLIP, no download
     configs/sweeps/components.py                     RAF-DB with ViT-B/16, as configs/rafdb.py
     configs/sweeps/components.py:affectnet7,vit_l14  another dataset, another CLIP
-    configs/sweeps/components.py:ferplus,tiny_clip   photographs and a CLIP that ships, no download of weights
+    configs/sweeps/components.py:ferplus_prompts     photographs and a CLIP that ships, no download of weights
 """
 
 from collections.abc import Mapping, Sequence
@@ -32,9 +32,11 @@ def is_quickstart(argument: str) -> bool:
     return argument.partition(",")[0] == "quickstart"
 
 
-def has_small_clip(argument: str) -> bool:
-    """Whether the base has one of the CLIPs that ship, which see 64 patches."""
-    return is_quickstart(argument) or not {"tiny_clip", "small_clip"}.isdisjoint(argument.split(","))
+def small_clip(argument: str) -> str:
+    """Name of the base's CLIP if it is one of those that ship, which see 64 patches; empty if not."""
+    shipped = {"tiny_clip": "tiny-face-clip", "small_clip": "small-face-clip"}
+    shipped |= {"quickstart": shipped["tiny_clip"], "ferplus_prompts": shipped["small_clip"]}
+    return next((shipped[word] for word in argument.split(",") if word in shipped), "")
 
 
 def few_images(argument: str, per_class: int) -> Mapping[str, Any]:
@@ -46,7 +48,7 @@ def few_images(argument: str, per_class: int) -> Mapping[str, Any]:
       per_class: images of each class.
     """
     longer = {"train.num_steps": 600, "train.num_epochs": 0.0, "train.eval_every": 100, "train.checkpoint_every": 100}
-    return {"data.train_per_class": per_class, **({} if has_small_clip(argument) else longer)}  # [ours]
+    return {"data.train_per_class": per_class, **({} if small_clip(argument) else longer)}  # [ours]
 
 
 def full_and_text_only(table: str, changes: Mapping[str, Any], value: float | None = None) -> tuple[Point, ...]:

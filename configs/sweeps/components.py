@@ -47,5 +47,5 @@ def get_sweep(argument: str) -> Sweep:
             Point("motion_images", "full, motion prior from pixels", {"head.motion_prior": "images"}),
             *common.full_and_text_only(f"{_SHOTS}_per_class", common.few_images(argument, _SHOTS)),
         ),
-        notes=(_ORDER,) if common.has_small_clip(argument) else (_ORDER, _REPORTED),
+        notes=(_ORDER,) if common.small_clip(argument) else (_ORDER, _REPORTED),
     )

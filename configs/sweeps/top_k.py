@@ -13,7 +13,7 @@ _QUICKSTART_DEFAULT, _QUICKSTART_VALUES = 6, (1, 3, 6, 12, 24, 64)  # of 64
 
 
 def get_sweep(argument: str) -> Sweep:
-    small = common.has_small_clip(argument)
+    small = common.small_clip(argument)
     default, values = (_QUICKSTART_DEFAULT, _QUICKSTART_VALUES) if small else (_DEFAULT, _VALUES)
     return Sweep(
         title="Patches of the local score",

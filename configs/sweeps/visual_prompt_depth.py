@@ -10,15 +10,13 @@ from mpafer_jax.jobs.sweeps.sweep import Point, Sweep
 from mpafer_jax.runtime.errors import ConfigError
 
 _DEPTHS = (1, 3, 6, 9, 12)  # of ViT-B's 12 layers
-_QUICKSTART_DEPTHS = (1, 2, 3, 4)
+_SMALL_DEPTHS = {"tiny-face-clip": (1, 2, 3, 4), "small-face-clip": (1, 2, 4, 6)}
 
 
 def get_sweep(argument: str) -> Sweep:
-    if "vit_l14" in argument or "small_clip" in argument:
-        raise ConfigError(
-            "depths here are of a tower of 12 layers, or of tiny_clip's 4; leave out the argument of the CLIP"
-        )
-    depths = _QUICKSTART_DEPTHS if common.has_small_clip(argument) else _DEPTHS
+    if "vit_l14" in argument:
+        raise ConfigError("depths here are of a tower of 12 layers, which ViT-L/14 has not; leave that argument out")
+    depths = _SMALL_DEPTHS.get(common.small_clip(argument), _DEPTHS)
     return Sweep(
         title="Layers with visual prompts",
         base=common.base(argument),

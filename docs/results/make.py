@@ -4,9 +4,10 @@
     python docs/results/make.py runs/components runs/top_k  with what has run there
     python docs/results/make.py --print=docs/results/components_quickstart.jsonl --format=latex
 
-From the root of the checkout. A folder is what `mpafer-jax study sweep` or `study cross-dataset` has left.
-A sweep is published as one file, a matrix as its `matrix.json` without the folders of its runs. On the page stand the
-tables of all of them, and the commands of the project's sweeps that have not run.
+From the root of the checkout. A folder is what `mpafer-jax study sweep`, `study cross-dataset` or `python -m
+tests.bench.expression_packages` has left. A sweep is published as one file, a matrix as its `matrix.json` without the
+folders of its runs, the packages' table as it is. On the page stand the tables of all of them, and the commands of the
+project's sweeps that have not run.
 
 The file of a sweep has JSON lines. The first is the sweep's record; each other one is a finished run: its name,
 configuration (by dotted name, without what changes no result), `summary.json` (without the lines that name folders),
@@ -53,7 +54,8 @@ _DATASETS = {
     "affectnet8": "/data/AffectNet",
 }
 _MAIN_TABLE, _DEFAULT_DATASET = "backbones", "rafdb"
-_TINY_CLIP = "tiny_clip"
+# Arguments of sweeps on photographs with a CLIP that ships.
+_SMALL_CLIPS = {"tiny_clip", "small_clip", "ferplus_prompts"}
 # The page's order; sweeps that are not named follow.
 _ORDER = ("components", "baselines", "prompt_types", "top_k", "num_visual_prompts", "visual_prompt_depth")
 
@@ -73,10 +75,21 @@ _PHOTOGRAPHS = """## On photographs, with OpenAI's CLIP
 The paper's experiments. The datasets have to be asked for from their owners ([datasets.md](datasets.md)); cells are
 empty until a sweep has run. 'The paper, %' is the accuracy that the paper reports.
 """
-_SMALL = """## On photographs, with the small CLIP
+_SMALL = """## On photographs, with the CLIPs that ship
 
-Real faces, and the CLIP that ships with the package, which was trained on drawings and has never seen a photograph:
-what prompts bring where they have everything to bridge. Nothing here compares with the paper.
+Real faces, and the CLIPs of the package: `small-face-clip` (`small_clip`, `ferplus_prompts`), which was trained on
+photographs of FERPlus, and `tiny-face-clip` (`tiny_clip`), which was trained on drawings and has never seen a
+photograph, so that the prompts have everything to bridge. Nothing here compares with the paper.
+"""
+_PACKAGES = """### Packages that ship a classifier of expressions
+
+```bash
+python -m tests.bench.expression_packages --ferplus=/data/FERPlus --out=runs/packages
+```
+
+Each as it ships, on the photographs of FERPlus' PublicTest; 'ours' is `ferplus-prompts`, what prediction takes by
+default. None but ours knows contempt, which is a recall of 0.
+
 """
 _OTHERS = """## Other sweeps
 """
@@ -88,6 +101,7 @@ is made.
 _WAITING = """### Not run yet
 """
 _SWEEP_SUFFIX, _MATRIX_SUFFIX = ".jsonl", ".json"
+_PEERS, _PUBLISHED_PEERS = "peers.md", "expression_packages.md"
 _NAMES_FOLDERS = "data"  # of a summary; its counts and fingerprints say the rest
 
 
@@ -157,7 +171,7 @@ def _read_matrix(path: pathlib.Path) -> dict[str, Any]:
 def _sweeps(page: pathlib.Path, by_source: dict[str, Report]) -> list[str]:
     explanation = tables.explanation("the table's first row, or to the one that is named so")
     parts = [_INTRODUCTION.format(folder=page.stem, explanation=explanation)]
-    small = [source for source in by_source if _TINY_CLIP in split_source(source)[1].split(",")]
+    small = [source for source in by_source if not _SMALL_CLIPS.isdisjoint(split_source(source)[1].split(","))]
     for heading, sources, shown in (
         (_DRAWN, _drawn(), ()),
         (_SMALL, small, ()),
@@ -169,6 +183,8 @@ def _sweeps(page: pathlib.Path, by_source: dict[str, Report]) -> list[str]:
         waiting = [source for source in sources if found[source] is None and source not in shown]
         parts.append(heading)
         parts += [_section(source, found[source], page) for source in sources if source not in waiting]
+        if heading is _SMALL and (peers := page.with_suffix("") / _PUBLISHED_PEERS).is_file():
+            parts.append(_PACKAGES + files.read_text(peers))
         if waiting:
             commands = "\n".join(f"# {_title(source)}\n{_command(source)}" for source in waiting)
             parts.append(f"{_WAITING}\n```bash\n{commands}```\n")
@@ -217,8 +233,8 @@ def _title(source: str, found: Report | None = None) -> str:
 
 def _command(source: str, overrides: Sequence[str] = ()) -> str:
     path, argument = split_source(source)
-    base = argument.partition(",")[0]
-    data = [f"--config.data.dir={_DATASETS[base]}"] if base in _DATASETS else []
+    place = _DATASETS.get(argument.partition(",")[0].removesuffix("_prompts"))
+    data = [] if place is None else [f"--config.data.dir={place}"]
     folder = path.stem if argument == _QUICKSTART else sweep.name_of(source)
     flags = "".join(f" \\\n  {shlex.quote(flag)}" for flag in (*data, *overrides))
     return f"mpafer-jax study sweep --sweep={source} --workdir=runs/{folder}{flags}\n"
@@ -359,7 +375,8 @@ def read_sweep(path: pathlib.Path, baseline: str = "") -> Report:
 def main(argv: Sequence[str] | None = None) -> None:
     """Publishes what has run and writes the page, or prints a published sweep's tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folders", nargs="*", type=files.path_argument("folder"), help="of sweeps or matrices")
+    kinds = "of sweeps, matrices or packages"
+    parser.add_argument("folders", nargs="*", type=files.path_argument("folder"), help=kinds)
     parser.add_argument("--page", type=files.path_argument("--page"), default=_PAGE, help=f"default: {_PAGE}")
     parser.add_argument("--print", type=pathlib.Path, metavar="FILE", help="print a published sweep's tables instead")
     parser.add_argument("--format", choices=list(report.FORMATS), default="markdown", help="with --print")
@@ -371,9 +388,13 @@ def main(argv: Sequence[str] | None = None) -> None:
             return
         if not _SWEEPS.is_dir():
             raise ConfigError(f"there is no folder {_SWEEPS} here; run this from the root of the checkout")
+        published = arguments.page.with_suffix("")
+        peers = [folder for folder in arguments.folders if (folder / _PEERS).is_file()]
         matrices = [folder for folder in arguments.folders if (folder / cross_dataset_text.MATRIX).is_file()]
-        reports = [report.read(folder) for folder in arguments.folders if folder not in matrices]
-        publish(arguments.page.with_suffix(""), reports, matrices)
+        reports = [report.read(folder) for folder in arguments.folders if folder not in (*matrices, *peers)]
+        publish(published, reports, matrices)
+        for folder in peers:
+            files.write_text(published / _PUBLISHED_PEERS, files.read_text(folder / _PEERS))
         write_page(arguments.page)
     except UserError as error:
         sys.exit(f"{type(error).__name__}: {error}")

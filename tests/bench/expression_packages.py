@@ -45,7 +45,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from mpafer_jax.cli.runner import argument, command, number, path
+from mpafer_jax.cli.runner import CHECKPOINT, argument, command, number, path
 from mpafer_jax.config.expressions import canonical_name
 from mpafer_jax.evaluation import metrics
 from mpafer_jax.evaluation.table import markdown
@@ -233,7 +233,7 @@ def render(rows: Mapping[str, Mapping[str, Any]], images: int) -> str:
     "expression_packages",
     path("--ferplus", default=FERPLUS, help="folder with FERPlus; default: MPAFER_FERPLUS_DIR"),
     path("--out", required=True, help="folder for peers.md and peers.json"),
-    path("--checkpoint", help="of ours, for a row of it"),
+    CHECKPOINT,
     argument("--package", choices=tuple(PACKAGES), action="append", help="what is measured (default: all)"),
     number("--images", 1, help="only the first ones, for a trial"),
     called="python -m tests.bench.expression_packages",
@@ -241,7 +241,7 @@ def render(rows: Mapping[str, Mapping[str, Any]], images: int) -> str:
 def expression_packages(arguments: argparse.Namespace) -> None:
     """Accuracy and speed of packages that ship an expression classifier, on the photographs of FERPlus.
 
-        python -m tests.bench.expression_packages --ferplus=FERPLUS --checkpoint=RUN --out=packages
+        python -m tests.bench.expression_packages --ferplus=FERPLUS --out=packages
 
     Installs the packages into a temporary folder (2 GB) from PyPI and npm, which needs Node 20 or later, and runs them
     one after the other. On a machine that others use do not look at the speeds.
@@ -259,8 +259,7 @@ def expression_packages(arguments: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         environments = Environments(folder)
-        if arguments.checkpoint:
-            add("ours", [sys.executable, "-m", "tests.bench.peers.ours"], str(arguments.checkpoint))
+        add("ours", [sys.executable, "-m", "tests.bench.peers.ours"], arguments.checkpoint)
         for name in arguments.package or PACKAGES:
             package = PACKAGES[name]
             add(package.title, environments.words(package.program), package.argument)

@@ -10,8 +10,9 @@ FOLDER = pathlib.Path(__file__).parents[2] / "configs"
 FIRST = "rafdb"  # the paper's main dataset; the other configs are stored as what differs from it
 NAMES = [
     FIRST,
-    *("affectnet7", "affectnet8", "ckplus", "clips", "dfew", "expw", "fer2013", "ferplus", "ferplus_prompts", "ferv39k", "folder"),
+    *("affectnet7", "affectnet8", "ckplus", "clips", "dfew", "expw", "fer2013", "ferplus", "ferv39k", "folder"),
     *("jaffe", "kdef", "list", "mafw", "parquet", "quickstart", "rafd", "rafdb_compound", "sample", "sfew"),
+    "ferplus_prompts",
 ]
 PRETRAINING = ("pretrain_tiny_clip", "pretrain_small_clip")
 CLIPS = ["vit_b32", "vit_l14", "vit_l14_336", "tiny_clip", "small_clip"]

@@ -17,7 +17,7 @@ from mpafer_jax.artifacts.confidence import FILE, HOW_TO_MAKE
 from mpafer_jax.artifacts.description import Description
 from mpafer_jax.artifacts.run_dir import EVALUATION_PREDICTIONS
 from mpafer_jax.backbones.files import find_files
-from mpafer_jax.cli.runner import argument, command, number, path
+from mpafer_jax.cli.runner import CHECKPOINT, command, number, path
 from mpafer_jax.config.data_section import DataSection
 from mpafer_jax.config.schema import Config, EvalSection
 from mpafer_jax.data import near_duplicates
@@ -205,7 +205,7 @@ def render(measured: dict[str, Any]) -> str:
 @command(
     "card",
     path("--ferplus", required=True, help="FERPlus in its owners' layout (docs/datasets.md)"),
-    argument("--checkpoint", required=True, help="as for prediction"),
+    CHECKPOINT,
     number("--per_class", 0, default=0, help="to try it: images of each class (default 0, all)"),
     number("--explained", 1, default=500, help="images whose heat maps are measured (default 500)"),
     path("--out", required=True, help="folder for card.json and card.md"),

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from mpafer_jax.cli.runner import argument, command, number, path
+from mpafer_jax.cli.runner import CHECKPOINT, command, number, path
 from mpafer_jax.config.expressions import map_classes
 from mpafer_jax.data.contact_sheet import Tile, pairs_sheet
 from mpafer_jax.data.records import ImageFile
@@ -42,7 +42,7 @@ def choose(labels: np.ndarray, right: np.ndarray, number: int, seed: int) -> lis
 @command(
     "explanations",
     path("--ferplus", required=True, help="folder with FERPlus (docs/datasets.md)"),
-    argument("--checkpoint", required=True, help="as for prediction"),
+    CHECKPOINT,
     number("--faces", 1, default=12, help="how many are explained (default 12)"),
     number("--images", 0, default=0, help="to try it: choose among so many (default 0, all)"),
     number("--seed", 0, default=0, help="of the choice"),

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from mpafer_jax.cli.runner import argument, command, number, path
+from mpafer_jax.cli.runner import CHECKPOINT, command, number, path
 from mpafer_jax.config.expressions import canonical_name
 from mpafer_jax.evaluation.groups import Group
 from mpafer_jax.evaluation.table import markdown, with_interval
@@ -126,7 +126,7 @@ def render(measured: Row) -> str:
 @command(
     "photographs",
     path("--ferplus", required=True, help="folder with FERPlus (docs/datasets.md)"),
-    argument("--checkpoint", required=True, help="as for prediction"),
+    CHECKPOINT,
     number("--images", 1, default=200, help="how many faces (default 200)"),
     number("--seed", 0, default=0, help="of their choice"),
     path("--out", required=True, help="folder for photographs.md and photographs.json"),

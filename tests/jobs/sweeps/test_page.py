@@ -45,8 +45,10 @@ def test_what_was_measured_and_the_commands_for_the_rest(tmp_path):
     small = "configs/sweeps/baselines.py:ferplus,tiny_clip"
     held_out = ("data.test_split=validation", "data.validation_fraction=0.1", "data.validation_split=")
     made.record(tmp_path / "s", sweep.load(small), small, tuple(f"--config.{change}" for change in held_out))
+    (tmp_path / "p").mkdir()
+    (tmp_path / "p" / "peers.md").write_text("| ours | 12.3 |\n")
     out = tmp_path / "docs" / "results.md"
-    make.main([f"--page={out}", *(str(tmp_path / name) for name in ("k", "b", "own", "s"))])
+    make.main([f"--page={out}", *(str(tmp_path / name) for name in ("k", "b", "own", "s", "p"))])
     text = out.read_text()
     drawn, small, rest = text.split("\n## On photographs")
     photographs, others = rest.split("\n## Other sweeps")
@@ -61,6 +63,7 @@ def test_what_was_measured_and_the_commands_for_the_rest(tmp_path):
     assert re.search(r"\| ViT-L/14 +\|    2 \| 55\.00.* 91\.81 \|", photographs)
     assert "### What it brings" in others
     # With what its runs were given beside the folder of the data.
+    assert small.endswith("\n| ours | 12.3 |\n")
     assert "ferplus_tiny_clip \\\n  --config.data.dir=/data/FERPlus \\\n  --config.data.test_split=validation" in small
 
     commands = re.findall(r"^mpafer-jax study sweep (.*?[^\\])$", text.replace("\\\n", ""), re.MULTILINE)
