@@ -1,4 +1,4 @@
-"""Pre-training of the small CLIP that ships with the package, on drawn faces with captions.
+"""Pre-training of `tiny-face-clip`, which ships with the package, on drawn faces with captions.
 
     mpafer-jax clip pretrain --config=configs/pretrain_tiny_clip.py --workdir=runs/tiny_clip
 

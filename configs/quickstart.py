@@ -1,4 +1,4 @@
-"""Runs out of the box: drawn faces, the small CLIP that ships with the package, the whole method, and its baselines.
+"""Runs out of the box: drawn faces, `tiny-face-clip` (which ships with the package), the whole method, its baselines.
 
     python -m mpafer_jax.main --config=configs/quickstart.py --workdir=runs/quickstart
 

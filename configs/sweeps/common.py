@@ -2,7 +2,7 @@
 
 The argument of a sweep file names a config of `configs/` and, after commas, that config's own arguments:
 
-    configs/sweeps/components.py:quickstart          drawn faces and the small CLIP, no download
+    configs/sweeps/components.py:quickstart          drawn faces and tiny-face-clip, no download
     configs/sweeps/components.py                     RAF-DB with ViT-B/16, as configs/rafdb.py
     configs/sweeps/components.py:affectnet7,vit_l14  another dataset, another CLIP
     configs/sweeps/components.py:ferplus_prompts     photographs and a CLIP that ships, no download of weights

@@ -1,4 +1,4 @@
-"""Other styles of drawing, each further from what the small CLIP was trained on or nearer to it; quickstart only.
+"""Other styles of drawing, each further from what `tiny-face-clip` was trained on or nearer to it; quickstart only.
 
     mpafer-jax study sweep --sweep=configs/sweeps/styles.py:quickstart --workdir=runs/styles
 

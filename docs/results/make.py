@@ -65,7 +65,7 @@ Made by `python docs/results/make.py` from what is published in [{folder}/]({fol
 confusion matrices and correct images. Not to be edited by hand. [experiments.md](experiments.md) says how to run a
 sweep. {explanation}
 """
-_DRAWN = """## On drawn faces, with the small CLIP
+_DRAWN = """## On drawn faces, with tiny-face-clip
 
 The quickstart's benchmark ([quickstart.md](quickstart.md)). An accuracy on drawings says whether a method works, not
 how good it is on photographs.

@@ -3,7 +3,7 @@
     python -m tests.measurements.same_faces --ferplus=DIR --out=WORK [--limit=2000] [--steps=20]
 
 DIR holds images.npz and unpack.py, which writes the owners' layout. One model is trained for a few steps on that, with
-the small CLIP that ships, and evaluated on PublicTest in each form. Prints for each form the images of each class, a
+tiny-face-clip, and evaluated on PublicTest in each form. Prints for each form the images of each class, a
 digest of pixels and classes, accuracy, mean recall and loss; ends with code 1 if they differ.
 """
 

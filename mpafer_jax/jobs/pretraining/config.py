@@ -186,7 +186,7 @@ class TrainSection(IntervalsSection):
 
 
 class PretrainConfig(FrozenModel):
-    """One pre-training run; the defaults are those of the CLIP that ships with the package."""
+    """One pre-training run; the defaults are those of `tiny-face-clip`, which ships with the package."""
 
     listed_by: ClassVar[str] = "mpafer-jax config --pretraining"
 

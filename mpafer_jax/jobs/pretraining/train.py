@@ -40,7 +40,7 @@ from mpafer_jax.runtime import devices, distributed, files, locks, preemption, p
 from mpafer_jax.runtime.errors import ConfigError
 
 CLIP_FOLDER, TOKENIZER_FOLDER, IMAGES_FOLDER, TEACHER_FOLDER = "clip", "tokenizer", "images", "teacher"
-_WHITENED = 512  # images for whitening the patch embedding: 32,768 patches for the small CLIP
+_WHITENED = 512  # images for whitening the patch embedding: 32,768 patches for the CLIPs that ship
 
 
 class PretrainDescription(Described):
