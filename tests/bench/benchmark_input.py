@@ -23,7 +23,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import cv2
 import jax
 import numpy as np
 from PIL import Image
@@ -40,6 +39,7 @@ from mpafer_jax.runtime import devices, files
 from mpafer_jax.runtime import workers as workers_lib
 from tests.bench.timing import Spread, time_block
 
+cv2: Any = importlib.import_module("cv2")  # whose annotations leave out some of it
 _SEED = 0
 
 
