@@ -15,7 +15,8 @@ from configs import common, ferplus
 def get_config(arg: str | None = None) -> ConfigDict:
     config = common.get_common()
     config.update(ferplus.get_config())
+    config.update_from_flattened_dict(common.CLIPS["small_clip"])
     config.data.validation_split, config.data.validation_fraction = "", 0.1
     config.data.near_duplicates_together = True
     config.data.test_split = "validation"
-    return common.apply_arguments(config, ",".join(filter(None, ("small_clip", arg))))
+    return common.apply_arguments(config, arg)
