@@ -12,6 +12,7 @@ from PIL import Image
 from mpafer_jax.artifacts import checkpoints
 from mpafer_jax.artifacts.confidence import FILE
 from mpafer_jax.cli.export import export
+from mpafer_jax.cli.predict import predict
 from mpafer_jax.data.preprocess import resize
 from mpafer_jax.inference import Predictor, media
 from mpafer_jax.jobs import evaluate
@@ -173,7 +174,7 @@ def test_a_damaged_one_is_refused(older, trained, step, damage):
 
 def test_options_that_cannot_be(trained, sample, faces, capsys):
     with pytest.raises(SystemExit, match="2"):
-        run(sample / "clip", faces[0], "--zero_shot", "--calibrated")
+        predict([str(faces[0]), "--zero_shot", f"--clip={sample / 'clip'}", "--calibrated"])
     assert "--calibrated does nothing without a checkpoint, which --zero_shot has not" in capsys.readouterr().err
     with pytest.raises(SystemExit, match="2"):
         run(trained, faces[0], "--min_confidence=60")
