@@ -216,8 +216,8 @@ def test_what_is_missing_is_said(capsys, tmp_path, monkeypatch):
     from mpafer_jax.cli import demo
 
     monkeypatch.setitem(sys.modules, "gradio", types.ModuleType("gradio"))  # seconds to import, and not used here
-    assert demo.demo([str(tmp_path)]) == 2
+    assert demo.demo([f"--checkpoint={tmp_path}"]) == 2
     assert "no checkpoint at" in capsys.readouterr().err
     monkeypatch.setitem(sys.modules, "gradio", None)
-    assert demo.demo([str(tmp_path)]) == 2
+    assert demo.demo([f"--checkpoint={tmp_path}"]) == 2
     assert "pip install -e '.[demo]'" in capsys.readouterr().err
