@@ -23,10 +23,10 @@ _REPORTED = {
 
 
 def get_sweep(argument: str) -> Sweep:
-    if common.is_quickstart(argument):
-        raise ConfigError("there is one small CLIP for drawn faces; name a dataset's config, as in :rafdb")
     if CLIPS.keys() & argument.split(","):
         raise ConfigError("the CLIP is what this sweep varies; leave it out of the argument")
+    if clip := common.small_clip(argument):
+        raise ConfigError(f"its config is for {clip}; name one for OpenAI's CLIPs, which are compared, as in :rafdb")
     b16, l14 = _REPORTED.get(argument.partition(",")[0] or "rafdb", (None, None))
     return Sweep(
         title="Image towers",

@@ -36,7 +36,7 @@ def small_clip(argument: str) -> str:
     """Name of the base's CLIP if it is one of those that ship, which see 64 patches; empty if not."""
     shipped = {"tiny_clip": "tiny-face-clip", "small_clip": "small-face-clip"}
     shipped |= {"quickstart": shipped["tiny_clip"], "ferplus_prompts": shipped["small_clip"]}
-    return next((shipped[word] for word in argument.split(",") if word in shipped), "")
+    return next((shipped[word] for word in reversed(argument.split(",")) if word in shipped), "")
 
 
 def few_images(argument: str, per_class: int) -> Mapping[str, Any]:

@@ -9,6 +9,7 @@ import re
 import pytest
 
 from mpafer_jax.artifacts.run_dir import flatten
+from mpafer_jax.backbones.files import SHIPPED
 from mpafer_jax.config.semantics import SEED_FIELDS
 from mpafer_jax.jobs.sweeps import plan, sweep
 from mpafer_jax.jobs.sweeps.sweep import Point, Record, Sweep
@@ -20,7 +21,7 @@ from tests.jobs.sweeps import made
 FOLDER = runs.ROOT / "configs" / "sweeps"
 OF_FOLDERS = "alignment"  # its points are folders, which its argument names
 OWN = [path.stem for path in sweep.own_files(FOLDER) if path.stem != OF_FOLDERS]
-ONLY_PHOTOGRAPHS, ONLY_DRAWN = {"backbones"}, {"styles"}
+ONLY_PHOTOGRAPHS, ONLY_DRAWN = {"backbones"}, {"styles"}  # the first with OpenAI's CLIP
 
 
 @pytest.fixture(autouse=True)
@@ -39,6 +40,7 @@ def test_every_sweep_plans_for_drawn_faces_and_for_photographs(name):
         ("quickstart", ONLY_PHOTOGRAPHS, []),
         ("", ONLY_DRAWN, ["--config.data.dir=/data"]),
         ("affectnet7", ONLY_DRAWN, ["--config.data.dir=/data"]),
+        ("ferplus_prompts", ONLY_DRAWN | ONLY_PHOTOGRAPHS, ["--config.data.dir=/data"]),
     ):
         if name in absent:
             with pytest.raises(ConfigError):
@@ -59,6 +61,14 @@ def test_every_sweep_plans_for_drawn_faces_and_for_photographs(name):
         assert all(found.baseline in {point.name for point in found.rows(table)} for table in found.table_names())
     stated = re.search(r"^(\d+) runs:", ast.get_docstring(ast.parse((FOLDER / f"{name}.py").read_text())), re.MULTILINE)
     assert stated is None or int(stated[1]) == planned[0]
+
+
+@pytest.mark.parametrize("argument", ["quickstart", "ferplus_prompts", "ferplus_prompts,tiny_clip"])
+def test_visual_prompts_go_as_deep_as_the_tower_of_the_clip_that_ships(argument):
+    found = load("visual_prompt_depth", argument)
+    clip = plan.parse(found.base, ["--config.data.dir=/data"] if "ferplus" in argument else []).clip.name
+    tower = json.loads((SHIPPED[clip].folder / "config.json").read_text())["vision_config"]
+    assert found.points[-1].value == tower["num_hidden_layers"]
 
 
 def test_crops_are_folders_of_the_argument():
