@@ -76,8 +76,8 @@ class Explanation:
     Attributes:
       rollout: float32[rows, columns], share of each patch in attention rollout.
       prompt_share: the visual prompts' share in attention rollout.
-      phrases: with scores, best first. A score is the mean of the cosines with the image feature and with the k nearest
-        patches, weighted by the head's lambda.
+      phrases: with scores, best first. A score is the mean of the cosines with the frozen CLIP's image feature and with
+        its k nearest patches, weighted by the head's lambda.
     """
 
     prediction: Prediction
@@ -181,9 +181,11 @@ class Explainer:
         if fresh is None:
             fresh = jnp.ones(len(out["attention"]), bool)
         shares, prompt_share = rollout(out["attention"], model.backbone.spec.num_patches, fresh)
+        # Visual prompts are tuned for the classes' prompts and move features away from all other texts.
+        untuned = out if visual is None else forward.classify(None, frozen, pixels, text_features)[1]
         scores, _ = global_local_logits(
-            out["image_features"],
-            out["patch_features"],
+            untuned["image_features"],
+            untuned["patch_features"],
             phrase_features,
             logit_scale=1 / (1 + model.local_weight),
             top_k=model.top_k,

@@ -1,5 +1,6 @@
 """Explanations: rollout against plain matrices, maps in their place, phrases ranked, images drawn."""
 
+import copy
 import functools
 import json
 
@@ -115,16 +116,26 @@ def test_a_phrase_scores_as_a_class_with_that_text_would(explained, predictor):
     _, explanations = explained
     own = next(score for phrase, score in explanations[0].phrases if phrase.text == "hard eyes")
     model, backbone = predictor.model, predictor.frozen.backbone
-    visual = predictor.forward.visual_prompts(predictor.params)
     encode = text_encoder(model, backbone, predictor.tokenizer.encode)
     features, _ = encode(["a photo of a person with hard eyes"])
     pixels = jnp.asarray(explanations[0].prediction.pixels[None])
     images = normalize(pixels, predictor.forward.mean, predictor.forward.std)
     classify = jax.jit(functools.partial(model.apply, method="classify"))
-    logits, _ = classify(variables(backbone, {}), images, features, prompts=visual)
+    logits, _ = classify(variables(backbone, {}), images, features, prompts=None)
     bound = model.bind(variables(backbone, {}))
     scale = float(bound.backbone.temperature_scale()) * (1 + model.local_weight)
     assert float(logits[0, 0]) / scale == pytest.approx(own, abs=1e-4)
+
+
+def test_phrases_are_of_the_frozen_clip_whatever_the_visual_prompts(explained, predictor):
+    _, (first, *_) = explained
+    other = copy.copy(predictor)
+    other.params = jax.tree.map(jnp.negative, predictor.params)
+    texts = {"Happy": {"mouth": ["a smile", "raised lip corners"]}, "anger": "hard eyes", "boredom": "a yawn"}
+    (explanation,) = Explainer(other, bank(**texts)).explain([first.prediction])
+    assert not np.allclose(explanation.rollout, first.rollout, rtol=1e-3)
+    assert [phrase for phrase, _ in explanation.phrases] == [phrase for phrase, _ in first.phrases]
+    np.testing.assert_allclose(*([score for _, score in found.phrases] for found in (explanation, first)), atol=1e-5)
 
 
 def test_heat_lies_where_the_patch_is():
