@@ -55,8 +55,8 @@ _SUFFIXES: dict[str, FileKind] = {
     ".bin": "pytorch",
     ".ckpt": "pytorch",
 }
-_WHOLE_TOKENIZER = "tokenizer.json"
-TOKENIZER = ("vocab.json", "merges.txt", _WHOLE_TOKENIZER, "tokenizer_config.json", "special_tokens_map.json")
+WHOLE_TOKENIZER = "tokenizer.json"
+TOKENIZER = ("vocab.json", "merges.txt", WHOLE_TOKENIZER, "tokenizer_config.json", "special_tokens_map.json")
 PREPROCESSOR = ("preprocessor_config.json", "processor_config.json")
 
 _HERE = Path(__file__).resolve().parent
@@ -225,7 +225,7 @@ def file_names(folder: Path) -> set[str]:
 
 def has_tokenizer(names: Collection[str]) -> bool:
     """Whether these file names include a tokenizer's."""
-    return _WHOLE_TOKENIZER in names or {"vocab.json", "merges.txt"} <= set(names)
+    return WHOLE_TOKENIZER in names or {"vocab.json", "merges.txt"} <= set(names)
 
 
 def _in_folder(folder: Path, *, revision: str) -> CheckpointFiles:
@@ -374,7 +374,7 @@ def _cached(name: str, revision: str, cache_dir: str | None) -> tuple[Checkpoint
         if all(look_up(file) is None for file in PREPROCESSOR):
             return None, PREPROCESSOR[0]
     snapshot = configs[0].parent
-    if not has_tokenizer(file_names(snapshot)) and look_up(_WHOLE_TOKENIZER) is None:
+    if not has_tokenizer(file_names(snapshot)) and look_up(WHOLE_TOKENIZER) is None:
         return None, TOKENIZER[0]
     try:
         return _in_folder(snapshot, revision=snapshot.name), ""
@@ -434,7 +434,7 @@ def _snapshot(name: str, revision: str, cache_dir: str | None) -> Path:
     commit = snapshot.name  # pins later downloads if the branch moves meanwhile
     weights = _choose_weights(names, owner, snapshot)
     download(commit, weights.name)
-    for file, absent in ((PREPROCESSOR[0], not names & {*PREPROCESSOR}), (_WHOLE_TOKENIZER, not has_tokenizer(names))):
+    for file, absent in ((PREPROCESSOR[0], not names & {*PREPROCESSOR}), (WHOLE_TOKENIZER, not has_tokenizer(names))):
         if absent:
             with contextlib.suppress(EntryNotFoundError):  # records in the cache that it does not exist
                 huggingface_hub.hf_hub_download(name, file, revision=commit, cache_dir=cache_dir)

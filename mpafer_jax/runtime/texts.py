@@ -6,8 +6,6 @@ import html
 import re
 import unicodedata
 
-import ftfy
-
 
 def clean_text(text: str) -> str:
     """Cleans a text as OpenAI's CLIP tokenizer does, without lowercasing.
@@ -15,7 +13,11 @@ def clean_text(text: str) -> str:
     Fixes encoding errors, typographic quotes, ligatures and character widths (ftfy), unescapes HTML entities,
     normalises Unicode, and collapses white space. transformers' CLIPTokenizer does only the last two since version 5.
     """
-    return " ".join(html.unescape(html.unescape(ftfy.fix_text(text))).split())
+    if not (text.isascii() and text.isprintable() and "&" not in text):  # which ftfy and `unescape` leave as they are
+        import ftfy  # here, since it takes a third of a second
+
+        text = html.unescape(html.unescape(ftfy.fix_text(text)))
+    return " ".join(text.split())
 
 
 def without_invisible(text: str) -> str:

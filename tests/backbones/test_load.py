@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from flax import serialization
 from safetensors.numpy import load_file, save_file
+from transformers import CLIPConfig
 
 from mpafer_jax.backbones.clip.load import read_config, read_normalization
 from mpafer_jax.backbones.clip.rules import flatten, to_tensors, unflatten
@@ -276,6 +277,9 @@ def test_omitted_fields_get_the_formats_defaults(folder):
     assert (config.vision.patch_size, config.vision.hidden_size, config.text.num_layers) == (16, 768, 12)
     assert (config.vision.image_size, config.text.vocab_size, config.projection_dim) == (224, 49408, 512)
     assert (config.text.hidden_act, config.text.layer_norm_eps) == ("quick_gelu", 1e-5)
+    (folder / "config.json").write_text('{"model_type": "clip"}')
+    (folder / "all.json").write_text(json.dumps(CLIPConfig().to_dict()))
+    assert read_config(folder / "config.json") == read_config(folder / "all.json")
 
 
 def test_configs_as_old_releases_wrote_them(folder):

@@ -28,6 +28,20 @@ from mpafer_jax.backbones.files import CLIPS_TOKENIZER, OPEN_CLIP_CONFIG, Checkp
 from mpafer_jax.backbones.hub_library import import_transformers
 from mpafer_jax.backbones.other_encoders import refuse_others
 
+# What a config.json leaves out is as in transformers, which is not asked since it takes seconds to import.
+_BOTH = {"num_hidden_layers": 12, "hidden_act": "quick_gelu", "layer_norm_eps": 1e-5}
+_VISION = {
+    **_BOTH,
+    **{"hidden_size": 768, "intermediate_size": 3072, "num_attention_heads": 12},
+    **{"num_channels": 3, "image_size": 224, "patch_size": 32},
+}
+_TEXT = {
+    **_BOTH,
+    **{"hidden_size": 512, "intermediate_size": 2048, "num_attention_heads": 8},
+    **{"vocab_size": 49408, "max_position_embeddings": 77, "eos_token_id": 49407},
+}
+_PROJECTION_DIM = 512
+
 
 def load(files: CheckpointFiles, *, name: str, dtype: str) -> Pretrained:
     """Loads a CLIP; see `registry.load_backbone`.
@@ -97,7 +111,7 @@ def _load_tokenizer(files: CheckpointFiles, vocab_size: int) -> Tokenizer:
 
 
 def read_config(path: Path) -> ClipConfig:
-    """Reads the shape of a CLIP from config.json or open_clip_config.json, with that library's defaults.
+    """Reads the shape of a CLIP from config.json or open_clip_config.json, with defaults of transformers or open_clip.
 
     Raises:
       ValueError: it is no JSON, or the architecture is not supported.
@@ -105,59 +119,71 @@ def read_config(path: Path) -> ClipConfig:
     if path.name == OPEN_CLIP_CONFIG:
         return read_open_clip_config(path)
     raw = read_json(path)
-    transformers = import_transformers()
-    from huggingface_hub.errors import StrictDataclassError
-
-    try:
-        full = transformers.CLIPConfig.from_dict(raw)
-    except (StrictDataclassError, TypeError, ValueError, AttributeError) as error:
-        raise ValueError(f"{path} is no valid configuration of a CLIP: {error}") from error
-    problems = list(_unsupported(full))
+    vision, text = _tower(raw, "vision_config", _VISION, path), _tower(raw, "text_config", _TEXT, path)
+    projection_dim = raw.get("projection_dim", _PROJECTION_DIM)
+    problems = [*_problems("vision_config", vision), *_problems("text_config", text)]
+    if not _is_count(projection_dim):
+        problems.append(f"projection_dim is {projection_dim!r}, expected one integer")
     if problems:
         raise ValueError(f"{path} describes a CLIP that is not supported: {'; '.join(problems)}")
-    vision, text = full.vision_config, full.text_config
     return ClipConfig(
         vision=VisionConfig(
-            hidden_size=vision.hidden_size,
-            intermediate_size=vision.intermediate_size,
-            num_layers=vision.num_hidden_layers,
-            num_heads=vision.num_attention_heads,
-            image_size=vision.image_size,
-            patch_size=vision.patch_size,
-            hidden_act=vision.hidden_act,
-            layer_norm_eps=vision.layer_norm_eps,
+            hidden_size=vision["hidden_size"],
+            intermediate_size=vision["intermediate_size"],
+            num_layers=vision["num_hidden_layers"],
+            num_heads=vision["num_attention_heads"],
+            image_size=vision["image_size"],
+            patch_size=vision["patch_size"],
+            hidden_act=vision["hidden_act"],
+            layer_norm_eps=vision["layer_norm_eps"],
         ),
         text=TextConfig(
-            vocab_size=text.vocab_size,
-            hidden_size=text.hidden_size,
-            intermediate_size=text.intermediate_size,
-            num_layers=text.num_hidden_layers,
-            num_heads=text.num_attention_heads,
-            max_position_embeddings=text.max_position_embeddings,
-            eos_token_id=text.eos_token_id,
-            hidden_act=text.hidden_act,
-            layer_norm_eps=text.layer_norm_eps,
+            vocab_size=text["vocab_size"],
+            hidden_size=text["hidden_size"],
+            intermediate_size=text["intermediate_size"],
+            num_layers=text["num_hidden_layers"],
+            num_heads=text["num_attention_heads"],
+            max_position_embeddings=text["max_position_embeddings"],
+            eos_token_id=text["eos_token_id"],
+            hidden_act=text["hidden_act"],
+            layer_norm_eps=text["layer_norm_eps"],
         ),
-        projection_dim=full.projection_dim,
+        projection_dim=projection_dim,
     )
 
 
-def _unsupported(config: Any) -> Iterator[str]:
-    for tower in ("vision_config", "text_config"):
-        activation = getattr(config, tower).hidden_act
-        if activation not in ACTIVATIONS:
-            yield f"{tower}.hidden_act is {activation!r}, expected one of {', '.join(sorted(ACTIVATIONS))}"
-    integers = {
-        "projection_dim": config.projection_dim,
-        "vision_config.image_size": config.vision_config.image_size,
-        "vision_config.patch_size": config.vision_config.patch_size,
-        "text_config.eos_token_id": config.text_config.eos_token_id,
+def _tower(raw: dict[str, Any], name: str, defaults: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    """The fields of a tower. OpenAI's repositories have them twice; where NAME_dict is given, it counts alone."""
+    fields: object = raw.get(name) if raw.get(f"{name}_dict") is None else raw[f"{name}_dict"]
+    fields = {} if fields is None else fields
+    if not isinstance(fields, dict):
+        raise ValueError(f"{path}: {name} is {fields!r}, expected a JSON object")
+    return {
+        **defaults,
+        **{field: value for field, value in cast("dict[str, Any]", fields).items() if field in defaults},
     }
-    for field, value in integers.items():
-        if not isinstance(value, int):
-            yield f"{field} is {value!r}, expected one integer"
-    if config.vision_config.num_channels != 3:
-        yield f"vision_config.num_channels is {config.vision_config.num_channels}, expected 3"
+
+
+def _problems(tower: str, fields: dict[str, Any]) -> Iterator[str]:
+    for field, value in fields.items():
+        expected = ""
+        if field == "hidden_act":
+            expected = "" if value in [*ACTIVATIONS] else f"one of {', '.join(sorted(ACTIVATIONS))}"
+        elif field == "layer_norm_eps":
+            expected = "" if isinstance(value, float) and value > 0 else "a positive number"
+        elif field == "num_channels":
+            expected = "" if value == 3 else "3"
+        elif not (_is_count(value) or (field == "eos_token_id" and value == 0)):
+            expected = "one integer"
+        if expected:
+            yield f"{tower}.{field} is {value!r}, expected {expected}"
+    width, heads = fields["hidden_size"], fields["num_attention_heads"]
+    if _is_count(width) and _is_count(heads) and width % heads:
+        yield f"{tower}.hidden_size is {width}, not a multiple of the number of attention heads, {heads}"
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0
 
 
 def read_normalization(path: Path) -> tuple[Color, Color]:

@@ -1,20 +1,29 @@
-"""Typed wrapper around transformers' CLIP tokenizer, and training of small ones."""
+"""CLIP's tokenizer, and training of small ones.
+
+It is built of the Rust library's parts: transformers, which has the same one, takes seconds to import.
+"""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-from mpafer_jax.backbones.files import TOKENIZER, file_names, has_tokenizer
-from mpafer_jax.backbones.hub_library import import_transformers
+from tokenizers import AddedToken, Regex, decoders, normalizers, pre_tokenizers
+from tokenizers import Tokenizer as Backend
+from tokenizers.models import BPE
+from tokenizers.trainers import BpeTrainer
+
+from mpafer_jax.backbones.files import TOKENIZER, WHOLE_TOKENIZER, file_names, has_tokenizer, read_json
 from mpafer_jax.runtime.files import write_json, write_text
 from mpafer_jax.runtime.texts import clean_text
 
 SOS = "<|startoftext|>"
 EOS = "<|endoftext|>"
 _END_OF_WORD = "</w>"
+# What is kept apart before byte pairs are merged: special tokens, English contractions, words, digits, other signs.
+_WORDS = r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|\p{L}+|\p{N}|[^\s\p{L}\p{N}]+"
 CLIPS_VOCABULARY = 49408  # tokens of `files.CLIPS_TOKENIZER`
 
 
@@ -27,25 +36,27 @@ class Tokenizer:
       vocab_size: number of tokens, special ones included.
     """
 
-    def __init__(self, library_tokenizer: Any) -> None:
-        self._tokenizer = library_tokenizer
-        self.sos_id: int = library_tokenizer.bos_token_id
-        self.eos_id: int = library_tokenizer.eos_token_id
-        self.vocab_size: int = len(library_tokenizer)
+    def __init__(self, backend: Backend, sos: str, eos: str) -> None:
+        """Wraps the library's tokenizer, in whose vocabulary the two special tokens are."""
+        self._backend = backend
+        self.sos_id, self.eos_id = (cast(int, backend.token_to_id(token)) for token in (sos, eos))
+        self.vocab_size = backend.get_vocab_size()
 
     def encode(self, text: str) -> list[int]:
         """Token ids with SOS and EOS, never truncated."""
-        # verbose would warn of lengths, which callers check.
-        return list(self._tokenizer(_normalized(text), truncation=False, padding=False, verbose=False)["input_ids"])
+        return self._with_ends(self._backend.encode(_normalized(text), add_special_tokens=False).ids)
 
     def encode_many(self, texts: Sequence[str]) -> list[list[int]]:
         """`encode` of many texts, much faster than one by one."""
-        cleaned = [_normalized(text) for text in texts]
-        return [list(ids) for ids in self._tokenizer(cleaned, truncation=False, padding=False)["input_ids"]]
+        encodings = self._backend.encode_batch([_normalized(text) for text in texts], add_special_tokens=False)
+        return [self._with_ends(encoding.ids) for encoding in encodings]
+
+    def _with_ends(self, ids: list[int]) -> list[int]:
+        return [self.sos_id, *ids, self.eos_id]
 
     def decode(self, ids: Iterable[int]) -> str:
         """Lower-case text of token ids, without SOS and EOS."""
-        return str(self._tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False))
+        return self._backend.decode(list(ids), skip_special_tokens=True).replace(_END_OF_WORD, " ").strip()
 
 
 def _normalized(text: str) -> str:
@@ -65,16 +76,49 @@ def load_tokenizer(folder: Path | str) -> Tokenizer:
             f"{folder} holds no tokenizer; expected vocab.json and merges.txt, or tokenizer.json, as the Hub's CLIP "
             "repositories have them"
         )
-    transformers = import_transformers()
     try:
-        tokenizer = transformers.CLIPTokenizer.from_pretrained(str(folder), local_files_only=True)
+        vocabulary, merges = _read_vocabulary(folder)
+        sos, eos = _special_tokens(folder)
+        backend = _backend(BPE(vocabulary, merges, end_of_word_suffix=_END_OF_WORD, unk_token=eos))
     except Exception as error:  # the Rust library raises bare Exceptions
         raise ValueError(f"the tokenizer in {folder} cannot be read: {error}") from error
-    # Without the special tokens that transformers adds if missing.
-    vocabulary = tokenizer.backend_tokenizer.get_vocab(with_added_tokens=False)
-    if absent := [token for token in (tokenizer.bos_token, tokenizer.eos_token) if token not in vocabulary]:
+    if absent := [token for token in (sos, eos) if token not in vocabulary]:
         raise ValueError(f"the tokenizer in {folder} has no token {' and '.join(map(repr, absent))}; is it a CLIP's?")
-    return Tokenizer(tokenizer)
+    # Written in a text, after lowering, they are themselves.
+    backend.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in (sos, eos)])
+    return Tokenizer(backend, sos, eos)
+
+
+def _read_vocabulary(folder: Path) -> tuple[dict[str, int], list[tuple[str, str]]]:
+    """Ids of the tokens, and the pairs that are merged, in order; tokenizer.json has precedence, as in transformers."""
+    if not (folder / WHOLE_TOKENIZER).is_file():
+        return BPE.read_file(str(folder / "vocab.json"), str(folder / "merges.txt"))
+    model = read_json(folder / WHOLE_TOKENIZER)["model"]
+    pairs = (merge.split(" ") if isinstance(merge, str) else merge for merge in model["merges"])
+    return model["vocab"], [(left, right) for left, right in pairs]
+
+
+def _special_tokens(folder: Path) -> tuple[str, str]:
+    """SOS and EOS, where the tokenizer's files do not call them otherwise."""
+    named: dict[str, Any] = {"bos_token": SOS, "eos_token": EOS}
+    for name in ("tokenizer_config.json", "special_tokens_map.json"):
+        if (folder / name).is_file():
+            named |= {key: value for key, value in read_json(folder / name).items() if key in named and value}
+    sos, eos = (value["content"] if isinstance(value, dict) else value for value in named.values())
+    return str(sos), str(eos)
+
+
+def _backend(model: BPE) -> Backend:
+    """CLIP's rules for normalising texts and splitting them into words, before a model that splits words."""
+    backend = Backend(model)
+    rules: Any = backend  # whose setters have no types
+    rules.normalizer = normalizers.Sequence(
+        [normalizers.NFC(), normalizers.Replace(Regex(r"\s+"), " "), normalizers.Lowercase()]
+    )
+    words: Any = pre_tokenizers.Split(Regex(_WORDS), behavior="removed", invert=True)
+    rules.pre_tokenizer = pre_tokenizers.Sequence([words, pre_tokenizers.ByteLevel(add_prefix_space=False)])
+    rules.decoder = decoders.ByteLevel()
+    return backend
 
 
 def train_tokenizer(texts: Iterable[str], folder: Path | str, vocab_size: int) -> Tokenizer:
@@ -92,10 +136,8 @@ def train_tokenizer(texts: Iterable[str], folder: Path | str, vocab_size: int) -
     Raises:
       ValueError: `vocab_size` is too small.
     """
-    from tokenizers.pre_tokenizers import ByteLevel
-
     folder = Path(folder)
-    alphabet = sorted(ByteLevel.alphabet())
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     symbols = [*alphabet, *(byte + _END_OF_WORD for byte in alphabet)]
     smallest = len(symbols) + 2
     if vocab_size < smallest:
@@ -113,15 +155,7 @@ def train_tokenizer(texts: Iterable[str], folder: Path | str, vocab_size: int) -
 
 def _learn_merges(texts: Iterable[str], alphabet: list[str], count: int) -> list[tuple[str, str]]:
     """BPE merges in order; `count` or more if the texts allow."""
-    from tokenizers import Tokenizer as Backend
-    from tokenizers.models import BPE
-    from tokenizers.trainers import BpeTrainer
-
-    backend = Backend(BPE(end_of_word_suffix=_END_OF_WORD))
-    # An untrained CLIPTokenizer has CLIP's rules for normalising texts and splitting them into words.
-    clip: Any = import_transformers().CLIPTokenizer().backend_tokenizer
-    backend.normalizer = clip.normalizer
-    backend.pre_tokenizer = clip.pre_tokenizer
+    backend = _backend(BPE(end_of_word_suffix=_END_OF_WORD))
     trainer: Any = BpeTrainer(
         vocab_size=count, initial_alphabet=alphabet, end_of_word_suffix=_END_OF_WORD, show_progress=False
     )
