@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import pydantic
 
-from mpafer_jax.artifacts import storage
+from mpafer_jax.artifacts.arrays import digests
 from mpafer_jax.runtime import files
 from mpafer_jax.runtime.errors import CheckpointError
 from mpafer_jax.runtime.finite import not_finite
@@ -96,4 +96,4 @@ class Confidence(pydantic.BaseModel):
 
 
 def _digest(params: dict[str, Any]) -> str:
-    return files.json_digest(storage.digests(params))
+    return files.json_digest(digests(params))

@@ -90,3 +90,10 @@ def load_prompts(folder: pathlib.Path) -> tuple[Params, Header]:
     if broken := not_finite(params):
         raise CheckpointError(f"{path} holds numbers that are NaN or infinite: {', '.join(broken)}")
     return params, header
+
+
+def check_types(params: Params) -> None:
+    """Raises ValueError if prompts are not float32."""
+    wrong = [f"{name}: found {value.dtype}" for name, value in params.items() if value.dtype != np.float32]
+    if wrong:
+        raise ValueError(f"prompts are not float32: {', '.join(wrong)}")

@@ -3,7 +3,7 @@
 config.json      the configuration; another one is refused
 metrics.jsonl    one JSON object a line: step, and every metric of an interval or an evaluation
 tensorboard/     the same for TensorBoard
-checkpoints/     see `checkpoints`
+checkpoints/     see `run_checkpoints`
 results.md       a table of the baselines and this run
 summary.json     the result; exists if and only if the run has ended
 predictions.npz  predictions of the reported checkpoint on every held-out image (`evaluation.predictions`)
@@ -19,7 +19,7 @@ import pathlib
 import secrets
 import time
 from collections.abc import Collection, Mapping
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import jax
 import numpy as np
@@ -33,12 +33,15 @@ from mpafer_jax.runtime import distributed, files
 from mpafer_jax.runtime.errors import ConfigError
 
 _CONFIG = "config.json"
+CHECKPOINTS, STEP = "checkpoints", "step"  # checkpoints/step_N
 SUMMARY = "summary.json"
 REPORT = "report.html"
 EXAMPLES = "examples"
 TRAINING_PREDICTIONS = "predictions.npz"
 EVALUATION_PREDICTIONS = "evaluation_predictions.npz"
 _VISIBLE_SECONDS = 15  # until a file is visible on other hosts; network file systems cache
+
+Which = Literal["best", "last"]  # of a run's checkpoints
 
 
 def flatten(tree: Mapping[str, Any]) -> dict[str, Any]:

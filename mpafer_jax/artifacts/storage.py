@@ -10,7 +10,6 @@ Orbax, "Checkpointing format" and "Custom handlers": https://orbax.readthedocs.i
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import os
 import pathlib
@@ -25,6 +24,7 @@ import safetensors.numpy
 from absl import logging
 from orbax.checkpoint import path as ocp_path
 
+from mpafer_jax.artifacts.arrays import named
 from mpafer_jax.runtime import distributed, files, finite
 
 _ARRAYS = "arrays.safetensors"
@@ -37,7 +37,7 @@ class ArraysHandler(ocp.CheckpointHandler):
     def save(self, directory: Any, args: ArraysSave) -> None:
         """Writes the tree `args.item`."""
         if distributed.is_first():
-            arrays = {name: np.array(value, order="C") for name, value in _named(args.item)}
+            arrays = {name: np.array(value, order="C") for name, value in named(args.item)}
             (directory / _ARRAYS).write_bytes(safetensors.numpy.save(arrays))
 
     def restore(self, directory: Any, args: ArraysRestore | None = None) -> Any:
@@ -49,7 +49,7 @@ class ArraysHandler(ocp.CheckpointHandler):
         assert args is not None
         arrays = self._read(directory)
         leaves: list[Any] = []
-        for name, expected in _named(args.item):
+        for name, expected in named(args.item):
             stored = arrays.get(name)
             if stored is None or stored.shape != np.shape(expected):
                 actual = "nothing" if stored is None else f"shape {stored.shape}"
@@ -65,11 +65,6 @@ class ArraysHandler(ocp.CheckpointHandler):
 
     def _read(self, directory: Any) -> dict[str, Any]:
         return cast(dict[str, Any], safetensors.numpy.load((directory / _ARRAYS).read_bytes()))
-
-
-def _named(tree: Any) -> list[tuple[str, Any]]:
-    leaves: list[tuple[Any, Any]] = cast(Any, jax.tree_util).tree_flatten_with_path(tree)[0]
-    return [(jax.tree_util.keystr(path, simple=True, separator="/"), leaf) for path, leaf in leaves]
 
 
 @ocp.args.register_with_handler(ArraysHandler, for_save=True)
@@ -164,7 +159,7 @@ def restore_arrays(manager: Any, step: int, templates: Mapping[str, Any]) -> dic
     restored = manager.restore(step, args=args)
     trees = {name: restored[name] for name in templates}
     # Orbax does not check shapes.
-    stored, expected = ({name: _describe(leaf) for name, leaf in _named(tree)} for tree in (trees, dict(templates)))
+    stored, expected = ({name: _describe(leaf) for name, leaf in named(tree)} for tree in (trees, dict(templates)))
     problems = [
         f"{name}: found {stored.get(name, 'nothing')}, expected {expected.get(name, 'nothing')}"
         for name in {**expected, **stored}
@@ -179,11 +174,6 @@ def restore_arrays(manager: Any, step: int, templates: Mapping[str, Any]) -> dic
 def _describe(leaf: Any) -> str:
     array = np.asarray(leaf)
     return f"{array.dtype} {list(array.shape)}"
-
-
-def digests(tree: Any) -> dict[str, str]:
-    """SHA-256 of each array's content, in hexadecimal, by the array's path."""
-    return {name: hashlib.sha256(np.asarray(leaf).tobytes()).hexdigest() for name, leaf in _named(tree)}
 
 
 def sealed(metrics: Mapping[str, float]) -> dict[str, float]:

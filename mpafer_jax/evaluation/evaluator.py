@@ -18,6 +18,7 @@ from mpafer_jax.config.schema import Config
 from mpafer_jax.data.splits import Split
 from mpafer_jax.evaluation import metrics as metrics_lib
 from mpafer_jax.method import build, steps
+from mpafer_jax.method.batches import eval_batches
 from mpafer_jax.method.forward import Forward
 from mpafer_jax.runtime import devices
 from mpafer_jax.runtime.errors import ConfigError
@@ -150,7 +151,7 @@ class Evaluator:
 
         parts = (
             {name: batch[name] for name in ("image", "index", "mask")}
-            for batch in build.eval_batches(self.config, self.experiment, split, "evaluating on")
+            for batch in eval_batches(self.config, self.experiment, split, "evaluating on")
         )
         for rows in devices.results(step, parts):
             real = rows.pop("mask") > 0

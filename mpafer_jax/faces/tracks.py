@@ -14,7 +14,6 @@ from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
-from scipy import optimize
 
 from mpafer_jax.faces.detect import Box, Face, overlap
 
@@ -110,6 +109,8 @@ class Tracker:
         costs = np.array([[_cost(track.at(seconds), place) for place in points] for track in self._tracks])
         if not costs.size:
             return {}
+        from scipy import optimize  # here, since only videos need it
+
         allowed = costs <= np.minimum(_REACH + missing, _MOST_REACH)
         # Where tracks compete for a face, the one that was seen last is the likelier. A pair out of reach costs more
         # than all others together, so that it is taken only where nothing else is left.

@@ -11,7 +11,6 @@ from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib as mpl
 import numpy as np
 from absl import logging
 from PIL import Image, ImageDraw, ImageFont
@@ -254,6 +253,8 @@ def draw(image: Image.Image, marks: Sequence[Mark]) -> None:
 
 def _fitting(text: str, size: float, width: int) -> tuple[ImageFont.FreeTypeFont, int, int]:
     """A font in which text is at most so wide, with the text's width and the height of its lines."""
+    import matplotlib as mpl  # here, since only this needs it
+
     path = Path(mpl.get_data_path(), "fonts", "ttf", "DejaVuSans-Bold.ttf")  # has Greek and Cyrillic too
     while True:
         font = ImageFont.truetype(path, round(size))

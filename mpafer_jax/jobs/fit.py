@@ -13,8 +13,8 @@ import numpy as np
 import optax
 from absl import logging
 
-from mpafer_jax.artifacts.checkpoints import Checkpoints
 from mpafer_jax.artifacts.description import Described
+from mpafer_jax.artifacts.run_checkpoints import Checkpoints
 from mpafer_jax.config.schema import IntervalsSection
 from mpafer_jax.method.state import TrainState
 from mpafer_jax.method.steps import Metrics

@@ -16,8 +16,8 @@ import optax
 from absl import logging
 
 from mpafer_jax.artifacts import checkpoints as checkpoints_lib
+from mpafer_jax.artifacts import run_checkpoints, warm_start
 from mpafer_jax.artifacts import run_dir as workdir_lib
-from mpafer_jax.artifacts import warm_start
 from mpafer_jax.artifacts.description import Description, circumstances, package_versions
 from mpafer_jax.backbones.base import Pretrained
 from mpafer_jax.config.schema import Config
@@ -98,7 +98,7 @@ def train_and_evaluate(config: Config, workdir: pathlib.Path) -> dict[str, Any]:
 
 def _run(run: Run, notice: preemption.Notice, started: float) -> dict[str, Any]:
     config, workdir = run.config, run.workdir
-    with_checkpoints = checkpoints_lib.Checkpoints(workdir, keep=config.train.keep, select_by=config.eval.select_by)
+    with_checkpoints = run_checkpoints.Checkpoints(workdir, keep=config.train.keep, select_by=config.eval.select_by)
     try:
         state = start(run, with_checkpoints)
         first_step = int(devices.to_host(state.step))
@@ -137,7 +137,7 @@ def prepare(config: Config, workdir: pathlib.Path) -> Run:
     fresh = jax.device_get(build_lib.initial_prompts(config, experiment))
     epochs, images = config.train.num_epochs, dataset.train.images_per_epoch
     num_steps = config.train.num_steps or round(epochs * images / config.train.batch_size)
-    tx, schedule = build_lib.make_optimizer(config, experiment.model.learner, num_steps)
+    tx, schedule = optim.configured_optimizer(config, experiment.model.learner, num_steps)
     objective = Objective.of(config.loss)
     if objective.reads_prototypes:
         experiment = experiment.with_prototypes(jnp.asarray(class_prototypes(config, dataset.train, experiment)))
@@ -191,14 +191,14 @@ def check_before_data(config: Config, workdir: pathlib.Path) -> Pretrained:
     """
     devices.check_batch_size("train.batch_size", config.train.batch_size, config.train.accumulate)
     devices.check_batch_size("eval.batch_size", config.eval.batch_size)
-    if config.train.warm_start and not checkpoints_lib.is_begun(workdir):
+    if config.train.warm_start and not run_checkpoints.is_begun(workdir):
         checkpoints_lib.load(config.train.warm_start, config.eval.which)
     baselines.check_banks(config)
     Objective.of(config.loss)
     clip = build_lib.load_before_data(config)
     # The length of a run counted in epochs depends on the data; here any sufficient one will do.
     num_steps = config.train.num_steps or config.optimizer.warmup_steps + 1
-    build_lib.make_optimizer(config, build_lib.make_model(config, clip.backbone, num_classes=1).learner, num_steps)
+    optim.configured_optimizer(config, build_lib.make_model(config, clip.backbone, num_classes=1).learner, num_steps)
     return clip
 
 
@@ -253,7 +253,7 @@ def _splits(dataset: Dataset) -> list[Split]:
     return [dataset.train, *dataset.held_out]
 
 
-def start(run: Run, checkpoints: checkpoints_lib.Checkpoints) -> TrainState:
+def start(run: Run, checkpoints: run_checkpoints.Checkpoints) -> TrainState:
     """The initial state: this workdir's newest checkpoint, else the warm start, else fresh prompts.
 
     CLIP's weights are not part of the state.
@@ -340,7 +340,7 @@ def _percentages(metrics: Mapping[str, float]) -> str:
 
 
 def summarize(
-    run: Run, state: TrainState, checkpoints: checkpoints_lib.Checkpoints
+    run: Run, state: TrainState, checkpoints: run_checkpoints.Checkpoints
 ) -> tuple[dict[str, Any], Predictions | None]:
     """Evaluates the last and, if selected, the best prompts on every held-out split; leaves the latter's confidence.
 

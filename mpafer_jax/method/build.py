@@ -4,21 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Sequence
 from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from absl import logging
 
 from mpafer_jax.backbones.base import Backbone, Pretrained, Tokenizer
 from mpafer_jax.backbones.registry import load_backbone
 from mpafer_jax.config.schema import Config, ModelSections
-from mpafer_jax.data import pipeline
-from mpafer_jax.data.splits import Split
-from mpafer_jax.method import optim
 from mpafer_jax.method import prompts as prompts_lib
 from mpafer_jax.method.hard_prompts.bank import load_banks
 from mpafer_jax.method.hard_prompts.features import encode_hard_prompts, text_encoder
@@ -28,7 +24,7 @@ from mpafer_jax.method.model import PromptedModel, variables
 from mpafer_jax.method.mpa import MpaPrompts
 from mpafer_jax.method.prompts import PromptLearner
 from mpafer_jax.method.state import Frozen
-from mpafer_jax.runtime import devices, preemption, progress
+from mpafer_jax.runtime import devices, progress
 from mpafer_jax.runtime.errors import ConfigError
 
 # Prompt learners, by `config.learner`.
@@ -89,28 +85,6 @@ def _bound(model: PromptedModel, backbone: Any) -> PromptedModel:
     return model.bind(variables(backbone, {}))
 
 
-def eval_batches(config: Config, experiment: Experiment, split: Split, what: str) -> Iterator[pipeline.Batch]:
-    """This process's part of the batches of a split, each image once, at the model's size.
-
-    Args:
-      what: label of the progress bar, such as "evaluating on".
-
-    Raises:
-      signals.Preempted: before a batch, after SIGTERM.
-    """
-    batches = pipeline.eval_batches(
-        split,
-        section=config.data,
-        image_size=experiment.image_size,
-        batch_size=config.eval.batch_size,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
-    )
-    for batch in progress.track(batches, f"{what} {split.name}", len(split), size=lambda _: config.eval.batch_size):
-        preemption.check()
-        yield batch
-
-
 def make_model(config: ModelSections, backbone: Backbone, num_classes: int) -> PromptedModel:
     """The model of a configuration on a backbone; needs no weights.
 
@@ -155,30 +129,6 @@ def initial_prompts(config: Config, experiment: Experiment) -> dict[str, jax.Arr
 def training_model(config: Config, model: PromptedModel) -> PromptedModel:
     """The model with `train.text_chunk`: same results, less memory."""
     return model.clone(text_chunk=config.train.text_chunk)
-
-
-def make_optimizer(
-    config: Config, learner: PromptLearner, num_steps: int
-) -> tuple[optax.GradientTransformation, optax.Schedule]:
-    """Optimizer of a learner's parameters, and the learning rate by step.
-
-    Raises:
-      ConfigError: the warm-up is longer than the run, or a parameter has no learning rate.
-    """
-    section = config.optimizer
-    schedule = optim.make_schedule(
-        learning_rate=section.learning_rate, warmup_steps=section.warmup_steps, num_steps=num_steps
-    )
-    tx = optim.make_optimizer(
-        learner.param_shapes(),
-        name=section.name,
-        schedule=schedule,
-        lr_scales=section.lr_scales,
-        momentum=section.momentum,
-        weight_decay=section.weight_decay,
-        clip_norm=section.clip_norm,
-    )
-    return tx, schedule
 
 
 @contextlib.contextmanager

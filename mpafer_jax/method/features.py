@@ -29,7 +29,8 @@ from absl import logging
 from mpafer_jax.config.schema import Config
 from mpafer_jax.data.registry import prepared_root
 from mpafer_jax.data.splits import Grouping, Split
-from mpafer_jax.method import build, steps
+from mpafer_jax.method import steps
+from mpafer_jax.method.batches import eval_batches
 from mpafer_jax.method.build import Experiment
 from mpafer_jax.method.forward import Forward
 from mpafer_jax.runtime import devices, distributed, files, progress
@@ -124,7 +125,7 @@ def _encode(config: Config, experiment: Experiment, split: Split, step: steps.Ba
     features = np.full((len(split), experiment.model.backbone.spec.embedding_size), np.nan, np.float32)
     parts = (
         {"image": batch["image"], "index": batch["index"], "mask": batch["mask"]}
-        for batch in build.eval_batches(config, experiment, split, "frozen features of")
+        for batch in eval_batches(config, experiment, split, "frozen features of")
     )
     for encoded in devices.results(functools.partial(step, experiment.frozen.backbone), parts):
         real = encoded["mask"] > 0

@@ -32,7 +32,8 @@ from mpafer_jax.config.schema import Config
 from mpafer_jax.data.pipeline import Batch
 from mpafer_jax.data.splits import Split
 from mpafer_jax.method import prototypes, steps
-from mpafer_jax.method.build import Experiment, eval_batches
+from mpafer_jax.method.batches import eval_batches
+from mpafer_jax.method.build import Experiment
 from mpafer_jax.method.forward import Forward
 from mpafer_jax.runtime import devices, distributed, files
 from mpafer_jax.runtime.errors import ConfigError, DataError, NonFiniteError

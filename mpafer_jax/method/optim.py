@@ -8,6 +8,8 @@ from typing import Any
 
 import optax
 
+from mpafer_jax.config.schema import Config
+from mpafer_jax.method.prompts import PromptLearner
 from mpafer_jax.runtime.errors import ConfigError
 
 
@@ -90,3 +92,27 @@ def make_optimizer(
     if any(frozen.values()):
         return optax.chain(optax.masked(optax.set_to_zero(), frozen), limit, update)
     return optax.chain(limit, update)
+
+
+def configured_optimizer(
+    config: Config, learner: PromptLearner, num_steps: int
+) -> tuple[optax.GradientTransformation, optax.Schedule]:
+    """Optimizer of a learner's parameters, and the learning rate by step.
+
+    Raises:
+      ConfigError: the warm-up is longer than the run, or a parameter has no learning rate.
+    """
+    section = config.optimizer
+    schedule = make_schedule(
+        learning_rate=section.learning_rate, warmup_steps=section.warmup_steps, num_steps=num_steps
+    )
+    tx = make_optimizer(
+        learner.param_shapes(),
+        name=section.name,
+        schedule=schedule,
+        lr_scales=section.lr_scales,
+        momentum=section.momentum,
+        weight_decay=section.weight_decay,
+        clip_norm=section.clip_norm,
+    )
+    return tx, schedule

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
-import optax
 from flax import struct
 
 from mpafer_jax.method.prompts import TextEmbeddings
+
+if TYPE_CHECKING:
+    import optax
 
 
 @struct.dataclass

@@ -22,7 +22,6 @@ from rich.cells import cell_len
 from rich.console import Console as RichConsole
 from rich.console import ConsoleOptions, Group, RenderResult
 from rich.live import Live
-from rich.markdown import Markdown
 from rich.table import Table
 from rich.text import Text
 
@@ -315,4 +314,6 @@ def markdown(text: str) -> None:
     if out is None:
         line(text)
     else:
+        from rich.markdown import Markdown  # here, since it imports a highlighter of programs too
+
         out.print(Markdown(text))

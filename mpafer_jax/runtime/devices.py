@@ -18,7 +18,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from orbax.checkpoint import utils as ocp_utils
 
 from mpafer_jax.runtime.errors import ConfigError
 
@@ -198,6 +197,8 @@ def to_global(tree: T) -> T:
     """Replicated local arrays as global ones, as Orbax saves them with several processes."""
     if jax.process_count() == 1:
         return tree
+    from orbax.checkpoint import utils as ocp_utils  # here, since it takes a second to import
+
     return cast(T, jax.tree.map(cast(Any, ocp_utils).fully_replicated_host_local_array_to_global_array, tree))
 
 

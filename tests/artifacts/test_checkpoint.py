@@ -10,6 +10,7 @@ import pytest
 
 from mpafer_jax.artifacts import checkpoints as checkpoints_lib
 from mpafer_jax.artifacts.description import Description
+from mpafer_jax.artifacts.run_checkpoints import Checkpoints
 from mpafer_jax.jobs.pretraining.train import PretrainDescription
 from mpafer_jax.method.state import TrainState
 from mpafer_jax.runtime.errors import CheckpointError, NonFiniteError, UnreadableError
@@ -36,7 +37,7 @@ def opened(tmp_path):
     all_opened = []
 
     def open_(workdir=tmp_path, keep=20):
-        all_opened.append(checkpoints_lib.Checkpoints(workdir, keep=keep, select_by="war"))
+        all_opened.append(Checkpoints(workdir, keep=keep, select_by="war"))
         return all_opened[-1]
 
     yield open_
@@ -125,7 +126,7 @@ def damages(content, *, many):
 def test_no_damage_to_any_file_is_taken_for_a_checkpoint(tmp_path, many, monkeypatch):
     """Whatever happens to a file of the newest checkpoint: its content comes back, or that of the one before it."""
     whole = tmp_path / "whole"
-    saving = checkpoints_lib.Checkpoints(whole, keep=5, select_by="war")
+    saving = Checkpoints(whole, keep=5, select_by="war")
     interval = [{"loss": (0.5, 1.0)}]
     for step in (2, 4):
         saving.save(state(step), DESCRIPTION, {"war": 0.5 + step / 100}, interval)
@@ -154,7 +155,7 @@ def test_no_damage_to_any_file_is_taken_for_a_checkpoint(tmp_path, many, monkeyp
                     assert "step_4" in "".join(warnings) or "step 4" in "".join(warnings), case
                     fell_back.add(item)
             warnings.clear()
-            resuming = checkpoints_lib.Checkpoints(workdir, keep=5, select_by="war")
+            resuming = Checkpoints(workdir, keep=5, select_by="war")
             try:
                 restored = resuming.restore_latest(state(0), DESCRIPTION)
                 expected = state(int(restored.step))

@@ -74,7 +74,7 @@ def count_classes(config: Config, num_classes: int | None = None) -> int:
 def train_step(config: Config, clip: ClipConfig, num_classes: int, on: Sequence[Any]) -> AbstractStep:
     model = build.make_model(config, CLIP(clip), num_classes)
     params = model.learner.param_shapes()
-    tx, _ = build.make_optimizer(config, model.learner, _NUM_STEPS)
+    tx, _ = optim.configured_optimizer(config, model.learner, _NUM_STEPS)
     step = steps.make_train_step(
         forward=Forward(build.training_model(config, model), config.data.mean, config.data.std),
         tx=tx,

@@ -8,6 +8,7 @@ import pytest
 
 from configs.common import METHODS
 from mpafer_jax.artifacts import checkpoints
+from mpafer_jax.artifacts.run_checkpoints import Checkpoints
 from mpafer_jax.backbones.clip import model as clip_lib
 from mpafer_jax.config.schema import ModelSections
 from mpafer_jax.inference import Predictor
@@ -65,7 +66,7 @@ def run(sample, tmp_path_factory):
 def started(sample, workdir, changes):
     """(what is prepared, the first state) of a run that is not trained."""
     run = train.prepare(runs.config(sample, **changes), workdir)
-    with contextlib.closing(checkpoints.Checkpoints(workdir, keep=1, select_by="war")) as store:
+    with contextlib.closing(Checkpoints(workdir, keep=1, select_by="war")) as store:
         return run, train.start(run, store)
 
 

@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from mpafer_jax.artifacts import checkpoints
+from mpafer_jax.artifacts.run_checkpoints import Checkpoints
 from mpafer_jax.data import bucket, registry
 from mpafer_jax.data.records import PREPARED_FOLDER
 from mpafer_jax.runtime import files, signals
@@ -69,7 +70,7 @@ def test_checkpoints_fall_back_from_damaged_and_unfinished_ones(home, caplog):
     folder = workdir / "checkpoints"
 
     def opened():
-        return checkpoints.Checkpoints(workdir, keep=3, select_by="war")
+        return Checkpoints(workdir, keep=3, select_by="war")
 
     first = opened()
     save(first, [2, 4, 6, 8, 10])

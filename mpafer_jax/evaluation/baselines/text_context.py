@@ -59,7 +59,7 @@ def train(
     """
     learner = MpaPrompts.configured(config, experiment.model.backbone.spec, len(experiment.class_names))
     alone = experiment.with_learner(learner.clone(num_visual=0))
-    tx, _ = build.make_optimizer(config, alone.model.learner, num_steps)
+    tx, _ = optim.configured_optimizer(config, alone.model.learner, num_steps)
     train_step = devices.data_parallel(
         steps.make_train_step(
             forward=forward_features(build.training_model(config, alone.model)),

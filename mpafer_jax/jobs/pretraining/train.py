@@ -15,9 +15,9 @@ import numpy as np
 import optax
 from absl import logging
 
-from mpafer_jax.artifacts import checkpoints
 from mpafer_jax.artifacts import run_dir as workdir_lib
 from mpafer_jax.artifacts.description import Described, package_versions
+from mpafer_jax.artifacts.run_checkpoints import Checkpoints
 from mpafer_jax.backbones.clip.export import save_clip
 from mpafer_jax.backbones.clip.model import CLIP, ClipConfig, TextConfig, VisionConfig
 from mpafer_jax.backbones.clip.tokenizer import Tokenizer, train_tokenizer
@@ -105,7 +105,7 @@ def pretrain(config: PretrainConfig, workdir: pathlib.Path) -> dict[str, Any]:
 def _run(run: Pretraining, taught_by: teacher.Teacher | None, notice: preemption.Notice) -> dict[str, Any]:
     config, workdir = run.config, run.workdir
     writes = distributed.is_first()
-    saved = checkpoints.Checkpoints(workdir, keep=config.train.keep, select_by="")
+    saved = Checkpoints(workdir, keep=config.train.keep, select_by="")
     start = time.monotonic()
     try:
         state = first_state(run)
