@@ -182,7 +182,7 @@ def train_teacher(run: Pretraining, notice: preemption.Notice) -> teacher.Teache
         shown=("loss",),
     )
     progress.fact("teacher", f"{sum(x.size for x in jax.tree.leaves(variables['params'])):,} numbers")
-    saved = checkpoints.Checkpoints(workdir, keep=config.train.keep, select_by="")
+    saved = Checkpoints(workdir, keep=config.train.keep, select_by="")
     try:
         state = TrainState(step=jnp.zeros((), jnp.int32), params=variables, opt_state=tx.init(variables["params"]))
         state = saved.restore_latest(devices.replicate(state), run.description) or devices.replicate(state)
