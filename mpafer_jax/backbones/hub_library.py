@@ -23,7 +23,7 @@ def import_transformers() -> Any:
         with without_torch.hidden():
             import transformers
 
-            _ = transformers.CLIPConfig, transformers.CLIPTokenizer  # lazy attributes
+            _ = transformers.CLIPConfig  # a lazy attribute
     finally:
         logger.removeFilter(drop_advice)
     return transformers

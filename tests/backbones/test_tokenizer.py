@@ -10,19 +10,17 @@ import os
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import ftfy
 import pytest
 import regex
+from tokenizers import AddedToken
 from transformers import CLIPTokenizer
 
 from mpafer_jax.backbones.clip.tokenizer import load_tokenizer, train_tokenizer
-from mpafer_jax.backbones.files import SHIPPED
+from mpafer_jax.backbones.files import CLIPS_TOKENIZER, SHIPPED
 from mpafer_jax.runtime.texts import clean_text
 
-REPOSITORY = Path(__file__).parents[2]
-REAL = Path(os.environ.get("MPAFER_CLIP_BPE_DIR", REPOSITORY.parent / "shared" / "data" / "clip_bpe"))
 TEXTS = ["a photo of a happy face", "a photo of a sad face, its mouth closed", "It's 12 o'clock: déjà vu"]
 
 
@@ -67,12 +65,10 @@ class Reference:
 @functools.cache
 def loaded(folder):
     """(the reference, ours)"""
-    if not (folder / "vocab.json").is_file():
-        pytest.skip(f"CLIP's vocabulary is not at {folder}; set MPAFER_CLIP_BPE_DIR to a folder with vocab.json")
     return Reference(folder), load_tokenizer(folder)
 
 
-@pytest.mark.parametrize("folder", [SHIPPED["tiny-face-clip"].folder, REAL], ids=["tiny-face-clip", "CLIP"])
+@pytest.mark.parametrize("folder", [SHIPPED["tiny-face-clip"].folder, CLIPS_TOKENIZER], ids=["tiny-face-clip", "CLIP"])
 @pytest.mark.parametrize(
     ("text", "cleaned"),
     [
@@ -108,7 +104,7 @@ def test_texts_become_the_tokens_of_openais_tokenizer(folder, text, cleaned):
 
 
 def test_real_vocabulary(capsys):
-    _, real = loaded(REAL)
+    _, real = loaded(CLIPS_TOKENIZER)
     ids = [49406, 320, 1125, 539, 320, 2368, 49407]
     assert real.encode("a photo of a cat") == real.encode("A  photo\nof a CAT ") == ids
     assert real.decode(ids) == "a photo of a cat"
@@ -130,6 +126,49 @@ def test_trained_tokenizer_reads_back_the_same_with_transformers(tmp_path):
         assert ids[-1] == tokenizer.eos_id == max(ids)
     assert (tokenizer.sos_id, tokenizer.eos_id) == (tokenizer.vocab_size - 2, tokenizer.vocab_size - 1)
     assert tokenizer.decode(tokenizer.encode("A happy face")) == "a happy face"
+
+
+@pytest.mark.parametrize("form", ["two files", "saved", "one file", "old file", "other names", "added", "old added"])
+def test_every_form_of_files_gives_the_tokens_of_transformers(form, tmp_path):
+    names = ("vocab.json", "merges.txt")
+    for name in names:
+        (tmp_path / name).write_bytes((SHIPPED["tiny-face-clip"].folder / name).read_bytes())
+    words = {
+        "bos_token": {"content": "face</w>", "normalized": True, "special": True},
+        **dict.fromkeys(("eos_token", "pad_token", "unk_token"), "eyes</w>"),
+    }
+    if form == "other names":
+        (tmp_path / "tokenizer_config.json").write_text(json.dumps({"bos_token": "brows</w>"}))
+        (tmp_path / "special_tokens_map.json").write_text(json.dumps(words))
+    elif form != "two files":
+        library = CLIPTokenizer.from_pretrained(tmp_path)
+        if "added" in form:
+            library.add_tokens(["<joy>", AddedToken("grin", single_word=True), AddedToken("Ünlike")])
+        library.save_pretrained(tmp_path)
+        for name in names:
+            (tmp_path / name).unlink(missing_ok=True)
+    whole, config = tmp_path / "tokenizer.json", tmp_path / "tokenizer_config.json"
+    if form in ("one file", "old file"):
+        config.unlink()
+    if "old" in form:  # merges as text, and nothing of what was added beside tokenizer.json
+        content = json.loads(whole.read_text("utf-8"))
+        content["model"]["merges"] = [" ".join(merge) for merge in content["model"]["merges"]]
+        whole.write_text(json.dumps(content), "utf-8")
+        config.unlink(missing_ok=True)
+    library, tokenizer = CLIPTokenizer.from_pretrained(tmp_path), load_tokenizer(tmp_path)
+    texts = [
+        *TEXTS,
+        "",
+        "A <joy>, a grin, grinning; ünlike!",
+        "☃ 喜 <|endoftext|> e\u0301 <|startoftext|>",
+        " face eyes",
+    ]
+    expected = library([clean_text(text).lower() for text in texts])["input_ids"]
+    assert tokenizer.encode_many(texts) == [tokenizer.encode(text) for text in texts] == expected
+    assert (tokenizer.sos_id, tokenizer.eos_id) == (library.bos_token_id, library.eos_token_id)
+    assert tokenizer.vocab_size == len(library)
+    for ids in expected:
+        assert tokenizer.decode(ids) == library.decode(ids, skip_special_tokens=True)
 
 
 def test_training_learns_words_and_keeps_to_its_size(tmp_path):

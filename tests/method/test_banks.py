@@ -2,14 +2,13 @@
 
 import itertools
 import json
-import os
 import pathlib
 import re
 
 import pytest
 
 from mpafer_jax.backbones.clip.tokenizer import load_tokenizer
-from mpafer_jax.backbones.files import SHIPPED
+from mpafer_jax.backbones.files import CLIPS_TOKENIZER, SHIPPED
 from mpafer_jax.config.expressions import _SYNONYMS, CANONICAL_NAMES, canonical_name
 from mpafer_jax.method.hard_prompts.bank import (
     ACTION_UNITS,
@@ -38,9 +37,6 @@ COMPOUND = (
 )
 BANKS = {name: load_bank(name) for name in ("expressions", "compound")}
 PARAPHRASES = {"expressions": (4, 3), "compound": (3, 2)}  # of the whole face, of each region
-VOCABULARY = pathlib.Path(
-    os.environ.get("MPAFER_CLIP_BPE_DIR", pathlib.Path(__file__).parents[3] / "shared" / "data" / "clip_bpe")
-)
 # Which units leave traces in a region; 9 also lowers the brows and narrows the eyes, 10, 12, 15, 20 and 26 move the
 # cheeks, 20 and 26 the chin.
 UNITS_OF = {
@@ -128,10 +124,8 @@ def test_compound_faces_show_the_units_that_most_people_show():
 
 
 @pytest.mark.parametrize("name", BANKS)
-@pytest.mark.parametrize(("vocabulary", "longest"), [(VOCABULARY, 55), (SHIPPED["tiny-face-clip"].folder, 64)])
+@pytest.mark.parametrize(("vocabulary", "longest"), [(CLIPS_TOKENIZER, 55), (SHIPPED["tiny-face-clip"].folder, 64)])
 def test_every_prompt_fits_clips_77_positions(name, vocabulary, longest):
-    if not vocabulary.is_dir():
-        pytest.skip(f"CLIP's vocabulary is not at {vocabulary} (MPAFER_CLIP_BPE_DIR)")
     lengths = [len(ids) for ids in load_tokenizer(vocabulary).encode_many(every_prompt(BANKS[name]))]
     assert min(lengths) >= 5
     assert max(lengths) <= longest

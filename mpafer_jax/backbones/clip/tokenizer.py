@@ -77,9 +77,9 @@ def load_tokenizer(folder: Path | str) -> Tokenizer:
             "repositories have them"
         )
     try:
-        vocabulary, merges = _read_vocabulary(folder)
-        sos, eos = _special_tokens(folder)
+        vocabulary, merges, added, (sos, eos) = _read(folder)
         backend = _backend(BPE(vocabulary, merges, end_of_word_suffix=_END_OF_WORD, unk_token=eos))
+        backend.add_tokens(added)
     except Exception as error:  # the Rust library raises bare Exceptions
         raise ValueError(f"the tokenizer in {folder} cannot be read: {error}") from error
     if absent := [token for token in (sos, eos) if token not in vocabulary]:
@@ -89,23 +89,29 @@ def load_tokenizer(folder: Path | str) -> Tokenizer:
     return Tokenizer(backend, sos, eos)
 
 
-def _read_vocabulary(folder: Path) -> tuple[dict[str, int], list[tuple[str, str]]]:
-    """Ids of the tokens, and the pairs that are merged, in order; tokenizer.json has precedence, as in transformers."""
-    if not (folder / WHOLE_TOKENIZER).is_file():
-        return BPE.read_file(str(folder / "vocab.json"), str(folder / "merges.txt"))
-    model = read_json(folder / WHOLE_TOKENIZER)["model"]
-    pairs = (merge.split(" ") if isinstance(merge, str) else merge for merge in model["merges"])
-    return model["vocab"], [(left, right) for left, right in pairs]
+def _read(folder: Path) -> tuple[dict[str, int], list[tuple[str, str]], list[AddedToken], tuple[str, str]]:
+    """What the files of a tokenizer say, with the precedence that they have in transformers.
 
-
-def _special_tokens(folder: Path) -> tuple[str, str]:
-    """SOS and EOS, where the tokenizer's files do not call them otherwise."""
-    named: dict[str, Any] = {"bos_token": SOS, "eos_token": EOS}
-    for name in ("tokenizer_config.json", "special_tokens_map.json"):
-        if (folder / name).is_file():
-            named |= {key: value for key, value in read_json(folder / name).items() if key in named and value}
-    sos, eos = (value["content"] if isinstance(value, dict) else value for value in named.values())
-    return str(sos), str(eos)
+    Returns:
+      Ids of the tokens; the pairs that are merged, in order; tokens beside those of the pairs; SOS and EOS.
+    """
+    names = (WHOLE_TOKENIZER, "tokenizer_config.json", "special_tokens_map.json")
+    whole, config, special = (read_json(folder / name) if (folder / name).is_file() else {} for name in names)
+    if whole:
+        vocabulary: dict[str, int] = whole["model"]["vocab"]
+        pairs = (merge.split(" ") if isinstance(merge, str) else merge for merge in whole["model"]["merges"])
+        merges = [(left, right) for left, right in pairs]
+    else:
+        vocabulary, merges = BPE.read_file(str(folder / "vocab.json"), str(folder / "merges.txt"))
+    named = {"bos_token": SOS, "eos_token": EOS, **config}
+    added: dict[str, dict[str, Any]] | None = config.get("added_tokens_decoder")
+    if added is None:  # as transformers wrote it before 4.34
+        added = {token.pop("id"): token for token in whole.get("added_tokens", [])}
+        named |= special
+    sos, eos = (
+        str(token["content"] if isinstance(token := named[f"{end}_token"], dict) else token) for end in ("bos", "eos")
+    )
+    return vocabulary, merges, [AddedToken(**added[index]) for index in sorted(added, key=int)], (sos, eos)
 
 
 def _backend(model: BPE) -> Backend:
