@@ -133,7 +133,7 @@ def test_no_damage_to_any_file_is_taken_for_a_checkpoint(tmp_path, many, monkeyp
     saving.wait()
     saving.close()
     warnings = []
-    monkeypatch.setattr(checkpoints_lib.logging, "warning", lambda text, *values: warnings.append(text % values))
+    monkeypatch.setattr("absl.logging.warning", lambda text, *values: warnings.append(text % values))
     folder = whole / "checkpoints" / "step_4"
     fell_back = set()
     for number, file in enumerate(sorted(path for path in folder.rglob("*") if path.is_file())):
