@@ -309,7 +309,7 @@ def test_configs_as_old_releases_wrote_them(folder):
     [
         ({"text_config__hidden_act": "mish"}, "text_config.hidden_act is 'mish', expected one of gelu, "),
         ({"vision_config__num_channels": 1}, "num_channels is 1, expected 3"),
-        ({"vision_config__image_size": [12, 16]}, r"image_size is \(?\[?12, 16\]?\)?, expected one integer"),
+        ({"vision_config__image_size": [12, 16]}, r"image_size is \(?\[?12, 16\]?\)?, expected one positive integer"),
         ({"vision_config__num_attention_heads": 5}, "not a multiple of the number of attention heads"),
         ({"text_config__hidden_size": "large"}, "hidden_size"),
         ({"model_type": "siglip"}, "model_type is 'siglip', supported is 'clip'"),

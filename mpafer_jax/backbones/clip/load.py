@@ -123,7 +123,7 @@ def read_config(path: Path) -> ClipConfig:
     projection_dim = raw.get("projection_dim", _PROJECTION_DIM)
     problems = [*_problems("vision_config", vision), *_problems("text_config", text)]
     if not _is_count(projection_dim):
-        problems.append(f"projection_dim is {projection_dim!r}, expected one integer")
+        problems.append(f"projection_dim is {projection_dim!r}, expected one positive integer")
     if problems:
         raise ValueError(f"{path} describes a CLIP that is not supported: {'; '.join(problems)}")
     return ClipConfig(
@@ -170,11 +170,11 @@ def _problems(tower: str, fields: dict[str, Any]) -> Iterator[str]:
         if field == "hidden_act":
             expected = "" if value in [*ACTIVATIONS] else f"one of {', '.join(sorted(ACTIVATIONS))}"
         elif field == "layer_norm_eps":
-            expected = "" if isinstance(value, float) and value > 0 else "a positive number"
+            expected = "" if isinstance(value, float) and 0 < value < 1 else "a number between 0 and 1"
         elif field == "num_channels":
             expected = "" if value == 3 else "3"
         elif not (_is_count(value) or (field == "eos_token_id" and value == 0)):
-            expected = "one integer"
+            expected = "one positive integer"
         if expected:
             yield f"{tower}.{field} is {value!r}, expected {expected}"
     width, heads = fields["hidden_size"], fields["num_attention_heads"]
