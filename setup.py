@@ -41,6 +41,7 @@ setup(
         "grain>=0.2.18,<0.3",
         "huggingface_hub>=1.31,<3",
         "jax>=0.10,<0.11",
+        "jaxlib>=0.10.2,<0.11",  # earlier ones log errors for each cached function that they read on CPUs with AVX-512
         "jinja2>=3.1.5,<4",  # the report's page
         "matplotlib>=3.10,<4",
         "ml_collections>=1.1,<2",

@@ -45,7 +45,7 @@ def demo(arguments: argparse.Namespace) -> None:
     from mpafer_jax.inference.demo.answer import BATCH_SIZES, MOST_FACES, Answerer
     from mpafer_jax.runtime import compilation_cache
 
-    compilation_cache.keep()
+    compilation_cache.enable()
     if checkpoints.holds_one(arguments.checkpoint):
         refuse_idle(arguments, {"--which": checkpoints.SEVERAL})
     page.import_gradio()  # before a model is loaded for nothing

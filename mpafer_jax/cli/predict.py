@@ -142,7 +142,7 @@ def predict(arguments: argparse.Namespace) -> int:
     from mpafer_jax.inference.results import UNCERTAIN
     from mpafer_jax.runtime import compilation_cache
 
-    compilation_cache.keep()
+    compilation_cache.enable()
     names = {field.name for field in dataclasses.fields(predict_files.Request)}
     fields = {name: value for name, value in vars(arguments).items() if name in names and value is not None}
     outcome = predict_files.run(predict_files.Request(**fields), lambda predictor: lines(predictor, arguments.inputs))

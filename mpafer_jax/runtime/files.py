@@ -37,9 +37,9 @@ _SAVE_AS_UTF8 = "save it as UTF-8 (an editor's 'Save as', a spreadsheet's 'CSV U
 
 
 def cache_directory() -> pathlib.Path:
-    """Folder of caches: `mpafer_jax` in $XDG_CACHE_HOME, else in ~/.cache."""
-    root = os.environ.get("XDG_CACHE_HOME")
-    return (pathlib.Path(root) if root else pathlib.Path.home() / ".cache") / "mpafer_jax"
+    """Folder of caches: `mpafer_jax` in $XDG_CACHE_HOME, else (also if that is relative) in ~/.cache."""
+    root = pathlib.Path(os.environ.get("XDG_CACHE_HOME", ""))
+    return (root if root.is_absolute() else pathlib.Path.home() / ".cache") / "mpafer_jax"
 
 
 def local_path(text: str, field: str) -> pathlib.Path:

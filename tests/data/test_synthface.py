@@ -112,9 +112,10 @@ def test_whatever_changes_the_images_changes_the_fingerprint(monkeypatch: pytest
 def test_faces_are_kept_in_the_cache_unless_a_folder_is_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     assert prepared_root(section("")) == tmp_path / "cache" / "mpafer_jax" / "synthface" / "mpafer_tfds"
-    monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    assert prepared_root(section("")) == tmp_path / "home/.cache/mpafer_jax/synthface/mpafer_tfds"
+    for ignored in ("", "relative"):
+        monkeypatch.setenv("XDG_CACHE_HOME", ignored)
+        assert prepared_root(section("")) == tmp_path / "home/.cache/mpafer_jax/synthface/mpafer_tfds"
     assert prepared_root(section("/somewhere")) == Path("/somewhere/mpafer_tfds")
     assert prepared_root(section("/somewhere", prepared_dir="/else")) == Path("/else")
 

@@ -17,7 +17,7 @@ SETTINGS = (
 COMPUTES = """
 import jax, jax.numpy as jnp
 from mpafer_jax.runtime import compilation_cache
-compilation_cache.keep()
+compilation_cache.enable()
 print(float(jax.jit(lambda x: jnp.sin(x) @ x)(jnp.arange(3.0))))
 """
 
@@ -39,42 +39,50 @@ def settings():
 
 
 def test_it_is_private_and_bounded(cache):
-    compilation_cache.keep()
+    compilation_cache.enable()
     assert settings() == [str(cache), 2**28, 0]
     assert cache.stat().st_mode & 0o777 == 0o700
 
 
 def test_what_the_user_has_set_stays(cache, monkeypatch):
     monkeypatch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "3")
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_MAX_SIZE", "-1")
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 3)
-    compilation_cache.keep()
-    assert settings() == [str(cache), 2**28, 3]
+    compilation_cache.enable()
+    assert settings() == [str(cache), -1, 3]
     before = settings()
     for folder in ("elsewhere", ""):
         monkeypatch.setenv("XDG_CACHE_HOME", str(cache / "another"))
         monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", folder)
-        compilation_cache.keep()
+        compilation_cache.enable()
     assert settings() == before
 
 
-@pytest.mark.parametrize("place", ["a file", "a file in the way of the lock"])
+@pytest.mark.parametrize("place", ["a file", "a file in the way of the lock", "a folder in which others may write"])
 def test_a_folder_that_cannot_be_used_is_left_alone(place, cache):
     before = settings()
     cache.parent.mkdir()
     if place == "a file":
         cache.write_text("")
-    else:
+    elif place == "a file in the way of the lock":
         (cache / ".lockfile").mkdir(parents=True)
-    compilation_cache.keep()
+    else:
+        cache.mkdir()
+        cache.chmod(0o777)
+    compilation_cache.enable()
     assert settings() == before
 
 
 def test_entries_that_were_not_written_to_their_end_are_removed(cache):
-    cache.mkdir(parents=True)
-    for name in ("half-cache", "whole-cache", "whole-atime"):
+    cache.mkdir(mode=0o700, parents=True)
+    whole = {"whole-cache", "whole-atime"}
+    for name in (*whole, "half-cache"):
         (cache / name).write_bytes(b"12345678")
-    compilation_cache.keep()
-    assert {path.name for path in cache.iterdir()} - {".lockfile"} == {"whole-cache", "whole-atime"}
+    for name, content in (("empty", b""), ("zeros", bytes(8))):
+        (cache / f"{name}-cache").write_bytes(content)
+        (cache / f"{name}-atime").write_bytes(b"12345678")
+    compilation_cache.enable()
+    assert {path.name for path in cache.iterdir()} - {".lockfile", "empty-atime", "zeros-atime"} == whole
 
 
 @pytest.mark.processes
