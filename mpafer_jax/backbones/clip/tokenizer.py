@@ -108,9 +108,8 @@ def _read(folder: Path) -> tuple[dict[str, int], list[tuple[str, str]], list[Add
     if added is None:  # as transformers wrote it before 4.34
         added = {token.pop("id"): token for token in whole.get("added_tokens", [])}
         named |= special
-    sos, eos = (
-        str(token["content"] if isinstance(token := named[f"{end}_token"], dict) else token) for end in ("bos", "eos")
-    )
+    ends = (named["bos_token"], named["eos_token"])
+    sos, eos = (cast("dict[str, str]", token)["content"] if isinstance(token, dict) else str(token) for token in ends)
     return vocabulary, merges, [AddedToken(**added[index]) for index in sorted(added, key=int)], (sos, eos)
 
 
