@@ -14,11 +14,12 @@ from pathlib import Path
 
 from PIL import Image
 
-from mpafer_jax.cli.runner import argument, command, number, path
+from mpafer_jax.cli.runner import command, number, path
 from mpafer_jax.data.synthface import generate
 from mpafer_jax.data.synthface.styles import STYLES
 from mpafer_jax.evaluation.table import markdown
 from tests.bench.timing import Spread, alternate, ratios
+from tests.faces.scenes import pasted
 
 _HERE = Path(__file__).resolve().parents[2]
 _PREDICT = ("-m", "mpafer_jax.predict")
@@ -58,7 +59,7 @@ def render(found: Mapping[str, Mapping[str, Sequence[float]]]) -> str:
 
 @command(
     "startup",
-    argument("--checkpoint", required=True, help="as for predict: exported prompts, or a workdir"),
+    path("--checkpoint", help="a workdir or exported prompts (default: the prompts that ship)"),
     path("--before", help="another checkout of this repository, to compare with"),
     number("--repeats", 1, default=3, help="turns, each of one measurement of everything"),
     called="python -m tests.bench.startup",
@@ -66,20 +67,22 @@ def render(found: Mapping[str, Mapping[str, Sequence[float]]]) -> str:
 def startup(arguments: argparse.Namespace) -> None:
     """Measures --help and the prediction on one image, from start to end, in turns with another checkout.
 
-        python -m tests.bench.startup --checkpoint=exported --before=../before
+        python -m tests.bench.startup --before=../before
 
     Files are in the system's cache, and compiled functions in JAX's where the checkout keeps them: nothing of the first
     run of each counts.
     """
+    checkpoint = [f"--checkpoint={arguments.checkpoint.resolve()}"] if arguments.checkpoint else []
     checkouts = {**({"before": arguments.before.resolve()} if arguments.before else {}), "now": _HERE}
     with tempfile.TemporaryDirectory() as folder:
         image = Path(folder, "face.png")
-        Image.fromarray(generate.face_of(0, "photos", 0, STYLES["poster"]).job.pixels(224)).save(image)
+        face = Image.fromarray(generate.face_of(0, "photos", 0, STYLES["poster"]).job.pixels(224))
+        pasted(face, seed=0).image.save(image)
         commands = {
             "python -c pass": ("-c", "pass"),
             "mpafer-jax --help": ("-m", "mpafer_jax.cli", "--help"),
             "mpafer-predict --help": (*_PREDICT, "--help"),
-            "mpafer-predict, one image": (*_PREDICT, os.path.abspath(arguments.checkpoint), str(image)),  # noqa: PTH100
+            "mpafer-predict, one image": (*_PREDICT, str(image), *checkpoint),
         }
         given = {name: value for name, value in os.environ.items() if not name.startswith(("JAX_", "XLA_"))}
         given["PYTHONPYCACHEPREFIX"] = str(Path(folder, "bytecode"))

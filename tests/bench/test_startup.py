@@ -19,7 +19,7 @@ def test_processor_time_of_a_process_and_its_children():
 
 def test_ratios_are_taken_within_turns():
     text = startup.render({"a": {"before": [1.0, 2.0, 4.0], "now": [0.5, 0.5, 3.0]}})
-    assert "| now / before" in text
+    assert "now / before" in text
     assert text.splitlines()[-1].split("|")[1:-1] == [
         *(" a                 ", " 2.00 (1.00 to 4.00) ", " 0.50 (0.50 to 3.00) ", " 0.50 (0.25 to 0.75) "),
     ]
