@@ -126,30 +126,13 @@ def read_config(path: Path) -> ClipConfig:
         problems.append(f"projection_dim is {projection_dim!r}, expected one positive integer")
     if problems:
         raise ValueError(f"{path} describes a CLIP that is not supported: {'; '.join(problems)}")
-    return ClipConfig(
-        vision=VisionConfig(
-            hidden_size=vision["hidden_size"],
-            intermediate_size=vision["intermediate_size"],
-            num_layers=vision["num_hidden_layers"],
-            num_heads=vision["num_attention_heads"],
-            image_size=vision["image_size"],
-            patch_size=vision["patch_size"],
-            hidden_act=vision["hidden_act"],
-            layer_norm_eps=vision["layer_norm_eps"],
-        ),
-        text=TextConfig(
-            vocab_size=text["vocab_size"],
-            hidden_size=text["hidden_size"],
-            intermediate_size=text["intermediate_size"],
-            num_layers=text["num_hidden_layers"],
-            num_heads=text["num_attention_heads"],
-            max_position_embeddings=text["max_position_embeddings"],
-            eos_token_id=text["eos_token_id"],
-            hidden_act=text["hidden_act"],
-            layer_norm_eps=text["layer_norm_eps"],
-        ),
-        projection_dim=projection_dim,
-    )
+    return ClipConfig(VisionConfig(**_sizes(vision)), TextConfig(**_sizes(text)), projection_dim=projection_dim)
+
+
+def _sizes(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """A tower's fields by the names that they have in `VisionConfig` and `TextConfig`."""
+    names = {"num_hidden_layers": "num_layers", "num_attention_heads": "num_heads"}
+    return {names.get(field, field): value for field, value in fields.items() if field != "num_channels"}
 
 
 def _tower(raw: dict[str, Any], name: str, defaults: Mapping[str, Any], path: Path) -> dict[str, Any]:
