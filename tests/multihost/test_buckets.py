@@ -90,9 +90,8 @@ def test_checkpoints_fall_back_from_damaged_and_unfinished_ones(home, caplog):
     assert int(restored.step) == 6
     np.testing.assert_array_equal(restored.opt_state["trace"], state(6).opt_state["trace"])
     assert f"falling back from step 8: {folder}/step_8 cannot be read" in caplog.text
-    # The unfinished step_10 is deleted too; under load the emulator of Google's buckets has been seen to keep it.
-    left = {path.name for path in folder.iterdir()} - ({"step_10"} if home.startswith("gs:") else set())
-    assert left == {"step_6", "unreadable-step_8"}
+    opened().close()  # deletes unfinished steps again: under load the emulator of Google's buckets was seen to keep one
+    assert sorted(path.name for path in folder.iterdir()) == ["step_6", "unreadable-step_8"]
 
 
 def _objects(folder):
