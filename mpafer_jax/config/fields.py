@@ -64,7 +64,9 @@ free      how a run is executed, or what is measured beside it; may change on re
 """
 
 
-def option(default: Any, source: str = "", *, role: Role | None = None, off_at_zero: bool = False) -> Any:
+def option(
+    default: Any, source: str = "", *, role: Role | None = None, off_at_zero: bool = False, traced: bool = False
+) -> Any:
     """Declares a field of a section; the docstring below it is its description.
 
     Args:
@@ -72,8 +74,11 @@ def option(default: Any, source: str = "", *, role: Role | None = None, off_at_z
         VPT, as the paper does not state it) or 'ours', and a remark.
       role: None for the section's `role`.
       off_at_zero: whether 0 disables a part of the method; a run with such a field at 0 is not MPA-FER.
+      traced: whether the compiled training step takes a value other than 0 as an argument, so that runs that differ in
+        it share the compiled step. What reads such a number must not branch on it, except that 0 stays a constant.
     """
-    return Field(default, json_schema_extra={"source": source, "role": role, "off_at_zero": off_at_zero})
+    extra: dict[str, Any] = {"source": source, "role": role, "off_at_zero": off_at_zero, "traced": traced}
+    return Field(default, json_schema_extra=extra)
 
 
 class FrozenModel(pydantic.BaseModel):
@@ -168,6 +173,7 @@ class Setting:
     source: str
     role: Role
     off_at_zero: bool
+    traced: bool
     path: LocalPath | None
 
 
@@ -192,5 +198,6 @@ def _settings(model: FrozenModel, prefix: str) -> Iterator[Setting]:
             source=said["source"] if value == field.default else "",
             role=said["role"] or model.role,
             off_at_zero=said["off_at_zero"],
+            traced=said["traced"],
             path=path,
         )

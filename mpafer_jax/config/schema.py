@@ -167,13 +167,13 @@ class LossSection(FrozenModel):
     terms: Annotated[tuple[str, ...], NO_PATH] = option((), "ours")
     """Names of the terms that may be part of the loss, each with its weight below (cross_entropy: 1): cross_entropy,
     token_alignment, prompt_alignment, prototype_alignment; empty for all."""
-    beta: NonNegative = option(1.0, "paper")
+    beta: NonNegative = option(1.0, "paper", traced=True)
     """beta, weight of the hard-soft alignment."""
-    gamma: NonNegative = option(1.0, "paper")
+    gamma: NonNegative = option(1.0, "paper", traced=True)
     """gamma, weight of the prototype alignment."""
-    token_weight: NonNegative = option(1.0, "paper: 1")
+    token_weight: NonNegative = option(1.0, "paper: 1", traced=True)
     """Weight of the token-level term inside the hard-soft alignment."""
-    prompt_weight: NonNegative = option(1.0, "paper: 1")
+    prompt_weight: NonNegative = option(1.0, "paper: 1", traced=True)
     """Weight of the prompt-level term inside the hard-soft alignment."""
     token_distance: Literal["contrastive", "l1"] = option("contrastive", "paper: contrastive")
     """Form of the token-level term: contrastive or l1."""
@@ -181,11 +181,11 @@ class LossSection(FrozenModel):
         "contrastive", "paper unclear: the first two exist"
     )
     """Form of the prompt-level term: contrastive, l1, or cosine (KgCoOp's)."""
-    temperature: Positive = option(0.01, "ours: CLIP's own, 1 / 100")
+    temperature: Positive = option(0.01, "ours: CLIP's own, 1 / 100", traced=True)
     """tau of the contrastive forms."""
     prototype_distance: Literal["cosine", "l1"] = option("cosine", "ours: cosine; paper unclear")
     """M of Eq. 7: cosine or l1."""
-    label_smoothing: Fraction = option(0.0, "paper: none")
+    label_smoothing: Fraction = option(0.0, "paper: none", traced=True)
     """Share of each label that is spread evenly over the classes."""
     class_weights: Literal["none", "inverse_frequency", "effective_number"] = option("none", "paper: none")
     """Weights of the classes in the cross-entropy, from the counts of the training labels: none, inverse_frequency, or
@@ -229,9 +229,9 @@ class PrototypesSection(FrozenModel):
 class DecaySection(FrozenModel):
     """A learning rate with linear warm-up and cosine decay to 0, weight decay, and a limit of the gradient."""
 
-    learning_rate: Positive = option(2.0e-3, "relative: 2e-3 to 2.5e-3")
+    learning_rate: Positive = option(2.0e-3, "relative: 2e-3 to 2.5e-3", traced=True)
     """Peak learning rate, reached after the warm-up, then cosine decay to 0."""
-    weight_decay: NonNegative = option(5.0e-4, "relative: CoOp's 5e-4")
+    weight_decay: NonNegative = option(5.0e-4, "relative: CoOp's 5e-4", traced=True)
     """Weight decay."""
     warmup_steps: Count = option(50, "relative: about one epoch of few-shot data")
     """Updates of linear warm-up."""
@@ -249,7 +249,7 @@ class OptimizerSection(DecaySection):
     )
     """Ordered (pattern, factor) pairs: the first that matches a parameter's name scales its learning rate, 0 freezes
     it. Parameters are `ctx` and `visual_prompts`."""
-    momentum: Fraction = option(0.9, "relative")
+    momentum: Fraction = option(0.9, "relative", traced=True)
     """Momentum of SGD; b1 of AdamW."""
 
 

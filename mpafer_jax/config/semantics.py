@@ -17,6 +17,19 @@ def free_fields(kind: type[FrozenModel]) -> frozenset[str]:
     return frozenset(with_role(kind, "content", "free"))
 
 
+def traced_numbers(config: Config) -> dict[str, dict[str, float]]:
+    """Numbers that the compiled training step takes as arguments, by section and field (`fields.option`).
+
+    Without those that are 0: with these a part of the method is left out of the step.
+    """
+    numbers: dict[str, dict[str, float]] = {}
+    for name, setting in settings(Config).items():
+        section, _, field = name.rpartition(".")
+        if setting.traced and (value := getattr(getattr(config, section), field)):
+            numbers.setdefault(section, {})[field] = value
+    return numbers
+
+
 # Set by studies to the seed of a run.
 SEED_FIELDS = with_role(Config, "seed")
 # Change training, but not which images are held out.

@@ -21,6 +21,7 @@ from mpafer_jax.artifacts import run_dir as workdir_lib
 from mpafer_jax.artifacts.description import Description, circumstances, package_versions
 from mpafer_jax.backbones.base import Pretrained
 from mpafer_jax.config.schema import Config
+from mpafer_jax.config.semantics import traced_numbers
 from mpafer_jax.data import pipeline, registry
 from mpafer_jax.data.splits import Dataset, Split, load_dataset
 from mpafer_jax.evaluation import confidence as confidence_lib
@@ -298,7 +299,8 @@ def announce(run: Run) -> None:
 
 def make_loop(run: Run) -> Loop:
     """The run as a `Loop` for `fit`."""
-    frozen, selecting = run.experiment.frozen, run.selecting
+    frozen = run.experiment.with_frozen(numbers=traced_numbers(run.config)).frozen
+    selecting = run.selecting
 
     def evaluate(split: Split, params: dict[str, Any]) -> tuple[str, dict[str, float], str]:
         scalars = run.evaluator(params, split).scalars()

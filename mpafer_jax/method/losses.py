@@ -11,8 +11,8 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Collection
-from typing import Literal
+from collections.abc import Callable, Collection, Mapping
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -299,6 +299,10 @@ class Objective:
     def weights(self) -> dict[str, float]:
         """Weights by name of the term."""
         return {term.name: term.weight(self.options) for term in self.terms}
+
+    def with_numbers(self, numbers: Mapping[str, Mapping[str, Any]]) -> Objective:
+        """Copy with numbers of the section 'loss' replaced (`Frozen.numbers`); the terms stay, none must become 0."""
+        return dataclasses.replace(self, options=self.options.model_copy(update=numbers.get("loss")))
 
     @property
     def reads_prototypes(self) -> bool:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, cast
 
 import optax
 
-from mpafer_jax.config.schema import Config
+from mpafer_jax.config.schema import Config, OptimizerSection
 from mpafer_jax.method.prompts import PromptLearner
 from mpafer_jax.runtime.errors import ConfigError
 
@@ -96,23 +96,36 @@ def make_optimizer(
 
 def configured_optimizer(
     config: Config, learner: PromptLearner, num_steps: int
-) -> tuple[optax.GradientTransformation, optax.Schedule]:
+) -> tuple[optax.GradientTransformationExtraArgs, optax.Schedule]:
     """Optimizer of a learner's parameters, and the learning rate by step.
+
+    The optimizer's update takes `numbers` (`Frozen.numbers`), whose section 'optimizer' replaces the configured values.
 
     Raises:
       ConfigError: the warm-up is longer than the run, or a parameter has no learning rate.
     """
-    section = config.optimizer
-    schedule = make_schedule(
-        learning_rate=section.learning_rate, warmup_steps=section.warmup_steps, num_steps=num_steps
-    )
-    tx = make_optimizer(
-        learner.param_shapes(),
-        name=section.name,
-        schedule=schedule,
-        lr_scales=section.lr_scales,
-        momentum=section.momentum,
-        weight_decay=section.weight_decay,
-        clip_norm=section.clip_norm,
-    )
-    return tx, schedule
+    names = tuple(learner.param_shapes())
+
+    def make(section: OptimizerSection) -> tuple[optax.GradientTransformation, optax.Schedule]:
+        schedule = make_schedule(
+            learning_rate=section.learning_rate, warmup_steps=section.warmup_steps, num_steps=num_steps
+        )
+        tx = make_optimizer(
+            names,
+            name=section.name,
+            schedule=schedule,
+            lr_scales=section.lr_scales,
+            momentum=section.momentum,
+            weight_decay=section.weight_decay,
+            clip_norm=section.clip_norm,
+        )
+        return tx, schedule
+
+    def update(
+        updates: Any, state: Any, params: Any = None, *, numbers: Mapping[str, Mapping[str, Any]] | None = None
+    ) -> tuple[Any, Any]:
+        changed, _ = make(config.optimizer.model_copy(update=(numbers or {}).get("optimizer")))
+        return changed.update(updates, state, params)
+
+    configured, schedule = make(config.optimizer)
+    return optax.GradientTransformationExtraArgs(configured.init, cast(Any, update)), schedule

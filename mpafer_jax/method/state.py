@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -39,6 +40,9 @@ class Frozen:
       prototypes: p [C, D]; None if no loss reads them.
       class_counts: n_c [C] float32, training labels of each class; None if no loss reads them.
       patch_weights: w [C, N] of the local scores (`motion_prior`), None for equal weights.
+      numbers: hyper-parameters by section of the configuration and field (`semantics.traced_numbers`), [] each. The
+        training step reads them in place of the configured ones, which it would hold as constants, so that runs that
+        differ in them share the compiled step.
     """
 
     backbone: dict[str, Any]
@@ -48,3 +52,4 @@ class Frozen:
     prototypes: jax.Array | None = None
     class_counts: jax.Array | None = None
     patch_weights: jax.Array | None = None
+    numbers: dict[str, dict[str, jax.Array]] = dataclasses.field(default_factory=dict[str, dict[str, jax.Array]])

@@ -40,7 +40,7 @@ def make_train_step(
 
     Args:
       forward: `Forward` or `forward_features`.
-      tx: the optimizer.
+      tx: the optimizer; gets the argument 'numbers' of `Frozen` (`optim.configured_optimizer`).
       objective: the loss.
       accumulate: number of sequential parts of each device's batch, to save memory; the update is that of the whole
         batch.
@@ -54,6 +54,7 @@ def make_train_step(
     """
 
     def step(state: TrainState, frozen: Frozen, batch: Batch) -> tuple[TrainState, Metrics]:
+        weighted = objective.with_numbers(frozen.numbers)
         examples = devices.sum_over_devices(jnp.sum(batch["mask"]))
         # Terms without a batch axis are equal for all devices and parts: each adds its share, or the sum would count
         # them several times.
@@ -64,7 +65,7 @@ def make_train_step(
                 params = {name: x if name in trained else jax.lax.stop_gradient(x) for name, x in params.items()}
             logits, out = forward(params, frozen, part)
             context = losses.Context(
-                options=objective.options,
+                options=weighted.options,
                 logits=logits,
                 targets=part["label_distribution"],
                 labels=part["label"],
@@ -72,11 +73,11 @@ def make_train_step(
                 params=params,
                 frozen=frozen,
             )
-            per_example, per_class = objective.values(context, "example"), objective.values(context, "class")
+            per_example, per_class = weighted.values(context, "example"), weighted.values(context, "class")
             example_sums = {name: jnp.sum(values * part["mask"]) for name, values in per_example.items()}
             class_sums = {name: jnp.mean(values) * share for name, values in per_class.items()}
             # Divided by the count of the whole batch, so that gradients of parts and devices add up.
-            loss = objective.total({**{name: value / examples for name, value in example_sums.items()}, **class_sums})
+            loss = weighted.total({**{name: value / examples for name, value in example_sums.items()}, **class_sums})
             count = jnp.sum(part["mask"])
             correct = jnp.sum((jnp.argmax(logits, axis=-1) == part["label"]) * part["mask"])
             metrics = {name: (value, count) for name, value in {**example_sums, "accuracy": correct}.items()}
@@ -85,10 +86,11 @@ def make_train_step(
         parts = {name: x.reshape(accumulate, -1, *x.shape[1:]) for name, x in batch.items()}  # [b, ..] -> [A, b / A,..]
         gradient = cast(Callable[[Params, Batch], tuple[Params, Metrics]], jax.grad(part_loss, has_aux=True))
         grads, metrics = devices.sum_over_devices(_sum_over_parts(gradient, state.params, parts))
-        updates, opt_state = tx.update(grads, state.opt_state, state.params)
+        update = optax.with_extra_args_support(tx).update
+        updates, opt_state = update(grads, state.opt_state, state.params, numbers=frozen.numbers)
         params = optax.apply_updates(state.params, updates)
         one = jnp.ones((), jnp.float32)
-        loss = objective.total({name: metrics[name][0] / metrics[name][1] for name in objective.weights})
+        loss = weighted.total({name: metrics[name][0] / metrics[name][1] for name in weighted.weights})
         metrics = {**metrics, "loss": (loss, one), "grad_norm": (optax.tree.norm(grads), one)}
         return TrainState(step=state.step + 1, params=cast(Params, params), opt_state=opt_state), metrics
 
