@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import dataclasses
 import pathlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -19,6 +20,7 @@ from mpafer_jax.config.schema import IntervalsSection
 from mpafer_jax.method.state import TrainState
 from mpafer_jax.method.steps import Metrics
 from mpafer_jax.runtime import devices, distributed, preemption, progress
+from mpafer_jax.runtime.errors import NonFiniteError
 from mpafer_jax.runtime.metric_writer import MetricWriter, mean_metrics, to_numbers
 
 _AHEAD = 2  # steps dispatched ahead of the devices
@@ -71,43 +73,129 @@ def fit(loop: Loop, state: TrainState, checkpoints: Checkpoints, notice: preempt
       NonFiniteError: a metric or parameter is not finite; names the first step.
       signals.Preempted: stopped on request; the state is saved.
     """
-    first_step = int(devices.to_host(state.step))
-    if first_step == loop.num_steps:
-        return state
-    every = loop.every
-    writer = MetricWriter(loop.workdir, first_step=first_step, enabled=distributed.is_first())
-    work = progress.task("training", loop.num_steps, "steps", done=first_step)
-    batches = devices.prefetch(loop.batches(first_step))
-    with writer, work as shown, contextlib.closing(batches):
-        earlier, interval = checkpoints.latest_interval(), list[Metrics]()
-        for step, batch in enumerate(batches, start=first_step + 1):
-            state, metrics = loop.update(step, state, batch)
+
+    def update(step: int, states: Sequence[TrainState], batch: Any) -> list[tuple[TrainState, Metrics]]:
+        return [loop.update(step, states[0], batch)]
+
+    (result,) = fit_together([loop], [state], [checkpoints], notice, batches=loop.batches, update=update)
+    if isinstance(result, NonFiniteError):
+        raise result
+    return result
+
+
+def fit_together(
+    loops: Sequence[Loop],
+    states: Sequence[TrainState],
+    checkpoints: Sequence[Checkpoints],
+    notice: preemption.Notice,
+    *,
+    batches: Callable[[int], Iterable[HostBatch]],
+    update: Callable[[int, Sequence[TrainState], Any], Sequence[tuple[TrainState, Metrics]]],
+) -> list[TrainState | NonFiniteError]:
+    """`fit` of several runs by one compiled update; each has the log lines and checkpoints that it has alone.
+
+    Args:
+      loops: with equal numbers of steps; their `batches` and `update` are not read.
+      states: all after the same step.
+      batches: of all runs, as in `Loop`.
+      update: of all runs, as in `Loop`.
+
+    Returns:
+      For each run its last state, or what made it fail: then the others go on.
+
+    Raises:
+      CheckpointError, signals.Preempted: as in `fit`; for all runs.
+    """
+    first_step, num_steps = int(devices.to_host(states[0].step)), loops[0].num_steps
+    if first_step == num_steps:
+        return list(states)
+    work = progress.task("training", num_steps, "steps", done=first_step)
+    moved = devices.prefetch(batches(first_step))
+    with work as shown, contextlib.closing(moved), contextlib.ExitStack() as writers:
+        records = [
+            _Record(
+                loop,
+                saved,
+                writers.enter_context(
+                    MetricWriter(loop.workdir, first_step=first_step, enabled=distributed.is_first())
+                ),
+                shown,
+                name=f"{loop.workdir}: " if len(loops) > 1 else "",
+            )
+            for loop, saved in zip(loops, checkpoints, strict=True)
+        ]
+        ahead = collections.deque[Metrics]()
+        for step, batch in enumerate(moved, start=first_step + 1):
+            updated = update(step, states, batch)
+            states = [state for state, _ in updated]
             notice.start_steps()
-            interval.append(metrics)
-            if len(interval) > _AHEAD:  # otherwise waiting batches would fill the devices' memory
-                jax.block_until_ready(interval[-1 - _AHEAD])
+            ahead.append(updated[0][1])
+            if len(ahead) > _AHEAD:  # otherwise waiting batches would fill the devices' memory
+                jax.block_until_ready(ahead.popleft())
             shown.advance()
-            stopping, last = notice.reached(), step == loop.num_steps
-            evaluates = loop.evaluate is not None and (last or step % every.eval_every == 0)
-            saves = last or evaluates or step % every.checkpoint_every == 0
-            if saves or step % every.log_every == 0 or step == loop.end_of_stage:
-                means = mean_metrics([*earlier, *devices.to_host(interval)], step)
-                writer.write(step, "train", {**means, "learning_rate": float(np.asarray(loop.schedule(step - 1)))})
-                shown.report(" ".join(f"{name} {means[name]:.4g}" for name in loop.shown if name in means))
-                earlier, interval = [], []
-            evaluated: Mapping[str, float] | None = None
-            if loop.evaluate is not None and evaluates:
-                name, evaluated, text = loop.evaluate(state.params)
-                writer.write(step, name, evaluated)
-                logging.info("%s after step %d: %s", name, step, text)
-            if saves or stopping:
-                writer.flush()
-                # A checkpoint between two log lines holds the metrics of the interrupted interval.
-                waiting = to_numbers([*earlier, *devices.to_host(interval)], step)
-                checkpoints.save(state, loop.describe(), evaluated, waiting)
+            stopping = notice.reached()
+            for record, (state, metrics) in zip(records, updated, strict=True):
+                record.add(step, state, metrics, stopping=stopping)
+            failures = [record.failure for record in records if record.failure is not None]
+            if len(failures) == len(records):
+                return list(failures)
             if stopping:
-                checkpoints.wait()
-                raise preemption.stopped_after(step, loop.num_steps, loop.workdir)
-        checkpoints.wait()
+                for saved in checkpoints:
+                    saved.wait()
+                raise preemption.stopped_after(step, num_steps, *(loop.workdir for loop in loops))
+        for saved in checkpoints:
+            saved.wait()
         notice.end_steps()
-    return state
+    return [record.failure or state for record, state in zip(records, states, strict=True)]
+
+
+class _Record:
+    """Log lines, evaluations and checkpoints of a run in training.
+
+    Attributes:
+      name: before the lines of one of several runs.
+      failure: what made the run fail; nothing is recorded after it.
+    """
+
+    def __init__(
+        self, loop: Loop, checkpoints: Checkpoints, writer: MetricWriter, shown: progress.Task, *, name: str
+    ) -> None:
+        self.name = name
+        self.failure: NonFiniteError | None = None
+        self._loop, self._checkpoints, self._writer, self._shown = loop, checkpoints, writer, shown
+        self._earlier, self._interval = checkpoints.latest_interval(), list[Metrics]()
+
+    def add(self, step: int, state: TrainState, metrics: Metrics, *, stopping: bool) -> None:
+        """Records an update: the state after it, and its metrics; `stopping` saves in any case."""
+        if self.failure is not None:
+            return
+        self._interval.append(metrics)
+        try:
+            self._add(step, state, stopping=stopping)
+        except NonFiniteError as failure:
+            self.failure = failure
+            if self.name:
+                logging.warning("%s%s", self.name, failure)
+
+    def _add(self, step: int, state: TrainState, *, stopping: bool) -> None:
+        loop, writer = self._loop, self._writer
+        every, last = loop.every, step == loop.num_steps
+        evaluates = loop.evaluate is not None and (last or step % every.eval_every == 0)
+        saves = last or evaluates or step % every.checkpoint_every == 0
+        if saves or step % every.log_every == 0 or step == loop.end_of_stage:
+            means = mean_metrics([*self._earlier, *devices.to_host(self._interval)], step)
+            writer.write(step, "train", {**means, "learning_rate": float(np.asarray(loop.schedule(step - 1)))})
+            self._shown.report(
+                self.name + " ".join(f"{name} {means[name]:.4g}" for name in loop.shown if name in means)
+            )
+            self._earlier, self._interval = [], []
+        evaluated: Mapping[str, float] | None = None
+        if loop.evaluate is not None and evaluates:
+            name, evaluated, text = loop.evaluate(state.params)
+            writer.write(step, name, evaluated)
+            logging.info("%s%s after step %d: %s", self.name, name, step, text)
+        if saves or stopping:
+            writer.flush()
+            # A checkpoint between two log lines holds the metrics of the interrupted interval.
+            waiting = to_numbers([*self._earlier, *devices.to_host(self._interval)], step)
+            self._checkpoints.save(state, loop.describe(), evaluated, waiting)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import pathlib
 import time
-from collections.abc import Generator, Mapping
-from typing import Any
+from collections.abc import Callable, Generator, Mapping
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -38,14 +39,20 @@ from mpafer_jax.method.features import encode_splits
 from mpafer_jax.method.forward import Forward
 from mpafer_jax.method.hard_prompts.templates import check_hard_prompts
 from mpafer_jax.method.losses import Objective
-from mpafer_jax.method.state import TrainState
+from mpafer_jax.method.state import Frozen, TrainState
 from mpafer_jax.runtime import devices, distributed, files, locks, preemption, progress
 from mpafer_jax.runtime.errors import ConfigError
+
+T = TypeVar("T")
 
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """Everything that training reads."""
+    """Everything that training reads.
+
+    Attributes:
+      step: the training step of one device, not compiled.
+    """
 
     config: Config
     workdir: pathlib.Path
@@ -55,7 +62,7 @@ class Run:
     fresh_prompts: dict[str, Any]
     tx: optax.GradientTransformation
     schedule: optax.Schedule
-    train_step: steps.TrainStep
+    step: steps.TrainStep
     evaluator: Evaluator
     description: Description
 
@@ -63,6 +70,11 @@ class Run:
     def selecting(self) -> Split | None:
         """The split that selects the checkpoint: validation, or test with `eval.select_on_test_split`."""
         return self.dataset.test if self.config.eval.select_on_test_split else self.dataset.validation
+
+    @property
+    def constants(self) -> Frozen:
+        """What the training step reads besides the state and the batch."""
+        return self.experiment.with_frozen(numbers=traced_numbers(self.config)).frozen
 
 
 def train_and_evaluate(config: Config, workdir: pathlib.Path) -> dict[str, Any]:
@@ -86,11 +98,7 @@ def train_and_evaluate(config: Config, workdir: pathlib.Path) -> dict[str, Any]:
     """
     started = time.monotonic()
     with preemption.Notice() as notice:
-        check_names(config)
-        workdir_lib.check(workdir, config)
-        locks.refuse_if_held(workdir / locks.RUN, workdir)
-        if config.eval.select_on_test_split:
-            logging.warning("%s", protocol.TEST_SELECTED)
+        check_before_preparation(config, workdir)
         run = prepare(config, workdir)
         workdir_lib.check_shared(workdir)
         with locks.hold_for_run(workdir / locks.RUN, workdir):
@@ -98,19 +106,33 @@ def train_and_evaluate(config: Config, workdir: pathlib.Path) -> dict[str, Any]:
 
 
 def _run(run: Run, notice: preemption.Notice, started: float) -> dict[str, Any]:
-    config, workdir = run.config, run.workdir
-    with_checkpoints = run_checkpoints.Checkpoints(workdir, keep=config.train.keep, select_by=config.eval.select_by)
-    try:
-        state = start(run, with_checkpoints)
+    with contextlib.closing(open_checkpoints(run)) as saved:
+        state = begin(run, saved)
         first_step = int(devices.to_host(state.step))
-        announce(run)
-        if distributed.is_first():  # not earlier: a configuration that cannot run must not claim the folder
-            workdir_lib.claim(workdir, config)
-        state = fit(make_loop(run), state, with_checkpoints, notice)
-        summary, predictions = summarize(run, state, with_checkpoints)
-    finally:
-        with_checkpoints.close()
+        state = fit(make_loop(run), state, saved, notice)
+        summary, predictions = summarize(run, state, saved)
     summary["process"] = {"resumed_after_step": first_step, "wall_seconds": time.monotonic() - started}
+    return finish(run, summary, predictions)
+
+
+def open_checkpoints(run: Run) -> run_checkpoints.Checkpoints:
+    """The run's checkpoints; to be closed."""
+    section = run.config.eval
+    return run_checkpoints.Checkpoints(run.workdir, keep=run.config.train.keep, select_by=section.select_by)
+
+
+def begin(run: Run, checkpoints: run_checkpoints.Checkpoints) -> TrainState:
+    """The initial state, of a run that from now on has its folder to itself."""
+    state = start(run, checkpoints)
+    announce(run)
+    if distributed.is_first():  # not earlier: a configuration that cannot run must not claim the folder
+        workdir_lib.claim(run.workdir, run.config)
+    return state
+
+
+def finish(run: Run, summary: dict[str, Any], predictions: Predictions | None) -> dict[str, Any]:
+    """Computes baselines and writes the results; arguments from `summarize`. Returns the completed summary."""
+    config, workdir = run.config, run.workdir
     summary["baselines"] = baselines.compute(config, run.dataset, run.experiment, run.num_steps)
     described = protocol.items(summary, workdir_lib.flatten(config.model_dump()))
     if distributed.is_first():
@@ -119,6 +141,19 @@ def _run(run: Run, notice: preemption.Notice, started: float) -> dict[str, Any]:
         files.write_json(workdir / "summary.json", summary)
     after_run.leave_report(config, predictions, run.dataset.held_out, workdir / workdir_lib.TRAINING_PREDICTIONS)
     return summary
+
+
+def check_before_preparation(config: Config, workdir: pathlib.Path) -> None:
+    """Checks names and the workdir.
+
+    Raises:
+      ConfigError, LockedError: see `train_and_evaluate`.
+    """
+    check_names(config)
+    workdir_lib.check(workdir, config)
+    locks.refuse_if_held(workdir / locks.RUN, workdir)
+    if config.eval.select_on_test_split:
+        logging.warning("%s", protocol.TEST_SELECTED)
 
 
 def prepare(config: Config, workdir: pathlib.Path) -> Run:
@@ -148,15 +183,12 @@ def prepare(config: Config, workdir: pathlib.Path) -> Run:
         experiment = experiment.with_patch_weights(
             motion_prior.patch_weights(config, workdir, dataset.train, experiment)
         )
-    train_step = devices.data_parallel(
-        steps.make_train_step(
-            forward=Forward(build_lib.training_model(config, experiment.model), config.data.mean, config.data.std),
-            tx=tx,
-            objective=objective,
-            accumulate=config.train.accumulate,
-            trained=optim.trained(fresh, config.optimizer.lr_scales),
-        ),
-        donate=(0,),
+    step = steps.make_train_step(
+        forward=Forward(build_lib.training_model(config, experiment.model), config.data.mean, config.data.std),
+        tx=tx,
+        objective=objective,
+        accumulate=config.train.accumulate,
+        trained=optim.trained(fresh, config.optimizer.lr_scales),
     )
     return Run(
         config=config,
@@ -167,7 +199,7 @@ def prepare(config: Config, workdir: pathlib.Path) -> Run:
         fresh_prompts=fresh,
         tx=tx,
         schedule=schedule,
-        train_step=progress.announcing(train_step, "compiling the training step"),
+        step=step,
         evaluator=make_evaluator(config, experiment),
         description=describe(config, dataset, experiment),
     )
@@ -297,10 +329,15 @@ def announce(run: Run) -> None:
     progress.fact("workdir", str(run.workdir))
 
 
+def compiled(step: Callable[..., T]) -> Callable[..., T]:
+    """A training step for all devices, compiled at its first call; the first argument is donated."""
+    return progress.announcing(devices.data_parallel(step, donate=(0,)), "compiling the training step")
+
+
 def make_loop(run: Run) -> Loop:
     """The run as a `Loop` for `fit`."""
-    frozen = run.experiment.with_frozen(numbers=traced_numbers(run.config)).frozen
-    selecting = run.selecting
+    constants, selecting = run.constants, run.selecting
+    train_step = compiled(run.step)
 
     def evaluate(split: Split, params: dict[str, Any]) -> tuple[str, dict[str, float], str]:
         scalars = run.evaluator(params, split).scalars()
@@ -311,7 +348,7 @@ def make_loop(run: Run) -> Loop:
         num_steps=run.num_steps,
         every=run.config.train,
         batches=functools.partial(training_batches, run),
-        update=lambda step, state, batch: run.train_step(state, frozen, batch),
+        update=lambda step, state, batch: train_step(state, constants, batch),
         schedule=run.schedule,
         evaluate=None if selecting is None else functools.partial(evaluate, selecting),
         describe=lambda: run.description,

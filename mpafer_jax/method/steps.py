@@ -6,7 +6,9 @@ runs it on all. Losses are reduced over batch and devices here.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+import dataclasses
+import operator
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, Literal, TypeVar, cast
 
 import jax
@@ -24,6 +26,7 @@ from mpafer_jax.runtime import devices
 T = TypeVar("T")
 Metrics = dict[str, tuple[jax.Array, jax.Array]]  # name -> (sum, count), both over all devices
 TrainStep = Callable[[TrainState, Frozen, Batch], tuple[TrainState, Metrics]]
+GroupStep = Callable[[Sequence[TrainState], Sequence[Frozen], Batch], tuple[tuple[TrainState, Metrics], ...]]
 EvalStep = Callable[[Params, Frozen, jax.Array, Batch], Outputs]
 BackboneStep = Callable[[dict[str, Any], Batch], Outputs]
 
@@ -95,6 +98,39 @@ def make_train_step(
         return TrainState(step=state.step + 1, params=cast(Params, params), opt_state=opt_state), metrics
 
     return step
+
+
+def make_group_step(step: TrainStep, *, shared_batch: bool) -> GroupStep:
+    """The training step of several runs at once: `step` vectorised over their states and constants.
+
+    Args:
+      step: from `make_train_step`, for runs that differ in states, in constants other than the backbone, and in the
+        numbers of `Frozen`; all of one shape.
+      shared_batch: whether all runs see the same batch, as `step` takes it. Otherwise its arrays are [b, runs, ..].
+
+    Returns:
+      step(states, constants, batch) -> (state, metrics) of each run, to be compiled as `make_train_step`'s. All runs
+      take the first one's backbone.
+    """
+
+    def of_group(
+        states: Sequence[TrainState], frozen: Sequence[Frozen], batch: Batch
+    ) -> tuple[tuple[TrainState, Metrics], ...]:
+        backbone = frozen[0].backbone
+        state, others = _stack(states), _stack([dataclasses.replace(of_one, backbone={}) for of_one in frozen])
+
+        def of_run(state: TrainState, constants: Frozen, batch: Batch) -> tuple[TrainState, Metrics]:
+            return step(state, dataclasses.replace(constants, backbone=backbone), batch)
+
+        result = jax.vmap(of_run, in_axes=(0, 0, None if shared_batch else 1))(state, others, batch)
+        return tuple(jax.tree.map(operator.itemgetter(run), result) for run in range(len(states)))
+
+    return of_group
+
+
+def _stack(trees: Sequence[T]) -> T:
+    """Joins arrays of trees of one structure along a new first axis."""
+    return jax.tree.map(lambda *arrays: jnp.stack(arrays), *trees)
 
 
 def _sum_over_parts(function: Callable[[Params, Batch], T], params: Params, parts: Batch) -> T:

@@ -135,11 +135,11 @@ def check() -> None:
         run.check()
 
 
-def stopped_after(step: int, num_steps: int, workdir: pathlib.Path) -> signals.Preempted:
-    """The exception to raise after a step's state is saved."""
+def stopped_after(step: int, num_steps: int, *workdirs: pathlib.Path) -> signals.Preempted:
+    """The exception to raise after a step's state is saved in these folders."""
     run = signals.Current.run
     cause = run.cause if isinstance(run, Notice) else signals.NAMES[signal.SIGTERM]
     return signals.Preempted(
-        f"stopped by {cause} after step {step} of {num_steps}, which is saved in {workdir}; the same command resumes "
-        "from there"
+        f"stopped by {cause} after step {step} of {num_steps}, which is saved in {', '.join(map(str, workdirs))}; the "
+        "same command resumes from there"
     )
