@@ -7,7 +7,7 @@ import shlex
 from collections.abc import Callable
 from pathlib import Path
 
-from mpafer_jax.cli.parser import several, whole_numbers
+from mpafer_jax.cli.parser import UsageError, several, whole_numbers
 from mpafer_jax.cli.runner import WHICH, WORKDIR, argument, command, number, path, refuse_idle
 from mpafer_jax.runtime import files
 
@@ -24,6 +24,7 @@ def _paths(flag: str) -> Callable[[str], list[Path]]:
     argument("--folds", type=whole_numbers, default=[], help="of video clips, in place of seeds: 1,2,3,4,5"),
     argument("--only", type=several(), default=(), help="points or tables to run, with commas between them"),
     number("--jobs", 1, help="runs at once (default: 1; with --gpus one for each)"),
+    number("--together", 1, default=1, help="runs of one shape that a job trains at once (default: 1)"),
     argument("--gpus", type=several(), default=(), help="numbers of GPUs; a job runs on one of them"),
     number("--retries", 0, default=1, help="how often what failed is started again"),
     argument("--reuse", type=_paths("--reuse"), default=[], help="folders of sweeps whose equal runs to take"),
@@ -47,7 +48,10 @@ def sweep(arguments: argparse.Namespace) -> int:
     Exit code 1: runs failed, the others have ended.
     """
     here = "runs on this machine, and --slurm queues them"
-    refuse_idle(arguments, dict.fromkeys(("--gpus", "--retries"), here) if arguments.slurm else {"--sbatch": "--slurm"})
+    refuse_idle(
+        arguments,
+        dict.fromkeys(("--gpus", "--retries", "--together"), here) if arguments.slurm else {"--sbatch": "--slurm"},
+    )
     from absl import logging
 
     from mpafer_jax.jobs.sweeps import launch, report
@@ -63,12 +67,60 @@ def sweep(arguments: argparse.Namespace) -> int:
         print("".join(f"{line}\n" for line in plan.commands()), end="")
         return 0
     jobs = arguments.jobs or len(arguments.gpus) or 1
-    tables, failures = plan.run(jobs=jobs, retries=arguments.retries, gpus=arguments.gpus, others=arguments.reuse)
+    tables, failures = plan.run(
+        jobs=jobs,
+        retries=arguments.retries,
+        gpus=arguments.gpus,
+        together=arguments.together,
+        others=arguments.reuse,
+    )
     console.markdown(tables.text("markdown"))
     logging.info("the same as files: %s", ", ".join(str(root / name) for name in report.FORMATS.values()))
     for failure in failures:
         logging.error("failed: %s: %s", failure.run.name, failure.reason)
     return 1 if failures else 0
+
+
+@command(
+    "study group",
+    argument("runs", nargs="+", metavar="RUN", help="'WORKDIR --config=FILE --config.field=value', as one word"),
+    processes=True,
+)
+def group(arguments: argparse.Namespace) -> int:
+    """Trains several runs at once that differ only in seeds and numbers, such as the learning rate.
+
+        mpafer-jax study group 'runs/a --config=configs/quickstart.py --config.seed=0' \\
+          'runs/b --config=configs/quickstart.py --config.loss.beta=0.5'
+
+    One compiled step trains all of them. Each leaves in its folder what the main command leaves, and the same command
+    resumes them. Runs that differ in more are trained one by one.
+
+    Exit code 1: runs failed, the others have ended.
+    """
+    from absl import logging
+
+    from mpafer_jax.evaluation import table
+    from mpafer_jax.jobs import group
+    from mpafer_jax.jobs.sweeps import plan
+    from mpafer_jax.runtime import console, distributed
+
+    members = [shlex.split(words) for words in arguments.runs]
+    folders = [files.any_path(folder, "RUN") for folder, *_ in members]
+    for folder, (_, *flags) in zip(folders, members, strict=True):
+        if not flags or not flags[0].startswith("--config="):
+            raise UsageError(f"RUN names no configuration: {folder}; expected 'WORKDIR --config=FILE ...', as one word")
+        if folders.count(folder) > 1:
+            raise UsageError(f"two runs have the workdir {folder}; give each a folder")
+    configs = [plan.parse(base.removeprefix("--config="), changes) for _, base, *changes in members]
+    results = group.train_group(list(zip(configs, folders, strict=True)))
+    failed = 0
+    for folder, result in zip(folders, results, strict=True):
+        if isinstance(result, Exception):
+            failed += 1
+            logging.error("failed: %s: %s", folder, result)
+        elif distributed.is_first():
+            console.markdown(f"{folder}\n\n{table.render(result)}")
+    return 1 if failed else 0
 
 
 @command(

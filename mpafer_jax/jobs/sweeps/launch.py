@@ -69,12 +69,18 @@ class Plan:
         return [shlex.join([sys.executable, "-m", "mpafer_jax.main", *run.command(self.root)]) for run in self.left]
 
     def run(
-        self, *, jobs: int = 1, retries: int = 1, gpus: Sequence[str] = (), others: Sequence[pathlib.Path] = ()
+        self,
+        *,
+        jobs: int = 1,
+        retries: int = 1,
+        gpus: Sequence[str] = (),
+        together: int = 1,
+        others: Sequence[pathlib.Path] = (),
     ) -> tuple[report.Report, list[runner.Failure]]:
         """Runs the unfinished runs on this machine and updates the tables after each.
 
         Args:
-          jobs, retries, gpus: see `runner.run_all`.
+          jobs, retries, gpus, together: see `runner.run_all`.
           others: folders of sweeps from which equal finished runs are copied.
 
         Returns:
@@ -93,6 +99,7 @@ class Plan:
                 jobs=jobs,
                 retries=retries,
                 gpus=gpus,
+                together=together,
                 after_each=lambda _: report.read(self.root).write(),
             )
             whole = report.read(self.root)

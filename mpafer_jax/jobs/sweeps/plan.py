@@ -13,6 +13,7 @@ from mpafer_jax.artifacts import run_dir
 from mpafer_jax.config.flags import read_config
 from mpafer_jax.config.schema import Config
 from mpafer_jax.config.semantics import CONTENT_FIELDS, free_fields
+from mpafer_jax.jobs import group
 from mpafer_jax.jobs.sweeps.sweep import Point, Sweep, split_source
 from mpafer_jax.jobs.train import check_names
 from mpafer_jax.runtime import files
@@ -89,6 +90,20 @@ def plan(sweep: Sweep, overrides: Sequence[str], seeds: Sequence[int], only: Seq
     overridden = _overridden(sweep, overrides)
     points = [point for point in sweep.points if not only or {point.name, point.table} & set(only)]
     return [_run(sweep, point, seed, overrides, overridden) for seed in seeds for point in points]
+
+
+def groups(runs: Sequence[Run], most: int) -> list[list[Run]]:
+    """Runs that can be trained together (`jobs.group`), up to `most` in a group, in the order of their first."""
+    groups: list[list[Run]] = []
+    unfilled: dict[str, list[Run]] = {}
+    for run in runs:
+        shape = files.json_digest(group.shape(run.config))
+        members = unfilled.get(shape, [])
+        if not members or len(members) == most:
+            members = unfilled[shape] = []
+            groups.append(members)
+        members.append(run)
+    return groups
 
 
 def _overridden(sweep: Sweep, overrides: Sequence[str]) -> set[str]:

@@ -10,6 +10,7 @@ import math
 import os
 import pathlib
 import queue
+import shlex
 import subprocess
 import sys
 import threading
@@ -20,6 +21,7 @@ from absl import logging
 
 from mpafer_jax.artifacts.run_dir import SUMMARY
 from mpafer_jax.evaluation import protocol
+from mpafer_jax.jobs.sweeps import plan
 from mpafer_jax.jobs.sweeps.plan import Run
 from mpafer_jax.runtime import progress, signals
 from mpafer_jax.runtime.console import duration
@@ -28,8 +30,10 @@ LOG = "log.txt"
 _USER_ERROR = 2  # exit code of non-retryable errors
 _LAST_LINES = 15
 _MAIN = (sys.executable, "-m", "mpafer_jax.main")
+_GROUP = (sys.executable, "-m", "mpafer_jax.cli", "study", "group")
 # GPU memory fraction that a JAX process preallocates, and the variables with which a user may set it.
 _MEMORY = ("XLA_CLIENT_MEM_FRACTION", "XLA_PYTHON_CLIENT_MEM_FRACTION", "XLA_PYTHON_CLIENT_PREALLOCATE")
+_THREADS = "NPROC"  # number of XLA's threads on a CPU
 _SHARED_MEMORY = 0.9  # shared by all jobs of a GPU; their CUDA contexts need the rest
 
 
@@ -117,6 +121,7 @@ def run_all(
     jobs: int,
     retries: int,
     gpus: Sequence[str] = (),
+    together: int = 1,
     after_each: Callable[[Run], None],
 ) -> list[Failure]:
     """Runs all runs; a failed one does not stop the others.
@@ -129,6 +134,8 @@ def run_all(
         never.
       gpus: as in CUDA_VISIBLE_DEVICES; each job uses one, and jobs of one GPU share its memory equally. Empty: jobs
         share all devices.
+      together: number of runs that one process trains at once, if they differ only in seeds and numbers. What such a
+        process leaves undone is then run alone.
       after_each: called after each successful run, from one thread at a time.
 
     Returns:
@@ -143,29 +150,38 @@ def run_all(
     for slot in _slots(jobs, gpus):
         slots.put(slot)
 
-    def make(number: int, run: Run) -> Failure | None:
+    numbers = {run.name: number for number, run in enumerate(runs, start=1)}
+
+    def make(members: Sequence[Run]) -> list[Failure]:
         slot = slots.get()
+        variables = {**environment, **slot}
         try:
-            title = f"run {number} of {len(runs)}, {run.point.title}, {run.kind} {run.seed}"
-            return _make(run, root, title, processes, {**environment, **slot}, retries)
+            if len(members) > 1:
+                members = _make_together(members, root, processes, variables)
+            failures: list[Failure] = []
+            for run in members:
+                title = f"run {numbers[run.name]} of {len(runs)}, {run.point.title}, {run.kind} {run.seed}"
+                if (failure := _make(run, root, title, processes, variables, retries)) is not None:
+                    failures.append(failure)
+            return failures
         finally:
             slots.put(slot)
 
     failures: list[Failure] = []
     pool = concurrent.futures.ThreadPoolExecutor(jobs)
     with processes.stopped_by_signals():
-        waiting: dict[concurrent.futures.Future[Failure | None], Run] = {}
+        waiting: dict[concurrent.futures.Future[list[Failure]], Sequence[Run]] = {}
         try:
-            for number, run in enumerate(runs, start=1):
-                waiting[pool.submit(make, number, run)] = run
+            for members in plan.groups(runs, together) if together > 1 else [[run] for run in runs]:
+                waiting[pool.submit(make, members)] = members
             with progress.task("sweep", len(runs), "runs", warms_up=False) as work:
                 for future in concurrent.futures.as_completed(waiting):
-                    failure = future.result()
-                    work.advance()
-                    if failure is not None:
-                        failures.append(failure)
-                    elif not processes.stopping.is_set():
-                        after_each(waiting[future])
+                    failed = future.result()
+                    failures += failed
+                    for run in waiting[future]:
+                        work.advance()
+                        if run not in [failure.run for failure in failed] and not processes.stopping.is_set():
+                            after_each(run)
         finally:  # also if `after_each` fails: then the other runs are stopped
             if any(not future.done() for future in waiting):
                 processes.stop()
@@ -174,11 +190,49 @@ def run_all(
 
 
 def _slots(jobs: int, gpus: Sequence[str]) -> list[Mapping[str, str]]:
-    """Environment variables of each job. A JAX process preallocates most of a GPU's memory unless it gets a share."""
+    """Environment variables of each job.
+
+    A JAX process preallocates most of a GPU's memory unless it gets a share, and computes with as many threads as the
+    machine has cores unless it is told a number: jobs with more threads than cores wait for one another.
+    """
     sharing = math.ceil(jobs / len(gpus)) if gpus else jobs
     told = any(name in os.environ for name in _MEMORY)
     memory = {_MEMORY[0]: f"{_SHARED_MEMORY / sharing:.3f}"} if sharing > 1 and not told else {}
-    return [{**memory, **({"CUDA_VISIBLE_DEVICES": gpus[slot % len(gpus)]} if gpus else {})} for slot in range(jobs)]
+    threads = {_THREADS: str(max(1, _cores() // jobs))} if jobs > 1 and _THREADS not in os.environ else {}
+    return [
+        {**memory, **threads, **({"CUDA_VISIBLE_DEVICES": gpus[slot % len(gpus)]} if gpus else {})}
+        for slot in range(jobs)
+    ]
+
+
+def _cores() -> int:
+    """Number of cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+
+
+def _make_together(
+    members: Sequence[Run], root: pathlib.Path, processes: _Processes, environment: Mapping[str, str]
+) -> list[Run]:
+    """Trains runs in one process, whose log is the first one's; returns those that have not ended."""
+    names, log = [run.name for run in members], root / members[0].name / LOG
+    logging.debug("together, log in %s: %s", log, ", ".join(names))
+    for name in names[1:]:
+        (root / name).mkdir(parents=True, exist_ok=True)
+        with (root / name / LOG).open("a", encoding="utf-8") as stream:
+            stream.write(f"trained together with others, log in {log}\n")
+    words = [shlex.join([str(root / run.name), *run.arguments]) for run in members]
+    code = signals.EXIT_CODE
+    while code == signals.EXIT_CODE and not processes.stopping.is_set():
+        code = processes.run([*_GROUP, *words], log, environment)
+    left = [run for run in members if not plan.has_ended(run, root / run.name)]
+    for run in members:
+        if run not in left:
+            logging.info(
+                "%s: %strained together with %d", run.name, _accuracy(root / run.name / SUMMARY), len(words) - 1
+            )
+    if left and not processes.stopping.is_set():
+        logging.warning("exit code %d; run one by one: %s", code, ", ".join(run.name for run in left))
+    return left
 
 
 def _make(

@@ -58,6 +58,17 @@ def command(sample, tmp_path, monkeypatch):
     return call
 
 
+def test_runs_of_one_shape_are_trained_together(command, tmp_path):
+    done = command("--together=2")
+    assert done.code == 0, done.err
+    for point in ("full", "bare"):
+        folders = [tmp_path / "sweep" / "all" / point / f"seed_{seed}" for seed in (0, 5)]
+        assert [runs.summary(folder)["seed"] for folder in folders] == [0, 5]
+        assert "2 runs are trained together" in (folders[0] / "log.txt").read_text()
+        assert f"log in {folders[0] / 'log.txt'}" in (folders[1] / "log.txt").read_text()
+    assert "4 runs, 4 of them have ended before" in command().err
+
+
 def test_runs_fail_are_resumed_and_reused(command, sample, tmp_path):
     root = tmp_path / "sweep"
     dry = command("--dry_run")

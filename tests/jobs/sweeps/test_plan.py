@@ -60,6 +60,18 @@ def test_every_run_once_seed_after_seed():
     ]
 
 
+def test_groups_are_of_one_shape():
+    points = (
+        Point("full", ""),
+        Point("half", "", {"loss.beta": 0.5}),
+        Point("none", "", {"loss.beta": 0.0}),
+        Point("fast", "", {"optimizer.learning_rate": 0.1}),
+    )
+    found = plan.plan(dataclasses.replace(SWEEP, points=points), [], (0, 3))
+    names = [[f"{run.point.name} {run.seed}" for run in group] for group in plan.groups(found, 4)]
+    assert names == [["full 0", "half 0", "fast 0", "full 3"], ["none 0", "none 3"], ["half 3", "fast 3"]]
+
+
 def test_a_fold_takes_the_place_of_a_seed():
     over_folds = dataclasses.replace(SWEEP, base="configs/dfew.py", over="folds")
     found = {

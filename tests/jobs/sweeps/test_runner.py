@@ -17,7 +17,7 @@ from tests.jobs import runs
 STAND_IN = """
 import os, pathlib, signal, sys, time
 folder = pathlib.Path(next(a for a in sys.argv if a.startswith("--workdir=")).partition("=")[2])
-names = ("CUDA_VISIBLE_DEVICES", "JAX_COMPILATION_CACHE_DIR", "XLA_CLIENT_MEM_FRACTION")
+names = ("CUDA_VISIBLE_DEVICES", "JAX_COMPILATION_CACHE_DIR", "XLA_CLIENT_MEM_FRACTION", "NPROC")
 print("started with", *(os.environ.get(name) for name in names))
 codes = folder / "codes"
 if codes.exists():
@@ -79,6 +79,17 @@ def test_a_mistake_is_not_repeated_and_a_stop_is_no_failure(planned, tmp_path):
     assert left(tmp_path, "a") == left(tmp_path, "c") == ["0"]
 
 
+def test_what_a_group_leaves_undone_is_run_one_by_one(planned, tmp_path, monkeypatch):
+    monkeypatch.setattr(runner, "_GROUP", (sys.executable, "-c", "import sys; print(sys.argv[1:]); sys.exit(1)"))
+    codes(tmp_path, a="0", b="2", c="0")
+    ended, failures = make(planned, tmp_path, together=2)
+    assert (ended, list(failures)) == (["a", "c"], ["b"])
+    log = (tmp_path / "all" / "a" / "seed_0" / "log.txt").read_text()
+    assert log.count("--config=configs/sample.py") == 2
+    assert str(tmp_path / "all" / "b" / "seed_0") in log
+    assert "--config" not in (tmp_path / "all" / "c" / "seed_0" / "log.txt").read_text()  # alone from the start
+
+
 def test_jobs_have_a_gpu_each_and_share_what_was_compiled(planned, tmp_path):
     codes(tmp_path, a="0", b="0", c="0")
     ended, failures = make(planned, tmp_path, jobs=2, gpus=["4", "6"])
@@ -107,6 +118,17 @@ def test_jobs_of_one_gpu_share_its_memory(planned, tmp_path, monkeypatch, gpus, 
     found = {(line.split()[2], line.split()[4]) for line in logs}
     assert found <= expected
     assert {memory for _, memory in found} == {memory for _, memory in expected}
+
+
+@pytest.mark.parametrize(("jobs", "set_before", "expected"), [(1, {}, None), (2, {}, "3"), (2, {"NPROC": "5"}, "5")])
+def test_jobs_share_the_cores(planned, tmp_path, monkeypatch, jobs, set_before, expected):
+    monkeypatch.setattr(runner, "_cores", lambda: 6)
+    monkeypatch.delenv("NPROC", raising=False)
+    for name, value in set_before.items():
+        monkeypatch.setenv(name, value)
+    codes(tmp_path, a="0", b="0", c="0")
+    make(planned, tmp_path, jobs=jobs)
+    assert (tmp_path / "all" / "a" / "seed_0" / "log.txt").read_text().split()[-1] == str(expected)
 
 
 def test_asked_to_stop_it_stops_its_runs_and_starts_no_other(planned, tmp_path):
