@@ -98,8 +98,7 @@ def encode_splits(config: Config, experiment: Experiment, splits: Sequence[Split
         logging.debug("frozen features of %s: %d of %d from %s", split.name, known.sum(), len(split), store.path)
         if len(missing):
             stored_at = time.monotonic()
-            forward = Forward(experiment.model, config.data.mean, config.data.std)
-            step = devices.data_parallel(steps.make_feature_step(forward))
+            step = _feature_step(Forward(experiment.model, config.data.mean, config.data.std))
             waiting = list[int]()  # positions of features not stored yet
             size = config.eval.batch_size * max(1, _PART // config.eval.batch_size)
             with progress.task("frozen features", len(missing)) as work:
@@ -118,6 +117,11 @@ def encode_splits(config: Config, experiment: Experiment, splits: Sequence[Split
             segments=whole.segments,
         )
     return frozen
+
+
+@functools.lru_cache(maxsize=1)  # a run encodes several splits at different times, and compiles once
+def _feature_step(forward: Forward) -> steps.BackboneStep:
+    return devices.data_parallel(steps.make_feature_step(forward))
 
 
 def _encode(config: Config, experiment: Experiment, split: Split, step: steps.BackboneStep) -> npt.NDArray[np.float32]:

@@ -6,6 +6,7 @@ Shapes: T texts, G groups, C classes, D joint features, W width of the text towe
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import cast
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +15,7 @@ import numpy as np
 from mpafer_jax.backbones.base import Encode, Params, normalize
 from mpafer_jax.method.hard_prompts.templates import HardPrompts
 from mpafer_jax.method.model import PromptedModel, variables
-from mpafer_jax.method.prompts import tokenize
+from mpafer_jax.method.prompts import Texts, tokenize
 
 # T texts -> (theta(t*) [T, D], pooled token embeddings t* [T, W])
 TextEncoder = Callable[[Sequence[str]], tuple[jax.Array, jax.Array]]
@@ -27,12 +28,13 @@ def text_encoder(model: PromptedModel, backbone: Params, encode: Encode) -> Text
       backbone: the frozen parameters.
       encode: text to token ids.
     """
-    bound = model.bind(variables(backbone, {}))
 
-    def encoder(texts: Sequence[str]) -> tuple[jax.Array, jax.Array]:
-        return bound.encode_hard_prompts(bound.embed(tokenize(texts, encode, model.backbone.spec.tokens)))
+    def features(backbone: Params, texts: Texts) -> tuple[jax.Array, jax.Array]:
+        bound = model.bind(variables(backbone, {}))
+        return bound.encode_hard_prompts(bound.embed(texts))
 
-    return encoder
+    compiled = cast(Callable[[Params, Texts], tuple[jax.Array, jax.Array]], jax.jit(features))
+    return lambda texts: compiled(backbone, tokenize(texts, encode, model.backbone.spec.tokens))
 
 
 def encode_hard_prompts(
