@@ -12,7 +12,7 @@ several joined by commas, unknown ones refused:
     tiny_clip, small_clip           the CLIPs that ship (tiny-face-clip: drawn faces, small-face-clip: photographs too),
                                     with the quickstart's settings: any dataset, no download
     runlocal                        a minute on a laptop: few images, few steps, small batches
-    coop, vpt_deep, ivlp, kgcoop, maple
+    coop, vpt_deep, ivlp, kgcoop, maple, promptsrc, cafe
                                     another method in place of MPA-FER (docs/baselines.md), with what else is configured
 """
 
@@ -85,6 +85,35 @@ METHODS: dict[str, dict[str, Any]] = {
         "ctx.num_ctx": 2,
         "visual_prompts.num_prompts": 2,
         "visual_prompts.before_ln_pre": True,
+        "optimizer.lr_scales": ((".*", 1.0),),
+    },
+    # Deep prompts of both towers, held near the frozen CLIP's features of images and texts and its logits; all texts of
+    # the bank; averaged over training.
+    "promptsrc": {
+        **_CROSS_ENTROPY,
+        **_A_PHOTO,
+        "learner": "promptsrc",
+        "visual_prompts.num_prompts": 4,
+        "visual_prompts.before_ln_pre": True,
+        "hard_prompts.type": 3,
+        "hard_prompts.granularity": ("template", "holistic", "brows", "eyes", "nose", "cheeks", "mouth", "chin"),
+        "hard_prompts.paraphrases": 0,
+        "loss.terms": ("cross_entropy", "image_consistency", "text_consistency", "logit_consistency"),
+        "loss.image_consistency": 10.0,
+        "loss.text_consistency": 25.0,
+        "loss.logit_consistency": 1.0,
+        "optimizer.lr_scales": ((".*", 1.0),),
+        "optimizer.average": 20,
+    },
+    # A mask on the channels of the frozen image feature, class texts fixed.
+    "cafe": {
+        **_CROSS_ENTROPY,
+        **_A_PHOTO,
+        "learner": "cafe",
+        "visual_prompts.num_prompts": 0,
+        "loss.terms": ("cross_entropy", "channel_separation", "channel_diversity"),
+        "loss.channel_separation": 1.5,
+        "loss.channel_diversity": 5.0,
         "optimizer.lr_scales": ((".*", 1.0),),
     },
 }

@@ -104,7 +104,8 @@ class VisualPromptsSection(FrozenModel):
     num_prompts: Count = option(8, "paper", off_at_zero=True)
     """N_p, visual prompts a layer; 0 for none."""
     layers: tuple[PositiveCount, ...] = option((), "paper: all")
-    """Layers that get prompts, counted from 1; empty for all, with maple for the first 9."""
+    """Layers that get prompts, counted from 1; empty for all, with maple and promptsrc for the first
+    9."""
     before_ln_pre: bool = option(False, "ours: after")
     """Whether layer 1's prompts pass CLIP's first normalisation (MaPLe's habit) or join after it."""
     init_std: Positive = option(0.02, "paper")
@@ -166,7 +167,8 @@ class LossSection(FrozenModel):
 
     terms: Annotated[tuple[str, ...], NO_PATH] = option((), "ours")
     """Names of the terms that may be part of the loss, each with its weight below (cross_entropy: 1): cross_entropy,
-    token_alignment, prompt_alignment, prototype_alignment; empty for all."""
+    token_alignment, prompt_alignment, prototype_alignment, image_consistency, text_consistency, logit_consistency,
+    channel_separation, channel_diversity; empty for all."""
     beta: NonNegative = option(1.0, "paper", traced=True)
     """beta, weight of the hard-soft alignment."""
     gamma: NonNegative = option(1.0, "paper", traced=True)
@@ -185,6 +187,17 @@ class LossSection(FrozenModel):
     """tau of the contrastive forms."""
     prototype_distance: Literal["cosine", "l1"] = option("cosine", "ours: cosine; paper unclear")
     """M of Eq. 7: cosine or l1."""
+    image_consistency: NonNegative = option(0.0, "paper: none; PromptSRC takes 10", traced=True)
+    """Weight of the L1 distance of prompted image features from those of the frozen CLIP (Khattak et al., 2023)."""
+    text_consistency: NonNegative = option(0.0, "paper: none; PromptSRC takes 25", traced=True)
+    """Weight of the L1 distance of prompted text features from the mean frozen features of a class's hard prompts."""
+    logit_consistency: NonNegative = option(0.0, "paper: none; PromptSRC takes 1", traced=True)
+    """Weight of the divergence of predictions from those of the frozen CLIP with the hard prompts as class texts."""
+    channel_separation: NonNegative = option(0.0, "paper: none; CAFE takes 1.5", traced=True)
+    """Weight of the cross-entropy of logits that are each the largest of one class's channels of the image feature
+    (Zhang et al., 2024)."""
+    channel_diversity: NonNegative = option(0.0, "paper: none; CAFE takes 5", traced=True)
+    """Weight of the term that makes the largest channel of every class large (Zhang et al., 2024)."""
     label_smoothing: Fraction = option(0.0, "paper: none", traced=True)
     """Share of each label that is spread evenly over the classes."""
     class_weights: Literal["none", "inverse_frequency", "effective_number"] = option("none", "paper: none")
@@ -251,6 +264,13 @@ class OptimizerSection(DecaySection):
     it. Parameters are `ctx` and `visual_prompts`."""
     momentum: Fraction = option(0.9, "relative", traced=True)
     """Momentum of SGD; b1 of AdamW."""
+    average: Count = option(0, "paper: none; PromptSRC takes 20, its epochs")
+    """Equal parts of training after each of which the prompts join an average over training with Gaussian weights; it
+    is evaluated and saved in place of the last prompts. 0: no average."""
+    average_mean: float = option(15.0, "PromptSRC, of 20 parts")
+    """Mean of the Gaussian, in parts: the prompts after this part weigh most."""
+    average_std: Positive = option(1.0, "PromptSRC, of 20 parts")
+    """Standard deviation of the Gaussian, in parts."""
 
 
 class IntervalsSection(FrozenModel):
@@ -347,8 +367,11 @@ class ModelSections(FrozenModel):
 
     clip: ClipSection = ClipSection()
     learner: Text = option("mpa", "paper", role="model")
-    """How prompts are learned: mpa (context and deep visual prompts, independent of each other) or maple (deep prompts
-    in both towers, coupled)."""
+    """How prompts are learned: mpa (context and deep visual prompts, independent of each other), maple (deep prompts in
+    both towers, coupled), promptsrc (deep prompts in both towers, independent of each other) or cafe (no prompts, but
+    a mask on the channels of the image feature)."""
+    mask_width: PositiveCount = option(64, "ours; CAFE has a ResNet-18", role="model")
+    """H, hidden units of the network that computes cafe's mask."""
     ctx: CtxSection = CtxSection()
     visual_prompts: VisualPromptsSection = VisualPromptsSection()
     head: HeadSection = HeadSection()

@@ -53,7 +53,8 @@ def _data_lines(summary: Mapping[str, Any], *starts: str) -> list[str]:
 def method_name(config: Mapping[str, Any]) -> str:
     """A run's name in tables: "MPA-FER" if all of its parts are on, else "tuned prompts".
 
-    What the paper's loss does not have is appended: "MPA-FER + entropy", "MPA-FER + logit adjustment (tau 1)".
+    What the paper's loss does not have is appended: "MPA-FER + entropy", "MPA-FER + logit adjustment (tau 1)",
+    "MPA-FER + averaged prompts".
 
     Args:
       config: the run's fields by dotted name.
@@ -63,6 +64,7 @@ def method_name(config: Mapping[str, Any]) -> str:
     whole = all(term in terms for term in TERMS if term.equation) and all(config[part] for part in PARTS)
     whole = whole and config.get("learner", "mpa") == "mpa"
     others = [term.name for term in terms if not term.equation]
+    others += ["averaged prompts"] if config.get("optimizer.average") else []
     return " + ".join(filter(None, ["MPA-FER" if whole else "tuned prompts", *others, options.imbalance]))
 
 

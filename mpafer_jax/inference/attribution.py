@@ -26,6 +26,7 @@ from mpafer_jax.inference.results import Floats, Prediction
 from mpafer_jax.method.hard_prompts.bank import Bank, load_bank
 from mpafer_jax.method.hard_prompts.features import text_encoder
 from mpafer_jax.method.model import global_local_logits
+from mpafer_jax.method.prompts import Prompts
 from mpafer_jax.method.state import Frozen
 
 _PHRASE = "a photo of a person with {}"  # hard prompts of type 3 without the class name
@@ -175,14 +176,14 @@ class Explainer:
     ) -> Outputs:
         model = self._predictor.model
         forward = self._predictor.forward
-        visual = forward.visual_prompts(params)
-        _, out = forward.classify(visual, frozen, pixels, text_features, attention=True)
-        fresh = None if visual is None else visual.enabled
+        prompts = forward.image_prompts(params)
+        _, out = forward.classify(prompts, frozen, pixels, text_features, attention=True)
+        fresh = None if prompts.visual is None else prompts.visual.enabled
         if fresh is None:
             fresh = jnp.ones(len(out["attention"]), bool)
         shares, prompt_share = rollout(out["attention"], model.backbone.spec.num_patches, fresh)
-        # Visual prompts are tuned for the classes' prompts and move features away from all other texts.
-        untuned = out if visual is None else forward.classify(None, frozen, pixels, text_features)[1]
+        # What is trained for the classes' prompts moves features away from all other texts.
+        untuned = forward.classify(Prompts(), frozen, pixels, text_features)[1] if jax.tree.leaves(prompts) else out
         scores, _ = global_local_logits(
             untuned["image_features"],
             untuned["patch_features"],

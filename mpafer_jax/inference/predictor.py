@@ -354,7 +354,7 @@ class Predictor:
         gaussian: tuple[jax.Array, jax.Array] | None,
         pixels: jax.Array,
     ) -> Outputs:
-        outputs = self.forward.predict(self.forward.visual_prompts(params), frozen, pixels, text_features)
+        outputs = self.forward.predict(self.forward.image_prompts(params), frozen, pixels, text_features)
         mean_patches = outputs.pop("mean_patch")
         if self.temperature is not None:
             outputs["probabilities"] = jax.nn.softmax(outputs["logits"] / self.temperature, axis=-1)

@@ -184,7 +184,12 @@ def prepare(config: Config, workdir: pathlib.Path) -> Run:
             motion_prior.patch_weights(config, workdir, dataset.train, experiment)
         )
     step = steps.make_train_step(
-        forward=Forward(build_lib.training_model(config, experiment.model), config.data.mean, config.data.std),
+        forward=Forward(
+            build_lib.training_model(config, experiment.model),
+            config.data.mean,
+            config.data.std,
+            with_frozen=objective.reads_frozen,
+        ),
         tx=tx,
         objective=objective,
         accumulate=config.train.accumulate,

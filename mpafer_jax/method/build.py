@@ -16,6 +16,7 @@ from mpafer_jax.backbones.base import Backbone, Pretrained, Tokenizer
 from mpafer_jax.backbones.registry import load_backbone
 from mpafer_jax.config.schema import Config, ModelSections
 from mpafer_jax.method import prompts as prompts_lib
+from mpafer_jax.method.cafe import CafeMask
 from mpafer_jax.method.hard_prompts.bank import load_banks
 from mpafer_jax.method.hard_prompts.features import encode_hard_prompts, text_encoder
 from mpafer_jax.method.hard_prompts.templates import HardPrompts, configured_hard_prompts, prompt_names
@@ -23,12 +24,18 @@ from mpafer_jax.method.maple import MaplePrompts
 from mpafer_jax.method.model import PromptedModel, variables
 from mpafer_jax.method.mpa import MpaPrompts
 from mpafer_jax.method.prompts import PromptLearner
+from mpafer_jax.method.promptsrc import PromptSrcPrompts
 from mpafer_jax.method.state import Frozen
 from mpafer_jax.runtime import devices, progress
 from mpafer_jax.runtime.errors import ConfigError
 
 # Prompt learners, by `config.learner`.
-LEARNERS: dict[str, type[PromptLearner]] = {"mpa": MpaPrompts, "maple": MaplePrompts}
+LEARNERS: dict[str, type[PromptLearner]] = {
+    "mpa": MpaPrompts,
+    "maple": MaplePrompts,
+    "promptsrc": PromptSrcPrompts,
+    "cafe": CafeMask,
+}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,10 +8,12 @@ from typing import Any, cast
 
 import jax
 
-from mpafer_jax.backbones.base import DeepPrompts, Outputs
+from mpafer_jax.backbones.base import Outputs
 from mpafer_jax.data.normalize import normalize
+from mpafer_jax.method.hard_prompts.features import class_features
 from mpafer_jax.method.model import PromptedModel, variables
 from mpafer_jax.method.outliers import mean_patch
+from mpafer_jax.method.prompts import Prompts
 from mpafer_jax.method.state import Frozen
 
 Params = dict[str, jax.Array]
@@ -27,16 +29,25 @@ class Forward:
 
     Attributes:
       mean, std: normalisation of R, G, B in 0..1.
+      with_frozen: whether a call also computes the CLIP without prompts, for losses that compare with it
+        (`losses.Objective.reads_frozen`).
     """
 
     model: PromptedModel
     mean: Rgb
     std: Rgb
+    with_frozen: bool = False
 
     def __call__(self, params: Params, frozen: Frozen, batch: Batch) -> tuple[jax.Array, Outputs]:
-        """Encodes soft prompts and a batch's 'image': logits [B, C], intermediates by name."""
+        """Encodes soft prompts and a batch's 'image': logits [B, C], intermediates of `losses.Context`."""
         both = variables(frozen.backbone, params)
-        return self._apply(both, batch["image"], frozen.soft_prompts, frozen.patch_weights, method=None)
+        logits, out = self._apply(both, batch["image"], frozen.soft_prompts, frozen.patch_weights, method=None)
+        if not self.with_frozen:
+            return logits, out
+        features = self.frozen_features(frozen.backbone, batch["image"])
+        texts = class_features(frozen.hard_text_features)
+        frozen_logits = self.model.apply(both, features, texts, method="classify_frozen")
+        return logits, {**out, "frozen_image_features": features, "frozen_logits": cast(jax.Array, frozen_logits)}
 
     def encode_texts(self, params: Params, frozen: Frozen) -> jax.Array:
         """Text features theta(t) [C, D] of the soft prompts; computed once per evaluation."""
@@ -44,13 +55,13 @@ class Forward:
         features, _ = cast(Any, self.model.apply(both, frozen.soft_prompts, method="encode_soft_prompts"))
         return features
 
-    def visual_prompts(self, params: Params) -> DeepPrompts | None:
-        """Visual prompts from the learner's parameters."""
-        return self.model.learner.prompts(params).visual
+    def image_prompts(self, params: Params) -> Prompts:
+        """What images are encoded with, from the learner's parameters."""
+        return self.model.learner.prompts(params).of_images()
 
     def classify(
         self,
-        visual: DeepPrompts | None,
+        prompts: Prompts,
         frozen: Frozen,
         images: jax.Array,
         text_features: jax.Array,
@@ -60,7 +71,7 @@ class Forward:
         """Classifies images against encoded texts.
 
         Args:
-          visual: from `visual_prompts`.
+          prompts: from `image_prompts`.
           frozen: backbone and patch weights are read.
           images: uint8 [B, S, S, 3].
           text_features: theta(t) [C, D].
@@ -69,19 +80,17 @@ class Forward:
         Returns:
           logits [B, C], and intermediates by name; with a local score also 'patch_scores' [B, N, C].
         """
-        options: dict[str, Any] = {"prompts": visual, "method": "classify"}
+        options: dict[str, Any] = {"prompts": prompts, "method": "classify"}
         arguments = (variables(frozen.backbone, {}), images, text_features, frozen.patch_weights)
         if not attention:
             return self._apply(*arguments, **options)
         (logits, out), state = self._apply(*arguments, **options, mutable=["intermediates"])
         return logits, {**out, "attention": self.model.backbone.attention(state["intermediates"]["backbone"])}
 
-    def predict(
-        self, visual: DeepPrompts | None, frozen: Frozen, images: jax.Array, text_features: jax.Array
-    ) -> Outputs:
+    def predict(self, prompts: Prompts, frozen: Frozen, images: jax.Array, text_features: jax.Array) -> Outputs:
         """'logits' and 'probabilities' [B, C], 'mean_patch' [B, D] (`outliers`); with a local score also 'patch_scores'
         [B, N, C], 'top_patches' [B, C, k]. Arguments as for `classify`."""
-        logits, out = self.classify(visual, frozen, images, text_features)
+        logits, out = self.classify(prompts, frozen, images, text_features)
         local = {name: out[name] for name in ("patch_scores", "top_patches") if name in out}
         probabilities, mean = jax.nn.softmax(logits, axis=-1), mean_patch(out["patch_features"])
         return {"logits": logits, "probabilities": probabilities, "mean_patch": mean, **local}

@@ -1,4 +1,4 @@
-"""MPA-FER's losses (arXiv 2506.21017): one pure function per equation, and the terms of the training loss.
+"""Losses of MPA-FER (arXiv 2506.21017) and of other methods: one pure function per equation, and the terms of the loss.
 
 Functions return a value per example or per class; the caller reduces over batch and devices. Shapes: B images,
 C classes, D features, W width of the text tower, G groups of hard prompts.
@@ -12,7 +12,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable, Collection, Mapping
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +20,7 @@ import optax
 
 from mpafer_jax.backbones.base import Outputs, normalize
 from mpafer_jax.config.schema import LossSection
+from mpafer_jax.method.hard_prompts.features import class_features
 from mpafer_jax.method.state import Frozen
 from mpafer_jax.runtime.errors import ConfigError
 
@@ -92,6 +93,72 @@ def l1_prototype_alignment(image_features: jax.Array, prototypes: jax.Array, lab
     return jnp.mean(jnp.abs(image_features - prototypes[labels]), axis=-1)
 
 
+def consistency(features: jax.Array, frozen: jax.Array) -> jax.Array:
+    """L1 distance [n] of features [n, D] with prompts from those of the frozen CLIP, both normalised.
+
+    PromptSRC's L_SCL of images and of texts (Khattak et al., 2023), as the mean over the D features: the paper
+    writes their sum, the authors' code, for which the weights 10 and 25 hold, takes the mean.
+    """
+    return jnp.mean(jnp.abs(normalize(features) - normalize(frozen)), axis=-1)
+
+
+def logit_consistency(logits: jax.Array, frozen_logits: jax.Array) -> jax.Array:
+    """Divergence [B] of predictions q with prompts from the frozen CLIP's p: (1 / C) sum_c p_c log(p_c / q_c).
+
+    PromptSRC's L_SCL of logits. The direction and the division by C are those of the authors' code.
+
+    Args:
+      logits: [B, C].
+      frozen_logits: [B, C].
+    """
+    p, q = jax.nn.log_softmax(frozen_logits), jax.nn.log_softmax(logits)
+    return jnp.mean(jnp.exp(p) * (p - q), axis=-1)
+
+
+def channels_of_classes(features: jax.Array, num_classes: int) -> jax.Array:
+    """Features [B, D] as [B, C, K]: K = floor(D / C) channels in a row for each of C classes; the rest is left out."""
+    size = features.shape[-1] // num_classes
+    return features[:, : size * num_classes].reshape(-1, num_classes, size)
+
+
+def channel_separation(features: jax.Array, targets: jax.Array, kept: jax.Array) -> jax.Array:
+    """CAFE's separation of channels (Zhang et al., 2024): cross-entropy [B] of logits r_c = max_k kept_ck z'_ck.
+
+    A channel that is dropped counts as 0, as in the authors' code.
+
+    Args:
+      features: z' [B, D], masked, not normalised, divided by `channels_of_classes`.
+      targets: [B, C], rows sum to one.
+      kept: [C, K], 1 or 0 (`kept_channels`).
+    """
+    logits = jnp.max(channels_of_classes(features, targets.shape[1]) * kept, axis=-1)
+    return optax.softmax_cross_entropy(logits, targets)
+
+
+def channel_diversity(features: jax.Array, num_classes: int) -> jax.Array:
+    """CAFE's channel-diverse loss [B]: 1 - (1 / (C K)) sum_c max_k z'_ck, of the K channels of each of C classes.
+
+    Args:
+      features: z' [B, D], masked, not normalised.
+      num_classes: C.
+    """
+    channels = channels_of_classes(features, num_classes)
+    return 1 - jnp.mean(jnp.max(channels, axis=-1), axis=-1) / channels.shape[-1]
+
+
+def kept_channels(step: jax.Array, num_classes: int, size: int) -> jax.Array:
+    """Which channels [C, K] a step keeps: of each class's K all but round(10 K / 73), at random, for all images alike.
+
+    A function of the step only, so that devices agree and a resumed run repeats it. The authors' code drops 10 of 73.
+    """
+    words = jnp.stack([jnp.zeros((), jnp.uint32), step.astype(jnp.uint32)])
+    key = cast(Any, jax.random).wrap_key_data(words, impl="threefry2x32")
+    with jax.threefry_partitionable(True):
+        draws = jax.random.uniform(key, (num_classes, size), jnp.float32)
+    rank = jnp.argsort(jnp.argsort(draws, axis=-1), axis=-1)
+    return (rank >= round(size * 10 / 73)).astype(jnp.float32)
+
+
 def cross_entropy(logits: jax.Array, targets: jax.Array, label_smoothing: float = 0.0) -> jax.Array:
     """Cross-entropy [B] of global-local logits, L_vt (Eq. 11).
 
@@ -141,10 +208,12 @@ class Context:
       labels: y [B] int.
       outputs: intermediates of the forward pass: 'image_features' z^g [B, D] with visual prompts, 'text_features'
         theta(t) [C, D], 'token_features' t [C, W] (pooled token embeddings of the soft prompts); with images also
-        'patch_features' Z^l [B, N, D] and the scores of `model.global_local_logits`.
+        'patch_features' Z^l [B, N, D] and the scores of `model.global_local_logits`; where a term `reads_frozen`
+        also 'frozen_image_features' [B, D] of the CLIP without prompts, and its 'frozen_logits' [B, C].
       params: trained parameters.
       frozen: constants: 'hard_text_features' theta(t*) [G, C, D], 'hard_token_features' t* [G, C, W], 'prototypes'
         p [C, D], 'class_counts' n_c [C].
+      step: [] int32, number of earlier updates.
     """
 
     options: LossSection
@@ -154,6 +223,7 @@ class Context:
     outputs: Outputs
     params: dict[str, jax.Array]
     frozen: Frozen
+    step: jax.Array = dataclasses.field(default_factory=lambda: jnp.zeros((), jnp.int32))
 
     @property
     def prototypes(self) -> jax.Array:
@@ -190,6 +260,8 @@ class Term:
       fn: computes the values.
       equation: in the paper; '' for a term that is not part of MPA-FER.
       reads_prototypes: whether `fn` reads `Context.prototypes`, which are then computed before training.
+      reads_frozen: whether `fn` reads the frozen CLIP's outputs for the batch, which cost a second pass through the
+        image tower.
     """
 
     name: str
@@ -199,6 +271,7 @@ class Term:
     fn: Callable[[Context], jax.Array]
     equation: str = ""
     reads_prototypes: bool = False
+    reads_frozen: bool = False
 
 
 def _cross_entropy(context: Context) -> jax.Array:
@@ -232,6 +305,28 @@ def _prototype_alignment(context: Context) -> jax.Array:
     return align(context.outputs["image_features"], context.prototypes, context.labels)
 
 
+def _image_consistency(context: Context) -> jax.Array:
+    return consistency(context.outputs["image_features"], context.outputs["frozen_image_features"])
+
+
+def _text_consistency(context: Context) -> jax.Array:
+    return consistency(context.outputs["text_features"], class_features(context.frozen.hard_text_features))
+
+
+def _logit_consistency(context: Context) -> jax.Array:
+    return logit_consistency(context.logits, context.outputs["frozen_logits"])
+
+
+def _channel_separation(context: Context) -> jax.Array:
+    features, classes = context.outputs["image_features"], context.targets.shape[1]
+    kept = kept_channels(context.step, classes, features.shape[1] // classes)
+    return channel_separation(features, context.targets, kept)
+
+
+def _channel_diversity(context: Context) -> jax.Array:
+    return channel_diversity(context.outputs["image_features"], context.targets.shape[1])
+
+
 TERMS = (
     Term("cross_entropy", "Cross-entropy", "example", lambda loss: 1.0, _cross_entropy, equation="11"),
     Term(
@@ -258,6 +353,43 @@ TERMS = (
         _prototype_alignment,
         equation="7",
         reads_prototypes=True,
+    ),
+    Term(
+        "image_consistency",
+        "Consistency with frozen image features",
+        "example",
+        lambda loss: loss.image_consistency,
+        _image_consistency,
+        reads_frozen=True,
+    ),
+    Term(
+        "text_consistency",
+        "Consistency with frozen text features",
+        "class",
+        lambda loss: loss.text_consistency,
+        _text_consistency,
+    ),
+    Term(
+        "logit_consistency",
+        "Consistency with frozen logits",
+        "example",
+        lambda loss: loss.logit_consistency,
+        _logit_consistency,
+        reads_frozen=True,
+    ),
+    Term(
+        "channel_separation",
+        "Separation of channels",
+        "example",
+        lambda loss: loss.channel_separation,
+        _channel_separation,
+    ),
+    Term(
+        "channel_diversity",
+        "Diversity of channels",
+        "example",
+        lambda loss: loss.channel_diversity,
+        _channel_diversity,
     ),
 )
 
@@ -308,6 +440,11 @@ class Objective:
     def reads_prototypes(self) -> bool:
         """Whether any term reads class prototypes."""
         return any(term.reads_prototypes for term in self.terms)
+
+    @property
+    def reads_frozen(self) -> bool:
+        """Whether any term reads the frozen CLIP's outputs for the batch."""
+        return any(term.reads_frozen for term in self.terms)
 
     def __str__(self) -> str:
         """As a sum: 'cross_entropy + 0.5 token_alignment', and how class imbalance is corrected."""

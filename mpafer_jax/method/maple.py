@@ -25,13 +25,12 @@ from mpafer_jax.method.prompts import (
     Prompts,
     Texts,
     at_layers,
+    first_layers,
     first_words,
     normal,
     tokenize_soft,
 )
 from mpafer_jax.runtime.errors import ConfigError
-
-_DEPTH = 9  # of 12 layers, as in the paper
 
 
 class MaplePrompts(PromptLearner):
@@ -57,20 +56,14 @@ class MaplePrompts(PromptLearner):
     def configured(cls, config: ModelSections, spec: BackboneSpec, num_classes: int) -> Self:
         """See `PromptLearner.configured`; reads `config.ctx` and `config.visual_prompts`."""
         ctx, visual = config.ctx, config.visual_prompts
-        deepest = min(spec.text.num_layers, spec.vision.num_layers)
-        layers = visual.layers or tuple(range(1, min(_DEPTH, deepest) + 1))
         if ctx.class_specific or visual.num_prompts != ctx.num_ctx:
             raise ConfigError(
                 "config.learner 'maple' couples the prompts of both towers, which all classes share: set ctx."
                 f"class_specific to False and visual_prompts.num_prompts, found {visual.num_prompts}, to ctx.num_ctx, "
                 f"{ctx.num_ctx}"
             )
-        if layers != tuple(range(1, len(layers) + 1)) or len(layers) > deepest:
-            raise ConfigError(
-                f"config.learner 'maple' has prompts in the first layers of both towers: visual_prompts.layers must be "
-                f"1, 2, .. up to {deepest} at most (this CLIP's), found {layers}"
-            )
-        return cls(spec.text, spec.vision, len(layers), ctx.num_ctx, ctx.init_std, ctx.init_text, visual.before_ln_pre)
+        depth = first_layers("maple", visual.layers, spec)
+        return cls(spec.text, spec.vision, depth, ctx.num_ctx, ctx.init_std, ctx.init_text, visual.before_ln_pre)
 
     @nn.compact
     def __call__(self) -> Prompts:

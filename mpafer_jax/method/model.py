@@ -144,13 +144,16 @@ class PromptedModel(nn.Module):
         text_features: jax.Array,
         patch_weights: jax.Array | None = None,
         *,
-        prompts: DeepPrompts | None,
+        prompts: prompts_lib.Prompts,
     ) -> tuple[jax.Array, Outputs]:
         """Logits [B, C] of images [B, S, S, 3] and text features [C, D], and intermediates by name.
 
-        Visual prompts are arguments, as exported programs hold them as arrays.
+        Prompts are arguments, as exported programs hold them as arrays; those of texts are not read.
         """
-        _, image_out = self.backbone.encode_image(images, prompts)
+        _, image_out = self.backbone.encode_image(images, prompts.visual)
+        if prompts.mask is not None:
+            mask = prompts.mask(image_out["patch_features"])
+            image_out = {**image_out, "image_features": image_out["image_features"] * mask}
         logits, head_out = global_local_logits(
             image_out["image_features"],
             image_out["patch_features"],
@@ -178,7 +181,7 @@ class PromptedModel(nn.Module):
           'text_features' [C, D] and 'token_features' [C, W].
         """
         text_features, token_features = self.encode_soft_prompts(soft_prompts)
-        logits, out = self.classify(images, text_features, patch_weights, prompts=self.learner().visual)
+        logits, out = self.classify(images, text_features, patch_weights, prompts=self.learner())
         return logits, {**out, "text_features": text_features, "token_features": token_features}
 
 

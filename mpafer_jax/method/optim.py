@@ -1,11 +1,15 @@
-"""Optimizer and learning-rate schedule."""
+"""Optimizer, learning-rate schedule, and the average of prompts over training."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpy.typing as npt
 import optax
 
 from mpafer_jax.config.schema import Config, OptimizerSection
@@ -94,6 +98,73 @@ def make_optimizer(
     return optax.chain(limit, update)
 
 
+class Averaged(NamedTuple):
+    """State of `gaussian_average`.
+
+    Attributes:
+      trained: the parameters that gradients update; the ones outside are their average.
+      inner: state of the optimizer.
+      step: [] int32, number of updates.
+    """
+
+    trained: Any
+    inner: optax.OptState
+    step: jax.Array
+
+
+def gaussian_shares(num_steps: int, parts: int, mean: float, deviation: float) -> npt.NDArray[np.float32]:
+    """Share [num_steps] of the prompts after each update in their running average: a_t = a_{t-1} + s_t (P_t - a_{t-1}).
+
+    PromptSRC's average (Khattak et al., 2023) is sum_i w_i P_i / sum_i w_i over the prompts P_i after each part
+    i = 1..E of training, w_i ~ exp(-(i - mean)^2 / (2 deviation^2)). With s = w_i / (w_1 + .. + w_i) after part i and 0
+    elsewhere, the running average ends as that, and is at any time that of the parts so far; until the end of the first
+    part it is the prompts themselves.
+
+    Args:
+      num_steps: updates of the run.
+      parts: E; the authors' code takes an epoch for each.
+      mean, deviation: of the Gaussian, in parts.
+    """
+    part = np.arange(1, parts + 1)
+    log_weights = -0.5 * ((part - mean) / deviation) ** 2
+    shares = np.exp(log_weights - np.logaddexp.accumulate(log_weights))  # the weights alone would underflow
+    ends = -(-part * num_steps // parts)
+    rest = np.ones(num_steps)  # product of 1 - s over the parts that end with an update
+    np.multiply.at(rest, ends - 1, 1 - shares)
+    rest[: ends[0]] = 0
+    return (1 - rest).astype(np.float32)
+
+
+def gaussian_average(tx: optax.GradientTransformation, shares: npt.NDArray[np.float32]) -> optax.GradientTransformation:
+    """An optimizer whose parameters are the running average of those that it trains.
+
+    Gradients are to be taken at `trained_params`. What is evaluated, exported and saved as parameters is the average;
+    the trained ones are in the optimizer's state, with which a run resumes. For `shares` see `gaussian_shares`.
+    """
+
+    def init(params: Any) -> Averaged:
+        copies = jax.tree.map(cast(Any, jnp.array), params)  # donated beside the parameters
+        return Averaged(copies, tx.init(params), jnp.zeros((), jnp.int32))
+
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Averaged]:
+        updates, inner = tx.update(updates, state.inner, state.trained)
+        trained = optax.apply_updates(state.trained, updates)
+        share = jnp.asarray(shares)[state.step]
+
+        def towards(new: jax.Array, average: jax.Array) -> jax.Array:
+            return share * (new - average)
+
+        change = jax.tree.map(towards, trained, params)
+        return change, Averaged(trained, inner, state.step + 1)
+
+    return optax.GradientTransformation(init, update)
+
+
+def trained_params(params: Any, opt_state: optax.OptState) -> Any:
+    """The parameters to take gradients at: `params`, or the trained ones of which they are an average."""
+    return opt_state.trained if isinstance(opt_state, Averaged) else params
+
+
 def configured_optimizer(
     config: Config, learner: PromptLearner, num_steps: int
 ) -> tuple[optax.GradientTransformationExtraArgs, optax.Schedule]:
@@ -119,6 +190,9 @@ def configured_optimizer(
             weight_decay=section.weight_decay,
             clip_norm=section.clip_norm,
         )
+        if section.average:
+            shares = gaussian_shares(num_steps, section.average, section.average_mean, section.average_std)
+            tx = gaussian_average(tx, shares)
         return tx, schedule
 
     def update(

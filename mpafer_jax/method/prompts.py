@@ -19,12 +19,37 @@ import numpy as np
 from flax import linen as nn
 from flax import struct
 
-from mpafer_jax.backbones.base import BackboneSpec, DeepPrompts, Encode, TokenSpec
+from mpafer_jax.backbones.base import BackboneSpec, DeepPrompts, Encode, TokenSpec, normalize
 from mpafer_jax.config.schema import ModelSections
 from mpafer_jax.runtime.errors import CheckpointError, ConfigError, PromptError
 
 Params = dict[str, Any]  # arrays by name
 _GENERATOR = "threefry2x32"
+
+
+@struct.dataclass
+class ChannelMask:
+    """A network that weighs the channels of an image feature, CAFE's (`cafe`): m = sigmoid(W_2 h + b_2) [B, D].
+
+    h = mean_i relu(W_1 z_i + b_1) [B, H] over the image's N patch features z_i, which are scaled to a mean square of 1.
+
+    Attributes:
+      w_in: W_1 [D, H].
+      b_in: b_1 [H].
+      w_out: W_2 [H, D].
+      b_out: b_2 [D].
+    """
+
+    w_in: jax.Array
+    b_in: jax.Array
+    w_out: jax.Array
+    b_out: jax.Array
+
+    def __call__(self, patch_features: jax.Array) -> jax.Array:
+        """m [B, D] from patch features [B, N, D], which need not be normalised."""
+        scaled = normalize(patch_features) * patch_features.shape[-1] ** 0.5
+        hidden = jnp.mean(jax.nn.relu(scaled @ self.w_in + self.b_in), axis=1)
+        return jax.nn.sigmoid(hidden @ self.w_out + self.b_out)
 
 
 @struct.dataclass
@@ -35,11 +60,17 @@ class Prompts:
       ctx: context vectors of the class prompts, [M, W] shared by all classes or [C, M, W]; None without context.
       text: deep prompts of the text tower, or None.
       visual: deep prompts of the image tower, or None.
+      mask: weighs the channels of the image feature, or None.
     """
 
     ctx: jax.Array | None = None
     text: DeepPrompts | None = None
     visual: DeepPrompts | None = None
+    mask: ChannelMask | None = None
+
+    def of_images(self) -> Prompts:
+        """What images are encoded with: all but the prompts of texts."""
+        return Prompts(visual=self.visual, mask=self.mask)
 
 
 class PromptLearner(nn.Module):
@@ -169,6 +200,25 @@ def first_words(text: str, embed: Callable[[str], jax.Array], num_ctx: int) -> j
             "give as many or more"
         )
     return words[:num_ctx]
+
+
+_DEPTH = 9  # MaPLe's and PromptSRC's, of 12 layers
+
+
+def first_layers(learner: str, layers: Sequence[int], spec: BackboneSpec) -> int:
+    """Number of layers J, the first of both towers, that get prompts; `layers` is `visual_prompts.layers`.
+
+    Raises:
+      ConfigError: `layers` are others than the first, or more than a tower has; names `learner`.
+    """
+    deepest = min(spec.text.num_layers, spec.vision.num_layers)
+    layers = layers or tuple(range(1, min(_DEPTH, deepest) + 1))
+    if tuple(layers) != tuple(range(1, len(layers) + 1)) or len(layers) > deepest:
+        raise ConfigError(
+            f"config.learner {learner!r} has prompts in the first layers of both towers: visual_prompts.layers must be "
+            f"1, 2, .. up to {deepest} at most (this CLIP's), found {layers}"
+        )
+    return len(layers)
 
 
 def at_layers(tokens: jax.Array, layers: Sequence[int], num_layers: int, **how: bool) -> DeepPrompts:

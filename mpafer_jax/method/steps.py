@@ -19,6 +19,7 @@ from mpafer_jax.backbones.base import Outputs
 from mpafer_jax.backbones.base import normalize as normalize_features
 from mpafer_jax.method import losses
 from mpafer_jax.method.forward import Batch, Forward, Params, TrainForward
+from mpafer_jax.method.optim import trained_params
 from mpafer_jax.method.outliers import mean_patch
 from mpafer_jax.method.state import Frozen, TrainState
 from mpafer_jax.runtime import devices
@@ -75,6 +76,7 @@ def make_train_step(
                 outputs=out,
                 params=params,
                 frozen=frozen,
+                step=state.step,
             )
             per_example, per_class = weighted.values(context, "example"), weighted.values(context, "class")
             example_sums = {name: jnp.sum(values * part["mask"]) for name, values in per_example.items()}
@@ -88,7 +90,8 @@ def make_train_step(
 
         parts = {name: x.reshape(accumulate, -1, *x.shape[1:]) for name, x in batch.items()}  # [b, ..] -> [A, b / A,..]
         gradient = cast(Callable[[Params, Batch], tuple[Params, Metrics]], jax.grad(part_loss, has_aux=True))
-        grads, metrics = devices.sum_over_devices(_sum_over_parts(gradient, state.params, parts))
+        at = trained_params(state.params, state.opt_state)
+        grads, metrics = devices.sum_over_devices(_sum_over_parts(gradient, at, parts))
         update = optax.with_extra_args_support(tx).update
         updates, opt_state = update(grads, state.opt_state, state.params, numbers=frozen.numbers)
         params = optax.apply_updates(state.params, updates)
@@ -154,7 +157,7 @@ def make_eval_step(forward: Forward) -> EvalStep:
     """
 
     def step(params: Params, frozen: Frozen, text_features: jax.Array, batch: Batch) -> Outputs:
-        logits, out = forward.classify(forward.visual_prompts(params), frozen, batch["image"], text_features)
+        logits, out = forward.classify(forward.image_prompts(params), frozen, batch["image"], text_features)
         features = {
             "image_features": normalize_features(out["image_features"]),
             "mean_patch": mean_patch(out["patch_features"]),

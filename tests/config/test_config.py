@@ -229,7 +229,7 @@ def test_what_depends_on_a_field_is_declared_with_it():
     assert semantics.SEED_FIELDS == ("seed", "data.few_shot_seed", "data.label_noise_seed")
     lists = [f"data.list.{name}" for name in ("file", "train", "validation", "test", "images")]
     assert ("clip.name", "clip.revision", "clip.activation", "data.dir", *lists) == semantics.CONTENT_FIELDS
-    assert semantics.MODEL_SECTIONS == ("ctx", "visual_prompts", "head", "learner")
+    assert semantics.MODEL_SECTIONS == ("ctx", "visual_prompts", "head", "learner", "mask_width")
     assert semantics.NORMALIZATION == ("mean", "std")
     assert {"train.keep", "predict.split", "clip.name"} <= semantics.free_fields(Config)
     assert not {"seed", "train.num_steps", "loss.beta", "data.mean"} & semantics.free_fields(Config)

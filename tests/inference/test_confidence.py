@@ -61,8 +61,8 @@ def test_probabilities_and_distances(predictor, calibrated, faces):
     assert str(after).endswith("% (calibrated)")
 
     pixels = np.asarray(resize(Image.open(faces[3]).convert("RGB"), predictor.image_size))[None]
-    visual = predictor.forward.visual_prompts(predictor.params)
-    _, outputs = predictor.forward.classify(visual, predictor.frozen, pixels, predictor.text_features)
+    prompts = predictor.forward.image_prompts(predictor.params)
+    _, outputs = predictor.forward.classify(prompts, predictor.frozen, pixels, predictor.text_features)
     away = np.asarray(outputs["patch_features"], np.float64).mean(axis=(0, 1)) - predictor.confidence.mean
     whitening = predictor.confidence.whitening.astype(np.float64)
     distance = np.sqrt(away @ whitening @ whitening @ away)  # symmetric: its square is the inverse covariance

@@ -17,6 +17,7 @@ from mpafer_jax.inference.attribution import Explainer, rollout
 from mpafer_jax.method.hard_prompts.bank import Bank
 from mpafer_jax.method.hard_prompts.features import text_encoder
 from mpafer_jax.method.model import variables
+from mpafer_jax.method.prompts import Prompts
 from tests import tiny
 
 
@@ -121,7 +122,7 @@ def test_a_phrase_scores_as_a_class_with_that_text_would(explained, predictor):
     pixels = jnp.asarray(explanations[0].prediction.pixels[None])
     images = normalize(pixels, predictor.forward.mean, predictor.forward.std)
     classify = jax.jit(functools.partial(model.apply, method="classify"))
-    logits, _ = classify(variables(backbone, {}), images, features, prompts=None)
+    logits, _ = classify(variables(backbone, {}), images, features, prompts=Prompts())
     bound = model.bind(variables(backbone, {}))
     scale = float(bound.backbone.temperature_scale()) * (1 + model.local_weight)
     assert float(logits[0, 0]) / scale == pytest.approx(own, abs=1e-4)

@@ -61,9 +61,16 @@ def test_the_method_trains_with_it(fifth):
 @pytest.mark.parametrize("method", METHODS)
 def test_no_other_method_does(method, fifth):
     objective = losses.Objective.of(configured(method).loss)
-    expected = {"cross_entropy", "prompt_alignment"} if method == "kgcoop" else {"cross_entropy"}
+    extra = {
+        "promptsrc": ("image_consistency", "text_consistency", "logit_consistency"),
+        "cafe": ("channel_separation", "channel_diversity"),
+    }
+    others, averaged = extra.get(method, ()), ["averaged prompts"] if method == "promptsrc" else []
+    expected = {"cross_entropy", "prompt_alignment"} if method == "kgcoop" else {"cross_entropy", *others}
     assert objective.weights.keys() == expected
-    assert protocol.method_name(flatten(configured(method).model_dump())) == "tuned prompts"
+    assert protocol.method_name(flatten(configured(method).model_dump())) == " + ".join(
+        ["tuned prompts", *others, *averaged]
+    )
 
 
 def test_nor_does_the_baseline_beside_the_method(sample, monkeypatch):

@@ -1,4 +1,4 @@
-"""MaPLe's prompts in the sequence of both towers, and their gradients, against plain PyTorch."""
+"""Prompts in the sequence of both towers (MaPLe, PromptSRC), and their gradients, against plain PyTorch."""
 
 import jax
 import jax.numpy as jnp
@@ -8,6 +8,7 @@ import pytest
 from mpafer_jax.backbones.clip import model as clip_lib
 from mpafer_jax.method.maple import MaplePrompts
 from mpafer_jax.method.model import variables
+from mpafer_jax.method.promptsrc import PromptSrcPrompts
 from tests import needs, tiny
 
 pytestmark = pytest.mark.torch
@@ -46,6 +47,12 @@ def tower(x, blocks, prompts, start, causal):
     return x
 
 
+def visual_prompts(params):
+    if "coupling" in params:
+        return params["text_prompts"] @ params["coupling"] + params["coupling_bias"][:, None]
+    return params["visual_prompts"]
+
+
 def reference(clip, params, texts, before_norm):
     """Text features [C, D], and image and patch features [B, 1 + N, D]."""
     ids, ends = torch.tensor(np.array(texts.ids)), torch.tensor(np.array(texts.ends))
@@ -59,22 +66,29 @@ def reference(clip, params, texts, before_norm):
     text = dense(layer_norm(x[torch.arange(len(x)), ends], p["ln_final"]), p["projection"])
 
     p = clip["visual"]
-    coupled = prompts @ params["coupling"] + params["coupling_bias"][:, None]
+    visual = visual_prompts(params)
     rows = torch.tensor(IMAGES).reshape(-1, 4, 8, 4, 8, 3).permute(0, 1, 3, 2, 4, 5).reshape(-1, 16, 192)
     patches = rows @ p["patch_embedding"]["kernel"].reshape(192, -1)
     x = torch.cat([p["class_embedding"].expand(len(rows), 1, -1), patches], dim=1) + p["position_embedding"]
-    first = coupled[0].expand(len(x), -1, -1)
+    first = visual[0].expand(len(x), -1, -1)
     if before_norm:
         x = layer_norm(torch.cat([x, first], dim=1), p["ln_pre"])
     else:
         x = torch.cat([layer_norm(x, p["ln_pre"]), first], dim=1)
-    x = tower(x, p["blocks"], coupled, 17, False)
+    x = tower(x, p["blocks"], visual, 17, False)
     return text, dense(layer_norm(x[:, :17], p["ln_post"]), p["projection"])
 
 
-@pytest.mark.parametrize(("depth", "before_norm"), [(1, True), (2, False)])
-def test_both_towers_and_their_gradients_are_those_of_plain_pytorch(depth, before_norm):
-    model = tiny.model(learner=MaplePrompts(SPEC.text, SPEC.vision, depth, 2, 0.02, "", before_norm))
+@pytest.mark.parametrize(
+    ("learner", "before_norm"),
+    [
+        (MaplePrompts(SPEC.text, SPEC.vision, 1, 2, 0.02, "", True), True),
+        (MaplePrompts(SPEC.text, SPEC.vision, 2, 2, 0.02, "", False), False),
+        (PromptSrcPrompts(SPEC.text, SPEC.vision, 2, 2, 3, 0.02, 0.02, "", True), True),
+    ],
+)
+def test_both_towers_and_their_gradients_are_those_of_plain_pytorch(learner, before_norm):
+    model = tiny.model(learner=learner)
     rng = np.random.default_rng(1)
     params = {
         name: rng.standard_normal(x.shape).astype(np.float32) * 0.3 for name, x in model.learner.param_shapes().items()

@@ -76,9 +76,8 @@ def test_prompts_as_keys_and_values_equal_literal_concatenation(layers, before_l
     probe = jax.random.normal(jax.random.key(4), (4, 17, 20))
 
     def ours(visual_prompts):
-        prompts = {"ctx": jnp.zeros((4, 24)), "visual_prompts": visual_prompts}
-        visual = model.learner.prompts(prompts).visual
-        _, out = model.apply(variables(params, {}), IMAGES, jnp.ones((3, 20)), prompts=visual, method="classify")
+        prompts = model.learner.prompts({"ctx": jnp.zeros((4, 24)), "visual_prompts": visual_prompts})
+        _, out = model.apply(variables(params, {}), IMAGES, jnp.ones((3, 20)), prompts=prompts, method="classify")
         return jnp.concatenate([out["image_features"][:, None], out["patch_features"]], 1)
 
     def literal(visual_prompts):

@@ -20,7 +20,7 @@ MEAN, STD = (0.48, 0.46, 0.41), (0.27, 0.26, 0.28)
 TX = optax.sgd(0.1, momentum=0.9)
 OBJECTIVE = tiny.objective(temperature=0.1)
 MODEL = tiny.model()
-FORWARD = Forward(MODEL, MEAN, STD)
+FORWARD = Forward(MODEL, MEAN, STD, with_frozen=True)
 
 
 def fresh_state():

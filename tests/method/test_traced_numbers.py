@@ -49,10 +49,11 @@ def arguments(config, tx, *, traced):
     return state, tiny.frozen(MODEL).replace(numbers=numbers)
 
 
-@pytest.mark.parametrize("name", ["sgd", "adamw"])
-def test_runs_that_differ_in_numbers_share_a_program_and_keep_their_results(name):
-    one = configured(name)
-    other = configured(name, {**OTHER_LOSS, "label_smoothing": 0.3}, **OTHER)
+@pytest.mark.parametrize(("name", "average"), [("sgd", 0), ("adamw", 0), ("sgd", 4)])
+def test_runs_that_differ_in_numbers_share_a_program_and_keep_their_results(name, average):
+    averaged = {"average": average, "average_mean": 3.0}
+    one = configured(name, **averaged)
+    other = configured(name, {**OTHER_LOSS, "label_smoothing": 0.3}, **OTHER, **averaged)
     step, tx = step_of(one)
     constants, other_tx = step_of(other)
     batches = [tiny.batch(seed=seed) for seed in range(NUM_STEPS)]

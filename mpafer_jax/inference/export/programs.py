@@ -52,7 +52,7 @@ def program(predictor: Predictor) -> Program:
     """Makes a pure function of a predictor; evaluated prompts are arrays among its weights."""
     forward, frozen = predictor.forward, predictor.frozen
     backbone = forward.model.backbone
-    arrays, structure = cast(tuple[list[jax.Array], Any], jax.tree.flatten(forward.visual_prompts(predictor.params)))
+    arrays, structure = cast(tuple[list[jax.Array], Any], jax.tree.flatten(forward.image_prompts(predictor.params)))
     read = {
         "backbone": backbone.image_params(frozen.backbone),
         "visual_prompts": {str(number): array for number, array in enumerate(arrays)},
@@ -63,9 +63,9 @@ def program(predictor: Predictor) -> Program:
 
     def call(weights: Weights, pixels: jax.Array) -> Outputs:
         values = unflatten({name: jnp.asarray(value) for name, value in weights.items()})
-        visual = structure.unflatten([values["visual_prompts"][str(number)] for number in range(len(arrays))])
+        prompts = structure.unflatten([values["visual_prompts"][str(number)] for number in range(len(arrays))])
         read = dataclasses.replace(frozen, backbone=values["backbone"], patch_weights=values.get("patch_weights"))
-        predicted = forward.predict(visual, read, pixels, values["text_features"])
+        predicted = forward.predict(prompts, read, pixels, values["text_features"])
         return {name: predicted[name] for name in ("logits", "probabilities", "patch_scores") if name in predicted}
 
     return Program(weights, call, backbone.spec.image_size, backbone.spec.layer_norm_eps)
