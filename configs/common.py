@@ -13,7 +13,7 @@ several joined by commas, unknown ones refused:
                                     with the quickstart's settings: any dataset, no download
     runlocal                        a minute on a laptop: few images, few steps, small batches
     coop, vpt_deep, ivlp, kgcoop, maple, promptsrc, cafe
-                                    another method in place of MPA-FER (docs/baselines.md), with what else is configured
+                                    another method in place of MPA-FER (docs/methods.md), with what else is configured
 """
 
 import difflib
@@ -58,7 +58,7 @@ CLIPS: dict[str, dict[str, Any]] = {
 _CROSS_ENTROPY: dict[str, Any] = {"loss.terms": ("cross_entropy",), "head.local_weight": 0.0}
 # Class texts that start as, or stay, "a photo of a [class]."
 _A_PHOTO: dict[str, Any] = {"ctx.num_ctx": 4, "ctx.class_specific": False, "ctx.init_text": "a photo of a"}
-# Methods as what they change of a configuration; docs/baselines.md has their sources.
+# Methods as what they change of a configuration; docs/methods.md has their sources.
 METHODS: dict[str, dict[str, Any]] = {
     # Text context alone, the run's own in number and initial values.
     "coop": {**_CROSS_ENTROPY, "visual_prompts.num_prompts": 0},

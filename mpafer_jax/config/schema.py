@@ -336,7 +336,7 @@ class EvalSection(FrozenModel):
     context is worth for new classes; not with ctx.class_specific)."""
     baselines: Annotated[tuple[str, ...], NO_PATH] = option((), "ours", role="free")
     """What to measure beside the method, on the same splits, from CLIP's frozen features (names in
-    docs/baselines.md); empty: nothing. --mode=eval does not compute them."""
+    docs/methods.md); empty: nothing. --mode=eval does not compute them."""
     report: Report = option("full", "ours", role="free")
     """What is left to look at, after training and after --mode=eval: full (predictions.npz and report.html), numbers
     (the same without images of the dataset), predictions (predictions.npz alone), none."""
