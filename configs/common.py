@@ -12,7 +12,7 @@ several joined by commas, unknown ones refused:
     tiny_clip, small_clip           the CLIPs that ship (tiny-face-clip: drawn faces, small-face-clip: photographs too),
                                     with the quickstart's settings: any dataset, no download
     runlocal                        a minute on a laptop: few images, few steps, small batches
-    coop, vpt_deep, ivlp, kgcoop, maple, promptsrc, cafe
+    coop, vpt_deep, ivlp, kgcoop, maple, ceprompt, promptsrc, cafe
                                     another method in place of MPA-FER (docs/methods.md), with what else is configured
 """
 
@@ -58,6 +58,14 @@ CLIPS: dict[str, dict[str, Any]] = {
 _CROSS_ENTROPY: dict[str, Any] = {"loss.terms": ("cross_entropy",), "head.local_weight": 0.0}
 # Class texts that start as, or stay, "a photo of a [class]."
 _A_PHOTO: dict[str, Any] = {"ctx.num_ctx": 4, "ctx.class_specific": False, "ctx.init_text": "a photo of a"}
+# Deep prompts of both towers, the visual ones a linear map of those of the text.
+_COUPLED: dict[str, Any] = {
+    "learner": "maple",
+    "ctx.num_ctx": 2,
+    "visual_prompts.num_prompts": 2,
+    "visual_prompts.before_ln_pre": True,
+    "optimizer.lr_scales": ((".*", 1.0),),
+}
 # Methods as what they change of a configuration; docs/methods.md has their sources.
 METHODS: dict[str, dict[str, Any]] = {
     # Text context alone, the run's own in number and initial values.
@@ -77,15 +85,16 @@ METHODS: dict[str, dict[str, Any]] = {
         "loss.prompt_weight": 1.0,
         "loss.prompt_distance": "cosine",
     },
-    # Deep prompts of both towers, the visual ones a linear map of those of the text.
-    "maple": {
-        **_CROSS_ENTROPY,
+    # Coupled prompts alone.
+    "maple": {**_CROSS_ENTROPY, **_A_PHOTO, **_COUPLED},
+    # Coupled prompts, and global and local scores that are normalised over the classes: CEPrompt's second stage.
+    "ceprompt": {
         **_A_PHOTO,
-        "learner": "maple",
-        "ctx.num_ctx": 2,
-        "visual_prompts.num_prompts": 2,
-        "visual_prompts.before_ln_pre": True,
-        "optimizer.lr_scales": ((".*", 1.0),),
+        **_COUPLED,
+        "ctx.init_text": "a photo of",
+        "loss.terms": ("cross_entropy",),
+        "head.local_weight": 1.0,
+        "head.normalize_scores": True,
     },
     # Deep prompts of both towers, held near the frozen CLIP's features of images and texts and its logits; all texts of
     # the bank; averaged over training.

@@ -152,6 +152,9 @@ class HeadSection(FrozenModel):
     """lambda, weight of the local score beside the global one; 0 leaves it out."""
     center_patch_scores: bool = option(False, "relative; paper: no")
     """Subtract each patch's mean over the classes before choosing the k patches."""
+    normalize_scores: bool = option(False, "paper: no; CEPrompt does")
+    """Divide an image's global scores, and its local ones, by their length over the classes, and average the two in
+    place of scaling their sum (Zhou et al., 2024)."""
     motion_prior: Literal["none", "features", "images"] = option(
         "none", "ours, after Facial Motion Prior Networks, Chen et al. 2019; paper: none"
     )

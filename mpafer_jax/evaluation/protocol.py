@@ -20,6 +20,8 @@ TEST_SELECTED = (
     "images, and is not to be compared with results whose checkpoint was chosen on other images."
 )
 
+# What the paper's method does not have beside its loss, by field.
+_NAMED_FIELDS = {"optimizer.average": "averaged prompts", "head.normalize_scores": "normalised scores"}
 _PRODUCTS = {
     "default": "rounded as JAX does by default on this device (TensorFloat-32 on GPUs that have it, bfloat16 on TPUs)"
 }
@@ -64,7 +66,7 @@ def method_name(config: Mapping[str, Any]) -> str:
     whole = all(term in terms for term in TERMS if term.equation) and all(config[part] for part in PARTS)
     whole = whole and config.get("learner", "mpa") == "mpa"
     others = [term.name for term in terms if not term.equation]
-    others += ["averaged prompts"] if config.get("optimizer.average") else []
+    others += [name for field, name in _NAMED_FIELDS.items() if config.get(field)]
     return " + ".join(filter(None, ["MPA-FER" if whole else "tuned prompts", *others, options.imbalance]))
 
 

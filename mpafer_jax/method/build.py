@@ -114,6 +114,7 @@ def make_model(config: ModelSections, backbone: Backbone, num_classes: int) -> P
         top_k=config.head.top_k,
         local_weight=config.head.local_weight,
         center_patch_scores=config.head.center_patch_scores,
+        normalize_scores=config.head.normalize_scores,
     )
 
 

@@ -22,6 +22,7 @@ def global_local_logits(
     local_weight: float,
     center_patch_scores: bool = False,
     patch_weights: jax.Array | None = None,
+    normalize_scores: bool = False,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """Logits from the image feature and each class's top-k patches (MPA-FER Eq. 8-10).
 
@@ -42,6 +43,8 @@ def global_local_logits(
       center_patch_scores: rank patches by their cosine minus its mean over classes, so that patches close to all texts
         are not chosen for every class; the averaged cosines stay uncentred.
       patch_weights: w [C, N], positive, mean 1 (`motion_prior`); None for equal weights.
+      normalize_scores: divide an image's scores of all classes, the global and the local ones, by their Euclidean
+        length before they are added, as CEPrompt does (Zhou et al., 2024); the returned scores are not divided.
 
     Returns:
       logits [B, C], and 'global_scores' [B, C]; with local_weight also 'local_scores' [B, C], 'patch_scores'
@@ -52,8 +55,12 @@ def global_local_logits(
     """
     texts = normalize(text_features)
     global_scores = normalize(image_features) @ texts.T  # [B, C]
+
+    def scaled(scores: jax.Array) -> jax.Array:
+        return normalize(scores) if normalize_scores else scores
+
     if not local_weight:
-        return logit_scale * global_scores, {"global_scores": global_scores}
+        return logit_scale * scaled(global_scores), {"global_scores": global_scores}
     num_patches = patch_features.shape[1]
     if not 1 <= top_k <= num_patches:
         raise ValueError(f"head.top_k must be between 1 and the {num_patches} patches of this CLIP, found {top_k}")
@@ -76,14 +83,15 @@ def global_local_logits(
         "patch_scores": jnp.swapaxes(patch_scores, 1, 2),
         "top_patches": top_patches,
     }
-    return logit_scale * (global_scores + local_weight * local_scores), out
+    return logit_scale * (scaled(global_scores) + local_weight * scaled(local_scores)), out
 
 
 class PromptedModel(nn.Module):
     """A frozen dual encoder with a prompt learner; `variables` joins their parameters.
 
     Attributes:
-      top_k, local_weight, center_patch_scores: see `global_local_logits`.
+      top_k, local_weight, center_patch_scores, normalize_scores: see `global_local_logits`. Normalised scores are
+        averaged with weights 1 and local_weight, and have no temperature.
       text_chunk: texts per chunk, 0 for all at once. Chunks are rematerialised in the backward pass, so that memory
         does not grow with the number of classes.
     """
@@ -93,6 +101,7 @@ class PromptedModel(nn.Module):
     top_k: int = 16
     local_weight: float = 1.0
     center_patch_scores: bool = False
+    normalize_scores: bool = False
     text_chunk: int = 0
 
     def embed(self, texts: prompts_lib.Texts) -> prompts_lib.TextEmbeddings:
@@ -154,15 +163,17 @@ class PromptedModel(nn.Module):
         if prompts.mask is not None:
             mask = prompts.mask(image_out["patch_features"])
             image_out = {**image_out, "image_features": image_out["image_features"] * mask}
+        scale = 1 / (1 + self.local_weight) if self.normalize_scores else self.backbone.temperature_scale()
         logits, head_out = global_local_logits(
             image_out["image_features"],
             image_out["patch_features"],
             text_features,
-            logit_scale=self.backbone.temperature_scale(),
+            logit_scale=scale,
             top_k=self.top_k,
             local_weight=self.local_weight,
             center_patch_scores=self.center_patch_scores,
             patch_weights=patch_weights,
+            normalize_scores=self.normalize_scores,
         )
         return logits, {**image_out, **head_out}
 

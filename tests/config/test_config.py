@@ -10,6 +10,7 @@ import sys
 import pytest
 
 from configs import common
+from mpafer_jax.backbones.clip.model import CLIP
 from mpafer_jax.config import schema, semantics
 from mpafer_jax.config.data_section import ColumnsSection, DataSection
 from mpafer_jax.config.fields import FrozenModel, option, settings
@@ -18,7 +19,9 @@ from mpafer_jax.data.registry import read_source
 from mpafer_jax.data.splits import load_dataset
 from mpafer_jax.jobs import evaluate, predict, train
 from mpafer_jax.jobs.pretraining.config import PretrainConfig
+from mpafer_jax.method.cafe import CafeMask
 from mpafer_jax.runtime.errors import ConfigError
+from tests import tiny
 from tests.data import layouts
 from tests.jobs import runs
 
@@ -245,7 +248,7 @@ def test_every_field_is_read(sample, tmp_path, monkeypatch):
     """
     # What is read only where another field asks for it.
     others = {"head.motion_prior": "features", "data.label_noise": 0.1, "train.num_steps": 0, "train.num_epochs": 0.5}
-    others |= {"loss.class_weights": "effective_number"}
+    others |= {"loss.class_weights": "effective_number", "optimizer.average": 2}
     config = runs.config(sample, **{"optimizer.warmup_steps": 0, **others})
     package = pathlib.Path(schema.__file__).parent
     read = set()
@@ -271,6 +274,8 @@ def test_every_field_is_read(sample, tmp_path, monkeypatch):
     layouts.write_table(tmp_path / "listed" / "labels.csv", rows, ("image", "label", "box"))
     columns = ColumnsSection(box=("box",))
     read_source(config.data.model_copy(update={"dataset": "list", "dir": str(tmp_path / "listed"), "columns": columns}))
+    without = config.visual_prompts.model_copy(update={"num_prompts": 0})
+    CafeMask.configured(config.model_copy(update={"visual_prompts": without}), CLIP(tiny.CLIP).spec, 2)
     monkeypatch.undo()
 
     def fields(model):

@@ -65,11 +65,11 @@ def test_no_other_method_does(method, fifth):
         "promptsrc": ("image_consistency", "text_consistency", "logit_consistency"),
         "cafe": ("channel_separation", "channel_diversity"),
     }
-    others, averaged = extra.get(method, ()), ["averaged prompts"] if method == "promptsrc" else []
+    others, fields = extra.get(method, ()), {"promptsrc": ["averaged prompts"], "ceprompt": ["normalised scores"]}
     expected = {"cross_entropy", "prompt_alignment"} if method == "kgcoop" else {"cross_entropy", *others}
     assert objective.weights.keys() == expected
     assert protocol.method_name(flatten(configured(method).model_dump())) == " + ".join(
-        ["tuned prompts", *others, *averaged]
+        ["tuned prompts", *others, *fields.get(method, [])]
     )
 
 
