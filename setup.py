@@ -32,6 +32,7 @@ setup(
     # Lower bounds are what the tests ran with; upper bounds end where an interface may change.
     install_requires=[
         "absl-py>=2.1,<3",
+        "array-record>=0.8.1,<0.9",  # files of prepared datasets; Grain needs it too
         "etils[epath]>=1.12,<2",  # paths in buckets
         "filelock>=3.13,<5",  # one process prepares a dataset, the others wait
         "flatbuffers>=24,<27",  # jax.export writes with it

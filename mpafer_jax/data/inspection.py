@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
+import itertools
 import os
-from collections.abc import Generator, Iterable, Sequence
+import time
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent import futures
 
 from mpafer_jax.data.near_duplicates import Thumbnails, thumbnail
@@ -16,7 +19,9 @@ from mpafer_jax.runtime import workers as workers_lib
 from mpafer_jax.runtime.errors import ImageError
 
 _THREADS = min(16, (os.cpu_count() or 1) + 2)  # more than cores, since reading waits for the disk
-_AHEAD = 4 * _THREADS  # images in memory at once
+_AHEAD = 4 * _THREADS  # tasks in memory at once
+# Small images are inspected many to a task, since handing one to a worker costs as much as a tenth of its inspection.
+_TASK_SECONDS, _MOST_IN_TASK = 0.01, 64
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -68,8 +73,27 @@ def inspect_all(
 
     Close it (`contextlib.closing`) if it may not be exhausted.
     """
-    function = functools.partial(_inspect_or_error, with_thumbnail=with_thumbnails)
-    return workers_lib.map_in_order(pool, function, images, _AHEAD)
+    together = 1  # images in the next task; the results do not depend on it
+
+    def tasks() -> Iterator[list[ImageSource]]:
+        iterator = iter(images)
+        while task := list(itertools.islice(iterator, together)):
+            yield task
+
+    function = functools.partial(_inspect_each, with_thumbnails=with_thumbnails)
+    with contextlib.closing(workers_lib.map_in_order(pool, function, tasks(), _AHEAD)) as done:
+        for seconds, inspected in done:
+            together = max(1, min(_MOST_IN_TASK, int(_TASK_SECONDS * len(inspected) / max(seconds, 1e-9))))
+            yield from inspected
+
+
+def _inspect_each(
+    images: Sequence[ImageSource], *, with_thumbnails: bool
+) -> tuple[float, list[Inspected | ImageError]]:
+    """Seconds that it took, and the results."""
+    start = time.perf_counter()
+    inspected = [_inspect_or_error(image, with_thumbnail=with_thumbnails) for image in images]
+    return time.perf_counter() - start, inspected
 
 
 def _inspect_or_error(image: ImageSource, *, with_thumbnail: bool) -> Inspected | ImageError:

@@ -1,15 +1,17 @@
-"""Preparation: a TFDS builder that decodes every image as a check and writes the dataset as ArrayRecord.
+"""Preparation: decodes every image as a check and writes the dataset as ArrayRecord, as TFDS reads it.
 
     <prepared_dir>/<dataset>-<fingerprint>/<dataset>/<version>/
-      *.array_record*, dataset_info.json, features.json    written by TFDS
+      *.array_record*, dataset_info.json, features.json    as of TFDS
       examples.npz     per split: labels, label distributions, names, pixel hashes; of clips also the number of frames
                        and the frames' pixel hashes
       summary.json     class names, counts of what was dropped or skipped, label rule
       near_duplicates-*.npy   by split: a number for each example, equal for near-duplicates, once asked for
 
 The fingerprint covers labels, names and image sizes: a changed source is prepared in a new folder, and old ones may be
-deleted. A record is an image, or a frame of a clip; the frames of a clip follow one another. TFDS writes into a
-temporary folder and renames it at the end, so an interrupted preparation is never opened.
+deleted. A record is an image, or a frame of a clip; the frames of a clip follow one another. All is written into a
+folder `incomplete.*`, which is renamed at the end, so an interrupted preparation is never opened.
+
+TFDS's builders would hold a split in memory to shuffle it, up to a gigabyte, and need TensorFlow for a larger one.
 """
 
 from __future__ import annotations
@@ -17,13 +19,12 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import errno
-import io
+import importlib
 import itertools
 import json
+import secrets
 import shutil
-import tempfile
-from collections.abc import Generator, Mapping
-from concurrent import futures
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -31,16 +32,25 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow_datasets as tfds
 from absl import logging
+from etils import epath
 
-from mpafer_jax.data.inspection import inspect_all, joint_hash, workers
-from mpafer_jax.data.records import SourceIndex
+from mpafer_jax.data.inspection import Inspected, inspect_all, joint_hash, workers
+from mpafer_jax.data.records import Clip, Record, SourceIndex
 from mpafer_jax.runtime import files, locks, progress, signals
 from mpafer_jax.runtime.errors import DataError, ImageError
+
+# Without type information.
+array_record: Any = importlib.import_module("array_record.python.array_record_module")
+tf_example: Any = importlib.import_module("tensorflow_datasets.proto").tf_example_pb2
 
 _EXAMPLES, _SUMMARY = "examples.npz", "summary.json"
 # Arrays of the first file, and further ones of clips: see `PreparedSplit`.
 _COLUMNS = {"labels": np.int32, "label_distributions": np.float32, "names": np.str_, "pixel_hashes": np.str_}
 _CLIP_COLUMNS = {"num_frames": np.int64, "frame_hashes": np.bytes_}
+_FILE_FORMAT = "array_record"
+# One record a group: read at random. Images are compressed already.
+_WRITER_OPTIONS = "group_size:1,uncompressed"
+_FILE_BYTES = 2**30
 _FORMAT = "1"  # of the written files; with a new number every dataset is prepared again
 OnBadImage = Literal["error", "skip"]
 
@@ -98,124 +108,119 @@ class Prepared:
     splits: Mapping[str, PreparedSplit]
 
 
-class ExpressionBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
-    """Writes the dataset of a `SourceIndex`, under its name and version."""
+@dataclasses.dataclass
+class _Columns:
+    """What is stored of the examples of a split besides their images, example by example."""
 
-    # Else TFDS looks for download checksums with a package that it does not install on Python >= 3.9.
-    code_path = None
+    labels: list[int] = dataclasses.field(default_factory=list[int])
+    label_distributions: list[npt.NDArray[np.float32]] = dataclasses.field(
+        default_factory=list[npt.NDArray[np.float32]]
+    )
+    names: list[str] = dataclasses.field(default_factory=list[str])
+    pixel_hashes: list[str] = dataclasses.field(default_factory=list[str])
+    num_frames: list[int] = dataclasses.field(default_factory=list[int])
+    frame_hashes: list[str] = dataclasses.field(default_factory=list[str])
+    skipped: list[str] = dataclasses.field(default_factory=list[str])
 
-    def __init__(
-        self,
-        *,
-        index: SourceIndex,
-        on_bad_image: OnBadImage,
-        fingerprint: str,
-        data_dir: Path,
-        pool: futures.Executor,
-        work: progress.Task,
-    ):
-        builder: Any = self  # TFDS declares these two as class attributes
-        builder.name, builder.VERSION = index.dataset, tfds.core.Version(index.version)
-        self._index = index
-        self._work = work
-        self._on_bad_image: OnBadImage = on_bad_image
-        self._fingerprint = fingerprint
-        self._pool = pool
-        self._arrays: dict[str, npt.NDArray[Any]] = {}
-        self._skipped: dict[str, list[str]] = {}
-        super().__init__(data_dir=str(data_dir), file_format="array_record")
+    def arrays(self, split: str, unit: str) -> dict[str, npt.NDArray[Any]]:
+        """The content of `_EXAMPLES` for this split."""
+        dtypes = {**_COLUMNS, **(_CLIP_COLUMNS if unit == "clips" else {})}
+        return {f"{split}/{name}": np.array(getattr(self, name), dtype) for name, dtype in dtypes.items()}
 
-    def _info(self) -> tfds.core.DatasetInfo:
-        num_classes = len(self._index.class_names)
-        return tfds.core.DatasetInfo(
-            builder=self,
-            description=self._index.description,
-            features=tfds.features.FeaturesDict(
-                {
-                    "image": tfds.features.Image(),
-                    "label": tfds.features.Scalar(np.int32),
-                    "label_distribution": tfds.features.Tensor(shape=(num_classes,), dtype=np.float32),
-                    "name": tfds.features.Text(),
-                    "index": tfds.features.Scalar(np.int64),
-                }
-            ),
-            disable_shuffling=True,  # else `as_data_source` gives the examples in the order of a hash
+
+def _features(num_classes: int) -> tfds.features.FeaturesDict:
+    """What a record holds, as `_to_record` writes it and TFDS reads it."""
+    return tfds.features.FeaturesDict(
+        {
+            "image": tfds.features.Image(),
+            "label": tfds.features.Scalar(np.int32),
+            "label_distribution": tfds.features.Tensor(shape=(num_classes,), dtype=np.float32),
+            "name": tfds.features.Text(),
+            "index": tfds.features.Scalar(np.int64),
+        }
+    )
+
+
+def _to_record(image: bytes, record: Record, distribution: Sequence[float], index: int) -> bytes:
+    """A record of `_features`; by TFDS's own serialization, which is general, it takes six times as long."""
+    example = tf_example.Example()
+    feature = example.features.feature
+    feature["image"].bytes_list.value.append(image)  # stays encoded, which needs no TensorFlow
+    feature["label"].int64_list.value.append(record.label)
+    feature["label_distribution"].float_list.value.extend(distribution)
+    # A file's name need not be UTF-8.
+    feature["name"].bytes_list.value.append(record.name.encode("utf-8", "surrogateescape"))
+    feature["index"].int64_list.value.append(index)
+    return example.SerializeToString()
+
+
+def _to_records(
+    index: SourceIndex,
+    split: str,
+    inspected: Iterator[Inspected | ImageError],
+    on_bad_image: OnBadImage,
+    columns: _Columns,
+    work: progress.Task,
+) -> Generator[bytes]:
+    """The records of a split, in order; what else is stored of them is appended to `columns`."""
+    one_hot = np.eye(len(index.class_names), dtype=np.float32)
+    position = 0
+    for record in index.splits[split]:
+        weights = record.label_distribution
+        distribution = one_hot[record.label] if weights is None else np.array(weights, np.float32)
+        hashes: list[str] = []
+        for image in itertools.islice(inspected, len(record.frames)):
+            work.advance()
+            if isinstance(image, ImageError):
+                if on_bad_image == "error":
+                    raise ImageError(
+                        f"{image}\nmpafer-jax data check lists all such images; config.data.on_bad_image='skip' leaves "
+                        "them out"
+                    ) from image
+                logging.warning("skipped: %s", image)
+                columns.skipped.append(str(image))
+                continue
+            hashes.append(image.pixel_hash)
+            yield _to_record(image.data, record, distribution.tolist(), position)
+            position += 1
+        if not hashes:
+            continue
+        columns.labels.append(record.label)
+        columns.label_distributions.append(distribution)
+        columns.names.append(record.name)
+        columns.pixel_hashes.append(joint_hash(hashes))
+        columns.num_frames.append(len(hashes))
+        columns.frame_hashes += hashes if isinstance(record.image, Clip) else ()
+    if not position:
+        raise DataError(
+            f"split {split!r} of {index.dataset}: none of its {len(index.splits[split])} {index.unit} can be read"
         )
 
-    def _split_generators(self, dl_manager: object) -> dict[str, Generator[tuple[int, dict[str, Any]]]]:
-        del dl_manager  # nothing is downloaded
-        return {split: self._generate_examples(split) for split in self._index.splits}
 
-    def _generate_examples(self, split: str) -> Generator[tuple[int, dict[str, Any]]]:
-        records, clips = self._index.splits[split], self._index.unit == "clips"
-        columns: dict[str, list[Any]] = {name: [] for name in (*_COLUMNS, *(_CLIP_COLUMNS if clips else ()))}
-        skipped = self._skipped.setdefault(split, [])
-        position = 0
-        # Closed here and not by the garbage collector, so that pending work is cancelled at a known time.
-        frames = (frame for record in records for frame in record.frames)
-        with contextlib.closing(inspect_all(frames, self._pool)) as inspected:
-            for record in records:
-                one_hot = np.eye(len(self._index.class_names), dtype=np.float32)[record.label]
-                weights = record.label_distribution
-                distribution = one_hot if weights is None else np.array(weights, np.float32)
-                hashes: list[str] = []
-                for image in itertools.islice(inspected, len(record.frames)):
-                    self._work.advance()
-                    if isinstance(image, ImageError):
-                        self._skip(image, skipped)
-                        continue
-                    hashes.append(image.pixel_hash)
-                    yield (
-                        position,
-                        {
-                            "image": io.BytesIO(image.data),  # stays encoded, which needs no TensorFlow
-                            "label": record.label,
-                            "label_distribution": distribution,
-                            "name": record.name.encode("utf-8", "surrogateescape"),  # a file's name need not be UTF-8
-                            "index": position,
-                        },
-                    )
-                    position += 1
-                if not hashes:
-                    continue
-                columns["labels"].append(record.label)
-                columns["label_distributions"].append(distribution)
-                columns["names"].append(record.name)
-                columns["pixel_hashes"].append(joint_hash(hashes))
-                if clips:
-                    columns["num_frames"].append(len(hashes))
-                    columns["frame_hashes"] += hashes
-        if not position:
-            raise DataError(
-                f"split {split!r} of {self.name}: none of its {len(records)} {self._index.unit} can be read"
-            )
-        dtypes = {**_COLUMNS, **_CLIP_COLUMNS}
-        self._arrays |= {f"{split}/{name}": np.array(values, dtypes[name]) for name, values in columns.items()}
-
-    def _skip(self, image: ImageError, skipped: list[str]) -> None:
-        """Notes an unreadable image, or raises it."""
-        if self._on_bad_image == "error":
-            raise ImageError(
-                f"{image}\nmpafer-jax data check lists all such images; config.data.on_bad_image='skip' leaves them out"
-            ) from image
-        logging.warning("skipped: %s", image)
-        skipped.append(str(image))
-
-    def _download_and_prepare(self, dl_manager: Any, download_config: Any = None) -> None:
-        super()._download_and_prepare(dl_manager, download_config)
-        # Still TFDS's temporary folder: these two files appear together with the records.
-        directory = Path(self.data_dir)
-        summary = Summary(
-            dataset=self._index.dataset,
-            label_rule=self._index.label_rule,
-            class_names=self._index.class_names,
-            source_labels=self._index.source_labels,
-            fingerprint=self._fingerprint,
-            dropped=self._index.dropped,
-            skipped={split: tuple(messages) for split, messages in self._skipped.items() if messages},
-        )
-        np.savez(directory / _EXAMPLES, allow_pickle=False, **self._arrays)
-        (directory / _SUMMARY).write_text(json.dumps(dataclasses.asdict(summary), indent=2) + "\n")
+def _write_records(records: Iterator[bytes], folder: Path, dataset: str, split: str) -> tfds.core.SplitInfo:
+    """Writes records as they come to ArrayRecord files of about `_FILE_BYTES`, with TFDS's names."""
+    paths: list[Path] = []
+    lengths: list[int] = []
+    num_bytes = 0
+    for first in records:
+        paths.append(folder / f"{split}-{len(paths)}")
+        length, limit = 0, num_bytes + _FILE_BYTES
+        writer = array_record.ArrayRecordWriter(str(paths[-1]), _WRITER_OPTIONS)
+        try:
+            for record in itertools.chain([first], records):
+                writer.write(record)
+                length, num_bytes = length + 1, num_bytes + len(record)
+                if num_bytes >= limit:
+                    break
+        finally:
+            writer.close()
+        lengths.append(length)
+    template = tfds.core.ShardedFileTemplate(
+        data_dir=epath.Path(folder), dataset_name=dataset, split=split, filetype_suffix=_FILE_FORMAT
+    )
+    for number, path in enumerate(paths):
+        path.rename(template.sharded_filepath(shard_index=number, num_shards=len(paths)))
+    return tfds.core.SplitInfo(name=split, shard_lengths=lengths, num_bytes=num_bytes, filename_template=template)
 
 
 def prepare(
@@ -255,39 +260,67 @@ def prepare(
     return _open(directory)
 
 
-def _write(
-    index: SourceIndex,
-    parent: Path,
-    on_bad_image: OnBadImage,
-    fingerprint: str,
-) -> None:
+def _write(index: SourceIndex, parent: Path, on_bad_image: OnBadImage, fingerprint: str) -> None:
     for left_over in parent.glob(f"{index.dataset}/incomplete.*"):  # of a process that was killed
         shutil.rmtree(left_over)
-    total = sum(len(record.frames) for records in index.splits.values() for record in records)
+    directory = parent / index.dataset / index.version
+    unfinished = directory.with_name(f"incomplete.{secrets.token_hex(4)}")
+    unfinished.mkdir(parents=True)
     logging.debug("preparing %s into %s, once", index.dataset, parent)
-    tfds.disable_progress_bar()
+    try:
+        _write_into(unfinished, index, on_bad_image, fingerprint)
+        unfinished.rename(directory)
+    except OSError as error:
+        # Without file locks another process may have been first; its result is the same.
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+            raise
+    except RuntimeError as error:  # ArrayRecord's writer
+        full = files.full_disk(error, parent)
+        if full is None:
+            raise
+        raise full from error
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def _write_into(folder: Path, index: SourceIndex, on_bad_image: OnBadImage, fingerprint: str) -> None:
+    total = sum(len(record.frames) for records in index.splits.values() for record in records)
     title = "drawing faces" if index.computed else f"preparing {index.dataset}"
-    with (
-        progress.task(title, total) as work,
-        workers(index.computed) as pool,
-        tempfile.TemporaryDirectory(dir=parent.parent) as scratch,
-        # TFDS announces a download on stdout, which belongs to the calling command.
-        contextlib.redirect_stdout(io.StringIO()),
-    ):
-        builder = ExpressionBuilder(
-            index=index, on_bad_image=on_bad_image, fingerprint=fingerprint, data_dir=parent, pool=pool, work=work
-        )
-        try:
-            builder.download_and_prepare(download_dir=scratch)
-        except OSError as error:
-            # Without file locks another process may have been first; its result is the same.
-            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
-                raise
-        except RuntimeError as error:  # ArrayRecord's writer
-            full = files.full_disk(error, parent)
-            if full is None:
-                raise
-            raise full from error
+    columns = {split: _Columns() for split in index.splits}
+    written: list[tfds.core.SplitInfo] = []
+    with progress.task(title, total) as work, workers(index.computed) as pool:
+        for split, records in index.splits.items():
+            frames = (frame for record in records for frame in record.frames)
+            # Closed here and not by the garbage collector, so that pending work is cancelled at a known time.
+            with contextlib.closing(inspect_all(frames, pool)) as inspected:
+                examples = _to_records(index, split, inspected, on_bad_image, columns[split], work)
+                written.append(_write_records(examples, folder, index.dataset, split))
+    info = tfds.core.DatasetInfo(
+        builder=tfds.core.DatasetIdentity(
+            name=index.dataset,
+            version=tfds.core.Version(index.version),
+            data_dir=str(folder),
+            module_name=__name__,
+        ),
+        description=index.description,
+        features=_features(len(index.class_names)),
+        disable_shuffling=True,  # else `as_data_source` gives the examples in the order of a hash
+    )
+    info.set_file_format(_FILE_FORMAT)
+    info.set_splits(tfds.core.SplitDict(written))
+    info.write_to_directory(folder)
+    summary = Summary(
+        dataset=index.dataset,
+        label_rule=index.label_rule,
+        class_names=index.class_names,
+        source_labels=index.source_labels,
+        fingerprint=fingerprint,
+        dropped=index.dropped,
+        skipped={split: tuple(found.skipped) for split, found in columns.items() if found.skipped},
+    )
+    arrays = [found.arrays(split, index.unit) for split, found in columns.items()]
+    np.savez(folder / _EXAMPLES, allow_pickle=False, **dict(itertools.chain(*(part.items() for part in arrays))))
+    (folder / _SUMMARY).write_text(json.dumps(dataclasses.asdict(summary), indent=2) + "\n")
 
 
 def _open(directory: Path) -> Prepared:

@@ -1,6 +1,7 @@
 """Preparation: what is written, that it is written once and whole, and what happens to broken images."""
 
 import errno
+import io
 import os
 import signal
 import subprocess
@@ -11,9 +12,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tensorflow_datasets.proto import tf_example_pb2
 
+from mpafer_jax.data import prepared as prepared_lib
+from mpafer_jax.data.inspection import inspect, inspect_all
 from mpafer_jax.data.prepared import Prepared, prepare
 from mpafer_jax.data.readers import folder
+from mpafer_jax.data.records import ImageFile, Record
 from mpafer_jax.runtime.errors import DataError, ImageError
 from tests.data import layouts
 
@@ -43,6 +48,48 @@ def test_examples_come_back_encoded_and_in_order(tmp_path: Path) -> None:
         )
         np.testing.assert_array_equal(example["label_distribution"], train.label_distributions[position])
     assert "tensorflow" not in sys.modules
+
+
+def test_a_split_may_have_several_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    layouts.write_folders(tmp_path, {"happy": 5, "sad": 4})
+    whole = prepare_folder(tmp_path)
+    expected = [whole.splits["train"].source[i]["image"] for i in range(9)]
+    assert [path.name for path in sorted(whole.directory.glob("*.array_record*"))] == [
+        "folder-train.array_record-00000-of-00001"
+    ]
+    monkeypatch.setattr(prepared_lib, "_FILE_BYTES", 2 * len(expected[0]))
+    layouts.write_folders(tmp_path / "again", {"happy": 5, "sad": 4})
+    parted = prepare_folder(tmp_path / "again")
+    assert len(list(parted.directory.glob("folder-train.array_record-?????-of-00005"))) == 5
+    assert len(list(parted.directory.iterdir())) == 5 + 4
+    source = parted.splits["train"].source
+    assert [source[i]["image"] for i in range(9)] == expected
+    assert [source[i]["index"] for i in range(9)] == list(range(9))
+
+
+def test_records_are_those_of_tfds(tmp_path: Path) -> None:
+    """TFDS's own serialization, with which earlier versions wrote, is parsed to the same example."""
+    image = layouts.image(3)
+    layouts.save(tmp_path / "a.png", image)
+    data = (tmp_path / "a.png").read_bytes()
+    record = Record("caf\xe9/\udce9.png", ImageFile(tmp_path / "a.png"), 1, (0.25, 0.5, 0.25))
+    name = record.name.encode("utf-8", "surrogateescape")
+    weights = np.array(record.label_distribution, np.float32)
+    example = {"image": io.BytesIO(data), "label": 1, "label_distribution": weights, "name": name, "index": 7}
+    features = prepared_lib._features(3)
+    expected = tf_example_pb2.Example.FromString(features.serialize_example(features.encode_example(example)))
+    assert tf_example_pb2.Example.FromString(prepared_lib._to_record(data, record, weights.tolist(), 7)) == expected
+
+
+def test_images_are_inspected_in_order_however_many_at_once(tmp_path: Path) -> None:
+    for number in range(300):
+        layouts.save(tmp_path / f"{number}.png", layouts.image(number, 8 + number % 5, 8))
+    (tmp_path / "150.png").write_text("no image")
+    images = [ImageFile(tmp_path / f"{number}.png") for number in range(300)]
+    with futures.ThreadPoolExecutor(3) as pool:
+        inspected = list(inspect_all(images, pool))
+    assert isinstance(inspected.pop(150), ImageError)
+    assert inspected == [inspect(image) for image in images if image.path.stem != "150"]
 
 
 def test_a_second_call_opens_what_is_there_wherever_it_was_moved(tmp_path: Path) -> None:
