@@ -27,27 +27,23 @@ def split_off(
     Returns:
       1 + len(fractions) ascending index arrays: train, then the parts.
     """
-    members: dict[str, list[int]] = {}
-    for position, group in enumerate(groups.tolist()):
-        members.setdefault(group, []).append(position)
-    by_class: dict[int, list[list[int]]] = {}
-    for positions in members.values():
-        by_class.setdefault(int(labels[positions[0]]), []).append(positions)
-    parts: list[list[int]] = [[] for _ in (0, *fractions)]
-    for label, class_groups in sorted(by_class.items()):
-        total = sum(len(positions) for positions in class_groups)
-        order: list[int] = np.random.default_rng((seed, label)).permutation(len(class_groups)).tolist()
-        waiting = [class_groups[number] for number in order]
+    numbers: dict[str, int] = {}
+    group_of = np.array([numbers.setdefault(group, len(numbers)) for group in groups.tolist()], np.int64)
+    sizes = np.bincount(group_of)
+    class_of = labels[np.unique(group_of, return_index=True)[1]]
+    part_of = np.zeros(len(numbers), np.int64)
+    for label in np.unique(class_of).tolist():
+        members = np.flatnonzero(class_of == label)
+        total = int(sizes[members].sum())
+        waiting: list[int] = np.random.default_rng((seed, label)).permutation(members).tolist()
         for part, fraction in enumerate(fractions, start=1):
             target = max(1, round(fraction * total)) if fraction else 0
             taken = 0
             while taken < target and len(waiting) > 1:
-                positions = waiting.pop()
-                parts[part].extend(positions)
-                taken += len(positions)
-        for positions in waiting:
-            parts[0].extend(positions)
-    return [np.array(sorted(part), np.int64) for part in parts]
+                group = waiting.pop()
+                part_of[group] = part
+                taken += int(sizes[group])
+    return [np.flatnonzero(part_of[group_of] == part).astype(np.int64) for part in range(1 + len(fractions))]
 
 
 def draw_per_class(labels: npt.NDArray[np.int32], number: int, seed: int) -> Indices:

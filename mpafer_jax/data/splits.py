@@ -514,8 +514,9 @@ def _describe(
         lines += [f"  dropped from {split}: {number} {reason}" for reason, number in reasons.items()]
     for split, messages in summary.skipped.items():
         lines.append(f"  skipped in {split}: {len(messages)} images that cannot be read, first {messages[0]}")
+    in_train = set(train.pixel_hashes.tolist())
     for part, split in list(splits.items())[1:]:
-        shared = int(np.isin(split.pixel_hashes, train.pixel_hashes).sum())
+        shared = sum(value in in_train for value in split.pixel_hashes.tolist())
         if shared:
             lines.append(f"  {shared} of the {part} {split.unit} are pixel-identical to one in train")
     return "\n".join(lines)

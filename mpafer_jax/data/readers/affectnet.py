@@ -9,6 +9,7 @@ The test set is unreleased; as in the literature, the validation set is the spli
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -91,9 +92,13 @@ def _read_npy(folder: Path, split: str, dropped: Counts) -> Iterator[Record]:
     )
     if not annotations:
         raise records.missing(folder / "annotations" / "<number>_exp.npy")
+    read: dict[bytes, int] = {}  # there are few different files
     for path in progress.track(annotations, f"reading labels of {split}", len(annotations), "files"):
         try:
-            expression = int(np.load(path, allow_pickle=False).item())  # a number, or one as a string
+            data = path.read_bytes()
+            if data not in read:  # a number, or one as a string
+                read[data] = int(np.load(io.BytesIO(data), allow_pickle=False).item())
+            expression = read[data]
         except (ValueError, OSError, EOFError) as error:
             raise DataError(f"{path}: expected one label from 0 to 10 ({error})") from error
         if _kept(expression, str(path), split, dropped):
