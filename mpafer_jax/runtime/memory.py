@@ -26,11 +26,18 @@ def keep_freed() -> None:
     before, it does twice, so a command calls this first.
 
     Does nothing if the environment sets malloc already (`GLIBC_TUNABLES`, also an empty one, or `MALLOC_...`), without
-    glibc, or where JAX will compute on an accelerator.
+    glibc, where JAX will compute on an accelerator, or in another program that runs the command: that one would start
+    again.
     """
-    if sys.executable and _has_glibc() and not _is_set(os.environ) and _computes_on_cpu(os.environ):
+    if _is_program() and _has_glibc() and not _is_set(os.environ) and _computes_on_cpu(os.environ):
         with contextlib.suppress(OSError):  # then it goes on as it is
             os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], {**os.environ, _VARIABLE: _TUNABLES})
+
+
+def _is_program() -> bool:
+    """Whether the interpreter was started with the command's words."""
+    words = sys.argv[1:]
+    return bool(sys.executable and words) and sys.orig_argv[-len(words) :] == words
 
 
 def _has_glibc() -> bool:

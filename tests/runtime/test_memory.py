@@ -33,14 +33,20 @@ print(json.dumps({
 }))
 """
 
+_SAY = "import os; print('before', flush=True); memory.keep_freed(); print(os.environ.get('GLIBC_TUNABLES'))"
+
+
+def _environment(**variables: str) -> dict[str, str]:
+    unset = ("GLIBC_TUNABLES", "JAX_PLATFORMS")
+    kept = {name: x for name, x in os.environ.items() if name not in unset and not name.startswith("MALLOC_")}
+    return {**kept, **variables}
+
 
 def _run(folder: pathlib.Path, **variables: str) -> dict[str, object]:
     """What the program found, started with `-O` and three words, and its process's number as its parent knows it."""
     (folder / "program.py").write_text(_PROGRAM)
-    unset = ("GLIBC_TUNABLES", "JAX_PLATFORMS")
-    environment = {name: x for name, x in os.environ.items() if name not in unset and not name.startswith("MALLOC_")}
     words = [sys.executable, "-O", str(folder / "program.py"), "--a=b c", "", "ä"]
-    with subprocess.Popen(words, env={**environment, **variables}, stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(words, env=_environment(**variables), stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         return {**json.loads(process.stdout.read()), "parent says": process.pid}
 
@@ -64,6 +70,13 @@ def test_where_the_user_has_set_malloc_or_wants_an_accelerator_nothing_changes(t
     found = _run(tmp_path, **variables)
     assert found["tunables"] == variables.get("GLIBC_TUNABLES")
     assert min(found["faults"]) > 1000
+
+
+def test_a_program_that_runs_a_command_is_not_started_again(tmp_path):
+    program = f"import sys; sys.argv = ['x', '--config=y']; from mpafer_jax.runtime import memory; {_SAY}"
+    words, environment = [sys.executable, "-c", program, "--other"], _environment(JAX_PLATFORMS="cpu")
+    shown = subprocess.run(words, env=environment, stdout=subprocess.PIPE, text=True, check=True)
+    assert shown.stdout == "before\nNone\n"
 
 
 @pytest.mark.parametrize(
