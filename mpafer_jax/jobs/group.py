@@ -12,11 +12,13 @@ Numbers. They are arguments of every run's step, in `Frozen.numbers`: the loss r
   optimizer as the argument `numbers` of its update, from which it makes its schedule. So also runs that are trained one
   by one, in processes of their own, find each other's compiled step in JAX's persistent cache.
 Step. `steps.make_group_step` takes a tuple of states and of constants, stacks them inside of the compiled function,
-  applies the step of one run under `jax.vmap`, and returns each run's part. The backbone has no run axis. Outside of
-  the function a run's state is what it always is, for evaluation, checkpoints and resume.
+  applies the step of one run under `jax.vmap`, and returns each run's part. The backbone has no run axis. On a CPU,
+  which one run keeps busy, it loops over the runs instead, with the memory of one: unless the runs have image features
+  in common, which `jax.vmap` computes once. Outside of the function a run's state is what it always is, for evaluation,
+  checkpoints and resume.
 Batches. Runs with equal data and seed share each batch, which is decoded once and has no run axis. Otherwise the runs'
-  batches are stacked along axis 1, [b, runs, ..]: axis 0 is split over the devices as always. With visual prompts in
-  layer 1 no part of the image tower's pass is the same for two runs, so there are no features to share.
+  batches are stacked along axis 1, [b, runs, ..]: axis 0 is split over the devices as always. Without visual prompts
+  the features of a shared batch have no run axis, either. With them no layer's pass is the same for two runs.
 Loop. `fit.fit_together` has a record for each run: metrics.jsonl, evaluations, checkpoints, as alone. `fit` is the loop
   of one run.
 Failure. A run whose numbers are no longer finite is recorded no further; under vmap it does not touch the others,
@@ -94,7 +96,8 @@ def train_group(members: Sequence[tuple[Config, pathlib.Path]]) -> list[dict[str
             logging.info("%d runs are trained together", len(runs))
             shared = _see_the_same_batches(runs)
             constants = tuple(run.constants for run in runs)
-            step = train.compiled(make_group_step(runs[0].step, shared_batch=shared))
+            in_turn = jax.default_backend() == "cpu" and not (shared and _have_image_features_in_common(runs[0]))
+            step = train.compiled(make_group_step(runs[0].step, shared_batch=shared, in_turn=in_turn))
 
             def batches(first_step: int) -> Generator[HostBatch]:
                 return _batches(runs[:1] if shared else runs, first_step)
@@ -170,6 +173,11 @@ def _see_the_same_batches(runs: Sequence[train.Run]) -> bool:
         == (first.config.seed, first.config.data, first.dataset.train.fingerprint)
         for run in runs
     )
+
+
+def _have_image_features_in_common(run: train.Run) -> bool:
+    """Whether the features of a batch are the same for all runs of this shape."""
+    return run.experiment.model.learner.prompts(run.fresh_prompts).visual is None
 
 
 def _batches(runs: Sequence[train.Run], first_step: int) -> Generator[HostBatch]:

@@ -103,13 +103,14 @@ def make_train_step(
     return step
 
 
-def make_group_step(step: TrainStep, *, shared_batch: bool) -> GroupStep:
+def make_group_step(step: TrainStep, *, shared_batch: bool, in_turn: bool = False) -> GroupStep:
     """The training step of several runs at once: `step` vectorised over their states and constants.
 
     Args:
       step: from `make_train_step`, for runs that differ in states, in constants other than the backbone, and in the
         numbers of `Frozen`; all of one shape.
       shared_batch: whether all runs see the same batch, as `step` takes it. Otherwise its arrays are [b, runs, ..].
+      in_turn: whether to loop over the runs in place of vectorising: it takes the memory of one run's step.
 
     Returns:
       step(states, constants, batch) -> (state, metrics) of each run, to be compiled as `make_train_step`'s. All runs
@@ -121,11 +122,14 @@ def make_group_step(step: TrainStep, *, shared_batch: bool) -> GroupStep:
     ) -> tuple[tuple[TrainState, Metrics], ...]:
         backbone = frozen[0].backbone
         state, others = _stack(states), _stack([dataclasses.replace(of_one, backbone={}) for of_one in frozen])
+        batches = {} if shared_batch else {name: jnp.moveaxis(x, 1, 0) for name, x in batch.items()}
 
-        def of_run(state: TrainState, constants: Frozen, batch: Batch) -> tuple[TrainState, Metrics]:
-            return step(state, dataclasses.replace(constants, backbone=backbone), batch)
+        def of_run(run: tuple[TrainState, Frozen, Batch]) -> tuple[TrainState, Metrics]:
+            state, constants, own = run
+            return step(state, dataclasses.replace(constants, backbone=backbone), own or batch)
 
-        result = jax.vmap(of_run, in_axes=(0, 0, None if shared_batch else 1))(state, others, batch)
+        runs = (state, others, batches)
+        result = cast(Any, jax.lax.map)(of_run, runs) if in_turn else jax.vmap(of_run)(runs)
         return tuple(jax.tree.map(operator.itemgetter(run), result) for run in range(len(states)))
 
     return of_group

@@ -45,9 +45,9 @@ def constants(config, seed, **numbers):
     return frozen.replace(numbers=devices.replicate(values), prototypes=prototypes)
 
 
-@pytest.mark.parametrize("shared", [True, False])
-def test_each_run_has_the_result_that_it_has_alone(shared):
-    together = on_one_device(steps.make_group_step(STEP, shared_batch=shared))
+@pytest.mark.parametrize(("shared", "in_turn"), [(True, False), (False, False), (False, True), (True, True)])
+def test_each_run_has_the_result_that_it_has_alone(shared, in_turn):
+    together = on_one_device(steps.make_group_step(STEP, shared_batch=shared, in_turn=in_turn))
     frozen = tuple(constants(config, seed) for seed, config in enumerate(CONFIGS))
     states = alone = (started(0), started(1))
     for number in range(NUM_STEPS):
