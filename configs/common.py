@@ -22,6 +22,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from mpafer_jax.config.schema import Config
+from mpafer_jax.config.search_space import Choice, Factor, Space
 
 # What suits the CLIPs that ship with the package, both of 64 patches; docs/quickstart.md says how it was chosen.
 _SMALL: dict[str, Any] = {
@@ -125,6 +126,32 @@ METHODS: dict[str, dict[str, Any]] = {
         "loss.channel_diversity": 5.0,
         "optimizer.lr_scales": ((".*", 1.0),),
     },
+}
+# What a search (configs/sweeps/methods.py) draws for MPA-FER, "full", and for each of the methods: the learning rate
+# over two decades; weights of losses over three, mostly below the default, as one near 0 leaves the term out. Numbers
+# of prompts and the like stay: they decide how many parameters are trained.
+_RATE = {"optimizer.learning_rate": Factor(0.1, 10.0)}
+_WEIGHT = Factor(0.01, 10.0)
+SPACES: dict[str, Space] = {
+    "full": {
+        **_RATE,
+        "loss.beta": _WEIGHT,
+        "loss.gamma": _WEIGHT,
+        "head.local_weight": Choice((0.1, 0.3, 1.0)),  # not a number of the compiled step: each value is a group
+    },
+    "coop": _RATE,
+    "vpt_deep": _RATE,
+    "ivlp": _RATE,
+    "kgcoop": {**_RATE, "loss.beta": _WEIGHT},
+    "maple": _RATE,
+    "ceprompt": _RATE,
+    "promptsrc": {
+        **_RATE,
+        "loss.image_consistency": _WEIGHT,
+        "loss.text_consistency": _WEIGHT,
+        "loss.logit_consistency": _WEIGHT,
+    },
+    "cafe": {**_RATE, "loss.channel_separation": _WEIGHT, "loss.channel_diversity": _WEIGHT},
 }
 _ARGUMENTS = (*CLIPS, "bf16", "no_validation", "whole", "runlocal", *METHODS)
 

@@ -11,31 +11,14 @@ The names of classes mean nothing to the CLIPs that ship: there KgCoOp's hard pr
 context starts as CoOp's does, and VPT-deep has texts that only tell the classes apart.
 """
 
-from typing import Any
-
-from configs.common import METHODS
 from configs.sweeps import common
-from mpafer_jax.jobs.sweeps.sweep import Point, Sweep
-
-
-def _changes(method: str) -> dict[str, Any]:
-    """What a method changes, but for `ctx.class_specific`, which is the base's own for all rows."""
-    return {name: value for name, value in METHODS[method].items() if name != "ctx.class_specific"}
+from mpafer_jax.jobs.sweeps.sweep import Sweep
 
 
 def get_sweep(argument: str) -> Sweep:
-    kgcoop = _changes("kgcoop")
-    if common.small_clip(argument):
-        start = {name: value for name, value in kgcoop.items() if not name.startswith("ctx.")}
-        kgcoop = {**start, "hard_prompts.type": 3}
     return Sweep(
         title="Other ways to tune prompts",
         base=common.base(argument),
-        points=(
-            Point("full", "MPA-FER"),
-            Point("coop", "CoOp: text context alone", _changes("coop")),
-            Point("kgcoop", "KgCoOp: context held near hard prompts", kgcoop),
-            Point("vpt_deep", "VPT-deep: visual prompts alone", _changes("vpt_deep")),
-        ),
+        points=tuple(common.method(argument, name) for name in ("full", "coop", "kgcoop", "vpt_deep")),
         baselines=common.UNTRAINED,
     )

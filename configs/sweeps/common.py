@@ -15,6 +15,18 @@ from configs.common import METHODS
 from mpafer_jax.evaluation.baselines import BASELINES
 from mpafer_jax.jobs.sweeps.sweep import Point
 
+# Titles of the methods of `configs.common`, and of MPA-FER itself.
+METHOD_TITLES = {
+    "full": "MPA-FER",
+    "coop": "CoOp: text context alone",
+    "kgcoop": "KgCoOp: context held near hard prompts",
+    "vpt_deep": "VPT-deep: visual prompts alone",
+    "ivlp": "IVLP: text context and visual prompts",
+    "maple": "MaPLe: deep prompts of both towers, coupled",
+    "ceprompt": "CEPrompt: MaPLe's prompts, global and local scores",
+    "promptsrc": "PromptSRC: deep prompts of both towers, held near the frozen CLIP",
+    "cafe": "CAFE: mask on the channels of the frozen feature",
+}
 # The context alone, trained with the cross-entropy of the global logits.
 TEXT_ONLY: Mapping[str, Any] = METHODS["coop"]
 # Baselines that are not trained, or in a second.
@@ -49,6 +61,27 @@ def few_images(argument: str, per_class: int) -> Mapping[str, Any]:
     """
     longer = {"train.num_steps": 600, "train.num_epochs": 0.0, "train.eval_every": 100, "train.checkpoint_every": 100}
     return {"data.train_per_class": per_class, **({} if small_clip(argument) else longer)}  # [ours]
+
+
+def method(argument: str, name: str, **options: Any) -> Point:
+    """A method of `configs.common` as a point, "full" for MPA-FER.
+
+    `ctx.class_specific` is the base's own for all methods that allow it. The names of classes mean nothing to the CLIPs
+    that ship, so KgCoOp's hard prompts are descriptions there, and its context starts as CoOp's does.
+
+    Args:
+      argument: the sweep's.
+      name: of the method.
+      options: further fields of `Point`; `changes` are added to the method's.
+    """
+    changes = {} if name == "full" else dict(METHODS[name])
+    if "learner" not in changes:
+        changes.pop("ctx.class_specific", None)
+    if name == "kgcoop" and small_clip(argument):
+        start = {field: value for field, value in changes.items() if not field.startswith("ctx.")}
+        changes = {**start, "hard_prompts.type": 3}
+    changes |= options.pop("changes", {})
+    return Point(name, METHOD_TITLES[name], changes, **options)
 
 
 def full_and_text_only(table: str, changes: Mapping[str, Any], value: float | None = None) -> tuple[Point, ...]:

@@ -57,7 +57,7 @@ _MAIN_TABLE, _DEFAULT_DATASET = "backbones", "rafdb"
 # Arguments of sweeps on photographs with a CLIP that ships.
 _SMALL_CLIPS = {"tiny_clip", "small_clip", "ferplus_prompts"}
 # The page's order; sweeps that are not named follow.
-_ORDER = ("components", "baselines", "prompt_types", "top_k", "num_visual_prompts", "visual_prompt_depth")
+_ORDER = ("components", "methods", "baselines", "prompt_types", "top_k", "num_visual_prompts", "visual_prompt_depth")
 
 _INTRODUCTION = """# Results
 
@@ -173,9 +173,10 @@ def _read_matrix(path: pathlib.Path) -> dict[str, Any]:
 def _sweeps(page: pathlib.Path, by_source: dict[str, Report]) -> list[str]:
     explanation = tables.explanation("the table's first row, or to the one that is named so")
     parts = [_INTRODUCTION.format(folder=page.stem, explanation=explanation)]
+    drawn = [*_drawn(), *(source for source in by_source if split_source(source)[1].startswith(f"{_QUICKSTART},"))]
     small = [source for source in by_source if not _SMALL_CLIPS.isdisjoint(split_source(source)[1].split(","))]
     for heading, sources, shown in (
-        (_DRAWN, _drawn(), ()),
+        (_DRAWN, drawn, ()),
         (_SMALL, small, ()),
         (_PHOTOGRAPHS, _photographs(), _main_table()),
     ):
@@ -230,7 +231,7 @@ def _photographs() -> list[str]:
 def _title(source: str, found: Report | None = None) -> str:
     title = (found.record.sweep if found is not None else sweep.load(source)).title
     argument = split_source(source)[1]
-    return title if argument.startswith(_QUICKSTART) else f"{title}: {argument}"
+    return title if argument == _QUICKSTART else f"{title}: {argument}"
 
 
 def _command(source: str, overrides: Sequence[str] = ()) -> str:

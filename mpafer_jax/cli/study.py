@@ -23,6 +23,7 @@ def _paths(flag: str) -> Callable[[str], list[Path]]:
     argument("--seeds", type=whole_numbers, default=[], help="with commas between them (default: the sweep's, 0,1,2)"),
     argument("--folds", type=whole_numbers, default=[], help="of video clips, in place of seeds: 1,2,3,4,5"),
     argument("--only", type=several(), default=(), help="points or tables to run, with commas between them"),
+    number("--trials", 0, help="of the search for each method, if the sweep has one (default: the sweep's); 0: none"),
     number("--jobs", 1, help="runs at once (default: 1; with --gpus one for each)"),
     number("--together", 1, default=1, help="runs of one shape that a job trains at once (default: 1)"),
     argument("--gpus", type=several(), default=(), help="numbers of GPUs; a job runs on one of them"),
@@ -45,6 +46,9 @@ def sweep(arguments: argparse.Namespace) -> int:
     After every run results.md, results.csv, results.tex and results.png are written anew (docs/experiments.md says how
     to read them).
 
+    A sweep with trials, as configs/sweeps/methods.py, searches each method's hyper-parameters first, on validation, and
+    then runs what was chosen over other seeds; search.md and search.json have ranges, trials and chosen values.
+
     Exit code 1: runs failed, the others have ended.
     """
     here = "runs on this machine, and --slurm queues them"
@@ -58,7 +62,7 @@ def sweep(arguments: argparse.Namespace) -> int:
     from mpafer_jax.runtime import console
 
     root: Path = arguments.workdir
-    chosen = {name: getattr(arguments, name) for name in ("seeds", "folds", "only")}
+    chosen = {name: getattr(arguments, name) for name in ("seeds", "folds", "only", "trials")}
     plan = launch.Plan.make(arguments.sweep, root, arguments.rest, **chosen)
     if arguments.slurm:
         print(plan.queue(arguments.jobs or 0, arguments.sbatch, arguments.reuse, dry_run=arguments.dry_run))
@@ -75,7 +79,7 @@ def sweep(arguments: argparse.Namespace) -> int:
         others=arguments.reuse,
     )
     console.markdown(tables.text("markdown"))
-    logging.info("the same as files: %s", ", ".join(str(root / name) for name in report.FORMATS.values()))
+    logging.info("the same as files: %s", ", ".join(str(tables.root / name) for name in report.FORMATS.values()))
     for failure in failures:
         logging.error("failed: %s: %s", failure.run.name, failure.reason)
     return 1 if failures else 0

@@ -328,6 +328,9 @@ class EvalSection(FrozenModel):
     select_on_test_split: bool = option(False, "ours: no")
     """Whether the test split selects the checkpoint, to compare with literature that did so; its accuracy is then
     better than on new images, and every table says so. Needs `no_validation`."""
+    measure_test: bool = option(True, "ours")
+    """Whether training ends with numbers on the test split; False: on validation alone, as in the trials of a
+    hyper-parameter search, and no test image is read."""
     checkpoint: NamedPath = option("")
     """--mode=eval, --mode=predict: the checkpoint, a workdir or one step's folder, or ferplus-prompts, which ship with
     the package; empty: the workdir's own."""
@@ -426,4 +429,13 @@ class Config(ModelSections):
                 )
             if not (self.data.test_split or self.data.test_fraction):
                 raise ValueError("eval.select_on_test_split is True, but data names no test split")
+        return self
+
+    @pydantic.model_validator(mode="after")
+    def _something_is_measured(self) -> Self:
+        if not self.eval.measure_test and not (self.data.validation_split or self.data.validation_fraction):
+            raise ValueError(
+                "eval.measure_test is False, as in the trials of a search, so the run is measured on validation, which "
+                "is missing; set data.validation_split or data.validation_fraction"
+            )
         return self

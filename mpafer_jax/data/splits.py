@@ -235,7 +235,8 @@ def load_dataset(data: DataSection, *, without: Literal["validation", "test", ""
     Every process calls this.
 
     Args:
-      without: a split that the caller does not need and that may be missing. What is split off train is the same.
+      without: a split that the caller does not need and that may be missing, None in the result. The others are the
+        same as with it.
 
     Raises:
       DataError: a configured split is missing, or see `registry.read_source`, `prepared.prepare`.
@@ -273,7 +274,7 @@ def load_dataset(data: DataSection, *, without: Literal["validation", "test", ""
     train, note = _mislabel(_limit(train, data.train_per_class, data.few_shot_seed), data)
     notes += note
     splits = {
-        part: None if split is None else _limit(split, data.eval_per_class, data.split_seed)
+        part: None if split is None or part == without else _limit(split, data.eval_per_class, data.split_seed)
         for part, split in splits.items()
     }
     known = protocols.recognize(index)

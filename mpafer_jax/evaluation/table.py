@@ -46,7 +46,7 @@ def render(summary: Mapping[str, Any]) -> str:
         return "Nothing to compare: the run has no held-out split.\n"
     measured = f"Measured on {summary['last'][split]['count']} {split} {protocol.unit(summary)}"
     if split == "validation":
-        measured += ", which also chose the checkpoint and the baselines' settings: there is no test split"
+        measured += ", which also chose the checkpoint and the baselines' settings: no test split was measured"
     lines = [[row.title, f"{100 * row.war:.2f}", f"{100 * row.uar:.2f}"] for row in rows(summary, split)]
     banner = f"\n**{protocol.TEST_SELECTED}**\n" if protocol.selecting_split(summary) == "test" else ""
     return markdown(("", "accuracy (WAR), %", "UAR, %"), lines) + f"\n{measured}.\n{banner}"

@@ -159,7 +159,7 @@ def check_before_preparation(config: Config, workdir: pathlib.Path) -> None:
 def prepare(config: Config, workdir: pathlib.Path) -> Run:
     """Loads CLIP and data, computes prototypes and the motion prior; the training step is compiled later."""
     clip = check_before_data(config, workdir)
-    dataset = load_dataset(config.data)
+    dataset = load_dataset(config.data, without="" if config.eval.measure_test else "test")
     if not len(dataset.train):
         raise ConfigError("config.data.train_splits is empty, so there is nothing to train on")
     if len(dataset.class_names) < 2:

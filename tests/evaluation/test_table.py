@@ -64,7 +64,7 @@ def test_rendered():
 def test_without_a_test_split_it_says_so():
     text = table.render(summary("validation"))
     assert "Measured on 40 validation images, which also chose the checkpoint" in text
-    assert "there is no test split" in text
+    assert "no test split was measured" in text
 
 
 def test_a_checkpoint_that_the_test_split_chose_is_called_so():

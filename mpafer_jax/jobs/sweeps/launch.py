@@ -6,11 +6,11 @@ import dataclasses
 import pathlib
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from absl import logging
 
-from mpafer_jax.jobs.sweeps import plan, report, runner, slurm, sweep
+from mpafer_jax.jobs.sweeps import plan, report, runner, search, slurm, sweep
 from mpafer_jax.runtime import locks
 from mpafer_jax.runtime.errors import ConfigError
 
@@ -24,6 +24,8 @@ class Plan:
       root: the sweep's folder.
       overrides: --config.field=value for all runs.
       left: the unfinished runs.
+      searches: those that chose what the points have.
+      then: plans the next stage, if this is that of the trials of a search.
     """
 
     source: str
@@ -31,6 +33,8 @@ class Plan:
     sweep: sweep.Sweep
     overrides: Sequence[str]
     left: Sequence[plan.Run]
+    searches: Sequence[search.Searched] = ()
+    then: Callable[[], Plan] | None = None
 
     @classmethod
     def make(
@@ -42,27 +46,48 @@ class Plan:
         seeds: Sequence[int] = (),
         folds: Sequence[int] = (),
         only: Sequence[str] = (),
+        trials: int | None = None,
     ) -> Plan:
-        """Reads the sweep and finds its unfinished runs.
+        """Reads the sweep and finds its unfinished runs, or those of its trials as long as there are any.
 
         Args:
           source, root, overrides: see the attributes.
           seeds: of the runs; empty: the sweep's.
           folds: of the runs, in place of seeds: numbers for `data.clips.fold`.
           only: points or tables to run; empty: all.
+          trials: of the search before the runs; 0 for none, None for the sweep's number.
 
         Raises:
           ConfigError: both are given, or see `sweep.load`, `plan.plan` and `plan.has_ended`.
+          ReportError: see `search.read`.
         """
         found = sweep.load(source)
         if folds and seeds:
             raise ConfigError("--folds takes the place of --seeds: a run is one or the other; give one of them")
+        found = dataclasses.replace(found, trials=found.trials if trials is None else trials)
         if folds:
             found = dataclasses.replace(found, over="folds", seeds=tuple(folds))
+        found.check_seeds(seeds)
         runs = plan.plan(found, overrides, seeds or found.seeds, only)
+        searches: list[search.Searched] = []
+        if names := {point.name for point in found.searched} & {run.point.name for run in runs}:
+            folder, made = root / search.FOLDER, search.trials(found, overrides)
+            tried = plan.plan(made, overrides, made.seeds, sorted(names))
+            diverged = search.diverged(folder)
+            left = [run for run in tried if run.name not in diverged and not plan.has_ended(run, folder / run.name)]
+            if left:
+                logging.info("search: %d trials, %d of them have ended before", len(tried), len(tried) - len(left))
+
+                def then() -> Plan:
+                    return cls.make(source, root, overrides, seeds=seeds, folds=folds, only=only, trials=trials)
+
+                return cls(source, folder, made, overrides, left, then=then)
+            searches = search.read(found, made, overrides, folder)
+            found = search.settled(found, searches)
+            runs = plan.plan(found, overrides, seeds or found.seeds, only)
         left = [run for run in runs if not plan.has_ended(run, root / run.name)]
         logging.info("%d runs, %d of them have ended before", len(runs), len(runs) - len(left))
-        return cls(source, root, found, overrides, left)
+        return cls(source, root, found, overrides, left, searches)
 
     def commands(self) -> list[str]:
         """Commands of the unfinished runs, quoted for a shell."""
@@ -77,7 +102,7 @@ class Plan:
         together: int = 1,
         others: Sequence[pathlib.Path] = (),
     ) -> tuple[report.Report, list[runner.Failure]]:
-        """Runs the unfinished runs on this machine and updates the tables after each.
+        """Runs the unfinished runs on this machine, and what is planned after them, and updates the tables after each.
 
         Args:
           jobs, retries, gpus, together: see `runner.run_all`.
@@ -104,7 +129,12 @@ class Plan:
             )
             whole = report.read(self.root)
             whole.write()
-        return whole, failures
+        if self.then is None:
+            return whole, failures
+        failures = search.without_diverged(self.root, failures)
+        if failures:
+            return whole, failures
+        return self.then().run(jobs=jobs, retries=retries, gpus=gpus, together=together, others=others)
 
     def queue(
         self, jobs: int, options: Sequence[str], others: Sequence[pathlib.Path] = (), *, dry_run: bool = False
@@ -130,8 +160,10 @@ class Plan:
             return slurm.queue(self._begin(others), self.root, jobs, options, dry_run=False)
 
     def _begin(self, others: Sequence[pathlib.Path]) -> list[plan.Run]:
-        """Writes the sweep's record, copies equal runs of others, and returns the remaining ones."""
+        """Writes the sweep's record and searches, copies equal runs of others, and returns the remaining ones."""
         sweep.Record(self.source, plan.recorded(self.overrides), self.sweep).write(self.root)
+        if self.searches:
+            search.write(self.sweep, self.searches, self.root)
         left: list[plan.Run] = []
         for run in self.left:
             found = None if (self.root / run.name).exists() else plan.find_equal(run, others)

@@ -6,7 +6,7 @@ import dataclasses
 import json
 import pathlib
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mpafer_jax.artifacts import run_dir
@@ -125,8 +125,13 @@ def _run(sweep: Sweep, point: Point, seed: int, overrides: Sequence[str], overri
         defaults[_BASELINES] = sweep.baselines if point.name == sweep.baseline else ()
     changes = {**defaults, **point.changes, **dict.fromkeys(sweep.run_fields, seed)}
     others = [argument for argument in overrides if _field(argument) not in changes]
-    arguments = [*others, *(f"{_PREFIX}{name}={_text(value)}" for name, value in changes.items())]
-    return Run(point, seed, (f"--config={sweep.base}", *arguments), parse(sweep.base, arguments), sweep.kind)
+    words = [*others, *arguments(changes)]
+    return Run(point, seed, (f"--config={sweep.base}", *words), parse(sweep.base, words), sweep.kind)
+
+
+def arguments(changes: Mapping[str, Any]) -> list[str]:
+    """Changes by dotted name as --config.field=value."""
+    return [f"{_PREFIX}{name}={_text(value)}" for name, value in changes.items()]
 
 
 def _field(argument: str) -> str:

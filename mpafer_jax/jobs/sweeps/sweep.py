@@ -10,12 +10,13 @@ import dataclasses
 import importlib.util
 import pathlib
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from types import ModuleType
 from typing import Any, Literal, Self
 
 import pydantic
 
+from mpafer_jax.config.search_space import Space
 from mpafer_jax.config.semantics import SEED_FIELDS, TRAINING_ONLY
 from mpafer_jax.runtime import files
 from mpafer_jax.runtime.errors import ConfigError
@@ -38,6 +39,7 @@ class Point:
       table: name of its table and that table's folder; rows of one table share their held-out images.
       series, value: curve and position on the axis in the plot; `value` None: not plotted.
       reported: the paper's accuracy in %.
+      space: what a search draws for it before its runs (`jobs.sweeps.search`).
     """
 
     name: str
@@ -47,6 +49,7 @@ class Point:
     series: str = ""
     value: float | None = None
     reported: float | None = None
+    space: Space = dataclasses.field(default_factory=dict[str, Any])
 
     @property
     def key(self) -> str:
@@ -85,6 +88,8 @@ class Sweep:
       seeds: default of the command; numbers of folds if `over` is "folds".
       over: what the runs of a point differ in, the numbers of which are in `seeds`: "seeds", or "folds" of video clips,
         each with other held-out clips.
+      trials: of each point with a space, in the search before the runs; 0 for no search.
+      search_seed: of what is drawn, and of the trials' runs; none of `seeds`.
     """
 
     title: str
@@ -97,6 +102,8 @@ class Sweep:
     notes: tuple[str, ...] = ()
     seeds: tuple[int, ...] = (0, 1, 2)
     over: Over = "seeds"
+    trials: int = 0
+    search_seed: int = 100
 
     def __post_init__(self) -> None:
         """Raises ConfigError for a sweep that cannot be tabulated."""
@@ -125,6 +132,27 @@ class Sweep:
                 )
         if not self.points:
             raise ConfigError("the sweep has no points")
+        names = [point.name for point in self.searched]
+        if twice := [name for name in names if names.count(name) > 1]:
+            raise ConfigError(
+                f"the sweep has two points {twice[0]} with a space; give one of them the space, and what is chosen "
+                "holds for both"
+            )
+        if self.searched and self.over == "folds":
+            raise ConfigError("a search is made over seeds, as its trials are of one seed; give --trials=0 for folds")
+        self.check_seeds(self.seeds)
+
+    def check_seeds(self, seeds: Iterable[int]) -> None:
+        """Raises ConfigError if one of these seeds of runs is that of the search before them."""
+        if self.searched and self.search_seed in seeds:
+            raise ConfigError(
+                f"seed {self.search_seed} is the search's; what was chosen with a seed has to be measured with others"
+            )
+
+    @property
+    def searched(self) -> tuple[Point, ...]:
+        """The points that a search is made for."""
+        return tuple(point for point in self.points if point.space) if self.trials else ()
 
     @property
     def kind(self) -> str:

@@ -1,0 +1,38 @@
+"""All methods, each tuned as carefully as the others: a search of 16 trials each, then three seeds on the test split.
+
+    mpafer-jax study sweep --sweep=configs/sweeps/methods.py:quickstart --workdir=runs/methods
+    mpafer-jax study sweep --sweep=configs/sweeps/methods.py:quickstart,16_per_class,2_per_class --workdir=runs/few
+
+27 runs: 9 methods, 3 seeds; and before them 144 trials of another seed, which read no test image (docs/experiments.md).
+`SPACES` of configs/common.py has what is searched. With numbers of images, as in the second command, the search is made
+with the first of them, and its choice is measured with all. The linear probe chooses its penalty on validation in every
+run, from 15 values.
+"""
+
+import re
+
+from configs.common import SPACES
+from configs.sweeps import common
+from mpafer_jax.jobs.sweeps.sweep import Sweep
+
+_PER_CLASS = re.compile(r"(\d+)_per_class")
+
+
+def get_sweep(argument: str) -> Sweep:
+    words = argument.split(",")
+    shots = [int(found[1]) for word in words if (found := _PER_CLASS.fullmatch(word))]
+    others = ",".join(word for word in words if not _PER_CLASS.fullmatch(word))
+    tables = {f"{number}_per_class": common.few_images(others, number) for number in shots} or {"all": {}}
+    searched = next(iter(tables))
+    return Sweep(
+        title="All methods, tuned alike",
+        base=common.base(others),
+        points=tuple(
+            common.method(others, name, changes=changes, table=table, space=space if table == searched else {})
+            for table, changes in tables.items()
+            for name, space in SPACES.items()
+        ),
+        baselines=common.UNTRAINED,
+        tables={f"{number}_per_class": f"{number} training images of each class" for number in shots},
+        trials=16,
+    )
