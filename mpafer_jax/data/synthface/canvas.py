@@ -9,6 +9,8 @@ Planes:
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageChops, ImageDraw, ImageFilter
@@ -20,10 +22,10 @@ Plane = npt.NDArray[np.float64]  # [LOW, LOW]
 LOW = 48  # side of the plane of soft blobs
 _FLAT = 128  # relief of skin without folds
 _FOLD_POINTS = 11  # on the curve of a fold
-# By relief, uint8[256, 3]: RGB factor of a furrow (reddish), and what its light edge adds.
+# By relief, [256, 3]: RGB factor of a furrow (reddish), and what its light edge adds.
 _HEIGHT = np.arange(256)[:, None] / _FLAT
-_FURROW = np.round(255 * np.minimum(_HEIGHT, 1.0) ** (0.85, 1.05, 1.1)).astype(np.uint8)
-_EDGE = np.round(_FLAT * np.maximum(_HEIGHT - 1, 0.0) * (0.85, 0.7, 0.6)).astype(np.uint8)
+_FURROW = np.round(255 * np.minimum(_HEIGHT, 1.0) ** (0.85, 1.05, 1.1))
+_EDGE = np.round(_FLAT * np.maximum(_HEIGHT - 1, 0.0) * (0.85, 0.7, 0.6))
 
 
 class Canvas:
@@ -103,10 +105,9 @@ class Canvas:
             draw.polygon(furrow, fill=_FLAT - round(72 * depth))
             self._ink.polygon(furrow, fill=round(225 * depth))
         relief = relief.filter(ImageFilter.BoxBlur(0.004 * self.frame.side))
-        height = np.asarray(relief)
         # Light edges are added, since furrows alone are invisible on dark skin.
-        pressed = ImageChops.multiply(self.colour, Image.fromarray(_FURROW.take(height, axis=0)))
-        self.colour = ImageChops.add(pressed, Image.fromarray(_EDGE.take(height, axis=0)))
+        pressed = ImageChops.multiply(self.colour, coloured(relief, _FURROW))
+        self.colour = ImageChops.add(pressed, coloured(relief, _EDGE))
         self._colour = ImageDraw.Draw(self.colour)
 
     def blob(self, x: float, y: float, rx: float, ry: float, amount: float, plane: str = "shade") -> None:
@@ -140,6 +141,12 @@ class Canvas:
         self.colour.paste(image, (0, 0) if isinstance(image, Image.Image) else None, mask)
 
 
+def coloured(levels: Image.Image, colours: Points) -> Image.Image:
+    """RGB image of an L image, by the colour of each level, [256, 3]."""
+    return levels.convert("RGB").point(colours.T.ravel().tolist())
+
+
+@functools.lru_cache(maxsize=4096)
 def mix(first: Rgb, second: Rgb, share: float) -> Rgb:
     """Linear interpolation from the first colour (`share` 0) to the second (1)."""
     red, green, blue = (max(0, min(255, round(a + share * (b - a)))) for a, b in zip(first, second, strict=True))

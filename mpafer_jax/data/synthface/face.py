@@ -143,9 +143,10 @@ class Face:
 
 def choose(rng: np.random.Generator, weights: Mapping[_Name, float]) -> _Name:
     """Samples a name in proportion to the weights."""
-    names = list(weights)
-    shares = np.array([weights[name] for name in names], np.float64)
-    return names[int(rng.choice(len(names), p=shares / shares.sum()))]
+    shares = np.array(list(weights.values()), np.float64)
+    # What `rng.choice` does with `p`, without its checks, which take longer.
+    cumulative = np.cumsum(shares / shares.sum())
+    return list(weights)[int((cumulative / cumulative[-1]).searchsorted(rng.random(), side="right"))]
 
 
 def sample_identity(rng: np.random.Generator) -> Identity:

@@ -7,7 +7,7 @@ import math
 import numpy as np
 from PIL import Image
 
-from mpafer_jax.data.synthface.canvas import LOW, Canvas, Plane, darker, mix
+from mpafer_jax.data.synthface.canvas import LOW, Canvas, Plane, coloured, darker, mix
 from mpafer_jax.data.synthface.face import COLOUR, SKIN, Face, Identity, Rgb, Scene
 from mpafer_jax.data.synthface.geometry import Points, ellipse, points, spline
 from mpafer_jax.data.synthface.muscles import SIDES, Muscles
@@ -86,7 +86,7 @@ def _stepped(base: Rgb, shade: Plane, side: int) -> Image.Image:
     levels = levels.resize((side, side), Image.Resampling.BICUBIC)
     shadow = (60, 20, 40)
     tones = (mix(base, shadow, 0.30), mix(base, shadow, 0.12), base, mix(base, (255, 250, 240), 0.2))
-    return Image.fromarray(np.array(tones, np.uint8)[_TONE].take(np.asarray(levels), axis=0))
+    return coloured(levels, np.array(tones)[_TONE])
 
 
 def _light(canvas: Canvas, scene: Scene) -> Plane:

@@ -19,11 +19,12 @@ def draw_background(canvas: Canvas, face: Face, rng: np.random.Generator) -> Non
     """Fills the canvas with the background."""
     scene, side = face.scene, canvas.frame.side
     base = COLOUR[scene.background_colour]
+    if scene.background == "plain":
+        canvas.colour.paste(base, (0, 0, side, side))
+        return
     small = Image.new("RGB", (_SMALL, _SMALL), base)
     draw = ImageDraw.Draw(small)
     match scene.background:
-        case "plain":
-            pass
         case "gradient":
             for row in range(_SMALL):
                 draw.line(
