@@ -10,13 +10,14 @@ Planes:
 from __future__ import annotations
 
 import functools
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageChops, ImageDraw, ImageFilter
 
 from mpafer_jax.data.synthface.face import Rgb
-from mpafer_jax.data.synthface.geometry import Frame, Points, Vector, ribbon, spline, taper
+from mpafer_jax.data.synthface.geometry import Frame, Points, Vector, ribbons, spline, taper
 
 Plane = npt.NDArray[np.float64]  # [LOW, LOW]
 LOW = 48  # side of the plane of soft blobs
@@ -28,34 +29,51 @@ _FURROW = np.round(255 * np.minimum(_HEIGHT, 1.0) ** (0.85, 1.05, 1.1))
 _EDGE = np.round(_FLAT * np.maximum(_HEIGHT - 1, 0.0) * (0.85, 0.7, 0.6))
 
 
+class _Shape(NamedTuple):
+    """A fill or, with widths, a stroke."""
+
+    line: Points
+    colour: Rgb
+    ink: float
+    edge: float
+    lift: float
+    flat: float
+    widths: Vector | None  # at each point, in pixels
+
+
 class Canvas:
-    """Planes of `frame.side` pixels; drawing uses face coordinates."""
+    """Planes of `frame.side` pixels; drawing uses face coordinates.
+
+    Fills and strokes are collected, and drawn once a plane is asked for: NumPy projects all of them in the time of two
+    or three.
+    """
 
     def __init__(self, frame: Frame):
         size = (frame.side, frame.side)
         self.frame = frame
-        self.colour = Image.new("RGB", size)
-        self.ink = Image.new("L", size)
-        self._colour = ImageDraw.Draw(self.colour)
-        self._ink = ImageDraw.Draw(self.ink)
+        self._colour = Image.new("RGB", size)
+        self._ink = Image.new("L", size)
+        self._shapes: list[_Shape] = []
         self._folds: list[tuple[Points, float, float, float]] = []
         self._blobs: dict[str, list[tuple[float, float, float, float, float]]] = {}
 
+    @property
+    def colour(self) -> Image.Image:
+        """The colour plane."""
+        self._draw_shapes()
+        return self._colour
+
+    @property
+    def ink(self) -> Image.Image:
+        """The ink plane."""
+        self._draw_shapes()
+        return self._ink
+
     def fill(
-        self,
-        outline: Points,
-        colour: Rgb,
-        ink: float = 0.0,
-        edge: float = 0.0,
-        lift: float | Vector = 0.0,
-        flat: float = 0.0,
+        self, outline: Points, colour: Rgb, ink: float = 0.0, edge: float = 0.0, lift: float = 0.0, flat: float = 0.0
     ) -> None:
         """Fills an outline in colour and ink; `edge` above 0 draws its contour in ink."""
-        xy = _flat(self.frame(outline, lift, flat))
-        self._colour.polygon(xy, fill=colour)
-        self._ink.polygon(xy, fill=round(255 * ink))
-        if edge:
-            self._ink.line([*xy, *xy[:4]], fill=round(255 * edge), width=max(1, round(self.frame.side / 110)))
+        self._shapes.append(_Shape(outline, colour, ink, edge, lift, flat, None))
 
     def stroke(
         self,
@@ -68,11 +86,31 @@ class Canvas:
         flat: float = 0.0,
     ) -> None:
         """Draws a line that tapers to `ends`; `width` in face units."""
-        pixels = self.frame(line, lift, flat)
         widths = np.maximum(width * self.frame.scale * taper(len(line), *ends), 1.0)
-        xy = _flat(ribbon(pixels, widths))
-        self._colour.polygon(xy, fill=colour)
-        self._ink.polygon(xy, fill=round(255 * ink))
+        self._shapes.append(_Shape(line, colour, ink, 0.0, lift, flat, widths))
+
+    def _draw_shapes(self) -> None:
+        if not self._shapes:
+            return
+        shapes, self._shapes = self._shapes, []
+        lengths = [len(shape.line) for shape in shapes]
+        lifts, flats, are_strokes = (
+            np.repeat(values, lengths)
+            for values in zip(*((shape.lift, shape.flat, shape.widths is not None) for shape in shapes), strict=True)
+        )
+        pixels = self.frame(np.concatenate([shape.line for shape in shapes]), lifts, flats)
+        widths = [shape.widths for shape in shapes if shape.widths is not None]
+        strokes = iter(ribbons(pixels[are_strokes], widths)) if widths else iter(())
+        flat_pixels = _flat(pixels)
+        colour, ink = ImageDraw.Draw(self._colour), ImageDraw.Draw(self._ink)
+        stop = 0
+        for shape, length in zip(shapes, lengths, strict=True):
+            start, stop = stop, stop + 2 * length
+            xy = flat_pixels[start:stop] if shape.widths is None else next(strokes)
+            colour.polygon(xy, fill=shape.colour)
+            ink.polygon(xy, fill=round(255 * shape.ink))
+            if shape.edge:
+                ink.line([*xy, *xy[:4]], fill=round(255 * shape.edge), width=max(1, round(self.frame.side / 110)))
 
     def fold(self, control: Points, amount: float, width: float = 0.03, lift: float = 0.0) -> None:
         """Adds a wrinkle, which `emboss` draws: a dark furrow with a light edge below it.
@@ -94,21 +132,20 @@ class Canvas:
         self._folds.clear()
         pixels = self.frame(lines.reshape(-1, 2), np.repeat(lifts, _FOLD_POINTS)).reshape(lines.shape)
         widths = widths[:, None] * self.frame.scale
-        breadths = (0.55 + 0.45 * amounts[:, None]) * widths * taper(_FOLD_POINTS)
+        breadths = list((0.55 + 0.45 * amounts[:, None]) * widths * taper(_FOLD_POINTS))
         below = pixels.copy()
         below[..., 1] += 0.75 * widths
-        edges, furrows = (ribbon(line, breadths).reshape(len(lines), -1).tolist() for line in (below, pixels))
-        relief = Image.new("L", self.colour.size, _FLAT)
-        draw = ImageDraw.Draw(relief)
+        edges, furrows = (ribbons(line.reshape(-1, 2), breadths) for line in (below, pixels))
+        relief = Image.new("L", self._colour.size, _FLAT)
+        draw, ink = ImageDraw.Draw(relief), ImageDraw.Draw(self.ink)
         for edge, furrow, depth in zip(edges, furrows, (amounts**0.8).tolist(), strict=True):
             draw.polygon(edge, fill=_FLAT + round(46 * depth))  # under the furrow
             draw.polygon(furrow, fill=_FLAT - round(72 * depth))
-            self._ink.polygon(furrow, fill=round(225 * depth))
+            ink.polygon(furrow, fill=round(225 * depth))
         relief = relief.filter(ImageFilter.BoxBlur(0.004 * self.frame.side))
         # Light edges are added, since furrows alone are invisible on dark skin.
         pressed = ImageChops.multiply(self.colour, coloured(relief, _FURROW))
-        self.colour = ImageChops.add(pressed, coloured(relief, _EDGE))
-        self._colour = ImageDraw.Draw(self.colour)
+        self._colour = ImageChops.add(pressed, coloured(relief, _EDGE))
 
     def blob(self, x: float, y: float, rx: float, ry: float, amount: float, plane: str = "shade") -> None:
         """Adds a Gaussian of light (`amount` above 0) or shade with standard deviations rx and ry."""
@@ -130,14 +167,14 @@ class Canvas:
 
     def mask(self, outline: Points, strength: float = 1.0) -> Image.Image:
         """L: 255 * `strength` inside an outline (in pixels), 0 outside."""
-        plane = Image.new("L", self.colour.size)
+        plane = Image.new("L", self._colour.size)
         ImageDraw.Draw(plane).polygon(_flat(outline), fill=round(255 * strength))
         return plane
 
     def paste(self, image: Image.Image | Rgb, mask: Image.Image) -> None:
         """Pastes an image (resized to the canvas) or a colour through a mask."""
-        if isinstance(image, Image.Image) and image.size != self.colour.size:
-            image = image.resize(self.colour.size, Image.Resampling.BICUBIC)
+        if isinstance(image, Image.Image) and image.size != self._colour.size:
+            image = image.resize(self._colour.size, Image.Resampling.BICUBIC)
         self.colour.paste(image, (0, 0) if isinstance(image, Image.Image) else None, mask)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -34,12 +35,12 @@ class Frame:
         self._turn = self.scale * np.array([[math.cos(roll), math.sin(roll)], [-math.sin(roll), math.cos(roll)]])
         self._origin = np.array([(0.5 + scene.x) * side, (0.5 + scene.y) * side]) - np.array([0, _MIDDLE * self.scale])
 
-    def __call__(self, points: Points, lift: float | Vector = 0.0, flat: float = 0.0) -> Points:
+    def __call__(self, points: Points, lift: float | Vector = 0.0, flat: float | Vector = 0.0) -> Points:
         """Pixels, float64[n, 2], of face points, float64[n, 2].
 
         Args:
           lift: distance in front of the ellipsoid (of the nose), a number or float64[n].
-          flat: 0: turns with the face; 1: does not (what is behind the face).
+          flat: 0: turns with the face; 1: does not (what is behind the face); a number or float64[n].
         """
         x, y = points[:, 0], points[:, 1]
         bulge = 1 - (x / 0.95) ** 2 - ((y - 0.05) / 1.4) ** 2
@@ -78,21 +79,27 @@ def _weights(controls: int, number: int, closed: bool) -> npt.NDArray[np.float64
     return weights
 
 
-def ribbon(line: Points, widths: Vector) -> Points:
-    """Outlines of strokes along lines float64[..., n, 2] with widths float64[..., n]: float64[..., 2 n, 2]."""
-    number = line.shape[-2]
-    direction = np.empty_like(line)
-    direction[..., 1:-1, :] = line[..., 2:, :] - line[..., :-2, :]
-    direction[..., 0, :] = line[..., 1, :] - line[..., 0, :]
-    direction[..., -1, :] = line[..., -1, :] - line[..., -2, :]
-    x, y = direction[..., 0], direction[..., 1]
-    half = widths / (2 * np.sqrt(x * x + y * y) + 1e-9)
-    outline = np.empty((*line.shape[:-2], 2 * number, 2))
-    outline[..., :number, 0] = line[..., 0] - y * half
-    outline[..., :number, 1] = line[..., 1] + x * half
-    outline[..., number:, 0] = (line[..., 0] + y * half)[..., ::-1]
-    outline[..., number:, 1] = (line[..., 1] - x * half)[..., ::-1]
-    return outline
+def ribbons(lines: Points, widths: Sequence[Vector]) -> list[list[float]]:
+    """Outlines of strokes as (x, y, x, y, ...), along one side of the line and back along the other.
+
+    Args:
+      lines: points of all lines, one line after the other, float64[n, 2].
+      widths: for each line float64[its points], n in all.
+    """
+    lengths = np.array([len(width) for width in widths])
+    stops = np.cumsum(lengths)
+    starts = stops - lengths
+    place = np.arange(len(lines))
+    before = np.maximum(place - 1, np.repeat(starts, lengths))
+    after = np.minimum(place + 1, np.repeat(stops - 1, lengths))
+    x, y = (lines[after] - lines[before]).T
+    half = np.concatenate(widths) / (2 * np.sqrt(x * x + y * y) + 1e-9)
+    across = np.stack([-y * half, x * half], axis=1)
+    forth, back = (side.ravel().tolist() for side in (lines + across, (lines - across)[::-1]))
+    return [
+        forth[2 * start : 2 * stop] + back[len(back) - 2 * stop : len(back) - 2 * start]
+        for start, stop in zip(starts.tolist(), stops.tolist(), strict=True)
+    ]
 
 
 @functools.lru_cache(maxsize=64)
