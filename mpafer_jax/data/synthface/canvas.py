@@ -23,10 +23,10 @@ Plane = npt.NDArray[np.float64]  # [LOW, LOW]
 LOW = 48  # side of the plane of soft blobs
 _FLAT = 128  # relief of skin without folds
 _FOLD_POINTS = 11  # on the curve of a fold
-# By relief, [256, 3]: RGB factor of a furrow (reddish), and what its light edge adds.
+# By relief, uint8[256, 3]: RGB factor of a furrow (reddish), and what its light edge adds.
 _HEIGHT = np.arange(256)[:, None] / _FLAT
-_FURROW = np.round(255 * np.minimum(_HEIGHT, 1.0) ** (0.85, 1.05, 1.1))
-_EDGE = np.round(_FLAT * np.maximum(_HEIGHT - 1, 0.0) * (0.85, 0.7, 0.6))
+_FURROW = np.round(255 * np.minimum(_HEIGHT, 1.0) ** (0.85, 1.05, 1.1)).astype(np.uint8)
+_EDGE = np.round(_FLAT * np.maximum(_HEIGHT - 1, 0.0) * (0.85, 0.7, 0.6)).astype(np.uint8)
 
 
 class _Shape(NamedTuple):
@@ -178,9 +178,11 @@ class Canvas:
         self.colour.paste(image, (0, 0) if isinstance(image, Image.Image) else None, mask)
 
 
-def coloured(levels: Image.Image, colours: Points) -> Image.Image:
-    """RGB image of an L image, by the colour of each level, [256, 3]."""
-    return levels.convert("RGB").point(colours.T.ravel().tolist())
+def coloured(levels: Image.Image, colours: npt.NDArray[np.uint8]) -> Image.Image:
+    """RGB of an L image, by the colour of each level, uint8[256, 3]."""
+    indexed = levels.copy()
+    indexed.putpalette(colours.tobytes())
+    return indexed.convert("RGB")
 
 
 @functools.lru_cache(maxsize=4096)

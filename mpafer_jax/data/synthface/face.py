@@ -248,4 +248,4 @@ def suited(scene: Scene, identity: Identity) -> Scene:
 
 
 def _around(rng: np.random.Generator, spread: float, low: float, high: float, middle: float = 1.0) -> float:
-    return float(np.clip(rng.normal(middle, spread), low, high))
+    return min(max(rng.normal(middle, spread), low), high)

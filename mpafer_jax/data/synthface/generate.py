@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import zlib
 from collections.abc import Sequence
 
@@ -11,7 +12,7 @@ import numpy.typing as npt
 
 from mpafer_jax.data.synthface.draw import render
 from mpafer_jax.data.synthface.expressions import FREQUENCIES, sample_units
-from mpafer_jax.data.synthface.face import Face, choose, sample_identity, sample_scene, suited
+from mpafer_jax.data.synthface.face import Face, Identity, choose, sample_identity, sample_scene, suited
 from mpafer_jax.data.synthface.styles import Style
 from mpafer_jax.runtime import progress
 from mpafer_jax.runtime import workers as processes_lib
@@ -62,13 +63,18 @@ def face_of(seed: int, split: str, index: int, style: Style, expressions: Sequen
       expressions: sampled by `FREQUENCIES`.
     """
     code, person = zlib.crc32(split.encode()), index // IMAGES_PER_PERSON
-    identity = sample_identity(np.random.default_rng((seed, code, _IDENTITY, person)))
+    identity = _identity(seed, code, person)
     expression = expression_of(seed, split, index, expressions)
     rng = np.random.default_rng((seed, code, _IMAGE, index))
     units, scene = sample_units(expression, rng, style.difficulty), sample_scene(rng, style.occlusion)
     return Sample(
         expression, person, Job(Face(identity, units, suited(scene, identity)), style, (seed, code, _CAMERA, index))
     )
+
+
+@functools.lru_cache(maxsize=1)  # the images of a person follow one another
+def _identity(seed: int, code: int, person: int) -> Identity:
+    return sample_identity(np.random.default_rng((seed, code, _IDENTITY, person)))
 
 
 def render_all(jobs: Sequence[Job], size: int, processes: int = 0) -> npt.NDArray[np.uint8]:

@@ -86,7 +86,7 @@ def _stepped(base: Rgb, shade: Plane, side: int) -> Image.Image:
     levels = levels.resize((side, side), Image.Resampling.BICUBIC)
     shadow = (60, 20, 40)
     tones = (mix(base, shadow, 0.30), mix(base, shadow, 0.12), base, mix(base, (255, 250, 240), 0.2))
-    return coloured(levels, np.array(tones)[_TONE])
+    return coloured(levels, np.array(tones, np.uint8)[_TONE])
 
 
 def _light(canvas: Canvas, scene: Scene) -> Plane:
