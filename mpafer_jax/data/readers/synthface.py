@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import io
 from collections.abc import Sequence
 
-from PIL import Image
+import cv2
 
 from mpafer_jax.config.data_section import SynthfaceSection
 from mpafer_jax.config.expressions import canonical_name
@@ -16,6 +15,10 @@ from mpafer_jax.data.synthface import generate
 from mpafer_jax.data.synthface.expressions import PROTOTYPES
 from mpafer_jax.data.synthface.styles import STYLES
 from mpafer_jax.runtime.errors import DataError
+
+# Differences of neighbours, for the compression by ArrayRecord, which is better and faster than PNG's. OpenCV writes
+# them in a sixth of Pillow's time, which tries all filters.
+_PNG = (cv2.IMWRITE_PNG_COMPRESSION, 0, cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_SUB)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -35,11 +38,9 @@ class DrawnFace:
         return f"drawn face {self.index} of {self.split} ({self.style}, seed {self.seed})"
 
     def read(self) -> bytes:
-        """The image as PNG, uncompressed: ArrayRecord's compression makes it smaller than PNG's, and sooner."""
+        """The image as PNG."""
         sample = generate.face_of(self.seed, self.split, self.index, STYLES[self.style], self.expressions)
-        buffer = io.BytesIO()
-        Image.fromarray(sample.job.pixels(self.size)).save(buffer, "PNG", compress_level=0)
-        return buffer.getvalue()
+        return cv2.imencode(".png", sample.job.pixels(self.size)[:, :, ::-1], _PNG)[1].tobytes()
 
     def stamp(self) -> str:
         """Everything that the image depends on, with the renderer's version."""

@@ -135,7 +135,8 @@ class Canvas:
         breadths = list((0.55 + 0.45 * amounts[:, None]) * widths * taper(_FOLD_POINTS))
         below = pixels.copy()
         below[..., 1] += 0.75 * widths
-        edges, furrows = (ribbons(line.reshape(-1, 2), breadths) for line in (below, pixels))
+        outlines = ribbons(np.concatenate([below, pixels]).reshape(-1, 2), 2 * breadths)
+        edges, furrows = outlines[: len(lines)], outlines[len(lines) :]
         relief = Image.new("L", self._colour.size, _FLAT)
         draw, ink = ImageDraw.Draw(relief), ImageDraw.Draw(self.ink)
         for edge, furrow, depth in zip(edges, furrows, (amounts**0.8).tolist(), strict=True):

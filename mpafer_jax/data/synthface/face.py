@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import bisect
 import dataclasses
+import functools
 from collections.abc import Mapping
 from typing import Literal, TypeVar
 
@@ -143,10 +145,15 @@ class Face:
 
 def choose(rng: np.random.Generator, weights: Mapping[_Name, float]) -> _Name:
     """Samples a name in proportion to the weights."""
-    shares = np.array(list(weights.values()), np.float64)
     # What `rng.choice` does with `p`, without its checks, which take longer.
-    cumulative = np.cumsum(shares / shares.sum())
-    return list(weights)[int((cumulative / cumulative[-1]).searchsorted(rng.random(), side="right"))]
+    return list(weights)[bisect.bisect(_cumulative(tuple(weights.values())), rng.random())]
+
+
+@functools.lru_cache(maxsize=256)
+def _cumulative(weights: tuple[float, ...]) -> list[float]:
+    """The weights' cumulative sums, as shares of their sum."""
+    sums = np.cumsum(np.array(weights, np.float64) / np.sum(weights))
+    return (sums / sums[-1]).tolist()
 
 
 def sample_identity(rng: np.random.Generator) -> Identity:
