@@ -144,9 +144,11 @@ class Canvas:
             draw.polygon(furrow, fill=_FLAT - round(72 * depth))
             ink.polygon(furrow, fill=round(225 * depth))
         relief = relief.filter(ImageFilter.BoxBlur(0.004 * self.frame.side))
+        box = ImageChops.difference(relief, Image.new("L", relief.size, _FLAT)).getbbox()
+        relief = relief.crop(box)
         # Light edges are added, since furrows alone are invisible on dark skin.
-        pressed = ImageChops.multiply(self.colour, coloured(relief, _FURROW))
-        self._colour = ImageChops.add(pressed, coloured(relief, _EDGE))
+        pressed = ImageChops.multiply(self.colour.crop(box), coloured(relief, _FURROW))
+        self._colour.paste(ImageChops.add(pressed, coloured(relief, _EDGE)), box)
 
     def blob(self, x: float, y: float, rx: float, ry: float, amount: float, plane: str = "shade") -> None:
         """Adds a Gaussian of light (`amount` above 0) or shade with standard deviations rx and ry."""

@@ -6,11 +6,12 @@ import numpy as np
 
 from mpafer_jax.data.synthface.canvas import Canvas, darker, mix
 from mpafer_jax.data.synthface.face import EYE, HAIR, SKIN, Face, Identity
-from mpafer_jax.data.synthface.geometry import Points, Vector, ellipse, points, spline
+from mpafer_jax.data.synthface.geometry import Points, Vector, between, curve, ellipse, points, spline
 from mpafer_jax.data.synthface.muscles import SIDES, Muscles
 
 _WHITE, _PUPIL, _LASH = (240, 238, 234), (18, 14, 14), (34, 24, 24)
 _ACROSS = np.linspace(-1, 1, 15)  # along a lid, from the left to the right corner
+_BOW = 1 - _ACROSS**2
 
 
 def draw_eyes(canvas: Canvas, face: Face, muscles: Muscles) -> None:
@@ -30,12 +31,11 @@ def _lids(identity: Identity, muscles: Muscles, side: int) -> tuple[Vector, Vect
     below = 0.056 * size - 0.042 * tight - 0.026 * cheek + 0.010 * up - 0.010 * muscles.on(9, side)
     arch = 1 - np.abs(_ACROSS - 0.12 * side * -1) ** 2.2 / (1.12**2.2)
     arch = np.clip(arch, 0, 1) * (1 - _ACROSS**8)
-    bow = 1 - _ACROSS**2
-    lower = tilt + max(below, 0.006) * bow
+    lower = tilt + max(below, 0.006) * _BOW
     upper = tilt - opening * arch
     closed = muscles.on(43, side)
-    upper = upper + closed * (lower + 0.012 * bow - upper)
-    return x, upper, lower + 0.012 * closed * bow
+    upper = upper + closed * (lower + 0.012 * _BOW - upper)
+    return x, upper, lower + 0.012 * closed * _BOW
 
 
 def _draw_eye(canvas: Canvas, face: Face, muscles: Muscles, side: int) -> None:
@@ -46,26 +46,24 @@ def _draw_eye(canvas: Canvas, face: Face, muscles: Muscles, side: int) -> None:
     open_share = 1.0 - muscles.on(43, side)
     _fold_lid(canvas, identity, muscles, side, x, upper)
     if open_share > 0.12:
-        lid = np.stack([np.concatenate([x, x[::-1]]), np.concatenate([upper, lower[::-1]])], axis=1)
-        canvas.fill(lid, mix(_WHITE, skin, 0.10))
-        shadow = np.stack(
-            [np.concatenate([x, x[::-1]]), np.concatenate([upper, np.minimum(upper + 0.022, lower)[::-1]])], 1
-        )
+        canvas.fill(between(x, upper, lower), mix(_WHITE, skin, 0.10))
+        shadow = between(x, upper, np.minimum(upper + 0.022, lower))
         canvas.fill(shadow, mix(_WHITE, darker(skin, 0.6), 0.45))
         centre = (middle + 0.05 * scene.gaze_x, -0.012 + 0.03 * scene.gaze_y)
         iris = EYE[identity.eye_colour]
         radius = 0.082 * (0.5 + 0.5 * identity.eye_size)
-        for share, colour, ink in ((1.0, darker(iris, 0.55), 0.75), (0.82, iris, 0.45), (0.45, _PUPIL, 1.0)):
-            circle = ellipse(*centre, radius * share, radius * share, 22)
-            circle[:, 1] = np.clip(circle[:, 1], np.interp(circle[:, 0], x, upper), np.interp(circle[:, 0], x, lower))
+        circles = np.stack([ellipse(*centre, radius * share, radius * share, 22) for share in (1.0, 0.82, 0.45)])
+        across, down = circles[..., 0], circles[..., 1]
+        np.clip(down, np.interp(across, x, upper), np.interp(across, x, lower), out=down)
+        for circle, colour, ink in zip(circles, (darker(iris, 0.55), iris, _PUPIL), (0.75, 0.45, 1.0), strict=True):
             canvas.fill(circle, colour, ink=ink)
         glint = ellipse(centre[0] - 0.028, max(centre[1] - 0.032, float(upper[7]) + 0.02), 0.018, 0.018, 10)
         if float(lower[7]) - float(upper[7]) > 0.06:
             canvas.fill(glint, (252, 252, 252))
-    lash = np.stack([x, upper], axis=1)
+    lash = curve(x, upper)
     thickness = (0.036 if identity.lipstick else 0.028) + 0.008 * muscles.on(43, side)
     canvas.stroke(lash, thickness, mix(_LASH, skin, 0.12), ink=1.0, ends=(0.35, 0.55))
-    canvas.stroke(np.stack([x, lower + 0.004], axis=1), 0.012, darker(skin, 0.55), ink=0.6)
+    canvas.stroke(curve(x, lower + 0.004), 0.012, darker(skin, 0.55), ink=0.6)
     if open_share < 0.4:  # lashes of a closed lid point down
         for place in (4, 7, 10, 12):
             droop = np.outer((0.0, 0.5, 1.0), (0.025 * _ACROSS[place], 0.042))
@@ -77,11 +75,10 @@ def _fold_lid(canvas: Canvas, identity: Identity, muscles: Muscles, side: int, x
     skin = SKIN[identity.skin]
     closed, up = muscles.on(43, side), muscles.on(5, side)
     height = 0.045 * (1 - 0.55 * up) * (1 - 0.4 * identity.age)
-    base = upper * (1 - closed) + closed * (-0.075 * (1 - _ACROSS**2))
-    crease = np.stack([x, base - height * (1 - 0.35 * _ACROSS**2)], axis=1)
+    base = upper * (1 - closed) + closed * (-0.075 * _BOW)
+    crease = curve(x, base - height * (1 - 0.35 * _ACROSS**2))
     if closed > 0.1:
-        lid = np.concatenate([crease, np.stack([x, upper], axis=1)[::-1]])
-        canvas.fill(lid, mix(skin, (255, 232, 214), 0.14))
+        canvas.fill(between(x, crease[:, 1], upper), mix(skin, (255, 232, 214), 0.14))
     canvas.stroke(crease[1:-1], 0.016, darker(skin, 0.62), ink=0.5)
 
 

@@ -57,6 +57,18 @@ def points(*pairs: tuple[float, float]) -> Points:
     return np.array(pairs, np.float64)
 
 
+def curve(x: Vector, y: Vector) -> Points:
+    """float64[n, 2] from coordinates float64[n]."""
+    result = np.empty((len(x), 2))
+    result[:, 0], result[:, 1] = x, y
+    return result
+
+
+def between(x: Vector, first: Vector, second: Vector) -> Points:
+    """Outline of the area between two curves over x, float64[n] each: float64[2 n, 2]."""
+    return np.concatenate([curve(x, first), curve(x, second)[::-1]])
+
+
 def spline(control: Points, number: int = 0, closed: bool = False) -> Points:
     """Catmull-Rom spline through the control points, sampled at `number` points (0: about five per piece)."""
     pieces = len(control) if closed else len(control) - 1
@@ -94,7 +106,7 @@ def ribbons(lines: Points, widths: Sequence[Vector]) -> list[list[float]]:
     after = np.minimum(place + 1, np.repeat(stops - 1, lengths))
     x, y = (lines[after] - lines[before]).T
     half = np.concatenate(widths) / (2 * np.sqrt(x * x + y * y) + 1e-9)
-    across = np.stack([-y * half, x * half], axis=1)
+    across = curve(-y * half, x * half)
     forth, back = (side.ravel().tolist() for side in (lines + across, (lines - across)[::-1]))
     return [
         forth[2 * start : 2 * stop] + back[len(back) - 2 * stop : len(back) - 2 * start]

@@ -8,11 +8,17 @@ import numpy as np
 
 from mpafer_jax.data.synthface.canvas import Canvas, darker, mix
 from mpafer_jax.data.synthface.face import SKIN, Face, Identity, Rgb, Scene
-from mpafer_jax.data.synthface.geometry import Points, Vector, ellipse, points, spline
+from mpafer_jax.data.synthface.geometry import Points, Vector, between, curve, ellipse, points, spline
 from mpafer_jax.data.synthface.muscles import SIDES, Muscles
 
 _LINE = 0.57  # y of the closed mouth
 _ACROSS = np.linspace(-1, 1, 25)  # along the lips, from the left to the right corner
+_AWAY = np.abs(_ACROSS)  # from the middle
+_TO_RIGHT = np.clip(0.5 + 1.5 * _ACROSS, 0, 1)  # share of the right side's intensity
+_RAISED = 0.75 + 0.5 * np.exp(-(((_AWAY - 0.5) / 0.25) ** 2))
+_DEPRESSED = 0.7 + 0.6 * np.exp(-(((_AWAY - 0.5) / 0.3) ** 2))
+_BODY = (1 - _AWAY**2.4) ** 0.8
+_BOW = 1 - 0.28 * np.exp(-((_ACROSS / 0.13) ** 2)) + 0.06 * np.exp(-(((_AWAY - 0.25) / 0.12) ** 2))
 _INSIDE, _TEETH, _TONGUE = (66, 22, 26), (240, 234, 222), (186, 92, 92)
 
 
@@ -49,33 +55,26 @@ def shape_lips(identity: Identity, muscles: Muscles) -> Lips:
 
     def of(unit: int) -> Vector:
         """Intensity along the lips, interpolated across the middle."""
-        return m.on(unit, -1) + (m.on(unit, 1) - m.on(unit, -1)) * np.clip(0.5 + 1.5 * _ACROSS, 0, 1)
+        return m.on(unit, -1) + (m.on(unit, 1) - m.on(unit, -1)) * _TO_RIGHT
 
-    away = np.abs(_ACROSS)
-    raise_upper = 0.085 * of(10) * (0.75 + 0.5 * np.exp(-(((away - 0.5) / 0.25) ** 2))) + 0.035 * of(9)
+    raise_upper = 0.085 * of(10) * _RAISED + 0.035 * of(9)
     gap = max(0.065 * m.mean(25), 0.035 * m.mean(25) + 0.19 * m.mean(26), 0.03 * m.mean(25) + 0.39 * m.mean(27))
     gap += 0.03 * m.mean(12) * (m.mean(25) > 0.1)
     push = 0.05 * m.mean(17)
-    depress = 0.085 * of(16) * (0.7 + 0.6 * np.exp(-(((away - 0.5) / 0.3) ** 2)))
+    depress = 0.085 * of(16) * _DEPRESSED
     middle_upper = _LINE - raise_upper - push - 0.12 * gap + 0.018 * m.mean(12)
     parted = raise_upper * (0.55 if gap < 0.02 else 1.0)  # closed lips move together
     middle_lower = middle_upper + gap + depress + (raise_upper - parted if gap < 0.02 else 0.7 * raise_upper)
     if gap < 0.02:
         middle_lower = middle_upper + depress
     power = 1.9 + 0.5 * m.mean(20) + 1.2 * m.mean(24)
-    upper = middle_upper + (corner - middle_upper) * away**power
-    lower = middle_lower + (corner - middle_lower) * away ** (power + 1.2 * m.mean(27) + 0.6 * m.mean(26))
+    upper = middle_upper + (corner - middle_upper) * _AWAY**power
+    lower = middle_lower + (corner - middle_lower) * _AWAY ** (power + 1.2 * m.mean(27) + 0.6 * m.mean(26))
     thin = (1 - 0.55 * m.mean(23)) * (1 - 0.75 * m.mean(24)) * (1 - 0.25 * m.mean(20)) * identity.lip_fullness
     thin *= 1 - 0.25 * identity.age
-    body = (1 - away**2.4) ** 0.8
-    bow = 1 - 0.28 * np.exp(-((_ACROSS / 0.13) ** 2)) + 0.06 * np.exp(-(((away - 0.25) / 0.12) ** 2))
-    top = upper - 0.078 * thin * body * bow * (1 - 0.22 * of(12) - 0.15 * of(10))
-    bottom = lower + 0.104 * thin * body * (1 - 0.18 * of(12) + 0.22 * m.mean(17) - 0.1 * of(16))
+    top = upper - 0.078 * thin * _BODY * _BOW * (1 - 0.22 * of(12) - 0.15 * of(10))
+    bottom = lower + 0.104 * thin * _BODY * (1 - 0.18 * of(12) + 0.22 * m.mean(17) - 0.1 * of(16))
     return Lips(x, top, upper, np.maximum(lower, upper), np.maximum(bottom, upper + 0.01))
-
-
-def _between(x: Vector, first: Vector, second: Vector) -> Points:
-    return np.stack([np.concatenate([x, x[::-1]]), np.concatenate([first, second[::-1]])], axis=1)
 
 
 def draw_mouth(canvas: Canvas, face: Face, muscles: Muscles, lips: Lips) -> None:
@@ -88,23 +87,23 @@ def draw_mouth(canvas: Canvas, face: Face, muscles: Muscles, lips: Lips) -> None
     x = lips.x
     gap = lips.lower - lips.upper
     if gap.max() > 0.012:
-        canvas.fill(_between(x, lips.upper, lips.lower), _INSIDE, ink=0.85)
+        canvas.fill(between(x, lips.upper, lips.lower), _INSIDE, ink=0.85)
         _draw_teeth(canvas, muscles, lips)
-    canvas.fill(_between(x, lips.top, lips.upper), darker(colour, 0.86), ink=0.12)
-    canvas.fill(_between(x, lips.lower, lips.bottom), colour, ink=0.06)
-    shine = _between(
+    canvas.fill(between(x, lips.top, lips.upper), darker(colour, 0.86), ink=0.12)
+    canvas.fill(between(x, lips.lower, lips.bottom), colour, ink=0.06)
+    shine = between(
         x[7:18], (0.65 * lips.lower + 0.35 * lips.bottom)[7:18], (0.4 * lips.lower + 0.6 * lips.bottom)[7:18]
     )
     canvas.fill(shine, mix(colour, (255, 236, 230), 0.25), ink=0.0)
     line = darker(mix(colour, (70, 20, 24), 0.45), 0.75)
     if gap.max() <= 0.012:
         seam = (lips.upper + lips.lower) / 2
-        canvas.stroke(np.stack([x, seam], axis=1), 0.026 + 0.008 * muscles.mean(24), line, ink=1.0, ends=(0.6, 0.6))
+        canvas.stroke(curve(x, seam), 0.026 + 0.008 * muscles.mean(24), line, ink=1.0, ends=(0.6, 0.6))
     else:
-        canvas.stroke(np.stack([x, lips.upper], axis=1), 0.018, line, ink=0.9, ends=(0.6, 0.6))
-        canvas.stroke(np.stack([x, lips.lower], axis=1), 0.018, line, ink=0.9, ends=(0.6, 0.6))
-    canvas.stroke(np.stack([x, lips.top], axis=1)[1:-1], 0.010, darker(colour, 0.8), ink=0.55)
-    canvas.stroke(np.stack([x, lips.bottom], axis=1)[3:-3], 0.012, darker(skin, 0.66), ink=0.5)
+        canvas.stroke(curve(x, lips.upper), 0.018, line, ink=0.9, ends=(0.6, 0.6))
+        canvas.stroke(curve(x, lips.lower), 0.018, line, ink=0.9, ends=(0.6, 0.6))
+    canvas.stroke(curve(x, lips.top)[1:-1], 0.010, darker(colour, 0.8), ink=0.55)
+    canvas.stroke(curve(x, lips.bottom)[3:-3], 0.012, darker(skin, 0.66), ink=0.5)
     for side, (cx, cy) in zip(SIDES, lips.corners.tolist(), strict=True):
         smile, down, dimple = muscles.on(12, side), muscles.on(15, side), muscles.on(14, side)
         rise = -0.035 * smile + 0.04 * down - 0.01 * dimple
@@ -121,15 +120,15 @@ def _draw_teeth(canvas: Canvas, muscles: Muscles, lips: Lips) -> None:
     inner = slice(3, -3)
     show = 0.035 + 0.05 * muscles.mean(12) + 0.06 * muscles.mean(10) + 0.02 * muscles.mean(20)
     edge = np.minimum(lips.upper + show, lips.upper + 0.86 * gap)
-    canvas.fill(_between(x[inner], lips.upper[inner], edge[inner]), _TEETH)
+    canvas.fill(between(x[inner], lips.upper[inner], edge[inner]), _TEETH)
     low = 0.075 * muscles.mean(16) + 0.03 * muscles.mean(20)
     if low > 0.01:
         edge = np.maximum(lips.lower - low, lips.lower - 0.5 * gap)
-        canvas.fill(_between(x[inner], edge[inner], lips.lower[inner]), darker(_TEETH, 0.94))
+        canvas.fill(between(x[inner], edge[inner], lips.lower[inner]), darker(_TEETH, 0.94))
     if gap.max() > 0.13:
         tongue = slice(6, -6)
         edge = lips.lower - (0.35 * gap * (1 - (_ACROSS / 0.55) ** 2).clip(0, 1) ** 0.5)
-        canvas.fill(_between(x[tongue], edge[tongue], lips.lower[tongue]), _TONGUE, ink=0.35)
+        canvas.fill(between(x[tongue], edge[tongue], lips.lower[tongue]), _TONGUE, ink=0.35)
 
 
 def shape_mouth_skin(canvas: Canvas, muscles: Muscles, lips: Lips) -> None:
