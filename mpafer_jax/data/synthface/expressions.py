@@ -114,7 +114,7 @@ def _make_uneven(values: Intensities, rng: np.random.Generator, amount: float) -
 def _reconciled(values: Intensities) -> Intensities:
     for first, second in _EXCLUSIVE:
         rows = INDEX[first], INDEX[second]
-        strengths = [float(values[row].max()) for row in rows]
+        strengths = [max(values[row].tolist()) for row in rows]
         if min(strengths) > 0:
             values[rows[int(strengths[0] > strengths[1])]] = 0.0
     np.clip(values, 0.0, 1.0, out=values)

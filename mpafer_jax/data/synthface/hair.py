@@ -86,10 +86,12 @@ def draw_front(canvas: Canvas, identity: Identity) -> None:
         return
     for number in range(7):
         share = -0.9 + 0.3 * number
-        foot = lower[int((share + 1) / 2 * (len(lower) - 1))]
-        head = np.array([0.42 * share, -1.01 + 0.1 * share**2])
-        strand = np.stack([head, (head + foot) / 2 + (0.16 * share, -0.06), foot])
-        canvas.stroke(spline(strand), 0.05, light if number % 2 else shade, ink=0.5, flat=0.6)
+        x, y = 0.42 * share, -1.01 + 0.1 * share**2
+        foot_x, foot_y = lower[int((share + 1) / 2 * (len(lower) - 1))].tolist()
+        middle = ((x + foot_x) / 2 + 0.16 * share, (y + foot_y) / 2 - 0.06)
+        canvas.stroke(
+            spline(points((x, y), middle, (foot_x, foot_y))), 0.05, light if number % 2 else shade, ink=0.5, flat=0.6
+        )
 
 
 def draw_freckles(canvas: Canvas, identity: Identity) -> None:
