@@ -23,6 +23,7 @@ Plane = npt.NDArray[np.float64]  # [LOW, LOW]
 LOW = 48  # side of the plane of soft blobs
 _FLAT = 128  # relief of skin without folds
 _FOLD_POINTS = 11  # on the curve of a fold
+_REACH = 3  # pixels that the blur of a fold reaches beyond it, at most
 # By relief, uint8[256, 3]: RGB factor of a furrow (reddish), and what its light edge adds.
 _HEIGHT = np.arange(256)[:, None] / _FLAT
 _FURROW = np.round(255 * np.minimum(_HEIGHT, 1.0) ** (0.85, 1.05, 1.1)).astype(np.uint8)
@@ -143,9 +144,11 @@ class Canvas:
             draw.polygon(edge, fill=_FLAT + round(46 * depth))  # under the furrow
             draw.polygon(furrow, fill=_FLAT - round(72 * depth))
             ink.polygon(furrow, fill=round(225 * depth))
-        relief = relief.filter(ImageFilter.BoxBlur(0.004 * self.frame.side))
-        box = ImageChops.difference(relief, Image.new("L", relief.size, _FLAT)).getbbox()
-        relief = relief.crop(box)
+        side, flat = self.frame.side, Image.new("L", relief.size, _FLAT)
+        left, top, right, bottom = ImageChops.difference(relief, flat).getbbox() or (0, 0, side, side)
+        # Outside of this the plane stays as it is.
+        box = (max(left - _REACH, 0), max(top - _REACH, 0), min(right + _REACH, side), min(bottom + _REACH, side))
+        relief = relief.crop(box).filter(ImageFilter.BoxBlur(0.004 * side))
         # Light edges are added, since furrows alone are invisible on dark skin.
         pressed = ImageChops.multiply(self.colour.crop(box), coloured(relief, _FURROW))
         self._colour.paste(ImageChops.add(pressed, coloured(relief, _EDGE)), box)

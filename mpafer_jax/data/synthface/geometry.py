@@ -44,10 +44,11 @@ class Frame:
         """
         x, y = points[:, 0], points[:, 1]
         bulge = 1 - (x / 0.95) ** 2 - ((y - 0.05) / 1.4) ** 2
-        depth = (1 - flat) * (_DEPTH * np.sqrt(np.maximum(bulge, 0.0)) + lift)
+        turns = 1 - flat
+        depth = turns * (_DEPTH * np.sqrt(np.maximum(bulge, 0.0)) + lift)
         turned = np.empty_like(points)
-        turned[:, 0] = x * (flat + (1 - flat) * self._yaw[0]) + depth * self._yaw[1]
-        turned[:, 1] = y * (flat + (1 - flat) * self._pitch[0]) + depth * self._pitch[1]
+        turned[:, 0] = x * (flat + turns * self._yaw[0]) + depth * self._yaw[1]
+        turned[:, 1] = y * (flat + turns * self._pitch[0]) + depth * self._pitch[1]
         pixels: Points = turned @ self._turn + self._origin
         return pixels
 
@@ -124,10 +125,11 @@ def taper(number: int, start: float = 0.2, end: float = 0.2) -> Vector:
 
 def ellipse(x: float, y: float, rx: float, ry: float, number: int = 20) -> Points:
     """Outline of an ellipse: float64[number, 2]."""
-    return _circle(number) * (rx, ry) + (x, y)
+    cos, sin = _circle(number)
+    return curve(cos * rx + x, sin * ry + y)
 
 
 @functools.lru_cache(maxsize=16)
-def _circle(number: int) -> Points:
+def _circle(number: int) -> tuple[Vector, Vector]:
     angle = np.linspace(0, 2 * np.pi, number, endpoint=False)
-    return np.stack([np.cos(angle), np.sin(angle)], axis=1)
+    return np.cos(angle), np.sin(angle)
