@@ -46,7 +46,7 @@ class Canvas:
     """Planes of `frame.side` pixels; drawing uses face coordinates.
 
     Fills and strokes are collected, and drawn once a plane is asked for: NumPy projects all of them in the time of two
-    or three.
+    or three. Their points must not be changed in the meantime.
     """
 
     def __init__(self, frame: Frame):
@@ -133,10 +133,10 @@ class Canvas:
         self._folds.clear()
         pixels = self.frame(lines.reshape(-1, 2), np.repeat(lifts, _FOLD_POINTS)).reshape(lines.shape)
         widths = widths[:, None] * self.frame.scale
-        breadths = list((0.55 + 0.45 * amounts[:, None]) * widths * taper(_FOLD_POINTS))
+        breadths = (0.55 + 0.45 * amounts[:, None]) * widths * taper(_FOLD_POINTS)
         below = pixels.copy()
         below[..., 1] += 0.75 * widths
-        outlines = ribbons(np.concatenate([below, pixels]).reshape(-1, 2), 2 * breadths)
+        outlines = ribbons(np.concatenate([below, pixels]).reshape(-1, 2), [*breadths, *breadths])
         edges, furrows = outlines[: len(lines)], outlines[len(lines) :]
         relief = Image.new("L", self._colour.size, _FLAT)
         draw, ink = ImageDraw.Draw(relief), ImageDraw.Draw(self.ink)
