@@ -6,7 +6,7 @@ several joined by commas, unknown ones refused:
     --config=configs/rafdb.py:vit_l14,runlocal
 
     vit_b32, vit_l14, vit_l14_336   another CLIP of OpenAI's (default: ViT-B/16)
-    bf16                            CLIP's image tower in bfloat16, for accelerators
+    bf16                            CLIP's image tower in bfloat16, for accelerators and CPUs with AMX
     no_validation                   train on the validation images too, choose nothing, report the last step
     whole                           for --mode=eval: evaluate on all of a dataset, its splits joined
     tiny_clip, small_clip           the CLIPs that ship (tiny-face-clip: drawn faces, small-face-clip: photographs too),

@@ -186,13 +186,14 @@ def package_versions() -> dict[str, str]:
 
 
 def circumstances() -> dict[str, Any]:
-    """How and when a result was made: 'versions', 'devices' (kind, number), 'matmul_precision', 'settings' (see
-    `devices.unusual_settings`), 'finished' (UTC).
+    """How and when a result was made: 'versions', 'devices' (kind, number), 'matmul_precision', 'bfloat16_unit' (see
+    `devices`), 'settings' (see `devices.unusual_settings`), 'finished' (UTC).
     """
     return {
         "versions": package_versions(),
         "devices": [devices.kind(), jax.device_count()],
         "matmul_precision": devices.matmul_precision(),
+        "bfloat16_unit": devices.bfloat16_unit(),
         "settings": devices.unusual_settings(),
         "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }

@@ -98,7 +98,11 @@ class BackboneSpec:
 
 
 class Backbone(nn.Module):
-    """A frozen dual encoder; subclasses have the fields `dtype`, `residual_dtype` and `remat` (`config.clip`)."""
+    """A frozen dual encoder.
+
+    Subclasses have the fields `dtype`, `residual_dtype` and `remat` (`config.clip`), and `products`, a
+    `products.Products` for the image tower.
+    """
 
     @property
     def spec(self) -> BackboneSpec:

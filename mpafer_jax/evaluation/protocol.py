@@ -105,6 +105,8 @@ def items(summary: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, st
     if "matmul_precision" in summary:  # absent in earlier versions
         precision = str(summary["matmul_precision"])
         products = {"products of float32 numbers": _PRODUCTS.get(precision, precision)}
+    if config.get("clip.dtype") == "bfloat16" and (bfloat16_unit := summary.get("bfloat16_unit")):
+        products["products of bfloat16 numbers"] = f"on the CPU's {bfloat16_unit}"
     settings = summary.get("settings")  # absent in earlier versions
     unusual = {"unusual settings": ", ".join(f"{name}={value}" for name, value in settings.items())} if settings else {}
     return {

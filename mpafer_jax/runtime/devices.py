@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import functools
 import inspect
 import os
+import pathlib
 import re
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from typing import Any, TypeVar, cast
@@ -156,6 +158,23 @@ def matmul_precision() -> str:
     """
     chosen = str(cast(Any, jax.config).jax_default_matmul_precision or "default")
     return "float32" if jax.default_backend() == "cpu" and chosen == "default" else chosen
+
+
+# Units that multiply bfloat16 numbers, the faster first, by their names in Linux's /proc/cpuinfo.
+_BFLOAT16_UNITS = ("amx_bf16", "avx512_bf16")
+
+
+@functools.cache
+def bfloat16_unit(cpuinfo: pathlib.Path = pathlib.Path("/proc/cpuinfo")) -> str:
+    """Name of the CPU's unit for products of bfloat16 numbers, "amx_bf16" or "avx512_bf16".
+
+    Returns:
+      "" where JAX computes on an accelerator, the CPU has no such unit, or the system does not tell (it is not Linux).
+    """
+    if jax.default_backend() != "cpu" or not cpuinfo.is_file():
+        return ""
+    flags = next((line.split() for line in cpuinfo.read_text().splitlines() if line.startswith("flags")), list[str]())
+    return next((unit for unit in _BFLOAT16_UNITS if unit in flags), "")
 
 
 # Settings of JAX, off by default, that change numbers, besides the matmul precision. The random generator is none:

@@ -27,6 +27,7 @@ class Toy(Backbone):
 
     dtype: Any = jnp.float32
     residual_dtype: Any = jnp.float32
+    products: Any = None
     remat: str = "none"
     spec = SPEC
 

@@ -10,6 +10,7 @@ if __name__ == "__main__":  # before slow imports
 import argparse
 import dataclasses
 import importlib.util
+import itertools
 import pathlib
 
 from absl import logging
@@ -33,10 +34,16 @@ from tests.bench.worker import CONTENDERS
     argument(
         "--precision",
         choices=tuple(PRECISIONS),
-        default="float32",
-        help="what products are computed in; bfloat16 as with the configs' :bf16",
+        action="append",
+        help="what products are computed in; bfloat16 as with the configs' :bf16; several for tables of each (default: "
+        "float32)",
     ),
-    argument("--contender", choices=tuple(CONTENDERS), action="append", help="who is measured (default: all)"),
+    argument(
+        "--contender",
+        choices=tuple(CONTENDERS),
+        action="append",
+        help="who is measured (default: all); ours_plain_products in bfloat16 alone",
+    ),
     argument("--measure", choices=tuple(measures.TITLES), action="append", help="what is measured (default: all)"),
     number("--repeats", 1, default=7, help="turns"),
     number("--starts", 0, default=1, help="how often cold and warm starts and peak memory are measured"),
@@ -52,6 +59,7 @@ def benchmark(arguments: argparse.Namespace) -> int:
         pip install -e '.[bench]'
         python -m tests.bench.benchmark --out=benchmark
         python -m tests.bench.benchmark --clip=vit_l14 --batch_sizes=8 --repeats=3 --out=benchmark_l14
+        python -m tests.bench.benchmark --precision=float32 --precision=bfloat16 --out=benchmark_precisions
 
     Every contender is a process of its own, and they are timed in turns. Nothing is timed before outputs, losses and
     the prompts' gradients are equal to 1e-4. Prints Markdown tables, and writes them and every single time to --out. On
@@ -85,16 +93,20 @@ def run(arguments: argparse.Namespace, out: pathlib.Path) -> tuple[str, list[dic
         log=out / "contenders.log",
     )
     found: list[measure.Results] = []
-    for batch_size in arguments.batch_sizes:
+    precisions: list[str] = arguments.precision or ["float32"]
+    batch_sizes: list[int] = arguments.batch_sizes
+    for precision, batch_size in itertools.product(precisions, batch_sizes):
         setting = Setting(
             clip=arguments.clip,
             batch_size=batch_size,
             num_classes=arguments.num_classes,
             top_k=arguments.top_k,
-            precision=arguments.precision,
+            precision=precision,
             seed=arguments.seed,
         )
-        found.append(measure.run(setting, options))
+        same = () if precision == "bfloat16" else ("ours_plain_products",)  # as ours
+        contenders = tuple(name for name in options.contenders if name not in same)
+        found.append(measure.run(setting, dataclasses.replace(options, contenders=contenders)))
     described = {"options": {**dataclasses.asdict(options), "log": None}}
     return "\n".join(report.render(results) for results in found), [
         {**described, **results.as_json()} for results in found

@@ -118,6 +118,16 @@ def measure_traffic(text: str) -> Traffic:
     )
 
 
+def products(text: str) -> Iterator[tuple[str, str, str]]:
+    """Types of both operands and of the result of each matrix product in a program's text, such as 'bf16'."""
+    computations, _ = _parse(text)
+    for computation in computations.values():
+        for i in computation.instructions.values():
+            if i.opcode == "dot":
+                left, right = (computation.instructions[name].shape for name in i.operands)
+                yield left.split("[")[0], right.split("[")[0], i.shape.split("[")[0]
+
+
 def _parse(text: str) -> tuple[dict[str, Computation], str]:
     computations: dict[str, Computation] = {}
     entry = name = root = ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any, cast
 
@@ -11,10 +12,11 @@ import numpy as np
 import optax
 
 from mpafer_jax.backbones.clip.model import CLIP
+from mpafer_jax.backbones.products import DEFAULT
 from mpafer_jax.backbones.registry import load_backbone
 from mpafer_jax.config.schema import LossSection
 from mpafer_jax.data.normalize import normalize
-from mpafer_jax.method import steps
+from mpafer_jax.method import build, steps
 from mpafer_jax.method.forward import Forward
 from mpafer_jax.method.losses import Context, Objective
 from mpafer_jax.method.model import PromptedModel, variables
@@ -35,8 +37,12 @@ class JaxContender:
       device: "cpu", or the accelerator's name.
     """
 
-    def __init__(self, problem: Problem, *, remat: str) -> None:
-        """Loads the problem; `remat` as `config.clip.remat`.
+    def __init__(self, problem: Problem, *, remat: str, plain_products: bool = False) -> None:
+        """Loads the problem.
+
+        Args:
+          remat: as `config.clip.remat`.
+          plain_products: whether bfloat16 numbers are multiplied as on a CPU without units for them.
 
         Raises:
           ValueError: several devices, of which plain PyTorch would use one.
@@ -53,13 +59,14 @@ class JaxContender:
             optax.add_decayed_weights(setting.weight_decay),
             optax.sgd(setting.learning_rate, momentum=setting.momentum),
         )
-        clip = load_backbone(str(problem.clip_folder))
+        clip = load_backbone(str(problem.clip_folder), dtype=jnp.dtype(self._dtype).name)
         computing: Any = clip.backbone
-        self._model = PromptedModel(
+        model = PromptedModel(
             computing.clone(dtype=self._dtype, residual_dtype=self._dtype, remat=remat),
             _learner(problem),
             top_k=setting.top_k,
         )
+        self._model = model if plain_products else build.for_this_device(model)
         self._frozen = self._make_frozen(clip.params)
         del clip
         self._state = self._fresh_state()
@@ -94,6 +101,11 @@ class JaxContender:
     @property
     def device(self) -> str:
         return "cpu" if jax.default_backend() == "cpu" else devices.kind()
+
+    @property
+    def bfloat16_unit(self) -> str:
+        """See `devices.bfloat16_unit`."""
+        return devices.bfloat16_unit()
 
     def peak_memory(self) -> int:
         """Peak bytes: of the process on a CPU, else of the device."""
@@ -148,7 +160,8 @@ class JaxContender:
 
     def flops(self) -> dict[str, float]:
         """Floating-point operations of a call's matrix products, without rematerialisation, by measure."""
-        plain = self._model.clone(backbone=cast(Any, self._model.backbone).clone(remat="none"))
+        backbone = cast(Any, self._model.backbone).clone(remat="none", products=DEFAULT)
+        plain = self._model.clone(backbone=backbone)
         train, evaluate = self._steps(plain)
         texts = jax.ShapeDtypeStruct(self._problem.arrays["hard_text_features"].shape, jnp.float32)
         rows, inner, columns = measures.product_shape(self._problem)
@@ -210,7 +223,8 @@ class JaxContender:
         keys = jax.random.split(jax.random.key(0))
         left = jax.random.normal(keys[0], (rows, inner), self._dtype)
         right = jax.random.normal(keys[1], (inner, columns), self._dtype)
-        product = jax.jit(jnp.matmul)
+        einsum = cast(Any, self._model.backbone).products.einsum
+        product = jax.jit(functools.partial(einsum, "ri,ic->rc"))
         return lambda: _finish(product(left, right))
 
 

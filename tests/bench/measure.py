@@ -51,6 +51,7 @@ class Results:
 
     Attributes:
       device: see `JaxContender.device`.
+      bfloat16_unit: of the CPU, as our contender finds it (`devices.bfloat16_unit`).
       seconds: by measure and contender, mean seconds per call in each turn.
       starts: by contender, "cold" and "warm" (with a compilation cache), of each attempt.
       errors: by contender, largest error of each output against ours, relative to its largest entry.
@@ -59,6 +60,7 @@ class Results:
 
     setting: Setting
     device: str
+    bfloat16_unit: str
     seconds: Mapping[str, Mapping[str, Sequence[float]]]
     starts: Mapping[str, Mapping[str, Sequence[Start]]]
     errors: Mapping[str, Mapping[str, float]]
@@ -100,13 +102,15 @@ def run(setting: Setting, options: Options) -> Results:
         problem = problem_lib.write(folder / "problem", setting)
         with contextlib.ExitStack() as stack:
             workers = {name: stack.enter_context(_start(name, problem, options, None)) for name in options.contenders}
-            device = same_device({name: worker.ask("load")["device"] for name, worker in workers.items()})
+            loaded = {name: worker.ask("load") for name, worker in workers.items()}
+            device = same_device({name: answer["device"] for name, answer in loaded.items()})
+            unit = next((answer["bfloat16_unit"] for answer in loaded.values() if answer["bfloat16_unit"]), "")
             outputs = {name: _outputs(worker, folder) for name, worker in workers.items()}
             errors = check_equal(outputs, TOLERANCES[setting.precision])
             flops: dict[str, float] = workers["ours"].ask("flops")["flops"] if "ours" in workers else {}
             seconds = {measure: _time(measure, workers, options) for measure in options.measures}
         starts = {name: _starts(name, problem, options, folder / name) for name in options.contenders}
-    return Results(setting, device, seconds, starts, errors, flops)
+    return Results(setting, device, unit, seconds, starts, errors, flops)
 
 
 def same_device(found: Mapping[str, str]) -> str:

@@ -10,7 +10,12 @@ from tests.bench import measures, timing
 from tests.bench.measure import Results, Start
 from tests.bench.timing import Spread
 
-TITLES = {"ours": "ours", "plain": "plain PyTorch", "compiled": "torch.compile"}
+TITLES = {
+    "ours": "ours",
+    "ours_plain_products": "ours without the CPU's bfloat16 unit",
+    "plain": "plain PyTorch",
+    "compiled": "torch.compile",
+}
 _REFERENCE = "plain"
 
 
@@ -18,7 +23,8 @@ def render(results: Results) -> str:
     setting = results.setting
     parts = [
         f"CLIP {setting.clip}, {setting.precision}, batch {setting.batch_size}, {setting.num_classes} classes, "
-        f"{setting.num_visual} visual prompts a layer, on {results.device}.",
+        f"{setting.num_visual} visual prompts a layer, on {results.device}"
+        + (f" with {results.bfloat16_unit}." if results.bfloat16_unit else "."),
         _times(results),
     ]
     if results.flops:

@@ -19,7 +19,7 @@ import traceback
 from collections.abc import Callable
 from typing import Any, TextIO
 
-CONTENDERS = ("ours", "plain", "compiled")
+CONTENDERS = ("ours", "ours_plain_products", "plain", "compiled")
 
 
 def main() -> None:
@@ -36,7 +36,7 @@ def main() -> None:
     if arguments.threads:  # before libraries start threads
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: arguments.threads])
     try:
-        load = _import_ours(arguments) if arguments.contender == "ours" else _import_torch(arguments)
+        load = _import_ours(arguments) if arguments.contender.startswith("ours") else _import_torch(arguments)
         _say(answers, {})
         _answer(load, answers)
     except Exception as error:
@@ -58,7 +58,8 @@ def _import_ours(arguments: argparse.Namespace) -> Callable[[], Any]:
     from tests.bench import problem
     from tests.bench.jax_contender import JaxContender
 
-    return lambda: JaxContender(problem.read(arguments.folder), remat=arguments.remat)
+    plain_products = arguments.contender == "ours_plain_products"
+    return lambda: JaxContender(problem.read(arguments.folder), remat=arguments.remat, plain_products=plain_products)
 
 
 def _import_torch(arguments: argparse.Namespace) -> Callable[[], Any]:
@@ -83,7 +84,7 @@ def _answer(load: Callable[[], Any], answers: TextIO) -> None:
             case "load":
                 contender = load()
                 calls = dict(contender.calls())
-                answer = {"device": contender.device}
+                answer = {"device": contender.device, "bfloat16_unit": getattr(contender, "bfloat16_unit", "")}
             case "check":
                 import numpy as np
 

@@ -67,6 +67,26 @@ def test_the_name_of_what_products_are_computed_in():
         jax.config.update("jax_default_matmul_precision", None)
 
 
+@pytest.mark.parametrize(
+    ("flags", "unit"),
+    [
+        ("fpu sse2 avx512f avx512_bf16 amx_bf16 avx512_fp16 amx_tile amx_int8", "amx_bf16"),
+        ("fpu avx512_bf16 flush_l1d", "avx512_bf16"),
+        ("fpu avx512f avx512_vnni", ""),
+    ],
+)
+def test_the_unit_for_bfloat16_is_read_from_the_processors_flags(tmp_path, flags, unit):
+    each = "processor\t: {}\nvmx flags\t: amx_bf16\nflags\t\t: {}\nbugs\t\t: spectre_v1\n\n"
+    (tmp_path / "cpuinfo").write_text("".join(each.format(number, flags) for number in range(2)))
+    assert devices.bfloat16_unit(tmp_path / "cpuinfo") == unit
+
+
+def test_a_system_that_does_not_tell_its_flags_has_no_unit(tmp_path):
+    assert devices.bfloat16_unit(tmp_path / "cpuinfo") == ""
+    (tmp_path / "of_arm").write_text("processor\t: 0\nFeatures\t: fp asimd bf16\n")
+    assert devices.bfloat16_unit(tmp_path / "of_arm") == ""
+
+
 @pytest.fixture
 def usual_settings(monkeypatch):
     """Without those of the tests (conftest.py), but for the number of devices."""

@@ -8,6 +8,8 @@ N_p visual prompts, K layers, W tower width, D joint embedding size.
 from __future__ import annotations
 
 import dataclasses
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -16,6 +18,7 @@ from flax import linen as nn
 
 from mpafer_jax.backbones.base import Backbone, BackboneSpec, DeepPrompts, Outputs, Params, TokenSpec, Tower, normalize
 from mpafer_jax.backbones.clip.transformer import REMAT_POLICIES, Block, LayerNorm
+from mpafer_jax.backbones.products import DEFAULT, Products
 
 _PREFIX = 1  # SOS
 
@@ -63,14 +66,32 @@ class ClipConfig:
     projection_dim: int
 
 
+def _as(dtype: Any) -> Callable[[Params], Params]:
+    """Reads arrays of 16 bits as those of another type."""
+
+    def as_dtype(x: jax.Array) -> jax.Array:
+        return jax.lax.bitcast_convert_type(x, dtype)
+
+    return functools.partial(jax.tree.map, as_dtype)
+
+
 def _blocks(
-    config: VisionConfig | TextConfig, *, causal: bool, dtype: jnp.dtype, remat: str, prompts_start: int
+    config: VisionConfig | TextConfig,
+    *,
+    causal: bool,
+    dtype: jnp.dtype,
+    products: Products = DEFAULT,
+    remat: str,
+    prompts_start: int,
 ) -> Any:
     """The tower's K layers as one scanned module, compiled once instead of K times."""
-    block = Block if remat == "none" else nn.remat(Block, prevent_cse=False, policy=REMAT_POLICIES[remat])
+    block: Any = nn.map_variables(Block, "params", _as(jnp.bfloat16)) if products.stacks_as_bits else Block
+    block = block if remat == "none" else nn.remat(block, prevent_cse=False, policy=REMAT_POLICIES[remat])
     scanned = nn.scan(
         block, variable_axes={"params": 0, "intermediates": 0}, split_rngs={"params": True}, length=config.num_layers
     )
+    if products.stacks_as_bits:
+        scanned = nn.map_variables(scanned, "params", _as(jnp.uint16))
     return scanned(
         num_heads=config.num_heads,
         intermediate_size=config.intermediate_size,
@@ -78,6 +99,7 @@ def _blocks(
         layer_norm_eps=config.layer_norm_eps,
         causal=causal,
         dtype=dtype,
+        products=products,
         prompts_start=prompts_start,
         name="blocks",
     )
@@ -90,6 +112,7 @@ class VisionTransformer(nn.Module):
       projection_dim: D.
       dtype: of matrix products.
       residual_dtype: of the residual stream.
+      products: how matrices are multiplied.
       remat: 'none', 'dots' (save only products without a batch axis) or 'full' (save only layer inputs).
     """
 
@@ -97,6 +120,7 @@ class VisionTransformer(nn.Module):
     projection_dim: int
     dtype: jnp.dtype
     residual_dtype: jnp.dtype
+    products: Products
     remat: str
 
     def setup(self) -> None:
@@ -111,10 +135,17 @@ class VisionTransformer(nn.Module):
         self.position_embedding = self.param("position_embedding", nn.initializers.normal(width**-0.5), shape)
         self.ln_pre = LayerNorm(config.layer_norm_eps, self.residual_dtype)
         self.blocks = _blocks(
-            config, causal=False, dtype=self.dtype, remat=self.remat, prompts_start=1 + config.num_patches
+            config,
+            causal=False,
+            dtype=self.dtype,
+            products=self.products,
+            remat=self.remat,
+            prompts_start=1 + config.num_patches,
         )
         self.ln_post = LayerNorm(config.layer_norm_eps, self.dtype)
-        self.projection = nn.Dense(self.projection_dim, use_bias=False, dtype=self.dtype)
+        self.projection = nn.Dense(
+            self.projection_dim, use_bias=False, dtype=self.dtype, dot_general=self.products.dot_general
+        )
 
     def __call__(
         self, images: jax.Array, prompts: DeepPrompts | None = None, kept: jax.Array | None = None
@@ -233,18 +264,22 @@ class CLIP(Backbone):
         feature affects all images.
       residual_dtype: of the image tower's residual stream. bfloat16 loses precision at every layer; PyTorch's autocast
         keeps float32 too.
+      products: of the image tower.
       remat: see `VisionTransformer`.
     """
 
     config: ClipConfig
     dtype: Any = jnp.float32
     residual_dtype: Any = jnp.float32
+    products: Products = DEFAULT
     remat: str = "none"
 
     def setup(self) -> None:
         """Creates the towers `visual` and `text`."""
         config, dtype, residual = self.config, jnp.dtype(self.dtype), jnp.dtype(self.residual_dtype)
-        self.visual = VisionTransformer(config.vision, config.projection_dim, dtype, residual, self.remat)
+        self.visual = VisionTransformer(
+            config.vision, config.projection_dim, dtype, residual, self.products, self.remat
+        )
         self.text = TextTransformer(config.text, config.projection_dim, self.remat)
         # CLIP's initial value is 1 / 0.07; OpenAI's trained models have 100.
         self.logit_scale = self.param("logit_scale", nn.initializers.constant(jnp.log(1 / 0.07)), ())

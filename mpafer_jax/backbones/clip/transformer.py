@@ -6,6 +6,7 @@ width, H heads, d = W / H.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -13,7 +14,9 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from mpafer_jax.backbones import products
 from mpafer_jax.backbones.base import DeepPrompts
+from mpafer_jax.backbones.products import Products
 
 
 def quick_gelu(x: jax.Array) -> jax.Array:
@@ -41,7 +44,10 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
 
 # What is saved of each layer for the backward pass.
 REMAT_POLICIES: dict[str, Any] = {
-    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    "dots": jax.checkpoint_policies.save_from_both_policies(
+        jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+        jax.checkpoint_policies.save_only_these_names(products.SAVED),
+    ),
     "full": jax.checkpoint_policies.nothing_saveable,
 }
 
@@ -55,11 +61,13 @@ class Attention(nn.Module):
     Attributes:
       num_heads: H.
       dtype: of the computation; the softmax is always float32.
+      products: how matrices are multiplied.
     """
 
     num_heads: int
     causal: bool
     dtype: jnp.dtype
+    products: Products
 
     @nn.compact
     def __call__(
@@ -70,7 +78,7 @@ class Attention(nn.Module):
         head_dim = width // self.num_heads
 
         def project(name: str) -> nn.Dense:
-            return nn.Dense(width, dtype=self.dtype, name=name)
+            return nn.Dense(width, dtype=self.dtype, dot_general=self.products.dot_general, name=name)
 
         def heads(y: jax.Array) -> jax.Array:  # [..., L, W] -> [..., H, L, d]
             return jnp.swapaxes(y.reshape(*y.shape[:-1], self.num_heads, head_dim), -3, -2)
@@ -82,16 +90,16 @@ class Attention(nn.Module):
             shape = (batch, self.num_heads, prompts.shape[0], head_dim)
             k = jnp.concatenate([k, jnp.broadcast_to(heads(key(prompts)), shape)], axis=2)  # [B, H, L + N_p, d]
             v = jnp.concatenate([v, jnp.broadcast_to(heads(value(prompts)), shape)], axis=2)
-        scores = jnp.einsum("bhqd,bhkd->bhqk", q, k).astype(jnp.float32)
+        scores = self.products.einsum("bhqd,bhkd->bhqk", q, k).astype(jnp.float32)
         visible = self._visible(length, prompts, prompts_enabled)
         if visible is not None:
             scores = jnp.where(visible, scores, -jnp.inf)
         weights = jax.nn.softmax(scores, axis=-1)
         # Mean over heads [B, L, L + N_p]; computed only if `mutable=["intermediates"]`.
         self.sow("intermediates", "attention", jnp.mean(weights, axis=1))
-        mixed = jnp.einsum("bhqk,bhkd->bhqd", weights.astype(self.dtype), v)
+        mixed = self.products.einsum("bhqk,bhkd->bhqd", weights.astype(self.dtype), v)
         mixed = jnp.swapaxes(mixed, 1, 2).reshape(batch, length, width)  # [B, H, L, d] -> [B, L, W]
-        return nn.Dense(width, dtype=self.dtype, name="out_proj")(mixed)
+        return project("out_proj")(mixed)
 
     def _visible(self, length: int, prompts: jax.Array | None, enabled: jax.Array | None) -> jax.Array | None:
         """Attention mask [L, L + N_p] bool; None if every query sees every key."""
@@ -110,12 +118,14 @@ class Mlp(nn.Module):
     intermediate_size: int
     hidden_act: str
     dtype: jnp.dtype
+    products: Products
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """Maps x [B, L, W] to [B, L, W]."""
-        hidden = nn.Dense(self.intermediate_size, dtype=self.dtype, name="fc1")(x)
-        return nn.Dense(x.shape[-1], dtype=self.dtype, name="fc2")(ACTIVATIONS[self.hidden_act](hidden))
+        dense = functools.partial(nn.Dense, dtype=self.dtype, dot_general=self.products.dot_general)
+        hidden = dense(self.intermediate_size, name="fc1")(x)
+        return dense(x.shape[-1], name="fc2")(ACTIVATIONS[self.hidden_act](hidden))
 
 
 class LayerNorm(nn.Module):
@@ -151,6 +161,7 @@ class Block(nn.Module):
     layer_norm_eps: float
     causal: bool
     dtype: jnp.dtype
+    products: Products
     prompts_start: int  # position of the first prompt in sequence
 
     @nn.compact
@@ -159,11 +170,11 @@ class Block(nn.Module):
         if prompts is not None and prompts.in_sequence:
             x, prompts = self._with_prompts(x, prompts), None
         ln_1 = LayerNorm(self.layer_norm_eps, self.dtype, name="ln_1")
-        attn = Attention(self.num_heads, self.causal, self.dtype, name="attn")
+        attn = Attention(self.num_heads, self.causal, self.dtype, self.products, name="attn")
         keys = () if prompts is None else (ln_1(prompts.tokens), prompts.enabled)
         x = x + attn(ln_1(x), *keys).astype(x.dtype)
         ln_2 = LayerNorm(self.layer_norm_eps, self.dtype, name="ln_2")
-        mlp = Mlp(self.intermediate_size, self.hidden_act, self.dtype, name="mlp")
+        mlp = Mlp(self.intermediate_size, self.hidden_act, self.dtype, self.products, name="mlp")
         return x + mlp(ln_2(x)).astype(x.dtype), None
 
     def _with_prompts(self, x: jax.Array, prompts: DeepPrompts) -> jax.Array:

@@ -20,6 +20,7 @@ import numpy.typing as npt
 
 from mpafer_jax.backbones.base import Outputs
 from mpafer_jax.backbones.clip.rules import flatten, unflatten
+from mpafer_jax.backbones.products import DEFAULT
 from mpafer_jax.data.preprocess import Pixels
 from mpafer_jax.inference.predictor import Predictor
 from mpafer_jax.runtime import files
@@ -49,9 +50,10 @@ class Program:
 
 
 def program(predictor: Predictor) -> Program:
-    """Makes a pure function of a predictor; evaluated prompts are arrays among its weights."""
-    forward, frozen = predictor.forward, predictor.frozen
-    backbone = forward.model.backbone
+    """Makes a pure function of a predictor, the same on all CPUs; evaluated prompts are arrays among its weights."""
+    frozen, model = predictor.frozen, predictor.forward.model
+    backbone: Any = cast(Any, model.backbone).clone(products=DEFAULT)
+    forward = dataclasses.replace(predictor.forward, model=model.clone(backbone=backbone))
     arrays, structure = cast(tuple[list[jax.Array], Any], jax.tree.flatten(forward.image_prompts(predictor.params)))
     read = {
         "backbone": backbone.image_params(frozen.backbone),

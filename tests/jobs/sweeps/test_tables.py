@@ -239,6 +239,11 @@ def test_the_protocol_says_what_products_were_rounded_to():
     assert name not in protocol.items(made_on, config)  # written by an earlier version
     assert "TensorFloat-32" in protocol.items({**made_on, "matmul_precision": "default"}, config)[name]
     assert protocol.items({**made_on, "matmul_precision": "float32"}, config)[name] == "float32"
+    name, on = "products of bfloat16 numbers", {**made_on, "bfloat16_unit": "amx_bf16"}
+    assert protocol.items(on, {**config, "clip.dtype": "bfloat16"})[name] == "on the CPU's amx_bf16"
+    assert name not in protocol.items(on, {**config, "clip.dtype": "float32"})
+    for earlier_or_none in (made_on, {**made_on, "bfloat16_unit": ""}):
+        assert name not in protocol.items(earlier_or_none, {**config, "clip.dtype": "bfloat16"})
     for note in ("there is no test split: 20% of train are split off", "faces cropped: 224x224 pixels"):
         described = protocol.items({**made_on, "data": ["dataset folder", f"  {note}"]}, config)
         assert described["dataset"].endswith(note)
