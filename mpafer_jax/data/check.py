@@ -16,8 +16,7 @@ import numpy as np
 from mpafer_jax.config.data_section import ALL_SPLITS, DataSection
 from mpafer_jax.data import near_duplicates, protocols, records
 from mpafer_jax.data.contact_sheet import Tile
-from mpafer_jax.data.inspection import inspect_all, joint_hash, workers
-from mpafer_jax.data.near_duplicates import Thumbnails
+from mpafer_jax.data.inspection import Thumbnails, inspect_all, joint_hash, workers
 from mpafer_jax.data.records import ImageSource, Record, SourceIndex
 from mpafer_jax.data.registry import read_source
 from mpafer_jax.data.splits import absent, split_off_missing_test

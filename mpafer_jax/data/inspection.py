@@ -12,12 +12,17 @@ import time
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent import futures
 
-from mpafer_jax.data.near_duplicates import Thumbnails, thumbnail
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
 from mpafer_jax.data.preprocess import decode_rgb
 from mpafer_jax.data.records import ImageSource
 from mpafer_jax.runtime import workers as workers_lib
 from mpafer_jax.runtime.errors import ImageError
 
+Thumbnails = npt.NDArray[np.uint8]
+_THUMBNAIL = 32  # pixels: side of a thumbnail
 _THREADS = min(16, (os.cpu_count() or 1) + 2)  # more than cores, since reading waits for the disk
 _AHEAD = 4 * _THREADS  # tasks in memory at once
 # Small images are inspected many to a task, since handing one to a worker costs as much as a tenth of its inspection.
@@ -54,6 +59,11 @@ def inspect(image: ImageSource, *, with_thumbnail: bool = False) -> Inspected:
     digest.update(pixels.tobytes())
     small = thumbnail(pixels) if with_thumbnail else None
     return Inspected(data, pixels.size, digest.hexdigest(), small)
+
+
+def thumbnail(image: Image.Image) -> Thumbnails:
+    """uint8[32, 32], grey, stretched to a square, for `near_duplicates`."""
+    return np.asarray(image.convert("L").resize((_THUMBNAIL, _THUMBNAIL), Image.Resampling.BILINEAR))
 
 
 def workers(computed: bool) -> futures.Executor:

@@ -15,14 +15,12 @@ from typing import cast
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 from scipy import fft, ndimage, sparse
 from scipy.sparse import csgraph
 
+from mpafer_jax.data.inspection import Thumbnails
 from mpafer_jax.runtime import workers
 
-SIDE = 32
-Thumbnails = npt.NDArray[np.uint8]
 _Hashes = npt.NDArray[np.uint64]
 _RADIUS = 12  # of 64 bits that may differ
 _SIMILARITY = 0.8  # least correlation of details
@@ -51,13 +49,8 @@ class Pair:
     similarity: float
 
 
-def thumbnail(image: Image.Image) -> Thumbnails:
-    """uint8[SIDE, SIDE], grey, stretched to a square."""
-    return np.asarray(image.convert("L").resize((SIDE, SIDE), Image.Resampling.BILINEAR))
-
-
 def find(thumbnails: Thumbnails) -> Iterator[list[Pair]]:
-    """Near-duplicates among thumbnails [n, SIDE, SIDE]; yields those of `ROWS` images with all later ones at a time.
+    """Near-duplicates among thumbnails [n, S, S]; yields those of `ROWS` images with all later ones at a time.
 
     All hashes are compared: at this radius buckets of equal bits would hold most of the images.
     """

@@ -16,7 +16,7 @@ from absl import logging
 from PIL import Image
 
 from mpafer_jax.config.data_section import ALL_SPLITS, DataSection
-from mpafer_jax.data import label_noise, near_duplicates, preprocess, protocols, split_groups, subset
+from mpafer_jax.data import inspection, label_noise, near_duplicates, preprocess, protocols, split_groups, subset
 from mpafer_jax.data.decoded_cache import DecodedImages, open_or_make
 from mpafer_jax.data.prepared import ExampleSource, Prepared, Summary, prepare
 from mpafer_jax.data.records import CROPPED, Record, SourceIndex
@@ -366,7 +366,7 @@ def _near_duplicates(train: Split, prepared: Prepared) -> npt.NDArray[np.str_]:
     if not path.is_file():
         progress.fact("near-duplicates", f"searched among {len(train):,} {train.unit}, once")
         middle = train.source.num_frames // 2
-        thumbnails = [near_duplicates.thumbnail(train.source.image(i, int(middle[i]))) for i in range(len(train))]
+        thumbnails = [inspection.thumbnail(train.source.image(i, int(middle[i]))) for i in range(len(train))]
         with files.replacing(path) as temporary, temporary.open("wb") as stream:
             np.save(stream, near_duplicates.groups(np.stack(thumbnails)), allow_pickle=False)
     return np.load(path, allow_pickle=False).astype(np.str_)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageEnhance
 
-from mpafer_jax.data import near_duplicates
+from mpafer_jax.data import inspection, near_duplicates
 from mpafer_jax.data.near_duplicates import Pair
 from mpafer_jax.data.synthface.generate import face_of
 from mpafer_jax.data.synthface.styles import STYLES
@@ -23,7 +23,7 @@ def faces() -> list[Image.Image]:
 
 
 def pairs_of(images: list[Image.Image]) -> list[Pair]:
-    thumbnails = np.stack([near_duplicates.thumbnail(image) for image in images])
+    thumbnails = np.stack([inspection.thumbnail(image) for image in images])
     return [pair for batch in near_duplicates.find(thumbnails) for pair in batch]
 
 
@@ -65,7 +65,7 @@ def test_other_faces_are_none(faces):
 
 def test_groups_join_chains_and_leave_others_alone(faces):
     copies = [mirrored(faces[2]), CHANGES["darker"](mirrored(faces[2])), CHANGES["grey"](faces[7])]
-    thumbnails = np.stack([near_duplicates.thumbnail(image) for image in [*faces, *copies]])
+    thumbnails = np.stack([inspection.thumbnail(image) for image in [*faces, *copies]])
     groups = near_duplicates.groups(thumbnails).tolist()
     assert groups[2] == groups[NUMBER] == groups[NUMBER + 1]
     assert groups[7] == groups[NUMBER + 2]

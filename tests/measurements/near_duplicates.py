@@ -16,7 +16,7 @@ from PIL import Image, ImageEnhance
 
 from mpafer_jax.data import near_duplicates
 from mpafer_jax.data.contact_sheet import Tile, pairs_sheet
-from mpafer_jax.data.inspection import inspect_all, workers
+from mpafer_jax.data.inspection import inspect_all, thumbnail, workers
 from mpafer_jax.data.preprocess import decode_rgb
 from mpafer_jax.data.readers import ferplus
 from mpafer_jax.data.records import Record
@@ -92,7 +92,7 @@ def main(folder: str, sheet: str) -> None:
     chosen = rng.permutation(len(records))[:_COPIES]
     originals = [decode_rgb(records[i].image.read()) for i in chosen]
     for name, change in CHANGES.items():
-        copies = np.stack([near_duplicates.thumbnail(change(image)) for image in originals])
+        copies = np.stack([thumbnail(change(image)) for image in originals])
         found = near_duplicates.find(np.concatenate([thumbnails, copies]))
         partners = {(pair.first, pair.second) for batch in found for pair in batch}
         recall = np.mean([(i, len(thumbnails) + k) in partners for k, i in enumerate(chosen.tolist())])
