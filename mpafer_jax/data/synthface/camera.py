@@ -15,7 +15,7 @@ Floats = npt.NDArray[np.floating]
 _REFERENCE = 96  # pixels; side of the image to which a style's blur refers
 _GREY = np.array([0.299, 0.587, 0.114], np.float32)
 _PAPER, _PENCIL = 238.0, 40.0
-# Stops of the palettes, from dark to light.
+# From dark to light: the colours of a poster, and stops between which infrared interpolates.
 _POSTER = np.array([[36, 28, 74], [128, 40, 104], [226, 92, 82], [246, 196, 106], [250, 242, 214]], np.float32)
 _INFRARED = np.array([[250, 246, 190], [246, 150, 60], [196, 44, 92], [84, 24, 128], [14, 10, 52]], np.float32)
 
@@ -54,7 +54,7 @@ def _develop_medium(canvas: Canvas, medium: Medium, size: int, rng: np.random.Ge
     colour = np.asarray(canvas.colour.reduce(factor), np.float32)
     if medium == "photo":
         return colour
-    ink = np.asarray(canvas.ink.reduce(factor), np.float32)[..., None] / 255
+    ink = np.asarray(canvas.ink.reduce(factor).convert("RGB"), np.float32) / 255
     if medium == "drawing":
         return colour * (1 - 0.85 * ink) + 0.85 * ink * np.array([40, 26, 44], np.float32)
     grey = colour @ _GREY
@@ -71,10 +71,8 @@ def _recolour(pixels: Floats, palette: Palette) -> Floats:
     grey = np.clip(pixels @ _GREY, 0, 255)
     if palette == "grey":
         return np.repeat(grey[..., None], 3, axis=2)
-    stops = _INFRARED
     if palette == "poster":
-        stops = _POSTER
         # Dark tones are spread first, else lines on dark skin get the skin's level.
-        grey = np.floor((grey / 256) ** 0.7 * len(stops)) * 255 / (len(stops) - 1)
-    place = np.linspace(0, 255, len(stops))
-    return np.stack([np.interp(grey, place, stops[:, channel]) for channel in range(3)], axis=2).astype(np.float32)
+        return _POSTER.take(((grey / 256) ** 0.7 * len(_POSTER)).astype(int), axis=0)
+    place = np.linspace(0, 255, len(_INFRARED))
+    return np.stack([np.interp(grey, place, _INFRARED[:, channel]) for channel in range(3)], axis=2).astype(np.float32)
