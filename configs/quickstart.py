@@ -25,6 +25,5 @@ def get_config(arg: str | None = None) -> ConfigDict:
     # A style that the CLIP was not trained on, and that no setting was chosen on.
     config.data.synthface.style, config.data.synthface.seed = "poster", 3
     config.data.validation_split, config.data.validation_fraction = "validation", 0.0
-    config.data.cache_decoded = True  # 130 MB in data.dir; decoding would take a tenth of a step
     config.eval.baselines = tuple(BASELINES)
     return common.apply_arguments(config, arg)

@@ -25,8 +25,8 @@ Thumbnails = npt.NDArray[np.uint8]
 _THUMBNAIL = 32  # pixels: side of a thumbnail
 _THREADS = min(16, (os.cpu_count() or 1) + 2)  # more than cores, since reading waits for the disk
 _AHEAD = 4 * _THREADS  # tasks in memory at once
-# Small images are inspected many to a task, since handing one to a worker costs as much as a tenth of its inspection.
-_TASK_SECONDS, _MOST_IN_TASK = 0.01, 64
+# Quick images are inspected many to a task, since handing one to a worker costs as much as a tenth of its inspection.
+_TASK_SECONDS, _MOST_IN_TASK = 0.05, 64
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
