@@ -47,6 +47,18 @@ _SMALL: dict[str, Any] = {
     "train.checkpoint_every": 100,
     "eval.batch_size": 200,
 }
+# Baselines that the quickstart measures. Those that adapt features to few images, such as tip_adapter, are measured
+# where `eval.baselines` names them.
+BASELINES = (
+    "majority",
+    "zero_shot_type1",
+    "zero_shot_type2",
+    "zero_shot_type3",
+    "zero_shot_permuted",
+    "zero_shot_global_local",
+    "linear_probe",
+    "text_context",
+)
 # Other CLIPs than the default, as what they change of a configuration.
 CLIPS: dict[str, dict[str, Any]] = {
     "vit_b32": {"clip.name": "openai/clip-vit-base-patch32"},

@@ -15,7 +15,6 @@ works, not how good it is on photographs.
 from ml_collections import ConfigDict
 
 from configs import common
-from mpafer_jax.evaluation.baselines import BASELINES
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
@@ -25,5 +24,5 @@ def get_config(arg: str | None = None) -> ConfigDict:
     # A style that the CLIP was not trained on, and that no setting was chosen on.
     config.data.synthface.style, config.data.synthface.seed = "poster", 3
     config.data.validation_split, config.data.validation_fraction = "validation", 0.0
-    config.eval.baselines = tuple(BASELINES)
+    config.eval.baselines = common.BASELINES
     return common.apply_arguments(config, arg)

@@ -11,8 +11,7 @@ The argument of a sweep file names a config of `configs/` and, after commas, tha
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from configs.common import METHODS
-from mpafer_jax.evaluation.baselines import BASELINES
+from configs.common import BASELINES, METHODS
 from mpafer_jax.jobs.sweeps.sweep import Point
 
 # Titles of the methods of `configs.common`, and of MPA-FER itself.

@@ -7,5 +7,5 @@ from mpafer_jax.evaluation.baselines.registry import BASELINES
 __all__ = ["BASELINES"]
 
 # In the order of the tables' rows.
-for _name in ("majority", "zero_shot", "linear_probe", "text_context"):
+for _name in ("majority", "zero_shot", "linear_probe", "text_context", "adapters"):
     importlib.import_module(f"{__name__}.{_name}")

@@ -19,12 +19,9 @@ import numpy.typing as npt
 import optax
 from absl import logging
 
-from mpafer_jax.config.schema import Config
-from mpafer_jax.data.splits import Dataset
-from mpafer_jax.evaluation.baselines.registry import Context, Result, baseline
+from mpafer_jax.evaluation.baselines.registry import Context, Result, baseline, needs_validation
 from mpafer_jax.evaluation.metrics import from_logits
 from mpafer_jax.method.features import FrozenFeatures
-from mpafer_jax.runtime.errors import ConfigError
 
 # Strength of the penalty, per image: half-decades, strongest first; each fit starts from the previous one.
 L2_GRID = tuple(10.0 ** (exponent / 2) for exponent in range(2, -13, -1))
@@ -138,12 +135,7 @@ def minimize(
     return params, iterations, gradient
 
 
-def _check(config: Config, dataset: Dataset) -> None:
-    if dataset.validation is None:
-        raise ConfigError(
-            "config.eval.baselines names linear_probe, whose penalty is chosen on validation, but there is no "
-            "validation split; set data.validation_split or data.validation_fraction, or leave linear_probe out"
-        )
+_check = needs_validation("linear_probe", "penalty is")
 
 
 @baseline("linear_probe", "linear probe on frozen features", features="all", check=_check)

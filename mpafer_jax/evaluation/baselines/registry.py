@@ -14,6 +14,7 @@ from mpafer_jax.data.splits import Dataset
 from mpafer_jax.evaluation.metrics import ClassificationMetrics, from_logits
 from mpafer_jax.method.build import Experiment
 from mpafer_jax.method.features import FrozenFeatures
+from mpafer_jax.runtime.errors import ConfigError
 
 Metrics = Mapping[str, ClassificationMetrics]  # by the split's name
 Result = tuple[Metrics, dict[str, Any]]  # metrics, and details of the baseline
@@ -73,6 +74,20 @@ class Baseline:
     features: Literal["no split", "held out", "all"]
     reads_bank: bool
     check: Check | None
+
+
+def needs_validation(name: str, chosen: str) -> Check:
+    """Check of a baseline that chooses something on validation; `chosen` says what, as in 'penalty is'."""
+
+    def check(config: Config, dataset: Dataset) -> None:
+        del config
+        if dataset.validation is None:
+            raise ConfigError(
+                f"config.eval.baselines names {name}, whose {chosen} chosen on validation, but there is no validation "
+                f"split; set data.validation_split or data.validation_fraction, or leave {name} out"
+            )
+
+    return check
 
 
 BASELINES: dict[str, Baseline] = {}  # by name, in the order of the tables' rows

@@ -12,7 +12,7 @@ from mpafer_jax.data import pipeline
 from mpafer_jax.data.normalize import normalize
 from mpafer_jax.data.splits import load_dataset
 from mpafer_jax.evaluation import table
-from mpafer_jax.evaluation.baselines import BASELINES, compute, majority
+from mpafer_jax.evaluation.baselines import BASELINES, adapters, compute, majority
 from mpafer_jax.evaluation.baselines.registry import Context, baseline
 from mpafer_jax.jobs import train
 from mpafer_jax.method import build
@@ -93,6 +93,10 @@ def test_what_each_says(finished, prepared):
     assert found["zero_shot_type1"]["texts"]["anger"] == ["a photo of anger"]
     assert found["zero_shot_permuted"]["texts"] != found["zero_shot_type3"]["texts"]
     assert found["linear_probe"]["l2"] > 0
+    for name in ("tip_adapter", "tip_adapter_f"):
+        assert found[name]["alpha"] in adapters.ALPHAS
+        assert found[name]["beta"] in adapters.BETAS
+    assert found["clip_adapter"]["ratio"] in adapters.RATIOS
     assert len(dataset.test) == 25
 
 
