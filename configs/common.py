@@ -12,7 +12,7 @@ several joined by commas, unknown ones refused:
     tiny_clip, small_clip           the CLIPs that ship (tiny-face-clip: drawn faces, small-face-clip: photographs too),
                                     with the quickstart's settings: any dataset, no download
     runlocal                        a minute on a laptop: few images, few steps, small batches
-    coop, vpt_deep, ivlp, kgcoop, maple, ceprompt, promptsrc, cafe
+    coop, vpt_deep, ivlp, kgcoop, maple, ceprompt, promptsrc, cafe, lora
                                     another method in place of MPA-FER (docs/methods.md), with what else is configured
 """
 
@@ -136,6 +136,17 @@ METHODS: dict[str, dict[str, Any]] = {
         "loss.terms": ("cross_entropy", "channel_separation", "channel_diversity"),
         "loss.channel_separation": 1.5,
         "loss.channel_diversity": 5.0,
+        "optimizer.lr_scales": ((".*", 1.0),),
+    },
+    # Low-rank updates of both towers' attention, class texts fixed; CLIP-LoRA's optimizer.
+    "lora": {
+        **_CROSS_ENTROPY,
+        **_A_PHOTO,
+        "learner": "lora",
+        "visual_prompts.num_prompts": 0,
+        "optimizer.name": "adamw",
+        "optimizer.learning_rate": 2e-4,
+        "optimizer.weight_decay": 0.01,
         "optimizer.lr_scales": ((".*", 1.0),),
     },
 }

@@ -149,6 +149,18 @@ class Backbone(nn.Module):
         """Parameters that `encode_image` and `temperature_scale` read; exported programs keep only these."""
         raise NotImplementedError
 
+    def add_to_attention(self, params: Params, visual: jax.Array, text: jax.Array) -> Params:
+        """Parameters with updates added to each layer's projections to queries, keys and values, as of LoRA.
+
+        Args:
+          params: of this backbone.
+          visual, text: of the two towers, [K, 3, W, W] float32: queries, keys and values; inputs, outputs.
+
+        Returns:
+          New parameters, of the types of `params`.
+        """
+        raise NotImplementedError(f"{type(self).__name__} takes no updates of its attention, so there is no LoRA")
+
     def attention(self, intermediates: Params) -> jax.Array:
         """Attention maps of the image tower, for attribution.
 

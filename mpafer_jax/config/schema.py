@@ -112,6 +112,17 @@ class VisualPromptsSection(FrozenModel):
     """Standard deviation of their initial values."""
 
 
+class LoraSection(FrozenModel):
+    """Low-rank updates of the towers' weights, with learner lora."""
+
+    role: ClassVar[Role] = "model"
+
+    rank: PositiveCount = option(2, "relative: CLIP-LoRA's")
+    """r, rank of the update of each projection to queries, keys and values."""
+    alpha: Positive = option(1.0, "relative: CLIP-LoRA's")
+    """The update's weight is alpha / r."""
+
+
 class HardPromptsSection(FrozenModel):
     """Fixed texts that the soft prompts are aligned with."""
 
@@ -373,13 +384,15 @@ class ModelSections(FrozenModel):
 
     clip: ClipSection = ClipSection()
     learner: Text = option("mpa", "paper", role="model")
-    """How prompts are learned: mpa (context and deep visual prompts, independent of each other), maple (deep prompts in
-    both towers, coupled), promptsrc (deep prompts in both towers, independent of each other) or cafe (no prompts, but
-    a mask on the channels of the image feature)."""
+    """What is learned: mpa (context and deep visual prompts, independent of each other), maple (deep prompts in both
+    towers, coupled), promptsrc (deep prompts in both towers, independent of each other), cafe (no prompts, but a mask
+    on the channels of the image feature) or lora (low-rank updates of both towers' attention, with fixed class
+    texts)."""
     mask_width: PositiveCount = option(64, "ours; CAFE has a ResNet-18", role="model")
     """H, hidden units of the network that computes cafe's mask."""
     ctx: CtxSection = CtxSection()
     visual_prompts: VisualPromptsSection = VisualPromptsSection()
+    lora: LoraSection = LoraSection()
     head: HeadSection = HeadSection()
 
 

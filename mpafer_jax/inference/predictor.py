@@ -64,7 +64,7 @@ class Predictor:
       image_size: S, side in pixels to which images or faces are resized.
       grid: (rows, columns) of patches.
       model: the network.
-      frozen, params: its frozen and learned parameters, on the devices.
+      frozen, params: its frozen and learned parameters, on the devices; learned updates of weights are in both.
       text_features: theta(t) [C, D], on the devices.
       confidence: the checkpoint's, measured on its validation split; None if it has none, and for zero-shot.
       temperature: T of calibrated probabilities; None: they are uncalibrated.
@@ -106,9 +106,10 @@ class Predictor:
         self.class_names, self.hard_prompts = experiment.class_names, experiment.hard_prompts
         self.trained_on = trained_on
         self.image_size, self.grid = experiment.image_size, self.model.backbone.spec.grid
-        self.frozen, self.params = experiment.frozen, devices.replicate(params)
+        self.params = devices.replicate(params)
         self.text_features = devices.replicate(text_features)
         self.forward = Forward(self.model, mean, std)
+        self.frozen = self.forward.merged(self.params, experiment.frozen)
         self.confidence = confidence
         self.temperature = confidence.temperature if confidence is not None and calibrated else None
         gaussian = None if confidence is None else devices.replicate((confidence.mean, confidence.whitening))

@@ -21,6 +21,7 @@ from mpafer_jax.method.cafe import CafeMask
 from mpafer_jax.method.hard_prompts.bank import load_banks
 from mpafer_jax.method.hard_prompts.features import encode_hard_prompts, text_encoder
 from mpafer_jax.method.hard_prompts.templates import HardPrompts, configured_hard_prompts, prompt_names
+from mpafer_jax.method.lora import LoraUpdates
 from mpafer_jax.method.maple import MaplePrompts
 from mpafer_jax.method.model import PromptedModel, variables
 from mpafer_jax.method.mpa import MpaPrompts
@@ -36,6 +37,7 @@ LEARNERS: dict[str, type[PromptLearner]] = {
     "maple": MaplePrompts,
     "promptsrc": PromptSrcPrompts,
     "cafe": CafeMask,
+    "lora": LoraUpdates,
 }
 
 

@@ -40,7 +40,7 @@ class Forward:
 
     def __call__(self, params: Params, frozen: Frozen, batch: Batch) -> tuple[jax.Array, Outputs]:
         """Encodes soft prompts and a batch's 'image': logits [B, C], intermediates of `losses.Context`."""
-        both = variables(frozen.backbone, params)
+        both = variables(self.merged(params, frozen).backbone, params)
         logits, out = self._apply(both, batch["image"], frozen.soft_prompts, frozen.patch_weights, method=None)
         if not self.with_frozen:
             return logits, out
@@ -51,9 +51,14 @@ class Forward:
 
     def encode_texts(self, params: Params, frozen: Frozen) -> jax.Array:
         """Text features theta(t) [C, D] of the soft prompts; computed once per evaluation."""
-        both = variables(frozen.backbone, params)
+        both = variables(self.merged(params, frozen).backbone, params)
         features, _ = cast(Any, self.model.apply(both, frozen.soft_prompts, method="encode_soft_prompts"))
         return features
+
+    def merged(self, params: Params, frozen: Frozen) -> Frozen:
+        """Constants whose backbone holds what the learner adds to its weights (`PromptLearner.merge`)."""
+        backbone = self.model.learner.merge(params, self.model.backbone, frozen.backbone)
+        return dataclasses.replace(frozen, backbone=backbone)
 
     def image_prompts(self, params: Params) -> Prompts:
         """What images are encoded with, from the learner's parameters."""
@@ -72,7 +77,7 @@ class Forward:
 
         Args:
           prompts: from `image_prompts`.
-          frozen: backbone and patch weights are read.
+          frozen: from `merged`; backbone and patch weights are read.
           images: uint8 [B, S, S, 3].
           text_features: theta(t) [C, D].
           attention: whether to return 'attention' too, see `Backbone.attention`.

@@ -1,7 +1,7 @@
 """Protocol of prompt learners, and tokenized texts for the text tower.
 
-A prompt learner declares parameters and computes the prompts of both towers from them. `mpa` is the paper's (MPA-FER,
-arXiv 2506.21017); others are modules beside it, with a line in `build.LEARNERS`.
+A prompt learner declares parameters and computes the prompts of both towers from them, or updates of their weights.
+`mpa` is the paper's (MPA-FER, arXiv 2506.21017); others are modules beside it, with a line in `build.LEARNERS`.
 
 Shapes: C classes, M context tokens, L text positions, K layers, n prompts a layer, W tower width.
 """
@@ -19,7 +19,7 @@ import numpy as np
 from flax import linen as nn
 from flax import struct
 
-from mpafer_jax.backbones.base import BackboneSpec, DeepPrompts, Encode, TokenSpec, normalize
+from mpafer_jax.backbones.base import Backbone, BackboneSpec, DeepPrompts, Encode, TokenSpec, normalize
 from mpafer_jax.config.schema import ModelSections
 from mpafer_jax.runtime.errors import CheckpointError, ConfigError, PromptError
 
@@ -110,6 +110,17 @@ class PromptLearner(nn.Module):
         """
         del embed
         return params
+
+    def merge(self, params: Params, backbone: Backbone, frozen: Params) -> Params:
+        """The backbone's parameters with what was learned added to them (LoRA); prompts change none.
+
+        Args:
+          params: of the learner.
+          backbone: the module.
+          frozen: its parameters.
+        """
+        del params, backbone
+        return frozen
 
     def select_classes(self, params: Params, rows: Sequence[int], class_names: Sequence[str]) -> Params:
         """A checkpoint's parameters for other classes than it was trained on.

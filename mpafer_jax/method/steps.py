@@ -161,7 +161,8 @@ def make_eval_step(forward: Forward) -> EvalStep:
     """
 
     def step(params: Params, frozen: Frozen, text_features: jax.Array, batch: Batch) -> Outputs:
-        logits, out = forward.classify(forward.image_prompts(params), frozen, batch["image"], text_features)
+        prompts, merged = forward.image_prompts(params), forward.merged(params, frozen)
+        logits, out = forward.classify(prompts, merged, batch["image"], text_features)
         features = {
             "image_features": normalize_features(out["image_features"]),
             "mean_patch": mean_patch(out["patch_features"]),

@@ -16,7 +16,7 @@ NAMES = [
 ]
 PRETRAINING = ("pretrain_tiny_clip", "pretrain_small_clip")
 CLIPS = ["vit_b32", "vit_l14", "vit_l14_336", "tiny_clip", "small_clip"]
-METHODS = ["coop", "vpt_deep", "ivlp", "kgcoop", "maple", "ceprompt", "promptsrc", "cafe"]
+METHODS = ["coop", "vpt_deep", "ivlp", "kgcoop", "maple", "ceprompt", "promptsrc", "cafe", "lora"]
 SINGLE = [*CLIPS, "bf16", "no_validation", "whole", "runlocal", *METHODS]
 # A later argument may change what an earlier one set, so some are joined, in more than one order.
 JOINED = [

@@ -328,6 +328,19 @@ class CLIP(Backbone):
         """All parameters but the text tower's."""
         return {name: value for name, value in params.items() if name != "text"}
 
+    def add_to_attention(self, params: Params, visual: jax.Array, text: jax.Array) -> Params:
+        """See `Backbone.add_to_attention`."""
+
+        def added(tower: Params, updates: jax.Array) -> Params:
+            attention = dict(tower["blocks"]["attn"])
+            for index, name in enumerate(("q_proj", "k_proj", "v_proj")):
+                kernel: jax.Array = attention[name]["kernel"]  # [K, W, W]
+                total = (kernel.astype(jnp.float32) + updates[:, index]).astype(kernel.dtype)
+                attention[name] = {**attention[name], "kernel": total}
+            return {**tower, "blocks": {**tower["blocks"], "attn": attention}}
+
+        return {**params, "visual": added(params["visual"], visual), "text": added(params["text"], text)}
+
     def attention(self, intermediates: Params) -> jax.Array:
         """Attention maps [K, B, Q, Q + n] sown by `transformer.Attention`."""
         return intermediates["visual"]["blocks"]["attn"]["attention"][0]
