@@ -135,9 +135,9 @@ class Explainer:
             Phrase(text.text, name, granularity) for name in names for granularity, text in bank.classes[name].items()
         )
         self._predictor = predictor
-        encode = text_encoder(predictor.model, predictor.frozen.backbone, predictor.tokenizer.encode)
+        encode = text_encoder(predictor.model, predictor.untrained, predictor.tokenizer.encode)
         features, _ = encode([_PHRASE.format(phrase.text) for phrase in self.phrases])
-        arguments = (predictor.params, predictor.frozen, predictor.text_features, features)
+        arguments = (predictor.params, predictor.frozen, predictor.untrained, predictor.text_features, features)
         self._explain = PaddedFunction(self._forward, arguments, predictor.image_size, predictor.batch_sizes)
 
     def explain(self, predictions: Sequence[Prediction]) -> list[Explanation]:
@@ -170,6 +170,7 @@ class Explainer:
         self,
         params: dict[str, Any],
         frozen: Frozen,
+        untrained: dict[str, Any],
         text_features: jax.Array,
         phrase_features: jax.Array,
         pixels: jax.Array,
@@ -183,10 +184,12 @@ class Explainer:
             fresh = jnp.ones(len(out["attention"]), bool)
         shares, prompt_share = rollout(out["attention"], model.backbone.spec.num_patches, fresh)
         # What is trained for the classes' prompts moves features away from all other texts.
-        untuned = forward.classify(Prompts(), frozen, pixels, text_features)[1] if jax.tree.leaves(prompts) else out
+        if jax.tree.leaves(prompts) or self._predictor.frozen.backbone is not self._predictor.untrained:
+            bare = dataclasses.replace(frozen, backbone=untrained)
+            _, out = forward.classify(Prompts(), bare, pixels, text_features)
         scores, _ = global_local_logits(
-            untuned["image_features"],
-            untuned["patch_features"],
+            out["image_features"],
+            out["patch_features"],
             phrase_features,
             logit_scale=1 / (1 + model.local_weight),
             top_k=model.top_k,

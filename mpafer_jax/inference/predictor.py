@@ -65,6 +65,7 @@ class Predictor:
       grid: (rows, columns) of patches.
       model: the network.
       frozen, params: its frozen and learned parameters, on the devices; learned updates of weights are in both.
+      untrained: the backbone's parameters without learned updates.
       text_features: theta(t) [C, D], on the devices.
       confidence: the checkpoint's, measured on its validation split; None if it has none, and for zero-shot.
       temperature: T of calibrated probabilities; None: they are uncalibrated.
@@ -109,7 +110,7 @@ class Predictor:
         self.params = devices.replicate(params)
         self.text_features = devices.replicate(text_features)
         self.forward = Forward(self.model, mean, std)
-        self.frozen = self.forward.merged(self.params, experiment.frozen)
+        self.frozen, self.untrained = self.forward.merged(self.params, experiment.frozen), experiment.frozen.backbone
         self.confidence = confidence
         self.temperature = confidence.temperature if confidence is not None and calibrated else None
         gaussian = None if confidence is None else devices.replicate((confidence.mean, confidence.whitening))

@@ -23,11 +23,12 @@ bottleneck on the image feature, and mixes its output with that feature by a res
 A_v is homogeneous and f* enters a cosine, so the normalisation of f changes nothing.
 
 Differs from the authors' code in all three: features are of images without augmentation, as for the other baselines;
-class features are those of the run's hard prompts; labels may be votes; the last step is taken and not the best on
-test. Grids are wider, and logarithmic, as our classes have from 1 to thousands of images, and faces have higher
-cosines than objects. While the keys are trained, alpha and beta are Tip-Adapter's, where the authors have constants for
-each dataset. CLIP-Adapter's text adapter (Eq. 4, 6) is left out, as in most of their experiments, and both are trained
-by Tip-Adapter-F's update rule.
+class features are those of the run's hard prompts; labels may be votes. Everything is chosen on validation and the last
+step is taken, where Tip-Adapter's code searches alpha and beta on the test images of ImageNet (on validation of its
+other datasets) and takes the epoch that is best on test. Grids are wider, and logarithmic, as our classes have from 1
+to thousands of images, and faces have higher cosines than objects. While the keys are trained, alpha and beta are
+Tip-Adapter's, where the authors have constants for each dataset. CLIP-Adapter's text adapter (Eq. 4, 6) is left out, as
+in most of their experiments, and both are trained by Tip-Adapter-F's update rule.
 """
 
 from __future__ import annotations
