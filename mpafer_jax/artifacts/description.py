@@ -162,7 +162,7 @@ class Description(Described):
         # A field that is newer than the checkpoint has its default, which is chosen to change nothing.
         newest = Config().model_dump(mode="json")
         return {
-            name: {**newest[name], **self.config[name]}
+            name: {**newest[name], **self.config.get(name, {})}
             if isinstance(newest[name], dict)
             else self.config.get(name, newest[name])
             for name in names
