@@ -2,7 +2,8 @@
 
     python docs/results/make.py                             the page again
     python docs/results/make.py runs/components runs/top_k  with what has run there
-    python docs/results/make.py --print=docs/results/components_quickstart.jsonl --format=latex
+    python docs/results/make.py --print docs/results/components_quickstart.jsonl --format=latex
+    python docs/results/make.py --print docs/results/styles_quickstart.jsonl --ranks=war
 
 From the root of the checkout. A folder is what `mpafer-jax study sweep`, `study cross-dataset` or `python -m
 tests.bench.expression_packages` has left. A sweep is published as one file, a matrix as its `matrix.json` without the
@@ -35,8 +36,8 @@ from mpafer_jax.config.schema import Config
 from mpafer_jax.config.semantics import free_fields
 from mpafer_jax.evaluation.protocol import to_markdown
 from mpafer_jax.jobs.studies import cross_dataset_text
-from mpafer_jax.jobs.sweeps import report, sweep, tables
-from mpafer_jax.jobs.sweeps.collect import FinishedRun
+from mpafer_jax.jobs.sweeps import ranks, report, sweep, tables
+from mpafer_jax.jobs.sweeps.collect import METRICS, FinishedRun
 from mpafer_jax.jobs.sweeps.report import Report
 from mpafer_jax.jobs.sweeps.sweep import Record, own_files, split_source
 from mpafer_jax.runtime import files
@@ -381,13 +382,17 @@ def main(argv: Sequence[str] | None = None) -> None:
     kinds = "of sweeps, matrices or packages"
     parser.add_argument("folders", nargs="*", type=files.path_argument("folder"), help=kinds)
     parser.add_argument("--page", type=files.path_argument("--page"), default=_PAGE, help=f"default: {_PAGE}")
-    parser.add_argument("--print", type=pathlib.Path, metavar="FILE", help="print a published sweep's tables instead")
+    printed = "print published sweeps' tables instead"
+    parser.add_argument("--print", type=pathlib.Path, nargs="+", default=[], metavar="FILE", help=printed)
     parser.add_argument("--format", choices=list(report.FORMATS), default="markdown", help="with --print")
     parser.add_argument("--baseline", default="", help="with --print: row that the others are compared with")
+    parser.add_argument("--ranks", choices=METRICS, help="with --print: the ranks of the rows over the tables instead")
     arguments = parser.parse_args(argv)
     try:
         if arguments.print:
-            print(read_sweep(arguments.print, arguments.baseline).text(arguments.format))
+            reports = [read_sweep(path, arguments.baseline) for path in arguments.print]
+            texts = (found.text(arguments.format) for found in reports)
+            print(ranks.render(reports, arguments.ranks) if arguments.ranks else "\n".join(texts))
             return
         if not _SWEEPS.is_dir():
             raise ConfigError(f"there is no folder {_SWEEPS} here; run this from the root of the checkout")

@@ -152,6 +152,25 @@ def tables(arguments: argparse.Namespace) -> None:
 
 
 @command(
+    "study ranks",
+    path("folders", nargs="+", metavar="folder", help="of sweeps"),
+    argument("--metric", choices=("war", "uar"), default="war", help="what is ranked (default war, the accuracy)"),
+)
+def ranks(arguments: argparse.Namespace) -> None:
+    """Ranks methods over datasets: which differ, by Friedman's test and Nemenyi's critical difference.
+
+        mpafer-jax study ranks runs/baselines_rafdb runs/baselines_ferplus runs/baselines_affectnet7
+
+    Every table of the sweeps is a dataset; methods are the rows that all of them have, by name. Prints the table;
+    docs/experiments.md says how to read it.
+    """
+    from mpafer_jax.jobs.sweeps import ranks, report
+    from mpafer_jax.runtime import console
+
+    console.markdown(ranks.render([report.read(folder) for folder in arguments.folders], arguments.metric))
+
+
+@command(
     "study base-to-new",
     WORKDIR,
     argument("--seeds", type=whole_numbers, default=[0], help="of the runs and of their few-shot draws (default 0)"),

@@ -9,10 +9,12 @@ import numpy as np
 import numpy.typing as npt
 
 from mpafer_jax.evaluation import table as table_lib
-from mpafer_jax.evaluation.statistics import Estimate, percent
+from mpafer_jax.evaluation.statistics import Estimate, holm, percent
 from mpafer_jax.jobs.sweeps.collect import METRICS, Result
 from mpafer_jax.jobs.sweeps.sweep import Over, Point, Sweep
 from mpafer_jax.runtime.errors import ConfigError
+
+IMAGES = "images"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,6 +31,8 @@ class Line:
         baseline itself.
       by_image: difference of accuracy to the baseline with test images as samples, each averaged over the paired seeds
         (each is in one fold); None without stored predictions.
+      adjusted: p-values of `difference` by metric, and of `by_image` as IMAGES, by Holm over the rows of the table;
+        none where only one row has one.
       minutes: mean wall time of runs with a known one.
       series, value: see `Point`.
       reported: see `Point`.
@@ -45,6 +49,7 @@ class Line:
     series: str
     value: float | None
     reported: float | None
+    adjusted: Mapping[str, float] = dataclasses.field(default_factory=dict[str, float])
 
 
 def summarize(sweep: Sweep, results: Iterable[Result], baseline: str = "") -> list[Line]:
@@ -62,16 +67,38 @@ def summarize(sweep: Sweep, results: Iterable[Result], baseline: str = "") -> li
     if baseline not in rows:
         raise ConfigError(f"the baseline {baseline!r} is no row here; the rows are {', '.join(rows)}")
     points = {(point.table, point.name): point for point in sweep.points}
-    return [
-        _line(
-            points.get((table, row)),
-            by_seed,
-            {} if row == baseline else groups.get((table, baseline), {}),
-            over_folds=sweep.over == "folds",
-        )
+    tables = (
+        [
+            _line(
+                points.get((table, row)),
+                by_seed,
+                {} if row == baseline else groups.get((table, baseline), {}),
+                over_folds=sweep.over == "folds",
+            )
+            for (of, row), by_seed in groups.items()
+            if of == table
+        ]
         for table in sweep.table_names()
-        for (of, row), by_seed in groups.items()
-        if of == table
+    )
+    return [line for lines in tables for line in _adjusted(lines)]
+
+
+def _adjusted(lines: Sequence[Line]) -> list[Line]:
+    """The lines of a table with the corrected p-values."""
+    rows = [
+        {
+            **{name: gap.p_value for name, gap in line.difference.items()},
+            IMAGES: line.by_image and line.by_image.p_value,
+        }
+        for line in lines
+    ]
+    columns = {name: holm([row.get(name) for row in rows]) for name in (*METRICS, IMAGES)}
+    several = {name: column for name, column in columns.items() if sum(p is not None for p in column) > 1}
+    return [
+        dataclasses.replace(
+            line, adjusted={name: p for name, column in several.items() if (p := column[i]) is not None}
+        )
+        for i, line in enumerate(lines)
     ]
 
 
@@ -125,22 +152,24 @@ def _interval(estimate: Estimate | None) -> str:
     return "{:.2f} to {:.2f}".format(*(100 * end + 0.0 for end in estimate.interval))
 
 
-def _p_value(estimate: Estimate | None) -> str:
-    p = None if estimate is None else estimate.p_value
+def _p_value(p: float | None) -> str:
     return "" if p is None else "<0.001" if p < 0.001 else f"{p:.3f}"
 
 
 def _cells(line: Line, over: str) -> dict[str, str]:
     """Column -> text, in the table's order."""
+    gap = line.difference.get("war")
     return {
         "": line.title,
         "runs": str(len(line.seeds)),
         "accuracy, %": percent(line.scores.get("war")),
         "95% interval": _interval(line.scores.get("war")),
         "UAR, %": percent(line.scores.get("uar")),
-        "accuracy, difference": percent(line.difference.get("war"), "+"),
-        f"p, {over}": _p_value(line.difference.get("war")),
-        "p, images": _p_value(line.by_image),
+        "accuracy, difference": percent(gap, "+"),
+        f"p, {over}": _p_value(gap and gap.p_value),
+        f"p, {over}, Holm": _p_value(line.adjusted.get("war")),
+        "p, images": _p_value(line.by_image and line.by_image.p_value),
+        "p, images, Holm": _p_value(line.adjusted.get(IMAGES)),
         "minutes a run": "" if line.minutes is None else f"{line.minutes:.1f}",
         "the paper, %": "" if line.reported is None else f"{line.reported:.2f}",
     }
@@ -170,7 +199,7 @@ def explanation(compared: str, over: Over = "seeds") -> str:
         f"Mean ± sample standard deviation over {over}, and Student's 95% interval of the mean. Differences are to "
         f"{compared}, on the same {over}. *p, {over}*: paired t-test over {over}: would the difference hold for other "
         f"{over}? *p, images*: t-test over the test images, {images}: would it hold "
-        "for other images? Neither is corrected for the number of rows."
+        "for other images? *Holm*: the p-values of a column corrected for the number of rows of their table."
     )
 
 
@@ -188,9 +217,9 @@ def to_markdown(sweep: Sweep, lines: Sequence[Line], level: int = 2) -> str:
 def to_csv(lines: Sequence[Line]) -> str:
     """CSV with a line for each row: fractions of 1 with all digits."""
     per_metric = ("mean", "deviation", "interval_low", "interval_high")
-    compared = ("difference", "difference_deviation", "p_seeds")
+    compared = ("difference", "difference_deviation", "p_seeds", "p_seeds_holm")
     columns = [f"{metric}_{name}" for metric in METRICS for name in (*per_metric, *compared)]
-    last = ("war_difference_images", "p_images", "minutes", "reported_percent")
+    last = ("war_difference_images", "p_images", "p_images_holm", "minutes", "reported_percent")
     rows: list[list[str | float | None]] = []
     for line in lines:
         numbers: list[float | None] = []
@@ -199,8 +228,10 @@ def to_csv(lines: Sequence[Line]) -> str:
             low, high = (None, None) if score is None or score.interval is None else score.interval
             numbers += [score and score.mean, score and score.deviation, low, high]
             numbers += [gap and gap.mean, gap and gap.deviation, gap and gap.p_value]
+            numbers.append(line.adjusted.get(metric))
         images = line.by_image
-        numbers += [images and images.mean, images and images.p_value, line.minutes, line.reported]
+        numbers += [images and images.mean, images and images.p_value, line.adjusted.get(IMAGES)]
+        numbers += [line.minutes, line.reported]
         first = [line.table, line.row, line.title, line.value, " ".join(map(str, line.seeds))]
         rows.append([*first, *numbers])
     return table_lib.csv_text(["table", "row", "title", "value", "seeds", *columns, *last], rows)

@@ -12,7 +12,7 @@ import pytest
 from mpafer_jax.cli import study
 from mpafer_jax.evaluation import protocol
 from mpafer_jax.evaluation.statistics import Estimate
-from mpafer_jax.jobs.sweeps import report
+from mpafer_jax.jobs.sweeps import report, tables
 from mpafer_jax.jobs.sweeps.sweep import Point
 from mpafer_jax.runtime.errors import ConfigError, ReportError
 from tests.jobs.sweeps import made
@@ -86,6 +86,29 @@ def test_the_test_over_images_is_of_each_images_mean_over_seeds(tmp_path):
     (tmp_path / "all" / "full" / "seed_0" / "predictions.npz").write_bytes(b"damaged")
     with pytest.raises(ReportError, match="run the evaluation again"):
         lines(tmp_path)
+
+
+def test_p_values_are_corrected_over_the_rows_of_a_table(tmp_path):
+    made.record(tmp_path)
+    for seed in (0, 1):
+        probe = {"linear_probe": {"test": {"war": 0.8 - 0.1 * (seed + 1), "uar": 0.5}}}
+        made.run(tmp_path, f"all/full/seed_{seed}", 0.8, baselines=probe)
+        made.run(tmp_path, f"all/no_local/seed_{seed}", 0.4 + 0.1 * seed)
+        for name, war in (("full", 0.8), ("no_local", 0.7 + 0.1 * seed)):
+            made.run(tmp_path, f"few/{name}/seed_{seed}", war)
+    found = lines(tmp_path)
+    # Differences of -10 and -20 points: p 2 arctan(1/3) / pi; of -40 and -30: 2 arctan(1/7) / pi.
+    probe, no_local = 2 * np.arctan(1 / 3) / np.pi, 2 * np.arctan(1 / 7) / np.pi
+    assert found["all", "no_local"].adjusted == {"war": pytest.approx(2 * no_local)}
+    assert found["all", "linear_probe"].adjusted == {"war": pytest.approx(max(probe, 2 * no_local))}
+    assert found["all", "full"].adjusted == {}
+    assert found["few", "no_local"].adjusted == {}  # the only one that is compared
+    header, cells = tables.header_and_cells(made.SWEEP, "all", list(found.values()))
+    assert header[5:8] == ["accuracy, difference", "p, seeds", "p, seeds, Holm"]
+    assert [row[6:8] for row in cells] == [["", ""], ["0.090", "0.181"], ["0.205", "0.205"]]
+    rows = list(csv.DictReader(io.StringIO(tables.to_csv(list(found.values())))))
+    assert float(rows[1]["war_p_seeds_holm"]) == pytest.approx(2 * no_local)
+    assert rows[4]["war_p_seeds_holm"] == ""
 
 
 def test_folds_have_held_out_images_of_their_own(tmp_path):
