@@ -53,7 +53,7 @@ def _data_lines(summary: Mapping[str, Any], *starts: str) -> list[str]:
 
 
 def method_name(config: Mapping[str, Any]) -> str:
-    """A run's name in tables: "MPA-FER" if all of its parts are on, else "tuned prompts".
+    """A run's name in tables: "MPA-FER" if all of its parts are on, else "LoRA" or "tuned prompts".
 
     What the paper's loss does not have is appended: "MPA-FER + entropy", "MPA-FER + logit adjustment (tau 1)",
     "MPA-FER + averaged prompts".
@@ -64,10 +64,11 @@ def method_name(config: Mapping[str, Any]) -> str:
     options = _loss(config)
     terms = Objective.of(options).terms
     whole = all(term in terms for term in TERMS if term.equation) and all(config[part] for part in PARTS)
-    whole = whole and config.get("learner", "mpa") == "mpa"
+    learner = config.get("learner", "mpa")
+    name = "MPA-FER" if whole and learner == "mpa" else "LoRA" if learner == "lora" else "tuned prompts"
     others = [term.name for term in terms if not term.equation]
-    others += [name for field, name in _NAMED_FIELDS.items() if config.get(field)]
-    return " + ".join(filter(None, ["MPA-FER" if whole else "tuned prompts", *others, options.imbalance]))
+    others += [title for field, title in _NAMED_FIELDS.items() if config.get(field)]
+    return " + ".join(filter(None, [name, *others, options.imbalance]))
 
 
 def _loss(config: Mapping[str, Any]) -> LossSection:

@@ -69,7 +69,7 @@ def test_no_other_method_does(method, fifth):
     expected = {"cross_entropy", "prompt_alignment"} if method == "kgcoop" else {"cross_entropy", *others}
     assert objective.weights.keys() == expected
     assert protocol.method_name(flatten(configured(method).model_dump())) == " + ".join(
-        ["tuned prompts", *others, *fields.get(method, [])]
+        ["LoRA" if method == "lora" else "tuned prompts", *others, *fields.get(method, [])]
     )
 
 

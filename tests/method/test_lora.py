@@ -22,6 +22,7 @@ from mpafer_jax.inference.export import check, onnx, programs, whole
 from mpafer_jax.jobs import evaluate, train
 from mpafer_jax.method.hard_prompts.features import text_encoder
 from mpafer_jax.method.lora import LoraUpdates
+from mpafer_jax.method.prompts import Prompts
 from mpafer_jax.runtime.errors import ConfigError
 from tests import needs, tiny
 from tests.jobs import runs
@@ -189,7 +190,7 @@ def test_evaluation_prediction_and_explanation_agree(run, sample, tmp_path):
     first, _ = jax.jit(predictor.forward)(fresh, frozen, {"image": pixels})
     encode = text_encoder(predictor.model, frozen.backbone, predictor.tokenizer.encode)
     texts, _ = encode([f"a photo of a {name}." for name in predictor.class_names])
-    zero_shot, _ = jax.jit(predictor.forward.classify)(None, frozen, pixels, texts)
+    zero_shot, _ = jax.jit(predictor.forward.classify)(Prompts(), frozen, pixels, texts)
     np.testing.assert_allclose(first, zero_shot, rtol=1e-4, atol=1e-4)
     assert np.abs(first - logits).max() > 0.1
 
