@@ -175,6 +175,7 @@ SPACES: dict[str, Space] = {
         "loss.logit_consistency": _WEIGHT,
     },
     "cafe": {**_RATE, "loss.channel_separation": _WEIGHT, "loss.channel_diversity": _WEIGHT},
+    "lora": _RATE,
 }
 _ARGUMENTS = (*CLIPS, "bf16", "no_validation", "whole", "runlocal", *METHODS)
 

@@ -25,6 +25,7 @@ METHOD_TITLES = {
     "ceprompt": "CEPrompt: MaPLe's prompts, global and local scores",
     "promptsrc": "PromptSRC: deep prompts of both towers, held near the frozen CLIP",
     "cafe": "CAFE: mask on the channels of the frozen feature",
+    "lora": "LoRA: low-rank updates of both towers' attention",
 }
 # The context alone, trained with the cross-entropy of the global logits.
 TEXT_ONLY: Mapping[str, Any] = METHODS["coop"]

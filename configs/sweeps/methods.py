@@ -3,10 +3,10 @@
     mpafer-jax study sweep --sweep=configs/sweeps/methods.py:quickstart --workdir=runs/methods
     mpafer-jax study sweep --sweep=configs/sweeps/methods.py:quickstart,16_per_class,2_per_class --workdir=runs/few
 
-27 runs: 9 methods, 3 seeds; and before them 144 trials of another seed, which read no test image (docs/experiments.md).
-`SPACES` of configs/common.py has what is searched. With numbers of images, as in the second command, the search is made
-with the first of them, and its choice is measured with all. The linear probe chooses its penalty on validation in every
-run, from 15 values.
+30 runs: 10 methods, 3 seeds; and before them 160 trials of another seed, which read no test image
+(docs/experiments.md). `SPACES` of configs/common.py has what is searched. With numbers of images, as in the second
+command, the search is made with the first of them, and its choice is measured with all. The linear probe chooses its
+penalty on validation in every run, from 15 values.
 """
 
 import re
