@@ -229,7 +229,9 @@ def for_this_device(model: PromptedModel) -> PromptedModel:
     """The model with products as this process's devices compute them fastest; results are equal up to rounding."""
     backbone = cast(Any, model.backbone)
     if backbone.dtype == jnp.bfloat16 and devices.bfloat16_unit():
-        return model.clone(backbone=backbone.clone(products=FLOAT32_RESULTS))
+        # Bits have no gradient.
+        bits = FLOAT32_RESULTS.stacks_as_bits and not model.learner.changes_weights
+        return model.clone(backbone=backbone.clone(products=dataclasses.replace(FLOAT32_RESULTS, stacks_as_bits=bits)))
     return model
 
 

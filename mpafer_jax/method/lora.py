@@ -19,7 +19,7 @@ forward pass; A, B and their gradients are float32.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Self
+from typing import ClassVar, Self
 
 import jax
 import jax.numpy as jnp
@@ -41,6 +41,8 @@ class LoraUpdates(PromptLearner):
       alpha: the update's weight is alpha / r.
       words: before the class name.
     """
+
+    changes_weights: ClassVar[bool] = True
 
     text: Tower
     vision: Tower

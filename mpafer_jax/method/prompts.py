@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Self, cast
+from typing import Any, ClassVar, Self, cast
 
 import flax
 import jax
@@ -78,7 +78,12 @@ class PromptLearner(nn.Module):
 
     Subclasses declare parameters in `__call__` (`self.param`): float32 arrays in one flat dictionary. Checkpoints,
     `optimizer.lr_scales` and exported prompts refer to their names.
+
+    Attributes:
+      changes_weights: whether `merge` adds something learned to the backbone's weights.
     """
+
+    changes_weights: ClassVar[bool] = False
 
     @classmethod
     def configured(cls, config: ModelSections, spec: BackboneSpec, num_classes: int) -> Self:

@@ -20,9 +20,11 @@ from mpafer_jax.inference import Predictor
 from mpafer_jax.inference.attribution import Explainer
 from mpafer_jax.inference.export import check, onnx, programs, whole
 from mpafer_jax.jobs import evaluate, train
+from mpafer_jax.method import build
 from mpafer_jax.method.hard_prompts.features import text_encoder
 from mpafer_jax.method.lora import LoraUpdates
 from mpafer_jax.method.prompts import Prompts
+from mpafer_jax.runtime import devices
 from mpafer_jax.runtime.errors import ConfigError
 from tests import needs, tiny
 from tests.jobs import runs
@@ -73,6 +75,28 @@ def test_weights_stay_in_bfloat16():
     frozen = jax.tree.map(lambda x: x.astype(jnp.bfloat16), tiny.clip_params())
     merged = learner().merge(random_params(learner()), clip_lib.CLIP(tiny.CLIP), frozen)
     assert {x.dtype for x in jax.tree.leaves(merged)} == {jnp.dtype(jnp.bfloat16)}
+
+
+def test_bfloat16_towers_of_every_cpu_have_gradients(monkeypatch):
+    """Those with a unit for bfloat16 read layers' weights as bits, which have none, for learners of prompts."""
+    lora, frozen = learner(), jax.tree.map(lambda x: x.astype(jnp.bfloat16), tiny.clip_params())
+    params, images = random_params(lora), jax.random.normal(jax.random.key(0), (2, 32, 32, 3))
+
+    def gradient(unit):
+        monkeypatch.setattr(devices, "bfloat16_unit", lambda: unit)
+        backbone = build.for_this_device(tiny.model(dtype=jnp.dtype(jnp.bfloat16), learner=lora)).backbone
+
+        def loss(params):
+            merged = {"params": lora.merge(params, backbone, frozen)}
+            return jnp.sum(jnp.sin(backbone.apply(merged, images, method="encode_image")[0]))
+
+        return jax.jit(jax.grad(loss))(params)
+
+    found, expected = gradient("amx_bf16"), gradient("")
+    for name in ("visual_a", "visual_b"):
+        largest = np.abs(expected[name]).max()
+        assert largest > 1e-3
+        np.testing.assert_allclose(found[name], expected[name], atol=0.1 * float(largest))
 
 
 @pytest.mark.torch
