@@ -161,6 +161,14 @@ class Backbone(nn.Module):
         """
         raise NotImplementedError(f"{type(self).__name__} takes no updates of its attention, so there is no LoRA")
 
+    def unroll(self, params: Params) -> tuple[Backbone, Params]:
+        """The encoder with the image tower's layers unrolled, and its parameters; itself where they are not scanned.
+
+        A scan copies the weights of each layer out of their stack at every call, on CPUs. Unrolled, layers read their
+        own arrays, here NumPy views of the stack; compilation takes longer, and `attention` is not available.
+        """
+        return self, params
+
     def attention(self, intermediates: Params) -> jax.Array:
         """Attention maps of the image tower, for attribution.
 

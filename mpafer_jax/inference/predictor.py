@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import contextlib
 import dataclasses
+import functools
 import itertools
 import os
 from collections.abc import Callable, Generator, Iterable, Sequence
@@ -47,6 +48,7 @@ from mpafer_jax.runtime.finite import check_rows, finite_rows
 
 _THREADS = min(16, workers.usable_cores() + 2)  # more than the cores, since reading waits for the disk
 _NOT_FINITE = "the model's logits are NaN or infinite; see whether its checkpoint is of a run that went well"
+_LARGE = 64 << 20  # bytes of weights; smaller ones may stay in a processor's cache, and scanned layers compile faster
 _PAPER_TOP_K, _PAPER_PATCHES = 16, 196
 Cropper = Callable[[Image.Image], Sequence[FaceCrop]]
 
@@ -114,8 +116,10 @@ class Predictor:
         self.confidence = confidence
         self.temperature = confidence.temperature if confidence is not None and calibrated else None
         gaussian = None if confidence is None else devices.replicate((confidence.mean, confidence.whitening))
-        arguments = (self.params, self.frozen, self.text_features, gaussian)
-        self._classify = PaddedFunction(self._predict, arguments, self.image_size, batch_sizes)
+        model, frozen = _fastest(self.model, self.frozen)
+        predict = functools.partial(self._predict, Forward(model, mean, std))
+        arguments = (self.params, frozen, self.text_features, gaussian)
+        self._classify = PaddedFunction(predict, arguments, self.image_size, batch_sizes)
 
     @classmethod
     def from_checkpoint(
@@ -350,13 +354,14 @@ class Predictor:
 
     def _predict(
         self,
+        forward: Forward,
         params: dict[str, Any],
         frozen: Frozen,
         text_features: jax.Array,
         gaussian: tuple[jax.Array, jax.Array] | None,
         pixels: jax.Array,
     ) -> Outputs:
-        outputs = self.forward.predict(self.forward.image_prompts(params), frozen, pixels, text_features)
+        outputs = forward.predict(forward.image_prompts(params), frozen, pixels, text_features)
         mean_patches = outputs.pop("mean_patch")
         if self.temperature is not None:
             outputs["probabilities"] = jax.nn.softmax(outputs["logits"] / self.temperature, axis=-1)
@@ -394,6 +399,17 @@ class Predictor:
                 unlike=None if limit is None else float(values["distances"][position]) / limit,
                 track=row.track,
             )
+
+
+def _fastest(model: PromptedModel, frozen: Frozen) -> tuple[PromptedModel, Frozen]:
+    """The model as CPUs compute it fastest: a large image tower unrolled.
+
+    One device copies no weights for it: the memory of a CPU is the host's, where aligned views are taken as they are.
+    """
+    if jax.default_backend() != "cpu" or sum(leaf.nbytes for leaf in jax.tree.leaves(frozen.backbone)) < _LARGE:
+        return model, frozen
+    backbone, params = model.backbone.unroll(frozen.backbone)
+    return model.clone(backbone=backbone), dataclasses.replace(frozen, backbone=devices.replicate(params))
 
 
 def checked(result: Result) -> Prediction:

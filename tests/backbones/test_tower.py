@@ -1,4 +1,4 @@
-"""The image tower on some of an image's patches."""
+"""The image tower on some of an image's patches, and unrolled."""
 
 import dataclasses
 
@@ -7,7 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from mpafer_jax.backbones.base import DeepPrompts
 from mpafer_jax.backbones.clip.model import CLIP
+from mpafer_jax.runtime import devices
 from tests import tiny
 
 pytestmark = pytest.mark.usefixtures("strict_promotion")
@@ -15,9 +17,9 @@ pytestmark = pytest.mark.usefixtures("strict_promotion")
 SIDE, NUMBER, EXACT = 4, 16, {"rtol": 1e-4, "atol": 1e-5}
 
 
-def encode(images, kept=None, config=tiny.CLIP, params=None):
+def encode(images, kept=None, config=tiny.CLIP, params=None, prompts=None):
     variables = {"params": params or tiny.clip_params()}
-    return CLIP(config).apply(variables, images, kept=kept, method="encode_image")
+    return CLIP(config).apply(variables, images, prompts, kept=kept, method="encode_image")
 
 
 @pytest.fixture(scope="module")
@@ -51,3 +53,19 @@ def test_a_block_of_patches_is_a_smaller_image_at_its_positions(images):
         np.testing.assert_allclose(features[i], expected[0], **EXACT)
         for name in ("patch_features", "tokens"):
             np.testing.assert_allclose(out[name][i], of_part[name][0], **EXACT)
+
+
+@pytest.mark.parametrize("kind", ["none", "keys", "keys of some layers", "in sequence"])
+def test_the_unrolled_tower_is_the_same_and_reads_the_same_memory(images, kind):
+    layers, width = tiny.CLIP.vision.num_layers, tiny.CLIP.vision.hidden_size
+    tokens = jax.random.normal(jax.random.key(1), (layers, 3, width))
+    enabled = None if kind == "keys" else jnp.arange(layers) != 1
+    prompts = None if kind == "none" else DeepPrompts(tokens, enabled, in_sequence=kind == "in sequence")
+    params = jax.tree.map(jnp.asarray, tiny.clip_params())
+    expected, _ = encode(images, params=params, prompts=prompts)
+    clip, unrolled = CLIP(tiny.CLIP).unroll(params)
+    found, _ = clip.apply({"params": unrolled}, images, prompts, method="encode_image")
+    np.testing.assert_allclose(found, expected, **EXACT)
+    stack = np.asarray(params["visual"]["blocks"]["mlp"]["fc1"]["kernel"])
+    put = devices.replicate(unrolled)["visual"]["blocks"]["1"]["mlp"]["fc1"]["kernel"]
+    assert np.shares_memory(np.asarray(put.addressable_data(0)), stack[1])

@@ -296,3 +296,12 @@ def test_zero_shot_reads_a_bank_and_refuses_what_it_cannot_do(sample, faces):
     unknown = dataclasses.replace(load_backbone(clip), image_mean=None)
     with pytest.raises(ConfigError, match=r"says no mean and std of its images; put a preprocessor_config\.json"):
         Predictor.zero_shot(unknown, ("fear", "anger"), None)
+
+
+def test_a_large_model_predicts_the_same(predictor, trained, faces, monkeypatch):
+    """Its image tower is unrolled, which is why the size is set to nothing here."""
+    monkeypatch.setattr("mpafer_jax.inference.predictor._LARGE", 0)
+    unrolled = Predictor.from_checkpoint(trained)
+    for found, expected in zip(unrolled.predict_batch(faces[:3]), predictor.predict_batch(faces[:3]), strict=True):
+        np.testing.assert_allclose(found.logits, expected.logits, rtol=1e-4, atol=1e-4)
+        np.testing.assert_allclose(found.patch_scores, expected.patch_scores, rtol=1e-4, atol=1e-4)

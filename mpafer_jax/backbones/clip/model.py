@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import operator
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 
 from mpafer_jax.backbones.base import Backbone, BackboneSpec, DeepPrompts, Outputs, Params, TokenSpec, Tower, normalize
@@ -75,6 +77,19 @@ def _as(dtype: Any) -> Callable[[Params], Params]:
     return functools.partial(jax.tree.map, as_dtype)
 
 
+class _Unrolled(nn.Module):
+    """K layers without a scan, their parameters under "0", "1", ..: see `base.Backbone.unroll`."""
+
+    block: Callable[..., Block]
+    num_layers: int
+
+    @nn.compact
+    def __call__(self, x: jax.Array, prompts: DeepPrompts | None) -> tuple[jax.Array, None]:
+        for layer in range(self.num_layers):
+            x, _ = self.block(name=str(layer))(x, jax.tree.map(operator.itemgetter(layer), prompts))
+        return x, None
+
+
 def _blocks(
     config: VisionConfig | TextConfig,
     *,
@@ -83,8 +98,21 @@ def _blocks(
     products: Products = DEFAULT,
     remat: str,
     prompts_start: int,
+    unrolled: bool = False,
 ) -> Any:
-    """The tower's K layers as one scanned module, compiled once instead of K times."""
+    """The tower's K layers as one scanned module, compiled once instead of K times; or unrolled."""
+    fields: dict[str, Any] = {
+        "num_heads": config.num_heads,
+        "intermediate_size": config.intermediate_size,
+        "hidden_act": config.hidden_act,
+        "layer_norm_eps": config.layer_norm_eps,
+        "causal": causal,
+        "dtype": dtype,
+        "products": products,
+        "prompts_start": prompts_start,
+    }
+    if unrolled:
+        return _Unrolled(functools.partial(Block, **fields), config.num_layers, name="blocks")
     block: Any = nn.map_variables(Block, "params", _as(jnp.bfloat16)) if products.stacks_as_bits else Block
     block = block if remat == "none" else nn.remat(block, prevent_cse=False, policy=REMAT_POLICIES[remat])
     scanned = nn.scan(
@@ -92,17 +120,7 @@ def _blocks(
     )
     if products.stacks_as_bits:
         scanned = nn.map_variables(scanned, "params", _as(jnp.uint16))
-    return scanned(
-        num_heads=config.num_heads,
-        intermediate_size=config.intermediate_size,
-        hidden_act=config.hidden_act,
-        layer_norm_eps=config.layer_norm_eps,
-        causal=causal,
-        dtype=dtype,
-        products=products,
-        prompts_start=prompts_start,
-        name="blocks",
-    )
+    return scanned(**fields, name="blocks")
 
 
 class VisionTransformer(nn.Module):
@@ -114,6 +132,7 @@ class VisionTransformer(nn.Module):
       residual_dtype: of the residual stream.
       products: how matrices are multiplied.
       remat: 'none', 'dots' (save only products without a batch axis) or 'full' (save only layer inputs).
+      unrolled: see `CLIP`.
     """
 
     config: VisionConfig
@@ -122,6 +141,7 @@ class VisionTransformer(nn.Module):
     residual_dtype: jnp.dtype
     products: Products
     remat: str
+    unrolled: bool = False
 
     def setup(self) -> None:
         """Creates the submodules, with CLIP's names."""
@@ -141,6 +161,7 @@ class VisionTransformer(nn.Module):
             products=self.products,
             remat=self.remat,
             prompts_start=1 + config.num_patches,
+            unrolled=self.unrolled,
         )
         self.ln_post = LayerNorm(config.layer_norm_eps, self.dtype)
         self.projection = nn.Dense(
@@ -266,6 +287,7 @@ class CLIP(Backbone):
         keeps float32 too.
       products: of the image tower.
       remat: see `VisionTransformer`.
+      unrolled: whether the image tower's layers are unrolled instead of scanned; see `unroll`.
     """
 
     config: ClipConfig
@@ -273,12 +295,13 @@ class CLIP(Backbone):
     residual_dtype: Any = jnp.float32
     products: Products = DEFAULT
     remat: str = "none"
+    unrolled: bool = False
 
     def setup(self) -> None:
         """Creates the towers `visual` and `text`."""
         config, dtype, residual = self.config, jnp.dtype(self.dtype), jnp.dtype(self.residual_dtype)
         self.visual = VisionTransformer(
-            config.vision, config.projection_dim, dtype, residual, self.products, self.remat
+            config.vision, config.projection_dim, dtype, residual, self.products, self.remat, self.unrolled
         )
         self.text = TextTransformer(config.text, config.projection_dim, self.remat)
         # CLIP's initial value is 1 / 0.07; OpenAI's trained models have 100.
@@ -340,6 +363,17 @@ class CLIP(Backbone):
             return {**tower, "blocks": {**tower["blocks"], "attn": attention}}
 
         return {**params, "visual": added(params["visual"], visual), "text": added(params["text"], text)}
+
+    def unroll(self, params: Params) -> tuple[Backbone, Params]:
+        """See `base.Backbone.unroll`; itself where a CPU's unit for bfloat16 multiplies, which was not measured."""
+        if self.products != DEFAULT:
+            return self, params
+        stacked = jax.tree.map(np.asarray, params["visual"]["blocks"])
+        layers = {
+            str(layer): jax.tree.map(operator.itemgetter(layer), stacked)
+            for layer in range(self.config.vision.num_layers)
+        }
+        return self.clone(unrolled=True), {**params, "visual": {**params["visual"], "blocks": layers}}
 
     def attention(self, intermediates: Params) -> jax.Array:
         """Attention maps [K, B, Q, Q + n] sown by `transformer.Attention`."""
