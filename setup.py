@@ -81,8 +81,8 @@ setup(
         "gcs": ["gcsfs>=2025.3", "google-cloud-storage>=2.18"],  # gs://; Orbax asks the second
         "s3": ["s3fs>=2025.3"],  # s3://
         "generate": ["openai>=3.54,<4"],  # asks servers for descriptions
-        # The plain PyTorch way, which tests/bench measures against.
-        "bench": ["torch==2.13.0"],
+        # What tests/bench measures against: the plain PyTorch way, and inference engines.
+        "bench": ["torch==2.13.0", "onnxruntime>=1.24,<2", "openvino>=2026.4,<2027"],
         "test": [
             "av>=18,<19",
             "gcp-storage-emulator>=2026.7",  # a server that speaks gs://

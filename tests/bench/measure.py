@@ -105,10 +105,13 @@ def run(setting: Setting, options: Options) -> Results:
             loaded = {name: worker.ask("load") for name, worker in workers.items()}
             device = same_device({name: answer["device"] for name, answer in loaded.items()})
             unit = next((answer["bfloat16_unit"] for answer in loaded.values() if answer["bfloat16_unit"]), "")
-            outputs = {name: _outputs(worker, folder) for name, worker in workers.items()}
+            outputs = {name: outputs_of(worker, folder) for name, worker in workers.items()}
             errors = check_equal(outputs, TOLERANCES[setting.precision])
             flops: dict[str, float] = workers["ours"].ask("flops")["flops"] if "ours" in workers else {}
-            seconds = {measure: _time(measure, workers, options) for measure in options.measures}
+            seconds = {
+                measure: time_in_turns(measure, workers, options.repeats, options.block_seconds)
+                for measure in options.measures
+            }
         starts = {name: _starts(name, problem, options, folder / name) for name in options.contenders}
     return Results(setting, device, unit, seconds, starts, errors, flops)
 
@@ -125,7 +128,8 @@ def _start(name: str, problem: Problem, options: Options, cache: pathlib.Path | 
     return Worker(name, problem.folder, remat=options.remat, threads=options.threads, cache=cache, log=options.log)
 
 
-def _outputs(worker: Worker, folder: pathlib.Path) -> Arrays:
+def outputs_of(worker: Worker, folder: pathlib.Path) -> Arrays:
+    """What a contender computes, by way of a file in the folder."""
     path = folder / f"{worker.name}.npz"
     worker.ask("check", path=str(path))
     with np.load(path, allow_pickle=False) as stored:
@@ -158,15 +162,17 @@ def _error(found: np.ndarray[Any, Any], expected: np.ndarray[Any, Any]) -> float
     return float(np.abs(found - expected).max() / np.abs(expected).max())
 
 
-def _time(measure: str, workers: Mapping[str, Worker], options: Options) -> dict[str, list[float]]:
-    """Seconds per call by contender, measured in turns after two warm-up calls."""
+def time_in_turns(
+    measure: str, workers: Mapping[str, Worker], repeats: int, block_seconds: float
+) -> dict[str, list[float]]:
+    """Seconds per call by contender, after two warm-up calls; a block of calls lasts `block_seconds` or one call."""
     calls: dict[str, int] = {}
     for name, worker in workers.items():
         worker.seconds(measure)
-        calls[name] = max(1, round(options.block_seconds / worker.seconds(measure)))
+        calls[name] = max(1, round(block_seconds / worker.seconds(measure)))
     logging.info("timing %s, calls in a block: %s", measure, calls)
     blocks = {name: _block(worker, measure, calls[name]) for name, worker in workers.items()}
-    return timing.alternate(blocks, options.repeats)
+    return timing.alternate(blocks, repeats)
 
 
 def _block(worker: Worker, measure: str, calls: int) -> Any:

@@ -20,12 +20,13 @@ from collections.abc import Callable
 from typing import Any, TextIO
 
 CONTENDERS = ("ours", "ours_plain_products", "plain", "compiled")
+PREDICTING = "predicting:"  # begins the name of a contender of bulk prediction
 
 
 def main() -> None:
     """Responds to requests until stdin ends."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("contender", choices=CONTENDERS)
+    parser.add_argument("contender", help=f"one of {CONTENDERS}, or {PREDICTING} and one of engines.ENGINES")
     parser.add_argument("folder", type=pathlib.Path)
     parser.add_argument("--remat", default="dots")
     parser.add_argument("--threads", type=int, default=0)
@@ -36,7 +37,11 @@ def main() -> None:
     if arguments.threads:  # before libraries start threads
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: arguments.threads])
     try:
-        load = _import_ours(arguments) if arguments.contender.startswith("ours") else _import_torch(arguments)
+        name: str = arguments.contender
+        if name.startswith(PREDICTING):
+            load = _import_predicting(arguments)
+        else:
+            load = _import_ours(arguments) if name.startswith("ours") else _import_torch(arguments)
         _say(answers, {})
         _answer(load, answers)
     except Exception as error:
@@ -71,6 +76,12 @@ def _import_torch(arguments: argparse.Namespace) -> Callable[[], Any]:
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
     return lambda: TorchContender(problem.read(arguments.folder), compiled=arguments.contender == "compiled")
+
+
+def _import_predicting(arguments: argparse.Namespace) -> Callable[[], Any]:
+    from tests.bench.engines import Predicting
+
+    return lambda: Predicting(arguments.folder, arguments.contender.removeprefix(PREDICTING))
 
 
 def _answer(load: Callable[[], Any], answers: TextIO) -> None:
