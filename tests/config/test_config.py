@@ -20,6 +20,7 @@ from mpafer_jax.data.splits import load_dataset
 from mpafer_jax.jobs import evaluate, predict, train
 from mpafer_jax.jobs.pretraining.config import PretrainConfig
 from mpafer_jax.method.cafe import CafeMask
+from mpafer_jax.method.lora import LoraUpdates
 from mpafer_jax.runtime.errors import ConfigError
 from tests import tiny
 from tests.data import layouts
@@ -232,7 +233,7 @@ def test_what_depends_on_a_field_is_declared_with_it():
     assert semantics.SEED_FIELDS == ("seed", "data.few_shot_seed", "data.label_noise_seed")
     lists = [f"data.list.{name}" for name in ("file", "train", "validation", "test", "images")]
     assert ("clip.name", "clip.revision", "clip.activation", "data.dir", *lists) == semantics.CONTENT_FIELDS
-    assert semantics.MODEL_SECTIONS == ("ctx", "visual_prompts", "head", "learner", "mask_width")
+    assert semantics.MODEL_SECTIONS == ("ctx", "visual_prompts", "lora", "head", "learner", "mask_width")
     assert semantics.NORMALIZATION == ("mean", "std")
     assert {"train.keep", "predict.split", "clip.name"} <= semantics.free_fields(Config)
     assert not {"seed", "train.num_steps", "loss.beta", "data.mean"} & semantics.free_fields(Config)
@@ -275,7 +276,8 @@ def test_every_field_is_read(sample, tmp_path, monkeypatch):
     columns = ColumnsSection(box=("box",))
     read_source(config.data.model_copy(update={"dataset": "list", "dir": str(tmp_path / "listed"), "columns": columns}))
     without = config.visual_prompts.model_copy(update={"num_prompts": 0})
-    CafeMask.configured(config.model_copy(update={"visual_prompts": without}), CLIP(tiny.CLIP).spec, 2)
+    for learner in (CafeMask, LoraUpdates):
+        learner.configured(config.model_copy(update={"visual_prompts": without}), CLIP(tiny.CLIP).spec, 2)
     monkeypatch.undo()
 
     def fields(model):

@@ -108,6 +108,14 @@ def test_the_key_holds_what_the_numbers_depend_on(sample):
     assert path(**{"data.features_dir": "/elsewhere"}) == features_lib.Path("/elsewhere") / base.name
 
 
+@pytest.fixture(autouse=True)
+def compiled_anew():
+    """No step of another test, and none of this one for others: tests replace what compiles it."""
+    features_lib._feature_step.cache_clear()
+    yield
+    features_lib._feature_step.cache_clear()
+
+
 @pytest.fixture(scope="module")
 def prepared(sample):
     config = runs.config(sample)
@@ -135,6 +143,7 @@ def test_features_are_computed_once_for_all_runs(sample, prepared, tmp_path, mon
         return counted
 
     monkeypatch.setattr(devices, "data_parallel", counting)
+    features_lib._feature_step.cache_clear()
     few = np.arange(0, len(dataset.train), 5)
     some = encode_splits(config, built, [dataset.train.take(few)])["train"]
     assert sum(computed) == len(few)
