@@ -23,7 +23,7 @@ from mpafer_jax.artifacts.run_dir import SUMMARY
 from mpafer_jax.evaluation import protocol
 from mpafer_jax.jobs.sweeps import plan
 from mpafer_jax.jobs.sweeps.plan import Run
-from mpafer_jax.runtime import progress, signals
+from mpafer_jax.runtime import progress, signals, workers
 from mpafer_jax.runtime.console import duration
 
 LOG = "log.txt"
@@ -198,16 +198,11 @@ def _slots(jobs: int, gpus: Sequence[str]) -> list[Mapping[str, str]]:
     sharing = math.ceil(jobs / len(gpus)) if gpus else jobs
     told = any(name in os.environ for name in _MEMORY)
     memory = {_MEMORY[0]: f"{_SHARED_MEMORY / sharing:.3f}"} if sharing > 1 and not told else {}
-    threads = {_THREADS: str(max(1, _cores() // jobs))} if jobs > 1 and _THREADS not in os.environ else {}
+    threads = {_THREADS: str(max(1, workers.usable_cores() // jobs))} if jobs > 1 and _THREADS not in os.environ else {}
     return [
         {**memory, **threads, **({"CUDA_VISIBLE_DEVICES": gpus[slot % len(gpus)]} if gpus else {})}
         for slot in range(jobs)
     ]
-
-
-def _cores() -> int:
-    """Number of cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
 
 
 def _make_together(

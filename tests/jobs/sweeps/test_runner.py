@@ -122,7 +122,7 @@ def test_jobs_of_one_gpu_share_its_memory(planned, tmp_path, monkeypatch, gpus, 
 
 @pytest.mark.parametrize(("jobs", "set_before", "expected"), [(1, {}, None), (2, {}, "3"), (2, {"NPROC": "5"}, "5")])
 def test_jobs_share_the_cores(planned, tmp_path, monkeypatch, jobs, set_before, expected):
-    monkeypatch.setattr(runner, "_cores", lambda: 6)
+    monkeypatch.setattr(runner.workers, "usable_cores", lambda: 6)
     monkeypatch.delenv("NPROC", raising=False)
     for name, value in set_before.items():
         monkeypatch.setenv(name, value)
