@@ -10,47 +10,25 @@ as copies of one.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Self
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from mpafer_jax.backbones.base import BackboneSpec, Encode, TokenSpec, Tower
+from mpafer_jax.backbones.base import BackboneSpec
 from mpafer_jax.config.schema import ModelSections
-from mpafer_jax.method.prompts import (
-    Params,
-    PromptLearner,
-    Prompts,
-    Texts,
-    at_layers,
-    first_layers,
-    first_words,
-    normal,
-    tokenize_soft,
-)
+from mpafer_jax.method.prompts import Prompts, normal
+from mpafer_jax.method.sequence_prompts import SequencePrompts, first_layers
 from mpafer_jax.runtime.errors import ConfigError
 
 
-class MaplePrompts(PromptLearner):
+class MaplePrompts(SequencePrompts):
     """MaPLe's learner, with parameters `text_prompts` [J, M, W], `coupling` [J, W, W_v], `coupling_bias` [J, W_v].
 
-    Attributes:
-      depth: J.
-      num_ctx: M, in both towers.
-      ctx_std: standard deviation of the initial text prompts.
-      ctx_text: words before the class name; its first M tokens initialise layer 1. '' for random values.
-      before_norm: whether layer 1's visual prompts pass CLIP's `ln_pre`.
+    Both towers have M prompts; attributes are those of `SequencePrompts`.
     """
-
-    text: Tower
-    vision: Tower
-    depth: int
-    num_ctx: int
-    ctx_std: float
-    ctx_text: str
-    before_norm: bool
 
     @classmethod
     def configured(cls, config: ModelSections, spec: BackboneSpec, num_classes: int) -> Self:
@@ -75,23 +53,7 @@ class MaplePrompts(PromptLearner):
         coupling = self.param("coupling", uniform, (depth, width, visual_width))
         bias = self.param("coupling_bias", _uniform_bias(width**-0.5), (depth, visual_width))
         visual = jnp.einsum("jmw,jwv->jmv", text, coupling) + bias[:, None]
-        layers = tuple(range(1, depth + 1))
-        return Prompts(
-            ctx=text[0],
-            text=at_layers(text[1:], layers[1:], self.text.num_layers, in_sequence=True),
-            visual=at_layers(visual, layers, self.vision.num_layers, in_sequence=True, before_norm=self.before_norm),
-        )
-
-    def texts(self, class_names: Sequence[str], encode: Encode, spec: TokenSpec) -> Texts:
-        """See `PromptLearner.texts`."""
-        return tokenize_soft(class_names, encode, spec, self.num_ctx, self.ctx_text)
-
-    def start(self, params: Params, embed: Callable[[str], jax.Array]) -> Params:
-        """See `PromptLearner.start`: initialises layer 1's text prompts from `ctx_text`."""
-        if not self.ctx_text:
-            return params
-        words, text = first_words(self.ctx_text, embed, self.num_ctx), params["text_prompts"]
-        return {**params, "text_prompts": text.at[0].set(words.astype(text.dtype))}
+        return self.in_both_towers(text, visual)
 
 
 def _uniform_bias(limit: float) -> nn.initializers.Initializer:

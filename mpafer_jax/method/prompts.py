@@ -218,25 +218,6 @@ def first_words(text: str, embed: Callable[[str], jax.Array], num_ctx: int) -> j
     return words[:num_ctx]
 
 
-_DEPTH = 9  # MaPLe's and PromptSRC's, of 12 layers
-
-
-def first_layers(learner: str, layers: Sequence[int], spec: BackboneSpec) -> int:
-    """Number of layers J, the first of both towers, that get prompts; `layers` is `visual_prompts.layers`.
-
-    Raises:
-      ConfigError: `layers` are others than the first, or more than a tower has; names `learner`.
-    """
-    deepest = min(spec.text.num_layers, spec.vision.num_layers)
-    layers = layers or tuple(range(1, min(_DEPTH, deepest) + 1))
-    if tuple(layers) != tuple(range(1, len(layers) + 1)) or len(layers) > deepest:
-        raise ConfigError(
-            f"config.learner {learner!r} has prompts in the first layers of both towers: visual_prompts.layers must be "
-            f"1, 2, .. up to {deepest} at most (this CLIP's), found {layers}"
-        )
-    return len(layers)
-
-
 def at_layers(tokens: jax.Array, layers: Sequence[int], num_layers: int, **how: bool) -> DeepPrompts:
     """Deep prompts from tokens [J, n, W] of J layers, counted from 1; `how`: flags of `DeepPrompts`."""
     if len(layers) == num_layers:

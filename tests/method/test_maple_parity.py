@@ -84,7 +84,7 @@ def reference(clip, params, texts, before_norm):
     [
         (MaplePrompts(SPEC.text, SPEC.vision, 1, 2, 0.02, "", True), True),
         (MaplePrompts(SPEC.text, SPEC.vision, 2, 2, 0.02, "", False), False),
-        (PromptSrcPrompts(SPEC.text, SPEC.vision, 2, 2, 3, 0.02, 0.02, "", True), True),
+        (PromptSrcPrompts(SPEC.text, SPEC.vision, 2, 2, 0.02, "", True, num_visual=3, visual_std=0.02), True),
     ],
 )
 def test_both_towers_and_their_gradients_are_those_of_plain_pytorch(learner, before_norm):
