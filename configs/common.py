@@ -151,9 +151,10 @@ METHODS: dict[str, dict[str, Any]] = {
     },
 }
 # What a search (configs/sweeps/methods.py) draws for MPA-FER, "full", and for each of the methods: the learning rate
-# over two decades; weights of losses over three, mostly below the default, as one near 0 leaves the term out. Numbers
-# of prompts and the like stay: they decide how many parameters are trained.
-_RATE = {"optimizer.learning_rate": Factor(0.1, 10.0)}
+# and weights of losses over three decades, mostly below the default. A config's learning rate is one for prompts, which
+# matrices (MaPLe's, CAFE's) do not bear with Adam; a weight near 0 leaves the term out. Numbers of prompts and the like
+# stay: they decide how many parameters are trained.
+_RATE = {"optimizer.learning_rate": Factor(0.01, 10.0)}
 _WEIGHT = Factor(0.01, 10.0)
 SPACES: dict[str, Space] = {
     "full": {

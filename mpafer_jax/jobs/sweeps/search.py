@@ -2,9 +2,9 @@
 
 A sweep whose points have a `space` is run in two stages. First their trials, which are a sweep of their own in the
 folder `trials`: a table for each point, a row for each trial, one seed. The first trial has the point's own values, the
-others are drawn at random (`config.search_space`). No trial reads a test image (`eval.measure_test`). Then the
-sweep itself: each point with the values of its best trial on validation (`eval.select_by`), over seeds that no trial
-had.
+others are drawn at random (`config.search_space`); all can be shorter than the runs (`Sweep.trial_changes`). No trial
+reads a test image (`eval.measure_test`). Then the sweep itself: each point with the values of its best trial on
+validation (`eval.select_by`), over seeds that no trial had.
 
 Random search, by NumPy: with a few trials, optimizers that learn from earlier ones gain little and have to wait for
 them, whereas these can all run at once. It needs no package and no state besides the runs: trials are drawn again, each
@@ -75,8 +75,9 @@ def trials(sweep: Sweep, overrides: Sequence[str]) -> Sweep:
     Args:
       overrides: --config.field=value for all runs.
     """
+    short = sweep.trial_changes
     points = [
-        Point(f"trial_{number:02}", _title(point, drawn), {**own, **drawn, **_ON_VALIDATION}, point.name)
+        Point(f"trial_{number:02}", _title(point, drawn), {**own, **drawn, **short, **_ON_VALIDATION}, point.name)
         for point in sweep.searched
         for own in [{**point.changes, **_defaults(sweep, point, overrides)}]
         for number in range(sweep.trials)
@@ -207,10 +208,11 @@ def _summary(sweep: Sweep, searches: Sequence[Searched]) -> str:
             [title, f"`{field}`", dimension.text(own.values[field]), str(own.values[field]), str(best.values[field])]
             for field, dimension in search.point.space.items()
         ]
+    changes = "".join(f"; in trials `{field}` is {value}" for field, value in sweep.trial_changes.items())
     return "\n".join(
         (
             f"Search: {sweep.trials} trials for each method, of seed {sweep.search_seed}; the first has the defaults, "
-            "the others are drawn at random. None was measured on the test split. Chosen by "
+            f"the others are drawn at random{changes}. None was measured on the test split. Chosen by "
             f"{_select_by(searches)} on validation, which is therefore better than on new images:\n",
             table_lib.markdown(
                 ("", "trained parameters", "trials", "defaults, validation %", "chosen, validation %", "trial"), results
