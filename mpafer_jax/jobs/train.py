@@ -42,6 +42,7 @@ from mpafer_jax.method.losses import Objective
 from mpafer_jax.method.state import Frozen, TrainState
 from mpafer_jax.runtime import devices, distributed, files, locks, preemption, progress
 from mpafer_jax.runtime.errors import ConfigError
+from mpafer_jax.runtime.flops import count_flops
 
 T = TypeVar("T")
 
@@ -361,6 +362,24 @@ def make_loop(run: Run) -> Loop:
     )
 
 
+def update_flops(run: Run, state: TrainState) -> float:
+    """Floating-point operations of the matrix products and convolutions of an update, on all devices together."""
+    section, experiment, devices_here = run.config.train, run.experiment, jax.local_device_count()
+    images = (devices_here, section.batch_size // jax.device_count())
+    classes = len(experiment.class_names)
+
+    def array(dtype: Any, *shape: int) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct((*images, *shape), dtype)
+
+    batch = {
+        "image": array(np.uint8, experiment.image_size, experiment.image_size, 3),
+        "label": array(np.int32),
+        "label_distribution": array(np.float32, classes),
+        "mask": array(np.float32),
+    }
+    return count_flops(devices.data_parallel(run.step), state, run.constants, batch) * jax.device_count()
+
+
 def training_batches(run: Run, first_step: int) -> Generator[HostBatch]:
     """This process's part of every batch, starting at `first_step`."""
     batches = pipeline.train_batches(
@@ -426,6 +445,7 @@ def summarize(
         "trained_parameters": {
             name: int(state.params[name].size) for name in optim.trained(state.params, run.config.optimizer.lr_scales)
         },
+        "gflop_per_update": update_flops(run, state) / 1e9,
         "class_names": list(run.experiment.class_names),
         "clip": {"name": run.experiment.clip_name, "hash": run.experiment.clip_hash},
         "data": run.dataset.description.splitlines(),

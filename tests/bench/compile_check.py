@@ -15,9 +15,9 @@ from mpafer_jax.cli.parser import several
 from mpafer_jax.cli.runner import argument, command, number
 from mpafer_jax.config.schema import Config
 from mpafer_jax.runtime.errors import ConfigError
+from mpafer_jax.runtime.flops import count_flops
 from tests.bench import shapes
 from tests.bench.chips import Slice, describe_slice
-from tests.bench.flops import count_flops
 from tests.bench.hlo import Traffic, measure_traffic
 
 _MAKERS = {"train": shapes.train_step, "eval": shapes.eval_step}

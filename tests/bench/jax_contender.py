@@ -24,9 +24,9 @@ from mpafer_jax.method.mpa import MpaPrompts
 from mpafer_jax.method.prompts import TextEmbeddings, Texts
 from mpafer_jax.method.state import Frozen, TrainState
 from mpafer_jax.runtime import devices
+from mpafer_jax.runtime.flops import count_flops
 from tests.bench import measures, timing
 from tests.bench import problem as problem_lib
-from tests.bench.flops import count_flops
 from tests.bench.problem import Arrays, Problem
 
 

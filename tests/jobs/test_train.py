@@ -69,6 +69,24 @@ def test_summary_counts_every_held_out_image_once(finished):
     assert summary["best"]["step"] == min(step for step, war in by_step.items() if war == best)
 
 
+def test_summary_counts_the_operations_of_an_update(sample, tmp_path):
+    def gflop(batch_size, **changes):
+        changes |= {"train.batch_size": batch_size, **runs.SHORT}
+        return train.train_and_evaluate(runs.config(sample, **changes), tmp_path / str(len(seen)))["gflop_per_update"]
+
+    seen = []
+    for changes in ({"visual_prompts.num_prompts": 0}, {}):
+        seen.append(gflop(16, **changes))
+        seen.append(gflop(32, **changes))
+    tower = json.loads((sample / "clip" / "config.json").read_text())["vision_config"]
+    tokens, width = (tower["image_size"] // tower["patch_size"]) ** 2 + 1, tower["hidden_size"]
+    weights = 4 * width**2 + 2 * width * tower["intermediate_size"]  # queries, keys, values, output; MLP
+    forward = tower["num_hidden_layers"] * 2 * (tokens * weights + 2 * tokens**2 * width)
+    frozen, prompted = ((seen[at + 1] - seen[at]) * 1e9 / 16 for at in (0, 2))  # of an image
+    assert forward < frozen < 1.1 * forward  # and the patches' embedding, the projections
+    assert 1.9 * frozen < prompted < 3 * frozen  # backwards too, but to prompts and not to weights
+
+
 def test_tensorboard_holds_the_same_numbers(finished):
     workdir, _ = finished
     from tensorboardX.proto.event_pb2 import Event

@@ -178,8 +178,8 @@ def run_all(
                 for future in concurrent.futures.as_completed(waiting):
                     failed = future.result()
                     failures += failed
+                    work.advance(len(waiting[future]))  # at once: the time left is told from the runs of all groups
                     for run in waiting[future]:
-                        work.advance()
                         if run not in [failure.run for failure in failed] and not processes.stopping.is_set():
                             after_each(run)
         finally:  # also if `after_each` fails: then the other runs are stopped

@@ -33,6 +33,8 @@ class Line:
         (each is in one fold); None without stored predictions.
       adjusted: p-values of `difference` by metric, and of `by_image` as IMAGES, by Holm over the rows of the table;
         none where only one row has one.
+      parameters: trained ones of a run; None for a baseline.
+      gflop: 10^9 floating-point operations of an update; None for a baseline, or where it was not counted.
       minutes: mean wall time of runs with a known one.
       series, value: see `Point`.
       reported: see `Point`.
@@ -45,6 +47,8 @@ class Line:
     scores: Mapping[str, Estimate]
     difference: Mapping[str, Estimate]
     by_image: Estimate | None
+    parameters: int | None
+    gflop: float | None
     minutes: float | None
     series: str
     value: float | None
@@ -109,6 +113,7 @@ def _line(
     seeds = tuple(sorted(by_seed))
     paired = [seed for seed in seeds if seed in against]
     seconds = [result.seconds for result in by_seed.values() if result.seconds is not None]
+    summaries = [result.run.summary for result in by_seed.values() if not result.baseline]
 
     def difference(metric: str) -> Estimate:
         return Estimate.of([by_seed[seed].scores[metric] - against[seed].scores[metric] for seed in paired])
@@ -126,6 +131,8 @@ def _line(
         scores={name: Estimate.of([by_seed[seed].scores[name] for seed in seeds]) for name in METRICS if seeds},
         difference={name: difference(name) for name in METRICS if paired},
         by_image=_by_image([(by_seed[seed].correct, against[seed].correct) for seed in paired], over_folds=over_folds),
+        parameters=sum(summaries[0]["trained_parameters"].values()) if summaries else None,
+        gflop=summaries[0].get("gflop_per_update") if summaries else None,
         minutes=sum(seconds) / len(seconds) / 60 if seconds else None,
         series=series,
         value=at.value,
@@ -170,18 +177,27 @@ def _cells(line: Line, over: str) -> dict[str, str]:
         f"p, {over}, Holm": _p_value(line.adjusted.get("war")),
         "p, images": _p_value(line.by_image and line.by_image.p_value),
         "p, images, Holm": _p_value(line.adjusted.get(IMAGES)),
+        "trained parameters": "" if line.parameters is None else f"{line.parameters:,}",
+        "GFLOP an update": "" if line.gflop is None else f"{line.gflop:.3g}",
         "minutes a run": "" if line.minutes is None else f"{line.minutes:.1f}",
         "the paper, %": "" if line.reported is None else f"{line.reported:.2f}",
     }
 
 
 _ALWAYS = ("", "runs", "accuracy, %", "UAR, %")
+_IF_DIFFERENT = ("trained parameters", "GFLOP an update")
 
 
 def header_and_cells(sweep: Sweep, table: str, lines: Sequence[Line]) -> tuple[list[str], list[list[str]]]:
-    """The header and rows of one of the tables as text, without columns that are empty in all rows."""
+    """The header and rows of one of the tables as text, without columns that are empty in all rows.
+
+    Nor is there a column of parameters or operations that are the same for all runs.
+    """
     rows = [_cells(line, sweep.over) for line in lines if line.table == table]
-    header = [name for name in rows[0] if name in _ALWAYS or any(row[name] for row in rows)]
+    least = {name: 2 if name in _IF_DIFFERENT else 1 for name in rows[0]}
+    header = [
+        name for name in rows[0] if name in _ALWAYS or len({row[name] for row in rows if row[name]}) >= least[name]
+    ]
     return header, [[row[name] for name in header] for row in rows]
 
 
@@ -219,7 +235,15 @@ def to_csv(lines: Sequence[Line]) -> str:
     per_metric = ("mean", "deviation", "interval_low", "interval_high")
     compared = ("difference", "difference_deviation", "p_seeds", "p_seeds_holm")
     columns = [f"{metric}_{name}" for metric in METRICS for name in (*per_metric, *compared)]
-    last = ("war_difference_images", "p_images", "p_images_holm", "minutes", "reported_percent")
+    last = (
+        "war_difference_images",
+        "p_images",
+        "p_images_holm",
+        "trained_parameters",
+        "gflop_per_update",
+        "minutes",
+        "reported_percent",
+    )
     rows: list[list[str | float | None]] = []
     for line in lines:
         numbers: list[float | None] = []
@@ -231,7 +255,7 @@ def to_csv(lines: Sequence[Line]) -> str:
             numbers.append(line.adjusted.get(metric))
         images = line.by_image
         numbers += [images and images.mean, images and images.p_value, line.adjusted.get(IMAGES)]
-        numbers += [line.minutes, line.reported]
+        numbers += [line.parameters, line.gflop, line.minutes, line.reported]
         first = [line.table, line.row, line.title, line.value, " ".join(map(str, line.seeds))]
         rows.append([*first, *numbers])
     return table_lib.csv_text(["table", "row", "title", "value", "seeds", *columns, *last], rows)

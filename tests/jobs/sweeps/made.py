@@ -29,7 +29,19 @@ def record(root, sweep=SWEEP, source="configs/sweeps/mine.py:quickstart", overri
     Record(source, overrides, sweep).write(root)
 
 
-def summary(war, uar, *, seed=0, clip="c", test="t", selected_by="validation war", baselines=None, minutes=1.0):
+def summary(
+    war,
+    uar,
+    *,
+    seed=0,
+    clip="c",
+    test="t",
+    selected_by="validation war",
+    baselines=None,
+    minutes=1.0,
+    parameters=5,
+    gflop=2.0,
+):
     """Of a run with ten test images; `selected_by` without a split's name: nothing was chosen."""
     hits = round(10 * war)
     measured = {
@@ -50,6 +62,8 @@ def summary(war, uar, *, seed=0, clip="c", test="t", selected_by="validation war
         "counts": {"train": {"a": 7, "b": 3}},
         "seed": seed,
         "num_steps": 20,
+        "trained_parameters": {"ctx": parameters},
+        **({} if gflop is None else {"gflop_per_update": gflop}),
         "baselines": baselines or {},
         "clip": {"name": "tiny", "hash": clip * 64},
         "fingerprints": {"train": "anything", "validation": "v", "test": test},

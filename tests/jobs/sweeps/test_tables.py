@@ -178,6 +178,26 @@ def test_what_a_point_changes_may_differ(tmp_path):
         report.read(tmp_path)
 
 
+def test_parameters_and_operations_stand_where_they_differ(tmp_path):
+    made.record(tmp_path)
+    made.run(tmp_path, "all/full/seed_0", 0.8, parameters=78848, gflop=1234.5)
+    made.run(tmp_path, "all/no_local/seed_0", 0.7, parameters=5120, gflop=1234.5)
+    made.run(tmp_path, "few/full/seed_0", 0.6, parameters=78848, gflop=9.87)
+    made.run(tmp_path, "few/no_local/seed_0", 0.5, parameters=78848, gflop=None)  # an earlier version did not count
+    whole = report.read(tmp_path)
+    header, rows = tables.header_and_cells(whole.record.sweep, "all", whole.lines)
+    assert "GFLOP an update" not in header
+    assert [row[header.index("trained parameters")] for row in rows] == ["78,848", "5,120"]
+    assert "trained parameters" not in tables.header_and_cells(whole.record.sweep, "few", whole.lines)[0]
+    rows = list(csv.DictReader(io.StringIO(whole.text("csv"))))
+    assert [(row["trained_parameters"], row["gflop_per_update"]) for row in rows] == [
+        ("78848", "1234.5"),
+        ("5120", "1234.5"),
+        ("78848", "9.87"),
+        ("78848", ""),
+    ]
+
+
 def test_files_in_all_forms(tmp_path, capsys):
     made.record(tmp_path, overrides=("--config.loss.beta=0.5",))
     for seed, war in enumerate((0.8, 0.6)):
