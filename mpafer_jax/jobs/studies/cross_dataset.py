@@ -88,7 +88,7 @@ class Target:
 class Matrix:
     """Measures cells; CLIPs and models are cached between them.
 
-    A cell holds 'checkpoint', 'row' and 'dataset' (names), 'chosen_on_test' (whether the checkpoint was selected on its
+    A cell holds 'checkpoint', 'row' and 'dataset' (names), 'between' (`data.dataset` of both), 'chosen_on_test' (whether the checkpoint was selected on its
     run's test split), 'war', 'uar', 'macro_f1', 'cross_entropy', 'count', 'recall' and 'confusion' among 'class_names';
     'dropped', number of images by class outside 'class_names'; 'unknown', the checkpoint's classes that the dataset
     lacks; 'new', measured classes that the checkpoint was not trained on; and 'identity', what the cell depends on.
@@ -124,12 +124,13 @@ class Matrix:
             "images": target.split.fingerprint,
             "classes": list(names),
         }
+        between = [trained.description.config["data"]["dataset"], target.config.data.dataset]
         path = self._folder / "cells" / f"{trained.name}--{target.name}.json"
         if path.is_file():
             before: Cell = json.loads(path.read_text(encoding="utf-8"))
             if before["identity"] == identity:
                 logging.info("%s on %s: measured before", trained.name, target.name)
-                return {**before, "row": trained.row, "chosen_on_test": trained.chosen_on_test}
+                return {**before, "row": trained.row, "between": between, "chosen_on_test": trained.chosen_on_test}
         logging.info("%s on %s: %d images", trained.name, target.name, len(target.split))
         cell = {
             "checkpoint": trained.name,
@@ -138,6 +139,7 @@ class Matrix:
             "step": trained.step,
             "chosen_on_test": trained.chosen_on_test,
             "dataset": target.name,
+            "between": between,
             **self._measure(trained, target, names),
             "identity": identity,
             **circumstances(),

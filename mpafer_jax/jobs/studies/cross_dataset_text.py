@@ -25,10 +25,17 @@ _CHOSEN_AMONG: dict[ClassChoice, str] = {
     "dataset": "Chosen among all of the dataset's classes, trained on or not.",
 }
 
+# Accuracies that others report, by `data.dataset` of training and of test.
+_REPORTED = {
+    ("ferplus", "rafdb"): "72.91% (CAFE, Zhang et al., ECCV 2024: ViT-B/32, seven classes, the checkpoint that is best on "
+    "the test set)",
+}
+
 
 def render(cells: Sequence[Cell], classes: ClassChoice, level: int = 2) -> str:
     """The matrix as Markdown: WAR and UAR in percent, then the number of images and the dropped ones of each entry.
 
+    Where others report the accuracy of a pair of datasets, the number to beat stands below.
     Entries with several runs are mean and sample standard deviation. Rows with a checkpoint selected on its test split
     are named at the top.
 
@@ -71,6 +78,13 @@ def render(cells: Sequence[Cell], classes: ClassChoice, level: int = 2) -> str:
         "images left out, by class",
         "classes that the dataset has not",
     )
+    # Absent in published cells, as above.
+    pairs = {tuple(cell.get("between", ())): None for cell in cells}
+    text += [
+        f"The number to beat, trained on {trained} and tested on {tested}: {number}.\n"
+        for (trained, tested), number in _REPORTED.items()
+        if (trained, tested) in pairs
+    ]
     measured = f"{heading} What was measured\n"
     return "\n".join([*text, measured, markdown(header, details), f"{_CHOSEN_AMONG[classes]}\n"])
 

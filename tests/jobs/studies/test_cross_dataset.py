@@ -193,6 +193,8 @@ Chosen among the classes that checkpoint and dataset share.
     deeper = cross_dataset_text.render(cells, "dataset", level=4)
     assert deeper.startswith("#### Accuracy")
     assert deeper.endswith("Chosen among all of the dataset's classes, trained on or not.\n")
+    ferplus_on_rafdb = [{**cell, "between": ["ferplus", "rafdb"]} for cell in cells]
+    assert "trained on ferplus and tested on rafdb: 72.91%" in cross_dataset_text.render(ferplus_on_rafdb, "common")
     rows, columns, war = cross_dataset_text.arrays(cells, "war")
     assert (rows, columns) == (["A", "B"], ["A", "C"])
     np.testing.assert_allclose(war, [[50, np.nan], [np.nan, 76]])
@@ -211,6 +213,7 @@ def test_rows_whose_checkpoint_the_test_split_chose_are_named(loaded, matrix):
     chosen = dataclasses.replace(rows[1], description=description, chosen_on_test=description.chosen_on_test("best"))
     measuring = cross_dataset.Matrix(matrix[0], "common")
     again = [measuring.cell(row, target) for row in (rows[0], chosen) for target in targets]
+    assert all(cell["between"] == ["folder", "folder"] for cell in again)
     assert [cell["chosen_on_test"] for cell in again] == [False, False, True, True]
     text = cross_dataset_text.write(again, matrix[0], "common", [])
     assert text.startswith(f"**Trained on other: {protocol.TEST_SELECTED}**\n\n## Accuracy")
