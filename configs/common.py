@@ -47,8 +47,8 @@ _SMALL: dict[str, Any] = {
     "train.checkpoint_every": 100,
     "eval.batch_size": 200,
 }
-# Baselines that the quickstart measures. Those that adapt features to few images, such as tip_adapter, are measured
-# where `eval.baselines` names them.
+# Baselines that the quickstart measures. ADAPTERS, which are made for few images of each class, are measured where
+# `eval.baselines` names them.
 BASELINES = (
     "majority",
     "zero_shot_type1",
@@ -59,6 +59,7 @@ BASELINES = (
     "linear_probe",
     "text_context",
 )
+ADAPTERS = ("tip_adapter", "tip_adapter_f", "clip_adapter")
 # Other CLIPs than the default, as what they change of a configuration.
 CLIPS: dict[str, dict[str, Any]] = {
     "vit_b32": {"clip.name": "openai/clip-vit-base-patch32"},

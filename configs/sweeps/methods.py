@@ -5,13 +5,15 @@
 
 30 runs: 10 methods, 3 seeds; and before them 160 trials of another seed, which read no test image
 (docs/experiments.md). `SPACES` of configs/common.py has what is searched. With numbers of images, as in the second
-command, the search is made with the first of them, and its choice is measured with all. The linear probe chooses its
-penalty on validation in every run, from 15 values.
+command, the search is made with the first of them, and its choice is measured with all. The linear probe and the adapters of
+frozen features choose their settings on validation in every run: the linear probe from 15 values, Tip-Adapter from 561
+pairs, CLIP-Adapter from 4. Adapters are left out where a whole dataset of photographs is trained on: they compare every
+image with all training images.
 """
 
 import re
 
-from configs.common import SPACES
+from configs.common import ADAPTERS, SPACES
 from configs.sweeps import common
 from mpafer_jax.jobs.sweeps.sweep import Sweep
 
@@ -32,7 +34,7 @@ def get_sweep(argument: str) -> Sweep:
             for table, changes in tables.items()
             for name, space in SPACES.items()
         ),
-        baselines=common.UNTRAINED,
+        baselines=(*common.UNTRAINED, *(ADAPTERS if shots or common.small_clip(others) else ())),
         tables={f"{number}_per_class": f"{number} training images of each class" for number in shots},
         trials=16,
         # Where a whole run has 600 updates, a third of them rank settings well enough to choose.
