@@ -11,7 +11,7 @@ The argument of a sweep file names a config of `configs/` and, after commas, tha
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from configs.common import BASELINES, METHODS
+from configs.common import BASELINES, FEW_UPDATES, METHODS, prior
 from mpafer_jax.jobs.sweeps.sweep import Point
 
 # Titles of the methods of `configs.common`, and of MPA-FER itself.
@@ -51,16 +51,20 @@ def small_clip(argument: str) -> str:
     return next((shipped[word] for word in reversed(argument.split(",")) if word in shipped), "")
 
 
-def few_images(argument: str, per_class: int) -> Mapping[str, Any]:
+def few_images(argument: str, images: int) -> Mapping[str, Any]:
     """Changes that leave so many training images of each class, and updates enough to learn from them.
 
     Args:
-      argument: the sweep's. Configs with a small CLIP count updates already; the others count epochs, of which the
-        usual number would be a handful of updates here (30 epochs of 7 images make 3), fewer than the warm-up.
-      per_class: images of each class.
+      argument: the sweep's. Configs with a small CLIP count updates already, the others epochs.
+      images: of each class.
     """
-    longer = {"train.num_steps": 600, "train.num_epochs": 0.0, "train.eval_every": 100, "train.checkpoint_every": 100}
-    return {"data.train_per_class": per_class, **({} if small_clip(argument) else longer)}  # [ours]
+    return {"data.train_per_class": images, **({} if small_clip(argument) else FEW_UPDATES)}
+
+
+def with_prior(changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Changes of the full method, with the weights that suit it if they leave few images (`configs.common.prior`)."""
+    images = changes.get("data.train_per_class", 0)
+    return {**(prior(images) if images else {}), **changes}
 
 
 def method(argument: str, name: str, **options: Any) -> Point:
@@ -81,6 +85,8 @@ def method(argument: str, name: str, **options: Any) -> Point:
         start = {field: value for field, value in changes.items() if not field.startswith("ctx.")}
         changes = {**start, "hard_prompts.type": 3}
     changes |= options.pop("changes", {})
+    if name == "full":
+        changes = with_prior(changes)
     return Point(name, METHOD_TITLES[name], changes, **options)
 
 
@@ -92,12 +98,11 @@ def full_and_text_only(table: str, changes: Mapping[str, Any], value: float | No
       changes: by dotted name.
     """
     methods: tuple[tuple[str, str, Mapping[str, Any]], ...] = (
-        ("full", "full method", {}),
-        ("text_only", "text context alone (CoOp)", TEXT_ONLY),
+        ("full", "full method", with_prior(changes)),
+        ("text_only", "text context alone (CoOp)", {**TEXT_ONLY, **changes}),
     )
     return tuple(
-        Point(name, title, {**own, **changes}, table, "" if value is None else title, value)
-        for name, title, own in methods
+        Point(name, title, changed, table, "" if value is None else title, value) for name, title, changed in methods
     )
 
 

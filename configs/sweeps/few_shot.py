@@ -2,12 +2,13 @@
 
     mpafer-jax study sweep --sweep=configs/sweeps/few_shot.py:quickstart --workdir=runs/few_shot
 
-30 runs: 2 configurations, 5 numbers of images, 3 seeds. Which images those are is drawn by the seed, the more contain
-the fewer, and all of validation and test are used.
+45 runs: 3 configurations, 5 numbers of images, 3 seeds. Which images those are is drawn by the seed, the more contain
+the fewer, and all of validation and test are used. The full method has weights of the loss for few images
+(`configs.common.prior`), and once more those that it has with all images.
 """
 
 from configs.sweeps import common
-from mpafer_jax.jobs.sweeps.sweep import Sweep
+from mpafer_jax.jobs.sweeps.sweep import Point, Sweep
 
 _SHOTS = (16, 8, 4, 2, 1)
 
@@ -16,14 +17,14 @@ def get_sweep(argument: str) -> Sweep:
     return Sweep(
         title="Few training images",
         base=common.base(argument),
-        points=tuple(
-            point
-            for shots in _SHOTS
-            for point in common.full_and_text_only(
-                f"{shots}_per_class", common.few_images(argument, shots), float(shots)
-            )
-        ),
+        points=tuple(point for shots in _SHOTS for point in _points(argument, shots)),
         baselines=("zero_shot_type3", "linear_probe"),
         tables={f"{shots}_per_class": f"{shots} of each class" for shots in _SHOTS},
         axis="training images of each class",
     )
+
+
+def _points(argument: str, shots: int) -> tuple[Point, ...]:
+    table, changes, title = f"{shots}_per_class", common.few_images(argument, shots), "full method, weights as with all"
+    usual = Point("usual_weights", title, changes, table, title, float(shots))
+    return (*common.full_and_text_only(table, changes, float(shots)), usual)

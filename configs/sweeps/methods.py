@@ -5,25 +5,21 @@
 
 30 runs: 10 methods, 3 seeds; and before them 160 trials of another seed, which read no test image
 (docs/experiments.md). `SPACES` of configs/common.py has what is searched. With numbers of images, as in the second
-command, the search is made with the first of them, and its choice is measured with all. The linear probe and the adapters of
-frozen features choose their settings on validation in every run: the linear probe from 15 values, Tip-Adapter from 561
-pairs, CLIP-Adapter from 4. Adapters are left out where a whole dataset of photographs is trained on: they compare every
-image with all training images.
+command, the search is made with the first of them, and its choice is measured with all. The linear probe and the
+adapters of frozen features choose their settings on validation in every run: the linear probe from 15 values,
+Tip-Adapter from 561 pairs, CLIP-Adapter from 4. Adapters are left out where a whole dataset of photographs is trained
+on: they compare every image with all training images.
 """
 
-import re
-
-from configs.common import ADAPTERS, SPACES
+from configs.common import ADAPTERS, SPACES, per_class
 from configs.sweeps import common
 from mpafer_jax.jobs.sweeps.sweep import Sweep
-
-_PER_CLASS = re.compile(r"(\d+)_per_class")
 
 
 def get_sweep(argument: str) -> Sweep:
     words = argument.split(",")
-    shots = [int(found[1]) for word in words if (found := _PER_CLASS.fullmatch(word))]
-    others = ",".join(word for word in words if not _PER_CLASS.fullmatch(word))
+    shots = [number for word in words if (number := per_class(word))]
+    others = ",".join(word for word in words if not per_class(word))
     tables = {f"{number}_per_class": common.few_images(others, number) for number in shots} or {"all": {}}
     searched = next(iter(tables))
     return Sweep(

@@ -17,7 +17,7 @@ NAMES = [
 PRETRAINING = ("pretrain_tiny_clip", "pretrain_small_clip")
 CLIPS = ["vit_b32", "vit_l14", "vit_l14_336", "tiny_clip", "small_clip"]
 METHODS = ["coop", "vpt_deep", "ivlp", "kgcoop", "maple", "ceprompt", "promptsrc", "cafe", "lora"]
-SINGLE = [*CLIPS, "bf16", "no_validation", "whole", "runlocal", *METHODS]
+SINGLE = [*CLIPS, "bf16", "no_validation", "whole", "16_per_class", "runlocal", *METHODS]
 # A later argument may change what an earlier one set, so some are joined, in more than one order.
 JOINED = [
     *(",".join(pair) for pair in itertools.product(["tiny_clip", "vit_l14"], METHODS)),
@@ -28,6 +28,7 @@ JOINED = [
     "whole,no_validation",
     "no_validation,whole",
     "tiny_clip,bf16,no_validation,runlocal,coop",
+    "kgcoop,4_per_class",
 ]
 ARGUMENTS = ["", *SINGLE, *JOINED]
 

@@ -88,10 +88,11 @@ class Target:
 class Matrix:
     """Measures cells; CLIPs and models are cached between them.
 
-    A cell holds 'checkpoint', 'row' and 'dataset' (names), 'between' (`data.dataset` of both), 'chosen_on_test' (whether the checkpoint was selected on its
-    run's test split), 'war', 'uar', 'macro_f1', 'cross_entropy', 'count', 'recall' and 'confusion' among 'class_names';
-    'dropped', number of images by class outside 'class_names'; 'unknown', the checkpoint's classes that the dataset
-    lacks; 'new', measured classes that the checkpoint was not trained on; and 'identity', what the cell depends on.
+    A cell holds 'checkpoint', 'row' and 'dataset' (names), 'between' (`data.dataset` of both), 'chosen_on_test'
+    (whether the checkpoint was selected on its run's test split), 'war', 'uar', 'macro_f1', 'cross_entropy', 'count',
+    'recall' and 'confusion' among 'class_names'; 'dropped', number of images by class outside 'class_names'; 'unknown',
+    the checkpoint's classes that the dataset lacks; 'new', measured classes that the checkpoint was not trained on; and
+    'identity', what the cell depends on.
     """
 
     def __init__(self, folder: pathlib.Path, classes: ClassChoice) -> None:

@@ -83,7 +83,7 @@ class Plan:
 
                 return cls(source, folder, made, overrides, left, then=then)
             searches = search.read(found, made, overrides, folder)
-            found = search.settled(found, searches)
+            found = search.settled(found, searches, overrides)
             runs = plan.plan(found, overrides, seeds or found.seeds, only)
         left = [run for run in runs if not plan.has_ended(run, root / run.name)]
         logging.info("%d runs, %d of them have ended before", len(runs), len(runs) - len(left))

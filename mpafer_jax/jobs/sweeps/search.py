@@ -77,21 +77,26 @@ def trials(sweep: Sweep, overrides: Sequence[str]) -> Sweep:
     """
     short = sweep.trial_changes
     points = [
-        Point(f"trial_{number:02}", _title(point, drawn), {**own, **drawn, **short, **_ON_VALIDATION}, point.name)
+        Point(
+            f"trial_{number:02}",
+            _title(point, values if number else {}),
+            {**point.changes, **values, **short, **_ON_VALIDATION},
+            point.name,
+        )
         for point in sweep.searched
-        for own in [{**point.changes, **_defaults(sweep, point, overrides)}]
         for number in range(sweep.trials)
-        for drawn in [draw(point.space, own, seed=sweep.search_seed, method=point.name, trial=number)]
+        for values in [_values(sweep, point, number, overrides)]
     ]
     headings = {point.name: point.title for point in sweep.searched}
     seeds = (sweep.search_seed,)
     return Sweep(f"{sweep.title}: trials", sweep.base, tuple(points), "trial_00", tables=headings, seeds=seeds)
 
 
-def _defaults(sweep: Sweep, point: Point, overrides: Sequence[str]) -> dict[str, Any]:
-    """A point's own values of the searched fields."""
-    own = flatten(plan.parse(sweep.base, [*overrides, *plan.arguments(point.changes)]).model_dump())
-    return {name: own[name] for name in point.space}
+def _values(sweep: Sweep, point: Point, number: int, overrides: Sequence[str]) -> dict[str, Any]:
+    """The searched fields of a trial of a point: its own values in the first trial, drawn ones in the others."""
+    config = flatten(plan.parse(sweep.base, [*overrides, *plan.arguments(point.changes)]).model_dump())
+    own = {name: config[name] for name in point.space}
+    return {**own, **draw(point.space, own, seed=sweep.search_seed, method=point.name, trial=number)}
 
 
 def _title(point: Point, drawn: Mapping[str, Any]) -> str:
@@ -164,12 +169,23 @@ def _trial(number: int, row: Point, point: Point, run: FinishedRun | None) -> Tr
     return Trial(number, values, run, float(score))
 
 
-def settled(sweep: Sweep, searches: Sequence[Searched]) -> Sweep:
-    """The sweep with what was chosen: in the changes of the searched points and of all others of their names."""
-    chosen = {search.point.name: search.best.values for search in searches}
-    points = tuple(
-        dataclasses.replace(point, changes={**point.changes, **chosen.get(point.name, {})}) for point in sweep.points
-    )
+def settled(sweep: Sweep, searches: Sequence[Searched], overrides: Sequence[str]) -> Sweep:
+    """The sweep with what was chosen: in the changes of the searched points and of all others of their names.
+
+    What was chosen is a draw, thus factors of a point's own values: another point of the name may have others, as a
+    weight that depends on the number of images.
+
+    Args:
+      overrides: as for `trials`.
+    """
+    by_name = {search.point.name: search for search in searches}
+
+    def chosen(point: Point) -> dict[str, Any]:
+        if (search := by_name.get(point.name)) is None:
+            return {}
+        return _values(sweep, dataclasses.replace(point, space=search.point.space), search.best.number, overrides)
+
+    points = tuple(dataclasses.replace(point, changes={**point.changes, **chosen(point)}) for point in sweep.points)
     notes = (*sweep.notes, _summary(sweep, searches)) if searches else sweep.notes
     return dataclasses.replace(sweep, points=points, notes=notes)
 

@@ -186,3 +186,22 @@ def test_every_method_has_a_space_within_its_configuration(monkeypatch):
             }
             assert len(rates) >= 14
             assert all(0.01 <= rate <= 10 for rate in rates)
+
+
+def test_a_choice_made_with_16_images_scales_with_the_defaults_for_2(monkeypatch):
+    monkeypatch.chdir(runs.ROOT)
+    found = sweep.load("configs/sweeps/methods.py:quickstart,16_per_class,2_per_class")
+    made = search.trials(found, [])
+    searched = next(point for point in found.searched if point.name == "full")
+    tried = [
+        search.Trial(n, {f: row.changes[f] for f in searched.space}, None, 0.0)
+        for n, row in enumerate(made.rows("full"))
+    ]
+    for number in (0, 5):
+        chosen = search.settled(found, [search.Searched(searched, tried, tried[number], "")], [])
+        changes = {point.key: point.changes for point in chosen.points}
+        assert {f: changes["16_per_class/full"][f] for f in searched.space} == tried[number].values
+        of_two = changes["2_per_class/full"]
+        assert of_two["loss.beta"] == pytest.approx(8 * tried[number].values["loss.beta"], rel=0.01)
+        assert of_two["optimizer.learning_rate"] == tried[number].values["optimizer.learning_rate"]
+        assert changes["2_per_class/coop"] == {point.key: point for point in found.points}["2_per_class/coop"].changes

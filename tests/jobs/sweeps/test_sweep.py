@@ -8,12 +8,14 @@ import re
 
 import pytest
 
+from configs import quickstart, rafdb
 from mpafer_jax.artifacts.run_dir import flatten
 from mpafer_jax.backbones.files import SHIPPED
+from mpafer_jax.config.schema import Config
 from mpafer_jax.config.semantics import SEED_FIELDS
 from mpafer_jax.jobs.sweeps import plan, sweep
 from mpafer_jax.jobs.sweeps.sweep import Point, Record, Sweep
-from mpafer_jax.method import optim
+from mpafer_jax.method import losses, optim
 from mpafer_jax.runtime.errors import ConfigError
 from tests.jobs import runs
 from tests.jobs.sweeps import made
@@ -96,6 +98,27 @@ def test_runs_on_few_photographs_are_longer_than_their_warm_up(name):
         schedule = optim.make_schedule(learning_rate=1.0, warmup_steps=config.optimizer.warmup_steps, num_steps=steps)
         assert schedule(config.optimizer.warmup_steps) == 1.0
         assert config.train.eval_every < steps
+
+
+def test_the_fewer_images_the_more_the_full_method_is_held_near_the_frozen_clip():
+    found = {run.name: run.config for run in plan.plan(load("few_shot", "quickstart"), [], [0])}
+    for images, weight in ((16, 12.5), (2, 100.0)):
+        full, usual, coop = (
+            found[f"{images}_per_class/{name}/seed_0"] for name in ("full", "usual_weights", "text_only")
+        )
+        argument = quickstart.get_config(f"{images}_per_class")
+        assert full.loss == Config.from_config_dict(argument).loss
+        assert (full.loss.beta, full.loss.image_consistency, full.loss.prompt_distance) == (weight, weight, "cosine")
+        assert usual.loss == Config.from_config_dict(quickstart.get_config()).loss
+        assert str(losses.Objective.of(coop.loss)) == "cross_entropy"
+        assert {config.data.train_per_class for config in (full, usual, coop)} == {images}
+        assert argument.data.train_per_class == images
+    # A method keeps its own weights, and photographs get updates in place of epochs.
+    kgcoop = rafdb.get_config("4_per_class,kgcoop")
+    assert (kgcoop.loss.beta, kgcoop.train.num_steps, kgcoop.train.num_epochs) == (8.0, 600, 0.0)
+    for wrong, message in (("0_per_class", "unknown config arguments 0_per_class"), ("1_per_class,2_per_class", "one")):
+        with pytest.raises(ValueError, match=message):
+            quickstart.get_config(wrong)
 
 
 @pytest.mark.parametrize(
