@@ -219,7 +219,10 @@ class DataSection(ImagesSection):
     """Splitting off keeps near-duplicates (docs/datasets.md) on one side, as it always does identical images; they are
     searched for once."""
     train_per_class: Count = option(0, "few-shot experiments", role="training")
-    """Training images of each class, drawn by few_shot_seed; 0 for all."""
+    """Training images of each class, drawn by few_shot_seed; 0 for all.
+
+    The config argument 16_per_class sets it, and weights of the loss that suit few images.
+    """
     few_shot_seed: Count = option(0, "ours", role="seed")
     """Seed of that draw; apart from split_seed, so that few-shot runs differ in what they train on and not in what they
     are measured on."""
