@@ -121,7 +121,7 @@ METHODS: dict[str, dict[str, Any]] = {
         "visual_prompts.num_prompts": 4,
         "visual_prompts.before_ln_pre": True,
         "hard_prompts.type": 3,
-        "hard_prompts.granularity": ("template", "holistic", "brows", "eyes", "nose", "cheeks", "mouth", "chin"),
+        "hard_prompts.granularity": ("holistic", "template", "brows", "eyes", "nose", "cheeks", "mouth", "chin"),
         "hard_prompts.paraphrases": 0,
         "loss.terms": ("cross_entropy", "image_consistency", "text_consistency", "logit_consistency"),
         "loss.image_consistency": 10.0,
@@ -218,6 +218,22 @@ def prior(images: int) -> dict[str, Any]:
     }
 
 
+def method_changes(name: str, clip: str) -> dict[str, Any]:
+    """What a method of `METHODS` changes with a CLIP.
+
+    To the CLIPs that ship, which were trained on descriptions, names of expressions mean nothing. Class prompts that
+    begin with the words "a photo of a" go on with the class's description there, in place of its name: so these methods
+    begin with a classifier of texts, as they do with OpenAI's CLIP. [ours]
+
+    Args:
+      clip: `config.clip.name`.
+    """
+    changes = dict(METHODS[name])
+    if clip in (CLIPS["tiny_clip"]["clip.name"], CLIPS["small_clip"]["clip.name"]) and "ctx.init_text" in changes:
+        changes |= {"ctx.words": "hard_prompt", "hard_prompts.type": 3}
+    return changes
+
+
 def apply_arguments(config: ConfigDict, arg: str | None) -> ConfigDict:
     """Applies what stands after the colon of --config=configs/name.py:arguments, and locks the config.
 
@@ -240,8 +256,10 @@ def apply_arguments(config: ConfigDict, arg: str | None) -> ConfigDict:
     if len(images) > 1:
         raise ValueError(f"config arguments {', '.join(map(str, images))}_per_class: give one number of images")
     few = [{"data.train_per_class": number, **prior(number)} for number in images]
-    for changes in (*(CLIPS[name] for name in clips), *few, *(METHODS[name] for name in methods)):
+    for changes in (*(CLIPS[name] for name in clips), *few):
         config.update_from_flattened_dict(changes)
+    for name in methods:
+        config.update_from_flattened_dict(method_changes(name, config.clip.name))
     if few and not config.train.num_steps:
         config.update_from_flattened_dict(FEW_UPDATES)
     if "vpt_deep" in methods:  # that baseline trains the context as the run beside it does, and this run freezes it

@@ -11,7 +11,7 @@ The argument of a sweep file names a config of `configs/` and, after commas, tha
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from configs.common import BASELINES, FEW_UPDATES, METHODS, prior
+from configs.common import BASELINES, FEW_UPDATES, METHODS, method_changes, prior
 from mpafer_jax.jobs.sweeps.sweep import Point
 
 # Titles of the methods of `configs.common`, and of MPA-FER itself.
@@ -70,20 +70,12 @@ def with_prior(changes: Mapping[str, Any]) -> dict[str, Any]:
 def method(argument: str, name: str, **options: Any) -> Point:
     """A method of `configs.common` as a point, "full" for MPA-FER.
 
-    `ctx.class_specific` is the base's own for all methods that allow it. The names of classes mean nothing to the CLIPs
-    that ship, so KgCoOp's hard prompts are descriptions there, and its context starts as CoOp's does.
-
     Args:
       argument: the sweep's.
       name: of the method.
       options: further fields of `Point`; `changes` are added to the method's.
     """
-    changes = {} if name == "full" else dict(METHODS[name])
-    if "learner" not in changes:
-        changes.pop("ctx.class_specific", None)
-    if name == "kgcoop" and small_clip(argument):
-        start = {field: value for field, value in changes.items() if not field.startswith("ctx.")}
-        changes = {**start, "hard_prompts.type": 3}
+    changes = {} if name == "full" else method_changes(name, small_clip(argument))
     changes |= options.pop("changes", {})
     if name == "full":
         changes = with_prior(changes)

@@ -18,7 +18,7 @@ import mpafer_jax
 from mpafer_jax.backbones.files import SHIPPED
 from mpafer_jax.config.schema import Config, ModelSections
 from mpafer_jax.config.semantics import MODEL_SECTIONS, NORMALIZATION
-from mpafer_jax.method.hard_prompts.templates import HardPrompts, prompt_names
+from mpafer_jax.method.hard_prompts.templates import HardPrompts, prompt_names, words_read
 from mpafer_jax.runtime import devices
 from mpafer_jax.runtime.errors import CheckpointError, ConfigError
 
@@ -107,6 +107,11 @@ class Description(Described):
     def prompt_names(self) -> tuple[str, ...]:
         """The class names as CLIP's prompts spell them."""
         return prompt_names(self.class_names, as_spelled=bool(self.config["data"].get("class_names")))
+
+    @property
+    def words_read(self) -> tuple[str, ...]:
+        """What CLIP reads for each class after the context."""
+        return words_read(self.model_sections().ctx, self.prompt_names, self.hard_prompts)
 
     def unchanged(self) -> dict[str, Any]:
         """CLIP's content hash, the training data, and the hard prompts of each class, whose bank may have changed."""

@@ -15,7 +15,7 @@ from mpafer_jax.backbones.registry import load_backbone
 from mpafer_jax.config.expressions import map_classes
 from mpafer_jax.config.schema import Config
 from mpafer_jax.method import build
-from mpafer_jax.method.hard_prompts.templates import build_hard_prompts, prompt_names
+from mpafer_jax.method.hard_prompts.templates import build_hard_prompts, prompt_names, words_read
 from mpafer_jax.runtime.errors import CheckpointError
 
 
@@ -55,7 +55,7 @@ def load_model(
     model = build.make_model(sections, loaded.backbone, len(description.class_names))
     model.learner.check(params)
     names = description.class_names
-    experiment = build.assemble(model, loaded, names, description.prompt_names, description.hard_prompts)
+    experiment = build.assemble(model, loaded, names, description.words_read, description.hard_prompts)
     return experiment.with_patch_weights(description.patch_weights), params, description, confidence
 
 
@@ -82,18 +82,23 @@ def for_classes(
     weights, trained = description.patch_weights, description.class_names
     known = dict(zip(trained, description.prompt_names, strict=True))
     configured = prompt_names(class_names, as_spelled=bool(config.data.class_names))
-    read = [known.get(name, otherwise) for name, otherwise in zip(class_names, configured, strict=True)]
+    names = [known.get(name, otherwise) for name, otherwise in zip(class_names, configured, strict=True)]
+    undescribed = build_hard_prompts(names, 2, None)  # new classes may have no descriptions
+    words = {
+        **dict(zip(class_names, words_read(config.ctx, names, undescribed), strict=True)),
+        **dict(zip(trained, description.words_read, strict=True)),
+    }
     build.make_model(config, clip.backbone, len(trained)).learner.check(params)
     model, hard_prompts = build.make_model(config, clip.backbone, len(class_names)), description.hard_prompts
     if tuple(class_names) != trained:
         rows: list[int] = map_classes(class_names, trained).tolist()
         params = model.learner.select_classes(params, rows, class_names)
-        # Only training reads hard prompts, and new classes may have no descriptions.
-        hard_prompts = build_hard_prompts(read, 2, None)
+        hard_prompts = undescribed  # only training reads them
         if weights is not None:
             if new := [name for name, row in zip(class_names, rows, strict=True) if row < 0]:
                 logging.warning("no motion prior is known for %s: their patches weigh the same", ", ".join(new))
             weights = tuple(weights[row] if row >= 0 else (1.0,) * len(weights[0]) for row in rows)
+    read = [words[name] for name in class_names]
     return build.assemble(model, clip, class_names, read, hard_prompts).with_patch_weights(weights), params
 
 

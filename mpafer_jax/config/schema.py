@@ -92,6 +92,9 @@ class CtxSection(FrozenModel):
     """Whether every class has its own context vectors; otherwise all share one set."""
     init_text: Text = option("", "relative: CoOp's and KgCoOp's option; paper: random")
     """Words before the class name (a photo of a), from whose first num_ctx tokens they start; empty: random values."""
+    words: Literal["name", "hard_prompt"] = option("name", "CoOp, paper")
+    """What stands after the context: the class's name, or, for CLIPs to which that says nothing, its first hard prompt
+    (without init_text, if it starts with it)."""
     init_std: Positive = option(0.02, "paper")
     """Standard deviation of random initial values."""
 

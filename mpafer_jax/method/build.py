@@ -20,7 +20,12 @@ from mpafer_jax.method import prompts as prompts_lib
 from mpafer_jax.method.cafe import CafeMask
 from mpafer_jax.method.hard_prompts.bank import load_banks
 from mpafer_jax.method.hard_prompts.features import encode_hard_prompts, text_encoder
-from mpafer_jax.method.hard_prompts.templates import HardPrompts, configured_hard_prompts, prompt_names
+from mpafer_jax.method.hard_prompts.templates import (
+    HardPrompts,
+    configured_hard_prompts,
+    prompt_names,
+    words_read,
+)
 from mpafer_jax.method.lora import LoraUpdates
 from mpafer_jax.method.maple import MaplePrompts
 from mpafer_jax.method.model import PromptedModel, variables
@@ -48,7 +53,7 @@ class Experiment:
     Attributes:
       frozen: constants on all local devices; without prototypes until `with_prototypes`.
       class_names: C names, in the order of the logits.
-      names_read: what the text tower reads for each class.
+      words_read: what the text tower reads for each class after the context, most often its name.
       clip_name: folder or repository of the backbone.
       clip_hash: hash of its content.
     """
@@ -56,7 +61,7 @@ class Experiment:
     model: PromptedModel
     frozen: Frozen
     class_names: tuple[str, ...]
-    names_read: tuple[str, ...]
+    words_read: tuple[str, ...]
     hard_prompts: HardPrompts
     clip_name: str
     clip_hash: str
@@ -82,7 +87,7 @@ class Experiment:
           PromptError: a class prompt does not fit the text tower.
         """
         experiment = dataclasses.replace(self, model=self.model.clone(learner=learner))
-        texts = learner.texts(self.names_read, self.tokenizer.encode, self.model.backbone.spec.tokens)
+        texts = learner.texts(self.words_read, self.tokenizer.encode, self.model.backbone.spec.tokens)
         return experiment.with_frozen(soft_prompts=_bound(experiment.model, self.frozen.backbone).embed(texts))
 
     def with_frozen(self, **changes: Any) -> Experiment:
@@ -214,7 +219,7 @@ def build_experiment(config: Config, class_names: Sequence[str], clip: Pretraine
     names = prompt_names(class_names, as_spelled=bool(config.data.class_names))
     hard_prompts = configured_hard_prompts(config.hard_prompts, names)
     model = make_model(config, clip.backbone, len(class_names))
-    experiment = assemble(model, clip, class_names, names, hard_prompts)
+    experiment = assemble(model, clip, class_names, words_read(config.ctx, names, hard_prompts), hard_prompts)
     prompts_lib.check_names_differ(names, experiment.tokenizer.encode)
     for index, name in enumerate(class_names):
         for text in hard_prompts.of_class(index):
@@ -239,7 +244,7 @@ def assemble(
     model: PromptedModel,
     clip: Pretrained,
     class_names: Sequence[str],
-    names_read: Sequence[str],
+    words_read: Sequence[str],
     hard_prompts: HardPrompts,
 ) -> Experiment:
     """Combines a model with its constants: enough to predict and to evaluate; hard prompts are not encoded.
@@ -248,7 +253,7 @@ def assemble(
       model: from `make_model`.
       clip: the backbone with its parameters.
       class_names: C names, as printed.
-      names_read: what the text tower reads for each class.
+      words_read: what the text tower reads for each class after the context.
 
     Raises:
       ConfigError: the backbone's tokenizer cannot be read.
@@ -261,7 +266,7 @@ def assemble(
     params = jax.device_put(clip.params)
     frozen = Frozen(
         backbone=params,
-        soft_prompts=_bound(model, params).embed(model.learner.texts(names_read, tokenizer.encode, spec.tokens)),
+        soft_prompts=_bound(model, params).embed(model.learner.texts(words_read, tokenizer.encode, spec.tokens)),
         hard_text_features=jnp.zeros((0, classes, spec.embedding_size), jnp.float32),
         hard_token_features=jnp.zeros((0, classes, spec.text.width), jnp.float32),
     )
@@ -269,7 +274,7 @@ def assemble(
         model=model,
         frozen=devices.replicate(frozen),
         class_names=tuple(class_names),
-        names_read=tuple(names_read),
+        words_read=tuple(words_read),
         hard_prompts=hard_prompts,
         clip_name=clip.name,
         clip_hash=clip.content_hash,

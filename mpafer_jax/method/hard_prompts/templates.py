@@ -8,7 +8,7 @@ from typing import Self
 import pydantic
 
 from mpafer_jax.config.expressions import canonical_name
-from mpafer_jax.config.schema import Combine, Granularity, HardPromptsSection, PromptGranularity
+from mpafer_jax.config.schema import Combine, CtxSection, Granularity, HardPromptsSection, PromptGranularity
 from mpafer_jax.method.hard_prompts.bank import Bank, load_banks, permuted
 
 _PHOTO = "a photo of {}"
@@ -66,6 +66,20 @@ def prompt_names(class_names: Sequence[str], *, as_spelled: bool) -> tuple[str, 
         their canonical names.
     """
     return tuple(prompt_name(name) if as_spelled else canonical_name(name) for name in class_names)
+
+
+def words_read(section: CtxSection, names: Sequence[str], hard_prompts: HardPrompts) -> tuple[str, ...]:
+    """What the text tower reads for each of C classes after the context.
+
+    Args:
+      section: its `words` and `init_text` are read.
+      names: as CLIP reads them, `prompt_names`.
+      hard_prompts: of the same classes.
+    """
+    if section.words == "name":
+        return tuple(names)
+    first = (hard_prompts.of_class(index)[0] for index in range(len(names)))
+    return tuple(text.removeprefix(f"{section.init_text} ") for text in first)
 
 
 def described(class_name: str, description: str) -> str:
