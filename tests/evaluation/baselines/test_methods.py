@@ -4,13 +4,15 @@ import jax
 import numpy as np
 import pytest
 
-from configs import common, quickstart
+from configs import common, quickstart, rafdb
 from configs import sample as sample_config
 from mpafer_jax.artifacts import checkpoints
+from mpafer_jax.artifacts.loaded import for_classes, load_model
 from mpafer_jax.config.schema import Config
 from mpafer_jax.data.splits import load_dataset
 from mpafer_jax.jobs import train
 from mpafer_jax.method import build as build_lib
+from mpafer_jax.method.hard_prompts.features import text_encoder
 from mpafer_jax.method.model import variables
 from mpafer_jax.runtime.errors import ConfigError
 from tests.jobs import runs
@@ -45,12 +47,13 @@ def text_features(built, prompts):
     return np.asarray(found[0])
 
 
-def fixed_features(built, template):
+def fixed(built, texts):
     """theta of texts as they stand."""
-    from mpafer_jax.method.hard_prompts.features import text_encoder
+    return np.asarray(text_encoder(built.model, built.frozen.backbone, built.tokenizer.encode)(texts)[0])
 
-    encoder = text_encoder(built.model, built.frozen.backbone, built.tokenizer.encode)
-    return np.asarray(encoder([template.format(name) for name in built.class_names])[0])
+
+def fixed_features(built, template):
+    return fixed(built, [template.format(name) for name in built.class_names])
 
 
 def unit(features):
@@ -99,6 +102,40 @@ def test_visual_prompts_alone_classify_by_fixed_texts(sample):
     built = build(config)
     features = text_features(built, build_lib.initial_prompts(config, built))
     np.testing.assert_allclose(features, fixed_features(built, "a photo of a {}."), rtol=1e-4, atol=1e-5)
+
+
+def test_class_prompts_that_go_on_as_the_hard_prompts_do(sample, tmp_path):
+    """The words before are the context's, the rest of the description takes the name's place; so after training too."""
+    config = configured(sample, "vpt_deep", **{"ctx.words": "hard_prompt", "hard_prompts.type": 3})
+    built = build(config)
+    texts = [built.hard_prompts.of_class(index)[0] for index in range(5)]
+    assert all(text.startswith("a photo of a person ") for text in texts)
+    expected = fixed(built, [f"{text}." for text in texts])
+    np.testing.assert_allclose(
+        text_features(built, build_lib.initial_prompts(config, built)), expected, rtol=1e-4, atol=1e-5
+    )
+    train.train_and_evaluate(config, tmp_path)
+    loaded, params, description, _ = load_model(tmp_path, "last", "")
+    np.testing.assert_allclose(text_features(loaded, params), expected, rtol=1e-4, atol=1e-5)
+    # Of fewer classes in another order, one of them new: that has no description.
+    names = (built.class_names[3], "boredom", built.class_names[0])
+    clip = build_lib.load_frozen_clip(config)
+    fewer, _ = for_classes(description.applied_to(config), params, description, clip, names)
+    features = text_features(fewer, params)
+    np.testing.assert_allclose(features[[0, 2]], expected[[3, 0]], rtol=1e-4, atol=1e-5)
+    (new,) = fixed(built, ["a photo of a person making a facial expression of boredom."])
+    np.testing.assert_allclose(features[1], new, rtol=1e-4, atol=1e-5)
+
+
+def test_with_a_clip_to_which_names_mean_nothing_methods_begin_with_descriptions():
+    for name, changes in common.METHODS.items():
+        drawn, photographs = (make(name) for make in (quickstart.get_config, rafdb.get_config))
+        assert photographs.ctx.words == "name"
+        begins = "ctx.init_text" in changes
+        assert drawn.ctx.words == ("hard_prompt" if begins else "name")
+        assert drawn.hard_prompts.type == 3
+        if begins:
+            assert drawn.ctx.init_text == changes["ctx.init_text"]
 
 
 def test_a_context_from_words(sample):
