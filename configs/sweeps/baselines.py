@@ -7,8 +7,8 @@
 CoOp: the context alone (Zhou et al., 2022). KgCoOp: the same from the words 'a photo of a', held near hard prompts of
 type 1 by their angle, with weight 8 (Yao et al., 2023). VPT-deep: visual prompts alone, the texts being 'a photo of a
 [class].' (Jia et al., 2022). All with the optimizer, length and augmentation of the base and not with their authors'.
-The names of classes mean nothing to the CLIPs that ship: there KgCoOp's hard prompts are descriptions (type 3) and its
-context starts as CoOp's does, and VPT-deep has texts that only tell the classes apart.
+With the CLIPs that ship the class's description takes the place of its name in both, as the name means nothing to them.
+The sweep `methods` has more of them, and tunes each.
 """
 
 from configs.sweeps import common
