@@ -16,7 +16,7 @@ import pydantic
 
 import mpafer_jax
 from mpafer_jax.backbones.files import SHIPPED
-from mpafer_jax.config.schema import Config, ModelSections
+from mpafer_jax.config.schema import Config, HardPromptsSection, ModelSections
 from mpafer_jax.config.semantics import MODEL_SECTIONS, NORMALIZATION
 from mpafer_jax.method.hard_prompts.templates import HardPrompts, prompt_names, words_read
 from mpafer_jax.runtime import devices
@@ -150,6 +150,11 @@ class Description(Described):
         """
         with self._naming_the_versions():
             return ModelSections.from_json(json.dumps(self._sections(ModelSections.model_fields)))
+
+    def hard_prompts_section(self) -> HardPromptsSection:
+        """How its hard prompts were configured. Raises CheckpointError as `model_sections` does."""
+        with self._naming_the_versions():
+            return HardPromptsSection.from_json(json.dumps(self.config["hard_prompts"]))
 
     def check_clip(self, name: str, content_hash: str) -> None:
         """Refuses a CLIP other than the one the prompts were trained on.

@@ -15,7 +15,12 @@ from mpafer_jax.backbones.registry import load_backbone
 from mpafer_jax.config.expressions import map_classes
 from mpafer_jax.config.schema import Config
 from mpafer_jax.method import build
-from mpafer_jax.method.hard_prompts.templates import build_hard_prompts, prompt_names, words_read
+from mpafer_jax.method.hard_prompts.templates import (
+    build_hard_prompts,
+    configured_hard_prompts,
+    prompt_names,
+    words_read,
+)
 from mpafer_jax.runtime.errors import CheckpointError
 
 
@@ -78,28 +83,32 @@ def for_classes(
     Raises:
       CheckpointError: a class is new, but parameters were learned per class; or the prompts do not have the described
         shapes.
+      PromptError: a class is new, and has no description where class prompts go on with one (`ctx.words`).
     """
     weights, trained = description.patch_weights, description.class_names
-    known = dict(zip(trained, description.prompt_names, strict=True))
-    configured = prompt_names(class_names, as_spelled=bool(config.data.class_names))
-    names = [known.get(name, otherwise) for name, otherwise in zip(class_names, configured, strict=True)]
-    undescribed = build_hard_prompts(names, 2, None)  # new classes may have no descriptions
-    words = {
-        **dict(zip(class_names, words_read(config.ctx, names, undescribed), strict=True)),
-        **dict(zip(trained, description.words_read, strict=True)),
-    }
     build.make_model(config, clip.backbone, len(trained)).learner.check(params)
-    model, hard_prompts = build.make_model(config, clip.backbone, len(class_names)), description.hard_prompts
+    model = build.make_model(config, clip.backbone, len(class_names))
+    known = dict(zip(trained, zip(description.prompt_names, description.words_read, strict=True), strict=True))
+    configured = prompt_names(class_names, as_spelled=bool(config.data.class_names))
+    new = [spelled for name, spelled in zip(class_names, configured, strict=True) if name not in known]
+    if new and config.ctx.words == "hard_prompt":
+        words = words_read(config.ctx, new, configured_hard_prompts(description.hard_prompts_section(), new))
+    else:
+        words = new
+    others = iter(zip(new, words, strict=True))
+    read = [known[name] if name in known else next(others) for name in class_names]
+    hard_prompts = description.hard_prompts
     if tuple(class_names) != trained:
         rows: list[int] = map_classes(class_names, trained).tolist()
         params = model.learner.select_classes(params, rows, class_names)
-        hard_prompts = undescribed  # only training reads them
+        # Only training reads hard prompts, and new classes may have no descriptions.
+        hard_prompts = build_hard_prompts([name for name, _ in read], 2, None)
         if weights is not None:
-            if new := [name for name, row in zip(class_names, rows, strict=True) if row < 0]:
-                logging.warning("no motion prior is known for %s: their patches weigh the same", ", ".join(new))
+            if without := [name for name, row in zip(class_names, rows, strict=True) if row < 0]:
+                logging.warning("no motion prior is known for %s: their patches weigh the same", ", ".join(without))
             weights = tuple(weights[row] if row >= 0 else (1.0,) * len(weights[0]) for row in rows)
-    read = [words[name] for name in class_names]
-    return build.assemble(model, clip, class_names, read, hard_prompts).with_patch_weights(weights), params
+    experiment = build.assemble(model, clip, class_names, [words for _, words in read], hard_prompts)
+    return experiment.with_patch_weights(weights), params
 
 
 def load_checkpoints_clip(config: Config, description: Description, clip: str) -> tuple[Config, Pretrained]:

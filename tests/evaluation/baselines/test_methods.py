@@ -12,9 +12,11 @@ from mpafer_jax.config.schema import Config
 from mpafer_jax.data.splits import load_dataset
 from mpafer_jax.jobs import train
 from mpafer_jax.method import build as build_lib
+from mpafer_jax.method.hard_prompts.bank import load_bank
 from mpafer_jax.method.hard_prompts.features import text_encoder
+from mpafer_jax.method.hard_prompts.templates import build_hard_prompts
 from mpafer_jax.method.model import variables
-from mpafer_jax.runtime.errors import ConfigError
+from mpafer_jax.runtime.errors import ConfigError, PromptError
 from tests.jobs import runs
 
 pytestmark = pytest.mark.training
@@ -117,14 +119,15 @@ def test_class_prompts_that_go_on_as_the_hard_prompts_do(sample, tmp_path):
     train.train_and_evaluate(config, tmp_path)
     loaded, params, description, _ = load_model(tmp_path, "last", "")
     np.testing.assert_allclose(text_features(loaded, params), expected, rtol=1e-4, atol=1e-5)
-    # Of fewer classes in another order, one of them new: that has no description.
-    names = (built.class_names[3], "boredom", built.class_names[0])
-    clip = build_lib.load_frozen_clip(config)
+    # Of fewer classes in another order, one of them new: it has a description of its own, or is refused.
+    names, clip = (built.class_names[3], "fear", built.class_names[0]), build_lib.load_frozen_clip(config)
     fewer, _ = for_classes(description.applied_to(config), params, description, clip, names)
     features = text_features(fewer, params)
     np.testing.assert_allclose(features[[0, 2]], expected[[3, 0]], rtol=1e-4, atol=1e-5)
-    (new,) = fixed(built, ["a photo of a person making a facial expression of boredom."])
-    np.testing.assert_allclose(features[1], new, rtol=1e-4, atol=1e-5)
+    (of_fear,) = build_hard_prompts(["fear"], 3, load_bank("expressions").first(1)).of_class(0)
+    np.testing.assert_allclose(features[1], fixed(built, [f"{of_fear}."])[0], rtol=1e-4, atol=1e-5)
+    with pytest.raises(PromptError, match="boredom"):
+        for_classes(description.applied_to(config), params, description, clip, ("boredom", *names))
 
 
 def test_with_a_clip_to_which_names_mean_nothing_methods_begin_with_descriptions():
