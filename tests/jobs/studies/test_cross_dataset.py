@@ -213,7 +213,9 @@ def test_rows_whose_checkpoint_the_test_split_chose_are_named(loaded, matrix):
     chosen = dataclasses.replace(rows[1], description=description, chosen_on_test=description.chosen_on_test("best"))
     measuring = cross_dataset.Matrix(matrix[0], "common")
     again = [measuring.cell(row, target) for row in (rows[0], chosen) for target in targets]
-    assert all(cell["between"] == ["folder", "folder"] for cell in again)
+    # The rows and the columns are of folders and of drawn faces.
+    both = ["folder", "synthface"]
+    assert [cell["between"] for cell in again] == [[trained, tested] for trained in both for tested in both]
     assert [cell["chosen_on_test"] for cell in again] == [False, False, True, True]
     text = cross_dataset_text.write(again, matrix[0], "common", [])
     assert text.startswith(f"**Trained on other: {protocol.TEST_SELECTED}**\n\n## Accuracy")
