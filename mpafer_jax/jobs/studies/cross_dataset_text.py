@@ -27,10 +27,7 @@ _CHOSEN_AMONG: dict[ClassChoice, str] = {
 
 # Accuracies that others report, by `data.dataset` of training and of test.
 _REPORTED = {
-    (
-        "ferplus",
-        "rafdb",
-    ): "72.91% (CAFE, Zhang et al., ECCV 2024: ViT-B/32, seven classes, the checkpoint that is best on the test set)",
+    ("ferplus", "rafdb"): "72.91% (CAFE, Zhang et al., ECCV 2024: ViT-B/32, seven classes, chosen on the test set)",
 }
 
 
