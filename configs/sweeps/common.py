@@ -6,13 +6,22 @@ The argument of a sweep file names a config of `configs/` and, after commas, tha
     configs/sweeps/components.py                     RAF-DB with ViT-B/16, as configs/rafdb.py
     configs/sweeps/components.py:affectnet7,vit_l14  another dataset, another CLIP
     configs/sweeps/components.py:ferplus_prompts     photographs and a CLIP that ships, no download of weights
+
+Some also take the settings that a search chose, from the folder of the sweep `methods`:
+
+    configs/sweeps/components.py:quickstart,tuned=runs/methods
 """
 
-from collections.abc import Mapping, Sequence
+import dataclasses
+import json
+import pathlib
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from configs.common import BASELINES, FEW_UPDATES, METHODS, method_changes, prior
+from mpafer_jax.jobs.sweeps.search import JSON
 from mpafer_jax.jobs.sweeps.sweep import Point
+from mpafer_jax.runtime.errors import ConfigError
 
 # Titles of the methods of `configs.common`, and of MPA-FER itself.
 METHOD_TITLES = {
@@ -37,6 +46,44 @@ def base(argument: str) -> str:
     """The base config of a sweep's argument, as --config takes it."""
     name, _, rest = (argument or "rafdb").partition(",")
     return f"configs/{name}.py:{rest}" if rest else f"configs/{name}.py"
+
+
+def tuned(argument: str) -> tuple[str, dict[str, dict[str, Any]]]:
+    """Splits the word tuned=FOLDER off a sweep's argument.
+
+    Returns:
+      The argument without it, and what the search in that folder chose: method -> value by field; empty without a word.
+
+    Raises:
+      ConfigError: the folder has no search that has ended.
+    """
+    words = argument.split(",")
+    folders = [word.partition("=")[2] for word in words if word.startswith("tuned=")]
+    chosen: dict[str, dict[str, Any]] = {}
+    for path in (pathlib.Path(folder) / JSON for folder in folders):
+        try:
+            methods = json.loads(path.read_text(encoding="utf-8"))["methods"]
+            chosen |= {name: dict(method["values"]) for name, method in methods.items()}
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise ConfigError(
+                f"tuned={path.parent}: {path} cannot be read ({type(error).__name__}: {error}); it is there once the "
+                "trials of the sweep `methods` with that --workdir have ended"
+            ) from error
+    return ",".join(word for word in words if not word.startswith("tuned=")), chosen
+
+
+def with_settings(chosen: Mapping[str, Mapping[str, Any]], points: Iterable[Point]) -> tuple[Point, ...]:
+    """Points with what a search chose (`tuned`) for CoOp, if they are "text_only", else for the full method.
+
+    What a point itself changes stays.
+    """
+    return tuple(
+        dataclasses.replace(
+            point,
+            changes={**chosen.get("coop" if point.name == "text_only" else "full", {}), **point.changes},
+        )
+        for point in points
+    )
 
 
 def is_quickstart(argument: str) -> bool:

@@ -2,7 +2,10 @@
 
     mpafer-jax study sweep --sweep=configs/sweeps/components.py:quickstart --workdir=runs/components
 
-42 runs: 12 configurations with all training images and 2 with 16 of each class, 3 seeds.
+    mpafer-jax study sweep --sweep=configs/sweeps/components.py:quickstart,tuned=runs/methods --workdir=runs/tuned
+
+42 runs: 12 configurations with all training images and 2 with 16 of each class, 3 seeds. The second command takes
+the settings that the search of the sweep `methods` chose.
 """
 
 from configs.sweeps import common
@@ -23,29 +26,34 @@ _REPORTED = (
 
 
 def get_sweep(argument: str) -> Sweep:
+    argument, chosen = common.tuned(argument)
     return Sweep(
         title="What each part brings",
         base=common.base(argument),
         baselines=common.UNTRAINED,
         tables={"all": "All training images", f"{_SHOTS}_per_class": f"{_SHOTS} training images of each class"},
-        points=(
-            Point("full", "full method"),
-            Point("no_token_alignment", "without token-level alignment", {"loss.token_weight": 0.0}),
-            Point("no_prompt_alignment", "without prompt-level alignment", {"loss.prompt_weight": 0.0}),
-            Point("no_hard_soft", "without hard-soft alignment (beta = 0)", {"loss.beta": 0.0}),
-            Point("no_prototypes", "without prototypes (gamma = 0)", {"loss.gamma": 0.0}),
-            Point("no_local", "without the local score", _NO_LOCAL),
-            Point("no_visual_prompts", "without visual prompts", _NO_VISUAL),
-            Point("text_only", "text context alone (CoOp)", common.TEXT_ONLY),
-            Point("add_visual_prompts", "context + visual prompts", {**_NO_LOCAL, "loss.terms": ("cross_entropy",)}),
-            Point(
-                "add_prototypes",
-                "context + visual prompts + prototypes",
-                {**_NO_LOCAL, "loss.terms": ("cross_entropy", "prototype_alignment")},
-            ),
-            Point("motion_features", "full, motion prior from features", {"head.motion_prior": "features"}),
-            Point("motion_images", "full, motion prior from pixels", {"head.motion_prior": "images"}),
-            *common.full_and_text_only(f"{_SHOTS}_per_class", common.few_images(argument, _SHOTS)),
-        ),
+        points=common.with_settings(chosen, _points(argument)),
         notes=(_ORDER,) if common.small_clip(argument) else (_ORDER, _REPORTED),
+    )
+
+
+def _points(argument: str) -> tuple[Point, ...]:
+    return (
+        Point("full", "full method"),
+        Point("no_token_alignment", "without token-level alignment", {"loss.token_weight": 0.0}),
+        Point("no_prompt_alignment", "without prompt-level alignment", {"loss.prompt_weight": 0.0}),
+        Point("no_hard_soft", "without hard-soft alignment (beta = 0)", {"loss.beta": 0.0}),
+        Point("no_prototypes", "without prototypes (gamma = 0)", {"loss.gamma": 0.0}),
+        Point("no_local", "without the local score", _NO_LOCAL),
+        Point("no_visual_prompts", "without visual prompts", _NO_VISUAL),
+        Point("text_only", "text context alone (CoOp)", common.TEXT_ONLY),
+        Point("add_visual_prompts", "context + visual prompts", {**_NO_LOCAL, "loss.terms": ("cross_entropy",)}),
+        Point(
+            "add_prototypes",
+            "context + visual prompts + prototypes",
+            {**_NO_LOCAL, "loss.terms": ("cross_entropy", "prototype_alignment")},
+        ),
+        Point("motion_features", "full, motion prior from features", {"head.motion_prior": "features"}),
+        Point("motion_images", "full, motion prior from pixels", {"head.motion_prior": "images"}),
+        *common.full_and_text_only(f"{_SHOTS}_per_class", common.few_images(argument, _SHOTS)),
     )

@@ -13,15 +13,19 @@ _PERCENT = (0, 10, 20, 30)
 
 
 def get_sweep(argument: str) -> Sweep:
+    argument, chosen = common.tuned(argument)
     return Sweep(
         title="Noisy labels",
         base=common.base(argument),
-        points=tuple(
-            point
-            for percent in _PERCENT
-            for point in common.full_and_text_only(
-                f"noise_{percent}", {"data.label_noise": percent / 100} if percent else {}, float(percent)
-            )
+        points=common.with_settings(
+            chosen,
+            (
+                point
+                for percent in _PERCENT
+                for point in common.full_and_text_only(
+                    f"noise_{percent}", {"data.label_noise": percent / 100} if percent else {}, float(percent)
+                )
+            ),
         ),
         baselines=("zero_shot_type3", "linear_probe"),
         tables={f"noise_{percent}": f"{percent}% of the training labels wrong" for percent in _PERCENT},

@@ -13,13 +13,15 @@ _STYLES = ("sketch", "print", "faint", "poster", "infrared", "neon")
 
 
 def get_sweep(argument: str) -> Sweep:
+    argument, chosen = common.tuned(argument)
     if not common.is_quickstart(argument):
         raise ConfigError("styles are those of drawn faces; the argument is quickstart")
     return Sweep(
         title="Styles of drawing",
         base=common.base(argument),
-        points=tuple(
-            point for style in _STYLES for point in common.full_and_text_only(style, {"data.synthface.style": style})
+        points=common.with_settings(
+            chosen,
+            (point for style in _STYLES for point in common.full_and_text_only(style, {"data.synthface.style": style})),
         ),
         baselines=("zero_shot_type3", "linear_probe"),
     )

@@ -100,6 +100,24 @@ def test_runs_on_few_photographs_are_longer_than_their_warm_up(name):
         assert config.train.eval_every < steps
 
 
+def test_settings_that_a_search_chose(tmp_path):
+    values = {"full": {"loss.beta": 0.02, "head.local_weight": 0.3}, "coop": {"optimizer.learning_rate": 0.9}}
+    methods = {name: {"values": chosen} for name, chosen in values.items()}
+    (tmp_path / "search.json").write_text(json.dumps({"methods": methods}))
+    for name in ("components", "label_noise", "styles"):
+        found = load(name, f"quickstart,tuned={tmp_path}")
+        usual = load(name, "quickstart")
+        assert found.base == usual.base
+        for point, before in zip(found.points, usual.points, strict=True):
+            own = values["coop" if point.name == "text_only" else "full"]
+            assert point == dataclasses.replace(before, changes={**own, **before.changes})
+    changes = {point.key: point.changes for point in load("components", f"quickstart,tuned={tmp_path}").points}
+    assert changes["all/no_hard_soft"] == {"loss.beta": 0.0, "head.local_weight": 0.3}
+    assert changes["16_per_class/full"]["loss.beta"] == 12.5
+    with pytest.raises(ConfigError, match=r"nothing/search.json cannot be read .*once the trials"):
+        load("components", f"quickstart,tuned={tmp_path / 'nothing'}")
+
+
 def test_the_fewer_images_the_more_the_full_method_is_held_near_the_frozen_clip():
     found = {run.name: run.config for run in plan.plan(load("few_shot", "quickstart"), [], [0])}
     for images, weight in ((16, 12.5), (2, 100.0)):
