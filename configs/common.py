@@ -11,7 +11,7 @@ several joined by commas, unknown ones refused:
     whole                           for --mode=eval: evaluate on all of a dataset, its splits joined
     tiny_clip, small_clip           the CLIPs that ship (tiny-face-clip: drawn faces, small-face-clip: photographs too),
                                     with the quickstart's settings: any dataset, no download
-    1_per_class, 16_per_class ..    that many training images of each class, with weights of the loss that suit few
+    1_per_class, 16_per_class ..    that many training images of each class, and what suits few
     runlocal                        a minute on a laptop: few images, few steps, small batches
     coop, vpt_deep, ivlp, kgcoop, maple, ceprompt, promptsrc, cafe, lora
                                     another method in place of MPA-FER (docs/methods.md), with what else is configured
@@ -199,18 +199,23 @@ def per_class(word: str) -> int:
 
 
 def prior(images: int) -> dict[str, Any]:
-    """Weights of MPA-FER's loss for few training images of each class.
+    """What suits MPA-FER with few training images of each class: it begins with what CLIP knows, and stays near it.
 
-    Features of soft prompts stay near those of the hard prompts, and features of images near those of the frozen CLIP.
-    The distances are those of KgCoOp and PromptSRC; they weigh like a prior, against a mean over images: the more, the
-    fewer images there are. With 16 of each class the weights are 12.5, about what these two publish for 16 (8 and 10).
-    docs/experiments.md says on what they were chosen. [ours]
+    Class prompts begin as the descriptions. Features of soft prompts stay near those of the hard prompts, and features
+    of images near those of the frozen CLIP; the local score counts little. The distances are those of KgCoOp and
+    PromptSRC; they weigh like a prior, against a mean over images: the more, the fewer images there are. With 16 of
+    each class the weights are 12.5, about what these two publish for 16 (8 and 10). docs/experiments.md says on what
+    all was chosen. [ours]
 
     Args:
       images: of each class.
     """
     weight = 200 / images
     return {
+        "ctx.num_ctx": 4,
+        "ctx.init_text": "a photo of a",
+        "ctx.words": "hard_prompt",
+        "head.local_weight": 0.1,
         "loss.prompt_distance": "cosine",
         "loss.beta": weight,
         "loss.token_weight": 0.0,
@@ -255,7 +260,7 @@ def apply_arguments(config: ConfigDict, arg: str | None) -> ConfigDict:
         raise ValueError(f"config arguments {', '.join(methods)} name several methods; give one")
     if len(images) > 1:
         raise ValueError(f"config arguments {', '.join(map(str, images))}_per_class: give one number of images")
-    few = [{"data.train_per_class": number, **prior(number)} for number in images]
+    few = [{"data.train_per_class": number, **({} if methods else prior(number))} for number in images]
     for changes in (*(CLIPS[name] for name in clips), *few):
         config.update_from_flattened_dict(changes)
     for name in methods:

@@ -109,7 +109,7 @@ def few_images(argument: str, images: int) -> Mapping[str, Any]:
 
 
 def with_prior(changes: Mapping[str, Any]) -> dict[str, Any]:
-    """Changes of the full method, with the weights that suit it if they leave few images (`configs.common.prior`)."""
+    """Changes of the full method, with what suits it if they leave few images (`configs.common.prior`)."""
     images = changes.get("data.train_per_class", 0)
     return {**(prior(images) if images else {}), **changes}
 

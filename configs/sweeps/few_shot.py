@@ -3,7 +3,7 @@
     mpafer-jax study sweep --sweep=configs/sweeps/few_shot.py:quickstart --workdir=runs/few_shot
 
 45 runs: 3 configurations, 5 numbers of images, 3 seeds. Which images those are is drawn by the seed, the more contain
-the fewer, and all of validation and test are used. The full method has weights of the loss for few images
+the fewer, and all of validation and test are used. The full method has the settings for few images
 (`configs.common.prior`), and once more those that it has with all images.
 """
 
@@ -25,6 +25,6 @@ def get_sweep(argument: str) -> Sweep:
 
 
 def _points(argument: str, shots: int) -> tuple[Point, ...]:
-    table, changes, title = f"{shots}_per_class", common.few_images(argument, shots), "full method, weights as with all"
-    usual = Point("usual_weights", title, changes, table, title, float(shots))
+    table, changes, title = f"{shots}_per_class", common.few_images(argument, shots), "full method, settings for all"
+    usual = Point("usual_settings", title, changes, table, title, float(shots))
     return (*common.full_and_text_only(table, changes, float(shots)), usual)

@@ -221,7 +221,7 @@ class DataSection(ImagesSection):
     train_per_class: Count = option(0, "few-shot experiments", role="training")
     """Training images of each class, drawn by few_shot_seed; 0 for all.
 
-    The config argument 16_per_class sets it, and weights of the loss that suit few images.
+    The config argument 16_per_class sets it, and what suits few images.
     """
     few_shot_seed: Count = option(0, "ours", role="seed")
     """Seed of that draw; apart from split_seed, so that few-shot runs differ in what they train on and not in what they

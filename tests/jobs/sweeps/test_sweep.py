@@ -122,17 +122,20 @@ def test_the_fewer_images_the_more_the_full_method_is_held_near_the_frozen_clip(
     found = {run.name: run.config for run in plan.plan(load("few_shot", "quickstart"), [], [0])}
     for images, weight in ((16, 12.5), (2, 100.0)):
         full, usual, coop = (
-            found[f"{images}_per_class/{name}/seed_0"] for name in ("full", "usual_weights", "text_only")
+            found[f"{images}_per_class/{name}/seed_0"] for name in ("full", "usual_settings", "text_only")
         )
-        argument = quickstart.get_config(f"{images}_per_class")
-        assert full.loss == Config.from_config_dict(argument).loss
+        argument = Config.from_config_dict(quickstart.get_config(f"{images}_per_class"))
+        assert (full.loss, full.ctx) == (argument.loss, argument.ctx)
+        assert (full.ctx.words, coop.ctx.words, usual.ctx.words) == ("hard_prompt", "name", "name")
         assert (full.loss.beta, full.loss.image_consistency, full.loss.prompt_distance) == (weight, weight, "cosine")
         assert usual.loss == Config.from_config_dict(quickstart.get_config()).loss
         assert str(losses.Objective.of(coop.loss)) == "cross_entropy"
         assert {config.data.train_per_class for config in (full, usual, coop)} == {images}
         assert argument.data.train_per_class == images
-    # A method keeps its own weights, and photographs get updates in place of epochs.
+    # A method keeps its own settings, and photographs get updates in place of epochs.
+    assert quickstart.get_config("4_per_class,coop").ctx.words == "name"
     kgcoop = rafdb.get_config("4_per_class,kgcoop")
+    assert kgcoop.loss.image_consistency == 0
     assert (kgcoop.loss.beta, kgcoop.train.num_steps, kgcoop.train.num_epochs) == (8.0, 600, 0.0)
     for wrong, message in (("0_per_class", "unknown config arguments 0_per_class"), ("1_per_class,2_per_class", "one")):
         with pytest.raises(ValueError, match=message):
