@@ -34,5 +34,5 @@ def get_sweep(argument: str) -> Sweep:
         tables={f"{number}_per_class": f"{number} training images of each class" for number in shots},
         trials=16,
         # Where a whole run has 600 updates, a third of them rank settings well enough to choose.
-        trial_changes={"train.num_steps": 200} if common.is_quickstart(others) else {},
+        trial_length=1 / 3 if common.is_quickstart(others) else 1,
     )

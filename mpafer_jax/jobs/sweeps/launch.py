@@ -72,7 +72,8 @@ class Plan:
         searches: list[search.Searched] = []
         if names := {point.name for point in found.searched} & {run.point.name for run in runs}:
             folder, made = root / search.FOLDER, search.trials(found, overrides)
-            tried = plan.plan(made, overrides, made.seeds, sorted(names))
+            of_trials = search.of_trials(found, overrides)
+            tried = plan.plan(made, of_trials, made.seeds, sorted(names))
             diverged = search.diverged(folder)
             left = [run for run in tried if run.name not in diverged and not plan.has_ended(run, folder / run.name)]
             if left:
@@ -81,8 +82,8 @@ class Plan:
                 def then() -> Plan:
                     return cls.make(source, root, overrides, seeds=seeds, folds=folds, only=only, trials=trials)
 
-                return cls(source, folder, made, overrides, left, then=then)
-            searches = search.read(found, made, overrides, folder)
+                return cls(source, folder, made, of_trials, left, then=then)
+            searches = search.read(found, made, of_trials, folder)
             found = search.settled(found, searches, overrides)
             runs = plan.plan(found, overrides, seeds or found.seeds, only)
         left = [run for run in runs if not plan.has_ended(run, root / run.name)]

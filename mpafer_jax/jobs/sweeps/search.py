@@ -2,7 +2,7 @@
 
 A sweep whose points have a `space` is run in two stages. First their trials, which are a sweep of their own in the
 folder `trials`: a table for each point, a row for each trial, one seed. The first trial has the point's own values, the
-others are drawn at random (`config.search_space`); all can be shorter than the runs (`Sweep.trial_changes`). No trial
+others are drawn at random (`config.search_space`); all can be shorter than the runs (`Sweep.trial_length`). No trial
 reads a test image (`eval.measure_test`). Then the sweep itself: each point with the values of its best trial on
 validation (`eval.select_by`), over seeds that no trial had.
 
@@ -33,6 +33,7 @@ from mpafer_jax.runtime.errors import NonFiniteError, ReportError
 FOLDER = "trials"  # in the sweep's
 MARKDOWN, JSON = "search.md", "search.json"
 _DIVERGED = "diverged.json"  # in the trials' folder: names of runs, and how they failed
+_NUM_STEPS = "train.num_steps"
 _ON_VALIDATION = {"eval.measure_test": False}
 
 
@@ -75,12 +76,11 @@ def trials(sweep: Sweep, overrides: Sequence[str]) -> Sweep:
     Args:
       overrides: --config.field=value for all runs.
     """
-    short = sweep.trial_changes
     points = [
         Point(
             f"trial_{number:02}",
             _title(point, values if number else {}),
-            {**point.changes, **values, **short, **_ON_VALIDATION},
+            {**point.changes, **values, **_length(sweep, point, overrides), **_ON_VALIDATION},
             point.name,
         )
         for point in sweep.searched
@@ -90,6 +90,20 @@ def trials(sweep: Sweep, overrides: Sequence[str]) -> Sweep:
     headings = {point.name: point.title for point in sweep.searched}
     seeds = (sweep.search_seed,)
     return Sweep(f"{sweep.title}: trials", sweep.base, tuple(points), "trial_00", tables=headings, seeds=seeds)
+
+
+def of_trials(sweep: Sweep, overrides: Sequence[str]) -> list[str]:
+    """The overrides that are left for the trials: their points have the number of updates already."""
+    given = f"--config.{_NUM_STEPS}="
+    return [override for override in overrides if sweep.trial_length == 1 or not override.startswith(given)]
+
+
+def _length(sweep: Sweep, point: Point, overrides: Sequence[str]) -> dict[str, int]:
+    """The number of updates of a point's trials, if it is not that of its runs."""
+    if sweep.trial_length == 1:
+        return {}
+    steps = plan.parse(sweep.base, [*overrides, *plan.arguments(point.changes)]).train.num_steps
+    return {_NUM_STEPS: max(1, round(sweep.trial_length * steps))}
 
 
 def _values(sweep: Sweep, point: Point, number: int, overrides: Sequence[str]) -> dict[str, Any]:
@@ -133,7 +147,7 @@ def read(sweep: Sweep, made: Sweep, overrides: Sequence[str], folder: pathlib.Pa
 
     Args:
       made: the sweep's trials, as `trials` gives them.
-      overrides: as for `trials`.
+      overrides: as `of_trials` gives them.
       folder: of the trials.
 
     Raises:
@@ -224,11 +238,11 @@ def _summary(sweep: Sweep, searches: Sequence[Searched]) -> str:
             [title, f"`{field}`", dimension.text(own.values[field]), str(own.values[field]), str(best.values[field])]
             for field, dimension in search.point.space.items()
         ]
-    changes = "".join(f"; in trials `{field}` is {value}" for field, value in sweep.trial_changes.items())
+    shorter = "" if sweep.trial_length == 1 else f", each with {sweep.trial_length:.0%} of a run's updates"
     return "\n".join(
         (
-            f"Search: {sweep.trials} trials for each method, of seed {sweep.search_seed}; the first has the defaults, "
-            f"the others are drawn at random{changes}. None was measured on the test split. Chosen by "
+            f"Search: {sweep.trials} trials for each method, of seed {sweep.search_seed}{shorter}; the first has the "
+            "defaults, the others are drawn at random. None was measured on the test split. Chosen by "
             f"{_select_by(searches)} on validation, which is therefore better than on new images:\n",
             table_lib.markdown(
                 ("", "trained parameters", "trials", "defaults, validation %", "chosen, validation %", "trial"), results

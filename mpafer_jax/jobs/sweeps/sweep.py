@@ -89,7 +89,7 @@ class Sweep:
       over: what the runs of a point differ in, the numbers of which are in `seeds`: "seeds", or "folds" of video clips,
         each with other held-out clips.
       trials: of each point with a space, in the search before the runs; 0 for no search.
-      trial_changes: to the points in their trials, as fewer updates, by dotted name.
+      trial_length: updates of a trial, as a share of those of a run (`train.num_steps`).
       search_seed: of what is drawn, and of the trials' runs; none of `seeds`.
     """
 
@@ -104,7 +104,7 @@ class Sweep:
     seeds: tuple[int, ...] = (0, 1, 2)
     over: Over = "seeds"
     trials: int = 0
-    trial_changes: Mapping[str, Any] = dataclasses.field(default_factory=dict[str, Any])
+    trial_length: float = 1.0
     search_seed: int = 100
 
     def __post_init__(self) -> None:

@@ -36,7 +36,7 @@ def get_sweep(argument):
         baselines=("majority",),
         seeds=(0,),
         trials=2,
-        trial_changes={"train.num_steps": 2},
+        trial_length=0.5,
     )
 """
 SPACE = {"optimizer.learning_rate": Factor(0.1, 10.0)}
@@ -47,8 +47,8 @@ def command(sample, tmp_path, monkeypatch):
     """Runs the command on the sample, in this process; the runs that it makes are others: flags -> how it ended."""
     monkeypatch.setenv("XLA_FLAGS", runs.environment()["XLA_FLAGS"])  # of the runs
     (tmp_path / "two.py").write_text(TEXT)
-    changes = {**runs.CHANGES, "train.num_steps": 4, "train.eval_every": 2, "data.train_per_class": 4}
-    del changes["eval.report"], changes["data.train_per_class"]
+    changes = {**runs.CHANGES, "train.num_steps": 4, "train.eval_every": 2, "optimizer.warmup_steps": 1}
+    del changes["eval.report"]
     changes |= {"data.dir": str(sample / "faces"), "clip.name": str(sample / "clip")}
     words = [
         f"--sweep={tmp_path / 'two.py'}:configs/sample.py",
@@ -108,7 +108,7 @@ def test_trials_on_validation_then_what_they_chose_on_the_test(command, tmp_path
     assert [trial["validation"] is None for trial in coop["trials"]] == [False, True]
     text = (root / search.MARKDOWN).read_text()
     assert "| 2, 1 of them diverged |" in text
-    assert "in trials `train.num_steps` is 2" in text
+    assert "of seed 100, each with 50% of a run's updates; the first" in text
 
     # What was chosen, for all points of its name, over another seed; on the test.
     for name, values in (("all/full", full["values"]), ("all/coop", coop["values"]), ("few/coop", coop["values"])):
