@@ -82,7 +82,8 @@ Real faces, and the CLIPs of the package: `small-face-clip` (`small_clip`, `ferp
 photographs of FERPlus, and `tiny-face-clip` (`tiny_clip`), which was trained on drawings and has never seen a
 photograph, so that the prompts have everything to bridge. Nothing here compares with the paper. With `ferplus_prompts`
 the prompts are trained on all classes equally often, zero-shot and the linear probe are not corrected for rare classes:
-these have the higher accuracy, those the higher UAR.
+these have the higher accuracy, those the higher UAR. KgCoOp and VPT-deep had the names of classes here, which mean
+nothing to these CLIPs; since then they have the descriptions ([methods.md](methods.md#in-place-of-mpa-fer)).
 """
 _PACKAGES = """### Packages that ship a classifier of expressions
 
