@@ -90,13 +90,12 @@ def for_classes(
     model = build.make_model(config, clip.backbone, len(class_names))
     known = dict(zip(trained, zip(description.prompt_names, description.words_read, strict=True), strict=True))
     configured = prompt_names(class_names, as_spelled=bool(config.data.class_names))
-    new = [spelled for name, spelled in zip(class_names, configured, strict=True) if name not in known]
+    new = {name: spelled for name, spelled in zip(class_names, configured, strict=True) if name not in known}
+    names = words = tuple(new.values())
     if new and config.ctx.words == "hard_prompt":
-        words = words_read(config.ctx, new, configured_hard_prompts(description.hard_prompts_section(), new))
-    else:
-        words = new
-    others = iter(zip(new, words, strict=True))
-    read = [known[name] if name in known else next(others) for name in class_names]
+        words = words_read(config.ctx, names, configured_hard_prompts(description.hard_prompts_section(), names))
+    known |= dict(zip(new, zip(names, words, strict=True), strict=True))
+    read = [known[name] for name in class_names]
     hard_prompts = description.hard_prompts
     if tuple(class_names) != trained:
         rows: list[int] = map_classes(class_names, trained).tolist()

@@ -12,23 +12,11 @@ from mpafer_jax.runtime import devices
 from mpafer_jax.runtime.errors import ConfigError
 from tests.bench import chips, hlo, shapes
 from tests.jobs import runs
+from tests.runtime.test_flops import LAYERS, ROWS, WIDTH, gradients
 
 pytestmark = pytest.mark.bench
 
-LAYERS, ROWS, WIDTH = 5, 64, 16
 needs_libtpu = pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed")
-
-
-def gradients(weights, rows):
-    """Of a loss behind a scan over layers, summed over devices."""
-
-    def layer(h, w):
-        return jnp.tanh(h @ w), None
-
-    def loss(weights):
-        return jnp.sum(jax.lax.scan(layer, rows, weights)[0])
-
-    return devices.sum_over_devices(jax.grad(loss)(weights))
 
 
 @pytest.fixture(scope="module")

@@ -33,7 +33,7 @@ from mpafer_jax.runtime.errors import NonFiniteError, ReportError
 FOLDER = "trials"  # in the sweep's
 MARKDOWN, JSON = "search.md", "search.json"
 _DIVERGED = "diverged.json"  # in the trials' folder: names of runs, and how they failed
-_NUM_STEPS = "train.num_steps"
+_LENGTH = ("train.num_steps", "train.num_epochs")  # one of them is 0
 _ON_VALIDATION = {"eval.measure_test": False}
 
 
@@ -80,12 +80,13 @@ def trials(sweep: Sweep, overrides: Sequence[str]) -> Sweep:
         Point(
             f"trial_{number:02}",
             _title(point, values if number else {}),
-            {**point.changes, **values, **_length(sweep, point, overrides), **_ON_VALIDATION},
+            {**point.changes, **values, **_length(sweep, own), **_ON_VALIDATION},
             point.name,
         )
         for point in sweep.searched
+        for own in [_configured(sweep, point, overrides)]
         for number in range(sweep.trials)
-        for values in [_values(sweep, point, number, overrides)]
+        for values in [_values(sweep, point, number, own)]
     ]
     headings = {point.name: point.title for point in sweep.searched}
     seeds = (sweep.search_seed,)
@@ -93,24 +94,28 @@ def trials(sweep: Sweep, overrides: Sequence[str]) -> Sweep:
 
 
 def of_trials(sweep: Sweep, overrides: Sequence[str]) -> list[str]:
-    """The overrides that are left for the trials: their points have the number of updates already."""
-    given = f"--config.{_NUM_STEPS}="
+    """The overrides that are left for the trials: their points have the length of a run already."""
+    given = tuple(f"--config.{name}=" for name in _LENGTH)
     return [override for override in overrides if sweep.trial_length == 1 or not override.startswith(given)]
 
 
-def _length(sweep: Sweep, point: Point, overrides: Sequence[str]) -> dict[str, int]:
-    """The number of updates of a point's trials, if it is not that of its runs."""
+def _configured(sweep: Sweep, point: Point, overrides: Sequence[str]) -> dict[str, Any]:
+    """The configuration of a point, by dotted name."""
+    return flatten(plan.parse(sweep.base, [*overrides, *plan.arguments(point.changes)]).model_dump())
+
+
+def _length(sweep: Sweep, own: Mapping[str, Any]) -> dict[str, float]:
+    """The length of a point's trials, if it is not that of its runs; `own` is the point's configuration."""
     if sweep.trial_length == 1:
         return {}
-    steps = plan.parse(sweep.base, [*overrides, *plan.arguments(point.changes)]).train.num_steps
-    return {_NUM_STEPS: max(1, round(sweep.trial_length * steps))}
+    steps, epochs = (sweep.trial_length * own[name] for name in _LENGTH)
+    return dict(zip(_LENGTH, (max(1, round(steps)) if steps else 0, epochs), strict=True))
 
 
-def _values(sweep: Sweep, point: Point, number: int, overrides: Sequence[str]) -> dict[str, Any]:
+def _values(sweep: Sweep, point: Point, number: int, own: Mapping[str, Any]) -> dict[str, Any]:
     """The searched fields of a trial of a point: its own values in the first trial, drawn ones in the others."""
-    config = flatten(plan.parse(sweep.base, [*overrides, *plan.arguments(point.changes)]).model_dump())
-    own = {name: config[name] for name in point.space}
-    return {**own, **draw(point.space, own, seed=sweep.search_seed, method=point.name, trial=number)}
+    defaults = {name: own[name] for name in point.space}
+    return {**defaults, **draw(point.space, defaults, seed=sweep.search_seed, method=point.name, trial=number)}
 
 
 def _title(point: Point, drawn: Mapping[str, Any]) -> str:
@@ -197,7 +202,8 @@ def settled(sweep: Sweep, searches: Sequence[Searched], overrides: Sequence[str]
     def chosen(point: Point) -> dict[str, Any]:
         if (search := by_name.get(point.name)) is None:
             return {}
-        return _values(sweep, dataclasses.replace(point, space=search.point.space), search.best.number, overrides)
+        searched = dataclasses.replace(point, space=search.point.space)
+        return _values(sweep, searched, search.best.number, _configured(sweep, point, overrides))
 
     points = tuple(dataclasses.replace(point, changes={**point.changes, **chosen(point)}) for point in sweep.points)
     notes = (*sweep.notes, _summary(sweep, searches)) if searches else sweep.notes

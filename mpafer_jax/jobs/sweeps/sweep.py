@@ -89,7 +89,7 @@ class Sweep:
       over: what the runs of a point differ in, the numbers of which are in `seeds`: "seeds", or "folds" of video clips,
         each with other held-out clips.
       trials: of each point with a space, in the search before the runs; 0 for no search.
-      trial_length: updates of a trial, as a share of those of a run (`train.num_steps`).
+      trial_length: updates of a trial, as a share of those of a run.
       search_seed: of what is drawn, and of the trials' runs; none of `seeds`.
     """
 

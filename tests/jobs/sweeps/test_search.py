@@ -40,6 +40,7 @@ def get_sweep(argument):
     )
 """
 SPACE = {"optimizer.learning_rate": Factor(0.1, 10.0)}
+FOLDER = "--config.data.dir=/data"
 
 
 @pytest.fixture
@@ -205,3 +206,19 @@ def test_a_choice_made_with_16_images_scales_with_the_defaults_for_2(monkeypatch
         assert of_two["loss.beta"] == pytest.approx(8 * tried[number].values["loss.beta"], rel=0.01)
         assert of_two["optimizer.learning_rate"] == tried[number].values["optimizer.learning_rate"]
         assert changes["2_per_class/coop"] == {point.key: point for point in found.points}["2_per_class/coop"].changes
+
+
+@pytest.mark.parametrize(
+    ("base", "flags", "length"),
+    [
+        ("configs/quickstart.py", [], (200, 0.0)),
+        ("configs/quickstart.py", ["--config.train.num_steps=301"], (100, 0.0)),
+        ("configs/rafdb.py", [FOLDER, "--config.train.num_epochs=6"], (0, 2.0)),
+        ("configs/rafdb.py", [FOLDER, "--config.train.num_steps=60", "--config.train.num_epochs=0"], (20, 0.0)),
+    ],
+)
+def test_the_length_of_trials_follows_that_of_runs(monkeypatch, base, flags, length):
+    monkeypatch.chdir(runs.ROOT)
+    found = Sweep("title", base, (Point("full", "", space=SPACE),), trials=2, trial_length=1 / 3)
+    made = plan.plan(search.trials(found, flags), search.of_trials(found, flags), (100,))
+    assert {(run.config.train.num_steps, run.config.train.num_epochs) for run in made} == {length}
