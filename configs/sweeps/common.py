@@ -7,8 +7,10 @@ The argument of a sweep file names a config of `configs/` and, after commas, tha
     configs/sweeps/components.py:affectnet7,vit_l14  another dataset, another CLIP
     configs/sweeps/components.py:ferplus_prompts     photographs and a CLIP that ships, no download of weights
 
-Some also take the settings that a search chose, from the folder of the sweep `methods`:
+Some also take the settings that a search chose, the published one of the sweep `methods` with that argument, or that in
+a folder:
 
+    configs/sweeps/components.py:quickstart,tuned
     configs/sweeps/components.py:quickstart,tuned=runs/methods
 """
 
@@ -20,7 +22,7 @@ from typing import Any
 
 from configs.common import BASELINES, FEW_UPDATES, METHODS, method_changes, prior
 from mpafer_jax.jobs.sweeps.search import JSON
-from mpafer_jax.jobs.sweeps.sweep import Point
+from mpafer_jax.jobs.sweeps.sweep import Point, name_of
 from mpafer_jax.runtime.errors import ConfigError
 
 # Titles of the methods of `configs.common`, and of MPA-FER itself.
@@ -36,6 +38,8 @@ METHOD_TITLES = {
     "cafe": "CAFE: mask on the channels of the frozen feature",
     "lora": "LoRA: low-rank updates of both towers' attention",
 }
+_SEARCHED = "configs/sweeps/methods.py"
+_PUBLISHED = pathlib.Path("docs/results")
 # The context alone, trained with the cross-entropy of the global logits.
 TEXT_ONLY: Mapping[str, Any] = METHODS["coop"]
 # Baselines that are not trained, or in a second.
@@ -49,27 +53,29 @@ def base(argument: str) -> str:
 
 
 def tuned(argument: str) -> tuple[str, dict[str, dict[str, Any]]]:
-    """Splits the word tuned=FOLDER off a sweep's argument.
+    """Splits the word tuned or tuned=FOLDER off a sweep's argument.
 
     Returns:
-      The argument without it, and what the search in that folder chose: method -> value by field; empty without a word.
+      The argument without it, and what the search chose that is in that folder or, without one, that is published:
+      method -> value by field; empty without the word.
 
     Raises:
-      ConfigError: the folder has no search that has ended.
+      ConfigError: the folder has no search that has ended, or none is published.
     """
     words = argument.split(",")
-    folders = [word.partition("=")[2] for word in words if word.startswith("tuned=")]
+    others = ",".join(word for word in words if word.partition("=")[0] != "tuned")
+    folders = [word.partition("=")[2] for word in words if word.partition("=")[0] == "tuned"]
     chosen: dict[str, dict[str, Any]] = {}
-    for path in (pathlib.Path(folder) / JSON for folder in folders):
+    for path in (pathlib.Path(folder or _PUBLISHED / name_of(f"{_SEARCHED}:{others}")) / JSON for folder in folders):
         try:
             methods = json.loads(path.read_text(encoding="utf-8"))["methods"]
             chosen |= {name: dict(method["values"]) for name, method in methods.items()}
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise ConfigError(
-                f"tuned={path.parent}: {path} cannot be read ({type(error).__name__}: {error}); it is there once the "
-                "trials of the sweep `methods` with that --workdir have ended"
+                f"tuned: {path} cannot be read ({type(error).__name__}: {error}). Give tuned=FOLDER, a --workdir of "
+                f"{_SEARCHED}:{others} whose trials have ended"
             ) from error
-    return ",".join(word for word in words if not word.startswith("tuned=")), chosen
+    return others, chosen
 
 
 def with_settings(chosen: Mapping[str, Mapping[str, Any]], points: Iterable[Point]) -> tuple[Point, ...]:

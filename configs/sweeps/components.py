@@ -1,11 +1,10 @@
 """What each part of the method brings: left out alone, and put on top of one another.
 
     mpafer-jax study sweep --sweep=configs/sweeps/components.py:quickstart --workdir=runs/components
-
-    mpafer-jax study sweep --sweep=configs/sweeps/components.py:quickstart,tuned=runs/methods --workdir=runs/tuned
+    mpafer-jax study sweep --sweep=configs/sweeps/components.py:quickstart,tuned --workdir=runs/components_tuned
 
 42 runs: 12 configurations with all training images and 2 with 16 of each class, 3 seeds. The second command takes
-the settings that the search of the sweep `methods` chose.
+the settings that the published search of the sweep `methods` chose; tuned=FOLDER, those of another.
 """
 
 from configs.sweeps import common

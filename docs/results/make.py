@@ -7,8 +7,9 @@
 
 From the root of the checkout. A folder is what `mpafer-jax study sweep`, `study cross-dataset` or `python -m
 tests.bench.expression_packages` has left. A sweep is published as one file, a matrix as its `matrix.json` without the
-folders of its runs, the packages' table as it is. On the page stand the tables of all of them, and the commands of the
-project's sweeps that have not run.
+folders of its runs, the packages' table as it is; of a sweep's search `search.md` and `search.json`, in a folder of the
+sweep's name, where the word `tuned` of other sweeps finds them. On the page stand the tables of all of them, and the
+commands of the project's sweeps that have not run.
 
 The file of a sweep has JSON lines. The first is the sweep's record; each other one is a finished run: its name,
 configuration (by dotted name, without what changes no result), `summary.json` (without the lines that name folders),
@@ -36,7 +37,7 @@ from mpafer_jax.config.schema import Config
 from mpafer_jax.config.semantics import free_fields
 from mpafer_jax.evaluation.protocol import to_markdown
 from mpafer_jax.jobs.studies import cross_dataset_text
-from mpafer_jax.jobs.sweeps import ranks, report, sweep, tables
+from mpafer_jax.jobs.sweeps import ranks, report, search, sweep, tables
 from mpafer_jax.jobs.sweeps.collect import METRICS, FinishedRun
 from mpafer_jax.jobs.sweeps.report import Report
 from mpafer_jax.jobs.sweeps.sweep import Record, own_files, split_source
@@ -130,11 +131,27 @@ def publish(folder: pathlib.Path, reports: Sequence[Report], matrices: Sequence[
         path = folder / f"{sweep.name_of(source)}{_SWEEP_SUFFIX}"
         # Read as a report first: runs that cannot stand in one table are refused before anything is written.
         whole = report.make(path, added.record, joined(path, added.record, added.runs))
+        if (added.root / search.JSON).is_file():
+            _publish_search(added, path.with_suffix(""))
         write_sweep(path, whole.record, whole.runs)
     for matrix in matrices:
         values = _read_matrix(matrix / cross_dataset_text.MATRIX)
         cells = [{name: value for name, value in cell.items() if name != "path"} for cell in values["cells"]]
         files.write_json(folder / f"{matrix.name}{_MATRIX_SUFFIX}", {**values, "cells": cells})
+
+
+def _publish_search(added: Report, folder: pathlib.Path) -> None:
+    """Copies the trials' tables of a sweep, with folders in their commands redacted."""
+    values = json.loads(files.read_text(added.root / search.JSON))
+    text = files.read_text(added.root / search.MARKDOWN)
+    for method in values["methods"].values():
+        words = shlex.split(method["command"])
+        kept = [_redacted_override(word) for word in words if not word.startswith("--config.data.dir=")]
+        shown = shlex.join([*kept, *_data_flag(added.record.source)])
+        text = text.replace(method["command"], shown)
+        method["command"] = shown
+    files.write_text(folder / search.MARKDOWN, text)
+    files.write_json(folder / search.JSON, values)
 
 
 def write_page(page: pathlib.Path) -> None:
@@ -238,11 +255,15 @@ def _title(source: str, found: Report | None = None) -> str:
 
 def _command(source: str, overrides: Sequence[str] = ()) -> str:
     path, argument = split_source(source)
-    place = _DATASETS.get(argument.partition(",")[0].removesuffix("_prompts"))
-    data = [] if place is None else [f"--config.data.dir={place}"]
     folder = path.stem if argument == _QUICKSTART else sweep.name_of(source)
-    flags = "".join(f" \\\n  {shlex.quote(flag)}" for flag in (*data, *overrides))
+    flags = "".join(f" \\\n  {shlex.quote(flag)}" for flag in (*_data_flag(source), *overrides))
     return f"mpafer-jax study sweep --sweep={source} --workdir=runs/{folder}{flags}\n"
+
+
+def _data_flag(source: str) -> list[str]:
+    """The flag that names the folder of a sweep's dataset, if it needs one."""
+    dataset = split_source(source)[1].partition(",")[0].removesuffix("_prompts")
+    return [f"--config.data.dir={_DATASETS[dataset]}"] if dataset in _DATASETS else []
 
 
 def _section(source: str, found: Report | None, page: pathlib.Path) -> str:
@@ -258,6 +279,9 @@ def _section(source: str, found: Report | None, page: pathlib.Path) -> str:
     image = page.parent / "images" / f"results_{sweep.name_of(source)}.png"
     if report.write_plot(image, record.sweep, found.lines, found.results):
         parts.append(f"![Accuracy over {record.sweep.axis}]({image.relative_to(page.parent)})\n")
+    if (trials := page.with_suffix("") / sweep.name_of(source) / search.MARKDOWN).is_file():
+        place = trials.relative_to(page.parent)
+        parts.append(f"[All trials]({place}), and the command that makes a chosen one again.\n")
     if found.results:
         parts.append(_protocol(found))
     return "\n".join(parts)

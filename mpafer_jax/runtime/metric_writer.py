@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from mpafer_jax.runtime import files, without_torch
+from mpafer_jax.runtime.errors import ReportError
 from mpafer_jax.runtime.finite import HostMetrics, check_metrics
 
 _LINES, _EVENTS = "metrics.jsonl", "tensorboard"
@@ -80,6 +81,27 @@ class MetricWriter:
             self.flush()
             if self._copies is not None:
                 self._copies.cleanup()
+
+
+def read(workdir: pathlib.Path) -> dict[str, dict[str, dict[int, float]]]:
+    """What was written in a workdir: kind -> metric -> step -> value; empty without `metrics.jsonl`.
+
+    Raises:
+      ReportError: a line has no metrics.
+    """
+    path = workdir / _LINES
+    found: dict[str, dict[str, dict[int, float]]] = {}
+    if not path.is_file():
+        return found
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        try:
+            record: dict[str, Any] = json.loads(line)
+            kind, step = str(record.pop("kind")), int(record.pop("step"))
+        except (ValueError, KeyError) as error:
+            raise ReportError(f"{path} line {number} is no line of metrics ({error})") from error
+        for name, value in record.items():
+            found.setdefault(kind, {}).setdefault(name, {})[step] = float(value)
+    return found
 
 
 def to_numbers(metrics: Sequence[HostMetrics], last_step: int) -> list[dict[str, tuple[float, float]]]:

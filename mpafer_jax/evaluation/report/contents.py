@@ -11,7 +11,7 @@ from typing import Any, cast
 from mpafer_jax.artifacts.run_dir import EVALUATION_PREDICTIONS, TRAINING_PREDICTIONS, flatten
 from mpafer_jax.evaluation.predictions import Predictions
 from mpafer_jax.evaluation.protocol import reported_checkpoint, reported_split, selecting_split, unit
-from mpafer_jax.runtime import files
+from mpafer_jax.runtime import files, metric_writer
 from mpafer_jax.runtime.errors import ReportError
 
 Scalars = dict[int, float]  # step -> value
@@ -84,7 +84,7 @@ def read(workdir: pathlib.Path) -> Contents:
         summary=summary,
         evaluation=evaluation,
         config=flatten(_json(workdir / "config.json") or {}),
-        curves=_curves(workdir / "metrics.jsonl"),
+        curves=metric_writer.read(workdir),
     )
 
 
@@ -107,18 +107,3 @@ def _json(path: pathlib.Path) -> dict[str, Any] | None:
         return cast(dict[str, Any], json.loads(path.read_text(encoding="utf-8")))
     except ValueError as error:
         raise ReportError(f"{path} is not JSON ({error}); run the training or evaluation again to write it") from error
-
-
-def _curves(path: pathlib.Path) -> dict[str, dict[str, Scalars]]:
-    curves: dict[str, dict[str, Scalars]] = {}
-    if not path.is_file():
-        return curves
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
-        try:
-            record: dict[str, Any] = json.loads(line)
-            kind, step = str(record.pop("kind")), int(record.pop("step"))
-        except (ValueError, KeyError) as error:
-            raise ReportError(f"{path} line {number} is no line of metrics ({error})") from error
-        for name, value in record.items():
-            curves.setdefault(kind, {}).setdefault(name, {})[step] = float(value)
-    return curves

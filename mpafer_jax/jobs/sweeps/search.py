@@ -27,7 +27,7 @@ from mpafer_jax.jobs.sweeps import collect, plan
 from mpafer_jax.jobs.sweeps.collect import FinishedRun
 from mpafer_jax.jobs.sweeps.runner import Failure
 from mpafer_jax.jobs.sweeps.sweep import Point, Sweep
-from mpafer_jax.runtime import files
+from mpafer_jax.runtime import files, metric_writer
 from mpafer_jax.runtime.errors import NonFiniteError, ReportError
 
 FOLDER = "trials"  # in the sweep's
@@ -228,7 +228,8 @@ def write(sweep: Sweep, searches: Sequence[Searched], root: pathlib.Path) -> Non
         parts += [f"## {search.point.title}\n", table_lib.markdown(header, rows), again]
     files.write_text(root / MARKDOWN, "\n".join(parts))
     about = {"trials": sweep.trials, "search_seed": sweep.search_seed, "select_by": _select_by(searches)}
-    files.write_json(root / JSON, {**about, "methods": {search.point.name: _as_json(search) for search in searches}})
+    methods = {search.point.name: _as_json(search, root / FOLDER) for search in searches}
+    files.write_json(root / JSON, {**about, "methods": methods})
 
 
 def _summary(sweep: Sweep, searches: Sequence[Searched]) -> str:
@@ -279,7 +280,12 @@ def _result(trial: Trial) -> list[str]:
     return [_percent(trial), str(trial.run.summary["best"]["step"]), minutes]
 
 
-def _as_json(search: Searched) -> dict[str, Any]:
+def _as_json(search: Searched, folder: pathlib.Path) -> dict[str, Any]:
+    """A search with the curve of each trial on validation, a pair (update, value) for each evaluation.
+
+    Args:
+      folder: of the trials.
+    """
     own = search.trials[0].values
     return {
         "title": search.point.title,
@@ -293,6 +299,7 @@ def _as_json(search: Searched) -> dict[str, Any]:
                 "values": dict(trial.values),
                 "validation": None if trial.run is None else trial.score,
                 "step": None if trial.run is None else trial.run.summary["best"]["step"],
+                "curve": None if trial.run is None else _curve(trial.run, folder),
                 "seconds": None if trial.run is None else trial.run.summary["process"]["wall_seconds"],
                 "folder": None if trial.run is None else f"{FOLDER}/{trial.run.name}",
             }
@@ -302,3 +309,7 @@ def _as_json(search: Searched) -> dict[str, Any]:
         "values": dict(search.best.values),
         "command": search.command,
     }
+
+
+def _curve(run: FinishedRun, folder: pathlib.Path) -> list[tuple[int, float]]:
+    return sorted(metric_writer.read(folder / run.name)["validation"][run.config["eval"]["select_by"]].items())

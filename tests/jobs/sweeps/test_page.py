@@ -212,6 +212,27 @@ def test_a_damaged_published_file_is_named(tmp_path, text, found):
         make.read_sweep(tmp_path / "missing.jsonl")
 
 
+def test_a_search_is_published_beside_its_sweep_and_its_choice_can_be_taken_from_there(tmp_path, monkeypatch):
+    root, out = tmp_path / "m", tmp_path / "docs" / "results.md"
+    source = "configs/sweeps/methods.py:ferplus_prompts"
+    made.record(root, sweep.load(source), source)
+    words = ["python", "-m", "mpafer_jax.main", "--config=configs/ferplus_prompts.py", "--workdir=runs/again"]
+    local = ["--config.data.dir=/home/alice/my faces", "--config.clip.name=/home/alice/clip", "--config.loss.beta=0.02"]
+    command = shlex.join([*words, *local])
+    values = {"methods": {"full": {"values": {"loss.beta": 0.02}, "command": command}}}
+    (root / "search.json").write_text(json.dumps(values))
+    (root / "search.md").write_text(f"The chosen one again:\n\n```bash\n{command}\n```\n")
+    add(out, root)
+    assert "[All trials](results/methods_ferplus_prompts/search.md)" in out.read_text()
+    folder = tmp_path / "docs" / "results" / "methods_ferplus_prompts"
+    shown = "--config.clip.name=clip --config.loss.beta=0.02 --config.data.dir=/data/FERPlus"
+    assert shown in (folder / "search.md").read_text()
+    assert "alice" not in "".join(path.read_text() for path in folder.iterdir())
+    monkeypatch.chdir(tmp_path)
+    tuned = sweep.load(f"{runs.ROOT}/configs/sweeps/components.py:ferplus_prompts,tuned")
+    assert {point.changes["loss.beta"] for point in tuned.points if point.key == "all/full"} == {0.02}
+
+
 def test_matrices_stand_on_the_page(tmp_path):
     out, folder = tmp_path / "docs" / "results.md", tmp_path / "styles"
     folder.mkdir()

@@ -102,6 +102,7 @@ def test_trials_on_validation_then_what_they_chose_on_the_test(command, tmp_path
     full, coop = (record["methods"][name] for name in ("full", "coop"))
     scores = [trial["validation"] for trial in full["trials"]]
     assert scores == [runs.summary(root / trial["folder"])["best"]["validation"]["war"] for trial in full["trials"]]
+    assert [trial["curve"] for trial in full["trials"]] == [[[2, score]] for score in scores]
     assert full["chosen"] == int(np.argmax(scores))
     assert full["values"] == full["trials"][full["chosen"]]["values"]
     assert full["space"]["loss.beta"] == {"low": 0.1, "high": 10.0, "default": 1.0, "text": "0.1 to 10, log-uniform"}

@@ -114,8 +114,20 @@ def test_settings_that_a_search_chose(tmp_path):
     changes = {point.key: point.changes for point in load("components", f"quickstart,tuned={tmp_path}").points}
     assert changes["all/no_hard_soft"] == {"loss.beta": 0.0, "head.local_weight": 0.3}
     assert changes["16_per_class/full"]["loss.beta"] == 12.5
-    with pytest.raises(ConfigError, match=r"nothing/search.json cannot be read .*once the trials"):
+    with pytest.raises(ConfigError, match=r"nothing/search.json cannot be read .*whose trials have ended"):
         load("components", f"quickstart,tuned={tmp_path / 'nothing'}")
+
+
+def test_a_published_search_is_that_of_the_same_argument(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "docs" / "results" / "methods_ferplus_prompts"
+    folder.mkdir(parents=True)
+    (folder / "search.json").write_text('{"methods": {"full": {"values": {"loss.gamma": 0.7}}}}')
+    components = f"{runs.ROOT}/configs/sweeps/components.py"
+    points = {point.key: point for point in sweep.load(f"{components}:ferplus_prompts,tuned").points}
+    assert points["all/full"].changes["loss.gamma"] == 0.7
+    with pytest.raises(ConfigError, match=r"docs/results/methods_quickstart/search.json cannot be read"):
+        sweep.load(f"{components}:quickstart,tuned")
 
 
 def test_the_fewer_images_the_more_the_full_method_is_held_near_the_frozen_clip():
