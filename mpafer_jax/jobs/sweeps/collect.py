@@ -52,6 +52,12 @@ class FinishedRun:
         """Its number, of a seed or a fold."""
         return int(self.name.rpartition("_")[2])
 
+    @property
+    def seconds(self) -> float | None:
+        """Wall time without baselines; None if it was resumed, since only its last process is timed."""
+        process = self.summary["process"]
+        return None if process["resumed_after_step"] else float(process["wall_seconds"])
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Result:
@@ -79,10 +85,8 @@ class Result:
 
     @property
     def seconds(self) -> float | None:
-        """Wall time without baselines; None for a baseline, and for a resumed run, since only its last process is
-        timed."""
-        process = self.run.summary["process"]
-        return None if self.baseline or process["resumed_after_step"] else float(process["wall_seconds"])
+        """Of the run, as there; None for a baseline."""
+        return None if self.baseline else self.run.seconds
 
     @property
     def correct(self) -> npt.NDArray[np.bool_] | None:

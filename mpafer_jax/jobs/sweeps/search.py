@@ -255,8 +255,19 @@ def _summary(sweep: Sweep, searches: Sequence[Searched]) -> str:
                 ("", "trained parameters", "trials", "defaults, validation %", "chosen, validation %", "trial"), results
             ),
             table_lib.markdown(("", "field", "range", "default", "chosen"), chosen),
+            _time(searches),
         )
     )
+
+
+def _time(searches: Sequence[Searched]) -> str:
+    """How long the trials took, and where."""
+    made = [trial.run for search in searches for trial in search.trials if trial.run]
+    whole = [run.seconds for run in made if run.seconds is not None]
+    devices = ", ".join({f"{number} x {kind}": None for kind, number in (run.summary["devices"] for run in made)})
+    resumed = len(made) - len(whole)
+    others = f"; of {resumed} that were resumed the times are not known" if resumed else ""
+    return f"{len(whole)} trials took {sum(whole) / 3600:.1f} hours of wall time together, on {devices}{others}.\n"
 
 
 def _select_by(searches: Sequence[Searched]) -> str:
@@ -275,8 +286,7 @@ def _result(trial: Trial) -> list[str]:
     """Score, step and minutes of a trial, as text."""
     if trial.run is None:
         return ["diverged", "", ""]
-    process = trial.run.summary["process"]
-    minutes = "" if process["resumed_after_step"] else f"{process['wall_seconds'] / 60:.1f}"
+    minutes = "" if trial.run.seconds is None else f"{trial.run.seconds / 60:.1f}"
     return [_percent(trial), str(trial.run.summary["best"]["step"]), minutes]
 
 
@@ -300,7 +310,7 @@ def _as_json(search: Searched, folder: pathlib.Path) -> dict[str, Any]:
                 "validation": None if trial.run is None else trial.score,
                 "step": None if trial.run is None else trial.run.summary["best"]["step"],
                 "curve": None if trial.run is None else _curve(trial.run, folder),
-                "seconds": None if trial.run is None else trial.run.summary["process"]["wall_seconds"],
+                "seconds": None if trial.run is None else trial.run.seconds,
                 "folder": None if trial.run is None else f"{FOLDER}/{trial.run.name}",
             }
             for trial in search.trials

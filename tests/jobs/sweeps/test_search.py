@@ -111,6 +111,9 @@ def test_trials_on_validation_then_what_they_chose_on_the_test(command, tmp_path
     text = (root / search.MARKDOWN).read_text()
     assert "| 2, 1 of them diverged |" in text
     assert "of seed 100, each with 50% of a run's updates; the first" in text
+    times = [trial["seconds"] for trial in full["trials"] + coop["trials"]]
+    whole = 4 - times.count(None)  # one diverged, and that of the first command can have been stopped and resumed
+    assert f"\n{whole} trials took 0.0 hours of wall time together, on 1 x cpu" in text
 
     # What was chosen, for all points of its name, over another seed; on the test.
     for name, values in (("all/full", full["values"]), ("all/coop", coop["values"]), ("few/coop", coop["values"])):
