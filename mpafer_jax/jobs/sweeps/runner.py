@@ -110,8 +110,11 @@ class _Processes:
         """Within this context SIGTERM and Ctrl-C stop the processes."""
         with signals.listening(), signals.orderly(on_request=self.stop, on_end=self.kill):
             yield
-            if self.stopping.is_set():
-                raise signals.Preempted("stopped; the same command resumes")
+            self.raise_if_stopped()
+
+    def raise_if_stopped(self) -> None:
+        if self.stopping.is_set():
+            raise signals.Preempted("stopped; the same command resumes")
 
 
 def run_all(
@@ -177,10 +180,11 @@ def run_all(
             with progress.task("sweep", len(runs), "runs", warms_up=False) as work:
                 for future in concurrent.futures.as_completed(waiting):
                     failed = future.result()
+                    processes.raise_if_stopped()  # then the others are waited for, and none counts as made
                     failures += failed
                     work.advance(len(waiting[future]))  # at once: the time left is told from the runs of all groups
                     for run in waiting[future]:
-                        if run not in [failure.run for failure in failed] and not processes.stopping.is_set():
+                        if run not in [failure.run for failure in failed]:
                             after_each(run)
         finally:  # also if `after_each` fails: then the other runs are stopped
             if any(not future.done() for future in waiting):

@@ -144,6 +144,7 @@ def test_stopped_it_goes_on(command, tmp_path):
         _, errors = sweep.communicate(timeout=200)
     assert sweep.returncode == signals.EXIT_CODE, errors
     assert "stopped; the same command resumes" in errors
+    assert "sweep: 1 runs" not in errors  # nothing says that they were made
     folder = tmp_path / "sweep" / "all" / "full" / "seed_0"
     assert "stopped by SIGTERM after step" in (folder / "log.txt").read_text()
     assert list((folder / "checkpoints").iterdir())
