@@ -322,4 +322,5 @@ def _as_json(search: Searched, folder: pathlib.Path) -> dict[str, Any]:
 
 
 def _curve(run: FinishedRun, folder: pathlib.Path) -> list[tuple[int, float]]:
-    return sorted(metric_writer.read(folder / run.name)["validation"][run.config["eval"]["select_by"]].items())
+    validation = metric_writer.read(folder / run.name).get("validation", {})  # nothing, if the log was removed
+    return sorted(validation.get(run.config["eval"]["select_by"], {}).items())
