@@ -38,6 +38,7 @@ METHOD_TITLES = {
     "cafe": "CAFE: mask on the channels of the frozen feature",
     "lora": "LoRA: low-rank updates of both towers' attention",
 }
+_DEFAULT = "rafdb"  # argument of a sweep without one
 _SEARCHED = "configs/sweeps/methods.py"
 _PUBLISHED = pathlib.Path("docs/results")
 # The context alone, trained with the cross-entropy of the global logits.
@@ -48,7 +49,7 @@ UNTRAINED = tuple(name for name in BASELINES if name != "text_context")
 
 def base(argument: str) -> str:
     """The base config of a sweep's argument, as --config takes it."""
-    name, _, rest = (argument or "rafdb").partition(",")
+    name, _, rest = (argument or _DEFAULT).partition(",")
     return f"configs/{name}.py:{rest}" if rest else f"configs/{name}.py"
 
 
@@ -66,14 +67,15 @@ def tuned(argument: str) -> tuple[str, dict[str, dict[str, Any]]]:
     others = ",".join(word for word in words if word.partition("=")[0] != "tuned")
     folders = [word.partition("=")[2] for word in words if word.partition("=")[0] == "tuned"]
     chosen: dict[str, dict[str, Any]] = {}
-    for path in (pathlib.Path(folder or _PUBLISHED / name_of(f"{_SEARCHED}:{others}")) / JSON for folder in folders):
+    searched = f"{_SEARCHED}:{others or _DEFAULT}"
+    for path in (pathlib.Path(folder or _PUBLISHED / name_of(searched)) / JSON for folder in folders):
         try:
             methods = json.loads(path.read_text(encoding="utf-8"))["methods"]
             chosen |= {name: dict(method["values"]) for name, method in methods.items()}
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise ConfigError(
                 f"tuned: {path} cannot be read ({type(error).__name__}: {error}). Give tuned=FOLDER, a --workdir of "
-                f"{_SEARCHED}:{others} whose trials have ended"
+                f"{searched} whose trials have ended"
             ) from error
     return others, chosen
 

@@ -128,6 +128,8 @@ def test_a_published_search_is_that_of_the_same_argument(tmp_path, monkeypatch):
     assert points["all/full"].changes["loss.gamma"] == 0.7
     with pytest.raises(ConfigError, match=r"docs/results/methods_quickstart/search.json cannot be read"):
         sweep.load(f"{components}:quickstart,tuned")
+    with pytest.raises(ConfigError, match=r"docs/results/methods_rafdb/search.json cannot be read"):
+        sweep.load(f"{components}:tuned")
 
 
 def test_the_fewer_images_the_more_the_full_method_is_held_near_the_frozen_clip():
