@@ -25,7 +25,7 @@ _FIELD = "--config."
 def take_config(words: Sequence[str]) -> tuple[Any, dict[str, Any], list[str]]:
     """Parses --config=FILE[:arguments] and --config.field=value from a command line.
 
-    Adds the parent of `configs/` to the import path, as its files import `configs.common`.
+    The file may import from the package that it is in, and any file from the `configs` beside this package.
 
     Returns:
       The configuration (a ConfigDict), the overridden fields with their values, and the remaining words.
@@ -33,13 +33,13 @@ def take_config(words: Sequence[str]) -> tuple[Any, dict[str, Any], list[str]]:
     Raises:
       ConfigError: no such file or field, or a value has another type.
     """
-    if _CONFIGS.is_dir() and str(_CONFIGS.parent) not in sys.path:
-        sys.path.append(str(_CONFIGS.parent))
     # Shells do not expand a tilde after an equals sign.
     words = [f"--config={files.home_expanded(word[9:])}" if word.startswith("--config=~") else word for word in words]
     value, fields = _config_words(words)
     if wrong := config_file(value):
         raise ConfigError(wrong)
+    for file in (pathlib.Path(value.partition(":")[0]), _CONFIGS / "common.py"):
+        make_package_importable(file)
     known = flags.FlagValues()
     known.set_gnu_getopt(True)  # flags may follow arguments
     library = cast(Any, config_flags)
@@ -51,6 +51,19 @@ def take_config(words: Sequence[str]) -> tuple[Any, dict[str, Any], list[str]]:
             return holder.value, library.get_override_values(known["config"]), rest
     except (flags.Error, OSError, AttributeError, KeyError, TypeError, ValueError) as error:
         raise ConfigError(config_error(value, fields, error)) from error
+
+
+def make_package_importable(file: pathlib.Path) -> None:
+    """Adds the parent of a Python file's outermost package to the import path, after what is there.
+
+    So files of `configs/` can import `configs.common` in the installed commands, whose import path does not begin with
+    the current folder.
+    """
+    root = file.resolve().parent
+    while (root / "__init__.py").is_file():
+        root = root.parent
+    if root != file.resolve().parent and str(root) not in sys.path:
+        sys.path.append(str(root))
 
 
 def read_config(words: Sequence[str]) -> Any:

@@ -1,6 +1,7 @@
 """Commands: their names, their --help, how they end; options that do nothing beside the others."""
 
 import errno
+import os
 import subprocess
 import sys
 
@@ -215,6 +216,18 @@ def test_the_launchers_way_to_a_sweep_is_the_command():
     done = subprocess.run([*script, "--help"], cwd="/", capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith("usage: mpafer-jax study sweep --sweep=SWEEP --workdir=WORKDIR [flags]\n")
+
+
+def test_the_installed_command_loads_sweep_and_config_files(tmp_path):
+    # As the installed script, -P leaves the current folder off the import path.
+    command = [sys.executable, "-P", "-m", "mpafer_jax.cli", "study", "sweep", f"--workdir={tmp_path / 'sweep'}"]
+    words = ["--sweep=configs/sweeps/top_k.py:quickstart", "--dry_run"]
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    done = subprocess.run(
+        [*command, *words], cwd=runs.ROOT, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("--config.head.top_k=") == 15, done.stdout
 
 
 @pytest.mark.parametrize(

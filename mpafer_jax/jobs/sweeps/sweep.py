@@ -16,6 +16,7 @@ from typing import Any, Literal, Self
 
 import pydantic
 
+from mpafer_jax.config.flags import make_package_importable
 from mpafer_jax.config.search_space import Space
 from mpafer_jax.config.semantics import SEED_FIELDS, TRAINING_ONLY
 from mpafer_jax.runtime import files
@@ -264,7 +265,8 @@ def load(source: str) -> Sweep:
 
 
 def load_module(path: pathlib.Path) -> ModuleType:
-    """Imports a Python file by its path."""
+    """Imports a Python file by its path; it may import from the package that it is in."""
+    make_package_importable(path)
     spec = importlib.util.spec_from_file_location(f"loaded_{path.stem}", path)
     if spec is None or spec.loader is None:
         raise ConfigError(f"{path} is no Python file")

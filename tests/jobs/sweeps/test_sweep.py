@@ -104,7 +104,7 @@ def test_settings_that_a_search_chose(tmp_path):
     values = {"full": {"loss.beta": 0.02, "head.local_weight": 0.3}, "coop": {"optimizer.learning_rate": 0.9}}
     methods = {name: {"values": chosen} for name, chosen in values.items()}
     (tmp_path / "search.json").write_text(json.dumps({"methods": methods}))
-    for name in ("components", "label_noise", "styles"):
+    for name in ("components", "label_noise", "losses", "styles"):
         found = load(name, f"quickstart,tuned={tmp_path}")
         usual = load(name, "quickstart")
         assert found.base == usual.base
