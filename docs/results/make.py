@@ -56,8 +56,6 @@ _DATASETS = {
     "affectnet8": "/data/AffectNet",
 }
 _MAIN_TABLE, _DEFAULT_DATASET = "backbones", "rafdb"
-# Arguments of sweeps on photographs with a CLIP that ships.
-_SMALL_CLIPS = {"tiny_clip", "small_clip", "ferplus_prompts"}
 # The page's order; sweeps that are not named follow.
 _ORDER = ("components", "methods", "baselines", "prompt_types", "top_k", "num_visual_prompts", "visual_prompt_depth")
 
@@ -192,8 +190,10 @@ def _read_matrix(path: pathlib.Path) -> dict[str, Any]:
 def _sweeps(page: pathlib.Path, by_source: dict[str, Report]) -> list[str]:
     explanation = tables.explanation("the table's first row, or to the one that is named so")
     parts = [_INTRODUCTION.format(folder=page.stem, explanation=explanation)]
+    small_clip = sweep.load_module(_SWEEPS / "common.py").small_clip
     drawn = [*_drawn(), *(source for source in by_source if split_source(source)[1].startswith(f"{_QUICKSTART},"))]
-    small = [source for source in by_source if not _SMALL_CLIPS.isdisjoint(split_source(source)[1].split(","))]
+    own = [source for source in by_source if split_source(source)[0].parent == _SWEEPS]
+    small = [source for source in own if source not in drawn and small_clip(split_source(source)[1])]
     for heading, sources, shown in (
         (_DRAWN, drawn, ()),
         (_SMALL, small, ()),

@@ -16,10 +16,39 @@ from mpafer_jax.runtime.errors import UserError, did_you_mean
 
 _WIDEST, _COLUMN = 100, 30
 _SHOWN = "what is shown"  # the last heading of every --help
+_LOG_FLAGS: tuple[tuple[tuple[str, ...], dict[str, Any]], ...] = (
+    (
+        ("--log",),
+        {
+            "choices": ("auto", "plain"),
+            "default": "auto",
+            "help": "auto: a bar and colours at a terminal; plain: dated lines, as in a log file",
+        },
+    ),
+    # Two options: a number behind -v would be taken from the arguments.
+    (("-v",), {"dest": "verbosity", "action": "store_const", "const": 1, "default": 0, "help": "as --verbosity=1"}),
+    (
+        ("--verbosity",),
+        {
+            "type": int,
+            "default": 0,
+            "metavar": "N",
+            "help": "1: details, and libraries' routine lines; 2: what helps to debug; -1: warnings only",
+        },
+    ),
+)
 
 
 class UsageError(UserError):
     """A command that was called wrongly, as its flags alone show."""
+
+
+def without_log_flags(words: Sequence[str]) -> list[str]:
+    """Words of a command without the flags that decide only what is shown, as a file's record of its command."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    for names, options in _LOG_FLAGS:
+        parser.add_argument(*names, **options)
+    return parser.parse_known_args(words)[1]
 
 
 class Parser(argparse.ArgumentParser):
@@ -38,21 +67,8 @@ class Parser(argparse.ArgumentParser):
         )
         self._positionals.title, self._optionals.title = "arguments", "flags"
         self._shown = shown = self.add_argument_group(_SHOWN)
-        shown.add_argument(
-            "--log",
-            choices=("auto", "plain"),
-            default="auto",
-            help="auto: a bar and colours at a terminal; plain: dated lines, as in a log file",
-        )
-        # Two options: a number behind -v would be taken from the arguments.
-        shown.add_argument("-v", dest="verbosity", action="store_const", const=1, default=0, help="as --verbosity=1")
-        shown.add_argument(
-            "--verbosity",
-            type=int,
-            default=0,
-            metavar="N",
-            help="1: details, and libraries' routine lines; 2: what helps to debug; -1: warnings only",
-        )
+        for names, options in _LOG_FLAGS:
+            shown.add_argument(*names, **options)
         shown.add_argument("-h", "--help", action="help", help="show this and exit")
         shown.add_argument("--version", action="version", version=version(), help="show the version and exit")
 

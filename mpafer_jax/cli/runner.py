@@ -27,7 +27,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from mpafer_jax.artifacts import shipped
-from mpafer_jax.cli.parser import Parser, UsageError, at_least, checked, refuse
+from mpafer_jax.cli.parser import Parser, UsageError, at_least, checked, refuse, without_log_flags
 from mpafer_jax.runtime import files, signals, without_torch
 from mpafer_jax.runtime.errors import ConfigError, UserError
 
@@ -162,7 +162,8 @@ class Command:
                 refuse(str(error))
             others = ["--config=", *rest]
         arguments, rest = parser.parse_known_args(others)
-        arguments.words, arguments.rest, arguments.given = list(words), rest, parser.options_given(others)
+        arguments.words, arguments.rest = without_log_flags(words), rest
+        arguments.given = parser.options_given(others)
         parser.check(arguments.given, () if self.passes_on else rest)
         if self.config:
             arguments.config, arguments.fields = config, fields

@@ -290,7 +290,7 @@ def test_the_command(sample, trained, tmp_path):
     dataset = f"whole={runs.ROOT}/configs/folder.py:whole 'data.dir={tmp_path}/two words/faces' eval.batch_size=10"
     workdir = f"--workdir={tmp_path / 'matrix'}"
     words = [workdir, f"--checkpoint={root / 'faces'}", f"--checkpoint={root / 'drawn'}", f"--dataset={dataset}"]
-    done = runs.call("study cross-dataset", *words)
+    done = runs.call("study cross-dataset", *words[:1], "--log=plain", *words[1:], "-v")
     assert done.code == 0, done.err
     assert done.out.strip() == (tmp_path / "matrix" / "matrix.md").read_text().strip()
     written = json.loads((tmp_path / "matrix" / "matrix.json").read_text())
