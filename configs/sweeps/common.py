@@ -20,7 +20,7 @@ import pathlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from configs.common import BASELINES, FEW_UPDATES, METHODS, method_changes, prior
+from configs.common import BASELINES, CLIPS, FEW_UPDATES, METHODS, method_changes, per_class, prior
 from mpafer_jax.jobs.sweeps.search import JSON
 from mpafer_jax.jobs.sweeps.sweep import Point, name_of
 from mpafer_jax.runtime.errors import ConfigError
@@ -48,8 +48,18 @@ UNTRAINED = tuple(name for name in BASELINES if name != "text_context")
 
 
 def base(argument: str) -> str:
-    """The base config of a sweep's argument, as --config takes it."""
+    """The base config of a sweep's argument, as --config takes it.
+
+    Raises:
+      ConfigError: the argument has a method or a number of images, which the points of sweeps decide.
+    """
     name, _, rest = (argument or _DEFAULT).partition(",")
+    if wrong := [word for word in rest.split(",") if word in METHODS or per_class(word)]:
+        raise ConfigError(
+            f"{', '.join(wrong)}: the points of a sweep decide the method and the number of images. The sweeps "
+            "baselines and methods have all methods (--only names some), few_shot has few images, and "
+            "--config.data.train_per_class=16 changes all points"
+        )
     return f"configs/{name}.py:{rest}" if rest else f"configs/{name}.py"
 
 
@@ -61,7 +71,8 @@ def tuned(argument: str) -> tuple[str, dict[str, dict[str, Any]]]:
       method -> value by field; empty without the word.
 
     Raises:
-      ConfigError: the folder has no search that has ended, or none is published.
+      ConfigError: the folder has no search that has ended, or none is published. For methods that it lacks, see
+        `with_settings`.
     """
     words = argument.split(",")
     others = ",".join(word for word in words if word.partition("=")[0] != "tuned")
@@ -84,14 +95,20 @@ def with_settings(chosen: Mapping[str, Mapping[str, Any]], points: Iterable[Poin
     """Points with what a search chose (`tuned`) for CoOp, if they are "text_only", else for the full method.
 
     What a point itself changes stays.
+
+    Raises:
+      ConfigError: something was chosen, but not for one of these methods.
     """
-    return tuple(
-        dataclasses.replace(
-            point,
-            changes={**chosen.get("coop" if point.name == "text_only" else "full", {}), **point.changes},
-        )
-        for point in points
-    )
+    found: list[Point] = []
+    for point in points:
+        name = "coop" if point.name == "text_only" else "full"
+        if chosen and name not in chosen:
+            raise ConfigError(
+                f"tuned: the search has no method {name!r}, whose settings the point {point.key} takes; it has "
+                f"{', '.join(chosen)}. Give a search of all methods"
+            )
+        found.append(dataclasses.replace(point, changes={**chosen.get(name, {}), **point.changes}))
+    return tuple(found)
 
 
 def is_quickstart(argument: str) -> bool:
@@ -103,7 +120,8 @@ def small_clip(argument: str) -> str:
     """Name of the base's CLIP if it is one of those that ship, which see 64 patches; empty if not."""
     shipped = {"tiny_clip": "tiny-face-clip", "small_clip": "small-face-clip"}
     shipped |= {"quickstart": shipped["tiny_clip"], "ferplus_prompts": shipped["small_clip"]}
-    return next((shipped[word] for word in reversed(argument.split(",")) if word in shipped), "")
+    named = [word for word in argument.split(",") if word in shipped or word in CLIPS]
+    return shipped.get(named[-1], "") if named else ""
 
 
 def few_images(argument: str, images: int) -> Mapping[str, Any]:

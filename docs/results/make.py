@@ -117,7 +117,7 @@ def publish(folder: pathlib.Path, reports: Sequence[Report], matrices: Sequence[
       matrices: folders of `cross_dataset`, published under their own names.
 
     Raises:
-      ConfigError: two reports are of the same sweep, or a file cannot be read.
+      ConfigError: two reports are of the same sweep, one is of a search that has not ended, or a file cannot be read.
       ReportError: see `collect`.
     """
     by_source: dict[str, Report] = {}
@@ -127,6 +127,7 @@ def publish(folder: pathlib.Path, reports: Sequence[Report], matrices: Sequence[
             raise ConfigError(f"{first.root} and {added.root} hold the same sweep {added.record.source}; name one")
     for source, added in by_source.items():
         path = folder / f"{sweep.name_of(source)}{_SWEEP_SUFFIX}"
+        _refuse_partial_search(added)
         # Read as a report first: runs that cannot stand in one table are refused before anything is written.
         whole = report.make(path, added.record, joined(path, added.record, added.runs))
         if (added.root / search.JSON).is_file():
@@ -136,6 +137,18 @@ def publish(folder: pathlib.Path, reports: Sequence[Report], matrices: Sequence[
         values = _read_matrix(matrix / cross_dataset_text.MATRIX)
         cells = [{name: value for name, value in cell.items() if name != "path"} for cell in values["cells"]]
         files.write_json(folder / f"{matrix.name}{_MATRIX_SUFFIX}", {**values, "cells": cells})
+
+
+def _refuse_partial_search(added: Report) -> None:
+    """Raises ConfigError if only some points were searched: it would take the place of a search of all."""
+    path = added.root / search.JSON
+    if path.is_file():
+        methods = json.loads(files.read_text(path))["methods"]
+        if missing := [point.name for point in added.record.sweep.searched if point.name not in methods]:
+            raise ConfigError(
+                f"{path} has no trials of {', '.join(missing)}; a sweep is published when the search of all its points "
+                "has ended: give its command without --only"
+            )
 
 
 def _publish_search(added: Report, folder: pathlib.Path) -> None:

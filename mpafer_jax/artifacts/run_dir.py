@@ -6,6 +6,7 @@ tensorboard/     the same for TensorBoard
 checkpoints/     see `run_checkpoints`
 results.md       a table of the baselines and this run
 summary.json     the result; exists if and only if the run has ended
+diverged.txt     what was not finite, if the last training stopped at that
 predictions.npz  predictions of the reported checkpoint on every held-out image (`evaluation.predictions`)
 evaluation.json, evaluation_predictions.npz   the same of --mode=eval
 report.html      the report
@@ -30,11 +31,12 @@ from mpafer_jax.config.fields import FrozenModel
 from mpafer_jax.config.schema import ClipSection
 from mpafer_jax.config.semantics import free_fields
 from mpafer_jax.runtime import distributed, files
-from mpafer_jax.runtime.errors import ConfigError
+from mpafer_jax.runtime.errors import ConfigError, NonFiniteError
 
-_CONFIG = "config.json"
+CONFIG = "config.json"
 CHECKPOINTS, STEP = "checkpoints", "step"  # checkpoints/step_N
 SUMMARY = "summary.json"
+_DIVERGED = "diverged.txt"
 REPORT = "report.html"
 EXAMPLES = "examples"
 TRAINING_PREDICTIONS = "predictions.npz"
@@ -66,27 +68,55 @@ def check(workdir: pathlib.Path, config: FrozenModel, *, but: Collection[str] = 
         )
     if workdir.exists() and not workdir.is_dir():
         raise ConfigError(f"--workdir={workdir} is a file, expected a folder or a name that is free")
-    path = workdir / _CONFIG
+    path = workdir / CONFIG
     if not path.is_file():
         return
     try:
-        before = flatten(json.loads(path.read_text(encoding="utf-8")))
+        before = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ConfigError(f"{path} is not JSON ({error}); put the run's own back, or give another --workdir") from error
-    # A field that is newer than the run has its default, which is chosen to change nothing.
-    before = flatten(json.loads(type(config)().to_json())) | before
-    now = flatten(json.loads(config.to_json()))
-    absent = "(no such field)"
-    differing = [
-        f"  config.{name}: there {before.get(name, absent)!r}, here {now.get(name, absent)!r}"
-        for name in sorted((before.keys() | now.keys()) - free_fields(type(config)) | {*but})
-        if before.get(name, absent) != now.get(name, absent)
-    ]
-    if differing:
+    if differing := differences(type(config), before, json.loads(config.to_json()), but=but):
+        lines = [f"  config.{name}: there {there}, here {here}" for name, (there, here) in differing.items()]
         raise ConfigError(
-            f"{workdir} holds a run with another configuration:\n" + "\n".join(differing) + "\n"
+            f"{workdir} holds a run with another configuration:\n" + "\n".join(lines) + "\n"
             "give another --workdir, or the same configuration to resume that run"
         )
+
+
+def differences(
+    kind: type[FrozenModel], one: Mapping[str, Any], other: Mapping[str, Any], *, but: Collection[str] = ()
+) -> dict[str, tuple[str, str]]:
+    """Fields that differ between two configurations as JSON has them, and both values as text.
+
+    Args:
+      kind: of the configurations.
+      one, other: nested, or by dotted name. A field that is newer than one of them has its default there, which is
+        chosen to change nothing.
+      but: fields to be compared even if they are free (`free_fields`).
+    """
+    defaults = flatten(json.loads(kind().to_json()))
+    first, second = defaults | flatten(one), defaults | flatten(other)
+    absent = "(no such field)"
+    return {
+        name: (repr(first.get(name, absent)), repr(second.get(name, absent)))
+        for name in sorted((first.keys() | second.keys()) - free_fields(kind) | {*but})
+        if first.get(name, absent) != second.get(name, absent)
+    }
+
+
+def read_json(path: pathlib.Path) -> dict[str, Any]:
+    """Reads a file of a run that has ended.
+
+    Raises:
+      ConfigError: it is missing or damaged.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f"{path} cannot be read ({type(error).__name__}: {error}); put it back, or remove the folder {path.parent} "
+            "and run the same command again, which makes this run anew"
+        ) from error
 
 
 def check_clip(workdir: pathlib.Path, clip: ClipSection) -> None:
@@ -95,11 +125,11 @@ def check_clip(workdir: pathlib.Path, clip: ClipSection) -> None:
     Raises:
       ConfigError: it is another CLIP, or is not on this machine and cannot be compared.
     """
-    before = json.loads((workdir / _CONFIG).read_text(encoding="utf-8"))["clip"]
+    before = read_json(workdir / CONFIG)["clip"]
     names = (clip.name, clip.revision, clip.activation)
     if (before["name"], before["revision"], before.get("activation", "")) == names:  # absent in earlier versions
         return
-    stored_hash = json.loads((workdir / SUMMARY).read_text(encoding="utf-8"))["clip"]["hash"]
+    stored_hash = read_json(workdir / SUMMARY)["clip"]["hash"]
     try:
         local_hash = local_content_hash(
             clip.name, revision=clip.revision, cache_dir=clip.cache_dir, activation=clip.activation
@@ -151,6 +181,18 @@ def check_shared(workdir: pathlib.Path) -> None:
 
 
 def claim(workdir: pathlib.Path, config: FrozenModel) -> None:
-    """Writes config.json if missing, which makes the folder this run's."""
-    if not (workdir / _CONFIG).is_file():
-        files.write_text(workdir / _CONFIG, config.to_json())
+    """Writes config.json if missing, which makes the folder this run's, and forgets how it diverged before."""
+    if not (workdir / CONFIG).is_file():
+        files.write_text(workdir / CONFIG, config.to_json())
+    if has_diverged(workdir):
+        (workdir / _DIVERGED).unlink()
+
+
+def record_divergence(workdir: pathlib.Path, failure: NonFiniteError) -> None:
+    """Records that training stopped at numbers that are not finite."""
+    files.write_text(workdir / _DIVERGED, f"{failure}\n")
+
+
+def has_diverged(workdir: pathlib.Path) -> bool:
+    """Whether the last training of a run stopped at numbers that are not finite."""
+    return (workdir / _DIVERGED).is_file()

@@ -59,8 +59,11 @@ def sweep(arguments: argparse.Namespace) -> int:
     from absl import logging
 
     from mpafer_jax.jobs.sweeps import launch, report
+    from mpafer_jax.jobs.sweeps.sweep import Record
     from mpafer_jax.runtime import console
 
+    for folder in arguments.reuse:
+        Record.read(folder)  # refuses a folder that holds no sweep
     root: Path = arguments.workdir
     chosen = {name: getattr(arguments, name) for name in ("seeds", "folds", "only", "trials")}
     plan = launch.Plan.make(arguments.sweep, root, arguments.rest, **chosen)

@@ -25,7 +25,7 @@ _FIELD = "--config."
 def take_config(words: Sequence[str]) -> tuple[Any, dict[str, Any], list[str]]:
     """Parses --config=FILE[:arguments] and --config.field=value from a command line.
 
-    The file may import from the package that it is in, and any file from the `configs` beside this package.
+    The file may import from `configs`, see `make_configs_importable`.
 
     Returns:
       The configuration (a ConfigDict), the overridden fields with their values, and the remaining words.
@@ -38,8 +38,7 @@ def take_config(words: Sequence[str]) -> tuple[Any, dict[str, Any], list[str]]:
     value, fields = _config_words(words)
     if wrong := config_file(value):
         raise ConfigError(wrong)
-    for file in (pathlib.Path(value.partition(":")[0]), _CONFIGS / "common.py"):
-        make_package_importable(file)
+    make_configs_importable(pathlib.Path(value.partition(":")[0]))
     known = flags.FlagValues()
     known.set_gnu_getopt(True)  # flags may follow arguments
     library = cast(Any, config_flags)
@@ -53,17 +52,18 @@ def take_config(words: Sequence[str]) -> tuple[Any, dict[str, Any], list[str]]:
         raise ConfigError(config_error(value, fields, error)) from error
 
 
-def make_package_importable(file: pathlib.Path) -> None:
-    """Adds the parent of a Python file's outermost package to the import path, after what is there.
+def make_configs_importable(file: pathlib.Path) -> None:
+    """Lets a config or sweep file import from the package that it is in, and from the checkout's `configs`.
 
-    So files of `configs/` can import `configs.common` in the installed commands, whose import path does not begin with
-    the current folder.
+    The import path of the installed commands does not begin with the current folder, as that of `python -m` does. What
+    is added stands after what is there.
     """
-    root = file.resolve().parent
-    while (root / "__init__.py").is_file():
-        root = root.parent
-    if root != file.resolve().parent and str(root) not in sys.path:
-        sys.path.append(str(root))
+    for folder in (file.resolve().parent, _CONFIGS):
+        root = folder
+        while (root / "__init__.py").is_file():
+            root = root.parent
+        if root != folder and str(root) not in sys.path:
+            sys.path.append(str(root))
 
 
 def read_config(words: Sequence[str]) -> Any:

@@ -14,6 +14,7 @@ import numpy as np
 import optax
 from absl import logging
 
+from mpafer_jax.artifacts import run_dir
 from mpafer_jax.artifacts.description import Described
 from mpafer_jax.artifacts.run_checkpoints import Checkpoints
 from mpafer_jax.config.schema import IntervalsSection
@@ -174,6 +175,8 @@ class _Record:
             self._add(step, state, stopping=stopping)
         except NonFiniteError as failure:
             self.failure = failure
+            if distributed.is_first():
+                run_dir.record_divergence(self._loop.workdir, failure)
             if self.name:
                 logging.warning("%s%s", self.name, failure)
 

@@ -229,6 +229,15 @@ def test_the_installed_command_loads_sweep_and_config_files(tmp_path):
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("--config.head.top_k=") == 15, done.stdout
 
+    # As do sweep files elsewhere.
+    own = "from configs.sweeps.top_k import get_sweep\n"
+    (tmp_path / "own.py").write_text(own)
+    words[0] = f"--sweep={tmp_path / 'own.py'}:quickstart"
+    again = subprocess.run(
+        [*command, *words], cwd=runs.ROOT, env=environment, capture_output=True, text=True, check=False
+    )
+    assert (again.returncode, again.stdout) == (0, done.stdout), again.stderr
+
 
 @pytest.mark.parametrize(
     ("lock", "work"),

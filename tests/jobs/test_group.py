@@ -101,6 +101,7 @@ def test_the_others_go_on_without_a_run_that_fails(members, together, sample, tm
     sound, failed = group.train_group([(members[0], tmp_path / "0"), (failing, tmp_path / "1")])
     assert isinstance(failed, NonFiniteError)
     assert not (tmp_path / "1" / "summary.json").exists()
+    assert [(tmp_path / number / "diverged.txt").exists() for number in "01"] == [False, True]
     assert sound["last"] == runs.summary(together / "0")["last"]
     for name, value in restored(together / "0", 12).items():
         np.testing.assert_array_equal(value, restored(tmp_path / "0", 12)[name])

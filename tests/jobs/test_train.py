@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import re
 import shutil
 
 import jax
@@ -209,6 +210,7 @@ def test_nan_stops_with_step_and_terms_and_saves_nothing(sample, tmp_path):
         train.train_and_evaluate(runs.config(sample, **changes), tmp_path)
     assert not list((tmp_path / "checkpoints").glob("step_*"))
     assert not (tmp_path / "summary.json").exists()
+    assert re.match(r"step [2-5]: not finite: .*'loss'", (tmp_path / "diverged.txt").read_text())
 
 
 @pytest.mark.training

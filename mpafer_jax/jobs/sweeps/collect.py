@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import pathlib
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from mpafer_jax.artifacts import run_dir
 from mpafer_jax.artifacts.run_dir import TRAINING_PREDICTIONS
+from mpafer_jax.config.redaction import redact
+from mpafer_jax.config.schema import Config
 from mpafer_jax.evaluation.baselines import BASELINES
 from mpafer_jax.evaluation.predictions import Predictions
 from mpafer_jax.evaluation.protocol import reported_checkpoint, reported_split
@@ -21,7 +24,6 @@ from mpafer_jax.runtime.errors import ReportError
 
 METRICS = ("war", "uar")
 _HELD_OUT = ("validation", "test")
-_SUMMARY = "summary.json"
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -98,14 +100,16 @@ def read_runs(root: pathlib.Path, sweep: Sweep) -> list[FinishedRun]:
     """Every finished run of a sweep, in the order of its points and by seed."""
     runs: list[FinishedRun] = []
     for point in sweep.points:
-        paths = (root / point.key).glob(f"{sweep.kind}_*/summary.json")
-        paths = sorted(paths, key=lambda path: (len(path.parent.name), path))
-        runs += [_read_run(path.parent, f"{point.key}/{path.parent.name}") for path in paths]
+        paths = (root / point.key).glob(f"{sweep.kind}_*/{run_dir.SUMMARY}")
+        # Not what someone has put aside, as seed_0.old.
+        found = [path for path in paths if re.fullmatch(rf"{sweep.kind}_\d+", path.parent.name)]
+        found.sort(key=lambda path: (len(path.parent.name), path))
+        runs += [_read_run(path.parent, f"{point.key}/{path.parent.name}") for path in found]
     return runs
 
 
 def _read_run(folder: pathlib.Path, name: str) -> FinishedRun:
-    config, summary = (json.loads((folder / file).read_text(encoding="utf-8")) for file in ("config.json", _SUMMARY))
+    config, summary = (run_dir.read_json(folder / file) for file in (run_dir.CONFIG, run_dir.SUMMARY))
     reported, split = _reported(summary, folder)
     path, fingerprint = folder / TRAINING_PREDICTIONS, summary["fingerprints"][split]
     stored = Predictions.load_result(path, split, fingerprint, reported["step"])
@@ -133,13 +137,16 @@ def results(sweep: Sweep, runs: Iterable[FinishedRun], place: pathlib.Path) -> l
       place: the runs' folder, for error messages.
 
     Raises:
-      ReportError: runs of one table differ in CLIP, held-out images or checkpoint selection.
+      ReportError: runs of one table differ in CLIP, held-out images or checkpoint selection, or those of one point in
+        their configuration.
     """
     points = {point.key: point for point in sweep.points}
     collected: list[Result] = []
     firsts: dict[str, tuple[Any, str]] = {}
+    of_points: dict[str, FinishedRun] = {}
     for run in runs:
         point = points[run.key]
+        _refuse_other_settings(sweep, of_points.setdefault(run.key, run), run, place)
         for key, value in _must_agree(point, run, run.seed if sweep.over == "folds" else None).items():
             first, name = firsts.setdefault(key, (value, run.name))
             if first != value:
@@ -157,6 +164,17 @@ def results(sweep: Sweep, runs: Iterable[FinishedRun], place: pathlib.Path) -> l
             for name, values in scores.items()
         ]
     return collected
+
+
+def _refuse_other_settings(sweep: Sweep, first: FinishedRun, run: FinishedRun, place: pathlib.Path) -> None:
+    """Raises ReportError if two runs of a point differ in more than their numbers: seeds made after another choice."""
+    one, other = (redact(run_dir.flatten(each.config)) for each in (first, run))  # published runs are redacted
+    for name, (there, here) in run_dir.differences(Config, one, other).items():
+        if name not in sweep.run_fields:
+            raise ReportError(
+                f"{place / first.name} and {place / run.name} would be one row, but differ in config.{name}: {there} "
+                f"and {here}; give another --workdir, or remove the folders of the one that is out of date"
+            )
 
 
 def _must_agree(point: Point, run: FinishedRun, fold: int | None) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 
 from absl import logging
 
+from mpafer_jax.artifacts import run_dir
 from mpafer_jax.jobs.sweeps import plan, report, runner, search, slurm, sweep
 from mpafer_jax.runtime import locks
 from mpafer_jax.runtime.errors import ConfigError
@@ -74,8 +75,11 @@ class Plan:
             folder, made = root / search.FOLDER, search.trials(found, overrides)
             of_trials = search.of_trials(found, overrides)
             tried = plan.plan(made, of_trials, made.seeds, sorted(names))
-            diverged = search.diverged(folder)
-            left = [run for run in tried if run.name not in diverged and not plan.has_ended(run, folder / run.name)]
+            left = [
+                run
+                for run in tried
+                if not plan.has_ended(run, folder / run.name) and not run_dir.has_diverged(folder / run.name)
+            ]
             if left:
                 logging.info("search: %d trials, %d of them have ended before", len(tried), len(tried) - len(left))
 
@@ -132,7 +136,8 @@ class Plan:
             whole.write()
         if self.then is None:
             return whole, failures
-        failures = search.without_diverged(self.root, failures)
+        # A trial that diverged counts as made.
+        failures = [failure for failure in failures if not run_dir.has_diverged(self.root / failure.run.name)]
         if failures:
             return whole, failures
         return self.then().run(jobs=jobs, retries=retries, gpus=gpus, together=together, others=others)

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import pathlib
 import shutil
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mpafer_jax.artifacts import run_dir
-from mpafer_jax.config.flags import read_config
+from mpafer_jax.config.flags import config_file, read_config
 from mpafer_jax.config.schema import Config
 from mpafer_jax.config.semantics import CONTENT_FIELDS, free_fields
 from mpafer_jax.jobs import group
-from mpafer_jax.jobs.sweeps.sweep import Point, Sweep, split_source
+from mpafer_jax.jobs.sweeps.sweep import Point, Sweep
 from mpafer_jax.jobs.train import check_names
 from mpafer_jax.runtime import files
 from mpafer_jax.runtime.errors import ConfigError
@@ -85,8 +84,9 @@ def plan(sweep: Sweep, overrides: Sequence[str], seeds: Sequence[int], only: Seq
     for flag, values in (("only", only), (sweep.over, seeds)):
         if len(set(values)) != len(values):
             raise ConfigError(f"--{flag} holds a value twice: {', '.join(map(str, values))}")
-    if not split_source(sweep.base)[0].is_file():
-        raise ConfigError(f"the sweep's base {sweep.base} does not exist; run this from the root of the checkout")
+    if wrong := config_file(sweep.base):
+        at_root = "" if pathlib.Path("configs").is_dir() else "; run this from the root of the checkout"
+        raise ConfigError(f"the sweep's base, {wrong}{at_root}")
     overridden = _overridden(sweep, overrides)
     points = [point for point in sweep.points if not only or {point.name, point.table} & set(only)]
     return [_run(sweep, point, seed, overrides, overridden) for seed in seeds for point in points]
@@ -158,7 +158,7 @@ def has_ended(run: Run, folder: pathlib.Path, but: Sequence[str] = ()) -> bool:
     if not path.is_file():
         return False
     run_dir.check_clip(folder, run.config.clip)
-    baselines = json.loads(path.read_text(encoding="utf-8"))["baselines"]
+    baselines = run_dir.read_json(path)["baselines"]
     return baselines.keys() >= set(run.config.eval.baselines)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import concurrent.futures
 import contextlib
 import dataclasses
-import json
 import math
 import os
 import pathlib
@@ -19,6 +18,7 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 
 from absl import logging
 
+from mpafer_jax.artifacts import run_dir
 from mpafer_jax.artifacts.run_dir import SUMMARY
 from mpafer_jax.evaluation import protocol
 from mpafer_jax.jobs.sweeps import plan
@@ -267,7 +267,7 @@ def _accuracy(path: pathlib.Path) -> str:
     """The result of a finished run, as "WAR 76.43% on test, "; empty without a held-out split."""
     if not path.is_file():
         return ""
-    summary = json.loads(path.read_text(encoding="utf-8"))
+    summary = run_dir.read_json(path)
     reported = summary[protocol.reported_checkpoint(summary)]
     split = protocol.reported_split(reported)
     return "" if split is None else f"WAR {100 * reported[split]['war']:.2f}% on {split}, "

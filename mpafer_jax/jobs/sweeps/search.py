@@ -14,25 +14,23 @@ by itself, whenever the sweep is resumed.
 from __future__ import annotations
 
 import dataclasses
-import json
 import pathlib
 import shlex
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from mpafer_jax.artifacts import run_dir
 from mpafer_jax.artifacts.run_dir import flatten
 from mpafer_jax.config.search_space import draw
 from mpafer_jax.evaluation import table as table_lib
 from mpafer_jax.jobs.sweeps import collect, plan
 from mpafer_jax.jobs.sweeps.collect import FinishedRun
-from mpafer_jax.jobs.sweeps.runner import Failure
 from mpafer_jax.jobs.sweeps.sweep import Point, Sweep
 from mpafer_jax.runtime import files, metric_writer
-from mpafer_jax.runtime.errors import NonFiniteError, ReportError
+from mpafer_jax.runtime.errors import ReportError
 
 FOLDER = "trials"  # in the sweep's
 MARKDOWN, JSON = "search.md", "search.json"
-_DIVERGED = "diverged.json"  # in the trials' folder: names of runs, and how they failed
 _LENGTH = ("train.num_steps", "train.num_epochs")  # one of them is 0
 _ON_VALIDATION = {"eval.measure_test": False}
 
@@ -127,26 +125,6 @@ def _short(field: str) -> str:
     return field.rpartition(".")[2]
 
 
-def diverged(folder: pathlib.Path) -> dict[str, str]:
-    """Trials that failed because numbers became infinite or NaN: name of the run -> what was logged."""
-    path = folder / _DIVERGED
-    return json.loads(files.read_text(path)) if path.is_file() else {}
-
-
-def without_diverged(folder: pathlib.Path, failures: Iterable[Failure]) -> list[Failure]:
-    """Records the trials that diverged, which count as made, and returns the other failures."""
-    others: list[Failure] = []
-    known = diverged(folder)
-    for failure in failures:
-        if NonFiniteError.__name__ in failure.reason:
-            known[failure.run.name] = failure.reason
-        else:
-            others.append(failure)
-    if known:
-        files.write_json(folder / _DIVERGED, known)
-    return others
-
-
 def read(sweep: Sweep, made: Sweep, overrides: Sequence[str], folder: pathlib.Path) -> list[Searched]:
     """The searches that have ended.
 
@@ -161,7 +139,8 @@ def read(sweep: Sweep, made: Sweep, overrides: Sequence[str], folder: pathlib.Pa
     finished = [run for run in collect.read_runs(folder, made) if run.seed == sweep.search_seed]
     collect.results(made, finished, folder)
     by_key = {run.key: run for run in finished}
-    ended = {*by_key, *(name.rpartition("/")[0] for name in diverged(folder))}
+    of_seed = f"{made.kind}_{sweep.search_seed}"
+    ended = {*by_key, *(row.key for row in made.points if run_dir.has_diverged(folder / row.key / of_seed))}
     found: list[Searched] = []
     for point in sweep.searched:
         rows = made.rows(point.name)
@@ -171,10 +150,11 @@ def read(sweep: Sweep, made: Sweep, overrides: Sequence[str], folder: pathlib.Pa
         best = max(tried, key=lambda trial: (trial.score, -trial.number))
         if best.run is None:
             raise ReportError(
-                f"all trials of {point.key} diverged; {folder / _DIVERGED} has what was logged. Give the point a space "
-                "of smaller learning rates, and the sweep another --workdir"
+                f"all trials of {point.key} diverged; {folder / point.name} has their logs. Give the point a space of "
+                "smaller learning rates, and the sweep another --workdir"
             )
-        [run] = plan.plan(dataclasses.replace(made, points=(rows[best.number],)), overrides, made.seeds)
+        row = rows[best.number]
+        [run] = plan.plan(dataclasses.replace(made, points=(row,), baseline=row.name), overrides, made.seeds)
         words = ["python", "-m", "mpafer_jax.main", run.arguments[0], "--workdir=runs/again", *run.arguments[1:]]
         found.append(Searched(point, tried, best, shlex.join(words)))
     return found

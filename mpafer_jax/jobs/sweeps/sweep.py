@@ -16,7 +16,7 @@ from typing import Any, Literal, Self
 
 import pydantic
 
-from mpafer_jax.config.flags import make_package_importable
+from mpafer_jax.config.flags import make_configs_importable
 from mpafer_jax.config.search_space import Space
 from mpafer_jax.config.semantics import SEED_FIELDS, TRAINING_ONLY
 from mpafer_jax.runtime import files
@@ -144,6 +144,12 @@ class Sweep:
         if self.searched and self.over == "folds":
             raise ConfigError("a search is made over seeds, as its trials are of one seed; give --trials=0 for folds")
         self.check_seeds(self.seeds)
+        for table in self.table_names():
+            if self.baseline not in (rows := [point.name for point in self.rows(table)]):
+                raise ConfigError(
+                    f"the sweep's baseline, with which the other points of a table are compared, is {self.baseline!r}, "
+                    f"but the points of its table {table} are {', '.join(rows)}; give Sweep another baseline"
+                )
 
     def check_seeds(self, seeds: Iterable[int]) -> None:
         """Raises ConfigError if one of these seeds of runs is that of the search before them."""
@@ -226,7 +232,8 @@ class Record:
             first = error.errors()[0]
             problem = f"{'.'.join(map(str, first['loc']))} {first['msg']}".lstrip()
             raise ConfigError(
-                f"{path} cannot be read ({problem}); run `mpafer-jax study sweep` again to write it anew"
+                f"{path} cannot be read ({problem}); remove it and give the command of the sweep again, which writes "
+                "it anew and keeps the runs"
             ) from error
 
     @classmethod
@@ -265,8 +272,8 @@ def load(source: str) -> Sweep:
 
 
 def load_module(path: pathlib.Path) -> ModuleType:
-    """Imports a Python file by its path; it may import from the package that it is in."""
-    make_package_importable(path)
+    """Imports a Python file by its path; it may import from `configs`, and from the package that it is in."""
+    make_configs_importable(path)
     spec = importlib.util.spec_from_file_location(f"loaded_{path.stem}", path)
     if spec is None or spec.loader is None:
         raise ConfigError(f"{path} is no Python file")

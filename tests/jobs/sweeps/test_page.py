@@ -215,11 +215,13 @@ def test_a_damaged_published_file_is_named(tmp_path, text, found):
 def test_a_search_is_published_beside_its_sweep_and_its_choice_can_be_taken_from_there(tmp_path, monkeypatch):
     root, out = tmp_path / "m", tmp_path / "docs" / "results.md"
     source = "configs/sweeps/methods.py:ferplus_prompts"
-    made.record(root, sweep.load(source), source)
     words = ["python", "-m", "mpafer_jax.main", "--config=configs/ferplus_prompts.py", "--workdir=runs/again"]
     local = ["--config.data.dir=/home/alice/my faces", "--config.clip.name=/home/alice/clip", "--config.loss.beta=0.02"]
     command = shlex.join([*words, *local])
-    values = {"methods": {"full": {"values": {"loss.beta": 0.02}, "command": command}}}
+    found = sweep.load(source)
+    made.record(root, found, source)
+    methods = {point.name: {"values": {}, "command": command} for point in found.points}
+    values = {"methods": {**methods, "full": {"values": {"loss.beta": 0.02}, "command": command}}}
     (root / "search.json").write_text(json.dumps(values))
     (root / "search.md").write_text(f"The chosen one again:\n\n```bash\n{command}\n```\n")
     add(out, root)
@@ -228,6 +230,10 @@ def test_a_search_is_published_beside_its_sweep_and_its_choice_can_be_taken_from
     shown = "--config.clip.name=clip --config.loss.beta=0.02 --config.data.dir=/data/FERPlus"
     assert shown in (folder / "search.md").read_text()
     assert "alice" not in "".join(path.read_text() for path in folder.iterdir())
+    del methods["lora"]
+    (root / "search.json").write_text(json.dumps({"methods": methods}))
+    with pytest.raises(SystemExit, match=r"search\.json has no trials of lora; .* published when the search of all"):
+        make.main([f"--page={out}", str(root)])
     monkeypatch.chdir(tmp_path)
     tuned = sweep.load(f"{runs.ROOT}/configs/sweeps/components.py:ferplus_prompts,tuned")
     assert {point.changes["loss.beta"] for point in tuned.points if point.key == "all/full"} == {0.02}

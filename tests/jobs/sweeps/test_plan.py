@@ -119,7 +119,7 @@ def test_mistakes_are_refused(overrides, options, message):
 
 def test_away_from_the_checkout_the_base_is_missed(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ConfigError, match=r"base configs/sample\.py does not exist; run this from the root"):
+    with pytest.raises(ConfigError, match=r"configs/sample\.py: there is no such file; .*; run this from the root"):
         planned()
 
 
@@ -153,6 +153,9 @@ def test_what_has_ended(tmp_path):
     assert not plan.has_ended(full, tmp_path)
     finish(tmp_path, full, baselines=["majority", "linear_probe", "zero_shot_type1"])
     assert plan.has_ended(full, tmp_path)
+    (tmp_path / "summary.json").write_text('{"baselines": ')
+    with pytest.raises(ConfigError, match=r"summary\.json cannot be read \(JSONDecodeError.* remove the folder"):
+        plan.has_ended(full, tmp_path)
     (tmp_path / "summary.json").unlink()
     assert not plan.has_ended(full, tmp_path)
 

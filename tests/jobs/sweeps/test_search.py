@@ -168,7 +168,7 @@ def test_without_validation_nothing_can_be_chosen(sample):
     ],
 )
 def test_a_search_that_says_nothing_is_refused(values, message):
-    values = {"points": (Point("a", "", space=SPACE),), "trials": 3, **values}
+    values = {"points": (Point("a", "", space=SPACE),), "baseline": "a", "trials": 3, **values}
     with pytest.raises(ConfigError, match=message):
         Sweep("title", "configs/sample.py", **values)
     Sweep("title", "configs/sample.py", **{**values, "trials": 0})

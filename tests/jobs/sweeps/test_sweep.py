@@ -73,6 +73,23 @@ def test_visual_prompts_go_as_deep_as_the_tower_of_the_clip_that_ships(argument)
     assert found.points[-1].value == tower["num_hidden_layers"]
 
 
+def test_a_clip_of_the_argument_brings_its_own_settings():
+    for argument in ("quickstart,vit_b32", "ferplus_prompts,vit_l14"):
+        top_k = [run.config for run in plan.plan(load("top_k", argument), ["--config.data.dir=/data"], [0])]
+        assert {config.clip.name.partition("/")[0] for config in top_k} == {"openai"}
+        assert [config.head.top_k for config in top_k] == [1, 4, 16, 49, 98, 196]
+        assert {(config.optimizer.name, config.train.num_epochs, config.ctx.class_specific) for config in top_k} == {
+            ("sgd", 30.0, False)
+        }
+
+
+@pytest.mark.parametrize("word", ["16_per_class", "kgcoop"])
+@pytest.mark.parametrize("name", ["baselines", "losses", "top_k"])
+def test_methods_and_numbers_of_images_are_those_of_the_points(name, word):
+    with pytest.raises(ConfigError, match=f"{word}: the points of a sweep decide the method and the number of images"):
+        load(name, f"rafdb,{word}")
+
+
 def test_crops_are_folders_of_the_argument():
     found = load(OF_FOLDERS, "kdef,tiny_clip,owner=/data/KDEF,aligned=/data/KDEF-aligned,wide=../wide")
     assert found.baseline == "owner"
@@ -114,6 +131,11 @@ def test_settings_that_a_search_chose(tmp_path):
     changes = {point.key: point.changes for point in load("components", f"quickstart,tuned={tmp_path}").points}
     assert changes["all/no_hard_soft"] == {"loss.beta": 0.0, "head.local_weight": 0.3}
     assert changes["16_per_class/full"]["loss.beta"] == 12.5
+    (tmp_path / "search.json").write_text(json.dumps({"methods": {"full": methods["full"]}}))
+    with pytest.raises(
+        ConfigError, match="no method 'coop', whose settings the point noise_0/text_only takes; it has full"
+    ):
+        load("label_noise", f"quickstart,tuned={tmp_path}")
     with pytest.raises(ConfigError, match=r"nothing/search.json cannot be read .*whose trials have ended"):
         load("components", f"quickstart,tuned={tmp_path / 'nothing'}")
 
@@ -122,7 +144,8 @@ def test_a_published_search_is_that_of_the_same_argument(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     folder = tmp_path / "docs" / "results" / "methods_ferplus_prompts"
     folder.mkdir(parents=True)
-    (folder / "search.json").write_text('{"methods": {"full": {"values": {"loss.gamma": 0.7}}}}')
+    values = {"full": {"values": {"loss.gamma": 0.7}}, "coop": {"values": {}}}
+    (folder / "search.json").write_text(json.dumps({"methods": values}))
     components = f"{runs.ROOT}/configs/sweeps/components.py"
     points = {point.key: point for point in sweep.load(f"{components}:ferplus_prompts,tuned").points}
     assert points["all/full"].changes["loss.gamma"] == 0.7
@@ -164,6 +187,8 @@ def test_the_fewer_images_the_more_the_full_method_is_held_near_the_frozen_clip(
         ((Point("a", "", table=".."),), r"its table is '\.\.', expected letters"),
         ((Point("a", ""), Point("a", "")), "two points all/a"),
         ((Point("a", "", {"seed": 3}),), "point all/a changes seed, which a run's seed decides"),
+        ((Point("a", ""), Point("b", "")), "baseline, .*, is 'full', but the points of its table all are a, b; give"),
+        ((Point("full", ""), Point("b", "", table="few")), "is 'full', but the points of its table few are b"),
         (
             (Point("a", ""), Point("b", "", {"data.synthface.style": "neon"})),
             "points all/a and all/b stand in one table but change differently what is held out",

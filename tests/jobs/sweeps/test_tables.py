@@ -5,6 +5,7 @@ import dataclasses
 import io
 import json
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -308,7 +309,36 @@ def test_a_folder_that_is_no_sweeps_is_named(tmp_path, capsys):
     assert f"{tmp_path} is no sweep's folder" in capsys.readouterr().err
     (tmp_path / "sweep.json").write_text(json.dumps({"source": "x.py"}))
     assert study.tables([str(tmp_path)]) == 2
-    assert (
-        "sweep.json cannot be read (overrides Field required); run `mpafer-jax study sweep` again"
-        in capsys.readouterr().err
-    )
+    assert "sweep.json cannot be read (overrides Field required); remove it and give" in capsys.readouterr().err
+
+
+def test_a_damaged_file_of_a_run_is_named_and_what_is_put_aside_is_not_read(tmp_path):
+    made.record(tmp_path)
+    for name in ("all/full/seed_0", "all/full/seed_1"):
+        made.run(tmp_path, name, 0.5)
+    shutil.copytree(tmp_path / "all/full/seed_1", tmp_path / "all/full/seed_1.old")
+    shutil.copytree(tmp_path / "all/full/seed_1", tmp_path / "all/full/seed_old")
+    assert [run.name for run in report.read(tmp_path).runs] == ["all/full/seed_0", "all/full/seed_1"]
+    damaged = tmp_path / "all/full/seed_1/summary.json"
+    damaged.write_text(damaged.read_text()[:100])
+    with pytest.raises(
+        ConfigError, match=rf"{damaged} cannot be read \(JSONDecodeError: .* remove the folder .*seed_1"
+    ):
+        report.read(tmp_path)
+
+
+def test_seeds_that_were_made_with_other_settings_are_no_row(tmp_path):
+    made.record(tmp_path)
+    for seed in (0, 1):
+        made.run(tmp_path, f"all/full/seed_{seed}", 0.5)
+        folder = tmp_path / f"all/full/seed_{seed}"
+        config = {"seed": seed, "data": {"dir": f"/somewhere/{seed}"}}
+        if seed:
+            config["loss"] = {"beta": 1.0}  # the default, written by a version that had it
+        (folder / "config.json").write_text(json.dumps(config))
+    assert [*report.read(tmp_path).lines[0].seeds] == [0, 1]
+    (folder / "config.json").write_text(json.dumps({**config, "loss": {"beta": 0.1}}))
+    with pytest.raises(
+        ReportError, match=r"seed_0 and .*seed_1 would be .* differ in config\.loss\.beta: 1\.0 and 0\.1;"
+    ):
+        report.read(tmp_path)
