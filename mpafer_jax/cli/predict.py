@@ -189,6 +189,8 @@ def _idle(arguments: argparse.Namespace) -> dict[str, str]:
     from mpafer_jax.artifacts import checkpoints
 
     found: dict[str, str] = {}
+    if arguments.out is None and arguments.annotate is None:
+        found["--overwrite"] = "--out or --annotate"
     if arguments.faces == "none":
         found |= dict.fromkeys(("--which_faces", "--margin", "--no_align", "--face_model"), "--faces=detect")
     if arguments.zero_shot:

@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping, Sequence
 
 from mpafer_jax.data import records
-from mpafer_jax.data.names import SPLITS, are_numbers, name_classes, number_note, split_of
+from mpafer_jax.data.names import SPLITS, are_numbers, name_classes, number_note, spellings, split_of
 from mpafer_jax.data.records import Counts, ImageSource, Record, SourceIndex
 from mpafer_jax.runtime.errors import DataError
 
@@ -52,6 +52,8 @@ def to_index(
 ) -> SourceIndex:
     """Makes the index of listed images; those without a label are dropped and counted.
 
+    Labels that spell one class differently in different splits are one (`names.spellings`).
+
     Args:
       chosen: config.data.class_names, which has to name labels that are numbers.
       place: the files, for errors.
@@ -61,7 +63,13 @@ def to_index(
     Raises:
       DataError: no row has a label, labels are numbers without names, or see `names.name_classes`.
     """
-    counts = collections.Counter(row.label for row in rows if row.label)
+    of_splits: dict[str, set[str]] = {}
+    for row in rows:
+        if row.label:
+            of_splits.setdefault(row.split, set()).add(row.label)
+    found = sorted(set[str]().union(*of_splits.values()))
+    spelled = dict(zip(found, found, strict=True)) if labels else spellings(found, of_splits.values())
+    counts = collections.Counter(spelled[row.label] for row in rows if row.label)
     if not counts:
         raise DataError(f"{place}: none of the {len(rows)} images has a label")
     # Numbers are in the order of numbers.
@@ -80,7 +88,8 @@ def to_index(
         if reason := row.dropped or ("" if row.label else "no label"):
             records.count(dropped, row.split, reason)
             continue
-        split.append(Record(row.name, row.image, position[row.label], person=row.person, attributes=row.attributes))
+        label = position[spelled[row.label]]
+        split.append(Record(row.name, row.image, label, person=row.person, attributes=row.attributes))
     order_of_splits = [*(split for split in SPLITS if split in splits), *(s for s in splits if s not in SPLITS)]
     return SourceIndex(
         class_names=class_names,

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import collections
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 
 from mpafer_jax.config.expressions import (
@@ -51,6 +52,25 @@ def are_numbers(labels: Sequence[str]) -> bool:
     return all(label.isdecimal() for label in labels)
 
 
+def spellings(labels: Sequence[str], of_splits: Iterable[Collection[str]]) -> dict[str, str]:
+    """One spelling for the labels of a class: "Happy" in one split and "happiness" in another are one class.
+
+    Two in one split stay apart, and are an error of `name_classes`.
+
+    Args:
+      labels: distinct; of several spellings the first is taken.
+      of_splits: the labels of each split.
+
+    Returns:
+      Label -> its spelling.
+    """
+    counts = [collections.Counter(map(canonical_name, set(of_split))) for of_split in of_splits]
+    twice = {name for of_split in counts for name, count in of_split.items() if count > 1}
+    keys = {label: label if canonical_name(label) in twice else canonical_name(label) for label in labels}
+    spelled = {keys[label]: label for label in reversed(labels)}
+    return {label: spelled[key] for label, key in keys.items()}
+
+
 def name_classes(
     labels: Sequence[str], chosen: Sequence[str], place: str, what: str
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -89,11 +109,12 @@ def name_classes(
         )
     names, notes = list(labels), list[str]()
     if codes := names_of_codes(labels):
-        names = list(codes)
-        notes.append(_read_as(place, what, labels, names))
+        names = _unless_listed(codes, labels, listed)
+        if read := [(label, name) for label, name in zip(labels, names, strict=True) if label != name]:
+            notes.append(_read_as(place, what, *zip(*read, strict=True)))
     elif all(_PREFIX.match(label) for label in labels):
-        names = [_PREFIX.sub("", label, count=1) for label in labels]
-    corrected = [corrected_name(name) or name for name in names]
+        names = _unless_listed([_PREFIX.sub("", label, count=1) for label in labels], labels, listed)
+    corrected = _unless_listed([corrected_name(name) or name for name in names], names, listed)
     if wrong := [(name, right) for name, right in zip(names, corrected, strict=True) if name != right]:
         notes.append(_read_as(place, what, *zip(*wrong, strict=True)))
     for label, name in zip(labels, corrected, strict=True):
@@ -108,6 +129,14 @@ def name_classes(
         return check_class_names(corrected, f"{what}s in {place}", at_least=0), tuple(notes)
     except ConfigError as error:
         raise DataError(str(error)) from error
+
+
+def _unless_listed(names: Sequence[str], labels: Sequence[str], listed: Collection[str]) -> list[str]:
+    """The names of labels, but of those labels that are listed, and whose names are not, the labels."""
+    return [
+        label if canonical_name(label) in listed and canonical_name(name) not in listed else name
+        for name, label in zip(names, labels, strict=True)
+    ]
 
 
 def _read_as(place: str, what: str, labels: Sequence[str], names: Sequence[str]) -> str:

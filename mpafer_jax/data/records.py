@@ -223,6 +223,7 @@ Counts = dict[str, dict[str, int]]  # split -> reason -> dropped examples
 MAX_GROUPS = 20  # an attribute with more values is a measurement or a name, and makes no groups
 CROPPED = "faces cropped: "  # start of the note on `SourceIndex.crop` in a dataset's description
 _NESTED, _BESIDE = "image in a folder inside a class folder", "image beside the class folders, in none of them"
+_NO_CLASS = "image in a folder that is no class"
 _NO_IMAGE = "no image"
 _FILE_MANAGERS = (f"{_NO_IMAGE} (.db)", f"{_NO_IMAGE} (.ini)")  # Thumbs.db, desktop.ini
 
@@ -346,7 +347,7 @@ def count(dropped: Counts, split: str, reason: str, number: int = 1) -> None:
 
 def was_overlooked(reason: str) -> bool:
     """Whether a reason in `SourceIndex.dropped` is an unexpected file, not a label rule or a class selection."""
-    return reason in (_NESTED, _BESIDE) or (reason.startswith(_NO_IMAGE) and reason not in _FILE_MANAGERS)
+    return reason in (_NESTED, _BESIDE, _NO_CLASS) or (reason.startswith(_NO_IMAGE) and reason not in _FILE_MANAGERS)
 
 
 def subfolders(directory: Path) -> list[Path]:
@@ -394,6 +395,25 @@ def images_in(folder: Path, split: str, dropped: Counts) -> list[Path]:
         else:
             count(dropped, split, f"{_NO_IMAGE} ({Path(entry).suffix or 'no suffix'})")
     return images
+
+
+def class_folders(folder: Path, names: Sequence[str], split: str, dropped: Counts) -> dict[str, Path]:
+    """The folders of a dataset's classes, by the owners' name for them.
+
+    Another spelling of a name counts as the name (`canonical_name`), so `happy` is `Happy`. Images in other folders are
+    counted in `dropped`.
+    """
+    found: dict[str, Path] = {}
+    if not folder.is_dir():
+        return found
+    # The owners' own spelling has priority.
+    for path in sorted(subfolders(folder), key=lambda path: path.name not in names):
+        same = (name for name in names if canonical_name(name) == canonical_name(path.name) and name not in found)
+        if name := next(same, ""):
+            found[name] = path
+        else:
+            count(dropped, split, _NO_CLASS, number_of_images(path))
+    return {name: found[name] for name in names if name in found}
 
 
 def count_beside(folder: Path, split: str, dropped: Counts) -> None:

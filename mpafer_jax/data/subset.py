@@ -1,8 +1,8 @@
 """Test subsets from lists of images, such as occluded or rotated faces (`config.data.test_subset`).
 
 A line is an image's name in the dataset, optionally followed by a space and more. Two other forms are matched if they
-are unambiguous, and logged: a name without class folder or suffix, and the forms of published lists (Wang et al.,
-Region Attention Networks, TIP 2020):
+are unambiguous, and logged: a name without class folder or suffix (without the latter, with nothing behind it), and the
+forms of published lists (Wang et al., Region Attention Networks, TIP 2020):
 
     test_0003_aligned 3 4                 RAF-DB: name, then label and kind of occlusion
     0/test_0004_aligned.jpg               RAF-DB: class folder and file
@@ -24,6 +24,7 @@ import numpy.typing as npt
 from absl import logging
 
 from mpafer_jax.data import records
+from mpafer_jax.data.preprocess import is_image
 from mpafer_jax.runtime.errors import DataError
 
 # The unique key in a path of RAF-DB, FERPlus or AffectNet.
@@ -65,10 +66,16 @@ def select(path: Path, names: Sequence[str], left_out: Collection[str]) -> tuple
     unknown: list[str] = []
     in_other_form: list[str] = []
     for entry in entries:
-        word = entry.split()[0]
-        position = exact.get(entry, exact.get(word))
+        position = exact.get(entry)
         if position is None:
-            fitting = other_forms.get(_identity(word) or word, set[int]())
+            word = entry.split()[0]
+            fitting = other_forms.get(_identity(entry) or entry, set[int]())
+            if not fitting and word in exact:
+                listed.add(exact[word])
+                continue
+            # The first word may also be that of a name with spaces, unless it is whole.
+            if not fitting and (_identity(word) or is_image(word)):
+                fitting = other_forms.get(_identity(word) or word, fitting)
             if len(fitting) != 1:
                 unknown.append(entry)
                 continue

@@ -57,6 +57,8 @@ Input = ImageLike | InputImage | Failure
 def as_input(image: Input, index: int) -> InputImage | Failure:
     """Checks and names the input at position `index`; a string is a path, a `Failure` passes through.
 
+    Copies what an iterator may refill for its next image: arrays, and the frames of Pillow's animations.
+
     Raises:
       TypeError: it is of another type, or an array of another dtype.
       ValueError: an array of another shape.
@@ -72,7 +74,15 @@ def as_input(image: Input, index: int) -> InputImage | Failure:
             f"input {index} is a {type(image).__name__}; expected a path, bytes, a Pillow image or a NumPy array"
         )
     name = str(getattr(image, "filename", "")) or f"image {index}"  # Pillow keeps the name of an opened file
-    return InputImage(Source(name, index), image)
+    source = Source(name, index)
+    if isinstance(image, np.ndarray):
+        image = image.copy()
+    elif getattr(image, "is_animated", False):
+        try:
+            image = preprocess.upright_rgb(cast(Image.Image, image))
+        except ImageError as error:
+            return Failure(source, str(error))
+    return InputImage(source, image)
 
 
 def _check_array(array: npt.NDArray[Any]) -> None:

@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from mpafer_jax.data.preprocess import Pixels
 from mpafer_jax.faces.detect import Face
+from mpafer_jax.runtime import files
 
 Floats = npt.NDArray[np.float32]
 UNCERTAIN = "uncertain"  # status below `min_confidence`
@@ -40,15 +41,14 @@ class Source:
 
     def __str__(self) -> str:
         """The file and the frame; unprintable characters, which could move a cursor, are escaped."""
-        name = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in self._utf8_file())
+        name = "".join(
+            c if c.isprintable() else c.encode("unicode_escape").decode() for c in files.utf8_name(self.file)
+        )
         return name if self.frame is None else f"{name} frame {self.frame}"
 
     def to_dict(self) -> dict[str, Any]:
         """Its attributes, ready for JSON; bytes of a name that are not UTF-8 are escaped as in `caf\\xe9.jpg`."""
-        return {"file": self._utf8_file(), "index": self.index, "frame": self.frame, "seconds": self.seconds}
-
-    def _utf8_file(self) -> str:
-        return self.file.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+        return {"file": files.utf8_name(self.file), "index": self.index, "frame": self.frame, "seconds": self.seconds}
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

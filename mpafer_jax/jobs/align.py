@@ -32,6 +32,7 @@ from mpafer_jax.data.records import Clip, Counts, ImageCrop, ImageFile, ImageSou
 from mpafer_jax.data.registry import read_whole
 from mpafer_jax.faces import alignment, finder
 from mpafer_jax.faces.detect import YUNET, Box, Detector, Face
+from mpafer_jax.inference.media import LeftOut
 from mpafer_jax.runtime import files, locks, progress, signals, workers
 from mpafer_jax.runtime.errors import InputError
 
@@ -182,12 +183,18 @@ def align_images(folder: Path, out: Path, options: Options, command: str) -> Ali
     _refuse_inside(out, folder)
     taken = set[str]()
     items: list[_Item] = []
-    for path in (path for path in records.files_below(folder) if preprocess.is_image(path.name)):
+    left_out = LeftOut()
+    for path in records.files_below(folder):
+        if not preprocess.is_image(path.name):
+            left_out[path.suffix.lower() or "no suffix"] += 1
+            continue
         name = path.relative_to(folder)
         file = _unused([str(name.with_suffix(".jpg").as_posix()), f"{name.as_posix()}.jpg"], taken)
         items.append(_Item(name.as_posix(), ImageFile(path), file))
     if not items:
-        raise InputError(f"--images={folder}: it holds no image")
+        raise InputError(f"--images={folder}: it holds no image{f', but {left_out}' if left_out else ''}")
+    if left_out:
+        logging.warning("left out, no images by their names: %s", left_out)
     with _Work(out, options, {"dataset": "", "label_rule": "", "crop of the original": ""}, items, command) as work:
         return work.before if work.before.complete else work.end(work.run(), None, {}, skip=True)
 
@@ -245,6 +252,10 @@ class _Work:
             )
             raise InputError(f"{self.out} holds an aligned copy made otherwise; give another --out{listed}")
         if before.complete and before.images != self._images():
+            if (self.out / _JOURNAL).is_file():  # images could not be read then, and may have been mended
+                before = dataclasses.replace(before, complete=False, command=self.command)
+                before.write(self.out)
+                return before
             raise InputError(f"images of the original have changed since {self.out} was made; give another --out")
         return before
 
@@ -319,7 +330,7 @@ class _Work:
             original=original,
         )
         copy.write(self.out)
-        if complete:
+        if complete and not counts["unreadable"]:
             (self.out / _JOURNAL).unlink()
         return copy
 

@@ -192,7 +192,7 @@ def _predict(
     named = {f"p_{name}": probabilities[:, column] for column, name in enumerate(predictor.class_names)}
     return {
         "index": np.array(rows),
-        "file": split.names.tolist(),
+        "file": [files.utf8_name(name) for name in split.names.tolist()],
         "label": [split.class_names[label] for label in split.labels],
         "expression": [predictor.class_names[column] for column in probabilities.argmax(axis=1)],
         **named,

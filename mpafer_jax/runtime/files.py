@@ -259,6 +259,11 @@ def mark_length(head: bytes, path: pathlib.Path | Traversable) -> int:
     return len(codecs.BOM_UTF8) if head.startswith(codecs.BOM_UTF8) else 0
 
 
+def utf8_name(name: str) -> str:
+    r"""A file's name for JSON and tables; bytes that are not UTF-8 are escaped, as in `caf\xe9.jpg`."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
 def is_utf8(name: str) -> bool:
     """Whether a file's name is UTF-8; Python keeps other bytes as lone surrogates."""
     try:

@@ -146,6 +146,15 @@ def test_labels_of_yolo(tmp_path: Path) -> None:
     for name in ("lost.txt", "classes.txt"):
         (tmp_path / "YOLO_format" / "test" / "labels" / name).write_text("0 .5 .5 1 1")
     assert folder.read(tmp_path).dropped["test"] == {"label file without an image": 1}
+    # What is in folders inside `images`, or cannot be read, is counted.
+    layouts.write_images(tmp_path / "YOLO_format" / "test" / "images", ["more/g.png", "more/h.png"])
+    (tmp_path / "YOLO_format" / "test" / "images" / "i.heic").write_bytes(b"")
+    (tmp_path / "YOLO_format" / "test" / "labels" / "i.txt").write_text("0 .5 .5 1 1")
+    assert folder.read(tmp_path).dropped["test"] == {
+        "image in a folder inside a class folder": 2,
+        "no image (.heic)": 1,
+        "label file without an image": 2,
+    }
     other_way = {f"images/train/{name[-5]}.png": lines for name, lines in YOLO.items() if name.startswith("train")}
     layouts.write_yolo(tmp_path / "2", other_way, ("Anger", "Contempt", "Disgust"))
     assert counts(folder.read(tmp_path / "2")) == {"train": [1, 1, 0]}
@@ -175,6 +184,26 @@ def test_names_of_classes(tmp_path: Path, folders: tuple[str, ...], names: tuple
     index = folder.read(tmp_path)
     assert (index.class_names, index.source_labels) == (names, folders)
     assert any("class folders are read by another name" in warning for warning in index.warnings) == said
+
+
+@pytest.mark.parametrize(
+    ("folders", "chosen", "names"),
+    [
+        (("hap", "sad"), ("hap", "sad"), ("hap", "sad")),
+        (("hap", "sur"), ("happiness=hap", "surprise=sur"), ("happiness", "surprise")),
+        (("0_angry", "1_happy"), ("anger=0_angry", "happiness=1_happy"), ("anger", "happiness")),
+        (("fear", "suprise"), ("fear", "shock=suprise"), ("fear", "shock")),
+        (("hap", "sad"), ("happiness", "sadness"), ("happiness", "sadness")),
+        (("0_angry", "1_happy"), ("happy", "angry"), ("happy", "angry")),
+    ],
+)
+def test_classes_may_be_listed_by_their_folders_as_by_their_names(
+    tmp_path: Path, folders: tuple[str, ...], chosen: tuple[str, ...], names: tuple[str, ...]
+) -> None:
+    layouts.write_folders(tmp_path, dict.fromkeys(folders, 1))
+    index = select_classes(folder.read(tmp_path, chosen), chosen)
+    assert index.class_names == names
+    assert len(index.splits["train"]) == len(folders)
 
 
 def test_a_misspelling_that_is_not_known_is_refused(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from configs import kdef as kdef_config
 from configs import rafd as rafd_config
 from mpafer_jax.config.data_section import DataSection
 from mpafer_jax.data.readers import ckplus, expw, fer2013, jaffe, kdef, rafd, rafdb, sfew
-from mpafer_jax.data.records import SourceIndex, select_classes
+from mpafer_jax.data.records import SourceIndex, select_classes, was_overlooked
 from mpafer_jax.data.splits import load_dataset
 from mpafer_jax.method.hard_prompts.bank import load_bank
 from mpafer_jax.runtime.errors import DataError
@@ -100,6 +100,18 @@ def test_sfew(tmp_path: Path, train: str, val: str) -> None:
     assert found(index) == [(names[1], "anger", "HarryPotter_Deathly_Hallows_1"), (names[0], "sadness", "AlexEmma")]
     assert found(index, "test") == [("Neutral/21_012246400_00000087.png", "neutral", "21")]
     assert index.absent == {}
+
+
+def test_class_folders_of_another_spelling_are_read_and_others_counted(tmp_path: Path) -> None:
+    names = ["sad/AlexEmma_012701000_00000070.png", "HAPPINESS/AlexEmma_012701000_00000071.png"]
+    names += ["Angry/AlexEmma_012701000_00000072.png", "anger/AlexEmma_012701000_00000073.png"]
+    names += ["bored/AlexEmma_012701000_00000074.png", "bored/more/AlexEmma_012701000_00000075.png"]
+    layouts.write_sfew(tmp_path / "Train_Aligned_Faces", names)
+    index = sfew.read(tmp_path)
+    assert [record.name.partition("/")[0] for record in index.splits["train"]] == ["Angry", "Happy", "Sad"]
+    assert [index.class_names[record.label] for record in index.splits["train"]] == ["anger", "happiness", "sadness"]
+    assert index.dropped == {"train": {"image in a folder that is no class": 3}}
+    assert was_overlooked("image in a folder that is no class")
 
 
 def test_sfew_without_one_of_its_parts(tmp_path: Path) -> None:

@@ -255,6 +255,17 @@ def test_misspelled_and_coded_labels_are_read_and_said(tmp_path: Path) -> None:
     assert read(tmp_path).class_names == ("fear", "sadness", "surprise")
 
 
+def test_one_class_may_be_spelt_differently_in_each_list(tmp_path: Path) -> None:
+    layouts.write_images(tmp_path, NAMES)
+    layouts.write_table(tmp_path / "train.csv", [("a.png", "Happy"), ("b.png", "sad")], ("image", "label"))
+    layouts.write_table(tmp_path / "test.csv", [("c.png", "happiness")], ("image", "label"))
+    index = read(tmp_path)
+    assert (labelled(index), labelled(index, "test")) == ([("a.png", "Happy"), ("b.png", "sad")], [("c.png", "Happy")])
+    layouts.write_table(tmp_path / "test.csv", [("b.png", "happy"), ("c.png", "happiness")], ("image", "label"))
+    with pytest.raises(DataError, match="'Happy' and 'happiness' are the same class, 'happiness'; classes have to"):
+        read(tmp_path)
+
+
 @pytest.mark.parametrize("label", ["", "nan", "NaN", "-1", "-1.0"])
 def test_empty_labels_and_images_in_no_list_are_dropped_and_counted(tmp_path: Path, label: str) -> None:
     layouts.write_images(tmp_path, [*NAMES, "d.png", "more/e.png", "more/f.png"])
@@ -277,8 +288,43 @@ def test_two_listed_names_are_not_one_file(tmp_path: Path) -> None:
     layouts.write_images(tmp_path, ["happy/1.png", "sad/2.png"])
     rows = [("/else/happy/1.png", "happy"), ("/else/sad/1.png", "sad"), ("/else/sad/2.png", "sad")]
     layouts.write_table(tmp_path / "labels.csv", rows, ("image", "label"))
-    with pytest.raises(DataError, match=r"line 3: /else/sad/1\.png was on line 2 already \(.*/happy/1\.png\)"):
+    with pytest.raises(
+        DataError, match=r"images /else/happy/1\.png and /else/sad/1\.png only .*/happy/1\.png is there"
+    ):
         read(tmp_path)
+    # Nor in two lists.
+    layouts.write_table(tmp_path / "train.csv", rows[:1], ("image", "label"))
+    layouts.write_table(tmp_path / "test.csv", rows[1:], ("image", "label"))
+    with pytest.raises(
+        DataError, match=r"images /else/sad/1\.png and /else/happy/1\.png only .*/happy/1\.png is there"
+    ):
+        read(tmp_path)
+
+
+def test_an_image_that_is_not_there_is_not_one_of_another_split(tmp_path: Path) -> None:
+    """The archive of train was not unpacked."""
+    layouts.write_images(tmp_path, ["test/1.png", "test/2.png"])
+    for split, (first, second) in (("train", ("happy", "sad")), ("test", ("sad", "happy"))):
+        rows = [(f"{split}/1.png", first), (f"{split}/2.png", second)]
+        layouts.write_table(tmp_path / f"{split}.csv", rows, ("image", "label"))
+    with pytest.raises(DataError, match=r"train\.csv: none of the listed images is there; looked for train/1\.png in"):
+        read(tmp_path)
+    layouts.write_images(tmp_path / "faces" / "test", ["3.png", "4.png"])
+    rows = [("train/3.png", "happy"), ("test/4.png", "sad")]
+    layouts.write_table(tmp_path / "labels.csv", rows, ("image", "label"))
+    index = read(tmp_path, file="labels.csv")
+    assert index.splits["train"][0].image.place == str(tmp_path / "train" / "3.png")  # reported when it is prepared
+    assert index.splits["test"][0].image.place == str(tmp_path / "faces" / "test" / "4.png")
+
+
+def test_each_image_is_looked_for_in_all_usual_folders_and_by_its_name_in_any_case(tmp_path: Path) -> None:
+    layouts.write_images(tmp_path, ["images/a.png", "images/b.PNG", "c.png"])
+    layouts.write_table(tmp_path / "labels.csv", FACES, ("image", "label"))
+    index = read(tmp_path)
+    assert labelled(index) == FACES
+    places = [str(tmp_path / name) for name in ("images/a.png", "images/b.PNG", "c.png")]
+    assert [record.image.place for record in index.splits["train"]] == places
+    assert index.dropped == {}
 
 
 def test_lists_that_are_not_read_are_said(tmp_path: Path) -> None:

@@ -47,6 +47,11 @@ FERPLUS = ["fer0032226.png", "fer0034656.png"]
         (["happy/000.png", "sad/001.png"], "sad/001", 1),
         (["happy/000.png", "sad/001.png"], "sad\\001.png 4", 1),
         (["KA.AN1.39.tiff", "KA.AN1.3.tiff"], "KA.AN1.39", 0),
+        (["happy/photo.jpg", "happy/photo (1).jpg"], "photo (1).jpg", 1),
+        (["happy/photo.jpg", "happy/photo (1).jpg"], "happy/photo (1)", 1),
+        (["happy/photo.jpg", "happy/photo (1).jpg"], "photo (1)", 1),
+        (["happy/my face 1.png", "sad/my.png"], "my face 1.png", 0),
+        (["happy/my face 1.png", "sad/my.png"], "my.png face", 1),
     ],
 )
 def test_every_form_of_a_line(tmp_path: Path, names: list[str], line: str, expected: int) -> None:
@@ -62,6 +67,8 @@ def test_every_form_of_a_line(tmp_path: Path, names: list[str], line: str, expec
         (["happiness/img_1.jpg", "anger/img_2.jpg"], "happiness/img_1.png"),
         (["happiness/img_1.jpg", "anger/img_2.jpg"], "happiness/img_1_aligned.jpg"),
         (["8.jpg", "9.jpg"], "train/8.jpg"),
+        (["happy/photo.jpg", "happy/photo (1).jpg"], "photo (2).jpg"),
+        (["happy/photo.jpg", "happy/photo (1).jpg"], "photo (2)"),
         (["a/img.jpg", "a/img.png"], "a/img"),
         (RAF, "0/train_0004_aligned.jpg"),
     ],

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageSequence
 
 from mpafer_jax.artifacts import checkpoints
 from mpafer_jax.artifacts.description import TrainedOn
@@ -127,6 +127,26 @@ def test_a_batch_of_any_size_compiles_one_of_the_few(trained, faces):
         Predictor.from_checkpoint(trained, batch_sizes=(8, 2))
     with pytest.raises(ValueError, match="batch_size must be 1 to 8, the largest compiled, found 9"):
         next(predictor.stream(faces, batch_size=9))
+
+
+def test_what_an_iterator_fills_anew_for_each_image_is_not_mixed_up(predictor, faces, tmp_path):
+    images = [Image.open(face).convert("RGB").resize((48, 48)) for face in faces[:6]]
+    arrays = [np.asarray(image) for image in images]
+    buffer = np.zeros_like(arrays[0])
+
+    def refilled():
+        for array in arrays:
+            buffer[:] = array
+            yield buffer
+
+    images[0].save(tmp_path / "a.webp", save_all=True, append_images=images[1:], lossless=True)
+    with Image.open(tmp_path / "a.webp") as animation:
+        found = [
+            [prediction.probabilities for prediction in predictor.stream(source)]
+            for source in (arrays, refilled(), ImageSequence.Iterator(animation))
+        ]
+    np.testing.assert_array_equal(found[1], found[0])
+    np.testing.assert_array_equal(found[2], found[0])
 
 
 def test_a_stream_is_lazy_ordered_and_goes_on_after_failures(predictor, faces, tmp_path):

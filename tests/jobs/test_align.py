@@ -282,6 +282,16 @@ def test_a_folder_of_images_keeps_its_folders(tmp_path: Path) -> None:
     done = runs.call("data align", f"--images={root}", f"--out={out}", "--size=64")
     assert (done.code, done.out) == (1, f"{out}: 3 aligned, 1 unreadable\n")
     assert {path for path in tree(out) if path.endswith(".jpg")} == {"a/x.jpg", "a/x.png.jpg", "b/c/y.jpg"}
+    assert "left out, no images by their names: 1 file (.txt 1)" in done.err
+    before = (out / "a" / "x.jpg").stat().st_mtime_ns
+    again = runs.call("data align", f"--images={root}", f"--out={out}", "--size=64")
+    assert (again.code, again.out) == (1, done.out)
+    layouts.save(root / "a" / "broken.png", face(1, 96))
+    mended = runs.call("data align", f"--images={root}", f"--out={out}", "--size=64")
+    assert (mended.code, mended.out) == (0, f"{out}: 4 aligned\n")
+    assert (out / "a" / "broken.jpg").is_file()
+    assert (out / "a" / "x.jpg").stat().st_mtime_ns == before
+    assert {path for path in tree(out) if not path.endswith(".jpg")} == {"alignment.csv", "alignment.json"}
     for words, message in (
         ((), "give a dataset, --config=FILE, or a folder of images"),
         ((f"--images={tmp_path / 'none'}",), "there is no such folder"),

@@ -2,6 +2,8 @@
 
 import csv
 import json
+import os
+import shutil
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -51,6 +53,17 @@ def test_only_missing_parts_are_done_again(predicted):
     after = [path.stat().st_mtime_ns for path in paths]
     assert [a == b for a, b in zip(before, after, strict=True)] == [True, False, True]
     assert pq.read_table(paths[1]) == content
+
+
+def test_a_name_that_is_not_utf8_is_escaped(sample, predicted, tmp_path):
+    config, _ = predicted
+    shutil.copytree(sample / "faces", tmp_path / "faces")
+    first = min((tmp_path / "faces" / "test").glob("*/*"))
+    first.rename(os.fsdecode(os.fsencode(first.parent) + b"/caf\xe9.png"))
+    data = config.data.model_copy(update={"dir": str(tmp_path / "faces"), "prepared_dir": str(tmp_path / "prepared")})
+    predict.predict_dataset(config.model_copy(update={"data": data}), tmp_path / "predicted")
+    tables = [pq.read_table(path) for path in sorted((tmp_path / "predicted" / "predictions").glob("*.parquet"))]
+    assert f"{first.parent.name}/caf\\xe9.png" in [row["file"] for table in tables for row in table.to_pylist()]
 
 
 def test_predictions_of_something_else_are_refused(predicted):

@@ -154,8 +154,9 @@ def _face(directory: Path, frame: Path) -> tuple[ImageSource, bool]:
 
 
 def _read_folders(folder: Path, dropped: Counts) -> Iterator[Record]:
-    for name, expression in _FOLDERS.items():
-        for path in records.images_in(folder / name, "train", dropped):
+    for name, class_folder in records.class_folders(folder, tuple(_FOLDERS), "train", dropped).items():
+        expression = _FOLDERS[name]
+        for path in records.images_in(class_folder, "train", dropped):
             frame = _FRAME.match(path.name)
             if frame is None:
                 raise DataError(f"{path}: expected a name like S010_004_00000017.png (person, sequence, frame)")

@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 from mpafer_jax.config.data_section import ClipsSection
 from mpafer_jax.data import clips, records
 from mpafer_jax.data.clips import ListedClip, Lists
-from mpafer_jax.data.names import name_classes, number_note
+from mpafer_jax.data.names import name_classes, number_note, spellings
 from mpafer_jax.data.reader import reader
 from mpafer_jax.data.records import SourceIndex
 from mpafer_jax.runtime.errors import DataError
@@ -56,7 +56,11 @@ def read(directory: Path, section: ClipsSection, chosen: Sequence[str] = ()) -> 
     labels: dict[str, int] = {}
     listed = clips.read_lists({number: paths[number] for number in folds}, lambda path: _read(path, labels))
     order = sorted(labels, key=lambda label: (not label.isdecimal(), int(label) if label.isdecimal() else 0, label))
-    new_label = {labels[label]: position for position, label in enumerate(order)}
+    texts = {number: label for label, number in labels.items()}
+    of_splits = [[texts[c.label] for c in of_split] for divided in listed.values() for of_split in divided.values()]
+    spelled = spellings(order, of_splits)
+    order = [label for label in order if spelled[label] == label]
+    new_label = {number: order.index(spelled[label]) for label, number in labels.items()}
     leading = _leading_parts(listed, root)
 
     def resolved(clip: ListedClip) -> ListedClip:

@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 from mpafer_jax.config.data_section import ColumnsSection
 from mpafer_jax.config.expressions import canonical_name
 from mpafer_jax.data import listing, records, tables
-from mpafer_jax.data.names import SPLITS, are_numbers, name_classes, number_note, split_of
+from mpafer_jax.data.names import SPLITS, are_numbers, name_classes, number_note, spellings, split_of
 from mpafer_jax.data.preprocess import IMAGE_SUFFIXES, is_image
 from mpafer_jax.data.reader import reader
 from mpafer_jax.data.readers import yolo
@@ -66,14 +66,10 @@ def read(directory: Path, chosen: Sequence[str] = ()) -> SourceIndex:
             f"{root}: the images lie in {', '.join(folder_names)}, which is no expression: their labels are in other "
             "files, or nowhere."
         )
-    # "Angry" in one split and "angry" in another are one class; both in one split are an error of `name_classes`.
-    in_splits = [collections.Counter(canonical_name(n) for n, paths in of.items() if paths) for of in images.values()]
-    twice = {name for counts in in_splits for name, count in counts.items() if count > 1}
-    keys = {n: n if canonical_name(n) in twice else canonical_name(n) for n in folder_names}
-    spelled = {keys[name]: name for name in reversed(folder_names)}
-    class_folders = sorted(spelled.values())
+    spelled = spellings(folder_names, [[name for name, paths in of.items() if paths] for of in images.values()])
+    class_folders = sorted(set(spelled.values()))
     class_names, notes = name_classes(class_folders, chosen, str(root), _WHAT)
-    labels = {name: class_folders.index(spelled[keys[name]]) for name in folder_names}
+    labels = {name: class_folders.index(spelled[name]) for name in folder_names}
     splits = {
         split: [
             Record(f"{name}/{path.name}", records.ImageFile(path), labels[name])

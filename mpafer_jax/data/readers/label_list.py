@@ -111,23 +111,39 @@ class _Images:
     def __init__(self, directory: Path, lists: ListSection):
         self.directory = directory
         self._given = directory / files.local_path(lists.images, "config.data.list.images") if lists.images else None
+        self._served: dict[str, str] = {}  # path -> the name that an image is listed by
 
     def paths(self, names: Sequence[str], split: str, table: Path) -> list[Path]:
-        """Paths of listed images: below the first usual folder that has some of them, else by their unique name."""
+        """Paths of listed images: each in a usual folder, the one that has most of them first, else by its unique name.
+
+        That of an image that is not there is where it was looked for first.
+        """
         folders = [self._given] if self._given else self._usual_folders(table, split)
         sample = names[:: max(1, len(names) // _SAMPLE)]
-        hits = [sum((folder / name).is_file() for name in sample) for folder in folders]
-        if any(hits):
-            folder = folders[hits.index(max(hits))]
-            return [folder / name for name in names]
-        paths = [None if self._given else self._by_name(name, split, table) for name in names]
+        folders.sort(key=lambda folder: -sum((folder / name).is_file() for name in sample))
+        paths = [self._in_folders(name, folders) for name in names]
+        if not self._given:
+            paths = [path or self._by_name(name, split, table) for path, name in zip(paths, names, strict=True)]
         if not any(paths):
             raise DataError(
                 f"{table}: none of the listed images is there; looked for {names[0]} in "
                 f"{', '.join(map(str, folders))}, and by its name in {self.directory}; name the folder that the list's "
                 "paths are relative to, --config.data.list.images=FOLDER"
             )
-        return [path or self.directory / name for path, name in zip(paths, names, strict=True)]
+        for path, name in zip(paths, names, strict=True):
+            if path and (other := self._served.setdefault(os.path.normpath(path), name)) != name:
+                raise DataError(
+                    f"{table}: of the listed images {other} and {name} only {path} is there; add the other to "
+                    f"{self.directory}, or name the folder that the list's paths are relative to, "
+                    "--config.data.list.images=FOLDER"
+                )
+        return [path or folders[0] / name for path, name in zip(paths, names, strict=True)]
+
+    def _in_folders(self, name: str, folders: Sequence[Path]) -> Path | None:
+        # Most are among those that are listed anyway, which is faster than to ask for each.
+        paths = [folder / name for folder in folders]
+        there = (path for path in paths if os.path.normpath(path) in self._there)
+        return next(there, None) or next((path for path in paths if path.is_file()), None)
 
     def _usual_folders(self, table: Path, split: str) -> list[Path]:
         bases = [base / name for base in (table.parent, self.directory) for name in _IMAGES]
@@ -142,7 +158,12 @@ class _Images:
 
     @functools.cached_property
     def _all(self) -> list[Path]:
-        return [path for path in records.files_below(self._given or self.directory) if is_image(path.name)]
+        folder = self._given or self.directory
+        return [path for path in records.files_below(folder) if is_image(path.name)] if folder.is_dir() else []
+
+    @functools.cached_property
+    def _there(self) -> set[str]:
+        return {os.path.normpath(path) for path in self._all}
 
     @functools.cached_property
     def _named(self) -> dict[str, list[Path]]:
@@ -155,16 +176,21 @@ class _Images:
 
     def _by_name(self, name: str, split: str, table: Path) -> Path | None:
         found = self._named.get(Path(name).name.lower(), [])
+        if wanted := split_of_path(Path(name)) or split:  # of another split it is another image
+            found = [path for path in found if self._split_of(path) in ("", wanted)]
         if len(found) > 1:
             found = [path for path in found if path.as_posix().lower().endswith(f"/{name.lower()}")] or found
         if len(found) > 1:
-            found = [path for path in found if split_of_path(path.relative_to(self.directory)) == split] or found
+            found = [path for path in found if self._split_of(path) == split] or found
         if len(found) > 1:
             raise DataError(
                 f"{table} lists {name}, which may be {found[0]} or {found[1]}; name the folder that the list's paths "
                 "are relative to, --config.data.list.images=FOLDER"
             )
         return found[0] if found else None
+
+    def _split_of(self, path: Path) -> str:
+        return split_of_path(path.relative_to(self.directory))
 
 
 def _rows(table: Table, of_list: str, columns: ColumnsSection, images: _Images) -> Iterator[Row]:

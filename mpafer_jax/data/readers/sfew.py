@@ -70,8 +70,9 @@ def read(directory: Path) -> SourceIndex:
 
 def _list(folder: Path, split: str, dropped: Counts) -> list[Record]:
     listed: list[Record] = []
-    for label, name in enumerate(_CLASSES):
-        for path in records.images_in(folder / name, split, dropped):
+    for name, class_folder in records.class_folders(folder, tuple(_CLASSES), split, dropped).items():
+        label = CLASS_NAMES.index(_CLASSES[name])
+        for path in records.images_in(class_folder, split, dropped):
             film = _FILM.fullmatch(path.stem)
             listed.append(
                 Record(f"{name}/{path.name}", records.ImageFile(path), label, person=film.group(1) if film else "")

@@ -15,7 +15,6 @@ from typing import Any, cast
 from mpafer_jax.data import listing, records
 from mpafer_jax.data.listing import Row
 from mpafer_jax.data.names import split_of
-from mpafer_jax.data.preprocess import is_image
 from mpafer_jax.data.records import Counts, ImageFile, LayoutError, SourceIndex
 from mpafer_jax.runtime.errors import DataError
 
@@ -49,13 +48,17 @@ def read(directory: Path, path: Path, chosen: Sequence[str]) -> SourceIndex:
         if split in folders:
             raise DataError(f"{folders[split][0]} and {images} both hold the split {split!r}; keep one of them")
         folders[split] = images, labels
-    rows = [row for split, (images, labels) in folders.items() for row in _rows(images, labels, split, len(names))]
+    dropped: Counts = {}
+    listed = {split: records.images_in(images, split, dropped) for split, (images, _) in folders.items()}
+    rows = [row for split, (_, labels) in folders.items() for row in _rows(listed[split], labels, split, len(names))]
     if not rows:
         raise LayoutError(f"{directory} has {path.name} and no images in train/images or images/train.")
     index = listing.to_index(rows, chosen, str(path), [str(number) for number in range(len(names))], names)
-    dropped: Counts = {split: dict(reasons) for split, reasons in index.dropped.items()}
-    for split, (images, labels) in folders.items():
-        stems = {image.stem for image in images.iterdir()} | {"classes"}  # a list of names that some programs write
+    for split, reasons in index.dropped.items():
+        for reason, number in reasons.items():
+            records.count(dropped, split, reason, number)
+    for split, (_, labels) in folders.items():
+        stems = {image.stem for image in listed[split]} | {"classes"}  # a list of names that some programs write
         records.count(
             dropped, split, "label file without an image", len({p.stem for p in labels.glob("*.txt")} - stems)
         )
@@ -73,12 +76,11 @@ def _class_names(path: Path) -> tuple[str, ...]:
     return tuple(str(name) for name in cast("list[object]", names))
 
 
-def _rows(images: Path, labels: Path, split: str, num_classes: int) -> Iterator[Row]:
-    for path in sorted(images.iterdir()):
-        if is_image(path.name) and not path.name.startswith("."):
-            classes = _classes(labels / f"{path.stem}.txt", num_classes)
-            dropped = "boxes of several classes" if len(classes) > 1 else ""
-            yield Row(path.name, ImageFile(path), split, min(classes, default=""), dropped=dropped)
+def _rows(images: Sequence[Path], labels: Path, split: str, num_classes: int) -> Iterator[Row]:
+    for path in images:
+        classes = _classes(labels / f"{path.stem}.txt", num_classes)
+        dropped = "boxes of several classes" if len(classes) > 1 else ""
+        yield Row(path.name, ImageFile(path), split, min(classes, default=""), dropped=dropped)
 
 
 def _classes(path: Path, num_classes: int) -> set[str]:
