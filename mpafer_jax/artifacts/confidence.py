@@ -8,7 +8,6 @@ from __future__ import annotations
 import io
 import json
 import pathlib
-import zipfile
 from typing import Any
 
 import numpy as np
@@ -89,7 +88,7 @@ class Confidence(pydantic.BaseModel):
                 raise ValueError("its arrays are not of finite float32 numbers")
             thresholds = [(wanted, found) for wanted, found in about.pop("thresholds")]
             return cls(**about, thresholds=thresholds, **arrays)
-        except (ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
+        except (KeyError, TypeError, *files.DAMAGED_NPZ) as error:
             raise CheckpointError(
                 f"{path} cannot be used ({error}). Copy it again from where it came, or delete it. {HOW_TO_MAKE}"
             ) from error

@@ -8,13 +8,14 @@ import dataclasses
 import importlib.metadata
 import json
 import time
-from collections.abc import Generator, Iterable
+from collections.abc import Collection, Generator, Iterable
 from typing import Any
 
 import jax
 import pydantic
 
 import mpafer_jax
+from mpafer_jax.artifacts.run_dir import flatten
 from mpafer_jax.backbones.files import SHIPPED
 from mpafer_jax.config.schema import Config, HardPromptsSection, ModelSections
 from mpafer_jax.config.semantics import MODEL_SECTIONS, NORMALIZATION
@@ -137,6 +138,27 @@ class Description(Described):
         with self._naming_the_versions():
             values = {**config.model_dump(mode="json"), **self._sections(MODEL_SECTIONS)}
             return Config.from_json(json.dumps({**values, "data": {**values["data"], **self.normalization()}}))
+
+    def refuse_others(self, config: Config, given: Collection[str]) -> None:
+        """Refuses values for what a checkpoint determines, as they would change nothing.
+
+        Args:
+          config: of the caller.
+          given: fields that were set by name; those of the others that differ are a configuration's usual ones.
+
+        Raises:
+          ConfigError: names the first such field.
+          CheckpointError: as `applied_to`.
+        """
+        activation = {"activation": self.model_sections().clip.activation}
+        own = self.applied_to(config.model_copy(update={"clip": config.clip.model_copy(update=activation)}))
+        here, there = (flatten(each.model_dump()) for each in (config, own))
+        for name in given:
+            if here.get(name) != there.get(name):
+                raise ConfigError(
+                    f"config.{name} is {here.get(name)!r}, but the checkpoint's {there.get(name)!r} is used, as it was "
+                    "trained so; leave it out, or train with it"
+                )
 
     def normalization(self) -> dict[str, Any]:
         """The data section's normalisation fields, 'mean' and 'std', three numbers each."""

@@ -193,6 +193,11 @@ def record_divergence(workdir: pathlib.Path, failure: NonFiniteError) -> None:
     files.write_text(workdir / _DIVERGED, f"{failure}\n")
 
 
+def is_unfinished(workdir: pathlib.Path) -> bool:
+    """Whether a run has begun there and not ended."""
+    return (workdir / CONFIG).is_file() and not (workdir / SUMMARY).is_file()
+
+
 def has_diverged(workdir: pathlib.Path) -> bool:
     """Whether the last training of a run stopped at numbers that are not finite."""
     return (workdir / _DIVERGED).is_file()

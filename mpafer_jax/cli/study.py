@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from mpafer_jax.cli.parser import UsageError, several, whole_numbers
-from mpafer_jax.cli.runner import WHICH, WORKDIR, argument, command, number, path, refuse_idle
+from mpafer_jax.cli.runner import CLIP, WHICH, WORKDIR, argument, command, number, path, refuse_idle
 from mpafer_jax.runtime import files
 
 
@@ -111,7 +111,14 @@ def group(arguments: argparse.Namespace) -> int:
     from mpafer_jax.jobs.sweeps import plan
     from mpafer_jax.runtime import console, distributed
 
-    members = [shlex.split(words) for words in arguments.runs]
+    members: list[list[str]] = []
+    for words in arguments.runs:
+        try:
+            members.append(shlex.split(words))
+        except ValueError as error:
+            raise UsageError(f"RUN cannot be read: {words} ({error})") from error
+        if not members[-1]:
+            raise UsageError("RUN is empty; expected 'WORKDIR --config=FILE ...', as one word")
     folders = [files.any_path(folder, "RUN") for folder, *_ in members]
     for folder, (_, *flags) in zip(folders, members, strict=True):
         if not flags or not flags[0].startswith("--config="):
@@ -196,9 +203,13 @@ def base_to_new(arguments: argparse.Namespace) -> None:
     on with what is missing.
     """
     from mpafer_jax.config.schema import Config
+    from mpafer_jax.config.semantics import SEED_FIELDS
     from mpafer_jax.jobs.studies import base_to_new
     from mpafer_jax.runtime import console, distributed
 
+    if own := [name for name in base_to_new.OWN_FIELDS if name in arguments.fields]:
+        by = "what --seeds sets" if own[0] in SEED_FIELDS else "set by this command"
+        raise UsageError(f"--config.{own[0]} is {by}; leave it out")
     root = files.any_path(arguments.workdir, "--workdir")
     text = base_to_new.measure(Config.from_config_dict(arguments.config), root, arguments.seeds)
     if distributed.is_first():
@@ -233,6 +244,12 @@ def base_to_new(arguments: argparse.Namespace) -> None:
         help="which to choose among, as config.eval.classes says",
     ),
     WHICH,
+    argument(
+        "--clip",
+        action="append",
+        default=[],
+        help="where a checkpoint's CLIP is now, if not where it was; once for each such CLIP",
+    ),
     number("--batch_size", 0, default=0, help="images at once; 0: as configured (default)"),
     processes=True,
 )
@@ -252,14 +269,18 @@ def cross_dataset(arguments: argparse.Namespace) -> None:
     Leaves `matrix.md`, `matrix.json`, `matrix.png` and a file for each cell in the workdir. The same command resumes
     with the cells that are missing, or that are of other prompts or images.
     """
+    from mpafer_jax.artifacts import checkpoints
     from mpafer_jax.jobs.studies import cross_dataset as study
     from mpafer_jax.runtime import console, distributed
 
     workdir = files.any_path(arguments.workdir, "--workdir")
+    paths = [study.parse_named(text, "checkpoint")[1] for text in arguments.checkpoint]
+    if single := [place for place in paths if checkpoints.holds_one(place)]:
+        refuse_idle(arguments, {"--which": f"{checkpoints.SEVERAL}, which {single[0]} is not"})
     rows = study.load_checkpoints(arguments.checkpoint, arguments.which)
     own = not arguments.noown_datasets
     targets = study.load_targets(rows, arguments.dataset, own=own, batch_size=arguments.batch_size)
-    text = study.measure(rows, targets, workdir, arguments.classes, arguments.words)
+    text = study.measure(rows, targets, workdir, arguments.classes, arguments.words, arguments.clip)
     if distributed.is_first():
         console.markdown(text)
 
@@ -267,6 +288,7 @@ def cross_dataset(arguments: argparse.Namespace) -> None:
 @command(
     "study faithfulness",
     argument("--checkpoint", required=True, help="a workdir, its checkpoints folder, or one step_N folder"),
+    CLIP,
     number(
         "--images",
         0,
@@ -292,7 +314,7 @@ def faithfulness(arguments: argparse.Namespace) -> None:
     from mpafer_jax.runtime import console
 
     data = Config.from_config_dict(arguments.config).data
-    predictor = Predictor.from_checkpoint(arguments.checkpoint)
+    predictor = Predictor.from_checkpoint(arguments.checkpoint, clip=arguments.clip)
     number, maps = faithfulness.measure_split(
         predictor, data, arguments.images, steps=arguments.curve_steps, seed=arguments.curves_seed
     )

@@ -7,6 +7,7 @@ import pathlib
 import shlex
 from typing import TYPE_CHECKING
 
+from mpafer_jax.cli.parser import UsageError
 from mpafer_jax.cli.runner import WORKDIR, argument, command
 from mpafer_jax.runtime import files
 
@@ -42,18 +43,21 @@ def train(arguments: argparse.Namespace) -> None:
 
     workdir = files.any_path(arguments.workdir, "--workdir")
     config = Config.from_config_dict(arguments.config)
-    clip = str(arguments.fields.get("clip.name", ""))  # a checkpoint's is not replaced by a configuration's usual one
+    # A checkpoint's CLIP is not replaced by a configuration's usual one.
+    of_checkpoint = {"clip": str(arguments.fields.get("clip.name", "")), "given": arguments.fields}
+    if arguments.mode == "train" and "eval.checkpoint" in arguments.fields:
+        raise UsageError("--config.eval.checkpoint does nothing without --mode=eval or --mode=predict")
     if arguments.mode == "train":
         summary = train.train_and_evaluate(config, workdir)
         if distributed.is_first():
             console.markdown(table.render(summary))
             logging.info("%s", _next_commands(config, workdir))
     elif arguments.mode == "eval":
-        result = evaluate.evaluate_checkpoint(config, workdir, clip=clip)
+        result = evaluate.evaluate_checkpoint(config, workdir, **of_checkpoint)
         if distributed.is_first():
             console.markdown(evaluate.table(result))
     else:
-        predict.predict_dataset(config, workdir, clip=clip)
+        predict.predict_dataset(config, workdir, **of_checkpoint)
 
 
 @command("evaluate", WORKDIR, config=True, processes=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
-import zipfile
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -101,7 +100,7 @@ class Predictions:
                     raise ValueError(f"it holds {', '.join(sorted(names))}; expected {', '.join(sorted(expected))}")
                 values: dict[str, Any] = {name: stored[name] for name in expected}
                 values["attributes"] = {name.removeprefix(_ATTRIBUTE): stored[name] for name in sorted(attributes)}
-        except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        except (OSError, *files.DAMAGED_NPZ) as error:
             raise ReportError(f"{path} cannot be read: {error}; run the evaluation again to write it") from error
         names = tuple(str(name) for name in values["class_names"])
         values |= {"split": str(values["split"]), "fingerprint": str(values["fingerprint"])}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from absl import logging
@@ -53,7 +53,9 @@ def choose_classes(choice: ClassChoice, trained: Sequence[str], dataset: Sequenc
     return tuple(chosen)
 
 
-def evaluate_checkpoint(config: Config, workdir: pathlib.Path, *, clip: str = "") -> dict[str, Any]:
+def evaluate_checkpoint(
+    config: Config, workdir: pathlib.Path, *, clip: str = "", given: Collection[str] = ()
+) -> dict[str, Any]:
     """Evaluates a checkpoint on the configured dataset's validation and test splits (`--mode=eval`).
 
     Prompts, hard prompts, head, CLIP and image normalization come from the checkpoint; data, dtype of CLIP, batch size
@@ -64,24 +66,28 @@ def evaluate_checkpoint(config: Config, workdir: pathlib.Path, *, clip: str = ""
       config: as in docs/configuration.md.
       workdir: for the results; also of the checkpoint if `eval.checkpoint` is empty.
       clip: name of the checkpoint's CLIP if that has moved; '' for the recorded name.
+      given: fields that were set by name, which may not differ from what the checkpoint determines.
 
     Returns:
       The content of `evaluation.json`.
 
     Raises:
       CheckpointError: no checkpoint, one trained on another CLIP, or one without context for new classes.
-      ConfigError: no split to evaluate, or no class in common with the checkpoint.
+      ConfigError: no split to evaluate, no class in common with the checkpoint, or see `given`.
       ReportError: the numbers are written, but not their report.
       signals.Preempted: stopped on request; nothing is written.
     """
     with preemption.Notice():
-        return _evaluate_checkpoint(config, workdir, clip)
+        return _evaluate_checkpoint(config, workdir, clip, given)
 
 
-def _evaluate_checkpoint(config: Config, workdir: pathlib.Path, clip_name: str) -> dict[str, Any]:
+def _evaluate_checkpoint(
+    config: Config, workdir: pathlib.Path, clip_name: str, given: Collection[str]
+) -> dict[str, Any]:
     devices.check_batch_size("eval.batch_size", config.eval.batch_size)
     registry.check(config.data)
     params, description, step = checkpoints.load(config.eval.checkpoint or workdir, config.eval.which)
+    description.refuse_others(config, given)
     chosen_on_test = description.chosen_on_test(config.eval.which)
     if chosen_on_test:
         logging.warning("the checkpoint of %s: %s", description.data["dataset"], protocol.TEST_SELECTED)
@@ -141,4 +147,5 @@ def table(result: Mapping[str, Any]) -> str:
         [name, str(scores["count"]), *(f"{100 * scores[metric]:.2f}" for metric in ("war", "uar", "macro_f1"))]
         for name, scores in splits.items()
     ]
-    return table_lib.markdown(("split", protocol.unit(result), "accuracy (WAR), %", "UAR, %", "macro F1, %"), lines)
+    shown = table_lib.markdown(("split", protocol.unit(result), "accuracy (WAR), %", "UAR, %", "macro F1, %"), lines)
+    return f"{shown}\n**{protocol.TEST_SELECTED}**\n" if result["chosen_on_test"] else shown

@@ -17,6 +17,7 @@ import importlib
 import json
 import pathlib
 import time
+from collections.abc import Collection
 from typing import Any
 
 import jax
@@ -75,7 +76,7 @@ class Parts:
         return np.flatnonzero(distributed.broadcast(absent))
 
 
-def predict_dataset(config: Config, workdir: pathlib.Path, *, clip: str = "") -> None:
+def predict_dataset(config: Config, workdir: pathlib.Path, *, clip: str = "", given: Collection[str] = ()) -> None:
     """Writes the predictions of `config.eval.checkpoint` for one split of the configured dataset.
 
     Each process computes its own parts on its own devices. Columns: index (position in the split), file (name in the
@@ -86,10 +87,11 @@ def predict_dataset(config: Config, workdir: pathlib.Path, *, clip: str = "") ->
       config: reads `predict`, `data`, `eval.checkpoint`, `eval.which` and `eval.batch_size`.
       workdir: gets the folder of predictions; also of the checkpoint if `eval.checkpoint` is empty.
       clip: name of the checkpoint's CLIP if that has moved; '' for the recorded name.
+      given: fields that were set by name, which may not differ from what the checkpoint determines.
 
     Raises:
       CheckpointError: no checkpoint, or one trained on another CLIP.
-      ConfigError: the split does not exist, or the folder holds other predictions.
+      ConfigError: the split does not exist, the folder holds other predictions, or see `given`.
       signals.Preempted: stopped on request; finished parts stay.
     """
     devices.check_batch_size("eval.batch_size", config.eval.batch_size)
@@ -98,6 +100,7 @@ def predict_dataset(config: Config, workdir: pathlib.Path, *, clip: str = "") ->
     with preemption.Notice() as notice, contextlib.ExitStack() as stack:
         path, which = config.eval.checkpoint or workdir, config.eval.which
         params, description, step = checkpoints.load(path, which)
+        description.refuse_others(config, given)
         batch_size = config.eval.batch_size // jax.process_count()
         predictor = Predictor.from_checkpoint(path, which=which, clip=clip, batch_sizes=(batch_size,))
         split = _find_split(config)

@@ -15,7 +15,6 @@ import dataclasses
 import functools
 import json
 import time
-import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -192,7 +191,7 @@ class FeatureStore:
             # NumPy would not close a damaged file that it opened.
             with self.path.open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
                 hashes, features = arrays["hashes"], arrays["features"]
-        except (ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        except (KeyError, *files.DAMAGED_NPZ) as error:
             raise DataError(
                 f"{self.path} is damaged ({error}); delete it, and its features are computed again"
             ) from error

@@ -15,13 +15,20 @@ import json
 import os
 import pathlib
 import tempfile
+import tokenize
+import zipfile
+import zlib
 from collections.abc import Callable, Generator
 from importlib.resources.abc import Traversable
 from typing import Any, TextIO, cast
 
+from absl import logging
+
 from mpafer_jax.runtime import signals
 from mpafer_jax.runtime.errors import ConfigError, DataError
 
+# What NumPy raises for damaged .npz files, with the archive's and the decompression's own.
+DAMAGED_NPZ = (ValueError, EOFError, NotImplementedError, tokenize.TokenError, zipfile.BadZipFile, zlib.error)
 # URL scheme -> package that fsspec needs, and our extra that installs it.
 _BUCKETS = {"gs": ("gcsfs", "gcs"), "s3": ("s3fs", "s3")}
 
@@ -283,6 +290,21 @@ def write_text(path: pathlib.Path, text: str) -> None:
     """Writes a text file atomically; bytes of file names that are not UTF-8 become escapes (`\\udce9` for E9)."""
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
+
+
+def read_cached(path: pathlib.Path) -> dict[str, Any] | None:
+    """A result that can be made again, from its JSON file; None if there is none, or, with a warning, a damaged one."""
+    if not path.is_file():
+        return None
+    try:
+        value: Any = json.loads(path.read_text(encoding="utf-8"))
+        if isinstance(value, dict):
+            return cast(dict[str, Any], value)
+        problem = f"it holds a {type(value).__name__}"
+    except (OSError, ValueError) as error:
+        problem = f"{type(error).__name__}: {error}"
+    logging.warning("%s is damaged (%s), and is made again", path, problem)
+    return None
 
 
 def write_json(path: pathlib.Path, value: Any) -> None:

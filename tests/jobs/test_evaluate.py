@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from mpafer_jax.artifacts import checkpoints
+from mpafer_jax.evaluation import protocol
 from mpafer_jax.evaluation.baselines import feature_files
 from mpafer_jax.jobs import evaluate, predict, train
 from mpafer_jax.jobs.studies import cross_dataset
@@ -20,9 +21,31 @@ from mpafer_jax.runtime.errors import CheckpointError, ConfigError
 from tests.jobs import runs
 
 
-def evaluation(sample, checkpoint, tmp_path, *, clip="", **changes):
+def evaluation(sample, checkpoint, tmp_path, *, clip="", given=(), **changes):
     config = runs.config(sample, **{"eval.checkpoint": str(checkpoint), **changes})
-    return evaluate.evaluate_checkpoint(config, tmp_path / "evaluated", clip=clip)
+    return evaluate.evaluate_checkpoint(config, tmp_path / "evaluated", clip=clip, given=given)
+
+
+def test_what_a_checkpoint_determines_cannot_be_set_otherwise(sample, finished, tmp_path):
+    for name, value in (("head.top_k", 1), ("data.mean", (0.1, 0.1, 0.1)), ("clip.activation", "gelu")):
+        changes = {name: value}
+        evaluation(sample, finished[0], tmp_path, **changes)  # a configuration's usual one
+        message = rf"config\.{name} is .*, but the checkpoint's .* is used, as it was trained so"
+        with pytest.raises(ConfigError, match=message):
+            evaluation(sample, finished[0], tmp_path, given=changes, **changes)
+        config = runs.config(sample, **{"eval.checkpoint": str(finished[0]), **changes})
+        with pytest.raises(ConfigError, match=message):
+            predict.predict_dataset(config, tmp_path / "predicted", given=changes)
+    evaluation(sample, finished[0], tmp_path, given=("head.top_k", "loss.beta", "clip.name"))
+    bad = runs.call("train", *runs.command(sample, tmp_path / "new", **{"eval.checkpoint": str(finished[0])})[3:])
+    assert (bad.code, (tmp_path / "new").exists()) == (2, False)
+    assert "--config.eval.checkpoint does nothing without --mode=eval or --mode=predict" in bad.err
+
+
+def test_a_checkpoint_that_the_test_split_chose_is_shouted_in_its_evaluations_table(sample, finished, tmp_path):
+    result = evaluation(sample, finished[0], tmp_path)
+    assert protocol.TEST_SELECTED not in evaluate.table(result)
+    assert f"**{protocol.TEST_SELECTED}**" in evaluate.table({**result, "chosen_on_test": True})
 
 
 def test_the_clip_is_the_checkpoints_unless_another_place_is_given(sample, finished, tmp_path, caplog):

@@ -27,6 +27,8 @@ class Measurement:
       step: of the checkpoint.
       metrics: as from `ClassificationMetrics.to_dict`.
       predictions: of every image or clip; None if not saved.
+      fingerprint: of the split.
+      chosen_on_test: whether the test split chose the checkpoint.
       unit: what is counted, "images" or "clips".
       confidence: of the checkpoint, as from `evaluation.confidence.describe`; None if it was not measured.
     """
@@ -36,6 +38,8 @@ class Measurement:
     step: int
     metrics: Mapping[str, Any]
     predictions: Predictions | None
+    fingerprint: str
+    chosen_on_test: bool
     unit: str = "images"
     confidence: Mapping[str, Any] | None = None
 
@@ -74,10 +78,13 @@ def read(workdir: pathlib.Path) -> Contents:
         which = reported_checkpoint(summary)
         title = f"best on {selecting_split(summary)}" if which == "best" else "last step"
         path = workdir / TRAINING_PREDICTIONS
-        measurements += _measurement(path, summary[which], summary, title)
+        on_test = which == "best" and selecting_split(summary) == "test"
+        measurements += _measurement(path, summary[which], summary, title, chosen_on_test=on_test)
     if evaluation is not None:
         path = workdir / EVALUATION_PREDICTIONS
-        measurements += _measurement(path, evaluation, evaluation, evaluation["checkpoint"])
+        on_test = evaluation.get("chosen_on_test", False)
+        title = evaluation["checkpoint"]
+        measurements += _measurement(path, evaluation, evaluation, title, chosen_on_test=on_test)
     return Contents(
         name=workdir.name if files.in_bucket(workdir) else workdir.resolve().name,
         measurements=tuple(measurements),
@@ -89,15 +96,28 @@ def read(workdir: pathlib.Path) -> Contents:
 
 
 def _measurement(
-    path: pathlib.Path, scores: Mapping[str, Any], result: Mapping[str, Any], title: str
+    path: pathlib.Path, scores: Mapping[str, Any], result: Mapping[str, Any], title: str, *, chosen_on_test: bool
 ) -> list[Measurement]:
     split = reported_split(scores)
     if split is None:
         return []
     step = int(scores["step"])
     name = f"{split} split, {title} (step {step})"
-    stored = Predictions.load_result(path, split, result["fingerprints"][split], step)
-    return [Measurement(name, split, step, scores[split], stored, unit(result), result.get("confidence"))]
+    fingerprint = result["fingerprints"][split]
+    stored = Predictions.load_result(path, split, fingerprint, step)
+    return [
+        Measurement(
+            title=name,
+            split=split,
+            step=step,
+            metrics=scores[split],
+            predictions=stored,
+            fingerprint=fingerprint,
+            chosen_on_test=chosen_on_test,
+            unit=unit(result),
+            confidence=result.get("confidence"),
+        )
+    ]
 
 
 def _json(path: pathlib.Path) -> dict[str, Any] | None:

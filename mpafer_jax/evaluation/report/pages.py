@@ -82,7 +82,8 @@ def write_comparison(workdirs: Sequence[pathlib.Path], out: pathlib.Path) -> Non
         title=f"{len(runs)} runs",
         lines=lines,
         classes=list(dict.fromkeys(name for line in lines for name in line["metrics"]["recall"])),
-        differs=_differing_images(names, runs),
+        differs=_differing_images(lines),
+        banner=_compared_banner(lines),
         fields=_differing_fields(names, runs),
         names=names,
         curves=_compared_curves(names, runs),
@@ -185,8 +186,7 @@ def _mistakes(stored: Predictions) -> list[dict[str, Any]]:
 
 
 def _banner(found: Contents) -> str:
-    on_test = found.summary is not None and protocol.selecting_split(found.summary) == "test"
-    return protocol.TEST_SELECTED if on_test else ""
+    return protocol.TEST_SELECTED if any(part.chosen_on_test for part in found.measurements) else ""
 
 
 def _baselines(found: Contents) -> list[table.Row]:
@@ -228,6 +228,8 @@ def _line(name: str, run: Contents, part: Measurement) -> dict[str, Any]:
     return {
         "run": name,
         "title": part.title,
+        "fingerprint": part.fingerprint,
+        "chosen_on_test": part.chosen_on_test,
         "metrics": part.metrics,
         "ece": None if stored is None else calibrate(stored.probabilities, stored.labels).ece,
         # After a resume only the last process's wall time is known.
@@ -247,11 +249,20 @@ def _distinct_names(workdirs: Sequence[pathlib.Path], runs: Sequence[Contents]) 
     return [run.name for run in runs]
 
 
-def _differing_images(names: Sequence[str], runs: Sequence[Contents]) -> list[str]:
-    """Runs measured on other images than the first, by the fingerprint of the test (else validation) split."""
-    prints = [(run.summary or run.evaluation or {}).get("fingerprints", {}) for run in runs]
-    keys = [next((found[split] for split in ("test", "validation") if split in found), None) for found in prints]
-    return [name for name, key in zip(names, keys, strict=True) if key != keys[0]]
+def _differing_images(lines: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Rows measured on other images than the first, by their run and, of one with several, what was measured."""
+    other = [line for line in lines if line["fingerprint"] != lines[0]["fingerprint"]]
+    return [_row_name(line, lines) for line in other]
+
+
+def _compared_banner(lines: Sequence[Mapping[str, Any]]) -> str:
+    on_test = [_row_name(line, lines) for line in lines if line["chosen_on_test"]]
+    return f"{', '.join(on_test)}: {protocol.TEST_SELECTED}" if on_test else ""
+
+
+def _row_name(line: Mapping[str, Any], lines: Sequence[Mapping[str, Any]]) -> str:
+    several = [other["run"] for other in lines].count(line["run"]) > 1
+    return f"{line['run']} ({line['title']})" if several else line["run"]
 
 
 def _differing_fields(names: Sequence[str], runs: Sequence[Contents]) -> dict[str, list[str]]:

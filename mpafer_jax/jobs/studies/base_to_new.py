@@ -6,7 +6,6 @@ tested separately, and summarized by the harmonic mean of the two accuracies.
 
 from __future__ import annotations
 
-import json
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -17,6 +16,7 @@ from ml_collections import ConfigDict
 from mpafer_jax.artifacts import checkpoints, run_dir
 from mpafer_jax.artifacts.loaded import for_classes
 from mpafer_jax.config.schema import Config
+from mpafer_jax.config.semantics import SEED_FIELDS
 from mpafer_jax.data.registry import read_source
 from mpafer_jax.data.splits import Dataset, Split, load_dataset
 from mpafer_jax.evaluation.baselines import compute as baselines
@@ -26,11 +26,13 @@ from mpafer_jax.evaluation.statistics import Estimate, percent
 from mpafer_jax.evaluation.table import markdown
 from mpafer_jax.jobs import evaluate, train
 from mpafer_jax.method import build
-from mpafer_jax.method.hard_prompts.templates import prompt_names
+from mpafer_jax.method.hard_prompts.templates import configured_hard_prompts, prompt_names
 from mpafer_jax.runtime import devices, distributed, files, locks, progress
 from mpafer_jax.runtime.errors import ConfigError
 
 HALVES = ("base", "new")
+# Fields that `halved` sets, besides the classes and the report.
+OWN_FIELDS = (*SEED_FIELDS, "eval.classes", "eval.baselines")
 _RESULT = "base_to_new.json"  # of a seed in its run's folder, of all seeds in the root
 # Method -> for each seed: half -> 'war' and 'uar', fractions of 1.
 Scores = Mapping[str, Sequence[Mapping[str, Mapping[str, float]]]]
@@ -97,8 +99,7 @@ def halved(config: Config, seed: int) -> dict[str, Config]:
         values = ConfigDict(config.model_dump())
         values.update_from_flattened_dict(
             {
-                "seed": seed,
-                "data.few_shot_seed": seed,
+                **dict.fromkeys(SEED_FIELDS, seed),
                 "data.class_names": classes,
                 "eval.classes": "dataset",
                 "eval.baselines": (_zero_shot(config),),
@@ -122,20 +123,27 @@ def run_seed(configs: dict[str, Config], folder: pathlib.Path) -> dict[str, Any]
     """
     path = folder / _RESULT
     run_dir.check(folder, configs["base"])
-    dataset = load_dataset(configs["new"].data)
+    evaluation = configs["base"].eval
+    without = "" if evaluation.measure_test else "test"
+    dataset = load_dataset(configs["new"].data, without=without)
+    # Not after training: what is missing for the new classes.
+    configured_hard_prompts(configs["new"].hard_prompts, prompt_names(dataset.class_names, as_spelled=True))
     held_out = {split.name: split for split in dataset.held_out}
     split = held_out.get("test", held_out.get("validation"))
     if split is None:
         raise ConfigError("config.data gives neither a validation nor a test split to measure on")
-    evaluation = configs["base"].eval
+    base = load_dataset(configs["base"].data, without=without)
     on_test = evaluation.which == "best" and evaluation.select_on_test_split
-    identity = {"new": split.fingerprint, "which": evaluation.which}
-    if path.is_file():
-        before: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        if before["identity"] == identity:
-            run_dir.check_clip(folder, configs["base"].clip)
-            logging.info("%s: measured before", folder)
-            return before
+    identity = {
+        "new": split.fingerprint,
+        "base": {each.name: each.fingerprint for each in (base.train, *base.held_out)},
+        "which": evaluation.which,
+    }
+    before = files.read_cached(path)
+    if before is not None and before.get("identity") == identity:
+        run_dir.check_clip(folder, configs["base"].clip)
+        logging.info("%s: measured before", folder)
+        return before
     summary = train.train_and_evaluate(configs["base"], folder)
     which = reported_checkpoint(summary) if evaluation.which == "best" else "last"
     found = summary[which][split.name]
@@ -183,7 +191,13 @@ def measure(config: Config, root: pathlib.Path, seeds: Sequence[int]) -> str:
 
     Returns:
       The table as Markdown.
+
+    Raises:
+      ConfigError: a seed is given twice, or there are too few classes.
+      PromptError: a new class has no hard prompts.
     """
+    if len(set(seeds)) != len(seeds):
+        raise ConfigError(f"--seeds holds a value twice: {', '.join(map(str, seeds))}")
     with locks.hold_for_run(root / locks.RUN, root):
         left = [seed for seed in seeds if not (root / f"seed_{seed}" / _RESULT).is_file()]
         if left:

@@ -19,10 +19,11 @@ from typing import Any
 import numpy as np
 from absl import logging
 
-from mpafer_jax.artifacts import checkpoints
+from mpafer_jax.artifacts import checkpoints, run_dir
 from mpafer_jax.artifacts.description import Description, circumstances
 from mpafer_jax.artifacts.loaded import for_classes
 from mpafer_jax.backbones.base import Pretrained
+from mpafer_jax.backbones.registry import local_content_hash
 from mpafer_jax.config.expressions import map_classes
 from mpafer_jax.config.flags import read_config
 from mpafer_jax.config.schema import ClassChoice, Config
@@ -95,9 +96,10 @@ class Matrix:
     'identity', what the cell depends on.
     """
 
-    def __init__(self, folder: pathlib.Path, classes: ClassChoice) -> None:
-        """`folder` is for the cells' files; `classes` as in `config.eval.classes`."""
+    def __init__(self, folder: pathlib.Path, classes: ClassChoice, moved: Sequence[str] = ()) -> None:
+        """`folder` is for the cells' files; `classes` as in `config.eval.classes`; `moved` as in `measure`."""
         self._folder = folder
+        self._moved = moved
         self._classes: ClassChoice = classes
         self._clips: dict[tuple[str, ...], Pretrained] = {}
         self._models: dict[tuple[str, tuple[str, ...]], tuple[build.Experiment, checkpoints.Params]] = {}
@@ -127,11 +129,10 @@ class Matrix:
         }
         between = [trained.description.config["data"]["dataset"], target.config.data.dataset]
         path = self._folder / "cells" / f"{trained.name}--{target.name}.json"
-        if path.is_file():
-            before: Cell = json.loads(path.read_text(encoding="utf-8"))
-            if before["identity"] == identity:
-                logging.info("%s on %s: measured before", trained.name, target.name)
-                return {**before, "row": trained.row, "between": between, "chosen_on_test": trained.chosen_on_test}
+        before = files.read_cached(path)
+        if before is not None and before.get("identity") == identity:
+            logging.info("%s on %s: measured before", trained.name, target.name)
+            return {**before, "row": trained.row, "between": between, "chosen_on_test": trained.chosen_on_test}
         logging.info("%s on %s: %d images", trained.name, target.name, len(target.split))
         cell = {
             "checkpoint": trained.name,
@@ -172,10 +173,15 @@ class Matrix:
         self, trained: Trained, config: Config, names: tuple[str, ...]
     ) -> tuple[build.Experiment, checkpoints.Params, Config]:
         section = trained.description.model_sections().clip
+        for name in self._moved:
+            place = {"revision": "", "cache_dir": section.cache_dir, "activation": section.activation}
+            if local_content_hash(name, **place) == trained.description.clip_hash:
+                section = section.model_copy(update={"name": name, "revision": ""})
         config = trained.description.applied_to(config.model_copy(update={"clip": section}))
         place = (section.name, section.revision, section.cache_dir, section.dtype, section.activation)
         if place not in self._clips:
-            self._clips[place] = build.load_frozen_clip(config)
+            called = f"the checkpoint {trained.name} was trained on the CLIP"
+            self._clips[place] = build.load_frozen_clip(config, called, "; name the place where it is now (--clip)")
         clip = self._clips[place]
         build.check_normalization(config, clip)
         trained.description.check_clip(f"config.clip.name {section.name}", clip.content_hash)
@@ -224,6 +230,11 @@ def load_checkpoints(texts: Sequence[str], which: Any) -> list[Trained]:
         found = files.matching(place)
         if not found:
             raise ConfigError(f"--checkpoint: there is no folder {path}")
+        if unfinished := [one for one in found if run_dir.is_unfinished(one)]:
+            logging.warning("left out, as they have not ended: %s", ", ".join(map(str, unfinished)))
+            found = [one for one in found if one not in unfinished]
+        if not found:
+            raise ConfigError(f"--checkpoint: none of the runs {path} has ended; name one to measure it as it is")
         rows += [Trained.load(f"{name}.{one.name}", name, str(one), which) for one in found]
     return rows
 
@@ -271,6 +282,10 @@ def _words(text: str) -> list[str]:
         raise ConfigError(f"--dataset={text}: {error}") from error
     if not words:
         raise ConfigError("--dataset: expected name=FILE[:arguments] field=value ..., found no file")
+    if of_clip := [word for word in words[1:] if word.startswith("clip.")]:
+        raise ConfigError(
+            f"--dataset: {of_clip[0]} does nothing, as the CLIP is the checkpoint's; --clip says where it is"
+        )
     return words
 
 
@@ -286,6 +301,7 @@ def measure(
     workdir: pathlib.Path,
     classes: ClassChoice,
     flags: Sequence[str] = (),
+    moved: Sequence[str] = (),
 ) -> str:
     """Measures the missing cells and writes the matrix; all processes call it.
 
@@ -293,6 +309,7 @@ def measure(
       workdir: for `matrix.md`, `matrix.json`, `matrix.png` and a file for each cell.
       classes: as in `config.eval.classes`.
       flags: of the command, for the record.
+      moved: places of CLIPs that are not where the checkpoints say; the content tells which is whose.
 
     Returns:
       The matrix as Markdown.
@@ -302,7 +319,7 @@ def measure(
       LockedError: another process holds the workdir.
     """
     with locks.hold_for_run(workdir / locks.RUN, workdir):
-        matrix = Matrix(workdir, classes)
+        matrix = Matrix(workdir, classes, moved)
         pairs = [(row, target) for row in rows for target in targets]
         measured = [matrix.cell(*pair) for pair in progress.track(pairs, "matrix", len(pairs), "cells")]
         cells = [cell for cell in measured if cell is not None]

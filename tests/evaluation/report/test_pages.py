@@ -6,6 +6,7 @@ import shutil
 import pytest
 
 from mpafer_jax.cli import report as cli
+from mpafer_jax.evaluation import protocol
 from mpafer_jax.evaluation.calibration import calibrate
 from mpafer_jax.evaluation.predictions import Predictions
 from mpafer_jax.evaluation.report import pages
@@ -140,6 +141,17 @@ def test_runs_are_compared(finished, tmp_path, capsys):
     assert rows[2][5] == "-"
     assert page.rows(">field</th>")[1:] == [["loss.beta", "1.0", "0.5"]]
     assert "b/run was measured on other images than a/run" in " ".join(page.text.split())
+    assert protocol.TEST_SELECTED not in page.text
+    # A folder with a run and an evaluation has two rows; of other images, or chosen on the test split, is one of them.
+    evaluation = {"checkpoint": "elsewhere", "step": 3, "chosen_on_test": True, "unit": "images"}
+    evaluation = {**summary, **evaluation, "test": found, "fingerprints": {"test": "a third"}}
+    (one / "evaluation.json").write_text(json.dumps(evaluation))
+    both = tmp_path / "both.html"
+    pages.write_comparison([one, two], both)
+    text = " ".join(Page.of(both).text.split())
+    assert "a/run (test split, elsewhere (step 3)), b/run were measured on other images than a/run" in text
+    assert f"a/run (test split, elsewhere (step 3)): {protocol.TEST_SELECTED}" in text
+    assert protocol.TEST_SELECTED in Page.of(pages.write_report(one)).text
     legends = [element for element in page.all("svg") if "a/run" in element.attributes["aria-label"]]
     assert len(legends) == len(page.all("svg")) > 8
     assert cli.report([str(one), str(one)]) == 2

@@ -1,5 +1,6 @@
 """Stored predictions: the same numbers as the evaluation's, in order, without pickle."""
 
+import contextlib
 import dataclasses
 
 import numpy as np
@@ -79,6 +80,11 @@ def test_damage_and_pickle_are_refused(stored, tmp_path):
     }
     for name, content in contents.items():
         (tmp_path / name).write_bytes(content)
+    # Wherever it is damaged, of whatever type the error is.
+    for start in range(0, len(data), max(1, len(data) // 200)):
+        (tmp_path / "damaged.npz").write_bytes(data[:start] + bytes(4) + data[start + 4 :])
+        with contextlib.suppress(ReportError):
+            predictions.Predictions.load(tmp_path / "damaged.npz")
     np.savez(tmp_path / "other.npz", logits=stored.logits)
     np.savez(tmp_path / "pickle.npz", **{**values, "names": np.array([{"a": 1}], dtype=object)}, allow_pickle=True)
     for name in (*contents, "other.npz", "pickle.npz"):

@@ -16,7 +16,7 @@ from mpafer_jax.evaluation.baselines import compute as baselines
 from mpafer_jax.jobs import evaluate
 from mpafer_jax.jobs.studies import base_to_new
 from mpafer_jax.method import build
-from mpafer_jax.runtime.errors import CheckpointError, ConfigError
+from mpafer_jax.runtime.errors import CheckpointError, ConfigError, PromptError
 from tests.jobs import runs
 
 pytestmark = pytest.mark.training
@@ -73,13 +73,43 @@ Percent; mean ± sample standard deviation over 2 seeds. H: harmonic mean of bas
     assert f"\n\n**{protocol.TEST_SELECTED}**\n\n- base: anger" in shouted
 
 
-def test_what_was_measured_before_is_read(sample, tmp_path):
+def test_what_was_measured_before_is_read(sample, tmp_path, monkeypatch):
     configs = base_to_new.halved(runs.config(sample), 0)
     run_dir.claim(tmp_path, configs["base"])
     fingerprint = load_dataset(configs["new"].data).test.fingerprint
-    before = {"scores": {}, "identity": {"new": fingerprint, "which": "best"}}
+    base = load_dataset(configs["base"].data)
+    of_base = {split.name: split.fingerprint for split in (base.train, *base.held_out)}
+    before = {"scores": {}, "identity": {"new": fingerprint, "base": of_base, "which": "best"}}
     (tmp_path / "base_to_new.json").write_text(json.dumps(before))
     assert base_to_new.run_seed(configs, tmp_path) == before
+    assert sorted(of_base) == ["test", "train", "validation"]
+
+    # Of other images of the base, or damaged: then it is measured.
+    def trains(config, folder):
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(base_to_new.train, "train_and_evaluate", trains)
+    of_base["train"] = "another"
+    for text in (json.dumps(before), json.dumps(before)[:20], "{}"):
+        (tmp_path / "base_to_new.json").write_text(text)
+        with pytest.raises(ZeroDivisionError):
+            base_to_new.run_seed(configs, tmp_path)
+
+
+def test_what_the_new_classes_lack_is_said_before_training(sample, tmp_path, monkeypatch):
+    shutil.copytree(sample / "faces", tmp_path / "faces")
+    for split in ("train", "test"):
+        (tmp_path / "faces" / split / "surprise").rename(tmp_path / "faces" / split / "zzz")
+    configs = base_to_new.halved(runs.config(sample, **{"data.dir": str(tmp_path / "faces")}), 0)
+    with pytest.raises(PromptError, match="has no class 'zzz'"):
+        base_to_new.run_seed(configs, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_seed_is_that_of_all_draws(sample):
+    configs = base_to_new.halved(runs.config(sample, **{"data.label_noise": 0.2}), 3)
+    for config in configs.values():
+        assert (config.seed, config.data.few_shot_seed, config.data.label_noise_seed) == (3, 3, 3)
 
 
 @pytest.fixture
@@ -150,6 +180,14 @@ def test_the_command(sample, measured):
     bad = runs.call("study base-to-new", *words, "--seeds=a")
     assert bad.code == 2
     assert "argument --seeds: expected whole numbers from 0" in bad.err
+    for word, message in (
+        ("--seeds=0,0", "--seeds holds a value twice: 0, 0"),
+        ("--config.seed=5", "--config.seed is what --seeds sets"),
+        ("--config.eval.baselines=('linear_probe',)", "--config.eval.baselines is set by this command"),
+    ):
+        bad = runs.call("study base-to-new", *words, word)
+        assert bad.code == 2
+        assert message in bad.err
 
 
 def test_what_each_class_has_goes_with_it_and_new_ones_have_none(measured, caplog):

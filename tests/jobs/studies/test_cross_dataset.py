@@ -225,7 +225,7 @@ def test_rows_whose_checkpoint_the_test_split_chose_are_named(loaded, matrix):
     assert measuring.cell(chosen, targets[1])["chosen_on_test"]
 
 
-def test_runs_of_several_seeds_are_one_row(trained, tmp_path):
+def test_runs_of_several_seeds_are_one_row(trained, tmp_path, caplog):
     root, _ = trained
     for seed in (0, 1):
         shutil.copytree(root / "faces", tmp_path / f"seed_{seed}")
@@ -239,6 +239,15 @@ def test_runs_of_several_seeds_are_one_row(trained, tmp_path):
         "faces",
         "drawn",
     ]
+    # What has not ended is no run of a row, and is measured where it is named.
+    (tmp_path / "seed_1" / "summary.json").unlink()
+    rows = cross_dataset.load_checkpoints([f"faces={tmp_path}/seed_*"], "best")
+    assert [row.name for row in rows] == ["faces.seed_0"]
+    assert f"left out, as they have not ended: {tmp_path}/seed_1" in caplog.text
+    assert [row.name for row in cross_dataset.load_checkpoints([f"{tmp_path}/seed_1"], "best")] == ["seed_1"]
+    (tmp_path / "seed_0" / "summary.json").unlink()
+    with pytest.raises(ConfigError, match=r"none of the runs .*/seed_\* has ended"):
+        cross_dataset.load_checkpoints([f"faces={tmp_path}/seed_*"], "best")
     (tmp_path / "run[v2]").mkdir()
     with pytest.raises(CheckpointError, match=r"no checkpoint at .*run\[v2\]: the folder is empty"):
         cross_dataset.load_checkpoints([f"a={tmp_path}/run[v2]"], "best")
@@ -276,6 +285,7 @@ def test_mistakes_are_named(trained, loaded):
         (["a=configs/nothing.py"], r"nothing\.py"),
         (["a=configs/folder.py 'data.dir=x"], "No closing quotation"),
         (["a="], "found no file"),
+        ([f"{folder} clip.name=/moved"], "--dataset: clip.name=/moved does nothing, as the CLIP is the checkpoint's"),
         ([f"{folder} data.dirr=x"], r"data\.dirr"),
         ([f"{folder} data.dir={faces} data.test_split="], "dataset a: its configuration gives no test split"),
     ):
@@ -306,3 +316,24 @@ def test_the_command(sample, trained, tmp_path):
     failed = runs.call("study cross-dataset", workdir, f"--checkpoint={tmp_path}")
     assert failed.code == 2
     assert "no checkpoint at" in failed.err
+    single = f"--checkpoint=one={next((root / 'faces' / 'checkpoints').glob('step_*'))}"
+    bad = runs.call("study cross-dataset", workdir, single, "--which=last")
+    assert bad.code == 2
+    assert "--which does nothing without a folder of several checkpoints, which" in bad.err
+
+
+def test_a_clip_that_has_moved_and_a_damaged_cell(sample, trained, tmp_path):
+    shutil.copytree(sample / "clip", tmp_path / "moved")
+    (row,) = cross_dataset.load_checkpoints([f"faces={trained[0]}/faces"], "best")
+    gone = {**row.description.config, "clip": {**row.description.config["clip"], "name": "/gone/clip"}}
+    rows = [dataclasses.replace(row, description=row.description.model_copy(update={"config": gone}))]
+    targets = cross_dataset.load_targets(rows, [], own=True, batch_size=0)
+    with pytest.raises(ConfigError, match=r"checkpoint faces was trained on the CLIP '/gone/clip'.* \(--clip\)"):
+        cross_dataset.measure(rows, targets, tmp_path / "matrix", "common")
+    moved = ["tiny-face-clip", str(tmp_path / "moved")]
+    text = cross_dataset.measure(rows, targets, tmp_path / "matrix", "common", moved=moved)
+    (cell,) = (tmp_path / "matrix" / "cells").iterdir()
+    whole = cell.read_text()
+    cell.write_text(whole[:100])
+    assert cross_dataset.measure(rows, targets, tmp_path / "matrix", "common", moved=moved) == text
+    assert json.loads(cell.read_text())["confusion"] == json.loads(whole)["confusion"]
