@@ -296,6 +296,8 @@ class Predictor:
           TypeError, ValueError: an input is not of a type of image; see `inputs.as_input`.
           ValueError: `batch_size` is above the largest of `batch_sizes`, or `min_confidence` is not from 0 to 1.
         """
+        if isinstance(images, (str, bytes)):  # would be taken for many, a letter or byte each
+            raise TypeError("one image, expected several: [image], or predict(image)")
         check_min_confidence(min_confidence)
         limit = batch_size or self.batch_sizes[-1]
         if not 1 <= limit <= self.batch_sizes[-1]:

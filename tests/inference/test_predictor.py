@@ -125,6 +125,8 @@ def test_a_batch_of_any_size_compiles_one_of_the_few(trained, faces):
     np.testing.assert_allclose(predictor.logits(pixels), np.stack([p.logits for p in whole]), rtol=1e-4, atol=1e-4)
     with pytest.raises(ValueError, match=r"batch_sizes must be positive and ascend, found \[8, 2\]"):
         Predictor.from_checkpoint(trained, batch_sizes=(8, 2))
+    with pytest.raises(TypeError, match=r"one image, expected several: \[image\], or predict\(image\)"):
+        predictor.predict_batch(str(faces[0]))
     with pytest.raises(ValueError, match="batch_size must be 1 to 8, the largest compiled, found 9"):
         next(predictor.stream(faces, batch_size=9))
 
