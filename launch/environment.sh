@@ -17,7 +17,8 @@ if ! "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then
   exit 2
 fi
 echo "+ installing into $venv, which takes some minutes" >&2
-if [ ! -x "$venv/bin/python" ]; then "$python" -m venv "$venv"; fi
+# Without Debian's package python3-venv it is made half, without pip; made again with it, it is whole.
+if ! "$venv/bin/python" -m pip --version >/dev/null 2>&1; then "$python" -m venv "$venv"; fi
 "$venv/bin/python" -m pip install --quiet --upgrade pip
 "$venv/bin/python" -m pip install --quiet --editable ".${extras:+[$extras]}"
 cp setup.py "$installed"

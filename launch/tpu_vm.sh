@@ -52,6 +52,8 @@ checkout=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 where=("--zone=$zone")
 [[ -z $project ]] || where+=("--project=$project")
 readonly remote=mpafer-jax ended=run.exit tries=20
+extras=tpu
+if [[ "$workdir $*" == *gs://* ]]; then extras=tpu,gcs; fi
 
 tpu() { # one gcloud command on the slice
   local words=(gcloud compute tpus tpu-vm "$1" "$name" "${where[@]}" "${@:2}")
@@ -121,7 +123,7 @@ setup_workers() {
     gcloud compute tpus tpu-vm scp "$archive" "$name:$remote/checkout.tar.gz" "${where[@]}" --worker=all
   fi
   rm -f "$archive"
-  on_all "cd $remote && tar xzf checkout.tar.gz${setup:+ && { $setup; \}} && python3 -m venv .venv && .venv/bin/pip install --quiet -e '.[tpu]'"
+  on_all "cd $remote && tar xzf checkout.tar.gz${setup:+ && { $setup; \}} && python3 -m venv .venv && .venv/bin/pip install --quiet -e '.[$extras]'"
 }
 
 start() { # in the background, so that a lost connection ends nothing
@@ -176,14 +178,17 @@ wait_for_end() {
 }
 
 collect() {
-  mkdir -p "$out"
+  if [[ $workdir == gs://* ]]; then
+    echo "tpu_vm.sh: what the run left is in $workdir; gcloud storage cp --recursive copies it" >&2
+    return
+  fi
   local pack="tar -C ${workdir@Q} --exclude=./checkpoints --exclude='./.shared-*' -czf - ."
   if [[ $dry_run ]]; then
     tpu ssh --worker=0 "--command=$pack"
     echo "  > $out/$name.tar.gz"
   else
-    tpu ssh --worker=0 "--command=$pack" > "$out/$name.tar.gz"
     mkdir -p "$out/$name"
+    tpu ssh --worker=0 "--command=$pack" > "$out/$name.tar.gz"
     tar -C "$out/$name" -xzf "$out/$name.tar.gz"
     rm "$out/$name.tar.gz"
     echo "tpu_vm.sh: $out/$name holds what the run left; checkpoints are in $workdir" >&2

@@ -69,6 +69,30 @@ def test_local_run_passes_signals_on(tmp_path):
         assert process.wait(30) == signals.EXIT_CODE
 
 
+def test_an_environment_that_was_made_half_is_made_again(tmp_path):
+    """As Debian's Python without its package python3-venv leaves it."""
+    venv = tmp_path / "venv"
+    script(
+        tmp_path / "python",
+        f"""
+        if [ "$1" = -c ]; then exit 0; fi
+        mkdir -p {venv}/bin
+        if [ ! -e {tmp_path}/whole ]; then
+          printf '#!/bin/sh\\nexit 1\\n' > {venv}/bin/python
+          chmod +x {venv}/bin/python
+          exit 1
+        fi
+        printf '#!/bin/sh\\necho "$@" >> {tmp_path}/calls\\n' > {venv}/bin/python
+        """,
+    )
+    variables = {"PYTHON": tmp_path / "python", "VENV": venv}
+    assert run(LAUNCH / "environment.sh", **variables).returncode == 1
+    (tmp_path / "whole").touch()
+    done = run(LAUNCH / "environment.sh", **variables)
+    assert done.returncode == 0, done.stderr
+    assert "install --quiet --editable ." in (tmp_path / "calls").read_text()
+
+
 def test_slurm_dry_run():
     done = run("bash", LAUNCH / "slurm.sbatch", "--dry-run", "--config=a b")
     assert done.stdout.splitlines()[0] == "srun --kill-on-bad-exit=0 python -m mpafer_jax.main '--config=a b'"
@@ -253,6 +277,18 @@ def test_tpu_run_ends_with_a_failures_code_and_shows_the_logs(cloud, tmp_path):
     done = cloud("run", "echo out of luck; exit $((WORKER * 2))")
     assert done.returncode == 2
     assert "out of luck" in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_tpu_run_with_a_bucket_installs_its_package_and_collects_nothing(cloud, tmp_path):
+    dry = cloud("run", "exit 1", "--config=x", options=["--dry-run", "--workdir=gs://BUCKET/runs/a b"])
+    assert dry.returncode == 0, dry.stderr
+    assert ".[tpu,gcs]" in dry.stdout
+    assert ".[tpu]" in cloud("run", "exit 1", "--config=x", options=["--dry-run"]).stdout
+    assert ".[tpu,gcs]" in cloud("setup", "exit 1", "--config.data.dir=gs://B", options=["--dry-run"]).stdout
+    collected = cloud("collect", "exit 1", options=["--workdir=gs://BUCKET/runs/a b"])
+    assert (collected.returncode, collected.stdout) == (0, "")
+    assert "what the run left is in gs://BUCKET/runs/a b" in collected.stderr
     assert not (tmp_path / "out").exists()
 
 

@@ -175,7 +175,7 @@ class Checkpoints:
         described, digests = _restore_description(self._manager, step, type(description))
         before = described.unchanged()
         for what, now in description.unchanged().items():
-            then = before.get(what)
+            then = before.get(what, now)  # earlier versions may not have recorded it
             if then != now:
                 raise CheckpointError(
                     f"cannot resume after step {step}: {what} changed since it was saved (then {then}, now {now}); "

@@ -49,6 +49,7 @@ def demo(arguments: argparse.Namespace) -> None:
     if checkpoints.holds_one(arguments.checkpoint):
         refuse_idle(arguments, {"--which": checkpoints.SEVERAL})
     page.import_gradio()  # before a model is loaded for nothing
+    page.check_address(arguments.host, arguments.port)
     detector = Detector() if arguments.faces == "detect" else None
     predictor = Predictor.from_checkpoint(
         arguments.checkpoint, which=arguments.which, clip=arguments.clip, batch_sizes=BATCH_SIZES, calibrated=None

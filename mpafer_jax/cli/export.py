@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from mpafer_jax.cli.parser import several
+from mpafer_jax.cli.parser import UsageError, several
 from mpafer_jax.cli.runner import CLIP, WHICH, argument, command, number, path, refuse_idle
 
 _FORMS = ("prompts", "stablehlo", "onnx")
@@ -59,6 +59,7 @@ def export(arguments: argparse.Namespace) -> None:
     Exit code 1: a form does not give the checkpoint's numbers, and nothing was written.
     """
     from mpafer_jax.artifacts import checkpoints
+    from mpafer_jax.inference.export.programs import default_platform
     from mpafer_jax.inference.export.whole import export
     from mpafer_jax.runtime import console, progress
 
@@ -68,6 +69,11 @@ def export(arguments: argparse.Namespace) -> None:
         if "onnx" not in arguments.to:
             idle["--batch_size"] = "--to=stablehlo or --to=onnx"
     refuse_idle(arguments, idle)
+    if "stablehlo" in arguments.to and (here := default_platform()) not in arguments.platforms:
+        raise UsageError(
+            f"--platforms={','.join(arguments.platforms)}: what is exported is read back and compared on this machine; "
+            f"add {here}"
+        )
     with progress.task("exporting"):
         checks = export(
             arguments.checkpoint,

@@ -173,6 +173,8 @@ def several(known: Iterable[str] = ()) -> Any:
         given = tuple(name.strip() for name in text.split(",") if name.strip())
         if unknown := [name for name in given if choices and name not in choices]:
             raise argparse.ArgumentTypeError(f"{', '.join(unknown)!r} is none of {', '.join(choices)}")
+        if choices and not given:
+            raise argparse.ArgumentTypeError(f"expected some of {', '.join(choices)}, found none")
         return given
 
     return names

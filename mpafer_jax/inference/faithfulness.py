@@ -196,16 +196,18 @@ def summarize(measured: Mapping[str, Curves]) -> dict[str, Any]:
     return summary
 
 
-def _mean_and_error(values: npt.NDArray[np.float64]) -> dict[str, float]:
-    error = float(values.std(ddof=1) / np.sqrt(len(values))) if len(values) > 1 else float("inf")
+def _mean_and_error(values: npt.NDArray[np.float64]) -> dict[str, float | None]:
+    """Mean and standard error; of one value that is None."""
+    error = float(values.std(ddof=1) / np.sqrt(len(values))) if len(values) > 1 else None
     return {"mean": float(values.mean()), "standard_error": error}
 
 
 def table(summary: Mapping[str, Any]) -> str:
     """The summary as a Markdown table."""
 
-    def shown(numbers: Mapping[str, float], sign: str = "") -> str:
-        return f"{numbers['mean']:{sign}.3f} ± {numbers['standard_error']:.3f}"
+    def shown(numbers: Mapping[str, float | None], sign: str = "") -> str:
+        error = numbers["standard_error"]
+        return f"{numbers['mean']:{sign}.3f}" + ("" if error is None else f" ± {error:.3f}")
 
     header = ["map"]
     for kind, good in (("deletion", "low"), ("insertion", "high")):

@@ -1,5 +1,7 @@
 """Deletion and insertion: what is painted over, areas by hand, and that a good map beats a bad one."""
 
+import json
+
 import numpy as np
 import pytest
 
@@ -54,6 +56,13 @@ def test_differences_are_paired():
     assert summary["a"]["deletion"]["curve"] == [0.75, 0.25]
     lines = faithfulness.table(summary).splitlines()
     assert lines[2].split("|")[1:4] == [" a      ", "          0.500 ± 0.000 ", " -0.250 ± 0.000 "]
+
+
+def test_of_one_image_there_is_no_error():
+    one = Curves(np.array([[1, 0]], np.float32), np.ones((1, 2), np.float32))
+    summary = faithfulness.summarize({"a": one, "random": one, "centre": one})
+    assert json.loads(json.dumps(summary, allow_nan=False))["a"]["deletion"]["standard_error"] is None
+    assert faithfulness.table(summary).splitlines()[2].split("|")[2].strip() == "0.500"
 
 
 def test_every_map_of_a_model_is_measured(predictor, faces):

@@ -222,6 +222,17 @@ def test_a_bank_that_is_not_there_or_no_json(tmp_path):
             load_bank(str(tmp_path / "mine.json"))
 
 
+@pytest.mark.parametrize(
+    ("classes", "twice"),
+    [('"a": {"holistic": ["x"]}, "a": {"mouth": ["y"]}', "a"), ('"a": {"mouth": ["x"], "mouth": ["y"]}', "mouth")],
+)
+def test_what_stands_twice_in_a_bank_is_refused(tmp_path, classes, twice):
+    path = tmp_path / "mine.json"
+    path.write_text(f'{{"name": "mine", "source": "me", "question": "?", "classes": {{{classes}}}}}')
+    with pytest.raises(PromptError, match=rf"mine.json is not .*: '{twice}' stands twice in one object"):
+        load_bank(str(path))
+
+
 def test_pooling_keeps_the_order_of_the_banks_and_cuts_each_of_them(tmp_path):
     one = write(tmp_path / "one.json", name="one", classes={"joy": {"eyes": ["a", "b"], "mouth": ["c"]}})
     two = write(tmp_path / "two.json", name="two", classes={"Happy": {"eyes": ["d", "e"]}, "calm": "f"})

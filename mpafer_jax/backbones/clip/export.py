@@ -66,6 +66,7 @@ def save_clip(
     tensors = to_tensors(params)
     _check_shapes(params, config)
     preprocessor = _hub_preprocessor(config, image_mean, image_std) if image_mean and image_std else None
+    folder = folder.absolute()  # "." has no name
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
     temporary.mkdir()

@@ -12,6 +12,7 @@ import importlib
 import os
 import platform
 import shutil
+import socket
 import tempfile
 import threading
 import time
@@ -32,7 +33,7 @@ from mpafer_jax.inference.demo.answer import Answer, Answerer, is_sure
 from mpafer_jax.inference.demo.guard import Guard, Hosts
 from mpafer_jax.inference.results import Prediction
 from mpafer_jax.runtime import templates
-from mpafer_jax.runtime.errors import ImageError
+from mpafer_jax.runtime.errors import ConfigError, ImageError
 
 _LARGEST_FILE = "32mb"
 _PHOTO_SECONDS = 60  # seconds after which a photo is deleted
@@ -226,6 +227,26 @@ def model_line(trained_on: TrainedOn, model: str = "") -> str:
 
 def _sentence(clause: str) -> str:
     return f"{clause[0].upper()}{clause[1:]}."
+
+
+def check_address(host: str, port: int) -> None:
+    """Refuses an address that cannot be listened on, before a model is loaded for nothing.
+
+    Raises:
+      ConfigError: the host is an IPv6 address, which Gradio cannot serve; or the port is taken, or not allowed.
+    """
+    if ":" in host:
+        raise ConfigError(f"--host={host}: Gradio serves no IPv6 address; give a name or an IPv4 address")
+    if port:
+        with socket.socket() as listening:
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                listening.bind((host, port))
+            except OSError as error:
+                raise ConfigError(
+                    f"--port={port}: {host} cannot be listened on there ({error.strerror or error}); give another "
+                    "port, or leave it out for the first free one"
+                ) from error
 
 
 def serve(page: Any, *, host: str, port: int, allowed_hosts: Sequence[str] = ()) -> str:

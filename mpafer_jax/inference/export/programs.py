@@ -93,6 +93,11 @@ def _without_source_files() -> Generator[None]:
         jax.config.update(_SOURCE_FILES, before)
 
 
+def default_platform() -> str:
+    """This machine's, in the names of `jax.export`: cpu, cuda, rocm or tpu."""
+    return jax.export.default_export_platform()
+
+
 def save_stablehlo(
     folder: pathlib.Path, found: Program, *, batch_size: int, platforms: Sequence[str], weights_inside: bool
 ) -> list[pathlib.Path]:

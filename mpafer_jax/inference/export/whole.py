@@ -103,6 +103,7 @@ def export(
 @contextlib.contextmanager
 def _whole(out: Path) -> Generator[Path]:
     """Yields a folder in `out`, whose files move to `out` if the block succeeds, and are deleted if not."""
+    out = out.absolute()  # "." has no name
     with locks.hold(out.with_name(f"{out.name}.lock"), out), contextlib.ExitStack() as stack:
         if out.exists() and (not out.is_dir() or any(out.iterdir())):
             raise FileExistsError(f"{out} exists already; an export goes into a new or empty folder only")

@@ -23,7 +23,7 @@ from mpafer_jax.data.splits import EncodedImages, Split, load_dataset
 from mpafer_jax.jobs.pretraining.config import LabelledSection
 from mpafer_jax.jobs.pretraining.sources import CaptionedImages, Statement
 from mpafer_jax.method.hard_prompts.bank import GRANULARITIES, Bank, load_bank
-from mpafer_jax.runtime.errors import ConfigError, DataError
+from mpafer_jax.runtime.errors import ConfigError, DataError, PromptError
 
 CAPTIONS_PER_IMAGE = 4
 _OPENINGS = ("a photo of a face", "a photo of a person", "a grey photo of a face", "a portrait of a person", "a face")
@@ -63,19 +63,22 @@ def read_labelled(section: LabelledSection, seed: int) -> tuple[CaptionedImages,
       DataError: see `splits.load_dataset`.
       PromptError: the bank is missing, or lacks a class.
     """
-    bank = load_bank(section.bank)
-    data = DataSection(
-        dataset=section.dataset,
-        dir=section.dir,
-        label_rule=section.label_rule,
-        validation_fraction=section.held_out_fraction,
-        near_duplicates_together=True,
-        split_seed=section.split_seed,
-        test_split="",
-        cache_decoded=True,
-    )
     try:
-        dataset = load_dataset(data)
+        bank = load_bank(section.bank)
+    except PromptError as error:
+        raise PromptError(str(error).replace("hard_prompts.bank", "config.data.labelled.bank")) from error
+    data = {
+        "dataset": section.dataset,
+        "dir": section.dir,
+        "label_rule": section.label_rule,
+        "validation_fraction": section.held_out_fraction,
+        "near_duplicates_together": True,
+        "split_seed": section.split_seed,
+        "test_split": "",
+        "cache_decoded": True,
+    }
+    try:
+        dataset = load_dataset(DataSection.from_config_dict(data))
     except (ConfigError, DataError) as error:
         message = re.sub(r"config\.data\.(?=dataset|dir|label_rule)", "config.data.labelled.", str(error))
         raise type(error)(message) from error
@@ -106,7 +109,13 @@ def wordings(class_names: Sequence[str], bank: Bank) -> Wordings:
     texts: dict[Granularity, list[list[str]]] = {
         part: [[text.text for text in entry.of(part)] for entry in entries] for part in GRANULARITIES
     }
-    return {part: by_class for part, by_class in texts.items() if all(by_class)}
+    found: Wordings = {part: by_class for part, by_class in texts.items() if all(by_class)}
+    if not found:
+        raise PromptError(
+            "config.data.labelled.bank: there is no part of the face that it describes for all of "
+            f"{', '.join(class_names)}, nor the whole face; give it texts of one"
+        )
+    return found
 
 
 def caption_all(votes: npt.NDArray[np.floating], parts: Wordings, seed: tuple[int, int]) -> tuple[str, ...]:

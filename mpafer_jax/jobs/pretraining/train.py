@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import hashlib
 import pathlib
 import time
 from collections.abc import Callable
@@ -49,6 +50,7 @@ class PretrainDescription(Described):
     Attributes:
       data: fingerprint of the images and captions.
       vocab_size: number of tokens.
+      vocabulary: digest of the tokens and merges; empty in checkpoints of earlier versions.
       versions: of packages.
       hours: training time over all starts of the run; 0 if unknown.
     """
@@ -57,11 +59,13 @@ class PretrainDescription(Described):
     data: str
     vocab_size: int
     versions: dict[str, str]
+    vocabulary: str = ""
     hours: float = 0.0
 
     def unchanged(self) -> dict[str, Any]:
-        """The data and the vocabulary size, which must not change on resume."""
-        return {"the training data": self.data, "the vocabulary's size": self.vocab_size}
+        """The data and the vocabulary, which must not change on resume."""
+        learned = {"the vocabulary": self.vocabulary} if self.vocabulary else {}
+        return {"the training data": self.data, "the vocabulary's size": self.vocab_size, **learned}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -252,6 +256,7 @@ def prepare(config: PretrainConfig, workdir: pathlib.Path) -> Pretraining:
             config=config.model_dump(mode="json"),
             data=train_part.fingerprint,
             vocab_size=tokenizer.vocab_size,
+            vocabulary=_digest(workdir / TOKENIZER_FOLDER),
             versions=package_versions(),
         ),
         schedule=schedule,
@@ -276,6 +281,12 @@ def open_images(config: PretrainConfig, folder: pathlib.Path) -> tuple[Captioned
 
 def _check_terms(config: PretrainConfig, data: CaptionedImages) -> None:
     if data.statements:
+        if config.loss.attributes_alone_steps >= config.train.num_steps:
+            raise ConfigError(
+                f"config.train.num_steps is {config.train.num_steps} and config.loss.attributes_alone_steps is "
+                f"{config.loss.attributes_alone_steps}: the text tower, which learns after these, would not be "
+                "trained; train longer, or lower the latter"
+            )
         return
     if config.teacher.num_steps:
         raise ConfigError(
@@ -306,6 +317,12 @@ def make_vocabulary(data: CaptionedImages, config: PretrainConfig, folder: pathl
         return train_tokenizer(texts, folder, config.model.vocab_size)
     except ValueError as error:
         raise ConfigError(f"config.model.{error}") from error
+
+
+def _digest(tokenizer: pathlib.Path) -> str:
+    """Of the tokens and merges of a tokenizer's folder."""
+    content = b"".join((tokenizer / name).read_bytes() for name in ("vocab.json", "merges.txt"))
+    return hashlib.sha256(content).hexdigest()
 
 
 def clip_config(config: PretrainConfig, tokenizer: Tokenizer) -> ClipConfig:

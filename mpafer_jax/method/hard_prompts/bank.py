@@ -8,6 +8,7 @@ docs/hard_prompts.md.
 from __future__ import annotations
 
 import importlib.resources
+import json
 from collections.abc import Sequence
 from importlib.resources.abc import Traversable
 from typing import Any, Self, get_args
@@ -255,11 +256,21 @@ def load_bank(name_or_path: str) -> Bank:
             f"({', '.join(known)})"
         )
     try:
-        return Bank.model_validate_json(files.read_text(file))
+        text = files.read_text(file)
+        json.loads(text, object_pairs_hook=_refuse_twice)
+        return Bank.model_validate_json(text)
     except ValueError as error:  # from pydantic, or not UTF-8
         raise PromptError(
             f"{file} is not a description bank (docs/hard_prompts.md says what one is): {error}"
         ) from error
+
+
+def _refuse_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object; ValueError for a name that it has twice, of which parsers keep the last."""
+    names = [name for name, _ in pairs]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise ValueError(f"{twice[0]!r} stands twice in one object; put what belongs to it under one")
+    return dict(pairs)
 
 
 def load_banks(names_or_paths: Sequence[str], paraphrases: int) -> Bank:

@@ -2,6 +2,7 @@
 
 import asyncio
 import platform
+import socket
 import subprocess
 import sys
 import time
@@ -10,6 +11,7 @@ import pytest
 
 from mpafer_jax.inference.demo import page
 from mpafer_jax.inference.demo.guard import Guard, Hosts
+from mpafer_jax.runtime.errors import ConfigError
 
 
 def status(hosts, headers, kind="http", path="/gradio_api/upload"):
@@ -72,6 +74,21 @@ def test_origins():
         assert status(hosts, [own, ("Origin", other)]) == 403
     assert status(hosts, []) == 403
     assert status(hosts, [own, ("Host", "rebound.example")]) == 403
+
+
+def test_an_address_that_cannot_be_listened_on_is_refused_at_once():
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(
+            ConfigError, match=rf"--port={port}: 127\.0\.0\.1 cannot be listened on there .*another port"
+        ):
+            page.check_address("127.0.0.1", port)
+    page.check_address("127.0.0.1", port)
+    page.check_address("127.0.0.1", 0)
+    with pytest.raises(ConfigError, match="--host=::1: Gradio serves no IPv6 address"):
+        page.check_address("::1", 0)
 
 
 def test_old_photos_are_deleted_and_what_they_leave_empty(tmp_path):

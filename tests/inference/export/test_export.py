@@ -292,6 +292,8 @@ def test_a_model_without_visual_prompts_and_local_score_has_every_form(sample, t
     ("arguments", "message"),
     [
         (["{run}", "--to=torch"], "'torch' is none of prompts, stablehlo, onnx"),
+        (["{run}", "--to="], "expected some of prompts, stablehlo, onnx, found none"),
+        (["{run}", "--to=stablehlo", "--platforms=tpu,cuda"], "compared on this machine; add cpu"),
         (["/no/such/run"], "no checkpoint at /no/such/run"),
         (["{run}", "--batch_size=-1"], "expected a number from 0 on"),
         (["{run}", "--to=stablehlo", "--clip=/no/such/clip"], "its CLIP, '/no/such/clip', cannot be loaded"),
@@ -303,6 +305,12 @@ def test_mistakes_end_with_a_message(finished, tmp_path, capsys, arguments, mess
         assert cli.export([*arguments, f"--out={tmp_path / 'model'}"]) == 2
     assert message in capsys.readouterr().err
     assert not list(tmp_path.rglob("*.safetensors"))
+
+
+def test_the_current_folder_may_be_the_one(finished, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert cli.export([str(finished[0].absolute()), "--out=."]) == 0
+    assert "README.md" in {file.name for file in tmp_path.iterdir()}
 
 
 def test_a_folder_that_holds_something_is_left_alone(finished, exported, capsys):

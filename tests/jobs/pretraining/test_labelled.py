@@ -72,6 +72,9 @@ def test_parts_that_a_class_lacks_are_left_out():
     }
     with pytest.raises(PromptError, match="'two' has no class 'fear'"):
         wordings(("anger", "fear"), bank)
+    apart = {"happiness": {"mouth": ["a grin"]}, "anger": {"chin": ["a raised chin"]}}
+    with pytest.raises(PromptError, match=r"labelled\.bank: there is no part .* for all of anger, happiness"):
+        wordings(("anger", "happiness"), Bank(name="apart", source="", question="", classes=apart))
 
 
 def test_the_shipped_bank_names_no_class():
@@ -112,6 +115,11 @@ def test_images_of_a_dataset_with_their_votes(section):
     assert train.groups() == [list(range(8)), list(range(8, 16))]
     assert [statement.group for statement in train.statements] == ["holistic"] * 8 + ["mouth"] * 8
     assert train.statements[9].phrasings == train.statements[9].held_out == ("mouth b", "lips b")
+
+
+def test_fields_are_named_as_they_are_configured(section):
+    with pytest.raises(PromptError, match=r"config\.data\.labelled\.bank 'nosuch' is neither a file nor a bank"):
+        read_labelled(section.model_copy(update={"bank": "nosuch"}), seed=0)
 
 
 def test_reading_again_gives_the_same(section):

@@ -235,6 +235,14 @@ def test_images_without_attributes_train_by_the_contrast_alone(tmp_path):
     assert not (tmp_path / "other" / "config.json").exists()
 
 
+def test_a_run_in_which_the_text_tower_would_not_be_trained_is_refused(folder, tmp_path):
+    changes = {"train.num_steps": 3, "optimizer.warmup_steps": 0}
+    with pytest.raises(
+        ConfigError, match=r"num_steps is 3 and config\.loss\.attributes_alone_steps is 3: the text tower"
+    ):
+        train.pretrain(tiny.config(folder, **changes), tmp_path / "run")
+
+
 def test_every_field_is_read(root, taught):
     config = tiny.config(root / "images")
     sections = [type(getattr(config, name)) for name in PretrainConfig.model_fields if name != "seed"]

@@ -179,7 +179,15 @@ def test_without_a_key_and_with_the_wrong_model(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "address", ["localhost:8000", "ftp://host/v1", "http://me:sk-x@host/v1", "https://host/v1?k=sk-x"]
+    "address",
+    [
+        "localhost:8000",
+        "ftp://host/v1",
+        "http://me:sk-x@host/v1",
+        "https://host/v1?k=sk-x",
+        "http://localhost:80o0/v1",
+        "http://[::1/v1",
+    ],
 )
 def test_addresses_that_are_refused_and_not_repeated(address):
     with pytest.raises(GenerationError, match="--endpoint") as caught:

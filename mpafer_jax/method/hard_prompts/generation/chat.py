@@ -6,6 +6,7 @@ the server's Retry-After of at most two minutes.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import urllib.parse
 from collections.abc import Sequence
@@ -210,7 +211,10 @@ class ChatEndpoint:
 
 
 def _check_endpoint(endpoint: str, key: Key) -> None:
-    parts = urllib.parse.urlsplit(endpoint)
+    parts = urllib.parse.urlsplit("")
+    with contextlib.suppress(ValueError):  # brackets without an address, or a port that is no number
+        found = urllib.parse.urlsplit(endpoint)
+        parts = found if found.port != 0 else parts
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise GenerationError(
             f"--endpoint is {key.removed_from(endpoint)!r}, expected an address such as http://localhost:8000/v1"
