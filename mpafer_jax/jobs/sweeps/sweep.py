@@ -144,12 +144,11 @@ class Sweep:
         if self.searched and self.over == "folds":
             raise ConfigError("a search is made over seeds, as its trials are of one seed; give --trials=0 for folds")
         self.check_seeds(self.seeds)
-        for table in self.table_names():
-            if self.baseline not in (rows := [point.name for point in self.rows(table)]):
-                raise ConfigError(
-                    f"the sweep's baseline, with which the other points of a table are compared, is {self.baseline!r}, "
-                    f"but the points of its table {table} are {', '.join(rows)}; give Sweep another baseline"
-                )
+        if self.baseline not in (rows := list(dict.fromkeys(point.name for point in self.points))):
+            raise ConfigError(
+                f"the sweep's baseline, with which the other points of a table are compared, is {self.baseline!r}, but "
+                f"its points are {', '.join(rows)}; give Sweep another baseline"
+            )
 
     def check_seeds(self, seeds: Iterable[int]) -> None:
         """Raises ConfigError if one of these seeds of runs is that of the search before them."""
