@@ -140,10 +140,9 @@ class _Images:
         return [path or folders[0] / name for path, name in zip(paths, names, strict=True)]
 
     def _in_folders(self, name: str, folders: Sequence[Path]) -> Path | None:
-        # Most are among those that are listed anyway, which is faster than to ask for each.
-        paths = [folder / name for folder in folders]
-        there = (path for path in paths if os.path.normpath(path) in self._there)
-        return next(there, None) or next((path for path in paths if path.is_file()), None)
+        # Most are in the first folder, and among those that are listed anyway, which is faster than to ask for each.
+        there = (path for folder in folders if os.path.normpath(path := folder / name) in self._there)
+        return next(there, None) or next((path for folder in folders if (path := folder / name).is_file()), None)
 
     def _usual_folders(self, table: Path, split: str) -> list[Path]:
         bases = [base / name for base in (table.parent, self.directory) for name in _IMAGES]
