@@ -71,7 +71,8 @@ CLIPS: dict[str, dict[str, Any]] = {
     "tiny_clip": {"clip.name": "tiny-face-clip", **_SMALL},
     "small_clip": {"clip.name": "small-face-clip", **_SMALL},
 }
-_SHIPPED = (CLIPS["tiny_clip"]["clip.name"], CLIPS["small_clip"]["clip.name"])
+# Names of the CLIPs that ship.
+SHIPPED = (CLIPS["tiny_clip"]["clip.name"], CLIPS["small_clip"]["clip.name"])
 # Cross-entropy of the global logits and nothing else.
 _CROSS_ENTROPY: dict[str, Any] = {"loss.terms": ("cross_entropy",), "head.local_weight": 0.0}
 # Class texts that start as, or stay, "a photo of a [class]."
@@ -237,7 +238,7 @@ def method_changes(name: str, clip: str) -> dict[str, Any]:
       clip: `config.clip.name`.
     """
     changes = dict(METHODS[name])
-    if clip in _SHIPPED:
+    if clip in SHIPPED:
         if "ctx.init_text" in changes:
             changes |= {"ctx.words": "hard_prompt", "hard_prompts.type": 3}
         if name == "lora":
@@ -267,7 +268,7 @@ def apply_arguments(config: ConfigDict, arg: str | None) -> ConfigDict:
     if len(images) > 1:
         raise ValueError(f"config arguments {', '.join(map(str, images))}_per_class: give one number of images")
     few = [{"data.train_per_class": number, **({} if methods else prior(number))} for number in images]
-    if clips and config.clip.name in _SHIPPED:
+    if clips and config.clip.name in SHIPPED:
         # What suits a small CLIP does not suit those of OpenAI; the other small one sets it again.
         usual = get_common()
         config.update_from_flattened_dict({name: operator.attrgetter(name)(usual) for name in _SMALL})

@@ -20,7 +20,7 @@ import pathlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from configs.common import BASELINES, CLIPS, FEW_UPDATES, METHODS, method_changes, per_class, prior
+from configs.common import BASELINES, CLIPS, FEW_UPDATES, METHODS, SHIPPED, method_changes, per_class, prior
 from mpafer_jax.jobs.sweeps.search import JSON
 from mpafer_jax.jobs.sweeps.sweep import Point, name_of
 from mpafer_jax.runtime.errors import ConfigError
@@ -118,10 +118,9 @@ def is_quickstart(argument: str) -> bool:
 
 def small_clip(argument: str) -> str:
     """Name of the base's CLIP if it is one of those that ship, which see 64 patches; empty if not."""
-    shipped = {"tiny_clip": "tiny-face-clip", "small_clip": "small-face-clip"}
-    shipped |= {"quickstart": shipped["tiny_clip"], "ferplus_prompts": shipped["small_clip"]}
-    named = [word for word in argument.split(",") if word in shipped or word in CLIPS]
-    return shipped.get(named[-1], "") if named else ""
+    clips = {"quickstart": CLIPS["tiny_clip"], "ferplus_prompts": CLIPS["small_clip"], **CLIPS}
+    named = [clips[word]["clip.name"] for word in argument.split(",") if word in clips]
+    return named[-1] if named and named[-1] in SHIPPED else ""
 
 
 def few_images(argument: str, images: int) -> Mapping[str, Any]:

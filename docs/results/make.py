@@ -127,11 +127,11 @@ def publish(folder: pathlib.Path, reports: Sequence[Report], matrices: Sequence[
             raise ConfigError(f"{first.root} and {added.root} hold the same sweep {added.record.source}; name one")
     for source, added in by_source.items():
         path = folder / f"{sweep.name_of(source)}{_SWEEP_SUFFIX}"
-        _refuse_partial_search(added)
+        searched = _read_search(added)
         # Read as a report first: runs that cannot stand in one table are refused before anything is written.
         whole = report.make(path, added.record, joined(path, added.record, added.runs))
-        if (added.root / search.JSON).is_file():
-            _publish_search(added, path.with_suffix(""))
+        if searched is not None:
+            _publish_search(added, searched, path.with_suffix(""))
         write_sweep(path, whole.record, whole.runs)
     for matrix in matrices:
         values = _read_matrix(matrix / cross_dataset_text.MATRIX)
@@ -139,21 +139,26 @@ def publish(folder: pathlib.Path, reports: Sequence[Report], matrices: Sequence[
         files.write_json(folder / f"{matrix.name}{_MATRIX_SUFFIX}", {**values, "cells": cells})
 
 
-def _refuse_partial_search(added: Report) -> None:
-    """Raises ConfigError if only some points were searched: it would take the place of a search of all."""
+def _read_search(added: Report) -> dict[str, Any] | None:
+    """What a sweep's search chose; None if it has none.
+
+    Raises:
+      ConfigError: only some points were searched, which would take the place of a search of all.
+    """
     path = added.root / search.JSON
-    if path.is_file():
-        methods = json.loads(files.read_text(path))["methods"]
-        if missing := [point.name for point in added.record.sweep.searched if point.name not in methods]:
-            raise ConfigError(
-                f"{path} has no trials of {', '.join(missing)}; a sweep is published when the search of all its points "
-                "has ended: give its command without --only"
-            )
+    if not path.is_file():
+        return None
+    values: dict[str, Any] = json.loads(files.read_text(path))
+    if missing := [point.name for point in added.record.sweep.searched if point.name not in values["methods"]]:
+        raise ConfigError(
+            f"{path} has no trials of {', '.join(missing)}; a sweep is published when the search of all its points "
+            "has ended: give its command without --only"
+        )
+    return values
 
 
-def _publish_search(added: Report, folder: pathlib.Path) -> None:
+def _publish_search(added: Report, values: dict[str, Any], folder: pathlib.Path) -> None:
     """Copies the trials' tables of a sweep, with folders in their commands redacted."""
-    values = json.loads(files.read_text(added.root / search.JSON))
     text = files.read_text(added.root / search.MARKDOWN)
     for method in values["methods"].values():
         words = shlex.split(method["command"])

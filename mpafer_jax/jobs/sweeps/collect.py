@@ -146,7 +146,8 @@ def results(sweep: Sweep, runs: Iterable[FinishedRun], place: pathlib.Path) -> l
     of_points: dict[str, FinishedRun] = {}
     for run in runs:
         point = points[run.key]
-        _refuse_other_settings(sweep, of_points.setdefault(run.key, run), run, place)
+        if (first_of_point := of_points.setdefault(run.key, run)) is not run:
+            _refuse_other_settings(sweep, first_of_point, run, place)
         for key, value in _must_agree(point, run, run.seed if sweep.over == "folds" else None).items():
             first, name = firsts.setdefault(key, (value, run.name))
             if first != value:
