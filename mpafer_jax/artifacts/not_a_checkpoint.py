@@ -6,8 +6,10 @@ import pathlib
 from collections.abc import Iterable
 from itertools import islice
 
+from mpafer_jax.artifacts.run_dir import CONFIG
 from mpafer_jax.backbones import files as weights_files
 from mpafer_jax.data.preprocess import IMAGE_SUFFIXES
+from mpafer_jax.runtime import metric_writer
 
 _A_CLIP = "a CLIP, which is not trained on expressions: predict with --zero_shot and --clip"
 _PROGRAMS = (".stablehlo", ".onnx")
@@ -51,4 +53,4 @@ def what_is_there(path: pathlib.Path, checkpoints: str) -> str:
 
 
 def _of_a_run(names: Iterable[str]) -> bool:
-    return {"config.json", "metrics.jsonl"} <= set(names)
+    return {CONFIG, metric_writer.LINES} <= set(names)

@@ -36,6 +36,7 @@ from mpafer_jax.runtime.errors import ConfigError, NonFiniteError
 CONFIG = "config.json"
 CHECKPOINTS, STEP = "checkpoints", "step"  # checkpoints/step_N
 SUMMARY = "summary.json"
+EVALUATION = "evaluation.json"
 _DIVERGED = "diverged.txt"
 REPORT = "report.html"
 EXAMPLES = "examples"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -13,9 +12,9 @@ from mpafer_jax.data import records
 from mpafer_jax.data.preprocess import is_image
 from mpafer_jax.data.records import Clip, Record, SourceIndex
 from mpafer_jax.runtime.errors import DataError
+from mpafer_jax.runtime.texts import natural_order
 
 _LISTED = 3  # folders named in a message about several
-_NUMBER = re.compile(r"(\d+)", re.ASCII)
 
 
 class ListedClip(NamedTuple):
@@ -70,7 +69,7 @@ def read_clip(folder: Path) -> Clip | None:
             names = [e.name for e in entries if is_image(e.name) and e.name[0] != "."]
     except (FileNotFoundError, NotADirectoryError):
         return None
-    names.sort(key=lambda name: [int(part) if part.isdecimal() else part for part in _NUMBER.split(name)])
+    names.sort(key=natural_order)
     return Clip(folder, tuple(names)) if names else None
 
 

@@ -7,7 +7,6 @@ import dataclasses
 import functools
 import hashlib
 import itertools
-import os
 import time
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent import futures
@@ -23,8 +22,7 @@ from mpafer_jax.runtime.errors import ImageError
 
 Thumbnails = npt.NDArray[np.uint8]
 _THUMBNAIL = 32  # pixels: side of a thumbnail
-_THREADS = min(16, (os.cpu_count() or 1) + 2)  # more than cores, since reading waits for the disk
-_AHEAD = 4 * _THREADS  # tasks in memory at once
+_AHEAD = 4 * workers_lib.READING_THREADS  # tasks in memory at once
 # Quick images are inspected many to a task, since handing one to a worker costs as much as a tenth of its inspection.
 _TASK_SECONDS, _MOST_IN_TASK = 0.05, 64
 
@@ -68,7 +66,7 @@ def thumbnail(image: Image.Image) -> Thumbnails:
 
 def workers(computed: bool) -> futures.Executor:
     """Executor for `inspect_all`, a context manager: threads (decoding releases the GIL), or processes if computed."""
-    return workers_lib.pool() if computed else futures.ThreadPoolExecutor(_THREADS)
+    return workers_lib.pool() if computed else futures.ThreadPoolExecutor(workers_lib.READING_THREADS)
 
 
 def joint_hash(hashes: Sequence[str]) -> str:

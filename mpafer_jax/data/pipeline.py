@@ -14,7 +14,6 @@ import contextlib
 import dataclasses
 import functools
 import itertools
-import os
 import sys
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol, TypedDict, TypeVar, cast
@@ -250,7 +249,7 @@ def iterate(make: Callable[[int], T], start: int, stop: int, num_workers: int) -
     """Prefetches make(start) to make(stop - 1), in order, in threads or in worker processes."""
     # A whole batch is one element of Grain's dataset, so its content does not depend on the number of workers.
     batches = grain.MapDataset.range(start, stop).map(make)
-    threads = 1 if num_workers else min(_MAX_THREADS, os.cpu_count() or 1)
+    threads = 1 if num_workers else min(_MAX_THREADS, workers.usable_cores())
     dataset = batches.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads + 1))
     if num_workers:
         if not flags.FLAGS.is_parsed():

@@ -369,7 +369,17 @@ def _near_duplicates(train: Split, prepared: Prepared) -> npt.NDArray[np.str_]:
         thumbnails = [inspection.thumbnail(train.source.image(i, int(middle[i]))) for i in range(len(train))]
         with files.replacing(path) as temporary, temporary.open("wb") as stream:
             np.save(stream, near_duplicates.groups(np.stack(thumbnails)), allow_pickle=False)
-    return np.load(path, allow_pickle=False).astype(np.str_)
+    try:
+        with path.open("rb") as stream:
+            found: npt.NDArray[np.int32] = np.load(stream, allow_pickle=False)
+    except (ValueError, EOFError) as error:
+        raise DataError(f"{path} is damaged ({error}); delete it, and near-duplicates are searched again") from error
+    if found.shape != (len(train),):
+        raise DataError(
+            f"{path} holds groups of {list(found.shape)} images, expected [{len(train)}]; delete it, and "
+            "near-duplicates are searched again"
+        )
+    return found.astype(np.str_)
 
 
 def _mislabel(train: Split, data: DataSection) -> tuple[Split, list[str]]:

@@ -46,7 +46,6 @@ from mpafer_jax.runtime import devices, workers
 from mpafer_jax.runtime.errors import CheckpointError, ConfigError, ImageError
 from mpafer_jax.runtime.finite import check_rows, finite_rows
 
-_THREADS = min(16, workers.usable_cores() + 2)  # more than the cores, since reading waits for the disk
 _NOT_FINITE = "the model's logits are NaN or infinite; see whether its checkpoint is of a run that went well"
 _LARGE = 64 << 20  # bytes of weights; smaller ones may stay in a processor's cache, and scanned layers compile faster
 _PAPER_TOP_K, _PAPER_PATCHES = 16, 196
@@ -309,7 +308,7 @@ class Predictor:
 
         items = (as_input(image, index) for index, image in enumerate(images))
         with (
-            futures.ThreadPoolExecutor(_THREADS) as pool,
+            futures.ThreadPoolExecutor(workers.READING_THREADS) as pool,
             contextlib.closing(workers.map_in_order(pool, prepare, items, ahead)) as prepared,
         ):
             running: collections.deque[tuple[list[_Row], Outputs | None]] = collections.deque()

@@ -114,7 +114,7 @@ def _evaluate_checkpoint(
         "fingerprints": {split.name: split.fingerprint for split in held_out},
     }
     # A lock separate from training's, so that checkpoints can be evaluated during training.
-    with locks.hold_for_run(workdir / ".evaluation.lock", workdir / "evaluation.json"):
+    with locks.hold_for_run(workdir / ".evaluation.lock", workdir / workdir_lib.EVALUATION):
         scores, predictions = measure(evaluator, on_devices, held_out, step=step, report=config.eval.report)
         for name, scored in scores.items():
             metrics = scored.metrics
@@ -135,7 +135,7 @@ def _evaluate_checkpoint(
         path = workdir / workdir_lib.EVALUATION_PREDICTIONS
         if distributed.is_first():
             path.unlink(missing_ok=True)  # of an earlier evaluation
-            files.write_json(workdir / "evaluation.json", result)
+            files.write_json(workdir / workdir_lib.EVALUATION, result)
         after_run.leave_report(config, predictions, held_out, path)
     return result
 

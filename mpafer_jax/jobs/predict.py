@@ -102,7 +102,9 @@ def predict_dataset(config: Config, workdir: pathlib.Path, *, clip: str = "", gi
         params, description, step = checkpoints.load(path, which)
         description.refuse_others(config, given)
         batch_size = config.eval.batch_size // jax.process_count()
-        predictor = Predictor.from_checkpoint(path, which=which, clip=clip, batch_sizes=(batch_size,))
+        # By its folder: a run that still trains may have another best or last one by now.
+        loaded = checkpoints.folder(path, step)
+        predictor = Predictor.from_checkpoint(loaded, clip=clip, batch_sizes=(batch_size,))
         split = _find_split(config)
         section = config.predict
         parts = Parts(workdir / FOLDER, split.name, len(split), section.images_per_part, section.format)

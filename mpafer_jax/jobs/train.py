@@ -139,7 +139,7 @@ def finish(run: Run, summary: dict[str, Any], predictions: Predictions | None) -
     if distributed.is_first():
         tables = f"{table_lib.render(summary)}\n{table_lib.render_groups(summary)}"
         files.write_text(workdir / "results.md", tables + protocol.to_markdown(described))
-        files.write_json(workdir / "summary.json", summary)
+        files.write_json(workdir / workdir_lib.SUMMARY, summary)
     after_run.leave_report(config, predictions, run.dataset.held_out, workdir / workdir_lib.TRAINING_PREDICTIONS)
     return summary
 

@@ -14,7 +14,7 @@ from mpafer_jax.runtime import files, without_torch
 from mpafer_jax.runtime.errors import ReportError
 from mpafer_jax.runtime.finite import HostMetrics, check_metrics
 
-_LINES, _EVENTS = "metrics.jsonl", "tensorboard"
+LINES, _EVENTS = "metrics.jsonl", "tensorboard"
 
 _COPY_SECONDS = 30.0  # between copies into a bucket, which cannot append
 
@@ -37,13 +37,13 @@ class MetricWriter:
         self._stream = self._events = None
         if not enabled:
             return
-        lines = _lines_up_to(workdir / _LINES, first_step)
+        lines = _lines_up_to(workdir / LINES, first_step)
         self._workdir, self._copies, self._copied = workdir, None, time.monotonic()
         if files.in_bucket(workdir):
             self._copies = tempfile.TemporaryDirectory()
             workdir = pathlib.Path(self._copies.name)
-        files.write_text(workdir / _LINES, "".join(lines))
-        self._stream = (workdir / _LINES).open("a", encoding="utf-8")
+        files.write_text(workdir / LINES, "".join(lines))
+        self._stream = (workdir / LINES).open("a", encoding="utf-8")
         self._events = tensorboardX.SummaryWriter(
             str(workdir / _EVENTS), purge_step=first_step + 1 if first_step else None
         )
@@ -65,7 +65,7 @@ class MetricWriter:
         if self._stream is None or self._copies is None:
             return
         local = pathlib.Path(self._copies.name)
-        for path in (local / _LINES, *(local / _EVENTS).iterdir()):
+        for path in (local / LINES, *(local / _EVENTS).iterdir()):
             (self._workdir / path.relative_to(local)).write_bytes(path.read_bytes())
         self._copied = time.monotonic()
 
@@ -89,7 +89,7 @@ def read(workdir: pathlib.Path) -> dict[str, dict[str, dict[int, float]]]:
     Raises:
       ReportError: a line has no metrics.
     """
-    path = workdir / _LINES
+    path = workdir / LINES
     found: dict[str, dict[str, dict[int, float]]] = {}
     if not path.is_file():
         return found

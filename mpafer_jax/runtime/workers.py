@@ -29,6 +29,9 @@ def usable_cores() -> int:
     return os.cpu_count() or 1
 
 
+READING_THREADS = min(16, usable_cores() + 2)  # more than the cores, since reading waits for the disk
+
+
 def pool(processes: int = 0) -> futures.ProcessPoolExecutor:
     """A pool of so many processes, one per usable core for 0.
 

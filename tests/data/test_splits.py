@@ -290,3 +290,9 @@ def test_near_duplicates_are_on_one_side_if_asked_for(tmp_path: Path) -> None:
     (stored,) = tmp_path.rglob("near_duplicates-*.npy")
     np.save(stored, np.arange(36, dtype=np.int32), allow_pickle=False)  # no pairs: it is read, not searched for again
     assert all(separated(seed, near_duplicates_together=True) for seed in range(5))
+    np.save(stored, np.arange(35, dtype=np.int32), allow_pickle=False)
+    with pytest.raises(DataError, match=r"near_duplicates-\w+\.npy holds groups of \[35\] images, expected \[36\]"):
+        separated(0, near_duplicates_together=True)
+    stored.write_bytes(stored.read_bytes()[:-8])
+    with pytest.raises(DataError, match=r"near_duplicates-\w+\.npy is damaged .*; delete it"):
+        separated(0, near_duplicates_together=True)

@@ -87,7 +87,7 @@ def _classes(path: Path, num_classes: int) -> set[str]:
     """The classes of an image's boxes; empty without a file or lines."""
     if not path.is_file():
         return set()
-    classes = {line.split()[0] for line in records.read_text(path).splitlines() if line.strip()}
+    classes = {line.split()[0] for _, line in records.lines(path, listed=False)}
     if wrong := [label for label in classes if not label.isdecimal() or int(label) >= num_classes]:
         raise DataError(f"{path}: found the class {wrong[0]!r}, expected 0 to {num_classes - 1}")
     return classes

@@ -8,7 +8,14 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any, cast
 
-from mpafer_jax.artifacts.run_dir import EVALUATION_PREDICTIONS, TRAINING_PREDICTIONS, flatten
+from mpafer_jax.artifacts.run_dir import (
+    CONFIG,
+    EVALUATION,
+    EVALUATION_PREDICTIONS,
+    SUMMARY,
+    TRAINING_PREDICTIONS,
+    flatten,
+)
 from mpafer_jax.evaluation.predictions import Predictions
 from mpafer_jax.evaluation.protocol import reported_checkpoint, reported_split, selecting_split, unit
 from mpafer_jax.runtime import files, metric_writer
@@ -67,10 +74,10 @@ class Contents:
 
 def read(workdir: pathlib.Path) -> Contents:
     """Reads a workdir."""
-    summary, evaluation = _json(workdir / "summary.json"), _json(workdir / "evaluation.json")
+    summary, evaluation = _json(workdir / SUMMARY), _json(workdir / EVALUATION)
     if summary is None and evaluation is None:
         raise ReportError(
-            f"{workdir} holds neither summary.json nor evaluation.json: nothing has ended there that a report could "
+            f"{workdir} holds neither {SUMMARY} nor {EVALUATION}: nothing has ended there that a report could "
             "show; train, or evaluate a checkpoint with --mode=eval, or correct the path"
         )
     measurements: list[Measurement] = []
@@ -90,7 +97,7 @@ def read(workdir: pathlib.Path) -> Contents:
         measurements=tuple(measurements),
         summary=summary,
         evaluation=evaluation,
-        config=flatten(_json(workdir / "config.json") or {}),
+        config=flatten(_json(workdir / CONFIG) or {}),
         curves=metric_writer.read(workdir),
     )
 

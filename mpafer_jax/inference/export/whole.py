@@ -13,7 +13,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from mpafer_jax.artifacts import checkpoints
+from mpafer_jax.artifacts import checkpoints, run_dir
 from mpafer_jax.artifacts.confidence import Confidence
 from mpafer_jax.artifacts.description import Description
 from mpafer_jax.artifacts.prompt_file import save_prompts
@@ -52,7 +52,7 @@ def export(
 
     Raises:
       CheckpointError: the checkpoint or its CLIP is missing.
-      ExportError: a form does not reproduce the checkpoint's numbers.
+      ExportError: the run's summary is damaged, or a form does not reproduce the checkpoint's numbers.
       FileExistsError: the folder is not empty.
       LockedError: another process exports there.
       ModuleNotFoundError: the converter to ONNX is not installed.
@@ -63,14 +63,15 @@ def export(
     details: dict[str, Any] = {}
     with _whole(out) as folder:
         params, description, step = checkpoints.load(path, which)
-        description, confidence = redacted(description), Confidence.load(checkpoints.folder(path, step), params)
+        loaded = checkpoints.folder(path, step)  # a run that still trains may have another best or last one later
+        description, confidence = redacted(description), Confidence.load(loaded, params)
         if "prompts" in forms:
             save_prompts(folder, params, description.model_dump(mode="json"), step)
             if confidence is not None:
                 confidence.save(folder, params)
             checks["prompts"] = _check_prompts(folder, params)
         if set(forms) - {"prompts"}:
-            found = programs.program(Predictor.from_checkpoint(path, which=which, clip=clip))
+            found = programs.program(Predictor.from_checkpoint(loaded, clip=clip))
             details = {"batch": batch_size or "any number", "size": found.image_size, "beside": not weights_inside}
             readers: dict[str, Callable[[], check.Run]] = {}
             if "stablehlo" in forms:
@@ -151,10 +152,16 @@ def _compiled(found: programs.Program) -> check.Run:
 
 def _results(path: Path, step: int) -> dict[str, Any] | None:
     """The results of this checkpoint in the workdir's summary."""
-    summary = path / "summary.json"
+    summary = path / run_dir.SUMMARY
     if not summary.is_file():
         return None
-    found: dict[str, Any] = json.loads(summary.read_text(encoding="utf-8"))
+    try:
+        found: dict[str, Any] = json.loads(summary.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ExportError(
+            f"{summary}, whose results the model card shows, is not JSON ({error}); put it back, or name the "
+            f"checkpoint itself ({run_dir.CHECKPOINTS}/{run_dir.STEP}_{step}), which is exported without results"
+        ) from error
     for which in ("best", "last"):
         if which in found and found[which]["step"] == step:
             return {split: found[which][split] for split in ("validation", "test") if split in found[which]}

@@ -137,7 +137,7 @@ def _run(run: Pretraining, taught_by: teacher.Teacher | None, notice: preemption
     }
     if writes:
         write_clip(run, devices.to_host(state.params)["clip"])
-        files.write_json(workdir / "summary.json", summary)
+        files.write_json(workdir / workdir_lib.SUMMARY, summary)
     return summary
 
 

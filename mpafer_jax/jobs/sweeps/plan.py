@@ -15,7 +15,7 @@ from mpafer_jax.config.semantics import CONTENT_FIELDS, free_fields
 from mpafer_jax.jobs import group
 from mpafer_jax.jobs.sweeps.sweep import Point, Sweep
 from mpafer_jax.jobs.train import check_names
-from mpafer_jax.runtime import files
+from mpafer_jax.runtime import files, metric_writer
 from mpafer_jax.runtime.errors import ConfigError
 
 _PREFIX = "--config."
@@ -23,7 +23,7 @@ _PREFIX = "--config."
 _REPORT = "eval.report"
 _BASELINES = "eval.baselines"
 # Files of a finished run that are copied; checkpoints are not.
-_COPIED = ("config.json", "results.md", "metrics.jsonl", run_dir.TRAINING_PREDICTIONS)
+_COPIED = (run_dir.CONFIG, "results.md", metric_writer.LINES, run_dir.TRAINING_PREDICTIONS)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -176,7 +176,7 @@ def find_equal(run: Run, others: Sequence[pathlib.Path]) -> pathlib.Path | None:
 
 def take(source: pathlib.Path, folder: pathlib.Path) -> None:
     """Copies a finished run; its summary last, since that marks the run as finished."""
-    for name in (*_COPIED, "summary.json"):
+    for name in (*_COPIED, run_dir.SUMMARY):
         if (source / name).is_file():
             with files.replacing(folder / name) as temporary:
                 shutil.copyfile(source / name, temporary)

@@ -8,6 +8,7 @@ import hashlib
 import json
 import pathlib
 import re
+import shutil
 import site
 import sys
 import tempfile
@@ -326,6 +327,36 @@ def test_of_an_export_that_fails_nothing_is_left(finished, tmp_path, capsys, mon
     assert cli.export([str(finished[0]), "--to=prompts,stablehlo", "--platforms=cpu", f"--out={out}"]) == 1
     assert "differ by" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())  # so that the same command can be given again
+
+
+def test_prompts_and_program_are_of_one_step_though_the_run_goes_on(finished, tmp_path, monkeypatch):
+    first = min((finished[0] / "checkpoints").glob("step_*"), key=lambda folder: int(folder.name.rpartition("_")[2]))
+    load, calls = checkpoints.load, []
+
+    def best(path, which):
+        """The first step, until it has been asked for once."""
+        calls.append(path)
+        return load(first if len(calls) == 1 else path, which)
+
+    predictor = Predictor.from_checkpoint(first, batch_sizes=(5,))
+    pixels = check.drawn_faces(5, predictor.image_size)
+    expected = predictor.logits(pixels)
+    assert not np.allclose(Predictor.from_checkpoint(finished[0], batch_sizes=(5,)).logits(pixels), expected)
+    from mpafer_jax.inference.export import programs
+
+    monkeypatch.setattr(checkpoints, "load", best)
+    out = tmp_path / "model"
+    assert cli.export([str(finished[0]), "--to=prompts,stablehlo", "--platforms=cpu", f"--out={out}"]) == 0
+    np.testing.assert_allclose(programs.load_stablehlo(out)(pixels)["logits"], expected, rtol=1e-3, atol=1e-3)
+
+
+def test_a_damaged_summary_is_named(finished, tmp_path, capsys):
+    run = tmp_path / "run"
+    shutil.copytree(finished[0], run)
+    (run / "summary.json").write_text("{")
+    assert cli.export([str(run), "--to=prompts", f"--out={tmp_path / 'model'}"]) == 1
+    assert "summary.json, whose results the model card shows, is not JSON" in capsys.readouterr().err
+    assert not (tmp_path / "model").exists()
 
 
 def test_prompts_that_are_not_what_they_say_are_refused(exported, tmp_path):
