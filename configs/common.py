@@ -290,12 +290,12 @@ def apply_arguments(config: ConfigDict, arg: str | None) -> ConfigDict:
         config.data.train_splits, config.data.test_split = (), "all"
         config.data.validation_split, config.data.validation_fraction, config.data.test_fraction = "", 0.0, 0.0
     if "runlocal" in names:
-        _run_local(config)
+        _run_local(config, images[0] if images else 16)
     return config.lock()
 
 
-def _run_local(config: ConfigDict) -> None:
-    config.data.train_per_class = 16
+def _run_local(config: ConfigDict, images: int) -> None:
+    config.data.train_per_class = images
     config.data.eval_per_class = 8
     config.train.batch_size = config.eval.batch_size = 8
     config.train.num_steps, config.train.num_epochs = 20, 0.0

@@ -7,6 +7,7 @@ each. docs/configuration.md lists all of them.
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, ClassVar, Literal, Self
 
 import pydantic
@@ -277,17 +278,30 @@ class OptimizerSection(DecaySection):
     lr_scales: Annotated[tuple[tuple[str, NonNegative], ...], NO_PATH] = option(
         (("ctx", 1.0), ("visual_prompts", 1.0)), "ours: 1 for both"
     )
-    """Ordered (pattern, factor) pairs: the first that matches a parameter's name scales its learning rate, 0 freezes
-    it. Parameters are `ctx` and `visual_prompts`."""
+    """Ordered (pattern, factor) pairs: the first that matches a parameter's whole name scales its learning rate, 0
+    freezes it. Parameters are `ctx` and `visual_prompts`; those of other learners are in their modules."""
     momentum: Fraction = option(0.9, "relative", traced=True)
     """Momentum of SGD; b1 of AdamW."""
     average: Count = option(0, "paper: none; PromptSRC takes 20, its epochs")
     """Equal parts of training after each of which the prompts join an average over training with Gaussian weights; it
     is evaluated and saved in place of the last prompts. 0: no average."""
-    average_mean: float = option(15.0, "PromptSRC, of 20 parts")
+    average_mean: Annotated[float, Field(allow_inf_nan=False)] = option(15.0, "PromptSRC, of 20 parts")
     """Mean of the Gaussian, in parts: the prompts after this part weigh most."""
     average_std: Positive = option(1.0, "PromptSRC, of 20 parts")
     """Standard deviation of the Gaussian, in parts."""
+
+    @pydantic.field_validator("lr_scales")
+    @classmethod
+    def _patterns(cls, pairs: tuple[tuple[str, float], ...]) -> tuple[tuple[str, float], ...]:
+        patterns = [pattern for pattern, _ in pairs]
+        for pattern in patterns:
+            try:
+                re.compile(pattern)
+            except re.error as error:
+                raise ValueError(f"{pattern!r} is no regular expression ({error}); '.*' matches every name") from error
+        if twice := sorted({pattern for pattern in patterns if patterns.count(pattern) > 1}):
+            raise ValueError(f"{', '.join(map(repr, twice))} stands twice in {pairs}; give each pattern once")
+        return pairs
 
 
 class IntervalsSection(FrozenModel):

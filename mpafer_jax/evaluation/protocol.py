@@ -13,6 +13,7 @@ from mpafer_jax.data.protocols import PROTOCOL
 from mpafer_jax.data.records import CROPPED
 from mpafer_jax.data.split_groups import NO_TEST
 from mpafer_jax.data.splits import CLIPS
+from mpafer_jax.method import optim
 from mpafer_jax.method.losses import TERMS, Objective
 
 TEST_SELECTED = (
@@ -65,7 +66,9 @@ def method_name(config: Mapping[str, Any]) -> str:
     terms = Objective.of(options).terms
     whole = all(term in terms for term in TERMS if term.equation) and all(config[part] for part in PARTS)
     learner = config.get("learner", "mpa")
-    name = "MPA-FER" if whole and learner == "mpa" else "LoRA" if learner == "lora" else "tuned prompts"
+    if whole := whole and learner == "mpa":
+        whole = len(optim.trained(("ctx", "visual_prompts"), config["optimizer.lr_scales"])) == 2
+    name = "MPA-FER" if whole else "LoRA" if learner == "lora" else "tuned prompts"
     others = [term.name for term in terms if not term.equation]
     others += [title for field, title in _NAMED_FIELDS.items() if config.get(field)]
     return " + ".join(filter(None, [name, *others, options.imbalance]))

@@ -233,11 +233,14 @@ def check_before_data(config: Config, workdir: pathlib.Path) -> Pretrained:
     if config.train.warm_start and not run_checkpoints.is_begun(workdir):
         checkpoints_lib.load(config.train.warm_start, config.eval.which)
     baselines.check_banks(config)
-    Objective.of(config.loss)
+    for warning in Objective.of(config.loss).idle_options():
+        logging.warning("%s", warning)
     clip = build_lib.load_before_data(config)
     # The length of a run counted in epochs depends on the data; here any sufficient one will do.
     num_steps = config.train.num_steps or config.optimizer.warmup_steps + 1
-    optim.configured_optimizer(config, build_lib.make_model(config, clip.backbone, num_classes=1).learner, num_steps)
+    learner = build_lib.make_model(config, clip.backbone, num_classes=1).learner
+    optim.check_patterns(learner.param_shapes(), config.optimizer.lr_scales)
+    optim.configured_optimizer(config, learner, num_steps)
     return clip
 
 

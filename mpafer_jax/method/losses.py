@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, Literal, cast
 
 import jax
@@ -419,8 +419,8 @@ class Objective:
         names = only or options.terms or [term.name for term in TERMS]
         if unknown := [name for name in names if name not in [term.name for term in TERMS]]:
             raise ConfigError(
-                f"config.loss.terms holds {', '.join(unknown)}, expected names of "
-                f"{', '.join(term.name for term in TERMS)}"
+                f"config.loss.terms holds {', '.join(map(repr, unknown))}, expected names of "
+                f"{', '.join(term.name for term in TERMS)}; several as \"('cross_entropy','prompt_alignment')\""
             )
         terms = tuple(term for term in TERMS if term.name in names and term.weight(options))
         if not terms:
@@ -431,6 +431,27 @@ class Objective:
     def weights(self) -> dict[str, float]:
         """Weights by name of the term."""
         return {term.name: term.weight(self.options) for term in self.terms}
+
+    def idle_options(self) -> list[str]:
+        """Sentences on what was set and has no effect: a listed term without weight, a weight without its term."""
+        options, listed = self.options, self.options.terms
+        left_out = [name for name in listed if name not in self.weights]
+        idle = [f"config.loss.terms names {name}, whose weight is 0: it is left out" for name in left_out]
+        fields = [name for name, value in options if isinstance(value, float)]
+        changed = [name for name in fields if getattr(options, name) not in (0.0, getattr(LossSection(), name))]
+        candidates = [term for term in TERMS if not listed or term.name in listed]
+
+        def is_weight(field: str, terms: Iterable[Term]) -> bool:
+            """Whether the weight of one of these terms depends on a field."""
+            ones = options.model_copy(update=dict.fromkeys(fields, 1.0))
+            return any(term.weight(ones.model_copy(update={field: 2.0})) != term.weight(ones) for term in terms)
+
+        idle += [
+            f"config.loss.{name} is {getattr(options, name):g}, but none of config.loss.terms has this weight"
+            for name in changed
+            if is_weight(name, TERMS) and not is_weight(name, candidates)
+        ]
+        return idle
 
     def with_numbers(self, numbers: Mapping[str, Mapping[str, Any]]) -> Objective:
         """Copy with numbers of the section 'loss' replaced (`Frozen.numbers`); the terms stay, none must become 0."""

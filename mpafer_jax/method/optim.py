@@ -25,6 +25,11 @@ def make_schedule(*, learning_rate: float, warmup_steps: int, num_steps: int) ->
       warmup_steps: the first has 1 / (warmup_steps + 1) of the peak, not 0.
       num_steps: all updates, warm-up included.
     """
+    if num_steps < 1:
+        raise ConfigError(
+            f"the run has {num_steps} steps, so nothing would be trained; train longer (train.num_epochs, or "
+            "train.num_steps with num_epochs 0)"
+        )
     if warmup_steps >= num_steps:
         raise ConfigError(
             f"optimizer.warmup_steps is {warmup_steps}, which must be less than the run's {num_steps} steps; lower it, "
@@ -39,6 +44,26 @@ def trained(names: Iterable[str], lr_scales: Sequence[tuple[str, float]]) -> tup
     """Names of parameters that are trained, i.e. whose factor in `lr_scales` is not 0; see `make_optimizer`."""
     factors, patterns = dict(lr_scales), [pattern for pattern, _ in lr_scales]
     return tuple(name for name in names if factors[_first_match(name, patterns)])
+
+
+def check_patterns(names: Iterable[str], lr_scales: Sequence[tuple[str, float]]) -> None:
+    """Refuses a pattern that matches none of a learner's parameters: what it should freeze would be trained.
+
+    Those of the defaults are allowed, since methods leave out the parameters that they do not have.
+
+    Raises:
+      ConfigError: names the patterns and the parameters.
+    """
+    names, usual = tuple(names), [pattern for pattern, _ in OptimizerSection().lr_scales]
+    if idle := [
+        pattern
+        for pattern, _ in lr_scales
+        if pattern not in usual and not any(re.fullmatch(pattern, name) for name in names)
+    ]:
+        raise ConfigError(
+            f"optimizer.lr_scales: {', '.join(map(repr, idle))} matches none of the parameters {', '.join(names)}; a "
+            "pattern has to match the whole of a name"
+        )
 
 
 def _first_match(name: str, patterns: Sequence[str]) -> str:

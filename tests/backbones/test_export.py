@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import jax
 import numpy as np
@@ -14,7 +15,7 @@ from mpafer_jax.backbones.clip.export import save_clip
 from mpafer_jax.backbones.clip.model import CLIP
 from mpafer_jax.backbones.clip.random_clip import write_random_clip
 from mpafer_jax.backbones.clip.rules import flatten
-from mpafer_jax.backbones.clip.tokenizer import load_tokenizer
+from mpafer_jax.backbones.clip.tokenizer import copy_tokenizer, load_tokenizer
 from mpafer_jax.backbones.registry import load_backbone
 from tests.backbones import torch_clip
 
@@ -125,3 +126,28 @@ def test_a_tokenizer_larger_than_the_text_tower_is_refused(folder, tmp_path):
     other = write_random_clip(tmp_path / "small", vocab_size=520)
     with pytest.raises(ValueError, match="has 600 tokens, the text tower only 520"):
         save_again(load_backbone(str(other)), tmp_path / "clip", tokenizer_folder=folder)
+
+
+def test_the_tokenizer_of_another_clip_is_refused(tmp_path):
+    large, small = (
+        write_random_clip(tmp_path / str(number), image_size=16, vocab_size=number, eos_token_id=None, texts=texts)
+        for number, texts in ((600, ["a photo of a person making a facial expression of surprise"] * 2), (520, ["a b"]))
+    )
+    load_backbone(str(large)).load_tokenizer()
+    for folder, other, message in (
+        (
+            small,
+            large,
+            r"has \d+ tokens, the text tower only \d+ and ends a text with token \d+, the config",
+        ),
+        (
+            large,
+            small,
+            r"the tokenizer in .* ends a text with token \d+, the configuration says \d+, so it",
+        ),
+    ):
+        copy = tmp_path / f"{folder.name}_of_{other.name}"
+        shutil.copytree(folder, copy)
+        copy_tokenizer(other, copy)
+        with pytest.raises(ValueError, match=message):
+            load_backbone(str(copy)).load_tokenizer()

@@ -103,6 +103,12 @@ IMPOSSIBLE = [
     ({"hard_prompts.granularity": ("nose", "nose")}, "granularity holds a name twice"),
     ({"hard_prompts.paraphrases": -1}, r"config\.hard_prompts\.paraphrases: .*greater than or equal to 0"),
     ({"hard_prompts.combine": "sum"}, r"config\.hard_prompts\.combine: .*'mean' or 'separate'"),
+    ({"optimizer.lr_scales": (("*", 1.0),)}, r"config\.optimizer\.lr_scales: .*'\*' is no regular expression"),
+    (
+        {"optimizer.lr_scales": (("ctx", 1.0), ("ctx", 0.0))},
+        r"config\.optimizer\.lr_scales: .*'ctx' stands twice in .*give each pattern once",
+    ),
+    ({"optimizer.average_mean": float("nan")}, r"config\.optimizer\.average_mean: .*finite number"),
     ({"data.augment.crop_scale": (0.9, 0.5)}, "low <= high"),
     ({"data.augment.erase_scale": (0.5, 1.5)}, "at most 1"),
 ]

@@ -41,6 +41,8 @@ def test_a_run_is_called_what_it_is():
     for part in ("visual_prompts.num_prompts", "head.local_weight", "loss.beta", "loss.gamma", "loss.token_weight"):
         assert protocol.method_name({**whole, part: 0}) == "tuned prompts"
     assert protocol.method_name({**whole, "loss.terms": ["cross_entropy", "prototype_alignment"]}) == "tuned prompts"
+    for scales in ([["ctx", 0.0], [".*", 1.0]], [["ctx", 1.0], ["visual_prompts", 0.0]]):
+        assert protocol.method_name({**whole, "optimizer.lr_scales": scales}) == "tuned prompts"
     for changes, title in (
         ({"logit_adjustment": 0.5}, "MPA-FER + logit adjustment (tau 0.5)"),
         ({"class_weights": "inverse_frequency"}, "MPA-FER + class weights (inverse frequency)"),

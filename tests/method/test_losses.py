@@ -352,11 +352,24 @@ def test_only_terms_that_are_named_are_part_of_the_loss():
     assert alone.reads_prototypes
     assert not named.reads_prototypes
     with pytest.raises(
-        ConfigError, match=r"loss\.terms holds hinge, expected names of cross_entropy, token_alignment, "
+        ConfigError, match=r"loss\.terms holds 'hinge', expected names of cross_entropy, token_alignment, "
     ):
         tiny.objective(terms=("cross_entropy", "hinge"))
     with pytest.raises(ConfigError, match="the weight of each of token_alignment, prompt_alignment is 0"):
         tiny.objective(terms=("token_alignment", "prompt_alignment"), beta=0.0)
+
+
+def test_what_was_set_and_has_no_effect_is_said():
+    named = {"terms": ("cross_entropy", "prompt_alignment")}
+    for changes in ({}, {"gamma": 0.0}, {"beta": 8.0, **named}, {"prompt_weight": 2.0, **named}):
+        assert tiny.objective(**changes).idle_options() == []
+    assert tiny.objective(gamma=5.0, token_weight=2.0, **named).idle_options() == [
+        "config.loss.gamma is 5, but none of config.loss.terms has this weight",
+        "config.loss.token_weight is 2, but none of config.loss.terms has this weight",
+    ]
+    assert tiny.objective(terms=("cross_entropy", "image_consistency")).idle_options() == [
+        "config.loss.terms names image_consistency, whose weight is 0: it is left out"
+    ]
 
 
 def test_a_term_that_reads_prototypes_without_saying_so_is_told():

@@ -5,6 +5,7 @@ import numpy as np
 import optax
 import pytest
 
+from mpafer_jax.config import schema
 from mpafer_jax.method import optim
 
 PARAMS = {"ctx": jnp.ones((2, 3)), "visual_prompts": jnp.ones((1, 2, 3))}
@@ -72,6 +73,20 @@ def test_which_parameters_are_trained():
     assert optim.trained(("visual_prompts", "ctx", "ctx2"), scales) == ("visual_prompts", "ctx2")
     with pytest.raises(ValueError, match=r"no pattern of \['ctx'\] matches the parameter 'visual_prompts'"):
         optim.trained(["visual_prompts"], (("ctx", 1.0),))
+
+
+def test_a_pattern_of_no_parameter_is_refused():
+    names = ("ctx", "visual_prompts")
+    for scales in ((("visual.*", 0.0), (".*", 1.0)), (("ctx", 1.0), ("visual_prompts", 0.5))):
+        optim.check_patterns(names, scales)
+    optim.check_patterns(("ctx",), schema.OptimizerSection().lr_scales)
+    with pytest.raises(ValueError, match=r"'visual' matches none of the parameters ctx, visual_prompts; .* whole of a"):
+        optim.check_patterns(names, (("visual", 0.0), (".*", 1.0)))
+
+
+def test_a_run_of_no_steps_is_refused():
+    with pytest.raises(ValueError, match="the run has 0 steps, so nothing would be trained; train longer"):
+        optim.make_schedule(learning_rate=0.1, warmup_steps=0, num_steps=0)
 
 
 def test_a_run_in_which_nothing_is_trained_is_refused():

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from mpafer_jax.backbones.base import Color, Pretrained
-from mpafer_jax.backbones.clip.model import CLIP, ClipConfig, TextConfig, VisionConfig
+from mpafer_jax.backbones.clip.model import CLIP, LARGEST_ID, ClipConfig, TextConfig, VisionConfig
 from mpafer_jax.backbones.clip.openai import (
     OPENAI_MEAN,
     OPENAI_STD,
@@ -74,7 +74,7 @@ def load(files: CheckpointFiles, *, name: str, dtype: str) -> Pretrained:
         params=params,
         image_mean=image_mean,
         image_std=image_std,
-        load_tokenizer=functools.cache(functools.partial(_load_tokenizer, files, config.text.vocab_size)),
+        load_tokenizer=functools.cache(functools.partial(_load_tokenizer, files, config.text)),
     )
 
 
@@ -101,13 +101,26 @@ def _check_activation(files: CheckpointFiles, known: set[str]) -> None:
         )
 
 
-def _load_tokenizer(files: CheckpointFiles, vocab_size: int) -> Tokenizer:
+def _load_tokenizer(files: CheckpointFiles, text: TextConfig) -> Tokenizer:
+    vocab_size = text.vocab_size
     if files.tokenizer == CLIPS_TOKENIZER and vocab_size != CLIPS_VOCABULARY:
         raise FileNotFoundError(
             f"{files.folder} holds no tokenizer, and this CLIP with its {vocab_size} tokens does not have OpenAI's "
             f"vocabulary of {CLIPS_VOCABULARY}; expected vocab.json and merges.txt, or tokenizer.json, there"
         )
-    return load_tokenizer(files.tokenizer)
+    tokenizer = load_tokenizer(files.tokenizer)
+    # Ids of another vocabulary would give the embeddings of other words, or none, without an error.
+    problems: list[str] = []
+    if tokenizer.vocab_size > vocab_size:
+        problems.append(f"has {tokenizer.vocab_size} tokens, the text tower only {vocab_size}")
+    if text.eos_token_id not in (LARGEST_ID, tokenizer.eos_id):
+        problems.append(f"ends a text with token {tokenizer.eos_id}, the configuration says {text.eos_token_id}")
+    if problems:
+        raise ValueError(
+            f"the tokenizer in {files.tokenizer} {' and '.join(problems)}, so it is of another CLIP than "
+            f"{files.source}; put this one's own vocab.json and merges.txt, or tokenizer.json, there"
+        )
+    return tokenizer
 
 
 def read_config(path: Path) -> ClipConfig:

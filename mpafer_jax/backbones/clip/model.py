@@ -267,12 +267,13 @@ class TextTransformer(nn.Module):
         return features, {"text_features": features, "tokens": tokens}
 
 
-def find_ends(ids: jax.Array, eos_token_id: int) -> jax.Array:
-    """Position of each text's end, [C] int32, for ids [C, L]: the first `eos_token_id`.
+# The `eos_token_id` of OpenAI's configs, which is not CLIP's end of text: it stands for the largest id of a text.
+LARGEST_ID = 2
 
-    OpenAI's configs have `eos_token_id` 2, which is not CLIP's end of text; for 2 the largest id is the end.
-    """
-    if eos_token_id == 2:
+
+def find_ends(ids: jax.Array, eos_token_id: int) -> jax.Array:
+    """Position of each text's end, [C] int32, for ids [C, L]: the first `eos_token_id`, or the largest id."""
+    if eos_token_id == LARGEST_ID:
         return jnp.argmax(ids, axis=-1).astype(jnp.int32)
     return jnp.argmax(ids == eos_token_id, axis=-1).astype(jnp.int32)
 

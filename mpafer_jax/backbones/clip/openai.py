@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from mpafer_jax.backbones.base import Color
-from mpafer_jax.backbones.clip.model import ClipConfig, TextConfig, VisionConfig
+from mpafer_jax.backbones.clip.model import LARGEST_ID, ClipConfig, TextConfig, VisionConfig
 from mpafer_jax.backbones.clip.rules import RULES, Array, Format
 from mpafer_jax.backbones.files import read_json
 from mpafer_jax.backbones.other_encoders import fields as marks
@@ -21,8 +21,6 @@ _EPS = 1e-5
 _HEAD_WIDTH = 64  # in all of OpenAI's
 # Wider image towers, which are not OpenAI's, have wider heads: ViT-H/14 80, ViT-g/14 88.
 _WIDEST = 1024
-# For `model.find_ends`: OpenAI's program and open_clip take the largest id as a text's end.
-_LARGEST_ID = 2
 
 # Tensors that only OpenAI's archives have, or only FaRL's, which keeps OpenAI's activation and normalisation.
 _OPENAIS = ("input_resolution", "visual.mask_token")
@@ -127,7 +125,7 @@ def infer_config(tensors: Mapping[str, Array], file_format: Format, activation: 
             num_layers=layers("text"),
             num_heads=heads["text"],
             max_position_embeddings=shape("text/position_embedding")[0],
-            eos_token_id=_LARGEST_ID,
+            eos_token_id=LARGEST_ID,  # in OpenAI's program and open_clip
             hidden_act=activation,
             layer_norm_eps=_EPS,
         ),
@@ -189,7 +187,7 @@ def read_open_clip_config(path: Path) -> ClipConfig:
             num_layers=number("text_cfg", "layers", 12),
             num_heads=text_heads,
             max_position_embeddings=number("text_cfg", "context_length", 77),
-            eos_token_id=_LARGEST_ID,
+            eos_token_id=LARGEST_ID,  # in OpenAI's program and open_clip
             hidden_act=activation,
             layer_norm_eps=_EPS,
         ),

@@ -120,7 +120,14 @@ def batch_of_step(
 def _check(config: Config, dataset: Dataset) -> None:
     del dataset
     # Refused: a run that freezes the context gives no learning rate for it.
-    if not optim.trained(["ctx"], config.optimizer.lr_scales):
+    try:
+        trained = optim.trained(["ctx"], config.optimizer.lr_scales)
+    except ConfigError as error:
+        raise ConfigError(
+            f"config.eval.baselines names text_context, which trains the parameter ctx: {error}; leave text_context "
+            "out, or give 'ctx' a factor too"
+        ) from error
+    if not trained:
         raise ConfigError(
             "config.eval.baselines names text_context, which trains the context as the run beside it does, but "
             f"config.optimizer.lr_scales {config.optimizer.lr_scales} freezes ctx there; leave text_context out, or "

@@ -10,6 +10,7 @@ import pydantic
 from mpafer_jax.config.expressions import canonical_name
 from mpafer_jax.config.schema import Combine, CtxSection, Granularity, HardPromptsSection, PromptGranularity
 from mpafer_jax.method.hard_prompts.bank import Bank, load_banks, permuted
+from mpafer_jax.runtime.errors import ConfigError
 
 _PHOTO = "a photo of {}"
 _FACE = "a photo of a person making a facial expression of {}"
@@ -75,11 +76,23 @@ def words_read(section: CtxSection, names: Sequence[str], hard_prompts: HardProm
       section: its `words` and `init_text` are read.
       names: as CLIP reads them, `prompt_names`.
       hard_prompts: of the same classes.
+
+    Raises:
+      ConfigError: a hard prompt that is to be read does not begin with `init_text`, which would stand there twice.
     """
     if section.words == "name":
         return tuple(names)
-    first = (hard_prompts.of_class(index)[0] for index in range(len(names)))
-    return tuple(text.removeprefix(f"{section.init_text} ") for text in first)
+    first = [hard_prompts.of_class(index)[0] for index in range(len(names))]
+    if not section.init_text:
+        return tuple(first)
+    begin = f"{section.init_text} "
+    if other := next((text for text in first if not text.startswith(begin)), ""):
+        raise ConfigError(
+            f"config.ctx.words is hard_prompt and ctx.init_text {section.init_text!r}, but the hard prompt {other!r} "
+            "does not begin with these words, so that the context would say something else before it; set ctx.words "
+            "to name, ctx.init_text to its first words, or hard_prompts.type to 2 or 3"
+        )
+    return tuple(text.removeprefix(begin) for text in first)
 
 
 def described(class_name: str, description: str) -> str:

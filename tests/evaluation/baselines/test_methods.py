@@ -130,6 +130,21 @@ def test_class_prompts_that_go_on_as_the_hard_prompts_do(sample, tmp_path):
         for_classes(description.applied_to(config), params, description, clip, ("boredom", *names))
 
 
+def test_class_prompts_do_not_say_the_contexts_words_twice(sample):
+    changes = {"ctx.words": "hard_prompt", "ctx.init_text": "a photo of a", "ctx.num_ctx": 4, "hard_prompts.type": 1}
+    with pytest.raises(ConfigError, match=r"init_text 'a photo of a', .* 'a photo of \w+' does not begin with these"):
+        build(runs.config(sample, **changes))
+    build(runs.config(sample, **{**changes, "ctx.init_text": "a photo of", "ctx.num_ctx": 3}))
+
+
+def test_a_baseline_that_trains_what_the_run_has_no_rate_for_is_named(sample, tmp_path):
+    scales = (("text_prompts", 1.0), ("coupling.*", 0.1))
+    changes = {**common.METHODS["maple"], "eval.baselines": ("text_context",), "optimizer.lr_scales": scales}
+    config = runs.config(sample, **SHORT, **changes)
+    with pytest.raises(ConfigError, match=r"names text_context, which trains the parameter ctx: .* no pattern of"):
+        train.prepare(config, tmp_path)
+
+
 def test_with_a_clip_to_which_names_mean_nothing_methods_begin_with_descriptions():
     for name, changes in common.METHODS.items():
         drawn, photographs = (make(name) for make in (quickstart.get_config, rafdb.get_config))
