@@ -21,8 +21,15 @@ def warm_start(
       (`expressions.map_classes`).
 
     Raises:
-      ConfigError: two classes of one side are the same expression.
+      ConfigError: none of the checkpoint's parameters is one of the run's, or two classes of one side are the same
+        expression.
     """
+
+    if not fresh.keys() & saved.keys():
+        raise ConfigError(
+            f"config.train.warm_start: the checkpoint, of another method, holds {', '.join(sorted(saved))}, and this run "
+            f"trains {', '.join(sorted(fresh))}; nothing would be taken from it. Name one of this method"
+        )
 
     def rows() -> tuple[list[int], list[int], list[str]]:
         return _common_classes(description.class_names, saved_description.class_names)

@@ -94,8 +94,8 @@ class CtxSection(FrozenModel):
     init_text: Text = option("", "relative: CoOp's and KgCoOp's option; paper: random")
     """Words before the class name (a photo of a), from whose first num_ctx tokens they start; empty: random values."""
     words: Literal["name", "hard_prompt"] = option("name", "CoOp, paper")
-    """What stands after the context: the class's name, or, for CLIPs to which that says nothing, its first hard prompt
-    (without init_text, if it starts with it)."""
+    """What stands after the context: the class's name, or, for CLIPs to which that says nothing, its first hard prompt,
+    which has to start with init_text and follows it."""
     init_std: Positive = option(0.02, "paper")
     """Standard deviation of random initial values."""
 

@@ -249,6 +249,8 @@ def test_warm_start_matches_classes_by_expression_and_says_what_does_not_fit():
     ]
     with pytest.raises(ConfigError, match=r"config\.train\.warm_start: .*'joy' and 'happy' are the same"):
         warm_start.warm_start(tiny.learner(), fresh, described("joy", "happy"), saved, described(*saved_names))
+    with pytest.raises(ConfigError, match=r"of another method, holds mask, and this run trains ctx"):
+        warm_start.warm_start(tiny.learner(), fresh, described(*names), {"mask": fresh["ctx"]}, described(*names))
 
 
 @pytest.mark.parametrize(("layers", "saved_layers", "taken"), [((1, 2), (), 1), ((), (1, 2), 1), ((2, 3), (), 0)])
