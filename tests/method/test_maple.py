@@ -86,11 +86,9 @@ def test_training_moves_all_of_its_parameters_and_a_run_starts_from_another(run,
 
 
 @pytest.mark.training
-def test_a_checkpoint_of_other_prompts_fits_nothing_and_says_so(finished, run, sample, tmp_path, caplog):
-    with caplog.at_level("INFO"):
+def test_a_checkpoint_of_other_prompts_is_refused(finished, run, sample, tmp_path):
+    with pytest.raises(ConfigError, match=r"holds ctx, visual_prompts, and this run trains .*text_prompts"):
         started(sample, tmp_path, {**run[1], "train.warm_start": str(finished[0])})
-    assert "text_prompts: not in the checkpoint, starts fresh" in caplog.text
-    assert "visual_prompts: in the checkpoint, not used here" in caplog.text
 
 
 @pytest.mark.training
