@@ -27,12 +27,12 @@ from absl import logging
 from matplotlib.figure import Figure
 
 from mpafer_jax.backbones.clip.model import ClipConfig
-from mpafer_jax.backbones.clip.sizes import SIZES
 from mpafer_jax.cli.runner import argument, command, number, path
 from mpafer_jax.config.schema import Config
 from mpafer_jax.evaluation.table import markdown
 from mpafer_jax.runtime import files, workers
 from tests.bench import shapes
+from tests.bench.sizes import SIZES
 from tests.bench.timing import Spread, peak_memory_bytes, time_block
 
 _COLUMNS = 3  # of panels

@@ -26,7 +26,6 @@ from mpafer_jax.artifacts import checkpoints, shipped
 from mpafer_jax.artifacts.description import Description
 from mpafer_jax.artifacts.prompt_file import save_prompts
 from mpafer_jax.backbones.clip.random_clip import write_random_clip
-from mpafer_jax.backbones.clip.sizes import SIZES
 from mpafer_jax.backbones.registry import load_backbone
 from mpafer_jax.cli.parser import UsageError, at_least, whole_numbers
 from mpafer_jax.cli.runner import argument, command, number, path
@@ -41,6 +40,7 @@ from tests.bench import ferplus, measure, timing
 from tests.bench.client import Worker
 from tests.bench.engines import ENGINES, IMAGES, LARGEST_BATCH, why_not
 from tests.bench.problem import CLIPS, Arrays
+from tests.bench.sizes import SIZES
 from tests.bench.timing import Spread
 from tests.bench.worker import PREDICTING
 from tests.data.layouts import FERPLUS

@@ -15,9 +15,9 @@ import numpy as np
 from mpafer_jax.backbones.clip.export import save_clip
 from mpafer_jax.backbones.clip.model import ClipConfig, TextConfig
 from mpafer_jax.backbones.clip.random_clip import DEFAULT_TEXTS, OPENAI_MEAN, OPENAI_STD, random_params
-from mpafer_jax.backbones.clip.sizes import SIZES
 from mpafer_jax.backbones.clip.tokenizer import train_tokenizer
 from mpafer_jax.runtime import files
+from tests.bench.sizes import SIZES
 
 Arrays = dict[str, np.ndarray[Any, Any]]
 

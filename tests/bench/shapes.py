@@ -14,7 +14,6 @@ import numpy as np
 from mpafer_jax.backbones.clip.load import read_config
 from mpafer_jax.backbones.clip.model import CLIP, ClipConfig
 from mpafer_jax.backbones.clip.rules import param_shapes, param_type, unflatten
-from mpafer_jax.backbones.clip.sizes import PUBLISHED
 from mpafer_jax.backbones.files import OPENAI, find_files
 from mpafer_jax.config.schema import Config
 from mpafer_jax.data.readers import READERS
@@ -25,6 +24,7 @@ from mpafer_jax.method.prompts import TextEmbeddings
 from mpafer_jax.method.state import Frozen, TrainState
 from mpafer_jax.runtime import devices
 from mpafer_jax.runtime.errors import ConfigError
+from tests.bench.sizes import PUBLISHED
 
 _NUM_STEPS = 1000  # no shape depends on it
 

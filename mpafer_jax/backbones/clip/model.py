@@ -68,6 +68,37 @@ class ClipConfig:
     projection_dim: int
 
 
+def plain_config(
+    vision: tuple[int, int, int],
+    text: tuple[int, int, int],
+    *,
+    image_size: int,
+    patch_size: int,
+    projection_dim: int,
+    vocab_size: int,
+    eos_token_id: int,
+    max_position_embeddings: int = 77,
+) -> ClipConfig:
+    """Shape of a CLIP as OpenAI's are, with MLPs of four times the width; `vision`, `text`: width, layers and heads."""
+
+    def tower(width: int, layers: int, heads: int) -> dict[str, Any]:
+        return {
+            **{"hidden_size": width, "intermediate_size": 4 * width, "num_layers": layers, "num_heads": heads},
+            **{"hidden_act": "quick_gelu", "layer_norm_eps": 1e-5},
+        }
+
+    return ClipConfig(
+        VisionConfig(**tower(*vision), image_size=image_size, patch_size=patch_size),
+        TextConfig(
+            **tower(*text),
+            vocab_size=vocab_size,
+            max_position_embeddings=max_position_embeddings,
+            eos_token_id=eos_token_id,
+        ),
+        projection_dim,
+    )
+
+
 def _as(dtype: Any) -> Callable[[Params], Params]:
     """Reads arrays of 16 bits as those of another type."""
 

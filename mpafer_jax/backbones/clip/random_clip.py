@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from mpafer_jax.backbones.clip.export import save_clip
-from mpafer_jax.backbones.clip.model import ClipConfig, TextConfig, VisionConfig
+from mpafer_jax.backbones.clip.model import ClipConfig, plain_config
 from mpafer_jax.backbones.clip.openai import OPENAI_MEAN, OPENAI_STD
 from mpafer_jax.backbones.clip.rules import Array, Params, param_shapes, unflatten
 from mpafer_jax.backbones.clip.tokenizer import train_tokenizer
@@ -54,9 +54,7 @@ def write_random_clip(
     image_size: int = 32,
     patch_size: int = 8,
     projection_dim: int = 16,
-    max_position_embeddings: int = 77,
     vocab_size: int = 600,
-    hidden_act: str = "quick_gelu",
     eos_token_id: int | None = 2,
     seed: int = 0,
     texts: Iterable[str] = DEFAULT_TEXTS,
@@ -69,9 +67,7 @@ def write_random_clip(
       layers, heads: of each tower; `heads` divides `hidden`.
       image_size, patch_size: sides in pixels.
       projection_dim: size of the joint space.
-      max_position_embeddings: maximum tokens of a text.
       vocab_size: maximum vocabulary, at least 514; few texts give fewer tokens.
-      hidden_act: one of `transformer.ACTIVATIONS`.
       eos_token_id: in config.json; 2 as OpenAI's (see `model.find_ends`), None for the actual id.
 
     Raises:
@@ -85,29 +81,15 @@ def write_random_clip(
         )
     with tempfile.TemporaryDirectory() as tokenizer_folder:
         tokenizer = train_tokenizer(texts, tokenizer_folder, vocab_size)
-        config = ClipConfig(
-            vision=VisionConfig(
-                hidden_size=hidden,
-                intermediate_size=4 * hidden,
-                num_layers=layers,
-                num_heads=heads,
-                image_size=image_size,
-                patch_size=patch_size,
-                hidden_act=hidden_act,
-                layer_norm_eps=1e-5,
-            ),
-            text=TextConfig(
-                vocab_size=tokenizer.vocab_size,
-                hidden_size=hidden,
-                intermediate_size=4 * hidden,
-                num_layers=layers,
-                num_heads=heads,
-                max_position_embeddings=max_position_embeddings,
-                eos_token_id=tokenizer.eos_id if eos_token_id is None else eos_token_id,
-                hidden_act=hidden_act,
-                layer_norm_eps=1e-5,
-            ),
+        tower = (hidden, layers, heads)
+        config = plain_config(
+            tower,
+            tower,
+            image_size=image_size,
+            patch_size=patch_size,
             projection_dim=projection_dim,
+            vocab_size=tokenizer.vocab_size,
+            eos_token_id=tokenizer.eos_id if eos_token_id is None else eos_token_id,
         )
         return save_clip(
             folder,

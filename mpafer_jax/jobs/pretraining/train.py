@@ -20,7 +20,7 @@ from mpafer_jax.artifacts import run_dir as workdir_lib
 from mpafer_jax.artifacts.description import Described, package_versions
 from mpafer_jax.artifacts.run_checkpoints import Checkpoints
 from mpafer_jax.backbones.clip.export import save_clip
-from mpafer_jax.backbones.clip.model import CLIP, ClipConfig, TextConfig, VisionConfig
+from mpafer_jax.backbones.clip.model import CLIP, ClipConfig, plain_config
 from mpafer_jax.backbones.clip.tokenizer import Tokenizer, train_tokenizer
 from mpafer_jax.backbones.files import CONFIG
 from mpafer_jax.data import pipeline
@@ -328,29 +328,15 @@ def _digest(tokenizer: pathlib.Path) -> str:
 def clip_config(config: PretrainConfig, tokenizer: Tokenizer) -> ClipConfig:
     """Shape of the CLIP: plain ViT and text transformer with MLPs of four times the width."""
     sizes, vision, text = config.model, config.model.vision, config.model.text
-    return ClipConfig(
-        vision=VisionConfig(
-            hidden_size=vision.hidden_size,
-            intermediate_size=4 * vision.hidden_size,
-            num_layers=vision.num_layers,
-            num_heads=vision.num_heads,
-            image_size=sizes.image_size,
-            patch_size=sizes.patch_size,
-            hidden_act="quick_gelu",
-            layer_norm_eps=1e-5,
-        ),
-        text=TextConfig(
-            vocab_size=tokenizer.vocab_size,
-            hidden_size=text.hidden_size,
-            intermediate_size=4 * text.hidden_size,
-            num_layers=text.num_layers,
-            num_heads=text.num_heads,
-            max_position_embeddings=sizes.max_position_embeddings,
-            eos_token_id=tokenizer.eos_id,
-            hidden_act="quick_gelu",
-            layer_norm_eps=1e-5,
-        ),
+    return plain_config(
+        (vision.hidden_size, vision.num_layers, vision.num_heads),
+        (text.hidden_size, text.num_layers, text.num_heads),
+        image_size=sizes.image_size,
+        patch_size=sizes.patch_size,
         projection_dim=sizes.projection_dim,
+        vocab_size=tokenizer.vocab_size,
+        eos_token_id=tokenizer.eos_id,
+        max_position_embeddings=sizes.max_position_embeddings,
     )
 
 
