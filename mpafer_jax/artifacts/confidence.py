@@ -14,8 +14,8 @@ import numpy as np
 import numpy.typing as npt
 import pydantic
 
-from mpafer_jax.artifacts.arrays import digests
 from mpafer_jax.runtime import files
+from mpafer_jax.runtime.arrays import digests
 from mpafer_jax.runtime.errors import CheckpointError
 from mpafer_jax.runtime.finite import not_finite
 

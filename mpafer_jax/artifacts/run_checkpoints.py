@@ -23,12 +23,12 @@ from absl import logging
 from orbax.checkpoint import checkpoint_managers
 
 from mpafer_jax.artifacts import storage
-from mpafer_jax.artifacts.arrays import digests as digests_of
 from mpafer_jax.artifacts.description import Described, Description
 from mpafer_jax.artifacts.prompt_file import Params, check_types
 from mpafer_jax.artifacts.run_dir import CHECKPOINTS, STEP, Which
 from mpafer_jax.method.state import TrainState
 from mpafer_jax.runtime import devices, distributed, files
+from mpafer_jax.runtime.arrays import digests as digests_of
 from mpafer_jax.runtime.errors import CheckpointError, NonFiniteError, UnreadableError
 from mpafer_jax.runtime.finite import not_finite
 

@@ -24,8 +24,8 @@ import safetensors.numpy
 from absl import logging
 from orbax.checkpoint import path as ocp_path
 
-from mpafer_jax.artifacts.arrays import named
 from mpafer_jax.runtime import distributed, files, finite
+from mpafer_jax.runtime.arrays import described, mismatches, named
 
 _ARRAYS = "arrays.safetensors"
 _SEAL = "crc32"  # a metric
@@ -159,21 +159,11 @@ def restore_arrays(manager: Any, step: int, templates: Mapping[str, Any]) -> dic
     restored = manager.restore(step, args=args)
     trees = {name: restored[name] for name in templates}
     # Orbax does not check shapes.
-    stored, expected = ({name: _describe(leaf) for name, leaf in named(tree)} for tree in (trees, dict(templates)))
-    problems = [
-        f"{name}: found {stored.get(name, 'nothing')}, expected {expected.get(name, 'nothing')}"
-        for name in {**expected, **stored}
-        if stored.get(name) != expected.get(name)
-    ]
+    problems = mismatches(described(trees), described(dict(templates)))
     problems += [f"NaN or infinite numbers: {name}" for name in finite.not_finite(trees)]
     if problems:
         raise ValueError("; ".join(problems))
     return trees
-
-
-def _describe(leaf: Any) -> str:
-    array = np.asarray(leaf)
-    return f"{array.dtype} {list(array.shape)}"
 
 
 def sealed(metrics: Mapping[str, float]) -> dict[str, float]:

@@ -21,6 +21,7 @@ from flax import struct
 
 from mpafer_jax.backbones.base import Backbone, BackboneSpec, DeepPrompts, Encode, TokenSpec, normalize
 from mpafer_jax.config.schema import ModelSections
+from mpafer_jax.runtime.arrays import described, mismatches
 from mpafer_jax.runtime.errors import CheckpointError, ConfigError, PromptError
 
 Params = dict[str, Any]  # arrays by name
@@ -184,14 +185,7 @@ class PromptLearner(nn.Module):
         Raises:
           CheckpointError: lists all that differ.
         """
-        found, expected = (
-            {name: f"{x.dtype} {list(x.shape)}" for name, x in tree.items()} for tree in (params, self.param_shapes())
-        )
-        wrong = [
-            f"{name}: found {found.get(name, 'nothing')}, expected {expected.get(name, 'nothing')}"
-            for name in {**expected, **found}
-            if found.get(name) != expected.get(name)
-        ]
+        wrong = mismatches(described(params), described(self.param_shapes()))
         if wrong:
             raise CheckpointError(
                 f"the checkpoint's prompts are not those that its description asks for: {'; '.join(wrong)}"

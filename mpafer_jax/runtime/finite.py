@@ -6,12 +6,12 @@ Needed because a comparison with NaN is false: argmax would return the first cla
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, cast
+from typing import Any
 
-import jax
 import numpy as np
 import numpy.typing as npt
 
+from mpafer_jax.runtime.arrays import named
 from mpafer_jax.runtime.errors import NonFiniteError
 
 HostMetrics = Mapping[str, tuple[Any, Any]]  # of one step, on the host: name -> (sum, count)
@@ -19,13 +19,11 @@ HostMetrics = Mapping[str, tuple[Any, Any]]  # of one step, on the host: name ->
 
 def not_finite(tree: Any) -> list[str]:
     """Names and counts of non-finite numbers in a tree of arrays (or one array): 'ctx (3 of 5120)'."""
-    leaves: list[tuple[Any, Any]] = cast(Any, jax.tree_util).tree_flatten_with_path(tree)[0]
     broken: list[str] = []
-    for path, leaf in leaves:
+    for name, leaf in named(tree):
         array = np.asarray(leaf)
         wrong = array.size - int(np.count_nonzero(np.isfinite(array)))
         if wrong:
-            name = jax.tree_util.keystr(path, simple=True, separator="/")
             broken.append(f"{name} ({wrong} of {array.size})".lstrip())
     return broken
 

@@ -16,6 +16,7 @@ from mpafer_jax.backbones.clip.rules import Params, flatten, param_shapes, to_te
 from mpafer_jax.backbones.clip.tokenizer import copy_tokenizer, load_tokenizer
 from mpafer_jax.backbones.files import CONFIG, CONVERTED, PREPROCESSOR, conversion_record, read_json
 from mpafer_jax.backbones.hub_library import import_transformers
+from mpafer_jax.runtime.arrays import mismatches
 from mpafer_jax.runtime.files import write_json
 from mpafer_jax.runtime.finite import not_finite
 
@@ -90,11 +91,10 @@ def save_clip(
 
 def _check_shapes(params: Params, config: ClipConfig) -> None:
     flat = flatten(params)
-    problems = [
-        f"{path}: found {list(np.shape(flat[path]))}, expected {list(shape)}"
-        for path, shape in param_shapes(config).items()
-        if np.shape(flat[path]) != shape
-    ]
+    problems = mismatches(
+        {path: list(np.shape(array)) for path, array in flat.items()},
+        {path: list(shape) for path, shape in param_shapes(config).items()},
+    )
     problems += [f"NaN or infinite numbers: {name}" for name in not_finite(flat)]
     if problems:
         raise ValueError("parameters do not fit the configuration:\n  " + "\n  ".join(problems))
