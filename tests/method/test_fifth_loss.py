@@ -13,6 +13,7 @@ from mpafer_jax.artifacts.run_dir import flatten
 from mpafer_jax.config.schema import Config
 from mpafer_jax.evaluation import protocol
 from mpafer_jax.evaluation.baselines import text_context
+from mpafer_jax.evaluation.baselines.registry import Context
 from mpafer_jax.method import build, losses
 from mpafer_jax.method.features import FrozenFeatures
 from tests import tiny
@@ -83,4 +84,4 @@ def test_nor_does_the_baseline_beside_the_method(sample, monkeypatch):
     labels = np.arange(48, dtype=np.int32) % 3
     image_features = np.random.default_rng(0).normal(size=(48, 64)).astype(np.float32)
     features = FrozenFeatures(image_features, labels, np.eye(3, dtype=np.float32)[labels])
-    text_context.train(config, experiment, {"train": features, "validation": features}, 1)
+    text_context.train(Context(config, None, experiment, 1, {"train": features, "validation": features}))

@@ -48,9 +48,8 @@ from absl import logging
 
 from mpafer_jax.backbones.base import normalize
 from mpafer_jax.data import pipeline
-from mpafer_jax.evaluation.baselines.registry import Context, Result, baseline, needs_validation
+from mpafer_jax.evaluation.baselines.registry import Context, Result, Score, baseline, needs_validation
 from mpafer_jax.evaluation.baselines.zero_shot import frozen_logits
-from mpafer_jax.evaluation.metrics import from_logits
 from mpafer_jax.method.features import FrozenFeatures
 from mpafer_jax.method.hard_prompts.features import class_features
 from mpafer_jax.method.model import PromptedModel, variables
@@ -114,30 +113,20 @@ def _cache_scores(features: jax.Array, keys: jax.Array, values: jax.Array, betas
     return cast(jax.Array, jax.lax.map(of_image, features, batch_size=_ROWS))
 
 
-def choose(
-    keys: Floats,
-    values: Floats,
-    validation: FrozenFeatures,
-    clip_logits: Floats,
-    class_names: Sequence[str],
-    *,
-    select_by: str,
-) -> Cache:
+def choose(keys: Floats, values: Floats, validation: FrozenFeatures, clip_logits: Floats, score: Score) -> Cache:
     """The cache with the alpha of `ALPHAS` and beta of `BETAS` that are best on validation.
 
     Args:
       clip_logits: s f W^T [m, C] of the validation images.
-      class_names: C names.
-      select_by: validation metric: war, uar or macro_f1; ties go to the smaller alpha, then to the smaller beta.
+      score: of logits of these images; ties go to the smaller alpha, then to the smaller beta.
     """
     scores = cache_scores(_unit(validation), keys, values, BETAS)
 
-    def score(setting: tuple[float, tuple[int, float]]) -> float:
+    def score_of(setting: tuple[float, tuple[int, float]]) -> float:
         alpha, (index, _) = setting
-        logits = _added(clip_logits, alpha, scores[:, index])
-        return from_logits(*validation.of_examples(logits), class_names).scalars()[select_by]
+        return score(_added(clip_logits, alpha, scores[:, index]))
 
-    alpha, (_, beta) = max(itertools.product(ALPHAS, enumerate(BETAS)), key=score)  # the first of equal ones
+    alpha, (_, beta) = max(itertools.product(ALPHAS, enumerate(BETAS)), key=score_of)  # the first of equal ones
     logging.debug("cache of %d images: alpha %.3g, beta %.3g", len(keys), alpha, beta)
     return Cache(keys, values, alpha, beta)
 
@@ -213,9 +202,8 @@ def _clip_logits(context: Context, split: FrozenFeatures) -> Floats:
 
 
 def _chosen(context: Context, keys: Floats, values: Floats) -> Cache:
-    validation, names = context.features["validation"], context.experiment.class_names
-    clip_logits = _clip_logits(context, validation)
-    return choose(keys, values, validation, clip_logits, names, select_by=context.config.eval.select_by)
+    validation = context.features["validation"]
+    return choose(keys, values, validation, _clip_logits(context, validation), context.score)
 
 
 def _tip_adapter(context: Context) -> Cache:
@@ -254,7 +242,7 @@ def tip_adapter_f(context: Context) -> Result:
 @baseline("clip_adapter", "CLIP-Adapter", features="all", check=needs_validation("clip_adapter", "residual ratio is"))
 def clip_adapter(context: Context) -> Result:
     """The bottleneck trained with each of `RATIOS`, of which `eval.select_by` selects one; ties go to the smaller."""
-    experiment, images, texts = context.experiment, context.features["train"].of_segments(), _texts(context)
+    images, texts = context.features["train"].of_segments(), _texts(context)
     features = _unit(images)
     bottleneck = initial_bottleneck(features.shape[1], context.config.seed)
     order = _order(context, images, _CLIP_EPOCHS)
@@ -262,21 +250,19 @@ def clip_adapter(context: Context) -> Result:
     constants = {"texts": np.asarray(texts), "scale": np.asarray(_scale(context))}
     data = {"features": features, "values": images.label_distributions, **constants}
 
-    def logits(trained: Arrays, ratio: float, split: FrozenFeatures) -> Floats:
-        return frozen_logits(experiment, np.asarray(adapted(trained, jnp.asarray(_unit(split)), ratio)), texts)
+    def logits(ratio: float, split: FrozenFeatures) -> Floats:
+        mixed = adapted(trained[ratio], jnp.asarray(_unit(split)), ratio)
+        return frozen_logits(context.experiment, np.asarray(mixed), texts)
 
-    best: tuple[float, float, Arrays] | None = None
-    validation = context.features["validation"]
-    for ratio in RATIOS:
-        trained = train(adapter_loss, bottleneck, {**data, "ratio": np.float32(ratio)}, order)
-        measured = from_logits(*validation.of_examples(logits(trained, ratio, validation)), experiment.class_names)
-        score = measured.scalars()[context.config.eval.select_by]
-        logging.debug("CLIP-Adapter: ratio %.1f: validation %.4f", ratio, score)
-        if best is None or score > best[0]:
-            best = score, ratio, trained
-    assert best is not None
-    _, ratio, trained = best
-    return context.measure(lambda split: logits(trained, ratio, split)), {"ratio": ratio}
+    trained = {ratio: train(adapter_loss, bottleneck, {**data, "ratio": np.float32(ratio)}, order) for ratio in RATIOS}
+
+    def score(ratio: float) -> float:
+        found = context.score(logits(ratio, context.features["validation"]))
+        logging.debug("CLIP-Adapter: ratio %.1f: validation %.4f", ratio, found)
+        return found
+
+    ratio = max(RATIOS, key=score)  # the first of equal ones
+    return context.measure(lambda split: logits(ratio, split)), {"ratio": ratio}
 
 
 def initial_bottleneck(width: int, seed: int) -> dict[str, Floats]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import operator
 from collections.abc import Callable, Sequence
 from typing import Any, cast
 
@@ -19,8 +20,7 @@ import numpy.typing as npt
 import optax
 from absl import logging
 
-from mpafer_jax.evaluation.baselines.registry import Context, Result, baseline, needs_validation
-from mpafer_jax.evaluation.metrics import from_logits
+from mpafer_jax.evaluation.baselines.registry import Context, Result, Score, baseline, needs_validation
 from mpafer_jax.method.features import FrozenFeatures
 
 # Strength of the penalty, per image: half-decades, strongest first; each fit starts from the previous one.
@@ -53,41 +53,31 @@ class LinearProbe:
 
 
 def fit(
-    train: FrozenFeatures,
-    validation: FrozenFeatures,
-    class_names: Sequence[str],
-    *,
-    select_by: str,
-    grid: Sequence[float] = L2_GRID,
+    train: FrozenFeatures, validation: npt.NDArray[np.float32], score: Score, grid: Sequence[float] = L2_GRID
 ) -> LinearProbe:
     """Fits one probe per strength on train; returns the best on validation.
 
     Args:
-      class_names: C names.
-      select_by: validation metric: war, uar or macro_f1; ties go to the strongest penalty.
+      validation: features [m, D] of the validation images.
+      score: of their logits; ties go to the strongest penalty.
       grid: strengths, strongest first.
     """
     mean, deviation = train.image_features.mean(axis=0), train.image_features.std(axis=0)
     scale = np.where(deviation > 0, deviation, np.float32(1))
     standardised = jnp.asarray((train.image_features - mean) / scale, jnp.float32)
     targets = jnp.asarray(train.label_distributions, jnp.float32)
-    shapes = {"weights": (standardised.shape[1], len(class_names)), "bias": (len(class_names),)}
+    shapes = {"weights": (standardised.shape[1], targets.shape[1]), "bias": targets.shape[1:]}
     params = {name: jnp.zeros(shape, jnp.float32) for name, shape in shapes.items()}
     solve = cast(Callable[..., tuple[dict[str, jax.Array], jax.Array, jax.Array]], jax.jit(minimize))
-    best: tuple[float, LinearProbe] | None = None
+    found: list[tuple[float, LinearProbe]] = []
     for l2 in grid:
         params, iterations, gradient = solve(params, standardised, targets, jnp.asarray(l2, jnp.float32))
         if float(gradient) > _TOLERANCE:
             logging.warning("linear probe: l2 %.1e stopped at a gradient of %.1e", l2, float(gradient))
         probe = LinearProbe(np.asarray(params["weights"]), np.asarray(params["bias"]), mean, scale, l2)
-        measured = from_logits(*validation.of_examples(probe.logits(validation.image_features)), class_names)
-        score = measured.scalars()[select_by]
-        logging.debug("linear probe: l2 %.1e: validation %s %.4f, %d iterations", l2, select_by, score, int(iterations))
-        if best is None or score > best[0]:
-            best = score, probe
-    if best is None:
-        raise ValueError("the grid of strengths is empty")
-    return best[1]
+        found.append((score(probe.logits(validation)), probe))
+        logging.debug("linear probe: l2 %.1e: validation %.4f, %d iterations", l2, found[-1][0], int(iterations))
+    return max(found, key=operator.itemgetter(0))[1]  # the first of equal ones
 
 
 _Carry = tuple[dict[str, jax.Array], Any, jax.Array, jax.Array]  # params, L-BFGS state, iterations, gradient
@@ -141,6 +131,5 @@ _check = needs_validation("linear_probe", "penalty is")
 @baseline("linear_probe", "linear probe on frozen features", features="all", check=_check)
 def compute(context: Context) -> Result:
     """The probe fitted on the run's training images, with the penalty selected by `eval.select_by`."""
-    train, validation = context.features["train"], context.features["validation"]
-    probe = fit(train, validation, context.experiment.class_names, select_by=context.config.eval.select_by)
+    probe = fit(context.features["train"], context.features["validation"].image_features, context.score)
     return context.measure(lambda split: probe.logits(split.image_features)), {"l2": probe.l2}

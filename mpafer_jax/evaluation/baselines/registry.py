@@ -18,6 +18,7 @@ from mpafer_jax.runtime.errors import ConfigError
 
 Metrics = Mapping[str, ClassificationMetrics]  # by the split's name
 Result = tuple[Metrics, dict[str, Any]]  # metrics, and details of the baseline
+Score = Callable[[npt.NDArray[np.float32]], float]  # of logits, as `Context.score`
 T = TypeVar("T")
 
 
@@ -45,6 +46,11 @@ class Context:
             for name, split in self.features.items()
             if name != "train"
         }
+
+    def score(self, logits: npt.NDArray[np.float32]) -> float:
+        """How good logits [m, C] of the validation images are, by `eval.select_by`: war, uar or macro_f1."""
+        examples = self.features["validation"].of_examples(logits)
+        return from_logits(*examples, self.experiment.class_names).scalars()[self.config.eval.select_by]
 
     def once(self, make: Callable[[Context], T]) -> T:
         """`make(self)`, computed once for all baselines that share it."""

@@ -8,7 +8,6 @@ image order and checkpoint selection are those of the run.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
 from typing import cast
 
 import jax
@@ -19,9 +18,8 @@ from absl import logging
 from mpafer_jax.config.schema import Config
 from mpafer_jax.data import pipeline
 from mpafer_jax.data.splits import Dataset
-from mpafer_jax.evaluation.baselines.registry import Context, Result, baseline
+from mpafer_jax.evaluation.baselines.registry import Context, Metrics, Result, baseline
 from mpafer_jax.evaluation.baselines.zero_shot import frozen_logits
-from mpafer_jax.evaluation.metrics import ClassificationMetrics, from_logits
 from mpafer_jax.method import build, optim, steps
 from mpafer_jax.method.features import FrozenFeatures
 from mpafer_jax.method.forward import Forward, forward_features
@@ -43,20 +41,12 @@ class Trained:
     """
 
     step: int
-    metrics: dict[str, ClassificationMetrics]
+    metrics: Metrics
 
 
-def train(
-    config: Config, experiment: build.Experiment, features: Mapping[str, FrozenFeatures], num_steps: int
-) -> Trained:
-    """Trains fresh context vectors.
-
-    Args:
-      config: of the run.
-      experiment: its model; visual prompts are left out here.
-      features: of "train" and of the held-out splits.
-      num_steps: updates.
-    """
+def train(context: Context) -> Trained:
+    """Trains fresh context vectors."""
+    config, experiment, num_steps = context.config, context.experiment, context.num_steps
     learner = MpaPrompts.configured(config, experiment.model.backbone.spec, len(experiment.class_names))
     alone = experiment.with_learner(learner.clone(num_visual=0))
     tx, _ = optim.configured_optimizer(config, alone.model.learner, num_steps)
@@ -73,18 +63,14 @@ def train(
     params = build.initial_prompts(config, alone)
     state = devices.replicate(TrainState(jnp.zeros((), jnp.int32), params, tx.init(params)))
 
-    def evaluate(params: dict[str, jax.Array]) -> dict[str, ClassificationMetrics]:
+    def evaluate(params: dict[str, jax.Array]) -> Metrics:
         texts = cast(jax.Array, encode_texts(params, alone.frozen))
-        return {
-            name: from_logits(*split.of_examples(frozen_logits(alone, split.image_features, texts)), alone.class_names)
-            for name, split in features.items()
-            if name != "train"
-        }
+        return context.measure(lambda split: frozen_logits(alone, split.image_features, texts))
 
     selecting = "test" if config.eval.select_on_test_split else "validation"
-    best, best_score = Trained(0, {}), -1.0
+    measured: dict[int, Metrics] = {}  # by step
     interval: list[steps.Metrics] = []
-    seen = features["train"].of_segments()
+    seen = context.features["train"].of_segments()
     order = pipeline.train_order(seen.labels, config.data.sampler, config.seed)
     for step in progress.track(range(1, num_steps + 1), "training the context", num_steps, "steps"):
         batch = devices.shard_batch(batch_of_step(seen, order, step - 1, config.train.batch_size))
@@ -94,26 +80,29 @@ def train(
             continue
         check_metrics(devices.to_host(interval), step)
         interval = []
-        measured = evaluate(state.params)
+        measured[step] = evaluate(state.params)
+
+    def score(step: int) -> float:
+        metrics = measured[step]
         # Without a selection split the last step wins.
-        score = measured[selecting].scalars()[config.eval.select_by] if selecting in measured else float(step)
-        if score > best_score:
-            best, best_score = Trained(step, measured), score
-    logging.debug("text context: step %d of %d", best.step, num_steps)
-    return best
+        return metrics[selecting].scalars()[config.eval.select_by] if selecting in metrics else float(step)
+
+    best = max(measured, key=score)  # the first of equal ones
+    logging.debug("text context: step %d of %d", best, num_steps)
+    return Trained(best, measured[best])
 
 
 def batch_of_step(
     split: FrozenFeatures, order: pipeline.Order, step: int, batch_size: int
 ) -> dict[str, np.ndarray[tuple[int, ...], np.dtype[np.generic]]]:
     """This process's part of the batch of a step: the images that the run sees in that step."""
-    part = batch_size // jax.process_count()
-    chosen = order(step * batch_size + jax.process_index() * part + np.arange(part))
+    local = pipeline.local_positions(batch_size, jax.process_index(), jax.process_count())
+    chosen = order(step * batch_size + local)
     return {
         "image_features": split.image_features[chosen],
         "label": split.labels[chosen],
         "label_distribution": split.label_distributions[chosen],
-        "mask": np.ones(part, np.float32),
+        "mask": np.ones(len(chosen), np.float32),
     }
 
 
@@ -138,5 +127,5 @@ def _check(config: Config, dataset: Dataset) -> None:
 @baseline("text_context", "text context alone (CoOp)", features="all", check=_check)
 def compute(context: Context) -> Result:
     """Metrics of the context selected by `train`."""
-    trained = train(context.config, context.experiment, context.features, context.num_steps)
+    trained = train(context)
     return trained.metrics, {"step": trained.step}

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from mpafer_jax.evaluation.baselines import adapters
-from mpafer_jax.method.features import FrozenFeatures
 from tests import needs
+from tests.evaluation.baselines.validation import score, split
 
 ORDER = np.stack([np.random.default_rng(step).permutation(12)[:6] for step in range(8)])  # 8 batches of 6 of 12 images
 
@@ -40,11 +40,6 @@ def test_the_cache_of_more_images_than_fit_at_once():
     np.testing.assert_allclose(adapters.cache_scores(images, keys, values, betas), expected, rtol=1e-4, atol=1e-6)
 
 
-def split(features, labels) -> FrozenFeatures:
-    labels = np.asarray(labels, np.int32)
-    return FrozenFeatures(np.asarray(features, np.float32), labels, np.eye(2, dtype=np.float32)[labels])
-
-
 def test_validation_chooses_alpha_and_beta():
     """One image of class 1 between three keys of class 0 and, nearer, one of class 1: only a narrow kernel is right."""
     angles = np.radians([40, 41, 42, -5])
@@ -59,10 +54,11 @@ def test_validation_chooses_alpha_and_beta():
     first = next((a, b) for a in adapters.ALPHAS for b in adapters.BETAS if right(a, b))
     assert not right(first[0], adapters.BETAS[0])
     assert not right(adapters.ALPHAS[0], first[1])
-    found = adapters.choose(keys, values, validation, clip_logits, ("a", "b"), select_by="war")
+    found = adapters.choose(keys, values, validation, clip_logits, score(validation))
     assert (found.alpha, found.beta) == first
     # Where all are right, or all are wrong, CLIP's own logits have the most weight.
-    found = adapters.choose(keys, values, validation, np.array([[0.0, 99.0]], np.float32), ("a", "b"), select_by="war")
+    far = np.array([[0.0, 99.0]], np.float32)
+    found = adapters.choose(keys, values, validation, far, score(validation))
     assert (found.alpha, found.beta) == (adapters.ALPHAS[0], adapters.BETAS[0])
 
 

@@ -6,12 +6,7 @@ import numpy as np
 import pytest
 
 from mpafer_jax.evaluation.baselines import linear_probe
-from mpafer_jax.method.features import FrozenFeatures
-
-
-def split(features, labels, classes=2) -> FrozenFeatures:
-    labels = np.asarray(labels, np.int32)
-    return FrozenFeatures(np.asarray(features, np.float32), labels, np.eye(classes, dtype=np.float32)[labels])
+from tests.evaluation.baselines.validation import score, split
 
 
 def solve(features, targets, l2):
@@ -47,7 +42,7 @@ def test_separable_classes_are_separated():
     rng = np.random.default_rng(0)
     labels = np.repeat([0, 1, 2], 20)
     train = split(100 + 30 * np.eye(3)[labels] + rng.normal(size=(60, 3)), labels, 3)  # far from mean 0, deviation 1
-    probe = linear_probe.fit(train, train, ("a", "b", "c"), select_by="war")
+    probe = linear_probe.fit(train, train.image_features, score(train))
     np.testing.assert_array_equal(probe.logits(train.image_features).argmax(1), labels)
 
 
@@ -67,17 +62,18 @@ TRAIN = split([[-1.0], [-1.2], [-0.8], [1.0]] * 4, [0, 0, 0, 1] * 4)
     ],
 )
 def test_validation_chooses_the_penalty(validation, select_by, expected):
-    assert linear_probe.fit(TRAIN, validation, ("a", "b"), select_by=select_by, grid=(1e3, 1e-3)).l2 == expected
+    found = linear_probe.fit(TRAIN, validation.image_features, score(validation, select_by), grid=(1e3, 1e-3))
+    assert found.l2 == expected
 
 
 def test_a_feature_that_never_changes_does_no_harm():
     constant = split(np.hstack([TRAIN.image_features, np.full((16, 1), 7.0)]), TRAIN.labels)
-    one = linear_probe.fit(constant, constant, ("a", "b"), select_by="war", grid=(1e-2,))
-    two = linear_probe.fit(TRAIN, TRAIN, ("a", "b"), select_by="war", grid=(1e-2,))
+    one = linear_probe.fit(constant, constant.image_features, score(constant), grid=(1e-2,))
+    two = linear_probe.fit(TRAIN, TRAIN.image_features, score(TRAIN), grid=(1e-2,))
     np.testing.assert_allclose(one.logits(constant.image_features), two.logits(TRAIN.image_features), atol=1e-3)
 
 
 def test_the_same_bits_twice():
-    one, two = (linear_probe.fit(TRAIN, TRAIN, ("a", "b"), select_by="war") for _ in range(2))
+    one, two = (linear_probe.fit(TRAIN, TRAIN.image_features, score(TRAIN)) for _ in range(2))
     np.testing.assert_array_equal(one.weights, two.weights)
     assert one.l2 == two.l2

@@ -11,6 +11,7 @@ import pytest
 from mpafer_jax.data import pipeline
 from mpafer_jax.data.splits import load_dataset
 from mpafer_jax.evaluation.baselines import text_context
+from mpafer_jax.evaluation.baselines.registry import Context
 from mpafer_jax.method import build, steps
 from mpafer_jax.method.features import FrozenFeatures
 from mpafer_jax.method.forward import Forward, forward_features
@@ -97,9 +98,13 @@ def planted(sample):
     return config, experiment, splits
 
 
+def train(config, experiment, features, num_steps):
+    return text_context.train(Context(config, None, experiment, num_steps, features))
+
+
 def test_it_learns_and_leaves_the_run_beside_it_alone(planted):
     config, experiment, splits = planted
-    trained = text_context.train(config, experiment, splits, 30)
+    trained = train(config, experiment, splits, 30)
     assert trained.step in (10, 20, 30)
     assert set(trained.metrics) == {"validation", "test"}
     assert trained.metrics["test"].war > 0.6
@@ -114,18 +119,18 @@ def test_the_test_split_chooses_where_it_chooses_for_the_run_beside_it(planted, 
     parts = {"train": splits["train"], "test": test}
     changes = {"optimizer.learning_rate": 0.05, "train.eval_every": 5, "data.validation_fraction": 0.0}
     usual = runs.config(sample, **changes)
-    assert text_context.train(usual, experiment, parts, 30).step == 30
-    expected = text_context.train(usual, experiment, {**parts, "validation": test}, 30)
+    assert train(usual, experiment, parts, 30).step == 30
+    expected = train(usual, experiment, {**parts, "validation": test}, 30)
     assert expected.step < 30
     on_test = runs.config(sample, **changes, **{"eval.select_on_test_split": True})
-    found = text_context.train(on_test, experiment, parts, 30)
+    found = train(on_test, experiment, parts, 30)
     assert found.step == expected.step
     assert found.metrics["test"].to_dict() == expected.metrics["test"].to_dict()
 
 
 def test_without_validation_the_last_step_stands(planted):
     config, experiment, splits = planted
-    trained = text_context.train(config, experiment, {name: splits[name] for name in ("train", "test")}, 30)
+    trained = train(config, experiment, {name: splits[name] for name in ("train", "test")}, 30)
     assert trained.step == 30
     assert set(trained.metrics) == {"test"}
 
@@ -138,4 +143,4 @@ def test_a_loss_that_is_not_finite_stops_it(planted):
         splits["train"].label_distributions,
     )
     with pytest.raises(NonFiniteError, match=r"step 1: not finite: .*'loss'"):
-        text_context.train(config, experiment, {**splits, "train": broken}, 20)
+        train(config, experiment, {**splits, "train": broken}, 20)
