@@ -22,7 +22,7 @@ from mpafer_jax.config.data_section import DataSection
 from mpafer_jax.data import clips, records
 from mpafer_jax.data.records import Clip, Counts, ImageFile, Record, SourceIndex
 from mpafer_jax.runtime import files
-from mpafer_jax.runtime.errors import DataError
+from mpafer_jax.runtime.errors import DataError, first_problem
 
 DESCRIPTION, METADATA, LOG = "alignment.json", "metadata.jsonl", "alignment.csv"
 _OTHER_READERS = ("folder", "list")  # of a user's images: as these any copy may be read
@@ -111,10 +111,9 @@ class AlignedCopy:
         try:
             return pydantic.TypeAdapter(cls).validate_json(records.read_text(path))
         except pydantic.ValidationError as error:
-            first = error.errors()[0]
             raise DataError(
-                f"{path} is not the description of an aligned copy: {'.'.join(map(str, first['loc']))} {first['msg']}; "
-                "make the copy again in another folder"
+                f"{path} is not the description of an aligned copy: {first_problem(error)}; make the copy again in "
+                "another folder"
             ) from error
 
 

@@ -7,7 +7,10 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
+
+if TYPE_CHECKING:
+    import pydantic
 
 
 class UserError(ValueError):
@@ -80,3 +83,9 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     """'; did you mean ...?' with the closest known word, or ''."""
     near = difflib.get_close_matches(word, list(known), n=1)
     return f"; did you mean {near[0]}?" if near else ""
+
+
+def first_problem(error: pydantic.ValidationError) -> str:
+    """The first of the problems in words: 'overrides.0: Input should be a valid string'."""
+    first = error.errors(include_url=False)[0]
+    return f"{'.'.join(map(str, first['loc']))}: {first['msg']}".removeprefix(": ")

@@ -20,7 +20,7 @@ from mpafer_jax.config.flags import make_configs_importable
 from mpafer_jax.config.search_space import Space
 from mpafer_jax.config.semantics import SEED_FIELDS, TRAINING_ONLY
 from mpafer_jax.runtime import files
-from mpafer_jax.runtime.errors import ConfigError
+from mpafer_jax.runtime.errors import ConfigError, first_problem
 
 RECORD = "sweep.json"
 FOLD = "data.clips.fold"
@@ -228,11 +228,9 @@ class Record:
         try:
             return pydantic.TypeAdapter(cls).validate_json(text)
         except pydantic.ValidationError as error:
-            first = error.errors()[0]
-            problem = f"{'.'.join(map(str, first['loc']))} {first['msg']}".lstrip()
             raise ConfigError(
-                f"{path} cannot be read ({problem}); remove it and give the command of the sweep again, which writes "
-                "it anew and keeps the runs"
+                f"{path} cannot be read ({first_problem(error)}); remove it and give the command of the sweep again, "
+                "which writes it anew and keeps the runs"
             ) from error
 
     @classmethod

@@ -309,7 +309,7 @@ def test_a_folder_that_is_no_sweeps_is_named(tmp_path, capsys):
     assert f"{tmp_path} is no sweep's folder" in capsys.readouterr().err
     (tmp_path / "sweep.json").write_text(json.dumps({"source": "x.py"}))
     assert study.tables([str(tmp_path)]) == 2
-    assert "sweep.json cannot be read (overrides Field required); remove it and give" in capsys.readouterr().err
+    assert "sweep.json cannot be read (overrides: Field required); remove it and give" in capsys.readouterr().err
 
 
 def test_a_damaged_file_of_a_run_is_named_and_what_is_put_aside_is_not_read(tmp_path):

@@ -24,6 +24,7 @@ from mpafer_jax.method.hard_prompts.bank import ACTION_UNITS
 from mpafer_jax.method.hard_prompts.generation.backends import Reply
 from mpafer_jax.method.hard_prompts.generation.questions import Answer, Description
 from mpafer_jax.method.hard_prompts.templates import described, prompt_name
+from mpafer_jax.runtime.errors import first_problem
 from mpafer_jax.runtime.files import home_expanded
 from mpafer_jax.runtime.texts import clean_text, is_one_line
 
@@ -111,7 +112,7 @@ def read_answer(reply: Reply, expected: Expected) -> tuple[Description, ...]:
             raise UnusableAnswerError(
                 ["the answer was cut off by the limit on its length; answer more briefly"]
             ) from None
-        raise UnusableAnswerError([_first_error(error)]) from None
+        raise UnusableAnswerError([f"it is not JSON of the form asked for: {first_problem(error)}"]) from None
     descriptions = tuple(map(_tidied, answer.descriptions))
     if problems := list(find_problems(descriptions, expected)):
         raise UnusableAnswerError(problems)
@@ -174,9 +175,3 @@ def _json_part(text: str) -> str:
     spoken = text.rpartition("</think>")[2]
     start, end = spoken.find("{"), spoken.rfind("}")
     return spoken[start : end + 1] if 0 <= start < end else spoken
-
-
-def _first_error(error: pydantic.ValidationError) -> str:
-    item = error.errors(include_url=False)[0]
-    place = ".".join(str(part) for part in item["loc"])
-    return f"it is not JSON of the form asked for: {f'{place}: ' if place else ''}{item['msg']}"
