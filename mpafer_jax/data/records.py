@@ -10,7 +10,7 @@ import dataclasses
 import hashlib
 import io
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -427,6 +427,22 @@ def number_of_images(folder: Path) -> int:
     return sum(is_image(path.name) for path in files_below(folder))
 
 
+def keep(index: SourceIndex, choose: Callable[[Record], Record | str]) -> SourceIndex:
+    """Keeps the records that `choose` returns, perhaps changed; for others it returns why they are dropped."""
+    splits: dict[str, list[Record]] = {split: [] for split in index.splits}
+    dropped: Counts = {split: dict(reasons) for split, reasons in index.dropped.items()}
+    left_out = {split: list(index.left_out.get(split, ())) for split in index.splits}
+    for split, found in index.splits.items():
+        for record in found:
+            chosen = choose(record)
+            if isinstance(chosen, str):
+                left_out[split].append(Record(record.name, record.image, -1))
+                count(dropped, split, chosen)
+            else:
+                splits[split].append(chosen)
+    return dataclasses.replace(index, splits=splits, dropped=dropped, left_out=left_out)
+
+
 def select_classes(index: SourceIndex, class_names: Sequence[str]) -> SourceIndex:
     """Keeps the listed classes, in the listed order; examples of others are dropped and counted.
 
@@ -458,24 +474,16 @@ def select_classes(index: SourceIndex, class_names: Sequence[str]) -> SourceInde
     except ConfigError as error:
         raise DataError(str(error)) from error
     new_label = {old: new for new, old in enumerate(chosen)}
-    dropped: Counts = {split: dict(reasons) for split, reasons in index.dropped.items()}
-    splits: dict[str, list[Record]] = {}
-    left_out = {split: list(index.left_out.get(split, ())) for split in index.splits}
-    for split, records in index.splits.items():
-        selected = splits.setdefault(split, [])
-        for record in records:
-            if record.label in new_label:
-                selected.append(_relabel(record, new_label))
-            else:
-                left_out[split].append(Record(record.name, record.image, -1))
-                count(dropped, split, f"class {index.class_names[record.label]} not in class_names")
+
+    def choose(record: Record) -> Record | str:
+        if record.label in new_label:
+            return _relabel(record, new_label)
+        return f"class {index.class_names[record.label]} not in class_names"
+
     return dataclasses.replace(
-        index,
+        keep(index, choose),
         class_names=names,
         source_labels=tuple(index.source_labels[old] for old in chosen),
-        splits=splits,
-        dropped=dropped,
-        left_out=left_out,
     )
 
 

@@ -8,7 +8,7 @@ import re
 from collections.abc import Sequence
 
 from mpafer_jax.data import records
-from mpafer_jax.data.records import Counts, Record, SourceIndex
+from mpafer_jax.data.records import Record, SourceIndex
 from mpafer_jax.runtime.errors import DataError, did_you_mean
 
 _CONDITION = re.compile(r"\s*(?P<name>[^<>=]+?)\s*(?P<operator>>=|<=|=)\s*(?P<value>[^<>=]+?)\s*")
@@ -44,19 +44,12 @@ def select(index: SourceIndex, conditions: Sequence[str]) -> SourceIndex:
     parsed = [_parse(text) for text in conditions]
     for condition in parsed:
         _check(condition, index)
-    splits: dict[str, list[Record]] = {}
-    dropped: Counts = {split: dict(reasons) for split, reasons in index.dropped.items()}
-    left_out = {split: list(index.left_out.get(split, ())) for split in index.splits}
-    for split, found in index.splits.items():
-        selected = splits.setdefault(split, [])
-        for record in found:
-            unmet = next((c for c in parsed if not c.holds(record.attributes.get(c.name, ""))), None)
-            if unmet is None:
-                selected.append(record)
-            else:
-                left_out[split].append(Record(record.name, record.image, -1))
-                records.count(dropped, split, f"not {unmet.text}")
-    return dataclasses.replace(index, splits=splits, dropped=dropped, left_out=left_out, whole=index)
+
+    def choose(record: Record) -> Record | str:
+        unmet = next((c for c in parsed if not c.holds(record.attributes.get(c.name, ""))), None)
+        return record if unmet is None else f"not {unmet.text}"
+
+    return dataclasses.replace(records.keep(index, choose), whole=index)
 
 
 def _parse(text: str) -> _Condition:
