@@ -38,6 +38,12 @@ def reported_checkpoint(summary: Mapping[str, Any]) -> str:
     return "best" if "best" in summary else "last"
 
 
+def reported(summary: Mapping[str, Any]) -> tuple[Mapping[str, Any], str | None]:
+    """What a run's summary says of the reported checkpoint, and the split that is reported, if one was held out."""
+    checkpoint = summary[reported_checkpoint(summary)]
+    return checkpoint, reported_split(checkpoint)
+
+
 def selecting_split(summary: Mapping[str, Any]) -> str | None:
     """The split that selected a run's best checkpoint, "validation" or "test"; None if none was selected."""
     return str(summary["selected_by"]).split()[0] if "best" in summary else None
@@ -86,12 +92,11 @@ def items(summary: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, st
       summary: its `summary.json`, possibly from an earlier version.
       config: its fields by dotted name.
     """
-    which = reported_checkpoint(summary)
-    by = str(summary["selected_by"])
-    split, counted = reported_split(summary[which]), unit(summary)
-    described = {"checkpoint": f"best by {by}" if which == "best" else "last step, nothing chosen"}
+    is_best, counted = reported_checkpoint(summary) == "best", unit(summary)
+    described = {"checkpoint": f"best by {summary['selected_by']}" if is_best else "last step, nothing chosen"}
+    checkpoint, split = reported(summary)
     if split is not None:
-        measured = summary[which][split]
+        measured = checkpoint[split]
         counts = [int(sum(row)) for row in measured["confusion"]]
         classes = zip(measured["class_names"], counts, strict=True)
         each = ", ".join(f"{name} {count}" for name, count in classes)

@@ -54,8 +54,7 @@ def render(summary: Mapping[str, Any]) -> str:
 
 def render_groups(summary: Mapping[str, Any]) -> str:
     """The reported checkpoint's metrics by group as Markdown, a table for each attribute; "" without attributes."""
-    reported = summary[protocol.reported_checkpoint(summary)]
-    split = protocol.reported_split(reported)
+    reported, split = protocol.reported(summary)
     by_attribute: Mapping[str, Any] = reported[split].get("groups", {}) if split else {}
 
     def share(group: Mapping[str, Any], metric: str) -> str:

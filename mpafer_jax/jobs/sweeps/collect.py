@@ -15,9 +15,9 @@ from mpafer_jax.artifacts import run_dir
 from mpafer_jax.artifacts.run_dir import TRAINING_PREDICTIONS
 from mpafer_jax.config.redaction import redact
 from mpafer_jax.config.schema import Config
+from mpafer_jax.evaluation import protocol
 from mpafer_jax.evaluation.baselines import BASELINES
 from mpafer_jax.evaluation.predictions import Predictions
-from mpafer_jax.evaluation.protocol import reported_checkpoint, reported_split
 from mpafer_jax.jobs.sweeps.sweep import FOLDER, Point, Sweep
 from mpafer_jax.runtime import files
 from mpafer_jax.runtime.errors import ReportError
@@ -122,8 +122,7 @@ def _read_run(folder: pathlib.Path, name: str) -> FinishedRun:
 
 def _reported(summary: Mapping[str, Any], place: pathlib.Path) -> tuple[Mapping[str, Any], str]:
     """The reported checkpoint of a run, and the split."""
-    reported = summary[reported_checkpoint(summary)]
-    split = reported_split(reported)
+    reported, split = protocol.reported(summary)
     if split is None:
         raise ReportError(f"{place} was measured on no held-out split, so it has no place in a table")
     return reported, split

@@ -267,9 +267,7 @@ def _accuracy(path: pathlib.Path) -> str:
     """The result of a finished run, as "WAR 76.43% on test, "; empty without a held-out split."""
     if not path.is_file():
         return ""
-    summary = run_dir.read_json(path)
-    reported = summary[protocol.reported_checkpoint(summary)]
-    split = protocol.reported_split(reported)
+    reported, split = protocol.reported(run_dir.read_json(path))
     return "" if split is None else f"WAR {100 * reported[split]['war']:.2f}% on {split}, "
 
 
