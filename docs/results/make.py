@@ -32,6 +32,8 @@ from typing import Any
 import numpy as np
 
 from mpafer_jax.artifacts.run_dir import flatten
+from mpafer_jax.cli.parser import path_argument
+from mpafer_jax.config.flags import own_files
 from mpafer_jax.config.redaction import LOCAL_PATHS, redact, redact_value
 from mpafer_jax.config.schema import Config
 from mpafer_jax.config.semantics import free_fields
@@ -40,7 +42,7 @@ from mpafer_jax.jobs.studies import cross_dataset_text
 from mpafer_jax.jobs.sweeps import ranks, report, search, sweep, tables
 from mpafer_jax.jobs.sweeps.collect import METRICS, FinishedRun
 from mpafer_jax.jobs.sweeps.report import Report
-from mpafer_jax.jobs.sweeps.sweep import Record, own_files, split_source
+from mpafer_jax.jobs.sweeps.sweep import Record, split_source
 from mpafer_jax.runtime import files
 from mpafer_jax.runtime.errors import ConfigError, UserError
 
@@ -423,8 +425,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Publishes what has run and writes the page, or prints a published sweep's tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     kinds = "of sweeps, matrices or packages"
-    parser.add_argument("folders", nargs="*", type=files.path_argument("folder"), help=kinds)
-    parser.add_argument("--page", type=files.path_argument("--page"), default=_PAGE, help=f"default: {_PAGE}")
+    parser.add_argument("folders", nargs="*", type=path_argument("folder"), help=kinds)
+    parser.add_argument("--page", type=path_argument("--page"), default=_PAGE, help=f"default: {_PAGE}")
     printed = "print published sweeps' tables instead"
     parser.add_argument("--print", type=pathlib.Path, nargs="+", default=[], metavar="FILE", help=printed)
     parser.add_argument("--format", choices=list(report.FORMATS), default="markdown", help="with --print")

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NoReturn
 
 from mpafer_jax import __version__
+from mpafer_jax.runtime import files
 from mpafer_jax.runtime.errors import UserError, did_you_mean
 
 _WIDEST, _COLUMN = 100, 30
@@ -190,6 +191,11 @@ def checked(check: Callable[[str], object]) -> Callable[[str], object]:
             raise argparse.ArgumentTypeError(str(error)) from error
 
     return parse
+
+
+def path_argument(flag: str, find: Callable[[str, str], object] = files.local_path) -> Callable[[str], object]:
+    """An argument's type: a path as `files.local_path`, or another function, reads it; `flag` is named in errors."""
+    return checked(lambda text: find(text, flag))
 
 
 def at_least(smallest: float, kind: type[int] | type[float] = int) -> Any:

@@ -7,7 +7,7 @@ import os
 from typing import TYPE_CHECKING
 
 from mpafer_jax.cli.parser import UsageError, at_least, several
-from mpafer_jax.cli.runner import argument, command, number, path
+from mpafer_jax.cli.runner import argument, command, number, path, refuse_idle
 from mpafer_jax.runtime import signals
 
 if TYPE_CHECKING:
@@ -76,8 +76,7 @@ def generate(arguments: argparse.Namespace) -> int:
     mistake in the flags, or the server refuses the request; nothing would change by repeating it.
     """
     if arguments.backend == "transformers":
-        if idle := [option for option in _OF_A_SERVER if option in arguments.given]:
-            raise UsageError(f"{', '.join(idle)} would do nothing: --backend=transformers asks no server")
+        refuse_idle(arguments, dict.fromkeys(_OF_A_SERVER, "--backend=openai"))
     elif not (arguments.endpoint or os.environ.get("OPENAI_BASE_URL")):
         raise UsageError("name the server: --endpoint=http://localhost:8000/v1, or --backend=transformers for none")
     if arguments.config is None and not arguments.classes:

@@ -1,6 +1,6 @@
 """What makes a function a command: its flags, the processes that it joins, what it shows, and how it ends.
 
-    @command("data sheet", argument("--out", type=files.path_argument("--out"), required=True, help="PNG file"))
+    @command("data sheet", path("--out", required=True, help="PNG file"))
     def sheet(arguments):
         '''Writes an image that shows what is in a dataset. [the whole docstring is its --help]'''
 
@@ -27,7 +27,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from mpafer_jax.artifacts import shipped
-from mpafer_jax.cli.parser import Parser, UsageError, at_least, checked, refuse, without_log_flags
+from mpafer_jax.cli.parser import Parser, UsageError, at_least, checked, path_argument, refuse, without_log_flags
 from mpafer_jax.runtime import files, signals, without_torch
 from mpafer_jax.runtime.errors import ConfigError, UserError
 
@@ -52,7 +52,7 @@ def argument(*names: str, **options: Any) -> Argument:
 
 def path(name: str, **options: Any) -> Argument:
     """A file or folder of this machine."""
-    return argument(name, type=files.path_argument(name), **options)
+    return argument(name, type=path_argument(name), **options)
 
 
 def number(name: str, smallest: int, **options: Any) -> Argument:
@@ -61,7 +61,11 @@ def number(name: str, smallest: int, **options: Any) -> Argument:
 
 
 WORKDIR = argument(
-    "--workdir", required=True, metavar="FOLDER", help="folder of the run: checkpoints, metrics, results"
+    "--workdir",
+    type=path_argument("--workdir", files.any_path),
+    required=True,
+    metavar="FOLDER",
+    help="folder of the run: checkpoints, metrics, results",
 )
 CHECKPOINT = argument(
     "--checkpoint",

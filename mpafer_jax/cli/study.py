@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import argparse
 import shlex
-from collections.abc import Callable
 from pathlib import Path
 
-from mpafer_jax.cli.parser import UsageError, several, whole_numbers
+from mpafer_jax.cli.parser import UsageError, checked, several, whole_numbers
 from mpafer_jax.cli.runner import CLIP, WHICH, WORKDIR, argument, command, number, path, refuse_idle
 from mpafer_jax.runtime import files
 
 
-def _paths(flag: str) -> Callable[[str], list[Path]]:
-    return lambda text: [files.path_argument(flag)(name) for name in text.split(",")]
+def _paths(text: str) -> list[Path]:
+    return [files.local_path(name, "--reuse") for name in text.split(",")]
 
 
 @command(
@@ -28,7 +27,7 @@ def _paths(flag: str) -> Callable[[str], list[Path]]:
     number("--together", 1, default=1, help="runs of one shape that a job trains at once (default: 1)"),
     argument("--gpus", type=several(), default=(), help="numbers of GPUs; a job runs on one of them"),
     number("--retries", 0, default=1, help="how often what failed is started again"),
-    argument("--reuse", type=_paths("--reuse"), default=[], help="folders of sweeps whose equal runs to take"),
+    argument("--reuse", type=checked(_paths), default=[], help="folders of sweeps whose equal runs to take"),
     argument("--dry_run", action="store_true", help="print the commands that are left to run, and run none"),
     argument("--slurm", action="store_true", help="queue the runs as an array of Slurm jobs"),
     argument("--sbatch", type=shlex.split, default=[], help="with --slurm: options of sbatch, as one word"),
@@ -210,8 +209,7 @@ def base_to_new(arguments: argparse.Namespace) -> None:
     if own := [name for name in base_to_new.OWN_FIELDS if name in arguments.fields]:
         by = "what --seeds sets" if own[0] in SEED_FIELDS else "set by this command"
         raise UsageError(f"--config.{own[0]} is {by}; leave it out")
-    root = files.any_path(arguments.workdir, "--workdir")
-    text = base_to_new.measure(Config.from_config_dict(arguments.config), root, arguments.seeds)
+    text = base_to_new.measure(Config.from_config_dict(arguments.config), arguments.workdir, arguments.seeds)
     if distributed.is_first():
         console.markdown(text)
 
@@ -273,14 +271,13 @@ def cross_dataset(arguments: argparse.Namespace) -> None:
     from mpafer_jax.jobs.studies import cross_dataset as study
     from mpafer_jax.runtime import console, distributed
 
-    workdir = files.any_path(arguments.workdir, "--workdir")
     paths = [study.parse_named(text, "checkpoint")[1] for text in arguments.checkpoint]
     if single := [place for place in paths if checkpoints.holds_one(place)]:
         refuse_idle(arguments, {"--which": f"{checkpoints.SEVERAL}, which {single[0]} is not"})
     rows = study.load_checkpoints(arguments.checkpoint, arguments.which)
     own = not arguments.noown_datasets
     targets = study.load_targets(rows, arguments.dataset, own=own, batch_size=arguments.batch_size)
-    text = study.measure(rows, targets, workdir, arguments.classes, arguments.words, arguments.clip)
+    text = study.measure(rows, targets, arguments.workdir, arguments.classes, arguments.words, arguments.clip)
     if distributed.is_first():
         console.markdown(text)
 

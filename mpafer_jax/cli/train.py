@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 from mpafer_jax.cli.parser import UsageError
 from mpafer_jax.cli.runner import WORKDIR, argument, command
-from mpafer_jax.runtime import files
 
 if TYPE_CHECKING:
     from mpafer_jax.config.schema import Config
@@ -41,8 +40,7 @@ def train(arguments: argparse.Namespace) -> None:
     from mpafer_jax.jobs import evaluate, predict, train
     from mpafer_jax.runtime import console, distributed
 
-    workdir = files.any_path(arguments.workdir, "--workdir")
-    config = Config.from_config_dict(arguments.config)
+    config, workdir = Config.from_config_dict(arguments.config), arguments.workdir
     # A checkpoint's CLIP is not replaced by a configuration's usual one.
     of_checkpoint = {"clip": str(arguments.fields.get("clip.name", "")), "given": arguments.fields}
     if arguments.mode == "train" and "eval.checkpoint" in arguments.fields:

@@ -9,7 +9,7 @@ import runpy
 import sys
 import traceback
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, cast
 
 from absl import flags
@@ -88,10 +88,15 @@ def config_file(value: str) -> str:
     folder = path.parent if any(path.parent.glob("*.py")) and path.parent != pathlib.Path() else _CONFIGS
     if folder == _CONFIGS and pathlib.Path("configs").is_dir():
         folder = pathlib.Path("configs")
-    names = sorted(found.name for found in folder.glob("*.py") if found.stem not in ("__init__", "common"))
+    names = [found.name for found in own_files(folder)]
     near = difflib.get_close_matches(path.with_suffix(".py").name, names, n=1)
     known = f"did you mean {folder / near[0]}?" if near else f"{folder} has {', '.join(names)}"
     return f"--config={value}: there is no such file; {known}"
+
+
+def own_files(folder: pathlib.Path) -> Iterator[pathlib.Path]:
+    """The config or sweep files of a folder, by name; the others are what they share."""
+    return (path for path in sorted(folder.glob("*.py")) if path.stem not in ("__init__", "common"))
 
 
 def config_error(value: str, fields: Sequence[str], error: Exception) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import codecs
 import contextlib
 import errno
@@ -18,7 +17,7 @@ import tempfile
 import tokenize
 import zipfile
 import zlib
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from importlib.resources.abc import Traversable
 from typing import Any, TextIO, cast
 
@@ -66,18 +65,6 @@ def home_expanded(name: str | os.PathLike[str]) -> pathlib.Path:
     """A path with a leading `~` expanded."""
     # Not Path.expanduser, which raises for a name such as "~old" that belongs to no user.
     return pathlib.Path(os.path.expanduser(name))  # noqa: PTH111
-
-
-def path_argument(flag: str) -> Callable[[str], pathlib.Path]:
-    """`local_path` as argparse's `type`; a URL is a usage error (exit code 2)."""
-
-    def parse(text: str) -> pathlib.Path:
-        try:
-            return local_path(text, flag)
-        except ValueError as error:
-            raise argparse.ArgumentTypeError(str(error)) from error
-
-    return parse
 
 
 def any_path(text: str | os.PathLike[str], field: str) -> pathlib.Path:

@@ -179,7 +179,7 @@ def test_a_configuration_may_stand_anywhere(monkeypatch):
         (
             "prompts generate",
             ["--model=m", "--out=o", "--backend=transformers", "--retries=1"],
-            "--retries would do nothing: --backend=transformers asks no server",
+            "--retries does nothing without --backend=openai",
         ),
     ],
 )

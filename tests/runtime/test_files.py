@@ -7,6 +7,7 @@ import pathlib
 import pytest
 
 from mpafer_jax.cli import main
+from mpafer_jax.cli.parser import path_argument
 from mpafer_jax.runtime import files
 from mpafer_jax.runtime.errors import DataError
 from tests.jobs import runs
@@ -38,7 +39,7 @@ def test_folders_are_renamed(tmp_path):
 
 def test_a_tilde_is_the_home(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
-    for find in (files.any_path, files.local_path, lambda name, flag: files.path_argument(flag)(name)):
+    for find in (files.any_path, files.local_path, lambda name, flag: path_argument(flag)(name)):
         assert find("~/runs/a", "--workdir") == tmp_path / "runs" / "a"
         assert find("~", "--workdir") == tmp_path
         assert find("runs/~", "--workdir") == pathlib.Path("runs/~")

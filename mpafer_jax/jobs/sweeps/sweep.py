@@ -10,13 +10,13 @@ import dataclasses
 import importlib.util
 import pathlib
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from types import ModuleType
 from typing import Any, Literal, Self
 
 import pydantic
 
-from mpafer_jax.config.flags import make_configs_importable
+from mpafer_jax.config.flags import make_configs_importable, own_files
 from mpafer_jax.config.search_space import Space
 from mpafer_jax.config.semantics import SEED_FIELDS, TRAINING_ONLY
 from mpafer_jax.runtime import files
@@ -277,11 +277,6 @@ def load_module(path: pathlib.Path) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
-
-
-def own_files(folder: pathlib.Path) -> Iterator[pathlib.Path]:
-    """The sweep files of a folder."""
-    return (path for path in sorted(folder.glob("*.py")) if path.stem not in ("__init__", "common"))
 
 
 def _names_of_own(path: pathlib.Path) -> str:

@@ -11,6 +11,7 @@ import shutil
 import pytest
 
 from mpafer_jax.config import redaction
+from mpafer_jax.config.flags import own_files
 from mpafer_jax.jobs.sweeps import plan, report, sweep
 from mpafer_jax.runtime.errors import ConfigError, ReportError
 from tests.jobs import runs
@@ -69,7 +70,7 @@ def test_what_was_measured_and_the_commands_for_the_rest(tmp_path):
     commands = re.findall(r"^mpafer-jax study sweep (.*?[^\\])$", text.replace("\\\n", ""), re.MULTILINE)
     sources = [line.split()[0].removeprefix("--sweep=") for line in commands]
     assert len(set(sources)) == len(sources)
-    own = {path.stem for path in sweep.own_files(runs.ROOT / "configs" / "sweeps")} - {"alignment"}  # names folders
+    own = {path.stem for path in own_files(runs.ROOT / "configs" / "sweeps")} - {"alignment"}  # names folders
     assert {sweep.split_source(source)[0].stem for source in sources} == own | {"mine"}
     for line, source in zip(commands, sources, strict=True):
         if source.startswith("configs/"):

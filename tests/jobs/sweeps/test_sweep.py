@@ -11,6 +11,7 @@ import pytest
 from configs import quickstart, rafdb
 from mpafer_jax.artifacts.run_dir import flatten
 from mpafer_jax.backbones.files import SHIPPED
+from mpafer_jax.config.flags import own_files
 from mpafer_jax.config.schema import Config
 from mpafer_jax.config.semantics import SEED_FIELDS
 from mpafer_jax.jobs.sweeps import plan, sweep
@@ -22,7 +23,7 @@ from tests.jobs.sweeps import made
 
 FOLDER = runs.ROOT / "configs" / "sweeps"
 OF_FOLDERS = "alignment"  # its points are folders, which its argument names
-OWN = [path.stem for path in sweep.own_files(FOLDER) if path.stem != OF_FOLDERS]
+OWN = [path.stem for path in own_files(FOLDER) if path.stem != OF_FOLDERS]
 ONLY_PHOTOGRAPHS, ONLY_DRAWN = {"backbones"}, {"styles"}  # the first with OpenAI's CLIP
 
 
