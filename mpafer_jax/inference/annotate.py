@@ -21,7 +21,6 @@ from mpafer_jax.inference.results import UNCERTAIN
 from mpafer_jax.runtime import files, progress, signals
 from mpafer_jax.runtime.errors import InputError
 
-SUFFIX = ".mp4"
 _TICKS = 1000  # a second, of the written time stamps, as `Source.seconds` is rounded
 _ENCODER, _OPTIONS = "libx264", {"crf": "20", "preset": "veryfast"}
 _USUAL_RATE = 30  # frames a second, for the encoder's choices where the video does not say its own

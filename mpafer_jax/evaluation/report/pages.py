@@ -84,7 +84,7 @@ def write_comparison(workdirs: Sequence[pathlib.Path], out: pathlib.Path) -> Non
         classes=list(dict.fromkeys(name for line in lines for name in line["metrics"]["recall"])),
         differs=_differing_images(lines),
         banner=_compared_banner(lines),
-        fields=_differing_fields(names, runs),
+        fields=_differing_fields(runs),
         names=names,
         curves=_compared_curves(names, runs),
     )
@@ -265,7 +265,7 @@ def _row_name(line: Mapping[str, Any], lines: Sequence[Mapping[str, Any]]) -> st
     return f"{line['run']} ({line['title']})" if several else line["run"]
 
 
-def _differing_fields(names: Sequence[str], runs: Sequence[Contents]) -> dict[str, list[str]]:
+def _differing_fields(runs: Sequence[Contents]) -> dict[str, list[str]]:
     """Field -> its value in every run, for fields that differ."""
     fields = list(dict.fromkeys(field for run in runs for field in run.config))
     absent = "(no such field)"

@@ -25,7 +25,7 @@ SERIES = tuple(f"#0102{index:02x}" for index in range(_NUM_SERIES))
 _VARIABLES = {_INK: "--ink", _MUTED: "--muted", _GRID: "--line"} | {
     stand_in: f"--series-{index}" for index, stand_in in enumerate(SERIES)
 }
-_MARKERS = "o^sDvPX*<>"
+MARKERS = "o^sDvPX*<>"
 # Phone width: larger screens show several plots side by side.
 _SIZE = (4.2, 2.7)
 _SQUARE = (4.2, 3.9)
@@ -212,7 +212,7 @@ def feature_map(
                 continue
             style: dict[str, Any] = {
                 "color": SERIES[index % _NUM_SERIES],
-                "marker": _MARKERS[(index + index // _NUM_SERIES) % len(_MARKERS)],
+                "marker": MARKERS[(index + index // _NUM_SERIES) % len(MARKERS)],
             }
             axes.scatter(members[:, 0], members[:, 1], s=7, alpha=0.7, linewidths=0, label=name, **style)
         axes.set_xticks([])

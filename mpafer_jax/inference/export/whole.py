@@ -23,7 +23,6 @@ from mpafer_jax.inference.predictor import Predictor
 from mpafer_jax.runtime import devices, locks
 from mpafer_jax.runtime.errors import ExportError
 
-FORMS = ("prompts", "stablehlo", "onnx")
 _CHECKED = 8  # images
 
 
@@ -42,7 +41,7 @@ def export(
 
     Args:
       path: of the checkpoint, see `checkpoints.load`.
-      forms: of `FORMS`.
+      forms: of "prompts", "stablehlo" and "onnx".
       out: folder for the files, new or empty.
       which: of several checkpoints.
       clip: the checkpoint's CLIP, if it has moved; '' for its recorded name.

@@ -11,6 +11,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from mpafer_jax.artifacts.run_dir import flatten
 from mpafer_jax.evaluation import protocol
+from mpafer_jax.evaluation.report.plots import MARKERS
 from mpafer_jax.jobs.sweeps import collect, tables
 from mpafer_jax.jobs.sweeps.collect import FinishedRun, Result
 from mpafer_jax.jobs.sweeps.sweep import Record, Sweep
@@ -21,7 +22,6 @@ FORMATS = {"markdown": "results.md", "csv": "results.csv", "latex": "results.tex
 PLOT = "results.png"
 _SIZE = (6.4, 3.8)  # inches
 _DPI = 110
-_MARKERS = "o^sDvPX*<>"
 _LOGARITHMIC = 8.0  # ratio of the largest to the smallest value from which the axis is logarithmic
 
 
@@ -137,7 +137,7 @@ def write_plot(path: pathlib.Path, sweep: Sweep, lines: Sequence[Line], results:
     figure = Figure(figsize=_SIZE, dpi=_DPI, layout="constrained")
     axes = figure.add_subplot()
     for index, (name, points) in enumerate(drawn.items()):
-        color, marker = f"C{index % 10}", _MARKERS[index % len(_MARKERS)]
+        color, marker = f"C{index % 10}", MARKERS[index % len(MARKERS)]
         values = [line.value or 0.0 for line in points]
         means = [100 * line.scores["war"].mean for line in points]
         axes.plot(values, means, color=color, label=name or f"mean over {sweep.over}")

@@ -6,6 +6,7 @@ from typing import Literal
 
 import pydantic
 
+BackendKind = Literal["openai", "transformers"]
 AnswerFormat = Literal["json_schema", "json_object", "text"]
 """Requested format of answers: JSON with a schema, any JSON, or free text."""
 
@@ -35,7 +36,7 @@ class Provenance(pydantic.BaseModel):
 
     model: str
     reported_models: tuple[str, ...]
-    backend: Literal["openai", "transformers"]
+    backend: BackendKind
     endpoints: tuple[str, ...]
     date: str
     tool: str

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Literal, Protocol
+from typing import Protocol
 
 from mpafer_jax.method.hard_prompts.generation.questions import Message
-from mpafer_jax.method.hard_prompts.provenance import AnswerFormat
-
-BackendKind = Literal["openai", "transformers"]
+from mpafer_jax.method.hard_prompts.provenance import AnswerFormat, BackendKind
 
 
 @dataclasses.dataclass(frozen=True)

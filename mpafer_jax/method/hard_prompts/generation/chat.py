@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any, cast, get_args
 
 from absl import logging
 
-from mpafer_jax.method.hard_prompts.generation.backends import BackendKind, Reply, Sampling
+from mpafer_jax.method.hard_prompts.generation.backends import Reply, Sampling
 from mpafer_jax.method.hard_prompts.generation.questions import Answer, Message
-from mpafer_jax.method.hard_prompts.provenance import AnswerFormat
+from mpafer_jax.method.hard_prompts.provenance import AnswerFormat, BackendKind
 from mpafer_jax.runtime.errors import GenerationError, UnavailableError
 
 if TYPE_CHECKING:

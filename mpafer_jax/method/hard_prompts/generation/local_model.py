@@ -8,8 +8,9 @@ from typing import Any, cast
 from absl import logging
 
 from mpafer_jax.backbones.hub_library import import_transformers
-from mpafer_jax.method.hard_prompts.generation.backends import BackendKind, Reply, Sampling
+from mpafer_jax.method.hard_prompts.generation.backends import Reply, Sampling
 from mpafer_jax.method.hard_prompts.generation.questions import Message
+from mpafer_jax.method.hard_prompts.provenance import BackendKind
 from mpafer_jax.runtime.errors import GenerationError
 
 _DEFAULT_MAX_TOKENS = 1024
