@@ -218,7 +218,7 @@ class Pretrained:
     load_tokenizer: Callable[[], Tokenizer] = dataclasses.field(repr=False)
 
 
-def normalize(features: jax.Array) -> jax.Array:
+def l2_normalize(features: jax.Array) -> jax.Array:
     """L2-normalises the last axis; a zero vector stays zero, with a zero gradient."""
     squared = jnp.sum(jnp.square(features), axis=-1, keepdims=True)
     return features * jax.lax.rsqrt(jnp.maximum(squared, 1e-24))

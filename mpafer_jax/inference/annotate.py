@@ -32,14 +32,14 @@ _COLOURS = (
 _DARK = (0, 0, 0)
 _SMALLEST_TEXT = 7  # pixels
 Values = Mapping[str, Any]  # a result's `to_dict`
-Box = tuple[float, float, float, float]  # left, top, right, bottom
+Corners = tuple[float, float, float, float]  # left, top, right, bottom
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Mark:
     """What is drawn for one face; `box` is None where the whole image was predicted on."""
 
-    box: Box | None
+    box: Corners | None
     track: int | None
     text: str
 
@@ -222,7 +222,7 @@ def _mark(row: Values, later: Values | None, seconds: float, min_confidence: flo
     return Mark(box, row["track"], text if row["track"] is None else f"#{row['track']} {text}")
 
 
-def _box(row: Values) -> Box | None:
+def _box(row: Values) -> Corners | None:
     face: dict[str, float] | None = row["face"]
     if face is None:
         return None
@@ -240,7 +240,7 @@ def draw(image: Image.Image, marks: Sequence[Mark]) -> None:
             left, top, right, bottom = (round(value) for value in mark.box)
             pen.rectangle((left - line, top - line, right + line, bottom + line), outline=_DARK, width=3 * line)
             pen.rectangle((left, top, right, bottom), outline=colour, width=line)
-    taken = list[Box]()
+    taken = list[Corners]()
     for mark, colour in zip(marks, colours, strict=True):
         font, width, height = _fitting(mark.text, max(12, shorter / 26), image.width - 2 * line)
         gap = round(0.25 * height)
@@ -264,19 +264,21 @@ def _fitting(text: str, size: float, width: int) -> tuple[ImageFont.FreeTypeFont
         size -= 1
 
 
-def _free_place(box: Box | None, size: tuple[int, int], image: tuple[int, int], gap: int, taken: Sequence[Box]) -> Box:
+def _free_place(
+    box: Corners | None, size: tuple[int, int], image: tuple[int, int], gap: int, taken: Sequence[Corners]
+) -> Corners:
     """Where a label goes: above its face, below it, inside at its top or its bottom; the first that is free."""
     left, top, right, bottom = box or (0, 0, 0, 0)
     del right
     tops = (top - gap - size[1], bottom + gap, top + gap, bottom - gap - size[1])
     places = [(left - gap, y) for y in tops] if box else [(0.0, 0.0)]
     inside = [place for place in places if 0 <= place[1] <= image[1] - size[1]] or places
-    fitted = list[Box]()
+    fitted = list[Corners]()
     for x, y in inside:
         x, y = max(0, min(x, image[0] - size[0])), max(0, min(y, image[1] - size[1]))
         fitted.append((x, y, x + size[0] - 1, y + size[1] - 1))
     return next((place for place in fitted if not any(_overlap(place, other) for other in taken)), fitted[0])
 
 
-def _overlap(a: Box, b: Box) -> bool:
+def _overlap(a: Corners, b: Corners) -> bool:
     return a[0] <= b[2] and b[0] <= a[2] and a[1] <= b[3] and b[1] <= a[3]

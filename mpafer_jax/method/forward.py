@@ -9,7 +9,7 @@ from typing import Any, cast
 import jax
 
 from mpafer_jax.backbones.base import Outputs
-from mpafer_jax.data.normalize import normalize
+from mpafer_jax.data.normalize import normalize_images
 from mpafer_jax.method.hard_prompts.features import class_features
 from mpafer_jax.method.model import PromptedModel, variables
 from mpafer_jax.method.outliers import mean_patch
@@ -109,7 +109,7 @@ class Forward:
         return self._apply(variables(backbone, {}), images, method="encode_patches_frozen")
 
     def _apply(self, params: dict[str, Any], images: jax.Array, *arguments: Any, **options: Any) -> Any:
-        return self.model.apply(params, normalize(images, self.mean, self.std), *arguments, **options)
+        return self.model.apply(params, normalize_images(images, self.mean, self.std), *arguments, **options)
 
 
 def forward_features(model: PromptedModel) -> TrainForward:

@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from mpafer_jax.backbones.base import Outputs, normalize
+from mpafer_jax.backbones.base import Outputs, l2_normalize
 from mpafer_jax.config.schema import LossSection
 from mpafer_jax.method.hard_prompts.features import class_features
 from mpafer_jax.method.state import Frozen
@@ -41,7 +41,7 @@ def contrastive_alignment(soft: jax.Array, hard: jax.Array, temperature: float) 
     Returns:
       [C], one value per hard prompt d; the equation's loss is their mean.
     """
-    similarity = normalize(hard) @ normalize(soft).T / temperature  # [d, c]
+    similarity = l2_normalize(hard) @ l2_normalize(soft).T / temperature  # [d, c]
     return optax.softmax_cross_entropy_with_integer_labels(similarity, jnp.arange(similarity.shape[0]))
 
 
@@ -50,7 +50,7 @@ def l1_alignment(soft: jax.Array, hard: jax.Array) -> jax.Array:
 
     Normalised, as the logits only depend on directions.
     """
-    return jnp.sum(jnp.abs(normalize(soft) - normalize(hard)), axis=-1)
+    return jnp.sum(jnp.abs(l2_normalize(soft) - l2_normalize(hard)), axis=-1)
 
 
 def cosine_alignment(soft: jax.Array, hard: jax.Array) -> jax.Array:
@@ -58,7 +58,7 @@ def cosine_alignment(soft: jax.Array, hard: jax.Array) -> jax.Array:
 
     Half the squared distance of normalised features, as in KgCoOp (Yao et al., 2023).
     """
-    return 1 - jnp.sum(normalize(soft) * normalize(hard), axis=-1)
+    return 1 - jnp.sum(l2_normalize(soft) * l2_normalize(hard), axis=-1)
 
 
 def mean_over_groups(alignment: Alignment, soft: jax.Array, hard: jax.Array) -> jax.Array:
@@ -82,7 +82,7 @@ def cosine_prototype_alignment(image_features: jax.Array, prototypes: jax.Array,
       prototypes: p [C, D].
       labels: y [B] int.
     """
-    return 1 - jnp.sum(normalize(image_features) * normalize(prototypes)[labels], axis=-1)
+    return 1 - jnp.sum(l2_normalize(image_features) * l2_normalize(prototypes)[labels], axis=-1)
 
 
 def l1_prototype_alignment(image_features: jax.Array, prototypes: jax.Array, labels: jax.Array) -> jax.Array:
@@ -99,7 +99,7 @@ def consistency(features: jax.Array, frozen: jax.Array) -> jax.Array:
     PromptSRC's L_SCL of images and of texts (Khattak et al., 2023), as the mean over the D features: the paper
     writes their sum, the authors' code, for which the weights 10 and 25 hold, takes the mean.
     """
-    return jnp.mean(jnp.abs(normalize(features) - normalize(frozen)), axis=-1)
+    return jnp.mean(jnp.abs(l2_normalize(features) - l2_normalize(frozen)), axis=-1)
 
 
 def logit_consistency(logits: jax.Array, frozen_logits: jax.Array) -> jax.Array:

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from mpafer_jax.backbones.base import Backbone, DeepPrompts, Outputs, Params, normalize
+from mpafer_jax.backbones.base import Backbone, DeepPrompts, Outputs, Params, l2_normalize
 from mpafer_jax.method import prompts as prompts_lib
 
 
@@ -53,18 +53,18 @@ def global_local_logits(
     Raises:
       ValueError: top_k is not between 1 and N.
     """
-    texts = normalize(text_features)
-    global_scores = normalize(image_features) @ texts.T  # [B, C]
+    texts = l2_normalize(text_features)
+    global_scores = l2_normalize(image_features) @ texts.T  # [B, C]
 
     def scaled(scores: jax.Array) -> jax.Array:
-        return normalize(scores) if normalize_scores else scores
+        return l2_normalize(scores) if normalize_scores else scores
 
     if not local_weight:
         return logit_scale * scaled(global_scores), {"global_scores": global_scores}
     num_patches = patch_features.shape[1]
     if not 1 <= top_k <= num_patches:
         raise ValueError(f"head.top_k must be between 1 and the {num_patches} patches of this CLIP, found {top_k}")
-    patch_scores = jnp.einsum("bnd,cd->bcn", normalize(patch_features), texts)
+    patch_scores = jnp.einsum("bnd,cd->bcn", l2_normalize(patch_features), texts)
     ranking = patch_scores
     if center_patch_scores:
         ranking = patch_scores - jnp.mean(patch_scores, axis=1, keepdims=True)

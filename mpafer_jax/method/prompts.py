@@ -19,7 +19,7 @@ import numpy as np
 from flax import linen as nn
 from flax import struct
 
-from mpafer_jax.backbones.base import Backbone, BackboneSpec, DeepPrompts, Encode, TokenSpec, normalize
+from mpafer_jax.backbones.base import Backbone, BackboneSpec, DeepPrompts, Encode, TokenSpec, l2_normalize
 from mpafer_jax.config.schema import ModelSections
 from mpafer_jax.runtime.arrays import described, mismatches
 from mpafer_jax.runtime.errors import CheckpointError, ConfigError, PromptError
@@ -48,7 +48,7 @@ class ChannelMask:
 
     def __call__(self, patch_features: jax.Array) -> jax.Array:
         """m [B, D] from patch features [B, N, D], which need not be normalised."""
-        scaled = normalize(patch_features) * patch_features.shape[-1] ** 0.5
+        scaled = l2_normalize(patch_features) * patch_features.shape[-1] ** 0.5
         hidden = jnp.mean(jax.nn.relu(scaled @ self.w_in + self.b_in), axis=1)
         return jax.nn.sigmoid(hidden @ self.w_out + self.b_out)
 

@@ -15,8 +15,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from mpafer_jax.backbones.base import Outputs
-from mpafer_jax.backbones.base import normalize as normalize_features
+from mpafer_jax.backbones.base import Outputs, l2_normalize
 from mpafer_jax.method import losses
 from mpafer_jax.method.forward import Batch, Forward, Params, TrainForward
 from mpafer_jax.method.optim import trained_params
@@ -164,7 +163,7 @@ def make_eval_step(forward: Forward) -> EvalStep:
         prompts, merged = forward.image_prompts(params), forward.merged(params, frozen)
         logits, out = forward.classify(prompts, merged, batch["image"], text_features)
         features = {
-            "image_features": normalize_features(out["image_features"]),
+            "image_features": l2_normalize(out["image_features"]),
             "mean_patch": mean_patch(out["patch_features"]),
         }
         local = {"patch_scores": out["patch_scores"]} if "patch_scores" in out else {}
@@ -212,7 +211,7 @@ def make_patch_sum_step(forward: Forward, num_classes: int, of: Literal["feature
         if of == "images":
             described = split_into_patches(images.astype(jnp.float32) / 255, patch_size)  # [b, N, K]
         else:
-            described = normalize_features(forward.frozen_patches(backbone, images))
+            described = l2_normalize(forward.frozen_patches(backbone, images))
         members = jax.nn.one_hot(batch["label"], num_classes, dtype=jnp.float32) * batch["mask"][:, None]  # [b, C]
         return devices.sum_over_devices(
             {

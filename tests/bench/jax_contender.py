@@ -15,7 +15,7 @@ from mpafer_jax.backbones.clip.model import CLIP
 from mpafer_jax.backbones.products import DEFAULT
 from mpafer_jax.backbones.registry import load_backbone
 from mpafer_jax.config.schema import LossSection
-from mpafer_jax.data.normalize import normalize
+from mpafer_jax.data.normalize import normalize_images
 from mpafer_jax.method import build, steps
 from mpafer_jax.method.forward import Forward
 from mpafer_jax.method.losses import Context, Objective
@@ -126,7 +126,7 @@ class JaxContender:
 
         @jax.jit
         def forward(params: Any, frozen: Frozen, images: Any) -> Any:
-            images = normalize(images, problem_lib.mean, problem_lib.std)
+            images = normalize_images(images, problem_lib.mean, problem_lib.std)
             return self._model.apply(variables(frozen.backbone, params), images, frozen.soft_prompts)
 
         result = cast(Any, forward)(self._state.params, self._frozen, arrays["images"])
@@ -202,7 +202,7 @@ class JaxContender:
 
         @jax.jit
         def step(probe: Any, clip_params: Any, images: Any, labels: Any) -> Any:
-            images = normalize(images, problem_lib.mean, problem_lib.std)
+            images = normalize_images(images, problem_lib.mean, problem_lib.std)
             features = self._model.apply(variables(clip_params, {}), images, method="encode_image_frozen")
 
             def loss(probe: Any) -> jax.Array:

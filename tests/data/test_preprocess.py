@@ -8,7 +8,7 @@ from PIL import Image
 
 from mpafer_jax.config.data_section import AugmentSection
 from mpafer_jax.data import preprocess
-from mpafer_jax.data.normalize import normalize
+from mpafer_jax.data.normalize import normalize_images
 from tests.data import layouts
 
 
@@ -125,7 +125,7 @@ def test_erased_rectangle_is_about_zero_after_normalisation() -> None:
         assert 0.08 < changed.mean() < 0.22
         rows, columns = np.flatnonzero(changed.any(axis=1)), np.flatnonzero(changed.any(axis=0))
         assert changed[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1].all()  # one full rectangle
-        assert np.abs(np.asarray(normalize(jnp.asarray(erased), mean, std))[changed]).max() < 0.008
+        assert np.abs(np.asarray(normalize_images(jnp.asarray(erased), mean, std))[changed]).max() < 0.008
     assert pixels.min() == 255
     assert preprocess.random_erase(pixels, np.random.default_rng(0), 0.0, (0.1, 0.2), fill) is pixels
 
@@ -142,8 +142,8 @@ def test_augment_depends_on_the_generator_alone() -> None:
 
 def test_normalize() -> None:
     images = jnp.array([[[[0, 51, 255]]]], jnp.uint8)
-    result = normalize(images, (0.5, 0.2, 0.5), (0.25, 0.5, 2.0))
+    result = normalize_images(images, (0.5, 0.2, 0.5), (0.25, 0.5, 2.0))
     assert result.dtype == jnp.float32
     np.testing.assert_allclose(np.asarray(result)[0, 0, 0], [-2.0, 0.0, 0.25], atol=1e-6)
     with pytest.raises(TypeError, match="expected uint8 images with values 0 to 255, found float32"):
-        normalize(result, (0.5, 0.5, 0.5), (1.0, 1.0, 1.0))
+        normalize_images(result, (0.5, 0.5, 0.5), (1.0, 1.0, 1.0))

@@ -91,7 +91,7 @@ def test_labels_are_inside_the_image_apart_and_legible_on_any_background(size, g
         assert (pixels == colour).all(axis=1).sum() > 20  # the label's ground, and the box
         assert contrast(colour, (0, 0, 0)) > 7  # WCAG's AAA, of its text
     if size[0] > 300:
-        places = list[annotate.Box]()
+        places = list[annotate.Corners]()
         for mark in marks:
             places.append(annotate._free_place(mark.box, (120, 20), size, 4, places))
         assert all(0 <= p[0] <= p[2] < width and 0 <= p[1] <= p[3] < height for p in places)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mpafer_jax.data.normalize import normalize
+from mpafer_jax.data.normalize import normalize_images
 from mpafer_jax.evaluation import overlay
 from mpafer_jax.inference import attribution_sheet
 from mpafer_jax.inference.attribution import Explainer, rollout
@@ -120,7 +120,7 @@ def test_a_phrase_scores_as_a_class_with_that_text_would(explained, predictor):
     encode = text_encoder(model, backbone, predictor.tokenizer.encode)
     features, _ = encode(["a photo of a person with hard eyes"])
     pixels = jnp.asarray(explanations[0].prediction.pixels[None])
-    images = normalize(pixels, predictor.forward.mean, predictor.forward.std)
+    images = normalize_images(pixels, predictor.forward.mean, predictor.forward.std)
     classify = jax.jit(functools.partial(model.apply, method="classify"))
     logits, _ = classify(variables(backbone, {}), images, features, prompts=Prompts())
     bound = model.bind(variables(backbone, {}))

@@ -19,7 +19,7 @@ from mpafer_jax.artifacts.loaded import load_model
 from mpafer_jax.backbones.clip.model import CLIP
 from mpafer_jax.backbones.registry import load_backbone
 from mpafer_jax.config.expressions import canonical_name
-from mpafer_jax.data.normalize import normalize
+from mpafer_jax.data.normalize import normalize_images
 from mpafer_jax.data.preprocess import resize
 from mpafer_jax.inference import Failure, Prediction, Predictor
 from mpafer_jax.jobs import evaluate
@@ -276,7 +276,7 @@ def test_zero_shot_without_patches_is_clips_own_classification(sample, faces):
         loaded.backbone.spec.tokens,
     )
     pixels = np.stack([np.asarray(resize(Image.open(path).convert("RGB"), 64)) for path in faces[:3]])
-    images = normalize(jnp.asarray(pixels), predictor.forward.mean, predictor.forward.std)
+    images = normalize_images(jnp.asarray(pixels), predictor.forward.mean, predictor.forward.std)
     logits, _ = jax.jit(CLIP(loaded.backbone.config).apply)({"params": loaded.params}, images, tokens.ids)
     found = predictor.predict_batch(faces[:3])
     np.testing.assert_allclose(np.stack([p.logits for p in found]), logits, rtol=1e-4, atol=1e-4)

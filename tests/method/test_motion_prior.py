@@ -11,7 +11,7 @@ from PIL import Image
 
 from mpafer_jax.artifacts import checkpoints
 from mpafer_jax.artifacts.description import Description
-from mpafer_jax.backbones.base import normalize
+from mpafer_jax.backbones.base import l2_normalize
 from mpafer_jax.cli import export
 from mpafer_jax.data.preprocess import decode_rgb
 from mpafer_jax.data.splits import load_dataset
@@ -151,7 +151,7 @@ def test_means_over_batches_are_those_of_all_images(source):
     else:
         normalized = jnp.asarray((images / 255 - np.array(MEAN)) / np.array(STD), jnp.float32)
         patches = model.apply(variables(params, {}), normalized, method="encode_patches_frozen")
-        described = np.asarray(normalize(patches))
+        described = np.asarray(l2_normalize(patches))
     for label in range(3):
         own = described[labels == label]
         np.testing.assert_allclose(found.mean[label], own.mean(axis=0), rtol=1e-3, atol=1e-5)

@@ -18,7 +18,16 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from mpafer_jax.backbones.base import Backbone, BackboneSpec, DeepPrompts, Outputs, Params, TokenSpec, Tower, normalize
+from mpafer_jax.backbones.base import (
+    Backbone,
+    BackboneSpec,
+    DeepPrompts,
+    Outputs,
+    Params,
+    TokenSpec,
+    Tower,
+    l2_normalize,
+)
 from mpafer_jax.backbones.clip.transformer import REMAT_POLICIES, Block, LayerNorm
 from mpafer_jax.backbones.products import DEFAULT, Products
 
@@ -415,7 +424,7 @@ class CLIP(Backbone):
         """CLIP's logits s * cos(image, text), [B, C], for images [B, S, S, 3] and ids [C, L]."""
         image_features, image_out = self.encode_image(images)
         text_features, text_out = self.encode_text(ids)
-        logits = self.temperature_scale() * normalize(image_features) @ normalize(text_features).T
+        logits = self.temperature_scale() * l2_normalize(image_features) @ l2_normalize(text_features).T
         out = {
             "image_features": image_features,
             "patch_features": image_out["patch_features"],

@@ -46,7 +46,7 @@ import numpy.typing as npt
 import optax
 from absl import logging
 
-from mpafer_jax.backbones.base import normalize
+from mpafer_jax.backbones.base import l2_normalize
 from mpafer_jax.data import pipeline
 from mpafer_jax.evaluation.baselines.registry import Context, Result, Score, baseline, needs_validation
 from mpafer_jax.evaluation.baselines.zero_shot import frozen_logits
@@ -159,8 +159,8 @@ def adapter_loss(bottleneck: Arrays, rows: jax.Array, data: Arrays) -> jax.Array
       rows: [b] training images.
       data: 'features' [n, D], 'values' [n, C], 'texts' W [C, D], 'scale' s and 'ratio' [].
     """
-    features = normalize(adapted(bottleneck, data["features"][rows], data["ratio"]))
-    logits = data["scale"] * _product(features, normalize(data["texts"]).T)
+    features = l2_normalize(adapted(bottleneck, data["features"][rows], data["ratio"]))
+    logits = data["scale"] * _product(features, l2_normalize(data["texts"]).T)
     return jnp.mean(optax.softmax_cross_entropy(logits, data["values"][rows]))
 
 
@@ -190,7 +190,7 @@ def _order(context: Context, train: FrozenFeatures, epochs: int) -> npt.NDArray[
 
 
 def _unit(split: FrozenFeatures) -> Floats:
-    return np.asarray(normalize(jnp.asarray(split.image_features)))
+    return np.asarray(l2_normalize(jnp.asarray(split.image_features)))
 
 
 def _texts(context: Context) -> jax.Array:

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from mpafer_jax.backbones.base import normalize
+from mpafer_jax.backbones.base import l2_normalize
 
 Groups = Sequence[Sequence[int]]
 
@@ -32,7 +32,7 @@ def contrastive(
     Returns:
       [B].
     """
-    logits = logit_scale * normalize(features) @ normalize(candidates).T  # [B, G]
+    logits = logit_scale * l2_normalize(features) @ l2_normalize(candidates).T  # [B, G]
     is_own = jax.nn.one_hot(positives, candidates.shape[0], dtype=bool)
     logits = jnp.where(same & ~is_own, -jnp.inf, logits)
     return optax.softmax_cross_entropy_with_integer_labels(logits, positives)
@@ -81,6 +81,6 @@ def masked_mean(values: jax.Array, truth: jax.Array) -> jax.Array:
 
 def top_patch_scores(patch_features: jax.Array, text_features: jax.Array, top_k: int) -> jax.Array:
     """[B, A]: mean cosine of the k best patches for each text, for Z^l [B, N, D] and texts [A, D]."""
-    scores = jnp.einsum("bnd,ad->ban", normalize(patch_features), normalize(text_features))
+    scores = jnp.einsum("bnd,ad->ban", l2_normalize(patch_features), l2_normalize(text_features))
     best, _ = jax.lax.top_k(scores, top_k)  # [B, A, k]
     return jnp.mean(best, axis=-1)

@@ -11,10 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from mpafer_jax.backbones.base import Outputs
-from mpafer_jax.backbones.base import normalize as normalize_features
+from mpafer_jax.backbones.base import Outputs, l2_normalize
 from mpafer_jax.backbones.clip.model import CLIP
-from mpafer_jax.data.normalize import normalize as normalize_images
+from mpafer_jax.data.normalize import normalize_images
 from mpafer_jax.jobs.pretraining import losses
 from mpafer_jax.jobs.pretraining.teacher import Teacher
 from mpafer_jax.method.forward import Rgb
@@ -136,7 +135,7 @@ def _term_sums(
         texts = _encode_text(model, clip, statements)  # [A, D]
         scores: Outputs = {}
         if "statements" in weights:
-            scores["statements"] = normalize_features(out["image_features"]) @ normalize_features(texts).T
+            scores["statements"] = l2_normalize(out["image_features"]) @ l2_normalize(texts).T
         if "local_statements" in weights:
             scores["local_statements"] = losses.top_patch_scores(out["patch_features"], texts, terms.top_k)
         for name, score in scores.items():
@@ -174,7 +173,7 @@ def _contrastive_sums(model: CLIP, clip: dict[str, Any], batch: Batch, image_fea
     scale = jnp.exp(clip["params"]["logit_scale"])
     to_text = losses.contrastive(image_features, all_texts, positives, scale, same)
     to_image = losses.contrastive(texts, all_images, positives, scale, same)
-    similarity = normalize_features(image_features) @ normalize_features(all_texts).T
+    similarity = l2_normalize(image_features) @ l2_normalize(all_texts).T
     # Correct if the retrieved caption has the same text: images may share one.
     first = jnp.take_along_axis(same, jnp.argmax(similarity, axis=-1)[:, None], axis=-1)
     return {"contrastive": jnp.sum(to_text + to_image) / 2, "caption_accuracy": jnp.sum(first).astype(jnp.float32)}
@@ -187,7 +186,7 @@ def make_image_step(*, model: CLIP, top_k: int, mean: Rgb, std: Rgb) -> Callable
         images = normalize_images(image, mean, std)
         features, out = cast(tuple[jax.Array, Outputs], model.apply({"params": params}, images, method="encode_image"))
         return {
-            "image_features": normalize_features(features),
+            "image_features": l2_normalize(features),
             "local": losses.top_patch_scores(out["patch_features"], texts, top_k),
         }
 
@@ -198,6 +197,6 @@ def make_text_step(*, model: CLIP) -> Callable[..., jax.Array]:
     """Compiles (clip params, texts) -> normalised text features [C, D]."""
 
     def step(params: dict[str, Any], texts: Batch) -> jax.Array:
-        return normalize_features(_encode_text(model, {"params": params}, texts))
+        return l2_normalize(_encode_text(model, {"params": params}, texts))
 
     return jax.jit(step)

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import optax
 from flax import linen as nn
 
-from mpafer_jax.data.normalize import normalize
+from mpafer_jax.data.normalize import normalize_images
 from mpafer_jax.jobs.pretraining import losses
 from mpafer_jax.method.forward import Rgb
 from mpafer_jax.method.state import TrainState
@@ -91,7 +91,7 @@ def make_train_step(
 
     def step(state: TrainState, batch: Any) -> tuple[TrainState, Metrics]:
         count = devices.sum_over_devices(jnp.asarray(batch["image"].shape[0], jnp.float32))
-        images = normalize(batch["image"], mean, std)
+        images = normalize_images(batch["image"], mean, std)
 
         def loss_fn(params: Variables) -> tuple[jax.Array, Variables]:
             variables = {"params": params, "batch_stats": state.params["batch_stats"]}
@@ -117,7 +117,7 @@ def make_teacher(net: ConvNet, variables: Variables, mean: Rgb, std: Rgb, side: 
     """
 
     def teacher(image: jax.Array) -> tuple[jax.Array, jax.Array]:
-        answer = net.apply(variables, normalize(image, mean, std), train=False)
+        answer = net.apply(variables, normalize_images(image, mean, std), train=False)
         logits, maps = cast(tuple[jax.Array, list[jax.Array]], answer)
         guides: list[jax.Array] = []
         for part in maps[-_GUIDES:]:

@@ -24,7 +24,7 @@ from mpafer_jax.backbones.clip.model import CLIP, ClipConfig, plain_config
 from mpafer_jax.backbones.clip.tokenizer import Tokenizer, train_tokenizer
 from mpafer_jax.backbones.files import CONFIG
 from mpafer_jax.data import pipeline
-from mpafer_jax.data.normalize import normalize
+from mpafer_jax.data.normalize import normalize_images
 from mpafer_jax.jobs.fit import Loop, fit
 from mpafer_jax.jobs.pretraining import batches, evaluation, steps, teacher
 from mpafer_jax.jobs.pretraining.config import PretrainConfig
@@ -349,7 +349,7 @@ def first_state(run: Pretraining) -> TrainState:
     number = min(_WHITENED, len(run.train))
     images = evaluation.resized(run.train, range(number), vision.image_size)
     clip["visual"]["patch_embedding"]["kernel"] = whiten_patches(
-        np.asarray(normalize(jnp.asarray(images), data.mean, data.std)),
+        np.asarray(normalize_images(jnp.asarray(images), data.mean, data.std)),
         vision.patch_size,
         vision.hidden_size,
         run.config.seed,

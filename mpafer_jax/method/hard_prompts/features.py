@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mpafer_jax.backbones.base import Encode, Params, normalize
+from mpafer_jax.backbones.base import Encode, Params, l2_normalize
 from mpafer_jax.method.hard_prompts.templates import HardPrompts
 from mpafer_jax.method.model import PromptedModel, variables
 from mpafer_jax.method.prompts import Texts, tokenize
@@ -77,8 +77,8 @@ def mean_of_texts(features: jax.Array, rows: Sequence[Sequence[int]]) -> jax.Arr
     if count.max() == 1:
         return first
     real = jnp.asarray(np.arange(count.max()) < count[:, None], features.dtype)
-    total = jnp.sum(normalize(features[index]) * real[:, :, None], axis=1)
-    return jnp.where(count[:, None] == 1, first, normalize(total))
+    total = jnp.sum(l2_normalize(features[index]) * real[:, :, None], axis=1)
+    return jnp.where(count[:, None] == 1, first, l2_normalize(total))
 
 
 def class_features(group_features: jax.Array) -> jax.Array:
@@ -88,4 +88,4 @@ def class_features(group_features: jax.Array) -> jax.Array:
     """
     if group_features.shape[0] == 1:
         return group_features[0]
-    return jnp.mean(normalize(group_features), axis=0)
+    return jnp.mean(l2_normalize(group_features), axis=0)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from mpafer_jax.data import pipeline
-from mpafer_jax.data.normalize import normalize
+from mpafer_jax.data.normalize import normalize_images
 from mpafer_jax.data.splits import load_dataset
 from mpafer_jax.evaluation import table
 from mpafer_jax.evaluation.baselines import BASELINES, adapters, compute, majority
@@ -50,7 +50,7 @@ def directly(prepared, split, method):
     """The frozen tower on all images of a split at once, on one device."""
     config, _, built = prepared
     (batch,) = pipeline.eval_batches(split, section=config.data, image_size=built.image_size, batch_size=len(split))
-    images = normalize(jnp.asarray(batch["image"]), config.data.mean, config.data.std)
+    images = normalize_images(jnp.asarray(batch["image"]), config.data.mean, config.data.std)
     clip = jax.device_put(jax.tree.map(np.asarray, built.frozen.backbone), jax.devices()[0])
     bare = built.with_learner(PromptLearner()).model
     return bare.apply(variables(clip, {}), images, method=method)
