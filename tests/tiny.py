@@ -11,6 +11,7 @@ from mpafer_jax.backbones.clip import model as clip_lib
 from mpafer_jax.backbones.clip.random_clip import random_params
 from mpafer_jax.config.schema import LossSection
 from mpafer_jax.method import prompts as prompts_lib
+from mpafer_jax.method.forward import Forward
 from mpafer_jax.method.losses import Objective
 from mpafer_jax.method.model import PromptedModel, variables
 from mpafer_jax.method.mpa import MpaPrompts
@@ -102,3 +103,13 @@ def batch(size: int = 16, seed: int = 0, masked: int = 0) -> dict[str, np.ndarra
         "label_distribution": np.eye(3, dtype=np.float32)[label],
         "mask": mask,
     }
+
+
+def assert_close(one, two, rtol=2e-4, atol=2e-6):
+    """Of trees of arrays."""
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=rtol, atol=atol), one, two)
+
+
+MEAN, STD = (0.48, 0.46, 0.41), (0.27, 0.26, 0.28)  # of pixels
+MODEL = model()
+FORWARD = Forward(MODEL, MEAN, STD, with_frozen=True)

@@ -8,7 +8,7 @@ import pytest
 from tests.bench import benchmark_growth as growth
 from tests.bench import shapes
 from tests.bench.timing import Spread
-from tests.config.test_config import build
+from tests.golden import cases
 
 pytestmark = pytest.mark.bench
 
@@ -17,7 +17,7 @@ TINY = growth.Point(clip="tiny", image_size=32, batch_size=2, num_prompts=2, top
 
 @pytest.fixture(scope="module")
 def config():
-    return growth.Config.from_config_dict(build("rafdb"))
+    return cases.build("rafdb")
 
 
 def test_series_vary_what_their_name_says_and_fit_their_clip():

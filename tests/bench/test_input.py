@@ -3,9 +3,8 @@
 import pytest
 from PIL import Image
 
-from mpafer_jax.config.schema import Config
 from tests.bench import benchmark_input as input_lib
-from tests.config.test_config import build
+from tests.golden import cases
 
 pytestmark = pytest.mark.bench
 
@@ -25,7 +24,7 @@ def test_images_are_stored_as_the_datasets_store_theirs(tmp_path, kind):
 def test_stages_and_rates(tmp_path):
     input_lib.write_faces(tmp_path, input_lib.KINDS["ferplus"], 9)
     changes = {"data.dataset": "folder", "data.dir": str(tmp_path), "data.test_split": ""}
-    data = Config.from_config_dict(build("rafdb", **changes, **{"data.validation_fraction": 0.0})).data
+    data = cases.build("rafdb", **changes, **{"data.validation_fraction": 0.0}).data
     found = input_lib.stages(data, image_size=32, batch_size=16, repeats=2)
     assert {"read the record", "decode", "crop and resize", "batch", "to the device"} <= found.keys()
     assert all(0 < spread.low <= spread.median <= spread.high < 1 for spread in found.values())

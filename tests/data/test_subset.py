@@ -5,12 +5,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mpafer_jax.config.schema import Config
 from mpafer_jax.data import subset
 from mpafer_jax.data.splits import Dataset, load_dataset
 from mpafer_jax.runtime.errors import ConfigError, DataError
-from tests.config.test_config import build
 from tests.data import layouts
+from tests.golden import cases
 
 HASHES = [f"{number:056x}" for number in (7, 8, 9)]
 
@@ -136,4 +135,4 @@ def test_the_test_is_restricted_and_nothing_else(tmp_path: Path) -> None:
 def test_a_subset_of_no_split_is_refused() -> None:
     changes = {"data.test_subset": "list.txt", "data.test_split": "", "data.test_fraction": 0.1}
     with pytest.raises(ConfigError, match=r"test_subset 'list\.txt' restricts the split of test_split, which is empty"):
-        Config.from_config_dict(build("rafdb", **changes))
+        cases.build("rafdb", **changes)

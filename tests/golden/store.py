@@ -10,6 +10,8 @@ import pathlib
 from typing import Any
 
 FOLDER = pathlib.Path(__file__).parent / "data"
+RUN_V1 = FOLDER / "run_v1"  # see test_checkpoint.py
+EXPORTED = RUN_V1 / "exported"
 _SHOWN = 12  # differences
 _WIDTH = 120
 

@@ -6,7 +6,6 @@
 
 import hashlib
 import json
-import pathlib
 import shutil
 
 import pytest
@@ -14,10 +13,8 @@ import safetensors.numpy
 
 from tests.golden import store
 from tests.golden.conftest import RUN
+from tests.golden.store import EXPORTED, RUN_V1
 from tests.golden.test_runs import TOLERANCE, without_moments
-
-RUN_V1 = pathlib.Path(__file__).parent / "data" / "run_v1"
-EXPORTED = RUN_V1 / "exported"
 
 
 def contents(path):

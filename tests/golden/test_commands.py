@@ -8,7 +8,7 @@ from PIL import Image
 from tests.golden import store
 from tests.golden.commands import without_versions
 from tests.golden.conftest import RUN
-from tests.golden.test_checkpoint import EXPORTED, RUN_V1
+from tests.golden.store import EXPORTED, RUN_V1
 
 MAIN, PREDICT = "mpafer_jax.main", "mpafer_jax.predict"
 QUICK, RAFDB, FOLDER = (f"--config=configs/{name}.py" for name in ("quickstart", "rafdb", "folder"))

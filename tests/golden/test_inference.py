@@ -15,7 +15,7 @@ from mpafer_jax.inference import Predictor
 from tests import needs
 from tests.golden import store
 from tests.golden.commands import without_versions
-from tests.golden.test_checkpoint import EXPORTED, RUN_V1
+from tests.golden.store import EXPORTED, RUN_V1
 
 # Between a CPU's instruction sets and between XLA and ONNX Runtime logits differ by 6e-5, probabilities by 2e-6.
 TOLERANCE = {"rtol": 1e-3, "atol": 1e-4}

@@ -240,17 +240,3 @@ def test_what_cannot_be_annotated_is_refused_before_anything_is_done(tmp_path):
     (tmp_path / "link.mp4").symlink_to(video)
     with pytest.raises(InputError, match="is the video itself, which would be lost"):
         Annotator(tmp_path / "link.mp4", [video])
-
-
-@pytest.mark.parametrize(
-    ("argument", "message"),
-    [
-        ("--annotate=out.avi", "annotated videos are written to .mp4"),
-        ("--smooth=-1", "expected seconds from 0 to 60, found -1"),
-        ("--smooth=nan", "expected seconds from 0 to 60, found nan"),
-    ],
-)
-def test_wrong_values_are_refused(argument, message, capsys):
-    with pytest.raises(SystemExit, match="2"):
-        predict(["input", argument])
-    assert message in capsys.readouterr().err

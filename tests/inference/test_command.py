@@ -151,6 +151,9 @@ def test_mistakes_end_with_a_message(trained, faces, arguments, message, capsys)
         ("--margin=wide", "argument --margin: could not convert"),
         ("--class_names=joy,,fear", "argument --class_names: the names between commas: '' is no name of a class"),
         ("--class_names=joy", "found 'joy', expected at least 2"),
+        ("--annotate=out.avi", "annotated videos are written to .mp4"),
+        ("--smooth=-1", "expected seconds from 0 to 60, found -1"),
+        ("--smooth=nan", "expected seconds from 0 to 60, found nan"),
     ],
 )
 def test_wrong_values_of_options_are_refused(argument, message, capsys):

@@ -9,6 +9,7 @@ import pathlib
 import shutil
 import subprocess
 import sys
+import time
 
 from configs import sample as sample_config
 from mpafer_jax.config.schema import Config
@@ -102,3 +103,16 @@ def metrics(workdir) -> list[dict]:
 
 def summary(workdir) -> dict:
     return json.loads((pathlib.Path(workdir) / "summary.json").read_text())
+
+
+def stop(arguments, environment, number, condition):
+    """Starts a run, sends it a signal when the condition holds, and returns (exit code, logs)."""
+    with subprocess.Popen(arguments, env=environment, stderr=subprocess.PIPE, text=True) as process:
+        deadline = time.monotonic() + 900
+        while not condition():
+            assert time.monotonic() < deadline
+            assert process.poll() is None, "ended before it could be stopped"
+            time.sleep(0.005)
+        process.send_signal(number)
+        _, errors = process.communicate()
+        return process.returncode, errors

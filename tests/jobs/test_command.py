@@ -7,7 +7,6 @@ import json
 import shutil
 import signal
 import subprocess
-import time
 
 import jax
 import numpy as np
@@ -19,26 +18,13 @@ from tests import needs
 from tests.jobs import runs
 
 
-def stop(arguments, environment, number, condition):
-    """Starts a run, sends it a signal when the condition holds, and returns (exit code, logs)."""
-    with subprocess.Popen(arguments, env=environment, stderr=subprocess.PIPE, text=True) as process:
-        deadline = time.monotonic() + 900
-        while not condition():
-            assert time.monotonic() < deadline
-            assert process.poll() is None, "ended before it could be stopped"
-            time.sleep(0.005)
-        process.send_signal(number)
-        _, errors = process.communicate()
-        return process.returncode, errors
-
-
 @pytest.mark.processes
 def test_stopped_killed_and_resumed_equals_undisturbed(finished, sample, tmp_path):
     environment = runs.environment(devices=jax.local_device_count())
     workdir, arguments = tmp_path, runs.command(sample, tmp_path)
     metrics, checkpoints = workdir / "metrics.jsonl", workdir / "checkpoints"
     # Lines of metrics come between the checkpoints, so that a stop comes between two lines.
-    code, errors = stop(
+    code, errors = runs.stop(
         arguments, environment, signal.SIGTERM, lambda: metrics.is_file() and '"step": 3,' in metrics.read_text()
     )
     assert code == signals.EXIT_CODE == 75
@@ -47,7 +33,7 @@ def test_stopped_killed_and_resumed_equals_undisturbed(finished, sample, tmp_pat
     assert max(int(path.name.removeprefix("step_")) for path in checkpoints.glob("step_*")) == saved
     assert not (workdir / "summary.json").exists()
     later = {f"step_{step}" for step in (4, 6, 8, 10) if step > saved}
-    code, errors = stop(
+    code, errors = runs.stop(
         arguments, environment, signal.SIGKILL, lambda: any((checkpoints / name).exists() for name in later)
     )
     assert f"resuming after step {saved}" in errors

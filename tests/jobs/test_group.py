@@ -16,7 +16,6 @@ from mpafer_jax.jobs import group, train
 from mpafer_jax.runtime import signals
 from mpafer_jax.runtime.errors import ConfigError, NonFiniteError
 from tests.jobs import runs
-from tests.jobs.test_command import stop
 
 OTHER = {"seed": 1, "loss.beta": 0.5, "optimizer.learning_rate": 3e-3}
 
@@ -68,7 +67,7 @@ def test_a_group_that_is_stopped_resumes_to_the_bit(together, sample, tmp_path):
     ]
     arguments = [sys.executable, "-m", "mpafer_jax.cli", "study", "group", *words]
     environment, metrics = runs.environment(devices=jax.local_device_count()), tmp_path / "1" / "metrics.jsonl"
-    code, errors = stop(
+    code, errors = runs.stop(
         arguments, environment, signal.SIGTERM, lambda: metrics.is_file() and '"step": 3,' in metrics.read_text()
     )
     assert code == signals.EXIT_CODE, errors

@@ -12,8 +12,8 @@ from mpafer_jax.method import losses, optim, steps
 from mpafer_jax.method.state import TrainState
 from mpafer_jax.runtime import devices
 from tests import tiny
-from tests.method.test_steps import FORWARD, MODEL, assert_close
 from tests.method.test_traced_numbers import NUM_STEPS, OTHER, OTHER_LOSS, configured
+from tests.tiny import FORWARD, MODEL, assert_close
 
 CONFIGS = (configured(), configured(loss={**OTHER_LOSS, "label_smoothing": 0.3}, **OTHER))
 TX, _ = optim.configured_optimizer(CONFIGS[0], MODEL.learner, NUM_STEPS)

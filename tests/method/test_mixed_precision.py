@@ -15,7 +15,7 @@ from mpafer_jax.evaluation.evaluator import make_evaluator
 from mpafer_jax.jobs import train
 from mpafer_jax.method import build
 from mpafer_jax.runtime import devices
-from tests.golden.test_checkpoint import RUN_V1
+from tests.golden.store import RUN_V1
 
 FLOAT32 = {"clip.dtype": "float32"}
 BFLOAT16 = {"clip.dtype": "bfloat16", "clip.residual_dtype": "bfloat16"}

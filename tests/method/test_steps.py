@@ -10,17 +10,14 @@ import optax
 import pytest
 
 from mpafer_jax.method import losses, steps
-from mpafer_jax.method.forward import Forward
 from mpafer_jax.method.model import variables
 from mpafer_jax.method.state import TrainState
 from mpafer_jax.runtime import devices
 from tests import tiny
+from tests.tiny import FORWARD, MEAN, MODEL, STD, assert_close
 
-MEAN, STD = (0.48, 0.46, 0.41), (0.27, 0.26, 0.28)
 TX = optax.sgd(0.1, momentum=0.9)
 OBJECTIVE = tiny.objective(temperature=0.1)
-MODEL = tiny.model()
-FORWARD = Forward(MODEL, MEAN, STD, with_frozen=True)
 
 
 def fresh_state():
@@ -60,10 +57,6 @@ def means(metrics):
 
 def normalized(batch):
     return jnp.asarray((batch["image"] / 255 - np.array(MEAN)) / np.array(STD), jnp.float32)
-
-
-def assert_close(one, two, rtol=2e-4, atol=2e-6):
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=rtol, atol=atol), one, two)
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from mpafer_jax.method import losses, optim, steps
 from mpafer_jax.method.state import TrainState
 from mpafer_jax.runtime import devices
 from tests import tiny
-from tests.method.test_steps import FORWARD, MODEL, assert_close
+from tests.tiny import FORWARD, MODEL, assert_close
 
 NUM_STEPS = 20
 

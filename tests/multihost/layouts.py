@@ -13,6 +13,7 @@ import os
 import pathlib
 import subprocess
 import sys
+import time
 
 import numpy as np
 
@@ -49,6 +50,14 @@ def running(layout, sample, workdir, **changes):
             if process.poll() is None:
                 process.terminate()
                 process.communicate()
+
+
+def wait_for(condition, process, seconds=900):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert process.poll() is None, finish(process)
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 def finish(process, timeout=900) -> tuple[int, str]:

@@ -19,8 +19,7 @@ from tests import needs
 from tests.artifacts.test_checkpoint import DESCRIPTION, save, state
 from tests.jobs import runs
 from tests.multihost import buckets, layouts
-from tests.multihost.layouts import Layout
-from tests.multihost.test_layouts import wait_for
+from tests.multihost.layouts import Layout, wait_for
 
 pytestmark = pytest.mark.cloud
 

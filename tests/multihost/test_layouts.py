@@ -16,7 +16,7 @@ from mpafer_jax.jobs import predict, train
 from mpafer_jax.runtime import signals
 from tests.jobs import runs
 from tests.multihost import layouts
-from tests.multihost.layouts import Layout
+from tests.multihost.layouts import Layout, wait_for
 
 pytestmark = pytest.mark.processes
 
@@ -24,14 +24,6 @@ pytestmark = pytest.mark.processes
 RHYTHM = {"train.num_steps": 24, "train.eval_every": 8, "train.checkpoint_every": 8, "train.log_every": 3}
 REPORTED = {**RHYTHM, "eval.report": "full"}
 TWO = Layout(2, 2)
-
-
-def wait_for(condition, process, seconds=900):
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert process.poll() is None, layouts.finish(process)
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 def logged(workdir, step):

@@ -8,8 +8,7 @@ import pytest
 from mpafer_jax.runtime import signals
 from tests.jobs import runs
 from tests.multihost import layouts
-from tests.multihost.layouts import Layout
-from tests.multihost.test_layouts import wait_for
+from tests.multihost.layouts import Layout, wait_for
 
 pytestmark = pytest.mark.processes
 
