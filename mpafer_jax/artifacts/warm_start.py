@@ -27,8 +27,8 @@ def warm_start(
 
     if not fresh.keys() & saved.keys():
         raise ConfigError(
-            f"config.train.warm_start: the checkpoint, of another method, holds {', '.join(sorted(saved))}, and this run "
-            f"trains {', '.join(sorted(fresh))}; nothing would be taken from it. Name one of this method"
+            f"config.train.warm_start: the checkpoint, of another method, holds {', '.join(sorted(saved))}, and this "
+            f"run trains {', '.join(sorted(fresh))}; nothing would be taken from it. Name one of this method"
         )
 
     def rows() -> tuple[list[int], list[int], list[str]]:

@@ -219,6 +219,6 @@ class Pretrained:
 
 
 def l2_normalize(features: jax.Array) -> jax.Array:
-    """L2-normalises the last axis; a zero vector stays zero, with a zero gradient."""
+    """L2-normalises the last axis; a zero vector stays zero, with a finite gradient."""
     squared = jnp.sum(jnp.square(features), axis=-1, keepdims=True)
     return features * jax.lax.rsqrt(jnp.maximum(squared, 1e-24))
