@@ -43,6 +43,7 @@ _SMALL: dict[str, Any] = {
     "data.augment.crop_scale": (0.9, 1.0),
     "data.augment.crop_ratio": (0.95, 1.05),
     "data.augment.erase": 0.1,
+    "data.grayscale": False,
     # In steps and not in epochs, so that few-shot runs are as long. [ours]
     "train.num_steps": 600,
     "train.num_epochs": 0.0,
@@ -69,7 +70,8 @@ CLIPS: dict[str, dict[str, Any]] = {
     "vit_l14": {"clip.name": "openai/clip-vit-large-patch14"},
     "vit_l14_336": {"clip.name": "openai/clip-vit-large-patch14-336"},
     "tiny_clip": {"clip.name": "tiny-face-clip", **_SMALL},
-    "small_clip": {"clip.name": "small-face-clip", **_SMALL},
+    # Of the photographs that it has seen none had colours.
+    "small_clip": {"clip.name": "small-face-clip", **_SMALL, "data.grayscale": True},
 }
 # Names of the CLIPs that ship.
 SHIPPED = (CLIPS["tiny_clip"]["clip.name"], CLIPS["small_clip"]["clip.name"])

@@ -161,8 +161,9 @@ class Description(Described):
                 )
 
     def normalization(self) -> dict[str, Any]:
-        """The data section's normalisation fields, 'mean' and 'std', three numbers each."""
-        return {name: self.config["data"][name] for name in NORMALIZATION}
+        """The data section's fields of normalisation: 'mean' and 'std', three numbers each, and 'grayscale'."""
+        data = {"grayscale": False, **self.config["data"]}  # absent in earlier versions
+        return {name: data[name] for name in NORMALIZATION}
 
     def model_sections(self) -> ModelSections:
         """The configuration sections that prediction needs; the others may be another version's.

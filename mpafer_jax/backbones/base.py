@@ -206,6 +206,7 @@ class Pretrained:
       params: nested dictionary of NumPy arrays, for `backbone.apply({'params': params}, ...)`.
       image_mean, image_std: of the pretraining images; None if the checkpoint has none.
       load_tokenizer: cached. Raises FileNotFoundError, ValueError.
+      grayscale: whether it is to be given grey images, as `do_grayscale` of its preprocessor_config.json says.
     """
 
     name: str
@@ -216,6 +217,7 @@ class Pretrained:
     image_mean: Color | None
     image_std: Color | None
     load_tokenizer: Callable[[], Tokenizer] = dataclasses.field(repr=False)
+    grayscale: bool = False
 
 
 def l2_normalize(features: jax.Array) -> jax.Array:

@@ -67,6 +67,7 @@ def convert_clip(
             tokenizer_folder=tokenizer,
             image_mean=clip.image_mean,
             image_std=clip.image_std,
+            grayscale=clip.grayscale,
             converted_from=clip.content_hash if dtype == "float32" else "",
         )
     except ValueError as error:

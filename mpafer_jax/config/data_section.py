@@ -171,6 +171,9 @@ class ImagesSection(FrozenModel):
 class DataSection(ImagesSection):
     """Dataset and splits."""
 
+    grayscale: bool = option(False, "ours", role="model")
+    """Whether images are made grey (their luminance), in training and wherever the model is used: for models that have
+    seen photographs in grey only, as those of FERPlus, and would not know those in colour."""
     dataset: Text = option("folder")
     """Name of a dataset of docs/datasets.md, as rafdb; folder for images in class folders, list for images with label
     files, parquet for Parquet files of the Hub; synthface for faces drawn on first use."""

@@ -161,7 +161,7 @@ class Evaluator:
 def make_evaluator(config: Config, experiment: build.Experiment) -> Evaluator:
     """Compiles the evaluation of a model."""
     devices.check_batch_size("eval.batch_size", config.eval.batch_size)
-    encode_texts, step = _compiled(Forward(experiment.model, config.data.mean, config.data.std))
+    encode_texts, step = _compiled(Forward.configured(experiment.model, config.data))
     return Evaluator(config, experiment, encode_texts, step)
 
 

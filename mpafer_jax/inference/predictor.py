@@ -81,8 +81,7 @@ class Predictor:
         text_features: jax.Array,
         *,
         trained_on: TrainedOn,
-        mean: Rgb,
-        std: Rgb,
+        forward: Forward,
         batch_sizes: Sequence[int] = BATCH_SIZES,
         confidence: Confidence | None = None,
         calibrated: bool = False,
@@ -94,7 +93,7 @@ class Predictor:
           params: of its prompt learner.
           text_features: theta(t) [C, D].
           trained_on: training data, if any, and CLIP.
-          mean, std: of the backbone's normalisation of R, G, B in 0..1.
+          forward: of the model; its normalisation is read.
           batch_sizes: batch sizes to pad to, ascending; the largest bounds the memory.
           confidence: of the checkpoint; None: predictions do not tell images unlike its training images.
           calibrated: whether probabilities are softmax(logits / T), with the temperature T of `confidence`.
@@ -110,13 +109,13 @@ class Predictor:
         self.image_size, self.grid = experiment.image_size, self.model.backbone.spec.grid
         self.params = devices.replicate(params)
         self.text_features = devices.replicate(text_features)
-        self.forward = Forward(self.model, mean, std)
+        self.forward = dataclasses.replace(forward, model=self.model)
         self.frozen, self.untrained = self.forward.merged(self.params, experiment.frozen), experiment.frozen.backbone
         self.confidence = confidence
         self.temperature = confidence.temperature if confidence is not None and calibrated else None
         gaussian = None if confidence is None else devices.replicate((confidence.mean, confidence.whitening))
         model, frozen = _fastest(self.model, self.frozen)
-        predict = functools.partial(self._predict, Forward(model, mean, std))
+        predict = functools.partial(self._predict, dataclasses.replace(forward, model=model))
         arguments = (self.params, frozen, self.text_features, gaussian)
         self._classify = PaddedFunction(predict, arguments, self.image_size, batch_sizes)
 
@@ -150,8 +149,10 @@ class Predictor:
             calibrated = confidence is not None
         elif calibrated and confidence is None:
             raise CheckpointError(f"{path} has no calibrated temperature ({FILE} in the checkpoint). {HOW_TO_MAKE}")
-        mean, std = (cast(Rgb, tuple(description.normalization()[name])) for name in ("mean", "std"))
-        encode_texts: Any = jax.jit(Forward(experiment.model, mean, std).encode_texts)
+        normalization = description.normalization()
+        mean, std = (cast(Rgb, tuple(normalization[name])) for name in ("mean", "std"))
+        forward = Forward(experiment.model, mean, std, normalization["grayscale"])
+        encode_texts: Any = jax.jit(forward.encode_texts)
         text_features = encode_texts(params, experiment.frozen)
         trained_on = description.trained_on
         return cls(
@@ -159,8 +160,7 @@ class Predictor:
             params,
             text_features,
             trained_on=trained_on,
-            mean=mean,
-            std=std,
+            forward=forward,
             batch_sizes=batch_sizes,
             confidence=confidence,
             calibrated=calibrated,
@@ -227,8 +227,7 @@ class Predictor:
             {},
             class_features(text_features),
             trained_on=TrainedOn("", 0, loaded.name),
-            mean=loaded.image_mean,
-            std=loaded.image_std,
+            forward=Forward(model, loaded.image_mean, loaded.image_std, loaded.grayscale),
             batch_sizes=batch_sizes,
         )
 

@@ -185,10 +185,9 @@ def prepare(config: Config, workdir: pathlib.Path) -> Run:
             motion_prior.patch_weights(config, workdir, dataset.train, experiment)
         )
     step = steps.make_train_step(
-        forward=Forward(
+        forward=Forward.configured(
             build_lib.training_model(config, experiment.model),
-            config.data.mean,
-            config.data.std,
+            config.data,
             with_frozen=objective.reads_frozen,
         ),
         tx=tx,

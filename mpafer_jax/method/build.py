@@ -195,7 +195,7 @@ def load_frozen_clip(config: Config, called: str = "config.clip.name is", advice
 
 
 def check_normalization(config: Config, clip: Pretrained) -> None:
-    """Checks the configured normalisation of images against the CLIP's.
+    """Checks the configured normalisation of images against the CLIP's; warns if it is to be given grey ones.
 
     Raises:
       ConfigError: mean or standard deviation differ.
@@ -207,6 +207,12 @@ def check_normalization(config: Config, clip: Pretrained) -> None:
                 f"config.data.{field} is {configured}, but {clip.name} was trained with {own} "
                 "(as its files say); set the field to that"
             )
+    if clip.grayscale and not config.data.grayscale:
+        logging.warning(
+            "%s is to be given grey images (do_grayscale in its files), and config.data.grayscale is False: "
+            "photographs in colour would be unlike all that it has seen",
+            clip.name,
+        )
 
 
 def build_experiment(config: Config, class_names: Sequence[str], clip: Pretrained) -> Experiment:

@@ -97,7 +97,7 @@ def encode_splits(config: Config, experiment: Experiment, splits: Sequence[Split
         logging.debug("frozen features of %s: %d of %d from %s", split.name, known.sum(), len(split), store.path)
         if len(missing):
             stored_at = time.monotonic()
-            step = _feature_step(Forward(experiment.model, config.data.mean, config.data.std))
+            step = _feature_step(Forward.configured(experiment.model, config.data))
             waiting = list[int]()  # positions of features not stored yet
             size = config.eval.batch_size * max(1, _PART // config.eval.batch_size)
             with progress.task("frozen features", len(missing)) as work:
@@ -220,6 +220,8 @@ def open_store(config: Config, clip_hash: str, width: int) -> FeatureStore:
         "matmul_precision": devices.matmul_precision(),
         "version": _VERSION,
     }
+    if config.data.grayscale:
+        about["grayscale"] = True
     if settings := devices.unusual_settings():
         about["settings"] = settings
     key = files.json_digest(about)[:16]

@@ -9,6 +9,7 @@ from typing import Any, cast
 import jax
 
 from mpafer_jax.backbones.base import Outputs
+from mpafer_jax.config.data_section import DataSection
 from mpafer_jax.data.normalize import normalize_images
 from mpafer_jax.method.hard_prompts.features import class_features
 from mpafer_jax.method.model import PromptedModel, variables
@@ -29,6 +30,7 @@ class Forward:
 
     Attributes:
       mean, std: normalisation of R, G, B in 0..1.
+      grayscale: whether images are turned into grey ones before.
       with_frozen: whether a call also computes the CLIP without prompts, for losses that compare with it
         (`losses.Objective.reads_frozen`).
     """
@@ -36,7 +38,13 @@ class Forward:
     model: PromptedModel
     mean: Rgb
     std: Rgb
+    grayscale: bool = False
     with_frozen: bool = False
+
+    @classmethod
+    def configured(cls, model: PromptedModel, data: DataSection, *, with_frozen: bool = False) -> Forward:
+        """With the normalisation of a configuration."""
+        return cls(model, data.mean, data.std, data.grayscale, with_frozen)
 
     def __call__(self, params: Params, frozen: Frozen, batch: Batch) -> tuple[jax.Array, Outputs]:
         """Encodes soft prompts and a batch's 'image': logits [B, C], intermediates of `losses.Context`."""
@@ -109,7 +117,8 @@ class Forward:
         return self._apply(variables(backbone, {}), images, method="encode_patches_frozen")
 
     def _apply(self, params: dict[str, Any], images: jax.Array, *arguments: Any, **options: Any) -> Any:
-        return self.model.apply(params, normalize_images(images, self.mean, self.std), *arguments, **options)
+        pixels = normalize_images(images, self.mean, self.std, grayscale=self.grayscale)
+        return self.model.apply(params, pixels, *arguments, **options)
 
 
 def forward_features(model: PromptedModel) -> TrainForward:

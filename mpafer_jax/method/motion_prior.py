@@ -149,7 +149,7 @@ def measure(config: Config, experiment: Experiment, split: Split, source: Source
         raise ConfigError("config.data.train_splits is empty, so there are no faces to compare with neutral ones")
     chosen = prototypes.choose_images(split.labels, config.prototypes.images_per_class, config.seed)
     logging.debug("motion prior: computing from %d of %d training images", len(chosen), len(split))
-    forward = Forward(experiment.model, config.data.mean, config.data.std)
+    forward = Forward.configured(experiment.model, config.data)
     step = devices.data_parallel(steps.make_patch_sum_step(forward, len(experiment.class_names), source))
     batches = eval_batches(config, experiment, split.take(chosen).frames()[0], "motion prior of")
     return patch_means(batches, experiment.frozen.backbone, step, experiment.class_names)
@@ -172,6 +172,7 @@ def patch_weights(
         "source": source,
         "mean": config.data.mean,
         "std": config.data.std,
+        **({"grayscale": True} if config.data.grayscale else {}),
     }
 
     def compute() -> npt.NDArray[np.float32]:

@@ -54,6 +54,18 @@ def test_it_is_whole_and_of_the_clip_that_ships():
     assert (confidence.split, confidence.step) == ("validation", step)
 
 
+def test_photographs_in_colour_are_read_as_the_grey_ones_that_it_knows():
+    names = ("happiness", "sadness")
+    models = {name: Predictor.zero_shot(name, names) for name in ("small-face-clip", "tiny-face-clip")}
+    for name, predictor in {NAME: Predictor.from_checkpoint(NAME), **models}.items():
+        faces = [face_of(7, "photos", number, STYLES["colour"]).job for number in range(3)]
+        coloured = np.stack([face.pixels(predictor.image_size) for face in faces])
+        grey = np.stack([np.asarray(Image.fromarray(image).convert("L").convert("RGB")) for image in coloured])
+        difference = np.abs(predictor.logits(coloured) - predictor.logits(grey)).max()
+        # tiny-face-clip has seen drawings in colour, and no photograph.
+        assert difference > 0.1 if name == "tiny-face-clip" else difference < 1e-4
+
+
 def test_it_tells_nothing_of_the_machine_that_trained_it():
     description = checkpoints.load(NAME, "best")[1]
     assert description.data["dataset"] == "ferplus"

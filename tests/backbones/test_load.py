@@ -351,6 +351,7 @@ def test_mean_and_standard_deviation(folder, nested):
         ({"image_mean": [0.5, 0.5]}, r"image_mean is \[0.5, 0.5\], expected three numbers"),
         ({"image_mean": [0.5, 0.5, 0.5]}, "image_std is None, expected three numbers"),
         ({"image_mean": [0.5, 0.5, 0.5], "image_std": [1, 0, 1]}, "the latter positive"),
+        ({"image_mean": [0.5] * 3, "image_std": [1.0] * 3, "do_grayscale": 1}, "do_grayscale is 1, expected true or"),
         ({"image_mean": [0.5, 0.5, float("nan")], "image_std": [1, 1, 1]}, r"0.5, nan\].* expected finite numbers"),
         ({"image_mean": [0.5, 0.5, 0.5], "image_std": [1, 1, float("inf")]}, "expected finite numbers"),
     ],

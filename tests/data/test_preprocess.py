@@ -1,6 +1,8 @@
+import functools
 import io
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -8,7 +10,7 @@ from PIL import Image
 
 from mpafer_jax.config.data_section import AugmentSection
 from mpafer_jax.data import preprocess
-from mpafer_jax.data.normalize import normalize_images
+from mpafer_jax.data.normalize import normalize_images, to_luminance
 from tests.data import layouts
 
 
@@ -147,3 +149,16 @@ def test_normalize() -> None:
     np.testing.assert_allclose(np.asarray(result)[0, 0, 0], [-2.0, 0.0, 0.25], atol=1e-6)
     with pytest.raises(TypeError, match="expected uint8 images with values 0 to 255, found float32"):
         normalize_images(result, (0.5, 0.5, 0.5), (1.0, 1.0, 1.0))
+
+
+def test_luminance_is_pillows_and_leaves_grey_images():
+    usual = {"mean": (0.5, 0.4, 0.3), "std": (0.2, 0.3, 0.4)}
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 50, 3), np.uint8)
+    pixels[0, :8] = [[0, 0, 0], [255, 255, 255], [255, 0, 0], [0, 255, 0], [0, 0, 255], [1, 1, 0], [2, 0, 3], [7, 7, 8]]
+    grey = np.asarray(Image.fromarray(pixels).convert("L").convert("RGB"))
+    assert (grey != pixels).any()
+    expected = normalize_images(jnp.asarray(grey), **usual)
+    for images in (pixels, grey):
+        found = jax.jit(functools.partial(normalize_images, grayscale=True, **usual))(images)
+        np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-7)
+    np.testing.assert_array_equal(to_luminance(jnp.asarray(pixels, jnp.float32)), grey)

@@ -23,6 +23,7 @@ from mpafer_jax.data.normalize import normalize_images
 from mpafer_jax.data.preprocess import resize
 from mpafer_jax.inference import Failure, Prediction, Predictor
 from mpafer_jax.jobs import evaluate
+from mpafer_jax.method.forward import Forward
 from mpafer_jax.method.prompts import tokenize
 from mpafer_jax.runtime.errors import CheckpointError, ConfigError, ImageError, NonFiniteError, PromptError
 from tests.jobs import runs
@@ -66,8 +67,7 @@ def test_an_image_whose_logits_are_not_finite_is_no_class(trained, faces):
         params,
         Predictor.from_checkpoint(trained).text_features,
         trained_on=description.trained_on,
-        mean=(0.0, 0.0, 0.0),
-        std=(1.0, 1.0, 1.0),
+        forward=Forward(experiment.model, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
         batch_sizes=(1, 4),
     )
     black = np.zeros((64, 64, 3), np.uint8)

@@ -29,6 +29,7 @@ def save_clip(
     tokenizer_folder: Path | str,
     image_mean: Sequence[float] | None,
     image_std: Sequence[float] | None,
+    grayscale: bool = False,
     converted_from: str = "",
 ) -> Path:
     """Writes config.json, model.safetensors, preprocessor_config.json and the tokenizer's files.
@@ -42,6 +43,7 @@ def save_clip(
       tokenizer_folder: as for `tokenizer.load_tokenizer`.
       image_mean, image_std: mean and standard deviation of R, G, B in 0..1; None, if unknown, leaves out
         preprocessor_config.json.
+      grayscale: whether images are to be made grey before, also there.
       converted_from: content hash of the CLIP that this is a conversion of, which becomes its own; ''.
 
     Returns:
@@ -67,6 +69,8 @@ def save_clip(
     tensors = to_tensors(params)
     _check_shapes(params, config)
     preprocessor = _hub_preprocessor(config, image_mean, image_std) if image_mean and image_std else None
+    if preprocessor and grayscale:
+        preprocessor["do_grayscale"] = True
     folder = folder.absolute()  # "." has no name
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")

@@ -53,7 +53,9 @@ def load(files: CheckpointFiles, *, name: str, dtype: str) -> Pretrained:
     config = None if files.config is None else read_config(files.config)
     if config is not None:
         _check_activation(files, {config.vision.hidden_act, config.text.hidden_act})
-    image_mean, image_std = (None, None) if files.normalization is None else read_normalization(files.normalization)
+    image_mean, image_std, grayscale = None, None, False
+    if files.normalization is not None:
+        image_mean, image_std, grayscale = read_normalization(files.normalization)
     with futures.ThreadPoolExecutor(1) as pool:
         content_hash = pool.submit(files.content_hash)  # takes as long as reading the weights
         if files.kind == "pytorch":
@@ -75,6 +77,7 @@ def load(files: CheckpointFiles, *, name: str, dtype: str) -> Pretrained:
         image_mean=image_mean,
         image_std=image_std,
         load_tokenizer=functools.cache(functools.partial(_load_tokenizer, files, config.text)),
+        grayscale=grayscale,
     )
 
 
@@ -182,14 +185,14 @@ def _is_count(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value > 0
 
 
-def read_normalization(path: Path) -> tuple[Color, Color]:
-    """Reads the images' mean and standard deviation of R, G, B in 0..1.
+def read_normalization(path: Path) -> tuple[Color, Color, bool]:
+    """Reads the images' mean and standard deviation of R, G, B in 0..1, and whether they are made grey before.
 
     Args:
       path: preprocessor_config.json, transformers 5's processor_config.json, or open_clip_config.json.
 
     Raises:
-      ValueError: not three numbers for each, or a standard deviation is not positive.
+      ValueError: not three numbers for each, a standard deviation is not positive, or `do_grayscale` is no truth value.
     """
     raw = open_clip_normalization(path) if path.name == OPEN_CLIP_CONFIG else read_json(path)
     nested = raw.get("image_processor")
@@ -199,7 +202,10 @@ def read_normalization(path: Path) -> tuple[Color, Color]:
         raise ValueError(
             f"{path}: image_mean is {list(mean)}, image_std {list(std)}; expected finite numbers, the latter positive"
         )
-    return mean, std
+    grayscale = fields.get("do_grayscale", False)
+    if not isinstance(grayscale, bool):
+        raise ValueError(f"{path}: do_grayscale is {grayscale!r}, expected true or false")
+    return mean, std, grayscale
 
 
 def _color(fields: dict[str, Any], field: str, path: Path) -> Color:

@@ -59,7 +59,7 @@ def train(context: Context) -> Trained:
         ),
         donate=(0,),
     )
-    encode_texts = jax.jit(Forward(alone.model, config.data.mean, config.data.std).encode_texts)
+    encode_texts = jax.jit(Forward.configured(alone.model, config.data).encode_texts)
     params = build.initial_prompts(config, alone)
     state = devices.replicate(TrainState(jnp.zeros((), jnp.int32), params, tx.init(params)))
 

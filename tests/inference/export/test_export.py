@@ -253,7 +253,7 @@ def test_programs_of_every_kind_of_model(tmp_path, changes, layers, batch_size):
     params = model.learner.initial_params(3)
     params = jax.tree.map(lambda value: value + 0.3 * jax.random.normal(jax.random.key(4), value.shape), params)
     predictor = types.SimpleNamespace(  # what is read of a `Predictor`
-        forward=Forward(model, mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4)),
+        forward=Forward(model, mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4), grayscale=every),
         frozen=tiny.frozen(model).replace(patch_weights=weights),
         params=params,
         text_features=jax.random.normal(jax.random.key(5), (3, 20)),
