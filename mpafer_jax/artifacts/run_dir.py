@@ -15,11 +15,12 @@ examples/        one test image of each class, if the faces are drawn ones
 
 from __future__ import annotations
 
+import contextlib
 import json
 import pathlib
 import secrets
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Generator, Mapping
 from typing import Any, Literal, cast
 
 import jax
@@ -30,7 +31,7 @@ from mpafer_jax.backbones.registry import local_content_hash
 from mpafer_jax.config.fields import FrozenModel
 from mpafer_jax.config.schema import ClipSection
 from mpafer_jax.config.semantics import free_fields
-from mpafer_jax.runtime import distributed, files
+from mpafer_jax.runtime import distributed, files, locks
 from mpafer_jax.runtime.errors import ConfigError, NonFiniteError
 
 CONFIG = "config.json"
@@ -179,6 +180,19 @@ def check_shared(workdir: pathlib.Path) -> None:
             f"{'is seen here but not by another process' if seen else 'is not seen here'}; give a folder on a disk "
             "that all hosts share"
         )
+
+
+@contextlib.contextmanager
+def hold(workdir: pathlib.Path, config: FrozenModel) -> Generator[None]:
+    """Holds the folder for a run inside the block; all its processes must call it.
+
+    Raises:
+      ConfigError: as `check`, since another run may have claimed the folder after that.
+      LockedError: another run is at work there.
+    """
+    with locks.hold_for_run(workdir / locks.RUN, workdir):
+        check(workdir, config)
+        yield
 
 
 def claim(workdir: pathlib.Path, config: FrozenModel) -> None:

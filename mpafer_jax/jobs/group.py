@@ -48,7 +48,7 @@ from mpafer_jax.jobs import train
 from mpafer_jax.jobs.fit import HostBatch, fit, fit_together
 from mpafer_jax.method.state import TrainState
 from mpafer_jax.method.steps import Metrics, make_group_step
-from mpafer_jax.runtime import devices, locks, preemption, progress
+from mpafer_jax.runtime import devices, preemption, progress
 from mpafer_jax.runtime.errors import NonFiniteError, ReportError, UserError
 
 
@@ -86,7 +86,8 @@ def train_group(members: Sequence[tuple[Config, pathlib.Path]]) -> list[dict[str
         runs = _with_one_backbone(prepared)
         for run in runs:
             run_dir.check_shared(run.workdir)
-            stack.enter_context(locks.hold_for_run(run.workdir / locks.RUN, run.workdir))
+            with _naming(run.workdir):
+                stack.enter_context(run_dir.hold(run.workdir, run.config))
         saved = [stack.enter_context(contextlib.closing(train.open_checkpoints(run))) for run in runs]
         states = [train.begin(run, checkpoints) for run, checkpoints in zip(runs, saved, strict=True)]
         first_steps = [int(devices.to_host(state.step)) for state in states]

@@ -102,7 +102,7 @@ def train_and_evaluate(config: Config, workdir: pathlib.Path) -> dict[str, Any]:
         check_before_preparation(config, workdir)
         run = prepare(config, workdir)
         workdir_lib.check_shared(workdir)
-        with locks.hold_for_run(workdir / locks.RUN, workdir):
+        with workdir_lib.hold(workdir, config):
             return _run(run, notice, started)
 
 

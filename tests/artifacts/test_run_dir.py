@@ -17,3 +17,12 @@ def test_a_run_of_an_earlier_version_has_the_defaults_of_newer_fields(tmp_path):
     selected = Config.model_validate({"data": {"where": ("gender=female",)}})
     with pytest.raises(ConfigError, match=r"config\.data\.where: there \[\], here \['gender=female'\]"):
         run_dir.check(tmp_path, selected)
+
+
+def test_a_folder_that_another_run_claimed_meanwhile_is_not_held(tmp_path):
+    run_dir.check(tmp_path, Config(seed=1))
+    run_dir.claim(tmp_path, Config())
+    with pytest.raises(ConfigError, match=r"config\.seed: there 0, here 1"), run_dir.hold(tmp_path, Config(seed=1)):
+        pytest.fail("two runs would share the folder")
+    with run_dir.hold(tmp_path, Config()):
+        pass

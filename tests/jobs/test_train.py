@@ -12,10 +12,10 @@ import pytest
 
 from configs.common import get_common
 from mpafer_jax.artifacts import checkpoints as checkpoints_lib
-from mpafer_jax.artifacts import warm_start
+from mpafer_jax.artifacts import run_dir, warm_start
 from mpafer_jax.config.schema import Config
 from mpafer_jax.evaluation import protocol
-from mpafer_jax.jobs import evaluate, train
+from mpafer_jax.jobs import evaluate, group, train
 from mpafer_jax.runtime.errors import CheckpointError, ConfigError, NonFiniteError
 from tests import tiny
 from tests.jobs import runs
@@ -164,6 +164,22 @@ def test_a_finished_run_is_only_evaluated_again_and_keeps_its_folder_to_itself(f
     next((tmp_path / "faces" / "train" / "anger").iterdir()).unlink()
     with pytest.raises(CheckpointError, match="cannot resume after step 12: the training data changed"):
         train.train_and_evaluate(runs.config(sample, **moved), run)
+
+
+def test_a_folder_that_another_run_claims_during_preparation_is_its(sample, tmp_path, monkeypatch):
+    prepare = train.prepare
+
+    def prepare_while_another_claims(config, workdir):
+        run_dir.claim(workdir, runs.config(sample, seed=1))
+        return prepare(config, workdir)
+
+    monkeypatch.setattr(train, "prepare", prepare_while_another_claims)
+    differing = r"config\.seed: there 1, here 0\n"
+    with pytest.raises(ConfigError, match=differing):
+        train.train_and_evaluate(runs.config(sample), tmp_path / "alone")
+    with pytest.raises(ConfigError, match=differing) as raised:
+        group.train_group([(runs.config(sample), tmp_path / "member")])
+    assert raised.value.__notes__ == [f"This is of the run in {tmp_path / 'member'}."]
 
 
 def test_a_file_is_no_workdir(sample, tmp_path):

@@ -37,7 +37,7 @@ from mpafer_jax.method.hard_prompts.bank import load_bank
 from mpafer_jax.method.hard_prompts.templates import every_prompt
 from mpafer_jax.method.state import TrainState
 from mpafer_jax.method.steps import Metrics
-from mpafer_jax.runtime import devices, distributed, files, locks, preemption, progress
+from mpafer_jax.runtime import devices, distributed, files, preemption, progress
 from mpafer_jax.runtime.errors import ConfigError
 
 CLIP_FOLDER, TOKENIZER_FOLDER, IMAGES_FOLDER, TEACHER_FOLDER = "clip", "tokenizer", "images", "teacher"
@@ -101,7 +101,7 @@ def pretrain(config: PretrainConfig, workdir: pathlib.Path) -> dict[str, Any]:
     """
     with preemption.Notice() as notice:
         workdir_lib.check(workdir, config)
-        with locks.hold_for_run(workdir / locks.RUN, workdir):
+        with workdir_lib.hold(workdir, config):
             run = prepare(config, workdir)
             return _run(run, train_teacher(run, notice) if config.teacher.num_steps else None, notice)
 
