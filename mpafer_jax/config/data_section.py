@@ -254,11 +254,13 @@ class DataSection(ImagesSection):
     @pydantic.model_validator(mode="after")
     def _fields_agree(self) -> Self:
         if not self.dir.startswith(HUB_SCHEME):
-            files.any_path(self.dir, "dir")
+            if self.dir:
+                files.any_path(self.dir, "dir")
         elif not _ON_THE_HUB.fullmatch(self.dir):
             raise ValueError(f"dir is {self.dir!r}, expected hf://datasets/OWNER/NAME, perhaps with @REVISION")
         for field in ("prepared_dir", "features_dir", "test_subset"):
-            files.local_path(getattr(self, field), field)
+            if getattr(self, field):
+                files.local_path(getattr(self, field), field)
         if self.test_subset and not self.test_split:
             raise ValueError(f"test_subset {self.test_subset!r} restricts the split of test_split, which is empty")
         if self.test_split == ALL_SPLITS and (self.train_splits or self.validation_split or self.test_subset):

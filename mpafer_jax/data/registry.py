@@ -93,7 +93,9 @@ def read_whole(data: DataSection) -> SourceIndex:
 def _local_folder(data: DataSection) -> Path:
     if data.dir.startswith(HUB_SCHEME):
         return hub.fetch(data.dir, "*.parquet" if data.dataset == "parquet" else "")
-    return bucket.fetch(data.dir) if files.in_bucket(data.dir) else files.local_path(data.dir, "config.data.dir")
+    if files.in_bucket(data.dir):
+        return bucket.fetch(data.dir)
+    return files.local_path(data.dir, "config.data.dir") if data.dir else Path()
 
 
 def prepared_root(data: DataSection) -> Path:

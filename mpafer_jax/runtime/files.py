@@ -13,6 +13,7 @@ import io
 import json
 import os
 import pathlib
+import re
 import tempfile
 import tokenize
 import zipfile
@@ -30,6 +31,7 @@ from mpafer_jax.runtime.errors import ConfigError, DataError
 DAMAGED_NPZ = (ValueError, EOFError, NotImplementedError, tokenize.TokenError, zipfile.BadZipFile, zlib.error)
 # URL scheme -> package that fsspec needs, and our extra that installs it.
 _BUCKETS = {"gs": ("gcsfs", "gcs"), "s3": ("s3fs", "s3")}
+_HALF_A_URL = re.compile(rf"({'|'.join(_BUCKETS)}):(?!//)")
 
 
 # Longer marks first: UTF-32's begins with UTF-16's.
@@ -52,8 +54,9 @@ def local_path(text: str, field: str) -> pathlib.Path:
     """A local path; `~` is expanded, since the shell does not in `--flag=~`. `field` is named in errors.
 
     Raises:
-      ConfigError: it is a URL.
+      ConfigError: it is empty or a URL.
     """
+    _refuse_slips(text, field)
     if "://" in text:
         raise ConfigError(
             f"{field} is {text!r}: expected a file or folder of this machine, where a bucket can be mounted"
@@ -75,9 +78,10 @@ def any_path(text: str | os.PathLike[str], field: str) -> pathlib.Path:
       opened by native code (use `replacing` and `local_copy` for that).
 
     Raises:
-      ConfigError: another kind of URL, no bucket in it, or the package for its scheme is missing.
+      ConfigError: it is empty, another kind of URL, one without a bucket, or the package for its scheme is missing.
     """
     name = os.fspath(text)
+    _refuse_slips(name, field)
     scheme, separator, rest = name.partition("://")
     if not separator:
         return home_expanded(name)
@@ -87,6 +91,18 @@ def any_path(text: str | os.PathLike[str], field: str) -> pathlib.Path:
     if importlib.util.find_spec(package) is None:
         raise ConfigError(f"{field} is {name!r}, for which {package} is not installed: pip install -e '.[{extra}]'")
     return _bucket_path(name)
+
+
+def _refuse_slips(name: str, field: str) -> None:
+    """Refuses names that would be taken for folders of this machine: the current one, and one named `gs:`."""
+    if not name:
+        raise ConfigError(f"{field} is empty: expected a path; the current folder is '.'")
+    if (slip := _HALF_A_URL.match(name)) is not None:
+        scheme = slip[1]
+        raise ConfigError(
+            f"{field} is {name!r}: a bucket is {scheme}://BUCKET/NAME with two slashes, and a folder of this machine "
+            f"whose name begins so is ./{scheme}:"
+        )
 
 
 def is_pattern(path: pathlib.Path) -> bool:

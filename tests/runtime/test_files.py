@@ -9,7 +9,7 @@ import pytest
 from mpafer_jax.cli import main
 from mpafer_jax.cli.parser import path_argument
 from mpafer_jax.runtime import files
-from mpafer_jax.runtime.errors import DataError
+from mpafer_jax.runtime.errors import ConfigError, DataError
 from tests.jobs import runs
 
 CONFIG = f"--config={runs.ROOT / 'configs' / 'sample.py'}"
@@ -29,6 +29,17 @@ def test_a_bucket_without_its_package_is_refused(url, package, extra, monkeypatc
     message = rf"--workdir is '{url}', for which {package} is not installed: pip install -e '\.\[{extra}\]'"
     with pytest.raises(ValueError, match=message):
         files.any_path(url, "--workdir")
+
+
+@pytest.mark.parametrize("find", [files.any_path, files.local_path])
+def test_slips_of_the_shell_are_no_folders_of_this_machine(find):
+    with pytest.raises(ConfigError, match="--workdir is empty: expected a path"):
+        find("", "--workdir")
+    for slip in ("gs:/bucket/x", "s3:bucket/x", "gs:"):
+        with pytest.raises(ConfigError, match=f"--workdir is '{slip}': a bucket is {slip[:2]}://BUCKET/NAME"):
+            find(slip, "--workdir")
+    for fine in (".", "./gs:/bucket/x", "gs/x", "gsa:/x"):
+        assert find(fine, "--workdir") == pathlib.Path(fine)
 
 
 def test_folders_are_renamed(tmp_path):
