@@ -36,7 +36,7 @@ from mpafer_jax.cli.parser import path_argument
 from mpafer_jax.config.flags import own_files
 from mpafer_jax.config.redaction import LOCAL_PATHS, redact, redact_value
 from mpafer_jax.config.schema import Config
-from mpafer_jax.config.semantics import free_fields
+from mpafer_jax.config.semantics import unrecorded_fields
 from mpafer_jax.evaluation.protocol import to_markdown
 from mpafer_jax.jobs.studies import cross_dataset_text
 from mpafer_jax.jobs.sweeps import ranks, report, search, sweep, tables
@@ -383,7 +383,7 @@ def write_sweep(path: pathlib.Path, record: Record, runs: Iterable[FinishedRun])
     """
     lines: list[dict[str, Any]] = [dataclasses.asdict(_redacted(record))]
     for run in runs:
-        config = {name: value for name, value in flatten(run.config).items() if name not in free_fields(Config)}
+        config = {name: value for name, value in flatten(run.config).items() if name not in unrecorded_fields(Config)}
         config = redact(config)
         summary = {name: value for name, value in run.summary.items() if name != _NAMES_FOLDERS}
         clip = summary["clip"]

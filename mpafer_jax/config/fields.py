@@ -51,7 +51,7 @@ Folder = Annotated[str, LocalPath("nothing")]
 NamedPath = Annotated[str, LocalPath("last part")]
 HubName = Annotated[str, LocalPath("hub name")]
 
-Role = Literal["result", "training", "seed", "model", "content", "free"]
+Role = Literal["result", "training", "seed", "model", "content", "rounding", "free"]
 """What depends on a field:
 
 result    what a run trains or measures; must not change on resume
@@ -60,6 +60,8 @@ seed      as training; studies set it to the seed of each run
 model     as result; a checkpoint's value is used wherever it is loaded: prompts, head, normalisation of images
 content   names a dataset or a CLIP, which checkpoints identify by content; may change on resume, and distinguishes runs
           where the content is not read
+rounding  how a run is executed, which changes its numbers by rounding alone; may change on resume, for instance to fit
+          other devices
 free      how a run is executed, or what is measured beside it; may change on resume
 """
 

@@ -59,7 +59,7 @@ class ClipSection(FrozenModel):
     residual_dtype: Literal["float32", "bfloat16"] = option("float32", "ours")
     """Type of the image tower's residual stream: float32, or, with that dtype, bfloat16, which is less exact and faster
     where memory traffic is the limit (docs/performance.md)."""
-    remat: Literal["none", "dots", "full"] = option("dots", "ours")
+    remat: Literal["none", "dots", "full"] = option("dots", "ours", role="rounding")
     """What the backward pass stores of each layer: none (everything), dots (products without a batch axis), full
     (nothing but each layer's input: least memory, most time). The numbers do not change."""
 
@@ -326,9 +326,9 @@ class TrainSection(IntervalsSection):
     """Updates in all; 0: counted from num_epochs. Exactly one of the two is set."""
     num_epochs: NonNegative = option(30.0, "relative: 20 to 50; paper unknown")
     """Passes over the training images."""
-    accumulate: PositiveCount = option(1, "ours")
+    accumulate: PositiveCount = option(1, "ours", role="rounding")
     """Parts into which each device's share of a batch is cut, one after the other, to save memory. Same update."""
-    text_chunk: Count = option(0, "ours")
+    text_chunk: Count = option(0, "ours", role="rounding")
     """Classes that the text tower encodes at once, to save memory where there are hundreds; 0: all. Same update."""
     warm_start: NamedPath = option("")
     """A workdir or checkpoint whose prompts to start from, where they fit, or ferplus-prompts, which ship with the
@@ -349,7 +349,7 @@ class TrainSection(IntervalsSection):
 class EvalSection(FrozenModel):
     """Evaluation, and the choice of a checkpoint."""
 
-    batch_size: PositiveCount = option(64)
+    batch_size: PositiveCount = option(64, role="rounding")
     """Images at once, over all devices; also when prototypes are made."""
     select_by: Literal["war", "uar", "macro_f1"] = option("war", "relative: war")
     """What makes a checkpoint the best on validation: war (accuracy), uar (mean recall) or macro_f1."""

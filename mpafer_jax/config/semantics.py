@@ -14,6 +14,11 @@ def with_role(kind: type[FrozenModel], *roles: Role) -> tuple[str, ...]:
 
 def free_fields(kind: type[FrozenModel]) -> frozenset[str]:
     """Fields that may change on resume; datasets and CLIPs are checked by content when a checkpoint is restored."""
+    return frozenset(with_role(kind, "content", "rounding", "free"))
+
+
+def unrecorded_fields(kind: type[FrozenModel]) -> frozenset[str]:
+    """Fields that records of results leave out, as they change no number or stand for contents recorded elsewhere."""
     return frozenset(with_role(kind, "content", "free"))
 
 

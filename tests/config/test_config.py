@@ -240,9 +240,12 @@ def test_what_depends_on_a_field_is_declared_with_it():
     lists = [f"data.list.{name}" for name in ("file", "train", "validation", "test", "images")]
     assert ("clip.name", "clip.revision", "clip.activation", "data.dir", *lists) == semantics.CONTENT_FIELDS
     assert semantics.MODEL_SECTIONS == ("ctx", "visual_prompts", "lora", "head", "learner", "mask_width")
-    assert semantics.NORMALIZATION == ("mean", "std")
+    assert semantics.NORMALIZATION == ("mean", "std", "grayscale")
     assert {"train.keep", "predict.split", "clip.name"} <= semantics.free_fields(Config)
     assert not {"seed", "train.num_steps", "loss.beta", "data.mean"} & semantics.free_fields(Config)
+    rounding = {"clip.remat", "train.accumulate", "train.text_chunk", "eval.batch_size"}
+    assert rounding <= semantics.free_fields(Config)
+    assert not rounding & semantics.unrecorded_fields(Config)
     assert {"data.sampler", "data.augment.flip", "data.label_noise_seed"} <= semantics.TRAINING_ONLY
     assert not {"data.split_seed", "data.test_fraction", "data.synthface.style"} & semantics.TRAINING_ONLY
 

@@ -131,3 +131,6 @@ def test_what_runs_of_a_group_may_differ_in(sample):
     assert group.shape(runs.config(sample, **OTHER, **{"train.keep": 3})) == alike
     for changes in ({"loss.beta": 0.0}, {"head.top_k": 3}, {"train.batch_size": 32}, {"loss.token_distance": "l1"}):
         assert group.shape(runs.config(sample, **changes)) != alike
+    # They may change on resume, but runs of a group share the compiled step.
+    for changes in ({"train.accumulate": 2}, {"train.text_chunk": 2}, {"clip.remat": "full"}):
+        assert group.shape(runs.config(sample, **changes)) != alike

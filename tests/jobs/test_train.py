@@ -151,6 +151,21 @@ def test_resuming_is_exact_to_the_bit(finished, sample, tmp_path):
     assert {k: v for k, v in one.items() if k not in differing} == {k: v for k, v in two.items() if k not in differing}
 
 
+@pytest.mark.training
+def test_what_fits_a_run_to_other_devices_may_change_on_resume(finished, sample, tmp_path):
+    workdir, summary = finished
+    shutil.copytree(workdir, tmp_path / "run")
+    for step in (8, 10, 12):
+        shutil.rmtree(tmp_path / "run" / "checkpoints" / f"step_{step}")
+    (tmp_path / "run" / "summary.json").unlink()
+    other = {"eval.batch_size": 12, "train.accumulate": 2, "train.text_chunk": 2, "clip.remat": "full"}
+    resumed = train.train_and_evaluate(runs.config(sample, **other), tmp_path / "run")
+    assert resumed["process"]["resumed_after_step"] == 6
+    for name, value in restored(workdir, 12).items():
+        np.testing.assert_allclose(restored(tmp_path / "run", 12)[name], value, rtol=0, atol=1e-5)
+    assert resumed["last"]["test"]["war"] == summary["last"]["test"]["war"]
+
+
 def test_a_finished_run_is_only_evaluated_again_and_keeps_its_folder_to_itself(finished, sample, tmp_path):
     workdir, summary = finished
     with pytest.raises(ConfigError, match=r"config\.head\.top_k: there 16, here 4\n.*give another --workdir"):

@@ -11,7 +11,7 @@ from typing import Any
 from mpafer_jax.artifacts import run_dir
 from mpafer_jax.config.flags import config_file, read_config
 from mpafer_jax.config.schema import Config
-from mpafer_jax.config.semantics import CONTENT_FIELDS, free_fields
+from mpafer_jax.config.semantics import CONTENT_FIELDS, unrecorded_fields
 from mpafer_jax.jobs import group
 from mpafer_jax.jobs.sweeps.sweep import Point, Sweep
 from mpafer_jax.jobs.train import check_names
@@ -144,7 +144,7 @@ def _text(value: Any) -> str:
 
 def recorded(overrides: Sequence[str]) -> tuple[str, ...]:
     """The overrides that can change a result, sorted."""
-    return tuple(sorted(argument for argument in overrides if _field(argument) not in free_fields(Config)))
+    return tuple(sorted(argument for argument in overrides if _field(argument) not in unrecorded_fields(Config)))
 
 
 def has_ended(run: Run, folder: pathlib.Path, but: Sequence[str] = ()) -> bool:
