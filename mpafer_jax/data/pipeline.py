@@ -1,4 +1,4 @@
-"""Batches of splits, with Grain; a pure function of (seed, step).
+"""Batches of splits, with Grain or in worker processes; a pure function of (seed, step).
 
 Position g = step * batch_size + i of the training stream is example `permutation(seed, g // n)[g % n]`, augmented with
 a generator keyed by (seed, g). A run thus resumes from its step number alone, and global batches do not depend on the
@@ -10,18 +10,14 @@ epoch of clips cut into N segments has N images of each clip (Wang et al., Tempo
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import functools
-import itertools
-import sys
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol, TypedDict, TypeVar, cast
 
 import grain
 import numpy as np
 import numpy.typing as npt
-from absl import flags
 
 from mpafer_jax.config.data_section import DataSection
 from mpafer_jax.data import preprocess
@@ -247,27 +243,16 @@ class _EvalBatches:
 
 def iterate(make: Callable[[int], T], start: int, stop: int, num_workers: int) -> Iterator[T]:
     """Prefetches make(start) to make(stop - 1), in order, in threads or in worker processes."""
-    # A whole batch is one element of Grain's dataset, so its content does not depend on the number of workers.
-    batches = grain.MapDataset.range(start, stop).map(make)
-    threads = 1 if num_workers else min(_MAX_THREADS, workers.usable_cores())
-    dataset = batches.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads + 1))
-    if num_workers:
-        if not flags.FLAGS.is_parsed():
-            flags.FLAGS.mark_as_parsed()  # Grain's workers read flags even in a program that has none
-        # Pipes instead of shared memory: containers often have only 64 MB of it, and Grain keeps each worker's last
-        # batch there until the program ends.
-        no_shared_memory = grain.experimental.DatasetOptions(min_shm_size=sys.maxsize)
-        dataset = grain.experimental.WithOptionsIterDataset(dataset, no_shared_memory).mp_prefetch(
-            grain.MultiprocessingOptions(num_workers=num_workers, per_worker_buffer_size=2),
-            worker_init_fn=workers.end_with_parent,
-        )
-    iterator: Iterator[T] = iter(dataset)
+    # A whole batch is one element, so its content does not depend on the number of threads or workers.
+    if num_workers := min(num_workers, stop - start):
+        yield from workers.made_in_processes(make, range(start, stop), num_workers, "config.data.num_workers")
+        return
+    threads = min(_MAX_THREADS, workers.usable_cores())
+    reading = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads + 1)
+    iterator: Iterator[T] = iter(grain.MapDataset.range(start, stop).map(make).to_iter_dataset(reading))
     try:
-        with workers.deaf() if num_workers else contextlib.nullcontext():
-            first = list(itertools.islice(iterator, 1))  # starts the workers
-        yield from first
         yield from iterator
     finally:
-        # On SIGTERM workers end with the process; Grain would wait up to 25 s for each of them.
+        # On SIGTERM threads end with the process; Grain would wait for them.
         if not signals.is_requested():
             cast(Any, iterator).close()

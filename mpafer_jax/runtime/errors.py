@@ -67,6 +67,12 @@ class ReportError(UserError):
     """Results of runs that cannot be read or compared."""
 
 
+class WorkerError(UserError):
+    """A worker process that ended before its work did."""
+
+    exit_code = 1
+
+
 class LockedError(UserError):
     """Another process holds the lock."""
 

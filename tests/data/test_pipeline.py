@@ -1,10 +1,12 @@
 """Batches: the stream is a function of (seed, step), whoever makes it."""
 
 import dataclasses
+import multiprocessing
 import threading
-from collections.abc import Iterable
+import time
+from collections.abc import Generator, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -12,7 +14,7 @@ import pytest
 from mpafer_jax.data import pipeline, preprocess
 from mpafer_jax.data.pipeline import Batch, ClassBalancedOrder, ShuffledOrder, train_order
 from mpafer_jax.data.splits import Split, load_dataset
-from mpafer_jax.runtime.errors import ImageError
+from mpafer_jax.runtime.errors import ImageError, WorkerError
 from tests.data import layouts
 
 SIZE = 8
@@ -134,6 +136,41 @@ def test_a_batch_that_does_not_divide_is_an_error(split: Split) -> None:
 
 def test_worker_processes_make_the_same_batches(split: Split) -> None:
     assert_equal(batches(split), batches(split, num_workers=2))
+
+
+def test_a_killed_worker_process_is_an_error_and_no_endless_wait(split: Split) -> None:
+    section = layouts.section("folder", Path("unused"), num_workers=2)
+    stream = pipeline.train_batches(
+        split, section=section, image_size=128, batch_size=23, seed=7, start_step=0, num_steps=1000
+    )  # of more bytes than a pipe holds, so that each worker soon stands in the middle of a batch
+    next(stream)
+    killed, other = sorted(multiprocessing.active_children(), key=lambda process: process.name)[-2:]
+    time.sleep(0.5)
+    killed.kill()
+    with pytest.raises(
+        WorkerError, match=rf"worker process {killed.pid} of config\.data\.num_workers was ended by SIGKILL"
+    ):
+        for _ in stream:
+            pass
+    assert not other.is_alive()
+
+
+def test_a_broken_image_in_a_worker_process_is_an_error(split: Split) -> None:
+    broken = dataclasses.replace(split, source=dataclasses.replace(split.source, sources=([{"image": b"no"}] * 23,)))
+    with pytest.raises(ImageError, match="not an image in a format that is read"):
+        batches(broken, num_workers=2)
+    assert not multiprocessing.active_children()
+
+
+def test_no_more_workers_are_started_than_there_are_batches(split: Split) -> None:
+    section = layouts.section("folder", Path("unused"), num_workers=8)
+    stream = pipeline.train_batches(
+        split, section=section, image_size=SIZE, batch_size=6, seed=7, start_step=4, num_steps=6
+    )
+    next(stream)
+    assert len(multiprocessing.active_children()) == 2
+    cast(Generator[Batch], stream).close()
+    assert not multiprocessing.active_children()
 
 
 def test_a_broken_image_in_a_thread_is_an_error(split: Split) -> None:
