@@ -165,7 +165,8 @@ class ImagesSection(FrozenModel):
     std: Rgb = option((0.26862954, 0.26130258, 0.27577711), "CLIP's", role="model")
     """Standard deviation of each colour, on the scale 0..1."""
     num_workers: Count = option(0, "ours", role="free")
-    """Processes that decode and augment; 0: threads of the command's own process."""
+    """Processes that decode and augment; 0: threads of the command's own process, as always in short evaluation
+    passes."""
 
 
 class DataSection(ImagesSection):

@@ -27,6 +27,8 @@ from mpafer_jax.runtime import signals, workers
 # First word of every key: independent streams of one seed.
 _ORDER, _SAMPLE, AUGMENT, _FRAME = 0, 1, 2, 3
 _MAX_THREADS = 16
+# An evaluation pass of fewer batches is over in threads before a worker process, which takes seconds, has started.
+_BATCHES_FOR_WORKERS = 64
 
 Indices = npt.NDArray[np.int64]
 T = TypeVar("T")
@@ -156,7 +158,8 @@ def eval_batches(
         raise ValueError(f"{split} is evaluated by its frames, `Split.frames`")
     local = local_positions(batch_size, process_index, process_count)
     make = _EvalBatches(split=_Examples.of(split), image_size=image_size, batch_size=batch_size, local=local)
-    return iterate(make, 0, num_eval_batches(len(split), batch_size), section.num_workers)
+    number = num_eval_batches(len(split), batch_size)
+    return iterate(make, 0, number, section.num_workers if number >= _BATCHES_FOR_WORKERS else 0)
 
 
 def num_eval_batches(num_examples: int, batch_size: int) -> int:

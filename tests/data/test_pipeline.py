@@ -173,6 +173,20 @@ def test_no_more_workers_are_started_than_there_are_batches(split: Split) -> Non
     assert not multiprocessing.active_children()
 
 
+def test_short_evaluation_passes_start_no_workers(split: Split) -> None:
+    def batches_of(batch_size: int, num_workers: int) -> Generator[Batch]:
+        section = layouts.section("folder", Path("unused"), num_workers=num_workers)
+        large = split.take(np.arange(64) % len(split))
+        stream = pipeline.eval_batches(large, section=section, image_size=SIZE, batch_size=batch_size)
+        return cast(Generator[Batch], stream)
+
+    for batch_size, started in ((2, 0), (1, 1)):
+        stream = batches_of(batch_size, 1)
+        first = next(stream)
+        assert len(multiprocessing.active_children()) == started
+        assert_equal([first, *stream], batches_of(batch_size, 0))
+
+
 def test_a_broken_image_in_a_thread_is_an_error(split: Split) -> None:
     class Broken:
         def __len__(self) -> int:
