@@ -41,7 +41,7 @@ class DecodedImages:
     folder: Path
 
     def __getitem__(self, index: int) -> Image.Image:
-        """The image as decoded by `preprocess.decode`, grey or RGB."""
+        """The image as decoded by `preprocess.decode`, grey or RGB; DataError if the files are damaged."""
         pixels, offsets, shapes = _open(self.folder)
         height, width, bands = (int(size) for size in shapes[index])
         start = int(offsets[index])
@@ -51,10 +51,19 @@ class DecodedImages:
 
 @functools.lru_cache(maxsize=64)
 def _open(folder: Path) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64], npt.NDArray[np.int32]]:
-    with np.load(folder / _IMAGES, allow_pickle=False) as images:
-        offsets, shapes = images["offsets"], images["shapes"]
-    # A plain array over the mapping: slicing np.memmap takes ten times as long.
-    return np.asarray(np.memmap(folder / _PIXELS, np.uint8, mode="r")), offsets, shapes
+    try:
+        # NumPy would not close a damaged file that it opened.
+        with (folder / _IMAGES).open("rb") as stream, np.load(stream, allow_pickle=False) as images:
+            offsets, shapes = images["offsets"], images["shapes"]
+        # A plain array over the mapping: slicing np.memmap takes ten times as long.
+        pixels = np.asarray(np.memmap(folder / _PIXELS, np.uint8, mode="r"))
+        if len(pixels) != (expected := int(shapes.prod(axis=1, dtype=np.int64).sum())):
+            raise ValueError(f"{_PIXELS} has {len(pixels)} bytes, expected {expected}")
+    except (FileNotFoundError, KeyError, *files.DAMAGED_NPZ) as error:
+        raise DataError(
+            f"{folder} is damaged or was copied in part ({error}); delete it, and the images are decoded again"
+        ) from error
+    return pixels, offsets, shapes
 
 
 def open_or_make(prepared: Path, split: str, source: ExampleSource) -> DecodedImages:

@@ -238,7 +238,8 @@ def prepare(
 
     Raises:
       ImageError: an image is unreadable, and `on_bad_image` is "error".
-      DataError: `root` is not writable, or a split has no readable image.
+      DataError: `root` is not writable, a split has no readable image, or the preparation is damaged; if its images
+        are, they raise this when they are read.
       OSError: the disk is full; a later call starts from the beginning.
     """
     fingerprint = index.fingerprint(_FORMAT, index.version, on_bad_image)
@@ -323,7 +324,40 @@ def _write_into(folder: Path, index: SourceIndex, on_bad_image: OnBadImage, fing
     (folder / _SUMMARY).write_text(json.dumps(dataclasses.asdict(summary), indent=2) + "\n")
 
 
+@dataclasses.dataclass(frozen=True)
+class _Records:
+    """A prepared split's records, whose damage is an error that names the preparation."""
+
+    source: ExampleSource
+    directory: Path
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, index: int, /) -> Mapping[str, Any]:
+        try:
+            return self.source[index]
+        except RuntimeError as error:  # ArrayRecord's reader
+            raise _damaged(self.directory, error) from error
+
+
+def _damaged(directory: Path, error: Exception) -> DataError:
+    return DataError(
+        f"{directory} is damaged or was copied in part ({type(error).__name__}: {error}); delete "
+        f"{directory.parents[1]}, and the dataset is prepared again"
+    )
+
+
 def _open(directory: Path) -> Prepared:
+    try:
+        return _read(directory)
+    except Exception as error:  # those of NumPy, JSON, protocol buffers and TFDS have no common base
+        if isinstance(error, OSError) and error.errno not in (None, errno.ENOENT):
+            raise  # of the disk or of permissions
+        raise _damaged(directory, error) from error
+
+
+def _read(directory: Path) -> Prepared:
     values = json.loads((directory / _SUMMARY).read_text())
     for name in ("class_names", "source_labels"):
         values[name] = tuple(values[name])
@@ -331,11 +365,14 @@ def _open(directory: Path) -> Prepared:
     # Any: the decorator of `as_data_source` hides its type.
     builder: Any = tfds.builder_from_directory(str(directory))
     splits: dict[str, PreparedSplit] = {}
-    with np.load(directory / _EXAMPLES, allow_pickle=False) as arrays:
+    # NumPy would not close a damaged file that it opened.
+    with (directory / _EXAMPLES).open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
         stored = dict(arrays)
     for split in sorted({name.partition("/")[0] for name in stored}):
         splits[split] = PreparedSplit(
-            source=builder.as_data_source(split=split, decoders={"image": tfds.decode.SkipDecoding()}),
+            source=_Records(
+                builder.as_data_source(split=split, decoders={"image": tfds.decode.SkipDecoding()}), directory
+            ),
             **{name.partition("/")[2]: array for name, array in stored.items() if name.startswith(f"{split}/")},
         )
     return Prepared(directory, Summary(**values), splits)

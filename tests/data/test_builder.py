@@ -3,6 +3,7 @@
 import errno
 import io
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -101,6 +102,23 @@ def test_a_second_call_opens_what_is_there_wherever_it_was_moved(tmp_path: Path)
     assert (second.directory / "summary.json").stat().st_mtime_ns == written
     assert second.summary == first.summary
     assert len(list((tmp_path / "new" / "mpafer_tfds").glob("folder-*/folder"))) == 1
+
+
+@pytest.mark.parametrize("name", ["examples.npz", "summary.json", "dataset_info.json", "features.json", "record"])
+def test_a_damaged_preparation_is_named_and_can_be_deleted(name: str, tmp_path: Path) -> None:
+    layouts.write_folders(tmp_path / "train", {"happy": 3})
+    directory = prepare_folder(tmp_path).directory
+    (path,) = directory.glob(f"*{name}*")
+    whole = path.read_bytes()
+    for damage in (lambda: path.write_bytes(whole[: len(whole) // 100]), path.unlink):
+        damage()
+        message = (
+            rf"{directory} is damaged or was copied in part \(.*\); delete {directory.parents[1]}, and the dataset is"
+        )
+        with pytest.raises(DataError, match=message):
+            _ = [prepare_folder(tmp_path).splits["train"].source[position] for position in range(3)]
+    shutil.rmtree(directory.parents[1])
+    assert len(prepare_folder(tmp_path).splits["train"].source[2]["image"]) > 0
 
 
 def test_changed_sources_are_prepared_anew(tmp_path: Path) -> None:

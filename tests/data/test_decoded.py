@@ -3,6 +3,7 @@
 import errno
 import os
 import pickle
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -69,6 +70,22 @@ def test_a_worker_is_sent_the_name_and_not_the_images(folders: Path) -> None:
     train, _ = load(folders, cache_decoded=True)
     train.source.image(0)  # mapped here
     assert len(pickle.dumps(train.source.decoded)) < 400
+
+
+@pytest.mark.parametrize("name", ["pixels.bin", "images.npz"])
+def test_a_damaged_copy_is_named_and_can_be_deleted(name: str, tmp_path: Path) -> None:
+    layouts.write_folders(tmp_path / "train", {"angry": 3, "happy": 3})
+    section = layouts.section("folder", tmp_path, cache_decoded=True)
+    load_dataset(section)
+    (path,) = tmp_path.glob(f"mpafer_tfds/**/{name}")
+    whole = path.read_bytes()
+    for damage in (lambda: path.write_bytes(whole[:-5]), path.unlink):
+        damage()
+        message = rf"{path.parent} is damaged or was copied in part \(.*\); delete it, and the images are decoded again"
+        with pytest.raises(DataError, match=message):
+            load_dataset(section).train.source.image(0)
+    shutil.rmtree(path.parent)
+    load_dataset(section).train.source.image(0)
 
 
 def test_nothing_is_decoded_twice(folders: Path, monkeypatch: pytest.MonkeyPatch) -> None:
