@@ -43,12 +43,15 @@ def load(path: str | os.PathLike[str], which: Which) -> tuple[Params, Descriptio
 
     Raises:
       CheckpointError: there is none, or the named one, or all, cannot be read.
+      ConfigError: its bucket cannot be reached.
     """
     try:
         at = place(path)
     except ValueError as error:
         raise CheckpointError(str(error)) from error
-    if (at / PROMPTS).is_file():
+    with files.reaching(at, "the checkpoint"):
+        exported = (at / PROMPTS).is_file()
+    if exported:
         return _load_exported(at)
     from mpafer_jax.artifacts import run_checkpoints  # here, since Orbax takes a second to import
 

@@ -19,6 +19,7 @@ import contextlib
 import json
 import pathlib
 import secrets
+import tempfile
 import time
 from collections.abc import Collection, Generator, Mapping
 from typing import Any, Literal, cast
@@ -60,7 +61,7 @@ def check(workdir: pathlib.Path, config: FrozenModel, *, but: Collection[str] = 
 
     Raises:
       ConfigError: it is a file, its config.json is damaged, its run has another configuration (the message lists the
-        differences), or its path has glob characters.
+        differences), its path has glob characters, or its bucket cannot be reached.
     """
     # Orbax globs for what it has written, without escaping the path.
     if signs := sorted(set("*?[").intersection(str(workdir if files.in_bucket(workdir) else workdir.resolve()))):
@@ -68,7 +69,9 @@ def check(workdir: pathlib.Path, config: FrozenModel, *, but: Collection[str] = 
             f"--workdir={workdir}: its name, or that of a folder above it, holds {' and '.join(signs)}; checkpoints "
             "written there could not be read again. Give another --workdir"
         )
-    if workdir.exists() and not workdir.is_dir():
+    with files.reaching(workdir, "--workdir"):
+        is_other = workdir.exists() and not workdir.is_dir()
+    if is_other:
         raise ConfigError(f"--workdir={workdir} is a file, expected a folder or a name that is free")
     path = workdir / CONFIG
     if not path.is_file():
@@ -83,6 +86,28 @@ def check(workdir: pathlib.Path, config: FrozenModel, *, but: Collection[str] = 
             f"{workdir} holds a run with another configuration:\n" + "\n".join(lines) + "\n"
             "give another --workdir, or the same configuration to resume that run"
         )
+
+
+def check_writable(workdir: pathlib.Path) -> None:
+    """Refuses a folder of this machine where nothing can be written; makes none that is missing. Process 0 only.
+
+    Raises:
+      ConfigError: the folder, or the one in which it would be made, is not writable.
+    """
+    if files.in_bucket(workdir) or not distributed.is_first():
+        return
+    place = workdir.resolve()
+    while not place.exists():
+        place = place.parent
+    try:
+        with tempfile.TemporaryDirectory(prefix=".writable-", dir=place):
+            pass
+    except OSError as error:
+        if not files.is_not_writable(error) and not isinstance(error, NotADirectoryError):
+            raise
+        raise ConfigError(
+            f"--workdir={workdir} cannot be written: {place}: {error.strerror}; give a folder that can"
+        ) from error
 
 
 def differences(

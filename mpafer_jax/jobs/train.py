@@ -152,6 +152,7 @@ def check_before_preparation(config: Config, workdir: pathlib.Path) -> None:
     """
     check_names(config)
     workdir_lib.check(workdir, config)
+    workdir_lib.check_writable(workdir)
     locks.refuse_if_held(workdir / locks.RUN, workdir)
     if config.eval.select_on_test_split:
         logging.warning("%s", protocol.TEST_SELECTED)

@@ -25,7 +25,7 @@ from typing import Any, TextIO, cast
 from absl import logging
 
 from mpafer_jax.runtime import signals
-from mpafer_jax.runtime.errors import ConfigError, DataError
+from mpafer_jax.runtime.errors import ConfigError, DataError, UserError
 
 # What NumPy raises for damaged .npz files, with the archive's and the decompression's own.
 DAMAGED_NPZ = (ValueError, EOFError, NotImplementedError, tokenize.TokenError, zipfile.BadZipFile, zlib.error)
@@ -146,6 +146,22 @@ def _keep_no_listings() -> None:
 def in_bucket(path: str | os.PathLike[str]) -> bool:
     """Whether a path is a bucket's URL."""
     return "://" in os.fspath(path)
+
+
+@contextlib.contextmanager
+def reaching(path: str | os.PathLike[str], field: str) -> Generator[None]:
+    """Turns a failed access to a bucket into a ConfigError that names `field`; on a disk errors stay as they are."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:  # exceptions of fsspec's backends have no common base
+        if not in_bucket(path):
+            raise
+        raise ConfigError(
+            f"{field} is {os.fspath(path)!r}, which cannot be reached ({type(error).__name__}: {error}); see that the "
+            "name is right, the network reaches the bucket, and the credentials give access"
+        ) from error
 
 
 @contextlib.contextmanager

@@ -1,6 +1,7 @@
 """Whose run a folder holds."""
 
 import json
+import pathlib
 
 import pytest
 
@@ -26,3 +27,14 @@ def test_a_folder_that_another_run_claimed_meanwhile_is_not_held(tmp_path):
         pytest.fail("two runs would share the folder")
     with run_dir.hold(tmp_path, Config()):
         pass
+
+
+def test_a_folder_that_cannot_be_written_is_refused_before_work_and_none_is_made(tmp_path):
+    for place in ("/sys", tmp_path / "file"):  # not even root writes there
+        (tmp_path / "file").write_text("")
+        message = rf"--workdir={place}/new/run cannot be written: {place}: .*; give a folder that can"
+        with pytest.raises(ConfigError, match=message):
+            run_dir.check_writable(pathlib.Path(f"{place}/new/run"))
+    run_dir.check_writable(tmp_path)
+    run_dir.check_writable(tmp_path / "new" / "run")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]

@@ -203,6 +203,8 @@ def test_a_file_is_no_workdir(sample, tmp_path):
         train.train_and_evaluate(runs.config(sample), tmp_path / "set[1]" / "run")
     with pytest.raises(ConfigError, match="run is a file, expected a folder"):
         train.train_and_evaluate(runs.config(sample), tmp_path / "run")
+    with pytest.raises(ConfigError, match=r"--workdir=/sys/run cannot be written: /sys: .*; give a folder that can"):
+        train.train_and_evaluate(runs.config(sample, **{"data.dir": "absent"}), pathlib.Path("/sys/run"))
     (tmp_path / "damaged").mkdir()
     (tmp_path / "damaged" / "config.json").write_text("{")
     with pytest.raises(ConfigError, match=r"damaged/config.json is not JSON .*give another --workdir"):

@@ -4,6 +4,7 @@ import contextlib
 import functools
 import os
 import signal
+import subprocess
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -168,3 +169,20 @@ def test_two_processes_stopped_and_resumed_equal_those_on_a_disk(home, sample, t
             rows += pq.read_table(stream).to_pylist()
     assert [row["index"] for row in rows] == list(range(25))
     layouts.run(two, sample, tmp_path / "evaluated", mode="eval", **changes, **{"eval.checkpoint": str(workdir)})
+
+
+def test_a_bucket_that_cannot_be_reached_is_one_error(sample):
+    # A process of its own: clients remember the first credentials that they find.
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
+    environment |= {
+        "AWS_EC2_METADATA_DISABLED": "true",
+        "AWS_SHARED_CREDENTIALS_FILE": "/none",
+        "AWS_CONFIG_FILE": "/none",
+    }
+    for mode, field in (("train", "--workdir"), ("eval", "the checkpoint")):
+        command = runs.command(sample, "s3://bucket/run", mode=mode)
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        assert done.returncode == 2
+        expected = f"error: ConfigError: {field} is 's3://bucket/run', which cannot be reached (NoCredentialsError"
+        assert expected in done.stderr
+        assert "Traceback" not in done.stderr
