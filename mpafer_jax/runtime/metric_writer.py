@@ -42,6 +42,7 @@ class MetricWriter:
         if files.in_bucket(workdir):
             self._copies = tempfile.TemporaryDirectory()
             workdir = pathlib.Path(self._copies.name)
+        self._written = workdir
         files.write_text(workdir / LINES, "".join(lines))
         self._stream = (workdir / LINES).open("a", encoding="utf-8")
         self._events = tensorboardX.SummaryWriter(
@@ -52,11 +53,13 @@ class MetricWriter:
         """Adds one line; `kind` is 'train' or the name of an evaluated split."""
         if self._stream is None or self._events is None:
             return
-        self._stream.write(json.dumps({"step": step, "kind": kind, **metrics}) + "\n")
-        self._stream.flush()
-        for name, value in metrics.items():
-            self._events.add_scalar(f"{kind}/{name}", value, step)
-        self._events.flush()
+        with files.naming(self._written / LINES):
+            self._stream.write(json.dumps({"step": step, "kind": kind, **metrics}) + "\n")
+            self._stream.flush()
+        with files.naming(self._written / _EVENTS):
+            for name, value in metrics.items():
+                self._events.add_scalar(f"{kind}/{name}", value, step)
+            self._events.flush()
         if time.monotonic() - self._copied > _COPY_SECONDS:
             self.flush()
 
@@ -76,8 +79,10 @@ class MetricWriter:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._stream is not None and self._events is not None:
-            self._stream.close()
-            self._events.close()
+            with files.naming(self._written / LINES):
+                self._stream.close()
+            with files.naming(self._written / _EVENTS):
+                self._events.close()
             self.flush()
             if self._copies is not None:
                 self._copies.cleanup()
@@ -86,14 +91,18 @@ class MetricWriter:
 def read(workdir: pathlib.Path) -> dict[str, dict[str, dict[int, float]]]:
     """What was written in a workdir: kind -> metric -> step -> value; empty without `metrics.jsonl`.
 
+    A last line without an end, as a kill leaves it, is skipped: its run writes it again when it resumes.
+
     Raises:
-      ReportError: a line has no metrics.
+      ReportError: another line has no metrics.
     """
     path = workdir / LINES
     found: dict[str, dict[str, dict[int, float]]] = {}
     if not path.is_file():
         return found
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(keepends=True), start=1):
+        if not line.endswith("\n"):
+            continue
         try:
             record: dict[str, Any] = json.loads(line)
             kind, step = str(record.pop("kind")), int(record.pop("step"))

@@ -86,6 +86,9 @@ def test_what_is_not_there_is_said(finished, tmp_path):
     assert "&lt;b&gt;&amp;&#34;joy&#39;" in page.text
     with pytest.raises(ReportError, match=r"holds neither summary.json nor evaluation.json"):
         pages.write_report(tmp_path)
+    with (workdir / "metrics.jsonl").open("a") as stream:
+        stream.write('{"step": 99, "kind": "tr')  # killed in the middle of a line
+    pages.write_report(workdir)
     (workdir / "metrics.jsonl").write_text('{"step": 1}\n')
     with pytest.raises(ReportError, match=r"metrics.jsonl line 1 is no line of metrics"):
         pages.write_report(workdir)

@@ -1,0 +1,31 @@
+"""Metrics on disk."""
+
+import os
+import pathlib
+import re
+
+import pytest
+
+from mpafer_jax.runtime.metric_writer import LINES, MetricWriter, read
+
+
+def test_what_is_written_is_read_but_for_a_line_without_end(tmp_path):
+    with MetricWriter(tmp_path, first_step=0, enabled=True) as writer:
+        writer.write(1, "train", {"loss": 2.0})
+    with (tmp_path / LINES).open("a") as stream:
+        stream.write('{"step": 2, "kind": "train", "loss": 1.0}')
+    assert read(tmp_path) == {"train": {"loss": {1: 2.0}}}
+
+
+def test_a_full_disk_is_named(tmp_path):
+    def write() -> None:
+        with (
+            pathlib.Path("/dev/full").open("w") as full,
+            MetricWriter(tmp_path, first_step=0, enabled=True) as writer,
+        ):
+            assert writer._stream is not None
+            os.dup2(full.fileno(), writer._stream.fileno())
+            writer.write(1, "train", {"loss": 2.0})
+
+    with pytest.raises(OSError, match=re.escape(f"No space left on device: '{tmp_path / LINES}'")):
+        write()
