@@ -19,7 +19,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import filelock
 import jax
 import numpy as np
 import numpy.typing as npt
@@ -32,7 +31,7 @@ from mpafer_jax.method import steps
 from mpafer_jax.method.batches import eval_batches
 from mpafer_jax.method.build import Experiment
 from mpafer_jax.method.forward import Forward
-from mpafer_jax.runtime import devices, distributed, files, progress
+from mpafer_jax.runtime import devices, distributed, files, locks, progress
 from mpafer_jax.runtime.errors import DataError
 from mpafer_jax.runtime.finite import check_rows, finite_rows
 
@@ -166,8 +165,8 @@ class FeatureStore:
         if not distributed.is_first():
             return
         try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            with filelock.FileLock(f"{self.path}.lock"):  # concurrent runs add to the same file
+            # Concurrent runs add to the same file.
+            with locks.hold(self.path.with_name(f"{self.path.name}.lock"), self.path, wait=True):
                 hashes, stored = self._read() if self.path.is_file() else (np.zeros(0, "S32"), features[:0])
                 # `unique` keeps the first of equal hashes: stored ones come first.
                 hashes, rows = np.unique(np.concatenate([hashes, pixel_hashes.astype(np.bytes_)]), return_index=True)

@@ -150,6 +150,8 @@ def _holder(
         if not locked:
             stack.pop_all().close()
         return holder
+    if locked and not bucket:
+        path.unlink(missing_ok=True)  # where the system has no locks, it is one by being there, and would stay
     return None
 
 

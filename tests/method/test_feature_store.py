@@ -1,5 +1,7 @@
 """Features from run to run: found by pixels, never lost, never another CLIP's; and the tool that hands them out."""
 
+import errno
+import fcntl
 import json
 from concurrent import futures
 
@@ -11,7 +13,7 @@ from mpafer_jax.jobs import train
 from mpafer_jax.method import build
 from mpafer_jax.method import features as features_lib
 from mpafer_jax.method.features import encode_splits
-from mpafer_jax.runtime import devices, signals
+from mpafer_jax.runtime import devices, locks, signals
 from mpafer_jax.runtime.errors import DataError
 from tests.jobs import runs
 
@@ -53,6 +55,27 @@ def test_runs_side_by_side_lose_nothing(tmp_path):
     np.testing.assert_array_equal(features, rows(*range(60)))
 
 
+@pytest.mark.filterwarnings("ignore:flock not supported")
+def test_a_host_that_was_killed_while_it_added_blocks_nobody(tmp_path, monkeypatch, caplog):
+    """On a file system without locks, where a file stands for one and stays."""
+
+    def flock(*_):
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    monkeypatch.setattr(locks, "_SILENT_SECONDS", 0.2)
+    monkeypatch.setattr(locks, "_POLL_SECONDS", 0.05)
+    kept = store(tmp_path)
+    kept.path.parent.mkdir()
+    kept.path.with_name("x.npz.lock").touch()
+    record = {"host": "elsewhere", "pid": 7, "command": "python -m x", "since": "1999", "token": "t"}
+    kept.path.with_name("x.npz.lock.owner").write_text(json.dumps(record))
+    with caplog.at_level("WARNING"):
+        kept.add(hashes(1), rows(1))
+    assert "process 7 on elsewhere (python -m x), since 1999 has shown no sign of life" in caplog.text
+    assert kept.find(hashes(1))[0].all()
+
+
 @pytest.mark.parametrize("content", [b"", b"no archive at all", None])
 def test_a_damaged_file_is_named(tmp_path, content):
     kept = store(tmp_path)
@@ -82,7 +105,7 @@ def test_a_folder_that_cannot_be_written_costs_no_run(tmp_path, monkeypatch, cap
     def refuse(*_, **__):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(features_lib.filelock, "FileLock", refuse)
+    monkeypatch.setattr(locks.filelock, "FileLock", refuse)
     with caplog.at_level("WARNING"):
         kept.add(hashes(1), rows(1))
     assert "features are not kept" in caplog.text

@@ -1,5 +1,7 @@
 """Who may write into a folder: of processes of this machine, of another host, and in order after a kill."""
 
+import errno
+import fcntl
 import json
 import multiprocessing
 import os
@@ -86,6 +88,23 @@ def test_what_another_host_holds_is_free_once_it_is_silent(tmp_path, monkeypatch
     finally:
         ended.set()
         thread.join()
+
+
+@pytest.mark.filterwarnings("ignore:flock not supported")
+def test_without_the_systems_locks_a_killed_host_holds_nothing_for_long(tmp_path, monkeypatch):
+    def flock(*_):
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    monkeypatch.setattr(locks, "_SILENT_SECONDS", 0.2)
+    monkeypatch.setattr(locks, "_POLL_SECONDS", 0.05)
+    record = {"host": "elsewhere", "pid": 7, "command": "python -m x", "since": "1999", "token": "t"}
+    (tmp_path / ".lock.owner").write_text(json.dumps(record))
+    (tmp_path / ".lock").touch()
+    for _ in range(2):
+        with locks.hold(tmp_path / locks.RUN, tmp_path):
+            pass
+    assert not list(tmp_path.iterdir())
 
 
 def test_it_shows_that_it_is_alive_and_leaves_what_was_taken_over(tmp_path, monkeypatch):
