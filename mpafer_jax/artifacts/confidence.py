@@ -5,8 +5,10 @@ confidence.npz    in checkpoints/step_N or beside exported prompts: `Confidence`
 
 from __future__ import annotations
 
+import errno
 import io
 import json
+import os
 import pathlib
 from typing import Any
 
@@ -59,9 +61,15 @@ class Confidence(pydantic.BaseModel):
         return f"temperature {self.temperature:.2f}, fitted on {self.count:,} {self.split} {self.unit}"
 
     def save(self, folder: pathlib.Path, params: dict[str, Any]) -> pathlib.Path:
-        """Writes `FILE` atomically into the folder of a checkpoint with these prompts; returns the file."""
+        """Writes `FILE` atomically into the folder of a checkpoint with these prompts; returns the file.
+
+        Raises:
+          FileNotFoundError: the folder is gone, as training deletes older checkpoints.
+        """
+        if not folder.is_dir():  # a bucket would make it
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(folder))
         about = json.dumps({"format": _FORMAT, "prompts": _digest(params), **self.model_dump(mode="json")})
-        with files.replacing(folder / FILE) as temporary, temporary.open("wb") as stream:
+        with files.replacing(folder / FILE, make_folder=False) as temporary, temporary.open("wb") as stream:
             np.savez(stream, allow_pickle=False, about=np.array(about), mean=self.mean, whitening=self.whitening)
         return folder / FILE
 

@@ -39,6 +39,8 @@ def leave_confidence(folder: pathlib.Path, confidence: Confidence, params: dict[
         )
     try:
         confidence.save(folder, params)
+    except FileNotFoundError:
+        logging.warning("%s is gone, as a run that still trains keeps its newest checkpoints: no temperature", folder)
     except OSError as error:
         if not files.is_not_writable(error):
             raise

@@ -165,10 +165,13 @@ def reaching(path: str | os.PathLike[str], field: str) -> Generator[None]:
 
 
 @contextlib.contextmanager
-def replacing(path: pathlib.Path) -> Generator[pathlib.Path]:
+def replacing(path: pathlib.Path, *, make_folder: bool = True) -> Generator[pathlib.Path]:
     """Yields a temporary local path, which becomes `path` if the block succeeds.
 
     On a disk it is renamed; in a bucket, where objects are atomic, it is copied.
+
+    Args:
+      make_folder: whether to make its folder on a disk if missing.
     """
     if in_bucket(path):
         with tempfile.TemporaryDirectory() as folder:
@@ -176,7 +179,8 @@ def replacing(path: pathlib.Path) -> Generator[pathlib.Path]:
             yield temporary
             path.write_bytes(temporary.read_bytes())
         return
-    path.parent.mkdir(parents=True, exist_ok=True)
+    if make_folder:
+        path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     with signals.orderly():
         try:
