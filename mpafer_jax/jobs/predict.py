@@ -27,6 +27,7 @@ from absl import logging
 
 from mpafer_jax.artifacts import checkpoints
 from mpafer_jax.artifacts import run_dir as workdir_lib
+from mpafer_jax.artifacts.description import Description
 from mpafer_jax.config.schema import Config
 from mpafer_jax.data import pipeline, registry
 from mpafer_jax.data.splits import Split, load_dataset
@@ -87,7 +88,7 @@ def predict_dataset(config: Config, workdir: pathlib.Path, *, clip: str = "", gi
       config: reads `predict`, `data`, `eval.checkpoint`, `eval.which` and `eval.batch_size`.
       workdir: gets the folder of predictions; also of the checkpoint if `eval.checkpoint` is empty.
       clip: name of the checkpoint's CLIP if that has moved; '' for the recorded name.
-      given: fields that were set by name, which may not differ from what the checkpoint determines.
+      given: fields that were set by name, which may not differ from what is used here.
 
     Raises:
       CheckpointError: no checkpoint, or one trained on another CLIP.
@@ -101,6 +102,7 @@ def predict_dataset(config: Config, workdir: pathlib.Path, *, clip: str = "", gi
         path, which = config.eval.checkpoint or workdir, config.eval.which
         params, description, step = checkpoints.load(path, which)
         description.refuse_others(config, given)
+        _refuse_fields_of_evaluation(config, description, given)
         batch_size = config.eval.batch_size // jax.process_count()
         # By its folder: a run that still trains may have another best or last one by now.
         loaded = checkpoints.folder(path, step)
@@ -133,6 +135,19 @@ def predict_dataset(config: Config, workdir: pathlib.Path, *, clip: str = "", gi
                 logging.debug("part %d of %d is written (%d of %d here)", part, parts.number, done, len(todo))
         _wait_for([parts.path(part) for part in missing], notice)
         logging.info("%d %s of %s in %d parts: %s", len(split), split.unit, split.name, parts.number, parts.folder)
+
+
+def _refuse_fields_of_evaluation(config: Config, description: Description, given: Collection[str]) -> None:
+    """Refuses other values of what --mode=eval, but not --mode=predict, takes from the configuration."""
+    clip = description.model_sections().clip
+    used = {"clip.dtype": clip.dtype, "clip.residual_dtype": clip.residual_dtype, "eval.classes": "checkpoint"}
+    here = workdir_lib.flatten(config.model_dump())
+    for name in used.keys() & {*given}:
+        if here[name] != used[name]:
+            raise ConfigError(
+                f"config.{name} is {here[name]!r}, but --mode=predict always takes {used[name]!r}, as the checkpoint "
+                "was trained; leave it out, or use --mode=eval, which reads it"
+            )
 
 
 def _find_split(config: Config) -> Split:

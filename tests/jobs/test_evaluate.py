@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 
 from mpafer_jax.artifacts import checkpoints
+from mpafer_jax.artifacts.confidence import Confidence
 from mpafer_jax.evaluation import protocol
 from mpafer_jax.evaluation.baselines import feature_files
-from mpafer_jax.jobs import evaluate, predict, train
+from mpafer_jax.jobs import after_run, evaluate, predict, train
 from mpafer_jax.jobs.studies import cross_dataset
 from mpafer_jax.jobs.studies.motion_sheet import write_motion_sheet
 from mpafer_jax.jobs.studies.prompt_report import make_report
@@ -37,6 +38,11 @@ def test_what_a_checkpoint_determines_cannot_be_set_otherwise(sample, finished, 
         with pytest.raises(ConfigError, match=message):
             predict.predict_dataset(config, tmp_path / "predicted", given=changes)
     evaluation(sample, finished[0], tmp_path, given=("head.top_k", "loss.beta", "clip.name"))
+    for name, value in (("clip.dtype", "bfloat16"), ("eval.classes", "common")):
+        changes = {name: value}
+        config = runs.config(sample, **{"eval.checkpoint": str(finished[0]), **changes})
+        with pytest.raises(ConfigError, match=rf"config\.{name} is '{value}', but --mode=predict always takes '"):
+            predict.predict_dataset(config, tmp_path / "predicted", given=changes)
     bad = runs.call("train", *runs.command(sample, tmp_path / "new", **{"eval.checkpoint": str(finished[0])})[3:])
     assert (bad.code, (tmp_path / "new").exists()) == (2, False)
     assert "--config.eval.checkpoint does nothing without --mode=eval or --mode=predict" in bad.err
@@ -136,6 +142,19 @@ def test_what_is_evaluated(sample, finished, tmp_path):
     ):
         with pytest.raises(ConfigError, match=message):
             evaluation(sample, finished[0], tmp_path, **changes)
+
+
+def test_a_checkpoint_that_training_has_deleted_meanwhile_gets_no_folder(finished, tmp_path, caplog):
+    params, _, step = checkpoints.load(finished[0], "best")
+    confidence = Confidence.load(checkpoints.folder(finished[0], step), params)
+    (tmp_path / "step_6").mkdir()
+    for name in ("step_4", "step_6"):
+        after_run.leave_confidence(tmp_path / name, confidence, params)
+    assert "step_4 is gone" in caplog.text
+    assert [path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*")] == [
+        "step_6",
+        "step_6/confidence.npz",
+    ]
 
 
 def test_mistakes_show_before_data_are_prepared(sample, finished, tmp_path):
