@@ -131,7 +131,7 @@ def decode_frames(path: Path, stride: int = 1) -> Generator[tuple[int, float, Im
     """Decodes every `stride`-th frame of an animated image, from the first on.
 
     Yields:
-      (frame number from 0, start time in seconds, RGB image).
+      (frame number from 0, start time in seconds, RGB image with the EXIF orientation applied).
 
     Raises:
       ImageError: see `decode`.
@@ -143,7 +143,7 @@ def decode_frames(path: Path, stride: int = 1) -> Generator[tuple[int, float, Im
             image.seek(number)
             image.load()  # also reads the frame's duration
             if number % stride == 0:
-                yield number, seconds, to_rgb(image)
+                yield number, seconds, upright_rgb(image)
             seconds += float(image.info.get("duration", 0)) / 1000
 
 

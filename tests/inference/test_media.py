@@ -254,6 +254,25 @@ def test_an_animated_image_is_its_frames_with_their_times(tmp_path, name):
     assert found(tmp_path / name) == [("image", str(tmp_path / name))]
 
 
+@pytest.mark.parametrize("name", ["a.webp", "a.png"])
+@pytest.mark.parametrize("mode", ["RGB", "RGBA"])
+def test_the_frames_of_an_animated_image_are_upright(tmp_path, name, mode):
+    upright = Image.new("RGB", (32, 16), (0, 0, 200))
+    upright.paste((200, 0, 0), (0, 0, 16, 16))
+    shown = [upright, Image.blend(upright, Image.new("RGB", upright.size), 0.3)]
+    first, second = (image.convert(mode).transpose(Image.Transpose.ROTATE_90) for image in shown)
+    if mode == "RGBA":  # composited over white, which keeps no EXIF data
+        first.putpixel((0, 0), (255, 255, 255, 0))
+        second.putpixel((0, 0), (255, 255, 255, 0))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned clockwise
+    options = {"lossless": True} if name == "a.webp" else {}
+    first.save(tmp_path / name, save_all=True, append_images=[second], duration=100, exif=exif, **options)
+    frames = [np.asarray(image.read()) for image in media.images(media.find([str(tmp_path / name)]))]
+    for frame, image in zip(frames, shown, strict=True):
+        np.testing.assert_allclose(frame[1:], np.asarray(image)[1:], atol=3)
+
+
 def test_names_that_opencv_stumbles_over(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     write_video(tmp_path / "plain.avi", 2)
