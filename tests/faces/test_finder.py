@@ -106,6 +106,22 @@ def test_a_turned_face_is_found_with_its_tilt_and_cropped_upright(portrait, degr
     assert np.corrcoef(upright[inner].ravel(), expected[inner].ravel())[0, 1] > 0.8
 
 
+@pytest.mark.parametrize(("turn", "back"), [(Image.Transpose.ROTATE_90, 90), (Image.Transpose.ROTATE_270, -90)])
+def test_the_box_of_a_face_on_its_side_lies_on_its_side(portrait, detector, turn, back):
+    image = Image.new("RGB", (640, 480), GREY)
+    image.paste(portrait, (300, 120))
+    (straight,), (turned,) = detector._look(image, 640), detector._look(image.transpose(turn), 640, back)
+    assert straight[3] > 1.15 * straight[2]
+    assert turned[2:4] == pytest.approx(straight[[3, 2]], rel=0.02)
+
+
+def test_the_box_around_a_turned_one_holds_it(detector, monkeypatch):
+    seen = np.array([[30.0, 50.0, 40.0, 20.0, *[0.0] * 10, 0.9]])  # in the turned image
+    monkeypatch.setattr(detector, "_see", lambda pixels: seen.copy())
+    (row,) = detector._look(Image.new("RGB", (100, 100)), 100, 30)
+    assert row[2:4] == pytest.approx([40 * math.cos(math.pi / 6) + 10, 20 + 20 * math.cos(math.pi / 6)])
+
+
 def test_crops_have_the_resolution_of_the_image_and_may_stay_tilted(portrait):
     turned = portrait.rotate(-20, Image.Resampling.BICUBIC, fillcolor=GREY)
     (upright,), (tilted,), (wide,) = (
