@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -51,16 +52,19 @@ def class_tiles(explanation: Explanation) -> dict[str, Image.Image]:
 def _arranged(tiles: list[tuple[Image.Image, str]], phrases: tuple[tuple[Phrase, float], ...]) -> Image.Image:
     columns = min(5, len(tiles))
     rows = -(-len(tiles) // columns)
-    step, width = TILE + _CAPTION + _GAP, columns * (TILE + _GAP) + _GAP
-    image = Image.new("RGB", (width, rows * step + _GAP + len(phrases) * _CAPTION + _GAP), _PAPER)
-    draw, font = ImageDraw.Draw(image), ImageFont.load_default(14)
+    font = ImageFont.load_default(14)
+    lines = [f"{score:+.3f}  {phrase.text}  ({phrase.class_name}, {phrase.granularity})" for phrase, score in phrases]
+    # Without a local score there are two tiles only, narrower than most phrases.
+    widths = [columns * (TILE + _GAP) + _GAP, *(2 * _GAP + math.ceil(font.getlength(line)) for line in lines)]
+    step = TILE + _CAPTION + _GAP
+    image = Image.new("RGB", (max(widths), rows * step + _GAP + len(lines) * _CAPTION + _GAP), _PAPER)
+    draw = ImageDraw.Draw(image)
     for number, (tile, caption) in enumerate(tiles):
         row, column = divmod(number, columns)
         left, top = _GAP + column * (TILE + _GAP), _GAP + row * step
         image.paste(tile, (left, top))
         draw.text((left, top + TILE + 2), caption, _INK, font)
-    for number, (phrase, score) in enumerate(phrases):
-        line = f"{score:+.3f}  {phrase.text}  ({phrase.class_name}, {phrase.granularity})"
+    for number, line in enumerate(lines):
         draw.text((_GAP, rows * step + _GAP + number * _CAPTION), line, _INK, font)
     return image
 

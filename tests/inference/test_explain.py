@@ -1,6 +1,7 @@
 """Explanations: rollout against plain matrices, maps in their place, phrases ranked, images drawn."""
 
 import copy
+import dataclasses
 import functools
 import json
 
@@ -173,6 +174,18 @@ def test_a_sheet_shows_every_class(explained):
     assert [left for left, _ in places] == [8 + column * (overlay.TILE + 8) for column in (0, 1, 2, 3, 4, 0, 1)]
     assert [top for _, top in places[:5]] == [8] * 5
     assert places[5][1] == places[6][1] > 8 + overlay.TILE
+
+
+def test_a_sheet_is_as_wide_as_its_longest_phrase(explained):
+    """Without a local score there are two tiles, narrower than phrases."""
+    explanation = explained[1][0]
+    prediction = dataclasses.replace(explanation.prediction, patch_scores=None, top_patches=None)
+    text = "the lips are pressed together and the corners of the mouth are drawn back and down on both sides"
+    longest = (attribution_sheet.Phrase(text, "anger", "mouth"), 0.25)
+    sheet = attribution_sheet.sheet(dataclasses.replace(explanation, prediction=prediction, phrases=(longest,)))
+    columns = np.flatnonzero((np.asarray(sheet)[-28:] != 255).any(axis=(0, 2)))  # of the phrase's line
+    assert columns.max() > 2 * (overlay.TILE + 8) + 8
+    assert columns.max() < sheet.width - 4
 
 
 def place(sheet, tile) -> tuple[int, int]:
