@@ -220,8 +220,8 @@ def lines(predictor: Predictor, inputs: Sequence[str]) -> Callable[[Result], Non
             return
         file, answer, confidence = str(result.source), _NO_FACE, ""
         if isinstance(result, Prediction):
-            answer, share = result.smooth or (result.expression, result.confidence)
-            answer = answer if share >= result.min_confidence else UNCERTAIN
+            answer, share = result.answer
+            answer = answer if result.certain else UNCERTAIN
             confidence = f"{100 * share:.1f}%"
             file += "" if result.track is None else f" #{result.track}"
         if in_columns:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from pathlib import Path
 
@@ -83,6 +84,7 @@ class HeatmapFolder:
         """Writes `<index>[_face]_<file's name>.png` and `.json`; ignores results other than predictions."""
         if not isinstance(result, Prediction):
             return
+        result = dataclasses.replace(result, smooth_probabilities=None)  # a map explains the frame alone
         source = result.source
         self._face = self._face + 1 if source.index == self._last else 0  # several faces of one image
         self._last = source.index

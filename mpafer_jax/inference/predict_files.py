@@ -7,6 +7,7 @@ import contextlib
 import dataclasses
 import functools
 import hashlib
+import itertools
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -62,7 +63,7 @@ class Request:
       zero_shot: whether to use `clip` and descriptions without a checkpoint.
       class_names: for `zero_shot`.
       calibrated: whether the checkpoint's temperature calibrates the probabilities.
-      min_confidence: predictions of a lower confidence are uncertain.
+      min_confidence: predictions of a lower confidence, with `smooth` of a lower smooth one, are uncertain.
     """
 
     inputs: Sequence[str]
@@ -184,7 +185,9 @@ def run(request: Request, show: Callable[[Predictor], Callable[[Result], None]])
         logging.info("left out, neither images nor videos by their names: %s; to have them read, name them", left_out)
     images = media.images(found, stride=request.stride)
     live = total is None  # a camera: results must not wait for others, and Ctrl-C is the regular end
-    smooth = functools.partial(temporal.smooth_rows, seconds=request.smooth, ahead=not live)
+    smooth = functools.partial(
+        temporal.smooth_rows, seconds=request.smooth, min_confidence=request.min_confidence, ahead=not live
+    )
     tracks = VideoTracks()
     counts: collections.Counter[str] = collections.Counter()
     stopped: KeyboardInterrupt | signals.Preempted | None = None
@@ -246,4 +249,6 @@ def run(request: Request, show: Callable[[Predictor], Callable[[Result], None]])
             stopped = None if live else asked
             if table is not None and not live:
                 table.stop()
+        if table is not None and request.smooth:  # which decides what is uncertain
+            counts = collections.Counter(itertools.chain.from_iterable(map(tables.tally, smooth(table.rows()))))
     return Outcome(counts, stopped)

@@ -122,9 +122,10 @@ class Prediction:
     smooth_probabilities: Floats | None = None
 
     def __str__(self) -> str:
-        answer = self.expression if self.certain else f"{UNCERTAIN}, perhaps {self.expression}"
+        expression, confidence = self.answer
+        answer = expression if self.certain else f"{UNCERTAIN}, perhaps {expression}"
         calibrated = "" if self.temperature is None else " (calibrated)"
-        return f"{self.source}: {answer}, {100 * self.confidence:.1f}%{calibrated}"
+        return f"{self.source}: {answer}, {100 * confidence:.1f}%{calibrated}"
 
     def __repr__(self) -> str:
         """Short: the arrays would fill a screen."""
@@ -147,8 +148,8 @@ class Prediction:
 
     @property
     def certain(self) -> bool:
-        """Whether the confidence is at least `min_confidence`."""
-        return self.confidence >= self.min_confidence
+        """Whether the confidence, the smooth one if there is one, is at least `min_confidence`."""
+        return self.answer[1] >= self.min_confidence
 
     @property
     def is_unlike(self) -> bool:
@@ -167,6 +168,11 @@ class Prediction:
             return None
         best = int(np.argmax(self.smooth_probabilities))
         return self.class_names[best], float(self.smooth_probabilities[best])
+
+    @property
+    def answer(self) -> tuple[str, float]:
+        """The class and the confidence that decide: the smooth ones if there are any."""
+        return self.smooth or (self.expression, self.confidence)
 
     def to_dict(self) -> dict[str, Any]:
         """All but patch scores and pixels, ready for JSON."""

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from mpafer_jax.faces.detect import Face
 from mpafer_jax.faces.tracks import Tracker
-from mpafer_jax.inference.results import Prediction, Result, Source
+from mpafer_jax.inference.results import UNCERTAIN, Prediction, Result, Source
 
 Row = TypeVar("Row")
 Values = dict[str, Any]  # a result's `to_dict`
@@ -62,8 +62,12 @@ class _Sample:
     probabilities: npt.NDArray[Any] | None
 
 
-def smooth_rows(rows: Iterable[Values], seconds: float, *, ahead: bool = True) -> Generator[Values]:
+def smooth_rows(
+    rows: Iterable[Values], seconds: float, *, min_confidence: float = 0.0, ahead: bool = True
+) -> Generator[Values]:
     """Adds smooth_expression, smooth_confidence and smooth_probabilities to the predictions of videos.
+
+    The smooth confidence then decides their status.
 
     The smooth probabilities of a face are the mean of the probabilities of its track (without detection, of the whole
     image) at time stamps at most `seconds` / 2 before and after. Memory is bounded by the window.
@@ -71,6 +75,7 @@ def smooth_rows(rows: Iterable[Values], seconds: float, *, ahead: bool = True) -
     Args:
       rows: `to_dict` of results, in order.
       seconds: the window; 0 for no change.
+      min_confidence: the lowest smooth confidence of a certain prediction.
       ahead: whether later results count; if not, each row is yielded before the next is taken.
     """
 
@@ -87,7 +92,12 @@ def smooth_rows(rows: Iterable[Values], seconds: float, *, ahead: bool = True) -
             continue
         smooth = dict(zip(row["probabilities"], mean.tolist(), strict=True))
         best = max(smooth, key=lambda name: smooth[name])
-        yield row | {"smooth_expression": best, "smooth_confidence": smooth[best], "smooth_probabilities": smooth}
+        yield row | {
+            "status": "ok" if smooth[best] >= min_confidence else UNCERTAIN,
+            "smooth_expression": best,
+            "smooth_confidence": smooth[best],
+            "smooth_probabilities": smooth,
+        }
 
 
 def smooth_results(results: Iterable[Result], seconds: float, *, ahead: bool = True) -> Generator[Result]:

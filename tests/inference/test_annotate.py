@@ -225,6 +225,31 @@ def test_lines_on_the_screen_have_the_track_and_the_smooth_class(trained, walk, 
     assert len({tuple(answer) for name, *answer in lines if name.endswith("#0")}) == 1
 
 
+def test_with_smoothing_lines_counts_and_table_agree_on_what_is_uncertain(trained, walk, tmp_path, capsys):
+    def table(name, *options):
+        assert run(trained, walk, "--stride=2", "--smooth=30", f"--out={tmp_path / name}", *options, *DETECT) == 0
+        rows = [json.loads(line) for line in (tmp_path / name).read_text().splitlines()]
+        return [row for row in rows if "expression" in row]
+
+    raw, smooth = max(
+        ((row["confidence"], row["smooth_confidence"]) for row in table("all.jsonl")),
+        key=lambda pair: abs(pair[0] - pair[1]),
+    )
+    least = f"--min_confidence={(raw + smooth) / 2}"
+    capsys.readouterr()
+    rows = table("some.jsonl", least)
+    counted = capsys.readouterr().err
+    uncertain = [row["smooth_confidence"] < (raw + smooth) / 2 for row in rows]
+    assert uncertain != [row["confidence"] < (raw + smooth) / 2 for row in rows]
+    assert [row["status"] == "uncertain" for row in rows] == uncertain
+    said = f"{len(rows) - sum(uncertain)} predicted, {sum(uncertain)} uncertain"
+    assert said in counted
+    assert run(trained, walk, "--stride=2", "--smooth=30", least, *DETECT) == 0
+    shown = capsys.readouterr()
+    assert said in shown.err
+    assert [line.split("\t")[1] == "uncertain" for line in shown.out.splitlines() if "#" in line] == uncertain
+
+
 def test_what_cannot_be_annotated_is_refused_before_anything_is_done(tmp_path):
     videos.write(tmp_path / "a.mp4", stripes(), TIMES)
     video, out = str(tmp_path / "a.mp4"), tmp_path / "out.mp4"

@@ -1,5 +1,6 @@
 """Smoothed probabilities of tracks: means over a window of time."""
 
+import dataclasses
 import itertools
 
 import numpy as np
@@ -59,6 +60,18 @@ def test_tracks_videos_and_images_do_not_mix_and_all_rows_keep_their_order():
     found = [result.smooth for result in smooth_results(results, 1.0) if isinstance(result, Prediction)]
     assert found[:3] == [None, ("fear", pytest.approx(0.8)), ("anger", pytest.approx(0.8))]
     assert smoothed(results, 0) == [None] * 10
+
+
+def test_the_smooth_confidence_decides_what_is_uncertain():
+    values = [(0.9, 0.0, 0), (0.6, 0.1, 0), (0.9, 0.0, 1), (0.2, 0.1, 1), (0.6, None, None)]
+    results = [dataclasses.replace(prediction(*value), min_confidence=0.7) for value in values]
+    smooth = list(smooth_results(results, 1.0))
+    expected = ["ok", "ok", "uncertain", "uncertain", "uncertain"]
+    assert [result.status for result in results] == ["ok", "uncertain", "ok", "ok", "uncertain"]
+    assert [result.status for result in smooth] == expected
+    assert "uncertain, perhaps anger, 55.0%" in str(smooth[3])
+    rows = [result.to_dict() for result in results]
+    assert [row["status"] for row in smooth_rows(rows, 1.0, min_confidence=0.7)] == expected
 
 
 def test_a_video_that_is_given_twice_begins_anew():
