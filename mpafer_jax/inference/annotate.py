@@ -202,7 +202,10 @@ class _Marks:
         self._after = next(groups, None)
 
     def at(self, frame: int, seconds: float) -> list[Mark]:
-        """Between two frames with results, a face that both have moves on a straight line; others stay."""
+        """Between two frames with results, a face that both have moves on a straight line; others stay.
+
+        So do all behind the last result, which is less than one stride before the video's end.
+        """
         while self._after is not None and self._after[0] <= frame:
             self._before, self._after = self._after[1], next(self._groups, None)
         later = {row["track"]: row for row in (self._after or (0, []))[1] if row.get("face")}
