@@ -186,7 +186,8 @@ class Detector:
         def place(points: Points) -> Points:
             return ((points - np.array(turned.size) / 2) @ back.T + np.array(resized.size) / 2) * scale
 
-        size = rows[:, 2:4] @ np.abs(back).T * scale.mean()  # of the upright rectangle around the turned one
+        # Around the turned ellipse in the box: faces are about as round, and the turned box's corners lie beyond them.
+        size = np.sqrt(rows[:, 2:4] ** 2 @ (back**2).T) * scale.mean()
         rows[:, :2] = place(rows[:, :2] + rows[:, 2:4] / 2) - size / 2
         rows[:, 2:4] = size
         rows[:, 4 : _ROW - 1] = place(rows[:, 4 : _ROW - 1].reshape(-1, 2)).reshape(-1, _ROW - 5)

@@ -115,11 +115,15 @@ def test_the_box_of_a_face_on_its_side_lies_on_its_side(portrait, detector, turn
     assert turned[2:4] == pytest.approx(straight[[3, 2]], rel=0.02)
 
 
-def test_the_box_around_a_turned_one_holds_it(detector, monkeypatch):
+def test_the_box_of_a_tilted_face_is_that_around_its_ellipse(detector, monkeypatch):
     seen = np.array([[30.0, 50.0, 40.0, 20.0, *[0.0] * 10, 0.9]])  # in the turned image
     monkeypatch.setattr(detector, "_see", lambda pixels: seen.copy())
     (row,) = detector._look(Image.new("RGB", (100, 100)), 100, 30)
-    assert row[2:4] == pytest.approx([40 * math.cos(math.pi / 6) + 10, 20 + 20 * math.cos(math.pi / 6)])
+    angles = np.linspace(0, 2 * np.pi, 10_000)
+    points = np.stack([20 * np.cos(angles), 10 * np.sin(angles)])
+    back = np.deg2rad(-30)
+    turned = np.array([[np.cos(back), -np.sin(back)], [np.sin(back), np.cos(back)]]) @ points
+    assert row[2:4] == pytest.approx(np.ptp(turned, axis=1), rel=1e-3)
 
 
 def test_crops_have_the_resolution_of_the_image_and_may_stay_tilted(portrait):
