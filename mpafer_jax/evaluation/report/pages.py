@@ -126,7 +126,7 @@ def _measured(part: Measurement, with_images: bool) -> dict[str, Any]:
         shown |= {
             "calibration": calibration,
             "reliability": plots.reliability(calibration, part.title),
-            "confidence": plots.confidences(calibration, part.title),
+            "confidence": plots.confidences(calibration, part.title, part.unit),
             "map": _map(stored, part.title),
             "mistakes": _mistakes(stored) if with_images else [],
         }

@@ -143,8 +143,8 @@ def reliability(calibration: Calibration, place: str) -> Plot:
     return _plot("Reliability", alt, draw, _SQUARE, place)
 
 
-def confidences(calibration: Calibration, place: str) -> Plot:
-    """Histogram of confidences; `place` as for `feature_map`."""
+def confidences(calibration: Calibration, place: str, unit: str = "images") -> Plot:
+    """Histogram of confidences; `place` as for `feature_map`, `unit` is what is counted, "images" or "clips"."""
 
     def draw(axes: Axes) -> None:
         for part in calibration.bins:
@@ -156,7 +156,7 @@ def confidences(calibration: Calibration, place: str) -> Plot:
         axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
         axes.yaxis.set_major_locator(MaxNLocator(5, integer=True))
         axes.set_xlabel("confidence")
-        axes.set_ylabel("images")
+        axes.set_ylabel(unit)
         _legend_above(axes)
 
     total = sum(part.count for part in calibration.bins)

@@ -10,6 +10,7 @@ from mpafer_jax.evaluation import protocol
 from mpafer_jax.evaluation.calibration import calibrate
 from mpafer_jax.evaluation.predictions import Predictions
 from mpafer_jax.evaluation.report import pages
+from mpafer_jax.evaluation.report.contents import Measurement
 from mpafer_jax.jobs import evaluate
 from mpafer_jax.runtime.errors import ReportError
 from tests.evaluation.report.page import Page
@@ -120,6 +121,14 @@ def test_an_evaluation_leaves_one_too_and_both_are_shown(finished, sample, tmp_p
     page.check()
     assert len(page.all("dl")) == 2
     assert str(finished[0]) in page.text
+
+
+def test_confidences_of_clips_are_counted_in_clips(finished):
+    stored = Predictions.load(finished[0] / "predictions.npz")
+    metrics = finished[1]["best"]["test"]
+    for unit in ("images", "clips"):
+        part = Measurement("Test", "test", 1, metrics, stored, "", chosen_on_test=False, unit=unit)
+        assert f">{unit}</text>" in pages._measured(part, with_images=False)["confidence"].svg
 
 
 def test_runs_are_compared(finished, tmp_path, capsys):
