@@ -5,14 +5,14 @@ from __future__ import annotations
 import argparse
 
 from mpafer_jax.cli.parser import UsageError, several
-from mpafer_jax.cli.runner import CLIP, WHICH, argument, command, number, path, refuse_idle
+from mpafer_jax.cli.runner import ANY_CHECKPOINT, CLIP, WHICH, argument, command, number, path, refuse_idle
 
 _FORMS = ("prompts", "stablehlo", "onnx")
 
 
 @command(
     "export",
-    argument("checkpoint", help="a run's workdir, its checkpoints folder, or one step_N folder"),
+    argument("checkpoint", help=ANY_CHECKPOINT),
     argument(
         "--to",
         type=several(_FORMS),
@@ -53,8 +53,7 @@ def export(arguments: argparse.Namespace) -> None:
         onnx       the same for ONNX Runtime; needs the package jax2onnx (docs/export.md)
 
     Every form is read back, compared with the checkpoint on drawn faces, and timed; beside them lies a card (README.md)
-    that says what they are, with checksums. The checkpoint is a workdir, its `checkpoints` folder, or one `step_N`
-    folder.
+    that says what they are, with checksums.
 
     Exit code 1: a form does not give the checkpoint's numbers, and nothing was written.
     """

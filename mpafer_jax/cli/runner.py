@@ -67,13 +67,14 @@ WORKDIR = argument(
     metavar="FOLDER",
     help="folder of the run: checkpoints, metrics, results",
 )
+_FORMS = "a run's workdir, its checkpoints folder, one step_N folder, or exported prompts"
 CHECKPOINT = argument(
     "--checkpoint",
     default=shipped.DEFAULT,
     metavar="RUN",
-    help="a run's workdir, its checkpoints folder, one step_N folder, or exported prompts (default: "
-    f"{shipped.DEFAULT}, which ship with the package)",
+    help=f"{_FORMS} (default: {shipped.DEFAULT}, which ship with the package)",
 )
+ANY_CHECKPOINT = f"{_FORMS} ({shipped.DEFAULT} ship with the package)"  # the help where one must be given
 WHICH = argument("--which", choices=("best", "last"), default="best", help="of a run's checkpoints")
 CLIP = argument("--clip", default="", help="where the checkpoint's CLIP is now, if not where it was")
 

@@ -7,7 +7,7 @@ import shlex
 from pathlib import Path
 
 from mpafer_jax.cli.parser import UsageError, checked, several, whole_numbers
-from mpafer_jax.cli.runner import CLIP, WHICH, WORKDIR, argument, command, number, path, refuse_idle
+from mpafer_jax.cli.runner import ANY_CHECKPOINT, CLIP, WHICH, WORKDIR, argument, command, number, path, refuse_idle
 from mpafer_jax.runtime import files
 
 
@@ -284,7 +284,7 @@ def cross_dataset(arguments: argparse.Namespace) -> None:
 
 @command(
     "study faithfulness",
-    argument("--checkpoint", required=True, help="a workdir, its checkpoints folder, or one step_N folder"),
+    argument("--checkpoint", required=True, metavar="RUN", help=ANY_CHECKPOINT),
     CLIP,
     number(
         "--images",

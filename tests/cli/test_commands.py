@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 import subprocess
 import sys
 
@@ -52,6 +53,12 @@ def test_groups_list_their_commands(capsys):
         assert [line[2:22].strip() for line in shown.splitlines() if line.startswith("  ")] == names
         for name in names:
             assert COMMANDS[name].summary in shown
+
+
+@pytest.mark.parametrize("name", ["predict", "demo", "export", "study faithfulness"])
+def test_every_help_says_that_a_checkpoint_may_be_one_that_ships(name):
+    said = " ".join(COMMANDS[name].parser().format_help().split())
+    assert re.search(r"one step_N folder, or exported prompts \([^)]*ferplus-prompts", said)
 
 
 def test_every_help_is_whole_and_imports_no_jax():
