@@ -6,6 +6,11 @@ from pathlib import Path
 
 DEFAULT = "ferplus-prompts"  # the checkpoint of commands that are given none
 PROMPTS = {DEFAULT: Path(__file__).resolve().parent / "ferplus_prompts"}
+# What is measured of their heat maps (the card has the numbers), said where maps are made.
+HEAT_MAPS = {
+    DEFAULT: "of 500 photographs the patch maps were no better than a random order of the patches, or hardly, and the "
+    f"attention rollout only at deletion; see Heat maps in {PROMPTS[DEFAULT] / 'README.md'}"
+}
 
 
 def in_words(checkpoint: str) -> str:

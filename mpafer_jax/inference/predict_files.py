@@ -214,6 +214,8 @@ def run(request: Request, show: Callable[[Predictor], Callable[[Result], None]])
         sinks: list[Callable[[Result], None]] = [table or show(predictor)]
         if request.heatmaps is not None:
             sinks.append(HeatmapFolder(request.heatmaps, Explainer(predictor, request.bank)))
+            if not request.zero_shot and request.checkpoint in shipped.HEAT_MAPS:
+                logging.warning("heat maps of %s: %s", request.checkpoint, shipped.HEAT_MAPS[request.checkpoint])
         results = stack.enter_context(
             contextlib.closing(
                 predictor.stream(

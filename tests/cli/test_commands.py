@@ -58,7 +58,7 @@ def test_groups_list_their_commands(capsys):
 @pytest.mark.parametrize("name", ["predict", "demo", "export", "study faithfulness"])
 def test_every_help_says_that_a_checkpoint_may_be_one_that_ships(name):
     said = " ".join(COMMANDS[name].parser().format_help().split())
-    assert re.search(r"one step_N folder, or exported prompts \([^)]*ferplus-prompts", said)
+    assert re.search(r"one step_N folder, or exported prompts \([^)]*ferplus-\s?prompts", said)
 
 
 def test_every_help_is_whole_and_imports_no_jax():
