@@ -71,7 +71,8 @@ class BackboneSpec:
 
     Attributes:
       image_size: S, side of the images in pixels.
-      patch_size: side of a patch in pixels; patches form a square grid in row-major order.
+      patch_size: side of a patch in pixels; patches form a square grid in row-major order, from the top left. What is
+        left over at the right and at the bottom, where it does not divide the image's side, is not seen.
       embedding_size: D.
       layer_norm_eps: of the image tower's layer normalisations; converters recognise them by it.
     """
@@ -89,6 +90,11 @@ class BackboneSpec:
         """Rows and columns of patches."""
         side = self.image_size // self.patch_size
         return side, side
+
+    @property
+    def covered(self) -> int:
+        """Side in pixels of the square, from the top left, that the patches cover."""
+        return self.grid[0] * self.patch_size
 
     @property
     def num_patches(self) -> int:

@@ -27,7 +27,7 @@ def heat_overlay(pixels: Pixels, heat: Floats, side: int = TILE) -> Image.Image:
     """A heat map laid over a greyscale version of its image.
 
     Args:
-      pixels: uint8[S, S, 3].
+      pixels: uint8[S, S, 3], what the patches cover.
       heat: [rows, columns] in 0..1; values outside are clipped.
       side: of the result in pixels.
     """
@@ -39,7 +39,7 @@ def heat_overlay(pixels: Pixels, heat: Floats, side: int = TILE) -> Image.Image:
 
 
 def outline_patches(image: Image.Image, patches: npt.NDArray[np.integer], grid: tuple[int, int]) -> None:
-    """Draws the borders of patches onto a square image, in place."""
+    """Draws the borders of patches onto a square image that they cover, in place."""
     draw = ImageDraw.Draw(image)
     height, width = image.height / grid[0], image.width / grid[1]
     for patch in patches.tolist():

@@ -45,7 +45,8 @@ class Predictions:
       features_before: float16[m, D], z^g of the frozen CLIP without prompts, normalised.
       features_after: float16[m, D], z^g under the visual prompts, normalised.
       mistakes: int32[e], positions of the most confident errors, most confident first.
-      mistake_pixels: uint8[e, S, S, 3], the model's input, of a clip its middle frame; [0, ..] if images are not kept.
+      mistake_pixels: uint8[e, S, S, 3], what the patches cover of the model's input, of a clip of its middle frame;
+        [0, ..] if images are not kept.
       mistake_patch_scores: float32[e, N, C], cos(z^l_i, theta(t_d)); [0, ..] also for a model without local score.
       attributes: str[n] by name, see `data.splits.Split`; in the file `attributes/<name>`.
     """
@@ -162,6 +163,7 @@ def predict(
       step: of the checkpoint.
       images: whether to keep the most confident errors as images.
     """
+    covered = evaluator.experiment.model.backbone.spec.covered
     experiment, known, (frames, grouping) = evaluator.experiment, scores.positions, split.frames()
     mapped = _draw(known, evaluator.config.seed)
     chosen = split.take(mapped)
@@ -180,7 +182,7 @@ def predict(
         features_before=_mean_direction(before, chosen.frames()[1]),
         features_after=_mean_direction(scores.features, grouping)[mapped],
         mistakes=mistakes,
-        mistake_pixels=_pixels(shown, experiment.image_size),
+        mistake_pixels=_pixels(shown, experiment.image_size)[:, :covered, :covered],
         mistake_patch_scores=_patch_scores(evaluator, params, shown),
         attributes=scores.attributes,
     )

@@ -24,13 +24,13 @@ _INK, _PAPER = (30, 30, 30), (255, 255, 255)
 def sheet(explanation: Explanation) -> Image.Image:
     """Draws an explanation: the face, `class_tiles`, rollout, phrases."""
     prediction = explanation.prediction
-    if prediction.pixels is None:
+    if prediction.seen is None:
         raise ValueError("an image of an explanation needs the prediction's pixels")
-    tiles = [(Image.fromarray(prediction.pixels).resize((TILE, TILE), Image.Resampling.BICUBIC), "what the model saw")]
+    tiles = [(Image.fromarray(prediction.seen).resize((TILE, TILE), Image.Resampling.BICUBIC), "what the model saw")]
     shares = dict(zip(prediction.class_names, prediction.probabilities, strict=True))
     tiles += [(tile, f"{name} {100 * shares[name]:.1f}%") for name, tile in class_tiles(explanation).items()]
     attended = f"attention (prompts {100 * explanation.prompt_share:.0f}%)"
-    tiles.append((heat_overlay(prediction.pixels, scaled(explanation.rollout)), attended))
+    tiles.append((heat_overlay(prediction.seen, scaled(explanation.rollout)), attended))
     return _arranged(tiles, explanation.phrases[:PHRASES])
 
 
@@ -40,12 +40,12 @@ def class_tiles(explanation: Explanation) -> dict[str, Image.Image]:
     They are `Explanation.contrast_maps` on one colour scale; outlined patches make the class's local score.
     """
     prediction, maps = explanation.prediction, explanation.contrast_maps
-    if maps is None or prediction.top_patches is None or prediction.pixels is None:
+    if maps is None or prediction.top_patches is None or prediction.seen is None:
         return {}
     heats, tiles = scaled(maps), dict[str, Image.Image]()
     order: list[int] = np.argsort(-prediction.probabilities, kind="stable").tolist()
     for index in order:
-        tile = tiles[prediction.class_names[index]] = heat_overlay(prediction.pixels, heats[index])
+        tile = tiles[prediction.class_names[index]] = heat_overlay(prediction.seen, heats[index])
         outline_patches(tile, prediction.top_patches[index], prediction.grid)
     return tiles
 

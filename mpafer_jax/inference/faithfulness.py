@@ -68,13 +68,16 @@ def maps_of(explanation: Explanation, rng: np.random.Generator) -> dict[str, Flo
     return maps
 
 
-def masks(order: npt.NDArray[np.integer], grid: tuple[int, int], size: int, steps: int) -> npt.NDArray[np.bool_]:
+def masks(
+    order: npt.NDArray[np.integer], grid: tuple[int, int], covered: int, size: int, steps: int
+) -> npt.NDArray[np.bool_]:
     """Masks of the pixels in the first 0, 1/steps, .. all of the patches.
 
     Args:
       order: int[N], patches in order.
       grid: (rows, columns) of patches.
-      size: S, the image's side in pixels; a remainder that no patch covers stays false.
+      covered: side in pixels of the square, from the top left, that the patches cover; the rest stays false.
+      size: S, the image's side.
       steps: number of parts.
 
     Returns:
@@ -84,9 +87,9 @@ def masks(order: npt.NDArray[np.integer], grid: tuple[int, int], size: int, step
     rank[order] = np.arange(len(order))
     counts = np.round(np.linspace(0, len(order), steps + 1))
     chosen = (rank[None] < counts[:, None]).reshape(-1, *grid)
-    patch = size // grid[0]
+    patch = covered // grid[0]
     pixels = np.zeros((steps + 1, size, size), bool)
-    pixels[:, : grid[0] * patch, : grid[1] * patch] = chosen.repeat(patch, axis=1).repeat(patch, axis=2)
+    pixels[:, :covered, :covered] = chosen.repeat(patch, axis=1).repeat(patch, axis=2)
     return pixels
 
 
@@ -95,6 +98,7 @@ def curves(
     pixels: Pixels,
     heat: Floats,
     grid: tuple[int, int],
+    covered: int,
     fill: tuple[int, int, int],
     steps: int,
 ) -> tuple[Floats, Floats]:
@@ -105,11 +109,12 @@ def curves(
       pixels: uint8[S, S, 3].
       heat: float32[N]; ties in reading order.
       grid: (rows, columns) of patches.
+      covered: as for `masks`.
       fill: RGB colour of deleted patches, CLIP's mean, which normalises to about zero.
       steps: of the curves.
     """
     size = pixels.shape[0]
-    chosen = masks(np.argsort(-heat, kind="stable"), grid, size, steps)[..., None]
+    chosen = masks(np.argsort(-heat, kind="stable"), grid, covered, size, steps)[..., None]
     blurred = np.asarray(Image.fromarray(pixels).filter(ImageFilter.GaussianBlur(size * _BLUR)))
     deleted = np.where(chosen, np.array(fill, np.uint8), pixels)
     inserted = np.where(chosen, pixels, blurred)
@@ -138,7 +143,8 @@ def measure(
                 return softmax(predictor.logits(changed))[:, top]
 
             for name, heat in maps_of(explanation, rng).items():
-                pair = curves(probability, pixels, heat, prediction.grid, (red, green, blue), steps)
+                covered = prediction.covered or len(pixels)
+                pair = curves(probability, pixels, heat, prediction.grid, covered, (red, green, blue), steps)
                 pairs_by_map.setdefault(name, []).append(pair)
     return {
         name: Curves(np.stack([pair[0] for pair in pairs]), np.stack([pair[1] for pair in pairs]))

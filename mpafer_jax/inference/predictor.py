@@ -398,6 +398,7 @@ class Predictor:
                 min_confidence=min_confidence,
                 unlike=None if limit is None else float(values["distances"][position]) / limit,
                 track=row.track,
+                covered=self.model.backbone.spec.covered,
             )
 
 

@@ -104,6 +104,7 @@ class Prediction:
         validation images keep: above 1 it is unlike them. None if the model has no such limit.
       track: number of the face's track in its video, from 0; None without detection, and for images.
       smooth_probabilities: float32[C], see `temporal.smooth_results`; None unless requested.
+      covered: side of the square of `pixels`, from the top left, that the patches cover; None: all of it.
     """
 
     source: Source
@@ -120,6 +121,7 @@ class Prediction:
     unlike: float | None = None
     track: int | None = None
     smooth_probabilities: Floats | None = None
+    covered: int | None = None
 
     def __str__(self) -> str:
         expression, confidence = self.answer
@@ -130,6 +132,11 @@ class Prediction:
     def __repr__(self) -> str:
         """Short: the arrays would fill a screen."""
         return f"<{type(self).__name__} of {self}>"
+
+    @property
+    def seen(self) -> Pixels | None:
+        """The part of `pixels` that the patches cover, over which maps are drawn."""
+        return None if self.pixels is None else self.pixels[: self.covered, : self.covered]
 
     @property
     def top_index(self) -> int:

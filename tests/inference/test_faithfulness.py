@@ -5,23 +5,52 @@ import json
 import numpy as np
 import pytest
 
-from mpafer_jax.inference import faithfulness
+from mpafer_jax.backbones.clip.random_clip import write_random_clip
+from mpafer_jax.inference import Predictor, faithfulness
 from mpafer_jax.inference.attribution import Explainer
+from mpafer_jax.inference.attribution_sheet import class_tiles
 from mpafer_jax.inference.faithfulness import Curves
 from tests.inference.test_explain import bank
 
-GRID, SIZE = (4, 4), 18  # patches of 4 pixels, two pixels left over
+GRID, COVERED, SIZE = (4, 4), 16, 18  # patches of 4 pixels, two pixels left over
 
 
 def test_masks_grow_patch_by_patch_in_the_maps_order():
     order = np.array([5, 0, *range(1, 5), *range(6, 16)])
-    masks = faithfulness.masks(order, GRID, SIZE, steps=8)
+    masks = faithfulness.masks(order, GRID, COVERED, SIZE, steps=8)
     assert masks.shape == (9, SIZE, SIZE)
     assert masks.sum(axis=(1, 2)).tolist() == [2 * 16 * step for step in range(9)]
     assert masks[1, 4:8, 4:8].all()  # patch 5: second row, second column
     assert masks[1, :4, :4].all()
     assert (masks[1:] >= masks[:-1]).all()
     assert not masks[:, 16:].any()
+
+
+def test_masks_and_maps_cover_what_the_patches_see_where_much_is_left_over(tmp_path):
+    """62 pixels hold three patches of 16, and 14 pixels that the model does not see."""
+    write_random_clip(tmp_path / "clip", image_size=62, patch_size=16)
+    predictor = Predictor.zero_shot(str(tmp_path / "clip"), ["happiness", "fear"], None, batch_sizes=(1,))
+    grey = np.full((62, 62, 3), 128, np.uint8)
+    last = faithfulness.masks(np.array([8, *range(8)]), (3, 3), predictor.model.backbone.spec.covered, 62, 9)[1]
+    assert np.argwhere(last).min(axis=0).tolist() == [32, 32]
+    assert np.argwhere(last).max(axis=0).tolist() == [47, 47]
+
+    def scores(changed):
+        (prediction,) = predictor.stream([np.where(changed[..., None], np.uint8(0), grey)], keep_pixels=True)
+        return prediction
+
+    plain = scores(np.zeros((62, 62), bool))
+    beyond = np.ones((62, 62), bool)
+    beyond[:48, :48] = False
+    np.testing.assert_allclose(scores(beyond).patch_scores, plain.patch_scores, atol=1e-6)
+    assert np.abs(scores(last).patch_scores - plain.patch_scores).max() > 1e-4
+    np.testing.assert_array_equal(plain.seen, grey[:48, :48])
+    # White where the patches see, black beyond: the drawn tiles show no black.
+    white = np.where(beyond[..., None], np.uint8(0), np.uint8(255)).repeat(3, axis=-1)
+    explainer = Explainer(predictor, bank(anger="hard eyes"))
+    (explanation,) = explainer.explain(list(predictor.stream([white], keep_pixels=True)))
+    tile = np.asarray(class_tiles(explanation)["fear"]).astype(int)
+    assert tile[-20:].sum(axis=-1).min() > 250
 
 
 def evidence(pixels):
@@ -36,7 +65,7 @@ def test_a_map_that_knows_the_evidence_beats_one_that_does_not():
     heat[5] = 1
     found = {}
     for name, values in (("good", heat), ("bad", -heat)):
-        deletion, insertion = faithfulness.curves(evidence, pixels, values, GRID, (0, 0, 0), 16)
+        deletion, insertion = faithfulness.curves(evidence, pixels, values, GRID, COVERED, (0, 0, 0), 16)
         assert deletion[0] == insertion[-1] == 1
         assert deletion[-1] == 0
         assert insertion[0] < 0.5  # blurred

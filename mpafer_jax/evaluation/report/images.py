@@ -36,7 +36,7 @@ def heat_maps(pixels: Pixels, patch_scores: npt.NDArray[np.float32], classes: tu
     """Heat maps of classes over the image: patch scores minus their mean over all classes, on one colour scale.
 
     Args:
-      pixels: uint8[S, S, 3], the model's input.
+      pixels: uint8[S, S, 3], what the patches cover of the model's input.
       patch_scores: [N, C], N patches of a square grid, row by row.
       classes: indices into C.
     """

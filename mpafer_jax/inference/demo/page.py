@@ -190,7 +190,7 @@ def _face(number: int, prediction: Prediction, answer: Answer) -> dict[str, Any]
 def explanation(explained: Explanation, number: int) -> str:
     """Probabilities, heat maps and phrases as HTML; `number` is of the face, 0 if it is the only one."""
     prediction = explained.prediction
-    assert prediction.pixels is not None  # it was explained
+    assert prediction.seen is not None  # it was explained
     order: list[int] = np.argsort(-prediction.probabilities, kind="stable").tolist()
     probabilities = {prediction.class_names[index]: float(prediction.probabilities[index]) for index in order}
     return _render(
@@ -198,7 +198,7 @@ def explanation(explained: Explanation, number: int) -> str:
         number=number,
         prediction=prediction,
         sure=is_sure(prediction),
-        seen=data_uri(Image.fromarray(prediction.pixels), overlay.TILE),
+        seen=data_uri(Image.fromarray(prediction.seen), overlay.TILE),
         probabilities=probabilities,
         heat_maps=[(data_uri(tile, None), name, probabilities[name]) for name, tile in class_tiles(explained).items()],
         phrases=[
