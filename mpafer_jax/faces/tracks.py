@@ -76,6 +76,10 @@ class Tracker:
         self._numbers = itertools.count()
         self._seconds = -np.inf
 
+    def cut(self) -> None:
+        """Ends all tracks: the next frame is of another shot, where its faces are says nothing of who they are."""
+        self._tracks = []
+
     def __call__(self, faces: Sequence[Face], seconds: float) -> list[int]:
         """The track of each face of the next frame.
 

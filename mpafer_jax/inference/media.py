@@ -22,6 +22,7 @@ from mpafer_jax.data.preprocess import IMAGE_SUFFIXES
 from mpafer_jax.inference import containers
 from mpafer_jax.inference.inputs import InputImage
 from mpafer_jax.inference.results import Failure, Source
+from mpafer_jax.inference.shots import Shots
 from mpafer_jax.runtime import files
 from mpafer_jax.runtime.errors import ImageError, InputError
 
@@ -239,9 +240,11 @@ def _openable(path: str) -> Generator[str]:
 
 
 def _animation(path: str, stride: int, index: Iterator[int]) -> Generator[InputImage | Failure]:
+    shots = Shots()
     try:
         for number, seconds, image in preprocess.decode_frames(Path(path), stride):
-            yield InputImage(Source(path, next(index), number, round(seconds, 3)), image)
+            shot = shots(preprocess.to_pixels(image))
+            yield InputImage(Source(path, next(index), number, round(seconds, 3), shot), image)
     except ImageError as error:
         yield Failure(Source(path, next(index)), str(error))
 
@@ -257,17 +260,20 @@ def _frames(medium: Medium, stride: int, index: Iterator[int]) -> Generator[Inpu
             yield Failure(Source(name, next(index)), what)
             return
         rate = capture.get(cv2.CAP_PROP_FPS)
-        started, number = time.monotonic(), 0
+        started, number, shots, shot = time.monotonic(), 0, Shots(), 0
         while capture.grab():
             if number % stride == 0:
                 # After `grab` the position is this frame's; 0 in a stream without timestamps.
                 seconds = time.monotonic() - started if camera else capture.get(cv2.CAP_PROP_POS_MSEC) / 1000
                 if not seconds and rate > 0:
                     seconds = number / rate
-                source = Source(name, next(index), number, round(seconds, 3))
                 decoded, frame = capture.retrieve()
-                if decoded:
-                    yield InputImage(source, np.ascontiguousarray(frame[..., ::-1]))  # BGR to RGB
+                pixels = np.ascontiguousarray(frame[..., ::-1]) if decoded else None  # BGR to RGB
+                if pixels is not None and not camera:
+                    shot = shots(pixels)
+                source = Source(name, next(index), number, round(seconds, 3), None if camera else shot)
+                if pixels is not None:
+                    yield InputImage(source, pixels)
                 else:
                     yield Failure(source, "this frame cannot be decoded")
             number += 1

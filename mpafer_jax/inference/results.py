@@ -32,12 +32,14 @@ class Source:
       index: position among all inputs, from 0; each video frame counts.
       frame: number in its video, from 0; None for an image.
       seconds: time since the start of the video or camera stream; None for an image.
+      shot: number of the shot in its video, from 0 (`shots.Shots`); None for an image or a camera.
     """
 
     file: str
     index: int
     frame: int | None = None
     seconds: float | None = None
+    shot: int | None = None
 
     def __str__(self) -> str:
         """The file and the frame; unprintable characters, which could move a cursor, are escaped."""
@@ -48,7 +50,7 @@ class Source:
 
     def to_dict(self) -> dict[str, Any]:
         """Its attributes, ready for JSON; bytes of a name that are not UTF-8 are escaped as in `caf\\xe9.jpg`."""
-        return {"file": files.utf8_name(self.file), "index": self.index, "frame": self.frame, "seconds": self.seconds}
+        return {**dataclasses.asdict(self), "file": files.utf8_name(self.file)}
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -20,19 +20,24 @@ _ROUNDING = 1e-6  # seconds; time stamps are decimal fractions
 
 
 class VideoTracks:
-    """Tracks of the faces of any number of videos, one after the other; each begins with track 0."""
+    """Tracks of the faces of any number of videos, one after the other; each begins with track 0.
+
+    A hard cut ends all tracks of its video.
+    """
 
     def __init__(self) -> None:
-        self._last = ("", 0)  # file and frame
+        self._last: tuple[str, int, int | None] = ("", 0, None)  # file, frame and shot
         self._tracker = Tracker()
 
     def __call__(self, source: Source, faces: Sequence[Face]) -> Sequence[int | None]:
         """The track of each face of the next image: None for images that are no frames of a video."""
         if source.frame is None or source.seconds is None:
             return [None] * len(faces)
-        (file, frame), self._last = self._last, (source.to_dict()["file"], source.frame)
+        (file, frame, shot), self._last = self._last, (source.to_dict()["file"], source.frame, source.shot)
         if file != self._last[0] or source.frame <= frame:
             self._tracker = Tracker()
+        elif shot != source.shot:
+            self._tracker.cut()
         return self._tracker(faces, source.seconds)
 
     def replay(self, rows: Iterable[Mapping[str, Any]]) -> None:
@@ -44,11 +49,15 @@ class VideoTracks:
             if source is None or source.index != row["index"]:
                 if source is not None:
                     self(source, faces)
-                source, faces = Source(row["file"], row["index"], row["frame"], row["seconds"]), []
+                source, faces = _source(row), []
             if row.get("face"):
                 faces.append(Face.from_dict(row["face"]))
         if source is not None:
             self(source, faces)
+
+
+def _source(row: Mapping[str, Any]) -> Source:
+    return Source(**{field.name: row.get(field.name) for field in dataclasses.fields(Source)})
 
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
@@ -58,6 +67,7 @@ class _Sample:
     file: str
     frame: int
     seconds: float
+    shot: int | None
     track: int | None
     probabilities: npt.NDArray[Any] | None
 
@@ -70,7 +80,7 @@ def smooth_rows(
     The smooth confidence then decides their status.
 
     The smooth probabilities of a face are the mean of the probabilities of its track (without detection, of the whole
-    image) at time stamps at most `seconds` / 2 before and after. Memory is bounded by the window.
+    image) in the same shot, at time stamps at most `seconds` / 2 before and after. Memory is bounded by the window.
 
     Args:
       rows: `to_dict` of results, in order.
@@ -84,7 +94,7 @@ def smooth_rows(
             return None
         given = row.get("probabilities")
         probabilities = None if given is None else np.array(list(given.values()))
-        return _Sample(row["file"], row["frame"], row["seconds"], row.get("track"), probabilities)
+        return _Sample(row["file"], row["frame"], row["seconds"], row.get("shot"), row.get("track"), probabilities)
 
     for row, mean in _with_means(rows, sample, seconds, ahead):
         if mean is None:
@@ -108,7 +118,7 @@ def smooth_results(results: Iterable[Result], seconds: float, *, ahead: bool = T
         if source.frame is None or source.seconds is None:
             return None
         of = (result.track, result.probabilities) if isinstance(result, Prediction) else (None, None)
-        return _Sample(source.file, source.frame, source.seconds, *of)
+        return _Sample(source.file, source.frame, source.seconds, source.shot, *of)
 
     for result, mean in _with_means(results, sample, seconds, ahead):
         if isinstance(result, Prediction) and mean is not None:
@@ -134,7 +144,7 @@ def _with_means(
         same: list[Any] = [
             other.probabilities
             for other in near
-            if other.track == sample.track and abs(other.seconds - sample.seconds) <= half
+            if (other.shot, other.track) == (sample.shot, sample.track) and abs(other.seconds - sample.seconds) <= half
         ]
         return row, np.stack(same).mean(axis=0, dtype=np.float64)
 

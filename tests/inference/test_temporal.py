@@ -84,6 +84,18 @@ def test_without_detection_the_whole_image_is_smoothed():
     assert smoothed(results, 1.0) == pytest.approx([0.3, 0.3])
 
 
+def test_a_cut_ends_tracks_and_windows():
+    tracks = VideoTracks()
+    shots = [0, 0, 1, 1]
+    sources = [Source("a.mp4", number, number, number / 10, shot) for number, shot in enumerate(shots)]
+    assert [tracks(source, [FACE]) for source in sources] == [[0], [0], [1], [1]]
+    rows = []
+    for source, value in zip(sources, (0.2, 0.4, 0.6, 0.8), strict=True):
+        whole = dataclasses.replace(prediction(value, source.seconds, None, face=None), source=source)
+        rows.append(whole)
+    assert smoothed(rows, 1.0) == pytest.approx([0.3, 0.3, 0.7, 0.7])
+
+
 @pytest.mark.parametrize(("seconds", "ahead", "held"), [(2.0, True, 12), (2.0, False, 1), (0.0, True, 1)])
 def test_no_more_than_the_window_is_taken_ahead_and_a_camera_waits_for_nothing(seconds, ahead, held):
     taken = itertools.count()
@@ -107,18 +119,19 @@ def test_tracks_begin_anew_in_each_video_and_images_have_none():
 def test_results_of_an_earlier_start_leave_the_tracks_as_they_were():
     name = "caf\udce9.mp4"  # bytes that are not UTF-8
     far = Face(900, 20, 80, 90, tuple((900.0 + x, 1.5 * x) for x in range(5)), 0.75)
-    seen = [[FACE], [far, FACE], [], [far]]
+    seen, shots = [[FACE], [far, FACE], [], [far]], [0, 1, 1, 1]
     tracks, rows = VideoTracks(), [Failure(Source("x", 0), "no").to_dict()]
     for number, faces in enumerate(seen):
-        source = Source(name, 1 + number, number, number / 10)
+        source = Source(name, 1 + number, number, number / 10, shots[number])
         found = tracks(source, faces)
         pairs = zip(faces, found, strict=True)
         results = [prediction(0.5, number / 10, track, name, number, 1 + number, face) for face, track in pairs]
+        results = [dataclasses.replace(result, source=source) for result in results]
         rows += [result.to_dict() for result in results or [NoFace(source)]]
     resumed = VideoTracks()
     resumed.replay(rows)
     following = [([FACE, far], 0.4), ([far], 0.5), ([FACE], 0.6)]
     for number, (faces, seconds) in enumerate(following):
-        source = Source(name, 5 + number, 4 + number, seconds)
+        source = Source(name, 5 + number, 4 + number, seconds, 1)
         assert resumed(source, faces) == tracks(source, faces)
     assert Face.from_dict(FACE.to_dict()) == FACE
