@@ -49,8 +49,12 @@ class Source:
         return name if self.frame is None else f"{name} frame {self.frame}"
 
     def to_dict(self) -> dict[str, Any]:
-        """Its attributes, ready for JSON; bytes of a name that are not UTF-8 are escaped as in `caf\\xe9.jpg`."""
-        return {**dataclasses.asdict(self), "file": files.utf8_name(self.file)}
+        """Its attributes, ready for JSON; bytes of a name that are not UTF-8 are escaped as in `caf\\xe9.jpg`.
+
+        `shot` is there only for frames that have one.
+        """
+        values = {"file": files.utf8_name(self.file), "index": self.index, "frame": self.frame, "seconds": self.seconds}
+        return values if self.shot is None else {**values, "shot": self.shot}
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
