@@ -247,7 +247,7 @@ class _EvalBatches:
 def iterate(make: Callable[[int], T], start: int, stop: int, num_workers: int) -> Iterator[T]:
     """Prefetches make(start) to make(stop - 1), in order, in threads or in worker processes."""
     # A whole batch is one element, so its content does not depend on the number of threads or workers.
-    if num_workers := min(num_workers, stop - start):
+    if num_workers := min(num_workers, max(0, stop - start)):
         yield from workers.made_in_processes(make, range(start, stop), num_workers, "config.data.num_workers")
         return
     threads = min(_MAX_THREADS, workers.usable_cores())
