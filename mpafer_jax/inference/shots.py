@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import cv2
 import numpy as np
 import numpy.typing as npt
@@ -24,7 +26,7 @@ class Shots:
     def __init__(self) -> None:
         """Begins a video."""
         self._number = 0
-        self._last: tuple[npt.NDArray[np.float32], npt.NDArray[np.float64]] | None = None
+        self._last: tuple[npt.NDArray[Any], npt.NDArray[Any]] | None = None
 
     def __call__(self, pixels: Pixels) -> int:
         """The number of the shot, from 0, that a frame uint8[height, width, 3] belongs to; RGB."""

@@ -49,15 +49,12 @@ class VideoTracks:
             if source is None or source.index != row["index"]:
                 if source is not None:
                     self(source, faces)
-                source, faces = _source(row), []
+                source = Source(row["file"], row["index"], row["frame"], row["seconds"], row.get("shot"))
+                faces = []
             if row.get("face"):
                 faces.append(Face.from_dict(row["face"]))
         if source is not None:
             self(source, faces)
-
-
-def _source(row: Mapping[str, Any]) -> Source:
-    return Source(**{field.name: row.get(field.name) for field in dataclasses.fields(Source)})
 
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
