@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import cv2
 import numpy as np
 import numpy.typing as npt
@@ -26,7 +24,7 @@ class Shots:
     def __init__(self) -> None:
         """Begins a video."""
         self._number = 0
-        self._last: tuple[npt.NDArray[Any], npt.NDArray[Any]] | None = None
+        self._last: tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]] | None = None
 
     def __call__(self, pixels: Pixels) -> int:
         """The number of the shot, from 0, that a frame uint8[height, width, 3] belongs to; RGB."""
@@ -37,9 +35,11 @@ class Shots:
         if grey.std() < _FLAT:
             return self._number
         counts = cv2.calcHist([reduced], [0, 1, 2], None, [_BINS] * 3, [0, 256] * 3)
-        colours, picture = counts / grey.size, (grey - grey.mean()) / grey.std()
+        colours: npt.NDArray[np.float64] = np.asarray(counts, np.float64) / grey.size
+        picture: npt.NDArray[np.float64] = (grey - grey.mean()) / grey.std()
         if self._last is not None:
-            common, correlation = np.minimum(colours, self._last[0]).sum(), np.mean(picture * self._last[1])
+            common = float(np.minimum(colours, self._last[0]).sum())
+            correlation = float(np.mean(picture * self._last[1]))
             self._number += bool(common < _SAME_COLOURS and correlation < _SAME_PICTURE)
         self._last = colours, picture
         return self._number
