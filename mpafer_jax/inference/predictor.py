@@ -287,7 +287,7 @@ class Predictor:
           tracks: gives the faces of a video's frames their tracks; None for new ones.
           batch_size: images computed together; 0 for the largest of `batch_sizes`. 1, for a camera, yields each result
             before the next image is taken.
-          keep_pixels: whether predictions hold their input pixels.
+          keep_pixels: whether predictions hold their input pixels, grey where the model reads grey ones.
           min_confidence: predictions of a lower confidence are `uncertain`.
 
         Raises:
@@ -330,6 +330,10 @@ class Predictor:
             return [_Crop(item.source, None, self._resized(image))]
         crops = faces(image)
         return [_Crop(item.source, crop.face, self._resized(crop.image)) for crop in crops] or [NoFace(item.source)]
+
+    def _seen(self, pixels: Pixels) -> Pixels:
+        """An image as the model reads it: grey where that reads grey ones, to the bit as `Forward` makes it."""
+        return np.asarray(Image.fromarray(pixels).convert("L").convert("RGB")) if self.forward.grayscale else pixels
 
     def _resized(self, image: Image.Image) -> Pixels:
         return np.asarray(preprocess.resize(image, self.image_size))
@@ -393,7 +397,7 @@ class Predictor:
                 patch_scores=values["patch_scores"][position] if "patch_scores" in values else None,
                 top_patches=values["top_patches"][position] if "top_patches" in values else None,
                 grid=self.grid,
-                pixels=row.pixels if keep_pixels else None,
+                pixels=self._seen(row.pixels) if keep_pixels else None,
                 temperature=self.temperature,
                 min_confidence=min_confidence,
                 unlike=None if limit is None else float(values["distances"][position]) / limit,

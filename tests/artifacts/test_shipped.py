@@ -64,6 +64,8 @@ def test_photographs_in_colour_are_read_as_the_grey_ones_that_it_knows():
         difference = np.abs(predictor.logits(coloured) - predictor.logits(grey)).max()
         # tiny-face-clip has seen drawings in colour, and no photograph.
         assert difference > 0.1 if name == "tiny-face-clip" else difference < 1e-4
+        (kept,) = predictor.stream([coloured[0]], keep_pixels=True)
+        np.testing.assert_array_equal(kept.pixels, (coloured if name == "tiny-face-clip" else grey)[0])
 
 
 def test_it_tells_nothing_of_the_machine_that_trained_it():
