@@ -104,11 +104,12 @@ def test_it_is_explained_and_exported(photo, no_network, tmp_path, capsys):
     assert f"heat maps of {NAME}: of 500 photographs the patch maps were no better than a random order" in said
     (explained,) = (tmp_path / "maps").glob("*.json")
     assert json.loads(explained.read_text())["expression"] in Predictor.from_checkpoint().class_names
-    done = runs.call("export", NAME, f"--out={tmp_path / 'out'}")
+    done = runs.call("export", NAME, "--to=prompts,stablehlo", "--platforms=cpu", f"--out={tmp_path / 'out'}")
     assert done.code == 0, done.err
     assert (tmp_path / "out" / PROMPTS).read_bytes() == (shipped.PROMPTS[NAME] / PROMPTS).read_bytes()
     card = (tmp_path / "out" / "README.md").read_text()
     assert "The CLIP small-face-clip is for research use" in card
+    assert "making them grey and normalisation are part of the program" in card
 
 
 @pytest.mark.processes
