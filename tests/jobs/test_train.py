@@ -133,13 +133,17 @@ def restored(workdir, step):
     return params
 
 
+def copy_of_a_run_that_died_after_step_6(workdir, copy):
+    shutil.copytree(workdir, copy)
+    for step in (8, 10, 12):
+        shutil.rmtree(copy / "checkpoints" / f"step_{step}")
+    (copy / "summary.json").unlink()
+
+
 def test_resuming_is_exact_to_the_bit(finished, sample, tmp_path):
     """A run that died after step 6 (its newest checkpoint) and had already logged more goes on to the same end."""
     workdir, _ = finished
-    shutil.copytree(workdir, tmp_path / "run")
-    for step in (8, 10, 12):
-        shutil.rmtree(tmp_path / "run" / "checkpoints" / f"step_{step}")
-    (tmp_path / "run" / "summary.json").unlink()
+    copy_of_a_run_that_died_after_step_6(workdir, tmp_path / "run")
     with (tmp_path / "run" / "metrics.jsonl").open("a") as stream:
         stream.write('{"step": 99, "kind": "tr')  # killed in the middle of a line
     train.train_and_evaluate(runs.config(sample), tmp_path / "run")
@@ -154,10 +158,7 @@ def test_resuming_is_exact_to_the_bit(finished, sample, tmp_path):
 @pytest.mark.training
 def test_what_fits_a_run_to_other_devices_may_change_on_resume(finished, sample, tmp_path):
     workdir, summary = finished
-    shutil.copytree(workdir, tmp_path / "run")
-    for step in (8, 10, 12):
-        shutil.rmtree(tmp_path / "run" / "checkpoints" / f"step_{step}")
-    (tmp_path / "run" / "summary.json").unlink()
+    copy_of_a_run_that_died_after_step_6(workdir, tmp_path / "run")
     other = {"eval.batch_size": 12, "train.accumulate": 2, "train.text_chunk": 2, "clip.remat": "full"}
     resumed = train.train_and_evaluate(runs.config(sample, **other), tmp_path / "run")
     assert resumed["process"]["resumed_after_step"] == 6
