@@ -7,6 +7,8 @@ the fewer, and all of validation and test are used. The full method has the sett
 (`configs.common.prior`), and once more those that it has with all images.
 """
 
+import dataclasses
+
 from configs.sweeps import common
 from mpafer_jax.jobs.sweeps.sweep import Point, Sweep
 
@@ -25,6 +27,11 @@ def get_sweep(argument: str) -> Sweep:
 
 
 def _points(argument: str, shots: int) -> tuple[Point, ...]:
-    table, changes, title = f"{shots}_per_class", common.few_images(argument, shots), "full method, settings for all"
-    usual = Point("usual_settings", title, changes, table, title, float(shots))
-    return (*common.full_and_text_only(table, changes, float(shots)), usual)
+    table, changes = f"{shots}_per_class", common.few_images(argument, shots)
+    full, text_only = common.full_and_text_only(table, changes, float(shots))
+    titles = "full method, settings for few images", "full method, usual settings"
+    return (
+        dataclasses.replace(full, title=titles[0], series=titles[0]),
+        text_only,
+        Point("usual_settings", titles[1], changes, table, titles[1], float(shots)),
+    )

@@ -10,7 +10,7 @@ from mpafer_jax.cli.parser import refuse, version
 from mpafer_jax.cli.runner import COMMANDS, Command
 from mpafer_jax.runtime.errors import did_you_mean
 
-_ABOUT = """Prompts for a frozen CLIP that tell facial expressions: trained, evaluated, used."""
+_ABOUT = "Prompt tuning of a frozen CLIP for facial expression recognition: train, evaluate, predict, explain, export."
 _MODULES = (
     "train",
     "predict",
@@ -58,7 +58,7 @@ def listing(commands: Sequence[Command], group: str) -> str:
     """The commands of a group, or all, with a line each."""
     lines = [f"usage: mpafer-jax {f'{group} ' if group else ''}COMMAND [flags]", "", _ABOUT, "", "commands:"]
     lines += [f"  {command.name:<20}  {command.summary}" for command in commands]
-    return "\n".join([*lines, "", "mpafer-jax COMMAND --help says how a command is called"])
+    return "\n".join([*lines, "", "mpafer-jax COMMAND --help shows the flags of a command"])
 
 
 def _unknown(words: Sequence[str]) -> str:

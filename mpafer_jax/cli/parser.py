@@ -86,7 +86,7 @@ class Parser(argparse.ArgumentParser):
         for action in self._actions:
             name = _metavar(action)
             if not action.option_strings:
-                given.append({"+": f"{name} ...", "*": f"[{name} ...]"}.get(str(action.nargs), name))
+                given.append({"+": f"{name} ...", "*": f"[{name} ...]", "?": f"[{name}]"}.get(str(action.nargs), name))
             elif action in self._needed:
                 given.append(f"{action.option_strings[-1]}={name}")
         self.usage = " ".join([self.prog, *given, "[flags]"]).replace("%", "%%")

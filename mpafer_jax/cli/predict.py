@@ -122,7 +122,7 @@ def _class_names(text: str) -> tuple[str, ...]:
     called="mpafer-predict",
 )
 def predict(arguments: argparse.Namespace) -> int:
-    """Expressions of photos, folders, videos or a camera.
+    """Predicts the expressions in photos, folders, videos or a camera's stream.
 
         mpafer-predict photo.jpg
         mpafer-predict photos/ --checkpoint=runs/rafdb --out=results.csv

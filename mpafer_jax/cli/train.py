@@ -23,7 +23,7 @@ _MODE = argument(
 
 @command("train", WORKDIR, _MODE, config=True, processes=True, called="python -m mpafer_jax.main")
 def train(arguments: argparse.Namespace) -> None:
-    """Trains prompts, evaluates them, or predicts with them, as one configuration says.
+    """Trains prompts, evaluates a checkpoint, or predicts a split, by one configuration.
 
         python -m mpafer_jax.main --config=configs/rafdb.py --workdir=runs/rafdb --config.data.dir=/data/RAF-DB
 

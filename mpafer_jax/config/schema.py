@@ -60,8 +60,9 @@ class ClipSection(FrozenModel):
     """Type of the image tower's residual stream: float32, or, with that dtype, bfloat16, which is less exact and faster
     where memory traffic is the limit (docs/performance.md)."""
     remat: Literal["none", "dots", "full"] = option("dots", "ours", role="rounding")
-    """What the backward pass stores of each layer: none (everything), dots (products without a batch axis), full
-    (nothing but each layer's input: least memory, most time). The numbers do not change."""
+    """Gradient checkpointing (jax.checkpoint): what the backward pass stores of each layer: none (everything), dots
+    (products without a batch axis), full (nothing but each layer's input: least memory, most time). The numbers do not
+    change."""
 
     @pydantic.field_validator("dtype", mode="before")
     @classmethod
@@ -327,7 +328,8 @@ class TrainSection(IntervalsSection):
     num_epochs: NonNegative = option(30.0, "relative: 20 to 50; paper unknown")
     """Passes over the training images."""
     accumulate: PositiveCount = option(1, "ours", role="rounding")
-    """Parts into which each device's share of a batch is cut, one after the other, to save memory. Same update."""
+    """Gradient accumulation: parts into which each device's share of a batch is cut, one after the other, to save
+    memory. Same update."""
     text_chunk: Count = option(0, "ours", role="rounding")
     """Classes that the text tower encodes at once, to save memory where there are hundreds; 0: all. Same update."""
     warm_start: NamedPath = option("")

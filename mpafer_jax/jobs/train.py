@@ -329,10 +329,10 @@ def announce(run: Run) -> None:
     trained = optim.trained(params, run.config.optimizer.lr_scales)
     for name, value in params.items():
         fate = "trained" if name in trained else "frozen"
-        logging.debug("%s: %s %s, %d numbers", fate, name, value.shape, value.size)
+        logging.debug("%s: %s %s, %d parameters", fate, name, value.shape, value.size)
     shapes = ", ".join(f"{name} {' x '.join(map(str, params[name].shape))}" for name in params if name in trained)
     number = sum(value.size for name, value in params.items() if name in trained)
-    progress.fact("trained", f"{number:,} numbers: {shapes}")
+    progress.fact("trained", f"{number:,} parameters: {shapes}")
     progress.fact("loss", str(Objective.of(run.config.loss)))
     progress.fact("steps", f"{run.num_steps:,} of {run.config.train.batch_size} images")
     progress.fact("workdir", str(run.workdir))

@@ -185,7 +185,7 @@ def train_teacher(run: Pretraining, notice: preemption.Notice) -> teacher.Teache
         describe=lambda: run.description,
         shown=("loss",),
     )
-    progress.fact("teacher", f"{sum(x.size for x in jax.tree.leaves(variables['params'])):,} numbers")
+    progress.fact("teacher", f"{sum(x.size for x in jax.tree.leaves(variables['params'])):,} parameters")
     saved = Checkpoints(workdir, keep=config.train.keep, select_by="")
     try:
         state = TrainState(step=jnp.zeros((), jnp.int32), params=variables, opt_state=tx.init(variables["params"]))
@@ -202,7 +202,7 @@ def announce(run: Pretraining, state: TrainState) -> None:
     """Logs what is trained, on what, and where."""
     progress.fact("data", f"{len(run.train):,} images with captions, {len(run.held_out):,} held out")
     number = sum(x.size for x in jax.tree.leaves(state.params["clip"]))
-    progress.fact("trained", f"{number:,} numbers, a vocabulary of {run.tokenizer.vocab_size:,} tokens")
+    progress.fact("trained", f"{number:,} parameters, a vocabulary of {run.tokenizer.vocab_size:,} tokens")
     progress.fact("steps", f"{run.config.train.num_steps:,} of {run.config.train.batch_size} images")
     progress.fact("workdir", str(run.workdir))
 

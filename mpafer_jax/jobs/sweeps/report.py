@@ -22,6 +22,7 @@ FORMATS = {"markdown": "results.md", "csv": "results.csv", "latex": "results.tex
 PLOT = "results.png"
 _SIZE = (6.4, 3.8)  # inches
 _DPI = 110
+_BASELINES = 5  # colours of points come before: a baseline has one colour, however many points a sweep has
 _LOGARITHMIC = 8.0  # ratio of the largest to the smallest value from which the axis is logarithmic
 
 
@@ -125,6 +126,8 @@ def curves(lines: Sequence[Line]) -> dict[str, list[Line]]:
 def write_plot(path: pathlib.Path, sweep: Sweep, lines: Sequence[Line], results: Sequence[Result]) -> bool:
     """Plots accuracy over the axis: a dot for each run, curves through the means.
 
+    A point of the sweep without a place on the axis is a dashed line, at its mean.
+
     Returns:
       Whether there was anything to plot.
     """
@@ -136,7 +139,11 @@ def write_plot(path: pathlib.Path, sweep: Sweep, lines: Sequence[Line], results:
         runs.setdefault((result.point.table, result.row), []).append(100 * result.scores["war"])
     figure = Figure(figsize=_SIZE, dpi=_DPI, layout="constrained")
     axes = figure.add_subplot()
-    for index, (name, points) in enumerate(drawn.items()):
+    own = {point.series for point in sweep.points}
+    order = [name for name in drawn if name in own]
+    others = [name for name in drawn if name not in own]
+    for name, points in drawn.items():
+        index = order.index(name) if name in own else max(_BASELINES, len(order)) + others.index(name)
         color, marker = f"C{index % 10}", MARKERS[index % len(MARKERS)]
         values = [line.value or 0.0 for line in points]
         means = [100 * line.scores["war"].mean for line in points]
@@ -146,6 +153,12 @@ def write_plot(path: pathlib.Path, sweep: Sweep, lines: Sequence[Line], results:
             axes.plot(
                 [value] * len(accuracies), accuracies, color=color, marker=marker, markersize=4, linestyle="", alpha=0.6
             )
+    named = {point.name for point in sweep.points if point.value is None}
+    for line in lines:
+        if line.row in named and line.scores:
+            index = len(order)
+            order.append(line.title)
+            axes.axhline(100 * line.scores["war"].mean, color=f"C{index % 10}", linestyle="--", label=line.title)
     ticks = sorted({line.value or 0.0 for points in drawn.values() for line in points})
     if ticks[0] > 0 and ticks[-1] >= _LOGARITHMIC * ticks[0]:
         axes.set_xscale("log")
