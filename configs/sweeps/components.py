@@ -3,14 +3,13 @@
     mpafer-jax study sweep --sweep=configs/sweeps/components.py:quickstart --workdir=runs/components
     mpafer-jax study sweep --sweep=configs/sweeps/components.py:quickstart,tuned --workdir=runs/components_tuned
 
-42 runs: 12 configurations with all training images and 2 with 16 of each class, 3 seeds. The second command takes
-the settings that the published search of the sweep `methods` chose; tuned=FOLDER, those of another.
+36 runs: 12 configurations, 3 seeds. The second command takes the settings that the published search of the sweep
+`methods` chose; tuned=FOLDER, those of another.
 """
 
 from configs.sweeps import common
 from mpafer_jax.jobs.sweeps.sweep import Point, Sweep
 
-_SHOTS = 16
 _NO_VISUAL = {"visual_prompts.num_prompts": 0}
 _NO_LOCAL = {"head.local_weight": 0.0}
 _ORDER = (
@@ -30,13 +29,12 @@ def get_sweep(argument: str) -> Sweep:
         title="What each part brings",
         base=common.base(argument),
         baselines=common.UNTRAINED,
-        tables={"all": "All training images", f"{_SHOTS}_per_class": f"{_SHOTS} training images of each class"},
-        points=common.with_settings(chosen, _points(argument)),
+        points=common.with_settings(chosen, _points()),
         notes=(_ORDER,) if common.small_clip(argument) else (_ORDER, _REPORTED),
     )
 
 
-def _points(argument: str) -> tuple[Point, ...]:
+def _points() -> tuple[Point, ...]:
     return (
         Point("full", "full method"),
         Point("no_token_alignment", "without token-level alignment", {"loss.token_weight": 0.0}),
@@ -54,5 +52,4 @@ def _points(argument: str) -> tuple[Point, ...]:
         ),
         Point("motion_features", "full, motion prior from features", {"head.motion_prior": "features"}),
         Point("motion_images", "full, motion prior from pixels", {"head.motion_prior": "images"}),
-        *common.full_and_text_only(f"{_SHOTS}_per_class", common.few_images(argument, _SHOTS)),
     )

@@ -14,10 +14,15 @@ on: they compare every image with all training images.
 from configs.common import ADAPTERS, SPACES, per_class
 from configs.sweeps import common
 from mpafer_jax.jobs.sweeps.sweep import Sweep
+from mpafer_jax.runtime.errors import ConfigError
 
 
 def get_sweep(argument: str) -> Sweep:
     words = argument.split(",")
+    if any(word.partition("=")[0] == "tuned" for word in words):
+        raise ConfigError(
+            "tuned: the sweep methods is the search itself; with a --workdir whose search has ended it takes its choice"
+        )
     shots = [number for word in words if (number := per_class(word))]
     others = ",".join(word for word in words if not per_class(word))
     tables = {f"{number}_per_class": common.few_images(others, number) for number in shots} or {"all": {}}

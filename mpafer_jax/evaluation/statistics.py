@@ -148,3 +148,8 @@ def percent(estimate: Estimate | None, sign: str = "") -> str:
     tail = "" if estimate.deviation is None else f" ± {100 * estimate.deviation:.2f}"
     mean = round(100 * estimate.mean, 2) + 0.0  # + 0.0: turns -0.0 into 0.0
     return f"{mean:{sign}.2f}{tail}"
+
+
+def p_value(p: float | None) -> str:
+    """As "0.043" or "<0.001"; empty without a test."""
+    return "" if p is None else "<0.001" if p < 0.001 else f"{p:.3f}"

@@ -11,7 +11,7 @@ import numpy as np
 from mpafer_jax.config.schema import ClassChoice
 from mpafer_jax.evaluation import protocol
 from mpafer_jax.evaluation.matrix_plot import save_heat_map
-from mpafer_jax.evaluation.statistics import Estimate, percent
+from mpafer_jax.evaluation.statistics import Estimate, p_value, percent
 from mpafer_jax.evaluation.table import markdown
 from mpafer_jax.runtime import files
 
@@ -32,7 +32,7 @@ _REPORTED = {
 
 
 def render(cells: Sequence[Cell], classes: ClassChoice, level: int = 2) -> str:
-    """The matrix as Markdown: WAR and UAR in percent, then the number of images and the dropped ones of each entry.
+    """The matrix as Markdown: WAR and UAR in percent, differences to the first row, then what was measured.
 
     Where others report the accuracy of a pair of datasets, the number to beat stands below.
     Entries with several runs are mean and sample standard deviation. Rows with a checkpoint selected on its test split
@@ -53,30 +53,12 @@ def render(cells: Sequence[Cell], classes: ClassChoice, level: int = 2) -> str:
             [row, *(percent(_estimate(by_place.get((row, column)), metric)) for column in columns)] for row in rows
         ]
         text += [f"{heading} {title}\n", markdown(("trained on \\ tested on", *columns), lines)]
-    details = [
-        [
-            f"{row} on {column}",
-            str(len(found)),
-            ", ".join(map(str, sorted({run["step"] for run in found}))),
-            str(cell["count"]),
-            str(len(cell["class_names"])),
-            _listed(cell["dropped"]),
-            ", ".join(cell["unknown"]) or "-",
+    if differences := _differences(rows, columns, by_place):
+        text += [
+            f"{heading} Accuracy, difference to {rows[0]}\n",
+            "Paired by run. In brackets: p of a paired t-test over the runs, not corrected for the number of cells.\n",
+            markdown(("trained on \\ tested on", *columns), differences),
         ]
-        for row in rows
-        for column in columns
-        if (found := by_place.get((row, column))) is not None
-        for cell in found[:1]  # runs of a row differ in their prompts only
-    ]
-    header = (
-        "",
-        "runs",
-        "after updates",
-        "images",
-        "classes",
-        "images left out, by class",
-        "classes that the dataset has not",
-    )
     # Absent in published cells, as above.
     pairs = {tuple(cell.get("between", ())): None for cell in cells}
     text += [
@@ -84,8 +66,61 @@ def render(cells: Sequence[Cell], classes: ClassChoice, level: int = 2) -> str:
         for (trained, tested), number in _REPORTED.items()
         if (trained, tested) in pairs
     ]
-    measured = f"{heading} What was measured\n"
-    return "\n".join([*text, measured, markdown(header, details), f"{_CHOSEN_AMONG[classes]}\n"])
+    return "\n".join([*text, *_measured(heading, rows, columns, by_place), f"{_CHOSEN_AMONG[classes]}\n"])
+
+
+def _differences(
+    rows: Sequence[str], columns: Sequence[str], by_place: Mapping[tuple[str, str], Sequence[Cell]]
+) -> list[list[str]]:
+    """Rows after the first: of each column the difference to the first row, over runs that both have by name.
+
+    Nothing, unless some cell has two such runs.
+    """
+
+    def paired(row: str, column: str) -> Estimate | None:
+        own, first = (
+            {str(cell["checkpoint"]).removeprefix(name): cell["war"] for cell in by_place.get((name, column), ())}
+            for name in (row, rows[0])
+        )
+        gaps = [war - first[run] for run, war in own.items() if run in first]
+        return Estimate.of(gaps) if len(gaps) > 1 else None
+
+    def shown(estimate: Estimate | None) -> str:
+        p = "" if estimate is None or estimate.p_value is None else f" ({p_value(estimate.p_value)})"
+        return percent(estimate, "+") + p
+
+    found = [(row, [paired(row, column) for column in columns]) for row in rows[1:]]
+    lines = [[row, *map(shown, estimates)] for row, estimates in found if any(estimates)]
+    return lines
+
+
+def _measured(
+    heading: str, rows: Sequence[str], columns: Sequence[str], by_place: Mapping[tuple[str, str], Sequence[Cell]]
+) -> list[str]:
+    """Of each row the updates of its checkpoints; of each column its images and classes, apart where rows differ."""
+    of_row: list[list[str]] = []
+    for row in rows:
+        cells = [cell for column in columns for cell in by_place.get((row, column), ())]
+        names = {cell["checkpoint"] for cell in cells}
+        of_row.append([row, str(len(names)), ", ".join(map(str, sorted({cell["step"] for cell in cells})))])
+    of_column: list[list[str]] = []
+    for column in columns:
+        facts: dict[tuple[str, ...], list[str]] = {}
+        for row in rows:
+            for cell in by_place.get((row, column), ())[:1]:  # runs of a row differ in their prompts only
+                fact = str(cell["count"]), str(len(cell["class_names"])), _listed(cell["dropped"])
+                facts.setdefault((*fact, ", ".join(cell["unknown"]) or "-"), []).append(row)
+        of_column += [
+            [column if len(facts) == 1 else f"{column}, by {', '.join(names)}", *fact] for fact, names in facts.items()
+        ]
+    return [
+        f"{heading} What was measured\n",
+        markdown(("trained on", "runs", "after updates"), of_row),
+        markdown(
+            ("tested on", "images", "classes", "images left out, by class", "classes that the dataset has not"),
+            of_column,
+        ),
+    ]
 
 
 def arrays(cells: Sequence[Cell], metric: str) -> tuple[list[str], list[str], np.ndarray[Any, Any]]:

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mpafer_jax.evaluation import table as table_lib
-from mpafer_jax.evaluation.statistics import Estimate, holm, percent
+from mpafer_jax.evaluation.statistics import Estimate, holm, p_value, percent
 from mpafer_jax.jobs.sweeps.collect import METRICS, Result
 from mpafer_jax.jobs.sweeps.sweep import Over, Point, Sweep
 from mpafer_jax.runtime.errors import ConfigError
@@ -159,10 +159,6 @@ def _interval(estimate: Estimate | None) -> str:
     return "{:.2f} to {:.2f}".format(*(100 * end + 0.0 for end in estimate.interval))
 
 
-def _p_value(p: float | None) -> str:
-    return "" if p is None else "<0.001" if p < 0.001 else f"{p:.3f}"
-
-
 def _cells(line: Line, over: str) -> dict[str, str]:
     """Column -> text, in the table's order."""
     gap = line.difference.get("war")
@@ -173,13 +169,12 @@ def _cells(line: Line, over: str) -> dict[str, str]:
         "95% interval": _interval(line.scores.get("war")),
         "UAR, %": percent(line.scores.get("uar")),
         "accuracy, difference": percent(gap, "+"),
-        f"p, {over}": _p_value(gap and gap.p_value),
-        f"p, {over}, Holm": _p_value(line.adjusted.get("war")),
-        "p, images": _p_value(line.by_image and line.by_image.p_value),
-        "p, images, Holm": _p_value(line.adjusted.get(IMAGES)),
+        f"p, {over}": p_value(gap and gap.p_value),
+        f"p, {over}, Holm": p_value(line.adjusted.get("war")),
+        "p, images": p_value(line.by_image and line.by_image.p_value),
+        "p, images, Holm": p_value(line.adjusted.get(IMAGES)),
         "trained parameters": "" if line.parameters is None else f"{line.parameters:,}",
         "GFLOP an update": "" if line.gflop is None else f"{line.gflop:.3g}",
-        "minutes a run": "" if line.minutes is None else f"{line.minutes:.1f}",
         "the paper, %": "" if line.reported is None else f"{line.reported:.2f}",
     }
 
@@ -215,7 +210,8 @@ def explanation(compared: str, over: Over = "seeds") -> str:
         f"Mean ± sample standard deviation over {over}, and Student's 95% interval of the mean. Differences are to "
         f"{compared}, on the same {over}. *p, {over}*: paired t-test over {over}: would the difference hold for other "
         f"{over}? *p, images*: t-test over the test images, {images}: would it hold "
-        "for other images? *Holm*: the p-values of a column corrected for the number of rows of their table."
+        "for other images? It is empty where a row's predictions are not kept, as of baselines. *Holm*: the p-values "
+        "of the column before it corrected for their number in the table."
     )
 
 

@@ -105,7 +105,7 @@ def test_crops_are_folders_of_the_argument():
         load(OF_FOLDERS, "kdef,owner=/data/KDEF")
 
 
-@pytest.mark.parametrize("name", ["few_shot", "components"])
+@pytest.mark.parametrize("name", ["few_shot", "losses"])
 def test_runs_on_few_photographs_are_longer_than_their_warm_up(name):
     found = load(name, "rafdb")
     few = [run.config for run in plan.plan(found, ["--config.data.dir=/data"], [0])]
@@ -131,7 +131,8 @@ def test_settings_that_a_search_chose(tmp_path):
             assert point == dataclasses.replace(before, changes={**own, **before.changes})
     changes = {point.key: point.changes for point in load("components", f"quickstart,tuned={tmp_path}").points}
     assert changes["all/no_hard_soft"] == {"loss.beta": 0.0, "head.local_weight": 0.3}
-    assert changes["16_per_class/full"]["loss.beta"] == 12.5
+    few = {point.key: point.changes for point in load("losses", f"quickstart,tuned={tmp_path}").points}
+    assert few["16_per_class/full"]["loss.beta"] == 12.5
     (tmp_path / "search.json").write_text(json.dumps({"methods": {"full": methods["full"]}}))
     with pytest.raises(
         ConfigError, match="no method 'coop', whose settings the point noise_0/text_only takes; it has full"
