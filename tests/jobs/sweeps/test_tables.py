@@ -242,7 +242,7 @@ def test_files_in_all_forms(tmp_path, capsys):
 
     assert study.tables([str(tmp_path), "--format=latex"]) == 0
     latex = capsys.readouterr().out
-    assert latex.count(r"\begin{tabular}{lrrrrrrr}") == 1
+    assert latex.count(r"\begin{tabular}{lrrrrrr}") == 1
     assert r" & runs & accuracy, \% & 95\% interval & UAR, \% &" in latex
     assert r"full method & 2 & 70.00 $\pm$ 14.14 &" in latex
     assert {path.name for path in tmp_path.iterdir() if path.is_file()} == {
