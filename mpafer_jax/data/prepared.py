@@ -7,9 +7,9 @@
       summary.json     class names, counts of what was dropped or skipped, label rule
       near_duplicates-*.npy   by split: a number for each example, equal for near-duplicates, once asked for
 
-The fingerprint covers labels, names and image sizes: a changed source is prepared in a new folder, and old ones may be
-deleted. A record is an image, or a frame of a clip; the frames of a clip follow one another. All is written into a
-folder `incomplete.*`, which is renamed at the end, so an interrupted preparation is never opened.
+The fingerprint covers labels, names, image sizes and some images: a changed source is prepared in a new folder, and old
+ones may be deleted. A record is an image, or a frame of a clip; the frames of a clip follow one another. All is written
+into a folder `incomplete.*`, which is renamed at the end, so an interrupted preparation is never opened.
 
 TFDS's builders would hold a split in memory to shuffle it, up to a gigabyte, and need TensorFlow for a larger one.
 """

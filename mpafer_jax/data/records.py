@@ -9,6 +9,7 @@ import csv
 import dataclasses
 import hashlib
 import io
+import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -44,7 +45,7 @@ class ImageSource(Protocol):
         ...
 
     def stamp(self) -> str:
-        """A string that changes with the image, computed without decoding: file size, or digest of a row."""
+        """A string that changes with the image, computed without reading it: file size, or digest of a row."""
         ...
 
 
@@ -220,6 +221,7 @@ class Record:
 PREPARED_FOLDER = "mpafer_tfds"  # inside the dataset's folder, unless config.data.prepared_dir is set
 _NO_DATA = (PREPARED_FOLDER, "__MACOSX")  # the second is in archives made on a Mac
 Counts = dict[str, dict[str, int]]  # split -> reason -> dropped examples
+_READ = 32  # files of a split, evenly spaced, of which the fingerprint has the content
 MAX_GROUPS = 20  # an attribute with more values is a measurement or a name, and makes no groups
 CROPPED = "faces cropped: "  # start of the note on `SourceIndex.crop` in a dataset's description
 _NESTED, _BESIDE = "image in a folder inside a class folder", "image beside the class folders, in none of them"
@@ -281,7 +283,11 @@ class SourceIndex:
         return tuple(part for name in names for part in made_of.get(name) or (name,))
 
     def fingerprint(self, *extra: str) -> str:
-        """Hex digest of everything that a preparation depends on: names, labels and every image's stamp."""
+        """Hex digest of everything that a preparation depends on: names, labels and every image's stamp.
+
+        Stamps of files are their sizes, which images of other pixels may share, as BMPs do: of each split some files
+        are read.
+        """
         digest = hashlib.sha256()
         for part in (self.dataset, self.label_rule, *self.class_names, *extra):
             digest.update(part.encode() + b"\0")
@@ -291,7 +297,19 @@ class SourceIndex:
                 weights = "" if record.label_distribution is None else repr(record.label_distribution)
                 line = f"{record.name}\0{record.image.stamp()}\0{record.label}\0{weights}\n"
                 digest.update(line.encode("utf-8", "surrogateescape"))
+            for record in records[:: max(1, math.ceil(len(records) / _READ))]:
+                digest.update(_content(record.frames[0]))
         return digest.hexdigest()
+
+
+def _content(image: ImageSource) -> bytes:
+    """Digest of the file that holds an image or its surroundings; b"" for others, whose stamps say more than a size."""
+    if not isinstance(image, ImageFile | ImageCrop | AlignedFace):
+        return b""
+    try:
+        return hashlib.sha256(read_image_file(image.path)).digest()
+    except (OSError, ValueError):  # ImageError is one; what cannot be read is reported where it is prepared
+        return b""
 
 
 def read_text(path: Path) -> str:

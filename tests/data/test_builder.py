@@ -19,7 +19,8 @@ from mpafer_jax.data import prepared as prepared_lib
 from mpafer_jax.data.inspection import inspect, inspect_all
 from mpafer_jax.data.prepared import Prepared, prepare
 from mpafer_jax.data.readers import folder
-from mpafer_jax.data.records import ImageFile, Record
+from mpafer_jax.data.records import Clip, ImageCrop, ImageFile, Record, SourceIndex
+from mpafer_jax.data.splits import load_dataset
 from mpafer_jax.runtime.errors import DataError, ImageError
 from tests.data import layouts
 
@@ -133,6 +134,22 @@ def test_changed_sources_are_prepared_anew(tmp_path: Path) -> None:
     seen.add(prepare_folder(tmp_path, on_bad_image="skip").directory)
     assert len(seen) == 4
     assert changed.splits["train"].labels.tolist() == [0, 0, 0, 1]
+
+
+def test_images_of_the_same_names_and_sizes_are_told_apart(tmp_path: Path) -> None:
+    """Folders of BMPs, before and after a change of contrast, that share `data.prepared_dir`."""
+    for number, name in enumerate(("raw", "changed")):
+        layouts.write_folders(root := tmp_path / name, {"happy": 40, "sad": 40}, 100 * number, ".bmp")
+        dataset = load_dataset(layouts.section("folder", root, prepared_dir=str(tmp_path / "prepared")))
+        for position, image in enumerate(dataset.train.names.tolist()):
+            assert dataset.train.source[position] == (root / image).read_bytes()
+    # Also of whole images that faces are cut from, and of frames of clips.
+    boxes = [ImageCrop(tmp_path / name / "happy" / "000.bmp", (0, 0, 9, 9)) for name in ("raw", "changed")]
+    clips = [Clip(tmp_path / name / "happy", ("000.bmp", "001.bmp")) for name in ("raw", "changed")]
+    for one, other in (boxes, clips):
+        indices = [SourceIndex(("happy",), {"train": [Record("x", image, 0)]}) for image in (one, other)]
+        assert one.stamp() == other.stamp()
+        assert indices[0].fingerprint() != indices[1].fingerprint()
 
 
 def break_images(root: Path) -> None:
