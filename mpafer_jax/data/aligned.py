@@ -14,12 +14,13 @@ import dataclasses
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import pydantic
 
 from mpafer_jax.config.data_section import DataSection
 from mpafer_jax.data import clips, records
+from mpafer_jax.data.reader import READERS
 from mpafer_jax.data.records import Clip, Counts, ImageFile, Record, SourceIndex
 from mpafer_jax.runtime import files
 from mpafer_jax.runtime.errors import DataError, first_problem
@@ -36,6 +37,7 @@ class Original:
       splits: in their order; `absent` ones without where they were looked for.
       align: config.data.align.
       fold: config.data.clips.fold.
+      fields: see `_fields`; {} in copies of earlier versions.
     """
 
     dataset: str
@@ -50,6 +52,7 @@ class Original:
     dropped: Mapping[str, Mapping[str, int]]
     align: str
     fold: int
+    fields: Mapping[str, Any] = dataclasses.field(default_factory=dict[str, Any])
 
     @classmethod
     def of(cls, index: SourceIndex, data: DataSection) -> Self:
@@ -67,6 +70,7 @@ class Original:
             dropped=index.dropped,
             align=data.align,
             fold=data.clips.fold,
+            fields=_fields(data),
         )
 
 
@@ -143,8 +147,8 @@ def read(folder: Path, original: Original, copy: AlignedCopy, data: DataSection)
     """The index of a complete copy: the original's, with aligned images.
 
     Raises:
-      DataError: the configuration is of another dataset, label rule, crop or fold than the copy; or metadata.jsonl is
-        missing or damaged.
+      DataError: the configuration is of another dataset, label rule, crop or fold than the copy, or has other lists,
+        columns or drawn faces; or metadata.jsonl is missing or damaged.
     """
     as_itself = data.dataset == original.dataset
     if not as_itself and data.dataset not in _OTHER_READERS:
@@ -156,11 +160,18 @@ def read(folder: Path, original: Original, copy: AlignedCopy, data: DataSection)
     copied = {"label_rule": original.label_rule, "align": original.align, "clips.fold": original.fold}
     if original.joined:
         del given["clips.fold"]  # the copy has all folds
+    given, copied = given | _fields(data), {**copied, **original.fields} if as_itself else {}
+    unset = _fields(DataSection(dataset=data.dataset))
     for field, value in given.items():
-        if as_itself and value != copied[field]:
+        if field in copied and value != copied[field]:
             raise DataError(
                 f"{folder} is a copy of {original.dataset} with config.data.{field} {copied[field]!r}, and here it is "
                 f"{value!r}; align another copy with that, or leave it as it was"
+            )
+        if field not in copied and value != unset.get(field, value):
+            raise DataError(
+                f"config.data.{field} is {value!r}, which is not read from {folder}, an aligned copy of "
+                f"{original.dataset}; leave it out"
             )
     joined = clips.join(original.splits, data.clips.fold) if original.joined else {}
     if missing := [part for parts in joined.values() for part in parts if part not in original.splits]:
@@ -183,6 +194,20 @@ def read(folder: Path, original: Original, copy: AlignedCopy, data: DataSection)
         description=original.description,
         version=original.version,
     )
+
+
+def _fields(data: DataSection) -> dict[str, Any]:
+    """What a dataset's reader reads of the sections of config.data, by name, as in JSON.
+
+    Without fold and frames of clips: a run chooses among those that a copy has.
+    """
+    sections = {name: getattr(data, name) for name in READERS[data.dataset].fields}
+    return {
+        f"{name}.{field}": value
+        for name, section in sections.items()
+        if isinstance(section, pydantic.BaseModel)
+        for field, value in section.model_dump(mode="json", exclude={"fold", "frames"}).items()
+    }
 
 
 def _records(folder: Path, original: Original) -> dict[str, list[Record]]:

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mpafer_jax.config.data_section import ClipsSection, ColumnsSection, DataSection
+from mpafer_jax.config.data_section import ClipsSection, ColumnsSection, DataSection, SynthfaceSection
 from mpafer_jax.data import aligned, splits
 from mpafer_jax.data.check import check
 from mpafer_jax.data.records import SourceIndex
@@ -175,6 +175,46 @@ def test_of_several_faces_the_one_of_the_owners_box_is_taken(tmp_path: Path) -> 
     layouts.save(tmp_path / "images" / "two.png", Image.open(root / "two.png"))
     align.align_images(tmp_path / "images", tmp_path / "of_images", SMALL, "")
     assert log(tmp_path / "of_images")["two.png"]["chosen"] == "2"
+
+
+def test_fields_that_the_copy_was_not_made_with_are_refused(tmp_path: Path) -> None:
+    root, out = tmp_path / "mine", tmp_path / "aligned"
+    layouts.write_images(root, ["a.png", "b.png"])
+    rows = [("a.png", "happy", "sad", "p1"), ("b.png", "sad", "happy", "p2")]
+    layouts.write_table(root / "labels.csv", rows, ("image", "first", "second", "who"))
+    columns = ColumnsSection(label="first", attributes=("who",))
+    original = layouts.section("list", root, columns=columns)
+    align_it(original, out)
+    data = original.model_copy(update={"dir": str(out)})
+    assert told(read_source(data)) == told(read_source(original))
+    changes = {"columns": {"label": "second"}, "list": {"file": "labels.csv"}}
+    for section, change in changes.items():
+        other = data.model_copy(update={section: getattr(data, section).model_copy(update=change)})
+        (field,) = change
+        with pytest.raises(DataError, match=rf"copy of list with config.data.{section}.{field} '\w*', and here it is"):
+            read_source(other)
+    # A copy of an earlier version does not say them.
+    description = json.loads((out / aligned.DESCRIPTION).read_text())
+    assert description["original"].pop("fields")["columns.attributes"] == ["who"]
+    (out / aligned.DESCRIPTION).write_text(json.dumps(description))
+    with pytest.raises(DataError, match=r"config.data.columns.label is 'first', which is not read from .*; leave it"):
+        read_source(data)
+    assert told(read_source(layouts.section("list", out))) == told(read_source(original))
+    # Nor has another dataset's copy these columns.
+    description["original"]["dataset"] = "kdef"
+    (out / aligned.DESCRIPTION).write_text(json.dumps(description))
+    assert len(read_source(layouts.section("folder", out)).splits["train"]) == 2
+    with pytest.raises(DataError, match=r"which is not read from .*, an aligned copy of kdef; leave it out"):
+        read_source(data)
+
+
+def test_a_copy_of_drawn_faces_is_of_one_style(tmp_path: Path) -> None:
+    original = DataSection(dataset="synthface", synthface=SynthfaceSection(**layouts.SYNTHFACE))
+    align_it(original, tmp_path / "aligned", Options(size=32))
+    data = original.model_copy(update={"dir": str(tmp_path / "aligned")})
+    assert len(read_source(data).splits["train"]) == 40
+    with pytest.raises(DataError, match=r"config.data.synthface.style 'colour', and here it is 'sketch'"):
+        read_source(DataSection(dataset="synthface", dir=data.dir))
 
 
 def test_overlap_by_hand() -> None:
