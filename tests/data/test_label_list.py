@@ -317,6 +317,22 @@ def test_an_image_that_is_not_there_is_not_one_of_another_split(tmp_path: Path) 
     assert index.splits["test"][0].image.place == str(tmp_path / "faces" / "test" / "4.png")
 
 
+def test_a_column_of_splits_tells_the_folder(tmp_path: Path) -> None:
+    """Names recur in the folders of the splits, and the list does not have these folders."""
+    for seed, folder in enumerate(("train", "faces/test")):
+        layouts.write_images(tmp_path / folder, NAMES, 10 * seed)
+    rows = [(*face, split) for split in ("test", "train") for face in FACES]
+    layouts.write_table(tmp_path / "labels.csv", rows, ("image", "label", "split"))
+    index = read(tmp_path)
+    for split, folder in (("train", "train"), ("test", "faces/test")):
+        assert labelled(index, split) == FACES
+        assert [record.image.place for record in index.splits[split]] == [str(tmp_path / folder / n) for n in NAMES]
+    # Of a split whose images are elsewhere none is one of another split.
+    (tmp_path / "faces").rename(tmp_path.parent / f"{tmp_path.name}_faces")
+    with pytest.raises(DataError, match=r"labels\.csv: none of the listed images is there; looked for a\.png in"):
+        read(tmp_path)
+
+
 def test_each_image_is_looked_for_in_all_usual_folders_and_by_its_name_in_any_case(tmp_path: Path) -> None:
     layouts.write_images(tmp_path, ["images/a.png", "images/b.PNG", "c.png"])
     layouts.write_table(tmp_path / "labels.csv", FACES, ("image", "label"))

@@ -113,11 +113,21 @@ class _Images:
         self._given = directory / files.local_path(lists.images, "config.data.list.images") if lists.images else None
         self._served: dict[str, str] = {}  # path -> the name that an image is listed by
 
-    def paths(self, names: Sequence[str], split: str, table: Path) -> list[Path]:
+    def paths(self, names: Sequence[str], splits: Sequence[str], table: Path) -> list[Path]:
         """Paths of listed images: each in a usual folder, the one that has most of them first, else by its unique name.
 
         That of an image that is not there is where it was looked for first.
+
+        Args:
+          splits: of each; '' if a folder tells it.
         """
+        paths: dict[int, Path] = {}
+        for split in dict.fromkeys(splits):
+            rows = [at for at, of in enumerate(splits) if of == split]
+            paths.update(zip(rows, self._of_split([names[at] for at in rows], split, table), strict=True))
+        return [paths[at] for at in range(len(names))]
+
+    def _of_split(self, names: Sequence[str], split: str, table: Path) -> list[Path]:
         folders = [self._given] if self._given else self._usual_folders(table, split)
         sample = names[:: max(1, len(names) // _SAMPLE)]
         folders.sort(key=lambda folder: -sum((folder / name).is_file() for name in sample))
@@ -200,13 +210,14 @@ def _rows(table: Table, of_list: str, columns: ColumnsSection, images: _Images) 
     box_at = [tables.find_column("box", name, table.columns, place) for name in columns.box]
     extra = {name: tables.find_column("attributes", name, table.columns, place) for name in columns.attributes}
     names = [_name(row[image_at], table.place(line)) for line, row in table.rows]
-    paths = images.paths(names, of_list, table.path)
-    of_folders = [] if of_list or split_at >= 0 else _splits_of_folders(names, paths, images.directory, place)
+    splits = [of_list] * len(names)
+    if split_at >= 0:
+        splits = [listing.row_split(row[split_at], of_list, table.place(line)) for line, row in table.rows]
+    paths = images.paths(names, splits, table.path)
+    if not any(splits):
+        splits = _splits_of_folders(names, paths, images.directory, place)
     lines_of: dict[tuple[str, Path], list[int]] = {}
-    for position, ((line, row), name, path) in enumerate(zip(table.rows, names, paths, strict=True)):
-        split = of_folders[position] if of_folders else of_list
-        if split_at >= 0:
-            split = listing.row_split(row[split_at], of_list, table.place(line))
+    for (line, row), split, name, path in zip(table.rows, splits, names, paths, strict=True):
         box = _box([row[at] for at in box_at], columns, table.place(line))
         before = lines_of.setdefault((split, path), [])
         if before and not box_at:
