@@ -10,7 +10,7 @@ from PIL import Image
 
 from mpafer_jax.config.data_section import ColumnsSection, DataSection, ListSection
 from mpafer_jax.data.readers import label_list
-from mpafer_jax.data.records import SourceIndex, select_classes
+from mpafer_jax.data.records import ImageCrop, SourceIndex, select_classes
 from mpafer_jax.data.splits import load_dataset
 from mpafer_jax.runtime.errors import DataError
 from tests.data import layouts
@@ -151,6 +151,52 @@ def test_faces_are_cropped_by_their_boxes(tmp_path: Path) -> None:
     layouts.write_table(tmp_path / "labels.csv", [("a.png", "happy", "1;2")], ("image", "label", "box"))
     with pytest.raises(DataError, match=r"line 2: the face box is \['1;2'\], expected four numbers \(xywh\)"):
         read(tmp_path, columns={"box": ("box",)}, file="labels.csv")
+
+
+@pytest.mark.parametrize(
+    ("box", "expected"),
+    [
+        ("[1, 2, 3.0, 4]", (1, 2, 3, 4)),
+        ("(1;2;3;4)", (1, 2, 3, 4)),
+        ("1e1 .5 2.5E1 +30.", (10, 0.5, 25, 30)),
+        ("nan nan nan nan", None),
+        ("1 2 NaN 4", None),
+        ("1 2 inf 4", None),
+        ("[]", None),
+    ],
+)
+def test_a_box_in_one_column(tmp_path: Path, box: str, expected: tuple[float, ...] | None) -> None:
+    layouts.write_images(tmp_path, NAMES[:2])
+    rows = [("a.png", "happy", "5 5 5 5"), ("b.png", "sad", f'"{box}"')]
+    layouts.write_table(tmp_path / "labels.csv", rows, ("image", "label", "box"))
+    index = read(tmp_path, ("happy", "sad"), {"box": ("box",)})
+    images = [record.image for record in index.splits["train"]]
+    assert [image.box for image in images if isinstance(image, ImageCrop)] == [(5, 5, 5, 5), *filter(None, [expected])]
+    assert index.dropped == ({} if expected else {"train": {"no face box": 1}})
+
+
+@pytest.mark.parametrize("box", ["10-10-20-20", "5 5 5 x", '{""h"": 4, ""w"": 3, ""x"": 1, ""y"": 2}'])
+def test_a_box_that_is_no_four_numbers(tmp_path: Path, box: str) -> None:
+    layouts.write_images(tmp_path, NAMES[:1])
+    layouts.write_table(tmp_path / "labels.csv", [("a.png", "happy", f'"{box}"')], ("image", "label", "box"))
+    with pytest.raises(DataError, match=r"line 2: the face box is \['.*'\], expected four numbers \(xywh\)"):
+        read(tmp_path, ("happy",), {"box": ("box",)})
+    value = {"h": 4, "w": 3, "x": 1, "y": 2}
+    layouts.write_json_lines(tmp_path / "b.jsonl", [{"file_name": "a.png", "label": "happy", "box": value}])
+    with pytest.raises(DataError, match=r"line 1: the face box is .*, expected four numbers"):
+        read(tmp_path, ("happy",), {"box": ("box",)}, file="b.jsonl")
+
+
+@pytest.mark.parametrize("form", ["xywh", "xyxy"])
+def test_boxes_that_are_fractions_of_the_image(tmp_path: Path, form: str) -> None:
+    layouts.write_images(tmp_path, NAMES)
+    rows = [("a.png", "happy", 0.1, 0, 0.6, 1), ("b.png", "sad", "", "", "", ""), ("c.png", "sad", 0.2, 0.3, 0.7, 0.8)]
+    layouts.write_table(tmp_path / "labels.csv", rows, ("image", "label", "x", "y", "w", "h"))
+    columns = {"box": ("x", "y", "w", "h"), "box_format": form}
+    with pytest.raises(DataError, match=r"labels\.csv: all numbers of the 2 face boxes lie between 0 and 1, as fract"):
+        read(tmp_path, columns=columns)
+    layouts.write_table(tmp_path / "labels.csv", [*rows[:2], ("c.png", "sad", 2, 3, 7, 8)], ("image", "label", *"xywh"))
+    assert len(read(tmp_path, columns=columns).splits["train"]) == 2
 
 
 def test_images_are_looked_for(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 import os
 import re
 from collections.abc import Iterator, Sequence
@@ -29,7 +30,7 @@ and the images that they list, anywhere in the folder"""
 _SAMPLE = 10  # listed images that determine where images are
 _IMAGES = ("", "images", "Images", "image", "Image", "imgs", "img")  # usual folders of images
 _LISTS = ("label", "labels", "list", "lists", "annotation", "annotations", "split", "splits")  # and of lists
-_NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
+_BETWEEN_NUMBERS = re.compile(r"[\s,;|()\[\]]+")  # of a box in one column
 
 
 @reader(
@@ -207,7 +208,7 @@ def _rows(table: Table, of_list: str, columns: ColumnsSection, images: _Images) 
     image_at, label_at = tables.image_and_label(table, columns)
     split_at = tables.find_column("split", columns.split, table.columns, place)
     person_at = tables.find_column("person", columns.person, table.columns, place)
-    box_at = [tables.find_column("box", name, table.columns, place) for name in columns.box]
+    boxes = _boxes(table, columns)
     extra = {name: tables.find_column("attributes", name, table.columns, place) for name in columns.attributes}
     names = [_name(row[image_at], table.place(line)) for line, row in table.rows]
     splits = [of_list] * len(names)
@@ -217,10 +218,9 @@ def _rows(table: Table, of_list: str, columns: ColumnsSection, images: _Images) 
     if not any(splits):
         splits = _splits_of_folders(names, paths, images.directory, place)
     lines_of: dict[tuple[str, Path], list[int]] = {}
-    for (line, row), split, name, path in zip(table.rows, splits, names, paths, strict=True):
-        box = _box([row[at] for at in box_at], columns, table.place(line))
+    for (line, row), split, name, path, box in zip(table.rows, splits, names, paths, boxes, strict=True):
         before = lines_of.setdefault((split, path), [])
-        if before and not box_at:
+        if before and not columns.box:
             raise DataError(f"{table.place(line)}: {name} was on line {before[0]} already ({path}); keep one of them")
         before.append(line)
         name = f"{name}#{len(before)}" if len(before) > 1 else name  # several faces of one image
@@ -231,7 +231,7 @@ def _rows(table: Table, of_list: str, columns: ColumnsSection, images: _Images) 
             label=listing.label_text(row[label_at]),
             person=row[person_at].strip() if person_at >= 0 else "",
             attributes={key: row[at].strip() for key, at in extra.items()},
-            dropped="no face box" if box_at and not box else "",
+            dropped="no face box" if columns.box and not box else "",
         )
 
 
@@ -257,13 +257,32 @@ def _splits_of_folders(names: Sequence[str], paths: Sequence[Path], directory: P
 
 
 def _box(fields: Sequence[str], columns: ColumnsSection, place: str) -> tuple[float, float, float, float] | None:
-    """Left, top, width, height; None if the fields are empty or the rectangle is."""
-    if not any(field.strip() for field in fields):
+    """Left, top, width, height; None if the fields are empty or no numbers (NaN), or the rectangle is empty."""
+    words = _BETWEEN_NUMBERS.sub(" ", " ".join(fields)).split()
+    if not words:
         return None
-    numbers = [float(number) for number in _NUMBER.findall(" ".join(fields))]
-    if len(numbers) != 4:
-        raise DataError(f"{place}: the face box is {fields}, expected four numbers ({columns.box_format})")
-    left, top, width, height = numbers
+    try:
+        left, top, width, height = map(float, words)
+    except ValueError as error:  # another number of words, or one that is no number
+        raise DataError(f"{place}: the face box is {fields}, expected four numbers ({columns.box_format})") from error
     if columns.box_format == "xyxy":
         width, height = width - left, height - top
-    return (left, top, width, height) if width > 0 and height > 0 else None
+    box = (left, top, width, height)
+    return box if all(map(math.isfinite, box)) and width > 0 and height > 0 else None
+
+
+def _boxes(table: Table, columns: ColumnsSection) -> list[tuple[float, float, float, float] | None]:
+    """`_box` of each row, in pixels; all None if no column has boxes.
+
+    Raises:
+      DataError: a column is not found, a box is no four numbers, or all boxes are fractions of the image.
+    """
+    at = [tables.find_column("box", name, table.columns, str(table.path)) for name in columns.box]
+    boxes = [_box([row[position] for position in at], columns, table.place(line)) for line, row in table.rows]
+    found = [box for box in boxes if box]
+    if found and all(0 <= number <= 1 for box in found for number in box):
+        raise DataError(
+            f"{table.path}: all numbers of the {len(found)} face boxes lie between 0 and 1, as fractions of the image; "
+            f"expected pixels ({columns.box_format}): multiply them by the image's width and height"
+        )
+    return boxes
