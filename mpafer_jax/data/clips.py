@@ -159,11 +159,11 @@ def _is_cross_validation(lists: Mapping[int, Lists]) -> bool:
 
 
 def _check_labels(lists: Mapping[int, Lists]) -> None:
-    """Raises DataError for a clip that is twice in a list, or has several labels."""
+    """Raises DataError for a clip that is twice in the lists of a fold, or has several labels."""
     labels: dict[str, ListedClip] = {}
-    for listed in (listed for divided in lists.values() for listed in divided.values()):
+    for divided in lists.values():
         seen: dict[str, str] = {}
-        for clip in listed:
+        for clip in (clip for listed in divided.values() for clip in listed):
             if clip.name in seen:
                 raise DataError(f"{clip.place}: {clip.name} was there already ({seen[clip.name]}); keep one of them")
             seen[clip.name] = clip.place

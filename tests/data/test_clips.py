@@ -194,6 +194,13 @@ def test_folders_with_another_number_of_frames_than_listed(tmp_path: Path) -> No
     assert f"the first is {tmp_path}/1 (" in warning
 
 
+def test_a_clip_of_both_lists_is_an_error(tmp_path: Path) -> None:
+    layouts.write_clip_list(tmp_path, "train.txt", [("1", 3, "sad"), ("2", 3, "joy")])
+    layouts.write_clip_list(tmp_path, "test.txt", [("3", 3, "sad"), ("2", 2, "joy")])
+    with pytest.raises(DataError, match=r"test\.txt line 2: 2 was there already \(.*train\.txt line 2\); keep one"):
+        clips.read(tmp_path, ClipsSection())
+
+
 def test_lists_of_folds(tmp_path: Path) -> None:
     rows = [(str(number), 2, "joy" if number % 2 else "fear") for number in range(6)]
     for fold in (1, 2):

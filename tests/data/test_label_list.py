@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from mpafer_jax.config.data_section import ColumnsSection, DataSection, ListSection
+from mpafer_jax.data.check import check
 from mpafer_jax.data.readers import label_list
 from mpafer_jax.data.records import ImageCrop, SourceIndex, select_classes
 from mpafer_jax.data.splits import load_dataset
@@ -287,6 +288,23 @@ def test_splits_that_contradict(tmp_path: Path) -> None:
     layouts.write_table(tmp_path / "train.csv", [(*FACES[0], "3")], ("image", "label", "split"))
     with pytest.raises(DataError, match="line 2: the split is '3', expected train, validation or test"):
         read(tmp_path)
+
+
+def test_images_in_several_splits_are_said(tmp_path: Path) -> None:
+    layouts.write_images(tmp_path, NAMES)
+    layouts.write_table(tmp_path / "train.csv", FACES, ("image", "label"))
+    layouts.write_table(tmp_path / "test.csv", [("b.png", "happy"), ("c.png", "happy")], ("image", "label"))
+    warning = (
+        "2 images are listed in several splits, 1 of them with different labels; the first is "
+        f"{tmp_path / 'b.png'} (train: sad, test: happy)"
+    )
+    assert read(tmp_path).warnings == (warning,)
+    assert warning in check(layouts.section("list", tmp_path)).attention
+    # Two faces of one photograph are no image twice.
+    for name, face in (("train", (0, 0, 5, 5)), ("test", (6, 6, 5, 5))):
+        rows = [("a.png", "happy", *face), ("b.png", "sad", *face)]
+        layouts.write_table(tmp_path / f"{name}.csv", rows, ("image", "label", *"xywh"))
+    assert read(tmp_path, columns={"box": ("x", "y", "w", "h")}).warnings == ()
 
 
 def test_misspelled_and_coded_labels_are_read_and_said(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from mpafer_jax.data.listing import Row
 from mpafer_jax.data.names import split_in, split_of, split_of_path
 from mpafer_jax.data.preprocess import is_image
 from mpafer_jax.data.reader import reader
-from mpafer_jax.data.records import Counts, ImageCrop, ImageFile, LayoutError, SourceIndex
+from mpafer_jax.data.records import Clip, Counts, ImageCrop, ImageFile, ImageSource, LayoutError, SourceIndex
 from mpafer_jax.data.tables import Table
 from mpafer_jax.runtime import files
 from mpafer_jax.runtime.errors import DataError
@@ -65,7 +65,27 @@ def read(
     index = listing.to_index(rows, chosen, " and ".join(str(table.path) for _, table in lists_of))
     dropped: Counts = {split: dict(reasons) for split, reasons in index.dropped.items()}
     records.count(dropped, next(iter(index.splits)), "image in no list", images.number_unlisted(rows))
-    return dataclasses.replace(index, dropped=dropped, warnings=(*index.warnings, *warnings))
+    return dataclasses.replace(
+        index, dropped=dropped, warnings=(*index.warnings, *warnings, *_in_several_splits(index))
+    )
+
+
+def _in_several_splits(index: SourceIndex) -> list[str]:
+    """A warning if files, or rectangles of them, are listed in more than one split."""
+    labels: dict[ImageSource | Clip, dict[str, int]] = {}
+    for split, found in index.splits.items():
+        for record in found:
+            labels.setdefault(record.image, {})[split] = record.label
+    shared = {image: of_splits for image, of_splits in labels.items() if len(of_splits) > 1}
+    if not shared:
+        return []
+    contrary = sum(len({*of_splits.values()}) > 1 for of_splits in shared.values())
+    image, of_splits = next(iter(shared.items()))
+    first = ", ".join(f"{split}: {index.class_names[label]}" for split, label in of_splits.items())
+    return [
+        f"{len(shared)} images are listed in several splits, {contrary} of them with different labels; the first is "
+        f"{image.place} ({first})"
+    ]
 
 
 def _given(directory: Path, lists: ListSection, columns: ColumnsSection) -> list[tuple[str, Table]]:
