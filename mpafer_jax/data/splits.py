@@ -19,7 +19,7 @@ from mpafer_jax.config.data_section import ALL_SPLITS, DataSection
 from mpafer_jax.data import inspection, label_noise, near_duplicates, preprocess, protocols, split_groups, subset
 from mpafer_jax.data.decoded_cache import DecodedImages, open_or_make
 from mpafer_jax.data.prepared import ExampleSource, Prepared, Summary, prepare
-from mpafer_jax.data.records import CROPPED, Record, SourceIndex
+from mpafer_jax.data.records import CROPPED, Record, SourceIndex, was_overlooked
 from mpafer_jax.data.registry import prepared_root, read_source
 from mpafer_jax.runtime import files, progress
 from mpafer_jax.runtime.errors import DataError
@@ -256,6 +256,10 @@ def load_dataset(data: DataSection, *, without: Literal["validation", "test", ""
     for warning in (*index.warnings, *_unused_validation(data, index, wanted)):
         logging.warning("%s", warning)
     prepared = prepare(index, prepared_root(data), data.on_bad_image)
+    # What is left out is no part of a copy, which stays valid when more of it appears.
+    prepared = dataclasses.replace(prepared, summary=dataclasses.replace(prepared.summary, dropped=index.dropped))
+    for warning in _left_out(prepared.summary):
+        logging.warning("%s", warning)
     train = concatenate(data, origins["train"] or wanted[:1], "train", prepared, index)
     if not data.train_splits:
         train = train.take(np.zeros(0, np.int64))
@@ -337,6 +341,22 @@ def _unused_validation(data: DataSection, index: SourceIndex, wanted: Sequence[s
         f"the {len(index.splits['validation'])} images of the split 'validation' are not used; to choose the "
         "checkpoint on them: --config.data.validation_split=validation --config.data.validation_fraction=0"
     ]
+
+
+def _left_out(summary: Summary) -> list[str]:
+    """Warnings of unexpected files, and of images that were skipped."""
+    overlooked = [
+        f"{number} {reason} (in {split})"
+        for split, reasons in summary.dropped.items()
+        for reason, number in reasons.items()
+        if was_overlooked(reason)
+    ]
+    warnings = [f"left out: {', '.join(overlooked)}"] if overlooked else []
+    skipped = [f"{len(messages)} in {split}" for split, messages in summary.skipped.items()]
+    if skipped:
+        first = next(iter(summary.skipped.values()))[0]
+        warnings.append(f"images that cannot be read are skipped: {', '.join(skipped)}; the first is {first}")
+    return warnings
 
 
 def _split_off(

@@ -1,3 +1,4 @@
+import logging
 import shutil
 from pathlib import Path
 
@@ -188,6 +189,29 @@ def test_validation_images_that_are_not_used_are_warned_of(tmp_path: Path, caplo
     assert len(dataset.validation) == 4
     assert "the 8 images of the split 'validation' are not used" in caplog.text
     assert "--config.data.validation_split=validation --config.data.validation_fraction=0" in caplog.text
+
+
+def test_every_run_says_what_is_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    layouts.write_folders(tmp_path / "train", {"happy": 3, "sad": 3, "sad/anna": 2})
+    layouts.write_folders(tmp_path / "test", {"happy": 2, "sad": 2}, first_seed=50)
+    (tmp_path / "train" / "happy" / "Thumbs.db").write_text("x")
+    section = layouts.section("folder", tmp_path, test_split="test", on_bad_image="skip")
+    load_dataset(section)
+    for folder, name in (("train", "happy/000.png"), ("train", "sad/001.png"), ("test", "sad/000.png")):
+        (tmp_path / folder / name).write_text("no image")
+    for _ in range(2):  # prepared, then opened
+        caplog.clear()
+        load_dataset(section)
+        warnings = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+        said = [line for line in warnings if not line.startswith("skipped: ")]  # each, when the copy is made
+        assert said == [
+            "left out: 2 image in a folder inside a class folder (in train)",
+            "images that cannot be read are skipped: 2 in train, 1 in test; the first is "
+            f"{tmp_path}/train/happy/000.png: cannot be read as an image: " + said[1].rpartition("image: ")[2],
+        ]
+    # Of now, not of when the copy was made.
+    layouts.save(tmp_path / "test" / "beside.png", layouts.image(70))
+    assert load_dataset(section).summary.dropped["test"] == {"image beside the class folders, in none of them": 1}
 
 
 def test_class_folders_without_a_test_split_are_divided(tmp_path: Path) -> None:
