@@ -44,6 +44,13 @@ class Statement:
     text: str
     comparable: bool
 
+    def without(self, unreadable: int) -> Statement:
+        """The statement where so many of the images could not be read and are left out."""
+        if not unreadable:
+            return self
+        consequence = f": {_INCOMPARABLE}" if self.comparable else ""
+        return Statement(f"{self.text}; {unreadable:,} of the images could not be read{consequence}", False)
+
 
 def _counts(classes: str, *numbers: int) -> ClassCounts:
     return dict(zip(classes.split(), numbers, strict=True))

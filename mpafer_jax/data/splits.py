@@ -27,6 +27,7 @@ from mpafer_jax.runtime.errors import DataError
 Indices = split_groups.Indices
 F = TypeVar("F", bound=np.floating)
 CLIPS = "examples are clips"  # start of the line of a description that says so
+SKIPPED = "images that cannot be read are skipped: "  # start of the line of a description that counts them
 OWN_TEST_FRACTION = 0.2  # of a user's images without a test split [ours]
 _OWN = ("folder", "list", "parquet")  # datasets of a user's images; owners say which splits theirs have
 
@@ -283,6 +284,7 @@ def load_dataset(data: DataSection, *, without: Literal["validation", "test", ""
     }
     known = protocols.recognize(index)
     if known is not None:
+        known = known.without(sum(map(len, prepared.summary.skipped.values())))
         notes.insert(0, known.text)
     description = _describe(data, origins, prepared, train, splits, notes)
     logging.debug("%s", description)
@@ -352,11 +354,14 @@ def _left_out(summary: Summary) -> list[str]:
         if was_overlooked(reason)
     ]
     warnings = [f"left out: {', '.join(overlooked)}"] if overlooked else []
+    first = next((messages[0] for messages in summary.skipped.values()), "")
+    return warnings + [f"{note}; the first is {first}" for note in _skipped(summary)]
+
+
+def _skipped(summary: Summary) -> list[str]:
+    """A note on images that were skipped, if there are some."""
     skipped = [f"{len(messages)} in {split}" for split, messages in summary.skipped.items()]
-    if skipped:
-        first = next(iter(summary.skipped.values()))[0]
-        warnings.append(f"images that cannot be read are skipped: {', '.join(skipped)}; the first is {first}")
-    return warnings
+    return [f"{SKIPPED}{', '.join(skipped)}"] if skipped else []
 
 
 def _split_off(
@@ -543,8 +548,7 @@ def _describe(
     lines += [f"  {note}" for note in notes]
     for split, reasons in summary.dropped.items():
         lines += [f"  dropped from {split}: {number} {reason}" for reason, number in reasons.items()]
-    for split, messages in summary.skipped.items():
-        lines.append(f"  skipped in {split}: {len(messages)} images that cannot be read, first {messages[0]}")
+    lines += [f"  {note}" for note in _skipped(summary)]
     in_train = set(train.pixel_hashes.tolist())
     for part, split in list(splits.items())[1:]:
         shared = sum(value in in_train for value in split.pixel_hashes.tolist())

@@ -12,7 +12,7 @@ from mpafer_jax.config.semantics import PARTS
 from mpafer_jax.data.protocols import PROTOCOL
 from mpafer_jax.data.records import CROPPED
 from mpafer_jax.data.split_groups import NO_TEST
-from mpafer_jax.data.splits import CLIPS
+from mpafer_jax.data.splits import CLIPS, SKIPPED
 from mpafer_jax.method import optim
 from mpafer_jax.method.losses import TERMS, Objective
 
@@ -105,7 +105,8 @@ def items(summary: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, st
         if name != split:
             each = ", ".join(f"{label} {count}" for label, count in classes.items())
             described[f"{name} {counted}"] = f"{sum(classes.values())}: {each}"
-    notes = [line.removeprefix(PROTOCOL) for line in _data_lines(summary, PROTOCOL, NO_TEST, CROPPED, CLIPS)]
+    said = _data_lines(summary, PROTOCOL, NO_TEST, CROPPED, CLIPS, SKIPPED)
+    notes = [line.removeprefix(PROTOCOL) for line in said]
     sampler = "sampler that draws all classes equally often" if config.get("data.sampler") == "class_balanced" else ""
     imbalance = sampler or _loss(config).imbalance
     clip = summary["clip"]

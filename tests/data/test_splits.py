@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageEnhance, ImageOps
 
-from mpafer_jax.data import splits
+from mpafer_jax.data import protocols, splits
 from mpafer_jax.data.split_groups import draw_per_class, join_groups, split_off, split_off_groups
 from mpafer_jax.data.splits import load_dataset
 from mpafer_jax.runtime.errors import DataError
@@ -212,6 +212,25 @@ def test_every_run_says_what_is_left_out(tmp_path: Path, caplog: pytest.LogCaptu
     # Of now, not of when the copy was made.
     layouts.save(tmp_path / "test" / "beside.png", layouts.image(70))
     assert load_dataset(section).summary.dropped["test"] == {"image beside the class folders, in none of them": 1}
+
+
+def test_with_skipped_images_splits_are_not_the_owners(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layouts.write_folders(tmp_path / "train", {"happy": 4, "sad": 2})
+    layouts.write_folders(tmp_path / "test", {"happy": 2, "sad": 1}, first_seed=9)
+    known = {"train": {"happiness": 4, "sadness": 2}, "test": {"happiness": 2, "sadness": 1}}
+    monkeypatch.setattr(protocols, "KNOWN", (protocols.Known("Ours", known),))
+    section = layouts.section("folder", tmp_path, test_split="test", on_bad_image="skip")
+    said = "protocol: Ours, its owners' splits (train 6, test 3)"
+    assert f"  {said}" in load_dataset(section).description.splitlines()
+    (tmp_path / "test" / "sad" / "000.png").write_text("no image")
+    said += "; 1 of the images could not be read: numbers on it are not comparable with published ones"
+    for _ in range(2):  # prepared, then opened
+        caplog.clear()
+        lines = load_dataset(section).description.splitlines()
+        assert {f"  {said}", "  images that cannot be read are skipped: 1 in test"} <= set(lines)
+        assert said in [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
 
 
 def test_class_folders_without_a_test_split_are_divided(tmp_path: Path) -> None:

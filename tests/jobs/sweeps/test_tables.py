@@ -288,7 +288,11 @@ def test_the_protocol_says_what_products_were_rounded_to():
     assert name not in protocol.items(on, {**config, "clip.dtype": "float32"})
     for earlier_or_none in (made_on, {**made_on, "bfloat16_unit": ""}):
         assert name not in protocol.items(earlier_or_none, {**config, "clip.dtype": "bfloat16"})
-    for note in ("there is no test split: 20% of train are split off", "faces cropped: 224x224 pixels"):
+    for note in (
+        "there is no test split: 20% of train are split off",
+        "faces cropped: 224x224 pixels",
+        "images that cannot be read are skipped: 2 in train",
+    ):
         described = protocol.items({**made_on, "data": ["dataset folder", f"  {note}"]}, config)
         assert described["dataset"].endswith(note)
 
