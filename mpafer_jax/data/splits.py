@@ -29,6 +29,7 @@ F = TypeVar("F", bound=np.floating)
 CLIPS = "examples are clips"  # start of the line of a description that says so
 SKIPPED = "images that cannot be read are skipped: "  # start of the line of a description that counts them
 OWN_TEST_FRACTION = 0.2  # of a user's images without a test split [ours]
+_FAR = 2  # times more or less than asked for is split off with a warning, where persons stay whole
 _OWN = ("folder", "list", "parquet")  # datasets of a user's images; owners say which splits theirs have
 
 
@@ -273,8 +274,8 @@ def load_dataset(data: DataSection, *, without: Literal["validation", "test", ""
         held_out["test"], note = _restrict(held_out["test"], data, index)
         notes.append(note)
     persons = _column(index, origins["train"], prepared, lambda record: record.person)
-    train, parts, note = _split_off(train, persons, data, prepared)
-    notes += note
+    train, parts, note, warned = _split_off(train, persons, data, prepared)
+    notes += [*note, *warned]
     splits = {part: parts[part] if len(parts[part]) else held_out[part] for part in parts}
     train, note = _mislabel(_limit(train, data.train_per_class, data.few_shot_seed), data)
     notes += note
@@ -286,11 +287,11 @@ def load_dataset(data: DataSection, *, without: Literal["validation", "test", ""
     if known is not None:
         known = known.without(sum(map(len, prepared.summary.skipped.values())))
         notes.insert(0, known.text)
+        warned += [] if known.comparable else [known.text]
     description = _describe(data, origins, prepared, train, splits, notes)
     logging.debug("%s", description)
     for note in notes:
-        incomparable = known is not None and not known.comparable and note == known.text
-        logging.log(logging.WARNING if incomparable else logging.INFO, "%s", note)
+        logging.log(logging.WARNING if note in warned else logging.INFO, "%s", note)
     dataset = Dataset(
         train,
         splits["validation"],
@@ -316,11 +317,13 @@ def split_off_missing_test(data: DataSection, index: SourceIndex) -> tuple[DataS
     expected = data.dataset in _OWN and data.test_split == "test" and "train" in data.train_splits
     if not expected or data.test_subset or "test" in index.splits or "train" not in index.splits:
         return data, ""
+    known = any(record.person for record in index.splits["train"])
     note = (
-        f"{split_groups.NO_TEST}: {OWN_TEST_FRACTION:.0%} of train are split off, class by class, seed "
-        f"{data.split_seed} (as --config.data.test_split= --config.data.test_fraction={OWN_TEST_FRACTION} does)"
+        f"{split_groups.NO_TEST}: {OWN_TEST_FRACTION:.0%} of train are split off, {'person' if known else 'class'} by "
+        f"{'person' if known else 'class'}, seed {data.split_seed} (as --config.data.test_split= "
+        f"--config.data.test_fraction={OWN_TEST_FRACTION} does)"
     )
-    if not any(record.person for record in index.splits["train"]):
+    if not known:
         note += "; who is on an image is not known, so one person may be on both sides"
     return data.model_copy(update={"test_split": "", "test_fraction": OWN_TEST_FRACTION}), note
 
@@ -366,23 +369,38 @@ def _skipped(summary: Summary) -> list[str]:
 
 def _split_off(
     train: Split, persons: npt.NDArray[np.str_], data: DataSection, prepared: Prepared
-) -> tuple[Split, dict[str, Split], list[str]]:
-    """Splits validation and test (empty without a fraction) off train; returns train, both, and notes."""
+) -> tuple[Split, dict[str, Split], list[str], list[str]]:
+    """Splits validation and test (empty without a fraction) off train; returns train, both, notes and warnings."""
     fractions = (data.test_fraction, data.validation_fraction)
     notes: list[str] = []
     together = [train.pixel_hashes]
     if data.near_duplicates_together and any(fractions):
         together.append(_near_duplicates(train, prepared))
         notes.append("near-duplicates are on one side")
-    if persons.any():
+    known = persons[persons != ""]
+    if len(known):
         groups = split_groups.join_groups(persons, *together)
         rest, test, validation = split_groups.split_off_groups(train.labels, groups, fractions, data.split_seed)
-        notes += ["split by person: no person is on both sides"] if any(fractions) else []
+        why = f"the images of each of {len(np.unique(known))} persons stay together"
     else:
         groups = split_groups.join_groups(*together) if len(together) > 1 else train.pixel_hashes
         rest, test, validation = split_groups.split_off(train.labels, groups, fractions, data.split_seed)
+        why = "every class keeps an image, and equal images stay together"
+    if 0 < len(known) < len(train) and len(rest) < len(train):
+        unknown = f"{len(train) - len(known)} of {len(train)} {train.unit}"
+        notes.append(f"split by person: no known person is on both sides; who is on {unknown} is not known")
+    elif len(known) and len(rest) < len(train):
+        notes.append("split by person: no person is on both sides")
+    warnings: list[str] = []
+    for part, found, fraction in zip(("test", "validation"), (test, validation), fractions, strict=True):
+        wanted = fraction * len(train)
+        if wanted and (not len(found) or (len(known) and not wanted / _FAR <= len(found) <= wanted * _FAR)):
+            warnings.append(
+                f"{part}: {len(found)} of {len(train)} {train.unit} are split off, though config.data.{part}_fraction "
+                f"is {fraction}: {why}"
+            )
     parts = {"validation": train.take(validation, "validation"), "test": train.take(test, "test")}
-    return train.take(rest) if len(rest) < len(train) else train, parts, notes
+    return train.take(rest) if len(rest) < len(train) else train, parts, notes, warnings
 
 
 def _near_duplicates(train: Split, prepared: Prepared) -> npt.NDArray[np.str_]:

@@ -1,6 +1,7 @@
 """Images with label files: csv, txt and JSON lines, with usual and configured names of files and columns."""
 
 import io
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -460,6 +461,35 @@ def test_it_is_split_and_prepared_as_class_folders_are(tmp_path: Path) -> None:
     np.testing.assert_array_equal(
         np.asarray(dataset.train.source.image(0)), np.asarray(layouts.image(int(dataset.train.names[0][:2])))
     )
+
+
+@pytest.mark.parametrize(
+    ("persons", "sizes", "note", "warnings"),
+    [
+        (1, [12], "", ["test: 0 of 12", "validation: 0 of 12"]),
+        (2, [6, 6], "no person is on both sides", ["test: 6 of 12", "validation: 0 of 12"]),
+        (6, [8, 2, 2], "no person is on both sides", []),
+        (0, [8, 2, 2], "", []),
+        (-1, [8, 2, 2], "no known person is on both sides; who is on 6 of 12 images is not known", []),
+    ],
+)
+def test_what_persons_leave_of_a_fraction_is_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, persons: int, sizes: list[int], note: str, warnings: list[str]
+) -> None:
+    """The images of each of so many persons; of none; of one, and of nobody known."""
+    names = [f"{at:02d}.png" for at in range(12)]
+    layouts.write_images(tmp_path, names)
+    who = [f"p{at * persons // 12}" if persons > 0 else "anna" * (persons < 0 and at < 6) for at in range(12)]
+    rows = [(name, ("happy", "sad")[at % 2], person) for at, (name, person) in enumerate(zip(names, who, strict=True))]
+    layouts.write_table(tmp_path / "labels.csv", rows, ("image", "label", "person"))
+    dataset = load_dataset(layouts.section("list", tmp_path, test_split="test", validation_fraction=0.1))
+    assert [len(split) for split in (dataset.train, *dataset.held_out)] == sizes
+    said = [line.strip() for line in dataset.description.splitlines() if "person is on" in line]
+    assert said == ([f"split by person: {note}"] if note else [])
+    found = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+    assert [line.partition(" images are split off, though")[0] for line in found] == warnings
+    kind = "person by person" if persons else "class by class"
+    assert f"20% of train are split off, {kind}" in dataset.description
 
 
 def test_fields_that_contradict() -> None:
