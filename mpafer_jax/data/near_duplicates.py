@@ -19,7 +19,7 @@ from scipy import fft, ndimage, sparse
 from scipy.sparse import csgraph
 
 from mpafer_jax.data.inspection import Thumbnails
-from mpafer_jax.runtime import workers
+from mpafer_jax.runtime import progress, workers
 
 _Hashes = npt.NDArray[np.uint64]
 _RADIUS = 12  # of 64 bits that may differ
@@ -27,6 +27,7 @@ _SIMILARITY = 0.8  # least correlation of details
 _BLUR = 2.0  # standard deviation in pixels; details are what this blur removes
 _PRIOR = 100  # images with coefficients 0 that join the mean
 ROWS = 512  # images compared with all others, or thumbnails transformed, at once
+_COLUMNS = 16384  # of these others at once, which takes 72 MiB
 # (vertical, horizontal) frequencies of the hash, the lowest 64 without the mean.
 _FREQUENCIES = sorted(((u, v) for u in range(11) for v in range(11) if u + v), key=lambda f: (f[0] + f[1], f))[:64]
 _VERTICAL, _HORIZONTAL = np.array(_FREQUENCIES).T
@@ -65,7 +66,8 @@ def find(thumbnails: Thumbnails) -> Iterator[list[Pair]]:
 
 def groups(thumbnails: Thumbnails) -> npt.NDArray[np.int32]:
     """int32[n]: a number for each thumbnail, equal for near-duplicates, and for those joined by a chain of them."""
-    pairs = [pair for some in find(thumbnails) for pair in some]
+    found = progress.track(find(thumbnails), "comparing", len(thumbnails), size=lambda _: ROWS)
+    pairs = [pair for some in found for pair in some]
     rows, columns = [pair.first for pair in pairs], [pair.second for pair in pairs]
     graph = sparse.coo_array((np.ones(len(pairs), bool), (rows, columns)), shape=(len(thumbnails),) * 2)
     return cast(npt.NDArray[np.int32], csgraph.connected_components(graph, directed=False)[1])
@@ -75,10 +77,7 @@ def _pairs(thumbnails: Thumbnails, hashes: _Hashes, mirrored: _Hashes, start: in
     """Pairs of the images from `start` to `start + ROWS` with later ones."""
     pairs: dict[tuple[int, int], Pair] = {}
     for is_mirrored, queries in ((False, hashes), (True, mirrored)):
-        distances = np.bitwise_count(queries[start : start + ROWS, None] ^ hashes[None, start:])
-        rows, columns = np.nonzero(distances <= _RADIUS)
-        later = rows < columns
-        first, second = rows[later] + start, columns[later] + start
+        first, second = _close(queries, hashes, start)
         similarities = _similarities(thumbnails, first, second, is_mirrored)
         for k in np.flatnonzero(similarities >= _SIMILARITY).tolist():
             pair = Pair(int(first[k]), int(second[k]), is_mirrored, float(similarities[k]))
@@ -86,6 +85,18 @@ def _pairs(thumbnails: Thumbnails, hashes: _Hashes, mirrored: _Hashes, start: in
             if other is None or pair.similarity > other.similarity:  # symmetric images are similar either way
                 pairs[pair.first, pair.second] = pair
     return sorted(pairs.values(), key=lambda pair: (pair.first, pair.second))
+
+
+def _close(queries: _Hashes, hashes: _Hashes, start: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Positions of queries from `start` to `start + ROWS` and of later hashes within the radius, in ascending order."""
+    found = [np.zeros((2, 0), np.int64)]
+    for column in range(start, len(hashes), _COLUMNS):
+        distances = np.bitwise_count(queries[start : start + ROWS, None] ^ hashes[None, column : column + _COLUMNS])
+        rows, columns = np.nonzero(distances <= _RADIUS)
+        found.append(np.stack([rows + start, columns + column])[:, rows + start < columns + column])
+    first, second = np.concatenate(found, axis=1)
+    order = np.lexsort((second, first))
+    return first[order], second[order]
 
 
 def _parts(thumbnails: Thumbnails) -> Iterator[Thumbnails]:

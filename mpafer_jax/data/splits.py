@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
+from concurrent import futures
 from typing import Literal, TypeVar
 
 import numpy as np
@@ -21,7 +22,7 @@ from mpafer_jax.data.decoded_cache import DecodedImages, open_or_make
 from mpafer_jax.data.prepared import ExampleSource, Prepared, Summary, prepare
 from mpafer_jax.data.records import CROPPED, Record, SourceIndex, was_overlooked
 from mpafer_jax.data.registry import prepared_root, read_source
-from mpafer_jax.runtime import files, progress
+from mpafer_jax.runtime import files, progress, workers
 from mpafer_jax.runtime.errors import DataError
 
 Indices = split_groups.Indices
@@ -374,7 +375,7 @@ def _split_off(
     fractions = (data.test_fraction, data.validation_fraction)
     notes: list[str] = []
     together = [train.pixel_hashes]
-    if data.near_duplicates_together and any(fractions):
+    if data.near_duplicates_together and any(fractions) and len(train):
         together.append(_near_duplicates(train, prepared))
         notes.append("near-duplicates are on one side")
     known = persons[persons != ""]
@@ -408,8 +409,13 @@ def _near_duplicates(train: Split, prepared: Prepared) -> npt.NDArray[np.str_]:
     path = prepared.directory / f"near_duplicates-{train.fingerprint[:16]}.npy"
     if not path.is_file():
         progress.fact("near-duplicates", f"searched among {len(train):,} {train.unit}, once")
-        middle = train.source.num_frames // 2
-        thumbnails = [inspection.thumbnail(train.source.image(i, int(middle[i]))) for i in range(len(train))]
+        middle: list[int] = (train.source.num_frames // 2).tolist()
+        threads = workers.usable_cores()
+        with futures.ThreadPoolExecutor(threads) as pool:
+            opened = workers.map_in_order(
+                pool, lambda i: inspection.thumbnail(train.source.image(i, middle[i])), range(len(train)), 4 * threads
+            )
+            thumbnails = list(progress.track(opened, "opening train", len(train), train.unit))
         with files.replacing(path) as temporary, temporary.open("wb") as stream:
             np.save(stream, near_duplicates.groups(np.stack(thumbnails)), allow_pickle=False)
     try:

@@ -1,6 +1,7 @@
 """Near-duplicates among drawn faces: changed copies are found, other faces are not."""
 
 import io
+import tracemalloc
 from collections.abc import Callable
 
 import numpy as np
@@ -96,3 +97,18 @@ def test_blocks_of_rows_give_all_pairs(faces, monkeypatch):
         Pair(pair.first, pair.second, pair.mirrored, pytest.approx(pair.similarity)) for pair in whole
     ]
     assert len(whole) == 20
+    monkeypatch.undo()
+    monkeypatch.setattr(near_duplicates, "_COLUMNS", 7)
+    assert pairs_of(images) == whole
+
+
+def test_memory_does_not_grow_with_the_number_of_images():
+    """A block of rows with all hashes would take 185 MB here."""
+    hashes = np.random.default_rng(0).integers(0, 2**63, 40_000, dtype=np.uint64)
+    thumbnails = np.zeros((40_000, 32, 32), np.uint8)
+    tracemalloc.start()
+    try:
+        assert near_duplicates._pairs(thumbnails, hashes, hashes, 0) == []
+        assert tracemalloc.get_traced_memory()[1] < 100e6
+    finally:
+        tracemalloc.stop()

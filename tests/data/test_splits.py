@@ -1,12 +1,13 @@
 import logging
 import shutil
+import threading
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image, ImageEnhance, ImageOps
 
-from mpafer_jax.data import protocols, splits
+from mpafer_jax.data import inspection, protocols, splits
 from mpafer_jax.data.split_groups import draw_per_class, join_groups, split_off, split_off_groups
 from mpafer_jax.data.splits import load_dataset
 from mpafer_jax.runtime.errors import DataError
@@ -306,6 +307,25 @@ def test_every_owners_layout_reads_in_a_place_with_brackets(tmp_path: Path) -> N
         assert len(load_dataset(layouts.section(dataset, place / folder)).train) in (1, 2)
     for dataset in ("jaffe", "sfew"):
         assert len(load_dataset(layouts.section(dataset, place / dataset)).train) == 1
+
+
+def test_near_duplicates_are_searched_for_in_threads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    layouts.write_folders(tmp_path, {"happy": 12, "sad": 12})
+    names = set[str]()
+    thumbnail = inspection.thumbnail
+
+    def noted(image: Image.Image) -> np.ndarray:
+        names.add(threading.current_thread().name)
+        return thumbnail(image)
+
+    monkeypatch.setattr(inspection, "thumbnail", noted)
+    section = layouts.section("folder", tmp_path, validation_fraction=0.2, near_duplicates_together=True)
+    load_dataset(section)
+    assert names
+    assert threading.current_thread().name not in names
+    # Nothing is searched for where nothing is trained on.
+    nothing = load_dataset(section.model_copy(update={"train_splits": (), "test_split": "train"}))
+    assert (len(nothing.train), nothing.validation) == (0, None)
 
 
 def test_near_duplicates_are_on_one_side_if_asked_for(tmp_path: Path) -> None:
