@@ -107,6 +107,16 @@ def test_files_that_do_not_fit(tmp_path: Path) -> None:
         parquet.read(tmp_path / "a")
 
 
+@pytest.mark.parametrize("other", ["train-00000-of-00001-abcdef0123", "train-00000-of-00002"])
+def test_two_uploads_of_a_shard_are_not_read_twice(tmp_path: Path, other: str) -> None:
+    for name in ("train-00000-of-00001", other, "test-00000-of-00001"):
+        layouts.write_parquet(tmp_path / f"{name}.parquet", [0, 1], CLASSES)
+    with pytest.raises(
+        DataError, match=r"-of-00001\S*\.parquet and train-00000\S*\.parquet are both number 00000 of tra"
+    ):
+        parquet.read(tmp_path)
+
+
 def test_columns_that_do_not_fit(tmp_path: Path) -> None:
     layouts.write_parquet(tmp_path / "train.parquet", [0, 3], CLASSES)
     with pytest.raises(DataError, match=r"found the label '3', expected 0 to 2 \(sad, happy, fear\)"):

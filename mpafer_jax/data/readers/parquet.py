@@ -96,8 +96,8 @@ def read(
       chosen: config.data.class_names, which has to name labels that are numbers without names in the schema.
 
     Raises:
-      DataError: no file, a shard is missing or a file cannot be read; several configurations of a dataset; a column is
-        not found; files that name their classes differently; or see `listing.to_index`.
+      DataError: no file, a shard is missing or there twice, or a file cannot be read; several configurations of a
+        dataset; a column is not found; files that name their classes differently; or see `listing.to_index`.
     """
     if columns.box:
         raise DataError("config.data.columns.box is set: faces are cropped from listed files, not from Parquet")
@@ -151,6 +151,14 @@ def _word(path: Path) -> str:
 
 def _check_shards(paths: Sequence[Path]) -> None:
     shards = [shard for path in paths if (shard := _SHARD.fullmatch(path.stem))]
+    first: dict[str, str] = {}
+    for shard in shards:
+        if other := first.get(shard["number"]):
+            raise DataError(
+                f"{paths[0].parent}: {other}.parquet and {shard[0]}.parquet are both number {shard['number']} of "
+                f"{shard['split']}, as after two uploads; keep the files of one"
+            )
+        first[shard["number"]] = shard[0]
     for shard in shards:
         wanted = {f"{number:05d}" for number in range(int(shard["count"]))}
         if absent := sorted(wanted - {other["number"] for other in shards}):
