@@ -149,10 +149,12 @@ def _of_copy(known: Known, found: Mapping[str, ClassCounts]) -> Statement | None
 
 
 def _of_renamed(known: Known, found: Mapping[str, ClassCounts]) -> Statement | None:
-    """A dataset with the counts of a known one under other names of classes."""
+    """A dataset with the counts of a known one, all different, under other names of classes."""
     for split, counts in found.items():
         for name, part in known.parts.items():
             if isinstance(part, int) or counts == part or sorted(part.values()) != sorted(counts.values()):
+                continue
+            if len({*part.values()}) < len(part):  # as AffectNet's test, 500 of each: anybody's
                 continue
             pairs = {own: next(n for n, number in part.items() if number == count) for own, count in counts.items()}
             listed = ", ".join(f"{own!r} has as many images as its {n}" for own, n in pairs.items() if own != n)

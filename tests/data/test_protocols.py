@@ -145,5 +145,6 @@ def test_chance_says_nothing():
     assert say({"train": {"happy": 30, "sad": 20}}) == ("", True)
     balanced = dict.fromkeys(["neutral", "happiness", "sadness", "surprise", "fear", "disgust", "anger"], 500)
     assert say({"test": balanced}) == ("", True)  # AffectNet's, or anybody's
+    assert say({"test": dict.fromkeys("abcdefgh", 500)}) == ("", True)  # nor are these its classes, misnamed
     assert say({"train": 958}) == ("", True)
     assert say({"train": 4772}) == ("", True)
