@@ -89,6 +89,26 @@ def test_affectnet_csv(tmp_path: Path, header: bool) -> None:
     assert Image.open(io.BytesIO(index.splits["test"][0].image.read())).size == (10, 10)
 
 
+@pytest.mark.parametrize(
+    ("box", "expression", "reason"),
+    [
+        (",,,", "0", "no face box"),
+        ("NULL,NULL,NULL,NULL", "0", "no face box"),
+        ("nan,0,nan,10", "0", "no face box"),
+        ("0,0,0,0", "0", "no face box"),
+        ("0,0,10,-1", "0", "no face box"),
+        ("NULL,NULL,NULL,NULL", "10", "no face"),
+    ],
+)
+def test_rows_of_affectnet_without_a_box_are_counted(tmp_path: Path, box: str, expression: str, reason: str) -> None:
+    layouts.write_affectnet_csv(tmp_path, "training.csv", [("1/a.jpg", (5, 4, 20, 10), 1)], True)
+    with (tmp_path / "training.csv").open("a") as table:
+        table.write(f"1/b.jpg,{box},1;2,{expression},0,0\n")
+    index = affectnet.read(tmp_path)
+    assert [record.name for record in index.splits["train"]] == ["1/a.jpg"]
+    assert index.dropped == {"train": {reason: 1}}
+
+
 def test_affectnet_npy(tmp_path: Path) -> None:
     layouts.write_affectnet_npy(tmp_path, "train_set", {10: 6, 2: 0, 33: 7})
     layouts.write_affectnet_npy(tmp_path, "val_set", {0: 3})
@@ -116,6 +136,13 @@ def test_affectnet_errors(tmp_path: Path) -> None:
     (tmp_path / "training.csv").write_text("a.jpg,1,2\n")
     with pytest.raises(DataError, match=r"training\.csv line 1: found \['a\.jpg', '1', '2'\], expected the columns"):
         affectnet.read(tmp_path)
+    for row, message in (
+        ("a.jpg,1,2,wide,4,1;2,1,0,0", "face_width is 'wide', expected a number"),
+        ("a.jpg,1,2,3,4,1;2,happy,0,0", "found the expression 'happy', expected 0 to 10"),
+    ):
+        (tmp_path / "training.csv").write_text(row)
+        with pytest.raises(DataError, match=rf"training\.csv line 1: {message}"):
+            affectnet.read(tmp_path)
     layouts.write_affectnet_npy(tmp_path, "train_set", {1: 1})
     with pytest.raises(DataError, match="holds both releases"):
         affectnet.read(tmp_path)

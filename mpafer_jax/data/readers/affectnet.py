@@ -10,6 +10,7 @@ The test set is unreleased; as in the literature, the validation set is the spli
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -23,17 +24,8 @@ from mpafer_jax.runtime.errors import DataError
 
 CLASS_NAMES = ("neutral", "happiness", "sadness", "surprise", "fear", "disgust", "anger", "contempt")
 _DROPPED = {8: "none", 9: "uncertain", 10: "no face"}
-_COLUMNS = (
-    "subDirectory_filePath",
-    "face_x",
-    "face_y",
-    "face_width",
-    "face_height",
-    "facial_landmarks",
-    "expression",
-    "valence",
-    "arousal",
-)
+_BOX = ("face_x", "face_y", "face_width", "face_height")
+_COLUMNS = ("subDirectory_filePath", *_BOX, "facial_landmarks", "expression", "valence", "arousal")
 _CSV_SPLITS = {"train": "training.csv", "test": "validation.csv"}
 _NPY_SPLITS = {"train": "train_set", "test": "val_set"}
 _IMAGES = "Manually_Annotated_Images"
@@ -114,18 +106,30 @@ def _read_csv(table: Path, split: str, dropped: Counts) -> Iterator[Record]:
             continue
         place = f"{table} line {line}"
         try:
-            x, y, width, height = (float(row[columns[name]]) for name in _COLUMNS[1:5])
-            name, expression = row[columns["subDirectory_filePath"]], int(row[columns["expression"]])
-        except (KeyError, IndexError, ValueError) as error:
+            name, expression, *fields = (row[columns[name]] for name in (_COLUMNS[0], "expression", *_BOX))
+        except (KeyError, IndexError) as error:
             raise DataError(f"{place}: found {row!r}, expected the columns {', '.join(_COLUMNS)}") from error
-        if not _kept(expression, place, split, dropped):
+        try:
+            label = int(expression)
+        except ValueError as error:
+            raise DataError(f"{place}: found the expression {expression!r}, expected 0 to 10") from error
+        if not _kept(label, place, split, dropped):
             continue
-        if width < 0:
+        left, top, width, height = (_number(*field, place) for field in zip(_BOX, fields, strict=True))
+        if not (all(map(math.isfinite, (left, top, width, height))) and width > 0 and height > 0):
             records.count(dropped, split, "no face box")
             continue
         name = records.listed_name(name)
-        image = records.ImageCrop(table.parent / _IMAGES / name, (x, y, width, height))
-        yield Record(name, image, expression)
+        image = records.ImageCrop(table.parent / _IMAGES / name, (left, top, width, height))
+        yield Record(name, image, label)
+
+
+def _number(column: str, text: str, place: str) -> float:
+    """A number of a face box; NaN for none: an empty field or NULL."""
+    try:
+        return math.nan if text.strip().lower() in ("", "null") else float(text)
+    except ValueError as error:
+        raise DataError(f"{place}: {column} is {text!r}, expected a number") from error
 
 
 def _kept(expression: int, place: str, split: str, dropped: Counts) -> bool:
