@@ -19,9 +19,9 @@ from mpafer_jax.data.contact_sheet import Tile
 from mpafer_jax.data.inspection import Thumbnails, inspect_all, joint_hash, workers
 from mpafer_jax.data.records import ImageSource, Record, SourceIndex
 from mpafer_jax.data.registry import read_source
-from mpafer_jax.data.splits import absent, split_off_missing_test
+from mpafer_jax.data.splits import absent, listed_in_subset, split_off_missing_test
 from mpafer_jax.runtime import progress
-from mpafer_jax.runtime.errors import ImageError
+from mpafer_jax.runtime.errors import DataError, ImageError
 from mpafer_jax.runtime.texts import natural_order
 
 _LISTED = 5  # examples printed of a long list; broken images are always listed in full
@@ -162,6 +162,11 @@ def _labels(index: SourceIndex, data: DataSection) -> Report:
     for split in index.parts(*data.train_splits, data.validation_split, data.test_split):
         if split and split != ALL_SPLITS and split not in index.splits:
             attention.append(str(absent(split, index, data)))
+    if set(index.parts(data.test_split)) <= index.splits.keys():
+        try:
+            listed_in_subset(data, index)
+        except DataError as error:
+            attention.append(str(error))
     train_splits = index.parts(*data.train_splits)
     trained = sum((counts[split] for split in train_splits if split in counts), collections.Counter[int]())
     untrained = [name for label, name in enumerate(index.class_names) if not trained[label]]

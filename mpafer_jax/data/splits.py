@@ -9,6 +9,7 @@ import dataclasses
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from concurrent import futures
+from pathlib import Path
 from typing import Literal, TypeVar
 
 import numpy as np
@@ -242,7 +243,7 @@ def load_dataset(data: DataSection, *, without: Literal["validation", "test", ""
         same as with it.
 
     Raises:
-      DataError: a configured split is missing, or see `registry.read_source`, `prepared.prepare`.
+      DataError: a configured split is missing, or see `registry.read_source`, `subset.select`, `prepared.prepare`.
     """
     index = read_source(data)
     data, own_test = split_off_missing_test(data, index)
@@ -258,6 +259,7 @@ def load_dataset(data: DataSection, *, without: Literal["validation", "test", ""
         raise DataError("config.data names no split: train_splits, validation_split and test_split are all empty")
     for warning in (*index.warnings, *_unused_validation(data, index, wanted)):
         logging.warning("%s", warning)
+    listed, unused = listed_in_subset(data, index)  # before images are prepared, which may take long
     prepared = prepare(index, prepared_root(data), data.on_bad_image)
     # What is left out is no part of a copy, which stays valid when more of it appears.
     prepared = dataclasses.replace(prepared, summary=dataclasses.replace(prepared.summary, dropped=index.dropped))
@@ -272,7 +274,7 @@ def load_dataset(data: DataSection, *, without: Literal["validation", "test", ""
     notes = [own_test] if own_test else list[str]()  # lines of the description
     notes += [f"{CROPPED}{index.crop}"] if index.crop else []
     if data.test_subset and held_out["test"] is not None:
-        held_out["test"], note = _restrict(held_out["test"], data, index)
+        held_out["test"], note = _restrict(held_out["test"], listed, unused, data)
         notes.append(note)
     persons = _column(index, origins["train"], prepared, lambda record: record.person)
     train, parts, note, warned = _split_off(train, persons, data, prepared)
@@ -444,15 +446,30 @@ def _mislabel(train: Split, data: DataSection) -> tuple[Split, list[str]]:
     return noisy, [note]
 
 
-def _restrict(test: Split, data: DataSection, index: SourceIndex) -> tuple[Split, str]:
-    """Restricts test to the list `data.test_subset`; returns it and a note for the log."""
-    path = files.local_path(data.test_subset, "config.data.test_subset")
-    used = set(test.names.tolist())
+def listed_in_subset(data: DataSection, index: SourceIndex) -> tuple[list[str], int]:
+    """Names of the test's images that `data.test_subset` lists, and how many others of it that are left out.
+
+    ([], 0) without a list; DataError: see `subset.select`.
+    """
+    if not data.test_subset:
+        return [], 0
     splits = index.parts(data.test_split)
-    listed = (record for split in splits for record in (*index.splits[split], *index.left_out.get(split, ())))
-    left_out = [record.name for record in listed if record.name not in used]
-    selection, absent = subset.select(path, test.names.tolist(), left_out)
-    note = f"test: restricted to {path.name}, {len(selection)} of {len(test)} {test.unit}"
+    names = [record.name for split in splits for record in index.splits[split]]
+    left_out = [record.name for split in splits for record in index.left_out.get(split, ())]
+    path = files.local_path(data.test_subset, "config.data.test_subset")
+    selection, absent = subset.select(path, names, left_out)
+    return [names[position] for position in selection], absent
+
+
+def _restrict(test: Split, listed: Sequence[str], absent: int, data: DataSection) -> tuple[Split, str]:
+    """Restricts test to the images of `listed_in_subset` that can be read; returns it and a note for the log."""
+    selection = np.flatnonzero(np.isin(test.names, listed))
+    if not len(selection):
+        raise DataError(
+            f"config.data.test_subset: none of the {len(listed)} images that {data.test_subset} names can be read"
+        )
+    absent += len(listed) - len(selection)
+    note = f"test: restricted to {Path(data.test_subset).name}, {len(selection)} of {len(test)} {test.unit}"
     note += f"; {absent} others that it lists are left out (their class, label rule or image)" if absent else ""
     return test.take(selection), note
 

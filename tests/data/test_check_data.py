@@ -142,6 +142,23 @@ def test_splits_and_classes_that_are_not_there(tmp_path: Path) -> None:
     assert "classes without a training image: sad" in attention
 
 
+def test_a_list_that_restricts_the_test_is_looked_at(tmp_path: Path) -> None:
+    layouts.write_folders(tmp_path / "train", {"happy": 2, "sad": 1})
+    layouts.write_folders(tmp_path / "test", {"happy": 1, "sad": 1}, first_seed=5)
+    listed = tmp_path / "part.txt"
+    changes = {"test_split": "test", "test_subset": str(listed)}
+    _, attention = check("folder", tmp_path, **changes)
+    assert f"config.data.test_subset: {listed} cannot be read as a list of names" in attention
+    listed.write_text("happy/000.png\nfear/000.png\n")
+    _, attention = check("folder", tmp_path, **changes)
+    assert f"config.data.test_subset: 1 of the 2 lines of {listed} name no image of the test split" in attention
+    listed.write_text("happy/000.png\n")
+    _, attention = check("folder", tmp_path, **changes)
+    assert attention == ""
+    _, attention = check("folder", tmp_path / "train", **changes)
+    assert attention.startswith("folder has no split 'test' here")
+
+
 def test_what_is_left_out_needs_attention(tmp_path: Path) -> None:
     layouts.write_folders(tmp_path / "train", {"happy": 3, "sad": 1, "sad/anna": 2, "sad/anna/old": 1, "sad/bob": 4})
     layouts.write_folders(tmp_path / "test", {"happy": 1}, first_seed=50)

@@ -132,6 +132,23 @@ def test_the_test_is_restricted_and_nothing_else(tmp_path: Path) -> None:
     assert "restricted to occlusion.txt, 1 of 4 images; 2 others that it lists are left out" in two.description
 
 
+def test_a_list_that_does_not_fit_is_refused_before_images_are_prepared(tmp_path: Path) -> None:
+    layouts.write_rafdb(tmp_path, {"train_00001.jpg": 1, "train_00002.jpg": 2, "test_0001.jpg": 1, "test_0002.jpg": 2})
+    path = write(tmp_path / "list.txt", "test_0003_aligned 1 1")
+    with pytest.raises(DataError, match="1 of the 1 lines of"):
+        load(tmp_path, test_subset=str(path))
+    assert not (tmp_path / "mpafer_tfds").exists()
+    write(path, "test_0001.jpg", "test_0002.jpg")
+    (tmp_path / "Image" / "aligned" / "test_0001_aligned.jpg").write_text("no image")
+    part = load(tmp_path, test_subset=str(path), on_bad_image="skip")
+    assert part.test is not None
+    assert part.test.names.tolist() == ["test_0002.jpg"]
+    assert "restricted to list.txt, 1 of 1 images; 1 others that it lists are left out" in part.description
+    write(path, "test_0001.jpg")
+    with pytest.raises(DataError, match=r"none of the 1 images that .*list\.txt names can be read"):
+        load(tmp_path, test_subset=str(path), on_bad_image="skip")
+
+
 def test_a_subset_of_no_split_is_refused() -> None:
     changes = {"data.test_subset": "list.txt", "data.test_split": "", "data.test_fraction": 0.1}
     with pytest.raises(ConfigError, match=r"test_subset 'list\.txt' restricts the split of test_split, which is empty"):
