@@ -144,7 +144,8 @@ class ColumnsSection(FrozenModel):
     person: Text = option("")
     """Who is on the image, for splits that share no person; empty: person, subject or another usual name, if any."""
     box: Annotated[tuple[str, ...], NO_PATH] = option(())
-    """The face's rectangle in pixels, which is cropped: four columns, or one with four numbers; empty: whole images."""
+    """The face's rectangle in pixels of the upright image, as programs show it, which is cropped: four columns, or one
+    with four numbers; empty: whole images."""
     box_format: Literal["xywh", "xyxy"] = option("xywh")
     """Meaning of these numbers: left, top, width, height (xywh), or left, top, right, bottom (xyxy)."""
     attributes: Annotated[tuple[str, ...], NO_PATH] = option(())

@@ -74,10 +74,17 @@ class ImageFile:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class ImageCrop:
-    """A rectangle of a larger image: `box` is (left, top, width, height) in pixels of the file as stored."""
+    """A rectangle of a larger image.
+
+    Attributes:
+      box: (left, top, width, height) in pixels.
+      upright: whether of the image with its EXIF orientation, as people see it; else of the file as stored, as programs
+        of the time of the owners' boxes count them.
+    """
 
     path: Path
     box: tuple[float, float, float, float]
+    upright: bool = False
 
     @property
     def place(self) -> str:
@@ -91,8 +98,7 @@ class ImageCrop:
 
     def whole(self) -> tuple[Image.Image, tuple[int, int, int, int]]:
         """The image around it, grey or RGB, and the rectangle clipped to that: left, top, right, bottom; see `read`."""
-        # No EXIF rotation: face boxes refer to the stored pixels.
-        image = decode(read_image_file(self.path), upright=False)
+        image = decode(read_image_file(self.path), upright=self.upright)
         left, top, width, height = self.box
         corners = (
             max(0, round(left)),
@@ -106,7 +112,7 @@ class ImageCrop:
 
     def stamp(self) -> str:
         """The file's size and the rectangle."""
-        return f"{ImageFile(self.path).stamp()} {self.box}"
+        return f"{ImageFile(self.path).stamp()} {self.box}{' upright' if self.upright else ''}"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -123,7 +129,7 @@ class AlignedFace:
 
     def read(self) -> bytes:
         """The aligned crop as JPEG; ValueError if all landmarks are equal."""
-        # No EXIF rotation: as for face boxes.
+        # No EXIF rotation: as for the face boxes of owners.
         return to_jpeg(alignment.align(decode_rgb(read_image_file(self.path), upright=False), self.points))
 
     def stamp(self) -> str:

@@ -201,6 +201,20 @@ def test_boxes_that_are_fractions_of_the_image(tmp_path: Path, form: str) -> Non
     assert len(read(tmp_path, columns=columns).splits["train"]) == 2
 
 
+def test_boxes_are_of_the_upright_image(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # stored on its side: to be turned clockwise by 90 degrees
+    pixels = np.zeros((50, 100, 3), np.uint8)
+    pixels[:, :50], pixels[:, 50:] = (255, 0, 0), (0, 0, 255)  # upright, red is above blue
+    Image.fromarray(pixels).save(tmp_path / "a.png", exif=exif)
+    rows = [("a.png", "happy", 5, 5, 40, 40), ("a.png", "sad", 5, 55, 40, 45)]
+    layouts.write_table(tmp_path / "labels.csv", rows, ("image", "label", "x", "y", "w", "h"))
+    records = read(tmp_path, columns={"box": ("x", "y", "w", "h")}).splits["train"]
+    faces = [Image.open(io.BytesIO(record.image.read())) for record in records]
+    assert [face.size for face in faces] == [(40, 40), (40, 45)]
+    assert [np.asarray(face).mean((0, 1)).argmax() for face in faces] == [0, 2]
+
+
 def test_images_are_looked_for(tmp_path: Path) -> None:
     """Kaggle's RAF-DB: images in numbered folders, lists beside with bare names."""
     for split, number in (("train", 0), ("test", 3)):

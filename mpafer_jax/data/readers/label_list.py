@@ -246,7 +246,7 @@ def _rows(table: Table, of_list: str, columns: ColumnsSection, images: _Images) 
         name = f"{name}#{len(before)}" if len(before) > 1 else name  # several faces of one image
         yield Row(
             name=name,
-            image=ImageCrop(path, box) if box else ImageFile(path),
+            image=ImageCrop(path, box, upright=True) if box else ImageFile(path),
             split=split,
             label=listing.label_text(row[label_at]),
             person=row[person_at].strip() if person_at >= 0 else "",
