@@ -86,11 +86,12 @@ def name_classes(
       what: what a label is, such as "class folder".
 
     Returns:
-      Class names in the order of `labels`, and notes for the user.
+      Class names in the order of `labels`, distinct but for those that `chosen` renames, and notes for the user.
 
     Raises:
       LayoutError: there is one label, or all are called as persons or clips are, and `chosen` does not list them.
-      DataError: a label is not UTF-8, nearly the name of an expression, or the same class as another.
+      DataError: a label is not UTF-8, nearly the name of an expression, or the same class as another, and `chosen` does
+        not rename it.
     """
     listed = {canonical_name(entry.partition("=")[2] or entry) for entry in chosen}
     unlisted = [label for label in labels if canonical_name(label) not in listed]
@@ -124,11 +125,17 @@ def name_classes(
                 f"{place}: the {what} {label!r} is nearly called {near!r}; rename it, or if it is a class of its own "
                 f"name all classes, config.data.class_names=('{name}', ...)"
             )
+    renamed = {entry.partition("=")[2] for entry in chosen}
     try:
-        check_class_names(names, f"{what}s in {place}", at_least=0)  # with the names that are there
-        return check_class_names(corrected, f"{what}s in {place}", at_least=0), tuple(notes)
+        for words in (names, corrected):  # first as they are there
+            kept = [word for word, label in zip(words, labels, strict=True) if label not in renamed]
+            check_class_names(kept, f"{what}s in {place}", at_least=0)
     except ConfigError as error:
-        raise DataError(str(error)) from error
+        raise DataError(
+            f"{error}. Merge such {what}s or rename them, or give each a name of its own, "
+            f"config.data.class_names=('<name>=<{what}>', ...)"
+        ) from error
+    return tuple(" ".join(name.split()) for name in corrected), tuple(notes)
 
 
 def _unless_listed(names: Sequence[str], labels: Sequence[str], listed: Collection[str]) -> list[str]:

@@ -480,11 +480,14 @@ def select_classes(index: SourceIndex, class_names: Sequence[str]) -> SourceInde
     """
     if not class_names:
         return index
-    positions = {canonical_name(name): label for label, name in enumerate(index.class_names)}
+    exact = {name: label for label, name in enumerate(index.class_names)}
+    renamed = {entry.partition("=")[2] for entry in class_names}
+    # Of synonyms, which are classes of their own only where they are renamed, another one has the name.
+    positions = {canonical_name(name): exact[name] for name in sorted(exact, key=lambda name: name not in renamed)}
     chosen: dict[int, str] = {}  # the dataset's label -> the name in this run, in the listed order
     for entry in class_names:
         name, _, source = (entry, "", "") if canonical_name(entry) in positions else entry.partition("=")
-        label = positions.get(canonical_name(source or name))
+        label = exact.get(source or name, positions.get(canonical_name(source or name)))
         if label is None:
             raise DataError(
                 f"config.data.class_names: {entry!r} matches no class of {index.dataset}, which has "

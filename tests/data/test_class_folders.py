@@ -206,6 +206,32 @@ def test_classes_may_be_listed_by_their_folders_as_by_their_names(
     assert len(index.splits["train"]) == len(folders)
 
 
+@pytest.mark.parametrize(
+    ("chosen", "classes"),
+    [
+        (("delight=joy", "Contentment=happy", "sad"), {"delight": "joy", "Contentment": "happy", "sad": "sad"}),
+        (("happiness", "delight=joy"), {"happiness": "happy", "delight": "joy"}),
+        (("delight=joy", "sad"), {"delight": "joy", "sad": "sad"}),
+        (("happy=happy", "sad"), {"happy": "happy", "sad": "sad"}),
+    ],
+)
+def test_folders_that_are_synonyms_are_classes_once_they_are_renamed(
+    tmp_path: Path, chosen: tuple[str, ...], classes: dict[str, str]
+) -> None:
+    layouts.write_folders(tmp_path, {"joy": 1, "happy": 2, "sad": 3})
+    message = (
+        "'happy' and 'joy' are the same class, 'happiness'; classes have to differ. Merge such class folders or rename "
+        r"them, or give each a name of its own, config\.data\.class_names=\('<name>=<class folder>', \.\.\.\)"
+    )
+    for plain in ((), ("happy", "sad")):
+        with pytest.raises(DataError, match=message):
+            folder.read(tmp_path, plain)
+    index = select_classes(folder.read(tmp_path, chosen), chosen)
+    assert index.class_names == tuple(classes)
+    found = {(index.class_names[record.label], record.name.partition("/")[0]) for record in index.splits["train"]}
+    assert found == set(classes.items())
+
+
 def test_a_misspelling_that_is_not_known_is_refused(tmp_path: Path) -> None:
     layouts.write_folders(tmp_path, {"fear": 1, "surprize": 1})
     with pytest.raises(DataError, match="the class folder 'surprize' is nearly called 'surprise'; rename it, or if it"):
