@@ -134,6 +134,29 @@ def test_columns_that_do_not_fit(tmp_path: Path) -> None:
         parquet.read(tmp_path, (), ColumnsSection(box=("box",)))
 
 
+@pytest.mark.parametrize(
+    ("labels", "found"),
+    [
+        ([[0], [1]], r"list<\w+: int64>"),
+        ([{"a": 0}, {"a": 1}], "struct<a: int64>"),
+        ([b"sad", b"happy"], "binary"),
+        ([1.0, None, 0.5], r"the fraction 0\.5"),
+    ],
+)
+def test_columns_that_are_no_labels_are_refused(tmp_path: Path, labels: list[object], found: str) -> None:
+    layouts.write_parquet(tmp_path / "train.parquet", labels)
+    message = f"the column of labels, 'label', holds {found}, expected one whole number or text for each image; name"
+    with pytest.raises(DataError, match=message):
+        parquet.read(tmp_path)
+
+
+def test_whole_numbers_may_be_stored_as_fractions(tmp_path: Path) -> None:
+    layouts.write_parquet(tmp_path / "train.parquet", [1.0, 0.0, None, float("nan"), -1.0], CLASSES)
+    index = parquet.read(tmp_path)
+    assert [name for _, name in labelled(index)] == ["happy", "sad"]
+    assert index.dropped == {"train": {"no label": 3}}
+
+
 def test_it_is_prepared_as_a_list_of_the_same_images_is(tmp_path: Path) -> None:
     labels = [0, 1, 2] * 5
     layouts.write_parquet(tmp_path / "a" / "train.parquet", labels, CLASSES, rows_in_group=4)

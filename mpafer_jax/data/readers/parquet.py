@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import importlib
 import json
+import math
 import re
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -97,7 +98,8 @@ def read(
 
     Raises:
       DataError: no file, a shard is missing or there twice, or a file cannot be read; several configurations of a
-        dataset; a column is not found; files that name their classes differently; or see `listing.to_index`.
+        dataset; a column is not found, or of a type that is no label; files that name their classes differently; or see
+        `listing.to_index`.
     """
     if columns.box:
         raise DataError("config.data.columns.box is set: faces are cropped from listed files, not from Parquet")
@@ -220,10 +222,28 @@ def _read_open(file: Any, path: Path, columns: ColumnsSection) -> _Table:
     if paths:
         structs: list[dict[str, str | None] | None] = read.column(image).to_pylist()
         values["path"] = [(struct["path"] or "") if struct else "" for struct in structs]
+    _check_labels(read.column(label), label, path)
     classes = _class_names(features.get(label, {}), path)
     values["label"] = [_label(value, classes, path) for value in values["label"]]
     groups = tuple(int(file.metadata.row_group(group).num_rows) for group in range(file.num_row_groups))
     return _Table(path, image, label, classes, groups, values, {name: texts(name) for name in columns.attributes})
+
+
+def _check_labels(column: Any, name: str, path: Path) -> None:
+    """Raises DataError for a column of lists, structs, bytes or fractions, which are no classes."""
+    types: Any = importlib.import_module("pyarrow.types")
+    found = str(column.type)
+    if types.is_floating(column.type):
+        fraction = next((f for f in column.to_pylist() if f is not None and not math.isnan(f) and f % 1), None)
+        if fraction is None:
+            return
+        found = f"the fraction {fraction}"
+    elif not (types.is_nested(column.type) or types.is_binary(column.type) or types.is_large_binary(column.type)):
+        return
+    raise DataError(
+        f"{path}: the column of labels, {name!r}, holds {found}, expected one whole number or text for each image; "
+        "name another column, --config.data.columns.label=..."
+    )
 
 
 def _required(role: str, given: str, names: Sequence[str], typed: Sequence[str], path: Path) -> str:
