@@ -359,3 +359,10 @@ def test_near_duplicates_are_on_one_side_if_asked_for(tmp_path: Path) -> None:
     stored.write_bytes(stored.read_bytes()[:-8])
     with pytest.raises(DataError, match=r"near_duplicates-\w+\.npy is damaged .*; delete it"):
         separated(0, near_duplicates_together=True)
+
+
+def test_without_training_images_no_near_duplicates_are_searched_for(tmp_path: Path) -> None:
+    layouts.write_folders(tmp_path / "test", {"happy": 2, "sad": 2})
+    changes = {"train_splits": (), "test_split": "test", "validation_fraction": 0.1, "near_duplicates_together": True}
+    dataset = load_dataset(layouts.section("folder", tmp_path, **changes))
+    assert [(split.name, len(split)) for split in (dataset.train, *dataset.held_out)] == [("train", 0), ("test", 4)]
