@@ -8,7 +8,9 @@ object from statements about the image to true, false, or a number in 0..1.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
+import operator
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Protocol, cast
@@ -159,7 +161,7 @@ class _TfdsImages:
 
     def __getitem__(self, index: int, /) -> Pixels:
         try:
-            return np.asarray(decode_rgb(self.source[index][self.feature]))
+            return np.asarray(decode_rgb(_value(self.source[index], self.feature)))
         except ImageError as error:
             raise DataError(
                 f"example {index} of the TFDS dataset: {self.feature!r} cannot be read as an image: {error}"
@@ -303,7 +305,10 @@ def read_tfds(data: DataSection) -> CaptionedImages:
                 f"config.data.{field} is {feature!r}, which TFDS dataset {name!r} has not; it has {', '.join(known)}"
             )
     try:
-        source = builder.as_data_source(split=split, decoders={data.image_feature: tfds.decode.SkipDecoding()})
+        decoders: Any = tfds.decode.SkipDecoding()
+        for part in reversed(data.image_feature.split("/")):
+            decoders = {part: decoders}
+        source = builder.as_data_source(split=split, decoders=decoders)
         size = int(builder.info.splits[split].num_bytes)
     except Exception as error:  # as above
         raise _not_prepared(data, name, split, error) from error
@@ -339,9 +344,7 @@ def _feature_names(features: Mapping[str, Any], prefix: str = "") -> list[str]:
 
 def _captions(example: Mapping[str, Any], index: int, data: DataSection) -> tuple[str, ...]:
     """Captions of a TFDS example: bytes, or a sequence of bytes."""
-    value: Any = example
-    for name in data.text_feature.split("/"):
-        value = value[name]
+    value = _value(example, data.text_feature)
     several = cast("list[Any]", [value] if isinstance(value, bytes | str) else list(value) if _is_list(value) else [])
     if not several or not all(isinstance(text, bytes | str) and text.strip() for text in several):
         raise DataError(
@@ -349,6 +352,11 @@ def _captions(example: Mapping[str, Any], index: int, data: DataSection) -> tupl
             "expected a caption or several, none of them empty"
         )
     return tuple(text.decode("utf-8") if isinstance(text, bytes) else str(text) for text in several)
+
+
+def _value(example: Mapping[str, Any], feature: str) -> Any:
+    """The value of a feature, of a nested one with slashes."""
+    return functools.reduce(operator.getitem, feature.split("/"), cast(Any, example))
 
 
 def _is_list(value: Any) -> bool:

@@ -147,6 +147,7 @@ class CaptionedSquares(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     def _info(self):
         text, features = tfds.features.Text(), tfds.features
         names = {"image": features.Image(shape=(None, None, 3)), "caption": text, "number": np.int64}
+        names |= {"face": {"image": features.Image(shape=(None, None, 3))}}
         names |= {"several": features.Sequence(text), "captions": features.Sequence({"id": np.int64, "text": text})}
         return tfds.core.DatasetInfo(builder=self, features=features.FeaturesDict(names))
 
@@ -160,6 +161,7 @@ class CaptionedSquares(tfds.core.GeneratorBasedBuilder, skip_registration=True):
                 i,
                 {
                     "image": image(i),
+                    "face": {"image": image(i + 1)},
                     "caption": f"square {i}",
                     "several": [f"one {i}", f"ünö {i}"] if i else [],
                     "captions": nested,
@@ -195,6 +197,12 @@ def test_a_tfds_dataset_with_several_captions_inside_another_feature(prepared):
     assert sorted(data.captions) == [(f"nested {i}", f"also nested {i}") for i in range(2)]
     other = sources.read_tfds(tfds_section(prepared, name="captioned_squares/test"))
     assert other.fingerprint != data.fingerprint
+
+
+def test_a_tfds_dataset_with_images_inside_another_feature(prepared):
+    data = sources.read_tfds(tfds_section(prepared, image_feature="face/image"))
+    for index, (caption,) in enumerate(data.captions):
+        assert (data.images[index] == 20 + 20 * int(caption.removeprefix("square "))).all()
 
 
 @pytest.mark.parametrize(
