@@ -126,6 +126,9 @@ class ListSection(FrozenModel):
             raise ValueError(f"file is {self.file!r} and a split has a list too; give one list, or one for each split")
         if len(self.delimiter) > 1:
             raise ValueError(f"delimiter is {self.delimiter!r}, expected one character, or nothing")
+        given = [name for name in (self.file, self.train, self.validation, self.test) if name]
+        if self.delimiter and given and all(name.lower().endswith(".jsonl") for name in given):
+            raise ValueError(f"delimiter is {self.delimiter!r}, and JSON lines ({given[0]}) have none; leave it out")
         return self
 
 
@@ -155,6 +158,8 @@ class ColumnsSection(FrozenModel):
     def _box_has_four_numbers(self) -> Self:
         if len(self.box) not in (0, 1, 4):
             raise ValueError(f"box names {len(self.box)} columns, expected four, or one that holds four numbers")
+        if self.box_format != "xywh" and not self.box:
+            raise ValueError(f"box_format is {self.box_format!r}, and box, whose numbers it is of, names no column")
         return self
 
 

@@ -23,6 +23,7 @@ class Reader:
     Attributes:
       class_names: in the order of the labels; () if they depend on the files.
       fields: fields of config.data that are the arguments of `read`, in order; "dir" is passed as a local folder.
+      unread: fields of the sections in `fields` that are not read, as "clips.train_list".
       label_rules: allowed values of config.data.label_rule.
       alignments: allowed values of config.data.align.
     """
@@ -30,6 +31,7 @@ class Reader:
     read: Callable[..., SourceIndex]
     class_names: tuple[str, ...]
     fields: tuple[str, ...]
+    unread: tuple[str, ...]
     label_rules: tuple[str, ...]
     alignments: tuple[str, ...]
 
@@ -45,6 +47,7 @@ def reader(
     layout: str = "",
     source: str = "",
     fields: Sequence[str] = ("dir",),
+    unread: Sequence[str] = (),
     label_rules: Sequence[str] = ("owner",),
     alignments: Sequence[str] = ("",),
     version: str = "1.0.0",
@@ -54,7 +57,7 @@ def reader(
     Args:
       name: of the dataset in config.data.dataset.
       description: a sentence for TFDS's metadata.
-      class_names, fields, label_rules, alignments: see `Reader`.
+      class_names, fields, unread, label_rules, alignments: see `Reader`.
       layout: expected file tree for error messages, indented by two spaces.
       source: where to get the dataset, for error messages: "Get it from ...".
       version: with a new one the dataset is prepared again.
@@ -83,7 +86,9 @@ def reader(
 
         if name in READERS:
             raise ValueError(f"there is a reader {name!r} already, {READERS[name].read.__module__}")
-        READERS[name] = Reader(named, tuple(class_names), tuple(fields), tuple(label_rules), tuple(alignments))
+        READERS[name] = Reader(
+            named, tuple(class_names), tuple(fields), tuple(unread), tuple(label_rules), tuple(alignments)
+        )
         return named
 
     return register

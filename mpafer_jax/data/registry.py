@@ -37,13 +37,17 @@ def check(data: DataSection) -> None:
             )
     for section in _SECTIONS:
         found = cast(pydantic.BaseModel, getattr(data, section))
-        changed = [field for field, value in found if value != type(found).model_fields[field].default]
-        if changed and section not in READERS[name].fields:
-            readers = ", ".join(other for other, reader in READERS.items() if section in reader.fields)
-            raise ConfigError(
-                f"config.data.{section}.{changed[0]} is {getattr(found, changed[0])!r}, which dataset {name!r} does "
-                f"not read; these do: {readers}. Leave it out"
-            )
+        for field, value in found:
+            readers = [
+                other
+                for other, reader in READERS.items()
+                if section in reader.fields and f"{section}.{field}" not in reader.unread
+            ]
+            if value != type(found).model_fields[field].default and name not in readers:
+                raise ConfigError(
+                    f"config.data.{section}.{field} is {value!r}, which dataset {name!r} does not read; these do: "
+                    f"{', '.join(readers)}. Leave it out"
+                )
     if "dir" in READERS[name].fields and not data.dir:
         raise ConfigError(
             f"config.data.dir is empty; give the folder that holds {name}, --config.data.dir=... (layouts: "

@@ -511,5 +511,10 @@ def test_fields_that_contradict() -> None:
         ListSection(file="a.csv", train="b.csv")
     with pytest.raises(ValueError, match="box names 2 columns, expected four, or one"):
         ColumnsSection(box=("x", "y"))
+    with pytest.raises(ValueError, match=r"delimiter is ';', and JSON lines \(a\.jsonl\) have none; leave it out"):
+        ListSection(train="a.jsonl", test="b.JSONL", delimiter=";")
+    ListSection(train="a.jsonl", test="b.csv", delimiter=";")
+    with pytest.raises(ValueError, match="box_format is 'xyxy', and box, whose numbers it is of, names no column"):
+        ColumnsSection(box_format="xyxy")
     with pytest.raises(ValueError, match="expected hf://datasets/OWNER/NAME"):
         DataSection(dir="hf://owner/name")

@@ -130,8 +130,6 @@ def test_columns_that_do_not_fit(tmp_path: Path) -> None:
     pq.write_table(table, tmp_path / "train.parquet")
     with pytest.raises(DataError, match="the schema's metadata 'huggingface' is not as the Hub's"):
         parquet.read(tmp_path)
-    with pytest.raises(DataError, match="faces are cropped from listed files, not from Parquet"):
-        parquet.read(tmp_path, (), ColumnsSection(box=("box",)))
 
 
 @pytest.mark.parametrize(

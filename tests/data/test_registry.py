@@ -96,6 +96,28 @@ def test_a_field_of_another_dataset_is_refused(tmp_path):
     registry.check(data.model_copy(update={"dataset": "list"}))
 
 
+@pytest.mark.parametrize(
+    ("dataset", "changes", "message"),
+    [
+        (
+            "parquet",
+            {"columns": {"box": ("box",)}},
+            r"columns\.box is \('box',\), which .* not read; these do: list\. L",
+        ),
+        (
+            "mafw",
+            {"clips": {"train_list": "a.txt"}},
+            r"clips\.train_list is 'a\.txt', which .* these do: clips\. Leave",
+        ),
+    ],
+)
+def test_a_field_that_a_dataset_does_not_read_of_its_section_is_refused(tmp_path, dataset, changes, message):
+    data = section(tmp_path, dataset=dataset, label_rule="owner", **changes)
+    with pytest.raises(ConfigError, match=message):
+        registry.check(data)
+    registry.check(data.model_copy(update={"dataset": "list" if dataset == "parquet" else "clips"}))
+
+
 def test_a_dataset_without_examples_says_what_was_looked_for(tmp_path):
     (tmp_path / "origin").mkdir()
     (tmp_path / "label.lst").write_text("\n")

@@ -25,6 +25,7 @@ _HEADER = ["video_name", "label"]
     "DFEW: clips of films with a single label, 7 expressions, five folds.",
     class_names=CLASS_NAMES,
     fields=("dir", "clips"),
+    unread=("clips.train_list", "clips.test_list"),
     layout="""\
   EmoLabel_DataSplit/{train,test}(single-labeled)/set_{1..5}.csv     lines video_name,label
   Clip/jpg_256/00001/*.jpg, or clip_224x224/.. or clip_224x224_16f/..""",

@@ -24,6 +24,7 @@ _LISTS = {split: f"4_setups/All_scenes/{split}_All.csv" for split in ("train", "
     "FERV39k: cropped faces of clips, 7 expressions, splits train and test.",
     class_names=CLASS_NAMES,
     fields=("dir", "clips"),
+    unread=("clips.train_list", "clips.test_list"),
     layout="""\
   4_setups/All_scenes/train_All.csv, test_All.csv     lines "Action/Happy/0015 Happy"
   2_ClipsforFaceCrop/Action/Happy/0015/*.jpg""",

@@ -27,6 +27,7 @@ _SPLIT_FOLDERS = ("split", "Train & Test Set")
     "MAFW: clips with a single label, 11 expressions, five folds.",
     class_names=CLASS_NAMES,
     fields=("dir", "clips"),
+    unread=("clips.train_list", "clips.test_list"),
     layout="""\
   split/single/no_caption/set_{1..5}/{train,test}.txt     lines "00001.mp4 anger"  (or 'Train & Test Set/single/..')
   data/frames/00001/*.png, or data/faces/..""",

@@ -81,6 +81,7 @@ def _open(path: Path) -> Any:
     layout=_LAYOUT,
     source="the Hub (config.data.dir=hf://datasets/OWNER/NAME, or hf download OWNER/NAME --repo-type=dataset)",
     fields=("dir", "class_names", "columns"),
+    unread=("columns.box", "columns.box_format"),
 )
 def read(
     directory: Path,
@@ -101,8 +102,6 @@ def read(
         dataset; a column is not found, or of a type that is no label; files that name their classes differently; or see
         `listing.to_index`.
     """
-    if columns.box:
-        raise DataError("config.data.columns.box is set: faces are cropped from listed files, not from Parquet")
     files_of = _files_by_split(directory)
     tables_of = {split: [_read(path, columns) for path in paths] for split, paths in files_of.items()}
     every = [table for listed in tables_of.values() for table in listed]
