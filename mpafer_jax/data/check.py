@@ -20,9 +20,8 @@ from mpafer_jax.data.inspection import Thumbnails, inspect_all, joint_hash, work
 from mpafer_jax.data.records import ImageSource, Record, SourceIndex
 from mpafer_jax.data.registry import read_source
 from mpafer_jax.data.splits import absent, listed_in_subset, split_off_missing_test
-from mpafer_jax.runtime import progress
+from mpafer_jax.runtime import progress, texts
 from mpafer_jax.runtime.errors import DataError, ImageError
-from mpafer_jax.runtime.texts import natural_order
 
 _LISTED = 5  # examples printed of a long list; broken images are always listed in full
 
@@ -151,7 +150,7 @@ def _labels(index: SourceIndex, data: DataSection) -> Report:
         for name in dict.fromkeys(name for record in listed for name in record.attributes):
             values = collections.Counter(record.attributes.get(name, "none given") for record in listed)
             if len(values) <= records.MAX_GROUPS:
-                counted = (f"{value} {values[value]}" for value in sorted(values, key=natural_order))
+                counted = (f"{value} {values[value]}" for value in sorted(values, key=texts.natural_order))
                 lines.append(f"  {name} in {split}: {', '.join(counted)}")
     for split, reasons in index.dropped.items():
         lines += [f"  dropped from {split}: {number} {reason}" for reason, number in reasons.items()]
@@ -189,7 +188,7 @@ def _sizes(index: SourceIndex, images: _Images) -> Report:
         if odd:
             width, height = index.expected_size
             listed = _first(image.name for image in odd)
-            attention.append(f"{_images_in_words(len(odd))} not {width}x{height} as in the owner's release {listed}")
+            attention.append(f"{_in_words(len(odd), 'images')} not {width}x{height} as in the owner's release {listed}")
     return Report(tuple(lines), tuple(attention))
 
 
@@ -198,7 +197,9 @@ def _broken(images: _Images) -> Report:
     lines = [f"unreadable images: {number}"]
     for split, messages in images.broken.items():
         lines += [f"  {split}: {message}" for message in messages]
-    return Report(tuple(lines), (f"{_images_in_words(number)} that cannot be read (listed above)",) if number else ())
+    return Report(
+        tuple(lines), (f"{_in_words(number, 'images')} that cannot be read (listed above)",) if number else ()
+    )
 
 
 def _duplicates(index: SourceIndex, images: _Images) -> Report:
@@ -213,7 +214,7 @@ def _duplicates(index: SourceIndex, images: _Images) -> Report:
         conflicting = [group for group in within if len({p.record.label for p in group} - {-1}) > 1]
         if conflicting:
             listed = _first(" = ".join(_with_label(p, index) for p in group) for group in conflicting)
-            attention.append(f"{_in_words(len(conflicting), index)} with different labels within {split} {listed}")
+            attention.append(f"{_in_words(len(conflicting), index.unit)} with different labels within {split} {listed}")
     for position, split in enumerate(splits):
         for other in splits[position + 1 :]:
             part = _across(split, other, groups, index)
@@ -234,8 +235,8 @@ def _across(split: str, other: str, groups: Sequence[Sequence[_Image]], index: S
     conflicting = [group for group in shared if len({p.record.label for p in group} - {-1}) > 1]
     if conflicting:
         listed = _first(" = ".join(_with_label(p, index) for p in group) for group in conflicting)
-        lines.append(f"    {_in_words(len(conflicting), index)} with different labels {listed}")
-    return Report(tuple(lines), (f"{_in_words(len(of_other), index)} of {other} also in {split}",))
+        lines.append(f"    {_in_words(len(conflicting), index.unit)} with different labels {listed}")
+    return Report(tuple(lines), (f"{_in_words(len(of_other), index.unit)} of {other} also in {split}",))
 
 
 def _near_duplicates(images: _Images) -> list[_Near]:
@@ -265,7 +266,7 @@ def _report_near(index: SourceIndex, pairs: Sequence[_Near]) -> Report:
             of_other = {p.record.name for pair in chosen for p in pair.images if p.split == other}
             lines.append(f"  {other} {index.unit} that nearly equal one of {split}: {len(of_other)} {listed}")
             if of_other:
-                attention.append(f"{_in_words(len(of_other), index)} of {other} nearly equal to one of {split}")
+                attention.append(f"{_in_words(len(of_other), index.unit)} of {other} nearly equal to one of {split}")
         if conflicting := [pair for pair in chosen if pair.conflicting]:
             place = f"within {split}" if split == other else f"in {split} and {other}"
             listed = _first(_pair(pair, index) for pair in conflicting)
@@ -287,17 +288,10 @@ def _each(images: _Images) -> Iterable[_Image]:
     return (image for group in images.by_pixels.values() for image in group)
 
 
-def _images_in_words(number: int) -> str:
-    return f"{number} image" if number == 1 else f"{number} images"
-
-
-def _in_words(number: int, index: SourceIndex) -> str:
-    return f"{number} {index.unit[:-1] if number == 1 else index.unit}"
+def _in_words(number: int, unit: str) -> str:
+    return f"{number} {unit[:-1] if number == 1 else unit}"
 
 
 def _first(items: Iterable[str]) -> str:
-    listed = list(items)
-    if not listed:
-        return ""
-    more = f", and {len(listed) - _LISTED} more" if len(listed) > _LISTED else ""
-    return f"({', '.join(listed[:_LISTED])}{more})"
+    listed = texts.first(list(items), _LISTED)
+    return f"({listed})" if listed else ""

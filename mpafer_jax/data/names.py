@@ -17,8 +17,10 @@ from mpafer_jax.config.expressions import (
 from mpafer_jax.data.records import LayoutError
 from mpafer_jax.runtime import files
 from mpafer_jax.runtime.errors import ConfigError, DataError
+from mpafer_jax.runtime.texts import first
 
 SPLITS = ("train", "validation", "test")
+_LISTED = 4  # labels in an error
 _ALIASES = {
     "train": ("train", "training", "trn"),
     "validation": ("validation", "val", "valid", "dev", "publictest"),  # the last is FER2013's
@@ -100,7 +102,7 @@ def name_classes(
             raise DataError(f"{place}: the {what} {label!r} is not called in UTF-8; rename it")
     if len(unlisted) > 1 and len(unlisted) == len(labels) and all(_IDENTITY.fullmatch(label) for label in labels):
         raise LayoutError(
-            f"{place}: {len(labels)} {what}s, {_first(labels)}, which look like persons or clips and not like "
+            f"{place}: {len(labels)} {what}s, {first(labels, _LISTED)}, which look like persons or clips and not like "
             "expressions; if these are classes, list them in config.data.class_names"
         )
     if len(labels) == 1 and not chosen:
@@ -149,10 +151,6 @@ def _unless_listed(names: Sequence[str], labels: Sequence[str], listed: Collecti
 def _read_as(place: str, what: str, labels: Sequence[str], names: Sequence[str]) -> str:
     pairs = ", ".join(f"{label!r} as {name!r}" for label, name in zip(labels, names, strict=True))
     return f"{place}: {what}s are read by another name: {pairs}"
-
-
-def _first(labels: Sequence[str]) -> str:
-    return ", ".join(labels[:4]) + (", ..." if len(labels) > 4 else "")
 
 
 def number_note(labels: Sequence[str], chosen: Sequence[str], place: str, what: str) -> str:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from mpafer_jax.data import records
 from mpafer_jax.data.records import Record, SourceIndex
 from mpafer_jax.runtime.errors import DataError, did_you_mean
+from mpafer_jax.runtime.texts import first
 
 _CONDITION = re.compile(r"\s*(?P<name>[^<>=]+?)\s*(?P<operator>>=|<=|=)\s*(?P<value>[^<>=]+?)\s*")
 _LISTED = 20  # values in an error
@@ -78,18 +79,13 @@ def _check(condition: _Condition, index: SourceIndex) -> None:
         if unknown:
             raise DataError(
                 f"config.data.where: no image has the {condition.name} {unknown[0]!r}"
-                f"{did_you_mean(unknown[0], values)}; the values are {_first(values)}"
+                f"{did_you_mean(unknown[0], values)}; the values are {first(values, _LISTED)}"
             )
     elif all(math.isnan(_number(value)) for value in values):
         raise DataError(
             f"config.data.where: {condition.text!r} compares numbers, and the values of {condition.name} are "
-            f"{_first(values)}"
+            f"{first(values, _LISTED)}"
         )
-
-
-def _first(values: Sequence[str]) -> str:
-    more = f" and {len(values) - _LISTED} more" if len(values) > _LISTED else ""
-    return ", ".join(values[:_LISTED]) + more
 
 
 def _number(text: str) -> float:

@@ -1,10 +1,11 @@
-"""Text cleaning before texts are tokenized, stored or compared."""
+"""Texts: cleaned before they are tokenized, stored or compared, and sorted and listed for messages."""
 
 from __future__ import annotations
 
 import html
 import re
 import unicodedata
+from collections.abc import Sequence
 
 
 def clean_text(text: str) -> str:
@@ -31,6 +32,12 @@ def natural_order(text: str) -> list[str | int]:
     """Sort key that compares numbers in texts as numbers: "4-19" before "20-39"."""
     # Texts and numbers alternate, so that like is compared with like.
     return [int(part) if part.isdecimal() else part for part in re.split(r"([0-9]+)", text)]
+
+
+def first(items: Sequence[str], number: int) -> str:
+    """The first items of a list and how many more there are: "a, b, and 3 more"."""
+    more = len(items) - number
+    return ", ".join([*items[:number], *([f"and {more} more"] if more > 0 else [])])
 
 
 def is_one_line(text: str) -> bool:

@@ -36,7 +36,7 @@ COMPOUND_CLASS_NAMES = (
     "angrily disgusted",
     "disgustedly surprised",
 )
-_SPLITS = {"train": "train", "test": "test"}  # prefix of an image's name -> split
+_SPLITS = ("train", "test")  # names of images begin with them
 _LIST = "EmoLabel/list_patition_label.txt"  # spelled so in the release
 _CUB_LISTS = ("images.txt", "image_class_labels.txt", "train_test_split.txt")
 _ALIGNED = {"owner": "Image/aligned", "aligned_224": "Image/aligned_224"}  # config.data.align -> folder
@@ -156,8 +156,8 @@ def _read_list(path: Path, num_classes: int) -> _Labels:
 
 def _parse(line: str, place: str, num_classes: int) -> tuple[str, str, int]:
     fields = line.split()
-    split = _SPLITS.get(fields[0].partition("_")[0]) if len(fields) == 2 else None
-    if split is None or not fields[1].isdecimal() or not 1 <= int(fields[1]) <= num_classes:
+    split = fields[0].partition("_")[0] if len(fields) == 2 else ""
+    if split not in _SPLITS or not fields[1].isdecimal() or not 1 <= int(fields[1]) <= num_classes:
         raise DataError(
             f"{place}: found {line!r}, expected 'train_NNNNN.jpg LABEL' or 'test_NNNN.jpg LABEL' "
             f"with a label from 1 to {num_classes}"
@@ -264,7 +264,7 @@ def _read_folders(root: Path, place: Path, class_names: Sequence[str], alignment
     twice = sum(map(len, splits.values())) - len(labels)
     if twice:
         raise DataError(f"{place}: {twice} images lie in two class folders; which label is theirs?")
-    _check_prefixes({name: value for name, value in labels.items() if value[0] in _SPLITS.values()}, str(place))
+    _check_prefixes({name: value for name, value in labels.items() if value[0] in _SPLITS}, str(place))
     for split, name in _TABLES.items():
         for table in (place.parent / name, place / name):
             if table.is_file():
@@ -275,7 +275,7 @@ def _read_folders(root: Path, place: Path, class_names: Sequence[str], alignment
         class_names=tuple(class_names),
         source_labels=tuple(map(str, range(1, len(class_names) + 1))),
         splits={split: [_described(record, points) for record in splits[split]] for split in splits},
-        absent={s: f"images in {place / s}/<number>/" for s in _SPLITS.values()},
+        absent={s: f"images in {place / s}/<number>/" for s in _SPLITS},
         warnings=tuple(warnings),
     )
 
@@ -322,8 +322,8 @@ def _of_lists(root: Path, labels: _Labels, class_names: Sequence[str], alignment
     return SourceIndex(
         class_names=tuple(class_names),
         source_labels=tuple(str(number) for number in range(1, len(class_names) + 1)),
-        splits={split: splits[split] for split in _SPLITS.values() if split in splits},
-        absent={s: f"lines {prefix}_*.jpg in {root / _LIST}" for prefix, s in _SPLITS.items()},
+        splits={split: splits[split] for split in _SPLITS if split in splits},
+        absent={s: f"lines {s}_*.jpg in {root / _LIST}" for s in _SPLITS},
         crop=crop,
         expected_size=size,
         warnings=tuple(warnings) if unknown else (),
