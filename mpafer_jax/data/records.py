@@ -332,10 +332,14 @@ def lines(path: Path, *, listed: bool = True) -> Iterator[tuple[str, str]]:
     Errors as of `read_text`.
     """
     place = f"{path} line "
+    for number, line in numbered_lines(path):
+        yield f"{place}{number}", listed_name(line.strip()) if listed else line
+
+
+def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
+    """The lines of a text with their numbers, without empty ones; errors as of `read_text`."""
     # Not `splitlines`, which ends lines at other characters than csv does.
-    for number, line in enumerate(read_text(path).split("\n"), start=1):
-        if stripped := line.strip():
-            yield f"{place}{number}", listed_name(stripped) if listed else line
+    return ((number, line) for number, line in enumerate(read_text(path).split("\n"), start=1) if line.strip())
 
 
 def read_csv(path: Path, delimiter: str = ",") -> Iterator[tuple[int, list[str]]]:

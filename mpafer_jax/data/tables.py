@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import itertools
 import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -58,7 +59,7 @@ def read_table(path: Path, columns: ColumnsSection | None = None, delimiter: str
     """
     if path.suffix.lower() == ".jsonl":
         return _read_json_lines(path)
-    lines = [(number, line) for number, line in enumerate(_lines(path), start=1) if line.strip()]
+    lines = list(records.numbered_lines(path))
     if not lines:
         raise DataError(f"{path} is empty, expected a line for each image")
     delimiter = delimiter or _delimiter([line for _, line in lines[:_SAMPLE]], path)
@@ -78,11 +79,6 @@ def read_table(path: Path, columns: ColumnsSection | None = None, delimiter: str
     return Table(path, names, has_header, tuple(rows[1:] if has_header else rows))
 
 
-def _lines(path: Path) -> list[str]:
-    # Not `splitlines`, which ends lines at other characters than csv does.
-    return records.read_text(path).split("\n")
-
-
 def _delimiter(sample: Sequence[str], path: Path) -> str:
     widths = {delimiter: [len(row) for row in csv.reader(sample, delimiter=delimiter)] for delimiter in _DELIMITERS}
     dividing = [delimiter for delimiter, found in widths.items() if found[0] > 1]
@@ -94,9 +90,7 @@ def _delimiter(sample: Sequence[str], path: Path) -> str:
 
 def _read_json_lines(path: Path) -> Table:
     rows: list[tuple[int, Mapping[str, Any]]] = []
-    for number, line in enumerate(_lines(path), start=1):
-        if not line.strip():
-            continue
+    for number, line in records.numbered_lines(path):
         try:
             row: object = json.loads(line)
         except ValueError as error:
@@ -213,6 +207,7 @@ def find(folders: Iterable[Path], columns: ColumnsSection, delimiter: str = "") 
 
 def _names_an_image(path: Path) -> bool:
     try:
-        return any(is_image(word) for line in _lines(path)[:_SAMPLE] for word in line.split())
+        sample = itertools.islice(records.numbered_lines(path), _SAMPLE)
+        return any(is_image(word) for _, line in sample for word in line.split())
     except DataError:
         return False

@@ -139,9 +139,8 @@ def _face(directory: Path, frame: Path) -> tuple[ImageSource, bool]:
     path = directory / _LANDMARKS / relative.with_name(f"{frame.stem}_landmarks.txt")
     if not path.is_file():
         return records.ImageFile(frame), False
-    lines = records.read_text(path).split("\n")
     try:
-        points = np.array([[float(number) for number in line.split()] for line in lines if line.strip()])
+        points = np.array([[float(number) for number in line.split()] for _, line in records.numbered_lines(path)])
     except ValueError as error:
         raise DataError(f"{path}: expected lines of two numbers, x and y in pixels ({error})") from error
     if points.ndim != 2 or points.shape[1] != 2:

@@ -230,9 +230,7 @@ def read_folder(folder: Path) -> CaptionedImages:
             f"{path} does not exist; expected one JSON object a line with file_name (relative to the folder) and text "
             "(a caption or a list of captions)"
         )
-    # Not `splitlines`: captions may contain other Unicode line ends.
-    lines = records.read_text(path).split("\n")
-    rows = [_parse_row(line, f"{path}:{number}") for number, line in enumerate(lines, 1) if line.strip()]
+    rows = [_parse_row(line, place) for place, line in records.lines(path, listed=False)]
     if not rows:
         raise DataError(f"{path} is empty")
     names = sorted({name for row in rows for name in row.attributes})
