@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from mpafer_jax.config.expressions import canonical_name
 from mpafer_jax.data import records
 from mpafer_jax.data.preprocess import is_image
 from mpafer_jax.data.records import Clip, Record, SourceIndex
@@ -81,6 +82,30 @@ def read_lists(
         if not path.is_file():
             raise records.missing(path)
     return {fold: {split: list(read(path)) for split, path in of_fold.items()} for fold, of_fold in paths.items()}
+
+
+def read_named(
+    path: Path, frames: Path, class_names: Sequence[str], expected: str, folder_of: Callable[[str], str] = str
+) -> Iterator[ListedClip]:
+    """Reads a list of lines "CLIP EXPRESSION"; clips are called as their folders.
+
+    Args:
+      path: of the list.
+      frames: holds the clips' folders.
+      class_names: canonical ones, in the order of the labels.
+      expected: the form of a line, for the error.
+      folder_of: the folder's name of a listed clip.
+
+    Raises:
+      DataError: an expression is none of the classes.
+    """
+    for place, line in records.lines(path):
+        clip, *label = line.rsplit(maxsplit=1)
+        expression = canonical_name("".join(label))
+        if expression not in class_names:
+            raise DataError(f"{place}: found {line!r}, expected {expected}")
+        name = folder_of(clip)
+        yield ListedClip(name, frames / name, class_names.index(expression), place)
 
 
 def read_folds(

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 from mpafer_jax.config.data_section import ClipsSection
 from mpafer_jax.config.expressions import canonical_name
-from mpafer_jax.data import clips, records
+from mpafer_jax.data import clips
 from mpafer_jax.data.clips import ListedClip
 from mpafer_jax.data.reader import reader
 from mpafer_jax.data.records import SourceIndex
@@ -43,21 +42,10 @@ def read(directory: Path, section: ClipsSection) -> SourceIndex:
     root = directory / "FERV39k" if (directory / "FERV39k").is_dir() else directory
     frames = clips.frames_folder(root, section.folder, [_FRAMES])
     paths = {1: {split: root / name for split, name in _LISTS.items()}}
-    lists = clips.read_lists(paths, lambda path: _read(path, frames))
+    expected = f"SCENE/EXPRESSION/CLIP EXPRESSION, the expression one of {', '.join(_SOURCE_LABELS)}"
+    lists = clips.read_lists(paths, lambda path: clips.read_named(path, frames, CLASS_NAMES, expected))
     _check_folders([clip for listed in lists[1].values() for clip in listed])
     return clips.read_folds(CLASS_NAMES, _SOURCE_LABELS, lists, section.fold)
-
-
-def _read(path: Path, frames: Path) -> Iterator[ListedClip]:
-    for place, line in records.lines(path):
-        name, *label = line.rsplit(maxsplit=1)
-        expression = canonical_name("".join(label))
-        if expression not in CLASS_NAMES:
-            raise DataError(
-                f"{place}: found {line!r}, expected SCENE/EXPRESSION/CLIP EXPRESSION, the expression one of "
-                f"{', '.join(_SOURCE_LABELS)}"
-            )
-        yield ListedClip(name, frames / name, CLASS_NAMES.index(expression), place)
 
 
 def _check_folders(listed: list[ListedClip]) -> None:

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 from mpafer_jax.config.data_section import ClipsSection
-from mpafer_jax.config.expressions import canonical_name
-from mpafer_jax.data import clips, records
-from mpafer_jax.data.clips import ListedClip
+from mpafer_jax.data import clips
 from mpafer_jax.data.reader import reader
 from mpafer_jax.data.records import SourceIndex
 from mpafer_jax.runtime.errors import DataError
@@ -54,17 +51,8 @@ def read(directory: Path, section: ClipsSection) -> SourceIndex:
             '  for f in *.mp4; do mkdir -p "../frames/${f%.mp4}" && ffmpeg -i "$f" "../frames/${f%.mp4}/%05d.png"; done'
         )
     frames = clips.frames_folder(directory, section.folder, _FRAMES)
-    lists = clips.read_lists(paths, lambda path: _read(path, frames))
+    expected = f"NAME.mp4 LABEL, the label one of {', '.join(CLASS_NAMES)}"
+    lists = clips.read_lists(
+        paths, lambda path: clips.read_named(path, frames, CLASS_NAMES, expected, lambda video: Path(video).stem)
+    )
     return clips.read_folds(CLASS_NAMES, CLASS_NAMES, lists, section.fold)
-
-
-def _read(path: Path, frames: Path) -> Iterator[ListedClip]:
-    for place, line in records.lines(path):
-        video, *label = line.rsplit(maxsplit=1)
-        expression = canonical_name("".join(label))
-        if expression not in CLASS_NAMES:
-            raise DataError(
-                f"{place}: found {line!r}, expected NAME.mp4 LABEL, the label one of {', '.join(CLASS_NAMES)}"
-            )
-        name = Path(video).stem
-        yield ListedClip(name, frames / name, CLASS_NAMES.index(expression), place)
