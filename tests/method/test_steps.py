@@ -151,6 +151,30 @@ def test_64_bit_mode_changes_no_type():
     assert types == {jnp.dtype("float32")}
 
 
+def test_each_update_drops_channels_of_its_own():
+    """CAFE's, by the number of earlier updates, which a run that resumes has too."""
+
+    def forward(params, frozen, part):
+        features = part["features"] * params["mask"]
+        return features[:, :3], {"image_features": features}
+
+    features, labels = np.random.default_rng(0).normal(size=(8, 20)).astype(np.float32), np.arange(8) % 3
+    targets, params = np.eye(3, dtype=np.float32)[labels], {"mask": jnp.ones(20)}
+    batch = {"features": features, "label": labels, "label_distribution": targets, "mask": np.ones(8, np.float32)}
+    objective = tiny.objective(terms=("channel_separation",), channel_separation=1.0)
+    step = steps.make_train_step(forward=forward, tx=TX, objective=objective)
+    step = jax.jit(jax.vmap(step, axis_name=devices.AXIS, in_axes=(None, None, 0), out_axes=None))
+    found = []
+    for number in range(3):
+        state = TrainState(jnp.asarray(number, jnp.int32), params, TX.init(params))
+        _, metrics = step(state, tiny.frozen(MODEL), {name: x[None] for name, x in batch.items()})
+        found.append(means(metrics)["channel_separation"])
+        kept = losses.kept_channels(jnp.int32(number), 3, 6)  # of 20 channels, six for each of three classes
+        expected = losses.channel_separation(jnp.asarray(features), jnp.asarray(targets), kept)
+        assert found[-1] == pytest.approx(float(jnp.mean(expected)), rel=1e-5)
+    assert len({round(value, 3) for value in found}) > 1
+
+
 def test_what_is_frozen_has_no_gradient_and_no_part_in_its_norm(on_one_device):
     moved, metrics = step_on(1, tiny.batch(masked=3), trained=("ctx",))
     start, whole = fresh_state().params, on_one_device[0].params
