@@ -14,11 +14,15 @@ from mpafer_jax.artifacts.run_checkpoints import Checkpoints
 from mpafer_jax.backbones.clip import model as clip_lib
 from mpafer_jax.config.schema import ModelSections
 from mpafer_jax.jobs import train
-from mpafer_jax.method import losses, optim
+from mpafer_jax.method import losses, optim, steps
+from mpafer_jax.method.model import variables
 from mpafer_jax.method.promptsrc import PromptSrcPrompts
+from mpafer_jax.method.state import Frozen, TrainState
+from mpafer_jax.runtime import devices
 from mpafer_jax.runtime.errors import ConfigError
 from tests import tiny
 from tests.jobs import runs
+from tests.tiny import FORWARD, MEAN, MODEL, STD
 
 SPEC = clip_lib.CLIP(tiny.CLIP).spec
 
@@ -34,6 +38,18 @@ def test_logit_consistency_by_hand():
     frozen = jnp.log(jnp.array([[0.25, 0.5, 0.25], [0.2, 0.3, 0.5]]))
     divergence = 0.25 * np.log(0.25 / 0.5) + 0.5 * np.log(0.5 / 0.25)
     np.testing.assert_allclose(losses.logit_consistency(logits, frozen), [divergence / 3, 0], rtol=1e-5, atol=1e-7)
+
+
+def test_the_frozen_clip_sees_no_prompts():
+    """Its features are of the images alone, and its logits compare them with the hard prompts."""
+    params, frozen, batch = MODEL.learner.initial_params(0), tiny.frozen(MODEL), tiny.batch(4)
+    _, out = jax.jit(FORWARD)(params, frozen, batch)
+    images = jnp.asarray((batch["image"] / 255 - np.array(MEAN)) / np.array(STD), jnp.float32)
+    features = MODEL.apply(variables(frozen.backbone, {}), images, method="encode_image_frozen")
+    np.testing.assert_allclose(out["frozen_image_features"], features, rtol=1e-4, atol=1e-5)
+    assert np.abs(out["image_features"] - features).max() > 1e-3
+    image, text = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in (features, frozen.hard_text_features[0]))
+    np.testing.assert_allclose(out["frozen_logits"], 20 * image @ text.T, rtol=1e-4, atol=1e-3)  # the scale is 20
 
 
 @pytest.mark.parametrize(
@@ -76,6 +92,34 @@ def test_the_averaged_optimizer_trains_as_the_one_inside():
     expected = weights @ np.stack([trajectory[1], trajectory[3], trajectory[5]]) / weights.sum()
     np.testing.assert_allclose(params["ctx"], expected, rtol=1e-5)
     assert optim.trained_params(start, alone_state) is start
+
+
+def test_gradients_are_taken_at_the_trained_prompts_and_not_at_their_average():
+    """So that the prompts go the way that they go without an average, which the parameters outside do not."""
+    rng = np.random.default_rng(0)
+    batch = {"x": rng.normal(size=(1, 8, 4)).astype(np.float32), "label": rng.integers(0, 3, (1, 8))}
+    batch |= {"label_distribution": np.eye(3, dtype=np.float32)[batch["label"]], "mask": np.ones((1, 8), np.float32)}
+    frozen = Frozen({}, None, jnp.zeros((0, 3, 4)), jnp.zeros((0, 3, 4)))
+
+    def after(tx, updates):
+        step = steps.make_train_step(
+            forward=lambda params, _, part: (part["x"] @ params["w"], {}),
+            tx=tx,
+            objective=tiny.objective(terms=("cross_entropy",)),
+        )
+        state = TrainState(jnp.zeros((), jnp.int32), {"w": jnp.ones((4, 3))}, tx.init({"w": jnp.ones((4, 3))}))
+        for _ in range(updates):
+            state, _ = jax.vmap(step, axis_name=devices.AXIS, in_axes=(None, None, 0), out_axes=None)(
+                state, frozen, batch
+            )
+        return state
+
+    inner = optax.sgd(1.0, momentum=0.9)
+    averaged = after(optim.gaussian_average(inner, np.array([1, 0, 0, 0.5], np.float32)), 4)
+    first, last = (after(inner, updates).params["w"] for updates in (1, 4))
+    np.testing.assert_allclose(optim.trained_params(averaged.params, averaged.opt_state)["w"], last, rtol=1e-5)
+    np.testing.assert_allclose(averaged.params["w"], (first + last) / 2, rtol=1e-5)
+    assert np.abs(first - last).max() > 0.1
 
 
 @pytest.mark.parametrize(
