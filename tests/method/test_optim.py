@@ -62,6 +62,15 @@ def test_adamw_decays_apart_from_the_gradient():
     np.testing.assert_allclose(decayed["ctx"] - plain["ctx"], -0.1 * 0.5, rtol=1e-4)
 
 
+def test_adamws_first_moment_by_hand():
+    """Gradients 1 and -1: the moment is (b1 - 1) / (1 + b1) after the second, that of the squares stays 1."""
+    for momentum in (0.5, 0.9):
+        tx = make(name="adamw", momentum=momentum)
+        _, state = tx.update(ONES, tx.init(PARAMS), PARAMS)
+        second, _ = tx.update({name: -value for name, value in ONES.items()}, state, PARAMS)
+        np.testing.assert_allclose(second["ctx"], 0.1 * (1 - momentum) / (1 + momentum), rtol=1e-4)
+
+
 def test_scales_and_freezing_by_first_match():
     updates = one_update(make(lr_scales=(("visual_.*", 0.5), ("ctx", 0.0), (".*", 9.0))))
     np.testing.assert_allclose(updates["visual_prompts"], -0.05, rtol=1e-6)
