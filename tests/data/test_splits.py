@@ -157,6 +157,24 @@ def test_few_shot_draws_vary_by_a_seed_of_their_own(tmp_path: Path) -> None:
     assert "train: train, at most 3 of each class, seed 1" in drawn[1].description
 
 
+def test_the_images_that_are_measured_are_drawn_by_the_seed_of_the_splits(tmp_path: Path) -> None:
+    """And not by that of few-shot draws, so that runs of several seeds are measured on the same."""
+    layouts.write_folders(tmp_path / "train", {"happy": 12, "sad": 12})
+    layouts.write_folders(tmp_path / "test", {"happy": 9, "sad": 2}, first_seed=100)
+
+    def drawn(**changes: int) -> list[str]:
+        dataset = load_dataset(layouts.section("folder", tmp_path, test_split="test", eval_per_class=3, **changes))
+        assert dataset.test is not None
+        assert dataset.test.class_counts().tolist() == [3, 2]
+        assert len(dataset.train) == 24
+        assert "test: test, at most 3 of each class, seed" in dataset.description
+        return dataset.test.names.tolist()
+
+    usual = drawn()
+    assert drawn(few_shot_seed=1) == usual
+    assert any(drawn(split_seed=seed) != usual for seed in (1, 2, 3))
+
+
 def test_an_absent_split_is_an_error_that_lists_the_others(tmp_path: Path) -> None:
     write_ferplus(tmp_path)
     with pytest.raises(DataError, match=r"no split 'test' here; looked for .*FER2013Test/label\.csv") as error:
@@ -269,6 +287,18 @@ def test_a_part_that_nobody_looks_at_need_not_be_there(tmp_path: Path) -> None:
     layouts.write_rafdb(tmp_path / "other", {"test_0001.jpg": 1})
     with pytest.raises(DataError, match=r"""--config.data.train_splits="\('test',\)" --config.data.test_split= """):
         load_dataset(layouts.section("rafdb", tmp_path / "other", test_split="test"))
+
+
+def test_a_part_that_is_split_off_and_not_read_leaves_the_others_as_they_are(tmp_path: Path) -> None:
+    layouts.write_folders(tmp_path, {"happy": 20, "sad": 20})
+    section = layouts.section("folder", tmp_path, test_fraction=0.2, validation_fraction=0.1)
+    whole, without = load_dataset(section), load_dataset(section, without="test")
+    assert without.test is None
+    for kept, expected in ((without.train, whole.train), (without.validation, whole.validation)):
+        assert kept is not None
+        assert expected is not None
+        assert kept.fingerprint == expected.fingerprint
+    assert load_dataset(section, without="validation").validation is None
 
 
 @pytest.mark.parametrize("place", ["[a] {b}*?", "~", "caf\xe9 \u8868\u60c5 %s"])
