@@ -283,6 +283,20 @@ def test_frames_for_evaluation_are_the_middles_of_segments(dfew_folder: Path) ->
     np.testing.assert_array_equal(means, [[4, 5], [15, 16], [27, 28], [39, 40]])
 
 
+def test_frames_of_several_folds_keep_the_hashes_of_their_pixels(dfew_folder: Path) -> None:
+    """Stored features are found by them."""
+
+    def hashes(split: Split) -> dict[str, list[str]]:
+        images, _ = split.frames()
+        return {name: images.pixel_hashes[images.names == name].tolist() for name in split.names.tolist()}
+
+    folds = {fold: load_dataset(section("dfew", dfew_folder, frames=6, fold=fold)) for fold in range(1, 6)}
+    alone = {fold: hashes(dataset.test) for fold, dataset in folds.items()}
+    assert hashes(folds[2].train) == {**alone[1], **alone[3], **alone[4], **alone[5]}
+    every = [one for of_fold in alone.values() for of_clip in of_fold.values() for one in of_clip]
+    assert len(set(every)) == len(every)
+
+
 def test_means_by_hand() -> None:
     grouping = Grouping(np.array([0, 1, 4]), 6)
     logits = np.array([[1, 0], [3, 0], [0, 3], [0, 0], [2, 5], [4, 1]], np.float32)
