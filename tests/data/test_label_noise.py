@@ -68,6 +68,17 @@ def test_only_train_is_touched(tmp_path: Path) -> None:
     assert "train: 10 of 40 labels replaced by another class (25% of each class, seed 3)" in noisy.description
 
 
+def test_other_noise_is_other_training_data(tmp_path: Path) -> None:
+    write(tmp_path)
+    sections = [
+        layouts.section("folder", tmp_path, label_noise=fraction, label_noise_seed=seed)
+        for fraction, seed in ((0.25, 3), (0.25, 4), (0.5, 3))
+    ]
+    fingerprints = [load_dataset(section).train.fingerprint for section in sections]
+    assert len(set(fingerprints)) == 3
+    assert load_dataset(sections[0]).train.fingerprint == fingerprints[0]
+
+
 def test_few_shots_are_drawn_by_their_true_labels(tmp_path: Path) -> None:
     write(tmp_path)
     train = load_dataset(layouts.section("folder", tmp_path, train_per_class=8, label_noise=0.25)).train
