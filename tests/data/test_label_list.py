@@ -506,6 +506,20 @@ def test_what_persons_leave_of_a_fraction_is_said(
     assert f"20% of train are split off, {kind}" in dataset.description
 
 
+def test_persons_stay_on_one_side_where_some_are_not_known(tmp_path: Path) -> None:
+    faces = [(f"{at:02d}.png", ("happy", "sad")[at % 2], f"p{at // 4}" if at < 32 else "") for at in range(40)]
+    layouts.write_images(tmp_path, [name for name, *_ in faces])
+    layouts.write_table(tmp_path / "labels.csv", faces, ("image", "label", "person"))
+    for seed in range(3):
+        parts = {"validation_fraction": 0.2, "test_fraction": 0.2, "split_seed": seed}
+        dataset = load_dataset(layouts.section("list", tmp_path, **parts))
+        splits = [split.names.tolist() for split in (dataset.train, *dataset.held_out)]
+        persons = [{int(name[:2]) // 4 for name in names if int(name[:2]) < 32} for names in splits]
+        assert sum(map(len, persons)) == len(set[int]().union(*persons)) == 8
+        assert sum(map(len, splits)) == 40
+        assert "split by person: no known person is on both sides" in dataset.description
+
+
 def test_fields_that_contradict() -> None:
     with pytest.raises(ValueError, match=r"file is 'a\.csv' and a split has a list too"):
         ListSection(file="a.csv", train="b.csv")
