@@ -82,6 +82,30 @@ def test_damaged_checkpoints_are_passed_over_and_put_aside(opened, tmp_path, cap
     assert int(opened().restore_latest(state(0), DESCRIPTION).step) == 6
 
 
+@pytest.mark.parametrize("select_by", ["war", "uar"])
+def test_the_best_is_the_earliest_of_ties_and_stays(tmp_path, select_by):
+    checkpoints = Checkpoints(tmp_path, keep=1, select_by=select_by)
+    measured = {2: 0.5, 4: 0.7, 5: None, 6: 0.7, 8: 0.6, 9: None}
+    for step, value in measured.items():
+        other = {"war": step / 10, "uar": step / 10}
+        checkpoints.save(state(step), DESCRIPTION, None if value is None else {**other, select_by: value})
+    checkpoints.wait()
+    assert checkpoints.best_step() == 4
+    checkpoints.close()
+    assert {path.name for path in (tmp_path / "checkpoints").iterdir()} == {"step_4", "step_9"}
+    for which, step in (("best", 4), ("last", 9)):
+        params, _, found = checkpoints_lib.load(tmp_path, which)
+        assert found == step
+        np.testing.assert_array_equal(params["ctx"], state(step).params["ctx"])
+
+
+def test_without_an_evaluation_there_is_no_best(opened, tmp_path):
+    checkpoints = opened()
+    save(checkpoints, [2, 4])
+    assert checkpoints.best_step() is None
+    assert checkpoints_lib.load(tmp_path, "best")[2] == 4  # the last stands for it
+
+
 def test_an_array_of_another_shape_or_type_is_named(opened):
     save(opened(), [2], size=100)
     with pytest.raises(UnreadableError, match=r"params/ctx: found float32 \[100\], expected float32 \[99\]"):
