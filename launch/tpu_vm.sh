@@ -4,21 +4,25 @@
 #   launch/tpu_vm.sh [options] ACTION [-- arguments of python -m mpafer_jax.main]
 #
 #   launch/tpu_vm.sh --name=fer --zone=us-west4-a --type=v5litepod-16 --version=v2-alpha-tpuv5-lite --spot \
-#     --workdir=/mnt/runs/rafdb --setup='sudo mkdir -p /mnt/runs && sudo gcsfuse --implicit-dirs BUCKET /mnt/runs' \
+#     --workdir=/mnt/runs/rafdb --setup='
+#       command -v uv || curl -LsSf https://astral.sh/uv/install.sh | sh
+#       sudo mkdir -p /mnt/runs && sudo gcsfuse --implicit-dirs BUCKET /mnt/runs' \
 #     run -- --config=configs/rafdb.py:bf16 --config.data.dir=/mnt/runs/RAF-DB --config.data.prepared_dir=/tmp/prepared
 #
 # Actions: up (create, or reuse what is there; a preempted slice is deleted and created again), setup (copy this checkout,
-# install it), start (on all workers, in the background), wait (until all have ended; starts again after a preemption or
-# exit code 75), collect (the workdir, without checkpoints, into --out), run (all of these), delete.
+# install it by launch/environment.sh), start (on all workers, in the background), wait (until all have ended; starts
+# again after a preemption or exit code 75), collect (the workdir, without checkpoints, into --out), run (all of these),
+# delete.
 #
 # Options: --name, --zone, --project, --type, --version as gcloud's; --spot; --workdir, a folder on a disk that all hosts
-# share; --setup=COMMAND, run on every worker before the installation (mounting that disk); --out=FOLDER (default runs);
-# --command=COMMAND (default .venv/bin/python -m mpafer_jax.main); --poll=SECONDS (default 30); --dry-run prints the
-# commands and runs none. Ends with the run's exit code.
+# share; --setup=COMMAND, run on every worker before the installation (mounting that disk; uv, which brings a Python
+# where the image's is older than 3.11, as on Ubuntu 22.04; export PYTHON=... names another); --out=FOLDER (default
+# runs); --command=COMMAND (default .venv/bin/python -m mpafer_jax.main); --poll=SECONDS (default 30); --dry-run prints
+# the commands and runs none. Ends with the run's exit code.
 set -euo pipefail
 
 usage() {
-  sed -n '2,19s/^# \{0,1\}//p' "$0" >&2
+  sed -n '2,/^set /s/^# \{0,1\}//p' "$0" >&2
   exit 2
 }
 
@@ -123,7 +127,7 @@ setup_workers() {
     gcloud compute tpus tpu-vm scp "$archive" "$name:$remote/checkout.tar.gz" "${where[@]}" --worker=all
   fi
   rm -f "$archive"
-  on_all "cd $remote && tar xzf checkout.tar.gz${setup:+ && { $setup; \}} && python3 -m venv .venv && .venv/bin/pip install --quiet -e '.[$extras]'"
+  on_all "cd $remote && tar xzf checkout.tar.gz${setup:+ && { $setup; \}} && launch/environment.sh $extras"
 }
 
 start() { # in the background, so that a lost connection ends nothing

@@ -34,6 +34,14 @@ def script(path, text):
     path.chmod(0o755)
 
 
+# Makes an environment in the folder that the last argument names; its Python only notes what it is asked.
+WHOLE = """for venv; do :; done
+mkdir -p "$venv/bin"
+printf '#!/bin/sh\necho "$@" >> "$0.calls"\n' > "$venv/bin/python"
+chmod +x "$venv/bin/python"
+"""
+
+
 def test_shellcheck_finds_nothing():
     # Beside this Python, where pip put it; it need not be on the path.
     others = [LAUNCH.parent / "tests" / "run.sh", LAUNCH.parent / ".ci" / "run"]
@@ -91,6 +99,46 @@ def test_an_environment_that_was_made_half_is_made_again(tmp_path):
     done = run(LAUNCH / "environment.sh", **variables)
     assert done.returncode == 0, done.stderr
     assert "install --quiet --editable ." in (tmp_path / "calls").read_text()
+
+
+@pytest.fixture
+def old(tmp_path):
+    """environment.sh for a user whose python3 is too old; commands in bin/ come first, no uv is there."""
+    script(tmp_path / "bin" / "python3", '[ "$1" != -c ]')
+
+    def make(**variables):
+        fixed = {"VENV": tmp_path / "venv", "PYTHON": "", "HOME": tmp_path, "PATH": f"{tmp_path / 'bin'}:/usr/bin:/bin"}
+        return run(LAUNCH / "environment.sh", "tpu", **{**fixed, **variables})
+
+    return make
+
+
+def test_an_environment_where_python_is_too_old(old, tmp_path):
+    done = old()
+    assert done.returncode == 2
+    assert "error: python3 is not Python 3.11 or newer" in done.stderr
+    assert f"PYTHON=/path/to/python3.12 {LAUNCH / 'environment.sh'} tpu\n" in done.stderr
+    assert "curl -LsSf https://astral.sh/uv/install.sh | sh\n" in done.stderr
+    assert not (tmp_path / "venv").exists()
+
+    # Where uv's installer puts it, which is not on the path.
+    script(tmp_path / ".local" / "bin" / "uv", f'echo "$@" > {tmp_path}/asked\n{WHOLE}')
+    assert old(PYTHON=tmp_path / "bin" / "python3").returncode == 2  # what is named is not replaced
+    done = old()
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "asked").read_text() == f"venv --seed --clear --python 3.12 {tmp_path / 'venv'}\n"
+    assert "install --quiet --editable .[tpu]" in (tmp_path / "venv" / "bin" / "python.calls").read_text()
+
+
+def test_an_environment_with_a_python_that_is_too_old_is_made_again(old, tmp_path):
+    venv = tmp_path / "venv"
+    script(venv / "bin" / "python", '[ "$1" != -c ]')
+    (venv / "pyvenv.cfg").touch()
+    script(tmp_path / "new", f'if [ "$1" = -c ]; then exit; fi\necho "$@" > {tmp_path}/asked\n{WHOLE}')
+    done = old(PYTHON=tmp_path / "new")
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "asked").read_text() == f"-m venv --clear {venv}\n"
+    assert "install --quiet --editable .[tpu]" in (venv / "bin" / "python.calls").read_text()
 
 
 def test_slurm_dry_run():
@@ -165,7 +213,8 @@ case $verb in
   scp) for w in 0 1; do cp "$5" "$cloud/$w/${6#*:}"; done ;;
   ssh)
     [[ $worker == all ]] && worker='0 1'
-    for w in $worker; do (cd "$cloud/$w" && HOME=$PWD WORKER=$w bash -c "$command"); done
+    # A worker has no variables from here: those of launch/environment.sh would name this machine's environment.
+    for w in $worker; do (cd "$cloud/$w" && HOME=$PWD WORKER=$w env -u PYTHON -u VENV bash -c "$command"); done
     ;;
 esac
 """
@@ -173,12 +222,9 @@ esac
 
 @pytest.fixture
 def cloud(tmp_path):
-    """Runs tpu_vm.sh against a stand-in for gcloud; a worker's Python makes no environment."""
+    """Runs tpu_vm.sh against a stand-in for gcloud; what a worker's Python makes installs nothing."""
     script(tmp_path / "bin" / "gcloud", GCLOUD)
-    script(
-        tmp_path / "bin" / "python3",
-        'mkdir -p .venv/bin; printf "#!/bin/sh\\n" > .venv/bin/pip; chmod +x .venv/bin/pip',
-    )
+    script(tmp_path / "bin" / "python3", f'if [ "$1" = -c ]; then exit; fi\n{WHOLE}')
 
     def start(action, job, *arguments, options=()):
         script(tmp_path / "job", job)
@@ -212,6 +258,24 @@ def test_tpu_run_copies_installs_runs_on_all_workers_and_collects(cloud, tmp_pat
     assert {"mpafer_jax", "setup.py", "mounted", ".venv"} - {".venv"} <= set(copied)
     arguments = (tmp_path / "out" / "fer" / "arguments").read_text()
     assert arguments == f"--workdir={tmp_path / 'shared'}|--config=a b|--config.x=('y','z')|"
+    for worker in "01":
+        installed = (tmp_path / worker / "mpafer-jax" / ".venv" / "bin" / "python.calls").read_text()
+        assert "install --quiet --editable .[tpu]\n" in installed
+
+
+def test_tpu_workers_whose_python_is_too_old(cloud, tmp_path):
+    script(tmp_path / "bin" / "python3", '[ "$1" != -c ]')
+    alone = "PATH=$CLOUD/bin:/usr/bin:/bin"  # without a uv of this machine
+    script(tmp_path / "uv", WHOLE)
+    cloud("up", "")
+    missing = cloud("setup", "", options=[f"--setup={alone}"])
+    assert missing.returncode == 2
+    assert "curl -LsSf https://astral.sh/uv/install.sh | sh\n" in missing.stderr
+    done = cloud("setup", "", options=[f"--setup={alone}; mkdir -p ~/.local/bin; cp {tmp_path}/uv ~/.local/bin"])
+    assert done.returncode == 0, done.stderr
+    for worker in "01":
+        installed = (tmp_path / worker / "mpafer-jax" / ".venv" / "bin" / "python.calls").read_text()
+        assert "install --quiet --editable .[tpu]\n" in installed
 
 
 def test_tpu_run_goes_on_after_a_preemption_and_after_exit_code_75(cloud, tmp_path):
@@ -283,9 +347,10 @@ def test_tpu_run_ends_with_a_failures_code_and_shows_the_logs(cloud, tmp_path):
 def test_tpu_run_with_a_bucket_installs_its_package_and_collects_nothing(cloud, tmp_path):
     dry = cloud("run", "exit 1", "--config=x", options=["--dry-run", "--workdir=gs://BUCKET/runs/a b"])
     assert dry.returncode == 0, dry.stderr
-    assert ".[tpu,gcs]" in dry.stdout
-    assert ".[tpu]" in cloud("run", "exit 1", "--config=x", options=["--dry-run"]).stdout
-    assert ".[tpu,gcs]" in cloud("setup", "exit 1", "--config.data.dir=gs://B", options=["--dry-run"]).stdout
+    assert "launch/environment.sh tpu,gcs'" in dry.stdout
+    assert "launch/environment.sh tpu'" in cloud("run", "exit 1", "--config=x", options=["--dry-run"]).stdout
+    data = cloud("setup", "exit 1", "--config.data.dir=gs://B", options=["--dry-run"])
+    assert "launch/environment.sh tpu,gcs'" in data.stdout
     collected = cloud("collect", "exit 1", options=["--workdir=gs://BUCKET/runs/a b"])
     assert (collected.returncode, collected.stdout) == (0, "")
     assert "what the run left is in gs://BUCKET/runs/a b" in collected.stderr
