@@ -6,7 +6,8 @@
 #   launch/tpu_vm.sh --name=fer --zone=us-west4-a --type=v5litepod-16 --version=v2-alpha-tpuv5-lite --spot \
 #     --workdir=/mnt/runs/rafdb --setup='
 #       command -v uv || curl -LsSf https://astral.sh/uv/install.sh | sh
-#       sudo mkdir -p /mnt/runs && sudo gcsfuse --implicit-dirs BUCKET /mnt/runs' \
+#       mountpoint -q /mnt/runs || { sudo mkdir -p /mnt/runs && sudo gcsfuse -o allow_other --uid=$(id -u) --gid=$(id -g) \
+#         --metadata-cache-ttl-secs=0 --implicit-dirs BUCKET /mnt/runs; }' \
 #     run -- --config=configs/rafdb.py:bf16 --config.data.dir=/mnt/runs/RAF-DB --config.data.prepared_dir=/tmp/prepared
 #
 # Actions: up (create, or reuse what is there; a preempted slice is deleted and created again), setup (copy this checkout,

@@ -263,6 +263,25 @@ def test_tpu_run_copies_installs_runs_on_all_workers_and_collects(cloud, tmp_pat
         assert "install --quiet --editable .[tpu]\n" in installed
 
 
+@pytest.mark.parametrize("source", ["README.md", "tpu_vm.sh"])
+def test_tpu_documented_setup_mounts_the_bucket_for_the_user_who_runs(source, tmp_path):
+    """Otherwise all is root's; and a lock is watched for 30 s, in which what its holder writes has to be seen."""
+    text = (LAUNCH / source).read_text().replace("\n# ", "\n").replace("\\\n", " ")
+    (line,) = re.findall(r"launch/tpu_vm\.sh --name=fer [^']*'[^']*' +run -- .*", text)
+    (setup,) = [word for word in shlex.split(line) if word.startswith("--setup=")]
+    for name in ("sudo", "curl"):
+        script(tmp_path / name, f'echo {name} "$@" >> {tmp_path}/calls')
+    absent = "command() { return 1; }; mountpoint() { return 1; }; "  # neither uv nor the mount
+    done = run("bash", "-c", absent + setup.removeprefix("--setup="), path=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "calls").read_text().splitlines() == [
+        "curl -LsSf https://astral.sh/uv/install.sh",
+        "sudo mkdir -p /mnt/runs",
+        f"sudo gcsfuse -o allow_other --uid={os.getuid()} --gid={os.getgid()} "
+        "--metadata-cache-ttl-secs=0 --implicit-dirs BUCKET /mnt/runs",
+    ]
+
+
 def test_tpu_workers_whose_python_is_too_old(cloud, tmp_path):
     script(tmp_path / "bin" / "python3", '[ "$1" != -c ]')
     alone = "PATH=$CLOUD/bin:/usr/bin:/bin"  # without a uv of this machine
