@@ -12,8 +12,8 @@
 #
 # Actions: up (create, or reuse what is there; a preempted slice is deleted and created again), setup (copy this checkout,
 # install it by launch/environment.sh), start (on all workers, in the background), wait (until all have ended; starts
-# again after a preemption or exit code 75), collect (the workdir, without checkpoints, into --out), run (all of these),
-# delete.
+# again after exit code 75, and after a preemption as soon as there is room), collect (the workdir, without checkpoints,
+# into --out), run (all of these), delete.
 #
 # Options: --name, --zone, --project, --type, --version as gcloud's; --spot; --workdir, a folder on a disk that all hosts
 # share; --setup=COMMAND, run on every worker before the installation (mounting that disk; uv, which brings a Python
@@ -144,25 +144,52 @@ workers() {
   describe 'networkEndpoints[].ipAddress' | tr ';' '\n' | tr ',' '\n' | grep -c .
 }
 
+# A slice in place of a preempted one, with the variables of wait_for_end, which calls it again where it fails. Who took
+# the place may leave no room for hours, which costs nothing: that has no end, other errors have one.
+recreate() {
+  local errors code=0
+  [[ $type && $version ]] || fail "--type and --version are needed to create $name"
+  if [[ $now ]]; then tpu delete --quiet || return; fi
+  errors=$(mktemp)
+  create 2> "$errors" || code=$?
+  cat "$errors" >&2
+  if ((code == 0)); then
+    failures=0
+  elif grep -qiE 'RESOURCE_EXHAUSTED|capacity|quota' "$errors"; then
+    echo "tpu_vm.sh: there is no room for $name now; trying again in $poll s" >&2
+  elif ((++failures < tries)); then
+    echo "tpu_vm.sh: $name could not be created ($failures of $tries); trying again in $poll s" >&2
+  else
+    rm -f "$errors"
+    fail "$name could not be created $tries times (gcloud's message stands above); the action run creates it and resumes"
+  fi
+  rm -f "$errors"
+  return "$code"
+}
+
 wait_for_end() {
   if [[ $dry_run ]]; then
     on_all "cat $remote/$ended"
     return
   fi
-  local number='' now found
+  local number='' now found lost='' failures=0
   while sleep "$poll"; do
     now=$(state)
     case $now in
       READY) ;;
       '' | PREEMPTED | TERMINATED)
-        echo "tpu_vm.sh: $name was preempted; creating it again, and resuming" >&2
-        up
-        setup_workers
-        start "$@"
-        continue
+        [[ $lost ]] || echo "tpu_vm.sh: $name was preempted; creating it again, and resuming" >&2
+        lost=1
+        recreate || continue
         ;;
       *) fail "$name is in state $now, neither ready nor preempted; wait again later, or delete it" ;;
     esac
+    if [[ $lost ]]; then
+      setup_workers
+      start "$@"
+      lost=''
+      continue
+    fi
     [[ $number ]] || number=$(workers)
     mapfile -t found < <(codes)
     ((${#found[@]} >= number)) || continue

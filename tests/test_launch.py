@@ -179,8 +179,8 @@ def test_slurm_queues_again_what_was_asked_to_stop(tmp_path, code, requeued):
     assert ("scontrol requeue 42" in done.stdout) == requeued
 
 
-# Two workers, folders here: `create` makes them, `ssh` runs a command in each, `describe` tells their state, but fails
-# as often as the file `outage` says.
+# Two workers, folders here: `create` makes them, `ssh` runs a command in each, `describe` tells their state. `describe`
+# fails as often as the file `outage` says, `create` as often as `refusals` does, with the error in `refusal`.
 GCLOUD = r"""
 set -eu
 cloud=$CLOUD
@@ -208,7 +208,15 @@ case $verb in
     fi
     if [[ $format == *networkEndpoints* ]]; then echo "10.0.0.1;10.0.0.2"; else cat "$cloud/state"; fi
     ;;
-  create) mkdir -p "$cloud/0" "$cloud/1" && echo READY > "$cloud/state" ;;
+  create)
+    left=$(cat "$cloud/refusals" 2>/dev/null || echo 0)
+    if ((left)); then
+      echo $((left - 1)) > "$cloud/refusals"
+      echo "ERROR: (gcloud.compute.tpus.tpu-vm.create) $(cat "$cloud/refusal")" >&2
+      exit 1
+    fi
+    mkdir -p "$cloud/0" "$cloud/1" && echo READY > "$cloud/state"
+    ;;
   delete) rm -rf "$cloud/0" "$cloud/1" "$cloud/state" ;;
   scp) for w in 0 1; do cp "$5" "$cloud/$w/${6#*:}"; done ;;
   ssh)
@@ -319,6 +327,43 @@ def test_tpu_run_goes_on_after_a_preemption_and_after_exit_code_75(cloud, tmp_pa
 def created_and_deleted(tmp_path):
     verbs = [line.split()[3] for line in (tmp_path / "calls").read_text().splitlines()]
     return [verb for verb in verbs if verb in ("create", "delete")]
+
+
+def preempted(cloud, tmp_path, refusals, refusal):
+    """Waits for a run whose slice was taken, and cannot be created again so many times, for this reason."""
+    cloud("up", "")
+    (tmp_path / "state").write_text("PREEMPTED")
+    (tmp_path / "refusals").write_text(str(refusals))
+    (tmp_path / "refusal").write_text(refusal)
+    return cloud("wait", f"w=${{1#--workdir=}}; {WRITE}", options=["--poll=0.01"])
+
+
+@pytest.mark.parametrize(
+    "refusal",
+    [
+        '{"code": 8, "message": "There is no more capacity in the zone \\"us-west4-a\\""}',
+        "RESOURCE_EXHAUSTED: Quota limit 'TPUV5sPreemptibleLitepodPerProjectPerZoneForTPUAPI' has been exceeded.",
+    ],
+    ids=["capacity", "quota"],
+)
+def test_tpu_wait_creates_a_preempted_slice_again_as_soon_as_there_is_room(cloud, tmp_path, refusal):
+    done = preempted(cloud, tmp_path, 21, refusal)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("was preempted; creating it again") == 1
+    assert done.stderr.count(refusal) == done.stderr.count("there is no room for fer now; trying again in 0.01 s") == 21
+    assert created_and_deleted(tmp_path) == ["create", "delete"] + 22 * ["create"]
+    assert {path.name for path in (tmp_path / "shared").iterdir()} == {"of-0", "of-1", "checkpoints"}
+
+
+def test_tpu_wait_goes_on_after_another_error_of_creating_but_not_for_ever(cloud, tmp_path):
+    done = preempted(cloud, tmp_path, 2, "UNAVAILABLE: try again")
+    assert done.returncode == 0, done.stderr
+    assert "fer could not be created (2 of 20)" in done.stderr
+    done = preempted(cloud, tmp_path, 1000, "PERMISSION_DENIED: Permission 'tpu.nodes.create' denied")
+    assert done.returncode == 2
+    assert "PERMISSION_DENIED" in done.stderr
+    assert "fer could not be created 20 times" in done.stderr
+    assert created_and_deleted(tmp_path)[-21:] == ["delete"] + 20 * ["create"]
 
 
 def test_tpu_run_goes_on_while_gcloud_cannot_be_asked(cloud, tmp_path):
