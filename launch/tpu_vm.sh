@@ -19,7 +19,7 @@
 # share; --setup=COMMAND, run on every worker before the installation (mounting that disk; uv, which brings a Python
 # where the image's is older than 3.11, as on Ubuntu 22.04; export PYTHON=... names another); --out=FOLDER (default
 # runs); --command=COMMAND (default .venv/bin/python -m mpafer_jax.main); --poll=SECONDS (default 30); --dry-run prints
-# the commands and runs none. Ends with the run's exit code.
+# the commands and runs none. Ends with the run's exit code; 137 where a worker is gone and has left none.
 set -euo pipefail
 
 usage() {
@@ -56,7 +56,7 @@ if [[ ${1-} == -- ]]; then shift; elif [[ $# -gt 0 ]]; then fail "unexpected $1;
 checkout=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 where=("--zone=$zone")
 [[ -z $project ]] || where+=("--project=$project")
-readonly remote=mpafer-jax ended=run.exit tries=20
+readonly remote=mpafer-jax ended=run.exit pid=run.pid tries=20
 extras=tpu
 if [[ "$workdir $*" == *gs://* ]]; then extras=tpu,gcs; fi
 
@@ -133,11 +133,18 @@ setup_workers() {
 
 start() { # in the background, so that a lost connection ends nothing
   local run="$command --workdir=${workdir@Q} ${*@Q}"
-  on_all "cd $remote && rm -f $ended && (nohup bash -c ${run@Q}' > run.log 2>&1; echo \$? > $ended' > /dev/null 2>&1 &)"
+  on_all "cd $remote && rm -f $ended && (nohup bash -c ${run@Q}' > run.log 2>&1; echo \$? > $ended' > /dev/null 2>&1 & echo \$! > $pid)"
 }
 
-codes() { # the exit codes of the workers that have ended, one a line
-  on_all "cat $remote/$ended 2>/dev/null || true" 2>/dev/null | grep -E '^[0-9]+$' || true
+# The exit codes of the workers that have ended, one a line. One that was killed with its shell, or whose host was started
+# anew, has left none; it counts as killed, since a slice that is waited for costs its price. The code is looked for once
+# more after that: the run may have ended between the two.
+ask() {
+  on_all "cd $remote; { cat $ended || kill -0 \$(cat $pid) || cat $ended || echo 137; } 2>/dev/null"
+}
+
+codes() {
+  ask 2>/dev/null | grep -E '^[0-9]+$' || true
 }
 
 workers() {
@@ -169,7 +176,7 @@ recreate() {
 
 wait_for_end() {
   if [[ $dry_run ]]; then
-    on_all "cat $remote/$ended"
+    ask
     return
   fi
   local number='' now found lost='' failures=0
@@ -201,7 +208,7 @@ wait_for_end() {
     for code in "${found[@]}"; do
       if ((code)); then
         echo "tpu_vm.sh: exit codes ${found[*]}; the end of each worker's log:" >&2
-        on_all "tail -n 20 $remote/run.log" >&2
+        on_all "tail -n 20 $remote/run.log" >&2 || true # a worker may have none
         return "$code"
       fi
     done

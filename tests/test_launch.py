@@ -408,6 +408,18 @@ def test_tpu_run_ends_with_a_failures_code_and_shows_the_logs(cloud, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+def test_tpu_run_ends_where_a_worker_is_gone_without_an_exit_code(cloud):
+    done = cloud("run", 'if ((WORKER)); then echo killed; kill -KILL "$PPID"; fi')
+    assert done.returncode == 137
+    assert "exit codes 0 137" in done.stderr
+    assert "killed" in done.stderr
+
+
+def test_tpu_wait_ends_where_no_run_was_started(cloud):
+    cloud("up", "")
+    assert cloud("wait", "").returncode == 137
+
+
 def test_tpu_run_with_a_bucket_installs_its_package_and_collects_nothing(cloud, tmp_path):
     dry = cloud("run", "exit 1", "--config=x", options=["--dry-run", "--workdir=gs://BUCKET/runs/a b"])
     assert dry.returncode == 0, dry.stderr
