@@ -1,6 +1,7 @@
 """The launch scripts: what shellcheck and Kubernetes' schema say of them, their dry runs, and what they do when a run
 ends, is preempted or fails, with stand-ins for the clouds' own commands."""
 
+import fnmatch
 import os
 import pathlib
 import re
@@ -482,6 +483,16 @@ def test_jobset_is_a_valid_job_of_as_many_pods_as_hosts():
     assert container["command"] == ["python", "-m", "mpafer_jax.main"]
     mounted = {mount["name"] for mount in container["volumeMounts"]}
     assert mounted == {volume["name"] for volume in pod["volumes"]}
+
+
+def test_an_image_has_what_git_knows_and_neither_environments_nor_runs():
+    root = LAUNCH.parent
+    left_out = [line for line in (root / ".dockerignore").read_text().splitlines() if not line.startswith("#")]
+    ignored = (root / ".gitignore").read_text().splitlines()
+    assert left_out == [".git", *(f"**/{line.removesuffix('/')}" for line in ignored)]
+    names = {part for path in run("git", "-C", root, "ls-files").stdout.splitlines() for part in path.split("/")}
+    assert "setup.py" in names
+    assert not [(name, line) for name in names for line in left_out if fnmatch.fnmatch(name, line.removeprefix("**/"))]
 
 
 def test_the_documentation_names_scripts_and_flags_that_exist():
