@@ -30,7 +30,7 @@ from mpafer_jax.runtime import distributed, progress
 Log = Literal["auto", "plain"]
 
 _PACKAGE = pathlib.Path(__file__).resolve().parents[1]
-_OWN = (_PACKAGE, _PACKAGE.parent / "launch")
+_OWN = (_PACKAGE,)
 _REFRESHES = 5  # a second
 _WORTH_A_LINE = 1.0  # seconds: shorter work leaves no line at a terminal
 _FIRST_LINE, _LINES = 15.0, 20  # seconds to a log's first line of progress; about how many while the time doubles

@@ -218,13 +218,6 @@ def test_every_error_of_the_users_is_one():
     assert all(issubclass(kind, UserError) for kind in kinds)
 
 
-def test_the_launchers_way_to_a_sweep_is_the_command():
-    script = [sys.executable, str(runs.ROOT / "launch" / "sweep.py")]
-    done = subprocess.run([*script, "--help"], cwd="/", capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.startswith("usage: mpafer-jax study sweep --sweep=SWEEP --workdir=WORKDIR [flags]\n")
-
-
 def test_the_installed_command_loads_sweep_and_config_files(tmp_path):
     # As the installed script, -P leaves the current folder off the import path.
     command = [sys.executable, "-P", "-m", "mpafer_jax.cli", "study", "sweep", f"--workdir={tmp_path / 'sweep'}"]

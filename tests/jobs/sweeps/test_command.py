@@ -130,7 +130,7 @@ def test_runs_fail_are_resumed_and_reused(command, sample, tmp_path):
 
 def test_stopped_it_goes_on(command, tmp_path):
     words = command.arguments("--seeds=0", "--only=full", steps=3000)
-    arguments = [sys.executable, "launch/sweep.py", *words]
+    arguments = [sys.executable, "-m", "mpafer_jax.cli", "study", "sweep", *words]
     with subprocess.Popen(arguments, env=runs.environment(), cwd=runs.ROOT, stderr=subprocess.PIPE, text=True) as sweep:
         metrics = tmp_path / "sweep" / "all" / "full" / "seed_0" / "metrics.jsonl"
         deadline = time.monotonic() + 200
