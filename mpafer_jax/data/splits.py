@@ -23,7 +23,7 @@ from mpafer_jax.data.decoded_cache import DecodedImages, open_or_make
 from mpafer_jax.data.prepared import ExampleSource, Prepared, Summary, prepare
 from mpafer_jax.data.records import CROPPED, Record, SourceIndex, was_overlooked
 from mpafer_jax.data.registry import prepared_root, read_source
-from mpafer_jax.runtime import files, progress, workers
+from mpafer_jax.runtime import distributed, files, progress, workers
 from mpafer_jax.runtime.errors import DataError
 
 Indices = split_groups.Indices
@@ -236,14 +236,15 @@ class Dataset:
 def load_dataset(data: DataSection, *, without: Literal["validation", "test", ""] = "") -> Dataset:
     """Opens the configured dataset, prepares it on first use (see `prepared.prepare`), and logs its counts.
 
-    Every process calls this.
+    Every process calls this; what they read must be the same.
 
     Args:
       without: a split that the caller does not need and that may be missing, None in the result. The others are the
         same as with it.
 
     Raises:
-      DataError: a configured split is missing, or see `registry.read_source`, `subset.select`, `prepared.prepare`.
+      DataError: a configured split is missing, the processes of a run have read different data, or see
+        `registry.read_source`, `subset.select`, `prepared.prepare`.
     """
     index = read_source(data)
     data, own_test = split_off_missing_test(data, index)
@@ -304,11 +305,26 @@ def load_dataset(data: DataSection, *, without: Literal["validation", "test", ""
         description,
         index.face_margin,
     )
+    _check_same_everywhere(dataset)
     counts = [f"{len(split):,} {split.name}" for split in (train, *dataset.held_out) if len(split)]
     name = data.dataset if data.dataset != "synthface" else f"drawn faces, style {data.synthface.style}"
     progress.fact("data", f"{name}: {', '.join(counts)} {train.unit}")
     progress.fact("classes", f"{len(dataset.class_names)}: {', '.join(dataset.class_names)}")
     return dataset
+
+
+def _check_same_everywhere(dataset: Dataset) -> None:
+    """Refuses different data on the processes of a run, whose numbers would be of no dataset."""
+    if not distributed.is_one_of_many():  # asked first: elsewhere JAX's devices may not be wanted yet
+        return
+    splits = (dataset.train, *dataset.held_out)
+    found = ", ".join(f"{len(split)} {split.name} {split.unit} ({split.fingerprint[:16]})" for split in splits)
+    if differing := distributed.disagreement(found):
+        raise DataError(
+            f"the processes of this run have read different data: {differing}. Give every host the same files in "
+            "config.data.dir and the same config.data, and delete what older files were prepared into "
+            "(config.data.prepared_dir)"
+        )
 
 
 def split_off_missing_test(data: DataSection, index: SourceIndex) -> tuple[DataSection, str]:

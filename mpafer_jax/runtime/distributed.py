@@ -195,6 +195,23 @@ def broadcast(tree: T) -> T:
     return cast(T, multihost_utils.broadcast_one_to_all(cast(Any, tree)))
 
 
+def broadcast_text(text: str) -> str:
+    """Process 0's text on every process."""
+    if jax.process_count() == 1:
+        return text
+    content = text.encode()
+    length = int(broadcast(np.asarray(len(content), np.int32)))
+    return bytes(broadcast(np.frombuffer(content[:length].ljust(length), np.uint8))).decode()
+
+
+def disagreement(here: str) -> str:
+    """What to say in an error where a text, not empty, is not the same on every process; '' where it is."""
+    first = broadcast_text(here)
+    if all_agree(here == first):
+        return ""
+    return f"process 0 has {first}, {'and another process something else' if here == first else f'this one {here}'}"
+
+
 def all_agree(yes: bool) -> bool:
     """Whether `yes` holds on every process; all must call it."""
     if jax.process_count() == 1:

@@ -13,6 +13,7 @@ import os
 import pathlib
 import subprocess
 import sys
+import textwrap
 import time
 
 import numpy as np
@@ -71,6 +72,28 @@ def run(layout, sample, workdir, **changes) -> str:
         code, errors = finish(process)
     assert code == 0, f"{layout}: exit code {code}\n{errors}"
     return errors
+
+
+_JOINED = """\
+import os, pathlib, sys, time
+import jax
+import numpy as np
+from mpafer_jax.runtime import distributed
+distributed.start(distributed.find_cluster(os.environ))
+index, folder = jax.process_index(), pathlib.Path(sys.argv[1])
+"""
+
+
+def program(text, folder, processes=2) -> list[str]:
+    """Runs Python statements in several processes that have joined; each knows its `index` and the `folder`.
+
+    Returns:
+      What they printed, sorted.
+    """
+    command = [str(LAUNCHER), str(processes), sys.executable, "-c", _JOINED + textwrap.dedent(text), str(folder)]
+    done = runs.run(command, cwd=runs.ROOT)
+    assert done.returncode == 0, done.stderr
+    return sorted(line.partition("] ")[2] if line.startswith("[") else line for line in done.stdout.splitlines())
 
 
 def processes_of(launcher) -> list[int]:

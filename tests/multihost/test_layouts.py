@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from mpafer_jax.artifacts import checkpoints
+from mpafer_jax.data.records import PREPARED_FOLDER
 from mpafer_jax.evaluation.predictions import Predictions
 from mpafer_jax.jobs import predict, train
 from mpafer_jax.runtime import signals
@@ -106,6 +107,32 @@ def predict_with_two_processes_what_one_predicts(sample, workdir):
         assert before.select(["index", "file", "label"]) == after.select(["index", "file", "label"])
         for name in before.column_names[4:]:
             np.testing.assert_allclose(before[name].to_numpy(), after[name].to_numpy(), atol=1e-5)
+
+
+def test_hosts_with_different_data_are_refused(sample, tmp_path):
+    """An image that one host lacks; where the files are equal, the folders' names do not matter."""
+    for index in range(2):
+        shutil.copytree(sample / "faces", tmp_path / str(index), ignore=shutil.ignore_patterns(PREPARED_FOLDER))
+        shutil.copytree(sample / "faces", tmp_path / f"same{index}", ignore=shutil.ignore_patterns(PREPARED_FOLDER))
+    (tmp_path / "1" / "train" / "anger" / "000.png").unlink()
+    printed = layouts.program(
+        f"""
+        from mpafer_jax.data.splits import load_dataset
+        from mpafer_jax.runtime.errors import DataError
+        from tests.jobs import runs
+        def load(name):
+            return load_dataset(runs.config(pathlib.Path({str(sample)!r}), **{{"data.dir": str(folder / name)}}).data)
+        load(f"same{{index}}")
+        try:
+            load(str(index))
+        except DataError as error:
+            print(index, error, flush=True)
+        """,
+        tmp_path,
+    )
+    told = r"the processes of this run have read different data: process 0 has 55 train images \([0-9a-f]{16}\), .*"
+    assert re.match("0 " + told + ", and another process something else. Give every host the same", printed[0])
+    assert re.match("1 " + told + r", this one 54 train images \([0-9a-f]{16}\), .*\. Give every host", printed[1])
 
 
 @pytest.mark.slow
