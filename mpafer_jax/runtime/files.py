@@ -14,6 +14,7 @@ import json
 import os
 import pathlib
 import re
+import secrets
 import tempfile
 import tokenize
 import zipfile
@@ -181,7 +182,8 @@ def replacing(path: pathlib.Path, *, make_folder: bool = True) -> Generator[path
         return
     if make_folder:
         path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    # Random: in containers of several hosts process ids are the same.
+    temporary = path.with_name(f"{path.name}.{secrets.token_hex(4)}.tmp")
     with signals.orderly():
         try:
             with naming(path):

@@ -132,6 +132,15 @@ def test_text_of_another_encoding_is_refused_with_what_was_found(data, found, tm
         files.read_text(path)
 
 
+def test_containers_with_equal_process_ids_write_side_by_side(tmp_path, monkeypatch):
+    monkeypatch.setattr(files.os, "getpid", lambda: 1)
+    with files.replacing(tmp_path / "a") as one, files.replacing(tmp_path / "a") as other:
+        one.write_text("one")
+        other.write_text("other")
+    assert (tmp_path / "a").read_text() == "one"  # the block that ended last
+    assert len(list(tmp_path.iterdir())) == 1
+
+
 def test_a_write_that_fails_names_the_file_and_leaves_nothing(tmp_path):
     path = tmp_path / "table.csv"
     path.write_text("before")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
+import secrets
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -73,7 +73,7 @@ def save_clip(
         preprocessor["do_grayscale"] = True
     folder = folder.absolute()  # "." has no name
     folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    temporary = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.tmp")
     temporary.mkdir()
     try:
         write_json(temporary / CONFIG, _hub_config(config, tokenizer.sos_id, tokenizer.eos_id))
