@@ -4,13 +4,15 @@
     <path>.lock.owner   the holder, and since when; touched every 10 s
 
 Both are deleted on release. The first decides on one machine, and between machines on file systems with locks (mostly
-NFS); buckets have none. Another host's lock counts as free once its owner file was not touched for 30 s: so long waits
-a job that was requeued after its machine was lost.
+NFS); buckets and some file systems have none. Another machine's lock, and any where there are none, counts as free once
+its owner file was not touched for 30 s: so long waits a job that was requeued after its machine was lost. A machine is
+known by its name and the id of its start: a pod that Kubernetes makes anew has its name and process ids from before.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import pathlib
@@ -34,6 +36,8 @@ _BEAT_SECONDS = 10.0
 _SILENT_SECONDS = 30.0
 _POLL_SECONDS = 1.0
 _LONGEST_COMMAND = 300
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # of file systems without locks
+_BOOT = pathlib.Path("/proc/sys/kernel/random/boot_id")  # Linux only
 
 
 @contextlib.contextmanager
@@ -85,7 +89,7 @@ def hold(path: pathlib.Path, place: pathlib.Path, *, wait: bool = False) -> Gene
             signals.check_alone()
             time.sleep(_POLL_SECONDS)
         mine = {
-            "host": socket.gethostname(),
+            **_machine(),
             "pid": os.getpid(),
             "command": shlex.join(sys.orig_argv)[:_LONGEST_COMMAND],
             "since": time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime()),
@@ -129,7 +133,7 @@ def _holder(
     path: pathlib.Path, owner: pathlib.Path, stack: contextlib.ExitStack, *, bucket: bool
 ) -> dict[str, Any] | None:
     """The process that holds the lock; None if it is free: then the stack holds the system's lock, if one exists."""
-    locked = True
+    locked, lockless = True, bucket
     if not bucket:
         lock = filelock.FileLock(path)
         try:
@@ -139,13 +143,19 @@ def _holder(
             locked = False
         except filelock.Timeout:
             pass
-        except NotImplementedError:  # a file system without locks
-            pass
+        except NotImplementedError:
+            lockless = True
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                raise
+            lockless = True
+            path.unlink(missing_ok=True)  # nobody would
     holder = _read(owner)
     if holder is None:
         # The holder may have just taken it, or wrote no owner file.
-        return {"unknown": True} if locked and not bucket and _locked_here(path) else None
-    elsewhere = bucket or holder.get("host") != socket.gethostname()
+        return {"unknown": True} if locked and not lockless and _locked_here(path) else None
+    mine = _machine()
+    elsewhere = lockless or any(holder.get(name, value) != value for name, value in mine.items())
     if (locked and not elsewhere) or (elsewhere and not _is_silent(owner, holder)):
         if not locked:
             stack.pop_all().close()
@@ -155,8 +165,13 @@ def _holder(
     return None
 
 
+def _machine() -> dict[str, str]:
+    boot = {"boot": _BOOT.read_text().strip()} if _BOOT.is_file() else {}
+    return {"host": socket.gethostname(), **boot}
+
+
 def _is_silent(owner: pathlib.Path, holder: dict[str, Any]) -> bool:
-    """Whether another host's owner file stays untouched while it is watched; its clock may differ."""
+    """Whether another process's owner file stays untouched while it is watched; its clock may differ."""
     first, begun, told = _sign(owner), time.monotonic(), False
     while time.monotonic() - begun < _SILENT_SECONDS:
         if not told:

@@ -6,6 +6,7 @@ import json
 import multiprocessing
 import os
 import signal
+import socket
 import threading
 import time
 
@@ -91,20 +92,38 @@ def test_what_another_host_holds_is_free_once_it_is_silent(tmp_path, monkeypatch
 
 
 @pytest.mark.filterwarnings("ignore:flock not supported")
-def test_without_the_systems_locks_a_killed_host_holds_nothing_for_long(tmp_path, monkeypatch):
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP])
+def test_without_the_systems_locks_a_killed_process_holds_nothing_for_long(tmp_path, monkeypatch, number):
     def flock(*_):
-        raise OSError(errno.ENOSYS, "Function not implemented")
+        raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(fcntl, "flock", flock)
     monkeypatch.setattr(locks, "_SILENT_SECONDS", 0.2)
     monkeypatch.setattr(locks, "_POLL_SECONDS", 0.05)
     record = {"host": "elsewhere", "pid": 7, "command": "python -m x", "since": "1999", "token": "t"}
-    (tmp_path / ".lock.owner").write_text(json.dumps(record))
-    (tmp_path / ".lock").touch()
-    for _ in range(2):
-        with locks.hold(tmp_path / locks.RUN, tmp_path):
-            pass
+    for host in ("elsewhere", socket.gethostname()):
+        (tmp_path / ".lock.owner").write_text(json.dumps({**record, "host": host}))
+        if host == "elsewhere":
+            (tmp_path / ".lock").touch()
+        for _ in range(2):
+            with locks.hold(tmp_path / locks.RUN, tmp_path):
+                pass
     assert not list(tmp_path.iterdir())
+
+
+def test_a_pod_that_was_made_anew_is_another_machine(tmp_path, monkeypatch, other, caplog):
+    """Its name and process ids are those of the lost one, whose lock the disk's server still keeps."""
+    process, _ = other
+    owner = tmp_path / ".lock.owner"
+    held = json.loads(owner.read_text())
+    with pytest.raises(LockedError, match=f"process {process.pid} on {socket.gethostname()}"):
+        locks.hold(tmp_path / locks.RUN, tmp_path).__enter__()
+    monkeypatch.setattr(locks, "_SILENT_SECONDS", 0.5)
+    monkeypatch.setattr(locks, "_POLL_SECONDS", 0.05)
+    owner.write_text(json.dumps({**held, "boot": "another"}))
+    with locks.hold(tmp_path / locks.RUN, tmp_path):
+        assert json.loads(owner.read_text())["boot"] == held["boot"]
+    assert "has shown no sign of life" in caplog.text
 
 
 def test_it_shows_that_it_is_alive_and_leaves_what_was_taken_over(tmp_path, monkeypatch):
