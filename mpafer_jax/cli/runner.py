@@ -206,7 +206,10 @@ class Command:
         try:
             if self.processes:
                 _join(arguments)
-            return self.main(arguments) or 0
+            code = self.main(arguments) or 0
+            if self.processes:  # a process that has ended waits a minute for those that still write, and then fails
+                distributed.wait_for_all("the command has ended")
+            return code
         except UsageError as error:
             refuse(str(error))
         except Exception as error:

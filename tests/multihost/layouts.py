@@ -74,26 +74,25 @@ def run(layout, sample, workdir, **changes) -> str:
     return errors
 
 
-_JOINED = """\
+_START = """\
 import os, pathlib, sys, time
-import jax
-import numpy as np
 from mpafer_jax.runtime import distributed
-distributed.start(distributed.find_cluster(os.environ))
-index, folder = jax.process_index(), pathlib.Path(sys.argv[1])
+index, folder = int(os.environ["JAX_PROCESS_ID"]), pathlib.Path(sys.argv[1])
 """
+JOIN = "distributed.start(distributed.find_cluster(os.environ))\n"
 
 
-def program(text, folder, processes=2) -> list[str]:
-    """Runs Python statements in several processes that have joined; each knows its `index` and the `folder`.
+def program(text, folder) -> list[str]:
+    """Runs Python statements in two processes; each knows its `index` and the `folder`.
 
     Returns:
       What they printed, sorted.
     """
-    command = [str(LAUNCHER), str(processes), sys.executable, "-c", _JOINED + textwrap.dedent(text), str(folder)]
+    command = [str(LAUNCHER), "2", sys.executable, "-c", _START + textwrap.dedent(text), str(folder)]
     done = runs.run(command, cwd=runs.ROOT)
     assert done.returncode == 0, done.stderr
-    return sorted(line.partition("] ")[2] if line.startswith("[") else line for line in done.stdout.splitlines())
+    lines = [line.removeprefix("[1] ") for line in done.stdout.splitlines()]
+    return sorted(line for line in lines if not line.startswith("[Gloo]"))
 
 
 def processes_of(launcher) -> list[int]:

@@ -117,6 +117,7 @@ def test_hosts_with_different_data_are_refused(sample, tmp_path):
     (tmp_path / "1" / "train" / "anger" / "000.png").unlink()
     printed = layouts.program(
         f"""
+        {layouts.JOIN}
         from mpafer_jax.data.splits import load_dataset
         from mpafer_jax.runtime.errors import DataError
         from tests.jobs import runs
@@ -133,6 +134,26 @@ def test_hosts_with_different_data_are_refused(sample, tmp_path):
     told = r"the processes of this run have read different data: process 0 has 55 train images \([0-9a-f]{16}\), .*"
     assert re.match("0 " + told + ", and another process something else. Give every host the same", printed[0])
     assert re.match("1 " + told + r", this one 54 train images \([0-9a-f]{16}\), .*\. Give every host", printed[1])
+
+
+def test_a_command_ends_where_process_0_writes_for_longer_than_the_others_wait(tmp_path):
+    printed = layouts.program(
+        """
+        distributed.SHUTDOWN_SECONDS = 2
+        from mpafer_jax.cli.runner import command
+        @command("slow", processes=True)
+        def slow(arguments):
+            distributed.wait_for_all("its work")
+            if index == 0:
+                time.sleep(8)
+        try:
+            sys.exit(slow([]))
+        finally:
+            print(index, "has ended", flush=True)
+        """,
+        tmp_path,
+    )
+    assert printed == ["0 has ended", "1 has ended"]
 
 
 @pytest.mark.slow
