@@ -140,7 +140,9 @@ def run_seed(configs: dict[str, Config], folder: pathlib.Path) -> dict[str, Any]
         "which": evaluation.which,
     }
     before = files.read_cached(path)
-    if before is not None and before.get("identity") == identity:
+    # Training takes all processes, and a host may not see yet what another has written.
+    is_known = distributed.all_agree(before is not None and before.get("identity") == identity)
+    if before is not None and is_known:
         run_dir.check_clip(folder, configs["base"].clip)
         logging.info("%s: measured before", folder)
         return before
@@ -193,15 +195,16 @@ def measure(config: Config, root: pathlib.Path, seeds: Sequence[int]) -> str:
       The table as Markdown.
 
     Raises:
-      ConfigError: a seed is given twice, or there are too few classes.
+      ConfigError: a seed is given twice, there are too few classes, or see `run_dir.check_shared`.
       PromptError: a new class has no hard prompts.
     """
     if len(set(seeds)) != len(seeds):
         raise ConfigError(f"--seeds holds a value twice: {', '.join(map(str, seeds))}")
+    run_dir.check_shared(root)
     with locks.hold_for_run(root / locks.RUN, root):
-        left = [seed for seed in seeds if not (root / f"seed_{seed}" / _RESULT).is_file()]
-        if left:
-            train.check_before_data(config, root / f"seed_{left[0]}")
+        ended = [distributed.all_agree((root / f"seed_{seed}" / _RESULT).is_file()) for seed in seeds]
+        if not all(ended):
+            train.check_before_data(config, root / f"seed_{seeds[ended.index(False)]}")
         shown = progress.track(seeds, "base to new", len(seeds), "seeds")
         results = [run_seed(halved(config, seed), root / f"seed_{seed}") for seed in shown]
         first = results[0]

@@ -130,7 +130,9 @@ class Matrix:
         between = [trained.description.config["data"]["dataset"], target.config.data.dataset]
         path = self._folder / "cells" / f"{trained.name}--{target.name}.json"
         before = files.read_cached(path)
-        if before is not None and before.get("identity") == identity:
+        # Measuring takes all processes, and a host may not see yet what another has written.
+        is_known = distributed.all_agree(before is not None and before.get("identity") == identity)
+        if before is not None and is_known:
             logging.info("%s on %s: measured before", trained.name, target.name)
             return {**before, "row": trained.row, "between": between, "chosen_on_test": trained.chosen_on_test}
         logging.info("%s on %s: %d images", trained.name, target.name, len(target.split))
@@ -315,9 +317,10 @@ def measure(
       The matrix as Markdown.
 
     Raises:
-      CheckpointError, ConfigError: see `Matrix.cell`; or no cell could be measured.
+      CheckpointError, ConfigError: see `Matrix.cell`; or no cell could be measured, or `run_dir.check_shared`.
       LockedError: another process holds the workdir.
     """
+    run_dir.check_shared(workdir)
     with locks.hold_for_run(workdir / locks.RUN, workdir):
         matrix = Matrix(workdir, classes, moved)
         pairs = [(row, target) for row in rows for target in targets]

@@ -89,6 +89,10 @@ def test_what_was_measured_before_is_read(sample, tmp_path, monkeypatch):
         raise ZeroDivisionError
 
     monkeypatch.setattr(base_to_new.train, "train_and_evaluate", trains)
+    with monkeypatch.context() as patch:  # another process does not see the file yet
+        patch.setattr(base_to_new.distributed, "all_agree", lambda _: False)
+        with pytest.raises(ZeroDivisionError):
+            base_to_new.run_seed(configs, tmp_path)
     of_base["train"] = "another"
     for text in (json.dumps(before), json.dumps(before)[:20], "{}"):
         (tmp_path / "base_to_new.json").write_text(text)

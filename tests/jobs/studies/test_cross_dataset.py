@@ -124,6 +124,11 @@ def test_what_was_measured_is_not_measured_again(loaded, matrix, monkeypatch):
     again = cross_dataset.Matrix(folder, "common")
     assert [again.cell(row, target) for row in rows for target in targets] == cells
     assert measured == []
+    with monkeypatch.context() as patch:  # another process does not see the file yet
+        patch.setattr(cross_dataset.distributed, "all_agree", lambda _: False)
+        assert again.cell(rows[0], targets[1])["confusion"] == cells[1]["confusion"]
+    assert measured == [("faces", "other")]
+    measured.clear()
     kept.unlink()
     assert again.cell(rows[0], targets[1])["confusion"] == cells[1]["confusion"]
     assert measured == [("faces", "other")]
@@ -336,6 +341,16 @@ def test_the_command(sample, trained, tmp_path):
     bad = runs.call("study cross-dataset", workdir, single, "--which=last")
     assert bad.code == 2
     assert "--which does nothing without a folder of several checkpoints, which" in bad.err
+
+
+def test_a_folder_that_the_processes_do_not_share_is_refused(loaded, tmp_path, monkeypatch):
+    def refuse(workdir):
+        raise ConfigError(f"--workdir={workdir} is not one folder")
+
+    monkeypatch.setattr(cross_dataset.run_dir, "check_shared", refuse)
+    with pytest.raises(ConfigError, match="is not one folder"):
+        cross_dataset.measure(*loaded, tmp_path, "common")
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_clip_that_has_moved_and_a_damaged_cell(sample, trained, tmp_path):
