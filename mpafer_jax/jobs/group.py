@@ -79,11 +79,10 @@ def train_group(members: Sequence[tuple[Config, pathlib.Path]]) -> list[dict[str
         for config, workdir in members:
             with _naming(workdir):
                 train.check_before_preparation(config, workdir)
-        prepared: list[train.Run] = []
+        runs: list[train.Run] = []
         for config, workdir in members:
             with _naming(workdir):
-                prepared.append(train.prepare(config, workdir))
-        runs = _with_one_backbone(prepared)
+                runs.append(_with_one_backbone(train.prepare(config, workdir), runs))
         for run in runs:
             run_dir.check_shared(run.workdir)
             with _naming(run.workdir):
@@ -144,17 +143,18 @@ def _naming(workdir: pathlib.Path) -> Generator[None]:
         raise
 
 
-def _with_one_backbone(runs: Sequence[train.Run]) -> list[train.Run]:
-    """The runs, those with the first one's CLIP sharing its arrays."""
-    first = runs[0].experiment
-
-    def shared(run: train.Run) -> train.Run:
-        if run.experiment.clip_hash != first.clip_hash or run.config.clip != runs[0].config.clip:
-            return run
-        frozen = dataclasses.replace(run.experiment.frozen, backbone=first.frozen.backbone)
-        return dataclasses.replace(run, experiment=dataclasses.replace(run.experiment, frozen=frozen))
-
-    return [shared(run) for run in runs]
+def _with_one_backbone(run: train.Run, earlier: Sequence[train.Run]) -> train.Run:
+    """The run, sharing the arrays of the first one's CLIP if that is its own, so that there is one copy of them."""
+    if not earlier:
+        return run
+    first = earlier[0]
+    if run.experiment.clip_hash != first.experiment.clip_hash or run.config.clip != first.config.clip:
+        return run
+    frozen = dataclasses.replace(run.experiment.frozen, backbone=first.experiment.frozen.backbone)
+    experiment = dataclasses.replace(run.experiment, frozen=frozen)
+    return dataclasses.replace(
+        run, experiment=experiment, evaluator=dataclasses.replace(run.evaluator, experiment=experiment)
+    )
 
 
 def _alike(runs: Sequence[train.Run]) -> bool:

@@ -1,5 +1,6 @@
 """Runs that are trained together: a reader of their folders sees no difference."""
 
+import gc
 import pathlib
 import shlex
 import shutil
@@ -113,6 +114,20 @@ def test_an_error_before_training_names_the_run(members, sample, tmp_path):
         group.train_group([(members[0], tmp_path / "0"), (broken, tmp_path / "1")])
     assert raised.value.__notes__ == [f"This is of the run in {tmp_path / '1'}."]
     assert not (tmp_path / "0").exists()
+
+
+def test_runs_keep_one_copy_of_their_clip(members, tmp_path):
+    def number(shape):
+        gc.collect()
+        return sum(array.shape == shape for array in jax.live_arrays())
+
+    prepared = [train.prepare(members[0], tmp_path / "0")]
+    shapes = [leaf.shape for leaf in jax.tree.leaves(prepared[0].experiment.frozen.backbone)]
+    largest = max(shapes, key=np.prod)
+    before = number(largest)
+    prepared.append(group._with_one_backbone(train.prepare(members[1], tmp_path / "1"), prepared))
+    assert number(largest) == before
+    assert shapes.count(largest) <= before
 
 
 def test_runs_are_named_each_with_its_configuration(tmp_path):
