@@ -12,7 +12,8 @@ from mpafer_jax.artifacts.description import Description
 from mpafer_jax.artifacts.not_a_checkpoint import what_is_there
 from mpafer_jax.artifacts.prompt_file import PROMPTS, Params, check_types, load_prompts
 from mpafer_jax.artifacts.run_dir import CHECKPOINTS, STEP, Which
-from mpafer_jax.runtime import files
+from mpafer_jax.runtime import distributed, files
+from mpafer_jax.runtime.arrays import digests
 from mpafer_jax.runtime.errors import CheckpointError, did_you_mean
 
 SEVERAL = "a folder of several checkpoints"
@@ -30,7 +31,7 @@ def place(path: str | os.PathLike[str]) -> pathlib.Path:
 
 
 def load(path: str | os.PathLike[str], which: Which) -> tuple[Params, Description, int]:
-    """Reads a checkpoint for prediction or a warm start.
+    """Reads a checkpoint for prediction or a warm start; all processes of a run must call it.
 
     Args:
       path: a workdir, its `checkpoints` folder, one `step_N` folder, or a folder of exported prompts; on a disk or in
@@ -42,7 +43,8 @@ def load(path: str | os.PathLike[str], which: Which) -> tuple[Params, Descriptio
       The prompts as NumPy arrays, the description, the step.
 
     Raises:
-      CheckpointError: there is none, or the named one, or all, cannot be read.
+      CheckpointError: there is none, or the named one, or all, cannot be read, or the processes have read different
+        ones.
       ConfigError: its bucket cannot be reached.
     """
     try:
@@ -52,10 +54,20 @@ def load(path: str | os.PathLike[str], which: Which) -> tuple[Params, Descriptio
     with files.reaching(at, "the checkpoint"):
         exported = (at / PROMPTS).is_file()
     if exported:
-        return _load_exported(at)
-    from mpafer_jax.artifacts import run_checkpoints  # here, since Orbax takes a second to import
+        loaded = _load_exported(at)
+    else:
+        from mpafer_jax.artifacts import run_checkpoints  # here, since Orbax takes a second to import
 
-    return run_checkpoints.load(*_find(at), which)
+        loaded = run_checkpoints.load(*_find(at), which)
+    if distributed.is_one_of_many():  # asked first: elsewhere JAX's devices may not be wanted yet
+        params, _, step = loaded
+        found = f"step {step} (SHA-256 {files.json_digest(digests(params))[:16]})"
+        if differing := distributed.disagreement(found):
+            raise CheckpointError(
+                f"the processes of this run have read different checkpoints at {at}: {differing}. Wait until no run "
+                f"writes there and all hosts see the same files, or name one {STEP}_N folder"
+            )
+    return loaded
 
 
 def folder(path: str | os.PathLike[str], step: int) -> pathlib.Path:

@@ -12,7 +12,9 @@ Everything read is verified by the digests.
 from __future__ import annotations
 
 import contextlib
+import json
 import pathlib
+import time
 from collections.abc import Generator, Mapping, Sequence
 from typing import Any, TypeVar, cast
 
@@ -25,7 +27,7 @@ from orbax.checkpoint import checkpoint_managers
 from mpafer_jax.artifacts import storage
 from mpafer_jax.artifacts.description import Described, Description
 from mpafer_jax.artifacts.prompt_file import Params, check_types
-from mpafer_jax.artifacts.run_dir import CHECKPOINTS, STEP, Which
+from mpafer_jax.artifacts.run_dir import CHECKPOINTS, STEP, VISIBLE_SECONDS, Which
 from mpafer_jax.method.state import TrainState
 from mpafer_jax.runtime import devices, distributed, files
 from mpafer_jax.runtime.arrays import digests as digests_of
@@ -34,6 +36,7 @@ from mpafer_jax.runtime.finite import not_finite
 
 _DIGESTS = "sha256"  # field beside the description's: digests of every array, the description and the interval
 _SELECTED = "selected"  # saved metric that chooses the best checkpoint
+_POLL_SECONDS = 1.0
 
 Digests = dict[str, str]  # name -> SHA-256 in hexadecimal
 StepMetrics = Mapping[str, tuple[float, float]]  # of one step on the host: name -> (sum, count)
@@ -142,10 +145,11 @@ class Checkpoints:
 
         Raises:
           UnreadableError: all checkpoints are damaged; none is renamed.
-          CheckpointError: something that must be `unchanged` differs from the checkpoint's.
+          CheckpointError: something that must be `unchanged` differs from the checkpoint's, or the processes do not see
+            the same checkpoints.
         """
         newest_error: UnreadableError | None = None
-        steps: list[int] = sorted(self._manager.all_steps(), reverse=True)
+        steps = self._common_steps()
         for number, step in enumerate(steps):
             restored, error = None, None
             try:
@@ -163,6 +167,22 @@ class Checkpoints:
         if newest_error is not None:
             raise newest_error
         return None
+
+    def _common_steps(self) -> list[int]:
+        """The steps, newest first, once all processes see those that process 0 sees."""
+        steps = sorted(cast(list[int], self._manager.all_steps()), reverse=True)
+        first: list[int] = json.loads(distributed.broadcast_text(json.dumps(steps)))
+        deadline = time.monotonic() + VISIBLE_SECONDS
+        while steps != first and time.monotonic() < deadline:
+            time.sleep(_POLL_SECONDS)
+            self._manager.reload()
+            steps = sorted(cast(list[int], self._manager.all_steps()), reverse=True)
+        if differing := distributed.disagreement(f"the steps {steps}"):
+            raise CheckpointError(
+                f"the processes of this run see different checkpoints in {self._manager.directory}: {differing}. Wait "
+                "until all hosts see the same files there, and run the same command again"
+            )
+        return steps
 
     def _set_aside(self, step: int) -> None:
         folder = self._manager.directory / f"{STEP}_{step}"

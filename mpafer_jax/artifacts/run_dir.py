@@ -44,7 +44,8 @@ REPORT = "report.html"
 EXAMPLES = "examples"
 TRAINING_PREDICTIONS = "predictions.npz"
 EVALUATION_PREDICTIONS = "evaluation_predictions.npz"
-_VISIBLE_SECONDS = 15  # until a file is visible on other hosts; network file systems cache
+# Until a file is visible on other hosts: network file systems cache, NFS by default for up to a minute.
+VISIBLE_SECONDS = 90
 
 Which = Literal["best", "last"]  # of a run's checkpoints
 
@@ -192,7 +193,7 @@ def check_shared(workdir: pathlib.Path) -> None:
     if distributed.is_first():
         files.write_text(path, "")
     distributed.wait_for_all("workdir probe written")
-    deadline = time.monotonic() + _VISIBLE_SECONDS
+    deadline = time.monotonic() + VISIBLE_SECONDS
     while not path.exists() and time.monotonic() < deadline:
         time.sleep(0.2)
     seen = path.exists()

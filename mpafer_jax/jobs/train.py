@@ -230,7 +230,8 @@ def check_before_data(config: Config, workdir: pathlib.Path) -> Pretrained:
     """
     devices.check_batch_size("train.batch_size", config.train.batch_size, config.train.accumulate)
     devices.check_batch_size("eval.batch_size", config.eval.batch_size)
-    if config.train.warm_start and not run_checkpoints.is_begun(workdir):
+    # As one: to load takes all processes.
+    if config.train.warm_start and not distributed.all_agree(run_checkpoints.is_begun(workdir)):
         checkpoints_lib.load(config.train.warm_start, config.eval.which)
     baselines.check_banks(config)
     for warning in Objective.of(config.loss).idle_options():

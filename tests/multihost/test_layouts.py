@@ -136,6 +136,51 @@ def test_hosts_with_different_data_are_refused(sample, tmp_path):
     assert re.match("1 " + told + r", this one 54 train images \([0-9a-f]{16}\), .*\. Give every host", printed[1])
 
 
+def test_processes_resume_and_read_the_same_step(tmp_path):
+    """Process 1 sees the newest step late, as on a network file system; then never; then it reads another one."""
+    printed = layouts.program(
+        f"""
+        {layouts.JOIN}
+        from mpafer_jax.artifacts import checkpoints, run_checkpoints, storage
+        from mpafer_jax.runtime.errors import CheckpointError
+        from tests.artifacts.test_checkpoint import DESCRIPTION, save, state
+        run_checkpoints.VISIBLE_SECONDS = run_checkpoints._POLL_SECONDS = 0.5
+        def opened(workdir):
+            return run_checkpoints.Checkpoints(workdir, keep=3, select_by="war")
+        first = opened(folder)
+        save(first, [2, 4])
+        first.close()
+        listed, late = storage._Manager._load_checkpoint_infos, []
+        def stale(self, **options):
+            late.append(len(late) < limit)
+            return [info for info in listed(self, **options) if info.step < 4 or not (index and late[-1])]
+        storage._Manager._load_checkpoint_infos = stale
+        for limit in (1, 1000):
+            late.clear()
+            again = opened(folder)
+            try:
+                print(index, "resumes after", int(again.restore_latest(state(0), DESCRIPTION).step), flush=True)
+            except CheckpointError as error:
+                print(index, error, flush=True)
+            again.close()
+        try:
+            checkpoints.load(folder, "last")
+        except CheckpointError as error:
+            print(index, error, flush=True)
+        storage._Manager._load_checkpoint_infos = listed
+        print(index, "reads", checkpoints.load(folder, "last")[2], flush=True)
+        """,
+        tmp_path,
+    )
+    of_first = ("process 0 has the steps [4, 2], and another process something else", "process 0 has step 4 (SHA-256 ")
+    of_other = ("process 0 has the steps [4, 2], this one the steps [2]", "this one step 2 (SHA-256 ")
+    for number, words in enumerate((of_first, of_other)):
+        lines = [line for line in printed if line.startswith(f"{number} ")]
+        assert len(lines) == 4, printed
+        for expected in (*words, "resumes after 4", "reads 4"):
+            assert any(expected in line for line in lines), printed
+
+
 def test_a_command_ends_where_process_0_writes_for_longer_than_the_others_wait(tmp_path):
     printed = layouts.program(
         """
