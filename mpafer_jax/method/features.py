@@ -154,8 +154,10 @@ class FeatureStore:
             rows = np.minimum(np.searchsorted(hashes, wanted), len(hashes) - 1)
             known = hashes[rows] == wanted
             features[known] = stored[rows[known]]
-        known, features = distributed.broadcast((known, features))
-        return known, np.array(features)  # a writable copy: broadcast arrays are read-only
+        known = distributed.broadcast(known)
+        if known.any():
+            features[known] = distributed.broadcast(features[known])
+        return known, features
 
     def add(self, pixel_hashes: npt.NDArray[np.str_], features: Features) -> None:
         """Stores features float32[n, D] of images that are not stored yet.

@@ -44,6 +44,17 @@ def test_what_was_added_is_found_in_any_order(tmp_path):
     assert names in (["x.npz"], ["x.npz", "x.npz.lock"])
 
 
+def test_only_what_is_known_is_sent_to_the_other_processes(tmp_path, monkeypatch):
+    sent = []
+    monkeypatch.setattr(features_lib.distributed, "broadcast", lambda array: sent.append(array.shape) or array)
+    kept = store(tmp_path)
+    kept.find(hashes(1, 2, 3))
+    kept.add(hashes(2), rows(2))
+    found, features = kept.find(hashes(1, 2, 3))
+    assert sent == [(3,), (3,), (1, 3)]
+    np.testing.assert_array_equal(features[found], rows(2))
+
+
 def test_runs_side_by_side_lose_nothing(tmp_path):
     def add(number):
         store(tmp_path).add(hashes(*range(number, 60, 6)), rows(*range(number, 60, 6)))
