@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from mpafer_jax.data.splits import load_dataset
+from mpafer_jax.evaluation.baselines import feature_files
 from mpafer_jax.jobs import train
 from mpafer_jax.method import build
 from mpafer_jax.method import features as features_lib
@@ -252,6 +253,10 @@ def test_the_command_writes_features_labels_and_names(sample, prepared, tmp_path
     about = json.loads((out / "features.json").read_text())
     assert about["clip"]["hash"] == built.clip_hash
     assert about["fingerprints"] == {split.name: split.fingerprint for split in (dataset.train, dataset.test)}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(feature_files, "encode_splits", runs.preempted)
+        with pytest.raises(signals.Preempted):
+            feature_files.write(runs.config(sample, **place), ["test"], out)
     none = {"data.validation_fraction": 0}
     ended = runs.call("data features", *runs.words(sample, **none), "--split=validation", f"--out={tmp_path}")
     assert ended.code == 2

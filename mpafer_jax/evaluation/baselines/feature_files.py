@@ -13,13 +13,17 @@ from mpafer_jax.config.schema import Config
 from mpafer_jax.data.splits import Split, load_dataset
 from mpafer_jax.method import build
 from mpafer_jax.method.features import FrozenFeatures, encode_splits
-from mpafer_jax.runtime import devices, distributed, files
+from mpafer_jax.runtime import devices, distributed, files, preemption
 from mpafer_jax.runtime.errors import ConfigError
 
 
 def write(config: Config, names: Sequence[str], out: pathlib.Path) -> None:
     """Computes, or reads from the cache, the features of the named splits and writes `<out>/<split>.npz` and
-    `features.json`."""
+    `features.json`.
+
+    Raises:
+      signals.Preempted: stopped on request; what was computed stays in the cache.
+    """
     devices.check_batch_size("eval.batch_size", config.eval.batch_size)
     clip = build.load_before_data(config)
     dataset = load_dataset(config.data)
@@ -27,7 +31,8 @@ def write(config: Config, names: Sequence[str], out: pathlib.Path) -> None:
     if not splits:
         raise ConfigError(f"config.data makes none of the splits {', '.join(names)}")
     experiment = build.build_experiment(config, dataset.class_names, clip)
-    features = encode_splits(config, experiment, splits)
+    with preemption.Notice():
+        features = encode_splits(config, experiment, splits)
     if not distributed.is_first():
         return
     for split in splits:

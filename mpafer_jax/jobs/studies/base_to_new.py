@@ -27,7 +27,7 @@ from mpafer_jax.evaluation.table import markdown
 from mpafer_jax.jobs import evaluate, train
 from mpafer_jax.method import build
 from mpafer_jax.method.hard_prompts.templates import configured_hard_prompts, prompt_names
-from mpafer_jax.runtime import devices, distributed, files, locks, progress
+from mpafer_jax.runtime import devices, distributed, files, locks, preemption, progress
 from mpafer_jax.runtime.errors import ConfigError
 
 HALVES = ("base", "new")
@@ -149,7 +149,8 @@ def run_seed(configs: dict[str, Config], folder: pathlib.Path) -> dict[str, Any]
     summary = train.train_and_evaluate(configs["base"], folder)
     which = reported_checkpoint(summary) if evaluation.which == "best" else "last"
     found = summary[which][split.name]
-    new, zero_shot_new = _measure_new(configs["new"], folder, dataset, split)
+    with preemption.Notice():  # training has had one of its own
+        new, zero_shot_new = _measure_new(configs["new"], folder, dataset, split)
     zero_shot = _zero_shot(configs["base"])
     result = {
         "scores": {

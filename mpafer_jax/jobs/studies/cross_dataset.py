@@ -32,7 +32,7 @@ from mpafer_jax.evaluation.evaluator import make_evaluator
 from mpafer_jax.jobs import evaluate
 from mpafer_jax.jobs.studies.cross_dataset_text import Cell, render, write
 from mpafer_jax.method import build
-from mpafer_jax.runtime import devices, distributed, files, locks, progress
+from mpafer_jax.runtime import devices, distributed, files, locks, preemption, progress
 from mpafer_jax.runtime.errors import ConfigError
 
 _NAME = re.compile(r"[\w.+-]+")
@@ -319,9 +319,10 @@ def measure(
     Raises:
       CheckpointError, ConfigError: see `Matrix.cell`; or no cell could be measured, or `run_dir.check_shared`.
       LockedError: another process holds the workdir.
+      signals.Preempted: stopped on request; the measured cells stay.
     """
     run_dir.check_shared(workdir)
-    with locks.hold_for_run(workdir / locks.RUN, workdir):
+    with preemption.Notice(), locks.hold_for_run(workdir / locks.RUN, workdir):
         matrix = Matrix(workdir, classes, moved)
         pairs = [(row, target) for row in rows for target in targets]
         measured = [matrix.cell(*pair) for pair in progress.track(pairs, "matrix", len(pairs), "cells")]

@@ -16,6 +16,7 @@ from mpafer_jax.evaluation.baselines import compute as baselines
 from mpafer_jax.jobs import evaluate
 from mpafer_jax.jobs.studies import base_to_new
 from mpafer_jax.method import build
+from mpafer_jax.runtime import signals
 from mpafer_jax.runtime.errors import CheckpointError, ConfigError, PromptError
 from tests.jobs import runs
 
@@ -98,6 +99,13 @@ def test_what_was_measured_before_is_read(sample, tmp_path, monkeypatch):
         (tmp_path / "base_to_new.json").write_text(text)
         with pytest.raises(ZeroDivisionError):
             base_to_new.run_seed(configs, tmp_path)
+
+
+def test_it_stops_when_asked_also_after_training(sample, tmp_path, monkeypatch):
+    monkeypatch.setattr(base_to_new.train, "train_and_evaluate", lambda *_: {"last": {"test": {}}})
+    monkeypatch.setattr(base_to_new, "_measure_new", runs.preempted)
+    with pytest.raises(signals.Preempted):
+        base_to_new.run_seed(base_to_new.halved(runs.config(sample), 0), tmp_path)
 
 
 def test_what_the_new_classes_lack_is_said_before_training(sample, tmp_path, monkeypatch):

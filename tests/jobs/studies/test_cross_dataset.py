@@ -13,6 +13,7 @@ from mpafer_jax.evaluation.evaluator import make_evaluator
 from mpafer_jax.evaluation.predictions import Predictions
 from mpafer_jax.jobs import evaluate, train
 from mpafer_jax.jobs.studies import cross_dataset, cross_dataset_text
+from mpafer_jax.runtime import signals
 from mpafer_jax.runtime.errors import CheckpointError, ConfigError
 from tests.jobs import runs
 
@@ -349,6 +350,13 @@ def test_a_folder_that_the_processes_do_not_share_is_refused(loaded, tmp_path, m
 
     monkeypatch.setattr(cross_dataset.run_dir, "check_shared", refuse)
     with pytest.raises(ConfigError, match="is not one folder"):
+        cross_dataset.measure(*loaded, tmp_path, "common")
+    assert not list(tmp_path.iterdir())
+
+
+def test_it_stops_when_asked(loaded, tmp_path, monkeypatch):
+    monkeypatch.setattr(cross_dataset.Matrix, "_measure", runs.preempted)
+    with pytest.raises(signals.Preempted):
         cross_dataset.measure(*loaded, tmp_path, "common")
     assert not list(tmp_path.iterdir())
 
