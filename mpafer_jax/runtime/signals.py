@@ -8,7 +8,7 @@ A command calls `listen` first. The effect of a signal depends on what the proce
 - Anywhere else, such as during imports or compilation, the process prints a message and ends. It raises no exception,
   which inside a compilation or a call from native code would crash.
 
-A second signal ends the process at once.
+A second signal ends the process at once; of one of several processes, whose SIGTERM JAX receives, a second Ctrl-C.
 """
 
 # Imported first, so that a command handles signals from its start: only fast imports here.
