@@ -73,11 +73,8 @@ setup(
         "demo": ["gradio>=6,<7"],
         # What jax2onnx needs, which itself is installed apart (docs/export.md).
         "onnx": ["onnx>=1.20,<2", "onnx-ir>=0.2,<2", "onnxruntime>=1.24,<2"],
-        "tpu": ["jax[tpu]>=0.10,<0.11"],
+        "tpu": ["jax[tpu]>=0.10,<0.11"],  # also the compiler, on any Linux machine (tests/bench/compile_check.py)
         "cuda": ["jax[cuda13]>=0.10,<0.11"],
-        "tpu-check": [
-            "jax[tpu]>=0.10,<0.11"
-        ],  # the compiler for TPUs, on any Linux machine (tests/bench/compile_check.py)
         "gcs": ["gcsfs>=2025.3", "google-cloud-storage>=2.18"],  # gs://; Orbax asks the second
         "s3": ["s3fs>=2025.3"],  # s3://
         "generate": ["openai>=3.54,<4"],  # asks servers for descriptions

@@ -41,11 +41,6 @@ class PaddedFunction:
         self._compiled: dict[int, Callable[..., Outputs]] = {}
         self._lock = threading.Lock()
 
-    @property
-    def compiled(self) -> tuple[int, ...]:
-        """The sizes compiled so far."""
-        return tuple(sorted(self._compiled))
-
     def start(self, pixels: Sequence[Pixels] | Pixels) -> Outputs:
         """Starts computing a batch of at most the largest size; returns before it is done (asynchronous dispatch).
 

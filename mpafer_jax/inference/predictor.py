@@ -236,11 +236,6 @@ class Predictor:
         return f"<{type(self).__name__} of {', '.join(self.class_names)}; {self.trained_on}{calibrated}>"
 
     @property
-    def compiled_batch_sizes(self) -> tuple[int, ...]:
-        """The sizes compiled so far."""
-        return self._classify.compiled
-
-    @property
     def batch_sizes(self) -> tuple[int, ...]:
         """Sizes to which batches are padded, ascending."""
         return self._classify.sizes

@@ -80,7 +80,7 @@ def describe_slice(name: str) -> Slice:
         )
     if importlib.util.find_spec("libtpu") is None:
         raise ModuleNotFoundError(
-            "the compiler for TPUs is in the package libtpu, which is not installed: pip install -e '.[tpu-check]'"
+            "the compiler for TPUs is in the package libtpu, which is not installed: pip install -e '.[tpu]'"
         )
     # Allows concurrent checks, also beside a program that uses a TPU, and skips libtpu's query of a metadata server.
     os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")

@@ -151,7 +151,7 @@ def table_row(report: Report, config: Config) -> str:
 def compile_check(arguments: argparse.Namespace) -> int:
     """Compiles a configuration's training and evaluation steps for a TPU slice that need not be there.
 
-        pip install -e '.[tpu-check]'
+        pip install -e '.[tpu]'
         JAX_PLATFORMS=cpu python -m tests.bench.compile_check --config=configs/rafdb.py:bf16 --topology=v5e:4x4 \\
           --images_per_device=32 --config.data.dir=unused
 

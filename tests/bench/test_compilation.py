@@ -122,7 +122,7 @@ def test_slices_that_do_not_exist(name):
 
 @pytest.mark.skipif(importlib.util.find_spec("libtpu") is not None, reason="libtpu is installed")
 def test_without_libtpu_the_check_says_what_to_install():
-    with pytest.raises(ModuleNotFoundError, match=r"libtpu, which is not installed: pip install -e '\.\[tpu-check\]'"):
+    with pytest.raises(ModuleNotFoundError, match=r"libtpu, which is not installed: pip install -e '\.\[tpu\]'"):
         chips.describe_slice("v5e:4x4")
 
 
