@@ -84,7 +84,6 @@ def train_group(members: Sequence[tuple[Config, pathlib.Path]]) -> list[dict[str
             with _naming(workdir):
                 runs.append(_with_one_backbone(train.prepare(config, workdir), runs))
         for run in runs:
-            run_dir.check_shared(run.workdir)
             with _naming(run.workdir):
                 stack.enter_context(run_dir.hold(run.workdir, run.config))
         saved = [stack.enter_context(contextlib.closing(train.open_checkpoints(run))) for run in runs]

@@ -101,7 +101,6 @@ def train_and_evaluate(config: Config, workdir: pathlib.Path) -> dict[str, Any]:
     with preemption.Notice() as notice:
         check_before_preparation(config, workdir)
         run = prepare(config, workdir)
-        workdir_lib.check_shared(workdir)
         with workdir_lib.hold(workdir, config):
             return _run(run, notice, started)
 
@@ -145,7 +144,7 @@ def finish(run: Run, summary: dict[str, Any], predictions: Predictions | None) -
 
 
 def check_before_preparation(config: Config, workdir: pathlib.Path) -> None:
-    """Checks names and the workdir.
+    """Checks names and the workdir; all processes must call it.
 
     Raises:
       ConfigError, LockedError: see `train_and_evaluate`.
@@ -156,6 +155,7 @@ def check_before_preparation(config: Config, workdir: pathlib.Path) -> None:
     locks.refuse_if_held(workdir / locks.RUN, workdir)
     if config.eval.select_on_test_split:
         logging.warning("%s", protocol.TEST_SELECTED)
+    workdir_lib.check_shared(workdir)
 
 
 def prepare(config: Config, workdir: pathlib.Path) -> Run:

@@ -198,6 +198,18 @@ def test_a_folder_that_another_run_claims_during_preparation_is_its(sample, tmp_
     assert raised.value.__notes__ == [f"This is of the run in {tmp_path / 'member'}."]
 
 
+def test_a_folder_that_the_processes_do_not_share_is_refused_before_preparation(sample, tmp_path, monkeypatch):
+    def refuse(workdir):
+        raise ConfigError(f"--workdir={workdir} is not one folder")
+
+    monkeypatch.setattr(run_dir, "check_shared", refuse)
+    monkeypatch.setattr(train, "prepare", None)
+    with pytest.raises(ConfigError, match="is not one folder"):
+        train.train_and_evaluate(runs.config(sample), tmp_path)
+    with pytest.raises(ConfigError, match="is not one folder"):
+        group.train_group([(runs.config(sample), tmp_path)])
+
+
 def test_a_file_is_no_workdir(sample, tmp_path):
     (tmp_path / "run").write_text("")
     with pytest.raises(ConfigError, match=r"above it, holds \[; checkpoints written there could not be read again"):
