@@ -15,7 +15,7 @@ from mpafer_jax.data.synthface.expressions import sample_random_units
 from mpafer_jax.data.synthface.face import Face, sample_identity, sample_scene, suited
 from mpafer_jax.data.synthface.generate import VERSION, Job, render_all
 from mpafer_jax.data.synthface.styles import STYLES, Style
-from mpafer_jax.runtime import files
+from mpafer_jax.runtime import files, locks
 
 CAPTIONS_PER_IMAGE = 4
 _FACE, _CAMERA, _CAPTION = range(3)  # streams of random numbers
@@ -52,12 +52,17 @@ def fingerprint(jobs: Sequence[Job], size: int) -> str:
 
 
 def draw(jobs: Sequence[Job], size: int, folder: Path) -> npt.NDArray[np.uint8]:
-    """uint8[n, size, size, 3], memory-mapped from a cache in `folder`, drawn if missing."""
+    """uint8[n, size, size, 3], memory-mapped from a cache in `folder`, drawn if missing.
+
+    Of the processes that share the folder one draws and the others wait.
+    """
     path = folder / f"faces-{fingerprint(jobs, size)[:16]}.npy"
     if not path.is_file():
-        logging.debug("drawing %d faces of %d pixels into %s, once", len(jobs), size, path)
-        with files.replacing(path) as temporary, temporary.open("wb") as stream:
-            np.save(stream, render_all(jobs, size), allow_pickle=False)
+        with locks.hold(path.with_name(f"{path.name}.lock"), path, wait=True):
+            if not path.is_file():
+                logging.debug("drawing %d faces of %d pixels into %s, once", len(jobs), size, path)
+                with files.replacing(path) as temporary, temporary.open("wb") as stream:
+                    np.save(stream, render_all(jobs, size), allow_pickle=False)
     return np.load(path, mmap_mode="r", allow_pickle=False)
 
 

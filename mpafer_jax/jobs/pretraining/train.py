@@ -21,7 +21,7 @@ from mpafer_jax.artifacts.description import Described, package_versions
 from mpafer_jax.artifacts.run_checkpoints import Checkpoints
 from mpafer_jax.backbones.clip.export import save_clip
 from mpafer_jax.backbones.clip.model import CLIP, ClipConfig, plain_config
-from mpafer_jax.backbones.clip.tokenizer import Tokenizer, train_tokenizer
+from mpafer_jax.backbones.clip.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
 from mpafer_jax.backbones.files import CONFIG
 from mpafer_jax.data import pipeline
 from mpafer_jax.data.normalize import normalize_images
@@ -38,7 +38,7 @@ from mpafer_jax.method.hard_prompts.templates import every_prompt
 from mpafer_jax.method.state import TrainState
 from mpafer_jax.method.steps import Metrics
 from mpafer_jax.runtime import devices, distributed, files, preemption, progress
-from mpafer_jax.runtime.errors import ConfigError
+from mpafer_jax.runtime.errors import ConfigError, DataError
 
 CLIP_FOLDER, TOKENIZER_FOLDER, IMAGES_FOLDER, TEACHER_FOLDER = "clip", "tokenizer", "images", "teacher"
 _WHITENED = 512  # images for whitening the patch embedding: 32,768 patches for the CLIPs that ship
@@ -101,6 +101,7 @@ def pretrain(config: PretrainConfig, workdir: pathlib.Path) -> dict[str, Any]:
     """
     with preemption.Notice() as notice:
         workdir_lib.check(workdir, config)
+        workdir_lib.check_shared(workdir)
         with workdir_lib.hold(workdir, config):
             run = prepare(config, workdir)
             return _run(run, train_teacher(run, notice) if config.teacher.num_steps else None, notice)
@@ -218,6 +219,11 @@ def prepare(config: PretrainConfig, workdir: pathlib.Path) -> Pretraining:
     for name in config.model.vocabulary_banks:  # a missing bank fails before faces are drawn
         load_bank(name)
     train_part, held_out = open_images(config, workdir / IMAGES_FOLDER)
+    if differing := distributed.disagreement(f"{len(train_part)} images ({train_part.fingerprint[:16]})"):
+        raise DataError(
+            f"the processes of this run have read different images or captions: {differing}. Give every host the same "
+            "files in config.data.dir"
+        )
     _check_terms(config, train_part)
     positions = config.model.max_position_embeddings
     tokenizer = make_vocabulary(train_part, config, workdir / TOKENIZER_FOLDER)
@@ -307,16 +313,20 @@ def _check_terms(config: PretrainConfig, data: CaptionedImages) -> None:
 def make_vocabulary(data: CaptionedImages, config: PretrainConfig, folder: pathlib.Path) -> Tokenizer:
     """Learns a byte-pair vocabulary from the captions and the hard prompts of the configured banks.
 
-    The banks make class names single tokens. Words that occur in no caption stay untrained.
+    The banks make class names single tokens. Words that occur in no caption stay untrained. Process 0 writes it, the
+    others read it.
     """
     texts = data.texts()
     for name in config.model.vocabulary_banks:
         # Repeated like a frequent caption; rare words would get no token.
         texts += 100 * every_prompt(load_bank(name))
-    try:
-        return train_tokenizer(texts, folder, config.model.vocab_size)
-    except ValueError as error:
-        raise ConfigError(f"config.model.{error}") from error
+    if distributed.is_first():
+        try:
+            train_tokenizer(texts, folder, config.model.vocab_size)
+        except ValueError as error:
+            raise ConfigError(f"config.model.{error}") from error
+    distributed.wait_for_all("vocabulary written")
+    return load_tokenizer(folder)
 
 
 def _digest(tokenizer: pathlib.Path) -> str:

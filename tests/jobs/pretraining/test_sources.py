@@ -2,6 +2,9 @@
 
 import io
 import json
+import threading
+import time
+from concurrent import futures
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +12,7 @@ import pytest
 import tensorflow_datasets as tfds
 from PIL import Image
 
+from mpafer_jax.data.synthface import captioned
 from mpafer_jax.jobs.pretraining import sources
 from mpafer_jax.runtime.errors import DataError
 from tests.jobs.pretraining import tiny
@@ -259,3 +263,24 @@ def test_impossible_faces_are_named(tmp_path, changes, message):
     with pytest.raises(DataError, match=message):
         faces(tmp_path, **changes)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_processes_that_share_a_folder_draw_its_faces_once(tmp_path, monkeypatch):
+    drawn, together = [], threading.Barrier(2)
+
+    def render(jobs, size):
+        drawn.append(size)
+        time.sleep(0.3)
+        return np.full((len(jobs), size, size, 3), 7, np.uint8)
+
+    def draw():
+        together.wait()
+        return captioned.draw(jobs, 24, tmp_path)
+
+    jobs = captioned.sample_jobs(2, captioned.style_names(["colour"]), 0)
+    monkeypatch.setattr(captioned, "render_all", render)
+    with futures.ThreadPoolExecutor(2) as pool:
+        found = [future.result() for future in [pool.submit(draw) for _ in range(2)]]
+    assert drawn == [24]
+    assert all((faces == 7).all() for faces in found)
+    assert [path.suffix for path in tmp_path.iterdir()] == [".npy"]

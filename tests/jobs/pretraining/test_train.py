@@ -20,7 +20,7 @@ from mpafer_jax.config.fields import FrozenModel
 from mpafer_jax.jobs.pretraining import teacher, train
 from mpafer_jax.jobs.pretraining.config import PretrainConfig
 from mpafer_jax.runtime import signals
-from mpafer_jax.runtime.errors import CheckpointError, ConfigError, UserError
+from mpafer_jax.runtime.errors import CheckpointError, ConfigError, DataError, UserError
 from tests.jobs import runs
 from tests.jobs.pretraining import tiny
 
@@ -157,6 +157,31 @@ def test_stopped_while_the_teacher_learns_it_goes_on(taught, tmp_path, monkeypat
     train.pretrain(tiny.config(taught / "images", **changes), run)
     assert_same(taught / "run", run)
     assert runs.metrics(run / "teacher") == runs.metrics(taught / "run" / "teacher")
+
+
+def test_only_process_0_writes_the_vocabulary(folder, tmp_path, monkeypatch):
+    data, _ = train.open_images(tiny.config(folder), tmp_path)
+    expected = train.make_vocabulary(data, tiny.config(folder), tmp_path / "tokenizer")
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "tokenizer").iterdir()}
+    monkeypatch.setattr(train.distributed, "is_first", lambda: False)
+    found = train.make_vocabulary(data, tiny.config(folder), tmp_path / "tokenizer")
+    assert found.encode("a red image") == expected.encode("a red image")
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "tokenizer").iterdir()} == before
+
+
+def test_processes_that_share_no_folder_or_data_are_refused(folder, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(train.distributed, "disagreement", lambda here: f"process 0 has 9 images, this one {here}")
+        with pytest.raises(DataError, match=r"different images or captions: process 0 has 9 .*, this one 24 images"):
+            train.prepare(tiny.config(folder), tmp_path)
+
+    def refuse(workdir):
+        raise ConfigError(f"--workdir={workdir} is not one folder")
+
+    monkeypatch.setattr(train.workdir_lib, "check_shared", refuse)
+    with pytest.raises(ConfigError, match="is not one folder"):
+        train.pretrain(tiny.config(folder), tmp_path)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.processes
