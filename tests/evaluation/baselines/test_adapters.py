@@ -1,11 +1,18 @@
 """Tip-Adapter, Tip-Adapter-F and CLIP-Adapter: by hand, and their training against plain PyTorch."""
 
+from types import SimpleNamespace
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from mpafer_jax.data.pipeline import ShuffledOrder
 from mpafer_jax.evaluation.baselines import adapters
-from tests import needs
+from mpafer_jax.evaluation.baselines.registry import Context
+from mpafer_jax.evaluation.metrics import softmax
+from mpafer_jax.method import build
+from mpafer_jax.method.state import Frozen
+from tests import needs, tiny
 from tests.evaluation.baselines.validation import score, split
 
 ORDER = np.stack([np.random.default_rng(step).permutation(12)[:6] for step in range(8)])  # 8 batches of 6 of 12 images
@@ -69,6 +76,90 @@ def test_the_length_of_a_feature_changes_nothing():
     np.testing.assert_allclose(one @ texts.T, other @ texts.T, atol=1e-5)
     assert np.abs(one - features).max() > 0.05
     np.testing.assert_array_equal(adapters.adapted(bottleneck, features, 0.0), features)
+
+
+def context(monkeypatch, texts, trained):
+    """Of two classes with these texts; what `train` is given is collected, and what it returns is given."""
+    seen = []
+
+    def train(loss, params, data, order):
+        seen.append((loss, params, data, order))
+        return trained(data)
+
+    monkeypatch.setattr(adapters, "train", train)
+    config = SimpleNamespace(eval=SimpleNamespace(select_by="war"), data=SimpleNamespace(sampler="shuffle"), seed=SEED)
+    texts = jnp.asarray(texts, jnp.float32)[None]
+    built = build.Experiment(
+        tiny.model(), Frozen({"logit_scale": jnp.log(20.0)}, None, texts, texts), ("a", "b"), (), None, "", "", None
+    )
+    images = {
+        "train": split([[1.0, 0.2], [0.2, 1.0], [1.0, 0.4], [0.4, 1.0]], [0, 1, 0, 1]),
+        "validation": split([[3.0, 2.0], [2.0, 3.0]], [0, 1]),
+        "test": split([[1.0, 0.9], [0.9, 1.0], [0.5, 0.1]], [0, 1, 0]),
+    }
+    return Context(config, None, built, 1, images), seen
+
+
+SEED = 3
+
+
+def test_tip_adapter_f_is_measured_with_the_keys_that_it_trains(monkeypatch):
+    """Texts are those of the other class, so that images alone are right; trained keys are farther apart than these."""
+    keys = unit(np.array([[3.0, -1.0], [-1.0, 3.0], [3.0, -2.0], [-2.0, 3.0]]))
+    made, seen = context(monkeypatch, [[0, 1], [1, 0]], lambda data: {"keys": jnp.asarray(keys)})
+    plain, _ = adapters.tip_adapter(made)
+    metrics, chosen = adapters.tip_adapter_f(made)
+    ((loss, params, data, order),) = seen
+    start = made.once(adapters._tip_adapter)
+    assert loss is adapters.tip_loss
+    features = unit(made.features["train"].image_features)
+    np.testing.assert_allclose(params["keys"], features, rtol=1e-6)
+    np.testing.assert_allclose(data["features"], features, rtol=1e-6)
+    np.testing.assert_allclose(data["clip_logits"], 20 * features[:, ::-1], rtol=1e-5)
+    assert (data["alpha"], data["beta"]) == (np.float32(start.alpha), np.float32(start.beta))
+    # Twenty epochs of all four images, each in the run's order.
+    assert order.tolist() == ShuffledOrder(SEED, 4)(np.arange(80)).reshape(20, 4).tolist()
+    validation, values = made.features["validation"], start.values
+    logits = 20 * unit(validation.image_features)[:, ::-1]
+    expected = adapters.choose(keys, values, validation, logits, made.score)
+    assert chosen == {"alpha": expected.alpha, "beta": expected.beta}
+    assert set(metrics) == {"validation", "test"}
+    test = unit(made.features["test"].image_features)
+    logits = expected.logits(test, 20 * test[:, ::-1])
+    assert metrics["test"].war == pytest.approx(np.mean(logits.argmax(axis=1) == [0, 1, 0]))
+    of_labels = softmax(logits)[np.arange(3), [0, 1, 0]]
+    assert metrics["test"].cross_entropy == pytest.approx(-np.mean(np.log(of_labels)), rel=1e-4)
+    assert metrics["test"].cross_entropy != pytest.approx(plain["test"].cross_entropy, rel=1e-3)
+
+
+def test_clip_adapter_takes_the_ratio_that_is_best_on_validation(monkeypatch):
+    """Only that of 0.6 leaves features as they are; the others answer with the first class."""
+
+    def trained(data):
+        away = 0.0 if data["ratio"] == np.float32(0.6) else 100.0
+        return {"down": jnp.ones((2, 1)), "up": jnp.array([[away, 0.0]])}
+
+    made, seen = context(monkeypatch, np.eye(2), trained)
+    metrics, chosen = adapters.clip_adapter(made)
+    assert chosen == {"ratio": 0.6}
+    assert (metrics["validation"].war, metrics["test"].war) == (1.0, 1.0)
+    assert [float(data["ratio"]) for _, _, data, _ in seen] == pytest.approx(adapters.RATIOS)
+    for loss, start, data, order in seen:
+        assert loss is adapters.adapter_loss
+        assert float(data["scale"]) == pytest.approx(20)
+        np.testing.assert_array_equal(data["values"], made.features["train"].label_distributions)
+        assert order.tolist() == ShuffledOrder(SEED, 4)(np.arange(800)).reshape(200, 4).tolist()
+        for name, value in adapters.initial_bottleneck(2, SEED).items():
+            np.testing.assert_array_equal(start[name], value)
+
+
+def test_the_first_bottleneck_is_pytorchs_default():
+    """Uniform within 1 / sqrt(inputs)."""
+    start = adapters.initial_bottleneck(400, seed=0)
+    assert {name: value.shape for name, value in start.items()} == {"down": (400, 100), "up": (100, 400)}
+    for name, limit in (("down", 1 / 20), ("up", 1 / 10)):
+        assert 0.99 * limit < np.abs(start[name]).max() <= limit
+        assert np.std(start[name]) == pytest.approx(limit / np.sqrt(3), rel=0.02)
 
 
 def torch_training(parameters, logits_of, values):
