@@ -11,7 +11,7 @@ import pytest
 from mpafer_jax.data.splits import load_dataset
 from mpafer_jax.evaluation.baselines import feature_files
 from mpafer_jax.jobs import train
-from mpafer_jax.method import build
+from mpafer_jax.method import build, prototypes
 from mpafer_jax.method import features as features_lib
 from mpafer_jax.method.features import encode_splits
 from mpafer_jax.runtime import devices, locks, signals
@@ -124,7 +124,7 @@ def test_a_folder_that_cannot_be_written_costs_no_run(tmp_path, monkeypatch, cap
     assert "data.features_dir" in caplog.text
 
 
-def test_the_key_holds_what_the_numbers_depend_on(sample):
+def test_the_key_holds_what_the_numbers_depend_on(sample, monkeypatch):
     def path(clip="c", **changes):
         return features_lib.open_store(runs.config(sample, **changes), clip, 8).path
 
@@ -136,8 +136,13 @@ def test_the_key_holds_what_the_numbers_depend_on(sample):
         path(**{"clip.dtype": "bfloat16", "clip.residual_dtype": "bfloat16"}),
         path(**{"data.mean": (0.5, 0.5, 0.5)}),
         path(**{"data.std": (0.5, 0.5, 0.5)}),
+        path(**{"data.grayscale": True}),
     }
-    assert len(changed | {base}) == 6
+    for name, value in (("matmul_precision", "default"), ("unusual_settings", {"jax_enable_x64": "True"})):
+        with monkeypatch.context() as patch:
+            patch.setattr(devices, name, lambda value=value: value)
+            changed.add(path())
+    assert len(changed | {base}) == 9
     same = [path(**change) for change in ({"seed": 5}, {"data.train_per_class": 3}, {"eval.batch_size": 32})]
     assert same == [base] * 3
     assert path(**{"data.features_dir": "/elsewhere"}) == features_lib.Path("/elsewhere") / base.name
@@ -232,6 +237,17 @@ def test_prototypes_are_the_class_means_of_the_frozen_features(sample, prepared,
         for label in range(len(dataset.class_names)):
             expected = features[dataset.train.labels == label].mean(0)
             np.testing.assert_allclose(found[label], expected, rtol=1e-5, atol=1e-6)
+
+
+def test_prototypes_of_a_few_images_of_each_class(sample, prepared, tmp_path):
+    dataset, built = prepared
+    place, labels = {"data.features_dir": str(tmp_path)}, dataset.train.labels
+    features = encode_splits(runs.config(sample, **place), built, [dataset.train])["train"].image_features
+    for seed in (0, 1):
+        config = runs.config(sample, seed=seed, **place, **{"prototypes.images_per_class": 3})
+        chosen = prototypes.choose_images(labels, 3, seed)
+        expected = [features[chosen][labels[chosen] == label].mean(0) for label in range(len(dataset.class_names))]
+        np.testing.assert_allclose(train.class_prototypes(config, dataset.train, built), expected, rtol=1e-5, atol=1e-6)
 
 
 def test_the_command_writes_features_labels_and_names(sample, prepared, tmp_path):
