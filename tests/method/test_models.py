@@ -10,11 +10,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from PIL import Image
 
 from mpafer_jax.backbones.base import Tower
 from mpafer_jax.backbones.clip import model as clip_lib
 from mpafer_jax.backbones.clip.transformer import ACTIVATIONS
+from mpafer_jax.config.data_section import DataSection
+from mpafer_jax.config.schema import Config
+from mpafer_jax.method import build
 from mpafer_jax.method import prompts as prompts_lib
+from mpafer_jax.method.forward import Forward
 from mpafer_jax.method.model import variables
 from mpafer_jax.method.mpa import MpaPrompts
 from mpafer_jax.runtime.errors import PromptError
@@ -132,6 +137,29 @@ def test_the_last_32_bits_of_a_seed_count_in_64_bit_mode_too():
     with jax.enable_x64(True):
         drawn = tiny.learner().initial_params(2**32 + 5)
     np.testing.assert_array_equal(drawn["ctx"], tiny.learner().initial_params(5)["ctx"])
+
+
+def test_a_runs_seed_draws_its_initial_prompts():
+    built = build.Experiment(tiny.model(), tiny.frozen(tiny.MODEL), ("a", "b", "c"), (), None, "tiny", "", None)
+    found = [build.initial_prompts(Config(seed=seed), built) for seed in (0, 5)]
+    for seed, params in zip((0, 5), found, strict=True):
+        jax.tree.map(np.testing.assert_array_equal, params, tiny.learner().initial_params(seed))
+    assert all(np.abs(found[0][name] - found[1][name]).max() > 1e-2 for name in ("ctx", "visual_prompts"))
+
+
+@pytest.mark.parametrize("grayscale", [False, True])
+def test_a_configuration_says_whether_images_are_made_grey(grayscale):
+    """In training and evaluation, and for features of the CLIP without prompts."""
+    section = DataSection(mean=tiny.MEAN, std=tiny.STD, grayscale=grayscale)
+    forward = Forward.configured(tiny.MODEL, section)
+    coloured = tiny.batch(2)["image"]
+    grey = np.stack([np.asarray(Image.fromarray(image).convert("L").convert("RGB")) for image in coloured])
+    frozen, params = tiny.frozen(tiny.MODEL), tiny.learner().initial_params(0)
+    both = np.concatenate([coloured, grey])
+    logits, _ = forward(params, frozen, {"image": both})
+    for values in (logits, forward.frozen_features(frozen.backbone, both)):
+        difference = np.abs(values[:2] - values[2:]).max()
+        assert (difference < 1e-4) == grayscale
 
 
 @pytest.mark.parametrize("layers", [(4,), (0, 1), (2, 1), (1, 1)])
