@@ -195,11 +195,20 @@ def test_a_planted_difference_is_found_with_its_mirror_image(sample, planted, tm
     before = stored.stat().st_mtime_ns
     assert np.array_equal(motion_prior.patch_weights(config, tmp_path, dataset.train, built), weights)
     assert stored.stat().st_mtime_ns == before  # read, not made again
+    even = config.model_copy(update={"head": config.head.model_copy(update={"motion_strength": 0.0})})
+    np.testing.assert_array_equal(motion_prior.patch_weights(even, tmp_path, dataset.train, built), 1)
     features = runs.config(sample, **{"data.dir": str(planted), "head.motion_prior": "features"})
     motion_prior.patch_weights(features, tmp_path, dataset.train, built)
     assert len(list(tmp_path.glob("motion-*.npy"))) == 2
     with pytest.raises(ConfigError, match="train_splits is empty, so there are no faces to compare"):
         motion_prior.measure(config, built, dataset.train.take(np.array([], np.int64)), "images")
+
+
+def test_no_more_images_are_compared_than_prototypes_are_made_of(sample):
+    config = runs.config(sample, **{"prototypes.images_per_class": 2})
+    dataset = load_dataset(config.data)
+    built = build.build_experiment(config, dataset.class_names, build.load_frozen_clip(config))
+    assert motion_prior.measure(config, built, dataset.train, "images").count.tolist() == [2] * 5
 
 
 def test_a_configurations_image_and_table(sample, planted, tmp_path):
