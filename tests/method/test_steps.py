@@ -199,6 +199,8 @@ def test_the_eval_step_gives_every_image_of_all_devices_with_its_position():
     np.testing.assert_allclose(rows["patch_scores"], np.asarray(out["patch_scores"])[order], atol=1e-5)
     features = np.asarray(out["image_features"] / jnp.linalg.norm(out["image_features"], axis=1, keepdims=True))
     np.testing.assert_allclose(rows["image_features"], features[order], atol=1e-5)
+    mean_patches = np.asarray(out["patch_features"]).mean(axis=1)  # not normalised, as in prediction
+    np.testing.assert_allclose(rows["mean_patch"], mean_patches[order], rtol=1e-4, atol=1e-5)
 
 
 def test_uneven_batches_are_refused_with_the_sizes_that_do():
