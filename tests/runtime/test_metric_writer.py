@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from mpafer_jax.runtime.metric_writer import LINES, MetricWriter, read
+from mpafer_jax.runtime.metric_writer import LINES, MetricWriter, mean_metrics, read
 
 
 def test_what_is_written_is_read_but_for_a_line_without_end(tmp_path):
@@ -15,6 +15,19 @@ def test_what_is_written_is_read_but_for_a_line_without_end(tmp_path):
     with (tmp_path / LINES).open("a") as stream:
         stream.write('{"step": 2, "kind": "train", "loss": 1.0}')
     assert read(tmp_path) == {"train": {"loss": {1: 2.0}}}
+
+
+def test_means_over_steps_are_weighted_by_their_counts():
+    steps = [{"loss": (6.0, 2.0), "grad_norm": (3.0, 1.0)}, {"loss": (1.0, 8.0), "grad_norm": (1.0, 1.0)}]
+    assert mean_metrics(steps, last_step=5) == {"loss": 0.7, "grad_norm": 2.0}
+
+
+def test_a_run_that_resumes_keeps_the_lines_up_to_its_step(tmp_path):
+    for first_step, written in ((0, (1, 2, 3)), (2, (3,))):
+        with MetricWriter(tmp_path, first_step=first_step, enabled=True) as writer:
+            for step in written:
+                writer.write(step, "train", {"loss": first_step + step})
+    assert read(tmp_path) == {"train": {"loss": {1: 1.0, 2: 2.0, 3: 5.0}}}
 
 
 def test_a_full_disk_is_named(tmp_path):
