@@ -322,9 +322,14 @@ def test_an_epoch_has_a_random_frame_of_each_segment(dfew_folder: Path) -> None:
     }
     for step, batch in enumerate(stream):
         np.testing.assert_array_equal(batch["label"], split.labels[batch["index"]])
-        for index, image in zip(batch["index"].tolist(), batch["image"], strict=True):
+        for place, (index, image) in enumerate(zip(batch["index"].tolist(), batch["image"], strict=True)):
             clip, number = known[image.tobytes()]
             assert clip == index
+            position = 6 * step + place
+            order = np.random.default_rng((0, 3, position // 102)).permutation(102)
+            segment, frames = order[position % 102] % 6, int(split.source.num_frames[clip])
+            low, high = segment * frames // 6, (segment + 1) * frames // 6
+            assert number == np.random.default_rng((3, 3, position)).integers(low, max(low + 1, high))
             seen[step // 17].append((clip, number))
     for epoch in seen:
         for clip in range(17):
