@@ -4,6 +4,7 @@ import json
 import pathlib
 import re
 import shutil
+import types
 
 import jax
 import jax.numpy as jnp
@@ -340,6 +341,14 @@ def test_class_counts_of_train_reach_the_loss(sample, tmp_path):
     written = (tmp_path / "run" / "results.md").read_text()
     assert "| tuned prompts + logit adjustment (tau 1), last step (2) " in written
     assert "- class imbalance: logit adjustment (tau 1)\n" in written
+
+
+def test_class_counts_are_of_votes_in_fractions():
+    votes = np.array([[0.5, 0.5, 0.0], [0.0, 1.0, 0.0], [0.25, 0.25, 0.5]], np.float32)
+    split = types.SimpleNamespace(label_distributions=votes, class_names=("a", "b", "c"))
+    found = train.class_counts(Config(), split)
+    assert found.dtype == np.float32
+    assert found.tolist() == [0.75, 1.75, 0.5]
 
 
 @pytest.mark.training
