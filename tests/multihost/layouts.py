@@ -42,7 +42,14 @@ class Layout:
 def running(layout, sample, workdir, **changes):
     """The run as a process whose standard error is a pipe; it has ended when the block has, whatever happened."""
     changes = {"data.features_dir": f"{workdir}/features", **changes}  # each layout computes its own
-    command = [str(LAUNCHER), str(layout.processes), *runs.command(sample, workdir, **changes)]
+    with started(layout, runs.command(sample, workdir, **changes)) as process:
+        yield process
+
+
+@contextlib.contextmanager
+def started(layout, words):
+    """The same of any command."""
+    command = [str(LAUNCHER), str(layout.processes), *words]
     environment = runs.environment(devices=layout.devices, JAX_LOCAL_CPU_DEVICES=str(layout.devices))
     with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as process:
         try:
@@ -101,8 +108,9 @@ def processes_of(launcher) -> list[int]:
     for path in pathlib.Path("/proc").glob("[0-9]*"):
         try:
             parent = int((path / "stat").read_text().rpartition(")")[2].split()[1])
-            is_run = (path / "cmdline").read_bytes().split(b"\0")[1:3] == [b"-m", b"mpafer_jax.main"]
-        except (OSError, IndexError):  # it ended meanwhile
+            flag, module = (path / "cmdline").read_bytes().split(b"\0")[1:3]
+            is_run = flag == b"-m" and module in (b"mpafer_jax.main", b"mpafer_jax.cli")
+        except (OSError, IndexError, ValueError):  # it ended meanwhile
             continue
         if parent == launcher and is_run:
             found.append(int(path.name))

@@ -1,6 +1,7 @@
 """SIGTERM where no training step runs: every process ends with the code that says "again", and again is enough."""
 
 import signal
+import sys
 
 import pyarrow.parquet as pq
 import pytest
@@ -63,6 +64,21 @@ def test_evaluations_end_between_two_batches(many, trained, tmp_path, layout):
     assert not (tmp_path / "train" / "summary.json").exists()
     layouts.run(layout, many, tmp_path / "train", **training)
     assert runs.summary(tmp_path / "train")["last"]["test"]["count"] == 2000
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("layout", LAYOUTS, ids=str)
+def test_studies_and_features_end_between_two_batches(many, trained, tmp_path, layout):
+    cli = [sys.executable, "-m", "mpafer_jax.cli"]
+    matrix = ["study", "cross-dataset", f"--workdir={tmp_path}", f"--checkpoint=run={trained}", "--batch_size=2"]
+    changes = {"data.features_dir": tmp_path / "cache", "eval.batch_size": 2}
+    features = ["data", "features", *runs.words(many, **changes), f"--out={tmp_path}", "--split=test"]
+    for words, text in ((matrix, "run on run: 2000 images"), (features, "classes: 5")):
+        with layouts.started(layout, [*cli, *words]) as process:
+            code, errors = stop_at(text, process)
+        assert code == signals.EXIT_CODE, errors
+        assert errors.count("stopped by SIGTERM") == layout.processes
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
 @pytest.mark.slow
