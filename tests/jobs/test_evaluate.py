@@ -12,6 +12,7 @@ import pytest
 
 from mpafer_jax.artifacts import checkpoints
 from mpafer_jax.artifacts.confidence import Confidence
+from mpafer_jax.data.splits import load_dataset
 from mpafer_jax.evaluation import protocol
 from mpafer_jax.evaluation.baselines import feature_files
 from mpafer_jax.jobs import after_run, evaluate, predict, train
@@ -142,6 +143,20 @@ def test_what_is_evaluated(sample, finished, tmp_path):
     ):
         with pytest.raises(ConfigError, match=message):
             evaluation(sample, finished[0], tmp_path, **changes)
+
+
+def test_a_confidence_is_fitted_on_images_that_are_not_the_tests(sample):
+    whole = load_dataset(runs.config(sample).data)
+    nothing = whole.train.take(np.zeros(0, np.int64))
+    for changes, fitted in (
+        ({}, True),
+        ({"test": None}, True),
+        ({"validation": None}, False),
+        ({"validation": whole.test}, False),  # as data.validation_split=test makes it
+        ({"validation": nothing}, False),
+        ({"train": nothing}, False),
+    ):
+        assert after_run.can_fit(dataclasses.replace(whole, **changes)) is fitted, changes
 
 
 def test_a_checkpoint_that_training_has_deleted_meanwhile_gets_no_folder(finished, tmp_path, caplog):
