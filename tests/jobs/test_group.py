@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import types
 
 import jax
 import numpy as np
@@ -138,6 +139,19 @@ def test_runs_are_named_each_with_its_configuration(tmp_path):
         done = runs.call("study group", *words)
         assert done.code == 2
         assert f"{problem}{tmp_path}" in done.err
+
+
+@pytest.mark.parametrize("differing", ["", "seed", "data", "train"])
+def test_runs_share_batches_of_the_same_images_in_the_same_order(sample, differing):
+    """All three decide what a batch holds; augmentation is among the data's fields."""
+
+    def run(number):
+        flip = number / 2 if differing == "data" else 0.0
+        config = runs.config(sample, seed=number if differing == "seed" else 0, **{"data.augment.flip": flip})
+        train = types.SimpleNamespace(fingerprint=str(number) if differing == "train" else "same")
+        return types.SimpleNamespace(config=config, dataset=types.SimpleNamespace(train=train))
+
+    assert group._see_the_same_batches([run(0), run(1)]) is (differing == "")
 
 
 def test_what_runs_of_a_group_may_differ_in(sample):
