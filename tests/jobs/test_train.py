@@ -22,7 +22,7 @@ from tests import tiny
 from tests.jobs import runs
 
 
-def test_what_a_run_leaves(finished):
+def test_what_a_run_leaves(finished, sample):
     workdir, summary = finished
     assert summary == runs.summary(workdir)
     names = {path.name.split("-")[0] for path in workdir.iterdir()}
@@ -49,6 +49,10 @@ def test_what_a_run_leaves(finished):
         if line["kind"] == "train":
             total = sum(line[name] for name in terms - {"loss"})
             assert line["loss"] == pytest.approx(total, rel=1e-5)
+    rates = {line["step"]: line["learning_rate"] for line in lines if line["kind"] == "train"}
+    peak = runs.config(sample).optimizer.learning_rate  # of the third update, after two of the warm-up
+    assert (rates[2], rates[3]) == pytest.approx((peak * 2 / 3, peak))
+    assert rates[12] == pytest.approx(peak * (1 + np.cos(np.pi * 9 / 10)) / 2, rel=1e-4)
 
 
 def test_summary_counts_every_held_out_image_once(finished):
