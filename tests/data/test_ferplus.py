@@ -48,6 +48,7 @@ needs_ferplus = pytest.mark.skipif(
         # "unknown" in second place ends it: 4 of 10 is too little, 6 of 10 is enough.
         ((4, 0, 0, 2, 0, 0, 0, 0, 4, 0), "distribution", -1, "no agreement"),
         ((0, 0, 6, 0, 0, 0, 0, 0, 4, 0), "distribution", 2, ""),
+        ((4, 0, 0, 0, 0, 0, 0, 0, 4, 0), "distribution", -1, "no agreement"),  # exactly half is too little
     ],
 )
 def test_rules(counts: tuple[int, ...], rule: str, label: int, dropped: str) -> None:
@@ -68,6 +69,10 @@ def test_distribution_holds_the_shares_of_the_taken_emotions() -> None:
     assert decision.distribution == pytest.approx((2 / 9, 0, 5 / 9, 2 / 9, 0, 0, 0, 0))
     # 8 of 10 are enough at once, so the other 2 get nothing.
     assert ferplus.decide((0, 8, 2, 0, 0, 0, 0, 0, 0, 0), "distribution").distribution == (0, 1, 0, 0, 0, 0, 0, 0)
+    # Exactly 75% are enough, 70% are not.
+    assert ferplus.decide((0, 6, 2, 0, 0, 0, 0, 0, 0, 0), "distribution").distribution == (0, 1, 0, 0, 0, 0, 0, 0)
+    shares = ferplus.decide((0, 7, 3, 0, 0, 0, 0, 0, 0, 0), "distribution").distribution
+    assert shares == pytest.approx((0, 0.7, 0.3, 0, 0, 0, 0, 0))
 
 
 def test_folder_layout(tmp_path: Path) -> None:
