@@ -69,6 +69,16 @@ def test_a_face_that_is_missing_keeps_its_track_for_seconds_and_not_for_frames(r
         assert (tracker([face(100)], 1.0 - 1 / rate + pause) == [0]) is same
 
 
+def test_a_face_between_two_tracks_goes_on_the_one_that_was_seen_last():
+    """Also where it is a little nearer to the other, which has waited for a second."""
+    tracker = Tracker()
+    assert tracker([face(100), face(160)], 0.0) == [0, 1]
+    for number in range(1, 26):
+        assert tracker([face(160)], number / 25) == [1]
+    assert tracker([face(128)], 26 / 25) == [1]
+    assert tracker([face(100), face(128)], 27 / 25) == [0, 1]
+
+
 def test_every_sixtieth_frame_is_enough_for_a_face_that_stays():
     assert followed([[face(100)], [face(110)], [face(95)]], rate=0.5) == [[0], [0], [0]]
 
