@@ -145,6 +145,15 @@ def test_what_is_evaluated(sample, finished, tmp_path):
             evaluation(sample, finished[0], tmp_path, **changes)
 
 
+def test_a_confidence_is_of_the_checkpoints_classes_alone(sample, finished, tmp_path):
+    """Among fewer classes its probabilities are others."""
+    few = {"data.class_names": ("anger", "happiness", "sadness")}
+    for classes, known in (("common", False), ("checkpoint", True)):
+        result = evaluation(sample, finished[0], tmp_path, **few, **{"eval.classes": classes})
+        assert result["test"]["count"] == 15
+        assert ("confidence" in result) is known
+
+
 def test_a_confidence_is_fitted_on_images_that_are_not_the_tests(sample):
     whole = load_dataset(runs.config(sample).data)
     nothing = whole.train.take(np.zeros(0, np.int64))
