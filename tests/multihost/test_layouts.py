@@ -115,7 +115,7 @@ def test_hosts_with_different_data_are_refused(sample, tmp_path):
         shutil.copytree(sample / "faces", tmp_path / str(index), ignore=shutil.ignore_patterns(PREPARED_FOLDER))
         shutil.copytree(sample / "faces", tmp_path / f"same{index}", ignore=shutil.ignore_patterns(PREPARED_FOLDER))
     (tmp_path / "1" / "train" / "anger" / "000.png").unlink()
-    printed = layouts.program(
+    said = layouts.program(
         f"""
         {layouts.JOIN}
         from mpafer_jax.data.splits import load_dataset
@@ -127,18 +127,18 @@ def test_hosts_with_different_data_are_refused(sample, tmp_path):
         try:
             load(str(index))
         except DataError as error:
-            print(index, error, flush=True)
+            say(error)
         """,
         tmp_path,
     )
     told = r"the processes of this run have read different data: process 0 has 55 train images \([0-9a-f]{16}\), .*"
-    assert re.match("0 " + told + ", and another process something else. Give every host the same", printed[0])
-    assert re.match("1 " + told + r", this one 54 train images \([0-9a-f]{16}\), .*\. Give every host", printed[1])
+    assert re.match("0 " + told + ", and another process something else. Give every host the same", said[0])
+    assert re.match("1 " + told + r", this one 54 train images \([0-9a-f]{16}\), .*\. Give every host", said[1])
 
 
 def test_processes_resume_and_read_the_same_step(tmp_path):
     """Process 1 sees the newest step late, as on a network file system; then never; then it reads another one."""
-    printed = layouts.program(
+    said = layouts.program(
         f"""
         {layouts.JOIN}
         from mpafer_jax.artifacts import checkpoints, run_checkpoints, storage
@@ -159,30 +159,30 @@ def test_processes_resume_and_read_the_same_step(tmp_path):
             late.clear()
             again = opened(folder)
             try:
-                print(index, "resumes after", int(again.restore_latest(state(0), DESCRIPTION).step), flush=True)
+                say("resumes after", int(again.restore_latest(state(0), DESCRIPTION).step))
             except CheckpointError as error:
-                print(index, error, flush=True)
+                say(error)
             again.close()
         try:
             checkpoints.load(folder, "last")
         except CheckpointError as error:
-            print(index, error, flush=True)
+            say(error)
         storage._Manager._load_checkpoint_infos = listed
-        print(index, "reads", checkpoints.load(folder, "last")[2], flush=True)
+        say("reads", checkpoints.load(folder, "last")[2])
         """,
         tmp_path,
     )
     of_first = ("process 0 has the steps [4, 2], and another process something else", "process 0 has step 4 (SHA-256 ")
     of_other = ("process 0 has the steps [4, 2], this one the steps [2]", "this one step 2 (SHA-256 ")
     for number, words in enumerate((of_first, of_other)):
-        lines = [line for line in printed if line.startswith(f"{number} ")]
-        assert len(lines) == 4, printed
+        lines = [line for line in said if line.startswith(f"{number} ")]
+        assert len(lines) == 4, said
         for expected in (*words, "resumes after 4", "reads 4"):
-            assert any(expected in line for line in lines), printed
+            assert any(expected in line for line in lines), said
 
 
 def test_a_command_ends_where_process_0_writes_for_longer_than_the_others_wait(tmp_path):
-    printed = layouts.program(
+    said = layouts.program(
         """
         distributed.SHUTDOWN_SECONDS = 2
         from mpafer_jax.cli.runner import command
@@ -194,11 +194,11 @@ def test_a_command_ends_where_process_0_writes_for_longer_than_the_others_wait(t
         try:
             sys.exit(slow([]))
         finally:
-            print(index, "has ended", flush=True)
+            say("has ended")
         """,
         tmp_path,
     )
-    assert printed == ["0 has ended", "1 has ended"]
+    assert said == ["0 has ended", "1 has ended"]
 
 
 @pytest.mark.slow
