@@ -1,5 +1,6 @@
 """Tip-Adapter, Tip-Adapter-F and CLIP-Adapter: by hand, and their training against plain PyTorch."""
 
+import dataclasses
 from types import SimpleNamespace
 
 import jax.numpy as jnp
@@ -92,8 +93,10 @@ def context(monkeypatch, texts, trained):
     built = build.Experiment(
         tiny.model(), Frozen({"logit_scale": jnp.log(20.0)}, None, texts, texts), ("a", "b"), (), None, "", "", None
     )
+    votes = np.array([[0.9, 0.1], [0.2, 0.8], [0.6, 0.4], [0.0, 1.0]], np.float32)
+    of_train = split([[1.0, 0.2], [0.2, 1.0], [1.0, 0.4], [0.4, 1.0]], [0, 1, 0, 1])
     images = {
-        "train": split([[1.0, 0.2], [0.2, 1.0], [1.0, 0.4], [0.4, 1.0]], [0, 1, 0, 1]),
+        "train": dataclasses.replace(of_train, label_distributions=votes),
         "validation": split([[3.0, 2.0], [2.0, 3.0]], [0, 1]),
         "test": split([[1.0, 0.9], [0.9, 1.0], [0.5, 0.1]], [0, 1, 0]),
     }
@@ -119,7 +122,8 @@ def test_tip_adapter_f_is_measured_with_the_keys_that_it_trains(monkeypatch):
     assert (data["alpha"], data["beta"]) == (np.float32(start.alpha), np.float32(start.beta))
     # Twenty epochs of all four images, each in the run's order.
     assert order.tolist() == ShuffledOrder(SEED, 4)(np.arange(80)).reshape(20, 4).tolist()
-    validation, values = made.features["validation"], start.values
+    validation, values = made.features["validation"], made.features["train"].label_distributions
+    np.testing.assert_array_equal(data["values"], values)
     logits = 20 * unit(validation.image_features)[:, ::-1]
     expected = adapters.choose(keys, values, validation, logits, made.score)
     assert chosen == {"alpha": expected.alpha, "beta": expected.beta}

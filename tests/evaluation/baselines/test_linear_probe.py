@@ -1,11 +1,14 @@
 """Logistic regression: known optima, the choice of the penalty, determinism."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from mpafer_jax.evaluation.baselines import linear_probe
+from mpafer_jax.evaluation.metrics import softmax
 from tests.evaluation.baselines.validation import score, split
 
 
@@ -64,6 +67,14 @@ TRAIN = split([[-1.0], [-1.2], [-0.8], [1.0]] * 4, [0, 0, 0, 1] * 4)
 def test_validation_chooses_the_penalty(validation, select_by, expected):
     found = linear_probe.fit(TRAIN, validation.image_features, score(validation, select_by), grid=(1e3, 1e-3))
     assert found.l2 == expected
+
+
+def test_votes_are_what_it_learns():
+    """Without a penalty to speak of, of two images it gives back their votes."""
+    votes = np.array([[0.75, 0.25], [0.1, 0.9]], np.float32)
+    train = dataclasses.replace(split([[-3.0], [5.0]], [0, 1]), label_distributions=votes)
+    probe = linear_probe.fit(train, train.image_features, score(train), grid=(1e-6,))
+    np.testing.assert_allclose(softmax(probe.logits(train.image_features)), votes, atol=1e-3)
 
 
 def test_a_feature_that_never_changes_does_no_harm():
