@@ -111,6 +111,20 @@ def test_it_learns_and_leaves_the_run_beside_it_alone(planted):
     assert experiment.model.learner.num_visual == 8
 
 
+def test_it_begins_with_the_first_batch_of_the_run_beside_it(planted, monkeypatch):
+    config, experiment, splits = planted
+    seen, real = [], text_context.batch_of_step
+
+    def recording(split, order, step, size):
+        seen.append(order(step * size + np.arange(size)))
+        return real(split, order, step, size)
+
+    monkeypatch.setattr(text_context, "batch_of_step", recording)
+    train(config.model_copy(update={"seed": 2}), experiment, splits, 10)
+    expected = pipeline.train_order(splits["train"].labels, "shuffle", 2)(np.arange(160)).reshape(10, 16)
+    np.testing.assert_array_equal(seen, expected)
+
+
 def test_the_test_split_chooses_where_it_chooses_for_the_run_beside_it(planted, sample):
     """As validation would with the same images, on labels that training does not come nearer to."""
     _, experiment, splits = planted
