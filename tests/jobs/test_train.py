@@ -347,6 +347,13 @@ def test_class_counts_of_train_reach_the_loss(sample, tmp_path):
     assert "- class imbalance: logit adjustment (tau 1)\n" in written
 
 
+def test_epochs_are_rounded_to_whole_updates(sample, tmp_path):
+    changes = {"train.num_steps": 0, "train.num_epochs": 2.5, "loss.gamma": 0.0, "optimizer.warmup_steps": 0}
+    run = train.prepare(runs.config(sample, **changes), tmp_path)
+    assert len(run.dataset.train) == 55
+    assert run.num_steps == 9  # 137.5 images in batches of 16
+
+
 def test_class_counts_are_of_votes_in_fractions():
     votes = np.array([[0.5, 0.5, 0.0], [0.0, 1.0, 0.0], [0.25, 0.25, 0.5]], np.float32)
     split = types.SimpleNamespace(label_distributions=votes, class_names=("a", "b", "c"))
