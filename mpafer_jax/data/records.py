@@ -309,7 +309,7 @@ class SourceIndex:
 
 
 def _content(image: ImageSource) -> bytes:
-    """Digest of the file that holds an image or its surroundings; b"" for others, whose stamps say more than a size."""
+    """Digest of the file that holds an image or its surroundings; b"" for drawn images, and those in tables."""
     if not isinstance(image, ImageFile | ImageCrop | AlignedFace):
         return b""
     try:
