@@ -8,7 +8,7 @@ from concurrent import futures
 import numpy as np
 import pytest
 
-from mpafer_jax.data.splits import load_dataset
+from mpafer_jax.data.splits import Grouping, load_dataset
 from mpafer_jax.evaluation.baselines import feature_files
 from mpafer_jax.jobs import train
 from mpafer_jax.method import build, prototypes
@@ -122,6 +122,23 @@ def test_a_folder_that_cannot_be_written_costs_no_run(tmp_path, monkeypatch, cap
         kept.add(hashes(1), rows(1))
     assert "features are not kept" in caplog.text
     assert "data.features_dir" in caplog.text
+
+
+def test_what_stands_for_a_clip_by_hand():
+    """A clip of three frames and one of two, in three segments; of the latter the first frame stands for two."""
+    labels, features = np.array([2, 2, 2, 1, 1], np.int32), np.arange(10, dtype=np.float32).reshape(5, 2)
+    votes = np.eye(3, dtype=np.float32)[labels]
+    frames = features_lib.FrozenFeatures(features, labels, votes, Grouping(np.array([0, 3]), 5), segments=3)
+    examples = frames.of_segments()
+    np.testing.assert_array_equal(examples.image_features, features[[0, 1, 2, 3, 3, 4]])
+    np.testing.assert_array_equal(examples.labels, [2, 2, 2, 1, 1, 1])
+    np.testing.assert_array_equal(examples.label_distributions, votes[[0, 1, 2, 3, 3, 4]])
+    logits, of_clips = frames.of_examples(features)
+    np.testing.assert_array_equal(logits, [[2, 3], [7, 8]])
+    np.testing.assert_array_equal(of_clips, [2, 1])
+    images = features_lib.FrozenFeatures(features, labels, votes)
+    assert images.of_segments() is images
+    assert images.of_examples(features)[0] is features
 
 
 def test_the_key_holds_what_the_numbers_depend_on(sample, monkeypatch):
