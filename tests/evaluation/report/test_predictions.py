@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import shutil
 
 import numpy as np
 import pytest
@@ -58,6 +59,28 @@ def test_mistakes_are_the_most_confident_ones_with_their_images(finished, stored
         np.testing.assert_allclose(scores, found.patch_scores, atol=1e-4)
     spread = np.ptp(stored.mistake_patch_scores, axis=0).max(axis=0)
     assert np.all(spread > 1e-2)  # another image's scores would show
+
+
+def test_images_of_unknown_classes_are_left_out_of_everything(finished, sample, tmp_path):
+    """They come between the others, whose names, features and images stay together."""
+    shutil.copytree(sample / "faces" / "test", tmp_path / "test")
+    shutil.copytree(tmp_path / "test" / "surprise", tmp_path / "test" / "boredom")  # after anger
+    changes = {"data.dir": str(tmp_path), "data.train_splits": (), "data.validation_fraction": 0.0}
+    config = runs.config(sample, **changes, **{"eval.checkpoint": str(finished[0]), "eval.report": "full"})
+    result = evaluate.evaluate_checkpoint(config, tmp_path / "evaluated")
+    found = predictions.Predictions.load(tmp_path / "evaluated" / "evaluation_predictions.npz")
+    known = predictions.Predictions.load(finished[0] / "predictions.npz")
+    assert result["test"]["count"] == 25
+    assert found.names.tolist() == known.names.tolist()
+    np.testing.assert_allclose(found.logits, known.logits, atol=1e-4)
+    assert found.mapped.tolist() == list(range(25))
+    for one, other in ((found.features_before, known.features_before), (found.features_after, known.features_after)):
+        np.testing.assert_allclose(one.astype(np.float32), other.astype(np.float32), atol=2e-3)
+    assert found.mistakes.max() >= 5
+    for row, position in enumerate(found.mistakes):
+        seen = preprocess.decode_rgb((tmp_path / "test" / found.names[position]).read_bytes())
+        expected = preprocess.resize(seen, found.mistake_pixels.shape[1])
+        np.testing.assert_array_equal(found.mistake_pixels[row], np.asarray(expected))
 
 
 def test_other_processes_than_the_first_write_nothing(finished, sample, tmp_path, monkeypatch):
