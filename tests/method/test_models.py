@@ -162,6 +162,15 @@ def test_a_configuration_says_whether_images_are_made_grey(grayscale):
         assert (difference < 1e-4) == grayscale
 
 
+def test_a_clip_that_is_to_be_given_grey_images_and_is_not_is_warned_of(caplog):
+    for of_clip, configured, warned in ((True, False, 1), (True, True, 0), (False, False, 0), (False, True, 0)):
+        caplog.clear()
+        clip = SimpleNamespace(name="a CLIP", image_mean=tiny.MEAN, image_std=None, grayscale=of_clip)
+        section = DataSection(mean=tiny.MEAN, grayscale=configured)
+        build.check_normalization(Config(data=section), clip)
+        assert caplog.text.count("a CLIP is to be given grey images") == warned
+
+
 @pytest.mark.parametrize("layers", [(4,), (0, 1), (2, 1), (1, 1)])
 def test_visual_prompts_of_unknown_layers_are_refused(layers):
     visual = SimpleNamespace(layers=layers, num_prompts=2, init_std=0.02, before_ln_pre=False)
