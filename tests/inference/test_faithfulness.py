@@ -1,6 +1,7 @@
 """Deletion and insertion: what is painted over, areas by hand, and that a good map beats a bad one."""
 
 import json
+import types
 
 import numpy as np
 import pytest
@@ -92,6 +93,37 @@ def test_of_one_image_there_is_no_error():
     summary = faithfulness.summarize({"a": one, "random": one, "centre": one})
     assert json.loads(json.dumps(summary, allow_nan=False))["a"]["deletion"]["standard_error"] is None
     assert faithfulness.table(summary).splitlines()[2].split("|")[2].strip() == "0.500"
+
+
+def test_the_rivals_of_a_map():
+    """One goes from the centre outwards, the other is drawn."""
+    prediction = types.SimpleNamespace(grid=(3, 5))
+    explained = types.SimpleNamespace(
+        prediction=prediction, rollout=np.arange(15.0).reshape(3, 5), class_maps=None, contrast_maps=None
+    )
+    maps = faithfulness.maps_of(explained, np.random.default_rng(0))
+    assert set(maps) == {"attention rollout", "centre", "random"}
+    np.testing.assert_allclose(maps["centre"][[7, 6, 2, 5, 0]], [0, -1, -1, -2, -np.sqrt(5)], rtol=1e-6)
+    np.testing.assert_array_equal(maps["attention rollout"], np.arange(15))
+    np.testing.assert_array_equal(maps["random"], np.random.default_rng(0).random(15, np.float32))
+
+
+def test_what_is_removed_has_the_mean_colour_and_random_maps_have_a_seed(predictor, faces, monkeypatch):
+    seen = []
+
+    def curves(probability, pixels, heat, grid, covered, fill, steps):
+        seen.append((fill, heat))
+        return np.zeros(3, np.float32), np.zeros(3, np.float32)
+
+    monkeypatch.setattr(faithfulness, "curves", curves)
+    explainer, drawn = Explainer(predictor, bank(anger="hard eyes")), []
+    for seed in (0, 0, 1):
+        seen.clear()
+        faithfulness.measure(predictor, explainer, faces[:1], steps=2, seed=seed)
+        assert {fill for fill, _ in seen} == {tuple(round(255 * value) for value in predictor.forward.mean)}
+        drawn.append(seen[-1][1])  # "random" is the last
+    np.testing.assert_array_equal(drawn[0], drawn[1])
+    assert np.abs(drawn[0] - drawn[2]).max() > 0.1
 
 
 def test_every_map_of_a_model_is_measured(predictor, faces):
