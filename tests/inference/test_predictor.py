@@ -276,7 +276,7 @@ def test_zero_shot_without_patches_is_clips_own_classification(sample, faces):
         loaded.backbone.spec.tokens,
     )
     pixels = np.stack([np.asarray(resize(Image.open(path).convert("RGB"), 64)) for path in faces[:3]])
-    images = normalize_images(jnp.asarray(pixels), predictor.forward.mean, predictor.forward.std)
+    images = normalize_images(jnp.asarray(pixels), loaded.image_mean, loaded.image_std)
     logits, _ = jax.jit(CLIP(loaded.backbone.config).apply)({"params": loaded.params}, images, tokens.ids)
     found = predictor.predict_batch(faces[:3])
     np.testing.assert_allclose(np.stack([p.logits for p in found]), logits, rtol=1e-4, atol=1e-4)
