@@ -12,6 +12,7 @@ from mpafer_jax.config.search_space import Factor
 from mpafer_jax.evaluation.predictions import Predictions
 from mpafer_jax.jobs import train
 from mpafer_jax.jobs.sweeps import plan, search, sweep
+from mpafer_jax.jobs.sweeps.collect import FinishedRun
 from mpafer_jax.jobs.sweeps.sweep import Point, Sweep
 from mpafer_jax.runtime.errors import ConfigError
 from tests.jobs import runs
@@ -149,6 +150,26 @@ def test_a_run_without_test_has_the_other_images_it_has_with_it(sample, tmp_path
         assert [split.name for split in without.held_out] == ["validation"]
         for name in ("train", "validation"):
             assert getattr(without, name).fingerprint == getattr(whole, name).fingerprint
+
+
+@pytest.mark.parametrize(("scores", "chosen"), [((0.5, 0.7, 0.7), 1), ((0.7, 0.5, 0.7), 0), ((0.1, 0.2, 0.3), 2)])
+def test_of_equal_trials_the_first_is_chosen(tmp_path, monkeypatch, scores, chosen):
+    monkeypatch.chdir(runs.ROOT)
+    found = Sweep("title", "configs/sample.py", (Point("full", "", space=SPACE),), trials=3)
+    made = search.trials(found, [FOLDER])
+    ended = [
+        FinishedRun(
+            f"{row.key}/seed_100", {"eval": {"select_by": "uar"}}, {"best": {"validation": {"uar": score}}}, None
+        )
+        for row, score in zip(made.points, scores, strict=True)
+    ]
+    monkeypatch.setattr(search.collect, "read_runs", lambda folder, sweep: ended)
+    monkeypatch.setattr(search.collect, "results", lambda sweep, runs, folder: [])
+    (searched,) = search.read(found, made, [FOLDER], tmp_path)
+    assert [trial.score for trial in searched.trials] == list(scores)
+    assert searched.best.number == chosen
+    for name, value in searched.best.values.items():
+        assert f"--config.{name}={value}" in searched.command
 
 
 def test_without_validation_nothing_can_be_chosen(sample):
