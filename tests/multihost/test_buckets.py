@@ -90,8 +90,13 @@ def test_checkpoints_fall_back_from_damaged_and_unfinished_ones(home, caplog):
     assert int(restored.step) == 6
     np.testing.assert_array_equal(restored.opt_state["trace"], state(6).opt_state["trace"])
     assert f"falling back from step 8: {folder}/step_8 cannot be read" in caplog.text
-    opened().close()  # deletes unfinished steps again: under load the emulator of Google's buckets was seen to keep one
-    assert sorted(path.name for path in folder.iterdir()) == ["step_6", "unreadable-step_8"]
+    left: list[str] = []
+    for _ in range(5):  # each deletes unfinished steps: under load the emulator of Google's buckets was seen to keep one
+        opened().close()
+        left = sorted(path.name for path in folder.iterdir())
+        if "step_10" not in left:
+            break
+    assert left == ["step_6", "unreadable-step_8"]
 
 
 def _objects(folder):
