@@ -91,7 +91,7 @@ def test_checkpoints_fall_back_from_damaged_and_unfinished_ones(home, caplog):
     np.testing.assert_array_equal(restored.opt_state["trace"], state(6).opt_state["trace"])
     assert f"falling back from step 8: {folder}/step_8 cannot be read" in caplog.text
     left: list[str] = []
-    for _ in range(5):  # each deletes unfinished steps: under load the emulator of Google's buckets was seen to keep one
+    for _ in range(5):  # each deletes unfinished steps; under load the emulator of Google's buckets may keep one
         opened().close()
         left = sorted(path.name for path in folder.iterdir())
         if "step_10" not in left:
