@@ -1,5 +1,6 @@
 """The facial-motion prior: by hand, on planted differences, and through training, evaluation, prediction and export."""
 
+import dataclasses
 import json
 import shutil
 
@@ -209,6 +210,38 @@ def test_no_more_images_are_compared_than_prototypes_are_made_of(sample):
     dataset = load_dataset(config.data)
     built = build.build_experiment(config, dataset.class_names, build.load_frozen_clip(config))
     assert motion_prior.measure(config, built, dataset.train, "images").count.tolist() == [2] * 5
+
+
+def test_maps_are_made_anew_for_all_that_they_depend_on(sample, tmp_path, monkeypatch):
+    config = runs.config(sample)
+    dataset = load_dataset(config.data)
+    built = build.build_experiment(config, dataset.class_names, build.load_frozen_clip(config))
+    measured = []
+
+    def measure(*arguments):
+        measured.append(arguments)
+        return PatchMeans(np.random.default_rng(0).normal(size=(5, 64, 2)), np.full((5, 64), 9.0), np.full(5, 10.0))
+
+    monkeypatch.setattr(motion_prior, "measure", measure)
+
+    def is_made(split=dataset.train, experiment=built, **changes):
+        before = len(measured)
+        changed = runs.config(sample, **{"head.motion_prior": "images", **changes})
+        motion_prior.patch_weights(changed, tmp_path, split, experiment)
+        return len(measured) > before
+
+    few = {"prototypes.images_per_class": 3}
+    assert is_made()
+    for changes in (
+        *({"clip.dtype": "bfloat16"}, {"clip.dtype": "bfloat16", "clip.residual_dtype": "bfloat16"}),
+        *({"data.mean": (0.5, 0.5, 0.5)}, {"data.std": (0.5, 0.5, 0.5)}, {"data.grayscale": True}),
+        *(few, {**few, "seed": 5}, {"prototypes.images_per_class": 4}, {"head.motion_prior": "features"}),
+        *({"split": dataset.train.take(np.arange(40))}, {"experiment": dataclasses.replace(built, clip_hash="other")}),
+    ):
+        assert is_made(**changes), changes
+        assert not is_made(**changes), changes
+    for changes in ({}, {"seed": 5}, {"head.motion_strength": 0.1}, {"train.num_steps": 3}):
+        assert not is_made(**changes), changes
 
 
 def test_a_configurations_image_and_table(sample, planted, tmp_path):
