@@ -106,13 +106,37 @@ def test_colour_changes() -> None:
     np.testing.assert_array_equal(np.asarray(preprocess.color_jitter(grey, rng, 0, 0, 0.9, 0.5)), np.asarray(grey))
 
 
+class Fixed(np.random.Generator):
+    """Draws the strongest change."""
+
+    def uniform(self, low: float = 0.0, high: float = 1.0, size: Any = None) -> float:  # type: ignore[override]
+        return high
+
+
+GREYS, COLOUR = [[60, 60, 60], [140, 140, 140]], [[150, 100, 50]]  # of mean 100; of luminance 109
+
+
+@pytest.mark.parametrize(
+    ("pixels", "strengths", "expected"),
+    [
+        (GREYS, (0.5, 0, 0), [[90, 90, 90], [210, 210, 210]]),
+        (GREYS, (0, 0.5, 0), [[40, 40, 40], [160, 160, 160]]),
+        (GREYS, (0, 0, 0.5), GREYS),
+        (COLOUR, (0.5, 0, 0), [[225, 150, 75]]),
+        (COLOUR, (0, 0, 0.5), [[170, 95, 20]]),
+    ],
+)
+def test_each_strength_is_of_one_change(
+    pixels: list[list[int]], strengths: tuple[float, float, float], expected: list[list[int]]
+) -> None:
+    """Brightness multiplies, contrast moves away from the mean of the image and saturation from the pixel's grey."""
+    image = Image.fromarray(np.array([pixels], np.uint8))
+    changed = preprocess.color_jitter(image, Fixed(np.random.PCG64(0)), *strengths, 0)
+    np.testing.assert_allclose(np.asarray(changed)[0].astype(int), expected, atol=1)
+
+
 def test_a_third_of_the_colour_circle_turns_red_into_green() -> None:
     red = Image.new("RGB", (1, 1), (255, 0, 0))
-
-    class Fixed(np.random.Generator):
-        def uniform(self, low: float = 0.0, high: float = 1.0, size: Any = None) -> float:  # type: ignore[override]
-            return high
-
     turned = preprocess.color_jitter(red, Fixed(np.random.PCG64(0)), 0, 0, 0, 1 / 3)
     assert np.asarray(turned)[0, 0].tolist() == [0, 255, 0]
 
