@@ -103,6 +103,8 @@ def test_class_balanced_sampler_draws_classes_equally() -> None:
     within = np.bincount(drawn[drawn >= 990] - 990, minlength=10)
     assert within.min() > 150
     np.testing.assert_array_equal(order(np.array([4321, 17])), drawn[[4321, 17]])
+    other = train_order(labels, "class_balanced", seed=1)(np.arange(6000))
+    assert np.mean(labels[other] == labels[drawn]) == pytest.approx(1 / 3, abs=0.03)
 
 
 def test_class_balanced_sampler_is_used(split: Split) -> None:
