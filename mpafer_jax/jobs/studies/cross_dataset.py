@@ -187,9 +187,9 @@ class Matrix:
         clip = self._clips[place]
         build.check_normalization(config, clip)
         trained.description.check_clip(f"config.clip.name {section.name}", clip.content_hash)
-        key = (trained.digest, names)
+        key = (trained.name, names)  # not its prompts alone: another head may have the same
         if key not in self._models:
-            if any(digest != trained.digest for digest, _ in self._models):
+            if any(name != trained.name for name, _ in self._models):
                 self._models.clear()  # of another checkpoint: rows come one after the other
             self._models[key] = for_classes(config, trained.params, trained.description, clip, names)
         return *self._models[key], config

@@ -161,6 +161,22 @@ def test_a_dataset_without_common_classes_leaves_its_cell_empty(sample, loaded, 
     assert found["new"] == ["boredom", "pride"]
 
 
+def test_checkpoints_of_the_same_prompts_and_another_head_are_told_apart(loaded, tmp_path):
+    rows, targets = loaded
+    config = rows[0].description.config
+    config = {**config, "head": {**config["head"], "local_weight": 0.0}}
+    description = rows[0].description.model_copy(update={"config": config})
+    other = dataclasses.replace(rows[0], name="no_local", row="no_local", description=description)
+    assert other.digest == rows[0].digest
+    alone = cross_dataset.Matrix(tmp_path / "alone", "common").cell(other, targets[0])
+    together = cross_dataset.Matrix(tmp_path / "together", "common")
+    first, second = together.cell(rows[0], targets[0]), together.cell(other, targets[0])
+    assert alone is not None
+    assert first is not None
+    assert second is not None
+    assert second["cross_entropy"] == alone["cross_entropy"] != first["cross_entropy"]
+
+
 def test_the_table_by_hand():
     def cell(checkpoint, step, dataset, war, uar, dropped, unknown):
         names = {"checkpoint": checkpoint, "row": checkpoint[0], "dataset": dataset, "class_names": ["a", "b", "c"]}
