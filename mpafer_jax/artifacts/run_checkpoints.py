@@ -170,13 +170,17 @@ class Checkpoints:
 
     def _common_steps(self) -> list[int]:
         """The steps, newest first, once all processes see those that process 0 sees."""
-        steps = sorted(cast(list[int], self._manager.all_steps()), reverse=True)
+
+        def seen() -> list[int]:
+            return sorted(cast(list[int], self._manager.all_steps()), reverse=True)
+
+        steps = seen()
         first: list[int] = json.loads(distributed.broadcast_text(json.dumps(steps)))
         deadline = time.monotonic() + VISIBLE_SECONDS
         while steps != first and time.monotonic() < deadline:
             time.sleep(_POLL_SECONDS)
             self._manager.reload()
-            steps = sorted(cast(list[int], self._manager.all_steps()), reverse=True)
+            steps = seen()
         if differing := distributed.disagreement(f"the steps {steps}"):
             raise CheckpointError(
                 f"the processes of this run see different checkpoints in {self._manager.directory}: {differing}. Wait "

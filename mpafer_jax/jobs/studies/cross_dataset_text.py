@@ -90,8 +90,7 @@ def _differences(
         return percent(estimate, "+") + p
 
     found = [(row, [paired(row, column) for column in columns]) for row in rows[1:]]
-    lines = [[row, *map(shown, estimates)] for row, estimates in found if any(estimates)]
-    return lines
+    return [[row, *map(shown, estimates)] for row, estimates in found if any(estimates)]
 
 
 def _measured(
