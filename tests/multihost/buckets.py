@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.request
 
 from tests.jobs import runs
 
@@ -72,9 +73,10 @@ def environment(scheme, port) -> dict[str, str]:
     }
 
 
-def answers(port) -> bool:
-    with contextlib.suppress(OSError):
-        socket.create_connection(("127.0.0.1", port), timeout=1).close()
+def has_bucket(scheme, port) -> bool:
+    """Whether the server answers and its `bucket` is made: an open port says only the former."""
+    path = {"gs": "storage/v1/b/bucket", "s3": "bucket"}[scheme]
+    with contextlib.suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{port}/{path}", timeout=5):
         return True
     return False
 
@@ -98,7 +100,7 @@ def serving(scheme, variables):
     with subprocess.Popen(command, env={**variables, **environment(scheme, port)}, **options) as server:
         try:
             deadline = time.monotonic() + 120
-            while not answers(port):
+            while not has_bucket(scheme, port):
                 assert server.poll() is None, "the server ended"
                 assert time.monotonic() < deadline
                 time.sleep(0.1)
