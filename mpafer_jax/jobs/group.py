@@ -18,7 +18,8 @@ Step. `steps.make_group_step` takes a tuple of states and of constants, stacks t
   checkpoints and resume.
 Batches. Runs with equal data and seed share each batch, which is decoded once and has no run axis. Otherwise the runs'
   batches are stacked along axis 1, [b, runs, ..]: axis 0 is split over the devices as always. Without visual prompts
-  the features of a shared batch have no run axis, either. With them no layer's pass is the same for two runs.
+  or updated weights the features of a shared batch have no run axis, either. With them no layer's pass is the same for
+  two runs.
 Loop. `fit.fit_together` has a record for each run: metrics.jsonl, evaluations, checkpoints, as alone. `fit` is the loop
   of one run.
 Failure. A run whose numbers are no longer finite is recorded no further; under vmap it does not touch the others,
@@ -177,7 +178,8 @@ def _see_the_same_batches(runs: Sequence[train.Run]) -> bool:
 
 def _have_image_features_in_common(run: train.Run) -> bool:
     """Whether the features of a batch are the same for all runs of this shape."""
-    return run.experiment.model.learner.prompts(run.fresh_prompts).visual is None
+    learner = run.experiment.model.learner
+    return not learner.changes_weights and learner.prompts(run.fresh_prompts).visual is None
 
 
 def _batches(runs: Sequence[train.Run], first_step: int) -> Generator[HostBatch]:

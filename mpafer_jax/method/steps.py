@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import optax
 
 from mpafer_jax.backbones.base import Outputs, l2_normalize
+from mpafer_jax.data.normalize import to_luminance
 from mpafer_jax.method import losses
 from mpafer_jax.method.forward import Batch, Forward, Params, TrainForward
 from mpafer_jax.method.optim import trained_params
@@ -197,8 +198,8 @@ def make_patch_sum_step(forward: Forward, num_classes: int, of: Literal["feature
     Args:
       forward: only its frozen image tower is used.
       num_classes: C.
-      of: descriptor of size K: the normalised un-prompted feature z^l (K = D), or pixels in 0..1 (K = 3 P^2, P the
-        patch size).
+      of: descriptor of size K: the normalised un-prompted feature z^l (K = D), or pixels in 0..1 as the CLIP sees
+        them (K = 3 P^2, P the patch size; grey ones three times).
 
     Returns:
       step(backbone, batch) -> sums over the global batch: 'sum' [C, N, K] of the descriptors x, 'squares' [C, N] of
@@ -209,7 +210,9 @@ def make_patch_sum_step(forward: Forward, num_classes: int, of: Literal["feature
     def step(backbone: dict[str, Any], batch: Batch) -> Outputs:
         images = batch["image"]
         if of == "images":
-            described = split_into_patches(images.astype(jnp.float32) / 255, patch_size)  # [b, N, K]
+            pixels = images.astype(jnp.float32)
+            seen = to_luminance(pixels) if forward.grayscale else pixels
+            described = split_into_patches(seen / 255, patch_size)  # [b, N, K]
         else:
             described = l2_normalize(forward.frozen_patches(backbone, images))
         members = jax.nn.one_hot(batch["label"], num_classes, dtype=jnp.float32) * batch["mask"][:, None]  # [b, C]

@@ -13,6 +13,7 @@ import jax
 import numpy as np
 import pytest
 
+from configs.common import METHODS
 from mpafer_jax.artifacts import checkpoints as checkpoints_lib
 from mpafer_jax.jobs import group, train
 from mpafer_jax.runtime import signals
@@ -152,6 +153,12 @@ def test_runs_share_batches_of_the_same_images_in_the_same_order(sample, differi
         return types.SimpleNamespace(config=config, dataset=types.SimpleNamespace(train=train))
 
     assert group._see_the_same_batches([run(0), run(1)]) is (differing == "")
+
+
+@pytest.mark.parametrize("method", ["coop", "vpt_deep", "lora"])
+def test_a_batch_has_features_in_common_if_its_images_are_encoded_by_the_frozen_clip(sample, method, tmp_path):
+    run = train.prepare(runs.config(sample, **METHODS[method]), tmp_path)
+    assert group._have_image_features_in_common(run) is (method == "coop")
 
 
 def test_what_runs_of_a_group_may_differ_in(sample):

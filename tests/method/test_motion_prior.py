@@ -139,14 +139,16 @@ def test_patches_are_cut_as_the_tower_cuts_them():
     np.testing.assert_array_equal(faces, np.round(255 * np.clip(images, 0, 1)).astype(np.uint8))
 
 
-@pytest.mark.parametrize("source", ["features", "images"])
-def test_means_over_batches_are_those_of_all_images(source):
+@pytest.mark.parametrize(("source", "grayscale"), [("features", False), ("images", False), ("images", True)])
+def test_means_over_batches_are_those_of_all_images(source, grayscale):
     model, params = tiny.model(), tiny.clip_params()
-    step = devices.data_parallel(steps.make_patch_sum_step(Forward(model, MEAN, STD), 3, source))
+    step = devices.data_parallel(steps.make_patch_sum_step(Forward(model, MEAN, STD, grayscale), 3, source))
     batches = [tiny.batch(seed=0), tiny.batch(seed=1, masked=5)]
     found = motion_prior.patch_means(batches, params, step, ("a", "b", "c"))
     images = np.concatenate([batches[0]["image"], batches[1]["image"][:11]])
     labels = np.concatenate([batches[0]["label"], batches[1]["label"][:11]])
+    if grayscale:
+        images = np.stack([np.asarray(Image.fromarray(image).convert("L").convert("RGB")) for image in images])
     if source == "images":
         described = np.asarray(steps.split_into_patches(jnp.asarray(images / 255, jnp.float32), 8))
     else:
