@@ -95,8 +95,13 @@ class _Processes:
                     self._running.remove(process)
 
     def stop(self) -> None:
-        """Sends SIGTERM to all processes, which save and exit, and starts no other."""
+        """Sends SIGTERM to all processes, which save and exit, and starts no other.
+
+        Once: a second SIGTERM would end them without a checkpoint.
+        """
         with self._lock:
+            if self.stopping.is_set():
+                return
             self.stopping.set()
             for process in self._running:
                 process.terminate()

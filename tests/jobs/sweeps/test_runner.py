@@ -24,7 +24,14 @@ if codes.exists():
     first, *rest = codes.read_text().split()
     codes.write_text(" ".join(rest))
     sys.exit(int(first))
-signal.signal(signal.SIGTERM, lambda *_: sys.exit(75))
+
+def save(*_):
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a second one ends a run at once
+    time.sleep(0.5)
+    (folder / "saved").touch()
+    sys.exit(75)
+
+signal.signal(signal.SIGTERM, save)
 (folder / "waits").touch()
 time.sleep(60)
 """
@@ -131,14 +138,18 @@ def test_jobs_share_the_cores(planned, tmp_path, monkeypatch, jobs, set_before, 
     assert (tmp_path / "all" / "a" / "seed_0" / "log.txt").read_text().split()[-1] == str(expected)
 
 
+def when_it_waits(run):
+    deadline = time.monotonic() + 30
+    while not (run / "waits").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
 def test_asked_to_stop_it_stops_its_runs_and_starts_no_other(planned, tmp_path):
     codes(tmp_path, a="0")
 
     def stop():
-        deadline = time.monotonic() + 30
-        while not (tmp_path / "all" / "b" / "seed_0" / "waits").exists():
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
+        when_it_waits(tmp_path / "all" / "b" / "seed_0")
         os.kill(os.getpid(), signal.SIGTERM)
 
     thread = threading.Thread(target=stop)
@@ -150,6 +161,21 @@ def test_asked_to_stop_it_stops_its_runs_and_starts_no_other(planned, tmp_path):
     assert time.monotonic() - started < 30  # and not the minute that the stand-in would wait
     assert not (tmp_path / "all" / "c").exists()
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+def test_asked_to_stop_while_a_table_is_made_it_lets_the_other_runs_save(planned, tmp_path):
+    codes(tmp_path, a="0")
+    other = tmp_path / "all" / "b" / "seed_0"
+
+    def make_table(run):
+        when_it_waits(other)
+        os.kill(os.getpid(), signal.SIGTERM)
+        signals.wait()
+        signals.check_alone()
+
+    with pytest.raises(signals.Preempted):
+        runner.run_all(planned[:2], tmp_path, jobs=2, retries=0, after_each=make_table)
+    assert (other / "saved").exists()
 
 
 def test_if_no_table_can_be_made_the_rest_is_not_run(planned, tmp_path):
