@@ -179,6 +179,17 @@ def test_training_dumps(tmp_path, prefix):
     assert clip.image_mean is None
 
 
+def test_a_file_whose_name_says_quickgelu_is_not_read_with_gelu(tmp_path):
+    """As LAION-400M's ViT-B/32 is named, an exception among LAION's."""
+    reference, path = openai_clip.model(SHAPE), tmp_path / "vit_b_32-QuickGELU-laion400m_e32-46683a32.pt"
+    torch.save(reference.state_dict(), path)
+    with pytest.raises(ValueError, match=r"except the ViT-B/32 of LAION-400M, whose file name says quickgelu\. Set"):
+        load_backbone(str(path))
+    with pytest.raises(ValueError, match=r"46683a32\.pt is of a CLIP with quick_gelu, as its name says.* says gelu;"):
+        load_backbone(str(path), activation="gelu")
+    assert_equals(load_backbone(str(path), activation="quick_gelu"), reference, SHAPE)
+
+
 def test_what_training_programs_note_beside_the_tensors_is_no_obstacle(tmp_path):
     state, path = openai_clip.model(SHAPE).state_dict(), tmp_path / "checkpoint.pth"
     notes = {"args": argparse.Namespace(lr=0.1), "best_acc": np.float64(91.5), "epoch": np.int64(3)}

@@ -89,9 +89,15 @@ def _activation(files: CheckpointFiles, tensors: Mapping[str, Array]) -> str:
     if not (known or files.activation):
         raise ValueError(
             f"{files.source} does not say its activation, without which its features would be wrong: quick_gelu in "
-            "CLIPs of OpenAI, MetaCLIP, DFN and what was trained on from them, gelu in most others of open_clip "
-            "(LAION, DataComp). Set config.clip.activation (or --activation of `mpafer-jax clip convert`), or put an "
-            "open_clip_config.json beside the file"
+            "CLIPs of OpenAI, MetaCLIP, DFN (not in its L/14 of 39 billion samples) and what was trained on from them, "
+            "gelu in LAION's and DataComp's, except the ViT-B/32 of LAION-400M, whose file name says quickgelu. Set "
+            "config.clip.activation (or --activation of `mpafer-jax clip convert`), or put an open_clip_config.json "
+            "beside the file"
+        )
+    if not known and files.activation == "gelu" and "quickgelu" in files.weights[0].name.lower():
+        raise ValueError(
+            f"{files.source} is of a CLIP with quick_gelu, as its name says, and config.clip.activation says gelu; set "
+            "that to quick_gelu, or rename the file if its name is wrong"
         )
     return known or files.activation
 
