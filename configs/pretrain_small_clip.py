@@ -14,6 +14,7 @@ def get_config() -> ConfigDict:
     config.model.image_size, config.model.patch_size = 48, 6
     config.model.vision.num_layers, config.model.initial = 6, "mimetic"
     config.data.images, config.data.held_out = 5256, 256
+    config.data.grayscale_at_use = True  # of the photographs none have colours
     config.data.labelled.dataset = "ferplus"
     config.data.labelled.label_rule = "majority_votes"
     config.data.augment.crop_scale, config.data.augment.crop_ratio = (0.7, 1.0), (0.85, 1.18)

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from configs import pretrain_small_clip, pretrain_tiny_clip
 from mpafer_jax.backbones.clip.rules import flatten
 from mpafer_jax.backbones.clip.tokenizer import load_tokenizer
 from mpafer_jax.backbones.convert import convert_clip
@@ -57,6 +58,12 @@ def test_it_is_whole_small_and_has_a_card(name):
 def test_it_is_computed_in_float32(clip):
     """Whatever the file holds: small-face-clip is stored in float16."""
     assert {leaf.dtype.name for leaf in jax.tree.leaves(clip.params)} == {"float32"}
+
+
+def test_it_asks_for_grey_images_if_its_configuration_says_so(name, clip):
+    """A new run of the configuration, put in its place by launch/ship.sh, asks for what this one does."""
+    config = {"tiny-face-clip": pretrain_tiny_clip, "small-face-clip": pretrain_small_clip}[name].get_config()
+    assert clip.grayscale == config.data.grayscale_at_use == (name == "small-face-clip")
 
 
 def test_every_class_name_and_word_of_the_bank_is_one_token(clip):

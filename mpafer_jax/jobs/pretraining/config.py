@@ -111,6 +111,10 @@ class DataSection(ImagesSection):
     """synthface: the styles, drawn evenly."""
     seed: Count = option(1)
     """synthface: seed of the faces."""
+    grayscale_at_use: bool = option(False)
+    """Whether the CLIP is to be given grey images once it is trained (do_grayscale in its preprocessor_config.json),
+    for photographs without colours, beside which only drawings had some. Training and its measures take images as they
+    are."""
     labelled: LabelledSection = LabelledSection()
     augment: AugmentSection = AugmentSection(crop_scale=(0.85, 1.0), crop_ratio=(0.9, 1.1))
 

@@ -456,6 +456,7 @@ def write_clip(run: Pretraining, params: dict[str, Any]) -> pathlib.Path:
         tokenizer_folder=run.workdir / TOKENIZER_FOLDER,
         image_mean=run.config.data.mean,
         image_std=run.config.data.std,
+        grayscale=run.config.data.grayscale_at_use,
     )
     logging.info("written: %s", folder)
     return folder

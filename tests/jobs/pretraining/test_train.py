@@ -15,6 +15,7 @@ from transformers import CLIPModel, CLIPTokenizer
 
 from mpafer_jax.backbones.clip.rules import flatten
 from mpafer_jax.backbones.clip.tokenizer import load_tokenizer
+from mpafer_jax.backbones.convert import convert_clip
 from mpafer_jax.backbones.registry import load_backbone
 from mpafer_jax.config.fields import FrozenModel
 from mpafer_jax.jobs.pretraining import teacher, train
@@ -113,6 +114,14 @@ def test_resumed_it_equals_undisturbed(undisturbed, folder, tmp_path):
     (run / "summary.json").unlink()
     train.pretrain(tiny.config(folder), run)
     assert_same(undisturbed, run)
+
+
+def test_a_clip_of_grey_photographs_asks_for_grey_images_also_once_converted(undisturbed, taught, tmp_path):
+    """As launch/ship.sh converts it."""
+    assert not load_backbone(str(undisturbed / "clip")).grayscale
+    assert load_backbone(str(taught / "run" / "clip")).grayscale
+    convert_clip(str(taught / "run" / "clip"), tmp_path / "half", dtype="float16")
+    assert json.loads((tmp_path / "half" / "preprocessor_config.json").read_text())["do_grayscale"] is True
 
 
 def test_a_teacher_labelled_images_and_left_out_patches(taught):

@@ -37,6 +37,7 @@ CHANGES = {
     "train.keep": 20,
 }
 TAUGHT = {  # with a teacher
+    "data.grayscale_at_use": True,
     "model.initial": "mimetic",
     "model.max_position_embeddings": 48,
     "train.kept_patches": 0.5,
