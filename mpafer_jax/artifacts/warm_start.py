@@ -21,8 +21,8 @@ def warm_start(
       (`expressions.map_classes`).
 
     Raises:
-      ConfigError: none of the checkpoint's parameters is one of the run's, or two classes of one side are the same
-        expression.
+      ConfigError: none of the checkpoint's parameters is one of the run's or fits it, or two classes of one side are
+        the same expression.
     """
 
     if not fresh.keys() & saved.keys():
@@ -34,13 +34,20 @@ def warm_start(
     def rows() -> tuple[list[int], list[int], list[str]]:
         return _common_classes(description.class_names, saved_description.class_names)
 
-    params, notes = dict(fresh), list[str]()
+    params, notes, taken = dict(fresh), list[str](), False
     for name, value in fresh.items():
         if name not in saved:
             notes.append(f"{name}: not in the checkpoint, starts fresh")
             continue
-        params[name], note = learner.adapt(name, value, saved[name], saved_description.model_sections(), rows)
+        adapted, note = learner.adapt(name, value, saved[name], saved_description.model_sections(), rows)
         notes.append(f"{name}: {note}")
+        if adapted is not None:
+            params[name], taken = adapted, True
+    if not taken:
+        raise ConfigError(
+            f"config.train.warm_start: nothing would be taken from the checkpoint: {'; '.join(notes)}. Name one whose "
+            "CLIP, prompts and classes fit this run, or leave the field empty"
+        )
     return params, [*notes, *(f"{name}: in the checkpoint, not used here" for name in sorted(set(saved) - set(fresh)))]
 
 

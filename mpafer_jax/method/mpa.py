@@ -118,10 +118,12 @@ class MpaPrompts(PromptLearner):
         """See `PromptLearner.adapt`: matches a context per class by class, visual prompts by layer."""
         if name == "ctx" and saved.ndim == fresh.ndim == 3 and saved.shape[1:] == fresh.shape[1:]:
             here, there, names = rows()
+            if not names:
+                return None, "of no class of this run, starts fresh"
             taken = jnp.asarray(fresh).at[np.array(here, np.int32)].set(saved[there])
-            return taken, f"taken for {', '.join(names) or 'no class'}; the others start fresh"
+            return taken, f"taken for {', '.join(names)}; the others start fresh"
         if name == "visual_prompts" and saved.shape == fresh.shape:
             layers = saved_config.visual_prompts.layers or tuple(range(1, len(saved) + 1))
             if layers != self.visual_layers:
-                return fresh, f"of the layers {list(layers)}, not {list(self.visual_layers)}, starts fresh"
+                return None, f"of the layers {list(layers)}, not {list(self.visual_layers)}, starts fresh"
         return super().adapt(name, fresh, saved, saved_config, rows)

@@ -152,12 +152,15 @@ class PromptLearner(nn.Module):
           saved_config: the checkpoint's configuration.
           rows: finds the common classes.
 
+        Returns:
+          The value, None where nothing of the checkpoint's fits, and a note.
+
         Raises:
           ConfigError: two classes of a run are the same expression.
         """
         del name, saved_config, rows
         if np.shape(saved) != np.shape(fresh):
-            return fresh, f"shape {np.shape(saved)} does not fit {np.shape(fresh)}, starts fresh"
+            return None, f"shape {np.shape(saved)} does not fit {np.shape(fresh)}, starts fresh"
         return jnp.asarray(saved), f"taken, shape {np.shape(saved)}"
 
     def prompts(self, params: Params) -> Prompts:
@@ -192,7 +195,7 @@ class PromptLearner(nn.Module):
             )
 
 
-Adapted = tuple[Any, str]  # value, log message
+Adapted = tuple[Any | None, str]  # value, None to start fresh; log message
 # Common classes: rows in the new run, rows in the checkpoint, names.
 ClassRows = Callable[[], tuple[list[int], list[int], list[str]]]
 

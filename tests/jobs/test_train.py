@@ -304,9 +304,30 @@ def test_warm_start_matches_classes_by_expression_and_says_what_does_not_fit():
         warm_start.warm_start(tiny.learner(), fresh, described(*names), {"mask": fresh["ctx"]}, described(*names))
 
 
+def test_a_warm_start_that_would_take_nothing_is_an_error():
+    """As prompts of a ViT-L/14 for a ViT-B/16, whose names are the same, or a context of other classes alone."""
+    fresh = {"ctx": jnp.zeros((3, 4, 3)), "visual_prompts": jnp.zeros((2, 2, 3))}
+    wider = {"ctx": np.ones((3, 4, 5)), "visual_prompts": np.ones((2, 2, 5))}
+    here, there = described("fear", "joy", "sadness"), described("anger", "disgust", "contempt")
+    with pytest.raises(ConfigError) as error:
+        warm_start.warm_start(tiny.learner(), fresh, here, wider, here)
+    assert str(error.value) == (
+        "config.train.warm_start: nothing would be taken from the checkpoint: ctx: shape (3, 4, 5) does not fit "
+        "(3, 4, 3), starts fresh; visual_prompts: shape (2, 2, 5) does not fit (2, 2, 3), starts fresh. Name one whose "
+        "CLIP, prompts and classes fit this run, or leave the field empty"
+    )
+    with pytest.raises(ConfigError, match=r"nothing .*: ctx: of no class of this run, starts fresh\. Name one"):
+        warm_start.warm_start(tiny.learner(), {"ctx": fresh["ctx"]}, here, {"ctx": np.ones((3, 4, 3))}, there)
+    params, notes = warm_start.warm_start(tiny.learner(), fresh, here, {**wider, "ctx": np.ones((3, 4, 3))}, here)
+    np.testing.assert_array_equal(params["ctx"], 1)
+    np.testing.assert_array_equal(params["visual_prompts"], 0)
+    assert notes[0] == "ctx: taken for fear, joy, sadness; the others start fresh"
+
+
 @pytest.mark.parametrize(("layers", "saved_layers", "taken"), [((1, 2), (), 1), ((), (1, 2), 1), ((2, 3), (), 0)])
 def test_warm_start_takes_visual_prompts_for_the_layers_that_they_were_trained_in(layers, saved_layers, taken):
-    fresh, saved = {"visual_prompts": jnp.zeros((2, 1, 3))}, {"visual_prompts": np.ones((2, 1, 3))}
+    fresh = {"visual_prompts": jnp.zeros((2, 1, 3)), "ctx": jnp.zeros((1, 3))}
+    saved = {"visual_prompts": np.ones((2, 1, 3)), "ctx": np.ones((1, 3))}
     here, there = described("joy", layers=layers), described("joy", layers=saved_layers)
     learner = tiny.learner(visual_layers=layers or (1, 2))
     params, notes = warm_start.warm_start(learner, fresh, here, saved, there)
