@@ -190,6 +190,23 @@ def test_a_file_whose_name_says_quickgelu_is_not_read_with_gelu(tmp_path):
     assert_equals(load_backbone(str(path), activation="quick_gelu"), reference, SHAPE)
 
 
+def test_a_logit_scale_that_is_a_vector_of_one_number(tmp_path):
+    """open_clip's `nonscalar_logit_scale`."""
+    reference = openai_clip.model(SHAPE)
+    folder = openai_clip.save_open_clip(reference, SHAPE, tmp_path / "clip")
+    config = json.loads((folder / "open_clip_config.json").read_text())
+    config["model_cfg"]["nonscalar_logit_scale"] = True
+    (folder / "open_clip_config.json").write_text(json.dumps(config))
+    tensors = load_file(folder / "open_clip_model.safetensors")
+    save_file({**tensors, "logit_scale": tensors["logit_scale"].reshape(1)}, folder / "open_clip_model.safetensors")
+    clip = load_backbone(str(folder))
+    assert np.shape(clip.params["logit_scale"]) == ()
+    assert_equals(clip, reference, SHAPE)
+    save_file({**tensors, "logit_scale": np.ones(2, np.float32)}, folder / "open_clip_model.safetensors")
+    with pytest.raises(ValueError, match=r"logit_scale: found \[2\], expected \[\]"):
+        load_backbone(str(folder))
+
+
 def test_what_training_programs_note_beside_the_tensors_is_no_obstacle(tmp_path):
     state, path = openai_clip.model(SHAPE).state_dict(), tmp_path / "checkpoint.pth"
     notes = {"args": argparse.Namespace(lr=0.1), "best_acc": np.float64(91.5), "epoch": np.int64(3)}

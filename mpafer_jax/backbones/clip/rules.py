@@ -194,6 +194,8 @@ class Rule:
         if file_format == "openai" and self.third is not None:
             size = len(array) // 3
             array = array[self.third * size : (self.third + 1) * size]
+        if not self.sizes:
+            array = array.reshape(())  # open_clip's logit scale may be a vector of one number
         axes = self._axes(file_format)
         return array.transpose([int(axis) for axis in np.argsort(axes)]) if axes else array
 
@@ -349,7 +351,7 @@ def _check(tensors: Mapping[str, Array], config: ClipConfig, source_format: Form
     for name, shape in expected.items():
         if name not in tensors:
             continue
-        if tensors[name].shape != shape:
+        if tensors[name].shape != shape and (shape or tensors[name].size != 1):
             problems.append(f"{name}: found {list(tensors[name].shape)}, expected {list(shape)}")
         if tensors[name].dtype.name not in _READABLE:
             problems.append(f"{name}: found type {tensors[name].dtype.name}, expected one of {', '.join(_READABLE)}")
