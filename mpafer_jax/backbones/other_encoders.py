@@ -58,6 +58,11 @@ _OTHERS = (
     ),
     _Other("CLIPA", "its towers pool otherwise, and its texts are not causal", ("no_ln_pre=True",)),
     _Other("CoCa", "it has a decoder of captions", ("multimodal_cfg=*", "text_decoder.*")),
+    _Other(
+        "CLIP with CoCa's text tower",
+        "its texts end with a learnt token",
+        ("embed_cls=True", "cls_emb", "text.cls_emb"),
+    ),
     _Other("CLIP with a ResNet", "its image tower is no vision transformer", ("layers=[[]*", "visual.layer1.*")),
     _Other("CLIP with an image tower of timm", "that is no tower of CLIP's", ("timm_model_name=?*", "visual.trunk.*")),
     _Other(

@@ -207,6 +207,50 @@ def test_a_logit_scale_that_is_a_vector_of_one_number(tmp_path):
         load_backbone(str(folder))
 
 
+TEXT_TOWER = ("transformer.", "token_embedding.", "positional_embedding", "ln_final.", "text_projection")
+
+
+def with_custom_text(state) -> dict:
+    """As open_clip names the tensors with `custom_text`."""
+    return {f"text.{name}" if name.startswith(TEXT_TOWER) else name: value for name, value in state.items()}
+
+
+@pytest.mark.parametrize("prefix", ["", "module."])
+def test_clips_text_tower_under_a_name_of_its_own(tmp_path, prefix):
+    reference, path = openai_clip.model(GELU), tmp_path / "epoch_1.pt"
+    state = with_custom_text(reference.state_dict())
+    assert "text.transformer.resblocks.0.ln_1.weight" in state
+    torch.save({"state_dict": {prefix + name: value for name, value in state.items()}}, path)
+    assert_equals(load_backbone(str(path), activation="gelu"), reference, GELU)
+    model = GELU.open_clip()
+    model["model_cfg"]["custom_text"] = True
+    (tmp_path / "open_clip_config.json").write_text(json.dumps(model))
+    assert_equals(load_backbone(str(path)), reference, GELU)
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ({"text.cls_emb": torch.ones(64)}, "It looks like CLIP with CoCa's text tower, which is not read: its texts"),
+        ({"text.text_projection.bias": torch.ones(20)}, r"1 tensor\(s\) differ:\n  unknown: text_projection.bias \[20"),
+        ({"text.ln_final.weight": None}, r"1 tensor\(s\) differ:\n  missing: ln_final.weight \[64\]"),
+    ],
+)
+def test_other_text_towers_under_such_a_name_are_refused(tmp_path, more, message):
+    state = {**with_custom_text(openai_clip.model(GELU).state_dict()), **more}
+    torch.save({name: value for name, value in state.items() if value is not None}, tmp_path / "a.pt")
+    with pytest.raises(ValueError, match=message):
+        load_backbone(str(tmp_path / "a.pt"), activation="gelu")
+
+
+def test_a_text_tower_of_transformers_is_named(tmp_path):
+    state = {name: value for name, value in openai_clip.model(GELU).state_dict().items() if "visual" in name}
+    theirs = {"text.transformer.embeddings.word_embeddings.weight": torch.ones(30, 64), "logit_scale": torch.ones(())}
+    torch.save({**state, **theirs}, tmp_path / "a.pt")
+    with pytest.raises(ValueError, match=r"It looks like CLIP with a text tower of transformers, which is not read"):
+        load_backbone(str(tmp_path / "a.pt"), activation="gelu")
+
+
 def test_what_training_programs_note_beside_the_tensors_is_no_obstacle(tmp_path):
     state, path = openai_clip.model(SHAPE).state_dict(), tmp_path / "checkpoint.pth"
     notes = {"args": argparse.Namespace(lr=0.1), "best_acc": np.float64(91.5), "epoch": np.int64(3)}
@@ -458,6 +502,7 @@ CLIPA = {"layers": 12, "width": 768, "patch_size": 16, "no_ln_pre": True, "pool_
         ("PE-Core", {"vision_cfg": {"timm_model_name": "vit_pe_core_base_patch16_224"}}),
         ("CLIPA", {"vision_cfg": CLIPA, "text_cfg": {"pool_type": "last"}}),
         ("CoCa", {"vision_cfg": {"attentional_pool": True}, "multimodal_cfg": {"width": 512}}),
+        ("CLIP with CoCa's text tower", {"text_cfg": {"embed_cls": True}}),
         ("CLIP with a ResNet", {"vision_cfg": {"layers": [3, 4, 6, 3], "width": 64}}),
         ("CLIP with an image tower of timm", {"vision_cfg": {"timm_model_name": "convnext_base"}}),
         ("CLIP with a text tower of transformers", {"text_cfg": {"hf_model_name": "xlm-roberta-base"}}),

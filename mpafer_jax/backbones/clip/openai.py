@@ -33,7 +33,7 @@ _READ = {
     "text_cfg": ("context_length", "vocab_size", "width", "layers", "heads", "mlp_ratio"),
 }
 _OF_TRAINING = {
-    "": ("init_logit_scale", "nonscalar_logit_scale", "cast_dtype", "output_dict"),
+    "": ("init_logit_scale", "nonscalar_logit_scale", "cast_dtype", "output_dict", "custom_text"),
     "vision_cfg": ("patch_dropout", "output_tokens", "attn_pooler_queries", "attn_pooler_heads"),
     "text_cfg": ("tokenizer_kwargs", "tokenizer_mode", "tokenizer_type", "output_tokens", "pad_id"),
 }

@@ -43,7 +43,8 @@ def read_tensors(paths: Iterable[Path], kind: FileKind) -> dict[str, Array]:
 
     Returns:
       Arrays by name: PyTorch's names for 'safetensors' and 'pytorch', paths joined with '/' for 'flax'. bfloat16
-      becomes `ml_dtypes.bfloat16`. The prefix of 'logit_scale', such as 'module.', is stripped from all names.
+      becomes `ml_dtypes.bfloat16`. The prefix of 'logit_scale', such as 'module.', is stripped from all names, and
+      'text.' from those of a text tower that is CLIP's.
 
     Raises:
       ValueError: a file is not in this format, or two shards hold the same tensor.
@@ -67,7 +68,7 @@ def read_tensors(paths: Iterable[Path], kind: FileKind) -> dict[str, Array]:
         if twice := sorted(tensors.keys() & found.keys()):
             raise ValueError(f"{path} holds tensors that another shard holds too: {', '.join(twice)}")
         tensors.update(found)
-    return _without_prefix(tensors)
+    return _without_text(_without_prefix(tensors))
 
 
 def _read_safetensors(path: Path) -> dict[str, Array]:
@@ -97,7 +98,18 @@ def _without_prefix(tensors: dict[str, Array]) -> dict[str, Array]:
     prefixes = [name.removesuffix("logit_scale") for name in tensors if name.endswith("logit_scale")]
     if len(prefixes) != 1:
         return tensors
-    stripped = {name.removeprefix(prefixes[0]): value for name, value in tensors.items()}
+    return _stripped(tensors, prefixes[0])
+
+
+def _without_text(tensors: dict[str, Array]) -> dict[str, Array]:
+    """Strips 'text.' from CLIP's own text tower, as open_clip names it with `custom_text`; others keep it."""
+    is_clips = any(name.startswith("text.transformer.resblocks.0.") for name in tensors)
+    return _stripped(tensors, "text.") if is_clips else tensors
+
+
+def _stripped(tensors: dict[str, Array], prefix: str) -> dict[str, Array]:
+    """Without the prefix, unless two names would become one."""
+    stripped = {name.removeprefix(prefix): value for name, value in tensors.items()}
     return stripped if len(stripped) == len(tensors) else tensors
 
 
