@@ -207,6 +207,44 @@ def test_a_logit_scale_that_is_a_vector_of_one_number(tmp_path):
         load_backbone(str(folder))
 
 
+@pytest.mark.parametrize(
+    "held",
+    [
+        *(lambda state, name=name: {name: state} for name in ("net", "weights", "model_state", "params", "CLIP")),
+        lambda state: {"model": state, "state_dict": {}, "optimizer": {"state": {0: {"exp_avg": torch.ones(2)}}}},
+        lambda state: {"checkpoint": {"module": {f"module.{name}": value for name, value in state.items()}}},
+        lambda state: {"model": state, "model_ema": {name: value + 1 for name, value in state.items()}},
+        lambda state: {"net": state, "logs": {"logit_scale": 4.6}, "epoch": 3},
+    ],
+)
+def test_the_clip_is_found_under_any_name(tmp_path, held):
+    reference, path = openai_clip.model(GELU), tmp_path / "epoch_3.pt"
+    torch.save(held(reference.state_dict()), path)
+    assert_equals(load_backbone(str(path), activation="gelu"), reference, GELU)
+
+
+def test_a_training_programs_file_without_a_clip_or_with_several_says_what_it_holds(tmp_path):
+    state, path = openai_clip.model(GELU).state_dict(), tmp_path / "epoch_3.pt"
+    alone = {name: value for name, value in state.items() if name.startswith("visual.")}
+    for content, message in [
+        (
+            {"net": alone, "epoch": 3},
+            r"no tensor .* logit_scale, .* but net \(dict of visual.\S+, .*\), epoch \(int\); give",
+        ),
+        (
+            {"student": state, "teacher": state},
+            r"2 models with a logit_scale \(student, teacher\); save the tensors",
+        ),
+        ({"state_dict": {}}, r"no tensor .* but state_dict \(dict of nothing\);"),
+    ]:
+        torch.save(content, path)
+        with pytest.raises(
+            ValueError, match=rf"epoch_3\.pt cannot be read as pytorch weights: it holds {message}"
+        ) as error:
+            load_backbone(str(path), activation="gelu")
+        assert "download or copy" not in str(error.value)
+
+
 TEXT_TOWER = ("transformer.", "token_embedding.", "positional_embedding", "ln_final.", "text_projection")
 
 

@@ -195,8 +195,8 @@ WRONG = [
     ),
     (some_names_prefixed, r"unknown: classifier\.weight \[7, 10\]"),
     (
-        lambda folder, reference: to_bin(folder, {"model": dict(reference.state_dict()), "state_dict": {}}),
-        r"model is a dict, expected a tensor; .* give the model's state_dict alone",
+        lambda folder, reference: to_bin(folder, {**reference.state_dict(), "epoch": 3}),
+        r"epoch is a int, expected a tensor; .* give the model's state_dict alone",
     ),
     (
         lambda folder, _: edit_tensors(folder, lambda _: {"visual.class_embedding": np.zeros(3, np.float32)}),

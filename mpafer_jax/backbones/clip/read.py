@@ -7,7 +7,7 @@ import pickle
 import re
 import warnings
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Any, cast
 
@@ -17,7 +17,9 @@ import numpy as np
 from mpafer_jax.backbones.clip.rules import Array, flatten
 from mpafer_jax.backbones.files import FileKind
 
-_WRAPPERS = ("state_dict", "model_state_dict", "model")  # keys of the model's tensors in training checkpoints
+# Names of the model's tensors in training checkpoints, which decide where there are others, as a mean of the weights.
+_USUAL = ("state_dict", "model_state_dict", "model")
+_SHOWN = 5  # names in an error
 # What training programs note beside tensors, and no code runs to read: arguments, and NumPy's numbers.
 _SCALAR = cast("Any", np.float64(0)).__reduce__()[0]
 _HARMLESS: list[Any] = [
@@ -30,8 +32,8 @@ _HARMLESS: list[Any] = [
 _TORCHSCRIPT_CODE = re.compile(r"^[^/]+/code/.*\.py$")
 
 
-class _ObjectsError(ValueError):
-    """A pickle of more than tensors and plain values."""
+class _ContentError(ValueError):
+    """A whole file that holds something else than a CLIP's tensors: to copy it again is no help."""
 
 
 def read_tensors(paths: Iterable[Path], kind: FileKind) -> dict[str, Array]:
@@ -59,8 +61,10 @@ def read_tensors(paths: Iterable[Path], kind: FileKind) -> dict[str, Array]:
                 )
         try:
             found = reader(path)
-        except (OSError, _ObjectsError):
+        except OSError:
             raise
+        except _ContentError as error:
+            raise ValueError(f"{path} cannot be read as {kind} weights: {error}") from error
         except Exception as error:  # the libraries' errors have no common base class
             raise ValueError(
                 f"{path} cannot be read as {kind} weights, download or copy it again: {type(error).__name__}: {error}"
@@ -85,9 +89,50 @@ def _read_msgpack(path: Path) -> dict[str, Array]:
 
 
 def _state_dict(loaded: dict[str, Any]) -> dict[str, Any]:
-    """The model's tensors, also from a training checkpoint that holds them as one entry."""
-    held = [loaded[name] for name in _WRAPPERS if isinstance(loaded.get(name), dict)]
-    return held[0] if len(held) == 1 else loaded
+    """The CLIP's tensors, also from a training checkpoint, whatever it calls them: those with one of 'logit_scale'.
+
+    Raises:
+      _ContentError: there are none, or several.
+    """
+    import torch
+
+    def has_scale(entries: dict[str, Any]) -> bool:
+        return any(str(name).endswith("logit_scale") for name, value in entries.items() if torch.is_tensor(value))
+
+    held = {where: entries for where, entries in _dictionaries(loaded, "") if has_scale(entries)}
+    if len(held) > 1:
+        held = {where: entries for where, entries in held.items() if where in _USUAL} or held
+    if len(held) > 1:
+        raise _ContentError(
+            f"it holds {len(held)} models with a logit_scale ({', '.join(where or 'itself' for where in held)}); save "
+            "the tensors of one alone"
+        )
+    if held or all(torch.is_tensor(value) for value in loaded.values()):
+        return next(iter(held.values()), loaded)  # what tensors alone lack is listed later
+    raise _ContentError(
+        f"it holds no tensor whose name ends in logit_scale, which every CLIP has, but {_contents(loaded)}; give the "
+        "state_dict of the whole CLIP"
+    )
+
+
+def _dictionaries(entries: dict[str, Any], where: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The dictionary and those inside it, by the names that lead to them, joined with dots."""
+    yield where, entries
+    for name, value in entries.items():
+        if isinstance(value, dict):
+            yield from _dictionaries(cast("dict[str, Any]", value), f"{where}.{name}".strip("."))
+
+
+def _contents(entries: dict[str, Any]) -> str:
+    """What a dictionary holds, for an error: the first names with their types, and what is in dictionaries."""
+    kinds = {name: type(value).__name__ for name, value in entries.items()}
+    inside = {name: cast("dict[str, Any]", value) for name, value in entries.items() if isinstance(value, dict)}
+    kinds |= {name: f"dict of {_first(value) or 'nothing'}" for name, value in inside.items()}
+    return _first([f"{name} ({kind})" for name, kind in kinds.items()])
+
+
+def _first(names: Collection[object]) -> str:
+    return ", ".join(map(str, list(names)[:_SHOWN])) + (", .." if len(names) > _SHOWN else "")
 
 
 def _without_prefix(tensors: dict[str, Array]) -> dict[str, Array]:
@@ -137,20 +182,19 @@ def _read_torch(path: Path) -> dict[str, Array]:
                 loaded = cast(object, torch.load(path, map_location="cpu", weights_only=True, mmap=mmap))
         except pickle.UnpicklingError as error:
             if names := sorted(set(re.findall(r"GLOBAL (\S+)", str(error)))):
-                raise _ObjectsError(
-                    f"{path} cannot be read as pytorch weights: it holds Python objects ({', '.join(names)}), which "
-                    "are not unpickled, as that can run any code. Save the tensors alone, "
-                    "torch.save(model.state_dict(), ..)"
+                raise _ContentError(
+                    f"it holds Python objects ({', '.join(names)}), which are not unpickled, as that can run any code. "
+                    "Save the tensors alone, torch.save(model.state_dict(), ..)"
                 ) from error
             with path.open("rb") as file:
                 # PyTorch's message advises to read it in a way that can run any code.
                 raise ValueError(f"it is no file of torch.save; its first bytes are {file.read(16)!r}") from error
     if not isinstance(loaded, dict):
-        raise ValueError(f"it holds a {type(loaded).__name__}, expected tensors by name")
+        raise _ContentError(f"it holds a {type(loaded).__name__}, expected tensors by name")
     tensors: dict[str, Array] = {}
     for name, value in _state_dict(cast("dict[str, Any]", loaded)).items():
         if not isinstance(value, torch.Tensor):
-            raise ValueError(
+            raise _ContentError(
                 f"{name} is a {type(value).__name__}, expected a tensor; of what a training run saves, give the "
                 "model's state_dict alone"
             )
