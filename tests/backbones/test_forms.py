@@ -321,6 +321,22 @@ def test_a_dump_of_transformers_model(tmp_path):
         np.testing.assert_allclose(found[name], value, rtol=0, atol=1e-4, err_msg=name)
 
 
+def test_the_log_says_how_many_heads_are_assumed_where_no_file_says_it(tmp_path, caplog):
+    path = tmp_path / "epoch_1.pt"
+    torch.save(openai_clip.model(SHAPE).state_dict(), path)
+    with caplog.at_level("INFO"):
+        load_backbone(str(path), activation="gelu")
+        openai_clip.save_torchscript(openai_clip.model(SHAPE), SHAPE, tmp_path / "ViT-B-16.pt")
+        load_backbone(str(tmp_path / "ViT-B-16.pt"))
+        (tmp_path / "open_clip_config.json").write_text(json.dumps(SHAPE.open_clip()))
+        load_backbone(str(path))
+    said = [message for message in caplog.messages if "heads" in message]
+    assert said == [
+        f"{path} has no configuration: heads of 64 numbers are assumed, as in OpenAI's CLIPs, 2 in each layer of the "
+        "image tower and 1 of the text tower; an open_clip_config.json or config.json beside the file decides otherwise"
+    ]
+
+
 def test_the_configuration_beside_a_dump_is_its(tmp_path):
     shape = Shape(22, 5, 72, 3, activation="gelu")
     reference = openai_clip.model(shape)

@@ -9,9 +9,12 @@ from concurrent import futures
 from pathlib import Path
 from typing import Any, cast
 
+from absl import logging
+
 from mpafer_jax.backbones.base import Color, Pretrained
 from mpafer_jax.backbones.clip.model import CLIP, LARGEST_ID, ClipConfig, TextConfig, VisionConfig
 from mpafer_jax.backbones.clip.openai import (
+    HEAD_WIDTH,
     OPENAI_MEAN,
     OPENAI_STD,
     activation_in,
@@ -67,6 +70,16 @@ def load(files: CheckpointFiles, *, name: str, dtype: str) -> Pretrained:
             config = infer_config(tensors, file_format, _activation(files, tensors), files.source)
             if files.openais or is_openais(tensors):
                 image_mean, image_std = OPENAI_MEAN, OPENAI_STD
+            else:
+                logging.info(
+                    "%s has no configuration: heads of %d numbers are assumed, as in OpenAI's CLIPs, %d in each layer "
+                    "of the image tower and %d of the text tower; an open_clip_config.json or config.json beside the "
+                    "file decides otherwise",
+                    files.source,
+                    HEAD_WIDTH,
+                    config.vision.num_heads,
+                    config.text.num_heads,
+                )
         params = to_params(tensors, config, file_format, dtype=dtype, source=files.source)
     return Pretrained(
         name=name,

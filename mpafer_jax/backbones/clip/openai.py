@@ -17,8 +17,9 @@ from mpafer_jax.backbones.other_encoders import refuse_others
 OPENAI_MEAN: Color = (0.48145466, 0.4578275, 0.40821073)
 OPENAI_STD: Color = (0.26862954, 0.26130258, 0.27577711)
 
+HEAD_WIDTH = 64  # in all of OpenAI's
+
 _EPS = 1e-5
-_HEAD_WIDTH = 64  # in all of OpenAI's
 # Wider image towers, which are not OpenAI's, have wider heads: ViT-H/14 80, ViT-g/14 88.
 _WIDEST = 1024
 
@@ -101,12 +102,12 @@ def infer_config(tensors: Mapping[str, Array], file_format: Format, activation: 
     vocabulary, text_width = shape("text/token_embedding/embedding")
     heads: dict[str, int] = {}
     for tower, size in (("image", width), ("text", text_width)):
-        if size % _HEAD_WIDTH:
+        if size % HEAD_WIDTH:
             raise ValueError(
-                f"{source} has a {tower} tower {size} wide, which is no multiple of the {_HEAD_WIDTH} of OpenAI's "
+                f"{source} has a {tower} tower {size} wide, which is no multiple of the {HEAD_WIDTH} of OpenAI's "
                 "heads; put an open_clip_config.json or config.json beside it that says the number of heads"
             )
-        heads[tower] = size // _HEAD_WIDTH
+        heads[tower] = size // HEAD_WIDTH
     return ClipConfig(
         vision=VisionConfig(
             hidden_size=width,
@@ -162,7 +163,7 @@ def read_open_clip_config(path: Path) -> ClipConfig:
 
     activation = _ACTIVATIONS[bool(fields.get("quick_gelu"))]
     width, text_width = number("vision_cfg", "width", 768), number("text_cfg", "width", 512)
-    head_width = number("vision_cfg", "head_width", _HEAD_WIDTH)
+    head_width = number("vision_cfg", "head_width", HEAD_WIDTH)
     heads, text_heads = width // head_width, number("text_cfg", "heads", 8)
     if not heads or width % heads or text_width % text_heads:
         raise ValueError(
