@@ -33,6 +33,7 @@ from mpafer_jax.evaluation.evaluator import Evaluator, make_evaluator
 from mpafer_jax.evaluation.predictions import Predictions, measure
 from mpafer_jax.jobs import after_run
 from mpafer_jax.jobs.fit import HostBatch, Loop, fit
+from mpafer_jax.jobs.idle_fields import idle_fields
 from mpafer_jax.method import build as build_lib
 from mpafer_jax.method import motion_prior, optim, prototypes, steps
 from mpafer_jax.method.features import encode_splits
@@ -234,7 +235,7 @@ def check_before_data(config: Config, workdir: pathlib.Path) -> Pretrained:
     if config.train.warm_start and not distributed.all_agree(run_checkpoints.is_begun(workdir)):
         checkpoints_lib.load(config.train.warm_start, config.eval.which)
     baselines.check_banks(config)
-    for warning in Objective.of(config.loss).idle_options():
+    for warning in (*Objective.of(config.loss).idle_options(), *idle_fields(config)):
         logging.warning("%s", warning)
     clip = build_lib.load_before_data(config)
     # The length of a run counted in epochs depends on the data; here any sufficient one will do.

@@ -14,6 +14,7 @@ from mpafer_jax.backbones.files import SHIPPED
 from mpafer_jax.config.flags import own_files
 from mpafer_jax.config.schema import Config
 from mpafer_jax.config.semantics import SEED_FIELDS
+from mpafer_jax.jobs.idle_fields import idle_fields
 from mpafer_jax.jobs.sweeps import plan, sweep
 from mpafer_jax.jobs.sweeps.sweep import Point, Record, Sweep
 from mpafer_jax.method import losses, optim
@@ -58,6 +59,7 @@ def test_every_sweep_plans_for_drawn_faces_and_for_photographs(name):
             config = flatten(run.config.model_dump())
             differing = {field for field in base if base[field] != config[field]}
             assert differing - {"eval.report", "eval.baselines", *SEED_FIELDS} <= set(run.point.changes)
+            assert not idle_fields(run.config)
             config["eval.baselines"] = run.point.table  # each table holds what its rows are compared with
             assert distinct.setdefault(json.dumps(config), run.name) == run.name
         assert len(distinct) == len(configs) == len(found.points) * len(found.seeds)
