@@ -287,7 +287,8 @@ class OptimizerSection(DecaySection):
     """Equal parts of training after each of which the prompts join an average over training with Gaussian weights; it
     is evaluated and saved in place of the last prompts. 0: no average."""
     average_mean: Annotated[float, Field(allow_inf_nan=False)] = option(15.0, "PromptSRC, of 20 parts")
-    """Mean of the Gaussian, in parts: the prompts after this part weigh most."""
+    """Mean of the Gaussian, in parts, at most their number: the prompts after this part weigh most. To be set with
+    another number of parts than 20."""
     average_std: Positive = option(1.0, "PromptSRC, of 20 parts")
     """Standard deviation of the Gaussian, in parts."""
 
@@ -303,6 +304,16 @@ class OptimizerSection(DecaySection):
         if twice := sorted({pattern for pattern in patterns if patterns.count(pattern) > 1}):
             raise ValueError(f"{', '.join(map(repr, twice))} stands twice in {pairs}; give each pattern once")
         return pairs
+
+    @pydantic.model_validator(mode="after")
+    def _average_has_its_peak_in_training(self) -> Self:
+        if 0 < self.average < self.average_mean:
+            raise ValueError(
+                f"average_mean is {self.average_mean:g}, after the last of the {self.average} parts (average), which "
+                "would weigh most, so that little or nothing would be averaged; set average_mean to at most "
+                f"{self.average}, such as {0.75 * self.average:g} (PromptSRC's 15 of 20 parts)"
+            )
+        return self
 
 
 class IntervalsSection(FrozenModel):

@@ -109,6 +109,10 @@ IMPOSSIBLE = [
         r"config\.optimizer\.lr_scales: .*'ctx' stands twice in .*give each pattern once",
     ),
     ({"optimizer.average_mean": float("nan")}, r"config\.optimizer\.average_mean: .*finite number"),
+    (
+        {"optimizer.average": 5},
+        r"config\.optimizer: .*average_mean is 15, after the last of the 5 parts.*to at most 5, such as 3\.75 ",
+    ),
     ({"data.augment.crop_scale": (0.9, 0.5)}, "low <= high"),
     ({"data.augment.erase_scale": (0.5, 1.5)}, "at most 1"),
 ]
@@ -140,6 +144,11 @@ IMPOSSIBLE_IN_PRETRAINING = [
 def test_impossible_values_are_named(changes, message):
     with pytest.raises(ConfigError, match=message):
         Config.from_config_dict(build("rafdb", **changes))
+
+
+def test_an_average_may_have_its_peak_at_the_end_of_training():
+    config = Config.from_config_dict(build("rafdb", **{"optimizer.average": 15}))
+    assert config.optimizer.average_mean == config.optimizer.average
 
 
 @pytest.mark.parametrize(("changes", "message"), IMPOSSIBLE_IN_PRETRAINING)
@@ -258,7 +267,8 @@ def test_every_field_is_read(sample, tmp_path, monkeypatch):
     """
     # What is read only where another field asks for it.
     others = {"head.motion_prior": "features", "data.label_noise": 0.1, "train.num_steps": 0, "train.num_epochs": 0.5}
-    others |= {"loss.class_weights": "effective_number", "optimizer.average": 2}
+    others |= {"loss.class_weights": "effective_number"}
+    others |= {"optimizer.average": 2, "optimizer.average_mean": 1.5}
     config = runs.config(sample, **{"optimizer.warmup_steps": 0, **others})
     package = pathlib.Path(schema.__file__).parent
     read = set()
