@@ -211,7 +211,8 @@ class LossSection(FrozenModel):
     text_consistency: NonNegative = option(0.0, "paper: none; PromptSRC takes 25", traced=True)
     """Weight of the L1 distance of prompted text features from the mean frozen features of a class's hard prompts."""
     logit_consistency: NonNegative = option(0.0, "paper: none; PromptSRC takes 1", traced=True)
-    """Weight of the divergence of predictions from those of the frozen CLIP with the hard prompts as class texts."""
+    """Weight of the divergence of predictions from those of the frozen CLIP with the hard prompts as class texts and
+    the same head."""
     channel_separation: NonNegative = option(0.0, "paper: none; CAFE takes 1.5", traced=True)
     """Weight of the cross-entropy of logits that are each the largest of one class's channels of the image feature
     (Zhang et al., 2024)."""

@@ -52,10 +52,10 @@ class Forward:
         logits, out = self._apply(both, batch["image"], frozen.soft_prompts, frozen.patch_weights, method=None)
         if not self.with_frozen:
             return logits, out
-        features = self.frozen_features(frozen.backbone, batch["image"])
+        # By the same head, so that logits with and without prompts are on one scale.
         texts = class_features(frozen.hard_text_features)
-        frozen_logits = self.model.apply(both, features, texts, method="classify_frozen")
-        return logits, {**out, "frozen_image_features": features, "frozen_logits": cast(jax.Array, frozen_logits)}
+        frozen_logits, bare = self.classify(Prompts(), frozen, batch["image"], texts)
+        return logits, {**out, "frozen_image_features": bare["image_features"], "frozen_logits": frozen_logits}
 
     def encode_texts(self, params: Params, frozen: Frozen) -> jax.Array:
         """Text features theta(t) [C, D] of the soft prompts; computed once per evaluation."""

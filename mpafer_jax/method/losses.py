@@ -209,7 +209,8 @@ class Context:
       outputs: intermediates of the forward pass: 'image_features' z^g [B, D] with visual prompts, 'text_features'
         theta(t) [C, D], 'token_features' t [C, W] (pooled token embeddings of the soft prompts); with images also
         'patch_features' Z^l [B, N, D] and the scores of `model.global_local_logits`; where a term `reads_frozen`
-        also 'frozen_image_features' [B, D] of the CLIP without prompts, and its 'frozen_logits' [B, C].
+        also 'frozen_image_features' [B, D] of the CLIP without prompts, and its 'frozen_logits' [B, C] by the run's
+        head.
       params: trained parameters.
       frozen: constants: 'hard_text_features' theta(t*) [G, C, D], 'hard_token_features' t* [G, C, W], 'prototypes'
         p [C, D], 'class_counts' n_c [C].

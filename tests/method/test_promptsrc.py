@@ -1,5 +1,6 @@
 """PromptSRC: its losses and its average by hand, what it refuses, and a run. Parity of towers: test_maple_parity.py."""
 
+import dataclasses
 import shutil
 
 import jax
@@ -16,6 +17,7 @@ from mpafer_jax.config.schema import ModelSections
 from mpafer_jax.jobs import train
 from mpafer_jax.method import losses, optim, steps
 from mpafer_jax.method.model import variables
+from mpafer_jax.method.prompts import PromptLearner
 from mpafer_jax.method.promptsrc import PromptSrcPrompts
 from mpafer_jax.method.state import Frozen, TrainState
 from mpafer_jax.runtime import devices
@@ -41,15 +43,35 @@ def test_logit_consistency_by_hand():
 
 
 def test_the_frozen_clip_sees_no_prompts():
-    """Its features are of the images alone, and its logits compare them with the hard prompts."""
+    """Its features are of the images alone, and its logits compare them with the hard prompts by the run's head."""
     params, frozen, batch = MODEL.learner.initial_params(0), tiny.frozen(MODEL), tiny.batch(4)
     _, out = jax.jit(FORWARD)(params, frozen, batch)
     images = jnp.asarray((batch["image"] / 255 - np.array(MEAN)) / np.array(STD), jnp.float32)
-    features = MODEL.apply(variables(frozen.backbone, {}), images, method="encode_image_frozen")
+    features, patches = (
+        np.asarray(MODEL.apply(variables(frozen.backbone, {}), images, method=f"encode_{name}_frozen"))
+        for name in ("image", "patches")
+    )
     np.testing.assert_allclose(out["frozen_image_features"], features, rtol=1e-4, atol=1e-5)
     assert np.abs(out["image_features"] - features).max() > 1e-3
-    image, text = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in (features, frozen.hard_text_features[0]))
-    np.testing.assert_allclose(out["frozen_logits"], 20 * image @ text.T, rtol=1e-4, atol=1e-3)  # the scale is 20
+    image, text, patch = (
+        x / np.linalg.norm(x, axis=-1, keepdims=True) for x in (features, frozen.hard_text_features[0], patches)
+    )
+    local = np.sort(patch @ text.T, axis=1)[:, -MODEL.top_k :].mean(axis=1)
+    np.testing.assert_allclose(out["frozen_logits"], 20 * (image @ text.T + local), rtol=1e-4, atol=1e-3)  # s = 20
+
+
+@pytest.mark.parametrize("head", [{}, {"local_weight": 0.0}, {"local_weight": 0.3, "normalize_scores": True}])
+def test_where_nothing_is_learned_predictions_do_not_diverge_from_those_of_the_frozen_clip(head):
+    """Whatever the head: a difference of its scale, as of scores with and without patches, is none of predictions."""
+    forward = dataclasses.replace(FORWARD, model=tiny.model(learner=PromptLearner(), **head))
+    frozen = tiny.frozen(MODEL)
+    texts = forward.encode_texts({}, frozen)
+    weights = jnp.asarray(np.random.default_rng(0).uniform(0.5, 1.5, (3, SPEC.num_patches)), jnp.float32)
+    frozen = frozen.replace(hard_text_features=texts[None], patch_weights=weights)
+    logits, out = jax.jit(forward)({}, frozen, tiny.batch(4))
+    assert np.abs(logits - logits[:, :1]).max() > 1e-2
+    np.testing.assert_allclose(out["frozen_logits"], logits, rtol=1e-4, atol=1e-3)
+    np.testing.assert_allclose(losses.logit_consistency(logits, out["frozen_logits"]), 0, atol=1e-5)
 
 
 @pytest.mark.parametrize(
