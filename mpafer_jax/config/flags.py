@@ -6,6 +6,7 @@ import difflib
 import itertools
 import pathlib
 import runpy
+import shlex
 import sys
 import traceback
 import warnings
@@ -31,7 +32,7 @@ def take_config(words: Sequence[str]) -> tuple[Any, dict[str, Any], list[str]]:
       The configuration (a ConfigDict), the overridden fields with their values, and the remaining words.
 
     Raises:
-      ConfigError: no such file or field, or a value has another type.
+      ConfigError: no such file or field, a value has another type, or a whole section is given one.
     """
     # Shells do not expand a tilde after an equals sign.
     words = [f"--config={files.home_expanded(word[9:])}" if word.startswith("--config=~") else word for word in words]
@@ -47,9 +48,13 @@ def take_config(words: Sequence[str]) -> tuple[Any, dict[str, Any], list[str]]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)  # from ml_collections importing the file
             rest: list[str] = cast(Any, known)(["", *words], known_only=True)[1:]
-            return holder.value, library.get_override_values(known["config"]), rest
+            config, overridden = holder.value, library.get_override_values(known["config"])
     except (flags.Error, OSError, AttributeError, KeyError, TypeError, ValueError) as error:
         raise ConfigError(config_error(value, fields, error)) from error
+    for field, given in overridden.items():
+        if isinstance(given, ConfigDict):
+            raise ConfigError(_whole_section(field, given))
+    return config, overridden, rest
 
 
 def make_configs_importable(file: pathlib.Path) -> None:
@@ -117,12 +122,21 @@ def config_error(value: str, fields: Sequence[str], error: Exception) -> str:
         place = f" ({path}, line {frames[-1].lineno})" if frames else ""
         return f"--config={value}: {type(broken).__name__}: {broken}{place}"
     for field in fields:
-        if said := _unknown_field(config, field):
+        if said := _unusable_field(config, field):
             return said
     return str(error).removeprefix("flag ")
 
 
-def _unknown_field(config: Any, field: str) -> str:
+def _whole_section(field: str, given: Any) -> str:
+    """Error message for an override of a section, with fields of it to give instead."""
+    words = " ".join(shlex.quote(f"{_FIELD}{field}.{name}={value}") for name, value in given.items())
+    return (
+        f"{_FIELD}{field} is a section, and to give it as a whole would reset the fields that are not named; give each "
+        f"field alone{', as ' * bool(words)}{words}"
+    )
+
+
+def _unusable_field(config: Any, field: str) -> str:
     found, parts = config, field.split(".")
     for depth, part in enumerate(parts):
         if not isinstance(found, ConfigDict):
@@ -134,6 +148,8 @@ def _unknown_field(config: Any, field: str) -> str:
             there = f"{'.'.join(parts[:depth]) or 'a configuration'} has {', '.join(names)}"
             return f"{_FIELD}{field}: there is no such field; " + (f"did you mean {_FIELD}{meant}?" if near else there)
         found = cast(Any, found)[part]
+    if isinstance(found, ConfigDict):
+        return _whole_section(field, dict(itertools.islice(cast(Any, found).items(), 1)))
     return ""
 
 
