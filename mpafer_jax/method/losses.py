@@ -48,7 +48,8 @@ def contrastive_alignment(soft: jax.Array, hard: jax.Array, temperature: float) 
 def l1_alignment(soft: jax.Array, hard: jax.Array) -> jax.Array:
     """L1 hard-soft alignment |t_c - t*_c| [C] of normalised soft t [C, D] and hard t* [C, D] features.
 
-    Normalised, as the logits only depend on directions.
+    Normalised, as the logits only depend on directions. The norm, a sum over the D features, where the other L1
+    terms take their mean: it grows with the root of D, and its weight is to be chosen for that.
     """
     return jnp.sum(jnp.abs(l2_normalize(soft) - l2_normalize(hard)), axis=-1)
 
