@@ -38,6 +38,11 @@ _UNREAD_SUFFIXES = frozenset(
     | {".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf"}
 )
 CAMERA = "camera:"
+# Packets of sound between two frames at which OpenCV gives up: by its own 4096, which are a minute or two, slides with
+# sound would seem damaged, or to end.
+os.environ.setdefault("OPENCV_FFMPEG_READ_ATTEMPTS", str(2**31 - 1))
+_FEWEST_TRIES, _MOST_TRIES = 100, 10_000  # to grab a frame; at a video's end each costs 10 to 100 microseconds
+_FAR, _FAR_FRAMES = 0.5, 5  # seconds and frames, by which time stamps of whole files do not differ
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -184,7 +189,7 @@ def images(media: Iterator[Medium], *, stride: int = 1) -> Generator[InputImage 
     """Yields every image, and every `stride`-th frame of each video, animation and camera, numbered consecutively.
 
     Videos are decoded frame by frame, in constant time and memory per frame. A video that cannot be opened or is
-    truncated yields a `Failure`.
+    truncated yields a `Failure`, and each place where it is seen to be damaged.
     """
     index = itertools.count()
     for medium in media:
@@ -260,13 +265,21 @@ def _frames(medium: Medium, stride: int, index: Iterator[int]) -> Generator[Inpu
             yield Failure(Source(name, next(index)), what)
             return
         rate = capture.get(cv2.CAP_PROP_FPS)
+        announced = capture.get(cv2.CAP_PROP_FRAME_COUNT)
+        tries = 1 if camera else round(max(_FEWEST_TRIES, min(announced, _MOST_TRIES)))
         started, number, shots, shot = time.monotonic(), 0, Shots(), 0
-        while capture.grab():
+        seconds = latest = 0.0
+        while (failed := _grab(capture, tries)) is not None:
+            # After `grab` the position is this frame's; 0 in a stream without timestamps.
+            position = time.monotonic() - started if camera else capture.get(cv2.CAP_PROP_POS_MSEC) / 1000
+            if failed:
+                frames = f"{failed} frame{'s' if failed > 1 else ''}"
+                reason = f"the video is damaged about here: {frames} or more cannot be decoded"
+                yield Failure(Source(name, next(index), number, round(seconds, 3), shot), reason)
+                number += failed
+            latest = max(latest, position)
+            seconds = position if position or rate <= 0 else number / rate
             if number % stride == 0:
-                # After `grab` the position is this frame's; 0 in a stream without timestamps.
-                seconds = time.monotonic() - started if camera else capture.get(cv2.CAP_PROP_POS_MSEC) / 1000
-                if not seconds and rate > 0:
-                    seconds = number / rate
                 decoded, frame = capture.retrieve()
                 pixels = np.ascontiguousarray(frame[..., ::-1]) if decoded else None  # BGR to RGB
                 if pixels is not None and not camera:
@@ -277,7 +290,7 @@ def _frames(medium: Medium, stride: int, index: Iterator[int]) -> Generator[Inpu
                 else:
                     yield Failure(source, "this frame cannot be decoded")
             number += 1
-        if not camera and (reason := _shortage(Path(medium.path), number)):
+        if not camera and (reason := _shortage(Path(medium.path), number) or _early_end(capture, number, latest)):
             yield Failure(Source(name, next(index)), reason)
     finally:
         capture.release()
@@ -289,3 +302,30 @@ def _shortage(path: Path, frames: int) -> str:
     if missing := containers.missing_bytes(path):
         return f"it is cut short: {frames} frames could be read, and the last {missing:,} bytes of the file are missing"
     return "" if frames else "no frame can be decoded"
+
+
+def _grab(capture: Any, tries: int) -> int | None:
+    """Grabs the next frame that can be; returns how many tries failed before, None if all did: it was the end.
+
+    A `grab` fails at a frame that the decoder refuses, as it does at the end of a video, but the next one goes on.
+    """
+    return next((failed for failed in range(tries) if capture.grab()), None)
+
+
+def _early_end(capture: Any, number: int, latest: float) -> str:
+    """Why a video read to its end, of `number` frames up to `latest` seconds, counts as damaged; '' if it does not.
+
+    That fewer frames were read than OpenCV announces proves nothing: see `_shortage`. A frame that can be read far
+    behind the latest does, where the damage does not prevent that too.
+    """
+    announced, rate = capture.get(cv2.CAP_PROP_FRAME_COUNT), capture.get(cv2.CAP_PROP_FPS)
+    if not latest or rate <= 0 or announced - number < _FAR * rate:
+        return ""
+    capture.set(cv2.CAP_PROP_POS_FRAMES, announced - 2)  # the last is not always found
+    behind = capture.get(cv2.CAP_PROP_POS_MSEC) / 1000 if capture.grab() else 0.0
+    if behind < latest + max(_FAR, _FAR_FRAMES / rate):
+        return ""
+    return (
+        f"the video is damaged: {number} frames could be read, the last at {latest:.1f} s, though it goes on to "
+        f"{behind:.1f} s"
+    )

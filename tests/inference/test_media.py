@@ -197,6 +197,64 @@ def test_a_whole_video_of_which_opencv_announces_more_frames_is_whole(tmp_path, 
     assert "the last 100 bytes of the file are missing" in failure.reason
 
 
+def write_noise(path, codec, frames):
+    """A video that cannot be compressed much, so that each frame has its part of the file."""
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*codec), RATE, (64, 48))
+    assert writer.isOpened()
+    noise = np.random.default_rng(0).integers(0, 256, (frames, 48, 64, 3), np.uint8)
+    for image in noise:
+        writer.write(image)
+    writer.release()
+
+
+@pytest.mark.parametrize(("name", "codec"), [("a.mp4", "mp4v"), ("a.avi", "MJPG")])
+def test_a_video_that_is_damaged_in_the_middle_is_read_behind_it_and_said_to_be(tmp_path, name, codec):
+    path = tmp_path / name
+    write_noise(path, codec, 60)
+    assert len(list(media.images(media.find([str(path)])))) == 60
+    data = bytearray(path.read_bytes())
+    start, stop = len(data) * 5 // 12, len(data) * 7 // 12
+    data[start:stop] = bytes(stop - start)
+    path.write_bytes(data)
+    found = list(media.images(media.find([str(path)])))
+    assert [image.source.index for image in found] == [*range(len(found))]
+    frames = [image.source for image in found if isinstance(image, InputImage)]
+    (failure,) = [image for image in found if isinstance(image, Failure)]
+    assert 40 < len(frames) < 60
+    if name == "a.mp4":  # the container says where each frame lies, so that those behind are at their place
+        lost = 60 - len(frames)
+        assert failure.reason == f"the video is damaged about here: {lost} frames or more cannot be decoded"
+        assert failure.source.frame == found.index(failure)
+        assert 0 < failure.source.seconds < 5
+        assert (frames[-1].frame, frames[-1].seconds) == (59, 5.9)
+    else:  # the frames that are missing move those behind to the front
+        assert failure is found[-1]
+        assert failure.reason == (
+            f"the video is damaged: {len(frames)} frames could be read, the last at {frames[-1].seconds:.1f} s, though "
+            "it goes on to 5.8 s"
+        )
+
+
+@pytest.mark.parametrize(
+    ("name", "codec"), [("a.mp4", "mp4v"), ("a.avi", "mp4v"), ("a.mkv", "mp4v"), ("a.webm", "VP80")]
+)
+def test_a_whole_video_is_not_said_to_be_damaged(tmp_path, name, codec):
+    write_noise(tmp_path / name, codec, 30)
+    frames = list(media.images(media.find([str(tmp_path / name)])))
+    assert [frame.source.frame for frame in frames if isinstance(frame, InputImage)] == [*range(30)]
+    assert len(frames) == 30
+
+
+def test_minutes_of_sound_between_frames_are_neither_damage_nor_the_end(tmp_path):
+    from tests.inference import videos
+
+    images = np.random.default_rng(0).integers(0, 256, (9, 48, 64, 3), np.uint8)
+    times = [*range(0, 800, 100), 300_000]  # in milliseconds; the sound is written first
+    videos.write(tmp_path / "a.mp4", images, times, b_frames=3, sound=True)
+    frames = list(media.images(media.find([str(tmp_path / "a.mp4")])))
+    assert [frame.source.seconds for frame in frames] == [time / 1000 for time in times]
+
+
 def test_containers_say_how_long_their_files_are(tmp_path):
     path = tmp_path / "a"
     boxes = struct.pack(">I4s8x", 16, b"ftyp") + struct.pack(">I4sQ", 1, b"mdat", 32) + bytes(16)
