@@ -58,7 +58,8 @@ def wilson(hits: npt.ArrayLike, counts: npt.ArrayLike) -> tuple[npt.NDArray[np.f
     n = np.asarray(counts, np.float64)
     share, z2 = np.asarray(hits, np.float64) / n, _Z**2
     center, half = share + z2 / (2 * n), _Z * np.sqrt(share * (1 - share) / n + z2 / (4 * n**2))
-    return (center - half) / (1 + z2 / n), (center + half) / (1 + z2 / n)
+    low, high = ((center + sign * half) / (1 + z2 / n) for sign in (-1, 1))
+    return np.clip(low, 0.0, 1.0), np.clip(high, 0.0, 1.0)  # by rounding -1e-17, which is printed as -0.0
 
 
 def mean_interval(hits: npt.ArrayLike, counts: npt.ArrayLike) -> tuple[float, float]:

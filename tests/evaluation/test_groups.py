@@ -33,6 +33,14 @@ def test_metrics_by_hand() -> None:
     assert male.war_interval == pytest.approx((1 / (1 + 1.959964**2 / 3), 1.0), abs=1e-6)
 
 
+def test_wilson_stays_between_0_and_1() -> None:
+    counts = np.arange(1, 2000)
+    low, _ = statistics.wilson(np.zeros_like(counts), counts)
+    _, high = statistics.wilson(counts, counts)
+    assert not np.signbit(low).any()
+    assert high.max() <= 1
+
+
 def test_wilson_as_in_scipy() -> None:
     for hits, count in ((0, 1), (1, 1), (3, 7), (90, 100), (680, 3068)):
         low, high = statistics.wilson(hits, count)
