@@ -57,7 +57,8 @@ Input = ImageLike | InputImage | Failure
 def as_input(image: Input, index: int) -> InputImage | Failure:
     """Checks and names the input at position `index`; a string is a path, a `Failure` passes through.
 
-    Copies what an iterator may refill for its next image: arrays, and the frames of Pillow's animations.
+    Copies what an iterator may refill or close for its next image: arrays, and Pillow's images, which are decoded here;
+    one that cannot be is a `Failure`.
 
     Raises:
       TypeError: it is of another type, or an array of another dtype.
@@ -77,9 +78,9 @@ def as_input(image: Input, index: int) -> InputImage | Failure:
     source = Source(name, index)
     if isinstance(image, np.ndarray):
         image = image.copy()
-    elif getattr(image, "is_animated", False):
+    elif isinstance(image, Image.Image):
         try:
-            image = preprocess.upright_rgb(cast(Image.Image, image))
+            image = preprocess.upright_rgb(image)
         except ImageError as error:
             return Failure(source, str(error))
     return InputImage(source, image)

@@ -151,6 +151,25 @@ def test_what_an_iterator_fills_anew_for_each_image_is_not_mixed_up(predictor, f
     np.testing.assert_array_equal(found[2], found[0])
 
 
+def test_an_opened_image_may_be_closed_once_it_is_handed_over(predictor, faces, tmp_path):
+    (tmp_path / "broken.png").write_bytes(faces[0].read_bytes()[:-200])
+
+    def opened():
+        for path in (faces[0], tmp_path / "broken.png", faces[1]):
+            with Image.open(path) as image:
+                yield image
+            image.close()  # its pixels too
+
+    first, broken, last = predictor.stream(opened())
+    assert isinstance(broken, Failure)
+    assert broken.source.file == str(tmp_path / "broken.png")
+    assert "cut short or damaged" in broken.reason
+    for found, path in ((first, faces[0]), (last, faces[1])):
+        np.testing.assert_allclose(found.logits, predictor.predict(path).logits, rtol=1e-4, atol=1e-4)
+    with Image.open(tmp_path / "broken.png") as image, pytest.raises(ImageError, match="cut short or damaged"):
+        predictor.predict(image)
+
+
 def test_a_stream_is_lazy_ordered_and_goes_on_after_failures(predictor, faces, tmp_path):
     (tmp_path / "broken.jpg").write_bytes(faces[0].read_bytes()[:200])
     taken = 0
