@@ -32,10 +32,11 @@ VIDEO_SUFFIXES = frozenset(
     | {".mjpeg", ".mjpg", ".h264"}
 )
 _ALSO_OF_PROGRAMS = frozenset({".ts", ".mts"})  # also TypeScript: in a folder, the content decides
+# Of cameras. Most are TIFF by their content, whose first picture is a small preview.
+_RAW_SUFFIXES = frozenset({".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf"})
 # Unsupported image formats. In a folder they are not skipped, but become rows with an error.
 _UNREAD_SUFFIXES = frozenset(
-    {".heic", ".heif", ".hif", ".jxl", ".jp2", ".j2k", ".tga", ".psd", ".exr", ".hdr"}
-    | {".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf"}
+    {".heic", ".heif", ".hif", ".jxl", ".jp2", ".j2k", ".tga", ".psd", ".exr", ".hdr"} | _RAW_SUFFIXES
 )
 CAMERA = "camera:"
 # Packets of sound between two frames at which OpenCV gives up: by its own 4096, which are a minute or two, slides with
@@ -165,6 +166,8 @@ def _unlisted(errors: list[OSError]) -> Iterator[Medium]:
 def _of_file(name: str) -> Medium:
     path = Path(name)
     suffix = path.suffix.lower()
+    if suffix in _RAW_SUFFIXES:
+        return Medium("problem", name, "a camera's raw file is not read: save it as JPEG or PNG")
     if suffix in VIDEO_SUFFIXES or (suffix not in IMAGE_SUFFIXES and containers.holds_video(path)):
         return _video(name)
     if (suffix in containers.ANIMATED_SUFFIXES or suffix not in IMAGE_SUFFIXES) and containers.num_frames(path) > 1:

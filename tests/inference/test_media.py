@@ -69,6 +69,16 @@ def test_what_a_folder_holds_besides_is_counted_by_suffix_and_images_that_are_no
         media.find([str(tmp_path / "sub")])
 
 
+@pytest.mark.parametrize("name", ["photo.dng", "photo.NEF"])
+def test_a_raw_file_is_not_read_as_the_preview_that_it_begins_with(tmp_path, name):
+    Image.new("RGB", (16, 16)).save(tmp_path / name, "TIFF")
+    for argument in (tmp_path, tmp_path / name):
+        (failure,) = media.images(media.find([str(argument)]))
+        assert isinstance(failure, Failure)
+        assert failure.source.file == str(tmp_path / name)
+        assert failure.reason == "a camera's raw file is not read: save it as JPEG or PNG"
+
+
 def test_a_folder_that_is_written_to_is_passed_over(tmp_path):
     touch(tmp_path / "a.jpg")
     touch(tmp_path / "maps" / "000000_a.png")
