@@ -38,6 +38,7 @@ IMAGE_SUFFIXES = frozenset(suffix for name in FORMATS for suffix in _SUFFIXES[na
 # Pillow's limit, above which it warns of a decompression bomb; 256 MiB as RGB.
 MAX_PIXELS = 2**30 // 4 // 3
 MAX_BYTES = 2**28  # of a file: MAX_PIXELS uncompressed
+_NO_TIME, _USUAL_TIME = 10, 100  # milliseconds of an animation's frame
 _PNG = b"\x89PNG\r\n\x1a\n"
 _HEIC = (b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis")  # brands
 _PNG_TEXTS = (b"tEXt", b"zTXt", b"iTXt", b"iCCP")  # chunks without influence on pixels
@@ -130,6 +131,8 @@ def decode_rgb(data: bytes, *, upright: bool = True) -> Image.Image:
 def decode_frames(path: Path, stride: int = 1) -> Generator[tuple[int, float, Image.Image]]:
     """Decodes every `stride`-th frame of an animated image, from the first on.
 
+    A frame that is shown for at most 10 ms, or for no time given, counts as 100 ms, as in browsers.
+
     Yields:
       (frame number from 0, start time in seconds, RGB image with the EXIF orientation applied).
 
@@ -144,7 +147,8 @@ def decode_frames(path: Path, stride: int = 1) -> Generator[tuple[int, float, Im
             image.load()  # also reads the frame's duration
             if number % stride == 0:
                 yield number, seconds, upright_rgb(image)
-            seconds += float(image.info.get("duration", 0)) / 1000
+            milliseconds = float(image.info.get("duration", 0))
+            seconds += (milliseconds if milliseconds > _NO_TIME else _USUAL_TIME) / 1000
 
 
 def upright_rgb(image: Image.Image) -> Image.Image:

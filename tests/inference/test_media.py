@@ -322,6 +322,14 @@ def test_an_animated_image_is_its_frames_with_their_times(tmp_path, name):
     assert found(tmp_path / name) == [("image", str(tmp_path / name))]
 
 
+@pytest.mark.parametrize("name", ["a.gif", "a.webp", "a.png"])
+def test_a_frame_that_is_shown_for_no_time_counts_as_a_tenth_of_a_second(tmp_path, name):
+    frames = [Image.new("RGB", (16, 16), (60 * i, 0, 0)) for i in range(4)]
+    frames[0].save(tmp_path / name, save_all=True, append_images=frames[1:], duration=[0, 10, 20, 0])
+    images = list(media.images(media.find([str(tmp_path / name)])))
+    assert [image.source.seconds for image in images] == [0.0, 0.1, 0.2, 0.22]
+
+
 @pytest.mark.parametrize("name", ["a.webp", "a.png"])
 @pytest.mark.parametrize("mode", ["RGB", "RGBA"])
 def test_the_frames_of_an_animated_image_are_upright(tmp_path, name, mode):
