@@ -17,7 +17,7 @@ import json
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 from mpafer_jax.inference.inputs import InputImage
 from mpafer_jax.inference.results import Failure, Result
@@ -107,7 +107,7 @@ class Table:
         offset = 0
         for line in self._file:
             if line.endswith(b"\n"):  # else it was being written when the process ended
-                rows.append((json.loads(line), offset))
+                rows.append((self._row(line, len(rows) + 1), offset))
             offset += len(line)
         stored: Values = rows[0][0].get("subject", {}) if rows else {}
         differing = [name for name in subject if stored.get(name) != subject[name]]
@@ -118,6 +118,18 @@ class Table:
                 f"again to resume it, another file instead of {table}, or --overwrite to lose them"
             )
         return rows[1:]
+
+    def _row(self, line: bytes, number: int) -> Values:
+        try:
+            row = json.loads(line)
+        except ValueError:
+            row = None
+        if not isinstance(row, dict):
+            raise InputError(
+                f"{self.path}, line {number}: expected a result in JSON, found {line[:40]!r}: the file is damaged, or "
+                "no earlier start of this command wrote it; --overwrite begins it anew, another name leaves it"
+            )
+        return cast(Values, row)
 
     def remaining(self, images: Iterable[InputImage | Failure]) -> Generator[InputImage | Failure]:
         """Yields the images without a result.
