@@ -94,3 +94,12 @@ def test_models_that_cannot_be_asked(folder, tmp_path):
             (tmp_path / path.name).write_bytes(path.read_bytes())
     with pytest.raises(GenerationError, match="cannot be asked: it has no chat template"):
         LocalModel(str(tmp_path), sampling=Sampling())
+
+
+def test_a_chat_template_that_refuses_a_role_is_said(folder):
+    model = LocalModel(str(folder), sampling=Sampling())
+    model._tokenizer.chat_template = (
+        "{% if messages[0].role == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}" + TEMPLATE
+    )
+    with pytest.raises(GenerationError, match=r"refuses messages of the roles system, user \(System role not supp"):
+        model.reply(ask("fear", "mouth", 1))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, cast
 
+import jinja2
 from absl import logging
 
 from mpafer_jax.backbones.hub_library import import_transformers
@@ -54,10 +55,21 @@ class LocalModel:
         logging.info("%s answers on %s", model, self._device)
 
     def reply(self, messages: Sequence[Message]) -> Reply:
-        """See `Backend.reply`."""
-        prompt = self._tokenizer.apply_chat_template(
-            list(messages), add_generation_prompt=True, return_tensors="pt", return_dict=True
-        ).to(self._device)
+        """See `Backend.reply`.
+
+        Raises:
+          GenerationError: the model's chat template refuses the messages; many know no role "system".
+        """
+        try:
+            prompt = self._tokenizer.apply_chat_template(
+                list(messages), add_generation_prompt=True, return_tensors="pt", return_dict=True
+            ).to(self._device)
+        except jinja2.TemplateError as error:
+            roles = ", ".join(dict.fromkeys(message["role"] for message in messages))
+            raise GenerationError(
+                f"--model={self.model} cannot be asked: its chat template refuses messages of the roles {roles} "
+                f"({error}); name a model whose template takes them"
+            ) from error
         limit = self.sampling.max_tokens or _DEFAULT_MAX_TOKENS
         choice: dict[str, Any] = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
         if self.sampling.temperature:
