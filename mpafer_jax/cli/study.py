@@ -285,6 +285,7 @@ def cross_dataset(arguments: argparse.Namespace) -> None:
 @command(
     "study faithfulness",
     argument("--checkpoint", required=True, metavar="RUN", help=ANY_CHECKPOINT),
+    WHICH,
     CLIP,
     number(
         "--images",
@@ -306,12 +307,15 @@ def faithfulness(arguments: argparse.Namespace) -> None:
     Prints a table of the curves' areas, each map against a random one and one from the centre outwards, and writes the
     curves. Labels are not read: the curves follow the class that the model predicts. See docs/predict.md.
     """
+    from mpafer_jax.artifacts import checkpoints
     from mpafer_jax.config.schema import Config
     from mpafer_jax.inference import Predictor, faithfulness
     from mpafer_jax.runtime import console
 
+    if checkpoints.holds_one(arguments.checkpoint):
+        refuse_idle(arguments, {"--which": checkpoints.SEVERAL})
     data = Config.from_config_dict(arguments.config).data
-    predictor = Predictor.from_checkpoint(arguments.checkpoint, clip=arguments.clip)
+    predictor = Predictor.from_checkpoint(arguments.checkpoint, which=arguments.which, clip=arguments.clip)
     number, maps = faithfulness.measure_split(
         predictor, data, arguments.images, steps=arguments.curve_steps, seed=arguments.curves_seed
     )
