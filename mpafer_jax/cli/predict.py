@@ -105,7 +105,7 @@ def _class_names(text: str) -> tuple[str, ...]:
         type=checked(_min_confidence),
         default=0.0,
         metavar="SHARE",
-        help="answer 'uncertain' below it, a fraction of 1; the run's report says which to take",
+        help="answer 'uncertain' below it, a fraction of 1; the run's report says which to take with --calibrated",
     ),
     WHICH,
     argument(
