@@ -15,7 +15,7 @@ from mpafer_jax.runtime import signals
     CHECKPOINT,
     WHICH,
     CLIP,
-    argument("--bank", default="expressions", help="descriptions that are ranked (name or path)"),
+    argument("--bank", default="expressions", help="descriptions that are ranked (name or path; none: none are)"),
     argument("--faces", choices=("detect", "none"), default="detect", help="none: every image is a face"),
     argument("--host", default="127.0.0.1", help="address to listen on; 0.0.0.0 lets everybody on the network in"),
     argument(
@@ -43,6 +43,7 @@ def demo(arguments: argparse.Namespace) -> None:
     from mpafer_jax.inference import Predictor
     from mpafer_jax.inference.demo import page
     from mpafer_jax.inference.demo.answer import BATCH_SIZES, MOST_FACES, Answerer
+    from mpafer_jax.method.hard_prompts.bank import bank_of_option
     from mpafer_jax.runtime import compilation_cache
 
     compilation_cache.enable()
@@ -50,12 +51,13 @@ def demo(arguments: argparse.Namespace) -> None:
         refuse_idle(arguments, {"--which": checkpoints.SEVERAL})
     page.import_gradio()  # before a model is loaded for nothing
     page.check_address(arguments.host, arguments.port)
+    bank = bank_of_option(arguments.bank)
     detector = Detector() if arguments.faces == "detect" else None
     predictor = Predictor.from_checkpoint(
         arguments.checkpoint, which=arguments.which, clip=arguments.clip, batch_sizes=BATCH_SIZES, calibrated=None
     )
     faces = detector and FaceFinder(detector, which=MOST_FACES + 1, margin=predictor.trained_on.face_margin)
-    answerer = Answerer(predictor, arguments.bank, faces)
+    answerer = Answerer(predictor, bank, faces)
     answerer.warm_up()
     model = shipped.in_words(arguments.checkpoint) if arguments.checkpoint in shipped.PROMPTS else ""
     blocks = page.build(answerer, finds_faces=faces is not None, trained_on=predictor.trained_on, model=model)

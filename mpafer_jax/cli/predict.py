@@ -86,7 +86,9 @@ def _class_names(text: str) -> tuple[str, ...]:
     ),
     argument("--overwrite", action="store_true", help="begin anew where results of a command that was stopped lie"),
     argument(
-        "--bank", default="expressions", help="descriptions that heat maps rank and --zero_shot reads (name or path)"
+        "--bank",
+        default="expressions",
+        help="descriptions that heat maps rank and --zero_shot reads (name or path; none: class names alone)",
     ),
     argument("--faces", choices=("detect", "none"), default="detect", help="none: every image is a crop of a face"),
     argument("--which_faces", choices=("largest", "all"), default="largest", help="of those detected"),

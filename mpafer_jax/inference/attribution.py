@@ -118,25 +118,27 @@ class Explanation:
 class Explainer:
     """Computes attributions of a predictor's results; compiled once per batch size."""
 
-    def __init__(self, predictor: Predictor, bank: Bank | str = "expressions") -> None:
+    def __init__(self, predictor: Predictor, bank: Bank | str | None = "expressions") -> None:
         """Encodes the bank's phrases: of the predictor's classes if the bank has any of them, else of all.
 
         Args:
           predictor: makes the predictions to explain.
-          bank: a `Bank`, its name or its path.
+          bank: a `Bank`, its name or its path; None for no phrases.
 
         Raises:
           PromptError: the bank is missing, or a text does not fit the text tower.
         """
         bank = load_bank(bank) if isinstance(bank, str) else bank
         trained = {canonical_name(name) for name in predictor.class_names}
-        names = [name for name in bank.classes if canonical_name(name) in trained] or list(bank.classes)
+        classes = {} if bank is None else bank.classes
+        names = [name for name in classes if canonical_name(name) in trained] or list(classes)
         self.phrases = tuple(
-            Phrase(text.text, name, granularity) for name in names for granularity, text in bank.classes[name].items()
+            Phrase(text.text, name, granularity) for name in names for granularity, text in classes[name].items()
         )
         self._predictor = predictor
         encode = text_encoder(predictor.model, predictor.untrained, predictor.tokenizer.encode)
-        features, _ = encode([_PHRASE.format(phrase.text) for phrase in self.phrases])
+        texts = [_PHRASE.format(phrase.text) for phrase in self.phrases]
+        features = encode(texts)[0] if texts else np.zeros((0, predictor.text_features.shape[-1]), np.float32)
         arguments = (predictor.params, predictor.frozen, predictor.untrained, predictor.text_features, features)
         self._explain = PaddedFunction(self._forward, arguments, predictor.image_size, predictor.batch_sizes)
 

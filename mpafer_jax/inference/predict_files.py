@@ -30,6 +30,7 @@ from mpafer_jax.inference.attribution_sheet import HeatmapFolder
 from mpafer_jax.inference.predictor import Cropper, Predictor
 from mpafer_jax.inference.results import Failure, Prediction, Result
 from mpafer_jax.inference.temporal import VideoTracks
+from mpafer_jax.method.hard_prompts.bank import bank_of_option
 from mpafer_jax.runtime import progress, signals
 from mpafer_jax.runtime.errors import InputError
 
@@ -50,7 +51,7 @@ class Request:
       annotate: a video to write, .mp4: the one input with its results drawn on; None: none.
       smooth: seconds over which the probabilities of a track are averaged besides; 0 for not at all.
       overwrite: whether to discard the results of an interrupted request instead of resuming it.
-      bank: descriptions for heat maps and `zero_shot`.
+      bank: descriptions for heat maps and `zero_shot`; "none" for none.
       faces: "detect", or "none": every image is a face.
       which_faces: "largest" or "all" detected faces.
       margin: around the crop of a detected face, as a fraction of its side; None for the one of the training images.
@@ -99,7 +100,14 @@ class Request:
             clip = load_backbone(self.clip)
         except ValueError as error:  # other errors name the CLIP themselves
             raise InputError(f"--zero_shot with {self.clip}: {error}") from error
-        return Predictor.zero_shot(clip, self.class_names, self.bank, batch_sizes=sizes)
+        bank = bank_of_option(self.bank)
+        if bank is not None and (missing := bank.missing(self.class_names, "holistic")):
+            raise InputError(
+                f"--zero_shot with --bank={self.bank}: it does not describe {', '.join(map(repr, missing))} "
+                f"(holistic), only {', '.join(bank.classes)}; name a bank file that does, or --bank=none to "
+                "classify by the names alone"
+            )
+        return Predictor.zero_shot(clip, self.class_names, bank, batch_sizes=sizes)
 
     def detector(self) -> Detector | None:
         """The face detector, or None."""
@@ -213,7 +221,7 @@ def run(request: Request, show: Callable[[Predictor], Callable[[Result], None]])
                     logging.info("%s is there already, and is replaced at the end", file)
         sinks: list[Callable[[Result], None]] = [table or show(predictor)]
         if request.heatmaps is not None:
-            sinks.append(HeatmapFolder(request.heatmaps, Explainer(predictor, request.bank)))
+            sinks.append(HeatmapFolder(request.heatmaps, Explainer(predictor, bank_of_option(request.bank))))
             if not request.zero_shot and request.checkpoint in shipped.HEAT_MAPS:
                 logging.warning("heat maps of %s: %s", request.checkpoint, shipped.HEAT_MAPS[request.checkpoint])
         results = stack.enter_context(

@@ -18,7 +18,7 @@ from mpafer_jax.cli.predict import predict
 from mpafer_jax.data.synthface import generate
 from mpafer_jax.data.synthface.styles import STYLES
 from mpafer_jax.faces.finder import FaceFinder
-from mpafer_jax.inference import media, predict_files
+from mpafer_jax.inference import Predictor, media, predict_files
 from tests.inference.test_media import FRAMES, write_video
 from tests.jobs import runs
 
@@ -170,6 +170,23 @@ def test_zero_shot_needs_no_checkpoint(sample, faces, capsys):
     assert f" {sample / 'clip'}: not trained (zero-shot); CLIP" in said.err
     assert predict([*words, f"--clip={faces[0].parent}"]) == 2
     assert "expected a CLIP in the layout of the Hub" in capsys.readouterr().err
+
+
+def test_zero_shot_of_classes_that_no_bank_describes_goes_by_their_names(sample, faces, tmp_path, capsys):
+    words = [str(faces[0]), "--zero_shot", "--faces=none", f"--clip={sample / 'clip'}", "--batch_size=1"]
+    words.append("--class_names=boredom,confusion")
+    assert predict(words) == 2
+    said = capsys.readouterr().err
+    assert "--zero_shot with --bank=expressions: it does not describe 'boredom', 'confusion' (holistic), only " in said
+    assert "--bank=none to classify by the names alone" in said
+    assert predict([*words, "--bank=absent"]) == 2
+    assert "--bank 'absent' is neither a file nor a bank that ships with the package" in capsys.readouterr().err
+    assert predict([*words, "--bank=none", f"--heatmaps={tmp_path / 'maps'}"]) == 0
+    answer = capsys.readouterr().out.split("\t")
+    expected = Predictor.zero_shot(str(sample / "clip"), ["boredom", "confusion"], bank=None).predict(faces[0])
+    assert answer[1:] == [expected.expression, f"{100 * expected.confidence:.1f}%\n"]
+    (numbers,) = (tmp_path / "maps").glob("*.json")
+    assert json.loads(numbers.read_text())["phrases"] == []
 
 
 @pytest.fixture

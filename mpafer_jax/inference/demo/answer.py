@@ -13,6 +13,7 @@ from mpafer_jax.data import preprocess
 from mpafer_jax.inference import NoFace, Prediction, Predictor
 from mpafer_jax.inference.attribution import Explainer, Explanation
 from mpafer_jax.inference.predictor import Cropper, checked
+from mpafer_jax.method.hard_prompts.bank import Bank
 from mpafer_jax.runtime.errors import ImageError
 
 BATCH_SIZES = (1, 8)  # one face is explained, all are predicted
@@ -45,12 +46,12 @@ class Answer:
 class Answerer:
     """Predicts and explains images. Thread-safe."""
 
-    def __init__(self, predictor: Predictor, bank: str, faces: Cropper | None) -> None:
+    def __init__(self, predictor: Predictor, bank: Bank | str | None, faces: Cropper | None) -> None:
         """Encodes the bank's phrases.
 
         Args:
           predictor: best with `BATCH_SIZES`.
-          bank: its name or path.
+          bank: a `Bank`, its name or its path; None for no phrases.
           faces: finds all faces, or one more than `MOST_FACES` to be quick. None: every image is taken for a face.
         """
         self._predictor, self._faces = predictor, faces

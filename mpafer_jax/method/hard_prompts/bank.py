@@ -135,13 +135,19 @@ class Bank(_Part):
           PromptError: lists all classes that the bank lacks.
         """
         by_name = {canonical_name(name): texts for name, texts in self.classes.items()}
-        if missing := [name for name in class_names if canonical_name(name) not in by_name]:
+        if missing := self.missing(class_names):
             raise PromptError(
                 f"the description bank {self.name!r} has no class {', '.join(map(repr, missing))}; it has "
                 f"{', '.join(self.classes)}. Name a bank file that has what is missing in hard_prompts.bank, or set "
                 "hard_prompts.type to 1 or 2, which need none"
             )
         return [by_name[canonical_name(name)] for name in class_names]
+
+    def missing(self, class_names: Sequence[str], granularity: Granularity | None = None) -> list[str]:
+        """The names of classes that the bank lacks, or of which it says nothing at a granularity."""
+        by_name = {canonical_name(name): texts for name, texts in self.classes.items()}
+        entries = [(name, by_name.get(canonical_name(name))) for name in class_names]
+        return [name for name, entry in entries if entry is None or (granularity and not entry.of(granularity))]
 
     def texts(self, class_name: str, granularity: Granularity) -> tuple[BankText, ...]:
         """Descriptions of a class at one granularity, at least one.
@@ -238,22 +244,24 @@ def permuted(bank: Bank, class_names: Sequence[str], seed: int) -> Bank:
     )
 
 
-def load_bank(name_or_path: str) -> Bank:
+def load_bank(name_or_path: str, field: str = "hard_prompts.bank") -> Bank:
     """Reads a bank shipped with the package, by name ('expressions'), or from a JSON file, by path.
+
+    Args:
+      field: of a configuration, or a command's option, that errors name.
 
     Raises:
       PromptError: the bank is missing or invalid.
     """
     shipped = _SHIPPED / f"{name_or_path}.json"
     try:
-        file: Traversable = shipped if shipped.is_file() else files.local_path(name_or_path, "hard_prompts.bank")
+        file: Traversable = shipped if shipped.is_file() else files.local_path(name_or_path, field)
     except ValueError as error:
         raise PromptError(str(error)) from error
     if not file.is_file():
         known = sorted(item.name.removesuffix(".json") for item in _SHIPPED.iterdir() if item.name.endswith(".json"))
         raise PromptError(
-            f"hard_prompts.bank {name_or_path!r} is neither a file nor a bank that ships with the package "
-            f"({', '.join(known)})"
+            f"{field} {name_or_path!r} is neither a file nor a bank that ships with the package ({', '.join(known)})"
         )
     try:
         text = files.read_text(file)
@@ -263,6 +271,15 @@ def load_bank(name_or_path: str) -> Bank:
         raise PromptError(
             f"{file} is not a description bank (docs/hard_prompts.md says what one is): {error}"
         ) from error
+
+
+def bank_of_option(text: str) -> Bank | None:
+    """The bank that a command's --bank names; None for 'none'.
+
+    Raises:
+      PromptError: as for `load_bank`.
+    """
+    return None if text == "none" else load_bank(text, "--bank")
 
 
 def _refuse_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -93,3 +93,11 @@ def test_the_page_says_how_sure_the_model_is(predictor, faces):
     assert "unlike the training images" in unlike
     assert "1.25 times" in unlike
     assert "percentage points" not in unlike
+
+
+def test_without_a_bank_the_page_shows_no_phrases(predictor, faces):
+    explained = Answerer(predictor, None, None).answer(faces[0], whole=True).explanation
+    assert explained.phrases == ()
+    html = page.explanation(explained, 0)
+    assert "Heat map of " in html
+    assert "descriptions" not in html
