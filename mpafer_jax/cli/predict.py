@@ -167,6 +167,10 @@ def predict(arguments: argparse.Namespace) -> int:
             *(unlike, counts["ok"] + counts[UNCERTAIN]),
         )
     if outcome.stopped is None:
+        over_time = {"--smooth": arguments.smooth > 0, "--stride": arguments.stride > 1}
+        if not outcome.has_frames and any(over_time.values()):
+            given = " and ".join(option for option, is_given in over_time.items() if is_given)
+            logging.warning("%s did nothing: no input was a frame of a video, an animation or a camera", given)
         return 1 if counts["error"] else 0
     if arguments.out is not None or arguments.annotate is not None:
         logging.info("stopped before the end; the same command resumes with what is missing")

@@ -8,7 +8,7 @@ import dataclasses
 import functools
 import hashlib
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from pathlib import Path
 
 import cv2
@@ -27,6 +27,7 @@ from mpafer_jax.inference import media, tables, temporal
 from mpafer_jax.inference.annotate import Annotator
 from mpafer_jax.inference.attribution import Explainer
 from mpafer_jax.inference.attribution_sheet import HeatmapFolder
+from mpafer_jax.inference.inputs import InputImage
 from mpafer_jax.inference.predictor import Cropper, Predictor
 from mpafer_jax.inference.results import Failure, Prediction, Result
 from mpafer_jax.inference.temporal import VideoTracks
@@ -152,10 +153,17 @@ def _certainty(predictor: Predictor) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """Counts of results as `tables.tally` names them, earlier ones included, and the interruption, if any."""
+    """What a request came to.
+
+    Attributes:
+      counts: of results as `tables.tally` names them, earlier ones included.
+      stopped: the interruption, if any.
+      has_frames: whether an image was a frame of a video, an animation or a camera.
+    """
 
     counts: collections.Counter[str]
     stopped: signals.Preempted | KeyboardInterrupt | None
+    has_frames: bool
 
 
 def run(request: Request, show: Callable[[Predictor], Callable[[Result], None]]) -> Outcome:
@@ -191,7 +199,15 @@ def run(request: Request, show: Callable[[Predictor], Callable[[Result], None]])
         logging.info("%s", _certainty(predictor))
     if left_out:
         logging.info("left out, neither images nor videos by their names: %s; to have them read, name them", left_out)
-    images = media.images(found, stride=request.stride)
+    has_frames = False
+
+    def looked_at(images: Iterable[InputImage | Failure]) -> Generator[InputImage | Failure]:
+        nonlocal has_frames
+        for image in images:
+            has_frames |= image.source.frame is not None
+            yield image
+
+    images = looked_at(media.images(found, stride=request.stride))
     live = total is None  # a camera: results must not wait for others, and Ctrl-C is the regular end
     smooth = functools.partial(
         temporal.smooth_rows, seconds=request.smooth, min_confidence=request.min_confidence, ahead=not live
@@ -261,4 +277,4 @@ def run(request: Request, show: Callable[[Predictor], Callable[[Result], None]])
                 table.stop()
         if table is not None and request.smooth:  # which decides what is uncertain
             counts = collections.Counter(itertools.chain.from_iterable(map(tables.tally, smooth(table.rows()))))
-    return Outcome(counts, stopped)
+    return Outcome(counts, stopped, has_frames)

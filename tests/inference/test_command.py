@@ -172,6 +172,15 @@ def test_zero_shot_needs_no_checkpoint(sample, faces, capsys):
     assert "expected a CLIP in the layout of the Hub" in capsys.readouterr().err
 
 
+def test_options_of_videos_are_said_to_do_nothing_for_images(trained, faces, tmp_path, capsys):
+    nothing = "did nothing: no input was a frame of a video, an animation or a camera"
+    assert run(trained, faces[0], "--smooth=1", "--stride=2") == 0
+    assert f"--smooth and --stride {nothing}" in capsys.readouterr().err
+    write_video(tmp_path / "a.avi", 2)
+    assert run(trained, faces[0], tmp_path / "a.avi", "--smooth=1", "--stride=2") == 0
+    assert nothing not in capsys.readouterr().err
+
+
 def test_zero_shot_of_classes_that_no_bank_describes_goes_by_their_names(sample, faces, tmp_path, capsys):
     words = [str(faces[0]), "--zero_shot", "--faces=none", f"--clip={sample / 'clip'}", "--batch_size=1"]
     words.append("--class_names=boredom,confusion")
