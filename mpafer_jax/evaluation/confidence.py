@@ -55,11 +55,15 @@ def fit(evaluator: Evaluator, params: dict[str, Any], train: Split, validation: 
     )
 
 
-def describe(confidence: Confidence, scores: Mapping[str, Scores]) -> dict[str, Any]:
+def describe(confidence: Confidence, scores: Mapping[str, Scores], *, own: bool) -> dict[str, Any]:
     """A checkpoint's confidence measured on splits, ready for JSON.
 
+    Args:
+      scores: of the splits by name.
+      own: whether the splits are those of the training run, so that `confidence` was fitted on one of them.
+
     Returns:
-      The fields of `Confidence`; under "splits", by name of the split, cross-entropy in nats and ECE before
+      The fields of `Confidence` and `own`; under "splits", by name of the split, cross-entropy in nats and ECE before
       ("uncalibrated") and after, the risk at each of `COVERAGES` and the area under the whole curve (AURC), both of
       calibrated confidences, and the share of images unlike the training images; under "answered", for each wanted
       accuracy, `selective.Answered` by split, or None where it is not reachable.
@@ -89,7 +93,8 @@ def describe(confidence: Confidence, scores: Mapping[str, Scores]) -> dict[str, 
         }
         for wanted, threshold in confidence.thresholds
     ]
-    return {**confidence.model_dump(mode="json", exclude={"thresholds"}), "splits": splits, "answered": answered}
+    fields = confidence.model_dump(mode="json", exclude={"thresholds"})
+    return {**fields, "own": own, "splits": splits, "answered": answered}
 
 
 def _measures(scored: Scores, temperature: float, probabilities: npt.NDArray[Any]) -> dict[str, float]:

@@ -130,7 +130,7 @@ def _evaluate_checkpoint(
                 confidence = confidence_lib.fit(evaluator, on_devices, dataset.train, scores["validation"], step=step)
                 after_run.leave_confidence(folder, confidence, params)
             if confidence is not None:
-                result["confidence"] = confidence_lib.describe(confidence, scores)
+                result["confidence"] = confidence_lib.describe(confidence, scores, own=own)
         result |= circumstances()
         path = workdir / workdir_lib.EVALUATION_PREDICTIONS
         if distributed.is_first():

@@ -434,7 +434,7 @@ def summarize(
             if step == reported and after_run.can_fit(run.dataset):
                 fitted = confidence_lib.fit(run.evaluator, params, run.dataset.train, scores["validation"], step=step)
                 after_run.leave_confidence(checkpoints_lib.folder(run.workdir, step), fitted, devices.to_host(params))
-                confidence = {"confidence": confidence_lib.describe(fitted, scores)}
+                confidence = {"confidence": confidence_lib.describe(fitted, scores, own=True)}
         results[name] = {"step": step, **evaluated[step]}
         for split, metrics in evaluated[step].items():
             title = f"{name} (step {step}), {split}"

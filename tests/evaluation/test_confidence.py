@@ -74,7 +74,7 @@ def test_what_is_measured_of_a_split_by_hand():
         mean=np.zeros(2, np.float32),
         whitening=np.eye(2, dtype=np.float32),
     )
-    described = confidence.describe(fitted, {"test": scored})
+    described = confidence.describe(fitted, {"test": scored}, own=False)
     found = described["splits"]["test"]
     surer = sure**2 / (sure**2 + (1 - sure) ** 2)  # without the temperature: 0.988, 0.941, 0.845, 0.599
     for name, shares, bins in (("calibrated", sure, (0, 1, 2, 3)), ("uncalibrated", surer, (0, 2, 3))):

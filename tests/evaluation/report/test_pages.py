@@ -190,3 +190,19 @@ def test_the_page_says_how_sure_the_checkpoint_is(finished, tmp_path):
     rows = {row[0]: row[1:] for row in page.rows("wanted accuracy")}
     assert rows["90"] == ["0.71", "64.0", "90.0", "78.0 \u2013 96.0", "0.0", "-", "-"]
     assert rows["95"] == ["not reachable"]
+
+
+def test_thresholds_are_of_the_training_runs_validation_split(finished, sample, tmp_path):
+    """On other images the page calls them so; only those that chose them flatter the checkpoint."""
+    fitted_here = "the answers on validation have a wanted accuracy", "was chosen the accuracy is a little too good"
+    fitted_there = (
+        "the answers on validation of the training run, not of these images, have a wanted accuracy",
+        "99% of the validation images' of the training run, not of these images (Mahalanobis",
+    )
+    for fraction, own in ((0.2, True), (0.3, False)):
+        changes = {"eval.checkpoint": str(finished[0]), "data.validation_fraction": fraction, "eval.report": "numbers"}
+        result = evaluate.evaluate_checkpoint(runs.config(sample, **changes), tmp_path / str(own))
+        assert result["confidence"]["own"] is own
+        text = " ".join(Page.of(tmp_path / str(own) / "report.html").text.split())
+        assert [said in text for said in fitted_here] == [own] * 2
+        assert [said in text for said in fitted_there] == [not own] * 2
