@@ -46,6 +46,7 @@ TRAINING_PREDICTIONS = "predictions.npz"
 EVALUATION_PREDICTIONS = "evaluation_predictions.npz"
 # Until a file is visible on other hosts: network file systems cache, NFS by default for up to a minute.
 VISIBLE_SECONDS = 90
+ABSENT = "(no such field)"  # in place of the value of a field that a configuration of another version has not
 
 Which = Literal["best", "last"]  # of a run's checkpoints
 
@@ -111,6 +112,14 @@ def check_writable(workdir: pathlib.Path) -> None:
         ) from error
 
 
+def by_field(kind: type[FrozenModel], config: Mapping[str, Any]) -> dict[str, Any]:
+    """A configuration as JSON has it, nested or by dotted name, by dotted name.
+
+    A field that is newer than the configuration has its default, which is chosen to change nothing.
+    """
+    return flatten(json.loads(kind().to_json())) | flatten(config)
+
+
 def differences(
     kind: type[FrozenModel], one: Mapping[str, Any], other: Mapping[str, Any], *, but: Collection[str] = ()
 ) -> dict[str, tuple[str, str]]:
@@ -118,17 +127,14 @@ def differences(
 
     Args:
       kind: of the configurations.
-      one, other: nested, or by dotted name. A field that is newer than one of them has its default there, which is
-        chosen to change nothing.
+      one, other: as for `by_field`.
       but: fields to be compared even if they are free (`free_fields`).
     """
-    defaults = flatten(json.loads(kind().to_json()))
-    first, second = defaults | flatten(one), defaults | flatten(other)
-    absent = "(no such field)"
+    first, second = by_field(kind, one), by_field(kind, other)
     return {
-        name: (repr(first.get(name, absent)), repr(second.get(name, absent)))
+        name: (repr(first.get(name, ABSENT)), repr(second.get(name, ABSENT)))
         for name in sorted((first.keys() | second.keys()) - free_fields(kind) | {*but})
-        if first.get(name, absent) != second.get(name, absent)
+        if first.get(name, ABSENT) != second.get(name, ABSENT)
     }
 
 

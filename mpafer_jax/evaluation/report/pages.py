@@ -12,7 +12,8 @@ import numpy as np
 from PIL import Image
 
 import mpafer_jax
-from mpafer_jax.artifacts.run_dir import REPORT
+from mpafer_jax.artifacts import run_dir
+from mpafer_jax.config.schema import Config
 from mpafer_jax.evaluation import feature_map, protocol, table
 from mpafer_jax.evaluation.calibration import calibrate
 from mpafer_jax.evaluation.confidence import COVERAGES
@@ -62,8 +63,8 @@ def write_report(workdir: pathlib.Path, *, with_images: bool = True) -> pathlib.
         curves=_curves(found),
         config=_by_section(found.config),
     )
-    files.write_text(workdir / REPORT, page)
-    return workdir / REPORT
+    files.write_text(workdir / run_dir.REPORT, page)
+    return workdir / run_dir.REPORT
 
 
 def write_comparison(workdirs: Sequence[pathlib.Path], out: pathlib.Path) -> None:
@@ -84,8 +85,9 @@ def write_comparison(workdirs: Sequence[pathlib.Path], out: pathlib.Path) -> Non
         classes=list(dict.fromkeys(name for line in lines for name in line["metrics"]["recall"])),
         differs=_differing_images(lines),
         banner=_compared_banner(lines),
-        fields=_differing_fields(runs),
-        names=names,
+        fields=_differing_fields([run for run in runs if run.config]),
+        configured=[name for name, run in zip(names, runs, strict=True) if run.config],
+        unconfigured=[name for name, run in zip(names, runs, strict=True) if not run.config],
         curves=_compared_curves(names, runs),
     )
     files.write_text(out, page)
@@ -267,10 +269,14 @@ def _row_name(line: Mapping[str, Any], lines: Sequence[Mapping[str, Any]]) -> st
 
 def _differing_fields(runs: Sequence[Contents]) -> dict[str, list[str]]:
     """Field -> its value in every run, for fields that differ."""
-    fields = list(dict.fromkeys(field for run in runs for field in run.config))
-    absent = "(no such field)"
-    values = {field: [_value(run.config[field]) if field in run.config else absent for run in runs] for field in fields}
-    return {field: found for field, found in values.items() if len(set(found)) > 1}
+    configs = [run_dir.by_field(Config, run.config) for run in runs]
+    fields = dict.fromkeys(field for config in configs for field in config)
+    values = {field: [config.get(field, run_dir.ABSENT) for config in configs] for field in fields}
+    return {
+        field: [_value(value) for value in found]
+        for field, found in values.items()
+        if any(value != found[0] for value in found)
+    }
 
 
 def _compared_curves(names: Sequence[str], runs: Sequence[Contents]) -> dict[str, list[plots.Plot]]:

@@ -170,6 +170,35 @@ def test_runs_are_compared(finished, tmp_path, capsys):
     assert "named twice" in capsys.readouterr().err
 
 
+def test_configurations_are_compared_where_they_are_stored(finished, tmp_path):
+    """A run of an earlier version has the defaults of fields that it did not know; an evaluation stores none."""
+    one, two, three = (copied(finished, tmp_path / name) for name in ("one", "two", "three"))
+    config = json.loads((two / "config.json").read_text())
+    del config["train"]["text_chunk"]
+    config["loss"]["beta"] = 0.5
+    (two / "config.json").write_text(json.dumps(config))
+    evaluated = [copied(finished, tmp_path / name, without=("config.json", "summary.json")) for name in ("a", "b")]
+    summary = {**finished[1], "checkpoint": "elsewhere", **finished[1]["best"]}
+    for folder in evaluated:
+        (folder / "evaluation.json").write_text(json.dumps(summary))
+
+    def compared(*workdirs):
+        pages.write_comparison(workdirs, tmp_path / "out.html")
+        page = Page.of(tmp_path / "out.html")
+        page.check()
+        section = " ".join(page.text.partition('<h2 id="fields">')[2].partition("</section>")[0].split())
+        return page.rows(">field</th>") if ">field</th>" in page.text else None, section
+
+    rows, section = compared(one, two, evaluated[0])
+    assert rows == [["field", "one", "two"], ["loss.beta", "1.0", "0.5"]]
+    assert "a holds an evaluation and no training run, so no configuration is stored there." in section
+    rows, section = compared(*evaluated)
+    assert (rows, "Nowhere" in section) == (None, False)
+    assert "a, b hold an evaluation and no training run" in section
+    rows, section = compared(one, three)
+    assert (rows, "Nowhere." in section, "evaluation" in section) == (None, True, False)
+
+
 def test_the_page_says_how_sure_the_checkpoint_is(finished, tmp_path):
     summary = json.loads((finished[0] / "summary.json").read_text())
     sure = summary["confidence"]
