@@ -37,6 +37,8 @@ class Measurement:
       fingerprint: of the split.
       chosen_on_test: whether the test split chose the checkpoint.
       unit: what is counted, "images" or "clips".
+      wall_seconds: of the training run; None of an evaluation, and after a resume, when only the last process's time is
+        known.
       confidence: of the checkpoint, as from `evaluation.confidence.describe`; None if it was not measured.
     """
 
@@ -48,6 +50,7 @@ class Measurement:
     fingerprint: str
     chosen_on_test: bool
     unit: str = "images"
+    wall_seconds: float | None = None
     confidence: Mapping[str, Any] | None = None
 
 
@@ -111,6 +114,7 @@ def _measurement(
     step = int(scores["step"])
     name = f"{split} split, {title} (step {step})"
     fingerprint = result["fingerprints"][split]
+    process = result.get("process", {})  # an evaluation has none
     stored = Predictions.load_result(path, split, fingerprint, step)
     return [
         Measurement(
@@ -122,6 +126,7 @@ def _measurement(
             fingerprint=fingerprint,
             chosen_on_test=chosen_on_test,
             unit=unit(result),
+            wall_seconds=None if process.get("resumed_after_step") else process.get("wall_seconds"),
             confidence=result.get("confidence"),
         )
     ]

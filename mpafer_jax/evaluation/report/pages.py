@@ -75,13 +75,14 @@ def write_comparison(workdirs: Sequence[pathlib.Path], out: pathlib.Path) -> Non
     """
     runs = [contents.read(workdir) for workdir in workdirs]
     names = _distinct_names(workdirs, runs)
-    lines = [_line(name, run, part) for name, run in zip(names, runs, strict=True) for part in run.measurements]
+    lines = [_line(name, part) for name, run in zip(names, runs, strict=True) for part in run.measurements]
     if not lines:
         raise ReportError(f"none of {', '.join(map(str, workdirs))} was measured on a validation or test split")
     page = _render(
         "comparison.html",
         title=f"{len(runs)} runs",
         lines=lines,
+        row_names=[_row_name(line, lines) for line in lines],
         classes=list(dict.fromkeys(name for line in lines for name in line["metrics"]["recall"])),
         differs=_differing_images(lines),
         banner=_compared_banner(lines),
@@ -223,10 +224,9 @@ def _by_section(config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     return {name: fields for name, fields in sections.items() if fields}
 
 
-def _line(name: str, run: Contents, part: Measurement) -> dict[str, Any]:
+def _line(name: str, part: Measurement) -> dict[str, Any]:
     """A row of the comparison."""
     stored = part.predictions
-    process: Mapping[str, Any] = {} if run.summary is None else run.summary["process"]
     return {
         "run": name,
         "title": part.title,
@@ -234,8 +234,7 @@ def _line(name: str, run: Contents, part: Measurement) -> dict[str, Any]:
         "chosen_on_test": part.chosen_on_test,
         "metrics": part.metrics,
         "ece": None if stored is None else calibrate(stored.probabilities, stored.labels).ece,
-        # After a resume only the last process's wall time is known.
-        "wall_seconds": None if process.get("resumed_after_step") else process.get("wall_seconds"),
+        "wall_seconds": part.wall_seconds,
     }
 
 
@@ -253,8 +252,7 @@ def _distinct_names(workdirs: Sequence[pathlib.Path], runs: Sequence[Contents]) 
 
 def _differing_images(lines: Sequence[Mapping[str, Any]]) -> list[str]:
     """Rows measured on other images than the first, by their run and, of one with several, what was measured."""
-    other = [line for line in lines if line["fingerprint"] != lines[0]["fingerprint"]]
-    return [_row_name(line, lines) for line in other]
+    return [_row_name(line, lines) for line in lines if line["fingerprint"] != lines[0]["fingerprint"]]
 
 
 def _compared_banner(lines: Sequence[Mapping[str, Any]]) -> str:

@@ -161,7 +161,12 @@ def test_runs_are_compared(finished, tmp_path, capsys):
     both = tmp_path / "both.html"
     pages.write_comparison([one, two], both)
     text = " ".join(Page.of(both).text.split())
-    assert "a/run (test split, elsewhere (step 3)), b/run were measured on other images than a/run" in text
+    rows = Page.of(both).rows("macro F1, %")[1:]
+    run, evaluated = (f"a/run ({row[1]})" for row in rows[:2])
+    assert evaluated == "a/run (test split, elsewhere (step 3))"
+    assert f"{evaluated}, b/run were measured on other images than {run}." in text
+    assert [row[0] for row in Page.of(both).rows('<th scope="col">anger')[1:]] == [run, evaluated, "b/run"]
+    assert [row[-1] == "-" for row in rows] == [False, True, True]  # the time is the training's alone
     assert f"a/run (test split, elsewhere (step 3)): {protocol.TEST_SELECTED}" in text
     assert protocol.TEST_SELECTED in Page.of(pages.write_report(one)).text
     legends = [element for element in page.all("svg") if "a/run" in element.attributes["aria-label"]]
