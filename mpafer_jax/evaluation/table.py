@@ -55,6 +55,7 @@ def render(summary: Mapping[str, Any]) -> str:
 def render_groups(summary: Mapping[str, Any]) -> str:
     """The reported checkpoint's metrics by group as Markdown, a table for each attribute; "" without attributes."""
     reported, split = protocol.reported(summary)
+    unit = protocol.unit(summary)
     by_attribute: Mapping[str, Any] = reported[split].get("groups", {}) if split else {}
 
     def share(group: Mapping[str, Any], metric: str) -> str:
@@ -62,12 +63,12 @@ def render_groups(summary: Mapping[str, Any]) -> str:
 
     tables = [
         markdown(
-            (attribute, "images", "accuracy (WAR), %", "UAR, %"),
+            (attribute, unit, "accuracy (WAR), %", "UAR, %"),
             [[g["value"] or "not given", str(g["count"]), share(g, "war"), share(g, "uar")] for g in groups],
         )
         for attribute, groups in by_attribute.items()
     ]
-    note = "By what the dataset tells of its images, with 95% confidence intervals:"
+    note = f"By what the dataset tells of its {unit}, with 95% confidence intervals:"
     return "\n".join([note, "", *tables, ""]) if tables else ""
 
 

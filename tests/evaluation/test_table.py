@@ -2,6 +2,7 @@
 
 from mpafer_jax.artifacts.run_dir import flatten
 from mpafer_jax.config import schema
+from mpafer_jax.data.splits import CLIPS
 from mpafer_jax.evaluation import protocol, table
 
 
@@ -102,3 +103,5 @@ def test_groups_are_a_table_for_each_attribute():
         ["female", "30", "80.00 (70.0 to 87.5)", "75.00 (60.0 to 85.0)"],
         ["not given", "30", "80.00 (70.0 to 87.5)", "75.00 (60.0 to 85.0)"],
     ]
+    of_clips = table.render_groups({**made_on, "data": [CLIPS]})
+    assert (of_clips.count("clips"), of_clips.count("images")) == (2, 0)

@@ -85,6 +85,7 @@ def write_comparison(workdirs: Sequence[pathlib.Path], out: pathlib.Path) -> Non
         row_names=[_row_name(line, lines) for line in lines],
         classes=list(dict.fromkeys(name for line in lines for name in line["metrics"]["recall"])),
         differs=_differing_images(lines),
+        unit=" or ".join(dict.fromkeys(line["unit"] for line in lines)),
         banner=_compared_banner(lines),
         fields=_differing_fields([run for run in runs if run.config]),
         configured=[name for name, run in zip(names, runs, strict=True) if run.config],
@@ -233,6 +234,7 @@ def _line(name: str, part: Measurement) -> dict[str, Any]:
         "fingerprint": part.fingerprint,
         "chosen_on_test": part.chosen_on_test,
         "metrics": part.metrics,
+        "unit": part.unit,
         "ece": None if stored is None else calibrate(stored.probabilities, stored.labels).ece,
         "wall_seconds": part.wall_seconds,
     }

@@ -25,6 +25,7 @@ def write_card(
     step: int,
     confidence: Confidence | None,
     results: Mapping[str, Any] | None,
+    unit: str,
     chosen_on_test: bool,
     checks: Mapping[str, Check],
     checksums: Mapping[str, str],
@@ -39,6 +40,7 @@ def write_card(
       step: of the checkpoint.
       confidence: of the checkpoint.
       results: split -> its 'war', 'uar' and 'count', if known.
+      unit: what those count, "images" or "clips".
       chosen_on_test: whether the test split chose the checkpoint.
       checks: form ("prompts", ..) -> its comparison with the checkpoint.
       checksums: file -> SHA-256.
@@ -55,7 +57,7 @@ def write_card(
         description=description,
         step=step,
         confidence=confidence,
-        results=markdown(("split", "accuracy, %", "UAR, %", "images"), scores) if scores else "",
+        results=markdown(("split", "accuracy, %", "UAR, %", unit), scores) if scores else "",
         chosen_on_test=chosen_on_test,
         test_selected=TEST_SELECTED,
         checks=checks,

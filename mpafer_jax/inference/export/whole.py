@@ -18,6 +18,7 @@ from mpafer_jax.artifacts.confidence import Confidence
 from mpafer_jax.artifacts.description import Description
 from mpafer_jax.artifacts.prompt_file import save_prompts
 from mpafer_jax.config import redaction
+from mpafer_jax.evaluation import protocol
 from mpafer_jax.inference.export import card, check, onnx, programs
 from mpafer_jax.inference.predictor import Predictor
 from mpafer_jax.runtime import devices, locks
@@ -85,13 +86,15 @@ def export(
             reference, dtype = _compiled(found), description.config["clip"]["dtype"]
             for form, reader in readers.items():
                 checks[form] = check.compare(reader(), reference, pixels, dtype=dtype, device=devices.kind())
+        summary = _summary(checkpoints.place(path), step)
         card.write_card(
             folder,
             folder_name=out.name,
             description=description,
             step=step,
             confidence=confidence,
-            results=_results(checkpoints.place(path), step),
+            results=_results(summary, step),
+            unit=protocol.unit(summary),
             chosen_on_test=description.chosen_on_test(which),
             checks=checks,
             checksums={file.name: _sha256(file) for file in sorted(folder.iterdir())},
@@ -149,21 +152,25 @@ def _compiled(found: programs.Program) -> check.Run:
     return run
 
 
-def _results(path: Path, step: int) -> dict[str, Any] | None:
-    """The results of this checkpoint in the workdir's summary."""
+def _summary(path: Path, step: int) -> dict[str, Any]:
+    """The workdir's summary; empty if there is none."""
     summary = path / run_dir.SUMMARY
     if not summary.is_file():
-        return None
+        return {}
     try:
-        found: dict[str, Any] = json.loads(summary.read_text(encoding="utf-8"))
+        return json.loads(summary.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ExportError(
             f"{summary}, whose results the model card shows, is not JSON ({error}); put it back, or name the "
             f"checkpoint itself ({run_dir.CHECKPOINTS}/{run_dir.STEP}_{step}), which is exported without results"
         ) from error
+
+
+def _results(summary: Mapping[str, Any], step: int) -> dict[str, Any] | None:
+    """The results of this checkpoint in the summary."""
     for which in ("best", "last"):
-        if which in found and found[which]["step"] == step:
-            return {split: found[which][split] for split in ("validation", "test") if split in found[which]}
+        if which in summary and summary[which]["step"] == step:
+            return {split: summary[which][split] for split in ("validation", "test") if split in summary[which]}
     return None
 
 

@@ -6,6 +6,7 @@ import shutil
 import pytest
 
 from mpafer_jax.cli import report as cli
+from mpafer_jax.data.splits import CLIPS
 from mpafer_jax.evaluation import protocol
 from mpafer_jax.evaluation.calibration import calibrate
 from mpafer_jax.evaluation.predictions import Predictions
@@ -129,6 +130,27 @@ def test_confidences_of_clips_are_counted_in_clips(finished):
     for unit in ("images", "clips"):
         part = Measurement("Test", "test", 1, metrics, stored, "", chosen_on_test=False, unit=unit)
         assert f">{unit}</text>" in pages._measured(part, with_images=False)["confidence"].svg
+
+
+def test_clips_are_not_called_images(finished, tmp_path):
+    workdir, other = copied(finished, tmp_path / "run"), copied(finished, tmp_path / "other")
+    summary = {**finished[1], "data": [CLIPS]}
+    group = {"count": 3, "war": 0.8, "war_interval": (0.7, 0.9), "uar": 0.7, "uar_interval": (0.6, 0.8)}
+    counts = dict.fromkeys(summary["class_names"], 1)
+    groups = {"age": [{"value": "old", **group, "hits": counts, "support": counts}]}
+    best = {**summary["best"], "test": {**summary["best"]["test"], "groups": groups}}
+    (workdir / "summary.json").write_text(json.dumps({**summary, "best": best}))
+    page = Page.of(pages.write_report(workdir))
+    page.check()
+    section = page.text.partition('id="groups-1">')[2].partition("</section>")[0]
+    assert (section.count("clips"), section.count("images")) == (4, 0)
+    changed = {**summary, "fingerprints": {"test": "another"}}
+    (other / "summary.json").write_text(json.dumps(changed))
+    for runs_of, unit in (([workdir, other], "clips"), ([workdir, finished[0]], "clips or images")):
+        pages.write_comparison(runs_of, tmp_path / "out.html")
+        page = Page.of(tmp_path / "out.html")
+        assert page.rows("macro F1, %")[0][-2] == unit
+        assert (f"measured on other {unit} than run." in page.text) == (unit == "clips")
 
 
 def test_runs_are_compared(finished, tmp_path, capsys):

@@ -23,6 +23,7 @@ from configs.common import METHODS
 from mpafer_jax.artifacts import checkpoints, prompt_file
 from mpafer_jax.cli import export as cli
 from mpafer_jax.config import redaction
+from mpafer_jax.data.splits import CLIPS
 from mpafer_jax.evaluation import protocol
 from mpafer_jax.inference import Predictor
 from mpafer_jax.inference.export import card, check, whole
@@ -135,12 +136,20 @@ def test_the_card_says_that_the_test_split_chose(chosen_on_test, tmp_path):
         assert results.count(f"**{protocol.TEST_SELECTED}**") == shouted
 
 
+def test_the_card_counts_clips_as_clips(finished, tmp_path):
+    run = shutil.copytree(finished[0], tmp_path / "run")
+    (run / "summary.json").write_text(json.dumps({**finished[1], "data": [CLIPS]}))
+    assert cli.export([str(run), "--to=prompts", f"--out={tmp_path / 'model'}"]) == 0
+    assert re.search(r"\| split +\| accuracy, % \| +UAR, % \| clips \|", (tmp_path / "model" / card.CARD).read_text())
+
+
 def test_the_card_says_what_the_model_has_seen(exported, tmp_path):
     _, description, step = checkpoints.load(exported, "best")
     written = {
         "step": step,
         "confidence": None,
         "results": None,
+        "unit": "images",
         "chosen_on_test": False,
         "checks": {},
         "checksums": {},
