@@ -79,7 +79,7 @@ def folder(path: str | os.PathLike[str], step: int) -> pathlib.Path:
 def _load_exported(folder: pathlib.Path) -> tuple[Params, Description, int]:
     try:
         params, header = load_prompts(folder)
-        description = Description.model_validate(header.description)
+        description = Description.model_validate({**header.description, "last_step": header.last_step})
         check_types(params)
         return params, description, header.step
     except pydantic.ValidationError as error:
@@ -103,6 +103,24 @@ def holds_any(path: str) -> bool:
     """Whether a path of this machine is a checkpoint or a folder of some, or a name is of shipped prompts."""
     at = shipped.PROMPTS.get(path) or files.home_expanded(path)
     return (at / PROMPTS).is_file() or _located(at) is not None
+
+
+def is_last(path: str | os.PathLike[str], which: Which, description: Description) -> bool:
+    """Whether a checkpoint that `load` has read is known to be its run's last step, not a chosen one.
+
+    Args:
+      path, which: as for `load`; of a single checkpoint `which` says nothing.
+      description: from `load`.
+    """
+    return description.last_step if holds_one(path) else which == "last"
+
+
+def chosen_on_test(path: str | os.PathLike[str], which: Which, description: Description) -> bool:
+    """Whether the test split may have chosen a checkpoint, by `eval.select_on_test_split`; arguments as of `is_last`.
+
+    A single `step_N` of such a run counts as chosen, as it does not say which of them it was.
+    """
+    return description.config["eval"]["select_on_test_split"] and not is_last(path, which, description)
 
 
 def _is_step(path: pathlib.Path) -> bool:

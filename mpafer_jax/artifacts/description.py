@@ -93,6 +93,8 @@ class Description(Described):
       data: the training data: dataset name, label rule, splits and counts.
       versions: of the packages that made it.
       patch_weights: of the local scores, C times N (`motion_prior`); None for equal ones.
+      last_step: of exported prompts, whether they are their run's last step, not the chosen one; kept beside the
+        description (`prompt_file.Header`).
     """
 
     config: dict[str, Any]
@@ -103,6 +105,7 @@ class Description(Described):
     data: dict[str, Any]
     versions: dict[str, str]
     patch_weights: tuple[tuple[float, ...], ...] | None = None
+    last_step: bool = pydantic.Field(default=False, exclude=True)
 
     @property
     def prompt_names(self) -> tuple[str, ...]:
@@ -124,10 +127,6 @@ class Description(Described):
         """Summary of the training data."""
         images, of_config = sum(self.data["counts"]["train"]), self.config["data"].get("face_margin", 0.0)
         return TrainedOn(self.data["dataset"], images, self.clip_name, self.data.get("face_margin", of_config))
-
-    def chosen_on_test(self, which: str) -> bool:
-        """Whether the test split selected this checkpoint: "best" of a run with `eval.select_on_test_split`."""
-        return which == "best" and self.config["eval"]["select_on_test_split"]
 
     def applied_to(self, config: Config) -> Config:
         """The configuration with this checkpoint's model sections and image normalisation; all else stays the caller's.

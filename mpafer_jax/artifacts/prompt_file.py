@@ -28,22 +28,32 @@ Params = dict[str, Any]
 
 
 class Header(pydantic.BaseModel):
-    """The file's metadata; `description` is a `description.Description` as a dictionary."""
+    """The file's metadata.
+
+    Attributes:
+      format: `_FORMAT`.
+      step: of the checkpoint.
+      description: a `description.Description` as a dictionary.
+      last_step: whether it was exported as its run's last step, not as the chosen one; absent in earlier versions.
+    """
 
     model_config = pydantic.ConfigDict(extra="forbid")
 
     format: str
     step: int
     description: dict[str, Any]
+    last_step: bool = False
 
 
-def save_prompts(folder: pathlib.Path, params: Params, description: dict[str, Any], step: int) -> pathlib.Path:
-    """Writes the two files and returns the first; `description` is a `description.Description` as a dictionary."""
+def save_prompts(
+    folder: pathlib.Path, params: Params, description: dict[str, Any], step: int, *, last_step: bool = False
+) -> pathlib.Path:
+    """Writes the two files and returns the first; arguments as in `Header`."""
     import safetensors.numpy
 
-    header = Header(format=_FORMAT, step=step, description=description)
+    header = Header(format=_FORMAT, step=step, description=description, last_step=last_step)
     tensors = {name: np.ascontiguousarray(value) for name, value in params.items()}
-    data = safetensors.numpy.save(tensors, metadata={"mpafer": header.model_dump_json()})
+    data = safetensors.numpy.save(tensors, metadata={"mpafer": header.model_dump_json(exclude_defaults=True)})
     path = folder / PROMPTS
     with files.replacing(path) as temporary:
         temporary.write_bytes(data)

@@ -86,9 +86,10 @@ def _evaluate_checkpoint(
 ) -> dict[str, Any]:
     devices.check_batch_size("eval.batch_size", config.eval.batch_size)
     registry.check(config.data)
-    params, description, step = checkpoints.load(config.eval.checkpoint or workdir, config.eval.which)
+    checkpoint = config.eval.checkpoint or workdir
+    params, description, step = checkpoints.load(checkpoint, config.eval.which)
     description.refuse_others(config, given)
-    chosen_on_test = description.chosen_on_test(config.eval.which)
+    chosen_on_test = checkpoints.chosen_on_test(checkpoint, config.eval.which, description)
     if chosen_on_test:
         logging.warning("the checkpoint of %s: %s", description.data["dataset"], protocol.TEST_SELECTED)
     config, clip = load_checkpoints_clip(config, description, clip_name)
@@ -105,7 +106,7 @@ def _evaluate_checkpoint(
     evaluator = make_evaluator(config, experiment)
     on_devices = devices.replicate(params)
     result: dict[str, Any] = {
-        "checkpoint": str(config.eval.checkpoint or workdir),
+        "checkpoint": str(checkpoint),
         "step": step,
         "trained_classes": list(description.class_names),
         "chosen_on_test": chosen_on_test,
@@ -123,7 +124,7 @@ def _evaluate_checkpoint(
             )
             result[name] = metrics.to_dict()
         if classes == description.class_names:
-            folder, trained = checkpoints.folder(config.eval.checkpoint or workdir, step), description.data
+            folder, trained = checkpoints.folder(checkpoint, step), description.data
             confidence = Confidence.load(folder, params)
             own = dataset.train.fingerprint == trained["train_fingerprint"] and after_run.can_fit(dataset)
             if own and not distributed.all_agree(confidence is not None):

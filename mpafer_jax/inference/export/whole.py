@@ -66,7 +66,8 @@ def export(
         loaded = checkpoints.folder(path, step)  # a run that still trains may have another best or last one later
         description, confidence = redacted(description), Confidence.load(loaded, params)
         if "prompts" in forms:
-            save_prompts(folder, params, description.model_dump(mode="json"), step)
+            last = checkpoints.is_last(path, which, description)
+            save_prompts(folder, params, description.model_dump(mode="json"), step, last_step=last)
             if confidence is not None:
                 confidence.save(folder, params)
             checks["prompts"] = _check_prompts(folder, params)
@@ -95,7 +96,7 @@ def export(
             confidence=confidence,
             results=_results(summary, step),
             unit=protocol.unit(summary),
-            chosen_on_test=description.chosen_on_test(which),
+            chosen_on_test=checkpoints.chosen_on_test(path, which, description),
             checks=checks,
             checksums={file.name: _sha256(file) for file in sorted(folder.iterdir())},
             program=details,

@@ -54,7 +54,8 @@ class Trained:
     def load(cls, name: str, row: str, path: str, which: checkpoints.Which) -> Trained:
         """Reads a checkpoint. Raises CheckpointError as `checkpoints.load` does."""
         params, description, step = checkpoints.load(path, which)
-        return cls(name, row, path, params, description, step, description.chosen_on_test(which))
+        on_test = checkpoints.chosen_on_test(path, which, description)
+        return cls(name, row, path, params, description, step, on_test)
 
     @functools.cached_property
     def digest(self) -> str:

@@ -27,7 +27,7 @@ from mpafer_jax.data.splits import CLIPS
 from mpafer_jax.evaluation import protocol
 from mpafer_jax.inference import Predictor
 from mpafer_jax.inference.export import card, check, whole
-from mpafer_jax.jobs import train
+from mpafer_jax.jobs import evaluate, train
 from mpafer_jax.method.forward import Forward
 from mpafer_jax.runtime.errors import CheckpointError, ExportError
 from tests import needs, tiny
@@ -134,6 +134,24 @@ def test_the_card_says_that_the_test_split_chose(chosen_on_test, tmp_path):
         assert cli.export([str(chosen_on_test), f"--which={which}", "--to=prompts", f"--out={out}"]) == 0
         results = (out / "README.md").read_text().split("## Results\n")[1].split("\n## ")[0]
         assert results.count(f"**{protocol.TEST_SELECTED}**") == shouted
+
+
+def test_of_a_single_checkpoint_it_is_known_which_it_was(chosen_on_test, sample, tmp_path):
+    """Whatever `eval.which` says; a step of a run that the test split may have chosen counts as chosen."""
+    step = chosen_on_test / "checkpoints" / "step_12"
+    for which in ("best", "last"):
+        assert cli.export([str(chosen_on_test), f"--which={which}", f"--out={tmp_path / which}"]) == 0
+        assert cli.export([str(tmp_path / which), "--to=prompts", f"--out={tmp_path / f'{which}_again'}"]) == 0
+    known = {"best": True, "last": False, "best_again": True, "last_again": False, str(step): True}
+    for place, on_test in known.items():
+        _, description, _ = checkpoints.load(tmp_path / place, "best")
+        for which in ("best", "last"):
+            assert checkpoints.chosen_on_test(tmp_path / place, which, description) is on_test, (place, which)
+    again = (tmp_path / "last_again" / "README.md").read_text()
+    assert protocol.TEST_SELECTED not in again
+    config = runs.config(sample, **{"eval.checkpoint": str(tmp_path / "last")})
+    result = evaluate.evaluate_checkpoint(config, tmp_path / "evaluated", clip=str(sample / "clip"))
+    assert result["chosen_on_test"] is False
 
 
 def test_the_card_counts_clips_as_clips(finished, tmp_path):

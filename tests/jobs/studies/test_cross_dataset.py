@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from mpafer_jax.artifacts import checkpoints
 from mpafer_jax.evaluation import protocol
 from mpafer_jax.evaluation.evaluator import make_evaluator
 from mpafer_jax.evaluation.predictions import Predictions
@@ -247,8 +248,9 @@ def test_rows_whose_checkpoint_the_test_split_chose_are_named(loaded, matrix):
     config = rows[1].description.config
     config = {**config, "eval": {**config["eval"], "select_on_test_split": True}}
     description = rows[1].description.model_copy(update={"config": config})
-    assert (description.chosen_on_test("best"), description.chosen_on_test("last")) == (True, False)
-    chosen = dataclasses.replace(rows[1], description=description, chosen_on_test=description.chosen_on_test("best"))
+    on_test = [checkpoints.chosen_on_test(rows[1].path, which, description) for which in ("best", "last")]
+    assert on_test == [True, False]
+    chosen = dataclasses.replace(rows[1], description=description, chosen_on_test=True)
     measuring = cross_dataset.Matrix(matrix[0], "common")
     again = [measuring.cell(row, target) for row in (rows[0], chosen) for target in targets]
     # The rows and the columns are of folders and of drawn faces.
