@@ -19,6 +19,7 @@ from mpafer_jax.data.preprocess import Pixels
 from mpafer_jax.inference.export.flat import Known, flat
 from mpafer_jax.inference.export.programs import Program, pixels_shape
 from mpafer_jax.runtime import files
+from mpafer_jax.runtime.errors import ExportError
 
 PROGRAM = "predictor.onnx"
 _INPUT = "pixels"
@@ -101,6 +102,21 @@ def _operators(epsilon: float) -> tuple[Known, ...]:
         Known(softmax, itself, softmax),
         Known(functools.partial(layer_norm, ours), with_scale_and_bias, functools.partial(layer_norm, converters)),
     )
+
+
+def device() -> Any:
+    """JAX's CPU, for comparisons: ONNX Runtime computes there in float32, which JAX on a GPU rounds to TensorFloat-32.
+
+    Raises:
+      ExportError: JAX has no CPU here.
+    """
+    try:
+        return cast(Any, jax.devices("cpu")[0])
+    except RuntimeError as error:
+        raise ExportError(
+            f"ONNX is compared with the checkpoint on the CPU, which JAX does not have here ({error}); add cpu to the "
+            "environment variable JAX_PLATFORMS, as in JAX_PLATFORMS=cuda,cpu, or unset it"
+        ) from error
 
 
 def load_onnx(folder: pathlib.Path) -> Callable[[Pixels], Mapping[str, npt.NDArray[Any]]]:

@@ -8,7 +8,7 @@ import json
 import tempfile
 from collections.abc import Callable, Generator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import jax
 import numpy as np
@@ -21,7 +21,7 @@ from mpafer_jax.config import redaction
 from mpafer_jax.evaluation import protocol
 from mpafer_jax.inference.export import card, check, onnx, programs
 from mpafer_jax.inference.predictor import Predictor
-from mpafer_jax.runtime import devices, locks
+from mpafer_jax.runtime import locks
 from mpafer_jax.runtime.errors import ExportError
 
 _CHECKED = 8  # images
@@ -52,13 +52,15 @@ def export(
 
     Raises:
       CheckpointError: the checkpoint or its CLIP is missing.
-      ExportError: the run's summary is damaged, or a form does not reproduce the checkpoint's numbers.
+      ExportError: the run's summary is damaged, JAX has no CPU to compare ONNX on, or a form does not reproduce the
+        checkpoint's numbers.
       FileExistsError: the folder is not empty.
       LockedError: another process exports there.
       ModuleNotFoundError: the converter to ONNX is not installed.
     """
     if "onnx" in forms:
-        onnx.import_packages()  # fails before anything is written
+        onnx.import_packages()  # fails before anything is written, as does the next
+        onnx.device()
     checks: dict[str, check.Check] = {}
     details: dict[str, Any] = {}
     with _whole(out) as folder:
@@ -84,9 +86,11 @@ def export(
                 onnx.save_onnx(folder, found, batch_size=batch_size)
                 readers["onnx"] = lambda: onnx.load_onnx(folder)
             pixels = check.drawn_faces(batch_size or _CHECKED, found.image_size)
-            reference, dtype = _compiled(found), description.config["clip"]["dtype"]
+            dtype = description.config["clip"]["dtype"]
             for form, reader in readers.items():
-                checks[form] = check.compare(reader(), reference, pixels, dtype=dtype, device=devices.kind())
+                device: Any = onnx.device() if form == "onnx" else cast(Any, jax.devices()[0])
+                reference = _compiled(found, device)
+                checks[form] = check.compare(reader(), reference, pixels, dtype=dtype, device=device.device_kind)
         summary = _summary(checkpoints.place(path), step)
         card.write_card(
             folder,
@@ -142,10 +146,10 @@ def _check_prompts(out: Path, params: Mapping[str, Any]) -> check.Check:
     return check.Check(images=0)
 
 
-def _compiled(found: programs.Program) -> check.Run:
-    """The predictor's function, with its weights on the device."""
+def _compiled(found: programs.Program, device: Any) -> check.Run:
+    """The predictor's function, with its weights on the device, which is where it runs."""
     call: Any = jax.jit(found.call)
-    weights = jax.device_put(found.weights)
+    weights = jax.device_put(found.weights, device)
 
     def run(pixels: check.Pixels) -> dict[str, Any]:
         return {name: np.asarray(value) for name, value in call(weights, pixels).items()}

@@ -6,10 +6,12 @@ import dataclasses
 import functools
 import hashlib
 import json
+import os
 import pathlib
 import re
 import shutil
 import site
+import subprocess
 import sys
 import tempfile
 import types
@@ -415,6 +417,32 @@ def test_prompts_that_are_not_what_they_say_are_refused(exported, tmp_path):
     refuses(broken, r"holds numbers that are NaN or infinite: ctx \(1 of 2\)")
     changed.write_bytes(data)  # without a checksum beside it, it is taken as it is
     assert checkpoints.load(tmp_path, "best")[1].class_names == checkpoints.load(exported, "best")[1].class_names
+
+
+def test_a_form_is_compared_on_the_device_that_it_is_to_be_compared_on(finished):
+    """As ONNX is on the CPU, wherever JAX computes otherwise."""
+    from mpafer_jax.inference.export import onnx, programs
+
+    predictor = Predictor.from_checkpoint(finished[0], batch_sizes=(2,))
+    found, pixels = programs.program(predictor), check.drawn_faces(2, predictor.image_size)
+    cpu, usual = jax.devices("cpu")[:2]
+    with jax.default_device(usual):
+        assert onnx.device() == cpu
+        before = {id(array) for array in jax.live_arrays()}
+        run = whole._compiled(found, cpu)
+        placed = [array for array in jax.live_arrays() if id(array) not in before]
+        assert len(placed) == len(found.weights)
+        assert {device for array in placed for device in array.devices()} == {cpu}
+        np.testing.assert_allclose(run(pixels)["logits"], predictor.logits(pixels), rtol=1e-4, atol=1e-4)
+
+
+def test_without_a_cpu_there_is_no_comparison_of_onnx():
+    program = "from mpafer_jax.inference.export import onnx; onnx.device()"
+    done = subprocess.run(
+        [sys.executable, "-c", program], env={**os.environ, "JAX_PLATFORMS": "tpu"}, capture_output=True, text=True
+    )
+    assert "which JAX does not have here" in done.stderr
+    assert "as in JAX_PLATFORMS=cuda,cpu, or unset it" in done.stderr
 
 
 def test_a_program_that_says_something_else_is_an_error():
