@@ -10,7 +10,7 @@ import numpy as np
 from absl import logging
 
 from mpafer_jax.artifacts.confidence import Confidence
-from mpafer_jax.artifacts.run_dir import EXAMPLES
+from mpafer_jax.artifacts.run_dir import EXAMPLES, REPORT
 from mpafer_jax.config.schema import Config
 from mpafer_jax.data.splits import Dataset, Split
 from mpafer_jax.evaluation.calibration import LARGEST, SMALLEST
@@ -50,7 +50,8 @@ def leave_confidence(folder: pathlib.Path, confidence: Confidence, params: dict[
 def leave_report(config: Config, predictions: Predictions | None, splits: Sequence[Split], path: pathlib.Path) -> None:
     """Saves predictions and writes `report.html` beside them, depending on `config.eval.report`; process 0 only.
 
-    For the synthetic dataset it also writes `examples/`, one image of each class.
+    For the synthetic dataset it also writes `examples/`, one image of each class. Without a new page an earlier one is
+    removed, as it shows other numbers than the workdir holds now.
 
     Args:
       predictions: for the reported split, if any.
@@ -61,9 +62,18 @@ def leave_report(config: Config, predictions: Predictions | None, splits: Sequen
       ReportError: a file cannot be read or written; the run's numbers are written.
     """
     report = config.eval.report
-    if report == "none" or not distributed.is_first():
+    if not distributed.is_first():
         return
     try:
+        page = path.parent / REPORT
+        if report in ("none", "predictions") and page.is_file():
+            page.unlink()
+            logging.info(
+                "%s showed earlier results and is removed, as eval.report is %r; mpafer-jax report %s makes it anew",
+                *(page, report, path.parent),
+            )
+        if report == "none":
+            return
         with progress.task("report"):
             if predictions is not None:
                 predictions.save(path)

@@ -124,6 +124,16 @@ def test_an_evaluation_leaves_one_too_and_both_are_shown(finished, sample, tmp_p
     assert str(finished[0]) in page.text
 
 
+@pytest.mark.parametrize("report", ["none", "predictions"])
+def test_a_page_of_earlier_results_is_removed(finished, sample, tmp_path, caplog, report):
+    workdir = copied(finished, tmp_path / "run")
+    config = runs.config(sample, **{"eval.checkpoint": str(finished[0]), "eval.report": report})
+    with caplog.at_level("INFO"):
+        evaluate.evaluate_checkpoint(config, workdir)
+    assert not (workdir / "report.html").exists()
+    assert f"report.html showed earlier results and is removed, as eval.report is '{report}'" in caplog.text
+
+
 def test_confidences_of_clips_are_counted_in_clips(finished):
     stored = Predictions.load(finished[0] / "predictions.npz")
     metrics = finished[1]["best"]["test"]
