@@ -6,10 +6,12 @@ from pathlib import Path
 
 DEFAULT = "ferplus-prompts"  # the checkpoint of commands that are given none
 PROMPTS = {DEFAULT: Path(__file__).resolve().parent / "ferplus_prompts"}
-# What is measured of their heat maps (the card has the numbers), said where maps are made.
+# What is measured of their heat maps (the card has the numbers), said where maps are made: first of the patches' alone,
+# then of all.
+PATCH_MAPS = {DEFAULT: "of 500 photographs the patch maps were no better than a random order of the patches, or hardly"}
 HEAT_MAPS = {
-    DEFAULT: "of 500 photographs the patch maps were no better than a random order of the patches, or hardly, and the "
-    f"attention rollout only at deletion; see Heat maps in {PROMPTS[DEFAULT] / 'README.md'}"
+    DEFAULT: f"{PATCH_MAPS[DEFAULT]}, and the attention rollout only at deletion; see Heat maps in "
+    f"{PROMPTS[DEFAULT] / 'README.md'}"
 }
 
 

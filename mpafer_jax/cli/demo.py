@@ -60,7 +60,13 @@ def demo(arguments: argparse.Namespace) -> None:
     answerer = Answerer(predictor, bank, faces)
     answerer.warm_up()
     model = shipped.in_words(arguments.checkpoint) if arguments.checkpoint in shipped.PROMPTS else ""
-    blocks = page.build(answerer, finds_faces=faces is not None, trained_on=predictor.trained_on, model=model)
+    blocks = page.build(
+        answerer,
+        finds_faces=faces is not None,
+        trained_on=predictor.trained_on,
+        model=model,
+        patch_maps=shipped.PATCH_MAPS.get(arguments.checkpoint, ""),
+    )
     with (
         contextlib.suppress(signals.Preempted),
         signals.listening(),

@@ -97,7 +97,14 @@ def forget() -> None:
     shutil.rmtree(_folder(), ignore_errors=True)
 
 
-def build(answerer: Answerer, *, finds_faces: bool, trained_on: TrainedOn | None = None, model: str = "") -> Any:
+def build(
+    answerer: Answerer,
+    *,
+    finds_faces: bool,
+    trained_on: TrainedOn | None = None,
+    model: str = "",
+    patch_maps: str = "",
+) -> Any:
     """The page as Gradio blocks.
 
     Args:
@@ -105,6 +112,7 @@ def build(answerer: Answerer, *, finds_faces: bool, trained_on: TrainedOn | None
       finds_faces: whether to offer to skip detection.
       trained_on: to be shown, if given.
       model: the checkpoint, if visitors may know it.
+      patch_maps: what is measured of its heat maps, to be said beside them, if it is known.
     """
     gr = import_gradio()
 
@@ -117,10 +125,11 @@ def build(answerer: Answerer, *, finds_faces: bool, trained_on: TrainedOn | None
             answer = answerer.answer(Path(path), whole=whole)
         except ImageError as error:
             raise gr.Error(f"This is no image that can be read: {error}", print_exception=False) from error
-        return faces(answer), explanation(answer.explanation, answer.chosen + 1 if len(answer.predictions) > 1 else 0)
+        number = answer.chosen + 1 if len(answer.predictions) > 1 else 0
+        return faces(answer), explanation(answer.explanation, number, patch_maps)
 
     def choose(chosen: dict[str, str]) -> str:
-        return explanation(answerer.explain(base64.b64decode(chosen["crop"])), int(chosen["number"]))
+        return explanation(answerer.explain(base64.b64decode(chosen["crop"])), int(chosen["number"]), patch_maps)
 
     with gr.Blocks(title="MPA-FER", analytics_enabled=False) as page:
         gr.Markdown(f"# Facial expressions\n\n{_ABOUT}")
@@ -187,8 +196,14 @@ def _face(number: int, prediction: Prediction, answer: Answer) -> dict[str, Any]
     }
 
 
-def explanation(explained: Explanation, number: int) -> str:
-    """Probabilities, heat maps and phrases as HTML; `number` is of the face, 0 if it is the only one."""
+def explanation(explained: Explanation, number: int, patch_maps: str = "") -> str:
+    """Probabilities, heat maps and phrases as HTML.
+
+    Args:
+      explained: the face.
+      number: of the face, 0 if it is the only one.
+      patch_maps: as for `build`.
+    """
     prediction = explained.prediction
     assert prediction.seen is not None  # it was explained
     order: list[int] = np.argsort(-prediction.probabilities, kind="stable").tolist()
@@ -201,6 +216,7 @@ def explanation(explained: Explanation, number: int) -> str:
         seen=data_uri(Image.fromarray(prediction.seen), overlay.TILE),
         probabilities=probabilities,
         heat_maps=[(data_uri(tile, None), name, probabilities[name]) for name, tile in class_tiles(explained).items()],
+        patch_maps=patch_maps and _sentence(patch_maps),
         phrases=[
             (phrase.text, phrase.class_name, _REGIONS.get(phrase.granularity, phrase.granularity), score)
             for phrase, score in explained.phrases[:PHRASES]

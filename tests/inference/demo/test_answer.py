@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from mpafer_jax.artifacts import shipped
 from mpafer_jax.faces.detect import Face
 from mpafer_jax.faces.finder import FaceCrop
 from mpafer_jax.inference.demo import page
@@ -77,6 +78,10 @@ def test_the_page_says_how_sure_the_model_is(predictor, faces):
         prediction = dataclasses.replace(explained.prediction, **fields)
         return " ".join(page.explanation(dataclasses.replace(explained, prediction=prediction), 3).split())
 
+    measured = shipped.PATCH_MAPS[shipped.DEFAULT]
+    warned, unknown = (" ".join(page.explanation(explained, 0, said).split()) for said in (measured, ""))
+    assert "Do not rely on these maps. Of 500 photographs the patch maps were no better than a random order" in warned
+    assert "Do not rely" not in unknown
     probabilities = np.array([0.03, 0.41, 0.38, 0.1, 0.08], np.float32)
     close = html(probabilities=probabilities, logits=np.log(probabilities), unlike=None, temperature=None)
     assert "Face 3, not sure: happiness 41%, neutral 38%</h2>" in close
