@@ -19,7 +19,7 @@ from mpafer_jax.faces.detect import Box, Face, overlap
 
 Vector = npt.NDArray[np.float64]
 
-MISSING_SECONDS = 1.5  # for which a track waits for its face
+MISSING_SECONDS = 1.5  # for which a track waits for its face, if that is missing in at least one frame
 # A face is within a track's reach if its cost is at most `_REACH`, plus 1 for each second since the track's last face,
 # and in all at most `_MOST_REACH`. Of a face of the same size, the cost is 1.17 half a face's size away and 2 one size
 # away, where the boxes part.
@@ -65,13 +65,8 @@ class Tracker:
     It keeps nothing of faces that are gone, so its size does not grow with the video's length.
     """
 
-    def __init__(self, missing_seconds: float = MISSING_SECONDS) -> None:
-        """Begins a video.
-
-        Args:
-          missing_seconds: for how long a track waits for its face, if that is missing in at least one frame.
-        """
-        self._missing_seconds = missing_seconds
+    def __init__(self) -> None:
+        """Begins a video."""
         self._tracks: list[_Track] = []
         self._numbers = itertools.count()
         self._seconds = -np.inf
@@ -91,9 +86,7 @@ class Tracker:
           A different number for each face, from 0 in order of first appearance.
         """
         seconds = self._seconds = max(self._seconds, seconds)
-        self._tracks = [
-            track for track in self._tracks if track.seen or seconds - track.seconds <= self._missing_seconds
-        ]
+        self._tracks = [track for track in self._tracks if track.seen or seconds - track.seconds <= MISSING_SECONDS]
         points = [_points(face) for face in faces]
         assigned = self._assigned(points, seconds)
         for track in self._tracks:
