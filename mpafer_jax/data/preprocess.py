@@ -75,7 +75,8 @@ def decode(data: bytes, *, upright: bool = True) -> Image.Image:
     """Decodes an image to grey ("L") or RGB with 8 bits a channel.
 
     The format is detected from the content. Of an animation or a multi-page file the first frame is taken. Grey stays
-    one channel, which is resized in a third of the time. See `to_rgb` for palettes, CMYK, 16 bits and transparency.
+    one channel, which is resized in a third of the time. 12- and 16-bit grey is scaled to 8 bits, and transparent
+    images are composited over white.
 
     Args:
       data: encoded, in one of `FORMATS`.
@@ -185,8 +186,8 @@ def _check_size(image: Image.Image) -> None:
         )
 
 
-def to_rgb(image: Image.Image) -> Image.Image:
-    """Converts any Pillow mode to RGB.
+def _to_grey_or_rgb(image: Image.Image, upright: bool) -> Image.Image:
+    """Converts any Pillow mode to grey or RGB.
 
     12- and 16-bit grey is scaled to 8 bits (Pillow's conversion clips it). Transparent images are composited over
     white.
@@ -195,10 +196,6 @@ def to_rgb(image: Image.Image) -> Image.Image:
       ImageError: white is unknown (floating point, signed or 32-bit pixels, missing palette, uncompressed YCbCr), or
         there are more than `MAX_PIXELS`.
     """
-    return _to_grey_or_rgb(image, upright=False).convert("RGB")
-
-
-def _to_grey_or_rgb(image: Image.Image, upright: bool) -> Image.Image:
     _check_size(image)
     _refuse_unknown_white(image)
     black, white = _black_and_white(image)  # before the rotated copy, which has no tags

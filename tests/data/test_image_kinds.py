@@ -177,11 +177,11 @@ def test_kinds_whose_white_is_not_known_are_refused_by_name(data: bytes, name: s
 def test_images_of_programs_in_rare_modes() -> None:
     for mode, order in (("I;16", "<"), ("I;16L", "<"), ("I;16B", ">")):
         image = Image.frombytes(mode, (3, 1), words(order, *SIXTEEN))
-        assert np.asarray(preprocess.to_rgb(image))[0, :, 0].tolist() == [0, 100, 255]
+        assert np.asarray(preprocess.upright_rgb(image))[0, :, 0].tolist() == [0, 100, 255]
     half = Image.new("LA", (1, 1), (10, 128))
-    assert preprocess.to_rgb(half.convert("La")).getpixel((0, 0)) == (132, 132, 132)
+    assert preprocess.upright_rgb(half.convert("La")).getpixel((0, 0)) == (132, 132, 132)
     hue = Image.new("HSV", (1, 1), (85, 255, 255))
-    assert preprocess.to_rgb(hue).getpixel((0, 0)) == (0, 255, 0)
+    assert preprocess.upright_rgb(hue).getpixel((0, 0)) == (0, 255, 0)
     for mode in ("I", "F"):
         with pytest.raises(ImageError, match="has no fixed white"):
             preprocess.upright_rgb(Image.new(mode, (1, 1), 100))
