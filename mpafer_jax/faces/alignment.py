@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -21,11 +22,25 @@ _BORDER = 4  # pixels of the crop's, around the part of an image that is resampl
 def describe_crop(size: int = SIZE, margin: float = 0.0) -> str:
     """How faces are cropped, for protocols and for the fingerprints of prepared copies; arguments as for `align`."""
     around = f", and {margin:g} of the side around them" if margin else ""
+    return _by_landmarks(size, TEMPLATE, around)
+
+
+def describe_targets(size: int = SIZE, margin: float = 0.0) -> str:
+    """`describe_crop` with the fractions of the side that the margin leaves, to crop by without this program."""
+    return _by_landmarks(size, targets(margin).round(4).tolist())
+
+
+def _by_landmarks(size: int, fractions: Iterable[Sequence[float]], around: str = "") -> str:
     return (
         f"{size}x{size} pixels from five landmarks, by a similarity transform (least squares) to the fractions "
-        f"{', '.join(f'({x:g}, {y:g})' for x, y in TEMPLATE)} of the side, for eyes, nose and corners of the mouth"
+        f"{', '.join(f'({x:g}, {y:g})' for x, y in fractions)} of the side, for eyes, nose and corners of the mouth"
         f"{around}; black beyond the image"
     )
+
+
+def targets(margin: float) -> Points:
+    """`TEMPLATE` as fractions of the side with the margin, [5, 2]."""
+    return (np.array(TEMPLATE) + margin) / (1 + 2 * margin)
 
 
 def check_margin(margin: float) -> float:
@@ -95,8 +110,7 @@ def placement(
     Returns:
       float64[2, 3], from the image's pixels to the crop's, and the crop's side in pixels.
     """
-    targets = (np.array(TEMPLATE) + margin) / (1 + 2 * margin)
-    matrix = similarity(points, targets)  # to fractions of the side
+    matrix = similarity(points, targets(margin))  # to fractions of the side
     scale = math.hypot(*matrix[:, 0])
     if not upright:
         center = apply(inverse(matrix), [(0.5, 0.5)])[0]

@@ -1,6 +1,7 @@
 """Alignment by five landmarks, against values by hand and Umeyama's solution by singular values."""
 
 import io
+import re
 from pathlib import Path
 
 import numpy as np
@@ -120,3 +121,12 @@ def test_tilt_and_placement_of_a_turned_face() -> None:
 def test_a_crop_outside_of_the_image_is_black() -> None:
     points = 50 * np.array(alignment.TEMPLATE) + 500
     assert not np.asarray(alignment.align(Image.new("RGB", (90, 80), (255, 255, 255)), points, size=30)).any()
+
+
+@pytest.mark.parametrize("margin", [0.0, -0.12, 0.3])
+def test_the_fractions_in_words_are_where_landmarks_lie(margin):
+    points = 40 + 90 * np.array(alignment.TEMPLATE)
+    matrix, side = alignment.placement(points, 64, margin)
+    found = alignment.apply(matrix, points) / side
+    said = re.findall(r"\(([\d.]+), ([\d.]+)\)", alignment.describe_targets(64, margin))
+    np.testing.assert_allclose(np.array(said, float), found, atol=1e-4)

@@ -11,6 +11,7 @@ from mpafer_jax.artifacts.description import Description
 from mpafer_jax.artifacts.run_dir import flatten
 from mpafer_jax.evaluation.protocol import TEST_SELECTED, method_name
 from mpafer_jax.evaluation.table import markdown
+from mpafer_jax.faces import alignment
 from mpafer_jax.inference.export.check import Check
 from mpafer_jax.runtime import files, templates
 
@@ -63,5 +64,6 @@ def write_card(
         checks=checks,
         checksums=checksums,
         program=program,
+        crop=alignment.describe_targets(program["size"], description.trained_on.face_margin) if program else "",
     )
     files.write_text(folder / CARD, text)

@@ -27,6 +27,7 @@ from mpafer_jax.cli import export as cli
 from mpafer_jax.config import redaction
 from mpafer_jax.data.splits import CLIPS
 from mpafer_jax.evaluation import protocol
+from mpafer_jax.faces import alignment
 from mpafer_jax.inference import Predictor
 from mpafer_jax.inference.export import card, check, whole
 from mpafer_jax.jobs import evaluate, train
@@ -183,6 +184,20 @@ def test_the_card_says_what_the_model_has_seen(exported, tmp_path):
     text = (exported / card.CARD).read_text()
     assert "photographs" not in text
     assert re.search(r"trained on \d+ images of folder; CLIP clip \|", text)
+
+
+def test_the_card_says_how_faces_are_cropped(finished, exported, tmp_path):
+    """With the margin of the training data; for prompts alone the package knows it."""
+    assert alignment.describe_targets(64) in (exported / card.CARD).read_text()
+    params, description, step = checkpoints.load(finished[0], "best")
+    data = {**description.config["data"], "face_margin": -0.12}
+    changed = description.model_copy(update={"config": {**description.config, "data": data}})
+    prompt_file.save_prompts(tmp_path / "trained", params, changed.model_dump(mode="json"), step)
+    forms = ("--to=stablehlo", "--platforms=cpu")
+    assert cli.export([str(tmp_path / "trained"), *forms, f"--out={tmp_path / 'model'}"]) == 0
+    text = (tmp_path / "model" / card.CARD).read_text()
+    assert "64x64 pixels from five landmarks" in text
+    assert "the fractions (0.3289, 0.3947), (0.6711, 0.3947), (0.5, 0.5921)" in text
 
 
 def test_the_card_tells_how_to_run_the_program(exported, expected, monkeypatch):
