@@ -48,6 +48,11 @@ def outline_patches(image: Image.Image, patches: npt.NDArray[np.integer], grid: 
         draw.rectangle(box, outline=_PAPER, width=1)
 
 
+def contrast(class_maps: Floats) -> Floats:
+    """Maps of all classes, [C, rows, columns], minus their mean: what speaks for a class rather than for all."""
+    return class_maps - class_maps.mean(axis=0)
+
+
 def scaled(values: Floats) -> Floats:
     """Min-max scaling to 0..1; all equal become 0."""
     low, high = float(values.min()), float(values.max())

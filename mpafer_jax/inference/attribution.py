@@ -20,6 +20,7 @@ import numpy as np
 from mpafer_jax.backbones.base import Outputs
 from mpafer_jax.config.expressions import canonical_name
 from mpafer_jax.config.schema import Granularity
+from mpafer_jax.evaluation import overlay
 from mpafer_jax.inference.batching import PaddedFunction
 from mpafer_jax.inference.predictor import Predictor
 from mpafer_jax.inference.results import Floats, Prediction
@@ -98,9 +99,9 @@ class Explanation:
 
     @property
     def contrast_maps(self) -> Floats | None:
-        """`class_maps` minus their mean over the classes."""
+        """`overlay.contrast` of `class_maps`."""
         maps = self.class_maps
-        return None if maps is None else maps - maps.mean(axis=0)
+        return None if maps is None else overlay.contrast(maps)
 
     def to_dict(self) -> dict[str, Any]:
         """Prediction, maps, rollout and phrases, ready for JSON."""

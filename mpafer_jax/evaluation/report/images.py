@@ -33,7 +33,7 @@ def data_uri(image: Image.Image, side: int | None = _SIDE, form: str = "jpeg") -
 
 
 def heat_maps(pixels: Pixels, patch_scores: npt.NDArray[np.float32], classes: tuple[int, ...]) -> list[Image.Image]:
-    """Heat maps of classes over the image: patch scores minus their mean over all classes, on one colour scale.
+    """Heat maps of classes over the image: `overlay.contrast` of the patch scores, on one colour scale.
 
     Args:
       pixels: uint8[S, S, 3], what the patches cover of the model's input.
@@ -41,6 +41,5 @@ def heat_maps(pixels: Pixels, patch_scores: npt.NDArray[np.float32], classes: tu
       classes: indices into C.
     """
     side = math.isqrt(len(patch_scores))
-    contrast = patch_scores - patch_scores.mean(axis=1, keepdims=True)
-    heats = overlay.scaled(contrast.T[list(classes)].reshape(-1, side, side))
+    heats = overlay.scaled(overlay.contrast(patch_scores.T.reshape(-1, side, side))[list(classes)])
     return [overlay.heat_overlay(pixels, heat, _SIDE) for heat in heats]
