@@ -56,8 +56,8 @@ def base(argument: str) -> str:
     name, _, rest = (argument or _DEFAULT).partition(",")
     if wrong := [word for word in rest.split(",") if word in METHODS or per_class(word)]:
         raise ConfigError(
-            f"{', '.join(wrong)}: the points of a sweep decide the method and the number of images. The sweeps "
-            "baselines and methods have all methods (--only names some), few_shot has few images, and "
+            f"{', '.join(wrong)}: the points of a sweep decide the method and the number of images. The sweep "
+            "methods has all methods (--only names some), few_shot has few images, and "
             "--config.data.train_per_class=16 changes all points"
         )
     return f"configs/{name}.py:{rest}" if rest else f"configs/{name}.py"

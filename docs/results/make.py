@@ -59,7 +59,7 @@ _DATASETS = {
 }
 _MAIN_TABLE, _DEFAULT_DATASET = "backbones", "rafdb"
 # The page's order; sweeps that are not named follow.
-_ORDER = ("components", "methods", "baselines", "prompt_types", "top_k", "num_visual_prompts", "visual_prompt_depth")
+_ORDER = ("components", "methods", "prompt_types", "top_k", "num_visual_prompts", "visual_prompt_depth")
 
 _INTRODUCTION = """# Results
 

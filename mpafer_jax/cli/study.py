@@ -168,7 +168,7 @@ def tables(arguments: argparse.Namespace) -> None:
 def ranks(arguments: argparse.Namespace) -> None:
     """Ranks methods over datasets: which differ, by Friedman's test and Nemenyi's critical difference.
 
-        mpafer-jax study ranks runs/baselines_rafdb runs/baselines_ferplus runs/baselines_affectnet7
+        mpafer-jax study ranks runs/methods_rafdb runs/methods_ferplus runs/methods_affectnet7
 
     Every table of the sweeps is a dataset; methods are the rows that all of them have, by name. Prints the table;
     docs/experiments.md says how to read it.

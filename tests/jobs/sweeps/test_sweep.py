@@ -87,7 +87,7 @@ def test_a_clip_of_the_argument_brings_its_own_settings():
 
 
 @pytest.mark.parametrize("word", ["16_per_class", "kgcoop"])
-@pytest.mark.parametrize("name", ["baselines", "losses", "top_k"])
+@pytest.mark.parametrize("name", ["components", "losses", "top_k"])
 def test_methods_and_numbers_of_images_are_those_of_the_points(name, word):
     with pytest.raises(ConfigError, match=f"{word}: the points of a sweep decide the method and the number of images"):
         load(name, f"rafdb,{word}")
