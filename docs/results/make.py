@@ -79,12 +79,11 @@ empty until a sweep has run. 'The paper, %' is the accuracy that the paper repor
 """
 _SMALL = """## On photographs, with the CLIPs that ship
 
-Real faces, and the CLIPs of the package: `small-face-clip` (`small_clip`, `ferplus_prompts`), which was trained on
-photographs of FERPlus, and `tiny-face-clip` (`tiny_clip`), which was trained on drawings and has never seen a
-photograph, so that the prompts have everything to bridge. Nothing here compares with the paper. With `ferplus_prompts`
-the prompts are trained on all classes equally often, zero-shot and the linear probe are not corrected for rare classes:
-these have the higher accuracy, those the higher UAR. KgCoOp and VPT-deep had the names of classes here, which mean
-nothing to these CLIPs; since then they have the descriptions ([methods.md](methods.md#in-place-of-mpa-fer)).
+Real faces, and `small-face-clip`, the CLIP of the package that was trained on photographs: those of FERPlus' Training
+part with its votes, so that its zero-shot predictions are no measure of a CLIP that has not seen the dataset. Nothing
+here compares with the paper. With `ferplus_prompts` what is trained in updates sees all classes equally often; zero-shot
+predictions and the linear probe are not corrected for rare classes, and Tip-Adapter and Tip-Adapter-F compare with all
+training images, most of which are neutral or happy: this favours their accuracy and costs them UAR.
 """
 _PACKAGES = """### Packages that ship a classifier of expressions
 
