@@ -81,9 +81,9 @@ _SMALL = """## On photographs, with the CLIPs that ship
 
 Real faces, and `small-face-clip`, the CLIP of the package that was trained on photographs: those of FERPlus' Training
 part with its votes, so that its zero-shot predictions are no measure of a CLIP that has not seen the dataset. Nothing
-here compares with the paper. With `ferplus_prompts` what is trained in updates sees all classes equally often; zero-shot
-predictions and the linear probe are not corrected for rare classes, and Tip-Adapter and Tip-Adapter-F compare with all
-training images, most of which are neutral or happy: this favours their accuracy and costs them UAR.
+here compares with the paper. With `ferplus_prompts` what is trained in updates sees all classes equally often.
+Zero-shot predictions and the linear probe are not corrected for rare classes, and Tip-Adapter and Tip-Adapter-F compare
+with all training images, most of which are neutral or happy: this favours their accuracy and costs them UAR.
 """
 _PACKAGES = """### Packages that ship a classifier of expressions
 
