@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import optax
 
 from mpafer_jax.backbones.base import Outputs, l2_normalize
-from mpafer_jax.data.normalize import to_luminance
+from mpafer_jax.data.normalize import normalize_images
 from mpafer_jax.method import losses
 from mpafer_jax.method.forward import Batch, Forward, Params, TrainForward
 from mpafer_jax.method.optim import trained_params
@@ -210,9 +210,8 @@ def make_patch_sum_step(forward: Forward, num_classes: int, of: Literal["feature
     def step(backbone: dict[str, Any], batch: Batch) -> Outputs:
         images = batch["image"]
         if of == "images":
-            pixels = images.astype(jnp.float32)
-            seen = to_luminance(pixels) if forward.grayscale else pixels
-            described = split_into_patches(seen / 255, patch_size)  # [b, N, K]
+            pixels = normalize_images(images, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0), grayscale=forward.grayscale)
+            described = split_into_patches(pixels, patch_size)  # [b, N, K]
         else:
             described = l2_normalize(forward.frozen_patches(backbone, images))
         members = jax.nn.one_hot(batch["label"], num_classes, dtype=jnp.float32) * batch["mask"][:, None]  # [b, C]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import json
 import tempfile
@@ -87,10 +88,12 @@ def export(
                 readers["onnx"] = lambda: onnx.load_onnx(folder)
             pixels = check.drawn_faces(batch_size or _CHECKED, found.image_size)
             dtype = description.config["clip"]["dtype"]
+            reference = functools.cache(functools.partial(_compiled, found))  # by device, which forms may share
             for form, reader in readers.items():
                 device: Any = onnx.device() if form == "onnx" else cast(Any, jax.devices()[0])
-                reference = _compiled(found, device)
-                checks[form] = check.compare(reader(), reference, pixels, dtype=dtype, device=device.device_kind)
+                checks[form] = check.compare(
+                    reader(), reference(device), pixels, dtype=dtype, device=device.device_kind
+                )
         summary = _summary(checkpoints.place(path), step)
         card.write_card(
             folder,
