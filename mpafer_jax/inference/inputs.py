@@ -16,6 +16,9 @@ from mpafer_jax.inference.results import Failure, Source
 from mpafer_jax.runtime.errors import ImageError
 
 ImageLike = str | os.PathLike[str] | bytes | Image.Image | npt.NDArray[np.uint8]
+# Of cameras. Most are TIFF by their content, whose first image is a small preview, which Pillow would read.
+RAW_SUFFIXES = frozenset({".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf"})
+RAW_REASON = "a camera's raw file is not read: save it as JPEG or PNG"
 
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
@@ -43,6 +46,8 @@ class InputImage:
             return preprocess.upright_rgb(content)
         if isinstance(content, np.ndarray):
             return Image.fromarray(content)
+        if content.suffix.lower() in RAW_SUFFIXES:
+            raise ImageError(RAW_REASON)
         try:
             return preprocess.decode_rgb(preprocess.read_image_file(content))
         except FileNotFoundError as error:

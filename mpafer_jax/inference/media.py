@@ -20,7 +20,7 @@ import numpy as np
 from mpafer_jax.data import preprocess
 from mpafer_jax.data.preprocess import IMAGE_SUFFIXES
 from mpafer_jax.inference import containers
-from mpafer_jax.inference.inputs import InputImage
+from mpafer_jax.inference.inputs import RAW_REASON, RAW_SUFFIXES, InputImage
 from mpafer_jax.inference.results import Failure, Source
 from mpafer_jax.inference.shots import Shots
 from mpafer_jax.runtime import files
@@ -32,11 +32,9 @@ VIDEO_SUFFIXES = frozenset(
     | {".mjpeg", ".mjpg", ".h264"}
 )
 _ALSO_OF_PROGRAMS = frozenset({".ts", ".mts"})  # also TypeScript: in a folder, the content decides
-# Of cameras. Most are TIFF by their content, whose first picture is a small preview.
-_RAW_SUFFIXES = frozenset({".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf"})
 # Unsupported image formats. In a folder they are not skipped, but become rows with an error.
 _UNREAD_SUFFIXES = frozenset(
-    {".heic", ".heif", ".hif", ".jxl", ".jp2", ".j2k", ".tga", ".psd", ".exr", ".hdr"} | _RAW_SUFFIXES
+    {".heic", ".heif", ".hif", ".jxl", ".jp2", ".j2k", ".tga", ".psd", ".exr", ".hdr"} | RAW_SUFFIXES
 )
 CAMERA = "camera:"
 # Packets of sound between two frames at which OpenCV gives up: by its own 4096, which are a minute or two, slides with
@@ -166,8 +164,8 @@ def _unlisted(errors: list[OSError]) -> Iterator[Medium]:
 def _of_file(name: str) -> Medium:
     path = Path(name)
     suffix = path.suffix.lower()
-    if suffix in _RAW_SUFFIXES:
-        return Medium("problem", name, "a camera's raw file is not read: save it as JPEG or PNG")
+    if suffix in RAW_SUFFIXES:
+        return Medium("problem", name, RAW_REASON)
     if suffix in VIDEO_SUFFIXES or (suffix not in IMAGE_SUFFIXES and containers.holds_video(path)):
         return _video(name)
     if (suffix in containers.ANIMATED_SUFFIXES or suffix not in IMAGE_SUFFIXES) and containers.num_frames(path) > 1:

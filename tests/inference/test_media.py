@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from mpafer_jax.inference import containers, media
-from mpafer_jax.inference.inputs import InputImage
+from mpafer_jax.inference.inputs import InputImage, as_input
 from mpafer_jax.inference.media import Medium
 from mpafer_jax.inference.results import Failure
 from mpafer_jax.runtime.errors import ImageError, InputError
@@ -77,6 +77,8 @@ def test_a_raw_file_is_not_read_as_the_preview_that_it_begins_with(tmp_path, nam
         assert isinstance(failure, Failure)
         assert failure.source.file == str(tmp_path / name)
         assert failure.reason == "a camera's raw file is not read: save it as JPEG or PNG"
+    with pytest.raises(ImageError, match="a camera's raw file is not read"):  # a path given from Python
+        as_input(tmp_path / name, 0).read()
 
 
 def test_a_folder_that_is_written_to_is_passed_over(tmp_path):
