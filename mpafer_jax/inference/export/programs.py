@@ -61,7 +61,7 @@ def program(predictor: Predictor) -> Program:
         "text_features": predictor.text_features,
         **({} if frozen.patch_weights is None else {"patch_weights": frozen.patch_weights}),
     }
-    weights = {name: np.asarray(value) for name, value in flatten(read).items()}
+    weights = {name: np.asarray(value, order="C") for name, value in flatten(read).items()}
 
     def call(weights: Weights, pixels: jax.Array) -> Outputs:
         values = unflatten({name: jnp.asarray(value) for name, value in weights.items()})
