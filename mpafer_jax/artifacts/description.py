@@ -152,8 +152,11 @@ class Description(Described):
         activation = {"activation": self.model_sections().clip.activation}
         own = self.applied_to(config.model_copy(update={"clip": config.clip.model_copy(update=activation)}))
         here, there = (flatten(each.model_dump()) for each in (config, own))
+        there |= flatten({"hard_prompts": self.hard_prompts_section().model_dump()})
+        # The words of classes that it was not trained on.
+        used = {"hard_prompts.bank"} if config.eval.classes == "dataset" else set[str]()
         for name in given:
-            if here.get(name) != there.get(name):
+            if here.get(name) != there.get(name) and name not in used:
                 raise ConfigError(
                     f"config.{name} is {here.get(name)!r}, but the checkpoint's {there.get(name)!r} is used, as it was "
                     "trained so; leave it out, or train with it"

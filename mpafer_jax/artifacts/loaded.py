@@ -74,7 +74,8 @@ def for_classes(
     """A checkpoint's model and prompts for evaluation on given classes.
 
     Args:
-      config: from `description.applied_to`.
+      config: from `description.applied_to`; its banks (`hard_prompts.bank`) describe new classes where the checkpoint's
+        do not.
       params: the checkpoint's prompts.
       description: of the checkpoint.
       clip: the one it was trained on.
@@ -93,7 +94,10 @@ def for_classes(
     new = {name: spelled for name, spelled in zip(class_names, configured, strict=True) if name not in known}
     names = words = tuple(new.values())
     if new and config.ctx.words == "hard_prompt":
-        words = words_read(config.ctx, names, configured_hard_prompts(description.hard_prompts_section(), names))
+        section = description.hard_prompts_section()
+        banks = tuple(dict.fromkeys((*section.bank, *config.hard_prompts.bank)))
+        section = section.model_copy(update={"bank": banks})
+        words = words_read(config.ctx, names, configured_hard_prompts(section, names))
     known |= dict(zip(new, zip(names, words, strict=True), strict=True))
     read = [known[name] for name in class_names]
     hard_prompts = description.hard_prompts

@@ -19,7 +19,7 @@ from mpafer_jax.jobs import after_run, evaluate, predict, train
 from mpafer_jax.jobs.studies import cross_dataset
 from mpafer_jax.jobs.studies.motion_sheet import write_motion_sheet
 from mpafer_jax.jobs.studies.prompt_report import make_report
-from mpafer_jax.runtime.errors import CheckpointError, ConfigError
+from mpafer_jax.runtime.errors import CheckpointError, ConfigError, PromptError
 from tests.jobs import runs
 
 
@@ -29,7 +29,13 @@ def evaluation(sample, checkpoint, tmp_path, *, clip="", given=(), **changes):
 
 
 def test_what_a_checkpoint_determines_cannot_be_set_otherwise(sample, finished, tmp_path):
-    for name, value in (("head.top_k", 1), ("data.mean", (0.1, 0.1, 0.1)), ("clip.activation", "gelu")):
+    for name, value in (
+        ("head.top_k", 1),
+        ("data.mean", (0.1, 0.1, 0.1)),
+        ("clip.activation", "gelu"),
+        ("hard_prompts.type", 1),
+        ("hard_prompts.bank", ("compound",)),
+    ):
         changes = {name: value}
         evaluation(sample, finished[0], tmp_path, **changes)  # a configuration's usual one
         message = rf"config\.{name} is .*, but the checkpoint's .* is used, as it was trained so"
@@ -47,6 +53,27 @@ def test_what_a_checkpoint_determines_cannot_be_set_otherwise(sample, finished, 
     bad = runs.call("train", *runs.command(sample, tmp_path / "new", **{"eval.checkpoint": str(finished[0])})[3:])
     assert (bad.code, (tmp_path / "new").exists()) == (2, False)
     assert "--config.eval.checkpoint does nothing without --mode=eval or --mode=predict" in bad.err
+
+
+@pytest.mark.training
+def test_the_descriptions_of_new_classes_are_from_the_evaluations_bank(sample, tmp_path):
+    for name in ("boredom", "calm"):
+        shutil.copytree(sample / "faces" / "test" / "anger", tmp_path / "other" / "test" / name)
+    model = {"ctx.words": "hard_prompt", "ctx.init_text": "a photo of a", "ctx.num_ctx": 4}
+    train.train_and_evaluate(runs.config(sample, **runs.SHORT, **model), tmp_path / "run")
+    changes = {"data.dir": str(tmp_path / "other"), "data.train_splits": (), "eval.classes": "dataset"}
+    with pytest.raises(PromptError, match=r"has no class 'boredom', 'calm'; .* in hard_prompts\.bank"):
+        evaluation(sample, tmp_path / "run", tmp_path, **changes)
+
+    bank = tmp_path / "bank.json"
+    results = []
+    for words in ("half-closed eyes", "raised brows and an open mouth"):
+        classes = {"boredom": words, "calm": "a relaxed face"}
+        bank.write_text(json.dumps({"name": "mine", "source": "me", "question": "how?", "classes": classes}))
+        given = {"hard_prompts.bank": (str(bank),)}
+        results.append(evaluation(sample, tmp_path / "run", tmp_path, given=given, **changes, **given)["test"])
+    assert results[0]["count"] == 10
+    assert results[0]["cross_entropy"] != results[1]["cross_entropy"]
 
 
 def test_a_checkpoint_that_the_test_split_chose_is_shouted_in_its_evaluations_table(sample, finished, tmp_path):
