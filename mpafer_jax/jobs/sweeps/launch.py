@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import pathlib
 import shlex
-import sys
 from collections.abc import Callable, Sequence
 
 from absl import logging
@@ -96,7 +95,7 @@ class Plan:
 
     def commands(self) -> list[str]:
         """Commands of the unfinished runs, quoted for a shell."""
-        return [shlex.join([sys.executable, "-m", "mpafer_jax.main", *run.command(self.root)]) for run in self.left]
+        return [shlex.join([*runner.MAIN, *run.command(self.root)]) for run in self.left]
 
     def run(
         self,

@@ -29,8 +29,9 @@ from mpafer_jax.runtime.console import duration
 LOG = "log.txt"
 _USER_ERROR = 2  # exit code of non-retryable errors
 _LAST_LINES = 15
-_MAIN = (sys.executable, "-m", "mpafer_jax.main")
-_GROUP = (sys.executable, "-m", "mpafer_jax.cli", "study", "group")
+# A run here is one process, also where the environment is that of a job of several, as in an interactive one of Slurm.
+MAIN = (sys.executable, "-m", "mpafer_jax.main", "--distributed=off")
+_GROUP = (sys.executable, "-m", "mpafer_jax.cli", "study", "group", "--distributed=off")
 # GPU memory fraction that a JAX process preallocates, and the variables with which a user may set it.
 _MEMORY = ("XLA_CLIENT_MEM_FRACTION", "XLA_PYTHON_CLIENT_MEM_FRACTION", "XLA_PYTHON_CLIENT_PREALLOCATE")
 _THREADS = "NPROC"  # number of XLA's threads on a CPU
@@ -252,7 +253,7 @@ def _make(
     while not processes.stopping.is_set():
         logging.debug("%s: started, log in %s", title, folder / LOG)
         started = time.monotonic()
-        code = processes.run([*_MAIN, *run.command(root)], folder / LOG, environment)
+        code = processes.run([*MAIN, *run.command(root)], folder / LOG, environment)
         took = duration(time.monotonic() - started)
         if code == 0:
             logging.info("%s: %s%s", title, _accuracy(folder / SUMMARY), took)

@@ -69,6 +69,17 @@ def test_runs_of_one_shape_are_trained_together(command, tmp_path):
     assert "4 runs, 4 of them have ended before" in command().err
 
 
+def test_within_a_job_of_several_tasks_a_run_is_one_process(command, monkeypatch):
+    monkeypatch.setenv("SLURM_JOB_ID", "1")
+    monkeypatch.setenv("SLURM_NTASKS", "8")
+    for flags in (["--together=2"], ["--seeds=6"]):
+        done = command("--only=full", "--retries=0", *flags)
+        assert done.code == 0, done.err
+        assert "one by one" not in done.err
+    assert "--distributed=off" in command("--dry_run", "--seeds=7").out
+    assert "--distributed" not in command("--slurm", "--dry_run", "--seeds=7").out
+
+
 def test_runs_fail_are_resumed_and_reused(command, sample, tmp_path):
     root = tmp_path / "sweep"
     dry = command("--dry_run")

@@ -43,7 +43,7 @@ def planned(tmp_path, monkeypatch):
     monkeypatch.chdir(runs.ROOT)
     monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)
     (tmp_path / "main.py").write_text(STAND_IN)
-    monkeypatch.setattr(runner, "_MAIN", (sys.executable, str(tmp_path / "main.py")))
+    monkeypatch.setattr(runner, "MAIN", (sys.executable, str(tmp_path / "main.py")))
     points = tuple(Point(name, name) for name in "abc")
     return plan.plan(Sweep("", "configs/sample.py", points, baseline="a"), [], [0])
 
