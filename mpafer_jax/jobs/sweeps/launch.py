@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from absl import logging
 
 from mpafer_jax.artifacts import run_dir
-from mpafer_jax.jobs.sweeps import plan, report, runner, search, slurm, sweep
+from mpafer_jax.jobs.sweeps import collect, plan, report, runner, search, slurm, sweep
 from mpafer_jax.runtime import locks
 from mpafer_jax.runtime.errors import ConfigError
 
@@ -117,6 +117,7 @@ class Plan:
 
         Raises:
           LockedError: another process holds the folder.
+          ConfigError: the folder holds another sweep, or finished runs of other settings; before any run is started.
           ReportError: the runs cannot be compared.
           Preempted: stopped on request.
         """
@@ -156,8 +157,8 @@ class Plan:
           The command with the output of sbatch, or, in a dry run, with the arguments of the runs.
 
         Raises:
-          ConfigError: sbatch is missing or fails, or a run is already queued.
-          LockedError: another process holds the folder.
+          ConfigError: as `run`; or sbatch is missing or fails, or a run is already queued.
+          LockedError, ReportError: as `run`.
         """
         if dry_run:
             return slurm.queue(self.left, self.root, jobs, options, dry_run=True)
@@ -166,7 +167,10 @@ class Plan:
 
     def _begin(self, others: Sequence[pathlib.Path]) -> list[plan.Run]:
         """Writes the sweep's record and searches, copies equal runs of others, and returns the remaining ones."""
-        sweep.Record(self.source, plan.recorded(self.overrides), self.sweep).write(self.root)
+        record = sweep.Record(self.source, plan.recorded(self.overrides), self.sweep)
+        record.check(self.root)
+        self._check_finished()
+        record.write(self.root)
         if self.searches:
             search.write(self.sweep, self.searches, self.root)
         left: list[plan.Run] = []
@@ -178,3 +182,16 @@ class Plan:
                 plan.take(found, self.root / run.name)
                 logging.info("%s: taken from %s", run.name, found)
         return left
+
+    def _check_finished(self) -> None:
+        """Refuses finished runs that could not stand in one table, with each other or with those that are left.
+
+        `make` has compared the planned runs. Others of their points, of other seeds, may have been made with other
+        settings, which the table after the first run would refuse.
+        """
+        finished = collect.read_runs(self.root, self.sweep)
+        collect.results(self.sweep, finished, self.root)
+        left, names = {run.point.key for run in self.left}, {run.name for run in finished}
+        for run in plan.plan(self.sweep, self.overrides, sorted({run.seed for run in finished})):
+            if run.point.key in left and run.name in names:
+                plan.has_ended(run, self.root / run.name)

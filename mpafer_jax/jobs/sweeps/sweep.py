@@ -198,20 +198,25 @@ class Record:
     overrides: tuple[str, ...]
     sweep: Sweep
 
+    def check(self, root: pathlib.Path) -> None:
+        """Raises ConfigError if the folder holds another sweep."""
+        if not (root / RECORD).is_file():
+            return
+        before = Record.read(root)
+        for what, stored, given in (
+            ("", before.source, self.source),
+            (" with other settings", list(before.overrides), list(self.overrides)),
+            (" over other runs", before.sweep.over, self.sweep.over),
+        ):
+            if stored != given:
+                raise ConfigError(
+                    f"{root} holds a sweep{what}: there {stored}, here {given}; give another --workdir, or the same "
+                    "command to resume that sweep"
+                )
+
     def write(self, root: pathlib.Path) -> None:
         """Writes `sweep.json`. Raises ConfigError if the folder holds another sweep."""
-        if (root / RECORD).is_file():
-            before = Record.read(root)
-            for what, stored, given in (
-                ("", before.source, self.source),
-                (" with other settings", list(before.overrides), list(self.overrides)),
-                (" over other runs", before.sweep.over, self.sweep.over),
-            ):
-                if stored != given:
-                    raise ConfigError(
-                        f"{root} holds a sweep{what}: there {stored}, here {given}; give another --workdir, or the "
-                        "same command to resume that sweep"
-                    )
+        self.check(root)
         files.write_json(root / RECORD, dataclasses.asdict(self))
 
     @classmethod
