@@ -258,7 +258,8 @@ def _make(
         if code == 0:
             logging.info("%s: %s%s", title, _accuracy(folder / SUMMARY), took)
             return None
-        if code == signals.EXIT_CODE:
+        # A process that is stopped before it listens to signals ends with another code, which is no failure.
+        if code == signals.EXIT_CODE or processes.stopping.is_set():
             logging.info("%s: stopped after %s", title, took)
             continue
         failed += 1

@@ -13,7 +13,8 @@ from mpafer_jax.jobs.sweeps.sweep import Point, Sweep
 from mpafer_jax.runtime import signals
 from tests.jobs import runs
 
-# Takes its next exit code from the file `codes` in its workdir; without one it runs until it is asked to stop.
+# Takes its next exit code from the file `codes` in its workdir; without one it runs until it is asked to stop, and then
+# saves, unless there is a file `deaf`.
 STAND_IN = """
 import os, pathlib, signal, sys, time
 folder = pathlib.Path(next(a for a in sys.argv if a.startswith("--workdir=")).partition("=")[2])
@@ -31,7 +32,8 @@ def save(*_):
     (folder / "saved").touch()
     sys.exit(75)
 
-signal.signal(signal.SIGTERM, save)
+if not (folder / "deaf").exists():
+    signal.signal(signal.SIGTERM, save)
 (folder / "waits").touch()
 time.sleep(60)
 """
@@ -187,3 +189,20 @@ def test_if_no_table_can_be_made_the_rest_is_not_run(planned, tmp_path):
     with pytest.raises(ValueError, match="mixed"):
         runner.run_all(planned, tmp_path, jobs=1, retries=0, after_each=refuse)
     assert left(tmp_path, "c") == ["0"]
+
+
+def test_a_run_that_is_stopped_before_it_listens_has_not_failed(planned, tmp_path, caplog):
+    caplog.set_level("INFO", "absl")
+    codes(tmp_path, a="0")
+    other = tmp_path / "all" / "b" / "seed_0"
+    other.mkdir(parents=True)
+    (other / "deaf").touch()
+
+    def refuse(run):
+        when_it_waits(other)
+        raise ValueError("mixed")
+
+    with pytest.raises(ValueError, match="mixed"):
+        runner.run_all(planned[:2], tmp_path, jobs=2, retries=0, after_each=refuse)
+    assert "run 2 of 2, b, seed 0: stopped after" in caplog.text
+    assert "failed" not in caplog.text
