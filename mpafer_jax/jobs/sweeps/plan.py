@@ -92,15 +92,22 @@ def plan(sweep: Sweep, overrides: Sequence[str], seeds: Sequence[int], only: Seq
     return [_run(sweep, point, seed, overrides, overridden) for seed in seeds for point in points]
 
 
-def groups(runs: Sequence[Run], most: int) -> list[list[Run]]:
-    """Runs that can be trained together (`jobs.group`), up to `most` in a group, in the order of their first."""
+def groups(runs: Sequence[Run], root: pathlib.Path, most: int) -> list[list[Run]]:
+    """Runs that can be trained together (`jobs.group`), up to `most` in a group, in the order of their first.
+
+    They stand at the same step: others would be trained apart, and a group that was stopped goes on as it was, also
+    where a run of an earlier group is left beside it.
+
+    Args:
+      root: the sweep's folder.
+    """
     groups: list[list[Run]] = []
-    unfilled: dict[str, list[Run]] = {}
+    unfilled: dict[tuple[str, int], list[Run]] = {}
     for run in runs:
-        shape = files.json_digest(group.shape(run.config))
-        members = unfilled.get(shape, [])
+        key = files.json_digest(group.shape(run.config)), _newest_step(root / run.name)
+        members = unfilled.get(key, [])
         if not members or len(members) == most:
-            members = unfilled[shape] = []
+            members = unfilled[key] = []
             groups.append(members)
         members.append(run)
     return groups
@@ -110,6 +117,12 @@ def _overridden(sweep: Sweep, overrides: Sequence[str]) -> set[str]:
     for argument in overrides:
         if not argument.startswith(_PREFIX) or "=" not in argument:
             raise ConfigError(f"{argument} is no flag of this command, and no --config.field=value for all runs")
+def _newest_step(folder: pathlib.Path) -> int:
+    """Of a run's checkpoints; 0 without any."""
+    names = (path.name.removeprefix(f"{run_dir.STEP}_") for path in (folder / run_dir.CHECKPOINTS).glob("*"))
+    return max((int(name) for name in names if name.isdigit()), default=0)  # others are being written, or set aside
+
+
     names = {_field(argument) for argument in overrides}
     for name in sorted(names & set(sweep.run_fields)):
         raise ConfigError(f"{_PREFIX}{name} is what --{sweep.over} sets")

@@ -181,7 +181,7 @@ def run_all(
     with processes.stopped_by_signals():
         waiting: dict[concurrent.futures.Future[list[Failure]], Sequence[Run]] = {}
         try:
-            for members in plan.groups(runs, together) if together > 1 else [[run] for run in runs]:
+            for members in plan.groups(runs, root, together) if together > 1 else [[run] for run in runs]:
                 waiting[pool.submit(make, members)] = members
             with progress.task("sweep", len(runs), "runs", warms_up=False) as work:
                 for future in concurrent.futures.as_completed(waiting):

@@ -60,7 +60,7 @@ def test_every_run_once_seed_after_seed():
     ]
 
 
-def test_groups_are_of_one_shape():
+def test_groups_are_of_one_shape(tmp_path):
     points = (
         Point("full", ""),
         Point("half", "", {"loss.beta": 0.5}),
@@ -68,8 +68,23 @@ def test_groups_are_of_one_shape():
         Point("fast", "", {"optimizer.learning_rate": 0.1}),
     )
     found = plan.plan(dataclasses.replace(SWEEP, points=points), [], (0, 3))
-    names = [[f"{run.point.name} {run.seed}" for run in group] for group in plan.groups(found, 4)]
+    names = [[f"{run.point.name} {run.seed}" for run in group] for group in plan.groups(found, tmp_path, 4)]
     assert names == [["full 0", "half 0", "fast 0", "full 3"], ["none 0", "none 3"], ["half 3", "fast 3"]]
+
+
+def test_runs_of_a_group_stand_at_the_same_step(tmp_path):
+    """The first group has ended but for one run, the second was stopped, the third has not begun."""
+    points = tuple(Point(name, "", {"loss.beta": 0.5 + number}) for number, name in enumerate(("full", "b", "c", "d")))
+    found = plan.plan(dataclasses.replace(SWEEP, points=points), [], (0, 1))
+    for name, steps in (
+        ("all/full/seed_0", ("step_2", "step_4", "step_6.orbax-checkpoint-tmp")),
+        ("all/b/seed_0", ("step_9", "step_10")),
+        ("all/c/seed_0", ("step_10",)),
+    ):
+        for step in steps:
+            (tmp_path / name / "checkpoints" / step).mkdir(parents=True)
+    names = [[f"{run.point.name} {run.seed}" for run in group] for group in plan.groups(found, tmp_path, 2)]
+    assert names == [["full 0"], ["b 0", "c 0"], ["d 0", "full 1"], ["b 1", "c 1"], ["d 1"]]
 
 
 def test_a_fold_takes_the_place_of_a_seed():
