@@ -144,7 +144,7 @@ def run_all(
       gpus: as in CUDA_VISIBLE_DEVICES; each job uses one, and jobs of one GPU share its memory equally. Empty: jobs
         share all devices.
       together: number of runs that one process trains at once, if they differ only in seeds and numbers. What such a
-        process leaves undone is then run alone.
+        process leaves undone is then run alone, but for runs that diverged: they have failed.
       after_each: called after each successful run, from one thread at a time.
 
     Returns:
@@ -165,9 +165,9 @@ def run_all(
         slot = slots.get()
         variables = {**environment, **slot}
         try:
-            if len(members) > 1:
-                members = _make_together(members, root, processes, variables)
             failures: list[Failure] = []
+            if len(members) > 1:
+                members, failures = _make_together(members, root, processes, variables)
             for run in members:
                 title = f"run {numbers[run.name]} of {len(runs)}, {run.point.title}, {run.kind} {run.seed}"
                 if (failure := _make(run, root, title, processes, variables, retries)) is not None:
@@ -217,8 +217,8 @@ def _slots(jobs: int, gpus: Sequence[str]) -> list[Mapping[str, str]]:
 
 def _make_together(
     members: Sequence[Run], root: pathlib.Path, processes: _Processes, environment: Mapping[str, str]
-) -> list[Run]:
-    """Trains runs in one process, whose log is the first one's; returns those that have not ended."""
+) -> tuple[list[Run], list[Failure]]:
+    """Trains runs in one process, whose log is the first one's; returns those that are left, and those that failed."""
     names, log = [run.name for run in members], root / members[0].name / LOG
     logging.debug("together, log in %s: %s", log, ", ".join(names))
     for name in names[1:]:
@@ -229,15 +229,21 @@ def _make_together(
     code = signals.EXIT_CODE
     while code == signals.EXIT_CODE and not processes.stopping.is_set():
         code = processes.run([*_GROUP, *words], log, environment)
-    left = [run for run in members if not plan.has_ended(run, root / run.name)]
+    undone = [run for run in members if not plan.has_ended(run, root / run.name)]
+    # To train one of them alone would give the same, or up to rounding numbers that just stay finite.
+    diverged = [run for run in undone if run_dir.has_diverged(root / run.name)]
+    left = [run for run in undone if run not in diverged]
     for run in members:
-        if run not in left:
+        if run not in undone:
             logging.info(
                 "%s: %strained together with %d", run.name, _accuracy(root / run.name / SUMMARY), len(words) - 1
             )
     if left and not processes.stopping.is_set():
         logging.warning("exit code %d; run one by one: %s", code, ", ".join(run.name for run in left))
-    return left
+    failures = [Failure(run, f"its numbers became infinite or NaN; its log is {log}") for run in diverged]
+    for failure in failures:
+        logging.warning("%s: %s", failure.run.name, failure.reason)
+    return left, failures
 
 
 def _make(

@@ -99,6 +99,19 @@ def test_what_a_group_leaves_undone_is_run_one_by_one(planned, tmp_path, monkeyp
     assert "--config" not in (tmp_path / "all" / "c" / "seed_0" / "log.txt").read_text()  # alone from the start
 
 
+def test_what_diverges_in_a_group_has_failed_and_is_not_trained_again(planned, tmp_path, monkeypatch):
+    """A stand-in for a group's process: the second run diverges, the others are not trained."""
+    script = "import pathlib, shlex, sys; folder = pathlib.Path(shlex.split(sys.argv[2])[0])"
+    script += "; (folder / 'diverged.txt').touch(); sys.exit(1)"
+    monkeypatch.setattr(runner, "_GROUP", (sys.executable, "-c", script))
+    codes(tmp_path, a="0", b="0", c="0")
+    ended, failures = make(planned, tmp_path, together=3)
+    assert ended == ["a", "c"]
+    assert list(failures) == ["b"]
+    assert "numbers became infinite or NaN; its log is " in failures["b"]
+    assert left(tmp_path, "b") == ["0"]
+
+
 def test_jobs_have_a_gpu_each_and_share_what_was_compiled(planned, tmp_path):
     codes(tmp_path, a="0", b="0", c="0")
     ended, failures = make(planned, tmp_path, jobs=2, gpus=["4", "6"])
