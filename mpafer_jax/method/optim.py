@@ -25,6 +25,18 @@ def make_schedule(*, learning_rate: float, warmup_steps: int, num_steps: int) ->
       warmup_steps: the first has 1 / (warmup_steps + 1) of the peak, not 0.
       num_steps: all updates, warm-up included.
     """
+    check_length(warmup_steps=warmup_steps, num_steps=num_steps)
+    warmup = optax.linear_schedule(learning_rate / (warmup_steps + 1), learning_rate, warmup_steps)
+    decay = optax.cosine_decay_schedule(learning_rate, num_steps - warmup_steps)
+    return optax.join_schedules([warmup, decay], [warmup_steps])
+
+
+def check_length(*, warmup_steps: int, num_steps: int) -> None:
+    """Refuses a run without steps, or none after its warm-up; arguments as for `make_schedule`.
+
+    Raises:
+      ConfigError: names the field.
+    """
     if num_steps < 1:
         raise ConfigError(
             f"the run has {num_steps} steps, so nothing would be trained; train longer (train.num_epochs, or "
@@ -35,9 +47,6 @@ def make_schedule(*, learning_rate: float, warmup_steps: int, num_steps: int) ->
             f"optimizer.warmup_steps is {warmup_steps}, which must be less than the run's {num_steps} steps; lower it, "
             "or train longer (train.num_epochs, or train.num_steps with num_epochs 0)"
         )
-    warmup = optax.linear_schedule(learning_rate / (warmup_steps + 1), learning_rate, warmup_steps)
-    decay = optax.cosine_decay_schedule(learning_rate, num_steps - warmup_steps)
-    return optax.join_schedules([warmup, decay], [warmup_steps])
 
 
 def trained(names: Iterable[str], lr_scales: Sequence[tuple[str, float]]) -> tuple[str, ...]:

@@ -15,6 +15,7 @@ from mpafer_jax.config.semantics import CONTENT_FIELDS, unrecorded_fields
 from mpafer_jax.jobs import group
 from mpafer_jax.jobs.sweeps.sweep import Point, Sweep
 from mpafer_jax.jobs.train import check_names
+from mpafer_jax.method import optim
 from mpafer_jax.runtime import files, metric_writer
 from mpafer_jax.runtime.errors import ConfigError
 
@@ -76,6 +77,9 @@ def plan(sweep: Sweep, overrides: Sequence[str], seeds: Sequence[int], only: Seq
     Args:
       overrides: --config.field=value for all runs.
       only: names of points or tables; empty: all.
+
+    Raises:
+      ConfigError: an argument or a run's configuration is wrong, or a run is shorter than its warm-up.
     """
     known = list(dict.fromkeys(name for point in sweep.points for name in (point.name, point.table)))
     unknown = [name for name in only if name not in known]
@@ -113,16 +117,16 @@ def groups(runs: Sequence[Run], root: pathlib.Path, most: int) -> list[list[Run]
     return groups
 
 
-def _overridden(sweep: Sweep, overrides: Sequence[str]) -> set[str]:
-    for argument in overrides:
-        if not argument.startswith(_PREFIX) or "=" not in argument:
-            raise ConfigError(f"{argument} is no flag of this command, and no --config.field=value for all runs")
 def _newest_step(folder: pathlib.Path) -> int:
     """Of a run's checkpoints; 0 without any."""
     names = (path.name.removeprefix(f"{run_dir.STEP}_") for path in (folder / run_dir.CHECKPOINTS).glob("*"))
     return max((int(name) for name in names if name.isdigit()), default=0)  # others are being written, or set aside
 
 
+def _overridden(sweep: Sweep, overrides: Sequence[str]) -> set[str]:
+    for argument in overrides:
+        if not argument.startswith(_PREFIX) or "=" not in argument:
+            raise ConfigError(f"{argument} is no flag of this command, and no --config.field=value for all runs")
     names = {_field(argument) for argument in overrides}
     for name in sorted(names & set(sweep.run_fields)):
         raise ConfigError(f"{_PREFIX}{name} is what --{sweep.over} sets")
@@ -139,7 +143,23 @@ def _run(sweep: Sweep, point: Point, seed: int, overrides: Sequence[str], overri
     changes = {**defaults, **point.changes, **dict.fromkeys(sweep.run_fields, seed)}
     others = [argument for argument in overrides if _field(argument) not in changes]
     words = [*others, *arguments(changes)]
-    return Run(point, seed, (f"--config={sweep.base}", *words), parse(sweep.base, words), sweep.kind)
+    run = Run(point, seed, (f"--config={sweep.base}", *words), parse(sweep.base, words), sweep.kind)
+    _check_length(run)
+    return run
+
+
+def _check_length(run: Run) -> None:
+    """Refuses a run shorter than its warm-up, before any is started; one counted in epochs has no length yet.
+
+    Raises:
+      ConfigError: with a note that names the point.
+    """
+    if num_steps := run.config.train.num_steps:
+        try:
+            optim.check_length(warmup_steps=run.config.optimizer.warmup_steps, num_steps=num_steps)
+        except ConfigError as error:
+            error.add_note(f"This is of the sweep's point {run.point.key}.")
+            raise
 
 
 def arguments(changes: Mapping[str, Any]) -> list[str]:

@@ -132,6 +132,16 @@ def test_mistakes_are_refused(overrides, options, message):
         planned(*overrides, **options)
 
 
+def test_a_run_shorter_than_its_warm_up_is_refused_by_name():
+    points = (Point("full", ""), Point("long", "", {"optimizer.warmup_steps": 900}))
+    found = dataclasses.replace(SWEEP, points=points)
+    with pytest.raises(ConfigError, match=r"optimizer\.warmup_steps is 900, which must be less") as raised:
+        plan.plan(found, [], (0,))
+    assert raised.value.__notes__ == ["This is of the sweep's point all/long."]
+    # Counted in epochs the length depends on the data.
+    assert len(plan.plan(found, ["--config.train.num_epochs=1.0", "--config.train.num_steps=0"], (0,))) == 2
+
+
 def test_away_from_the_checkout_the_base_is_missed(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ConfigError, match=r"configs/sample\.py: there is no such file; .*; run this from the root"):

@@ -239,7 +239,7 @@ def test_a_choice_made_with_16_images_scales_with_the_defaults_for_2(monkeypatch
         ("configs/quickstart.py", [], (200, 0.0)),
         ("configs/quickstart.py", ["--config.train.num_steps=301"], (100, 0.0)),
         ("configs/rafdb.py", [FOLDER, "--config.train.num_epochs=6"], (0, 2.0)),
-        ("configs/rafdb.py", [FOLDER, "--config.train.num_steps=60", "--config.train.num_epochs=0"], (20, 0.0)),
+        ("configs/rafdb.py", [FOLDER, "--config.train.num_steps=300", "--config.train.num_epochs=0"], (100, 0.0)),
     ],
 )
 def test_the_length_of_trials_follows_that_of_runs(monkeypatch, base, flags, length):
