@@ -87,6 +87,32 @@ def sweep(arguments: argparse.Namespace) -> int:
     return 1 if failures else 0
 
 
+def _member(run: str) -> tuple[Path, str, list[str]]:
+    """Workdir, FILE of --config=FILE, and the words --config.field=value of a run that is given as one word."""
+    expected = "expected 'WORKDIR --config=FILE --config.field=value ...', as one word"
+    try:
+        words = shlex.split(run)
+    except ValueError as error:
+        raise UsageError(f"RUN cannot be read: {run} ({error})") from error
+    if not words:
+        raise UsageError(f"RUN is empty; {expected}")
+    folders, bases, changes = list[str](), list[str](), list[str]()
+    for word in words:
+        if word.startswith("--config="):
+            bases.append(word.removeprefix("--config="))
+        elif word.startswith("--config.") and "=" in word:
+            changes.append(word)
+        elif word.startswith("-"):
+            raise UsageError(f"RUN holds {word}: {run}; {expected}")
+        else:
+            folders.append(word)
+    for what, found in (("workdir", folders), ("configuration", bases)):
+        if len(found) != 1:
+            named = f"{len(found)} {what}s, {' and '.join(found)}" if found else f"no {what}"
+            raise UsageError(f"RUN names {named}: {run}; {expected}")
+    return files.any_path(folders[0], "RUN"), bases[0], changes
+
+
 @command(
     "study group",
     argument("runs", nargs="+", metavar="RUN", help="'WORKDIR --config=FILE --config.field=value', as one word"),
@@ -105,26 +131,21 @@ def group(arguments: argparse.Namespace) -> int:
     """
     from absl import logging
 
+    from mpafer_jax.config.schema import Config
     from mpafer_jax.evaluation import table
     from mpafer_jax.jobs import group
     from mpafer_jax.jobs.sweeps import plan
     from mpafer_jax.runtime import console, distributed
 
-    members: list[list[str]] = []
-    for words in arguments.runs:
-        try:
-            members.append(shlex.split(words))
-        except ValueError as error:
-            raise UsageError(f"RUN cannot be read: {words} ({error})") from error
-        if not members[-1]:
-            raise UsageError("RUN is empty; expected 'WORKDIR --config=FILE ...', as one word")
-    folders = [files.any_path(folder, "RUN") for folder, *_ in members]
-    for folder, (_, *flags) in zip(folders, members, strict=True):
-        if not flags or not flags[0].startswith("--config="):
-            raise UsageError(f"RUN names no configuration: {folder}; expected 'WORKDIR --config=FILE ...', as one word")
+    members = [_member(words) for words in arguments.runs]
+    folders = [folder for folder, _, _ in members]
+    for folder in folders:
         if folders.count(folder) > 1:
             raise UsageError(f"two runs have the workdir {folder}; give each a folder")
-    configs = [plan.parse(base.removeprefix("--config="), changes) for _, base, *changes in members]
+    configs: list[Config] = []
+    for folder, base, changes in members:
+        with group.naming(folder):
+            configs.append(plan.parse(base, changes))
     results = group.train_group(list(zip(configs, folders, strict=True)))
     failed = 0
     for folder, result in zip(folders, results, strict=True):

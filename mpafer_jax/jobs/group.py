@@ -78,14 +78,14 @@ def train_group(members: Sequence[tuple[Config, pathlib.Path]]) -> list[dict[str
     started = time.monotonic()
     with preemption.Notice() as notice, contextlib.ExitStack() as stack:
         for config, workdir in members:
-            with _naming(workdir):
+            with naming(workdir):
                 train.check_before_preparation(config, workdir)
         runs: list[train.Run] = []
         for config, workdir in members:
-            with _naming(workdir):
+            with naming(workdir):
                 runs.append(_with_one_backbone(train.prepare(config, workdir), runs))
         for run in runs:
-            with _naming(run.workdir):
+            with naming(run.workdir):
                 stack.enter_context(run_dir.hold(run.workdir, run.config))
         saved = [stack.enter_context(contextlib.closing(train.open_checkpoints(run))) for run in runs]
         states = [train.begin(run, checkpoints) for run, checkpoints in zip(runs, saved, strict=True)]
@@ -134,7 +134,7 @@ def train_group(members: Sequence[tuple[Config, pathlib.Path]]) -> list[dict[str
 
 
 @contextlib.contextmanager
-def _naming(workdir: pathlib.Path) -> Generator[None]:
+def naming(workdir: pathlib.Path) -> Generator[None]:
     """Adds to an error which run it is of."""
     try:
         yield

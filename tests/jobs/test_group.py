@@ -132,14 +132,24 @@ def test_runs_keep_one_copy_of_their_clip(members, tmp_path):
     assert shapes.count(largest) <= before
 
 
-def test_runs_are_named_each_with_its_configuration(tmp_path):
-    for words, problem in (
-        ([tmp_path], "RUN names no configuration: "),
-        ([f"{tmp_path} --config=configs/sample.py"] * 2, "two runs have the workdir "),
-    ):
-        done = runs.call("study group", *words)
-        assert done.code == 2
-        assert f"{problem}{tmp_path}" in done.err
+@pytest.mark.parametrize(
+    ("words", "problem"),
+    [
+        (["W"], "RUN names no configuration: W; expected 'WORKDIR --config=FILE"),
+        (["--config=F --config.seed=1"], "RUN names no workdir: --config=F --config.seed=1; expected"),
+        (["W V --config=F"], "RUN names 2 workdirs, W and V: "),
+        (["W --config=F --config=G"], "RUN names 2 configurations, F and G: "),
+        (["W --config=F --mode=eval"], "RUN holds --mode=eval: W --config=F --mode=eval; expected"),
+        (["W --config=F --config.seed 1"], "RUN holds --config.seed: "),
+        (["W --config.seed=1 --config=configs/sample.py"] * 2, "two runs have the workdir W; "),
+        (["W --config.seed=x --config=configs/sample.py"], "This is of the run in W."),
+        (["V --config=configs/sample.py", "--config=configs/absent.py W"], "This is of the run in W."),
+    ],
+)
+def test_runs_are_named_each_with_its_configuration(words, problem):
+    done = runs.call("study group", *words)
+    assert done.code == 2
+    assert problem in done.err
 
 
 @pytest.mark.parametrize("differing", ["", "seed", "data", "train"])
