@@ -126,7 +126,7 @@ def train_group(members: Sequence[tuple[Config, pathlib.Path]]) -> list[dict[str
             try:
                 summary, predictions = train.summarize(run, result, checkpoints)
                 seconds = together + time.monotonic() - started
-                summary["process"] = {"resumed_after_step": first_step, "wall_seconds": seconds}
+                summary["process"] = train.process(run, first_step, seconds)
                 summaries.append(train.finish(run, summary, predictions))
             except (NonFiniteError, ReportError) as failure:
                 summaries.append(failure)

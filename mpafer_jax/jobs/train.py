@@ -112,8 +112,16 @@ def _run(run: Run, notice: preemption.Notice, started: float) -> dict[str, Any]:
         first_step = int(devices.to_host(state.step))
         state = fit(make_loop(run), state, saved, notice)
         summary, predictions = summarize(run, state, saved)
-    summary["process"] = {"resumed_after_step": first_step, "wall_seconds": time.monotonic() - started}
+    summary["process"] = process(run, first_step, time.monotonic() - started)
     return finish(run, summary, predictions)
+
+
+def process(run: Run, first_step: int, seconds: float) -> dict[str, Any]:
+    """What `summary.json` says of how long training took: of a finished run that was evaluated again, what it said."""
+    path = run.workdir / workdir_lib.SUMMARY
+    if first_step == run.num_steps and path.is_file():
+        return workdir_lib.read_json(path)["process"]
+    return {"resumed_after_step": first_step, "wall_seconds": seconds}
 
 
 def open_checkpoints(run: Run) -> run_checkpoints.Checkpoints:

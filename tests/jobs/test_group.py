@@ -95,6 +95,9 @@ def test_runs_at_different_steps_go_on_one_by_one(members, together, tmp_path):
     for number in "01":
         for name, value in restored(together / number, 12).items():
             np.testing.assert_allclose(restored(root / number, 12)[name], value, rtol=1e-5, atol=1e-5)
+    # The first was only evaluated again, the second went on.
+    assert runs.summary(root / "0")["process"] == runs.summary(together / "0")["process"]
+    assert runs.summary(root / "1")["process"]["resumed_after_step"] == 10
 
 
 @pytest.mark.training

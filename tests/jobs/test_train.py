@@ -180,7 +180,9 @@ def test_a_finished_run_is_only_evaluated_again_and_keeps_its_folder_to_itself(f
     run = shutil.copytree(workdir, tmp_path / "run")
     shutil.copytree(sample / "faces", tmp_path / "faces", ignore=shutil.ignore_patterns("mpafer_tfds"))
     moved = {"data.dir": str(tmp_path / "faces"), "data.num_workers": 0, "train.keep": 19}
-    assert train.train_and_evaluate(runs.config(sample, **moved), run)["last"] == summary["last"]
+    again = train.train_and_evaluate(runs.config(sample, **moved), run)
+    assert again["last"] == summary["last"]
+    assert runs.summary(run)["process"] == again["process"] == summary["process"]  # how long training took
     assert runs.metrics(run) == runs.metrics(workdir)
     next((tmp_path / "faces" / "train" / "anger").iterdir()).unlink()
     with pytest.raises(CheckpointError, match="cannot resume after step 12: the training data changed"):
