@@ -9,7 +9,7 @@ import importlib.metadata
 import json
 import time
 from collections.abc import Collection, Generator, Iterable
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import pydantic
@@ -17,6 +17,7 @@ import pydantic
 import mpafer_jax
 from mpafer_jax.artifacts.run_dir import flatten
 from mpafer_jax.backbones.files import SHIPPED
+from mpafer_jax.config.fields import FrozenModel
 from mpafer_jax.config.schema import Config, HardPromptsSection, ModelSections
 from mpafer_jax.config.semantics import MODEL_SECTIONS, NORMALIZATION
 from mpafer_jax.method.hard_prompts.templates import HardPrompts, prompt_names, words_read
@@ -72,9 +73,17 @@ class TrainedOn:
 
 
 class Described(pydantic.BaseModel, abc.ABC):
-    """Base class of checkpoint descriptions, whatever was trained."""
+    """Base class of checkpoint descriptions, whatever was trained.
+
+    Attributes:
+      config_kind: what `config` is of.
+      config: the run's whole configuration.
+    """
 
     model_config = pydantic.ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    config_kind: ClassVar[type[FrozenModel]]
+    config: dict[str, Any]
 
     @abc.abstractmethod
     def unchanged(self) -> dict[str, Any]:
@@ -85,7 +94,6 @@ class Description(Described):
     """Description of a checkpoint of prompts.
 
     Attributes:
-      config: the run's whole configuration.
       class_names: C names, in the order of the logits, as printed.
       clip_name: the CLIP that the prompts were trained on, a Hub name or a folder.
       clip_hash: hash of its content; prompts do not fit another CLIP.
@@ -97,7 +105,8 @@ class Description(Described):
         description (`prompt_file.Header`).
     """
 
-    config: dict[str, Any]
+    config_kind: ClassVar[type[FrozenModel]] = Config
+
     class_names: tuple[str, ...]
     clip_name: str
     clip_hash: str

@@ -24,7 +24,7 @@ import orbax.checkpoint as ocp
 from absl import logging
 from orbax.checkpoint import checkpoint_managers
 
-from mpafer_jax.artifacts import storage
+from mpafer_jax.artifacts import run_dir, storage
 from mpafer_jax.artifacts.description import Described, Description
 from mpafer_jax.artifacts.prompt_file import Params, check_types
 from mpafer_jax.artifacts.run_dir import CHECKPOINTS, STEP, VISIBLE_SECONDS, Which
@@ -145,8 +145,8 @@ class Checkpoints:
 
         Raises:
           UnreadableError: all checkpoints are damaged; none is renamed.
-          CheckpointError: something that must be `unchanged` differs from the checkpoint's, or the processes do not see
-            the same checkpoints.
+          CheckpointError: the configuration or something that must be `unchanged` differs from the checkpoint's, or the
+            processes do not see the same checkpoints.
         """
         newest_error: UnreadableError | None = None
         steps = self._common_steps()
@@ -197,6 +197,10 @@ class Checkpoints:
 
     def _restore(self, step: int, state: TrainState, description: Described) -> TrainState:
         described, digests = _restore_description(self._manager, step, type(description))
+        # The folder may have no config.json, as where only checkpoints were copied there.
+        if differing := run_dir.differences(description.config_kind, described.config, description.config):
+            folder = self._manager.directory / f"{STEP}_{step}"
+            raise CheckpointError(run_dir.other_configuration(f"{folder} was saved by a run", differing))
         before = described.unchanged()
         for what, now in description.unchanged().items():
             then = before.get(what, now)  # earlier versions may not have recorded it

@@ -83,11 +83,16 @@ def check(workdir: pathlib.Path, config: FrozenModel, *, but: Collection[str] = 
     except ValueError as error:
         raise ConfigError(f"{path} is not JSON ({error}); put the run's own back, or give another --workdir") from error
     if differing := differences(type(config), before, json.loads(config.to_json()), but=but):
-        lines = [f"  config.{name}: there {there}, here {here}" for name, (there, here) in differing.items()]
-        raise ConfigError(
-            f"{workdir} holds a run with another configuration:\n" + "\n".join(lines) + "\n"
-            "give another --workdir, or the same configuration to resume that run"
-        )
+        raise ConfigError(other_configuration(f"{workdir} holds a run", differing))
+
+
+def other_configuration(what: str, differing: Mapping[str, tuple[str, str]]) -> str:
+    """Error message for a run or checkpoint, `what`, of another configuration; `differing` is from `differences`."""
+    lines = [f"  config.{name}: there {there}, here {here}" for name, (there, here) in differing.items()]
+    return (
+        f"{what} with another configuration:\n" + "\n".join(lines) + "\n"
+        "give another --workdir, or the same configuration to resume that run"
+    )
 
 
 def check_writable(workdir: pathlib.Path) -> None:

@@ -21,7 +21,7 @@ from mpafer_jax.config.schema import IntervalsSection
 from mpafer_jax.method.state import TrainState
 from mpafer_jax.method.steps import Metrics
 from mpafer_jax.runtime import devices, distributed, preemption, progress
-from mpafer_jax.runtime.errors import NonFiniteError
+from mpafer_jax.runtime.errors import CheckpointError, NonFiniteError
 from mpafer_jax.runtime.metric_writer import MetricWriter, mean_metrics, to_numbers
 
 _AHEAD = 2  # steps dispatched ahead of the devices
@@ -70,7 +70,7 @@ def fit(loop: Loop, state: TrainState, checkpoints: Checkpoints, notice: preempt
       The last state, which is saved.
 
     Raises:
-      CheckpointError: a checkpoint cannot be written.
+      CheckpointError: a checkpoint cannot be written, or the state is after a later step than the last one.
       NonFiniteError: a metric or parameter is not finite; names the first step.
       signals.Preempted: stopped on request; the state is saved.
     """
@@ -108,6 +108,11 @@ def fit_together(
       CheckpointError, signals.Preempted: as in `fit`; for all runs.
     """
     first_step, num_steps = int(devices.to_host(states[0].step)), loops[0].num_steps
+    if first_step > num_steps:
+        raise CheckpointError(
+            f"{loops[0].workdir} has a checkpoint after step {first_step}, and this run has {num_steps} steps; give "
+            "another --workdir, or the number of steps of the run that saved it"
+        )
     if first_step == num_steps:
         return list(states)
     work = progress.task("training", num_steps, "steps", done=first_step)

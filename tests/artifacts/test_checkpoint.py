@@ -220,6 +220,28 @@ def test_metrics_between_two_lines_come_back_exactly(opened):
     assert opened().latest_interval() == []
 
 
+@pytest.mark.parametrize(
+    ("kind", "values"),
+    [(Description, DESCRIPTION.model_dump()), (PretrainDescription, {"data": "d", "vocab_size": 9, "versions": {}})],
+)
+def test_another_configuration_is_refused_also_without_the_runs_config_file(opened, kind, values):
+    """As of checkpoints that were copied alone; what may change on resume is as free as in config.json."""
+
+    def described(**changes):
+        return kind(**{**values, "config": {"seed": 0, "train": {"keep": 3, "num_steps": 20}} | changes})
+
+    checkpoints = opened()
+    checkpoints.save(state(2), described(), None)
+    checkpoints.wait()
+    with pytest.raises(CheckpointError) as error:
+        opened().restore_latest(state(0), described(seed=7, train={"keep": 5, "num_steps": 12}))
+    assert str(error.value).partition(" was saved by a run with another configuration:\n")[2] == (
+        "  config.seed: there 0, here 7\n  config.train.num_steps: there 20, here 12\n"
+        "give another --workdir, or the same configuration to resume that run"
+    )
+    assert int(opened().restore_latest(state(0), described(train={"keep": 5, "num_steps": 20})).step) == 2
+
+
 def test_a_step_that_would_not_be_saved_is_an_error(opened):
     checkpoints = opened()
     save(checkpoints, [4])

@@ -1,5 +1,7 @@
 """The whole job on drawn faces and a random CLIP: what it leaves, resuming, refusing, stopping."""
 
+import contextlib
+import dataclasses
 import json
 import pathlib
 import re
@@ -16,7 +18,8 @@ from mpafer_jax.artifacts import checkpoints as checkpoints_lib
 from mpafer_jax.artifacts import run_dir, warm_start
 from mpafer_jax.config.schema import Config
 from mpafer_jax.evaluation import protocol
-from mpafer_jax.jobs import evaluate, group, train
+from mpafer_jax.jobs import evaluate, fit, group, train
+from mpafer_jax.runtime import preemption
 from mpafer_jax.runtime.errors import CheckpointError, ConfigError, NonFiniteError
 from tests import tiny
 from tests.jobs import runs
@@ -187,6 +190,23 @@ def test_a_finished_run_is_only_evaluated_again_and_keeps_its_folder_to_itself(f
     next((tmp_path / "faces" / "train" / "anger").iterdir()).unlink()
     with pytest.raises(CheckpointError, match="cannot resume after step 12: the training data changed"):
         train.train_and_evaluate(runs.config(sample, **moved), run)
+
+
+def test_checkpoints_that_were_copied_alone_are_of_their_run(finished, sample, tmp_path):
+    step_10 = shutil.copytree(finished[0] / "checkpoints" / "step_10", tmp_path / "run" / "checkpoints" / "step_10")
+    with pytest.raises(
+        CheckpointError, match=r"step_10 was saved by a run with .*\n  config\.loss\.beta: there 1\.0, here 0\.1\n"
+    ):
+        train.train_and_evaluate(runs.config(sample, **{"loss.beta": 0.1}), step_10.parents[1])
+    assert not (step_10.parents[1] / "config.json").exists()
+
+
+def test_a_state_beyond_the_last_step_is_refused(sample, tmp_path):
+    run = train.prepare(runs.config(sample, **{"loss.gamma": 0.0}), tmp_path)
+    with contextlib.closing(train.open_checkpoints(run)) as checkpoints, preemption.Notice() as notice:
+        state = dataclasses.replace(train.start(run, checkpoints), step=jnp.asarray(13, jnp.int32))
+        with pytest.raises(CheckpointError, match="has a checkpoint after step 13, and this run has 12 steps; give"):
+            fit.fit(train.make_loop(run), state, checkpoints, notice)
 
 
 def test_a_folder_that_another_run_claims_during_preparation_is_its(sample, tmp_path, monkeypatch):

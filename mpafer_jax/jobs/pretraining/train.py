@@ -8,7 +8,7 @@ import hashlib
 import pathlib
 import time
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +23,7 @@ from mpafer_jax.backbones.clip.export import save_clip
 from mpafer_jax.backbones.clip.model import CLIP, ClipConfig, plain_config
 from mpafer_jax.backbones.clip.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
 from mpafer_jax.backbones.files import CONFIG
+from mpafer_jax.config.fields import FrozenModel
 from mpafer_jax.data import pipeline
 from mpafer_jax.data.normalize import normalize_images
 from mpafer_jax.jobs.fit import Loop, fit
@@ -55,7 +56,8 @@ class PretrainDescription(Described):
       hours: training time over all starts of the run; 0 if unknown.
     """
 
-    config: dict[str, Any]
+    config_kind: ClassVar[type[FrozenModel]] = PretrainConfig
+
     data: str
     vocab_size: int
     versions: dict[str, str]
