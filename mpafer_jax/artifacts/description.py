@@ -21,7 +21,7 @@ from mpafer_jax.config.fields import FrozenModel
 from mpafer_jax.config.schema import Config, HardPromptsSection, ModelSections
 from mpafer_jax.config.semantics import MODEL_SECTIONS, NORMALIZATION
 from mpafer_jax.method.hard_prompts.templates import HardPrompts, prompt_names, words_read
-from mpafer_jax.runtime import devices
+from mpafer_jax.runtime import devices, distributed
 from mpafer_jax.runtime.errors import CheckpointError, ConfigError
 
 _DRAWN = "synthface"
@@ -78,16 +78,30 @@ class Described(pydantic.BaseModel, abc.ABC):
     Attributes:
       config_kind: what `config` is of.
       config: the run's whole configuration.
+      versions: of the packages that made it.
     """
 
     model_config = pydantic.ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     config_kind: ClassVar[type[FrozenModel]]
     config: dict[str, Any]
+    versions: dict[str, str]
 
     @abc.abstractmethod
     def unchanged(self) -> dict[str, Any]:
         """Name -> value of everything that must be the same on resume."""
+
+    def check_same(self) -> None:
+        """Refuses a run whose processes have different contents or versions; all must call it.
+
+        Raises:
+          ConfigError: names what differs.
+        """
+        if lines := distributed.differences({**self.unchanged(), "the packages' versions": self.versions}):
+            raise ConfigError(
+                "the processes of this run would train different models:\n  " + "\n  ".join(lines) + "\n"
+                "give all hosts the same files and packages, and start again"
+            )
 
 
 class Description(Described):
@@ -99,7 +113,6 @@ class Description(Described):
       clip_hash: hash of its content; prompts do not fit another CLIP.
       hard_prompts: the fixed texts of each class.
       data: the training data: dataset name, label rule, splits and counts.
-      versions: of the packages that made it.
       patch_weights: of the local scores, C times N (`motion_prior`); None for equal ones.
       last_step: of exported prompts, whether they are their run's last step, not the chosen one; kept beside the
         description (`prompt_file.Header`).
@@ -112,7 +125,6 @@ class Description(Described):
     clip_hash: str
     hard_prompts: HardPrompts
     data: dict[str, Any]
-    versions: dict[str, str]
     patch_weights: tuple[tuple[float, ...], ...] | None = None
     last_step: bool = pydantic.Field(default=False, exclude=True)
 

@@ -108,9 +108,19 @@ class Checkpoints:
                 f"after step {step} numbers are NaN or infinite: {', '.join(broken)}; this step is not saved. Lower "
                 "optimizer.learning_rate, or set optimizer.clip_norm"
             )
+        saved = digests_of(arrays)
+        if differing := distributed.disagreement(files.json_digest(saved)):
+            # A warning only: what several GPUs compute of the same numbers may differ by rounding.
+            logging.warning(
+                "after step %d the processes of this run hold different parameters, by their SHA-256: %s. Process 0's "
+                "are saved. If all hosts have the same checkout, packages and files, and the losses are as they should "
+                "be, it may be rounding alone",
+                step,
+                differing,
+            )
         described = description.model_dump(mode="json")
         waiting = {"steps": [dict(terms) for terms in interval]}
-        digests = {**digests_of(arrays), "description": files.json_digest(described)}
+        digests = {**saved, "description": files.json_digest(described)}
         if interval:
             digests["interval"] = files.json_digest(waiting)
         metrics = {"step": step}

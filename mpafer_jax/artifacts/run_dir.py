@@ -31,7 +31,7 @@ from flax import traverse_util
 from mpafer_jax.backbones.registry import local_content_hash
 from mpafer_jax.config.fields import FrozenModel
 from mpafer_jax.config.schema import ClipSection
-from mpafer_jax.config.semantics import free_fields
+from mpafer_jax.config.semantics import free_fields, unrecorded_fields
 from mpafer_jax.runtime import distributed, files, locks
 from mpafer_jax.runtime.errors import ConfigError, NonFiniteError
 
@@ -216,6 +216,24 @@ def check_shared(workdir: pathlib.Path) -> None:
             f"--workdir={workdir} is not one folder for all processes of this run: a file that process 0 wrote there "
             f"{'is seen here but not by another process' if seen else 'is not seen here'}; give a folder on a disk "
             "that all hosts share"
+        )
+
+
+def check_same(config: FrozenModel) -> None:
+    """Refuses a run whose processes have different configurations; all must call it.
+
+    Each process would apply the gradient of all to prompts of its own. Where the dataset and the CLIP lie may differ,
+    as their contents are compared; what changes numbers by rounding may not, as all compile one program.
+
+    Raises:
+      ConfigError: names the fields.
+    """
+    ignored = unrecorded_fields(type(config))
+    values = flatten(json.loads(config.to_json()))
+    if lines := distributed.differences({f"config.{name}": values[name] for name in values if name not in ignored}):
+        raise ConfigError(
+            "the processes of this run have different configurations:\n  " + "\n  ".join(lines) + "\n"
+            "start all of them from the same checkout with the same command"
         )
 
 

@@ -93,7 +93,8 @@ def train_and_evaluate(config: Config, workdir: pathlib.Path) -> dict[str, Any]:
 
     Raises:
       CheckpointError: a checkpoint cannot be written, or no existing one can be read.
-      ConfigError: the configuration does not fit the workdir, the CLIP or the devices.
+      ConfigError: the configuration does not fit the workdir, the CLIP or the devices, or the processes have different
+        configurations, CLIPs, hard prompts or packages.
       signals.Preempted: stopped on request; the state is saved.
       NonFiniteError: a loss term, parameter, feature or logit became NaN or infinite.
       ReportError: the run has finished and its numbers are written, but not its report.
@@ -132,6 +133,7 @@ def open_checkpoints(run: Run) -> run_checkpoints.Checkpoints:
 
 def begin(run: Run, checkpoints: run_checkpoints.Checkpoints) -> TrainState:
     """The initial state, of a run that from now on has its folder to itself."""
+    run.description.check_same()
     state = start(run, checkpoints)
     announce(run)
     if distributed.is_first():  # not earlier: a configuration that cannot run must not claim the folder
@@ -164,6 +166,7 @@ def check_before_preparation(config: Config, workdir: pathlib.Path) -> None:
     locks.refuse_if_held(workdir / locks.RUN, workdir)
     if config.eval.select_on_test_split:
         logging.warning("%s", protocol.TEST_SELECTED)
+    workdir_lib.check_same(config)
     workdir_lib.check_shared(workdir)
 
 

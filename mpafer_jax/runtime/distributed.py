@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
+import json
 import os
 import pathlib
 import socket
@@ -210,6 +211,20 @@ def disagreement(here: str) -> str:
     if all_agree(here == first):
         return ""
     return f"process 0 has {first}, {'and another process something else' if here == first else f'this one {here}'}"
+
+
+def differences(here: Mapping[str, Any]) -> list[str]:
+    """What to say in an error, a line each, where named values are not the same on every process; [] where they are.
+
+    The values are compared as JSON has them.
+    """
+    own: dict[str, Any] = json.loads(json.dumps(here))
+    first: dict[str, Any] = json.loads(broadcast_text(json.dumps(own)))
+    differing = [name for name in {**first, **own} if first.get(name) != own.get(name)]
+    if all_agree(not differing):
+        return []
+    lines = [f"{name}: process 0 has {first.get(name)!r}, this one {own.get(name)!r}" for name in differing]
+    return lines or ["another process differs from process 0, as this one does not, and says in what"]
 
 
 def all_agree(yes: bool) -> bool:

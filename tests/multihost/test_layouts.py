@@ -136,6 +136,48 @@ def test_hosts_with_different_data_are_refused(sample, tmp_path):
     assert re.match("1 " + told + r", this one 54 train images \([0-9a-f]{16}\), .*\. Give every host", said[1])
 
 
+@pytest.mark.parametrize(
+    ("flag", "message"),
+    [
+        ("--config.seed=$JAX_PROCESS_ID", "different configurations:\n  config.seed: process 0 has 0, this one 1\n"),
+        ("--config.clip.name=$0/$JAX_PROCESS_ID", "different models:\n  CLIP's content hash: process 0 has '"),
+    ],
+)
+def test_hosts_that_would_train_different_prompts_are_refused(sample, tmp_path, flag, message):
+    """As after another command or checkout on one of them, or with another CLIP under the same name."""
+    shutil.copytree(sample / "clip", tmp_path / "0")
+    runs.other_clip(sample, tmp_path / "1")
+    words = ["bash", "-c", f'exec "$@" "{flag}"', tmp_path, *runs.command(sample, tmp_path / "run")]
+    with layouts.started(Layout(2, 1), words) as process:
+        code, errors = layouts.finish(process)
+    assert code == 2, errors
+    assert message in re.sub(r"^\[\d\] ", "", errors, flags=re.M), errors
+    assert "another process differs from process 0" in errors
+    assert not (tmp_path / "run" / "config.json").exists()
+
+
+def test_parameters_that_differ_between_processes_are_told_of_when_they_are_saved(tmp_path):
+    said = layouts.program(
+        f"""
+        {layouts.JOIN}
+        from absl import logging
+        from mpafer_jax.artifacts.run_checkpoints import Checkpoints
+        from tests.artifacts.test_checkpoint import DESCRIPTION, save, state
+        logging.warning = lambda text, *values: say(text % values)
+        checkpoints = Checkpoints(folder, keep=3, select_by="war")
+        save(checkpoints, [2])
+        own = state(4)
+        own.params["ctx"] = own.params["ctx"].at[3].add(index)
+        checkpoints.save(own, DESCRIPTION, None)
+        checkpoints.close()
+        """,
+        tmp_path,
+    )
+    assert [line.partition(", by their SHA-256")[0] for line in said] == [
+        f"{index} after step 4 the processes of this run hold different parameters" for index in range(2)
+    ]
+
+
 def test_processes_resume_and_read_the_same_step(tmp_path):
     """Process 1 sees the newest step late, as on a network file system; then never; then it reads another one."""
     said = layouts.program(

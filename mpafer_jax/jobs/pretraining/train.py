@@ -52,7 +52,6 @@ class PretrainDescription(Described):
       data: fingerprint of the images and captions.
       vocab_size: number of tokens.
       vocabulary: digest of the tokens and merges; empty in checkpoints of earlier versions.
-      versions: of packages.
       hours: training time over all starts of the run; 0 if unknown.
     """
 
@@ -60,7 +59,6 @@ class PretrainDescription(Described):
 
     data: str
     vocab_size: int
-    versions: dict[str, str]
     vocabulary: str = ""
     hours: float = 0.0
 
@@ -95,7 +93,8 @@ def pretrain(config: PretrainConfig, workdir: pathlib.Path) -> dict[str, Any]:
 
     Raises:
       CheckpointError: images or captions have changed since the checkpoint.
-      ConfigError: the configuration does not fit the workdir, the devices or the images.
+      ConfigError: the configuration does not fit the workdir, the devices or the images, or the processes have
+        different configurations, vocabularies or packages.
       DataError: images or captions are missing or invalid.
       NonFiniteError: a loss term, parameter or feature became NaN or infinite.
       PromptError: a description bank is missing, or a caption has more tokens than the text tower has positions.
@@ -103,9 +102,11 @@ def pretrain(config: PretrainConfig, workdir: pathlib.Path) -> dict[str, Any]:
     """
     with preemption.Notice() as notice:
         workdir_lib.check(workdir, config)
+        workdir_lib.check_same(config)
         workdir_lib.check_shared(workdir)
         with workdir_lib.hold(workdir, config):
             run = prepare(config, workdir)
+            run.description.check_same()
             return _run(run, train_teacher(run, notice) if config.teacher.num_steps else None, notice)
 
 

@@ -184,6 +184,17 @@ def test_processes_that_share_no_folder_or_data_are_refused(folder, tmp_path, mo
         with pytest.raises(DataError, match=r"different images or captions: process 0 has 9 .*, this one 24 images"):
             train.prepare(tiny.config(folder), tmp_path)
 
+    with monkeypatch.context() as patch:
+        patch.setattr(train.distributed, "differences", lambda here: [name for name in here if name.endswith("seed")])
+        with pytest.raises(ConfigError, match=r"have different configurations:\n  config\.seed\n"):
+            train.pretrain(tiny.config(folder), tmp_path)
+        patch.setattr(
+            train.distributed, "differences", lambda here: [name for name in here if name.startswith("the voc")]
+        )
+        with pytest.raises(ConfigError, match=r"different models:\n  the vocabulary's size\n  the vocabulary\n"):
+            train.pretrain(tiny.config(folder), tmp_path / "run")
+        shutil.rmtree(tmp_path / "run")
+
     def refuse(workdir):
         raise ConfigError(f"--workdir={workdir} is not one folder")
 
