@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
 
+from absl import logging
+
 from mpafer_jax.runtime import files, without_torch
 from mpafer_jax.runtime.errors import ReportError
 from mpafer_jax.runtime.finite import HostMetrics, check_metrics
@@ -23,7 +25,8 @@ class MetricWriter:
     """Appends metrics to `metrics.jsonl` and to TensorBoard; a context manager.
 
     For a workdir in a bucket both are written locally and copied there: from time to time, on `flush`, and at the end.
-    With a `flush` before each checkpoint, a killed run loses only lines of steps that it repeats on resume.
+    With a `flush` before each checkpoint, a killed run loses only lines of steps that it repeats on resume. A copy from
+    time to time may fail, as where the bucket does not answer for a while; the others may not.
     """
 
     def __init__(self, workdir: pathlib.Path, *, first_step: int, enabled: bool) -> None:
@@ -35,6 +38,7 @@ class MetricWriter:
             import tensorboardX
 
         self._stream = self._events = None
+        self._warned = False  # whether a copy has failed
         if not enabled:
             return
         lines = _lines_up_to(workdir / LINES, first_step)
@@ -61,10 +65,25 @@ class MetricWriter:
                 self._events.add_scalar(f"{kind}/{name}", value, step)
             self._events.flush()
         if time.monotonic() - self._copied > _COPY_SECONDS:
+            self._copy_if_possible()
+
+    def _copy_if_possible(self) -> None:
+        try:
             self.flush()
+        except Exception as error:  # those of buckets' clients have no common base
+            self._copied = time.monotonic()
+            if not self._warned:
+                self._warned = True
+                logging.warning(
+                    "the metrics cannot be copied to %s (%s: %s); trying again in %.0f s, and before a checkpoint",
+                    self._workdir,
+                    type(error).__name__,
+                    error,
+                    _COPY_SECONDS,
+                )
 
     def flush(self) -> None:
-        """Copies the files into a workdir in a bucket."""
+        """Copies the files into a workdir in a bucket; an error of that is raised."""
         if self._stream is None or self._copies is None:
             return
         local = pathlib.Path(self._copies.name)

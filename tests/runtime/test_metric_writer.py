@@ -6,6 +6,7 @@ import re
 
 import pytest
 
+from mpafer_jax.runtime import metric_writer
 from mpafer_jax.runtime.metric_writer import LINES, MetricWriter, mean_metrics, read
 
 
@@ -28,6 +29,24 @@ def test_a_run_that_resumes_keeps_the_lines_up_to_its_step(tmp_path):
             for step in written:
                 writer.write(step, "train", {"loss": first_step + step})
     assert read(tmp_path) == {"train": {"loss": {1: 1.0, 2: 2.0, 3: 5.0}}}
+
+
+def test_a_bucket_that_does_not_answer_for_a_while_does_not_end_a_run(tmp_path, monkeypatch, caplog):
+    """A bucket is a folder here, which answers if it is there; without it a copy and a checkpoint's flush fail."""
+    monkeypatch.setattr(metric_writer.files, "in_bucket", lambda path: True)
+    monkeypatch.setattr(metric_writer, "_COPY_SECONDS", 0.0)
+    bucket = tmp_path / "bucket"
+    (bucket / "tensorboard").mkdir(parents=True)
+    with MetricWriter(bucket, first_step=0, enabled=True) as writer:
+        bucket.rename(tmp_path / "away")
+        for step in (1, 2):
+            writer.write(step, "train", {"loss": 2.0})
+        with pytest.raises(FileNotFoundError):
+            writer.flush()
+        (tmp_path / "away").rename(bucket)
+        writer.write(3, "train", {"loss": 2.0})
+        assert read(bucket) == {"train": {"loss": {1: 2.0, 2: 2.0, 3: 2.0}}}
+    assert caplog.text.count(f"the metrics cannot be copied to {bucket} (FileNotFoundError: ") == 1
 
 
 def test_a_full_disk_is_named(tmp_path):
