@@ -170,14 +170,29 @@ def test_slurm_array_takes_a_line_each(tmp_path):
     assert "has no line for task 2" in third.stderr
 
 
-@pytest.mark.parametrize(("code", "requeued"), [(0, False), (2, False), (signals.EXIT_CODE, True)])
-def test_slurm_queues_again_what_was_asked_to_stop(tmp_path, code, requeued):
+@pytest.mark.parametrize(
+    ("code", "squeue", "requeued"),
+    [
+        (0, "echo RUNNING None", False),
+        (2, "echo RUNNING None", False),
+        (signals.EXIT_CODE, "echo RUNNING None", True),
+        (signals.EXIT_CODE, "echo COMPLETING TimeLimit", True),
+        (signals.EXIT_CODE, "exit 1", True),  # Slurm's controller does not answer
+        (signals.EXIT_CODE, "echo COMPLETING None", False),  # scancel
+        (signals.EXIT_CODE, "echo CANCELLED None", False),
+    ],
+)
+def test_slurm_queues_again_what_was_asked_to_stop_and_not_cancelled(tmp_path, code, squeue, requeued):
     script(tmp_path / "bin" / "srun", f'echo "srun $*"; exit {code}')
     script(tmp_path / "bin" / "scontrol", 'echo "scontrol $*"')
+    script(tmp_path / "bin" / "squeue", f'[[ "$*" == *" --jobs=42 "* ]] || exit 1; {squeue}')
     done = run("bash", LAUNCH / "slurm.sbatch", "--config=x", path=tmp_path / "bin", SLURM_JOB_ID=42)
     assert done.returncode == code
     assert "srun --kill-on-bad-exit=0 python -m mpafer_jax.main --config=x" in done.stdout
     assert ("scontrol requeue 42" in done.stdout) == requeued
+    cancelled = code == signals.EXIT_CODE and not requeued
+    said = f"saved; not queued again, as Slurm calls the job '{squeue.removeprefix('echo ')}', cancelled it seems\n"
+    assert (said in done.stdout) == cancelled
 
 
 # Two workers, folders here: `create` makes them, `ssh` runs a command in each, `describe` tells their state. `describe`
