@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import itertools
+import operator
 import pathlib
 import runpy
 import shlex
 import sys
 import traceback
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, cast
 
 from absl import flags
@@ -21,6 +23,11 @@ from mpafer_jax.runtime.errors import ConfigError
 
 _CONFIGS = pathlib.Path(__file__).resolve().parents[2] / "configs"
 _FIELD = "--config."
+# Type of a field's value -> what reads it, and what it is called.
+_NUMBERS: dict[type, tuple[Any, str]] = {
+    int: (flags.IntegerParser(), "a whole number"),
+    float: (flags.FloatParser(), "a number"),
+}
 
 
 def take_config(words: Sequence[str]) -> tuple[Any, dict[str, Any], list[str]]:
@@ -104,12 +111,12 @@ def own_files(folder: pathlib.Path) -> Iterator[pathlib.Path]:
     return (path for path in sorted(folder.glob("*.py")) if path.stem not in ("__init__", "common"))
 
 
-def config_error(value: str, fields: Sequence[str], error: Exception) -> str:
+def config_error(value: str, fields: Mapping[str, str], error: Exception) -> str:
     """Error message for a configuration that could not be read.
 
     Args:
       value: FILE[:arguments], an existing file.
-      fields: overridden fields, as 'loss.beta'.
+      fields: overridden fields, as 'loss.beta', with the text that each is given.
       error: raised by reading it.
     """
     path, colon, argument = value.partition(":")
@@ -121,8 +128,8 @@ def config_error(value: str, fields: Sequence[str], error: Exception) -> str:
         frames = [frame for frame in traceback.extract_tb(broken.__traceback__) if frame.filename == path]
         place = f" ({path}, line {frames[-1].lineno})" if frames else ""
         return f"--config={value}: {type(broken).__name__}: {broken}{place}"
-    for field in fields:
-        if said := _unusable_field(config, field):
+    for field, given in fields.items():
+        if said := _unusable_field(config, field) or _no_number(config, field, given):
             return said
     return str(error).removeprefix("flag ")
 
@@ -153,13 +160,25 @@ def _unusable_field(config: Any, field: str) -> str:
     return ""
 
 
-def _config_words(arguments: Sequence[str]) -> tuple[str, list[str]]:
-    """FILE[:arguments] of --config or '', and the overridden fields."""
-    value, fields = "", list[str]()
+def _no_number(config: Any, field: str, given: str) -> str:
+    """Error message if a field that exists is a number and the text given for it is none, else ''."""
+    value: object = functools.reduce(operator.getitem, field.split("."), config)
+    parser, expected = _NUMBERS.get(type(value), (None, ""))
+    try:
+        if parser is not None:
+            parser.parse(given)
+    except ValueError:
+        return f"{_FIELD}{field}: expected {expected}, found {given!r}"
+    return ""
+
+
+def _config_words(arguments: Sequence[str]) -> tuple[str, dict[str, str]]:
+    """FILE[:arguments] of --config or '', and the overridden fields with the text that each is given."""
+    value, fields = "", dict[str, str]()
     for word, after in itertools.zip_longest(arguments, arguments[1:], fillvalue=""):
         name, equals, given = word.partition("=")
         if name in ("--config", "-config"):
             value = given if equals else after
         elif name.startswith(_FIELD):
-            fields.append(name.removeprefix(_FIELD))
+            fields[name.removeprefix(_FIELD)] = given if equals else after
     return value, fields

@@ -16,6 +16,23 @@ def test_a_field_of_a_section_leaves_the_others():
 
 
 @pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--config.train.num_steps=10.5"], "--config.train.num_steps: expected a whole number, found '10.5'"),
+        (["--config.train.eval_every", "1e3"], "--config.train.eval_every: expected a whole number, found '1e3'"),
+        (
+            ["--config.loss.beta=2", "--config.optimizer.learning_rate=abc", "--config.seed=0x10"],
+            "--config.optimizer.learning_rate: expected a number, found 'abc'",
+        ),
+    ],
+)
+def test_a_number_that_is_none_is_told_what_is_expected(words, message):
+    with pytest.raises(ConfigError) as refused:
+        take_config([KGCOOP, *words])
+    assert str(refused.value) == message
+
+
+@pytest.mark.parametrize(
     ("words", "section", "instead"),
     [
         (["--config.loss={'beta': 2.0}"], "loss", " alone, as --config.loss.beta=2.0"),
