@@ -36,6 +36,7 @@ from mpafer_jax.runtime.finite import not_finite
 
 _DIGESTS = "sha256"  # field beside the description's: digests of every array, the description and the interval
 _SELECTED = "selected"  # saved metric that chooses the best checkpoint
+_PENDING = "pending"  # saved metric of a step that is still to be evaluated
 _POLL_SECONDS = 1.0
 
 Digests = dict[str, str]  # name -> SHA-256 in hexadecimal
@@ -78,8 +79,8 @@ class Checkpoints:
           keep: number of newest checkpoints to keep, besides the best.
           select_by: validation metric that selects the best, the earliest of ties; '' for none.
         """
-        self._select_by = select_by
-        self._manager = _open(workdir / CHECKPOINTS, keep=keep, clean=True)
+        self._select_by, self._folder = select_by, workdir / CHECKPOINTS
+        self._manager = _open(self._folder, keep=keep, clean=True)
 
     def save(
         self,
@@ -87,6 +88,8 @@ class Checkpoints:
         description: Described,
         validation: Mapping[str, float] | None,
         interval: Sequence[StepMetrics] = (),
+        *,
+        pending: bool = False,
     ) -> None:
         """Starts saving; all processes must call it.
 
@@ -96,6 +99,7 @@ class Checkpoints:
           validation: metrics of an evaluation at this step, if there was one.
           interval: pending metrics of an interrupted logging interval, one entry per step, so that a resumed run writes
             the same lines.
+          pending: whether an evaluation of this step is still to come, see `complete`.
 
         Raises:
           CheckpointError: saving this checkpoint or the previous one failed.
@@ -123,9 +127,7 @@ class Checkpoints:
         digests = {**saved, "description": files.json_digest(described)}
         if interval:
             digests["interval"] = files.json_digest(waiting)
-        metrics = {"step": step}
-        if validation is not None and self._select_by:
-            metrics |= {**validation, _SELECTED: validation[self._select_by]}
+        metrics = {**self._metrics(step, validation), **({_PENDING: 1.0} if pending else {})}
         items = {
             "params": storage.save_arrays(self._manager, devices.to_global(state.params)),
             "opt_state": storage.save_arrays(self._manager, devices.to_global(state.opt_state)),
@@ -136,6 +138,37 @@ class Checkpoints:
         with self._saying_what_is_left():
             if not self._manager.save(step, args=ocp.args.Composite(**items), metrics=storage.sealed(metrics)):
                 raise RuntimeError(f"step {step} was to be saved, but step {self._manager.latest_step()} is there")
+
+    def _metrics(self, step: int, validation: Mapping[str, float] | None) -> dict[str, float]:
+        if validation is None or not self._select_by:
+            return {"step": step}
+        return {"step": step, **validation, _SELECTED: validation[self._select_by]}
+
+    def is_pending(self) -> bool:
+        """Whether the newest checkpoint was saved `pending`, and was not completed since."""
+        step = self._manager.latest_step()
+        return step is not None and _PENDING in self._manager.metrics(step)
+
+    def complete(self, validation: Mapping[str, float]) -> None:
+        """Gives the newest checkpoint the metrics of its evaluation; all processes must call it.
+
+        Raises:
+          CheckpointError: a process does not see them.
+        """
+        step = self._manager.latest_step()
+        path = self._folder / f"{STEP}_{step}" / "metrics" / "metrics"  # as Orbax names it
+        if distributed.is_first():
+            files.write_text(path, json.dumps(storage.sealed(self._metrics(step, validation))))
+        distributed.wait_for_all(f"evaluation of step {step}")
+        deadline = time.monotonic() + VISIBLE_SECONDS
+        while self.is_pending() and time.monotonic() < deadline:
+            time.sleep(_POLL_SECONDS)
+        if not distributed.all_agree(not self.is_pending()):
+            raise CheckpointError(
+                f"not all processes of this run see what process 0 has written to {path}. Wait until all hosts see the "
+                "same files there, and run the same command again"
+            )
+        self._manager.reload()
 
     def latest_description(self, kind: type[D]) -> D | None:
         """Description of the newest checkpoint, or None if there is none."""

@@ -6,7 +6,7 @@ import collections
 import contextlib
 import dataclasses
 import pathlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -20,9 +20,9 @@ from mpafer_jax.artifacts.run_checkpoints import Checkpoints
 from mpafer_jax.config.schema import IntervalsSection
 from mpafer_jax.method.state import TrainState
 from mpafer_jax.method.steps import Metrics
-from mpafer_jax.runtime import devices, distributed, preemption, progress
+from mpafer_jax.runtime import devices, distributed, preemption, progress, signals
 from mpafer_jax.runtime.errors import CheckpointError, NonFiniteError
-from mpafer_jax.runtime.metric_writer import MetricWriter, mean_metrics, to_numbers
+from mpafer_jax.runtime.metric_writer import TRAIN, MetricWriter, mean_metrics, to_numbers
 
 _AHEAD = 2  # steps dispatched ahead of the devices
 
@@ -113,7 +113,8 @@ def fit_together(
             f"{loops[0].workdir} has a checkpoint after step {first_step}, and this run has {num_steps} steps; give "
             "another --workdir, or the number of steps of the run that saved it"
         )
-    if first_step == num_steps:
+    pending = [saved.is_pending() for saved in checkpoints]
+    if first_step == num_steps and not any(pending):
         return list(states)
     work = progress.task("training", num_steps, "steps", done=first_step)
     moved = devices.prefetch(batches(first_step))
@@ -123,13 +124,22 @@ def fit_together(
                 loop,
                 saved,
                 writers.enter_context(
-                    MetricWriter(loop.workdir, first_step=first_step, enabled=distributed.is_first())
+                    MetricWriter(
+                        loop.workdir,
+                        first_step=first_step,
+                        enabled=distributed.is_first(),
+                        evaluated=not evaluates_first,
+                    )
                 ),
                 shown,
+                notice,
                 name=f"{loop.workdir}: " if len(loops) > 1 else "",
             )
-            for loop, saved in zip(loops, checkpoints, strict=True)
+            for loop, saved, evaluates_first in zip(loops, checkpoints, pending, strict=True)
         ]
+        for record, state, evaluates_first in zip(records, states, pending, strict=True):
+            if evaluates_first:
+                record.evaluate_saved(first_step, state)
         ahead = collections.deque[Metrics]()
         for step, batch in enumerate(moved, start=first_step + 1):
             updated = update(step, states, batch)
@@ -142,6 +152,7 @@ def fit_together(
             stopping = notice.reached()
             for record, (state, metrics) in zip(records, updated, strict=True):
                 record.add(step, state, metrics, stopping=stopping)
+                stopping = stopping or record.interrupted
             failures = [record.failure for record in records if record.failure is not None]
             if len(failures) == len(records):
                 return list(failures)
@@ -161,23 +172,45 @@ class _Record:
     Attributes:
       name: before the lines of one of several runs.
       failure: what made the run fail; nothing is recorded after it.
+      interrupted: whether an evaluation was broken off by a request to stop.
     """
 
     def __init__(
-        self, loop: Loop, checkpoints: Checkpoints, writer: MetricWriter, shown: progress.Task, *, name: str
+        self,
+        loop: Loop,
+        checkpoints: Checkpoints,
+        writer: MetricWriter,
+        shown: progress.Task,
+        notice: preemption.Notice,
+        *,
+        name: str,
     ) -> None:
         self.name = name
         self.failure: NonFiniteError | None = None
+        self.interrupted = False
         self._loop, self._checkpoints, self._writer, self._shown = loop, checkpoints, writer, shown
+        self._notice = notice
         self._earlier, self._interval = checkpoints.latest_interval(), list[Metrics]()
 
     def add(self, step: int, state: TrainState, metrics: Metrics, *, stopping: bool) -> None:
-        """Records an update: the state after it, and its metrics; `stopping` saves in any case."""
+        """Records an update: state and metrics; `stopping` saves in any case, without an evaluation."""
         if self.failure is not None:
             return
         self._interval.append(metrics)
-        try:
+        with self._recording_failure():
             self._add(step, state, stopping=stopping)
+
+    def evaluate_saved(self, step: int, state: TrainState) -> None:
+        """Makes the evaluation of the restored state, which the last start left out because it was to stop."""
+        with self._recording_failure():
+            evaluated = self._evaluate(step, state)
+            self._writer.flush()
+            self._checkpoints.complete(evaluated)
+
+    @contextlib.contextmanager
+    def _recording_failure(self) -> Generator[None]:
+        try:
+            yield
         except NonFiniteError as failure:
             self.failure = failure
             if distributed.is_first():
@@ -192,18 +225,28 @@ class _Record:
         saves = last or evaluates or step % every.checkpoint_every == 0
         if saves or step % every.log_every == 0 or step == loop.end_of_stage:
             means = mean_metrics([*self._earlier, *devices.to_host(self._interval)], step)
-            writer.write(step, "train", {**means, "learning_rate": float(np.asarray(loop.schedule(step - 1)))})
+            writer.write(step, TRAIN, {**means, "learning_rate": float(np.asarray(loop.schedule(step - 1)))})
             self._shown.report(
                 self.name + " ".join(f"{name} {means[name]:.4g}" for name in loop.shown if name in means)
             )
             self._earlier, self._interval = [], []
         evaluated: Mapping[str, float] | None = None
-        if loop.evaluate is not None and evaluates:
-            name, evaluated, text = loop.evaluate(state.params)
-            writer.write(step, name, evaluated)
-            logging.info("%s%s after step %d: %s", self.name, name, step, text)
+        if evaluates and not stopping:
+            try:
+                with self._notice.interruptible():
+                    evaluated = self._evaluate(step, state)
+            except signals.Preempted:  # an evaluation may take longer than the machine is left to the run
+                self.interrupted = True
         if saves or stopping:
             writer.flush()
             # A checkpoint between two log lines holds the metrics of the interrupted interval.
             waiting = to_numbers([*self._earlier, *devices.to_host(self._interval)], step)
-            self._checkpoints.save(state, loop.describe(), evaluated, waiting)
+            pending = evaluates and evaluated is None
+            self._checkpoints.save(state, loop.describe(), evaluated, waiting, pending=pending)
+
+    def _evaluate(self, step: int, state: TrainState) -> Mapping[str, float]:
+        assert self._loop.evaluate is not None
+        name, evaluated, text = self._loop.evaluate(state.params)
+        self._writer.write(step, name, evaluated)
+        logging.info("%s%s after step %d: %s", self.name, name, step, text)
+        return evaluated

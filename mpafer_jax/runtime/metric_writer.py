@@ -17,6 +17,7 @@ from mpafer_jax.runtime.errors import ReportError
 from mpafer_jax.runtime.finite import HostMetrics, check_metrics
 
 LINES, _EVENTS = "metrics.jsonl", "tensorboard"
+TRAIN = "train"  # kind of the lines that are of no evaluation
 
 _COPY_SECONDS = 30.0  # between copies into a bucket, which cannot append
 
@@ -29,10 +30,14 @@ class MetricWriter:
     time to time may fail, as where the bucket does not answer for a while; the others may not.
     """
 
-    def __init__(self, workdir: pathlib.Path, *, first_step: int, enabled: bool) -> None:
+    def __init__(self, workdir: pathlib.Path, *, first_step: int, enabled: bool, evaluated: bool = True) -> None:
         """Opens the files and truncates the log to `first_step`, from which the run resumes.
 
-        Without `enabled` all calls do nothing.
+        Args:
+          workdir: of the run.
+          first_step: number of earlier updates.
+          enabled: without it all calls do nothing.
+          evaluated: whether the evaluation after `first_step` was saved; otherwise the run makes it, and logs it again.
         """
         with without_torch.hidden():
             import tensorboardX
@@ -41,7 +46,7 @@ class MetricWriter:
         self._warned = False  # whether a copy has failed
         if not enabled:
             return
-        lines = _lines_up_to(workdir / LINES, first_step)
+        lines = _lines_up_to(workdir / LINES, first_step, evaluated=evaluated)
         self._workdir, self._copies, self._copied = workdir, None, time.monotonic()
         if files.in_bucket(workdir):
             self._copies = tempfile.TemporaryDirectory()
@@ -147,7 +152,7 @@ def mean_metrics(metrics: Sequence[HostMetrics], last_step: int) -> dict[str, fl
     }
 
 
-def _lines_up_to(path: pathlib.Path, step: int) -> list[str]:
+def _lines_up_to(path: pathlib.Path, step: int, *, evaluated: bool) -> list[str]:
     lines: list[str] = []
     if not path.is_file():
         return lines
@@ -156,6 +161,7 @@ def _lines_up_to(path: pathlib.Path, step: int) -> list[str]:
             record: dict[str, Any] = json.loads(line)
         except json.JSONDecodeError:  # truncated by a kill
             continue
-        if record["step"] <= step and line.endswith("\n"):
+        repeated = record["step"] == step and record["kind"] != TRAIN and not evaluated
+        if record["step"] <= step and not repeated and line.endswith("\n"):
             lines.append(line)
     return lines

@@ -7,6 +7,7 @@ import itertools
 import pathlib
 import signal
 import time
+from collections.abc import Generator
 from types import FrameType, TracebackType
 from typing import Any, Self
 
@@ -77,6 +78,15 @@ class Notice(signals.StepwiseRun):
         self.in_steps = False
         if not self.shared:
             self.check()
+
+    @contextlib.contextmanager
+    def interruptible(self) -> Generator[None]:
+        """Lets `check` raise `Preempted` in the block, between two steps; what is lost by that can be made again."""
+        before, self.in_steps = self.in_steps, False
+        try:
+            yield
+        finally:
+            self.in_steps = before
 
     def reached(self) -> bool:
         """Whether to save and stop, equal on all processes; all must call it after every step."""

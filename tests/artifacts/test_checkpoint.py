@@ -1,5 +1,6 @@
 """Checkpoints that are damaged, that find no room, and that carry metrics which wait for their line."""
 
+import json
 import logging
 import shutil
 import subprocess
@@ -97,6 +98,26 @@ def test_the_best_is_the_earliest_of_ties_and_stays(tmp_path, select_by):
         params, _, found = checkpoints_lib.load(tmp_path, which)
         assert found == step
         np.testing.assert_array_equal(params["ctx"], state(step).params["ctx"])
+
+
+def test_a_checkpoint_whose_evaluation_was_pending_is_as_one_that_was_evaluated_at_once(opened, tmp_path):
+    checkpoints = opened()
+    checkpoints.save(state(2), DESCRIPTION, {"war": 0.5, "uar": 0.4})
+    checkpoints.save(state(4), DESCRIPTION, None, pending=True)
+    checkpoints.wait()
+    assert checkpoints.best_step() == 2
+    again = opened()
+    assert again.is_pending()
+    again.complete({"war": 0.6, "uar": 0.4})
+    for each in (again, opened()):
+        assert not each.is_pending()
+        assert each.best_step() == 4
+    assert int(again.restore_latest(state(0), DESCRIPTION).step) == 4
+    other = Checkpoints(tmp_path / "other", keep=20, select_by="war")
+    other.save(state(4), DESCRIPTION, {"war": 0.6, "uar": 0.4})
+    other.close()
+    one, two = (folder / "checkpoints" / "step_4" / "metrics" / "metrics" for folder in (tmp_path, tmp_path / "other"))
+    assert json.loads(one.read_text()) == json.loads(two.read_text())
 
 
 def test_without_an_evaluation_there_is_no_best(opened, tmp_path):

@@ -6,6 +6,7 @@ import json
 import pathlib
 import re
 import shutil
+import signal
 import types
 
 import jax
@@ -19,7 +20,7 @@ from mpafer_jax.artifacts import run_dir, warm_start
 from mpafer_jax.config.schema import Config
 from mpafer_jax.evaluation import protocol
 from mpafer_jax.jobs import evaluate, fit, group, train
-from mpafer_jax.runtime import preemption
+from mpafer_jax.runtime import preemption, signals
 from mpafer_jax.runtime.errors import CheckpointError, ConfigError, NonFiniteError
 from tests import tiny
 from tests.jobs import runs
@@ -161,6 +162,47 @@ def test_resuming_is_exact_to_the_bit(finished, sample, tmp_path):
     differing = {"finished", "process"}
     one, two = runs.summary(workdir), runs.summary(tmp_path / "run")
     assert {k: v for k, v in one.items() if k not in differing} == {k: v for k, v in two.items() if k not in differing}
+
+
+@pytest.mark.training
+def test_a_run_that_is_stopped_at_its_evaluations_makes_them_when_it_resumes(finished, sample, tmp_path, monkeypatch):
+    """Before one, in the middle of one, and before that of the last step; none delays what is saved."""
+    make_loop, evaluated = train.make_loop, []
+
+    def stopping(step, *, evaluating):
+        def make(run):
+            loop = make_loop(run)
+
+            def update(number, state, batch):
+                if number == step and not evaluating:
+                    signal.raise_signal(signal.SIGTERM)
+                return loop.update(number, state, batch)
+
+            def evaluate(params):
+                evaluated.append(step)
+                if evaluating and evaluated.count(step) == 2:  # after the one that the last start has left
+                    signal.raise_signal(signal.SIGTERM)
+                return loop.evaluate(params)
+
+            return dataclasses.replace(loop, update=update, evaluate=evaluate)
+
+        return make
+
+    def logged():
+        return [line["step"] for line in runs.metrics(tmp_path) if line["kind"] == "validation"]
+
+    for step, evaluating, evaluations, lines in ((4, False, 0, []), (8, True, 2, [4]), (12, False, 1, [4, 8])):
+        monkeypatch.setattr(train, "make_loop", stopping(step, evaluating=evaluating))
+        with pytest.raises(signals.Preempted, match=f"stopped by SIGTERM after step {step} of 12"):
+            train.train_and_evaluate(runs.config(sample), tmp_path)
+        assert (tmp_path / "checkpoints" / f"step_{step}").is_dir()
+        assert (evaluated.count(step), logged()) == (evaluations, lines)
+    monkeypatch.setattr(train, "make_loop", make_loop)
+    summary = train.train_and_evaluate(runs.config(sample), tmp_path)
+    for name, value in restored(finished[0], 12).items():
+        np.testing.assert_array_equal(value, restored(tmp_path, 12)[name])
+    assert runs.metrics(tmp_path) == runs.metrics(finished[0])
+    assert (summary["best"], summary["last"]) == (finished[1]["best"], finished[1]["last"])
 
 
 @pytest.mark.training

@@ -68,6 +68,29 @@ def test_evaluations_end_between_two_batches(many, trained, tmp_path, layout):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("layout", LAYOUTS, ids=str)
+def test_training_does_not_wait_for_its_evaluation(many, tmp_path, layout):
+    """Two thousand images, one by one: the step is saved without, and the run that resumes begins with them."""
+    training = {"train.num_steps": 4, "train.eval_every": 2, "train.log_every": 2, "optimizer.warmup_steps": 0}
+    training |= {"data.validation_fraction": 0.0, "eval.select_on_test_split": True, "loss.gamma": 0.0}
+    lines = tmp_path / "metrics.jsonl"
+    with layouts.running(layout, many, tmp_path, **{**training, "eval.batch_size": layout.processes}) as process:
+        wait_for(lambda: lines.is_file() and '"step": 2,' in lines.read_text(), process)
+        layouts.signal_last(process.pid, signal.SIGTERM)
+        code, errors = layouts.finish(process)
+    assert code == signals.EXIT_CODE, errors
+    assert "stopped by SIGTERM after step 2 of 4" in errors
+    assert [(line["step"], line["kind"]) for line in runs.metrics(tmp_path)] == [(2, "train")]
+    layouts.run(layout, many, tmp_path, **{**training, "eval.batch_size": 200})
+    logged = [(line["step"], line["kind"]) for line in runs.metrics(tmp_path)]
+    assert logged == [(2, "train"), (2, "test"), (4, "train"), (4, "test")]
+    measured = {line["step"]: line["war"] for line in runs.metrics(tmp_path) if line["kind"] == "test"}
+    best = runs.summary(tmp_path)["best"]
+    assert best["step"] == max(measured, key=lambda step: (measured[step], -step))
+    assert best["test"]["war"] == measured[best["step"]]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("layout", LAYOUTS, ids=str)
 def test_studies_and_features_end_between_two_batches(many, trained, tmp_path, layout):
     cli = [sys.executable, "-m", "mpafer_jax.cli"]
     matrix = ["study", "cross-dataset", f"--workdir={tmp_path}", f"--checkpoint=run={trained}", "--batch_size=2"]

@@ -31,6 +31,17 @@ def test_a_run_that_resumes_keeps_the_lines_up_to_its_step(tmp_path):
     assert read(tmp_path) == {"train": {"loss": {1: 1.0, 2: 2.0, 3: 5.0}}}
 
 
+def test_a_run_that_repeats_an_evaluation_drops_its_line(tmp_path):
+    """As of a run that was killed when it had logged the evaluation and not yet saved its metrics."""
+    for evaluated, step in ((True, 2), (False, 2), (True, 3)):
+        with MetricWriter(tmp_path, first_step=2, enabled=True, evaluated=evaluated) as writer:
+            if evaluated:
+                writer.write(step, "train", {"loss": 2.0})
+            writer.write(step, "validation", {"war": 0.5})
+    kinds = [line.partition('"kind": ')[2].partition(",")[0] for line in (tmp_path / LINES).read_text().splitlines()]
+    assert kinds == ['"train"', '"validation"', '"train"', '"validation"']
+
+
 def test_a_bucket_that_does_not_answer_for_a_while_does_not_end_a_run(tmp_path, monkeypatch, caplog):
     """A bucket is a folder here, which answers if it is there; without it a copy and a checkpoint's flush fail."""
     monkeypatch.setattr(metric_writer.files, "in_bucket", lambda path: True)
