@@ -23,6 +23,7 @@ import numpy as np
 from absl import logging
 from jax.experimental import multihost_utils
 
+from mpafer_jax.runtime import signals
 from mpafer_jax.runtime.errors import ClusterError
 
 Mode = Literal["auto", "on", "off"]
@@ -151,6 +152,8 @@ def start(cluster: Cluster | None, *, timeout_seconds: int = 300) -> None:
         ) from error
     finally:
         _State.joining = False
+    if not is_one_of_many():  # as on a TPU machine that is a slice of its own: nobody to agree with on when to stop
+        signals.take_back()  # JAX has taken SIGTERM, and only notes it
 
 
 def _wait_for_coordinator(address: str, timeout_seconds: int) -> None:

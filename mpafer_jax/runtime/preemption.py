@@ -11,9 +11,7 @@ from collections.abc import Generator
 from types import FrameType, TracebackType
 from typing import Any, Self
 
-import jax
-
-from mpafer_jax.runtime import signals
+from mpafer_jax.runtime import distributed, signals
 
 
 class Notice(signals.StepwiseRun):
@@ -36,7 +34,7 @@ class Notice(signals.StepwiseRun):
         self._clock: float | None = None
         self._ticks = 0
         self._blocks = contextlib.ExitStack()
-        self.shared: bool = jax.distributed.is_initialized()
+        self.shared: bool = distributed.is_one_of_many()
         if signals.Current.listener is not None:
             signals.Current.listener.shared = self.shared
         # Only the main thread may handle signals; a program that trains in another thread has to stop it itself.

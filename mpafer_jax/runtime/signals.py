@@ -77,6 +77,12 @@ def listen() -> None:
         Current.listener = Listener()
 
 
+def take_back() -> None:
+    """Sets the handlers of `listen` again, where a library has set its own since; to be called in the main thread."""
+    if Current.listener is not None:
+        Current.listener.handle()
+
+
 @contextlib.contextmanager
 def ending() -> Generator[None]:
     """Ends the process with the message and exit code of a `Preempted` raised in the block."""
@@ -120,7 +126,8 @@ class Listener:
         os.set_blocking(self._writer, False)
         # Ignored signals stay ignored, as shells set them for background commands.
         signals = [number for number in NAMES if signal.getsignal(number) is not signal.SIG_IGN]
-        self._before: dict[Any, Any] = {number: signal.signal(number, _do_nothing) for number in signals}
+        self._before: dict[Any, Any] = {number: signal.getsignal(number) for number in signals}
+        self.handle()
         atexit.register(self._finished)
         self._wakeup = signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
         threading.Thread(target=self._watch, args=(_parent_pipe(),), name="stop", daemon=True).start()
@@ -130,6 +137,11 @@ class Listener:
         # Inherited by `multiprocessing`'s resource tracker, which would warn about its cleanup.
         if _TRACKER not in sys.warnoptions:
             sys.warnoptions.append(_TRACKER)
+
+    def handle(self) -> None:
+        """Sets the handlers."""
+        for number in self._before:
+            signal.signal(number, _do_nothing)
 
     def close(self) -> None:
         """Restores the handlers."""

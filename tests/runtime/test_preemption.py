@@ -105,6 +105,26 @@ def test_what_comes_after_the_last_step_ends_the_run_as_one_that_has_saved():
     assert errors.splitlines()[1].startswith("stopped by Ctrl-C while no step was running; the same command resumes")
 
 
+JOINED = """
+import socket
+from mpafer_jax.runtime import distributed, preemption
+with socket.socket() as free:
+    free.bind(("127.0.0.1", 0))
+    address = f"127.0.0.1:{free.getsockname()[1]}"
+distributed.start(distributed.Cluster("as on a TPU machine", address, 1, 0))
+with preemption.Notice() as notice:
+    ready()
+    time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize(("number", "code", "name"), [(signal.SIGINT, 130, "Ctrl-C"), (signal.SIGTERM, 75, "SIGTERM")])
+def test_a_process_that_joined_a_run_of_one_ends_at_once_too(number, code, name):
+    found, _, errors = end(start(JOINED), number)
+    assert found == code, errors
+    assert f"stopped by {name} while no step was running; the same command resumes (exit code {code})\n" in errors
+
+
 def test_a_signal_during_pythons_own_end_does_no_harm():
     class_ = "class Slow:\n    def __del__(self):\n        ready(); time.sleep(1)\nslow = Slow()"
     for number in (signal.SIGINT, signal.SIGTERM):
