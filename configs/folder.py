@@ -11,7 +11,8 @@ Without test/, a fifth of train is split off as the test. To split off another s
 
     --config.data.test_split= --config.data.test_fraction=0.1
 
-Class names are the folders' names, in alphabetical order, and are what CLIP reads: call them `happiness`, not `3`.
+Classes have the names of the folders, in alphabetical order; CLIP reads the canonical name, `happiness` for `Happy`. It
+reads nothing in `3`: rename such folders, or name them by data.class_names. Few images: docs/own_data.md.
 Descriptions exist for the eight basic expressions, and for RAF-DB's compound ones with
 --config.hard_prompts.bank=compound; for other classes write a bank (docs/hard_prompts.md) or set hard_prompts.type
 to 2.

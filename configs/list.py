@@ -9,7 +9,7 @@ are recognised. Others are named, relative to data.dir:
     --config.data.columns.image=picture --config.data.columns.label=answer
 
 Labels that are numbers need names: --config.data.class_names="('surprise=1', 'fear=2', ...)". Splits, classes and their
-descriptions are as for class folders (configs/folder.py, docs/datasets.md).
+descriptions are as for class folders (configs/folder.py, docs/own_data.md).
 """
 
 from ml_collections import ConfigDict

@@ -4,7 +4,7 @@
     python -m mpafer_jax.main --config=configs/parquet.py --workdir=runs/mine --config.data.dir=hf://datasets/OWNER/NAME
 
 The second form downloads the files into the Hub's cache. Classes are read from the schema, never guessed from numbers;
-files whose schema names none need data.class_names (docs/datasets.md). Splits are as for class folders
+files whose schema names none need data.class_names (docs/own_data.md). Splits are as for class folders
 (configs/folder.py).
 """
 

@@ -125,7 +125,7 @@ def name_classes(
         if near and label in unlisted:
             raise DataError(
                 f"{place}: the {what} {label!r} is nearly called {near!r}; rename it, or if it is a class of its own "
-                f"name all classes, config.data.class_names=('{name}', ...)"
+                f"name all classes, --config.data.class_names=\"('{name}',...)\""
             )
     renamed = {entry.partition("=")[2] for entry in chosen}
     try:
@@ -135,7 +135,7 @@ def name_classes(
     except ConfigError as error:
         raise DataError(
             f"{error}. Merge such {what}s or rename them, or give each a name of its own, "
-            f"config.data.class_names=('<name>=<{what}>', ...)"
+            f"--config.data.class_names=\"('<name>=<{what}>',...)\""
         ) from error
     return tuple(" ".join(name.split()) for name in corrected), tuple(notes)
 
@@ -158,8 +158,9 @@ def number_note(labels: Sequence[str], chosen: Sequence[str], place: str, what: 
     numbers = [label for label in labels if label.isdecimal() and (not chosen or label in chosen)]
     if not numbers:
         return ""
-    example = ", ".join(f"'<expression>={number}'" for number in numbers[:2])
+    example = ",".join(f"'<expression>={number}'" for number in numbers[:2])
     return (
         f"{place}: {what}s {', '.join(numbers)} are numbers, which tell a text encoder nothing, and datasets number "
-        f"expressions differently; find out what each means and set config.data.class_names=({example}, ...)"
+        "expressions differently; find out what each means and set "
+        f'--config.data.class_names="({example},...)"'
     )

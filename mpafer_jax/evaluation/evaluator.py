@@ -180,6 +180,6 @@ def _check_classes(split: Split, class_names: Sequence[str], to_model: npt.NDArr
     if not split.class_counts()[to_model >= 0].sum():
         raise ConfigError(
             f"nothing to evaluate in {split.name}: its classes are {', '.join(split.class_names)}, the model's are "
-            f"{', '.join(class_names)}; write class_names=('<the model's>=<the dataset's>', ...) where only the "
-            "spelling differs"
+            f"{', '.join(class_names)}; where only the spelling differs, set "
+            "--config.data.class_names=\"('<name of the model>=<name in the dataset>',...)\""
         )

@@ -221,7 +221,7 @@ def test_folders_that_are_synonyms_are_classes_once_they_are_renamed(
     layouts.write_folders(tmp_path, {"joy": 1, "happy": 2, "sad": 3})
     message = (
         "'happy' and 'joy' are the same class, 'happiness'; classes have to differ. Merge such class folders or rename "
-        r"them, or give each a name of its own, config\.data\.class_names=\('<name>=<class folder>', \.\.\.\)"
+        r"them, or give each a name of its own, --config\.data\.class_names=\"\('<name>=<class folder>',\.\.\.\)\""
     )
     for plain in ((), ("happy", "sad")):
         with pytest.raises(DataError, match=message):
