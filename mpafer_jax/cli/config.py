@@ -14,7 +14,7 @@ _DOCUMENT = """\
 Every field of a configuration, with its default. A run is configured by a file of `configs/`, which changes a few of
 them, by the arguments after its colon, and by `--config.FIELD=VALUE` on the command line:
 
-    python -m mpafer_jax.main --config=configs/rafdb.py:vit_l14 --workdir=runs/rafdb --config.loss.beta=0.5
+    python -m mpafer_jax.main --config=configs/rafdb.py:vit_l14 --workdir=runs/rafdb_beta --config.loss.beta=0.5
 
 From Python, `Config()` of `mpafer_jax.config.schema` holds the defaults. `mpafer-jax config FIELD` shows
 one field or one section.

@@ -46,7 +46,7 @@ def export(arguments: argparse.Namespace) -> None:
     """Exports a checkpoint: its prompts alone, or the whole predictor as a program.
 
         mpafer-jax export runs/rafdb --to=prompts --out=exported
-        mpafer-jax export runs/rafdb --to=prompts,stablehlo,onnx --out=exported
+        mpafer-jax export runs/rafdb --to=prompts,stablehlo,onnx --out=exported_all
 
         prompts    one safetensors file of some hundred kilobytes, which is read wherever a workdir is
         stablehlo  images in, probabilities out, for any program that has JAX: neither Flax nor this package is needed

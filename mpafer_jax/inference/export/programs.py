@@ -79,6 +79,12 @@ def pixels_shape(found: Program, batch_size: int) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct((size, found.image_size, found.image_size, 3), np.uint8)
 
 
+def outputs(found: Program) -> dict[str, tuple[str, str]]:
+    """Output -> its type and what follows the number of images in its shape, as 'float32', '7'."""
+    shapes = jax.eval_shape(found.call, found.weights, pixels_shape(found, 1))
+    return {name: (str(value.dtype), ", ".join(map(str, value.shape[1:]))) for name, value in shapes.items()}
+
+
 _SOURCE_FILES = "jax_hlo_source_file_canonicalization_regex"  # removed from source file names
 
 

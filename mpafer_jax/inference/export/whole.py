@@ -76,7 +76,12 @@ def export(
             checks["prompts"] = _check_prompts(folder, params)
         if set(forms) - {"prompts"}:
             found = programs.program(Predictor.from_checkpoint(loaded, clip=clip))
-            details = {"batch": batch_size or "any number", "size": found.image_size, "beside": not weights_inside}
+            details = {
+                "batch": batch_size or "any number",
+                "size": found.image_size,
+                "beside": not weights_inside,
+                "outputs": programs.outputs(found),
+            }
             readers: dict[str, Callable[[], check.Run]] = {}
             if "stablehlo" in forms:
                 programs.save_stablehlo(
