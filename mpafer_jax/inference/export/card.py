@@ -45,7 +45,8 @@ def write_card(
       chosen_on_test: whether the test split chose the checkpoint.
       checks: form ("prompts", ..) -> its comparison with the checkpoint.
       checksums: file -> SHA-256.
-      program: 'batch', 'size', 'beside' (whether the weights are in a separate file) and 'outputs' (`programs.outputs`).
+      program: 'batch', 'size', 'beside' (whether the weights are in a separate file), and 'outputs', of
+        `programs.outputs`.
     """
     scores = [
         [split, f"{100 * r['war']:.2f}", f"{100 * r['uar']:.2f}", str(r["count"])]
