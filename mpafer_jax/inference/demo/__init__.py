@@ -1,1 +1,1 @@
-"""Web demo: a photo or the camera in; face, probabilities, heat maps and phrases out."""
+"""Web demo: a photo or the camera in; face, probabilities, heat maps and descriptions out."""

@@ -197,7 +197,7 @@ def _face(number: int, prediction: Prediction, answer: Answer) -> dict[str, Any]
 
 
 def explanation(explained: Explanation, number: int, patch_maps: str = "") -> str:
-    """Probabilities, heat maps and phrases as HTML.
+    """Probabilities, heat maps and descriptions as HTML.
 
     Args:
       explained: the face.
