@@ -126,7 +126,7 @@ def test_columns_that_are_not_recognised_are_listed(tmp_path: Path) -> None:
 def test_numbers_need_names(tmp_path: Path) -> None:
     layouts.write_images(tmp_path, NAMES)
     layouts.write_table(tmp_path / "labels.csv", [("a.png", 10), ("b.png", "2.0"), ("c.png", 2)], ("image", "label"))
-    with pytest.raises(DataError, match=r"labels 2, 10 are numbers.*'<expression>=2', '<expression>=10', ") as error:
+    with pytest.raises(DataError, match=r"labels 2, 10 are numbers.*'<expression>=2','<expression>=10',") as error:
         read(tmp_path)
     assert str(error.value).endswith("2 (2), 10 (1)")
     chosen = ("happiness=10", "fear=2")
