@@ -78,26 +78,24 @@ class Described(pydantic.BaseModel, abc.ABC):
     Attributes:
       config_kind: what `config` is of.
       config: the run's whole configuration.
-      versions: of the packages that made it.
     """
 
     model_config = pydantic.ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     config_kind: ClassVar[type[FrozenModel]]
     config: dict[str, Any]
-    versions: dict[str, str]
 
     @abc.abstractmethod
     def unchanged(self) -> dict[str, Any]:
         """Name -> value of everything that must be the same on resume."""
 
     def check_same(self) -> None:
-        """Refuses a run whose processes have different contents or versions; all must call it.
+        """Refuses a run whose processes have different contents or packages; all must call it.
 
         Raises:
           ConfigError: names what differs.
         """
-        if lines := distributed.differences({**self.unchanged(), "the packages' versions": self.versions}):
+        if lines := distributed.differences({**self.unchanged(), "the packages' versions": package_versions()}):
             raise ConfigError(
                 "the processes of this run would train different models:\n  " + "\n  ".join(lines) + "\n"
                 "give all hosts the same files and packages, and start again"
@@ -113,6 +111,7 @@ class Description(Described):
       clip_hash: hash of its content; prompts do not fit another CLIP.
       hard_prompts: the fixed texts of each class.
       data: the training data: dataset name, label rule, splits and counts.
+      versions: of the packages that made it.
       patch_weights: of the local scores, C times N (`motion_prior`); None for equal ones.
       last_step: of exported prompts, whether they are their run's last step, not the chosen one; kept beside the
         description (`prompt_file.Header`).
@@ -125,6 +124,7 @@ class Description(Described):
     clip_hash: str
     hard_prompts: HardPrompts
     data: dict[str, Any]
+    versions: dict[str, str]
     patch_weights: tuple[tuple[float, ...], ...] | None = None
     last_step: bool = pydantic.Field(default=False, exclude=True)
 

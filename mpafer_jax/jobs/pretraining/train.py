@@ -52,6 +52,7 @@ class PretrainDescription(Described):
       data: fingerprint of the images and captions.
       vocab_size: number of tokens.
       vocabulary: digest of the tokens and merges; empty in checkpoints of earlier versions.
+      versions: of packages.
       hours: training time over all starts of the run; 0 if unknown.
     """
 
@@ -59,6 +60,7 @@ class PretrainDescription(Described):
 
     data: str
     vocab_size: int
+    versions: dict[str, str]
     vocabulary: str = ""
     hours: float = 0.0
 

@@ -144,7 +144,7 @@ def test_a_finished_run_can_be_measured_against_more(finished, sample, tmp_path)
     after = train.train_and_evaluate(runs.config(sample, **{"eval.baselines": ("majority",)}), workdir)
     assert set(after["baselines"]) == {"majority"}
     assert after["last"] == before["last"]
-    assert after["process"]["resumed_after_step"] == 12
+    assert after["process"] == before["process"]  # no step was made, so training took what it took
 
 
 @pytest.mark.parametrize(
