@@ -15,7 +15,8 @@ from scipy import stats
 
 CONFIDENCE = 0.95
 _Z = float(cast(Any, stats).norm.ppf((1 + CONFIDENCE) / 2))
-_ROUNDING = 1e-12  # smaller deviations are rounding errors
+_DECIMALS = 12  # the rest of a score is rounding errors
+_ROUNDING = 10.0**-_DECIMALS  # smaller deviations are
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,10 +116,12 @@ class Ranking:
     def of(cls, scores: npt.ArrayLike) -> Ranking:
         """Ranks scores [N, k], of which larger ones are better; equal ones share the mean of their ranks.
 
+        Scores that differ by a rounding error, as means of the same numbers in another order do, are equal.
+
         Raises:
           ValueError: fewer than two datasets or three methods.
         """
-        array = np.asarray(scores, np.float64)
+        array = np.asarray(scores, np.float64).round(_DECIMALS)
         datasets, methods = array.shape
         if datasets < 2 or methods < 3:
             raise ValueError(f"{datasets} datasets and {methods} methods; expected two and three at least")

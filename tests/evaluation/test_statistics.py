@@ -65,6 +65,12 @@ def test_equal_scores_share_their_ranks():
     assert (nothing.ranks, nothing.statistic, nothing.p_value) == ((2.0, 2.0, 2.0), 0.0, 1.0)
 
 
+def test_means_of_the_same_numbers_in_another_order_share_their_ranks():
+    one, two = (np.mean(np.array(correct) / 1400) for correct in ([1031, 1086, 1042], [1042, 1086, 1031]))
+    assert one != two  # by rounding
+    assert Ranking.of([[one, two, 0.5], [one, two, 0.5]]).ranks == (1.5, 1.5, 3.0)
+
+
 @pytest.mark.parametrize(
     ("datasets", "methods", "critical"),
     [(14, 4, 1.25), (10, 5, 1.929)],  # Demsar 2006, section 3.2.2; 2.728 sqrt(5 * 6 / 60) with his table's quantile

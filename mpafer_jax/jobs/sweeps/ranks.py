@@ -68,7 +68,7 @@ def _datasets(reports: Sequence[Report]) -> dict[str, Mapping[str, Line]]:
         sweep = report.record.sweep
         for table in sweep.table_names():
             parts = [
-                report.root.name.removesuffix(".jsonl"),
+                report.root.resolve().name.removesuffix(".jsonl"),
                 *([sweep.heading(table)] if len(sweep.table_names()) > 1 else []),
             ]
             name = ": ".join(parts if len(reports) > 1 else parts[-1:])

@@ -1,5 +1,7 @@
 """Ranks of rows over the tables of sweeps, by hand."""
 
+import pathlib
+
 import pytest
 
 from mpafer_jax.cli import study
@@ -40,6 +42,13 @@ def test_tables_of_sweeps_are_datasets(tmp_path, capsys):
 
     assert study.ranks([str(one), str(two), "--metric=uar"]) == 0
     assert "Ranks of the mean UAR" in capsys.readouterr().out
+
+
+def test_the_current_folder_is_called_by_its_name(tmp_path, monkeypatch):
+    one, two = (sweep(tmp_path / name, {"all": (0.8, 0.6, 0.7)}) for name in ("drawn", "photographs"))
+    monkeypatch.chdir(one)
+    reports = [report.read(pathlib.Path()), report.read(two)]
+    assert "| drawn: All training images, % | photographs: All training images, % |" in ranks.render(reports, "war")
 
 
 def test_what_cannot_be_ranked_is_refused(tmp_path):
