@@ -89,6 +89,7 @@ def csv_text(header: Sequence[str], lines: Iterable[Sequence[object]]) -> str:
 
 def markdown(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
     """A Markdown table that is readable as plain text: first column left-aligned, the others right-aligned."""
+    header, *lines = ([cell.replace("|", r"\|") for cell in line] for line in (header, *lines))
     widths = [max(3, *(len(line[i]) for line in (header, *lines))) for i in range(len(header))]
 
     def row(cells: Sequence[str]) -> str:

@@ -57,6 +57,11 @@ def test_a_run_is_called_what_it_is():
     ]
 
 
+def test_a_bar_in_a_cell_begins_no_other_cell():
+    lines = table.markdown(["", "a|b"], [["c", "1"]]).splitlines()
+    assert lines == [r"|     | a\|b |", "|-----|-----:|", "| c   |    1 |"]
+
+
 def test_rendered():
     lines = table.render(summary("validation", "test")).splitlines()
     assert len({len(line) for line in lines[:7]}) == 1  # aligned as plain text

@@ -156,7 +156,7 @@ def _by_image(
 def _interval(estimate: Estimate | None) -> str:
     if estimate is None or estimate.interval is None:
         return ""
-    return "{:.2f} to {:.2f}".format(*(100 * end + 0.0 for end in estimate.interval))
+    return "{:.2f} to {:.2f}".format(*(round(100 * end, 2) + 0.0 for end in estimate.interval))  # + 0.0: no -0.00
 
 
 def _cells(line: Line, over: str) -> dict[str, str]:
@@ -257,7 +257,14 @@ def to_csv(lines: Sequence[Line]) -> str:
     return table_lib.csv_text(["table", "row", "title", "value", "seeds", *columns, *last], rows)
 
 
-_LATEX = {"%": r"\%", "&": r"\&", "_": r"\_", "#": r"\#", "±": r"$\pm$", "<": "$<$", "^": r"\^{}"}
+_LATEX = {character: rf"\{character}" for character in "%&_#{}$"} | {
+    "±": r"$\pm$",
+    "<": "$<$",
+    ">": "$>$",
+    "^": r"\^{}",
+    "~": r"\textasciitilde{}",
+    "\\": r"\textbackslash{}",
+}
 
 
 def to_latex(sweep: Sweep, lines: Sequence[Line], banners: Sequence[str]) -> str:

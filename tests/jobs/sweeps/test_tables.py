@@ -254,6 +254,26 @@ def test_files_in_all_forms(tmp_path, capsys):
     }
 
 
+def test_latex_prints_titles_as_they_are(tmp_path, capsys):
+    title = r"full ~ a\b {x} $5 > 3_% & <#^±"
+    point = dataclasses.replace(made.SWEEP.points[0], title=title)
+    made.record(tmp_path, dataclasses.replace(made.SWEEP, points=(point,)))
+    made.run(tmp_path, "all/full/seed_0", 0.8)
+    assert study.tables([str(tmp_path), "--format=latex"]) == 0
+    written = r"full \textasciitilde{} a\textbackslash{}b \{x\} \$5 $>$ 3\_\% \& $<$\#\^{}$\pm$ & 1 & 80.00"
+    assert written in capsys.readouterr().out
+
+
+def test_an_interval_near_zero_has_no_sign(tmp_path):
+    made.record(tmp_path)
+    for seed in range(2):
+        made.run(tmp_path, f"all/full/seed_{seed}", 0.5)
+    (line, *_) = report.read(tmp_path).lines
+    near = dataclasses.replace(line, scores={"war": Estimate(0.25, 0.1, 3, (-0.00001, 0.5), 0.05)})
+    header, (cells,) = tables.header_and_cells(made.SWEEP, "all", [near])
+    assert cells[header.index("95% interval")] == "0.00 to 50.00"
+
+
 def test_a_choice_on_the_test_split_is_shouted_in_every_table(tmp_path):
     made.record(tmp_path)
     made.run(tmp_path, "all/full/seed_0", 0.8, selected_by="test war")
