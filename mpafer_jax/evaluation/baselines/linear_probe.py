@@ -37,7 +37,7 @@ class LinearProbe:
       weights: [D, C], of standardised features.
       bias: [C].
       mean: [D], of the training features.
-      scale: [D], their standard deviation; 1 where that is 0.
+      scale: [D], their standard deviation; 1 where all features are equal.
       l2: strength of the penalty.
     """
 
@@ -63,7 +63,8 @@ def fit(
       grid: strengths, strongest first.
     """
     mean, deviation = train.image_features.mean(axis=0), train.image_features.std(axis=0)
-    scale = np.where(deviation > 0, deviation, np.float32(1))
+    # The deviation of equal values is a rounding error, not 0: their range is.
+    scale = np.where(np.ptp(train.image_features, axis=0) > 0, deviation, np.float32(1))
     standardised = jnp.asarray((train.image_features - mean) / scale, jnp.float32)
     targets = jnp.asarray(train.label_distributions, jnp.float32)
     shapes = {"weights": (standardised.shape[1], targets.shape[1]), "bias": targets.shape[1:]}

@@ -84,6 +84,14 @@ def test_a_feature_that_never_changes_does_no_harm():
     np.testing.assert_allclose(one.logits(constant.image_features), two.logits(TRAIN.image_features), atol=1e-3)
 
 
+def test_a_feature_that_never_changed_is_not_magnified():
+    """The mean of equal values is not exact, so that their deviation is not 0."""
+    features = np.hstack([TRAIN.image_features, np.full((16, 1), 0.1, np.float32)])
+    assert 0 < features.std(axis=0)[-1] < 1e-6
+    probe = linear_probe.fit(split(features, TRAIN.labels), features[:1], lambda _: 0.0, grid=(1e-2,))
+    assert probe.scale[-1] == 1.0
+
+
 def test_the_same_bits_twice():
     one, two = (linear_probe.fit(TRAIN, TRAIN.image_features, score(TRAIN)) for _ in range(2))
     np.testing.assert_array_equal(one.weights, two.weights)
