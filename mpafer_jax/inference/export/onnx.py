@@ -40,8 +40,8 @@ def import_packages() -> tuple[Any, Any]:
         converter, runtime = (importlib.import_module(name) for name in _PACKAGES)
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
-            f"ONNX needs {error.name}: pip install -e '.[onnx]' && pip install --no-deps jax2onnx (without what "
-            "it asks for, since that includes an older orbax-checkpoint, which it does not use)"
+            f"ONNX needs {error.name}: pip install -e '.[onnx]' && pip install --no-deps jax2onnx==0.17.1 (without "
+            "what it asks for, since that includes an older orbax-checkpoint, which it does not use)"
         ) from error
     return converter, runtime
 

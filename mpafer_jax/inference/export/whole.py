@@ -102,7 +102,7 @@ def export(
         summary = _summary(checkpoints.place(path), step)
         card.write_card(
             folder,
-            folder_name=out.name,
+            folder_name=out.resolve().name,  # "." and ".." name nothing
             description=description,
             step=step,
             confidence=confidence,

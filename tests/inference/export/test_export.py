@@ -353,9 +353,12 @@ def test_mistakes_end_with_a_message(finished, tmp_path, capsys, arguments, mess
 
 
 def test_the_current_folder_may_be_the_one(finished, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    assert cli.export([str(finished[0].absolute()), "--out=."]) == 0
-    assert "README.md" in {file.name for file in tmp_path.iterdir()}
+    """The card calls it by its name, of which "." says nothing."""
+    (tmp_path / "model").mkdir()
+    run = str(finished[0].absolute())
+    monkeypatch.chdir(tmp_path / "model")
+    assert cli.export([run, "--out=."]) == 0
+    assert 'Predictor.from_checkpoint("model")' in (tmp_path / "model" / "README.md").read_text()
 
 
 def test_a_folder_that_holds_something_is_left_alone(finished, exported, capsys):
