@@ -14,6 +14,7 @@ import numpy.typing as npt
 from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from mpafer_jax.evaluation.calibration import Calibration
@@ -74,19 +75,19 @@ def curves(
     logarithmic = bool(values) and min(values) > 0 and max(values) > 100 * min(values) and not shares
 
     def draw(axes: Axes) -> None:
+        drawn: dict[str, Line2D] = {}
         for index, (name, line) in enumerate(lines.items()):
             if not line:
                 continue
             marker = "o" if len(line) < 30 else ""
             steps = list(line)
-            axes.plot(
+            (drawn[name],) = axes.plot(
                 steps,
                 [line[step] for step in steps],
                 color=SERIES[index % _NUM_SERIES],
                 linestyle=("-", "--", ":", "-.")[index // _NUM_SERIES % 4],
                 marker=marker,
                 markersize=3,
-                label=name,
             )
         if shares:
             axes.yaxis.set_major_formatter(PercentFormatter(1))
@@ -97,7 +98,7 @@ def curves(
         axes.set_xlabel("step")
         axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
         if len(lines) > 1:
-            axes.legend(loc="best", fontsize=9)
+            axes.legend(list(drawn.values()), list(drawn), loc="best", fontsize=9)  # a label= may not begin with _
 
     ends = "; ".join(_extent(name, line) for name, line in lines.items() if line)
     scale = ", logarithmic scale" if logarithmic else ""

@@ -1,6 +1,7 @@
 """The pages: whole, self-contained, and saying what the files say."""
 
 import json
+import re
 import shutil
 
 import pytest
@@ -10,7 +11,7 @@ from mpafer_jax.data.splits import CLIPS
 from mpafer_jax.evaluation import protocol
 from mpafer_jax.evaluation.calibration import calibrate
 from mpafer_jax.evaluation.predictions import Predictions
-from mpafer_jax.evaluation.report import pages
+from mpafer_jax.evaluation.report import pages, plots
 from mpafer_jax.evaluation.report.contents import Measurement
 from mpafer_jax.jobs import evaluate
 from mpafer_jax.runtime.errors import ReportError
@@ -205,6 +206,11 @@ def test_runs_are_compared(finished, tmp_path, capsys):
     assert len(legends) == len(page.all("svg")) > 8
     assert cli.report([str(one), str(one)]) == 2
     assert "named twice" in capsys.readouterr().err
+
+
+def test_a_run_whose_name_begins_with_an_underscore_has_its_legend():
+    plot = plots.curves("loss", {"_old": {1: 1.0, 2: 2.0}, "new": {1: 2.0, 2: 3.0}})
+    assert re.findall(r"<text[^>]*>([^<]*)</text>", plot.svg)[-2:] == ["_old", "new"]
 
 
 def test_configurations_are_compared_where_they_are_stored(finished, tmp_path):
