@@ -254,6 +254,11 @@ def to_pixels(image: Image.Image) -> Pixels:
     return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
 
 
+def as_read(pixels: Pixels, *, grayscale: bool) -> Pixels:
+    """uint8[H, W, 3] as a model reads it: with `data.grayscale` of one luminance, to the bit that of `to_luminance`."""
+    return np.asarray(Image.fromarray(pixels).convert("L").convert("RGB")) if grayscale else pixels
+
+
 def resize(image: Image.Image, size: int) -> Image.Image:
     """Bicubic resize to size x size, without a crop, since datasets hold cropped faces."""
     return image.resize((size, size), Image.Resampling.BICUBIC)

@@ -182,7 +182,7 @@ def predict(
         features_before=_mean_direction(before, chosen.frames()[1]),
         features_after=_mean_direction(scores.features, grouping)[mapped],
         mistakes=mistakes,
-        mistake_pixels=_pixels(shown, experiment.image_size)[:, :covered, :covered],
+        mistake_pixels=_pixels(shown, experiment.image_size, evaluator.config.data.grayscale)[:, :covered, :covered],
         mistake_patch_scores=_patch_scores(evaluator, params, shown),
         attributes=scores.attributes,
     )
@@ -212,10 +212,11 @@ def _mistakes(logits: Floats, labels: npt.NDArray[np.int32]) -> npt.NDArray[np.i
     return wrong[np.argsort(-confidence, kind="stable")][:MAX_MISTAKES].astype(np.int32)
 
 
-def _pixels(split: Split, size: int) -> npt.NDArray[np.uint8]:
+def _pixels(split: Split, size: int, grayscale: bool) -> npt.NDArray[np.uint8]:
     pixels = np.zeros((len(split), size, size, 3), np.uint8)
     for row in range(len(split)):
-        pixels[row] = preprocess.to_pixels(preprocess.resize(split.source.image(row), size))
+        image = preprocess.to_pixels(preprocess.resize(split.source.image(row), size))
+        pixels[row] = preprocess.as_read(image, grayscale=grayscale)
     return pixels
 
 

@@ -326,10 +326,6 @@ class Predictor:
         crops = faces(image)
         return [_Crop(item.source, crop.face, self._resized(crop.image)) for crop in crops] or [NoFace(item.source)]
 
-    def _seen(self, pixels: Pixels) -> Pixels:
-        """An image as the model reads it: grey where that reads grey ones, to the bit as `Forward` makes it."""
-        return np.asarray(Image.fromarray(pixels).convert("L").convert("RGB")) if self.forward.grayscale else pixels
-
     def _resized(self, image: Image.Image) -> Pixels:
         return np.asarray(preprocess.resize(image, self.image_size))
 
@@ -392,7 +388,7 @@ class Predictor:
                 patch_scores=values["patch_scores"][position] if "patch_scores" in values else None,
                 top_patches=values["top_patches"][position] if "top_patches" in values else None,
                 grid=self.grid,
-                pixels=self._seen(row.pixels) if keep_pixels else None,
+                pixels=preprocess.as_read(row.pixels, grayscale=self.forward.grayscale) if keep_pixels else None,
                 temperature=self.temperature,
                 min_confidence=min_confidence,
                 unlike=None if limit is None else float(values["distances"][position]) / limit,

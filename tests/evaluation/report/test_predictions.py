@@ -7,6 +7,8 @@ import shutil
 import numpy as np
 import pytest
 
+from mpafer_jax.artifacts import checkpoints
+from mpafer_jax.artifacts.prompt_file import save_prompts
 from mpafer_jax.data import preprocess
 from mpafer_jax.data.splits import load_dataset
 from mpafer_jax.evaluation import metrics, predictions
@@ -59,6 +61,19 @@ def test_mistakes_are_the_most_confident_ones_with_their_images(finished, stored
         np.testing.assert_allclose(scores, found.patch_scores, atol=1e-4)
     spread = np.ptp(stored.mistake_patch_scores, axis=0).max(axis=0)
     assert np.all(spread > 1e-2)  # another image's scores would show
+
+
+def test_mistakes_of_a_model_that_reads_grey_images_are_grey(finished, sample, tmp_path):
+    params, description, step = checkpoints.load(finished[0], "best")
+    changed = description.model_dump(mode="json")
+    changed["config"]["data"]["grayscale"] = True
+    (tmp_path / "grey").mkdir()
+    save_prompts(tmp_path / "grey", params, changed, step)
+    config = runs.config(sample, **{"eval.checkpoint": str(tmp_path / "grey"), "eval.report": "full"})
+    evaluate.evaluate_checkpoint(config, tmp_path)
+    pixels = predictions.Predictions.load(tmp_path / "evaluation_predictions.npz").mistake_pixels
+    assert len(pixels) > 3
+    assert np.all(pixels == pixels[..., :1])
 
 
 def test_images_of_unknown_classes_are_left_out_of_everything(finished, sample, tmp_path):
