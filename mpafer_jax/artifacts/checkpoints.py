@@ -11,7 +11,7 @@ from mpafer_jax.artifacts import shipped
 from mpafer_jax.artifacts.description import Description
 from mpafer_jax.artifacts.not_a_checkpoint import what_is_there
 from mpafer_jax.artifacts.prompt_file import PROMPTS, Params, check_types, load_prompts
-from mpafer_jax.artifacts.run_dir import CHECKPOINTS, STEP, Which
+from mpafer_jax.artifacts.run_dir import CHECKPOINTS, STEP, Which, step_of
 from mpafer_jax.runtime import distributed, files
 from mpafer_jax.runtime.arrays import digests
 from mpafer_jax.runtime.errors import CheckpointError, did_you_mean
@@ -96,7 +96,7 @@ def holds_one(path: str | os.PathLike[str]) -> bool:
         at = place(path)
     except ValueError:  # reported by `load`
         return False
-    return _is_step(at) or (at / PROMPTS).is_file()
+    return _step_at(at) is not None or (at / PROMPTS).is_file()
 
 
 def holds_any(path: str) -> bool:
@@ -123,14 +123,14 @@ def chosen_on_test(path: str | os.PathLike[str], which: Which, description: Desc
     return description.config["eval"]["select_on_test_split"] and not is_last(path, which, description)
 
 
-def _is_step(path: pathlib.Path) -> bool:
-    return path.name.startswith(f"{STEP}_") and path.name.removeprefix(f"{STEP}_").isdigit() and path.is_dir()
+def _step_at(path: pathlib.Path) -> int | None:
+    return step_of(path) if path.is_dir() else None
 
 
 def _located(path: pathlib.Path) -> tuple[pathlib.Path, int | None] | None:
     """The folder of checkpoints that a path is of, and the step that it names; None if it is of none."""
-    if _is_step(path):
-        return path.parent, int(path.name.removeprefix(f"{STEP}_"))
+    if (step := _step_at(path)) is not None:
+        return path.parent, step
     for folder in (path / CHECKPOINTS, path):
         if folder.is_dir() and any(folder.glob(f"{STEP}_*")):
             return folder, None

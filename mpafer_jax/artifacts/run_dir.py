@@ -56,6 +56,12 @@ def flatten(tree: Mapping[str, Any]) -> dict[str, Any]:
     return cast(Any, traverse_util).flatten_dict(tree, sep=".")
 
 
+def step_of(folder: pathlib.Path) -> int | None:
+    """N of a checkpoint's folder `step_N`; None of any other, such as one that is being written or was set aside."""
+    prefix, _, number = folder.name.partition("_")
+    return int(number) if prefix == STEP and number.isdecimal() else None
+
+
 def check(workdir: pathlib.Path, config: FrozenModel, *, but: Collection[str] = ()) -> None:
     """Refuses a folder that belongs to another run, or where checkpoints cannot be written.
 

@@ -119,8 +119,7 @@ def groups(runs: Sequence[Run], root: pathlib.Path, most: int) -> list[list[Run]
 
 def _newest_step(folder: pathlib.Path) -> int:
     """Of a run's checkpoints; 0 without any."""
-    names = (path.name.removeprefix(f"{run_dir.STEP}_") for path in (folder / run_dir.CHECKPOINTS).glob("*"))
-    return max((int(name) for name in names if name.isdigit()), default=0)  # others are being written, or set aside
+    return max((run_dir.step_of(path) or 0 for path in (folder / run_dir.CHECKPOINTS).glob("*")), default=0)
 
 
 def _overridden(sweep: Sweep, overrides: Sequence[str]) -> set[str]:
