@@ -1,6 +1,7 @@
 """Class folders as public copies have them: names of splits and classes, nesting, lists beside, YOLO's labels."""
 
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -143,7 +144,8 @@ def test_labels_of_yolo(tmp_path: Path) -> None:
         "test": [("f.png", "Anger")],
     }
     assert index.dropped == {"train": {"boxes of several classes": 1, "no label": 1}}
-    for name in ("lost.txt", "classes.txt"):
+    shutil.copytree(tmp_path / "YOLO_format" / "train", tmp_path / "YOLO_format" / ".train")
+    for name in ("lost.txt", "classes.txt", "._f.txt"):
         (tmp_path / "YOLO_format" / "test" / "labels" / name).write_text("0 .5 .5 1 1")
     assert folder.read(tmp_path).dropped["test"] == {"label file without an image": 1}
     # What is in folders inside `images`, or cannot be read, is counted.

@@ -125,6 +125,8 @@ def test_csv_pixels_with_the_votes_of_label_csv(tmp_path: Path) -> None:
     (tmp_path / "FER2013Train" / "fer0000000.png").unlink()
     (record,) = ferplus.read(tmp_path, "majority_labelcsv").splits["train"]
     assert (record.label, record.image.place) == (1, f"{tmp_path / 'fer2013.csv'} line 2")
+    (tmp_path / "FER2013Train" / "._a.png").write_bytes(b"")  # a Mac's attributes of a removed image
+    assert ferplus.read(tmp_path, "majority_labelcsv").splits["train"] == [record]
 
 
 def test_a_changed_pixel_changes_the_fingerprint(tmp_path: Path) -> None:

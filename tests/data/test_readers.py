@@ -127,6 +127,15 @@ def test_affectnet_npy_never_unpickles(tmp_path: Path) -> None:
         affectnet.read(tmp_path)
 
 
+@pytest.mark.parametrize(("content", "found"), [(b"\0\5\26\7 of a Mac", "magic string is not correct"), (b"", "EOF")])
+def test_affectnet_npy_that_is_none(tmp_path: Path, content: bytes, found: str) -> None:
+    layouts.write_affectnet_npy(tmp_path, "train_set", {1: 1})
+    (tmp_path / "train_set" / "annotations" / "1_exp.npy").write_bytes(content)
+    with pytest.raises(DataError, match=rf"1_exp\.npy: expected one label from 0 to 10 \(.*{found}") as error:
+        affectnet.read(tmp_path)
+    assert "pickle" not in str(error.value)
+
+
 def test_affectnet_errors(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="train_set is not there"):
         affectnet.read(tmp_path)

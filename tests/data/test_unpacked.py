@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from mpafer_jax.config.data_section import ClipsSection
 from mpafer_jax.data.readers import (
     READERS,
     affectnet,
+    ckplus,
     dfew,
     expw,
     fer2013,
@@ -37,6 +39,7 @@ def write_list(root: Path) -> None:
 
 CASES: dict[str, tuple[Callable[[Path], Any], Callable[[Path], SourceIndex]]] = {
     "affectnet": (lambda root: layouts.write_affectnet_npy(root, "train_set", {0: 1, 1: 2}), affectnet.read),
+    "ckplus": (lambda root: layouts.write_ckplus_sequence(root, "S005", "001", 3, "3.0"), ckplus.read),
     "dfew": (
         lambda root: layouts.write_dfew(root, [(1 + number, 1) for number in range(5)]),
         lambda root: dfew.read(root, ClipsSection()),
@@ -82,6 +85,21 @@ def test_one_folder_around_it_beside_its_archive(case: str, tmp_path: Path) -> N
     expected = content(read(inside))
     assert expected
     assert content(read(tmp_path)) == expected
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_hidden_files_and_folders_are_not_read(case: str, tmp_path: Path) -> None:
+    write, read = CASES[case]
+    write(tmp_path)
+    expected = read(tmp_path)
+    everything = sorted(tmp_path.rglob("*"))
+    for path in filter(Path.is_dir, tmp_path.iterdir()):
+        shutil.copytree(path, tmp_path / f".{path.name}")
+    for path in everything:  # a Mac's attributes of each file and folder
+        path.with_name(f"._{path.name}").write_bytes(b"\0\5\26\7")
+    index = read(tmp_path)
+    assert content(index) == content(expected)
+    assert (index.dropped, index.warnings) == (expected.dropped, expected.warnings)
 
 
 @pytest.mark.parametrize("case", ["kdef", "list", "parquet", "folder", "dfew"])

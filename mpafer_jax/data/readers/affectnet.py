@@ -79,7 +79,7 @@ def read(directory: Path) -> SourceIndex:
 
 def _read_npy(folder: Path, split: str, dropped: Counts) -> Iterator[Record]:
     annotations = sorted(
-        (folder / "annotations").glob("*_exp.npy"),
+        (folder / "annotations").glob("[!.]*_exp.npy"),
         key=lambda path: (len(path.name), path.name),  # 2 before 10
     )
     if not annotations:
@@ -89,9 +89,10 @@ def _read_npy(folder: Path, split: str, dropped: Counts) -> Iterator[Record]:
         try:
             data = path.read_bytes()
             if data not in read:  # a number, or one as a string
-                read[data] = int(np.load(io.BytesIO(data), allow_pickle=False).item())
+                # Not `np.load`, which takes other files for pickles and advises to load these.
+                read[data] = int(np.lib.format.read_array(io.BytesIO(data), allow_pickle=False).item())
             expression = read[data]
-        except (ValueError, OSError, EOFError) as error:
+        except (ValueError, OSError) as error:
             raise DataError(f"{path}: expected one label from 0 to 10 ({error})") from error
         if _kept(expression, str(path), split, dropped):
             name = path.name.removesuffix("_exp.npy") + ".jpg"

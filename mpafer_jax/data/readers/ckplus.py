@@ -95,7 +95,7 @@ def read(directory: Path) -> SourceIndex:
 
 def _read_sequences(directory: Path, dropped: Counts) -> tuple[list[Record], tuple[str, ...]]:
     labels = next((directory / name for name in _LABELS if (directory / name).is_dir()), None)
-    files = sorted(labels.glob("S*/*/*_emotion.txt")) if labels else []
+    files = sorted(labels.glob("S*/[!.]*/[!.]*_emotion.txt")) if labels else []
     if not files:
         raise records.missing(directory / _LABELS[0] / "S005/001/S005_001_00000011_emotion.txt")
     train: list[Record] = []

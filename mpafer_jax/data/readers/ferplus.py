@@ -211,7 +211,7 @@ def _images(
     folder: Path, votes: Iterable[Votes], pixels: Sequence[ImageSource], table: Sequence[Votes], directory: Path
 ) -> Mapping[str, ImageSource] | None:
     """Name -> image of one split; None if it has no images. Of equal names the last one counts."""
-    if any(folder.glob("*.png")):
+    if any(folder.glob("[!.]*.png")):
         return {row.name: records.ImageFile(folder / row.name) for row in votes}
     if not pixels or not table:
         return None

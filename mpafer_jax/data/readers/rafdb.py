@@ -235,7 +235,7 @@ def _compare(labels: _Labels, others: _Labels, place: str, other_place: str) -> 
 
 
 def _has_class_folders(place: Path) -> bool:
-    return any(child.is_dir() and (child / "1").is_dir() for child in place.iterdir()) if place.is_dir() else False
+    return place.is_dir() and any((child / "1").is_dir() for child in records.subfolders(place))
 
 
 def _read_folders(root: Path, place: Path, class_names: Sequence[str], alignment: str) -> SourceIndex:

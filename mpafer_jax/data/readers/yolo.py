@@ -38,9 +38,9 @@ def read(directory: Path, path: Path, chosen: Sequence[str]) -> SourceIndex:
     """
     names = _class_names(path)
     folders: dict[str, tuple[Path, Path]] = {}
-    pairs = [(folder / "images", folder / "labels") for folder in sorted(directory.iterdir())]
+    pairs = [(folder / "images", folder / "labels") for folder in records.subfolders(directory)]
     if (directory / "images").is_dir():
-        pairs += [(folder, directory / "labels" / folder.name) for folder in sorted((directory / "images").iterdir())]
+        pairs += [(folder, directory / "labels" / folder.name) for folder in records.subfolders(directory / "images")]
     for images, labels in pairs:
         split = split_of(images.name) or split_of(images.parent.name)
         if not split or not images.is_dir():
@@ -59,9 +59,8 @@ def read(directory: Path, path: Path, chosen: Sequence[str]) -> SourceIndex:
             records.count(dropped, split, reason, number)
     for split, (_, labels) in folders.items():
         stems = {image.stem for image in listed[split]} | {"classes"}  # a list of names that some programs write
-        records.count(
-            dropped, split, "label file without an image", len({p.stem for p in labels.glob("*.txt")} - stems)
-        )
+        lost = {path.stem for path in labels.glob("[!.]*.txt")} - stems
+        records.count(dropped, split, "label file without an image", len(lost))
     return dataclasses.replace(index, dropped=dropped)
 
 
