@@ -441,6 +441,16 @@ def test_expw_errors(tmp_path: Path, line: str) -> None:
         expw.read(tmp_path)
 
 
+@pytest.mark.parametrize("box", ["nan 10 20 40", "5 nan nan 40", "5 10 inf 40", "-inf 10 20 40", "5 10 20 NaN"])
+def test_expw_counts_faces_without_a_box(tmp_path: Path, box: str) -> None:
+    layouts.write_expw(tmp_path, BOXES[:1])
+    with (tmp_path / "label.lst").open("a") as file:
+        file.write(f"a_1.jpg 7 {box} 50 3\n")
+    index = expw.read(tmp_path)
+    assert [record.name for record in index.splits["train"]] == ["a_1.jpg#0"]
+    assert index.dropped == {"train": {"empty face box": 1}}
+
+
 def test_expw_refuses_a_face_twice(tmp_path: Path) -> None:
     layouts.write_expw(tmp_path, [*BOXES[:2], BOXES[0]])
     with pytest.raises(DataError, match=r"line 3: the face a_1\.jpg#0 is listed twice"):

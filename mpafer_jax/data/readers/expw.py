@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -62,7 +63,7 @@ def _faces(listed: Path, images: Path, dropped: Counts) -> Iterator[tuple[str, R
             raise DataError(
                 f"{place}: found {line!r}, expected {_COLUMNS!r} with a label from 0 to {len(CLASS_NAMES) - 1}"
             ) from error
-        if left >= right or top >= bottom:
+        if not all(map(math.isfinite, (top, left, right, bottom))) or left >= right or top >= bottom:
             records.count(dropped, "train", "empty face box")
             continue
         image = ImageCrop(images / name, (left, top, right - left, bottom - top))
