@@ -37,15 +37,17 @@ class FaceFinder:
 
         Args:
           detector: what finds all faces.
-          which: the largest face only, all faces from left to right, or so many of the largest.
+          which: the largest face only, all faces from left to right, or so many of the largest, from 1.
           margin: see `alignment.align`; a model knows that of its training images, `trained_on.face_margin`.
           align: whether faces are turned upright.
 
         Raises:
-          ValueError: see `alignment.check_margin`.
+          ValueError: another `which`; or see `alignment.check_margin`.
         """
         self._margin = alignment.check_margin(margin)
-        self._most = {"largest": 1, "all": None}[which] if isinstance(which, str) else which
+        self._most = {"largest": 1, "all": None}.get(which, 0) if isinstance(which, str) else which
+        if self._most is not None and self._most < 1:
+            raise ValueError(f"which is {which!r}, expected 'largest', 'all', or a number of faces from 1")
         self._align = align
         self._detector = detector or Detector()
 

@@ -162,6 +162,12 @@ def test_what_is_missing_or_damaged_is_named(monkeypatch, tmp_path):
         FaceFinder(margin=-0.5)
 
 
+@pytest.mark.parametrize("which", ["foo", "", 0, -1])
+def test_which_faces_is_checked(which):
+    with pytest.raises(ValueError, match=f"which is {which!r}, expected 'largest', 'all', or a number of faces from 1"):
+        FaceFinder(which=which)
+
+
 def test_another_copy_of_the_network_finds_the_same(couple, detector, tmp_path):
     copy = tmp_path / "caf\xe9.onnx"
     copy.write_bytes(detect.YUNET.read_bytes())
