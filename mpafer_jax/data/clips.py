@@ -70,7 +70,7 @@ def read_clip(folder: Path) -> Clip | None:
             names = [e.name for e in entries if is_image(e.name) and e.name[0] != "."]
     except (FileNotFoundError, NotADirectoryError):
         return None
-    names.sort(key=natural_order)
+    names.sort(key=lambda name: (natural_order(name), name))  # 01.jpg and 1.jpg have the same number
     return Clip(folder, tuple(names)) if names else None
 
 

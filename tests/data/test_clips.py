@@ -11,6 +11,7 @@ from PIL import Image
 
 from mpafer_jax.config.data_section import ClipsSection, DataSection
 from mpafer_jax.data import check, pipeline, splits
+from mpafer_jax.data.clips import read_clip
 from mpafer_jax.data.contact_sheet import contact_sheet
 from mpafer_jax.data.readers import clips, dfew, ferv39k, mafw
 from mpafer_jax.data.records import SourceIndex
@@ -49,6 +50,14 @@ def test_dfew_is_five_folds(tmp_path: Path) -> None:
     frames = index.splits["fold_2"][2].frames
     assert [Path(frame.place).name for frame in frames] == [f"{number}.jpg" for number in range(1, 16)]
     assert frames[0].place == str(tmp_path / "Clip" / "jpg_256" / "00012" / "1.jpg")
+
+
+def test_frames_of_the_same_number_are_in_the_order_of_their_names(tmp_path: Path) -> None:
+    names_of_one = [f"{'0' * (5 * zeros % 12)}1.jpg" for zeros in range(12)]
+    layouts.write_images(tmp_path, ["2.jpg", *names_of_one])
+    clip = read_clip(tmp_path)
+    assert clip is not None
+    assert clip.names == (*sorted(names_of_one), "2.jpg")
 
 
 @pytest.mark.parametrize("frames", ["Clip/clip_224x224_16f", "clip_224x224", "Clip/jpg_256/jpg_256"])
