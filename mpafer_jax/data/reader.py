@@ -95,15 +95,15 @@ def reader(
 
 
 def _read_where_it_is(read: Callable[..., SourceIndex], *arguments: Any, **options: Any) -> SourceIndex:
-    """Reads a folder, or where the layout is not in it the only folder inside it, as archives unpack."""
+    """Reads a folder, or where the layout is not in it `records.only_folder`."""
     place = arguments[0] if arguments else None
     if isinstance(place, Path) and not place.is_dir():
         raise records.missing(place)
     try:
         return read(*arguments, **options)
     except LayoutError:
-        below = records.subfolders(place) if isinstance(place, Path) else ()
-        if len(below) == 1:
+        below = records.only_folder(place) if isinstance(place, Path) else None
+        if below is not None:
             with contextlib.suppress(LayoutError):  # the first error names the configured folder
-                return _read_where_it_is(read, below[0], *arguments[1:], **options)
+                return _read_where_it_is(read, below, *arguments[1:], **options)
         raise

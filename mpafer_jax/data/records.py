@@ -18,7 +18,7 @@ from typing import Protocol
 import numpy as np
 from PIL import Image
 
-from mpafer_jax.config.expressions import canonical_name, check_class_names
+from mpafer_jax.config.expressions import CANONICAL_NAMES, canonical_name, check_class_names
 from mpafer_jax.data.preprocess import decode, decode_rgb, is_image, read_image_file
 from mpafer_jax.faces import alignment
 from mpafer_jax.runtime import files
@@ -384,6 +384,12 @@ def subfolders(directory: Path) -> list[Path]:
         return sorted(Path(entry) for entry in entries if _may_be_data(entry.name) and entry.is_dir())
 
 
+def only_folder(directory: Path) -> Path | None:
+    """The folder that a folder has alone, as archives unpack; None if that is called as an expression: a class."""
+    below = subfolders(directory)
+    return below[0] if len(below) == 1 and canonical_name(below[0].name) not in CANONICAL_NAMES else None
+
+
 def files_below(folder: Path) -> Iterator[Path]:
     """The files in a folder, at any depth, without hidden ones and the prepared copy.
 
@@ -446,8 +452,13 @@ def class_folders(folder: Path, names: Sequence[str], split: str, dropped: Count
 
 def count_beside(folder: Path, split: str, dropped: Counts) -> None:
     """Counts images beside the class folders in `dropped`."""
-    beside = (path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
-    count(dropped, split, _BESIDE, sum(is_image(path.name) for path in beside))
+    count(dropped, split, _BESIDE, number_directly_in(folder))
+
+
+def number_directly_in(folder: Path) -> int:
+    """Number of files with an image suffix in a folder, not below it, without hidden ones."""
+    with os.scandir(folder) as entries:
+        return sum(_may_be_data(entry.name) and is_image(entry.name) and entry.is_file() for entry in entries)
 
 
 def number_of_images(folder: Path) -> int:

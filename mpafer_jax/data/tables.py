@@ -180,7 +180,7 @@ def image_and_label(table: Table, columns: ColumnsSection) -> tuple[int, int]:
     return image, label
 
 
-def find(folders: Iterable[Path], columns: ColumnsSection, delimiter: str = "") -> tuple[list[Table], list[str]]:
+def find(folders: Iterable[Path], columns: ColumnsSection, delimiter: str = "") -> tuple[list[Table], dict[Path, str]]:
     """Label files in folders, not below them: those with columns of image and label, whose images look like images.
 
     Returns:
@@ -188,7 +188,7 @@ def find(folders: Iterable[Path], columns: ColumnsSection, delimiter: str = "") 
       that names an image.
     """
     found: list[Table] = []
-    refused: list[str] = []
+    refused: dict[Path, str] = {}
     for folder in folders:
         for path in sorted(folder.iterdir()):
             if path.suffix.lower() not in SUFFIXES or path.name.startswith(".") or not path.is_file():
@@ -198,11 +198,20 @@ def find(folders: Iterable[Path], columns: ColumnsSection, delimiter: str = "") 
                 image, _ = image_and_label(table, columns)
             except DataError as error:
                 if path.suffix.lower() not in (".txt", ".lst") or _names_an_image(path):
-                    refused.append(str(error))
+                    refused[path] = str(error)
                 continue
             if table.has_header or all(is_image(row[image]) for _, row in table.rows[:_SAMPLE]):
                 found.append(table)
     return found, refused
+
+
+def holds_names_alone(path: Path) -> bool:
+    """Whether a label file has one column, of names of images, as lists for `config.data.test_subset` have."""
+    try:
+        table = read_table(path)
+    except DataError:
+        return False
+    return len(table.columns) == 1 and all(is_image(name) for _, (name,) in table.rows)
 
 
 def _names_an_image(path: Path) -> bool:

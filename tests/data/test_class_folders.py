@@ -73,6 +73,45 @@ def test_images_one_level_too_deep_are_counted_in_the_error(tmp_path: Path) -> N
         folder.read(tmp_path)
 
 
+@pytest.mark.parametrize("inside", ["", "train", "archive/faces"])
+def test_persons_in_the_folder_of_one_expression_are_no_classes(tmp_path: Path, inside: str) -> None:
+    layouts.write_folders(tmp_path / inside / "happy", {"anna": 2, "bob": 1})
+    message = (
+        r"<class>/\*\.jpg is not there; 3 image in a folder inside a class folder\. Found the folders happy, which "
+        "hold none directly"
+    )
+    with pytest.raises(DataError, match=message):
+        folder.read(tmp_path)
+
+
+@pytest.mark.parametrize("beside", ["notebooks", "plots/plot.png"])
+@pytest.mark.parametrize("inside", ["images", "images/images", "happy"])
+def test_split_folders_beside_another_folder(tmp_path: Path, inside: str, beside: str) -> None:
+    """Kaggle's FER2013 with a folder of something else; or in a folder that is called as a class is."""
+    layouts.write_folders(tmp_path / inside / "train", TWO)
+    layouts.write_folders(tmp_path / inside / "validation", TWO, 10)
+    if beside == "notebooks":
+        (tmp_path / beside).mkdir()
+    else:
+        layouts.write_images(tmp_path, [beside])
+    message = f"{tmp_path} holds no split folders, and {tmp_path / inside} does; set config.data.dir to it."
+    with pytest.raises(DataError, match=re.escape(message)):
+        folder.read(tmp_path)
+    assert counts(folder.read(tmp_path / inside)) == {"train": [2, 1], "validation": [2, 1]}
+    # Of several such folders none is proposed.
+    layouts.write_folders(tmp_path / "other" / "train", TWO)
+    with pytest.raises(DataError) as error:
+        folder.read(tmp_path)
+    assert "holds no split folders" not in str(error.value)
+
+
+def test_hidden_images_are_no_reason_not_to_look_inside(tmp_path: Path) -> None:
+    for seed, split in enumerate(("train", "test")):
+        layouts.write_folders(tmp_path / split / split, TWO, 10 * seed)
+        (tmp_path / split / split / "._a.png").write_bytes(b"")
+    assert counts(folder.read(tmp_path)) == {"train": [2, 1], "test": [2, 1]}
+
+
 @pytest.mark.parametrize("numbered_from", [1, 0])
 def test_lists_beside_that_agree(tmp_path: Path, numbered_from: int) -> None:
     """Kaggle's RAF-DB: numbered folders and lists; lists that count from 0 say the same."""
@@ -109,6 +148,20 @@ def test_lists_beside_that_disagree_are_counted(tmp_path: Path) -> None:
     layouts.write_table(tmp_path / "labels.csv", [("other.png", "anger")], ("image", "label"))
     warnings = (f"{tmp_path / 'labels.csv'} is not read: it lists none of the images in class folders",)
     assert folder.read(tmp_path).warnings == warnings
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("image,label,who\nhappy/000.png,sad,Ren\xe9\n", r"labels\.csv .*UTF-8"),
+        ("picture,label,who\nhappy/000.png,sad,x\n", r"labels\.csv: none of its columns is called as the image"),
+    ],
+)
+def test_lists_beside_that_are_not_understood_are_said(tmp_path: Path, text: str, why: str) -> None:
+    layouts.write_folders(tmp_path, TWO)
+    (tmp_path / "labels.csv").write_bytes(text.encode("latin-1"))
+    (warning,) = folder.read(tmp_path).warnings
+    assert re.match(f"not compared: .*{why}", warning)
 
 
 def test_a_list_above_split_folders(tmp_path: Path) -> None:

@@ -10,13 +10,15 @@ from mpafer_jax.config.data_section import ColumnsSection
 from mpafer_jax.config.expressions import canonical_name
 from mpafer_jax.data import listing, records, tables
 from mpafer_jax.data.names import SPLITS, are_numbers, name_classes, number_note, spellings, split_of
-from mpafer_jax.data.preprocess import IMAGE_SUFFIXES, is_image
+from mpafer_jax.data.preprocess import IMAGE_SUFFIXES
 from mpafer_jax.data.reader import reader
 from mpafer_jax.data.readers import yolo
 from mpafer_jax.data.records import Counts, LayoutError, Record, SourceIndex
 from mpafer_jax.data.tables import Table
 from mpafer_jax.runtime.errors import DataError
+from mpafer_jax.runtime.texts import first
 
+_LISTED = 4  # folders in an error
 _NO_CLASSES = {"image", "images", "img", "imgs", "label", "labels", "annotations"}
 _WHAT = "class folder"
 _LAYOUT = """\
@@ -37,7 +39,7 @@ def read(directory: Path, chosen: Sequence[str] = ()) -> SourceIndex:
     """Lists class folders; classes are in the folders' sorted order, images sorted by name.
 
     Splits are recognised by any usual name ("Training", "val_set"). A folder that holds nothing but one other folder is
-    descended into. Images in YOLO's layout are read by its labels.
+    descended into, unless it is called as an expression. Images in YOLO's layout are read by its labels.
 
     Args:
       directory: holds the split folders, or the class folders themselves.
@@ -45,7 +47,7 @@ def read(directory: Path, chosen: Sequence[str] = ()) -> SourceIndex:
 
     Raises:
       DataError: no images; two folders for one split; folders that are no classes (see `names.name_classes`, and
-        `images`, `labels`); a list beside the folders that gives other labels.
+        `images`, `labels`); split folders in another folder; a list beside the folders that gives other labels.
     """
     root = _descend(directory)
     if description := yolo.description(root):
@@ -57,10 +59,13 @@ def read(directory: Path, chosen: Sequence[str] = ()) -> SourceIndex:
     images = {split: _list(path, split, dropped) for split, path in split_folders.items()}
     folder_names = sorted({name for of_split in images.values() for name, paths in of_split.items() if paths})
     without = sorted({name for of_split in images.values() for name in of_split} - set(folder_names))
+    if len(folder_names) < (1 if chosen else 2) and (below := _holding_splits(root, split_folders)):
+        raise LayoutError(f"{root} holds no split folders, and {below} does; set config.data.dir to it.")
     if not folder_names:
         counts = sum((collections.Counter(reasons) for reasons in dropped.values()), collections.Counter[str]())
         others = "".join(f"; {number} {reason}" for reason, number in counts.items())
-        raise LayoutError(f"{root / '<class>' / '*.jpg'} is not there{others}.")
+        found = f" Found the folders {first(without, _LISTED)}, which hold none directly." if without else ""
+        raise LayoutError(f"{root / '<class>' / '*.jpg'} is not there{others}.{found}")
     if {name.lower() for name in folder_names} <= _NO_CLASSES:
         raise LayoutError(
             f"{root}: the images lie in {', '.join(folder_names)}, which is no expression: their labels are in other "
@@ -81,7 +86,7 @@ def read(directory: Path, chosen: Sequence[str] = ()) -> SourceIndex:
     absent = {split: f"the folder {root / split}" for split in SPLITS}
     absent |= {split: f"images in {path}/<class>/" for split, path in split_folders.items()}
     beside = [folder for folder in (root, *root.parents) if folder.is_relative_to(directory)]
-    lists, _ = tables.find(dict.fromkeys([*beside, *split_folders.values()]), ColumnsSection())
+    lists, refused = tables.find(dict.fromkeys([*beside, *split_folders.values()]), ColumnsSection())
     return SourceIndex(
         class_names=class_names,
         source_labels=tuple(class_folders),
@@ -94,17 +99,27 @@ def read(directory: Path, chosen: Sequence[str] = ()) -> SourceIndex:
             *filter(None, [number_note(class_folders, chosen, str(root), _WHAT)]),
             *_beside_splits(root, split_folders),
             *_compare([name for listed in splits.values() for name in listed], class_names, class_folders, lists),
+            *(f"not compared: {why}" for path, why in refused.items() if not tables.holds_names_alone(path)),
         ),
     )
 
 
 def _descend(directory: Path, split: str = "") -> Path:
-    """The folder of splits or classes, below folders that hold one other folder: without images, and no other split."""
-    while len(below := records.subfolders(directory)) == 1 and split_of(below[0].name) in ("", split):
-        if any(is_image(path.name) for path in below[0].iterdir()):
+    """The folder of splits or classes, below every `records.only_folder`: without images, and no other split."""
+    while (below := records.only_folder(directory)) and split_of(below.name) in ("", split):
+        if records.number_directly_in(below):
             break
-        directory = below[0]
+        directory = below
     return directory
+
+
+def _holding_splits(root: Path, split_folders: Mapping[str, Path]) -> Path | None:
+    """The folder inside a root without split folders that holds some; None without one, or with several."""
+    if list(split_folders.values()) != [root]:
+        return None
+    inside = [_descend(folder) for folder in records.subfolders(root)]
+    holding = [place for place in inside if any(split_of(folder.name) for folder in records.subfolders(place))]
+    return holding[0] if len(holding) == 1 else None
 
 
 def _split_folders(root: Path) -> dict[str, Path]:

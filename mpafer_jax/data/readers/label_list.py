@@ -106,7 +106,7 @@ def _usual(directory: Path, lists: ListSection, columns: ColumnsSection) -> tupl
     folders = [directory, *filter(_may_hold_lists, records.subfolders(directory))]
     found, refused = tables.find(folders, columns, lists.delimiter)
     if not found:
-        raise LayoutError(" ".join([f"{directory} holds no list of images.", *refused]))
+        raise LayoutError(" ".join([f"{directory} holds no list of images.", *refused.values()]))
     by_split: dict[str, list[Table]] = {}
     for table in found:
         folder = table.path.relative_to(directory)
@@ -119,7 +119,8 @@ def _usual(directory: Path, lists: ListSection, columns: ColumnsSection) -> tupl
             "split, --config.data.list.train=NAME --config.data.list.test=NAME"
         )
     unused = [f"{table.path} is not read" for table in by_split.get("", []) if "" not in used]
-    return [(split, listed[0]) for split, listed in used.items()], [*unused, *(f"not read: {why}" for why in refused)]
+    unused += [f"not read: {why}" for why in refused.values()]
+    return [(split, listed[0]) for split, listed in used.items()], unused
 
 
 def _may_hold_lists(folder: Path) -> bool:
