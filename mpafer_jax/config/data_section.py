@@ -143,7 +143,7 @@ class ColumnsSection(FrozenModel):
     label: Text = option("")
     """Class, by name or number; empty: label, expression, emotion or another usual name."""
     split: Text = option("")
-    """Split (train, val, Training, PublicTest, ..); empty: split, usage or another usual name, if any."""
+    """Split (train, val, Training, PublicTest, ..); empty: split, usage or another usual name, if it names splits."""
     person: Text = option("")
     """Who is on the image, for splits that share no person; empty: person, subject or another usual name, if any."""
     box: Annotated[tuple[str, ...], NO_PATH] = option(())

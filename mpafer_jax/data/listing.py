@@ -5,12 +5,15 @@ from __future__ import annotations
 import collections
 import dataclasses
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from mpafer_jax.data import records
 from mpafer_jax.data.names import SPLITS, are_numbers, name_classes, number_note, spellings, split_of
 from mpafer_jax.data.records import Counts, ImageSource, Record, SourceIndex
 from mpafer_jax.runtime.errors import DataError
+from mpafer_jax.runtime.texts import first
+
+_LISTED = 4  # values in a warning
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -37,11 +40,29 @@ def label_text(text: str) -> str:
     return str(int(text.partition(".")[0])) if re.fullmatch(r"\d+(\.0+)?", text) else text
 
 
-def row_split(value: str, of_file: str, place: str) -> str:
-    """The split that a row names; DataError if it names none, or another than its file ('' if that has none)."""
+def says_no_split(column: str, values: Iterable[str], place: str) -> str:
+    """A warning that a column, taken for that of the splits by its name, is none; '' if a value is a split's."""
+    distinct = sorted(set(values))
+    if not distinct or any(map(split_of, distinct)):
+        return ""
+    return (
+        f"{place}: the column {column!r} is called as that of the splits usually is, but names no split, and is not "
+        f"used; its values are {first([repr(value) for value in distinct], _LISTED)}. If they are splits, write train, "
+        "validation and test"
+    )
+
+
+def row_split(value: str, of_file: str, column: str, place: str) -> str:
+    """The split that a row names in a column; DataError if it names none, or another than its file ('' if that has
+    none).
+    """
     split = split_of(value)
     if not split:
-        raise DataError(f"{place}: the split is {value!r}, expected train, validation or test, or an alias of one")
+        raise DataError(
+            f"{place}: the split, in the column {column!r}, is {value!r}, expected train, validation or test, or an "
+            "alias of one; correct it, or if another column tells the split, name that one, "
+            "--config.data.columns.split=..., or else rename this one"
+        )
     if of_file not in ("", split):
         raise DataError(f"{place}: the split is {value!r}, in a file of the split {of_file!r}")
     return split

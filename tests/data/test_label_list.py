@@ -2,6 +2,8 @@
 
 import io
 import logging
+import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -301,8 +303,29 @@ def test_splits_that_contradict(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"line 3: the split is 'test', in a file of the split 'train'"):
         read(tmp_path)
     layouts.write_table(tmp_path / "train.csv", [(*FACES[0], "3")], ("image", "label", "split"))
-    with pytest.raises(DataError, match="line 2: the split is '3', expected train, validation or test"):
+    message = (
+        "line 2: the split, in the column 'split', is '3', expected train, validation or test, or an alias of one; "
+        r".*--config\.data\.columns\.split="
+    )
+    with pytest.raises(DataError, match=message):
+        read(tmp_path, columns={"split": "split"})
+    layouts.write_table(tmp_path / "train.csv", [(*FACES[0], "train"), (*FACES[1], "3")], ("image", "label", "split"))
+    with pytest.raises(DataError, match=message.replace("line 2", "line 3")):
         read(tmp_path)
+
+
+@pytest.mark.parametrize("column", ["set", "Subset", "phase", "partition", "usage", "split"])
+@pytest.mark.parametrize("name", ["labels.csv", "test.csv"])
+def test_a_column_that_is_called_as_that_of_the_splits_but_names_none(tmp_path: Path, column: str, name: str) -> None:
+    layouts.write_images(tmp_path, NAMES)
+    layouts.write_table(
+        tmp_path / name, [(*face, f"lab{number % 2}") for number, face in enumerate(FACES)], ("image", "label", column)
+    )
+    index = read(tmp_path)
+    assert labelled(index, "test" if name == "test.csv" else "train") == FACES
+    (warning,) = index.warnings
+    assert f"{name}: the column {column!r} is called as that of the splits usually is, but names no split" in warning
+    assert "its values are 'lab0', 'lab1'. If" in warning
 
 
 def test_images_in_several_splits_are_said(tmp_path: Path) -> None:
@@ -394,6 +417,53 @@ def test_an_image_that_is_not_there_is_not_one_of_another_split(tmp_path: Path) 
     index = read(tmp_path, file="labels.csv")
     assert index.splits["train"][0].image.place == str(tmp_path / "train" / "3.png")  # reported when it is prepared
     assert index.splits["test"][0].image.place == str(tmp_path / "faces" / "test" / "4.png")
+
+
+def test_an_image_that_is_not_in_its_folder_is_not_one_of_another_folder(tmp_path: Path) -> None:
+    """One of the cropped images was not copied; the original of the same name is beside."""
+    names = [f"{at}.png" for at in range(6)]
+    layouts.write_images(tmp_path / "raw", names, 10)
+    layouts.write_images(tmp_path / "cropped", names[:5])
+    for listed in ("cropped", f"{tmp_path}/cropped", "Cropped/../cropped"):
+        rows = [(f"{listed}/{name}", ("happy", "sad")[at % 2]) for at, name in enumerate(names)]
+        layouts.write_table(tmp_path / "labels.csv", rows, ("image", "label"))
+        (tmp_path / "Cropped").mkdir(exist_ok=True)
+        index = read(tmp_path)
+        places = [os.path.normpath(record.image.place) for record in index.splits["train"]]
+        assert places == [str(tmp_path / "cropped" / name) for name in names]  # the last is reported when prepared
+        assert index.warnings == ()
+    with pytest.raises(DataError, match=r"cropped/5\.png"):
+        load_dataset(layouts.section("list", tmp_path))
+    assert len(load_dataset(layouts.section("list", tmp_path, on_bad_image="skip")).train) == 5
+    # In any case, and deeper in the folder, it is the image that is meant.
+    layouts.write_images(tmp_path / "cropped" / "more", ["5.PNG"])
+    index = read(tmp_path)
+    assert index.splits["train"][5].image.place == str(tmp_path / "cropped" / "more" / "5.PNG")
+
+
+def test_images_of_which_only_some_are_where_they_are_listed_are_said(tmp_path: Path) -> None:
+    layouts.write_images(tmp_path, ["new/a.png", "new/b.PNG", "raw/c.png"])
+    for folder in ("new", "/else"):
+        rows = [("new/a.png", "happy"), ("new/b.png", "sad"), (f"{folder}/c.png", "sad")]
+        layouts.write_table(tmp_path / "labels.csv", rows, ("image", "label"))
+        index = read(tmp_path)
+        place = tmp_path / ("new" if folder == "new" else "raw") / "c.png"
+        assert index.splits["train"][2].image.place == str(place)
+    warning = (
+        f"{tmp_path / 'labels.csv'}: 1 of 3 images are not where they are listed, as others are, but elsewhere by that "
+        f"name, and may be other images than meant; the first: listed /else/c.png, read {tmp_path / 'raw' / 'c.png'}"
+    )
+    assert index.warnings == (warning,)
+
+
+def test_folders_of_a_split_are_tried_in_the_order_of_their_names(tmp_path: Path) -> None:
+    folders = ["train_set", "trn", "train set", "train", "training", "trn-set", "train-set", "training_set"]
+    for seed, folder in enumerate(folders):
+        layouts.write_images(tmp_path / folder, NAMES, 10 * seed)
+    layouts.write_table(tmp_path / "train.csv", FACES, ("image", "label"))
+    for folder in sorted(folders):
+        assert read(tmp_path).splits["train"][0].image.place == str(tmp_path / folder / "a.png")
+        shutil.rmtree(tmp_path / folder)
 
 
 def test_a_column_of_splits_tells_the_folder(tmp_path: Path) -> None:

@@ -81,6 +81,25 @@ def test_texts_as_labels_and_other_columns(tmp_path: Path) -> None:
     assert index.splits["train"][1].attributes == {"age": ""}
 
 
+def test_a_column_that_is_called_as_that_of_the_splits_but_names_none(tmp_path: Path) -> None:
+    for shard in range(2):
+        layouts.write_parquet(tmp_path / f"test-0000{shard}-of-00002.parquet", [0, 1], CLASSES, 2 * shard, set=[1, 2])
+    index = parquet.read(tmp_path)
+    assert len(labelled(index, "test")) == 4
+    (warning,) = index.warnings
+    assert f"the Parquet files in {tmp_path}: the column 'set' is called as that of the splits usually is" in warning
+    assert "its values are '1', '2'. If" in warning
+    message = (
+        r"-of-00002\.parquet: the split, in the column 'set', is '1', expected .*--config\.data\.columns\.split=\.\.\."
+    )
+    with pytest.raises(DataError, match=message):
+        parquet.read(tmp_path, (), ColumnsSection(split="set"))
+    layouts.write_parquet(tmp_path / "test-00001-of-00002.parquet", [0, 1], CLASSES, 2, set=["test", "3"])
+    layouts.write_parquet(tmp_path / "test-00000-of-00002.parquet", [0, 1], CLASSES, set=["1", "2"])
+    with pytest.raises(DataError, match=message):
+        parquet.read(tmp_path)
+
+
 @pytest.mark.parametrize("name", ["default/train/0000.parquet", "train_0.parquet", "faces.parquet", "Train.parquet"])
 def test_names_of_files(tmp_path: Path, name: str) -> None:
     layouts.write_parquet(tmp_path / name, [0, 1], CLASSES)

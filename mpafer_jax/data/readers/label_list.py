@@ -60,8 +60,8 @@ def read(
     """
     given = _given(directory, lists, columns)
     lists_of, warnings = (given, []) if given else _usual(directory, lists, columns)
-    images = _Images(directory, lists)
-    rows = [row for split, table in lists_of for row in _rows(table, split, columns, images)]
+    images = _Images(directory, lists, warnings)
+    rows = [row for split, table in lists_of for row in _rows(table, split, columns, images, warnings)]
     index = listing.to_index(rows, chosen, " and ".join(str(table.path) for _, table in lists_of))
     dropped: Counts = {split: dict(reasons) for split, reasons in index.dropped.items()}
     records.count(dropped, next(iter(index.splits)), "image in no list", images.number_unlisted(rows))
@@ -130,8 +130,9 @@ def _may_hold_lists(folder: Path) -> bool:
 class _Images:
     """Finds the images of lists."""
 
-    def __init__(self, directory: Path, lists: ListSection):
+    def __init__(self, directory: Path, lists: ListSection, warnings: list[str]):
         self.directory = directory
+        self._warnings = warnings  # for the user, to be added to
         self._given = directory / files.local_path(lists.images, "config.data.list.images") if lists.images else None
         self._served: dict[str, str] = {}  # path -> the name that an image is listed by
 
@@ -155,7 +156,7 @@ class _Images:
         folders.sort(key=lambda folder: -sum((folder / name).is_file() for name in sample))
         paths = [self._in_folders(name, folders) for name in names]
         if not self._given:
-            paths = [path or self._by_name(name, split, table) for path, name in zip(paths, names, strict=True)]
+            paths = self._add_by_name(paths, names, folders, split, table)
         if not any(paths):
             raise DataError(
                 f"{table}: none of the listed images is there; looked for {names[0]} in "
@@ -176,11 +177,35 @@ class _Images:
         there = (path for folder in folders if os.path.normpath(path := folder / name) in self._there)
         return next(there, None) or next((path for folder in folders if (path := folder / name).is_file()), None)
 
+    def _add_by_name(
+        self, paths: Sequence[Path | None], names: Sequence[str], folders: Sequence[Path], split: str, table: Path
+    ) -> list[Path | None]:
+        """The paths, with images that have none searched for by name; warns where only some are in listed folders."""
+        added, elsewhere = list(paths), list[str]()
+        listed = {at: Path(names[at]).parent for at, path in enumerate(paths) if path is None}
+        there = {parent: self._existing(parent, folders) for parent in set(listed.values())}
+        for at, parent in listed.items():
+            added[at] = path = self._by_name(names[at], split, table, there[parent] if parent.parts else ())
+            if path and _normal(path.parent) not in there[parent]:  # else only the case, or the suffix, is another
+                elsewhere.append(f"listed {names[at]}, read {path}")
+        if elsewhere and any(paths):
+            self._warnings.append(
+                f"{table}: {len(elsewhere)} of {len(names)} images are not where they are listed, as others are, but "
+                f"elsewhere by that name, and may be other images than meant; the first: {elsewhere[0]}"
+            )
+        return added
+
+    def _existing(self, parent: Path, folders: Sequence[Path]) -> list[Path]:
+        """The folder of listed paths in each of `folders` that has it."""
+        if parent.is_absolute() and not _normal(parent).is_relative_to(_normal(self.directory)):
+            return []  # of another machine, though this one may have a folder of that name
+        return [place for folder in folders if (place := _normal(folder / parent)).is_dir()]
+
     def _usual_folders(self, table: Path, split: str) -> list[Path]:
         bases = [base / name for base in (table.parent, self.directory) for name in _IMAGES]
         bases = [base for base in dict.fromkeys(bases) if base.is_dir()]
-        entries = [entry for base in bases for entry in os.scandir(base)] if split else []
-        return [*bases, *(Path(entry) for entry in entries if split_of(entry.name) == split and entry.is_dir())]
+        below = [folder for base in bases for folder in records.subfolders(base)] if split else []
+        return [*bases, *(folder for folder in below if split_of(folder.name) == split)]
 
     def number_unlisted(self, rows: Sequence[Row]) -> int:
         """Number of images where the listed ones are looked for that no row names."""
@@ -205,12 +230,16 @@ class _Images:
                 named.setdefault(key.lower(), []).append(path)
         return named
 
-    def _by_name(self, name: str, split: str, table: Path) -> Path | None:
+    def _by_name(self, name: str, split: str, table: Path, folders: Sequence[Path]) -> Path | None:
+        """The image of a name, None if it is not there; `folders`: those of the listed path that are there."""
         found = self._named.get(Path(name).name.lower(), [])
+        same = [path for path in found if path.as_posix().lower().endswith(f"/{name.lower()}")]
+        if folders:  # one in a folder that is not listed is another image
+            found = [path for path in found if path in same or any(_normal(path).is_relative_to(at) for at in folders)]
         if wanted := split_of_path(Path(name)) or split:  # of another split it is another image
             found = [path for path in found if self._split_of(path) in ("", wanted)]
         if len(found) > 1:
-            found = [path for path in found if path.as_posix().lower().endswith(f"/{name.lower()}")] or found
+            found = [path for path in found if path in same] or found
         if len(found) > 1:
             found = [path for path in found if self._split_of(path) == split] or found
         if len(found) > 1:
@@ -224,7 +253,11 @@ class _Images:
         return split_of_path(path.relative_to(self.directory))
 
 
-def _rows(table: Table, of_list: str, columns: ColumnsSection, images: _Images) -> Iterator[Row]:
+def _normal(path: Path) -> Path:
+    return Path(os.path.normpath(path))
+
+
+def _rows(table: Table, of_list: str, columns: ColumnsSection, images: _Images, warnings: list[str]) -> Iterator[Row]:
     place = str(table.path)
     image_at, label_at = tables.image_and_label(table, columns)
     split_at = tables.find_column("split", columns.split, table.columns, place)
@@ -234,7 +267,11 @@ def _rows(table: Table, of_list: str, columns: ColumnsSection, images: _Images) 
     names = [_name(row[image_at], table.place(line)) for line, row in table.rows]
     splits = [of_list] * len(names)
     if split_at >= 0:
-        splits = [listing.row_split(row[split_at], of_list, table.place(line)) for line, row in table.rows]
+        column = table.columns[split_at]
+        if not columns.split and (unused := listing.says_no_split(column, (r[split_at] for _, r in table.rows), place)):
+            warnings.append(unused)
+        else:
+            splits = [listing.row_split(row[split_at], of_list, column, table.place(line)) for line, row in table.rows]
     paths = images.paths(names, splits, table.path)
     if not any(splits):
         splits = _splits_of_folders(names, paths, images.directory, place)

@@ -111,12 +111,16 @@ def read(
             f"{first.path} and {other.path} name their classes differently: {', '.join(first.classes) or 'not'}, and "
             f"{', '.join(other.classes) or 'not'}; give a folder of files that agree"
         )
-    rows = [row for split, listed in tables_of.items() for row in _rows(listed, split)]
     place = f"the Parquet files in {directory}"
+    column = next((table.split for table in every if table.split), "")
+    values = [value for table in every for value in table.values.get("split", ())]
+    unused = "" if columns.split else listing.says_no_split(column, values, place)
+    rows = [row for split, listed in tables_of.items() for row in _rows(listed, split, has_splits=not unused)]
     if not first.classes:
         place += f" (without info.features.{first.label}.names in their schema's metadata 'huggingface')"
     numbers = [str(number) for number in range(len(first.classes))]
-    return listing.to_index(rows, chosen, place, numbers, first.classes)
+    index = listing.to_index(rows, chosen, place, numbers, first.classes)
+    return dataclasses.replace(index, warnings=(*index.warnings, *filter(None, [unused])))
 
 
 def _files_by_split(directory: Path) -> dict[str, list[Path]]:
@@ -174,7 +178,7 @@ class _Table:
     """A file without its images.
 
     Attributes:
-      image, label: names of columns.
+      image, label, split: names of columns; split is '' for none.
       classes: names in the schema, () for none.
       groups: rows of each row group.
       values: texts of the columns path, label, split and person, where it has them, and of attributes by name.
@@ -183,6 +187,7 @@ class _Table:
     path: Path
     image: str
     label: str
+    split: str
     classes: tuple[str, ...]
     groups: tuple[int, ...]
     values: Mapping[str, Sequence[str]]
@@ -225,7 +230,8 @@ def _read_open(file: Any, path: Path, columns: ColumnsSection) -> _Table:
     classes = _class_names(features.get(label, {}), path)
     values["label"] = [_label(value, classes, path) for value in values["label"]]
     groups = tuple(int(file.metadata.row_group(group).num_rows) for group in range(file.num_row_groups))
-    return _Table(path, image, label, classes, groups, values, {name: texts(name) for name in columns.attributes})
+    attributes = {name: texts(name) for name in columns.attributes}
+    return _Table(path, image, label, wanted.get("split", ""), classes, groups, values, attributes)
 
 
 def _check_labels(column: Any, name: str, path: Path) -> None:
@@ -288,7 +294,12 @@ def _label(text: str, classes: Sequence[str], path: Path) -> str:
     return label
 
 
-def _rows(shards: Sequence[_Table], split: str) -> Iterator[Row]:
+def _rows(shards: Sequence[_Table], split: str, *, has_splits: bool) -> Iterator[Row]:
+    """The images of files of a split, '' if they name none.
+
+    Args:
+      has_splits: whether a column of splits, where a file has one, is read.
+    """
     names = [records.listed_name(name) for table in shards for name in table.values.get("path", [""])]
     count = sum(sum(table.groups) for table in shards)
     are_names = len(set(names)) == count and "" not in names
@@ -301,8 +312,8 @@ def _rows(shards: Sequence[_Table], split: str) -> Iterator[Row]:
             yield Row(
                 name=names[number] if are_names else f"row {number}",
                 image=ParquetImage(table.path, table.image, group, row, size),
-                split=listing.row_split(value["split"], split, str(table.path))
-                if "split" in value
+                split=listing.row_split(value["split"], split, table.split, str(table.path))
+                if has_splits and table.split
                 else split or "train",
                 label=value["label"],
                 person=value.get("person", ""),
