@@ -25,7 +25,7 @@ import PIL
 from absl import logging
 from PIL import Image, features
 
-from mpafer_jax.data.prepared import ExampleSource
+from mpafer_jax.data.prepared import ExampleSource, writing_into
 from mpafer_jax.data.preprocess import decode
 from mpafer_jax.runtime import files, locks, progress, signals, workers
 from mpafer_jax.runtime.errors import DataError
@@ -76,7 +76,7 @@ def open_or_make(prepared: Path, split: str, source: ExampleSource) -> DecodedIm
     versions = f"pillow{PIL.__version__}-jpeg{cast(Any, features).version('jpg')}"
     folder = prepared / f"decoded-{_FORMAT}-{versions}" / split
     if not folder.is_dir():
-        try:
+        with writing_into(prepared, "cache_decoded"):
             folder.parent.mkdir(exist_ok=True)
             with (
                 signals.orderly(),
@@ -85,13 +85,6 @@ def open_or_make(prepared: Path, split: str, source: ExampleSource) -> DecodedIm
             ):
                 if not folder.is_dir():
                     _write(folder, split, source)
-        except OSError as error:
-            if not files.is_not_writable(error):
-                raise
-            raise DataError(
-                f"config.data.cache_decoded: {prepared} cannot be written ({error}); switch it off, or set "
-                "config.data.prepared_dir to a folder that can"
-            ) from error
     return DecodedImages(folder)
 
 

@@ -247,18 +247,30 @@ def prepare(
     directory = parent / index.dataset / index.version
     if directory.is_dir():
         return _open(directory)
-    try:
+    with writing_into(root):
         root.mkdir(parents=True, exist_ok=True)
         with signals.orderly(), files.naming(root), locks.hold(root / f"{parent.name}.lock", parent, wait=True):
             if not directory.is_dir():
                 _write(index, parent, on_bad_image, fingerprint)
+    return _open(directory)
+
+
+@contextlib.contextmanager
+def writing_into(folder: Path, option: str = "") -> Generator[None]:
+    """Turns the OSError of a folder that cannot be written into a DataError that says what to do; others stay.
+
+    Args:
+      option: of config.data, that asks for what is written and may be off; "": it has to be written.
+    """
+    try:
+        yield
     except OSError as error:
         if not files.is_not_writable(error):
             raise
+        asked, off = (f"config.data.{option}: ", "switch it off, or ") if option else ("", "")
         raise DataError(
-            f"{root} cannot be written ({error}); set config.data.prepared_dir to a folder that can"
+            f"{asked}{folder} cannot be written ({error}); {off}set config.data.prepared_dir to a folder that can"
         ) from error
-    return _open(directory)
 
 
 def _write(index: SourceIndex, parent: Path, on_bad_image: OnBadImage, fingerprint: str) -> None:

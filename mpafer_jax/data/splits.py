@@ -20,7 +20,7 @@ from PIL import Image
 from mpafer_jax.config.data_section import ALL_SPLITS, DataSection
 from mpafer_jax.data import inspection, label_noise, near_duplicates, preprocess, protocols, split_groups, subset
 from mpafer_jax.data.decoded_cache import DecodedImages, open_or_make
-from mpafer_jax.data.prepared import ExampleSource, Prepared, Summary, prepare
+from mpafer_jax.data.prepared import ExampleSource, Prepared, Summary, prepare, writing_into
 from mpafer_jax.data.records import CROPPED, Record, SourceIndex, was_overlooked
 from mpafer_jax.data.registry import prepared_root, read_source
 from mpafer_jax.runtime import distributed, files, progress, workers
@@ -426,15 +426,22 @@ def _near_duplicates(train: Split, prepared: Prepared) -> npt.NDArray[np.str_]:
     """str[n], equal for near-duplicates; stored beside the prepared images."""
     path = prepared.directory / f"near_duplicates-{train.fingerprint[:16]}.npy"
     if not path.is_file():
-        progress.fact("near-duplicates", f"searched among {len(train):,} {train.unit}, once")
         middle: list[int] = (train.source.num_frames // 2).tolist()
         threads = workers.usable_cores()
-        with futures.ThreadPoolExecutor(threads) as pool:
-            opened = workers.map_in_order(
-                pool, lambda i: inspection.thumbnail(train.source.image(i, middle[i])), range(len(train)), 4 * threads
-            )
-            thumbnails = list(progress.track(opened, "opening train", len(train), train.unit))
-        with files.replacing(path) as temporary, temporary.open("wb") as stream:
+        with (
+            writing_into(prepared.directory, "near_duplicates_together"),
+            files.replacing(path) as temporary,
+            temporary.open("wb") as stream,  # before the search, which may take long
+        ):
+            progress.fact("near-duplicates", f"searched among {len(train):,} {train.unit}, once")
+            with futures.ThreadPoolExecutor(threads) as pool:
+                opened = workers.map_in_order(
+                    pool,
+                    lambda i: inspection.thumbnail(train.source.image(i, middle[i])),
+                    range(len(train)),
+                    4 * threads,
+                )
+                thumbnails = list(progress.track(opened, "opening train", len(train), train.unit))
             np.save(stream, near_duplicates.groups(np.stack(thumbnails)), allow_pickle=False)
     try:
         with path.open("rb") as stream:

@@ -162,6 +162,9 @@ def test_a_folder_that_cannot_be_written_is_named_and_other_errors_stay_what_the
         decoded_cache.open_or_make(tmp_path, "train", [])  # type: ignore[arg-type]
     with pytest.raises(error, match=r"Input/output|elsewhere cannot be written .*set config\.data\.prepared_dir"):
         load(folders, prepared_dir=str(tmp_path / "elsewhere"))
+    together = {"validation_fraction": 0.2, "near_duplicates_together": True}
+    with pytest.raises(error, match=r"Input/output|near_duplicates_together: .*cannot be written.*prepared_dir"):
+        load(folders, prepared_dir=str(tmp_path), **together)
 
 
 def test_a_full_disk_is_named_and_a_later_call_goes_on(
