@@ -258,7 +258,8 @@ def load_dataset(data: DataSection, *, without: Literal["validation", "test", ""
             raise absent(name, index, data)
     if not wanted:
         raise DataError("config.data names no split: train_splits, validation_split and test_split are all empty")
-    for warning in (*index.warnings, *_unused_validation(data, index, wanted)):
+    unused_validation = [] if without == "validation" else _unused_validation(data, index, wanted)
+    for warning in (*index.warnings, *unused_validation):
         logging.warning("%s", warning)
     listed, unused = listed_in_subset(data, index)  # before images are prepared, which may take long
     prepared = prepare(index, prepared_root(data), data.on_bad_image)

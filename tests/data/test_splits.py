@@ -207,6 +207,8 @@ def test_validation_images_that_are_not_used_are_warned_of(tmp_path: Path, caplo
     assert dataset.validation is not None
     assert len(dataset.validation) == 4
     assert "the 8 images of the split 'validation' are not used" in caplog.text
+    for part in ({"validation_split": "validation"}, {"validation_fraction": 0.5}):  # whoever reads test alone
+        assert splits.load_dataset(layouts.section("folder", tmp_path, **part), without="validation").validation is None
     assert "--config.data.validation_split=validation --config.data.validation_fraction=0" in caplog.text
 
 
