@@ -101,19 +101,20 @@ KNOWN = (
 def recognize(index: SourceIndex) -> Statement | None:
     """Compares a dataset's counts with `KNOWN`; None if they say nothing.
 
-    A dataset in its owners' layout should have their counts. Others, as class folders, are compared with all of
-    `KNOWN`, whatever their splits are called. Of a choice of classes, these are compared, and of a choice of images by
-    config.data.where all that it chose from.
+    A dataset in its owners' layout should have their counts, of the classes as its reader calls them. Others, as class
+    folders, are compared with all of `KNOWN`, whatever their splits are called. Of a choice of classes, these are
+    compared, and of a choice of images by config.data.where all that it chose from.
     """
     if index.whole is not None:
         whole = recognize(index.whole)
         left = ", ".join(f"{split} {len(records):,}" for split, records in index.splits.items())
         return whole and dataclasses.replace(whole, text=f"{whole.text}; of these data.where leaves {left}")
+    owners = [known for known in KNOWN if known.reader == index.dataset]
+    names = (index.reader_names if owners else ()) or index.class_names
     found: dict[str, ClassCounts] = {}
     for split, records in ((split, records) for split, records in index.splits.items() if records):
         counts = collections.Counter(record.label for record in records)
-        found[split] = {canonical_name(name): counts[label] for label, name in enumerate(index.class_names)}
-    owners = [known for known in KNOWN if known.reader == index.dataset]
+        found[split] = {canonical_name(name): counts[label] for label, name in enumerate(names)}
     if owners:
         statements = [_of_owners(known, found) for known in owners if known.label_rule == index.label_rule]
         recognized = next((s for s in statements if s and s.comparable), None)

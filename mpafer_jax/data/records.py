@@ -246,6 +246,7 @@ class SourceIndex:
       absent: split -> what was looked for. Readers may list every split; `reader` keeps the empty ones and removes
         these from `splits`.
       source_labels: label of each class in the dataset's files (number, column or folder); () is 0 to C - 1.
+      reader_names: what the reader calls each class, where config.data.class_names may rename it; () is class_names.
       label_rule: how labels were made, e.g. "owner" or "majority_labelcsv".
       crop: how the faces were cropped, for protocols; "" as the owners did.
       face_margin: of an aligned copy; None: config.data.face_margin.
@@ -263,6 +264,7 @@ class SourceIndex:
     splits: Mapping[str, Sequence[Record]]
     absent: Mapping[str, str] = dataclasses.field(default_factory=dict[str, str])
     source_labels: tuple[str, ...] = ()
+    reader_names: tuple[str, ...] = ()
     label_rule: str = "owner"
     crop: str = ""
     face_margin: float | None = None
@@ -526,6 +528,7 @@ def select_classes(index: SourceIndex, class_names: Sequence[str]) -> SourceInde
         keep(index, choose),
         class_names=names,
         source_labels=tuple(index.source_labels[old] for old in chosen),
+        reader_names=tuple(index.class_names[old] for old in chosen),
     )
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from mpafer_jax.data import protocols, where
+from mpafer_jax.data import protocols, records, where
 from mpafer_jax.data.records import ImageFile, Record, SourceIndex
 
 RAFDB, FERPLUS, FER2013, AFFECTNET = protocols.KNOWN[:4]
@@ -20,11 +20,11 @@ def index(splits: Mapping[str, Mapping[str, int] | int], dataset: str = "folder"
         s: {"happiness": c // 3, "sadness": c - c // 3} if isinstance(c, int) else dict(c) for s, c in splits.items()
     }
     names = tuple(dict.fromkeys(name for counts in by_class.values() for name in counts))
-    records = {
+    found = {
         split: [Record("x", NO_IMAGE, names.index(name)) for name, number in counts.items() for _ in range(number)]
         for split, counts in by_class.items()
     }
-    return SourceIndex(names, records, dataset=dataset, label_rule=rule)
+    return SourceIndex(names, found, source_labels=names, dataset=dataset, label_rule=rule)
 
 
 def say(*arguments, **options) -> tuple[str, bool]:
@@ -81,6 +81,20 @@ def test_a_choice_of_classes():
     text = "protocol: AffectNet, its owners' splits (train 283,901, test 3,500; 7 of its 8 classes)"
     assert say({"train": seven, "test": dict.fromkeys(seven, 500)}) == (text, True)
     assert say({"train": seven, "test": dict.fromkeys(seven, 500)}, "affectnet") == (text, True)
+
+
+def test_renamed_classes_are_those_of_the_reader():
+    chosen = ("contentment=happiness", "surprise", "sadness")
+    text = "protocol: RAF-DB, its owners' splits (train 8,044, test 1,992; 3 of its 7 classes)"
+    renamed = records.select_classes(index(RAFDB.parts, "rafdb"), chosen)
+    assert renamed.class_names == ("contentment", "surprise", "sadness")
+    assert protocols.recognize(renamed) == protocols.Statement(text, True)
+    fewer = index({"train": {**counts_of(RAFDB, "train"), "happiness": 4771}}, "rafdb")
+    assert not protocols.recognize(records.select_classes(fewer, chosen)).comparable
+    # The names that numbered folders are given are what tells a copy.
+    numbers = {str(number): n for number, n in enumerate(counts_of(RAFDB, "train").values(), start=1)}
+    named = tuple(f"{name}={number}" for name, number in zip(counts_of(RAFDB, "train"), numbers, strict=True))
+    assert protocols.recognize(records.select_classes(index({"train": numbers}), named)).comparable
 
 
 def test_what_an_owners_copy_lacks():
