@@ -26,14 +26,14 @@ class Known:
       title: of the dataset.
       parts: images by split; their total where the classes' counts are not published.
       reader: of the owners' layout; '' for a copy.
-      label_rule: that gives these counts.
+      label_rules: that give these images and labels.
       remark: how a copy differs from the owners' splits; '' for these.
     """
 
     title: str
     parts: Mapping[str, ClassCounts | int]
     reader: str = ""
-    label_rule: str = "owner"
+    label_rules: tuple[str, ...] = ("owner",)
     remark: str = ""
 
 
@@ -84,7 +84,7 @@ KNOWN = (
             "test": _counts(_FERPLUS, 1083, 892, 394, 382, 269, 16, 86, 15),
         },
         "ferplus",
-        "majority_labelcsv",
+        ("majority_labelcsv", "majority_votes"),
     ),
     Known("FER2013", {"train": _TRAINING, "validation": _PUBLIC_TEST, "test": _PRIVATE_TEST}, "fer2013"),
     Known("AffectNet", {"train": _AFFECTNET_TRAIN, "test": _counts(_AFFECTNET, *[500] * 8)}, "affectnet"),
@@ -116,7 +116,7 @@ def recognize(index: SourceIndex) -> Statement | None:
         counts = collections.Counter(record.label for record in records)
         found[split] = {canonical_name(name): counts[label] for label, name in enumerate(names)}
     if owners:
-        statements = [_of_owners(known, found) for known in owners if known.label_rule == index.label_rule]
+        statements = [_of_owners(known, found) for known in owners if index.label_rule in known.label_rules]
         recognized = next((s for s in statements if s and s.comparable), None)
         return recognized or (statements[0] if statements and None not in statements else None)
     return next(filter(None, (say(known, found) for say in (_of_copy, _of_renamed, _of_part) for known in KNOWN)), None)

@@ -60,6 +60,10 @@ def test_the_rule_of_the_majority_may_keep_the_votes() -> None:
     counts = (2, 5, 1, 0, 0, 0, 0, 0, 1, 0)  # single votes do not count
     assert ferplus.decide(counts, "majority_votes").distribution == pytest.approx((2 / 7, 5 / 7, 0, 0, 0, 0, 0, 0))
     assert ferplus.decide(counts, "majority_labelcsv").distribution is None
+    rng = np.random.default_rng(0)  # images and labels are the same, which makes both one protocol
+    for votes in rng.multinomial(10, rng.dirichlet(np.full(10, 0.3), 500)).tolist():
+        kept, plain = ferplus.decide(votes, "majority_votes"), ferplus.decide(votes, "majority_labelcsv")
+        assert (kept.label, kept.dropped) == (plain.label, plain.dropped)
 
 
 def test_distribution_holds_the_shares_of_the_taken_emotions() -> None:

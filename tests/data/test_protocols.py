@@ -38,9 +38,13 @@ def counts_of(known: protocols.Known, split: str) -> dict[str, int]:
     return dict(part)
 
 
-@pytest.mark.parametrize("known", OWNERS, ids=lambda known: known.reader)
-def test_the_owners_splits(known):
-    text, comparable = say(known.parts, known.reader, known.label_rule)
+@pytest.mark.parametrize(
+    ("known", "rule"),
+    [(k, r) for k in OWNERS for r in k.label_rules],
+    ids=lambda value: getattr(value, "reader", value),
+)
+def test_the_owners_splits(known, rule):
+    text, comparable = say(known.parts, known.reader, rule)
     assert text.startswith(f"protocol: {known.title}, its owners' splits (train ")
     assert comparable
 
