@@ -31,11 +31,11 @@ def check(arguments: argparse.Namespace) -> int:
     labels.
 
     Exit code 1: something needs attention, listed at the end: an augmented or reduced copy of a published dataset, a
-    split that the config names is not there, a list of data.test_subset that names other images, images and other files
-    that are left out because of where they lie or what they are called, class folders that are numbers or empty, a
-    class without training images, classes of which the configured description banks say nothing, unreadable images,
-    sizes other than the owner's, images or near-duplicates that occur in several splits, or that have different labels
-    in one split.
+    split that the config names is not there or is in two of train, validation and test, a list of data.test_subset that
+    names other images, images and other files that are left out because of where they lie or what they are called,
+    class folders that are numbers or empty, a class without training images, classes of which the configured
+    description banks say nothing, unreadable images, sizes other than the owner's, images or near-duplicates that occur
+    in several splits, or that have different labels in one split.
     """
     from mpafer_jax.config.schema import Config
     from mpafer_jax.data.check import check

@@ -29,6 +29,10 @@ from mpafer_jax.runtime import files
 HUB_SCHEME = "hf://"
 _ON_THE_HUB = re.compile(r"hf://datasets/[\w.-]+/[\w.-]+(@[\w./-]+)?")
 ALL_SPLITS = "all"  # as data.test_split: whatever splits the dataset has, joined; no reader calls one so
+TEST_WOULD_SELECT = (
+    "the test split would select the checkpoint; leave validation_split empty to carve validation from train, or, to "
+    "let it do so openly, set validation_split='' and validation_fraction=0 and eval.select_on_test_split=True"
+)
 
 
 class AugmentSection(FrozenModel):
@@ -283,11 +287,7 @@ class DataSection(ImagesSection):
                     f"split {name!r} is in train_splits {self.train_splits} and would also be evaluated on"
                 )
         if len(held_out) == 2 and held_out[0] == held_out[1]:
-            raise ValueError(
-                f"validation_split and test_split are both {held_out[0]!r}: the test split would select the "
-                "checkpoint; leave validation_split empty to carve validation from train, or, to let it do so openly, "
-                "set validation_split='' and validation_fraction=0 and eval.select_on_test_split=True"
-            )
+            raise ValueError(f"validation_split and test_split are both {held_out[0]!r}: {TEST_WOULD_SELECT}")
         for kind in ("validation", "test"):
             if getattr(self, f"{kind}_split") and getattr(self, f"{kind}_fraction"):
                 raise ValueError(f"set {kind}_split or {kind}_fraction, not both (the fraction is carved from train)")

@@ -13,13 +13,13 @@ from concurrent import futures
 
 import numpy as np
 
-from mpafer_jax.config.data_section import ALL_SPLITS, DataSection
+from mpafer_jax.config.data_section import DataSection
 from mpafer_jax.data import near_duplicates, protocols, records
 from mpafer_jax.data.contact_sheet import Tile
 from mpafer_jax.data.inspection import Thumbnails, inspect_all, joint_hash, workers
 from mpafer_jax.data.records import ImageSource, Record, SourceIndex
 from mpafer_jax.data.registry import read_source
-from mpafer_jax.data.splits import absent, listed_in_subset, split_off_missing_test
+from mpafer_jax.data.splits import absent, listed_in_subset, shared, split_off_missing_test, split_origins
 from mpafer_jax.runtime import progress, texts
 from mpafer_jax.runtime.errors import DataError, ImageError
 
@@ -156,18 +156,19 @@ def _labels(index: SourceIndex, data: DataSection) -> Report:
         lines += [f"  dropped from {split}: {number} {reason}" for reason, number in reasons.items()]
         overlooked = {reason: number for reason, number in reasons.items() if records.was_overlooked(reason)}
         attention += [f"left out of {split}: {number} {reason}" for reason, number in overlooked.items()]
-    lines += [f"  {split} is {' + '.join(parts)}" for split, parts in index.joined.items()]
+    origins = split_origins(data, index)
+    lines += [f"  {part} is {' + '.join(splits)}" for part, splits in origins.items() if splits and index.joined]
     lines += [f"  no split {split!r} here; looked for {place}" for split, place in index.absent.items()]
-    for split in index.parts(*data.train_splits, data.validation_split, data.test_split):
-        if split and split != ALL_SPLITS and split not in index.splits:
-            attention.append(str(absent(split, index, data)))
-    if set(index.parts(data.test_split)) <= index.splits.keys():
+    if error := shared(origins, data, index):
+        attention.append(str(error))
+    missing = (split for splits in origins.values() for split in splits if split not in index.splits)
+    attention += [str(absent(split, index, data)) for split in missing]
+    if set(origins["test"]) <= index.splits.keys():
         try:
             listed_in_subset(data, index)
         except DataError as error:
             attention.append(str(error))
-    train_splits = index.parts(*data.train_splits)
-    trained = sum((counts[split] for split in train_splits if split in counts), collections.Counter[int]())
+    trained = sum((counts[split] for split in origins["train"] if split in counts), collections.Counter[int]())
     untrained = [name for label, name in enumerate(index.class_names) if not trained[label]]
     if untrained and data.train_splits:
         attention.append(f"classes without a training image: {', '.join(untrained)}")

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from absl import logging
 from PIL import Image
 
-from mpafer_jax.config.data_section import ALL_SPLITS, DataSection
+from mpafer_jax.config.data_section import ALL_SPLITS, TEST_WOULD_SELECT, DataSection
 from mpafer_jax.data import inspection, label_noise, near_duplicates, preprocess, protocols, split_groups, subset
 from mpafer_jax.data.decoded_cache import DecodedImages, open_or_make
 from mpafer_jax.data.prepared import ExampleSource, Prepared, Summary, prepare, writing_into
@@ -243,15 +243,18 @@ def load_dataset(data: DataSection, *, without: Literal["validation", "test", ""
         same as with it.
 
     Raises:
-      DataError: a configured split is missing, the processes of a run have read different data, or see
-        `registry.read_source`, `subset.select`, `prepared.prepare`.
+      DataError: a configured split is missing or named for two purposes, the processes of a run have read different
+        data, or see `registry.read_source`, `subset.select`, `prepared.prepare`.
     """
     index = read_source(data)
     data, own_test = split_off_missing_test(data, index)
+    origins = split_origins(data, index)
+    if error := shared(origins, data, index):
+        raise error
     if without:
-        unread = {f"{without}_split": "", **({"test_subset": ""} if without == "test" else {})}
-        data = data.model_copy(update=unread)
-    origins = _origins(data, index)
+        origins[without] = ()
+    if without == "test":
+        data = data.model_copy(update={"test_subset": ""})
     wanted = [*origins["train"], *(name for part in ("validation", "test") for name in origins[part])]
     for name in wanted:
         if name not in index.splits:
@@ -348,14 +351,51 @@ def split_off_missing_test(data: DataSection, index: SourceIndex) -> tuple[DataS
     return data.model_copy(update={"test_split": "", "test_fraction": OWN_TEST_FRACTION}), note
 
 
-def _origins(data: DataSection, index: SourceIndex) -> dict[str, tuple[str, ...]]:
-    """The dataset's own splits that make up train, validation and test; () if split off train, or missing."""
+def split_origins(data: DataSection, index: SourceIndex) -> dict[str, tuple[str, ...]]:
+    """The dataset's own splits that make up train, validation and test; () if split off train, or none.
+
+    Where train is joined of folds, it leaves out those of validation, unless none would be left.
+    """
     everything = tuple(index.splits) or (ALL_SPLITS,)
+    validation = index.parts(*filter(None, [data.validation_split]))
+    train: list[str] = []
+    for parts in map(index.parts, data.train_splits):
+        train += [part for part in parts if part not in validation] or list(parts)
     return {
-        "train": index.parts(*data.train_splits),
-        "validation": index.parts(*filter(None, [data.validation_split])),
+        "train": tuple(train),
+        "validation": validation,
         "test": everything if data.test_split == ALL_SPLITS else index.parts(*filter(None, [data.test_split])),
     }
+
+
+def shared(origins: Mapping[str, Sequence[str]], data: DataSection, index: SourceIndex) -> DataError | None:
+    """The error for a split of the dataset that is twice in `split_origins`; None if each is there once.
+
+    Names that differ may be the same: with folds, "test" is one of them.
+    """
+    uses: dict[str, list[str]] = {}
+    for part, splits in origins.items():
+        for split in splits:
+            uses.setdefault(split, []).append(part)
+    twice = next((split for split, parts in uses.items() if len(parts) > 1), None)
+    if twice is None:
+        return None
+    parts = tuple(dict.fromkeys(uses[twice]))
+    where = f"{parts[0]} twice" if len(parts) == 1 else " and in ".join(parts)
+    fields = {
+        "train": f"train_splits {data.train_splits}",
+        "validation": f"validation_split {data.validation_split!r}",
+        "test": f"test_split {data.test_split!r}",
+    }
+    found = ", ".join(f"{fields[part]} is {' + '.join(origins[part])}" for part in parts)
+    remedies: dict[tuple[str, ...], str] = {
+        ("train",): "name each split once",
+        ("train", "validation"): "name others, or leave validation_split empty to carve validation from train",
+        ("validation", "test"): TEST_WOULD_SELECT,
+    }
+    remedy = remedies.get(parts, "name others, so that no test example is trained on")
+    folds = "; 'test' is the fold of config.data.clips.fold, and 'train' are the others" if index.joined else ""
+    return DataError(f"config.data: the split {twice!r} is in {where}: {found}; {remedy}{folds}")
 
 
 def _unused_validation(data: DataSection, index: SourceIndex, wanted: Sequence[str]) -> list[str]:

@@ -1,6 +1,7 @@
 """Video clips: their readers, their frames in batches and in evaluation, and their preparation."""
 
 import dataclasses
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -262,6 +263,66 @@ def test_folds_share_one_preparation_and_counts_are_clips(dfew_folder: Path) -> 
     assert repr(found[0].test) == "<Split test: 5 clips of 7 classes>"
     one, other = (load_dataset(section("dfew", dfew_folder, frames=frames)) for frames in (4, 5))
     assert one.test.fingerprint != other.test.fingerprint
+
+
+def test_a_fold_that_validates_is_left_out_of_train(dfew_folder: Path) -> None:
+    data = section("dfew", dfew_folder, validation_split="fold_2")
+    dataset = load_dataset(data)
+    assert dataset.validation is not None
+    assert dataset.validation.names.tolist() == ["00002", "00007", "00012", "00017"]
+    assert dataset.train.names.tolist() == [f"{number:05d}" for fold in (3, 4, 5) for number in range(fold, 22, 5)]
+    assert {"  train: fold_3 + fold_4 + fold_5", "  validation: fold_2"} <= set(dataset.description.splitlines())
+    without = load_dataset(data, without="validation")
+    assert without.train.fingerprint == dataset.train.fingerprint
+    assert without.validation is None
+    report = check.check(data)
+    assert "  train is fold_3 + fold_4 + fold_5\n  validation is fold_2\n  test is fold_1\n" in "\n".join(report.lines)
+    assert report.attention == ()
+
+
+@pytest.mark.parametrize(
+    ("changes", "found"),
+    [
+        (
+            {"train_splits": ("fold_1", "fold_2")},
+            "'fold_1' is in train and in test: train_splits ('fold_1', 'fold_2') is fold_1 + fold_2, test_split 'test' "
+            "is fold_1; name others",
+        ),
+        ({"test_split": "fold_2"}, "'fold_2' is in train and in test: train_splits ('train',) is fold_2 + fold_3 + "),
+        (
+            {"validation_split": "fold_1"},
+            "'fold_1' is in validation and in test: validation_split 'fold_1' is fold_1, test_split 'test' is fold_1; "
+            "the test split would select the checkpoint; leave validation_split empty",
+        ),
+        (
+            {"train_splits": ("train", "train")},
+            "'fold_2' is in train twice: train_splits ('train', 'train') is fold_2 + fold_3 + fold_4 + fold_5 + "
+            "fold_2 + fold_3 + fold_4 + fold_5; name each split once; 'test' is the fold of config.data.clips.fold, ",
+        ),
+        ({"train_splits": ("train", "fold_3")}, "'fold_3' is in train twice: train_splits ('train', 'fold_3') is "),
+        (
+            {"train_splits": ("fold_1", "fold_2"), "validation_split": "test", "test_split": "fold_4"},
+            "'fold_1' is in train and in validation: train_splits ('fold_1', 'fold_2') is fold_1 + fold_2, "
+            "validation_split 'test' is fold_1; name others, or leave validation_split empty",
+        ),
+    ],
+)
+def test_a_clip_has_one_purpose(dfew_folder: Path, changes: dict[str, Any], found: str) -> None:
+    data = section("dfew", dfew_folder, **changes)
+    with pytest.raises(DataError, match=re.escape(f"config.data: the split {found}")) as caught:
+        load_dataset(data)
+    assert check.check(data).attention == (str(caught.value),)
+
+
+def test_of_two_folds_none_is_left_to_validate(tmp_path: Path) -> None:
+    rows = [(str(number), 2, ("joy", "fear")[number % 2]) for number in range(8)]
+    for fold, (train, test) in {1: (rows[4:], rows[:4]), 2: (rows[:4], rows[4:])}.items():
+        layouts.write_clip_list(tmp_path, f"{fold}_train.txt", train)
+        layouts.write_clip_list(tmp_path, f"{fold}_test.txt", test)
+    of_clips = ClipsSection(frames=2, train_list="{fold}_train.txt", test_list="{fold}_test.txt")
+    data = section("clips", tmp_path, clips=of_clips, validation_split="fold_2")
+    with pytest.raises(DataError, match=r"'fold_2' is in train and in validation: .* leave validation_split empty"):
+        load_dataset(data)
 
 
 def test_frames_for_evaluation_are_the_middles_of_segments(dfew_folder: Path) -> None:

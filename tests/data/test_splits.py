@@ -105,6 +105,11 @@ def test_train_splits_are_joined_in_order(tmp_path: Path) -> None:
     assert (dataset.validation, dataset.test) == (None, None)
     assert dataset.train.class_counts().tolist() == [8, 8, 0, 0, 0, 0, 0, 0]
     assert dataset.train.source[9] == (tmp_path / "FER2013Valid" / "fer0000001.png").read_bytes()
+    twice = layouts.section("ferplus", tmp_path, train_splits=("train", "validation", "train"))
+    with pytest.raises(
+        DataError, match=r"'train' is in train twice: .* train \+ validation \+ train; name each split once$"
+    ):
+        load_dataset(twice)
 
 
 def test_description_says_what_was_loaded(tmp_path: Path) -> None:
@@ -202,13 +207,13 @@ def test_validation_images_that_are_not_used_are_warned_of(tmp_path: Path, caplo
         layouts.write_folders(tmp_path / folder, {"happy": 4, "sad": 4}, first_seed=10 * seed)
     splits.load_dataset(layouts.section("folder", tmp_path, validation_split="validation"))
     splits.load_dataset(layouts.section("folder", tmp_path, train_splits=(), test_split="train"))
+    for part in ({"validation_split": "validation"}, {"validation_fraction": 0.5}):  # whoever reads test alone
+        assert splits.load_dataset(layouts.section("folder", tmp_path, **part), without="validation").validation is None
     assert "not used" not in caplog.text
     dataset = splits.load_dataset(layouts.section("folder", tmp_path, validation_fraction=0.5))
     assert dataset.validation is not None
     assert len(dataset.validation) == 4
     assert "the 8 images of the split 'validation' are not used" in caplog.text
-    for part in ({"validation_split": "validation"}, {"validation_fraction": 0.5}):  # whoever reads test alone
-        assert splits.load_dataset(layouts.section("folder", tmp_path, **part), without="validation").validation is None
     assert "--config.data.validation_split=validation --config.data.validation_fraction=0" in caplog.text
 
 
