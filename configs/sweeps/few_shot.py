@@ -2,9 +2,10 @@
 
     mpafer-jax study sweep --sweep=configs/sweeps/few_shot.py:quickstart --workdir=runs/few_shot
 
-45 runs: 3 configurations, 5 numbers of images, 3 seeds. Which images those are is drawn by the seed, the more contain
+75 runs: 5 configurations, 5 numbers of images, 3 seeds. Which images those are is drawn by the seed, the more contain
 the fewer, and all of validation and test are used. The full method has the settings for few images
-(`configs.common.prior`), and once more those that it has with all images.
+(`configs.common.prior`), and once more those that it has with all images. KgCoOp and PromptSRC, whose regularisers the
+settings for few images have, are there with their own weights.
 """
 
 import dataclasses
@@ -13,6 +14,7 @@ from configs.sweeps import common
 from mpafer_jax.jobs.sweeps.sweep import Point, Sweep
 
 _SHOTS = (16, 8, 4, 2, 1)
+_REGULARISED = ("kgcoop", "promptsrc")
 
 
 def get_sweep(argument: str) -> Sweep:
@@ -34,4 +36,10 @@ def _points(argument: str, shots: int) -> tuple[Point, ...]:
         dataclasses.replace(full, title=titles[0], series=titles[0]),
         text_only,
         Point("usual_settings", titles[1], changes, table, titles[1], float(shots)),
+        *(
+            common.method(
+                argument, name, changes=changes, table=table, series=common.METHOD_TITLES[name], value=float(shots)
+            )
+            for name in _REGULARISED
+        ),
     )
