@@ -14,6 +14,7 @@ from mpafer_jax.artifacts import run_dir
 from mpafer_jax.config import redaction
 from mpafer_jax.config.flags import own_files
 from mpafer_jax.config.schema import Config
+from mpafer_jax.config.search_space import draw
 from mpafer_jax.jobs.sweeps import plan, report, sweep
 from mpafer_jax.runtime.errors import ConfigError, ReportError
 from tests.jobs import runs
@@ -289,12 +290,16 @@ def test_the_command_of_a_published_sweep_makes_the_runs_that_are_published(path
     found = sweep.load(record.source)
     chosen = path.with_suffix("") / "search.json"
     searched = json.loads(chosen.read_text())["methods"] if chosen.is_file() else {}
+    spaces = {point.name: point.space for point in found.points if point.space}
     overrides = [*record.overrides, *make._data_flag(record.source)]
     seeds = sorted({run.seed for run in published.runs})
     planned = {run.name: run for run in plan.plan(dataclasses.replace(found, trials=0), overrides, seeds)}
     for run in published.runs:
         name = run.key.rpartition("/")[2]
-        now = run_dir.flatten(json.loads(planned[run.name].config.to_json())) | searched.get(name, {}).get("values", {})
+        now = run_dir.flatten(json.loads(planned[run.name].config.to_json()))
+        if name in searched:  # the same multiples of other defaults, where a table has others than the search
+            space, trial = spaces[name], searched[name]["chosen"]
+            now |= draw(space, {at: now[at] for at in space}, seed=found.search_seed, method=name, trial=trial)
         differ = set(run_dir.differences(Config, redaction.redact(run.config), redaction.redact(now)))
         differ -= {"eval.report", "data.dir", "data.grayscale"}  # a grey photograph stays as it is
         if "loss.terms" in differ and not run_dir.flatten(run.config).get("loss.terms"):
